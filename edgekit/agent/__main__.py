@@ -1,0 +1,166 @@
+"""`python -m edgekit.agent`: the device's verbs. One JSON object on stdout; errors too.
+
+argparse, because a device carries no typer. A push calls these over its channel; a person on the
+device can call them as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from edgekit.agent.release.root import Root
+from edgekit.core.config import parse_agent_config
+from edgekit.core.digest import Digest
+from edgekit.core.manifest import parse_config
+from edgekit.errors import EdgekitError
+
+
+def _stage(args: argparse.Namespace) -> object:
+    from edgekit.agent.release.stage import offer, stage
+    from edgekit.trust import pin
+
+    root = Root(args.root)
+    digest = Digest.parse(args.digest)
+    with root.updating():
+        if args.offer:
+            return offer(root, pin(sys.stdin.buffer.read(), digest))
+        if args.adopt is not None:
+            root.store.adopt(digest, args.adopt)
+            return {"adopted": digest}
+        return {"release": digest, "folder": str(stage(root, digest))}
+
+
+def _activate(args: argparse.Namespace) -> object:
+    from edgekit.agent.release.activate import activate
+    from edgekit.agent.release.supervise import Detached
+
+    root = Root(args.root)
+    config = sys.stdin.buffer.read() if args.config == "-" else None
+    with root.updating():
+        return activate(root, Digest.parse(args.digest), Detached(root), config)
+
+
+def _rollback(args: argparse.Namespace) -> object:
+    from edgekit.agent.release.activate import rollback
+    from edgekit.agent.release.supervise import Detached
+
+    root = Root(args.root)
+    with root.updating():
+        return rollback(root, Detached(root))
+
+
+def _state(args: argparse.Namespace) -> object:
+    from edgekit.agent.release.activate import describe
+    from edgekit.agent.release.supervise import Detached
+
+    root = Root(args.root)
+    root.create()
+    return describe(root, Detached(root))
+
+
+def _stop(args: argparse.Namespace) -> object:
+    from edgekit.agent.release.supervise import Detached
+
+    root = Root(args.root)
+    with root.updating():
+        Detached(root).stop()
+    return {"stopped": True}
+
+
+def _supervise(args: argparse.Namespace) -> None:
+    from edgekit.agent.release.supervise import Watch
+
+    Watch(Root(args.root)).run()
+
+
+def _serve(args: argparse.Namespace) -> None:
+    from edgekit.agent.serve.service import Service
+
+    root = Root(args.root)
+    release = root.linked(root.current)
+    if release is None:
+        raise EdgekitError("no release is active on this device", next_step="push one to it")
+    folder = root.release(release)
+    Service(
+        parse_agent_config(root.agent_config.read_bytes()),
+        parse_config((folder / "bundle.json").read_bytes()),
+        str(release),
+        folder / "model",
+        root.ready_file,
+        (folder / "agent").readlink().name[:12],
+    ).run()
+
+
+def _worker(args: argparse.Namespace) -> None:
+    from edgekit.agent.serve.worker import main as worker
+
+    worker(args.descriptor, args.model, args.max_length, args.threads)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m edgekit.agent",
+        description="The edgekit agent of this device.",
+        epilog="example: python -m edgekit.agent state --root ~/.local/share/edgekit",
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True)
+
+    def verb(name: str, run: object, text: str) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run)
+        if name != "worker":
+            sub.add_argument("--root", type=Path, required=True, help="the device's folder")
+        return sub
+
+    stage = verb("stage", _stage, "verify a release's blobs and publish its folder")
+    stage.add_argument("digest")
+    how = stage.add_mutually_exclusive_group()
+    how.add_argument(
+        "--offer", action="store_true", help="read a manifest on stdin, say which blobs are missing"
+    )
+    how.add_argument(
+        "--adopt", type=int, metavar="BYTES", help="verify and publish one transferred blob"
+    )
+    activate = verb("activate", _activate, "make a staged release the running one")
+    activate.add_argument("digest")
+    activate.add_argument("--config", choices=["-"], help="read a new agent.toml on stdin")
+    verb("rollback", _rollback, "go back to the release that ran before")
+    verb("state", _state, "what this device runs and since when")
+    verb("stop", _stop, "drain and stop the agent and its supervisor")
+    verb("serve", _serve, "answer prompts until SIGTERM")
+    verb("supervise", _supervise, "keep `serve` running (started by activate)")
+    worker = verb("worker", _worker, "the model's own process (started by serve)")
+    worker.add_argument("--descriptor", type=int, required=True)
+    worker.add_argument("--model", type=Path, required=True)
+    worker.add_argument("--max-length", type=int, required=True)
+    worker.add_argument("--threads", type=int, required=True)
+    return parser
+
+
+def main() -> NoReturn:
+    """Run one verb; exit codes as in `edgekit.errors`."""
+    args = _parser().parse_args()
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    try:
+        result = args.run(args)
+    except EdgekitError as error:
+        print(json.dumps(error.to_dict()), flush=True)
+        sys.exit(error.exit_code)
+    except OSError as error:
+        problem = EdgekitError(f"{args.verb} failed", str(error))
+        print(json.dumps(problem.to_dict()), flush=True)
+        sys.exit(problem.exit_code)
+    if result is not None:
+        print(json.dumps(result), flush=True)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

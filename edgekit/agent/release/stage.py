@@ -1,0 +1,128 @@
+"""Staging: verified blobs become a whole release folder, or nothing at all."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from pathlib import Path
+
+from edgekit.agent.release.root import Root
+from edgekit.agent.release.state import Releases
+from edgekit.agent.release.unpack import sync_file_system, unpack
+from edgekit.core.digest import Digest
+from edgekit.core.manifest import Descriptor, Manifest, parse_config
+from edgekit.errors import EdgekitError, VerificationError
+from edgekit.store import fsync_folder
+from edgekit.trust import PinnedManifest, pin
+
+PLATFORMS = {"x86_64": "linux/amd64", "aarch64": "linux/arm64"}
+UNPACKED = "org.edgekit.unpacked-bytes"
+RESERVE_BYTES = 64 << 20  # never fill the disk to the last byte
+
+
+def offer(root: Root, pinned: PinnedManifest) -> dict[str, object]:
+    """Take a manifest and say which of its blobs are missing here.
+
+    Returns:
+        `missing`: a list of digest, size and `have` (bytes of an earlier transfer), in bytes.
+
+    Raises:
+        VerificationError: this device has no runtime in the bundle.
+        EdgekitError: the disk is too small.
+    """
+    wanted = for_this_device(pinned.manifest)
+    store = root.store
+    missing: list[dict[str, object]] = []
+    needed = 0
+    for descriptor in wanted:
+        digest = Digest.parse(descriptor.digest)
+        if not store.has(digest, descriptor.size):
+            part = store.part_path(digest)
+            have = part.stat().st_size if part.exists() else 0
+            if have > descriptor.size:
+                part.unlink()
+                have = 0
+            missing.append({"digest": digest, "size": descriptor.size, "have": have})
+            needed += descriptor.size - have
+        if not (root.trees / digest.hex).exists():
+            needed += int(descriptor.annotations.get(UNPACKED, 0))
+    free = shutil.disk_usage(root.path).free
+    if needed + RESERVE_BYTES > free:
+        raise EdgekitError(
+            "the disk of the device is too small for this release",
+            f"{needed + RESERVE_BYTES:,} bytes are needed at {root.path}, {free:,} are free",
+            "free some space; nothing was changed",
+        )
+    store.put(pinned.data)
+    return {"missing": missing, "needed_bytes": needed}
+
+
+def for_this_device(manifest: Manifest) -> list[Descriptor]:
+    """Config and the layers that this machine fetches."""
+    machine = platform.machine()
+    minor = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return manifest.for_device(PLATFORMS.get(machine, f"linux/{machine}"), minor)
+
+
+def stage(root: Root, digest: Digest) -> Path:
+    """Hash every blob where it lies, then publish the release folder by rename.
+
+    Raises:
+        VerificationError: a blob is missing or corrupt; corrupt ones are removed.
+    """
+    store = root.store
+    pinned = pin(store.read(digest), digest)
+    wanted = for_this_device(pinned.manifest)
+    for descriptor in wanted:
+        blob = Digest.parse(descriptor.digest)
+        store.verify(blob)
+        if not store.has(blob, descriptor.size):
+            raise VerificationError(f"blob {blob.short} has another size than the manifest says")
+    config = parse_config(store.read(Digest.parse(pinned.manifest.config.digest)))
+    target = root.release(digest)
+    if not target.exists():
+        _assemble(root, pinned.manifest, target)
+    Releases(root.path).stage(digest, config.name, config.version)
+    return target
+
+
+def _assemble(root: Root, manifest: Manifest, target: Path) -> None:
+    temporary = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    model = temporary / "model"
+    model.mkdir(parents=True)
+    try:
+        for file in manifest.model_files:
+            # A hard link, never a symbolic one: onnxruntime refuses external data behind those.
+            os.link(root.store.path(Digest.parse(file.digest)), model / file.title)
+        runtime = next(d for d in for_this_device(manifest) if d in manifest.runtimes)
+        for name, layer in (("agent", manifest.agent), ("runtime", runtime)):
+            tree = _tree(root, Digest.parse(layer.digest))
+            (temporary / name).symlink_to(Path("../../trees") / tree.name)
+        config = Digest.parse(manifest.config.digest)
+        os.link(root.store.path(config), temporary / "bundle.json")
+        sync_file_system(temporary)
+        temporary.replace(target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    fsync_folder(target.parent)
+
+
+def _tree(root: Root, layer: Digest) -> Path:
+    """The unpacked layer: shared by every release that has it, so a new model costs no runtime."""
+    target = root.trees / layer.hex
+    if not target.exists():
+        temporary = root.trees / f".{layer.hex}.tmp"
+        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            unpack(root.store.path(layer), temporary)
+            sync_file_system(temporary)
+            temporary.replace(target)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        fsync_folder(root.trees)
+    return target

@@ -1,0 +1,101 @@
+"""`state.db`: which releases a device has and how each one stands. Written before acting."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from edgekit.core.digest import Digest
+from edgekit.core.release import ReleaseEvent, ReleaseState, after
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS releases (
+    digest TEXT PRIMARY KEY,
+    name   TEXT NOT NULL,
+    version TEXT NOT NULL,
+    state  TEXT NOT NULL,
+    since  REAL NOT NULL,          -- Unix seconds
+    tries  INTEGER NOT NULL DEFAULT 0, -- supervisors that started it during this trial
+    reason TEXT NOT NULL DEFAULT ''
+)
+"""
+BUSY_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """One row."""
+
+    digest: str
+    name: str
+    version: str
+    state: str
+    since: float
+    tries: int
+    reason: str
+
+    def to_dict(self) -> dict[str, object]:
+        """For `agent state`."""
+        return asdict(self)
+
+
+class Releases:
+    """The releases of one device."""
+
+    def __init__(self, root: Path) -> None:
+        self._path = root / "state.db"
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        with closing(sqlite3.connect(self._path, timeout=BUSY_SECONDS)) as db, db:
+            db.execute("PRAGMA synchronous=FULL")
+            db.execute(_SCHEMA)
+            yield db
+
+    def all(self) -> list[Release]:
+        """Every known release, newest change first."""
+        with self._open() as db:
+            rows = db.execute("SELECT * FROM releases ORDER BY since DESC, digest").fetchall()
+        return [Release(*row) for row in rows]
+
+    def get(self, digest: Digest) -> Release | None:
+        """One release, or None."""
+        return next((r for r in self.all() if r.digest == digest), None)
+
+    def stage(self, digest: Digest, name: str, version: str) -> None:
+        """Record a staged release; one that is good stays good."""
+        known = self.get(digest)
+        state = after(ReleaseState(known.state) if known else None, ReleaseEvent.STAGE)
+        if known and known.state == state:
+            return
+        with self._open() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO releases VALUES (?, ?, ?, ?, ?, 0, '')",
+                (digest, name, version, state, time.time()),
+            )
+
+    def move(self, digest: Digest, event: ReleaseEvent, reason: str = "") -> ReleaseState:
+        """Move a release along the transition table.
+
+        Raises:
+            EdgekitError: the table has no such move.
+        """
+        known = self.get(digest)
+        state = after(ReleaseState(known.state) if known else None, event)
+        with self._open() as db:
+            db.execute(
+                "UPDATE releases SET state = ?, since = ?, tries = 0, reason = ? WHERE digest = ?",
+                (state, time.time(), reason, digest),
+            )
+        return state
+
+    def count_try(self, digest: Digest) -> int:
+        """Record that a supervisor starts a release on trial; returns how many have."""
+        with self._open() as db:
+            db.execute("UPDATE releases SET tries = tries + 1 WHERE digest = ?", (digest,))
+            row = db.execute("SELECT tries FROM releases WHERE digest = ?", (digest,)).fetchone()
+        return int(row[0])

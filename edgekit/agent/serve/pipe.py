@@ -1,0 +1,126 @@
+"""What parent and model worker say to each other: length-prefixed msgpack over a socketpair.
+
+A descriptor of its own, because native libraries print on stdout. Frames are a 4-byte big-endian
+length and one tagged msgpack map.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from edgekit.core.chat import Sampling, Timings, Usage
+from edgekit.errors import EdgekitError
+
+MAX_FRAME_BYTES = 16 << 20
+_HEADER = struct.Struct(">I")
+
+
+class Start(msgspec.Struct, frozen=True, tag="start"):
+    """Run one prompt. `messages` are (role, content) pairs; `deadline` is monotonic, in seconds."""
+
+    job: str
+    messages: list[tuple[str, str]]
+    sampling: Sampling
+    stops: list[str]
+    answer_limit: int
+    deadline: float
+
+
+class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
+    """Stop a job: within one prefill slice or one token."""
+
+    job: str
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready"):
+    """The model is loaded and has produced a token; times in milliseconds."""
+
+    load_ms: float
+    warm_up_ms: float
+
+
+class Delta(msgspec.Struct, frozen=True, tag="delta"):
+    """A piece of the answer, safe to show: whole characters, no part of a stop string."""
+
+    job: str
+    text: str
+
+
+class Done(msgspec.Struct, frozen=True, tag="done"):
+    """The whole answer. `finish_reason`: stop, length, cancelled or deadline."""
+
+    job: str
+    text: str
+    finish_reason: str
+    usage: Usage
+    timings: Timings
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """The prompt cannot be answered; `code` is one of the protocol's."""
+
+    job: str
+    code: str
+    message: str
+
+
+ToWorker = Start | Cancel
+FromWorker = Ready | Delta | Done | Failed
+T = TypeVar("T")
+
+
+class PipeClosedError(EdgekitError):
+    """The other process is gone."""
+
+
+class Pipe(Generic[T]):
+    """One end of the socketpair; `receives` is the union of messages it reads."""
+
+    def __init__(self, sock: socket.socket, receives: Any) -> None:
+        self.sock = sock
+        self._decoder: msgspec.msgpack.Decoder[T] = msgspec.msgpack.Decoder(receives)
+        self._encoder = msgspec.msgpack.Encoder()
+        self._buffer = bytearray()
+
+    def send(self, message: ToWorker | FromWorker) -> None:
+        """Write one frame.
+
+        Raises:
+            PipeClosedError: nobody reads.
+        """
+        body = self._encoder.encode(message)
+        try:
+            self.sock.sendall(_HEADER.pack(len(body)) + body)
+        except OSError as error:
+            raise PipeClosedError("the pipe is closed", str(error)) from error
+
+    def receive(self, wait: bool = True) -> T | None:
+        """The next message; None when `wait` is false and there is no whole one yet.
+
+        Raises:
+            PipeClosedError: the other end is gone.
+            EdgekitError: a frame above `MAX_FRAME_BYTES`.
+        """
+        while True:
+            if len(self._buffer) >= _HEADER.size:
+                (size,) = _HEADER.unpack_from(self._buffer)
+                if size > MAX_FRAME_BYTES:
+                    raise EdgekitError("a frame between agent and worker is too large")
+                end = _HEADER.size + size
+                if len(self._buffer) >= end:
+                    body = bytes(self._buffer[_HEADER.size : end])
+                    del self._buffer[:end]
+                    return self._decoder.decode(body)
+            try:
+                chunk = self.sock.recv(1 << 16, 0 if wait else socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return None
+            except OSError as error:
+                raise PipeClosedError("the pipe is closed", str(error)) from error
+            if not chunk:
+                raise PipeClosedError("the pipe is closed")
+            self._buffer += chunk

@@ -1,0 +1,58 @@
+"""Streaming that never has to take a word back: stop strings are held until they are decided."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class StopFilter:
+    """Passes text through until a stop string appears.
+
+    The longest tail that could still become a stop string is kept back, so no part of one is ever
+    shown, and a stop string split over tokens is found.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stops)
+        self._held = ""
+        self.stopped = False
+
+    def push(self, text: str) -> str:
+        """Add generated text; returns what may be shown now. Empty once stopped."""
+        if self.stopped:
+            return ""
+        text = self._held + text
+        found = min((at for stop in self._stops if (at := text.find(stop)) >= 0), default=-1)
+        if found >= 0:
+            self.stopped = True
+            self._held = ""
+            return text[:found]
+        keep = max((_overlap(text, stop) for stop in self._stops), default=0)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+    def flush(self) -> str:
+        """The text still held when generation ends for another reason."""
+        held, self._held = self._held, ""
+        return held
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest suffix of `text` that is a proper prefix of `stop`."""
+    for size in range(min(len(text), len(stop) - 1), 0, -1):
+        if text.endswith(stop[:size]):
+            return size
+    return 0
+
+
+def slices(tokens: int, largest: int, smallest: int = 2) -> list[int]:
+    """Cut a prefill of `tokens` into balanced slices of at most `largest`.
+
+    A slice of one token goes through another kernel and gives other logits than any longer slice
+    (measured, `batching-experiment`), so none is below `smallest` unless the prompt itself is.
+    """
+    if tokens < 2 * smallest:
+        return [tokens] if tokens else []
+    count = -(-tokens // largest)
+    size, rest = divmod(tokens, count)
+    return [size + 1] * rest + [size] * (count - rest)

@@ -1,0 +1,140 @@
+"""Files as the builder needs them: hashed, flushed to the disk, published by rename."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from edgekit.builder.spec import FileRecord
+
+_SCRATCH = ".making-"
+YOUNG_SECONDS = 60
+
+
+def cache_root() -> Path:
+    """Edgekit's cache folder: `$XDG_CACHE_HOME/edgekit`, else `~/.cache/edgekit` (XDG base
+    directory specification: a relative value counts as unset)."""
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    base = Path(given) if given.startswith("/") else Path.home() / ".cache"
+    return base / "edgekit"
+
+
+def hash_file(path: Path) -> str:
+    """Sha256 (hex) of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def list_files(folder: Path) -> list[str]:
+    """Relative paths (with `/`) of all files below a folder, sorted."""
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def record_files(folder: Path, names: Iterable[str]) -> dict[str, FileRecord]:
+    """Sha256 and size of the named files of a folder."""
+    return {
+        name: FileRecord(hash_file(folder / name), (folder / name).stat().st_size) for name in names
+    }
+
+
+def matches(folder: Path, files: dict[str, FileRecord]) -> bool:
+    """Whether every named file of the folder has the size and the sha256 on record."""
+    for name, record in files.items():
+        path = folder / name
+        # the sizes first: they are free, and a cut file fails on them
+        if not path.is_file() or path.stat().st_size != record.size:
+            return False
+    return all(hash_file(folder / name) == record.sha256 for name, record in files.items())
+
+
+def sync_tree(folder: Path) -> None:
+    """Flush a folder, its files and its subfolders to the disk."""
+    for path in (*folder.rglob("*"), folder):
+        sync(path)
+
+
+def sync(path: Path) -> None:
+    """Flush one file or folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def publish_cached(temporary: Path, final: Path) -> None:
+    """Make a finished cache folder visible under its content's name.
+
+    Whoever comes second to a name that is already there drops its copy: both are equal.
+    """
+    sync_tree(temporary)
+    try:
+        temporary.rename(final)
+    except OSError:
+        if not final.is_dir():
+            raise
+        shutil.rmtree(temporary)
+    sync(final.parent)
+
+
+@contextmanager
+def scratch(parent: Path) -> Iterator[Path]:
+    """An empty folder below `parent`, gone when the block ends.
+
+    What a killed process left of its own goes first.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    for left in parent.glob(f"{_SCRATCH}*"):
+        # a young one may be about to be claimed
+        if time.time() - left.stat().st_mtime > YOUNG_SECONDS:
+            remove_unclaimed(left)
+    with tempfile.TemporaryDirectory(
+        prefix=_SCRATCH, dir=parent, ignore_cleanup_errors=True
+    ) as made:
+        claim = Claim(Path(made))
+        try:
+            claim.take()
+            yield Path(made)
+        finally:
+            claim.release()
+
+
+def remove_unclaimed(folder: Path) -> bool:
+    """Remove a leftover folder; False when a living process has claimed it."""
+    claim = Claim(folder)
+    try:
+        if not claim.take():
+            return False
+        shutil.rmtree(folder)
+    finally:
+        claim.release()
+    return True
+
+
+class Claim:
+    """An advisory lock (flock) on a file or folder, held by this process until `release`.
+
+    The kernel drops it with the process, however that ends: a claim nobody holds is a leftover.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY)
+
+    def take(self) -> bool:
+        """Take the lock; False when another process has it."""
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def release(self) -> None:
+        """Give the lock back."""
+        os.close(self._descriptor)

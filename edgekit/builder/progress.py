@@ -1,0 +1,83 @@
+"""What the toolchain's programs print, read for a human: progress and the last error.
+
+Pure: text in, values out. The builder has no interface for progress; its prints, its log lines
+and tqdm's bars are all there is, so that an unknown line is never an error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import msgspec
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """One step of a build as it is shown.
+
+    Attributes:
+        step: a stable word: source, toolchain, fetch, dequantise, build or publish.
+        detail: what it does now, for a human; may be empty.
+        fraction: how much of `detail` is done, 0 to 1, or None when nobody knows.
+    """
+
+    step: str
+    detail: str = ""
+    fraction: float | None = None
+
+
+Report = Callable[[Progress], None]
+"""Receives every `Progress`; called at least about once a second while a program runs."""
+
+_BAR = re.compile(r"^(?P<what>[^|]*?):?\s*(?P<percent>\d{1,3})%\|")
+_QUANTISE = re.compile(r"start to quantize (?P<node>\S+)")
+_LAYER = re.compile(r"layers?[./ ](?P<number>\d+)\b")
+_DOWNLOAD = re.compile(r"^\s*Downloading (?:\S*/)?(?P<what>[^\s/]+?)-\d\S*(?P<size> \([^)]*\))?")
+_EXCEPTION = re.compile(
+    r"^(?:[A-Za-z_][\w.]*\.)?[A-Z]\w*(?:Error|Exception|Interrupt|Exit)\b:?\s*\S*"
+)
+_PIP_ERROR = re.compile(r"^ERROR:\s*(?P<message>.+)")
+_NOISE = re.compile(r"\[INFO\]|^WARNING:|^\s*File \"|^Traceback|^\s*[\^~]+\s*$|\d+%\|")
+
+
+def split_lines(text: str) -> list[str]:
+    """Lines of a log; tqdm ends its lines with a carriage return."""
+    return [line for line in re.split(r"[\r\n]+", text) if line.strip()]
+
+
+def read_line(step: str, line: str) -> Progress | None:
+    """What one printed line says about progress, or None for a line that says nothing."""
+    if bar := _BAR.match(line):
+        what = bar["what"].strip()
+        if what.startswith("Saving "):
+            what = "saving weights"
+        return Progress(step, what.lower(), min(int(bar["percent"]), 100) / 100)
+    if quantise := _QUANTISE.search(line):
+        layer = _LAYER.search(quantise["node"])
+        return Progress(step, f"quantising layer {layer['number']}" if layer else "quantising")
+    if line.startswith("Reading "):
+        return Progress(step, line.strip().lower())
+    if download := _DOWNLOAD.match(line):
+        return Progress(step, f"downloading {download['what']}{download['size'] or ''}")
+    if line.startswith("Installing collected packages"):
+        return Progress(step, "unpacking the packages")
+    return None
+
+
+def last_error(log: str, limit: int = 300) -> str:
+    """The line of a failed program's log that says why, at most `limit` characters.
+
+    The last exception line or pip error wins, then the last line that is not a bar, an INFO line
+    or a part of a traceback; empty for an empty log.
+    """
+    fallback = ""
+    for line in reversed(split_lines(log)):
+        if "for help visit" in line:  # pip's last word, not its reason
+            continue
+        if pip := _PIP_ERROR.match(line):
+            return pip["message"][:limit]
+        if _EXCEPTION.match(line):
+            return line.strip()[:limit]
+        if not fallback and not _NOISE.search(line):
+            fallback = line.strip()[:limit]
+    return fallback

@@ -1,0 +1,199 @@
+"""What `-m` names: a Hugging Face folder, a GGUF file, or a repository on the hub."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import msgspec
+
+from edgekit.builder.files import cache_root, hash_file, scratch
+from edgekit.builder.process import INSIDE, Finished, clean_environment, event, run
+from edgekit.builder.progress import Progress, Report
+from edgekit.builder.spec import Source
+from edgekit.builder.toolchain import ToolchainSource
+from edgekit.errors import EdgekitError, UnreachableError, UsageError
+
+FETCH_DEADLINE_SECONDS = 24 * 3600  # tens of GB over a slow link
+
+# What a build may read of a folder; `inside/fetch.py` downloads by the same rule.
+_SUFFIXES = (".json", ".safetensors", ".model", ".jinja", ".txt", ".tiktoken", ".py")
+_TEMPLATES = "additional_chat_templates"
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_GGUF_MAGIC = b"GGUF"
+_HUB_VARIABLES = (
+    "HF_",
+    "XDG_CACHE_HOME",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+    "SSL_CERT_",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+)
+
+
+class Found(msgspec.Struct, frozen=True):
+    """A model that lies on this machine: what it is and where."""
+
+    source: Source
+    path: Path
+
+
+def find(
+    model: str,
+    revision: str | None,
+    hub_cache: Path | None,
+    toolchain: ToolchainSource,
+    report: Report,
+) -> Found:
+    """Find the model `-m` names, downloading it first when it is on the hub.
+
+    Raises:
+        UsageError: nothing usable goes by that name.
+        UnreachableError: the hub does not answer.
+        EdgekitError: the hub refuses.
+    """
+    path = Path(model).expanduser()
+    if path.exists():
+        if revision:
+            raise UsageError("--revision goes with a Hugging Face name, not with a local path")
+        report(Progress("source", f"reading {path.name}"))
+        return _folder(path.resolve()) if path.is_dir() else _gguf(path.resolve())
+    if model.endswith(".gguf") or not _HUB_NAME.fullmatch(model):
+        raise UsageError(
+            f"there is no {model}",
+            next_step="give a Hugging Face folder, a .gguf file, or a name like ORG/NAME",
+        )
+    return _fetch(model, revision, hub_cache, toolchain, report)
+
+
+def _folder(folder: Path) -> Found:
+    if not (folder / "config.json").is_file():
+        raise UsageError(
+            f"{folder.name} is not a Hugging Face model folder",
+            why="it has no config.json",
+            next_step="give the folder that holds config.json and the *.safetensors files",
+        )
+    names = [name for name in _candidates(folder) if name.endswith(_SUFFIXES)]
+    weights = [name for name in names if name.endswith(".safetensors")]
+    if not weights:
+        raise UsageError(
+            f"{folder.name} has no weights",
+            why="it has no *.safetensors file",
+            next_step="older formats such as pytorch_model.bin have to be converted first",
+        )
+    for name in names:
+        _refuse_pointer(folder / name)
+    _refuse_missing_shards(folder, set(weights))
+    hashes = {name: hash_file(folder / name) for name in sorted(names)}
+    return Found(Source("folder", folder.name, "", hashes), folder)
+
+
+def _candidates(folder: Path) -> list[str]:
+    top = [p.name for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")]
+    templates = [f"{_TEMPLATES}/{p.name}" for p in (folder / _TEMPLATES).glob("*.jinja")]
+    # Mistral's repositories hold the same weights a second time as consolidated*.safetensors
+    return [name for name in top if not name.startswith("consolidated")] + templates
+
+
+def _refuse_missing_shards(folder: Path, present: set[str]) -> None:
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return
+    try:
+        named = msgspec.json.decode(index.read_bytes(), type=dict[str, object])["weight_map"]
+        shards = set(msgspec.convert(named, dict[str, str]).values())
+    except (msgspec.MsgspecError, KeyError) as error:
+        raise UsageError(f"{index.name} cannot be read", why=str(error)) from error
+    if missing := sorted(shards - present):
+        raise UsageError(
+            f"{folder.name} is not complete",
+            why=f"{missing[0]} is missing ({len(missing)} of {len(shards)} weight files are)",
+            next_step="download the model again",
+        )
+
+
+def _gguf(path: Path) -> Found:
+    _refuse_pointer(path)
+    with path.open("rb") as file:
+        magic = file.read(len(_GGUF_MAGIC))
+    if magic != _GGUF_MAGIC:
+        raise UsageError(
+            f"{path.name} is not a GGUF file",
+            why="it does not begin with the letters GGUF",
+            next_step="give a Hugging Face folder, a .gguf file, or a name like ORG/NAME",
+        )
+    return Found(Source("gguf", path.name, "", {path.name: hash_file(path)}), path)
+
+
+def _refuse_pointer(path: Path) -> None:
+    with path.open("rb") as file:
+        head = file.read(len(_LFS_POINTER))
+    if head == _LFS_POINTER:
+        raise UsageError(
+            f"{path.name} is a Git LFS pointer, not the file itself",
+            next_step="run git lfs pull where it was cloned",
+        )
+
+
+def _fetch(
+    name: str,
+    revision: str | None,
+    hub_cache: Path | None,
+    toolchain: ToolchainSource,
+    report: Report,
+) -> Found:
+    python = toolchain.ready(report).python
+    argv = [str(python), "-I", str(INSIDE / "fetch.py"), "--repo", name]
+    argv += ["--revision", revision] if revision else []
+    argv += ["--cache", str(hub_cache.resolve())] if hub_cache else []
+    with scratch(cache_root() / "logs") as work:
+        finished = run(
+            argv,
+            shows=Progress("fetch", f"asking Hugging Face for {name}"),
+            log=work / "log",
+            environment=_online_environment(),
+            deadline_seconds=FETCH_DEADLINE_SECONDS,
+            report=report,
+            reports_events=True,
+        )
+    result = event(finished, "result")
+    if finished.code != 0 or result is None:
+        raise _refusal(name, revision, finished)
+    found = _folder(Path(result["path"]))
+    return Found(Source("hub", name, str(result["revision"]), found.source.files), found.path)
+
+
+def _online_environment() -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if k.upper().startswith(_HUB_VARIABLES)}
+    return clean_environment(kept | {"HF_HUB_DISABLE_TELEMETRY": "1"})
+
+
+def _refusal(name: str, revision: str | None, finished: Finished) -> EdgekitError:
+    error = event(finished, "error") or {"kind": "", "message": finished.reason}
+    kind, message = str(error["kind"]), str(error["message"])
+    if kind == "unreachable":
+        return UnreachableError(
+            f"Hugging Face cannot be reached for {name}",
+            why=message,
+            next_step="check the network and HF_ENDPOINT, or give a folder that is already here",
+        )
+    if kind == "GatedRepoError":
+        return EdgekitError(
+            f"{name} asks for its terms to be accepted",
+            why=message,
+            next_step="accept them on the model's page, then set HF_TOKEN",
+        )
+    if kind == "RepositoryNotFoundError":
+        return UsageError(
+            f"there is no {name}, neither here nor on Hugging Face",
+            why="the name is wrong, or the repository is private",
+            next_step="check the name; for a private one set HF_TOKEN",
+        )
+    if kind == "RevisionNotFoundError":
+        return UsageError(f"{name} has no revision {revision}")
+    return EdgekitError(f"{name} could not be downloaded", why=f"{kind}: {message}".strip(": "))

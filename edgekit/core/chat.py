@@ -1,0 +1,169 @@
+"""The body of a prompt and of its answer: OpenAI chat completions, checked strictly.
+
+A field that is not served is refused by name, never ignored. Bounds are those of the OpenAI API
+reference where it has them.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from edgekit.core.wire import ProtocolError
+
+_AT = re.compile(r" - at `\$\.?(?P<path>[^`]*)`")
+_UNKNOWN = re.compile(r"unknown field `(?P<name>[^`]*)`")
+MAX_STOPS = 4
+
+StopString = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+
+
+class TextPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A content part; text is the only kind served."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ChatMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One message of the conversation."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart]
+
+    @property
+    def text(self) -> str:
+        """The content as one string."""
+        if isinstance(self.content, str):
+            return self.content
+        return "".join(part.text for part in self.content)
+
+
+class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The fields of a chat-completions request that the agent serves."""
+
+    messages: Annotated[list[ChatMessage], msgspec.Meta(min_length=1, max_length=1024)]
+    model: str | None = None
+    max_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
+    top_k: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    repetition_penalty: Annotated[float, msgspec.Meta(gt=0, le=10)] | None = None
+    seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None = None
+    stop: StopString | Annotated[list[StopString], msgspec.Meta(max_length=MAX_STOPS)] | None = None
+    stream: bool | None = None  # false: no deltas
+
+    @property
+    def stops(self) -> list[str]:
+        """The stop strings as a list."""
+        if self.stop is None:
+            return []
+        return [self.stop] if isinstance(self.stop, str) else list(self.stop)
+
+    @property
+    def answer_limit(self) -> int | None:
+        """How many tokens the answer may have; the newer field's name wins."""
+        return self.max_completion_tokens or self.max_tokens
+
+
+def parse_body(payload: bytes) -> ChatRequest:
+    """Read a chat-completions body.
+
+    Raises:
+        ProtocolError: `invalid_request` or `unsupported_parameter`, with the field in `param`.
+    """
+    try:
+        return msgspec.json.decode(payload, type=ChatRequest)
+    except msgspec.ValidationError as error:
+        text = str(error)
+        at = _AT.search(text)
+        unknown = _UNKNOWN.search(text)
+        if unknown:
+            prefix = f"{at['path']}." if at and at["path"] else ""
+            param = prefix + unknown["name"]
+            raise ProtocolError(
+                "unsupported_parameter", f"{param} is not served by this agent", param
+            ) from None
+        raise ProtocolError(
+            "invalid_request", _AT.sub("", text), at["path"] if at else ""
+        ) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ProtocolError("invalid_request", f"the body is not JSON: {error}") from None
+
+
+class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the next token is chosen; temperature 0 is greedy."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0  # 0: all
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+
+    @property
+    def plain_greedy(self) -> bool:
+        """Whether the answer is the bare arg-max, so that the runtime can choose it itself."""
+        return self.temperature == 0 and self.repetition_penalty == 1.0
+
+
+def sampling_of(request: ChatRequest, defaults: dict[str, Any]) -> Sampling:
+    """The request's choices over the bundle's defaults."""
+    chosen = dict(defaults)
+    for name in ("temperature", "top_p", "top_k", "repetition_penalty", "seed"):
+        value = getattr(request, name)
+        if value is not None:
+            chosen[name] = value
+    return msgspec.convert(chosen, Sampling)
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Token counts of one answer."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class Timings(msgspec.Struct, frozen=True):
+    """Where the time of one answer went, in milliseconds; names as llama.cpp's server has them."""
+
+    queue_ms: float
+    prompt_ms: float
+    first_token_ms: float
+    predicted_ms: float
+    predicted_per_second: float
+
+
+def completion(
+    *,
+    prompt_id: str,
+    model: str,
+    created: int,
+    text: str,
+    finish_reason: str,
+    usage: Usage,
+    timings: Timings | None,
+    deltas: int,
+) -> bytes:
+    """A `chat.completion` object; `created` is in Unix seconds."""
+    return msgspec.json.encode(
+        {
+            "id": f"chatcmpl-{prompt_id}",
+            "object": "chat.completion",
+            "created": created,
+            "model": model,
+            "choices": [
+                {
+                    "index": 0,
+                    "message": {"role": "assistant", "content": text},
+                    "finish_reason": finish_reason,
+                }
+            ],
+            "usage": usage,
+            "timings": timings,
+            "deltas": deltas,
+        }
+    )

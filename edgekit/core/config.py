@@ -1,0 +1,67 @@
+"""What a device is told about itself: `etc/agent.toml`, written by a push, never in a release."""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePath
+
+import msgspec
+
+from edgekit.errors import UsageError
+
+NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
+
+
+def check_name(kind: str, text: str) -> str:
+    """A device, requester or bundle name: one MQTT topic level, safe as a file name.
+
+    Raises:
+        UsageError: anything but 1 to 64 letters, digits, `_`, `.` and `-`.
+    """
+    if not NAME.match(text) or text in (".", ".."):
+        raise UsageError(
+            f"{text!r} cannot be a {kind}'s name",
+            "a name is 1 to 64 letters, digits, '_', '.' and '-' (it is one MQTT topic level)",
+        )
+    return text
+
+
+class BrokerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the MQTT 5 broker is."""
+
+    host: str = "127.0.0.1"
+    port: int = 1883
+    username: str = ""
+    password_file: str = ""
+    keepalive_seconds: int = 30
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.port <= 65535:
+            raise ValueError(f"port {self.port} is not between 1 and 65535")
+        if self.password_file and not PurePath(self.password_file).is_absolute():
+            raise ValueError("password_file must be an absolute path")
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One device's agent: who it is, its broker, and its bounds."""
+
+    device: str
+    broker: BrokerConfig = BrokerConfig()
+    threads: int = 0  # of the model worker; 0 takes every CPU this process may use
+    queue_limit: int = 8  # prompts waiting, not counting the one that runs
+    drain_seconds: float = 30.0  # how long SIGTERM lets the running prompt go on
+
+    def __post_init__(self) -> None:
+        if not NAME.match(self.device):
+            raise ValueError(f"device {self.device!r} is not a name")
+
+
+def parse_agent_config(data: bytes) -> AgentConfig:
+    """Raises: UsageError naming the unknown or wrong key."""
+    try:
+        return msgspec.toml.decode(data, type=AgentConfig)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise UsageError("agent.toml is not valid", str(error)) from error

@@ -1,0 +1,165 @@
+"""A bundle's manifest and config: strict bytes <-> values (OCI image manifest 1.1, ModelPack).
+
+A bundle is an OCI manifest; the digest of its bytes is the release's name. Bytes are hashed as
+stored and parsed after that, never re-serialised on the way (design, section 8, rule 3).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, TypeVar
+
+import msgspec
+
+from edgekit.core.digest import Digest
+from edgekit.errors import VerificationError
+
+MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+BUNDLE_TYPE = "application/vnd.edgekit.bundle.v1+json"
+CONFIG_TYPE = "application/vnd.edgekit.bundle.config.v1+json"
+WEIGHT_TYPE = "application/vnd.cncf.model.weight.v1.raw"
+WEIGHT_CONFIG_TYPE = "application/vnd.cncf.model.weight.config.v1.raw"
+AGENT_TYPE = "application/vnd.edgekit.agent.v1.tar+zstd"
+RUNTIME_TYPE = "application/vnd.edgekit.runtime.v1.tar+zstd"
+
+TITLE = "org.opencontainers.image.title"
+PLATFORM = "org.edgekit.platform"
+PYTHON = "org.edgekit.python"
+
+MAX_MANIFEST_BYTES = 1 << 20
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\Z")
+
+
+class Descriptor(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """An OCI content descriptor: which bytes, of which kind, how many (size in bytes)."""
+
+    media_type: str
+    digest: str
+    size: int
+    annotations: dict[str, str] = {}
+
+    @property
+    def title(self) -> str:
+        """The layer's file name, for people and for a model file's place on the device."""
+        return self.annotations.get(TITLE, "")
+
+
+class Manifest(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """An edgekit bundle as an OCI image manifest."""
+
+    schema_version: int
+    media_type: str
+    artifact_type: str
+    config: Descriptor
+    layers: list[Descriptor]
+    annotations: dict[str, str] = {}
+
+    @property
+    def model_files(self) -> list[Descriptor]:
+        """Weights, graph, configuration and tokenizer: the model folder, file by file."""
+        return [d for d in self.layers if d.media_type in (WEIGHT_TYPE, WEIGHT_CONFIG_TYPE)]
+
+    @property
+    def agent(self) -> Descriptor:
+        """The agent layer."""
+        return next(d for d in self.layers if d.media_type == AGENT_TYPE)
+
+    @property
+    def runtimes(self) -> list[Descriptor]:
+        """One runtime layer per (platform, CPython minor)."""
+        return [d for d in self.layers if d.media_type == RUNTIME_TYPE]
+
+    def runtime_for(self, platform: str, python: str) -> Descriptor:
+        """The runtime layer of a device.
+
+        Args:
+            platform: OCI platform, e.g. `linux/arm64`.
+            python: CPython minor, e.g. `3.11`.
+
+        Raises:
+            VerificationError: the bundle has none; the error names the flag that adds it.
+        """
+        for layer in self.runtimes:
+            if (layer.annotations[PLATFORM], layer.annotations[PYTHON]) == (platform, python):
+                return layer
+        has = ", ".join(f"{d.annotations[PLATFORM]}:{d.annotations[PYTHON]}" for d in self.runtimes)
+        raise VerificationError(
+            f"the bundle has no runtime for {platform} with CPython {python}",
+            f"it was packed for {has}",
+            f"pack it again with --runtime {platform}:{python}",
+        )
+
+    def for_device(self, platform: str, python: str) -> list[Descriptor]:
+        """Config and the layers one device fetches: all but the other runtimes."""
+        runtime = self.runtime_for(platform, python)
+        kept = [d for d in self.layers if d.media_type != RUNTIME_TYPE or d is runtime]
+        return [self.config, *kept]
+
+
+class Fit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a device must have, all sizes in bytes; checked before a byte moves."""
+
+    ram_bytes: int
+    disk_bytes: int
+    glibc: str = "2.28"  # the wheels of onnxruntime-genai are manylinux_2_28
+
+
+class BundleConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A bundle's config blob: what the release is and the caps a device applies to it."""
+
+    name: str
+    version: str
+    model_type: str
+    build_id: str
+    context_length: int  # tokens, prompt and answer together; caps the KV memory
+    kv_bytes_per_token: int
+    max_answer_tokens: int
+    fit: Fit
+    search: dict[str, Any] = {}  # defaults of sampling, in the words of chat completions
+
+
+_T = TypeVar("_T")
+
+
+def _decode(data: bytes, kind: type[_T], what: str) -> _T:
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.MsgspecError as error:
+        raise VerificationError(f"the {what} cannot be read", str(error)) from error
+
+
+def encode(value: Manifest | BundleConfig) -> bytes:
+    """Canonical JSON: sorted keys, so that equal values are equal bytes."""
+    return msgspec.json.encode(value, order="sorted", enc_hook=str)  # a Digest is its text
+
+
+def parse_config(data: bytes) -> BundleConfig:
+    """Raises: VerificationError when the bytes are not a bundle config."""
+    return _decode(data, BundleConfig, "bundle's config")
+
+
+def parse_manifest(data: bytes) -> Manifest:
+    """Read a bundle's manifest and check everything a later step relies on.
+
+    Raises:
+        VerificationError: not a bundle, a bad digest, or a file name that could leave its folder.
+    """
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise VerificationError("the manifest is too large", f"{len(data)} bytes")
+    manifest = _decode(data, Manifest, "manifest")
+    if manifest.media_type != MANIFEST_TYPE or manifest.artifact_type != BUNDLE_TYPE:
+        raise VerificationError("the manifest is not an edgekit bundle", manifest.artifact_type)
+    for descriptor in (manifest.config, *manifest.layers):
+        Digest.parse(descriptor.digest)
+        if descriptor.size < 0:
+            raise VerificationError("a layer has a negative size", descriptor.digest)
+    titles = [d.title for d in manifest.model_files]
+    for title in titles:
+        if not _FILE_NAME.match(title) or titles.count(title) > 1:
+            raise VerificationError(f"{title!r} is not usable as a model file's name")
+    for layer in manifest.runtimes:
+        if not {PLATFORM, PYTHON} <= layer.annotations.keys():
+            raise VerificationError("a runtime layer does not say for which platform it is")
+    if sum(d.media_type == AGENT_TYPE for d in manifest.layers) != 1:
+        raise VerificationError("a bundle carries exactly one agent layer")
+    return manifest

@@ -1,0 +1,62 @@
+"""The life of a release on a device: `staged -> trial -> good | bad` (RAUC's and ostree's words).
+
+The table below is the single source; the device's state file only records its moves. A release
+in `trial` that is not called `good` by the activation that started it goes back: a crash, a
+reboot or a killed activation all end in `previous`.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from edgekit.errors import EdgekitError
+
+
+class ReleaseState(StrEnum):
+    """Where a release stands on one device."""
+
+    STAGED = "staged"  # every blob verified, unpacked, published; never ran, or was left
+    TRIAL = "trial"  # `current` points at it and it has yet to answer
+    GOOD = "good"  # it answered on this device
+    BAD = "bad"  # it did not; the reason is kept
+
+
+class ReleaseEvent(StrEnum):
+    """What can happen to a release."""
+
+    STAGE = "stage"
+    ACTIVATE = "activate"
+    ANSWERED = "answered"
+    FAILED = "failed"
+    RESTORED = "restored"  # only its new configuration failed; it runs under the old one again
+
+
+TRANSITIONS: dict[tuple[ReleaseState | None, ReleaseEvent], ReleaseState] = {
+    (None, ReleaseEvent.STAGE): ReleaseState.STAGED,
+    (ReleaseState.STAGED, ReleaseEvent.STAGE): ReleaseState.STAGED,
+    (ReleaseState.GOOD, ReleaseEvent.STAGE): ReleaseState.GOOD,
+    (ReleaseState.BAD, ReleaseEvent.STAGE): ReleaseState.STAGED,
+    (ReleaseState.TRIAL, ReleaseEvent.STAGE): ReleaseState.STAGED,
+    (ReleaseState.STAGED, ReleaseEvent.ACTIVATE): ReleaseState.TRIAL,
+    (ReleaseState.GOOD, ReleaseEvent.ACTIVATE): ReleaseState.TRIAL,
+    (ReleaseState.BAD, ReleaseEvent.ACTIVATE): ReleaseState.TRIAL,
+    (ReleaseState.TRIAL, ReleaseEvent.ACTIVATE): ReleaseState.TRIAL,
+    (ReleaseState.TRIAL, ReleaseEvent.ANSWERED): ReleaseState.GOOD,
+    (ReleaseState.TRIAL, ReleaseEvent.FAILED): ReleaseState.BAD,
+    (ReleaseState.TRIAL, ReleaseEvent.RESTORED): ReleaseState.GOOD,
+}
+
+
+def after(state: ReleaseState | None, event: ReleaseEvent) -> ReleaseState:
+    """The state after `event`.
+
+    Raises:
+        EdgekitError: the table has no such move.
+    """
+    try:
+        return TRANSITIONS[state, event]
+    except KeyError:
+        raise EdgekitError(
+            f"a release that is {state or 'unknown'} cannot {event}",
+            next_step="look at `edgekit state` and stage the release first",
+        ) from None

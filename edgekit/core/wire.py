@@ -1,0 +1,294 @@
+"""Protocol v1 on MQTT 5: topics, properties, messages and errors (docs/protocol.md).
+
+Pure values and rules; `edgekit.mqtt` carries them. Section numbers are those of the OASIS MQTT 5.0
+standard.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from edgekit.core.config import NAME
+from edgekit.errors import EdgekitError
+
+PREFIX = "edgekit/v1"
+MAX_BODY_BYTES = 128 * 1024
+MAX_EXPIRY_SECONDS = 3600
+MAX_CORRELATION_BYTES = 64
+JSON = "application/json"
+
+# code: (status, whether the same prompt can succeed later or elsewhere)
+CODES: dict[str, tuple[int, bool]] = {
+    "invalid_request": (400, False),
+    "unsupported_parameter": (400, False),
+    "context_length_exceeded": (400, False),
+    "model_not_found": (404, False),
+    "deadline_exceeded": (408, True),
+    "id_conflict": (409, False),
+    "payload_too_large": (413, False),
+    "unsupported_media_type": (415, False),
+    "queue_full": (429, True),
+    "internal": (500, True),
+    "worker_crashed": (500, True),
+    "draining": (503, True),
+}
+
+
+class ProtocolError(EdgekitError):
+    """A prompt that was answered by `error`, on either end of the wire.
+
+    Attributes:
+        code: one of `CODES`.
+        param: the field of the body it is about, or empty.
+        retry_after_ms: when a retry makes sense, or None.
+    """
+
+    def __init__(
+        self, code: str, message: str, param: str = "", retry_after_ms: int | None = None
+    ) -> None:
+        super().__init__(message, why=f"{code}" + (f", field {param}" if param else ""))
+        self.code = code
+        self.param = param
+        self.retry_after_ms = retry_after_ms
+        self.status, self.retryable = CODES.get(code, (500, False))
+
+    def encode(self) -> bytes:
+        """The payload of an `error` message."""
+        return msgspec.json.encode(
+            {
+                "error": {
+                    "code": self.code,
+                    "message": self.what,
+                    "type": "invalid_request_error" if self.status < 429 else "server_error",
+                    "param": self.param or None,
+                    "retryable": self.retryable,
+                    "retry_after_ms": self.retry_after_ms,
+                }
+            }
+        )
+
+    @classmethod
+    def decode(cls, payload: bytes) -> ProtocolError:
+        """Read the payload of an `error` message, from an agent of any version."""
+        try:
+            error = msgspec.json.decode(payload)["error"]
+            return cls(
+                str(error["code"]),
+                str(error["message"]),
+                str(error.get("param") or ""),
+                error.get("retry_after_ms"),
+            )
+        except (msgspec.MsgspecError, KeyError, TypeError, AttributeError):
+            return cls("internal", "the device answered with an error that cannot be read")
+
+
+class Outbound(msgspec.Struct, frozen=True):
+    """A message to publish: topic, payload and the MQTT 5 properties that are used."""
+
+    topic: str
+    payload: bytes
+    qos: int = 1
+    retain: bool = False
+    response_topic: str = ""  # §3.3.2.3.5
+    correlation: bytes = b""  # §3.3.2.3.6
+    expiry_seconds: int | None = None  # §3.3.2.3.3
+    content_type: str = JSON  # §3.3.2.3.9
+    user: tuple[tuple[str, str], ...] = ()  # §3.3.2.3.7
+
+
+class Inbound(msgspec.Struct, frozen=True):
+    """A message that arrived; `token` names it for its PUBACK."""
+
+    topic: str
+    payload: bytes
+    qos: int = 1
+    retain: bool = False
+    response_topic: str = ""
+    correlation: bytes = b""
+    expiry_seconds: int | None = None
+    content_type: str = ""
+    user: tuple[tuple[str, str], ...] = ()
+    token: Any = None
+
+    def property(self, name: str) -> str:
+        """The first user property of that name, or empty."""
+        return next((value for key, value in self.user if key == name), "")
+
+
+def request_topic(device: str, requester: str) -> str:
+    """Where a prompt for one device is published."""
+    return f"{PREFIX}/req/dev/{device}/{requester}"
+
+
+def control_topic(device: str, requester: str) -> str:
+    """Where `cancel` is published."""
+    return f"{PREFIX}/ctl/dev/{device}/{requester}"
+
+
+def response_prefix(requester: str) -> str:
+    """Every Response Topic of a requester starts with this."""
+    return f"{PREFIX}/res/{requester}/"
+
+
+def card_topic(device: str) -> str:
+    """Retained: what the device serves."""
+    return f"{PREFIX}/dev/{device}/card"
+
+
+def status_topic(device: str) -> str:
+    """Retained: how the device is; also its Will."""
+    return f"{PREFIX}/dev/{device}/status"
+
+
+def requester_of(topic: str) -> str:
+    """The requester's name: the last level of a request or control topic; empty if unusable."""
+    name = topic.rsplit("/", 1)[-1]
+    return name if NAME.match(name) else ""
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """Where and how one prompt is answered."""
+
+    topic: str
+    correlation: bytes
+    prompt_id: str
+    device: str
+    final_only: bool  # `ek-want=final`: exactly one message comes back
+
+    def message(
+        self, kind: str, payload: bytes, *, seq: int, expiry_seconds: int, status: int = 200
+    ) -> Outbound:
+        """A reply of `kind`: deltas at QoS 0, everything else at QoS 1."""
+        user: tuple[tuple[str, str], ...] = (
+            ("ek-kind", kind),
+            ("ek-seq", str(seq)),
+            ("ek-id", self.prompt_id),
+            ("ek-dev", self.device),
+        )
+        if kind in ("final", "error"):
+            user += (("ek-status", str(status)),)
+        return Outbound(
+            topic=self.topic,
+            payload=payload,
+            qos=0 if kind == "delta" else 1,
+            correlation=self.correlation,
+            expiry_seconds=max(1, expiry_seconds),
+            user=user,
+        )
+
+
+class Prompt(msgspec.Struct, frozen=True):
+    """A prompt that may be answered: it has a place to send the answer and a deadline."""
+
+    requester: str
+    reply: Reply
+    expiry_seconds: int
+    payload: bytes
+    content_type: str
+
+
+def address_of(message: Inbound, device: str) -> Reply | None:
+    """Where a message may be answered, or None: then it gets no answer at all.
+
+    MQTT does not tell who published, so a Response Topic is believed only below the requester's
+    own name, which the broker's ACL ties to the account (`research` on response-topic spoofing).
+    A retained prompt would replay at every subscribe and is ignored.
+    """
+    requester = requester_of(message.topic)
+    topic = message.response_topic
+    prefix = response_prefix(requester)
+    if (
+        message.retain
+        or not requester
+        or not topic.startswith(prefix)
+        or len(topic) == len(prefix)
+        or "+" in topic
+        or "#" in topic
+        or "\0" in topic
+    ):
+        return None
+    prompt_id = message.property("ek-id") or message.correlation.hex()
+    return Reply(
+        topic=topic,
+        correlation=message.correlation,
+        prompt_id=prompt_id,
+        device=device,
+        final_only=message.property("ek-want") == "final",
+    )
+
+
+def parse_prompt(message: Inbound, reply: Reply) -> Prompt:
+    """Check the envelope of a prompt whose reply address is good.
+
+    Raises:
+        ProtocolError: with the code that the requester is answered.
+    """
+    if not reply.prompt_id or len(message.correlation) > MAX_CORRELATION_BYTES:
+        raise ProtocolError(
+            "invalid_request",
+            f"Correlation Data of 1 to {MAX_CORRELATION_BYTES} bytes or an ek-id is required",
+        )
+    if not 1 <= len(reply.prompt_id) <= 2 * MAX_CORRELATION_BYTES:
+        raise ProtocolError("invalid_request", "ek-id is too long")
+    if not message.expiry_seconds:
+        raise ProtocolError(
+            "invalid_request",
+            f"a Message Expiry Interval of 1 to {MAX_EXPIRY_SECONDS} seconds is required",
+        )
+    if message.content_type not in ("", JSON):
+        raise ProtocolError(
+            "unsupported_media_type", f"{message.content_type} is not served; send {JSON}"
+        )
+    if len(message.payload) > MAX_BODY_BYTES:
+        raise ProtocolError(
+            "payload_too_large", f"{len(message.payload)} bytes; at most {MAX_BODY_BYTES}"
+        )
+    return Prompt(
+        requester=requester_of(message.topic),
+        reply=reply,
+        expiry_seconds=min(message.expiry_seconds, MAX_EXPIRY_SECONDS),
+        payload=message.payload,
+        content_type=JSON,
+    )
+
+
+class Control(msgspec.Struct, frozen=True):
+    """A control message: `{"kind": "cancel", "id": "<ek-id>"}`."""
+
+    kind: str
+    id: str
+
+
+def parse_control(payload: bytes) -> Control | None:
+    """The control message, or None when it is not one; nobody is answered then."""
+    try:
+        return msgspec.json.decode(payload, type=Control)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+
+
+class Card(msgspec.Struct, frozen=True):
+    """The retained card: what a device serves and within which limits."""
+
+    device: str
+    release: str
+    model: str
+    version: str
+    context_length: int
+    max_answer_tokens: int
+    queue_limit: int
+    agent: str
+    protocol: int = 1
+
+
+class Status(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The retained status: starting, ready, busy, draining, offline or (by Will) lost."""
+
+    state: str
+    release: str = ""
+    queue: int = 0
+    active: int = 0
+    tok_s: float = 0.0
+    ttft_ms: float = 0.0

@@ -1,0 +1,92 @@
+"""`fleet.toml`: the devices, how to reach them, and what each is told. Unknown keys are errors."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from edgekit.core.config import check_name
+from edgekit.errors import UsageError
+
+
+class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One device.
+
+    `address` is `local:FOLDER` (a folder that plays a device, relative to `fleet.toml`) or
+    `ssh:HOST`, where HOST is `[user@]host[:port]` or a Host of `~/.ssh/config`.
+    """
+
+    address: str
+    root: str = ""  # on the device; empty: ~/.local/share/edgekit, for local: the folder itself
+    python: str = "python3"
+    tags: list[str] = []
+    threads: int = 0
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    devices: dict[str, Device] = {}
+    groups: dict[str, list[str]] = {}
+
+
+class Fleet(msgspec.Struct, frozen=True):
+    """All devices of a project, by name."""
+
+    devices: dict[str, Device]
+    groups: dict[str, list[str]]
+    folder: Path
+
+    def select(self, names: list[str]) -> list[str]:
+        """Device names from names of devices and groups; no names mean all devices.
+
+        Raises:
+            UsageError: a name is neither.
+        """
+        chosen: dict[str, None] = {}
+        for name in names or list(self.devices):
+            if name in self.groups:
+                chosen.update(dict.fromkeys(self.groups[name]))
+            elif name in self.devices:
+                chosen[name] = None
+            else:
+                known = ", ".join([*self.devices, *self.groups]) or "nothing"
+                raise UsageError(
+                    f"there is no device or group {name!r}",
+                    f"fleet.toml has {known}",
+                    "add it to fleet.toml",
+                )
+        return list(chosen)
+
+
+def load(path: Path) -> Fleet:
+    """Read `fleet.toml`.
+
+    Raises:
+        UsageError: missing, not TOML, an unknown key, a bad name or address.
+    """
+    try:
+        file = msgspec.toml.decode(path.read_bytes(), type=_File)
+    except FileNotFoundError:
+        raise UsageError(f"{path} does not exist", next_step="`edgekit init` writes one") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not valid", str(error)) from error
+    for name, device in file.devices.items():
+        check_name("device", name)
+        kind, _, rest = device.address.partition(":")
+        if kind not in ("local", "ssh") or not rest:
+            raise UsageError(
+                f"{path}: the address of {name} is {device.address!r}",
+                "an address is local:FOLDER or ssh:[user@]host[:port]",
+            )
+    for group, members in file.groups.items():
+        check_name("group", group)
+        for name in members:
+            if name not in file.devices:
+                raise UsageError(f"{path}: group {group} names {name!r}, which is no device")
+    return Fleet(file.devices, file.groups, path.resolve().parent)
+
+
+def local_folder(fleet: Fleet, device: Device) -> Path:
+    """The folder of a `local:` device."""
+    return Path(os.path.normpath(fleet.folder / device.address.removeprefix("local:")))

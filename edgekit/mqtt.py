@@ -1,0 +1,283 @@
+"""The only door to paho: one MQTT 5 client for the agent and the requester.
+
+What paho leaves to its user is done here, each measured to matter (research on MQTT agents, §1
+and §12): TCP_NODELAY, guarded callbacks (an exception in `on_message` kills the network thread
+silently), bounded queues, subscribing again after every CONNACK, PUBACK only when told, and never
+for a message of an earlier connection.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from edgekit.core.config import BrokerConfig
+from edgekit.core.wire import JSON, Inbound, Outbound
+from edgekit.errors import EdgekitError, UnreachableError
+
+log = logging.getLogger(__name__)
+
+MAX_QUEUED_MESSAGES = 1000  # paho's default is unbounded
+MAX_INFLIGHT_MESSAGES = 20  # Mosquitto's default; paho ignores CONNACK's Receive Maximum
+CONNECT_TIMEOUT_SECONDS = 10.0
+RECONNECT_MAX_SECONDS = 15
+NO_MATCHING_SUBSCRIBERS = 0x10  # §3.4.2.1
+QUOTA_EXCEEDED = 0x97  # §3.4.2.1
+
+
+def _properties(message: Outbound) -> Properties:
+    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho's own
+    if message.content_type:
+        properties.ContentType = message.content_type
+        properties.PayloadFormatIndicator = int(message.content_type == JSON)
+    if message.response_topic:
+        properties.ResponseTopic = message.response_topic
+    if message.correlation:
+        properties.CorrelationData = message.correlation
+    if message.expiry_seconds is not None:
+        properties.MessageExpiryInterval = message.expiry_seconds
+    if message.user:
+        properties.UserProperty = list(message.user)
+    return properties
+
+
+def _inbound(message: paho.MQTTMessage, epoch: int) -> Inbound:
+    properties = message.properties
+    return Inbound(
+        topic=message.topic,
+        payload=bytes(message.payload),
+        qos=message.qos,
+        retain=message.retain,
+        response_topic=getattr(properties, "ResponseTopic", ""),
+        correlation=getattr(properties, "CorrelationData", b""),
+        expiry_seconds=getattr(properties, "MessageExpiryInterval", None),
+        content_type=getattr(properties, "ContentType", ""),
+        user=tuple(getattr(properties, "UserProperty", ())),
+        token=(epoch, message.mid, message.qos),
+    )
+
+
+class MqttClient:
+    """One connection that comes back by itself.
+
+    Args:
+        broker: where to connect.
+        client_id: unique at the broker.
+        subscriptions: (filter, QoS) pairs, subscribed after every CONNACK.
+        on_message: called on the network thread for each message; an exception is logged.
+        on_connection: called on the network thread with True once subscribed, False when lost.
+        will: published by the broker when this client vanishes (§3.1.2.5).
+        manual_ack: whether PUBACK waits for `ack`.
+    """
+
+    def __init__(
+        self,
+        broker: BrokerConfig,
+        client_id: str,
+        *,
+        subscriptions: Sequence[tuple[str, int]],
+        on_message: Callable[[Inbound], None],
+        on_connection: Callable[[bool], None] = lambda _: None,
+        will: Outbound | None = None,
+        manual_ack: bool = False,
+    ) -> None:
+        self._broker = broker
+        self._subscriptions = list(subscriptions)
+        self._on_message = on_message
+        self._on_connection = on_connection
+        self._epoch = 0
+        self._lock = threading.Lock()
+        self._unacked: dict[int, Future[int]] = {}
+        self._early: dict[int, int] = {}
+        self._refusal = ""
+        self._subscribed = threading.Event()
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=client_id,
+            protocol=paho.MQTTv5,
+            manual_ack=manual_ack,
+        )
+        client.max_queued_messages_set(MAX_QUEUED_MESSAGES)
+        client.max_inflight_messages_set(MAX_INFLIGHT_MESSAGES)
+        client.reconnect_delay_set(1, RECONNECT_MAX_SECONDS)
+        client.connect_timeout = CONNECT_TIMEOUT_SECONDS
+        if broker.username:
+            client.username_pw_set(broker.username, _password(broker))
+        if will is not None:
+            client.will_set(will.topic, will.payload, will.qos, will.retain)
+        client.on_socket_open = self._socket_opened
+        client.on_connect = self._connected
+        client.on_disconnect = self._disconnected
+        client.on_subscribe = self._suback
+        client.on_publish = self._puback
+        client.on_message = self._message
+        self._client = client
+
+    def connect(self, timeout_seconds: float = CONNECT_TIMEOUT_SECONDS) -> None:
+        """Connect and subscribe, or fail.
+
+        Raises:
+            UnreachableError: nothing listens there, or no CONNACK and SUBACK in time.
+            EdgekitError: the broker refused.
+        """
+        try:
+            self._client.connect(
+                self._broker.host,
+                self._broker.port,
+                keepalive=self._broker.keepalive_seconds,
+                clean_start=True,
+            )
+        except (OSError, ValueError) as error:
+            raise UnreachableError(
+                f"the broker at {self._broker} does not answer",
+                str(error),
+                "start it (for a trial: `edgekit broker run`) or set [broker] in edgekit.toml",
+            ) from error
+        self._client.loop_start()
+        if not self._subscribed.wait(timeout_seconds):
+            refusal = self._refusal
+            self.close()
+            if refusal:
+                raise EdgekitError(f"the broker at {self._broker} refused", refusal)
+            raise UnreachableError(
+                f"the broker at {self._broker} accepts connections but does not speak MQTT 5",
+                f"no CONNACK and SUBACK within {timeout_seconds:g} s",
+            )
+
+    def start(self) -> None:
+        """Connect in the background and keep trying; `on_connection` tells."""
+        self._client.connect_async(
+            self._broker.host,
+            self._broker.port,
+            keepalive=self._broker.keepalive_seconds,
+            clean_start=True,
+        )
+        self._client.loop_start()
+
+    def publish(self, message: Outbound) -> Future[int]:
+        """Send; the future holds the PUBACK's reason code (0 once sent for QoS 0)."""
+        info = self._client.publish(
+            message.topic, message.payload, message.qos, message.retain, _properties(message)
+        )
+        future: Future[int] = Future()
+        if info.rc == paho.MQTT_ERR_QUEUE_SIZE or (info.rc and message.qos == 0):
+            future.set_result(QUOTA_EXCEEDED)  # dropped here, never sent
+            return future
+        # Not held over paho's publish: paho calls `_puback` under the lock that publish takes.
+        with self._lock:
+            code = self._early.pop(info.mid, None)
+            if code is None:
+                self._unacked[info.mid] = future
+        if code is not None:
+            future.set_result(code)
+        return future
+
+    def ack(self, token: Any) -> None:
+        """PUBACK a message, unless the connection it came on is gone: packet ids are reused."""
+        epoch, mid, qos = token
+        if qos > 0 and epoch == self._epoch:
+            self._client.ack(mid, qos)
+
+    def close(self) -> None:
+        """DISCONNECT and stop; the Will is not published."""
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def _socket_opened(self, _client: object, _userdata: object, sock: Any) -> None:
+        # Nagle costs up to 68 ms for each QoS 1 round trip
+        if isinstance(sock, socket.socket):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def _connected(
+        self,
+        client: paho.Client,
+        _userdata: object,
+        _flags: object,
+        code: ReasonCode,
+        _properties: object,
+    ) -> None:
+        if code.is_failure:
+            self._refusal = str(code)
+            log.warning("broker %s refused: %s", self._broker, code)
+            return
+        self._epoch += 1
+        if self._subscriptions:
+            client.subscribe([(f, SubscribeOptions(qos=qos)) for f, qos in self._subscriptions])
+        else:
+            self._now_subscribed()
+
+    def _suback(
+        self,
+        _client: object,
+        _userdata: object,
+        _mid: int,
+        codes: list[ReasonCode],
+        _properties: object,
+    ) -> None:
+        refused = [str(code) for code in codes if code.is_failure]
+        if refused:
+            self._refusal = f"a subscription was refused: {refused[0]}"
+            log.warning("broker %s: %s", self._broker, self._refusal)
+            return
+        self._now_subscribed()
+
+    def _now_subscribed(self) -> None:
+        self._subscribed.set()
+        self._guard(self._on_connection, True)
+
+    def _disconnected(
+        self,
+        _client: object,
+        _userdata: object,
+        _flags: object,
+        code: ReasonCode,
+        _properties: object,
+    ) -> None:
+        if code.is_failure:
+            log.warning("connection to %s lost: %s", self._broker, code)
+        self._guard(self._on_connection, False)
+
+    def _puback(
+        self,
+        _client: object,
+        _userdata: object,
+        mid: int,
+        code: ReasonCode,
+        _properties: object,
+    ) -> None:
+        with self._lock:
+            future = self._unacked.pop(mid, None)
+            if future is None:  # faster than `publish` could note it
+                self._early[mid] = int(code.value)
+        if future is not None:
+            future.set_result(int(code.value))
+
+    def _message(self, _client: object, _userdata: object, message: paho.MQTTMessage) -> None:
+        self._guard(lambda m: self._on_message(_inbound(m, self._epoch)), message)
+
+    def _guard(self, call: Callable[[Any], None], argument: Any) -> None:
+        try:
+            call(argument)
+        except Exception:
+            log.exception("a callback of the MQTT client failed")
+
+
+def _password(broker: BrokerConfig) -> str | None:
+    if not broker.password_file:
+        return None
+    try:
+        return Path(broker.password_file).read_text("utf-8").strip()
+    except OSError as error:
+        raise EdgekitError("the broker's password cannot be read", str(error)) from error

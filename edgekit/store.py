@@ -1,0 +1,174 @@
+"""BlobStore: a folder of sha256 files, and the recipe by which anything is published.
+
+`blobs/sha256/<hex>` as in an OCI image layout, so `sha256sum` audits it. This is the only place
+that publishes bytes: temporary name in the same folder, size, fsync, rename, fsync of the folder
+(restic's `local.Save`). Partial transfers lie beside it as `<hex>.part` until they verify.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from edgekit.core.digest import Digest
+from edgekit.errors import EdgekitError, VerificationError
+
+CHUNK_BYTES = 1 << 20
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make renames inside `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def publish(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Replace `path` by `data`, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    fsync_folder(path.parent)
+
+
+def replace_link(link: Path, target: str) -> None:
+    """Point a symbolic link at `target` by rename: a reader sees the old or the new one."""
+    temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    temporary.replace(link)
+    fsync_folder(link.parent)
+
+
+def read_chunks(path: Path) -> Iterator[bytes]:
+    """The file in pieces of `CHUNK_BYTES`."""
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
+
+
+class BlobStore:
+    """Content-addressed blobs below `root/blobs/sha256`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.folder = root / "blobs" / "sha256"
+
+    def create(self) -> None:
+        """Make the folder; nothing happens when it is there."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def path(self, digest: Digest) -> Path:
+        """Where the blob lies, whether or not it is there."""
+        return self.folder / digest.hex
+
+    def part_path(self, digest: Digest) -> Path:
+        """Where a transfer of the blob collects its bytes."""
+        return self.folder / f"{digest.hex}.part"
+
+    def has(self, digest: Digest, size: int | None = None) -> bool:
+        """Whether the blob is published (with that size)."""
+        try:
+            stat = self.path(digest).stat()
+        except FileNotFoundError:
+            return False
+        return size is None or stat.st_size == size
+
+    def read(self, digest: Digest) -> bytes:
+        """A small blob, hashed before it is returned.
+
+        Raises:
+            VerificationError: missing, or its bytes are not those of its name.
+        """
+        try:
+            data = self.path(digest).read_bytes()
+        except FileNotFoundError:
+            raise VerificationError(f"blob {digest.short} is missing from {self.root}") from None
+        self._check(Digest.of(data), digest)
+        return data
+
+    def verify(self, digest: Digest) -> None:
+        """Hash a blob where it lies; a corrupt one is removed so that it can be fetched again.
+
+        Raises:
+            VerificationError: missing or corrupt.
+        """
+        if not self.has(digest):
+            raise VerificationError(f"blob {digest.short} is missing from {self.root}")
+        try:
+            self._check(Digest.of(read_chunks(self.path(digest))), digest)
+        except VerificationError:
+            self.path(digest).unlink()
+            raise
+
+    def put(self, data: bytes) -> Digest:
+        """Publish bytes under their digest."""
+        digest = Digest.of(data)
+        if not self.has(digest, len(data)):
+            publish(self.path(digest), data, 0o444)
+        return digest
+
+    def put_stream(self, chunks: Iterable[bytes]) -> tuple[Digest, int]:
+        """Publish a stream under its digest; returns the digest and the size in bytes."""
+        temporary = self.folder / f".incoming.{os.getpid()}.tmp"
+        hasher = hashlib.sha256()
+        size = 0
+        try:
+            with temporary.open("wb") as file:
+                for chunk in chunks:
+                    hasher.update(chunk)
+                    size += file.write(chunk)
+                file.flush()
+                os.fsync(file.fileno())
+            digest = Digest.parse("sha256:" + hasher.hexdigest())
+            temporary.chmod(0o444)
+            temporary.replace(self.path(digest))
+        finally:
+            temporary.unlink(missing_ok=True)
+        fsync_folder(self.folder)
+        return digest, size
+
+    def adopt(self, digest: Digest, size: int) -> None:
+        """Publish a finished transfer: hash the `.part`, fsync, rename.
+
+        A part that does not verify is removed: its bytes are of no use to a later transfer.
+
+        Raises:
+            EdgekitError: the part is missing or has fewer than `size` bytes (it stays).
+            VerificationError: its bytes are not those of `digest`.
+        """
+        part = self.part_path(digest)
+        have = part.stat().st_size if part.exists() else 0
+        if have < size:
+            raise EdgekitError(
+                f"the transfer of {digest.short} is incomplete", f"{have} of {size} bytes"
+            )
+        try:
+            self._check(Digest.of(read_chunks(part)), digest)
+        except VerificationError:
+            part.unlink()
+            raise
+        part.chmod(0o444)
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(self.path(digest))
+        fsync_folder(self.folder)
+
+    def _check(self, got: Digest, wanted: Digest) -> None:
+        if got != wanted:
+            raise VerificationError(
+                f"blob {wanted.short} is corrupt",
+                f"its bytes have the digest {got}",
+                "it is not used; push again to fetch it anew",
+            )

@@ -1,0 +1,153 @@
+"""Real programs the tests need: found, started on loopback, ended by their own process."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+# Daemons lie outside an ordinary user's PATH on Debian.
+EXTRA_PATH = ("/usr/sbin", "/usr/local/sbin", "/sbin")
+
+PACKAGES = {
+    "mosquitto": "mosquitto",
+    "mosquitto_rr": "mosquitto-clients",
+    "sshd": "openssh-server",
+    "ssh-keygen": "openssh-client",
+    "skopeo": "skopeo",
+}
+
+
+def missing() -> list[str]:
+    """Packages of the tools that are not installed."""
+    return sorted({package for tool, package in PACKAGES.items() if _which(tool) is None})
+
+
+def _which(tool: str) -> str | None:
+    return shutil.which(tool, path=os.pathsep.join((os.environ.get("PATH", ""), *EXTRA_PATH)))
+
+
+def find(tool: str) -> str:
+    """The program's path; the test fails, naming the package, when it is not installed."""
+    path = _which(tool)
+    if path is None:
+        pytest.fail(f"{tool} is not installed: install the package {PACKAGES[tool]}")
+    return path
+
+
+def free_port() -> int:
+    """A TCP port that was free a moment ago."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def wait_for_port(port: int, process: subprocess.Popen[bytes], seconds: float = 10.0) -> None:
+    """Wait until something accepts connections, or fail."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        assert process.poll() is None, f"it ended with {process.returncode} before it listened"
+        with socket.socket() as sock:
+            if sock.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.02)
+    pytest.fail(f"nothing listens on port {port} after {seconds:g} s")
+
+
+@dataclass
+class MosquittoBroker:
+    """A real Mosquitto that a test may stop, kill and start again on the same port."""
+
+    folder: Path
+    port: int = field(default_factory=free_port)
+    kind: str = "mosquitto"
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it; returns when it listens."""
+        config = self.folder / "mosquitto.conf"
+        config.write_text(
+            f"listener {self.port} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\n"
+            "persistence false\nmessage_size_limit 1048576\n"
+            f"log_dest file {self.folder / 'mosquitto.log'}\n"
+        )
+        if os.geteuid() == 0:
+            with config.open("a") as file:
+                file.write("user root\n")
+        self.process = subprocess.Popen([find("mosquitto"), "-c", str(config)])
+        wait_for_port(self.port, self.process)
+
+    def stop(self, *, kill: bool = False) -> None:
+        """End it, politely or with SIGKILL."""
+        if self.process is not None:
+            if kill:
+                self.process.kill()
+            else:
+                self.process.terminate()
+            self.process.wait(10)
+            self.process = None
+
+
+@contextmanager
+def mosquitto(folder: Path) -> Iterator[MosquittoBroker]:
+    """A Mosquitto for the length of a block."""
+    broker = MosquittoBroker(folder)
+    broker.start()
+    try:
+        yield broker
+    finally:
+        broker.stop()
+
+
+@dataclass(frozen=True)
+class Sshd:
+    """A real sshd on loopback that logs the test's own user in with a key."""
+
+    folder: Path
+    port: int
+    identity: Path
+    known_hosts: Path
+    host_key: Path
+
+
+@contextmanager
+def sshd(folder: Path) -> Iterator[Sshd]:
+    """An sshd for the length of a block; it runs as the user of the tests, root or not."""
+    folder.chmod(0o700)
+    keygen = find("ssh-keygen")
+    host_key, identity = folder / "host_key", folder / "id_ed25519"
+    for path in (host_key, identity):
+        subprocess.run([keygen, "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True)
+    (folder / "authorized_keys").write_bytes(identity.with_suffix(".pub").read_bytes())
+    port = free_port()
+    public = host_key.with_suffix(".pub").read_text().split()
+    known_hosts = folder / "known_hosts"
+    known_hosts.write_text(f"[127.0.0.1]:{port} {public[0]} {public[1]}\n")
+    config = folder / "sshd_config"
+    config.write_text(
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {host_key}\n"
+        f"PidFile {folder / 'sshd.pid'}\nAuthorizedKeysFile {folder / 'authorized_keys'}\n"
+        "StrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin yes\n"
+        "Subsystem sftp internal-sftp\nMaxStartups 50\n"
+    )
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # Debian's privilege separation folder
+    log = (folder / "sshd.log").open("wb")
+    process = subprocess.Popen(
+        [find("sshd"), "-D", "-e", "-f", str(config)], stdout=log, stderr=log
+    )
+    try:
+        wait_for_port(port, process)
+        yield Sshd(folder, port, identity, known_hosts, host_key)
+    finally:
+        process.terminate()
+        process.wait(10)
+        log.close()
