@@ -1,0 +1,124 @@
+"""What breaks around a device that runs, and that it goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from edgekit.client.requester import Final, Requester, devices
+from tests import tools
+from tests.conftest import Project, make_project
+from tests.tools import MosquittoBroker
+
+pytestmark = pytest.mark.timeout(240)
+
+
+@pytest.fixture(scope="module")
+def mosquitto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MosquittoBroker]:
+    with tools.mosquitto(tmp_path_factory.mktemp("mosquitto")) as broker:
+        yield broker
+
+
+@pytest.fixture(scope="module")
+def device(
+    mosquitto: MosquittoBroker, smollm2: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Project]:
+    project = make_project(tmp_path_factory.mktemp("project"), mosquitto.port, smollm2)
+    project.edgekit("push", "demo")
+    yield project
+    project.edgekit("stop", "demo")
+
+
+def eventually(check: Callable[[], bool], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.1)
+
+
+def status(device: Project) -> str:
+    return str(devices(device.broker, "tester").get("demo", {}).get("status", {}).get("state"))
+
+
+def answer(device: Project) -> str:
+    body = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
+    with Requester(device.broker, "tester") as requester:
+        final = list(requester.ask("demo", body))[-1]
+    assert isinstance(final, Final)
+    return final.text
+
+
+def children(pid: int) -> list[int]:
+    """Processes whose parent is `pid`."""
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs; one that only waits to be reaped by init does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def supervisor(device: Project) -> int:
+    return int((device.root() / "run" / "supervisor.pid").read_text())
+
+
+def test_a_broker_that_is_down_is_a_clear_error_and_the_device_comes_back(
+    device: Project, mosquitto: MosquittoBroker
+) -> None:
+    mosquitto.stop(kill=True)
+    done = device.run("ask", "demo", "Hi")
+    assert done.returncode == 1
+    assert f"the broker at 127.0.0.1:{mosquitto.port} does not answer" in done.stderr
+    assert "next:" in done.stderr
+    assert "Traceback" not in done.stderr
+    mosquitto.start()
+    eventually(lambda: status(device) == "ready")
+    assert "Paris" in answer(device)
+
+
+def test_a_killed_worker_costs_neither_the_prompt_nor_the_connection(device: Project) -> None:
+    (agent,) = children(supervisor(device))
+    (worker,) = children(agent)
+    body = {"messages": [{"role": "user", "content": "Tell me a long story."}], "max_tokens": 120}
+    with Requester(device.broker, "tester") as requester:
+        replies = requester.ask("demo", body)
+        next(replies)  # accepted
+        next(replies)  # the first delta: it is decoding
+        os.kill(worker, signal.SIGKILL)
+        final = list(replies)[-1]
+    assert isinstance(final, Final)
+    assert final.completion["usage"]["completion_tokens"] == 120
+    assert children(supervisor(device)) == [agent]
+
+
+def test_a_killed_agent_is_lost_by_its_will_and_then_ready_again(device: Project) -> None:
+    seen = []
+    (agent,) = children(supervisor(device))
+    os.kill(agent, signal.SIGKILL)
+
+    def lost_then_ready() -> bool:
+        seen.append(status(device))
+        return "lost" in seen and seen[-1] == "ready"
+
+    eventually(lost_then_ready)
+    assert "Paris" in answer(device)
+
+
+def test_stop_drains_says_offline_and_leaves_no_process(device: Project) -> None:
+    pid = supervisor(device)
+    device.edgekit("stop", "demo")
+    assert status(device) == "offline"
+    assert not alive(pid)
+    done = device.run("ask", "demo", "Hi")
+    assert done.returncode == 1
+    assert "nobody has subscribed" in done.stderr
+    device.edgekit("push", "demo")
+    assert "Paris" in answer(device)
