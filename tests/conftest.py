@@ -13,12 +13,12 @@ from typing import Any, Protocol
 
 import pytest
 
-from edgekit.builder.files import cache_root
 from edgekit.builder.progress import Progress
 from edgekit.builder.run import BuildRequest, build
 from edgekit.builder.samples import smollm2_gguf
 from edgekit.client.devbroker import embedded_broker
 from edgekit.core.config import BrokerConfig
+from edgekit.data import cache_root
 from tests import tools
 
 

@@ -18,14 +18,6 @@ _SCRATCH = ".making-"
 YOUNG_SECONDS = 60
 
 
-def cache_root() -> Path:
-    """Edgekit's cache folder: `$XDG_CACHE_HOME/edgekit`, else `~/.cache/edgekit` (XDG base
-    directory specification: a relative value counts as unset)."""
-    given = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(given) if given.startswith("/") else Path.home() / ".cache"
-    return base / "edgekit"
-
-
 def hash_file(path: Path) -> str:
     """Sha256 (hex) of a file's bytes."""
     with path.open("rb") as file:

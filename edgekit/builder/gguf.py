@@ -8,7 +8,6 @@ from pathlib import Path
 import msgspec
 
 from edgekit.builder.files import (
-    cache_root,
     list_files,
     matches,
     publish_cached,
@@ -20,6 +19,7 @@ from edgekit.builder.progress import Progress, Report
 from edgekit.builder.source import Found
 from edgekit.builder.spec import FileRecord
 from edgekit.builder.toolchain import ToolchainSource
+from edgekit.data import cache_root
 from edgekit.errors import EdgekitError
 
 DEQUANTISE_DEADLINE_SECONDS = 4 * 3600

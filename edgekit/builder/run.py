@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from edgekit.builder.files import cache_root, hash_file, list_files, record_files
+from edgekit.builder.files import hash_file, list_files, record_files
 from edgekit.builder.gguf import dequantised
 from edgekit.builder.options import PATH_KEYS, parse_options
 from edgekit.builder.process import OFFLINE, Finished, clean_environment
@@ -28,6 +28,7 @@ from edgekit.builder.spec import (
     check_target,
 )
 from edgekit.builder.toolchain import HostToolchain, Toolchain, ToolchainSource
+from edgekit.data import cache_root
 from edgekit.errors import EdgekitError, UsageError
 
 BUILD_DEADLINE_SECONDS = 12 * 3600

@@ -11,10 +11,11 @@ import sys
 import zipfile
 from pathlib import Path
 
-from edgekit.builder.files import cache_root, hash_file, publish_cached, scratch
+from edgekit.builder.files import hash_file, publish_cached, scratch
 from edgekit.builder.process import run
 from edgekit.builder.progress import Progress, Report
 from edgekit.builder.toolchain import pip_environment
+from edgekit.data import cache_root
 from edgekit.errors import EdgekitError, VerificationError
 
 SMOLLM2_REQUIREMENT = (

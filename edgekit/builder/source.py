@@ -8,11 +8,12 @@ from pathlib import Path
 
 import msgspec
 
-from edgekit.builder.files import cache_root, hash_file, scratch
+from edgekit.builder.files import hash_file, scratch
 from edgekit.builder.process import INSIDE, Finished, clean_environment, event, run
 from edgekit.builder.progress import Progress, Report
 from edgekit.builder.spec import Source
 from edgekit.builder.toolchain import ToolchainSource
+from edgekit.data import cache_root
 from edgekit.errors import EdgekitError, UnreachableError, UsageError
 
 FETCH_DEADLINE_SECONDS = 24 * 3600  # tens of GB over a slow link

@@ -19,9 +19,10 @@ from typing import Protocol
 import msgspec
 
 from edgekit import data
-from edgekit.builder.files import Claim, cache_root, hash_file, sync
+from edgekit.builder.files import Claim, hash_file, sync
 from edgekit.builder.process import Finished, run
 from edgekit.builder.progress import Progress, Report
+from edgekit.data import cache_root
 from edgekit.errors import EdgekitError
 
 PYTHON_VERSION = "3.11"

@@ -11,13 +11,13 @@ from typing import Annotated
 import msgspec
 import typer
 
-from edgekit.builder.files import cache_root
 from edgekit.bundle.layers import parse_runtime
 from edgekit.bundle.pack import pack as pack_bundle
 from edgekit.cli import project, render
 from edgekit.cli.options import JsonOption, ProjectOption
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import parse_config
+from edgekit.data import cache_root
 from edgekit.fleet.facts import PLATFORMS
 
 

@@ -12,9 +12,10 @@ import pytest
 
 from edgekit import data
 from edgekit.builder import toolchain
-from edgekit.builder.files import cache_root, hash_file
+from edgekit.builder.files import hash_file
 from edgekit.builder.progress import Progress
 from edgekit.builder.toolchain import HostToolchain, check_machine, find_python, locked_versions
+from edgekit.data import cache_root
 from edgekit.errors import EdgekitError
 
 
