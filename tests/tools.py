@@ -50,6 +50,11 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
+def connect(port: int) -> None:
+    """Connect and let go; OSError when nothing listens."""
+    socket.create_connection(("127.0.0.1", port), timeout=5).close()
+
+
 def wait_for_port(port: int, process: subprocess.Popen[bytes], seconds: float = 10.0) -> None:
     """Wait until something accepts connections, or fail."""
     deadline = time.monotonic() + seconds
@@ -76,7 +81,7 @@ class MosquittoBroker:
         config = self.folder / "mosquitto.conf"
         config.write_text(
             f"listener {self.port} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\n"
-            "persistence false\nmessage_size_limit 1048576\n"
+            "persistence false\nmax_packet_size 1048576\n"
             f"log_dest file {self.folder / 'mosquitto.log'}\n"
         )
         if os.geteuid() == 0:

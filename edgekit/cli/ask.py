@@ -9,8 +9,9 @@ import typer
 
 from edgekit.cli import project, render
 from edgekit.cli.options import JsonOption, ProjectOption
-from edgekit.client.requester import DEFAULT_EXPIRY_SECONDS, Accepted, Delta, Final, Requester
-from edgekit.client.requester import devices as find_devices
+from edgekit.client import Accepted, Delta, Final, Requester
+from edgekit.client import devices as find_devices
+from edgekit.client.requester import DEFAULT_EXPIRY_SECONDS
 from edgekit.core.config import BrokerConfig
 from edgekit.errors import UsageError
 

@@ -12,8 +12,6 @@ import edgekit
 from edgekit.cli import ask, broker, build, bundle, demo, fleet, project, render
 from edgekit.errors import EdgekitError
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -72,9 +70,6 @@ def main() -> None:
     except EdgekitError as error:
         render.err.print(f"edgekit: {error}", markup=False)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        render.err.print("edgekit: interrupted", markup=False)
-        sys.exit(INTERRUPTED)
     except BrokenPipeError:
         # The reader of our output went away, as `| head` does; nothing is left to say.
         sys.stderr.close()

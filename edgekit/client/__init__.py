@@ -1,0 +1,5 @@
+"""Prompts from Python: `Requester` and what it yields."""
+
+from edgekit.client.requester import Accepted, Delta, Final, Reply, Requester, devices
+
+__all__ = ["Accepted", "Delta", "Final", "Reply", "Requester", "devices"]

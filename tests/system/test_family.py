@@ -9,7 +9,7 @@ import pytest
 
 from edgekit.builder.progress import Progress
 from edgekit.builder.toolchain import HostToolchain
-from edgekit.client.requester import Delta, Final, Requester
+from edgekit.client import Delta, Final, Requester
 from tests import tools
 from tests.conftest import make_project
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.client.requester import Final, Requester, devices
+from edgekit.client import Final, Requester, devices
 from tests import tools
 from tests.conftest import Project, make_project
 from tests.tools import MosquittoBroker

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from edgekit.client.requester import Accepted, Delta, Final, Requester, devices
+from edgekit.client import Accepted, Delta, Final, Requester, devices
 from edgekit.core.wire import ProtocolError
 from tests.conftest import Project
 

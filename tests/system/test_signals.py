@@ -1,0 +1,108 @@
+"""Ctrl-C and SIGTERM: nothing is left half-made, and nothing that was promised is dropped."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from edgekit.client import Accepted, Final, Requester, devices
+from edgekit.core.config import BrokerConfig
+from tests import tools
+from tests.conftest import Project, make_project
+
+pytestmark = pytest.mark.timeout(120)
+STORY = {"messages": [{"role": "user", "content": "Tell me a long story."}]}
+
+
+def start(project: Project, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "edgekit", *arguments],
+        cwd=project.folder,
+        env=project.env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def status(project: Project) -> str:
+    return str(devices(project.broker, "tester")["demo"]["status"]["state"])
+
+
+def wait_for(project: Project, state: str) -> None:
+    deadline = time.monotonic() + 20
+    while status(project) != state:
+        assert time.monotonic() < deadline, f"the device is not {state}"
+
+
+def test_ctrl_c_in_ask_cancels_the_prompt_on_the_device(device: Project) -> None:
+    asking = start(device, "ask", "demo", "Tell me a long story.", "--max-tokens", "900")
+    assert asking.stdout is not None
+    assert asking.stdout.read(1)
+    asking.send_signal(signal.SIGINT)
+    _, errors = asking.communicate(timeout=10)
+    assert asking.returncode == 130
+    assert "Traceback" not in errors
+    wait_for(device, "ready")
+
+
+def test_sigterm_lets_the_running_answer_end_and_refuses_what_waits(
+    smollm2: Path, tmp_path: Path
+) -> None:
+    with tools.mosquitto(tmp_path) as broker:
+        project = make_project(tmp_path / "project", broker.port, smollm2)
+        project.edgekit("push", "demo")
+        with Requester(project.broker, "tester") as requester:
+            replies = requester.ask("demo", STORY | {"max_tokens": 150})
+            assert isinstance(next(replies), Accepted)
+            next(replies)
+            stopping = threading.Thread(target=project.edgekit, args=("stop", "demo"))
+            stopping.start()
+            final = list(replies)[-1]
+            stopping.join(60)
+        assert isinstance(final, Final)
+        assert final.finish_reason == "length"
+        assert final.completion["usage"]["completion_tokens"] == 150
+        assert status(project) == "offline"
+
+
+def test_broker_run_serves_until_ctrl_c(tmp_path: Path) -> None:
+    port = tools.free_port()
+    project = Project(tmp_path, port)
+    running = start(project, "broker", "run", "--port", str(port))
+    assert running.stdout is not None
+    assert str(port) in running.stdout.readline()
+    assert devices(BrokerConfig("127.0.0.1", port), "tester") == {}
+    taken = project.run("broker", "run", "--port", str(port))
+    assert taken.returncode == 1
+    assert "--port" in taken.stderr
+    running.send_signal(signal.SIGINT)
+    _, errors = running.communicate(timeout=10)
+    assert "Traceback" not in errors
+    with pytest.raises(ConnectionRefusedError):
+        tools.connect(port)
+
+
+def test_ctrl_c_in_push_leaves_no_half_made_release(smollm2: Path, tmp_path: Path) -> None:
+    with tools.mosquitto(tmp_path) as broker:
+        project = make_project(tmp_path / "project", broker.port, smollm2)
+        pushing = start(project, "push", "demo")
+        deadline = time.monotonic() + 20
+        while not (project.root() / "blobs").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        pushing.send_signal(signal.SIGINT)
+        _, errors = pushing.communicate(timeout=30)
+        assert pushing.returncode == 130
+        assert "Traceback" not in errors
+        releases = project.root() / "releases"
+        assert not releases.exists() or not list(releases.iterdir())
+        project.edgekit("push", "demo")
+        assert "Paris" in project.edgekit("ask", "demo", "What is the capital of France?")
+        project.edgekit("stop", "demo")
