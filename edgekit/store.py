@@ -99,23 +99,23 @@ class BlobStore:
         return data
 
     def verify(self, digest: Digest) -> None:
-        """Hash a blob where it lies; a corrupt one is removed so that it can be fetched again.
+        """Hash a blob where it lies.
 
         Raises:
             VerificationError: missing or corrupt.
         """
         if not self.has(digest):
             raise VerificationError(f"blob {digest.short} is missing from {self.root}")
-        try:
-            self._check(Digest.of(read_chunks(self.path(digest))), digest)
-        except VerificationError:
-            self.path(digest).unlink()
-            raise
+        self._check(Digest.of(read_chunks(self.path(digest))), digest)
+
+    def remove(self, digest: Digest) -> None:
+        """Forget a blob, so that it can be fetched again; nothing happens when it is not there."""
+        self.path(digest).unlink(missing_ok=True)
 
     def put(self, data: bytes) -> Digest:
-        """Publish bytes under their digest."""
+        """Publish bytes under their digest, over a damaged blob of that name as well."""
         digest = Digest.of(data)
-        if not self.has(digest, len(data)):
+        if not self.has(digest, len(data)) or self.path(digest).read_bytes() != data:
             publish(self.path(digest), data, 0o444)
         return digest
 
@@ -143,6 +143,7 @@ class BlobStore:
         """Publish a finished transfer: hash the `.part`, fsync, rename.
 
         A part that does not verify is removed: its bytes are of no use to a later transfer.
+        Nothing happens when the part is gone and the blob is there: it was adopted before.
 
         Raises:
             EdgekitError: the part is missing or has fewer than `size` bytes (it stays).
@@ -150,6 +151,8 @@ class BlobStore:
         """
         part = self.part_path(digest)
         have = part.stat().st_size if part.exists() else 0
+        if not have and self.has(digest, size):
+            return
         if have < size:
             raise EdgekitError(
                 f"the transfer of {digest.short} is incomplete", f"{have} of {size} bytes"

@@ -11,7 +11,7 @@ import typer
 from edgekit.bundle.layers import bootstrap
 from edgekit.cli import project, render
 from edgekit.cli.options import JsonOption, ProjectOption
-from edgekit.core.config import AgentConfig
+from edgekit.core.config import AgentConfig, BrokerConfig
 from edgekit.errors import EdgekitError, PartialError, UsageError
 from edgekit.fleet import drive, inventory
 from edgekit.fleet.drive import DeviceDriver, Pushed
@@ -61,7 +61,7 @@ def push(
                         driver,
                         pinned,
                         here.store,
-                        AgentConfig(name, here.broker, fleet.devices[name].threads),
+                        _agent_config(name, fleet.devices[name], here.broker),
                         lambda runtime: bootstrap(here.store, pinned.manifest, runtime),
                         lambda event: bar(event.step, event.sent, event.total),
                     )
@@ -80,6 +80,10 @@ def push(
     if failed:
         message = f"{len(failed)} of {len(names)} devices failed: {', '.join(failed)}"
         raise PartialError(message) if done else EdgekitError(message)
+
+
+def _agent_config(name: str, device: inventory.Device, broker: BrokerConfig) -> AgentConfig:
+    return AgentConfig(name, broker, threads=device.threads, trial_seconds=device.trial_seconds)
 
 
 def _line(result: Pushed) -> str:

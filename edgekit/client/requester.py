@@ -18,7 +18,6 @@ from edgekit.mqtt import NO_MATCHING_SUBSCRIBERS, MqttClient
 
 ACCEPT_SECONDS = 15.0  # to the first reply
 PUBACK_SECONDS = 10.0
-STALL_SECONDS = 120.0  # between two replies to an accepted prompt: a long prefill sends nothing
 DEFAULT_EXPIRY_SECONDS = 300
 RETAINED_SECONDS = 0.5  # how long retained messages are collected
 
@@ -127,10 +126,11 @@ class Requester:
         try:
             self._send(device, body, prompt_id, correlation, expiry_seconds)
             deadline = time.monotonic() + expiry_seconds
-            patience = ACCEPT_SECONDS
+            patience = min(ACCEPT_SECONDS, expiry_seconds)
             while True:
-                message = self._next(device, inbox, min(patience, deadline - time.monotonic()))
-                patience = STALL_SECONDS
+                message = self._next(device, inbox, patience)
+                # Once accepted, only the deadline counts: others may come first.
+                patience = deadline - time.monotonic()
                 reply = _read(message)
                 finished = isinstance(reply, Final)
                 yield reply
@@ -179,7 +179,7 @@ class Requester:
         try:
             return inbox.get(timeout=max(patience, 0.01))
         except queue.Empty:
-            raise _nobody(device, f"no reply within {patience:.0f} s") from None
+            raise _nobody(device, f"no reply for {max(patience, 0):.0f} s") from None
 
     def _received(self, message: wire.Inbound) -> None:
         inbox = self._waiting.get(message.correlation)

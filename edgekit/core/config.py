@@ -9,6 +9,7 @@ import msgspec
 
 from edgekit.errors import UsageError
 
+TRIAL_SECONDS = 120.0  # from the start of the agent to its first answer, model load included
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
 
 
@@ -53,8 +54,11 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threads: int = 0  # of the model worker; 0 takes every CPU this process may use
     queue_limit: int = 8  # prompts waiting, not counting the one that runs
     drain_seconds: float = 30.0  # how long SIGTERM lets the running prompt go on
+    trial_seconds: float = TRIAL_SECONDS  # for a new release to answer, before the old one is back
 
     def __post_init__(self) -> None:
+        if self.trial_seconds <= 0:
+            raise ValueError("trial_seconds must be above 0")
         if not NAME.match(self.device):
             raise ValueError(f"device {self.device!r} is not a name")
 

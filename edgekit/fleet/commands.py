@@ -18,19 +18,12 @@ def probe(python: str, root: str) -> Argv:
     return (python, "-", root)
 
 
-def receive_bootstrap(root: str, name: str) -> Argv:
-    """Unpack a plain tar from standard input as `root/bootstrap-<name>` and link it.
+def receive_bootstrap(facts: Facts, script: str, name: str) -> Argv:
+    """Unpack a tar from standard input as `root/bootstrap-<name>` and link it.
 
-    The only thing that needs `sh` and `tar`. The folder is renamed when whole, the link replaced
-    by rename, so a first contact that breaks off leaves nothing that is used.
+    The script is `receive.py`, passed as an argument because standard input has the tar.
     """
-    script = (
-        'set -e; umask 077; mkdir -p "$1"; cd "$1"; rm -rf "bootstrap-$2.part"; '
-        'mkdir "bootstrap-$2.part"; tar -x -f - -C "bootstrap-$2.part"; '
-        'rm -rf "bootstrap-$2"; mv "bootstrap-$2.part" "bootstrap-$2"; '
-        'ln -s "bootstrap-$2" "bootstrap.$$"; mv -T "bootstrap.$$" bootstrap'
-    )
-    return ("sh", "-c", script, "sh", root, name)
+    return (facts.executable, "-c", script, facts.root, name)
 
 
 def agent(facts: Facts, *arguments: str) -> Argv:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ import msgspec
 from edgekit.core.config import AgentConfig
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import Descriptor, parse_config
-from edgekit.errors import EdgekitError, UnreachableError, UsageError, VerificationError
+from edgekit.errors import EdgekitError, UsageError, VerificationError
 from edgekit.fleet import commands
-from edgekit.fleet.facts import PROBE, Facts, parse_facts
+from edgekit.fleet.facts import PROBE, RECEIVE, Facts, parse_facts
 from edgekit.fleet.inventory import Device
 from edgekit.fleet.plan import Offer, check_fit
 from edgekit.fleet.remote import LocalRemote, Remote, SshRemote
@@ -22,8 +23,9 @@ from edgekit.store import BlobStore
 from edgekit.trust import PinnedManifest
 
 STAGE_SECONDS = 1800.0  # hashing and unpacking from a slow SD card
-ACTIVATE_SECONDS = 300.0  # drain of the old, trial of the new and, if need be, the old again
+ACTIVATE_SECONDS = 300.0  # drain of the old and, if need be, the old again; the trial comes on top
 ADOPT_SECONDS = 600.0
+ROUNDS = 2  # of transfer and verification: what is found damaged is dropped there and sent anew
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -35,6 +37,14 @@ class Event(msgspec.Struct, frozen=True):
 
 
 Report = Callable[[Event], None]
+
+
+class NoAgentError(EdgekitError):
+    """The agent there does not run: its answer is none of an agent."""
+
+
+class OwnStoreError(VerificationError):
+    """The damage is in the controller's store: sending it again is no use."""
 
 
 class Pushed(msgspec.Struct, frozen=True):
@@ -100,9 +110,10 @@ class DeviceDriver:
         try:
             answer: dict[str, Any] = msgspec.json.decode(done.stdout)
         except msgspec.MsgspecError:
-            raise EdgekitError(
+            raise NoAgentError(
                 f"{self.name}: `agent {arguments[0]}` ended with {done.code}",
                 done.stderr.decode("utf-8", "replace").strip()[-500:],
+                "push again: a push brings an agent of its own",
             ) from None
         if done.code != 0:
             kinds: tuple[type[EdgekitError], ...] = (VerificationError, UsageError, EdgekitError)
@@ -116,21 +127,34 @@ class DeviceDriver:
 
     def bootstrap(self, name: str, tar: bytes) -> None:
         """First contact: give the device enough of the agent to stage with."""
-        argv = commands.receive_bootstrap(self.facts.root, name)
+        argv = commands.receive_bootstrap(self.facts, RECEIVE.read_text("utf-8"), name)
         done = self._remote.run(argv, tar, seconds=ADOPT_SECONDS)
         if done.code != 0:
             raise EdgekitError(
                 f"{self.name}: first contact failed",
                 done.stderr.decode("utf-8", "replace").strip()[-300:],
-                "the device needs sh, tar and python3, and a writable root",
+                "the device needs a shell, python3 and a writable root",
             )
-        self.facts = self._probe()
+        self.facts = msgspec.structs.replace(self._probe(), current="")
+
+    def offer(self, pinned: PinnedManifest) -> Offer:
+        """Give the device a manifest; what it lacks.
+
+        Raises:
+            NoAgentError: its agent does not run.
+            EdgekitError: its disk is too small, or another push is at work.
+        """
+        answer = self.call("stage", pinned.digest, "--offer", stdin=pinned.data)
+        return msgspec.convert(answer, Offer)
 
     def send(self, offer: Offer, store: BlobStore, report: Report) -> int:
         """Transfer the missing blobs; each is hashed by the device and published there.
 
         Returns:
             Bytes sent.
+
+        Raises:
+            VerificationError: what arrived is not the blob; the device has dropped it.
         """
         sent, total = 0, offer.bytes_to_send
 
@@ -140,10 +164,44 @@ class DeviceDriver:
             report(Event("transfer", sent, total))
 
         for digest, blob in offer.in_order():
-            target = commands.part_path(self.facts, digest.hex)
-            self._remote.append(store.path(digest), target, blob.have, progress)
-            self.call("stage", digest, "--adopt", str(blob.size), seconds=ADOPT_SECONDS)
+            if not store.has(digest, blob.size):
+                raise OwnStoreError(
+                    f"blob {digest.short} is missing from this project's own store",
+                    next_step="pack the model again",
+                )
+            try:
+                self._send_blob(store, digest, blob.size, blob.have, progress)
+            except VerificationError:
+                _check_own(store, digest)
+                if not blob.have:
+                    raise
+                # What an earlier transfer had left was damaged.
+                self._send_blob(store, digest, blob.size, 0, progress)
         return sent
+
+    def _send_blob(
+        self,
+        store: BlobStore,
+        digest: Digest,
+        size: int,
+        have: int,
+        progress: Callable[[int], None],
+    ) -> None:
+        target = commands.part_path(self.facts, digest.hex)
+        self._remote.append(store.path(digest), target, have, progress)
+        self.call("stage", digest, "--adopt", str(size), seconds=ADOPT_SECONDS)
+
+
+def _check_own(store: BlobStore, digest: Digest) -> None:
+    """Raises: OwnStoreError when it is the controller's own blob that is damaged."""
+    try:
+        store.verify(digest)
+    except VerificationError as error:
+        raise OwnStoreError(
+            f"{error.what}, in this project's own store",
+            error.why,
+            "pack the model again; the device has not used it",
+        ) from None
 
 
 def push(
@@ -170,46 +228,69 @@ def push(
     began = time.monotonic()
     bundle = parse_config(store.read(Digest.parse(pinned.manifest.config.digest)))
     runtime = check_fit(driver.facts, pinned.manifest, bundle)
+
+    def first_contact() -> None:
+        for layer in (pinned.manifest.agent, runtime):
+            _check_own(store, Digest.parse(layer.digest))  # it becomes code that runs there
+        report(Event("first contact"))
+        driver.bootstrap(*make_bootstrap(runtime))
+
     if not driver.facts.current:
-        name, tar = make_bootstrap(runtime)
-        if driver.facts.bootstrap != f"bootstrap-{name}":
-            report(Event("first contact"))
-            driver.bootstrap(name, tar)
+        first_contact()
     report(Event("compare"))
-    answer = driver.call("stage", pinned.digest, "--offer", stdin=pinned.data)
-    offer = msgspec.convert(answer, Offer)
-    transfer_began = time.monotonic()
     try:
-        sent = driver.send(offer, store, report)
-    except VerificationError:
-        # A transfer that was continued over a damaged part: the device has dropped it.
-        offer = msgspec.convert(
-            driver.call("stage", pinned.digest, "--offer", stdin=pinned.data), Offer
-        )
-        sent = driver.send(offer, store, report)
-    transfer_seconds = time.monotonic() - transfer_began
-    report(Event("stage"))
-    driver.call("stage", pinned.digest, seconds=STAGE_SECONDS)
+        offer = driver.offer(pinned)
+    except NoAgentError:
+        first_contact()
+        offer = driver.offer(pinned)
+    sent = _fill(driver, pinned, offer, store, report)
     report(Event("activate"))
     verdict = driver.call(
         *("activate", pinned.digest, "--config", "-"),
         stdin=msgspec.toml.encode(config),
-        seconds=ACTIVATE_SECONDS,
+        seconds=ACTIVATE_SECONDS + config.trial_seconds,
     )
     return Pushed(
         device=driver.name,
         release=pinned.digest,
         changed=bool(verdict["changed"]),
-        blobs_sent=len(offer.missing),
-        bytes_sent=sent,
-        transfer_seconds=transfer_seconds,
+        blobs_sent=sent.blobs,
+        bytes_sent=sent.bytes,
+        transfer_seconds=sent.seconds,
         seconds=time.monotonic() - began,
     )
+
+
+@dataclass
+class _Sent:
+    blobs: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+
+
+def _fill(
+    driver: DeviceDriver, pinned: PinnedManifest, offer: Offer, store: BlobStore, report: Report
+) -> _Sent:
+    """Transfer and stage until every blob verifies there, at most `ROUNDS` times."""
+    sent = _Sent()
+    for left in reversed(range(ROUNDS)):
+        began = time.monotonic()
+        try:
+            sent.bytes += driver.send(offer, store, report)
+            sent.blobs += len(offer.missing)
+            sent.seconds += time.monotonic() - began
+            report(Event("stage"))
+            driver.call("stage", pinned.digest, seconds=STAGE_SECONDS)
+            break
+        except OwnStoreError:
+            raise
+        except VerificationError:
+            if not left:
+                raise
+            offer = driver.offer(pinned)
+    return sent
 
 
 def default_root(device: Device, local_folder: Path | None) -> str:
     """ROOT on the device: from `fleet.toml`, for a local device its folder, else the default."""
     return device.root or (str(local_folder) if local_folder else "")
-
-
-__all__ = ["DeviceDriver", "Event", "Pushed", "UnreachableError", "connect", "default_root", "push"]

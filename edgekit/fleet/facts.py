@@ -9,6 +9,7 @@ import msgspec
 from edgekit.errors import EdgekitError
 
 PROBE = Path(__file__).with_name("probe.py")
+RECEIVE = Path(__file__).with_name("receive.py")
 PLATFORMS = {"x86_64": "linux/amd64", "aarch64": "linux/arm64"}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from edgekit.core.config import check_name
+from edgekit.core.config import TRIAL_SECONDS, check_name
 from edgekit.errors import UsageError
 
 
@@ -23,6 +23,9 @@ class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     python: str = "python3"
     tags: list[str] = []
     threads: int = 0
+    trial_seconds: float = (
+        TRIAL_SECONDS  # for a new release to load and answer, before it goes back
+    )
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

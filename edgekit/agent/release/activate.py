@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
+from edgekit.agent.release import lease
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.state import Releases
 from edgekit.agent.release.supervise import (
     POLL_SECONDS,
     STOP_MARGIN_SECONDS,
-    TRIAL_SECONDS,
     Supervisor,
+    go_back,
     log_tail,
+    record_failure,
 )
 from edgekit.core.config import parse_agent_config
 from edgekit.core.digest import Digest
@@ -26,7 +29,9 @@ def activate(
     """Make a staged release the running one; returns once it has answered.
 
     The old release answers until the new one is whole and verified, and is back when the new one
-    does not answer in time.
+    does not answer in time. `previous` is always a release that was good, other than `current`.
+    The links move before the configuration does, so that being killed in between never leaves the
+    old release under a configuration that nobody tried.
 
     Args:
         root: the device.
@@ -44,51 +49,88 @@ def activate(
     config = old_config if config is None else config
     if config is None:
         raise EdgekitError("this device has no agent.toml", next_step="push to it")
-    parse_agent_config(config)
+    trial_seconds = parse_agent_config(config).trial_seconds
     current = root.linked(root.current)
-    known = releases.get(digest)
+    good = current is not None and _is_good(releases, current)
     if (
         current == digest
-        and known is not None
-        and known.state == ReleaseState.GOOD
+        and good
         and config == old_config
         and supervisor.pid() is not None
         and root.ready_file.exists()
     ):
-        return {"release": digest, "state": known.state, "changed": False}
+        lease.release(root)
+        return {"release": digest, "state": ReleaseState.GOOD, "changed": False}
     supervisor.stop()
+    root.ready_file.unlink(missing_ok=True)
+    if good and old_config is not None and current == digest:
+        publish(root.good_config, old_config, 0o600)
+    else:
+        root.good_config.unlink(missing_ok=True)
     releases.move(digest, ReleaseEvent.ACTIVATE)
-    if old_config is not None:
+    if good and old_config is not None and current != digest:
         publish(root.previous_config, old_config, 0o600)
-    publish(root.agent_config, config, 0o600)
-    if current is not None:
-        # With a new configuration alone there is something to go back to as well: the same
-        # release under the old one.
         replace_link(root.previous, str(root.current.readlink()))
     replace_link(root.current, f"releases/{digest.hex}")
-    root.ready_file.unlink(missing_ok=True)
-    supervisor.start()
-    return _verdict(root, digest, releases)
+    publish(root.agent_config, config, 0o600)
+    verdict = _verdict(root, digest, supervisor, trial_seconds)
+    lease.release(root)
+    return verdict
 
 
-def _verdict(root: Root, digest: Digest, releases: Releases) -> dict[str, object]:
-    """Wait for the supervisor's judgement."""
-    deadline = time.monotonic() + TRIAL_SECONDS + 2 * STOP_MARGIN_SECONDS
+def _is_good(releases: Releases, digest: Digest) -> bool:
+    known = releases.get(digest)
+    return known is not None and known.state == ReleaseState.GOOD
+
+
+def _verdict(
+    root: Root, digest: Digest, supervisor: Supervisor, trial_seconds: float
+) -> dict[str, object]:
+    """Wait for the supervisor's judgement, and for the old release when it is back."""
+    releases = Releases(root.path)
+    deadline = time.monotonic() + trial_seconds + 2 * STOP_MARGIN_SECONDS
     while time.monotonic() < deadline:
         release = releases.get(digest)
         assert release is not None
         if release.reason:
-            back = root.linked(root.current)
-            failed = "its new configuration" if back == digest else "it"
+            failed = "its new configuration" if release.state == ReleaseState.GOOD else "it"
             raise EdgekitError(
                 f"release {digest.short} failed its trial and {failed} is not used",
                 release.reason,
-                f"{back.short} runs as before" if back else "nothing runs on the device now",
+                _what_runs(root, trial_seconds),
             )
         if release.state == ReleaseState.GOOD:
             return {"release": digest, "state": release.state, "changed": True}
+        if supervisor.pid() is None:  # not started yet, or killed: the next one counts that
+            _start(root, digest, supervisor)
         time.sleep(POLL_SECONDS)
     raise EdgekitError(f"release {digest.short} got no verdict", log_tail(root))
+
+
+def _start(root: Root, digest: Digest, supervisor: Supervisor) -> None:
+    """Start the supervisor; one that cannot even start is a failed trial, judged here."""
+    try:
+        supervisor.start()
+    except EdgekitError as error:
+        release = Releases(root.path).get(digest)
+        if release is not None and release.state == ReleaseState.TRIAL:
+            record_failure(root, digest, f"{error.what}: {error.why}")
+            if go_back(root, digest):
+                with suppress(EdgekitError):
+                    supervisor.start()
+
+
+def _what_runs(root: Root, seconds: float) -> str:
+    """Give the release that is back the time to answer again; says what to expect."""
+    back = root.linked(root.current)
+    if back is None:
+        return "nothing runs on the device now"
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if root.ready_file.exists():
+            return f"{back.short} answers again, as before"
+        time.sleep(POLL_SECONDS)
+    return f"{back.short} is started again and does not answer yet"
 
 
 def rollback(root: Root, supervisor: Supervisor) -> dict[str, object]:

@@ -36,6 +36,11 @@ class Root:
         return self.path / "etc" / "agent.toml.previous"
 
     @property
+    def good_config(self) -> Path:
+        """The `agent.toml` that `current` was good with, while only a new one is on trial."""
+        return self.path / "etc" / "agent.toml.good"
+
+    @property
     def current(self) -> Path:
         """Link to the release that runs."""
         return self.path / "current"
@@ -59,6 +64,11 @@ class Root:
     def pid_file(self) -> Path:
         """Locked by the supervisor while it lives."""
         return self.path / "run" / "supervisor.pid"
+
+    @property
+    def lease_file(self) -> Path:
+        """Names the push that is at work."""
+        return self.path / "run" / "push.lease"
 
     @property
     def log_file(self) -> Path:

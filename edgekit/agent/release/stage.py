@@ -8,6 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from edgekit.agent.release.lease import claim
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.state import Releases
 from edgekit.agent.release.unpack import sync_file_system, unpack
@@ -30,8 +31,9 @@ def offer(root: Root, pinned: PinnedManifest) -> dict[str, object]:
 
     Raises:
         VerificationError: this device has no runtime in the bundle.
-        EdgekitError: the disk is too small.
+        EdgekitError: the disk is too small, or another push is at work.
     """
+    claim(root)
     wanted = for_this_device(pinned.manifest)
     store = root.store
     missing: list[dict[str, object]] = []
@@ -70,19 +72,30 @@ def stage(root: Root, digest: Digest) -> Path:
     """Hash every blob where it lies, then publish the release folder by rename.
 
     Raises:
-        VerificationError: a blob is missing or corrupt; corrupt ones are removed.
+        VerificationError: a blob is missing or corrupt; corrupt ones are removed, to be sent again.
     """
     store = root.store
     pinned = pin(store.read(digest), digest)
-    wanted = for_this_device(pinned.manifest)
-    for descriptor in wanted:
+    problems = []
+    for descriptor in for_this_device(pinned.manifest):
         blob = Digest.parse(descriptor.digest)
-        store.verify(blob)
-        if not store.has(blob, descriptor.size):
-            raise VerificationError(f"blob {blob.short} has another size than the manifest says")
+        try:
+            store.verify(blob)
+        except VerificationError as error:
+            store.remove(blob)
+            problems.append(error)
+        else:
+            if not store.has(blob, descriptor.size):
+                raise VerificationError(
+                    f"blob {blob.short} has another size than the manifest says"
+                )
+    if problems:
+        raise problems[0]
     config = parse_config(store.read(Digest.parse(pinned.manifest.config.digest)))
     target = root.release(digest)
-    if not target.exists():
+    if target.exists():
+        _relink(root, pinned.manifest, target)
+    else:
         _assemble(root, pinned.manifest, target)
     Releases(root.path).stage(digest, config.name, config.version)
     return target
@@ -109,6 +122,21 @@ def _assemble(root: Root, manifest: Manifest, target: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     fsync_folder(target.parent)
+
+
+def _relink(root: Root, manifest: Manifest, release: Path) -> None:
+    """Give a release the verified blobs again: one that was damaged has been sent anew.
+
+    By rename, file by file; a model that runs keeps what it has mapped.
+    """
+    for file in manifest.model_files:
+        blob, place = root.store.path(Digest.parse(file.digest)), release / "model" / file.title
+        if not place.exists() or not place.samefile(blob):
+            temporary = place.with_name(f".{place.name}.tmp")
+            temporary.unlink(missing_ok=True)
+            os.link(blob, temporary)
+            temporary.replace(place)
+            fsync_folder(place.parent)
 
 
 def _tree(root: Root, layer: Digest) -> Path:

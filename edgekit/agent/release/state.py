@@ -67,10 +67,10 @@ class Releases:
         return next((r for r in self.all() if r.digest == digest), None)
 
     def stage(self, digest: Digest, name: str, version: str) -> None:
-        """Record a staged release; one that is good stays good."""
+        """Record a staged release; one that is good stays good, a trial goes on."""
         known = self.get(digest)
         state = after(ReleaseState(known.state) if known else None, ReleaseEvent.STAGE)
-        if known and known.state == state:
+        if known and known.state in (state, ReleaseState.TRIAL):
             return
         with self._open() as db:
             db.execute(

@@ -7,13 +7,17 @@ on the device and outlives the push: the agent becomes ready within the deadline
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from contextlib import suppress
+from functools import partial
+from pathlib import Path
 from typing import NoReturn, Protocol, TextIO
 
 from edgekit.agent.release.root import Root
@@ -24,12 +28,16 @@ from edgekit.core.release import ReleaseEvent, ReleaseState
 from edgekit.errors import EdgekitError
 from edgekit.store import fsync_folder, replace_link
 
-TRIAL_SECONDS = 120.0  # from the start of the agent to its first answer, model load included
 POLL_SECONDS = 0.05
 STOP_MARGIN_SECONDS = 10.0  # beyond the agent's own drain time
 BACKOFF_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 STEADY_SECONDS = 60.0  # an agent that lived this long starts again without delay
+LOCK_SECONDS = 2.0  # somebody who looks at the pid file holds its lock for an instant
 LOG_BYTES = 1 << 20
+LOG_CHECK_SECONDS = 60.0
+LOCK_VARIABLE = "EDGEKIT_SUPERVISOR_LOCK"  # the descriptor that a supervisor hands its successor
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+PR_SET_PDEATHSIG = 1  # prctl(2)
 MAX_TRIAL_STARTS = 1
 LOG_TAIL_LINES = 5
 
@@ -83,7 +91,8 @@ class Detached:
         pid = self.pid()
         if pid is None:
             return
-        os.kill(pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + _drain_seconds(self._root) + 2 * STOP_MARGIN_SECONDS
         while self.pid() == pid:
             if time.monotonic() > deadline:
@@ -142,46 +151,63 @@ class Watch:
     def run(self) -> None:
         """Supervise `current` until SIGTERM, or until a failed trial leaves nothing to run."""
         lock = _lock(self._root)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in STOP_SIGNALS:
             signal.signal(number, self._stop)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         digest = self._root.linked(self._root.current)
         if digest is None:
             return
         release = self._releases.get(digest)
-        if release is not None and release.state == ReleaseState.TRIAL:
+        state = release.state if release is not None else None
+        if state == ReleaseState.TRIAL:
             self._trial(digest, lock)
-        self._keep_running()
+        elif state == ReleaseState.BAD or self._root.good_config.exists():
+            self._return(digest, lock)  # a supervisor before this one was killed on its way back
+        if not self._stopping:
+            self._keep_running()
+        self._end_child()
 
     def _trial(self, digest: Digest, lock: TextIO) -> None:
         if self._releases.count_try(digest) > MAX_TRIAL_STARTS:
             self._go_back(digest, "the device or its supervisor went down during the trial", lock)
+        seconds = _config(self._root).trial_seconds
         child = self._spawn()
-        deadline = time.monotonic() + TRIAL_SECONDS
+        deadline = time.monotonic() + seconds
         while not self._stopping:
             if self._root.ready_file.exists():
+                self._root.good_config.unlink(missing_ok=True)
                 self._releases.move(digest, ReleaseEvent.ANSWERED)
                 return
             if child.poll() is not None:
                 self._go_back(digest, f"the agent ended: {log_tail(self._root)}", lock)
             if time.monotonic() > deadline:
                 self._end_child()
-                reason = f"no answer within {TRIAL_SECONDS:g} s: {log_tail(self._root)}"
+                reason = f"no answer within {seconds:g} s: {log_tail(self._root)}"
                 self._go_back(digest, reason, lock)
             time.sleep(POLL_SECONDS)
 
     def _go_back(self, digest: Digest, reason: str, lock: TextIO) -> NoReturn:
-        """Make `previous` current again and become its supervisor."""
+        """End a trial that failed; first on record, so that whoever is killed here is continued."""
         _say(f"release {digest.short} failed its trial: {reason}")
-        same = self._root.linked(self._root.previous) == digest
-        event = ReleaseEvent.RESTORED if same else ReleaseEvent.FAILED
-        self._releases.move(digest, event, reason)
-        if not go_back(self._root):
+        record_failure(self._root, digest, reason)
+        self._return(digest, lock)
+
+    def _return(self, digest: Digest, lock: TextIO) -> NoReturn:
+        """Make what was good current again and become its supervisor."""
+        if not go_back(self._root, digest):
             raise SystemExit(1)
-        lock.close()
+        # The lock passes on without a gap, and a SIGTERM waits: a stop must not miss the successor.
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        if self._stopping:
+            raise SystemExit(0)
+        os.set_inheritable(lock.fileno(), True)
         environment = self._root.environment(self._root.current.resolve())
+        environment[LOCK_VARIABLE] = str(lock.fileno())
         os.execve(sys.executable, _command(self._root, "supervise"), environment)  # noqa: S606  no shell is wanted
 
     def _keep_running(self) -> None:
+        signal.signal(signal.SIGALRM, lambda *_: rotate(self._root.log_file))
+        signal.setitimer(signal.ITIMER_REAL, LOG_CHECK_SECONDS, LOG_CHECK_SECONDS)
         failures = 0
         while not self._stopping:
             started = time.monotonic()
@@ -195,14 +221,20 @@ class Watch:
             delay = BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS) - 1)]
             failures += 1
             _say(f"the agent ended with {code}; it starts again in {delay:g} s")
-            self._rotate_log()
+            rotate(self._root.log_file)
             until = time.monotonic() + delay
             while not self._stopping and time.monotonic() < until:
                 time.sleep(POLL_SECONDS)
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         self._root.ready_file.unlink(missing_ok=True)
-        self._child = subprocess.Popen(_command(self._root, "serve"), stdin=subprocess.DEVNULL)
+        self._child = subprocess.Popen(
+            _command(self._root, "serve"),
+            stdin=subprocess.DEVNULL,
+            preexec_fn=partial(_die_with_parent, os.getpid()),  # noqa: PLW1509  this process has one thread
+        )
+        if self._stopping:  # the signal came before there was a child to pass it to
+            self._child.terminate()
         return self._child
 
     def _stop(self, *_: object) -> None:
@@ -213,42 +245,69 @@ class Watch:
     def _end_child(self) -> None:
         if self._child is None:
             return
-        self._child.terminate()
+        if self._child.poll() is None:
+            self._child.terminate()
         try:
             self._child.wait(_drain_seconds(self._root) + STOP_MARGIN_SECONDS)
         except subprocess.TimeoutExpired:
             self._child.kill()
             self._child.wait()
 
-    def _rotate_log(self) -> None:
-        log = self._root.log_file
-        if log.exists() and log.stat().st_size > LOG_BYTES:
-            log.replace(log.with_suffix(".log.1"))
-            with log.open("a") as fresh:
-                os.dup2(fresh.fileno(), 1)
-                os.dup2(fresh.fileno(), 2)
+
+def _die_with_parent(parent: int) -> None:
+    """An agent whose supervisor is killed must not stay behind and fight with the next one."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it was killed before this was set
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
-def go_back(root: Root) -> bool:
-    """Point `current` at `previous`, configuration included; False when there is none."""
-    target = root.previous
-    if not target.is_symlink():
+def rotate(log: Path) -> None:
+    """Keep one old log, by copying: every process that writes here has the file open to append."""
+    if log.exists() and log.stat().st_size > LOG_BYTES:
+        shutil.copyfile(log, log.with_name(f"{log.name}.1"))
+        os.truncate(log, 0)
+
+
+def record_failure(root: Root, digest: Digest, reason: str) -> None:
+    """The verdict on a trial: of the release, or of its new configuration alone."""
+    only_config = root.good_config.exists()
+    event = ReleaseEvent.RESTORED if only_config else ReleaseEvent.FAILED
+    Releases(root.path).move(digest, event, reason)
+
+
+def go_back(root: Root, failed: Digest) -> bool:
+    """Undo a trial: the old configuration, or `previous` with its own; False when there is none.
+
+    Done again after a kill anywhere in here, it ends the same.
+    """
+    if root.good_config.exists():
+        root.good_config.replace(root.agent_config)
+        fsync_folder(root.agent_config.parent)
+        return True
+    if root.linked(root.previous) in (None, failed):
         root.current.unlink(missing_ok=True)
         fsync_folder(root.path)
         return False
     if root.previous_config.exists():
         root.previous_config.replace(root.agent_config)
         fsync_folder(root.agent_config.parent)
-    replace_link(root.current, str(target.readlink()))
+    replace_link(root.current, str(root.previous.readlink()))
     return True
 
 
 def _lock(root: Root) -> TextIO:
-    file = root.pid_file.open("a+")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise EdgekitError("this device is supervised already") from None
+    inherited = os.environ.pop(LOCK_VARIABLE, "")
+    file = os.fdopen(int(inherited), "a+") if inherited else root.pid_file.open("a+")
+    os.set_inheritable(file.fileno(), False)
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise EdgekitError("this device is supervised already") from None
+            time.sleep(POLL_SECONDS)
     file.seek(0)
     file.truncate()
     file.write(str(os.getpid()))

@@ -1,0 +1,1 @@
+"""One suite for each boundary, run by the real thing and by its stand-in."""

@@ -1,0 +1,149 @@
+"""One contract for every way to a device: a folder of this host, and SSH by a real sshd."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edgekit.errors import EdgekitError, UnreachableError
+from edgekit.fleet.remote import LocalRemote, Remote, SshRemote
+from tests import tools
+
+pytestmark = pytest.mark.timeout(60)
+
+HOSTILE = [
+    "two words",
+    "it's",
+    'say "hi"',
+    "$(touch pwned)",
+    "`id`",
+    "line\nbreak",
+    "*",
+    "~",
+    "a;b&c|d>e",
+    "\\",
+    "",
+    "-n",
+    "ünïcode",
+]
+
+
+@pytest.fixture(scope="module", params=["local", "ssh"])
+def remote(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Remote]:
+    """Each implementation, connected."""
+    if request.param == "local":
+        yield LocalRemote()
+        return
+    folder = tmp_path_factory.mktemp("sshd")
+    with tools.sshd(folder) as server, pytest.MonkeyPatch.context() as patch:
+        home = tmp_path_factory.mktemp("home")
+        (home / ".ssh").mkdir(mode=0o700)
+        (home / ".ssh" / "config").write_text(
+            f"Host device\n  HostName 127.0.0.1\n  Port {server.port}\n"
+            f"  IdentityFile {server.identity}\n  UserKnownHostsFile {server.known_hosts}\n"
+        )
+        patch.setenv("HOME", str(home))
+        patch.delenv("SSH_AUTH_SOCK", raising=False)
+        connection = SshRemote("device")
+        yield connection
+        connection.close()
+
+
+def test_a_command_gets_its_stdin_and_gives_both_streams_and_its_exit_code(remote: Remote) -> None:
+    done = remote.run(("sh", "-c", "cat; echo oops >&2; exit 7"), b"in")
+    assert (done.code, done.stdout, done.stderr) == (7, b"in", b"oops\n")
+
+
+def test_three_megabytes_of_binary_pass_both_ways_unchanged(remote: Remote) -> None:
+    data = bytes(range(256)) * (3 * 4096)
+    done = remote.run(("cat",), data)
+    assert (done.code, done.stderr) == (0, b"")
+    assert done.stdout == data
+
+
+def test_much_on_stderr_does_not_block_stdout(remote: Remote) -> None:
+    done = remote.run(("sh", "-c", "head -c 5000000 /dev/zero >&2; echo done"))
+    assert (done.code, done.stdout, len(done.stderr)) == (0, b"done\n", 5_000_000)
+
+
+def test_a_command_that_does_not_read_its_stdin_still_reports(remote: Remote) -> None:
+    done = remote.run(("sh", "-c", "exit 3"), bytes(4_000_000))
+    assert done.code == 3
+
+
+def test_hostile_arguments_arrive_as_they_are(remote: Remote, tmp_path: Path) -> None:
+    script = "import sys, os; os.chdir(sys.argv[1]); print(ascii(sys.argv[2:]))"
+    done = remote.run(("python3", "-c", script, str(tmp_path), *HOSTILE))
+    assert done.stdout.decode().strip() == ascii(HOSTILE)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_program_is_exit_code_127(remote: Remote) -> None:
+    done = remote.run(("no-such-program-here",))
+    assert done.code == 127
+    assert b"not found" in done.stderr
+
+
+def test_a_command_past_its_deadline_is_given_up_and_the_way_stays_open(remote: Remote) -> None:
+    began = time.monotonic()
+    with pytest.raises(UnreachableError, match=r"did not end within 0\.5 s"):
+        remote.run(("sleep", "20"), seconds=0.5)
+    assert time.monotonic() - began < 10
+    assert remote.run(("echo", "hi")).stdout == b"hi\n"
+
+
+def test_a_command_that_is_killed_is_a_failure(remote: Remote) -> None:
+    assert remote.run(("sh", "-c", "kill -9 $$")).code != 0
+
+
+def test_append_creates_and_goes_on_at_its_offset(remote: Remote, tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "it's a $(target).part"
+    data = bytes(range(256)) * 8192
+    source.write_bytes(data)
+    counts: list[int] = []
+    remote.append(source, str(target), 0, counts.append)
+    assert target.read_bytes() == data
+    assert sum(counts) == len(data)
+    target.write_bytes(data[:1_000_001])
+    counts.clear()
+    remote.append(source, str(target), 1_000_001, counts.append)
+    assert target.read_bytes() == data
+    assert sum(counts) == len(data) - 1_000_001
+
+
+def test_append_starts_over_what_is_there_at_offset_zero(remote: Remote, tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target.part"
+    source.write_bytes(b"new")
+    target.write_bytes(b"older and longer")
+    remote.append(source, str(target), 0, lambda _: None)
+    assert target.read_bytes() == b"new"
+
+
+def test_append_of_an_empty_file_makes_an_empty_file(remote: Remote, tmp_path: Path) -> None:
+    (tmp_path / "source").touch()
+    remote.append(tmp_path / "source", str(tmp_path / "target"), 0, lambda _: None)
+    assert (tmp_path / "target").read_bytes() == b""
+
+
+def test_a_copy_shares_no_inode_with_its_source(remote: Remote, tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(b"weights")
+    remote.append(source, str(target), 0, lambda _: None)
+    assert not target.samefile(source)
+
+
+def test_append_where_nothing_can_be_written_is_an_error(remote: Remote, tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(b"x")
+    with pytest.raises(EdgekitError):
+        remote.append(tmp_path / "source", str(tmp_path / "no" / "target"), 0, lambda _: None)
+
+
+def test_append_to_a_full_disk_is_an_error(remote: Remote, tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(bytes(1_000_000))
+    with pytest.raises(EdgekitError):
+        remote.append(tmp_path / "source", "/dev/full", 0, lambda _: None)

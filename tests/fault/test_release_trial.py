@@ -1,0 +1,487 @@
+"""Trials on a device: the real `activate` and supervisor, with an agent that does as it is told.
+
+Only `Service`, which needs a model and a broker, is replaced; everything else is this package,
+started the way a device starts it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+import edgekit
+from edgekit.agent.release import activate as activation
+from edgekit.agent.release.root import Root
+from edgekit.agent.release.state import Release, Releases
+from edgekit.agent.release.supervise import Detached, rotate
+from edgekit.bundle.layers import PROJECTION
+from edgekit.core.config import AgentConfig, BrokerConfig
+from edgekit.core.digest import Digest
+from edgekit.core.manifest import BundleConfig, Fit, encode
+from edgekit.core.release import ReleaseEvent
+from edgekit.store import publish, replace_link
+
+pytestmark = pytest.mark.timeout(60)
+
+GOOD_PORT, BAD_PORT = 1883, 1
+AGENT = """
+import os, signal, sys, time
+from edgekit.store import publish
+
+class Service:
+    def __init__(self, config, bundle, release, model_dir, ready_file, version):
+        self.mode = (model_dir / "mode").read_text().split()[0]
+        self.config, self.ready = config, ready_file
+
+    def run(self):
+        stop = []
+        signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
+        if self.mode == "dies":
+            sys.exit("this model cannot be loaded")
+        until = time.monotonic() + (2.0 if self.mode == "slow" else 0.0)
+        while not stop and time.monotonic() < until:
+            time.sleep(0.02)
+        if self.mode != "mute" and self.config.broker.port != 1:
+            publish(self.ready, str(os.getpid()).encode())
+        while not stop:
+            time.sleep(0.02)
+        if self.mode == "busy":
+            time.sleep(1.0)
+            print("drained", file=sys.stderr, flush=True)
+        self.ready.unlink(missing_ok=True)
+"""
+
+
+def config_bytes(port: int = GOOD_PORT, **more: float) -> bytes:
+    config = AgentConfig("box", BrokerConfig(port=port), drain_seconds=5.0, trial_seconds=4.0)
+    return msgspec.toml.encode(msgspec.structs.replace(config, **more))
+
+
+@dataclass
+class Box:
+    """A device with staged releases."""
+
+    root: Root
+
+    def stage(self, mode: str) -> Digest:
+        """A staged release whose agent behaves as `mode` says."""
+        digest = Digest.of(mode.encode())
+        folder = self.root.release(digest)
+        (folder / "model").mkdir(parents=True)
+        (folder / "model" / "mode").write_text(mode)
+        (folder / "bundle.json").write_bytes(
+            encode(BundleConfig(mode, "1", "llama", "", 16, 1, 16, Fit(0, 0)))
+        )
+        for name in ("agent", "runtime"):
+            (folder / name).symlink_to(f"../../trees/{name}")
+        Releases(self.root.path).stage(digest, mode.split(maxsplit=1)[0], "1")
+        return digest
+
+    def start(self, *arguments: str, config: bytes | None = None) -> subprocess.Popen[bytes]:
+        """Start a verb of the agent as a push does."""
+        release = next(self.root.path.glob("releases/*"))
+        process = subprocess.Popen(
+            [sys.executable, "-S", "-P", "-m", "edgekit.agent", *arguments]
+            + ["--root", str(self.root.path)]
+            + ([] if config is None else ["--config", "-"]),
+            env=self.root.environment(release),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert process.stdin is not None
+        process.stdin.write(config or b"")
+        process.stdin.close()
+        process.stdin = None
+        return process
+
+    def run(self, *arguments: str, config: bytes | None = None) -> tuple[int, dict[str, Any]]:
+        """Run a verb; its exit code and answer."""
+        process = self.start(*arguments, config=config)
+        out, errors = process.communicate(timeout=30)
+        assert out, errors
+        return process.returncode, json.loads(out)
+
+    def activate(self, digest: Digest, config: bytes | None = None) -> tuple[int, dict[str, Any]]:
+        return self.run("activate", digest, config=config or config_bytes())
+
+    def release(self, digest: Digest) -> Release:
+        found = Releases(self.root.path).get(digest)
+        assert found is not None
+        return found
+
+    @property
+    def current(self) -> Digest | None:
+        return self.root.linked(self.root.current)
+
+    @property
+    def supervisor(self) -> int:
+        pid = Detached(self.root).pid()
+        assert pid is not None
+        return pid
+
+    @property
+    def agent(self) -> int:
+        """The agent that answers."""
+        until(self.root.ready_file.exists, "an agent answers")
+        return int(self.root.ready_file.read_text())
+
+    def answers(self, digest: Digest) -> None:
+        """The device ends on this release: current, good, supervised, answering."""
+        until(
+            lambda: self.current == digest and self.release(digest).state == "good",
+            "the release is current and good",
+        )
+        until(lambda: alive(self.agent), "its agent answers")
+        assert alive(self.supervisor)
+
+
+def until(condition: Callable[[], object], what: str, seconds: float = 15.0) -> None:
+    """Wait with a bound."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.02)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Iterator[Box]:
+    root = Root(tmp_path / "root")
+    root.create()
+    source, tree = Path(edgekit.__file__).parent, root.trees / "agent" / "edgekit"
+    tree.mkdir(parents=True)
+    (tree / "__init__.py").touch()
+    for name in PROJECTION:
+        if (source / name).is_dir():
+            shutil.copytree(
+                source / name, tree / name, ignore=shutil.ignore_patterns("__pycache__")
+            )
+        else:
+            shutil.copy(source / name, tree / name)
+    (tree / "agent" / "serve" / "service.py").write_text(AGENT)
+    runtime = root.trees / "runtime"
+    runtime.mkdir()
+    (runtime / "msgspec").symlink_to(Path(msgspec.__file__).parent)
+    yield Box(root)
+    Detached(root).stop()
+    until(lambda: not processes_of(root), "nothing of it runs")
+
+
+@pytest.fixture
+def good(box: Box) -> Digest:
+    """A release that answers."""
+    digest = box.stage("good first")
+    code, answer = box.activate(digest)
+    assert (code, answer["changed"]) == (0, True), answer
+    return digest
+
+
+def test_a_release_that_answers_is_good_and_a_second_activation_changes_nothing(
+    box: Box, good: Digest
+) -> None:
+    box.answers(good)
+    agent = box.agent
+    code, answer = box.activate(good)
+    assert (code, answer["changed"]) == (0, False)
+    assert box.agent == agent
+
+
+def test_a_release_whose_agent_ends_goes_back_with_the_reason(box: Box, good: Digest) -> None:
+    bad = box.stage("dies")
+    code, answer = box.activate(bad, config_bytes(queue_limit=3))
+    assert code == 1
+    assert "this model cannot be loaded" in answer["why"]
+    assert good.short in answer["next"]
+    box.answers(good)
+    assert box.root.agent_config.read_bytes() == config_bytes()
+    code, state = box.run("state")
+    row = next(r for r in state["releases"] if r["digest"] == bad)
+    assert row["state"] == "bad"
+    assert "this model cannot be loaded" in row["reason"]
+
+
+def test_a_release_that_never_answers_goes_back_at_its_deadline(box: Box, good: Digest) -> None:
+    bad = box.stage("mute")
+    code, answer = box.activate(bad, config_bytes(trial_seconds=1.0))
+    assert code == 1
+    assert "no answer within 1 s" in answer["why"]
+    box.answers(good)
+    assert box.release(bad).state == "bad"
+
+
+def test_a_stop_during_the_way_back_misses_nobody(box: Box, good: Digest) -> None:
+    bad = box.stage("dies")
+    process = box.start("activate", bad, config=config_bytes())
+    until(lambda: box.release(bad).tries == 1, "the trial runs")
+    process.kill()
+    process.communicate(timeout=10)
+    until(lambda: box.release(bad).state == "bad", "it failed")
+    Detached(box.root).stop()
+    until(lambda: not processes_of(box.root), "nothing of it runs")
+    Detached(box.root).start()
+    box.answers(good)
+
+
+def processes_of(root: Root) -> list[str]:
+    """Command lines that name this root."""
+    lines = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            lines.append(path.read_bytes().replace(b"\0", b" ").decode("utf-8", "replace"))
+    return [line for line in lines if str(root.path) in line]
+
+
+def test_a_bad_release_can_be_tried_again(box: Box, good: Digest) -> None:
+    flaky = box.stage("dies")
+    assert box.activate(flaky)[0] == 1
+    (box.root.release(flaky) / "model" / "mode").write_text("good after all")
+    assert box.activate(flaky)[0] == 0
+    box.answers(flaky)
+
+
+def test_a_first_release_that_fails_leaves_nothing_active(box: Box) -> None:
+    code, answer = box.activate(box.stage("dies"))
+    assert code == 1
+    assert answer["next"] == "nothing runs on the device now"
+    assert box.current is None
+
+
+def test_a_configuration_that_cannot_work_is_undone_and_previous_stays(
+    box: Box, good: Digest
+) -> None:
+    second = box.stage("good second")
+    assert box.activate(second)[0] == 0
+    code, answer = box.activate(second, config_bytes(BAD_PORT, trial_seconds=1.0))
+    assert code == 1
+    assert "its new configuration is not used" in answer["what"]
+    box.answers(second)
+    assert box.root.agent_config.read_bytes() == config_bytes()
+    code, answer = box.run("rollback")
+    assert (code, answer["release"]) == (0, good)
+
+
+def test_a_restart_keeps_the_release_to_roll_back_to(box: Box, good: Digest) -> None:
+    second = box.stage("good second")
+    assert box.activate(second)[0] == 0
+    assert box.run("stop")[0] == 0
+    assert box.activate(second)[0] == 0
+    assert box.root.linked(box.root.previous) == good
+
+
+def test_a_supervisor_killed_during_the_trial_ends_on_the_old_release(
+    box: Box, good: Digest
+) -> None:
+    slow = box.stage("slow")
+    process = box.start("activate", slow, config=config_bytes())
+    until(lambda: box.current == slow and Detached(box.root).pid(), "the trial runs")
+    until(lambda: box.release(slow).tries == 1, "the supervisor has begun it")
+    os.kill(box.supervisor, signal.SIGKILL)
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "failed its trial" in json.loads(out)["what"]
+    box.answers(good)
+    assert box.release(slow).state == "bad"
+
+
+def test_an_activation_killed_during_the_trial_is_finished_by_the_device(
+    box: Box, good: Digest
+) -> None:
+    slow = box.stage("slow")
+    process = box.start("activate", slow, config=config_bytes())
+    until(lambda: box.release(slow).tries == 1, "the trial runs")
+    process.kill()
+    process.communicate(timeout=10)
+    box.answers(slow)
+
+
+@pytest.mark.parametrize("mode", ["good after all", "dies"])
+def test_both_killed_during_the_trial_end_on_a_good_release_after_the_next_push(
+    box: Box, good: Digest, mode: str
+) -> None:
+    slow = box.stage("slow")
+    process = box.start("activate", slow, config=config_bytes())
+    until(lambda: box.release(slow).tries == 1, "the trial runs")
+    process.kill()
+    process.communicate(timeout=10)
+    os.kill(box.supervisor, signal.SIGKILL)
+    (box.root.release(slow) / "model" / "mode").write_text(mode)
+    code, _ = box.activate(slow)
+    assert code == (0 if mode == "good after all" else 1)
+    box.answers(slow if code == 0 else good)
+
+
+def test_a_supervisor_started_after_a_crash_in_the_trial_goes_back(box: Box, good: Digest) -> None:
+    slow = box.stage("slow")
+    process = box.start("activate", slow, config=config_bytes())
+    until(lambda: box.release(slow).tries == 1, "the trial runs")
+    process.kill()
+    process.communicate(timeout=10)
+    os.kill(box.supervisor, signal.SIGKILL)
+    until(lambda: Detached(box.root).pid() is None, "the supervisor is gone")
+    Detached(box.root).start()
+    box.answers(good)
+    assert box.release(slow).state == "bad"
+
+
+def test_a_release_whose_agent_cannot_even_start_goes_back(box: Box, good: Digest) -> None:
+    broken = box.stage("good but broken")
+    (box.root.release(broken) / "agent").unlink()
+    (box.root.release(broken) / "agent" / "edgekit").mkdir(parents=True)
+    code, answer = box.activate(broken)
+    assert code == 1
+    assert "supervisor did not start" in answer["why"]
+    box.answers(good)
+    assert box.release(broken).state == "bad"
+
+
+class KilledError(Exception):
+    """Stands for the end of the process at this very step."""
+
+
+@pytest.mark.parametrize("kind", ["release", "config"])
+@pytest.mark.parametrize("step", range(6))
+def test_an_activation_killed_at_any_step_leaves_a_whole_good_release(
+    box: Box, good: Digest, monkeypatch: pytest.MonkeyPatch, step: int, kind: str
+) -> None:
+    target = good if kind == "config" else box.stage("good second")
+    left = step
+
+    def dying(function: Callable[..., object]) -> Callable[..., object]:
+        def call(*arguments: object) -> object:
+            nonlocal left
+            if left == 0:
+                raise KilledError
+            left -= 1
+            return function(*arguments)
+
+        return call
+
+    monkeypatch.setattr(f"{activation.__name__}.publish", dying(publish))
+    monkeypatch.setattr(f"{activation.__name__}.replace_link", dying(replace_link))
+    monkeypatch.setattr(Releases, "move", dying(Releases.move))
+    monkeypatch.setattr(Detached, "start", dying(Detached.start))
+    try:
+        activation.activate(box.root, target, Detached(box.root), config_bytes(queue_limit=3))
+    except KilledError:
+        pass
+    else:
+        assert step == 5 or (kind == "config" and step == 4)
+    monkeypatch.undo()
+    if Detached(box.root).pid() is None:
+        Detached(box.root).start()
+    current = box.current
+    assert current in (good, target)
+    assert current is not None
+    box.answers(current)
+
+
+@pytest.mark.parametrize("step", range(4))
+def test_a_way_back_that_is_killed_is_gone_to_its_end(box: Box, good: Digest, step: int) -> None:
+    """The record says `bad`; links and configuration may or may not have followed."""
+    bad = box.stage("mute")
+    assert box.run("stop")[0] == 0
+    releases = Releases(box.root.path)
+    releases.move(bad, ReleaseEvent.ACTIVATE)
+    box.root.previous.symlink_to(f"releases/{good.hex}")
+    if step < 2:
+        box.root.previous_config.write_bytes(config_bytes())
+        box.root.agent_config.write_bytes(config_bytes(BAD_PORT))
+    box.root.current.unlink()
+    box.root.current.symlink_to(f"releases/{(good if step == 3 else bad).hex}")
+    if step > 0:
+        releases.move(bad, ReleaseEvent.FAILED, "it never answered")
+    else:
+        releases.count_try(bad)
+    Detached(box.root).start()
+    box.answers(good)
+    assert box.root.agent_config.read_bytes() == config_bytes()
+    assert box.release(bad).state == "bad"
+
+
+def test_an_agent_that_is_killed_starts_again(box: Box, good: Digest) -> None:
+    first = box.agent
+    os.kill(first, signal.SIGKILL)
+    until(
+        lambda: box.root.ready_file.exists() and box.root.ready_file.read_text() != str(first),
+        "another agent answers",
+    )
+    assert "the agent ended with -9; it starts again in 1 s" in box.root.log_file.read_text()
+    box.answers(good)
+
+
+def test_an_agent_does_not_outlive_its_supervisor(box: Box, good: Digest) -> None:
+    agent = box.agent
+    os.kill(box.supervisor, signal.SIGKILL)
+    until(lambda: not alive(agent), "the agent is gone")
+    assert box.activate(good)[0] == 0
+    box.answers(good)
+
+
+def test_stop_lets_the_agent_drain_and_leaves_nothing(box: Box) -> None:
+    assert box.activate(box.stage("busy"))[0] == 0
+    agent, supervisor = box.agent, box.supervisor
+    assert box.run("stop") == (0, {"stopped": True})
+    assert "drained" in box.root.log_file.read_text()
+    until(lambda: not alive(agent) and not alive(supervisor), "both are gone")
+    assert box.run("stop")[0] == 0
+
+
+def test_one_device_has_one_supervisor_and_looking_does_not_disturb_it(
+    box: Box, good: Digest
+) -> None:
+    supervisor = box.supervisor
+    process = box.start("supervise")
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "supervised already" in json.loads(out)["what"]
+    assert box.supervisor == supervisor
+    assert box.run("stop")[0] == 0
+    box.root.ready_file.unlink(missing_ok=True)
+    process = box.start("activate", good, config=config_bytes())
+    while process.poll() is None:
+        Detached(box.root).pid()  # as often as can be: each look takes the lock for an instant
+    process.communicate(timeout=10)
+    assert process.returncode == 0
+
+
+def test_the_log_is_rotated_under_writers_that_keep_it_open(tmp_path: Path) -> None:
+    log = tmp_path / "agent.log"
+    with log.open("a") as writer:
+        writer.write("old\n" * 300_000)
+        writer.flush()
+        rotate(log)
+        writer.write("new\n")
+    assert log.read_text() == "new\n"
+    assert (tmp_path / "agent.log.1").stat().st_size == 1_200_000
+    rotate(log)
+    assert log.read_text() == "new\n"
+
+
+def test_a_second_update_is_told_while_one_is_at_work(box: Box, good: Digest) -> None:
+    process = box.start("activate", box.stage("slow"), config=config_bytes())
+    until(lambda: box.release(Digest.of(b"slow")).tries == 1, "the trial runs")
+    code, answer = box.activate(good)
+    assert code == 1
+    assert "another update" in answer["what"]
+    process.communicate(timeout=30)
+    assert process.returncode == 0

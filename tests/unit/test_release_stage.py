@@ -1,0 +1,200 @@
+"""Staging on a device: offers, adopted blobs, repaired releases, one push at a time."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgekit.agent.release import lease
+from edgekit.agent.release.root import Root
+from edgekit.agent.release.stage import offer, stage
+from edgekit.bundle.tar import compress, plain_tar
+from edgekit.core.digest import Digest
+from edgekit.core.manifest import (
+    AGENT_TYPE,
+    BUNDLE_TYPE,
+    CONFIG_TYPE,
+    MANIFEST_TYPE,
+    PLATFORM,
+    PYTHON,
+    RUNTIME_TYPE,
+    TITLE,
+    WEIGHT_TYPE,
+    BundleConfig,
+    Descriptor,
+    Fit,
+    Manifest,
+    encode,
+)
+from edgekit.errors import EdgekitError, VerificationError
+from edgekit.fleet.facts import PLATFORMS
+from edgekit.trust import PinnedManifest, pin
+
+WEIGHTS = b"w" * 5000
+CONFIG = encode(BundleConfig("tiny", "1", "llama", "", 16, 1, 16, Fit(0, 0)))
+TREE = b"".join(compress(plain_tar([("edgekit/__init__.py", b"")])))
+
+
+def release(weights_size: int = len(WEIGHTS)) -> PinnedManifest:
+    here = PLATFORMS.get(platform.machine(), f"linux/{platform.machine()}")
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    manifest = Manifest(
+        2,
+        MANIFEST_TYPE,
+        BUNDLE_TYPE,
+        Descriptor(CONFIG_TYPE, Digest.of(CONFIG), len(CONFIG)),
+        [
+            Descriptor(WEIGHT_TYPE, Digest.of(WEIGHTS), weights_size, {TITLE: "model.data"}),
+            Descriptor(AGENT_TYPE, Digest.of(TREE), len(TREE)),
+            Descriptor(RUNTIME_TYPE, Digest.of(TREE), len(TREE), {PLATFORM: here, PYTHON: python}),
+        ],
+    )
+    data = encode(manifest)
+    return pin(data, Digest.of(data))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Root:
+    root = Root(tmp_path / "root")
+    root.create()
+    return root
+
+
+def fill(root: Root) -> None:
+    for data in (WEIGHTS, CONFIG, TREE):
+        root.store.put(data)
+
+
+def damage(path: Path) -> None:
+    path.chmod(0o644)
+    data = bytearray(path.read_bytes())
+    data[100] ^= 1
+    path.write_bytes(data)
+
+
+def test_an_offer_names_what_is_missing_and_what_a_part_already_has(root: Root) -> None:
+    root.store.put(CONFIG)
+    root.store.part_path(Digest.of(WEIGHTS)).write_bytes(WEIGHTS[:1234])
+    answer = offer(root, release())
+    assert answer["missing"] == [
+        {"digest": Digest.of(WEIGHTS), "size": 5000, "have": 1234},
+        {"digest": Digest.of(TREE), "size": len(TREE), "have": 0},
+        {"digest": Digest.of(TREE), "size": len(TREE), "have": 0},
+    ]
+
+
+def test_a_release_that_does_not_fit_on_the_disk_is_refused_and_nothing_changes(root: Root) -> None:
+    pinned = release(1 << 50)
+    with pytest.raises(EdgekitError) as caught:
+        offer(root, pinned)
+    assert "disk of the device is too small" in caught.value.what
+    assert "1,125,899,9" in caught.value.why
+    assert "nothing was changed" in caught.value.next_step
+    assert not root.store.has(pinned.digest)
+    assert not list(root.store.folder.iterdir())
+
+
+def test_every_corrupt_blob_is_dropped_at_once_so_that_one_more_round_repairs(root: Root) -> None:
+    fill(root)
+    pinned = release()
+    offer(root, pinned)
+    damage(root.store.path(Digest.of(WEIGHTS)))
+    damage(root.store.path(Digest.of(CONFIG)))
+    with pytest.raises(VerificationError, match="corrupt"):
+        stage(root, pinned.digest)
+    assert not root.release(pinned.digest).exists()
+    missing = offer(root, pinned)["missing"]
+    assert isinstance(missing, list)
+    assert {m["digest"] for m in missing} == {Digest.of(WEIGHTS), Digest.of(CONFIG)}
+
+
+def test_a_staged_release_gets_the_repaired_blob_and_a_reader_keeps_the_old(root: Root) -> None:
+    fill(root)
+    pinned = release()
+    offer(root, pinned)
+    file = stage(root, pinned.digest) / "model" / "model.data"
+    damage(file)
+    with file.open("rb") as reader:
+        with pytest.raises(VerificationError):
+            stage(root, pinned.digest)
+        fill(root)
+        stage(root, pinned.digest)
+        assert file.read_bytes() == WEIGHTS
+        assert len(reader.read()) == len(WEIGHTS)
+    assert [path.name for path in file.parent.iterdir()] == ["model.data"]
+
+
+def test_a_part_is_adopted_once_and_again_without_harm(root: Root) -> None:
+    digest = Digest.of(WEIGHTS)
+    root.store.part_path(digest).write_bytes(WEIGHTS)
+    for _ in range(2):
+        root.store.adopt(digest, len(WEIGHTS))
+    assert root.store.read(digest) == WEIGHTS
+
+
+def test_a_part_that_is_short_stays_and_one_that_is_wrong_goes(root: Root) -> None:
+    digest = Digest.of(WEIGHTS)
+    part = root.store.part_path(digest)
+    part.write_bytes(WEIGHTS[:10])
+    with pytest.raises(EdgekitError, match="incomplete"):
+        root.store.adopt(digest, len(WEIGHTS))
+    assert part.exists()
+    part.write_bytes(bytes(len(WEIGHTS)))
+    with pytest.raises(VerificationError):
+        root.store.adopt(digest, len(WEIGHTS))
+    assert not part.exists()
+    assert not root.store.has(digest)
+
+
+def test_putting_a_blob_again_repairs_a_damaged_one(root: Root) -> None:
+    digest = root.store.put(WEIGHTS)
+    damage(root.store.path(digest))
+    root.store.put(WEIGHTS)
+    assert root.store.read(digest) == WEIGHTS
+
+
+def hold(root: Root) -> subprocess.Popen[str]:
+    """Another process takes the lease through a child of its own, as a push does, and lives on."""
+    claim = (
+        "from pathlib import Path; from edgekit.agent.release import lease, root;"
+        f"lease.claim(root.Root(Path({str(root.path)!r})))"
+    )
+    script = (
+        f"import subprocess, sys; subprocess.run([sys.executable, '-c', {claim!r}], check=True);"
+        "print('held', flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    return holder
+
+
+def test_the_lease_of_a_push_ends_with_its_process(root: Root) -> None:
+    holder = hold(root)
+    with pytest.raises(EdgekitError, match="another push"):
+        lease.claim(root)
+    holder.kill()
+    holder.communicate(timeout=10)
+    lease.claim(root)
+    lease.claim(root)
+    lease.release(root)
+    assert not root.lease_file.exists()
+
+
+def test_a_push_from_which_nothing_arrives_any_more_loses_its_lease(root: Root) -> None:
+    holder = hold(root)
+    part = root.store.part_path(Digest.of(WEIGHTS))
+    part.touch()
+    os.utime(root.lease_file, (0, 0))
+    with pytest.raises(EdgekitError, match="another push"):
+        lease.claim(root)
+    os.utime(part, (0, 0))
+    lease.claim(root)
+    holder.communicate(timeout=10)
