@@ -102,7 +102,7 @@ class MqttClient:
         self._unacked: dict[int, Future[int]] = {}
         self._early: dict[int, int] = {}
         self._refusal = ""
-        self._subscribed = threading.Event()
+        self._settled = threading.Event()  # subscribed, or refused with a reason
         client = paho.Client(
             CallbackAPIVersion.VERSION2,
             client_id=client_id,
@@ -146,14 +146,16 @@ class MqttClient:
                 "start it (for a trial: `edgekit broker run`) or set [broker] in edgekit.toml",
             ) from error
         self._client.loop_start()
-        if not self._subscribed.wait(timeout_seconds):
-            refusal = self._refusal
+        settled = self._settled.wait(timeout_seconds)
+        if self._refusal:
             self.close()
-            if refusal:
-                raise EdgekitError(f"the broker at {self._broker} refused", refusal)
+            raise EdgekitError(f"the broker at {self._broker} refused", self._refusal)
+        if not settled:
+            self.close()
             raise UnreachableError(
                 f"the broker at {self._broker} accepts connections but does not speak MQTT 5",
                 f"no CONNACK and SUBACK within {timeout_seconds:g} s",
+                "is this the broker's MQTT port? TLS and MQTT 3.1.1 are not spoken here",
             )
 
     def start(self) -> None:
@@ -196,6 +198,7 @@ class MqttClient:
         self._client.loop_stop()
 
     def _socket_opened(self, _client: object, _userdata: object, sock: Any) -> None:
+        self._epoch += 1
         # Nagle costs up to 68 ms for each QoS 1 round trip
         if isinstance(sock, socket.socket):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -209,10 +212,9 @@ class MqttClient:
         _properties: object,
     ) -> None:
         if code.is_failure:
-            self._refusal = str(code)
-            log.warning("broker %s refused: %s", self._broker, code)
+            self._refused(str(code))
             return
-        self._epoch += 1
+        self._refusal = ""
         if self._subscriptions:
             client.subscribe([(f, SubscribeOptions(qos=qos)) for f, qos in self._subscriptions])
         else:
@@ -228,13 +230,17 @@ class MqttClient:
     ) -> None:
         refused = [str(code) for code in codes if code.is_failure]
         if refused:
-            self._refusal = f"a subscription was refused: {refused[0]}"
-            log.warning("broker %s: %s", self._broker, self._refusal)
+            self._refused(f"a subscription was refused: {refused[0]}")
             return
         self._now_subscribed()
 
+    def _refused(self, why: str) -> None:
+        log.warning("broker %s refused: %s", self._broker, why)
+        self._refusal = why
+        self._settled.set()
+
     def _now_subscribed(self) -> None:
-        self._subscribed.set()
+        self._settled.set()
         self._guard(self._on_connection, True)
 
     def _disconnected(
@@ -262,7 +268,7 @@ class MqttClient:
             if future is None:  # faster than `publish` could note it
                 self._early[mid] = int(code.value)
         if future is not None:
-            future.set_result(int(code.value))
+            self._guard(future.set_result, int(code.value))
 
     def _message(self, _client: object, _userdata: object, message: paho.MQTTMessage) -> None:
         self._guard(lambda m: self._on_message(_inbound(m, self._epoch)), message)

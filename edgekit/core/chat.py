@@ -11,12 +11,14 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from edgekit.core.wire import ProtocolError
+from edgekit.core.wire import UNREADABLE, ProtocolError
 
 _AT = re.compile(r" - at `\$\.?(?P<path>[^`]*)`")
 _UNKNOWN = re.compile(r"unknown field `(?P<name>[^`]*)`")
 MAX_STOPS = 4
 
+# The runtime's tokenizer takes C strings: a NUL would cut off what follows, the template's end too.
+Text = Annotated[str, msgspec.Meta(pattern=r"^[^\x00]*$")]
 StopString = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 
 
@@ -24,14 +26,14 @@ class TextPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A content part; text is the only kind served."""
 
     type: Literal["text"]
-    text: str
+    text: Text
 
 
 class ChatMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One message of the conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    content: Text | list[TextPart]
 
     @property
     def text(self) -> str:
@@ -90,7 +92,7 @@ def parse_body(payload: bytes) -> ChatRequest:
         raise ProtocolError(
             "invalid_request", _AT.sub("", text), at["path"] if at else ""
         ) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise ProtocolError("invalid_request", f"the body is not JSON: {error}") from None
 
 

@@ -11,7 +11,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from edgekit.core.chat import Sampling
 from edgekit.core.digest import Digest
+from edgekit.core.wire import UNREADABLE
 from edgekit.errors import VerificationError
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
@@ -124,7 +126,7 @@ _T = TypeVar("_T")
 def _decode(data: bytes, kind: type[_T], what: str) -> _T:
     try:
         return msgspec.json.decode(data, type=kind)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise VerificationError(f"the {what} cannot be read", str(error)) from error
 
 
@@ -135,7 +137,14 @@ def encode(value: Manifest | BundleConfig) -> bytes:
 
 def parse_config(data: bytes) -> BundleConfig:
     """Raises: VerificationError when the bytes are not a bundle config."""
-    return _decode(data, BundleConfig, "bundle's config")
+    config = _decode(data, BundleConfig, "bundle's config")
+    try:
+        msgspec.convert(config.search, Sampling)
+    except msgspec.ValidationError as error:
+        raise VerificationError(
+            "the bundle's sampling defaults are not usable", str(error)
+        ) from error
+    return config
 
 
 def parse_manifest(data: bytes) -> Manifest:

@@ -19,6 +19,9 @@ MAX_EXPIRY_SECONDS = 3600
 MAX_CORRELATION_BYTES = 64
 JSON = "application/json"
 
+# What msgspec raises on bytes from outside; UnicodeDecodeError is a ValueError.
+UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
+
 # code: (status, whether the same prompt can succeed later or elsewhere)
 CODES: dict[str, tuple[int, bool]] = {
     "invalid_request": (400, False),
@@ -80,7 +83,7 @@ class ProtocolError(EdgekitError):
                 str(error.get("param") or ""),
                 error.get("retry_after_ms"),
             )
-        except (msgspec.MsgspecError, KeyError, TypeError, AttributeError):
+        except (*UNREADABLE, KeyError, TypeError, AttributeError):
             return cls("internal", "the device answered with an error that cannot be read")
 
 
@@ -265,7 +268,7 @@ def parse_control(payload: bytes) -> Control | None:
     """The control message, or None when it is not one; nobody is answered then."""
     try:
         return msgspec.json.decode(payload, type=Control)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except UNREADABLE:
         return None
 
 

@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from edgekit.core.chat import Sampling, Timings, Usage
+from edgekit.core.wire import UNREADABLE
 from edgekit.errors import EdgekitError
 
 MAX_FRAME_BYTES = 16 << 20
@@ -74,7 +75,7 @@ T = TypeVar("T")
 
 
 class PipeClosedError(EdgekitError):
-    """The other process is gone."""
+    """The other process is gone, or talks nonsense, which ends the conversation too."""
 
 
 class Pipe(Generic[T]):
@@ -102,19 +103,18 @@ class Pipe(Generic[T]):
         """The next message; None when `wait` is false and there is no whole one yet.
 
         Raises:
-            PipeClosedError: the other end is gone.
-            EdgekitError: a frame above `MAX_FRAME_BYTES`.
+            PipeClosedError: the other end is gone, or sent what is no frame of ours.
         """
         while True:
             if len(self._buffer) >= _HEADER.size:
                 (size,) = _HEADER.unpack_from(self._buffer)
                 if size > MAX_FRAME_BYTES:
-                    raise EdgekitError("a frame between agent and worker is too large")
+                    raise PipeClosedError("a frame between agent and worker is too large")
                 end = _HEADER.size + size
                 if len(self._buffer) >= end:
                     body = bytes(self._buffer[_HEADER.size : end])
                     del self._buffer[:end]
-                    return self._decoder.decode(body)
+                    return self._decode(body)
             try:
                 chunk = self.sock.recv(1 << 16, 0 if wait else socket.MSG_DONTWAIT)
             except BlockingIOError:
@@ -124,3 +124,9 @@ class Pipe(Generic[T]):
             if not chunk:
                 raise PipeClosedError("the pipe is closed")
             self._buffer += chunk
+
+    def _decode(self, body: bytes) -> T:
+        try:
+            return self._decoder.decode(body)
+        except UNREADABLE as error:
+            raise PipeClosedError("a frame cannot be read", str(error)) from error

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from edgekit.core.chat import Sampling
 
+MIN_TEMPERATURE = 1e-6  # below it float32 divides by zero; the arg-max has all the mass long before
 CANDIDATES = 1024  # a sorted head of this size holds any usual top-p; the rest is the slow path
 
 Logits = npt.NDArray[np.float32]
@@ -46,6 +47,7 @@ class Sampler:
     def _draw(self, logits: Logits) -> int:
         s = self._sampling
         size = logits.shape[0]
+        temperature = np.float32(max(s.temperature, MIN_TEMPERATURE))
         head = min(s.top_k or size, size)
         if head == size and s.top_p < 1.0:
             head = min(CANDIDATES, size)
@@ -55,17 +57,17 @@ class Sampler:
                 scores = logits[ids]
             else:
                 ids, scores = None, logits
-            scaled = (scores - scores.max()) / np.float32(s.temperature)
+            scaled = (scores - scores.max()) / temperature
             weights = np.exp(scaled, dtype=np.float32)
             if s.top_p >= 1.0:
                 return _pick(weights, ids, self._rng.random())
             total = float(weights.sum())
             if not s.top_k and head < size:
                 # top-p is a share of the whole vocabulary, not of the head
-                rest = (logits - scores.max()) / np.float32(s.temperature)
+                rest = (logits - scores.max()) / temperature
                 total = float(np.exp(rest, dtype=np.float32).sum())
             order = np.argsort(-weights, kind="stable")
-            mass = np.cumsum(weights[order])
+            mass = np.cumsum(weights[order], dtype=np.float64)
             if mass[-1] < s.top_p * total and not s.top_k and head < size:
                 head = size
                 continue

@@ -46,7 +46,7 @@ from edgekit.store import publish
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.5
-WORKER_EXIT_SECONDS = 5.0
+WORKER_EXIT_SECONDS = 5.0  # from the end of its pipe to SIGKILL
 MAX_EVENTS = 10_000
 
 
@@ -203,7 +203,11 @@ class Service:
                 if message is not None:
                     self._events.put(message)
         except PipeClosedError:
-            code = worker.wait()
+            try:
+                code = worker.wait(WORKER_EXIT_SECONDS)
+            except subprocess.TimeoutExpired:
+                worker.kill()
+                code = worker.wait()
             log.warning("model process %d ended with %d", worker.pid, code)
             if pipe is self._pipe and self._running:
                 self._events.put(WorkerLost())

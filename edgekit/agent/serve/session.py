@@ -36,6 +36,7 @@ STATUS_MIN_SECONDS = 1.0
 STATUS_MAX_SECONDS = 30.0
 MAX_STARTS = 2  # worker deaths on one prompt before it is given up as the culprit
 RESPAWN_SECONDS = 1.0
+HUNG_SECONDS = 60.0  # past a deadline that the worker itself looks at between two slices
 STOPPING = "the device stops"
 
 
@@ -83,7 +84,7 @@ class Session:
 
     def handle(self, event: Event, now: float) -> tuple[Effect, ...]:
         """What is to be done now that `event` happened."""
-        effects: list[Effect] = []
+        effects = self._expire(now)
         match event:
             case Received(message):
                 effects += self._receive(message, now)
@@ -108,7 +109,6 @@ class Session:
                 self._draining = deadline
             case Tick():
                 pass
-        self._expire(now)
         effects += self._start_next(now)
         effects += self._say_status(now)
         effects += self._exit_when_drained(now)
@@ -119,8 +119,8 @@ class Session:
             return []
         if self._running is not None and now < self._draining:
             return []
-        self._exited = True
-        effects = self._error(self._running, "draining", STOPPING, now)
+        job, self._running, self._exited = self._running, None, True
+        effects = self._error(job, "draining", STOPPING, now)
         return [*effects, *self._say_status(now), Exit()]
 
     # --- prompts ------------------------------------------------------------------------------
@@ -150,7 +150,8 @@ class Session:
             raise wire.ProtocolError(
                 "model_not_found", f"this device serves {self.bundle.name}", "model"
             )
-        if len(self._queue) >= self.config.queue_limit:
+        idle = self._ready and self._running is None
+        if not idle and len(self._queue) >= self.config.queue_limit:
             raise wire.ProtocolError(
                 "queue_full", f"{len(self._queue)} prompts are waiting", retry_after_ms=2000
             )
@@ -220,8 +221,9 @@ class Session:
         job = self._finish(event.job)
         if job is None:
             return []
-        self._tok_s = round(event.timings.predicted_per_second, 1)
-        self._ttft_ms = round(event.timings.first_token_ms, 1)
+        if event.usage.completion_tokens:
+            self._tok_s = round(event.timings.predicted_per_second, 1)
+            self._ttft_ms = round(event.timings.first_token_ms, 1)
         if event.finish_reason == "deadline":
             return self._error(job, "deadline_exceeded", "the message's expiry ran out", now)
         queue_ms = (job.started_at - job.queued_at) * 1e3
@@ -242,11 +244,14 @@ class Session:
         self._queue.appendleft(job)
         return effects
 
-    def _expire(self, now: float) -> None:
+    def _expire(self, now: float) -> list[Effect]:
         """A prompt whose time ran out before it started gets no answer: nobody waits for it."""
         alive = [job for job in self._queue if now < job.deadline]
         self.ignored += len(self._queue) - len(alive)
         self._queue = deque(alive)
+        if self._running is not None and now >= self._running.deadline + HUNG_SECONDS:
+            return self._worker_lost(now)
+        return []
 
     def _finish(self, key: str) -> _Job | None:
         job = self._running

@@ -22,11 +22,14 @@ class StopFilter:
         if self.stopped:
             return ""
         text = self._held + text
-        found = min((at for stop in self._stops if (at := text.find(stop)) >= 0), default=-1)
-        if found >= 0:
+        found = min(
+            ((at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0),
+            default=None,
+        )
+        if found is not None:  # the one complete first, however the text was cut
             self.stopped = True
             self._held = ""
-            return text[:found]
+            return text[: found[1]]
         keep = max((_overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
@@ -49,10 +52,11 @@ def slices(tokens: int, largest: int, smallest: int = 2) -> list[int]:
     """Cut a prefill of `tokens` into balanced slices of at most `largest`.
 
     A slice of one token goes through another kernel and gives other logits than any longer slice
-    (measured, `batching-experiment`), so none is below `smallest` unless the prompt itself is.
+    (measured, `batching-experiment`), so none is below `smallest` unless the prompt itself is;
+    where both cannot be had (`largest` < 2 * `smallest` - 1), `largest` gives way.
     """
-    if tokens < 2 * smallest:
-        return [tokens] if tokens else []
-    count = -(-tokens // largest)
+    if not tokens:
+        return []
+    count = max(1, min(-(-tokens // largest), tokens // smallest))
     size, rest = divmod(tokens, count)
     return [size + 1] * rest + [size] * (count - rest)

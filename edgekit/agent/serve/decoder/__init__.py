@@ -48,7 +48,8 @@ class Decoder(Protocol):
     def greedy(self, slot: int) -> int:
         """Append the arg-max of the slot's logits and return it.
 
-        The same token as `step` and `argmax`, but the logits never leave the runtime.
+        The same token as `step` and `argmax`, but the logits never leave the runtime. Not to be
+        called again after a token that ends an answer.
         """
         ...
 

@@ -54,22 +54,26 @@ class GeneratorDecoder:
         self._generator = og.Generator(model, params)
         self._padding = padding
         self._pending: int | None = None
+        # Counted here: the runtime's token_count() leaves out a chosen token that ends the answer.
+        self._length = 0
 
     def length(self, slot: int) -> int:
         """Tokens in the slot, the pending one included."""
-        return int(self._generator.token_count())
+        return self._length
 
     def extend(self, slot: int, tokens: Sequence[int]) -> Logits:
         """Append one slice."""
         if self._pending is not None:
             tokens = [self._pending, *tokens]
-            self.truncate(slot, self.length(slot) - 1)
+            self.truncate(slot, self._length - 1)
         self._generator.append_tokens(np.asarray(tokens, dtype=np.int32))
+        self._length += len(tokens)
         logits: Logits
         if len(tokens) > 1 and tokens[-1] == self._padding:
             # get_logits() answers for the last token that is not padding, and the padding token
             # is often the one that ends a turn: take the last row of the whole output instead.
             logits = self._generator.get_output("logits")[0, -1]
+            self._generator.set_logits(logits.reshape(1, -1))  # for `greedy`
         else:
             logits = self._generator.get_logits().reshape(-1)
         return logits
@@ -82,13 +86,14 @@ class GeneratorDecoder:
         """Let the runtime choose; it computes the token's own logits when they are asked for."""
         self._generator.generate_next_token()
         self._pending = int(self._generator.get_next_tokens()[0])
+        self._length += 1
         return self._pending
 
     def truncate(self, slot: int, length: int) -> None:
         """Forget the tokens from `length` on."""
-        if length < self.length(slot):
+        if length < self._length:
             self._generator.rewind_to(length)
-            self._pending = None
+            self._length, self._pending = length, None
 
 
 class GenaiTokenizer:

@@ -1,0 +1,106 @@
+"""`python -m benchmarks`: measure figures and print or write them."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import platform
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import edgekit
+from benchmarks import agent, demo, push, render
+from benchmarks.figure import Figure, Result, registered
+from benchmarks.rig import SMOLLM2, Rig
+from edgekit.errors import EdgekitError, UsageError
+
+MODULES = (agent, push, demo)  # importing one registers its figures
+TABLES = tuple(Path(__file__).parent.parent / name for name in ("README.md", "docs/figures.md"))
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="figures; default: all")
+    parser.add_argument("--list", action="store_true", help="print the figures and end")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--model", default=SMOLLM2, metavar="smollm2|DIR", help="the model of agent.* and push.*"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="samples per figure; default: 5")
+    parser.add_argument(
+        "--write", action="store_true", help="rewrite the tables in README and docs/figures.md"
+    )
+    return parser.parse_args(argv)
+
+
+def _chosen(names: Sequence[str]) -> list[Figure]:
+    known = registered()
+    for name in names:
+        if name not in known:
+            raise UsageError(f"there is no figure {name!r}", next_step="--list shows them")
+    return [known[name] for name in names] or list(known.values())
+
+
+def _circumstances(model: str) -> dict[str, Any]:
+    cpu = platform.machine()
+    for text in Path("/proc/cpuinfo").read_text().splitlines():
+        if text.startswith("model name"):
+            cpu = text.partition(":")[2].strip()
+            break
+    return {
+        "cpu": cpu,
+        "cpus": len(os.sched_getaffinity(0)),
+        "load_before": round(os.getloadavg()[0], 1),  # above 0.5 somebody else is working
+        "model": model,
+        "edgekit": edgekit.__version__,
+        "day": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
+
+
+def run(argv: Sequence[str] | None = None) -> None:
+    """Do what the arguments say.
+
+    Raises:
+        EdgekitError: a figure could not be measured, or the arguments are wrong.
+    """
+    arguments = _arguments(argv)
+    figures = _chosen(arguments.names)
+    if arguments.list:
+        print(render.listing(figures))
+        return
+    if arguments.rounds < 1:
+        raise UsageError("--rounds must be 1 or more")
+    if arguments.write:
+        if arguments.names:
+            raise UsageError("--write takes no names", "a table holds figures of one run")
+        render.check(TABLES)
+    circumstances = _circumstances(arguments.model)
+    results = []
+    with Rig(arguments.rounds, arguments.model) as rig:
+        for figure in figures:
+            print(f"measuring {figure.name}", file=sys.stderr, flush=True)
+            results.append(Result(figure, tuple(figure.measure(rig))))
+            if not arguments.json:
+                print(render.line(results[-1]), flush=True)
+    if arguments.json:
+        print(render.as_json(results, circumstances))
+    if arguments.write:
+        render.rewrite(TABLES, render.table(results, circumstances))
+
+
+def main() -> None:
+    """Entry point: an error is an exit code."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the device and the broker end with us
+    try:
+        run()
+    except EdgekitError as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""`agent.*`: what edgekit adds to the runtime, seen by a requester over MQTT."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+
+from benchmarks.bare import BareAnswer
+from benchmarks.figure import figure
+from benchmarks.rig import Rig
+from edgekit.agent.serve.sampling import Sampler
+from edgekit.client.requester import Delta, Final
+from edgekit.core.chat import Sampling
+from edgekit.errors import EdgekitError
+
+STORY = "Tell me a long story about a lighthouse keeper and a storm."
+STORY_TOKENS = 200
+DECODE_PAIRS = 3  # pairs of answers whose medians make one round
+
+QUESTION = (
+    "Describe in a few sentences how a lighthouse keeper spends a quiet winter day, "
+    "and what the keeper sees at sea."
+)
+FIRST_PAIRS = 9
+
+POSITIONS = 64  # of an answer, whose logits are sampled from
+TOP_KS = (0, 50)
+SETTLE_SECONDS = 0.05  # both processes come to rest
+IDLE_SHARE = 0.03  # of one CPU: what the device may use while the bare runtime runs
+
+BARE = "the bare onnxruntime-genai loop, in turns; Mosquitto on this machine"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One greedy answer over MQTT; seconds are the requester's.
+
+    Attributes:
+        text: whole.
+        tokens: generated, the end-of-turn token included.
+        prompt_tokens: after the chat template.
+        first_seconds: from the call to the first delta.
+        rest_seconds: from the first delta to the final.
+    """
+
+    text: str
+    tokens: int
+    prompt_tokens: int
+    first_seconds: float
+    rest_seconds: float
+
+
+def ask(rig: Rig, prompt: str, max_tokens: int) -> Answer:
+    """Prompt the device, greedily."""
+    body = {
+        "messages": [{"role": "user", "content": prompt}],
+        "max_completion_tokens": max_tokens,
+        "temperature": 0,
+    }
+    first: float | None = None
+    began = time.perf_counter()
+    for reply in rig.requester.ask(rig.device, body):
+        if isinstance(reply, Delta) and first is None:
+            first = time.perf_counter()
+        if isinstance(reply, Final):
+            ended = time.perf_counter()
+            final = reply
+    if first is None:
+        raise EdgekitError("the answer came without a delta")
+    usage = final.completion["usage"]
+    return Answer(
+        final.text,
+        usage["completion_tokens"],
+        usage["prompt_tokens"],
+        first - began,
+        ended - first,
+    )
+
+
+def pairs(rig: Rig, prompt: str, tokens: int, count: int) -> Iterator[tuple[Answer, BareAnswer]]:
+    """The same prompt through MQTT and bare, in turns; who begins alternates.
+
+    Raises:
+        EdgekitError: the answers are not the same, or the device worked while the other was
+            measured.
+    """
+    device: Callable[[], Answer] = lambda: ask(rig, prompt, tokens)  # noqa: E731
+    busy = elapsed = 0.0
+
+    def bare() -> BareAnswer:
+        nonlocal busy, elapsed
+        used, began = rig.device_cpu_seconds(), time.perf_counter()
+        answer = rig.bare.answer(prompt, tokens)
+        elapsed += time.perf_counter() - began
+        busy += rig.device_cpu_seconds() - used
+        return answer
+
+    device(), bare()  # warm
+    busy = elapsed = 0.0
+    for number in range(count):
+        time.sleep(SETTLE_SECONDS)
+        if number % 2:
+            plain = bare()
+            time.sleep(SETTLE_SECONDS)
+            ours = device()
+        else:
+            ours = device()
+            time.sleep(SETTLE_SECONDS)
+            plain = bare()
+        if (ours.text, ours.tokens, ours.prompt_tokens) != (
+            plain.text,
+            plain.tokens,
+            plain.prompt_tokens,
+        ):
+            raise EdgekitError(
+                "the device and the bare runtime answered differently",
+                f"{ours.tokens} tokens, {ours.text!r}; {plain.tokens} tokens, {plain.text!r}",
+            )
+        yield ours, plain
+    if busy > IDLE_SHARE * elapsed + 0.02:  # two ticks of the CPU clock
+        raise EdgekitError(
+            "the device was not idle while the bare runtime ran", f"{busy:.2f} of {elapsed:.2f} s"
+        )
+
+
+@figure(
+    "agent.decode_ratio",
+    what="Greedy decoding through MQTT, tokens/s at the requester, over the bare runtime's",
+    unit="ratio",
+    against=BARE,
+)
+def decode_ratio(rig: Rig) -> list[float]:
+    """Tokens per second through MQTT over those of the bare runtime, for a 200-token answer.
+
+    The requester's clock runs from the first delta, which carries the first token alone, to the
+    final, in which the last one is; the bare one's from the first token's id to the last one's.
+    Both count all tokens but the first. The final's way through the broker counts against
+    edgekit; the first delta's counts for it, and shows in `agent.first_token_added_ms`.
+    """
+
+    def one_round() -> float:
+        measured = list(pairs(rig, STORY, STORY_TOKENS, DECODE_PAIRS))
+        if measured[0][0].tokens < STORY_TOKENS // 2:
+            raise EdgekitError(f"the model ends its story after {measured[0][0].tokens} tokens")
+        ours = median((a.tokens - 1) / a.rest_seconds for a, _ in measured)
+        return ours / median((b.tokens - 1) / b.rest_seconds for _, b in measured)
+
+    return [one_round() for _ in range(rig.rounds)]
+
+
+@figure(
+    "agent.first_token_added_ms",
+    what="First delta at the requester, less the bare runtime's time to its first token",
+    unit="ms",
+    against=BARE,
+)
+def first_token_added_ms(rig: Rig) -> list[float]:
+    """Milliseconds from the call to the first delta, less the bare runtime's to its first token.
+
+    The prompt has about 60 tokens. The bare time is chat template, encoding, prefill and the
+    choice of the first token.
+    """
+
+    def one_round() -> float:
+        measured = list(pairs(rig, QUESTION, 8, FIRST_PAIRS))
+        added = median(a.first_seconds for a, _ in measured)
+        return (added - median(b.first_seconds for _, b in measured)) * 1e3
+
+    return [one_round() for _ in range(rig.rounds)]
+
+
+@figure(
+    "agent.sampling_us",
+    what="Choosing one token from the model's logits at temperature 0.8, top-p 0.95",
+    unit="us",
+    against="the worse of top_k 0 and 50, on the logits of 64 positions",
+)
+def sampling_us(rig: Rig) -> list[float]:
+    """Microseconds of one `Sampler.choose`, the mean over the positions of a real answer.
+
+    The logits are those of the model's own greedy story, float32, one row per position.
+    """
+    path = rig.folder / "logits.npy"
+    rig.bare.logits(STORY, POSITIONS, path)
+    rows = list(np.load(path))
+
+    def one_round(top_k: int) -> float:
+        sampler = Sampler(Sampling(temperature=0.8, top_p=0.95, top_k=top_k, seed=1), [])
+        began = time.perf_counter()
+        for row in rows:
+            sampler.choose(row)
+        return (time.perf_counter() - began) / len(rows) * 1e6
+
+    for top_k in TOP_KS:
+        one_round(top_k)
+    samples: dict[int, list[float]] = {top_k: [] for top_k in TOP_KS}
+    for _ in range(rig.rounds):
+        for top_k, times in samples.items():
+            times.append(one_round(top_k))
+    return max(samples.values(), key=median)

@@ -1,0 +1,269 @@
+"""What every decoder and tokenizer does: the real one on SmolLM2, and the unit tests' fake."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgekit.agent.serve.decoder import Decoder, Logits, Tokenizer, open_model
+from edgekit.agent.serve.decoder.generator import GenaiTokenizer
+from tests.fakes.decoder import EOS, FakeDecoder, FakeTokenizer
+
+MAX_LENGTH = 256
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A decoder with its tokenizer, and a prompt that it answers in a few tokens."""
+
+    decoder: Decoder
+    tokenizer: Tokenizer
+    encode: Callable[[str], list[int]]
+
+    @property
+    def prompt(self) -> list[int]:
+        return self.tokenizer.encode_chat([("user", "What is the capital of France?")])
+
+    @property
+    def second(self) -> list[int]:
+        return self.tokenizer.encode_chat([("user", "And of Italy?")])
+
+    @property
+    def eos(self) -> int:
+        """Ends a turn, and is the padding token too."""
+        return min(self.tokenizer.eos_token_ids)
+
+    def extend(self, *slices: list[int]) -> Logits:
+        """Logits after the last of these slices in the emptied slot."""
+        self.decoder.truncate(0, 0)
+        for tokens in slices:
+            logits = self.decoder.extend(0, tokens)
+        return logits.copy()
+
+    def greedy(self, count: int) -> list[int]:
+        return [self.decoder.greedy(0) for _ in range(count)]
+
+    def step(self, *tokens: int) -> Logits:
+        for token in tokens:
+            logits = self.decoder.step({0: token})[0]
+        return logits.copy()
+
+
+@pytest.fixture(scope="module", params=["generator", "fake"])
+def subject(request: pytest.FixtureRequest) -> Subject:
+    if request.param == "fake":
+        fake = FakeTokenizer()
+        answer = [*fake.encode("It is Paris."), EOS]
+        return Subject(FakeDecoder(MAX_LENGTH, answer), fake, fake.encode)
+    folder: Path = request.getfixturevalue("smollm2")
+    decoder, tokenizer = open_model(folder, MAX_LENGTH, 2)
+    assert isinstance(tokenizer, GenaiTokenizer)
+    real = tokenizer._tokenizer
+    return Subject(decoder, tokenizer, lambda text: [int(i) for i in real.encode(text)])
+
+
+def test_greedy_is_the_arg_max_of_step(subject: Subject) -> None:
+    logits = subject.extend(subject.prompt)
+    expected = []
+    for _ in range(6):
+        expected.append(int(logits.argmax()))
+        logits = subject.step(expected[-1])
+    subject.extend(subject.prompt)
+    assert subject.greedy(6) == expected
+
+
+@pytest.mark.parametrize("size", [2, 3, 5, 16, 64])
+def test_slices_of_any_size_give_the_same_logits_to_the_bit(subject: Subject, size: int) -> None:
+    prompt = subject.prompt + subject.second
+    whole = subject.extend(prompt)
+    starts = list(range(0, len(prompt) - 1, size))  # no last slice of one token
+    cut = [prompt[a:b] for a, b in zip(starts, [*starts[1:], len(prompt)], strict=True)]
+    assert min(len(tokens) for tokens in cut) >= subject.decoder.limits.min_slice
+    assert (subject.extend(*cut) == whole).all()
+
+
+def test_extend_after_greedy_counts_the_token_that_was_chosen_last(subject: Subject) -> None:
+    subject.extend(subject.prompt)
+    chosen = subject.greedy(3)
+    after = subject.decoder.extend(0, subject.second).copy()
+    assert subject.decoder.length(0) == len(subject.prompt) + 3 + len(subject.second)
+    # the same sequence with nothing pending: the last token goes in with the second turn
+    subject.extend(subject.prompt)
+    subject.step(*chosen[:-1])
+    fresh = subject.decoder.extend(0, [chosen[-1], *subject.second])
+    assert (after == fresh).all()
+    # and in one piece, where a prefill rounds otherwise than single steps
+    whole = subject.extend(subject.prompt + chosen + subject.second)
+    assert np.corrcoef(after, whole)[0, 1] > 0.99
+    assert after.argmax() == whole.argmax()
+
+
+def test_step_after_greedy_counts_it_too(subject: Subject) -> None:
+    subject.extend(subject.prompt)
+    chosen = subject.greedy(3)
+    after = subject.step(subject.second[0])
+    whole = subject.extend([*subject.prompt, *chosen, subject.second[0]])
+    assert np.corrcoef(after, whole)[0, 1] > 0.99
+    assert subject.decoder.length(0) == len(subject.prompt) + 4
+
+
+def test_greedy_goes_on_after_extend_and_after_step(subject: Subject) -> None:
+    subject.extend(subject.prompt)
+    subject.greedy(2)
+    expected = int(subject.decoder.extend(0, subject.second).argmax())
+    assert subject.greedy(1) == [expected]
+    expected = int(subject.step(subject.second[0]).argmax())
+    assert subject.greedy(1) == [expected]
+
+
+def test_truncate_then_extend_equals_a_fresh_run(subject: Subject) -> None:
+    fresh = subject.extend(subject.prompt, subject.second)
+    subject.extend(subject.prompt, subject.prompt)
+    subject.decoder.truncate(0, len(subject.prompt))
+    assert (subject.decoder.extend(0, subject.second) == fresh).all()
+
+
+@pytest.mark.parametrize("kept", [0, 1, 2])
+def test_truncate_while_a_chosen_token_is_pending(subject: Subject, kept: int) -> None:
+    subject.extend(subject.prompt)
+    chosen = subject.greedy(3)
+    subject.decoder.truncate(0, len(subject.prompt) + kept)
+    assert subject.decoder.length(0) == len(subject.prompt) + kept
+    after = subject.decoder.extend(0, subject.second).copy()
+    subject.extend(subject.prompt)
+    if kept:
+        subject.step(*chosen[:kept])
+    assert (subject.decoder.extend(0, subject.second) == after).all()
+
+
+def test_truncate_to_the_length_it_has_changes_nothing(subject: Subject) -> None:
+    subject.extend(subject.prompt)
+    subject.greedy(2)
+    expected = subject.decoder.extend(0, subject.second).copy()
+    subject.extend(subject.prompt)
+    subject.greedy(2)
+    subject.decoder.truncate(0, subject.decoder.length(0))
+    assert (subject.decoder.extend(0, subject.second) == expected).all()
+
+
+def answer(subject: Subject) -> list[int]:
+    """Tokens up to and with the one that ends the answer."""
+    subject.extend(subject.prompt)
+    tokens: list[int] = []
+    while not tokens or tokens[-1] not in subject.tokenizer.eos_token_ids:
+        assert len(tokens) < 60
+        tokens += subject.greedy(1)
+    return tokens
+
+
+def test_after_an_answer_that_ended_the_slot_answers_again(subject: Subject) -> None:
+    first = answer(subject)
+    assert answer(subject) == first
+    logits = subject.extend(subject.prompt)
+    for token in first:  # sampled up to the end of the turn as well
+        assert int(logits.argmax()) == token
+        logits = subject.step(token)
+    assert answer(subject) == first
+
+
+def test_a_second_turn_goes_on_from_the_end_of_the_first(subject: Subject) -> None:
+    first = answer(subject)
+    assert subject.decoder.length(0) == len(subject.prompt) + len(first)
+    second = subject.decoder.extend(0, subject.second).copy()
+    subject.extend(subject.prompt)
+    subject.step(*first[:-1])
+    assert (subject.decoder.extend(0, [first[-1], *subject.second]) == second).all()
+
+
+def test_the_length_counts_every_token(subject: Subject) -> None:
+    subject.extend(subject.prompt)
+    length = len(subject.prompt)
+    assert subject.decoder.length(0) == length
+    subject.decoder.greedy(0)
+    assert subject.decoder.length(0) == length + 1
+    subject.decoder.greedy(0)
+    assert subject.decoder.length(0) == length + 2
+    subject.step(subject.second[0])
+    assert subject.decoder.length(0) == length + 3
+    subject.decoder.truncate(0, 5)
+    assert subject.decoder.length(0) == 5
+    subject.decoder.truncate(0, 0)
+    assert subject.decoder.length(0) == 0
+
+
+def test_a_prompt_that_ends_in_padding_gives_the_logits_of_its_last_token(
+    subject: Subject,
+) -> None:
+    before = subject.extend(subject.prompt)
+    stepped = subject.step(subject.eos)
+    for tail in ([subject.eos], [subject.eos] * 2):
+        prompt = subject.prompt + tail
+        logits = subject.extend(prompt)
+        assert np.corrcoef(logits, before)[0, 1] < 0.9
+        assert (subject.extend(prompt[:9], prompt[9:]) == logits).all()
+        assert subject.greedy(1) == [int(logits.argmax())]
+        if len(tail) == 1:
+            assert np.corrcoef(logits, stepped)[0, 1] > 0.99
+            assert logits.argmax() == stepped.argmax()
+
+
+def test_more_than_the_slot_holds_is_an_error_and_the_slot_lives_on(subject: Subject) -> None:
+    expected = subject.extend(subject.prompt)
+    subject.decoder.truncate(0, 0)
+    with pytest.raises(RuntimeError):
+        subject.decoder.extend(0, (subject.prompt * 20)[: MAX_LENGTH + 1])
+    assert (subject.extend(subject.prompt) == expected).all()
+
+
+def test_a_slot_can_be_filled_to_its_last_token(subject: Subject) -> None:
+    subject.extend((subject.prompt * 20)[: MAX_LENGTH - 2])
+    assert len(subject.greedy(2)) == 2
+
+
+# --- text -------------------------------------------------------------------------------------
+TEXTS = [
+    "The capital of France is Paris.",
+    "naïve café €5",
+    "日本語 漢字かな交じり文",
+    "👋🏽 Hi 👨‍👩‍👧‍👦 there 🎉🎉",
+    "Привет, мир! مرحبا",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_streamed_text_comes_out_whole_character_by_character(
+    subject: Subject, text: str
+) -> None:
+    stream = subject.tokenizer.stream()
+    tokens = subject.encode(text)
+    pieces = [stream.decode(token) for token in tokens]
+    assert "".join(pieces) == text
+    if len(tokens) > len(text):
+        assert "" in pieces  # something was held back
+    shown = ""
+    for piece in pieces:
+        shown += piece
+        assert text.startswith(shown)
+        assert "\ufffd" not in piece
+
+
+def test_each_stream_starts_afresh(subject: Subject) -> None:
+    tokens = subject.encode("🎉")
+    assert len(tokens) > 1
+    assert subject.tokenizer.stream().decode(tokens[0]) == ""
+    stream = subject.tokenizer.stream()
+    assert "".join(stream.decode(token) for token in subject.encode("Hi")) == "Hi"
+
+
+def test_a_conversation_is_encoded_with_every_role_and_character(subject: Subject) -> None:
+    turns = [("developer", "Be brief."), ("user", "Señor 🎉"), ("assistant", "Sí"), ("user", "?")]
+    tokens = subject.tokenizer.encode_chat(turns)
+    stream = subject.tokenizer.stream()
+    text = "".join(stream.decode(token) for token in tokens)
+    places = [text.index(content) for _, content in turns]
+    assert places == sorted(places)
+    assert text.rstrip().endswith(("assistant", "assistant:"))

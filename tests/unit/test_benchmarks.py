@@ -1,0 +1,119 @@
+"""The benchmarks' names, lines and tables; nothing is measured."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks import __main__ as benchmarks
+from benchmarks import render
+from benchmarks.figure import Figure, Result, registered
+from benchmarks.rig import find_model
+from edgekit.errors import UsageError
+
+NAMES = {
+    "agent.decode_ratio",
+    "agent.sampling_us",
+    "agent.first_token_added_ms",
+    "push.again_bytes",
+    "push.again_seconds",
+    "demo.cold_seconds",
+    "demo.warm_seconds",
+}
+LINE = re.compile(
+    r"(?P<name>[a-z]+\.[a-z0-9_]+) (?P<value>-?[0-9.]+) (?P<unit>\S+) "
+    r"\(against (?P<against>.+), (?P<runs>\d+) runs?, (?P<low>-?[0-9.]+?)\.\.(?P<high>-?[0-9.]+)\)"
+)
+HERE = {
+    "cpu": "a CPU",
+    "cpus": 2,
+    "load_before": 0.1,
+    "model": "smollm2",
+    "edgekit": "0.1",
+    "day": "2026-11-22",
+}
+
+
+def result(*samples: float, name: str = "agent.decode_ratio") -> Result:
+    """A result that nobody measured."""
+    return Result(Figure(name, "what it is", "ratio", "bare, in turns", lambda _: []), samples)
+
+
+def test_names_of_figures_are_stable(capsys: pytest.CaptureFixture[str]) -> None:
+    benchmarks.run(["--list"])
+    assert {line.split()[0] for line in capsys.readouterr().out.splitlines()} == NAMES
+
+
+@pytest.mark.parametrize("figure", registered().values(), ids=lambda figure: figure.name)
+def test_every_figure_explains_itself(figure: Figure) -> None:
+    assert figure.what
+    assert figure.against
+    assert re.fullmatch(r"\S{1,6}", figure.unit)
+    assert figure.measure.__doc__
+
+
+@pytest.mark.parametrize(
+    ("samples", "value", "low", "high", "runs"),
+    [
+        ((0.97, 0.993, 0.98), "0.980", "0.970", "0.993", "3"),
+        ((-1.25, 4.0, 21.93), "4", "-1.25", "21.9", "3"),
+        ((0, 0), "0", "0", "0", "2"),
+        ((123456.7,), "123457", "123457", "123457", "1"),
+    ],
+)
+def test_a_line_can_be_parsed(
+    samples: tuple[float, ...], value: str, low: str, high: str, runs: str
+) -> None:
+    found = LINE.fullmatch(render.line(result(*samples)))
+    assert found is not None
+    assert found["name"] == "agent.decode_ratio"
+    assert found["against"] == "bare, in turns"
+    assert (found["value"], found["low"], found["high"], found["runs"]) == (value, low, high, runs)
+
+
+def test_json_has_every_sample() -> None:
+    text = render.as_json([result(3.0, 1.0, 2.0)], HERE)
+    figure = json.loads(text)["figures"][0]
+    assert (figure["value"], figure["samples"]) == (2.0, [3.0, 1.0, 2.0])
+
+
+def test_rewriting_a_table_twice_changes_nothing_more(tmp_path: Path) -> None:
+    path = tmp_path / "README.md"
+    path.write_text(f"above\n{render.BEGIN}\nold\n{render.END}\nbelow\n")
+    table = render.table([result(1.0, 2.0)], HERE)
+    render.rewrite([path], table)
+    once = path.read_text()
+    assert once.startswith(f"above\n{render.BEGIN}\n| figure |")
+    assert once.endswith(f"{render.END}\nbelow\n")
+    assert "old" not in once
+    render.rewrite([path], table)
+    assert path.read_text() == once
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["no markers", render.BEGIN, f"{render.END}\n{render.BEGIN}", 2 * (render.BEGIN + render.END)],
+)
+def test_a_file_without_its_markers_is_named_and_none_is_changed(tmp_path: Path, text: str) -> None:
+    good, bad = tmp_path / "good.md", tmp_path / "bad.md"
+    good.write_text(f"{render.BEGIN}\n{render.END}\n")
+    bad.write_text(text)
+    with pytest.raises(UsageError, match=r"bad\.md"):
+        render.rewrite([good, bad], "new")
+    assert good.read_text() == f"{render.BEGIN}\n{render.END}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["agent.no_such"], ["--write", "agent.sampling_us"], ["--rounds", "0"]]
+)
+def test_wrong_arguments_are_refused_before_anything_is_measured(arguments: list[str]) -> None:
+    with pytest.raises(UsageError):
+        benchmarks.run(arguments)
+
+
+def test_an_unknown_model_is_refused() -> None:
+    with pytest.raises(UsageError, match="phi35"):
+        find_model("phi35")

@@ -1,0 +1,85 @@
+"""The import contracts of pyproject.toml hold, and each reports a violation planted for it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LINT = Path(sys.executable).with_name("lint-imports")
+
+# contract: the file that gets a bad line, and the line
+PLANTED = [
+    ("Imports point down", "core/digest.py", "import edgekit.store"),
+    ("Imports point down", "builder/spec.py", "import edgekit.fleet.plan"),  # strangers
+    ("Imports point down", "newpart.py", "import edgekit.errors"),  # in no layer
+    ("Core never acts", "core/wire.py", "import time"),
+    ("Core never acts", "agent/serve/session.py", "import threading"),
+    ("The device carries only its own", "store.py", "import typer"),
+    ("One door to paho", "client/requester.py", "import paho.mqtt.client"),
+    ("One door to fabric", "fleet/plan.py", "import paramiko"),
+    ("One door to the runtime", "agent/serve/worker.py", "import onnxruntime_genai"),
+    ("One door to the embedded broker", "cli/broker.py", "import iotcore"),
+]
+
+
+def lint(folder: Path) -> tuple[dict[str, str], str]:
+    """KEPT or BROKEN by contract, and the whole output."""
+    done = subprocess.run(
+        [str(LINT), "--no-cache", "--config", str(ROOT / "pyproject.toml")],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    verdicts = dict(re.findall(r"^(.+?) (KEPT|BROKEN)", done.stdout, re.MULTILINE))
+    assert verdicts, done.stdout + done.stderr
+    return verdicts, done.stdout
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package as it is, to be broken."""
+    folder = tmp_path_factory.mktemp("copy")
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "edgekit", folder / "edgekit", ignore=ignored)
+    return folder
+
+
+def contracts() -> set[str]:
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    return {contract["name"] for contract in config["tool"]["importlinter"]["contracts"]}
+
+
+def test_the_contracts_hold(copy: Path) -> None:
+    verdicts, output = lint(copy)
+    assert verdicts == dict.fromkeys(contracts(), "KEPT"), output
+
+
+def test_every_contract_has_a_planted_violation() -> None:
+    assert {name for name, _, _ in PLANTED} == contracts()
+
+
+@pytest.mark.parametrize(("contract", "file", "line"), PLANTED)
+def test_a_planted_violation_is_reported(copy: Path, contract: str, file: str, line: str) -> None:
+    path = copy / "edgekit" / file
+    before = path.read_text("utf-8") if path.exists() else None
+    path.write_text(f"{before or ''}\n{line}\n", "utf-8")
+    try:
+        verdicts, output = lint(copy)
+    finally:
+        if before is None:
+            path.unlink()
+        else:
+            path.write_text(before, "utf-8")
+    assert verdicts[contract] == "BROKEN", output
+    assert line.removeprefix("import ").partition(".")[0] in output
+    others = {name for name, verdict in verdicts.items() if verdict == "BROKEN"} - {contract}
+    assert not others, output

@@ -1,0 +1,624 @@
+"""The session machine: events in, effects out, on a clock that only the test moves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from edgekit.agent.serve.events import (
+    Ack,
+    Connected,
+    Controlled,
+    Drain,
+    Effect,
+    Event,
+    Exit,
+    Publish,
+    Received,
+    Spawn,
+    Tick,
+    ToWorker,
+    WorkerLost,
+)
+from edgekit.agent.serve.pipe import Cancel, Delta, Done, Failed, Ready, Start
+from edgekit.agent.serve.session import HUNG_SECONDS, REPLY_MARGIN_SECONDS, Session
+from edgekit.core import wire
+from edgekit.core.chat import Timings, Usage
+from edgekit.core.config import AgentConfig
+from edgekit.core.manifest import BundleConfig, Fit
+
+CARD, STATUS = wire.card_topic("pi"), wire.status_topic("pi")
+BODY: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}]}
+
+
+def bundle(**changes: Any) -> BundleConfig:
+    values: dict[str, Any] = {
+        "name": "smollm2",
+        "version": "1",
+        "model_type": "llama",
+        "build_id": "b",
+        "context_length": 1024,
+        "kv_bytes_per_token": 1,
+        "max_answer_tokens": 100,
+        "fit": Fit(ram_bytes=1, disk_bytes=1),
+    }
+    return BundleConfig(**(values | changes))
+
+
+@dataclass
+class Agent:
+    """A session and its clock; `say` is what went out, without the device's own topics."""
+
+    queue_limit: int = 2
+    search: dict[str, Any] = field(default_factory=dict)
+    now: float = 1000.0
+    acks: list[object] = field(default_factory=list)
+    _tokens: int = 0
+
+    def __post_init__(self) -> None:
+        config = AgentConfig(device="pi", queue_limit=self.queue_limit)
+        self.session = Session(config, bundle(search=self.search), "sha256:r", "a1", 1e9)
+
+    def handle(self, event: Event, after: float = 0.0) -> tuple[Effect, ...]:
+        self.now += after
+        effects = self.session.handle(event, self.now)
+        self.acks += [e.token for e in effects if isinstance(e, Ack)]
+        return effects
+
+    def ready(self) -> Agent:
+        self.handle(Ready(1.0, 1.0))
+        self.handle(Connected())
+        return self
+
+    def prompt(
+        self,
+        prompt_id: str = "p1",
+        *,
+        who: str = "alice",
+        body: object = None,
+        payload: bytes | None = None,
+        want: str = "",
+        **changes: Any,
+    ) -> tuple[Effect, ...]:
+        """A prompt arrives; its PUBACK is checked here, once for all tests."""
+        self._tokens += 1
+        user = [("ek-id", prompt_id)] if prompt_id else []
+        if want:
+            user.append(("ek-want", want))
+        values: dict[str, Any] = {
+            "topic": wire.request_topic("pi", who),
+            "payload": json.dumps(BODY if body is None else body).encode(),
+            "response_topic": wire.response_prefix(who) + "s/1",
+            "correlation": prompt_id.encode() or b"\x01\x02",
+            "expiry_seconds": 60,
+            "content_type": wire.JSON,
+            "user": tuple(user),
+            "token": self._tokens,
+        }
+        if payload is not None:
+            values["payload"] = payload
+        effects = self.handle(Received(wire.Inbound(**(values | changes))))
+        assert [e for e in effects if isinstance(e, Ack)] == [Ack(self._tokens)]
+        return effects
+
+    def cancel(self, prompt_id: str, who: str = "alice", **changes: Any) -> tuple[Effect, ...]:
+        payload = json.dumps({"kind": "cancel", "id": prompt_id}).encode()
+        values: dict[str, Any] = {"topic": wire.control_topic("pi", who), "payload": payload}
+        return self.handle(Controlled(wire.Inbound(**(values | changes))))
+
+    def finishes(self, job: str = "alice/p1", reason: str = "stop") -> tuple[Effect, ...]:
+        return self.handle(done(job, reason))
+
+
+def done(job: str, reason: str = "stop", tokens: int = 3) -> Done:
+    timings = Timings(0.0, 5.0, 6.0, 7.0, 42.0)
+    return Done(job, "Hello.", reason, Usage(4, tokens, 4 + tokens), timings)
+
+
+def replies(effects: Sequence[Effect]) -> list[wire.Outbound]:
+    messages = [e.message for e in effects if isinstance(e, Publish)]
+    return [m for m in messages if m.topic not in (CARD, STATUS)]
+
+
+def kinds(effects: Sequence[Effect]) -> list[str]:
+    return [dict(m.user)["ek-kind"] for m in replies(effects)]
+
+
+def to_worker(effects: Sequence[Effect]) -> list[object]:
+    return [e.message for e in effects if isinstance(e, ToWorker)]
+
+
+def statuses(effects: Sequence[Effect]) -> list[dict[str, Any]]:
+    messages = [e.message for e in effects if isinstance(e, Publish)]
+    return [json.loads(m.payload) for m in messages if m.topic == STATUS]
+
+
+def error(effects: Sequence[Effect]) -> dict[str, Any]:
+    """The one reply, which is an error; its status property is the code's."""
+    (message,) = replies(effects)
+    assert dict(message.user)["ek-kind"] == "error"
+    body: dict[str, Any] = json.loads(message.payload)["error"]
+    assert dict(message.user)["ek-status"] == str(wire.CODES[body["code"]][0])
+    assert body["retryable"] is wire.CODES[body["code"]][1]
+    return body
+
+
+# --- the ordinary road ------------------------------------------------------------------------
+def test_a_prompt_is_accepted_streamed_and_answered_in_that_order() -> None:
+    agent = Agent().ready()
+    taken = agent.prompt()
+    assert kinds(taken) == ["accepted"]
+    (start,) = to_worker(taken)
+    assert isinstance(start, Start)
+    assert (start.job, start.messages) == ("alice/p1", [("user", "Hi")])
+    assert start.answer_limit == 100
+    deltas = [*agent.handle(Delta("alice/p1", "Hel")), *agent.handle(Delta("alice/p1", "lo."))]
+    assert kinds(deltas) == ["delta", "delta"]
+    payloads = [json.loads(m.payload) for m in replies(deltas)]
+    assert [p["seq"] for p in payloads] == [0, 1]
+    assert payloads[0]["choices"] == [{"index": 0, "delta": {"content": "Hel"}}]
+    final = agent.finishes()
+    assert kinds(final) == ["final"]
+    body = json.loads(replies(final)[0].payload)
+    assert body["id"] == "chatcmpl-p1"
+    assert body["choices"][0]["message"] == {"role": "assistant", "content": "Hello."}
+    assert body["choices"][0]["finish_reason"] == "stop"
+    assert (body["deltas"], body["usage"]["total_tokens"]) == (2, 7)
+    assert body["created"] == 1e9 + 1000
+
+
+def test_every_reply_carries_its_properties_and_the_time_that_is_left() -> None:
+    agent = Agent().ready()
+    accepted = replies(agent.prompt(correlation=b"\x00\xff"))[0]
+    delta = replies(agent.handle(Delta("alice/p1", "Hel"), after=10.5))[0]
+    final = replies(agent.handle(done("alice/p1"), after=10))[0]
+    for message, kind, seq, qos, expiry in (
+        (accepted, "accepted", "0", 1, 60),
+        (delta, "delta", "0", 0, 49),
+        (final, "final", "1", 1, 39),
+    ):
+        user = dict(message.user)
+        assert message.topic == "edgekit/v1/res/alice/s/1"
+        assert message.correlation == b"\x00\xff"
+        assert (message.qos, message.retain, message.expiry_seconds) == (qos, False, expiry)
+        assert (user["ek-kind"], user["ek-seq"]) == (kind, seq)
+        assert (user["ek-id"], user["ek-dev"]) == ("p1", "pi")
+        assert ("ek-status" in user) == (kind == "final")
+    assert dict(final.user)["ek-status"] == "200"
+
+
+def test_want_final_gives_exactly_one_message() -> None:
+    agent = Agent().ready()
+    effects = [*agent.prompt(want="final"), *agent.handle(Delta("alice/p1", "Hel"))]
+    assert kinds([*effects, *agent.finishes()]) == ["final"]
+    assert kinds(agent.prompt("p2", want="final", payload=b"{")) == ["error"]
+
+
+def test_stream_false_gives_no_deltas() -> None:
+    agent = Agent().ready()
+    effects = [*agent.prompt(body=BODY | {"stream": False}), *agent.handle(Delta("alice/p1", "H"))]
+    final = agent.finishes()
+    assert kinds([*effects, *final]) == ["accepted", "final"]
+    assert json.loads(replies(final)[0].payload)["deltas"] == 0
+
+
+def test_without_ek_id_the_id_is_the_correlation_data() -> None:
+    agent = Agent().ready()
+    effects = agent.prompt("")
+    assert dict(replies(effects)[0].user)["ek-id"] == "0102"
+    (start,) = to_worker(effects)
+    assert isinstance(start, Start)
+    assert start.job == "alice/0102"
+    assert error(Agent().prompt("", correlation=b""))["code"] == "invalid_request"
+    assert error(Agent().prompt("", correlation=b"x" * 65))["code"] == "invalid_request"
+
+
+def test_prompts_run_one_at_a_time_in_the_order_they_came() -> None:
+    agent = Agent().ready()
+    first = agent.prompt("p1")
+    second = agent.prompt("p2", who="bob")
+    third = agent.prompt("p3")
+    positions = [json.loads(replies(e)[0].payload)["position"] for e in (first, second, third)]
+    assert positions == [0, 1, 2]
+    assert (to_worker(second), to_worker(third)) == ([], [])
+    (start,) = to_worker(agent.finishes("alice/p1"))
+    assert isinstance(start, Start)
+    assert start.job == "bob/p2"
+
+
+def test_a_prompt_before_the_model_is_loaded_waits_for_it() -> None:
+    agent = Agent()
+    assert to_worker(agent.prompt()) == []
+    assert len(to_worker(agent.handle(Ready(1.0, 1.0)))) == 1
+
+
+def test_the_queue_time_is_reported() -> None:
+    agent = Agent().ready()
+    agent.prompt("p1")
+    agent.prompt("p2")
+    agent.handle(done("alice/p1"), after=2.0)
+    final = replies(agent.finishes("alice/p2"))[0]
+    assert json.loads(final.payload)["timings"]["queue_ms"] == 2000.0
+
+
+def test_the_device_caps_the_answer_and_the_request_chooses_below() -> None:
+    for wanted, given in ((None, 100), (7, 7), (1000, 100)):
+        agent = Agent().ready()
+        (start,) = to_worker(agent.prompt(body=BODY | {"max_tokens": wanted}))
+        assert isinstance(start, Start)
+        assert start.answer_limit == given
+
+
+def test_the_bundles_sampling_defaults_hold_where_the_request_says_nothing() -> None:
+    agent = Agent(search={"temperature": 0.6, "top_k": 5}).ready()
+    (start,) = to_worker(agent.prompt(body=BODY | {"temperature": 0, "seed": 3}))
+    assert isinstance(start, Start)
+    sampling = start.sampling
+    assert (sampling.temperature, sampling.top_k, sampling.seed) == (0, 5, 3)
+
+
+# --- refusals ---------------------------------------------------------------------------------
+def test_a_full_queue_refuses_with_a_time_to_come_back() -> None:
+    agent = Agent().ready()
+    for number in range(3):
+        assert kinds(agent.prompt(f"p{number}")) == ["accepted"]
+    refused = error(agent.prompt("p3"))
+    assert (refused["code"], refused["retry_after_ms"]) == ("queue_full", 2000)
+    agent.finishes("alice/p0")
+    assert kinds(agent.prompt("p3")) == ["accepted"]
+
+
+def test_prompts_that_have_expired_do_not_fill_the_queue() -> None:
+    agent = Agent(queue_limit=1).ready()
+    agent.prompt("p1", expiry_seconds=3600)
+    agent.prompt("p2", expiry_seconds=5)
+    agent.now += 6
+    assert kinds(agent.prompt("p3")) == ["accepted"]
+
+
+def test_a_queue_limit_of_zero_lets_one_prompt_run() -> None:
+    agent = Agent(queue_limit=0).ready()
+    assert kinds(agent.prompt("p1")) == ["accepted"]
+    assert error(agent.prompt("p2"))["code"] == "queue_full"
+
+
+def test_the_same_ek_id_attaches_to_the_prompt_that_is_there() -> None:
+    agent = Agent().ready()
+    agent.prompt("p1")
+    agent.handle(Delta("alice/p1", "Hel"))
+    again = agent.prompt("p1", correlation=b"new", response_topic="edgekit/v1/res/alice/other")
+    assert kinds(again) == ["accepted"]
+    assert to_worker(again) == []
+    final = agent.finishes()
+    assert kinds(final) == ["final"]
+    assert replies(final)[0].correlation == b"new"
+    assert replies(final)[0].topic == "edgekit/v1/res/alice/other"
+
+
+def test_the_same_ek_id_with_another_body_is_a_conflict() -> None:
+    agent = Agent().ready()
+    agent.prompt("p1")
+    assert error(agent.prompt("p1", body=BODY | {"seed": 1}))["code"] == "id_conflict"
+    assert kinds(agent.finishes()) == ["final"]
+
+
+def test_the_same_ek_id_of_another_requester_is_another_prompt() -> None:
+    agent = Agent().ready()
+    agent.prompt("p1")
+    assert kinds(agent.prompt("p1", who="bob", body=BODY | {"seed": 1})) == ["accepted"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"response_topic": "edgekit/v1/res/bob/s/1"},
+        {"response_topic": "edgekit/v1/res/alicex/s"},
+        {"response_topic": "edgekit/v1/res/alice/"},
+        {"response_topic": "edgekit/v1/res/alice"},
+        {"response_topic": "edgekit/v1/res/alice/#"},
+        {"response_topic": "edgekit/v1/res/alice/+/x"},
+        {"response_topic": "edgekit/v1/res/alice/\0"},
+        {"response_topic": "edgekit/v1/dev/pi/status"},
+        {"response_topic": ""},
+        {"retain": True},
+        {"topic": "edgekit/v1/req/dev/pi/al ice", "response_topic": "edgekit/v1/res/al ice/s"},
+        {"topic": "edgekit/v1/req/dev/pi/", "response_topic": "edgekit/v1/res//s"},
+    ],
+    ids=repr,
+)
+def test_a_prompt_that_may_not_be_answered_gets_no_answer(changes: dict[str, Any]) -> None:
+    agent = Agent().ready()
+    effects = agent.prompt(**changes)
+    assert (replies(effects), to_worker(effects)) == ([], [])
+    assert agent.session.ignored == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "param"),
+    [
+        ({"expiry_seconds": None}, "invalid_request", None),
+        ({"expiry_seconds": 0}, "invalid_request", None),
+        ({"payload": b"{"}, "invalid_request", None),
+        ({"payload": b"\xff\xfe"}, "invalid_request", None),
+        ({"payload": b""}, "invalid_request", None),
+        ({"body": BODY | {"logprobs": True}}, "unsupported_parameter", "logprobs"),
+        (
+            {"body": {"messages": [{"role": "user", "content": "Hi", "name": "Al"}]}},
+            "unsupported_parameter",
+            "messages[0].name",
+        ),
+        ({"body": {"messages": []}}, "invalid_request", "messages"),
+        ({"body": BODY | {"temperature": 3}}, "invalid_request", "temperature"),
+        ({"body": BODY | {"stop": ["a"] * 5}}, "invalid_request", "stop"),
+        (
+            {"body": {"messages": [{"role": "user", "content": "a\0b"}]}},
+            "invalid_request",
+            "messages[0].content",
+        ),
+        ({"body": BODY | {"model": "gpt-4"}}, "model_not_found", "model"),
+        ({"payload": b"x" * (128 * 1024 + 1)}, "payload_too_large", None),
+        ({"content_type": "text/plain"}, "unsupported_media_type", None),
+        ({"prompt_id": "i" * 129}, "invalid_request", None),
+    ],
+    ids=lambda value: repr(value)[:60],
+)
+def test_a_wrong_prompt_is_refused_by_name_and_never_starts(
+    changes: dict[str, Any], code: str, param: str | None
+) -> None:
+    agent = Agent().ready()
+    values = {"correlation": b"c"} | changes
+    effects = agent.prompt(values.pop("prompt_id", "p1"), **values)
+    refused = error(effects)
+    assert (refused["code"], refused["param"]) == (code, param)
+    assert to_worker(effects) == []
+
+
+def test_a_body_of_exactly_128_kib_is_taken() -> None:
+    payload = json.dumps(BODY).encode()
+    payload += b" " * (wire.MAX_BODY_BYTES - len(payload))
+    assert kinds(Agent().ready().prompt(payload=payload)) == ["accepted"]
+
+
+def test_an_expiry_of_more_than_an_hour_is_an_hour() -> None:
+    agent = Agent().ready()
+    (start,) = to_worker(agent.prompt(expiry_seconds=10**6))
+    assert isinstance(start, Start)
+    assert start.deadline == agent.now + 3600 - REPLY_MARGIN_SECONDS
+
+
+def test_a_failure_in_the_worker_is_the_prompts_error() -> None:
+    agent = Agent().ready()
+    agent.prompt()
+    assert (
+        error(agent.handle(Failed("alice/p1", "context_length_exceeded", "2000 tokens")))["message"]
+        == "2000 tokens"
+    )
+    assert replies(agent.finishes()) == []
+
+
+def test_what_the_worker_says_of_another_prompt_is_not_the_running_ones_answer() -> None:
+    agent = Agent().ready()
+    agent.prompt("p1")
+    agent.prompt("p2")
+    for late in (Delta("alice/p0", "x"), done("alice/p0"), done("alice/p2")):
+        assert (replies(effects := agent.handle(late)), to_worker(effects)) == ([], [])
+    assert dict(replies(agent.finishes("alice/p1"))[0].user)["ek-id"] == "p1"
+
+
+# --- cancel -----------------------------------------------------------------------------------
+def test_a_cancel_of_a_waiting_prompt_answers_at_once() -> None:
+    agent = Agent().ready()
+    agent.prompt("p1")
+    agent.prompt("p2")
+    cancelled = agent.cancel("p2")
+    (final,) = replies(cancelled)
+    assert dict(final.user)["ek-status"] == "499"
+    assert json.loads(final.payload)["choices"][0]["finish_reason"] == "cancelled"
+    assert to_worker(cancelled) == []
+    assert to_worker(agent.finishes("alice/p1")) == []
+
+
+def test_a_cancel_of_the_running_prompt_goes_to_the_worker_and_keeps_what_there_is() -> None:
+    agent = Agent().ready()
+    agent.prompt()
+    cancelled = agent.cancel("p1")
+    assert to_worker(cancelled) == [Cancel("alice/p1")]
+    assert replies(cancelled) == []
+    (final,) = replies(agent.finishes(reason="cancelled"))
+    assert dict(final.user)["ek-status"] == "499"
+    assert json.loads(final.payload)["choices"][0]["message"]["content"] == "Hello."
+
+
+def test_a_cancel_from_another_requester_does_nothing() -> None:
+    agent = Agent().ready()
+    agent.prompt("p1")
+    agent.prompt("p2")
+    for prompt_id in ("p1", "p2", "alice/p1"):
+        effects = agent.cancel(prompt_id, who="bob")
+        assert (replies(effects), to_worker(effects)) == ([], [])
+    assert kinds(agent.finishes("alice/p1")) == ["final"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"payload": b"{"}, {"payload": b'{"kind":"stop","id":"p1"}'}, {"retain": True}],
+    ids=repr,
+)
+def test_what_is_no_cancel_is_ignored(changes: dict[str, Any]) -> None:
+    agent = Agent().ready()
+    agent.prompt("p1")
+    effects = agent.cancel("p1", **changes)
+    assert (replies(effects), to_worker(effects)) == ([], [])
+    assert agent.session.ignored == 1
+
+
+# --- deadlines --------------------------------------------------------------------------------
+def test_a_prompt_that_expires_in_the_queue_gets_no_answer() -> None:
+    agent = Agent().ready()
+    agent.prompt("p1")
+    agent.prompt("p2", expiry_seconds=5)
+    assert replies(agent.handle(Tick(), after=5.0)) == []
+    assert to_worker(agent.finishes("alice/p1")) == []
+    assert agent.session.ignored == 1
+
+
+def test_a_running_prompt_past_its_deadline_is_answered_408_in_time() -> None:
+    agent = Agent().ready()
+    (start,) = to_worker(agent.prompt(expiry_seconds=5))
+    assert isinstance(start, Start)
+    assert start.deadline == agent.now + 5 - REPLY_MARGIN_SECONDS
+    ended = agent.handle(done("alice/p1", "deadline"), after=4.75)
+    assert error(ended)["code"] == "deadline_exceeded"
+    assert replies(ended)[0].expiry_seconds == 1  # 0 would mean: none
+
+
+# --- the worker's deaths ----------------------------------------------------------------------
+def test_a_worker_that_dies_once_is_replaced_and_the_prompt_runs_again_without_deltas() -> None:
+    agent = Agent().ready()
+    agent.prompt("p1")
+    agent.prompt("p2")
+    agent.handle(Delta("alice/p1", "Hel"))
+    lost = agent.handle(WorkerLost())
+    assert [e for e in lost if isinstance(e, Spawn)]
+    assert (replies(lost), to_worker(lost)) == ([], [])
+    (start,) = to_worker(agent.handle(Ready(1.0, 1.0)))
+    assert isinstance(start, Start)
+    assert start.job == "alice/p1"  # it keeps its place
+    assert replies(agent.handle(Delta("alice/p1", "Hello"))) == []
+    final = agent.finishes()
+    assert kinds(final) == ["final"]
+    assert json.loads(replies(final)[0].payload)["deltas"] == 1
+
+
+def test_a_prompt_that_had_no_delta_yet_streams_when_it_runs_again() -> None:
+    agent = Agent().ready()
+    agent.prompt("p1")
+    agent.handle(WorkerLost())
+    agent.handle(Ready(1.0, 1.0))
+    assert kinds(agent.handle(Delta("alice/p1", "Hel"))) == ["delta"]
+
+
+def test_two_deaths_on_one_prompt_end_it_and_the_next_one_runs() -> None:
+    agent = Agent().ready()
+    agent.prompt("p1")
+    agent.prompt("p2")
+    agent.handle(WorkerLost())
+    agent.handle(Ready(1.0, 1.0))
+    second = agent.handle(WorkerLost())
+    assert error(second)["code"] == "worker_crashed"
+    assert [e for e in second if isinstance(e, Spawn)]
+    (start,) = to_worker(agent.handle(Ready(1.0, 1.0)))
+    assert isinstance(start, Start)
+    assert start.job == "alice/p2"
+
+
+def test_a_death_with_nothing_running_only_starts_a_new_worker() -> None:
+    agent = Agent().ready()
+    lost = agent.handle(WorkerLost())
+    assert len([e for e in lost if isinstance(e, Spawn)]) == 1
+    assert replies(lost) == []
+    assert to_worker(agent.prompt()) == []  # until it is ready
+    assert len(to_worker(agent.handle(Ready(1.0, 1.0)))) == 1
+
+
+def test_a_worker_that_hangs_past_the_deadline_is_replaced() -> None:
+    agent = Agent().ready()
+    agent.prompt("p1", expiry_seconds=5)
+    assert not [e for e in agent.handle(Tick(), after=5 + HUNG_SECONDS - 1) if e == Spawn(1.0)]
+    assert [e for e in agent.handle(Tick(), after=1) if e == Spawn(1.0)]
+    assert kinds(agent.prompt("p2")) == ["accepted"]
+    (start,) = to_worker(agent.handle(Ready(1.0, 1.0)))
+    assert isinstance(start, Start)
+    assert start.job == "alice/p2"
+
+
+# --- drain ------------------------------------------------------------------------------------
+def test_a_drain_with_nothing_to_do_says_so_and_ends() -> None:
+    agent = Agent().ready()
+    drained = agent.handle(Drain(agent.now + 30))
+    assert drained[-1] == Exit()
+    assert [s["state"] for s in statuses(drained)] == ["draining", "offline"]
+
+
+def test_a_drain_hands_back_the_waiting_and_finishes_the_running_prompt() -> None:
+    agent = Agent().ready()
+    agent.prompt("p1")
+    agent.prompt("p2")
+    drained = agent.handle(Drain(agent.now + 30))
+    assert error(drained)["code"] == "draining"
+    assert dict(replies(drained)[0].user)["ek-id"] == "p2"
+    assert Exit() not in drained
+    assert error(agent.prompt("p3"))["code"] == "draining"
+    assert kinds(agent.prompt("p1")) == ["accepted"]  # a retry of what runs still attaches
+    assert kinds(agent.handle(Delta("alice/p1", "Hel"))) == ["delta"]
+    final = agent.finishes("alice/p1")
+    assert kinds(final) == ["final"]
+    assert final[-1] == Exit()
+    assert statuses(final)[-1]["state"] == "offline"
+
+
+def test_a_drain_ends_at_its_deadline_whatever_runs() -> None:
+    agent = Agent().ready()
+    agent.prompt("p1")
+    agent.handle(Drain(agent.now + 5))
+    assert Exit() not in agent.handle(Tick(), after=4.9)
+    ended = agent.handle(Tick(), after=0.1)
+    assert error(ended)["code"] == "draining"
+    assert ended[-1] == Exit()
+    assert statuses(ended)[-1]["state"] == "offline"
+    assert "active" not in statuses(ended)[-1]
+    late = agent.finishes("alice/p1")
+    assert (replies(late), Exit() in late) == ([], False)
+
+
+def test_a_worker_that_dies_while_draining_does_not_hold_the_exit_up() -> None:
+    agent = Agent().ready()
+    agent.prompt("p1")
+    agent.handle(Drain(agent.now + 30))
+    lost = agent.handle(WorkerLost())
+    assert error(lost)["code"] == "draining"
+    assert lost[-1] == Exit()
+
+
+# --- what the device says of itself -----------------------------------------------------------
+def test_card_and_status_are_retained_and_said_again_at_every_connection() -> None:
+    agent = Agent().ready()
+    for _ in range(2):
+        messages = [e.message for e in agent.handle(Connected()) if isinstance(e, Publish)]
+        assert [(m.topic, m.retain, m.qos) for m in messages] == [
+            (CARD, True, 1),
+            (STATUS, True, 1),
+        ]
+        card = json.loads(messages[0].payload)
+        assert (card["device"], card["model"], card["queue_limit"]) == ("pi", "smollm2", 2)
+        assert json.loads(messages[1].payload)["state"] == "ready"
+
+
+def test_changes_of_status_are_said_at_most_once_a_second() -> None:
+    agent = Agent().ready()
+    said = [*agent.prompt("p1"), *agent.finishes(), *agent.prompt("p2")]
+    assert statuses(said) == []
+    assert statuses(agent.handle(Tick(), after=0.9)) == []
+    (status,) = statuses(agent.handle(Tick(), after=0.1))
+    assert (status["state"], status["active"], status["tok_s"]) == ("busy", 1, 42.0)
+    assert statuses(agent.handle(Tick(), after=5)) == []  # nothing changed
+
+
+def test_the_status_is_said_again_every_thirty_seconds() -> None:
+    agent = Agent().ready()
+    said = [statuses(agent.handle(Tick(), after=0.5)) for _ in range(140)]
+    assert [number for number, found in enumerate(said) if found] == [59, 119]
+
+
+def test_a_prompt_cancelled_before_its_first_token_leaves_the_measured_speed() -> None:
+    agent = Agent().ready()
+    agent.prompt("p1")
+    agent.finishes("alice/p1")
+    agent.prompt("p2")
+    agent.handle(done("alice/p2", "cancelled", tokens=0))
+    (status,) = statuses(agent.handle(Tick(), after=1))
+    assert status["tok_s"] == 42.0

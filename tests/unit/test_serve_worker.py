@@ -1,0 +1,296 @@
+"""The worker on a socketpair: what it says for which tokens, and how soon it stops."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from edgekit.agent.serve.pipe import (
+    Cancel,
+    Delta,
+    Done,
+    Failed,
+    FromWorker,
+    Pipe,
+    Start,
+    ToWorker,
+)
+from edgekit.agent.serve.worker import FLUSH_TOKENS, SLICE_TOKENS, Worker
+from edgekit.core.chat import Sampling
+from tests.fakes.decoder import EOS, FakeDecoder, FakeTokenizer
+
+pytestmark = pytest.mark.timeout(30)
+
+TOKENIZER = FakeTokenizer()
+NO_DEADLINE = 1e9
+
+
+@dataclass
+class Parent:
+    """The other end of the worker's pipe, and the clock."""
+
+    pipe: Pipe[FromWorker]
+    thread: threading.Thread
+    decoder: FakeDecoder
+    now: float = 1000.0
+    events: list[FromWorker] = field(default_factory=list)
+
+    def ask(self, start: Start) -> FromWorker:
+        """Send a prompt; the last message about it, the earlier ones are in `events`."""
+        self.pipe.send(start)
+        self.events = []
+        self.pipe.sock.settimeout(10)
+        while True:
+            message = self.pipe.receive()
+            assert message is not None
+            if not isinstance(message, Delta):
+                return message
+            self.events.append(message)
+
+    def done(self, start: Start) -> Done:
+        message = self.ask(start)
+        assert isinstance(message, Done)
+        assert message.text == "".join(self.deltas)
+        assert message.usage.total_tokens == (
+            message.usage.prompt_tokens + message.usage.completion_tokens
+        )
+        return message
+
+    @property
+    def deltas(self) -> list[str]:
+        return [event.text for event in self.events if isinstance(event, Delta)]
+
+
+@contextmanager
+def worker(
+    answer: str | Sequence[int],
+    before: Callable[[Parent, str], None] = lambda *_: None,
+    max_length: int = 4096,
+    tokenizer: FakeTokenizer = TOKENIZER,
+) -> Iterator[Parent]:
+    """A running worker whose model wants to say `answer`."""
+    ours, theirs = socket.socketpair()
+    tokens = [*TOKENIZER.encode(answer), EOS] if isinstance(answer, str) else list(answer)
+    decoder = FakeDecoder(max_length, tokens, lambda method: before(parent, method))
+    run = Worker(Pipe(theirs, ToWorker), decoder, tokenizer, lambda: parent.now).run
+    parent = Parent(Pipe(ours, FromWorker), threading.Thread(target=run, daemon=True), decoder)
+    parent.thread.start()
+    yield parent
+    ours.close()
+    parent.thread.join(5)
+    assert not parent.thread.is_alive(), "the worker outlives its parent"
+    theirs.close()
+
+
+def prompt(
+    text: str = "Hi",
+    *,
+    job: str = "a/1",
+    stops: Sequence[str] = (),
+    limit: int = 1000,
+    deadline: float = NO_DEADLINE,
+    sampling: Sampling | None = None,
+) -> Start:
+    return Start(job, [("user", text)], sampling or Sampling(), list(stops), limit, deadline)
+
+
+def test_an_answer_ends_at_the_end_of_turn_token_and_is_counted() -> None:
+    with worker("Paris.") as parent:
+        done = parent.done(prompt())
+        assert (done.text, done.finish_reason) == ("Paris.", "stop")
+        assert done.usage.prompt_tokens == len(TOKENIZER.encode_chat([("user", "Hi")]))
+        assert done.usage.completion_tokens == 7  # the end-of-turn token is one
+        assert parent.done(prompt(job="a/2")).text == "Paris."
+
+
+def test_the_first_delta_comes_at_once_and_later_ones_by_number_of_tokens() -> None:
+    with worker("x" * 100) as parent:
+        parent.done(prompt())
+        assert [len(delta) for delta in parent.deltas] == [
+            1,
+            FLUSH_TOKENS,
+            FLUSH_TOKENS,
+            FLUSH_TOKENS,
+            3,
+        ]
+
+
+def test_deltas_are_coalesced_by_time() -> None:
+    def slow(parent: Parent, method: str) -> None:
+        parent.now += 0.0126
+
+    with worker("x" * 21, slow) as parent:
+        parent.done(prompt())
+        assert [len(delta) for delta in parent.deltas] == [1, 4, 4, 4, 4, 4]
+
+
+def test_a_stop_string_over_several_tokens_ends_the_answer_unseen() -> None:
+    def slow(parent: Parent, method: str) -> None:
+        parent.now += 1  # every token could be a delta
+
+    with worker("one two STOP three", slow) as parent:
+        done = parent.done(prompt(stops=["STOP", "never"]))
+        assert (done.text, done.finish_reason) == ("one two ", "stop")
+        assert done.usage.completion_tokens == len("one two STOP")
+        assert parent.deltas[-1] == " "
+
+
+def test_text_held_for_a_stop_string_that_never_came_is_shown_at_the_end() -> None:
+    with worker("one ST") as parent:
+        assert parent.done(prompt(stops=["STOP"])).text == "one ST"
+    with worker("one STxx") as parent:
+        assert parent.done(prompt(stops=["STOP"], limit=6)).text == "one ST"
+
+
+def test_characters_of_several_tokens_are_never_cut() -> None:
+    def slow(parent: Parent, method: str) -> None:
+        parent.now += 1
+
+    with worker("né🎉 ok", slow) as parent:
+        assert parent.done(prompt()).text == "né🎉 ok"
+        assert parent.deltas == ["n", "é", "🎉", " ", "o", "k"]
+        assert parent.done(prompt(limit=5)).text == "né"  # in the middle of the third one
+
+
+def test_the_answer_limit_ends_with_length() -> None:
+    with worker("abcdefgh") as parent:
+        done = parent.done(prompt(limit=3))
+        assert (done.text, done.finish_reason) == ("abc", "length")
+        assert done.usage.completion_tokens == 3
+        assert parent.decoder.calls.count(("greedy", 1)) == 3  # none is computed for nothing
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=0.5, seed=1)])
+def test_the_room_in_the_context_ends_with_length(sampling: Sampling) -> None:
+    tokens = len(TOKENIZER.encode_chat([("user", "Hi")]))
+    with worker("abcdefgh", max_length=tokens + 4) as parent:
+        done = parent.done(prompt(sampling=sampling))
+        assert (done.text, done.finish_reason) == ("abcd", "length")
+
+
+def test_a_prompt_without_room_for_an_answer_is_refused_before_any_compute() -> None:
+    tokens = len(TOKENIZER.encode_chat([("user", "Hi")]))
+    with worker("abc", max_length=tokens) as parent:
+        failed = parent.ask(prompt())
+        assert isinstance(failed, Failed)
+        assert (failed.job, failed.code) == ("a/1", "context_length_exceeded")
+        assert str(tokens) in failed.message
+        assert parent.decoder.calls == []
+
+
+def test_a_chat_template_that_fails_is_the_prompts_error_and_the_worker_goes_on() -> None:
+    class Picky(FakeTokenizer):
+        def encode_chat(self, messages: Sequence[tuple[str, str]]) -> list[int]:
+            if messages[0][1] == "bad":
+                raise ValueError("roles must alternate")
+            return super().encode_chat(messages)
+
+    with worker("ok", tokenizer=Picky()) as parent:
+        failed = parent.ask(prompt("bad"))
+        assert isinstance(failed, Failed)
+        assert failed.code == "invalid_request"
+        assert "roles must alternate" in failed.message
+        assert parent.done(prompt()).text == "ok"
+
+
+def test_a_long_prompt_is_prefilled_in_balanced_slices() -> None:
+    with worker("ok") as parent:
+        done = parent.done(prompt("x" * (2 * SLICE_TOKENS + 1 - 16)))
+        assert done.usage.prompt_tokens == 2 * SLICE_TOKENS + 1
+        assert [n for call, n in parent.decoder.calls if call == "extend"] == [43, 43, 43]
+
+
+def test_a_cancel_is_seen_within_one_slice_of_the_prefill() -> None:
+    def cancel(parent: Parent, method: str) -> None:
+        if len(parent.decoder.calls) == 2:
+            parent.pipe.send(Cancel("a/1"))
+
+    with worker("ok", cancel) as parent:
+        done = parent.done(prompt("x" * 1000))
+        assert (done.text, done.finish_reason) == ("", "cancelled")
+        assert done.usage.completion_tokens == 0
+        assert len(parent.decoder.calls) == 3  # the slice during which it came was the last
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=0.5, seed=1)])
+def test_a_cancel_is_seen_within_one_token_of_the_answer(sampling: Sampling) -> None:
+    def cancel(parent: Parent, method: str) -> None:
+        if method != "extend" and len(parent.decoder.calls) == 5:
+            parent.pipe.send(Cancel("a/1"))
+
+    with worker("abcdefghijklm", cancel) as parent:
+        done = parent.done(prompt(sampling=sampling))
+        assert done.finish_reason == "cancelled"
+        assert len(parent.decoder.calls) == 6
+        assert done.text == "abcdefghijklm"[: done.usage.completion_tokens]
+        assert done.usage.completion_tokens in (5, 6)  # greedy appends first, sampling chooses
+
+
+def test_a_cancel_of_another_prompt_or_too_late_changes_nothing() -> None:
+    def cancel(parent: Parent, method: str) -> None:
+        parent.pipe.send(Cancel("a/another"))
+
+    with worker("abc", cancel) as parent:
+        assert parent.done(prompt()).text == "abc"
+        parent.pipe.send(Cancel("a/1"))
+        assert parent.done(prompt(job="a/2")).text == "abc"
+
+
+@pytest.mark.parametrize(("late", "text"), [("extend", ""), ("greedy", "a")])
+def test_the_deadline_stops_a_prefill_and_an_answer(late: str, text: str) -> None:
+    def wait(parent: Parent, method: str) -> None:
+        if method == late:
+            parent.now += 10
+
+    with worker("abcdef", wait) as parent:
+        done = parent.done(prompt("x" * 200, deadline=1005.0))
+        assert (done.text, done.finish_reason) == (text, "deadline")
+        assert parent.decoder.calls.count((late, 1)) <= 1
+        assert parent.done(prompt(job="a/2")).finish_reason == "stop"
+
+
+def test_a_worker_whose_parent_is_gone_ends_in_the_middle_of_an_answer() -> None:
+    def leave(parent: Parent, method: str) -> None:
+        if len(parent.decoder.calls) == 4:
+            parent.pipe.sock.close()
+
+    with worker("a" * 1000, leave) as parent:
+        parent.pipe.send(prompt())
+        parent.thread.join(5)
+        assert not parent.thread.is_alive()
+        assert len(parent.decoder.calls) <= 6
+
+
+def test_sampling_uses_the_logits_and_a_plain_greedy_answer_does_not() -> None:
+    with worker("abc") as parent:
+        parent.done(prompt())
+        assert "step" not in {call for call, _ in parent.decoder.calls}
+    for sampling in (Sampling(repetition_penalty=1.1), Sampling(temperature=1.0, seed=3)):
+        with worker("abc") as parent:
+            assert parent.done(prompt(sampling=sampling)).text == "abc"
+            assert "greedy" not in {call for call, _ in parent.decoder.calls}
+
+
+def test_a_seed_repeats_the_answer() -> None:
+    noise = [ord("x")]  # one scripted token, then what the noise makes likely
+    sampling = Sampling(temperature=2.0, seed=11)
+    with worker(noise) as parent:
+        texts = [parent.done(prompt(sampling=sampling, limit=40)).text for _ in range(2)]
+        assert texts[0] == texts[1]
+
+
+def test_the_timings_are_those_of_the_clock() -> None:
+    def tick(parent: Parent, method: str) -> None:
+        parent.now += 0.5 if method == "extend" else 0.25
+
+    with worker("abc", tick) as parent:
+        timings = parent.done(prompt("x" * 100)).timings
+        assert timings.prompt_ms == pytest.approx(1000)
+        assert timings.first_token_ms == pytest.approx(1250)
+        assert timings.predicted_ms == pytest.approx(1000)
+        assert timings.predicted_per_second == pytest.approx(4)
