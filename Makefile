@@ -29,7 +29,7 @@ fmt: env
 	$(BIN)/ruff check --fix .
 
 bench: env
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks --write
 
 # Needs uv, and a CPU build of torch where uv finds it.
 lock:

@@ -198,12 +198,17 @@ def _read(message: wire.Inbound) -> Reply:
     device = message.property("ek-dev")
     if kind == "error":
         raise wire.ProtocolError.decode(message.payload)
-    body = msgspec.json.decode(message.payload)
-    if kind == "accepted":
-        return Accepted(device, body["position"])
-    if kind == "delta":
-        return Delta(body["seq"], body["choices"][0]["delta"]["content"])
-    return Final(device, body)
+    try:
+        body = msgspec.json.decode(message.payload)
+        if kind == "accepted":
+            return Accepted(device, body["position"])
+        if kind == "delta":
+            return Delta(body["seq"], body["choices"][0]["delta"]["content"])
+        final = Final(device, body)
+        _ = final.text, final.finish_reason
+    except (*wire.UNREADABLE, KeyError, IndexError, TypeError) as error:
+        raise EdgekitError(f"{device}'s reply cannot be read", repr(error)) from error
+    return final
 
 
 def devices(broker: BrokerConfig, name: str) -> dict[str, dict[str, Any]]:

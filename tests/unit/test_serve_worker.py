@@ -20,7 +20,7 @@ from edgekit.agent.serve.pipe import (
     Start,
     ToWorker,
 )
-from edgekit.agent.serve.worker import FLUSH_TOKENS, SLICE_TOKENS, Worker
+from edgekit.agent.serve.worker import FLUSH_SECONDS, FLUSH_TOKENS, SLICE_TOKENS, Worker
 from edgekit.core.chat import Sampling
 from tests.fakes.decoder import EOS, FakeDecoder, FakeTokenizer
 
@@ -122,7 +122,7 @@ def test_the_first_delta_comes_at_once_and_later_ones_by_number_of_tokens() -> N
 
 def test_deltas_are_coalesced_by_time() -> None:
     def slow(parent: Parent, method: str) -> None:
-        parent.now += 0.0126
+        parent.now += FLUSH_SECONDS / 4 + 0.0001
 
     with worker("x" * 21, slow) as parent:
         parent.done(prompt())

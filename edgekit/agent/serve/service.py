@@ -40,6 +40,7 @@ from edgekit.agent.serve.session import Session, status_message
 from edgekit.core import wire
 from edgekit.core.config import AgentConfig
 from edgekit.core.manifest import BundleConfig
+from edgekit.errors import EdgekitError
 from edgekit.mqtt import MqttClient
 from edgekit.store import publish
 
@@ -48,6 +49,7 @@ log = logging.getLogger(__name__)
 TICK_SECONDS = 0.5
 WORKER_EXIT_SECONDS = 5.0  # from the end of its pipe to SIGKILL
 MAX_EVENTS = 10_000
+MAX_FAILED_LOADS = 2  # then the agent ends: a trial goes back at once, else the supervisor waits
 
 
 class Service:
@@ -83,6 +85,7 @@ class Service:
         self._pipe: Pipe[FromWorker] | None = None
         self._respawn_at: float | None = None
         self._model: Ready | None = None
+        self._failed_loads = 0
         self._online = False
         self._running = True
         requests = wire.request_topic(config.device, "+")
@@ -130,6 +133,13 @@ class Service:
                 self._mqtt.start()
         if isinstance(event, Connected):
             self._say_ready()
+        if isinstance(event, WorkerLost) and self._model is None:
+            self._failed_loads += 1
+            if self._failed_loads == MAX_FAILED_LOADS:
+                raise EdgekitError(
+                    "the model cannot be loaded",
+                    f"its process ended {MAX_FAILED_LOADS} times before it had answered",
+                )
         return event
 
     def _received(self, message: wire.Inbound) -> None:
