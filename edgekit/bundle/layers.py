@@ -29,13 +29,13 @@ from edgekit.core.manifest import (
     PYTHON,
     RUNTIME_TYPE,
     TITLE,
+    UNPACKED,
     Descriptor,
     Manifest,
 )
 from edgekit.errors import EdgekitError, UsageError
 from edgekit.store import BlobStore, publish, read_chunks
 
-UNPACKED = "org.edgekit.unpacked-bytes"
 PROJECTION = ("errors.py", "store.py", "trust.py", "mqtt.py", "core", "agent")
 BOOTSTRAP_PACKAGES = ("edgekit", "msgspec", "zstandard")
 RUNTIME_LOCK = "containers/runtime/runtime.lock"

@@ -17,6 +17,7 @@ from edgekit.core.manifest import (
     CONFIG_TYPE,
     MANIFEST_TYPE,
     TITLE,
+    UNPACKED,
     WEIGHT_CONFIG_TYPE,
     WEIGHT_TYPE,
     BundleConfig,
@@ -157,7 +158,7 @@ def _model_layers(store: Layout, folder: Path) -> list[Descriptor]:
 def _fit(files: list[Descriptor], tars: list[Descriptor], kv_bytes: int) -> Fit:
     """An estimate from above: weights are mapped and partly repacked, KV is touched in full."""
     model = sum(d.size for d in files)
-    runtime = max((int(d.annotations[layers.UNPACKED]) + d.size for d in tars), default=0)
+    runtime = max((int(d.annotations[UNPACKED]) + d.size for d in tars), default=0)
     return Fit(
         ram_bytes=model + model // 4 + kv_bytes + RUNTIME_RAM_BYTES, disk_bytes=model + runtime
     )

@@ -16,13 +16,12 @@ from edgekit.bundle.pack import pack as pack_bundle
 from edgekit.cli import project, render
 from edgekit.cli.options import JsonOption, ProjectOption
 from edgekit.core.digest import Digest
-from edgekit.core.manifest import parse_config
+from edgekit.core.manifest import oci_platform, parse_config
 from edgekit.data import cache_root
-from edgekit.fleet.facts import PLATFORMS
 
 
 def _own_runtime() -> str:
-    machine = PLATFORMS.get(platform.machine(), f"linux/{platform.machine()}")
+    machine = oci_platform(platform.machine())
     return f"{machine}:{sys.version_info.major}.{sys.version_info.minor}"
 
 

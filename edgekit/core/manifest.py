@@ -27,9 +27,15 @@ RUNTIME_TYPE = "application/vnd.edgekit.runtime.v1.tar+zstd"
 TITLE = "org.opencontainers.image.title"
 PLATFORM = "org.edgekit.platform"
 PYTHON = "org.edgekit.python"
+UNPACKED = "org.edgekit.unpacked-bytes"  # of a tar layer: what it takes on a device's disk
 
 MAX_MANIFEST_BYTES = 1 << 20
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\Z")
+
+
+def oci_platform(machine: str) -> str:
+    """The OCI platform of a Linux machine, e.g. `linux/arm64` for uname's `aarch64`."""
+    return "linux/" + {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine)
 
 
 class Descriptor(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):

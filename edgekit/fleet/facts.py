@@ -6,11 +6,11 @@ from pathlib import Path
 
 import msgspec
 
+from edgekit.core.manifest import oci_platform
 from edgekit.errors import EdgekitError
 
 PROBE = Path(__file__).with_name("probe.py")
 RECEIVE = Path(__file__).with_name("receive.py")
-PLATFORMS = {"x86_64": "linux/amd64", "aarch64": "linux/arm64"}
 
 
 class Facts(msgspec.Struct, frozen=True):
@@ -30,7 +30,7 @@ class Facts(msgspec.Struct, frozen=True):
     @property
     def platform(self) -> str:
         """The OCI platform, e.g. `linux/arm64`."""
-        return PLATFORMS.get(self.machine, f"linux/{self.machine}")
+        return oci_platform(self.machine)
 
 
 def parse_facts(output: bytes) -> Facts:

@@ -30,9 +30,9 @@ from edgekit.core.manifest import (
     Fit,
     Manifest,
     encode,
+    oci_platform,
 )
 from edgekit.errors import EdgekitError, VerificationError
-from edgekit.fleet.facts import PLATFORMS
 from edgekit.trust import PinnedManifest, pin
 
 WEIGHTS = b"w" * 5000
@@ -41,7 +41,7 @@ TREE = b"".join(compress(plain_tar([("edgekit/__init__.py", b"")])))
 
 
 def release(weights_size: int = len(WEIGHTS)) -> PinnedManifest:
-    here = PLATFORMS.get(platform.machine(), f"linux/{platform.machine()}")
+    here = oci_platform(platform.machine())
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     manifest = Manifest(
         2,

@@ -13,13 +13,11 @@ from edgekit.agent.release.root import Root
 from edgekit.agent.release.state import Releases
 from edgekit.agent.release.unpack import sync_file_system, unpack
 from edgekit.core.digest import Digest
-from edgekit.core.manifest import Descriptor, Manifest, parse_config
+from edgekit.core.manifest import UNPACKED, Descriptor, Manifest, oci_platform, parse_config
 from edgekit.errors import EdgekitError, VerificationError
 from edgekit.store import fsync_folder
 from edgekit.trust import PinnedManifest, pin
 
-PLATFORMS = {"x86_64": "linux/amd64", "aarch64": "linux/arm64"}
-UNPACKED = "org.edgekit.unpacked-bytes"
 RESERVE_BYTES = 64 << 20  # never fill the disk to the last byte
 
 
@@ -63,9 +61,8 @@ def offer(root: Root, pinned: PinnedManifest) -> dict[str, object]:
 
 def for_this_device(manifest: Manifest) -> list[Descriptor]:
     """Config and the layers that this machine fetches."""
-    machine = platform.machine()
     minor = f"{sys.version_info.major}.{sys.version_info.minor}"
-    return manifest.for_device(PLATFORMS.get(machine, f"linux/{machine}"), minor)
+    return manifest.for_device(oci_platform(platform.machine()), minor)
 
 
 def stage(root: Root, digest: Digest) -> Path:
