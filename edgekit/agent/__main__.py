@@ -19,6 +19,8 @@ from edgekit.core.digest import Digest
 from edgekit.core.manifest import parse_config
 from edgekit.errors import EdgekitError
 
+PROCESSES = ("supervise", "serve", "worker")  # what they say goes to the log, for people
+
 
 def _stage(args: argparse.Namespace) -> object:
     from edgekit.agent.release.stage import offer, stage
@@ -151,6 +153,8 @@ def main() -> NoReturn:
     try:
         result = args.run(args)
     except EdgekitError as error:
+        if args.verb in PROCESSES:
+            sys.exit(f"{args.verb}: {error}")
         print(json.dumps(error.to_dict()), flush=True)
         sys.exit(error.exit_code)
     except OSError as error:

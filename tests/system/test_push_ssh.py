@@ -396,15 +396,12 @@ def test_a_model_that_does_not_load_goes_back_and_the_push_says_why(
 ) -> None:
     before = account.state()["current"]
     bad = pack(account, tmp_path, smollm2, model__onnx=b"this is no graph")
-    fleet = account.project.folder / "fleet.toml"
-    fleet.write_text(FLEET.format(6))
-    done = account.project.run("push", "box")
-    fleet.write_text(FLEET.format(60))
+    done = account.project.run("push", "box")  # and does not wait for the end of the trial
     assert done.returncode == 1
     assert f"release {bad[7:19]} failed its trial and it is not used" in done.stderr
-    assert "no answer within 6 s" in done.stderr
+    assert "the model cannot be loaded" in done.stderr
     assert "Paris" in account.answer()
     state = account.state()
     assert (state["current"], state["answering"]) == (before, True)
     row = next(line for line in account.shown_state() if bad[7:19] in line)
-    assert "bad  no answer within 6 s" in row
+    assert "bad  the agent ended" in row

@@ -63,10 +63,11 @@ def test_a_program_reports_beside_what_its_libraries_print(runs: Runs) -> None:
 
 
 def test_memory_and_exit_code_are_measured(runs: Runs) -> None:
-    done = runs("x = bytearray(200 << 20); raise SystemExit(7)")
+    done = runs("x = bytearray(1 << 30); raise SystemExit(7)")
     assert done.code == 7
     assert done.reason == "it ended with exit code 7"
-    assert 200 << 20 < done.peak_rss_bytes < 400 << 20
+    # above what this process holds itself, which a fork counts as the child's for a moment
+    assert 1 << 30 < done.peak_rss_bytes < 1200 << 20
 
 
 def test_a_silent_program_is_reported_every_second(runs: Runs) -> None:

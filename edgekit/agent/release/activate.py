@@ -122,15 +122,17 @@ def _start(root: Root, digest: Digest, supervisor: Supervisor) -> None:
 
 def _what_runs(root: Root, seconds: float) -> str:
     """Give the release that is back the time to answer again; says what to expect."""
-    back = root.linked(root.current)
-    if back is None:
-        return "nothing runs on the device now"
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if root.ready_file.exists():
+        answering = root.ready_file.exists()
+        # Looked at after the file: the verdict is on record before `current` moves back.
+        back = root.linked(root.current)
+        if back is None:
+            return "nothing runs on the device now"
+        if answering:
             return f"{back.short} answers again, as before"
         time.sleep(POLL_SECONDS)
-    return f"{back.short} is started again and does not answer yet"
+    return "what ran before is started again and does not answer yet"
 
 
 def rollback(root: Root, supervisor: Supervisor) -> dict[str, object]:

@@ -137,8 +137,7 @@ class Service:
             self._failed_loads += 1
             if self._failed_loads == MAX_FAILED_LOADS:
                 raise EdgekitError(
-                    "the model cannot be loaded",
-                    f"its process ended {MAX_FAILED_LOADS} times before it had answered",
+                    f"the model process ended {MAX_FAILED_LOADS} times before it had answered"
                 )
         return event
 

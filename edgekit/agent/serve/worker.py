@@ -28,6 +28,7 @@ from edgekit.agent.serve.pipe import (
 from edgekit.agent.serve.sampling import Sampler
 from edgekit.agent.serve.text import StopFilter, slices
 from edgekit.core.chat import Timings, Usage
+from edgekit.errors import EdgekitError
 
 SLICE_TOKENS = 64  # the longest stretch in which a cancel is not seen
 FLUSH_SECONDS = 0.1  # deltas are coalesced, since each costs over a millisecond of CPU: ADR 6
@@ -193,7 +194,12 @@ def main(descriptor: int, model_dir: Path, max_length: int, threads: int) -> Non
     """Load the model, answer one token to warm it up, then serve the pipe."""
     pipe: Pipe[ToWorker] = Pipe(socket.socket(fileno=descriptor), ToWorker)
     began = time.monotonic()
-    decoder, tokenizer = open_model(model_dir, max_length, threads or len(os.sched_getaffinity(0)))
+    try:
+        decoder, tokenizer = open_model(
+            model_dir, max_length, threads or len(os.sched_getaffinity(0))
+        )
+    except Exception as error:  # of native libraries: whatever they throw
+        raise EdgekitError("the model cannot be loaded", str(error)) from error
     loaded = time.monotonic()
     decoder.extend(0, tokenizer.encode_chat([("user", "Hello")]))
     decoder.greedy(0)
