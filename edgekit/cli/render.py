@@ -47,7 +47,7 @@ def working(text: str) -> Iterator[Callable[[str], None]]:
     """A spinner for work of unknown length; call the result with what is being done."""
     with Progress(
         SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(),
-        console=err, transient=True,
+        console=err, transient=True, disable=not err.is_terminal,
     ) as progress:  # fmt: skip
         task = progress.add_task(text, total=None)
         yield lambda step: progress.update(task, description=step)
@@ -59,6 +59,7 @@ def transferring(name: str) -> Iterator[Callable[[str, int, int], None]]:
     with Progress(
         SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), DownloadColumn(),
         TransferSpeedColumn(), TimeElapsedColumn(), console=err, transient=True,
+        disable=not err.is_terminal,
     ) as progress:  # fmt: skip
         task = progress.add_task(name, total=None)
 

@@ -59,9 +59,12 @@ def _pusher() -> int:
 
 
 def _identity(pid: int) -> str:
-    """Number and start time, so that a number used again is another process; empty: none."""
+    """Number and start time, so that a number used again is another process; empty: none.
+
+    A zombie is none: a killed controller leaves one where init is slow to reap.
+    """
     stat = _stat(pid)
-    return f"{pid} {stat[20]}" if stat else ""
+    return f"{pid} {stat[20]}" if stat and stat[1] != "Z" else ""
 
 
 def _stat(pid: int) -> list[str]:
