@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import median
 
@@ -88,8 +88,10 @@ def pairs(rig: Rig, prompt: str, tokens: int, count: int) -> Iterator[tuple[Answ
         EdgekitError: the answers are not the same, or the device worked while the other was
             measured.
     """
-    device: Callable[[], Answer] = lambda: ask(rig, prompt, tokens)  # noqa: E731
     busy = elapsed = 0.0
+
+    def device() -> Answer:
+        return ask(rig, prompt, tokens)
 
     def bare() -> BareAnswer:
         nonlocal busy, elapsed

@@ -20,6 +20,7 @@ EXTRA_PATH = ("/usr/sbin", "/usr/local/sbin", "/sbin")
 PACKAGES = {
     "mosquitto": "mosquitto",
     "mosquitto_rr": "mosquitto-clients",
+    "mosquitto_pub": "mosquitto-clients",
     "sshd": "openssh-server",
     "ssh-keygen": "openssh-client",
     "skopeo": "skopeo",

@@ -154,7 +154,7 @@ def _install(lock: Path, target: Path, tags: list[str], python: str) -> None:
 
 
 def bootstrap(store: BlobStore, manifest: Manifest, runtime: Descriptor) -> tuple[str, bytes]:
-    """Name and plain tar of what a device without an agent needs to stage: a few MB.
+    """Name and plain tar of what a device without an agent needs to stage: 12 MB.
 
     The rest of the runtime travels as a blob like everything else.
     """

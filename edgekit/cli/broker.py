@@ -10,7 +10,7 @@ import typer
 from edgekit.cli import render
 from edgekit.client.devbroker import embedded_broker
 
-app = typer.Typer(no_args_is_help=True, help="The broker in a wheel, for trials.")
+app = typer.Typer(no_args_is_help=True)
 
 
 @app.callback()

@@ -74,3 +74,13 @@ def main() -> None:
         # The reader of our output went away, as `| head` does; nothing is left to say.
         sys.stderr.close()
         sys.exit(1)
+    except OSError as error:
+        # A full disk, a missing right, a folder that is none: the files say it all.
+        names = ", ".join(str(n) for n in (error.filename, error.filename2) if n is not None)
+        refused = EdgekitError(
+            f"the system refused: {error.strerror or error}",
+            names,
+            "check the free space and the rights there, then run it again",
+        )
+        render.err.print(f"edgekit: {refused}", markup=False)
+        sys.exit(refused.exit_code)

@@ -6,6 +6,7 @@ import queue
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -221,7 +222,9 @@ def devices(broker: BrokerConfig, name: str) -> dict[str, dict[str, Any]]:
 
     def received(message: wire.Inbound) -> None:
         device, _, kind = message.topic.removeprefix(f"{wire.PREFIX}/dev/").partition("/")
-        found.setdefault(device, {})[kind] = msgspec.json.decode(message.payload)
+        with suppress(*wire.UNREADABLE):  # retained by somebody who is no agent
+            body = msgspec.json.decode(message.payload, type=dict[str, Any])
+            found.setdefault(device, {})[kind] = body
 
     filters = [(wire.card_topic("+"), 1), (wire.status_topic("+"), 1)]
     session = uuid.uuid4().hex[:12]

@@ -189,14 +189,13 @@ class Prompt(msgspec.Struct, frozen=True):
     reply: Reply
     expiry_seconds: int
     payload: bytes
-    content_type: str
 
 
 def address_of(message: Inbound, device: str) -> Reply | None:
     """Where a message may be answered, or None: then it gets no answer at all.
 
     MQTT does not tell who published, so a Response Topic is believed only below the requester's
-    own name, which the broker's ACL ties to the account (`research` on response-topic spoofing).
+    own name, which the broker's ACL ties to the account.
     A retained prompt would replay at every subscribe and is ignored.
     """
     requester = requester_of(message.topic)
@@ -253,7 +252,6 @@ def parse_prompt(message: Inbound, reply: Reply) -> Prompt:
         reply=reply,
         expiry_seconds=min(message.expiry_seconds, MAX_EXPIRY_SECONDS),
         payload=message.payload,
-        content_type=JSON,
     )
 
 

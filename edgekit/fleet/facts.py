@@ -22,7 +22,6 @@ class Facts(msgspec.Struct, frozen=True):
     executable: str
     glibc: str
     ram_bytes: int
-    disk_free_bytes: int
     writable: bool
     current: str
     bootstrap: str

@@ -61,7 +61,6 @@ class Offer(msgspec.Struct, frozen=True):
     """The device's answer to a manifest."""
 
     missing: list[Missing]
-    needed_bytes: int
 
     @property
     def bytes_to_send(self) -> int:

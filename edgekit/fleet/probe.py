@@ -6,7 +6,6 @@ Prints one JSON object; `edgekit.fleet.facts` reads it.
 import json
 import os
 import platform
-import shutil
 import sys
 
 
@@ -28,7 +27,6 @@ def probe(root: str) -> "dict[str, object]":
         "executable": sys.executable,
         "glibc": glibc,
         "ram_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "disk_free_bytes": shutil.disk_usage(parent).free,
         "writable": os.access(parent, os.W_OK),
         "current": os.path.basename(os.readlink(current)) if os.path.islink(current) else "",
         "bootstrap": os.readlink(bootstrap) if os.path.islink(bootstrap) else "",

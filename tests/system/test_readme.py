@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ import pytest
 import edgekit
 from edgekit.builder.samples import smollm2_gguf
 from edgekit.cli.main import app
+from edgekit.fleet import inventory
 from tests import tools
 from tests.conftest import Project
 
@@ -18,10 +22,34 @@ README = Path(edgekit.__file__).parent.parent / "README.md"
 pytestmark = pytest.mark.timeout(300)
 
 
+def block(language: str) -> str:
+    """The one code block of that language."""
+    (text,) = re.findall(rf"```{language}\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
+    return str(text)
+
+
 def tour() -> list[list[str]]:
-    (block,) = re.findall(r"```console\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
-    lines = [line.removeprefix("$ ") for line in block.splitlines()]
+    lines = [line.removeprefix("$ ") for line in block("console").splitlines()]
     return [shlex.split(line)[1:] for line in lines]
+
+
+def strangers(port: int) -> dict[str, str]:
+    """What the examples in sh and Python print against the broker on `port`."""
+    rr = f"{tools.find('mosquitto_rr')} -V 5 -p {port} "
+    commands = {
+        "sh": ["sh", "-c", block("sh").replace("mosquitto_rr ", rr, 1)],
+        "python": [sys.executable, "-c", block("python").replace("1883", str(port))],
+    }
+    return {
+        name: subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+        for name, command in commands.items()
+    }
+
+
+def test_the_device_entry_is_one_that_fleet_toml_takes(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.toml"
+    path.write_text(block("toml"))
+    assert inventory.load(path).select([]) == ["pi-1"]
 
 
 def test_the_tour_works_command_by_command(tmp_path: Path) -> None:
@@ -31,7 +59,14 @@ def test_the_tour_works_command_by_command(tmp_path: Path) -> None:
         gguf = smollm2_gguf()
         (folder / gguf.name).symlink_to(gguf)
         project = Project(folder, broker.port)
-        printed = {arguments[0]: project.edgekit(*arguments) for arguments in tour()}
+        printed = {}
+        for arguments in tour():
+            printed[arguments[0]] = project.edgekit(*arguments)
+            if arguments[0] == "ask":
+                printed |= strangers(broker.port)
+    assert json.loads(printed["sh"])["object"] == "chat.completion"
+    assert "Paris" in printed["sh"]
+    assert printed["python"].strip()
     assert "Paris" in printed["ask"]
     assert "ready" in printed["devices"]
     assert "good" in printed["state"]

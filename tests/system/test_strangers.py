@@ -50,6 +50,20 @@ def test_a_body_that_is_not_json_gets_an_error_and_the_device_goes_on(device: Pr
     assert "Paris" in mosquitto_rr(device, PROMPT, *FINAL_ONLY).stdout
 
 
+def test_retained_garbage_of_a_stranger_is_no_device(device: Project) -> None:
+    topic = "edgekit/v1/dev/not-an-agent/status"
+    publish = [tools.find("mosquitto_pub"), "-V", "5", "-p", str(device.port), "-r", "-t", topic]
+    subprocess.run([*publish, "-m", "[not json"], check=True, timeout=30)
+    try:
+        done = device.run("devices")
+    finally:
+        subprocess.run([*publish, "-n"], check=True, timeout=30)
+    assert done.returncode == 0
+    assert "demo" in done.stdout
+    assert "not-an-agent" not in done.stdout
+    assert "Traceback" not in done.stderr
+
+
 def test_an_answer_goes_nowhere_but_below_the_requester_s_own_name(device: Project) -> None:
     done = subprocess.run(
         [

@@ -56,7 +56,7 @@ def offer(root: Root, pinned: PinnedManifest) -> dict[str, object]:
             "free some space; nothing was changed",
         )
     store.put(pinned.data)
-    return {"missing": missing, "needed_bytes": needed}
+    return {"missing": missing}
 
 
 def for_this_device(manifest: Manifest) -> list[Descriptor]:

@@ -52,7 +52,7 @@ def slices(tokens: int, largest: int, smallest: int = 2) -> list[int]:
     """Cut a prefill of `tokens` into balanced slices of at most `largest`.
 
     A slice of one token goes through another kernel and gives other logits than any longer slice
-    (measured, `batching-experiment`), so none is below `smallest` unless the prompt itself is;
+    (up to 1.0 apart, measured), so none is below `smallest` unless the prompt itself is;
     where both cannot be had (`largest` < 2 * `smallest` - 1), `largest` gives way.
     """
     if not tokens:
