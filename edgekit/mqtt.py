@@ -1,8 +1,8 @@
 """The only door to paho: one MQTT 5 client for the agent and the requester.
 
-What paho leaves to its user is done here, each measured to matter: TCP_NODELAY, guarded callbacks (an exception in `on_message` kills the network thread
-silently), bounded queues, subscribing again after every CONNACK, PUBACK only when told, and never
-for a message of an earlier connection.
+What paho leaves to its user is done here, each measured to matter: TCP_NODELAY, guarded callbacks
+(an exception in `on_message` kills the network thread silently), bounded queues, subscribing again
+after every CONNACK, PUBACK only when told, and never for a message of an earlier connection.
 """
 
 from __future__ import annotations
