@@ -1,0 +1,80 @@
+"""How a script of this folder reports: JSON lines in a file of its own, one event a line.
+
+    {"event": "progress", "detail": TEXT, "fraction": 0..1 or null}
+    {"event": "result", …}            what the script made; last but one
+    {"event": "error", "kind": …, "message": …}   instead of a result; the script ends with 1
+    {"event": "usage", "peak_rss_bytes": N, "cpu_seconds": S}   always last
+
+A file, because a descriptor does not reach into every container engine's containers.
+"""
+
+import argparse
+import json
+import resource
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+class Failed(Exception):
+    """A script's own refusal: `kind` is a stable word, the message one line for a human."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class Reporter:
+    """Writes events; every line is flushed, so that whoever follows the file sees it at once."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a", encoding="utf-8", buffering=1)
+
+    def progress(self, detail: str, fraction: float | None = None) -> None:
+        """Say what goes on now and how much of it is done."""
+        self.event("progress", detail=detail, fraction=fraction)
+
+    def event(self, event: str, **values: object) -> None:
+        """Write one event."""
+        self._file.write(json.dumps({"event": event, **values}) + "\n")
+
+
+def usage() -> dict[str, float]:
+    """The most memory this process held (getrusage(2); Linux counts in KiB), CPU seconds of it and
+    its children."""
+    own = resource.getrusage(resource.RUSAGE_SELF)
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return {
+        "peak_rss_bytes": own.ru_maxrss * 1024,
+        "cpu_seconds": own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime,
+    }
+
+
+def run(
+    parser: argparse.ArgumentParser,
+    work: Callable[[argparse.Namespace, Reporter], dict[str, Any]],
+    kind_of: Callable[[Exception], str] = lambda error: type(error).__name__,
+) -> None:
+    """Parse the command line, do the work, report its result or its error, and exit.
+
+    Args:
+        parser: takes everything but `--report FILE`, which is added here.
+        work: returns the fields of the result event.
+        kind_of: the stable word for an error it raised.
+    """
+    parser.add_argument("--report", type=Path, required=True, help="file that takes the events")
+    args = parser.parse_args()
+    reporter = Reporter(args.report)
+    try:
+        reporter.event("result", **work(args, reporter))
+    except Exception as error:  # whatever a library raises is the reason that is passed on
+        import traceback
+
+        traceback.print_exc()  # for the log
+        kind = error.kind if isinstance(error, Failed) else kind_of(error)
+        lines = str(error).strip().splitlines()
+        reporter.event("error", kind=kind, message=lines[0] if lines else "")
+        reporter.event("usage", **usage())
+        sys.exit(1)
+    reporter.event("usage", **usage())
