@@ -16,8 +16,9 @@ from types import TracebackType
 
 from benchmarks.bare import Bare
 from benchmarks.broker import mosquitto
+from edgekit.builder.prepare import BuildRequest
 from edgekit.builder.progress import Progress
-from edgekit.builder.run import BuildRequest, build
+from edgekit.builder.run import build
 from edgekit.builder.samples import smollm2_gguf
 from edgekit.client.requester import Requester
 from edgekit.core.config import BrokerConfig
@@ -41,9 +42,8 @@ def find_model(name: str) -> Path:
         UsageError: it is neither.
     """
     if name == SMOLLM2:
-        out = cache_root() / "benchmarks" / "smollm2-k_quant"
-        options = ("algo_config=k_quant",)
-        return build(BuildRequest(model=str(smollm2_gguf()), out=out, options=options), _silent).out
+        out = cache_root() / "benchmarks" / "smollm2"
+        return build(BuildRequest(model=str(smollm2_gguf()), out=out, gate="small"), _silent).out
     folder = Path(name)
     if not (folder / "genai_config.json").is_file():
         raise UsageError(

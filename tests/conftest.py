@@ -13,8 +13,9 @@ from typing import Any, Protocol
 
 import pytest
 
+from edgekit.builder.prepare import BuildRequest
 from edgekit.builder.progress import Progress
-from edgekit.builder.run import BuildRequest, build
+from edgekit.builder.run import build
 from edgekit.builder.samples import smollm2_gguf
 from edgekit.client.devbroker import embedded_broker
 from edgekit.core.config import BrokerConfig
@@ -28,12 +29,13 @@ def _silent(_: Progress) -> None:
 
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
-    """SmolLM2-135M-Instruct as an INT4 model folder, built by the real builder, kept in the cache.
+    """SmolLM2-135M-Instruct as an INT4 model folder, built by the real builder and
+    gated, kept in the cache.
 
     A build that is there is checked byte by byte before it is used again.
     """
-    out = cache_root() / "tests" / "smollm2-k_quant"
-    request = BuildRequest(model=str(smollm2_gguf()), out=out, options=("algo_config=k_quant",))
+    out = cache_root() / "tests" / "smollm2"
+    request = BuildRequest(model=str(smollm2_gguf()), out=out, gate="small")
     return build(request, _silent).out
 
 

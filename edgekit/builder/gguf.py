@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from edgekit.builder.failure import failure
 from edgekit.builder.files import (
     list_files,
     matches,
@@ -14,13 +15,11 @@ from edgekit.builder.files import (
     record_files,
     scratch,
 )
-from edgekit.builder.process import INSIDE, OFFLINE, clean_environment, event, run
+from edgekit.builder.job import Job, ToolchainSource
 from edgekit.builder.progress import Progress, Report
 from edgekit.builder.source import Found
 from edgekit.builder.spec import FileRecord
-from edgekit.builder.toolchain import ToolchainSource
 from edgekit.data import cache_root
-from edgekit.errors import EdgekitError
 
 DEQUANTISE_DEADLINE_SECONDS = 4 * 3600
 _RECORD = "edgekit-files.json"
@@ -40,30 +39,30 @@ def dequantised(found: Found, toolchain: ToolchainSource, report: Report) -> Pat
         if _is_whole(final):
             return final
         shutil.rmtree(final)
-    python = toolchain.ready(report).python
+    runner = toolchain.ready(report)
     with scratch(final.parent) as work:
+        # a folder with this one file in it, under a name that says nothing: the result must not
+        # depend on where the file lies
         (work / "in").mkdir()
-        (work / "in" / "model.gguf").symlink_to(found.path)
+        shown = work / "in" / "model.gguf"
+        shown.symlink_to(found.path)
         out = work / "out"
-        finished = run(
-            [
-                str(python), "-I", str(INSIDE / "dequantise.py"),
-                "--gguf", str(work / "in" / "model.gguf"), "--out", str(out),
-            ],
-            shows=Progress("dequantise", f"reading {found.path.name}"),
-            log=work / "log",
-            environment=clean_environment(OFFLINE),
-            deadline_seconds=DEQUANTISE_DEADLINE_SECONDS,
-            report=report,
-            reports_events=True,
-            cwd=work,
-        )  # fmt: skip
+        finished = runner.run(
+            Job(
+                script="dequantise.py",
+                arguments=("--gguf", shown, "--out", out),
+                work=work,
+                reads=(found.path,),
+                shows=Progress("dequantise", f"reading {found.path.name}"),
+                deadline_seconds=DEQUANTISE_DEADLINE_SECONDS,
+            ),
+            report,
+        )
         if finished.code != 0:
-            error = event(finished, "error")
-            raise EdgekitError(
+            raise failure(
+                finished,
                 f"{found.path.name} cannot be read",
-                why=str(error["message"]) if error else finished.reason,
-                next_step="use the model's Hugging Face folder or name instead",
+                "use the model's Hugging Face folder or name instead",
             )
         record = msgspec.json.encode(record_files(out, list_files(out)), order="sorted")
         (out / _RECORD).write_bytes(record)

@@ -28,7 +28,6 @@ BOOLEAN_KEYS = frozenset(
         "fuse_mlp_gate_up",
         "fuse_qk_norm_gqa",
         "fuse_qkv",
-        "hf_remote",
         "include_hidden_states",
         "is_symmetric",
         "prune_lm_head",
@@ -43,7 +42,7 @@ BOOLEAN_KEYS = frozenset(
     }
 )
 
-PATH_KEYS = frozenset({"dflash2_path", "dspark_path", "kv_cache_scale_file"})
+PATH_KEYS = frozenset({"adapter_path", "dflash2_path", "dspark_path", "kv_cache_scale_file"})
 """Options that name a file or a folder: its content becomes part of the build id."""
 
 VALUE_KEYS = frozenset(
@@ -87,8 +86,7 @@ KNOWN_KEYS = BOOLEAN_KEYS | PATH_KEYS | VALUE_KEYS
 RESERVED_KEYS: dict[str, str] = {
     "hf_token": "a build reads local files only; log in with HF_TOKEN or `hf auth login`",
     "config_only": "it makes a folder without a model",
-    "adapter_path": "it needs peft, which the locked toolchain does not have; merge the adapter "
-    "into its model first",
+    "hf_remote": "code of a model's repository runs only with --trust-remote-code",
 }
 """Keys of the builder that edgekit does not pass on, with the reason."""
 

@@ -8,18 +8,26 @@ kernel ends the program too, and no 20 GiB build goes on for nobody.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from edgekit.builder.progress import Progress, Report, last_error, read_line, split_lines
+from edgekit.builder.progress import (
+    Progress,
+    Report,
+    last_error,
+    read_event,
+    read_line,
+    split_lines,
+)
 from edgekit.errors import EdgekitError
 
 INSIDE = Path(__file__).resolve().parent / "inside"
@@ -28,6 +36,7 @@ INSIDE = Path(__file__).resolve().parent / "inside"
 POLL_SECONDS = 0.1
 REPORT_EVERY_SECONDS = 1.0
 LOG_TAIL_BYTES = 65_536
+DISK_FULL_BELOW_BYTES = 2**20
 
 _KEPT_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "OMP_NUM_THREADS")
 
@@ -47,15 +56,19 @@ class Finished(msgspec.Struct, frozen=True):
         code: exit code, or minus the signal that killed it.
         seconds: wall-clock time.
         peak_rss_bytes: the most memory it held at once (getrusage(2), `ru_maxrss`).
-        events: the JSON objects it reported on its own descriptor, in order.
+        cpu_seconds: user and system time of it and its children.
+        events: the JSON objects it reported, in order.
         tail: the end of what it printed.
+        disk_full: it failed, and the disk that it worked on has no room left.
     """
 
     code: int
     seconds: float
     peak_rss_bytes: int
+    cpu_seconds: float
     events: tuple[dict[str, Any], ...]
     tail: str
+    disk_full: bool = False
 
     @property
     def error(self) -> str:
@@ -86,53 +99,45 @@ def run(
     environment: Mapping[str, str],
     deadline_seconds: float,
     report: Report,
-    reports_events: bool = False,
+    events: Path | None = None,
     cwd: Path | None = None,
+    stdin: int = subprocess.DEVNULL,
 ) -> Finished:
     """Run a program to its end, whatever its exit code.
 
     Args:
-        shows: reported until the program prints something that says more.
+        shows: reported until the program says more, by an event or by what it prints.
         log: file that takes everything it prints.
-        reports_events: whether it takes `--report-fd N` and writes JSON lines there.
+        events: file that it is told to report to, with `--report FILE`.
+        stdin: what it reads.
 
     Raises:
         EdgekitError: it cannot be started, or ran past the deadline.
     """
-    read_end, write_end = os.pipe()
-    try:
-        os.set_blocking(read_end, False)
-        command = [*argv, *(("--report-fd", str(write_end)) if reports_events else ())]
-        guard = [sys.executable, "-I", str(INSIDE / "guard.py"), str(os.getpid()), *command]
-        with log.open("wb") as output:
-            try:
-                child = subprocess.Popen(
-                    guard,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    env=dict(environment),
-                    cwd=cwd,
-                    start_new_session=True,
-                    pass_fds=(write_end,) if reports_events else (),
-                )
-            except OSError as error:
-                raise EdgekitError(f"cannot start {argv[0]}", str(error)) from error
-        os.close(write_end)
-        write_end = -1
+    command = [*argv, *(("--report", str(events)) if events else ())]
+    guard = [sys.executable, "-I", str(INSIDE / "guard.py"), str(os.getpid()), *command]
+    with log.open("wb") as output:
         try:
-            return _follow(child, read_end, shows, log, deadline_seconds, report)
-        finally:
-            _end_group(child)
+            child = subprocess.Popen(
+                guard,
+                stdin=stdin,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=dict(environment),
+                cwd=cwd,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise EdgekitError(f"cannot start {argv[0]}", str(error)) from error
+    try:
+        return _follow(child, events, shows, log, deadline_seconds, report)
     finally:
-        os.close(read_end)
-        if write_end >= 0:
-            os.close(write_end)
+        _end_group(child)
 
 
 def _follow(
     child: subprocess.Popen[bytes],
-    events_from: int,
+    events: Path | None,
     shows: Progress,
     log: Path,
     deadline_seconds: float,
@@ -141,13 +146,14 @@ def _follow(
     started = time.monotonic()
     last_report = -REPORT_EVERY_SECONDS
     current = shown = shows
-    reported = b""
+    told = _Events(events)
     with log.open("rb") as output:
         while True:
-            pid, status, usage = os.wait4(child.pid, os.WNOHANG)
-            reported += _drain(events_from)
+            pid, status, spent = os.wait4(child.pid, os.WNOHANG)
             for line in split_lines(output.read().decode("utf-8", "replace")):
                 current = read_line(shows.step, line) or current
+            for news in told.read():
+                current = read_event(shows.step, news) or current
             now = time.monotonic()
             if current != shown or now - last_report >= REPORT_EVERY_SECONDS:
                 report(current)
@@ -162,13 +168,48 @@ def _follow(
                     why=last_error(_tail(log)),
                 )
             time.sleep(POLL_SECONDS)
+    seconds = time.monotonic() - started
+    tuple(told.read())
+    # a script knows better than the kernel here what it took itself: in a container the child is
+    # only the engine's client
+    own: dict[str, Any] = next((e for e in reversed(told.all) if e.get("event") == "usage"), {})
     return Finished(
         code=child.returncode,
-        seconds=time.monotonic() - started,
-        peak_rss_bytes=usage.ru_maxrss * 1024,  # Linux counts in KiB
-        events=tuple(_decode(reported)),
+        seconds=seconds,
+        peak_rss_bytes=int(own.get("peak_rss_bytes", spent.ru_maxrss * 1024)),  # Linux: KiB
+        cpu_seconds=float(own.get("cpu_seconds", spent.ru_utime + spent.ru_stime)),
+        events=tuple(told.all),
         tail=_tail(log),
+        # some libraries, and a log that could not be written, do not name the reason
+        disk_full=child.returncode != 0
+        and shutil.disk_usage(log.parent).free < DISK_FULL_BELOW_BYTES,
     )
+
+
+class _Events:
+    """Reads a growing file of JSON lines; a line that a killed program left half is no event."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._offset = 0
+        self.all: list[dict[str, Any]] = []
+
+    def read(self) -> Iterator[dict[str, Any]]:
+        """The events since the last call."""
+        if self._path is None or not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            data = file.read()
+        whole = data[: data.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        for line in whole.splitlines():
+            try:
+                news = msgspec.json.decode(line, type=dict[str, Any])
+            except msgspec.DecodeError:
+                continue
+            self.all.append(news)
+            yield news
 
 
 def _end_group(child: subprocess.Popen[bytes]) -> None:
@@ -177,26 +218,6 @@ def _end_group(child: subprocess.Popen[bytes]) -> None:
         os.killpg(child.pid, signal.SIGKILL)
     if child.returncode is None:
         child.wait()
-
-
-def _drain(descriptor: int) -> bytes:
-    data = b""
-    try:
-        while block := os.read(descriptor, 65_536):
-            data += block
-    except BlockingIOError:
-        pass
-    return data
-
-
-def _decode(lines: bytes) -> list[dict[str, Any]]:
-    events = []
-    for line in lines.splitlines():
-        try:
-            events.append(msgspec.json.decode(line, type=dict[str, Any]))
-        except msgspec.DecodeError:
-            continue  # a killed program may leave half a line
-    return events
 
 
 def _tail(log: Path) -> str:

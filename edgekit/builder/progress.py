@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
@@ -62,6 +63,15 @@ def read_line(step: str, line: str) -> Progress | None:
     if line.startswith("Installing collected packages"):
         return Progress(step, "unpacking the packages")
     return None
+
+
+def read_event(step: str, event: dict[str, Any]) -> Progress | None:
+    """What one reported event says about progress, or None for any other event."""
+    if event.get("event") != "progress":
+        return None
+    share = event.get("fraction")
+    fraction = min(max(float(share), 0.0), 1.0) if isinstance(share, int | float) else None
+    return Progress(step, str(event.get("detail", "")), fraction)
 
 
 def last_error(log: str, limit: int = 300) -> str:

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from pathlib import Path
 
 import msgspec
 
+from edgekit.builder.checkpoint import check_weights
+from edgekit.builder.failure import failure
 from edgekit.builder.files import hash_file, scratch
 from edgekit.builder.process import INSIDE, Finished, clean_environment, event, run
 from edgekit.builder.progress import Progress, Report
 from edgekit.builder.spec import Source
-from edgekit.builder.toolchain import ToolchainSource
 from edgekit.data import cache_root
-from edgekit.errors import EdgekitError, UnreachableError, UsageError
+from edgekit.errors import EdgekitError, UnreachableError, UsageError, VerificationError
 
 FETCH_DEADLINE_SECONDS = 24 * 3600  # tens of GB over a slow link
 
 # What a build may read of a folder; `inside/fetch.py` downloads by the same rule.
 _SUFFIXES = (".json", ".safetensors", ".model", ".jinja", ".txt", ".tiktoken", ".py")
+_LICENCES = ("LICENSE", "LICENCE", "NOTICE")
 _TEMPLATES = "additional_chat_templates"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
@@ -44,18 +47,13 @@ class Found(msgspec.Struct, frozen=True):
     path: Path
 
 
-def find(
-    model: str,
-    revision: str | None,
-    hub_cache: Path | None,
-    toolchain: ToolchainSource,
-    report: Report,
-) -> Found:
+def find(model: str, revision: str | None, hub_cache: Path | None, report: Report) -> Found:
     """Find the model `-m` names, downloading it first when it is on the hub.
 
     Raises:
         UsageError: nothing usable goes by that name.
         UnreachableError: the hub does not answer.
+        VerificationError: a downloaded file is not what the hub says it is.
         EdgekitError: the hub refuses.
     """
     path = Path(model).expanduser()
@@ -69,7 +67,7 @@ def find(
             f"there is no {model}",
             next_step="give a Hugging Face folder, a .gguf file, or a name like ORG/NAME",
         )
-    return _fetch(model, revision, hub_cache, toolchain, report)
+    return _fetch(model, revision, hub_cache, report)
 
 
 def _folder(folder: Path) -> Found:
@@ -90,15 +88,22 @@ def _folder(folder: Path) -> Found:
     for name in names:
         _refuse_pointer(folder / name)
     _refuse_missing_shards(folder, set(weights))
+    check_weights(folder)
     hashes = {name: hash_file(folder / name) for name in sorted(names)}
     return Found(Source("folder", folder.name, "", hashes), folder)
+
+
+def licences(folder: Path) -> list[Path]:
+    """The licence files of a model folder; they go with the model and decide none of its bytes."""
+    return sorted(p for p in folder.iterdir() if p.is_file() and p.name.startswith(_LICENCES))
 
 
 def _candidates(folder: Path) -> list[str]:
     top = [p.name for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")]
     templates = [f"{_TEMPLATES}/{p.name}" for p in (folder / _TEMPLATES).glob("*.jinja")]
     # Mistral's repositories hold the same weights a second time as consolidated*.safetensors
-    return [name for name in top if not name.startswith("consolidated")] + templates
+    left_out = ("consolidated", *_LICENCES)
+    return [name for name in top if not name.startswith(left_out)] + templates
 
 
 def _refuse_missing_shards(folder: Path, present: set[str]) -> None:
@@ -141,15 +146,9 @@ def _refuse_pointer(path: Path) -> None:
         )
 
 
-def _fetch(
-    name: str,
-    revision: str | None,
-    hub_cache: Path | None,
-    toolchain: ToolchainSource,
-    report: Report,
-) -> Found:
-    python = toolchain.ready(report).python
-    argv = [str(python), "-I", str(INSIDE / "fetch.py"), "--repo", name]
+def _fetch(name: str, revision: str | None, hub_cache: Path | None, report: Report) -> Found:
+    # the controller's own interpreter: a build container has no network
+    argv = [sys.executable, "-E", "-s", str(INSIDE / "fetch.py"), "--repo", name]
     argv += ["--revision", revision] if revision else []
     argv += ["--cache", str(hub_cache.resolve())] if hub_cache else []
     with scratch(cache_root() / "logs") as work:
@@ -160,13 +159,26 @@ def _fetch(
             environment=_online_environment(),
             deadline_seconds=FETCH_DEADLINE_SECONDS,
             report=report,
-            reports_events=True,
+            events=work / "events",
         )
     result = event(finished, "result")
     if finished.code != 0 or result is None:
         raise _refusal(name, revision, finished)
+    report(Progress("source", f"hashing {name}"))
     found = _folder(Path(result["path"]))
+    _refuse_altered(name, found, msgspec.convert(result["sha256"], dict[str, str]))
     return Found(Source("hub", name, str(result["revision"]), found.source.files), found.path)
+
+
+def _refuse_altered(name: str, found: Found, expected: dict[str, str]) -> None:
+    for file, sha256 in sorted(expected.items()):
+        if found.source.files.get(file, sha256) != sha256:
+            raise VerificationError(
+                f"{file} of {name} is not the file on the hub",
+                why=f"its sha256 begins with {found.source.files[file][:12]}, "
+                f"the hub's with {sha256[:12]}",
+                next_step=f"remove {(found.path / file).resolve()} and run the command again",
+            )
 
 
 def _online_environment() -> dict[str, str]:
@@ -197,4 +209,4 @@ def _refusal(name: str, revision: str | None, finished: Finished) -> EdgekitErro
         )
     if kind == "RevisionNotFoundError":
         return UsageError(f"{name} has no revision {revision}")
-    return EdgekitError(f"{name} could not be downloaded", why=f"{kind}: {message}".strip(": "))
+    return failure(finished, f"{name} could not be downloaded", "run it again: it goes on there")

@@ -17,17 +17,21 @@ RECORD_NAME = "build.json"
 """The file in a model folder that says what made it."""
 
 Precision = Literal["int4", "int8", "fp16", "fp32"]
-Provider = Literal["cpu", "cuda", "dml"]
+Provider = Literal["cpu", "cuda", "dml", "webgpu"]
 SourceKind = Literal["hub", "folder", "gguf"]
 
 # The pairs the locked builder itself lists as valid (the banner it prints first), and FP16 on CPU,
 # which it builds all the same: slow, but half the size of FP32.
 VALID_TARGETS: dict[str, tuple[str, ...]] = {
-    "int4": ("cpu", "cuda", "dml"),
-    "int8": ("cpu", "cuda"),
+    "int4": ("cpu", "cuda", "dml", "webgpu"),
+    "int8": ("cpu", "cuda", "webgpu"),
     "fp16": ("cpu", "cuda", "dml"),
     "fp32": ("cpu", "cuda"),
 }
+
+DEFAULT_CONTEXT = 4096
+"""The builder writes the model's whole context there, and a runtime that takes it reserves the KV
+memory for it: 103 GB for Phi-3.5-mini."""
 
 FP16_ON_CPU_NOTE = (
     "fp16 on cpu is slow: the runtime has no grouped attention for it "
@@ -61,6 +65,7 @@ class BuildSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         provider: the builder's `-e`.
         options: the builder's `--extra_options`, checked and in canonical spelling.
         option_files: for an option whose value is a path, relative path -> sha256 of what it names.
+        context: cap for `search.max_length`, in tokens.
         toolchain: sha256 (hex) of the lock the toolchain is installed from.
         steps: raised when edgekit's own part of the build changes the output.
     """
@@ -71,7 +76,8 @@ class BuildSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     options: dict[str, str]
     option_files: dict[str, dict[str, str]]
     toolchain: str
-    steps: int = 1
+    context: int = DEFAULT_CONTEXT
+    steps: int = 2
 
     def build_id(self) -> str:
         """Sha256 (hex) of the canonical JSON: keys sorted, no spaces, UTF-8."""
@@ -85,6 +91,22 @@ class FileRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     size: int
 
 
+class GateSummary(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the model did at the gate; the whole report is in `gate.json` beside it.
+
+    Attributes:
+        profile: the thresholds' name.
+        thresholds: sha256 (hex) of their canonical JSON.
+        passed: whether it met them.
+        mean_kl: mean KL divergence to full precision, in nats per token.
+    """
+
+    profile: str
+    thresholds: str
+    passed: bool
+    mean_kl: float
+
+
 class BuildRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What `build.json` holds: the spec, what came out, and what made it.
 
@@ -94,6 +116,12 @@ class BuildRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         files: relative path -> record of every file of the folder except `build.json` itself.
         tools: tool -> version.
         seconds: how long the builder ran; differs from build to build.
+        recipe: the recipe's name; empty when the options were spelled out.
+        asked: the recipe as it was asked for: a name, `auto`, `auto BYTES`, or empty.
+        path: `low-memory` or `stock`, the way through the builder; the bytes are the same.
+        isolation: `container` or `host`.
+        image: digest of the container image, else empty.
+        gate: None for a model that nobody tested.
         format: version of this record.
     """
 
@@ -102,7 +130,18 @@ class BuildRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     files: dict[str, FileRecord]
     tools: dict[str, str]
     seconds: float
-    format: int = 1
+    recipe: str = ""
+    asked: str = ""
+    path: str = ""
+    isolation: str = "host"
+    image: str = ""
+    gate: GateSummary | None = None
+    format: int = 2
+
+    @property
+    def trust_remote_code(self) -> bool:
+        """Whether code out of the model's repository was run."""
+        return self.spec.options.get("hf_remote") == "true"
 
 
 def check_target(precision: str, provider: str) -> tuple[str, ...]:

@@ -14,13 +14,13 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 
 from edgekit import data
 from edgekit.builder.files import Claim, hash_file, sync
-from edgekit.builder.process import Finished, run
+from edgekit.builder.job import Job
+from edgekit.builder.process import INSIDE, OFFLINE, Finished, clean_environment, run
 from edgekit.builder.progress import Progress, Report
 from edgekit.data import cache_root
 from edgekit.errors import EdgekitError
@@ -31,41 +31,45 @@ VENV_DEADLINE_SECONDS = 300
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 """PyTorch's own index of CPU builds; PyPI has only builds that bring gigabytes of CUDA."""
 
-BUILDER_MODULE = ("-I", "-m", "onnxruntime_genai.models.builder")
 _NO_TORCH = re.compile(
     r"^ERROR: (?:No matching distribution found for|Cannot install) torch==", re.MULTILINE
 )
 _MARKER = "complete.json"
-_NAMED_TOOLS = ("onnx", "onnx-ir", "onnxruntime", "onnxruntime-genai", "torch", "transformers")
 
 
-class Toolchain(msgspec.Struct, frozen=True):
-    """An installed toolchain.
+class HostRunner(msgspec.Struct, frozen=True):
+    """Runs jobs with an interpreter of this machine.
 
     Attributes:
-        python: its interpreter.
-        builder: the arguments after `python` that start the model builder.
+        python: the interpreter.
+        scripts: the folder of the scripts.
     """
 
     python: Path
-    builder: tuple[str, ...] = BUILDER_MODULE
+    scripts: Path = INSIDE
 
-
-class ToolchainSource(Protocol):
-    """Where a build gets its toolchain from; tests put a stand-in here."""
-
-    digest: str
-    """Sha256 (hex) of the lock: a part of the build id."""
-    tools: dict[str, str]
-    """Tool -> version, for the record."""
-
-    def ready(self, report: Report) -> Toolchain:
-        """The toolchain, installed first when it has to be."""
-        ...
+    def run(self, job: Job, report: Report) -> Finished:
+        """Run a job; its memory is not limited here."""
+        # -E and -s: nothing of the user's shell or home; not -I, which would also leave out the
+        # folder of the scripts, where they find each other
+        argv = [str(self.python), "-E", "-s", str(self.scripts / job.script)]
+        return run(
+            [*argv, *map(str, job.arguments)],
+            shows=job.shows,
+            log=job.log,
+            events=job.events,
+            environment=clean_environment(OFFLINE),
+            deadline_seconds=job.deadline_seconds,
+            report=report,
+            cwd=job.work,
+        )
 
 
 class HostToolchain:
     """The toolchain of `containers/builder/toolchain.lock` in a venv on this machine."""
+
+    isolation = "host"
+    image = ""
 
     def __init__(self, lock: Path | None = None, cache: Path | None = None) -> None:
         self._lock = lock or data.path("containers/builder/toolchain.lock")
@@ -78,7 +82,7 @@ class HostToolchain:
         """Where it lies, whether it is there or not."""
         return self._cache / "toolchain" / self.digest[:16]
 
-    def ready(self, report: Report) -> Toolchain:
+    def ready(self, report: Report) -> HostRunner:
         """The installed toolchain.
 
         Raises:
@@ -86,7 +90,7 @@ class HostToolchain:
         """
         if not self._complete():
             self._install(report)
-        return Toolchain(self.folder / "bin" / "python")
+        return HostRunner(self.folder / "bin" / "python")
 
     def _complete(self) -> bool:
         # the interpreter behind the venv's link may have been uninstalled since
@@ -155,9 +159,8 @@ class HostToolchain:
 
 
 def locked_versions(lock: str) -> dict[str, str]:
-    """The versions of the tools that matter, out of a pip requirements file with hashes."""
-    pinned = dict(re.findall(r"^([A-Za-z0-9._-]+)==([^\s\\;]+)", lock, flags=re.MULTILINE))
-    return {name: pinned[name] for name in _NAMED_TOOLS if name in pinned}
+    """Package -> version, out of a pip requirements file with hashes."""
+    return dict(re.findall(r"^([A-Za-z0-9._-]+)==([^\s\\;]+)", lock, flags=re.MULTILINE))
 
 
 def check_machine(system: str, machine: str) -> None:

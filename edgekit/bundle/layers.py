@@ -74,12 +74,13 @@ def agent_layer(store: BlobStore) -> Descriptor:
                 for relative, file in files_below(path)
                 if relative.endswith(".py")
             ]
-    return _put_tar(store, plain_tar(files), AGENT_TYPE, {TITLE: "agent.tar.zst"})
+    return put_tar(store, plain_tar(files), AGENT_TYPE, {TITLE: "agent.tar.zst"})
 
 
-def _put_tar(
+def put_tar(
     store: BlobStore, tar: bytes, media_type: str, annotations: dict[str, str]
 ) -> Descriptor:
+    """Compress a tar and put it into the store."""
     digest, size = store.put_stream(compress(tar))
     return Descriptor(media_type, digest, size, annotations | {UNPACKED: str(len(tar))})
 
@@ -131,6 +132,12 @@ def runtime_layer(
     return Descriptor(RUNTIME_TYPE, digest, size, annotations)
 
 
+def runtime_packages() -> tuple[tuple[str, str], ...]:
+    """(name, version) of every wheel in the runtime layers, as their lock has them."""
+    lock = data.path(RUNTIME_LOCK).read_text(encoding="utf-8")
+    return tuple(re.findall(r"^([A-Za-z0-9._-]+)==([^\s\\;]+)", lock, flags=re.MULTILINE))
+
+
 def _install(lock: Path, target: Path, tags: list[str], python: str) -> None:
     command = [
         *(sys.executable, "-m", "pip", "install", "--quiet", "--target", str(target)),
@@ -160,14 +167,15 @@ def bootstrap(store: BlobStore, manifest: Manifest, runtime: Descriptor) -> tupl
     """
     files: list[tuple[str, bytes | Path]] = []
     for layer in (manifest.agent, runtime):
-        for name, content in _members(store.path(Digest.parse(layer.digest))):
+        for name, content in members(store.path(Digest.parse(layer.digest))):
             if name.split("/", 1)[0] in BOOTSTRAP_PACKAGES:
                 files.append((name, content))
     tar = plain_tar(files)
     return Digest.of(tar).short, tar
 
 
-def _members(layer: Path) -> Iterator[tuple[str, bytes]]:
+def members(layer: Path) -> Iterator[tuple[str, bytes]]:
+    """(name, content) of every file of a tar+zstd layer."""
     with layer.open("rb") as raw, zstandard.ZstdDecompressor().stream_reader(raw) as stream:
         content = io.BytesIO()
         shutil.copyfileobj(stream, content)

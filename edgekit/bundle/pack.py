@@ -9,12 +9,16 @@ from typing import Any
 import msgspec
 
 from edgekit.bundle import layers
+from edgekit.bundle.docs import Packed, docs_layer
+from edgekit.bundle.folder import ModelFolder, check_bytes, check_gate, read_folder
 from edgekit.bundle.layout import Layout
+from edgekit.bundle.sign import load_key, make_key
 from edgekit.core.config import check_name
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import (
     BUNDLE_TYPE,
     CONFIG_TYPE,
+    GATE,
     MANIFEST_TYPE,
     TITLE,
     UNPACKED,
@@ -27,13 +31,12 @@ from edgekit.core.manifest import (
     encode,
     parse_manifest,
 )
-from edgekit.errors import UsageError
+from edgekit.errors import UsageError, VerificationError
 from edgekit.store import read_chunks
 
 DEFAULT_CONTEXT = 4096  # tokens; the builder's own default reserves 103 GB for Phi-3.5-mini
 KV_ELEMENT_BYTES = 4  # float32, which is what CPU graphs keep
 RUNTIME_RAM_BYTES = 300 << 20  # both processes and the runtime's libraries, without weights and KV
-BUILD_RECORD = "build.json"  # says how the model was built; not needed on a device
 
 Report = Callable[[str], None]
 
@@ -86,9 +89,11 @@ def pack(
     context: int | None,
     max_answer: int | None,
     runtimes: Iterable[tuple[str, str]],
+    keys: Path,
+    accept_ungated: bool = False,
     report: Report,
 ) -> Digest:
-    """Put a bundle into the store; equal inputs give the same digest.
+    """Put a bundle into the store; equal inputs, the signing key among them, give one digest.
 
     Args:
         store: the project's.
@@ -99,10 +104,14 @@ def pack(
         context: cap for prompt and answer in tokens; default the model's own, at most 4096.
         max_answer: cap for one answer in tokens; default the context.
         runtimes: (platform, CPython minor) pairs.
+        keys: folder of the project's keys; the signing key is made when it is missing.
+        accept_ungated: pack a model that has not passed the gate; the bundle says so.
         report: called with progress.
 
     Raises:
-        UsageError: not a model folder, or a cap the model cannot have.
+        UsageError: not a model folder, a model that has not passed the gate, or a cap the model
+            cannot have.
+        VerificationError: the folder is not what was built: a file was edited, added or removed.
     """
     check_name("bundle", name)
     check_name("version", version)
@@ -112,16 +121,28 @@ def pack(
     if not 2 <= context <= own:
         raise UsageError(f"--context {context} does not fit the model", f"it has {own} tokens")
     max_answer = min(max_answer or context, context)
+    source = read_folder(folder)
+    check_gate(source, accept_ungated)
     report("hashing the model")
-    files = _model_layers(store, folder)
+    check_bytes(source)
+    files = _model_layers(store, source)
     report("packing the agent")
     tars = [layers.agent_layer(store)]
     tars += [layers.runtime_layer(store, cache, p, v, report) for p, v in runtimes]
+    make_key(keys)
+    docs = docs_layer(
+        store,
+        source,
+        Packed(files, tars[0], tars[1:]),
+        name=name,
+        version=version,
+        signing_key=lambda: load_key(keys),
+    )
     config = BundleConfig(
         name=name,
         version=version,
         model_type=str(genai.model["type"]),
-        build_id=_build_id(folder),
+        build_id=source.build_id,
         context_length=context,
         kv_bytes_per_token=genai.kv_bytes_per_token,
         max_answer_tokens=max_answer,
@@ -134,10 +155,11 @@ def pack(
         media_type=MANIFEST_TYPE,
         artifact_type=BUNDLE_TYPE,
         config=Descriptor(CONFIG_TYPE, store.put(config_data), len(config_data)),
-        layers=[*files, *tars],
+        layers=[*files, *tars, docs],
         annotations={
             "org.opencontainers.image.title": name,
             "org.opencontainers.image.version": version,
+            GATE: source.verdict,
         },
     )
     data = encode(manifest)
@@ -145,13 +167,14 @@ def pack(
     return store.name(f"{name}:{version}", data)
 
 
-def _model_layers(store: Layout, folder: Path) -> list[Descriptor]:
+def _model_layers(store: Layout, folder: ModelFolder) -> list[Descriptor]:
     found = []
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and path.name != BUILD_RECORD and not path.name.startswith("."):
-            digest, size = store.put_stream(read_chunks(path))
-            kind = WEIGHT_TYPE if path.suffix == ".data" else WEIGHT_CONFIG_TYPE
-            found.append(Descriptor(kind, digest, size, {TITLE: path.name}))
+    for name in folder.model:
+        digest, size = store.put_stream(read_chunks(folder.path / name))
+        if folder.record and digest.hex != folder.record.files[name].sha256:
+            raise VerificationError(f"{name} changed while it was packed")
+        kind = WEIGHT_TYPE if name.endswith(".data") else WEIGHT_CONFIG_TYPE
+        found.append(Descriptor(kind, digest, size, {TITLE: name}))
     return found
 
 
@@ -162,10 +185,3 @@ def _fit(files: list[Descriptor], tars: list[Descriptor], kv_bytes: int) -> Fit:
     return Fit(
         ram_bytes=model + model // 4 + kv_bytes + RUNTIME_RAM_BYTES, disk_bytes=model + runtime
     )
-
-
-def _build_id(folder: Path) -> str:
-    try:
-        return str(msgspec.json.decode((folder / BUILD_RECORD).read_bytes())["build_id"])
-    except (FileNotFoundError, msgspec.MsgspecError, KeyError, TypeError):
-        return ""

@@ -1,46 +1,44 @@
-"""`edgekit build`: parse, call `edgekit.builder.run`, render."""
+"""`edgekit build`: parse, call `edgekit.builder`, render."""
 
 from __future__ import annotations
 
-import signal
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
-import msgspec
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bars
-from rich.table import Column
 
-from edgekit.builder.progress import Progress, Report
-from edgekit.builder.run import BuildRequest, BuildResult
+from edgekit.builder.job import ToolchainSource
+from edgekit.builder.options import parse_options
+from edgekit.builder.prepare import BuildRequest
+from edgekit.builder.run import BuildResult
 from edgekit.builder.run import build as run_build
+from edgekit.builder.spec import DEFAULT_CONTEXT
+from edgekit.builder.toolchain import HostToolchain
+from edgekit.builder.verify import Verified, verify
+from edgekit.cli import buildfile, render
+from edgekit.cli.options import JsonOption
+from edgekit.cli.watch import shown, terminated_like_interrupted
 from edgekit.errors import UsageError
-
-PLAIN_EVERY_SECONDS = 10.0
-"""How often a step says that it goes on where there is no terminal to draw on."""
 
 
 def build(
+    file: Annotated[
+        Path | None, typer.Argument(help="A build.toml that holds the same as these flags.")
+    ] = None,
     model: Annotated[
-        str,
+        str | None,
         typer.Option(
             "-m", "--model", help="Hugging Face folder, .gguf file, or ORG/NAME on the hub."
         ),
-    ],
-    out: Annotated[Path, typer.Option("-o", "--output", help="Folder to make.")],
+    ] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--output", help="Folder to make.")] = None,
     precision: Annotated[
-        str, typer.Option("-p", "--precision", help="int4, int8, fp16 or fp32.")
-    ] = "int4",
+        str | None, typer.Option("-p", "--precision", help="int4 (default), int8, fp16 or fp32.")
+    ] = None,
     provider: Annotated[
-        str, typer.Option("-e", "--execution-provider", help="cpu, cuda or dml.")
-    ] = "cpu",
+        str | None,
+        typer.Option("-e", "--execution-provider", help="cpu (default), cuda, dml or webgpu."),
+    ] = None,
     cache: Annotated[
         Path | None,
         typer.Option("-c", "--cache-dir", help="Folder for downloads from the hub."),
@@ -52,107 +50,115 @@ def build(
             "-x", "--extra-options", metavar="KEY=VALUE", help="The builder's own; repeatable."
         ),
     ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="A way to quantise by name, or auto: the smallest that passes the gate."),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="With auto: the best that fits, like 2.5GB."),
+    ] = None,
+    context: Annotated[
+        int | None,
+        typer.Option(help=f"Cap for the default length, in tokens; default {DEFAULT_CONTEXT}."),
+    ] = None,
+    gate: Annotated[
+        str | None, typer.Option(help="Profile of thresholds: strict (default) or small.")
+    ] = None,
+    threshold: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=NUMBER", help="Change one threshold; repeatable."),
+    ] = None,
+    no_gate: Annotated[
+        bool, typer.Option("--no-gate", help="Do not test the model; it is marked as such.")
+    ] = False,
+    path: Annotated[
+        str, typer.Option(help="Way through the builder: auto, low-memory or stock; equal bytes.")
+    ] = "auto",
     host: Annotated[
         bool, typer.Option("--host", help="Build on this machine, without a container.")
     ] = False,
-    json_output: Annotated[
-        bool, typer.Option("--json", help="Print the result as one JSON object.")
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code out of the model's repository.")
     ] = False,
+    verify_folder: Annotated[
+        Path | None,
+        typer.Option("--verify", metavar="MODEL_DIR", help="Repeat a build and compare."),
+    ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Make an ONNX model folder for devices from a language model.
 
-    The letters are those of the onnxruntime-genai model builder.
+    The letters are those of the onnxruntime-genai model builder, which runs apart from edgekit
+    with locked tools. A model that is not what was asked for, or talks worse than the gate
+    allows, is not made.
 
     Building the same thing again finds it done. A failed build leaves nothing.
 
     \b
-    Example:
-      edgekit build --host -m microsoft/Phi-3.5-mini-instruct -o phi -x block_size=32
+    Examples:
+      edgekit build --host -m microsoft/Phi-3.5-mini-instruct -o phi --recipe k-quant-mixed
+      edgekit build --host -m microsoft/Phi-3.5-mini-instruct -o phi -x block_size=64
+      edgekit build --host --verify phi
     """
+    written = buildfile.load(file)
+    toolchain = _toolchain(host or bool(written.host))
+    pairs = [*written.option_pairs, *(extra_options or ())]
+    model = model or written.model
+    hub_cache = cache or (Path(written.cache_dir) if written.cache_dir else None)
+    if verify_folder is not None:
+        with terminated_like_interrupted(), shown(render.err) as report:
+            verified = verify(
+                verify_folder, toolchain, report,
+                model=model, hub_cache=hub_cache, options=parse_options(pairs), path=path,
+            )  # fmt: skip
+        _show(verified, _verified_text(verify_folder, verified), as_json)
+        return
+    if model is None:
+        raise UsageError("no model is named", next_step="name one with -m, or in a build.toml")
+    out = out or (Path(written.output) if written.output else None)
+    size = budget or written.budget
+    request = BuildRequest(
+        model=model,
+        out=out or Path(),
+        precision=precision or written.precision,
+        provider=provider or written.execution_provider or "cpu",
+        options=tuple(pairs),
+        revision=revision or written.revision,
+        hub_cache=hub_cache,
+        recipe=recipe or written.recipe,
+        budget_bytes=buildfile.parse_size(size) if size else None,
+        context=context or written.context or DEFAULT_CONTEXT,
+        gate=None if no_gate else gate or written.gate or "strict",
+        thresholds={**written.thresholds, **buildfile.parse_thresholds(threshold or [])},
+        path=path,
+        trust_remote_code=trust_remote_code or bool(written.trust_remote_code),
+    )
+    if out is None:
+        raise UsageError("no output folder is named", next_step="name one with -o")
+    with terminated_like_interrupted(), shown(render.err) as report:
+        result = run_build(request, report, toolchain)
+    _show(result, _text(result), as_json)
+
+
+def _toolchain(host: bool) -> ToolchainSource:
     if not host:
         raise UsageError(
             "building in a container has not arrived yet",
             next_step="add --host to build on this machine with the same locked tools",
         )
-    request = BuildRequest(
-        model=model,
-        out=out,
-        precision=precision,
-        provider=provider,
-        options=tuple(extra_options or ()),
-        revision=revision,
-        hub_cache=cache,
-    )
-    with _terminated_like_interrupted(), shown(Console(stderr=True)) as report:
-        result = run_build(request, report)
-    sys.stdout.write(_json(result) if json_output else _text(result))
+    return HostToolchain()
 
 
-@contextmanager
-def shown(console: Console) -> Iterator[Report]:
-    """Shows progress: a moving line on a terminal, now and then a plain line elsewhere."""
-    if not console.is_terminal:
-        yield _plain(console)
-        return
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.fields[step]:<10}"),
-        TextColumn(
-            "{task.description}",
-            markup=False,
-            table_column=Column(no_wrap=True, overflow="ellipsis", max_width=48),
-        ),
-        BarColumn(bar_width=24),
-        TimeElapsedColumn(),
-    )
-    with Bars(*columns, console=console, transient=True) as bars:
-        task = bars.add_task("", total=None, step="")
-
-        def report(progress: Progress) -> None:
-            total = None if progress.fraction is None else 1.0
-            bars.update(
-                task,
-                step=progress.step,
-                description=progress.detail,
-                total=total,
-                completed=progress.fraction or 0.0,
-            )
-
-        yield report
-
-
-def _plain(console: Console) -> Report:
-    step, printed, started = "", 0.0, time.monotonic()
-
-    def report(progress: Progress) -> None:
-        nonlocal step, printed
-        now = time.monotonic()
-        if progress.step == step and now - printed < PLAIN_EVERY_SECONDS:
-            return
-        step, printed = progress.step, now
-        share = "" if progress.fraction is None else f" {progress.fraction:.0%}"
-        line = f"{now - started:6.0f} s  {progress.step}: {progress.detail}{share}"
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-    return report
-
-
-@contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM ends a build the way Ctrl-C does, so that it too leaves nothing behind."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _show(value: Any, text: str, as_json: bool) -> None:
+    if as_json:
+        render.print_json(value)
+    else:
+        render.say(text)
 
 
 def _text(result: BuildResult) -> str:
-    lines = [f"{result.out}  build {result.build_id[:12]}  {result.total_bytes / 1e6:.1f} MB"]
+    lines = [f"{result.out}  build {result.build_id[:12]}  {render.size(result.total_bytes)}"]
     if result.up_to_date:
         lines.append("up to date: the same build is there already, every byte checked")
     else:
@@ -162,9 +168,12 @@ def _text(result: BuildResult) -> str:
             f"(the model builder: {result.builder_seconds:.1f} s, {memory:.2f} GiB at its peak)"
         )
     lines.extend(f"note: {note}" for note in result.notes)
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
-def _json(result: BuildResult) -> str:
-    encoded = msgspec.json.encode(result, enc_hook=str)
-    return encoded.decode() + "\n"
+def _verified_text(folder: Path, verified: Verified) -> str:
+    return (
+        f"{folder}  build {verified.build_id[:12]}  equal in {len(verified.files)} files\n"
+        f"first built {verified.first_isolation}/{verified.first_path}, "
+        f"now {verified.isolation}/{verified.path}"
+    )

@@ -11,12 +11,15 @@ from typing import Annotated
 import msgspec
 import typer
 
+from edgekit.bundle.docs import Provenance, read_docs, read_provenance
+from edgekit.bundle.folder import UNGATED
 from edgekit.bundle.layers import parse_runtime
 from edgekit.bundle.pack import pack as pack_bundle
+from edgekit.bundle.sign import public_key
 from edgekit.cli import project, render
 from edgekit.cli.options import JsonOption, ProjectOption
 from edgekit.core.digest import Digest
-from edgekit.core.manifest import oci_platform, parse_config
+from edgekit.core.manifest import GATE, oci_platform, parse_config
 from edgekit.data import cache_root
 
 
@@ -39,6 +42,10 @@ def pack(
         list[str] | None,
         typer.Option(help="PLATFORM:PYTHON of devices, repeatable; default: this machine's."),
     ] = None,
+    accept_ungated: Annotated[
+        bool,
+        typer.Option("--accept-ungated", help="Pack a model that has not passed the gate."),
+    ] = False,
     project_folder: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -60,18 +67,37 @@ def pack(
             context=context,
             max_answer=max_answer,
             runtimes=runtimes,
+            keys=here.keys,
+            accept_ungated=accept_ungated,
             report=report,
         )
     seconds = time.monotonic() - began
     manifest = here.store.resolve(digest).manifest
     total = sum(d.size for d in (manifest.config, *manifest.layers))
+    provenance = read_provenance(read_docs(here.store, manifest), manifest, public_key(here.keys))
     if as_json:
         render.print_json(
-            {"bundle": f"{name}:{version}", "digest": digest, "bytes": total, "seconds": seconds}
+            {
+                "bundle": f"{name}:{version}",
+                "digest": digest,
+                "bytes": total,
+                "seconds": seconds,
+                "gate": manifest.annotations[GATE],
+                "signed_by": provenance.signed_by if provenance else None,
+            }
         )
         return
     render.say(f"packed  {name}:{version}  {render.size(total)} in {seconds:.1f} s")
     render.say(f"digest  {digest}")
+    render.say(f"gate    {manifest.annotations[GATE]}")
+    render.say(f"signed  {_signature(provenance)}")
+
+
+def _signature(provenance: Provenance | None) -> str:
+    if provenance is None:
+        return "no: the model folder has no provenance"
+    known = "this project's key" if provenance.verified else "not this project's key, not checked"
+    return f"by {provenance.signed_by[:12]} ({known})"
 
 
 def inspect(
@@ -81,18 +107,25 @@ def inspect(
     project_folder: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what a bundle holds: layers, sizes, caps, fit.
+    """Show what a bundle holds: layers, sizes, caps, fit, and what made its model.
 
     \b
     Example:  edgekit inspect smollm2:1 --json
     """
-    store = project.find(project_folder).store
+    here = project.find(project_folder)
+    store = here.store
     pinned = store.resolve(bundle)
     config = parse_config(store.read(Digest.parse(pinned.manifest.config.digest)))
+    docs = read_docs(store, pinned.manifest)
+    provenance = read_provenance(docs, pinned.manifest, public_key(here.keys))
+    gate = pinned.manifest.annotations.get(GATE, UNGATED)
     if as_json:
         render.print_json(
             {
                 "digest": pinned.digest,
+                "gate": gate,
+                "provenance": msgspec.to_builtins(provenance),
+                "docs": sorted(docs),
                 "config": msgspec.to_builtins(config),
                 "manifest": msgspec.to_builtins(pinned.manifest),
             }
@@ -109,5 +142,12 @@ def inspect(
         f"disk, glibc {config.fit.glibc}"
     )
     render.say(f"samples  {config.search}")
+    tested = f" ({provenance.gate})" if provenance and provenance.passed else ""
+    render.say(f"gate     {gate}{tested}")
+    render.say(f"signed   {_signature(provenance)}")
+    if provenance:
+        revision = f" at {provenance.revision}" if provenance.revision else ""
+        render.say(f"source   {provenance.model}{revision}")
+        render.say(f"build    {provenance.build_id} ({provenance.isolation})")
     for layer in pinned.manifest.layers:
         render.say(f"layer    {layer.digest[7:19]}  {render.size(layer.size):>9}  {layer.title}")

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from edgekit.bundle.layout import Layout
+from edgekit.bundle.sign import KEY_NAME, make_key
 from edgekit.core.config import BrokerConfig
 from edgekit.errors import UsageError
 from edgekit.fleet import inventory
@@ -39,6 +40,11 @@ class Project(msgspec.Struct, frozen=True):
         layout.create()
         return layout
 
+    @property
+    def keys(self) -> Path:
+        """The keys of this project: private, never in the store, not in git."""
+        return keys_folder(self.folder)
+
     def fleet(self) -> inventory.Fleet:
         """Raises: UsageError when `fleet.toml` is missing or wrong."""
         return inventory.load(self.folder / "fleet.toml")
@@ -54,6 +60,11 @@ class Project(msgspec.Struct, frozen=True):
         """Our name as a requester, a valid topic level."""
         name = self.config.requester or f"{getpass.getuser()}.{socket.gethostname()}"
         return re.sub(r"[^A-Za-z0-9_.-]", "-", name)[:64]
+
+
+def keys_folder(project: Path) -> Path:
+    """Where a project's keys lie."""
+    return project / ".edgekit" / "keys"
 
 
 def parse_broker(text: str, base: BrokerConfig) -> BrokerConfig:
@@ -110,7 +121,11 @@ address = "local:.edgekit/devices/demo"
 
 
 def init(folder: Path, port: int) -> list[tuple[Path, bool]]:
-    """Write a project's files; what is there stays. Returns (path, whether it was written)."""
+    """Write a project's files and its signing key; what is there stays.
+
+    Returns:
+        (path, whether it was written).
+    """
     folder.mkdir(parents=True, exist_ok=True)
     texts = {
         FILE: PROJECT_TOML.format(port=port),
@@ -127,4 +142,6 @@ def init(folder: Path, port: int) -> list[tuple[Path, bool]]:
         except FileExistsError:
             done.append((path, False))
     (folder / ".edgekit").mkdir(mode=0o700, exist_ok=True)
+    keys = keys_folder(folder)
+    done.append((keys / KEY_NAME, make_key(keys)))
     return done

@@ -23,11 +23,13 @@ WEIGHT_TYPE = "application/vnd.cncf.model.weight.v1.raw"
 WEIGHT_CONFIG_TYPE = "application/vnd.cncf.model.weight.config.v1.raw"
 AGENT_TYPE = "application/vnd.edgekit.agent.v1.tar+zstd"
 RUNTIME_TYPE = "application/vnd.edgekit.runtime.v1.tar+zstd"
+DOCS_TYPE = "application/vnd.edgekit.docs.v1+tar+zstd"  # for people and auditors, not for devices
 
 TITLE = "org.opencontainers.image.title"
 PLATFORM = "org.edgekit.platform"
 PYTHON = "org.edgekit.python"
 UNPACKED = "org.edgekit.unpacked-bytes"  # of a tar layer: what it takes on a device's disk
+GATE = "org.edgekit.gate"  # of a bundle: `passed` or `ungated`
 
 MAX_MANIFEST_BYTES = 1 << 20
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\Z")
@@ -77,6 +79,11 @@ class Manifest(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_field
         """One runtime layer per (platform, CPython minor)."""
         return [d for d in self.layers if d.media_type == RUNTIME_TYPE]
 
+    @property
+    def docs(self) -> Descriptor | None:
+        """Gate report, provenance, SBOM and licence, if the bundle has them."""
+        return next((d for d in self.layers if d.media_type == DOCS_TYPE), None)
+
     def runtime_for(self, platform: str, python: str) -> Descriptor:
         """The runtime layer of a device.
 
@@ -98,9 +105,10 @@ class Manifest(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_field
         )
 
     def for_device(self, platform: str, python: str) -> list[Descriptor]:
-        """Config and the layers one device fetches: all but the other runtimes."""
+        """Config and the layers one device fetches: not the docs, not the other runtimes."""
         runtime = self.runtime_for(platform, python)
-        kept = [d for d in self.layers if d.media_type != RUNTIME_TYPE or d is runtime]
+        kinds = (RUNTIME_TYPE, DOCS_TYPE)
+        kept = [d for d in self.layers if d.media_type not in kinds or d is runtime]
         return [self.config, *kept]
 
 
@@ -177,4 +185,6 @@ def parse_manifest(data: bytes) -> Manifest:
             raise VerificationError("a runtime layer does not say for which platform it is")
     if sum(d.media_type == AGENT_TYPE for d in manifest.layers) != 1:
         raise VerificationError("a bundle carries exactly one agent layer")
+    if sum(d.media_type == DOCS_TYPE for d in manifest.layers) > 1:
+        raise VerificationError("a bundle carries at most one docs layer")
     return manifest

@@ -8,7 +8,6 @@ import os
 import runpy
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,88 +15,22 @@ from pathlib import Path
 import pytest
 
 from edgekit.builder.options import KNOWN_KEYS, RESERVED_KEYS
-from edgekit.builder.progress import Progress
 from edgekit.builder.samples import smollm2_gguf
-from edgekit.builder.toolchain import HostToolchain
+from tests.building import (
+    FAKES,
+    answer,
+    command,
+    content,
+    edgekit_build,
+    environment,
+    left_in,
+    make_tiny,
+)
 
-ROOT = Path(__file__).resolve().parents[2]
-FAKES = ROOT / "tests" / "fakes"
 INSTALL_SECONDS = 1800
 WAIT_SECONDS = 60
 
-# The command as `edgekit` runs it, without depending on the other verbs.
-DRIVER = """
-import sys, typer
-from edgekit.cli.build import build
-from edgekit.errors import EdgekitError
-app = typer.Typer()
-app.command()(build)
-try:
-    app()
-except EdgekitError as error:
-    sys.stderr.write(f"{error}\\n")
-    sys.exit(error.exit_code)
-"""
-
 pytestmark = pytest.mark.timeout(240)
-
-
-def command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "-c", DRIVER, *map(str, arguments)]
-
-
-def environment(**extra: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1", "COLUMNS": "200", **extra}
-
-
-def edgekit_build(*arguments: str | Path, **extra: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*arguments),
-        capture_output=True,
-        text=True,
-        timeout=200,
-        env=environment(**extra),
-        check=False,
-    )
-
-
-@pytest.fixture(scope="session")
-def python() -> str:
-    """The toolchain's interpreter; installs it on a machine that does not have it yet."""
-
-    def silent(_: Progress) -> None: ...
-
-    return str(HostToolchain().ready(silent).python)
-
-
-def make_tiny(python: str, family: str, folder: Path) -> Path:
-    script = FAKES / "make_tiny_model.py"
-    subprocess.run([python, script, family, folder], check=True, capture_output=True, timeout=60)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def qwen2(python: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny(python, "qwen2", tmp_path_factory.mktemp("tiny") / "tiny-qwen2")
-
-
-def answer(python: str, folder: Path, question: str) -> str:
-    done = subprocess.run(
-        [python, FAKES / "answer.py", folder, question],
-        check=True,
-        capture_output=True,
-        timeout=60,
-        env=environment(ORT_DISABLE_TELEMETRY="1"),
-    )
-    return done.stdout.decode("utf-8", "replace")
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != "build.json"}
-
-
-def left_in(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.iterdir())
 
 
 def processes_of(folder: Path) -> Iterator[int]:
@@ -117,7 +50,7 @@ def wait_for_builder(folder: Path) -> int:
     """The process id of the real builder, once it has said something."""
     deadline = time.monotonic() + WAIT_SECONDS
     while time.monotonic() < deadline:
-        said = any(log.stat().st_size for log in folder.glob(".*.building-*/log"))
+        said = any(log.stat().st_size for log in folder.glob(".*.building-*/*/convert.log"))
         for pid in processes_of(folder):
             if said:
                 return pid
@@ -180,7 +113,7 @@ def test_the_option_list_is_the_locked_builders(python: str) -> None:
 @pytest.mark.timeout(INSTALL_SECONDS)
 def test_a_gguf_becomes_a_model_that_answers(python: str, tmp_path: Path) -> None:
     out = tmp_path / "smollm2"
-    done = edgekit_build("--host", "-m", smollm2_gguf(), "-o", out, "--json")
+    done = edgekit_build("--host", "--gate", "small", "-m", smollm2_gguf(), "-o", out, "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert sorted(result["files"]) == [
@@ -199,7 +132,7 @@ def test_a_gguf_becomes_a_model_that_answers(python: str, tmp_path: Path) -> Non
     # anything over a second shows progress
     assert "build:" in done.stderr
 
-    again = edgekit_build("--host", "-m", smollm2_gguf(), "-o", out)
+    again = edgekit_build("--host", "--gate", "small", "-m", smollm2_gguf(), "-o", out)
     assert again.returncode == 0
     assert "up to date" in again.stdout
 
@@ -210,7 +143,7 @@ def test_building_twice_gives_equal_bytes(python: str, family: str, tmp_path: Pa
     outs = [tmp_path / "one", tmp_path / "two"]
     ids = []
     for out in outs:
-        done = edgekit_build("--host", "-m", model, "-o", out, "--json")
+        done = edgekit_build("--host", "--no-gate", "-m", model, "-o", out, "--json")
         assert done.returncode == 0, done.stderr
         ids.append(json.loads(done.stdout)["build_id"])
     assert ids[0] == ids[1]
@@ -220,7 +153,7 @@ def test_building_twice_gives_equal_bytes(python: str, family: str, tmp_path: Pa
 
 def test_an_option_reaches_the_builder(qwen2: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    done = edgekit_build("--host", "-m", qwen2, "-o", out, "-x", "num_hidden_layers=1")
+    done = edgekit_build("--host", "--no-gate", "-m", qwen2, "-o", out, "-x", "num_hidden_layers=1")
     assert done.returncode == 0, done.stderr
     config = json.loads((out / "genai_config.json").read_text())
     assert config["model"]["decoder"]["num_hidden_layers"] == 1
@@ -232,7 +165,7 @@ def test_a_failing_build_leaves_nothing_and_says_one_line(qwen2: Path, tmp_path:
     for path in qwen2.iterdir():
         text = path.read_bytes().replace(b"Qwen2ForCausalLM", b"QwenXForCausalLM")
         (broken / path.name).write_bytes(text)
-    done = edgekit_build("--host", "-m", broken, "-o", tmp_path / "out")
+    done = edgekit_build("--host", "--no-gate", "-m", broken, "-o", tmp_path / "out")
     assert done.returncode == 1
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
@@ -243,7 +176,7 @@ def test_a_failing_build_leaves_nothing_and_says_one_line(qwen2: Path, tmp_path:
 
 def test_a_builder_killed_by_signal_9_leaves_nothing(qwen2: Path, tmp_path: Path) -> None:
     with subprocess.Popen(
-        command("--host", "-m", qwen2, "-o", tmp_path / "out"),
+        command("--host", "--no-gate", "-m", qwen2, "-o", tmp_path / "out"),
         stderr=subprocess.PIPE,
         text=True,
         env=environment(),
@@ -260,7 +193,7 @@ def test_a_stopped_build_leaves_nothing(
     qwen2: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     with subprocess.Popen(
-        command("--host", "-m", qwen2, "-o", tmp_path / "out"),
+        command("--host", "--no-gate", "-m", qwen2, "-o", tmp_path / "out"),
         stderr=subprocess.DEVNULL,
         env=environment(),
     ) as build:
@@ -274,7 +207,7 @@ def test_a_stopped_build_leaves_nothing(
 def test_a_killed_edgekit_ends_its_builder_and_the_next_build_cleans_up(
     qwen2: Path, tmp_path: Path
 ) -> None:
-    arguments = ("--host", "-m", qwen2, "-o", tmp_path / "out")
+    arguments = ("--host", "--no-gate", "-m", qwen2, "-o", tmp_path / "out")
     with subprocess.Popen(
         command(*arguments), stderr=subprocess.DEVNULL, env=environment()
     ) as build:
@@ -289,7 +222,7 @@ def test_a_killed_edgekit_ends_its_builder_and_the_next_build_cleans_up(
 def test_a_broken_gguf_is_an_error_of_one_line(python: str, tmp_path: Path) -> None:
     path = tmp_path / "broken.gguf"
     path.write_bytes(b"GGUF" + bytes(1000))
-    done = edgekit_build("--host", "-m", path, "-o", tmp_path / "out")
+    done = edgekit_build("--host", "--no-gate", "-m", path, "-o", tmp_path / "out")
     assert done.returncode == 1
     assert "broken.gguf cannot be read" in done.stderr
     assert "Traceback" not in done.stderr
@@ -299,7 +232,13 @@ def test_a_broken_gguf_is_an_error_of_one_line(python: str, tmp_path: Path) -> N
 def test_an_unreachable_hub_is_said_soon(python: str, tmp_path: Path) -> None:
     started = time.monotonic()
     done = edgekit_build(
-        "--host", "-m", "some/model", "-o", tmp_path / "out", HF_ENDPOINT="http://127.0.0.1:9"
+        "--host",
+        "--no-gate",
+        "-m",
+        "some/model",
+        "-o",
+        tmp_path / "out",
+        HF_ENDPOINT="http://127.0.0.1:9",
     )
     assert time.monotonic() - started < 30
     assert done.returncode == 1
@@ -309,14 +248,14 @@ def test_an_unreachable_hub_is_said_soon(python: str, tmp_path: Path) -> None:
 
 def test_a_model_of_the_hub_is_pinned_to_its_commit(qwen2: Path, tmp_path: Path) -> None:
     hub = runpy.run_path(str(FAKES / "hub.py"))
-    arguments = ("--host", "-m", "some/tiny", "-c", tmp_path / "cache", "--json")
+    arguments = ("--host", "--no-gate", "-m", "some/tiny", "-c", tmp_path / "cache", "--json")
     with hub["serving"](qwen2, "some/tiny") as address:
         first = edgekit_build(*arguments, "-o", tmp_path / "one", HF_ENDPOINT=address)
         unknown = edgekit_build(
             *arguments, "-o", tmp_path / "no", "--revision", "v9", HF_ENDPOINT=address
         )
         missing = edgekit_build(
-            "--host", "-m", "some/other", "-o", tmp_path / "no", HF_ENDPOINT=address
+            "--host", "--no-gate", "-m", "some/other", "-o", tmp_path / "no", HF_ENDPOINT=address
         )
     assert first.returncode == 0, first.stderr
     record = json.loads((tmp_path / "one" / "build.json").read_text())
@@ -339,13 +278,8 @@ def test_a_model_of_the_hub_is_pinned_to_its_commit(qwen2: Path, tmp_path: Path)
     assert branch.returncode == 1
 
 
-def test_without_host_the_flag_is_named(tmp_path: Path) -> None:
-    done = edgekit_build("-m", "some/model", "-o", tmp_path / "out")
-    assert done.returncode == 2
-    assert "--host" in done.stderr
-
-
 def test_help_has_an_example() -> None:
     done = edgekit_build("--help")
     assert done.returncode == 0
     assert "edgekit build --host -m" in done.stdout
+    assert "edgekit build --host --verify phi" in done.stdout

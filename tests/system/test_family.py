@@ -30,7 +30,7 @@ def test_a_hugging_face_folder_of_another_family_is_built_pushed_and_answers(
     subprocess.run([python, MAKE, family, source], check=True, capture_output=True)
     with tools.mosquitto(tmp_path) as broker:
         project = make_project(tmp_path / "project", broker.port, None)
-        project.edgekit("build", "--host", "-m", str(source), "-o", "model")
+        project.edgekit("build", "--host", "--gate", "small", "-m", str(source), "-o", "model")
         project.edgekit("pack", "model", "--name", family, "--context", "64")
         project.edgekit("push", "demo")
         try:

@@ -14,13 +14,17 @@ from pathlib import Path
 import pytest
 
 from edgekit.builder.files import Claim
+from edgekit.builder.finish import finish
+from edgekit.builder.prepare import BuildRequest
 from edgekit.builder.progress import Progress, Report
 from edgekit.builder.publish import read_record
-from edgekit.builder.run import BuildRequest, BuildResult, build, drop_local_files_only
-from edgekit.builder.toolchain import Toolchain
+from edgekit.builder.run import BuildResult, build
+from edgekit.builder.toolchain import HostRunner
 from edgekit.errors import EdgekitError, UsageError
 
-FAKE_BUILDER = Path(__file__).resolve().parents[1] / "fakes" / "builder.py"
+FAKE_SCRIPTS = Path(__file__).resolve().parents[1] / "fakes" / "inside"
+
+WEIGHTS = (2).to_bytes(8, "little") + b"{}"  # safetensors without a tensor
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -28,14 +32,17 @@ pytestmark = pytest.mark.timeout(60)
 class FakeToolchain:
     """This interpreter, with a script in the builder's place; counts how often it is asked for."""
 
+    isolation = "host"
+    image = ""
+
     def __init__(self) -> None:
         self.digest = "ab" * 32
         self.tools = {"builder": "fake"}
         self.asked = 0
 
-    def ready(self, report: Report) -> Toolchain:
+    def ready(self, report: Report) -> HostRunner:
         self.asked += 1
-        return Toolchain(Path(sys.executable), (str(FAKE_BUILDER),))
+        return HostRunner(Path(sys.executable), FAKE_SCRIPTS)
 
 
 class Place:
@@ -49,10 +56,12 @@ class Place:
         self.source.mkdir()
         for name in ("config.json", "tokenizer.json"):
             (self.source / name).write_text("{}")
-        (self.source / "model.safetensors").write_bytes(b"weights")
+        (self.source / "model.safetensors").write_bytes(WEIGHTS)
 
     def build(self, *options: str, precision: str = "int4") -> BuildResult:
-        request = BuildRequest(str(self.source), self.out, precision=precision, options=options)
+        request = BuildRequest(
+            str(self.source), self.out, precision=precision, options=options, gate=None
+        )
         return build(request, self.seen.append, self.toolchain)
 
     def behave(self, word: str) -> None:
@@ -63,12 +72,18 @@ class Place:
         return sorted(p.name for p in parent.iterdir()) if parent.exists() else []
 
     def content(self) -> dict[str, bytes]:
-        return {p.name: p.read_bytes() for p in self.out.iterdir() if p.name != "build.json"}
+        return {
+            p.name: p.read_bytes()
+            for p in self.out.iterdir()
+            if p.name not in ("build.json", "provenance.json")
+        }
 
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    # what the stand-in makes is no graph that could be read back
+    monkeypatch.setattr("edgekit.builder.make.check_folder", lambda *_: ())
     return Place(tmp_path)
 
 
@@ -85,8 +100,7 @@ def test_a_build_is_a_whole_folder_with_its_record(place: Place) -> None:
     assert result.total_bytes == sum(len(data) for data in place.content().values())
     assert result.peak_rss_bytes > 1_000_000
     assert not result.up_to_date
-    # the builder is always told to read local files only
-    assert place.content()["model.onnx"] == b"block_size=64 hf_token=false"
+    assert place.content()["model.onnx"] == b"block_size=64"
 
 
 def test_a_record_says_nothing_about_the_machine(place: Place) -> None:
@@ -106,11 +120,21 @@ def test_local_files_only_is_no_part_of_a_model(place: Place) -> None:
     assert text == '{\n  "backend": "tokenizers",\n  "eos_token": "ü"\n}\n'
 
 
-def test_a_tokenizer_config_without_it_is_left_alone(tmp_path: Path) -> None:
-    path = tmp_path / "tokenizer_config.json"
-    path.write_bytes(b'{"a":1}')
-    drop_local_files_only(path)
-    assert path.read_bytes() == b'{"a":1}'
+def test_a_file_without_what_is_changed_is_left_alone(tmp_path: Path) -> None:
+    written = {"tokenizer_config.json": b'{"a":1}', "genai_config.json": b'{"search":{}}'}
+    for name, data in written.items():
+        (tmp_path / name).write_bytes(data)
+    finish(tmp_path, 4096)
+    assert {name: (tmp_path / name).read_bytes() for name in written} == written
+
+
+def test_the_default_length_is_capped_and_nothing_else_changes(tmp_path: Path) -> None:
+    path = tmp_path / "genai_config.json"
+    config = {"model": {"context_length": 131072}, "search": {"max_length": 131072, "top_k": 1}}
+    path.write_text(json.dumps(config, indent=4))
+    finish(tmp_path, 4096)
+    config["search"]["max_length"] = 4096
+    assert path.read_text() == json.dumps(config, indent=4)
 
 
 def test_the_same_build_again_is_up_to_date(place: Place) -> None:
@@ -133,7 +157,7 @@ def test_building_elsewhere_gives_the_same_id_and_bytes(place: Place, tmp_path: 
 def test_a_changed_output_is_built_again(place: Place) -> None:
     place.build()
     content = place.content()
-    (place.out / "model.onnx.data").write_bytes(b"bit rot, bit r")
+    (place.out / "model.onnx.data").write_bytes(b"bit rot " * 2)
     assert not place.build().up_to_date
     assert place.content() == content
     (place.out / "genai_config.json").unlink()
@@ -206,7 +230,8 @@ def test_a_failing_build_leaves_nothing_and_says_one_line(place: Place, tmp_path
     with pytest.raises(EdgekitError) as failed:
         place.build()
     assert failed.value.exit_code == 1
-    assert failed.value.why == "NotImplementedError: The model is not currently supported."
+    assert "NotImplementedError: The model is not currently supported." in failed.value.why
+    assert "--plan" in failed.value.next_step
     assert place.left() == []
     assert not place.out.parent.exists()  # a folder made on the way goes too
     log = (tmp_path / "cache" / "edgekit" / "logs" / "last-failed-build.log").read_text()
@@ -253,7 +278,7 @@ def test_an_interrupted_build_leaves_nothing(place: Place) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build(BuildRequest(str(place.source), place.out), interrupt, place.toolchain)
+        build(BuildRequest(str(place.source), place.out, gate=None), interrupt, place.toolchain)
     assert place.left() == []
     assert children_of_this_process() == before
 

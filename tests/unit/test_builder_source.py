@@ -8,28 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.builder.progress import Progress, Report
+from edgekit.builder.progress import Progress
 from edgekit.builder.source import Found, find
-from edgekit.builder.toolchain import Toolchain
 from edgekit.errors import UsageError
 
+WEIGHTS = (2).to_bytes(8, "little") + b"{}"  # safetensors without a tensor
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
-
-
-class NoToolchain:
-    """Local models are looked at without any toolchain."""
-
-    digest = "00"
-    tools: dict[str, str] = {}  # noqa: RUF012 (the protocol's plain attribute)
-
-    def ready(self, report: Report) -> Toolchain:
-        raise AssertionError("the toolchain was asked for")
 
 
 def look(model: Path | str, revision: str | None = None) -> Found:
     def silent(_: Progress) -> None: ...
 
-    return find(str(model), revision, None, NoToolchain(), silent)
+    return find(str(model), revision, None, silent)
 
 
 @pytest.fixture
@@ -37,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
     made = tmp_path / "smol"
     made.mkdir()
     (made / "config.json").write_bytes(b"{}")
-    (made / "model.safetensors").write_bytes(b"weights")
+    (made / "model.safetensors").write_bytes(WEIGHTS)
     (made / "tokenizer.json").write_bytes(b"{}")
     return made
 
@@ -60,7 +50,7 @@ def test_a_folder_is_its_files_not_its_place(folder: Path) -> None:
         "model.safetensors",
         "tokenizer.json",
     ]
-    digest = hashlib.sha256(b"weights").hexdigest()
+    digest = hashlib.sha256(WEIGHTS).hexdigest()
     assert found.source.files["model.safetensors"] == digest
 
 

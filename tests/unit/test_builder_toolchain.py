@@ -40,7 +40,7 @@ def test_the_toolchain_is_keyed_by_its_lock(tmp_path: Path) -> None:
 
 def test_versions_are_read_out_of_a_lock() -> None:
     lock = "onnx==1.2 \\\n    --hash=sha256:00\nnumpy==3\ntorch==2.0+cpu ; python_version > '3'\n"
-    assert locked_versions(lock) == {"onnx": "1.2", "torch": "2.0+cpu"}
+    assert locked_versions(lock) == {"onnx": "1.2", "numpy": "3", "torch": "2.0+cpu"}
 
 
 @pytest.mark.parametrize("machine", [("linux", "aarch64"), ("darwin", "arm64"), ("win32", "AMD64")])

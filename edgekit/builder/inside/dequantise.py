@@ -1,16 +1,16 @@
 """Turns a GGUF file into a Hugging Face folder, because the builder reads no quantised GGUF.
 
-    python dequantise.py --gguf FILE --out FOLDER --report-fd N
+    python dequantise.py --gguf FILE --out FOLDER --report FILE
 
 Weights come out in float32, with config, tokenizer and chat template from the file's metadata.
-Reports `{"event": "result", "architecture": …}` or `{"event": "error", "kind": …, "message": …}`.
+The result event has `architecture`.
 """
 
 import argparse
-import json
-import os
-import sys
 from pathlib import Path
+from typing import Any
+
+from reporting import Reporter, run
 
 
 def dequantise(gguf: Path, out: Path) -> str:
@@ -31,23 +31,13 @@ def dequantise(gguf: Path, out: Path) -> str:
     return model.config.architectures[0]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--gguf", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--report-fd", type=int, required=True)
-    args = parser.parse_args()
-
-    def report(**event: object) -> None:
-        os.write(args.report_fd, (json.dumps(event) + "\n").encode())
-
-    try:
-        architecture = dequantise(args.gguf, args.out)
-    except Exception as error:  # whatever transformers raises is the reason we pass on
-        report(event="error", kind=type(error).__name__, message=str(error).strip())
-        sys.exit(1)
-    report(event="result", architecture=architecture)
+def work(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
+    """The result event."""
+    return {"architecture": dequantise(args.gguf, args.out)}
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--gguf", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    run(parser, work)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 
-class Failed(Exception):
+class Failed(Exception):  # noqa: N818 (what it says to a reader of a script)
     """A script's own refusal: `kind` is a stable word, the message one line for a human."""
 
     def __init__(self, kind: str, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Stands in for the model builder: the same command line, a made-up model, no toolchain.
+"""Stands in for `builder/inside/convert.py`: its command line, a made-up model, no toolchain.
 
 What it does beside that is steered by the file `behaviour` in the model's folder:
 `fail` raises after half the work, `killed` ends itself with signal 9, `slow` never ends,
@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 
@@ -18,7 +19,8 @@ def main() -> None:
     arguments = sys.argv[1:]
     source = Path(arguments[arguments.index("-i") + 1])
     out = Path(arguments[arguments.index("-o") + 1])
-    options = sorted(arguments[arguments.index("--extra_options") + 1 :])
+    options = sorted(after for word, after in pairwise(arguments) if word == "--option")
+    report = Path(arguments[arguments.index("--report") + 1])
     marker = source / "behaviour"
     behaviour = marker.read_text(encoding="utf-8") if marker.exists() else ""
     if behaviour == "empty":
@@ -39,6 +41,8 @@ def main() -> None:
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     (out / "tokenizer_config.json").write_text(text, encoding="utf-8")
     shutil.copyfile(source / "tokenizer.json", out / "tokenizer.json")
+    result = {"event": "result", "path": "low-memory", "note": ""}
+    report.write_text(json.dumps(result) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,170 @@
+"""Makes the candidates, puts each before the gate, and keeps the one that becomes the result."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from edgekit.builder.gate import REPORT_NAME, GateReport, Thresholds
+from edgekit.builder.job import Toolchain
+from edgekit.builder.ladder import Trial, goes_on, kept, table
+from edgekit.builder.make import Ingredients, Made, make
+from edgekit.builder.page import PAGE_NAME, encode, page
+from edgekit.builder.prepare import Candidate
+from edgekit.builder.progress import Progress, Report
+from edgekit.builder.quality import Subject, assess
+from edgekit.builder.spec import GateSummary
+from edgekit.data import cache_root
+from edgekit.errors import VerificationError
+
+GATED_PROVIDERS = ("cpu",)
+"""Graphs for other processors use operators that this machine's runtime does not have."""
+
+
+class Setup(msgspec.Struct, frozen=True):
+    """What all candidates share.
+
+    Attributes:
+        toolchain: runs the scripts.
+        folder: the Hugging Face folder.
+        path: the way through the builder.
+        reads: files and folders that options name.
+        thresholds: None leaves the models untested.
+    """
+
+    toolchain: Toolchain
+    folder: Path
+    path: str
+    reads: tuple[Path, ...]
+    thresholds: Thresholds | None
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    """One candidate, made and measured; `gate` is None where nothing was tested."""
+
+    candidate: Candidate
+    made: Made
+    gate: GateReport | None
+
+    @property
+    def trial(self) -> Trial:
+        """What the ladder decides on."""
+        gate = self.gate
+        return Trial(
+            recipe=self.candidate.recipe,
+            total_bytes=self.made.total_bytes,
+            passed=gate is None or gate.verdict.passed,
+            mean_kl=gate.metrics.kl_mean if gate else 0.0,
+            same_top1=gate.metrics.top1 if gate else 0.0,
+            tokens_per_second=gate.metrics.tokens_per_second if gate else 0.0,
+            findings=tuple(f.name for f in gate.verdict.findings) if gate else (),
+        )
+
+    @property
+    def summary(self) -> GateSummary | None:
+        """For the record."""
+        gate = self.gate
+        if gate is None:
+            return None
+        return GateSummary(
+            profile=gate.profile,
+            thresholds=thresholds_digest(gate.thresholds),
+            passed=gate.verdict.passed,
+            mean_kl=gate.metrics.kl_mean,
+        )
+
+
+def thresholds_digest(thresholds: Thresholds) -> str:
+    """Sha256 (hex) of their canonical JSON."""
+    return hashlib.sha256(msgspec.json.encode(thresholds, order="sorted")).hexdigest()
+
+
+def attempt_all(
+    setup: Setup,
+    candidates: Sequence[Candidate],
+    budget_bytes: int | None,
+    work: Path,
+    report: Report,
+) -> tuple[Attempt, tuple[Trial, ...]]:
+    """Make candidates until the ladder ends; the one that is kept, and all that was tried.
+
+    Raises:
+        VerificationError: none is good enough; the report of the last is kept in the cache.
+        EdgekitError: one could not be made.
+    """
+    best: Attempt | None = None
+    last: Attempt | None = None
+    trials: list[Trial] = []
+    for number, candidate in enumerate(candidates):
+        if not goes_on(trials, budget_bytes):
+            break
+        place = work / f"{number}"
+        place.mkdir()
+        last = _attempt(setup, candidate, place, report, single=len(candidates) == 1)
+        trials.append(last.trial)
+        if kept(trials, budget_bytes) == last.trial:
+            if best:
+                shutil.rmtree(best.made.folder.parent)
+            best = last
+        else:
+            shutil.rmtree(last.made.folder)
+    if best is None:
+        assert last is not None, "there is always a candidate"
+        raise _refusal(last, trials)
+    return best, tuple(trials)
+
+
+def _attempt(
+    setup: Setup, candidate: Candidate, work: Path, report: Report, *, single: bool
+) -> Attempt:
+    def shown(progress: Progress) -> None:
+        # which of several candidates this is about
+        named = progress.detail if single else f"{candidate.recipe}: {progress.detail}"
+        report(msgspec.structs.replace(progress, detail=named))
+
+    ingredients = Ingredients(
+        candidate.spec, setup.folder, candidate.options, setup.path, setup.reads
+    )
+    made = make(setup.toolchain, ingredients, work, shown)
+    if setup.thresholds is None or candidate.spec.provider not in GATED_PROVIDERS:
+        return Attempt(candidate, made, None)
+    adapter = candidate.options.get("adapter_path")
+    subject = Subject(made.folder, setup.folder, candidate.spec, Path(adapter) if adapter else None)
+    gate = assess(subject, setup.thresholds, setup.toolchain, shown)
+    return Attempt(candidate, made, gate)
+
+
+def write_report(attempt: Attempt, trials: Sequence[Trial], folder: Path) -> None:
+    """`quality.json` and `report.html` of a measured model."""
+    if attempt.gate is None:
+        return
+    title = f"{attempt.candidate.spec.source.name}, {attempt.candidate.recipe or 'own options'}"
+    (folder / REPORT_NAME).write_bytes(encode(attempt.gate))
+    tried = trials if len(trials) > 1 else ()
+    (folder / PAGE_NAME).write_text(page(title, attempt.gate, tried), encoding="utf-8")
+
+
+def _refusal(last: Attempt, trials: Sequence[Trial]) -> VerificationError:
+    kept_at = cache_root() / "logs"
+    kept_at.mkdir(parents=True, exist_ok=True)
+    write_report(last, trials, kept_at)
+    if len(trials) > 1:
+        return VerificationError(
+            "no recipe is good enough",
+            why="\n" + table(trials),
+            next_step="take a larger --budget, or change the gate's profile openly (--gate)",
+        )
+    assert last.gate is not None, "only a gate refuses"
+    messages = [finding.message for finding in last.gate.verdict.findings]
+    loss = last.gate.attribution
+    blamed = f"; most is lost by the {loss.largest}" if loss else ""
+    return VerificationError(
+        f"the model is not good enough: {', '.join(f.name for f in last.gate.verdict.findings)}",
+        why="; ".join(messages) + blamed,
+        next_step="try --recipe auto, or a profile that fits the model's size (--gate small); "
+        f"the whole report is {kept_at / PAGE_NAME}",
+    )

@@ -1,0 +1,120 @@
+"""The model builder's step of a build, and what its failures mean."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import msgspec
+
+from edgekit.builder.failure import failure
+from edgekit.builder.job import Job, Toolchain
+from edgekit.builder.process import Finished, event
+from edgekit.builder.progress import Progress, Report
+from edgekit.builder.spec import BuildSpec
+from edgekit.data import cache_root
+from edgekit.errors import EdgekitError
+
+DEADLINE_SECONDS = 12 * 3600
+PATHS = ("auto", "low-memory", "stock")
+_FAILED_LOG = "last-failed-build.log"
+
+# What people meet most, by the words of the exception (model-builder issues in brackets).
+_KNOWN = (
+    (
+        r"trust_remote_code|requires you to execute",
+        "the model's repository wants its own code run",
+        "read that code, then add --trust-remote-code; or take a model that transformers knows",
+    ),
+    (
+        r"KeyError: 'type'",
+        "its LongRoPE configuration was saved by transformers 5, which the builder cannot read",
+        "put the original config.json of the model in its place",  # [#2609]
+    ),
+    (
+        r"NotImplementedError: The .* is not currently supported",
+        "the model builder does not know the architecture",
+        "`edgekit build --plan` says which it knows",
+    ),
+)
+
+
+class Converted(msgspec.Struct, frozen=True):
+    """What the builder made, and how.
+
+    Attributes:
+        folder: the model.
+        path: `low-memory` or `stock`.
+        note: why the stock path was taken where the other was wanted; else empty.
+        finished: time and memory.
+    """
+
+    folder: Path
+    path: str
+    note: str
+    finished: Finished
+
+
+def convert(
+    toolchain: Toolchain,
+    source: Path,
+    spec: BuildSpec,
+    options: dict[str, str],
+    work: Path,
+    report: Report,
+    *,
+    path: str = "auto",
+    reads: tuple[Path, ...] = (),
+) -> Converted:
+    """Run the locked model builder into `work/model`.
+
+    Args:
+        source: a Hugging Face folder.
+        options: the builder's, with paths as they are on this machine.
+        work: a folder that goes away with what this makes.
+        path: `auto`, `low-memory` or `stock`.
+        reads: files and folders that options name.
+
+    Raises:
+        EdgekitError: it failed; its log is kept.
+    """
+    out = work / "model"
+    (work / "cache").mkdir(exist_ok=True)
+    pairs = [word for key, value in options.items() for word in ("--option", f"{key}={value}")]
+    job = Job(
+        script="convert.py",
+        arguments=(
+            "-i", source, "-o", out, "-p", spec.precision, "-e", spec.provider,
+            "-c", work / "cache", "--path", path, *pairs,
+        ),
+        work=work,
+        reads=(source, *reads),
+        shows=Progress("build", "starting the model builder"),
+        deadline_seconds=DEADLINE_SECONDS,
+    )  # fmt: skip
+    finished = toolchain.run(job, report)
+    if finished.code != 0:
+        raise _failure(finished, _keep(job.log))
+    graph = options.get("filename", "model.onnx")
+    for name in ("genai_config.json", graph):
+        if not (out / name).is_file():
+            raise EdgekitError("the model builder ended without a model", why=f"no {name}")
+    result = event(finished, "result") or {}
+    return Converted(out, str(result.get("path", "stock")), str(result.get("note", "")), finished)
+
+
+def _failure(finished: Finished, kept: Path) -> EdgekitError:
+    # the traceback's last line names the exception's class, which the report's message does not
+    for pattern, why, next_step in _KNOWN:
+        if re.search(pattern, finished.reason):
+            return EdgekitError("the model builder failed", f"{why} ({finished.reason})", next_step)
+    return failure(finished, "the model builder failed", f"its whole output is in {kept}")
+
+
+def _keep(log: Path) -> Path:
+    """Copy a failed build's log into the cache: the folder it lies in is about to go."""
+    kept = cache_root() / "logs" / _FAILED_LOG
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(log, kept)
+    return kept

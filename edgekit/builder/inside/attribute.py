@@ -1,0 +1,104 @@
+"""Where a model's loss comes from: the export, the weights or the activations.
+
+    python attribute.py --model FOLDER --source FOLDER --reference FOLDER --work FOLDER
+
+Builds the source in fp32, and a copy of the model whose matrices multiply in float32
+(`accuracy_level` 1), and measures each step against the one before. A graph that differs from the
+builder's in anything else (rotary tables, norms) counts as weights. The result event has export,
+weights, activations (mean KL divergences) and positions.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from gate_logits import NAME, Texts, compare, load_logits
+from gate_runtime import BuiltModel
+from reporting import Failed, Reporter, run
+
+FLOAT32_ACCURACY = 1
+
+
+def build_fp32(source: Path, work: Path) -> Path:
+    """The source through the same builder, not quantised."""
+    out = work / "fp32"
+    argv = [
+        sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", source, "-o", out,
+        "-p", "fp32", "-e", "cpu", "-c", work / "builder-cache",
+        "--extra_options", "hf_token=false",
+    ]  # fmt: skip
+    made = subprocess.run(argv, stdin=subprocess.DEVNULL, check=False)
+    if made.returncode != 0 or not (out / "model.onnx").is_file():
+        raise Failed("builder", "the source could not be built in fp32")
+    return out
+
+
+def with_float32_activations(model: Path, out: Path) -> Path:
+    """The same model with another accuracy level; its data are linked, not copied."""
+    import onnx
+
+    out.mkdir()
+    for path in model.iterdir():
+        if path.suffix == ".onnx":
+            graph = onnx.load(path, load_external_data=False)
+            for node in graph.graph.node:
+                for attribute in node.attribute:
+                    if attribute.name == "accuracy_level":
+                        attribute.i = FLOAT32_ACCURACY
+            onnx.save(graph, out / path.name)
+        else:
+            _link(path, out / path.name)
+    return out
+
+
+def _link(path: Path, to: Path) -> None:
+    try:
+        os.link(path, to)
+    except OSError:  # another file system
+        shutil.copyfile(path, to)
+
+
+def work(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
+    """Measures the three steps on the first texts."""
+    import numpy as np
+
+    reporter.progress("building the source in fp32")
+    folders = [build_fp32(args.source, args.work)]
+    folders.append(with_float32_activations(args.model, args.work / "float32-activations"))
+    folders.append(args.model)
+    texts = Texts.load(args.reference / NAME)
+    chosen = range(min(args.texts, len(texts.sequences)))
+    before = {n: load_logits(args.reference, n) for n in chosen}
+    losses = []
+    for number, folder in enumerate(folders):
+        reporter.progress("attributing the loss", number / len(folders))
+        model = BuiltModel(folder)
+        kl = []
+        for n in chosen:
+            sequence = texts.sequences[n]
+            logits = model.logits(sequence.tokens[:-1])[sequence.first :].copy()
+            kl.append(compare(before[n], logits, sequence.targets).kl)
+            before[n] = logits
+        del model
+        losses.append(float(np.concatenate(kl).mean()))
+    export, weights, activations = losses
+    return {
+        "export": export,
+        "weights": weights,
+        "activations": activations,
+        "positions": sum(len(texts.sequences[n].targets) for n in chosen),
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--source", type=Path, required=True)
+    parser.add_argument("--reference", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--texts", type=int, default=5)
+    run(parser, work)

@@ -1,0 +1,71 @@
+"""A built model behind onnxruntime-genai, as the gate uses it."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+class BuiltModel:
+    """Reads and continues tokens.
+
+    Raises:
+        RuntimeError: from the runtime, when the folder does not load.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        import onnxruntime_genai as og
+
+        self._og = og
+        config = og.Config(str(folder))
+        # the runtime's default is half of the cores
+        options = {"intra_op_num_threads": len(os.sched_getaffinity(0))}
+        config.overlay(json.dumps({"model": {"decoder": {"session_options": options}}}))
+        self._model = og.Model(config)
+        self.tokenizer = og.Tokenizer(self._model)
+
+    def _generator(self, most: int, **search: Any) -> Any:
+        params = self._og.GeneratorParams(self._model)
+        # the key-value cache is reserved for max_length at once
+        params.set_search_options(max_length=most, batch_size=1, **search)
+        return self._og.Generator(self._model, params)
+
+    def logits(self, tokens: list[int]) -> np.ndarray:
+        """Logits at every position, shape (tokens, vocabulary), float32 or float16."""
+        generator = self._generator(len(tokens) + 1)
+        generator.append_tokens(np.array(tokens, np.int32))
+        out = generator.get_output("logits")[0]
+        if len(out) == len(tokens):
+            return out
+        # built with prune_lm_head: only the last position comes out, so one at a time
+        generator = self._generator(len(tokens) + 1)
+        rows = []
+        for token in tokens:
+            generator.append_tokens(np.array([token], np.int32))
+            rows.append(generator.get_output("logits")[0, -1].copy())
+        return np.stack(rows)
+
+    def continued(
+        self, tokens: list[int], most: int, temperature: float = 0.0, seed: int = 0
+    ) -> Iterator[int]:
+        """The next tokens, at most so many, up to and with the one that ends the text."""
+        how: dict[str, Any] = {"do_sample": False}
+        if temperature:
+            how = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+            how["random_seed"] = seed
+        generator = self._generator(len(tokens) + most + 1, repetition_penalty=1.0, **how)
+        generator.append_tokens(np.array(tokens, np.int32))
+        for _ in range(most):
+            generator.generate_next_token()
+            yield int(generator.get_next_tokens()[0])
+            if generator.is_done():
+                return
+
+
+def refusal(error: Exception) -> dict[str, Any]:
+    """The result of a script whose model does not load: that is a finding, not a failure."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return {"loads": False, "load_error": lines[0][:300]}

@@ -1,0 +1,46 @@
+"""What the gate's scripts share about text: the prompts, their rendering, repetition.
+
+Pure but for `load_prompts`. Prompts come from `builder/prompts.json`, whose path is an argument.
+"""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+LOOP_NGRAM = 8
+LOOP_TIMES = 4
+
+
+def load_prompts(path: Path, count: int, prompt_set: str = "evaluate") -> list[dict[str, str]]:
+    """The first `count` prompts of a set, each with id and text."""
+    every = json.loads(path.read_text(encoding="utf-8"))["prompts"]
+    return [prompt for prompt in every if prompt["set"] == prompt_set][:count]
+
+
+def load_conversations(path: Path) -> list[list[dict[str, str]]]:
+    """The chats whose rendering is compared."""
+    return json.loads(path.read_text(encoding="utf-8"))["conversations"]
+
+
+def prompt_tokens(tokenizer: Any, text: str) -> list[int]:
+    """A prompt as the model sees it: through the chat template, where it has one."""
+    if not tokenizer.chat_template:
+        return list(tokenizer(text)["input_ids"])
+    chat = [{"role": "user", "content": text}]
+    rendered = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    return list(tokenizer(rendered, add_special_tokens=False)["input_ids"])
+
+
+def loops(tokens: list[int], ngram: int = LOOP_NGRAM, times: int = LOOP_TIMES) -> bool:
+    """Whether some n-gram of tokens occurs at least that often."""
+    grams = Counter(tuple(tokens[i : i + ngram]) for i in range(len(tokens) - ngram + 1))
+    return max(grams.values(), default=0) >= times
+
+
+def cut(tokens: list[int], stops: list[int]) -> tuple[list[int], bool]:
+    """A continuation up to its first stop token, and whether there was one."""
+    for place, token in enumerate(tokens):
+        if token in stops:
+            return tokens[:place], True
+    return tokens, False

@@ -1,0 +1,163 @@
+"""Reads a built model folder back and reports what it is, as facts; `builder/lint.py` judges them.
+
+    python inspect_model.py --model FOLDER
+
+The graph is read without its data, the data in pieces. A file that cannot be read is a fact too.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import onnx
+from lint_data import LISTED, Contents, layout
+from lint_graph import Graph, summary
+from reporting import Reporter, run
+
+CONFIG, TOKENIZER = "genai_config.json", "tokenizer.json"
+DEFAULT_GRAPH = "model.onnx"
+
+
+class Reader:
+    """Reads JSON files and remembers why one could not be read."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.unreadable: dict[str, str] = {}
+
+    def json(self, name: str) -> dict[str, Any] | None:
+        """The object in a file; None where there is no file, or none that can be read."""
+        path = self.folder / name
+        if not path.is_file():
+            return None
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, OSError) as error:
+            self.unreadable[name] = str(error)
+            return None
+        if not isinstance(value, dict):
+            self.unreadable[name] = "it holds no JSON object"
+            return None
+        return value
+
+
+def ids(value: Any) -> list[int]:
+    """Token ids as a list: the configuration has a number, a list or null."""
+    values = value if isinstance(value, list) else [value]
+    return [v for v in values if isinstance(v, int)]
+
+
+def config_facts(config: dict[str, Any]) -> dict[str, Any]:
+    """genai_config.json."""
+    model = config.get("model", {})
+    decoder, search = model.get("decoder", {}), config.get("search", {})
+    options = decoder.get("session_options", {})
+    return {
+        "type": model.get("type"),
+        "context_length": model.get("context_length"),
+        "vocabulary": model.get("vocab_size"),
+        "bos": ids(model.get("bos_token_id")),
+        "eos": ids(model.get("eos_token_id")),
+        "pad": ids(model.get("pad_token_id")),
+        "filename": decoder.get("filename"),
+        "head_size": decoder.get("head_size"),
+        "hidden_size": decoder.get("hidden_size"),
+        "layers": decoder.get("num_hidden_layers"),
+        "heads": decoder.get("num_attention_heads"),
+        "kv_heads": decoder.get("num_key_value_heads"),
+        "max_length": search.get("max_length"),
+        "providers": [name for entry in options.get("provider_options", []) for name in entry],
+        "threads": options.get("intra_op_num_threads"),
+    }
+
+
+def template_of(reader: Reader) -> str:
+    """The chat template, wherever it lies; empty where there is none."""
+    path = reader.folder / "chat_template.jinja"
+    if path.is_file():
+        return path.read_text(encoding="utf-8", errors="replace")
+    value = (reader.json("tokenizer_config.json") or {}).get("chat_template") or ""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def tokenizer_facts(
+    tokenizer: dict[str, Any], config: dict[str, Any] | None, template: str
+) -> dict[str, Any]:
+    """tokenizer.json beside genai_config.json: ids that go beyond the vocabulary or are missing."""
+    words = tokenizer.get("model", {}).get("vocab") or {}
+    base = set(words.values()) if isinstance(words, dict) else set(range(len(words)))
+    added = {t["id"]: t for t in tokenizer.get("added_tokens", []) if isinstance(t.get("id"), int)}
+    limit = (config or {}).get("vocabulary")
+    known = base | added.keys()
+    beyond = [t for i, t in sorted(added.items()) if limit and i >= limit and i not in base]
+    named = {kind: (config or {}).get(kind, []) for kind in ("bos", "eos", "pad")}
+    return {
+        "tokens": len(known),
+        "highest_id": max(known, default=-1),
+        "words_beyond": sum(i >= limit for i in base) if limit else 0,
+        "added_beyond": [
+            {"id": t["id"], "content": t["content"], "used": not t.get("special")
+             or t["content"] in template}
+            for t in beyond[:LISTED]
+        ],
+        "unknown": {kind: [i for i in given if i not in known] for kind, given in named.items()},
+    }  # fmt: skip
+
+
+def graph_facts(path: Path, reporter: Reporter) -> dict[str, Any]:
+    """The graph and its data."""
+    model = onnx.load(path, load_external_data=False)
+    graph = Graph(model)
+    if not graph.proto.node:
+        raise ValueError("it has no nodes")
+    contents = Contents(path.parent, graph)
+    matrices = graph.matrices()
+    used = {m["weight"] for m in matrices} | {m["scales"] for m in matrices if "scales" in m}
+    seen: dict[str, dict[str, int]] = {}
+    for number, matrix in enumerate(matrices):
+        reporter.progress("reading the model back", number / len(matrices))
+        # an embedding that shares the head's bytes is measured once
+        if matrix["weight"] not in seen:
+            seen[matrix["weight"]] = contents.measure(matrix)
+        matrix.update(seen[matrix["weight"]])
+    return {
+        "graph": summary(graph),
+        "matrices": matrices,
+        "not_finite": contents.not_finite(used),
+        "data": layout(path.parent, graph),
+    }
+
+
+def work(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
+    """The facts."""
+    reporter.progress("reading the model back")
+    reader = Reader(args.model)
+    raw = reader.json(CONFIG)
+    config = config_facts(raw) if raw is not None else None
+    template = template_of(reader)
+    tokenizer = reader.json(TOKENIZER)
+    name = (config or {}).get("filename") or DEFAULT_GRAPH
+    found: dict[str, Any] = {"graph": None, "matrices": [], "not_finite": [], "data": None}
+    path = args.model / name
+    if path.is_file():
+        try:
+            found = graph_facts(path, reporter)
+        except Exception as error:  # protobuf and onnx raise of many kinds
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            reader.unreadable[name] = lines[0][:300]
+    files = {p.name: p.stat().st_size for p in sorted(args.model.iterdir()) if p.is_file()}
+    return found | {
+        "files": files,
+        "graph_name": name,
+        "config": config,
+        "tokenizer": tokenizer_facts(tokenizer, config, template) if tokenizer else None,
+        "has_template": bool(template.strip()),
+        "unreadable": reader.unreadable,
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", type=Path, required=True)
+    run(parser, work)

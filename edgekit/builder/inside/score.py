@@ -1,0 +1,140 @@
+"""How far a built model is from its reference, measured through onnxruntime-genai.
+
+    python score.py --model FOLDER --source FOLDER --reference FOLDER --prompts FILE
+
+The result event has the metrics of `builder/gate.py`, KL by token, and what differs in the chat
+template and the tokens. A model that does not load is a result, not an error.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gate_chat import NAME as CHAT
+from gate_chat import agreement, expected
+from gate_logits import NAME, Divergence, Texts, compare, load_logits
+from gate_rotary import rotary_error
+from gate_runtime import BuiltModel, refusal
+from gate_text import cut, loops
+from gate_weights import Graph, errors
+from reporting import Reporter, run
+
+
+def forced(model: BuiltModel, texts: Texts, folder: Path, reporter: Reporter) -> list[Divergence]:
+    """Teacher-forced: what the model says at every scored position of every text."""
+    found = []
+    total = sum(len(s.tokens) for s in texts.sequences)
+    about, started = "", time.perf_counter()
+    for number, sequence in enumerate(texts.sequences):
+        if number == 1:
+            each = (time.perf_counter() - started) / len(texts.sequences[0].tokens)
+            reporter.event("estimate", seconds=round(each * total, 1))
+            about = f" (about {max(1, round(each * total))} s)"
+        reporter.progress(f"the model reads the text{about}", number / len(texts.sequences))
+        logits = model.logits(sequence.tokens[:-1])[sequence.first :]
+        found.append(compare(load_logits(folder, number), logits, sequence.targets))
+    return found
+
+
+def divergence(parts: list[Divergence]) -> dict[str, float]:
+    """The numbers over all positions."""
+    kl = np.concatenate([p.kl for p in parts])
+    model = np.concatenate([p.model_log for p in parts])
+    reference = np.concatenate([p.reference_log for p in parts])
+    # texts are independent of each other, the tokens of one are not
+    means = np.array([p.kl.mean() for p in parts if len(p.kl)])
+    error = means.std(ddof=1) / np.sqrt(len(means)) if len(means) > 1 else 0.0
+    return {
+        "positions": len(kl),
+        "texts": len(parts),
+        "kl_mean": float(kl.mean()),
+        "kl_error": float(error),
+        "kl_median": float(np.median(kl)),
+        "kl_p99": float(np.quantile(kl, 0.99)),
+        "top1": float(np.concatenate([p.same for p in parts]).mean()),
+        "perplexity_ratio": float(np.exp(min(50.0, reference.mean() - model.mean()))),
+    }
+
+
+def continued(model: BuiltModel, texts: Texts, reporter: Reporter) -> dict[str, Any]:
+    """Greedy continuations: how many loop, how many end, how fast they come."""
+    looping = ended = made = 0
+    seconds = 0.0
+    for number, prompt in enumerate(texts.greedy_prompts):
+        reporter.progress("the model continues prompts", number / len(texts.greedy_prompts))
+        tokens, started = [], 0.0
+        for token in model.continued(prompt, texts.greedy_tokens):
+            started = started or time.perf_counter()  # the first one waits for the prompt
+            tokens.append(token)
+        made += max(0, len(tokens) - 1)
+        seconds += time.perf_counter() - started
+        # a stop token before the last place is one that the model went on after
+        ended += bool(tokens) and (len(tokens) < texts.greedy_tokens or tokens[-1] in texts.stops)
+        looping += loops(tokens)
+    own = texts.reference_greedy
+    return {
+        "greedy_texts": len(texts.greedy_prompts),
+        "loops": looping,
+        "ended": ended,
+        "reference_loops": None if own is None else sum(map(loops, own)),
+        "reference_ended": None if own is None else sum(cut(t, texts.stops)[1] for t in own),
+        "tokens_per_second": round(made / seconds, 1) if seconds else 0.0,
+    }
+
+
+def chat(model: BuiltModel, source: Path, prompts: Path, folder: Path) -> dict[str, Any]:
+    """The chat template and the tokens, against Hugging Face's."""
+    wanted = json.loads((folder / CHAT).read_text(encoding="utf-8"))
+    if wanted["dated"]:
+        from transformers import AutoTokenizer
+
+        wanted = expected(AutoTokenizer.from_pretrained(source), prompts)
+    return agreement(model.tokenizer, wanted)
+
+
+def work(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
+    """The metrics."""
+    started = time.monotonic()
+    texts = Texts.load(args.reference / NAME)
+    reporter.progress("loading the model")
+    try:
+        model = BuiltModel(args.model)
+        model.logits(texts.sequences[0].tokens[:2])
+    except Exception as error:  # whatever the runtime raises
+        return refusal(error)
+    parts = forced(model, texts, args.reference, reporter)
+    found = {"loads": True, "load_error": ""} | divergence(parts)
+    found |= continued(model, texts, reporter)
+    reporter.progress("comparing the chat template")
+    found |= chat(model, args.source, args.prompts, args.reference)
+    del model
+    reporter.progress("comparing the weights")
+    matrices = [] if args.no_weights else errors(args.model, args.source)
+    found["rotary_error"] = rotary_error(Graph(args.model).cosines(), args.reference)
+    worst = max(matrices, key=lambda one: one["worst_row"], default=None)
+    if worst:
+        found |= {"weight_error": worst["worst_row"], "weight_example": worst["name"]}
+    return {
+        "metrics": found,
+        "matrices": matrices,
+        "tokens": [
+            {"text": s.id, "kl": [round(float(v), 4) for v in p.kl]}
+            for s, p in zip(texts.sequences, parts, strict=True)
+        ],
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--source", type=Path, required=True)
+    parser.add_argument("--reference", type=Path, required=True)
+    parser.add_argument("--prompts", type=Path, required=True)
+    parser.add_argument(
+        "--no-weights", action="store_true", help="the source is not what was built"
+    )
+    run(parser, work)

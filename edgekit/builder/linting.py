@@ -1,0 +1,106 @@
+"""Reads a built model folder back, with the toolchain, and has it judged (adapter of `lint.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edgekit.builder.asked import Asked, asked_for
+from edgekit.builder.failure import failure
+from edgekit.builder.finding import Finding
+from edgekit.builder.job import Job, Toolchain
+from edgekit.builder.lint import lint
+from edgekit.builder.lintfacts import Facts, facts_of
+from edgekit.builder.process import event
+from edgekit.builder.progress import Progress, Report
+from edgekit.builder.spec import BuildSpec
+from edgekit.errors import UsageError, VerificationError
+
+DEADLINE_SECONDS = 1800  # every weight is read once, from a disk that may be slow
+
+
+def asked_of(spec: BuildSpec, source: Path) -> Asked:
+    """What a build has to come out as.
+
+    Args:
+        source: the Hugging Face folder that it is made from.
+
+    Raises:
+        UsageError: config.json cannot be read.
+    """
+    return asked_for(
+        spec.precision,
+        spec.provider,
+        spec.options,
+        _json(source / "config.json"),
+        context=spec.context,
+        has_template=_has_template(source),
+    )
+
+
+def check_folder(
+    model: Path, asked: Asked, toolchain: Toolchain, work: Path, report: Report
+) -> tuple[Finding, ...]:
+    """Everything about a model folder that is not as asked for, refusals first.
+
+    Args:
+        work: a writable folder for the log.
+
+    Raises:
+        EdgekitError: the folder could not be looked at.
+    """
+    return lint(read_facts(model, toolchain, work, report), asked)
+
+
+def read_facts(model: Path, toolchain: Toolchain, work: Path, report: Report) -> Facts:
+    """The facts of a model folder.
+
+    Raises:
+        EdgekitError: the script failed.
+    """
+    job = Job(
+        script="inspect_model.py",
+        arguments=("--model", model),
+        work=work,
+        reads=(model,),
+        shows=Progress("lint", "reading the model back"),
+        deadline_seconds=DEADLINE_SECONDS,
+    )
+    finished = toolchain.run(job, report)
+    result = event(finished, "result")
+    if finished.code != 0 or result is None:
+        raise failure(finished, "the model could not be read back")
+    return facts_of(result)
+
+
+def refuse_unsound(findings: Sequence[Finding]) -> tuple[str, ...]:
+    """The warnings, one line each, of a model that may ship.
+
+    Raises:
+        VerificationError: it may not; names every reason.
+    """
+    if refusals := [f for f in findings if f.severity == "refuse"]:
+        raise VerificationError(
+            "the model is not what was asked for",
+            why="; ".join(f"{f.name}: {f.message}" for f in refusals),
+            next_step="nothing was kept; a damaged file goes away with another run, an ignored "
+            "option has to be left out or spelled another way",
+        )
+    return tuple(f.message for f in findings)
+
+
+def _has_template(source: Path) -> bool:
+    if (source / "chat_template.jinja").is_file():
+        return True
+    path = source / "tokenizer_config.json"
+    return bool(path.is_file() and _json(path).get("chat_template"))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except (OSError, msgspec.MsgspecError) as error:
+        raise UsageError(f"{path.name} of the model cannot be read", why=str(error)) from error

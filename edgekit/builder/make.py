@@ -1,0 +1,76 @@
+"""From a checkpoint to a finished, linted model in a working folder; nothing is published here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from edgekit.builder.convert import Converted, convert
+from edgekit.builder.files import list_files, record_files
+from edgekit.builder.finish import finish
+from edgekit.builder.job import Toolchain
+from edgekit.builder.linting import asked_of, check_folder, refuse_unsound
+from edgekit.builder.progress import Progress, Report
+from edgekit.builder.spec import BuildSpec, FileRecord
+
+
+class Ingredients(msgspec.Struct, frozen=True):
+    """What a model is made from.
+
+    Attributes:
+        spec: what decides the bytes.
+        folder: the Hugging Face folder.
+        options: the builder's, with paths as they are on this machine.
+        path: the way through the builder: `auto`, `low-memory` or `stock`.
+        reads: files and folders that options name.
+    """
+
+    spec: BuildSpec
+    folder: Path
+    options: dict[str, str]
+    path: str = "auto"
+    reads: tuple[Path, ...] = ()
+
+
+class Made(msgspec.Struct, frozen=True):
+    """A finished model.
+
+    Attributes:
+        folder: where it lies.
+        files: relative path -> sha256 and size.
+        converted: how the builder went about it.
+        warnings: what the lint saw and let pass.
+    """
+
+    folder: Path
+    files: dict[str, FileRecord]
+    converted: Converted
+    warnings: tuple[str, ...]
+
+    @property
+    def total_bytes(self) -> int:
+        """Of all files."""
+        return sum(file.size for file in self.files.values())
+
+
+def make(toolchain: Toolchain, made_of: Ingredients, work: Path, report: Report) -> Made:
+    """Convert, finish and lint.
+
+    Args:
+        work: an empty folder; the model comes to lie below it.
+
+    Raises:
+        VerificationError: what came out is not what was asked for.
+        EdgekitError: the builder failed.
+    """
+    converted = convert(
+        toolchain, made_of.folder, made_of.spec, made_of.options, work, report,
+        path=made_of.path, reads=made_of.reads,
+    )  # fmt: skip
+    finish(converted.folder, made_of.spec.context)
+    asked = asked_of(made_of.spec, made_of.folder)
+    warnings = refuse_unsound(check_folder(converted.folder, asked, toolchain, work, report))
+    report(Progress("publish", "hashing the files"))
+    files = record_files(converted.folder, list_files(converted.folder))
+    return Made(converted.folder, files, converted, warnings)

@@ -1,0 +1,310 @@
+"""The quality gate's effects: runs the measuring scripts, keeps references, makes the report.
+
+What full precision says is measured once per source, text and toolchain, and kept under
+`reference/` in the cache. Up to `SMALL_PARAMETERS` the source writes the text itself and is held
+in float32; above, the built model writes it and the source reads it a matrix at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edgekit.builder.failure import failure
+from edgekit.builder.files import hash_file, publish_cached, scratch
+from edgekit.builder.gate import (
+    Attribution,
+    GateReport,
+    LayerLoss,
+    MatrixError,
+    Metrics,
+    TextKl,
+    Thresholds,
+    judge,
+)
+from edgekit.builder.job import Job, Toolchain
+from edgekit.builder.process import INSIDE, Finished, event
+from edgekit.builder.progress import Progress, Report
+from edgekit.builder.spec import BuildSpec
+from edgekit.data import cache_root
+from edgekit.errors import EdgekitError
+
+PROMPTS = Path(__file__).resolve().parent / "prompts.json"
+SMALL_PARAMETERS = 1_000_000_000
+DEADLINE_SECONDS = 6 * 3600
+MEMORY_BYTES = 4 * 2**30
+"""What the gate may hold at up to 4 billion parameters."""
+
+_REFERENCE_SCRIPTS = (
+    "reference.py", "gate_chat.py", "gate_logits.py", "gate_mapped.py", "gate_rotary.py",
+    "gate_text.py",
+)  # fmt: skip
+_WITHOUT = "build without the gate with --no-gate; such a model is marked as not measured"
+_NOT_NUMERIC = frozenset({"template_mismatches", "token_mismatches", "loads"})
+
+
+class Effort(msgspec.Struct, frozen=True):
+    """How much text is measured: it bounds the gate's time.
+
+    Attributes:
+        prompts: of the shipped set, each continued once.
+        tokens: at most so many written and scored to each.
+        greedy: prompts that are continued greedily, to look for loops.
+        greedy_tokens: at most so many to each.
+    """
+
+    prompts: int = 16
+    tokens: int = 80
+    greedy: int = 12
+    greedy_tokens: int = 128
+
+
+class Subject(msgspec.Struct, frozen=True):
+    """What is measured against what.
+
+    Attributes:
+        model: the built folder.
+        source: the Hugging Face folder it was built from.
+        spec: what decided its bytes; names the source's content and the toolchain.
+        adapter: a LoRA adapter that was merged in, or None.
+    """
+
+    model: Path
+    source: Path
+    spec: BuildSpec
+    adapter: Path | None = None
+
+
+def count_parameters(source: Path) -> int:
+    """Elements of all tensors of a folder, out of its safetensors headers.
+
+    Raises:
+        EdgekitError: there are none, or a header is damaged.
+    """
+    total = 0
+    for path in sorted(source.glob("*.safetensors")):
+        with path.open("rb") as file:
+            try:
+                header = msgspec.json.decode(
+                    file.read(int.from_bytes(file.read(8), "little")),
+                    type=dict[str, dict[str, Any]],
+                )
+            except msgspec.MsgspecError as error:
+                raise EdgekitError(f"{path.name} is damaged", why=str(error)) from error
+        for name, tensor in header.items():
+            if name != "__metadata__":
+                total += math.prod(tensor["shape"])
+    if not total:
+        raise EdgekitError(
+            "the gate found no weights to compare the model with",
+            why=f"no .safetensors files in {source.name}",
+        )
+    return total
+
+
+def assess(
+    subject: Subject,
+    thresholds: Thresholds,
+    toolchain: Toolchain,
+    report: Report,
+    *,
+    effort: Effort | None = None,
+    attribution: bool = True,
+    sensitivity: bool = True,
+) -> GateReport:
+    """Measure a built model and judge it; a bad one is a verdict, not an error.
+
+    Args:
+        effort: how much text.
+        attribution: for a model that is refused, also find out where it loses (small models only).
+        sensitivity: also measure what each layer loses (small models only).
+
+    Raises:
+        EdgekitError: it cannot be measured: another provider's model, no memory, a source that
+            transformers does not read.
+    """
+    started = time.monotonic()
+    if subject.spec.provider != "cpu":
+        raise EdgekitError(
+            f"a model for {subject.spec.provider} cannot be measured on this machine's CPU",
+            next_step="build the same model with -e cpu to see what its precision costs, "
+            "or build without the gate (--no-gate)",
+        )
+    parameters = count_parameters(subject.source)
+    small = parameters <= SMALL_PARAMETERS
+    effort = effort or Effort()
+    measuring = _Measuring(subject, toolchain, report, parameters, effort)
+    with scratch(cache_root() / "reference") as work:
+        try:
+            reference, made = measuring.reference(work)
+            scored = measuring.score(work, reference)
+        except _BrokenError as broken:
+            return _no_load(thresholds, str(broken), started)
+        metrics = msgspec.convert(scored["metrics"], Metrics)
+        verdict = judge(metrics, thresholds)
+        numeric = any(finding.name not in _NOT_NUMERIC for finding in verdict.findings)
+        cause = layers = None
+        if small and attribution and numeric:
+            cause = measuring.attribution(work, reference)
+        if small and sensitivity and metrics.loads and subject.adapter is None:
+            layers = measuring.layers(work, reference)
+    return GateReport(
+        profile=thresholds.profile,
+        thresholds=thresholds,
+        metrics=metrics,
+        verdict=verdict,
+        tokens=msgspec.convert(scored["tokens"], tuple[TextKl, ...]),
+        matrices=msgspec.convert(scored.get("matrices", ()), tuple[MatrixError, ...]),
+        layers=layers,
+        attribution=cause,
+        reference=made,
+        seconds=round(time.monotonic() - started, 1),
+    )
+
+
+def _no_load(thresholds: Thresholds, why: str, started: float) -> GateReport:
+    metrics = Metrics(loads=False, load_error=why)
+    return GateReport(
+        profile=thresholds.profile,
+        thresholds=thresholds,
+        metrics=metrics,
+        verdict=judge(metrics, thresholds),
+        seconds=round(time.monotonic() - started, 1),
+    )
+
+
+class _BrokenError(Exception):
+    """The model, not the measuring, is at fault: the runtime refuses it or crashes over it."""
+
+
+class _Measuring(msgspec.Struct, frozen=True):
+    """The scripts, each as one call."""
+
+    subject: Subject
+    toolchain: Toolchain
+    report: Report
+    parameters: int
+    effort: Effort
+
+    def reference(self, work: Path) -> tuple[Path, dict[str, float | bool]]:
+        """The folder with what full precision says, made or found, and how it came about."""
+        text = None if self.parameters <= SMALL_PARAMETERS else self._text(work)
+        final = cache_root() / "reference" / self._key(text)
+        summary = final / "summary.json"
+        if summary.is_file():
+            made = msgspec.json.decode(summary.read_bytes(), type=dict[str, float | bool])
+            return final, made | {"cached": True}
+        effort, out = self.effort, work / "out"
+        sizes: tuple[str | Path, ...] = (
+            "--greedy", str(effort.greedy), "--greedy-tokens", str(effort.greedy_tokens),
+            "--count", str(effort.prompts), "--tokens", str(effort.tokens),
+        )  # fmt: skip
+        given = ("--text", text) if text else ()
+        adapter = ("--adapter", self.subject.adapter) if self.subject.adapter else ()
+        finished = self._run(
+            work, "reference.py", "the reference",
+            ("--source", self.subject.source, "--prompts", PROMPTS, "--out", out,
+             *sizes, *given, *adapter),
+        )  # fmt: skip
+        if finished.code != 0:
+            raise failure(finished, "full precision could not be measured", _WITHOUT)
+        result = event(finished, "result") or {}
+        made = {key: value for key, value in result.items() if key != "event"}
+        made["peak_rss_bytes"] = finished.peak_rss_bytes
+        (out / "summary.json").write_bytes(msgspec.json.encode(made))
+        publish_cached(out, final)
+        return final, made | {"cached": False}
+
+    def score(self, work: Path, reference: Path) -> dict[str, Any]:
+        """The result of `score.py`."""
+        no_weights = ("--no-weights",) if self.subject.adapter else ()
+        return self._result(
+            self._run(
+                work, "score.py", "the model",
+                ("--model", self.subject.model, "--source", self.subject.source,
+                 "--reference", reference, "--prompts", PROMPTS, *no_weights),
+            )
+        )  # fmt: skip
+
+    def attribution(self, work: Path, reference: Path) -> Attribution:
+        """Where a refused model loses."""
+        made = self._result(
+            self._run(
+                work, "attribute.py", "the cause",
+                ("--model", self.subject.model, "--source", self.subject.source,
+                 "--reference", reference, "--work", work),
+            )
+        )  # fmt: skip
+        steps = ("export", "weights", "activations")
+        # a step that is no number lost everything
+        largest = max(steps, key=lambda step: made[step] if made[step] == made[step] else 1e9)
+        return msgspec.convert(made | {"largest": largest}, Attribution)
+
+    def layers(self, work: Path, reference: Path) -> tuple[LayerLoss, ...]:
+        """What each layer loses."""
+        made = self._result(
+            self._run(
+                work, "layers.py", "the layers",
+                ("--model", self.subject.model, "--source", self.subject.source,
+                 "--reference", reference),
+            )
+        )  # fmt: skip
+        return msgspec.convert(made["layers"], tuple[LayerLoss, ...])
+
+    def _text(self, work: Path) -> Path:
+        text, effort = work / "text.json", self.effort
+        self._result(
+            self._run(
+                work, "write_text.py", "the text",
+                ("--model", self.subject.model, "--source", self.subject.source,
+                 "--prompts", PROMPTS, "--out", text,
+                 "--count", str(effort.prompts), "--tokens", str(effort.tokens)),
+            )
+        )  # fmt: skip
+        return text
+
+    def _key(self, text: Path | None) -> str:
+        spec = self.subject.spec
+        decides = {
+            "source": spec.source.files,
+            "adapter": spec.option_files.get("adapter_path", {}),
+            "toolchain": spec.toolchain,
+            "scripts": {name: hash_file(INSIDE / name) for name in _REFERENCE_SCRIPTS},
+            "prompts": hash_file(PROMPTS),
+            "effort": msgspec.structs.asdict(self.effort),
+            "text": hash_file(text) if text else "",
+        }
+        return hashlib.sha256(msgspec.json.encode(decides, order="sorted")).hexdigest()
+
+    def _run(
+        self, work: Path, script: str, what: str, arguments: tuple[str | Path, ...]
+    ) -> Finished:
+        float32 = 4 * self.parameters if self.parameters <= SMALL_PARAMETERS else 0
+        # beyond 4 billion parameters the built model itself grows by a byte or less for each
+        growth = max(0, self.parameters - 4 * SMALL_PARAMETERS)
+        job = Job(
+            script=script,
+            arguments=arguments,
+            work=work,
+            reads=tuple(a for a in arguments if isinstance(a, Path) and not a.is_relative_to(work)),
+            shows=Progress("gate", f"measuring {what}"),
+            deadline_seconds=DEADLINE_SECONDS,
+            memory_limit_bytes=MEMORY_BYTES + float32 + growth,
+        )
+        return self.toolchain.run(job, self.report)
+
+    def _result(self, finished: Finished) -> dict[str, Any]:
+        if finished.code < 0 and finished.code != -signal.SIGKILL:
+            raise _BrokenError(f"the runtime crashed over it (signal {-finished.code})")
+        if finished.code != 0:
+            raise failure(finished, "the model could not be measured", _WITHOUT)
+        result = event(finished, "result") or {}
+        if result.get("loads") is False:
+            raise _BrokenError(result["load_error"])
+        return result

@@ -1,0 +1,160 @@
+"""`edgekit build --verify`: the same build once more, compared file by file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from edgekit.builder.files import list_files, record_files, scratch
+from edgekit.builder.gguf import dequantised
+from edgekit.builder.job import ToolchainSource
+from edgekit.builder.make import Ingredients, make
+from edgekit.builder.optionfiles import hash_option_files
+from edgekit.builder.options import check_options
+from edgekit.builder.progress import Progress, Report
+from edgekit.builder.publish import read_record
+from edgekit.builder.source import Found, find
+from edgekit.builder.spec import BuildRecord, FileRecord
+from edgekit.data import cache_root
+from edgekit.errors import UsageError, VerificationError
+
+
+class Verified(msgspec.Struct, frozen=True):
+    """What a repeated build showed.
+
+    Attributes:
+        build_id: of the record and of the repetition.
+        files: relative path -> sha256 and size; equal in the folder, its record and the repetition.
+        path, isolation: how it was built this time.
+        first_path, first_isolation: how it was built the first time.
+    """
+
+    build_id: str
+    files: dict[str, FileRecord]
+    path: str
+    isolation: str
+    first_path: str
+    first_isolation: str
+
+
+def verify(
+    folder: Path,
+    toolchain: ToolchainSource,
+    report: Report,
+    *,
+    model: str | None = None,
+    hub_cache: Path | None = None,
+    options: dict[str, str] | None = None,
+    path: str = "auto",
+) -> Verified:
+    """Repeat the build of a model folder and compare.
+
+    Args:
+        folder: what `edgekit build` made.
+        model: where its source lies now; not needed for one from the hub.
+        options: those whose value is a path on this machine; the record does not keep paths.
+        path: the way through the builder.
+
+    Raises:
+        UsageError: the record, the source or the toolchain is not there to repeat it with.
+        VerificationError: a file differs; names each.
+    """
+    record = read_record(folder)
+    if record is None:
+        raise UsageError(
+            f"{folder} is not a build of this edgekit",
+            why="it has no readable build.json",
+            next_step="name a folder that `edgekit build` made",
+        )
+    _compare(folder, record.files, record_files(folder, _present(folder, record)), "its build.json")
+    if toolchain.digest != record.spec.toolchain:
+        raise UsageError(
+            "this edgekit cannot repeat that build",
+            why=f"the build's toolchain lock was {record.spec.toolchain[:12]}, "
+            f"this edgekit's is {toolchain.digest[:12]}",
+            next_step="use the edgekit that made it",
+        )
+    found = _source(record, model, hub_cache, report)
+    given = check_options(options or {})
+    files = hash_option_files(given)
+    if files != record.spec.option_files:
+        missing = sorted(record.spec.option_files.keys() - files.keys())
+        raise UsageError(
+            "the build read a file that an option names"
+            if missing
+            else "a file that an option names is not the one the build read",
+            next_step=f"add -x {(missing or sorted(files))[0]}=PATH",
+        )
+    source = found.path
+    if found.source.kind == "gguf":
+        source = dequantised(found, toolchain, report)
+    ready = toolchain.ready(report)
+    with scratch(cache_root() / "verify") as work:
+        reads = tuple(Path(given[key]) for key in files)
+        options = {**record.spec.options, **given}
+        made = make(ready, Ingredients(record.spec, source, options, path, reads), work, report)
+        report(Progress("verify", "comparing"))
+        _compare(folder, record.files, made.files, "the repeated build")
+        return Verified(
+            build_id=record.build_id,
+            files=made.files,
+            path=made.converted.path,
+            isolation=toolchain.isolation,
+            first_path=record.path,
+            first_isolation=record.isolation,
+        )
+
+
+def _present(folder: Path, record: BuildRecord) -> list[str]:
+    return [name for name in list_files(folder) if name in record.files]
+
+
+def _source(
+    record: BuildRecord, model: str | None, hub_cache: Path | None, report: Report
+) -> Found:
+    source = record.spec.source
+    if source.kind == "hub":
+        return find(source.name, source.revision, hub_cache, report)
+    if model is None:
+        raise UsageError(
+            f"{source.name} was built from a local {source.kind}",
+            why="the record keeps its hashes, not its place",
+            next_step="add -m with where it lies now",
+        )
+    found = find(model, None, hub_cache, report)
+    if sorted(found.source.files.values()) != sorted(source.files.values()):
+        differing = sorted(
+            name
+            for name in source.files.keys() | found.source.files.keys()
+            if source.files.get(name) != found.source.files.get(name)
+        )
+        raise UsageError(
+            f"{Path(model).name} is not what {source.name} was built from",
+            why=f"{differing[0]} differs",
+            next_step="name the same source with -m",
+        )
+    return found
+
+
+def _compare(
+    folder: Path, recorded: dict[str, FileRecord], seen: dict[str, FileRecord], where: str
+) -> None:
+    differing = [
+        name
+        for name in sorted(recorded.keys() | seen.keys())
+        if recorded.get(name) != seen.get(name)
+    ]
+    if differing:
+        raise VerificationError(
+            f"{folder.name} and {where} differ in {', '.join(differing)}",
+            why="; ".join(
+                f"{name}: {_short(recorded.get(name))} against {_short(seen.get(name))}"
+                for name in differing
+            ),
+            next_step="do not ship it: it was changed, or it was not made by this toolchain",
+        )
+
+
+def _short(record: FileRecord | None) -> str:
+    return f"{record.sha256[:12]} ({record.size} bytes)" if record else "missing"

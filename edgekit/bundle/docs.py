@@ -1,0 +1,242 @@
+"""The docs layer: what people and auditors read about a bundle. No device fetches it.
+
+It holds the gate's report, the licence, the provenance as the build wrote it and as this project
+signed it, and the bill of materials. All of it follows from the model folder, the layers and the
+key: an edit of the toolchain, which the model was not built with, changes nothing here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from edgekit.bundle.folder import BUILD_RECORD, PROVENANCE, ModelFolder
+from edgekit.bundle.layers import members, put_tar, runtime_packages
+from edgekit.bundle.sbom import SBOM_NAME, Contents, sbom
+from edgekit.bundle.sign import (
+    PublicKey,
+    SigningKey,
+    read_unverified,
+    sign_statement,
+    verify_envelope,
+)
+from edgekit.bundle.tar import plain_tar
+from edgekit.core.digest import Digest
+from edgekit.core.manifest import DOCS_TYPE, TITLE, Descriptor, Manifest
+from edgekit.errors import VerificationError
+from edgekit.store import BlobStore
+
+ENVELOPE = "provenance.dsse.json"
+
+
+class _Resource(msgspec.Struct, frozen=True):
+    name: str = ""
+    uri: str = ""
+    digest: dict[str, str] = {}
+
+
+class _External(msgspec.Struct, frozen=True, rename="camel"):
+    model: str = ""
+    revision: str = ""
+
+
+class _Gate(msgspec.Struct, frozen=True):
+    profile: str = ""
+    passed: bool | None = None
+
+
+class _Internal(msgspec.Struct, frozen=True, rename="camel"):
+    build_id: str = ""
+    isolation: str = ""
+    gate: _Gate | None = None
+
+
+class _Definition(msgspec.Struct, frozen=True, rename="camel"):
+    build_type: str
+    external_parameters: _External
+    internal_parameters: _Internal = _Internal()
+    resolved_dependencies: tuple[_Resource, ...] = ()
+
+
+class _Predicate(msgspec.Struct, frozen=True, rename="camel"):
+    build_definition: _Definition
+
+
+class Statement(msgspec.Struct, frozen=True, rename="camel"):
+    """What is read of an in-toto statement with SLSA build provenance v1."""
+
+    subject: tuple[_Resource, ...]
+    predicate: _Predicate
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Name -> sha256 (hex) of every file the statement is about."""
+        return {item.name: item.digest.get("sha256", "") for item in self.subject}
+
+    def packages(self, kind: str) -> tuple[str, ...]:
+        """Package URLs of one type among what went into the build."""
+        dependencies = self.predicate.build_definition.resolved_dependencies
+        return tuple(d.uri for d in dependencies if d.uri.startswith(f"pkg:{kind}/"))
+
+
+class Provenance(msgspec.Struct, frozen=True):
+    """What a bundle's signed statement says.
+
+    Attributes:
+        signed_by: id of the key.
+        verified: whether the signature holds under this project's key; False for a key that is
+            not this project's, about which nothing is known here.
+        build_id: of the build.
+        model, revision: the source.
+        isolation: `container` or `host`.
+        gate: profile of thresholds; empty for a model that nobody tested.
+        passed: the gate's verdict.
+    """
+
+    signed_by: str
+    verified: bool
+    build_id: str
+    model: str
+    revision: str
+    isolation: str
+    gate: str
+    passed: bool
+
+
+def parse_statement(data: bytes) -> Statement:
+    """Raises: VerificationError when the bytes are no statement about a build."""
+    try:
+        return msgspec.json.decode(data, type=Statement)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise VerificationError("the provenance cannot be read", str(error)) from error
+
+
+class Packed(msgspec.Struct, frozen=True):
+    """The other layers of a bundle."""
+
+    model: list[Descriptor]
+    agent: Descriptor
+    runtimes: list[Descriptor]
+
+
+def docs_layer(
+    store: BlobStore,
+    folder: ModelFolder,
+    packed: Packed,
+    *,
+    name: str,
+    version: str,
+    signing_key: Callable[[], SigningKey],
+) -> Descriptor:
+    """Put the docs layer of a bundle into the store.
+
+    Args:
+        folder: whose model was compared with its record.
+        packed: the bundle's other layers.
+        name, version: of the bundle.
+        signing_key: gets the project's; called only when there is something to sign.
+
+    Raises:
+        VerificationError: the folder's provenance is of another build.
+    """
+    # not build.json: it says how long the build took, which is different every time
+    kept = [file for file in folder.about if file != BUILD_RECORD]
+    # as bytes: a file's mode on this machine is nobody's business
+    files: list[tuple[str, bytes | Path]] = [(n, (folder.path / n).read_bytes()) for n in kept]
+    statement = None
+    if PROVENANCE in kept:
+        data = (folder.path / PROVENANCE).read_bytes()
+        statement = parse_statement(data)
+        _check_same_build(folder, statement)
+        files.append((ENVELOPE, sign_statement(data, signing_key())))
+    bill = sbom(_contents(name, version, folder.build_id, statement, packed))
+    files.append((SBOM_NAME, bill))
+    return put_tar(store, plain_tar(files), DOCS_TYPE, {TITLE: "docs.tar.zst"})
+
+
+def _check_same_build(folder: ModelFolder, statement: Statement) -> None:
+    record = folder.record
+    said = statement.predicate.build_definition.internal_parameters
+    verdict = said.gate is not None and said.gate.passed is True
+    if (
+        record is None
+        or said.build_id != record.build_id
+        or statement.files != {name: file.sha256 for name, file in record.files.items()}
+        or verdict != (record.gate is not None and record.gate.passed is True)
+    ):
+        raise VerificationError(
+            f"{PROVENANCE} is not of this build",
+            f"{folder.path / BUILD_RECORD} says something else",
+            "build the model again",
+        )
+
+
+def _contents(
+    name: str, version: str, build_id: str, statement: Statement | None, packed: Packed
+) -> Contents:
+    return Contents(
+        name=name,
+        version=version,
+        build_id=build_id,
+        files={d.title: Digest.parse(d.digest).hex for d in packed.model},
+        sources=statement.packages("huggingface") if statement else (),
+        agent=Digest.parse(packed.agent.digest).hex,
+        runtime=runtime_packages() if packed.runtimes else (),
+        tools=statement.packages("pypi") if statement else (),
+    )
+
+
+def read_docs(store: BlobStore, manifest: Manifest) -> dict[str, bytes]:
+    """Name -> content of a bundle's docs; empty without them.
+
+    Raises:
+        VerificationError: the layer is missing or corrupt.
+    """
+    if manifest.docs is None:
+        return {}
+    digest = Digest.parse(manifest.docs.digest)
+    store.verify(digest)
+    return dict(members(store.path(digest)))
+
+
+def read_provenance(
+    docs: dict[str, bytes], manifest: Manifest, key: PublicKey | None
+) -> Provenance | None:
+    """What a bundle's signed statement says; None for a bundle without one.
+
+    Args:
+        docs: of the bundle.
+        manifest: of the bundle.
+        key: this project's; None when it has none.
+
+    Raises:
+        VerificationError: the signature of this project's key does not hold, or the statement is
+            not about the bundle's model.
+    """
+    if ENVELOPE not in docs:
+        return None
+    signers, payload = read_unverified(docs[ENVELOPE])
+    verified = key is not None and key.keyid in signers
+    if key is not None and verified:
+        payload = verify_envelope(docs[ENVELOPE], key).payload
+    statement = parse_statement(payload)
+    for file in manifest.model_files:
+        if statement.files.get(file.title) != Digest.parse(file.digest).hex:
+            raise VerificationError(
+                f"the provenance is not about this bundle's {file.title}",
+                next_step="do not use this bundle; pack the model again",
+            )
+    definition = statement.predicate.build_definition
+    gate = definition.internal_parameters.gate
+    return Provenance(
+        signed_by=(key.keyid if key and verified else ", ".join(signers)),
+        verified=verified,
+        build_id=definition.internal_parameters.build_id,
+        model=definition.external_parameters.model,
+        revision=definition.external_parameters.revision,
+        isolation=definition.internal_parameters.isolation,
+        gate=gate.profile if gate else "",
+        passed=bool(gate and gate.passed),
+    )

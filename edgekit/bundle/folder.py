@@ -1,0 +1,149 @@
+"""A model folder as pack sees it: which files are the model, which are about it, and who says so.
+
+Reads the folder. The rule of what is the model is here and nowhere else: everything at the top of
+the folder that is neither hidden nor *about* the model (`is_about`). The model is what `build.json`
+has on record, byte for byte: an edited file is not the one that passed the gate.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from edgekit.core.digest import Digest
+from edgekit.errors import UsageError, VerificationError
+from edgekit.store import read_chunks
+
+BUILD_RECORD = "build.json"
+PROVENANCE = "provenance.json"
+GATE_REPORT = "gate.json"
+GATE_PAGE = "report.html"
+PASSED, UNGATED = "passed", "ungated"
+
+_ABOUT = (BUILD_RECORD, PROVENANCE, GATE_REPORT, GATE_PAGE)
+_LEGAL = ("LICENSE", "LICENCE", "NOTICE")
+
+
+def is_about(name: str) -> bool:
+    """Whether a file of a model folder is about the model: of no use to a device."""
+    return name in _ABOUT or name.upper().startswith(_LEGAL)
+
+
+class File(msgspec.Struct, frozen=True):
+    """One file on record: sha256 (hex) and size in bytes."""
+
+    sha256: str
+    size: int
+
+
+class Gate(msgspec.Struct, frozen=True):
+    """How the model did at the gate; `passed` is None where nobody tested it."""
+
+    profile: str = ""
+    passed: bool | None = None
+
+
+class Record(msgspec.Struct, frozen=True):
+    """What pack needs of `build.json`; other fields are the builder's own business."""
+
+    build_id: str
+    files: dict[str, File]
+    gate: Gate | None = None
+
+
+class ModelFolder(msgspec.Struct, frozen=True):
+    """A folder that `edgekit build` made, or one that only looks like it.
+
+    Attributes:
+        path: where it lies.
+        record: None without a `build.json`.
+        model: names of the files of the model, sorted.
+        about: names of the files about it, sorted.
+    """
+
+    path: Path
+    record: Record | None
+    model: tuple[str, ...]
+    about: tuple[str, ...]
+
+    @property
+    def build_id(self) -> str:
+        """Empty for a folder nobody can say the origin of."""
+        return self.record.build_id if self.record else ""
+
+    @property
+    def verdict(self) -> str:
+        """`passed` or `ungated`."""
+        gate = self.record.gate if self.record else None
+        return PASSED if gate and gate.passed else UNGATED
+
+
+def read_folder(path: Path) -> ModelFolder:
+    """Sort a folder's files and read its record.
+
+    Raises:
+        UsageError: there is a `build.json` that cannot be read.
+    """
+    names = sorted(p.name for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
+    try:
+        data = (path / BUILD_RECORD).read_bytes()
+        record = msgspec.json.decode(data, type=Record)
+    except FileNotFoundError:
+        record = None
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise UsageError(
+            f"{path / BUILD_RECORD} cannot be read", str(error), "build the model again"
+        ) from error
+    return ModelFolder(
+        path=path,
+        record=record,
+        model=tuple(name for name in names if not is_about(name)),
+        about=tuple(name for name in names if is_about(name)),
+    )
+
+
+def check_gate(folder: ModelFolder, accept_ungated: bool) -> None:
+    """Raises: UsageError when the model has not passed the gate and nobody accepts that."""
+    if folder.verdict == PASSED or accept_ungated:
+        return
+    gate = folder.record.gate if folder.record else None
+    if folder.record is None:
+        why = f"it has no {BUILD_RECORD}: nobody can say what made it"
+    elif gate is None or gate.passed is None:
+        why = "it was built without the gate: nobody tested how it talks"
+    else:
+        why = f"it did not meet the thresholds {gate.profile!r}"
+    raise UsageError(
+        f"{folder.path} has not passed the gate",
+        why,
+        "build it with the gate, or pack it all the same with --accept-ungated",
+    )
+
+
+def check_bytes(folder: ModelFolder) -> None:
+    """Compare the folder with its record; a folder without one has nothing to compare with.
+
+    Raises:
+        VerificationError: a file was edited, added or removed since the build; names it.
+    """
+    if folder.record is None:
+        return
+    for name, file in sorted(folder.record.files.items()):
+        path = folder.path / name
+        if not path.is_file():
+            raise _altered(folder, name, "is missing")
+        # the size first: it is free
+        if path.stat().st_size != file.size or Digest.of(read_chunks(path)).hex != file.sha256:
+            raise _altered(folder, name, "is not the file that was built")
+    for name in folder.model:
+        if name not in folder.record.files:
+            raise _altered(folder, name, "was added after the build")
+
+
+def _altered(folder: ModelFolder, name: str, how: str) -> VerificationError:
+    return VerificationError(
+        f"{name} {how}",
+        f"{folder.path / BUILD_RECORD} has another record of it",
+        "build the model again",
+    )

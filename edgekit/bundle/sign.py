@@ -1,0 +1,149 @@
+"""Signatures of a project: DSSE envelopes around in-toto statements, with one Ed25519 key.
+
+The only door to securesystemslib. It reads and writes the key's files, the rest is pure. Ed25519 is
+deterministic (RFC 8032): the same key and statement give the same envelope, so that packing twice
+still gives one digest. https://github.com/secure-systems-lab/dsse
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from securesystemslib import exceptions
+from securesystemslib.dsse import Envelope
+from securesystemslib.signer import CryptoSigner, SSlibKey
+
+from edgekit.errors import UsageError, VerificationError
+from edgekit.store import fsync_folder
+
+SigningKey = CryptoSigner
+PublicKey = SSlibKey
+
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+KEY_NAME = "signing.pem"  # private: PKCS #8 in PEM
+
+# What JSON of another shape ends in; securesystemslib lets Python's own errors through.
+_MALFORMED = (
+    msgspec.MsgspecError, exceptions.Error, AttributeError, KeyError, TypeError, ValueError,
+)  # fmt: skip
+
+
+class Signed(msgspec.Struct, frozen=True):
+    """A payload whose signature was checked. Made by `verify_envelope` alone."""
+
+    keyid: str
+    payload: bytes
+
+
+def make_key(folder: Path) -> bool:
+    """Make the project's signing key unless there is one.
+
+    Args:
+        folder: of keys; made with mode 0700, the key in it with 0600.
+
+    Returns:
+        Whether it was made; a key that is there is never overwritten.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = folder / KEY_NAME
+    if path.exists():
+        return False
+    temporary = folder / f".{KEY_NAME}.{os.getpid()}.tmp"
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(SigningKey.generate_ed25519().private_bytes)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(temporary, path)  # unlike a rename, it does not replace what another made
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    fsync_folder(folder)
+    return True
+
+
+def load_key(folder: Path) -> SigningKey:
+    """The project's signing key.
+
+    Raises:
+        UsageError: there is none, others can read it, or it is no Ed25519 key.
+    """
+    path = folder / KEY_NAME
+    try:
+        mode, pem = path.stat().st_mode, path.read_bytes()
+    except FileNotFoundError:
+        raise UsageError(
+            "the project has no signing key", f"there is no {path}", "`edgekit init` makes one"
+        ) from None
+    if mode & 0o077:
+        raise UsageError(
+            f"others can read the signing key {path}",
+            f"its mode is {mode & 0o777:o}",
+            f"run: chmod 600 {path}",
+        )
+    try:
+        key = load_pem_private_key(pem, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise UsageError(f"{path} is not a usable key", str(error)) from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise UsageError(f"{path} is not a usable key", "it is not an Ed25519 key")
+    return SigningKey(key)
+
+
+def public_key(folder: Path) -> PublicKey | None:
+    """The public half of the project's key; None when it has no key yet."""
+    return load_key(folder).public_key if (folder / KEY_NAME).exists() else None
+
+
+def sign_statement(statement: bytes, key: SigningKey) -> bytes:
+    """A DSSE envelope as JSON; the statement travels in it as the bytes it is."""
+    envelope = Envelope(statement, PAYLOAD_TYPE, {})
+    envelope.sign(key)
+    return msgspec.json.encode(envelope.to_dict(), order="sorted")
+
+
+def verify_envelope(data: bytes, key: PublicKey) -> Signed:
+    """Check an envelope's signature; its payload.
+
+    Raises:
+        VerificationError: no envelope, another payload type, not signed by `key`, or altered.
+    """
+    envelope = _parse(data)
+    try:
+        accepted = envelope.verify([key], 1)
+    except exceptions.Error as error:
+        raise VerificationError(
+            "the provenance's signature does not hold",
+            f"it is not signed by {key.keyid[:12]}, or was altered since",
+            "do not use this bundle; pack the model again",
+        ) from error
+    return Signed(next(iter(accepted)), envelope.payload)
+
+
+def read_unverified(data: bytes) -> tuple[list[str], bytes]:
+    """Ids of the keys an envelope says it is signed by, and its payload: nothing is checked.
+
+    Raises:
+        VerificationError: no envelope.
+    """
+    envelope = _parse(data)
+    return list(envelope.signatures), envelope.payload
+
+
+def _parse(data: bytes) -> Envelope:
+    try:
+        envelope = Envelope.from_dict(msgspec.json.decode(data, type=dict))
+    except _MALFORMED as error:
+        raise VerificationError("the provenance is no DSSE envelope", str(error)) from error
+    if envelope.payload_type != PAYLOAD_TYPE:
+        raise VerificationError(
+            "the envelope holds no in-toto statement", f"its type is {envelope.payload_type!r}"
+        )
+    return envelope

@@ -1,0 +1,99 @@
+"""`build.toml`: the flags of `edgekit build` in a file; a flag on the command line wins."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import msgspec
+
+from edgekit.errors import UsageError
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]?i?B)?")
+_UNITS = {"k": 1, "M": 2, "G": 3, "T": 4}
+
+
+class BuildFile(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fields=True):
+    """What a `build.toml` may hold: the long names of the flags, and two tables.
+
+    Attributes:
+        extra_options: the builder's own options, key = value.
+        thresholds: changes to the gate's profile, name = number.
+    """
+
+    model: str | None = None
+    output: str | None = None
+    precision: str | None = None
+    execution_provider: str | None = None
+    cache_dir: str | None = None
+    revision: str | None = None
+    recipe: str | None = None
+    budget: str | None = None
+    context: int | None = None
+    gate: str | None = None
+    host: bool | None = None
+    trust_remote_code: bool | None = None
+    extra_options: dict[str, str | int | float | bool] = {}
+    thresholds: dict[str, float] = {}
+
+    @property
+    def option_pairs(self) -> list[str]:
+        """`KEY=VALUE` as on the command line; TOML's booleans in the builder's spelling."""
+        return [
+            f"{key}={str(value).lower() if isinstance(value, bool) else value}"
+            for key, value in self.extra_options.items()
+        ]
+
+
+def load(path: Path | None) -> BuildFile:
+    """The file, or one that says nothing.
+
+    Relative paths in it are taken from the folder the command runs in, as flags are.
+
+    Raises:
+        UsageError: it cannot be read, or has a key that is no flag.
+    """
+    if path is None:
+        return BuildFile()
+    try:
+        return msgspec.toml.decode(path.read_bytes(), type=BuildFile)
+    except FileNotFoundError:
+        raise UsageError(
+            f"there is no {path}",
+            next_step="name a build.toml, or give -m and -o",
+        ) from None
+    except (msgspec.MsgspecError, OSError) as error:
+        raise UsageError(f"{path} cannot be used", why=str(error)) from error
+
+
+def parse_size(text: str) -> int:
+    """`2.5GB` (powers of ten), `2GiB` (powers of two) or a plain number of bytes.
+
+    Raises:
+        UsageError: it is none of them.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise UsageError(f"{text!r} is not a size", next_step="write it like 2.5GB or 2GiB")
+    unit = match[2] or "B"
+    base = 1024 if "i" in unit else 1000
+    return int(float(match[1]) * base ** _UNITS.get(unit[0], 0))
+
+
+def parse_thresholds(pairs: list[str]) -> dict[str, float]:
+    """`["mean_kl=0.1", …]` as a dictionary.
+
+    Raises:
+        UsageError: a pair is not NAME=NUMBER.
+    """
+    found = {}
+    for pair in pairs:
+        name, _, value = pair.partition("=")
+        try:
+            found[name.strip()] = float(value)
+        except ValueError:
+            raise UsageError(
+                f"the threshold {pair!r} is not NAME=NUMBER",
+                next_step="write it like --threshold mean_kl=0.1",
+            ) from None
+    return found

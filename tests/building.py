@@ -1,0 +1,57 @@
+"""`edgekit build` as a command, for the tests that look at what it does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+FAKES = ROOT / "tests" / "fakes"
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "edgekit", "build", *map(str, arguments)]
+
+
+def environment(**extra: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1", "COLUMNS": "200", **extra}
+
+
+def edgekit_build(*arguments: str | Path, **extra: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments),
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env=environment(**extra),
+        check=False,
+    )
+
+
+def make_tiny(python: str, family: str, folder: Path) -> Path:
+    script = FAKES / "make_tiny_model.py"
+    subprocess.run([python, script, family, folder], check=True, capture_output=True, timeout=60)
+    return folder
+
+
+def answer(python: str, folder: Path, question: str) -> str:
+    done = subprocess.run(
+        [python, FAKES / "answer.py", folder, question],
+        check=True,
+        capture_output=True,
+        timeout=60,
+        env=environment(ORT_DISABLE_TELEMETRY="1"),
+    )
+    return done.stdout.decode("utf-8", "replace")
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """The model's own files, not what is written about them."""
+    about = ("build.json", "gate.json", "provenance.json", "report.html")
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name not in about}
+
+
+def left_in(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())

@@ -1,0 +1,105 @@
+"""Recipes by name, the default of a model, and what `auto` keeps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from edgekit.builder.ladder import Trial, fits, goes_on, kept, table
+from edgekit.builder.options import check_options
+from edgekit.builder.recipe import LADDER, RECIPES, default_recipe, ladder, recipe_named
+from edgekit.errors import UsageError
+
+PHI_35 = {
+    "architectures": ["Phi3ForCausalLM"],
+    "hidden_size": 3072,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "vocab_size": 32064,
+}
+PHI_4_MINI = PHI_35 | {"num_attention_heads": 24, "num_key_value_heads": 8, "vocab_size": 200064}
+LLAMA_1B = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+}
+SMOLLM2 = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "vocab_size": 49152,
+    "tie_word_embeddings": True,
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
+def test_a_recipe_is_options_the_builder_knows(recipe: Any) -> None:
+    assert check_options(recipe.options) == dict(sorted(recipe.options.items()))
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        (PHI_35, "plain"),
+        (PHI_4_MINI, "k-quant-mixed"),
+        (LLAMA_1B, "k-quant-mixed"),
+        (SMOLLM2, "k-quant"),
+        ({}, "k-quant"),
+    ],
+)
+def test_a_model_has_a_default_with_a_reason(config: dict[str, Any], name: str) -> None:
+    choice = default_recipe(config)
+    assert choice.recipe.name == name
+    assert choice.why
+
+
+def test_a_misspelt_recipe_names_the_right_one() -> None:
+    with pytest.raises(UsageError, match="there is no recipe k_quant") as refused:
+        recipe_named("k_quant")
+    assert refused.value.next_step == "did you mean k-quant?"
+
+
+def test_the_ladder_leaves_out_what_would_not_load() -> None:
+    assert [recipe.name for recipe in ladder(SMOLLM2)] == list(LADDER)
+    assert not any(recipe.needs_untied for recipe in ladder(SMOLLM2))
+
+
+def trial(name: str, size: int, kl: float, *, passed: bool = True) -> Trial:
+    return Trial(name, size, passed, kl, 0.9, 100.0, () if passed else ("mean-kl",))
+
+
+SMALL = trial("small", 80, 0.5, passed=False)
+MIDDLE = trial("middle", 100, 0.3)
+LARGE = trial("large", 120, 0.1)
+
+
+def test_without_a_budget_the_first_that_passes_ends_the_walk() -> None:
+    assert goes_on([], None)
+    assert goes_on([SMALL], None)
+    assert not goes_on([SMALL, MIDDLE], None)
+    assert kept([SMALL, MIDDLE], None) == MIDDLE
+    assert kept([SMALL], None) is None
+
+
+def test_with_a_budget_the_best_that_fits_is_kept() -> None:
+    assert goes_on([SMALL, MIDDLE], 110)
+    assert fits(110, 110)
+    assert not fits(111, 110)
+    assert kept([SMALL, MIDDLE, LARGE], 130) == LARGE
+    assert kept([SMALL, MIDDLE, LARGE], 110) == MIDDLE
+    assert kept([SMALL, MIDDLE, LARGE], 90) is None
+
+
+def test_the_table_names_what_refused_a_recipe() -> None:
+    lines = table([SMALL, MIDDLE]).splitlines()
+    assert lines[1].endswith("mean-kl")
+    assert lines[2].endswith("passed")
