@@ -16,8 +16,8 @@ from types import TracebackType
 
 from benchmarks.bare import Bare
 from benchmarks.broker import mosquitto
-from edgekit.builder.prepare import BuildRequest
 from edgekit.builder.progress import Progress
+from edgekit.builder.request import BuildRequest
 from edgekit.builder.run import build
 from edgekit.builder.samples import smollm2_gguf
 from edgekit.client.requester import Requester

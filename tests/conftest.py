@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 import pytest
 
-from edgekit.builder.prepare import BuildRequest
 from edgekit.builder.progress import Progress
+from edgekit.builder.request import BuildRequest
 from edgekit.builder.run import build
 from edgekit.builder.samples import smollm2_gguf
 from edgekit.client.devbroker import embedded_broker

@@ -24,6 +24,8 @@ PACKAGES = {
     "sshd": "openssh-server",
     "ssh-keygen": "openssh-client",
     "skopeo": "skopeo",
+    "podman": "podman",
+    "mmdebstrap": "mmdebstrap",
 }
 
 

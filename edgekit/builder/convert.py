@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 
 import msgspec
 
 from edgekit.builder.failure import failure
+from edgekit.builder.files import keep_log
 from edgekit.builder.job import Job, Toolchain
 from edgekit.builder.process import Finished, event
 from edgekit.builder.progress import Progress, Report
 from edgekit.builder.spec import BuildSpec
-from edgekit.data import cache_root
 from edgekit.errors import EdgekitError
 
 DEADLINE_SECONDS = 12 * 3600
@@ -95,7 +94,7 @@ def convert(
     )  # fmt: skip
     finished = toolchain.run(job, report)
     if finished.code != 0:
-        raise _failure(finished, _keep(job.log))
+        raise _failure(finished, keep_log(job.log, _FAILED_LOG))
     graph = options.get("filename", "model.onnx")
     for name in ("genai_config.json", graph):
         if not (out / name).is_file():
@@ -110,11 +109,3 @@ def _failure(finished: Finished, kept: Path) -> EdgekitError:
         if re.search(pattern, finished.reason):
             return EdgekitError("the model builder failed", f"{why} ({finished.reason})", next_step)
     return failure(finished, "the model builder failed", f"its whole output is in {kept}")
-
-
-def _keep(log: Path) -> Path:
-    """Copy a failed build's log into the cache: the folder it lies in is about to go."""
-    kept = cache_root() / "logs" / _FAILED_LOG
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(log, kept)
-    return kept

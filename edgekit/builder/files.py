@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edgekit.builder.spec import FileRecord
+from edgekit.data import cache_root
 
 _SCRATCH = ".making-"
 YOUNG_SECONDS = 60
@@ -130,3 +131,11 @@ class Claim:
     def release(self) -> None:
         """Give the lock back."""
         os.close(self._descriptor)
+
+
+def keep_log(log: Path, name: str) -> Path:
+    """Copy a failed program's log into the cache: the folder that it lies in is about to go."""
+    kept = cache_root() / "logs" / name
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(log, kept)
+    return kept

@@ -14,10 +14,11 @@ from edgekit.builder.gguf import dequantised
 from edgekit.builder.job import ToolchainSource
 from edgekit.builder.ladder import Trial
 from edgekit.builder.make import Made
-from edgekit.builder.prepare import BuildRequest, prepare
+from edgekit.builder.prepare import prepare
 from edgekit.builder.progress import Progress, Report
 from edgekit.builder.provenance import PROVENANCE_NAME, provenance_bytes
 from edgekit.builder.publish import check_out, publish, up_to_date, workplace
+from edgekit.builder.request import BuildRequest
 from edgekit.builder.source import licences
 from edgekit.builder.spec import RECORD_NAME, BuildRecord, FileRecord, GateSummary
 from edgekit.builder.toolchain import HostToolchain

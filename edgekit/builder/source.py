@@ -24,7 +24,7 @@ FETCH_DEADLINE_SECONDS = 24 * 3600  # tens of GB over a slow link
 _SUFFIXES = (".json", ".safetensors", ".model", ".jinja", ".txt", ".tiktoken", ".py")
 _LICENCES = ("LICENSE", "LICENCE", "NOTICE")
 _TEMPLATES = "additional_chat_templates"
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _GGUF_MAGIC = b"GGUF"
 _HUB_VARIABLES = (
@@ -62,7 +62,7 @@ def find(model: str, revision: str | None, hub_cache: Path | None, report: Repor
             raise UsageError("--revision goes with a Hugging Face name, not with a local path")
         report(Progress("source", f"reading {path.name}"))
         return _folder(path.resolve()) if path.is_dir() else _gguf(path.resolve())
-    if model.endswith(".gguf") or not _HUB_NAME.fullmatch(model):
+    if model.endswith(".gguf") or not HUB_NAME.fullmatch(model):
         raise UsageError(
             f"there is no {model}",
             next_step="give a Hugging Face folder, a .gguf file, or a name like ORG/NAME",
@@ -156,14 +156,14 @@ def _fetch(name: str, revision: str | None, hub_cache: Path | None, report: Repo
             argv,
             shows=Progress("fetch", f"asking Hugging Face for {name}"),
             log=work / "log",
-            environment=_online_environment(),
+            environment=online_environment(),
             deadline_seconds=FETCH_DEADLINE_SECONDS,
             report=report,
             events=work / "events",
         )
     result = event(finished, "result")
     if finished.code != 0 or result is None:
-        raise _refusal(name, revision, finished)
+        raise hub_refusal(name, revision, finished)
     report(Progress("source", f"hashing {name}"))
     found = _folder(Path(result["path"]))
     _refuse_altered(name, found, msgspec.convert(result["sha256"], dict[str, str]))
@@ -181,12 +181,12 @@ def _refuse_altered(name: str, found: Found, expected: dict[str, str]) -> None:
             )
 
 
-def _online_environment() -> dict[str, str]:
+def online_environment() -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if k.upper().startswith(_HUB_VARIABLES)}
     return clean_environment(kept | {"HF_HUB_DISABLE_TELEMETRY": "1"})
 
 
-def _refusal(name: str, revision: str | None, finished: Finished) -> EdgekitError:
+def hub_refusal(name: str, revision: str | None, finished: Finished) -> EdgekitError:
     error = event(finished, "error") or {"kind": "", "message": finished.reason}
     kind, message = str(error["kind"]), str(error["message"])
     if kind == "unreachable":

@@ -132,7 +132,7 @@ class HostToolchain:
                 next_step="install the packages python3.11 and python3.11-venv",
             )
         installed = self._pip(log, report)
-        if installed.code != 0 and _NO_TORCH.search(installed.tail):
+        if lacks_torch(installed):
             installed = self._pip(log, report, "--extra-index-url", TORCH_CPU_INDEX)
         if installed.code != 0:
             raise EdgekitError(
@@ -156,6 +156,11 @@ class HostToolchain:
             shows=Progress("toolchain", "starting pip"), log=log, environment=pip_environment(),
             deadline_seconds=INSTALL_DEADLINE_SECONDS, report=report,
         )  # fmt: skip
+
+
+def lacks_torch(finished: Finished) -> bool:
+    """Whether pip failed because the indexes that it is set up for have no CPU build of torch."""
+    return finished.code != 0 and bool(_NO_TORCH.search(finished.tail))
 
 
 def locked_versions(lock: str) -> dict[str, str]:

@@ -7,9 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
+from edgekit.builder.container import ContainerToolchain
 from edgekit.builder.job import ToolchainSource
 from edgekit.builder.options import parse_options
-from edgekit.builder.prepare import BuildRequest
+from edgekit.builder.planning import plan_build
+from edgekit.builder.request import BuildRequest
 from edgekit.builder.run import BuildResult
 from edgekit.builder.run import build as run_build
 from edgekit.builder.spec import DEFAULT_CONTEXT
@@ -17,6 +19,7 @@ from edgekit.builder.toolchain import HostToolchain
 from edgekit.builder.verify import Verified, verify
 from edgekit.cli import buildfile, render
 from edgekit.cli.options import JsonOption
+from edgekit.cli.plan import plan_text
 from edgekit.cli.watch import shown, terminated_like_interrupted
 from edgekit.errors import UsageError
 
@@ -81,6 +84,9 @@ def build(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code out of the model's repository.")
     ] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only say what it would take and give.")
+    ] = False,
     verify_folder: Annotated[
         Path | None,
         typer.Option("--verify", metavar="MODEL_DIR", help="Repeat a build and compare."),
@@ -89,17 +95,19 @@ def build(
 ) -> None:
     """Make an ONNX model folder for devices from a language model.
 
-    The letters are those of the onnxruntime-genai model builder, which runs apart from edgekit
-    with locked tools. A model that is not what was asked for, or talks worse than the gate
+    The letters are those of the onnxruntime-genai model builder. It runs in a container without
+    network (podman or docker), or with --host on this machine with the same locked tools; the
+    bytes are the same. A model that is not what was asked for, or talks worse than the gate
     allows, is not made.
 
     Building the same thing again finds it done. A failed build leaves nothing.
 
     \b
     Examples:
-      edgekit build --host -m microsoft/Phi-3.5-mini-instruct -o phi --recipe k-quant-mixed
+      edgekit build -m microsoft/Phi-3.5-mini-instruct --plan
+      edgekit build -m microsoft/Phi-3.5-mini-instruct -o phi --recipe k-quant-mixed
       edgekit build --host -m microsoft/Phi-3.5-mini-instruct -o phi -x block_size=64
-      edgekit build --host --verify phi
+      edgekit build --verify phi
     """
     written = buildfile.load(file)
     toolchain = _toolchain(host or bool(written.host))
@@ -134,6 +142,13 @@ def build(
         path=path,
         trust_remote_code=trust_remote_code or bool(written.trust_remote_code),
     )
+    if plan:
+        with terminated_like_interrupted(), shown(render.err) as report:
+            planned = plan_build(request, report)
+        _show(planned, plan_text(planned), as_json)
+        if not planned.supported:
+            raise typer.Exit(UsageError.exit_code)
+        return
     if out is None:
         raise UsageError("no output folder is named", next_step="name one with -o")
     with terminated_like_interrupted(), shown(render.err) as report:
@@ -142,12 +157,7 @@ def build(
 
 
 def _toolchain(host: bool) -> ToolchainSource:
-    if not host:
-        raise UsageError(
-            "building in a container has not arrived yet",
-            next_step="add --host to build on this machine with the same locked tools",
-        )
-    return HostToolchain()
+    return HostToolchain() if host else ContainerToolchain()
 
 
 def _show(value: Any, text: str, as_json: bool) -> None:

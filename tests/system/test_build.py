@@ -282,4 +282,4 @@ def test_help_has_an_example() -> None:
     done = edgekit_build("--help")
     assert done.returncode == 0
     assert "edgekit build --host -m" in done.stdout
-    assert "edgekit build --host --verify phi" in done.stdout
+    assert "edgekit build --verify phi" in done.stdout

@@ -15,9 +15,9 @@ import pytest
 
 from edgekit.builder.files import Claim
 from edgekit.builder.finish import finish
-from edgekit.builder.prepare import BuildRequest
 from edgekit.builder.progress import Progress, Report
 from edgekit.builder.publish import read_record
+from edgekit.builder.request import BuildRequest
 from edgekit.builder.run import BuildResult, build
 from edgekit.builder.toolchain import HostRunner
 from edgekit.errors import EdgekitError, UsageError

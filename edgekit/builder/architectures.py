@@ -1,0 +1,205 @@
+"""Which models the locked builder can make, by `architectures` of config.json. Pure.
+
+The names are those that `create_model` of onnxruntime-genai 0.18.0 compares with
+(`models/builder.py`); `tests/system/test_plan.py` reads them out of the installed builder.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any, Literal
+
+import msgspec
+
+from edgekit.builder.limits import Refusal, known_defect
+from edgekit.builder.modelconfig import architecture_of
+
+Kind = Literal["text", "text part", "speech"]
+
+
+class Architecture(msgspec.Struct, frozen=True):
+    """What the builder makes of an architecture.
+
+    Attributes:
+        name: as in `architectures[0]`.
+        kind: a language model, the language part of a model that also sees or hears, or speech.
+        remote: transformers has no code for it: the model's repository brings its own.
+        cuda_only: the builder makes it for CUDA, whatever it is asked for.
+    """
+
+    name: str
+    kind: Kind = "text"
+    remote: bool = False
+    cuda_only: bool = False
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """Whether an architecture can be built.
+
+    Attributes:
+        architecture: None where the builder does not know it.
+        refusal: what, why and what to do instead; None where it can be built.
+        notes: for the user, one line each.
+    """
+
+    architecture: Architecture | None
+    refusal: Refusal | None = None
+    notes: tuple[str, ...] = ()
+
+
+_TEXT = (
+    "Ernie4_5ForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM", "GemmaForCausalLM",
+    "GptOssForCausalLM", "GraniteForCausalLM", "GraniteMoeHybridForCausalLM",
+    "HunYuanDenseV1ForCausalLM", "Lfm2ForCausalLM", "Lfm2MoeForCausalLM", "LlamaForCausalLM",
+    "MistralForCausalLM", "NemotronForCausalLM", "OlmoForCausalLM", "Phi3ForCausalLM",
+    "PhiForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "SmolLM3ForCausalLM",
+)  # fmt: skip
+_TEXT_PARTS = (
+    "Gemma3ForConditionalGeneration", "Gemma4ForConditionalGeneration",
+    "Gemma4UnifiedForConditionalGeneration", "Lfm2AudioForConditionalGeneration",
+    "Lfm2VlForConditionalGeneration", "Mistral3ForConditionalGeneration",
+    "Qwen2_5_VLForConditionalGeneration", "Qwen3VLForConditionalGeneration",
+    "Qwen3_5ForConditionalGeneration", "Qwen3_5MoeForConditionalGeneration",
+)  # fmt: skip
+
+ARCHITECTURES: dict[str, Architecture] = {
+    each.name: each
+    for each in (
+        *(Architecture(name) for name in _TEXT),
+        *(Architecture(name, "text part") for name in _TEXT_PARTS),
+        Architecture("ChatGLMForConditionalGeneration", remote=True),
+        Architecture("ChatGLMModel", remote=True),
+        Architecture("InternLM2ForCausalLM", remote=True),
+        Architecture("Phi3SmallForCausalLM", remote=True),
+        Architecture("Phi3VForCausalLM", "text part", remote=True),
+        Architecture("Phi4MMForCausalLM", "text part", remote=True),
+        Architecture("VideoChatFlashQwenForCausalLM", "text part", remote=True),
+        Architecture("PhiMoEForCausalLM", cuda_only=True),
+        Architecture("WhisperForConditionalGeneration", "speech"),
+    )
+}
+"""Every architecture of the locked builder."""
+
+# The same family, built differently: what somebody who wants the left one can have.
+_INSTEAD = {
+    "PhiMoEForCausalLM": "microsoft/Phi-3.5-mini-instruct (Phi3ForCausalLM)",
+    "MixtralForCausalLM": "a dense Mistral (MistralForCausalLM)",
+    "Qwen2MoeForCausalLM": "a dense Qwen2.5 (Qwen2ForCausalLM)",
+    "Qwen3MoeForCausalLM": "a dense Qwen3, up to 32B (Qwen3ForCausalLM)",
+    "Qwen3NextForCausalLM": "a dense Qwen3 (Qwen3ForCausalLM)",
+    "Qwen2VLForConditionalGeneration": "a Qwen2.5-VL (Qwen2_5_VLForConditionalGeneration)",
+    "Olmo2ForCausalLM": "an OLMo of the first generation (OlmoForCausalLM)",
+    "Olmo3ForCausalLM": "an OLMo of the first generation (OlmoForCausalLM)",
+    "OlmoeForCausalLM": "an OLMo of the first generation (OlmoForCausalLM)",
+    "Gemma3nForConditionalGeneration": "a Gemma 3 (Gemma3ForConditionalGeneration)",
+    "GraniteMoeForCausalLM": "a dense Granite (GraniteForCausalLM)",
+    "DeepseekV3ForCausalLM": "a distilled DeepSeek-R1 (Qwen2ForCausalLM or LlamaForCausalLM)",
+    "DeepseekV2ForCausalLM": "a distilled DeepSeek-R1 (Qwen2ForCausalLM or LlamaForCausalLM)",
+    "Llama4ForConditionalGeneration": "a Llama 3 (LlamaForCausalLM)",
+    "MllamaForConditionalGeneration": "a Llama 3.2 without vision (LlamaForCausalLM)",
+    "Phi4MultimodalForCausalLM": "microsoft/Phi-4-mini-instruct (Phi3ForCausalLM)",
+}
+
+# Builder and transformers each know them; anything else is refused when the model is loaded.
+_CHECKPOINTS = frozenset({"awq", "gptq", "olive", "quark", "quant_auto"})
+_CUDA_CHECKPOINTS = frozenset({"modelopt", "compressed-tensors"})
+# The builder drops what these say about their own quantisation.
+_REQUANTISED = frozenset({"GptOssForCausalLM", "Mistral3ForConditionalGeneration"})
+
+
+def judge(
+    config: dict[str, Any], precision: str, provider: str, *, trust_remote_code: bool = False
+) -> Verdict:
+    """Whether the builder can make the model of a config.json.
+
+    Args:
+        config: one that `check_config` has seen.
+        precision, provider: the builder's `-p` and `-e`.
+        trust_remote_code: code out of the model's repository may run.
+    """
+    name = architecture_of(config)
+    known = ARCHITECTURES.get(name)
+    if known is None:
+        return Verdict(None, _unknown(name, config))
+    refusal = (
+        _wrong_kind(known, provider)
+        or _remote_code(known, trust_remote_code)
+        or _checkpoint(name, config, provider)
+        or known_defect(name, config, precision)
+    )
+    part = f"only the language part of {name} is built; it takes text, not pictures or sound"
+    return Verdict(known, refusal, (part,) if known.kind == "text part" else ())
+
+
+def alternative(name: str) -> str:
+    """What to build instead of an architecture, or an empty string where nothing comes close."""
+    if name in _INSTEAD:
+        return _INSTEAD[name]
+    able = [each for each, known in ARCHITECTURES.items() if not (known.cuda_only or known.remote)]
+    close = difflib.get_close_matches(name, able, n=1, cutoff=0.85)
+    return f"a model of {close[0]}" if close else ""
+
+
+def _unknown(name: str, config: dict[str, Any]) -> Refusal:
+    if not name:
+        return Refusal(
+            "config.json names no architecture",
+            "it has no `architectures`",
+            "take the config.json of the original model",
+        )
+    instead = alternative(name)
+    return Refusal(
+        f"the model builder does not know {name}",
+        f"model type {config['model_type']}" if config.get("model_type") else "",
+        f"take {instead} instead"
+        if instead
+        else "take a Llama, Mistral, Phi, Qwen, Gemma, Granite or SmolLM",
+    )
+
+
+def _wrong_kind(known: Architecture, provider: str) -> Refusal | None:
+    if known.kind == "speech":
+        return Refusal(
+            f"{known.name} turns speech into text; edgekit serves language models",
+            "it has an encoder and takes sound",
+            "run the onnxruntime-genai model builder by itself",
+        )
+    if known.cuda_only and provider != "cuda":
+        return Refusal(
+            f"the model builder makes {known.name} for CUDA alone",
+            f"it sets -e cuda -p int4 by itself, and the result does not run on {provider}",
+            f"take {alternative(known.name)} instead, or build with -e cuda -p int4",
+        )
+    return None
+
+
+def _remote_code(known: Architecture, trusted: bool) -> Refusal | None:
+    if not known.remote or trusted:
+        return None
+    return Refusal(
+        f"{known.name} needs code out of the model's repository",
+        "transformers has none of its own for it",
+        "read that code, then add --trust-remote-code; or take a model that transformers knows",
+    )
+
+
+def _checkpoint(name: str, config: dict[str, Any], provider: str) -> Refusal | None:
+    given = config.get("quantization_config")
+    if not isinstance(given, dict):
+        return None
+    method = str(given.get("quant_method", ""))
+    if method in _CHECKPOINTS or (name in _REQUANTISED and method != "quark"):
+        return None
+    if method in _CUDA_CHECKPOINTS:
+        if provider == "cuda":
+            return None
+        return Refusal(
+            f"checkpoints quantised with {method} are built for CUDA alone",
+            f"-e is {provider}",
+            "take the original model, before it was quantised",
+        )
+    return Refusal(
+        f"the model builder cannot read checkpoints quantised with {method or 'no named method'}",
+        f"it reads {', '.join(sorted(_CHECKPOINTS))}",
+        "take the original model, before it was quantised",
+    )

@@ -1,0 +1,191 @@
+"""Runs the toolchain's jobs in containers: no network, no rights, nothing but the job's files.
+
+A container sees files under the paths that they have outside, so that a job is the same wherever
+it runs. Only its work folder can be written to.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from edgekit import data
+from edgekit.builder.engine import (
+    HOST_INSTEAD,
+    NOBODY,
+    Engine,
+    Mount,
+    ask,
+    engine_failed,
+    find_engine,
+)
+from edgekit.builder.files import hash_file
+from edgekit.builder.image import BASE_VARIABLE, PYTHON, BuilderImage, base_from
+from edgekit.builder.job import Job
+from edgekit.builder.process import INSIDE, OFFLINE, Finished, run
+from edgekit.builder.progress import Report
+from edgekit.builder.toolchain import locked_versions
+from edgekit.errors import EdgekitError
+
+_ENVIRONMENT = {
+    **OFFLINE,
+    "HOME": "/tmp",  # noqa: S108 (the container's own, in memory)
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
+_KILLED = 128 + signal.SIGKILL
+
+
+class ContainerRunner(msgspec.Struct, frozen=True):
+    """Runs each job in a container of its own.
+
+    Attributes:
+        engine: starts them.
+        image: digest or tag of the image.
+        scripts: the folder of the scripts.
+    """
+
+    engine: Engine
+    image: str
+    scripts: Path = INSIDE
+
+    def run(self, job: Job, report: Report) -> Finished:
+        """Run a job, with all the memory that is free where it names no limit.
+
+        Raises:
+            EdgekitError: the engine failed, or the deadline passed.
+        """
+        limit = job.memory_limit_bytes or available_memory()
+        seen = read_mounts(job, self.scripts)
+        with _private_copies(seen, job.work) as copies, _owned_by_the_container(job.work):
+            mounts = (*seen, *copies, Mount(job.work, writable=True))
+            finished = self._run(job, mounts, limit, report)
+        if engine_failed(finished.code):
+            raise EdgekitError(
+                f"{self.engine.name} could not start the container",
+                why=finished.reason,
+                next_step=HOST_INSTEAD,
+            )
+        if finished.code == _KILLED:
+            return msgspec.structs.replace(
+                finished, code=-signal.SIGKILL, peak_rss_bytes=limit or 0
+            )
+        return finished
+
+    def _run(
+        self, job: Job, mounts: tuple[Mount, ...], limit: int | None, report: Report
+    ) -> Finished:
+        name = f"edgekit-{job.name.replace('_', '-')}-{os.getpid()}-{secrets.token_hex(4)}"
+        python = (PYTHON, "-E", "-s")
+        leash = (*python, str(self.scripts / "leash.py"))
+        argv = [*leash, *python, str(self.scripts / job.script), *map(str, job.arguments)]
+        command = self.engine.run(
+            self.image, argv, name=name, mounts=mounts, work=job.work,
+            environment=_ENVIRONMENT, memory_bytes=limit,
+        )  # fmt: skip
+        try:
+            return run(
+                command, shows=job.shows, log=job.log, environment=dict(os.environ),
+                deadline_seconds=job.deadline_seconds, report=report,
+                events=job.events, stdin=subprocess.PIPE,
+            )  # fmt: skip
+        except BaseException:
+            # the client is gone; so is the container in a moment, but not before we are
+            ask([*self.engine.argv, "rm", "--force", name])
+            raise
+
+
+class ContainerToolchain:
+    """The toolchain of `containers/builder/toolchain.lock` in an image; the same lock as the
+    host's, so the same bytes."""
+
+    isolation = "container"
+
+    def __init__(self) -> None:
+        self._lock = data.path("containers/builder/toolchain.lock")
+        self.digest = hash_file(self._lock)
+        self.tools = locked_versions(self._lock.read_text(encoding="utf-8"))
+        self.image = ""
+
+    def ready(self, report: Report) -> ContainerRunner:
+        """An engine that answers, with the image in its store; built first when it is not.
+
+        Raises:
+            EdgekitError: no engine works here, or the image cannot be built; names `--host`.
+        """
+        engine = find_engine()
+        image = BuilderImage(engine, self._lock, base_from(os.environ.get(BASE_VARIABLE, "")))
+        self.image = image.digest() or image.make(report)
+        return ContainerRunner(engine, image.tag)
+
+
+def read_mounts(job: Job, scripts: Path) -> tuple[Mount, ...]:
+    """What a job's container reads: the scripts, its files, and what links in there point to."""
+    read = {scripts, *(path for path in job.reads if path.exists())}
+    for path in job.reads:
+        for file in _files(path):
+            if file.is_symlink():  # the hub's cache is all links
+                read.add(file.resolve().parent)
+    return tuple(
+        Mount(path) for path in sorted(read) if not any(other in path.parents for other in read)
+    )
+
+
+def available_memory() -> int | None:
+    """Bytes that programs can still have (`MemAvailable` of proc(5)), None where nobody says."""
+    try:
+        found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.M)
+    except OSError:
+        return None
+    return int(found[1]) * 1024 if found else None
+
+
+@contextmanager
+def _private_copies(seen: tuple[Mount, ...], work: Path) -> Iterator[tuple[Mount, ...]]:
+    """For a root caller: copies of the files that nobody else may read, to be seen in their place.
+
+    Transformers saves weights with mode 0600, and the container of a root caller runs as nobody.
+    """
+    if os.geteuid() != 0:
+        yield ()
+        return
+    files = [file for mount in seen for file in _files(mount.path) if file.is_file()]
+    private = [file for file in files if not file.stat().st_mode & 0o004]
+    with tempfile.TemporaryDirectory(dir=work, prefix=".readable-") as name:
+        folder = Path(name)
+        copies = tuple(Mount(file, source=folder / str(n)) for n, file in enumerate(private))
+        for mount in copies:
+            assert mount.source is not None
+            # cp, because it clones where the file system can
+            subprocess.run(["cp", "--reflink=auto", mount.path, mount.source], check=True)
+        yield copies
+
+
+def _files(path: Path) -> Iterable[Path]:
+    return (path, *path.rglob("*")) if path.is_dir() else (path,)
+
+
+@contextmanager
+def _owned_by_the_container(work: Path) -> Iterator[None]:
+    """For a root caller: the work folder belongs to the container's user while it runs."""
+    if os.geteuid() != 0:
+        yield
+        return
+    _chown(work, NOBODY)
+    try:
+        yield
+    finally:
+        _chown(work, 0)
+
+
+def _chown(work: Path, user: int) -> None:
+    for path in _files(work):
+        os.chown(path, user, user, follow_symlinks=False)

@@ -1,0 +1,64 @@
+"""Asks Hugging Face for a model's config.json and the headers of its weights, not for the weights.
+
+    python headers.py --repo ORG/NAME [--revision REV] [--cache FOLDER] --out FILE --report FILE
+
+Runs with the controller's interpreter. FILE takes one JSON object:
+
+    {"config": …, "tensors": {NAME: {"dtype": …, "shape": […]}}, "files": {NAME: bytes}}
+
+where files are those that a build would download. The result event has `revision` (the commit) and
+`cache` (the folder that a download would go to). Errors are of the kinds of fetch.py.
+"""
+
+import argparse
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from fetch import ASK_TIMEOUT_SECONDS, kind_of, wanted
+from reporting import Failed, Reporter, run
+
+CONNECTIONS = 8
+
+
+def headers(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
+    """The result event."""
+    from huggingface_hub import HfApi, constants, hf_hub_download
+
+    api, repo = HfApi(), args.repo
+    commit = api.model_info(repo, revision=args.revision, timeout=ASK_TIMEOUT_SECONDS).sha
+    tree = api.list_repo_tree(repo, revision=commit, recursive=True)
+    sizes = {entry.path: entry.size for entry in tree if hasattr(entry, "size")}
+    files = {name: sizes[name] for name in wanted(list(sizes))}
+    if "config.json" not in files:
+        raise Failed("no config", f"{repo} has no config.json")
+    config = hf_hub_download(repo, "config.json", revision=commit, cache_dir=args.cache)
+    weights = [name for name in files if name.endswith(".safetensors")]
+    reporter.progress(f"reading {len(weights)} headers")
+
+    def header(name: str) -> dict[str, Any]:
+        # a Range request for the first 100 kB, and a second one where the header is longer
+        told = api.parse_safetensors_file_metadata(
+            repo, name, revision=commit, timeout=ASK_TIMEOUT_SECONDS
+        )
+        return {k: {"dtype": t.dtype, "shape": list(t.shape)} for k, t in told.tensors.items()}
+
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        tensors = {name: t for part in pool.map(header, weights) for name, t in part.items()}
+    told = {
+        "config": json.loads(Path(config).read_text(encoding="utf-8")),
+        "tensors": tensors,
+        "files": files,
+    }
+    args.out.write_text(json.dumps(told), encoding="utf-8")
+    return {"revision": commit, "cache": str(args.cache or constants.HF_HUB_CACHE)}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--repo", required=True)
+    parser.add_argument("--revision")
+    parser.add_argument("--cache", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    run(parser, headers, kind_of)

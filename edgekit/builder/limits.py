@@ -1,0 +1,90 @@
+"""What the locked builder cannot do with models whose architecture it knows. Pure.
+
+Each was met with onnxruntime-genai 0.18.0 and transformers 5.23 on a tiny model of the family;
+without a word here it would end in a KeyError, or in a model that is silently wrong.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from edgekit.builder.modelconfig import language_part
+from edgekit.errors import UsageError
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """Why something cannot be built, in the words of `EdgekitError`."""
+
+    what: str
+    why: str
+    next_step: str
+
+    @property
+    def error(self) -> UsageError:
+        """To be raised where it ends a build."""
+        return UsageError(self.what, self.why, self.next_step)
+
+
+# `make_rope_init` of base.py and of the families' own files
+_ANY = frozenset({"", "default", "linear", "yarn", "mrope"})
+_LLAMAS = frozenset({"LlamaForCausalLM", "NemotronForCausalLM", "SmolLM3ForCausalLM"})
+_PHIS = frozenset({"Phi3ForCausalLM", "PhiMoEForCausalLM", "Phi3SmallForCausalLM"})
+_OWN = {
+    **dict.fromkeys(_LLAMAS, frozenset({"", "default", "llama3", "dynamic"})),
+    **dict.fromkeys(_PHIS, frozenset({"", "default", "longrope", "su"})),
+    "HunYuanDenseV1ForCausalLM": _ANY | {"dynamic"},
+}
+_GEMMA_3 = frozenset({"Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"})
+
+
+def known_defect(name: str, config: dict[str, Any], precision: str) -> Refusal | None:
+    """Why the builder cannot make this model, or None.
+
+    Args:
+        name: the architecture.
+        precision: the builder's `-p`.
+    """
+    text = language_part(config)
+    if name in _GEMMA_3:
+        return Refusal(
+            "the locked model builder does not read Gemma 3",
+            "transformers 5 keeps its RoPE by layer type, the builder looks for one",
+            "take a Gemma 2 or another family",
+        )
+    if name == "SmolLM3ForCausalLM" and not all(text.get("no_rope_layers") or (0,)):
+        return Refusal(
+            "the locked model builder does not make SmolLM3",
+            "it loses `position_ids` at the layers without rotary embedding",
+            "take a SmolLM2, or a Qwen3 of that size",
+        )
+    if name == "GptOssForCausalLM" and precision in ("int4", "int8"):
+        method = (config.get("quantization_config") or {}).get("quant_method")
+        if method != "mxfp4":
+            return Refusal(
+                f"the model builder makes {precision} of gpt-oss from its MXFP4 weights alone",
+                "this checkpoint was converted",
+                "take the original one, openai/gpt-oss-20b",
+            )
+    return _rope(name, text)
+
+
+def _rope(name: str, text: dict[str, Any]) -> Refusal | None:
+    rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    style = str(rope.get("rope_type") or rope.get("type") or "")
+    if style == "longrope" and name in _PHIS and "type" not in rope:
+        return Refusal(
+            "the model builder cannot read this LongRoPE configuration",
+            "it was saved by transformers 5 and lacks `type`",
+            "put the original config.json of the model in its place",  # onnxruntime-genai #2609
+        )
+    if style in _OWN.get(name, _ANY):
+        return None
+    return Refusal(
+        f"the model builder does not do RoPE scaling of type {style} for {name}",
+        "it would leave the scaling out without a word"
+        if name in _LLAMAS
+        else "it stops at that setting",
+        "take the model it was extended from, or another family",
+    )

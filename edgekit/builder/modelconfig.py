@@ -1,0 +1,79 @@
+"""config.json of a stranger: the fields that decide something are of their types. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import msgspec
+
+from edgekit.errors import UsageError
+
+# A model of 10^12 weights has dimensions of some 10^5; what is larger is a slip or an attack.
+_Count = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
+_Layers = Annotated[int, msgspec.Meta(ge=0, le=10_000)]
+_Rope = dict[str, Any]
+
+
+class _Fields(msgspec.Struct):
+    """All others are nobody's business here."""
+
+    architectures: list[str] | None = None
+    text_config: dict[str, Any] | None = None
+    quantization_config: dict[str, Any] | None = None
+    rope_parameters: _Rope | None = None
+    rope_scaling: _Rope | None = None
+    layer_types: list[str] | None = None
+    no_rope_layers: list[int] | None = None
+    tie_word_embeddings: bool | None = None
+    partial_rotary_factor: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
+    hidden_size: _Count | None = None
+    num_hidden_layers: _Layers | None = None
+    num_attention_heads: _Count | None = None
+    num_key_value_heads: _Count | None = None
+    head_dim: _Count | None = None
+    vocab_size: _Count | None = None
+    max_position_embeddings: _Count | None = None
+    num_local_experts: _Count | None = None
+    num_experts_per_tok: _Count | None = None
+    moe_intermediate_size: _Count | None = None
+
+
+class _Rotary(msgspec.Struct):
+    """The inner fields of `rope_parameters` and `rope_scaling`."""
+
+    rope_type: str | None = None
+    type: str | None = None
+    original_max_position_embeddings: _Count | None = None
+    partial_rotary_factor: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Refuse a config.json whose fields are not of their types.
+
+    Raises:
+        UsageError: names the field.
+    """
+    try:
+        fields = msgspec.convert(dict(config), _Fields)
+        for rope in (fields.rope_parameters, fields.rope_scaling):
+            msgspec.convert(rope or {}, _Rotary)
+        if fields.text_config:
+            check_config(fields.text_config)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise UsageError(
+            "config.json is not that of a model",
+            why=str(error),
+            next_step="take the config.json of the original model",
+        ) from error
+
+
+def language_part(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of the language model, over those of the whole where it is a part of one."""
+    inner = config.get("text_config") or {}
+    return {**config, **{key: value for key, value in inner.items() if key != "architectures"}}
+
+
+def architecture_of(config: Mapping[str, Any]) -> str:
+    """`architectures[0]`, or an empty string."""
+    return next(iter(config.get("architectures") or ()), "")

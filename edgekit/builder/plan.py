@@ -1,0 +1,251 @@
+"""What a build would take and what would come out of it, from headers alone. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from edgekit.builder.architectures import Verdict
+from edgekit.builder.asked import Asked
+from edgekit.builder.cost import Way, unpacking_needs_bytes, ways
+from edgekit.builder.limits import Refusal
+from edgekit.builder.profiles import PROFILES, OnDevice, Profile, on_device
+from edgekit.builder.shape import ModelShape
+from edgekit.builder.sizes import (
+    data_bytes,
+    graph_bytes,
+    inexact,
+    kv_bytes_per_token,
+    read_bytes_per_token,
+    uneven_matrix,
+)
+
+
+class Machine(msgspec.Struct, frozen=True):
+    """Where the build would run.
+
+    Attributes:
+        memory_bytes: available now, without swapping.
+        disk_bytes: free for the output and what is made on the way.
+        cache_bytes: free for downloads and what is made of a GGUF file.
+        same_disk: both are one file system.
+        cpus: usable ones.
+    """
+
+    memory_bytes: int
+    disk_bytes: int
+    cache_bytes: int
+    same_disk: bool
+    cpus: int
+
+
+class Source(msgspec.Struct, frozen=True):
+    """What has to be there before the builder starts.
+
+    Attributes:
+        name: of the model.
+        download_bytes: still to be fetched, at most.
+        unpacked_bytes: written before the build, for a GGUF file.
+        side_bytes: tokenizer and chat template, copied into the result.
+    """
+
+    name: str
+    download_bytes: int = 0
+    unpacked_bytes: int = 0
+    side_bytes: int = 0
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """A model that is to be planned: the recipe's name, or empty, and what it means."""
+
+    recipe: str
+    asked: Asked
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One model that the build would make or try.
+
+    Attributes:
+        recipe: its name; empty when the options were spelled out.
+        exact: data_bytes is no estimate.
+        output_bytes: of the folder.
+        data_bytes, graph_bytes: of `model.onnx.data` and `model.onnx`.
+        kv_bytes_per_token: of one sequence; the runtime takes it for the whole length at once.
+        read_bytes_per_token: weights that one decoded token reads.
+        ways: through the builder.
+        path: the way that the build would take, or empty where none is possible here.
+    """
+
+    recipe: str
+    precision: str
+    exact: bool
+    output_bytes: int
+    data_bytes: int
+    graph_bytes: int
+    kv_bytes_per_token: int
+    read_bytes_per_token: int
+    ways: tuple[Way, ...]
+    path: str
+    refusals: tuple[Refusal, ...]
+    devices: tuple[OnDevice, ...]
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What `edgekit build --plan` says.
+
+    Attributes:
+        supported: the build can start: nothing refuses it, and one of the rows can be made here.
+        parameters: number of weights; 0 where the shape is not known.
+        context: longest, in tokens.
+        download_bytes: that the build would fetch.
+    """
+
+    model: str
+    architecture: str
+    supported: bool
+    refusals: tuple[Refusal, ...]
+    notes: tuple[str, ...]
+    parameters: int = 0
+    context: int = 0
+    download_bytes: int = 0
+    rows: tuple[Row, ...] = ()
+
+
+def make_plan(
+    source: Source,
+    verdict: Verdict,
+    shape: ModelShape | None,
+    wanted: Sequence[Wanted],
+    machine: Machine,
+    *,
+    path: str = "auto",
+    notes: tuple[str, ...] = (),
+    profiles: Sequence[Profile] = PROFILES,
+) -> Plan:
+    """The plan.
+
+    Args:
+        shape: None where the verdict leaves nothing to compute.
+        wanted: what the build would make, or try one after the other.
+        path: the way that was asked for: `auto`, `low-memory` or `stock`.
+        notes: said before the plan's own.
+    """
+    refusals = (verdict.refusal,) if verdict.refusal else ()
+    if shape is None:
+        return Plan(source.name, "", False, refusals, notes + verdict.notes)
+    rows = tuple(_row(source, shape, each, machine, path, profiles) for each in wanted)
+    return Plan(
+        model=source.name,
+        architecture=shape.architecture,
+        supported=not refusals and any(not row.refusals for row in rows),
+        refusals=refusals,
+        notes=notes + verdict.notes + _notes(shape, wanted),
+        parameters=shape.parameters,
+        context=shape.context,
+        download_bytes=source.download_bytes,
+        rows=rows,
+    )
+
+
+def _row(
+    source: Source,
+    shape: ModelShape,
+    wanted: Wanted,
+    machine: Machine,
+    path: str,
+    profiles: Sequence[Profile],
+) -> Row:
+    asked = wanted.asked
+    data, graph = data_bytes(shape, asked), graph_bytes(shape, asked)
+    output = data + graph + source.side_bytes
+    both = ways(shape, asked, output, machine.cpus)
+    allowed = [each for each in both if path in ("auto", each.path)]
+    first = unpacking_needs_bytes(source.unpacked_bytes)
+    able = [each for each in allowed if max(each.needs_bytes, first) <= machine.memory_bytes]
+    taken = able[0] if able else None
+    kv, read = kv_bytes_per_token(shape, asked), read_bytes_per_token(shape, asked)
+    return Row(
+        recipe=wanted.recipe,
+        precision=asked.precision,
+        exact=not inexact(shape, asked),
+        output_bytes=output,
+        data_bytes=data,
+        graph_bytes=graph,
+        kv_bytes_per_token=kv,
+        read_bytes_per_token=read,
+        ways=both,
+        path=taken.path if taken else "",
+        refusals=(
+            *_uneven(shape, asked),
+            *_lacking(source, taken or allowed[0], machine, fits=taken is not None),
+        ),
+        devices=tuple(on_device(shape.context, data + graph, read, kv, each) for each in profiles),
+    )
+
+
+def _uneven(shape: ModelShape, asked: Asked) -> tuple[Refusal, ...]:
+    matrix = uneven_matrix(shape, asked)
+    if matrix is None:
+        return ()
+    return (
+        Refusal(
+            f"{asked.method} cannot quantise {matrix.node}",
+            f"its rows of {matrix.columns} are an odd number of blocks of {asked.block_size}, "
+            "which the locked onnxruntime fails on",
+            "use --recipe plain or plain-mixed, their method can",
+        ),
+    )
+
+
+def _lacking(source: Source, way: Way, machine: Machine, *, fits: bool) -> tuple[Refusal, ...]:
+    """What this machine has too little of."""
+    found = []
+    needed = max(way.needs_bytes, unpacking_needs_bytes(source.unpacked_bytes))
+    if not fits:
+        found.append(
+            Refusal(
+                "there is not enough memory for the model builder",
+                f"it needs {_gib(needed)} available, {_gib(machine.memory_bytes)} are",
+                "leave --path out, the low-memory path takes less"
+                if way.path == "stock" and not source.unpacked_bytes
+                else "close other programs, or build on a machine with more memory",
+            )
+        )
+    cached = source.download_bytes + source.unpacked_bytes
+    places = [
+        ("the output", way.disk_bytes, machine.disk_bytes, "-o"),
+        ("the cache", cached, machine.cache_bytes, "-c"),
+    ]
+    if machine.same_disk and cached:
+        places = [("download and output", way.disk_bytes + cached, machine.disk_bytes, "-o and -c")]
+    found += [
+        Refusal(
+            f"there is not enough disk for {place}",
+            f"it takes {_gb(taken)}, {_gb(free)} are free",
+            f"free some space, or name a folder on another disk with {flag}",
+        )
+        for place, taken, free, flag in places
+        if taken > free
+    ]
+    return tuple(found)
+
+
+def _notes(shape: ModelShape, wanted: Sequence[Wanted]) -> tuple[str, ...]:
+    found = []
+    reasons = [reason for each in wanted if (reason := inexact(shape, each.asked))]
+    if reasons:
+        found.append(f"sizes are estimates: {reasons[0]}")
+    if shape.sliding:
+        found.append("layers with a sliding window keep less of the KV cache than is said here")
+    if shape.experts:
+        found.append(f"a token reads {shape.active_experts} of {shape.experts} experts")
+    return tuple(found)
+
+
+def _gb(count: int) -> str:
+    return f"{count / 1e9:.1f} GB"
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB"

@@ -1,0 +1,98 @@
+"""Devices as a plan sees them: memory and how fast it is read. Pure.
+
+Decoding one token reads every weight once, so that memory bandwidth is what limits it. The figures
+are those of data sheets: bus width x transfer rate, which no program reaches.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+_GIB = 2**30
+
+# The contract that a bundle makes with its device (`edgekit.bundle.pack`).
+_RUNTIME_BYTES = 300 << 20
+_PACKED_SHARE = 0.25
+_CONTEXT_STEP = 256
+_MIN_CONTEXT = 1024
+
+REACHED = (0.55, 0.75)
+"""Share of the data sheet's bandwidth that decoding typically reaches: published tokens/s of
+llama.cpp, Ollama and ONNX Runtime on the kinds of device below and on servers."""
+
+
+class Profile(msgspec.Struct, frozen=True):
+    """A kind of device.
+
+    Attributes:
+        name: for people.
+        ram_bytes: as it is sold.
+        usable_share: of it, what a headless Debian leaves to one program.
+        bandwidth: bytes per second of its memory.
+    """
+
+    name: str
+    ram_bytes: int
+    usable_share: float
+    bandwidth: float
+
+    @property
+    def usable_bytes(self) -> int:
+        """Memory that model, KV cache and runtime have to share."""
+        return int(self.ram_bytes * self.usable_share)
+
+
+PROFILES: tuple[Profile, ...] = (
+    # LPDDR4X-4267 on 32 bit: 4.267 GT/s x 4 bytes (Raspberry Pi 5 product brief).
+    Profile("Raspberry Pi 5, 4 GB", 4 * _GIB, 0.85, 17.07e9),
+    Profile("Raspberry Pi 5, 8 GB", 8 * _GIB, 0.90, 17.07e9),
+    Profile("Raspberry Pi 5, 16 GB", 16 * _GIB, 0.94, 17.07e9),
+    # 128-bit LPDDR5, 102 GB/s in Super mode, 68 before (NVIDIA Jetson Orin Nano data sheet); a
+    # part of the memory is the GPU's.
+    Profile("Jetson Orin Nano, 8 GB", 8 * _GIB, 0.80, 102e9),
+    # One channel of DDR5-4800: 4.8 GT/s x 8 bytes (Intel ARK, Processor N150).
+    Profile("Intel N150, 16 GB", 16 * _GIB, 0.94, 38.4e9),
+    # Two channels of DDR5-5600: 5.6 GT/s x 16 bytes (AMD Ryzen AI 5 340 specifications).
+    Profile("Ryzen AI 5 340, 16 GB", 16 * _GIB, 0.90, 89.6e9),
+)
+"""What the plan compares a model with."""
+
+
+class OnDevice(msgspec.Struct, frozen=True):
+    """The model on a kind of device.
+
+    Attributes:
+        device: its name.
+        fits: with a context of at least 1024 tokens.
+        context: the longest that fits, in tokens; 0 where the weights do not.
+        ceiling: tokens per second that its memory bandwidth allows.
+        likely: from and to, what is typically reached of it.
+    """
+
+    device: str
+    fits: bool
+    context: int
+    ceiling: float
+    likely: tuple[float, float]
+
+
+def on_device(longest: int, model_bytes: int, read: int, kv: int, profile: Profile) -> OnDevice:
+    """How a model does on a kind of device.
+
+    Args:
+        longest: the model's own longest context, in tokens.
+        model_bytes: of graph and data.
+        read: bytes that one token reads.
+        kv: bytes per token of context.
+    """
+    left = profile.usable_bytes - model_bytes * (1 + _PACKED_SHARE) - _RUNTIME_BYTES
+    room = int(left // kv) if kv else longest
+    context = max(0, room - room % _CONTEXT_STEP) if room < longest else longest
+    ceiling = profile.bandwidth / read
+    return OnDevice(
+        device=profile.name,
+        fits=context >= min(_MIN_CONTEXT, longest),
+        context=context,
+        ceiling=ceiling,
+        likely=(REACHED[0] * ceiling, REACHED[1] * ceiling),
+    )

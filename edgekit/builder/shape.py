@@ -1,0 +1,253 @@
+"""A model's shape out of its config.json and the headers of its weights. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from edgekit.builder.modelconfig import architecture_of, language_part
+from edgekit.builder.tensors import (
+    EMBEDDINGS,
+    FOREIGN,
+    HEAD,
+    HEADS,
+    LAYER,
+    Matrix,
+    Tensor,
+    from_config,
+    from_headers,
+    is_decoder,
+)
+from edgekit.errors import UsageError
+
+_KV_LAYERS = frozenset({"full_attention", "sliding_attention"})
+
+# config.json of these leaves out what the class has as default (transformers 5.23).
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "Gemma3ForConditionalGeneration": {
+        "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 262208,
+        "max_position_embeddings": 131072, "tie_word_embeddings": True,
+    },
+    "Gemma3ForCausalLM": {"tie_word_embeddings": True},
+    "Gemma2ForCausalLM": {"tie_word_embeddings": True},
+    "GemmaForCausalLM": {"tie_word_embeddings": True},
+    "Phi3ForCausalLM": {"original_max_position_embeddings": 4096},
+}  # fmt: skip
+
+
+class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
+    """What a plan needs to know of a model.
+
+    Attributes:
+        architecture: `architectures[0]`, or empty.
+        layers, hidden, intermediate, heads, kv_heads, head_dim, vocabulary, context: as in
+            config.json; context in tokens.
+        kv_layers: of the layers, those that keep keys and values.
+        sliding: some layers keep them for a window only.
+        tied: embedding and head are one matrix.
+        rope_dim: width of the rotary tables.
+        rope_tables: how many pairs (cosine and sine) of `context` rows there are.
+        short_context: LongRoPE's first length, with tables of its own; 0 for any other.
+        experts, active_experts: of a mixture; 0 where there is none.
+        matrices: of the decoder and the head, the head last.
+        embedding: number of its elements.
+        other: number of elements that are neither in a matrix nor in the embedding.
+        qkv: number of elements in the query, key and value matrices.
+        stored_bytes: of the decoder's tensors in the checkpoint.
+        from_headers: False where there were none and the matrices follow from config.json.
+    """
+
+    architecture: str
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    context: int
+    kv_layers: int
+    sliding: bool
+    tied: bool
+    rope_dim: int
+    rope_tables: int
+    short_context: int
+    experts: int
+    active_experts: int
+    matrices: tuple[Matrix, ...]
+    embedding: int
+    other: int
+    qkv: int
+    stored_bytes: int
+    from_headers: bool
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights of the decoder; a tied head is not counted twice."""
+        tied = self.embedding if self.tied else 0
+        return sum(each.elements for each in self.matrices) + self.embedding + self.other - tied
+
+    @property
+    def largest(self) -> int:
+        """Number of elements of the largest tensor."""
+        return max(self.embedding, *(each.elements for each in self.matrices))
+
+
+def shape_of(
+    config: Mapping[str, Any], tensors: Mapping[str, Tensor], *, layers: int | None = None
+) -> ModelShape:
+    """The shape of a model.
+
+    Args:
+        config: config.json, one that `check_config` has seen.
+        tensors: of the weight files; empty where they have no headers to read.
+        layers: build only so many (the builder's `num_hidden_layers`).
+
+    Raises:
+        UsageError: config.json does not say what is needed, nor do the headers.
+    """
+    text = _text(config)
+    counted = _Config(text, tensors)
+    count = layers or counted.layers
+    hidden, heads, head_dim = counted.hidden, counted.heads, counted.head_dim
+    kv_heads = counted.number("num_key_value_heads", "multi_query_group_num") or heads
+    vocabulary = counted.vocabulary
+    intermediate = counted.number("ffn_hidden_size", "intermediate_size", "ff_intermediate_size")
+    experts = counted.number("num_local_experts", "num_experts", "n_routed_experts")
+    quantised = isinstance(config.get("quantization_config"), dict)
+    tied = _tied(config, text, tensors)
+    if tensors and not quantised:
+        decoder = {name: t for name, t in tensors.items() if is_decoder(name, count)}
+        matrices, embedding, other = from_headers(decoder)
+        stored = sum(tensor.size for tensor in decoder.values())
+    else:
+        width = counted.number("moe_intermediate_size") or intermediate
+        width = width or _missing("intermediate_size")
+        matrices = from_config(count, hidden, width, (heads, kv_heads, head_dim), experts)
+        embedding, other = vocabulary * hidden, hidden * (2 * count + 1)
+        stored = sum(tensor.size for tensor in tensors.values())
+    if not embedding:
+        embedding = vocabulary * hidden
+    matrices = (
+        *(each for each in matrices if each.node != HEAD),
+        next(
+            (each for each in matrices if each.node == HEAD and not tied),
+            Matrix(HEAD, vocabulary, hidden),
+        ),
+    )
+    total = sum(each.elements for each in matrices) + other + (0 if tied else embedding)
+    context = counted.number("seq_length", "max_position_embeddings", "n_positions")
+    kinds = list(text.get("layer_types") or ["full_attention"] * count)[:count]
+    window = counted.number("sliding_window")
+    rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    short = counted.number("original_max_position_embeddings") or _whole(
+        rope.get("original_max_position_embeddings")
+    )
+    long_rope = (rope.get("rope_type") or rope.get("type")) in ("longrope", "su", "yarn_su")
+    partial = text.get("partial_rotary_factor") or rope.get("partial_rotary_factor") or 1.0
+    gemma3 = str(text["architecture"]).startswith("Gemma3")
+    return ModelShape(
+        architecture=text["architecture"],
+        layers=count,
+        hidden=hidden,
+        intermediate=intermediate,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        vocabulary=vocabulary,
+        context=context or _missing("max_position_embeddings"),
+        kv_layers=sum(kind in _KV_LAYERS for kind in kinds),
+        sliding="sliding_attention" in kinds or 0 < window < context,
+        tied=tied,
+        rope_dim=int(head_dim * float(partial)),
+        rope_tables=2 if gemma3 else 1,
+        short_context=short if long_rope and short != context else 0,
+        experts=experts,
+        active_experts=counted.number("num_experts_per_tok", "experts_per_token", "top_k_experts"),
+        matrices=matrices,
+        embedding=embedding,
+        other=other,
+        qkv=sum(m.elements for m in matrices if m.node.endswith("/attn/qkv_proj/MatMul")),
+        stored_bytes=stored or 2 * total,  # nothing is known: most are published in 16 bits
+        from_headers=bool(tensors) and not quantised,
+    )
+
+
+def _text(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The language model's part of config.json over the class's defaults."""
+    architecture = architecture_of(config)
+    return {
+        **_DEFAULTS.get(architecture, {}),
+        **language_part(config),
+        "architecture": architecture,
+    }
+
+
+class _Config:
+    """Looks a number up under the names that families give it, else in the headers."""
+
+    def __init__(self, text: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        self._text = text
+        self._tensors = tensors
+
+    def number(self, *names: str) -> int:
+        """The first that is there, else 0."""
+        return next((n for name in names if (n := _whole(self._text.get(name)))), 0)
+
+    @property
+    def layers(self) -> int:
+        found = (LAYER.search(n) for n in self._tensors if not FOREIGN.search(n))
+        counted = max((int(match[1]) + 1 for match in found if match), default=0)
+        given = self.number("num_hidden_layers", "num_layers", "n_layer")
+        return given or counted or _missing("num_hidden_layers")
+
+    @property
+    def hidden(self) -> int:
+        table = self._embedding()
+        given = self.number("hidden_size", "n_embd", "d_model")
+        return given or (table.shape[1] if table else 0) or _missing("hidden_size")
+
+    @property
+    def vocabulary(self) -> int:
+        table = self._embedding()
+        given = self.number("vocab_size", "padded_vocab_size")
+        return given or (table.shape[0] if table else 0) or _missing("vocab_size")
+
+    @property
+    def heads(self) -> int:
+        return self.number("num_attention_heads", "n_head") or _missing("num_attention_heads")
+
+    @property
+    def head_dim(self) -> int:
+        return self.number("head_dim", "kv_channels") or self.hidden // self.heads
+
+    def _embedding(self) -> Tensor | None:
+        tables = (t for name, t in self._tensors.items() if name.endswith(EMBEDDINGS))
+        return next((table for table in tables if len(table.shape) == 2), None)
+
+
+def _tied(
+    config: Mapping[str, Any], text: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> bool:
+    # the builder looks at the whole model's before it looks at its language part's
+    for given in (config.get("tie_word_embeddings"), text.get("tie_word_embeddings")):
+        if isinstance(given, bool):
+            return given
+    return bool(tensors) and not any(
+        name.endswith(HEADS) or name == "output.weight" for name in tensors
+    )
+
+
+def _whole(value: object) -> int:
+    """A positive whole number, or 0 for anything else."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
+def _missing(name: str) -> int:
+    raise UsageError(
+        f"config.json does not say {name}",
+        why="without it the size of the model is not known",
+        next_step="take the config.json of the original model",
+    )

@@ -1,0 +1,151 @@
+"""Which matrices a model's graph has, by the names and shapes of its tensors. Pure.
+
+What becomes of each tensor follows the locked builder (`builders/base.py` of onnxruntime-genai
+0.18.0): two-dimensional weights of the decoder become the operand of a MatMul under the node name
+used here, the q, k and v of a layer become one, everything else stays as it is.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+
+import msgspec
+
+HEAD = "/lm_head/MatMul"
+EMBEDDING = "/model/embed_tokens/Gather"
+
+# https://github.com/huggingface/safetensors, `Dtype`
+_DTYPE_BITS = {
+    "F64": 64, "I64": 64, "U64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16,
+    "I16": 16, "U16": 16, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
+}  # fmt: skip
+FOREIGN = re.compile(
+    r"(^|[._])(vision|visual|vit|audio|speech|image|img|mm_|multi_modal|mtp)|rotary_emb|lora_"
+    r"|embed_tokens_extend|(scale_inv|activation_scale|input_scale)$"
+)
+LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.(.+)$")
+EMBEDDINGS = ("embed_tokens.weight", "word_embeddings.weight", "tok_embeddings.weight")
+HEADS = ("lm_head.weight", "output_layer.weight")
+_ATTENTION = re.compile(r"^(self_attn|self_attention|attention)\.")
+_QKV = frozenset({"q_proj", "k_proj", "v_proj", "qkv_proj", "query_key_value", "wqkv"})
+_RENAMED = {
+    "mlp/dense_4h_to_h": "mlp/down_proj", "feed_forward/w2": "mlp/down_proj",
+    "shared_mlp/output_linear": "mlp/down_proj", "linear_attn/in_proj_qkv": "linear_attn/qkv_proj",
+    "linear_attn/in_proj_z": "linear_attn/z_proj",
+}  # fmt: skip
+
+
+class Tensor(msgspec.Struct, frozen=True):
+    """One entry of a weight file's header: type as safetensors calls it, and shape."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def elements(self) -> int:
+        """Their number."""
+        return math.prod(self.shape)
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return self.elements * _DTYPE_BITS.get(self.dtype, 8) // 8
+
+
+class Matrix(msgspec.Struct, frozen=True):
+    """The weight of one MatMul.
+
+    Attributes:
+        node: its name in the graph.
+        rows, columns: N outputs and K inputs; blocks are cut along the columns.
+        expert: one of a mixture, of which a token reads a few.
+    """
+
+    node: str
+    rows: int
+    columns: int
+    expert: bool = False
+
+    @property
+    def elements(self) -> int:
+        """Their number."""
+        return self.rows * self.columns
+
+
+def from_headers(tensors: Mapping[str, Tensor]) -> tuple[tuple[Matrix, ...], int, int]:
+    """Matrices, and the numbers of the embedding's and of all other elements."""
+    found: dict[str, Matrix] = {}
+    embedding = other = 0
+    for name, tensor in tensors.items():
+        if name.endswith(EMBEDDINGS):
+            embedding += tensor.elements
+        elif matrix := _matrix(name, tensor):
+            before = found.get(matrix.node)
+            # q, k and v one below the other; the experts of a layer too
+            rows = matrix.rows + (before.rows if before else 0)
+            found[matrix.node] = msgspec.structs.replace(matrix, rows=rows)
+        else:
+            other += tensor.elements
+    return tuple(found.values()), embedding, other
+
+
+def _matrix(name: str, tensor: Tensor) -> Matrix | None:
+    if name.endswith(HEADS) or name == "output.weight":
+        return _two_dimensional(HEAD, tensor)
+    match = LAYER.search(name)
+    if not match:
+        return None
+    layer, path = match[1], match[2].removesuffix(".weight")
+    where = f"/model/layers.{layer}/"
+    if path.endswith("bias"):
+        return None
+    if "experts." in path:
+        node = f"{where}moe/{path.rpartition('.')[2]}"
+        if len(tensor.shape) == 3:  # all of them in one
+            count, rows, columns = tensor.shape
+            return Matrix(node, count * rows, columns, expert=True)
+        return _two_dimensional(node, tensor, expert=True)
+    path = _ATTENTION.sub("attn.", path).replace(".", "/")
+    path = _RENAMED.get(path, path)
+    group, _, last = path.rpartition("/")
+    if group == "attn" and last in _QKV:
+        path = "attn/qkv_proj"
+    return _two_dimensional(f"{where}{path}/MatMul", tensor)
+
+
+def _two_dimensional(node: str, tensor: Tensor, *, expert: bool = False) -> Matrix | None:
+    if len(tensor.shape) != 2:
+        return None
+    return Matrix(node, tensor.shape[0], tensor.shape[1], expert)
+
+
+def from_config(
+    layers: int, hidden: int, intermediate: int, attention: tuple[int, int, int], experts: int
+) -> tuple[Matrix, ...]:
+    """The matrices of a Llama of that shape, or of a mixture of experts."""
+    heads, kv_heads, head_dim = attention
+
+    def of_layer(index: int) -> Iterator[Matrix]:
+        where = f"/model/layers.{index}/"
+        queries, keys = heads * head_dim, kv_heads * head_dim
+        yield Matrix(f"{where}attn/qkv_proj/MatMul", queries + 2 * keys, hidden)
+        yield Matrix(f"{where}attn/o_proj/MatMul", hidden, queries)
+        if experts:
+            yield Matrix(f"{where}moe/gate_up_proj", experts * 2 * intermediate, hidden, True)
+            yield Matrix(f"{where}moe/down_proj", experts * hidden, intermediate, True)
+            return
+        yield Matrix(f"{where}mlp/gate_proj/MatMul", intermediate, hidden)
+        yield Matrix(f"{where}mlp/up_proj/MatMul", intermediate, hidden)
+        yield Matrix(f"{where}mlp/down_proj/MatMul", hidden, intermediate)
+
+    return tuple(matrix for index in range(layers) for matrix in of_layer(index))
+
+
+def is_decoder(name: str, layers: int) -> bool:
+    """Whether a tensor belongs to the language model's first so many layers, or to its ends."""
+    if FOREIGN.search(name):
+        return False
+    match = LAYER.search(name)
+    return not match or int(match[1]) < layers

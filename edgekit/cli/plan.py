@@ -1,0 +1,121 @@
+"""A build's plan as text: what `edgekit build --plan` prints. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from edgekit.builder.cost import Way
+from edgekit.builder.limits import Refusal
+from edgekit.builder.plan import Plan, Row
+from edgekit.builder.profiles import OnDevice
+from edgekit.cli.render import size
+
+_GIB = 2**30
+
+
+def plan_text(plan: Plan) -> str:
+    """The plan in short tables, for a terminal or none."""
+    return "\n".join(_lines(plan))
+
+
+def _lines(plan: Plan) -> Iterator[str]:
+    yield _title(plan)
+    yield from _refused(plan.refusals)
+    if plan.download_bytes:
+        yield f"downloads {size(plan.download_bytes)}"
+    for note in plan.notes:
+        yield f"note: {note}"
+    if not plan.rows:
+        return
+    yield ""
+    yield from _table(
+        ("recipe", "size", "build memory", "build time", "disk", "path", "KV per token"),
+        [_row(row) for row in plan.rows],
+    )
+    yield from _refused_rows(plan.rows)
+    yield ""
+    yield from _table(
+        ("longest context, tokens/s", *(row.recipe or row.precision for row in plan.rows)),
+        [
+            (device.device, *(_on_device(row.devices[index], len(plan.rows)) for row in plan.rows))
+            for index, device in enumerate(plan.rows[0].devices)
+        ],
+    )
+    if len(plan.rows) == 1:
+        yield "tokens/s: typically reached, of what the bandwidth of the memory allows"
+
+
+def _title(plan: Plan) -> str:
+    facts = [plan.model, plan.architecture]
+    if plan.parameters:
+        facts.append(f"{plan.parameters / 1e9:.3g} B weights")
+    if plan.context:
+        facts.append(f"context {plan.context}")
+    facts.append("can be built" if plan.supported else "CANNOT be built")
+    return "  ".join(fact for fact in facts if fact)
+
+
+def _refused_rows(rows: Sequence[Row]) -> Iterator[str]:
+    """Each refusal once, with the recipes that it meets."""
+    met: dict[str, list[str]] = {}
+    first: dict[str, Refusal] = {}
+    for row in rows:
+        for refusal in row.refusals:
+            met.setdefault(refusal.what, []).append(row.recipe or row.precision)
+            first.setdefault(refusal.what, refusal)
+    for what, names in met.items():
+        yield f"cannot be built here: {', '.join(names)}"
+        yield from _refused([first[what]])
+
+
+def _on_device(fit: OnDevice, columns: int) -> str:
+    if not fit.fits:
+        return "does not fit"
+    low, high = (_number(value) for value in fit.likely)
+    if columns > 1:  # of five, each has to be short
+        return f"{fit.context}, {low}-{high}"
+    return f"{fit.context}, {low} to {high} of {_number(fit.ceiling)}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.1f}" if value < 10 else f"{value:.0f}"
+
+
+def _row(row: Row) -> tuple[str, ...]:
+    way = _shown(row)
+    return (
+        row.recipe or row.precision,
+        ("" if row.exact else "~") + size(row.output_bytes),
+        f"{way.peak_rss_bytes / _GIB:.2f} GiB",
+        _minutes(way.seconds),
+        size(way.disk_bytes),
+        row.path or "none",
+        size(row.kv_bytes_per_token),
+    )
+
+
+def _shown(row: Row) -> Way:
+    """The way that would be taken; the cheapest where none can."""
+    return next((way for way in row.ways if way.path == row.path), row.ways[0])
+
+
+def _minutes(seconds: float) -> str:
+    return f"~{seconds:.0f} s" if seconds < 100 else f"~{seconds / 60:.0f} min"
+
+
+def _refused(refusals: Sequence[Refusal]) -> Iterator[str]:
+    for refusal in refusals:
+        yield refusal.what
+        if refusal.why:
+            yield f"  why:  {refusal.why}"
+        if refusal.next_step:
+            yield f"  next: {refusal.next_step}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Columns as wide as they have to be; the first to the left, numbers to the right."""
+    widths = [max(len(line[i]) for line in (head, *rows)) for i in range(len(head))]
+    for line in (head, *rows):
+        first, *others = zip(line, widths, strict=True)
+        cells = [first[0].ljust(first[1]), *(text.rjust(width) for text, width in others)]
+        yield "  ".join(cells).rstrip()

@@ -1,0 +1,90 @@
+"""Whatever a stranger's headers hold, a plan is made or refused; it never ends in a traceback."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgekit.builder.architectures import ARCHITECTURES, judge
+from edgekit.builder.asked import asked_for
+from edgekit.builder.ggufheader import read_header
+from edgekit.builder.modelconfig import check_config
+from edgekit.builder.plan import Machine, Source, Wanted, make_plan
+from edgekit.builder.recipe import RECIPES
+from edgekit.builder.shape import shape_of
+from edgekit.builder.tensors import Tensor
+from edgekit.cli.plan import plan_text
+from edgekit.errors import UsageError
+
+MACHINE = Machine(8 << 30, 10**11, 10**11, same_disk=True, cpus=2)
+ODD = st.one_of(
+    st.none(), st.booleans(), st.integers(-5, 10**6), st.floats(), st.text(max_size=8),
+    st.lists(st.integers(0, 3), max_size=3), st.dictionaries(st.text(max_size=4), st.integers()),
+)  # fmt: skip
+NUMBERS = st.sampled_from(
+    [
+        "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+        "num_key_value_heads", "vocab_size", "max_position_embeddings", "head_dim",
+        "num_local_experts", "num_experts_per_tok", "sliding_window", "moe_intermediate_size",
+        "original_max_position_embeddings",
+    ]
+)  # fmt: skip
+OTHERS = st.sampled_from(
+    [
+        "architectures", "text_config", "rope_scaling", "rope_parameters", "layer_types",
+        "quantization_config", "tie_word_embeddings", "partial_rotary_factor", "no_rope_layers",
+        "model_type", "torch_dtype",
+    ]
+)  # fmt: skip
+CONFIGS = st.builds(
+    lambda name, numbers, odd: {"architectures": [name], **numbers, **odd},
+    st.sampled_from(sorted(ARCHITECTURES)),
+    st.dictionaries(NUMBERS, st.integers(1, 64), min_size=6),
+    st.dictionaries(st.one_of(OTHERS, NUMBERS), ODD, max_size=3),
+)
+TENSORS = st.dictionaries(
+    st.sampled_from(
+        [
+            "model.embed_tokens.weight", "lm_head.weight", "model.layers.0.mlp.down_proj.weight",
+            "model.layers.1.self_attn.q_proj.weight", "model.layers.1.mlp.experts.3.w.weight",
+            "model.layers.0.mlp.experts.gate_up_proj", "visual.blocks.0.w", "",
+        ]
+    ),
+    st.builds(
+        Tensor,
+        st.sampled_from(["F32", "BF16", "F4", "?"]),
+        st.lists(st.integers(0, 9), max_size=4).map(tuple),
+    ),
+    max_size=6,
+)  # fmt: skip
+
+
+@given(config=CONFIGS, tensors=TENSORS, recipe=st.sampled_from(RECIPES))
+def test_any_config_is_planned_or_refused(
+    config: dict[str, Any], tensors: dict[str, Tensor], recipe: Any
+) -> None:
+    try:
+        check_config(config)
+        verdict = judge(config, recipe.precision, "cpu")
+        shape = shape_of(config, tensors)
+        wanted = asked_for(recipe.precision, "cpu", recipe.options, config)
+    except UsageError:
+        return
+    plan = make_plan(Source("m"), verdict, shape, [Wanted(recipe.name, wanted)], MACHINE)
+    row = plan.rows[0]
+    assert row.data_bytes >= 0
+    assert all(0 <= device.context <= shape.context for device in row.devices)
+    assert plan_text(plan)
+
+
+@given(st.binary(max_size=400))
+def test_any_gguf_header_is_read_or_refused(data: bytes) -> None:
+    try:
+        config, _ = read_header(BytesIO(b"GGUF\x03\0\0\0" + data), "m.gguf")
+        check_config(config)
+    except UsageError:
+        return
+    judge(config, "int4", "cpu")

@@ -1,0 +1,226 @@
+"""Which models a plan refuses, and what a GGUF file's header is read as."""
+
+from __future__ import annotations
+
+import struct
+from io import BytesIO
+from typing import Any
+
+import pytest
+
+from edgekit.builder.architectures import ARCHITECTURES, alternative, judge
+from edgekit.builder.asked import asked_for
+from edgekit.builder.ggufheader import read_header
+from edgekit.builder.modelconfig import check_config
+from edgekit.builder.shape import shape_of
+from edgekit.builder.sizes import data_bytes
+from edgekit.errors import UsageError
+
+SMOLLM2_LAYER: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "max_position_embeddings": 8192,
+    "num_attention_heads": 9,
+    "num_hidden_layers": 1,
+    "num_key_value_heads": 3,
+    "tie_word_embeddings": True,
+    "vocab_size": 49152,
+}
+
+
+def verdict(provider: str = "cpu", *, trusted: bool = False, **config: Any) -> str:
+    """What a refusal says, or an empty string."""
+    found = judge(config, "int4", provider, trust_remote_code=trusted).refusal
+    return " | ".join((found.what, found.why, found.next_step)) if found else ""
+
+
+def test_known_text_models_are_not_refused() -> None:
+    for name in ("LlamaForCausalLM", "Phi3ForCausalLM", "Qwen3ForCausalLM", "GraniteForCausalLM"):
+        assert verdict(architectures=[name]) == ""
+
+
+def test_phi_35_moe_is_refused_on_a_cpu_and_not_on_cuda() -> None:
+    said = verdict(architectures=["PhiMoEForCausalLM"])
+    assert "CUDA alone" in said
+    assert "microsoft/Phi-3.5-mini-instruct" in said
+    assert verdict("cuda", architectures=["PhiMoEForCausalLM"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("MixtralForCausalLM", "MistralForCausalLM"),
+        ("Qwen3MoeForCausalLM", "Qwen3ForCausalLM"),
+        ("Olmo2ForCausalLM", "OlmoForCausalLM"),
+        ("Qwen4ForCausalLM", "Qwen"),
+        ("Gemma3nForConditionalGeneration", "Gemma"),
+        ("BloomForCausalLM", "Llama"),
+    ],
+)
+def test_an_unknown_architecture_is_refused_with_another(name: str, instead: str) -> None:
+    said = verdict(architectures=[name])
+    assert f"does not know {name}" in said
+    assert instead in said
+
+
+def test_an_alternative_is_one_that_can_be_built() -> None:
+    for name in ARCHITECTURES:
+        other = alternative(name).rpartition("(")[2].rstrip(")").removeprefix("a model of ")
+        assert not other or not ARCHITECTURES[other].remote
+
+
+def test_code_of_the_repository_is_never_run_by_itself() -> None:
+    name = "Phi3SmallForCausalLM"
+    assert "--trust-remote-code" in verdict(architectures=[name], auto_map={"AutoModel": "x"})
+    assert verdict(trusted=True, architectures=[name]) == ""
+    # its repository has code, transformers has its own
+    assert verdict(architectures=["Phi3ForCausalLM"], auto_map={"AutoModel": "x"}) == ""
+
+
+def test_a_model_that_also_sees_is_built_without_its_eyes() -> None:
+    found = judge({"architectures": ["Qwen3VLForConditionalGeneration"]}, "int4", "cpu")
+    assert found.refusal is None
+    assert "only the language part" in found.notes[0]
+
+
+def test_checkpoints_quantised_another_way_are_refused() -> None:
+    def said(method: str, provider: str = "cpu") -> str:
+        given = {"quant_method": method}
+        return verdict(provider, architectures=["LlamaForCausalLM"], quantization_config=given)
+
+    assert said("awq") == ""
+    assert "cannot read checkpoints quantised with bitsandbytes" in said("bitsandbytes")
+    assert "CUDA alone" in said("modelopt")
+    assert said("modelopt", "cuda") == ""
+
+
+LONG = {"rope_type": "longrope", "original_max_position_embeddings": 4096}
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"architectures": ["Phi3ForCausalLM"], "rope_parameters": LONG}, "lacks `type`"),
+        (
+            {"architectures": ["Qwen2ForCausalLM"], "rope_scaling": {"rope_type": "llama3"}},
+            "llama3",
+        ),
+        ({"architectures": ["LlamaForCausalLM"], "rope_scaling": {"type": "linear"}}, "leave"),
+        ({"architectures": ["Gemma3ForCausalLM"]}, "Gemma 3"),
+        ({"architectures": ["SmolLM3ForCausalLM"], "no_rope_layers": [1, 1, 0]}, "position_ids"),
+        ({"architectures": ["GptOssForCausalLM"]}, "MXFP4"),
+        ({"architectures": ["WhisperForConditionalGeneration"]}, "speech"),
+        ({"architectures": []}, "names no architecture"),
+        ({}, "names no architecture"),
+    ],
+)
+def test_what_the_locked_builder_stops_at_is_said_before(config: dict[str, Any], said: str) -> None:
+    assert said in verdict(**config)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"architectures": ["Phi3ForCausalLM"], "rope_parameters": LONG | {"type": "longrope"}},
+        {"architectures": ["Phi3ForCausalLM"], "rope_scaling": {"type": "longrope"}},
+        {"architectures": ["LlamaForCausalLM"], "rope_scaling": {"rope_type": "llama3"}},
+        {"architectures": ["LlamaForCausalLM"], "rope_scaling": None},
+        {"architectures": ["Qwen2ForCausalLM"], "rope_scaling": {"type": "yarn"}},
+        {"architectures": ["SmolLM3ForCausalLM"], "no_rope_layers": [1, 1]},
+    ],
+)
+def test_what_it_can_do_is_not_refused(config: dict[str, Any]) -> None:
+    assert verdict(**config) == ""
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("architectures", "LlamaForCausalLM"),
+        ("rope_scaling", "linear"),
+        ("hidden_size", -1),
+        ("num_hidden_layers", 10**9),
+        ("layer_types", 3),
+        ("text_config", {"hidden_size": "large"}),
+    ],
+)
+def test_a_config_of_wrong_types_is_refused_by_its_field(field: str, value: object) -> None:
+    with pytest.raises(UsageError) as caught:
+        check_config(SMOLLM2_LAYER | {field: value})
+    assert (field if field != "text_config" else "hidden_size") in caught.value.why
+
+
+def gguf(values: dict[str, Any], tensors: dict[str, tuple[int, ...]]) -> bytes:
+    """A header; the fastest dimension comes first there."""
+
+    def text(value: str) -> bytes:
+        return struct.pack("<Q", len(value)) + value.encode()
+
+    out = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(values))
+    for key, value in values.items():
+        out += text(key)
+        if isinstance(value, str):
+            out += struct.pack("<I", 8) + text(value)
+        elif isinstance(value, list):
+            out += struct.pack("<IIQ", 9, 8, len(value)) + b"".join(map(text, value))
+        else:
+            out += struct.pack("<II", 4, value)
+    for name, shape in tensors.items():
+        out += text(name) + struct.pack("<I", len(shape))
+        out += b"".join(struct.pack("<Q", size) for size in reversed(shape))
+        out += struct.pack("<IQ", 3, 0)
+    return out
+
+
+GGUF = gguf(
+    {
+        "general.architecture": "llama",
+        "general.name": "Some Model",
+        "llama.block_count": 1,
+        "llama.context_length": 8192,
+        "llama.embedding_length": 576,
+        "llama.feed_forward_length": 1536,
+        "llama.attention.head_count": 9,
+        "llama.attention.head_count_kv": 3,
+        "llama.rope.dimension_count": 64,
+        "tokenizer.ggml.tokens": ["a", "b"],
+    },
+    {
+        "token_embd.weight": (49152, 576),
+        "output_norm.weight": (576,),
+        "rope_freqs.weight": (32,),
+        "blk.0.attn_norm.weight": (576,),
+        "blk.0.attn_q.weight": (576, 576),
+        "blk.0.attn_k.weight": (192, 576),
+        "blk.0.attn_v.weight": (192, 576),
+        "blk.0.attn_output.weight": (576, 576),
+        "blk.0.ffn_norm.weight": (576,),
+        "blk.0.ffn_gate.weight": (1536, 576),
+        "blk.0.ffn_up.weight": (1536, 576),
+        "blk.0.ffn_down.weight": (576, 1536),
+    },
+)
+
+
+def test_a_gguf_header_is_the_shape_of_what_it_becomes() -> None:
+    config, tensors = read_header(BytesIO(GGUF), "m.gguf")
+    shape = shape_of(config, tensors)
+    expected = shape_of(SMOLLM2_LAYER, {})
+    assert set(shape.matrices) == set(expected.matrices)
+    assert shape.tied
+    assert shape.head_dim == 64
+    assert shape.stored_bytes == 4 * shape.parameters
+    wanted = asked_for("int4", "cpu", {"algo_config": "k_quant"}, SMOLLM2_LAYER)
+    assert data_bytes(shape, wanted) == data_bytes(expected, wanted)
+
+
+@pytest.mark.parametrize("length", [0, 3, 10, 40, 200, len(GGUF) - 20])
+def test_a_cut_gguf_header_is_one_error(length: int) -> None:
+    with pytest.raises(UsageError, match=r"m\.gguf"):
+        read_header(BytesIO(GGUF[:length]), "m.gguf")
+
+
+def test_a_gguf_of_an_unknown_kind_is_refused_by_its_name() -> None:
+    config, _ = read_header(BytesIO(gguf({"general.architecture": "rwkv6"}, {})), "m.gguf")
+    assert "rwkv6" in verdict(**config)
