@@ -1,0 +1,109 @@
+"""The gate on SmolLM2: the healthy model passes, each planted defect of quality is named.
+
+The planted models are whole: sizes, shapes and offsets are as they were, so that only a measurement
+can tell. Defects of structure are in test_lint.py.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from edgekit.builder.gate import PROFILES, GateReport
+from edgekit.builder.gguf import dequantised
+from edgekit.builder.progress import Progress
+from edgekit.builder.publish import read_record
+from edgekit.builder.quality import Effort, Subject, assess
+from edgekit.builder.samples import smollm2_gguf
+from edgekit.builder.source import find
+from edgekit.builder.toolchain import HostToolchain
+from tests.building import FAKES
+
+EFFORT = Effort(prompts=6, tokens=40, greedy=6, greedy_tokens=96)
+
+
+def silent(_: Progress) -> None:
+    """Nobody watches."""
+
+
+@pytest.fixture(scope="module")
+def source(smollm2: Path) -> Path:
+    return dequantised(find(str(smollm2_gguf()), None, None, silent), HostToolchain(), silent)
+
+
+def measure(model: Path, source: Path, *, attribution: bool = False) -> GateReport:
+    record = read_record(model)
+    assert record is not None
+    return assess(
+        Subject(model, source, record.spec), PROFILES["small"], HostToolchain().ready(silent),
+        silent, effort=EFFORT, attribution=attribution, sensitivity=False,
+    )  # fmt: skip
+
+
+def test_the_healthy_model_passes(smollm2: Path, source: Path) -> None:
+    report = measure(smollm2, source)
+    assert report.verdict.passed, report.verdict
+    assert len(report.matrices) == 30 * 5 + 1  # qkv fused, o, gate, up and down of 30 layers, head
+    assert all(len(text.kl) <= EFFORT.tokens for text in report.tokens)
+    assert report.metrics.positions >= 100
+
+
+@pytest.mark.parametrize(
+    ("defect", "names"),
+    [
+        ("layer_zeroed", {"weight_error", "kl_mean"}),
+        ("scales_doubled", {"weight_error"}),
+        ("head_rows_swapped", {"weight_error"}),
+        ("rope_base", {"rotary_error"}),
+        ("chat_template", {"template_mismatches"}),
+        ("tokenizer", {"token_mismatches"}),
+        ("looping", {"ends_lost"}),
+    ],
+)
+def test_a_planted_defect_is_refused_by_name(
+    defect: str, names: set[str], smollm2: Path, source: Path, qwen2: Path, python: str,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    model = tmp_path / "model"
+    shutil.copytree(smollm2, model)
+    plant: list[str | Path] = [
+        python,
+        "-E",
+        "-s",
+        FAKES / "plant.py",
+        defect,
+        model,
+        "--other",
+        qwen2,
+    ]
+    subprocess.run(plant, check=True, capture_output=True, timeout=60)
+    report = measure(model, source)
+    found = {finding.name for finding in report.verdict.findings}
+    assert names <= found, report.verdict
+    assert not report.verdict.passed
+
+
+def test_a_model_that_the_runtime_refuses_is_a_verdict(
+    smollm2: Path, source: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(smollm2, model)
+    (model / "model.onnx").write_bytes(b"no graph")
+    report = measure(model, source)
+    assert [finding.name for finding in report.verdict.findings] == ["loads"]
+
+
+def test_what_full_precision_says_is_kept(smollm2: Path, source: Path) -> None:
+    assert measure(smollm2, source).reference["cached"]
+
+
+def test_the_report_in_the_folder_is_the_gates(smollm2: Path) -> None:
+    report = msgspec.json.decode((smollm2 / "gate.json").read_bytes(), type=dict[str, object])
+    assert report["profile"] == "small"
+    page = (smollm2 / "report.html").read_text(encoding="utf-8")
+    assert "<svg" in page
+    assert "http" not in page.replace("http://www.w3.org/", "")  # nothing is loaded from elsewhere
