@@ -18,6 +18,8 @@ NAMES = {
     "agent.decode_ratio",
     "agent.sampling_us",
     "agent.first_token_added_ms",
+    "build.cpu_ratio",
+    "build.peak_rss_gib",
     "push.again_bytes",
     "push.again_seconds",
     "demo.cold_seconds",

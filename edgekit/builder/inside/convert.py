@@ -1,33 +1,95 @@
 """Runs the unmodified model builder, with or without the low-memory patches around it.
 
-python convert.py -i FOLDER -o OUT -p int4 -e cpu -c CACHE [--option KEY=VALUE …]
-    [--path auto|stock|low-memory] --report FILE
+    python convert.py -i FOLDER -o OUT -p int4 -e cpu -c CACHE [--option KEY=VALUE …]
+        [--path auto|stock|low-memory] --report FILE
+
+`auto` takes the low-memory path where it is known, or has just been seen, to make the same bytes.
+The result event has `path`, `note` (why it is not the other), and for the low-memory path
+`outside` and `spooled`: how many tensors were kept out of the protobuf, and out of memory.
 """
 
 import argparse
+import json
+import tempfile
+from pathlib import Path
 from typing import Any
 
-from reporting import Reporter, run
+from lowmem_check import differs, measured, not_covered
+from reporting import Failed, Reporter, run
+
+STOCK, LOW_MEMORY = "stock", "low-memory"
 
 
 def convert(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     """The result event."""
+    why_stock = stock_reason(args, reporter)
+    if args.path == STOCK or why_stock:
+        build(args)
+        return {"path": STOCK, "note": why_stock}
+    from lowmem import patched
+
+    options = options_of(args)
+    inputs = [Path(args.input), *(Path(options[k]) for k in ("adapter_path",) if k in options)]
+    # beside the output: as large as the output itself, and /tmp may be memory
+    with tempfile.TemporaryDirectory(dir=Path(args.output).parent, prefix="spool-") as folder:
+        with patched(inputs, Path(folder) / "spool", reporter) as low:
+            build(args)
+        return {
+            "path": LOW_MEMORY,
+            "note": "; ".join(low.notes),
+            "outside": low.outside.stubs,
+            "spooled": low.outside.spooled,
+        }
+
+
+def stock_reason(args: argparse.Namespace, reporter: Reporter) -> str:
+    """Why the low-memory path is not taken; empty when it is, or when nobody asked for it.
+
+    Raises:
+        Failed: it was demanded and cannot be had.
+    """
+    if args.path == STOCK:
+        return ""
+    options = options_of(args)
+    config = Path(args.input) / "config.json"
+    why = not_covered(json.loads(config.read_text(encoding="utf-8")), options)
+    if args.path == LOW_MEMORY:
+        if why:
+            raise Failed("low-memory", why)
+        return ""
+    if not why and not measured():
+        arguments = ["-i", args.input, "-p", args.precision, "-e", args.provider, "-c", args.cache]
+        why = differs(arguments, options, Path(args.output), reporter)
+    return why
+
+
+def options_of(args: argparse.Namespace) -> dict[str, str]:
+    """The builder's options by their keys."""
+    return dict(pair.split("=", 1) for pair in args.option)
+
+
+def build(args: argparse.Namespace) -> None:
+    """The builder's own entry point."""
     from onnxruntime_genai.models.builder import create_model, parse_extra_options
 
     # without hf_token=false it insists on a login, although it reads local files only
     pairs = ["hf_token=false", *args.option]
     where = (None, args.input, args.output, args.precision, args.provider, args.cache)
     create_model(*where, **parse_extra_options(*where, pairs))
-    return {"path": "stock", "note": ""}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line without `--report`."""
+    made = argparse.ArgumentParser()
+    made.add_argument("-i", "--input", required=True)
+    made.add_argument("-o", "--output", required=True)
+    made.add_argument("-p", "--precision", required=True)
+    made.add_argument("-e", "--provider", required=True)
+    made.add_argument("-c", "--cache", required=True)
+    made.add_argument("--option", action="append", default=[])
+    made.add_argument("--path", default="auto", choices=("auto", STOCK, LOW_MEMORY))
+    return made
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("-i", "--input", required=True)
-    parser.add_argument("-o", "--output", required=True)
-    parser.add_argument("-p", "--precision", required=True)
-    parser.add_argument("-e", "--provider", required=True)
-    parser.add_argument("-c", "--cache", required=True)
-    parser.add_argument("--option", action="append", default=[])
-    parser.add_argument("--path", default="auto")
-    run(parser, convert)
+    run(parser(), convert)

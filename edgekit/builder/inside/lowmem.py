@@ -1,0 +1,278 @@
+"""The unmodified model builder in the memory of its largest matrix instead of 4 bytes a weight.
+
+The stock builder writes every weight as float32 into one protobuf before it quantises the first
+(20 GiB for 3.8 billion weights). `patched` replaces a few names that the builder and onnxruntime's
+quantisers look up, for the length of a block:
+
+- large tensors are stubs in the protobuf and stay lazy views of the checkpoint;
+- a quantiser that reads a stub gets that one tensor; what it makes of it goes to a spool file;
+- a matrix is quantised a few columns at a time;
+- query, key and value weights are joined when they are read, not when the graph is made;
+- pages of the mapped checkpoint are given back after every tensor.
+
+The builder's own code decides about every node, name and attribute as before: the files come out
+with the same bytes (tests/system/test_lowmem.py).
+"""
+
+import sys
+import types
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import kquant
+import numpy as np
+import torch
+from lowmem_pages import Pages
+from lowmem_tensors import Outside, refuse_stubs
+from reporting import Failed, Reporter
+
+COLUMNS = 2048  # quantised at a time
+SAVING = 0.2  # of the time, about
+
+STOCK_SEARCH = (
+    "k_quant by onnxruntime's own function: the fast one does not make the same bits here"
+)
+
+
+class Instead(types.ModuleType):
+    """A module as it is, but for some names."""
+
+    def __init__(self, module: Any, **names: Any) -> None:
+        super().__init__(module.__name__)
+        self.__dict__["_module"] = module
+        for name, value in names.items():
+            if not hasattr(module, name):
+                raise Failed("low-memory", f"{module.__name__} has no {name} any more")
+            self.__dict__[name] = value
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
+class Joined:
+    """Weights that will be one matrix, one below the other (or beside, transposed).
+
+    `torch.as_tensor`, through which the builder takes it, knows the DLPack protocol.
+    """
+
+    def __init__(self, parts: list[torch.Tensor], transposed: bool = False) -> None:
+        self._parts = parts
+        self._transposed = transposed
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of the joined matrix."""
+        rows, columns = sum(len(part) for part in self._parts), self._parts[0].shape[1]
+        return torch.Size((columns, rows) if self._transposed else (rows, columns))
+
+    @property
+    def T(self) -> "Joined":  # noqa: N802 (torch's name)
+        """Rows for columns."""
+        return Joined(self._parts, not self._transposed)
+
+    def __dlpack_device__(self) -> Any:
+        return self._parts[0].detach().__dlpack_device__()
+
+    def __dlpack__(self, **how: Any) -> Any:
+        whole = torch.cat([part.detach() for part in self._parts])
+        return (whole.T if self._transposed else whole).__dlpack__(**how)
+
+
+class Progress:
+    """Counts matrices while they are quantised and tensors while they are written."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self.matrices = self._done = 0
+
+    def quantising(self) -> None:
+        """The next matrix was read."""
+        self._done += 1
+        total = max(self.matrices, self._done)
+        share = (1 - SAVING) * (self._done - 1) / total
+        self._reporter.progress(f"quantising matrix {self._done} of {total}", share)
+
+    def writing(self, number: int, total: int) -> None:
+        """Tensor `number`, counted from 0, is next."""
+        before = 1 - SAVING if self.matrices else 0.0
+        share = before + (1 - before) * number / max(total, 1)
+        self._reporter.progress(f"writing tensor {number + 1} of {total}", share)
+
+
+class LowMemory:
+    """What takes the place of the replaced names.
+
+    Attributes:
+        outside: the tensors that are not in the protobuf.
+        notes: what did not go as it should, for the user.
+        saved: whether a model was written this way.
+    """
+
+    def __init__(self, outside: Outside, pages: Pages, progress: Progress) -> None:
+        self.outside = outside
+        self.notes: list[str] = []
+        self.saved = False
+        self._pages = pages
+        self._progress = progress
+        self._searches: dict[tuple[int, int], kquant.Quantise] = {}
+
+    # in builders.base: the way into the quantisers and out of them
+
+    def ir_of_builder(self, ir: Any) -> Instead:
+        """onnx_ir as the builder sees it."""
+
+        def to_proto(model: Any) -> Any:
+            self._progress.matrices = sum(_has_weights(node) for node in model.graph)
+            with self.outside.instead_of(model.graph):
+                return ir.to_proto(model)
+
+        def from_proto(proto: Any) -> Any:
+            model = ir.from_proto(proto)
+            self.outside.put_back(model.graph)
+            return model
+
+        def save(model: Any, path: Any, *, callback: Callable[..., None], **how: Any) -> None:
+            def before(tensor: Any, info: Any) -> None:
+                self._pages.give_back()  # of the tensor before
+                self._progress.writing(info.index, info.total)
+                callback(tensor, info)
+
+            refuse_stubs(model)
+            ir.save(model, path, callback=before, **how)
+            self.saved = True
+
+        return Instead(ir, to_proto=to_proto, from_proto=from_proto, save=save)
+
+    def packed_class(self, _: Any) -> Callable[..., Any]:
+        """The builder's class for query, key and value in one."""
+
+        def make(_: Any, q: Any, k: Any, v: Any, **__: Any) -> types.SimpleNamespace:
+            return types.SimpleNamespace(weight=Joined([q.weight, k.weight, v.weight]))
+
+        return make
+
+    # in the quantisers: reading one weight, writing what became of it
+
+    def _read(self, proto: Any) -> np.ndarray:
+        import onnx_ir as ir
+
+        self._pages.give_back()  # of the matrix before
+        self._progress.quantising()
+        return self.outside.behind(ir.from_proto(proto)).numpy()
+
+    def ir_of_quantiser(self, ir: Any) -> Instead:
+        """onnx_ir as `matmul_nbits_quantizer` sees it: it reads and writes weights."""
+
+        def from_proto(proto: Any) -> Any:
+            array = self._read(proto)
+            return types.SimpleNamespace(numpy=lambda: array)
+
+        def serialize_tensor(tensor: Any) -> Any:
+            return ir.serde.serialize_tensor(self.outside.spool(tensor))
+
+        serde = Instead(ir.serde, serialize_tensor=serialize_tensor)
+        return Instead(ir, from_proto=from_proto, serde=serde)
+
+    def numpy_helper(self, helper: Any) -> Instead:
+        """onnx.numpy_helper as `weight_only` sees it."""
+
+        def to_array(proto: Any, base_dir: str = "") -> np.ndarray:
+            return self._read(proto)
+
+        return Instead(helper, to_array=to_array)
+
+    def onnx(self, onnx: Any) -> Instead:
+        """onnx as `matmul_nbits_quantizer` sees it: an embedding is read through it."""
+        return Instead(onnx, numpy_helper=self.numpy_helper(onnx.numpy_helper))
+
+    def make_node(self, stock: Callable[..., Any]) -> Callable[..., Any]:
+        """`make_matmul_weight_only_node`, whose new weights go to the spool."""
+        import onnx_ir as ir
+
+        def make(*args: Any, **how: Any) -> Any:
+            node, tensors = stock(*args, **how)
+            spooled = [self.outside.spool(ir.from_proto(tensor)) for tensor in tensors]
+            return node, [ir.to_proto(tensor) for tensor in spooled]
+
+        return make
+
+    # in the quantisers: fewer or smaller temporaries
+
+    def block_quant(self, stock: Callable[..., Any]) -> Callable[..., Any]:
+        """`qbits_block_quant`, some columns at a time: every block lies in one column."""
+
+        def quantise(quantiser: Any, weight: np.ndarray) -> tuple[np.ndarray, ...]:
+            # QDQ packs a row's neighbours into one byte
+            together = quantiser.config.quant_format.name == "QDQ"
+            step = weight.shape[1] if together else COLUMNS
+            # contiguous, because the native code is given the bare memory, and lazy tensors come
+            # transposed
+            parts = [
+                stock(quantiser, np.ascontiguousarray(weight[:, first : first + step]))
+                for first in range(0, weight.shape[1], step)
+            ]
+            return tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+
+        return quantise
+
+    def search(self, stock: kquant.Quantise) -> kquant.Quantise:
+        """The k_quant search: the fast one where it makes the stock one's bits."""
+
+        def quantise(data: np.ndarray, bits: int = 4, block: int = 32) -> kquant.Quantised:
+            if (bits, block) not in self._searches:
+                equal = kquant.same_bits(kquant.search, stock, bits, block)
+                if not equal and STOCK_SEARCH not in self.notes:
+                    self.notes.append(STOCK_SEARCH)
+                self._searches[bits, block] = kquant.in_slabs(kquant.search if equal else stock)
+            return self._searches[bits, block](data, bits, block)
+
+        return quantise
+
+
+def _has_weights(node: Any) -> bool:
+    return node.op_type == "MatMul" and node.inputs[1].const_value is not None
+
+
+@contextmanager
+def patched(inputs: list[Path], spool: Path, reporter: Reporter) -> Iterator[LowMemory]:
+    """For the length of a block the builder builds with little memory.
+
+    Args:
+        inputs: folders of the checkpoint and of an adapter.
+        spool: file for quantised weights, as large as all of them; made here, left to the caller.
+
+    Raises:
+        Failed: the builder or a quantiser has no such name, or a weight would be left out.
+    """
+    from onnxruntime.quantization import matmul_nbits_quantizer as nbits
+    from onnxruntime.quantization.neural_compressor import weight_only
+    from onnxruntime_genai.models.builder import Model
+
+    # not by its name: the builder puts its folder on the path and imports it as `builders.base`
+    base = sys.modules[Model.__module__]
+    outside = Outside(spool)
+    low = LowMemory(outside, Pages(inputs), Progress(reporter))
+    replaced = (
+        (base, "ir", low.ir_of_builder),
+        (Model, "make_packed_matmul_float_class", low.packed_class),
+        (nbits, "ir", low.ir_of_quantiser),
+        (nbits, "onnx", low.onnx),
+        (nbits.DefaultWeightOnlyQuantizer, "qbits_block_quant", low.block_quant),
+        (weight_only, "numpy_helper", low.numpy_helper),
+        (weight_only, "make_matmul_weight_only_node", low.make_node),
+        (weight_only, "quant_tensor", kquant.in_slabs),
+        (weight_only, "quant_tensor_k_quant_cuda", low.search),
+    )
+    with ExitStack() as stack:
+        stack.callback(outside.close)
+        for owner, name, make in replaced:
+            if not hasattr(owner, name):
+                raise Failed("low-memory", f"{owner.__name__} has no {name} any more")
+            stock = getattr(owner, name)
+            setattr(owner, name, make(stock))
+            stack.callback(setattr, owner, name, stock)
+        yield low
+        if not low.saved:
+            raise Failed("low-memory", "the builder wrote its model past the low-memory path")

@@ -1,0 +1,104 @@
+"""Whether the low-memory path makes the stock path's bytes: what is known, and how to find out.
+
+The patches know the insides of four packages. With the versions below every covered way of
+building was compared byte by byte (tests/system/test_lowmem.py); with others one layer of the
+model at hand is built both ways first, each in a process of its own.
+"""
+
+import hashlib
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from reporting import Reporter
+
+MEASURED: tuple[dict[str, str], ...] = (
+    {
+        "onnxruntime-genai": "0.18.0",
+        "onnxruntime": "1.32.0",
+        "onnx-ir": "1.1.0",
+        "numpy": "2.4.6",
+    },
+)
+SCRIPT = Path(__file__).with_name("convert.py")
+
+# These make or rewrite weights elsewhere than in the places that are patched.
+_OTHER_MODELS = ("dflash2_path", "dspark_path", "mtp_quant_config")
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+
+
+def not_covered(config: Mapping[str, Any], options: Mapping[str, str]) -> str:
+    """Why a model is built the stock way only; empty when it need not.
+
+    Args:
+        config: config.json of the source.
+        options: the builder's.
+    """
+    text = config.get("text_config") or config
+    if config.get("quantization_config"):
+        return "the low-memory path is not made for a checkpoint that is quantised already"
+    if any(text.get(key) for key in _EXPERTS):
+        return "the low-memory path is not made for mixtures of experts"
+    for key in _OTHER_MODELS:
+        if key in options:
+            return f"the low-memory path is not made for {key}"
+    if options.get("matmulnbits_weights_prepacked", "0") != "0":
+        return "the low-memory path is not made for prepacked weights"
+    return ""
+
+
+def measured() -> bool:
+    """Whether the installed versions are among those that were compared."""
+    return any(
+        all(version(name) == wanted for name, wanted in versions.items()) for versions in MEASURED
+    )
+
+
+def differs(
+    arguments: Sequence[str], options: Mapping[str, str], out: Path, report: Reporter
+) -> str:
+    """Build one layer both ways and compare; why they are not equal, or empty.
+
+    Args:
+        arguments: `convert.py`'s, without output, options, path and report.
+        out: the output; the two cuts are made beside it and removed.
+    """
+    cut = {**options, "num_hidden_layers": "1"}
+    words = [word for key, value in cut.items() for word in ("--option", f"{key}={value}")]
+    digests = []
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix="one-layer-") as folder:
+        for number, path in enumerate(("stock", "low-memory")):
+            report.progress("these versions are new: building one layer both ways", number / 2)
+            made, events = Path(folder) / path, Path(folder) / f"{path}.events"
+            argv = [sys.executable, "-E", "-s", str(SCRIPT), *arguments, "-o", str(made)]
+            argv += [*words, "--path", path, "--report", str(events)]
+            done = subprocess.run(argv, stdin=subprocess.DEVNULL, check=False)
+            if done.returncode != 0:
+                return f"one layer could not be built the {path} way: {_reason(events)}"
+            digests.append(contents(made))
+    names = sorted(n for n in digests[0] | digests[1] if digests[0].get(n) != digests[1].get(n))
+    return f"one layer built both ways differs in {', '.join(names)}" if names else ""
+
+
+def contents(model: Path) -> dict[str, str]:
+    """File -> sha256 (hex) of the graph, its data and genai_config.json.
+
+    The tokenizer's files do not come from the weights.
+    """
+    names = {path.name for pattern in ("*.onnx", "*.onnx.data") for path in model.glob(pattern)}
+    digests = {}
+    for name in sorted(names | {"genai_config.json"}):
+        with (model / name).open("rb") as file:
+            digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
+
+
+def _reason(events: Path) -> str:
+    lines = events.read_text(encoding="utf-8").splitlines() if events.exists() else []
+    errors = [event for event in map(json.loads, lines) if event["event"] == "error"]
+    return str(errors[0]["message"]) if errors else "it was ended from outside"

@@ -1,0 +1,11 @@
+"""Stands in for `builder/inside/convert.py` where one layer is built both ways: unequal models."""
+
+import sys
+from pathlib import Path
+
+arguments = sys.argv[1:]
+out = Path(arguments[arguments.index("-o") + 1])
+out.mkdir()
+(out / "model.onnx").write_text("the same", encoding="utf-8")
+(out / "model.onnx.data").write_text(arguments[arguments.index("--path") + 1], encoding="utf-8")
+(out / "genai_config.json").write_text("{}", encoding="utf-8")
