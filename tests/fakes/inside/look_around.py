@@ -3,6 +3,8 @@
 python look_around.py [--take BYTES] [--wait] [--read FILE] --report FILE
 """
 
+# mypy: disable-error-code="import-not-found"
+
 import argparse
 import os
 import socket
