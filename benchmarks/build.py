@@ -30,11 +30,11 @@ from edgekit.builder.convert import convert
 from edgekit.builder.files import hash_file, publish_cached
 from edgekit.builder.gguf import dequantised
 from edgekit.builder.options import parse_options
-from edgekit.builder.progress import Progress
 from edgekit.builder.samples import smollm2_gguf
 from edgekit.builder.source import find
 from edgekit.builder.spec import BuildSpec, Precision, Source
-from edgekit.builder.toolchain import HostToolchain
+from edgekit.builder.tools.host import HostToolchain
+from edgekit.builder.tools.progress import Progress
 from edgekit.data import cache_root
 from edgekit.errors import EdgekitError
 

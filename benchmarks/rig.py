@@ -16,10 +16,10 @@ from types import TracebackType
 
 from benchmarks.bare import Bare
 from benchmarks.broker import mosquitto
-from edgekit.builder.progress import Progress
 from edgekit.builder.request import BuildRequest
 from edgekit.builder.run import build
 from edgekit.builder.samples import smollm2_gguf
+from edgekit.builder.tools.progress import Progress
 from edgekit.client.requester import Requester
 from edgekit.core.config import BrokerConfig
 from edgekit.data import cache_root

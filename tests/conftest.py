@@ -13,10 +13,10 @@ from typing import Any, Protocol
 
 import pytest
 
-from edgekit.builder.progress import Progress
 from edgekit.builder.request import BuildRequest
 from edgekit.builder.run import build
 from edgekit.builder.samples import smollm2_gguf
+from edgekit.builder.tools.progress import Progress
 from edgekit.client.devbroker import embedded_broker
 from edgekit.core.config import BrokerConfig
 from edgekit.data import cache_root

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import msgspec
 
-from edgekit.builder.gate import REPORT_NAME, GateReport, Thresholds
-from edgekit.builder.job import Toolchain
+from edgekit.builder.gate.measure import Subject, assess
+from edgekit.builder.gate.page import PAGE_NAME, encode, page
+from edgekit.builder.gate.verdict import REPORT_NAME, GateReport, Thresholds
 from edgekit.builder.ladder import Trial, goes_on, kept, table
 from edgekit.builder.make import Ingredients, Made, make
-from edgekit.builder.page import PAGE_NAME, encode, page
 from edgekit.builder.prepare import Candidate
-from edgekit.builder.progress import Progress, Report
-from edgekit.builder.quality import Subject, assess
 from edgekit.builder.spec import GateSummary
+from edgekit.builder.tools.job import Toolchain
+from edgekit.builder.tools.progress import Progress, Report
 from edgekit.data import cache_root
 from edgekit.errors import VerificationError
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import msgspec
 
-from edgekit.builder.failure import failure
 from edgekit.builder.files import keep_log
-from edgekit.builder.job import Job, Toolchain
-from edgekit.builder.process import Finished, event
-from edgekit.builder.progress import Progress, Report
 from edgekit.builder.spec import BuildSpec
+from edgekit.builder.tools.failure import failure
+from edgekit.builder.tools.job import Job, Toolchain
+from edgekit.builder.tools.process import Finished, event
+from edgekit.builder.tools.progress import Progress, Report
 from edgekit.errors import EdgekitError
 
 DEADLINE_SECONDS = 12 * 3600

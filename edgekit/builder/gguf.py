@@ -7,7 +7,6 @@ from pathlib import Path
 
 import msgspec
 
-from edgekit.builder.failure import failure
 from edgekit.builder.files import (
     list_files,
     matches,
@@ -15,10 +14,11 @@ from edgekit.builder.files import (
     record_files,
     scratch,
 )
-from edgekit.builder.job import Job, ToolchainSource
-from edgekit.builder.progress import Progress, Report
 from edgekit.builder.source import Found
 from edgekit.builder.spec import FileRecord
+from edgekit.builder.tools.failure import failure
+from edgekit.builder.tools.job import Job, ToolchainSource
+from edgekit.builder.tools.progress import Progress, Report
 from edgekit.data import cache_root
 
 DEQUANTISE_DEADLINE_SECONDS = 4 * 3600

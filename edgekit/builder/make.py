@@ -9,10 +9,10 @@ import msgspec
 from edgekit.builder.convert import Converted, convert
 from edgekit.builder.files import list_files, record_files
 from edgekit.builder.finish import finish
-from edgekit.builder.job import Toolchain
-from edgekit.builder.linting import asked_of, check_folder, refuse_unsound
-from edgekit.builder.progress import Progress, Report
+from edgekit.builder.lint.check import asked_of, check_folder, refuse_unsound
 from edgekit.builder.spec import BuildSpec, FileRecord
+from edgekit.builder.tools.job import Toolchain
+from edgekit.builder.tools.progress import Progress, Report
 
 
 class Ingredients(msgspec.Struct, frozen=True):

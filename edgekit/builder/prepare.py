@@ -7,14 +7,14 @@ from typing import Any
 
 import msgspec
 
-from edgekit.builder.architectures import judge
-from edgekit.builder.modelconfig import check_config
 from edgekit.builder.optionfiles import hash_option_files
 from edgekit.builder.options import check_options
-from edgekit.builder.progress import Report
+from edgekit.builder.plan.architectures import judge
+from edgekit.builder.plan.modelconfig import check_config
 from edgekit.builder.request import BuildRequest, recipes_for, wish_of
 from edgekit.builder.source import Found, find
 from edgekit.builder.spec import BuildSpec, Precision, Provider
+from edgekit.builder.tools.progress import Report
 from edgekit.errors import UsageError
 
 

@@ -9,19 +9,19 @@ from pathlib import Path
 import msgspec
 
 from edgekit.builder.attempt import Attempt, Setup, attempt_all, thresholds_digest, write_report
-from edgekit.builder.gate import Thresholds, find_thresholds
+from edgekit.builder.gate.verdict import Thresholds, find_thresholds
 from edgekit.builder.gguf import dequantised
-from edgekit.builder.job import ToolchainSource
 from edgekit.builder.ladder import Trial
 from edgekit.builder.make import Made
 from edgekit.builder.prepare import prepare
-from edgekit.builder.progress import Progress, Report
 from edgekit.builder.provenance import PROVENANCE_NAME, provenance_bytes
 from edgekit.builder.publish import check_out, publish, up_to_date, workplace
 from edgekit.builder.request import BuildRequest
 from edgekit.builder.source import licences
 from edgekit.builder.spec import RECORD_NAME, BuildRecord, FileRecord, GateSummary
-from edgekit.builder.toolchain import HostToolchain
+from edgekit.builder.tools.host import HostToolchain
+from edgekit.builder.tools.job import ToolchainSource
+from edgekit.builder.tools.progress import Progress, Report
 from edgekit.errors import EdgekitError
 
 

@@ -12,9 +12,9 @@ import zipfile
 from pathlib import Path
 
 from edgekit.builder.files import hash_file, publish_cached, scratch
-from edgekit.builder.process import run
-from edgekit.builder.progress import Progress, Report
-from edgekit.builder.toolchain import pip_environment
+from edgekit.builder.tools.host import pip_environment
+from edgekit.builder.tools.process import run
+from edgekit.builder.tools.progress import Progress, Report
 from edgekit.data import cache_root
 from edgekit.errors import EdgekitError, VerificationError
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import msgspec
 
 from edgekit.builder.checkpoint import check_weights
-from edgekit.builder.failure import failure
 from edgekit.builder.files import hash_file, scratch
-from edgekit.builder.process import INSIDE, Finished, clean_environment, event, run
-from edgekit.builder.progress import Progress, Report
 from edgekit.builder.spec import Source
+from edgekit.builder.tools.failure import failure
+from edgekit.builder.tools.process import INSIDE, Finished, clean_environment, event, run
+from edgekit.builder.tools.progress import Progress, Report
 from edgekit.data import cache_root
 from edgekit.errors import EdgekitError, UnreachableError, UsageError, VerificationError
 

@@ -8,14 +8,14 @@ import msgspec
 
 from edgekit.builder.files import list_files, record_files, scratch
 from edgekit.builder.gguf import dequantised
-from edgekit.builder.job import ToolchainSource
 from edgekit.builder.make import Ingredients, make
 from edgekit.builder.optionfiles import hash_option_files
 from edgekit.builder.options import check_options
-from edgekit.builder.progress import Progress, Report
 from edgekit.builder.publish import read_record
 from edgekit.builder.source import Found, find
 from edgekit.builder.spec import BuildRecord, FileRecord
+from edgekit.builder.tools.job import ToolchainSource
+from edgekit.builder.tools.progress import Progress, Report
 from edgekit.data import cache_root
 from edgekit.errors import UsageError, VerificationError
 

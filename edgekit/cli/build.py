@@ -7,15 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from edgekit.builder.container import ContainerToolchain
-from edgekit.builder.job import ToolchainSource
 from edgekit.builder.options import parse_options
-from edgekit.builder.planning import plan_build
+from edgekit.builder.plan.gather import plan_build
 from edgekit.builder.request import BuildRequest
 from edgekit.builder.run import BuildResult
 from edgekit.builder.run import build as run_build
 from edgekit.builder.spec import DEFAULT_CONTEXT
-from edgekit.builder.toolchain import HostToolchain
+from edgekit.builder.tools.container import ContainerToolchain
+from edgekit.builder.tools.host import HostToolchain
+from edgekit.builder.tools.job import ToolchainSource
 from edgekit.builder.verify import Verified, verify
 from edgekit.cli import buildfile, render
 from edgekit.cli.options import JsonOption

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from edgekit.builder.cost import Way
-from edgekit.builder.limits import Refusal
-from edgekit.builder.plan import Plan, Row
-from edgekit.builder.profiles import OnDevice
+from edgekit.builder.plan.cost import Way
+from edgekit.builder.plan.limits import Refusal
+from edgekit.builder.plan.plan import Plan, Row
+from edgekit.builder.plan.profiles import OnDevice
 from edgekit.cli.render import size
 
 _GIB = 2**30

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColum
 from rich.progress import Progress as Bars
 from rich.table import Column
 
-from edgekit.builder.progress import Progress, Report
+from edgekit.builder.tools.progress import Progress, Report
 
 PLAIN_EVERY_SECONDS = 10.0
 """How often a step says that it goes on where there is no terminal to draw on."""

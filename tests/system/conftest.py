@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.builder.progress import Progress
-from edgekit.builder.toolchain import HostToolchain
+from edgekit.builder.tools.host import HostToolchain
+from edgekit.builder.tools.progress import Progress
 from tests.building import make_tiny
 
 

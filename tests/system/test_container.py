@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from edgekit.builder.container import ContainerRunner, ContainerToolchain
-from edgekit.builder.engine import ask, find_engine
-from edgekit.builder.image import BuilderImage
-from edgekit.builder.job import Job
-from edgekit.builder.process import INSIDE, Finished, event
-from edgekit.builder.progress import Progress
 from edgekit.builder.samples import smollm2_gguf
+from edgekit.builder.tools.container import ContainerRunner, ContainerToolchain
+from edgekit.builder.tools.engine import ask, find_engine
+from edgekit.builder.tools.image import BuilderImage
+from edgekit.builder.tools.job import Job
+from edgekit.builder.tools.process import INSIDE, Finished, event
+from edgekit.builder.tools.progress import Progress
 from edgekit.data import path as data_path
 from tests.building import FAKES, command, content, edgekit_build, environment, left_in
 

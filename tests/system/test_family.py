@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.builder.progress import Progress
-from edgekit.builder.toolchain import HostToolchain
+from edgekit.builder.tools.host import HostToolchain
+from edgekit.builder.tools.progress import Progress
 from edgekit.client import Delta, Final, Requester
 from tests import tools
 from tests.conftest import make_project

@@ -13,14 +13,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edgekit.builder.gate import PROFILES, GateReport
+from edgekit.builder.gate.measure import Effort, Subject, assess
+from edgekit.builder.gate.verdict import PROFILES, GateReport
 from edgekit.builder.gguf import dequantised
-from edgekit.builder.progress import Progress
 from edgekit.builder.publish import read_record
-from edgekit.builder.quality import Effort, Subject, assess
 from edgekit.builder.samples import smollm2_gguf
 from edgekit.builder.source import find
-from edgekit.builder.toolchain import HostToolchain
+from edgekit.builder.tools.host import HostToolchain
+from edgekit.builder.tools.progress import Progress
 from tests.building import FAKES
 
 EFFORT = Effort(prompts=6, tokens=40, greedy=6, greedy_tokens=96)

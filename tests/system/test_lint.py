@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.builder.asked import Asked, asked_for
-from edgekit.builder.finding import Finding
-from edgekit.builder.linting import check_folder, refuse_unsound
-from edgekit.builder.process import OFFLINE
-from edgekit.builder.progress import Progress
-from edgekit.builder.toolchain import HostRunner, HostToolchain
+from edgekit.builder.lint.asked import Asked, asked_for
+from edgekit.builder.lint.check import check_folder, refuse_unsound
+from edgekit.builder.lint.finding import Finding
+from edgekit.builder.tools.host import HostRunner, HostToolchain
+from edgekit.builder.tools.process import OFFLINE
+from edgekit.builder.tools.progress import Progress
 from edgekit.errors import VerificationError
 
 FAKES = Path(__file__).resolve().parents[1] / "fakes"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from edgekit.builder.process import INSIDE
+from edgekit.builder.tools.process import INSIDE
 from tests.building import FAKES, environment
 
 pytestmark = pytest.mark.timeout(240)

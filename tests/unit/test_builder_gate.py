@@ -7,7 +7,8 @@ import math
 import msgspec
 import pytest
 
-from edgekit.builder.gate import (
+from edgekit.builder.gate.measure import PROMPTS
+from edgekit.builder.gate.verdict import (
     PROFILES,
     GateReport,
     Limit,
@@ -15,7 +16,6 @@ from edgekit.builder.gate import (
     find_thresholds,
     judge,
 )
-from edgekit.builder.quality import PROMPTS
 from edgekit.errors import UsageError
 
 STRICT = PROFILES["strict"]

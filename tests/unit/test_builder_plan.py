@@ -7,21 +7,21 @@ from typing import Any
 import msgspec
 import pytest
 
-from edgekit.builder.architectures import judge
-from edgekit.builder.asked import Asked, asked_for
-from edgekit.builder.cost import ways
-from edgekit.builder.plan import Machine, Plan, Source, Wanted, make_plan
-from edgekit.builder.profiles import PROFILES, on_device
-from edgekit.builder.recipe import ladder, recipe_named
-from edgekit.builder.shape import ModelShape, shape_of
-from edgekit.builder.sizes import (
+from edgekit.builder.lint.asked import Asked, asked_for
+from edgekit.builder.plan.architectures import judge
+from edgekit.builder.plan.cost import ways
+from edgekit.builder.plan.plan import Machine, Plan, Source, Wanted, make_plan
+from edgekit.builder.plan.profiles import PROFILES, on_device
+from edgekit.builder.plan.shape import ModelShape, shape_of
+from edgekit.builder.plan.sizes import (
     data_bytes,
     graph_bytes,
     inexact,
     kv_bytes_per_token,
     read_bytes_per_token,
 )
-from edgekit.builder.tensors import Tensor
+from edgekit.builder.plan.tensors import Tensor
+from edgekit.builder.recipe import ladder, recipe_named
 from edgekit.cli.plan import plan_text
 from edgekit.errors import UsageError
 

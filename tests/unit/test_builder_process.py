@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from edgekit.builder.files import YOUNG_SECONDS, Claim, scratch
-from edgekit.builder.process import Finished, clean_environment, event, run
-from edgekit.builder.progress import Progress
+from edgekit.builder.tools.process import Finished, clean_environment, event, run
+from edgekit.builder.tools.progress import Progress
 from edgekit.errors import EdgekitError
 
 pytestmark = pytest.mark.timeout(60)

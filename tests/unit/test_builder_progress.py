@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edgekit.builder.progress import Progress, last_error, read_line, split_lines
+from edgekit.builder.tools.progress import Progress, last_error, read_line, split_lines
 
 QUANTISE = (
     "2026-11-22 22:34:52,545 onnxruntime.quantization.matmul_nbits_quantizer [INFO] - "

@@ -15,11 +15,11 @@ import pytest
 
 from edgekit.builder.files import Claim
 from edgekit.builder.finish import finish
-from edgekit.builder.progress import Progress, Report
 from edgekit.builder.publish import read_record
 from edgekit.builder.request import BuildRequest
 from edgekit.builder.run import BuildResult, build
-from edgekit.builder.toolchain import HostRunner
+from edgekit.builder.tools.host import HostRunner
+from edgekit.builder.tools.progress import Progress, Report
 from edgekit.errors import EdgekitError, UsageError
 
 FAKE_SCRIPTS = Path(__file__).resolve().parents[1] / "fakes" / "inside"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.builder.progress import Progress
 from edgekit.builder.source import Found, find
+from edgekit.builder.tools.progress import Progress
 from edgekit.errors import UsageError
 
 WEIGHTS = (2).to_bytes(8, "little") + b"{}"  # safetensors without a tensor

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from edgekit import data
-from edgekit.builder import toolchain
 from edgekit.builder.files import hash_file
-from edgekit.builder.progress import Progress
-from edgekit.builder.toolchain import HostToolchain, check_machine, find_python, locked_versions
+from edgekit.builder.tools import host as toolchain
+from edgekit.builder.tools.host import HostToolchain, check_machine, find_python, locked_versions
+from edgekit.builder.tools.progress import Progress
 from edgekit.data import cache_root
 from edgekit.errors import EdgekitError
 

@@ -1,4 +1,4 @@
-"""Reads a built model folder back and reports what it is, as facts; `builder/lint.py` judges them.
+"""Reads a built model folder back and reports it as facts; `builder/lint/rules.py` judges them.
 
     python inspect_model.py --model FOLDER
 

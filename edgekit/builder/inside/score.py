@@ -2,8 +2,8 @@
 
     python score.py --model FOLDER --source FOLDER --reference FOLDER --prompts FILE
 
-The result event has the metrics of `builder/gate.py`, KL by token, and what differs in the chat
-template and the tokens. A model that does not load is a result, not an error.
+The result event has the metrics of `builder/gate/verdict.py`, KL by token, and what differs in the
+chat template and the tokens. A model that does not load is a result, not an error.
 """
 
 import argparse

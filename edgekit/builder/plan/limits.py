@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from edgekit.builder.modelconfig import language_part
+from edgekit.builder.plan.modelconfig import language_part
 from edgekit.errors import UsageError
 
 

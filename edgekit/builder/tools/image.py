@@ -18,18 +18,18 @@ from pathlib import Path
 import msgspec
 
 from edgekit import data
-from edgekit.builder.engine import HOST_INSTEAD, Engine, ask
-from edgekit.builder.failure import failure
 from edgekit.builder.files import keep_log, scratch
-from edgekit.builder.process import Finished, clean_environment, run
-from edgekit.builder.progress import Progress, Report
-from edgekit.builder.toolchain import (
+from edgekit.builder.tools.engine import HOST_INSTEAD, Engine, ask
+from edgekit.builder.tools.failure import failure
+from edgekit.builder.tools.host import (
     INSTALL_DEADLINE_SECONDS,
     PYTHON_VERSION,
     TORCH_CPU_INDEX,
     lacks_torch,
     pip_environment,
 )
+from edgekit.builder.tools.process import Finished, clean_environment, run
+from edgekit.builder.tools.progress import Progress, Report
 from edgekit.data import cache_root
 from edgekit.errors import EdgekitError, UsageError
 

@@ -19,7 +19,8 @@ from pathlib import Path
 import msgspec
 
 from edgekit import data
-from edgekit.builder.engine import (
+from edgekit.builder.files import hash_file
+from edgekit.builder.tools.engine import (
     HOST_INSTEAD,
     NOBODY,
     Engine,
@@ -28,12 +29,11 @@ from edgekit.builder.engine import (
     engine_failed,
     find_engine,
 )
-from edgekit.builder.files import hash_file
-from edgekit.builder.image import BASE_VARIABLE, PYTHON, BuilderImage, base_from
-from edgekit.builder.job import Job
-from edgekit.builder.process import INSIDE, OFFLINE, Finished, run
-from edgekit.builder.progress import Report
-from edgekit.builder.toolchain import locked_versions
+from edgekit.builder.tools.host import locked_versions
+from edgekit.builder.tools.image import BASE_VARIABLE, PYTHON, BuilderImage, base_from
+from edgekit.builder.tools.job import Job
+from edgekit.builder.tools.process import INSIDE, OFFLINE, Finished, run
+from edgekit.builder.tools.progress import Report
 from edgekit.errors import EdgekitError
 
 _ENVIRONMENT = {

@@ -7,8 +7,8 @@ from html import escape
 
 import msgspec
 
-from edgekit.builder.chart import bars, curve, scatter
-from edgekit.builder.gate import GateReport, Limit
+from edgekit.builder.gate.chart import bars, curve, scatter
+from edgekit.builder.gate.verdict import GateReport, Limit
 from edgekit.builder.ladder import Trial
 
 PAGE_NAME = "report.html"

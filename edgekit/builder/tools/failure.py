@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import signal
 
-from edgekit.builder.process import Finished, event
+from edgekit.builder.tools.process import Finished, event
 from edgekit.errors import EdgekitError
 
 _DISK_FULL = re.compile(r"No space left on device|Errno 28|Disk quota exceeded")

@@ -19,9 +19,9 @@ import msgspec
 
 from edgekit import data
 from edgekit.builder.files import Claim, hash_file, sync
-from edgekit.builder.job import Job
-from edgekit.builder.process import INSIDE, OFFLINE, Finished, clean_environment, run
-from edgekit.builder.progress import Progress, Report
+from edgekit.builder.tools.job import Job
+from edgekit.builder.tools.process import INSIDE, OFFLINE, Finished, clean_environment, run
+from edgekit.builder.tools.progress import Progress, Report
 from edgekit.data import cache_root
 from edgekit.errors import EdgekitError
 

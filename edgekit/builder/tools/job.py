@@ -11,8 +11,8 @@ from typing import Protocol
 
 import msgspec
 
-from edgekit.builder.process import Finished
-from edgekit.builder.progress import Progress, Report
+from edgekit.builder.tools.process import Finished
+from edgekit.builder.tools.progress import Progress, Report
 
 
 class Job(msgspec.Struct, frozen=True):

@@ -8,15 +8,15 @@ from typing import Any
 
 import msgspec
 
-from edgekit.builder.asked import Asked, asked_for
-from edgekit.builder.failure import failure
-from edgekit.builder.finding import Finding
-from edgekit.builder.job import Job, Toolchain
-from edgekit.builder.lint import lint
-from edgekit.builder.lintfacts import Facts, facts_of
-from edgekit.builder.process import event
-from edgekit.builder.progress import Progress, Report
+from edgekit.builder.lint.asked import Asked, asked_for
+from edgekit.builder.lint.facts import Facts, facts_of
+from edgekit.builder.lint.finding import Finding
+from edgekit.builder.lint.rules import lint
 from edgekit.builder.spec import BuildSpec
+from edgekit.builder.tools.failure import failure
+from edgekit.builder.tools.job import Job, Toolchain
+from edgekit.builder.tools.process import event
+from edgekit.builder.tools.progress import Progress, Report
 from edgekit.errors import UsageError, VerificationError
 
 DEADLINE_SECONDS = 1800  # every weight is read once, from a disk that may be slow

@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from edgekit.builder.progress import (
+from edgekit.builder.tools.progress import (
     Progress,
     Report,
     last_error,
@@ -30,7 +30,7 @@ from edgekit.builder.progress import (
 )
 from edgekit.errors import EdgekitError
 
-INSIDE = Path(__file__).resolve().parent / "inside"
+INSIDE = Path(__file__).resolve().parents[1] / "inside"
 """The stand-alone scripts for the toolchain's interpreter."""
 
 POLL_SECONDS = 0.1

@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from edgekit.builder.modelconfig import architecture_of, language_part
-from edgekit.builder.tensors import (
+from edgekit.builder.plan.modelconfig import architecture_of, language_part
+from edgekit.builder.plan.tensors import (
     EMBEDDINGS,
     FOREIGN,
     HEAD,

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import msgspec
 
-from edgekit.builder.architectures import Verdict
-from edgekit.builder.asked import Asked
-from edgekit.builder.cost import Way, unpacking_needs_bytes, ways
-from edgekit.builder.limits import Refusal
-from edgekit.builder.profiles import PROFILES, OnDevice, Profile, on_device
-from edgekit.builder.shape import ModelShape
-from edgekit.builder.sizes import (
+from edgekit.builder.lint.asked import Asked
+from edgekit.builder.plan.architectures import Verdict
+from edgekit.builder.plan.cost import Way, unpacking_needs_bytes, ways
+from edgekit.builder.plan.limits import Refusal
+from edgekit.builder.plan.profiles import PROFILES, OnDevice, Profile, on_device
+from edgekit.builder.plan.shape import ModelShape
+from edgekit.builder.plan.sizes import (
     data_bytes,
     graph_bytes,
     inexact,

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from edgekit.builder.limits import Refusal, known_defect
-from edgekit.builder.modelconfig import architecture_of
+from edgekit.builder.plan.limits import Refusal, known_defect
+from edgekit.builder.plan.modelconfig import architecture_of
 
 Kind = Literal["text", "text part", "speech"]
 

@@ -10,7 +10,7 @@ import re
 import struct
 from typing import Any, BinaryIO
 
-from edgekit.builder.tensors import Tensor
+from edgekit.builder.plan.tensors import Tensor
 from edgekit.errors import UsageError
 
 _MAGIC = b"GGUF"

@@ -16,9 +16,8 @@ from typing import Any
 
 import msgspec
 
-from edgekit.builder.failure import failure
 from edgekit.builder.files import hash_file, publish_cached, scratch
-from edgekit.builder.gate import (
+from edgekit.builder.gate.verdict import (
     Attribution,
     GateReport,
     LayerLoss,
@@ -28,10 +27,11 @@ from edgekit.builder.gate import (
     Thresholds,
     judge,
 )
-from edgekit.builder.job import Job, Toolchain
-from edgekit.builder.process import INSIDE, Finished, event
-from edgekit.builder.progress import Progress, Report
 from edgekit.builder.spec import BuildSpec
+from edgekit.builder.tools.failure import failure
+from edgekit.builder.tools.job import Job, Toolchain
+from edgekit.builder.tools.process import INSIDE, Finished, event
+from edgekit.builder.tools.progress import Progress, Report
 from edgekit.data import cache_root
 from edgekit.errors import EdgekitError
 
