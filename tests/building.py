@@ -24,7 +24,7 @@ def edgekit_build(*arguments: str | Path, **extra: str) -> subprocess.CompletedP
         command(*arguments),
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=500,
         env=environment(**extra),
         check=False,
     )

@@ -85,7 +85,7 @@ class Project:
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=500,
             check=False,
         )
 

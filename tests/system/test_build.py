@@ -30,7 +30,7 @@ from tests.building import (
 INSTALL_SECONDS = 1800
 WAIT_SECONDS = 60
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 
 def processes_of(folder: Path) -> Iterator[int]:

@@ -18,7 +18,7 @@ from edgekit.builder.samples import smollm2_gguf
 from edgekit.data import cache_root
 from tests.building import FAKES, command, content, edgekit_build, environment, left_in
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 
 def build_on_a_small_disk(

@@ -11,7 +11,7 @@ import pytest
 
 from tests.building import FAKES, edgekit_build
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture

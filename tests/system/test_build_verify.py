@@ -11,7 +11,7 @@ import pytest
 
 from tests.building import edgekit_build, make_tiny
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")

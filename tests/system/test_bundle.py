@@ -19,7 +19,7 @@ from tests import tools
 from tests.conftest import Project, make_project
 
 KEYS = ".edgekit/keys"
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from edgekit.client import Delta, Final, Requester
 from tests import tools
 from tests.conftest import make_project
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 MAKE = Path(__file__).parent.parent / "fakes" / "make_tiny_model.py"
 
 

@@ -57,7 +57,7 @@ UNSOUND = {
     ("gemma", "mixed"): "graph-broken",  # nor do those of an int8 head
 }
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 
 @dataclass

@@ -11,7 +11,7 @@ import pytest
 from edgekit.builder.tools.process import INSIDE
 from tests.building import FAKES, environment
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 Case = dict[str, Any]
 SEARCHED = {"algo_config": "k_quant"}

@@ -15,7 +15,7 @@ from tests import tools
 from tests.conftest import Project, make_project
 from tests.tools import MosquittoBroker
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ from edgekit.cli.plan import plan_text
 from edgekit.errors import EdgekitError, UnreachableError, UsageError
 from tests.building import edgekit_build, make_tiny
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NAME = "some/large"

@@ -13,7 +13,7 @@ from edgekit.client import Accepted, Delta, Final, Requester, devices
 from edgekit.core.wire import ProtocolError
 from tests.conftest import Project
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 LONG = {"messages": [{"role": "user", "content": "Count from one to one thousand."}]}
 

@@ -36,7 +36,7 @@ from tests.conftest import Project, make_project
 from tests.fakes.model_folder import ABOUT, FAILED, MODEL, SPEC, model_folder
 from tests.system.test_bundle import copy_package
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from edgekit.core.digest import Digest
 from tests import tools
 from tests.conftest import Project, make_project
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 # `env` cleans the environment of the agent; the others are what a person would log in for.
 PROGRAMS = ("sh", "tar", "python3", "env")

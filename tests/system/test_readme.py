@@ -19,7 +19,7 @@ from tests import tools
 from tests.conftest import Project
 
 README = Path(edgekit.__file__).parent.parent / "README.md"
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 
 def block(language: str) -> str:

@@ -13,7 +13,7 @@ import pytest
 import edgekit
 
 CHECKOUT = Path(edgekit.__file__).parent.parent
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 
 def test_the_wheel_runs_from_an_empty_environment(smollm2: Path, tmp_path: Path) -> None:

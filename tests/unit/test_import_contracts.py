@@ -26,6 +26,8 @@ PLANTED = [
     ("One door to fabric", "fleet/plan.py", "import paramiko"),
     ("One door to the runtime", "agent/serve/worker.py", "import onnxruntime_genai"),
     ("One door to the embedded broker", "cli/broker.py", "import iotcore"),
+    ("One door to signatures", "bundle/pack.py", "import securesystemslib"),
+    ("Core never acts", "builder/plan/plan.py", "import os"),
 ]
 
 
