@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from edgekit.builder.request import BuildRequest
 from edgekit.builder.run import build
@@ -21,6 +22,10 @@ from edgekit.client.devbroker import embedded_broker
 from edgekit.core.config import BrokerConfig
 from edgekit.data import cache_root
 from tests import tools
+
+# how long an example takes says nothing on a machine that others use too
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 def _silent(_: Progress) -> None:

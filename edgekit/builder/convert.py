@@ -27,9 +27,9 @@ _KNOWN = (
         "read that code, then add --trust-remote-code; or take a model that transformers knows",
     ),
     (
-        r"KeyError: 'type'",
-        "its LongRoPE configuration was saved by transformers 5, which the builder cannot read",
-        "put the original config.json of the model in its place",  # [#2609]
+        r"cannot reshape array",
+        "k_quant and rtn cannot pack a matrix with an odd number of blocks, such as an adapter's",
+        "use --recipe plain or plain-mixed, their method can",
     ),
     (
         r"NotImplementedError: The .* is not currently supported",

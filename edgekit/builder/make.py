@@ -11,6 +11,7 @@ from edgekit.builder.files import list_files, record_files
 from edgekit.builder.finish import finish
 from edgekit.builder.lint.check import asked_of, check_folder, refuse_unsound
 from edgekit.builder.spec import BuildSpec, FileRecord
+from edgekit.builder.told import as_told
 from edgekit.builder.tools.job import Toolchain
 from edgekit.builder.tools.progress import Progress, Report
 
@@ -40,7 +41,7 @@ class Made(msgspec.Struct, frozen=True):
         folder: where it lies.
         files: relative path -> sha256 and size.
         converted: how the builder went about it.
-        warnings: what the lint saw and let pass.
+        warnings: what the builder was told otherwise, and what the lint saw and let pass.
     """
 
     folder: Path
@@ -64,8 +65,9 @@ def make(toolchain: Toolchain, made_of: Ingredients, work: Path, report: Report)
         VerificationError: what came out is not what was asked for.
         EdgekitError: the builder failed.
     """
+    told, notes = as_told(made_of.folder, work)
     converted = convert(
-        toolchain, made_of.folder, made_of.spec, made_of.options, work, report,
+        toolchain, told, made_of.spec, made_of.options, work, report,
         path=made_of.path, reads=made_of.reads,
     )  # fmt: skip
     finish(converted.folder, made_of.spec.context)
@@ -73,4 +75,4 @@ def make(toolchain: Toolchain, made_of: Ingredients, work: Path, report: Report)
     warnings = refuse_unsound(check_folder(converted.folder, asked, toolchain, work, report))
     report(Progress("publish", "hashing the files"))
     files = record_files(converted.folder, list_files(converted.folder))
-    return Made(converted.folder, files, converted, warnings)
+    return Made(converted.folder, files, converted, notes + warnings)

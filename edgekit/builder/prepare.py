@@ -63,7 +63,7 @@ def prepare(request: BuildRequest, lock_digest: str, report: Report) -> Prepared
     given = wish.given
     option_files = hash_option_files(given)
     found = find(request.model, request.revision, request.hub_cache, report)
-    config = read_config(found)
+    config = read_config(found.path)
     refuse_unsupported(config, wish.precision, request)
     recipes, why = recipes_for(request, wish, config)
     candidates = []
@@ -86,15 +86,15 @@ def prepare(request: BuildRequest, lock_digest: str, report: Report) -> Prepared
     return Prepared(found, tuple(candidates), reads, wish.notes + why)
 
 
-def read_config(found: Found) -> dict[str, Any]:
-    """config.json of the source; empty for a GGUF file, whose shape is in its header."""
-    path = found.path / "config.json"
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a folder; empty for a GGUF file, whose shape is in its header."""
+    path = folder / "config.json"
     if not path.is_file():
         return {}
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
     except msgspec.DecodeError as error:
-        raise UsageError(f"{found.source.name} has no readable config.json", str(error)) from error
+        raise UsageError(f"{folder.name} has no readable config.json", str(error)) from error
 
 
 def refuse_unsupported(config: dict[str, Any], precision: str, request: BuildRequest) -> None:

@@ -86,6 +86,8 @@ RECIPES: tuple[Recipe, ...] = (
 
 LADDER = ("plain", "k-quant", "k-quant-head8", "k-quant-mixed", "int8")
 """What `auto` tries, smallest first; plain-mixed and rtn lose to a rung of their size."""
+ADAPTER_LADDER = ("plain", "plain-head8", "plain-mixed", "int8")
+"""The same for a model with a LoRA adapter."""
 
 _BY_NAME = {recipe.name: recipe for recipe in RECIPES}
 
@@ -103,14 +105,19 @@ def recipe_named(name: str) -> Recipe:
     )
 
 
-def default_recipe(config: dict[str, Any]) -> Choice:
+def default_recipe(config: dict[str, Any], *, adapter: bool = False) -> Choice:
     """The recipe for a model that nobody chose one for, by its config.json.
+
+    Args:
+        adapter: a LoRA adapter is built in, whose matrices k_quant cannot pack at usual ranks.
 
     Sources: Phi-4-mini repeats itself endlessly in pure int4 (onnxruntime-genai #1450, onnxruntime
     #24384) and is published with int8 head and down projections (olive-recipes); Llama-3.2-1B
     loses 7 % of quality with plain int4 against int8 in its sensitive parts (Olive's blog on
     quantising small models); models below 1 B lose most.
     """
+    if adapter:
+        return Choice(_BY_NAME["plain"], "k-quant cannot pack an adapter's narrow matrices")
     parameters = _parameters(config)
     architecture = next(iter(config.get("architectures") or ()), "")
     if architecture == "Phi3ForCausalLM" and _number(config, "vocab_size") > 150_000:
@@ -122,10 +129,10 @@ def default_recipe(config: dict[str, Any]) -> Choice:
     return Choice(_BY_NAME["plain"], "the builder's default")
 
 
-def ladder(config: dict[str, Any]) -> tuple[Recipe, ...]:
-    """The rungs of `auto` for a model, smallest first."""
+def ladder(config: dict[str, Any], *, adapter: bool = False) -> tuple[Recipe, ...]:
+    """The rungs of `auto` for a model, smallest first; `adapter` as for `default_recipe`."""
     tied = bool(config.get("tie_word_embeddings"))
-    rungs = (_BY_NAME[name] for name in LADDER)
+    rungs = (_BY_NAME[name] for name in (ADAPTER_LADDER if adapter else LADDER))
     return tuple(recipe for recipe in rungs if not (tied and recipe.needs_untied))
 
 

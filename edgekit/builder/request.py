@@ -119,10 +119,11 @@ def recipes_for(
     """
     if config.get("tie_word_embeddings"):
         _refuse_unloadable(wish.recipe, wish.given, wish.precision)
+    adapter = "adapter_path" in wish.given
     if request.recipe == AUTO:
-        return ladder(config), ()
+        return ladder(config, adapter=adapter), ()
     if wish.recipe is None and wish.precision == "int4" and not _QUANTISING & wish.given.keys():
-        choice = default_recipe(config)
+        choice = default_recipe(config, adapter=adapter)
         return (choice.recipe,), (f"recipe {choice.recipe.name}: {choice.why}",)
     return (wish.recipe,), ()
 

@@ -13,7 +13,7 @@ from edgekit.builder.gate.verdict import Thresholds, find_thresholds
 from edgekit.builder.gguf import dequantised
 from edgekit.builder.ladder import Trial
 from edgekit.builder.make import Made
-from edgekit.builder.prepare import prepare
+from edgekit.builder.prepare import prepare, read_config, refuse_unsupported
 from edgekit.builder.provenance import PROVENANCE_NAME, provenance_bytes
 from edgekit.builder.publish import check_out, publish, up_to_date, workplace
 from edgekit.builder.request import BuildRequest
@@ -96,6 +96,8 @@ def _build(request: BuildRequest, report: Report, toolchain: ToolchainSource) ->
     folder = prepared.found.path
     if prepared.found.source.kind == "gguf":
         folder = dequantised(prepared.found, toolchain, report)
+        # its config.json is known only now
+        refuse_unsupported(read_config(folder), prepared.candidates[0].spec.precision, request)
     setup = Setup(toolchain.ready(report), folder, request.path, prepared.reads, thresholds)
     with workplace(out) as work:
         best, trials = attempt_all(setup, prepared.candidates, request.budget_bytes, work, report)

@@ -77,7 +77,7 @@ class BuildSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     option_files: dict[str, dict[str, str]]
     toolchain: str
     context: int = DEFAULT_CONTEXT
-    steps: int = 2
+    steps: int = 3
 
     def build_id(self) -> str:
         """Sha256 (hex) of the canonical JSON: keys sorted, no spaces, UTF-8."""

@@ -36,12 +36,25 @@ OTHERS = st.sampled_from(
     [
         "architectures", "text_config", "rope_scaling", "rope_parameters", "layer_types",
         "quantization_config", "tie_word_embeddings", "partial_rotary_factor", "no_rope_layers",
-        "model_type", "torch_dtype",
+        "model_type", "torch_dtype", "rope_theta", "rms_norm_eps", "layer_norm_eps",
     ]
 )  # fmt: skip
+ROPES = st.fixed_dictionaries(
+    {"rope_type": st.sampled_from(["yarn", "longrope", "linear", "default"])},
+    optional={
+        "factor": st.floats(), "beta_fast": ODD, "beta_slow": ODD, "truncate": ODD,
+        "rope_theta": st.floats(), "original_max_position_embeddings": st.integers(-1, 10**6),
+    },
+)  # fmt: skip
 CONFIGS = st.builds(
-    lambda name, numbers, odd: {"architectures": [name], **numbers, **odd},
+    lambda name, rope, numbers, odd: {
+        "architectures": [name],
+        "rope_parameters": rope,
+        **numbers,
+        **odd,
+    },
     st.sampled_from(sorted(ARCHITECTURES)),
+    st.one_of(st.none(), ROPES),
     st.dictionaries(NUMBERS, st.integers(1, 64), min_size=6),
     st.dictionaries(st.one_of(OTHERS, NUMBERS), ODD, max_size=3),
 )

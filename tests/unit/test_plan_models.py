@@ -95,19 +95,23 @@ def test_checkpoints_quantised_another_way_are_refused() -> None:
     assert said("modelopt", "cuda") == ""
 
 
+GRANITE = {"architectures": ["GraniteMoeHybridForCausalLM"]}
 LONG = {"rope_type": "longrope", "original_max_position_embeddings": 4096}
 
 
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"architectures": ["Phi3ForCausalLM"], "rope_parameters": LONG}, "lacks `type`"),
         (
             {"architectures": ["Qwen2ForCausalLM"], "rope_scaling": {"rope_type": "llama3"}},
             "llama3",
         ),
         ({"architectures": ["LlamaForCausalLM"], "rope_scaling": {"type": "linear"}}, "leave"),
         ({"architectures": ["Gemma3ForCausalLM"]}, "Gemma 3"),
+        ({"architectures": ["Gemma4ForConditionalGeneration"]}, "Gemma 4"),
+        ({"architectures": ["OlmoForCausalLM"]}, "layer norm"),
+        (GRANITE | {"layer_types": ["mamba", "attention"]}, "Mamba"),
+        (GRANITE | {"num_local_experts": 4}, "experts"),
         ({"architectures": ["SmolLM3ForCausalLM"], "no_rope_layers": [1, 1, 0]}, "position_ids"),
         ({"architectures": ["GptOssForCausalLM"]}, "MXFP4"),
         ({"architectures": ["WhisperForConditionalGeneration"]}, "speech"),
@@ -119,10 +123,25 @@ def test_what_the_locked_builder_stops_at_is_said_before(config: dict[str, Any],
     assert said in verdict(**config)
 
 
+def test_targets_whose_graphs_do_not_run_are_refused() -> None:
+    def said(precision: str, provider: str, kv_heads: int) -> str:
+        config = SMOLLM2_LAYER | {"num_key_value_heads": kv_heads}
+        found = judge(config, precision, provider).refusal
+        return found.why if found else ""
+
+    assert "KV cache unconnected" in said("fp32", "cuda", 3)
+    assert "9 heads share 3" in said("fp16", "cpu", 3)
+    assert said("fp16", "cpu", 9) == ""
+    assert said("fp16", "cuda", 3) == ""
+    assert said("fp32", "cpu", 3) == ""
+
+
 @pytest.mark.parametrize(
     "config",
     [
         {"architectures": ["Phi3ForCausalLM"], "rope_parameters": LONG | {"type": "longrope"}},
+        {"architectures": ["Phi3ForCausalLM"], "rope_parameters": LONG},  # it is mended
+        GRANITE | {"layer_types": ["attention"] * 2, "num_local_experts": 0},
         {"architectures": ["Phi3ForCausalLM"], "rope_scaling": {"type": "longrope"}},
         {"architectures": ["LlamaForCausalLM"], "rope_scaling": {"rope_type": "llama3"}},
         {"architectures": ["LlamaForCausalLM"], "rope_scaling": None},
@@ -142,6 +161,8 @@ def test_what_it_can_do_is_not_refused(config: dict[str, Any]) -> None:
         ("hidden_size", -1),
         ("num_hidden_layers", 10**9),
         ("layer_types", 3),
+        ("sliding_window", "wide"),
+        ("rope_theta", -1.0),
         ("text_config", {"hidden_size": "large"}),
     ],
 )
@@ -149,6 +170,11 @@ def test_a_config_of_wrong_types_is_refused_by_its_field(field: str, value: obje
     with pytest.raises(UsageError) as caught:
         check_config(SMOLLM2_LAYER | {field: value})
     assert (field if field != "text_config" else "hidden_size") in caught.value.why
+
+
+def test_a_rotary_field_out_of_its_bounds_is_refused() -> None:
+    with pytest.raises(UsageError, match="not that of a model"):
+        check_config(SMOLLM2_LAYER | {"rope_scaling": {"type": "yarn", "beta_fast": 0}})
 
 
 def gguf(values: dict[str, Any], tensors: dict[str, tuple[int, ...]]) -> bytes:

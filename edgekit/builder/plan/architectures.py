@@ -12,6 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from edgekit.builder.plan.limits import Refusal, known_defect
+from edgekit.builder.plan.mend import mended, mends
 from edgekit.builder.plan.modelconfig import architecture_of
 
 Kind = Literal["text", "text part", "speech"]
@@ -121,14 +122,16 @@ def judge(
     known = ARCHITECTURES.get(name)
     if known is None:
         return Verdict(None, _unknown(name, config))
+    changes = mends(name, config)
     refusal = (
         _wrong_kind(known, provider)
         or _remote_code(known, trust_remote_code)
         or _checkpoint(name, config, provider)
-        or known_defect(name, config, precision)
+        or known_defect(name, mended(config, changes), precision, provider)
     )
     part = f"only the language part of {name} is built; it takes text, not pictures or sound"
-    return Verdict(known, refusal, (part,) if known.kind == "text part" else ())
+    notes = ((part,) if known.kind == "text part" else ()) + tuple(each.why for each in changes)
+    return Verdict(known, refusal, notes)
 
 
 def alternative(name: str) -> str:

@@ -37,16 +37,64 @@ _OWN = {
     "HunYuanDenseV1ForCausalLM": _ANY | {"dynamic"},
 }
 _GEMMA_3 = frozenset({"Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"})
+_GEMMA_4 = frozenset({"Gemma4ForConditionalGeneration", "Gemma4UnifiedForConditionalGeneration"})
 
 
-def known_defect(name: str, config: dict[str, Any], precision: str) -> Refusal | None:
+def known_defect(
+    name: str, config: dict[str, Any], precision: str, provider: str
+) -> Refusal | None:
     """Why the builder cannot make this model, or None.
 
     Args:
         name: the architecture.
-        precision: the builder's `-p`.
+        config: config.json, as the builder is given it (`mend`).
+        precision, provider: the builder's `-p` and `-e`.
     """
     text = language_part(config)
+    return _family(name, config, text, precision) or _target(text, precision, provider)
+
+
+def _target(text: dict[str, Any], precision: str, provider: str) -> Refusal | None:
+    if (precision, provider) == ("fp32", "cuda"):
+        return Refusal(
+            "the model builder makes no fp32 for cuda that a runtime loads",
+            "it leaves the KV cache unconnected",
+            "build fp16 for cuda, or fp32 for cpu",
+        )
+    heads, shared = text.get("num_attention_heads"), text.get("num_key_value_heads")
+    if (precision, provider) == ("fp16", "cpu") and heads and shared and shared != heads:
+        return Refusal(
+            "the runtime does not get beyond the prompt with this model in fp16 on a CPU",
+            f"its {heads} heads share {shared} of keys and values, which it cannot spread in fp16",
+            "build int8, which is smaller and faster, or fp32",
+        )
+    return None
+
+
+def _family(
+    name: str, config: dict[str, Any], text: dict[str, Any], precision: str
+) -> Refusal | None:
+    if name in _GEMMA_4:
+        return Refusal(
+            "the locked model builder does not read Gemma 4",
+            "it looks for global_head_dim, which transformers 5 keeps layer by layer",
+            "take a Gemma 2 or another family",
+        )
+    if name == "OlmoForCausalLM":
+        return Refusal(
+            "the locked model builder makes another model of an OLMo",
+            "it takes its layer norm for an RMS norm, so that the mean is not taken off",
+            "take a Llama, Qwen or SmolLM of that size",
+        )
+    if name == "GraniteMoeHybridForCausalLM":
+        mamba = set(text.get("layer_types") or ()) - {"attention", "full_attention"}
+        if mamba or text.get("num_local_experts"):
+            lost = "Mamba layers" if mamba else "experts, without a word"
+            return Refusal(
+                "the locked model builder makes the dense hybrid Granites alone",
+                f"it leaves out the {lost}",
+                "take a Granite 3 (GraniteForCausalLM)",
+            )
     if name in _GEMMA_3:
         return Refusal(
             "the locked model builder does not read Gemma 3",
@@ -73,12 +121,6 @@ def known_defect(name: str, config: dict[str, Any], precision: str) -> Refusal |
 def _rope(name: str, text: dict[str, Any]) -> Refusal | None:
     rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
     style = str(rope.get("rope_type") or rope.get("type") or "")
-    if style == "longrope" and name in _PHIS and "type" not in rope:
-        return Refusal(
-            "the model builder cannot read this LongRoPE configuration",
-            "it was saved by transformers 5 and lacks `type`",
-            "put the original config.json of the model in its place",  # onnxruntime-genai #2609
-        )
     if style in _OWN.get(name, _ANY):
         return None
     return Refusal(

@@ -12,6 +12,7 @@ from edgekit.errors import UsageError
 # A model of 10^12 weights has dimensions of some 10^5; what is larger is a slip or an attack.
 _Count = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
 _Layers = Annotated[int, msgspec.Meta(ge=0, le=10_000)]
+_Positive = Annotated[float, msgspec.Meta(gt=0, le=1e12)]
 _Rope = dict[str, Any]
 
 
@@ -37,6 +38,9 @@ class _Fields(msgspec.Struct):
     num_local_experts: _Count | None = None
     num_experts_per_tok: _Count | None = None
     moe_intermediate_size: _Count | None = None
+    sliding_window: _Count | None = None
+    original_max_position_embeddings: _Count | None = None
+    rope_theta: _Positive | None = None
 
 
 class _Rotary(msgspec.Struct):
@@ -46,6 +50,9 @@ class _Rotary(msgspec.Struct):
     type: str | None = None
     original_max_position_embeddings: _Count | None = None
     partial_rotary_factor: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
+    rope_theta: _Positive | None = None
+    beta_fast: _Positive | None = None
+    beta_slow: _Positive | None = None
 
 
 def check_config(config: Mapping[str, Any]) -> None:

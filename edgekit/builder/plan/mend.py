@@ -1,0 +1,151 @@
+"""What the locked builder has to be told in place of config.json, to make the model that it means.
+
+Pure. The builder reads a few settings under one name only, or not at all where config.json leaves
+them to transformers' defaults; the model would be refused, or silently another one. The weights
+are never touched, and what is compared with the result (`gate`, `make matrix`) is the source as it
+is. Each was met with onnxruntime-genai 0.18.0 and transformers 5.23 (docs/architectures.md).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+
+_WINDOWED = frozenset({"MistralForCausalLM", "Phi3ForCausalLM"})
+_EPSILON = {"PhiForCausalLM": "layer_norm_eps", "NemotronForCausalLM": "norm_eps"}
+_DEFAULT_EPSILON = 1e-5  # of both configuration classes
+_DEFAULT_THETA = 10_000.0
+# transformers' defaults (`_compute_yarn_parameters`), after section 3.2 of arXiv 2309.00071
+_BETA_FAST, _BETA_SLOW = 32.0, 1.0
+_LEAST_BORDER = 1e-6  # the builder wants it above zero
+_LONGROPE_KEYS = ("short_factor", "long_factor", "short_mscale", "long_mscale", "attention_factor")
+_ROPE_KEYS = ("rope_parameters", "rope_scaling")
+
+
+class Mend(msgspec.Struct, frozen=True):
+    """A change to config.json and its reason, for the user.
+
+    Attributes:
+        patch: JSON Merge Patch (RFC 7386).
+    """
+
+    patch: dict[str, Any]
+    why: str
+
+
+def mends(name: str, config: dict[str, Any]) -> tuple[Mend, ...]:
+    """What to change for the builder, mostly nothing.
+
+    Args:
+        name: the architecture.
+        config: one that `check_config` has seen.
+    """
+    found = (_window(name, config), _epsilon(name, config), _longrope(name, config), _yarn(config))
+    return tuple(mend for mend in found if mend)
+
+
+def mended(config: dict[str, Any], changes: tuple[Mend, ...]) -> dict[str, Any]:
+    """The configuration that the builder is given."""
+    for change in changes:
+        config = merge_patch(config, change.patch)
+    return config
+
+
+def merge_patch(target: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
+    """JSON Merge Patch of RFC 7386, section 2, for objects."""
+    merged = dict(target)
+    for key, value in patch.items():
+        if value is None:
+            merged.pop(key, None)
+        elif isinstance(value, dict):
+            inner = merged.get(key)
+            merged[key] = merge_patch(inner if isinstance(inner, dict) else {}, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _window(name: str, config: dict[str, Any]) -> Mend | None:
+    """A window that transformers gives every layer and the builder none."""
+    window, layers = config.get("sliding_window"), config.get("num_hidden_layers")
+    if name not in _WINDOWED or config.get("layer_types") or not window or not layers:
+        return None
+    if window >= (config.get("max_position_embeddings") or math.inf):
+        return None  # it never begins to slide, as in Phi-3.5-mini
+    return Mend(
+        {"layer_types": ["sliding_attention"] * layers},
+        f"every layer looks {window} tokens back, which the builder is told layer by layer",
+    )
+
+
+def _epsilon(name: str, config: dict[str, Any]) -> Mend | None:
+    key = _EPSILON.get(name)
+    if key is None or "rms_norm_eps" in config:
+        return None
+    return Mend(
+        {"rms_norm_eps": config.get(key, _DEFAULT_EPSILON)},
+        f"the builder reads {key} under the name rms_norm_eps",
+    )
+
+
+def _longrope(name: str, config: dict[str, Any]) -> Mend | None:
+    """transformers 5 saves `rope_type`, the builder asks for `type` (onnxruntime-genai #2609)."""
+    rope = config.get("rope_parameters") or {}
+    if name != "Phi3ForCausalLM" or rope.get("rope_type") != "longrope" or "type" in rope:
+        return None
+    scaling = {key: rope[key] for key in _LONGROPE_KEYS if key in rope}
+    top = {key: rope[key] for key in ("rope_theta", "partial_rotary_factor") if key in rope}
+    original = rope.get("original_max_position_embeddings")
+    if original and not config.get("original_max_position_embeddings"):
+        top["original_max_position_embeddings"] = original
+    return Mend(
+        {"rope_parameters": None, "rope_scaling": {"type": "longrope", **scaling}, **top},
+        "its LongRoPE was saved by transformers 5, the builder is given the original form",
+    )
+
+
+def _yarn(config: dict[str, Any]) -> Mend | None:
+    """YaRN's borders: written out, and rounded to whole frequencies as transformers does.
+
+    The builder has no rounding, but takes any number of rotations for a border; the one whose
+    border is the rounded one gives the same frequencies.
+    """
+    key = next((key for key in _ROPE_KEYS if config.get(key)), None)
+    rope = config.get(key) if key else None
+    if not rope or (rope.get("rope_type") or rope.get("type")) != "yarn":
+        return None
+    head = config.get("head_dim") or _share(config)
+    theta = rope.get("rope_theta") or config.get("rope_theta") or _DEFAULT_THETA
+    length = rope.get("original_max_position_embeddings") or config.get("max_position_embeddings")
+    fast = float(rope.get("beta_fast") or _BETA_FAST)
+    slow = float(rope.get("beta_slow") or _BETA_SLOW)
+    if key is None or not (head and length and theta > 1):
+        return None  # the builder stops at what is missing
+    low, high = _border(fast, head, theta, length), _border(slow, head, theta, length)
+    if rope.get("truncate", True):
+        low, high = math.floor(low), math.ceil(high)
+        fast = _rotations(max(low, _LEAST_BORDER), head, theta, length)
+        slow = _rotations(high, head, theta, length)
+    if (fast, slow) == (rope.get("beta_fast"), rope.get("beta_slow")):
+        return None
+    return Mend(
+        {key: {"beta_fast": fast, "beta_slow": slow}},
+        "YaRN's borders are written out, rounded as transformers does",
+    )
+
+
+def _border(rotations: float, head: int, theta: float, length: int) -> float:
+    """The frequency that turns so often within `length` tokens."""
+    return head * math.log(length / (rotations * 2 * math.pi)) / (2 * math.log(theta))
+
+
+def _rotations(border: float, head: int, theta: float, length: int) -> float:
+    """The inverse of `_border`."""
+    return float(length / (2 * math.pi * theta ** (2 * border / head)))
+
+
+def _share(config: dict[str, Any]) -> int:
+    """The width of a head that config.json does not name."""
+    return int((config.get("hidden_size") or 0) // (config.get("num_attention_heads") or 1))

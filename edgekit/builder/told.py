@@ -1,0 +1,36 @@
+"""The folder that the model builder is given: the source, or a view of it with a mended config."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edgekit.builder.plan.mend import mended, mends
+from edgekit.builder.plan.modelconfig import architecture_of
+
+CONFIG_NAME = "config.json"
+
+
+def as_told(source: Path, work: Path) -> tuple[Path, tuple[str, ...]]:
+    """The builder's source folder, and what was changed for it, one line each.
+
+    Args:
+        source: a Hugging Face folder; it is not written to.
+        work: takes the view where one is needed: links to the files, and another config.json.
+    """
+    path = source / CONFIG_NAME
+    config = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    changes = mends(architecture_of(config), config)
+    if not changes:
+        return source, ()
+    view = work / source.name
+    view.mkdir()
+    for file in source.iterdir():
+        if file.name != CONFIG_NAME:
+            # to the file itself: the hub's cache is links already, and a container sees ends alone
+            (view / file.name).symlink_to(file.resolve())
+    changed = msgspec.json.encode(mended(config, changes))
+    (view / CONFIG_NAME).write_bytes(msgspec.json.format(changed, indent=2))
+    return view, tuple(change.why for change in changes)

@@ -1,0 +1,147 @@
+"""What the builder is told in place of config.json."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgekit.builder.plan.mend import mended, mends, merge_patch
+from edgekit.builder.told import as_told
+
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+HEAD, THETA = 128, 1e6
+
+
+def patch(name: str, **config: Any) -> dict[str, Any]:
+    found = mends(name, config)
+    assert len(found) <= 1
+    return found[0].patch if found else {}
+
+
+def test_a_window_of_every_layer_is_told_layer_by_layer() -> None:
+    config = {"sliding_window": 2047, "num_hidden_layers": 3, "max_position_embeddings": 4096}
+    told = {"layer_types": ["sliding_attention"] * 3}
+    assert patch("Phi3ForCausalLM", **config) == told
+    assert patch("MistralForCausalLM", **config) == told
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("MistralForCausalLM", {"sliding_window": None}),
+        ("MistralForCausalLM", {"sliding_window": 16, "layer_types": ["full_attention"] * 2}),
+        ("Qwen2ForCausalLM", {"sliding_window": 16}),  # transformers lists its layers itself
+        # Phi-3.5-mini: 262144 of 131072
+        ("Phi3ForCausalLM", {"sliding_window": 262144, "max_position_embeddings": 131072}),
+    ],
+)
+def test_a_window_that_is_told_already_or_never_slides_is_left(
+    name: str, config: dict[str, Any]
+) -> None:
+    assert patch(name, num_hidden_layers=2, **config) == {}
+
+
+def test_the_epsilon_goes_under_the_name_that_the_builder_reads() -> None:
+    assert patch("PhiForCausalLM", layer_norm_eps=1e-5) == {"rms_norm_eps": 1e-5}
+    assert patch("NemotronForCausalLM", norm_eps=2e-5) == {"rms_norm_eps": 2e-5}
+    assert patch("NemotronForCausalLM") == {"rms_norm_eps": 1e-5}
+    assert patch("LlamaForCausalLM", rms_norm_eps=1e-5) == {}
+
+
+def test_longrope_of_transformers_5_becomes_the_original_form() -> None:
+    saved = {
+        "max_position_embeddings": 131072,
+        "rope_parameters": {
+            "rope_type": "longrope", "rope_theta": 10000.0, "partial_rotary_factor": 0.75,
+            "original_max_position_embeddings": 4096,
+            "short_factor": [1.0, 1.1], "long_factor": [1.0, 4.0],
+        },
+    }  # fmt: skip
+    changes = mends("Phi3ForCausalLM", saved)
+    told = mended(saved, changes)
+    assert told == {
+        "max_position_embeddings": 131072,
+        "original_max_position_embeddings": 4096,
+        "rope_theta": 10000.0,
+        "partial_rotary_factor": 0.75,
+        "rope_scaling": {
+            "type": "longrope", "short_factor": [1.0, 1.1], "long_factor": [1.0, 4.0]
+        },
+    }  # fmt: skip
+    assert mends("Phi3ForCausalLM", told) == ()
+
+
+def border(rotations: float) -> float:
+    """As both the builder and transformers compute it (arXiv 2309.00071, section 3.2)."""
+    return HEAD * math.log(32768 / (rotations * 2 * math.pi)) / (2 * math.log(THETA))
+
+
+@pytest.mark.parametrize("key", ["rope_parameters", "rope_scaling"])
+@pytest.mark.parametrize("betas", [{}, {"beta_fast": 32.0, "beta_slow": 1.0}])
+def test_yarn_gets_betas_whose_borders_are_the_rounded_ones(
+    key: str, betas: dict[str, float]
+) -> None:
+    config: dict[str, Any] = {"head_dim": HEAD, "rope_theta": THETA, key: YARN | betas}
+    told = patch("Qwen2ForCausalLM", **config)[key]
+    assert border(told["beta_fast"]) == pytest.approx(math.floor(border(32.0)), abs=1e-9)
+    assert border(told["beta_slow"]) == pytest.approx(math.ceil(border(1.0)), abs=1e-9)
+    assert border(32.0) % 1  # else the test shows nothing
+
+
+def test_yarn_without_rounding_gets_the_betas_alone() -> None:
+    told = patch("Qwen2ForCausalLM", hidden_size=256, num_attention_heads=2, rope_theta=THETA,
+                 rope_scaling=YARN | {"truncate": False})  # fmt: skip
+    assert told == {"rope_scaling": {"beta_fast": 32.0, "beta_slow": 1.0}}
+    rope = YARN | {"truncate": False, "beta_fast": 32.0, "beta_slow": 1.0}
+    assert patch("GptOssForCausalLM", head_dim=64, rope_parameters=rope) == {}
+
+
+def test_a_border_below_zero_stays_above_it_for_the_builder() -> None:
+    rope = YARN | {"original_max_position_embeddings": 64}
+    told = patch("Qwen2ForCausalLM", head_dim=HEAD, rope_theta=THETA, rope_scaling=rope)
+    low = HEAD * math.log(64 / (told["rope_scaling"]["beta_fast"] * 2 * math.pi))
+    assert 0 < low < 1e-3
+
+
+def test_merge_patch_is_that_of_rfc_7386() -> None:
+    target = {"a": 1, "b": {"c": 2, "d": 3}, "e": 4}
+    assert merge_patch(target, {"a": None, "b": {"c": None, "f": 5}, "e": {"g": 6}}) == {
+        "b": {"d": 3, "f": 5},
+        "e": {"g": 6},
+    }
+    assert target["b"] == {"c": 2, "d": 3}
+
+
+def test_the_source_is_given_as_it_is_where_nothing_is_to_be_told(tmp_path: Path) -> None:
+    source, work = folder(tmp_path, {"architectures": ["LlamaForCausalLM"]})
+    assert as_told(source, work) == (source, ())
+    assert list(work.iterdir()) == []
+
+
+def test_the_view_has_the_sources_files_and_another_config(tmp_path: Path) -> None:
+    config = {"architectures": ["PhiForCausalLM"], "layer_norm_eps": 1e-5}
+    source, work = folder(tmp_path, config)
+    before = (source / "config.json").read_bytes()
+    view, notes = as_told(source, work)
+    assert view == work / "tiny"
+    assert json.loads((view / "config.json").read_text()) == config | {"rms_norm_eps": 1e-5}
+    assert (view / "model.safetensors").read_bytes() == b"weights"
+    assert (view / "model.safetensors").readlink() == tmp_path / "blobs" / "weights"
+    assert (source / "config.json").read_bytes() == before
+    assert len(notes) == 1
+    assert "rms_norm_eps" in notes[0]
+
+
+def folder(tmp_path: Path, config: dict[str, Any]) -> tuple[Path, Path]:
+    """A source as the hub's cache keeps it, and an empty work folder."""
+    source, work, blobs = (tmp_path / name for name in ("tiny", "work", "blobs"))
+    for each in (source, work, blobs):
+        each.mkdir()
+    (blobs / "weights").write_bytes(b"weights")
+    (source / "model.safetensors").symlink_to("../blobs/weights")
+    (source / "config.json").write_text(json.dumps(config))
+    return source, work
