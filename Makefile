@@ -1,5 +1,5 @@
 # Each line calls one program. `make demo` and `make test` are all a newcomer needs.
-.PHONY: env demo test lint bench fmt lock
+.PHONY: env demo test matrix lint bench fmt lock
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -18,6 +18,10 @@ demo: env
 test: env
 	$(BIN)/python -m tests
 
+# Every architecture of the builder, about half an hour; docs/architectures.md is made of it.
+matrix: env
+	$(BIN)/python -m tests.matrix --write
+
 lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -30,6 +34,7 @@ fmt: env
 
 bench: env
 	$(BIN)/python -m benchmarks --write
+	$(BIN)/python -m benchmarks.recipes --write
 
 # Needs uv, and a CPU build of torch where uv finds it.
 lock:

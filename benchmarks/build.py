@@ -1,12 +1,13 @@
 """`build.*`: the low-memory path of a build against the stock one, in turns, on the same weights.
 
     python -m benchmarks.build [--model smollm2|phi35|DIR] [--layers N] [--precision int4]
-        [-x KEY=VALUE …] [--rounds N] [--only low-memory|stock]
+        [-x KEY=VALUE …] [--rounds N] [--only low-memory|stock] [--limit-gib N]
 
 Only the model builder's own process is measured: the most memory it held and its CPU time; wall
 time depends on who else works. `phi35` is random weights in Phi-3.5-mini's exact shape, made once
 and kept in edgekit's cache (7.6 GB for all 32 layers); the stock path takes 5.4 GiB of memory for
 four of its layers and 20.6 GiB for all, so `--only low-memory` is for machines with less.
+`--limit-gib` builds in a container that may not hold more, mapped pages included.
 """
 
 from __future__ import annotations
@@ -33,8 +34,11 @@ from edgekit.builder.options import parse_options
 from edgekit.builder.samples import smollm2_gguf
 from edgekit.builder.source import find
 from edgekit.builder.spec import BuildSpec, Precision, Source
+from edgekit.builder.tools.container import ContainerToolchain
 from edgekit.builder.tools.host import HostToolchain
-from edgekit.builder.tools.progress import Progress
+from edgekit.builder.tools.job import Job, Toolchain
+from edgekit.builder.tools.process import Finished
+from edgekit.builder.tools.progress import Progress, Report
 from edgekit.data import cache_root
 from edgekit.errors import EdgekitError
 
@@ -62,11 +66,25 @@ class Workload(msgspec.Struct, frozen=True):
         source: a Hugging Face folder.
         precision: the builder's `-p`.
         options: its `--extra_options`.
+        limit_bytes: of the container that it runs in; None builds on the host.
     """
 
     source: Path
     precision: Precision
     options: dict[str, str]
+    limit_bytes: int | None = None
+
+
+class Limited(msgspec.Struct, frozen=True):
+    """A toolchain whose jobs may hold so many bytes."""
+
+    inner: Toolchain
+    limit_bytes: int
+
+    def run(self, job: Job, report: Report) -> Finished:
+        """Run a job, which is ended when it wants more."""
+        limited = msgspec.structs.replace(job, memory_limit_bytes=self.limit_bytes)
+        return self.inner.run(limited, report)
 
 
 def _silent(_: Progress) -> None:
@@ -103,7 +121,10 @@ def build(workload: Workload, path: str) -> Build:
     Raises:
         EdgekitError: it failed, or went the other way.
     """
-    toolchain = HostToolchain()
+    toolchain = ContainerToolchain() if workload.limit_bytes else HostToolchain()
+    ready: Toolchain = toolchain.ready(_silent)
+    if workload.limit_bytes:
+        ready = Limited(ready, workload.limit_bytes)
     name = workload.source.name
     spec = BuildSpec(
         Source("folder", name, "", {}),
@@ -118,8 +139,7 @@ def build(workload: Workload, path: str) -> Build:
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="build-", dir=scratch) as folder:
         made = convert(
-            toolchain.ready(_silent), workload.source, spec, workload.options, Path(folder),
-            _silent, path=path,
+            ready, workload.source, spec, workload.options, Path(folder), _silent, path=path,
         )  # fmt: skip
         if made.path != path:
             raise EdgekitError(f"{name} was not built the {path} way", made.note)
@@ -200,11 +220,13 @@ def main() -> None:
     parser.add_argument("-x", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--only", choices=PATHS, help="measure one path")
+    parser.add_argument("--limit-gib", type=float, help="of a container to build in")
     args = parser.parse_args()
     paths = (args.only,) if args.only else PATHS
     try:
         source = find_source(args.model, args.layers)
-        workload = Workload(source, args.precision, parse_options(args.x))
+        limit = round(args.limit_gib * 2**30) if args.limit_gib else None
+        workload = Workload(source, args.precision, parse_options(args.x), limit)
         builds = compare(workload, args.rounds, paths)
     except EdgekitError as error:
         print(f"benchmarks: {error}", file=sys.stderr)

@@ -1,6 +1,11 @@
-"""Makes a tiny Hugging Face folder with random weights, run with the toolchain's interpreter.
+"""Makes tiny Hugging Face folders with random weights, run with the toolchain's interpreter.
 
     python make_tiny_model.py qwen2|gemma OUT
+    python make_tiny_model.py --many FILE
+
+FILE is a JSON list of `{"out": FOLDER, "architecture": CLASS, "config": CLASS, "values": {…},
+"edit": {…}}`: transformers' classes, the configuration's arguments, and what is written into
+config.json afterwards. One JSON line on standard output says how each went: `{"out", "error"}`.
 
 Always the same bytes: fixed seed, and a tokenizer trained on the text below. Every dimension is a
 multiple of 32, the builder's block size. It speaks no language; it builds, loads and answers.
@@ -10,7 +15,10 @@ multiple of 32, the builder's block size. It speaks no language; it builds, load
 # (the imports inside the functions are the toolchain's)
 
 import argparse
+import json
+import traceback
 from pathlib import Path
+from typing import Any
 
 SEED = 20260922
 VOCABULARY = 512
@@ -94,14 +102,70 @@ def make_model(family: str, out: Path, vocabulary: int) -> None:
     model.save_pretrained(out)
 
 
+def make_any(out: Path, architecture: str, config: str, values: dict[str, Any]) -> Any:
+    """A model of any class of transformers, saved with its tokenizer; returns it.
+
+    Its weights are wide enough that every norm, bias and position shows in the logits, which
+    transformers' own first values (0.02 wide, norms at one, biases at zero) would hide.
+    """
+    import torch
+    import transformers
+
+    torch.manual_seed(SEED)
+    made = getattr(transformers, config)(**values)
+    model = getattr(transformers, architecture)(made).to(torch.float32).eval()
+    generator = torch.Generator().manual_seed(SEED)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter.ndim > 1:
+                parameter.copy_(noise / parameter.shape[-1] ** 0.5)
+            else:
+                parameter.add_(0.1 * noise)
+    model.save_pretrained(out)
+    make_tokenizer(out)
+    return model
+
+
+def make_many(file: Path) -> None:
+    """See the module's text; what fails does not keep the others from being made."""
+    for entry in json.loads(file.read_text(encoding="utf-8")):
+        out, error = Path(entry["out"]), ""
+        try:
+            make_any(out, entry["architecture"], entry["config"], entry["values"])
+            config = out / "config.json"
+            content = json.loads(config.read_text(encoding="utf-8"))
+            config.write_text(json.dumps(_merged(content, entry["edit"]), indent=2), "utf-8")
+        except Exception as problem:
+            traceback.print_exc()
+            error = f"{type(problem).__name__}: {problem}".splitlines()[0]
+        print(json.dumps({"out": str(out), "error": error}), flush=True)  # noqa: T201
+
+
+def _merged(content: dict[str, Any], edit: dict[str, Any]) -> dict[str, Any]:
+    """`content` with the keys of `edit`, section by section; None takes a key away."""
+    nested = {
+        key: _merged(content.get(key) or {}, value)
+        for key, value in edit.items()
+        if isinstance(value, dict)
+    }
+    return {k: v for k, v in {**content, **edit, **nested}.items() if edit.get(k, v) is not None}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("family", choices=["qwen2", "gemma"])
-    parser.add_argument("out", type=Path)
+    parser.add_argument("family", choices=["qwen2", "gemma"], nargs="?")
+    parser.add_argument("out", type=Path, nargs="?")
+    parser.add_argument("--many", type=Path)
     args = parser.parse_args()
-    # rounded up, so that the embedding too is cut into whole blocks
-    size = make_tokenizer(args.out)
-    make_model(args.family, args.out, -(-size // 32) * 32)
+    if args.many:
+        make_many(args.many)
+    elif args.family and args.out:
+        # rounded up, so that the embedding too is cut into whole blocks
+        size = make_tokenizer(args.out)
+        make_model(args.family, args.out, -(-size // 32) * 32)
+    else:
+        parser.error("FAMILY and OUT, or --many FILE")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import ast
 import json
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import time
@@ -160,18 +161,28 @@ def test_an_option_reaches_the_builder(qwen2: Path, tmp_path: Path) -> None:
 
 
 def test_a_failing_build_leaves_nothing_and_says_one_line(qwen2: Path, tmp_path: Path) -> None:
-    broken = tmp_path / "broken"
-    broken.mkdir()
-    for path in qwen2.iterdir():
-        text = path.read_bytes().replace(b"Qwen2ForCausalLM", b"QwenXForCausalLM")
-        (broken / path.name).write_bytes(text)
+    broken = shutil.copytree(qwen2, tmp_path / "broken")
+    (broken / "tokenizer.json").write_text("{}")  # which only the builder reads
     done = edgekit_build("--host", "--no-gate", "-m", broken, "-o", tmp_path / "out")
     assert done.returncode == 1
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
+    assert "the model builder failed" in done.stderr
     (why,) = [line for line in done.stderr.splitlines() if line.startswith("  why:")]
-    assert "NotImplementedError" in why
+    assert "KeyError: 'added_tokens'" in why
     assert left_in(tmp_path) == ["broken"]
+
+
+def test_an_unknown_architecture_is_refused_before_anything_is_made(
+    qwen2: Path, tmp_path: Path
+) -> None:
+    other = shutil.copytree(qwen2, tmp_path / "other")
+    config = other / "config.json"
+    config.write_text(config.read_text().replace("Qwen2ForCausalLM", "QwenXForCausalLM"))
+    done = edgekit_build("--host", "--no-gate", "-m", other, "-o", tmp_path / "out")
+    assert done.returncode == 2
+    assert "does not know QwenXForCausalLM" in done.stderr
+    assert left_in(tmp_path) == ["other"]
 
 
 def test_a_builder_killed_by_signal_9_leaves_nothing(qwen2: Path, tmp_path: Path) -> None:

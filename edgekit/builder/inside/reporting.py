@@ -73,8 +73,10 @@ def run(
 
         traceback.print_exc()  # for the log
         kind = error.kind if isinstance(error, Failed) else kind_of(error)
-        lines = str(error).strip().splitlines()
-        reporter.event("error", kind=kind, message=lines[0] if lines else "")
+        # a KeyError's text is the key alone
+        bare = isinstance(error, LookupError) or not str(error).strip()
+        text = f"{type(error).__name__}: {error}" if bare else str(error)
+        reporter.event("error", kind=kind, message=text.strip().splitlines()[0])
         reporter.event("usage", **usage())
         sys.exit(1)
     reporter.event("usage", **usage())
