@@ -149,6 +149,10 @@ FAMILIES: tuple[Family, ...] = (
         **_GEMMA, **_SLIDING, "query_pre_attn_scalar": 64}, note=_GEMMA_NOTE),
     Family("Gemma3ForCausalLM", "Gemma3TextConfig", {
         **_GEMMA, **_SLIDING, "query_pre_attn_scalar": 64}),
+    Family("Gemma3ForCausalLM (linear RoPE, as 4 B and more)", "Gemma3TextConfig", {
+        **_GEMMA, **_SLIDING, "query_pre_attn_scalar": 64, "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}}),
     Family("Gemma3ForConditionalGeneration", "Gemma3Config", {
         "text_config": {**_GEMMA, **_SLIDING, "query_pre_attn_scalar": 64},
         "vision_config": {"model_type": "siglip_vision_model", **_SIGHT},

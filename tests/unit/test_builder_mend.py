@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from edgekit.builder.plan.mend import mended, mends, merge_patch
+from edgekit.builder.plan.mend import ATTRIBUTES, mended, mends, merge_patch
 from edgekit.builder.told import as_told
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
@@ -73,6 +73,39 @@ def test_longrope_of_transformers_5_becomes_the_original_form() -> None:
         },
     }  # fmt: skip
     assert mends("Phi3ForCausalLM", told) == ()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"rope_theta": 1e6, "rope_local_base_freq": 1e4, "rope_scaling": None},  # Google's own
+        {
+            "rope_parameters": {
+                "full_attention": {"rope_type": "default", "rope_theta": 1e6},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            }
+        },
+        {},
+    ],
+)
+def test_gemma_3_gets_its_two_rotary_bases(config: dict[str, Any]) -> None:
+    assert patch("Gemma3ForCausalLM", **config) == {
+        ATTRIBUTES: {
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+            "rope_local_base_freq": 1e4,
+        }
+    }
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"rope_scaling": {"rope_type": "linear", "factor": 8.0}},
+        {"rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 8.0}}},
+    ],
+)
+def test_a_gemma_3_that_scales_some_layers_is_not_mended(config: dict[str, Any]) -> None:
+    assert patch("Gemma3ForCausalLM", **config) == {}
 
 
 def border(rotations: float) -> float:

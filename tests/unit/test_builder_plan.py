@@ -185,6 +185,21 @@ def test_disk_is_output_and_spool() -> None:
     assert ours.disk_bytes == pytest.approx(2.7e9 + 2.3e9, rel=0.02)
 
 
+def test_phi_4_of_14_b_is_planned_to_fit_8_gib() -> None:
+    # microsoft/phi-4: config.json alone says its shape; in the form of Phi-3 its rows are fused
+    config = phi35(40)[0] | {
+        "hidden_size": 5120, "intermediate_size": 17920, "max_position_embeddings": 16384,
+        "num_attention_heads": 40, "num_key_value_heads": 10, "rope_scaling": None,
+        "sliding_window": None, "torch_dtype": "bfloat16", "vocab_size": 100352,
+    }  # fmt: skip
+    shape = shape_of(config, {})
+    assert shape.parameters == pytest.approx(14.66e9, rel=0.01)
+    for recipe in ("plain", "k-quant-mixed"):
+        low, stock = ways(shape, asked(config, recipe), 0)
+        assert low.needs_bytes < 8 * 2**30
+        assert stock.needs_bytes > 64 * 2**30
+
+
 def test_a_float_model_takes_the_same_both_ways() -> None:
     config, tensors = phi35(32)
     wanted = asked_for("fp16", "cpu", {}, config)

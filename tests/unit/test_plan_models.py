@@ -107,7 +107,11 @@ LONG = {"rope_type": "longrope", "original_max_position_embeddings": 4096}
             "llama3",
         ),
         ({"architectures": ["LlamaForCausalLM"], "rope_scaling": {"type": "linear"}}, "leave"),
-        ({"architectures": ["Gemma3ForCausalLM"]}, "Gemma 3"),
+        (
+            {"architectures": ["Gemma3ForCausalLM"], "rope_scaling": {"rope_type": "linear"}},
+            "Gemma 3",
+        ),
+        ({"architectures": ["Gemma3ForConditionalGeneration"]}, "Gemma 3"),
         ({"architectures": ["Gemma4ForConditionalGeneration"]}, "Gemma 4"),
         ({"architectures": ["OlmoForCausalLM"]}, "layer norm"),
         (GRANITE | {"layer_types": ["mamba", "attention"]}, "Mamba"),
@@ -146,6 +150,7 @@ def test_targets_whose_graphs_do_not_run_are_refused() -> None:
         {"architectures": ["LlamaForCausalLM"], "rope_scaling": {"rope_type": "llama3"}},
         {"architectures": ["LlamaForCausalLM"], "rope_scaling": None},
         {"architectures": ["Qwen2ForCausalLM"], "rope_scaling": {"type": "yarn"}},
+        {"architectures": ["Gemma3ForCausalLM"]},
         {"architectures": ["SmolLM3ForCausalLM"], "no_rope_layers": [1, 1]},
     ],
 )

@@ -18,6 +18,7 @@ from lowmem_check import differs, measured, not_covered
 from reporting import Failed, Reporter, run
 
 STOCK, LOW_MEMORY = "stock", "low-memory"
+ATTRIBUTES = "edgekit_attributes"
 
 
 def convert(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
@@ -70,12 +71,27 @@ def options_of(args: argparse.Namespace) -> dict[str, str]:
 
 def build(args: argparse.Namespace) -> None:
     """The builder's own entry point."""
-    from onnxruntime_genai.models.builder import create_model, parse_extra_options
+    from onnxruntime_genai.models import builder
 
+    builder.AutoConfig = Told
     # without hf_token=false it insists on a login, although it reads local files only
     pairs = ["hf_token=false", *args.option]
     where = (None, args.input, args.output, args.precision, args.provider, args.cache)
-    create_model(*where, **parse_extra_options(*where, pairs))
+    builder.create_model(*where, **builder.parse_extra_options(*where, pairs))
+
+
+class Told:
+    """transformers.AutoConfig, with what the source's config.json says to the builder alone."""
+
+    @staticmethod
+    def from_pretrained(*where: Any, **how: Any) -> Any:
+        """The configuration; its `edgekit_attributes` (builder/plan/mend.py) are set on it."""
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(*where, **how)
+        for key, value in getattr(config, ATTRIBUTES, {}).items():
+            setattr(config, key, value)
+        return config
 
 
 def parser() -> argparse.ArgumentParser:

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from edgekit.builder.plan.mend import ATTRIBUTES
 from edgekit.builder.plan.modelconfig import language_part
 from edgekit.errors import UsageError
 
@@ -95,11 +96,11 @@ def _family(
                 f"it leaves out the {lost}",
                 "take a Granite 3 (GraniteForCausalLM)",
             )
-    if name in _GEMMA_3:
+    if name in _GEMMA_3 and ATTRIBUTES not in config:
         return Refusal(
-            "the locked model builder does not read Gemma 3",
-            "transformers 5 keeps its RoPE by layer type, the builder looks for one",
-            "take a Gemma 2 or another family",
+            "of Gemma 3 the locked model builder makes the text models of 270 M and 1 B alone",
+            "it would scale the rotary positions of all layers, where this one scales some",
+            "take google/gemma-3-1b-it, a Gemma 2 or another family",
         )
     if name == "SmolLM3ForCausalLM" and not all(text.get("no_rope_layers") or (0,)):
         return Refusal(

@@ -13,10 +13,15 @@ from typing import Any
 
 import msgspec
 
+ATTRIBUTES = "edgekit_attributes"
+"""A key of a mended config.json: `inside/convert.py` sets what is below it on the configuration
+that the builder reads, after transformers has read it."""
+
 _WINDOWED = frozenset({"MistralForCausalLM", "Phi3ForCausalLM"})
 _EPSILON = {"PhiForCausalLM": "layer_norm_eps", "NemotronForCausalLM": "norm_eps"}
 _DEFAULT_EPSILON = 1e-5  # of both configuration classes
 _DEFAULT_THETA = 10_000.0
+_GEMMA_THETA = 1_000_000.0  # Gemma3TextConfig's, of layers that look back over everything
 # transformers' defaults (`_compute_yarn_parameters`), after section 3.2 of arXiv 2309.00071
 _BETA_FAST, _BETA_SLOW = 32.0, 1.0
 _LEAST_BORDER = 1e-6  # the builder wants it above zero
@@ -42,7 +47,10 @@ def mends(name: str, config: dict[str, Any]) -> tuple[Mend, ...]:
         name: the architecture.
         config: one that `check_config` has seen.
     """
-    found = (_window(name, config), _epsilon(name, config), _longrope(name, config), _yarn(config))
+    found = (
+        _window(name, config), _epsilon(name, config), _longrope(name, config), _yarn(config),
+        _two_ropes(name, config),
+    )  # fmt: skip
     return tuple(mend for mend in found if mend)
 
 
@@ -104,6 +112,30 @@ def _longrope(name: str, config: dict[str, Any]) -> Mend | None:
         {"rope_parameters": None, "rope_scaling": {"type": "longrope", **scaling}, **top},
         "its LongRoPE was saved by transformers 5, the builder is given the original form",
     )
+
+
+def _two_ropes(name: str, config: dict[str, Any]) -> Mend | None:
+    """Gemma 3's rotary bases: transformers 5 keeps them by layer type, the builder asks for two.
+
+    It would scale both where the model scales one (4 B and larger), which nothing mends.
+    """
+    if name != "Gemma3ForCausalLM" or ATTRIBUTES in config:
+        return None
+    ropes = config.get("rope_parameters") or {}
+    wide, near = (
+        each if isinstance(each := ropes.get(key), dict) else {}
+        for key in ("full_attention", "sliding_attention")
+    )
+    scaling = wide or config.get("rope_scaling") or {}
+    if (scaling.get("rope_type") or scaling.get("type") or "default") != "default":
+        return None
+    theta = wide.get("rope_theta") or config.get("rope_theta") or _GEMMA_THETA
+    local = near.get("rope_theta") or config.get("rope_local_base_freq") or _DEFAULT_THETA
+    told = {
+        "rope_parameters": {"rope_type": "default", "rope_theta": theta},
+        "rope_local_base_freq": local,
+    }
+    return Mend({ATTRIBUTES: told}, "the builder is told Gemma 3's two rotary bases")
 
 
 def _yarn(config: dict[str, Any]) -> Mend | None:

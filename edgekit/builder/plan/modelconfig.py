@@ -41,6 +41,7 @@ class _Fields(msgspec.Struct):
     sliding_window: _Count | None = None
     original_max_position_embeddings: _Count | None = None
     rope_theta: _Positive | None = None
+    rope_local_base_freq: _Positive | None = None
 
 
 class _Rotary(msgspec.Struct):
