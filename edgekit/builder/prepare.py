@@ -11,7 +11,13 @@ from edgekit.builder.optionfiles import hash_option_files
 from edgekit.builder.options import check_options
 from edgekit.builder.plan.architectures import judge
 from edgekit.builder.plan.modelconfig import check_config
-from edgekit.builder.request import BuildRequest, recipes_for, wish_of
+from edgekit.builder.request import (
+    BuildRequest,
+    Wish,
+    recipes_for,
+    refuse_unloadable,
+    wish_of,
+)
 from edgekit.builder.source import Found, find
 from edgekit.builder.spec import BuildSpec, Precision, Provider
 from edgekit.builder.tools.progress import Report
@@ -64,7 +70,7 @@ def prepare(request: BuildRequest, lock_digest: str, report: Report) -> Prepared
     option_files = hash_option_files(given)
     found = find(request.model, request.revision, request.hub_cache, report)
     config = read_config(found.path)
-    refuse_unsupported(config, wish.precision, request)
+    refuse_unsupported(config, wish, request)
     recipes, why = recipes_for(request, wish, config)
     candidates = []
     for each in recipes:
@@ -97,7 +103,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise UsageError(f"{folder.name} has no readable config.json", str(error)) from error
 
 
-def refuse_unsupported(config: dict[str, Any], precision: str, request: BuildRequest) -> None:
+def refuse_unsupported(config: dict[str, Any], wish: Wish, request: BuildRequest) -> None:
     """Refuse what the locked builder is known to fail on, before anything is made.
 
     Args:
@@ -111,6 +117,7 @@ def refuse_unsupported(config: dict[str, Any], precision: str, request: BuildReq
         return
     check_config(config)
     trusted = request.trust_remote_code
-    verdict = judge(config, precision, request.provider, trust_remote_code=trusted)
+    verdict = judge(config, wish.precision, request.provider, trust_remote_code=trusted)
     if verdict.refusal:
         raise verdict.refusal.error
+    refuse_unloadable(wish, config)

@@ -66,7 +66,7 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("k-quant", "int4 with zero points, scales searched", "int4", {"algo_config": "k_quant"}),
     Recipe(
         "plain-head8", "plain, the head in int8",
-        "int4", {"matmul_mixed_precision": _LAST},
+        "int4", {"matmul_mixed_precision": _LAST}, needs_untied=True,
     ),
     Recipe(
         "k-quant-head8", "k-quant, the head in int8",
@@ -74,7 +74,7 @@ RECIPES: tuple[Recipe, ...] = (
     ),
     Recipe(
         "plain-mixed", "plain, int8 for the head and the qkv and down projections that matter most",
-        "int4", {"matmul_mixed_precision": _MIXED},
+        "int4", {"matmul_mixed_precision": _MIXED}, needs_untied=True,
     ),
     Recipe(
         "k-quant-mixed", "k-quant, int8 for the head and the projections that matter most",

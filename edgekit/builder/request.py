@@ -113,12 +113,7 @@ def recipes_for(
 
     Args:
         config: config.json of the model; empty for a GGUF file.
-
-    Raises:
-        UsageError: what would come out does not load.
     """
-    if config.get("tie_word_embeddings"):
-        _refuse_unloadable(wish.recipe, wish.given, wish.precision)
     adapter = "adapter_path" in wish.given
     if request.recipe == AUTO:
         return ladder(config, adapter=adapter), ()
@@ -141,16 +136,25 @@ def _refuse_contradiction(request: BuildRequest, recipe: Recipe, given: dict[str
         )
 
 
-def _refuse_unloadable(recipe: Recipe | None, given: dict[str, str], precision: str) -> None:
-    """onnxruntime-genai 0.18.0 makes a file of a tied model that it cannot load itself."""
-    options = recipe.options if recipe else given
-    if (
-        precision == "int4"
-        and options.get("is_symmetric") == "false"
-        and options.get("algo_config", "default") == "default"
-    ):
+def refuse_unloadable(wish: Wish, config: dict[str, Any]) -> None:
+    """onnxruntime-genai 0.18.0 makes files of a tied model that it cannot load itself.
+
+    Raises:
+        UsageError: this would be one.
+    """
+    if not config.get("tie_word_embeddings") or wish.given.get("shared_embeddings") == "false":
+        return
+    options = wish.recipe.options if wish.recipe else wish.given
+    if wish.precision != "int4" or options.get("algo_config", "default") != "default":
+        return
+    asymmetric = options.get("is_symmetric") == "false"
+    head = "last_matmul:int8" in options.get("matmul_mixed_precision", "")
+    if asymmetric or head:
+        what = "be asymmetric int4" if asymmetric else "have a head in int8"
         raise UsageError(
-            "a model with tied embeddings cannot be asymmetric int4 by the default method",
+            f"a model with tied embeddings cannot {what} by the default method",
             why="the builder makes a file that the runtime does not load",
-            next_step="use --recipe k-quant, which has zero points too",
+            next_step="use --recipe k-quant, which has zero points too"
+            if asymmetric
+            else "use --recipe k-quant-head8 or k-quant-mixed",
         )

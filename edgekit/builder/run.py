@@ -16,7 +16,7 @@ from edgekit.builder.make import Made
 from edgekit.builder.prepare import prepare, read_config, refuse_unsupported
 from edgekit.builder.provenance import PROVENANCE_NAME, provenance_bytes
 from edgekit.builder.publish import check_out, publish, up_to_date, workplace
-from edgekit.builder.request import BuildRequest
+from edgekit.builder.request import BuildRequest, wish_of
 from edgekit.builder.source import licences
 from edgekit.builder.spec import RECORD_NAME, BuildRecord, FileRecord, GateSummary
 from edgekit.builder.tools.host import HostToolchain
@@ -97,7 +97,7 @@ def _build(request: BuildRequest, report: Report, toolchain: ToolchainSource) ->
     if prepared.found.source.kind == "gguf":
         folder = dequantised(prepared.found, toolchain, report)
         # its config.json is known only now
-        refuse_unsupported(read_config(folder), prepared.candidates[0].spec.precision, request)
+        refuse_unsupported(read_config(folder), wish_of(request), request)
     setup = Setup(toolchain.ready(report), folder, request.path, prepared.reads, thresholds)
     with workplace(out) as work:
         best, trials = attempt_all(setup, prepared.candidates, request.budget_bytes, work, report)

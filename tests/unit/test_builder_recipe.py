@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from edgekit.builder.ladder import Trial, fits, goes_on, kept, table
 from edgekit.builder.options import check_options
-from edgekit.builder.recipe import LADDER, RECIPES, default_recipe, ladder, recipe_named
+from edgekit.builder.recipe import (
+    ADAPTER_LADDER,
+    LADDER,
+    RECIPES,
+    default_recipe,
+    ladder,
+    recipe_named,
+)
+from edgekit.builder.request import BuildRequest, refuse_unloadable, wish_of
 from edgekit.errors import UsageError
 
 PHI_35 = {
@@ -71,6 +80,33 @@ def test_a_misspelt_recipe_names_the_right_one() -> None:
 def test_the_ladder_leaves_out_what_would_not_load() -> None:
     assert [recipe.name for recipe in ladder(SMOLLM2)] == list(LADDER)
     assert not any(recipe.needs_untied for recipe in ladder(SMOLLM2))
+
+
+@pytest.mark.parametrize(
+    ("asked", "instead"),
+    [
+        ({"recipe": "plain-asymmetric"}, "k-quant, which"),
+        ({"recipe": "plain-head8"}, "k-quant-head8"),
+        ({"options": ("matmul_mixed_precision=last_matmul:int8",)}, "k-quant-head8"),
+    ],
+)
+def test_what_does_not_load_with_tied_embeddings_is_refused_before(
+    asked: dict[str, Any], instead: str
+) -> None:
+    wish = wish_of(BuildRequest("m", Path("out"), **asked))
+    with pytest.raises(UsageError, match="tied embeddings") as refused:
+        refuse_unloadable(wish, SMOLLM2 | {"tie_word_embeddings": True})
+    assert instead in refused.value.next_step
+    refuse_unloadable(wish, SMOLLM2 | {"tie_word_embeddings": False})
+    apart = wish_of(BuildRequest("m", Path("out"), options=("shared_embeddings=false",)))
+    refuse_unloadable(apart, SMOLLM2 | {"tie_word_embeddings": True})
+
+
+def test_an_adapter_is_built_by_recipes_that_pack_narrow_matrices() -> None:
+    assert default_recipe(SMOLLM2, adapter=True).recipe.name == "plain"
+    names = [recipe.name for recipe in ladder({}, adapter=True)]
+    assert names == list(ADAPTER_LADDER)
+    assert not any("k-quant" in name for name in names)
 
 
 def trial(name: str, size: int, kl: float, *, passed: bool = True) -> Trial:

@@ -26,7 +26,7 @@ from edgekit.builder.plan.modelconfig import check_config
 from edgekit.builder.plan.plan import Machine, Plan, Source, Wanted, make_plan
 from edgekit.builder.plan.shape import ModelShape, shape_of
 from edgekit.builder.plan.tensors import Tensor
-from edgekit.builder.request import BuildRequest, recipes_for, wish_of
+from edgekit.builder.request import BuildRequest, recipes_for, refuse_unloadable, wish_of
 from edgekit.builder.source import HUB_NAME, hub_refusal, online_environment
 from edgekit.builder.tools.process import INSIDE, event, run
 from edgekit.builder.tools.progress import Progress, Report
@@ -77,6 +77,7 @@ def plan_build(request: BuildRequest, report: Report) -> Plan:
         return make_plan(
             facts.source, verdict, None, (), _machine(request, facts), notes=wish.notes
         )
+    refuse_unloadable(wish, facts.config)
     recipes, why = recipes_for(request, wish, facts.chooses)
     wanted = []
     for each in recipes:
