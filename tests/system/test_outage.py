@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -10,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from edgekit.agent.serve.service import WILL_DELAY_SECONDS
 from edgekit.client import Final, Requester, devices
+from edgekit.core import wire
+from edgekit.mqtt import MqttClient
 from tests import tools
 from tests.conftest import Project, make_project
 from tests.tools import MosquittoBroker
@@ -99,16 +103,34 @@ def test_a_killed_worker_costs_neither_the_prompt_nor_the_connection(device: Pro
     assert children(supervisor(device)) == [agent]
 
 
-def test_a_killed_agent_is_lost_by_its_will_and_then_ready_again(device: Project) -> None:
-    seen = []
+def test_a_killed_agent_that_comes_back_at_once_is_not_said_to_be_lost(device: Project) -> None:
+    seen: list[str] = []
+
+    def watch(message: wire.Inbound) -> None:
+        seen.append(json.loads(message.payload)["state"])
+
     (agent,) = children(supervisor(device))
+    watcher = MqttClient(
+        device.broker, "watcher", subscriptions=[(wire.status_topic("demo"), 1)], on_message=watch
+    )
+    watcher.connect()
     os.kill(agent, signal.SIGKILL)
+    eventually(lambda: children(supervisor(device)) not in ([], [agent]))
+    eventually(lambda: len(seen) > 1 and seen[-1] == "ready")
+    assert "Paris" in answer(device)
+    watcher.close()
+    assert "lost" not in seen  # the Will waits
 
-    def lost_then_ready() -> bool:
-        seen.append(status(device))
-        return "lost" in seen and seen[-1] == "ready"
 
-    eventually(lost_then_ready)
+def test_an_agent_that_stays_away_is_lost_by_its_will(device: Project) -> None:
+    (agent,) = children(supervisor(device))
+    began = time.monotonic()
+    os.kill(supervisor(device), signal.SIGKILL)  # the agent dies with it
+    eventually(lambda: not alive(agent))
+    assert status(device) == "ready"
+    eventually(lambda: status(device) == "lost")
+    assert time.monotonic() - began > WILL_DELAY_SECONDS - 1
+    device.edgekit("push", "demo")
     assert "Paris" in answer(device)
 
 
