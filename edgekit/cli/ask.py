@@ -25,7 +25,7 @@ def _broker(here: project.Project, text: str | None) -> BrokerConfig:
 
 
 def ask(
-    device: Annotated[str, typer.Argument(help="The device that answers.")],
+    device: Annotated[str, typer.Argument(help="The device that answers, or pool:NAME.")],
     prompt: Annotated[str, typer.Argument(help="The prompt; `-` reads standard input.")],
     system: Annotated[str | None, typer.Option(help="A system message.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="At most so many tokens.")] = None,
