@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from edgekit.agent.serve.events import (
@@ -53,6 +53,8 @@ def bundle(**changes: Any) -> BundleConfig:
 class Agent:
     """A session, its clock, and a journal that is full when `disk_full` says so."""
 
+    device: str = "pi"
+    pools: list[str] = field(default_factory=list)
     queue_limit: int = 2
     requester_limit: int = 4
     search: dict[str, Any] = field(default_factory=dict)
@@ -64,7 +66,10 @@ class Agent:
 
     def __post_init__(self) -> None:
         config = AgentConfig(
-            "pi", queue_limit=self.queue_limit, requester_limit=self.requester_limit
+            self.device,
+            pools=self.pools,
+            queue_limit=self.queue_limit,
+            requester_limit=self.requester_limit,
         )
         self.session = Session(config, bundle(search=self.search), "sha256:r", "a1", 1e9)
 
@@ -91,7 +96,7 @@ class Agent:
 
     def restarted(self) -> Agent:
         """A new process after `kill -9`; what it knows is the journal. Not ready yet."""
-        again = Agent(self.queue_limit, self.requester_limit, self.search, self.now, disk=self.disk)
+        again = replace(self)
         again.handle(Disconnected())
         again.handle(Restored(tuple(again.disk.values())))
         return again
