@@ -26,6 +26,7 @@ PACKAGES = {
     "skopeo": "skopeo",
     "podman": "podman",
     "mmdebstrap": "mmdebstrap",
+    "ip": "iproute2",
 }
 
 
