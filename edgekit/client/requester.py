@@ -140,8 +140,8 @@ class Requester:
                 yield reply
                 if finished:
                     return
-        except wire.ProtocolError:
-            finished = True
+        except (wire.ProtocolError, UnreachableError):
+            finished = True  # there is nothing to cancel, or the caller may try again
             raise
         finally:
             for correlation in question.correlations:
