@@ -47,6 +47,7 @@ def ask(
 
     \b
     Example:  edgekit ask pi-1 "What is the capital of France?"
+              edgekit ask pool:kitchen "What is the capital of France?"
               cat report.txt | edgekit ask pi-1 - --system "Summarise in one sentence."
     """
     here = project.find(project_folder)

@@ -324,6 +324,7 @@ class Card(msgspec.Struct, frozen=True):
     agent: str
     protocol: int = 1
     pools: tuple[str, ...] = ()
+    slots: int = 1  # prompts that run side by side
 
 
 class Status(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -267,6 +268,43 @@ def test_a_full_disk_refuses_prompts_and_ends_nothing(root: Root, tmp_path: Path
     assert "Paris" in seen["answer_when_there_was_room_again"]
     assert seen["same_process"]
     assert "lost" not in seen["states"]
+
+
+def test_an_agent_whose_session_is_taken_over_ends_with_a_message(
+    root: Root, tmp_path: Path
+) -> None:
+    """No broker at hand says 0x8E, as broker_capabilities.py has it: this one is played."""
+    device = copy_of(root, tmp_path / "root")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(90)
+        broker = BrokerConfig("127.0.0.1", server.getsockname()[1])
+        device.agent_config.write_bytes(msgspec.toml.encode(AgentConfig("demo", broker)))
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-S", "-P", "-m", "edgekit.agent"),
+                *("serve", "--root", str(device.path)),
+            ],
+            env=device.environment(device.current.resolve()),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(1 << 16)  # CONNECT
+            connection.sendall(bytes.fromhex("20 03 00 00 00"))  # CONNACK
+            subscribe = connection.recv(1 << 16)
+            connection.sendall(b"\x90\x05" + subscribe[2:4] + b"\x00\x01\x00")  # SUBACK
+            eventually(device.ready_file.exists)
+            connection.sendall(bytes.fromhex("E0 02 8E 00"))  # DISCONNECT, Session taken over
+            _, errors = process.communicate(timeout=60)
+        server.settimeout(1)
+        with pytest.raises(TimeoutError):
+            server.accept()
+    assert process.returncode == 5
+    assert f"another client connected to {broker} as demo" in errors
+    assert "next:" in errors
+    assert "Traceback" not in errors
+    assert not device.ready_file.exists()
 
 
 def test_a_worker_that_stands_still_for_a_minute_costs_nothing(stopped: Stopped) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -86,6 +87,44 @@ def test_a_broker_that_is_down_is_a_clear_error_and_the_device_comes_back(
     mosquitto.start()
     eventually(lambda: status(device) == "ready")
     assert "Paris" in answer(device)
+
+
+def test_a_prompt_whose_requester_does_not_listen_is_dropped_and_not_computed(
+    device: Project,
+) -> None:
+    answers: queue.SimpleQueue[wire.Inbound] = queue.SimpleQueue()
+    body = {"messages": [{"role": "user", "content": "Count to a thousand."}], "max_tokens": 900}
+    deaf = MqttClient(device.broker, "deaf", subscriptions=[], on_message=lambda _: None)
+    deaf.connect()
+    deaf.publish(
+        wire.Outbound(
+            wire.request_topic("demo", "ghost"),
+            json.dumps(body).encode(),
+            response_topic=wire.response_prefix("ghost") + "1",
+            correlation=b"1",
+            expiry_seconds=60,
+            user=(("ek-id", "orphan"),),
+        )
+    ).result(10)
+    deaf.close()
+    hears = MqttClient(
+        device.broker,
+        "hears",
+        subscriptions=[(wire.response_prefix("ghost") + "#", 1)],
+        on_message=answers.put,
+    )
+    hears.connect()
+    hears.publish(
+        wire.Outbound(
+            wire.control_topic("demo", "ghost"),
+            json.dumps({"kind": "query", "id": "orphan"}).encode(),
+            response_topic=wire.response_prefix("ghost") + "2",
+            correlation=b"2",
+        )
+    )
+    answer = answers.get(timeout=10)
+    hears.close()
+    assert (answer.correlation, json.loads(answer.payload)) == (b"2", {"state": "unknown"})
 
 
 def test_a_killed_worker_costs_neither_the_prompt_nor_the_connection(device: Project) -> None:

@@ -221,6 +221,11 @@ def test_as_many_prompts_run_as_the_worker_has_slots() -> None:
     assert kinds(agent.finishes("alice/p1")) == ["final"]
 
 
+def test_the_card_says_how_many_run_side_by_side() -> None:
+    published = [e for e in Agent().ready(slots=2).handle(Connected()) if isinstance(e, Publish)]
+    assert json.loads(published[0].message.payload)["slots"] == 2
+
+
 def test_who_killed_the_worker_is_found_out_by_running_alone() -> None:
     agent = Agent().ready(slots=2)
     agent.prompt("good")

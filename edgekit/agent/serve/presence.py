@@ -48,7 +48,7 @@ class Presence:
 
 
 def card_message(
-    config: AgentConfig, bundle: BundleConfig, release: str, agent: str
+    config: AgentConfig, bundle: BundleConfig, release: str, agent: str, slots: int
 ) -> wire.Outbound:
     """The retained card."""
     card = wire.Card(
@@ -61,5 +61,6 @@ def card_message(
         queue_limit=config.queue_limit,
         agent=agent,
         pools=tuple(config.pools),
+        slots=slots,
     )
     return wire.Outbound(wire.card_topic(config.device), msgspec.json.encode(card), retain=True)

@@ -234,7 +234,8 @@ class Session:
         self._presence.forget()
         for job in self._prompts.ledger:
             job.in_flight = False
-        card = card_message(self.config, self.bundle, self.release, self.agent_version)
+        slots = max(1, self._prompts.slots)
+        card = card_message(self.config, self.bundle, self.release, self.agent_version, slots)
         return [Publish(card), *self._prompts.send_outbox(now)]
 
     def _published(self, reply: Publish, code: int | None) -> list[Effect]:
