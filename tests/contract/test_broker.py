@@ -433,6 +433,26 @@ def test_without_resend_what_is_unacknowledged_when_the_connection_breaks_is_los
         assert one.receive().payload == b"heard"
 
 
+def test_what_was_unsubscribed_stays_so_on_the_next_connection(
+    mosquitto: tools.MosquittoBroker,
+) -> None:
+    left, kept = unique(), unique()
+    with client(mosquitto.port, left, kept) as one, client(mosquitto.port) as other:
+        one.mqtt.unsubscribe([left])
+        for _ in range(2):
+            deadline = time.monotonic() + WAIT_SECONDS
+            while other.publish(left) != NO_MATCHING_SUBSCRIBERS:
+                assert time.monotonic() < deadline
+            other.publish(kept)
+            while one.receive().topic != kept:
+                """It may have been on its way when it was unsubscribed."""
+            mosquitto.stop(kill=True)
+            mosquitto.start()
+            for connection in (one, other):
+                while not connection.connections.get(timeout=2 * WAIT_SECONDS):
+                    """Lost, then back."""
+
+
 def test_a_broker_that_is_silent_is_noticed_within_two_keepalives(
     mosquitto: tools.MosquittoBroker,
 ) -> None:

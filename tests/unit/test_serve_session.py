@@ -11,6 +11,7 @@ from edgekit.agent.serve.events import (
     Connected,
     Drain,
     Exit,
+    LeavePools,
     Publish,
     Spawn,
     Tick,
@@ -427,6 +428,7 @@ def test_a_drain_with_nothing_to_do_says_so_and_ends() -> None:
     agent = Agent().ready()
     drained = agent.handle(Drain(agent.now + 30))
     assert drained[-1] == Exit()
+    assert LeavePools() in drained
     assert [s["state"] for s in statuses(drained)] == ["draining", "offline"]
 
 

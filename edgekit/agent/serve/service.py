@@ -10,10 +10,6 @@ import logging
 import os
 import queue
 import signal
-import socket
-import struct
-import subprocess
-import sys
 import threading
 import time
 from collections import deque
@@ -48,8 +44,9 @@ from edgekit.agent.serve.events import (
 )
 from edgekit.agent.serve.journal import Journal, StorageError
 from edgekit.agent.serve.measure import measured
-from edgekit.agent.serve.pipe import FromWorker, Pipe, PipeClosedError, Ready
+from edgekit.agent.serve.pipe import Ready
 from edgekit.agent.serve.pipe import ToWorker as WorkerMessage
+from edgekit.agent.serve.process import ModelProcess
 from edgekit.agent.serve.replies import status_message
 from edgekit.agent.serve.session import Session
 from edgekit.core import wire
@@ -63,8 +60,6 @@ log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.5
 MEASURE_SECONDS = 15.0
-WORKER_EXIT_SECONDS = 5.0  # from the end of its pipe to SIGKILL
-PIPE_SECONDS = 5.0  # a worker that takes nothing for so long is stuck
 FLUSH_SECONDS = 2.0  # for the last PUBACKs when the agent ends
 WILL_DELAY_SECONDS = 10
 MAX_EVENTS = 10_000
@@ -95,8 +90,6 @@ class Service:
         journal: Path,
     ) -> None:
         self._config = config
-        self._bundle = bundle
-        self._model_dir = model_dir
         self._release = release
         self._ready_file = ready_file
         epoch = time.time() - time.monotonic()
@@ -106,8 +99,14 @@ class Service:
         self._complained = False
         self._events: queue.Queue[Event] = queue.Queue(MAX_EVENTS)
         self._own_events: deque[Event] = deque()  # of this thread, which must not wait for itself
-        self._worker: subprocess.Popen[bytes] | None = None
-        self._pipe: Pipe[FromWorker] | None = None
+        self._worker = ModelProcess(
+            [
+                *("--model", str(model_dir), "--max-length", str(bundle.context_length)),
+                *("--threads", str(config.threads)),
+            ],
+            on_message=self._events.put,
+            on_end=lambda: self._events.put(WorkerLost()),
+        )
         self._respawn_at: float | None = None
         self._measure_at = 0.0
         self._model: Ready | None = None
@@ -144,7 +143,7 @@ class Service:
             signal.signal(number, lambda *_: self._drain())
         self._handle(Disconnected())
         self._restore()
-        self._spawn()
+        self._worker.start()
         try:
             while self._running:
                 self._handle(self._next_event())
@@ -155,7 +154,7 @@ class Service:
                 self._online = False
             self._note_last_pubacks()
             self._journal.close()
-            self._stop_worker()
+            self._worker.stop()
 
     # --- events in ----------------------------------------------------------------------------
     def _next_event(self) -> Event:
@@ -173,7 +172,8 @@ class Service:
                 "give one of the two devices another name, then push to it",
             )
         if self._respawn_at is not None and now >= self._respawn_at:
-            self._spawn()
+            self._respawn_at = None
+            self._worker.start()
         if self._say_ready_again:
             self._say_ready()
         if isinstance(event, Tick) and now >= self._measure_at:
@@ -277,15 +277,7 @@ class Service:
             self._events.put(event)
 
     def _tell_worker(self, message: WorkerMessage) -> None:
-        if self._pipe is None:
-            return
-        try:
-            self._pipe.send(message)
-        except PipeClosedError as error:
-            # Dead, which the reader thread notices, or stuck, which killing it makes the same.
-            log.warning("the model process takes nothing: %s", error.why)
-            if self._worker is not None:
-                self._worker.kill()
+        self._worker.tell(message)
 
     # --- the journal --------------------------------------------------------------------------
     def _commit(self, effects: tuple[Effect, ...]) -> Unrecorded | None:
@@ -331,53 +323,3 @@ class Service:
         log.info("the journal can be written again")
         self._complained = False
         self._handle(StorageBack())
-
-    # --- the worker ---------------------------------------------------------------------------
-    def _spawn(self) -> None:
-        self._respawn_at = None
-        self._stop_worker()
-        ours, theirs = socket.socketpair()
-        timeout = struct.pack("@ll", int(PIPE_SECONDS), 0)  # struct timeval
-        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
-        with theirs:
-            self._worker = subprocess.Popen(
-                [
-                    *(sys.executable, "-S", "-P", "-m", "edgekit.agent", "worker"),
-                    *("--descriptor", str(theirs.fileno()), "--model", str(self._model_dir)),
-                    *("--max-length", str(self._bundle.context_length)),
-                    *("--threads", str(self._config.threads)),
-                ],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-            )
-        self._pipe = Pipe(ours, FromWorker)
-        threading.Thread(target=self._read, args=(self._pipe, self._worker), daemon=True).start()
-
-    def _read(self, pipe: Pipe[FromWorker], worker: subprocess.Popen[bytes]) -> None:
-        try:
-            while True:
-                message = pipe.receive()
-                if message is not None:
-                    self._events.put(message)
-        except PipeClosedError:
-            try:
-                code = worker.wait(WORKER_EXIT_SECONDS)
-            except subprocess.TimeoutExpired:
-                worker.kill()
-                code = worker.wait()
-            log.warning("model process %d ended with %d", worker.pid, code)
-            if pipe is self._pipe and self._running:
-                self._events.put(WorkerLost())
-
-    def _stop_worker(self) -> None:
-        if self._pipe is not None:
-            pipe, self._pipe = self._pipe, None
-            with suppress(OSError):
-                pipe.sock.shutdown(socket.SHUT_RDWR)
-            pipe.sock.close()
-        if self._worker is not None:
-            try:
-                self._worker.wait(WORKER_EXIT_SECONDS)
-            except subprocess.TimeoutExpired:
-                self._worker.kill()
-                self._worker.wait()
