@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import edgekit
-from benchmarks import agent, build, demo, push, render
+from benchmarks import agent, build, demo, parent, push, render
 from benchmarks.figure import Figure, Result, registered
 from benchmarks.rig import SMOLLM2, Rig
 from edgekit.errors import EdgekitError, UsageError
 
-MODULES = (agent, build, push, demo)  # importing one registers its figures
+MODULES = (agent, parent, build, push, demo)  # importing one registers its figures
 TABLES = tuple(Path(__file__).parent.parent / name for name in ("README.md", "docs/figures.md"))
 
 

@@ -95,6 +95,7 @@ def _serve(args: argparse.Namespace) -> None:
         folder / "model",
         root.ready_file,
         (folder / "agent").readlink().name[:12],
+        root.journal,
     ).run()
 
 
@@ -154,7 +155,8 @@ def main() -> NoReturn:
         result = args.run(args)
     except EdgekitError as error:
         if args.verb in PROCESSES:
-            sys.exit(f"{args.verb}: {error}")
+            sys.stderr.write(f"{args.verb}: {error}\n")
+            sys.exit(error.exit_code)
         print(json.dumps(error.to_dict()), flush=True)
         sys.exit(error.exit_code)
     except OSError as error:

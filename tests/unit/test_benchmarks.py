@@ -18,6 +18,8 @@ NAMES = {
     "agent.decode_ratio",
     "agent.sampling_us",
     "agent.first_token_added_ms",
+    "agent.parent_rss_mb",
+    "agent.idle_cpu_percent",
     "build.cpu_ratio",
     "build.peak_rss_gib",
     "push.again_bytes",

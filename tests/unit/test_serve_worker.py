@@ -96,7 +96,7 @@ def prompt(
     deadline: float = NO_DEADLINE,
     sampling: Sampling | None = None,
 ) -> Start:
-    return Start(job, [("user", text)], sampling or Sampling(), list(stops), limit, deadline)
+    return Start(job, "a", [("user", text)], sampling or Sampling(), list(stops), limit, deadline)
 
 
 def test_an_answer_ends_at_the_end_of_turn_token_and_is_counted() -> None:
