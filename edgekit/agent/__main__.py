@@ -101,7 +101,7 @@ def _serve(args: argparse.Namespace) -> None:
 def _worker(args: argparse.Namespace) -> None:
     from edgekit.agent.serve.worker import main as worker
 
-    worker(args.descriptor, args.model, args.max_length, args.threads)
+    worker(args.descriptor, args.model, args.max_length, args.threads, args.slots)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -141,6 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     worker.add_argument("--model", type=Path, required=True)
     worker.add_argument("--max-length", type=int, required=True)
     worker.add_argument("--threads", type=int, required=True)
+    worker.add_argument("--slots", type=int, required=True)
     return parser
 
 

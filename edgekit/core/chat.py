@@ -137,12 +137,19 @@ def sampling_of(request: ChatRequest, defaults: dict[str, Any]) -> Sampling:
     return msgspec.convert(chosen, Sampling)
 
 
+class PromptTokensDetails(msgspec.Struct, frozen=True):
+    """Of a prompt's tokens, those that an earlier prompt left computed."""
+
+    cached_tokens: int = 0
+
+
 class Usage(msgspec.Struct, frozen=True):
     """Token counts of one answer."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptTokensDetails = PromptTokensDetails()
 
 
 class Timings(msgspec.Struct, frozen=True):

@@ -21,9 +21,13 @@ _HEADER = struct.Struct(">I")
 
 
 class Start(msgspec.Struct, frozen=True, tag="start"):
-    """Run one prompt. `messages` are (role, content) pairs; `deadline` is monotonic, in seconds."""
+    """Run one prompt; prefixes are kept per `requester`.
+
+    `messages` are (role, content) pairs; `deadline` is monotonic, in seconds.
+    """
 
     job: str
+    requester: str
     messages: list[tuple[str, str]]
     sampling: Sampling
     stops: list[str]
@@ -42,6 +46,7 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
 
     load_ms: float
     warm_up_ms: float
+    slots: int = 1  # prompts that the worker runs side by side
 
 
 class Delta(msgspec.Struct, frozen=True, tag="delta"):

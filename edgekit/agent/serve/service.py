@@ -198,6 +198,7 @@ class Service:
                     *("--descriptor", str(theirs.fileno()), "--model", str(self._model_dir)),
                     *("--max-length", str(self._bundle.context_length)),
                     *("--threads", str(self._config.threads)),
+                    *("--slots", str(self._config.slots)),
                 ],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,

@@ -1,7 +1,7 @@
 """The agent's prompts as a machine: events in, effects out, nothing touched.
 
 `handle(event, now)` is the only method; `now` is monotonic seconds. A prompt goes
-`queued -> running -> answered`; one runs at a time, the others wait in the order they came.
+`queued -> running -> answered`; as many run as the worker has slots, the others wait in order.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ class Session:
     agent_version: str
     epoch: float
     _queue: deque[_Job] = field(default_factory=deque)
-    _running: _Job | None = None
-    _ready: bool = False
+    _running: dict[str, _Job] = field(default_factory=dict)
+    _slots: int = 0  # of the worker; none until it is ready
     _draining: float | None = None
     _exited: bool = False
     _status: wire.Status | None = None
@@ -92,8 +92,8 @@ class Session:
             case Controlled(message):
                 effects += self._control(message, now)
                 effects.append(Ack(message.token))
-            case Ready():
-                self._ready = True
+            case Ready(slots=slots):
+                self._slots = slots
             case Delta():
                 effects += self._delta(event, now)
             case Done():
@@ -117,10 +117,10 @@ class Session:
     def _exit_when_drained(self, now: float) -> list[Effect]:
         if self._draining is None or self._exited:
             return []
-        if self._running is not None and now < self._draining:
+        if self._running and now < self._draining:
             return []
-        job, self._running, self._exited = self._running, None, True
-        effects = self._error(job, "draining", STOPPING, now)
+        jobs, self._running, self._exited = list(self._running.values()), {}, True
+        effects = [e for job in jobs for e in self._error(job, "draining", STOPPING, now)]
         return [*effects, *self._say_status(now), Exit()]
 
     # --- prompts ------------------------------------------------------------------------------
@@ -150,7 +150,7 @@ class Session:
             raise wire.ProtocolError(
                 "model_not_found", f"this device serves {self.bundle.name}", "model"
             )
-        idle = self._ready and self._running is None
+        idle = len(self._running) < self._slots
         if not idle and len(self._queue) >= self.config.queue_limit:
             raise wire.ProtocolError(
                 "queue_full", f"{len(self._queue)} prompts are waiting", retry_after_ms=2000
@@ -162,7 +162,8 @@ class Session:
     def _accepted(self, job: _Job, now: float) -> list[Effect]:
         if job.reply.final_only:
             return []
-        position = 0 if job is self._running else self._queue.index(job) + bool(self._running)
+        running = job.key in self._running
+        position = 0 if running else self._queue.index(job) + len(self._running)
         payload = msgspec.json.encode({"position": position})
         return [self._message(job, "accepted", payload, now)]
 
@@ -173,7 +174,7 @@ class Session:
             self.ignored += 1
             return []
         key = f"{requester}/{control.id}"
-        if self._running is not None and self._running.key == key:
+        if key in self._running:
             return [ToWorker(Cancel(key))]
         job = next((job for job in self._queue if job.key == key), None)
         if job is None:
@@ -185,28 +186,30 @@ class Session:
         if self._draining is not None:
             waiting, self._queue = self._queue, deque()
             return [e for job in waiting for e in self._error(job, "draining", STOPPING, now)]
-        if not self._ready or self._running is not None or not self._queue:
-            return []
-        job = self._running = self._queue.popleft()
+        effects: list[Effect] = []
+        while self._queue and len(self._running) < self._slots:
+            job = self._queue.popleft()
+            self._running[job.key] = job
+            effects.append(ToWorker(self._start(job, now)))
+        return effects
+
+    def _start(self, job: _Job, now: float) -> Start:
         job.starts += 1
         job.started_at = now
         limit = self.bundle.max_answer_tokens
-        return [
-            ToWorker(
-                Start(
-                    job=job.key,
-                    messages=[(m.role, m.text) for m in job.request.messages],
-                    sampling=chat.sampling_of(job.request, self.bundle.search),
-                    stops=job.request.stops,
-                    answer_limit=min(job.request.answer_limit or limit, limit),
-                    deadline=job.deadline - REPLY_MARGIN_SECONDS,
-                )
-            )
-        ]
+        return Start(
+            job=job.key,
+            requester=job.prompt.requester,
+            messages=[(m.role, m.text) for m in job.request.messages],
+            sampling=chat.sampling_of(job.request, self.bundle.search),
+            stops=job.request.stops,
+            answer_limit=min(job.request.answer_limit or limit, limit),
+            deadline=job.deadline - REPLY_MARGIN_SECONDS,
+        )
 
     def _delta(self, event: Delta, now: float) -> list[Effect]:
-        job = self._running
-        if job is None or job.key != event.job or job.mute:
+        job = self._running.get(event.job)
+        if job is None or job.mute:
             return []
         if job.reply.final_only or job.request.stream is False:
             return []
@@ -231,37 +234,32 @@ class Session:
         return [self._final(job, event.text, event.finish_reason, event.usage, timings, now)]
 
     def _worker_lost(self, now: float) -> list[Effect]:
-        self._ready = False
-        job = self._running
-        self._running = None
-        effects: list[Effect] = [Spawn(RESPAWN_SECONDS)]
-        if job is None:
-            return effects
-        if job.starts >= MAX_STARTS:
-            text = f"the model process died {job.starts} times on this prompt"
-            return [*self._error(job, "worker_crashed", text, now), *effects]
-        job.mute = job.seq > 0
-        self._queue.appendleft(job)
-        return effects
+        self._slots = 0
+        jobs, self._running = list(self._running.values()), {}
+        effects: list[Effect] = []
+        for job in reversed(jobs):
+            if job.starts >= MAX_STARTS:
+                text = f"the model process died {job.starts} times on this prompt"
+                effects += self._error(job, "worker_crashed", text, now)
+            else:
+                job.mute = job.seq > 0
+                self._queue.appendleft(job)
+        return [*effects, Spawn(RESPAWN_SECONDS)]
 
     def _expire(self, now: float) -> list[Effect]:
         """A prompt whose time ran out before it started gets no answer: nobody waits for it."""
         alive = [job for job in self._queue if now < job.deadline]
         self.ignored += len(self._queue) - len(alive)
         self._queue = deque(alive)
-        if self._running is not None and now >= self._running.deadline + HUNG_SECONDS:
+        if any(now >= job.deadline + HUNG_SECONDS for job in self._running.values()):
             return self._worker_lost(now)
         return []
 
     def _finish(self, key: str) -> _Job | None:
-        job = self._running
-        if job is None or job.key != key:
-            return None
-        self._running = None
-        return job
+        return self._running.pop(key, None)
 
     def _jobs(self) -> list[_Job]:
-        return [*([self._running] if self._running else []), *self._queue]
+        return [*self._running.values(), *self._queue]
 
     # --- messages -----------------------------------------------------------------------------
     def _final(
@@ -324,15 +322,15 @@ class Session:
             state = "offline"
         elif self._draining is not None:
             state = "draining"
-        elif not self._ready:
+        elif not self._slots:
             state = "starting"
-        elif self._running is not None:
+        elif self._running:
             state = "busy"
         status = wire.Status(
             state,
             self.release,
             len(self._queue),
-            int(self._running is not None),
+            len(self._running),
             self._tok_s,
             self._ttft_ms,
         )

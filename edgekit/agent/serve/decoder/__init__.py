@@ -18,12 +18,39 @@ Logits = npt.NDArray[np.float32]
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """What a decoder can do; lengths in tokens."""
+    """What a decoder can do; lengths in tokens.
+
+    Attributes:
+        slots: sequences it holds side by side.
+        max_length: of a slot.
+        vocabulary: token ids are below it.
+        min_slice: a shorter slice gives other logits than a longer one.
+        can_truncate: to any length; if not, only to 0.
+        batched: one `step` over several slots costs less than one for each.
+        rope_threshold: LongRoPE's rotary factors change for sequences above this length. What is
+            computed below it is wrong above, and the decoder does not compute it again: the
+            caller empties the slot and feeds more than this in one slice.
+    """
 
     slots: int
     max_length: int
+    vocabulary: int
     min_slice: int = 2
     can_truncate: bool = True
+    batched: bool = False
+    rope_threshold: int | None = None
+
+
+class Options(msgspec.Struct, frozen=True):
+    """How the runtime computes.
+
+    Attributes:
+        threads: CPU threads; 0 leaves it to the runtime, which takes half of the cores.
+        spinning: whether a thread without work waits busily; None leaves it to the runtime.
+    """
+
+    threads: int = 0
+    spinning: bool | None = None
 
 
 class Decoder(Protocol):
@@ -87,15 +114,18 @@ class Tokenizer(Protocol):
         ...
 
 
-def open_model(model_dir: Path, max_length: int, threads: int) -> tuple[Decoder, Tokenizer]:
+def open_model(
+    model_dir: Path, max_length: int, options: Options, slots: int = 0
+) -> tuple[Decoder, Tokenizer]:
     """Load a model folder.
 
     Args:
         model_dir: holds `genai_config.json`, the graph, its weights and the tokenizer.
         max_length: tokens per slot; the KV memory for them is touched in full.
-        threads: CPU threads of the runtime.
+        options: of the runtime.
+        slots: how many; 0 takes what this device's free memory allows (`memory`).
     """
     # Imported on use: the native libraries are not wanted where only the Protocols are.
     from edgekit.agent.serve.decoder.generator import open_genai  # noqa: PLC0415
 
-    return open_genai(model_dir, max_length, threads)
+    return open_genai(model_dir, max_length, options, slots)
