@@ -28,7 +28,10 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="print the figures and end")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument(
-        "--model", default=SMOLLM2, metavar="smollm2|DIR", help="the model of agent.* and push.*"
+        "--model",
+        default=SMOLLM2,
+        metavar="smollm2|phi35|DIR",
+        help="the model of agent.* and push.*",
     )
     parser.add_argument("--rounds", type=int, default=5, help="samples per figure; default: 5")
     parser.add_argument(

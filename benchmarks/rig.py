@@ -19,6 +19,7 @@ from benchmarks.broker import mosquitto
 from edgekit.builder.request import BuildRequest
 from edgekit.builder.run import build
 from edgekit.builder.samples import smollm2_gguf
+from edgekit.builder.tools.host import HostToolchain
 from edgekit.builder.tools.progress import Progress
 from edgekit.client.requester import Requester
 from edgekit.core.config import BrokerConfig
@@ -29,6 +30,8 @@ DEVICE = "demo"
 CONTEXT_TOKENS = 1024
 COMMAND_SECONDS = 600.0
 SMOLLM2 = "smollm2"
+PHI35 = "phi35"
+MAKE_PHI35 = Path(__file__).parent.parent / "tests" / "fakes" / "make_phi35.py"
 
 
 def _silent(_: Progress) -> None:
@@ -36,22 +39,38 @@ def _silent(_: Progress) -> None:
 
 
 def find_model(name: str) -> Path:
-    """The folder of `smollm2` (built once, kept in edgekit's cache) or of a folder's path.
+    """The folder of `smollm2` or `phi35` (built once, kept in edgekit's cache) or of a path.
+
+    `phi35` has the exact shape of Phi-3.5-mini and random weights: its speed and its memory are
+    real, its words are not. Making it takes minutes and 11 GB of disk, of which 2.7 stay.
 
     Raises:
-        UsageError: it is neither.
+        UsageError: it is none of these.
     """
     if name == SMOLLM2:
         out = cache_root() / "benchmarks" / "smollm2"
         return build(BuildRequest(model=str(smollm2_gguf()), out=out, gate="small"), _silent).out
+    if name == PHI35:
+        return _phi35(cache_root() / "benchmarks" / PHI35)
     folder = Path(name)
     if not (folder / "genai_config.json").is_file():
         raise UsageError(
             f"{name!r} is no model",
             "it is neither a known name nor a folder with genai_config.json",
-            f"give {SMOLLM2} or a folder that `edgekit build` made",
+            f"give {SMOLLM2}, {PHI35} or a folder that `edgekit build` made",
         )
     return folder.resolve()
+
+
+def _phi35(out: Path) -> Path:
+    if not (out / "genai_config.json").is_file():
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="phi35-", dir=out.parent) as source:
+            python = HostToolchain().ready(_silent).python
+            subprocess.run([python, MAKE_PHI35, source], check=True, timeout=COMMAND_SECONDS)
+            # Nobody tests what random weights say.
+            build(BuildRequest(model=source, out=out, gate=None, recipe="plain"), _silent)
+    return out
 
 
 class Rig:
@@ -59,7 +78,7 @@ class Rig:
 
     Args:
         rounds: samples per figure.
-        model: `smollm2` or a model folder.
+        model: `smollm2`, `phi35` or a model folder.
     """
 
     def __init__(self, rounds: int, model: str = SMOLLM2) -> None:

@@ -51,7 +51,7 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     device: str
     broker: BrokerConfig = BrokerConfig()
-    threads: int = 0  # of the model worker; 0 takes every CPU this process may use
+    threads: int = 0  # of the model worker; 0 measures at the first start what is fastest
     slots: int = 0  # prompts side by side; 0 takes what the free memory allows
     queue_limit: int = 8  # prompts waiting, not counting the one that runs
     drain_seconds: float = 30.0  # how long SIGTERM lets the running prompt go on

@@ -117,5 +117,5 @@ def test_wrong_arguments_are_refused_before_anything_is_measured(arguments: list
 
 
 def test_an_unknown_model_is_refused() -> None:
-    with pytest.raises(UsageError, match="phi35"):
-        find_model("phi35")
+    with pytest.raises(UsageError, match="phi36"):
+        find_model("phi36")

@@ -47,6 +47,9 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     load_ms: float
     warm_up_ms: float
     slots: int = 1  # prompts that the worker runs side by side
+    threads: int = 0  # of the runtime
+    spinning: bool = False  # whether they wait busily
+    tuned: bool = False  # whether that was measured on this device
 
 
 class Delta(msgspec.Struct, frozen=True, tag="delta"):

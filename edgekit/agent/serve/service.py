@@ -49,6 +49,7 @@ log = logging.getLogger(__name__)
 TICK_SECONDS = 0.5
 WORKER_EXIT_SECONDS = 5.0  # from the end of its pipe to SIGKILL
 MAX_EVENTS = 10_000
+TUNE_SHARE = 0.25  # of the trial's time: the model is loaded and answers in the rest of it
 MAX_FAILED_LOADS = 2  # then the agent ends: a trial goes back at once, else the supervisor waits
 
 
@@ -61,6 +62,7 @@ class Service:
         release: its digest.
         model_dir: its model folder.
         ready_file: written once the model has answered and the broker has subscribed us.
+        tuning_file: where the runtime's measured settings are kept.
         version: of the agent, for the card.
     """
 
@@ -71,6 +73,7 @@ class Service:
         release: str,
         model_dir: Path,
         ready_file: Path,
+        tuning_file: Path,
         version: str,
     ) -> None:
         self._config = config
@@ -78,6 +81,7 @@ class Service:
         self._model_dir = model_dir
         self._release = release
         self._ready_file = ready_file
+        self._tuning_file = tuning_file
         epoch = time.time() - time.monotonic()
         self._session = Session(config, bundle, release, version, epoch)
         self._events: queue.Queue[Event] = queue.Queue(MAX_EVENTS)
@@ -125,7 +129,7 @@ class Service:
         if self._respawn_at is not None and time.monotonic() >= self._respawn_at:
             self._spawn()
         if isinstance(event, Ready):
-            log.info("model ready: load %.0f ms, warm-up %.0f ms", event.load_ms, event.warm_up_ms)
+            log.info("model ready: %s", event)
             self._model = event
             if not self._online:
                 # Subscribed only now: a prompt is not taken before it can be answered.
@@ -198,7 +202,9 @@ class Service:
                     *("--descriptor", str(theirs.fileno()), "--model", str(self._model_dir)),
                     *("--max-length", str(self._bundle.context_length)),
                     *("--threads", str(self._config.threads)),
-                    *("--slots", str(self._config.slots)),
+                    *("--slots", str(self._config.slots), "--release", self._release),
+                    *("--tuning", str(self._tuning_file)),
+                    *("--tune-seconds", str(self._config.trial_seconds * TUNE_SHARE)),
                 ],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,

@@ -6,7 +6,6 @@ crash or an out-of-memory kill here must not cost the MQTT connection.
 
 from __future__ import annotations
 
-import os
 import socket
 import time
 from collections import OrderedDict, deque
@@ -32,6 +31,7 @@ from edgekit.agent.serve.prefix import Slot, Wanted, choose_slot, common_length
 from edgekit.agent.serve.processors import ProcessorFactory
 from edgekit.agent.serve.sampling import Sampler
 from edgekit.agent.serve.scheduler import next_work
+from edgekit.agent.serve.tune import TUNE_SECONDS, tuned
 from edgekit.core.chat import Timings, Usage
 from edgekit.errors import EdgekitError
 
@@ -232,12 +232,39 @@ class Worker:
         return known
 
 
-def main(descriptor: int, model_dir: Path, max_length: int, threads: int, slots: int) -> None:
-    """Load the model, answer one token to warm it up, then serve the pipe."""
+def main(
+    descriptor: int,
+    model_dir: Path,
+    max_length: int,
+    *,
+    threads: int,
+    slots: int,
+    release: str,
+    tuning: Path,
+    tune_seconds: float,
+) -> None:
+    """Load the model, answer one token to warm it up, then serve the pipe.
+
+    Args:
+        descriptor: of the parent's socketpair.
+        model_dir: the model's folder.
+        max_length: tokens of a slot.
+        threads: of the runtime; 0 takes what is fastest on this device.
+        slots: prompts side by side; 0 takes what the memory allows.
+        release: its digest.
+        tuning: where measured settings are kept.
+        tune_seconds: how long to measure at most.
+
+    Raises:
+        EdgekitError: the model cannot be loaded.
+    """
     pipe: Pipe[ToWorker] = Pipe(socket.socket(fileno=descriptor), ToWorker)
+    measured = not threads
+    options = Options(threads, spinning=False)
+    if not threads:
+        options, measured = tuned(model_dir, release, tuning, min(tune_seconds, TUNE_SECONDS))
     began = time.monotonic()
     try:
-        options = Options(threads or len(os.sched_getaffinity(0)))
         decoder, tokenizer = open_model(model_dir, max_length, options, slots)
     except Exception as error:  # of native libraries: whatever they throw
         raise EdgekitError("the model cannot be loaded", str(error)) from error
@@ -246,5 +273,14 @@ def main(descriptor: int, model_dir: Path, max_length: int, threads: int, slots:
     decoder.greedy(0)
     decoder.truncate(0, 0)
     warm = time.monotonic()
-    pipe.send(Ready((loaded - began) * 1e3, (warm - loaded) * 1e3, decoder.limits.slots))
+    pipe.send(
+        Ready(
+            (loaded - began) * 1e3,
+            (warm - loaded) * 1e3,
+            decoder.limits.slots,
+            options.threads,
+            bool(options.spinning),
+            measured,
+        )
+    )
     Worker(pipe, decoder, tokenizer, time.monotonic).run()
