@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import edgekit
-from benchmarks import agent, build, demo, push, render
+from benchmarks import agent, build, demo, push, render, runtimes, sharing
 from benchmarks.figure import Figure, Result, registered
-from benchmarks.rig import SMOLLM2, Rig
+from benchmarks.models import SMOLLM2
+from benchmarks.rig import Rig
 from edgekit.errors import EdgekitError, UsageError
 
-MODULES = (agent, build, push, demo)  # importing one registers its figures
+MODULES = (agent, sharing, runtimes, build, push, demo)  # importing one registers its figures
 TABLES = tuple(Path(__file__).parent.parent / name for name in ("README.md", "docs/figures.md"))
 
 

@@ -2,8 +2,8 @@
 
 `Bare` is the caller's side. The child runs this file: JSON objects in on stdin, one answer each on
 stdout. It holds one `og.Generator` and rewinds it between prompts, as the agent does, because a
-new one would pay for its KV memory again; session options, greedy search and `max_length` are the
-agent's too. Between prompts it waits in `read` and uses no CPU.
+new one would pay for its KV memory again; greedy search and `max_length` are the agent's too, and
+the session options where the caller gives them. Between prompts it waits in `read` and uses no CPU.
 """
 
 from __future__ import annotations
@@ -48,11 +48,13 @@ class Bare:
     Args:
         model: folder of the model.
         max_length: tokens of KV memory.
+        options: of the runtime's session; none are its own defaults.
     """
 
-    def __init__(self, model: Path, max_length: int) -> None:
+    def __init__(self, model: Path, max_length: int, options: dict[str, Any]) -> None:
+        command = [sys.executable, "-m", "benchmarks.bare", str(model), str(max_length)]
         self._child = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.bare", str(model), str(max_length)],
+            [*command, json.dumps(options)],
             cwd=Path(__file__).parent.parent,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -90,12 +92,11 @@ class Bare:
 
 
 class _Runtime:
-    def __init__(self, folder: str, max_length: int) -> None:
+    def __init__(self, folder: str, max_length: int, options: dict[str, Any]) -> None:
         os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # looked at when the library is loaded
         import onnxruntime_genai as og  # noqa: PLC0415  after the variable, and here alone
 
         config = og.Config(folder)
-        options = {"intra_op_num_threads": len(os.sched_getaffinity(0))}
         config.overlay(json.dumps({"model": {"decoder": {"session_options": options}}}))
         model = og.Model(config)
         params = og.GeneratorParams(model)
@@ -157,10 +158,10 @@ class _Runtime:
         return ids
 
 
-def _main(folder: str, max_length: int) -> None:
+def _main(folder: str, max_length: int, options: dict[str, Any]) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # native libraries print on stdout
-    runtime = _Runtime(folder, max_length)
+    runtime = _Runtime(folder, max_length, options)
     for line in sys.stdin:
         request = json.loads(line)
         call = runtime.logits if "positions" in request else runtime.answer
@@ -168,4 +169,4 @@ def _main(folder: str, max_length: int) -> None:
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1], int(sys.argv[2]))
+    _main(sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3]))

@@ -11,13 +11,19 @@ import pytest
 from benchmarks import __main__ as benchmarks
 from benchmarks import render
 from benchmarks.figure import Figure, Result, registered
-from benchmarks.rig import find_model
+from benchmarks.models import find_model
 from edgekit.errors import UsageError
 
 NAMES = {
     "agent.decode_ratio",
     "agent.sampling_us",
     "agent.first_token_added_ms",
+    "agent.second_turn_ratio",
+    "agent.late_first_token_ratio",
+    "agent.late_pause_ms",
+    "agent.four_streams_ratio",
+    "agent.threads_ratio",
+    "agent.llamacpp_ratio",
     "build.cpu_ratio",
     "build.peak_rss_gib",
     "push.again_bytes",
