@@ -56,16 +56,16 @@ def llamacpp_ratio(rig: Rig) -> list[float]:
     llama.cpp decodes in its C++ loop's order, a batch of one token and an arg-max, without its
     Python wrapper. It gets the thread count it is fastest with, tried here; so does the device.
     """
-    if rig.model_name != SMOLLM2:
+    if rig.model.name != SMOLLM2:
         raise EdgekitError("only smollm2 is had as a GGUF file", next_step=f"--model {SMOLLM2}")
     python, gguf = interpreter(cache_root()), smollm2_gguf()
     counts = range(1, len(os.sched_getaffinity(0)) + 1)
     theirs = {n: rig.closing(LlamaCpp(python, gguf, CONTEXT_TOKENS, n)) for n in counts}
     rig.device  # noqa: B018  made here, not in the first sample
 
-    def llamacpp(threads: int) -> float:
+    def llamacpp(threads: int, tokens: int = DECODE_TOKENS) -> float:
         time.sleep(SETTLE_SECONDS)
-        answer = theirs[threads].decode(STORY, DECODE_TOKENS)
+        answer = theirs[threads].decode(STORY, tokens)
         return float(answer["tokens"] - 1) / float(answer["rest_seconds"])
 
     def device() -> float:
@@ -74,6 +74,6 @@ def llamacpp_ratio(rig: Rig) -> list[float]:
         return (answer.tokens - 1) / answer.rest_seconds
 
     device()
-    tried = {n: median(llamacpp(n) for _ in range(3)) for n in counts}
+    tried = {n: median(llamacpp(n, THREAD_TOKENS) for _ in range(3)) for n in counts}
     best = max(tried, key=lambda n: tried[n])
     return [device() / llamacpp(best) for _ in range(rig.rounds)]

@@ -16,6 +16,7 @@ from edgekit.core.wire import UNREADABLE, ProtocolError
 _AT = re.compile(r" - at (?:`key` in )?`\$\.?(?P<path>[^`]*)`")
 _UNKNOWN = re.compile(r"unknown field `(?P<name>[^`]*)`")
 MAX_STOPS = 4
+MAX_BEAMS = 8
 MAX_BIASES = 1024  # tokens in `logit_bias`
 
 # The runtime's tokenizer takes C strings: a NUL would cut off what follows, the template's end too.
@@ -63,6 +64,8 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     logit_bias: Annotated[dict[TokenId, Bias], msgspec.Meta(max_length=MAX_BIASES)] | None = None
     repetition_penalty: Annotated[float, msgspec.Meta(gt=0, le=10)] | None = None
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None = None
+    num_beams: Annotated[int, msgspec.Meta(ge=1, le=MAX_BEAMS)] | None = None
+    length_penalty: Annotated[float, msgspec.Meta(ge=-5, le=5)] | None = None  # of beam search
     stop: StopString | Annotated[list[StopString], msgspec.Meta(max_length=MAX_STOPS)] | None = None
     stream: bool | None = None  # false: no deltas
 
@@ -116,6 +119,8 @@ class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     logit_bias: dict[int, float] = {}  # by token id
     repetition_penalty: float = 1.0
     seed: int | None = None
+    num_beams: int = 1  # above 1: beam search, for which of the others length_penalty alone counts
+    length_penalty: float = 1.0
 
     @property
     def plain_greedy(self) -> bool:
@@ -134,7 +139,10 @@ def sampling_of(request: ChatRequest, defaults: dict[str, Any]) -> Sampling:
         value = getattr(request, name)
         if value is not None:
             chosen[name] = value
-    return msgspec.convert(chosen, Sampling)
+    sampling = msgspec.convert(chosen, Sampling)
+    if sampling.num_beams > 1 and sampling.temperature and request.temperature is None:
+        return msgspec.structs.replace(sampling, temperature=0.0)  # the bundle's, not asked for
+    return sampling
 
 
 class PromptTokensDetails(msgspec.Struct, frozen=True):

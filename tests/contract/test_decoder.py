@@ -60,7 +60,7 @@ def subject(request: pytest.FixtureRequest) -> Subject:
         answer = [*fake.encode("It is Paris."), EOS]
         return Subject(FakeDecoder(MAX_LENGTH, answer, slots=2), fake, fake.encode)
     folder: Path = request.getfixturevalue("smollm2")
-    decoder, tokenizer = open_model(folder, MAX_LENGTH, Options(threads=2), slots=2)
+    decoder, tokenizer, _ = open_model(folder, MAX_LENGTH, Options(threads=2), slots=2)
     assert isinstance(tokenizer, GenaiTokenizer)
     real = tokenizer._tokenizer
     return Subject(decoder, tokenizer, lambda text: [int(i) for i in real.encode(text)])

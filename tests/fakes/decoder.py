@@ -92,6 +92,40 @@ class FakeDecoder:
         return logits
 
 
+class FakeBeams:
+    """A beam search that finds the scripted answer.
+
+    Args:
+        answer: what it finds, the token that ends it included.
+        before: called before the prompt is computed and before each step.
+    """
+
+    def __init__(self, answer: Sequence[int], before: Callable[[], None] = lambda: None) -> None:
+        self.asked: list[tuple[int, int, int, float]] = []  # prompt length and the rest
+        self._answer = list(answer)
+        self._before = before
+        self._taken = self._limit = 0
+
+    def __call__(
+        self, prompt: Sequence[int], beams: int, answer_limit: int, length_penalty: float
+    ) -> FakeBeams:
+        """Start."""
+        self._before()
+        self.asked.append((len(prompt), beams, answer_limit, length_penalty))
+        self._taken, self._limit = 0, min(answer_limit, len(self._answer))
+        return self
+
+    def step(self) -> bool:
+        """One token more."""
+        self._before()
+        self._taken += 1
+        return self._taken < self._limit
+
+    def best(self) -> list[int]:
+        """What was found."""
+        return [token for token in self._answer[: self._taken] if token != EOS]
+
+
 class FakeStream:
     """Whole characters only."""
 

@@ -25,7 +25,7 @@ from edgekit.agent.serve.pipe import (
 from edgekit.agent.serve.scheduler import SLICE_TOKENS
 from edgekit.agent.serve.worker import Worker
 from edgekit.core.chat import Sampling
-from tests.fakes.decoder import EOS, FakeDecoder, FakeTokenizer
+from tests.fakes.decoder import EOS, FakeBeams, FakeDecoder, FakeTokenizer
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -40,6 +40,7 @@ class Parent:
     pipe: Pipe[FromWorker]
     thread: threading.Thread
     decoder: FakeDecoder
+    beams: FakeBeams
     now: float = 1000.0
     events: list[FromWorker] = field(default_factory=list)
     sent: threading.Event = field(default_factory=threading.Event)
@@ -83,6 +84,7 @@ def worker(
     max_length: int = 4096,
     tokenizer: FakeTokenizer = TOKENIZER,
     slots: int = 1,
+    max_beams: int = 1,
     **limits: Any,
 ) -> Iterator[Parent]:
     """A running worker whose model wants to say `answer`."""
@@ -91,8 +93,17 @@ def worker(
     decoder = FakeDecoder(
         max_length, tokens, lambda method: before(parent, method), slots, **limits
     )
-    run = Worker(Pipe(theirs, ToWorker), decoder, tokenizer, lambda: parent.now).run
-    parent = Parent(Pipe(ours, FromWorker), threading.Thread(target=run, daemon=True), decoder)
+    beams = FakeBeams(tokens, lambda: before(parent, "beams"))
+    run = Worker(
+        Pipe(theirs, ToWorker),
+        decoder,
+        tokenizer,
+        lambda: parent.now,
+        beams=beams,
+        max_beams=max_beams,
+    ).run
+    thread = threading.Thread(target=run, daemon=True)
+    parent = Parent(Pipe(ours, FromWorker), thread, decoder, beams)
     parent.thread.start()
     yield parent
     ours.close()

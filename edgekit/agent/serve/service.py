@@ -204,6 +204,7 @@ class Service:
                     *("--threads", str(self._config.threads)),
                     *("--slots", str(self._config.slots), "--release", self._release),
                     *("--tuning", str(self._tuning_file)),
+                    *("--max-beams", str(self._config.max_beams)),
                     *("--tune-seconds", str(self._config.trial_seconds * TUNE_SHARE)),
                 ],
                 pass_fds=[theirs.fileno()],

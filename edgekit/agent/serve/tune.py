@@ -120,7 +120,7 @@ def _measure_apart(model_dir: Path, options: Options, seconds: float) -> Measure
 def measure(model_dir: Path, threads: int, spinning: bool) -> Measured:
     """Load the model with one setting and measure it; the child's side."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # not to be left behind
-    decoder, _ = open_model(model_dir, MAX_LENGTH, Options(threads, spinning), slots=1)
+    decoder, *_ = open_model(model_dir, MAX_LENGTH, Options(threads, spinning), slots=1)
     tokens = [n % decoder.limits.vocabulary for n in range(1, SLICE_TOKENS + 1)]
     decoder.extend(0, tokens)
     slices: list[float] = []

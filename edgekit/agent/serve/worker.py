@@ -13,8 +13,9 @@ from collections.abc import Callable
 from itertools import takewhile
 from pathlib import Path
 
+from edgekit.agent.serve import beam
 from edgekit.agent.serve.answer import Answer
-from edgekit.agent.serve.decoder import Decoder, Options, Tokenizer, open_model
+from edgekit.agent.serve.decoder import BeamSearch, Decoder, Options, Tokenizer, open_model
 from edgekit.agent.serve.job import Job
 from edgekit.agent.serve.pipe import (
     Cancel,
@@ -58,6 +59,8 @@ class Worker:
         tokenizer: of the same model.
         clock: monotonic seconds, the parent's clock.
         processors: makes custom scoring for each prompt.
+        beams: the model's beam search.
+        max_beams: that a prompt may ask for; 1 refuses beam search.
     """
 
     def __init__(
@@ -67,12 +70,18 @@ class Worker:
         tokenizer: Tokenizer,
         clock: Clock,
         processors: ProcessorFactory | None = None,
+        beams: BeamSearch | None = None,
+        max_beams: int = 1,
     ) -> None:
         self._pipe = pipe
         self._decoder = decoder
         self._tokenizer = tokenizer
         self._clock = clock
         self._processors = processors
+        self._beams = beams
+        self._max_beams = max_beams if beams is not None else 1
+        self._alone: Start | None = None  # the beam search that runs
+        self._stopped = ""  # and why it is to stop
         self._idle = [Slot(number) for number in range(decoder.limits.slots)]
         self._jobs: dict[int, Job] = {}  # by slot
         self._waiting: deque[Start] = deque()
@@ -84,7 +93,7 @@ class Worker:
         try:
             while True:
                 self._listen(wait=not (self._jobs or self._waiting))
-                while self._waiting and self._idle:
+                while self._waiting and self._may_begin(self._waiting[0]):
                     self._begin(self._waiting.popleft())
                 self._turn()
         except PipeClosedError:
@@ -134,11 +143,14 @@ class Worker:
                 self._stop(message.job, "cancelled")
             message = self._pipe.receive(wait=False)
         now = self._clock()
-        for start in [*(job.start for job in self._jobs.values()), *self._waiting]:
+        alone = [self._alone] if self._alone else []
+        for start in [*alone, *(job.start for job in self._jobs.values()), *self._waiting]:
             if now >= start.deadline:
                 self._stop(start.job, "deadline")
 
     def _stop(self, name: str, reason: str) -> None:
+        if self._alone is not None and self._alone.job == name:
+            self._stopped = reason
         for job in [job for job in self._jobs.values() if job.start.job == name]:
             self._end(job, reason)
         for start in [start for start in self._waiting if start.job == name]:
@@ -152,26 +164,43 @@ class Worker:
         self._idle.append(job.slot)
         self._pipe.send(job.done(reason))
 
+    def _may_begin(self, start: Start) -> bool:
+        """Whether there is room; a beam search waits until nothing else runs."""
+        return not self._jobs if start.sampling.num_beams > 1 else bool(self._idle)
+
     def _begin(self, start: Start) -> None:
         try:
-            self._place(start)
+            prompt = self._admit(start)
         except RefusedError as error:
             self._pipe.send(Failed(start.job, error.code, error.what))
+            return
+        limit = min(start.answer_limit, self._decoder.limits.max_length - len(prompt))
+        if start.sampling.num_beams > 1:
+            self._search(start, prompt, limit)
+        else:
+            self._place(start, prompt, limit)
 
-    def _place(self, start: Start) -> None:
-        """Put a prompt into the slot that has most of it.
+    def _admit(self, start: Start) -> list[int]:
+        """The prompt's tokens, when it can be run.
 
         Raises:
-            RefusedError: it cannot be run.
+            RefusedError: it cannot.
         """
+        if start.sampling.num_beams > self._max_beams:
+            raise RefusedError(
+                "unsupported_parameter",
+                f"num_beams is served up to {self._max_beams} on this device (max_beams)",
+            )
+        field = beam.refused_field(start.sampling) if start.sampling.num_beams > 1 else ""
+        if field:
+            raise RefusedError("unsupported_parameter", f"{field} is not served with num_beams")
         limits = self._decoder.limits
         try:
             prompt = self._tokenizer.encode_chat(start.messages)
         except Exception as error:  # the chat template is the model's own code
             text = f"the chat template refused: {error}"
             raise RefusedError("invalid_request", text) from error
-        room = limits.max_length - len(prompt)
-        if room < 1:
+        if len(prompt) >= limits.max_length:
             raise RefusedError(
                 "context_length_exceeded",
                 f"the prompt has {len(prompt)} tokens; "
@@ -183,6 +212,23 @@ class Worker:
                 "invalid_request",
                 f"logit_bias names token {foreign[0]}; the vocabulary has {limits.vocabulary}",
             )
+        return prompt
+
+    def _search(self, start: Start, prompt: list[int], limit: int) -> None:
+        assert self._beams is not None
+        self._alone, self._stopped = start, ""
+
+        def stopped() -> str:
+            self._listen()
+            return self._stopped
+
+        done = beam.run(start, prompt, limit, self._beams, self._tokenizer, stopped, self._clock)
+        self._alone = None
+        self._pipe.send(done)
+
+    def _place(self, start: Start, prompt: list[int], limit: int) -> None:
+        """Put a prompt into the slot that has most of it."""
+        limits = self._decoder.limits
         long_rope = limits.rope_threshold is not None and len(prompt) > limits.rope_threshold
         wanted = Wanted(prompt, start.requester, self._system(start.messages), long_rope)
         slot, kept = choose_slot(
@@ -202,7 +248,7 @@ class Worker:
             kept,
             Answer(send, start.stops, self._tokenizer),
             self._sampler(start, prompt),
-            min(start.answer_limit, room),
+            limit,
             self._clock,
         )
 
@@ -242,6 +288,7 @@ def main(
     release: str,
     tuning: Path,
     tune_seconds: float,
+    max_beams: int,
 ) -> None:
     """Load the model, answer one token to warm it up, then serve the pipe.
 
@@ -254,6 +301,7 @@ def main(
         release: its digest.
         tuning: where measured settings are kept.
         tune_seconds: how long to measure at most.
+        max_beams: of a beam search; 1 refuses it.
 
     Raises:
         EdgekitError: the model cannot be loaded.
@@ -265,7 +313,7 @@ def main(
         options, measured = tuned(model_dir, release, tuning, min(tune_seconds, TUNE_SECONDS))
     began = time.monotonic()
     try:
-        decoder, tokenizer = open_model(model_dir, max_length, options, slots)
+        decoder, tokenizer, beams = open_model(model_dir, max_length, options, slots)
     except Exception as error:  # of native libraries: whatever they throw
         raise EdgekitError("the model cannot be loaded", str(error)) from error
     loaded = time.monotonic()
@@ -283,4 +331,4 @@ def main(
             measured,
         )
     )
-    Worker(pipe, decoder, tokenizer, time.monotonic).run()
+    Worker(pipe, decoder, tokenizer, time.monotonic, beams=beams, max_beams=max_beams).run()

@@ -89,6 +89,35 @@ class Decoder(Protocol):
         ...
 
 
+class Beams(Protocol):
+    """One beam search, apart from every slot: it has KV memory of its own."""
+
+    def step(self) -> bool:
+        """Lengthen every beam by a token; False once the search is over."""
+        ...
+
+    def best(self) -> list[int]:
+        """The tokens of the best answer so far, the one that ends it left out."""
+        ...
+
+
+class BeamSearch(Protocol):
+    """Starts beam searches."""
+
+    def __call__(
+        self, prompt: Sequence[int], beams: int, answer_limit: int, length_penalty: float
+    ) -> Beams:
+        """Compute the prompt, in one piece, for so many beams.
+
+        Args:
+            prompt: its tokens.
+            beams: how many, at least 2.
+            answer_limit: tokens of the answer at most.
+            length_penalty: exponent of the length that scores are divided by.
+        """
+        ...
+
+
 class TextStream(Protocol):
     """Turns tokens into text piece by piece."""
 
@@ -116,7 +145,7 @@ class Tokenizer(Protocol):
 
 def open_model(
     model_dir: Path, max_length: int, options: Options, slots: int = 0
-) -> tuple[Decoder, Tokenizer]:
+) -> tuple[Decoder, Tokenizer, BeamSearch]:
     """Load a model folder.
 
     Args:

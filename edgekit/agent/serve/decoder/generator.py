@@ -57,7 +57,7 @@ def load_model(model_dir: Path, options: Options) -> og.Model:
 
 def open_genai(
     model_dir: Path, max_length: int, options: Options, slots: int
-) -> tuple[GeneratorDecoder, GenaiTokenizer]:
+) -> tuple[GeneratorDecoder, GenaiTokenizer, partial[GenaiBeams]]:
     """Load a model folder: see `open_model`."""
     model = load_model(model_dir, options)
     config = json.loads((model_dir / "genai_config.json").read_bytes())["model"]
@@ -70,7 +70,8 @@ def open_genai(
         vocabulary=config["vocab_size"],
         rope_threshold=rope_threshold(model_dir / decoder["filename"], max_length),
     )
-    return GeneratorDecoder(model, limits, config["pad_token_id"]), GenaiTokenizer(model)
+    slot_decoder = GeneratorDecoder(model, limits, config["pad_token_id"])
+    return slot_decoder, GenaiTokenizer(model), partial(GenaiBeams, model)
 
 
 def rope_threshold(graph: Path, max_length: int) -> int | None:
@@ -170,6 +171,44 @@ class _Slot:
         finally:
             self.truncate(0)
         return True
+
+
+class GenaiBeams:
+    """One beam search on a Generator of its own; freed with it.
+
+    The prompt goes in with one append: slices of a Generator with beams crash the runtime.
+    """
+
+    def __init__(
+        self,
+        model: og.Model,
+        prompt: Sequence[int],
+        beams: int,
+        answer_limit: int,
+        length_penalty: float,
+    ) -> None:
+        params = og.GeneratorParams(model)
+        search = GREEDY | {"num_beams": beams, "length_penalty": length_penalty}
+        params.set_search_options(
+            max_length=len(prompt) + answer_limit,
+            batch_size=1,
+            num_return_sequences=1,
+            early_stopping=True,
+            **search,
+        )
+        self._generator = og.Generator(model, params)
+        self._generator.append_tokens(np.asarray(prompt, dtype=np.int32))
+        self._prompt_length = len(prompt)
+
+    def step(self) -> bool:
+        """Lengthen every beam."""
+        if not self._generator.is_done():
+            self._generator.generate_next_token()
+        return not self._generator.is_done()
+
+    def best(self) -> list[int]:
+        """The best sequence's answer."""
+        return [int(token) for token in self._generator.get_sequence(0)[self._prompt_length :]]
 
 
 class GenaiTokenizer:
