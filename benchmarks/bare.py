@@ -21,6 +21,8 @@ from edgekit.errors import EdgekitError
 
 EXIT_SECONDS = 10.0
 
+Messages = list[dict[str, str]]  # as in a chat-completions body
+
 
 @dataclass(frozen=True)
 class BareAnswer:
@@ -60,7 +62,7 @@ class Bare:
             stdout=subprocess.PIPE,
             text=True,
         )
-        self.answer("Hello", 8)
+        self.answer([{"role": "user", "content": "Hello"}], 8)
 
     def close(self) -> None:
         """End the child."""
@@ -68,16 +70,16 @@ class Bare:
         self._child.stdin.close()
         self._child.wait(EXIT_SECONDS)
 
-    def answer(self, prompt: str, max_tokens: int) -> BareAnswer:
-        """Greedy answer to one user message."""
-        return BareAnswer(**self._call(prompt=prompt, max_tokens=max_tokens))
+    def answer(self, messages: Messages, max_tokens: int) -> BareAnswer:
+        """Greedy answer to a conversation."""
+        return BareAnswer(**self._call(messages=messages, max_tokens=max_tokens))
 
-    def logits(self, prompt: str, positions: int, path: Path) -> None:
+    def logits(self, messages: Messages, positions: int, path: Path) -> None:
         """Save the logits of the first positions of a greedy answer.
 
         They are a float32 array (positions, vocabulary) in numpy's format.
         """
-        self._call(prompt=prompt, positions=positions, path=str(path))
+        self._call(messages=messages, positions=positions, path=str(path))
 
     def _call(self, **request: Any) -> dict[str, Any]:
         assert self._child.stdin is not None
@@ -113,12 +115,12 @@ class _Runtime:
         self._eos = {int(token) for token in self._tokenizer.eos_token_ids}
         self._generator = og.Generator(model, params)
 
-    def answer(self, prompt: str, max_tokens: int) -> dict[str, Any]:
+    def answer(self, messages: Messages, max_tokens: int) -> dict[str, Any]:
         """The fields of a `BareAnswer`."""
         generator = self._generator
         tokens: list[int] = []
         began = time.perf_counter()
-        ids = self._prefill(prompt)
+        ids = self._prefill(messages)
         while True:
             generator.generate_next_token()
             tokens.append(int(generator.get_next_tokens()[0]))
@@ -137,11 +139,11 @@ class _Runtime:
             "rest_seconds": last - first,
         }
 
-    def logits(self, prompt: str, positions: int, path: str) -> dict[str, Any]:
+    def logits(self, messages: Messages, positions: int, path: str) -> dict[str, Any]:
         """Save logits; the answer is empty."""
         import numpy as np  # noqa: PLC0415  not wanted where time is measured
 
-        self._prefill(prompt)
+        self._prefill(messages)
         rows = []
         for _ in range(positions):
             rows.append(self._generator.get_logits().reshape(-1).copy())
@@ -149,10 +151,9 @@ class _Runtime:
         np.save(path, np.asarray(rows, dtype=np.float32))
         return {}
 
-    def _prefill(self, prompt: str) -> Any:
+    def _prefill(self, messages: Messages) -> Any:
         self._generator.rewind_to(0)
-        turns = json.dumps([{"role": "user", "content": prompt}])
-        text = self._tokenizer.apply_chat_template(turns, add_generation_prompt=True)
+        text = self._tokenizer.apply_chat_template(json.dumps(messages), add_generation_prompt=True)
         ids = self._tokenizer.encode(text)
         self._generator.append_tokens(ids)
         return ids

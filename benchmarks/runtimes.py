@@ -7,7 +7,7 @@ import time
 from statistics import median
 from typing import Any
 
-from benchmarks.agent import SETTLE_SECONDS, STORY, ask
+from benchmarks.agent import SETTLE_SECONDS, STORY, ask, fresh
 from benchmarks.figure import figure
 from benchmarks.llamacpp import LlamaCpp, interpreter
 from benchmarks.models import SMOLLM2
@@ -37,7 +37,7 @@ def threads_ratio(rig: Rig) -> list[float]:
 
     def rate(bare: Any) -> float:
         time.sleep(SETTLE_SECONDS)
-        answer = bare.answer(STORY, THREAD_TOKENS)
+        answer = bare.answer(fresh(STORY), THREAD_TOKENS)
         return float(answer.tokens - 1) / float(answer.rest_seconds)
 
     rate(tuned), rate(default)
@@ -70,7 +70,7 @@ def llamacpp_ratio(rig: Rig) -> list[float]:
 
     def device() -> float:
         time.sleep(SETTLE_SECONDS)
-        answer = ask(rig, STORY, DECODE_TOKENS)
+        answer = ask(rig, fresh(STORY), DECODE_TOKENS)
         return (answer.tokens - 1) / answer.rest_seconds
 
     device()

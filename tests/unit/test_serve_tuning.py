@@ -30,7 +30,7 @@ def sweep(cpus: int, speed: Callable[[Options], float]) -> Tuning:
         rate = speed(setting)
         tried.append(Measured(setting.threads, bool(setting.spinning), 10 * rate, rate))
         assert len(tried) < 10
-    return Tuning("k", tried)
+    return Tuning("k", cpus, tried)
 
 
 def order(tuning: Tuning) -> list[tuple[int, bool]]:
@@ -48,26 +48,31 @@ def test_a_large_model_gets_every_cpu_and_a_small_one_a_single_thread() -> None:
 
 
 def test_spinning_is_chosen_only_where_it_is_clearly_faster() -> None:
-    assert not sweep(2, lambda o: o.threads + 0.02 * bool(o.spinning)).best.spinning
+    assert not sweep(2, lambda o: o.threads + 0.05 * bool(o.spinning)).best.spinning
     assert sweep(2, lambda o: o.threads + 0.5 * bool(o.spinning)).best.options == Options(2, True)
+
+
+def test_a_cpu_is_left_to_the_rest_unless_the_last_one_is_clearly_worth_it() -> None:
+    assert sweep(2, lambda o: 1 + 0.05 * o.threads).best.options == Options(1, False)
+    assert sweep(2, lambda o: 1 + 0.5 * o.threads).best.options == Options(2, False)
 
 
 def test_prefill_and_decode_are_weighed_by_a_typical_prompt() -> None:
     prefills_well = Measured(2, False, 500.0, 100.0)
     decodes_well = Measured(1, False, 300.0, 200.0)
-    assert Tuning("k", [prefills_well, decodes_well]).best is decodes_well
+    assert Tuning("k", 4, [prefills_well, decodes_well]).best is decodes_well
     hardly = Measured(1, False, 100.0, 105.0)
-    assert Tuning("k", [prefills_well, hardly]).best is prefills_well
+    assert Tuning("k", 4, [prefills_well, hardly]).best is prefills_well
 
 
 def test_results_of_other_releases_are_kept_up_to_a_bound() -> None:
     one = Measured(1, False, 1.0, 1.0)
     kept: list[Tuning] = []
     for number in range(MAX_KEPT + 3):
-        kept = keep(kept, Tuning(f"k{number}", [one]))
-    kept = keep(kept, Tuning("k5", [one, one]))
+        kept = keep(kept, Tuning(f"k{number}", 1, [one]))
+    kept = keep(kept, Tuning("k5", 1, [one, one]))
     assert len(kept) == MAX_KEPT
-    assert kept[-1] == Tuning("k5", [one, one])
+    assert kept[-1] == Tuning("k5", 1, [one, one])
     assert [t.key for t in kept].count("k5") == 1
 
 

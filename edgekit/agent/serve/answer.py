@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from edgekit.agent.serve.decoder import Tokenizer
 from edgekit.agent.serve.text import StopFilter
 
-FLUSH_SECONDS = 0.1  # deltas are coalesced, since each costs over a millisecond of CPU: ADR 6
+FLUSH_SECONDS = 0.05  # where the model leaves a CPU to those who carry a delta: ADR 6
+BUSY_FLUSH_SECONDS = 0.1  # where its threads take all of them, and a delta makes one wait
 FLUSH_TOKENS = 32
 
 
@@ -18,12 +19,18 @@ class Answer:
         send: takes each delta.
         stops: its stop strings.
         model: whose tokens they are.
+        flush_seconds: for how long deltas are coalesced, after the first one.
     """
 
     def __init__(
-        self, send: Callable[[str], object], stops: Sequence[str], model: Tokenizer
+        self,
+        send: Callable[[str], object],
+        stops: Sequence[str],
+        model: Tokenizer,
+        flush_seconds: float = FLUSH_SECONDS,
     ) -> None:
         self._send = send
+        self._flush_seconds = flush_seconds
         self._eos = model.eos_token_ids
         self._stream = model.stream()
         self._filter = StopFilter(stops)
@@ -43,7 +50,7 @@ class Answer:
             return True
         self._unsent += self._filter.push(self._stream.decode(token))
         self._unsent_tokens += 1
-        due = now - self._flushed_at >= FLUSH_SECONDS or self._unsent_tokens >= FLUSH_TOKENS
+        due = now - self._flushed_at >= self._flush_seconds or self._unsent_tokens >= FLUSH_TOKENS
         if self._unsent and due and not self._filter.stopped:
             self._flush(now)
         return self._filter.stopped

@@ -69,7 +69,7 @@ def tuned(model_dir: Path, release: str, file: Path, seconds: float) -> tuple[Op
         if not tried:
             log.warning("no setting could be measured within %.0f s", seconds)
             return Options(count, False), False
-        known = Tuning(key, tried)
+        known = Tuning(key, count, tried)
         publish(file, msgspec.json.encode(keep(kept, known)))
     return known.best.options, True
 

@@ -15,7 +15,8 @@ from edgekit.agent.serve.decoder import Options
 
 PROMPT_TOKENS = 256  # of the typical prompt that prefill and decode are weighed by
 ANSWER_TOKENS = 128
-CLEAR_GAIN = 0.97  # a setting that waits busily must be this much faster: it costs idle power
+SPINNING_TIMES = 0.95  # of the time without it: a setting that waits busily must gain so much
+EVERY_CPU_TIMES = 0.9  # so must one that leaves no CPU to the agent, the broker and the rest
 MAX_KEPT = 8  # results in the file, of releases and CPUs
 
 
@@ -39,15 +40,23 @@ class Measured(msgspec.Struct, frozen=True):
 
 
 class Tuning(msgspec.Struct, frozen=True):
-    """What was measured for one release on one CPU, in the order it was tried."""
+    """What was measured for one release on one CPU of so many cores, in the order it was tried."""
 
     key: str
+    cpus: int
     tried: list[Measured]
 
     @property
     def best(self) -> Measured:
-        """The fastest on a typical prompt; one that spins only where it is clearly faster."""
-        return min(self.tried, key=lambda m: m.seconds / (CLEAR_GAIN if m.spinning else 1))
+        """The fastest on a typical prompt; what costs the rest of the device must be clearly so."""
+
+        def cost(measured: Measured) -> float:
+            times = SPINNING_TIMES if measured.spinning else 1.0
+            if measured.threads == self.cpus > 1:
+                times *= EVERY_CPU_TIMES
+            return measured.seconds / times
+
+        return min(self.tried, key=cost)
 
 
 def next_setting(tried: Sequence[Measured], cpus: int) -> Options | None:

@@ -14,7 +14,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from edgekit.agent.serve import beam
-from edgekit.agent.serve.answer import Answer
+from edgekit.agent.serve.answer import BUSY_FLUSH_SECONDS, FLUSH_SECONDS, Answer
 from edgekit.agent.serve.decoder import BeamSearch, Decoder, Options, Tokenizer, open_model
 from edgekit.agent.serve.job import Job
 from edgekit.agent.serve.pipe import (
@@ -32,7 +32,7 @@ from edgekit.agent.serve.prefix import Slot, Wanted, choose_slot, common_length
 from edgekit.agent.serve.processors import ProcessorFactory
 from edgekit.agent.serve.sampling import Sampler
 from edgekit.agent.serve.scheduler import next_work
-from edgekit.agent.serve.tune import TUNE_SECONDS, tuned
+from edgekit.agent.serve.tune import TUNE_SECONDS, cpus, tuned
 from edgekit.core.chat import Timings, Usage
 from edgekit.errors import EdgekitError
 
@@ -61,6 +61,7 @@ class Worker:
         processors: makes custom scoring for each prompt.
         beams: the model's beam search.
         max_beams: that a prompt may ask for; 1 refuses beam search.
+        flush_seconds: for how long deltas are coalesced.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Worker:
         processors: ProcessorFactory | None = None,
         beams: BeamSearch | None = None,
         max_beams: int = 1,
+        flush_seconds: float = FLUSH_SECONDS,
     ) -> None:
         self._pipe = pipe
         self._decoder = decoder
@@ -80,6 +82,7 @@ class Worker:
         self._processors = processors
         self._beams = beams
         self._max_beams = max_beams if beams is not None else 1
+        self._flush_seconds = flush_seconds
         self._alone: Start | None = None  # the beam search that runs
         self._stopped = ""  # and why it is to stop
         self._idle = [Slot(number) for number in range(decoder.limits.slots)]
@@ -92,7 +95,8 @@ class Worker:
         """Serve until the parent closes the pipe."""
         try:
             while True:
-                self._listen(wait=not (self._jobs or self._waiting))
+                if not (self._jobs or self._waiting):
+                    self._listen(wait=True)
                 while self._waiting and self._may_begin(self._waiting[0]):
                     self._begin(self._waiting.popleft())
                 self._turn()
@@ -246,7 +250,7 @@ class Worker:
             slot,
             prompt,
             kept,
-            Answer(send, start.stops, self._tokenizer),
+            Answer(send, start.stops, self._tokenizer, self._flush_seconds),
             self._sampler(start, prompt),
             limit,
             self._clock,
@@ -331,4 +335,12 @@ def main(
             measured,
         )
     )
-    Worker(pipe, decoder, tokenizer, time.monotonic, beams=beams, max_beams=max_beams).run()
+    Worker(
+        pipe,
+        decoder,
+        tokenizer,
+        time.monotonic,
+        beams=beams,
+        max_beams=max_beams,
+        flush_seconds=FLUSH_SECONDS if options.threads < cpus() else BUSY_FLUSH_SECONDS,
+    ).run()
