@@ -51,6 +51,7 @@ class Rig:
         self.rounds = rounds
         self.model_name = model
         self._stack = ExitStack()
+        self._fleet_toml: str | None = None
 
     def __enter__(self) -> Rig:
         return self
@@ -120,6 +121,15 @@ class Rig:
         """End this process with the run."""
         self._stack.callback(process.close)
         return process
+
+    def reconfigure(self, settings: str) -> None:
+        """Push the device again with other lines in its part of fleet.toml; none are its own."""
+        assert self.device
+        fleet = self.folder / "project" / "fleet.toml"
+        if self._fleet_toml is None:
+            self._fleet_toml = fleet.read_text("utf-8")
+        fleet.write_text(self._fleet_toml + settings, encoding="utf-8")
+        self.edgekit("push", DEVICE)
 
     def stop_device(self) -> None:
         """Stop the device; a figure that wants one starts it again."""

@@ -53,6 +53,7 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     broker: BrokerConfig = BrokerConfig()
     threads: int = 0  # of the model worker; 0 measures at the first start what is fastest
     slots: int = 0  # prompts side by side; 0 takes what the free memory allows
+    batching: bool = False  # one step for all of them, where the model's graph allows it
     max_beams: int = 1  # that a prompt's num_beams may ask for; 1 refuses beam search
     queue_limit: int = 8  # prompts waiting, not counting the one that runs
     drain_seconds: float = 30.0  # how long SIGTERM lets the running prompt go on

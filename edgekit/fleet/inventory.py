@@ -23,6 +23,9 @@ class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     python: str = "python3"
     tags: list[str] = []
     threads: int = 0
+    slots: int = 0  # this and the next two as in `AgentConfig`
+    batching: bool = False
+    max_beams: int = 1
     trial_seconds: float = (
         TRIAL_SECONDS  # for a new release to load and answer, before it goes back
     )

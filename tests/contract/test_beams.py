@@ -16,7 +16,9 @@ QUESTION = [("user", "What is the capital of France?")]
 
 @pytest.fixture(scope="module")
 def real(smollm2: Path) -> Opened:
-    return open_model(smollm2, 256, Options(threads=2), slots=1)
+    decoder, tokenizer, search = open_model(smollm2, 256, Options(threads=2), slots=1)
+    assert search is not None
+    return decoder, tokenizer, search
 
 
 @pytest.mark.parametrize("kind", ["real", "fake"])

@@ -53,14 +53,16 @@ class Subject:
         return logits.copy()
 
 
-@pytest.fixture(scope="module", params=["generator", "fake"])
+@pytest.fixture(scope="module", params=["generator", "slots", "fake"])
 def subject(request: pytest.FixtureRequest) -> Subject:
     if request.param == "fake":
         fake = FakeTokenizer()
         answer = [*fake.encode("It is Paris."), EOS]
         return Subject(FakeDecoder(MAX_LENGTH, answer, slots=2), fake, fake.encode)
     folder: Path = request.getfixturevalue("smollm2")
-    decoder, tokenizer, _ = open_model(folder, MAX_LENGTH, Options(threads=2), slots=2)
+    batching = request.param == "slots"
+    decoder, tokenizer, _ = open_model(folder, MAX_LENGTH, Options(threads=2), 2, batching)
+    assert decoder.limits.batched == batching
     assert isinstance(tokenizer, GenaiTokenizer)
     real = tokenizer._tokenizer
     return Subject(decoder, tokenizer, lambda text: [int(i) for i in real.encode(text)])

@@ -50,6 +50,7 @@ class OneSlot:
         self.limits: Limits = msgspec.structs.replace(decoder.limits, slots=1)
         self.computed: list[tuple[int, Logits]] = []  # length of the slot and the logits there
         self.slices: list[int] = []
+        self.held: list[int] = []  # the tokens of the slot
 
     def length(self, slot: int) -> int:
         return self._decoder.length(slot)
@@ -57,19 +58,23 @@ class OneSlot:
     def extend(self, slot: int, tokens: Sequence[int]) -> Logits:
         logits = self._decoder.extend(slot, tokens)
         self.slices.append(len(tokens))
+        self.held += tokens
         self.computed.append((self.length(slot), logits.copy()))
         return logits
 
     def step(self, tokens: Mapping[int, int]) -> dict[int, Logits]:
         stepped = self._decoder.step(tokens)
+        self.held.append(tokens[0])
         self.computed.append((self.length(0), stepped[0].copy()))
         return stepped
 
     def greedy(self, slot: int) -> int:
-        return self._decoder.greedy(slot)
+        self.held.append(self._decoder.greedy(slot))
+        return self.held[-1]
 
     def truncate(self, slot: int, length: int) -> None:
         self._decoder.truncate(slot, length)
+        del self.held[length:]
 
 
 class Fixed:
@@ -110,17 +115,18 @@ def test_the_threshold_is_read_from_the_graph_unless_no_slot_gets_there(model: P
     assert open_model(model, THRESHOLD, Options(1), slots=1)[0].limits.rope_threshold is None
 
 
+@pytest.mark.parametrize("batching", [False, True])
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=0.5, seed=2)])
 @pytest.mark.parametrize("length", [50, 63, 64, 65, 100])
 def test_what_is_above_the_threshold_is_computed_with_the_long_factors_to_the_bit(
-    model: Path, length: int, sampling: Sampling
+    model: Path, length: int, sampling: Sampling, batching: bool
 ) -> None:
-    real, tokenizer, _ = open_model(model, MAX_LENGTH, Options(1), slots=2)
+    real, tokenizer, _ = open_model(model, MAX_LENGTH, Options(1), 2, batching)
     decoder = OneSlot(real)
     done = run(decoder, Fixed(tokenizer), tokens(length), sampling)
     assert done.usage.completion_tokens == 20
     assert sum(size > THRESHOLD for size in decoder.slices) == 1  # computed again once, if at all
-    held = [int(t) for t in _held(real)]
+    held = decoder.held
     crossed = max(THRESHOLD + 1, length)
     computed = dict(decoder.computed)
     for at in (length, crossed):
@@ -130,10 +136,3 @@ def test_what_is_above_the_threshold_is_computed_with_the_long_factors_to_the_bi
     real.truncate(1, 0)
     real.extend(1, held[:THRESHOLD])
     assert (computed[crossed] != real.extend(1, held[THRESHOLD:crossed])).any()
-
-
-def _held(decoder: Decoder) -> Sequence[int]:
-    """The tokens of slot 0, from the runtime itself."""
-    generator = decoder._slots[0]._generator  # type: ignore[attr-defined]
-    sequence: Sequence[int] = generator.get_sequence(0)
-    return sequence

@@ -205,6 +205,7 @@ class Service:
                     *("--slots", str(self._config.slots), "--release", self._release),
                     *("--tuning", str(self._tuning_file)),
                     *("--max-beams", str(self._config.max_beams)),
+                    *("--batching", str(int(self._config.batching))),
                     *("--tune-seconds", str(self._config.trial_seconds * TUNE_SHARE)),
                 ],
                 pass_fds=[theirs.fileno()],

@@ -293,6 +293,7 @@ def main(
     tuning: Path,
     tune_seconds: float,
     max_beams: int,
+    batching: bool,
 ) -> None:
     """Load the model, answer one token to warm it up, then serve the pipe.
 
@@ -306,6 +307,7 @@ def main(
         tuning: where measured settings are kept.
         tune_seconds: how long to measure at most.
         max_beams: of a beam search; 1 refuses it.
+        batching: decode all slots in one step, where the graph allows it.
 
     Raises:
         EdgekitError: the model cannot be loaded.
@@ -317,7 +319,7 @@ def main(
         options, measured = tuned(model_dir, release, tuning, min(tune_seconds, TUNE_SECONDS))
     began = time.monotonic()
     try:
-        decoder, tokenizer, beams = open_model(model_dir, max_length, options, slots)
+        decoder, tokenizer, beams = open_model(model_dir, max_length, options, slots, batching)
     except Exception as error:  # of native libraries: whatever they throw
         raise EdgekitError("the model cannot be loaded", str(error)) from error
     loaded = time.monotonic()

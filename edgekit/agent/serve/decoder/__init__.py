@@ -144,8 +144,8 @@ class Tokenizer(Protocol):
 
 
 def open_model(
-    model_dir: Path, max_length: int, options: Options, slots: int = 0
-) -> tuple[Decoder, Tokenizer, BeamSearch]:
+    model_dir: Path, max_length: int, options: Options, slots: int = 0, batching: bool = False
+) -> tuple[Decoder, Tokenizer, BeamSearch | None]:
     """Load a model folder.
 
     Args:
@@ -153,8 +153,15 @@ def open_model(
         max_length: tokens per slot; the KV memory for them is touched in full.
         options: of the runtime.
         slots: how many; 0 takes what this device's free memory allows (`memory`).
+        batching: one step for all slots, where the graph allows it; without beam search.
     """
     # Imported on use: the native libraries are not wanted where only the Protocols are.
     from edgekit.agent.serve.decoder.generator import open_genai  # noqa: PLC0415
+    from edgekit.agent.serve.decoder.graph import read_graph  # noqa: PLC0415
 
+    graph = read_graph(model_dir)
+    if batching and graph.takes_slots:
+        from edgekit.agent.serve.decoder.slots import open_slots  # noqa: PLC0415
+
+        return *open_slots(graph, max_length, options, slots), None
     return open_genai(model_dir, max_length, options, slots)

@@ -9,9 +9,7 @@ with what follows. See docs/adr/0003.
 from __future__ import annotations
 
 import json
-import mmap
 import os
-import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,9 +23,8 @@ import numpy as np
 import onnxruntime_genai as og
 
 from edgekit.agent.serve.decoder import Limits, Logits, Options
-from edgekit.agent.serve.decoder.memory import free_bytes, slots_for
+from edgekit.agent.serve.decoder.graph import limits_of, read_graph
 
-KV_ELEMENT_BYTES = 4  # the CPU graphs have float32 keys and values
 # Greedy by definition, whatever the model's own search defaults are.
 GREEDY = {
     "do_sample": False,
@@ -36,11 +33,6 @@ GREEDY = {
     "min_length": 0,
     "no_repeat_ngram_size": 0,
 }
-# The comparison that chooses between LongRoPE's factors, as the model builder writes it.
-_ROPE_THRESHOLD = re.compile(
-    rb"/model/constants/INT64/(\d+)\x12.{1,2}/model/rope_caches_subgraph/Greater/output_0",
-    re.DOTALL,
-)
 
 
 def load_model(model_dir: Path, options: Options) -> og.Model:
@@ -60,26 +52,9 @@ def open_genai(
 ) -> tuple[GeneratorDecoder, GenaiTokenizer, partial[GenaiBeams]]:
     """Load a model folder: see `open_model`."""
     model = load_model(model_dir, options)
-    config = json.loads((model_dir / "genai_config.json").read_bytes())["model"]
-    decoder = config["decoder"]
-    heads = decoder["num_key_value_heads"] * decoder["head_size"]
-    token_bytes = 2 * decoder["num_hidden_layers"] * heads * KV_ELEMENT_BYTES
-    limits = Limits(
-        slots=slots or slots_for(token_bytes * max_length, free_bytes()),
-        max_length=max_length,
-        vocabulary=config["vocab_size"],
-        rope_threshold=rope_threshold(model_dir / decoder["filename"], max_length),
-    )
-    slot_decoder = GeneratorDecoder(model, limits, config["pad_token_id"])
-    return slot_decoder, GenaiTokenizer(model), partial(GenaiBeams, model)
-
-
-def rope_threshold(graph: Path, max_length: int) -> int | None:
-    """The length above which a LongRoPE graph takes its long factors, if a slot can get there."""
-    with graph.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        found = _ROPE_THRESHOLD.search(data)
-        threshold = int(found[1]) if found else None
-    return threshold if threshold is not None and threshold < max_length else None
+    graph = read_graph(model_dir)
+    decoder = GeneratorDecoder(model, limits_of(graph, max_length, slots), graph.padding)
+    return decoder, GenaiTokenizer(model), partial(GenaiBeams, model)
 
 
 class GeneratorDecoder:
@@ -212,9 +187,13 @@ class GenaiBeams:
 
 
 class GenaiTokenizer:
-    """The model's tokenizer and chat template, as onnxruntime-genai runs them."""
+    """The model's tokenizer and chat template, as onnxruntime-genai runs them.
 
-    def __init__(self, model: og.Model) -> None:
+    Args:
+        model: loaded, or its folder: then no weights are.
+    """
+
+    def __init__(self, model: og.Model | str) -> None:
         self._tokenizer = og.Tokenizer(model)
         self.eos_token_ids = frozenset(int(i) for i in self._tokenizer.eos_token_ids)
 
