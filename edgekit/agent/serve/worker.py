@@ -16,7 +16,7 @@ from pathlib import Path
 from edgekit.agent.serve import beam
 from edgekit.agent.serve.answer import BUSY_FLUSH_SECONDS, FLUSH_SECONDS, Answer
 from edgekit.agent.serve.decoder import BeamSearch, Decoder, Options, Tokenizer, open_model
-from edgekit.agent.serve.job import Job
+from edgekit.agent.serve.generation import Generation
 from edgekit.agent.serve.pipe import (
     Cancel,
     Delta,
@@ -86,7 +86,7 @@ class Worker:
         self._alone: Start | None = None  # the beam search that runs
         self._stopped = ""  # and why it is to stop
         self._idle = [Slot(number) for number in range(decoder.limits.slots)]
-        self._jobs: dict[int, Job] = {}  # by slot
+        self._jobs: dict[int, Generation] = {}  # by slot
         self._waiting: deque[Start] = deque()
         self._fed_last = -1
         self._systems: OrderedDict[tuple[tuple[str, str], ...], list[int]] = OrderedDict()
@@ -122,7 +122,7 @@ class Worker:
             if slot in self._jobs:
                 self._decode([self._jobs[slot]])
 
-    def _decode(self, jobs: list[Job]) -> None:
+    def _decode(self, jobs: list[Generation]) -> None:
         """One token of each of these answers, in one step of the decoder."""
         if not jobs:
             return
@@ -162,7 +162,7 @@ class Worker:
             timings = Timings(0.0, 0.0, 0.0, 0.0, 0.0)
             self._pipe.send(Done(start.job, "", reason, Usage(0, 0, 0), timings))
 
-    def _end(self, job: Job, reason: str) -> None:
+    def _end(self, job: Generation, reason: str) -> None:
         del self._jobs[job.slot.number]
         job.slot.used_at = self._clock()
         self._idle.append(job.slot)
@@ -244,7 +244,7 @@ class Worker:
         def send(text: str) -> None:
             self._pipe.send(Delta(start.job, text))
 
-        self._jobs[slot.number] = Job(
+        self._jobs[slot.number] = Generation(
             start,
             self._decoder,
             slot,

@@ -13,7 +13,7 @@ from edgekit.agent.serve.scheduler import Load
 from edgekit.core.chat import PromptTokensDetails, Timings, Usage
 
 
-class Job:
+class Generation:
     """A prompt that runs.
 
     Args:
