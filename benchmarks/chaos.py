@@ -368,7 +368,8 @@ def _stored_error(payload: bytes) -> bool:
 
 def main() -> None:
     """Run it on a device in a folder of its own; exit code 1 when there was a problem."""
-    from benchmarks.rig import COMMAND_SECONDS, find_model, run_edgekit  # noqa: PLC0415
+    from benchmarks.models import find_model  # noqa: PLC0415
+    from benchmarks.rig import COMMAND_SECONDS, run_edgekit  # noqa: PLC0415
 
     parser = argparse.ArgumentParser("python -m benchmarks.chaos", description=__doc__)
     parser.add_argument("--prompts", type=int, default=1000)

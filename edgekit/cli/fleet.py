@@ -88,6 +88,9 @@ def _agent_config(name: str, device: inventory.Device, broker: BrokerConfig) -> 
         broker,
         threads=device.threads,
         pools=device.pools,
+        slots=device.slots,
+        batching=device.batching,
+        max_beams=device.max_beams,
         trial_seconds=device.trial_seconds,
     )
 

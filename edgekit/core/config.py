@@ -51,7 +51,10 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     device: str
     broker: BrokerConfig = BrokerConfig()
-    threads: int = 0  # of the model worker; 0 takes every CPU this process may use
+    threads: int = 0  # of the model worker; 0 measures at the first start what is fastest
+    slots: int = 0  # prompts side by side; 0 takes what the free memory allows
+    batching: bool = False  # one step for all of them, where the model's graph allows it
+    max_beams: int = 1  # that a prompt's num_beams may ask for; 1 refuses beam search
     pools: list[str] = []  # whose prompts this device takes, besides its own
     queue_limit: int = 8  # prompts waiting, not counting those that run
     requester_limit: int = 4  # of them, prompts of one requester

@@ -24,6 +24,9 @@ class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tags: list[str] = []
     threads: int = 0
     pools: list[str] = []  # whose prompts the device takes, besides its own
+    slots: int = 0  # this and the next two as in `AgentConfig`
+    batching: bool = False
+    max_beams: int = 1
     trial_seconds: float = (
         TRIAL_SECONDS  # for a new release to load and answer, before it goes back
     )

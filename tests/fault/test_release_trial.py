@@ -43,7 +43,7 @@ from edgekit.errors import TakenOverError
 from edgekit.store import publish
 
 class Service:
-    def __init__(self, config, bundle, release, model_dir, ready_file, version, journal):
+    def __init__(self, config, bundle, release, model_dir, ready_file, *others):
         self.mode = (model_dir / "mode").read_text().split()[0]
         self.config, self.ready = config, ready_file
 

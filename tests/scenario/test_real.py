@@ -46,7 +46,11 @@ class Device:
         self.stop()
         self.limits = limits
         config = AgentConfig(
-            DEVICE, BrokerConfig("127.0.0.1", self.broker.port), pools=[POOL], drain_seconds=1.0
+            DEVICE,
+            BrokerConfig("127.0.0.1", self.broker.port),
+            pools=[POOL],
+            drain_seconds=1.0,
+            slots=1,  # so that a prompt waits behind another
         )
         config = msgspec.structs.replace(config, **limits)
         self.root.agent_config.write_bytes(msgspec.toml.encode(config))

@@ -66,6 +66,11 @@ class Root:
         return self.path / "journal.db"
 
     @property
+    def tuning_file(self) -> Path:
+        """The runtime settings that were measured for each release on this CPU."""
+        return self.path / "tuning.json"
+
+    @property
     def pid_file(self) -> Path:
         """Locked by the supervisor while it lives."""
         return self.path / "run" / "supervisor.pid"

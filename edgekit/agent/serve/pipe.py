@@ -21,9 +21,9 @@ _HEADER = struct.Struct(">I")
 
 
 class Start(msgspec.Struct, frozen=True, tag="start"):
-    """Run one prompt. `messages` are (role, content) pairs; `deadline` is monotonic, in seconds.
+    """Run one prompt; prefixes are kept per `requester`.
 
-    Prefixes are kept per `requester`.
+    `messages` are (role, content) pairs; `deadline` is monotonic, in seconds.
     """
 
     job: str
@@ -49,7 +49,10 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
 
     load_ms: float
     warm_up_ms: float
-    slots: int = 1
+    slots: int = 1  # prompts that the worker runs side by side
+    threads: int = 0  # of the runtime
+    spinning: bool = False  # whether they wait busily
+    tuned: bool = False  # whether that was measured on this device
 
 
 class Delta(msgspec.Struct, frozen=True, tag="delta"):

@@ -63,6 +63,7 @@ MEASURE_SECONDS = 15.0
 FLUSH_SECONDS = 2.0  # for the last PUBACKs when the agent ends
 WILL_DELAY_SECONDS = 10
 MAX_EVENTS = 10_000
+TUNE_SHARE = 0.25  # of the trial's time: the model is loaded and answers in the rest of it
 MAX_FAILED_LOADS = 2  # then the agent ends: a trial goes back at once, else the supervisor waits
 
 
@@ -75,6 +76,7 @@ class Service:
         release: its digest.
         model_dir: its model folder.
         ready_file: written once the model has answered and the broker has subscribed us.
+        tuning_file: where the runtime's measured settings are kept.
         version: of the agent, for the card.
         journal: the prompts' database.
     """
@@ -86,6 +88,7 @@ class Service:
         release: str,
         model_dir: Path,
         ready_file: Path,
+        tuning_file: Path,
         version: str,
         journal: Path,
     ) -> None:
@@ -102,7 +105,11 @@ class Service:
         self._worker = ModelProcess(
             [
                 *("--model", str(model_dir), "--max-length", str(bundle.context_length)),
-                *("--threads", str(config.threads)),
+                *("--threads", str(config.threads), "--slots", str(config.slots)),
+                *("--release", release, "--tuning", str(tuning_file)),
+                *("--max-beams", str(config.max_beams)),
+                *("--batching", str(int(config.batching))),
+                *("--tune-seconds", str(config.trial_seconds * TUNE_SHARE)),
             ],
             on_message=self._events.put,
             on_end=lambda: self._events.put(WorkerLost()),
@@ -180,7 +187,7 @@ class Service:
             self._measure_at = now + MEASURE_SECONDS
             self._own_events.append(measured())
         if isinstance(event, Ready):
-            log.info("model ready: load %.0f ms, warm-up %.0f ms", event.load_ms, event.warm_up_ms)
+            log.info("model ready: %s", event)
             self._model = event
             if not self._online:
                 # Subscribed only now: a prompt is not taken before it can be answered.
