@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from statistics import median
 
 import numpy as np
 
-from benchmarks.bare import BareAnswer, Messages
+from benchmarks.bare import BareAnswer
 from benchmarks.figure import figure
 from benchmarks.rig import Rig
 from edgekit.agent.serve.sampling import Sampler
@@ -36,9 +35,6 @@ IDLE_SHARE = 0.03  # of one CPU: what the device may use while the bare runtime 
 BARE = "the bare onnxruntime-genai loop, in turns; Mosquitto on this machine"
 
 
-_numbers = itertools.count(1)
-
-
 @dataclass(frozen=True)
 class Answer:
     """One greedy answer over MQTT; seconds are the requester's.
@@ -58,16 +54,10 @@ class Answer:
     rest_seconds: float
 
 
-def fresh(prompt: str) -> Messages:
-    """A conversation that begins as none before it did, so that no prefix of it is kept."""
-    system = {"role": "system", "content": f"Number {next(_numbers)}."}
-    return [system, {"role": "user", "content": prompt}]
-
-
-def ask(rig: Rig, messages: Messages, max_tokens: int) -> Answer:
+def ask(rig: Rig, prompt: str, max_tokens: int) -> Answer:
     """Prompt the device, greedily."""
     body = {
-        "messages": messages,
+        "messages": [{"role": "user", "content": prompt}],
         "max_completion_tokens": max_tokens,
         "temperature": 0,
     }
@@ -92,7 +82,7 @@ def ask(rig: Rig, messages: Messages, max_tokens: int) -> Answer:
 
 
 def pairs(rig: Rig, prompt: str, tokens: int, count: int) -> Iterator[tuple[Answer, BareAnswer]]:
-    """The same prompts through MQTT and bare, in turns; who begins alternates.
+    """The same prompt through MQTT and bare, in turns; who begins alternates.
 
     Raises:
         EdgekitError: the answers are not the same, or the device worked while the other was
@@ -100,30 +90,29 @@ def pairs(rig: Rig, prompt: str, tokens: int, count: int) -> Iterator[tuple[Answ
     """
     busy = elapsed = 0.0
 
-    def device(messages: Messages) -> Answer:
-        return ask(rig, messages, tokens)
+    def device() -> Answer:
+        return ask(rig, prompt, tokens)
 
-    def bare(messages: Messages) -> BareAnswer:
+    def bare() -> BareAnswer:
         nonlocal busy, elapsed
         used, began = rig.device_cpu_seconds(), time.perf_counter()
-        answer = rig.bare.answer(messages, tokens)
+        answer = rig.bare.answer(prompt, tokens)
         elapsed += time.perf_counter() - began
         busy += rig.device_cpu_seconds() - used
         return answer
 
-    device(fresh(prompt)), bare(fresh(prompt))  # warm
+    device(), bare()  # warm
     busy = elapsed = 0.0
     for number in range(count):
         time.sleep(SETTLE_SECONDS)
-        messages = fresh(prompt)
         if number % 2:
-            plain = bare(messages)
+            plain = bare()
             time.sleep(SETTLE_SECONDS)
-            ours = device(messages)
+            ours = device()
         else:
-            ours = device(messages)
+            ours = device()
             time.sleep(SETTLE_SECONDS)
-            plain = bare(messages)
+            plain = bare()
         if (ours.text, ours.tokens, ours.prompt_tokens) != (
             plain.text,
             plain.tokens,
@@ -174,8 +163,8 @@ def decode_ratio(rig: Rig) -> list[float]:
 def first_token_added_ms(rig: Rig) -> list[float]:
     """Milliseconds from the call to the first delta, less the bare runtime's to its first token.
 
-    The prompt has about 60 tokens, of which none is kept from earlier ones. The bare time is chat
-    template, encoding, prefill and the choice of the first token.
+    The prompt has about 60 tokens. The bare time is chat template, encoding, prefill and the
+    choice of the first token.
     """
 
     def one_round() -> float:
@@ -198,7 +187,7 @@ def sampling_us(rig: Rig) -> list[float]:
     The logits are those of the model's own greedy story, float32, one row per position.
     """
     path = rig.folder / "logits.npy"
-    rig.bare.logits(fresh(STORY), POSITIONS, path)
+    rig.bare.logits(STORY, POSITIONS, path)
     rows = list(np.load(path))
 
     def one_round(top_k: int) -> float:

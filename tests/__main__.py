@@ -15,9 +15,7 @@ CHECKS = (
     (str(BIN / "mypy"),),
     (str(BIN / "lint-imports"),),
 )
-# Most tests wait for a process of their own: two at a time, a file in one process, so that what a
-# module shares is made once.
-PYTEST = (sys.executable, "-m", "pytest", "--numprocesses", "2", "--dist", "loadfile")
+PYTEST = (sys.executable, "-m", "pytest")
 
 
 def main() -> int:

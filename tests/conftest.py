@@ -128,9 +128,6 @@ def make_project(folder: Path, port: int, model: Path | None, *pack: str) -> Pro
     project = Project(folder, port)
     folder.mkdir(parents=True, exist_ok=True)
     project.edgekit("init", ".", "--port", str(port))
-    # Named, because finding them takes seconds; tests/system/test_tuning.py lets a device do it.
-    with (folder / "fleet.toml").open("a", encoding="utf-8") as fleet:
-        fleet.write("threads = 2\n")
     if model is not None:
         project.edgekit("pack", str(model), "--name", "smollm2", "--context", "1024", *pack)
     return project

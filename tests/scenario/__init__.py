@@ -1,1 +1,0 @@
-"""Stories of the protocol as data, and what runs them."""
