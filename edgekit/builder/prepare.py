@@ -23,6 +23,8 @@ from edgekit.builder.spec import BuildSpec, Precision, Provider
 from edgekit.builder.tools.progress import Report
 from edgekit.errors import UsageError
 
+CONFIG_NAME = "config.json"
+
 
 class Candidate(msgspec.Struct, frozen=True):
     """One model that may become the result.
@@ -94,7 +96,7 @@ def prepare(request: BuildRequest, lock_digest: str, report: Report) -> Prepared
 
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json of a folder; empty for a GGUF file, whose shape is in its header."""
-    path = folder / "config.json"
+    path = folder / CONFIG_NAME
     if not path.is_file():
         return {}
     try:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from edgekit.builder.plan.mend import mended, mends
 from edgekit.builder.plan.modelconfig import architecture_of
+from edgekit.builder.prepare import CONFIG_NAME, read_config
 
-CONFIG_NAME = "config.json"
+VIEW_NAME = "told"  # not the source's own name, which may be that of the output beside it
 
 
 def as_told(source: Path, work: Path) -> tuple[Path, tuple[str, ...]]:
@@ -20,12 +20,11 @@ def as_told(source: Path, work: Path) -> tuple[Path, tuple[str, ...]]:
         source: a Hugging Face folder; it is not written to.
         work: takes the view where one is needed: links to the files, and another config.json.
     """
-    path = source / CONFIG_NAME
-    config = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    config = read_config(source)
     changes = mends(architecture_of(config), config)
     if not changes:
         return source, ()
-    view = work / source.name
+    view = work / VIEW_NAME
     view.mkdir()
     for file in source.iterdir():
         if file.name != CONFIG_NAME:

@@ -160,13 +160,21 @@ def test_the_view_has_the_sources_files_and_another_config(tmp_path: Path) -> No
     source, work = folder(tmp_path, config)
     before = (source / "config.json").read_bytes()
     view, notes = as_told(source, work)
-    assert view == work / "tiny"
+    assert view == work / "told"
     assert json.loads((view / "config.json").read_text()) == config | {"rms_norm_eps": 1e-5}
     assert (view / "model.safetensors").read_bytes() == b"weights"
     assert (view / "model.safetensors").readlink() == tmp_path / "blobs" / "weights"
     assert (source / "config.json").read_bytes() == before
     assert len(notes) == 1
     assert "rms_norm_eps" in notes[0]
+
+
+def test_the_view_of_a_source_named_like_the_output_is_not_the_output(tmp_path: Path) -> None:
+    source, work = folder(tmp_path, {"architectures": ["PhiForCausalLM"]})
+    source = source.rename(source.with_name("model"))
+    view, _ = as_told(source, work)
+    assert view != work / "model"
+    assert not (work / "model").exists()
 
 
 def folder(tmp_path: Path, config: dict[str, Any]) -> tuple[Path, Path]:
