@@ -15,7 +15,6 @@ CHECKS = (
     (str(BIN / "mypy"),),
     (str(BIN / "lint-imports"),),
 )
-PYTEST = (sys.executable, "-m", "pytest")
 
 
 def main() -> int:
@@ -30,7 +29,7 @@ def main() -> int:
         code = subprocess.run(check, check=False).returncode
         if code:
             return code
-    return subprocess.run([*PYTEST, *sys.argv[1:]], check=False).returncode
+    return subprocess.run([sys.executable, "-m", "pytest", *sys.argv[1:]], check=False).returncode
 
 
 if __name__ == "__main__":

@@ -139,7 +139,7 @@ def make_many(file: Path) -> None:
         except Exception as problem:
             traceback.print_exc()
             error = f"{type(problem).__name__}: {problem}".splitlines()[0]
-        print(json.dumps({"out": str(out), "error": error}), flush=True)  # noqa: T201
+        print(json.dumps({"out": str(out), "error": error}), flush=True)
 
 
 def _merged(content: dict[str, Any], edit: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -44,11 +45,11 @@ def cases(bench: Bench, only: Sequence[str]) -> Iterator[tuple[Row, Case | None]
         if problem:
             yield Row(family.name, "failed", note=f"no checkpoint: {problem}"), None
         else:
-            yield row, lambda family=family, source=source: run_family(bench, family, source)  # type: ignore[misc]
+            yield row, partial(run_family, bench, family, source)
     for extra in EXTRAS:
         if wanted(extra.name):
             row = Row(extra.name, "not tested", group=extra.group)
-            yield row, lambda extra=extra: extra.run(bench, extra.name)  # type: ignore[misc]
+            yield row, partial(extra.run, bench, extra.name)
 
 
 def filled(row: Row, case: Case) -> Row:
@@ -107,9 +108,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     seconds = round(time.monotonic() - started)
     if arguments.json:
         content = {"rows": rows, "counts": counts(rows), "seconds": seconds}
-        print(msgspec.json.encode(content).decode())  # noqa: T201
+        print(msgspec.json.encode(content).decode())
     else:
-        print(f"{table.summary(rows)}, {seconds} s")  # noqa: T201
+        print(f"{table.summary(rows)}, {seconds} s")
     if arguments.write:
         text = DOCUMENT.read_text(encoding="utf-8")
         DOCUMENT.write_text(table.rewritten(text, rows, toolchain.tools), encoding="utf-8")

@@ -27,7 +27,7 @@ def main() -> None:
     ]
     logits = next(o for o in model.graph.output if o.name == "logits")
     kind = onnx.TensorProto.DataType.Name(logits.type.tensor_type.elem_type).lower()
-    print(f"loads: {', '.join(f'{kinds[k]} {k}' for k in shown)}, logits {kind}")  # noqa: T201
+    print(f"loads: {', '.join(f'{kinds[k]} {k}' for k in shown)}, logits {kind}")
 
 
 if __name__ == "__main__":
