@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -136,6 +137,41 @@ def test_private_files_and_links_are_seen(runner: ContainerRunner, tmp_path: Pat
     assert seen is not None, finished.tail
     assert seen["reads_input"] == "private"
     assert left_in(tmp_path / "work") == ["look_around.events", "look_around.log", "made"]
+
+
+def test_a_folder_that_only_root_may_enter_is_seen(runner: ContainerRunner, tmp_path: Path) -> None:
+    given = tmp_path / "given"
+    (given / "deep").mkdir(parents=True)
+    (given / "deep" / "private").write_text("private", encoding="utf-8")
+    (given / "deep" / "private").chmod(0o600)
+    (given / "model").symlink_to("deep/private")
+    for folder in (given / "deep", given):
+        folder.chmod(0o700)
+    for name in ("model", "deep/private"):
+        work = tmp_path / name.replace("/", "-")
+        work.mkdir()
+        finished = look_around(runner, work, "--read", given / name, reads=(given,))
+        seen = event(finished, "result")
+        assert seen is not None, finished.tail
+        assert seen["reads_input"] == "private"
+
+
+def test_a_mended_source_makes_equal_bytes_in_the_container(
+    runner: ContainerRunner, qwen2: Path, tmp_path: Path
+) -> None:
+    source = shutil.copytree(qwen2, tmp_path / "model")  # the output's name, too
+    config = json.loads((source / "config.json").read_text())
+    config.pop("rope_parameters", None)
+    scaling = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 4096}
+    config |= {"max_position_embeddings": 16384, "rope_scaling": scaling}
+    (source / "config.json").write_text(json.dumps(config))
+    ways: dict[str, tuple[str, ...]] = {"inside": (), "outside": ("--host",)}
+    for name, where in ways.items():
+        done = edgekit_build("--no-gate", "-m", source, "-o", tmp_path / name, *where)
+        assert done.returncode == 0, done.stderr
+        assert "YaRN's borders are written out" in done.stderr + done.stdout
+    assert content(tmp_path / "inside") == content(tmp_path / "outside")
+    assert not any(path.is_symlink() for path in (tmp_path / "inside").iterdir())
 
 
 def test_too_much_memory_ends_the_job_alone(runner: ContainerRunner, tmp_path: Path) -> None:

@@ -65,9 +65,8 @@ class ContainerRunner(msgspec.Struct, frozen=True):
         """
         limit = job.memory_limit_bytes or available_memory()
         seen = read_mounts(job, self.scripts)
-        with _private_copies(seen, job.work) as copies, _owned_by_the_container(job.work):
-            mounts = (*seen, *copies, Mount(job.work, writable=True))
-            finished = self._run(job, mounts, limit, report)
+        with _readable(seen, job.work) as read, _owned_by_the_container(job.work):
+            finished = self._run(job, (*read, Mount(job.work, writable=True)), limit, report)
         if engine_failed(finished.code):
             raise EdgekitError(
                 f"{self.engine.name} could not start the container",
@@ -149,24 +148,36 @@ def available_memory() -> int | None:
 
 
 @contextmanager
-def _private_copies(seen: tuple[Mount, ...], work: Path) -> Iterator[tuple[Mount, ...]]:
-    """For a root caller: copies of the files that nobody else may read, to be seen in their place.
+def _readable(seen: tuple[Mount, ...], work: Path) -> Iterator[tuple[Mount, ...]]:
+    """For a root caller, whose container runs as nobody: mounts that nobody can read.
 
-    Transformers saves weights with mode 0600, and the container of a root caller runs as nobody.
+    Of a folder that only its owner may enter each file is mounted by itself, and a file that only
+    its owner may read gives way to a copy: transformers saves weights with mode 0600.
     """
     if os.geteuid() != 0:
-        yield ()
+        yield seen
         return
+    mounts = {mount.path: mount for each in seen for mount in _opened(each)}
     files = [file for mount in seen for file in _files(mount.path) if file.is_file()]
     private = [file for file in files if not file.stat().st_mode & 0o004]
     with tempfile.TemporaryDirectory(dir=work, prefix=".readable-") as name:
-        folder = Path(name)
-        copies = tuple(Mount(file, source=folder / str(n)) for n, file in enumerate(private))
-        for mount in copies:
-            assert mount.source is not None
+        for number, file in enumerate(private):
+            copy = Path(name) / str(number)
             # cp, because it clones where the file system can
-            subprocess.run(["cp", "--reflink=auto", mount.path, mount.source], check=True)
-        yield copies
+            subprocess.run(["cp", "--reflink=auto", file, copy], check=True)
+            mounts[file] = Mount(file, source=copy)
+        yield tuple(mounts.values())
+
+
+def _opened(mount: Mount) -> Iterator[Mount]:
+    """The mount itself, or one for each file of a folder that others may not enter."""
+    found = tuple(_files(mount.path))
+    if all(path.stat().st_mode & 0o005 == 0o005 for path in found if path.is_dir()):
+        yield mount
+        return
+    for path in found:
+        if path.is_file():
+            yield Mount(path, source=path.resolve())
 
 
 def _files(path: Path) -> Iterable[Path]:
