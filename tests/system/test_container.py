@@ -48,8 +48,9 @@ def runner(toolchain: ContainerToolchain, tmp_path: Path) -> ContainerRunner:
     scripts = tmp_path / "scripts"
     scripts.mkdir()
     for script in (
-        INSIDE / "leash.py", INSIDE / "reporting.py", FAKES / "inside" / "look_around.py",
-    ):  # fmt: skip
+        *(INSIDE / name for name in ("leash.py", "mapped_pages.py", "reporting.py")),
+        *(FAKES / "inside" / name for name in ("give_pages_back.py", "look_around.py")),
+    ):
         shutil.copy(script, scripts)
     ready = toolchain.ready(silent)
     return ContainerRunner(ready.engine, ready.image, scripts)
@@ -154,6 +155,28 @@ def test_a_folder_that_only_root_may_enter_is_seen(runner: ContainerRunner, tmp_
         seen = event(finished, "result")
         assert seen is not None, finished.tail
         assert seen["reads_input"] == "private"
+
+
+def test_pages_of_a_file_that_is_somebody_elses_are_given_back(
+    runner: ContainerRunner, tmp_path: Path
+) -> None:
+    size = 64 * 2**20
+    file, work = tmp_path / "given" / "weights", tmp_path / "work"
+    for folder in (file.parent, work):
+        folder.mkdir()
+    file.write_bytes(b"edgekit." * (size // 8))
+    file.chmod(0o444)  # root's, where root calls, and seen by nobody
+    job = Job(
+        "give_pages_back.py", (file,), work, Progress("give"), deadline_seconds=60,
+        reads=(file.parent,),
+    )  # fmt: skip
+    finished = runner.run(job, silent)
+    seen = event(finished, "result")
+    assert seen is not None, finished.tail
+    assert seen["given_back"] > size * 0.9
+    assert seen["reads_the_same"]
+    assert seen["keeps_what_was_written"] == 1
+    assert seen["keeps_the_heap"]
 
 
 def test_a_mended_source_makes_equal_bytes_in_the_container(

@@ -43,7 +43,7 @@ MEMORY_BYTES = 4 * 2**30
 
 _REFERENCE_SCRIPTS = (
     "reference.py", "gate_chat.py", "gate_logits.py", "gate_mapped.py", "gate_rotary.py",
-    "gate_text.py",
+    "gate_text.py", "mapped_pages.py",
 )  # fmt: skip
 _WITHOUT = "build without the gate with --no-gate; such a model is marked as not measured"
 _NOT_NUMERIC = frozenset({"template_mismatches", "token_mismatches", "loads"})

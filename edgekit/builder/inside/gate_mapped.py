@@ -5,15 +5,13 @@ here reads its weights from there when it is used, in float32 and in slices, and
 back: the memory of a whole pass is bounded by one slice and the activations, not by the model.
 """
 
-import ctypes
-import mmap
 from typing import Any
 
 import torch
+from mapped_pages import give_back
 from torch import nn
 
 SLICE_ELEMENTS = 16 * 2**20  # 64 MiB in float32
-_MADV_PAGEOUT = 21  # madvise(2): safe for any page, a written one is never dropped
 
 
 def compute_in_float32(model: nn.Module) -> None:
@@ -45,7 +43,7 @@ class _Linear:
         for at in range(0, weight.shape[0], step):
             rows = weight[at : at + step]
             out[..., at : at + step] = inputs @ rows.float().T
-            give_back(rows)
+            _give_back(rows)
         return out if bias is None else out.add_(bias.float())
 
 
@@ -71,18 +69,12 @@ def _widen(module: nn.Module, arguments: tuple[Any, ...]) -> None:
 def _put_back(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
     for owner, name, mapped in module._mapped:
         getattr(owner, name).data = mapped
-        give_back(mapped)
+        _give_back(mapped)
     if hasattr(module, "_padding"):
         module.padding_idx = module._padding
 
 
-def give_back(tensor: torch.Tensor) -> None:
-    """Let the kernel drop the pages of a mapped tensor; without the right to, nothing happens."""
-    begin = tensor.data_ptr()
-    end = begin + tensor.numel() * tensor.element_size()
-    page = mmap.PAGESIZE
-    first, last = -(-begin // page) * page, end // page * page
-    if tensor.is_contiguous() and last > first:
-        ctypes.CDLL(None).madvise(
-            ctypes.c_void_p(first), ctypes.c_size_t(last - first), _MADV_PAGEOUT
-        )
+def _give_back(tensor: torch.Tensor) -> None:
+    if tensor.is_contiguous():
+        begin = tensor.data_ptr()
+        give_back(begin, begin + tensor.numel() * tensor.element_size())

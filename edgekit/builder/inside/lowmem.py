@@ -24,8 +24,8 @@ from typing import Any
 import kquant
 import numpy as np
 import torch
-from lowmem_pages import Pages
 from lowmem_tensors import Outside, refuse_stubs
+from mapped_pages import Pages
 from reporting import Failed, Reporter
 
 COLUMNS = 2048  # quantised at a time
