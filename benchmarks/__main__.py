@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import edgekit
-from benchmarks import agent, build, demo, push, render
+from benchmarks import agent, build, demo, parent, push, render, runtimes, sharing
 from benchmarks.figure import Figure, Result, registered
-from benchmarks.rig import SMOLLM2, Rig
+from benchmarks.models import SMOLLM2
+from benchmarks.rig import Rig
 from edgekit.errors import EdgekitError, UsageError
 
-MODULES = (agent, build, push, demo)  # importing one registers its figures
+# importing one registers its figures
+MODULES = (agent, sharing, runtimes, parent, build, push, demo)
 TABLES = tuple(Path(__file__).parent.parent / name for name in ("README.md", "docs/figures.md"))
 
 
@@ -28,7 +30,10 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="print the figures and end")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument(
-        "--model", default=SMOLLM2, metavar="smollm2|DIR", help="the model of agent.* and push.*"
+        "--model",
+        default=SMOLLM2,
+        metavar="smollm2|phi35|DIR",
+        help="the model of agent.* and push.*",
     )
     parser.add_argument("--rounds", type=int, default=5, help="samples per figure; default: 5")
     parser.add_argument(

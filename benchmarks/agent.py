@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from statistics import median
 
 import numpy as np
 
-from benchmarks.bare import BareAnswer
+from benchmarks.bare import BareAnswer, Messages
 from benchmarks.figure import figure
 from benchmarks.rig import Rig
 from edgekit.agent.serve.sampling import Sampler
@@ -35,6 +36,9 @@ IDLE_SHARE = 0.03  # of one CPU: what the device may use while the bare runtime 
 BARE = "the bare onnxruntime-genai loop, in turns; Mosquitto on this machine"
 
 
+_numbers = itertools.count(1)
+
+
 @dataclass(frozen=True)
 class Answer:
     """One greedy answer over MQTT; seconds are the requester's.
@@ -54,10 +58,16 @@ class Answer:
     rest_seconds: float
 
 
-def ask(rig: Rig, prompt: str, max_tokens: int) -> Answer:
+def fresh(prompt: str) -> Messages:
+    """A conversation that begins as none before it did, so that no prefix of it is kept."""
+    system = {"role": "system", "content": f"Number {next(_numbers)}."}
+    return [system, {"role": "user", "content": prompt}]
+
+
+def ask(rig: Rig, messages: Messages, max_tokens: int) -> Answer:
     """Prompt the device, greedily."""
     body = {
-        "messages": [{"role": "user", "content": prompt}],
+        "messages": messages,
         "max_completion_tokens": max_tokens,
         "temperature": 0,
     }
@@ -82,7 +92,7 @@ def ask(rig: Rig, prompt: str, max_tokens: int) -> Answer:
 
 
 def pairs(rig: Rig, prompt: str, tokens: int, count: int) -> Iterator[tuple[Answer, BareAnswer]]:
-    """The same prompt through MQTT and bare, in turns; who begins alternates.
+    """The same prompts through MQTT and bare, in turns; who begins alternates.
 
     Raises:
         EdgekitError: the answers are not the same, or the device worked while the other was
@@ -90,29 +100,30 @@ def pairs(rig: Rig, prompt: str, tokens: int, count: int) -> Iterator[tuple[Answ
     """
     busy = elapsed = 0.0
 
-    def device() -> Answer:
-        return ask(rig, prompt, tokens)
+    def device(messages: Messages) -> Answer:
+        return ask(rig, messages, tokens)
 
-    def bare() -> BareAnswer:
+    def bare(messages: Messages) -> BareAnswer:
         nonlocal busy, elapsed
         used, began = rig.device_cpu_seconds(), time.perf_counter()
-        answer = rig.bare.answer(prompt, tokens)
+        answer = rig.bare.answer(messages, tokens)
         elapsed += time.perf_counter() - began
         busy += rig.device_cpu_seconds() - used
         return answer
 
-    device(), bare()  # warm
+    device(fresh(prompt)), bare(fresh(prompt))  # warm
     busy = elapsed = 0.0
     for number in range(count):
         time.sleep(SETTLE_SECONDS)
+        messages = fresh(prompt)
         if number % 2:
-            plain = bare()
+            plain = bare(messages)
             time.sleep(SETTLE_SECONDS)
-            ours = device()
+            ours = device(messages)
         else:
-            ours = device()
+            ours = device(messages)
             time.sleep(SETTLE_SECONDS)
-            plain = bare()
+            plain = bare(messages)
         if (ours.text, ours.tokens, ours.prompt_tokens) != (
             plain.text,
             plain.tokens,
@@ -163,8 +174,8 @@ def decode_ratio(rig: Rig) -> list[float]:
 def first_token_added_ms(rig: Rig) -> list[float]:
     """Milliseconds from the call to the first delta, less the bare runtime's to its first token.
 
-    The prompt has about 60 tokens. The bare time is chat template, encoding, prefill and the
-    choice of the first token.
+    The prompt has about 60 tokens, of which none is kept from earlier ones. The bare time is chat
+    template, encoding, prefill and the choice of the first token.
     """
 
     def one_round() -> float:
@@ -187,7 +198,7 @@ def sampling_us(rig: Rig) -> list[float]:
     The logits are those of the model's own greedy story, float32, one row per position.
     """
     path = rig.folder / "logits.npy"
-    rig.bare.logits(STORY, POSITIONS, path)
+    rig.bare.logits(fresh(STORY), POSITIONS, path)
     rows = list(np.load(path))
 
     def one_round(top_k: int) -> float:

@@ -2,8 +2,8 @@
 
 `Bare` is the caller's side. The child runs this file: JSON objects in on stdin, one answer each on
 stdout. It holds one `og.Generator` and rewinds it between prompts, as the agent does, because a
-new one would pay for its KV memory again; session options, greedy search and `max_length` are the
-agent's too. Between prompts it waits in `read` and uses no CPU.
+new one would pay for its KV memory again; greedy search and `max_length` are the agent's too, and
+the session options where the caller gives them. Between prompts it waits in `read` and uses no CPU.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from typing import Any
 from edgekit.errors import EdgekitError
 
 EXIT_SECONDS = 10.0
+
+Messages = list[dict[str, str]]  # as in a chat-completions body
 
 
 @dataclass(frozen=True)
@@ -48,17 +50,19 @@ class Bare:
     Args:
         model: folder of the model.
         max_length: tokens of KV memory.
+        options: of the runtime's session; none are its own defaults.
     """
 
-    def __init__(self, model: Path, max_length: int) -> None:
+    def __init__(self, model: Path, max_length: int, options: dict[str, Any]) -> None:
+        command = [sys.executable, "-m", "benchmarks.bare", str(model), str(max_length)]
         self._child = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.bare", str(model), str(max_length)],
+            [*command, json.dumps(options)],
             cwd=Path(__file__).parent.parent,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        self.answer("Hello", 8)
+        self.answer([{"role": "user", "content": "Hello"}], 8)
 
     def close(self) -> None:
         """End the child."""
@@ -66,16 +70,16 @@ class Bare:
         self._child.stdin.close()
         self._child.wait(EXIT_SECONDS)
 
-    def answer(self, prompt: str, max_tokens: int) -> BareAnswer:
-        """Greedy answer to one user message."""
-        return BareAnswer(**self._call(prompt=prompt, max_tokens=max_tokens))
+    def answer(self, messages: Messages, max_tokens: int) -> BareAnswer:
+        """Greedy answer to a conversation."""
+        return BareAnswer(**self._call(messages=messages, max_tokens=max_tokens))
 
-    def logits(self, prompt: str, positions: int, path: Path) -> None:
+    def logits(self, messages: Messages, positions: int, path: Path) -> None:
         """Save the logits of the first positions of a greedy answer.
 
         They are a float32 array (positions, vocabulary) in numpy's format.
         """
-        self._call(prompt=prompt, positions=positions, path=str(path))
+        self._call(messages=messages, positions=positions, path=str(path))
 
     def _call(self, **request: Any) -> dict[str, Any]:
         assert self._child.stdin is not None
@@ -90,12 +94,11 @@ class Bare:
 
 
 class _Runtime:
-    def __init__(self, folder: str, max_length: int) -> None:
+    def __init__(self, folder: str, max_length: int, options: dict[str, Any]) -> None:
         os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # looked at when the library is loaded
         import onnxruntime_genai as og  # noqa: PLC0415  after the variable, and here alone
 
         config = og.Config(folder)
-        options = {"intra_op_num_threads": len(os.sched_getaffinity(0))}
         config.overlay(json.dumps({"model": {"decoder": {"session_options": options}}}))
         model = og.Model(config)
         params = og.GeneratorParams(model)
@@ -112,12 +115,12 @@ class _Runtime:
         self._eos = {int(token) for token in self._tokenizer.eos_token_ids}
         self._generator = og.Generator(model, params)
 
-    def answer(self, prompt: str, max_tokens: int) -> dict[str, Any]:
+    def answer(self, messages: Messages, max_tokens: int) -> dict[str, Any]:
         """The fields of a `BareAnswer`."""
         generator = self._generator
         tokens: list[int] = []
         began = time.perf_counter()
-        ids = self._prefill(prompt)
+        ids = self._prefill(messages)
         while True:
             generator.generate_next_token()
             tokens.append(int(generator.get_next_tokens()[0]))
@@ -136,11 +139,11 @@ class _Runtime:
             "rest_seconds": last - first,
         }
 
-    def logits(self, prompt: str, positions: int, path: str) -> dict[str, Any]:
+    def logits(self, messages: Messages, positions: int, path: str) -> dict[str, Any]:
         """Save logits; the answer is empty."""
         import numpy as np  # noqa: PLC0415  not wanted where time is measured
 
-        self._prefill(prompt)
+        self._prefill(messages)
         rows = []
         for _ in range(positions):
             rows.append(self._generator.get_logits().reshape(-1).copy())
@@ -148,19 +151,18 @@ class _Runtime:
         np.save(path, np.asarray(rows, dtype=np.float32))
         return {}
 
-    def _prefill(self, prompt: str) -> Any:
+    def _prefill(self, messages: Messages) -> Any:
         self._generator.rewind_to(0)
-        turns = json.dumps([{"role": "user", "content": prompt}])
-        text = self._tokenizer.apply_chat_template(turns, add_generation_prompt=True)
+        text = self._tokenizer.apply_chat_template(json.dumps(messages), add_generation_prompt=True)
         ids = self._tokenizer.encode(text)
         self._generator.append_tokens(ids)
         return ids
 
 
-def _main(folder: str, max_length: int) -> None:
+def _main(folder: str, max_length: int, options: dict[str, Any]) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # native libraries print on stdout
-    runtime = _Runtime(folder, max_length)
+    runtime = _Runtime(folder, max_length, options)
     for line in sys.stdin:
         request = json.loads(line)
         call = runtime.logits if "positions" in request else runtime.answer
@@ -168,4 +170,4 @@ def _main(folder: str, max_length: int) -> None:
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1], int(sys.argv[2]))
+    _main(sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3]))

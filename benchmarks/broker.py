@@ -23,34 +23,67 @@ EXTRA_PATH = ("/usr/sbin", "/usr/local/sbin", "/sbin")  # daemons lie outside a 
 START_SECONDS = 10.0
 
 
+class Mosquitto:
+    """A Mosquitto on a free port; `folder` takes its configuration and log.
+
+    Raises:
+        EdgekitError: it is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        program = shutil.which(
+            "mosquitto", path=os.pathsep.join((os.environ.get("PATH", ""), *EXTRA_PATH))
+        )
+        if program is None:
+            raise EdgekitError(
+                "mosquitto is not installed", next_step="install the package mosquitto"
+            )
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))
+            self.port = int(sock.getsockname()[1])
+        config = folder / "mosquitto.conf"
+        config.write_text(
+            f"listener {self.port} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\n"
+            f"persistence false\nlog_dest file {folder / 'mosquitto.log'}\n"
+            + ("user root\n" if os.geteuid() == 0 else "")
+        )
+        self._command = [program, "-c", str(config)]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def config(self) -> BrokerConfig:
+        """Where it is."""
+        return BrokerConfig("127.0.0.1", self.port)
+
+    def start(self) -> None:
+        """Start it, again on the same port; returns when it listens."""
+        self._process = subprocess.Popen(self._command, stderr=subprocess.DEVNULL)
+        _wait(self.port, self._process)
+
+    def stop(self, *, kill: bool = False) -> None:
+        """End it, politely or with SIGKILL."""
+        if self._process is not None:
+            if kill:
+                self._process.kill()
+            else:
+                self._process.terminate()
+            self._process.wait(START_SECONDS)
+            self._process = None
+
+
 @contextmanager
 def mosquitto(folder: Path) -> Iterator[BrokerConfig]:
-    """Run Mosquitto on a free port; `folder` takes its configuration and log.
+    """Run Mosquitto for the length of a block.
 
     Raises:
         EdgekitError: it is not installed, or does not start.
     """
-    program = shutil.which(
-        "mosquitto", path=os.pathsep.join((os.environ.get("PATH", ""), *EXTRA_PATH))
-    )
-    if program is None:
-        raise EdgekitError("mosquitto is not installed", next_step="install the package mosquitto")
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = int(sock.getsockname()[1])
-    config = folder / "mosquitto.conf"
-    log = folder / "mosquitto.log"
-    config.write_text(
-        f"listener {port} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\n"
-        f"persistence false\nlog_dest file {log}\n" + ("user root\n" if os.geteuid() == 0 else "")
-    )
-    process = subprocess.Popen([program, "-c", str(config)], stderr=subprocess.DEVNULL)
+    broker = Mosquitto(folder)
+    broker.start()
     try:
-        _wait(port, process)
-        yield BrokerConfig("127.0.0.1", port)
+        yield broker.config
     finally:
-        process.terminate()
-        process.wait(START_SECONDS)
+        broker.stop()
 
 
 def _wait(port: int, process: subprocess.Popen[bytes]) -> None:

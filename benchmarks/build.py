@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -26,9 +24,10 @@ from statistics import median
 import msgspec
 
 from benchmarks.figure import figure
-from benchmarks.rig import SMOLLM2, Rig
+from benchmarks.models import PHI35, SMOLLM2, phi35_source
+from benchmarks.rig import Rig
 from edgekit.builder.convert import convert
-from edgekit.builder.files import hash_file, publish_cached
+from edgekit.builder.files import hash_file
 from edgekit.builder.gguf import dequantised
 from edgekit.builder.options import parse_options
 from edgekit.builder.samples import smollm2_gguf
@@ -44,10 +43,9 @@ from edgekit.errors import EdgekitError
 
 LOW_MEMORY, STOCK = "low-memory", "stock"
 PATHS = (LOW_MEMORY, STOCK)
-PHI35, LAYERS = "phi35", 4
+LAYERS = 4
 ROUNDS = 3
 AGAINST = "the stock path, in turns; equal bytes are checked"
-_MAKE = Path(__file__).parent.parent / "tests" / "fakes" / "make_phi35.py"
 
 
 class Build(msgspec.Struct, frozen=True):
@@ -98,21 +96,7 @@ def find_source(model: str, layers: int) -> Path:
         return dequantised(found, HostToolchain(), _silent)
     if model != PHI35:
         return Path(model)
-    out = cache_root() / "benchmarks" / f"phi35-{layers}"
-    if not out.exists():
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f"{out.name}-", dir=out.parent))
-        python = HostToolchain().ready(_silent).python
-        command = [str(python), str(_MAKE), str(temporary), "--layers", str(layers)]
-        try:
-            subprocess.run(command, check=True, capture_output=True)
-            publish_cached(temporary, out)
-        except subprocess.CalledProcessError as error:
-            said = error.stderr.decode(errors="replace").strip()[-500:]
-            raise EdgekitError("the checkpoint could not be made", said) from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    return out
+    return phi35_source(layers)
 
 
 def build(workload: Workload, path: str) -> Build:

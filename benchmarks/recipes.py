@@ -8,6 +8,7 @@ to keep what the table says.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,7 +37,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "recipes.md"
 EFFORT = Effort(prompts=32, tokens=128, greedy=24, greedy_tokens=200)
 PROFILE = "small"
 ROUNDS, TOKENS, CONTEXT_TOKENS = 7, 64, 1024
-PROMPT = "Tell me about the history of Rome."
+PROMPT = [{"role": "user", "content": "Tell me about the history of Rome."}]
 
 # Mean KL of an earlier experiment on the same weights: other prompts (24, 2,908 positions), other
 # scripts, the same runtime.
@@ -95,7 +96,8 @@ def compare(folder: Path, source: Path) -> GateReport:
 
 def decode_speeds(folders: Sequence[Path]) -> list[tuple[float, ...]]:
     """Tokens/s of greedy decoding: for each folder one number a round, the folders in turns."""
-    bares = [Bare(folder, CONTEXT_TOKENS) for folder in folders]
+    options = {"intra_op_num_threads": len(os.sched_getaffinity(0))}
+    bares = [Bare(folder, CONTEXT_TOKENS, options) for folder in folders]
     try:
         taken: list[list[float]] = [[] for _ in bares]
         for number in range(ROUNDS):

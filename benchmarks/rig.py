@@ -5,6 +5,7 @@ Each is made when the first figure asks for it and taken down when the run ends.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,45 +14,29 @@ from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
+from typing import Any, Protocol, TypeVar
 
 from benchmarks.bare import Bare
 from benchmarks.broker import mosquitto
-from edgekit.builder.request import BuildRequest
-from edgekit.builder.run import build
-from edgekit.builder.samples import smollm2_gguf
-from edgekit.builder.tools.progress import Progress
+from benchmarks.models import PHI35, SMOLLM2, find_model
 from edgekit.client.requester import Requester
 from edgekit.core.config import BrokerConfig
-from edgekit.data import cache_root
-from edgekit.errors import EdgekitError, UsageError
+from edgekit.errors import EdgekitError
 
 DEVICE = "demo"
-CONTEXT_TOKENS = 1024
+CONTEXT_TOKENS = 2048
 COMMAND_SECONDS = 600.0
-SMOLLM2 = "smollm2"
 
 
-def _silent(_: Progress) -> None:
-    """Nobody watches."""
+class Closes(Protocol):
+    """What a run ends with."""
+
+    def close(self) -> None:
+        """End it."""
+        ...
 
 
-def find_model(name: str) -> Path:
-    """The folder of `smollm2` (built once, kept in edgekit's cache) or of a folder's path.
-
-    Raises:
-        UsageError: it is neither.
-    """
-    if name == SMOLLM2:
-        out = cache_root() / "benchmarks" / "smollm2"
-        return build(BuildRequest(model=str(smollm2_gguf()), out=out, gate="small"), _silent).out
-    folder = Path(name)
-    if not (folder / "genai_config.json").is_file():
-        raise UsageError(
-            f"{name!r} is no model",
-            "it is neither a known name nor a folder with genai_config.json",
-            f"give {SMOLLM2} or a folder that `edgekit build` made",
-        )
-    return folder.resolve()
+Process = TypeVar("Process", bound=Closes)
 
 
 class Rig:
@@ -59,13 +44,14 @@ class Rig:
 
     Args:
         rounds: samples per figure.
-        model: `smollm2` or a model folder.
+        model: `smollm2`, `phi35` or a model folder.
     """
 
     def __init__(self, rounds: int, model: str = SMOLLM2) -> None:
         self.rounds = rounds
-        self._model = model
+        self.model_name = model
         self._stack = ExitStack()
+        self._fleet_toml: str | None = None
 
     def __enter__(self) -> Rig:
         return self
@@ -87,7 +73,7 @@ class Rig:
     @cached_property
     def model(self) -> Path:
         """The model's folder."""
-        return find_model(self._model)
+        return find_model(self.model_name)
 
     @cached_property
     def broker(self) -> BrokerConfig:
@@ -97,11 +83,12 @@ class Rig:
     @cached_property
     def device(self) -> str:
         """A device of this machine that has the model and answers at the broker."""
-        port = str(self.broker.port)
-        self.edgekit("init", ".", "--port", port)
-        name = ("--name", "bench", "--context", str(CONTEXT_TOKENS))
-        self.edgekit("pack", str(self.model), *name)
-        self._stack.callback(self.edgekit, "stop", DEVICE)
+        if not (self.folder / "project").exists():
+            self.edgekit("init", ".", "--port", str(self.broker.port))
+            name = ("--name", "bench", "--context", str(CONTEXT_TOKENS))
+            ungated = ("--accept-ungated",) if self.model_name == PHI35 else ()
+            self.edgekit("pack", str(self.model), *name, *ungated)
+            self._stack.callback(self.edgekit, "stop", DEVICE)
         self.edgekit("push", DEVICE)
         return DEVICE
 
@@ -113,9 +100,41 @@ class Rig:
     @cached_property
     def bare(self) -> Bare:
         """The runtime without edgekit, on the same model."""
-        bare = Bare(self.model, CONTEXT_TOKENS)
-        self._stack.callback(bare.close)
-        return bare
+        return self.another_bare(self.options)
+
+    @cached_property
+    def options(self) -> dict[str, Any]:
+        """The session options that the device found best, by the runtime's names."""
+        assert self.device
+        root = self.folder / "project" / ".edgekit" / "devices" / DEVICE
+        ready = json.loads((root / "run" / "ready.json").read_bytes())["model"]
+        return {
+            "intra_op_num_threads": ready["threads"],
+            "session.intra_op.allow_spinning": str(int(ready["spinning"])),
+        }
+
+    def another_bare(self, options: dict[str, Any]) -> Bare:
+        """The runtime with other session options, in one more process."""
+        return self.closing(Bare(self.model, CONTEXT_TOKENS, options))
+
+    def closing(self, process: Process) -> Process:
+        """End this process with the run."""
+        self._stack.callback(process.close)
+        return process
+
+    def reconfigure(self, settings: str) -> None:
+        """Push the device again with other lines in its part of fleet.toml; none are its own."""
+        assert self.device
+        fleet = self.folder / "project" / "fleet.toml"
+        if self._fleet_toml is None:
+            self._fleet_toml = fleet.read_text("utf-8")
+        fleet.write_text(self._fleet_toml + settings, encoding="utf-8")
+        self.edgekit("push", DEVICE)
+
+    def stop_device(self) -> None:
+        """Stop the device; a figure that wants one starts it again."""
+        self.edgekit("stop", DEVICE)
+        self.__dict__.pop("device", None)
 
     def edgekit(self, *arguments: str) -> str:
         """Run a command in the project's folder as a person would; its standard output."""

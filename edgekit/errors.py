@@ -1,8 +1,9 @@
 """The one error family: every error says what happened, why, and what to do next.
 
 The type says whose fault it is and therefore the exit code (design, section 8, rule 5):
-0 done, 1 failed, 2 usage, 3 stopped part-way, 4 refused by verification. Parts raise these;
-only `edgekit.cli` and `edgekit.agent.__main__` turn one into an exit.
+0 done, 1 failed, 2 usage, 3 stopped part-way, 4 refused by verification; of the device's agent
+alone, 5 another client took its place at the broker. Parts raise these; only `edgekit.cli` and
+`edgekit.agent.__main__` turn one into an exit.
 """
 
 from __future__ import annotations
@@ -69,3 +70,9 @@ class UnreachableError(EdgekitError):
     """The other end did not answer: a broker, a device or an account; a retry can help."""
 
     retryable = True
+
+
+class TakenOverError(EdgekitError):
+    """Another client connected with this device's name; to come back would be to fight for ever."""
+
+    exit_code = 5

@@ -1,17 +1,22 @@
 """The only door to paho: one MQTT 5 client for the agent and the requester.
 
 What paho leaves to its user is done here, each measured to matter: TCP_NODELAY, guarded callbacks
-(an exception in `on_message` kills the network thread silently), bounded queues, subscribing again
-after every CONNACK, PUBACK only when told, and never for a message of an earlier connection.
+(an exception in `on_message` kills the network thread silently), bounded queues, a reconnect with
+jitter (thousands of clients lose one broker together), subscribing again after every CONNACK,
+PUBACK only when told, and never for a message of an earlier connection.
 """
 
 from __future__ import annotations
 
 import logging
+import math
+import random
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from concurrent.futures import wait as wait_for
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +36,23 @@ log = logging.getLogger(__name__)
 MAX_QUEUED_MESSAGES = 1000  # paho's default is unbounded
 MAX_INFLIGHT_MESSAGES = 20  # Mosquitto's default; paho ignores CONNACK's Receive Maximum
 CONNECT_TIMEOUT_SECONDS = 10.0
-RECONNECT_MAX_SECONDS = 15
+RECONNECT_BASE_SECONDS = 1.0
+RECONNECT_MAX_SECONDS = 15.0
+STEADY_SECONDS = 10.0  # a connection that lived this long makes the next attempts quick again
 NO_MATCHING_SUBSCRIBERS = 0x10  # §3.4.2.1
+SESSION_TAKEN_OVER = 0x8E  # §3.14.2.1
 QUOTA_EXCEEDED = 0x97  # §3.4.2.1
+LOST = 0x100  # no reason code of MQTT: the connection ended before the PUBACK came
+
+
+def reconnect_delay_seconds(attempt: int, draw: float) -> float:
+    """Full jitter: anything between nothing and a bound that doubles up to a cap.
+
+    Args:
+        attempt: 0 for the first one after a connection was lost.
+        draw: uniform in [0, 1).
+    """
+    return draw * min(RECONNECT_MAX_SECONDS, RECONNECT_BASE_SECONDS * 2.0 ** min(attempt, 10))
 
 
 def _properties(message: Outbound) -> Properties:
@@ -71,14 +90,22 @@ def _inbound(message: paho.MQTTMessage, epoch: int) -> Inbound:
 class MqttClient:
     """One connection that comes back by itself.
 
+    Its session ends with the connection (Session Expiry 0): a shared subscription of one who is
+    away would be given prompts.
+
     Args:
         broker: where to connect.
         client_id: unique at the broker.
         subscriptions: (filter, QoS) pairs, subscribed after every CONNACK.
         on_message: called on the network thread for each message; an exception is logged.
         on_connection: called on the network thread with True once subscribed, False when lost.
+        on_taken_over: called on the network thread when the broker says that another client has
+            our id (§3.14.2.1, 0x8E); this one then does not come back.
         will: published by the broker when this client vanishes (§3.1.2.5).
+        will_delay_seconds: how long the broker waits with it, for the client to come back.
         manual_ack: whether PUBACK waits for `ack`.
+        resend: whether messages that wait for a PUBACK when the connection is lost are sent again
+            on the next one; if not, they are `LOST`, and the caller has them still.
     """
 
     def __init__(
@@ -89,14 +116,21 @@ class MqttClient:
         subscriptions: Sequence[tuple[str, int]],
         on_message: Callable[[Inbound], None],
         on_connection: Callable[[bool], None] = lambda _: None,
+        on_taken_over: Callable[[], None] = lambda: None,
         will: Outbound | None = None,
+        will_delay_seconds: int = 0,
         manual_ack: bool = False,
+        resend: bool = True,
     ) -> None:
         self._broker = broker
         self._subscriptions = list(subscriptions)
         self._on_message = on_message
         self._on_connection = on_connection
+        self._on_taken_over = on_taken_over
+        self._resend = resend
         self._epoch = 0
+        self._attempt = 0
+        self._connected_at = math.inf
         self._lock = threading.Lock()
         self._unacked: dict[int, Future[int]] = {}
         self._early: dict[int, int] = {}
@@ -110,14 +144,16 @@ class MqttClient:
         )
         client.max_queued_messages_set(MAX_QUEUED_MESSAGES)
         client.max_inflight_messages_set(MAX_INFLIGHT_MESSAGES)
-        client.reconnect_delay_set(1, RECONNECT_MAX_SECONDS)
         client.connect_timeout = CONNECT_TIMEOUT_SECONDS
         if broker.username:
             client.username_pw_set(broker.username, _password(broker))
         if will is not None:
-            client.will_set(will.topic, will.payload, will.qos, will.retain)
+            delay = Properties(PacketTypes.WILLMESSAGE)  # type: ignore[no-untyped-call]
+            delay.WillDelayInterval = will_delay_seconds  # §3.1.3.2.2
+            client.will_set(will.topic, will.payload, will.qos, will.retain, delay)
         client.on_socket_open = self._socket_opened
         client.on_connect = self._connected
+        client.on_connect_fail = lambda *_: self._back_off()
         client.on_disconnect = self._disconnected
         client.on_subscribe = self._suback
         client.on_publish = self._puback
@@ -132,11 +168,10 @@ class MqttClient:
             EdgekitError: the broker refused.
         """
         try:
+            # Clean Start at the first connection only, paho's default: where a later one replaces
+            # one that the broker still holds, a session that ends would publish the Will.
             self._client.connect(
-                self._broker.host,
-                self._broker.port,
-                keepalive=self._broker.keepalive_seconds,
-                clean_start=True,
+                self._broker.host, self._broker.port, keepalive=self._broker.keepalive_seconds
             )
         except (OSError, ValueError) as error:
             raise UnreachableError(
@@ -160,10 +195,7 @@ class MqttClient:
     def start(self) -> None:
         """Connect in the background and keep trying; `on_connection` tells."""
         self._client.connect_async(
-            self._broker.host,
-            self._broker.port,
-            keepalive=self._broker.keepalive_seconds,
-            clean_start=True,
+            self._broker.host, self._broker.port, keepalive=self._broker.keepalive_seconds
         )
         self._client.loop_start()
 
@@ -191,16 +223,33 @@ class MqttClient:
         if qos > 0 and epoch == self._epoch:
             self._client.ack(mid, qos)
 
-    def close(self) -> None:
-        """DISCONNECT and stop; the Will is not published."""
+    def unsubscribe(self, filters: Sequence[str]) -> None:
+        """Take nothing more of these filters, on later connections neither."""
+        self._subscriptions = [(f, qos) for f, qos in self._subscriptions if f not in filters]
+        if filters:
+            self._client.unsubscribe(list(filters))
+
+    def close(self, flush_seconds: float = 0.0) -> None:
+        """DISCONNECT and stop; the Will is not published.
+
+        Args:
+            flush_seconds: to wait for the PUBACKs of what was sent.
+        """
+        with self._lock:
+            unacked = list(self._unacked.values())
+        if flush_seconds:
+            wait_for(unacked, flush_seconds)
         self._client.disconnect()
         self._client.loop_stop()
 
     def _socket_opened(self, _client: object, _userdata: object, sock: Any) -> None:
         self._epoch += 1
-        # Nagle costs up to 68 ms for each QoS 1 round trip
         if isinstance(sock, socket.socket):
+            # Nagle costs up to 68 ms for each QoS 1 round trip
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # What was sent into a network that is gone is noticed no later than a missing ping
+            milliseconds = self._broker.keepalive_seconds * 1000
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 
     def _connected(
         self,
@@ -214,6 +263,9 @@ class MqttClient:
             self._refused(str(code))
             return
         self._refusal = ""
+        self._connected_at = time.monotonic()
+        if not self._resend:
+            self._drop_unacked()
         if self._subscriptions:
             client.subscribe([(f, SubscribeOptions(qos=qos)) for f, qos in self._subscriptions])
         else:
@@ -244,15 +296,39 @@ class MqttClient:
 
     def _disconnected(
         self,
-        _client: object,
+        client: paho.Client,
         _userdata: object,
-        _flags: object,
+        flags: paho.DisconnectFlags,
         code: ReasonCode,
         _properties: object,
     ) -> None:
         if code.is_failure:
             log.warning("connection to %s lost: %s", self._broker, code)
+        if not self._resend:
+            self._drop_unacked()
         self._guard(self._on_connection, False)
+        if flags.is_disconnect_packet_from_server and code.value == SESSION_TAKEN_OVER:
+            client.disconnect()  # it does not come back
+            self._guard(lambda _: self._on_taken_over(), None)
+            return
+        if time.monotonic() - self._connected_at >= STEADY_SECONDS:
+            self._attempt = 0
+        self._connected_at = math.inf
+        self._back_off()
+
+    def _back_off(self) -> None:
+        """Set how long paho waits before it tries again; it asks before each attempt."""
+        delay = reconnect_delay_seconds(self._attempt, random.random())  # noqa: S311  no secret
+        self._attempt += 1
+        self._client.reconnect_delay_set(delay, delay)  # type: ignore[arg-type]  # any number
+
+    def _drop_unacked(self) -> None:
+        self._client.drop_out_messages()
+        with self._lock:
+            lost, self._unacked = self._unacked, {}
+            self._early.clear()
+        for future in lost.values():
+            self._guard(future.set_result, LOST)
 
     def _puback(
         self,

@@ -15,6 +15,9 @@ CHECKS = (
     (str(BIN / "mypy"),),
     (str(BIN / "lint-imports"),),
 )
+# Most tests wait for a process of their own: two at a time, a file in one process, so that what a
+# module shares is made once.
+PYTEST = (sys.executable, "-m", "pytest", "--numprocesses", "2", "--dist", "loadfile")
 
 
 def main() -> int:
@@ -29,7 +32,7 @@ def main() -> int:
         code = subprocess.run(check, check=False).returncode
         if code:
             return code
-    return subprocess.run([sys.executable, "-m", "pytest", *sys.argv[1:]], check=False).returncode
+    return subprocess.run([*PYTEST, *sys.argv[1:]], check=False).returncode
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
 from edgekit.builder.request import BuildRequest
@@ -41,7 +42,9 @@ def smollm2() -> Path:
     """
     out = cache_root() / "tests" / "smollm2"
     request = BuildRequest(model=str(smollm2_gguf()), out=out, gate="small")
-    return build(request, _silent).out
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{out}.lock"):  # the tests run in several processes
+        return build(request, _silent).out
 
 
 class Broker(Protocol):
@@ -125,6 +128,9 @@ def make_project(folder: Path, port: int, model: Path | None, *pack: str) -> Pro
     project = Project(folder, port)
     folder.mkdir(parents=True, exist_ok=True)
     project.edgekit("init", ".", "--port", str(port))
+    # Named, because finding them takes seconds; tests/system/test_tuning.py lets a device do it.
+    with (folder / "fleet.toml").open("a", encoding="utf-8") as fleet:
+        fleet.write("threads = 2\n")
     if model is not None:
         project.edgekit("pack", str(model), "--name", "smollm2", "--context", "1024", *pack)
     return project

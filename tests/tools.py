@@ -26,6 +26,7 @@ PACKAGES = {
     "skopeo": "skopeo",
     "podman": "podman",
     "mmdebstrap": "mmdebstrap",
+    "ip": "iproute2",
 }
 
 
@@ -92,6 +93,12 @@ class MosquittoBroker:
                 file.write("user root\n")
         self.process = subprocess.Popen([find("mosquitto"), "-c", str(config)])
         wait_for_port(self.port, self.process)
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        assert self.process is not None
+        return self.process.pid
 
     def stop(self, *, kill: bool = False) -> None:
         """End it, politely or with SIGKILL."""

@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+import msgspec
+
 from edgekit.agent.release.root import Root
 from edgekit.core.config import parse_agent_config
 from edgekit.core.digest import Digest
@@ -94,14 +96,33 @@ def _serve(args: argparse.Namespace) -> None:
         str(release),
         folder / "model",
         root.ready_file,
+        root.tuning_file,
         (folder / "agent").readlink().name[:12],
+        root.journal,
     ).run()
 
 
 def _worker(args: argparse.Namespace) -> None:
     from edgekit.agent.serve.worker import main as worker
 
-    worker(args.descriptor, args.model, args.max_length, args.threads)
+    worker(
+        args.descriptor,
+        args.model,
+        args.max_length,
+        threads=args.threads,
+        slots=args.slots,
+        release=args.release,
+        tuning=args.tuning,
+        tune_seconds=args.tune_seconds,
+        max_beams=args.max_beams,
+        batching=bool(args.batching),
+    )
+
+
+def _measure(args: argparse.Namespace) -> object:
+    from edgekit.agent.serve.tune import measure
+
+    return msgspec.to_builtins(measure(args.model, args.threads, bool(args.spinning)))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -115,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     def verb(name: str, run: object, text: str) -> argparse.ArgumentParser:
         sub = verbs.add_parser(name, help=text, description=text)
         sub.set_defaults(run=run)
-        if name != "worker":
+        if name not in ("worker", "measure"):
             sub.add_argument("--root", type=Path, required=True, help="the device's folder")
         return sub
 
@@ -141,6 +162,16 @@ def _parser() -> argparse.ArgumentParser:
     worker.add_argument("--model", type=Path, required=True)
     worker.add_argument("--max-length", type=int, required=True)
     worker.add_argument("--threads", type=int, required=True)
+    worker.add_argument("--slots", type=int, required=True)
+    worker.add_argument("--release", required=True)
+    worker.add_argument("--tuning", type=Path, required=True)
+    worker.add_argument("--tune-seconds", type=float, required=True)
+    worker.add_argument("--max-beams", type=int, required=True)
+    worker.add_argument("--batching", type=int, choices=[0, 1], required=True)
+    measure = verb("measure", _measure, "the speed of one setting of the runtime (started by it)")
+    measure.add_argument("--model", type=Path, required=True)
+    measure.add_argument("--threads", type=int, required=True)
+    measure.add_argument("--spinning", type=int, choices=[0, 1], required=True)
     return parser
 
 
@@ -154,7 +185,8 @@ def main() -> NoReturn:
         result = args.run(args)
     except EdgekitError as error:
         if args.verb in PROCESSES:
-            sys.exit(f"{args.verb}: {error}")
+            sys.stderr.write(f"{args.verb}: {error}\n")
+            sys.exit(error.exit_code)
         print(json.dumps(error.to_dict()), flush=True)
         sys.exit(error.exit_code)
     except OSError as error:

@@ -25,7 +25,7 @@ def _broker(here: project.Project, text: str | None) -> BrokerConfig:
 
 
 def ask(
-    device: Annotated[str, typer.Argument(help="The device that answers.")],
+    device: Annotated[str, typer.Argument(help="The device that answers, or pool:NAME.")],
     prompt: Annotated[str, typer.Argument(help="The prompt; `-` reads standard input.")],
     system: Annotated[str | None, typer.Option(help="A system message.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="At most so many tokens.")] = None,
@@ -47,6 +47,7 @@ def ask(
 
     \b
     Example:  edgekit ask pi-1 "What is the capital of France?"
+              edgekit ask pool:kitchen "What is the capital of France?"
               cat report.txt | edgekit ask pi-1 - --system "Summarise in one sentence."
     """
     here = project.find(project_folder)

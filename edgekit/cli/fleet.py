@@ -83,7 +83,16 @@ def push(
 
 
 def _agent_config(name: str, device: inventory.Device, broker: BrokerConfig) -> AgentConfig:
-    return AgentConfig(name, broker, threads=device.threads, trial_seconds=device.trial_seconds)
+    return AgentConfig(
+        name,
+        broker,
+        threads=device.threads,
+        pools=device.pools,
+        slots=device.slots,
+        batching=device.batching,
+        max_beams=device.max_beams,
+        trial_seconds=device.trial_seconds,
+    )
 
 
 def _line(result: Pushed) -> str:

@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import queue
+import random
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
 import msgspec
 
+from edgekit.client.asking import Asking, Do
 from edgekit.core import wire
 from edgekit.core.config import BrokerConfig, check_name
 from edgekit.errors import EdgekitError, UnreachableError
 from edgekit.mqtt import NO_MATCHING_SUBSCRIBERS, MqttClient
 
-ACCEPT_SECONDS = 15.0  # to the first reply
 PUBACK_SECONDS = 10.0
+POOL = "pool:"  # before a pool's name; no device's name has a colon
 DEFAULT_EXPIRY_SECONDS = 300
 RETAINED_SECONDS = 0.5  # how long retained messages are collected
 
 
 class Accepted(msgspec.Struct, frozen=True):
-    """The device has the prompt; `position` prompts are before it."""
+    """The device has the prompt; `position` prompts are before it, it starts in `eta_ms`."""
 
     device: str
     position: int
+    eta_ms: int | None = None
 
 
 class Delta(msgspec.Struct, frozen=True):
@@ -98,7 +102,7 @@ class Requester:
 
     def ask(
         self,
-        device: str,
+        to: str,
         body: dict[str, Any],
         *,
         prompt_id: str | None = None,
@@ -106,10 +110,12 @@ class Requester:
     ) -> Iterator[Reply]:
         """Send a chat-completions body; yields `Accepted`, `Delta`s, then one `Final`.
 
-        Leaving the iterator early cancels the prompt.
+        It is sent again, and asked after, by the rules of the protocol. A caller that tries again
+        after an `UnreachableError` gives the same `prompt_id`. Leaving the iterator early cancels
+        the prompt.
 
         Args:
-            device: its name.
+            to: a device's name, or `pool:NAME`.
             body: OpenAI chat completions, verbatim.
             prompt_id: `ek-id`, the same over retries of one prompt.
             expiry_seconds: deadline of the prompt, 1 to 3600.
@@ -118,74 +124,147 @@ class Requester:
             ProtocolError: the device answered with an error.
             UnreachableError: no such device, or it stopped answering.
         """
-        check_name("device", device)
-        prompt_id = prompt_id or str(uuid.uuid4())
-        correlation = uuid.uuid4().bytes
+        pool = check_name("pool", to.removeprefix(POOL)) if to.startswith(POOL) else ""
+        device = "" if pool else check_name("device", to)
+        question = _Question(prompt_id or str(uuid.uuid4()), msgspec.json.encode(body), pool)
         inbox: queue.SimpleQueue[wire.Inbound] = queue.SimpleQueue()
-        self._waiting[correlation] = inbox
+        asking = Asking(time.monotonic() + expiry_seconds, device)
         finished = False
         try:
-            self._send(device, body, prompt_id, correlation, expiry_seconds)
-            deadline = time.monotonic() + expiry_seconds
-            patience = min(ACCEPT_SECONDS, expiry_seconds)
-            while True:
-                message = self._next(device, inbox, patience)
-                # Once accepted, only the deadline counts: others may come first.
-                patience = deadline - time.monotonic()
+            for message in self._messages(question, asking, inbox):
                 reply = _read(message)
                 finished = isinstance(reply, Final)
+                asking.reply(
+                    message.property("ek-dev"), time.monotonic(), delta=isinstance(reply, Delta)
+                )
                 yield reply
                 if finished:
                     return
-        except wire.ProtocolError:
-            finished = True
+        except (wire.ProtocolError, UnreachableError):
+            finished = True  # there is nothing to cancel, or the caller may try again
             raise
         finally:
-            del self._waiting[correlation]
+            for correlation in question.correlations:
+                del self._waiting[correlation]
             if not finished:
-                self.cancel(device, prompt_id)
+                self._control("cancel", question, asking)
 
     def cancel(self, device: str, prompt_id: str) -> None:
         """Ask the device to stop a prompt; it ends in a `Final` that says `cancelled`."""
-        payload = msgspec.json.encode({"kind": "cancel", "id": prompt_id})
-        self._mqtt.publish(wire.Outbound(wire.control_topic(device, self.name), payload, qos=0))
+        self._control("cancel", _Question(prompt_id, b"", ""), Asking(0.0, device))
+
+    def _messages(
+        self, question: _Question, asking: Asking, inbox: queue.SimpleQueue[wire.Inbound]
+    ) -> Iterator[wire.Inbound]:
+        """What comes, while the prompt is sent and asked after as the rules say."""
+        do, until = asking.next(time.monotonic(), random.random())  # noqa: S311  no secret
+        while True:
+            if do is Do.GIVE_UP:
+                silent = "it knows nothing of the prompt any more" if asking.heard else ""
+                raise _nobody(
+                    question.pool or asking.device,
+                    silent or f"no reply to {asking.attempts} attempts within the time there was",
+                )
+            if do is Do.SEND:
+                self._send(question, asking, inbox)
+            elif do is Do.QUERY:
+                self._control("query", question, asking, inbox)
+            try:
+                message = inbox.get(timeout=max(until - time.monotonic(), 0.0))
+            except queue.Empty:
+                do, until = asking.next(time.monotonic(), random.random())  # noqa: S311
+                continue
+            if message.property("ek-kind") == "state":
+                now = time.monotonic()
+                if _state(message) == "unknown":
+                    do, until = asking.unknown(now, random.random())  # noqa: S311
+                    continue
+                asking.reply(message.property("ek-dev"), now)
+            else:
+                yield message
+            do, until = asking.next(time.monotonic(), random.random())  # noqa: S311
 
     def _send(
-        self, device: str, body: dict[str, Any], prompt_id: str, correlation: bytes, expiry: int
+        self, question: _Question, asking: Asking, inbox: queue.SimpleQueue[wire.Inbound]
     ) -> None:
-        message = wire.Outbound(
-            topic=wire.request_topic(device, self.name),
-            payload=msgspec.json.encode(body),
-            response_topic=f"{self._prefix}/{prompt_id}",
-            correlation=correlation,
-            expiry_seconds=expiry,
-            user=(("ek-id", prompt_id),),
-        )
-        try:
-            code = self._mqtt.publish(message).result(timeout=PUBACK_SECONDS)
-        except TimeoutError:
-            raise UnreachableError("the broker did not confirm the prompt") from None
-        if code == NO_MATCHING_SUBSCRIBERS:
-            raise _nobody(device, "the broker says that nobody has subscribed to its prompts")
-        if code >= 0x80:
-            raise EdgekitError(
-                "the broker refused the prompt",
-                f"reason code 0x{code:02x}",
-                "may this requester publish there? The topic's last level must be its user name",
-            )
+        """Publish the prompt; a PUBACK that does not come is waited for no longer.
 
-    def _next(
-        self, device: str, inbox: queue.SimpleQueue[wire.Inbound], patience: float
-    ) -> wire.Inbound:
-        try:
-            return inbox.get(timeout=max(patience, 0.01))
-        except queue.Empty:
-            raise _nobody(device, f"no reply for {max(patience, 0):.0f} s") from None
+        The client sends it again when it is back at the broker.
+        """
+        topic = wire.request_topic(asking.device, self.name)
+        if not asking.device:
+            topic = wire.pool_request_topic(question.pool, self.name)
+        message = wire.Outbound(
+            topic=topic,
+            payload=question.payload,
+            response_topic=f"{self._prefix}/{question.prompt_id}",
+            correlation=self._new_correlation(question, inbox),
+            expiry_seconds=max(1, round(asking.deadline - time.monotonic())),
+            user=(("ek-id", question.prompt_id),),
+        )
+        with suppress(TimeoutError):
+            code = self._mqtt.publish(message).result(timeout=PUBACK_SECONDS)
+            if code == NO_MATCHING_SUBSCRIBERS and asking.attempts == 1:
+                raise _nobody(
+                    question.pool or asking.device,
+                    "the broker says that nobody has subscribed to its prompts",
+                )
+            if code >= 0x80:
+                raise EdgekitError(
+                    "the broker refused the prompt",
+                    f"reason code 0x{code:02x}",
+                    "may this requester publish there? Its topic's last level is its user name",
+                )
+
+    def _control(
+        self,
+        kind: str,
+        question: _Question,
+        asking: Asking,
+        inbox: queue.SimpleQueue[wire.Inbound] | None = None,
+    ) -> None:
+        """Publish a control message; with an inbox it is answered there."""
+        topic = wire.control_topic(asking.device, self.name)
+        if not asking.device:
+            topic = wire.pool_control_topic(question.pool, self.name)
+        payload = msgspec.json.encode({"kind": kind, "id": question.prompt_id})
+        message = wire.Outbound(topic, payload, qos=0)
+        if inbox is not None:
+            message = msgspec.structs.replace(
+                message,
+                response_topic=f"{self._prefix}/{question.prompt_id}",
+                correlation=self._new_correlation(question, inbox),
+            )
+        self._mqtt.publish(message)
+
+    def _new_correlation(
+        self, question: _Question, inbox: queue.SimpleQueue[wire.Inbound]
+    ) -> bytes:
+        correlation = uuid.uuid4().bytes
+        question.correlations.append(correlation)
+        self._waiting[correlation] = inbox
+        return correlation
 
     def _received(self, message: wire.Inbound) -> None:
         inbox = self._waiting.get(message.correlation)
         if inbox is not None:
             inbox.put(message)
+
+
+@dataclass(frozen=True)
+class _Question:
+    """One prompt and the Correlation Data it was sent with."""
+
+    prompt_id: str
+    payload: bytes
+    pool: str
+    correlations: list[bytes] = field(default_factory=list)
+
+
+def _state(message: wire.Inbound) -> str:
+    with suppress(*wire.UNREADABLE, KeyError, TypeError):
+        return str(msgspec.json.decode(message.payload)["state"])
+    return ""
 
 
 def _nobody(device: str, why: str) -> UnreachableError:
@@ -202,12 +281,12 @@ def _read(message: wire.Inbound) -> Reply:
     try:
         body = msgspec.json.decode(message.payload)
         if kind == "accepted":
-            return Accepted(device, body["position"])
+            return Accepted(device, body["position"], body.get("eta_ms"))
         if kind == "delta":
             return Delta(body["seq"], body["choices"][0]["delta"]["content"])
         final = Final(device, body)
         _ = final.text, final.finish_reason
-    except (*wire.UNREADABLE, KeyError, IndexError, TypeError) as error:
+    except (*wire.UNREADABLE, KeyError, IndexError, TypeError, AttributeError) as error:
         raise EdgekitError(f"{device}'s reply cannot be read", repr(error)) from error
     return final
 

@@ -13,13 +13,18 @@ import msgspec
 
 from edgekit.core.wire import UNREADABLE, ProtocolError
 
-_AT = re.compile(r" - at `\$\.?(?P<path>[^`]*)`")
+_AT = re.compile(r" - at (?:`key` in )?`\$\.?(?P<path>[^`]*)`")
 _UNKNOWN = re.compile(r"unknown field `(?P<name>[^`]*)`")
 MAX_STOPS = 4
+MAX_BEAMS = 8
+MAX_BIASES = 1024  # tokens in `logit_bias`
 
 # The runtime's tokenizer takes C strings: a NUL would cut off what follows, the template's end too.
 Text = Annotated[str, msgspec.Meta(pattern=r"^[^\x00]*$")]
 StopString = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
+TokenId = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+Bias = Annotated[float, msgspec.Meta(ge=-100, le=100)]
 
 
 class TextPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -53,8 +58,14 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
     top_k: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    min_p: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: Annotated[dict[TokenId, Bias], msgspec.Meta(max_length=MAX_BIASES)] | None = None
     repetition_penalty: Annotated[float, msgspec.Meta(gt=0, le=10)] | None = None
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None = None
+    num_beams: Annotated[int, msgspec.Meta(ge=1, le=MAX_BEAMS)] | None = None
+    length_penalty: Annotated[float, msgspec.Meta(ge=-5, le=5)] | None = None  # of beam search
     stop: StopString | Annotated[list[StopString], msgspec.Meta(max_length=MAX_STOPS)] | None = None
     stream: bool | None = None  # false: no deltas
 
@@ -102,23 +113,42 @@ class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0  # 0: all
+    min_p: float = 0.0  # of the likeliest token's probability
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: dict[int, float] = {}  # by token id
     repetition_penalty: float = 1.0
     seed: int | None = None
+    num_beams: int = 1  # above 1: beam search, for which of the others length_penalty alone counts
+    length_penalty: float = 1.0
 
     @property
     def plain_greedy(self) -> bool:
         """Whether the answer is the bare arg-max, so that the runtime can choose it itself."""
-        return self.temperature == 0 and self.repetition_penalty == 1.0
+        changed = self.logit_bias or self.presence_penalty or self.frequency_penalty
+        return self.temperature == 0 and self.repetition_penalty == 1.0 and not changed
+
+
+_SAMPLING_FIELDS = Sampling.__struct_fields__
 
 
 def sampling_of(request: ChatRequest, defaults: dict[str, Any]) -> Sampling:
     """The request's choices over the bundle's defaults."""
     chosen = dict(defaults)
-    for name in ("temperature", "top_p", "top_k", "repetition_penalty", "seed"):
+    for name in _SAMPLING_FIELDS:
         value = getattr(request, name)
         if value is not None:
             chosen[name] = value
-    return msgspec.convert(chosen, Sampling)
+    sampling = msgspec.convert(chosen, Sampling)
+    if sampling.num_beams > 1 and sampling.temperature and request.temperature is None:
+        return msgspec.structs.replace(sampling, temperature=0.0)  # the bundle's, not asked for
+    return sampling
+
+
+class PromptTokensDetails(msgspec.Struct, frozen=True):
+    """Of a prompt's tokens, those that an earlier prompt left computed."""
+
+    cached_tokens: int = 0
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -127,6 +157,7 @@ class Usage(msgspec.Struct, frozen=True):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptTokensDetails = PromptTokensDetails()
 
 
 class Timings(msgspec.Struct, frozen=True):

@@ -51,8 +51,13 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     device: str
     broker: BrokerConfig = BrokerConfig()
-    threads: int = 0  # of the model worker; 0 takes every CPU this process may use
-    queue_limit: int = 8  # prompts waiting, not counting the one that runs
+    threads: int = 0  # of the model worker; 0 measures at the first start what is fastest
+    slots: int = 0  # prompts side by side; 0 takes what the free memory allows
+    batching: bool = False  # one step for all of them, where the model's graph allows it
+    max_beams: int = 1  # that a prompt's num_beams may ask for; 1 refuses beam search
+    pools: list[str] = []  # whose prompts this device takes, besides its own
+    queue_limit: int = 8  # prompts waiting, not counting those that run
+    requester_limit: int = 4  # of them, prompts of one requester
     drain_seconds: float = 30.0  # how long SIGTERM lets the running prompt go on
     trial_seconds: float = TRIAL_SECONDS  # for a new release to answer, before the old one is back
 
@@ -61,6 +66,9 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("trial_seconds must be above 0")
         if not NAME.match(self.device):
             raise ValueError(f"device {self.device!r} is not a name")
+        for pool in self.pools:
+            if not NAME.match(pool):
+                raise ValueError(f"pool {pool!r} is not a name")
 
 
 def parse_agent_config(data: bytes) -> AgentConfig:

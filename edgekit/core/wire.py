@@ -6,7 +6,7 @@ standard.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -32,11 +32,21 @@ CODES: dict[str, tuple[int, bool]] = {
     "id_conflict": (409, False),
     "payload_too_large": (413, False),
     "unsupported_media_type": (415, False),
+    "invalid_schema": (422, False),
     "queue_full": (429, True),
+    "rate_limited": (429, True),
+    "cancelled": (499, False),
     "internal": (500, True),
     "worker_crashed": (500, True),
+    "loading": (503, True),
     "draining": (503, True),
+    "thermal": (503, True),
+    "no_storage": (503, True),
+    "out_of_memory": (503, True),
+    "unsupported_version": (505, False),
 }
+# A prompt that ended so was never answered: under the same ek-id it may be sent again.
+HANDED_BACK = ("draining",)
 
 
 class ProtocolError(EdgekitError):
@@ -126,8 +136,28 @@ def request_topic(device: str, requester: str) -> str:
 
 
 def control_topic(device: str, requester: str) -> str:
-    """Where `cancel` is published."""
+    """Where `cancel` and `query` are published."""
     return f"{PREFIX}/ctl/dev/{device}/{requester}"
+
+
+def pool_request_topic(pool: str, requester: str) -> str:
+    """Where a prompt for whichever device of a pool is published."""
+    return f"{PREFIX}/req/pool/{pool}/{requester}"
+
+
+def pool_control_topic(pool: str, requester: str) -> str:
+    """Where `cancel` and `query` go while the device is not known; every member hears them."""
+    return f"{PREFIX}/ctl/pool/{pool}/{requester}"
+
+
+def pool_filter(pool: str) -> str:
+    """The shared subscription of a pool's members (§4.8.2): one of them gets each prompt."""
+    return f"$share/ek.{pool}/{pool_request_topic(pool, '+')}"
+
+
+def is_control(topic: str) -> bool:
+    """Whether a message is a control message, else it is a prompt."""
+    return topic.startswith(f"{PREFIX}/ctl/")
 
 
 def response_prefix(requester: str) -> str:
@@ -189,6 +219,7 @@ class Prompt(msgspec.Struct, frozen=True):
     reply: Reply
     expiry_seconds: int
     payload: bytes
+    named: bool = True  # it has an ek-id of its own, not one from its Correlation Data
 
 
 def address_of(message: Inbound, device: str) -> Reply | None:
@@ -198,26 +229,35 @@ def address_of(message: Inbound, device: str) -> Reply | None:
     own name, which the broker's ACL ties to the account.
     A retained prompt would replay at every subscribe and is ignored.
     """
-    requester = requester_of(message.topic)
-    topic = message.response_topic
-    prefix = response_prefix(requester)
-    if (
-        message.retain
-        or not requester
-        or not topic.startswith(prefix)
-        or len(topic) == len(prefix)
-        or "+" in topic
-        or "#" in topic
-        or "\0" in topic
-    ):
+    if message.retain or not _may_be_answered(message):
         return None
     prompt_id = message.property("ek-id") or message.correlation.hex()
     return Reply(
-        topic=topic,
+        topic=message.response_topic,
         correlation=message.correlation,
         prompt_id=prompt_id,
         device=device,
         final_only=message.property("ek-want") == "final",
+    )
+
+
+def control_address_of(message: Inbound, control: Control, device: str) -> Reply | None:
+    """Where a control message is answered; None: where its prompt is."""
+    if not _may_be_answered(message) or len(message.correlation) > MAX_CORRELATION_BYTES:
+        return None
+    return Reply(message.response_topic, message.correlation, control.id, device, final_only=False)
+
+
+def _may_be_answered(message: Inbound) -> bool:
+    """Whether the Response Topic lies below the requester's own name and is a topic."""
+    requester = requester_of(message.topic)
+    topic = message.response_topic
+    prefix = response_prefix(requester)
+    return bool(
+        requester
+        and topic.startswith(prefix)
+        and len(topic) > len(prefix)
+        and not any(c in topic for c in "+#\0")
     )
 
 
@@ -252,13 +292,14 @@ def parse_prompt(message: Inbound, reply: Reply) -> Prompt:
         reply=reply,
         expiry_seconds=min(message.expiry_seconds, MAX_EXPIRY_SECONDS),
         payload=message.payload,
+        named=bool(message.property("ek-id")),
     )
 
 
 class Control(msgspec.Struct, frozen=True):
-    """A control message: `{"kind": "cancel", "id": "<ek-id>"}`."""
+    """A control message: `{"kind": "cancel" | "query", "id": "<ek-id>"}`."""
 
-    kind: str
+    kind: Literal["cancel", "query"]
     id: str
 
 
@@ -282,10 +323,15 @@ class Card(msgspec.Struct, frozen=True):
     queue_limit: int
     agent: str
     protocol: int = 1
+    pools: tuple[str, ...] = ()
+    slots: int = 1  # prompts that run side by side
 
 
 class Status(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The retained status: starting, ready, busy, draining, offline or (by Will) lost."""
+    """The retained status, which callers route by.
+
+    `state`: starting, ready, busy, read_only, draining, offline or (by Will) lost.
+    """
 
     state: str
     release: str = ""
@@ -293,3 +339,5 @@ class Status(msgspec.Struct, frozen=True, omit_defaults=True):
     active: int = 0
     tok_s: float = 0.0
     ttft_ms: float = 0.0
+    temp_c: int | None = None  # the hottest thermal zone
+    mem_free_mb: int | None = None  # MemAvailable

@@ -23,6 +23,10 @@ class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     python: str = "python3"
     tags: list[str] = []
     threads: int = 0
+    pools: list[str] = []  # whose prompts the device takes, besides its own
+    slots: int = 0  # this and the next two as in `AgentConfig`
+    batching: bool = False
+    max_beams: int = 1
     trial_seconds: float = (
         TRIAL_SECONDS  # for a new release to load and answer, before it goes back
     )
@@ -76,6 +80,8 @@ def load(path: Path) -> Fleet:
         raise UsageError(f"{path} is not valid", str(error)) from error
     for name, device in file.devices.items():
         check_name("device", name)
+        for pool in device.pools:
+            check_name("pool", pool)
         kind, _, rest = device.address.partition(":")
         if kind not in ("local", "ssh") or not rest:
             raise UsageError(

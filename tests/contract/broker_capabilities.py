@@ -17,6 +17,10 @@ class BrokerCapabilities:
     puback_no_subscribers: bool
     # §3.1.2.5: the Will, retained, once the connection is gone without DISCONNECT.
     will_after_kill: bool
+    # §3.1.3.2.2: the Will waits for its client to come back. Without it a device is said to be lost
+    # each time its connection breaks. (With Session Expiry 0 the standard ends the wait at once;
+    # Mosquitto waits all the same.)
+    will_delay: bool
     # §3.3.2.3: Response Topic, Correlation Data, Content Type and User Properties in their order.
     properties: bool
     # §3.3.1.3: the last retained message, at every subscription.
@@ -41,6 +45,7 @@ BROKERS = {
     "mosquitto": BrokerCapabilities(  # 2.0.11, as Debian 12 has it
         puback_no_subscribers=True,
         will_after_kill=True,
+        will_delay=True,
         properties=True,
         retained=True,
         payload_128_kib=True,
@@ -52,6 +57,7 @@ BROKERS = {
     "embedded": BrokerCapabilities(  # iotcore 0.4.0
         puback_no_subscribers=False,
         will_after_kill=True,
+        will_delay=False,
         properties=True,
         retained=True,
         payload_128_kib=True,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import queue
+import signal
 import socket
 import subprocess
 import threading
@@ -23,7 +25,13 @@ from paho.mqtt.properties import Properties
 from edgekit.core import wire
 from edgekit.core.config import BrokerConfig
 from edgekit.errors import EdgekitError, UnreachableError
-from edgekit.mqtt import NO_MATCHING_SUBSCRIBERS, MqttClient
+from edgekit.mqtt import (
+    LOST,
+    NO_MATCHING_SUBSCRIBERS,
+    SESSION_TAKEN_OVER,
+    MqttClient,
+    reconnect_delay_seconds,
+)
 from tests import tools
 from tests.conftest import Broker
 from tests.contract.broker_capabilities import BROKERS, BrokerCapabilities
@@ -32,7 +40,6 @@ pytestmark = pytest.mark.timeout(90)
 
 WAIT_SECONDS = 10.0  # for what must come
 NOTHING_SECONDS = 0.5  # for what must not
-SESSION_TAKEN_OVER = 0x8E
 
 
 def unique(level: str = "test") -> str:
@@ -53,7 +60,7 @@ class Client:
         self.messages: queue.SimpleQueue[wire.Inbound] = queue.SimpleQueue()
         self.connections: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self.mqtt = MqttClient(
-            BrokerConfig("127.0.0.1", port, keepalive_seconds=5),
+            BrokerConfig("127.0.0.1", port, keepalive_seconds=options.pop("keepalive_seconds", 5)),
             options.pop("client_id", unique("c").replace("/", "-")),
             subscriptions=[(f, 1) for f in filters],
             on_message=on_message or self.messages.put,
@@ -115,6 +122,18 @@ def will_after_kill(port: int) -> bool:
         seen = watcher.receive().payload
     with client(port, topic) as late:
         return (seen, late.receive().payload) == (b"lost", b"lost")
+
+
+def will_delay(port: int) -> bool:
+    """Whether a client that is back within the delay is not said to be lost."""
+    topic = unique()
+    name = unique("w").replace("/", "-")
+    will = wire.Outbound(topic, b"lost")
+    with client(port, topic) as watcher:
+        Client(port, will=will, will_delay_seconds=2, client_id=name).vanish()
+        with client(port, will=will, will_delay_seconds=2, client_id=name):
+            time.sleep(2.0)
+            return watcher.receives_nothing()
 
 
 def properties(port: int) -> bool:
@@ -237,6 +256,7 @@ MEASURES: dict[str, Callable[[int], bool]] = {
     for measure in (
         puback_no_subscribers,
         will_after_kill,
+        will_delay,
         properties,
         retained,
         payload_128_kib,
@@ -345,6 +365,24 @@ def test_a_message_is_acknowledged_once_and_only_on_its_own_connection(broker: B
         assert acked == [mid]
 
 
+def test_no_will_is_published_when_a_connection_replaces_its_own_half_open_one(
+    mosquitto: tools.MosquittoBroker,
+) -> None:
+    status, topic = unique(), unique()
+    will = wire.Outbound(status, b"lost")
+    with (
+        client(mosquitto.port, status) as watcher,
+        client(mosquitto.port, topic, will=will, will_delay_seconds=1) as one,
+        socket.socket(fileno=socket.dup(one.socket.fileno())),  # it stays open for the broker
+    ):
+        one.mqtt._client.reconnect()
+        assert one.connections.get(timeout=WAIT_SECONDS) is True
+        one.publish(topic, b"here")
+        assert one.receive().payload == b"here"
+        time.sleep(1)
+        assert watcher.receives_nothing()
+
+
 # --- the client and a broker that comes and goes ----------------------------------------------
 @pytest.fixture
 def mosquitto(tmp_path: Path) -> Iterator[tools.MosquittoBroker]:
@@ -376,6 +414,95 @@ def test_after_a_restart_of_the_broker_the_client_subscribes_again(
         one.mqtt._client.ack = lambda mid, qos: acked.append(mid)  # type: ignore[method-assign,assignment,return-value]
         one.mqtt.ack(before.token)
         assert acked == []
+
+
+def test_without_resend_what_is_unacknowledged_when_the_connection_breaks_is_lost(
+    mosquitto: tools.MosquittoBroker,
+) -> None:
+    topic = unique()
+    with client(mosquitto.port, topic, resend=False) as one:
+        os.kill(mosquitto.pid, signal.SIGSTOP)
+        waiting = one.mqtt.publish(wire.Outbound(topic, b"unheard"))
+        mosquitto.stop(kill=True)
+        assert waiting.result(WAIT_SECONDS) == LOST
+        assert one.connections.get(timeout=WAIT_SECONDS) is False
+        mosquitto.start()
+        assert one.connections.get(timeout=2 * WAIT_SECONDS) is True
+        assert one.receives_nothing()
+        assert one.publish(topic, b"heard") == 0
+        assert one.receive().payload == b"heard"
+
+
+def test_what_was_unsubscribed_stays_so_on_the_next_connection(
+    mosquitto: tools.MosquittoBroker,
+) -> None:
+    left, kept = unique(), unique()
+    with client(mosquitto.port, left, kept) as one, client(mosquitto.port) as other:
+        one.mqtt.unsubscribe([left])
+        for _ in range(2):
+            deadline = time.monotonic() + WAIT_SECONDS
+            while other.publish(left) != NO_MATCHING_SUBSCRIBERS:
+                assert time.monotonic() < deadline
+            other.publish(kept)
+            while one.receive().topic != kept:
+                """It may have been on its way when it was unsubscribed."""
+            mosquitto.stop(kill=True)
+            mosquitto.start()
+            for connection in (one, other):
+                while not connection.connections.get(timeout=2 * WAIT_SECONDS):
+                    """Lost, then back."""
+
+
+def test_a_broker_that_is_silent_is_noticed_within_two_keepalives(
+    mosquitto: tools.MosquittoBroker,
+) -> None:
+    with client(mosquitto.port, keepalive_seconds=2) as one:
+        os.kill(mosquitto.pid, signal.SIGSTOP)  # the kernel acknowledges still, nobody answers
+        began = time.monotonic()
+        assert one.connections.get(timeout=WAIT_SECONDS) is False
+        assert time.monotonic() - began < 2 * 2 + 2
+        os.kill(mosquitto.pid, signal.SIGCONT)
+        while not one.connections.get(timeout=2 * WAIT_SECONDS):
+            """Attempts while it was stopped failed as well."""
+
+
+def test_attempts_to_reconnect_spread_over_a_bound_that_doubles_up_to_a_cap() -> None:
+    assert [reconnect_delay_seconds(n, 0.5) for n in range(6)] == [0.5, 1, 2, 4, 7.5, 7.5]
+    assert reconnect_delay_seconds(3, 0.0) == 0
+    assert reconnect_delay_seconds(10**6, 1.0) == 15
+
+
+def scripted(server: socket.socket, *then: bytes) -> None:
+    """Take one client as a broker does, then send what is given."""
+    connection, _ = server.accept()
+    connection.recv(1 << 16)  # CONNECT
+    connection.sendall(bytes.fromhex("20 03 00 00 00"))  # CONNACK
+    subscribe = connection.recv(1 << 16)
+    connection.sendall(b"\x90\x04" + subscribe[2:4] + b"\x00\x00")  # SUBACK
+    for packet in then:
+        connection.sendall(packet)
+    connection.close()
+
+
+@pytest.mark.parametrize(("reason", "comes_back"), [(0x8E, False), (0x8B, True)])
+def test_a_client_whose_session_is_taken_over_stays_away(reason: int, comes_back: bool) -> None:
+    taken: queue.SimpleQueue[bool] = queue.SimpleQueue()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(4)
+        port = server.getsockname()[1]
+        disconnect = bytes([0xE0, 0x02, reason, 0x00])  # §3.14
+        broker = threading.Thread(target=scripted, args=(server, disconnect), daemon=True)
+        broker.start()
+        with client(port, "x", on_taken_over=lambda: taken.put(True)) as one:
+            assert one.connections.get(timeout=WAIT_SECONDS) is False
+            broker.join(WAIT_SECONDS)
+            if comes_back:
+                server.accept()[0].close()
+                assert taken.empty()
+            else:
+                assert taken.get(timeout=WAIT_SECONDS)
+                with pytest.raises(TimeoutError):
+                    server.accept()
 
 
 def test_a_client_started_before_its_broker_connects_when_that_comes(

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekit.agent.serve.decoder import Decoder, Logits, Tokenizer, open_model
+from edgekit.agent.serve.decoder import Decoder, Logits, Options, Tokenizer, open_model
 from edgekit.agent.serve.decoder.generator import GenaiTokenizer
 from tests.fakes.decoder import EOS, FakeDecoder, FakeTokenizer
 
@@ -53,14 +53,16 @@ class Subject:
         return logits.copy()
 
 
-@pytest.fixture(scope="module", params=["generator", "fake"])
+@pytest.fixture(scope="module", params=["generator", "slots", "fake"])
 def subject(request: pytest.FixtureRequest) -> Subject:
     if request.param == "fake":
         fake = FakeTokenizer()
         answer = [*fake.encode("It is Paris."), EOS]
-        return Subject(FakeDecoder(MAX_LENGTH, answer), fake, fake.encode)
+        return Subject(FakeDecoder(MAX_LENGTH, answer, slots=2), fake, fake.encode)
     folder: Path = request.getfixturevalue("smollm2")
-    decoder, tokenizer = open_model(folder, MAX_LENGTH, 2)
+    batching = request.param == "slots"
+    decoder, tokenizer, _ = open_model(folder, MAX_LENGTH, Options(threads=2), 2, batching)
+    assert decoder.limits.batched == batching
     assert isinstance(tokenizer, GenaiTokenizer)
     real = tokenizer._tokenizer
     return Subject(decoder, tokenizer, lambda text: [int(i) for i in real.encode(text)])
@@ -150,7 +152,7 @@ def test_truncate_to_the_length_it_has_changes_nothing(subject: Subject) -> None
     assert (subject.decoder.extend(0, subject.second) == expected).all()
 
 
-def answer(subject: Subject) -> list[int]:
+def answer_of(subject: Subject) -> list[int]:
     """Tokens up to and with the one that ends the answer."""
     subject.extend(subject.prompt)
     tokens: list[int] = []
@@ -161,17 +163,17 @@ def answer(subject: Subject) -> list[int]:
 
 
 def test_after_an_answer_that_ended_the_slot_answers_again(subject: Subject) -> None:
-    first = answer(subject)
-    assert answer(subject) == first
+    first = answer_of(subject)
+    assert answer_of(subject) == first
     logits = subject.extend(subject.prompt)
     for token in first:  # sampled up to the end of the turn as well
         assert int(logits.argmax()) == token
         logits = subject.step(token)
-    assert answer(subject) == first
+    assert answer_of(subject) == first
 
 
 def test_a_second_turn_goes_on_from_the_end_of_the_first(subject: Subject) -> None:
-    first = answer(subject)
+    first = answer_of(subject)
     assert subject.decoder.length(0) == len(subject.prompt) + len(first)
     second = subject.decoder.extend(0, subject.second).copy()
     subject.extend(subject.prompt)
@@ -209,6 +211,34 @@ def test_a_prompt_that_ends_in_padding_gives_the_logits_of_its_last_token(
         if len(tail) == 1:
             assert np.corrcoef(logits, stepped)[0, 1] > 0.99
             assert logits.argmax() == stepped.argmax()
+
+
+def test_slots_do_not_know_of_each_other(subject: Subject) -> None:
+    alone = [subject.extend(subject.prompt), subject.step(subject.second[0])]
+    other = subject.extend(subject.second)
+    decoder = subject.decoder
+    decoder.truncate(0, 0)
+    half = len(subject.prompt) // 2
+    decoder.extend(0, subject.prompt[:half])
+    decoder.truncate(1, 0)
+    assert (decoder.extend(1, subject.second) == other).all()
+    assert (decoder.extend(0, subject.prompt[half:]) == alone[0]).all()
+    chosen = decoder.greedy(1)
+    assert chosen == other.argmax()
+    stepped = decoder.step({1: subject.prompt[0], 0: subject.second[0]})
+    assert (stepped[0] == alone[1]).all()
+    assert sorted(stepped) == [0, 1]
+    assert (decoder.length(0), decoder.length(1)) == (
+        len(subject.prompt) + 1,
+        len(subject.second) + 2,
+    )
+    decoder.truncate(1, 0)
+    assert decoder.length(0) == len(subject.prompt) + 1
+
+
+def test_token_ids_are_below_the_vocabulary_it_names(subject: Subject) -> None:
+    assert subject.extend(subject.prompt).shape == (subject.decoder.limits.vocabulary,)
+    assert subject.decoder.limits.can_truncate
 
 
 def test_more_than_the_slot_holds_is_an_error_and_the_slot_lives_on(subject: Subject) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -19,13 +20,15 @@ VOCABULARY = 260
 
 
 class FakeDecoder:
-    """One slot.
+    """Slots that are lists.
 
     Args:
-        max_length: tokens of the slot.
+        max_length: tokens of a slot.
         answer: tokens that are most likely one after the other, begun wherever nothing of it was
             said yet.
         before: called with the method's name before each computation.
+        slots: how many.
+        limits: changes to what it says of itself.
     """
 
     def __init__(
@@ -33,56 +36,94 @@ class FakeDecoder:
         max_length: int,
         answer: Sequence[int] = (),
         before: Callable[[str], None] = lambda _: None,
+        slots: int = 1,
+        **limits: Any,
     ) -> None:
-        self.limits = Limits(slots=1, max_length=max_length)
+        self.limits = Limits(slots, max_length, VOCABULARY, **limits)
         self.calls: list[tuple[str, int]] = []  # method and number of tokens
+        self.batches: list[int] = []  # slots of each step
         self._answer = list(answer)
         self._before = before
-        self._tokens: list[int] = []
+        self.held: list[list[int]] = [[] for _ in range(slots)]
 
     def length(self, slot: int) -> int:
         """Tokens in the slot."""
-        return len(self._tokens)
+        return len(self.held[slot])
 
     def extend(self, slot: int, tokens: Sequence[int]) -> Logits:
         """Append one slice; one of a single token is a mistake of the caller."""
-        assert len(tokens) >= self.limits.min_slice or not self._tokens, "a slice of one token"
-        self._add("extend", tokens)
-        return self._logits()
+        assert len(tokens) >= self.limits.min_slice or not self.held[slot], "a slice of one token"
+        self._add("extend", slot, tokens)
+        return self._logits(slot)
 
     def step(self, tokens: Mapping[int, int]) -> dict[int, Logits]:
-        """Append one token."""
-        self._add("step", [tokens[0]])
-        return {0: self._logits()}
+        """Append one token per slot."""
+        self.batches.append(len(tokens))
+        for slot, token in tokens.items():
+            self._add("step", slot, [token])
+        return {slot: self._logits(slot) for slot in tokens}
 
     def greedy(self, slot: int) -> int:
         """Append the arg-max."""
-        token = int(self._logits().argmax())
-        self._add("greedy", [token])
+        token = int(self._logits(slot).argmax())
+        self._add("greedy", slot, [token])
         return token
 
     def truncate(self, slot: int, length: int) -> None:
         """Forget the tokens from `length` on."""
-        del self._tokens[length:]
+        assert self.limits.can_truncate or length in (0, len(self.held[slot]))
+        del self.held[slot][length:]
 
-    def _add(self, method: str, tokens: Sequence[int]) -> None:
+    def _add(self, method: str, slot: int, tokens: Sequence[int]) -> None:
         self._before(method)
-        if len(self._tokens) + len(tokens) > self.limits.max_length:
+        if len(self.held[slot]) + len(tokens) > self.limits.max_length:
             raise RuntimeError("more tokens than the slot holds")
         self.calls.append((method, len(tokens)))
-        self._tokens += tokens
+        self.held[slot] += tokens
 
-    def _logits(self) -> Logits:
-        seed = zlib.crc32(np.asarray(self._tokens, dtype=np.int32).tobytes())
+    def _logits(self, slot: int) -> Logits:
+        held = self.held[slot]
+        seed = zlib.crc32(np.asarray(held, dtype=np.int32).tobytes())
         logits = np.random.default_rng(seed).normal(0, 3, VOCABULARY).astype(np.float32)
-        said = next(n for n in range(len(self._answer), -1, -1) if self._ends_with(n))
-        if said < len(self._answer):
-            logits[self._answer[said]] += 100
+        answer = self._answer
+        said = next(n for n in range(len(answer), -1, -1) if held[len(held) - n :] == answer[:n])
+        if said < len(answer):
+            logits[answer[said]] += 100
         return logits
 
-    def _ends_with(self, count: int) -> bool:
-        """Whether the slot ends with so many tokens of the answer."""
-        return self._tokens[len(self._tokens) - count :] == self._answer[:count]
+
+class FakeBeams:
+    """A beam search that finds the scripted answer.
+
+    Args:
+        answer: what it finds, the token that ends it included.
+        before: called before the prompt is computed and before each step.
+    """
+
+    def __init__(self, answer: Sequence[int], before: Callable[[], None] = lambda: None) -> None:
+        self.asked: list[tuple[int, int, int, float]] = []  # prompt length and the rest
+        self._answer = list(answer)
+        self._before = before
+        self._taken = self._limit = 0
+
+    def __call__(
+        self, prompt: Sequence[int], beams: int, answer_limit: int, length_penalty: float
+    ) -> FakeBeams:
+        """Start."""
+        self._before()
+        self.asked.append((len(prompt), beams, answer_limit, length_penalty))
+        self._taken, self._limit = 0, min(answer_limit, len(self._answer))
+        return self
+
+    def step(self) -> bool:
+        """One token more."""
+        self._before()
+        self._taken += 1
+        return self._taken < self._limit
+
+    def best(self) -> list[int]:
+        """What was found."""
+        return [token for token in self._answer[: self._taken] if token != EOS]
 
 
 class FakeStream:

@@ -39,10 +39,11 @@ pytestmark = pytest.mark.timeout(60)
 GOOD_PORT, BAD_PORT = 1883, 1
 AGENT = """
 import os, signal, sys, time
+from edgekit.errors import TakenOverError
 from edgekit.store import publish
 
 class Service:
-    def __init__(self, config, bundle, release, model_dir, ready_file, version):
+    def __init__(self, config, bundle, release, model_dir, ready_file, *others):
         self.mode = (model_dir / "mode").read_text().split()[0]
         self.config, self.ready = config, ready_file
 
@@ -56,6 +57,9 @@ class Service:
             time.sleep(0.02)
         if self.mode != "mute" and self.config.broker.port != 1:
             publish(self.ready, str(os.getpid()).encode())
+        if self.mode == "taken":
+            time.sleep(0.5)
+            raise TakenOverError("another client has this name")
         while not stop:
             time.sleep(0.02)
         if self.mode == "busy":
@@ -427,6 +431,16 @@ def test_an_agent_that_is_killed_starts_again(box: Box, good: Digest) -> None:
     )
     assert "the agent ended with -9; it starts again in 1 s" in box.root.log_file.read_text()
     box.answers(good)
+
+
+def test_an_agent_whose_place_was_taken_stays_down_and_says_why(box: Box, good: Digest) -> None:
+    code, answer = box.activate(box.stage("taken"))
+    assert (code, answer["state"]) == (0, "good")
+    until(lambda: Detached(box.root).pid() is None, "its supervisor ends")
+    log = box.root.log_file.read_text()
+    assert "serve: another client has this name" in log
+    assert "the agent stays down" in log
+    assert "Traceback" not in log
 
 
 def test_an_agent_does_not_outlive_its_supervisor(box: Box, good: Digest) -> None:

@@ -202,7 +202,7 @@ def test_any_envelope_is_answered_below_its_requester_or_not_at_all(
 
 # --- the pipe between agent and worker --------------------------------------------------------
 MESSAGES: list[ToWorker] = [
-    Start("alice/1", [("user", "Hé")], Sampling(), ["x"], 7, 12.5),
+    Start("alice/1", "alice", [("user", "Hé")], Sampling(), ["x"], 7, 12.5),
     Cancel("alice/1"),
 ]
 

@@ -11,22 +11,35 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from edgekit.agent.serve.sampling import CANDIDATES, Sampler
+from edgekit.agent.serve.sampling import BLOCKS, Sampler
 from edgekit.core.chat import Sampling
 
 SETTINGS = settings(max_examples=300, deadline=None, derandomize=True, database=None)
-STEPS = 4000  # of the uniform number: a token of probability p is drawn STEPS * p times, +- 1
+SIZE = 5003  # of a vocabulary; no multiple of anything
+STEPS = 2000  # of the uniform number: a token of probability p is drawn STEPS * p times, +- 1
 Logits = npt.NDArray[np.float32]
 
 
-def naive(
-    logits: Logits, sampling: Sampling, seen: Sequence[int] = ()
-) -> tuple[dict[int, float], float]:
-    """Probabilities by token, and how close top-p came to another choice of tokens."""
+def penalised(
+    logits: Logits, sampling: Sampling, prompt: Sequence[int] = (), answer: Sequence[int] = ()
+) -> dict[int, float]:
+    """Scores by token after bias and penalties."""
     scores = {token: float(score) for token, score in enumerate(logits)}
-    for token in set(seen):  # RepetitionPenaltyLogitsProcessor
+    for token, bias in sampling.logit_bias.items():  # SequenceBiasLogitsProcessor
+        scores[token] += bias
+    for token in {*prompt, *answer}:  # RepetitionPenaltyLogitsProcessor
         score, penalty = scores[token], sampling.repetition_penalty
         scores[token] = score * penalty if score < 0 else score / penalty
+    for token, count in Counter(answer).items():  # OpenAI's API reference
+        scores[token] -= count * sampling.frequency_penalty + sampling.presence_penalty
+    return scores
+
+
+def naive(
+    logits: Logits, sampling: Sampling, prompt: Sequence[int] = (), answer: Sequence[int] = ()
+) -> tuple[dict[int, float], float]:
+    """Probabilities by token, and how close a cut came to another choice of tokens."""
+    scores = penalised(logits, sampling, prompt, answer)
     scores = {t: s / sampling.temperature for t, s in scores.items()}  # TemperatureLogitsWarper
     ranked = sorted(scores, key=lambda t: -scores[t])
     if sampling.top_k:  # TopKLogitsWarper
@@ -40,6 +53,10 @@ def naive(
         ranked, shares = ranked[:count], shares[:count] / shares[:count].sum()
     else:
         margin = 1.0
+    if sampling.min_p:  # MinPLogitsWarper
+        margin = min(margin, float(np.abs(shares - sampling.min_p * shares[0]).min()))
+        kept = shares >= sampling.min_p * shares[0]
+        ranked, shares = ranked[: int(kept.sum())], shares[kept] / shares[kept].sum()
     return dict(zip(ranked, shares.tolist(), strict=True)), margin
 
 
@@ -53,13 +70,16 @@ class Uniform:
         return self.value
 
 
-def drawn(logits: Logits, sampling: Sampling, prompt: Sequence[int] = ()) -> Counter[int]:
+def drawn(
+    logits: Logits, sampling: Sampling, prompt: Sequence[int] = (), answer: Sequence[int] = ()
+) -> Counter[int]:
     """How often each token comes as the uniform number sweeps from 0 to 1."""
     uniform = Uniform()
     counts: Counter[int] = Counter()
+    sampler = Sampler(sampling, prompt)
+    sampler._rng = uniform  # type: ignore[assignment]
     for step in range(STEPS):
-        sampler = Sampler(sampling, prompt)
-        sampler._rng = uniform  # type: ignore[assignment]
+        sampler._answer = list(answer)  # as if it had not chosen yet
         uniform.value = (step + 0.5) / STEPS
         counts[sampler.choose(logits)] += 1
     return counts
@@ -76,41 +96,50 @@ samplings = st.builds(
     temperature=st.sampled_from([0.2, 0.7, 1.0, 2.0]),
     top_k=st.sampled_from([0, 1, 2, 5, 100]),
     top_p=st.sampled_from([0.05, 0.3, 0.9, 0.999, 1.0]),
+    min_p=st.sampled_from([0.0, 0.0, 0.02, 0.3, 1.0]),
     repetition_penalty=st.sampled_from([1.0, 1.3, 0.7]),
+    presence_penalty=st.sampled_from([0.0, 0.6, -2.0]),
+    frequency_penalty=st.sampled_from([0.0, 0.7, -0.3]),
+    logit_bias=st.dictionaries(st.integers(0, 3), st.sampled_from([-100.0, -1.5, 2.25])),
     seed=st.just(1),
 )
 
 
 @settings(SETTINGS, max_examples=40)
 @given(
-    scores=st.lists(st.integers(-80, 80), min_size=1, max_size=12, unique=True),
+    scores=st.lists(st.integers(-80, 80), min_size=4, max_size=12, unique=True),
     sampling=samplings,
-    seen=st.lists(st.integers(0, 11), max_size=4),
+    prompt=st.lists(st.integers(0, 3), max_size=3),
+    answer=st.lists(st.integers(0, 3), max_size=5),
 )
 def test_every_token_is_drawn_as_often_as_the_naive_one_says(
-    scores: list[int], sampling: Sampling, seen: list[int]
+    scores: list[int], sampling: Sampling, prompt: list[int], answer: list[int]
 ) -> None:
     logits = np.array(scores, dtype=np.float32) / np.float32(7.3)
-    seen = [token for token in seen if token < len(scores)]
-    expected, margin = naive(logits, sampling, seen)
+    expected, margin = naive(logits, sampling, prompt, answer)
     assume(margin > 1e-4)  # where float32 and float64 may cut at different tokens
     assume(len(set(np.round(list(expected.values()), 9))) == len(expected))  # penalties make ties
-    assert_same(drawn(logits, sampling, seen), expected)
+    assert_same(drawn(logits, sampling, prompt, answer), expected)
 
 
 @pytest.mark.parametrize(
     ("spread", "sampling"),
     [
-        (0.01, Sampling(temperature=1.0, top_p=0.9)),  # more tokens than CANDIDATES are needed
+        (0.01, Sampling(temperature=1.0, top_p=0.9)),  # nearly all tokens are needed
         (2.0, Sampling(temperature=1.0, top_p=0.9)),
-        (6.0, Sampling(temperature=0.8, top_p=0.95)),  # the head is enough
+        (6.0, Sampling(temperature=0.8, top_p=0.95)),
         (2.0, Sampling(temperature=1.0, top_k=50, top_p=0.9)),
         (2.0, Sampling(temperature=0.7, top_k=5)),
+        (2.0, Sampling(temperature=0.7, top_k=SIZE // BLOCKS)),  # as many as there are columns
+        (2.0, Sampling(temperature=0.7, top_k=SIZE // BLOCKS + 1)),
+        (2.0, Sampling(temperature=0.7, top_k=SIZE + 1)),
+        (2.0, Sampling(temperature=0.8, min_p=0.05)),
+        (2.0, Sampling(temperature=0.8, top_k=40, top_p=0.95, min_p=0.05)),
         (4.0, Sampling(temperature=1.0)),
     ],
 )
 def test_a_real_vocabulary_is_cut_at_the_same_token(spread: float, sampling: Sampling) -> None:
-    logits = np.random.default_rng(5).normal(0, spread, 3 * CANDIDATES).astype(np.float32)
+    logits = np.random.default_rng(5).normal(0, spread, SIZE).astype(np.float32)
     expected, _ = naive(logits, sampling)
     counts = drawn(logits, sampling)
     likely = {t for t, share in expected.items() if share > 2 / STEPS}
@@ -156,21 +185,52 @@ def test_a_seed_repeats_and_another_does_not() -> None:
 @SETTINGS
 @given(
     scores=st.lists(st.integers(-30, 30), min_size=3, max_size=8, unique=True),
-    penalty=st.sampled_from([0.5, 1.1, 1.5, 10.0]),
+    sampling=st.builds(
+        Sampling,
+        repetition_penalty=st.sampled_from([1.0, 0.5, 1.1, 10.0]),
+        presence_penalty=st.sampled_from([0.0, 1.0, -0.5]),
+        frequency_penalty=st.sampled_from([0.0, 2.0, 0.25]),
+        logit_bias=st.dictionaries(st.integers(0, 2), st.sampled_from([-100.0, 3.0])),
+    ),
     prompt=st.lists(st.integers(0, 2), max_size=3),
 )
-def test_the_repetition_penalty_counts_prompt_and_answer_as_transformers_does(
-    scores: list[int], penalty: float, prompt: list[int]
+def test_penalties_follow_a_growing_answer(
+    scores: list[int], sampling: Sampling, prompt: list[int]
 ) -> None:
     logits = np.array(scores, dtype=np.float32)
     kept = logits.copy()
-    sampler = Sampler(Sampling(repetition_penalty=penalty), prompt)
-    history = list(prompt)
+    sampler = Sampler(sampling, prompt)
+    answer: list[int] = []
     for _ in range(6):
-        expected = logits.astype(np.float64)
-        for token in set(history):
-            expected[token] *= penalty if expected[token] < 0 else 1 / penalty
+        expected = penalised(logits, sampling, prompt, answer)
         chosen = sampler.choose(logits)
-        assert expected[chosen] == pytest.approx(expected.max(), rel=1e-6)
-        history.append(chosen)
+        assert expected[chosen] == pytest.approx(max(expected.values()), rel=1e-5, abs=1e-5)
+        answer.append(chosen)
     assert (logits == kept).all()  # the runtime's own memory is not written to
+
+
+def test_a_processor_of_ones_own_has_the_last_word_and_sees_the_answer() -> None:
+    seen: list[list[int]] = []
+
+    def only_even(answer: Sequence[int], logits: Logits) -> None:
+        seen.append(list(answer))
+        logits[1::2] = -np.inf
+
+    logits = np.random.default_rng(3).normal(0, 1, SIZE).astype(np.float32)
+    biased = Sampling(logit_bias={7: 100.0})
+    assert Sampler(biased, []).choose(logits) == 7
+    assert Sampler(biased, [], [only_even]).choose(logits) == logits[::2].argmax() * 2
+    seen.clear()
+    for sampling in (Sampling(temperature=1.5, seed=4), Sampling(temperature=1.5, top_k=3000)):
+        sampler = Sampler(sampling, [], [only_even])
+        tokens = [sampler.choose(logits) for _ in range(30)]
+        assert all(token % 2 == 0 for token in tokens)
+        assert len(set(tokens)) > 10
+    assert [len(answer) for answer in seen] == [*range(30), *range(30)]
+    assert seen[-1] == tokens[:-1]
+
+
+def test_equal_scores_are_cut_in_order_of_their_ids() -> None:
+    logits = np.zeros(SIZE, dtype=np.float32)
+    tokens = drawn(logits, Sampling(temperature=1.0, top_k=3))
+    assert set(tokens) == {0, 1, 2}

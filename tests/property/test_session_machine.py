@@ -1,4 +1,5 @@
-"""Any order of events: what the session promises of its effects always holds."""
+"""Any order of events, deaths of agent, worker and disk among them: what the session promises of
+its effects always holds."""
 
 from __future__ import annotations
 
@@ -11,20 +12,31 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from edgekit.agent.serve.events import (
     Ack,
+    CheckStorage,
     Connected,
     Controlled,
+    Disconnected,
     Drain,
+    Effect,
     Event,
     Exit,
+    Forget,
     Publish,
+    Published,
     Received,
+    Record,
+    Restored,
     Spawn,
+    StorageBack,
     Tick,
     ToWorker,
+    Unrecorded,
     WorkerLost,
 )
-from edgekit.agent.serve.pipe import Delta, Done, Failed, Ready, Start
+from edgekit.agent.serve.job import KEEP_SECONDS, Row
+from edgekit.agent.serve.pipe import Cancel, Delta, Done, Failed, Ready, Start
 from edgekit.agent.serve.session import Session
+from edgekit.agent.serve.states import State
 from edgekit.core import wire
 from edgekit.core.chat import Timings, Usage
 from edgekit.core.config import AgentConfig
@@ -46,55 +58,127 @@ CONFIG = BundleConfig(
     max_answer_tokens=10,
     fit=Fit(ram_bytes=1, disk_bytes=1),
 )
+USAGE, TIMINGS = Usage(1, 1, 2), Timings(0, 1, 1, 1, 1)
 
 requesters = st.sampled_from(REQUESTERS)
-ids = st.sampled_from(["one", "two", "three"])
+ids = st.sampled_from(["one", "two"])
+rarely = st.integers(0, 4).map(lambda number: number == 4)
 
 
 class SessionMachine(RuleBasedStateMachine):
-    """A model of what the broker, the requesters and the worker see."""
+    """What the broker, the requesters, the worker and the journal see of one device."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.session = Session(AgentConfig("pi", queue_limit=2), CONFIG, "r", "a", 0.0)
         self.now = 100.0
         self.sent = 0
+        self.serial = 0  # no two answers of the model are alike
         self.owner: dict[bytes, str] = {}  # correlation: requester
-        self.ended: set[bytes] = set()  # correlations that had their final or error
-        self.pending: dict[str, tuple[bytes, float]] = {}  # accepted key: correlation, deadline
-        self.running: str | None = None
+        self.disk: dict[str, Row] = {}
+        self.disk_works = True
+        self.answers: dict[str, bytes] = {}  # key: what it was answered, until it is forgotten
+        self.in_flight: list[Publish] = []
+        self.told: set[bytes] = set()
+        self.slots = 1
+        self.born()
+
+    def born(self) -> None:
+        """A new process of the agent; what it knows is the journal."""
+        self.session = Session(AgentConfig("pi", queue_limit=2), CONFIG, "r", "a", 0.0)
+        self.running: set[str] = set()
         self.loading = True
+        self.connected = False
         self.exited = False
+        self.storing = True
+        self.handle(Disconnected())
+        if self.disk_works:
+            self.handle(Restored(tuple(self.disk.values())))
+        else:
+            self.storing = False
+            self.handle(Unrecorded())
+        self.restored = self.disk_works
 
     def handle(self, event: Event, after: float = 0.0) -> None:
         self.now += after
         effects = self.session.handle(event, self.now)
         if isinstance(event, WorkerLost):
-            self.running, self.loading = None, False
+            self.running.clear()
+            self.loading = False
+        received = isinstance(event, Received | Controlled)
         acks = [effect.token for effect in effects if isinstance(effect, Ack)]
-        expected = isinstance(event, Received | Controlled)
         assert acks == ([event.message.token] if isinstance(event, Received | Controlled) else [])
-        assert len(acks) == expected
+        assert len(acks) == received
+        self.tell_worker(effects)
+        unrecorded = self.commit(effects)
         for effect in effects:
             match effect:
-                case Publish(message):
-                    self.published(message)
+                case Publish(message, key, kind):
+                    if unrecorded is not None and key in unrecorded.recorded:
+                        continue
+                    self.published(message, key)
+                    if key and kind != "delta":
+                        self.in_flight.append(effect)
                     said = dict(message.user)
                     if isinstance(event, Delta | Done) and "ek-id" in said:
                         assert event.job.endswith(f"/{said['ek-id']}"), "another prompt's answer"
-                case ToWorker(Start(job)):
-                    assert self.running is None, "two prompts at once"
-                    assert not self.loading
-                    assert self.pending[job][1] > self.now, "started after its deadline"
-                    self.running = job
                 case Spawn():
-                    self.running, self.loading = None, True
+                    self.running.clear()
+                    self.loading = True
+                case CheckStorage():
+                    assert not self.storing
+                    if self.disk_works:
+                        self.repaired()
                 case Exit():
                     assert not self.exited
                     self.exited = True
                     assert effect is effects[-1]
+        if unrecorded is not None:
+            self.storing = False
+            self.handle(unrecorded)
 
-    def published(self, message: wire.Outbound) -> None:
+    def tell_worker(self, effects: tuple[Effect, ...]) -> None:
+        for effect in effects:
+            match effect:
+                case ToWorker(Start(job)):
+                    assert len(self.running) < self.slots, "more than the worker can run"
+                    assert job not in self.running
+                    assert not self.loading
+                    self.running.add(job)
+                case ToWorker(Cancel(job)):
+                    assert job in self.running
+
+    def commit(self, effects: tuple[Effect, ...]) -> Unrecorded | None:
+        rows = [effect.row for effect in effects if isinstance(effect, Record)]
+        keys = [effect.key for effect in effects if isinstance(effect, Forget)]
+        assert len({row.key for row in rows}) == len(rows)
+        for row in rows:
+            if row.sent and row.state != State.EXPIRED:
+                assert row.outcome is not None
+                assert row.outcome.payload in self.told, "an outcome that no broker has"
+            assert (row.outcome is None) == (row.state in (State.ACCEPTED, State.RUNNING))
+            before = self.disk.get(row.key)
+            if before is not None and before.outcome not in (None, row.outcome):
+                assert before.outcome.code in wire.HANDED_BACK, "a second outcome of one prompt"
+        if not self.disk_works:
+            return Unrecorded(tuple(r.key for r in rows), tuple(keys)) if rows or keys else None
+        for key in keys:
+            del_row = self.disk.pop(key, None)
+            if del_row is not None:
+                self.answers.pop(key, None)
+        for row in rows:
+            if row.outcome is None:
+                self.answers.pop(row.key, None)  # handed back, and begun anew
+            self.disk[row.key] = row
+        return None
+
+    def repaired(self) -> None:
+        if not self.restored:
+            self.restored = True
+            self.handle(Restored(tuple(self.disk.values())))
+        self.storing = True
+        self.handle(StorageBack())
+
+    def published(self, message: wire.Outbound, key: str) -> None:
         if message.topic in OWN_TOPICS:
             assert message.retain
             return
@@ -104,36 +188,29 @@ class SessionMachine(RuleBasedStateMachine):
         assert message.expiry_seconds is not None
         assert message.expiry_seconds >= 1
         user = dict(message.user)
-        key = f"{requester}/{user['ek-id']}"
-        assert message.correlation not in self.ended, "a reply after the last one"
+        if not key:
+            assert user["ek-kind"] in ("error", "state")
+            return
+        assert key == f"{requester}/{user['ek-id']}"
+        row = self.disk[key]  # nothing is said of a prompt that is not on the disk
         if user["ek-kind"] == "accepted":
-            deadline = self.now + self.expiry
-            if key in self.pending:  # a retry does not prolong
-                deadline = self.pending[key][1]
-            self.pending[key] = (message.correlation, deadline)
+            assert row.outcome is None
         elif user["ek-kind"] == "delta":
-            assert key == self.running
+            assert key in self.running
         else:
-            self.ended.add(message.correlation)
-            if key in self.pending and self.pending[key][0] == message.correlation:
-                del self.pending[key]
-                if self.running == key:
-                    self.running = None
+            assert row.outcome is not None, "said before it was stored"
+            assert row.outcome.payload == message.payload
+            assert self.answers.setdefault(key, message.payload) == message.payload
 
-    def forget_expired(self) -> None:
-        """Prompts that waited too long end in silence."""
-        for key, (_, deadline) in list(self.pending.items()):
-            if deadline <= self.now and key != self.running:
-                del self.pending[key]
-
-    @precondition(lambda self: not self.exited)
+    # --- requesters ---------------------------------------------------------------------------
+    @precondition(lambda self: not self.exited and self.connected)
     @rule(
         who=requesters,
         prompt_id=ids,
-        body=st.sampled_from(BODIES),
-        expiry=st.sampled_from([None, 1, 3, 60]),
-        answer_to=requesters,
-        retain=st.sampled_from([False, False, False, True]),
+        body=st.sampled_from([BODIES[0], *BODIES]),
+        expiry=st.sampled_from([None, 1, 3, 60, 60]),
+        foreign=rarely,
+        retain=rarely,
     )
     def prompt(
         self,
@@ -141,15 +218,14 @@ class SessionMachine(RuleBasedStateMachine):
         prompt_id: str,
         body: bytes,
         expiry: int | None,
-        answer_to: str,
+        foreign: bool,
         retain: bool,
     ) -> None:
-        self.forget_expired()
         self.sent += 1
+        answer_to = "carol" if foreign else who
         correlation = str(self.sent).encode()
-        if who == answer_to and not retain:
+        if not foreign and not retain:
             self.owner[correlation] = who  # nobody else may hear of it
-        self.expiry = expiry or 0
         message = wire.Inbound(
             topic=wire.request_topic("pi", who),
             payload=body,
@@ -162,66 +238,111 @@ class SessionMachine(RuleBasedStateMachine):
         )
         self.handle(Received(message))
 
-    @precondition(lambda self: not self.exited)
-    @rule(who=requesters, prompt_id=ids)
-    def cancel(self, who: str, prompt_id: str) -> None:
-        payload = json.dumps({"kind": "cancel", "id": prompt_id}).encode()
+    @precondition(lambda self: not self.exited and self.connected)
+    @rule(who=requesters, prompt_id=ids, kind=st.sampled_from(["cancel", "query"]))
+    def control(self, who: str, prompt_id: str, kind: str) -> None:
+        payload = json.dumps({"kind": kind, "id": prompt_id}).encode()
         topic = wire.control_topic("pi", who)
         self.handle(Controlled(wire.Inbound(topic, payload, qos=0, token=("c", self.now))))
 
+    # --- the worker ---------------------------------------------------------------------------
     @precondition(lambda self: not self.exited and self.loading)
-    @rule()
-    def ready(self) -> None:
+    @rule(slots=st.integers(1, 2))
+    def ready(self, slots: int) -> None:
         self.loading = False
-        self.handle(Ready(1.0, 1.0))
+        self.slots = slots
+        self.handle(Ready(1.0, 1.0, slots))
 
     @precondition(lambda self: not self.exited and not self.loading)
-    @rule(job=st.tuples(requesters, ids), running=st.booleans(), event=st.integers(0, 4))
-    def worker_says(self, job: tuple[str, str], running: bool, event: int) -> None:
-        key = self.running if running and self.running else "/".join(job)
-        usage, timings = Usage(1, 1, 2), Timings(0, 1, 1, 1, 1)
+    @rule(job=st.tuples(requesters, ids), other=rarely, event=st.integers(0, 4))
+    def worker_says(self, job: tuple[str, str], other: bool, event: int) -> None:
+        key = "/".join(job) if other or not self.running else min(self.running)
+        self.serial += 1
         events: list[Any] = [
             Delta(key, "x"),
-            Done(key, "x", "stop", usage, timings),
-            Done(key, "x", "cancelled", usage, timings),
-            Done(key, "x", "deadline", usage, timings),
+            Done(key, str(self.serial), "stop", USAGE, TIMINGS),
+            Done(key, str(self.serial), "cancelled", USAGE, TIMINGS),
+            Done(key, "x", "deadline", USAGE, TIMINGS),
             Failed(key, "context_length_exceeded", "long"),
         ]
+        if event:
+            self.running.discard(key)
         self.handle(events[event])
 
     @precondition(lambda self: not self.exited and not self.loading)
-    @rule()
-    def worker_dies(self) -> None:
-        self.handle(WorkerLost())
+    @rule(dies=rarely)
+    def worker_dies(self, dies: bool) -> None:
+        if dies:
+            self.handle(WorkerLost())
 
-    @rule(seconds=st.sampled_from([0.1, 1.0, 3.0, 70.0]))
+    # --- the world ----------------------------------------------------------------------------
+    @rule(seconds=st.sampled_from([0.1, 1.0, 3.0, 70.0, KEEP_SECONDS]))
     def time_passes(self, seconds: float) -> None:
         self.handle(Tick(), seconds)
-        self.forget_expired()
 
     @precondition(lambda self: not self.exited)
     @rule()
-    def connected(self) -> None:
+    def connected_again(self) -> None:
+        self.connected = True
         self.handle(Connected())
 
-    @precondition(lambda self: not self.exited and self.sent > 5)
+    @precondition(lambda self: not self.exited and self.connected)
+    @rule(lost=rarely)
+    def connection_lost(self, lost: bool) -> None:
+        if not lost:
+            return
+        self.connected = False
+        unacked, self.in_flight = self.in_flight, []
+        for reply in unacked:
+            self.handle(Published(reply, None))
+        self.handle(Disconnected())
+
+    @precondition(lambda self: self.connected and self.in_flight)
+    @rule(code=st.sampled_from([0, 0, 0x10]))
+    def puback(self, code: int) -> None:
+        reply = self.in_flight.pop(0)
+        self.told.add(reply.message.payload)
+        self.handle(Published(reply, code))
+
+    @rule(fails=rarely)
+    def disk_changes(self, fails: bool) -> None:
+        self.disk_works = not fails
+
+    @rule(dies=rarely)
+    def agent_dies(self, dies: bool) -> None:
+        if dies:
+            self.in_flight.clear()
+            self.born()
+
+    @precondition(lambda self: not self.exited and self.sent > 9)
     @rule(seconds=st.sampled_from([0.0, 2.0, 30.0]))
     def drain(self, seconds: float) -> None:
         self.handle(Drain(self.now + seconds))
 
     def teardown(self) -> None:
-        """Whatever happened: from here on every prompt that still has time gets its answer."""
+        """Whatever happened: a device that is left alone ends every prompt that is on its disk."""
+        self.disk_works = True
+        self.agent_dies(True)
+        self.connected_again()
         for _ in range(10):
-            if self.loading and not self.exited:
-                self.ready()
-            if self.running is not None and not self.exited:
-                self.handle(Done(self.running, "x", "stop", Usage(1, 1, 2), Timings(0, 1, 1, 1, 1)))
-        self.forget_expired()
-        assert not self.pending
-        assert self.running is None
+            if self.loading:
+                self.ready(1)
+            if self.running:
+                key = self.running.pop()
+                self.serial += 1
+                self.handle(Done(key, str(self.serial), "stop", USAGE, TIMINGS))
+            while self.in_flight:
+                self.puback(0)
+            self.handle(Tick(), 0.5)
+        assert not self.running
+        for row in self.disk.values():
+            assert row.outcome is not None, "accepted, and no outcome"
+            assert row.sent, "an outcome that nobody was told"
+        self.handle(Tick(), 3600 + KEEP_SECONDS)
+        assert not self.disk, "kept for ever"
 
 
 SessionMachine.TestCase.settings = settings(
-    max_examples=300, stateful_step_count=40, deadline=None, derandomize=True, database=None
+    max_examples=400, stateful_step_count=60, deadline=None, derandomize=True, database=None
 )
 TestSessionMachine = SessionMachine.TestCase

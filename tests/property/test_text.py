@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekit.agent.serve.text import StopFilter, slices
+from edgekit.agent.serve.scheduler import slice_length
+from edgekit.agent.serve.text import StopFilter
 
 SETTINGS = settings(max_examples=500, deadline=None, derandomize=True, database=None)
 
@@ -47,6 +48,15 @@ def test_no_more_is_held_than_could_become_a_stop_string(text: str, stops: list[
     if not filter_.stopped:
         held = text[len(out) :]
         assert not held or any(stop.startswith(held) for stop in stops)
+
+
+def slices(tokens: int, largest: int, smallest: int = 2) -> list[int]:
+    """All slices of a prompt."""
+    cut = []
+    while tokens:
+        cut.append(slice_length(tokens, largest, smallest))
+        tokens -= cut[-1]
+    return cut
 
 
 @SETTINGS

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import queue
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from edgekit.agent.serve.service import WILL_DELAY_SECONDS
 from edgekit.client import Final, Requester, devices
+from edgekit.core import wire
+from edgekit.mqtt import MqttClient
 from tests import tools
 from tests.conftest import Project, make_project
 from tests.tools import MosquittoBroker
@@ -84,6 +89,44 @@ def test_a_broker_that_is_down_is_a_clear_error_and_the_device_comes_back(
     assert "Paris" in answer(device)
 
 
+def test_a_prompt_whose_requester_does_not_listen_is_dropped_and_not_computed(
+    device: Project,
+) -> None:
+    answers: queue.SimpleQueue[wire.Inbound] = queue.SimpleQueue()
+    body = {"messages": [{"role": "user", "content": "Count to a thousand."}], "max_tokens": 900}
+    deaf = MqttClient(device.broker, "deaf", subscriptions=[], on_message=lambda _: None)
+    deaf.connect()
+    deaf.publish(
+        wire.Outbound(
+            wire.request_topic("demo", "ghost"),
+            json.dumps(body).encode(),
+            response_topic=wire.response_prefix("ghost") + "1",
+            correlation=b"1",
+            expiry_seconds=60,
+            user=(("ek-id", "orphan"),),
+        )
+    ).result(10)
+    deaf.close()
+    hears = MqttClient(
+        device.broker,
+        "hears",
+        subscriptions=[(wire.response_prefix("ghost") + "#", 1)],
+        on_message=answers.put,
+    )
+    hears.connect()
+    hears.publish(
+        wire.Outbound(
+            wire.control_topic("demo", "ghost"),
+            json.dumps({"kind": "query", "id": "orphan"}).encode(),
+            response_topic=wire.response_prefix("ghost") + "2",
+            correlation=b"2",
+        )
+    )
+    answer = answers.get(timeout=10)
+    hears.close()
+    assert (answer.correlation, json.loads(answer.payload)) == (b"2", {"state": "unknown"})
+
+
 def test_a_killed_worker_costs_neither_the_prompt_nor_the_connection(device: Project) -> None:
     (agent,) = children(supervisor(device))
     (worker,) = children(agent)
@@ -99,16 +142,34 @@ def test_a_killed_worker_costs_neither_the_prompt_nor_the_connection(device: Pro
     assert children(supervisor(device)) == [agent]
 
 
-def test_a_killed_agent_is_lost_by_its_will_and_then_ready_again(device: Project) -> None:
-    seen = []
+def test_a_killed_agent_that_comes_back_at_once_is_not_said_to_be_lost(device: Project) -> None:
+    seen: list[str] = []
+
+    def watch(message: wire.Inbound) -> None:
+        seen.append(json.loads(message.payload)["state"])
+
     (agent,) = children(supervisor(device))
+    watcher = MqttClient(
+        device.broker, "watcher", subscriptions=[(wire.status_topic("demo"), 1)], on_message=watch
+    )
+    watcher.connect()
     os.kill(agent, signal.SIGKILL)
+    eventually(lambda: children(supervisor(device)) not in ([], [agent]))
+    eventually(lambda: len(seen) > 1 and seen[-1] == "ready")
+    assert "Paris" in answer(device)
+    watcher.close()
+    assert "lost" not in seen  # the Will waits
 
-    def lost_then_ready() -> bool:
-        seen.append(status(device))
-        return "lost" in seen and seen[-1] == "ready"
 
-    eventually(lost_then_ready)
+def test_an_agent_that_stays_away_is_lost_by_its_will(device: Project) -> None:
+    (agent,) = children(supervisor(device))
+    began = time.monotonic()
+    os.kill(supervisor(device), signal.SIGKILL)  # the agent dies with it
+    eventually(lambda: not alive(agent))
+    assert status(device) == "ready"
+    eventually(lambda: status(device) == "lost")
+    assert time.monotonic() - began > WILL_DELAY_SECONDS - 1
+    device.edgekit("push", "demo")
     assert "Paris" in answer(device)
 
 

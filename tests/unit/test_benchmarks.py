@@ -11,13 +11,21 @@ import pytest
 from benchmarks import __main__ as benchmarks
 from benchmarks import render
 from benchmarks.figure import Figure, Result, registered
-from benchmarks.rig import find_model
+from benchmarks.models import find_model
 from edgekit.errors import UsageError
 
 NAMES = {
     "agent.decode_ratio",
     "agent.sampling_us",
     "agent.first_token_added_ms",
+    "agent.parent_rss_mb",
+    "agent.idle_cpu_percent",
+    "agent.second_turn_ratio",
+    "agent.late_first_token_ratio",
+    "agent.late_pause_ms",
+    "agent.four_streams_ratio",
+    "agent.threads_ratio",
+    "agent.llamacpp_ratio",
     "build.cpu_ratio",
     "build.peak_rss_gib",
     "push.again_bytes",
@@ -117,5 +125,5 @@ def test_wrong_arguments_are_refused_before_anything_is_measured(arguments: list
 
 
 def test_an_unknown_model_is_refused() -> None:
-    with pytest.raises(UsageError, match="phi35"):
-        find_model("phi35")
+    with pytest.raises(UsageError, match="phi36"):
+        find_model("phi36")

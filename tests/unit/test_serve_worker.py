@@ -7,9 +7,11 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
+from edgekit.agent.serve.answer import FLUSH_SECONDS, FLUSH_TOKENS
 from edgekit.agent.serve.pipe import (
     Cancel,
     Delta,
@@ -20,9 +22,10 @@ from edgekit.agent.serve.pipe import (
     Start,
     ToWorker,
 )
-from edgekit.agent.serve.worker import FLUSH_SECONDS, FLUSH_TOKENS, SLICE_TOKENS, Worker
+from edgekit.agent.serve.scheduler import SLICE_TOKENS
+from edgekit.agent.serve.worker import Worker
 from edgekit.core.chat import Sampling
-from tests.fakes.decoder import EOS, FakeDecoder, FakeTokenizer
+from tests.fakes.decoder import EOS, FakeBeams, FakeDecoder, FakeTokenizer
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -37,8 +40,16 @@ class Parent:
     pipe: Pipe[FromWorker]
     thread: threading.Thread
     decoder: FakeDecoder
+    beams: FakeBeams
     now: float = 1000.0
     events: list[FromWorker] = field(default_factory=list)
+    sent: threading.Event = field(default_factory=threading.Event)
+
+    def send(self, *starts: Start) -> None:
+        """Send prompts; `sent` is set when all of them are under way."""
+        for start in starts:
+            self.pipe.send(start)
+        self.sent.set()
 
     def ask(self, start: Start) -> FromWorker:
         """Send a prompt; the last message about it, the earlier ones are in `events`."""
@@ -72,13 +83,27 @@ def worker(
     before: Callable[[Parent, str], None] = lambda *_: None,
     max_length: int = 4096,
     tokenizer: FakeTokenizer = TOKENIZER,
+    slots: int = 1,
+    max_beams: int = 1,
+    **limits: Any,
 ) -> Iterator[Parent]:
     """A running worker whose model wants to say `answer`."""
     ours, theirs = socket.socketpair()
     tokens = [*TOKENIZER.encode(answer), EOS] if isinstance(answer, str) else list(answer)
-    decoder = FakeDecoder(max_length, tokens, lambda method: before(parent, method))
-    run = Worker(Pipe(theirs, ToWorker), decoder, tokenizer, lambda: parent.now).run
-    parent = Parent(Pipe(ours, FromWorker), threading.Thread(target=run, daemon=True), decoder)
+    decoder = FakeDecoder(
+        max_length, tokens, lambda method: before(parent, method), slots, **limits
+    )
+    beams = FakeBeams(tokens, lambda: before(parent, "beams"))
+    run = Worker(
+        Pipe(theirs, ToWorker),
+        decoder,
+        tokenizer,
+        lambda: parent.now,
+        beams=beams,
+        max_beams=max_beams,
+    ).run
+    thread = threading.Thread(target=run, daemon=True)
+    parent = Parent(Pipe(ours, FromWorker), thread, decoder, beams)
     parent.thread.start()
     yield parent
     ours.close()
@@ -91,12 +116,14 @@ def prompt(
     text: str = "Hi",
     *,
     job: str = "a/1",
+    requester: str = "a",
     stops: Sequence[str] = (),
     limit: int = 1000,
     deadline: float = NO_DEADLINE,
     sampling: Sampling | None = None,
 ) -> Start:
-    return Start(job, [("user", text)], sampling or Sampling(), list(stops), limit, deadline)
+    turns = [("user", text)]
+    return Start(job, requester, turns, sampling or Sampling(), list(stops), limit, deadline)
 
 
 def test_an_answer_ends_at_the_end_of_turn_token_and_is_counted() -> None:

@@ -61,6 +61,16 @@ class Root:
         return self.path / "run" / "ready.json"
 
     @property
+    def journal(self) -> Path:
+        """The prompts that were accepted, and their outcomes."""
+        return self.path / "journal.db"
+
+    @property
+    def tuning_file(self) -> Path:
+        """The runtime settings that were measured for each release on this CPU."""
+        return self.path / "tuning.json"
+
+    @property
     def pid_file(self) -> Path:
         """Locked by the supervisor while it lives."""
         return self.path / "run" / "supervisor.pid"

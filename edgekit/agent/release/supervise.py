@@ -25,7 +25,7 @@ from edgekit.agent.release.state import Releases
 from edgekit.core.config import AgentConfig, parse_agent_config
 from edgekit.core.digest import Digest
 from edgekit.core.release import ReleaseEvent, ReleaseState
-from edgekit.errors import EdgekitError
+from edgekit.errors import EdgekitError, TakenOverError
 from edgekit.store import fsync_folder, replace_link
 
 POLL_SECONDS = 0.05
@@ -215,6 +215,9 @@ class Watch:
             code = child.wait()
             self._child = None
             if self._stopping:
+                return
+            if code == TakenOverError.exit_code:
+                _say("another client has this device's name at the broker; the agent stays down")
                 return
             if time.monotonic() - started > STEADY_SECONDS:
                 failures = 0

@@ -21,9 +21,13 @@ _HEADER = struct.Struct(">I")
 
 
 class Start(msgspec.Struct, frozen=True, tag="start"):
-    """Run one prompt. `messages` are (role, content) pairs; `deadline` is monotonic, in seconds."""
+    """Run one prompt; prefixes are kept per `requester`.
+
+    `messages` are (role, content) pairs; `deadline` is monotonic, in seconds.
+    """
 
     job: str
+    requester: str
     messages: list[tuple[str, str]]
     sampling: Sampling
     stops: list[str]
@@ -38,10 +42,17 @@ class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """The model is loaded and has produced a token; times in milliseconds."""
+    """The model is loaded and has produced a token; times in milliseconds.
+
+    `slots` is how many prompts the worker runs side by side.
+    """
 
     load_ms: float
     warm_up_ms: float
+    slots: int = 1  # prompts that the worker runs side by side
+    threads: int = 0  # of the runtime
+    spinning: bool = False  # whether they wait busily
+    tuned: bool = False  # whether that was measured on this device
 
 
 class Delta(msgspec.Struct, frozen=True, tag="delta"):

@@ -1,6 +1,12 @@
-"""From logits to a token: greedy, repetition penalty, temperature, top-k, top-p, seed.
+"""From logits to a token.
 
-Order as in Hugging Face transformers' generation: penalty, temperature, top-k, top-p.
+In this order: logit bias, repetition penalty, presence and frequency penalty, processors of one's
+own; arg-max at temperature 0, else temperature, top-k, top-p, min-p and a draw by the seed. From
+the temperature on it is the order of Hugging Face transformers' generation; min-p is relative to
+the likeliest token, so that it matters for nothing but the last cut.
+
+The vocabulary is not sorted: a few passes over it find a cut that keeps every token which can be
+chosen, and only what is above the cut is put in order.
 """
 
 from __future__ import annotations
@@ -10,72 +16,117 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from edgekit.agent.serve.processors import Logits, LogitsProcessor, processors_for
 from edgekit.core.chat import Sampling
 
 MIN_TEMPERATURE = 1e-6  # below it float32 divides by zero; the arg-max has all the mass long before
-CANDIDATES = 1024  # a sorted head of this size holds any usual top-p; the rest is the slow path
+BLOCKS = 64  # rows whose column maxima bound the k-th largest logit
 
-Logits = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.intp]
 
 
 class Sampler:
-    """Chooses tokens for one prompt; its random state starts at the prompt's seed."""
+    """Chooses tokens for one prompt; its random state starts at the prompt's seed.
 
-    def __init__(self, sampling: Sampling, prompt: Sequence[int]) -> None:
+    Args:
+        sampling: the prompt's choices.
+        prompt: its tokens, for the repetition penalty.
+        processors: scoring of one's own, after the prompt's.
+    """
+
+    def __init__(
+        self,
+        sampling: Sampling,
+        prompt: Sequence[int],
+        processors: Sequence[LogitsProcessor] = (),
+    ) -> None:
         self._sampling = sampling
         self._rng = np.random.default_rng(sampling.seed)
-        self._seen = np.unique(np.asarray(prompt, dtype=np.int64))
+        self._processors = [*processors_for(sampling, prompt), *processors]
+        self._answer: list[int] = []
+        self._scratch = np.empty(0, dtype=np.float32)
 
     def choose(self, logits: Logits) -> int:
         """The next token id. `logits`: float32, shape (vocabulary,); it is not changed."""
-        s = self._sampling
-        if s.repetition_penalty != 1.0:
-            logits = self._penalised(logits)
-        token = int(logits.argmax()) if s.temperature == 0 else self._draw(logits)
-        if s.repetition_penalty != 1.0 and token not in self._seen:
-            self._seen = np.append(self._seen, token)
+        if self._processors:
+            logits = logits.copy()
+            for process in self._processors:
+                process(self._answer, logits)
+        token = int(logits.argmax()) if self._sampling.temperature == 0 else self._draw(logits)
+        self._answer.append(token)
         return token
-
-    def _penalised(self, logits: Logits) -> Logits:
-        """Divide positive and multiply negative logits of seen tokens (arXiv 1909.05858)."""
-        logits = logits.copy()
-        seen = logits[self._seen]
-        penalty = np.float32(self._sampling.repetition_penalty)
-        logits[self._seen] = np.where(seen > 0, seen / penalty, seen * penalty)
-        return logits
 
     def _draw(self, logits: Logits) -> int:
         s = self._sampling
-        size = logits.shape[0]
-        temperature = np.float32(max(s.temperature, MIN_TEMPERATURE))
-        head = min(s.top_k or size, size)
-        if head == size and s.top_p < 1.0:
-            head = min(CANDIDATES, size)
-        while True:
-            if head < size:
-                ids = np.argpartition(logits, size - head)[size - head :]
-                scores = logits[ids]
-            else:
-                ids, scores = None, logits
-            scaled = (scores - scores.max()) / temperature
-            weights = np.exp(scaled, dtype=np.float32)
-            if s.top_p >= 1.0:
-                return _pick(weights, ids, self._rng.random())
-            total = float(weights.sum())
-            if not s.top_k and head < size:
-                # top-p is a share of the whole vocabulary, not of the head
-                rest = (logits - scores.max()) / temperature
-                total = float(np.exp(rest, dtype=np.float32).sum())
-            order = np.argsort(-weights, kind="stable")
-            mass = np.cumsum(weights[order], dtype=np.float64)
-            if mass[-1] < s.top_p * total and not s.top_k and head < size:
-                head = size
-                continue
-            kept = order[: int(np.searchsorted(mass, s.top_p * total)) + 1]
-            return _pick(weights[kept], kept if ids is None else ids[kept], self._rng.random())
+        ids: Ids | None = None  # None: the whole vocabulary
+        if s.top_k:
+            ids = _largest(logits, s.top_k)
+            logits = logits[ids]
+        weights = self._weigh(logits)
+        if s.top_p < 1.0:
+            kept = _nucleus(weights, s.top_p)
+            ids = kept if ids is None else ids[kept]
+            weights = weights[kept]
+        if s.min_p > 0.0:
+            likely = np.flatnonzero(weights >= np.float32(s.min_p))
+            ids = likely if ids is None else ids[likely]
+            weights = weights[likely]
+        at = _pick(weights, self._rng.random())
+        return at if ids is None else int(ids[at])
+
+    def _weigh(self, logits: Logits) -> Logits:
+        """Softmax without its division: the likeliest token weighs 1."""
+        if self._scratch.shape != logits.shape:
+            self._scratch = np.empty_like(logits)
+        weights = self._scratch
+        scale = np.float32(1.0 / max(self._sampling.temperature, MIN_TEMPERATURE))
+        np.subtract(logits, logits.max(), out=weights)
+        np.multiply(weights, scale, out=weights)
+        return np.exp(weights, out=weights)
 
 
-def _pick(weights: Logits, ids: npt.NDArray[np.intp] | None, uniform: float) -> int:
-    mass = np.cumsum(weights, dtype=np.float64)
-    at = min(int(np.searchsorted(mass, uniform * mass[-1], side="right")), len(mass) - 1)
-    return at if ids is None else int(ids[at])
+def _nucleus(weights: Logits, top_p: float) -> Ids:
+    """The smallest set of tokens with at least `top_p` of the mass, the likeliest first."""
+    total = float(weights.sum())
+    # All below this together weigh less than what top-p leaves out: they need no sorting.
+    edge = np.float32((1.0 - top_p) * total / len(weights))
+    likely = np.flatnonzero(weights >= edge)
+    scores = weights[likely]
+    order = np.argsort(-scores, kind="stable")
+    mass = np.cumsum(scores[order], dtype=np.float64)
+    return likely[order[: int(np.searchsorted(mass, top_p * total)) + 1]]
+
+
+def _largest(logits: Logits, k: int) -> Ids:
+    """The `k` tokens with the largest logits, the largest first; equal ones in order of id."""
+    ids = np.flatnonzero(logits >= _at_most_kth(logits, k))
+    return ids[np.argsort(-logits[ids], kind="stable")[:k]]
+
+
+def _at_most_kth(logits: Logits, k: int) -> np.float32:
+    """A bound that at least `k` logits reach: the k-th largest maximum of as many columns."""
+    columns = logits.shape[0] // BLOCKS
+    if columns < k:
+        return np.float32(-np.inf)
+    maxima = logits[: BLOCKS * columns].reshape(BLOCKS, columns).max(axis=0)
+    bound: np.float32 = np.partition(maxima, columns - k)[columns - k]
+    return bound
+
+
+def _pick(weights: Logits, uniform: float) -> int:
+    """An index, as likely as it weighs; by blocks, since a running sum in float64 is slow."""
+    size = len(weights)
+    if size < 2 * BLOCKS * BLOCKS:
+        return _search(np.cumsum(weights, dtype=np.float64), uniform)
+    starts = np.arange(0, size, BLOCKS)
+    sums = np.cumsum(np.add.reduceat(weights, starts, dtype=np.float64))
+    block = _search(sums, uniform)
+    before = sums[block - 1] if block else 0.0
+    inside = np.cumsum(weights[block * BLOCKS : (block + 1) * BLOCKS], dtype=np.float64)
+    at = int(np.searchsorted(inside, uniform * sums[-1] - before, side="right"))
+    return block * BLOCKS + min(at, len(inside) - 1)
+
+
+def _search(mass: npt.NDArray[np.float64], uniform: float) -> int:
+    at = int(np.searchsorted(mass, uniform * mass[-1], side="right"))
+    return min(at, len(mass) - 1)

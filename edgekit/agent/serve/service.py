@@ -10,11 +10,9 @@ import logging
 import os
 import queue
 import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
+from collections import deque
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,33 +20,50 @@ import msgspec
 
 from edgekit.agent.serve.events import (
     Ack,
+    CheckStorage,
     Connected,
     Controlled,
+    Disconnected,
     Drain,
     Effect,
     Event,
     Exit,
+    Forget,
+    LeavePools,
     Publish,
+    Published,
     Received,
+    Record,
+    Restored,
     Spawn,
+    StorageBack,
     Tick,
     ToWorker,
+    Unrecorded,
     WorkerLost,
 )
-from edgekit.agent.serve.pipe import FromWorker, Pipe, PipeClosedError, Ready
-from edgekit.agent.serve.session import Session, status_message
+from edgekit.agent.serve.journal import Journal, StorageError
+from edgekit.agent.serve.measure import measured
+from edgekit.agent.serve.pipe import Ready
+from edgekit.agent.serve.pipe import ToWorker as WorkerMessage
+from edgekit.agent.serve.process import ModelProcess
+from edgekit.agent.serve.replies import status_message
+from edgekit.agent.serve.session import Session
 from edgekit.core import wire
 from edgekit.core.config import AgentConfig
 from edgekit.core.manifest import BundleConfig
-from edgekit.errors import EdgekitError
-from edgekit.mqtt import MqttClient
+from edgekit.errors import EdgekitError, TakenOverError
+from edgekit.mqtt import LOST, MqttClient
 from edgekit.store import publish
 
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.5
-WORKER_EXIT_SECONDS = 5.0  # from the end of its pipe to SIGKILL
+MEASURE_SECONDS = 15.0
+FLUSH_SECONDS = 2.0  # for the last PUBACKs when the agent ends
+WILL_DELAY_SECONDS = 10
 MAX_EVENTS = 10_000
+TUNE_SHARE = 0.25  # of the trial's time: the model is loaded and answers in the rest of it
 MAX_FAILED_LOADS = 2  # then the agent ends: a trial goes back at once, else the supervisor waits
 
 
@@ -61,7 +76,9 @@ class Service:
         release: its digest.
         model_dir: its model folder.
         ready_file: written once the model has answered and the broker has subscribed us.
+        tuning_file: where the runtime's measured settings are kept.
         version: of the agent, for the card.
+        journal: the prompts' database.
     """
 
     def __init__(
@@ -71,61 +88,106 @@ class Service:
         release: str,
         model_dir: Path,
         ready_file: Path,
+        tuning_file: Path,
         version: str,
+        journal: Path,
     ) -> None:
         self._config = config
-        self._bundle = bundle
-        self._model_dir = model_dir
         self._release = release
         self._ready_file = ready_file
         epoch = time.time() - time.monotonic()
         self._session = Session(config, bundle, release, version, epoch)
+        self._journal = Journal(journal)
+        self._restored = False
+        self._complained = False
         self._events: queue.Queue[Event] = queue.Queue(MAX_EVENTS)
-        self._worker: subprocess.Popen[bytes] | None = None
-        self._pipe: Pipe[FromWorker] | None = None
+        self._own_events: deque[Event] = deque()  # of this thread, which must not wait for itself
+        self._worker = ModelProcess(
+            [
+                *("--model", str(model_dir), "--max-length", str(bundle.context_length)),
+                *("--threads", str(config.threads), "--slots", str(config.slots)),
+                *("--release", release, "--tuning", str(tuning_file)),
+                *("--max-beams", str(config.max_beams)),
+                *("--batching", str(int(config.batching))),
+                *("--tune-seconds", str(config.trial_seconds * TUNE_SHARE)),
+            ],
+            on_message=self._events.put,
+            on_end=lambda: self._events.put(WorkerLost()),
+        )
         self._respawn_at: float | None = None
+        self._measure_at = 0.0
         self._model: Ready | None = None
+        self._say_ready_again = False
         self._failed_loads = 0
         self._online = False
+        self._taken_over = False
         self._running = True
-        requests = wire.request_topic(config.device, "+")
-        controls = wire.control_topic(config.device, "+")
-        self._controls = controls[:-1]
+        self._pools = [wire.pool_filter(pool) for pool in config.pools]
+        requests = [wire.request_topic(config.device, "+"), *self._pools]
+        controls = [wire.control_topic(config.device, "+")]
+        controls += [wire.pool_control_topic(pool, "+") for pool in config.pools]
         self._mqtt = MqttClient(
             config.broker,
             f"edgekit-{config.device}",
-            subscriptions=[(requests, 1), (controls, 0)],
+            subscriptions=[*((f, 1) for f in requests), *((f, 0) for f in controls)],
             on_message=self._received,
             on_connection=self._connection,
+            on_taken_over=self._take_over,
             will=status_message(config.device, wire.Status("lost", release)),
+            will_delay_seconds=WILL_DELAY_SECONDS,
             manual_ack=True,
+            resend=False,
         )
 
     def run(self) -> None:
-        """Serve; returns when everything is drained."""
+        """Serve; returns when everything is drained.
+
+        Raises:
+            TakenOverError: another client has this device's name.
+        """
         self._ready_file.unlink(missing_ok=True)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._drain())
-        self._spawn()
+        self._handle(Disconnected())
+        self._restore()
+        self._worker.start()
         try:
             while self._running:
                 self._handle(self._next_event())
         finally:
             self._ready_file.unlink(missing_ok=True)
             if self._online:
-                self._mqtt.close()
-            self._stop_worker()
+                self._mqtt.close(FLUSH_SECONDS)
+                self._online = False
+            self._note_last_pubacks()
+            self._journal.close()
+            self._worker.stop()
 
     # --- events in ----------------------------------------------------------------------------
     def _next_event(self) -> Event:
+        if self._own_events:
+            return self._own_events.popleft()
         try:
             event = self._events.get(timeout=TICK_SECONDS)
         except queue.Empty:
             event = Tick()
-        if self._respawn_at is not None and time.monotonic() >= self._respawn_at:
-            self._spawn()
+        now = time.monotonic()
+        if self._taken_over:
+            raise TakenOverError(
+                f"another client connected to {self._config.broker} as {self._config.device}",
+                "the broker ended this connection with reason code 0x8E, Session taken over",
+                "give one of the two devices another name, then push to it",
+            )
+        if self._respawn_at is not None and now >= self._respawn_at:
+            self._respawn_at = None
+            self._worker.start()
+        if self._say_ready_again:
+            self._say_ready()
+        if isinstance(event, Tick) and now >= self._measure_at:
+            self._measure_at = now + MEASURE_SECONDS
+            self._own_events.append(measured())
         if isinstance(event, Ready):
-            log.info("model ready: load %.0f ms, warm-up %.0f ms", event.load_ms, event.warm_up_ms)
+            log.info("model ready: %s", event)
             self._model = event
             if not self._online:
                 # Subscribed only now: a prompt is not taken before it can be answered.
@@ -142,13 +204,14 @@ class Service:
         return event
 
     def _received(self, message: wire.Inbound) -> None:
-        kind = Controlled if message.topic.startswith(self._controls) else Received
-        self._events.put(kind(message))
+        self._events.put((Controlled if wire.is_control(message.topic) else Received)(message))
 
     def _connection(self, up: bool) -> None:
         log.info("broker %s: %s", self._config.broker, "subscribed" if up else "connection lost")
-        if up:
-            self._events.put(Connected())
+        self._events.put(Connected() if up else Disconnected())
+
+    def _take_over(self) -> None:
+        self._taken_over = True
 
     def _drain(self) -> None:
         # A signal handler runs on the main thread, which may hold the queue's lock.
@@ -157,7 +220,23 @@ class Service:
 
     def _say_ready(self) -> None:
         state = {"release": self._release, "pid": os.getpid(), "model": self._model}
-        publish(self._ready_file, msgspec.json.encode(state))
+        try:
+            publish(self._ready_file, msgspec.json.encode(state))
+        except OSError as error:  # a full disk must not end the agent
+            if not self._say_ready_again:
+                log.warning("%s cannot be written: %s", self._ready_file, error)
+            self._say_ready_again = True
+            return
+        self._say_ready_again = False
+
+    def _note_last_pubacks(self) -> None:
+        """What the broker has is not sent again by the next agent."""
+        with suppress(queue.Empty):
+            while True:
+                event = self._events.get_nowait()
+                if isinstance(event, Published):
+                    self._handle(event)
+        self._handle(Tick())
 
     def _handle(self, event: Event) -> None:
         try:
@@ -169,67 +248,85 @@ class Service:
 
     # --- effects out --------------------------------------------------------------------------
     def _perform(self, effects: tuple[Effect, ...]) -> None:
+        for effect in effects:  # prefill may start while the disk works
+            if isinstance(effect, ToWorker):
+                self._tell_worker(effect.message)
+        unrecorded = self._commit(effects)
+        held_back = set(unrecorded.recorded) if unrecorded else set()
         for effect in effects:
             match effect:
-                case Publish(message):
-                    if self._online:
-                        self._mqtt.publish(message)
+                case Publish():
+                    if self._online and effect.key not in held_back:
+                        self._publish(effect)
                 case Ack(token):
                     self._mqtt.ack(token)
-                case ToWorker(message):
-                    # A worker that is gone is noticed by the reader thread.
-                    with suppress(PipeClosedError):
-                        if self._pipe is not None:
-                            self._pipe.send(message)
                 case Spawn(after_seconds):
                     self._respawn_at = time.monotonic() + after_seconds
+                case CheckStorage():
+                    self._check_storage()
+                case LeavePools():
+                    self._mqtt.unsubscribe(self._pools)
                 case Exit():
                     self._running = False
+        if unrecorded:
+            self._handle(unrecorded)
 
-    # --- the worker ---------------------------------------------------------------------------
-    def _spawn(self) -> None:
-        self._respawn_at = None
-        self._stop_worker()
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._worker = subprocess.Popen(
-                [
-                    *(sys.executable, "-S", "-P", "-m", "edgekit.agent", "worker"),
-                    *("--descriptor", str(theirs.fileno()), "--model", str(self._model_dir)),
-                    *("--max-length", str(self._bundle.context_length)),
-                    *("--threads", str(self._config.threads)),
-                ],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-            )
-        self._pipe = Pipe(ours, FromWorker)
-        threading.Thread(target=self._read, args=(self._pipe, self._worker), daemon=True).start()
+    def _publish(self, effect: Publish) -> None:
+        future = self._mqtt.publish(effect.message)
+        if effect.key and effect.message.qos:
+            future.add_done_callback(lambda done: self._published(effect, done.result()))
 
-    def _read(self, pipe: Pipe[FromWorker], worker: subprocess.Popen[bytes]) -> None:
+    def _published(self, effect: Publish, code: int) -> None:
+        event = Published(effect, None if code == LOST else code)
+        if threading.current_thread() is threading.main_thread():
+            self._own_events.append(event)
+        else:
+            self._events.put(event)
+
+    def _tell_worker(self, message: WorkerMessage) -> None:
+        self._worker.tell(message)
+
+    # --- the journal --------------------------------------------------------------------------
+    def _commit(self, effects: tuple[Effect, ...]) -> Unrecorded | None:
+        rows = [effect.row for effect in effects if isinstance(effect, Record)]
+        keys = [effect.key for effect in effects if isinstance(effect, Forget)]
+        if not rows and not keys:
+            return None
         try:
-            while True:
-                message = pipe.receive()
-                if message is not None:
-                    self._events.put(message)
-        except PipeClosedError:
-            try:
-                code = worker.wait(WORKER_EXIT_SECONDS)
-            except subprocess.TimeoutExpired:
-                worker.kill()
-                code = worker.wait()
-            log.warning("model process %d ended with %d", worker.pid, code)
-            if pipe is self._pipe and self._running:
-                self._events.put(WorkerLost())
+            self._journal.commit(rows, keys)
+        except StorageError as error:
+            self._complain(error)
+            return Unrecorded(tuple(row.key for row in rows), tuple(keys))
+        return None
 
-    def _stop_worker(self) -> None:
-        if self._pipe is not None:
-            pipe, self._pipe = self._pipe, None
-            with suppress(OSError):
-                pipe.sock.shutdown(socket.SHUT_RDWR)
-            pipe.sock.close()
-        if self._worker is not None:
+    def _restore(self) -> None:
+        """Resume what the journal holds."""
+        try:
+            rows = self._journal.load()
+        except StorageError as error:
+            self._complain(error)
+            self._handle(Unrecorded())
+            return
+        self._restored = True
+        if rows:
+            log.info("the journal holds %d prompts", len(rows))
+        self._handle(Restored(rows))
+
+    def _complain(self, error: StorageError) -> None:
+        if not self._complained:
+            log.warning("no prompt is taken until there is storage: %s: %s", error.what, error.why)
+        self._complained = True
+
+    def _check_storage(self) -> None:
+        if not self._restored:
+            self._restore()
+            if not self._restored:
+                return
+        else:
             try:
-                self._worker.wait(WORKER_EXIT_SECONDS)
-            except subprocess.TimeoutExpired:
-                self._worker.kill()
-                self._worker.wait()
+                self._journal.check()
+            except StorageError:
+                return
+        log.info("the journal can be written again")
+        self._complained = False
+        self._handle(StorageBack())

@@ -1,57 +1,58 @@
 """The agent's prompts as a machine: events in, effects out, nothing touched.
 
-`handle(event, now)` is the only method; `now` is monotonic seconds. A prompt goes
-`queued -> running -> answered`; one runs at a time, the others wait in the order they came.
+`handle(event, now)` is the only method; `now` is monotonic seconds. A prompt moves along the table
+in `states`. What the journal is to know comes first among the effects, and reading it back
+(`Restored`) is the only way in which a session is resumed.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field
 
 import msgspec
 
+from edgekit.agent.serve import replies
 from edgekit.agent.serve.events import (
     Ack,
+    CheckStorage,
     Connected,
     Controlled,
+    Disconnected,
     Drain,
     Effect,
     Event,
     Exit,
+    LeavePools,
+    Measured,
     Publish,
+    Published,
     Received,
+    Restored,
     Spawn,
+    StorageBack,
     Tick,
     ToWorker,
+    Unrecorded,
     WorkerLost,
 )
-from edgekit.agent.serve.pipe import Cancel, Delta, Done, Failed, Ready, Start
+from edgekit.agent.serve.intake import NO_STORAGE, Intake
+from edgekit.agent.serve.job import Job, Row
+from edgekit.agent.serve.pipe import Delta, Done, Failed, Ready, Start
+from edgekit.agent.serve.presence import Presence, card_message
+from edgekit.agent.serve.prompts import Prompts
+from edgekit.agent.serve.states import State, Step
 from edgekit.core import chat, wire
 from edgekit.core.config import AgentConfig
 from edgekit.core.manifest import BundleConfig
 
 REPLY_MARGIN_SECONDS = 0.25  # a running prompt stops this early, so that its error still arrives
-STATUS_MIN_SECONDS = 1.0
-STATUS_MAX_SECONDS = 30.0
-MAX_STARTS = 2  # worker deaths on one prompt before it is given up as the culprit
+MAX_DEATHS = 2  # of the worker on one prompt, before it is given up as the culprit
+MAX_STARTS = 4  # the agent's own deaths count here: a prompt may take the whole device down
 RESPAWN_SECONDS = 1.0
 HUNG_SECONDS = 60.0  # past a deadline that the worker itself looks at between two slices
+STORAGE_CHECK_SECONDS = 2.0
+NO_MATCHING_SUBSCRIBERS = 0x10  # §3.4.2.1
 STOPPING = "the device stops"
-
-
-@dataclass(slots=True)
-class _Job:
-    key: str
-    prompt: wire.Prompt
-    reply: wire.Reply
-    request: chat.ChatRequest
-    deadline: float
-    queued_at: float
-    started_at: float = 0.0
-    starts: int = 0
-    seq: int = 0
-    mute: bool = False  # started again after deltas went out: only the final is sent
 
 
 @dataclass(slots=True)
@@ -71,287 +72,253 @@ class Session:
     release: str
     agent_version: str
     epoch: float
-    _queue: deque[_Job] = field(default_factory=deque)
-    _running: _Job | None = None
-    _ready: bool = False
+    _prompts: Prompts = field(init=False)
+    _intake: Intake = field(init=False)
+    _presence: Presence = field(init=False)
     _draining: float | None = None
     _exited: bool = False
-    _status: wire.Status | None = None
-    _status_at: float = 0.0
-    _tok_s: float = 0.0
-    _ttft_ms: float = 0.0
-    ignored: int = 0  # messages that got no answer: retained, or no place to answer to
+    _storage_check_at: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._prompts = Prompts(self.bundle.name, self.epoch)
+        self._intake = Intake(self.config, self._prompts)
+        self._presence = Presence(self.config.device)
+
+    @property
+    def ignored(self) -> int:
+        """Messages and prompts that got no answer."""
+        return self._prompts.ignored
 
     def handle(self, event: Event, now: float) -> tuple[Effect, ...]:
         """What is to be done now that `event` happened."""
-        effects = self._expire(now)
-        match event:
-            case Received(message):
-                effects += self._receive(message, now)
-                effects.append(Ack(message.token))
-            case Controlled(message):
-                effects += self._control(message, now)
-                effects.append(Ack(message.token))
-            case Ready():
-                self._ready = True
-            case Delta():
-                effects += self._delta(event, now)
-            case Done():
-                effects += self._done(event, now)
-            case Failed(_, code, text):
-                effects += self._error(self._finish(event.job), code, text, now)
-            case WorkerLost():
-                effects += self._worker_lost(now)
-            case Connected():
-                self._status = None
-                effects.append(Publish(self._card()))
-            case Drain(deadline):
-                self._draining = deadline
-            case Tick():
-                pass
+        self._prompts.expire_waiting(now)
+        effects = self._react(event, now)
+        effects += self._hung(now)
         effects += self._start_next(now)
         effects += self._say_status(now)
         effects += self._exit_when_drained(now)
-        return tuple(effects)
+        if not self._prompts.storing:
+            return tuple(effects)
+        everything = isinstance(event, Tick | Drain | StorageBack)
+        return (*self._prompts.ledger.effects(everything=everything), *effects)
 
-    def _exit_when_drained(self, now: float) -> list[Effect]:
-        if self._draining is None or self._exited:
-            return []
-        if self._running is not None and now < self._draining:
-            return []
-        job, self._running, self._exited = self._running, None, True
-        effects = self._error(job, "draining", STOPPING, now)
-        return [*effects, *self._say_status(now), Exit()]
+    def _react(self, event: Event, now: float) -> list[Effect]:  # noqa: PLR0911, PLR0912  one case each
+        match event:
+            case Received(message):
+                return [*self._intake.receive(message, now), Ack(message.token)]
+            case Controlled(message):
+                return [*self._intake.control(message, now), Ack(message.token)]
+            case Ready(slots=slots):
+                self._prompts.slots = slots
+            case Delta():
+                return self._delta(event, now)
+            case Done():
+                return self._done(event, now)
+            case Failed(key, code, text):
+                job = self._prompts.ended(key)
+                return self._prompts.fail(job, Step.REFUSED, code, text, now) if job else []
+            case WorkerLost():
+                return self._worker_lost(now)
+            case Connected():
+                return self._connected(now)
+            case Disconnected():
+                self._prompts.connected = False
+            case Published(reply, code):
+                return self._published(reply, code)
+            case Restored(rows):
+                return self._restore(rows, now)
+            case Unrecorded():
+                return self._unrecorded(event, now)
+            case StorageBack():
+                self._prompts.storing = True
+                return self._prompts.send_outbox(now)
+            case Measured(temp_c, mem_free_mb):
+                self._presence.temp_c, self._presence.mem_free_mb = temp_c, mem_free_mb
+            case Drain(deadline):
+                self._draining = deadline
+                self._intake.draining = True
+                return [LeavePools()]
+            case Tick():
+                return self._tick(now)
+        return []
 
-    # --- prompts ------------------------------------------------------------------------------
-    def _receive(self, message: wire.Inbound, now: float) -> list[Effect]:
-        reply = wire.address_of(message, self.config.device)
-        if reply is None:
-            self.ignored += 1
-            return []
-        try:
-            prompt = wire.parse_prompt(message, reply)
-            request = chat.parse_body(prompt.payload)
-            return self._admit(prompt, request, now)
-        except wire.ProtocolError as error:
-            return [_error_message(reply, error, seq=0, expiry=message.expiry_seconds or 60)]
-
-    def _admit(self, prompt: wire.Prompt, request: chat.ChatRequest, now: float) -> list[Effect]:
-        key = f"{prompt.requester}/{prompt.reply.prompt_id}"
-        known = next((job for job in self._jobs() if job.key == key), None)
-        if known is not None:
-            if known.prompt.payload != prompt.payload:
-                raise wire.ProtocolError("id_conflict", "this ek-id has another body")
-            known.reply = prompt.reply
-            return self._accepted(known, now)
-        if self._draining is not None:
-            raise wire.ProtocolError("draining", "the device stops and takes nothing new")
-        if request.model is not None and request.model != self.bundle.name:
-            raise wire.ProtocolError(
-                "model_not_found", f"this device serves {self.bundle.name}", "model"
-            )
-        idle = self._ready and self._running is None
-        if not idle and len(self._queue) >= self.config.queue_limit:
-            raise wire.ProtocolError(
-                "queue_full", f"{len(self._queue)} prompts are waiting", retry_after_ms=2000
-            )
-        job = _Job(key, prompt, prompt.reply, request, now + prompt.expiry_seconds, now)
-        self._queue.append(job)
-        return self._accepted(job, now)
-
-    def _accepted(self, job: _Job, now: float) -> list[Effect]:
-        if job.reply.final_only:
-            return []
-        position = 0 if job is self._running else self._queue.index(job) + bool(self._running)
-        payload = msgspec.json.encode({"position": position})
-        return [self._message(job, "accepted", payload, now)]
-
-    def _control(self, message: wire.Inbound, now: float) -> list[Effect]:
-        control = wire.parse_control(message.payload)
-        requester = wire.requester_of(message.topic)
-        if control is None or control.kind != "cancel" or message.retain:
-            self.ignored += 1
-            return []
-        key = f"{requester}/{control.id}"
-        if self._running is not None and self._running.key == key:
-            return [ToWorker(Cancel(key))]
-        job = next((job for job in self._queue if job.key == key), None)
-        if job is None:
-            return []
-        self._queue.remove(job)
-        return [self._final(job, "", "cancelled", chat.Usage(0, 0, 0), None, now)]
-
+    # --- the worker ---------------------------------------------------------------------------
     def _start_next(self, now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        queue = self._prompts.queue
         if self._draining is not None:
-            waiting, self._queue = self._queue, deque()
-            return [e for job in waiting for e in self._error(job, "draining", STOPPING, now)]
-        if not self._ready or self._running is not None or not self._queue:
-            return []
-        job = self._running = self._queue.popleft()
+            while len(queue):
+                effects += self._hand_back(queue.take(), now)
+            return effects
+        while (job := self._prompts.next_to_start()) is not None:
+            effects.append(ToWorker(self._start(job, now)))
+        return effects
+
+    def _start(self, job: Job, now: float) -> Start:
+        request = job.request
+        assert request is not None, "a prompt that ended does not wait"
+        job.move(Step.STARTED)
         job.starts += 1
         job.started_at = now
+        self._prompts.running[job.key] = job
+        self._prompts.ledger.touch(job)
         limit = self.bundle.max_answer_tokens
-        return [
-            ToWorker(
-                Start(
-                    job=job.key,
-                    messages=[(m.role, m.text) for m in job.request.messages],
-                    sampling=chat.sampling_of(job.request, self.bundle.search),
-                    stops=job.request.stops,
-                    answer_limit=min(job.request.answer_limit or limit, limit),
-                    deadline=job.deadline - REPLY_MARGIN_SECONDS,
-                )
-            )
-        ]
+        return Start(
+            job=job.key,
+            requester=job.requester,
+            messages=[(m.role, m.text) for m in request.messages],
+            sampling=chat.sampling_of(request, self.bundle.search),
+            stops=request.stops,
+            answer_limit=min(request.answer_limit or limit, limit),
+            deadline=job.deadline - REPLY_MARGIN_SECONDS,
+        )
 
     def _delta(self, event: Delta, now: float) -> list[Effect]:
-        job = self._running
-        if job is None or job.key != event.job or job.mute:
+        job = self._prompts.running.get(event.job)
+        if job is None or job.request is None or job.mute or not self._prompts.connected:
             return []
         if job.reply.final_only or job.request.stream is False:
             return []
-        payload = msgspec.json.encode(
-            {"seq": job.seq, "choices": [{"index": 0, "delta": {"content": event.text}}]}
-        )
-        effect = self._message(job, "delta", payload, now)
+        effect = replies.delta(job, event.text, now)
         job.seq += 1
         return [effect]
 
     def _done(self, event: Done, now: float) -> list[Effect]:
-        job = self._finish(event.job)
+        job = self._prompts.ended(event.job)
         if job is None:
             return []
         if event.usage.completion_tokens:
-            self._tok_s = round(event.timings.predicted_per_second, 1)
-            self._ttft_ms = round(event.timings.first_token_ms, 1)
+            self._presence.tok_s = round(event.timings.predicted_per_second, 1)
+            self._presence.ttft_ms = round(event.timings.first_token_ms, 1)
         if event.finish_reason == "deadline":
-            return self._error(job, "deadline_exceeded", "the message's expiry ran out", now)
+            text = "the message's expiry ran out"
+            return self._prompts.fail(job, Step.EXPIRED, "deadline_exceeded", text, now)
         queue_ms = (job.started_at - job.queued_at) * 1e3
         timings = msgspec.structs.replace(event.timings, queue_ms=queue_ms)
-        return [self._final(job, event.text, event.finish_reason, event.usage, timings, now)]
+        return self._prompts.finish(job, event.text, event.finish_reason, event.usage, timings, now)
 
     def _worker_lost(self, now: float) -> list[Effect]:
-        self._ready = False
-        job = self._running
-        self._running = None
-        effects: list[Effect] = [Spawn(RESPAWN_SECONDS)]
-        if job is None:
-            return effects
-        if job.starts >= MAX_STARTS:
-            text = f"the model process died {job.starts} times on this prompt"
-            return [*self._error(job, "worker_crashed", text, now), *effects]
-        job.mute = job.seq > 0
-        self._queue.appendleft(job)
-        return effects
+        self._prompts.slots = 0
+        self._prompts.stopping.clear()
+        effects: list[Effect] = []
+        for job in reversed(tuple(self._prompts.running.values())):
+            job.deaths += 1
+            effects += self._requeue(job, now)
+        return [*effects, Spawn(RESPAWN_SECONDS)]
 
-    def _expire(self, now: float) -> list[Effect]:
-        """A prompt whose time ran out before it started gets no answer: nobody waits for it."""
-        alive = [job for job in self._queue if now < job.deadline]
-        self.ignored += len(self._queue) - len(alive)
-        self._queue = deque(alive)
-        if self._running is not None and now >= self._running.deadline + HUNG_SECONDS:
+    def _requeue(self, job: Job, now: float) -> list[Effect]:
+        """Run it again, unless it is the culprit of too many deaths or was to stop anyway."""
+        self._prompts.running.pop(job.key, None)
+        job.move(Step.REQUEUED)
+        if job.cancelling:
+            return self._prompts.cancelled(job, now)
+        if job.deaths >= MAX_DEATHS or job.starts >= MAX_STARTS:
+            text = f"the model process died {job.deaths} times on this prompt"
+            if job.deaths < MAX_DEATHS:
+                text = f"{job.starts} attempts at this prompt ended with the agent's death"
+            return self._prompts.fail(job, Step.CRASHED, "worker_crashed", text, now)
+        job.mute = job.mute or job.seq > 0
+        self._prompts.queue.put_back(job)
+        self._prompts.ledger.touch(job)
+        return []
+
+    def _hung(self, now: float) -> list[Effect]:
+        running = self._prompts.running.values()
+        if any(now >= job.deadline + HUNG_SECONDS for job in running):
             return self._worker_lost(now)
         return []
 
-    def _finish(self, key: str) -> _Job | None:
-        job = self._running
-        if job is None or job.key != key:
-            return None
-        self._running = None
-        return job
+    # --- the broker ---------------------------------------------------------------------------
+    def _connected(self, now: float) -> list[Effect]:
+        self._prompts.connected = True
+        self._presence.forget()
+        for job in self._prompts.ledger:
+            job.in_flight = False
+        slots = max(1, self._prompts.slots)
+        card = card_message(self.config, self.bundle, self.release, self.agent_version, slots)
+        return [Publish(card), *self._prompts.send_outbox(now)]
 
-    def _jobs(self) -> list[_Job]:
-        return [*([self._running] if self._running else []), *self._queue]
+    def _published(self, reply: Publish, code: int | None) -> list[Effect]:
+        job = self._prompts.ledger.get(reply.key)
+        if job is None or job.reply.correlation != reply.message.correlation:
+            return []  # it went to an address that was replaced by a newer one
+        if reply.kind == "accepted":
+            nobody = code == NO_MATCHING_SUBSCRIBERS and job.outcome is None
+            return self._prompts.abandon(job) if nobody else []
+        job.in_flight = False
+        if code is not None and job.outcome is not None:
+            job.sent = True
+            self._prompts.ledger.touch(job, can_wait=True)
+        return []
 
-    # --- messages -----------------------------------------------------------------------------
-    def _final(
-        self,
-        job: _Job,
-        text: str,
-        reason: str,
-        usage: chat.Usage,
-        timings: chat.Timings | None,
-        now: float,
-    ) -> Effect:
-        payload = chat.completion(
-            prompt_id=job.reply.prompt_id,
-            model=self.bundle.name,
-            created=int(self.epoch + now),
-            text=text,
-            finish_reason=reason,
-            usage=usage,
-            timings=timings,
-            deltas=job.seq,
-        )
-        return self._message(job, "final", payload, now, 499 if reason == "cancelled" else 200)
+    # --- the journal --------------------------------------------------------------------------
+    def _restore(self, rows: tuple[Row, ...], now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        for row in rows:
+            job = Job.restore(row)
+            self._prompts.ledger.add(job)
+            if job.outcome is not None:
+                continue
+            try:
+                job.request = chat.parse_body(job.payload)
+                self._intake.check_model(job.request)
+            except wire.ProtocolError as error:  # this release serves less than the one before
+                outcome = replies.error_outcome(error)
+                effects += self._prompts.end(job, Step.REFUSED, outcome, now)
+                continue
+            if job.state == State.RUNNING:
+                effects += self._requeue(job, now)
+            else:
+                self._prompts.queue.add(job)
+        self._prompts.expire_waiting(now)
+        return effects
 
-    def _error(self, job: _Job | None, code: str, text: str, now: float) -> list[Effect]:
-        if job is None:
+    def _unrecorded(self, event: Unrecorded, now: float) -> list[Effect]:
+        self._prompts.storing = False
+        self._storage_check_at = now + STORAGE_CHECK_SECONDS
+        effects: list[Effect] = []
+        for job in self._prompts.ledger.failed(event.recorded, event.forgotten):
+            effects += self._prompts.abandon(job)
+            error = wire.ProtocolError(*NO_STORAGE)
+            effects.append(replies.refusal(job.reply, error, int(job.deadline - now)))
+        return effects
+
+    # --- time ---------------------------------------------------------------------------------
+    def _tick(self, now: float) -> list[Effect]:
+        self._prompts.ledger.forget_old(now)
+        if self._prompts.storing:
+            return self._prompts.send_outbox(now)
+        if now < self._storage_check_at:
             return []
-        error = wire.ProtocolError(code, text)
-        return [_error_message(job.reply, error, job.seq, int(job.deadline - now))]
+        self._storage_check_at = now + STORAGE_CHECK_SECONDS
+        return [CheckStorage()]
 
-    def _message(
-        self, job: _Job, kind: str, payload: bytes, now: float, status: int = 200
-    ) -> Publish:
-        return Publish(
-            job.reply.message(
-                kind,
-                payload,
-                seq=job.seq,
-                expiry_seconds=int(job.deadline - now),
-                status=status,
-            )
-        )
+    def _hand_back(self, job: Job, now: float) -> list[Effect]:
+        return self._prompts.fail(job, Step.HANDED_BACK, "draining", STOPPING, now)
 
-    def _card(self) -> wire.Outbound:
-        card = wire.Card(
-            device=self.config.device,
-            release=self.release,
-            model=self.bundle.name,
-            version=self.bundle.version,
-            context_length=self.bundle.context_length,
-            max_answer_tokens=self.bundle.max_answer_tokens,
-            queue_limit=self.config.queue_limit,
-            agent=self.agent_version,
-        )
-        topic = wire.card_topic(self.config.device)
-        return wire.Outbound(topic, msgspec.json.encode(card), retain=True)
+    def _exit_when_drained(self, now: float) -> list[Effect]:
+        if self._draining is None or self._exited:
+            return []
+        running = tuple(self._prompts.running.values())
+        if running and now < self._draining:
+            return []
+        effects = [effect for job in running for effect in self._hand_back(job, now)]
+        self._exited = True
+        return [*effects, *self._say_status(now), Exit()]
 
     def _say_status(self, now: float) -> list[Effect]:
+        if not self._prompts.connected:
+            return []
         state = "ready"
         if self._exited:
             state = "offline"
         elif self._draining is not None:
             state = "draining"
-        elif not self._ready:
+        elif not self._prompts.slots:
             state = "starting"
-        elif self._running is not None:
+        elif not self._prompts.storing:
+            state = "read_only"
+        elif self._prompts.running:
             state = "busy"
-        status = wire.Status(
-            state,
-            self.release,
-            len(self._queue),
-            int(self._running is not None),
-            self._tok_s,
-            self._ttft_ms,
-        )
-        last, age = self._status, now - self._status_at
-        if last is not None:
-            urgent = state in ("draining", "offline") and state != last.state
-            changed = status != last and (urgent or age >= STATUS_MIN_SECONDS)
-            if not changed and age < STATUS_MAX_SECONDS:
-                return []
-        self._status, self._status_at = status, now
-        return [Publish(status_message(self.config.device, status))]
-
-
-def status_message(device: str, status: wire.Status) -> wire.Outbound:
-    """The retained status; with state `lost` it is the Will."""
-    return wire.Outbound(wire.status_topic(device), msgspec.json.encode(status), retain=True)
-
-
-def _error_message(reply: wire.Reply, error: wire.ProtocolError, seq: int, expiry: int) -> Publish:
-    return Publish(
-        reply.message("error", error.encode(), seq=seq, expiry_seconds=expiry, status=error.status)
-    )
+        waiting, active = len(self._prompts.queue), len(self._prompts.running)
+        return list(self._presence.say(state, self.release, waiting, active, now))

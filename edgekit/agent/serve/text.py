@@ -46,17 +46,3 @@ def _overlap(text: str, stop: str) -> int:
         if text.endswith(stop[:size]):
             return size
     return 0
-
-
-def slices(tokens: int, largest: int, smallest: int = 2) -> list[int]:
-    """Cut a prefill of `tokens` into balanced slices of at most `largest`.
-
-    A slice of one token goes through another kernel and gives other logits than any longer slice
-    (up to 1.0 apart, measured), so none is below `smallest` unless the prompt itself is;
-    where both cannot be had (`largest` < 2 * `smallest` - 1), `largest` gives way.
-    """
-    if not tokens:
-        return []
-    count = max(1, min(-(-tokens // largest), tokens // smallest))
-    size, rest = divmod(tokens, count)
-    return [size + 1] * rest + [size] * (count - rest)

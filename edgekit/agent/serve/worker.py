@@ -1,4 +1,4 @@
-"""The model's own process: takes one prompt at a time from the parent and streams the answer.
+"""The model's own process: runs prompts side by side in the decoder's slots, streams the answers.
 
 Its own process because the runtime holds the GIL for a whole prefill slice, and because a native
 crash or an out-of-memory kill here must not cost the MQTT connection.
@@ -6,14 +6,17 @@ crash or an out-of-memory kill here must not cost the MQTT connection.
 
 from __future__ import annotations
 
-import os
 import socket
 import time
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from itertools import takewhile
 from pathlib import Path
 
-from edgekit.agent.serve.decoder import Decoder, Logits, Tokenizer, open_model
+from edgekit.agent.serve import beam
+from edgekit.agent.serve.answer import BUSY_FLUSH_SECONDS, FLUSH_SECONDS, Answer
+from edgekit.agent.serve.decoder import BeamSearch, Decoder, Options, Tokenizer, open_model
+from edgekit.agent.serve.generation import Generation
 from edgekit.agent.serve.pipe import (
     Cancel,
     Delta,
@@ -25,184 +28,321 @@ from edgekit.agent.serve.pipe import (
     Start,
     ToWorker,
 )
+from edgekit.agent.serve.prefix import Slot, Wanted, choose_slot, common_length
+from edgekit.agent.serve.processors import ProcessorFactory
 from edgekit.agent.serve.sampling import Sampler
-from edgekit.agent.serve.text import StopFilter, slices
+from edgekit.agent.serve.scheduler import next_work
+from edgekit.agent.serve.tune import TUNE_SECONDS, cpus, tuned
 from edgekit.core.chat import Timings, Usage
 from edgekit.errors import EdgekitError
 
-SLICE_TOKENS = 64  # the longest stretch in which a cancel is not seen
-FLUSH_SECONDS = 0.1  # deltas are coalesced, since each costs over a millisecond of CPU: ADR 6
-FLUSH_TOKENS = 32
+SYSTEM_ROLES = ("system", "developer")
+MAX_SYSTEM_MESSAGES = 64  # whose tokens are remembered
 
 Clock = Callable[[], float]
 
 
-class _StoppedError(Exception):
-    """The prompt was cancelled or ran out of time; the argument is the finish reason."""
+class RefusedError(EdgekitError):
+    """A prompt that cannot be run; `code` is one of the protocol's."""
+
+    def __init__(self, code: str, what: str) -> None:
+        super().__init__(what)
+        self.code = code
 
 
 class Worker:
-    """Runs prompts on slot 0 of a decoder.
+    """Runs prompts on the slots of a decoder; more than there are slots wait in order.
 
     Args:
         pipe: to the parent.
         decoder: with at least one slot.
         tokenizer: of the same model.
         clock: monotonic seconds, the parent's clock.
+        processors: makes custom scoring for each prompt.
+        beams: the model's beam search.
+        max_beams: that a prompt may ask for; 1 refuses beam search.
+        flush_seconds: for how long deltas are coalesced.
     """
 
     def __init__(
-        self, pipe: Pipe[ToWorker], decoder: Decoder, tokenizer: Tokenizer, clock: Clock
+        self,
+        pipe: Pipe[ToWorker],
+        decoder: Decoder,
+        tokenizer: Tokenizer,
+        clock: Clock,
+        processors: ProcessorFactory | None = None,
+        beams: BeamSearch | None = None,
+        max_beams: int = 1,
+        flush_seconds: float = FLUSH_SECONDS,
     ) -> None:
         self._pipe = pipe
         self._decoder = decoder
         self._tokenizer = tokenizer
         self._clock = clock
+        self._processors = processors
+        self._beams = beams
+        self._max_beams = max_beams if beams is not None else 1
+        self._flush_seconds = flush_seconds
+        self._alone: Start | None = None  # the beam search that runs
+        self._stopped = ""  # and why it is to stop
+        self._idle = [Slot(number) for number in range(decoder.limits.slots)]
+        self._jobs: dict[int, Generation] = {}  # by slot
+        self._waiting: deque[Start] = deque()
+        self._fed_last = -1
+        self._systems: OrderedDict[tuple[tuple[str, str], ...], list[int]] = OrderedDict()
 
     def run(self) -> None:
         """Serve until the parent closes the pipe."""
         try:
             while True:
-                message = self._pipe.receive()
-                if isinstance(message, Start):
-                    self._pipe.send(self._answer(message))
+                if not (self._jobs or self._waiting):
+                    self._listen(wait=True)
+                while self._waiting and self._may_begin(self._waiting[0]):
+                    self._begin(self._waiting.popleft())
+                self._turn()
         except PipeClosedError:
             return
 
-    def _answer(self, start: Start) -> Done | Failed:
-        began = self._clock()
+    def _turn(self) -> None:
+        """One slice of a prefill and one token of every answer, as far as there are any."""
+        loads = [job.load for job in self._jobs.values()]
+        work = next_work(loads, self._fed_last, self._decoder.limits.min_slice)
+        if work.feed is not None:
+            slot, count = work.feed
+            self._fed_last = slot
+            self._jobs[slot].feed(count)
+            self._listen()
+            job = self._jobs.get(slot)
+            if job is not None and not job.load.remaining:
+                self._decode([job])  # the first token waits for nobody
+        if self._decoder.limits.batched:
+            self._decode([self._jobs[slot] for slot in work.step if slot in self._jobs])
+            return
+        for slot in work.step:
+            if slot in self._jobs:
+                self._decode([self._jobs[slot]])
+
+    def _decode(self, jobs: list[Generation]) -> None:
+        """One token of each of these answers, in one step of the decoder."""
+        if not jobs:
+            return
+        pending = {job.slot.number: job.pending for job in jobs if job.pending is not None}
+        if pending:
+            for slot, logits in self._decoder.step(pending).items():
+                self._jobs[slot].take(logits)
+        for job in jobs:
+            reason = job.choose()
+            if reason:
+                self._end(job, reason)
+        self._listen()
+
+    # --- prompts ------------------------------------------------------------------------------
+    def _listen(self, wait: bool = False) -> None:
+        """Read the pipe, and end what was cancelled or is out of time."""
+        message = self._pipe.receive(wait)
+        while message is not None:
+            if isinstance(message, Start):
+                self._waiting.append(message)
+            elif isinstance(message, Cancel):
+                self._stop(message.job, "cancelled")
+            message = self._pipe.receive(wait=False)
+        now = self._clock()
+        alone = [self._alone] if self._alone else []
+        for start in [*alone, *(job.start for job in self._jobs.values()), *self._waiting]:
+            if now >= start.deadline:
+                self._stop(start.job, "deadline")
+
+    def _stop(self, name: str, reason: str) -> None:
+        if self._alone is not None and self._alone.job == name:
+            self._stopped = reason
+        for job in [job for job in self._jobs.values() if job.start.job == name]:
+            self._end(job, reason)
+        for start in [start for start in self._waiting if start.job == name]:
+            self._waiting.remove(start)
+            timings = Timings(0.0, 0.0, 0.0, 0.0, 0.0)
+            self._pipe.send(Done(start.job, "", reason, Usage(0, 0, 0), timings))
+
+    def _end(self, job: Generation, reason: str) -> None:
+        del self._jobs[job.slot.number]
+        job.slot.used_at = self._clock()
+        self._idle.append(job.slot)
+        self._pipe.send(job.done(reason))
+
+    def _may_begin(self, start: Start) -> bool:
+        """Whether there is room; a beam search waits until nothing else runs."""
+        return not self._jobs if start.sampling.num_beams > 1 else bool(self._idle)
+
+    def _begin(self, start: Start) -> None:
+        try:
+            prompt = self._admit(start)
+        except RefusedError as error:
+            self._pipe.send(Failed(start.job, error.code, error.what))
+            return
+        limit = min(start.answer_limit, self._decoder.limits.max_length - len(prompt))
+        if start.sampling.num_beams > 1:
+            self._search(start, prompt, limit)
+        else:
+            self._place(start, prompt, limit)
+
+    def _admit(self, start: Start) -> list[int]:
+        """The prompt's tokens, when it can be run.
+
+        Raises:
+            RefusedError: it cannot.
+        """
+        if start.sampling.num_beams > self._max_beams:
+            raise RefusedError(
+                "unsupported_parameter",
+                f"num_beams is served up to {self._max_beams} on this device (max_beams)",
+            )
+        field = beam.refused_field(start.sampling) if start.sampling.num_beams > 1 else ""
+        if field:
+            raise RefusedError("unsupported_parameter", f"{field} is not served with num_beams")
+        limits = self._decoder.limits
         try:
             prompt = self._tokenizer.encode_chat(start.messages)
         except Exception as error:  # the chat template is the model's own code
-            return Failed(start.job, "invalid_request", f"the chat template refused: {error}")
-        room = self._decoder.limits.max_length - len(prompt)
-        if room < 1:
-            return Failed(
-                start.job,
+            text = f"the chat template refused: {error}"
+            raise RefusedError("invalid_request", text) from error
+        if len(prompt) >= limits.max_length:
+            raise RefusedError(
                 "context_length_exceeded",
                 f"the prompt has {len(prompt)} tokens; "
-                f"the context of {self._decoder.limits.max_length} leaves no room for an answer",
+                f"the context of {limits.max_length} leaves no room for an answer",
             )
-        answer = _Answer(self._pipe, self._clock, start, self._tokenizer)
-        prefilled = None
-        try:
-            logits = self._prefill(start, prompt)
-            prefilled = self._clock()
-            reason = "length"
-            for token in islice(self._tokens(start, prompt, logits), min(start.answer_limit, room)):
-                if answer.add(token):
-                    reason = "stop"
-                    break
-                self._check(start)
-        except _StoppedError as stopped:
-            reason = str(stopped)
-        ended = self._clock()
-        prefilled = prefilled or ended
-        return Done(
-            start.job,
-            answer.finish(),
-            reason,
-            Usage(len(prompt), answer.count, len(prompt) + answer.count),
-            Timings(
-                queue_ms=0.0,
-                prompt_ms=(prefilled - began) * 1e3,
-                first_token_ms=((answer.first_at or ended) - began) * 1e3,
-                predicted_ms=(ended - prefilled) * 1e3,
-                predicted_per_second=answer.count / max(ended - prefilled, 1e-9),
-            ),
+        foreign = [token for token in start.sampling.logit_bias if token >= limits.vocabulary]
+        if foreign:
+            raise RefusedError(
+                "invalid_request",
+                f"logit_bias names token {foreign[0]}; the vocabulary has {limits.vocabulary}",
+            )
+        return prompt
+
+    def _search(self, start: Start, prompt: list[int], limit: int) -> None:
+        assert self._beams is not None
+        self._alone, self._stopped = start, ""
+
+        def stopped() -> str:
+            self._listen()
+            return self._stopped
+
+        done = beam.run(start, prompt, limit, self._beams, self._tokenizer, stopped, self._clock)
+        self._alone = None
+        self._pipe.send(done)
+
+    def _place(self, start: Start, prompt: list[int], limit: int) -> None:
+        """Put a prompt into the slot that has most of it."""
+        limits = self._decoder.limits
+        long_rope = limits.rope_threshold is not None and len(prompt) > limits.rope_threshold
+        wanted = Wanted(prompt, start.requester, self._system(start.messages), long_rope)
+        slot, kept = choose_slot(
+            self._idle, wanted, self._clock(), limits.min_slice, limits.can_truncate
+        )
+        self._idle.remove(slot)
+        slot.requester, slot.system, slot.long_rope = start.requester, wanted.system, long_rope
+
+        def send(text: str) -> None:
+            self._pipe.send(Delta(start.job, text))
+
+        self._jobs[slot.number] = Generation(
+            start,
+            self._decoder,
+            slot,
+            prompt,
+            kept,
+            Answer(send, start.stops, self._tokenizer, self._flush_seconds),
+            self._sampler(start, prompt),
+            limit,
+            self._clock,
         )
 
-    def _prefill(self, start: Start, prompt: list[int]) -> Logits:
-        """Feed the prompt slice by slice; the logits after its last token."""
-        self._decoder.truncate(0, 0)
-        rest = iter(prompt)
-        for size in slices(len(prompt), SLICE_TOKENS, self._decoder.limits.min_slice):
-            self._check(start)
-            logits = self._decoder.extend(0, list(islice(rest, size)))
-        return logits
+    def _sampler(self, start: Start, prompt: list[int]) -> Sampler | None:
+        custom = self._processors(start.sampling, prompt) if self._processors else ()
+        if start.sampling.plain_greedy and not custom and not self._decoder.limits.batched:
+            return None
+        return Sampler(start.sampling, prompt, custom)
 
-    def _tokens(self, start: Start, prompt: list[int], logits: Logits) -> Iterator[int]:
-        """The answer's tokens, one step of the model behind the consumer."""
-        if start.sampling.plain_greedy:
-            while True:
-                yield self._decoder.greedy(0)
-        sampler = Sampler(start.sampling, prompt)
-        while True:
-            token = sampler.choose(logits)
-            yield token
-            logits = self._decoder.step({0: token})[0]
+    def _system(self, messages: list[tuple[str, str]]) -> list[int]:
+        """The tokens that come from the leading system messages alone, whatever follows them.
 
-    def _check(self, running: Start) -> None:
-        """Look at the pipe between two slices or tokens.
-
-        Raises:
-            _StoppedError: this prompt was cancelled or its deadline has passed.
+        Two prompts that differ from the first letter after them show where they end: a token over
+        that border is in one of the two only.
         """
-        while (message := self._pipe.receive(wait=False)) is not None:
-            if isinstance(message, Cancel) and message.job == running.job:
-                raise _StoppedError("cancelled")
-        if self._clock() >= running.deadline:
-            raise _StoppedError("deadline")
+        system = tuple(takewhile(lambda message: message[0] in SYSTEM_ROLES, messages))
+        known = self._systems.pop(system, None)
+        if known is None:
+            try:
+                probes = [self._tokenizer.encode_chat([*system, ("user", x)]) for x in "aZ"]
+                known = probes[0][: common_length(*probes)]
+            except Exception:  # a template that wants more than this shares nothing
+                known = []
+        self._systems[system] = known
+        if len(self._systems) > MAX_SYSTEM_MESSAGES:
+            self._systems.popitem(last=False)
+        return known
 
 
-class _Answer:
-    """The text of one answer: detokenised, stop strings cut, sent in coalesced deltas."""
+def main(
+    descriptor: int,
+    model_dir: Path,
+    max_length: int,
+    *,
+    threads: int,
+    slots: int,
+    release: str,
+    tuning: Path,
+    tune_seconds: float,
+    max_beams: int,
+    batching: bool,
+) -> None:
+    """Load the model, answer one token to warm it up, then serve the pipe.
 
-    def __init__(self, pipe: Pipe[ToWorker], clock: Clock, start: Start, model: Tokenizer) -> None:
-        self._pipe = pipe
-        self._clock = clock
-        self._job = start.job
-        self._eos = model.eos_token_ids
-        self._stream = model.stream()
-        self._filter = StopFilter(start.stops)
-        self._sent: list[str] = []
-        self._unsent = ""
-        self._unsent_tokens = 0
-        self._flushed_at = 0.0
-        self.count = 0  # tokens, the end-of-turn token included
-        self.first_at: float | None = None
+    Args:
+        descriptor: of the parent's socketpair.
+        model_dir: the model's folder.
+        max_length: tokens of a slot.
+        threads: of the runtime; 0 takes what is fastest on this device.
+        slots: prompts side by side; 0 takes what the memory allows.
+        release: its digest.
+        tuning: where measured settings are kept.
+        tune_seconds: how long to measure at most.
+        max_beams: of a beam search; 1 refuses it.
+        batching: decode all slots in one step, where the graph allows it.
 
-    def add(self, token: int) -> bool:
-        """Take one token; True when it ended the answer."""
-        now = self._clock()
-        if self.first_at is None:
-            self.first_at = now
-        self.count += 1
-        if token in self._eos:
-            return True
-        self._unsent += self._filter.push(self._stream.decode(token))
-        self._unsent_tokens += 1
-        due = now - self._flushed_at >= FLUSH_SECONDS or self._unsent_tokens >= FLUSH_TOKENS
-        if self._unsent and due and not self._filter.stopped:
-            self._flush(now)
-        return self._filter.stopped
-
-    def finish(self) -> str:
-        """Send what is left; the whole text."""
-        self._unsent += self._filter.flush()
-        if self._unsent:
-            self._flush(self._clock())
-        return "".join(self._sent)
-
-    def _flush(self, now: float) -> None:
-        self._pipe.send(Delta(self._job, self._unsent))
-        self._sent.append(self._unsent)
-        self._unsent, self._unsent_tokens, self._flushed_at = "", 0, now
-
-
-def main(descriptor: int, model_dir: Path, max_length: int, threads: int) -> None:
-    """Load the model, answer one token to warm it up, then serve the pipe."""
+    Raises:
+        EdgekitError: the model cannot be loaded.
+    """
     pipe: Pipe[ToWorker] = Pipe(socket.socket(fileno=descriptor), ToWorker)
+    measured = not threads
+    options = Options(threads, spinning=False)
+    if not threads:
+        options, measured = tuned(model_dir, release, tuning, min(tune_seconds, TUNE_SECONDS))
     began = time.monotonic()
     try:
-        decoder, tokenizer = open_model(
-            model_dir, max_length, threads or len(os.sched_getaffinity(0))
-        )
+        decoder, tokenizer, beams = open_model(model_dir, max_length, options, slots, batching)
     except Exception as error:  # of native libraries: whatever they throw
         raise EdgekitError("the model cannot be loaded", str(error)) from error
     loaded = time.monotonic()
     decoder.extend(0, tokenizer.encode_chat([("user", "Hello")]))
     decoder.greedy(0)
+    decoder.truncate(0, 0)
     warm = time.monotonic()
-    pipe.send(Ready((loaded - began) * 1e3, (warm - loaded) * 1e3))
-    Worker(pipe, decoder, tokenizer, time.monotonic).run()
+    pipe.send(
+        Ready(
+            (loaded - began) * 1e3,
+            (warm - loaded) * 1e3,
+            decoder.limits.slots,
+            options.threads,
+            bool(options.spinning),
+            measured,
+        )
+    )
+    Worker(
+        pipe,
+        decoder,
+        tokenizer,
+        time.monotonic,
+        beams=beams,
+        max_beams=max_beams,
+        flush_seconds=FLUSH_SECONDS if options.threads < cpus() else BUSY_FLUSH_SECONDS,
+    ).run()

@@ -18,12 +18,39 @@ Logits = npt.NDArray[np.float32]
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """What a decoder can do; lengths in tokens."""
+    """What a decoder can do; lengths in tokens.
+
+    Attributes:
+        slots: sequences it holds side by side.
+        max_length: of a slot.
+        vocabulary: token ids are below it.
+        min_slice: a shorter slice gives other logits than a longer one.
+        can_truncate: to any length; if not, only to 0.
+        batched: one `step` over several slots costs less than one for each.
+        rope_threshold: LongRoPE's rotary factors change for sequences above this length. What is
+            computed below it is wrong above, and the decoder does not compute it again: the
+            caller empties the slot and feeds more than this in one slice.
+    """
 
     slots: int
     max_length: int
+    vocabulary: int
     min_slice: int = 2
     can_truncate: bool = True
+    batched: bool = False
+    rope_threshold: int | None = None
+
+
+class Options(msgspec.Struct, frozen=True):
+    """How the runtime computes.
+
+    Attributes:
+        threads: CPU threads; 0 leaves it to the runtime, which takes half of the cores.
+        spinning: whether a thread without work waits busily; None leaves it to the runtime.
+    """
+
+    threads: int = 0
+    spinning: bool | None = None
 
 
 class Decoder(Protocol):
@@ -62,6 +89,35 @@ class Decoder(Protocol):
         ...
 
 
+class Beams(Protocol):
+    """One beam search, apart from every slot: it has KV memory of its own."""
+
+    def step(self) -> bool:
+        """Lengthen every beam by a token; False once the search is over."""
+        ...
+
+    def best(self) -> list[int]:
+        """The tokens of the best answer so far, the one that ends it left out."""
+        ...
+
+
+class BeamSearch(Protocol):
+    """Starts beam searches."""
+
+    def __call__(
+        self, prompt: Sequence[int], beams: int, answer_limit: int, length_penalty: float
+    ) -> Beams:
+        """Compute the prompt, in one piece, for so many beams.
+
+        Args:
+            prompt: its tokens.
+            beams: how many, at least 2.
+            answer_limit: tokens of the answer at most.
+            length_penalty: exponent of the length that scores are divided by.
+        """
+        ...
+
+
 class TextStream(Protocol):
     """Turns tokens into text piece by piece."""
 
@@ -87,15 +143,25 @@ class Tokenizer(Protocol):
         ...
 
 
-def open_model(model_dir: Path, max_length: int, threads: int) -> tuple[Decoder, Tokenizer]:
+def open_model(
+    model_dir: Path, max_length: int, options: Options, slots: int = 0, batching: bool = False
+) -> tuple[Decoder, Tokenizer, BeamSearch | None]:
     """Load a model folder.
 
     Args:
         model_dir: holds `genai_config.json`, the graph, its weights and the tokenizer.
         max_length: tokens per slot; the KV memory for them is touched in full.
-        threads: CPU threads of the runtime.
+        options: of the runtime.
+        slots: how many; 0 takes what this device's free memory allows (`memory`).
+        batching: one step for all slots, where the graph allows it; without beam search.
     """
     # Imported on use: the native libraries are not wanted where only the Protocols are.
     from edgekit.agent.serve.decoder.generator import open_genai  # noqa: PLC0415
+    from edgekit.agent.serve.decoder.graph import read_graph  # noqa: PLC0415
 
-    return open_genai(model_dir, max_length, threads)
+    graph = read_graph(model_dir)
+    if batching and graph.takes_slots:
+        from edgekit.agent.serve.decoder.slots import open_slots  # noqa: PLC0415
+
+        return *open_slots(graph, max_length, options, slots), None
+    return open_genai(model_dir, max_length, options, slots)

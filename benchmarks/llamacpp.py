@@ -1,0 +1,138 @@
+"""llama.cpp on the same weights, in a process of its own: what the agent's decoding is up against.
+
+`LlamaCpp` is the caller's side. The child runs this file with the interpreter of a virtual
+environment in edgekit's cache, into which llama-cpp-python is built from its source distribution
+for exactly this CPU. JSON objects in on stdin, one answer each on stdout.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import venv
+from pathlib import Path
+from typing import Any
+
+BUILD_SECONDS = 3600.0
+EXIT_SECONDS = 10.0
+REQUIREMENT = "llama-cpp-python==0.3.36"
+CMAKE_ARGS = "-DGGML_NATIVE=ON -DCMAKE_BUILD_TYPE=Release -DLLAVA_BUILD=OFF"
+
+
+def interpreter(cache: Path) -> Path:
+    """The Python that has llama.cpp; made once, in minutes.
+
+    Raises:
+        EdgekitError: it cannot be built here; a C++ compiler is needed.
+    """
+    from edgekit.errors import EdgekitError  # noqa: PLC0415  the child has no edgekit
+
+    home = cache / "benchmarks" / REQUIREMENT.replace("==", "-")
+    python = home / "bin" / "python"
+    whole = home / "complete"
+    if whole.exists():
+        return python
+    shutil.rmtree(home, ignore_errors=True)
+    venv.create(home, with_pip=True)
+    print(f"building {REQUIREMENT} for this CPU, once", file=sys.stderr, flush=True)
+    command = [
+        *("nice", "-n", "10", str(python), "-m", "pip", "install", "--quiet"),
+        *("--no-binary", "llama-cpp-python", REQUIREMENT),
+    ]
+    done = subprocess.run(
+        command,
+        env=os.environ | {"CMAKE_ARGS": CMAKE_ARGS},
+        capture_output=True,
+        text=True,
+        timeout=BUILD_SECONDS,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise EdgekitError(
+            f"{REQUIREMENT} cannot be built here",
+            done.stderr.strip()[-2000:],
+            "it needs cmake and a C++ compiler: install build-essential and cmake",
+        )
+    whole.touch()
+    return python
+
+
+class LlamaCpp:
+    """The child process, loaded.
+
+    Args:
+        python: from `interpreter`.
+        gguf: the weights.
+        max_length: tokens of KV memory.
+        threads: of the runtime.
+    """
+
+    def __init__(self, python: Path, gguf: Path, max_length: int, threads: int) -> None:
+        self._child = subprocess.Popen(
+            [str(python), __file__, str(gguf), str(max_length), str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self.decode("Hello", 8)
+
+    def close(self) -> None:
+        """End the child."""
+        assert self._child.stdin is not None
+        self._child.stdin.close()
+        self._child.wait(EXIT_SECONDS)
+
+    def decode(self, prompt: str, tokens: int) -> dict[str, Any]:
+        """Greedy answer: `tokens` generated, `rest_seconds` from the first one to the last."""
+        from edgekit.errors import EdgekitError  # noqa: PLC0415
+
+        assert self._child.stdin is not None
+        assert self._child.stdout is not None
+        self._child.stdin.write(json.dumps({"prompt": prompt, "tokens": tokens}) + "\n")
+        self._child.stdin.flush()
+        line = self._child.stdout.readline()
+        if not line:
+            raise EdgekitError("llama.cpp's process ended")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+def _main(gguf: str, max_length: int, threads: int) -> None:
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # native libraries print on stdout
+    import llama_cpp  # noqa: PLC0415  of the virtual environment
+
+    model = llama_cpp.Llama(
+        gguf, n_ctx=max_length, n_threads=threads, n_threads_batch=threads, verbose=False
+    )
+    for line in sys.stdin:
+        request = json.loads(line)
+        # The bare loop below its Python wrapper: a batch of one token, arg-max by its own sampler.
+        text = f"<|im_start|>user\n{request['prompt']}<|im_end|>\n<|im_start|>assistant\n"
+        model.reset()
+        model.eval(model.tokenize(text.encode(), special=True))
+        count = 0
+        sampler = llama_cpp.llama_sampler_init_greedy()
+        context = model.ctx
+        while True:
+            token = llama_cpp.llama_sampler_sample(sampler, context, -1)
+            count += 1
+            if count == 1:
+                first = time.perf_counter()
+            if count == request["tokens"]:
+                break
+            array = (llama_cpp.llama_token * 1)(token)
+            if llama_cpp.llama_decode(context, llama_cpp.llama_batch_get_one(array, 1)):
+                raise RuntimeError("llama_decode failed")
+        rest = time.perf_counter() - first
+        llama_cpp.llama_sampler_free(sampler)
+        print(json.dumps({"tokens": count, "rest_seconds": rest}), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

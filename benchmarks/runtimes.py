@@ -1,0 +1,79 @@
+"""`agent.*` of the runtime below edgekit: its threads, and llama.cpp on the same weights."""
+
+from __future__ import annotations
+
+import os
+import time
+from statistics import median
+from typing import Any
+
+from benchmarks.agent import SETTLE_SECONDS, STORY, ask, fresh
+from benchmarks.figure import figure
+from benchmarks.llamacpp import LlamaCpp, interpreter
+from benchmarks.models import SMOLLM2
+from benchmarks.rig import CONTEXT_TOKENS, Rig
+from edgekit.builder.samples import smollm2_gguf
+from edgekit.data import cache_root
+from edgekit.errors import EdgekitError
+
+DECODE_TOKENS = 96
+THREAD_TOKENS = 32  # of a round; a large model takes seconds for them
+
+
+@figure(
+    "agent.threads_ratio",
+    what="Greedy decoding with the threads the device found, over the runtime's default",
+    unit="ratio",
+    against="onnxruntime-genai with no session options, in turns",
+)
+def threads_ratio(rig: Rig) -> list[float]:
+    """Tokens per second of the bare runtime with the device's setting over its default's.
+
+    The device stops before: two models of the size that matters do not fit beside it.
+    """
+    options = rig.options
+    rig.stop_device()
+    tuned, default = rig.another_bare(options), rig.another_bare({})
+
+    def rate(bare: Any) -> float:
+        time.sleep(SETTLE_SECONDS)
+        answer = bare.answer(fresh(STORY), THREAD_TOKENS)
+        return float(answer.tokens - 1) / float(answer.rest_seconds)
+
+    rate(tuned), rate(default)
+    return [rate(tuned) / rate(default) for _ in range(rig.rounds)]
+
+
+@figure(
+    "agent.llamacpp_ratio",
+    what="Greedy decoding through MQTT, tokens/s, over llama.cpp's on the same weights",
+    unit="ratio",
+    against="llama.cpp built for this CPU, Q4_1, its best thread count, in turns",
+)
+def llamacpp_ratio(rig: Rig) -> list[float]:
+    """Tokens per second through MQTT over llama.cpp's own loop, for a 96-token answer.
+
+    llama.cpp decodes in its C++ loop's order, a batch of one token and an arg-max, without its
+    Python wrapper. It gets the thread count it is fastest with, tried here; so does the device.
+    """
+    if rig.model.name != SMOLLM2:
+        raise EdgekitError("only smollm2 is had as a GGUF file", next_step=f"--model {SMOLLM2}")
+    python, gguf = interpreter(cache_root()), smollm2_gguf()
+    counts = range(1, len(os.sched_getaffinity(0)) + 1)
+    theirs = {n: rig.closing(LlamaCpp(python, gguf, CONTEXT_TOKENS, n)) for n in counts}
+    rig.device  # noqa: B018  made here, not in the first sample
+
+    def llamacpp(threads: int, tokens: int = DECODE_TOKENS) -> float:
+        time.sleep(SETTLE_SECONDS)
+        answer = theirs[threads].decode(STORY, tokens)
+        return float(answer["tokens"] - 1) / float(answer["rest_seconds"])
+
+    def device() -> float:
+        time.sleep(SETTLE_SECONDS)
+        answer = ask(rig, fresh(STORY), DECODE_TOKENS)
+        return (answer.tokens - 1) / answer.rest_seconds
+
+    device()
+    tried = {n: median(llamacpp(n, THREAD_TOKENS) for _ in range(3)) for n in counts}
+    best = max(tried, key=lambda n: tried[n])
+    return [device() / llamacpp(best) for _ in range(rig.rounds)]

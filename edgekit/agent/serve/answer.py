@@ -1,0 +1,68 @@
+"""The text of one answer as it grows: detokenised, stop strings cut, sent in coalesced deltas."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from edgekit.agent.serve.decoder import Tokenizer
+from edgekit.agent.serve.text import StopFilter
+
+FLUSH_SECONDS = 0.05  # where the model leaves a CPU to those who carry a delta: ADR 6
+BUSY_FLUSH_SECONDS = 0.1  # where its threads take all of them, and a delta makes one wait
+FLUSH_TOKENS = 32
+
+
+class Answer:
+    """One answer.
+
+    Args:
+        send: takes each delta.
+        stops: its stop strings.
+        model: whose tokens they are.
+        flush_seconds: for how long deltas are coalesced, after the first one.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[str], object],
+        stops: Sequence[str],
+        model: Tokenizer,
+        flush_seconds: float = FLUSH_SECONDS,
+    ) -> None:
+        self._send = send
+        self._flush_seconds = flush_seconds
+        self._eos = model.eos_token_ids
+        self._stream = model.stream()
+        self._filter = StopFilter(stops)
+        self._sent: list[str] = []
+        self._unsent = ""
+        self._unsent_tokens = 0
+        self._flushed_at = 0.0
+        self.count = 0  # tokens, the end-of-turn token included
+        self.first_at: float | None = None
+
+    def add(self, token: int, now: float) -> bool:
+        """Take one token; True when it ended the answer."""
+        if self.first_at is None:
+            self.first_at = now
+        self.count += 1
+        if token in self._eos:
+            return True
+        self._unsent += self._filter.push(self._stream.decode(token))
+        self._unsent_tokens += 1
+        due = now - self._flushed_at >= self._flush_seconds or self._unsent_tokens >= FLUSH_TOKENS
+        if self._unsent and due and not self._filter.stopped:
+            self._flush(now)
+        return self._filter.stopped
+
+    def finish(self, now: float) -> str:
+        """Send what is left; the whole text."""
+        self._unsent += self._filter.flush()
+        if self._unsent:
+            self._flush(now)
+        return "".join(self._sent)
+
+    def _flush(self, now: float) -> None:
+        self._send(self._unsent)
+        self._sent.append(self._unsent)
+        self._unsent, self._unsent_tokens, self._flushed_at = "", 0, now

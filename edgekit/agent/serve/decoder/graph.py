@@ -1,0 +1,82 @@
+"""What a model folder says of its graph, as far as a decoder needs it."""
+
+from __future__ import annotations
+
+import mmap
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edgekit.agent.serve.decoder import Limits
+from edgekit.agent.serve.decoder.memory import free_bytes, slots_for
+
+KV_ELEMENT_BYTES = 4  # the CPU graphs have float32 keys and values
+# The comparison that chooses between LongRoPE's factors, as the model builder writes it.
+_ROPE_THRESHOLD = re.compile(
+    rb"/model/constants/INT64/(\d+)\x12.{1,2}/model/rope_caches_subgraph/Greater/output_0",
+    re.DOTALL,
+)
+_SLOT_INPUTS = {"input_ids", "attention_mask", "past_key_names", "past_value_names"}
+_SLOT_OUTPUTS = {"logits", "present_key_names", "present_value_names"}
+
+
+class Decoding(msgspec.Struct, frozen=True):
+    """`model.decoder` of genai_config.json."""
+
+    filename: str
+    num_hidden_layers: int
+    num_key_value_heads: int
+    head_size: int
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+
+
+class Graph(msgspec.Struct, frozen=True):
+    """A graph: its file, dimensions, the names of its inputs and outputs, the padding token."""
+
+    path: Path
+    decoder: Decoding
+    vocabulary: int
+    padding: int
+
+    @property
+    def token_bytes(self) -> int:
+        """Keys and values of one token."""
+        decoder = self.decoder
+        elements = decoder.num_hidden_layers * decoder.num_key_value_heads * decoder.head_size
+        return 2 * elements * KV_ELEMENT_BYTES
+
+    @property
+    def takes_slots(self) -> bool:
+        """Whether its inputs are exactly what a `SlotDecoder` feeds: ids, mask, keys, values."""
+        return set(self.decoder.inputs) == _SLOT_INPUTS and set(self.decoder.outputs) == (
+            _SLOT_OUTPUTS
+        )
+
+
+def read_graph(model_dir: Path) -> Graph:
+    """Read `genai_config.json`."""
+    config: dict[str, Any] = msgspec.json.decode((model_dir / "genai_config.json").read_bytes())
+    model = config["model"]
+    decoder = msgspec.convert(model["decoder"], Decoding)
+    return Graph(model_dir / decoder.filename, decoder, model["vocab_size"], model["pad_token_id"])
+
+
+def limits_of(graph: Graph, max_length: int, slots: int) -> Limits:
+    """A decoder's limits; `slots` 0 is what the free memory allows."""
+    return Limits(
+        slots=slots or slots_for(graph.token_bytes * max_length, free_bytes()),
+        max_length=max_length,
+        vocabulary=graph.vocabulary,
+        rope_threshold=rope_threshold(graph.path, max_length),
+    )
+
+
+def rope_threshold(graph: Path, max_length: int) -> int | None:
+    """The length above which a LongRoPE graph takes its long factors, if a slot can get there."""
+    with graph.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        found = _ROPE_THRESHOLD.search(data)
+        threshold = int(found[1]) if found else None
+    return threshold if threshold is not None and threshold < max_length else None

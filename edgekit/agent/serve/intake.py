@@ -1,0 +1,144 @@
+"""What comes from requesters: prompts, and `cancel` and `query` of them. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from edgekit.agent.serve import replies
+from edgekit.agent.serve.events import Effect, ToWorker
+from edgekit.agent.serve.job import Job
+from edgekit.agent.serve.pipe import Cancel
+from edgekit.agent.serve.prompts import Prompts
+from edgekit.agent.serve.states import Step, move
+from edgekit.core import chat, wire
+from edgekit.core.config import AgentConfig
+
+RETRY_AFTER_MS = 2000
+UNKNOWN = "unknown"
+NO_STORAGE = ("no_storage", "the device cannot write its journal")
+REPLY_EXPIRY_SECONDS = 60  # of a reply to a message that has no expiry of its own
+
+
+@dataclass(slots=True)
+class Intake:
+    """Takes prompts or refuses them.
+
+    Args:
+        config: this device.
+        prompts: of the session.
+        draining: whether every new prompt is refused.
+    """
+
+    config: AgentConfig
+    prompts: Prompts
+    draining: bool = False
+
+    def receive(self, message: wire.Inbound, now: float) -> list[Effect]:
+        """A message on a request topic."""
+        reply = wire.address_of(message, self.config.device)
+        if reply is None:
+            self.prompts.ignored += 1
+            return []
+        try:
+            return self._take(wire.parse_prompt(message, reply), now)
+        except wire.ProtocolError as error:
+            return [replies.refusal(reply, error, message.expiry_seconds or REPLY_EXPIRY_SECONDS)]
+
+    def check_model(self, request: chat.ChatRequest) -> None:
+        """Raises: ProtocolError, when another model is asked for."""
+        if request.model is not None and request.model != self.prompts.model:
+            raise wire.ProtocolError(
+                "model_not_found", f"this device serves {self.prompts.model}", "model"
+            )
+
+    def _take(self, prompt: wire.Prompt, now: float) -> list[Effect]:
+        key = f"{prompt.requester}/{prompt.reply.prompt_id}"
+        body_hash = hashlib.sha256(prompt.payload).digest()
+        known = self.prompts.ledger.get(key)
+        if known is not None:
+            same = known.body_hash == body_hash
+            # Simple clients send every prompt with the same Correlation Data and no ek-id.
+            if not same and (prompt.named or known.outcome is None):
+                raise wire.ProtocolError("id_conflict", "this ek-id has another body")
+            handed_back = known.outcome is not None and known.outcome.code in wire.HANDED_BACK
+            if same and not handed_back:
+                return self._attach(known, prompt, now)
+        request = chat.parse_body(prompt.payload)
+        self._admit(prompt, request)
+        if known is not None:
+            self.prompts.ledger.drop(known)
+        deadline = now + prompt.expiry_seconds
+        job = Job(
+            key,
+            prompt.requester,
+            prompt.reply,
+            prompt.payload,
+            body_hash,
+            queued_at=now,
+            deadline=deadline,
+            keep_until=deadline,
+            request=request,
+            state=move(None, Step.TAKEN),
+        )
+        self.prompts.ledger.add(job)
+        self.prompts.ledger.touch(job)
+        self.prompts.queue.add(job)
+        return self.prompts.accepted(job, now)
+
+    def _admit(self, prompt: wire.Prompt, request: chat.ChatRequest) -> None:
+        """Raises: ProtocolError, when there is no room for a new prompt."""
+        if self.draining:
+            raise wire.ProtocolError("draining", "the device stops and takes nothing new")
+        if not self.prompts.storing:
+            raise wire.ProtocolError(*NO_STORAGE)
+        self.check_model(request)
+        queue = self.prompts.queue
+        if len(queue) or len(self.prompts.running) >= self.prompts.slots:
+            full = ""
+            if len(queue) >= self.config.queue_limit:
+                full = f"{len(queue)} prompts are waiting"
+            elif queue.count(prompt.requester) >= self.config.requester_limit:
+                full = f"{queue.count(prompt.requester)} prompts of yours are waiting"
+            if full:
+                raise wire.ProtocolError("queue_full", full, retry_after_ms=RETRY_AFTER_MS)
+        if not self.prompts.ledger.make_room(len(prompt.payload)):
+            raise wire.ProtocolError("no_storage", "the journal is full of undelivered answers")
+
+    def _attach(self, job: Job, prompt: wire.Prompt, now: float) -> list[Effect]:
+        """The same prompt again: from now on its replies go to the new address."""
+        job.reply = prompt.reply
+        if job.outcome is None:
+            self.prompts.ledger.touch(job)
+            return self.prompts.accepted(job, now)
+        job.sent = False
+        self.prompts.ledger.touch(job, can_wait=True)
+        job.deadline = max(job.deadline, now + prompt.expiry_seconds)
+        return self.prompts.send(job, now)
+
+    # --- control ------------------------------------------------------------------------------
+    def control(self, message: wire.Inbound, now: float) -> list[Effect]:
+        """A message on a control topic."""
+        control = wire.parse_control(message.payload)
+        requester = wire.requester_of(message.topic)
+        if control is None or not requester or message.retain:
+            self.prompts.ignored += 1
+            return []
+        job = self.prompts.ledger.get(f"{requester}/{control.id}")
+        to = wire.control_address_of(message, control, self.config.device)
+        expiry = message.expiry_seconds or REPLY_EXPIRY_SECONDS
+        if job is None:
+            # Of a pool's members only the one that has the prompt answers.
+            mine = message.topic == wire.control_topic(self.config.device, requester)
+            return [replies.state(to, UNKNOWN, None, expiry)] if to is not None and mine else []
+        if job.outcome is not None:
+            known = self.prompts.storing  # else it may be unsaid yet
+            return [replies.outcome(job, to or job.reply, expiry)] if known else []
+        if control.kind == "query":
+            position = self.prompts.position(job)
+            return [replies.state(to or job.reply, job.state, position, expiry)]
+        if job.key in self.prompts.running:
+            job.cancelling = True
+            return [ToWorker(Cancel(job.key))]
+        self.prompts.queue.remove(job)
+        return self.prompts.cancelled(job, now)

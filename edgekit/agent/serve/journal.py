@@ -1,0 +1,216 @@
+"""`journal.db`: the prompts of one device, so that nothing that was accepted is lost.
+
+SQLite, WAL, synchronous=FULL: a commit that returned survives a power cut. What the times of a row
+become after a restart is decided by `restored`, which is pure.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from edgekit.agent.serve.job import Row
+from edgekit.core.wire import UNREADABLE
+from edgekit.errors import EdgekitError
+
+log = logging.getLogger(__name__)
+
+BUSY_SECONDS = 5.0  # an agent that was killed lets go of it at once
+WAL_BYTES = 1 << 20  # it is cut to this after a checkpoint
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+SCHEMA_VERSION = 1
+SCHEMA = f"""
+CREATE TABLE IF NOT EXISTS prompts (
+    key TEXT PRIMARY KEY, state TEXT NOT NULL,
+    boot_id TEXT NOT NULL, boot_seconds REAL NOT NULL, unix_seconds REAL NOT NULL,
+    row BLOB NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS checks (id INTEGER PRIMARY KEY, filler BLOB NOT NULL);
+PRAGMA user_version = {SCHEMA_VERSION};
+"""
+CHECK_BYTES = 256 * 1024  # room for the largest prompt, or a check tells nothing
+
+
+class StorageError(EdgekitError):
+    """The journal cannot be read or written: a full disk, a broken one, no permission."""
+
+    retryable = True
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """One instant on every clock there is, in seconds.
+
+    `boot` is CLOCK_BOOTTIME, which no one sets and which runs on while the device sleeps, and means
+    something only together with `boot_id`; `unix` may jump.
+    """
+
+    monotonic: float
+    boot: float
+    unix: float
+    boot_id: str
+
+    @classmethod
+    def now(cls) -> Moment:
+        """This instant."""
+        boot = time.clock_gettime(time.CLOCK_BOOTTIME)
+        return cls(time.monotonic(), boot, time.time(), BOOT_ID.read_text().strip())
+
+    def since(self, boot: float, unix: float, boot_id: str) -> float:
+        """Seconds since another instant, never less than 0.
+
+        After a reboot only the wall clock can tell; one that was set back tells nothing.
+        """
+        passed = self.boot - boot if boot_id == self.boot_id else self.unix - unix
+        return max(0.0, passed)
+
+
+def stored(row: Row, now: Moment) -> Row:
+    """The row with its times as seconds from now on."""
+    return _shifted(row, -now.monotonic)
+
+
+def restored(row: Row, passed_seconds: float, now: Moment) -> Row:
+    """The row with its times on this boot's monotonic clock again."""
+    return _shifted(row, now.monotonic - passed_seconds)
+
+
+def _shifted(row: Row, seconds: float) -> Row:
+    return msgspec.structs.replace(
+        row,
+        queued_at=row.queued_at + seconds,
+        deadline=row.deadline + seconds,
+        keep_until=row.keep_until + seconds,
+    )
+
+
+class Journal:
+    """The file: opened when it is first needed, and again after an error.
+
+    Args:
+        path: of the database; made with mode 0600.
+        clock: tells this instant.
+        busy_seconds: for another process to let go of the file.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        clock: Callable[[], Moment] = Moment.now,
+        busy_seconds: float = BUSY_SECONDS,
+    ) -> None:
+        self._path = path
+        self._clock = clock
+        self._busy_seconds = busy_seconds
+        self._database: sqlite3.Connection | None = None
+
+    def load(self) -> tuple[Row, ...]:
+        """Every row, the oldest prompt first; a row that cannot be read is dropped and logged.
+
+        Raises:
+            StorageError: the file cannot be opened or read. A file that is no database is put
+                aside as `journal.db.broken`, and the journal begins anew.
+        """
+        try:
+            return self._load()
+        except (sqlite3.Error, OSError) as error:
+            self.close()
+            broken = isinstance(error, sqlite3.DatabaseError)
+            if not broken or isinstance(error, sqlite3.OperationalError):
+                raise StorageError("the journal cannot be read", str(error)) from error
+            aside = self._path.with_name(self._path.name + ".broken")
+            log.exception("%s is broken; it is kept as %s", self._path, aside.name)
+            with self._failing("put aside"):
+                self._path.replace(aside)
+                for end in ("-wal", "-shm"):
+                    self._path.with_name(self._path.name + end).unlink(missing_ok=True)
+                return self._load()
+
+    def commit(self, records: Sequence[Row], forgotten: Sequence[str]) -> None:
+        """Write rows and remove others, all or nothing; on the disk when this returns.
+
+        Raises:
+            StorageError: nothing was written, as far as can be known.
+        """
+        now = self._clock()
+        times = (now.boot_id, now.boot, now.unix)
+        rows = [
+            (row.key, row.state, *times, msgspec.msgpack.encode(stored(row, now)))
+            for row in records
+        ]
+        with self._failing("written"), self._open() as database:
+            database.executemany("DELETE FROM prompts WHERE key = ?", [(k,) for k in forgotten])
+            database.executemany("REPLACE INTO prompts VALUES (?, ?, ?, ?, ?, ?)", rows)
+
+    def check(self) -> None:
+        """Write and remove as much as a prompt may need.
+
+        Raises:
+            StorageError: there is no room yet.
+        """
+        with self._failing("written"):
+            with self._open() as database:
+                database.execute("REPLACE INTO checks VALUES (1, zeroblob(?))", (CHECK_BYTES,))
+            with self._open() as database:
+                database.execute("DELETE FROM checks")
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._database is not None:
+            with suppress(sqlite3.Error):
+                self._database.close()
+            self._database = None
+
+    def _load(self) -> tuple[Row, ...]:
+        now = self._clock()
+        found, unreadable = [], []
+        with self._open() as database:
+            for key, boot_id, boot, unix, blob in database.execute(
+                "SELECT key, boot_id, boot_seconds, unix_seconds, row FROM prompts"
+            ):
+                try:
+                    row = msgspec.msgpack.decode(blob, type=Row)
+                except UNREADABLE:
+                    log.exception("the journal's row of %s cannot be read and is dropped", key)
+                    unreadable.append((key,))
+                    continue
+                found.append(restored(row, now.since(boot, unix, boot_id), now))
+            database.executemany("DELETE FROM prompts WHERE key = ?", unreadable)
+        return tuple(sorted(found, key=lambda row: row.queued_at))
+
+    def _open(self) -> sqlite3.Connection:
+        if self._database is None:
+            # Made by us, so that nobody else may read it for an instant; SQLite gives -wal and
+            # -shm the same mode.
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
+            database = sqlite3.connect(self._path, timeout=self._busy_seconds)
+            try:
+                database.execute("PRAGMA journal_mode = WAL")
+                database.execute("PRAGMA synchronous = FULL")
+                database.execute("PRAGMA secure_delete = ON")  # prompts are somebody's words
+                database.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
+                (version,) = database.execute("PRAGMA user_version").fetchone()
+                if version not in (0, SCHEMA_VERSION):
+                    raise sqlite3.DatabaseError(f"version {version}, not {SCHEMA_VERSION}")
+                database.executescript(SCHEMA)
+            except sqlite3.Error:
+                database.close()
+                raise
+            self._database = database
+        return self._database
+
+    @contextmanager
+    def _failing(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            self.close()  # after an I/O error only a new connection is certain to work
+            raise StorageError(f"the journal cannot be {what}", str(error)) from error

@@ -1,0 +1,102 @@
+"""Every prompt the session knows, and what the journal is to be told of them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from edgekit.agent.serve.events import Effect, Forget, Record
+from edgekit.agent.serve.job import Job
+
+MAX_ROWS = 1000
+MAX_BYTES = 8 << 20  # of bodies and outcomes; they are in memory too
+
+
+class Ledger:
+    """Prompts by key, `requester/ek-id`."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, Job] = {}
+        self._dirty: dict[str, bool] = {}  # key: whether it can wait for the next commit
+        self._forgotten: set[str] = set()
+        self._bytes = 0
+        self._sizes: dict[str, int] = {}
+
+    def __iter__(self) -> Iterator[Job]:
+        return iter(tuple(self._jobs.values()))
+
+    def get(self, key: str) -> Job | None:
+        """The prompt of that key."""
+        return self._jobs.get(key)
+
+    def add(self, job: Job) -> None:
+        """Know a prompt; its row will replace one that was to be forgotten."""
+        self._jobs[job.key] = job
+        self._forgotten.discard(job.key)
+        self._measure(job)
+
+    def touch(self, job: Job, *, can_wait: bool = False) -> None:
+        """The journal is to be told."""
+        self._dirty[job.key] = can_wait and self._dirty.get(job.key, True)
+        self._measure(job)
+
+    def drop(self, job: Job) -> None:
+        """Know it no more, nor shall the journal."""
+        del self._jobs[job.key]
+        self._bytes -= self._sizes.pop(job.key)
+        self._dirty.pop(job.key, None)
+        if job.stored:
+            self._forgotten.add(job.key)
+
+    def make_room(self, needed_bytes: int) -> bool:
+        """Whether one more prompt fits, once the oldest outcomes that were delivered are gone."""
+        for job in tuple(self._jobs.values()):
+            if self._fits(needed_bytes):
+                break
+            if job.outcome is not None and job.sent:
+                self.drop(job)
+        return self._fits(needed_bytes)
+
+    def forget_old(self, now: float) -> None:
+        """Drop outcomes whose time is over."""
+        for job in tuple(self._jobs.values()):
+            if job.outcome is not None and now >= job.keep_until:
+                self.drop(job)
+
+    def effects(self, *, everything: bool) -> list[Effect]:
+        """What the journal is to be told now, in one commit.
+
+        Args:
+            everything: also what could wait for another commit.
+        """
+        if not everything and all(self._dirty.values()):
+            return []
+        told: list[Effect] = []
+        for key in self._dirty:
+            job = self._jobs[key]
+            job.new_to_journal, job.stored = not job.stored, True
+            told.append(Record(job.row()))
+        told += map(Forget, sorted(self._forgotten))
+        self._dirty.clear()
+        self._forgotten.clear()
+        return told
+
+    def failed(self, recorded: Iterable[str], forgotten: Iterable[str]) -> list[Job]:
+        """A commit failed: it is to be done again.
+
+        Returns:
+            The prompts that the journal has never had. The caller drops them, which asks for
+            their rows to be forgotten: whether a failed commit is on the disk cannot be known.
+        """
+        self._forgotten.update(forgotten)
+        jobs = [job for key in recorded if (job := self._jobs.get(key)) is not None]
+        for job in jobs:
+            job.in_flight = False
+            self._dirty[job.key] = False
+        return [job for job in jobs if job.new_to_journal]
+
+    def _fits(self, needed_bytes: int) -> bool:
+        return len(self._jobs) < MAX_ROWS and self._bytes + needed_bytes <= MAX_BYTES
+
+    def _measure(self, job: Job) -> None:
+        self._bytes += job.size_bytes - self._sizes.get(job.key, 0)
+        self._sizes[job.key] = job.size_bytes

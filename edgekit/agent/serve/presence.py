@@ -1,0 +1,66 @@
+"""What the device says of itself, and how often."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import msgspec
+
+from edgekit.agent.serve.events import Publish
+from edgekit.agent.serve.replies import status_message
+from edgekit.core import wire
+from edgekit.core.config import AgentConfig
+from edgekit.core.manifest import BundleConfig
+
+STATUS_MIN_SECONDS = 1.0
+STATUS_MAX_SECONDS = 30.0
+URGENT = ("read_only", "draining", "offline")
+
+
+@dataclass(slots=True)
+class Presence:
+    """The retained card and status of one device."""
+
+    device: str
+    _said: wire.Status | None = None
+    _said_at: float = 0.0
+    tok_s: float = field(default=0.0)
+    ttft_ms: float = field(default=0.0)
+    temp_c: int | None = None
+    mem_free_mb: int | None = None
+
+    def forget(self) -> None:
+        """Whoever listens now may have missed what was said."""
+        self._said = None
+
+    def say(self, state: str, release: str, queue: int, active: int, now: float) -> list[Publish]:
+        """The status, when it changed or is old; what is only measured is no change."""
+        status = wire.Status(state, release, queue, active, self.tok_s, self.ttft_ms)
+        last, age = self._said, now - self._said_at
+        if last is not None:
+            urgent = state != last.state and (state in URGENT or last.state in URGENT)
+            changed = status != last and (urgent or age >= STATUS_MIN_SECONDS)
+            if not changed and age < STATUS_MAX_SECONDS:
+                return []
+        self._said, self._said_at = status, now
+        measured = msgspec.structs.replace(status, temp_c=self.temp_c, mem_free_mb=self.mem_free_mb)
+        return [Publish(status_message(self.device, measured))]
+
+
+def card_message(
+    config: AgentConfig, bundle: BundleConfig, release: str, agent: str, slots: int
+) -> wire.Outbound:
+    """The retained card."""
+    card = wire.Card(
+        device=config.device,
+        release=release,
+        model=bundle.name,
+        version=bundle.version,
+        context_length=bundle.context_length,
+        max_answer_tokens=bundle.max_answer_tokens,
+        queue_limit=config.queue_limit,
+        agent=agent,
+        pools=tuple(config.pools),
+        slots=slots,
+    )
+    return wire.Outbound(wire.card_topic(config.device), msgspec.json.encode(card), retain=True)

@@ -1,0 +1,154 @@
+"""The prompts of one session and how they are answered; shared by its intake and its worker side.
+
+Pure: methods change the prompts and return what is to be said.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from edgekit.agent.serve import replies
+from edgekit.agent.serve.events import Effect, ToWorker
+from edgekit.agent.serve.fair import FairQueue
+from edgekit.agent.serve.job import Job, Outcome
+from edgekit.agent.serve.ledger import Ledger
+from edgekit.agent.serve.pipe import Cancel
+from edgekit.agent.serve.states import Step
+from edgekit.core import chat, wire
+
+OUTBOX_BATCH = 100  # outcomes that are sent at once when a connection came back
+RUN_SHARE = 0.3  # of the newest prompt in the mean of how long prompts run
+
+
+@dataclass(slots=True)
+class Prompts:
+    """Who waits, who runs, who has ended.
+
+    Args:
+        model: the served model's name, for answers.
+        epoch: Unix seconds minus monotonic seconds.
+    """
+
+    model: str
+    epoch: float
+    ledger: Ledger = field(default_factory=Ledger)
+    queue: FairQueue = field(default_factory=FairQueue)
+    running: dict[str, Job] = field(default_factory=dict)
+    stopping: set[str] = field(default_factory=set)  # forgotten, but the worker is at it still
+    slots: int = 0  # of the worker; none while the model loads
+    connected: bool = True
+    storing: bool = True  # the journal can be written; what is not in it is not said
+    ignored: int = 0  # messages and prompts that got no answer
+    run_ms: float | None = None  # mean of recent prompts, from start to end
+
+    # --- saying -------------------------------------------------------------------------------
+    def accepted(self, job: Job, now: float) -> list[Effect]:
+        """Say that a prompt was taken, unless its requester wants the final alone."""
+        if job.reply.final_only:
+            return []
+        position, eta_ms = self.position(job), None
+        if self.run_ms is not None and self.slots:
+            eta_ms = round(self.run_ms * position / self.slots)
+        return [replies.accepted(job, position, eta_ms, now)]
+
+    def position(self, job: Job) -> int:
+        """How many prompts must end before this one starts."""
+        if job.key in self.running:
+            return 0
+        before = next(n for n, other in enumerate(self.queue) if other is job)
+        return max(0, before + len(self.running) + 1 - max(self.slots, 1))
+
+    def send(self, job: Job, now: float) -> list[Effect]:
+        """Send the outcome of a prompt; while there is no connection or no journal it waits."""
+        if not self.connected or not self.storing or job.sent:
+            return []
+        job.in_flight = True
+        return [replies.outcome(job, job.reply, int(job.deadline - now))]
+
+    def send_outbox(self, now: float) -> list[Effect]:
+        """Send outcomes that nobody has acknowledged, the oldest first."""
+        waiting = [j for j in self.ledger if j.outcome and not j.sent and not j.in_flight]
+        return [effect for job in waiting[:OUTBOX_BATCH] for effect in self.send(job, now)]
+
+    # --- ending -------------------------------------------------------------------------------
+    def end(self, job: Job, step: Step, outcome: Outcome, now: float) -> list[Effect]:
+        """Give a prompt its one outcome."""
+        self.running.pop(job.key, None)
+        job.end(step, outcome, now)
+        self.ledger.touch(job)
+        return self.send(job, now)
+
+    def fail(self, job: Job, step: Step, code: str, text: str, now: float) -> list[Effect]:
+        """End it with an error."""
+        return self.end(job, step, replies.error_outcome(wire.ProtocolError(code, text)), now)
+
+    def finish(
+        self,
+        job: Job,
+        text: str,
+        reason: str,
+        usage: chat.Usage,
+        timings: chat.Timings | None,
+        now: float,
+    ) -> list[Effect]:
+        """End it with an answer, which may be cancelled."""
+        payload = chat.completion(
+            prompt_id=job.reply.prompt_id,
+            model=self.model,
+            created=int(self.epoch + now),
+            text=text,
+            finish_reason=reason,
+            usage=usage,
+            timings=timings,
+            deltas=job.seq,
+        )
+        if job.key in self.running and reason != "cancelled":
+            took = (now - job.started_at) * 1e3
+            mean = took if self.run_ms is None else self.run_ms
+            self.run_ms = mean + RUN_SHARE * (took - mean)
+        cancelled = reason == "cancelled"
+        step, status = (Step.CANCELLED, 499) if cancelled else (Step.FINISHED, 200)
+        return self.end(job, step, Outcome("final", "", status, payload), now)
+
+    def cancelled(self, job: Job, now: float) -> list[Effect]:
+        """End one that has no text."""
+        return self.finish(job, "", "cancelled", chat.Usage(0, 0, 0), None, now)
+
+    def expire_waiting(self, now: float) -> None:
+        """A prompt whose time ran out before it started gets no answer: nobody waits for it.
+
+        The error is stored, for whoever asks by `query`.
+        """
+        for job in [job for job in self.queue if now >= job.deadline]:
+            self.queue.remove(job)
+            error = wire.ProtocolError("deadline_exceeded", "it expired before it could start")
+            job.end(Step.EXPIRED, replies.error_outcome(error), now)
+            job.sent = True
+            self.ledger.touch(job)
+            self.ignored += 1
+
+    def abandon(self, job: Job) -> list[Effect]:
+        """Forget a prompt that nobody waits for: no minutes of computing for nobody."""
+        self.ledger.drop(job)
+        if self.running.pop(job.key, None) is not None:
+            self.stopping.add(job.key)
+            return [ToWorker(Cancel(job.key))]
+        if job.outcome is None:
+            self.queue.remove(job)
+        return []
+
+    def next_to_start(self) -> Job | None:
+        """The next prompt, if it can run now; it has left the queue then."""
+        job = self.queue.first()
+        if job is None or len(self.running) + len(self.stopping) >= self.slots:
+            return None
+        # A prompt that was running when something died runs alone, so that it is known who did it.
+        alone = job.starts or any(other.starts > 1 for other in self.running.values())
+        if job.key in self.stopping or (alone and self.running):
+            return None
+        return self.queue.take()
+
+    def ended(self, key: str) -> Job | None:
+        """The running prompt of which the worker says that it ended."""
+        self.stopping.discard(key)
+        return self.running.get(key)

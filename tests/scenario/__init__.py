@@ -1,0 +1,1 @@
+"""Stories of the protocol as data, and what runs them."""

@@ -1,0 +1,266 @@
+"""Reads a story and follows it on any target."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import msgspec
+import yaml
+
+from edgekit.core import wire
+
+CASES = Path(__file__).parent / "cases"
+DEVICE, POOL = "demo", "sensors"
+BODY: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 5}
+EXPECT_SECONDS = 60.0
+
+
+class Send(msgspec.Struct, forbid_unknown_fields=True, rename={"as_": "as"}):
+    """A prompt."""
+
+    id: str | None = None
+    as_: str = ""
+    body: dict[str, Any] | None = None
+    text: str | None = None
+    expiry: int | None = 60
+    pool: bool = False
+    want: str = ""
+    reply_to: str = ""
+    puback: int = 0
+    content_type: str = wire.JSON
+
+    @property
+    def label(self) -> str:
+        """Its Correlation Data."""
+        return self.as_ or self.id or ""
+
+
+class Control(msgspec.Struct, forbid_unknown_fields=True, rename={"as_": "as"}):
+    """`cancel` or `query`."""
+
+    kind: Literal["cancel", "query"]
+    id: str
+    as_: str = ""
+    pool: bool = False
+    reply: bool = False
+
+
+class Expect(msgspec.Struct, forbid_unknown_fields=True):
+    """A reply."""
+
+    kind: Literal["accepted", "delta", "final", "error", "state"]
+    to: str
+    payload: dict[str, Any] = {}
+    status: int | None = None
+    same_as: str = ""
+    keep: str = ""
+
+
+class Model(msgspec.Struct, forbid_unknown_fields=True):
+    """What a played model says."""
+
+    id: str
+    delta: str | None = None
+    finish: str | None = None
+
+
+class Action(msgspec.Struct, forbid_unknown_fields=True):
+    """One of them is given."""
+
+    send: Send | None = None
+    control: Control | None = None
+    expect: Expect | None = None
+    silence: float | None = None
+    advance: float | None = None
+    model: Model | None = None
+    fault: Literal[
+        "kill_worker", "kill_agent", "kill_broker", "full_disk", "room_on_disk", None
+    ] = None
+
+
+class Story(msgspec.Struct, forbid_unknown_fields=True):
+    """One file."""
+
+    name: str
+    actions: list[Action]
+    needs: list[Literal["scripted_model", "full_disk"]] = []
+    device: dict[str, int] = {}
+    may_remain: list[str] = []
+    epilogue: list[Action] = []
+
+
+def stories() -> dict[str, Story]:
+    """Every story by the name of its file."""
+    return {
+        path.stem: msgspec.convert(yaml.safe_load(path.read_text()), Story)
+        for path in sorted(CASES.glob("*.yaml"))
+    }
+
+
+class Target(Protocol):
+    """A device under test and its broker."""
+
+    def publish(self, message: wire.Outbound) -> int:
+        """Publish as the requester; the PUBACK's reason code."""
+        ...
+
+    def replies(self, seconds: float) -> list[wire.Inbound]:
+        """What came since the last call; waits at most so long, until something comes."""
+        ...
+
+    def advance(self, seconds: float) -> None:
+        """Time passes."""
+        ...
+
+    def model(self, said: Model, requester: str) -> None:
+        """A played model says something."""
+        ...
+
+    def fault(self, name: str) -> None:
+        """Break something, or mend it."""
+        ...
+
+
+@dataclass
+class Follower:
+    """Follows one story."""
+
+    story: Story
+    requester: str
+    target: Target
+    _inbox: list[wire.Inbound] = field(default_factory=list)
+    _kept: dict[str, bytes] = field(default_factory=dict)
+    _ids: dict[str, str] = field(default_factory=dict)  # by label
+
+    def run(self) -> None:
+        """To the end."""
+        for action in (*self.story.actions, *self.story.epilogue):
+            self._follow(action)
+        self._collect(0.3)
+        may_remain = {label.encode() for label in self.story.may_remain}
+        left = [
+            m.property("ek-kind")
+            for m in self._inbox
+            if m.property("ek-kind") != "delta" and m.correlation not in may_remain
+        ]
+        assert not left, f"left over: {left}"
+
+    def _follow(self, action: Action) -> None:
+        match action:
+            case Action(send=Send() as send):
+                self._send(send)
+            case Action(control=Control() as control):
+                self._control(control)
+            case Action(expect=Expect() as expect):
+                self._expect(expect)
+            case Action(silence=float() as seconds):
+                before = len(self._inbox)
+                self._collect(seconds)
+                came = [m for m in self._inbox[before:] if m.property("ek-kind") != "delta"]
+                assert not came, f"not silent: {came}"
+            case Action(advance=float() as seconds):
+                self.target.advance(seconds)
+            case Action(model=Model() as said):
+                self.target.model(said, self.requester)
+            case Action(fault=str() as fault):
+                self.target.fault(fault)
+
+    def _send(self, send: Send) -> None:
+        topic = wire.request_topic(DEVICE, self.requester)
+        if send.pool:
+            topic = wire.pool_request_topic(POOL, self.requester)
+        user = [("ek-id", send.id)] if send.id else []
+        if send.want:
+            user.append(("ek-want", send.want))
+        payload = json.dumps(send.body or BODY) if send.text is None else send.text
+        self._ids[send.label] = send.id or send.label.encode().hex()
+        code = self.target.publish(
+            wire.Outbound(
+                topic,
+                payload.encode(),
+                response_topic=send.reply_to or wire.response_prefix(self.requester) + "s",
+                correlation=send.label.encode(),
+                expiry_seconds=send.expiry,
+                content_type=send.content_type,
+                user=tuple(user),
+            )
+        )
+        assert code == send.puback, f"PUBACK 0x{code:02x}"
+
+    def _control(self, control: Control) -> None:
+        topic = wire.control_topic(DEVICE, self.requester)
+        if control.pool:
+            topic = wire.pool_control_topic(POOL, self.requester)
+        message = wire.Outbound(
+            topic, json.dumps({"kind": control.kind, "id": control.id}).encode(), qos=0
+        )
+        if control.reply:
+            label = control.as_ or control.id
+            self._ids[label] = control.id
+            message = msgspec.structs.replace(
+                message,
+                response_topic=wire.response_prefix(self.requester) + "c",
+                correlation=label.encode(),
+            )
+        self.target.publish(message)
+
+    def _expect(self, expect: Expect) -> None:
+        deadline = time.monotonic() + EXPECT_SECONDS
+        while (found := self._find(expect)) is None:
+            assert time.monotonic() < deadline, f"no {expect.kind} to {expect.to}: {self._inbox}"
+            if not self._collect(1.0) and self._frozen():
+                raise AssertionError(f"no {expect.kind} to {expect.to}: {self._inbox}")
+        self._inbox.remove(found)
+        assert found.property("ek-id") == self._ids[expect.to]
+        assert found.property("ek-dev") == DEVICE
+        assert (found.qos, found.retain) == (0 if expect.kind == "delta" else 1, False)
+        assert found.expiry_seconds is not None
+        assert 1 <= found.expiry_seconds <= wire.MAX_EXPIRY_SECONDS
+        if expect.status is not None:
+            assert found.property("ek-status") == str(expect.status)
+        part_of(expect.payload, json.loads(found.payload), expect.kind)
+        if expect.same_as:
+            assert found.payload == self._kept[expect.same_as], "another text"
+        if expect.keep:
+            self._kept[expect.keep] = found.payload
+
+    def _find(self, expect: Expect) -> wire.Inbound | None:
+        """The first reply to that attempt; deltas are passed over unless one is expected."""
+        for message in self._inbox:
+            kind = message.property("ek-kind")
+            if message.correlation == expect.to.encode() and kind in (
+                expect.kind,
+                "final",
+                "error",
+            ):
+                assert kind == expect.kind, f"{kind} instead: {message.payload!r}"
+                return message
+        return None
+
+    def _collect(self, seconds: float) -> bool:
+        came = self.target.replies(seconds)
+        self._inbox += came
+        return bool(came)
+
+    def _frozen(self) -> bool:
+        return getattr(self.target, "frozen", False)
+
+
+def part_of(expected: object, found: object, where: str) -> None:
+    """Every key that is given has the given value; a list is compared by its length and items."""
+    if isinstance(expected, dict):
+        assert isinstance(found, dict), where
+        for key, value in expected.items():
+            assert key in found, f"{where}.{key} is missing in {found}"
+            part_of(value, found[key], f"{where}.{key}")
+    elif isinstance(expected, list):
+        assert isinstance(found, list), where
+        assert len(expected) == len(found), where
+        for number, (one, other) in enumerate(zip(expected, found, strict=True)):
+            part_of(one, other, f"{where}[{number}]")
+    else:
+        assert found == expected, f"{where} is {found!r}, not {expected!r}"

@@ -1,0 +1,176 @@
+"""Every story against the real agent, model and Mosquitto; faults are SIGKILL."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from edgekit.agent.release.root import Root
+from edgekit.core import wire
+from edgekit.core.config import AgentConfig, BrokerConfig
+from edgekit.mqtt import MqttClient
+from tests import tools
+from tests.conftest import make_project
+from tests.scenario.story import DEVICE, POOL, Follower, Model, Story, stories
+
+pytestmark = pytest.mark.timeout(300)
+
+STORIES = {name: story for name, story in stories().items() if not story.needs}
+START_SECONDS = 90.0
+
+
+@dataclass
+class Device:
+    """The agent of a release, run as its supervisor would."""
+
+    root: Root
+    broker: tools.MosquittoBroker
+    limits: dict[str, int] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+
+    def be(self, limits: dict[str, int]) -> None:
+        """Run, with these limits."""
+        if self.process is not None and self.process.poll() is None and limits == self.limits:
+            return
+        self.stop()
+        self.limits = limits
+        config = AgentConfig(
+            DEVICE,
+            BrokerConfig("127.0.0.1", self.broker.port),
+            pools=[POOL],
+            drain_seconds=1.0,
+            slots=1,  # so that a prompt waits behind another
+        )
+        config = msgspec.structs.replace(config, **limits)
+        self.root.agent_config.write_bytes(msgspec.toml.encode(config))
+        self.start()
+
+    def start(self) -> None:
+        """Returns when it is ready."""
+        self.root.ready_file.unlink(missing_ok=True)
+        with self.root.log_file.open("ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    *(sys.executable, "-S", "-P", "-m", "edgekit.agent"),
+                    *("serve", "--root", str(self.root.path)),
+                ],
+                env=self.root.environment(self.root.current.resolve()),
+                stdout=log,
+                stderr=log,
+            )
+        until(self.root.ready_file.exists)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Returns when it has ended."""
+        if self.process is not None:
+            self.process.send_signal(number)
+            self.process.wait(30)
+
+    def worker(self) -> int | None:
+        """Its model's process."""
+        assert self.process is not None
+        pid = self.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return int(children[0]) if children else None
+
+
+def until(check: Callable[[], object]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not check():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+@dataclass
+class Real:
+    """That device, seen by one requester."""
+
+    device: Device
+    requester: str
+    _inbox: queue.SimpleQueue[wire.Inbound] = field(default_factory=queue.SimpleQueue)
+
+    _up: queue.SimpleQueue[bool] = field(default_factory=queue.SimpleQueue)
+
+    def __post_init__(self) -> None:
+        self._mqtt = MqttClient(
+            BrokerConfig("127.0.0.1", self.device.broker.port),
+            f"story-{self.requester}",
+            subscriptions=[(wire.response_prefix(self.requester) + "#", 1)],
+            on_message=self._inbox.put,
+            on_connection=self._up.put,
+        )
+        self._mqtt.connect()
+        assert self._up.get(timeout=10)
+
+    def close(self) -> None:
+        self._mqtt.close()
+
+    def publish(self, message: wire.Outbound) -> int:
+        return self._mqtt.publish(message).result(timeout=15)
+
+    def replies(self, seconds: float) -> list[wire.Inbound]:
+        came = []
+        with suppress(queue.Empty):
+            came.append(self._inbox.get(timeout=seconds))
+            while True:
+                came.append(self._inbox.get_nowait())
+        return came
+
+    def advance(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def model(self, said: Model, requester: str) -> None:
+        """It speaks by itself."""
+
+    def fault(self, name: str) -> None:
+        if name == "kill_worker":
+            worker = self.device.worker()
+            assert worker is not None
+            os.kill(worker, signal.SIGKILL)
+            ready = self.device.root.log_file.read_text().count("model ready")
+            until(lambda: self.device.root.log_file.read_text().count("model ready") > ready)
+        elif name == "kill_agent":
+            self.device.stop(signal.SIGKILL)
+            self.device.start()
+        else:
+            assert name == "kill_broker"
+            subscribed = self.device.root.log_file.read_text().count("subscribed")
+            self.device.broker.stop(kill=True)
+            self.device.broker.start()
+            while not self._up.get(timeout=30):
+                """It was lost; now it comes back."""
+            until(lambda: self.device.root.log_file.read_text().count("subscribed") > subscribed)
+
+
+@pytest.fixture(scope="module")
+def device(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Device]:
+    folder = tmp_path_factory.mktemp("stories")
+    with tools.mosquitto(folder) as broker:
+        project = make_project(folder / "project", broker.port, smollm2)
+        project.edgekit("push", "demo")
+        project.edgekit("stop", "demo")
+        made = Device(Root(project.root()), broker)
+        yield made
+        made.stop()
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_the_real_agent_follows(name: str, device: Device) -> None:
+    story: Story = STORIES[name]
+    device.be(story.device)
+    real = Real(device, name)
+    try:
+        Follower(story, name, real).run()
+    finally:
+        real.close()

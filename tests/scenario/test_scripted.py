@@ -1,0 +1,129 @@
+"""Every story against the session alone: frozen clock, played broker and model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pytest
+
+from edgekit.agent.serve.events import (
+    CheckStorage,
+    Connected,
+    Controlled,
+    Disconnected,
+    Effect,
+    Publish,
+    Received,
+    StorageBack,
+    Tick,
+    ToWorker,
+    WorkerLost,
+)
+from edgekit.agent.serve.pipe import Cancel, Delta, Done, Ready
+from edgekit.core import wire
+from edgekit.core.chat import Timings, Usage
+from tests.fakes.session import Agent
+from tests.scenario.story import DEVICE, POOL, Follower, Model, stories
+
+STORIES = stories()
+TICK_SECONDS = 0.5
+
+
+@dataclass
+class Scripted:
+    """A session, its broker and its model."""
+
+    agent: Agent
+    frozen: bool = True
+    _inbox: list[wire.Inbound] = field(default_factory=list)
+    _said: dict[str, str] = field(default_factory=dict)  # text by job
+    _tokens: int = 0
+
+    def publish(self, message: wire.Outbound) -> int:
+        self._tokens += 1
+        inbound = wire.Inbound(
+            message.topic,
+            message.payload,
+            message.qos,
+            message.retain,
+            message.response_topic,
+            message.correlation,
+            message.expiry_seconds,
+            message.content_type,
+            message.user,
+            token=self._tokens,
+        )
+        kind = Controlled if wire.is_control(message.topic) else Received
+        self._done(self.agent.handle(kind(inbound)))
+        assert self.agent.acks[-1] == self._tokens
+        return 0
+
+    def replies(self, seconds: float) -> list[wire.Inbound]:
+        came, self._inbox = self._inbox, []
+        return came
+
+    def advance(self, seconds: float) -> None:
+        while seconds > 0:
+            self._done(self.agent.handle(Tick(), after=min(TICK_SECONDS, seconds)))
+            seconds -= TICK_SECONDS
+
+    def model(self, said: Model, requester: str) -> None:
+        job = f"{requester}/{said.id}"
+        if said.delta is not None:
+            self._said[job] = self._said.get(job, "") + said.delta
+            self._done(self.agent.handle(Delta(job, said.delta)))
+        if said.finish is not None:
+            text = self._said.pop(job, "") + said.finish
+            self._done(self.agent.handle(_ended(job, text, "stop")))
+
+    def fault(self, name: str) -> None:
+        if name == "kill_worker":
+            self._said.clear()
+            self._done(self.agent.handle(WorkerLost()))
+            self._done(self.agent.handle(Ready(1.0, 1.0)))
+        elif name == "kill_agent":
+            self._said.clear()
+            self.agent = self.agent.restarted()
+            self._done(self.agent.handle(Ready(1.0, 1.0)))
+            self._done(self.agent.handle(Connected()))
+        elif name == "kill_broker":
+            self._done(self.agent.handle(Disconnected()))
+            self._done(self.agent.handle(Connected()))
+        else:
+            self.agent.disk_full = name == "full_disk"
+            self.advance(3.0)
+
+    def _done(self, effects: Sequence[Effect]) -> None:
+        """What broker and worker do of it."""
+        for effect in effects:
+            match effect:
+                case Publish(message, key) if message.topic.startswith(f"{wire.PREFIX}/res/"):
+                    self._inbox.append(
+                        wire.Inbound(
+                            message.topic,
+                            message.payload,
+                            message.qos,
+                            correlation=message.correlation,
+                            expiry_seconds=message.expiry_seconds,
+                            user=message.user,
+                        )
+                    )
+                    if key and message.qos:
+                        self._done(self.agent.acknowledged([effect]))
+                case ToWorker(Cancel(job)):
+                    text = self._said.pop(job, "")
+                    self._done(self.agent.handle(_ended(job, text, "cancelled")))
+                case CheckStorage() if not self.agent.disk_full:
+                    self._done(self.agent.handle(StorageBack()))
+
+
+def _ended(job: str, text: str, reason: str) -> Done:
+    return Done(job, text, reason, Usage(4, 3, 7), Timings(0, 1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_the_session_follows(name: str) -> None:
+    story = STORIES[name]
+    agent = Agent(device=DEVICE, pools=[POOL], **story.device)  # type: ignore[arg-type]  # limits
+    Follower(story, name, Scripted(agent.ready())).run()

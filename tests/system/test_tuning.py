@@ -1,0 +1,34 @@
+"""A device finds the runtime's setting by itself at its first start, and keeps it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests import tools
+from tests.conftest import make_project
+
+
+def test_a_device_measures_once_and_starts_with_the_result(tmp_path: Path, smollm2: Path) -> None:
+    with tools.mosquitto(tmp_path) as broker:
+        project = make_project(tmp_path / "project", broker.port, smollm2)
+        fleet = project.folder / "fleet.toml"
+        fleet.write_text(fleet.read_text().replace("threads = 2\n", ""))
+        root = project.root()
+        project.edgekit("push", "demo")
+        try:
+            first = json.loads((root / "run" / "ready.json").read_bytes())
+            kept = (root / "tuning.json").read_bytes()
+            project.edgekit("stop", "demo")
+            project.edgekit("push", "demo")  # starts what is there
+            again = json.loads((root / "run" / "ready.json").read_bytes())
+        finally:
+            project.edgekit("stop", "demo")
+    tried = json.loads(kept)[0]["tried"]
+    assert json.loads(kept)[0]["key"].startswith(first["release"])
+    assert len(tried) >= 2
+    assert first["model"]["tuned"]
+    chosen = (first["model"]["threads"], first["model"]["spinning"])
+    assert chosen in [(t["threads"], t["spinning"]) for t in tried]
+    assert (again["model"]["threads"], again["model"]["spinning"]) == chosen
+    assert (root / "tuning.json").read_bytes() == kept
