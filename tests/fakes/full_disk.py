@@ -24,7 +24,11 @@ from edgekit.mqtt import MqttClient
 WAIT_SECONDS = 90.0
 QUIET_SECONDS = 3.0
 QUESTION = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
-STORY = {"messages": [{"role": "user", "content": "Tell me a long story."}], "max_tokens": 120}
+STORY = {
+    "messages": [{"role": "user", "content": "Tell me a long story."}],
+    "max_tokens": 900,  # it must still run when the disk is full
+    "logit_bias": {"2": -100},  # nor end by itself
+}
 
 
 def eventually(check: Callable[[], object]) -> None:
@@ -50,11 +54,14 @@ def main() -> None:
     broker = BrokerConfig("127.0.0.1", int(sys.argv[2]))
     root.agent_config.write_bytes(msgspec.toml.encode(AgentConfig("demo", broker)))
     states: list[str] = []
+    active: list[int] = []
     finals: list[float] = []
 
     def watch(message: wire.Inbound) -> None:
         if message.topic == wire.status_topic("demo"):
-            states.append(json.loads(message.payload)["state"])
+            status = json.loads(message.payload)
+            active.append(status.get("active", 0))
+            states.append(status["state"])
         elif message.property("ek-kind") == "final":
             finals.append(time.monotonic())
 
@@ -83,12 +90,15 @@ def main() -> None:
                 seen["refused"] = error.code
             eventually(lambda: "read_only" in states)
             seen["read_only"] = True
+            assert not finals, "the prompt ended before the disk was full"
+            eventually(lambda: not active[-1])
             time.sleep(QUIET_SECONDS)
             ballast.unlink()
             room_at = time.monotonic()
             for reply in running:
                 if isinstance(reply, Final):
                     final = reply
+            eventually(lambda: finals)
             seen["final_before_there_was_room"] = min(finals) < room_at
             seen["running_prompt_tokens"] = final.completion["usage"]["completion_tokens"]
             eventually(lambda: states[-1] in ("ready", "busy"))

@@ -110,6 +110,7 @@ def agent(root: Root, folder: Path) -> Iterator[Agent]:
             "demo",
             BrokerConfig("127.0.0.1", broker.port, keepalive_seconds=KEEPALIVE_SECONDS),
             drain_seconds=1.0,
+            slots=1,
         )
         root.agent_config.write_bytes(msgspec.toml.encode(config))
         states: list[str] = []
@@ -263,7 +264,7 @@ def test_a_full_disk_refuses_prompts_and_ends_nothing(root: Root, tmp_path: Path
     seen = json.loads(done.stdout)
     assert seen["refused"] == "no_storage"
     assert seen["read_only"]
-    assert seen["running_prompt_tokens"] == 120  # it was accepted, and its final came later
+    assert seen["running_prompt_tokens"] == 900  # it was accepted, and its final came later
     assert seen["final_before_there_was_room"] is False
     assert "Paris" in seen["answer_when_there_was_room_again"]
     assert seen["same_process"]
