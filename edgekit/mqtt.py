@@ -232,8 +232,11 @@ class MqttClient:
     def close(self, flush_seconds: float = 0.0) -> None:
         """DISCONNECT and stop; the Will is not published.
 
+        A socket that is closed with something unread in it resets the connection: a broker that is
+        behind then neither reads what was sent last nor the DISCONNECT, and publishes the Will.
+
         Args:
-            flush_seconds: to wait for the PUBACKs of what was sent.
+            flush_seconds: to wait at most for the PUBACKs of what was sent, which rules that out.
         """
         with self._lock:
             unacked = list(self._unacked.values())

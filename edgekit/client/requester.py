@@ -23,6 +23,7 @@ from edgekit.mqtt import NO_MATCHING_SUBSCRIBERS, MqttClient
 PUBACK_SECONDS = 10.0
 POOL = "pool:"  # before a pool's name; no device's name has a colon
 DEFAULT_EXPIRY_SECONDS = 300
+FLUSH_SECONDS = 1.0  # for the PUBACK of a cancel, when the connection is closed
 RETAINED_SECONDS = 0.5  # how long retained messages are collected
 
 
@@ -98,7 +99,7 @@ class Requester:
 
     def close(self) -> None:
         """Disconnect."""
-        self._mqtt.close()
+        self._mqtt.close(FLUSH_SECONDS)
 
     def ask(
         self,
@@ -228,7 +229,7 @@ class Requester:
         if not asking.device:
             topic = wire.pool_control_topic(question.pool, self.name)
         payload = msgspec.json.encode({"kind": kind, "id": question.prompt_id})
-        message = wire.Outbound(topic, payload, qos=0)
+        message = wire.Outbound(topic, payload)
         if inbox is not None:
             message = msgspec.structs.replace(
                 message,

@@ -6,6 +6,7 @@ import json
 import os
 import queue
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from edgekit.agent.serve.service import WILL_DELAY_SECONDS
 from edgekit.client import Final, Requester, devices
 from edgekit.core import wire
+from edgekit.core.config import BrokerConfig
 from edgekit.mqtt import MqttClient
 from tests import tools
 from tests.conftest import Project, make_project
@@ -48,6 +50,33 @@ def eventually(check: Callable[[], bool], seconds: float = 30.0) -> None:
 
 def status(device: Project) -> str:
     return str(devices(device.broker, "tester").get("demo", {}).get("status", {}).get("state"))
+
+
+def test_the_will_stays_unsaid_where_the_broker_is_behind(mosquitto: MosquittoBroker) -> None:
+    said: list[bytes] = []
+    broker = BrokerConfig("127.0.0.1", mosquitto.port)
+    topic = wire.status_topic("other")
+    watcher = MqttClient(
+        broker, "watcher", subscriptions=[(topic, 1)], on_message=lambda m: said.append(m.payload)
+    )
+    watcher.connect()
+    client = MqttClient(
+        broker,
+        "other",
+        subscriptions=[],
+        on_message=lambda _: None,
+        will=wire.Outbound(topic, b"lost"),
+    )
+    client.connect()
+    assert mosquitto.process is not None
+    mosquitto.process.send_signal(signal.SIGSTOP)
+    for number in range(5):
+        client.publish(wire.Outbound(topic, b"%d" % number))
+    threading.Timer(1.0, mosquitto.process.send_signal, (signal.SIGCONT,)).start()
+    client.close(flush_seconds=10)
+    eventually(lambda: len(said) >= 5)
+    watcher.close()
+    assert said == [b"0", b"1", b"2", b"3", b"4"]
 
 
 def answer(device: Project) -> str:

@@ -60,7 +60,7 @@ log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.5
 MEASURE_SECONDS = 15.0
-FLUSH_SECONDS = 2.0  # for the last PUBACKs when the agent ends
+FLUSH_SECONDS = 4.0  # for the last PUBACKs when the agent ends
 WILL_DELAY_SECONDS = 10
 MAX_EVENTS = 10_000
 TUNE_SHARE = 0.25  # of the trial's time: the model is loaded and answers in the rest of it
