@@ -34,6 +34,8 @@ class Answer:
         self._eos = model.eos_token_ids
         self._stream = model.stream()
         self._filter = StopFilter(stops)
+        self._stops = bool(stops)
+        self._undecoded: list[int] = []
         self._sent: list[str] = []
         self._unsent = ""
         self._unsent_tokens = 0
@@ -48,19 +50,27 @@ class Answer:
         self.count += 1
         if token in self._eos:
             return True
-        self._unsent += self._filter.push(self._stream.decode(token))
+        self._undecoded.append(token)
         self._unsent_tokens += 1
         due = now - self._flushed_at >= self._flush_seconds or self._unsent_tokens >= FLUSH_TOKENS
-        if self._unsent and due and not self._filter.stopped:
-            self._flush(now)
+        if due or self._stops:  # else its text is nobody's business yet, and the model waits for us
+            self._decode()
+            if due and self._unsent and not self._filter.stopped:
+                self._flush(now)
         return self._filter.stopped
 
     def finish(self, now: float) -> str:
         """Send what is left; the whole text."""
+        self._decode()
         self._unsent += self._filter.flush()
         if self._unsent:
             self._flush(now)
         return "".join(self._sent)
+
+    def _decode(self) -> None:
+        for token in self._undecoded:
+            self._unsent += self._filter.push(self._stream.decode(token))
+        self._undecoded.clear()
 
     def _flush(self, now: float) -> None:
         self._send(self._unsent)

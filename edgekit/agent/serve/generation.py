@@ -50,6 +50,7 @@ class Generation:
         self._sampler = sampler
         self._limit = limit
         self._clock = clock
+        self._rope_threshold = decoder.limits.rope_threshold
         self._began = clock()
         self._prefilled: float | None = None
         self._logits: Logits | None = None  # after the last token of the slot
@@ -59,11 +60,16 @@ class Generation:
     @property
     def load(self) -> Load:
         """What the scheduler wants to know."""
-        held, rope = len(self.slot.tokens), self._decoder.limits.rope_threshold
+        held, rope = len(self.slot.tokens), self._rope_threshold
         remaining = max(0, len(self._wanted) - held)
         # The long factors are used for what goes in above the threshold, so all must go in there.
         at_least = rope + 1 if rope and self.slot.long_rope and not held else 0
         return Load(self.slot.number, remaining, at_least)
+
+    @property
+    def decodes(self) -> bool:
+        """Whether the next thing is a token of the answer."""
+        return len(self.slot.tokens) >= len(self._wanted)
 
     @property
     def pending(self) -> int | None:
@@ -82,6 +88,13 @@ class Generation:
         assert self._chosen is not None
         self.slot.tokens.append(self._chosen)
         self._chosen, self._logits = None, logits
+
+    def advance(self) -> str:
+        """Compute the pending token, if there is one, and choose the next: as `choose`."""
+        if self._chosen is not None:
+            slot = self.slot.number
+            self.take(self._decoder.step({slot: self._chosen})[slot])
+        return self.choose()
 
     def choose(self) -> str:
         """Choose a token, nothing being pending; the finish reason when the answer ends with it."""
@@ -129,7 +142,7 @@ class Generation:
         The model changes its rotary factors there, for all tokens; the runtime leaves what it has
         computed with the others as it is.
         """
-        rope = self._decoder.limits.rope_threshold
+        rope = self._rope_threshold
         if not rope or self.slot.long_rope:
             return
         tokens = [*self.slot.tokens, *([] if self._chosen is None else [self._chosen])]

@@ -6,6 +6,7 @@ length and one tagged msgpack map.
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 from typing import Any, Generic, TypeVar
@@ -97,6 +98,12 @@ class Pipe(Generic[T]):
         self._decoder: msgspec.msgpack.Decoder[T] = msgspec.msgpack.Decoder(receives)
         self._encoder = msgspec.msgpack.Encoder()
         self._buffer = bytearray()
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
+
+    def readable(self) -> bool:
+        """Whether there is something to receive, or the other end is gone."""
+        return bool(self._buffer or self._poll.poll(0))
 
     def send(self, message: ToWorker | FromWorker) -> None:
         """Write one frame.

@@ -104,7 +104,10 @@ class Worker:
             return
 
     def _turn(self) -> None:
-        """One slice of a prefill and one token of every answer, as far as there are any."""
+        """One slice of a prefill and one token of every answer, as far as there are any.
+
+        Where nothing but one answer runs, all its tokens until something happens.
+        """
         loads = [job.load for job in self._jobs.values()]
         work = next_work(loads, self._fed_last, self._decoder.limits.min_slice)
         if work.feed is not None:
@@ -115,12 +118,31 @@ class Worker:
             job = self._jobs.get(slot)
             if job is not None and not job.load.remaining:
                 self._decode([job])  # the first token waits for nobody
-        if self._decoder.limits.batched:
-            self._decode([self._jobs[slot] for slot in work.step if slot in self._jobs])
-            return
-        for slot in work.step:
-            if slot in self._jobs:
-                self._decode([self._jobs[slot]])
+        steps = [self._jobs[slot] for slot in work.step if slot in self._jobs]
+        if len(self._jobs) == 1 and steps:
+            self._decode_alone(steps[0])
+        elif self._decoder.limits.batched:
+            self._decode(steps)
+        else:
+            for job in steps:
+                if job.slot.number in self._jobs:
+                    self._decode([job])
+
+    def _decode_alone(self, job: Generation) -> None:
+        """Tokens of the only answer that runs, until anything else is to be done.
+
+        A loop of its own: after each token the caches are the model's, and what `_turn` does cost
+        200 us cold, 2 % of a token of SmolLM2.
+        """
+        until = min(start.deadline for start in (job.start, *self._waiting))
+        while job.decodes:
+            reason = job.advance()
+            if reason:
+                self._end(job, reason)
+                break
+            if self._pipe.readable() or self._clock() >= until:
+                break
+        self._listen()
 
     def _decode(self, jobs: list[Generation]) -> None:
         """One token of each of these answers, in one step of the decoder."""
