@@ -20,7 +20,7 @@ from edgekit.errors import EdgekitError
 
 STORY = "Tell me a long story about a lighthouse keeper and a storm."
 STORY_TOKENS = 200
-DECODE_PAIRS = 3  # pairs of answers whose medians make one round
+DECODE_PAIRS = 9  # of answers; the median of their ratios makes one round
 
 QUESTION = (
     "Describe in a few sentences how a lighthouse keeper spends a quiet winter day, "
@@ -159,8 +159,7 @@ def decode_ratio(rig: Rig) -> list[float]:
         measured = list(pairs(rig, STORY, STORY_TOKENS, DECODE_PAIRS))
         if measured[0][0].tokens < STORY_TOKENS // 2:
             raise EdgekitError(f"the model ends its story after {measured[0][0].tokens} tokens")
-        ours = median((a.tokens - 1) / a.rest_seconds for a, _ in measured)
-        return ours / median((b.tokens - 1) / b.rest_seconds for _, b in measured)
+        return median(b.rest_seconds / a.rest_seconds for a, b in measured)  # of equal texts
 
     return [one_round() for _ in range(rig.rounds)]
 
