@@ -7,14 +7,15 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 import numpy as np
 
-from benchmarks.bare import BareAnswer, Messages
+from benchmarks.bare import Messages
 from benchmarks.figure import figure
-from benchmarks.rig import Rig
+from benchmarks.rig import DEVICE, Rig
 from edgekit.agent.serve.sampling import Sampler
-from edgekit.client.requester import Delta, Final
+from edgekit.client.requester import Delta, Final, Requester
 from edgekit.core.chat import Sampling
 from edgekit.errors import EdgekitError
 
@@ -30,10 +31,9 @@ FIRST_PAIRS = 9
 
 POSITIONS = 64  # of an answer, whose logits are sampled from
 TOP_KS = (0, 50)
-SETTLE_SECONDS = 0.05  # both processes come to rest
-IDLE_SHARE = 0.03  # of one CPU: what the device may use while the bare runtime runs
+SETTLE_SECONDS = 0.05  # all processes come to rest
 
-BARE = "the bare onnxruntime-genai loop, in turns; Mosquitto on this machine"
+BARE = "the bare onnxruntime-genai loop in the same process, in turns; Mosquitto on this machine"
 
 
 _numbers = itertools.count(1)
@@ -41,14 +41,16 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True)
 class Answer:
-    """One greedy answer over MQTT; seconds are the requester's.
+    """One greedy answer; seconds are the requester's, or the bare runtime's own.
 
     Attributes:
         text: whole.
         tokens: generated, the end-of-turn token included.
         prompt_tokens: after the chat template.
-        first_seconds: from the call to the first delta.
-        rest_seconds: from the first delta to the final.
+        first_seconds: from the call to the first delta; bare, from the messages as text to the
+            first token's id: template, encoding, prefill, choice.
+        rest_seconds: from the first delta to the final; bare, from the first token's id to the
+            last one's.
     """
 
     text: str
@@ -66,14 +68,9 @@ def fresh(prompt: str) -> Messages:
 
 def ask(rig: Rig, messages: Messages, max_tokens: int) -> Answer:
     """Prompt the device, greedily."""
-    body = {
-        "messages": messages,
-        "max_completion_tokens": max_tokens,
-        "temperature": 0,
-    }
     first: float | None = None
     began = time.perf_counter()
-    for reply in rig.requester.ask(rig.device, body):
+    for reply in rig.requester.ask(DEVICE, _body(messages, max_tokens)):
         if isinstance(reply, Delta) and first is None:
             first = time.perf_counter()
         if isinstance(reply, Final):
@@ -81,63 +78,53 @@ def ask(rig: Rig, messages: Messages, max_tokens: int) -> Answer:
             final = reply
     if first is None:
         raise EdgekitError("the answer came without a delta")
+    return _answer(final, first - began, ended - first)
+
+
+def ask_bare(requester: Requester, messages: Messages, max_tokens: int) -> Answer:
+    """Have the runtime's plain loop answer in the device's model process; its own seconds."""
+    *_, final = requester.ask(DEVICE, _body(messages, max_tokens))
+    assert isinstance(final, Final)
+    timings = final.completion["timings"]
+    return _answer(final, timings["first_token_ms"] / 1e3, timings["predicted_ms"] / 1e3)
+
+
+def _body(messages: Messages, max_tokens: int) -> dict[str, Any]:
+    return {"messages": messages, "max_completion_tokens": max_tokens, "temperature": 0}
+
+
+def _answer(final: Final, first_seconds: float, rest_seconds: float) -> Answer:
     usage = final.completion["usage"]
     return Answer(
-        final.text,
-        usage["completion_tokens"],
-        usage["prompt_tokens"],
-        first - began,
-        ended - first,
+        final.text, usage["completion_tokens"], usage["prompt_tokens"], first_seconds, rest_seconds
     )
 
 
-def pairs(rig: Rig, prompt: str, tokens: int, count: int) -> Iterator[tuple[Answer, BareAnswer]]:
+def pairs(
+    rig: Rig, bare: Requester, prompt: str, tokens: int, count: int
+) -> Iterator[tuple[Answer, Answer]]:
     """The same prompts through MQTT and bare, in turns; who begins alternates.
 
     Raises:
-        EdgekitError: the answers are not the same, or the device worked while the other was
-            measured.
+        EdgekitError: the answers are not the same.
     """
-    busy = elapsed = 0.0
-
-    def device(messages: Messages) -> Answer:
-        return ask(rig, messages, tokens)
-
-    def bare(messages: Messages) -> BareAnswer:
-        nonlocal busy, elapsed
-        used, began = rig.device_cpu_seconds(), time.perf_counter()
-        answer = rig.bare.answer(messages, tokens)
-        elapsed += time.perf_counter() - began
-        busy += rig.device_cpu_seconds() - used
-        return answer
-
-    device(fresh(prompt)), bare(fresh(prompt))  # warm
-    busy = elapsed = 0.0
-    for number in range(count):
-        time.sleep(SETTLE_SECONDS)
+    for number in range(-1, count):
         messages = fresh(prompt)
         if number % 2:
-            plain = bare(messages)
-            time.sleep(SETTLE_SECONDS)
-            ours = device(messages)
-        else:
-            ours = device(messages)
-            time.sleep(SETTLE_SECONDS)
-            plain = bare(messages)
-        if (ours.text, ours.tokens, ours.prompt_tokens) != (
-            plain.text,
-            plain.tokens,
-            plain.prompt_tokens,
-        ):
+            plain = ask_bare(bare, messages, tokens)
+        time.sleep(SETTLE_SECONDS)
+        ours = ask(rig, messages, tokens)
+        time.sleep(SETTLE_SECONDS)
+        if not number % 2:
+            plain = ask_bare(bare, messages, tokens)
+        said = (ours.text, ours.tokens, ours.prompt_tokens)
+        if said != (plain.text, plain.tokens, plain.prompt_tokens):
             raise EdgekitError(
                 "the device and the bare runtime answered differently",
                 f"{ours.tokens} tokens, {ours.text!r}; {plain.tokens} tokens, {plain.text!r}",
             )
-        yield ours, plain
-    if busy > IDLE_SHARE * elapsed + 0.02:  # two ticks of the CPU clock
-        raise EdgekitError(
-            "the device was not idle while the bare runtime ran", f"{busy:.2f} of {elapsed:.2f} s"
-        )
+        if number >= 0:  # the first pair warms both
+            yield ours, plain
 
 
 @figure(
@@ -156,12 +143,13 @@ def decode_ratio(rig: Rig) -> list[float]:
     """
 
     def one_round() -> float:
-        measured = list(pairs(rig, STORY, STORY_TOKENS, DECODE_PAIRS))
+        measured = list(pairs(rig, bare, STORY, STORY_TOKENS, DECODE_PAIRS))
         if measured[0][0].tokens < STORY_TOKENS // 2:
             raise EdgekitError(f"the model ends its story after {measured[0][0].tokens} tokens")
         return median(b.rest_seconds / a.rest_seconds for a, b in measured)  # of equal texts
 
-    return [one_round() for _ in range(rig.rounds)]
+    with rig.compared() as bare:
+        return [one_round() for _ in range(rig.rounds)]
 
 
 @figure(
@@ -178,11 +166,11 @@ def first_token_added_ms(rig: Rig) -> list[float]:
     """
 
     def one_round() -> float:
-        measured = list(pairs(rig, QUESTION, 8, FIRST_PAIRS))
-        added = median(a.first_seconds for a, _ in measured)
-        return (added - median(b.first_seconds for _, b in measured)) * 1e3
+        measured = pairs(rig, bare, QUESTION, 8, FIRST_PAIRS)
+        return median(a.first_seconds - b.first_seconds for a, b in measured) * 1e3
 
-    return [one_round() for _ in range(rig.rounds)]
+    with rig.compared() as bare:
+        return [one_round() for _ in range(rig.rounds)]
 
 
 @figure(

@@ -10,15 +10,19 @@ import os
 import subprocess
 import sys
 import tempfile
-from contextlib import ExitStack
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
+from benchmarks import bare_worker
 from benchmarks.bare import Bare
 from benchmarks.broker import mosquitto
 from benchmarks.models import PHI35, SMOLLM2, find_model
+from edgekit.agent.release.root import Root
 from edgekit.client.requester import Requester
 from edgekit.core.config import BrokerConfig
 from edgekit.errors import EdgekitError
@@ -26,6 +30,7 @@ from edgekit.errors import EdgekitError
 DEVICE = "demo"
 CONTEXT_TOKENS = 2048
 COMMAND_SECONDS = 600.0
+READY_SECONDS = 120.0
 
 
 class Closes(Protocol):
@@ -106,12 +111,47 @@ class Rig:
     def options(self) -> dict[str, Any]:
         """The session options that the device found best, by the runtime's names."""
         assert self.device
-        root = self.folder / "project" / ".edgekit" / "devices" / DEVICE
-        ready = json.loads((root / "run" / "ready.json").read_bytes())["model"]
+        ready = json.loads(self.root.ready_file.read_bytes())["model"]
         return {
             "intra_op_num_threads": ready["threads"],
             "session.intra_op.allow_spinning": str(int(ready["spinning"])),
         }
+
+    @property
+    def root(self) -> Root:
+        """The device's folder."""
+        return Root(self.folder / "project" / ".edgekit" / "devices" / DEVICE)
+
+    @contextmanager
+    def compared(self) -> Iterator[Requester]:
+        """For the length of a block the device's model process can be the bare runtime, too.
+
+        Yields:
+            The requester whose prompts are answered so (`bare_worker`).
+        """
+        assert self.device
+        self.stop_device()
+        agent = subprocess.Popen(
+            [
+                *(sys.executable, "-S", "-P", bare_worker.__file__),
+                *("serve", "--root", str(self.root.path)),
+            ],
+            env=self.root.environment(self.root.current.resolve()),
+            stdin=subprocess.DEVNULL,
+            stderr=(self.folder / "compared.log").open("wb"),
+        )
+        try:
+            deadline = time.monotonic() + READY_SECONDS
+            while not self.root.ready_file.exists():
+                if agent.poll() is not None or time.monotonic() > deadline:
+                    log = (self.folder / "compared.log").read_text(errors="replace")
+                    raise EdgekitError("the agent did not start", log[-2000:])
+                time.sleep(0.1)
+            with Requester(self.broker, bare_worker.BARE) as bare:
+                yield bare
+        finally:
+            agent.terminate()
+            agent.wait(READY_SECONDS)
 
     def another_bare(self, options: dict[str, Any]) -> Bare:
         """The runtime with other session options, in one more process."""
@@ -142,19 +182,6 @@ class Rig:
         project.mkdir(exist_ok=True)
         environment = {k: v for k, v in os.environ.items() if not k.startswith("EDGEKIT_")}
         return run_edgekit(arguments, project, environment, COMMAND_SECONDS)
-
-    def device_cpu_seconds(self) -> float:
-        """CPU time, user and system, that the device's living processes have used so far."""
-        mark = str(self.folder / "project").encode()
-        ticks = 0
-        for process in Path("/proc").glob("[0-9]*"):
-            try:
-                if mark in (process / "cmdline").read_bytes():
-                    fields = (process / "stat").read_text().rpartition(")")[2].split()
-                    ticks += int(fields[11]) + int(fields[12])  # utime, stime: proc(5)
-            except OSError:
-                continue  # it ended meanwhile
-        return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def run_edgekit(
