@@ -29,8 +29,6 @@ def answer(worker: Any, start: Any) -> Any:
     from edgekit.core.chat import Timings, Usage
 
     tokenizer, slot = worker._tokenizer, worker._decoder._slots[0]
-    worker._decoder.truncate(0, 0)
-    next(idle for idle in worker._idle if idle.number == 0).tokens.clear()
     generator, stops = slot._generator, tokenizer.eos_token_ids
     time.sleep(SETTLE_SECONDS)
     tokens: list[int] = []
@@ -65,10 +63,10 @@ def answer(worker: Any, start: Any) -> Any:
 
 
 def wrap_worker() -> None:
-    """Have the model process answer the prompts of `bare` bare."""
+    """Have the model process answer the prompts of `bare` bare and keep no prefix of others."""
     from edgekit.agent.serve.worker import Worker
 
-    begin = Worker._begin
+    begin, end = Worker._begin, Worker._end
 
     def begin_or_answer(self: Worker, start: Any) -> None:
         if start.requester == BARE:
@@ -76,7 +74,13 @@ def wrap_worker() -> None:
         else:
             begin(self, start)
 
+    def end_and_forget(self: Worker, job: Any, reason: str) -> None:
+        end(self, job, reason)
+        self._decoder.truncate(job.slot.number, 0)
+        job.slot.tokens.clear()
+
     Worker._begin = begin_or_answer  # type: ignore[method-assign]
+    Worker._end = end_and_forget  # type: ignore[method-assign]
 
 
 def wrap_service() -> None:
