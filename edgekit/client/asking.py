@@ -36,6 +36,7 @@ class Asking:
     attempts: int = 0
     heard: bool = False  # any reply came
     streaming: bool = False  # a delta came: never sent again
+    forgotten: bool = False  # by a device that had it
     _due: float = 0.0
     _backing_off: bool = False
 
@@ -62,6 +63,23 @@ class Asking:
             return None, min(self._due, self.deadline)
         return self._send(now)
 
+    @property
+    def why(self) -> str:
+        """Why it is given up."""
+        if self.forgotten:
+            return "it knows nothing of the prompt any more"
+        if self.heard:
+            return "it has the prompt, and its answer did not come in time"
+        return f"no reply to {self.attempts} attempts within the time there was"
+
+    def concerns(self, device: str, kind: str) -> bool:
+        """Whether a message is of the answer that is followed.
+
+        A pool's prompt that was sent twice may run on two devices: of the other one only a final
+        is of use.
+        """
+        return not self.heard or device in ("", self.device) or kind == "final"
+
     def reply(self, device: str, now: float, *, delta: bool = False) -> None:
         """A reply came, from this device."""
         self.heard = True
@@ -76,6 +94,7 @@ class Asking:
             As `next`.
         """
         if self.streaming or self.attempts > len(BACKOFF_SECONDS):
+            self.forgotten = True
             return Do.GIVE_UP, now
         self.heard = False
         self._backing_off = False

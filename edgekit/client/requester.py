@@ -160,12 +160,8 @@ class Requester:
         """What comes, while the prompt is sent and asked after as the rules say."""
         do, until = asking.next(time.monotonic(), random.random())  # noqa: S311  no secret
         while True:
-            if do is Do.GIVE_UP:
-                silent = "it knows nothing of the prompt any more" if asking.heard else ""
-                raise _nobody(
-                    question.pool or asking.device,
-                    silent or f"no reply to {asking.attempts} attempts within the time there was",
-                )
+            if do is Do.GIVE_UP and inbox.empty():  # else it was the caller who took so long
+                raise _nobody(question.pool or asking.device, asking.why)
             if do is Do.SEND:
                 self._send(question, asking, inbox)
             elif do is Do.QUERY:
@@ -181,7 +177,7 @@ class Requester:
                     do, until = asking.unknown(now, random.random())  # noqa: S311
                     continue
                 asking.reply(message.property("ek-dev"), now)
-            else:
+            elif asking.concerns(message.property("ek-dev"), message.property("ek-kind")):
                 yield message
             do, until = asking.next(time.monotonic(), random.random())  # noqa: S311
 

@@ -97,3 +97,22 @@ def test_a_device_that_always_forgets_is_not_asked_for_ever() -> None:
         if asking.unknown(second + 20.0, 0.5)[0] is Do.GIVE_UP:
             break
     assert sent == 4
+
+
+def test_of_two_devices_that_answer_only_the_first_s_deltas_and_anybody_s_final_count() -> None:
+    asking = Asking(deadline=300.0)
+    assert asking.concerns("a", "accepted")
+    asking.reply("a", 1.0)
+    assert asking.concerns("a", "delta")
+    assert not asking.concerns("b", "delta")
+    assert not asking.concerns("b", "error")
+    assert asking.concerns("b", "final")
+
+
+def test_why_it_is_given_up_is_what_happened() -> None:
+    asking = Asking(deadline=300.0)
+    assert "no reply" in asking.why
+    asking.reply("a", 1.0, delta=True)
+    assert "did not come in time" in asking.why
+    asking.unknown(2.0, 0.5)
+    assert "knows nothing" in asking.why
