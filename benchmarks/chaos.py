@@ -227,6 +227,7 @@ class Chaos:
                 if thread.is_alive():
                     self.tally.problems.append("a client did not end")
         self.tally.seconds = time.monotonic() - began
+        self.tally.steps = self._device.steps()
         self._compare()
         return self.tally
 
@@ -344,6 +345,9 @@ class Chaos:
                 payloads = self.tally.said.get(row.key.partition("/")[2], set())
                 if payloads - {row.outcome.payload}:
                     problems.append(f"{row.key} was answered with another text than the stored one")
+        never = [step for step in STEPS if not self.tally.steps[step]]
+        if self.tally.killed < self._kills or (never and self._kills >= len(STEPS)):
+            problems.append(f"{self.tally.killed} kills, none at: {', '.join(never) or '-'}")
         answered = self.tally.finals + sum(self.tally.errors.values())
         if answered != self.tally.prompts:
             problems.append(f"{self.tally.prompts - answered} prompts have no outcome")

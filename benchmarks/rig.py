@@ -81,6 +81,12 @@ class Rig:
         return find_model(self.model_name)
 
     @cached_property
+    def end_tokens(self) -> list[int]:
+        """The tokens that end an answer of the model."""
+        ends = json.loads((self.model / "genai_config.json").read_bytes())["model"]["eos_token_id"]
+        return ends if isinstance(ends, list) else [ends]
+
+    @cached_property
     def broker(self) -> BrokerConfig:
         """A Mosquitto, on a free port."""
         return self._stack.enter_context(mosquitto(self.folder))

@@ -49,9 +49,11 @@ def text_of(tokens: int) -> str:
     return f"Report {next(_numbers)} of {time.monotonic_ns()}: {' '.join(words)}."
 
 
-def ask(rig: Rig, messages: list[dict[str, str]], max_tokens: int, asked: Asked) -> Asked:
-    """Prompt the device greedily, noting when what came."""
-    body = {"messages": messages, "max_completion_tokens": max_tokens, "temperature": 0}
+def ask(
+    rig: Rig, messages: list[dict[str, str]], max_tokens: int, asked: Asked, **fields: Any
+) -> Asked:
+    """Prompt the device greedily, noting when what came; `fields` are further ones of the body."""
+    body = {"messages": messages, "max_completion_tokens": max_tokens, "temperature": 0, **fields}
     for reply in rig.requester.ask(rig.device, body):
         if isinstance(reply, Delta):
             asked.deltas.append(time.perf_counter())
@@ -111,13 +113,16 @@ class Late:
 def late_prompts(rig: Rig) -> Iterator[Late]:
     """A prompt when the device is idle, and one like it while another answer runs."""
     rig.device  # noqa: B018  made here, not in the first sample
+    endless = {str(token): -100 for token in rig.end_tokens}
     for number in range(rig.rounds + 1):
         time.sleep(SETTLE_SECONDS)
         idle = ask(rig, user(text_of(LATE_TOKENS)), 4, now())
         time.sleep(SETTLE_SECONDS)
         running = now()
         story = user(f"{STORY} It begins in the year {1700 + number}.")
-        thread = threading.Thread(target=ask, args=(rig, story, STORY_TOKENS, running))
+        thread = threading.Thread(
+            target=ask, args=(rig, story, STORY_TOKENS, running), kwargs={"logit_bias": endless}
+        )
         thread.start()
         deadline = time.monotonic() + WAIT_SECONDS
         while len(running.deltas) < STARTED_DELTAS and time.monotonic() < deadline:

@@ -110,6 +110,7 @@ def agent(root: Root, folder: Path) -> Iterator[Agent]:
             "demo",
             BrokerConfig("127.0.0.1", broker.port, keepalive_seconds=KEEPALIVE_SECONDS),
             drain_seconds=1.0,
+            threads=1,
             slots=1,
         )
         root.agent_config.write_bytes(msgspec.toml.encode(config))
@@ -218,8 +219,9 @@ def test_a_prefill_of_thousands_of_tokens_does_not_cost_the_connection(
     with agent(copy_of(root, tmp_path / "root"), tmp_path) as device:
         began = time.monotonic()
         body = {"messages": [{"role": "user", "content": words}], "max_tokens": 4}
-        usage = device.ask(body, expiry_seconds=600).completion["usage"]
-        assert usage["prompt_tokens"] > LONG_PROMPT_TOKENS - 100
+        completion = device.ask(body, expiry_seconds=600).completion
+        assert completion["usage"]["prompt_tokens"] > LONG_PROMPT_TOKENS - 100
+        assert completion["timings"]["prompt_ms"] > KEEPALIVE_SECONDS * 1e3
         eventually(lambda: time.monotonic() - began > 2 * KEEPALIVE_SECONDS)
         assert "connection lost" not in device.log
         assert "lost" not in device.states
