@@ -91,6 +91,9 @@ def _agent_config(name: str, device: inventory.Device, broker: BrokerConfig) -> 
         slots=device.slots,
         batching=device.batching,
         max_beams=device.max_beams,
+        queue_limit=device.queue_limit,
+        requester_limit=device.requester_limit,
+        drain_seconds=device.drain_seconds,
         trial_seconds=device.trial_seconds,
     )
 
@@ -135,6 +138,10 @@ def state(
     render.say(f"current    {answer['current'] or 'nothing'}")
     render.say(f"previous   {answer['previous'] or 'nothing'}")
     render.say(f"answering  {'yes' if answer['answering'] else 'no'}")
+    if model := answer.get("model"):
+        how = "spinning" if model["spinning"] else "not spinning"
+        found = "measured here" if model["tuned"] else "as configured"
+        render.say(f"model      {model['slots']} slots, {model['threads']} threads {how}, {found}")
     for release in answer["releases"]:
         line = f"release    {release['digest'][7:19]}  {release['name']}:{release['version']}"
         render.say(f"{line}  {release['state']}  {release['reason']}".rstrip())

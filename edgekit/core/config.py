@@ -9,6 +9,9 @@ import msgspec
 
 from edgekit.errors import UsageError
 
+QUEUE_LIMIT = 8
+REQUESTER_LIMIT = 4
+DRAIN_SECONDS = 30.0
 TRIAL_SECONDS = 120.0  # from the start of the agent to its first answer, model load included
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
 
@@ -56,9 +59,9 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     batching: bool = False  # one step for all of them, where the model's graph allows it
     max_beams: int = 1  # that a prompt's num_beams may ask for; 1 refuses beam search
     pools: list[str] = []  # whose prompts this device takes, besides its own
-    queue_limit: int = 8  # prompts waiting, not counting those that run
-    requester_limit: int = 4  # of them, prompts of one requester
-    drain_seconds: float = 30.0  # how long SIGTERM lets the running prompt go on
+    queue_limit: int = QUEUE_LIMIT  # prompts waiting, not counting those that run
+    requester_limit: int = REQUESTER_LIMIT  # of them, prompts of one requester
+    drain_seconds: float = DRAIN_SECONDS  # how long SIGTERM lets the running prompt go on
     trial_seconds: float = TRIAL_SECONDS  # for a new release to answer, before the old one is back
 
     def __post_init__(self) -> None:

@@ -325,6 +325,9 @@ class Card(msgspec.Struct, frozen=True):
     protocol: int = 1
     pools: tuple[str, ...] = ()
     slots: int = 1  # prompts that run side by side
+    threads: int = 0  # of the runtime; this and the next as chosen for this device
+    spinning: bool = False
+    max_beams: int = 1
 
 
 class Status(msgspec.Struct, frozen=True, omit_defaults=True):

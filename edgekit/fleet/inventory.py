@@ -7,7 +7,13 @@ from pathlib import Path
 
 import msgspec
 
-from edgekit.core.config import TRIAL_SECONDS, check_name
+from edgekit.core.config import (
+    DRAIN_SECONDS,
+    QUEUE_LIMIT,
+    REQUESTER_LIMIT,
+    TRIAL_SECONDS,
+    check_name,
+)
 from edgekit.errors import UsageError
 
 
@@ -24,9 +30,12 @@ class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tags: list[str] = []
     threads: int = 0
     pools: list[str] = []  # whose prompts the device takes, besides its own
-    slots: int = 0  # this and the next two as in `AgentConfig`
+    slots: int = 0  # this and the next five as in `AgentConfig`
     batching: bool = False
     max_beams: int = 1
+    queue_limit: int = QUEUE_LIMIT
+    requester_limit: int = REQUESTER_LIMIT
+    drain_seconds: float = DRAIN_SECONDS
     trial_seconds: float = (
         TRIAL_SECONDS  # for a new release to load and answer, before it goes back
     )

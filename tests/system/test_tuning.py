@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from edgekit.client import devices
 from tests import tools
 from tests.conftest import make_project
 
@@ -19,6 +20,8 @@ def test_a_device_measures_once_and_starts_with_the_result(tmp_path: Path, smoll
         try:
             first = json.loads((root / "run" / "ready.json").read_bytes())
             kept = (root / "tuning.json").read_bytes()
+            shown = project.edgekit("state", "demo")
+            card = devices(project.broker, "tester")["demo"]["card"]
             project.edgekit("stop", "demo")
             project.edgekit("push", "demo")  # starts what is there
             again = json.loads((root / "run" / "ready.json").read_bytes())
@@ -32,3 +35,7 @@ def test_a_device_measures_once_and_starts_with_the_result(tmp_path: Path, smoll
     assert chosen in [(t["threads"], t["spinning"]) for t in tried]
     assert (again["model"]["threads"], again["model"]["spinning"]) == chosen
     assert (root / "tuning.json").read_bytes() == kept
+    spinning = "spinning" if chosen[1] else "not spinning"
+    assert f"{chosen[0]} threads {spinning}, measured here" in shown
+    assert (card["threads"], card["spinning"]) == chosen
+    assert card["slots"] == first["model"]["slots"]

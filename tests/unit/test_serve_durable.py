@@ -22,7 +22,7 @@ from edgekit.agent.serve.events import (
     ToWorker,
     WorkerLost,
 )
-from edgekit.agent.serve.job import KEEP_SECONDS
+from edgekit.agent.serve.job import KEEP_SECONDS, REFUSED_RETRY_SECONDS, UNSENT_KEEP_SECONDS
 from edgekit.agent.serve.ledger import MAX_BYTES, MAX_ROWS
 from edgekit.agent.serve.pipe import Cancel, Delta, Ready, Start
 from edgekit.agent.serve.session import MAX_STARTS, STORAGE_CHECK_SECONDS
@@ -77,6 +77,32 @@ def test_an_outcome_is_kept_ten_minutes_or_until_the_prompt_expires() -> None:
     agent.handle(Tick(), after=1)
     assert set(agent.disk) == {"alice/long"}
     agent.handle(Tick(), after=3600 - KEEP_SECONDS)
+    assert agent.disk == {}
+
+
+def test_a_final_that_the_broker_refused_is_sent_again_after_a_while() -> None:
+    agent = Agent().ready()
+    agent.prompt()
+    final = agent.finishes()
+    agent.acknowledged(final, code=0x97)
+    assert replies(agent.handle(Tick(), after=REFUSED_RETRY_SECONDS - 1)) == []
+    again = agent.handle(Tick(), after=1)
+    assert [r.payload for r in replies(again)] == [replies(final)[0].payload]
+    agent.acknowledged(again)
+    assert replies(agent.handle(Tick(), after=60)) == []
+
+
+def test_a_final_that_no_broker_has_acknowledged_is_kept_a_day_longer() -> None:
+    agent = Agent().ready()
+    agent.prompt()
+    agent.handle(Disconnected())
+    agent.finishes()
+    agent.handle(Tick(), after=UNSENT_KEEP_SECONDS)
+    agent = agent.restarted().ready()
+    (final,) = replies(agent.handle(Connected()))
+    assert dict(final.user)["ek-kind"] == "final"
+    agent.handle(Disconnected())
+    agent.handle(Tick(), after=KEEP_SECONDS)
     assert agent.disk == {}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from contextlib import suppress
 
@@ -147,6 +148,15 @@ def rollback(root: Root, supervisor: Supervisor) -> dict[str, object]:
     return activate(root, previous, supervisor)
 
 
+def _model(root: Root) -> object:
+    """How the model runs: slots, threads, whether they were measured here; None if it does not."""
+    try:
+        ready = json.loads(root.ready_file.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return ready.get("model") if isinstance(ready, dict) else None
+
+
 def describe(root: Root, supervisor: Supervisor) -> dict[str, object]:
     """What the device runs and since when."""
     config = root.agent_config.read_bytes() if root.agent_config.exists() else None
@@ -154,6 +164,7 @@ def describe(root: Root, supervisor: Supervisor) -> dict[str, object]:
         "current": root.linked(root.current),
         "previous": root.linked(root.previous),
         "answering": root.ready_file.exists(),
+        "model": _model(root),
         "supervisor_pid": supervisor.pid(),
         "config": Digest.of(config) if config is not None else None,
         "releases": [release.to_dict() for release in Releases(root.path).all()],

@@ -10,6 +10,8 @@ from edgekit.agent.serve.states import State, Step, move
 from edgekit.core import chat, wire
 
 KEEP_SECONDS = 600.0  # an outcome is kept so long, or until the prompt's own expiry
+UNSENT_KEEP_SECONDS = 86_400.0  # and longer where no broker has acknowledged it
+REFUSED_RETRY_SECONDS = 5.0  # until an outcome that the broker refused is sent again
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -67,6 +69,7 @@ class Job:
     outcome: Outcome | None = None
     sent: bool = False
     in_flight: bool = False  # its outcome is on its way to the broker
+    send_at: float = 0.0  # not before this
     stored: bool = False  # the journal has been given it
     new_to_journal: bool = False  # and that was in the commit that is under way
 
@@ -108,6 +111,11 @@ class Job:
             self.outcome,
             self.sent,
         )
+
+    @property
+    def forget_at(self) -> float:
+        """When an outcome's time is over: later for one that nobody can have seen."""
+        return self.keep_until + (0.0 if self.sent else UNSENT_KEEP_SECONDS)
 
     @property
     def size_bytes(self) -> int:

@@ -59,7 +59,7 @@ class Ledger:
     def forget_old(self, now: float) -> None:
         """Drop outcomes whose time is over."""
         for job in tuple(self._jobs.values()):
-            if job.outcome is not None and now >= job.keep_until:
+            if job.outcome is not None and now >= job.forget_at:
                 self.drop(job)
 
     def effects(self, *, everything: bool) -> list[Effect]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from edgekit.agent.serve.events import Publish
+from edgekit.agent.serve.pipe import Ready
 from edgekit.agent.serve.replies import status_message
 from edgekit.core import wire
 from edgekit.core.config import AgentConfig
@@ -48,9 +49,9 @@ class Presence:
 
 
 def card_message(
-    config: AgentConfig, bundle: BundleConfig, release: str, agent: str, slots: int
+    config: AgentConfig, bundle: BundleConfig, release: str, agent: str, model: Ready | None
 ) -> wire.Outbound:
-    """The retained card."""
+    """The retained card; `model` is the one that is loaded."""
     card = wire.Card(
         device=config.device,
         release=release,
@@ -61,6 +62,9 @@ def card_message(
         queue_limit=config.queue_limit,
         agent=agent,
         pools=tuple(config.pools),
-        slots=slots,
+        slots=model.slots if model else 1,
+        threads=model.threads if model else 0,
+        spinning=model.spinning if model else False,
+        max_beams=config.max_beams,
     )
     return wire.Outbound(wire.card_topic(config.device), msgspec.json.encode(card), retain=True)

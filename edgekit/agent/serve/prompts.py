@@ -68,7 +68,8 @@ class Prompts:
     def send_outbox(self, now: float) -> list[Effect]:
         """Send outcomes that nobody has acknowledged, the oldest first."""
         waiting = [j for j in self.ledger if j.outcome and not j.sent and not j.in_flight]
-        return [effect for job in waiting[:OUTBOX_BATCH] for effect in self.send(job, now)]
+        due = [job for job in waiting if now >= job.send_at]
+        return [effect for job in due[:OUTBOX_BATCH] for effect in self.send(job, now)]
 
     # --- ending -------------------------------------------------------------------------------
     def end(self, job: Job, step: Step, outcome: Outcome, now: float) -> list[Effect]:

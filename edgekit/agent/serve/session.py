@@ -36,7 +36,7 @@ from edgekit.agent.serve.events import (
     WorkerLost,
 )
 from edgekit.agent.serve.intake import NO_STORAGE, Intake
-from edgekit.agent.serve.job import Job, Row
+from edgekit.agent.serve.job import REFUSED_RETRY_SECONDS, Job, Row
 from edgekit.agent.serve.pipe import Delta, Done, Failed, Ready, Start
 from edgekit.agent.serve.presence import Presence, card_message
 from edgekit.agent.serve.prompts import Prompts
@@ -52,6 +52,7 @@ RESPAWN_SECONDS = 1.0
 HUNG_SECONDS = 60.0  # past a deadline that the worker itself looks at between two slices
 STORAGE_CHECK_SECONDS = 2.0
 NO_MATCHING_SUBSCRIBERS = 0x10  # §3.4.2.1
+FAILURE = 0x80  # this reason code and those above: §2.4
 STOPPING = "the device stops"
 
 
@@ -75,6 +76,7 @@ class Session:
     _prompts: Prompts = field(init=False)
     _intake: Intake = field(init=False)
     _presence: Presence = field(init=False)
+    _model: Ready | None = None  # the one loaded last
     _draining: float | None = None
     _exited: bool = False
     _storage_check_at: float = 0.0
@@ -108,15 +110,18 @@ class Session:
                 return [*self._intake.receive(message, now), Ack(message.token)]
             case Controlled(message):
                 return [*self._intake.control(message, now), Ack(message.token)]
-            case Ready(slots=slots):
-                self._prompts.slots = slots
+            case Ready():
+                return self._ready(event)
             case Delta():
                 return self._delta(event, now)
             case Done():
                 return self._done(event, now)
-            case Failed(key, code, text):
+            case Failed(key, code, text, param):
                 job = self._prompts.ended(key)
-                return self._prompts.fail(job, Step.REFUSED, code, text, now) if job else []
+                if job is None:
+                    return []
+                outcome = replies.error_outcome(wire.ProtocolError(code, text, param))
+                return self._prompts.end(job, Step.REFUSED, outcome, now)
             case WorkerLost():
                 return self._worker_lost(now)
             case Connected():
@@ -124,7 +129,7 @@ class Session:
             case Disconnected():
                 self._prompts.connected = False
             case Published(reply, code):
-                return self._published(reply, code)
+                return self._published(reply, code, now)
             case Restored(rows):
                 return self._restore(rows, now)
             case Unrecorded():
@@ -143,6 +148,13 @@ class Session:
         return []
 
     # --- the worker ---------------------------------------------------------------------------
+    def _ready(self, model: Ready) -> list[Effect]:
+        self._prompts.slots = model.slots
+        before, self._model = self._model, model
+        # the one after a crash may find less memory
+        changed = before is not None and before.slots != model.slots
+        return [self._card()] if changed and self._prompts.connected else []
+
     def _start_next(self, now: float) -> list[Effect]:
         effects: list[Effect] = []
         queue = self._prompts.queue
@@ -234,11 +246,14 @@ class Session:
         self._presence.forget()
         for job in self._prompts.ledger:
             job.in_flight = False
-        slots = max(1, self._prompts.slots)
-        card = card_message(self.config, self.bundle, self.release, self.agent_version, slots)
-        return [Publish(card), *self._prompts.send_outbox(now)]
+        return [self._card(), *self._prompts.send_outbox(now)]
 
-    def _published(self, reply: Publish, code: int | None) -> list[Effect]:
+    def _card(self) -> Publish:
+        return Publish(
+            card_message(self.config, self.bundle, self.release, self.agent_version, self._model)
+        )
+
+    def _published(self, reply: Publish, code: int | None, now: float) -> list[Effect]:
         job = self._prompts.ledger.get(reply.key)
         if job is None or job.reply.correlation != reply.message.correlation:
             return []  # it went to an address that was replaced by a newer one
@@ -246,9 +261,13 @@ class Session:
             nobody = code == NO_MATCHING_SUBSCRIBERS and job.outcome is None
             return self._prompts.abandon(job) if nobody else []
         job.in_flight = False
-        if code is not None and job.outcome is not None:
-            job.sent = True
-            self._prompts.ledger.touch(job, can_wait=True)
+        if job.outcome is None or code is None:
+            return []
+        if code >= FAILURE:
+            job.send_at = now + REFUSED_RETRY_SECONDS
+            return []
+        job.sent = True
+        self._prompts.ledger.touch(job, can_wait=True)
         return []
 
     # --- the journal --------------------------------------------------------------------------
