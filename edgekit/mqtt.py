@@ -283,9 +283,11 @@ class MqttClient:
         _properties: object,
     ) -> None:
         refused = [str(code) for code in codes if code.is_failure]
-        if refused:
+        if len(refused) == len(codes):
             self._refused(f"a subscription was refused: {refused[0]}")
             return
+        if refused:  # a pool's, say: what is left is served
+            log.warning("broker %s refused a subscription: %s", self._broker, refused[0])
         self._now_subscribed()
 
     def _refused(self, why: str) -> None:

@@ -171,6 +171,18 @@ def test_a_vanishing_temperature_is_greedy(temperature: float, top_p: float) -> 
         assert sampler.choose(logits) == 1
 
 
+@pytest.mark.parametrize(
+    ("logits", "sampling"),
+    [
+        ([2000.0, 1.0, 0.0], Sampling(temperature=1e-7, top_p=0.5)),
+        ([20.0, 1.0, 0.0], Sampling(temperature=1.0, top_p=0.9, repetition_penalty=1e-40)),
+        ([20.0, 1.0, 0.0], Sampling(temperature=1.0, top_k=2, min_p=0.1, repetition_penalty=1e-40)),
+    ],
+)
+def test_scores_beyond_float32_are_the_likeliest(logits: list[float], sampling: Sampling) -> None:
+    assert Sampler(sampling, [0]).choose(np.array(logits, dtype=np.float32)) == 0
+
+
 def test_a_seed_repeats_and_another_does_not() -> None:
     logits = np.random.default_rng(0).normal(0, 1, 500).astype(np.float32)
 

@@ -66,6 +66,14 @@ def test_what_it_has_no_word_for_is_refused_by_name(field: str, value: object) -
         assert isinstance(failed, Failed)
         assert failed.code == "unsupported_parameter"
         assert field in failed.message
+        assert failed.param == field
+
+
+def test_its_length_penalty_is_refused_without_it() -> None:
+    with worker("Paris.", max_beams=4) as parent:
+        failed = parent.ask(prompt(sampling=Sampling(length_penalty=0.5)))
+        assert isinstance(failed, Failed)
+        assert (failed.code, failed.param) == ("unsupported_parameter", "length_penalty")
 
 
 def test_a_stop_string_cuts_its_answer() -> None:

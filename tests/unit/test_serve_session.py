@@ -280,10 +280,9 @@ def test_an_expiry_of_more_than_an_hour_is_an_hour() -> None:
 def test_a_failure_in_the_worker_is_the_prompts_error() -> None:
     agent = Agent().ready()
     agent.prompt()
-    assert (
-        error(agent.handle(Failed("alice/p1", "context_length_exceeded", "2000 tokens")))["message"]
-        == "2000 tokens"
-    )
+    failed = Failed("alice/p1", "context_length_exceeded", "2000 tokens", "messages")
+    said = error(agent.handle(failed))
+    assert (said["message"], said["param"]) == ("2000 tokens", "messages")
     assert replies(agent.finishes()) == []
 
 

@@ -59,6 +59,20 @@ def test_a_late_prompt_is_answered_while_another_runs() -> None:
         assert between == [[("greedy", 1)]] * (len(fed) - 1)
 
 
+def test_a_prompt_that_comes_with_the_cancel_of_another_does_not_wait_for_a_third() -> None:
+    def late(parent: Parent, method: str) -> None:
+        calls = [call for call, _ in parent.decoder.calls]
+        if method == "greedy" and calls.count("greedy") == 10:
+            parent.pipe.send(prompt("y" * 320, job="b/1", limit=2))
+        if method == "extend" and calls.count("extend") == 3:
+            parent.pipe.send(Cancel("b/1"))
+            parent.pipe.send(prompt("z", job="c/1", limit=2))
+
+    with worker(ALPHABET, late, slots=3) as parent:
+        parent.send(prompt(limit=100))
+        assert list(collect(parent, 3)) == ["b/1", "c/1", "a/1"]
+
+
 def test_alone_a_prompt_is_fed_in_long_slices() -> None:
     with worker("ok", slots=4) as parent:
         parent.done(prompt("x" * 300))
@@ -223,6 +237,11 @@ def test_a_prompt_above_the_threshold_goes_in_at_once_up_to_there() -> None:
         # and the next turn goes on from it
         parent.decoder.calls.clear()
         assert cached(parent.done(prompt("x" * 150 + "y" * 9, job="a/2"))) == 155
+        # one that shares less than the threshold goes in at once up to there, too
+        parent.decoder.calls.clear()
+        kept = cached(parent.done(prompt("x" * 10 + "z" * 140, job="a/4")))
+        first = next(n for call, n in parent.decoder.calls if call == "extend")
+        assert 10 <= kept < 101 <= kept + first
         # while a short one does not use what was computed with other factors
         assert cached(parent.done(prompt("x" * 60, job="a/3"))) == 0
 

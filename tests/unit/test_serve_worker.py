@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pytest
 
 from edgekit.agent.serve.answer import FLUSH_SECONDS, FLUSH_TOKENS
@@ -22,6 +23,7 @@ from edgekit.agent.serve.pipe import (
     Start,
     ToWorker,
 )
+from edgekit.agent.serve.processors import Logits, ProcessorFactory
 from edgekit.agent.serve.scheduler import SLICE_TOKENS
 from edgekit.agent.serve.worker import Worker
 from edgekit.core.chat import Sampling
@@ -85,6 +87,7 @@ def worker(
     tokenizer: FakeTokenizer = TOKENIZER,
     slots: int = 1,
     max_beams: int = 1,
+    processors: ProcessorFactory | None = None,
     **limits: Any,
 ) -> Iterator[Parent]:
     """A running worker whose model wants to say `answer`."""
@@ -99,6 +102,7 @@ def worker(
         decoder,
         tokenizer,
         lambda: parent.now,
+        processors=processors,
         beams=beams,
         max_beams=max_beams,
     ).run
@@ -133,6 +137,20 @@ def test_an_answer_ends_at_the_end_of_turn_token_and_is_counted() -> None:
         assert done.usage.prompt_tokens == len(TOKENIZER.encode_chat([("user", "Hi")]))
         assert done.usage.completion_tokens == 7  # the end-of-turn token is one
         assert parent.done(prompt(job="a/2")).text == "Paris."
+
+
+def test_a_processor_of_ones_own_scores_every_token() -> None:
+    (wanted,) = TOKENIZER.encode("x")
+    seen: list[int] = []
+
+    def only_x(answer: Sequence[int], logits: Logits) -> None:
+        seen.append(len(answer))
+        logits[:] = -np.inf
+        logits[wanted] = 0.0
+
+    with worker("Paris.", processors=lambda sampling, prompt: [only_x]) as parent:
+        assert parent.done(prompt(limit=4)).text == "xxxx"
+    assert seen == [0, 1, 2, 3]
 
 
 def test_the_first_delta_comes_at_once_and_later_ones_by_number_of_tokens() -> None:

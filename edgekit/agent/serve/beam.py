@@ -14,12 +14,14 @@ _NOT_WITH_BEAMS = (
     *("temperature", "min_p", "presence_penalty", "frequency_penalty", "logit_bias"),
     "repetition_penalty",
 )
+_NOT_WITHOUT = ("length_penalty",)
 
 
 def refused_field(sampling: Sampling) -> str:
-    """The field of a prompt that beam search does not serve; empty when there is none."""
+    """The field that a prompt's way of being answered does not serve; empty if there is none."""
     neutral = Sampling()
-    changed = (n for n in _NOT_WITH_BEAMS if getattr(sampling, n) != getattr(neutral, n))
+    names = _NOT_WITH_BEAMS if sampling.num_beams > 1 else _NOT_WITHOUT
+    changed = (n for n in names if getattr(sampling, n) != getattr(neutral, n))
     return next(changed, "")
 
 

@@ -63,7 +63,7 @@ class Generation:
         held, rope = len(self.slot.tokens), self._rope_threshold
         remaining = max(0, len(self._wanted) - held)
         # The long factors are used for what goes in above the threshold, so all must go in there.
-        at_least = rope + 1 if rope and self.slot.long_rope and not held else 0
+        at_least = max(0, rope + 1 - held) if rope and self.slot.long_rope else 0
         return Load(self.slot.number, remaining, at_least)
 
     @property

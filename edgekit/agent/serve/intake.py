@@ -66,7 +66,7 @@ class Intake:
                 return self._attach(known, prompt, now)
         request = chat.parse_body(prompt.payload)
         self._admit(prompt, request)
-        if known is not None:
+        if known is not None and self.prompts.ledger.get(key) is known:
             self.prompts.ledger.drop(known)
         deadline = now + prompt.expiry_seconds
         job = Job(
@@ -138,6 +138,8 @@ class Intake:
             position = self.prompts.position(job)
             return [replies.state(to or job.reply, job.state, position, expiry)]
         if job.key in self.prompts.running:
+            if job.cancelling:
+                return []
             job.cancelling = True
             return [ToWorker(Cancel(job.key))]
         self.prompts.queue.remove(job)

@@ -74,11 +74,12 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
-    """The prompt cannot be answered; `code` is one of the protocol's."""
+    """The prompt cannot be answered; `code` is one of the protocol's, `param` the field's name."""
 
     job: str
     code: str
     message: str
+    param: str = ""
 
 
 ToWorker = Start | Cancel

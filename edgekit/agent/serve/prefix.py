@@ -64,7 +64,9 @@ def reusable(slot: Slot, wanted: Wanted, min_slice: int, can_truncate: bool) -> 
         return 0
     common = common_length(slot.tokens, wanted.tokens)
     if slot.requester != wanted.requester:
-        common = min(common, common_length(slot.system, wanted.system))
+        system = common_length(slot.system, wanted.system)
+        # some templates have the system message elsewhere than at the beginning
+        common = min(common, system, common_length(wanted.system, wanted.tokens))
     common = max(0, min(common, len(wanted.tokens) - min_slice))
     return common if can_truncate or common == len(slot.tokens) else 0
 

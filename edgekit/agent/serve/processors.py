@@ -66,7 +66,8 @@ class RepetitionPenalty:
             self._known |= new
             self._seen = np.append(self._seen, sorted(new))
         seen = logits[self._seen]
-        logits[self._seen] = np.where(seen > 0, seen / self._penalty, seen * self._penalty)
+        with np.errstate(over="ignore"):  # the sampler knows the largest score
+            logits[self._seen] = np.where(seen > 0, seen / self._penalty, seen * self._penalty)
 
 
 class CountPenalty:

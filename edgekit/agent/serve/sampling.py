@@ -22,6 +22,7 @@ from edgekit.agent.serve.processors import Logits, LogitsProcessor, processors_f
 from edgekit.core.chat import Sampling
 
 MIN_TEMPERATURE = 1e-6  # below it float32 divides by zero; the arg-max has all the mass long before
+LARGEST = np.float32(1e30)
 LIKELY = 20.0  # at e^-20 a hundred thousand tokens weigh 0.02 % of the likeliest one
 CUTS = tuple(map(np.float32, (1e-2, 1e-4, 1e-6, 0.0)))  # the likeliest token weighs 1
 BLOCKS = 64  # rows whose column maxima bound the k-th largest logit
@@ -56,6 +57,7 @@ class Sampler:
             logits = logits.copy()
             for process in self._processors:
                 process(self._answer, logits)
+            np.clip(logits, None, LARGEST, out=logits)  # a penalty may have made it infinite
         token = int(logits.argmax()) if self._sampling.temperature == 0 else self._draw(logits)
         self._answer.append(token)
         return token
@@ -86,9 +88,9 @@ class Sampler:
         return at if ids is None else int(ids[at])
 
     def _likely(self, logits: Logits) -> Ids:
-        """The tokens that weigh more than e^-LIKELY times the likeliest one."""
+        """The tokens that weigh at least e^-LIKELY times the likeliest one."""
         temperature = max(self._sampling.temperature, MIN_TEMPERATURE)
-        return np.flatnonzero(logits > logits.max() - np.float32(LIKELY * temperature))
+        return np.flatnonzero(logits >= logits.max() - np.float32(LIKELY * temperature))
 
     def _weigh(self, logits: Logits) -> Logits:
         """Softmax without its division: the likeliest token weighs 1."""

@@ -100,8 +100,11 @@ class Service:
         self._journal = Journal(journal)
         self._restored = False
         self._complained = False
-        self._events: queue.Queue[Event] = queue.Queue(MAX_EVENTS)
-        self._own_events: deque[Event] = deque()  # of this thread, which must not wait for itself
+        self._events: queue.Queue[Event | None] = queue.Queue(MAX_EVENTS)
+        # Of this thread, which must not wait for itself, and of a PUBACK's, which holds paho's lock
+        # that this thread may wait for.
+        self._own_events: deque[Event] = deque()
+        self._tick_at = 0.0
         self._worker = ModelProcess(
             [
                 *("--model", str(model_dir), "--max-length", str(bundle.context_length)),
@@ -165,12 +168,11 @@ class Service:
 
     # --- events in ----------------------------------------------------------------------------
     def _next_event(self) -> Event:
-        if self._own_events:
-            return self._own_events.popleft()
-        try:
-            event = self._events.get(timeout=TICK_SECONDS)
-        except queue.Empty:
-            event = Tick()
+        event: Event | None = None
+        while event is None:
+            if self._own_events:
+                return self._own_events.popleft()
+            event = self._wait()
         now = time.monotonic()
         if self._taken_over:
             raise TakenOverError(
@@ -203,6 +205,15 @@ class Service:
                 )
         return event
 
+    def _wait(self) -> Event | None:
+        """What comes next, or a `Tick` when it is time; None: there is an event of our own."""
+        now = time.monotonic()
+        if now < self._tick_at:  # else at once: while answers stream there is always another event
+            with suppress(queue.Empty):
+                return self._events.get(timeout=self._tick_at - now)
+        self._tick_at = time.monotonic() + TICK_SECONDS
+        return Tick()
+
     def _received(self, message: wire.Inbound) -> None:
         self._events.put((Controlled if wire.is_control(message.topic) else Received)(message))
 
@@ -231,11 +242,10 @@ class Service:
 
     def _note_last_pubacks(self) -> None:
         """What the broker has is not sent again by the next agent."""
-        with suppress(queue.Empty):
-            while True:
-                event = self._events.get_nowait()
-                if isinstance(event, Published):
-                    self._handle(event)
+        while self._own_events:
+            event = self._own_events.popleft()
+            if isinstance(event, Published):
+                self._handle(event)
         self._handle(Tick())
 
     def _handle(self, event: Event) -> None:
@@ -277,11 +287,10 @@ class Service:
             future.add_done_callback(lambda done: self._published(effect, done.result()))
 
     def _published(self, effect: Publish, code: int) -> None:
-        event = Published(effect, None if code == LOST else code)
-        if threading.current_thread() is threading.main_thread():
-            self._own_events.append(event)
-        else:
-            self._events.put(event)
+        self._own_events.append(Published(effect, None if code == LOST else code))
+        if threading.current_thread() is not threading.main_thread():
+            with suppress(queue.Full):  # then it is not waiting either
+                self._events.put_nowait(None)
 
     def _tell_worker(self, message: WorkerMessage) -> None:
         self._worker.tell(message)

@@ -43,11 +43,12 @@ Clock = Callable[[], float]
 
 
 class RefusedError(EdgekitError):
-    """A prompt that cannot be run; `code` is one of the protocol's."""
+    """A prompt that cannot be run; `code` is one of the protocol's, `param` the field's name."""
 
-    def __init__(self, code: str, what: str) -> None:
+    def __init__(self, code: str, what: str, param: str = "") -> None:
         super().__init__(what)
         self.code = code
+        self.param = param
 
 
 class Worker:
@@ -119,7 +120,7 @@ class Worker:
             if job is not None and not job.load.remaining:
                 self._decode([job])  # the first token waits for nobody
         steps = [self._jobs[slot] for slot in work.step if slot in self._jobs]
-        if len(self._jobs) == 1 and steps:
+        if work.feed is None and len(self._jobs) == 1 and steps:
             self._decode_alone(steps[0])
         elif self._decoder.limits.batched:
             self._decode(steps)
@@ -198,7 +199,7 @@ class Worker:
         try:
             prompt = self._admit(start)
         except RefusedError as error:
-            self._pipe.send(Failed(start.job, error.code, error.what))
+            self._pipe.send(Failed(start.job, error.code, error.what, error.param))
             return
         limit = min(start.answer_limit, self._decoder.limits.max_length - len(prompt))
         if start.sampling.num_beams > 1:
@@ -216,27 +217,32 @@ class Worker:
             raise RefusedError(
                 "unsupported_parameter",
                 f"num_beams is served up to {self._max_beams} on this device (max_beams)",
+                "num_beams",
             )
-        field = beam.refused_field(start.sampling) if start.sampling.num_beams > 1 else ""
+        field = beam.refused_field(start.sampling)
         if field:
-            raise RefusedError("unsupported_parameter", f"{field} is not served with num_beams")
+            how = "with" if start.sampling.num_beams > 1 else "without"
+            text = f"{field} is not served {how} num_beams"
+            raise RefusedError("unsupported_parameter", text, field)
         limits = self._decoder.limits
         try:
             prompt = self._tokenizer.encode_chat(start.messages)
         except Exception as error:  # the chat template is the model's own code
             text = f"the chat template refused: {error}"
-            raise RefusedError("invalid_request", text) from error
+            raise RefusedError("invalid_request", text, "messages") from error
         if len(prompt) >= limits.max_length:
             raise RefusedError(
                 "context_length_exceeded",
                 f"the prompt has {len(prompt)} tokens; "
                 f"the context of {limits.max_length} leaves no room for an answer",
+                "messages",
             )
         foreign = [token for token in start.sampling.logit_bias if token >= limits.vocabulary]
         if foreign:
             raise RefusedError(
                 "invalid_request",
                 f"logit_bias names token {foreign[0]}; the vocabulary has {limits.vocabulary}",
+                "logit_bias",
             )
         return prompt
 

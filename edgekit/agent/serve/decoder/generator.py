@@ -62,7 +62,9 @@ class GeneratorDecoder:
 
     def __init__(self, model: og.Model, limits: Limits, padding: int) -> None:
         self._slots = [_Slot(model, limits, padding) for _ in range(limits.slots)]
-        can_truncate = self._slots[0].can_truncate()
+        can_truncate = limits.can_truncate and self._slots[0].can_truncate()
+        for slot in self._slots:
+            slot.may_leave_pending = can_truncate
         self.limits = msgspec.structs.replace(limits, can_truncate=can_truncate)
 
     def length(self, slot: int) -> int:
@@ -95,6 +97,7 @@ class _Slot:
         self._padding = padding
         self._rope_threshold = limits.rope_threshold
         self._pending: int | None = None
+        self.may_leave_pending = False  # it is gone back over with what follows
         # Counted here: the runtime's token_count() leaves out a chosen token that ends the answer.
         self.length = 0
 
@@ -115,8 +118,9 @@ class _Slot:
         return logits
 
     def greedy(self) -> int:
-        if self._rope_threshold is not None and self.length == self._rope_threshold + 1:
-            # The runtime would compute the whole slot again here, which the caller has just done.
+        crossed = self._rope_threshold is not None and self.length == self._rope_threshold + 1
+        # At the threshold the runtime would compute the whole slot again, as the caller just did.
+        if crossed or not self.may_leave_pending:
             token = int(self._generator.get_logits().argmax())
             self.extend([token])
             return token

@@ -22,6 +22,12 @@ _SLOT_INPUTS = {"input_ids", "attention_mask", "past_key_names", "past_value_nam
 _SLOT_OUTPUTS = {"logits", "present_key_names", "present_value_names"}
 
 
+class SlidingWindow(msgspec.Struct, frozen=True):
+    """How many positions the runtime keeps, about."""
+
+    window_size: int
+
+
 class Decoding(msgspec.Struct, frozen=True):
     """`model.decoder` of genai_config.json."""
 
@@ -31,6 +37,7 @@ class Decoding(msgspec.Struct, frozen=True):
     head_size: int
     inputs: dict[str, str]
     outputs: dict[str, str]
+    sliding_window: SlidingWindow | None = None
 
 
 class Graph(msgspec.Struct, frozen=True):
@@ -66,10 +73,13 @@ def read_graph(model_dir: Path) -> Graph:
 
 def limits_of(graph: Graph, max_length: int, slots: int) -> Limits:
     """A decoder's limits; `slots` 0 is what the free memory allows."""
+    window = graph.decoder.sliding_window
     return Limits(
         slots=slots or slots_for(graph.token_bytes * max_length, free_bytes()),
         max_length=max_length,
         vocabulary=graph.vocabulary,
+        # what has left the window cannot be gone back to
+        can_truncate=window is None or window.window_size >= max_length,
         rope_threshold=rope_threshold(graph.path, max_length),
     )
 
