@@ -5,15 +5,13 @@ own; arg-max at temperature 0, else temperature, top-k, top-p, min-p and a draw 
 the temperature on it is the order of Hugging Face transformers' generation; min-p is relative to
 the likeliest token, so that it matters for nothing but the last cut.
 
-The vocabulary is neither sorted nor, for top-k and top-p, all exponentiated: a pass or two over it
-find the tokens that can be chosen, and the few that carry top-p's mass are put in order.
+The vocabulary is not sorted: a few passes over it find the tokens that carry top-p's mass, and only
+those are put in order.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import overload
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +21,6 @@ from edgekit.core.chat import Sampling
 
 MIN_TEMPERATURE = 1e-6  # below it float32 divides by zero; the arg-max has all the mass long before
 LARGEST = np.float32(1e30)
-LIKELY = 20.0  # at e^-20 a hundred thousand tokens weigh 0.02 % of the likeliest one
 CUTS = tuple(map(np.float32, (1e-2, 1e-4, 1e-6, 0.0)))  # the likeliest token weighs 1
 BLOCKS = 64  # rows whose column maxima bound the k-th largest logit
 
@@ -67,17 +64,10 @@ class Sampler:
         ids: Ids | None = None  # None: the whole vocabulary
         if s.top_k:
             ids = _largest(logits, s.top_k)
-        elif s.top_p < 1.0:
-            ids = self._likely(logits)
-        beside = 0.0
-        if ids is not None:
-            beside = 0.0 if s.top_k else (len(logits) - len(ids)) * math.exp(-LIKELY)
-        weights = self._weigh(logits if ids is None else logits[ids])
+            logits = logits[ids]
+        weights = self._weigh(logits)
         if s.top_p < 1.0:
-            kept = _nucleus(weights, s.top_p, beside)
-            if kept is None:  # what is beside the likely ones decides
-                ids, weights = None, self._weigh(logits)
-                kept = _nucleus(weights, s.top_p)
+            kept = _nucleus(weights, s.top_p)
             ids = kept if ids is None else ids[kept]
             weights = weights[kept]
         if s.min_p > 0.0:
@@ -86,11 +76,6 @@ class Sampler:
             weights = weights[likely]
         at = _pick(weights, self._rng.random())
         return at if ids is None else int(ids[at])
-
-    def _likely(self, logits: Logits) -> Ids:
-        """The tokens that weigh at least e^-LIKELY times the likeliest one."""
-        temperature = max(self._sampling.temperature, MIN_TEMPERATURE)
-        return np.flatnonzero(logits >= logits.max() - np.float32(LIKELY * temperature))
 
     def _weigh(self, logits: Logits) -> Logits:
         """Softmax without its division: the likeliest token weighs 1."""
@@ -103,35 +88,17 @@ class Sampler:
         return np.exp(weights, out=weights)
 
 
-@overload
-def _nucleus(weights: Logits, top_p: float) -> Ids: ...
-@overload
-def _nucleus(weights: Logits, top_p: float, beside: float) -> Ids | None: ...
-def _nucleus(weights: Logits, top_p: float, beside: float = 0.0) -> Ids | None:
-    """The smallest set of tokens with at least `top_p` of the mass, the likeliest first.
-
-    Args:
-        weights: of tokens, the largest 1.
-        top_p: below 1.
-        beside: the most that all other tokens can weigh; each weighs less than any of these.
-
-    Returns:
-        Indices into `weights`; None when what the others weigh decides where the set ends.
-    """
-    total = float(weights.sum())
-    wanted = (top_p * total, top_p * (total + beside))
+def _nucleus(weights: Logits, top_p: float) -> Ids:
+    """The smallest set of tokens with at least `top_p` of the mass, the likeliest first."""
+    wanted = top_p * float(weights.sum())
     for cut in CUTS:  # the heaviest that hold enough need to be sorted, no others
         heavy = np.flatnonzero(weights >= cut)
         scores = weights[heavy]
         order = np.argsort(-scores, kind="stable")
         mass = np.cumsum(scores[order], dtype=np.float64)
-        if mass[-1] > wanted[1]:
+        if mass[-1] > wanted:
             break
-    first, last = np.searchsorted(mass, wanted)
-    order = heavy[order]
-    if beside and (first != last or last == len(order)):
-        return None
-    return order[: int(first) + 1]
+    return heavy[order[: int(np.searchsorted(mass, wanted)) + 1]]
 
 
 def _largest(logits: Logits, k: int) -> Ids:
