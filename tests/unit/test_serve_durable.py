@@ -106,6 +106,18 @@ def test_a_final_that_no_broker_has_acknowledged_is_kept_a_day_longer() -> None:
     assert agent.disk == {}
 
 
+def test_a_prompt_that_ran_and_expires_before_it_runs_again_is_an_error_that_is_sent() -> None:
+    agent = Agent().ready()
+    agent.prompt(expiry_seconds=20)
+    agent.handle(WorkerLost())
+    assert error(agent.handle(Tick(), after=20))["code"] == "deadline_exceeded"
+    agent = Agent().ready()
+    agent.prompt(expiry_seconds=20)
+    agent.now += 20
+    agent = agent.restarted()
+    assert error(agent.handle(Connected()))["code"] == "deadline_exceeded"
+
+
 # --- the same prompt again --------------------------------------------------------------------
 def test_a_duplicate_of_an_ended_prompt_gets_the_stored_final_at_its_new_address() -> None:
     agent = Agent().ready()

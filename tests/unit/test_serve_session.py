@@ -416,6 +416,7 @@ def test_a_worker_that_hangs_past_the_deadline_is_replaced() -> None:
     agent.prompt("p1", expiry_seconds=5)
     assert not [e for e in agent.handle(Tick(), after=5 + HUNG_SECONDS - 1) if e == Spawn(1.0)]
     assert [e for e in agent.handle(Tick(), after=1) if e == Spawn(1.0)]
+    assert error(agent.handle(Tick()))["code"] == "deadline_exceeded"
     assert kinds(agent.prompt("p2")) == ["accepted"]
     (start,) = to_worker(agent.handle(Ready(1.0, 1.0)))
     assert isinstance(start, Start)

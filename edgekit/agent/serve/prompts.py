@@ -115,18 +115,25 @@ class Prompts:
         """End one that has no text."""
         return self.finish(job, "", "cancelled", chat.Usage(0, 0, 0), None, now)
 
-    def expire_waiting(self, now: float) -> None:
+    def expire_waiting(self, now: float) -> list[Effect]:
         """A prompt whose time ran out before it started gets no answer: nobody waits for it.
 
-        The error is stored, for whoever asks by `query`.
+        The error is stored, for whoever asks by `query`. Of one that ran before something died
+        deltas may have gone out: its requester is told.
         """
+        effects: list[Effect] = []
         for job in [job for job in self.queue if now >= job.deadline]:
             self.queue.remove(job)
+            if job.starts:
+                text = "the message's expiry ran out"
+                effects += self.fail(job, Step.EXPIRED, "deadline_exceeded", text, now)
+                continue
             error = wire.ProtocolError("deadline_exceeded", "it expired before it could start")
             job.end(Step.EXPIRED, replies.error_outcome(error), now)
             job.sent = True
             self.ledger.touch(job)
             self.ignored += 1
+        return effects
 
     def abandon(self, job: Job) -> list[Effect]:
         """Forget a prompt that nobody waits for: no minutes of computing for nobody."""

@@ -93,8 +93,8 @@ class Session:
 
     def handle(self, event: Event, now: float) -> tuple[Effect, ...]:
         """What is to be done now that `event` happened."""
-        self._prompts.expire_waiting(now)
-        effects = self._react(event, now)
+        effects = self._prompts.expire_waiting(now)
+        effects += self._react(event, now)
         effects += self._hung(now)
         effects += self._start_next(now)
         effects += self._say_status(now)
@@ -289,8 +289,7 @@ class Session:
                 effects += self._requeue(job, now)
             else:
                 self._prompts.queue.add(job)
-        self._prompts.expire_waiting(now)
-        return effects
+        return effects + self._prompts.expire_waiting(now)
 
     def _unrecorded(self, event: Unrecorded, now: float) -> list[Effect]:
         self._prompts.storing = False
