@@ -28,6 +28,8 @@ import msgspec
 
 from benchmarks.broker import Mosquitto
 from benchmarks.dying_agent import NEVER, STEPS
+from benchmarks.models import find_model
+from benchmarks.rig import COMMAND_SECONDS, run_edgekit
 from edgekit.agent.release.root import Root
 from edgekit.agent.serve.journal import Journal
 from edgekit.client.requester import Accepted, Final, Requester
@@ -372,9 +374,6 @@ def _stored_error(payload: bytes) -> bool:
 
 def main() -> None:
     """Run it on a device in a folder of its own; exit code 1 when there was a problem."""
-    from benchmarks.models import find_model  # noqa: PLC0415
-    from benchmarks.rig import COMMAND_SECONDS, run_edgekit  # noqa: PLC0415
-
     parser = argparse.ArgumentParser("python -m benchmarks.chaos", description=__doc__)
     parser.add_argument("--prompts", type=int, default=1000)
     parser.add_argument("--kills", type=int, default=100, help="at least so many; default: 100")

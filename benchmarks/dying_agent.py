@@ -65,6 +65,7 @@ class Death:
     def arm(self) -> None:
         """Wrap the functions of the agent that the steps are named after."""
         from edgekit.agent.serve.journal import Journal
+        from edgekit.agent.serve.process import ModelProcess
         from edgekit.agent.serve.service import Service
         from edgekit.mqtt import MqttClient
 
@@ -74,7 +75,7 @@ class Death:
         wrap(MqttClient, "ack", after=self._acked)
         wrap(Service, "_publish", after=self._publishes)
         wrap(Service, "_published", before=self._puback)
-        wrap(Service, "_tell_worker", after=self._told)
+        wrap(ModelProcess, "tell", after=self._told)
 
     def _runs(self, service: Any) -> None:
         self._service = service

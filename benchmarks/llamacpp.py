@@ -89,7 +89,7 @@ class LlamaCpp:
 
     def decode(self, prompt: str, tokens: int) -> dict[str, Any]:
         """Greedy answer: `tokens` generated, `rest_seconds` from the first one to the last."""
-        from edgekit.errors import EdgekitError  # noqa: PLC0415
+        from edgekit.errors import EdgekitError  # noqa: PLC0415  the child has no edgekit
 
         assert self._child.stdin is not None
         assert self._child.stdout is not None

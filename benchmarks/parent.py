@@ -16,8 +16,8 @@ SETTLE_SECONDS = 2.0
 
 def parent_pid(rig: Rig) -> int:
     """The agent: the child of the supervisor that the device's pid file names."""
-    run = rig.folder / "project" / ".edgekit" / "devices" / rig.device / "run"
-    supervisor = (run / "supervisor.pid").read_text().strip()
+    assert rig.device
+    supervisor = rig.root.pid_file.read_text().strip()
     children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
     return int(children[0])
 

@@ -45,7 +45,6 @@ from edgekit.agent.serve.events import (
 from edgekit.agent.serve.journal import Journal, StorageError
 from edgekit.agent.serve.measure import measured
 from edgekit.agent.serve.pipe import Ready
-from edgekit.agent.serve.pipe import ToWorker as WorkerMessage
 from edgekit.agent.serve.process import ModelProcess
 from edgekit.agent.serve.replies import status_message
 from edgekit.agent.serve.session import Session
@@ -260,7 +259,7 @@ class Service:
     def _perform(self, effects: tuple[Effect, ...]) -> None:
         for effect in effects:  # prefill may start while the disk works
             if isinstance(effect, ToWorker):
-                self._tell_worker(effect.message)
+                self._worker.tell(effect.message)
         unrecorded = self._commit(effects)
         held_back = set(unrecorded.recorded) if unrecorded else set()
         for effect in effects:
@@ -291,9 +290,6 @@ class Service:
         if threading.current_thread() is not threading.main_thread():
             with suppress(queue.Full):  # then it is not waiting either
                 self._events.put_nowait(None)
-
-    def _tell_worker(self, message: WorkerMessage) -> None:
-        self._worker.tell(message)
 
     # --- the journal --------------------------------------------------------------------------
     def _commit(self, effects: tuple[Effect, ...]) -> Unrecorded | None:

@@ -157,11 +157,11 @@ def open_model(
     """
     # Imported on use: the native libraries are not wanted where only the Protocols are.
     from edgekit.agent.serve.decoder.generator import open_genai  # noqa: PLC0415
-    from edgekit.agent.serve.decoder.graph import read_graph  # noqa: PLC0415
+    from edgekit.agent.serve.decoder.graph import read_graph  # noqa: PLC0415  as above
 
     graph = read_graph(model_dir)
     if batching and graph.takes_slots:
-        from edgekit.agent.serve.decoder.slots import open_slots  # noqa: PLC0415
+        from edgekit.agent.serve.decoder.slots import open_slots  # noqa: PLC0415  as above
 
         return *open_slots(graph, max_length, options, slots), None
     return open_genai(model_dir, max_length, options, slots)

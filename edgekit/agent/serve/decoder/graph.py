@@ -25,7 +25,7 @@ _SLOT_OUTPUTS = {"logits", "present_key_names", "present_value_names"}
 class SlidingWindow(msgspec.Struct, frozen=True):
     """How many positions the runtime keeps, about."""
 
-    window_size: int
+    window_size: int = 0
 
 
 class Decoding(msgspec.Struct, frozen=True):
