@@ -133,6 +133,14 @@ def test_without_a_measurement_all_cpus_are_used_and_the_next_start_tries_again(
     assert tune.tuned(tmp_path, "sha256:a", file, 9.0)[1]
 
 
+def test_a_result_that_cannot_be_kept_is_used_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    children, file = Measurements(monkeypatch), tmp_path / "no-such-folder" / "tuning.json"
+    assert tune.tuned(tmp_path, "sha256:a", file, 9.0) == (Options(2, False), True)
+    assert len(children.asked) == 3
+
+
 def test_a_measurement_that_hangs_or_dies_ends_with_its_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,7 +70,10 @@ def tuned(model_dir: Path, release: str, file: Path, seconds: float) -> tuple[Op
             log.warning("no setting could be measured within %.0f s", seconds)
             return Options(count, False), False
         known = Tuning(key, count, tried)
-        publish(file, msgspec.json.encode(keep(kept, known)))
+        try:
+            publish(file, msgspec.json.encode(keep(kept, known)))
+        except OSError as error:  # a full disk costs the next start a measurement, not this one
+            log.warning("%s cannot be written: %s", file, error)
     return known.best.options, True
 
 
@@ -135,7 +138,8 @@ def measure(model_dir: Path, threads: int, spinning: bool) -> Measured:
     until = time.monotonic() + MEASURE_SECONDS
     while len(steps) < MIN_STEPS or time.monotonic() < until:
         if decoder.length(0) == MAX_LENGTH:
-            decoder.truncate(0, SLICE_TOKENS)
+            decoder.truncate(0, 0)  # to any other length not every model can go back
+            decoder.extend(0, tokens)
         began = time.perf_counter()
         decoder.step({0: tokens[0]})
         steps.append(time.perf_counter() - began)
