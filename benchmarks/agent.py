@@ -27,7 +27,8 @@ QUESTION = (
     "Describe in a few sentences how a lighthouse keeper spends a quiet winter day, "
     "and what the keeper sees at sea."
 )
-FIRST_PAIRS = 9
+FIRST_PAIRS = 25  # the prefills differ by 5 ms from one to the next
+FIRST_TOKENS = 4
 
 POSITIONS = 64  # of an answer, whose logits are sampled from
 TOP_KS = (0, 50)
@@ -161,12 +162,12 @@ def decode_ratio(rig: Rig) -> list[float]:
 def first_token_added_ms(rig: Rig) -> list[float]:
     """Milliseconds from the call to the first delta, less the bare runtime's to its first token.
 
-    The prompt has about 60 tokens, of which none is kept from earlier ones. The bare time is chat
+    The prompt has about 40 tokens, of which none is kept from earlier ones. The bare time is chat
     template, encoding, prefill and the choice of the first token.
     """
 
     def one_round() -> float:
-        measured = pairs(rig, bare, QUESTION, 8, FIRST_PAIRS)
+        measured = pairs(rig, bare, QUESTION, FIRST_TOKENS, FIRST_PAIRS)
         return median(a.first_seconds - b.first_seconds for a, b in measured) * 1e3
 
     with rig.compared() as bare:

@@ -17,11 +17,11 @@ NOW = 1000.0
 
 
 def slot(tokens: list[int], number: int = 0, requester: str = "ann", used_at: float = NOW) -> Slot:
-    return Slot(number, tokens, requester, SYSTEM, used_at)
+    return Slot(number, tokens, requester, lambda: SYSTEM, used_at)
 
 
 def wanted(tokens: list[int], requester: str = "ann", system: list[int] = SYSTEM) -> Wanted:
-    return Wanted(tokens, requester, system)
+    return Wanted(tokens, requester, lambda: system)
 
 
 def test_the_common_length_is_that_of_the_shorter_one_or_up_to_the_first_difference() -> None:
@@ -57,7 +57,7 @@ def test_tokens_computed_with_other_rotary_factors_are_worth_nothing() -> None:
     held = slot(CHAT)
     held.long_rope = True
     assert reusable(held, wanted([*CHAT, 20, 21]), 2, True) == 0
-    long = Wanted([*CHAT, 20, 21], "ann", SYSTEM, long_rope=True)
+    long = Wanted([*CHAT, 20, 21], "ann", lambda: SYSTEM, long_rope=True)
     assert reusable(held, long, 2, True) == len(CHAT)
 
 
@@ -78,9 +78,12 @@ def test_an_empty_slot_is_taken_before_a_conversation_is_forgotten() -> None:
 
 def test_a_short_remainder_gives_way_to_one_with_a_long_prefix_in_common() -> None:
     system = list(range(500, 900))
-    held = Slot(0, [*system, 10, 11], "ann", system, NOW)
-    other = Slot(1, [7, 8, 9], "ann", [7], NOW)
-    assert choose([other, held], Wanted([*system, 60, 61], "bob", system)) == (0, len(system))
+    held = Slot(0, [*system, 10, 11], "ann", lambda: system, NOW)
+    other = Slot(1, [7, 8, 9], "ann", lambda: [7], NOW)
+    assert choose([other, held], Wanted([*system, 60, 61], "bob", lambda: system)) == (
+        0,
+        len(system),
+    )
 
 
 def test_among_equals_the_one_that_rested_longest_goes() -> None:

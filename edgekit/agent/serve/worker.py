@@ -6,10 +6,12 @@ crash or an out-of-memory kill here must not cost the MQTT connection.
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 
@@ -38,6 +40,7 @@ from edgekit.errors import EdgekitError
 
 SYSTEM_ROLES = ("system", "developer")
 MAX_SYSTEM_MESSAGES = 64  # whose tokens are remembered
+NICENESS = 5  # the agent has little to do, and somebody waits for it: 0.5 ms of a first token
 
 Clock = Callable[[], float]
 
@@ -262,12 +265,14 @@ class Worker:
         """Put a prompt into the slot that has most of it."""
         limits = self._decoder.limits
         long_rope = limits.rope_threshold is not None and len(prompt) > limits.rope_threshold
-        wanted = Wanted(prompt, start.requester, self._system(start.messages), long_rope)
+        leading = takewhile(lambda message: message[0] in SYSTEM_ROLES, start.messages)
+        system = partial(self._system, tuple(leading))
+        wanted = Wanted(prompt, start.requester, system, long_rope)
         slot, kept = choose_slot(
             self._idle, wanted, self._clock(), limits.min_slice, limits.can_truncate
         )
         self._idle.remove(slot)
-        slot.requester, slot.system, slot.long_rope = start.requester, wanted.system, long_rope
+        slot.requester, slot.system, slot.long_rope = start.requester, system, long_rope
 
         def send(text: str) -> None:
             self._pipe.send(Delta(start.job, text))
@@ -290,13 +295,12 @@ class Worker:
             return None
         return Sampler(start.sampling, prompt, custom)
 
-    def _system(self, messages: list[tuple[str, str]]) -> list[int]:
-        """The tokens that come from the leading system messages alone, whatever follows them.
+    def _system(self, system: tuple[tuple[str, str], ...]) -> list[int]:
+        """The tokens that come from leading system messages alone, whatever follows them.
 
         Two prompts that differ from the first letter after them show where they end: a token over
         that border is in one of the two only.
         """
-        system = tuple(takewhile(lambda message: message[0] in SYSTEM_ROLES, messages))
         known = self._systems.pop(system, None)
         if known is None:
             try:
@@ -340,6 +344,7 @@ def main(
     Raises:
         EdgekitError: the model cannot be loaded.
     """
+    os.nice(NICENESS)
     pipe: Pipe[ToWorker] = Pipe(socket.socket(fileno=descriptor), ToWorker)
     measured = not threads
     options = Options(threads, spinning=False)
