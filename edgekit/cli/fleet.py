@@ -93,6 +93,10 @@ def _agent_config(name: str, device: inventory.Device, broker: BrokerConfig) -> 
         max_beams=device.max_beams,
         queue_limit=device.queue_limit,
         requester_limit=device.requester_limit,
+        requests_per_minute=device.requests_per_minute,
+        max_messages=device.max_messages,
+        max_prompt_tokens=device.max_prompt_tokens,
+        max_answer_tokens=device.max_answer_tokens,
         drain_seconds=device.drain_seconds,
         trial_seconds=device.trial_seconds,
     )

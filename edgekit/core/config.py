@@ -11,6 +11,7 @@ from edgekit.errors import UsageError
 
 QUEUE_LIMIT = 8
 REQUESTER_LIMIT = 4
+MAX_MESSAGES = 1024  # of a prompt, on any device
 DRAIN_SECONDS = 30.0
 TRIAL_SECONDS = 120.0  # from the start of the agent to its first answer, model load included
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
@@ -61,12 +62,21 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pools: list[str] = []  # whose prompts this device takes, besides its own
     queue_limit: int = QUEUE_LIMIT  # prompts waiting, not counting those that run
     requester_limit: int = REQUESTER_LIMIT  # of them, prompts of one requester
+    requests_per_minute: int = 0  # new prompts of one requester; 0: no limit
+    max_messages: int = MAX_MESSAGES  # of one prompt
+    max_prompt_tokens: int = 0  # of one prompt; 0: what its context holds
+    max_answer_tokens: int = 0  # of one answer; 0, or more than the bundle's: the bundle's
     drain_seconds: float = DRAIN_SECONDS  # how long SIGTERM lets the running prompt go on
     trial_seconds: float = TRIAL_SECONDS  # for a new release to answer, before the old one is back
 
     def __post_init__(self) -> None:
         if self.trial_seconds <= 0:
             raise ValueError("trial_seconds must be above 0")
+        for name in ("requests_per_minute", "max_prompt_tokens", "max_answer_tokens"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 or more")
+        if not 1 <= self.max_messages <= MAX_MESSAGES:
+            raise ValueError(f"max_messages must be 1 to {MAX_MESSAGES}")
         if not NAME.match(self.device):
             raise ValueError(f"device {self.device!r} is not a name")
         for pool in self.pools:

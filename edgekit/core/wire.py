@@ -10,13 +10,15 @@ from typing import Any, Literal
 
 import msgspec
 
-from edgekit.core.config import NAME
+from edgekit.core.config import MAX_MESSAGES, NAME
 from edgekit.errors import EdgekitError
 
 PREFIX = "edgekit/v1"
 MAX_BODY_BYTES = 128 * 1024
 MAX_EXPIRY_SECONDS = 3600
 MAX_CORRELATION_BYTES = 64
+MAX_RESPONSE_TOPIC_CHARS = 512  # it is kept with the prompt
+MAX_ERROR_CHARS = 500  # an error that repeats what was sent stays small
 JSON = "application/json"
 
 # What msgspec raises on bytes from outside; UnicodeDecodeError is a ValueError.
@@ -73,9 +75,9 @@ class ProtocolError(EdgekitError):
             {
                 "error": {
                     "code": self.code,
-                    "message": self.what,
+                    "message": self.what[:MAX_ERROR_CHARS],
                     "type": "invalid_request_error" if self.status < 429 else "server_error",
-                    "param": self.param or None,
+                    "param": self.param[:MAX_ERROR_CHARS] or None,
                     "retryable": self.retryable,
                     "retry_after_ms": self.retry_after_ms,
                 }
@@ -256,7 +258,7 @@ def _may_be_answered(message: Inbound) -> bool:
     return bool(
         requester
         and topic.startswith(prefix)
-        and len(topic) > len(prefix)
+        and len(prefix) < len(topic) <= MAX_RESPONSE_TOPIC_CHARS
         and not any(c in topic for c in "+#\0")
     )
 
@@ -328,6 +330,9 @@ class Card(msgspec.Struct, frozen=True):
     threads: int = 0  # of the runtime; this and the next as chosen for this device
     spinning: bool = False
     max_beams: int = 1
+    requests_per_minute: int = 0  # of one requester; 0: no limit
+    max_messages: int = MAX_MESSAGES
+    max_prompt_tokens: int = 0  # 0: what the context holds
 
 
 class Status(msgspec.Struct, frozen=True, omit_defaults=True):

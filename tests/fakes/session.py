@@ -57,6 +57,7 @@ class Agent:
     pools: list[str] = field(default_factory=list)
     queue_limit: int = 2
     requester_limit: int = 4
+    limits: dict[str, int] = field(default_factory=dict)  # others of the device's
     search: dict[str, Any] = field(default_factory=dict)
     now: float = 1000.0
     acks: list[object] = field(default_factory=list)
@@ -70,6 +71,7 @@ class Agent:
             pools=self.pools,
             queue_limit=self.queue_limit,
             requester_limit=self.requester_limit,
+            **self.limits,  # type: ignore[arg-type]  # all of them are integers
         )
         self.session = Session(config, bundle(search=self.search), "sha256:r", "a1", 1e9)
 

@@ -23,7 +23,7 @@ from edgekit.agent.serve.events import (
     WorkerLost,
 )
 from edgekit.agent.serve.job import KEEP_SECONDS, REFUSED_RETRY_SECONDS, UNSENT_KEEP_SECONDS
-from edgekit.agent.serve.ledger import MAX_BYTES, MAX_ROWS
+from edgekit.agent.serve.ledger import MAX_BYTES, MAX_ROWS, REQUESTER_SHARE
 from edgekit.agent.serve.pipe import Cancel, Delta, Ready, Start
 from edgekit.agent.serve.session import MAX_STARTS, STORAGE_CHECK_SECONDS
 from edgekit.agent.serve.states import State
@@ -362,25 +362,57 @@ def test_a_commit_that_failed_may_be_on_the_disk_all_the_same_and_is_undone() ->
 def test_the_journal_is_bounded_in_rows_by_dropping_the_oldest_delivered_outcomes() -> None:
     agent = Agent().ready()
     for number in range(MAX_ROWS + 5):
-        agent.prompt(f"p{number}")
-        agent.acknowledged(agent.finishes(f"alice/p{number}"))
+        agent.prompt(f"p{number}", who=f"r{number % 5}")
+        agent.acknowledged(agent.finishes(f"r{number % 5}/p{number}"))
     agent.handle(Tick())
     assert len(agent.disk) == MAX_ROWS
-    assert "alice/p4" not in agent.disk
-    assert "alice/p5" in agent.disk
+    assert "r4/p4" not in agent.disk
+    assert "r0/p5" in agent.disk
 
 
 def test_undelivered_outcomes_are_not_dropped_for_new_prompts() -> None:
     agent = Agent().ready()
     text = "x" * 100_000
     for number in range(MAX_BYTES // len(text) + 1):
-        agent.prompt(f"p{number}")
-        agent.handle(Disconnected())
-        ended = done(f"alice/p{number}")
-        agent.handle(type(ended)(ended.job, text, "stop", ended.usage, ended.timings))
-    assert error(agent.prompt("more"))["code"] == "no_storage"
+        undelivered(agent, f"r{number % 5}", f"p{number}", text)
+    assert error(agent.prompt("more", who="bob"))["code"] == "no_storage"
+    agent.acknowledged(agent.handle(Connected()))
+    assert kinds(agent.prompt("more", who="bob")) == ["accepted"]
+
+
+def undelivered(agent: Agent, who: str, prompt_id: str, text: str) -> None:
+    """A prompt whose answer, this text, no broker has taken."""
+    assert kinds(agent.prompt(prompt_id, who=who)) == ["accepted"]
+    agent.handle(Disconnected())
+    ended = done(f"{who}/{prompt_id}")
+    agent.handle(type(ended)(ended.job, text, "stop", ended.usage, ended.timings))
+
+
+@pytest.mark.parametrize("text", ["", "x" * 100_000], ids=["rows", "bytes"])
+def test_one_requester_s_undelivered_answers_leave_room_for_the_others(text: str) -> None:
+    agent = Agent().ready()
+    held = min(MAX_ROWS, MAX_BYTES // max(len(text), 1)) // REQUESTER_SHARE + bool(text)
+    for number in range(held):
+        undelivered(agent, "alice", f"p{number}", text)
+    refused = error(agent.prompt("more"))
+    assert (refused["code"], refused["retryable"]) == ("queue_full", True)
+    assert refused["retry_after_ms"] > 0
+    assert kinds(agent.prompt("p1", who="bob")) == ["accepted"]
+    agent.handle(done("bob/p1"))
     agent.acknowledged(agent.handle(Connected()))
     assert kinds(agent.prompt("more")) == ["accepted"]
+
+
+def test_one_requester_s_prompts_displace_its_own_stored_answers_and_nobody_else_s() -> None:
+    agent = Agent().ready()
+    agent.prompt("p1", who="bob")
+    agent.acknowledged(agent.finishes("bob/p1"))
+    for number in range(2 * MAX_ROWS):
+        agent.prompt(f"p{number}")
+        agent.acknowledged(agent.finishes(f"alice/p{number}"))
+    agent.handle(Tick())
+    assert len(agent.disk) == MAX_ROWS // REQUESTER_SHARE + 1
+    assert kinds(agent.prompt("p1", who="bob")) == ["final"]
 
 
 # --- the waiting ------------------------------------------------------------------------------

@@ -211,11 +211,12 @@ def test_the_same_ek_id_of_another_requester_is_another_prompt() -> None:
         {"response_topic": "edgekit/v1/res/alice/\0"},
         {"response_topic": "edgekit/v1/dev/pi/status"},
         {"response_topic": ""},
+        {"response_topic": "edgekit/v1/res/alice/" + "x" * 492},
         {"retain": True},
         {"topic": "edgekit/v1/req/dev/pi/al ice", "response_topic": "edgekit/v1/res/al ice/s"},
         {"topic": "edgekit/v1/req/dev/pi/", "response_topic": "edgekit/v1/res//s"},
     ],
-    ids=repr,
+    ids=lambda changes: repr(changes)[:60],
 )
 def test_a_prompt_that_may_not_be_answered_gets_no_answer(changes: dict[str, Any]) -> None:
     agent = Agent().ready()

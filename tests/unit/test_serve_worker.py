@@ -125,9 +125,12 @@ def prompt(
     limit: int = 1000,
     deadline: float = NO_DEADLINE,
     sampling: Sampling | None = None,
+    prompt_limit: int = 0,
 ) -> Start:
     turns = [("user", text)]
-    return Start(job, requester, turns, sampling or Sampling(), list(stops), limit, deadline)
+    return Start(
+        job, requester, turns, sampling or Sampling(), list(stops), limit, deadline, prompt_limit
+    )
 
 
 def test_an_answer_ends_at_the_end_of_turn_token_and_is_counted() -> None:
@@ -226,6 +229,17 @@ def test_a_prompt_without_room_for_an_answer_is_refused_before_any_compute() -> 
         assert (failed.job, failed.code) == ("a/1", "context_length_exceeded")
         assert str(tokens) in failed.message
         assert parent.decoder.calls == []
+
+
+def test_a_prompt_above_the_device_s_limit_is_refused_by_its_name_before_any_compute() -> None:
+    tokens = len(TOKENIZER.encode_chat([("user", "Hi")]))
+    with worker("ok") as parent:
+        failed = parent.ask(prompt(prompt_limit=tokens - 1))
+        assert isinstance(failed, Failed)
+        assert (failed.code, failed.param) == ("context_length_exceeded", "messages")
+        assert "max_prompt_tokens" in failed.message
+        assert parent.decoder.calls == []
+        assert parent.done(prompt(prompt_limit=tokens)).text == "ok"
 
 
 def test_a_chat_template_that_fails_is_the_prompts_error_and_the_worker_goes_on() -> None:

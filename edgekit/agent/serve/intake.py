@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from edgekit.agent.serve import replies
 from edgekit.agent.serve.events import Effect, ToWorker
 from edgekit.agent.serve.job import Job
 from edgekit.agent.serve.pipe import Cancel
 from edgekit.agent.serve.prompts import Prompts
+from edgekit.agent.serve.rate import Rate
 from edgekit.agent.serve.states import Step, move
 from edgekit.core import chat, wire
 from edgekit.core.config import AgentConfig
@@ -33,6 +34,10 @@ class Intake:
     config: AgentConfig
     prompts: Prompts
     draining: bool = False
+    _rate: Rate = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._rate = Rate(self.config.requests_per_minute)
 
     def receive(self, message: wire.Inbound, now: float) -> list[Effect]:
         """A message on a request topic."""
@@ -64,6 +69,7 @@ class Intake:
             handed_back = known.outcome is not None and known.outcome.code in wire.HANDED_BACK
             if same and not handed_back:
                 return self._attach(known, prompt, now)
+        self._limit_rate(prompt.requester, now)
         request = chat.parse_body(prompt.payload)
         self._admit(prompt, request)
         if known is not None and self.prompts.ledger.get(key) is known:
@@ -86,6 +92,13 @@ class Intake:
         self.prompts.queue.add(job)
         return self.prompts.accepted(job, now)
 
+    def _limit_rate(self, requester: str, now: float) -> None:
+        """Raises: ProtocolError, when it has asked too often; a prompt that is known is none."""
+        wait_ms = self._rate.take(requester, now)
+        if wait_ms:
+            text = f"more than {self.config.requests_per_minute} prompts a minute"
+            raise wire.ProtocolError("rate_limited", text, retry_after_ms=wait_ms)
+
     def _admit(self, prompt: wire.Prompt, request: chat.ChatRequest) -> None:
         """Raises: ProtocolError, when there is no room for a new prompt."""
         if self.draining:
@@ -93,6 +106,9 @@ class Intake:
         if not self.prompts.storing:
             raise wire.ProtocolError(*NO_STORAGE)
         self.check_model(request)
+        if len(request.messages) > self.config.max_messages:
+            text = f"{len(request.messages)} messages; at most {self.config.max_messages}"
+            raise wire.ProtocolError("invalid_request", f"{text} (max_messages)", "messages")
         queue = self.prompts.queue
         if len(queue) or len(self.prompts.running) >= self.prompts.slots:
             full = ""
@@ -102,6 +118,9 @@ class Intake:
                 full = f"{queue.count(prompt.requester)} prompts of yours are waiting"
             if full:
                 raise wire.ProtocolError("queue_full", full, retry_after_ms=RETRY_AFTER_MS)
+        if not self.prompts.ledger.make_room_of(prompt.requester, len(prompt.payload)):
+            full = "your share of the journal is full of undelivered answers"
+            raise wire.ProtocolError("queue_full", full, retry_after_ms=RETRY_AFTER_MS)
         if not self.prompts.ledger.make_room(len(prompt.payload)):
             raise wire.ProtocolError("no_storage", "the journal is full of undelivered answers")
 

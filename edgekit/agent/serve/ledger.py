@@ -9,6 +9,7 @@ from edgekit.agent.serve.job import Job
 
 MAX_ROWS = 1000
 MAX_BYTES = 8 << 20  # of bodies and outcomes; they are in memory too
+REQUESTER_SHARE = 4  # one requester holds at most this part of both: others have room as well
 
 
 class Ledger:
@@ -20,6 +21,7 @@ class Ledger:
         self._forgotten: set[str] = set()
         self._bytes = 0
         self._sizes: dict[str, int] = {}
+        self._held: dict[str, tuple[int, int]] = {}  # requester: rows, bytes
 
     def __iter__(self) -> Iterator[Job]:
         return iter(tuple(self._jobs.values()))
@@ -42,7 +44,7 @@ class Ledger:
     def drop(self, job: Job) -> None:
         """Know it no more, nor shall the journal."""
         del self._jobs[job.key]
-        self._bytes -= self._sizes.pop(job.key)
+        self._count(job.requester, -1, -self._sizes.pop(job.key))
         self._dirty.pop(job.key, None)
         if job.stored:
             self._forgotten.add(job.key)
@@ -55,6 +57,18 @@ class Ledger:
             if job.outcome is not None and job.sent:
                 self.drop(job)
         return self._fits(needed_bytes)
+
+    def make_room_of(self, requester: str, needed_bytes: int) -> bool:
+        """Whether one more fits into a requester's share, once its own oldest delivered outcomes
+        are gone."""
+        if self._fits_share(requester, needed_bytes):
+            return True
+        for job in [job for job in self._jobs.values() if job.requester == requester]:
+            if job.outcome is not None and job.sent:
+                self.drop(job)
+                if self._fits_share(requester, needed_bytes):
+                    return True
+        return False
 
     def forget_old(self, now: float) -> None:
         """Drop outcomes whose time is over."""
@@ -97,6 +111,20 @@ class Ledger:
     def _fits(self, needed_bytes: int) -> bool:
         return len(self._jobs) < MAX_ROWS and self._bytes + needed_bytes <= MAX_BYTES
 
+    def _fits_share(self, requester: str, needed_bytes: int) -> bool:
+        rows, held_bytes = self._held.get(requester, (0, 0))
+        return (
+            rows < MAX_ROWS // REQUESTER_SHARE
+            and held_bytes + needed_bytes <= MAX_BYTES // REQUESTER_SHARE
+        )
+
     def _measure(self, job: Job) -> None:
-        self._bytes += job.size_bytes - self._sizes.get(job.key, 0)
+        before = self._sizes.get(job.key)
+        self._count(job.requester, int(before is None), job.size_bytes - (before or 0))
         self._sizes[job.key] = job.size_bytes
+
+    def _count(self, requester: str, more_rows: int, more_bytes: int) -> None:
+        self._bytes += more_bytes
+        rows, held_bytes = self._held.pop(requester, (0, 0))
+        if rows + more_rows:
+            self._held[requester] = (rows + more_rows, held_bytes + more_bytes)

@@ -24,7 +24,8 @@ _HEADER = struct.Struct(">I")
 class Start(msgspec.Struct, frozen=True, tag="start"):
     """Run one prompt; prefixes are kept per `requester`.
 
-    `messages` are (role, content) pairs; `deadline` is monotonic, in seconds.
+    `messages` are (role, content) pairs; `deadline` is monotonic, in seconds; a prompt of more than
+    `prompt_limit` tokens is refused, 0 is no limit but the context's.
     """
 
     job: str
@@ -34,6 +35,7 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
     stops: list[str]
     answer_limit: int
     deadline: float
+    prompt_limit: int = 0
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):

@@ -48,6 +48,11 @@ class Presence:
         return [Publish(status_message(self.device, measured))]
 
 
+def answer_cap(config: AgentConfig, bundle: BundleConfig) -> int:
+    """How many tokens an answer may have: the bundle's cap, or the device's where it is lower."""
+    return min(config.max_answer_tokens or bundle.max_answer_tokens, bundle.max_answer_tokens)
+
+
 def card_message(
     config: AgentConfig, bundle: BundleConfig, release: str, agent: str, model: Ready | None
 ) -> wire.Outbound:
@@ -58,7 +63,7 @@ def card_message(
         model=bundle.name,
         version=bundle.version,
         context_length=bundle.context_length,
-        max_answer_tokens=bundle.max_answer_tokens,
+        max_answer_tokens=answer_cap(config, bundle),
         queue_limit=config.queue_limit,
         agent=agent,
         pools=tuple(config.pools),
@@ -66,5 +71,8 @@ def card_message(
         threads=model.threads if model else 0,
         spinning=model.spinning if model else False,
         max_beams=config.max_beams,
+        requests_per_minute=config.requests_per_minute,
+        max_messages=config.max_messages,
+        max_prompt_tokens=config.max_prompt_tokens,
     )
     return wire.Outbound(wire.card_topic(config.device), msgspec.json.encode(card), retain=True)

@@ -38,7 +38,7 @@ from edgekit.agent.serve.events import (
 from edgekit.agent.serve.intake import NO_STORAGE, Intake
 from edgekit.agent.serve.job import REFUSED_RETRY_SECONDS, Job, Row
 from edgekit.agent.serve.pipe import Delta, Done, Failed, Ready, Start
-from edgekit.agent.serve.presence import Presence, card_message
+from edgekit.agent.serve.presence import Presence, answer_cap, card_message
 from edgekit.agent.serve.prompts import Prompts
 from edgekit.agent.serve.states import State, Step
 from edgekit.core import chat, wire
@@ -174,7 +174,7 @@ class Session:
         job.started_at = now
         self._prompts.running[job.key] = job
         self._prompts.ledger.touch(job)
-        limit = self.bundle.max_answer_tokens
+        limit = answer_cap(self.config, self.bundle)
         return Start(
             job=job.key,
             requester=job.requester,
@@ -183,6 +183,7 @@ class Session:
             stops=request.stops,
             answer_limit=min(request.answer_limit or limit, limit),
             deadline=job.deadline - REPLY_MARGIN_SECONDS,
+            prompt_limit=self.config.max_prompt_tokens,
         )
 
     def _delta(self, event: Delta, now: float) -> list[Effect]:

@@ -233,6 +233,13 @@ class Worker:
         except Exception as error:  # the chat template is the model's own code
             text = f"the chat template refused: {error}"
             raise RefusedError("invalid_request", text, "messages") from error
+        if start.prompt_limit and len(prompt) > start.prompt_limit:
+            raise RefusedError(
+                "context_length_exceeded",
+                f"the prompt has {len(prompt)} tokens; this device takes {start.prompt_limit} "
+                "(max_prompt_tokens)",
+                "messages",
+            )
         if len(prompt) >= limits.max_length:
             raise RefusedError(
                 "context_length_exceeded",

@@ -1,0 +1,125 @@
+"""The limits of agent.toml: how often, how much in, how much out."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from edgekit.agent.serve.events import Connected, Publish
+from edgekit.agent.serve.pipe import Start
+from edgekit.cli.fleet import _agent_config
+from edgekit.core.config import AgentConfig, BrokerConfig, parse_agent_config
+from edgekit.core.wire import MAX_ERROR_CHARS, Card
+from edgekit.errors import UsageError
+from edgekit.fleet.inventory import Device
+from tests.fakes.session import BODY, CARD, Agent, error, kinds, replies, to_worker
+
+LIMITS = {
+    "requests_per_minute": 7,
+    "max_messages": 8,
+    "max_prompt_tokens": 9,
+    "max_answer_tokens": 10,
+}
+
+
+def conversation(messages: int) -> dict[str, object]:
+    return {"messages": [{"role": "user", "content": "Hi"}] * messages}
+
+
+def test_who_asks_too_often_is_told_when_to_come_back_to_the_millisecond() -> None:
+    agent = Agent(limits={"requests_per_minute": 2}, queue_limit=8).ready()
+    for prompt_id in ("p1", "p2"):
+        assert kinds(agent.prompt(prompt_id)) == ["accepted"]
+    refused = error(agent.prompt("p3"))
+    assert (refused["code"], refused["retry_after_ms"]) == ("rate_limited", 30_000)
+    assert kinds(agent.prompt("p1", who="bob")) == ["accepted"]
+    agent.now += 29.999
+    assert error(agent.prompt("p3"))["retry_after_ms"] == 1
+    agent.now += 0.001
+    assert kinds(agent.prompt("p3")) == ["accepted"]
+
+
+def test_a_prompt_that_is_known_does_not_count() -> None:
+    agent = Agent(limits={"requests_per_minute": 2}).ready()
+    for _ in range(5):
+        assert kinds(agent.prompt("p1")) == ["accepted"]  # it attaches
+    agent.finishes()
+    for _ in range(5):
+        assert kinds(agent.prompt("p1")) == ["final"]  # the stored one
+    assert kinds(agent.prompt("p2")) == ["accepted"]
+
+
+def test_a_prompt_that_is_refused_counts() -> None:
+    agent = Agent(limits={"requests_per_minute": 2}).ready()
+    codes = [error(agent.prompt(f"p{n}", payload=b"{"))["code"] for n in range(3)]
+    assert codes == ["invalid_request", "invalid_request", "rate_limited"]
+
+
+def test_more_messages_than_the_device_takes_are_refused_by_the_limit_s_name() -> None:
+    agent = Agent(limits={"max_messages": 3}).ready()
+    refused = error(agent.prompt("p1", body=conversation(4)))
+    assert (refused["code"], refused["param"]) == ("invalid_request", "messages")
+    assert "max_messages" in refused["message"]
+    assert kinds(agent.prompt("p2", body=conversation(3))) == ["accepted"]
+
+
+def test_the_device_s_cap_of_an_answer_holds_below_the_bundle_s() -> None:
+    for wanted, device, given in ((None, 20, 20), (7, 20, 7), (50, 20, 20), (None, 500, 100)):
+        agent = Agent(limits={"max_answer_tokens": device}).ready()
+        (start,) = to_worker(agent.prompt(body=BODY | {"max_tokens": wanted}))
+        assert isinstance(start, Start)
+        assert start.answer_limit == given
+
+
+def test_the_worker_is_told_the_limit_of_prompt_tokens() -> None:
+    agent = Agent(limits={"max_prompt_tokens": 9}).ready()
+    (start,) = to_worker(agent.prompt())
+    assert isinstance(start, Start)
+    assert start.prompt_limit == 9
+
+
+def test_the_card_shows_the_limits() -> None:
+    agent = Agent(limits=LIMITS).ready()
+    effects = agent.handle(Connected())
+    (card,) = (e.message for e in effects if isinstance(e, Publish) and e.message.topic == CARD)
+    assert json.loads(card.payload).items() >= LIMITS.items()
+    agent = Agent()
+    effects = agent.handle(Connected())
+    (card,) = (e.message for e in effects if isinstance(e, Publish) and e.message.topic == CARD)
+    assert json.loads(card.payload)["max_answer_tokens"] == 100  # the bundle's
+
+
+def test_a_card_of_an_agent_that_had_no_limits_is_read() -> None:
+    fields = ("device", "release", "model", "version", 1, 2, 3, "agent")
+    card = Card(*fields)
+    assert (card.requests_per_minute, card.max_messages, card.max_prompt_tokens) == (0, 1024, 0)
+
+
+def test_fleet_toml_s_limits_come_to_agent_toml() -> None:
+    config = _agent_config("pi", Device("local:x", **LIMITS), BrokerConfig())  # type: ignore[arg-type]
+    assert {name: getattr(config, name) for name in LIMITS} == LIMITS
+    defaults = _agent_config("pi", Device("local:x"), BrokerConfig())
+    assert defaults == AgentConfig("pi")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "requests_per_minute = -1",
+        "max_messages = 0",
+        "max_messages = 1025",
+        "max_prompt_tokens = -1",
+        "max_answer_tokens = -1",
+    ],
+)
+def test_a_limit_that_makes_no_sense_is_named(line: str) -> None:
+    with pytest.raises(UsageError, match=r"agent\.toml") as caught:
+        parse_agent_config(f'device = "pi"\n{line}\n'.encode())
+    assert line.partition(" ")[0] in caught.value.why
+
+
+def test_an_error_that_repeats_what_was_sent_stays_small() -> None:
+    agent = Agent().ready()
+    (message,) = replies(agent.prompt(body=BODY | {"x" * 100_000: 1}))
+    assert len(message.payload) < 3 * MAX_ERROR_CHARS
