@@ -1,4 +1,4 @@
-"""The only door to paho: one MQTT 5 client for the agent and the requester.
+"""The only door to paho (with `paho_client`): one MQTT 5 client for the agent and the requester.
 
 What paho leaves to its user is done here, each measured to matter: TCP_NODELAY, guarded callbacks
 (an exception in `on_message` kills the network thread silently), bounded queues, a reconnect with
@@ -30,6 +30,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from edgekit.core.config import BrokerConfig
 from edgekit.core.wire import JSON, Inbound, Outbound
 from edgekit.errors import EdgekitError, UnreachableError
+from edgekit.paho_client import MAX_PACKET_BYTES, UnbreakableClient
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +105,7 @@ class MqttClient:
         will: published by the broker when this client vanishes (§3.1.2.5).
         will_delay_seconds: how long the broker waits with it, for the client to come back.
         manual_ack: whether PUBACK waits for `ack`.
+        max_packet_bytes: of what comes; the broker is told (§3.1.2.11.4).
         resend: whether messages that wait for a PUBACK when the connection is lost are sent again
             on the next one; if not, they are `LOST`, and the caller has them still.
     """
@@ -121,6 +123,7 @@ class MqttClient:
         will_delay_seconds: int = 0,
         manual_ack: bool = False,
         resend: bool = True,
+        max_packet_bytes: int = MAX_PACKET_BYTES,
     ) -> None:
         self._broker = broker
         self._subscriptions = list(subscriptions)
@@ -136,12 +139,15 @@ class MqttClient:
         self._early: dict[int, int] = {}
         self._refusal = ""
         self._settled = threading.Event()  # subscribed, or refused with a reason
-        client = paho.Client(
+        self._connect_properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        self._connect_properties.MaximumPacketSize = max_packet_bytes
+        client = UnbreakableClient(
             CallbackAPIVersion.VERSION2,
             client_id=client_id,
             protocol=paho.MQTTv5,
             manual_ack=manual_ack,
         )
+        client.max_packet_bytes = max_packet_bytes
         client.max_queued_messages_set(MAX_QUEUED_MESSAGES)
         client.max_inflight_messages_set(MAX_INFLIGHT_MESSAGES)
         client.connect_timeout = CONNECT_TIMEOUT_SECONDS
@@ -171,7 +177,10 @@ class MqttClient:
             # Clean Start at the first connection only, paho's default: where a later one replaces
             # one that the broker still holds, a session that ends would publish the Will.
             self._client.connect(
-                self._broker.host, self._broker.port, keepalive=self._broker.keepalive_seconds
+                self._broker.host,
+                self._broker.port,
+                self._broker.keepalive_seconds,
+                properties=self._connect_properties,
             )
         except (OSError, ValueError) as error:
             raise UnreachableError(
@@ -195,7 +204,10 @@ class MqttClient:
     def start(self) -> None:
         """Connect in the background and keep trying; `on_connection` tells."""
         self._client.connect_async(
-            self._broker.host, self._broker.port, keepalive=self._broker.keepalive_seconds
+            self._broker.host,
+            self._broker.port,
+            self._broker.keepalive_seconds,
+            properties=self._connect_properties,
         )
         self._client.loop_start()
 
@@ -351,7 +363,7 @@ class MqttClient:
             self._guard(future.set_result, int(code.value))
 
     def _message(self, _client: object, _userdata: object, message: paho.MQTTMessage) -> None:
-        self._guard(lambda m: self._on_message(_inbound(m, self._epoch)), message)
+        self._guard(self._on_message, _inbound(message, self._epoch))
 
     def _guard(self, call: Callable[[Any], None], argument: Any) -> None:
         try:

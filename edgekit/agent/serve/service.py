@@ -61,7 +61,10 @@ TICK_SECONDS = 0.5
 MEASURE_SECONDS = 15.0
 FLUSH_SECONDS = 4.0  # for the last PUBACKs when the agent ends
 WILL_DELAY_SECONDS = 10
-MAX_EVENTS = 10_000
+MAX_EVENTS = 128  # a prompt may have 128 KiB
+MAX_PACKET_BYTES = (
+    2 * wire.MAX_BODY_BYTES
+)  # a larger one is not answered by 413, the broker drops it
 TUNE_SHARE = 0.25  # of the trial's time: the model is loaded and answers in the rest of it
 MAX_FAILED_LOADS = 2  # then the agent ends: a trial goes back at once, else the supervisor waits
 
@@ -139,6 +142,7 @@ class Service:
             will_delay_seconds=WILL_DELAY_SECONDS,
             manual_ack=True,
             resend=False,
+            max_packet_bytes=MAX_PACKET_BYTES,
         )
 
     def run(self) -> None:
@@ -157,6 +161,7 @@ class Service:
             while self._running:
                 self._handle(self._next_event())
         finally:
+            self._running = False
             self._ready_file.unlink(missing_ok=True)
             if self._online:
                 self._mqtt.close(FLUSH_SECONDS)
@@ -214,11 +219,18 @@ class Service:
         return Tick()
 
     def _received(self, message: wire.Inbound) -> None:
-        self._events.put((Controlled if wire.is_control(message.topic) else Received)(message))
+        self._offer((Controlled if wire.is_control(message.topic) else Received)(message))
 
     def _connection(self, up: bool) -> None:
         log.info("broker %s: %s", self._config.broker, "subscribed" if up else "connection lost")
-        self._events.put(Connected() if up else Disconnected())
+        self._offer(Connected() if up else Disconnected())
+
+    def _offer(self, event: Event) -> None:
+        """Wait for room, but not for ever: at the end the network thread is waited for."""
+        while self._running:
+            with suppress(queue.Full):
+                self._events.put(event, timeout=TICK_SECONDS)
+                return
 
     def _take_over(self) -> None:
         self._taken_over = True

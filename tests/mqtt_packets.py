@@ -1,0 +1,36 @@
+"""MQTT 5 packets as bytes, right or wrong, for tests that are no client (§2, §3)."""
+
+from __future__ import annotations
+
+
+def number(value: int) -> bytes:
+    """A Variable Byte Integer (§1.5.5)."""
+    out = b""
+    while True:
+        value, digit = divmod(value, 128)
+        out += bytes([digit | (0x80 if value else 0)])
+        if not value:
+            return out
+
+
+def string(data: bytes) -> bytes:
+    """A string or binary data with its length (§1.5.4, §1.5.6)."""
+    return len(data).to_bytes(2, "big") + data
+
+
+def packet(command: int, body: bytes) -> bytes:
+    """A packet with its fixed header (§2.1)."""
+    return bytes([command]) + number(len(body)) + body
+
+
+def connect(client_id: bytes, keepalive_seconds: int = 60) -> bytes:
+    """CONNECT with Clean Start (§3.1)."""
+    fixed = string(b"MQTT") + b"\x05\x02" + keepalive_seconds.to_bytes(2, "big") + b"\x00"
+    return packet(0x10, fixed + string(client_id))
+
+
+def publish(topic: bytes, payload: bytes, properties: bytes = b"", *, times: int = 1) -> bytes:
+    """PUBLISH with QoS 0 and these properties, so many times over (§3.3)."""
+    return packet(
+        0x30, string(topic) + number(len(properties) * times) + properties * times + payload
+    )
