@@ -1,6 +1,6 @@
 """How long to wait for an answer, when to send a prompt again, when to ask what became of it. Pure.
 
-The rules are those of docs/protocol.md, "What a requester does".
+The rules are those of docs/protocol, "What a requester does".
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Requester: prompts a device over MQTT 5 and yields its answer as it comes (docs/protocol.md)."""
+"""Requester: prompts a device over MQTT 5 and yields its answer as it comes (docs/protocol)."""
 
 from __future__ import annotations
 

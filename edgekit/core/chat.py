@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from edgekit.core.config import MAX_MESSAGES
+from edgekit.core.payloads import Count, Measure
 from edgekit.core.wire import UNREADABLE, ProtocolError
 
 _AT = re.compile(r" - at (?:`key` in )?`\$\.?(?P<path>[^`]*)`")
@@ -26,6 +27,7 @@ StopString = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
 TokenId = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 Bias = Annotated[float, msgspec.Meta(ge=-100, le=100)]
+FinishReason = Literal["stop", "length", "cancelled"]
 
 
 class TextPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -62,7 +64,16 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     min_p: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    logit_bias: Annotated[dict[TokenId, Bias], msgspec.Meta(max_length=MAX_BIASES)] | None = None
+    logit_bias: (
+        Annotated[
+            dict[TokenId, Bias],
+            # JSON's keys are strings, which msgspec's schema says nothing of
+            msgspec.Meta(
+                max_length=MAX_BIASES, extra_json_schema={"propertyNames": {"pattern": "^[0-9]+$"}}
+            ),
+        ]
+        | None
+    ) = None
     repetition_penalty: Annotated[float, msgspec.Meta(gt=0, le=10)] | None = None
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None = None
     num_beams: Annotated[int, msgspec.Meta(ge=1, le=MAX_BEAMS)] | None = None
@@ -149,26 +160,57 @@ def sampling_of(request: ChatRequest, defaults: dict[str, Any]) -> Sampling:
 class PromptTokensDetails(msgspec.Struct, frozen=True):
     """Of a prompt's tokens, those that an earlier prompt left computed."""
 
-    cached_tokens: int = 0
+    cached_tokens: Count = 0
 
 
 class Usage(msgspec.Struct, frozen=True):
     """Token counts of one answer."""
 
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
+    prompt_tokens: Count
+    completion_tokens: Count
+    total_tokens: Count
     prompt_tokens_details: PromptTokensDetails = PromptTokensDetails()
 
 
 class Timings(msgspec.Struct, frozen=True):
     """Where the time of one answer went, in milliseconds; names as llama.cpp's server has them."""
 
-    queue_ms: float
-    prompt_ms: float
-    first_token_ms: float
-    predicted_ms: float
-    predicted_per_second: float
+    queue_ms: Measure
+    prompt_ms: Measure
+    first_token_ms: Measure
+    predicted_ms: Measure
+    predicted_per_second: Measure
+
+
+class AnswerMessage(msgspec.Struct, frozen=True):
+    """The whole text, or what there was of it when it was cancelled."""
+
+    role: Literal["assistant"]
+    content: str
+
+
+class AnswerChoice(msgspec.Struct, frozen=True):
+    """The only choice there is."""
+
+    index: Literal[0]
+    message: AnswerMessage
+    finish_reason: FinishReason
+
+
+class Completion(msgspec.Struct, frozen=True):
+    """A `chat.completion` object, the payload of a `final`.
+
+    `created` is in Unix seconds; `timings` is null when nothing ran; `deltas` were sent before it.
+    """
+
+    id: Annotated[str, msgspec.Meta(extra_json_schema={"pattern": "^chatcmpl-"})]
+    object: Literal["chat.completion"]
+    created: Count
+    model: str
+    choices: Annotated[tuple[AnswerChoice, ...], msgspec.Meta(min_length=1, max_length=1)]
+    usage: Usage
+    timings: Timings | None
+    deltas: Count
 
 
 def completion(
@@ -177,27 +219,21 @@ def completion(
     model: str,
     created: int,
     text: str,
-    finish_reason: str,
+    finish_reason: FinishReason,
     usage: Usage,
     timings: Timings | None,
     deltas: int,
 ) -> bytes:
-    """A `chat.completion` object; `created` is in Unix seconds."""
+    """A `Completion` as it is sent."""
     return msgspec.json.encode(
-        {
-            "id": f"chatcmpl-{prompt_id}",
-            "object": "chat.completion",
-            "created": created,
-            "model": model,
-            "choices": [
-                {
-                    "index": 0,
-                    "message": {"role": "assistant", "content": text},
-                    "finish_reason": finish_reason,
-                }
-            ],
-            "usage": usage,
-            "timings": timings,
-            "deltas": deltas,
-        }
+        Completion(
+            id=f"chatcmpl-{prompt_id}",
+            object="chat.completion",
+            created=created,
+            model=model,
+            choices=(AnswerChoice(0, AnswerMessage("assistant", text), finish_reason),),
+            usage=usage,
+            timings=timings,
+            deltas=deltas,
+        )
     )

@@ -1,4 +1,4 @@
-"""Protocol v1 on MQTT 5: topics, properties, messages and errors (docs/protocol.md).
+"""Protocol v1 on MQTT 5: topics, properties, messages and errors (docs/protocol).
 
 Pure values and rules; `edgekit.mqtt` carries them. Section numbers are those of the OASIS MQTT 5.0
 standard.
@@ -6,10 +6,11 @@ standard.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import msgspec
 
+from edgekit.core import payloads
 from edgekit.core.config import MAX_MESSAGES, NAME
 from edgekit.errors import EdgekitError
 
@@ -25,7 +26,7 @@ JSON = "application/json"
 UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 
 # code: (status, whether the same prompt can succeed later or elsewhere)
-CODES: dict[str, tuple[int, bool]] = {
+CODES: dict[payloads.Code, tuple[int, bool]] = {
     "invalid_request": (400, False),
     "unsupported_parameter": (400, False),
     "context_length_exceeded": (400, False),
@@ -64,25 +65,22 @@ class ProtocolError(EdgekitError):
         self, code: str, message: str, param: str = "", retry_after_ms: int | None = None
     ) -> None:
         super().__init__(message, why=f"{code}" + (f", field {param}" if param else ""))
-        self.code = code
+        self.code = cast(payloads.Code, code)
         self.param = param
         self.retry_after_ms = retry_after_ms
-        self.status, self.retryable = CODES.get(code, (500, False))
+        self.status, self.retryable = CODES.get(self.code, (500, False))
 
     def encode(self) -> bytes:
         """The payload of an `error` message."""
-        return msgspec.json.encode(
-            {
-                "error": {
-                    "code": self.code,
-                    "message": self.what[:MAX_ERROR_CHARS],
-                    "type": "invalid_request_error" if self.status < 429 else "server_error",
-                    "param": self.param[:MAX_ERROR_CHARS] or None,
-                    "retryable": self.retryable,
-                    "retry_after_ms": self.retry_after_ms,
-                }
-            }
+        detail = payloads.ErrorDetail(
+            code=self.code,
+            message=self.what[:MAX_ERROR_CHARS],
+            type="invalid_request_error" if self.status < 429 else "server_error",
+            param=self.param[:MAX_ERROR_CHARS] or None,
+            retryable=self.retryable,
+            retry_after_ms=self.retry_after_ms,
         )
+        return msgspec.json.encode(payloads.Error(detail))
 
     @classmethod
     def decode(cls, payload: bytes) -> ProtocolError:
@@ -302,7 +300,7 @@ class Control(msgspec.Struct, frozen=True):
     """A control message: `{"kind": "cancel" | "query", "id": "<ek-id>"}`."""
 
     kind: Literal["cancel", "query"]
-    id: str
+    id: payloads.PromptId
 
 
 def parse_control(payload: bytes) -> Control | None:
@@ -316,36 +314,33 @@ def parse_control(payload: bytes) -> Control | None:
 class Card(msgspec.Struct, frozen=True):
     """The retained card: what a device serves and within which limits."""
 
-    device: str
+    device: payloads.Name
     release: str
     model: str
     version: str
-    context_length: int
-    max_answer_tokens: int
-    queue_limit: int
+    context_length: payloads.Count
+    max_answer_tokens: payloads.Count
+    queue_limit: payloads.Count
     agent: str
     protocol: int = 1
-    pools: tuple[str, ...] = ()
-    slots: int = 1  # prompts that run side by side
-    threads: int = 0  # of the runtime; this and the next as chosen for this device
+    pools: tuple[payloads.Name, ...] = ()
+    slots: payloads.Count = 1  # prompts that run side by side
+    threads: payloads.Count = 0  # of the runtime; this and the next as chosen for this device
     spinning: bool = False
-    max_beams: int = 1
-    requests_per_minute: int = 0  # of one requester; 0: no limit
-    max_messages: int = MAX_MESSAGES
-    max_prompt_tokens: int = 0  # 0: what the context holds
+    max_beams: payloads.Count = 1
+    requests_per_minute: payloads.Count = 0  # of one requester; 0: no limit
+    max_messages: payloads.Count = MAX_MESSAGES
+    max_prompt_tokens: payloads.Count = 0  # 0: what the context holds
 
 
 class Status(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The retained status, which callers route by.
+    """The retained status, which callers route by; `lost` is said by the Will."""
 
-    `state`: starting, ready, busy, read_only, draining, offline or (by Will) lost.
-    """
-
-    state: str
+    state: payloads.DeviceState
     release: str = ""
-    queue: int = 0
-    active: int = 0
-    tok_s: float = 0.0
-    ttft_ms: float = 0.0
+    queue: payloads.Count = 0
+    active: payloads.Count = 0
+    tok_s: payloads.Measure = 0.0
+    ttft_ms: payloads.Measure = 0.0
     temp_c: int | None = None  # the hottest thermal zone
-    mem_free_mb: int | None = None  # MemAvailable
+    mem_free_mb: payloads.Count | None = None  # MemAvailable

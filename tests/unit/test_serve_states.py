@@ -12,7 +12,7 @@ ENDS = {State.DONE, State.FAILED, State.CANCELLED, State.EXPIRED}
 
 
 def test_the_documentation_prints_the_table_of_the_code() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "protocol" / "README.md").read_text()
     assert f"\n{table()}\n" in text
 
 

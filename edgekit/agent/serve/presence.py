@@ -9,7 +9,7 @@ import msgspec
 from edgekit.agent.serve.events import Publish
 from edgekit.agent.serve.pipe import Ready
 from edgekit.agent.serve.replies import status_message
-from edgekit.core import wire
+from edgekit.core import payloads, wire
 from edgekit.core.config import AgentConfig
 from edgekit.core.manifest import BundleConfig
 
@@ -34,7 +34,9 @@ class Presence:
         """Whoever listens now may have missed what was said."""
         self._said = None
 
-    def say(self, state: str, release: str, queue: int, active: int, now: float) -> list[Publish]:
+    def say(
+        self, state: payloads.DeviceState, release: str, queue: int, active: int, now: float
+    ) -> list[Publish]:
         """The status, when it changed or is old; what is only measured is no change."""
         status = wire.Status(state, release, queue, active, self.tok_s, self.ttft_ms)
         last, age = self._said, now - self._said_at

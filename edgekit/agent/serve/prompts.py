@@ -87,7 +87,7 @@ class Prompts:
         self,
         job: Job,
         text: str,
-        reason: str,
+        reason: chat.FinishReason,
         usage: chat.Usage,
         timings: chat.Timings | None,
         now: float,

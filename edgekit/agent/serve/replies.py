@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import msgspec
 
 from edgekit.agent.serve.events import Publish
 from edgekit.agent.serve.job import Job, Outcome
-from edgekit.core import wire
+from edgekit.core import payloads, wire
 
 
 def reply(job: Job, kind: str, payload: bytes, now: float, *, status: int = 200) -> Publish:
@@ -19,15 +21,14 @@ def reply(job: Job, kind: str, payload: bytes, now: float, *, status: int = 200)
 
 def accepted(job: Job, position: int, eta_ms: int | None, now: float) -> Publish:
     """So many prompts come first; it starts in about so many milliseconds."""
-    body: dict[str, int] = {"position": position}
-    if eta_ms is not None:
-        body["eta_ms"] = eta_ms
+    body = payloads.Accepted(position, eta_ms)
     return reply(job, "accepted", msgspec.json.encode(body), now)
 
 
 def delta(job: Job, text: str, now: float) -> Publish:
     """The next piece of text."""
-    body = {"seq": job.seq, "choices": [{"index": 0, "delta": {"content": text}}]}
+    choice = payloads.DeltaChoice(0, payloads.DeltaContent(text))
+    body = payloads.Delta(job.seq, (choice,))
     return reply(job, "delta", msgspec.json.encode(body), now)
 
 
@@ -57,9 +58,7 @@ def refusal(to: wire.Reply, error: wire.ProtocolError, expiry_seconds: int) -> P
 
 def state(to: wire.Reply, name: str, position: int | None, expiry_seconds: int) -> Publish:
     """The answer to a `query`: accepted or running, or `unknown`."""
-    body: dict[str, object] = {"state": name}
-    if position is not None:
-        body["position"] = position
+    body = payloads.State(cast(payloads.PromptState, name), position)
     payload = msgspec.json.encode(body)
     return Publish(to.message("state", payload, seq=0, expiry_seconds=expiry_seconds))
 

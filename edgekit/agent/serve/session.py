@@ -8,6 +8,7 @@ in `states`. What the journal is to know comes first among the effects, and read
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import cast
 
 import msgspec
 
@@ -41,7 +42,7 @@ from edgekit.agent.serve.pipe import Delta, Done, Failed, Ready, Start
 from edgekit.agent.serve.presence import Presence, answer_cap, card_message
 from edgekit.agent.serve.prompts import Prompts
 from edgekit.agent.serve.states import State, Step
-from edgekit.core import chat, wire
+from edgekit.core import chat, payloads, wire
 from edgekit.core.config import AgentConfig
 from edgekit.core.manifest import BundleConfig
 
@@ -208,7 +209,8 @@ class Session:
             return self._prompts.fail(job, Step.EXPIRED, "deadline_exceeded", text, now)
         queue_ms = (job.started_at - job.queued_at) * 1e3
         timings = msgspec.structs.replace(event.timings, queue_ms=queue_ms)
-        return self._prompts.finish(job, event.text, event.finish_reason, event.usage, timings, now)
+        reason = cast(chat.FinishReason, event.finish_reason)
+        return self._prompts.finish(job, event.text, reason, event.usage, timings, now)
 
     def _worker_lost(self, now: float) -> list[Effect]:
         self._prompts.slots = 0
@@ -328,7 +330,7 @@ class Session:
     def _say_status(self, now: float) -> list[Effect]:
         if not self._prompts.connected:
             return []
-        state = "ready"
+        state: payloads.DeviceState = "ready"
         if self._exited:
             state = "offline"
         elif self._draining is not None:

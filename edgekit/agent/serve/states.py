@@ -1,4 +1,4 @@
-"""The life of one prompt as a table; the code moves by it and docs/protocol.md prints it."""
+"""The life of one prompt as a table; the code moves by it and docs/protocol prints it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def move(state: State | None, step: Step) -> State:
 
 
 def table() -> str:
-    """The transitions as Markdown, for docs/protocol.md."""
+    """The transitions as Markdown, for docs/protocol."""
     lines = ["| from | what happens | to |", "|---|---|---|"]
     lines += [
         f"| {state or '(new)'} | {step} | {to} |" for (state, step), to in TRANSITIONS.items()

@@ -1,0 +1,103 @@
+"""The JSON of replies, as types: what they encode to is sent, and docs/protocol/schemas is made
+of them. Pure values; the answer itself is `chat.Completion`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+MAX_ID_CHARACTERS = 128
+
+# Bounds that no message from outside is refused for: they are for the schemas alone.
+Count = Annotated[int, msgspec.Meta(extra_json_schema={"minimum": 0})]
+Measure = Annotated[float, msgspec.Meta(extra_json_schema={"minimum": 0})]
+Name = Annotated[str, msgspec.Meta(extra_json_schema={"pattern": "^[A-Za-z0-9_.-]{1,64}$"})]
+PromptId = Annotated[
+    str, msgspec.Meta(extra_json_schema={"minLength": 1, "maxLength": MAX_ID_CHARACTERS})
+]
+
+Code = Literal[
+    "invalid_request",
+    "unsupported_parameter",
+    "context_length_exceeded",
+    "model_not_found",
+    "deadline_exceeded",
+    "id_conflict",
+    "payload_too_large",
+    "unsupported_media_type",
+    "invalid_schema",
+    "queue_full",
+    "rate_limited",
+    "cancelled",
+    "internal",
+    "worker_crashed",
+    "loading",
+    "draining",
+    "thermal",
+    "no_storage",
+    "out_of_memory",
+    "unsupported_version",
+]
+PromptState = Literal["accepted", "running", "unknown"]
+DeviceState = Literal["starting", "ready", "busy", "read_only", "draining", "offline", "lost"]
+
+
+class Accepted(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The prompt is in the device's journal: it will end in one outcome.
+
+    `position` prompts must end before it starts, in about `eta_ms` milliseconds, once there is a
+    measure.
+    """
+
+    position: Count
+    eta_ms: Count | None = None
+
+
+class DeltaContent(msgspec.Struct, frozen=True):
+    """Text to be put behind what came before."""
+
+    content: str
+
+
+class DeltaChoice(msgspec.Struct, frozen=True):
+    """The only choice there is."""
+
+    index: Literal[0]
+    delta: DeltaContent
+
+
+class Delta(msgspec.Struct, frozen=True):
+    """The next piece of the answer; `seq` counts a prompt's deltas from 0."""
+
+    seq: Count
+    choices: Annotated[tuple[DeltaChoice, ...], msgspec.Meta(min_length=1, max_length=1)]
+
+
+class State(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The answer to a `query` of a prompt that has not ended; `position` as in `accepted`."""
+
+    state: PromptState
+    position: Count | None = None
+
+
+class ErrorDetail(msgspec.Struct, frozen=True):
+    """What was wrong.
+
+    `param` is the body's field that it is about; `retryable` says whether the same prompt can
+    succeed later or elsewhere, not sooner than in `retry_after_ms` milliseconds.
+    """
+
+    code: Code
+    message: str
+    type: Literal["invalid_request_error", "server_error"]
+    param: str | None
+    retryable: bool
+    retry_after_ms: Count | None
+
+
+class Error(msgspec.Struct, frozen=True):
+    """How a prompt ended that has no answer."""
+
+    error: ErrorDetail

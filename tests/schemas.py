@@ -1,0 +1,74 @@
+"""`python -m tests.schemas`: whether docs/protocol/schemas is what the core's types say;
+`--write` makes it so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edgekit.core import chat, payloads, wire
+
+FOLDER = Path(__file__).parents[1] / "docs" / "protocol" / "schemas"
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+TYPES: dict[str, type[msgspec.Struct]] = {
+    "chat-request": chat.ChatRequest,
+    "control": wire.Control,
+    "accepted": payloads.Accepted,
+    "delta": payloads.Delta,
+    "final": chat.Completion,
+    "error": payloads.Error,
+    "state": payloads.State,
+    "card": wire.Card,
+    "status": wire.Status,
+}
+
+
+def schema(type_: type[msgspec.Struct]) -> dict[str, Any]:
+    """The JSON Schema of what a type reads or writes."""
+    (_,), parts = msgspec.json.schema_components([type_], ref_template="#/$defs/{name}")
+    for part in parts.values():  # Python 3.13 strips the indentation, 3.11 does not
+        part["description"] = inspect.cleandoc(part["description"])
+    root = parts.pop(type_.__name__)
+    return {"$schema": DIALECT, **root, **({"$defs": parts} if parts else {})}
+
+
+def files() -> dict[str, str]:
+    """The text of every file by its name."""
+    return {
+        f"{name}.json": json.dumps(schema(type_), indent=2) + "\n" for name, type_ in TYPES.items()
+    }
+
+
+def stale(folder: Path = FOLDER) -> list[str]:
+    """Names of files that are not as they should be, or should not be."""
+    found = {path.name: path.read_text("utf-8") for path in folder.iterdir()}
+    made = files()
+    return sorted(name for name in found | made if found.get(name) != made.get(name))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code 1 when a file is not current."""
+    parser = argparse.ArgumentParser("python -m tests.schemas", description=__doc__)
+    parser.add_argument("--write", action="store_true", help="rewrite docs/protocol/schemas")
+    if parser.parse_args(argv).write:
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        for name in stale():
+            (FOLDER / name).unlink(missing_ok=True)
+        for name, text in files().items():
+            (FOLDER / name).write_text(text, "utf-8")
+    names = stale()
+    if names:
+        print(f"not current: {' '.join(names)}; run `python -m tests.schemas --write`")
+    return 1 if names else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
