@@ -27,6 +27,8 @@ PACKAGES = {
     "podman": "podman",
     "mmdebstrap": "mmdebstrap",
     "ip": "iproute2",
+    "node": "nodejs",
+    "npm": "npm",
 }
 
 
