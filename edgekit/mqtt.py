@@ -235,6 +235,12 @@ class MqttClient:
         if qos > 0 and epoch == self._epoch:
             self._client.ack(mid, qos)
 
+    @property
+    def network_alive(self) -> bool:
+        """Whether the network thread lives: once it has died paho still says `is_connected`."""
+        thread = self._client._thread
+        return thread is not None and thread.is_alive()
+
     def unsubscribe(self, filters: Sequence[str]) -> None:
         """Take nothing more of these filters, on later connections neither."""
         self._subscriptions = [(f, qos) for f, qos in self._subscriptions if f not in filters]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -21,7 +22,7 @@ from edgekit.core.digest import Digest
 from edgekit.core.manifest import parse_config
 from edgekit.errors import EdgekitError
 
-PROCESSES = ("supervise", "serve", "worker")  # what they say goes to the log, for people
+PROCESSES = ("boot", "supervise", "serve", "worker")  # what they say goes to the log, for people
 
 
 def _stage(args: argparse.Namespace) -> object:
@@ -82,7 +83,14 @@ def _supervise(args: argparse.Namespace) -> None:
     Watch(Root(args.root)).run()
 
 
+def _boot(args: argparse.Namespace) -> None:
+    from edgekit.agent.release.supervise import become
+
+    become(Root(args.root))
+
+
 def _serve(args: argparse.Namespace) -> None:
+    from edgekit.agent.serve.notify import Notifier
     from edgekit.agent.serve.service import Service
 
     root = Root(args.root)
@@ -99,6 +107,7 @@ def _serve(args: argparse.Namespace) -> None:
         root.tuning_file,
         (folder / "agent").readlink().name[:12],
         root.journal,
+        Notifier(os.environ),
     ).run()
 
 
@@ -157,6 +166,7 @@ def _parser() -> argparse.ArgumentParser:
     verb("stop", _stop, "drain and stop the agent and its supervisor")
     verb("serve", _serve, "answer prompts until SIGTERM")
     verb("supervise", _supervise, "keep `serve` running (started by activate)")
+    verb("boot", _boot, "become the supervisor of what `current` names (started by systemd)")
     worker = verb("worker", _worker, "the model's own process (started by serve)")
     worker.add_argument("--descriptor", type=int, required=True)
     worker.add_argument("--model", type=Path, required=True)

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -36,6 +37,8 @@ LOCK_SECONDS = 2.0  # somebody who looks at the pid file holds its lock for an i
 LOG_BYTES = 1 << 20
 LOG_CHECK_SECONDS = 60.0
 LOCK_VARIABLE = "EDGEKIT_SUPERVISOR_LOCK"  # the descriptor that a supervisor hands its successor
+# Of systemd, to whoever it watches. Not WATCHDOG_PID: it is the agent that tells how it gets on.
+MANAGER_VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC")
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 PR_SET_PDEATHSIG = 1  # prctl(2)
 MAX_TRIAL_STARTS = 1
@@ -117,6 +120,20 @@ class Detached:
 
 def _command(root: Root, verb: str) -> list[str]:
     return [sys.executable, "-S", "-P", "-m", "edgekit.agent", verb, "--root", str(root.path)]
+
+
+def become(root: Root, more: Mapping[str, str] | None = None) -> NoReturn:
+    """Become the supervisor of `current`, in the environment of its own trees.
+
+    Raises:
+        EdgekitError: no release is active.
+    """
+    if root.linked(root.current) is None:
+        raise EdgekitError("no release is active on this device", next_step="push one to it")
+    environment = root.environment(root.current.resolve())
+    environment |= {name: os.environ[name] for name in MANAGER_VARIABLES if name in os.environ}
+    environment |= more or {}
+    os.execve(sys.executable, _command(root, "supervise"), environment)  # noqa: S606  no shell is wanted
 
 
 def _config(root: Root) -> AgentConfig:
@@ -201,9 +218,7 @@ class Watch:
         if self._stopping:
             raise SystemExit(0)
         os.set_inheritable(lock.fileno(), True)
-        environment = self._root.environment(self._root.current.resolve())
-        environment[LOCK_VARIABLE] = str(lock.fileno())
-        os.execve(sys.executable, _command(self._root, "supervise"), environment)  # noqa: S606  no shell is wanted
+        become(self._root, {LOCK_VARIABLE: str(lock.fileno())})
 
     def _keep_running(self) -> None:
         signal.signal(signal.SIGALRM, lambda *_: rotate(self._root.log_file))

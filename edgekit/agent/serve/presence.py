@@ -34,11 +34,15 @@ class Presence:
         """Whoever listens now may have missed what was said."""
         self._said = None
 
-    def say(
-        self, state: payloads.DeviceState, release: str, queue: int, active: int, now: float
-    ) -> list[Publish]:
+    def status(
+        self, state: payloads.DeviceState, release: str, queue: int, active: int
+    ) -> wire.Status:
+        """How the device is, without what is only measured."""
+        return wire.Status(state, release, queue, active, self.tok_s, self.ttft_ms)
+
+    def say(self, status: wire.Status, now: float) -> list[Publish]:
         """The status, when it changed or is old; what is only measured is no change."""
-        status = wire.Status(state, release, queue, active, self.tok_s, self.ttft_ms)
+        state = status.state
         last, age = self._said, now - self._said_at
         if last is not None:
             urgent = state != last.state and (state in URGENT or last.state in URGENT)

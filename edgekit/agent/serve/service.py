@@ -42,8 +42,10 @@ from edgekit.agent.serve.events import (
     Unrecorded,
     WorkerLost,
 )
+from edgekit.agent.serve.health import Health
 from edgekit.agent.serve.journal import Journal, StorageError
 from edgekit.agent.serve.measure import measured
+from edgekit.agent.serve.notify import Notifier
 from edgekit.agent.serve.pipe import Ready
 from edgekit.agent.serve.process import ModelProcess
 from edgekit.agent.serve.replies import status_message
@@ -81,6 +83,7 @@ class Service:
         tuning_file: where the runtime's measured settings are kept.
         version: of the agent, for the card.
         journal: the prompts' database.
+        notifier: to the service manager, if there is one.
     """
 
     def __init__(
@@ -93,6 +96,7 @@ class Service:
         tuning_file: Path,
         version: str,
         journal: Path,
+        notifier: Notifier,
     ) -> None:
         self._config = config
         self._release = release
@@ -100,6 +104,7 @@ class Service:
         epoch = time.time() - time.monotonic()
         self._session = Session(config, bundle, release, version, epoch)
         self._journal = Journal(journal)
+        self._health = Health(self._session, notifier)
         self._restored = False
         self._complained = False
         self._events: queue.Queue[Event | None] = queue.Queue(MAX_EVENTS)
@@ -123,6 +128,7 @@ class Service:
         self._measure_at = 0.0
         self._model: Ready | None = None
         self._say_ready_again = False
+        self._answers = False
         self._failed_loads = 0
         self._online = False
         self._taken_over = False
@@ -159,9 +165,14 @@ class Service:
         self._worker.start()
         try:
             while self._running:
-                self._handle(self._next_event())
+                event = self._next_event()
+                self._handle(event)
+                if isinstance(event, Tick):
+                    alive = not self._online or self._mqtt.network_alive
+                    self._health.tick(time.monotonic(), network_alive=alive, answers=self._answers)
         finally:
             self._running = False
+            self._health.stopping()
             self._ready_file.unlink(missing_ok=True)
             if self._online:
                 self._mqtt.close(FLUSH_SECONDS)
@@ -201,6 +212,9 @@ class Service:
                 self._mqtt.start()
         if isinstance(event, Connected):
             self._say_ready()
+            self._answers = True
+        if isinstance(event, Drain):
+            self._health.stopping()
         if isinstance(event, WorkerLost) and self._model is None:
             self._failed_loads += 1
             if self._failed_loads == MAX_FAILED_LOADS:

@@ -81,6 +81,7 @@ class Session:
     _draining: float | None = None
     _exited: bool = False
     _storage_check_at: float = 0.0
+    _heard_at: float | None = None  # the worker said something, or had nothing to do
 
     def __post_init__(self) -> None:
         self._prompts = Prompts(self.bundle.name, self.epoch)
@@ -92,8 +93,26 @@ class Session:
         """Messages and prompts that got no answer."""
         return self._prompts.ignored
 
+    @property
+    def owed(self) -> bool:
+        """Whether the worker has something to do: to load the model, or a prompt."""
+        prompts = self._prompts
+        return bool(not prompts.slots or prompts.running or prompts.stopping)
+
+    def silent_seconds(self, now: float) -> float:
+        """For how long the worker has owed something and said nothing."""
+        return now - self._heard_at if self._heard_at is not None else 0.0
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker has subscribed us."""
+        return self._prompts.connected
+
     def handle(self, event: Event, now: float) -> tuple[Effect, ...]:
         """What is to be done now that `event` happened."""
+        from_worker = isinstance(event, Ready | Delta | Done | Failed)
+        if from_worker or not self.owed or self._heard_at is None:
+            self._heard_at = now
         effects = self._prompts.expire_waiting(now)
         effects += self._react(event, now)
         effects += self._hung(now)
@@ -330,6 +349,10 @@ class Session:
     def _say_status(self, now: float) -> list[Effect]:
         if not self._prompts.connected:
             return []
+        return list(self._presence.say(self.status(), now))
+
+    def status(self) -> wire.Status:
+        """How the device is, said or not."""
         state: payloads.DeviceState = "ready"
         if self._exited:
             state = "offline"
@@ -342,4 +365,4 @@ class Session:
         elif self._prompts.running:
             state = "busy"
         waiting, active = len(self._prompts.queue), len(self._prompts.running)
-        return list(self._presence.say(state, self.release, waiting, active, now))
+        return self._presence.status(state, self.release, waiting, active)

@@ -1,0 +1,59 @@
+"""What the agent's loop does beside prompts: the service manager hears how it gets on."""
+
+from __future__ import annotations
+
+import logging
+
+from edgekit.agent.serve.notify import Notifier
+from edgekit.agent.serve.progress import longest_silence_seconds, progress, status_line
+from edgekit.agent.serve.session import Session
+
+log = logging.getLogger(__name__)
+
+
+class Health:
+    """Asked once in a tick.
+
+    Args:
+        session: whose health it is.
+        notifier: to the service manager, if there is one.
+    """
+
+    def __init__(self, session: Session, notifier: Notifier) -> None:
+        self._session = session
+        self._notifier = notifier
+        self._longest_silence_seconds = longest_silence_seconds(
+            session.config, session.bundle.context_length
+        )
+        self._stuck = ""
+
+    def tick(self, now: float, *, network_alive: bool, answers: bool) -> None:
+        """Tell how it is; what could not be said is said in the next tick.
+
+        Args:
+            now: monotonic seconds.
+            network_alive: as of `progress`.
+            answers: the model has answered and the broker has subscribed us, if only once.
+        """
+        if answers:
+            self._notifier.ready()
+        session = self._session
+        stuck = progress(
+            network_alive=network_alive,
+            owed=session.owed,
+            silent_seconds=session.silent_seconds(now),
+            longest_silence_seconds=self._longest_silence_seconds,
+        )
+        if not stuck:
+            self._notifier.ping(now)
+        elif stuck != self._stuck:
+            log.error("the watchdog is told nothing more: %s", stuck)
+        self._stuck = stuck
+        line = status_line(
+            session.status(), connected=session.connected, broker=str(session.config.broker)
+        )
+        self._notifier.status(f"stuck: {stuck}" if stuck else line)
+
+    def stopping(self) -> None:
+        """Nothing new is taken any more."""
+        self._notifier.stopping()

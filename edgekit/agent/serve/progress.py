@@ -1,0 +1,48 @@
+"""Whether the agent gets on with its work, as systemd is told, and in a person's words. Pure."""
+
+from __future__ import annotations
+
+from edgekit.core import wire
+from edgekit.core.config import AgentConfig
+from edgekit.core.wire import MAX_EXPIRY_SECONDS
+
+SLOWEST_TOKENS_PER_SECOND = 4.0  # of a prefill, or of one beam: below it a device is of no use
+
+
+def longest_silence_seconds(config: AgentConfig, context_length: int) -> float:
+    """For how long a worker that is well may say nothing: it loads, measures its threads, then
+    prefills a whole context; a beam search says nothing before its end."""
+    work = context_length * config.max_beams / SLOWEST_TOKENS_PER_SECOND
+    return config.trial_seconds + min(work, MAX_EXPIRY_SECONDS)
+
+
+def progress(
+    *, network_alive: bool, owed: bool, silent_seconds: float, longest_silence_seconds: float
+) -> str:
+    """What does not get on, or nothing. Asked by the main loop, which so has turned itself.
+
+    Args:
+        network_alive: the network thread lives, or is not needed yet.
+        owed: the worker has something to do: to load the model, or a prompt.
+        silent_seconds: since the worker said something, or had nothing to do.
+        longest_silence_seconds: what a worker that is well may take.
+    """
+    if not network_alive:
+        return "the network thread has ended"
+    if owed and silent_seconds > longest_silence_seconds:
+        return f"the model process has said nothing for {silent_seconds:.0f} s"
+    return ""
+
+
+def status_line(status: wire.Status, *, connected: bool, broker: str) -> str:
+    """How the agent is, for `systemctl status`."""
+    words = [status.state.replace("_", " ")]
+    if status.state == "starting":
+        words = ["loading the model"]
+    elif not connected and status.state != "offline":
+        words.append(f"no connection to the broker at {broker}")
+    if status.active or status.queue:
+        words.append(f"{status.active} running, {status.queue} waiting")
+    if status.tok_s:
+        words.append(f"{status.tok_s:g} tokens/s")
+    return "; ".join(words)

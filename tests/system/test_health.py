@@ -1,0 +1,208 @@
+"""What the real agent tells the service manager, and what it does when it is not well."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from edgekit.agent.release.root import Root
+from edgekit.client import Accepted, Final, Requester
+from edgekit.core.config import AgentConfig, BrokerConfig
+from tests import tools
+from tests.conftest import make_project
+
+pytestmark = pytest.mark.timeout(180)
+
+AILING = Path(__file__).parents[1] / "fakes" / "ailing_agent.py"
+WATCHDOG_SECONDS = 1.0
+SILENCE_SECONDS = 2.0
+WAIT_SECONDS = 60.0
+QUESTION: dict[str, Any] = {
+    "messages": [{"role": "user", "content": "What is the capital of France?"}]
+}
+STORY: dict[str, Any] = {
+    "messages": [{"role": "user", "content": "Tell me a long story."}],
+    "max_tokens": 900,
+    "logit_bias": {"2": -100},  # it does not end by itself
+}
+
+
+@dataclass
+class Manager:
+    """systemd's end of the socket."""
+
+    address: str
+    sock: socket.socket = field(init=False)
+    said: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.sock.bind(self.address.replace("@", "\0", 1))
+
+    def hear(self, seconds: float) -> str:
+        """What is said next, or nothing within so many seconds."""
+        self.sock.settimeout(max(seconds, 1e-3))
+        try:
+            self.said.append(self.sock.recv(4096).decode())
+        except TimeoutError:
+            return ""
+        return self.said[-1]
+
+    def until(self, condition: Callable[[str], bool]) -> str:
+        """The first line from now on that is meant."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while time.monotonic() < deadline:
+            line = self.hear(0.5)
+            if line and condition(line):
+                return line
+        pytest.fail(f"not said within {WAIT_SECONDS:g} s, but: {self.said}")
+
+    def pings(self, seconds: float) -> int:
+        """How often the watchdog is told of progress, from now on."""
+        deadline, count = time.monotonic() + seconds, 0
+        while (left := deadline - time.monotonic()) > 0:
+            count += self.hear(left) == "WATCHDOG=1"
+        return count
+
+
+@dataclass
+class Box:
+    """A device with an active release, which does not run."""
+
+    root: Root
+    broker: tools.MosquittoBroker
+
+    def configure(self, **more: Any) -> None:
+        config = AgentConfig("demo", BrokerConfig(port=self.broker.port), threads=1, slots=1)
+        config = msgspec.structs.replace(config, drain_seconds=0.5, **more)
+        self.root.agent_config.write_bytes(msgspec.toml.encode(config))
+
+    @contextmanager
+    def agent(
+        self, command: list[str], environment: dict[str, str]
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """Its process for the length of a block, in the environment of a release and some more."""
+        self.root.ready_file.unlink(missing_ok=True)
+        with self.root.log_file.open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-S", "-P", *command, "--root", str(self.root.path)],
+                env=self.root.environment(self.root.current.resolve()) | environment,
+                stdout=log,
+                stderr=log,
+            )
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGCONT)
+            process.terminate()
+            process.wait(30)
+
+    def answers(self) -> None:
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not self.root.ready_file.exists():
+            assert time.monotonic() < deadline, self.root.log_file.read_text()[-2000:]
+            time.sleep(0.05)
+
+    @property
+    def requester(self) -> Requester:
+        return Requester(BrokerConfig(port=self.broker.port), "tester")
+
+
+@pytest.fixture(scope="module")
+def box(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
+    folder = tmp_path_factory.mktemp("health")
+    with tools.mosquitto(folder) as broker:
+        project = make_project(folder / "project", broker.port, smollm2)
+        project.edgekit("push", "demo")
+        project.edgekit("stop", "demo")
+        yield Box(Root(project.root()), broker)
+
+
+def child(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+
+
+def ailing(thermal: Path) -> list[str]:
+    return [str(AILING), str(SILENCE_SECONDS), str(thermal), "serve"]
+
+
+def test_ready_is_said_once_prompts_are_answered_and_not_before_the_broker_is_there(
+    box: Box,
+) -> None:
+    box.configure()
+    manager = Manager("@edgekit-test-" + os.urandom(8).hex())
+    environment = {
+        "NOTIFY_SOCKET": manager.address,
+        "WATCHDOG_USEC": str(round(WATCHDOG_SECONDS * 1e6)),
+        "WATCHDOG_PID": "1",  # the supervisor's, which does not pass it on
+    }
+    box.broker.stop()
+    try:
+        with box.agent(["-m", "edgekit.agent", "boot"], environment) as supervisor:
+            line = manager.until(lambda line: "no connection" in line)
+            assert line.startswith("STATUS=ready; no connection to the broker at 127.0.0.1:")
+            assert not [line for line in manager.said if "READY" in line]
+            box.broker.start()
+            manager.until(lambda line: line == "READY=1")
+            assert box.root.ready_file.exists()
+            assert "STATUS=loading the model" in manager.said
+            manager.until(lambda line: line == "STATUS=ready")
+            assert manager.pings(2 * WATCHDOG_SECONDS) >= 3
+            with box.requester as requester:
+                assert isinstance(list(requester.ask("demo", QUESTION))[-1], Final)
+            manager.until(lambda line: "tokens/s" in line)
+            worker = child(child(supervisor.pid))
+            assert b"NOTIFY_SOCKET" not in Path(f"/proc/{worker}/environ").read_bytes()
+            supervisor.terminate()
+            manager.until(lambda line: line == "STOPPING=1")
+        assert manager.said.count("READY=1") == 1
+    finally:
+        if box.broker.process is None:
+            box.broker.start()
+
+
+def test_a_stuck_worker_stops_the_watchdog_and_one_that_goes_on_starts_it_again(
+    box: Box, tmp_path: Path
+) -> None:
+    box.configure()
+    manager = Manager(str(tmp_path / "notify"))
+    environment = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "1000000"}
+    with box.agent(ailing(tmp_path), environment) as agent:
+        manager.until(lambda line: line == "READY=1")
+        worker = child(agent.pid)
+        try:
+            os.kill(worker, signal.SIGSTOP)
+            assert manager.pings(SILENCE_SECONDS + 1.0) >= 4, "nothing is owed: it is well"
+            with box.requester as requester:
+                asking = requester.ask("demo", QUESTION, expiry_seconds=60)
+                assert isinstance(next(asking), Accepted)
+                manager.until(lambda line: line.startswith("STATUS=stuck: the model process"))
+                assert manager.pings(2 * WATCHDOG_SECONDS) == 0
+                os.kill(worker, signal.SIGCONT)
+                assert isinstance(list(asking)[-1], Final)
+                manager.until(lambda line: line == "WATCHDOG=1")
+        finally:
+            os.kill(worker, signal.SIGCONT)
+
+
+def test_a_dead_network_thread_stops_the_watchdog(box: Box, tmp_path: Path) -> None:
+    box.configure()
+    manager = Manager(str(tmp_path / "notify"))
+    environment = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "1000000"}
+    with box.agent(ailing(tmp_path), environment) as agent:
+        manager.until(lambda line: line == "READY=1")
+        agent.send_signal(signal.SIGUSR1)
+        manager.until(lambda line: line == "STATUS=stuck: the network thread has ended")
+        assert manager.pings(2 * WATCHDOG_SECONDS) == 0
