@@ -1,7 +1,7 @@
 """Where the controller's own files are: those that travel with the package, and its cache.
 
-`containers/` with the hash locks lies beside the package in a checkout, in a wheel under
-`edgekit/_data` (see `pyproject.toml`).
+`containers/` with the hash locks and `deploy/` with the systemd unit lie beside the package in a
+checkout, in a wheel under `edgekit/_data` (see `pyproject.toml`).
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ PACKAGES = {
     "ip": "iproute2",
     "node": "nodejs",
     "npm": "npm",
+    "systemd-analyze": "systemd",
 }
 
 

@@ -25,7 +25,9 @@ from tests.conftest import make_project
 
 pytestmark = pytest.mark.timeout(180)
 
-AILING = Path(__file__).parents[1] / "fakes" / "ailing_agent.py"
+FAKES = Path(__file__).parents[1] / "fakes"
+AILING = FAKES / "ailing_agent.py"
+NO_WRITE_EXECUTE = FAKES / "no_write_execute.py"
 WATCHDOG_SECONDS = 1.0
 SILENCE_SECONDS = 2.0
 WAIT_SECONDS = 60.0
@@ -206,3 +208,17 @@ def test_a_dead_network_thread_stops_the_watchdog(box: Box, tmp_path: Path) -> N
         agent.send_signal(signal.SIGUSR1)
         manager.until(lambda line: line == "STATUS=stuck: the network thread has ended")
         assert manager.pings(2 * WATCHDOG_SECONDS) == 0
+
+
+def test_the_agent_answers_where_no_memory_is_writable_and_executable(box: Box) -> None:
+    """The unit's MemoryDenyWriteExecute: onnxruntime and onnxruntime-genai work with it."""
+    box.configure()
+    agent = [str(NO_WRITE_EXECUTE), sys.executable, "-S", "-P", "-m", "edgekit.agent", "serve"]
+    with box.agent(agent, {}) as process:
+        box.answers()
+        with box.requester as requester:
+            final = list(requester.ask("demo", QUESTION))[-1]
+        assert isinstance(final, Final)
+        assert "Paris" in final.text
+        for pid in (process.pid, child(process.pid)):
+            assert "Seccomp:\t2" in Path(f"/proc/{pid}/status").read_text()
