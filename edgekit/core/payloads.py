@@ -41,7 +41,9 @@ Code = Literal[
     "unsupported_version",
 ]
 PromptState = Literal["accepted", "running", "unknown"]
-DeviceState = Literal["starting", "ready", "busy", "read_only", "draining", "offline", "lost"]
+DeviceState = Literal[
+    "starting", "ready", "busy", "degraded", "read_only", "draining", "offline", "lost"
+]
 
 
 class Accepted(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -344,3 +344,4 @@ class Status(msgspec.Struct, frozen=True, omit_defaults=True):
     ttft_ms: payloads.Measure = 0.0
     temp_c: int | None = None  # the hottest thermal zone
     mem_free_mb: payloads.Count | None = None  # MemAvailable
+    reason: str = ""  # of `degraded`: the code that prompts may be refused with

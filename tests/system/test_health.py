@@ -18,7 +18,8 @@ import msgspec
 import pytest
 
 from edgekit.agent.release.root import Root
-from edgekit.client import Accepted, Final, Requester
+from edgekit.client import Accepted, Final, Requester, devices
+from edgekit.core import wire
 from edgekit.core.config import AgentConfig, BrokerConfig
 from tests import tools
 from tests.conftest import make_project
@@ -117,6 +118,16 @@ class Box:
             assert time.monotonic() < deadline, self.root.log_file.read_text()[-2000:]
             time.sleep(0.05)
 
+    def state(self, wanted: str) -> dict[str, Any]:
+        """The status, once its state is the wanted one."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while True:
+            found = devices(BrokerConfig(port=self.broker.port), "tester").get("demo", {})
+            status: dict[str, Any] = found.get("status", {})
+            if status.get("state") == wanted:
+                return status
+            assert time.monotonic() < deadline, status
+
     @property
     def requester(self) -> Requester:
         return Requester(BrokerConfig(port=self.broker.port), "tester")
@@ -208,6 +219,28 @@ def test_a_dead_network_thread_stops_the_watchdog(box: Box, tmp_path: Path) -> N
         agent.send_signal(signal.SIGUSR1)
         manager.until(lambda line: line == "STATUS=stuck: the network thread has ended")
         assert manager.pings(2 * WATCHDOG_SECONDS) == 0
+
+
+def test_a_hot_device_says_so_refuses_and_serves_again_when_it_is_cooler(
+    box: Box, tmp_path: Path
+) -> None:
+    """Its sensor is a file that the test writes."""
+    box.configure()
+    sensor = tmp_path / "thermal_zone0" / "temp"
+    sensor.parent.mkdir()
+    sensor.write_text("41000\n")
+    with box.agent(ailing(tmp_path), {}), box.requester as requester:
+        box.answers()
+        assert box.state("ready")["temp_c"] == 41
+        sensor.write_text("97000\n")
+        assert box.state("degraded")["reason"] == "thermal"
+        with pytest.raises(wire.ProtocolError) as refused:
+            list(requester.ask("demo", QUESTION))
+        assert refused.value.code == "thermal"
+        assert (refused.value.retryable, refused.value.retry_after_ms) == (True, 30_000)
+        sensor.write_text("60000\n")
+        assert box.state("ready")["temp_c"] == 60
+        assert isinstance(list(requester.ask("demo", QUESTION))[-1], Final)
 
 
 def test_the_agent_answers_where_no_memory_is_writable_and_executable(box: Box) -> None:

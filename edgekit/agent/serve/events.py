@@ -70,10 +70,12 @@ class StorageBack:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """How the device is: degrees Celsius of the hottest zone, megabytes that are free."""
+    """How the device is: degrees Celsius of the hottest zone, megabytes that are free of its memory
+    and of the disk with the journal; None for what is not known."""
 
     temp_c: int | None
     mem_free_mb: int | None
+    disk_free_mb: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass, field
 
 from edgekit.agent.serve import replies
+from edgekit.agent.serve.condition import Condition
 from edgekit.agent.serve.events import Effect, ToWorker
 from edgekit.agent.serve.job import Job
 from edgekit.agent.serve.pipe import Cancel
@@ -28,11 +29,13 @@ class Intake:
     Args:
         config: this device.
         prompts: of the session.
+        condition: of the device.
         draining: whether every new prompt is refused.
     """
 
     config: AgentConfig
     prompts: Prompts
+    condition: Condition
     draining: bool = False
     _rate: Rate = field(init=False)
 
@@ -110,7 +113,11 @@ class Intake:
             text = f"{len(request.messages)} messages; at most {self.config.max_messages}"
             raise wire.ProtocolError("invalid_request", f"{text} (max_messages)", "messages")
         queue = self.prompts.queue
-        if len(queue) or len(self.prompts.running) >= self.prompts.slots:
+        waits = len(queue) > 0 or len(self.prompts.running) >= self.prompts.slots
+        refusal = self.condition.storage_refusal() or self.condition.refusal(waits=waits)
+        if refusal is not None:
+            raise refusal
+        if waits:
             full = ""
             if len(queue) >= self.config.queue_limit:
                 full = f"{len(queue)} prompts are waiting"

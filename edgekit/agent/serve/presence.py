@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from edgekit.agent.serve.events import Publish
+from edgekit.agent.serve.events import Measured, Publish
 from edgekit.agent.serve.pipe import Ready
 from edgekit.agent.serve.replies import status_message
 from edgekit.core import payloads, wire
@@ -27,20 +27,18 @@ class Presence:
     _said_at: float = 0.0
     tok_s: float = field(default=0.0)
     ttft_ms: float = field(default=0.0)
-    temp_c: int | None = None
-    mem_free_mb: int | None = None
 
     def forget(self) -> None:
         """Whoever listens now may have missed what was said."""
         self._said = None
 
     def status(
-        self, state: payloads.DeviceState, release: str, queue: int, active: int
+        self, state: payloads.DeviceState, release: str, queue: int, active: int, reason: str
     ) -> wire.Status:
         """How the device is, without what is only measured."""
-        return wire.Status(state, release, queue, active, self.tok_s, self.ttft_ms)
+        return wire.Status(state, release, queue, active, self.tok_s, self.ttft_ms, reason=reason)
 
-    def say(self, status: wire.Status, now: float) -> list[Publish]:
+    def say(self, status: wire.Status, measured: Measured, now: float) -> list[Publish]:
         """The status, when it changed or is old; what is only measured is no change."""
         state = status.state
         last, age = self._said, now - self._said_at
@@ -50,8 +48,10 @@ class Presence:
             if not changed and age < STATUS_MAX_SECONDS:
                 return []
         self._said, self._said_at = status, now
-        measured = msgspec.structs.replace(status, temp_c=self.temp_c, mem_free_mb=self.mem_free_mb)
-        return [Publish(status_message(self.device, measured))]
+        status = msgspec.structs.replace(
+            status, temp_c=measured.temp_c, mem_free_mb=measured.mem_free_mb
+        )
+        return [Publish(status_message(self.device, status))]
 
 
 def answer_cap(config: AgentConfig, bundle: BundleConfig) -> int:

@@ -60,7 +60,7 @@ from edgekit.store import publish
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.5
-MEASURE_SECONDS = 15.0
+MEASURE_SECONDS = 5.0  # a device gets hot within seconds
 FLUSH_SECONDS = 4.0  # for the last PUBACKs when the agent ends
 WILL_DELAY_SECONDS = 10
 MAX_EVENTS = 128  # a prompt may have 128 KiB
@@ -104,6 +104,7 @@ class Service:
         epoch = time.time() - time.monotonic()
         self._session = Session(config, bundle, release, version, epoch)
         self._journal = Journal(journal)
+        self._disk = journal.parent
         self._health = Health(self._session, notifier)
         self._restored = False
         self._complained = False
@@ -202,7 +203,7 @@ class Service:
             self._say_ready()
         if isinstance(event, Tick) and now >= self._measure_at:
             self._measure_at = now + MEASURE_SECONDS
-            self._own_events.append(measured())
+            self._own_events.append(measured(disk=self._disk))
         if isinstance(event, Ready):
             log.info("model ready: %s", event)
             self._model = event

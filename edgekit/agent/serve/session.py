@@ -13,6 +13,7 @@ from typing import cast
 import msgspec
 
 from edgekit.agent.serve import replies
+from edgekit.agent.serve.condition import Condition
 from edgekit.agent.serve.events import (
     Ack,
     CheckStorage,
@@ -77,6 +78,7 @@ class Session:
     _prompts: Prompts = field(init=False)
     _intake: Intake = field(init=False)
     _presence: Presence = field(init=False)
+    _condition: Condition = field(default_factory=Condition)
     _model: Ready | None = None  # the one loaded last
     _draining: float | None = None
     _exited: bool = False
@@ -85,7 +87,7 @@ class Session:
 
     def __post_init__(self) -> None:
         self._prompts = Prompts(self.bundle.name, self.epoch)
-        self._intake = Intake(self.config, self._prompts)
+        self._intake = Intake(self.config, self._prompts, self._condition)
         self._presence = Presence(self.config.device)
 
     @property
@@ -157,8 +159,8 @@ class Session:
             case StorageBack():
                 self._prompts.storing = True
                 return self._prompts.send_outbox(now)
-            case Measured(temp_c, mem_free_mb):
-                self._presence.temp_c, self._presence.mem_free_mb = temp_c, mem_free_mb
+            case Measured():
+                self._condition.measure(event)
             case Drain(deadline):
                 self._draining = deadline
                 self._intake.draining = True
@@ -349,7 +351,7 @@ class Session:
     def _say_status(self, now: float) -> list[Effect]:
         if not self._prompts.connected:
             return []
-        return list(self._presence.say(self.status(), now))
+        return list(self._presence.say(self.status(), self._condition.measured, now))
 
     def status(self) -> wire.Status:
         """How the device is, said or not."""
@@ -360,9 +362,12 @@ class Session:
             state = "draining"
         elif not self._prompts.slots:
             state = "starting"
-        elif not self._prompts.storing:
+        elif not self._prompts.storing or self._condition.disk:
             state = "read_only"
+        elif self._condition.reason:
+            state = "degraded"
         elif self._prompts.running:
             state = "busy"
         waiting, active = len(self._prompts.queue), len(self._prompts.running)
-        return self._presence.status(state, self.release, waiting, active)
+        reason = self._condition.reason if state == "degraded" else ""
+        return self._presence.status(state, self.release, waiting, active, reason)
