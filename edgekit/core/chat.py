@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from edgekit.core import cbor
 from edgekit.core.config import MAX_MESSAGES
 from edgekit.core.payloads import Count, Measure
 from edgekit.core.wire import UNREADABLE, ProtocolError
@@ -94,13 +95,19 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
         return self.max_completion_tokens or self.max_tokens
 
 
-def parse_body(payload: bytes) -> ChatRequest:
+def parse_body(payload: bytes, encoding: str = "") -> ChatRequest:
     """Read a chat-completions body.
+
+    Args:
+        payload: of the prompt.
+        encoding: "cbor", or anything else for JSON.
 
     Raises:
         ProtocolError: `invalid_request` or `unsupported_parameter`, with the field in `param`.
     """
     try:
+        if encoding == "cbor":
+            return msgspec.convert(cbor.decode(payload), ChatRequest, str_keys=True)
         return msgspec.json.decode(payload, type=ChatRequest)
     except msgspec.ValidationError as error:
         text = str(error)
@@ -116,7 +123,8 @@ def parse_body(payload: bytes) -> ChatRequest:
             "invalid_request", _AT.sub("", text), at["path"] if at else ""
         ) from None
     except UNREADABLE as error:
-        raise ProtocolError("invalid_request", f"the body is not JSON: {error}") from None
+        language = "CBOR" if encoding == "cbor" else "JSON"
+        raise ProtocolError("invalid_request", f"the body is not {language}: {error}") from None
 
 
 class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

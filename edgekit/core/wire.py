@@ -20,7 +20,10 @@ MAX_EXPIRY_SECONDS = 3600
 MAX_CORRELATION_BYTES = 64
 MAX_RESPONSE_TOPIC_CHARS = 512  # it is kept with the prompt
 MAX_ERROR_CHARS = 500  # an error that repeats what was sent stays small
+MAX_ID_CHARS = payloads.MAX_ID_CHARACTERS
 JSON = "application/json"
+CBOR = "application/cbor"
+LAST_KINDS = ("final", "error")  # of the replies to a prompt
 
 # What msgspec raises on bytes from outside; UnicodeDecodeError is a ValueError.
 UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
@@ -124,6 +127,7 @@ class Inbound(msgspec.Struct, frozen=True):
     content_type: str = ""
     user: tuple[tuple[str, str], ...] = ()
     token: Any = None
+    encoding: str = ""  # as in `Reply`, once `envelope.opened` has looked
 
     def property(self, name: str) -> str:
         """The first user property of that name, or empty."""
@@ -189,6 +193,7 @@ class Reply(msgspec.Struct, frozen=True):
     prompt_id: str
     device: str
     final_only: bool  # `ek-want=final`: exactly one message comes back
+    encoding: str = ""  # JSON with properties; "cbor", or "envelope" around both
 
     def message(
         self, kind: str, payload: bytes, *, seq: int, expiry_seconds: int, status: int = 200
@@ -200,7 +205,7 @@ class Reply(msgspec.Struct, frozen=True):
             ("ek-id", self.prompt_id),
             ("ek-dev", self.device),
         )
-        if kind in ("final", "error"):
+        if kind in LAST_KINDS:
             user += (("ek-status", str(status)),)
         return Outbound(
             topic=self.topic,
@@ -217,7 +222,7 @@ class Prompt(msgspec.Struct, frozen=True):
 
     requester: str
     reply: Reply
-    expiry_seconds: int
+    expiry_seconds: float
     payload: bytes
     named: bool = True  # it has an ek-id of its own, not one from its Correlation Data
 
@@ -238,6 +243,7 @@ def address_of(message: Inbound, device: str) -> Reply | None:
         prompt_id=prompt_id,
         device=device,
         final_only=message.property("ek-want") == "final",
+        encoding=message.encoding,
     )
 
 
@@ -245,7 +251,14 @@ def control_address_of(message: Inbound, control: Control, device: str) -> Reply
     """Where a control message is answered; None: where its prompt is."""
     if not _may_be_answered(message) or len(message.correlation) > MAX_CORRELATION_BYTES:
         return None
-    return Reply(message.response_topic, message.correlation, control.id, device, final_only=False)
+    return Reply(
+        message.response_topic,
+        message.correlation,
+        control.id,
+        device,
+        final_only=False,
+        encoding=message.encoding,
+    )
 
 
 def _may_be_answered(message: Inbound) -> bool:
@@ -272,21 +285,18 @@ def parse_prompt(message: Inbound, reply: Reply) -> Prompt:
             "invalid_request",
             f"Correlation Data of 1 to {MAX_CORRELATION_BYTES} bytes or an ek-id is required",
         )
-    if not 1 <= len(reply.prompt_id) <= 2 * MAX_CORRELATION_BYTES:
+    if not 1 <= len(reply.prompt_id) <= MAX_ID_CHARS:
         raise ProtocolError("invalid_request", "ek-id is too long")
     if not message.expiry_seconds:
         raise ProtocolError(
             "invalid_request",
             f"a Message Expiry Interval of 1 to {MAX_EXPIRY_SECONDS} seconds is required",
         )
-    if message.content_type not in ("", JSON):
+    if message.content_type not in ("", JSON, CBOR):
         raise ProtocolError(
-            "unsupported_media_type", f"{message.content_type} is not served; send {JSON}"
+            "unsupported_media_type", f"{message.content_type} is not served; send {JSON} or {CBOR}"
         )
-    if len(message.payload) > MAX_BODY_BYTES:
-        raise ProtocolError(
-            "payload_too_large", f"{len(message.payload)} bytes; at most {MAX_BODY_BYTES}"
-        )
+    check_size(message.payload)
     return Prompt(
         requester=requester_of(message.topic),
         reply=reply,
@@ -294,6 +304,12 @@ def parse_prompt(message: Inbound, reply: Reply) -> Prompt:
         payload=message.payload,
         named=bool(message.property("ek-id")),
     )
+
+
+def check_size(body: bytes) -> None:
+    """Raises: ProtocolError `payload_too_large`."""
+    if len(body) > MAX_BODY_BYTES:
+        raise ProtocolError("payload_too_large", f"{len(body)} bytes; at most {MAX_BODY_BYTES}")
 
 
 class Control(msgspec.Struct, frozen=True):

@@ -6,13 +6,14 @@ import json
 import socket
 from collections.abc import Callable
 
+import cbor2
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekit.agent.serve.pipe import Cancel, Delta, Pipe, PipeClosedError, Start, ToWorker
-from edgekit.core import wire
+from edgekit.core import envelope, wire
 from edgekit.core.chat import Sampling, parse_body
 from edgekit.core.manifest import (
     AGENT_TYPE,
@@ -81,12 +82,51 @@ BODY = json.dumps(
     },
     ensure_ascii=False,
 ).encode()
+ENVELOPE = json.dumps(
+    {
+        "v": 1,
+        "id": "p1",
+        "reply_to": "edgekit/v1/res/alice/s",
+        "deadline_ms": 60_000,
+        "body": json.loads(BODY),
+        "want": "final",
+    }
+).encode()
+CBOR_BODY = cbor2.dumps(json.loads(BODY))
+CBOR_CONTROL = cbor2.dumps({"kind": "cancel", "id": "p1"})
 CONTROL = b'{"kind":"cancel","id":"p1","later":[{"a":1}]}'
 ERROR = wire.ProtocolError("queue_full", "busy", retry_after_ms=5).encode()
+
+
+def read_cbor(data: bytes) -> object:
+    """As the body of a prompt."""
+    return parse_body(data, "cbor")
+
+
+def read_cbor_control(data: bytes) -> object:
+    message = wire.Inbound(wire.control_topic("pi", "alice"), data, content_type=wire.CBOR)
+    return envelope.parse_control(envelope.opened(message))
+
+
+def read_envelope(data: bytes) -> object:
+    """As it arrives; what has no address that may be answered is not read further."""
+    message = envelope.opened(wire.Inbound(wire.request_topic("pi", "alice"), data))
+    reply = wire.address_of(message, "pi")
+    if reply is None:
+        return None
+    prompt = envelope.parse_prompt(message, reply)
+    assert reply.topic.startswith("edgekit/v1/res/alice/")
+    assert 0 < prompt.expiry_seconds <= wire.MAX_EXPIRY_SECONDS
+    assert 1 <= len(reply.prompt_id) <= 128
+    return prompt
+
 
 # what reads the bytes, an example, and the only exception that may come out
 PARSERS: dict[str, tuple[Callable[[bytes], object], bytes, type[Exception]]] = {
     "parse_body": (parse_body, BODY, wire.ProtocolError),
+    "a body in CBOR": (read_cbor, CBOR_BODY, wire.ProtocolError),
+    "a control message in CBOR": (read_cbor_control, CBOR_CONTROL, ZeroDivisionError),  # none
+    "an envelope": (read_envelope, ENVELOPE, wire.ProtocolError),
     "parse_control": (wire.parse_control, CONTROL, ZeroDivisionError),  # none
     "ProtocolError.decode": (wire.ProtocolError.decode, ERROR, ZeroDivisionError),  # none
     "parse_manifest": (parse_manifest, MANIFEST, VerificationError),
@@ -144,10 +184,11 @@ values = st.recursive(
 @SETTINGS
 @given(data=st.data())
 def test_wrong_values_in_the_right_places(name: str, data: st.DataObject) -> None:
-    example = msgspec.json.decode(PARSERS[name][1])
+    in_cbor = "CBOR" in name
+    example = (cbor2.loads if in_cbor else msgspec.json.decode)(PARSERS[name][1])
     key = data.draw(st.sampled_from(sorted(example)))
     example[key] = data.draw(values)
-    feed(name, msgspec.json.encode(example))
+    feed(name, (cbor2.dumps if in_cbor else msgspec.json.encode)(example))
 
 
 @SETTINGS

@@ -23,6 +23,7 @@ from edgekit.agent.serve.events import (
 from edgekit.agent.serve.pipe import Cancel, Delta, Done, Ready
 from edgekit.core import wire
 from edgekit.core.chat import Timings, Usage
+from tests.fakes import spoken
 from tests.fakes.session import Agent
 from tests.scenario.story import DEVICE, POOL, Follower, Model, stories
 
@@ -35,6 +36,7 @@ class Scripted:
     """A session, its broker and its model."""
 
     agent: Agent
+    encoding: spoken.Encoding = "properties"
     frozen: bool = True
     _inbox: list[wire.Inbound] = field(default_factory=list)
     _said: dict[str, str] = field(default_factory=dict)  # text by job
@@ -42,6 +44,7 @@ class Scripted:
 
     def publish(self, message: wire.Outbound) -> int:
         self._tokens += 1
+        message = spoken.written(message, self.encoding)
         inbound = wire.Inbound(
             message.topic,
             message.payload,
@@ -99,16 +102,7 @@ class Scripted:
         for effect in effects:
             match effect:
                 case Publish(message, key) if message.topic.startswith(f"{wire.PREFIX}/res/"):
-                    self._inbox.append(
-                        wire.Inbound(
-                            message.topic,
-                            message.payload,
-                            message.qos,
-                            correlation=message.correlation,
-                            expiry_seconds=message.expiry_seconds,
-                            user=message.user,
-                        )
-                    )
+                    self._inbox.append(spoken.read(message, self.encoding))
                     if key and message.qos:
                         self._done(self.agent.acknowledged([effect]))
                 case ToWorker(Cancel(job)):
@@ -122,8 +116,17 @@ def _ended(job: str, text: str, reason: str) -> Done:
     return Done(job, text, reason, Usage(4, 3, 7), Timings(0, 1, 1, 1, 1))
 
 
-@pytest.mark.parametrize("name", STORIES)
-def test_the_session_follows(name: str) -> None:
+# They are about Correlation Data as an id and about another Content Type.
+PROPERTIES_ONLY = ("no-id", "refused")
+SPOKEN: list[tuple[str, spoken.Encoding]] = [
+    *((name, "properties") for name in STORIES),
+    *((name, "envelope") for name in STORIES if name not in PROPERTIES_ONLY),
+    *((name, "cbor") for name in STORIES if name not in PROPERTIES_ONLY),
+]
+
+
+@pytest.mark.parametrize(("name", "encoding"), SPOKEN)
+def test_the_session_follows(name: str, encoding: spoken.Encoding) -> None:
     story = STORIES[name]
     agent = Agent(device=DEVICE, pools=[POOL], **story.device)  # type: ignore[arg-type]  # limits
-    Follower(story, name, Scripted(agent.ready())).run()
+    Follower(story, name, Scripted(agent.ready(), encoding)).run()

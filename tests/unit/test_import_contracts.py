@@ -23,6 +23,7 @@ PLANTED = [
     ("Core never acts", "agent/serve/session.py", "import threading"),
     ("The device carries only its own", "store.py", "import typer"),
     ("One door to paho", "client/requester.py", "import paho.mqtt.client"),
+    ("One door to CBOR", "core/wire.py", "import cbor2"),
     ("One door to fabric", "fleet/plan.py", "import paramiko"),
     ("One door to the runtime", "agent/serve/worker.py", "import onnxruntime_genai"),
     ("One door to the embedded broker", "cli/broker.py", "import iotcore"),

@@ -76,6 +76,24 @@ def test_what_was_committed_is_there_again_whole(path: Path, clocks: Clocks) -> 
     assert Journal(path, clocks).load() == (ended, row())
 
 
+@pytest.mark.parametrize("encoding", ["cbor", "envelope"])
+def test_how_a_requester_speaks_is_kept(path: Path, clocks: Clocks, encoding: str) -> None:
+    kept = row(reply=msgspec.structs.replace(REPLY, encoding=encoding))
+    Journal(path, clocks).commit([kept], [])
+    assert Journal(path, clocks).load() == (kept,)
+
+
+def test_a_row_of_an_agent_that_knew_one_encoding_is_read(path: Path, clocks: Clocks) -> None:
+    journal = Journal(path, clocks)
+    journal.commit([row()], [])
+    with sqlite3.connect(path) as database:
+        (blob,) = database.execute("SELECT row FROM prompts").fetchone()
+        old = msgspec.msgpack.decode(blob)
+        assert old["reply"].pop("encoding") == ""
+        database.execute("UPDATE prompts SET row = ?", (msgspec.msgpack.encode(old),))
+    assert journal.load() == (row(),)
+
+
 def test_a_commit_is_all_or_nothing(path: Path, clocks: Clocks) -> None:
     journal = Journal(path, clocks)
     journal.commit([row()], [])

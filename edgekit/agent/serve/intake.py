@@ -13,7 +13,7 @@ from edgekit.agent.serve.pipe import Cancel
 from edgekit.agent.serve.prompts import Prompts
 from edgekit.agent.serve.rate import Rate
 from edgekit.agent.serve.states import Step, move
-from edgekit.core import chat, wire
+from edgekit.core import chat, envelope, wire
 from edgekit.core.config import AgentConfig
 
 RETRY_AFTER_MS = 2000
@@ -44,12 +44,13 @@ class Intake:
 
     def receive(self, message: wire.Inbound, now: float) -> list[Effect]:
         """A message on a request topic."""
+        message = envelope.opened(message)
         reply = wire.address_of(message, self.config.device)
         if reply is None:
             self.prompts.ignored += 1
             return []
         try:
-            return self._take(wire.parse_prompt(message, reply), now)
+            return self._take(envelope.parse_prompt(message, reply), now)
         except wire.ProtocolError as error:
             return [replies.refusal(reply, error, message.expiry_seconds or REPLY_EXPIRY_SECONDS)]
 
@@ -73,7 +74,7 @@ class Intake:
             if same and not handed_back:
                 return self._attach(known, prompt, now)
         self._limit_rate(prompt.requester, now)
-        request = chat.parse_body(prompt.payload)
+        request = chat.parse_body(prompt.payload, prompt.reply.encoding)
         self._admit(prompt, request)
         if known is not None and self.prompts.ledger.get(key) is known:
             self.prompts.ledger.drop(known)
@@ -145,17 +146,25 @@ class Intake:
     # --- control ------------------------------------------------------------------------------
     def control(self, message: wire.Inbound, now: float) -> list[Effect]:
         """A message on a control topic."""
-        control = wire.parse_control(message.payload)
+        message = envelope.opened(message)
         requester = wire.requester_of(message.topic)
+        expiry = message.expiry_seconds or REPLY_EXPIRY_SECONDS
+        # Of a pool's members only the one that has the prompt answers.
+        mine = message.topic == wire.control_topic(self.config.device, requester)
+        try:
+            envelope.check_version(message)
+            control = envelope.parse_control(message)
+        except wire.ProtocolError as error:
+            address = wire.address_of(message, self.config.device)
+            if address is not None and mine:
+                return [replies.refusal(address, error, expiry)]
+            control = None
         if control is None or not requester or message.retain:
             self.prompts.ignored += 1
             return []
         job = self.prompts.ledger.get(f"{requester}/{control.id}")
         to = wire.control_address_of(message, control, self.config.device)
-        expiry = message.expiry_seconds or REPLY_EXPIRY_SECONDS
         if job is None:
-            # Of a pool's members only the one that has the prompt answers.
-            mine = message.topic == wire.control_topic(self.config.device, requester)
             return [replies.state(to, UNKNOWN, None, expiry)] if to is not None and mine else []
         if job.outcome is not None:
             known = self.prompts.storing  # else it may be unsaid yet

@@ -9,12 +9,18 @@ import msgspec
 from edgekit.agent.serve.events import Publish
 from edgekit.agent.serve.job import Job, Outcome
 from edgekit.core import payloads, wire
+from edgekit.core.envelope import reply_message
 
 
 def reply(job: Job, kind: str, payload: bytes, now: float, *, status: int = 200) -> Publish:
     """A reply to a prompt, with the time that is left to it."""
-    message = job.reply.message(
-        kind, payload, seq=job.seq, expiry_seconds=int(job.deadline - now), status=status
+    message = reply_message(
+        job.reply,
+        kind,
+        payload,
+        seq=job.seq,
+        expiry_seconds=int(job.deadline - now),
+        status=status,
     )
     return Publish(message, job.key, kind)
 
@@ -36,8 +42,13 @@ def outcome(job: Job, to: wire.Reply, expiry_seconds: int) -> Publish:
     """How a prompt ended, as it was stored."""
     ended = job.outcome
     assert ended is not None
-    message = to.message(
-        ended.kind, ended.payload, seq=job.seq, expiry_seconds=expiry_seconds, status=ended.status
+    message = reply_message(
+        to,
+        ended.kind,
+        ended.payload,
+        seq=job.seq,
+        expiry_seconds=expiry_seconds,
+        status=ended.status,
     )
     return Publish(message, job.key, ended.kind)
 
@@ -50,8 +61,8 @@ def error_outcome(error: wire.ProtocolError) -> Outcome:
 def refusal(to: wire.Reply, error: wire.ProtocolError, expiry_seconds: int) -> Publish:
     """The answer to a prompt that was not taken; nothing is stored of it."""
     return Publish(
-        to.message(
-            "error", error.encode(), seq=0, expiry_seconds=expiry_seconds, status=error.status
+        reply_message(
+            to, "error", error.encode(), seq=0, expiry_seconds=expiry_seconds, status=error.status
         )
     )
 
@@ -60,7 +71,7 @@ def state(to: wire.Reply, name: str, position: int | None, expiry_seconds: int) 
     """The answer to a `query`: accepted or running, or `unknown`."""
     body = payloads.State(cast(payloads.PromptState, name), position)
     payload = msgspec.json.encode(body)
-    return Publish(to.message("state", payload, seq=0, expiry_seconds=expiry_seconds))
+    return Publish(reply_message(to, "state", payload, seq=0, expiry_seconds=expiry_seconds))
 
 
 def status_message(device: str, status: wire.Status) -> wire.Outbound:

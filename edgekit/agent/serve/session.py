@@ -279,7 +279,8 @@ class Session:
 
     def _published(self, reply: Publish, code: int | None, now: float) -> list[Effect]:
         job = self._prompts.ledger.get(reply.key)
-        if job is None or job.reply.correlation != reply.message.correlation:
+        to = (reply.message.topic, reply.message.correlation)
+        if job is None or (job.reply.topic, job.reply.correlation) != to:
             return []  # it went to an address that was replaced by a newer one
         if reply.kind == "accepted":
             nobody = code == NO_MATCHING_SUBSCRIBERS and job.outcome is None
@@ -303,7 +304,7 @@ class Session:
             if job.outcome is not None:
                 continue
             try:
-                job.request = chat.parse_body(job.payload)
+                job.request = chat.parse_body(job.payload, job.reply.encoding)
                 self._intake.check_model(job.request)
             except wire.ProtocolError as error:  # this release serves less than the one before
                 outcome = replies.error_outcome(error)
