@@ -68,7 +68,8 @@ def broker(
 ) -> Iterator[Broker]:
     """Every test that asks for a broker runs on real Mosquitto and on the embedded one."""
     if request.param == "mosquitto":
-        with tools.mosquitto(tmp_path_factory.mktemp("mosquitto")) as real:
+        folder = tmp_path_factory.mktemp("mosquitto")
+        with tools.mosquitto(folder, websocket_port=tools.free_port()) as real:
             yield real
     else:
         embedded = EmbeddedBroker(tools.free_port())

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 # Daemons lie outside an ordinary user's PATH on Debian.
 EXTRA_PATH = ("/usr/sbin", "/usr/local/sbin", "/sbin")
@@ -74,6 +77,24 @@ def wait_for_port(port: int, process: subprocess.Popen[bytes], seconds: float = 
     pytest.fail(f"nothing listens on port {port} after {seconds:g} s")
 
 
+def node_modules(project: Path, cache: Path) -> Path:
+    """The packages of a folder's package-lock.json, installed once for all test processes."""
+    lock = project / "package-lock.json"
+    folder = cache / "node" / hashlib.sha256(lock.read_bytes()).hexdigest()[:16]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            with tempfile.TemporaryDirectory(dir=folder.parent) as name:
+                made = Path(name) / "made"
+                made.mkdir()
+                for file in (project / "package.json", lock):
+                    shutil.copy(file, made)
+                quiet = ("--ignore-scripts", "--no-audit", "--no-fund")
+                subprocess.run([find("npm"), "ci", *quiet], cwd=made, check=True, timeout=300)
+                made.rename(folder)
+    return folder / "node_modules"
+
+
 @dataclass
 class MosquittoBroker:
     """A real Mosquitto that a test may stop, kill and start again on the same port."""
@@ -81,6 +102,7 @@ class MosquittoBroker:
     folder: Path
     port: int = field(default_factory=free_port)
     kind: str = "mosquitto"
+    websocket_port: int = 0  # of a second listener; 0: none
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -91,9 +113,11 @@ class MosquittoBroker:
             "persistence false\nmax_packet_size 1048576\n"
             f"log_dest file {self.folder / 'mosquitto.log'}\n"
         )
-        if os.geteuid() == 0:
-            with config.open("a") as file:
+        with config.open("a") as file:
+            if os.geteuid() == 0:
                 file.write("user root\n")
+            if self.websocket_port:
+                file.write(f"listener {self.websocket_port} 127.0.0.1\nprotocol websockets\n")
         self.process = subprocess.Popen([find("mosquitto"), "-c", str(config)])
         wait_for_port(self.port, self.process)
 
@@ -115,9 +139,9 @@ class MosquittoBroker:
 
 
 @contextmanager
-def mosquitto(folder: Path) -> Iterator[MosquittoBroker]:
+def mosquitto(folder: Path, websocket_port: int = 0) -> Iterator[MosquittoBroker]:
     """A Mosquitto for the length of a block."""
-    broker = MosquittoBroker(folder)
+    broker = MosquittoBroker(folder, websocket_port=websocket_port)
     broker.start()
     try:
         yield broker
