@@ -7,7 +7,7 @@ how it is written: these functions stand between `wire` and what is decided.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -18,17 +18,23 @@ MAX_DEADLINE_MS = wire.MAX_EXPIRY_SECONDS * 1000
 
 
 class Head(msgspec.Struct, frozen=True):
-    """What makes a payload an envelope, of whatever version."""
+    """What makes a payload an envelope, of whatever version; what is large stays bytes."""
 
-    v: Any
+    v: msgspec.Raw
     reply_to: str
-    id: Any = None
-    want: Any = None
+    id: msgspec.Raw = msgspec.Raw(b"null")
+    want: msgspec.Raw = msgspec.Raw(b"null")
 
     @property
     def served(self) -> bool:
         """Whether its version is; `true` and `1.0` are no versions."""
-        return type(self.v) is int and self.v in VERSIONS
+        return bytes(self.v) in (b"%d" % version for version in VERSIONS)
+
+    @property
+    def user(self) -> tuple[tuple[str, str], ...]:
+        """The user properties that it stands for, where they can be ones."""
+        texts = (("ek-id", _text(self.id)), ("ek-want", _text(self.want)))
+        return tuple((name, text) for name, text in texts if text)
 
 
 class Envelope(msgspec.Struct, frozen=True):
@@ -74,12 +80,11 @@ def opened(message: wire.Inbound) -> wire.Inbound:
     head = _head(message.payload)
     if head is None:
         return message
-    user = (("ek-id", head.id), ("ek-want", head.want))
     return msgspec.structs.replace(
         message,
         response_topic=head.reply_to,
         correlation=b"",
-        user=tuple((k, v) for k, v in user if isinstance(v, str) and len(v) <= wire.MAX_ID_CHARS),
+        user=head.user,
         encoding="envelope",
     )
 
@@ -147,6 +152,15 @@ def reply_message(
         payload=msgspec.Raw(payload),
     )
     return msgspec.structs.replace(message, payload=msgspec.json.encode(answer))
+
+
+def _text(raw: msgspec.Raw) -> str:
+    """A string of at most `MAX_ID_CHARS`, else an empty one."""
+    try:
+        text = msgspec.json.decode(raw, type=str)
+    except wire.UNREADABLE:
+        return ""
+    return text if len(text) <= wire.MAX_ID_CHARS else ""
 
 
 def _head(payload: bytes) -> Head | None:

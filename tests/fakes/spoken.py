@@ -29,7 +29,7 @@ def written(message: wire.Outbound, encoding: Encoding) -> wire.Outbound:
     return message
 
 
-def read(message: wire.Outbound, encoding: Encoding) -> wire.Inbound:
+def read(message: wire.Outbound | wire.Inbound, encoding: Encoding) -> wire.Inbound:
     """A reply, with properties again, from what such a client looks at."""
     payload, user, correlation = message.payload, message.user, message.correlation
     if encoding == "cbor":

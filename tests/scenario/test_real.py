@@ -22,6 +22,7 @@ from edgekit.core.config import AgentConfig, BrokerConfig
 from edgekit.mqtt import MqttClient
 from tests import tools
 from tests.conftest import make_project
+from tests.fakes import spoken
 from tests.scenario.story import DEVICE, POOL, Follower, Model, Story, stories
 
 pytestmark = pytest.mark.timeout(300)
@@ -98,6 +99,7 @@ class Real:
 
     device: Device
     requester: str
+    encoding: spoken.Encoding = "properties"
     _inbox: queue.SimpleQueue[wire.Inbound] = field(default_factory=queue.SimpleQueue)
 
     _up: queue.SimpleQueue[bool] = field(default_factory=queue.SimpleQueue)
@@ -117,7 +119,7 @@ class Real:
         self._mqtt.close()
 
     def publish(self, message: wire.Outbound) -> int:
-        return self._mqtt.publish(message).result(timeout=15)
+        return self._mqtt.publish(spoken.written(message, self.encoding)).result(timeout=15)
 
     def replies(self, seconds: float) -> list[wire.Inbound]:
         came = []
@@ -125,7 +127,7 @@ class Real:
             came.append(self._inbox.get(timeout=seconds))
             while True:
                 came.append(self._inbox.get_nowait())
-        return came
+        return [spoken.read(message, self.encoding) for message in came]
 
     def advance(self, seconds: float) -> None:
         time.sleep(seconds)
@@ -165,12 +167,21 @@ def device(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         made.stop()
 
 
-@pytest.mark.parametrize("name", STORIES)
-def test_the_real_agent_follows(name: str, device: Device) -> None:
+# How a requester speaks is in the journal: after SIGKILL it is answered as before.
+SPOKEN: list[tuple[str, spoken.Encoding]] = [
+    *((name, "properties") for name in STORIES),
+    ("agent-killed", "envelope"),
+    ("agent-killed", "cbor"),
+]
+
+
+@pytest.mark.parametrize(("name", "encoding"), SPOKEN)
+def test_the_real_agent_follows(name: str, encoding: spoken.Encoding, device: Device) -> None:
     story: Story = STORIES[name]
     device.be(story.device)
-    real = Real(device, name)
+    requester = name if encoding == "properties" else f"{name}-{encoding}"
+    real = Real(device, requester, encoding)
     try:
-        Follower(story, name, real).run()
+        Follower(story, requester, real).run()
     finally:
         real.close()

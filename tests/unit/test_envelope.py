@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -176,6 +177,19 @@ def test_what_is_no_envelope_is_not_answered(payload: bytes) -> None:
     assert said(agent, payload) == []
     assert time.monotonic() - began < 1
     assert (agent.disk, agent.session.ignored) == ({}, 1)
+
+
+@pytest.mark.parametrize("key", ["v", "id", "want", "later", "body"])
+def test_a_large_envelope_costs_little_memory_whatever_is_large_in_it(key: str) -> None:
+    filler = b"[" + b"[]," * 300_000 + b"1]"
+    payload = json.dumps(envelope() | {key: "HERE"}).encode().replace(b'"HERE"', filler)
+    agent = Agent().ready()
+    tracemalloc.start()
+    (answer,) = said(agent, payload)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert answer["kind"] == ("accepted" if key == "later" else "error")
+    assert peak < 3 * len(payload)
 
 
 def test_a_retained_envelope_is_ignored() -> None:
