@@ -23,6 +23,9 @@ class BrokerCapabilities:
     will_delay: bool
     # §3.3.2.3: Response Topic, Correlation Data, Content Type and User Properties in their order.
     properties: bool
+    # §3.8.4: delivered with the lower QoS of message and subscription. Without it a delta that was
+    # sent with QoS 0 costs a PUBACK.
+    lower_qos: bool
     # §3.3.1.3: the last retained message, at every subscription.
     retained: bool
     # A prompt of the protocol's largest size and its properties.
@@ -47,6 +50,7 @@ BROKERS = {
         will_after_kill=True,
         will_delay=True,
         properties=True,
+        lower_qos=True,
         retained=True,
         payload_128_kib=True,
         expiry_decremented=True,
@@ -59,6 +63,7 @@ BROKERS = {
         will_after_kill=True,
         will_delay=False,
         properties=True,
+        lower_qos=False,
         retained=True,
         payload_128_kib=True,
         expiry_decremented=True,

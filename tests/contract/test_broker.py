@@ -136,6 +136,13 @@ def will_delay(port: int) -> bool:
             return watcher.receives_nothing()
 
 
+def lower_qos(port: int) -> bool:
+    topic = unique()
+    with client(port, topic) as one:  # with QoS 1
+        one.publish(topic, qos=0)
+        return one.receive().qos == 0
+
+
 def properties(port: int) -> bool:
     topic = unique()
     user = (("ek-id", "1"), ("é", "☕"), ("ek-id", "2"))
@@ -258,6 +265,7 @@ MEASURES: dict[str, Callable[[int], bool]] = {
         will_after_kill,
         will_delay,
         properties,
+        lower_qos,
         retained,
         payload_128_kib,
         expiry_decremented,
