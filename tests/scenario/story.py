@@ -87,7 +87,7 @@ class Story(msgspec.Struct, forbid_unknown_fields=True):
 
     name: str
     actions: list[Action]
-    needs: list[Literal["scripted_model", "full_disk"]] = []
+    needs: list[Literal["scripted_model", "full_disk", "one_slot"]] = []
     device: dict[str, int] = {}
     may_remain: list[str] = []
     epilogue: list[Action] = []
@@ -132,6 +132,8 @@ class Follower:
     story: Story
     requester: str
     target: Target
+    device: str = DEVICE
+    pool: str = POOL
     _inbox: list[wire.Inbound] = field(default_factory=list)
     _kept: dict[str, bytes] = field(default_factory=dict)
     _ids: dict[str, str] = field(default_factory=dict)  # by label
@@ -170,9 +172,9 @@ class Follower:
                 self.target.fault(fault)
 
     def _send(self, send: Send) -> None:
-        topic = wire.request_topic(DEVICE, self.requester)
+        topic = wire.request_topic(self.device, self.requester)
         if send.pool:
-            topic = wire.pool_request_topic(POOL, self.requester)
+            topic = wire.pool_request_topic(self.pool, self.requester)
         user = [("ek-id", send.id)] if send.id else []
         if send.want:
             user.append(("ek-want", send.want))
@@ -192,9 +194,9 @@ class Follower:
         assert code == send.puback, f"PUBACK 0x{code:02x}"
 
     def _control(self, control: Control) -> None:
-        topic = wire.control_topic(DEVICE, self.requester)
+        topic = wire.control_topic(self.device, self.requester)
         if control.pool:
-            topic = wire.pool_control_topic(POOL, self.requester)
+            topic = wire.pool_control_topic(self.pool, self.requester)
         message = wire.Outbound(
             topic, json.dumps({"kind": control.kind, "id": control.id}).encode(), qos=0
         )
@@ -216,7 +218,7 @@ class Follower:
                 raise AssertionError(f"no {expect.kind} to {expect.to}: {self._inbox}")
         self._inbox.remove(found)
         assert found.property("ek-id") == self._ids[expect.to]
-        assert found.property("ek-dev") == DEVICE
+        assert found.property("ek-dev") == self.device
         assert (found.qos, found.retain) == (0 if expect.kind == "delta" else 1, False)
         assert found.expiry_seconds is not None
         assert 1 <= found.expiry_seconds <= wire.MAX_EXPIRY_SECONDS

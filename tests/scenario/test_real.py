@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import queue
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,15 +17,16 @@ import pytest
 from edgekit.agent.release.root import Root
 from edgekit.core import wire
 from edgekit.core.config import AgentConfig, BrokerConfig
-from edgekit.mqtt import MqttClient
 from tests import tools
 from tests.conftest import make_project
 from tests.fakes import spoken
-from tests.scenario.story import DEVICE, POOL, Follower, Model, Story, stories
+from tests.scenario import __main__ as program
+from tests.scenario.remote import Remote
+from tests.scenario.story import DEVICE, POOL, Follower, Story, stories
 
 pytestmark = pytest.mark.timeout(300)
 
-STORIES = {name: story for name, story in stories().items() if not story.needs}
+STORIES = {name: story for name, story in stories().items() if set(story.needs) <= {"one_slot"}}
 START_SECONDS = 90.0
 
 
@@ -93,47 +92,18 @@ def until(check: Callable[[], object]) -> None:
         time.sleep(0.05)
 
 
-@dataclass
-class Real:
-    """That device, seen by one requester."""
+@dataclass(kw_only=True)
+class Real(Remote):
+    """That device, which can be broken."""
 
     device: Device
-    requester: str
     encoding: spoken.Encoding = "properties"
-    _inbox: queue.SimpleQueue[wire.Inbound] = field(default_factory=queue.SimpleQueue)
-
-    _up: queue.SimpleQueue[bool] = field(default_factory=queue.SimpleQueue)
-
-    def __post_init__(self) -> None:
-        self._mqtt = MqttClient(
-            BrokerConfig("127.0.0.1", self.device.broker.port),
-            f"story-{self.requester}",
-            subscriptions=[(wire.response_prefix(self.requester) + "#", 1)],
-            on_message=self._inbox.put,
-            on_connection=self._up.put,
-        )
-        self._mqtt.connect()
-        assert self._up.get(timeout=10)
-
-    def close(self) -> None:
-        self._mqtt.close()
 
     def publish(self, message: wire.Outbound) -> int:
-        return self._mqtt.publish(spoken.written(message, self.encoding)).result(timeout=15)
+        return super().publish(spoken.written(message, self.encoding))
 
     def replies(self, seconds: float) -> list[wire.Inbound]:
-        came = []
-        with suppress(queue.Empty):
-            came.append(self._inbox.get(timeout=seconds))
-            while True:
-                came.append(self._inbox.get_nowait())
-        return [spoken.read(message, self.encoding) for message in came]
-
-    def advance(self, seconds: float) -> None:
-        time.sleep(seconds)
-
-    def model(self, said: Model, requester: str) -> None:
-        """It speaks by itself."""
+        return [spoken.read(message, self.encoding) for message in super().replies(seconds)]
 
     def fault(self, name: str) -> None:
         if name == "kill_worker":
@@ -180,8 +150,48 @@ def test_the_real_agent_follows(name: str, encoding: spoken.Encoding, device: De
     story: Story = STORIES[name]
     device.be(story.device)
     requester = name if encoding == "properties" else f"{name}-{encoding}"
-    real = Real(device, requester, encoding)
+    broker = BrokerConfig("127.0.0.1", device.broker.port)
+    real = Real(broker, requester, device=device, encoding=encoding)
     try:
         Follower(story, requester, real).run()
     finally:
         real.close()
+
+
+# --- the program that runs them against any agent ---------------------------------------------
+def run_program(device: Device, *arguments: str) -> int:
+    return program.main(["--broker", f"127.0.0.1:{device.broker.port}", *arguments])
+
+
+def test_the_program_runs_the_stories_against_a_running_agent(
+    device: Device, capsys: pytest.CaptureFixture[str]
+) -> None:
+    device.be({})
+    chosen = ["streamed", "refused", "pool", "query", "no-id", "queue-full", "agent-killed"]
+    arguments = ["--device", DEVICE, "--pool", POOL, "--end-token", "2", "--only", *chosen]
+    for _ in range(2):  # nothing is left of a run that the next one meets
+        assert run_program(device, *arguments) == 0
+        lines = dict(line.split(maxsplit=1)[::-1] for line in capsys.readouterr().out.splitlines())
+        assert sorted(name for name, how in lines.items() if how == "passed") == [
+            *("no-id", "pool", "query", "refused", "streamed")
+        ]
+        assert any("kill_agent" in line for line in lines)
+        assert any("queue_limit" in line for line in lines)
+
+
+def test_the_program_tells_an_agent_that_does_otherwise(
+    device: Device, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device.be({})
+    wrong = stories()["streamed"]
+    wrong.actions[0].send.expiry = None  # type: ignore[union-attr]  # it is a `send`
+    monkeypatch.setattr(program, "stories", lambda: {"streamed": wrong})
+    assert run_program(device, "--device", DEVICE) == 1
+    assert "failed  streamed: error instead" in capsys.readouterr().out
+
+
+def test_the_program_says_that_there_is_no_such_agent(
+    device: Device, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_program(device, "--device", "nobody") == 1
+    assert "nobody has no card" in capsys.readouterr().err
