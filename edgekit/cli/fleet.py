@@ -97,6 +97,7 @@ def _agent_config(name: str, device: inventory.Device, broker: BrokerConfig) -> 
         max_messages=device.max_messages,
         max_prompt_tokens=device.max_prompt_tokens,
         max_answer_tokens=device.max_answer_tokens,
+        metrics_port=device.metrics_port,
         drain_seconds=device.drain_seconds,
         trial_seconds=device.trial_seconds,
     )

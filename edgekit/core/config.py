@@ -68,8 +68,11 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_answer_tokens: int = 0  # of one answer; 0, or more than the bundle's: the bundle's
     drain_seconds: float = DRAIN_SECONDS  # how long SIGTERM lets the running prompt go on
     trial_seconds: float = TRIAL_SECONDS  # for a new release to answer, before the old one is back
+    metrics_port: int = 0  # of loopback, for Prometheus; 0 serves none
 
     def __post_init__(self) -> None:
+        if not 0 <= self.metrics_port <= 65535:
+            raise ValueError(f"metrics_port {self.metrics_port} is not between 0 and 65535")
         if self.trial_seconds <= 0:
             raise ValueError("trial_seconds must be above 0")
         for name in ("requests_per_minute", "max_prompt_tokens", "max_answer_tokens"):

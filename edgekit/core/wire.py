@@ -179,6 +179,11 @@ def status_topic(device: str) -> str:
     return f"{PREFIX}/dev/{device}/status"
 
 
+def metrics_topic(device: str) -> str:
+    """What the device has counted, every now and then; not retained."""
+    return f"{PREFIX}/dev/{device}/metrics"
+
+
 def requester_of(topic: str) -> str:
     """The requester's name: the last level of a request or control topic; empty if unusable."""
     name = topic.rsplit("/", 1)[-1]

@@ -31,7 +31,7 @@ class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tags: list[str] = []
     threads: int = 0
     pools: list[str] = []  # whose prompts the device takes, besides its own
-    slots: int = 0  # this and the next nine as in `AgentConfig`
+    slots: int = 0  # this and the next ten as in `AgentConfig`
     batching: bool = False
     max_beams: int = 1
     queue_limit: int = QUEUE_LIMIT
@@ -40,6 +40,7 @@ class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_messages: int = MAX_MESSAGES
     max_prompt_tokens: int = 0
     max_answer_tokens: int = 0
+    metrics_port: int = 0
     drain_seconds: float = DRAIN_SECONDS
     trial_seconds: float = (
         TRIAL_SECONDS  # for a new release to load and answer, before it goes back

@@ -3,8 +3,8 @@
     python -S -P ailing_agent.py SILENCE_SECONDS THERMAL serve --root ROOT
 
 in the environment of a release. Its worker may be silent for SILENCE_SECONDS only, its temperature
-is read from the folder THERMAL several times a second, and SIGUSR1 ends its network thread by an
-exception. Nothing in the agent knows of this.
+is read from the folder THERMAL several times a second, its metrics are published every second, and
+SIGUSR1 ends its network thread by an exception. Nothing in the agent knows of this.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ client: Any = MqttClient
 health.longest_silence_seconds = lambda *_: SILENCE_SECONDS
 service.measured = partial(service.measured, THERMAL)
 service.MEASURE_SECONDS = 0.1
+health.METRICS_SECONDS = 1.0
 begin = client.start
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+import queue
 import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,11 +19,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from edgekit.agent.release.root import Root
 from edgekit.client import Accepted, Final, Requester, devices
 from edgekit.core import wire
 from edgekit.core.config import AgentConfig, BrokerConfig
+from edgekit.mqtt import MqttClient
 from tests import tools
 from tests.conftest import make_project
 
@@ -241,6 +246,51 @@ def test_a_hot_device_says_so_refuses_and_serves_again_when_it_is_cooler(
         sensor.write_text("60000\n")
         assert box.state("ready")["temp_c"] == 60
         assert isinstance(list(requester.ask("demo", QUESTION))[-1], Final)
+
+
+def test_prometheus_and_the_metrics_topic_tell_of_an_answer(box: Box, tmp_path: Path) -> None:
+    port = tools.free_port()
+    box.configure(metrics_port=port)
+    heard: queue.SimpleQueue[wire.Inbound] = queue.SimpleQueue()
+    topic = wire.metrics_topic("demo")
+    watcher = MqttClient(
+        BrokerConfig(port=box.broker.port),
+        "watcher",
+        subscriptions=[(topic, 1)],
+        on_message=heard.put,
+    )
+    watcher.connect()
+    try:
+        with box.agent(ailing(tmp_path), {}), box.requester as requester:
+            box.answers()
+            final = list(requester.ask("demo", QUESTION))[-1]
+            assert isinstance(final, Final)
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as page:
+                text = page.read().decode()
+            while True:
+                message = heard.get(timeout=10)
+                body = json.loads(message.payload)
+                if "gen_ai_server_request_duration_seconds" in body:
+                    break
+    finally:
+        watcher.close()
+    samples = {
+        (sample.name, sample.labels.get("gen_ai_token_type", "")): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    usage = final.completion["usage"]
+    assert samples["gen_ai_client_token_usage_sum", "input"] == usage["prompt_tokens"]
+    assert samples["gen_ai_client_token_usage_sum", "output"] == usage["completion_tokens"]
+    (duration,) = body["gen_ai_server_request_duration_seconds"]
+    first = samples["gen_ai_server_time_to_first_token_seconds_sum", ""]
+    assert 0 < first < duration["sum"] < 60
+    assert samples["edgekit_mem_free_bytes", ""] > 0
+    assert (message.qos, message.retain) == (0, False)
+    for said in (text, message.payload.decode()):
+        assert "capital" not in said
+        assert "Paris" not in said
+        assert "tester" not in said
 
 
 def test_the_agent_answers_where_no_memory_is_writable_and_executable(box: Box) -> None:

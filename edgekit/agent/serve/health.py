@@ -1,12 +1,18 @@
-"""What the agent's loop does beside prompts: the service manager hears how it gets on."""
+"""What the agent's loop does beside prompts: the service manager hears how it gets on, and whoever
+asks for its metrics gets them."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
+from edgekit.agent.serve.exporter import Exporter
+from edgekit.agent.serve.metrics import prometheus
 from edgekit.agent.serve.notify import Notifier
+from edgekit.agent.serve.presence import METRICS_SECONDS, metrics_message
 from edgekit.agent.serve.progress import longest_silence_seconds, progress, status_line
 from edgekit.agent.serve.session import Session
+from edgekit.core import wire
 
 log = logging.getLogger(__name__)
 
@@ -17,15 +23,21 @@ class Health:
     Args:
         session: whose health it is.
         notifier: to the service manager, if there is one.
+        publish: sends a message to the broker.
     """
 
-    def __init__(self, session: Session, notifier: Notifier) -> None:
+    def __init__(
+        self, session: Session, notifier: Notifier, publish: Callable[[wire.Outbound], object]
+    ) -> None:
         self._session = session
         self._notifier = notifier
         self._longest_silence_seconds = longest_silence_seconds(
             session.config, session.bundle.context_length
         )
         self._stuck = ""
+        self._exporter = Exporter(session.config.metrics_port)
+        self._publish = publish
+        self._publish_at = 0.0
 
     def tick(self, now: float, *, network_alive: bool, answers: bool) -> None:
         """Tell how it is; what could not be said is said in the next tick.
@@ -35,9 +47,13 @@ class Health:
             network_alive: as of `progress`.
             answers: the model has answered and the broker has subscribed us, if only once.
         """
+        self._exporter.answer(lambda: prometheus(self._session.metrics()))
+        session = self._session
+        if session.connected and now >= self._publish_at:
+            self._publish_at = now + METRICS_SECONDS
+            self._publish(metrics_message(session.config.device, session.metrics()))
         if answers:
             self._notifier.ready()
-        session = self._session
         stuck = progress(
             network_alive=network_alive,
             owed=session.owed,

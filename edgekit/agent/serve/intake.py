@@ -52,6 +52,7 @@ class Intake:
         try:
             return self._take(envelope.parse_prompt(message, reply), now)
         except wire.ProtocolError as error:
+            self.prompts.metrics.rejected[error.code] += 1
             return [replies.refusal(reply, error, message.expiry_seconds or REPLY_EXPIRY_SECONDS)]
 
     def check_model(self, request: chat.ChatRequest) -> None:

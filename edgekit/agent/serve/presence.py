@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from edgekit.agent.serve.events import Measured, Publish
+from edgekit.agent.serve.metrics import Family, as_json
 from edgekit.agent.serve.pipe import Ready
 from edgekit.agent.serve.replies import status_message
 from edgekit.core import payloads, wire
@@ -15,6 +16,7 @@ from edgekit.core.manifest import BundleConfig
 
 STATUS_MIN_SECONDS = 1.0
 STATUS_MAX_SECONDS = 30.0
+METRICS_SECONDS = 30.0
 URGENT = ("read_only", "draining", "offline")
 
 
@@ -57,6 +59,11 @@ class Presence:
 def answer_cap(config: AgentConfig, bundle: BundleConfig) -> int:
     """How many tokens an answer may have: the bundle's cap, or the device's where it is lower."""
     return min(config.max_answer_tokens or bundle.max_answer_tokens, bundle.max_answer_tokens)
+
+
+def metrics_message(device: str, families: list[Family]) -> wire.Outbound:
+    """What was counted; the next message says it again, so that one that is lost costs nothing."""
+    return wire.Outbound(wire.metrics_topic(device), as_json(families), qos=0)
 
 
 def card_message(

@@ -12,8 +12,9 @@ from edgekit.agent.serve.events import Effect, ToWorker
 from edgekit.agent.serve.fair import FairQueue
 from edgekit.agent.serve.job import Job, Outcome
 from edgekit.agent.serve.ledger import Ledger
+from edgekit.agent.serve.metrics import CANCELLED, Metrics
 from edgekit.agent.serve.pipe import Cancel
-from edgekit.agent.serve.states import Step
+from edgekit.agent.serve.states import State, Step
 from edgekit.core import chat, wire
 
 OUTBOX_BATCH = 100  # outcomes that are sent at once when a connection came back
@@ -27,10 +28,12 @@ class Prompts:
     Args:
         model: the served model's name, for answers.
         epoch: Unix seconds minus monotonic seconds.
+        metrics: where outcomes are counted.
     """
 
     model: str
     epoch: float
+    metrics: Metrics
     ledger: Ledger = field(default_factory=Ledger)
     queue: FairQueue = field(default_factory=FairQueue)
     running: dict[str, Job] = field(default_factory=dict)
@@ -76,8 +79,13 @@ class Prompts:
         """Give a prompt its one outcome."""
         self.running.pop(job.key, None)
         job.end(step, outcome, now)
+        self._count(job, outcome, now)
         self.ledger.touch(job)
         return self.send(job, now)
+
+    def _count(self, job: Job, outcome: Outcome, now: float) -> None:
+        error = CANCELLED if job.state == State.CANCELLED else outcome.code
+        self.metrics.ended(now - job.queued_at, error)
 
     def fail(self, job: Job, step: Step, code: str, text: str, now: float) -> list[Effect]:
         """End it with an error."""
@@ -129,7 +137,9 @@ class Prompts:
                 effects += self.fail(job, Step.EXPIRED, "deadline_exceeded", text, now)
                 continue
             error = wire.ProtocolError("deadline_exceeded", "it expired before it could start")
-            job.end(Step.EXPIRED, replies.error_outcome(error), now)
+            outcome = replies.error_outcome(error)
+            job.end(Step.EXPIRED, outcome, now)
+            self._count(job, outcome, now)
             job.sent = True
             self.ledger.touch(job)
             self.ignored += 1

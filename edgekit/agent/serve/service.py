@@ -105,7 +105,6 @@ class Service:
         self._session = Session(config, bundle, release, version, epoch)
         self._journal = Journal(journal)
         self._disk = journal.parent
-        self._health = Health(self._session, notifier)
         self._restored = False
         self._complained = False
         self._events: queue.Queue[Event | None] = queue.Queue(MAX_EVENTS)
@@ -151,6 +150,7 @@ class Service:
             resend=False,
             max_packet_bytes=MAX_PACKET_BYTES,
         )
+        self._health = Health(self._session, notifier, self._mqtt.publish)
 
     def run(self) -> None:
         """Serve; returns when everything is drained.

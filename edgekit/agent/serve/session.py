@@ -39,6 +39,7 @@ from edgekit.agent.serve.events import (
 )
 from edgekit.agent.serve.intake import NO_STORAGE, Intake
 from edgekit.agent.serve.job import REFUSED_RETRY_SECONDS, Job, Row
+from edgekit.agent.serve.metrics import Family, Metrics, Now
 from edgekit.agent.serve.pipe import Delta, Done, Failed, Ready, Start
 from edgekit.agent.serve.presence import Presence, answer_cap, card_message
 from edgekit.agent.serve.prompts import Prompts
@@ -86,7 +87,9 @@ class Session:
     _heard_at: float | None = None  # the worker said something, or had nothing to do
 
     def __post_init__(self) -> None:
-        self._prompts = Prompts(self.bundle.name, self.epoch)
+        model = self.bundle.name
+        metrics = Metrics(model, self.bundle.version, self.release, self.agent_version)
+        self._prompts = Prompts(model, self.epoch, metrics)
         self._intake = Intake(self.config, self._prompts, self._condition)
         self._presence = Presence(self.config.device)
 
@@ -222,6 +225,7 @@ class Session:
         job = self._prompts.ended(event.job)
         if job is None:
             return []
+        self._prompts.metrics.used(event.usage)
         if event.usage.completion_tokens:
             self._presence.tok_s = round(event.timings.predicted_per_second, 1)
             self._presence.ttft_ms = round(event.timings.first_token_ms, 1)
@@ -230,10 +234,14 @@ class Session:
             return self._prompts.fail(job, Step.EXPIRED, "deadline_exceeded", text, now)
         queue_ms = (job.started_at - job.queued_at) * 1e3
         timings = msgspec.structs.replace(event.timings, queue_ms=queue_ms)
+        if event.finish_reason != "cancelled":
+            tokens = event.usage.completion_tokens
+            self._prompts.metrics.answered(now - job.queued_at, timings, tokens)
         reason = cast(chat.FinishReason, event.finish_reason)
         return self._prompts.finish(job, event.text, reason, event.usage, timings, now)
 
     def _worker_lost(self, now: float) -> list[Effect]:
+        self._prompts.metrics.worker_restarts += 1
         self._prompts.slots = 0
         self._prompts.stopping.clear()
         effects: list[Effect] = []
@@ -323,6 +331,7 @@ class Session:
         for job in self._prompts.ledger.failed(event.recorded, event.forgotten):
             effects += self._prompts.abandon(job)
             error = wire.ProtocolError(*NO_STORAGE)
+            self._prompts.metrics.rejected[error.code] += 1
             effects.append(replies.refusal(job.reply, error, int(job.deadline - now)))
         return effects
 
@@ -353,6 +362,14 @@ class Session:
         if not self._prompts.connected:
             return []
         return list(self._presence.say(self.status(), self._condition.measured, now))
+
+    def metrics(self) -> list[Family]:
+        """What was counted, and how it is now."""
+        prompts = self._prompts
+        now = Now(
+            len(prompts.queue), len(prompts.running), prompts.ignored, self._condition.measured
+        )
+        return prompts.metrics.families(now)
 
     def status(self) -> wire.Status:
         """How the device is, said or not."""
