@@ -6,6 +6,7 @@ standard.
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal, cast
 
 import msgspec
@@ -27,6 +28,12 @@ LAST_KINDS = ("final", "error")  # of the replies to a prompt
 
 # What msgspec raises on bytes from outside; UnicodeDecodeError is a ValueError.
 UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
+
+# W3C Trace Context, 3.2.2: version, trace id, parent id, flags; neither id is all zeros. A version
+# after 00 may go on after another dash; ff is none.
+TRACEPARENT = "traceparent"
+_IDS = r"-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
+_TRACEPARENT = re.compile(rf"(?:00{_IDS}|(?!00|ff)[0-9a-f]{{2}}{_IDS}(?:-[!-~]{{0,64}})?)\Z")
 
 # code: (status, whether the same prompt can succeed later or elsewhere)
 CODES: dict[payloads.Code, tuple[int, bool]] = {
@@ -199,6 +206,7 @@ class Reply(msgspec.Struct, frozen=True):
     device: str
     final_only: bool  # `ek-want=final`: exactly one message comes back
     encoding: str = ""  # JSON with properties; "cbor", or "envelope" around both
+    traceparent: str = ""  # of the prompt's sender, said on every reply
 
     def message(
         self, kind: str, payload: bytes, *, seq: int, expiry_seconds: int, status: int = 200
@@ -212,6 +220,8 @@ class Reply(msgspec.Struct, frozen=True):
         )
         if kind in LAST_KINDS:
             user += (("ek-status", str(status)),)
+        if self.traceparent:
+            user += ((TRACEPARENT, self.traceparent),)
         return Outbound(
             topic=self.topic,
             payload=payload,
@@ -249,6 +259,7 @@ def address_of(message: Inbound, device: str) -> Reply | None:
         device=device,
         final_only=message.property("ek-want") == "final",
         encoding=message.encoding,
+        traceparent=traceparent_of(message),
     )
 
 
@@ -263,7 +274,14 @@ def control_address_of(message: Inbound, control: Control, device: str) -> Reply
         device,
         final_only=False,
         encoding=message.encoding,
+        traceparent=traceparent_of(message),
     )
+
+
+def traceparent_of(message: Inbound) -> str:
+    """The W3C trace context that a message carries; empty where it is none or not a valid one."""
+    given = message.property(TRACEPARENT)
+    return given if _TRACEPARENT.match(given) else ""
 
 
 def _may_be_answered(message: Inbound) -> bool:

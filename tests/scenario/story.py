@@ -32,6 +32,7 @@ class Send(msgspec.Struct, forbid_unknown_fields=True, rename={"as_": "as"}):
     reply_to: str = ""
     puback: int = 0
     content_type: str = wire.JSON
+    traceparent: str = ""
 
     @property
     def label(self) -> str:
@@ -58,6 +59,7 @@ class Expect(msgspec.Struct, forbid_unknown_fields=True):
     status: int | None = None
     same_as: str = ""
     keep: str = ""
+    traceparent: str = ""
 
 
 class Model(msgspec.Struct, forbid_unknown_fields=True):
@@ -178,6 +180,8 @@ class Follower:
         user = [("ek-id", send.id)] if send.id else []
         if send.want:
             user.append(("ek-want", send.want))
+        if send.traceparent:
+            user.append(("traceparent", send.traceparent))
         payload = json.dumps(send.body or BODY) if send.text is None else send.text
         self._ids[send.label] = send.id or send.label.encode().hex()
         code = self.target.publish(
@@ -219,6 +223,7 @@ class Follower:
         self._inbox.remove(found)
         assert found.property("ek-id") == self._ids[expect.to]
         assert found.property("ek-dev") == self.device
+        assert found.property("traceparent") == expect.traceparent
         assert (found.qos, found.retain) == (0 if expect.kind == "delta" else 1, False)
         assert found.expiry_seconds is not None
         assert 1 <= found.expiry_seconds <= wire.MAX_EXPIRY_SECONDS

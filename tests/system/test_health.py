@@ -35,7 +35,7 @@ FAKES = Path(__file__).parents[1] / "fakes"
 AILING = FAKES / "ailing_agent.py"
 NO_WRITE_EXECUTE = FAKES / "no_write_execute.py"
 WATCHDOG_SECONDS = 1.0
-SILENCE_SECONDS = 2.0
+SILENCE_SECONDS = 1.0
 WAIT_SECONDS = 60.0
 QUESTION: dict[str, Any] = {
     "messages": [{"role": "user", "content": "What is the capital of France?"}]
@@ -202,7 +202,7 @@ def test_a_stuck_worker_stops_the_watchdog_and_one_that_goes_on_starts_it_again(
         worker = child(agent.pid)
         try:
             os.kill(worker, signal.SIGSTOP)
-            assert manager.pings(SILENCE_SECONDS + 1.0) >= 4, "nothing is owed: it is well"
+            assert manager.pings(SILENCE_SECONDS + 1.0) >= 3, "nothing is owed: it is well"
             with box.requester as requester:
                 asking = requester.ask("demo", QUESTION, expiry_seconds=60)
                 assert isinstance(next(asking), Accepted)
@@ -224,6 +224,7 @@ def test_a_dead_network_thread_stops_the_watchdog(box: Box, tmp_path: Path) -> N
         agent.send_signal(signal.SIGUSR1)
         manager.until(lambda line: line == "STATUS=stuck: the network thread has ended")
         assert manager.pings(2 * WATCHDOG_SECONDS) == 0
+        agent.kill()  # as the manager would
 
 
 def test_a_hot_device_says_so_refuses_and_serves_again_when_it_is_cooler(

@@ -156,7 +156,7 @@ def test_a_time_to_the_first_token_counts_the_queue_and_a_beam_search_has_no_tim
 
 
 def test_what_is_not_known_is_left_out_and_a_label_cannot_break_a_line() -> None:
-    odd = 'a"b\\c\nd'
+    odd = 'a"b\\nc\nd'  # a backslash and an n, then an end of line
     families = Metrics(odd, "1", "r", "a").families(Now(0, 0, 0, Measured(None, None)))
     read = list(text_string_to_metric_families(prometheus(families).decode()))
     samples = {s.name: s for family in read for s in family.samples}
