@@ -12,6 +12,7 @@ import logging
 import math
 import random
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from edgekit import tls
 from edgekit.core.config import BrokerConfig
 from edgekit.core.wire import JSON, Inbound, Outbound
 from edgekit.errors import EdgekitError, UnreachableError
@@ -137,7 +139,9 @@ class MqttClient:
         self._lock = threading.Lock()
         self._unacked: dict[int, Future[int]] = {}
         self._early: dict[int, int] = {}
-        self._refusal = ""
+        self._refusal: EdgekitError | None = None
+        self._complaint = ""
+        self._socket: socket.socket | None = None
         self._settled = threading.Event()  # subscribed, or refused with a reason
         self._connect_properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         self._connect_properties.MaximumPacketSize = max_packet_bytes
@@ -153,13 +157,16 @@ class MqttClient:
         client.connect_timeout = CONNECT_TIMEOUT_SECONDS
         if broker.username:
             client.username_pw_set(broker.username, _password(broker))
+        self._tls = tls.make_context(broker) if broker.tls else None
+        if self._tls is not None:
+            client.tls_set_context(self._tls)
         if will is not None:
             delay = Properties(PacketTypes.WILLMESSAGE)  # type: ignore[no-untyped-call]
             delay.WillDelayInterval = will_delay_seconds  # §3.1.3.2.2
             client.will_set(will.topic, will.payload, will.qos, will.retain, delay)
         client.on_socket_open = self._socket_opened
         client.on_connect = self._connected
-        client.on_connect_fail = lambda *_: self._back_off()
+        client.on_connect_fail = self._connect_failed
         client.on_disconnect = self._disconnected
         client.on_subscribe = self._suback
         client.on_publish = self._puback
@@ -171,6 +178,7 @@ class MqttClient:
 
         Raises:
             UnreachableError: nothing listens there, or no CONNACK and SUBACK in time.
+            VerificationError: the broker's certificate is not acceptable.
             EdgekitError: the broker refused.
         """
         try:
@@ -183,22 +191,18 @@ class MqttClient:
                 properties=self._connect_properties,
             )
         except (OSError, ValueError) as error:
-            raise UnreachableError(
-                f"the broker at {self._broker} does not answer",
-                str(error),
-                "start it (for a trial: `edgekit broker run`) or set [broker] in edgekit.toml",
-            ) from error
+            raise tls.explain(error, self._broker) from error
         self._client.loop_start()
         settled = self._settled.wait(timeout_seconds)
         if self._refusal:
             self.close()
-            raise EdgekitError(f"the broker at {self._broker} refused", self._refusal)
+            raise self._refusal
         if not settled:
             self.close()
             raise UnreachableError(
                 f"the broker at {self._broker} accepts connections but does not speak MQTT 5",
                 f"no CONNACK and SUBACK within {timeout_seconds:g} s",
-                "is this the broker's MQTT port? TLS and MQTT 3.1.1 are not spoken here",
+                "is this the broker's MQTT port? One with TLS takes tls = true in [broker]",
             )
 
     def start(self) -> None:
@@ -265,7 +269,8 @@ class MqttClient:
 
     def _socket_opened(self, _client: object, _userdata: object, sock: Any) -> None:
         self._epoch += 1
-        if isinstance(sock, socket.socket):
+        if isinstance(sock, socket.socket):  # an SSLSocket is one
+            self._socket = sock
             # Nagle costs up to 68 ms for each QoS 1 round trip
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             # What was sent into a network that is gone is noticed no later than a missing ping
@@ -283,7 +288,7 @@ class MqttClient:
         if code.is_failure:
             self._refused(str(code))
             return
-        self._refusal = ""
+        self._refusal = None
         self._connected_at = time.monotonic()
         if not self._resend:
             self._drop_unacked()
@@ -308,12 +313,27 @@ class MqttClient:
             log.warning("broker %s refused a subscription: %s", self._broker, refused[0])
         self._now_subscribed()
 
-    def _refused(self, why: str) -> None:
-        log.warning("broker %s refused: %s", self._broker, why)
+    def _refused(self, why: str | EdgekitError) -> None:
+        if isinstance(why, str):
+            why = EdgekitError(f"the broker at {self._broker} refused", why)
+        self._complain(why)
         self._refusal = why
         self._settled.set()
 
+    def _complain(self, error: EdgekitError) -> None:
+        """Log why there is no connection, once per reason: the attempts may go on for days."""
+        text = "; ".join(filter(None, (error.what, error.why, error.next_step)))
+        if text != self._complaint:
+            log.warning(text)
+        self._complaint = text
+
+    def _connect_failed(self, _client: object, _userdata: object) -> None:
+        if isinstance(error := sys.exception(), OSError):  # paho is handling it
+            self._complain(tls.explain(error, self._broker))
+        self._back_off()
+
     def _now_subscribed(self) -> None:
+        self._complaint = ""
         self._settled.set()
         self._guard(self._on_connection, True)
 
@@ -325,11 +345,16 @@ class MqttClient:
         code: ReasonCode,
         _properties: object,
     ) -> None:
-        if code.is_failure:
-            log.warning("connection to %s lost: %s", self._broker, code)
+        was_up = self._connected_at < math.inf
+        alert = self._socket.alert if isinstance(self._socket, tls.Socket) else None
+        if alert is not None:
+            self._refused(tls.explain(alert, self._broker))
+        elif code.is_failure and (was_up or self._refusal is None):
+            self._complain(UnreachableError(f"connection to {self._broker} lost", str(code)))
         if not self._resend:
             self._drop_unacked()
-        self._guard(self._on_connection, False)
+        if was_up:
+            self._guard(self._on_connection, False)
         if flags.is_disconnect_packet_from_server and code.value == SESSION_TAKEN_OVER:
             client.disconnect()  # it does not come back
             self._guard(lambda _: self._on_taken_over(), None)
@@ -341,6 +366,11 @@ class MqttClient:
 
     def _back_off(self) -> None:
         """Set how long paho waits before it tries again; it asks before each attempt."""
+        if self._tls is not None:
+            try:
+                tls.load(self._tls, self._broker)  # a certificate may have been renewed
+            except EdgekitError as error:
+                self._complain(error)
         delay = reconnect_delay_seconds(self._attempt, random.random())  # noqa: S311  no secret
         self._attempt += 1
         self._client.reconnect_delay_set(delay, delay)  # type: ignore[arg-type]  # any number

@@ -61,7 +61,9 @@ def push(
                         driver,
                         pinned,
                         here.store,
-                        _agent_config(name, fleet.devices[name], here.broker),
+                        _agent_config(
+                            name, fleet.devices[name], fleet.broker_of(name, here.broker)
+                        ),
                         lambda runtime: bootstrap(here.store, pinned.manifest, runtime),
                         lambda event: bar(event.step, event.sent, event.total),
                     )

@@ -31,20 +31,35 @@ def check_name(kind: str, text: str) -> str:
     return text
 
 
+BROKER_FILES = ("password_file", "ca_file", "cert_file", "key_file", "crl_file")
+TLS_FILES = BROKER_FILES[1:]
+
+
 class BrokerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the MQTT 5 broker is."""
+    """Where the MQTT 5 broker is, and how both ends show who they are. Paths are absolute."""
 
     host: str = "127.0.0.1"
     port: int = 1883
     username: str = ""
     password_file: str = ""
     keepalive_seconds: int = 30
+    tls: bool = False  # 1.2 or newer; the broker's name is always checked
+    ca_file: str = ""  # who may have signed the broker's certificate; empty: the system's CAs
+    cert_file: str = ""  # our own certificate, with those between it and its CA; and its key
+    key_file: str = ""
+    crl_file: str = ""  # the CA's list of revoked certificates; empty: it is not asked
 
     def __post_init__(self) -> None:
         if not 1 <= self.port <= 65535:
             raise ValueError(f"port {self.port} is not between 1 and 65535")
-        if self.password_file and not PurePath(self.password_file).is_absolute():
-            raise ValueError("password_file must be an absolute path")
+        for name in BROKER_FILES:
+            path = getattr(self, name)
+            if path and not PurePath(path).is_absolute():
+                raise ValueError(f"{name} must be an absolute path")
+            if path and name in TLS_FILES and not self.tls:
+                raise ValueError(f"{name} needs tls = true")
+        if bool(self.cert_file) != bool(self.key_file):
+            raise ValueError("cert_file and key_file are given together or not at all")
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"

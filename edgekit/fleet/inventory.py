@@ -13,9 +13,28 @@ from edgekit.core.config import (
     QUEUE_LIMIT,
     REQUESTER_LIMIT,
     TRIAL_SECONDS,
+    BrokerConfig,
     check_name,
 )
 from edgekit.errors import UsageError
+
+
+class BrokerValues(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What devices are told of `[broker]` where it differs from edgekit.toml.
+
+    In a text `{device}` is the device's name: each has an identity of its own.
+    """
+
+    host: str | None = None  # this and the rest as in `BrokerConfig`
+    port: int | None = None
+    username: str | None = None
+    password_file: str | None = None
+    keepalive_seconds: int | None = None
+    tls: bool | None = None
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+    crl_file: str | None = None
 
 
 class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -45,11 +64,13 @@ class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     trial_seconds: float = (
         TRIAL_SECONDS  # for a new release to load and answer, before it goes back
     )
+    broker: BrokerValues = BrokerValues()  # of this device alone, over the file's [broker]
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     devices: dict[str, Device] = {}
     groups: dict[str, list[str]] = {}
+    broker: BrokerValues = BrokerValues()
 
 
 class Fleet(msgspec.Struct, frozen=True):
@@ -58,6 +79,26 @@ class Fleet(msgspec.Struct, frozen=True):
     devices: dict[str, Device]
     groups: dict[str, list[str]]
     folder: Path
+    broker: BrokerValues = BrokerValues()
+
+    def broker_of(self, name: str, base: BrokerConfig) -> BrokerConfig:
+        """The broker as a device is told of it: the device's values, the file's, then `base`.
+
+        Raises:
+            UsageError: together they are wrong, as a certificate without a key is.
+        """
+        told = msgspec.structs.asdict(base)
+        for values in (self.broker, self.devices[name].broker):
+            for key, value in msgspec.structs.asdict(values).items():
+                if value is not None:
+                    text = isinstance(value, str)
+                    told[key] = value.replace("{device}", name) if text else value
+        try:
+            return BrokerConfig(**told)
+        except ValueError as error:
+            raise UsageError(
+                f"the [broker] of {name} is not valid", str(error), "fleet.toml or edgekit.toml"
+            ) from error
 
     def select(self, names: list[str]) -> list[str]:
         """Device names from names of devices and groups; no names mean all devices.
@@ -108,7 +149,7 @@ def load(path: Path) -> Fleet:
         for name in members:
             if name not in file.devices:
                 raise UsageError(f"{path}: group {group} names {name!r}, which is no device")
-    return Fleet(file.devices, file.groups, path.resolve().parent)
+    return Fleet(file.devices, file.groups, path.resolve().parent, file.broker)
 
 
 def local_folder(fleet: Fleet, device: Device) -> Path:

@@ -109,7 +109,8 @@ def test_the_agent_layer_runs_in_a_bare_interpreter(tmp_path: Path) -> None:
     unpack(store.path(Digest.parse(layer.digest)), tmp_path / "tree")
     names = {p.relative_to(tmp_path / "tree").parts[1] for p in (tmp_path / "tree").rglob("*.py")}
     modules = {
-        f"{name}.py" for name in ("__init__", "errors", "store", "trust", "mqtt", "paho_client")
+        f"{name}.py"
+        for name in ("__init__", "errors", "store", "trust", "mqtt", "paho_client", "tls")
     }
     assert names == modules | {"core", "agent"}
     done = subprocess.run(
