@@ -315,7 +315,8 @@ class MqttClient:
 
     def _refused(self, why: str | EdgekitError) -> None:
         if isinstance(why, str):
-            why = EdgekitError(f"the broker at {self._broker} refused", why)
+            step = "[broker] says who we are: username and password_file, or cert_file"
+            why = EdgekitError(f"the broker at {self._broker} refused", why, step)
         self._complain(why)
         self._refusal = why
         self._settled.set()

@@ -22,6 +22,7 @@ EXTRA_PATH = ("/usr/sbin", "/usr/local/sbin", "/sbin")
 
 PACKAGES = {
     "mosquitto": "mosquitto",
+    "mosquitto_passwd": "mosquitto",
     "mosquitto_rr": "mosquitto-clients",
     "mosquitto_pub": "mosquitto-clients",
     "sshd": "openssh-server",

@@ -1,0 +1,214 @@
+"""The files of a Mosquitto that serves a fleet: configuration, accounts and what each may do. Pure.
+
+mosquitto.conf(5) describes the first three, the README of Mosquitto's dynamic-security plugin the
+last. Who may do what is said once for each of the two ways: as an ACL file, and as roles.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from edgekit.core import wire
+
+CONFIG_FILE = "mosquitto.conf"
+ACL_FILE = "acl"
+PASSWORD_FILE = "passwd"  # noqa: S105  the file's name
+DYNAMIC_SECURITY_FILE = "dynamic-security.json"
+
+SALT_BYTES = 12  # Mosquitto 2.0 takes no other length
+HASH_ROUNDS = 101  # Mosquitto's own; our passwords are random, so that none can be guessed
+MAX_PACKET_BYTES = 1 << 20  # the longest answer, not the 128 KiB of a prompt
+MAX_QUEUED_MESSAGES = 1000  # for each client that does not read, together with the next
+MAX_QUEUED_BYTES = 32 << 20
+MAX_INFLIGHT_MESSAGES = 20
+
+_READABLE = (wire.card_topic("+"), wire.status_topic("+"), f"{wire.PREFIX}/dev/+/metrics")
+
+
+class BrokerSetup(msgspec.Struct, frozen=True, kw_only=True):
+    """A broker and those it serves; paths are those of the broker's machine."""
+
+    devices: dict[str, tuple[str, ...]]  # and their pools
+    requesters: tuple[str, ...]
+    folder: str  # of the files that are made here
+    data: str
+    cert_file: str
+    key_file: str
+    ca_file: str
+    crl_file: str = ""
+    host: str = ""  # to listen on; empty: every address
+    port: int = 8883
+    password_port: int = 8884  # 0: certificates only
+    plugin: str = ""  # of dynamic security; empty: an ACL file
+
+
+class Account(msgspec.Struct, frozen=True):
+    """A user name with its password and the salt it is stored with."""
+
+    name: str
+    password: str
+    salt: bytes
+
+    @property
+    def hashed(self) -> str:
+        """PBKDF2 with SHA-512, in base64."""
+        secret = self.password.encode()
+        return _base64(hashlib.pbkdf2_hmac("sha512", secret, self.salt, HASH_ROUNDS))
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def files(setup: BrokerSetup, accounts: Sequence[Account]) -> dict[str, tuple[bytes, int]]:
+    """The broker's files: name to bytes and mode. The configuration comes last."""
+    if setup.plugin:
+        made = {DYNAMIC_SECURITY_FILE: (dynamic_security(setup, accounts), 0o600)}
+    else:
+        made = {
+            PASSWORD_FILE: (password_file(accounts).encode(), 0o600),
+            ACL_FILE: (acl_file(setup).encode(), 0o644),
+        }
+    return made | {CONFIG_FILE: (configuration(setup).encode(), 0o644)}
+
+
+def configuration(setup: BrokerSetup) -> str:
+    """`mosquitto.conf`: a port for certificates and one for passwords, both TLS."""
+    if setup.plugin:
+        who = [
+            f"plugin {setup.plugin}",
+            f"plugin_opt_config_file {setup.folder}/{DYNAMIC_SECURITY_FILE}",
+        ]
+    else:
+        who = [
+            f"acl_file {setup.folder}/{ACL_FILE}",
+            f"password_file {setup.folder}/{PASSWORD_FILE}",
+        ]
+    shown = [f"certfile {setup.cert_file}", f"keyfile {setup.key_file}", "tls_version tlsv1.2"]
+    lines = [
+        "# Written by `edgekit broker acl`, which writes it again with --force.",
+        "allow_anonymous false",
+        *who,
+        "",
+        "set_tcp_nodelay true",
+        f"max_packet_size {MAX_PACKET_BYTES}",
+        f"max_queued_messages {MAX_QUEUED_MESSAGES}",
+        f"max_queued_bytes {MAX_QUEUED_BYTES}",
+        f"max_inflight_messages {MAX_INFLIGHT_MESSAGES}",
+        "persistence true",
+        f"persistence_location {setup.data.rstrip('/')}/",
+        "",
+        "# The certificate's Common Name is the user name",
+        f"listener {setup.port} {setup.host}".rstrip(),
+        *shown,
+        f"cafile {setup.ca_file}",
+        *([f"crlfile {setup.crl_file}"] if setup.crl_file else []),
+        "require_certificate true",
+        "use_identity_as_username true",
+    ]
+    if setup.password_port:
+        lines += ["", "# User name and password", f"listener {setup.password_port} {setup.host}"]
+        lines[-1] = lines[-1].rstrip()
+        lines += shown
+    return "\n".join(lines) + "\n"
+
+
+def password_file(accounts: Sequence[Account]) -> str:
+    """As `mosquitto_passwd` writes it: type 7 is PBKDF2 with SHA-512."""
+    return "".join(
+        f"{one.name}:$7${HASH_ROUNDS}${_base64(one.salt)}${one.hashed}\n" for one in accounts
+    )
+
+
+def acl_file(setup: BrokerSetup) -> str:
+    """Everybody is a requester of their own name (`%u`), but for the devices.
+
+    A device's `deny` lines come before the patterns: it cannot prompt another device.
+    """
+    lines = [
+        "# A requester: the last level of what it asks, and the first of what it is answered, is",
+        "# its user name.",
+        f"pattern write {wire.PREFIX}/req/+/+/%u",
+        f"pattern write {wire.PREFIX}/ctl/+/+/%u",
+        f"pattern read {wire.response_prefix('%u')}#",
+        *(f"pattern read {topic}" for topic in _READABLE),
+    ]
+    for device, pools in setup.devices.items():
+        lines += [
+            "",
+            f"user {device}",
+            f"topic deny {wire.PREFIX}/req/+/+/{device}",
+            f"topic deny {wire.PREFIX}/ctl/+/+/{device}",
+            *(f"topic read {topic}" for topic in _heard(device, pools)),
+            f"topic write {wire.PREFIX}/res/#",
+            f"topic write {wire.PREFIX}/dev/{device}/#",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _heard(device: str, pools: Sequence[str]) -> list[str]:
+    """What a device takes: its own prompts and its pools'."""
+    topics = [wire.request_topic(device, "+"), wire.control_topic(device, "+")]
+    for pool in pools:
+        topics += [wire.pool_request_topic(pool, "+"), wire.pool_control_topic(pool, "+")]
+    return topics
+
+
+def dynamic_security(setup: BrokerSetup, accounts: Sequence[Account]) -> bytes:
+    """One literal role for each; whoever is not named may do nothing.
+
+    Unlike an ACL file it refuses subscriptions too, not only what would be delivered.
+    """
+    roles = [_device_role(name, pools) for name, pools in setup.devices.items()]
+    roles += [_requester_role(name) for name in setup.requesters]
+    clients = [
+        {
+            "username": one.name,
+            "roles": [{"rolename": one.name}],
+            "password": one.hashed,
+            "salt": _base64(one.salt),
+            "iterations": HASH_ROUNDS,
+        }
+        for one in accounts
+    ]
+    access = {
+        "publishClientSend": False,
+        "publishClientReceive": False,
+        "subscribe": False,
+        "unsubscribe": True,
+    }
+    whole = {"defaultACLAccess": access, "clients": clients, "groups": [], "roles": roles}
+    return msgspec.json.format(msgspec.json.encode(whole), indent=2) + b"\n"
+
+
+def _device_role(name: str, pools: Sequence[str]) -> dict[str, Any]:
+    heard = _heard(name, pools)
+    subscribed = [*heard, *(wire.pool_filter(pool) for pool in pools)]
+    return _role(
+        name,
+        *(("subscribeLiteral", topic) for topic in subscribed),
+        *(("publishClientReceive", topic) for topic in heard),
+        ("publishClientSend", f"{wire.PREFIX}/res/#"),
+        ("publishClientSend", f"{wire.PREFIX}/dev/{name}/#"),
+    )
+
+
+def _requester_role(name: str) -> dict[str, Any]:
+    read = (f"{wire.response_prefix(name)}#", *_READABLE)
+    return _role(
+        name,
+        *(("subscribePattern", topic) for topic in read),
+        *(("publishClientReceive", topic) for topic in read),
+        ("publishClientSend", f"{wire.PREFIX}/req/+/+/{name}"),
+        ("publishClientSend", f"{wire.PREFIX}/ctl/+/+/{name}"),
+    )
+
+
+def _role(name: str, *rules: tuple[str, str]) -> dict[str, Any]:
+    acls = [{"acltype": kind, "topic": topic, "allow": True} for kind, topic in rules]
+    return {"rolename": name, "acls": acls}

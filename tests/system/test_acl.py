@@ -1,0 +1,462 @@
+"""`edgekit broker acl`: what it writes is given to a real Mosquitto, which is then attacked.
+
+Mosquitto says Granted to a subscription that its ACL file forbids and filters what it delivers, so
+that reading is tested by what arrives.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import paho.mqtt.client as paho
+import pytest
+from paho.mqtt.enums import CallbackAPIVersion
+
+from edgekit.client import Final, Requester
+from edgekit.core import wire
+from edgekit.core.config import BrokerConfig
+from edgekit.errors import EdgekitError
+from tests import tools
+from tests.conftest import Project, make_project
+from tests.pki import Authority, Certificate
+
+pytestmark = pytest.mark.timeout(300)
+
+WAIT_SECONDS = 10.0
+NOT_AUTHORIZED = 0x87  # §3.4.2.1
+DEVICES = {"demo": [], "pi-1": ["kitchen"], "pi-2": []}
+REQUESTERS = ("alice", "mallory")
+MODES = {"acl": [], "dynamic-security": ["--dynamic-security"]}
+
+
+@dataclass
+class Site:
+    """A project, a CA, and a Mosquitto that runs on the files it wrote."""
+
+    project: Project
+    ca: Authority
+    written: Path
+    mode: str
+    ports: dict[str, int]
+    process: subprocess.Popen[bytes]
+    certificates: dict[str, Certificate] = field(default_factory=dict)
+
+    def password(self, name: str) -> Path:
+        return self.written / "passwords" / name
+
+    def certificate(self, name: str) -> Certificate:
+        return self.certificates.setdefault(name, self.ca.issue(name))
+
+    def config(self, name: str) -> BrokerConfig:
+        """With a password."""
+        return BrokerConfig(
+            "127.0.0.1",
+            self.ports["passwords"],
+            name,
+            str(self.password(name)),
+            tls=True,
+            ca_file=str(self.ca.cert),
+        )
+
+    def config_with_certificate(self, name: str) -> BrokerConfig:
+        files = self.certificate(name).files
+        ca = str(self.ca.cert)
+        return BrokerConfig("127.0.0.1", self.ports["certificates"], tls=True, ca_file=ca, **files)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def project(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Three devices, of which `demo` is real."""
+    project = make_project(tmp_path_factory.mktemp("project"), 1, smollm2)
+    with (project.folder / "fleet.toml").open("a") as file:
+        for name in ("pi-1", "pi-2"):
+            file.write(f'[devices.{name}]\naddress = "ssh:{name}"\npools = {DEVICES[name]}\n')
+    return project
+
+
+@pytest.fixture(scope="module", params=list(MODES))
+def site(
+    request: pytest.FixtureRequest, project: Project, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Site]:
+    folder = tmp_path_factory.mktemp("site")
+    ca = Authority(folder)
+    shown = ca.issue("broker", hosts=("localhost", "127.0.0.1"))
+    ports = {"certificates": tools.free_port(), "passwords": tools.free_port()}
+    data = folder / "data"
+    data.mkdir()
+    project.edgekit(
+        *("broker", "acl", str(folder / "written"), *MODES[request.param]),
+        *(word for name in REQUESTERS for word in ("--requester", name)),
+        *("--cert-file", str(shown.cert), "--key-file", str(shown.key), "--ca-file", str(ca.cert)),
+        *("--host", "127.0.0.1", "--data", str(data)),
+        *("--port", str(ports["certificates"]), "--password-port", str(ports["passwords"])),
+    )
+    config = folder / "written" / "mosquitto" / "mosquitto.conf"
+    with config.open("a") as file:
+        file.write(f"log_dest file {folder / 'mosquitto.log'}\n")
+        if os.geteuid() == 0:
+            file.write("user root\n")
+    process = subprocess.Popen([tools.find("mosquitto"), "-c", str(config)])
+    try:
+        tools.wait_for_port(ports["passwords"], process)
+        yield Site(project, ca, folder / "written", request.param, ports, process)
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+class Client:
+    """A stranger's client: raw paho with an account of its choice, which may do what it likes."""
+
+    def __init__(self, site: Site, name: str | None, **options: Any) -> None:
+        self.messages: queue.SimpleQueue[paho.MQTTMessage] = queue.SimpleQueue()
+        self.connack: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._codes: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
+        self._subacks: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
+        self.lost = threading.Event()
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            options.pop("client_id", ""),
+            protocol=paho.MQTTv5,
+            reconnect_on_failure=False,
+        )
+        context = ssl.create_default_context(cafile=site.ca.cert)
+        certificate: Certificate | None = options.pop("certificate", None)
+        if certificate:
+            context.load_cert_chain(certificate.cert, certificate.key)
+        client.tls_set_context(context)
+        if name is not None:
+            password = options.pop("password", None) or site.password(name).read_text().strip()
+            client.username_pw_set(name, password)
+        if will := options.pop("will", None):
+            client.will_set(will, b"{}", 1, True)
+        client.on_connect = lambda *a: self.connack.put(a[3].value)
+        client.on_disconnect = lambda *_: self.lost.set()
+        client.on_message = lambda _client, _data, message: self.messages.put(message)
+        client.on_publish = lambda *a: self._codes.put((a[2], a[3].value))
+        client.on_subscribe = lambda *a: self._subacks.put([code.value for code in a[3]])
+        self.paho = client
+        port = site.ports["certificates" if certificate else options.pop("port", "passwords")]
+        assert not options
+        client.connect("127.0.0.1", port, clean_start=False)  # takes a session that is there
+        client.loop_start()
+        self.code = self.connack.get(timeout=WAIT_SECONDS)
+
+    def publish(self, topic: str, payload: bytes = b"{}", **more: Any) -> int:
+        """The PUBACK's reason code."""
+        info = self.paho.publish(topic, payload, 1, **more)
+        mid, code = self._codes.get(timeout=WAIT_SECONDS)
+        assert mid == info.mid
+        return code
+
+    def subscribe(self, *filters: str) -> list[int]:
+        self.paho.subscribe([(one, 1) for one in filters])
+        return self._subacks.get(timeout=WAIT_SECONDS)
+
+    def topics(self) -> list[str]:
+        """What has come, once all that the broker had for us is here."""
+        self.paho.subscribe("nothing/at/all", 1)  # its SUBACK comes behind
+        self._subacks.get(timeout=WAIT_SECONDS)
+        found = []
+        with suppress(queue.Empty):
+            while True:
+                found.append(self.messages.get_nowait().topic)
+        return found
+
+
+@pytest.fixture
+def connect(site: Site) -> Iterator[Any]:
+    """Makes clients, which are gone after the test."""
+    with ExitStack() as stack:
+
+        def make(name: str | None, **options: Any) -> Client:
+            client = Client(site, name, **options)
+
+            def close() -> None:
+                client.paho.disconnect()
+                client.paho.loop_stop()
+
+            stack.callback(close)
+            return client
+
+        yield make
+
+
+def heard_by(device: str, connect: Any) -> Client:
+    """A device that is listening as its agent does."""
+    client: Client = connect(device)
+    filters = [wire.request_topic(device, "+"), wire.control_topic(device, "+")]
+    for pool in DEVICES[device]:
+        filters += [wire.pool_filter(pool), wire.pool_control_topic(pool, "+")]
+    assert all(code < 0x80 for code in client.subscribe(*filters))
+    return client
+
+
+def told_to_all(topics: list[str]) -> bool:
+    """Whether these are retained cards and states and nothing else."""
+    return all(topic.endswith(("/card", "/status")) for topic in topics)
+
+
+# --- what must go on --------------------------------------------------------------------------
+@contextmanager
+def running(site: Site) -> Iterator[None]:
+    """The real device `demo`, told of its own password by a push."""
+    broker = site.config("alice")
+    values = {k: v for k, v in msgspec.structs.asdict(broker).items() if v}
+    folder = site.project.folder
+    (folder / "edgekit.toml").write_bytes(
+        msgspec.toml.encode({"requester": "alice", "broker": values})
+    )
+    fleet = folder / "fleet.toml"
+    before = fleet.read_text()
+    passwords = site.written / "passwords" / "{device}"
+    site.project.port = broker.port
+    fleet.write_text(f'{before}[broker]\nusername = "{{device}}"\npassword_file = "{passwords}"\n')
+    try:
+        site.project.edgekit("push", "demo")
+        yield
+        site.project.edgekit("stop", "demo")
+    finally:
+        fleet.write_text(before)
+
+
+def test_a_requester_is_answered_by_a_device_each_with_its_own_account(site: Site) -> None:
+    with running(site):
+        assert "demo  ready" in site.project.edgekit("devices")
+        answer = site.project.edgekit("ask", "demo", "What is the capital of France?")
+        assert "Paris" in answer
+        with Requester(site.config_with_certificate("alice"), "alice") as requester:
+            body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 8}
+            assert isinstance(list(requester.ask("demo", body))[-1], Final)
+        with (
+            pytest.raises(EdgekitError, match="refused"),
+            Requester(site.config("mallory"), "alice") as forger,
+        ):
+            list(forger.ask("demo", body))
+
+
+def test_a_device_hears_its_own_prompts_and_its_pool_s_and_can_answer(
+    site: Site, connect: Any
+) -> None:
+    device, alice = heard_by("pi-1", connect), connect("alice")
+    asked = [
+        wire.request_topic("pi-1", "alice"),
+        wire.control_topic("pi-1", "alice"),
+        wire.pool_request_topic("kitchen", "alice"),
+        wire.pool_control_topic("kitchen", "alice"),
+    ]
+    for topic in asked:
+        assert alice.publish(topic) == 0
+    assert device.topics() == asked
+    alice.subscribe(f"{wire.response_prefix('alice')}#", wire.card_topic("+"))
+    alice.topics()  # retained: the real device's card
+    told = [f"{wire.response_prefix('alice')}1", wire.card_topic("pi-1")]
+    for topic in told:
+        assert device.publish(topic) == 0
+    assert alice.topics() == told
+
+
+# --- who gets in ------------------------------------------------------------------------------
+def test_nobody_gets_in_without_an_account(connect: Any) -> None:
+    assert connect(None).code == NOT_AUTHORIZED
+
+
+def test_a_wrong_password_is_refused(site: Site, connect: Any) -> None:
+    assert connect("alice", password="guessed").code == NOT_AUTHORIZED
+    assert connect("alice", password=site.password("mallory").read_text().strip()).code >= 0x80
+    assert connect("nobody", password="x").code == NOT_AUTHORIZED
+    wrong = msgspec.structs.replace(
+        site.config("alice"), password_file=str(site.password("mallory"))
+    )
+    with pytest.raises(EdgekitError, match="refused") as caught:
+        Requester(wrong, "alice")
+    assert "Not authorized" in caught.value.why
+    assert "password_file" in caught.value.next_step
+
+
+def test_no_password_opens_the_port_of_certificates(site: Site) -> None:
+    broker = msgspec.structs.replace(site.config("alice"), port=site.ports["certificates"])
+    with pytest.raises(EdgekitError, match="wants a certificate"):
+        Requester(broker, "alice")
+
+
+def test_a_certificate_s_name_counts_and_not_the_one_that_is_claimed(
+    site: Site, connect: Any
+) -> None:
+    device = heard_by("pi-1", connect)
+    mallory = connect("alice", certificate=site.certificate("mallory"))
+    assert mallory.code == 0
+    assert mallory.publish(wire.request_topic("pi-1", "alice")) == NOT_AUTHORIZED
+    assert mallory.publish(wire.request_topic("pi-1", "mallory")) == 0
+    assert device.topics() == [wire.request_topic("pi-1", "mallory")]
+
+
+def test_a_certificate_nobody_is_listed_for_is_at_most_a_requester_of_its_own_name(
+    site: Site, connect: Any
+) -> None:
+    device = heard_by("pi-1", connect)
+    stranger = connect(None, certificate=site.certificate("stranger"))
+    stranger.subscribe("#")
+    code = stranger.publish(wire.request_topic("pi-1", "stranger"))
+    assert code == (0 if site.mode == "acl" else NOT_AUTHORIZED)
+    for topic in (wire.request_topic("pi-1", "alice"), wire.card_topic("stranger")):
+        assert stranger.publish(topic) == NOT_AUTHORIZED
+    assert device.topics() == ([wire.request_topic("pi-1", "stranger")] if code == 0 else [])
+
+
+# --- requesters -------------------------------------------------------------------------------
+def test_a_forged_requester_is_refused_and_the_device_never_sees_it(connect: Any) -> None:
+    device, mallory = heard_by("pi-1", connect), connect("mallory")
+    for topic in (
+        wire.request_topic("pi-1", "alice"),
+        wire.control_topic("pi-1", "alice"),
+        wire.pool_request_topic("kitchen", "alice"),
+        wire.pool_control_topic("kitchen", "alice"),
+        wire.request_topic("pi-1", "mallory/alice"),
+    ):
+        assert mallory.publish(topic) == NOT_AUTHORIZED
+    assert device.topics() == []
+
+
+def test_a_wildcard_and_another_s_answers_bring_nothing(connect: Any) -> None:
+    mallory, alice, device = connect("mallory"), connect("alice"), heard_by("pi-1", connect)
+    for one in (
+        *("#", "+/+/+/#", f"{wire.PREFIX}/res/#", f"{wire.PREFIX}/res/alice/#"),
+        *(
+            f"{wire.PREFIX}/req/#",
+            wire.request_topic("pi-1", "+"),
+            f"{wire.PREFIX}/ctl/#",
+            "$SYS/#",
+        ),
+        f"{wire.PREFIX}/res/mallory/#",
+    ):
+        mallory.subscribe(one)
+    assert told_to_all(mallory.topics())
+    assert alice.publish(wire.request_topic("pi-1", "alice")) == 0
+    assert device.topics() == [wire.request_topic("pi-1", "alice")]
+    device.publish(f"{wire.response_prefix('alice')}secret")
+    assert device.publish(f"{wire.response_prefix('mallory')}mine") == 0
+    # once for each subscription that matches
+    assert set(mallory.topics()) == {f"{wire.response_prefix('mallory')}mine"}
+
+
+def test_a_requester_cannot_say_that_it_is_a_device(connect: Any) -> None:
+    alice, mallory = connect("alice"), connect("mallory")
+    alice.subscribe(wire.card_topic("+"), wire.status_topic("+"))
+    alice.topics()  # the real device's
+    for device in ("pi-1", "mallory"):
+        for topic in (wire.card_topic(device), wire.status_topic(device)):
+            assert mallory.publish(topic, retain=True) == NOT_AUTHORIZED
+    assert mallory.publish(f"{wire.response_prefix('alice')}1") == NOT_AUTHORIZED
+    assert alice.topics() == []
+
+
+def test_a_requester_s_will_cannot_say_that_a_device_is_lost(site: Site, connect: Any) -> None:
+    """Mosquitto looks at a Will when it is due."""
+    alice = connect("alice")
+    alice.subscribe(wire.status_topic("+"))
+    alice.topics()
+    for name, device in (("mallory", "pi-1"), ("pi-2", "pi-2")):
+        dying = Client(site, name, will=wire.status_topic(device))
+        sock = dying.paho.socket()
+        assert isinstance(sock, socket.socket)
+        sock.shutdown(socket.SHUT_RDWR)  # gone without a DISCONNECT
+        dying.paho.loop_stop()
+    assert alice.messages.get(timeout=WAIT_SECONDS).topic == wire.status_topic("pi-2")
+    assert alice.topics() == []
+
+
+def test_a_pool_s_prompts_cannot_be_shared_by_who_is_no_member(site: Site, connect: Any) -> None:
+    """An ACL file does not stop the subscription; see docs/security.md."""
+    device, alice, mallory = heard_by("pi-1", connect), connect("alice"), connect("mallory")
+    codes = mallory.subscribe(wire.pool_filter("kitchen"))
+    for _ in range(4):
+        alice.publish(wire.pool_request_topic("kitchen", "alice"))
+    assert mallory.topics() == []
+    if site.mode == "dynamic-security":
+        assert codes == [NOT_AUTHORIZED]
+        assert len(device.topics()) == 4
+
+
+def test_a_packet_above_the_limit_costs_its_sender_the_connection_and_nobody_else(
+    connect: Any,
+) -> None:
+    device, mallory, alice = heard_by("pi-1", connect), connect("mallory"), connect("alice")
+    mallory.paho.publish(wire.request_topic("pi-1", "mallory"), bytes((1 << 20) + 1), 0)
+    assert mallory.lost.wait(WAIT_SECONDS)
+    assert alice.publish(wire.request_topic("pi-1", "alice")) == 0
+    assert device.topics() == [wire.request_topic("pi-1", "alice")]
+
+
+def test_who_takes_a_device_s_connection_away_learns_nothing_by_it(connect: Any) -> None:
+    """Client identifiers are self-declared; see docs/security.md."""
+    device = connect("pi-1", client_id="edgekit-pi-1")
+    device.subscribe(wire.request_topic("pi-1", "+"))
+    mallory, alice = connect("mallory", client_id="edgekit-pi-1"), connect("alice")
+    assert device.lost.wait(WAIT_SECONDS)
+    alice.publish(wire.request_topic("pi-1", "alice"))
+    assert mallory.topics() == []
+
+
+def test_nobody_may_change_the_broker_s_rules(connect: Any) -> None:
+    order = {"commands": [{"command": "setDefaultACLAccess", "acls": []}]}
+    for name in ("mallory", "pi-2"):
+        code = connect(name).publish("$CONTROL/dynamic-security/v1", json.dumps(order).encode())
+        assert code == NOT_AUTHORIZED
+
+
+# --- devices ----------------------------------------------------------------------------------
+def test_a_device_cannot_speak_for_another(connect: Any) -> None:
+    device, alice = connect("pi-2"), connect("alice")
+    alice.subscribe(wire.card_topic("+"), wire.status_topic("+"))
+    alice.topics()
+    for topic in (
+        *(wire.card_topic("pi-1"), wire.status_topic("pi-1"), wire.card_topic("pi-1/x")),
+        f"{wire.PREFIX}/dev/pi-1/metrics",
+    ):
+        assert device.publish(topic, retain=True) == NOT_AUTHORIZED
+    assert device.publish(wire.card_topic("pi-2")) == 0
+    assert alice.topics() == [wire.card_topic("pi-2")]
+
+
+def test_a_device_cannot_read_another_s_prompts(connect: Any) -> None:
+    nosy, device, alice = connect("pi-2"), heard_by("pi-1", connect), connect("alice")
+    for one in (
+        *("#", wire.request_topic("pi-1", "+"), wire.request_topic("+", "+")),
+        *(wire.control_topic("pi-1", "+"), wire.pool_control_topic("kitchen", "+")),
+        *(wire.pool_request_topic("kitchen", "+"), f"{wire.PREFIX}/res/#"),
+    ):
+        nosy.subscribe(one)
+    assert told_to_all(nosy.topics())
+    sent = [
+        wire.request_topic("pi-1", "alice"),
+        wire.control_topic("pi-1", "alice"),
+        wire.pool_request_topic("kitchen", "alice"),
+    ]
+    for topic in sent:
+        alice.publish(topic)
+    assert device.topics() == sent
+    device.publish(f"{wire.response_prefix('alice')}1")
+    assert nosy.topics() == []
+
+
+def test_a_device_cannot_prompt_as_itself_or_as_another(connect: Any) -> None:
+    device, other = heard_by("pi-1", connect), connect("pi-2")
+    for topic in (
+        *(wire.request_topic("pi-1", "pi-2"), wire.request_topic("pi-1", "alice")),
+        *(wire.control_topic("pi-1", "pi-2"), wire.pool_request_topic("kitchen", "pi-2")),
+    ):
+        assert other.publish(topic) == NOT_AUTHORIZED
+    assert device.topics() == []

@@ -1,0 +1,53 @@
+"""The files of `edgekit broker acl` as text (tests/system/test_acl.py attacks their broker)."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+
+from edgekit.client.brokerfiles import Account, BrokerSetup, configuration, dynamic_security
+
+SETUP = BrokerSetup(
+    devices={"pi-1": ("kitchen",)},
+    requesters=("alice",),
+    folder="/etc/mosquitto/edgekit",
+    data="/var/lib/mosquitto",
+    cert_file="/b.crt",
+    key_file="/b.key",
+    ca_file="/ca.crt",
+)
+ACCOUNTS = [Account("pi-1", "one", bytes(12)), Account("alice", "two", bytes(12))]
+
+
+def test_the_configuration_bounds_what_a_client_can_cost() -> None:
+    lines = configuration(SETUP).splitlines()
+    for wanted in (
+        *("allow_anonymous false", "set_tcp_nodelay true", "persistence true"),
+        *("max_packet_size 1048576", "max_queued_messages 1000", "max_inflight_messages 20"),
+        *("listener 8883", "require_certificate true", "use_identity_as_username true"),
+        "listener 8884",
+    ):
+        assert wanted in lines
+    assert lines.count("tls_version tlsv1.2") == 2
+    assert not any(line.startswith("crlfile") for line in lines)
+
+
+def test_a_broker_for_certificates_alone_has_one_port_and_may_have_a_list_of_revoked_ones() -> None:
+    setup = msgspec.structs.replace(SETUP, password_port=0, crl_file="/ca.crl", host="10.0.0.1")
+    lines = configuration(setup).splitlines()
+    listeners = [line for line in lines if line.startswith("listener")]
+    assert listeners == ["listener 8883 10.0.0.1"]
+    assert "crlfile /ca.crl" in lines
+
+
+def test_dynamic_security_has_one_literal_role_for_each_and_denies_the_rest() -> None:
+    made = json.loads(dynamic_security(SETUP, ACCOUNTS))
+    assert [role["rolename"] for role in made["roles"]] == ["pi-1", "alice"]
+    assert {c["username"]: c["roles"] for c in made["clients"]} == {
+        "pi-1": [{"rolename": "pi-1"}],
+        "alice": [{"rolename": "alice"}],
+    }
+    assert not any(made["defaultACLAccess"][kind] for kind in ("publishClientSend", "subscribe"))
+    topics = [acl["topic"] for role in made["roles"] for acl in role["acls"]]
+    assert not any("%" in topic for topic in topics)
