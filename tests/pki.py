@@ -1,9 +1,11 @@
-"""Certificates for the tests: a CA, what it signs, and its list of what it took back."""
+"""Certificates for the tests: a CA, what it signs, what it took back, a broker that shows them."""
 
 from __future__ import annotations
 
 import datetime
 import ipaddress
+import os
+import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +19,9 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 from cryptography.x509.oid import NameOID
+
+from edgekit.core.config import BrokerConfig
+from tests import tools
 
 DAY = datetime.timedelta(days=1)
 
@@ -122,3 +127,49 @@ class Authority:
         path = self.folder / f"{self.name}.crl"
         path.write_bytes(builder.sign(self.key, hashes.SHA256()).public_bytes(Encoding.PEM))
         return path
+
+
+@dataclass
+class TlsBroker:
+    """One Mosquitto with a port for each certificate it may show; `good` asks for ours."""
+
+    folder: Path
+    ca: Authority
+    shown: dict[str, Certificate]
+    crl: Path
+    ports: dict[str, int] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        lines = ["allow_anonymous true", f"log_dest file {self.log_file}", "set_tcp_nodelay true"]
+        if os.geteuid() == 0:
+            lines.append("user root")
+        for name, certificate in self.shown.items():
+            self.ports[name] = tools.free_port()
+            lines += [
+                f"listener {self.ports[name]} 127.0.0.1",
+                *(f"certfile {certificate.cert}", f"keyfile {certificate.key}"),
+            ]
+            if name == "good":
+                lines += [
+                    *(f"cafile {self.ca.cert}", "require_certificate true"),
+                    *("use_identity_as_username true", f"crlfile {self.crl}"),
+                ]
+        self.ports["plain"] = tools.free_port()
+        lines.append(f"listener {self.ports['plain']} 127.0.0.1")
+        config = self.folder / "mosquitto.conf"
+        config.write_text("\n".join(lines) + "\n")
+        self.process = subprocess.Popen([tools.find("mosquitto"), "-c", str(config)])
+        tools.wait_for_port(self.ports["plain"], self.process)
+
+    @property
+    def log_file(self) -> Path:
+        return self.folder / "mosquitto.log"
+
+    def log_since(self, offset: int) -> str:
+        return self.log_file.read_bytes()[offset:].decode()
+
+    def config(self, port: str, certificate: Certificate | None, **more: str) -> BrokerConfig:
+        ours = certificate.files if certificate else {}
+        values = {"ca_file": str(self.ca.cert)} | ours | more
+        return BrokerConfig("127.0.0.1", self.ports[port], tls=True, **values)  # type: ignore[arg-type]

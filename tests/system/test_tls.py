@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import queue
 import socket
 import subprocess
@@ -12,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -24,61 +23,14 @@ from edgekit.client import Final, Requester
 from edgekit.core.config import BrokerConfig, parse_agent_config
 from edgekit.errors import UnreachableError, VerificationError
 from edgekit.mqtt import MqttClient
-from tests import tools
 from tests.conftest import Project, make_project
-from tests.pki import Authority, Certificate
+from tests.pki import Authority, Certificate, TlsBroker
 
 pytestmark = pytest.mark.timeout(300)
 
 HOSTS = ("localhost", "127.0.0.1")
 WAIT_SECONDS = 10.0
 ATTEMPTS = 3
-
-
-@dataclass
-class TlsBroker:
-    """One Mosquitto with a port for each certificate it may show; `good` asks for ours."""
-
-    folder: Path
-    ca: Authority
-    shown: dict[str, Certificate]
-    crl: Path
-    ports: dict[str, int] = field(default_factory=dict)
-    process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        lines = ["allow_anonymous true", f"log_dest file {self.log_file}", "set_tcp_nodelay true"]
-        if os.geteuid() == 0:
-            lines.append("user root")
-        for name, certificate in self.shown.items():
-            self.ports[name] = tools.free_port()
-            lines += [
-                f"listener {self.ports[name]} 127.0.0.1",
-                *(f"certfile {certificate.cert}", f"keyfile {certificate.key}"),
-            ]
-            if name == "good":
-                lines += [
-                    *(f"cafile {self.ca.cert}", "require_certificate true"),
-                    *("use_identity_as_username true", f"crlfile {self.crl}"),
-                ]
-        self.ports["plain"] = tools.free_port()
-        lines.append(f"listener {self.ports['plain']} 127.0.0.1")
-        config = self.folder / "mosquitto.conf"
-        config.write_text("\n".join(lines) + "\n")
-        self.process = subprocess.Popen([tools.find("mosquitto"), "-c", str(config)])
-        tools.wait_for_port(self.ports["plain"], self.process)
-
-    @property
-    def log_file(self) -> Path:
-        return self.folder / "mosquitto.log"
-
-    def log_since(self, offset: int) -> str:
-        return self.log_file.read_bytes()[offset:].decode()
-
-    def config(self, port: str, certificate: Certificate | None, **more: str) -> BrokerConfig:
-        ours = certificate.files if certificate else {}
-        values = {"ca_file": str(self.ca.cert)} | ours | more
-        return BrokerConfig("127.0.0.1", self.ports[port], tls=True, **values)  # type: ignore[arg-type]
 
 
 @dataclass
