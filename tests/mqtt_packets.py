@@ -23,10 +23,11 @@ def packet(command: int, body: bytes) -> bytes:
     return bytes([command]) + number(len(body)) + body
 
 
-def connect(client_id: bytes, keepalive_seconds: int = 60) -> bytes:
-    """CONNECT with Clean Start (§3.1)."""
-    fixed = string(b"MQTT") + b"\x05\x02" + keepalive_seconds.to_bytes(2, "big") + b"\x00"
-    return packet(0x10, fixed + string(client_id))
+def connect(client_id: bytes, *, username: bytes = b"") -> bytes:
+    """CONNECT with Clean Start and a keepalive of a minute (§3.1)."""
+    flags = 0x82 if username else 0x02
+    fixed = string(b"MQTT") + bytes([5, flags, 0, 60, 0])
+    return packet(0x10, fixed + string(client_id) + (string(username) if username else b""))
 
 
 def publish(topic: bytes, payload: bytes, properties: bytes = b"", *, times: int = 1) -> bytes:

@@ -104,6 +104,7 @@ class MosquittoBroker:
     port: int = field(default_factory=free_port)
     kind: str = "mosquitto"
     websocket_port: int = 0  # of a second listener; 0: none
+    more_config: str = ""
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -112,7 +113,7 @@ class MosquittoBroker:
         config.write_text(
             f"listener {self.port} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\n"
             "persistence false\nmax_packet_size 1048576\n"
-            f"log_dest file {self.folder / 'mosquitto.log'}\n"
+            f"log_dest file {self.folder / 'mosquitto.log'}\n{self.more_config}"
         )
         with config.open("a") as file:
             if os.geteuid() == 0:
@@ -140,9 +141,11 @@ class MosquittoBroker:
 
 
 @contextmanager
-def mosquitto(folder: Path, websocket_port: int = 0) -> Iterator[MosquittoBroker]:
+def mosquitto(
+    folder: Path, websocket_port: int = 0, more_config: str = ""
+) -> Iterator[MosquittoBroker]:
     """A Mosquitto for the length of a block."""
-    broker = MosquittoBroker(folder, websocket_port=websocket_port)
+    broker = MosquittoBroker(folder, websocket_port=websocket_port, more_config=more_config)
     broker.start()
     try:
         yield broker

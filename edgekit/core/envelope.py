@@ -1,4 +1,4 @@
-"""The two other ways to speak protocol v1 (docs/protocol.md): a JSON envelope, and CBOR.
+"""The two other ways to speak protocol v1 (docs/protocol): a JSON envelope, and CBOR.
 
 A client of MQTT 3.1.1 has no properties: what they say is in keys around the body, and around each
 reply. A client that sends CBOR is answered in CBOR. What is decided of a prompt does not depend on

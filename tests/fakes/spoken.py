@@ -1,6 +1,6 @@
 """Prompts and replies as other clients write and read them: in an envelope, in CBOR.
 
-Written with `json` and cbor2 alone, from docs/protocol.md and not from the agent's own code.
+Written with `json` and cbor2 alone, from docs/protocol and not from the agent's own code.
 """
 
 from __future__ import annotations

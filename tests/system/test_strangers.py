@@ -106,7 +106,7 @@ SECONDS = 60.0
 
 
 class Plain:
-    """paho as MQTT 3.1.1, with the envelope of docs/protocol.md."""
+    """paho as MQTT 3.1.1, with the envelope of docs/protocol."""
 
     def __init__(self, port: int, requester: str) -> None:
         self.requester = requester

@@ -1,0 +1,209 @@
+"""A device among strangers: Mosquitto with an ACL, a real agent, and clients that keep no rules.
+
+Accounts are names without a password: who may do what is the ACL's to say. `admin` may everything,
+as on a broker without one.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from edgekit.agent.release.root import Root
+from edgekit.core import wire
+from tests import tools
+from tests.conftest import Project, make_project
+
+WAIT_SECONDS = 20.0
+ADMIN, AGENT = "admin", "agent"
+ACL = f"""
+user {ADMIN}
+topic readwrite #
+
+user {AGENT}
+topic readwrite #
+
+pattern write edgekit/v1/req/dev/+/%u
+pattern write edgekit/v1/ctl/dev/+/%u
+pattern read edgekit/v1/res/%u/#
+pattern read edgekit/v1/dev/#
+"""
+HELLO: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A message that somebody received."""
+
+    topic: str
+    payload: bytes
+    user: dict[str, str]
+    at: float
+
+    @property
+    def kind(self) -> str:
+        """`ek-kind`, of a reply."""
+        return self.user.get("ek-kind", "")
+
+    @property
+    def json(self) -> Any:
+        """The payload."""
+        return json.loads(self.payload)
+
+
+class Stranger:
+    """Somebody with an account, and paho alone."""
+
+    def __init__(self, port: int, name: str, *filters: str) -> None:
+        self.name = name
+        self.heard: queue.SimpleQueue[Heard] = queue.SimpleQueue()
+        self.codes: queue.SimpleQueue[int] = queue.SimpleQueue()
+        ready: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2, f"{name}-{uuid.uuid4().hex[:8]}", protocol=paho.MQTTv5
+        )
+        client.username_pw_set(name)
+        client.on_message = lambda _client, _data, message: self.heard.put(_heard(message))
+        client.on_publish = lambda _c, _d, _mid, code, _p: self.codes.put(int(code.value))
+        client.on_connect = lambda *_: ready.put(True)
+        client.on_subscribe = lambda *_: ready.put(True)
+        client.connect("127.0.0.1", port)
+        client.loop_start()
+        ready.get(timeout=WAIT_SECONDS)
+        self.client = client
+        if filters:
+            client.subscribe([(f, SubscribeOptions(qos=1)) for f in filters])
+            ready.get(timeout=WAIT_SECONDS)
+
+    def publish(self, topic: str, payload: bytes, *, qos: int = 1, **more: Any) -> int:
+        """Publish; the PUBACK's reason code."""
+        retain = more.pop("retain", False)
+        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+        for name, value in more.items():
+            setattr(properties, name, value)
+        self.client.publish(topic, payload, qos, retain, properties)
+        return self.codes.get(timeout=WAIT_SECONDS)
+
+    def ask(self, body: object, prompt_id: str = "", **more: Any) -> str:
+        """Publish a prompt, as it should be but for what is given; its ek-id."""
+        prompt_id = prompt_id or uuid.uuid4().hex
+        values: dict[str, Any] = {
+            "ResponseTopic": f"edgekit/v1/res/{self.name}/1",
+            "CorrelationData": prompt_id.encode()[:64],
+            "MessageExpiryInterval": 60,
+            "UserProperty": [("ek-id", prompt_id)],
+        }
+        topic = more.pop("topic", wire.request_topic("demo", self.name))
+        payload = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.publish(topic, payload, **(values | more))
+        return prompt_id
+
+    def reply(self, prompt_id: str, *kinds: str) -> Heard:
+        """The next reply of these kinds (final or error) to a prompt; others are dropped."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while True:
+            heard = self.heard.get(timeout=max(0.0, deadline - time.monotonic()))
+            if heard.user.get("ek-id") == prompt_id and heard.kind in (kinds or ("final", "error")):
+                return heard
+
+    def close(self) -> None:
+        """Go."""
+        self.client.disconnect()
+        self.client.loop_stop()
+
+
+def _heard(message: paho.MQTTMessage) -> Heard:
+    user = dict(getattr(message.properties, "UserProperty", ()))
+    return Heard(message.topic, bytes(message.payload), user, time.monotonic())
+
+
+@dataclass
+class Attacked:
+    """The device `demo`, its broker, and who looks on."""
+
+    project: Project
+    broker: tools.MosquittoBroker
+    onlooker: Stranger  # hears every message
+    strangers: list[Stranger] = field(default_factory=list)
+    heard: list[Heard] = field(default_factory=list)  # until the device was last settled
+
+    @property
+    def root(self) -> Root:
+        """ROOT of the device."""
+        return Root(self.project.root())
+
+    @property
+    def pid(self) -> int:
+        """The agent's process."""
+        return int(json.loads(self.root.ready_file.read_bytes())["pid"])
+
+    def stranger(self, name: str, *filters: str) -> Stranger:
+        """Somebody who connects and subscribes: by default to the replies to itself."""
+        filters = filters or (f"edgekit/v1/res/{name}/#",)
+        self.strangers.append(Stranger(self.broker.port, name, *filters))
+        return self.strangers[-1]
+
+    def raw(self) -> socket.socket:
+        """A connection to the broker."""
+        return socket.create_connection(("127.0.0.1", self.broker.port), WAIT_SECONDS)
+
+    def settle(self) -> None:
+        """Everything that was published before has been handled, and the device answers still."""
+        someone = self.stranger("someone")
+        asked = someone.ask(
+            {"kind": "query", "id": "-"}, "-", topic="edgekit/v1/ctl/dev/demo/someone"
+        )
+        assert someone.reply(asked, "state").json == {"state": "unknown"}
+        prompt = someone.ask(HELLO)
+        final = someone.reply(prompt)
+        assert final.kind == "final", final.payload
+        assert final.json["choices"][0]["message"]["content"]
+        while not self.heard or self.heard[-1].payload != final.payload:
+            self.heard.append(self.onlooker.heard.get(timeout=WAIT_SECONDS))
+
+    def replies(self, prompt_id: str) -> list[Heard]:
+        """What was said to a prompt, wherever it went, until the device was last settled."""
+        return [h for h in self.heard if h.kind and h.user["ek-id"] == prompt_id]
+
+    def close_strangers(self) -> None:
+        """All of them."""
+        while self.strangers:
+            self.strangers.pop().close()
+
+
+@contextmanager
+def attacked(folder: Path, model: Path, settings: str = "") -> Iterator[Attacked]:
+    """A device that answers, at a Mosquitto with an ACL; `settings` are lines of its fleet.toml."""
+    (folder / "acl").write_text(ACL)
+    (folder / "acl").chmod(0o600)
+    with tools.mosquitto(folder, f"acl_file {folder / 'acl'}\n") as broker:
+        project = make_project(folder / "project", broker.port, model)
+        with (project.folder / "edgekit.toml").open("a") as file:
+            file.write(f'username = "{AGENT}"\n')
+        with (project.folder / "fleet.toml").open("a") as file:
+            file.write(settings)
+        onlooker = Stranger(broker.port, ADMIN, "edgekit/#")
+        device = Attacked(project, broker, onlooker)
+        early = device.stranger(ADMIN)
+        early.ask(HELLO, "retained-before", retain=True)
+        project.edgekit("push", "demo")
+        try:
+            yield device
+        finally:
+            device.close_strangers()
+            onlooker.close()
+            project.edgekit("stop", "demo")

@@ -1,0 +1,353 @@
+"""Attacks on a real agent behind a real Mosquitto: each fails, and the next prompt is answered."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import socket
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgekit.core import wire
+from tests.attackers import ADMIN, HELLO, WAIT_SECONDS, Attacked, Heard, Stranger, attacked
+from tests.mqtt_packets import connect, publish, string
+
+pytestmark = pytest.mark.timeout(300)
+
+NOT_AUTHORIZED = 0x87
+VICTIM = "edgekit/v1/res/victim/1"
+
+
+@pytest.fixture(scope="module")
+def whole(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attacked]:
+    with attacked(tmp_path_factory.mktemp("attacked"), smollm2) as device:
+        yield device
+
+
+@pytest.fixture
+def device(whole: Attacked) -> Iterator[Attacked]:
+    """The device; strangers leave after each test."""
+    yield whole
+    whole.close_strangers()
+    whole.heard.clear()
+
+
+def nothing_was_said(device: Attacked, prompt_id: str) -> bool:
+    device.settle()
+    return device.replies(prompt_id) == []
+
+
+# --- whose answer it is -----------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "topic",
+    [
+        VICTIM,
+        "edgekit/v1/res/mallory",
+        "edgekit/v1/res/mallory/",
+        "edgekit/v1/res/mallory2/1",
+        "edgekit/v1/dev/demo/status",
+        "edgekit/v1/req/dev/demo/victim",
+        "",
+        "$SYS/x",
+        "../victim/1",
+    ],
+)
+def test_a_spoofed_response_topic_gets_no_answer(device: Attacked, topic: str) -> None:
+    mallory = device.stranger("mallory")
+    assert nothing_was_said(device, mallory.ask(HELLO, ResponseTopic=topic))
+
+
+@pytest.mark.parametrize("end", [b"#", b"+", b"+/x", b"x\0", b"\xff", b"\xed\xa0\x80"], ids=repr)
+def test_a_response_topic_that_is_none_gets_no_answer(device: Attacked, end: bytes) -> None:
+    topic = b"edgekit/v1/res/mallory/" + end
+    properties = b"\x08" + string(topic) + b"\x02\x00\x00\x00\x3c\x26" + string(b"ek-id")
+    with device.raw() as sock:
+        sock.sendall(connect(b"mallory", username=b"mallory"))
+        body = json.dumps(HELLO).encode()
+        request = wire.request_topic("demo", "mallory").encode()
+        sock.sendall(publish(request, body, properties + string(b"no-topic")))
+        assert nothing_was_said(device, "no-topic")
+
+
+@pytest.mark.parametrize("name", ["mal lory", "m" * 65, "mällory", ".", "%u"])
+def test_a_requester_whose_name_is_none_gets_no_answer(device: Attacked, name: str) -> None:
+    admin = device.stranger(ADMIN)
+    topics = {
+        "topic": wire.request_topic("demo", name),
+        "ResponseTopic": f"edgekit/v1/res/{name}/1",
+    }
+    prompt = admin.ask(HELLO, **topics)
+    if name == ".":  # odd, but a level of its own
+        device.settle()
+        assert {h.topic for h in device.replies(prompt)} == {"edgekit/v1/res/./1"}
+    else:
+        assert nothing_was_said(device, prompt)
+
+
+def test_a_foreign_requester_is_refused_by_the_broker_and_the_device_never_hears_of_it(
+    device: Attacked,
+) -> None:
+    mallory = device.stranger("mallory")
+    foreign = wire.request_topic("demo", "victim")
+    mallory.client.publish(foreign, b"{}", 1)
+    assert mallory.codes.get(timeout=WAIT_SECONDS) == NOT_AUTHORIZED
+    device.settle()
+    assert foreign not in {heard.topic for heard in device.heard}
+
+
+def test_who_subscribes_to_everything_hears_no_prompt_and_no_answer_of_others(
+    device: Attacked,
+) -> None:
+    filters = ["#", "+/#", "edgekit/#", "edgekit/v1/res/#", "edgekit/v1/res/victim/#"]
+    filters += ["edgekit/v1/req/#", "edgekit/v1/+/+/#", "$share/x/edgekit/v1/res/victim/#"]
+    mallory = device.stranger("mallory", *filters)
+    victim = device.stranger("victim")
+    prompt = victim.ask(HELLO)
+    assert victim.reply(prompt).kind == "final"
+    device.settle()
+    levels = set()
+    while not mallory.heard.empty():
+        levels.add(mallory.heard.get().topic.split("/")[2])
+    assert levels == {"dev"}  # card and status, which are everybody's
+
+
+# --- what is not fresh ------------------------------------------------------------------------
+def test_a_prompt_that_was_retained_before_the_device_came_is_not_answered(
+    whole: Attacked,
+) -> None:
+    early = whole.stranger(ADMIN, wire.request_topic("demo", ADMIN))
+    assert early.heard.get(timeout=WAIT_SECONDS).user["ek-id"] == "retained-before"  # it is there
+    assert nothing_was_said(whole, "retained-before")
+
+
+def test_a_retained_prompt_is_answered_once_and_not_again_when_the_agent_comes_back(
+    device: Attacked,
+) -> None:
+    admin = device.stranger(ADMIN)
+    prompt = admin.ask(HELLO | {"temperature": 1.5}, retain=True)
+    assert admin.reply(prompt).kind == "final"
+    pid = device.pid
+    os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 2 * WAIT_SECONDS
+    while not device.root.ready_file.exists() or device.pid == pid:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    device.settle()
+    said = device.replies(prompt)
+    assert [heard.kind for heard in said].count("accepted") == 1
+    # the outbox may say it again, if the PUBACK was not stored yet
+    assert len({heard.payload for heard in said if heard.kind == "final"}) == 1
+    admin.publish(wire.request_topic("demo", ADMIN), b"", retain=True)  # forget it
+
+
+def test_a_captured_prompt_that_is_sent_again_is_never_computed_twice(device: Attacked) -> None:
+    victim, mallory, admin = (device.stranger(name) for name in ("victim", "mallory", ADMIN))
+    body = json.dumps(HELLO | {"temperature": 1.5, "max_tokens": 12}).encode()
+    prompt = victim.ask(body)
+    first = victim.reply(prompt).payload
+    request = wire.request_topic("demo", "victim")
+    # by whom the broker lets act for the victim: the victim gets the stored answer once more
+    admin.ask(body, prompt, topic=request, ResponseTopic=VICTIM)
+    assert victim.reply(prompt).payload == first
+    # under another name to the victim's topic: silence; on the victim's topic: not authorized
+    mallory.ask(body, prompt, ResponseTopic=VICTIM)
+    mallory.ask(body, prompt, topic=request)
+    device.settle()
+    said = device.replies(prompt)
+    assert {heard.topic for heard in said} == {VICTIM}
+    assert [heard.payload for heard in said if heard.kind == "final"] == [first, first]
+    assert [heard.kind for heard in said].count("accepted") == 1
+    # under another name for itself: a prompt of its own, which tells nothing of the victim's
+    mallory.ask(body, prompt)
+    other = mallory.reply(prompt)
+    assert other.topic == "edgekit/v1/res/mallory/1"
+    assert other.json["choices"] != json.loads(first)["choices"]
+
+
+# --- what is too large ------------------------------------------------------------------------
+def test_a_body_above_128_kib_is_refused_and_one_below_is_read(device: Attacked) -> None:
+    mallory = device.stranger("mallory")
+    room = wire.MAX_BODY_BYTES - len(json.dumps(HELLO)) + 2
+    for size, code in ((room, "context_length_exceeded"), (room + 1, "payload_too_large")):
+        body = HELLO | {"messages": [{"role": "user", "content": "x" * size}]}
+        assert mallory.reply(mallory.ask(body)).json["error"]["code"] == code
+    device.settle()
+
+
+def test_a_packet_above_what_the_device_takes_is_kept_back_by_the_broker(device: Attacked) -> None:
+    mallory = device.stranger("mallory")
+    assert nothing_was_said(device, mallory.ask(b"x" * (300 << 10)))
+
+
+def test_a_packet_above_the_broker_s_limit_costs_its_sender_the_connection_and_nobody_else(
+    device: Attacked,
+) -> None:
+    victim = device.stranger("victim")
+    with device.raw() as sock:
+        sock.sendall(connect(b"mallory", username=b"mallory"))
+        assert sock.recv(4096)[0] == 0x20
+        topic = wire.request_topic("demo", "mallory").encode()
+        with suppress(ConnectionError):
+            sock.sendall(publish(topic, b"x" * (2 << 20)))
+        assert ended(sock)
+    device.settle()
+    assert victim.reply(victim.ask(HELLO)).kind == "final"
+
+
+def ended(sock: socket.socket) -> bool:
+    """Whether the other end goes, with a DISCONNECT or without; else a TimeoutError."""
+    with suppress(ConnectionError):
+        while sock.recv(4096):
+            """What it has to say."""
+    return True
+
+
+# --- what is hard to read ---------------------------------------------------------------------
+DEEP: dict[str, bytes] = {
+    "arrays": b"[" * 100_000,
+    "closed arrays": b"[" * 60_000 + b"]" * 60_000,
+    "objects": b'{"a":' * 25_000,
+    "in messages": b'{"messages":' + b"[" * 100_000,
+    "in a field nobody knows": b'{"messages":[],"x":' + b"[" * 60_000 + b"]" * 60_000 + b"}",
+    "in logit_bias": b'{"messages":[{"role":"user","content":"Hi"}],"logit_bias":'
+    + b'{"1":' * 20_000,
+}
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_deep_json_is_refused_at_once(device: Attacked, name: str) -> None:
+    mallory = device.stranger("mallory")
+    began = time.monotonic()
+    error = mallory.reply(mallory.ask(DEEP[name])).json["error"]
+    assert error["code"] in ("invalid_request", "unsupported_parameter")
+    assert len(error["message"]) <= 500
+    assert time.monotonic() - began < 5
+    mallory.publish(wire.control_topic("demo", "mallory"), DEEP[name])
+    device.settle()
+
+
+HUGE: dict[str, tuple[dict[str, Any], str]] = {
+    "20,000 stops": ({"stop": ["a"] * 20_000}, "stop"),
+    "a stop of 100,000 letters": ({"stop": "a" * 100_000}, "stop"),
+    "stops of 30,000 letters": ({"stop": ["a" * 30_000] * 4}, "stop"),
+    "10,000 biases": ({"logit_bias": {str(n): 1 for n in range(10_000)}}, "logit_bias"),
+    "a bias beyond the vocabulary": ({"logit_bias": {"2147483647": 1}}, "logit_bias"),
+    "a seed of 100,000 digits": ({"seed": 10**4000}, "seed"),
+    "20,000 messages": ({"messages": [{}] * 20_000}, "messages"),
+}
+
+
+@pytest.mark.parametrize("name", HUGE)
+def test_a_huge_field_is_refused_by_name(device: Attacked, name: str) -> None:
+    mallory = device.stranger("mallory")
+    fields, param = HUGE[name]
+    error = mallory.reply(mallory.ask(HELLO | fields)).json["error"]
+    assert (error["code"], error["param"][: len(param)]) == ("invalid_request", param)
+    device.settle()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"stop": ["a" * n for n in (256, 255, 254, 253)]},
+        {"logit_bias": {str(n): -100 for n in range(1024)}},
+        {"messages": [{"role": "user", "content": "x"}] * 200},
+    ],
+    ids=["stops", "logit_bias", "messages"],
+)
+def test_the_largest_that_is_allowed_is_answered(device: Attacked, fields: dict[str, Any]) -> None:
+    mallory = device.stranger("mallory")
+    assert mallory.reply(mallory.ask(HELLO | fields)).kind in ("final", "error")
+    device.settle()
+
+
+@pytest.mark.parametrize("piece", ["a", " ", "\n", "☕", "é", "1", "-", "<|im_start|>", "\u200d"])
+def test_a_text_without_end_holds_nobody_up(device: Attacked, piece: str) -> None:
+    mallory = device.stranger("mallory")
+    text = piece * (120_000 // len(json.dumps(piece)))
+    began = time.monotonic()
+    reply = mallory.reply(mallory.ask(HELLO | {"messages": [{"role": "user", "content": text}]}))
+    assert time.monotonic() - began < 5
+    if reply.kind == "error":  # else it is few tokens
+        assert reply.json["error"]["code"] == "context_length_exceeded"
+
+
+# --- floods -----------------------------------------------------------------------------------
+SHORT: dict[str, Any] = {"messages": [{"role": "user", "content": "Name a colour."}]}
+SHORT |= {"max_tokens": 24, "temperature": 0, "logit_bias": {"2": -100}}  # always 24 tokens
+ROUNDS = 3
+FLOOD_PER_SECOND = 300
+DRAIN_SECONDS = 1.5  # for what a flood leaves in the queue
+
+
+@contextmanager
+def flood(device: Attacked, body: dict[str, Any]) -> Iterator[None]:
+    """One requester's prompts, hundreds a second, as long as the block lasts."""
+    stop = threading.Event()
+    request = wire.request_topic("demo", "mallory").encode()
+    properties = b"\x08" + string(b"edgekit/v1/res/mallory/1") + b"\x02" + bytes([0, 0, 0, 60])
+    payload = json.dumps(body).encode()
+
+    def publish_on(sock: socket.socket) -> None:
+        for number in itertools.count():
+            name = b"\x26" + string(b"ek-id") + string(f"f{id(stop)}-{number}".encode())
+            sock.sendall(publish(request, payload, properties + name))
+            if stop.wait(1 / FLOOD_PER_SECOND):
+                return
+
+    with device.raw() as sock:
+        sock.sendall(connect(b"mallory-flood", username=b"mallory"))
+        thread = threading.Thread(target=publish_on, args=(sock,), daemon=True)
+        thread.start()
+        time.sleep(0.5)
+        yield
+        stop.set()
+        thread.join(WAIT_SECONDS)
+
+
+def seconds(victim: Stranger) -> float:
+    began = time.monotonic()
+    assert victim.reply(victim.ask(SHORT)).kind == "final"
+    return time.monotonic() - began
+
+
+def overtaken(heard: list[Heard]) -> int:
+    """How many of mallory's prompts began between the victim's `accepted` and its first delta."""
+    mine = [n for n, h in enumerate(heard) if h.topic == VICTIM]
+    window = heard[mine[0] : mine[1]]
+    first = [h for h in window if h.kind == "delta" and h.user["ek-seq"] == "0"]
+    return len({h.user["ek-id"] for h in first})
+
+
+def test_a_flood_from_one_requester_lets_another_through(device: Attacked) -> None:
+    """The victim's prompt is the next one; the clock only prints, in turns with an idle device."""
+    victim = device.stranger("victim")
+    slots = card(device)["slots"]
+    idle, flooded, before = [], [], []
+    seconds(victim)
+    for _ in range(ROUNDS):
+        idle.append(seconds(victim))
+        device.settle()
+        device.heard.clear()
+        with flood(device, SHORT):
+            flooded.append(seconds(victim))
+        time.sleep(DRAIN_SECONDS)
+        device.settle()
+        before.append(overtaken(device.heard))
+    ratio = statistics.median(flooded) / statistics.median(idle)
+    print(f"idle {idle}, flooded {flooded}, ratio {ratio:.2f}, before {before}, {slots} slots")
+    assert max(before) <= slots + 1
+
+
+def card(device: Attacked) -> Any:
+    reader = device.stranger("reader", "edgekit/v1/dev/demo/card")
+    return reader.heard.get(timeout=WAIT_SECONDS).json
