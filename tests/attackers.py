@@ -6,13 +6,15 @@ as on a broker without one.
 
 from __future__ import annotations
 
+import itertools
 import json
 import queue
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,12 +25,15 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from benchmarks.packets import connect, publish, string
 from edgekit.agent.release.root import Root
 from edgekit.core import wire
+from edgekit.paho_client import UnbreakableClient
 from tests import tools
 from tests.conftest import Project, make_project
 
 WAIT_SECONDS = 20.0
+FLOOD_PER_SECOND = 300
 ADMIN, AGENT = "admin", "agent"
 ACL = f"""
 user {ADMIN}
@@ -73,7 +78,7 @@ class Stranger:
         self.heard: queue.SimpleQueue[Heard] = queue.SimpleQueue()
         self.codes: queue.SimpleQueue[int] = queue.SimpleQueue()
         ready: queue.SimpleQueue[bool] = queue.SimpleQueue()
-        client = paho.Client(
+        client = UnbreakableClient(  # paho alone would not outlive what others publish here
             CallbackAPIVersion.VERSION2, f"{name}-{uuid.uuid4().hex[:8]}", protocol=paho.MQTTv5
         )
         client.username_pw_set(name)
@@ -161,6 +166,13 @@ class Attacked:
         """A connection to the broker."""
         return socket.create_connection(("127.0.0.1", self.broker.port), WAIT_SECONDS)
 
+    def wait_for_another(self, pid: int) -> None:
+        """Until an agent that is not this process is ready."""
+        deadline = time.monotonic() + 2 * WAIT_SECONDS
+        while not self.root.ready_file.exists() or self.pid == pid:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
     def settle(self) -> None:
         """Everything that was published before has been handled, and the device answers still."""
         someone = self.stranger("someone")
@@ -168,8 +180,12 @@ class Attacked:
             {"kind": "query", "id": "-"}, "-", topic="edgekit/v1/ctl/dev/demo/someone"
         )
         assert someone.reply(asked, "state").json == {"state": "unknown"}
-        prompt = someone.ask(HELLO)
-        final = someone.reply(prompt)
+        deadline = time.monotonic() + WAIT_SECONDS
+        final = someone.reply(someone.ask(HELLO))
+        while final.kind == "error" and final.json["error"]["code"] == "queue_full":
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+            final = someone.reply(someone.ask(HELLO))
         assert final.kind == "final", final.payload
         assert final.json["choices"][0]["message"]["content"]
         while not self.heard or self.heard[-1].payload != final.payload:
@@ -185,12 +201,45 @@ class Attacked:
             self.strangers.pop().close()
 
 
+def ended(sock: socket.socket) -> bool:
+    """Whether the other end goes, with a DISCONNECT or without; else a TimeoutError."""
+    with suppress(ConnectionError):
+        while sock.recv(4096):
+            """What it has to say."""
+    return True
+
+
+@contextmanager
+def flood(device: Attacked, body: dict[str, Any]) -> Iterator[None]:
+    """One requester's prompts, hundreds a second, as long as the block lasts."""
+    stop = threading.Event()
+    request = wire.request_topic("demo", "mallory").encode()
+    properties = b"\x08" + string(b"edgekit/v1/res/mallory/1") + b"\x02" + bytes([0, 0, 0, 60])
+    payload = json.dumps(body).encode()
+
+    def publish_on(sock: socket.socket) -> None:
+        for number in itertools.count():
+            name = b"\x26" + string(b"ek-id") + string(f"f{id(stop)}-{number}".encode())
+            sock.sendall(publish(request, payload, properties + name))
+            if stop.wait(1 / FLOOD_PER_SECOND):
+                return
+
+    with device.raw() as sock:
+        sock.sendall(connect(b"mallory-flood", username=b"mallory"))
+        thread = threading.Thread(target=publish_on, args=(sock,), daemon=True)
+        thread.start()
+        time.sleep(0.5)
+        yield
+        stop.set()
+        thread.join(WAIT_SECONDS)
+
+
 @contextmanager
 def attacked(folder: Path, model: Path, settings: str = "") -> Iterator[Attacked]:
     """A device that answers, at a Mosquitto with an ACL; `settings` are lines of its fleet.toml."""
     (folder / "acl").write_text(ACL)
     (folder / "acl").chmod(0o600)
-    with tools.mosquitto(folder, f"acl_file {folder / 'acl'}\n") as broker:
+    with tools.mosquitto(folder, more_config=f"acl_file {folder / 'acl'}\n") as broker:
         project = make_project(folder / "project", broker.port, model)
         with (project.folder / "edgekit.toml").open("a") as file:
             file.write(f'username = "{AGENT}"\n')

@@ -251,7 +251,8 @@ def address_of(message: Inbound, device: str) -> Reply | None:
     """
     if message.retain or not _may_be_answered(message):
         return None
-    prompt_id = message.property("ek-id") or message.correlation.hex()
+    # longer Correlation Data is refused, by an error that carries this, and must fit into it
+    prompt_id = message.property("ek-id") or message.correlation[:MAX_CORRELATION_BYTES].hex()
     return Reply(
         topic=message.response_topic,
         correlation=message.correlation,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import resource
 import socket
 import threading
@@ -11,11 +12,12 @@ from contextlib import contextmanager
 
 import pytest
 
+from benchmarks import fuzz_target
+from benchmarks.packets import connect, packet, publish, string
 from edgekit import mqtt
 from edgekit.core.packet import without_properties
 from tests import tools
 from tests.contract.test_broker import WAIT_SECONDS, client, scripted, unique
-from tests.mqtt_packets import connect, packet, publish, string
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -85,6 +87,20 @@ def test_after_a_packet_that_cannot_be_read_the_client_comes_back(name: str) -> 
         assert one.connections.get(timeout=WAIT_SECONDS) is False
         assert one.connections.get(timeout=WAIT_SECONDS) is True
         assert one.receive().payload == b"alive"
+
+
+@pytest.mark.usefixtures("at_once")
+def test_after_a_hundred_connections_full_of_mutated_packets_the_client_comes_back() -> None:
+    choose = random.Random(20261126)
+    scripts = [
+        tuple(fuzz_target.framed(fuzz_target.mutated(choose)) for _ in range(10))
+        for _ in range(100)
+    ]
+    with hostile(*scripts) as (port, thread), client(port, "t", start=True) as one:
+        thread.join(3 * WAIT_SECONDS)
+        assert not thread.is_alive()
+        while one.receive().payload != b"alive":
+            """What of the mutated packets was a message."""
 
 
 @pytest.mark.parametrize("name", UNREADABLE)

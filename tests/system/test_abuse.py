@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import signal
-import socket
 import statistics
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.fuzz import rss_kib
+from benchmarks.fuzz_broker import ASKING, STRANGERS, attack
+from benchmarks.packets import connect, publish, string
 from edgekit.core import wire
-from tests.attackers import ADMIN, HELLO, WAIT_SECONDS, Attacked, Heard, Stranger, attacked
-from tests.mqtt_packets import connect, publish, string
+from edgekit.core.config import BrokerConfig
+from tests.attackers import (
+    ADMIN,
+    HELLO,
+    WAIT_SECONDS,
+    Attacked,
+    Heard,
+    Stranger,
+    attacked,
+    ended,
+    flood,
+)
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -137,10 +147,7 @@ def test_a_retained_prompt_is_answered_once_and_not_again_when_the_agent_comes_b
     assert admin.reply(prompt).kind == "final"
     pid = device.pid
     os.kill(pid, signal.SIGKILL)
-    deadline = time.monotonic() + 2 * WAIT_SECONDS
-    while not device.root.ready_file.exists() or device.pid == pid:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    device.wait_for_another(pid)
     device.settle()
     said = device.replies(prompt)
     assert [heard.kind for heard in said].count("accepted") == 1
@@ -201,14 +208,6 @@ def test_a_packet_above_the_broker_s_limit_costs_its_sender_the_connection_and_n
         assert ended(sock)
     device.settle()
     assert victim.reply(victim.ask(HELLO)).kind == "final"
-
-
-def ended(sock: socket.socket) -> bool:
-    """Whether the other end goes, with a DISCONNECT or without; else a TimeoutError."""
-    with suppress(ConnectionError):
-        while sock.recv(4096):
-            """What it has to say."""
-    return True
 
 
 # --- what is hard to read ---------------------------------------------------------------------
@@ -285,33 +284,7 @@ def test_a_text_without_end_holds_nobody_up(device: Attacked, piece: str) -> Non
 SHORT: dict[str, Any] = {"messages": [{"role": "user", "content": "Name a colour."}]}
 SHORT |= {"max_tokens": 24, "temperature": 0, "logit_bias": {"2": -100}}  # always 24 tokens
 ROUNDS = 3
-FLOOD_PER_SECOND = 300
 DRAIN_SECONDS = 1.5  # for what a flood leaves in the queue
-
-
-@contextmanager
-def flood(device: Attacked, body: dict[str, Any]) -> Iterator[None]:
-    """One requester's prompts, hundreds a second, as long as the block lasts."""
-    stop = threading.Event()
-    request = wire.request_topic("demo", "mallory").encode()
-    properties = b"\x08" + string(b"edgekit/v1/res/mallory/1") + b"\x02" + bytes([0, 0, 0, 60])
-    payload = json.dumps(body).encode()
-
-    def publish_on(sock: socket.socket) -> None:
-        for number in itertools.count():
-            name = b"\x26" + string(b"ek-id") + string(f"f{id(stop)}-{number}".encode())
-            sock.sendall(publish(request, payload, properties + name))
-            if stop.wait(1 / FLOOD_PER_SECOND):
-                return
-
-    with device.raw() as sock:
-        sock.sendall(connect(b"mallory-flood", username=b"mallory"))
-        thread = threading.Thread(target=publish_on, args=(sock,), daemon=True)
-        thread.start()
-        time.sleep(0.5)
-        yield
-        stop.set()
-        thread.join(WAIT_SECONDS)
 
 
 def seconds(victim: Stranger) -> float:
@@ -351,3 +324,58 @@ def test_a_flood_from_one_requester_lets_another_through(device: Attacked) -> No
 def card(device: Attacked) -> Any:
     reader = device.stranger("reader", "edgekit/v1/dev/demo/card")
     return reader.heard.get(timeout=WAIT_SECONDS).json
+
+
+# --- anything ---------------------------------------------------------------------------------
+def test_thousands_of_mutated_packets_through_the_broker_leave_the_device_as_it_was(
+    device: Attacked,
+) -> None:
+    agent, memory = device.pid, rss_kib(device.pid)
+    broker = BrokerConfig("127.0.0.1", device.broker.port, username=ADMIN)
+    assert attack(broker, "demo", packets=2000, seed=20261126)["packets"] == 2000
+    device.settle()
+    answered = {heard.topic.split("/")[3].encode() for heard in device.heard if heard.kind}
+    assert not answered & set(STRANGERS), "who had not asked was answered"
+    assert set(ASKING) <= answered
+    assert device.pid == agent
+    assert rss_kib(agent) - memory < 64 << 10
+
+
+# --- whose words ------------------------------------------------------------------------------
+def test_no_word_of_a_prompt_is_in_the_log(device: Attacked) -> None:
+    """Neither when it is answered, nor refused, nor when worker or agent die over it."""
+    mallory = device.stranger("mallory")
+    word = "xylophonist"
+
+    def content(text: str) -> dict[str, Any]:
+        return {"messages": [{"role": "user", "content": f"{word} {text}"}]}
+
+    endless = content("") | {"max_tokens": 800, "logit_bias": {"2": -100}}
+    mallory.reply(mallory.ask(content("!")))
+    mallory.reply(mallory.ask(content("x " * 5000)))  # too long
+    mallory.reply(mallory.ask(content("") | {word: 1}))
+    mallory.reply(mallory.ask(content("") | {"model": word}))
+    mallory.reply(mallory.ask(f"{{{word}".encode()))
+    mallory.publish(wire.control_topic("demo", "mallory"), word.encode())
+    mallory.ask(content(""), ResponseTopic=f"edgekit/v1/res/{word}/1")
+    mallory.ask(content(""), UserProperty=[("ek-id", "\ufeff"), (word, word)])
+    for who in ("worker", "agent"):
+        agent = device.pid
+        children = Path(f"/proc/{agent}/task/{agent}/children").read_text().split()
+        prompt = mallory.ask(endless)
+        mallory.reply(prompt, "delta")
+        os.kill(agent if who == "agent" else int(children[0]), signal.SIGKILL)
+        mallory.publish(wire.control_topic("demo", "mallory"), control("cancel", prompt))
+        device.wait_for_another(agent if who == "agent" else 0)
+        mallory.publish(wire.control_topic("demo", "mallory"), control("cancel", prompt))
+        assert mallory.reply(prompt).kind == "final"
+    device.settle()
+    log = device.root.log_file.read_text()
+    assert "model process" in log  # it is the log, and says that one died
+    assert word not in log
+    for file in device.root.journal.parent.glob("journal.db*"):
+        assert file.stat().st_mode & 0o777 == 0o600
+
+
+def control(kind: str, prompt_id: str) -> bytes:
+    return json.dumps({"kind": kind, "id": prompt_id}).encode()

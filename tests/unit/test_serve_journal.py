@@ -121,6 +121,35 @@ def test_words_of_a_prompt_that_ended_are_not_left_in_the_file(path: Path) -> No
     assert b"secret" not in path.read_bytes()
 
 
+def test_nothing_of_what_was_forgotten_is_left_in_any_of_the_files(path: Path) -> None:
+    secret = b"a secret of somebody" * 500  # of some pages
+    journal = Journal(path)
+    ended = row(outcome=Outcome("final", "", 200, secret), payload=b"", state=State.DONE)
+    journal.commit([row(payload=secret), row("alice/p2")], [])
+    journal.commit([ended], [])
+    assert b"secret" in path.with_name("journal.db-wal").read_bytes()
+    journal.commit([], ["alice/p1"])
+    for name in ("journal.db", "journal.db-wal", "journal.db-shm"):
+        file = path.with_name(name)
+        assert b"secret" not in file.read_bytes(), name
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert len(journal.load()) == 1
+
+
+def test_the_files_are_purged_not_more_often_than_time_passes(path: Path, clocks: Clocks) -> None:
+    journal = Journal(path, clocks)
+    wal = path.with_name("journal.db-wal")
+    journal.commit([row(f"alice/p{n}") for n in range(4)], [])
+    journal.commit([], ["alice/p0"])
+    assert wal.stat().st_size == 0
+    clocks.passes(0.1)
+    journal.commit([], ["alice/p1"])
+    assert wal.stat().st_size > 0
+    clocks.passes(0.5)
+    journal.commit([row("alice/p2")], [])  # what was put off
+    assert wal.stat().st_size == 0
+
+
 @pytest.mark.parametrize(("asleep", "set_by"), [(0, 0), (15, 0), (0, 1e6), (0, -1e6)])
 def test_on_the_same_boot_only_true_time_counts(
     path: Path, clocks: Clocks, asleep: float, set_by: float

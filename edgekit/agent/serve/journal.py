@@ -7,6 +7,7 @@ become after a restart is decided by `restored`, which is pure.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sqlite3
 import time
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 
 BUSY_SECONDS = 5.0  # an agent that was killed lets go of it at once
 WAL_BYTES = 1 << 20  # it is cut to this after a checkpoint
+PURGE_SECONDS = 0.4  # between two purges; less than between two ticks, which bring the rest
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 SCHEMA_VERSION = 1
 SCHEMA = f"""
@@ -111,6 +113,8 @@ class Journal:
         self._clock = clock
         self._busy_seconds = busy_seconds
         self._database: sqlite3.Connection | None = None
+        self._purged_at = -math.inf
+        self._unpurged = False
 
     def load(self) -> tuple[Row, ...]:
         """Every row, the oldest prompt first; a row that cannot be read is dropped and logged.
@@ -149,6 +153,10 @@ class Journal:
         with self._failing("written"), self._open() as database:
             database.executemany("DELETE FROM prompts WHERE key = ?", [(k,) for k in forgotten])
             database.executemany("REPLACE INTO prompts VALUES (?, ?, ?, ?, ?, ?)", rows)
+        self._unpurged = self._unpurged or bool(forgotten)
+        if self._unpurged and now.monotonic - self._purged_at >= PURGE_SECONDS:
+            self._purge()
+            self._purged_at = now.monotonic
 
     def check(self) -> None:
         """Write and remove as much as a prompt may need.
@@ -168,6 +176,12 @@ class Journal:
             with suppress(sqlite3.Error):
                 self._database.close()
             self._database = None
+
+    def _purge(self) -> None:
+        """Empty the WAL, in which words of forgotten prompts stay until it is written over."""
+        with suppress(sqlite3.Error):  # what was committed is so; the next one tries again
+            ((busy, _, _),) = self._open().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._unpurged = bool(busy)
 
     def _load(self) -> tuple[Row, ...]:
         now = self._clock()

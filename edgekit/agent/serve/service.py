@@ -308,7 +308,11 @@ class Service:
             self._handle(unrecorded)
 
     def _publish(self, effect: Publish) -> None:
-        future = self._mqtt.publish(effect.message)
+        try:
+            future = self._mqtt.publish(effect.message)
+        except Exception:  # a reply that cannot be put into a packet must not cost the others
+            log.exception("a reply to %s cannot be published", effect.key)
+            return
         if effect.key and effect.message.qos:
             future.add_done_callback(lambda done: self._published(effect, done.result()))
 

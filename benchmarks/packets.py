@@ -1,4 +1,4 @@
-"""MQTT 5 packets as bytes, right or wrong, for tests that are no client (§2, §3)."""
+"""MQTT 5 packets as bytes, right or wrong, from who is no client (§2, §3)."""
 
 from __future__ import annotations
 
