@@ -30,7 +30,7 @@ from edgekit.core.wire import ProtocolError
 from edgekit.errors import EdgekitError
 
 KINDS = ("session", "client", "broker")
-PER_STORY = 9  # messages of a story, about
+STORIES = 300  # of one run of hypothesis, which remembers what it has tried
 BROKER_SHARE = 20  # one packet in so many goes through a broker; it takes longer
 CLIENT_SECONDS = 600.0
 ROOM_SECONDS = 30.0  # until the attackers' last prompts are answered
@@ -41,9 +41,8 @@ def session(packets: int, seed: int) -> dict[str, Any]:
     seen: Counter[str] = Counter()
     before = rss_kib(os.getpid())
 
-    @hypothesis.seed(seed)
     @settings(
-        max_examples=max(1, packets // PER_STORY),
+        max_examples=STORIES,
         database=None,
         deadline=None,
         phases=[Phase.generate],
@@ -54,8 +53,8 @@ def session(packets: int, seed: int) -> dict[str, Any]:
         live_through(story, seen)
 
     while seen["Received"] + seen["Controlled"] < packets:
-        run()
-        seed += 1
+        hypothesis.seed(seed + seen["runs"])(run)()
+        seen["runs"] += 1
     done = seen["Received"] + seen["Controlled"]
     return {"packets": done, **seen, "rss_mib": mib(before, rss_kib(os.getpid()))}
 

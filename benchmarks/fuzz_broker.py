@@ -17,7 +17,7 @@ from edgekit.mqtt import MqttClient
 BATCH = 25  # packets of one connection, unless the broker ends it before
 CONNECT_SECONDS = 5.0
 ASKING = (b"fuzz-a", b"fuzz-b")  # nobody else publishes a prompt, so nobody else is answered
-STRANGERS = (b"victim", b"nobody")
+STRANGERS = (b"fuzz-victim", b"fuzz-nobody")
 USUAL = 0.9  # how likely a part of a packet is as it should be
 
 _TEXTS = (b"", b"x", "\ufeff".encode(), "é☕".encode(), b"\xff", b"\0", b"x" * 9000, b"#", b"\x01")

@@ -33,7 +33,7 @@ from tests import tools
 from tests.conftest import Project, make_project
 
 WAIT_SECONDS = 20.0
-FLOOD_PER_SECOND = 300
+FLOOD_PER_SECOND = 100
 ADMIN, AGENT = "admin", "agent"
 ACL = f"""
 user {ADMIN}
@@ -210,22 +210,24 @@ def ended(sock: socket.socket) -> bool:
 
 
 @contextmanager
-def flood(device: Attacked, body: dict[str, Any]) -> Iterator[None]:
+def flood(device: Attacked, name: str, body: dict[str, Any]) -> Iterator[None]:
     """One requester's prompts, hundreds a second, as long as the block lasts."""
     stop = threading.Event()
-    request = wire.request_topic("demo", "mallory").encode()
-    properties = b"\x08" + string(b"edgekit/v1/res/mallory/1") + b"\x02" + bytes([0, 0, 0, 60])
+    request = wire.request_topic("demo", name).encode()
+    properties = (
+        b"\x08" + string(f"edgekit/v1/res/{name}/1".encode()) + b"\x02" + bytes([0, 0, 0, 60])
+    )
     payload = json.dumps(body).encode()
 
     def publish_on(sock: socket.socket) -> None:
         for number in itertools.count():
-            name = b"\x26" + string(b"ek-id") + string(f"f{id(stop)}-{number}".encode())
-            sock.sendall(publish(request, payload, properties + name))
+            prompt_id = b"\x26" + string(b"ek-id") + string(f"{id(stop)}-{number}".encode())
+            sock.sendall(publish(request, payload, properties + prompt_id))
             if stop.wait(1 / FLOOD_PER_SECOND):
                 return
 
     with device.raw() as sock:
-        sock.sendall(connect(b"mallory-flood", username=b"mallory"))
+        sock.sendall(connect(name.encode(), username=name.encode()))
         thread = threading.Thread(target=publish_on, args=(sock,), daemon=True)
         thread.start()
         time.sleep(0.5)

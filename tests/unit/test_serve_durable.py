@@ -426,7 +426,7 @@ def test_a_requester_with_many_prompts_does_not_keep_the_others_waiting() -> Non
     for _ in range(5):
         order.append(the_start(agent.finishes(order[-1])).job)
     assert order == [
-        f"alice/{x}" if x[0] == "a" else f"bob/{x}" for x in ["a0", "a1", "b0", "a2", "b1", "a3"]
+        f"alice/{x}" if x[0] == "a" else f"bob/{x}" for x in ["a0", "b0", "a1", "b1", "a2", "a3"]
     ]
 
 

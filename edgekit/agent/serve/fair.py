@@ -1,11 +1,16 @@
-"""The prompts that wait: in turn over requesters, in the order they came within one."""
+"""The prompts that wait: in turn over requesters, in the order they came within one.
+
+Whose last turn is longest ago is next, so that who asks rarely does not stand behind who floods.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 from edgekit.agent.serve.job import Job
+
+MAX_REMEMBERED = 100  # requesters whose last turn is known
 
 
 class FairQueue:
@@ -14,6 +19,8 @@ class FairQueue:
     def __init__(self) -> None:
         self._lanes: dict[str, deque[Job]] = {}
         self._turns: deque[str] = deque()  # requesters with a prompt that waits
+        self._served: dict[str, int] = {}  # requester: the number of its last turn
+        self._count = 0
 
     def __len__(self) -> int:
         return sum(map(len, self._lanes.values()))
@@ -33,10 +40,14 @@ class FairQueue:
         return len(self._lanes.get(requester, ()))
 
     def add(self, job: Job) -> None:
-        """Wait behind the requester's others."""
-        lane = self._lanes.setdefault(job.requester, deque())
+        """Wait behind the requester's others; its first one before all who had a turn since."""
+        name = job.requester
+        lane = self._lanes.setdefault(name, deque())
         if not lane:
-            self._turns.append(job.requester)
+            last, at = self._served.get(name, 0), len(self._turns)
+            while at and self._served.get(self._turns[at - 1], 0) > last:
+                at -= 1
+            self._turns.insert(at, name)
         lane.append(job)
 
     def put_back(self, job: Job) -> None:
@@ -45,20 +56,30 @@ class FairQueue:
         if job.requester in self._turns:
             self._turns.remove(job.requester)
         self._turns.appendleft(job.requester)
+        self._served.pop(job.requester, None)
 
-    def first(self) -> Job | None:
-        """The next one, which stays."""
-        return self._lanes[self._turns[0]][0] if self._turns else None
+    def first(self, but: Container[str] = ()) -> Job | None:
+        """The next one, but not of these requesters; it stays."""
+        return next((self._lanes[name][0] for name in self._turns if name not in but), None)
 
-    def take(self) -> Job:
-        """The next one.
+    def take(self, but: Container[str] = ()) -> Job:
+        """The next one, but not of these requesters.
 
         Raises:
-            IndexError: nobody waits.
+            IndexError: nobody else waits.
         """
-        name = self._turns.popleft()
+        job = self.first(but)
+        if job is None:
+            raise IndexError("nobody waits")
+        name = job.requester
+        self._turns.remove(name)
+        self._served.pop(name, None)  # those who had a turn stay in this order
+        self._count += 1
+        self._served[name] = self._count
+        if len(self._served) > MAX_REMEMBERED:
+            del self._served[next(iter(self._served))]
         lane = self._lanes[name]
-        job = lane.popleft()
+        lane.popleft()
         if lane:
             self._turns.append(name)
         else:

@@ -64,7 +64,7 @@ class Generation:
         remaining = max(0, len(self._wanted) - held)
         # The long factors are used for what goes in above the threshold, so all must go in there.
         at_least = max(0, rope + 1 - held) if rope and self.slot.long_rope else 0
-        return Load(self.slot.number, remaining, at_least)
+        return Load(self.slot.number, remaining, at_least, self.start.requester)
 
     @property
     def decodes(self) -> bool:

@@ -26,6 +26,11 @@ class Ledger:
     def __iter__(self) -> Iterator[Job]:
         return iter(tuple(self._jobs.values()))
 
+    @property
+    def shared(self) -> bool:
+        """Whether it knows prompts of more than one requester."""
+        return len(self._held) > 1
+
     def get(self, key: str) -> Job | None:
         """The prompt of that key."""
         return self._jobs.get(key)

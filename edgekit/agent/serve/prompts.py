@@ -5,6 +5,7 @@ Pure: methods change the prompts and return what is to be said.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from edgekit.agent.serve import replies
@@ -157,14 +158,23 @@ class Prompts:
 
     def next_to_start(self) -> Job | None:
         """The next prompt, if it can run now; it has left the queue then."""
-        job = self.queue.first()
+        leaving_room = self._leaving_room()
+        job = self.queue.first(leaving_room)
         if job is None or len(self.running) + len(self.stopping) >= self.slots:
             return None
         # A prompt that was running when something died runs alone, so that it is known who did it.
         alone = job.starts or any(other.starts > 1 for other in self.running.values())
         if job.key in self.stopping or (alone and self.running):
             return None
-        return self.queue.take()
+        return self.queue.take(leaving_room)
+
+    def _leaving_room(self) -> set[str]:
+        """Who runs as many prompts as one requester may while others have asked lately: all slots
+        but one."""
+        if self.slots < 2 or not self.ledger.shared:
+            return set()
+        running = Counter(job.requester for job in self.running.values())
+        return {name for name, count in running.items() if count >= self.slots - 1}
 
     def ended(self, key: str) -> Job | None:
         """The running prompt of which the worker says that it ended."""

@@ -2,8 +2,9 @@
 
 A late prompt does not wait for a running answer: one slice of a prefill and one token of every
 running answer take turns. Several prefills take turns too, so that a short one is not held up by a
-long one. The length of a slice is the dial between them: it is the pause of the running answers,
-and shorter slices make a prefill slower.
+long one. Where each answer's token costs a step of its own, requesters get as many steps as each
+other, however many prompts they run. The length of a slice is the dial between prefills and
+answers: it is the pause of the running answers, and shorter slices make a prefill slower.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ class Load:
         slot: its number.
         remaining: tokens to be fed; none once it decodes.
         at_least: tokens that must go in at once.
+        requester: whose it is.
     """
 
     slot: int
     remaining: int
     at_least: int = 0
+    requester: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +52,32 @@ def slice_length(tokens: int, largest: int, smallest: int) -> int:
     return -(-tokens // count)
 
 
-def next_work(loads: Sequence[Load], fed_last: int, min_slice: int) -> Work:
+def fair_steps(loads: Sequence[Load], turn: int) -> tuple[int, ...]:
+    """The answers that get a token in this turn: of each requester as many as of the one that has
+    the fewest, in turn."""
+    lanes: dict[str, list[int]] = {}
+    for load in loads:
+        lanes.setdefault(load.requester, []).append(load.slot)
+    share = min(map(len, lanes.values()), default=0)
+    return tuple(
+        lane[(turn * share + n) % len(lane)] for lane in lanes.values() for n in range(share)
+    )
+
+
+def next_work(
+    loads: Sequence[Load], fed_last: int, min_slice: int, turn: int | None = None
+) -> Work:
     """The next turn.
 
     Args:
         loads: of the prompts that run.
         fed_last: the slot that was fed last; the prefill after it in order is next.
         min_slice: of the decoder.
+        turn: its number, where each answer takes a step of its own; None where one is for all.
     """
-    step = tuple(load.slot for load in loads if not load.remaining)
+    answers = [load for load in loads if not load.remaining]
+    all_slots = tuple(load.slot for load in answers)
+    step = all_slots if turn is None else fair_steps(answers, turn)
     prefills = [load for load in loads if load.remaining]
     if not prefills:
         return Work(None, step)

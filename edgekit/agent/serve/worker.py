@@ -93,6 +93,7 @@ class Worker:
         self._jobs: dict[int, Generation] = {}  # by slot
         self._waiting: deque[Start] = deque()
         self._fed_last = -1
+        self._turns = 0
         self._systems: OrderedDict[tuple[tuple[str, str], ...], list[int]] = OrderedDict()
 
     def run(self) -> None:
@@ -113,7 +114,10 @@ class Worker:
         Where nothing but one answer runs, all its tokens until something happens.
         """
         loads = [job.load for job in self._jobs.values()]
-        work = next_work(loads, self._fed_last, self._decoder.limits.min_slice)
+        limits = self._decoder.limits
+        self._turns += 1
+        turn = None if limits.batched else self._turns
+        work = next_work(loads, self._fed_last, limits.min_slice, turn)
         if work.feed is not None:
             slot, count = work.feed
             self._fed_last = slot
@@ -125,7 +129,7 @@ class Worker:
         steps = [self._jobs[slot] for slot in work.step if slot in self._jobs]
         if work.feed is None and len(self._jobs) == 1 and steps:
             self._decode_alone(steps[0])
-        elif self._decoder.limits.batched:
+        elif limits.batched:
             self._decode(steps)
         else:
             for job in steps:
