@@ -236,6 +236,14 @@ def flood(device: Attacked, name: str, body: dict[str, Any]) -> Iterator[None]:
         thread.join(WAIT_SECONDS)
 
 
+def overtaken(heard: list[Heard], topic: str) -> int:
+    """How many others' prompts began between `accepted` and the first delta on this topic."""
+    mine = [n for n, h in enumerate(heard) if h.topic == topic]
+    window = heard[mine[0] : mine[1]]
+    first = [h for h in window if h.kind == "delta" and h.user["ek-seq"] == "0"]
+    return len({h.user["ek-id"] for h in first})
+
+
 @contextmanager
 def attacked(folder: Path, model: Path, settings: str = "") -> Iterator[Attacked]:
     """A device that answers, at a Mosquitto with an ACL; `settings` are lines of its fleet.toml."""

@@ -24,11 +24,11 @@ from tests.attackers import (
     HELLO,
     WAIT_SECONDS,
     Attacked,
-    Heard,
     Stranger,
     attacked,
     ended,
     flood,
+    overtaken,
 )
 
 pytestmark = pytest.mark.timeout(300)
@@ -295,14 +295,6 @@ def seconds(victim: Stranger) -> float:
     return time.monotonic() - began
 
 
-def overtaken(heard: list[Heard]) -> int:
-    """How many others' prompts began between the victim's `accepted` and its first delta."""
-    mine = [n for n, h in enumerate(heard) if h.topic == VICTIM]
-    window = heard[mine[0] : mine[1]]
-    first = [h for h in window if h.kind == "delta" and h.user["ek-seq"] == "0"]
-    return len({h.user["ek-id"] for h in first})
-
-
 def test_the_next_prompt_is_another_s_while_one_requester_floods(device: Attacked) -> None:
     victim = device.stranger("victim")
     slots = card(device)["slots"]
@@ -314,7 +306,7 @@ def test_the_next_prompt_is_another_s_while_one_requester_floods(device: Attacke
             seconds(victim)
         device.settle()
         # those that had their slot when it came, and the one whose turn it was
-        assert overtaken(device.heard) <= slots
+        assert overtaken(device.heard, VICTIM) <= slots
         time.sleep(DRAIN_SECONDS)
 
 
