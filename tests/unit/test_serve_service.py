@@ -18,9 +18,9 @@ MAX_WAITING_BYTES = 64 << 20
 
 @pytest.fixture
 def service(tmp_path: Path) -> Service:
-    files = (tmp_path / name for name in ("model", "ready", "tuning"))
+    model, ready, tuning = (tmp_path / name for name in ("model", "ready", "tuning"))
     return Service(
-        AgentConfig("pi"), bundle(), "sha256:r", *files, "a", journal=tmp_path / "journal.db"
+        AgentConfig("pi"), bundle(), "sha256:r", model, ready, tuning, "a", tmp_path / "journal.db"
     )
 
 
