@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 from hypothesis import strategies as st
 
-from edgekit import mqtt
 from edgekit.agent.serve.events import (
     Ack,
     Connected,
@@ -30,6 +29,7 @@ from edgekit.core import wire
 from edgekit.core.chat import Timings, Usage
 from edgekit.core.config import AgentConfig
 from edgekit.core.manifest import BundleConfig, Fit
+from edgekit.paho_client import properties_of
 
 DEVICE, POOL = "pi", "all"
 NAMES = ("alice", "bob", "m" * 64)
@@ -247,7 +247,7 @@ class Watched:
         prefix = wire.response_prefix(requester)
         _promise(message.topic.startswith(prefix), f"{message.topic!r} is not {requester}'s")
         _promise(not set(message.topic) & set("+#\0"), f"{message.topic!r} is no topic")
-        mqtt._properties(message).pack()  # type: ignore[no-untyped-call]  # paho's own
+        properties_of(message).pack()  # type: ignore[no-untyped-call]  # paho's own
         _promise(len(message.payload) < 2 * wire.MAX_BODY_BYTES, "a reply larger than a prompt")
         if effect.key and message.qos and effect.kind != "delta":
             code = (0, 0, 0x10, 0x87, None)[self.tokens % 5]

@@ -30,9 +30,14 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edgekit import tls
 from edgekit.core.config import BrokerConfig
-from edgekit.core.wire import JSON, Inbound, Outbound
+from edgekit.core.wire import Inbound, Outbound
 from edgekit.errors import EdgekitError, UnreachableError
-from edgekit.paho_client import MAX_PACKET_BYTES, UnbreakableClient
+from edgekit.paho_client import (
+    MAX_PACKET_BYTES,
+    UnbreakableClient,
+    inbound_of,
+    properties_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -56,38 +61,6 @@ def reconnect_delay_seconds(attempt: int, draw: float) -> float:
         draw: uniform in [0, 1).
     """
     return draw * min(RECONNECT_MAX_SECONDS, RECONNECT_BASE_SECONDS * 2.0 ** min(attempt, 10))
-
-
-def _properties(message: Outbound) -> Properties:
-    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho's own
-    if message.content_type:
-        properties.ContentType = message.content_type
-        properties.PayloadFormatIndicator = int(message.content_type == JSON)
-    if message.response_topic:
-        properties.ResponseTopic = message.response_topic
-    if message.correlation:
-        properties.CorrelationData = message.correlation
-    if message.expiry_seconds is not None:
-        properties.MessageExpiryInterval = message.expiry_seconds
-    if message.user:
-        properties.UserProperty = list(message.user)
-    return properties
-
-
-def _inbound(message: paho.MQTTMessage, epoch: int) -> Inbound:
-    properties = message.properties
-    return Inbound(
-        topic=message.topic,
-        payload=bytes(message.payload),
-        qos=message.qos,
-        retain=message.retain,
-        response_topic=getattr(properties, "ResponseTopic", ""),
-        correlation=getattr(properties, "CorrelationData", b""),
-        expiry_seconds=getattr(properties, "MessageExpiryInterval", None),
-        content_type=getattr(properties, "ContentType", ""),
-        user=tuple(getattr(properties, "UserProperty", ())),
-        token=(epoch, message.mid, message.qos),
-    )
 
 
 class MqttClient:
@@ -218,7 +191,7 @@ class MqttClient:
     def publish(self, message: Outbound) -> Future[int]:
         """Send; the future holds the PUBACK's reason code (0 once sent for QoS 0)."""
         info = self._client.publish(
-            message.topic, message.payload, message.qos, message.retain, _properties(message)
+            message.topic, message.payload, message.qos, message.retain, properties_of(message)
         )
         future: Future[int] = Future()
         if info.rc == paho.MQTT_ERR_QUEUE_SIZE or (info.rc and message.qos == 0):
@@ -400,7 +373,7 @@ class MqttClient:
             self._guard(future.set_result, int(code.value))
 
     def _message(self, _client: object, _userdata: object, message: paho.MQTTMessage) -> None:
-        self._guard(self._on_message, _inbound(message, self._epoch))
+        self._guard(self._on_message, inbound_of(message, self._epoch))
 
     def _guard(self, call: Callable[[Any], None], argument: Any) -> None:
         try:

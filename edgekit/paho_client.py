@@ -1,4 +1,4 @@
-"""paho's client, hardened against what a broker may send or pass on."""
+"""paho's messages from and to ours, and its client, hardened against what a broker passes on."""
 
 from __future__ import annotations
 
@@ -7,12 +7,49 @@ from contextlib import suppress
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import MQTTErrorCode
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from edgekit.core.packet import MAX_PROPERTY_BYTES, is_publish, without_properties
+from edgekit.core.wire import JSON, Inbound, Outbound
 
 log = logging.getLogger(__name__)
 
 MAX_PACKET_BYTES = 2 << 20  # that come; Mosquitto 2.1 by default passes on no larger ones
+
+
+def properties_of(message: Outbound) -> Properties:
+    """What a message says beside its payload, as paho has it (§3.3.2.3)."""
+    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho's own
+    if message.content_type:
+        properties.ContentType = message.content_type
+        properties.PayloadFormatIndicator = int(message.content_type == JSON)
+    if message.response_topic:
+        properties.ResponseTopic = message.response_topic
+    if message.correlation:
+        properties.CorrelationData = message.correlation
+    if message.expiry_seconds is not None:
+        properties.MessageExpiryInterval = message.expiry_seconds
+    if message.user:
+        properties.UserProperty = list(message.user)
+    return properties
+
+
+def inbound_of(message: paho.MQTTMessage, epoch: int) -> Inbound:
+    """A message of paho's, which came on the connection of this number."""
+    properties = message.properties
+    return Inbound(
+        topic=message.topic,
+        payload=bytes(message.payload),
+        qos=message.qos,
+        retain=message.retain,
+        response_topic=getattr(properties, "ResponseTopic", ""),
+        correlation=getattr(properties, "CorrelationData", b""),
+        expiry_seconds=getattr(properties, "MessageExpiryInterval", None),
+        content_type=getattr(properties, "ContentType", ""),
+        user=tuple(getattr(properties, "UserProperty", ())),
+        token=(epoch, message.mid, message.qos),
+    )
 
 
 class UnbreakableClient(paho.Client):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgekit.agent.serve.events import Publish, Tick
+from edgekit.agent.serve.notify import Notifier
 from edgekit.agent.serve.service import MAX_EVENTS, MAX_PACKET_BYTES, Service
 from edgekit.core import wire
 from edgekit.core.config import AgentConfig
@@ -19,8 +20,9 @@ MAX_WAITING_BYTES = 64 << 20
 @pytest.fixture
 def service(tmp_path: Path) -> Service:
     model, ready, tuning = (tmp_path / name for name in ("model", "ready", "tuning"))
+    journal = tmp_path / "journal.db"
     return Service(
-        AgentConfig("pi"), bundle(), "sha256:r", model, ready, tuning, "a", tmp_path / "journal.db"
+        AgentConfig("pi"), bundle(), "sha256:r", model, ready, tuning, "a", journal, Notifier({})
     )
 
 
