@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from edgekit.core import chat, payloads, wire
+from edgekit.core import chat, envelope, payloads, wire
 
 FOLDER = Path(__file__).parents[1] / "docs" / "protocol" / "schemas"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -28,6 +28,8 @@ TYPES: dict[str, type[msgspec.Struct]] = {
     "state": payloads.State,
     "card": wire.Card,
     "status": wire.Status,
+    "envelope": envelope.Envelope,
+    "envelope-reply": envelope.Answer,
 }
 
 

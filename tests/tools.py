@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 # Daemons lie outside an ordinary user's PATH on Debian.
 EXTRA_PATH = ("/usr/sbin", "/usr/local/sbin", "/sbin")
@@ -76,24 +73,6 @@ def wait_for_port(port: int, process: subprocess.Popen[bytes], seconds: float = 
                 return
         time.sleep(0.02)
     pytest.fail(f"nothing listens on port {port} after {seconds:g} s")
-
-
-def node_modules(project: Path, cache: Path) -> Path:
-    """The packages of a folder's package-lock.json, installed once for all test processes."""
-    lock = project / "package-lock.json"
-    folder = cache / "node" / hashlib.sha256(lock.read_bytes()).hexdigest()[:16]
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if not folder.exists():
-            with tempfile.TemporaryDirectory(dir=folder.parent) as name:
-                made = Path(name) / "made"
-                made.mkdir()
-                for file in (project / "package.json", lock):
-                    shutil.copy(file, made)
-                quiet = ("--ignore-scripts", "--no-audit", "--no-fund")
-                subprocess.run([find("npm"), "ci", *quiet], cwd=made, check=True, timeout=300)
-                made.rename(folder)
-    return folder / "node_modules"
 
 
 @dataclass

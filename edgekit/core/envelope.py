@@ -24,6 +24,7 @@ class Head(msgspec.Struct, frozen=True):
     reply_to: str
     id: msgspec.Raw = msgspec.Raw(b"null")
     want: msgspec.Raw = msgspec.Raw(b"null")
+    traceparent: msgspec.Raw = msgspec.Raw(b"null")
 
     @property
     def served(self) -> bool:
@@ -33,7 +34,8 @@ class Head(msgspec.Struct, frozen=True):
     @property
     def user(self) -> tuple[tuple[str, str], ...]:
         """The user properties that it stands for, where they can be ones."""
-        texts = (("ek-id", _text(self.id)), ("ek-want", _text(self.want)))
+        keys = {"ek-id": self.id, "ek-want": self.want, wire.TRACEPARENT: self.traceparent}
+        texts = ((name, _text(value)) for name, value in keys.items())
         return tuple((name, text) for name, text in texts if text)
 
 
@@ -57,7 +59,7 @@ class Envelope(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """A reply; `status` is there on `final` and `error`."""
+    """A reply; `status` is there on `final` and `error`, `traceparent` where the prompt had one."""
 
     v: Literal[1] = 1
     kind: str
@@ -65,6 +67,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     dev: str
     status: int | msgspec.UnsetType = msgspec.UNSET
+    traceparent: str | msgspec.UnsetType = msgspec.UNSET
     payload: msgspec.Raw
 
 
@@ -149,6 +152,7 @@ def reply_message(
         id=to.prompt_id,
         dev=to.device,
         status=status if kind in wire.LAST_KINDS else msgspec.UNSET,
+        traceparent=to.traceparent or msgspec.UNSET,
         payload=msgspec.Raw(payload),
     )
     return msgspec.structs.replace(message, payload=msgspec.json.encode(answer))

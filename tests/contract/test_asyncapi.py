@@ -76,6 +76,7 @@ def test_channels_are_the_topics_of_the_code(document: Document) -> None:
         "replies": None,
         "card": wire.card_topic(device),
         "status": wire.status_topic(device),
+        "metrics": wire.metrics_topic(device),
     }
     shared = document.part("#/channels/poolPrompts")["x-shared-subscription"]
     assert shared == wire.pool_filter(pool)

@@ -42,6 +42,7 @@ def read(message: wire.Outbound | wire.Inbound, encoding: Encoding) -> wire.Inbo
         keys = {"ek-kind": "kind", "ek-seq": "seq", "ek-id": "id", "ek-dev": "dev"}
         user = tuple((name, str(answer[key])) for name, key in keys.items())
         user += (("ek-status", str(answer["status"])),) if "status" in answer else ()
+        user += (("traceparent", answer["traceparent"]),) if "traceparent" in answer else ()
         correlation = bytes.fromhex(message.topic.rsplit("/", 1)[-1])
     return wire.Inbound(
         message.topic,
@@ -69,4 +70,6 @@ def _enveloped(message: wire.Outbound) -> bytes:
         envelope["deadline_ms"] = message.expiry_seconds * 1000
     if "ek-want" in user:
         envelope["want"] = user["ek-want"]
+    if "traceparent" in user:
+        envelope["traceparent"] = user["traceparent"]
     return json.dumps(envelope).encode()

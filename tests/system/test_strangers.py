@@ -11,7 +11,6 @@ import subprocess
 import threading
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import aiomqtt
@@ -23,8 +22,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from edgekit.data import cache_root
-from tests import tools
+from tests import javascript, tools
 from tests.conftest import Broker, Project
 
 pytestmark = pytest.mark.timeout(120)
@@ -208,11 +206,11 @@ def test_paho_over_3_1_1_gets_errors_and_no_answer_from_a_foreign_address(plain:
 def mqttjs(broker: Broker, version: str, body: object, *more: str) -> list[dict[str, Any]]:
     """The replies that MQTT.js got, by its own account."""
     assert isinstance(broker, tools.MosquittoBroker)
-    here = Path(__file__).parent / "mqttjs"
+    script = javascript.FOLDER / "client.cjs"
     url = f"ws://127.0.0.1:{broker.websocket_port}"
     done = subprocess.run(
-        [tools.find("node"), here / "client.cjs", url, version, json.dumps(body), *more],
-        env=os.environ | {"NODE_PATH": str(tools.node_modules(here, cache_root() / "tests"))},
+        [tools.find("node"), script, url, version, json.dumps(body), *more],
+        env=os.environ | {"NODE_PATH": str(javascript.modules() / "node_modules")},
         capture_output=True,
         text=True,
         timeout=90,
