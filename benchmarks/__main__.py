@@ -35,6 +35,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="smollm2|phi35|DIR",
         help="the model of agent.* and push.*",
     )
+    parser.add_argument("--tls", action="store_true", help="with TLS to the broker, both ways")
     parser.add_argument("--rounds", type=int, default=5, help="samples per figure; default: 5")
     parser.add_argument(
         "--write", action="store_true", help="rewrite the tables in README and docs/figures.md"
@@ -82,10 +83,12 @@ def run(argv: Sequence[str] | None = None) -> None:
     if arguments.write:
         if arguments.names:
             raise UsageError("--write takes no names", "a table holds figures of one run")
+        if arguments.tls:
+            raise UsageError("--write takes no --tls", "the tables are of plain TCP")
         render.check(TABLES)
-    circumstances = _circumstances(arguments.model)
+    circumstances = _circumstances(arguments.model) | {"tls": arguments.tls}
     results = []
-    with Rig(arguments.rounds, arguments.model) as rig:
+    with Rig(arguments.rounds, arguments.model, tls=arguments.tls) as rig:
         for figure in figures:
             print(f"measuring {figure.name}", file=sys.stderr, flush=True)
             results.append(Result(figure, tuple(figure.measure(rig))))

@@ -18,19 +18,24 @@ from pathlib import Path
 
 from edgekit.core.config import BrokerConfig
 from edgekit.errors import EdgekitError
+from tests.pki import Authority
 
 EXTRA_PATH = ("/usr/sbin", "/usr/local/sbin", "/sbin")  # daemons lie outside a user's PATH
 START_SECONDS = 10.0
 
 
 class Mosquitto:
-    """A Mosquitto on a free port; `folder` takes its configuration and log.
+    """A Mosquitto on a free port.
+
+    Args:
+        folder: takes its configuration and log.
+        tls: whether it speaks TLS, and asks for a certificate.
 
     Raises:
         EdgekitError: it is not installed.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, tls: bool = False) -> None:
         program = shutil.which(
             "mosquitto", path=os.pathsep.join((os.environ.get("PATH", ""), *EXTRA_PATH))
         )
@@ -41,19 +46,31 @@ class Mosquitto:
         with socket.socket() as sock:
             sock.bind(("127.0.0.1", 0))
             self.port = int(sock.getsockname()[1])
+        self.config = BrokerConfig("127.0.0.1", self.port)
+        more = ""
+        if tls:
+            ca = Authority(folder)
+            shown, ours = ca.issue("broker", hosts=("127.0.0.1",)), ca.issue("bench")
+            self.config = BrokerConfig(
+                "127.0.0.1",
+                self.port,
+                tls=True,
+                ca_file=str(ca.cert),
+                cert_file=str(ours.cert),
+                key_file=str(ours.key),
+            )
+            more = (
+                f"cafile {ca.cert}\ncertfile {shown.cert}\nkeyfile {shown.key}\n"
+                "require_certificate true\n"
+            )
         config = folder / "mosquitto.conf"
         config.write_text(
             f"listener {self.port} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\n"
-            f"persistence false\nlog_dest file {folder / 'mosquitto.log'}\n"
+            f"persistence false\nlog_dest file {folder / 'mosquitto.log'}\n{more}"
             + ("user root\n" if os.geteuid() == 0 else "")
         )
         self._command = [program, "-c", str(config)]
         self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def config(self) -> BrokerConfig:
-        """Where it is."""
-        return BrokerConfig("127.0.0.1", self.port)
 
     def start(self) -> None:
         """Start it, again on the same port; returns when it listens."""
@@ -72,13 +89,13 @@ class Mosquitto:
 
 
 @contextmanager
-def mosquitto(folder: Path) -> Iterator[BrokerConfig]:
-    """Run Mosquitto for the length of a block.
+def mosquitto(folder: Path, *, tls: bool = False) -> Iterator[BrokerConfig]:
+    """Run Mosquitto for the length of a block, with TLS on request.
 
     Raises:
         EdgekitError: it is not installed, or does not start.
     """
-    broker = Mosquitto(folder)
+    broker = Mosquitto(folder, tls=tls)
     broker.start()
     try:
         yield broker.config

@@ -18,6 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
+import msgspec
+
 from benchmarks import bare_worker
 from benchmarks.bare import Bare
 from benchmarks.broker import mosquitto
@@ -50,10 +52,12 @@ class Rig:
     Args:
         rounds: samples per figure.
         model: `smollm2`, `phi35` or a model folder.
+        tls: whether everybody speaks TLS to the broker, with certificates on both sides.
     """
 
-    def __init__(self, rounds: int, model: str = SMOLLM2) -> None:
+    def __init__(self, rounds: int, model: str = SMOLLM2, *, tls: bool = False) -> None:
         self.rounds = rounds
+        self.tls = tls
         self.model_name = model
         self._stack = ExitStack()
         self._fleet_toml: str | None = None
@@ -89,13 +93,16 @@ class Rig:
     @cached_property
     def broker(self) -> BrokerConfig:
         """A Mosquitto, on a free port."""
-        return self._stack.enter_context(mosquitto(self.folder))
+        return self._stack.enter_context(mosquitto(self.folder, tls=self.tls))
 
     @cached_property
     def device(self) -> str:
         """A device of this machine that has the model and answers at the broker."""
         if not (self.folder / "project").exists():
             self.edgekit("init", ".", "--port", str(self.broker.port))
+            if self.tls:
+                broker = msgspec.toml.encode({"broker": self.broker}).decode()
+                (self.folder / "project" / "edgekit.toml").write_text(broker, encoding="utf-8")
             name = ("--name", "bench", "--context", str(CONTEXT_TOKENS))
             ungated = ("--accept-ungated",) if self.model_name == PHI35 else ()
             self.edgekit("pack", str(self.model), *name, *ungated)

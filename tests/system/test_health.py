@@ -28,6 +28,7 @@ from edgekit.core.config import AgentConfig, BrokerConfig
 from edgekit.mqtt import MqttClient
 from tests import tools
 from tests.conftest import make_project
+from tests.contract.document import Document
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -288,6 +289,7 @@ def test_prometheus_and_the_metrics_topic_tell_of_an_answer(box: Box, tmp_path: 
     assert 0 < first < duration["sum"] < 60
     assert samples["edgekit_mem_free_bytes", ""] > 0
     assert (message.qos, message.retain) == (0, False)
+    assert Document().check(message) == "metrics"
     for said in (text, message.payload.decode()):
         assert "capital" not in said
         assert "Paris" not in said
