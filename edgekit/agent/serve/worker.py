@@ -6,7 +6,6 @@ crash or an out-of-memory kill here must not cost the MQTT connection.
 
 from __future__ import annotations
 
-import os
 import socket
 import time
 from collections import OrderedDict, deque
@@ -40,7 +39,6 @@ from edgekit.errors import EdgekitError
 
 SYSTEM_ROLES = ("system", "developer")
 MAX_SYSTEM_MESSAGES = 64  # whose tokens are remembered
-NICENESS = 5  # the agent has little to do, and somebody waits for it: 0.5 ms of a first token
 
 Clock = Callable[[], float]
 
@@ -355,7 +353,6 @@ def main(
     Raises:
         EdgekitError: the model cannot be loaded.
     """
-    os.nice(NICENESS)
     pipe: Pipe[ToWorker] = Pipe(socket.socket(fileno=descriptor), ToWorker)
     measured = not threads
     options = Options(threads, spinning=False)
