@@ -345,6 +345,8 @@ class MqttClient:
                 tls.load(self._tls, self._broker)  # a certificate may have been renewed
             except EdgekitError as error:
                 self._complain(error)
+            except OSError as error:  # taken away while it was read
+                self._complain(EdgekitError("a certificate cannot be read", str(error)))
         delay = reconnect_delay_seconds(self._attempt, random.random())  # noqa: S311  no secret
         self._attempt += 1
         self._client.reconnect_delay_set(delay, delay)  # type: ignore[arg-type]  # any number

@@ -20,6 +20,7 @@ MAX_BODY_BYTES = 128 * 1024
 MAX_EXPIRY_SECONDS = 3600
 MAX_CORRELATION_BYTES = 64
 MAX_RESPONSE_TOPIC_CHARS = 512  # it is kept with the prompt
+MAX_RESPONSE_TOPIC_LEVELS = 32  # Mosquitto ends the connection of who publishes below 200
 MAX_ERROR_CHARS = 500  # an error that repeats what was sent stays small
 MAX_ID_CHARS = payloads.MAX_ID_CHARACTERS
 JSON = "application/json"
@@ -34,6 +35,11 @@ UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 TRACEPARENT = "traceparent"
 _IDS = r"-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
 _TRACEPARENT = re.compile(rf"(?:00{_IDS}|(?!00|ff)[0-9a-f]{{2}}{_IDS}(?:-[!-~]{{0,64}})?)\Z")
+
+# A broker may end the connection of who sends these (§1.5.4): controls and non-characters. In JSON
+# and CBOR they pass the broker that a prompt comes through.
+_NON_CHARACTERS = "".join(chr(plane << 16 | end) for plane in range(17) for end in (0xFFFE, 0xFFFF))
+_UNSENDABLE = re.compile(f"[\0-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef{_NON_CHARACTERS}]")
 
 # code: (status, whether the same prompt can succeed later or elsewhere)
 CODES: dict[payloads.Code, tuple[int, bool]] = {
@@ -253,6 +259,8 @@ def address_of(message: Inbound, device: str) -> Reply | None:
         return None
     # longer Correlation Data is refused, by an error that carries this, and must fit into it
     prompt_id = message.property("ek-id") or message.correlation[:MAX_CORRELATION_BYTES].hex()
+    if _UNSENDABLE.search(prompt_id):
+        return None
     return Reply(
         topic=message.response_topic,
         correlation=message.correlation,
@@ -267,6 +275,8 @@ def address_of(message: Inbound, device: str) -> Reply | None:
 def control_address_of(message: Inbound, control: Control, device: str) -> Reply | None:
     """Where a control message is answered; None: where its prompt is."""
     if not _may_be_answered(message) or len(message.correlation) > MAX_CORRELATION_BYTES:
+        return None
+    if len(control.id) > MAX_ID_CHARS or _UNSENDABLE.search(control.id):
         return None
     return Reply(
         message.response_topic,
@@ -294,7 +304,9 @@ def _may_be_answered(message: Inbound) -> bool:
         requester
         and topic.startswith(prefix)
         and len(prefix) < len(topic) <= MAX_RESPONSE_TOPIC_CHARS
-        and not any(c in topic for c in "+#\0")
+        and topic.count("/") < MAX_RESPONSE_TOPIC_LEVELS
+        and not any(c in topic for c in "+#")
+        and not _UNSENDABLE.search(topic)
     )
 
 

@@ -12,6 +12,7 @@ import pytest
 from edgekit.agent.serve.events import Controlled, Received
 from edgekit.agent.serve.pipe import Cancel, Delta, Start
 from edgekit.core import wire
+from edgekit.core.envelope import opened
 from tests.fakes.session import BODY, Agent, replies, to_worker
 
 HERE = "edgekit/v1/res/alice/plain"
@@ -293,3 +294,26 @@ def test_the_worker_gets_the_body_s_own_choices() -> None:
     (start,) = to_worker(effects)
     assert isinstance(start, Start)
     assert (start.answer_limit, start.sampling.seed) == (7, 3)
+
+
+@pytest.mark.parametrize("text", ["a\u0001", "a\uffff", "\ufdd0", "\x7f", "\U0001fffe"])
+def test_what_a_broker_would_end_our_connection_for_is_never_answered(text: str) -> None:
+    topic = wire.request_topic("demo", "alice")
+    given = {"v": 1, "id": text, "reply_to": "edgekit/v1/res/alice/1", "body": {}}
+    message = wire.Inbound(topic, json.dumps(given).encode())
+    assert wire.address_of(opened(message), "demo") is None
+    given |= {"id": "p1", "reply_to": f"edgekit/v1/res/alice/{text}"}
+    message = wire.Inbound(topic, json.dumps(given).encode())
+    assert wire.address_of(opened(message), "demo") is None
+    control = wire.Inbound(
+        wire.control_topic("demo", "alice"), b"", response_topic="edgekit/v1/res/alice/1"
+    )
+    assert wire.control_address_of(control, wire.Control("query", text), "demo") is None
+    assert wire.control_address_of(control, wire.Control("query", "p1"), "demo") is not None
+
+
+def test_a_response_topic_of_hundreds_of_levels_is_none() -> None:
+    topic = wire.request_topic("demo", "alice")
+    deep = wire.response_prefix("alice") + "/" * 250
+    message = wire.Inbound(topic, b"{}", response_topic=deep, correlation=b"c")
+    assert wire.address_of(message, "demo") is None

@@ -64,7 +64,10 @@ class Intake:
 
     def _take(self, prompt: wire.Prompt, now: float) -> list[Effect]:
         key = f"{prompt.requester}/{prompt.reply.prompt_id}"
-        body_hash = hashlib.sha256(prompt.payload).digest()
+        written = (
+            b"cbor\0" if prompt.reply.encoding == "cbor" else b""
+        )  # the same bytes, another body
+        body_hash = hashlib.sha256(written + prompt.payload).digest()
         known = self.prompts.ledger.get(key)
         if known is not None:
             same = known.body_hash == body_hash

@@ -173,7 +173,6 @@ class Service:
                     self._health.tick(time.monotonic(), network_alive=alive, answers=self._answers)
         finally:
             self._running = False
-            self._health.stopping()
             self._ready_file.unlink(missing_ok=True)
             if self._online:
                 self._mqtt.close(FLUSH_SECONDS)
@@ -279,6 +278,8 @@ class Service:
             effects = self._session.handle(event, time.monotonic())
         except Exception:  # a defect met by one prompt must not cost the others
             log.exception("the session failed on %s", type(event).__name__)
+            if isinstance(event, Received | Controlled):  # else the broker waits for its PUBACK
+                self._mqtt.ack(event.message.token)
             return
         self._perform(effects)
 
