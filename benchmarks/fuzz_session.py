@@ -28,24 +28,15 @@ from edgekit.agent.serve.session import Session
 from edgekit.core import wire
 from edgekit.core.chat import Timings, Usage
 from edgekit.core.config import AgentConfig
-from edgekit.core.manifest import BundleConfig, Fit
 from edgekit.paho_client import properties_of
+from tests.fakes.session import bundle
 
 DEVICE, POOL = "pi", "all"
 NAMES = ("alice", "bob", "m" * 64)
 SLOTS = 2
 OVERSHOOT_BYTES = 16 << 20  # outcomes come after their prompts were let in
 CONFIG = AgentConfig(DEVICE, pools=[POOL], requests_per_minute=6000, max_messages=3)
-BUNDLE = BundleConfig(
-    name="m",
-    version="1",
-    model_type="llama",
-    build_id="b",
-    context_length=64,
-    kv_bytes_per_token=1,
-    max_answer_tokens=10,
-    fit=Fit(ram_bytes=1, disk_bytes=1),
-)
+BUNDLE = bundle(name="m", context_length=64, max_answer_tokens=10)
 
 # --- what comes -------------------------------------------------------------------------------
 _names = st.sampled_from((*NAMES, "", "al ice", "m" * 65, "\x00", "ä", ".", "..", "#", "%u"))

@@ -61,7 +61,7 @@ class Target:
             resend=False,
         )
         self._paho = self._mqtt._client
-        self._paho._create_socket = self._create_socket  # type: ignore[method-assign]
+        self._paho._create_socket = self._create_socket  # type: ignore[method-assign]  # ours
         self._paho.on_socket_open = lambda *_: None  # it sets options of TCP
         self._paho.connect_async("none")
 

@@ -116,7 +116,7 @@ class MqttClient:
         self._complaint = ""
         self._socket: socket.socket | None = None
         self._settled = threading.Event()  # subscribed, or refused with a reason
-        self._connect_properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        self._connect_properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho's
         self._connect_properties.MaximumPacketSize = max_packet_bytes
         client = UnbreakableClient(
             CallbackAPIVersion.VERSION2,
@@ -134,7 +134,7 @@ class MqttClient:
         if self._tls is not None:
             client.tls_set_context(self._tls)
         if will is not None:
-            delay = Properties(PacketTypes.WILLMESSAGE)  # type: ignore[no-untyped-call]
+            delay = Properties(PacketTypes.WILLMESSAGE)  # type: ignore[no-untyped-call]  # paho's
             delay.WillDelayInterval = will_delay_seconds  # §3.1.3.2.2
             client.will_set(will.topic, will.payload, will.qos, will.retain, delay)
         client.on_socket_open = self._socket_opened

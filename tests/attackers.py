@@ -97,7 +97,7 @@ class Stranger:
     def publish(self, topic: str, payload: bytes, *, qos: int = 1, **more: Any) -> int:
         """Publish; the PUBACK's reason code."""
         retain = more.pop("retain", False)
-        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho's
         for name, value in more.items():
             setattr(properties, name, value)
         self.client.publish(topic, payload, qos, retain, properties)

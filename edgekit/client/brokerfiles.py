@@ -27,7 +27,7 @@ MAX_QUEUED_MESSAGES = 1000  # for each client that does not read, together with 
 MAX_QUEUED_BYTES = 32 << 20
 MAX_INFLIGHT_MESSAGES = 20
 
-_READABLE = (wire.card_topic("+"), wire.status_topic("+"), f"{wire.PREFIX}/dev/+/metrics")
+_READABLE = (wire.card_topic("+"), wire.status_topic("+"), wire.metrics_topic("+"))
 
 
 class BrokerSetup(msgspec.Struct, frozen=True, kw_only=True):

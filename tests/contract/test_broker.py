@@ -203,7 +203,7 @@ def plain(
     """A paho client that keeps its session, which edgekit's own does not."""
     made = paho.Client(CallbackAPIVersion.VERSION2, client_id, protocol=paho.MQTTv5)
     made.on_message = on_message
-    connect = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+    connect = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho's
     connect.SessionExpiryInterval = session_seconds
     connected = threading.Event()
     made.on_connect = lambda *_: connected.set()

@@ -40,7 +40,7 @@ from edgekit.agent.serve.states import State
 from edgekit.core import wire
 from edgekit.core.chat import Timings, Usage
 from edgekit.core.config import AgentConfig
-from edgekit.core.manifest import BundleConfig, Fit
+from tests.fakes.session import bundle
 
 REQUESTERS = ("alice", "bob")
 OWN_TOPICS = (wire.card_topic("pi"), wire.status_topic("pi"))
@@ -48,16 +48,7 @@ BODIES = [
     json.dumps({"messages": [{"role": "user", "content": text}], **more}).encode()
     for text, more in (("Hi", {}), ("Ho", {"stream": False}), ("Hi", {"nonsense": 1}))
 ]
-CONFIG = BundleConfig(
-    name="m",
-    version="1",
-    model_type="llama",
-    build_id="b",
-    context_length=64,
-    kv_bytes_per_token=1,
-    max_answer_tokens=10,
-    fit=Fit(ram_bytes=1, disk_bytes=1),
-)
+CONFIG = bundle(name="m", context_length=64, max_answer_tokens=10)
 USAGE, TIMINGS = Usage(1, 1, 2), Timings(0, 1, 1, 1, 1)
 
 requesters = st.sampled_from(REQUESTERS)

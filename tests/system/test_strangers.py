@@ -245,7 +245,7 @@ def test_aiomqtt_streams_an_answer_cancels_another_and_reads_an_error(device: Pr
     async def ask(
         client: aiomqtt.Client, prompt_id: str, body: object, *, cancel: bool = False
     ) -> list[dict[str, Any]]:
-        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho's
         properties.ResponseTopic = f"edgekit/v1/res/aio/{prompt_id}"
         properties.CorrelationData = prompt_id.encode()
         properties.MessageExpiryInterval = 60
