@@ -28,7 +28,7 @@ from edgekit.agent.serve.session import Session
 from edgekit.core import wire
 from edgekit.core.chat import Timings, Usage
 from edgekit.core.config import AgentConfig
-from edgekit.paho_client import properties_of
+from edgekit.core.packet import publish_properties
 from tests.fakes.session import bundle
 
 DEVICE, POOL = "pi", "all"
@@ -238,7 +238,7 @@ class Watched:
         prefix = wire.response_prefix(requester)
         _promise(message.topic.startswith(prefix), f"{message.topic!r} is not {requester}'s")
         _promise(not set(message.topic) & set("+#\0"), f"{message.topic!r} is no topic")
-        properties_of(message).pack()  # type: ignore[no-untyped-call]  # paho's own
+        publish_properties(message)
         _promise(len(message.payload) < 2 * wire.MAX_BODY_BYTES, "a reply larger than a prompt")
         if effect.key and message.qos and effect.kind != "delta":
             code = (0, 0, 0x10, 0x87, None)[self.tokens % 5]

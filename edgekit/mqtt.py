@@ -1,7 +1,8 @@
-"""The only door to paho (with `paho_client`): one MQTT 5 client for the agent and the requester.
+"""The only door to paho (with `paho_client`): one MQTT 5 client for the agent, which polls it
+(`agent/serve/link`), and the requester, for which it has a thread.
 
 What paho leaves to its user is done here, each measured to matter: TCP_NODELAY, guarded callbacks
-(an exception in `on_message` kills the network thread silently), bounded queues, a reconnect with
+(an exception in `on_message` kills paho's thread silently), bounded queues, a reconnect with
 jitter (thousands of clients lose one broker together), subscribing again after every CONNACK,
 PUBACK only when told, and never for a message of an earlier connection.
 """
@@ -30,14 +31,10 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edgekit import tls
 from edgekit.core.config import BrokerConfig
+from edgekit.core.packet import publish_properties, read_publish
 from edgekit.core.wire import Inbound, Outbound
 from edgekit.errors import EdgekitError, UnreachableError
-from edgekit.paho_client import (
-    MAX_PACKET_BYTES,
-    UnbreakableClient,
-    inbound_of,
-    properties_of,
-)
+from edgekit.paho_client import MAX_PACKET_BYTES, Packed, UnbreakableClient
 
 log = logging.getLogger(__name__)
 
@@ -73,9 +70,9 @@ class MqttClient:
         broker: where to connect.
         client_id: unique at the broker.
         subscriptions: (filter, QoS) pairs, subscribed after every CONNACK.
-        on_message: called on the network thread for each message; an exception is logged.
-        on_connection: called on the network thread with True once subscribed, False when lost.
-        on_taken_over: called on the network thread when the broker says that another client has
+        on_message: called on paho's thread for each message; an exception is logged.
+        on_connection: called on paho's thread with True once subscribed, False when lost.
+        on_taken_over: called on paho's thread when the broker says that another client has
             our id (§3.14.2.1, 0x8E); this one then does not come back.
         will: published by the broker when this client vanishes (§3.1.2.5).
         will_delay_seconds: how long the broker waits with it, for the client to come back.
@@ -143,7 +140,7 @@ class MqttClient:
         client.on_disconnect = self._disconnected
         client.on_subscribe = self._suback
         client.on_publish = self._puback
-        client.on_message = self._message
+        client.on_publish_packet = self._publish_packet
         self._client = client
 
     def connect(self, timeout_seconds: float = CONNECT_TIMEOUT_SECONDS) -> None:
@@ -155,14 +152,8 @@ class MqttClient:
             EdgekitError: the broker refused.
         """
         try:
-            # Clean Start at the first connection only, paho's default: where a later one replaces
-            # one that the broker still holds, a session that ends would publish the Will.
-            self._client.connect(
-                self._broker.host,
-                self._broker.port,
-                self._broker.keepalive_seconds,
-                properties=self._connect_properties,
-            )
+            self._address_paho()
+            self._client.reconnect()
         except (OSError, ValueError) as error:
             raise tls.explain(error, self._broker) from error
         self._client.loop_start()
@@ -178,24 +169,28 @@ class MqttClient:
                 "is this the broker's MQTT port? One with TLS takes tls = true in [broker]",
             )
 
-    def start(self) -> None:
-        """Connect in the background and keep trying; `on_connection` tells."""
+    def _address_paho(self) -> None:
+        # Clean Start at the first connection only, paho's default: where a later one replaces
+        # one that the broker still holds, a session that ends would publish the Will.
         self._client.connect_async(
             self._broker.host,
             self._broker.port,
             self._broker.keepalive_seconds,
             properties=self._connect_properties,
         )
-        self._client.loop_start()
 
     def publish(self, message: Outbound) -> Future[int]:
         """Send; the future holds the PUBACK's reason code (0 once sent for QoS 0)."""
+        properties: Any = Packed(publish_properties(message))
         info = self._client.publish(
-            message.topic, message.payload, message.qos, message.retain, properties_of(message)
+            message.topic, message.payload, message.qos, message.retain, properties
         )
         future: Future[int] = Future()
         if info.rc == paho.MQTT_ERR_QUEUE_SIZE or (info.rc and message.qos == 0):
             future.set_result(QUOTA_EXCEEDED)  # dropped here, never sent
+            return future
+        if info.rc and not self._resend:
+            future.set_result(LOST)
             return future
         # Not held over paho's publish: paho calls `_puback` under the lock that publish takes.
         with self._lock:
@@ -213,15 +208,14 @@ class MqttClient:
             self._client.ack(mid, qos)
 
     @property
-    def network_alive(self) -> bool:
-        """Whether the network thread lives: once it has died paho still says `is_connected`."""
-        thread = self._client._thread
-        return thread is not None and thread.is_alive()
+    def connected(self) -> bool:
+        """Whether the broker has taken us, and the connection is not known to be lost."""
+        return self._connected_at < math.inf
 
     def unsubscribe(self, filters: Sequence[str]) -> None:
         """Take nothing more of these filters, on later connections neither."""
         self._subscriptions = [(f, qos) for f, qos in self._subscriptions if f not in filters]
-        if filters:
+        if filters and self.connected:
             self._client.unsubscribe(list(filters))
 
     def close(self, flush_seconds: float = 0.0) -> None:
@@ -319,7 +313,11 @@ class MqttClient:
         code: ReasonCode,
         _properties: object,
     ) -> None:
-        was_up = self._connected_at < math.inf
+        was_up = self.connected
+        if time.monotonic() - self._connected_at >= STEADY_SECONDS:
+            self._attempt = 0
+        self._connected_at = math.inf
+        self._epoch += 1
         alert = self._socket.alert if isinstance(self._socket, tls.Socket) else None
         if alert is not None:
             self._refused(tls.explain(alert, self._broker))
@@ -333,13 +331,10 @@ class MqttClient:
             client.disconnect()  # it does not come back
             self._guard(lambda _: self._on_taken_over(), None)
             return
-        if time.monotonic() - self._connected_at >= STEADY_SECONDS:
-            self._attempt = 0
-        self._connected_at = math.inf
         self._back_off()
 
     def _back_off(self) -> None:
-        """Set how long paho waits before it tries again; it asks before each attempt."""
+        """Set when it is tried again."""
         if self._tls is not None:
             try:
                 tls.load(self._tls, self._broker)  # a certificate may have been renewed
@@ -349,7 +344,11 @@ class MqttClient:
                 self._complain(EdgekitError("a certificate cannot be read", str(error)))
         delay = reconnect_delay_seconds(self._attempt, random.random())  # noqa: S311  no secret
         self._attempt += 1
-        self._client.reconnect_delay_set(delay, delay)  # type: ignore[arg-type]  # any number
+        self._retry_after(delay)
+
+    def _retry_after(self, seconds: float) -> None:
+        """paho asks before each attempt."""
+        self._client.reconnect_delay_set(seconds, seconds)  # type: ignore[arg-type]  # any number
 
     def _drop_unacked(self) -> None:
         self._client.drop_out_messages()
@@ -374,8 +373,10 @@ class MqttClient:
         if future is not None:
             self._guard(future.set_result, int(code.value))
 
-    def _message(self, _client: object, _userdata: object, message: paho.MQTTMessage) -> None:
-        self._guard(self._on_message, inbound_of(message, self._epoch))
+    def _publish_packet(self, command: int, body: bytes) -> int:
+        message = read_publish(command, body, self._epoch)
+        self._guard(self._on_message, message)
+        return int(message.token[1])
 
     def _guard(self, call: Callable[[Any], None], argument: Any) -> None:
         try:

@@ -1,22 +1,38 @@
-"""PUBLISH packets of MQTT 5, as far as they are looked at before paho reads them (§3.3)."""
+"""PUBLISH packets of MQTT 5: read whole, and the properties that ours are sent with (§3.3).
+
+Here and not by paho, which took 140 us to read and 150 to write one with seven properties (23 and
+9 here), and takes quadratic time where there are many. It also refuses what the specification
+allows and brokers pass on (U+FEFF).
+"""
 
 from __future__ import annotations
 
+import struct
+from typing import Any
+
+from edgekit.core.wire import JSON, Inbound, Outbound
+
 PUBLISH = 0x30
 MAX_PROPERTY_BYTES = 8 * 1024  # of one PUBLISH; a prompt's are some hundred
+MAX_VARIABLE_BYTES = 4  # of a Variable Byte Integer (§1.5.5)
+
+# §2.2.2.2
+PAYLOAD_FORMAT_INDICATOR = 0x01
+MESSAGE_EXPIRY_INTERVAL = 0x02
+CONTENT_TYPE = 0x03
+RESPONSE_TOPIC = 0x08
+CORRELATION_DATA = 0x09
+SUBSCRIPTION_IDENTIFIER = 0x0B
+USER_PROPERTY = 0x26
 
 
-def is_publish(command: int) -> bool:
-    """Whether a fixed header's first byte begins a PUBLISH (§2.1.2)."""
-    return command & 0xF0 == PUBLISH
-
-
-def without_properties(command: int, body: bytes | bytearray) -> tuple[bytes, int]:
-    """A PUBLISH without its properties and payload, and the length of those properties.
+def read_publish(command: int, body: bytes, epoch: int) -> Inbound:
+    """The message of a PUBLISH; without payload and properties where these cannot be read.
 
     Args:
         command: the fixed header's first byte.
         body: what follows its Remaining Length.
+        epoch: number of the connection, for the token, (epoch, Packet Identifier, QoS).
 
     Raises:
         ValueError: it is cut short, or has a QoS that nobody here subscribes with.
@@ -24,13 +40,137 @@ def without_properties(command: int, body: bytes | bytearray) -> tuple[bytes, in
     qos = (command & 0x06) >> 1
     if qos > 1:
         raise ValueError(f"a PUBLISH with QoS {qos}")
-    end = 2 + int.from_bytes(body[:2], "big") + 2 * qos
-    length = 0
-    for shift in range(0, 28, 7):  # a Variable Byte Integer (§1.5.5)
-        at = end + shift // 7
-        if at >= len(body):
-            break
-        length |= (body[at] & 0x7F) << shift
-        if body[at] < 0x80:
-            return bytes(body[:end]) + b"\0", length
-    raise ValueError("a PUBLISH that is cut short")
+    topic, at = _string(body, 0)
+    mid = 0
+    if qos:
+        mid, at = _integer(body, at, 2)
+    length, at = _variable(body, at)
+    end = at + length
+    message = Inbound(topic, b"", qos, bool(command & 0x01), token=(epoch, mid, qos))
+    if length > MAX_PROPERTY_BYTES or end > len(body):
+        return message
+    try:
+        properties = _properties(body[at:end])
+    except ValueError:  # a UnicodeDecodeError is one
+        return message
+    return Inbound(topic, body[end:], qos, message.retain, token=message.token, **properties)
+
+
+def _properties(data: bytes) -> dict[str, Any]:
+    """What of them counts here, by the names of `Inbound`.
+
+    Raises:
+        ValueError: a property is unknown, cut short, malformed, or there twice.
+    """
+    found: dict[int, Any] = {}
+    user: list[tuple[str, str]] = []
+    at = 0
+    while at < len(data):
+        kind = data[at]
+        at += 1
+        value: Any
+        if kind == USER_PROPERTY:
+            name, at = _string(data, at)
+            value, at = _string(data, at)
+            user.append((name, value))
+            continue
+        if kind in (CONTENT_TYPE, RESPONSE_TOPIC):
+            value, at = _string(data, at)
+        elif kind == CORRELATION_DATA:
+            value, at = _binary(data, at)
+        elif kind == MESSAGE_EXPIRY_INTERVAL:
+            value, at = _integer(data, at, 4)
+        elif kind == PAYLOAD_FORMAT_INDICATOR:
+            value, at = _integer(data, at, 1)
+            if value > 1:
+                raise ValueError(f"a Payload Format Indicator of {value}")
+        elif kind == SUBSCRIPTION_IDENTIFIER:  # one for each subscription that matched
+            value, at = _variable(data, at)
+            if not value:
+                raise ValueError("a Subscription Identifier of 0")
+            continue
+        else:
+            raise ValueError(f"property 0x{kind:02x} of a PUBLISH")
+        if kind in found:
+            raise ValueError(f"property 0x{kind:02x} twice")
+        found[kind] = value
+    return {
+        "content_type": found.get(CONTENT_TYPE, ""),
+        "response_topic": found.get(RESPONSE_TOPIC, ""),
+        "correlation": found.get(CORRELATION_DATA, b""),
+        "expiry_seconds": found.get(MESSAGE_EXPIRY_INTERVAL),
+        "user": tuple(user),
+    }
+
+
+def publish_properties(message: Outbound) -> bytes:
+    """What a message says beside its payload, with its length before it.
+
+    Raises:
+        ValueError: a value is too long, or no UTF-8.
+    """
+    parts: list[bytes] = []
+    if message.content_type:
+        utf8 = int(message.content_type == JSON)
+        parts += (
+            bytes((PAYLOAD_FORMAT_INDICATOR, utf8, CONTENT_TYPE)),
+            _prefixed(message.content_type.encode()),
+        )
+    if message.response_topic:
+        parts += bytes((RESPONSE_TOPIC,)), _prefixed(message.response_topic.encode())
+    if message.correlation:
+        parts += bytes((CORRELATION_DATA,)), _prefixed(message.correlation)
+    if message.expiry_seconds is not None:
+        try:
+            parts.append(struct.pack("!BI", MESSAGE_EXPIRY_INTERVAL, message.expiry_seconds))
+        except struct.error as error:
+            raise ValueError(f"an expiry of {message.expiry_seconds} s") from error
+    for name, value in message.user:
+        parts += bytes((USER_PROPERTY,)), _prefixed(name.encode()), _prefixed(value.encode())
+    written = b"".join(parts)
+    return _variable_of(len(written)) + written
+
+
+def _integer(data: bytes, at: int, size: int) -> tuple[int, int]:
+    end = at + size
+    if end > len(data):
+        raise ValueError("cut short")
+    return int.from_bytes(data[at:end], "big"), end
+
+
+def _binary(data: bytes, at: int) -> tuple[bytes, int]:
+    length, at = _integer(data, at, 2)
+    end = at + length
+    if end > len(data):
+        raise ValueError("cut short")
+    return data[at:end], end
+
+
+def _string(data: bytes, at: int) -> tuple[str, int]:
+    value, at = _binary(data, at)
+    return value.decode(), at
+
+
+def _variable(data: bytes, at: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 7 * MAX_VARIABLE_BYTES, 7):
+        byte, at = _integer(data, at, 1)
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+    raise ValueError("a Variable Byte Integer that does not end")
+
+
+def _variable_of(value: int) -> bytes:
+    written = bytearray()
+    while value > 0x7F:
+        written.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes((*written, value))
+
+
+def _prefixed(value: bytes) -> bytes:
+    try:
+        return struct.pack("!H", len(value)) + value
+    except struct.error as error:
+        raise ValueError(f"a value of {len(value)} bytes") from error

@@ -9,9 +9,8 @@ import socket
 import subprocess
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -35,75 +34,9 @@ from edgekit.mqtt import (
 from tests import tools
 from tests.conftest import Broker
 from tests.contract.broker_capabilities import BROKERS, BrokerCapabilities
+from tests.contract.clients import NOTHING_SECONDS, WAIT_SECONDS, Client, client, scripted, unique
 
 pytestmark = pytest.mark.timeout(90)
-
-WAIT_SECONDS = 10.0  # for what must come
-NOTHING_SECONDS = 0.5  # for what must not
-
-
-def unique(level: str = "test") -> str:
-    return f"{level}/{uuid.uuid4().hex[:8]}"
-
-
-class Client:
-    """An `MqttClient` whose messages and connections are kept."""
-
-    def __init__(
-        self,
-        port: int,
-        *filters: str,
-        on_message: Callable[[wire.Inbound], None] | None = None,
-        start: bool = False,
-        **options: Any,
-    ) -> None:
-        self.messages: queue.SimpleQueue[wire.Inbound] = queue.SimpleQueue()
-        self.connections: queue.SimpleQueue[bool] = queue.SimpleQueue()
-        self.mqtt = MqttClient(
-            BrokerConfig("127.0.0.1", port, keepalive_seconds=options.pop("keepalive_seconds", 5)),
-            options.pop("client_id", unique("c").replace("/", "-")),
-            subscriptions=[(f, 1) for f in filters],
-            on_message=on_message or self.messages.put,
-            on_connection=self.connections.put,
-            **options,
-        )
-        if start:
-            self.mqtt.start()
-        else:
-            self.mqtt.connect(WAIT_SECONDS)
-            assert self.connections.get(timeout=WAIT_SECONDS)
-
-    @property
-    def socket(self) -> socket.socket:
-        sock = self.mqtt._client.socket()
-        assert isinstance(sock, socket.socket)
-        return sock
-
-    def publish(self, topic: str, payload: bytes = b"x", **more: Any) -> int:
-        return self.mqtt.publish(wire.Outbound(topic, payload, **more)).result(WAIT_SECONDS)
-
-    def receive(self) -> wire.Inbound:
-        return self.messages.get(timeout=WAIT_SECONDS)
-
-    def receives_nothing(self) -> bool:
-        with suppress(queue.Empty):
-            self.messages.get(timeout=NOTHING_SECONDS)
-            return False
-        return True
-
-    def vanish(self) -> None:
-        """Be gone as a killed process is: the kernel closes the socket, nobody says goodbye."""
-        self.mqtt._client.loop_stop()
-        self.socket.close()
-
-    def close(self) -> None:
-        self.mqtt.close()
-
-
-@contextmanager
-def client(port: int, *filters: str, **options: Any) -> Iterator[Client]:
-    with closing(Client(port, *filters, **options)) as made:
-        yield made
 
 
 # --- the table --------------------------------------------------------------------------------
@@ -282,11 +215,13 @@ def test_the_broker_does_what_the_table_says(broker: Broker, capability: str) ->
 
 
 # --- the client, on both brokers --------------------------------------------------------------
+@pytest.mark.usefixtures("either_client")
 def test_small_messages_are_not_held_back_by_nagle(broker: Broker) -> None:
     with client(broker.port) as one:
         assert one.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
+@pytest.mark.usefixtures("either_client")
 def test_an_exception_in_on_message_is_logged_and_the_client_lives_on(
     broker: Broker, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -306,6 +241,7 @@ def test_an_exception_in_on_message_is_logged_and_the_client_lives_on(
     assert "a defect in the application" in caplog.text
 
 
+@pytest.mark.usefixtures("either_client")
 def test_hundreds_of_rapid_publishes_from_two_threads_all_resolve(broker: Broker) -> None:
     topic, each = unique(), 250
     futures: list[Any] = []
@@ -324,8 +260,8 @@ def test_hundreds_of_rapid_publishes_from_two_threads_all_resolve(broker: Broker
             assert not thread.is_alive(), "a deadlock between publish and PUBACK"
         assert {future.result(WAIT_SECONDS) for future in futures} == {0}
         assert len({one.receive().payload for _ in range(2 * each)}) == 2 * each
-        assert one.mqtt._unacked == {}
-        assert one.mqtt._early == {}
+        assert one.own._unacked == {}
+        assert one.own._early == {}
 
 
 def test_a_puback_that_is_faster_than_publish_is_not_lost(broker: Broker) -> None:
@@ -342,9 +278,10 @@ def test_a_puback_that_is_faster_than_publish_is_not_lost(broker: Broker) -> Non
         codes = {one.publish(unique()) for _ in range(3)}
         assert time.monotonic() - began < WAIT_SECONDS
         assert codes <= {0, NO_MATCHING_SUBSCRIBERS}
-        assert one.mqtt._early == {}
+        assert one.own._early == {}
 
 
+@pytest.mark.usefixtures("either_client")
 def test_publishing_from_on_message_works(broker: Broker) -> None:
     question, answer = unique(), unique()
 
@@ -358,6 +295,7 @@ def test_publishing_from_on_message_works(broker: Broker) -> None:
         assert done.get(timeout=WAIT_SECONDS).result(WAIT_SECONDS) == 0
 
 
+@pytest.mark.usefixtures("either_client")
 def test_a_message_is_acknowledged_once_and_only_on_its_own_connection(broker: Broker) -> None:
     topic = unique()
     with client(broker.port, topic, manual_ack=True) as one:
@@ -373,6 +311,7 @@ def test_a_message_is_acknowledged_once_and_only_on_its_own_connection(broker: B
         assert acked == [mid]
 
 
+@pytest.mark.usefixtures("either_client")
 def test_no_will_is_published_when_a_connection_replaces_its_own_half_open_one(
     mosquitto: tools.MosquittoBroker,
 ) -> None:
@@ -424,6 +363,7 @@ def test_after_a_restart_of_the_broker_the_client_subscribes_again(
         assert acked == []
 
 
+@pytest.mark.usefixtures("either_client")
 def test_without_resend_what_is_unacknowledged_when_the_connection_breaks_is_lost(
     mosquitto: tools.MosquittoBroker,
 ) -> None:
@@ -441,6 +381,7 @@ def test_without_resend_what_is_unacknowledged_when_the_connection_breaks_is_los
         assert one.receive().payload == b"heard"
 
 
+@pytest.mark.usefixtures("either_client")
 def test_what_was_unsubscribed_stays_so_on_the_next_connection(
     mosquitto: tools.MosquittoBroker,
 ) -> None:
@@ -461,6 +402,7 @@ def test_what_was_unsubscribed_stays_so_on_the_next_connection(
                     """Lost, then back."""
 
 
+@pytest.mark.usefixtures("either_client")
 def test_a_broker_that_is_silent_is_noticed_within_two_keepalives(
     mosquitto: tools.MosquittoBroker,
 ) -> None:
@@ -480,18 +422,7 @@ def test_attempts_to_reconnect_spread_over_a_bound_that_doubles_up_to_a_cap() ->
     assert reconnect_delay_seconds(10**6, 1.0) == 15
 
 
-def scripted(server: socket.socket, *then: bytes) -> None:
-    """Take one client as a broker does, then send what is given."""
-    connection, _ = server.accept()
-    connection.recv(1 << 16)  # CONNECT
-    connection.sendall(bytes.fromhex("20 03 00 00 00"))  # CONNACK
-    subscribe = connection.recv(1 << 16)
-    connection.sendall(b"\x90\x04" + subscribe[2:4] + b"\x00\x00")  # SUBACK
-    for packet in then:
-        connection.sendall(packet)
-    connection.close()
-
-
+@pytest.mark.usefixtures("either_client")
 @pytest.mark.parametrize(("reason", "comes_back"), [(0x8E, False), (0x8B, True)])
 def test_a_client_whose_session_is_taken_over_stays_away(reason: int, comes_back: bool) -> None:
     taken: queue.SimpleQueue[bool] = queue.SimpleQueue()
@@ -513,12 +444,13 @@ def test_a_client_whose_session_is_taken_over_stays_away(reason: int, comes_back
                     server.accept()
 
 
+@pytest.mark.usefixtures("polled_client")
 def test_a_client_started_before_its_broker_connects_when_that_comes(
     mosquitto: tools.MosquittoBroker,
 ) -> None:
     mosquitto.stop()
     topic = unique()
-    with client(mosquitto.port, topic, start=True) as one:
+    with client(mosquitto.port, topic, wait=False) as one:
         mosquitto.start()
         assert one.connections.get(timeout=2 * WAIT_SECONDS) is True
         one.publish(topic, b"here")

@@ -9,15 +9,25 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from paho.mqtt import MQTTException
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from benchmarks import fuzz_target
 from benchmarks.packets import connect, packet, publish, string
 from edgekit import mqtt
-from edgekit.core.packet import without_properties
+from edgekit.agent.serve import polling
+from edgekit.agent.serve.link import BrokerLink
+from edgekit.core.config import BrokerConfig
+from edgekit.core.packet import MAX_PROPERTY_BYTES, publish_properties, read_publish
+from edgekit.core.wire import JSON, Inbound, Outbound
 from tests import tools
-from tests.contract.test_broker import WAIT_SECONDS, client, scripted, unique
+from tests.contract.clients import WAIT_SECONDS, client, scripted, unique
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -40,9 +50,8 @@ MALFORMED = {
     "2 MiB announced": b"\x30\xff\xff\xff\x7f" + bytes(1 << 16),
     "Remaining Length of five bytes": b"\x30\xff\xff\xff\xff\x7f",
 }
-# a PUBLISH to the topic `t` whose properties paho refuses: no reason to go
+# a PUBLISH to the topic `t` whose properties are against the specification: no reason to go
 UNREADABLE = {
-    "U+FEFF, which is allowed": USER + string("\ufeff".encode()) + string(b"v"),
     "user property no UTF-8": USER + string(b"\xff") + string(b"v"),
     "unknown property": b"\x7f\x00",
     "Payload Format Indicator 2": b"\x01\x02",
@@ -50,6 +59,9 @@ UNREADABLE = {
     "a string longer than the properties": b"\x08\xff\xffx",
     "a string without its length": b"\x08\x00",
     "Subscription Identifier 0": b"\x0b\x00",
+    "Subscription Identifier without an end": b"\x0b\xff\xff\xff\xff\x01",
+    "Message Expiry Interval cut short": b"\x02\x00\x00",
+    "more than may be": USER + string(b"k") + string(bytes(MAX_PROPERTY_BYTES)),
 }
 
 
@@ -81,7 +93,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mqtt, "RECONNECT_MAX_SECONDS", 0.02)
 
 
-@pytest.mark.usefixtures("at_once")
+@pytest.mark.usefixtures("at_once", "either_client")
 @pytest.mark.parametrize("name", MALFORMED)
 def test_after_a_packet_that_cannot_be_read_the_client_comes_back(name: str) -> None:
     with hostile((MALFORMED[name],)) as (port, _), client(port, "t") as one:
@@ -90,14 +102,14 @@ def test_after_a_packet_that_cannot_be_read_the_client_comes_back(name: str) -> 
         assert one.receive().payload == b"alive"
 
 
-@pytest.mark.usefixtures("at_once")
+@pytest.mark.usefixtures("at_once", "polled_client")
 def test_after_a_hundred_connections_full_of_mutated_packets_the_client_comes_back() -> None:
     choose = random.Random(20261126)
     scripts = [
         tuple(fuzz_target.framed(fuzz_target.mutated(choose)) for _ in range(10))
         for _ in range(100)
     ]
-    with hostile(*scripts) as (port, thread), client(port, "t", start=True) as one:
+    with hostile(*scripts) as (port, thread), client(port, "t", wait=False) as one:
         thread.join(3 * WAIT_SECONDS)
         assert not thread.is_alive()
         while one.receive().payload != b"alive":
@@ -128,14 +140,14 @@ def test_properties_beyond_all_measure_are_not_read_and_cost_no_time(
         assert (message.payload, message.user) == (b"", ())
 
 
-def test_what_mosquitto_passes_on_and_paho_refuses_does_not_cost_the_connection(
+def test_what_the_specification_allows_and_paho_refuses_is_read(
     mosquitto: tools.MosquittoBroker,
 ) -> None:
     topic = unique()
+    allowed = USER + string("\ufeff".encode()) + string(b"v")
     with client(mosquitto.port, topic) as one, attacker(mosquitto.port) as sock:
-        for _ in range(3):
-            sock.sendall(publish(topic.encode(), b"x", UNREADABLE["U+FEFF, which is allowed"]))
-            assert one.receive().user == ()
+        sock.sendall(publish(topic.encode(), b"x", allowed))
+        assert one.receive().user == (("\ufeff", "v"),)
         assert one.connections.empty()
 
 
@@ -180,6 +192,69 @@ def attacker(port: int) -> Iterator[socket.socket]:
 @pytest.mark.parametrize("cut", range(1, 9))
 def test_a_publish_that_is_cut_short_anywhere_is_an_error(cut: int) -> None:
     whole = string(b"abc") + b"\x00\x07" + b"\x80\x01"
-    assert without_properties(0x32, whole) == (whole[:7] + b"\0", 128)
+    assert read_publish(0x32, whole, 3) == Inbound("abc", b"", token=(3, 7, 1))
     with pytest.raises(ValueError, match="cut short"):
-        without_properties(0x32, whole[:-cut])
+        read_publish(0x32, whole[:-cut], 3)
+
+
+def test_what_comes_is_dealt_with_before_more_is_read() -> None:
+    """Else many large prompts at once would all be in memory."""
+    messages: list[Inbound] = []
+    link = BrokerLink(BrokerConfig(), "c", subscriptions=[], on_message=messages.append)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        link._client._sock = ours
+        ours.setblocking(False)
+        waiting = [link._client.publish("t", b"x", 1).mid for _ in range(3)]
+        assert len(waiting) == 3
+        theirs.sendall(publish(b"t", b"one") + publish(b"t", b"two"))
+        for count in (1, 2):
+            polling.wait([link], 1)
+            assert len(messages) == count
+
+
+bodies = st.binary(max_size=50)
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=50)
+outbound = st.builds(
+    Outbound,
+    st.just("a/b"),
+    bodies,
+    response_topic=texts,
+    correlation=bodies,
+    expiry_seconds=st.none() | st.integers(0, 2**32 - 1),
+    content_type=texts | st.just(JSON),
+    user=st.lists(st.tuples(texts, texts), max_size=50).map(tuple),
+)
+
+
+@given(outbound)
+def test_paho_reads_what_is_written_and_it_is_read_as_paho_reads_it(message: Outbound) -> None:
+    written = publish_properties(message)
+    body = string(b"a/b") + b"\x00\x07" + written + message.payload
+    ours = read_publish(0x32, body, 3)
+    assert ours == Inbound(
+        message.topic,
+        message.payload,
+        response_topic=message.response_topic,
+        correlation=message.correlation,
+        expiry_seconds=message.expiry_seconds,
+        content_type=message.content_type,
+        user=message.user,
+        token=(3, 7, 1),
+    )
+    theirs = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho's
+    with suppress(MQTTException):  # it refuses more than the specification
+        theirs.unpack(written)  # type: ignore[no-untyped-call]
+        assert getattr(theirs, "ResponseTopic", "") == ours.response_topic
+        assert getattr(theirs, "CorrelationData", b"") == ours.correlation
+        assert getattr(theirs, "MessageExpiryInterval", None) == ours.expiry_seconds
+        assert getattr(theirs, "ContentType", "") == ours.content_type
+        assert tuple(getattr(theirs, "UserProperty", ())) == ours.user
+
+
+@pytest.mark.parametrize(
+    "changes", [{"expiry_seconds": -1}, {"user": (("k", "x" * 65536),)}, {"content_type": "\ud800"}]
+)
+def test_what_no_packet_can_hold_is_an_error(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011  UnicodeEncodeError is one, with its own words
+        publish_properties(Outbound("t", b"", **changes))

@@ -4,7 +4,7 @@
 
 in the environment of a release. Its worker may be silent for SILENCE_SECONDS only, its temperature
 is read from the folder THERMAL several times a second, its metrics are published every second, and
-SIGUSR1 ends its network thread by an exception. Nothing in the agent knows of this.
+SIGUSR1 plants an exception in its loop. Nothing in the agent knows of this.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ del sys.argv[1:3]
 
 import edgekit.agent.serve.service  # noqa: E402  of the release
 from edgekit.agent.__main__ import main  # noqa: E402
-from edgekit.mqtt import MqttClient  # noqa: E402
+from edgekit.agent.serve.link import BrokerLink  # noqa: E402
 
 health: Any = sys.modules["edgekit.agent.serve.health"]
 service: Any = edgekit.agent.serve.service
-client: Any = MqttClient
+client: Any = BrokerLink
 
 health.longest_silence_seconds = lambda *_: SILENCE_SECONDS
 service.measured = partial(service.measured, THERMAL)
@@ -34,7 +34,7 @@ begin = client.start
 
 
 def start(mqtt: Any) -> None:
-    """Connect; and on a signal, fail on the network thread."""
+    """Connect; and on a signal, fail in the loop."""
 
     def fail(*_: object) -> None:
         raise RuntimeError("planted")

@@ -25,6 +25,7 @@ from edgekit.errors import UnreachableError, VerificationError
 from edgekit.mqtt import MqttClient
 from tests.conftest import Project, make_project
 from tests.pki import Authority, Certificate, TlsBroker
+from tests.polled import Polled
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -185,7 +186,7 @@ def test_who_keeps_trying_says_the_reason_once(
     broker = faulty(pki, fault)
     states: list[bool] = []
     before = pki.broker.log_file.stat().st_size
-    client = MqttClient(
+    client = Polled(
         broker, "agent", subscriptions=[("x", 0)], on_message=print, on_connection=states.append
     )
     with caplog.at_level(logging.INFO, "edgekit"), closing(client):
@@ -224,7 +225,7 @@ def test_a_renewed_certificate_counts_without_a_restart(
     files.replace(pki.clients["expired"])
     before = pki.broker.log_file.stat().st_size
     states: queue.SimpleQueue[bool] = queue.SimpleQueue()
-    client = MqttClient(
+    client = Polled(
         pki.broker.config("good", files),
         "renewing",
         subscriptions=[("x", 0)],

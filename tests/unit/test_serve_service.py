@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
 import pytest
 
-from edgekit.agent.serve.events import Publish, Tick
+from edgekit.agent.serve.events import Publish
 from edgekit.agent.serve.notify import Notifier
-from edgekit.agent.serve.service import MAX_EVENTS, MAX_PACKET_BYTES, Service
+from edgekit.agent.serve.service import Service
 from edgekit.core import wire
 from edgekit.core.config import AgentConfig
 from tests.fakes.session import bundle
-
-MAX_WAITING_BYTES = 64 << 20
 
 
 @pytest.fixture
@@ -26,26 +23,9 @@ def service(tmp_path: Path) -> Service:
     )
 
 
-def test_what_waits_for_the_session_is_bounded_in_bytes(service: Service) -> None:
-    assert service._events.maxsize * MAX_PACKET_BYTES <= MAX_WAITING_BYTES
-    assert MAX_PACKET_BYTES > wire.MAX_BODY_BYTES
-
-
-def test_the_network_thread_waits_for_room_but_not_when_the_agent_ends(service: Service) -> None:
-    for _ in range(MAX_EVENTS):
-        service._events.put_nowait(Tick())
-    network = threading.Thread(target=service._connection, args=(True,), daemon=True)
-    network.start()
-    network.join(0.7)  # longer than one look
-    assert network.is_alive()
-    service._running = False
-    network.join(5)
-    assert not network.is_alive()
-    assert service._events.qsize() == MAX_EVENTS
-
-
 def test_a_reply_that_cannot_be_put_into_a_packet_does_not_end_the_agent(
     service: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
+    service._mqtt._connected_at = 0.0
     service._publish(Publish(wire.Outbound("no/#/topic", b""), "alice/p1", "final"))
     assert "alice/p1 cannot be published" in caplog.text

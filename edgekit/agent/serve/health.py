@@ -39,12 +39,11 @@ class Health:
         self._publish = publish
         self._publish_at = 0.0
 
-    def tick(self, now: float, *, network_alive: bool, answers: bool) -> None:
+    def tick(self, now: float, *, answers: bool) -> None:
         """Tell how it is; what could not be said is said in the next tick.
 
         Args:
             now: monotonic seconds.
-            network_alive: as of `progress`.
             answers: the model has answered and the broker has subscribed us, if only once.
         """
         self._exporter.answer(lambda: prometheus(self._session.metrics()))
@@ -55,7 +54,6 @@ class Health:
         if answers:
             self._notifier.ready()
         stuck = progress(
-            network_alive=network_alive,
             owed=session.owed,
             silent_seconds=session.silent_seconds(now),
             longest_silence_seconds=self._longest_silence_seconds,

@@ -101,6 +101,7 @@ class Pipe(Generic[T]):
         self._decoder: msgspec.msgpack.Decoder[T] = msgspec.msgpack.Decoder(receives)
         self._encoder = msgspec.msgpack.Encoder()
         self._buffer = bytearray()
+        self._unsent = bytearray()
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
 
@@ -114,9 +115,36 @@ class Pipe(Generic[T]):
         Raises:
             PipeClosedError: nobody reads.
         """
-        body = self._encoder.encode(message)
         try:
-            self.sock.sendall(_HEADER.pack(len(body)) + body)
+            self.sock.sendall(self._frame(message))
+        except OSError as error:
+            raise PipeClosedError("the pipe is closed", str(error)) from error
+
+    def offer(self, message: ToWorker | FromWorker) -> None:
+        """Write one frame as far as it goes at once; `flush` goes on.
+
+        Raises:
+            PipeClosedError: nobody reads.
+        """
+        self._unsent += self._frame(message)
+        self.flush()
+
+    @property
+    def unsent(self) -> bool:
+        """Whether the other end has not taken all that was offered."""
+        return bool(self._unsent)
+
+    def flush(self) -> None:
+        """Write what is unsent as far as it goes at once.
+
+        Raises:
+            PipeClosedError: nobody reads.
+        """
+        try:
+            while self._unsent:
+                del self._unsent[: self.sock.send(self._unsent, socket.MSG_DONTWAIT)]
+        except BlockingIOError:
+            return
         except OSError as error:
             raise PipeClosedError("the pipe is closed", str(error)) from error
 
@@ -145,6 +173,10 @@ class Pipe(Generic[T]):
             if not chunk:
                 raise PipeClosedError("the pipe is closed")
             self._buffer += chunk
+
+    def _frame(self, message: ToWorker | FromWorker) -> bytes:
+        body = self._encoder.encode(message)
+        return _HEADER.pack(len(body)) + body
 
     def _decode(self, body: bytes) -> T:
         try:

@@ -1,13 +1,12 @@
-"""The model's process, seen by its parent: started, told, read, ended."""
+"""The model's process, seen by its parent: started, told, polled, ended."""
 
 from __future__ import annotations
 
 import logging
+import select
 import socket
-import struct
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
@@ -15,17 +14,16 @@ from edgekit.agent.serve.pipe import FromWorker, Pipe, PipeClosedError, ToWorker
 
 log = logging.getLogger(__name__)
 
-EXIT_SECONDS = 5.0  # from the end of its pipe to SIGKILL
-SEND_SECONDS = 2  # a worker that takes nothing for so long, or twice so long, is stuck
+EXIT_SECONDS = 2.0  # from the end of its pipe to SIGKILL; the agent's loop stands still
 
 
 class ModelProcess:
-    """One worker at a time.
+    """One worker at a time; a `polling.Source`.
 
     Args:
         arguments: of `python -m edgekit.agent worker`, its descriptor apart.
-        on_message: called on a reader thread with what it says.
-        on_end: called on that thread when it has ended by itself.
+        on_message: called from `ready` with what it says.
+        on_end: called from `ready` when it has ended by itself.
     """
 
     def __init__(
@@ -44,8 +42,6 @@ class ModelProcess:
         """Start one; the one that runs is stopped first."""
         self.stop()
         ours, theirs = socket.socketpair()
-        timeout = struct.pack("@ll", SEND_SECONDS, 0)  # struct timeval
-        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
         with theirs:
             self._process = subprocess.Popen(
                 [
@@ -56,18 +52,12 @@ class ModelProcess:
                 stdin=subprocess.DEVNULL,
             )
         self._pipe = Pipe(ours, FromWorker)
-        threading.Thread(target=self._read, args=(self._pipe, self._process), daemon=True).start()
 
     def tell(self, message: ToWorker) -> None:
-        """Send it something; one that takes nothing is killed, and then has ended."""
-        if self._pipe is None:
-            return
-        try:
-            self._pipe.send(message)
-        except PipeClosedError as error:
-            # Dead, which the reader notices, or stuck, which killing it makes the same.
-            log.warning("the model process takes nothing: %s", error.why)
-            self.kill()
+        """Send it something; what it does not take yet is kept, and lost when it ends."""
+        if self._pipe is not None:
+            with suppress(PipeClosedError):  # `ready` notices
+                self._pipe.offer(message)
 
     def kill(self) -> None:
         """SIGKILL."""
@@ -81,25 +71,35 @@ class ModelProcess:
             with suppress(OSError):
                 pipe.sock.shutdown(socket.SHUT_RDWR)
             pipe.sock.close()
-        if self._process is not None:
-            try:
-                self._process.wait(EXIT_SECONDS)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+        self._reap()
 
-    def _read(self, pipe: Pipe[FromWorker], process: subprocess.Popen[bytes]) -> None:
+    def interest(self) -> tuple[int, int] | None:
+        """As of `polling.Source`."""
+        if self._pipe is None:
+            return None
+        writes = select.POLLOUT if self._pipe.unsent else 0
+        return self._pipe.sock.fileno(), select.POLLIN | writes
+
+    def ready(self, events: int) -> None:
+        """As of `polling.Source`."""
+        assert self._pipe is not None
         try:
-            while True:
-                message = pipe.receive()
-                if message is not None:
-                    self._on_message(message)
+            while (message := self._pipe.receive(wait=False)) is not None:
+                self._on_message(message)
+            if events & select.POLLOUT:
+                self._pipe.flush()
         except PipeClosedError:
-            try:
-                code = process.wait(EXIT_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                code = process.wait()
-            log.warning("model process %d ended with %d", process.pid, code)
-            if pipe is self._pipe:
-                self._on_end()
+            self._pipe.sock.close()
+            self._pipe = None
+            log.warning("model process ended with %s", self._reap())
+            self._on_end()
+
+    def _reap(self) -> int | None:
+        """Its exit code; it has no pipe any more, which ends it."""
+        if self._process is None:
+            return None
+        try:
+            return self._process.wait(EXIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()

@@ -16,19 +16,14 @@ def longest_silence_seconds(config: AgentConfig, context_length: int) -> float:
     return config.trial_seconds + min(work, MAX_EXPIRY_SECONDS)
 
 
-def progress(
-    *, network_alive: bool, owed: bool, silent_seconds: float, longest_silence_seconds: float
-) -> str:
+def progress(*, owed: bool, silent_seconds: float, longest_silence_seconds: float) -> str:
     """What does not get on, or nothing. Asked by the main loop, which so has turned itself.
 
     Args:
-        network_alive: the network thread lives, or is not needed yet.
         owed: the worker has something to do: to load the model, or a prompt.
         silent_seconds: since the worker said something, or had nothing to do.
         longest_silence_seconds: what a worker that is well may take.
     """
-    if not network_alive:
-        return "the network thread has ended"
     if owed and silent_seconds > longest_silence_seconds:
         return f"the model process has said nothing for {silent_seconds:.0f} s"
     return ""

@@ -1,23 +1,21 @@
 """The agent's parent process: carries events to the session and performs its effects.
 
-One loop on one thread; the MQTT client's network thread and a reader thread for the worker's pipe
-only put events into its queue.
+One loop on one thread waits for the broker, the worker and signals; what they say are events in a
+queue, which is empty before it waits again.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import queue
 import signal
-import threading
 import time
 from collections import deque
-from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
+from edgekit.agent.serve import polling
 from edgekit.agent.serve.events import (
     Ack,
     CheckStorage,
@@ -44,6 +42,7 @@ from edgekit.agent.serve.events import (
 )
 from edgekit.agent.serve.health import Health
 from edgekit.agent.serve.journal import Journal, StorageError
+from edgekit.agent.serve.link import BrokerLink
 from edgekit.agent.serve.measure import measured
 from edgekit.agent.serve.notify import Notifier
 from edgekit.agent.serve.pipe import Ready
@@ -54,7 +53,7 @@ from edgekit.core import wire
 from edgekit.core.config import AgentConfig
 from edgekit.core.manifest import BundleConfig
 from edgekit.errors import EdgekitError, TakenOverError
-from edgekit.mqtt import LOST, MqttClient
+from edgekit.mqtt import LOST
 from edgekit.store import publish
 
 log = logging.getLogger(__name__)
@@ -63,7 +62,6 @@ TICK_SECONDS = 0.5
 MEASURE_SECONDS = 5.0  # a device gets hot within seconds
 FLUSH_SECONDS = 4.0  # for the last PUBACKs when the agent ends
 WILL_DELAY_SECONDS = 10
-MAX_EVENTS = 128  # a prompt may have 128 KiB
 MAX_PACKET_BYTES = (
     2 * wire.MAX_BODY_BYTES
 )  # a larger one is not answered by 413, the broker drops it
@@ -107,10 +105,7 @@ class Service:
         self._disk = journal.parent
         self._restored = False
         self._complained = False
-        self._events: queue.Queue[Event | None] = queue.Queue(MAX_EVENTS)
-        # Of this thread, which must not wait for itself, and of a PUBACK's, which holds paho's lock
-        # that this thread may wait for.
-        self._own_events: deque[Event] = deque()
+        self._events: deque[Event] = deque()
         self._tick_at = 0.0
         self._worker = ModelProcess(
             [
@@ -121,8 +116,8 @@ class Service:
                 *("--batching", str(int(config.batching))),
                 *("--tune-seconds", str(config.trial_seconds * TUNE_SHARE)),
             ],
-            on_message=self._events.put,
-            on_end=lambda: self._events.put(WorkerLost()),
+            on_message=self._events.append,
+            on_end=lambda: self._events.append(WorkerLost()),
         )
         self._respawn_at: float | None = None
         self._measure_at = 0.0
@@ -137,7 +132,7 @@ class Service:
         requests = [wire.request_topic(config.device, "+"), *self._pools]
         controls = [wire.control_topic(config.device, "+")]
         controls += [wire.pool_control_topic(pool, "+") for pool in config.pools]
-        self._mqtt = MqttClient(
+        self._mqtt = BrokerLink(
             config.broker,
             f"edgekit-{config.device}",
             subscriptions=[*((f, 1) for f in requests), *((f, 0) for f in controls)],
@@ -161,16 +156,17 @@ class Service:
         self._ready_file.unlink(missing_ok=True)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._drain())
+        signals = polling.Signals()
         self._handle(Disconnected())
         self._restore()
         self._worker.start()
         try:
             while self._running:
-                event = self._next_event()
+                event = self._next_event((self._mqtt, self._worker, signals))
+                self._prepare(event)
                 self._handle(event)
                 if isinstance(event, Tick):
-                    alive = not self._online or self._mqtt.network_alive
-                    self._health.tick(time.monotonic(), network_alive=alive, answers=self._answers)
+                    self._tick()
         finally:
             self._running = False
             self._ready_file.unlink(missing_ok=True)
@@ -180,29 +176,28 @@ class Service:
             self._note_last_pubacks()
             self._journal.close()
             self._worker.stop()
+            signals.close()
 
     # --- events in ----------------------------------------------------------------------------
-    def _next_event(self) -> Event:
-        event: Event | None = None
-        while event is None:
-            if self._own_events:
-                return self._own_events.popleft()
-            event = self._wait()
-        now = time.monotonic()
+    def _next_event(self, sources: tuple[polling.Source, ...]) -> Event:
+        """What has happened, or a `Tick` when it is time."""
+        while True:
+            now = time.monotonic()
+            if now >= self._tick_at:  # first: while answers stream there is always another event
+                self._tick_at = now + TICK_SECONDS
+                return Tick()
+            if self._events:
+                return self._events.popleft()
+            polling.wait(sources, self._tick_at - now)
+
+    def _prepare(self, event: Event) -> None:
+        """What an event means to others than the session."""
         if self._taken_over:
             raise TakenOverError(
                 f"another client connected to {self._config.broker} as {self._config.device}",
                 "the broker ended this connection with reason code 0x8E, Session taken over",
                 "give one of the two devices another name, then push to it",
             )
-        if self._respawn_at is not None and now >= self._respawn_at:
-            self._respawn_at = None
-            self._worker.start()
-        if self._say_ready_again:
-            self._say_ready()
-        if isinstance(event, Tick) and now >= self._measure_at:
-            self._measure_at = now + MEASURE_SECONDS
-            self._own_events.append(measured(disk=self._disk))
         if isinstance(event, Ready):
             log.info("model ready: %s", event)
             self._model = event
@@ -221,38 +216,34 @@ class Service:
                 raise EdgekitError(
                     f"the model process ended {MAX_FAILED_LOADS} times before it had answered"
                 )
-        return event
 
-    def _wait(self) -> Event | None:
-        """What comes next, or a `Tick` when it is time; None: there is an event of our own."""
+    def _tick(self) -> None:
         now = time.monotonic()
-        if now < self._tick_at:  # else at once: while answers stream there is always another event
-            with suppress(queue.Empty):
-                return self._events.get(timeout=self._tick_at - now)
-        self._tick_at = time.monotonic() + TICK_SECONDS
-        return Tick()
+        if self._online:
+            self._mqtt.tick(now)
+        if self._respawn_at is not None and now >= self._respawn_at:
+            self._respawn_at = None
+            self._worker.start()
+        if self._say_ready_again:
+            self._say_ready()
+        if now >= self._measure_at:
+            self._measure_at = now + MEASURE_SECONDS
+            self._events.append(measured(disk=self._disk))
+        self._health.tick(now, answers=self._answers)
 
     def _received(self, message: wire.Inbound) -> None:
-        self._offer((Controlled if wire.is_control(message.topic) else Received)(message))
+        event = Controlled if wire.is_control(message.topic) else Received
+        self._events.append(event(message))
 
     def _connection(self, up: bool) -> None:
         log.info("broker %s: %s", self._config.broker, "subscribed" if up else "connection lost")
-        self._offer(Connected() if up else Disconnected())
-
-    def _offer(self, event: Event) -> None:
-        """Wait for room, but not for ever: at the end the network thread is waited for."""
-        while self._running:
-            with suppress(queue.Full):
-                self._events.put(event, timeout=TICK_SECONDS)
-                return
+        self._events.append(Connected() if up else Disconnected())
 
     def _take_over(self) -> None:
         self._taken_over = True
 
     def _drain(self) -> None:
-        # A signal handler runs on the main thread, which may hold the queue's lock.
-        deadline = time.monotonic() + self._config.drain_seconds
-        threading.Thread(target=self._events.put, args=(Drain(deadline),), daemon=True).start()
+        self._events.append(Drain(time.monotonic() + self._config.drain_seconds))
 
     def _say_ready(self) -> None:
         state = {"release": self._release, "pid": os.getpid(), "model": self._model}
@@ -267,10 +258,8 @@ class Service:
 
     def _note_last_pubacks(self) -> None:
         """What the broker has is not sent again by the next agent."""
-        while self._own_events:
-            event = self._own_events.popleft()
-            if isinstance(event, Published):
-                self._handle(event)
+        for event in [event for event in self._events if isinstance(event, Published)]:
+            self._handle(event)
         self._handle(Tick())
 
     def _handle(self, event: Event) -> None:
@@ -318,10 +307,7 @@ class Service:
             future.add_done_callback(lambda done: self._published(effect, done.result()))
 
     def _published(self, effect: Publish, code: int) -> None:
-        self._own_events.append(Published(effect, None if code == LOST else code))
-        if threading.current_thread() is not threading.main_thread():
-            with suppress(queue.Full):  # then it is not waiting either
-                self._events.put_nowait(None)
+        self._events.append(Published(effect, None if code == LOST else code))
 
     # --- the journal --------------------------------------------------------------------------
     def _commit(self, effects: tuple[Effect, ...]) -> Unrecorded | None:
