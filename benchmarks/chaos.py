@@ -33,7 +33,7 @@ from benchmarks.rig import COMMAND_SECONDS, run_edgekit
 from edgekit.agent.release.root import Root
 from edgekit.agent.serve.journal import Journal
 from edgekit.client.requester import Accepted, Final, Requester
-from edgekit.core import wire
+from edgekit.core import topics, wire
 from edgekit.core.config import parse_agent_config
 from edgekit.errors import EdgekitError, UnreachableError
 from edgekit.mqtt import MqttClient
@@ -210,7 +210,7 @@ class Chaos:
             observer = MqttClient(
                 self._broker.config,
                 "chaos-observer",
-                subscriptions=[(f"{wire.PREFIX}/res/#", 1)],
+                subscriptions=[(f"{topics.PREFIX}/res/#", 1)],
                 on_message=self._observe,
             )
             observer.connect()

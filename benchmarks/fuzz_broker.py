@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from benchmarks.fuzz_target import BODY
 from benchmarks.packets import connect, publish, string
-from edgekit.core import wire
+from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig
 from edgekit.mqtt import MqttClient
 
@@ -37,10 +37,10 @@ def packet_of(choose: random.Random, device: str) -> bytes:
         return usual if choose.random() < USUAL else choose.choice(odd)
 
     name = maybe(choose.choice(ASKING), b"", b"a b", "\ufeff".encode(), *_TEXTS)
-    where = choose.choice((wire.request_topic, wire.request_topic, wire.control_topic))
+    where = choose.choice((topics.request_topic, topics.request_topic, topics.control_topic))
     topic = where(device, "").encode() + name
     answer_to = maybe(name, *STRANGERS, b"")
-    address = wire.response_prefix("").encode()[:-1] + answer_to + b"/" + maybe(b"1", *_TEXTS)
+    address = topics.response_prefix("").encode()[:-1] + answer_to + b"/" + maybe(b"1", *_TEXTS)
     properties = b"".join(
         (
             b"\x08" + string(address),
@@ -73,7 +73,7 @@ class Onlooker:
         self._mqtt = MqttClient(
             broker,
             "fuzz-onlooker",
-            subscriptions=[(f"{wire.PREFIX}/res/#", 1)],
+            subscriptions=[(f"{topics.PREFIX}/res/#", 1)],
             on_message=self._heard,
         )
         self._mqtt.connect()

@@ -25,7 +25,7 @@ from edgekit.agent.serve.events import (
 from edgekit.agent.serve.ledger import MAX_BYTES, MAX_ROWS
 from edgekit.agent.serve.pipe import Cancel, Delta, Done, Failed, Ready, Start
 from edgekit.agent.serve.session import Session
-from edgekit.core import wire
+from edgekit.core import topics, wire
 from edgekit.core.chat import Timings, Usage
 from edgekit.core.config import AgentConfig
 from edgekit.core.packet import publish_properties
@@ -42,20 +42,20 @@ BUNDLE = bundle(name="m", context_length=64, max_answer_tokens=10)
 _names = st.sampled_from((*NAMES, "", "al ice", "m" * 65, "\x00", "ä", ".", "..", "#", "%u"))
 _text = st.text(max_size=40)
 _topics = st.one_of(
-    st.builds(lambda name: wire.request_topic(DEVICE, name), st.sampled_from(NAMES)),
-    st.builds(lambda name: wire.control_topic(DEVICE, name), st.sampled_from(NAMES)),
-    st.builds(lambda name: wire.pool_request_topic(POOL, name), _names),
-    st.builds(lambda name: wire.pool_control_topic(POOL, name), _names),
-    st.builds(lambda name: wire.request_topic(DEVICE, name), _names),
-    st.builds(lambda a, b: f"{wire.PREFIX}/{a}/{b}", _text, _text),
+    st.builds(lambda name: topics.request_topic(DEVICE, name), st.sampled_from(NAMES)),
+    st.builds(lambda name: topics.control_topic(DEVICE, name), st.sampled_from(NAMES)),
+    st.builds(lambda name: topics.pool_request_topic(POOL, name), _names),
+    st.builds(lambda name: topics.pool_control_topic(POOL, name), _names),
+    st.builds(lambda name: topics.request_topic(DEVICE, name), _names),
+    st.builds(lambda a, b: f"{topics.PREFIX}/{a}/{b}", _text, _text),
 )
 _ends = st.one_of(
     st.sampled_from(("1", "s/1", "", "#", "+/x", "\x00", "x" * 600, "\ufeff", "/")), _text
 )
 _addresses = st.one_of(
-    st.builds(lambda name, end: wire.response_prefix(name) + end, st.sampled_from(NAMES), _ends),
-    st.builds(lambda name, end: wire.response_prefix(name) + end, _names, _ends),
-    st.sampled_from(("", wire.status_topic(DEVICE), wire.card_topic(DEVICE), "$SYS/x")),
+    st.builds(lambda name, end: topics.response_prefix(name) + end, st.sampled_from(NAMES), _ends),
+    st.builds(lambda name, end: topics.response_prefix(name) + end, _names, _ends),
+    st.sampled_from(("", topics.status_topic(DEVICE), topics.card_topic(DEVICE), "$SYS/x")),
     _text,
 )
 _ids = st.one_of(st.sampled_from(("one", "two", "", "i" * 129, "a/b", "\x00")), _text)
@@ -138,8 +138,8 @@ def _from(name: str, control: bool, message: wire.Inbound) -> wire.Inbound:
     """The message, as far as its address goes in order."""
     return msgspec.structs.replace(
         message,
-        topic=(wire.control_topic if control else wire.request_topic)(DEVICE, name),
-        response_topic=wire.response_prefix(name) + "1",
+        topic=(topics.control_topic if control else topics.request_topic)(DEVICE, name),
+        response_topic=topics.response_prefix(name) + "1",
         expiry_seconds=60,
         retain=False,
     )
@@ -175,7 +175,7 @@ class Watched:
     def receive(self, message: wire.Inbound) -> None:
         """One message from the broker."""
         self.tokens += 1
-        kind = Controlled if wire.is_control(message.topic) else Received
+        kind = Controlled if topics.is_control(message.topic) else Received
         token = {"topic": message.topic, "token": self.tokens}
         event = kind(
             wire.Inbound(**{f: getattr(message, f) for f in message.__struct_fields__} | token)
@@ -223,7 +223,7 @@ class Watched:
 
     def _published(self, effect: Publish, event: Event) -> None:
         message = effect.message
-        own = (wire.card_topic(DEVICE), wire.status_topic(DEVICE))
+        own = (topics.card_topic(DEVICE), topics.status_topic(DEVICE))
         if message.topic in own:
             _promise(message.retain and not effect.key, "a reply on the device's own topic")
             return
@@ -233,9 +233,9 @@ class Watched:
         else:
             _promise(isinstance(event, Received | Controlled), "a reply to nobody")
             assert isinstance(event, Received | Controlled)
-            requester = wire.requester_of(event.message.topic)
+            requester = topics.requester_of(event.message.topic)
         _promise(bool(requester), "a reply to somebody without a name")
-        prefix = wire.response_prefix(requester)
+        prefix = topics.response_prefix(requester)
         _promise(message.topic.startswith(prefix), f"{message.topic!r} is not {requester}'s")
         _promise(not set(message.topic) & set("+#\0"), f"{message.topic!r} is no topic")
         publish_properties(message)

@@ -12,21 +12,23 @@ from contextlib import suppress
 
 from benchmarks.fuzz_session import DEVICE, NAMES, Watched
 from benchmarks.packets import packet, publish, string
-from edgekit.core import wire
+from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig
 from edgekit.mqtt import MqttClient
 
 SLOW_SECONDS = 2.0  # for one input: it holds the client up
 BUFFER_BYTES = 1 << 20
 BODY = json.dumps({"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}).encode()
-TOPIC = wire.request_topic(DEVICE, NAMES[0]).encode()
+TOPIC = topics.request_topic(DEVICE, NAMES[0]).encode()
 ADDRESS = b"\x08" + string(b"edgekit/v1/res/alice/1") + b"\x02\x00\x00\x00\x3c"
 USER = b"\x26" + string(b"ek-id") + string(b"one")
 SEEDS = (
     publish(TOPIC, BODY, ADDRESS + USER),
     publish(TOPIC, BODY, ADDRESS + b"\x09" + string(b"c") + b"\x03" + string(b"application/json")),
     publish(TOPIC, b'{"messages":' + b"[" * 500, ADDRESS + USER + b"\x01\x01"),
-    publish(wire.control_topic(DEVICE, NAMES[0]).encode(), b'{"kind":"query","id":"one"}', ADDRESS),
+    publish(
+        topics.control_topic(DEVICE, NAMES[0]).encode(), b'{"kind":"query","id":"one"}', ADDRESS
+    ),
     packet(0x32, string(TOPIC) + b"\x00\x07\x00" + BODY),
     packet(0x20, b"\x00\x00\x03\x21\x00\x14"),
     packet(0x90, b"\x00\x01\x00\x01"),

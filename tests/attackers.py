@@ -27,7 +27,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from benchmarks.packets import connect, publish, string
 from edgekit.agent.release.root import Root
-from edgekit.core import wire
+from edgekit.core import topics
 from edgekit.paho_client import UnbreakableClient
 from tests import tools
 from tests.conftest import Project, make_project
@@ -112,7 +112,7 @@ class Stranger:
             "MessageExpiryInterval": 60,
             "UserProperty": [("ek-id", prompt_id)],
         }
-        topic = more.pop("topic", wire.request_topic("demo", self.name))
+        topic = more.pop("topic", topics.request_topic("demo", self.name))
         payload = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.publish(topic, payload, **(values | more))
         return prompt_id
@@ -213,7 +213,7 @@ def ended(sock: socket.socket) -> bool:
 def flood(device: Attacked, name: str, body: dict[str, Any]) -> Iterator[None]:
     """One requester's prompts, hundreds a second, as long as the block lasts."""
     stop = threading.Event()
-    request = wire.request_topic("demo", name).encode()
+    request = topics.request_topic("demo", name).encode()
     properties = (
         b"\x08" + string(f"edgekit/v1/res/{name}/1".encode()) + b"\x02" + bytes([0, 0, 0, 60])
     )

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from edgekit.core import wire
+from edgekit.core import topics
 
 CONFIG_FILE = "mosquitto.conf"
 ACL_FILE = "acl"
@@ -27,7 +27,7 @@ MAX_QUEUED_MESSAGES = 1000  # for each client that does not read, together with 
 MAX_QUEUED_BYTES = 32 << 20
 MAX_INFLIGHT_MESSAGES = 20
 
-_READABLE = (wire.card_topic("+"), wire.status_topic("+"), wire.metrics_topic("+"))
+_READABLE = (topics.card_topic("+"), topics.status_topic("+"), topics.metrics_topic("+"))
 
 
 class BrokerSetup(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,30 +133,30 @@ def acl_file(setup: BrokerSetup) -> str:
     lines = [
         "# A requester: the last level of what it asks, and the first of what it is answered, is",
         "# its user name.",
-        f"pattern write {wire.PREFIX}/req/+/+/%u",
-        f"pattern write {wire.PREFIX}/ctl/+/+/%u",
-        f"pattern read {wire.response_prefix('%u')}#",
+        f"pattern write {topics.PREFIX}/req/+/+/%u",
+        f"pattern write {topics.PREFIX}/ctl/+/+/%u",
+        f"pattern read {topics.response_prefix('%u')}#",
         *(f"pattern read {topic}" for topic in _READABLE),
     ]
     for device, pools in setup.devices.items():
         lines += [
             "",
             f"user {device}",
-            f"topic deny {wire.PREFIX}/req/+/+/{device}",
-            f"topic deny {wire.PREFIX}/ctl/+/+/{device}",
+            f"topic deny {topics.PREFIX}/req/+/+/{device}",
+            f"topic deny {topics.PREFIX}/ctl/+/+/{device}",
             *(f"topic read {topic}" for topic in _heard(device, pools)),
-            f"topic write {wire.PREFIX}/res/#",
-            f"topic write {wire.PREFIX}/dev/{device}/#",
+            f"topic write {topics.PREFIX}/res/#",
+            f"topic write {topics.PREFIX}/dev/{device}/#",
         ]
     return "\n".join(lines) + "\n"
 
 
 def _heard(device: str, pools: Sequence[str]) -> list[str]:
     """What a device takes: its own prompts and its pools'."""
-    topics = [wire.request_topic(device, "+"), wire.control_topic(device, "+")]
+    heard = [topics.request_topic(device, "+"), topics.control_topic(device, "+")]
     for pool in pools:
-        topics += [wire.pool_request_topic(pool, "+"), wire.pool_control_topic(pool, "+")]
-    return topics
+        heard += [topics.pool_request_topic(pool, "+"), topics.pool_control_topic(pool, "+")]
+    return heard
 
 
 def dynamic_security(setup: BrokerSetup, accounts: Sequence[Account]) -> bytes:
@@ -188,24 +188,24 @@ def dynamic_security(setup: BrokerSetup, accounts: Sequence[Account]) -> bytes:
 
 def _device_role(name: str, pools: Sequence[str]) -> dict[str, Any]:
     heard = _heard(name, pools)
-    subscribed = [*heard, *(wire.pool_filter(pool) for pool in pools)]
+    subscribed = [*heard, *(topics.pool_filter(pool) for pool in pools)]
     return _role(
         name,
         *(("subscribeLiteral", topic) for topic in subscribed),
         *(("publishClientReceive", topic) for topic in heard),
-        ("publishClientSend", f"{wire.PREFIX}/res/#"),
-        ("publishClientSend", f"{wire.PREFIX}/dev/{name}/#"),
+        ("publishClientSend", f"{topics.PREFIX}/res/#"),
+        ("publishClientSend", f"{topics.PREFIX}/dev/{name}/#"),
     )
 
 
 def _requester_role(name: str) -> dict[str, Any]:
-    read = (f"{wire.response_prefix(name)}#", *_READABLE)
+    read = (f"{topics.response_prefix(name)}#", *_READABLE)
     return _role(
         name,
         *(("subscribePattern", topic) for topic in read),
         *(("publishClientReceive", topic) for topic in read),
-        ("publishClientSend", f"{wire.PREFIX}/req/+/+/{name}"),
-        ("publishClientSend", f"{wire.PREFIX}/ctl/+/+/{name}"),
+        ("publishClientSend", f"{topics.PREFIX}/req/+/+/{name}"),
+        ("publishClientSend", f"{topics.PREFIX}/ctl/+/+/{name}"),
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from edgekit.client.asking import Asking, Do
-from edgekit.core import wire
+from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig, check_name
 from edgekit.errors import EdgekitError, UnreachableError
 from edgekit.mqtt import NO_MATCHING_SUBSCRIBERS, MqttClient
@@ -77,7 +77,7 @@ class Requester:
         self.name = check_name("requester", name)
         self._session = uuid.uuid4().hex[:12]
         self._waiting: dict[bytes, queue.SimpleQueue[wire.Inbound]] = {}
-        self._prefix = wire.response_prefix(name) + self._session
+        self._prefix = topics.response_prefix(name) + self._session
         self._mqtt = MqttClient(
             broker,
             f"edgekit-{name}-{self._session}",
@@ -188,9 +188,9 @@ class Requester:
 
         The client sends it again when it is back at the broker.
         """
-        topic = wire.request_topic(asking.device, self.name)
+        topic = topics.request_topic(asking.device, self.name)
         if not asking.device:
-            topic = wire.pool_request_topic(question.pool, self.name)
+            topic = topics.pool_request_topic(question.pool, self.name)
         message = wire.Outbound(
             topic=topic,
             payload=question.payload,
@@ -221,9 +221,9 @@ class Requester:
         inbox: queue.SimpleQueue[wire.Inbound] | None = None,
     ) -> None:
         """Publish a control message; with an inbox it is answered there."""
-        topic = wire.control_topic(asking.device, self.name)
+        topic = topics.control_topic(asking.device, self.name)
         if not asking.device:
-            topic = wire.pool_control_topic(question.pool, self.name)
+            topic = topics.pool_control_topic(question.pool, self.name)
         payload = msgspec.json.encode({"kind": kind, "id": question.prompt_id})
         message = wire.Outbound(topic, payload)
         if inbox is not None:
@@ -297,12 +297,12 @@ def devices(broker: BrokerConfig, name: str) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
 
     def received(message: wire.Inbound) -> None:
-        device, _, kind = message.topic.removeprefix(f"{wire.PREFIX}/dev/").partition("/")
+        device, _, kind = message.topic.removeprefix(f"{topics.PREFIX}/dev/").partition("/")
         with suppress(*wire.UNREADABLE):  # retained by somebody who is no agent
             body = msgspec.json.decode(message.payload, type=dict[str, Any])
             found.setdefault(device, {})[kind] = body
 
-    filters = [(wire.card_topic("+"), 1), (wire.status_topic("+"), 1)]
+    filters = [(topics.card_topic("+"), 1), (topics.status_topic("+"), 1)]
     session = uuid.uuid4().hex[:12]
     client = MqttClient(
         broker, f"edgekit-{name}-{session}", subscriptions=filters, on_message=received

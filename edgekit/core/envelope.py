@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from edgekit.core import cbor, wire
+from edgekit.core import cbor, topics, wire
 
 VERSIONS = (1,)
 MAX_DEADLINE_MS = wire.MAX_EXPIRY_SECONDS * 1000
@@ -118,7 +118,7 @@ def parse_prompt(message: wire.Inbound, reply: wire.Reply) -> wire.Prompt:
     body = bytes(envelope.body)
     wire.check_size(body)
     return wire.Prompt(
-        requester=wire.requester_of(message.topic),
+        requester=topics.requester_of(message.topic),
         reply=reply,
         expiry_seconds=envelope.deadline_ms / 1000,
         payload=body,

@@ -1,4 +1,4 @@
-"""Protocol v1 on MQTT 5: topics, properties, messages and errors (docs/protocol).
+"""Protocol v1 on MQTT 5: properties, messages and errors (docs/protocol).
 
 Pure values and rules; `edgekit.mqtt` carries them. Section numbers are those of the OASIS MQTT 5.0
 standard.
@@ -11,11 +11,10 @@ from typing import Any, Literal, cast
 
 import msgspec
 
-from edgekit.core import payloads
-from edgekit.core.config import MAX_MESSAGES, NAME
+from edgekit.core import payloads, topics
+from edgekit.core.config import MAX_MESSAGES
 from edgekit.errors import EdgekitError
 
-PREFIX = "edgekit/v1"
 MAX_BODY_BYTES = 128 * 1024
 MAX_EXPIRY_SECONDS = 3600
 MAX_CORRELATION_BYTES = 64
@@ -147,62 +146,6 @@ class Inbound(msgspec.Struct, frozen=True):
         return next((value for key, value in self.user if key == name), "")
 
 
-def request_topic(device: str, requester: str) -> str:
-    """Where a prompt for one device is published."""
-    return f"{PREFIX}/req/dev/{device}/{requester}"
-
-
-def control_topic(device: str, requester: str) -> str:
-    """Where `cancel` and `query` are published."""
-    return f"{PREFIX}/ctl/dev/{device}/{requester}"
-
-
-def pool_request_topic(pool: str, requester: str) -> str:
-    """Where a prompt for whichever device of a pool is published."""
-    return f"{PREFIX}/req/pool/{pool}/{requester}"
-
-
-def pool_control_topic(pool: str, requester: str) -> str:
-    """Where `cancel` and `query` go while the device is not known; every member hears them."""
-    return f"{PREFIX}/ctl/pool/{pool}/{requester}"
-
-
-def pool_filter(pool: str) -> str:
-    """The shared subscription of a pool's members (§4.8.2): one of them gets each prompt."""
-    return f"$share/ek.{pool}/{pool_request_topic(pool, '+')}"
-
-
-def is_control(topic: str) -> bool:
-    """Whether a message is a control message, else it is a prompt."""
-    return topic.startswith(f"{PREFIX}/ctl/")
-
-
-def response_prefix(requester: str) -> str:
-    """Every Response Topic of a requester starts with this."""
-    return f"{PREFIX}/res/{requester}/"
-
-
-def card_topic(device: str) -> str:
-    """Retained: what the device serves."""
-    return f"{PREFIX}/dev/{device}/card"
-
-
-def status_topic(device: str) -> str:
-    """Retained: how the device is; also its Will."""
-    return f"{PREFIX}/dev/{device}/status"
-
-
-def metrics_topic(device: str) -> str:
-    """What the device has counted, every now and then; not retained."""
-    return f"{PREFIX}/dev/{device}/metrics"
-
-
-def requester_of(topic: str) -> str:
-    """The requester's name: the last level of a request or control topic; empty if unusable."""
-    name = topic.rsplit("/", 1)[-1]
-    return name if NAME.match(name) else ""
-
-
 class Reply(msgspec.Struct, frozen=True):
     """Where and how one prompt is answered."""
 
@@ -297,9 +240,9 @@ def traceparent_of(message: Inbound) -> str:
 
 def _may_be_answered(message: Inbound) -> bool:
     """Whether the Response Topic lies below the requester's own name and is a topic."""
-    requester = requester_of(message.topic)
+    requester = topics.requester_of(message.topic)
     topic = message.response_topic
-    prefix = response_prefix(requester)
+    prefix = topics.response_prefix(requester)
     return bool(
         requester
         and topic.startswith(prefix)
@@ -334,7 +277,7 @@ def parse_prompt(message: Inbound, reply: Reply) -> Prompt:
         )
     check_size(message.payload)
     return Prompt(
-        requester=requester_of(message.topic),
+        requester=topics.requester_of(message.topic),
         reply=reply,
         expiry_seconds=min(message.expiry_seconds, MAX_EXPIRY_SECONDS),
         payload=message.payload,

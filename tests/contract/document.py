@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
-from edgekit.core import wire
+from edgekit.core import topics, wire
 from tests import schemas
 
 PATH = Path(__file__).parents[2] / "docs" / "protocol" / "asyncapi.yaml"
@@ -78,7 +78,7 @@ class Document:
     def _place(self, topic: str, kind: str) -> tuple[str, str]:
         """The channel of a topic, and the name of its message."""
         if kind:
-            assert topic.startswith(f"{wire.PREFIX}/res/")
+            assert topic.startswith(f"{topics.PREFIX}/res/")
             return "replies", kind
         for name, channel in self.content["channels"].items():
             pattern = re.sub(r"\{\w+\}", "[^/]+", channel["address"] or "(?!)")

@@ -12,7 +12,7 @@ import pytest
 from jsonschema import ValidationError
 
 from edgekit.agent.serve.service import WILL_DELAY_SECONDS
-from edgekit.core import payloads, wire
+from edgekit.core import payloads, topics, wire
 from edgekit.core.config import BrokerConfig
 from tests import javascript
 from tests.contract.document import PATH, Document
@@ -69,30 +69,30 @@ def test_channels_are_the_topics_of_the_code(document: Document) -> None:
     addresses = {name: channel["address"] for name, channel in document.part("#/channels").items()}
     device, pool, requester = "{device}", "{pool}", "{requester}"
     assert addresses == {
-        "devicePrompts": wire.request_topic(device, requester),
-        "poolPrompts": wire.pool_request_topic(pool, requester),
-        "deviceControls": wire.control_topic(device, requester),
-        "poolControls": wire.pool_control_topic(pool, requester),
+        "devicePrompts": topics.request_topic(device, requester),
+        "poolPrompts": topics.pool_request_topic(pool, requester),
+        "deviceControls": topics.control_topic(device, requester),
+        "poolControls": topics.pool_control_topic(pool, requester),
         "replies": None,
-        "card": wire.card_topic(device),
-        "status": wire.status_topic(device),
-        "metrics": wire.metrics_topic(device),
+        "card": topics.card_topic(device),
+        "status": topics.status_topic(device),
+        "metrics": topics.metrics_topic(device),
     }
     shared = document.part("#/channels/poolPrompts")["x-shared-subscription"]
-    assert shared == wire.pool_filter(pool)
-    assert wire.response_prefix(requester) in document.part("#/channels/replies")["description"]
+    assert shared == topics.pool_filter(pool)
+    assert topics.response_prefix(requester) in document.part("#/channels/replies")["description"]
 
 
 def test_the_will_is_the_agent_s(document: Document) -> None:
     binding = document.part("#/servers/broker/bindings/mqtt")
     will = binding["lastWill"]
-    assert will["topic"] == wire.status_topic("{device}")
+    assert will["topic"] == topics.status_topic("{device}")
     assert binding["x-will-delay-interval"] == WILL_DELAY_SECONDS
     assert binding["keepAlive"] == BrokerConfig().keepalive_seconds
     assert msgspec.json.decode(will["message"], type=wire.Status).state == "lost"
     document.check(
         wire.Outbound(
-            wire.status_topic("pi"), will["message"].encode(), will["qos"], will["retain"]
+            topics.status_topic("pi"), will["message"].encode(), will["qos"], will["retain"]
         )
     )
 

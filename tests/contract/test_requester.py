@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from edgekit.client import Accepted, Delta, Final, Requester, asking
-from edgekit.core import wire
+from edgekit.core import topics, wire
 from edgekit.core.chat import Usage, completion
 from edgekit.core.config import BrokerConfig
 from edgekit.errors import UnreachableError
@@ -40,10 +40,10 @@ class Device:
         self.name = name
         self.heard: queue.SimpleQueue[wire.Inbound] = queue.SimpleQueue()
         filters = [
-            (wire.request_topic(name, "+"), 1),
-            (wire.control_topic(name, "+"), 0),
-            (wire.pool_filter(pool), 1),
-            (wire.pool_control_topic(pool, "+"), 0),
+            (topics.request_topic(name, "+"), 1),
+            (topics.control_topic(name, "+"), 0),
+            (topics.pool_filter(pool), 1),
+            (topics.pool_control_topic(pool, "+"), 0),
         ]
 
         def received(message: wire.Inbound) -> None:
@@ -126,7 +126,7 @@ def test_a_device_that_never_answers_is_given_up_after_four_attempts(
         heard = [pi.heard.get(timeout=WAIT_SECONDS) for _ in range(4)]
         with pytest.raises(queue.Empty):  # no cancel: the caller may try again
             pi.heard.get(timeout=0.5)
-    assert not any(wire.is_control(m.topic) for m in heard)
+    assert not any(topics.is_control(m.topic) for m in heard)
 
 
 def test_after_the_first_delta_it_is_asked_and_not_sent_again(
@@ -135,7 +135,7 @@ def test_after_the_first_delta_it_is_asked_and_not_sent_again(
     queries = []
 
     def slow(device: Device, message: wire.Inbound) -> None:
-        if not wire.is_control(message.topic):
+        if not topics.is_control(message.topic):
             device.reply(message, "accepted", {"position": 0})
             device.reply(message, "delta", delta("Hel"))
             return
@@ -150,7 +150,7 @@ def test_after_the_first_delta_it_is_asked_and_not_sent_again(
         heard = [pi.heard.get(timeout=1) for _ in range(3)]
     assert [type(r) for r in replies] == [Accepted, Delta, Final]
     assert queries == ["query", "query"]
-    assert sum(not wire.is_control(m.topic) for m in heard) == 1
+    assert sum(not topics.is_control(m.topic) for m in heard) == 1
 
 
 def test_a_device_that_has_lost_an_accepted_prompt_gets_it_again(
@@ -159,7 +159,7 @@ def test_a_device_that_has_lost_an_accepted_prompt_gets_it_again(
     prompts = []
 
     def forgetful(device: Device, message: wire.Inbound) -> None:
-        if wire.is_control(message.topic):
+        if topics.is_control(message.topic):
             device.reply(message, "state", {"state": "unknown"})
             return
         prompts.append(message)
@@ -176,9 +176,9 @@ def test_a_pool_s_prompt_goes_to_one_member_and_from_its_first_reply_on_to_that_
     broker: Broker, requester: Requester
 ) -> None:
     def answer(device: Device, message: wire.Inbound) -> None:
-        if not wire.is_control(message.topic):
+        if not topics.is_control(message.topic):
             device.reply(message, "accepted", {"position": 0})
-        elif message.topic == wire.control_topic(device.name, "alice"):
+        elif message.topic == topics.control_topic(device.name, "alice"):
             device.final(message, device.name)
 
     with device(broker, answer, pool="q") as one, device(broker, answer, pool="q") as two:
@@ -193,7 +193,7 @@ def test_a_pool_s_prompt_goes_to_one_member_and_from_its_first_reply_on_to_that_
             answered.add(final.device)
         assert answered == {one.name, two.name}
         prompts = [
-            not wire.is_control(d.heard.get(timeout=1).topic)
+            not topics.is_control(d.heard.get(timeout=1).topic)
             for d in (one, two)
             for _ in range(d.heard.qsize())
         ]
@@ -204,7 +204,7 @@ def test_leaving_early_cancels_at_the_device_that_has_it(
     broker: Broker, requester: Requester
 ) -> None:
     def accept(device: Device, message: wire.Inbound) -> None:
-        if not wire.is_control(message.topic):
+        if not topics.is_control(message.topic):
             device.reply(message, "accepted", {"position": 0})
 
     with device(broker, accept, pool="q") as pi:
@@ -213,5 +213,5 @@ def test_leaving_early_cancels_at_the_device_that_has_it(
         replies.close()  # type: ignore[attr-defined]  # it is a generator
         pi.heard.get(timeout=WAIT_SECONDS)
         cancel = pi.heard.get(timeout=WAIT_SECONDS)
-    assert cancel.topic == wire.control_topic(pi.name, "alice")
+    assert cancel.topic == topics.control_topic(pi.name, "alice")
     assert json.loads(cancel.payload) == {"kind": "cancel", "id": "left"}

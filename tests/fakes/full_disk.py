@@ -17,7 +17,7 @@ import msgspec
 
 from edgekit.agent.release.root import Root
 from edgekit.client import Delta, Final, Requester
-from edgekit.core import wire
+from edgekit.core import topics, wire
 from edgekit.core.config import AgentConfig, BrokerConfig
 from edgekit.mqtt import MqttClient
 
@@ -58,14 +58,14 @@ def main() -> None:
     finals: list[float] = []
 
     def watch(message: wire.Inbound) -> None:
-        if message.topic == wire.status_topic("demo"):
+        if message.topic == topics.status_topic("demo"):
             status = json.loads(message.payload)
             active.append(status.get("active", 0))
             states.append(status["state"])
         elif message.property("ek-kind") == "final":
             finals.append(time.monotonic())
 
-    filters = [(wire.status_topic("demo"), 1), (wire.response_prefix("tester") + "#", 1)]
+    filters = [(topics.status_topic("demo"), 1), (topics.response_prefix("tester") + "#", 1)]
     watcher = MqttClient(broker, "watcher", subscriptions=filters, on_message=watch)
     watcher.connect()
     agent = subprocess.Popen(

@@ -20,7 +20,7 @@ import msgspec
 
 from edgekit.agent.release.root import Root
 from edgekit.client import Accepted, Delta, Final, Requester
-from edgekit.core import wire
+from edgekit.core import topics, wire
 from edgekit.core.config import AgentConfig, BrokerConfig
 from edgekit.mqtt import MqttClient
 
@@ -96,7 +96,7 @@ def story(root: Root, cut_seconds: float) -> dict[str, object]:
 
     broker = BrokerConfig(BROKER, PORT)
     watcher = MqttClient(
-        broker, "watcher", subscriptions=[(wire.status_topic("demo"), 1)], on_message=status
+        broker, "watcher", subscriptions=[(topics.status_topic("demo"), 1)], on_message=status
     )
     watcher.connect()
     story = {"role": "user", "content": "Tell me a long story."}

@@ -26,12 +26,12 @@ from edgekit.agent.serve.events import (
 from edgekit.agent.serve.job import Row
 from edgekit.agent.serve.pipe import Done, Ready
 from edgekit.agent.serve.session import Session
-from edgekit.core import wire
+from edgekit.core import topics, wire
 from edgekit.core.chat import Timings, Usage
 from edgekit.core.config import AgentConfig
 from edgekit.core.manifest import BundleConfig, Fit
 
-CARD, STATUS = wire.card_topic("pi"), wire.status_topic("pi")
+CARD, STATUS = topics.card_topic("pi"), topics.status_topic("pi")
 BODY: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}]}
 
 
@@ -131,9 +131,9 @@ class Agent:
         if want:
             user.append(("ek-want", want))
         values: dict[str, Any] = {
-            "topic": wire.request_topic("pi", who),
+            "topic": topics.request_topic("pi", who),
             "payload": json.dumps(BODY if body is None else body).encode(),
-            "response_topic": wire.response_prefix(who) + "s/1",
+            "response_topic": topics.response_prefix(who) + "s/1",
             "correlation": prompt_id.encode() or b"\x01\x02",
             "expiry_seconds": 60,
             "content_type": wire.JSON,
@@ -153,7 +153,7 @@ class Agent:
     def control(self, kind: str, prompt_id: str, who: str, **changes: Any) -> tuple[Effect, ...]:
         """A control message arrives."""
         payload = json.dumps({"kind": kind, "id": prompt_id}).encode()
-        values: dict[str, Any] = {"topic": wire.control_topic("pi", who), "payload": payload}
+        values: dict[str, Any] = {"topic": topics.control_topic("pi", who), "payload": payload}
         return self.handle(Controlled(wire.Inbound(**(values | changes))))
 
     def finishes(self, job: str = "alice/p1", reason: str = "stop") -> tuple[Effect, ...]:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import cbor2
 import msgspec
 
-from edgekit.core import wire
+from edgekit.core import topics, wire
 
 Encoding = Literal["properties", "envelope", "cbor"]
 
@@ -60,7 +60,7 @@ def _enveloped(message: wire.Outbound) -> bytes:
     envelope: dict[str, Any] = {"v": 1}
     if message.response_topic:  # which tells the attempts apart, as Correlation Data would
         envelope["reply_to"] = f"{message.response_topic}/{message.correlation.hex()}"
-    if wire.is_control(message.topic):
+    if topics.is_control(message.topic):
         return json.dumps(envelope | json.loads(message.payload)).encode()
     body: object = message.payload.decode()
     with suppress(ValueError):

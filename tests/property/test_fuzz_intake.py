@@ -18,7 +18,7 @@ from benchmarks.fuzz_session import (
     live_through,
     stories,
 )
-from edgekit.core import wire
+from edgekit.core import topics, wire
 from edgekit.paho_client import UnbreakableClient
 
 SEEN: Counter[str] = Counter()
@@ -37,9 +37,9 @@ def test_prompts_controls_and_replies_were_among_them() -> None:
 
 def prompt(who: str, answer_to: str) -> wire.Inbound:
     return wire.Inbound(
-        topic=wire.request_topic("pi", who),
+        topic=topics.request_topic("pi", who),
         payload=b'{"messages": [{"role": "user", "content": "Hi"}]}',
-        response_topic=wire.response_prefix(answer_to) + "1",
+        response_topic=topics.response_prefix(answer_to) + "1",
         expiry_seconds=60,
         user=(("ek-id", "p1"),),
     )

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekit.agent.serve.pipe import Cancel, Delta, Pipe, PipeClosedError, Start, ToWorker
-from edgekit.core import envelope, wire
+from edgekit.core import envelope, topics, wire
 from edgekit.core.chat import Sampling, parse_body
 from edgekit.core.manifest import (
     AGENT_TYPE,
@@ -104,13 +104,13 @@ def read_cbor(data: bytes) -> object:
 
 
 def read_cbor_control(data: bytes) -> object:
-    message = wire.Inbound(wire.control_topic("pi", "alice"), data, content_type=wire.CBOR)
+    message = wire.Inbound(topics.control_topic("pi", "alice"), data, content_type=wire.CBOR)
     return envelope.parse_control(envelope.opened(message))
 
 
 def read_envelope(data: bytes) -> object:
     """As it arrives; what has no address that may be answered is not read further."""
-    message = envelope.opened(wire.Inbound(wire.request_topic("pi", "alice"), data))
+    message = envelope.opened(wire.Inbound(topics.request_topic("pi", "alice"), data))
     reply = wire.address_of(message, "pi")
     if reply is None:
         return None
@@ -214,9 +214,9 @@ def test_any_envelope_is_answered_below_its_requester_or_not_at_all(
     user: list[tuple[str, str]],
     retain: bool,
 ) -> None:
-    requester = wire.requester_of(topic)
+    requester = topics.requester_of(topic)
     if prefixed:
-        response = wire.response_prefix(requester) + response
+        response = topics.response_prefix(requester) + response
     message = wire.Inbound(
         topic=topic,
         payload=BODY,

@@ -37,13 +37,13 @@ from edgekit.agent.serve.job import KEEP_SECONDS, Row
 from edgekit.agent.serve.pipe import Cancel, Delta, Done, Failed, Ready, Start
 from edgekit.agent.serve.session import Session
 from edgekit.agent.serve.states import State
-from edgekit.core import wire
+from edgekit.core import topics, wire
 from edgekit.core.chat import Timings, Usage
 from edgekit.core.config import AgentConfig
 from tests.fakes.session import bundle
 
 REQUESTERS = ("alice", "bob")
-OWN_TOPICS = (wire.card_topic("pi"), wire.status_topic("pi"))
+OWN_TOPICS = (topics.card_topic("pi"), topics.status_topic("pi"))
 BODIES = [
     json.dumps({"messages": [{"role": "user", "content": text}], **more}).encode()
     for text, more in (("Hi", {}), ("Ho", {"stream": False}), ("Hi", {"nonsense": 1}))
@@ -174,7 +174,7 @@ class SessionMachine(RuleBasedStateMachine):
             assert message.retain
             return
         requester = self.owner[message.correlation]
-        assert message.topic.startswith(wire.response_prefix(requester))
+        assert message.topic.startswith(topics.response_prefix(requester))
         assert not message.retain
         assert message.expiry_seconds is not None
         assert message.expiry_seconds >= 1
@@ -218,10 +218,10 @@ class SessionMachine(RuleBasedStateMachine):
         if not foreign and not retain:
             self.owner[correlation] = who  # nobody else may hear of it
         message = wire.Inbound(
-            topic=wire.request_topic("pi", who),
+            topic=topics.request_topic("pi", who),
             payload=body,
             retain=retain,
-            response_topic=wire.response_prefix(answer_to) + "x",
+            response_topic=topics.response_prefix(answer_to) + "x",
             correlation=correlation,
             expiry_seconds=expiry,
             user=(("ek-id", prompt_id),),
@@ -233,7 +233,7 @@ class SessionMachine(RuleBasedStateMachine):
     @rule(who=requesters, prompt_id=ids, kind=st.sampled_from(["cancel", "query"]))
     def control(self, who: str, prompt_id: str, kind: str) -> None:
         payload = json.dumps({"kind": kind, "id": prompt_id}).encode()
-        topic = wire.control_topic("pi", who)
+        topic = topics.control_topic("pi", who)
         self.handle(Controlled(wire.Inbound(topic, payload, qos=0, token=("c", self.now))))
 
     # --- the worker ---------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from edgekit.core import wire
+from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig
 from edgekit.mqtt import MqttClient
 from tests.scenario.story import Model
@@ -28,7 +28,7 @@ class Remote:
         self._mqtt = MqttClient(
             self.broker,
             f"story-{self.requester}",
-            subscriptions=[(wire.response_prefix(self.requester) + "#", 1)],
+            subscriptions=[(topics.response_prefix(self.requester) + "#", 1)],
             on_message=self._inbox.put,
             on_connection=self._up.put,
         )

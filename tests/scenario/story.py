@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 import yaml
 
-from edgekit.core import wire
+from edgekit.core import topics, wire
 
 CASES = Path(__file__).parent / "cases"
 DEVICE, POOL = "demo", "sensors"
@@ -174,9 +174,9 @@ class Follower:
                 self.target.fault(fault)
 
     def _send(self, send: Send) -> None:
-        topic = wire.request_topic(self.device, self.requester)
+        topic = topics.request_topic(self.device, self.requester)
         if send.pool:
-            topic = wire.pool_request_topic(self.pool, self.requester)
+            topic = topics.pool_request_topic(self.pool, self.requester)
         user = [("ek-id", send.id)] if send.id else []
         if send.want:
             user.append(("ek-want", send.want))
@@ -188,7 +188,7 @@ class Follower:
             wire.Outbound(
                 topic,
                 payload.encode(),
-                response_topic=send.reply_to or wire.response_prefix(self.requester) + "s",
+                response_topic=send.reply_to or topics.response_prefix(self.requester) + "s",
                 correlation=send.label.encode(),
                 expiry_seconds=send.expiry,
                 content_type=send.content_type,
@@ -198,9 +198,9 @@ class Follower:
         assert code == send.puback, f"PUBACK 0x{code:02x}"
 
     def _control(self, control: Control) -> None:
-        topic = wire.control_topic(self.device, self.requester)
+        topic = topics.control_topic(self.device, self.requester)
         if control.pool:
-            topic = wire.pool_control_topic(self.pool, self.requester)
+            topic = topics.pool_control_topic(self.pool, self.requester)
         message = wire.Outbound(
             topic, json.dumps({"kind": control.kind, "id": control.id}).encode(), qos=0
         )
@@ -209,7 +209,7 @@ class Follower:
             self._ids[label] = control.id
             message = msgspec.structs.replace(
                 message,
-                response_topic=wire.response_prefix(self.requester) + "c",
+                response_topic=topics.response_prefix(self.requester) + "c",
                 correlation=label.encode(),
             )
         self.target.publish(message)

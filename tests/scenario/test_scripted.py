@@ -21,7 +21,7 @@ from edgekit.agent.serve.events import (
     WorkerLost,
 )
 from edgekit.agent.serve.pipe import Cancel, Delta, Done, Ready
-from edgekit.core import wire
+from edgekit.core import topics, wire
 from edgekit.core.chat import Timings, Usage
 from tests.fakes import spoken
 from tests.fakes.session import Agent
@@ -57,7 +57,7 @@ class Scripted:
             message.user,
             token=self._tokens,
         )
-        kind = Controlled if wire.is_control(message.topic) else Received
+        kind = Controlled if topics.is_control(message.topic) else Received
         self._done(self.agent.handle(kind(inbound)))
         assert self.agent.acks[-1] == self._tokens
         return 0
@@ -101,7 +101,7 @@ class Scripted:
         """What broker and worker do of it."""
         for effect in effects:
             match effect:
-                case Publish(message, key) if message.topic.startswith(f"{wire.PREFIX}/res/"):
+                case Publish(message, key) if message.topic.startswith(f"{topics.PREFIX}/res/"):
                     self._inbox.append(spoken.read(message, self.encoding))
                     if key and message.qos:
                         self._done(self.agent.acknowledged([effect]))

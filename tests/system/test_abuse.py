@@ -17,7 +17,7 @@ import pytest
 from benchmarks.fuzz import rss_kib
 from benchmarks.fuzz_broker import ASKING, STRANGERS, attack
 from benchmarks.packets import connect, publish, string
-from edgekit.core import wire
+from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig
 from tests.attackers import (
     ADMIN,
@@ -85,7 +85,7 @@ def test_a_response_topic_that_is_none_gets_no_answer(device: Attacked, end: byt
     with device.raw() as sock:
         sock.sendall(connect(b"mallory", username=b"mallory"))
         body = json.dumps(HELLO).encode()
-        request = wire.request_topic("demo", "mallory").encode()
+        request = topics.request_topic("demo", "mallory").encode()
         sock.sendall(publish(request, body, properties + string(b"no-topic")))
         assert nothing_was_said(device, "no-topic")
 
@@ -93,11 +93,11 @@ def test_a_response_topic_that_is_none_gets_no_answer(device: Attacked, end: byt
 @pytest.mark.parametrize("name", ["mal lory", "m" * 65, "mällory", ".", "%u"])
 def test_a_requester_whose_name_is_none_gets_no_answer(device: Attacked, name: str) -> None:
     admin = device.stranger(ADMIN)
-    topics = {
-        "topic": wire.request_topic("demo", name),
+    address = {
+        "topic": topics.request_topic("demo", name),
         "ResponseTopic": f"edgekit/v1/res/{name}/1",
     }
-    prompt = admin.ask(HELLO, **topics)
+    prompt = admin.ask(HELLO, **address)
     if name == ".":  # odd, but a level of its own
         device.settle()
         assert {h.topic for h in device.replies(prompt)} == {"edgekit/v1/res/./1"}
@@ -109,7 +109,7 @@ def test_a_foreign_requester_is_refused_by_the_broker_and_the_device_never_hears
     device: Attacked,
 ) -> None:
     mallory = device.stranger("mallory")
-    foreign = wire.request_topic("demo", "victim")
+    foreign = topics.request_topic("demo", "victim")
     mallory.client.publish(foreign, b"{}", 1)
     assert mallory.codes.get(timeout=WAIT_SECONDS) == NOT_AUTHORIZED
     device.settle()
@@ -136,7 +136,7 @@ def test_who_subscribes_to_everything_hears_no_prompt_and_no_answer_of_others(
 def test_a_prompt_that_was_retained_before_the_device_came_is_not_answered(
     whole: Attacked,
 ) -> None:
-    early = whole.stranger(ADMIN, wire.request_topic("demo", ADMIN))
+    early = whole.stranger(ADMIN, topics.request_topic("demo", ADMIN))
     assert early.heard.get(timeout=WAIT_SECONDS).user["ek-id"] == "retained-before"  # it is there
     assert nothing_was_said(whole, "retained-before")
 
@@ -155,7 +155,7 @@ def test_a_retained_prompt_is_answered_once_and_not_again_when_the_agent_comes_b
     assert [heard.kind for heard in said].count("accepted") == 1
     # the outbox may say it again, if the PUBACK was not stored yet
     assert len({heard.payload for heard in said if heard.kind == "final"}) == 1
-    admin.publish(wire.request_topic("demo", ADMIN), b"", retain=True)  # forget it
+    admin.publish(topics.request_topic("demo", ADMIN), b"", retain=True)  # forget it
 
 
 def test_a_captured_prompt_that_is_sent_again_is_never_computed_twice(device: Attacked) -> None:
@@ -163,7 +163,7 @@ def test_a_captured_prompt_that_is_sent_again_is_never_computed_twice(device: At
     body = json.dumps(HELLO | {"temperature": 1.5, "max_tokens": 12}).encode()
     prompt = victim.ask(body)
     first = victim.reply(prompt).payload
-    request = wire.request_topic("demo", "victim")
+    request = topics.request_topic("demo", "victim")
     # by whom the broker lets act for the victim: the victim gets the stored answer once more
     admin.ask(body, prompt, topic=request, ResponseTopic=VICTIM)
     assert victim.reply(prompt).payload == first
@@ -204,7 +204,7 @@ def test_a_packet_above_the_broker_s_limit_costs_its_sender_the_connection_and_n
     with device.raw() as sock:
         sock.sendall(connect(b"mallory", username=b"mallory"))
         assert sock.recv(4096)[0] == 0x20
-        topic = wire.request_topic("demo", "mallory").encode()
+        topic = topics.request_topic("demo", "mallory").encode()
         with suppress(ConnectionError):
             sock.sendall(publish(topic, b"x" * (2 << 20)))
         assert ended(sock)
@@ -232,7 +232,7 @@ def test_deep_json_is_refused_at_once(device: Attacked, name: str) -> None:
     assert error["code"] in ("invalid_request", "unsupported_parameter")
     assert len(error["message"]) <= 500
     assert time.monotonic() - began < 5
-    mallory.publish(wire.control_topic("demo", "mallory"), DEEP[name])
+    mallory.publish(topics.control_topic("demo", "mallory"), DEEP[name])
     device.settle()
 
 
@@ -372,7 +372,7 @@ def test_no_word_of_a_prompt_is_in_the_log(device: Attacked) -> None:
     mallory.reply(mallory.ask(content("") | {word: 1}))
     mallory.reply(mallory.ask(content("") | {"model": word}))
     mallory.reply(mallory.ask(f"{{{word}".encode()))
-    mallory.publish(wire.control_topic("demo", "mallory"), word.encode())
+    mallory.publish(topics.control_topic("demo", "mallory"), word.encode())
     mallory.ask(content(""), ResponseTopic=f"edgekit/v1/res/{word}/1")
     mallory.ask(content(""), UserProperty=[("ek-id", "\ufeff"), (word, word)])
     for who in ("worker", "agent"):
@@ -381,9 +381,9 @@ def test_no_word_of_a_prompt_is_in_the_log(device: Attacked) -> None:
         prompt = mallory.ask(endless)
         mallory.reply(prompt, "delta")
         os.kill(agent if who == "agent" else int(children[0]), signal.SIGKILL)
-        mallory.publish(wire.control_topic("demo", "mallory"), control("cancel", prompt))
+        mallory.publish(topics.control_topic("demo", "mallory"), control("cancel", prompt))
         device.wait_for_another(agent if who == "agent" else 0)
-        mallory.publish(wire.control_topic("demo", "mallory"), control("cancel", prompt))
+        mallory.publish(topics.control_topic("demo", "mallory"), control("cancel", prompt))
         assert mallory.reply(prompt).kind == "final"
     device.settle()
     log = device.root.log_file.read_text()

@@ -25,7 +25,7 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from edgekit.client import Final, Requester
-from edgekit.core import wire
+from edgekit.core import topics
 from edgekit.core.config import BrokerConfig
 from edgekit.errors import EdgekitError
 from tests import tools
@@ -197,9 +197,9 @@ def connect(site: Site) -> Iterator[Any]:
 def heard_by(device: str, connect: Any) -> Client:
     """A device that is listening as its agent does."""
     client: Client = connect(device)
-    filters = [wire.request_topic(device, "+"), wire.control_topic(device, "+")]
+    filters = [topics.request_topic(device, "+"), topics.control_topic(device, "+")]
     for pool in DEVICES[device]:
-        filters += [wire.pool_filter(pool), wire.pool_control_topic(pool, "+")]
+        filters += [topics.pool_filter(pool), topics.pool_control_topic(pool, "+")]
     assert all(code < 0x80 for code in client.subscribe(*filters))
     return client
 
@@ -252,17 +252,17 @@ def test_a_device_hears_its_own_prompts_and_its_pool_s_and_can_answer(
 ) -> None:
     device, alice = heard_by("pi-1", connect), connect("alice")
     asked = [
-        wire.request_topic("pi-1", "alice"),
-        wire.control_topic("pi-1", "alice"),
-        wire.pool_request_topic("kitchen", "alice"),
-        wire.pool_control_topic("kitchen", "alice"),
+        topics.request_topic("pi-1", "alice"),
+        topics.control_topic("pi-1", "alice"),
+        topics.pool_request_topic("kitchen", "alice"),
+        topics.pool_control_topic("kitchen", "alice"),
     ]
     for topic in asked:
         assert alice.publish(topic) == 0
     assert device.topics() == asked
-    alice.subscribe(f"{wire.response_prefix('alice')}#", wire.card_topic("+"))
+    alice.subscribe(f"{topics.response_prefix('alice')}#", topics.card_topic("+"))
     alice.topics()  # retained: the real device's card
-    told = [f"{wire.response_prefix('alice')}1", wire.card_topic("pi-1")]
+    told = [f"{topics.response_prefix('alice')}1", topics.card_topic("pi-1")]
     for topic in told:
         assert device.publish(topic) == 0
     assert alice.topics() == told
@@ -298,9 +298,9 @@ def test_a_certificate_s_name_counts_and_not_the_one_that_is_claimed(
     device = heard_by("pi-1", connect)
     mallory = connect("alice", certificate=site.certificate("mallory"))
     assert mallory.code == 0
-    assert mallory.publish(wire.request_topic("pi-1", "alice")) == NOT_AUTHORIZED
-    assert mallory.publish(wire.request_topic("pi-1", "mallory")) == 0
-    assert device.topics() == [wire.request_topic("pi-1", "mallory")]
+    assert mallory.publish(topics.request_topic("pi-1", "alice")) == NOT_AUTHORIZED
+    assert mallory.publish(topics.request_topic("pi-1", "mallory")) == 0
+    assert device.topics() == [topics.request_topic("pi-1", "mallory")]
 
 
 def test_a_certificate_nobody_is_listed_for_is_at_most_a_requester_of_its_own_name(
@@ -309,22 +309,22 @@ def test_a_certificate_nobody_is_listed_for_is_at_most_a_requester_of_its_own_na
     device = heard_by("pi-1", connect)
     stranger = connect(None, certificate=site.certificate("stranger"))
     stranger.subscribe("#")
-    code = stranger.publish(wire.request_topic("pi-1", "stranger"))
+    code = stranger.publish(topics.request_topic("pi-1", "stranger"))
     assert code == (0 if site.mode == "acl" else NOT_AUTHORIZED)
-    for topic in (wire.request_topic("pi-1", "alice"), wire.card_topic("stranger")):
+    for topic in (topics.request_topic("pi-1", "alice"), topics.card_topic("stranger")):
         assert stranger.publish(topic) == NOT_AUTHORIZED
-    assert device.topics() == ([wire.request_topic("pi-1", "stranger")] if code == 0 else [])
+    assert device.topics() == ([topics.request_topic("pi-1", "stranger")] if code == 0 else [])
 
 
 # --- requesters -------------------------------------------------------------------------------
 def test_a_forged_requester_is_refused_and_the_device_never_sees_it(connect: Any) -> None:
     device, mallory = heard_by("pi-1", connect), connect("mallory")
     for topic in (
-        wire.request_topic("pi-1", "alice"),
-        wire.control_topic("pi-1", "alice"),
-        wire.pool_request_topic("kitchen", "alice"),
-        wire.pool_control_topic("kitchen", "alice"),
-        wire.request_topic("pi-1", "mallory/alice"),
+        topics.request_topic("pi-1", "alice"),
+        topics.control_topic("pi-1", "alice"),
+        topics.pool_request_topic("kitchen", "alice"),
+        topics.pool_control_topic("kitchen", "alice"),
+        topics.request_topic("pi-1", "mallory/alice"),
     ):
         assert mallory.publish(topic) == NOT_AUTHORIZED
     assert device.topics() == []
@@ -333,57 +333,57 @@ def test_a_forged_requester_is_refused_and_the_device_never_sees_it(connect: Any
 def test_a_wildcard_and_another_s_answers_bring_nothing(connect: Any) -> None:
     mallory, alice, device = connect("mallory"), connect("alice"), heard_by("pi-1", connect)
     for one in (
-        *("#", "+/+/+/#", f"{wire.PREFIX}/res/#", f"{wire.PREFIX}/res/alice/#"),
+        *("#", "+/+/+/#", f"{topics.PREFIX}/res/#", f"{topics.PREFIX}/res/alice/#"),
         *(
-            f"{wire.PREFIX}/req/#",
-            wire.request_topic("pi-1", "+"),
-            f"{wire.PREFIX}/ctl/#",
+            f"{topics.PREFIX}/req/#",
+            topics.request_topic("pi-1", "+"),
+            f"{topics.PREFIX}/ctl/#",
             "$SYS/#",
         ),
-        f"{wire.PREFIX}/res/mallory/#",
+        f"{topics.PREFIX}/res/mallory/#",
     ):
         mallory.subscribe(one)
     assert told_to_all(mallory.topics())
-    assert alice.publish(wire.request_topic("pi-1", "alice")) == 0
-    assert device.topics() == [wire.request_topic("pi-1", "alice")]
-    device.publish(f"{wire.response_prefix('alice')}secret")
-    assert device.publish(f"{wire.response_prefix('mallory')}mine") == 0
+    assert alice.publish(topics.request_topic("pi-1", "alice")) == 0
+    assert device.topics() == [topics.request_topic("pi-1", "alice")]
+    device.publish(f"{topics.response_prefix('alice')}secret")
+    assert device.publish(f"{topics.response_prefix('mallory')}mine") == 0
     # once for each subscription that matches
-    assert set(mallory.topics()) == {f"{wire.response_prefix('mallory')}mine"}
+    assert set(mallory.topics()) == {f"{topics.response_prefix('mallory')}mine"}
 
 
 def test_a_requester_cannot_say_that_it_is_a_device(connect: Any) -> None:
     alice, mallory = connect("alice"), connect("mallory")
-    alice.subscribe(wire.card_topic("+"), wire.status_topic("+"))
+    alice.subscribe(topics.card_topic("+"), topics.status_topic("+"))
     alice.topics()  # the real device's
     for device in ("pi-1", "mallory"):
-        for topic in (wire.card_topic(device), wire.status_topic(device)):
+        for topic in (topics.card_topic(device), topics.status_topic(device)):
             assert mallory.publish(topic, retain=True) == NOT_AUTHORIZED
-    assert mallory.publish(f"{wire.response_prefix('alice')}1") == NOT_AUTHORIZED
+    assert mallory.publish(f"{topics.response_prefix('alice')}1") == NOT_AUTHORIZED
     assert alice.topics() == []
 
 
 def test_a_requester_s_will_cannot_say_that_a_device_is_lost(site: Site, connect: Any) -> None:
     """Mosquitto looks at a Will when it is due."""
     alice = connect("alice")
-    alice.subscribe(wire.status_topic("+"))
+    alice.subscribe(topics.status_topic("+"))
     alice.topics()
     for name, device in (("mallory", "pi-1"), ("pi-2", "pi-2")):
-        dying = Client(site, name, will=wire.status_topic(device))
+        dying = Client(site, name, will=topics.status_topic(device))
         sock = dying.paho.socket()
         assert isinstance(sock, socket.socket)
         sock.shutdown(socket.SHUT_RDWR)  # gone without a DISCONNECT
         dying.paho.loop_stop()
-    assert alice.messages.get(timeout=WAIT_SECONDS).topic == wire.status_topic("pi-2")
+    assert alice.messages.get(timeout=WAIT_SECONDS).topic == topics.status_topic("pi-2")
     assert alice.topics() == []
 
 
 def test_a_pool_s_prompts_cannot_be_shared_by_who_is_no_member(site: Site, connect: Any) -> None:
     """An ACL file does not stop the subscription; see docs/security.md."""
     device, alice, mallory = heard_by("pi-1", connect), connect("alice"), connect("mallory")
-    codes = mallory.subscribe(wire.pool_filter("kitchen"))
+    codes = mallory.subscribe(topics.pool_filter("kitchen"))
     for _ in range(4):
-        alice.publish(wire.pool_request_topic("kitchen", "alice"))
+        alice.publish(topics.pool_request_topic("kitchen", "alice"))
     assert mallory.topics() == []
     if site.mode == "dynamic-security":
         assert codes == [NOT_AUTHORIZED]
@@ -394,19 +394,19 @@ def test_a_packet_above_the_limit_costs_its_sender_the_connection_and_nobody_els
     connect: Any,
 ) -> None:
     device, mallory, alice = heard_by("pi-1", connect), connect("mallory"), connect("alice")
-    mallory.paho.publish(wire.request_topic("pi-1", "mallory"), bytes((1 << 20) + 1), 0)
+    mallory.paho.publish(topics.request_topic("pi-1", "mallory"), bytes((1 << 20) + 1), 0)
     assert mallory.lost.wait(WAIT_SECONDS)
-    assert alice.publish(wire.request_topic("pi-1", "alice")) == 0
-    assert device.topics() == [wire.request_topic("pi-1", "alice")]
+    assert alice.publish(topics.request_topic("pi-1", "alice")) == 0
+    assert device.topics() == [topics.request_topic("pi-1", "alice")]
 
 
 def test_who_takes_a_device_s_connection_away_learns_nothing_by_it(connect: Any) -> None:
     """Client identifiers are self-declared; see docs/security.md."""
     device = connect("pi-1", client_id="edgekit-pi-1")
-    device.subscribe(wire.request_topic("pi-1", "+"))
+    device.subscribe(topics.request_topic("pi-1", "+"))
     mallory, alice = connect("mallory", client_id="edgekit-pi-1"), connect("alice")
     assert device.lost.wait(WAIT_SECONDS)
-    alice.publish(wire.request_topic("pi-1", "alice"))
+    alice.publish(topics.request_topic("pi-1", "alice"))
     assert mallory.topics() == []
 
 
@@ -420,43 +420,43 @@ def test_nobody_may_change_the_broker_s_rules(connect: Any) -> None:
 # --- devices ----------------------------------------------------------------------------------
 def test_a_device_cannot_speak_for_another(connect: Any) -> None:
     device, alice = connect("pi-2"), connect("alice")
-    alice.subscribe(wire.card_topic("+"), wire.status_topic("+"))
+    alice.subscribe(topics.card_topic("+"), topics.status_topic("+"))
     alice.topics()
     for topic in (
-        *(wire.card_topic("pi-1"), wire.status_topic("pi-1"), wire.card_topic("pi-1/x")),
-        f"{wire.PREFIX}/dev/pi-1/metrics",
+        *(topics.card_topic("pi-1"), topics.status_topic("pi-1"), topics.card_topic("pi-1/x")),
+        f"{topics.PREFIX}/dev/pi-1/metrics",
     ):
         assert device.publish(topic, retain=True) == NOT_AUTHORIZED
-    assert device.publish(wire.card_topic("pi-2")) == 0
-    assert alice.topics() == [wire.card_topic("pi-2")]
+    assert device.publish(topics.card_topic("pi-2")) == 0
+    assert alice.topics() == [topics.card_topic("pi-2")]
 
 
 def test_a_device_cannot_read_another_s_prompts(connect: Any) -> None:
     nosy, device, alice = connect("pi-2"), heard_by("pi-1", connect), connect("alice")
     for one in (
-        *("#", wire.request_topic("pi-1", "+"), wire.request_topic("+", "+")),
-        *(wire.control_topic("pi-1", "+"), wire.pool_control_topic("kitchen", "+")),
-        *(wire.pool_request_topic("kitchen", "+"), f"{wire.PREFIX}/res/#"),
+        *("#", topics.request_topic("pi-1", "+"), topics.request_topic("+", "+")),
+        *(topics.control_topic("pi-1", "+"), topics.pool_control_topic("kitchen", "+")),
+        *(topics.pool_request_topic("kitchen", "+"), f"{topics.PREFIX}/res/#"),
     ):
         nosy.subscribe(one)
     assert told_to_all(nosy.topics())
     sent = [
-        wire.request_topic("pi-1", "alice"),
-        wire.control_topic("pi-1", "alice"),
-        wire.pool_request_topic("kitchen", "alice"),
+        topics.request_topic("pi-1", "alice"),
+        topics.control_topic("pi-1", "alice"),
+        topics.pool_request_topic("kitchen", "alice"),
     ]
     for topic in sent:
         alice.publish(topic)
     assert device.topics() == sent
-    device.publish(f"{wire.response_prefix('alice')}1")
+    device.publish(f"{topics.response_prefix('alice')}1")
     assert nosy.topics() == []
 
 
 def test_a_device_cannot_prompt_as_itself_or_as_another(connect: Any) -> None:
     device, other = heard_by("pi-1", connect), connect("pi-2")
     for topic in (
-        *(wire.request_topic("pi-1", "pi-2"), wire.request_topic("pi-1", "alice")),
-        *(wire.control_topic("pi-1", "pi-2"), wire.pool_request_topic("kitchen", "pi-2")),
+        *(topics.request_topic("pi-1", "pi-2"), topics.request_topic("pi-1", "alice")),
+        *(topics.control_topic("pi-1", "pi-2"), topics.pool_request_topic("kitchen", "pi-2")),
     ):
         assert other.publish(topic) == NOT_AUTHORIZED
     assert device.topics() == []

@@ -25,7 +25,7 @@ import pytest
 
 from edgekit.agent.release.root import Root
 from edgekit.client import Accepted, Delta, Final, Reply, Requester
-from edgekit.core import wire
+from edgekit.core import topics
 from edgekit.core.config import AgentConfig, BrokerConfig
 from edgekit.mqtt import MqttClient
 from tests import tools
@@ -118,7 +118,7 @@ def agent(root: Root, folder: Path) -> Iterator[Agent]:
         watcher = MqttClient(
             BrokerConfig("127.0.0.1", broker.port),
             "watcher",
-            subscriptions=[(wire.status_topic("demo"), 1)],
+            subscriptions=[(topics.status_topic("demo"), 1)],
             on_message=lambda m: states.append(json.loads(m.payload)["state"]),
         )
         watcher.connect()

@@ -23,7 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from edgekit.agent.release.root import Root
 from edgekit.client import Accepted, Final, Requester, devices
-from edgekit.core import wire
+from edgekit.core import topics, wire
 from edgekit.core.config import AgentConfig, BrokerConfig
 from edgekit.mqtt import MqttClient
 from tests import tools
@@ -254,7 +254,7 @@ def test_prometheus_and_the_metrics_topic_tell_of_an_answer(box: Box, tmp_path: 
     port = tools.free_port()
     box.configure(metrics_port=port)
     heard: queue.SimpleQueue[wire.Inbound] = queue.SimpleQueue()
-    topic = wire.metrics_topic("demo")
+    topic = topics.metrics_topic("demo")
     watcher = MqttClient(
         BrokerConfig(port=box.broker.port),
         "watcher",

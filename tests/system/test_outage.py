@@ -15,7 +15,7 @@ import pytest
 
 from edgekit.agent.serve.service import WILL_DELAY_SECONDS
 from edgekit.client import Final, Requester, devices
-from edgekit.core import wire
+from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig
 from edgekit.mqtt import MqttClient
 from tests import tools
@@ -55,7 +55,7 @@ def status(device: Project) -> str:
 def test_the_will_stays_unsaid_where_the_broker_is_behind(mosquitto: MosquittoBroker) -> None:
     said: list[bytes] = []
     broker = BrokerConfig("127.0.0.1", mosquitto.port)
-    topic = wire.status_topic("other")
+    topic = topics.status_topic("other")
     watcher = MqttClient(
         broker, "watcher", subscriptions=[(topic, 1)], on_message=lambda m: said.append(m.payload)
     )
@@ -126,22 +126,22 @@ def test_a_prompt_whose_requester_does_not_listen_is_dropped_and_not_computed(
     asks = MqttClient(
         device.broker,
         "asks",
-        subscriptions=[(wire.response_prefix("ghost") + "state", 1)],  # and nothing else of its
+        subscriptions=[(topics.response_prefix("ghost") + "state", 1)],  # and nothing else of its
         on_message=lambda message: states.put(json.loads(message.payload)["state"]),
     )
     asks.connect()
     prompt = wire.Outbound(
-        wire.request_topic("demo", "ghost"),
+        topics.request_topic("demo", "ghost"),
         json.dumps(body).encode(),
-        response_topic=wire.response_prefix("ghost") + "answer",
+        response_topic=topics.response_prefix("ghost") + "answer",
         correlation=b"1",
         expiry_seconds=60,
         user=(("ek-id", "orphan"),),
     )
     query = wire.Outbound(
-        wire.control_topic("demo", "ghost"),
+        topics.control_topic("demo", "ghost"),
         json.dumps({"kind": "query", "id": "orphan"}).encode(),
-        response_topic=wire.response_prefix("ghost") + "state",
+        response_topic=topics.response_prefix("ghost") + "state",
         correlation=b"2",
     )
     asks.publish(prompt).result(10)
@@ -177,7 +177,7 @@ def test_a_killed_agent_that_comes_back_at_once_is_not_said_to_be_lost(device: P
 
     (agent,) = children(supervisor(device))
     watcher = MqttClient(
-        device.broker, "watcher", subscriptions=[(wire.status_topic("demo"), 1)], on_message=watch
+        device.broker, "watcher", subscriptions=[(topics.status_topic("demo"), 1)], on_message=watch
     )
     watcher.connect()
     os.kill(agent, signal.SIGKILL)

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from edgekit.core import wire
+from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig
 from edgekit.mqtt import MqttClient
 from tests import javascript, tools
@@ -136,7 +136,7 @@ class Watcher:
         self.mqtt = MqttClient(
             BrokerConfig("127.0.0.1", port),
             f"watcher-{uuid.uuid4().hex[:8]}",
-            subscriptions=[(f"{wire.PREFIX}/#", 1)],
+            subscriptions=[(f"{topics.PREFIX}/#", 1)],
             on_message=self.messages.append,
         )
         self.mqtt.connect()
@@ -158,7 +158,7 @@ def watcher(device: Project) -> Iterator[Watcher]:
 
 
 def kinds(messages: list[wire.Inbound], prompt_id: str) -> list[str]:
-    replies = [m for m in messages if m.topic.startswith(f"{wire.PREFIX}/res/")]
+    replies = [m for m in messages if m.topic.startswith(f"{topics.PREFIX}/res/")]
     return [m.property("ek-kind") for m in replies if m.property("ek-id") == prompt_id]
 
 
@@ -169,9 +169,9 @@ def test_all_that_a_real_device_and_its_clients_say_is_as_the_document_says(
     for command in commands.values():
         assert ended(start(command, device.port, "demo", "What is the capital of France?"))[0] == 0
     prompt = wire.Outbound(
-        wire.request_topic("demo", "watched"),
+        topics.request_topic("demo", "watched"),
         b'{"messages":[{"role":"user","content":"Count."}],"logit_bias":{"2":-100}}',
-        response_topic=wire.response_prefix("watched") + "1",
+        response_topic=topics.response_prefix("watched") + "1",
         correlation=b"\xff\x00",
         expiry_seconds=60,
         user=(("ek-id", "p1"),),
@@ -181,7 +181,7 @@ def test_all_that_a_real_device_and_its_clients_say_is_as_the_document_says(
     for kind, reply in (("query", "state"), ("cancel", "final")):
         payload = msgspec.json.encode(wire.Control(kind, "p1"))  # type: ignore[arg-type]  # both are
         control: dict[str, Any] = {"correlation": b"c", "response_topic": prompt.response_topic}
-        topic = wire.control_topic("demo", "watched")
+        topic = topics.control_topic("demo", "watched")
         watcher.mqtt.publish(wire.Outbound(topic, payload, qos=0, **control))
         watcher.wait(lambda seen, reply=reply: reply in kinds(seen, "p1"))  # type: ignore[misc]
     watcher.mqtt.publish(
@@ -191,8 +191,8 @@ def test_all_that_a_real_device_and_its_clients_say_is_as_the_document_says(
 
     document, said = Document(), set()
     for message in list(watcher.messages):
-        live_presence = message.topic.startswith(f"{wire.PREFIX}/dev/") and not message.retain
-        wrong = message.topic.startswith(f"{wire.PREFIX}/req/") and b"[]" in message.payload
+        live_presence = message.topic.startswith(f"{topics.PREFIX}/dev/") and not message.retain
+        wrong = message.topic.startswith(f"{topics.PREFIX}/req/") and b"[]" in message.payload
         if not live_presence and not wrong:  # a live one says nothing of how it was retained
             said.add(document.check(message, any_qos=not BROKERS[broker.kind].lower_qos))
     # metrics come every 30 s: tests/system/test_health.py waits for them

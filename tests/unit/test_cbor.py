@@ -16,7 +16,7 @@ import pytest
 
 from edgekit.agent.serve.events import Controlled
 from edgekit.agent.serve.pipe import Delta
-from edgekit.core import cbor, wire
+from edgekit.core import cbor, topics, wire
 from edgekit.core.chat import parse_body
 from tests.fakes.session import BODY, Agent, replies
 
@@ -80,9 +80,9 @@ def test_cancel_and_query_may_be_cbor_and_are_answered_so() -> None:
     agent = Agent().ready()
     prompt(agent, cbor2.dumps(BODY))
     message = wire.Inbound(
-        wire.control_topic("pi", "alice"),
+        topics.control_topic("pi", "alice"),
         cbor2.dumps({"kind": "query", "id": "p1"}),
-        response_topic=wire.response_prefix("alice") + "c",
+        response_topic=topics.response_prefix("alice") + "c",
         content_type=wire.CBOR,
     )
     (state,) = replies(agent.handle(Controlled(message)))

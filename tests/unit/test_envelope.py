@@ -11,7 +11,7 @@ import pytest
 
 from edgekit.agent.serve.events import Controlled, Received
 from edgekit.agent.serve.pipe import Cancel, Delta, Start
-from edgekit.core import wire
+from edgekit.core import topics, wire
 from edgekit.core.envelope import opened
 from tests.fakes.session import BODY, Agent, replies, to_worker
 
@@ -27,13 +27,13 @@ def envelope(**changes: Any) -> dict[str, Any]:
 def said(agent: Agent, payload: object, **changes: Any) -> list[dict[str, Any]]:
     """Send it from a client of MQTT 3.1.1: what the requester reads."""
     data = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
-    message = wire.Inbound(wire.request_topic("pi", "alice"), data, token=1)
+    message = wire.Inbound(topics.request_topic("pi", "alice"), data, token=1)
     event = Received(wire.Inbound(**(fields(message) | changes)))
     return answers(agent.handle(event))
 
 
 def controlled(agent: Agent, payload: object, **changes: Any) -> list[dict[str, Any]]:
-    message = wire.Inbound(wire.control_topic("pi", "alice"), json.dumps(payload).encode(), qos=0)
+    message = wire.Inbound(topics.control_topic("pi", "alice"), json.dumps(payload).encode(), qos=0)
     return answers(agent.handle(Controlled(wire.Inbound(**(fields(message) | changes)))))
 
 
@@ -77,7 +77,7 @@ def test_the_deadline_is_counted_in_milliseconds_from_the_arrival() -> None:
     agent.handle(
         Received(
             wire.Inbound(
-                wire.request_topic("pi", "alice"),
+                topics.request_topic("pi", "alice"),
                 json.dumps(envelope(deadline_ms=1500)).encode(),
             )
         )
@@ -131,7 +131,7 @@ def test_another_version_is_told_which_are_served(v: object) -> None:
 
 def test_another_version_to_a_pool_is_not_answered_by_every_member() -> None:
     agent = Agent(pools=["lab"]).ready()
-    topic = wire.pool_control_topic("lab", "alice")
+    topic = topics.pool_control_topic("lab", "alice")
     assert controlled(agent, envelope(v=2, kind="query"), topic=topic) == []
 
 
@@ -235,7 +235,7 @@ def test_a_prompt_with_properties_may_be_asked_for_again_in_an_envelope() -> Non
 def test_an_old_reply_to_where_nobody_listens_does_not_matter_once_there_is_a_new_one() -> None:
     agent = Agent().ready()
     payload = json.dumps(envelope()).encode()
-    taken = agent.handle(Received(wire.Inbound(wire.request_topic("pi", "alice"), payload)))
+    taken = agent.handle(Received(wire.Inbound(topics.request_topic("pi", "alice"), payload)))
     said(agent, envelope(reply_to=HERE + "/2"))
     assert to_worker(agent.acknowledged(taken, code=0x10)) == []
     assert [a["topic"] for a in answers(agent.finishes())] == [HERE + "/2"]
@@ -262,7 +262,7 @@ def test_cancel_and_query_are_answered_where_their_envelope_says() -> None:
     assert (state["topic"], state["kind"]) == (there, "state")
     assert state["payload"] == {"state": "running", "position": 0}
     message = wire.Inbound(
-        wire.control_topic("pi", "alice"), json.dumps(ask | {"kind": "cancel"}).encode()
+        topics.control_topic("pi", "alice"), json.dumps(ask | {"kind": "cancel"}).encode()
     )
     assert to_worker(agent.handle(Controlled(message))) == [Cancel("alice/p1")]
     (final,) = answers(agent.finishes(reason="cancelled"))
@@ -290,7 +290,7 @@ def test_a_control_message_with_a_foreign_address_answers_where_the_prompt_is_an
 def test_the_worker_gets_the_body_s_own_choices() -> None:
     agent = Agent().ready()
     payload = json.dumps(envelope(body=BODY | {"max_tokens": 7, "seed": 3})).encode()
-    effects = agent.handle(Received(wire.Inbound(wire.request_topic("pi", "alice"), payload)))
+    effects = agent.handle(Received(wire.Inbound(topics.request_topic("pi", "alice"), payload)))
     (start,) = to_worker(effects)
     assert isinstance(start, Start)
     assert (start.answer_limit, start.sampling.seed) == (7, 3)
@@ -298,7 +298,7 @@ def test_the_worker_gets_the_body_s_own_choices() -> None:
 
 @pytest.mark.parametrize("text", ["a\u0001", "a\uffff", "\ufdd0", "\x7f", "\U0001fffe"])
 def test_what_a_broker_would_end_our_connection_for_is_never_answered(text: str) -> None:
-    topic = wire.request_topic("demo", "alice")
+    topic = topics.request_topic("demo", "alice")
     given = {"v": 1, "id": text, "reply_to": "edgekit/v1/res/alice/1", "body": {}}
     message = wire.Inbound(topic, json.dumps(given).encode())
     assert wire.address_of(opened(message), "demo") is None
@@ -306,14 +306,14 @@ def test_what_a_broker_would_end_our_connection_for_is_never_answered(text: str)
     message = wire.Inbound(topic, json.dumps(given).encode())
     assert wire.address_of(opened(message), "demo") is None
     control = wire.Inbound(
-        wire.control_topic("demo", "alice"), b"", response_topic="edgekit/v1/res/alice/1"
+        topics.control_topic("demo", "alice"), b"", response_topic="edgekit/v1/res/alice/1"
     )
     assert wire.control_address_of(control, wire.Control("query", text), "demo") is None
     assert wire.control_address_of(control, wire.Control("query", "p1"), "demo") is not None
 
 
 def test_a_response_topic_of_hundreds_of_levels_is_none() -> None:
-    topic = wire.request_topic("demo", "alice")
-    deep = wire.response_prefix("alice") + "/" * 250
+    topic = topics.request_topic("demo", "alice")
+    deep = topics.response_prefix("alice") + "/" * 250
     message = wire.Inbound(topic, b"{}", response_topic=deep, correlation=b"c")
     assert wire.address_of(message, "demo") is None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.core import wire
+from edgekit.core import topics
 from edgekit.core.config import parse_agent_config
 from edgekit.errors import UsageError
 from edgekit.fleet import inventory
@@ -32,6 +32,6 @@ def test_a_pool_that_is_no_topic_level_is_refused(tmp_path: Path, name: str) -> 
 
 
 def test_members_of_a_pool_share_one_subscription() -> None:
-    assert wire.pool_filter("sensors") == "$share/ek.sensors/edgekit/v1/req/pool/sensors/+"
-    assert not wire.is_control(wire.pool_request_topic("sensors", "a"))
-    assert wire.is_control(wire.pool_control_topic("sensors", "a"))
+    assert topics.pool_filter("sensors") == "$share/ek.sensors/edgekit/v1/req/pool/sensors/+"
+    assert not topics.is_control(topics.pool_request_topic("sensors", "a"))
+    assert topics.is_control(topics.pool_control_topic("sensors", "a"))

@@ -27,7 +27,7 @@ from edgekit.agent.serve.ledger import MAX_BYTES, MAX_ROWS, REQUESTER_SHARE
 from edgekit.agent.serve.pipe import Cancel, Delta, Ready, Start
 from edgekit.agent.serve.session import MAX_STARTS, STORAGE_CHECK_SECONDS
 from edgekit.agent.serve.states import State
-from edgekit.core import wire
+from edgekit.core import topics
 from tests.fakes.session import BODY, Agent, done, error, kinds, replies, statuses, to_worker
 
 
@@ -474,7 +474,7 @@ def test_a_query_tells_the_state_while_there_is_no_outcome_and_then_the_outcome(
 def test_a_query_for_what_is_not_known_says_so_on_the_device_s_own_topic_only() -> None:
     agent = Agent().ready()
     assert json.loads(replies(agent.query("p1", **ASK))[0].payload) == {"state": "unknown"}
-    pool = wire.pool_control_topic("sensors", "alice")
+    pool = topics.pool_control_topic("sensors", "alice")
     assert replies(agent.query("p1", topic=pool, **ASK)) == []
     assert replies(agent.query("p1")) == []
     assert replies(agent.query("p1", response_topic="edgekit/v1/res/bob/q")) == []

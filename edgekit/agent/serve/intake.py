@@ -13,7 +13,7 @@ from edgekit.agent.serve.pipe import Cancel
 from edgekit.agent.serve.prompts import Prompts
 from edgekit.agent.serve.rate import Rate
 from edgekit.agent.serve.states import Step, move
-from edgekit.core import chat, envelope, wire
+from edgekit.core import chat, envelope, topics, wire
 from edgekit.core.config import AgentConfig
 
 RETRY_AFTER_MS = 2000
@@ -151,10 +151,10 @@ class Intake:
     def control(self, message: wire.Inbound, now: float) -> list[Effect]:
         """A message on a control topic."""
         message = envelope.opened(message)
-        requester = wire.requester_of(message.topic)
+        requester = topics.requester_of(message.topic)
         expiry = message.expiry_seconds or REPLY_EXPIRY_SECONDS
         # Of a pool's members only the one that has the prompt answers.
-        mine = message.topic == wire.control_topic(self.config.device, requester)
+        mine = message.topic == topics.control_topic(self.config.device, requester)
         try:
             envelope.check_version(message)
             control = envelope.parse_control(message)

@@ -10,7 +10,7 @@ from edgekit.agent.serve.events import Measured, Publish
 from edgekit.agent.serve.metrics import Family, as_json
 from edgekit.agent.serve.pipe import Ready
 from edgekit.agent.serve.replies import status_message
-from edgekit.core import payloads, wire
+from edgekit.core import payloads, topics, wire
 from edgekit.core.config import AgentConfig
 from edgekit.core.manifest import BundleConfig
 
@@ -63,7 +63,7 @@ def answer_cap(config: AgentConfig, bundle: BundleConfig) -> int:
 
 def metrics_message(device: str, families: list[Family]) -> wire.Outbound:
     """What was counted; the next message says it again, so that one that is lost costs nothing."""
-    return wire.Outbound(wire.metrics_topic(device), as_json(families), qos=0)
+    return wire.Outbound(topics.metrics_topic(device), as_json(families), qos=0)
 
 
 def card_message(
@@ -88,4 +88,4 @@ def card_message(
         max_messages=config.max_messages,
         max_prompt_tokens=config.max_prompt_tokens,
     )
-    return wire.Outbound(wire.card_topic(config.device), msgspec.json.encode(card), retain=True)
+    return wire.Outbound(topics.card_topic(config.device), msgspec.json.encode(card), retain=True)

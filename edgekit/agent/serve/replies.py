@@ -8,7 +8,7 @@ import msgspec
 
 from edgekit.agent.serve.events import Publish
 from edgekit.agent.serve.job import Job, Outcome
-from edgekit.core import payloads, wire
+from edgekit.core import payloads, topics, wire
 from edgekit.core.envelope import reply_message
 
 
@@ -76,4 +76,4 @@ def state(to: wire.Reply, name: str, position: int | None, expiry_seconds: int) 
 
 def status_message(device: str, status: wire.Status) -> wire.Outbound:
     """The retained status; with state `lost` it is the Will."""
-    return wire.Outbound(wire.status_topic(device), msgspec.json.encode(status), retain=True)
+    return wire.Outbound(topics.status_topic(device), msgspec.json.encode(status), retain=True)

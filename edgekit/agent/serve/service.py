@@ -49,7 +49,7 @@ from edgekit.agent.serve.pipe import Ready
 from edgekit.agent.serve.process import ModelProcess
 from edgekit.agent.serve.replies import status_message
 from edgekit.agent.serve.session import Session
-from edgekit.core import wire
+from edgekit.core import topics, wire
 from edgekit.core.config import AgentConfig
 from edgekit.core.manifest import BundleConfig
 from edgekit.errors import EdgekitError, TakenOverError
@@ -128,10 +128,10 @@ class Service:
         self._online = False
         self._taken_over = False
         self._running = True
-        self._pools = [wire.pool_filter(pool) for pool in config.pools]
-        requests = [wire.request_topic(config.device, "+"), *self._pools]
-        controls = [wire.control_topic(config.device, "+")]
-        controls += [wire.pool_control_topic(pool, "+") for pool in config.pools]
+        self._pools = [topics.pool_filter(pool) for pool in config.pools]
+        requests = [topics.request_topic(config.device, "+"), *self._pools]
+        controls = [topics.control_topic(config.device, "+")]
+        controls += [topics.pool_control_topic(pool, "+") for pool in config.pools]
         self._mqtt = BrokerLink(
             config.broker,
             f"edgekit-{config.device}",
@@ -232,7 +232,7 @@ class Service:
         self._health.tick(now, answers=self._answers)
 
     def _received(self, message: wire.Inbound) -> None:
-        event = Controlled if wire.is_control(message.topic) else Received
+        event = Controlled if topics.is_control(message.topic) else Received
         self._events.append(event(message))
 
     def _connection(self, up: bool) -> None:
