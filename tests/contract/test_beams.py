@@ -47,6 +47,11 @@ def test_it_ends_by_itself_without_the_token_that_ends_an_answer(
     assert len(short.best()) == 3
 
 
+def test_longer_prompts_have_room_for_fewer_beams(real: Opened) -> None:
+    search = real[2]
+    assert search.room(10, 10) > search.room(10_000, 10) > search.room(1_000_000_000, 10) == 0
+
+
 def likelihood(decoder: Decoder, prompt: list[int], answer: list[int]) -> float:
     """The log-probability of an answer."""
     decoder.truncate(0, 0)

@@ -98,6 +98,9 @@ class FakeBeams:
     Args:
         answer: what it finds, the token that ends it included.
         before: called before the prompt is computed and before each step.
+
+    Attributes:
+        free_tokens: of the memory, for all beams together.
     """
 
     def __init__(self, answer: Sequence[int], before: Callable[[], None] = lambda: None) -> None:
@@ -105,6 +108,7 @@ class FakeBeams:
         self._answer = list(answer)
         self._before = before
         self._taken = self._limit = 0
+        self.free_tokens = 1 << 30
 
     def __call__(
         self, prompt: Sequence[int], beams: int, answer_limit: int, length_penalty: float
@@ -114,6 +118,10 @@ class FakeBeams:
         self.asked.append((len(prompt), beams, answer_limit, length_penalty))
         self._taken, self._limit = 0, min(answer_limit, len(self._answer))
         return self
+
+    def room(self, prompt: int, answer: int) -> int:
+        """How many beams of so many tokens there is memory for."""
+        return self.free_tokens // (prompt + answer)
 
     def step(self) -> bool:
         """One token more."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from edgekit.agent.serve.admission import beams_served
+from edgekit.agent.serve.decoder.graph import Decoding, Graph
+from edgekit.agent.serve.decoder.memory import beams_for
 from edgekit.agent.serve.pipe import Cancel, Done, Failed, Start
 from edgekit.core.chat import Sampling
+from tests.fakes.decoder import FakeBeams
 from tests.unit.test_serve_slots import ALPHABET, all_sent, collect
 from tests.unit.test_serve_worker import Parent, prompt, worker
 
@@ -46,6 +51,37 @@ def test_it_is_off_unless_the_device_allows_so_many() -> None:
             assert "num_beams" in failed.message
             assert parent.beams.asked == []
             assert parent.done(prompt()).text == "Paris."
+
+
+def test_beams_that_the_memory_has_no_room_for_are_refused_with_the_bound() -> None:
+    with worker("Paris.", max_beams=8) as parent:
+        length = final(parent, beams(count=2)).usage.prompt_tokens
+        parent.beams.asked.clear()
+        parent.beams.free_tokens = 3 * (length + 50)
+        failed = parent.ask(beams(count=4))
+        assert isinstance(failed, Failed)
+        assert (failed.code, failed.param) == ("out_of_memory", "num_beams")
+        assert "room for 3 beams" in failed.message
+        assert parent.beams.asked == []
+        assert final(parent, beams(count=3)).text == "Paris."
+        assert final(parent, beams(count=8, limit=4)).text == "Pari"  # fewer tokens, more beams
+
+
+@pytest.mark.parametrize(("free", "served"), [(0, 1), (1023, 1), (2048, 2), (1 << 20, 4)])
+def test_the_device_serves_as_many_beams_as_its_memory_allows(free: int, served: int) -> None:
+    search = FakeBeams([])
+    search.free_tokens = free
+    assert beams_served(search, 4, 1024) == served
+    assert beams_served(None, 4, 1024) == 1
+
+
+def test_a_beam_takes_the_prompts_logits_and_more_than_a_slot() -> None:
+    decoding = Decoding("m.onnx", 2, 3, 4, inputs={}, outputs={})
+    graph = Graph(Path("m.onnx"), decoding, vocabulary=100, padding=0)
+    assert graph.token_bytes == 2 * 2 * 3 * 4 * 4
+    assert graph.beam_bytes(10, 0) == 10 * (100 * 4 + 2 * graph.token_bytes)
+    assert graph.beam_bytes(0, 10) == 10 * 7 * graph.token_bytes
+    assert [beams_for(1 << 30, free << 30) for free in (1, 2, 9)] == [0, 1, 4]
 
 
 @pytest.mark.parametrize(

@@ -474,6 +474,14 @@ def test_a_worker_that_dies_while_draining_does_not_hold_the_exit_up() -> None:
 
 
 # --- what the device says of itself -----------------------------------------------------------
+def test_the_card_says_what_the_memory_decided_also_after_a_crash() -> None:
+    agent = Agent().ready()
+    agent.handle(WorkerLost())
+    back = agent.handle(Ready(1.0, 1.0, max_beams=3))
+    cards = [e.message for e in back if isinstance(e, Publish) and e.message.topic == CARD]
+    assert [json.loads(card.payload)["max_beams"] for card in cards] == [3]
+
+
 def test_card_and_status_are_retained_and_said_again_at_every_connection() -> None:
     agent = Agent().ready()
     for _ in range(2):

@@ -56,6 +56,12 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     threads: int = 0  # of the runtime
     spinning: bool = False  # whether they wait busily
     tuned: bool = False  # whether that was measured on this device
+    max_beams: int = 1  # that a prompt may ask for
+
+    @property
+    def served(self) -> tuple[int, int]:
+        """What the memory decided, and the card says."""
+        return self.slots, self.max_beams
 
 
 class Delta(msgspec.Struct, frozen=True, tag="delta"):

@@ -83,7 +83,7 @@ def card_message(
         slots=model.slots if model else 1,
         threads=model.threads if model else 0,
         spinning=model.spinning if model else False,
-        max_beams=config.max_beams,
+        max_beams=model.max_beams if model else 1,
         requests_per_minute=config.requests_per_minute,
         max_messages=config.max_messages,
         max_prompt_tokens=config.max_prompt_tokens,

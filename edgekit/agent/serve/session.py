@@ -177,7 +177,7 @@ class Session:
         self._prompts.slots = model.slots
         before, self._model = self._model, model
         # the one after a crash may find less memory
-        changed = before is not None and before.slots != model.slots
+        changed = before is not None and before.served != model.served
         return [self._card()] if changed and self._prompts.connected else []
 
     def _start_next(self, now: float) -> list[Effect]:

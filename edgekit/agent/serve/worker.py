@@ -6,6 +6,7 @@ crash or an out-of-memory kill here must not cost the MQTT connection.
 
 from __future__ import annotations
 
+import logging
 import socket
 import time
 from collections import OrderedDict, deque
@@ -15,6 +16,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from edgekit.agent.serve import beam
+from edgekit.agent.serve.admission import RefusedError, admit, beams_served
 from edgekit.agent.serve.answer import BUSY_FLUSH_SECONDS, FLUSH_SECONDS, Answer
 from edgekit.agent.serve.decoder import BeamSearch, Decoder, Options, Tokenizer, open_model
 from edgekit.agent.serve.generation import Generation
@@ -37,19 +39,12 @@ from edgekit.agent.serve.tune import TUNE_SECONDS, cpus, tuned
 from edgekit.core.chat import Timings, Usage
 from edgekit.errors import EdgekitError
 
+log = logging.getLogger(__name__)
+
 SYSTEM_ROLES = ("system", "developer")
 MAX_SYSTEM_MESSAGES = 64  # whose tokens are remembered
 
 Clock = Callable[[], float]
-
-
-class RefusedError(EdgekitError):
-    """A prompt that cannot be run; `code` is one of the protocol's, `param` the field's name."""
-
-    def __init__(self, code: str, what: str, param: str = "") -> None:
-        super().__init__(what)
-        self.code = code
-        self.param = param
 
 
 class Worker:
@@ -202,61 +197,16 @@ class Worker:
 
     def _begin(self, start: Start) -> None:
         try:
-            prompt = self._admit(start)
+            prompt, limit = admit(
+                start, self._tokenizer, self._decoder.limits, self._beams, self._max_beams
+            )
         except RefusedError as error:
             self._pipe.send(Failed(start.job, error.code, error.what, error.param))
             return
-        limit = min(start.answer_limit, self._decoder.limits.max_length - len(prompt))
         if start.sampling.num_beams > 1:
             self._search(start, prompt, limit)
         else:
             self._place(start, prompt, limit)
-
-    def _admit(self, start: Start) -> list[int]:
-        """The prompt's tokens, when it can be run.
-
-        Raises:
-            RefusedError: it cannot.
-        """
-        if start.sampling.num_beams > self._max_beams:
-            raise RefusedError(
-                "unsupported_parameter",
-                f"num_beams is served up to {self._max_beams} on this device (max_beams)",
-                "num_beams",
-            )
-        field = beam.refused_field(start.sampling)
-        if field:
-            how = "with" if start.sampling.num_beams > 1 else "without"
-            text = f"{field} is not served {how} num_beams"
-            raise RefusedError("unsupported_parameter", text, field)
-        limits = self._decoder.limits
-        try:
-            prompt = self._tokenizer.encode_chat(start.messages)
-        except Exception as error:  # the chat template is the model's own code
-            text = f"the chat template refused: {error}"
-            raise RefusedError("invalid_request", text, "messages") from error
-        if start.prompt_limit and len(prompt) > start.prompt_limit:
-            raise RefusedError(
-                "context_length_exceeded",
-                f"the prompt has {len(prompt)} tokens; this device takes {start.prompt_limit} "
-                "(max_prompt_tokens)",
-                "messages",
-            )
-        if len(prompt) >= limits.max_length:
-            raise RefusedError(
-                "context_length_exceeded",
-                f"the prompt has {len(prompt)} tokens; "
-                f"the context of {limits.max_length} leaves no room for an answer",
-                "messages",
-            )
-        foreign = [token for token in start.sampling.logit_bias if token >= limits.vocabulary]
-        if foreign:
-            raise RefusedError(
-                "invalid_request",
-                f"logit_bias names token {foreign[0]}; the vocabulary has {limits.vocabulary}",
-                "logit_bias",
-            )
-        return prompt
 
     def _search(self, start: Start, prompt: list[int], limit: int) -> None:
         assert self._beams is not None
@@ -368,6 +318,13 @@ def main(
     decoder.greedy(0)
     decoder.truncate(0, 0)
     warm = time.monotonic()
+    served = beams_served(beams, max_beams, max_length)  # the slots have their memory by now
+    if served < max_beams:
+        log.warning(
+            "max_beams %d is lowered to %d: %s",
+            *(max_beams, served),
+            "the memory has no room for more" if beams else "batching has no beam search",
+        )
     pipe.send(
         Ready(
             (loaded - began) * 1e3,
@@ -376,6 +333,7 @@ def main(
             options.threads,
             bool(options.spinning),
             measured,
+            served,
         )
     )
     Worker(
@@ -384,6 +342,6 @@ def main(
         tokenizer,
         time.monotonic,
         beams=beams,
-        max_beams=max_beams,
+        max_beams=served,
         flush_seconds=FLUSH_SECONDS if options.threads < cpus() else BUSY_FLUSH_SECONDS,
     ).run()

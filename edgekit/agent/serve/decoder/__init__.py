@@ -117,6 +117,10 @@ class BeamSearch(Protocol):
         """
         ...
 
+    def room(self, prompt: int, answer: int) -> int:
+        """How many beams of so many tokens the free memory has room for."""
+        ...
+
 
 class TextStream(Protocol):
     """Turns tokens into text piece by piece."""

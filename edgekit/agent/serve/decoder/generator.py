@@ -23,7 +23,8 @@ import numpy as np
 import onnxruntime_genai as og
 
 from edgekit.agent.serve.decoder import Limits, Logits, Options
-from edgekit.agent.serve.decoder.graph import limits_of, read_graph
+from edgekit.agent.serve.decoder.graph import Graph, limits_of, read_graph
+from edgekit.agent.serve.decoder.memory import beams_for, free_bytes
 
 # Greedy by definition, whatever the model's own search defaults are.
 GREEDY = {
@@ -49,12 +50,12 @@ def load_model(model_dir: Path, options: Options) -> og.Model:
 
 def open_genai(
     model_dir: Path, max_length: int, options: Options, slots: int
-) -> tuple[GeneratorDecoder, GenaiTokenizer, partial[GenaiBeams]]:
+) -> tuple[GeneratorDecoder, GenaiTokenizer, GenaiBeamSearch]:
     """Load a model folder: see `open_model`."""
     model = load_model(model_dir, options)
     graph = read_graph(model_dir)
     decoder = GeneratorDecoder(model, limits_of(graph, max_length, slots), graph.padding)
-    return decoder, GenaiTokenizer(model), partial(GenaiBeams, model)
+    return decoder, GenaiTokenizer(model), GenaiBeamSearch(model, graph)
 
 
 class GeneratorDecoder:
@@ -188,6 +189,24 @@ class GenaiBeams:
     def best(self) -> list[int]:
         """The best sequence's answer."""
         return [int(token) for token in self._generator.get_sequence(0)[self._prompt_length :]]
+
+
+class GenaiBeamSearch:
+    """Beam searches of one model."""
+
+    def __init__(self, model: og.Model, graph: Graph) -> None:
+        self._model = model
+        self._graph = graph
+
+    def __call__(
+        self, prompt: Sequence[int], beams: int, answer_limit: int, length_penalty: float
+    ) -> GenaiBeams:
+        """Compute the prompt."""
+        return GenaiBeams(self._model, prompt, beams, answer_limit, length_penalty)
+
+    def room(self, prompt: int, answer: int) -> int:
+        """What the memory that is free now has room for."""
+        return beams_for(self._graph.beam_bytes(prompt, answer), free_bytes())
 
 
 class GenaiTokenizer:

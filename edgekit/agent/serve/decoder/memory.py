@@ -1,4 +1,4 @@
-"""How many slots a device's memory has room for."""
+"""How many slots, and beams, a device's memory has room for."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ _CGROUP = Path("/sys/fs/cgroup")
 def slots_for(slot_bytes: int, free_bytes: int) -> int:
     """Slots of `slot_bytes` KV memory each that fit into `free_bytes`; at least one."""
     return max(1, min(MAX_SLOTS, int(free_bytes * (1 - SPARE_SHARE)) // max(1, slot_bytes)))
+
+
+def beams_for(beam_bytes: int, free_bytes: int) -> int:
+    """Beams of `beam_bytes` each that fit into `free_bytes`; they may be none."""
+    return int(free_bytes * (1 - SPARE_SHARE)) // max(1, beam_bytes)
 
 
 def free_bytes(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = _CGROUP) -> int:
