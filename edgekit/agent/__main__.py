@@ -125,6 +125,7 @@ def _worker(args: argparse.Namespace) -> None:
         tune_seconds=args.tune_seconds,
         max_beams=args.max_beams,
         batching=bool(args.batching),
+        logits_processors=args.logits_processors,
     )
 
 
@@ -178,6 +179,7 @@ def _parser() -> argparse.ArgumentParser:
     worker.add_argument("--tune-seconds", type=float, required=True)
     worker.add_argument("--max-beams", type=int, required=True)
     worker.add_argument("--batching", type=int, choices=[0, 1], required=True)
+    worker.add_argument("--logits-processors", default="")
     measure = verb("measure", _measure, "the speed of one setting of the runtime (started by it)")
     measure.add_argument("--model", type=Path, required=True)
     measure.add_argument("--threads", type=int, required=True)

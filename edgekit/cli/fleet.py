@@ -93,6 +93,7 @@ def _agent_config(name: str, device: inventory.Device, broker: BrokerConfig) -> 
         slots=device.slots,
         batching=device.batching,
         max_beams=device.max_beams,
+        logits_processors=device.logits_processors,
         queue_limit=device.queue_limit,
         requester_limit=device.requester_limit,
         requests_per_minute=device.requests_per_minute,

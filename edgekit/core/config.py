@@ -31,6 +31,22 @@ def check_name(kind: str, text: str) -> str:
     return text
 
 
+_FACTORY = re.compile(r"(?:(/(?:[^/:]+/)*))?([^\W\d]\w*(?:\.[^\W\d]\w*)*):([^\W\d]\w*)\Z")
+
+
+def factory_of(text: str) -> tuple[str, str, str]:
+    """Folder, module and function of `[/FOLDER/]package.module:factory`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    found = _FACTORY.match(text)
+    if not found:
+        raise ValueError(f"logits_processors {text!r} is not [/FOLDER/]package.module:factory")
+    folder, module, name = found.groups(default="")
+    return folder[:-1], module, name
+
+
 BROKER_FILES = ("password_file", "ca_file", "cert_file", "key_file", "crl_file")
 TLS_FILES = BROKER_FILES[1:]
 
@@ -74,6 +90,7 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     slots: int = 0  # prompts side by side; 0 takes what the free memory allows
     batching: bool = False  # one step for all of them, where the model's graph allows it
     max_beams: int = 1  # that a prompt's num_beams may ask for; 1 refuses beam search
+    logits_processors: str = ""  # scoring of one's own: [/FOLDER/]package.module:factory
     pools: list[str] = []  # whose prompts this device takes, besides its own
     queue_limit: int = QUEUE_LIMIT  # prompts waiting, not counting those that run
     requester_limit: int = REQUESTER_LIMIT  # of them, prompts of one requester
@@ -97,6 +114,8 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"max_messages must be 1 to {MAX_MESSAGES}")
         if not NAME.match(self.device):
             raise ValueError(f"device {self.device!r} is not a name")
+        if self.logits_processors:
+            factory_of(self.logits_processors)
         for pool in self.pools:
             if not NAME.match(pool):
                 raise ValueError(f"pool {pool!r} is not a name")

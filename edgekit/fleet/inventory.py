@@ -50,9 +50,10 @@ class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tags: list[str] = []
     threads: int = 0
     pools: list[str] = []  # whose prompts the device takes, besides its own
-    slots: int = 0  # this and the next ten as in `AgentConfig`
+    slots: int = 0  # this and the next eleven as in `AgentConfig`
     batching: bool = False
     max_beams: int = 1
+    logits_processors: str = ""  # the folder is the device's; a push does not carry it
     queue_limit: int = QUEUE_LIMIT
     requester_limit: int = REQUESTER_LIMIT
     requests_per_minute: int = 0

@@ -113,6 +113,7 @@ class Service:
                 *("--threads", str(config.threads), "--slots", str(config.slots)),
                 *("--release", release, "--tuning", str(tuning_file)),
                 *("--max-beams", str(config.max_beams)),
+                *("--logits-processors", config.logits_processors),
                 *("--batching", str(int(config.batching))),
                 *("--tune-seconds", str(config.trial_seconds * TUNE_SHARE)),
             ],

@@ -35,6 +35,7 @@ from edgekit.agent.serve.prefix import Slot, Wanted, choose_slot, common_length
 from edgekit.agent.serve.processors import ProcessorFactory
 from edgekit.agent.serve.sampling import Sampler
 from edgekit.agent.serve.scheduler import next_work
+from edgekit.agent.serve.scoring import load_factory
 from edgekit.agent.serve.tune import TUNE_SECONDS, cpus, tuned
 from edgekit.core.chat import Timings, Usage
 from edgekit.errors import EdgekitError
@@ -285,6 +286,7 @@ def main(
     tune_seconds: float,
     max_beams: int,
     batching: bool,
+    logits_processors: str,
 ) -> None:
     """Load the model, answer one token to warm it up, then serve the pipe.
 
@@ -299,10 +301,12 @@ def main(
         tune_seconds: how long to measure at most.
         max_beams: of a beam search; 1 refuses it.
         batching: decode all slots in one step, where the graph allows it.
+        logits_processors: custom scoring, as in agent.toml.
 
     Raises:
-        EdgekitError: the model cannot be loaded.
+        EdgekitError: the model or the custom scoring cannot be loaded.
     """
+    processors = load_factory(logits_processors)  # before what takes long
     pipe: Pipe[ToWorker] = Pipe(socket.socket(fileno=descriptor), ToWorker)
     measured = not threads
     options = Options(threads, spinning=False)
@@ -341,6 +345,7 @@ def main(
         decoder,
         tokenizer,
         time.monotonic,
+        processors,
         beams=beams,
         max_beams=served,
         flush_seconds=FLUSH_SECONDS if options.threads < cpus() else BUSY_FLUSH_SECONDS,
