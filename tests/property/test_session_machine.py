@@ -34,7 +34,7 @@ from edgekit.agent.serve.events import (
     WorkerLost,
 )
 from edgekit.agent.serve.job import KEEP_SECONDS, Row
-from edgekit.agent.serve.pipe import Cancel, Delta, Done, Failed, Ready, Start
+from edgekit.agent.serve.pipe import Cancel, Delta, Done, Failed, Heartbeat, Ready, Start
 from edgekit.agent.serve.session import Session
 from edgekit.agent.serve.states import State
 from edgekit.core import topics, wire
@@ -245,7 +245,7 @@ class SessionMachine(RuleBasedStateMachine):
         self.handle(Ready(1.0, 1.0, slots))
 
     @precondition(lambda self: not self.exited and not self.loading)
-    @rule(job=st.tuples(requesters, ids), other=rarely, event=st.integers(0, 4))
+    @rule(job=st.tuples(requesters, ids), other=rarely, event=st.integers(-1, 4))
     def worker_says(self, job: tuple[str, str], other: bool, event: int) -> None:
         key = "/".join(job) if other or not self.running else min(self.running)
         self.serial += 1
@@ -256,9 +256,9 @@ class SessionMachine(RuleBasedStateMachine):
             Done(key, "x", "deadline", USAGE, TIMINGS),
             Failed(key, "context_length_exceeded", "long"),
         ]
-        if event:
+        if event > 0:
             self.running.discard(key)
-        self.handle(events[event])
+        self.handle(Heartbeat(1.0) if event < 0 else events[event])
 
     @precondition(lambda self: not self.exited and not self.loading)
     @rule(dies=rarely)

@@ -11,11 +11,19 @@ import pytest
 
 from edgekit.agent.release import supervise
 from edgekit.agent.release.root import Root
+from edgekit.agent.serve.events import Tick
 from edgekit.agent.serve.notify import VARIABLES, Notifier
-from edgekit.agent.serve.progress import longest_silence_seconds, progress, status_line
+from edgekit.agent.serve.pipe import Heartbeat
+from edgekit.agent.serve.progress import (
+    longest_silence_seconds,
+    progress,
+    quiet_seconds,
+    status_line,
+)
 from edgekit.core import wire
 from edgekit.core.config import AgentConfig
 from edgekit.errors import EdgekitError
+from tests.fakes.session import Agent
 
 WELL = {
     "owed": True,
@@ -120,12 +128,26 @@ def test_progress_needs_a_worker_that_says_something() -> None:
     assert stuck == "the model process has said nothing for 301 s"
 
 
-def test_the_longest_silence_covers_a_load_and_a_prefill_of_the_whole_context() -> None:
-    config = AgentConfig("pi", trial_seconds=120.0)
-    assert longest_silence_seconds(config, 4096) == 120 + 1024
-    beams = AgentConfig("pi", trial_seconds=120.0, max_beams=2)
-    assert longest_silence_seconds(beams, 4096) == 120 + 2048
-    assert longest_silence_seconds(config, 131_072) == 120 + wire.MAX_EXPIRY_SECONDS
+def test_the_longest_silence_covers_a_slice_and_a_load_and_what_was_announced() -> None:
+    config = AgentConfig("pi", trial_seconds=120.0, max_beams=4)
+    assert longest_silence_seconds(config, False) == 60 + 16
+    assert longest_silence_seconds(config, True) == 120 + 60 + 16
+    assert quiet_seconds(4096) == 1024
+    assert quiet_seconds(131_072) == wire.MAX_EXPIRY_SECONDS
+
+
+def test_a_heartbeat_is_heard_and_announces_a_longer_silence() -> None:
+    agent = Agent().ready()
+    agent.prompt("p1")
+    agent.handle(Tick(), after=50)
+    assert agent.session.silent_seconds(agent.now) == 50
+    assert agent.handle(Heartbeat()) == ()
+    assert agent.session.silent_seconds(agent.now) == 0
+    agent.handle(Heartbeat(quiet_seconds=500.0))
+    agent.handle(Tick(), after=510)
+    assert agent.session.silent_seconds(agent.now) == 10
+    agent.handle(Heartbeat())
+    assert agent.session.silent_seconds(agent.now) == 0
 
 
 def test_the_status_is_a_line_for_a_person() -> None:

@@ -19,6 +19,7 @@ from edgekit.agent.serve.pipe import (
     Done,
     Failed,
     FromWorker,
+    Heartbeat,
     Pipe,
     Start,
     ToWorker,
@@ -45,6 +46,7 @@ class Parent:
     beams: FakeBeams
     now: float = 1000.0
     events: list[FromWorker] = field(default_factory=list)
+    heartbeats: list[Heartbeat] = field(default_factory=list)
     sent: threading.Event = field(default_factory=threading.Event)
 
     def send(self, *starts: Start) -> None:
@@ -61,9 +63,12 @@ class Parent:
         while True:
             message = self.pipe.receive()
             assert message is not None
-            if not isinstance(message, Delta):
+            if isinstance(message, Heartbeat):
+                self.heartbeats.append(message)
+            elif isinstance(message, Delta):
+                self.events.append(message)
+            else:
                 return message
-            self.events.append(message)
 
     def done(self, start: Start) -> Done:
         message = self.ask(start)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgekit.agent.serve.job import Row
-from edgekit.agent.serve.pipe import Cancel, Delta, Done, Failed, Ready, Start
+from edgekit.agent.serve.pipe import Cancel, Delta, Done, Failed, Heartbeat, Ready, Start
 from edgekit.core import wire
 
 
@@ -157,6 +157,7 @@ Event = (
     Received
     | Controlled
     | Ready
+    | Heartbeat
     | Delta
     | Done
     | Failed

@@ -31,9 +31,6 @@ class Health:
     ) -> None:
         self._session = session
         self._notifier = notifier
-        self._longest_silence_seconds = longest_silence_seconds(
-            session.config, session.bundle.context_length
-        )
         self._stuck = ""
         self._exporter = Exporter(session.config.metrics_port)
         self._publish = publish
@@ -53,19 +50,20 @@ class Health:
             self._publish(metrics_message(session.config.device, session.metrics()))
         if answers:
             self._notifier.ready()
+        status = session.status()
         stuck = progress(
             owed=session.owed,
             silent_seconds=session.silent_seconds(now),
-            longest_silence_seconds=self._longest_silence_seconds,
+            longest_silence_seconds=longest_silence_seconds(
+                session.config, status.state == "starting"
+            ),
         )
         if not stuck:
             self._notifier.ping(now)
         elif stuck != self._stuck:
             log.error("the watchdog is told nothing more: %s", stuck)
         self._stuck = stuck
-        line = status_line(
-            session.status(), connected=session.connected, broker=str(session.config.broker)
-        )
+        line = status_line(status, connected=session.connected, broker=str(session.config.broker))
         self._notifier.status(f"stuck: {stuck}" if stuck else line)
 
     def stopping(self) -> None:

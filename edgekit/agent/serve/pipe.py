@@ -64,6 +64,13 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
         return self.slots, self.max_beams
 
 
+class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
+    """The worker gets on, with nothing else to say; before one long computation it tells for how
+    many seconds more than usual it may be silent."""
+
+    quiet_seconds: float = 0.0
+
+
 class Delta(msgspec.Struct, frozen=True, tag="delta"):
     """A piece of the answer, safe to show: whole characters, no part of a stop string."""
 
@@ -91,7 +98,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
 
 
 ToWorker = Start | Cancel
-FromWorker = Ready | Delta | Done | Failed
+FromWorker = Ready | Heartbeat | Delta | Done | Failed
 T = TypeVar("T")
 
 

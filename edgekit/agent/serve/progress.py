@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from edgekit.agent.serve.scheduler import SLICE_TOKENS
 from edgekit.core import wire
 from edgekit.core.config import AgentConfig
 from edgekit.core.wire import MAX_EXPIRY_SECONDS
 
 SLOWEST_TOKENS_PER_SECOND = 4.0  # of a prefill, or of one beam: below it a device is of no use
+HEARTBEAT_SECONDS = 1.0  # a worker that has nothing else to say
+COLD_SECONDS = 60.0  # the weights may have to be read again from a slow disk
 
 
-def longest_silence_seconds(config: AgentConfig, context_length: int) -> float:
-    """For how long a worker that is well may say nothing: it loads, measures its threads, then
-    prefills a whole context; a beam search says nothing before its end."""
-    work = context_length * config.max_beams / SLOWEST_TOKENS_PER_SECOND
-    return config.trial_seconds + min(work, MAX_EXPIRY_SECONDS)
+def quiet_seconds(tokens: int) -> float:
+    """For how long one computation of so many tokens may take a worker that is well."""
+    return min(tokens / SLOWEST_TOKENS_PER_SECOND, MAX_EXPIRY_SECONDS)
+
+
+def longest_silence_seconds(config: AgentConfig, loading: bool) -> float:
+    """For how long a worker that is well may say nothing, unless it has announced more: a slice of
+    a prefill, and while it loads the model and measures its threads, the trial's time as well."""
+    load = config.trial_seconds if loading else 0.0
+    return load + COLD_SECONDS + quiet_seconds(SLICE_TOKENS)
 
 
 def progress(*, owed: bool, silent_seconds: float, longest_silence_seconds: float) -> str:

@@ -40,7 +40,7 @@ from edgekit.agent.serve.events import (
 from edgekit.agent.serve.intake import NO_STORAGE, Intake
 from edgekit.agent.serve.job import REFUSED_RETRY_SECONDS, Job, Row
 from edgekit.agent.serve.metrics import Family, Metrics, Now
-from edgekit.agent.serve.pipe import Delta, Done, Failed, Ready, Start
+from edgekit.agent.serve.pipe import Delta, Done, Failed, Heartbeat, Ready, Start
 from edgekit.agent.serve.presence import Presence, answer_cap, card_message
 from edgekit.agent.serve.prompts import Prompts
 from edgekit.agent.serve.states import State, Step
@@ -115,9 +115,9 @@ class Session:
 
     def handle(self, event: Event, now: float) -> tuple[Effect, ...]:
         """What is to be done now that `event` happened."""
-        from_worker = isinstance(event, Ready | Delta | Done | Failed)
+        from_worker = isinstance(event, Ready | Heartbeat | Delta | Done | Failed)
         if from_worker or not self.owed or self._heard_at is None:
-            self._heard_at = now
+            self._heard_at = now + (event.quiet_seconds if isinstance(event, Heartbeat) else 0.0)
         effects = self._prompts.expire_waiting(now)
         effects += self._react(event, now)
         effects += self._hung(now)

@@ -25,6 +25,8 @@ from edgekit.agent.serve.pipe import (
     Delta,
     Done,
     Failed,
+    FromWorker,
+    Heartbeat,
     Pipe,
     PipeClosedError,
     Ready,
@@ -33,8 +35,9 @@ from edgekit.agent.serve.pipe import (
 )
 from edgekit.agent.serve.prefix import Slot, Wanted, choose_slot, common_length
 from edgekit.agent.serve.processors import ProcessorFactory
+from edgekit.agent.serve.progress import HEARTBEAT_SECONDS, quiet_seconds
 from edgekit.agent.serve.sampling import Sampler
-from edgekit.agent.serve.scheduler import next_work
+from edgekit.agent.serve.scheduler import SLICE_TOKENS, next_work
 from edgekit.agent.serve.scoring import load_factory
 from edgekit.agent.serve.tune import TUNE_SECONDS, cpus, tuned
 from edgekit.core.chat import Timings, Usage
@@ -87,6 +90,7 @@ class Worker:
         self._jobs: dict[int, Generation] = {}  # by slot
         self._waiting: deque[Start] = deque()
         self._fed_last = -1
+        self._said_at = 0.0
         self._turns = 0
         self._systems: OrderedDict[tuple[tuple[str, str], ...], list[int]] = OrderedDict()
 
@@ -96,6 +100,7 @@ class Worker:
             while True:
                 if not (self._jobs or self._waiting):
                     self._listen(wait=True)
+                    self._said_at = self._clock()  # it owed nothing
                 while self._waiting and self._may_begin(self._waiting[0]):
                     self._begin(self._waiting.popleft())
                 self._turn()
@@ -115,6 +120,7 @@ class Worker:
         if work.feed is not None:
             slot, count = work.feed
             self._fed_last = slot
+            self._announce(count)
             self._jobs[slot].feed(count)
             self._listen()
             job = self._jobs.get(slot)
@@ -137,6 +143,7 @@ class Worker:
         200 us cold, 2 % of a token of SmolLM2.
         """
         until = min(start.deadline for start in (job.start, *self._waiting))
+        until = min(until, self._clock() + HEARTBEAT_SECONDS)  # its text may all be held back
         while job.decodes:
             reason = job.advance()
             if reason:
@@ -175,6 +182,17 @@ class Worker:
         for start in [*alone, *(job.start for job in self._jobs.values()), *self._waiting]:
             if now >= start.deadline:
                 self._stop(start.job, "deadline")
+        if (self._jobs or self._alone) and now - self._said_at >= HEARTBEAT_SECONDS:
+            self._send(Heartbeat())
+
+    def _send(self, message: FromWorker) -> None:
+        self._said_at = self._clock()
+        self._pipe.send(message)
+
+    def _announce(self, tokens: int) -> None:
+        """Tell of a computation that is longer than a slice, and cannot be interrupted."""
+        if tokens > 2 * SLICE_TOKENS:
+            self._send(Heartbeat(quiet_seconds(tokens)))
 
     def _stop(self, name: str, reason: str) -> None:
         if self._alone is not None and self._alone.job == name:
@@ -184,13 +202,13 @@ class Worker:
         for start in [start for start in self._waiting if start.job == name]:
             self._waiting.remove(start)
             timings = Timings(0.0, 0.0, 0.0, 0.0, 0.0)
-            self._pipe.send(Done(start.job, "", reason, Usage(0, 0, 0), timings))
+            self._send(Done(start.job, "", reason, Usage(0, 0, 0), timings))
 
     def _end(self, job: Generation, reason: str) -> None:
         del self._jobs[job.slot.number]
         job.slot.used_at = self._clock()
         self._idle.append(job.slot)
-        self._pipe.send(job.done(reason))
+        self._send(job.done(reason))
 
     def _may_begin(self, start: Start) -> bool:
         """Whether there is room; a beam search waits until nothing else runs."""
@@ -202,7 +220,7 @@ class Worker:
                 start, self._tokenizer, self._decoder.limits, self._beams, self._max_beams
             )
         except RefusedError as error:
-            self._pipe.send(Failed(start.job, error.code, error.what, error.param))
+            self._send(Failed(start.job, error.code, error.what, error.param))
             return
         if start.sampling.num_beams > 1:
             self._search(start, prompt, limit)
@@ -212,6 +230,7 @@ class Worker:
     def _search(self, start: Start, prompt: list[int], limit: int) -> None:
         assert self._beams is not None
         self._alone, self._stopped = start, ""
+        self._announce(len(prompt) * start.sampling.num_beams)
 
         def stopped() -> str:
             self._listen()
@@ -219,7 +238,7 @@ class Worker:
 
         done = beam.run(start, prompt, limit, self._beams, self._tokenizer, stopped, self._clock)
         self._alone = None
-        self._pipe.send(done)
+        self._send(done)
 
     def _place(self, start: Start, prompt: list[int], limit: int) -> None:
         """Put a prompt into the slot that has most of it."""
@@ -235,7 +254,7 @@ class Worker:
         slot.requester, slot.system, slot.long_rope = start.requester, system, long_rope
 
         def send(text: str) -> None:
-            self._pipe.send(Delta(start.job, text))
+            self._send(Delta(start.job, text))
 
         self._jobs[slot.number] = Generation(
             start,
