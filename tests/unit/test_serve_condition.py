@@ -11,9 +11,9 @@ from edgekit.agent.serve.condition import (
     DISK_MB,
     FREER_MB,
     HOT_C,
-    RETRY_AFTER_MS,
     ROOMIER_MB,
     SPENT_MB,
+    STRAINED_RETRY_MS,
     TIGHT_MB,
     WARM_C,
     Level,
@@ -50,7 +50,7 @@ def test_a_warm_device_is_degraded_and_takes_only_what_starts_at_once() -> None:
     assert kinds(taken) == ["accepted"]
     assert to_worker(taken)
     refused = error(agent.prompt("p2"))
-    assert (refused["code"], refused["retry_after_ms"]) == ("thermal", RETRY_AFTER_MS)
+    assert (refused["code"], refused["retry_after_ms"]) == ("thermal", STRAINED_RETRY_MS)
     assert kinds(agent.prompt("p1", correlation=b"again")) == ["accepted"], "it was taken before"
     assert at(agent, temp=WARM_C - COOLER_C + 1) == "degraded thermal"
     assert at(agent, temp=WARM_C - COOLER_C) == "busy"
@@ -67,7 +67,7 @@ def test_a_hot_device_takes_nothing_new_and_finishes_what_it_has_taken() -> None
     assert to_worker(finals), "the one that waits was accepted"
     agent.finishes("alice/p2")
     refused = error(agent.prompt("p3"))
-    assert (refused["code"], refused["retry_after_ms"]) == ("thermal", RETRY_AFTER_MS)
+    assert (refused["code"], refused["retry_after_ms"]) == ("thermal", STRAINED_RETRY_MS)
     assert str(HOT_C) in refused["message"]
     assert at(agent, temp=HOT_C - COOLER_C) == "degraded thermal"
     assert kinds(agent.prompt("p3")) == ["accepted"]
@@ -81,7 +81,7 @@ def test_a_device_short_of_memory_is_degraded_then_refuses() -> None:
     agent.finishes()
     assert at(agent, memory=SPENT_MB) == "degraded out_of_memory"
     refused = error(agent.prompt("p3"))
-    assert (refused["code"], refused["retry_after_ms"]) == ("out_of_memory", RETRY_AFTER_MS)
+    assert (refused["code"], refused["retry_after_ms"]) == ("out_of_memory", STRAINED_RETRY_MS)
     assert at(agent, memory=TIGHT_MB + FREER_MB) == "ready"
     assert kinds(agent.prompt("p3")) == ["accepted"]
 

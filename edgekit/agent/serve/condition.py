@@ -18,8 +18,8 @@ WARM_C, HOT_C, COOLER_C = 85, 95, 5
 TIGHT_MB, SPENT_MB, FREER_MB = 128, 64, 32
 # Room for the journal at its largest, 8 MiB of rows and as much again while it is written.
 DISK_MB, ROOMIER_MB = 32, 32
-RETRY_AFTER_MS = 30_000  # nothing of this is over in a moment
-UNKNOWN = Measured(None, None)
+STRAINED_RETRY_MS = 30_000  # nothing of this is over in a moment
+UNMEASURED = Measured(None, None)
 
 
 class Level(IntEnum):
@@ -50,7 +50,7 @@ def level(before: Level, strain: int | None, bounds: tuple[int, int], margin: in
 class Condition:
     """What was measured last, and the levels that follow."""
 
-    measured: Measured = UNKNOWN
+    measured: Measured = UNMEASURED
     heat: Level = Level.FINE
     memory: Level = Level.FINE
     disk: Level = Level.FINE
@@ -87,14 +87,14 @@ class Condition:
             text = f"{self.measured.mem_free_mb} MB of the device's memory are free"
         if worst == Level.STRAINED:
             text += " and takes only what it can start at once"
-        return wire.ProtocolError(self.reason, text, retry_after_ms=RETRY_AFTER_MS)
+        return wire.ProtocolError(self.reason, text, retry_after_ms=STRAINED_RETRY_MS)
 
     def storage_refusal(self) -> wire.ProtocolError | None:
         """Why a new prompt is not written to the disk, while the journal still can be."""
         if self.disk == Level.FINE:
             return None
         text = f"{self.measured.disk_free_mb} MB of the device's disk are free"
-        return wire.ProtocolError("no_storage", text, retry_after_ms=RETRY_AFTER_MS)
+        return wire.ProtocolError("no_storage", text, retry_after_ms=STRAINED_RETRY_MS)
 
 
 def _missing(free_mb: int | None) -> int | None:

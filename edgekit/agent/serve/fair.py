@@ -10,7 +10,7 @@ from collections.abc import Container, Iterator
 
 from edgekit.agent.serve.job import Job
 
-MAX_REMEMBERED = 100  # requesters whose last turn is known
+MAX_TURNS = 100  # requesters whose last turn is known
 
 
 class FairQueue:
@@ -76,7 +76,7 @@ class FairQueue:
         self._served.pop(name, None)  # those who had a turn stay in this order
         self._count += 1
         self._served[name] = self._count
-        if len(self._served) > MAX_REMEMBERED:
+        if len(self._served) > MAX_TURNS:
             del self._served[next(iter(self._served))]
         lane = self._lanes[name]
         lane.popleft()

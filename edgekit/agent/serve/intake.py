@@ -16,8 +16,7 @@ from edgekit.agent.serve.states import Step, move
 from edgekit.core import chat, envelope, topics, wire
 from edgekit.core.config import AgentConfig
 
-RETRY_AFTER_MS = 2000
-UNKNOWN = "unknown"
+FULL_RETRY_MS = 2000  # a prompt ends every few seconds
 NO_STORAGE = ("no_storage", "the device cannot write its journal")
 REPLY_EXPIRY_SECONDS = 60  # of a reply to a message that has no expiry of its own
 
@@ -129,10 +128,10 @@ class Intake:
             elif queue.count(prompt.requester) >= self.config.requester_limit:
                 full = f"{queue.count(prompt.requester)} prompts of yours are waiting"
             if full:
-                raise wire.ProtocolError("queue_full", full, retry_after_ms=RETRY_AFTER_MS)
+                raise wire.ProtocolError("queue_full", full, retry_after_ms=FULL_RETRY_MS)
         if not self.prompts.ledger.make_room_of(prompt.requester, len(prompt.payload)):
             full = "your share of the journal is full of undelivered answers"
-            raise wire.ProtocolError("queue_full", full, retry_after_ms=RETRY_AFTER_MS)
+            raise wire.ProtocolError("queue_full", full, retry_after_ms=FULL_RETRY_MS)
         if not self.prompts.ledger.make_room(len(prompt.payload)):
             raise wire.ProtocolError("no_storage", "the journal is full of undelivered answers")
 
@@ -169,7 +168,7 @@ class Intake:
         job = self.prompts.ledger.get(f"{requester}/{control.id}")
         to = wire.control_address_of(message, control, self.config.device)
         if job is None:
-            return [replies.state(to, UNKNOWN, None, expiry)] if to is not None and mine else []
+            return [replies.state(to, "unknown", None, expiry)] if to is not None and mine else []
         if job.outcome is not None:
             known = self.prompts.storing  # else it may be unsaid yet
             return [replies.outcome(job, to or job.reply, expiry)] if known else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-MAX_REMEMBERED = 1000  # requesters; of more the one whose bucket is fullest is forgotten
+MAX_BUCKETS = 1000  # requesters; of more the one whose bucket is fullest is forgotten
 MINUTE_US = 60_000_000
 
 
@@ -17,7 +17,7 @@ class Rate:
         remembered: how many requesters are kept at most.
     """
 
-    def __init__(self, per_minute: int, remembered: int = MAX_REMEMBERED) -> None:
+    def __init__(self, per_minute: int, remembered: int = MAX_BUCKETS) -> None:
         self._interval_us = -(-MINUTE_US // per_minute) if per_minute else 0
         self._burst_us = self._interval_us * per_minute
         self._remembered = remembered
