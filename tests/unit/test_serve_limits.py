@@ -123,34 +123,3 @@ def test_an_error_that_repeats_what_was_sent_stays_small() -> None:
     agent = Agent().ready()
     (message,) = replies(agent.prompt(body=BODY | {"x" * 100_000: 1}))
     assert len(message.payload) < 3 * MAX_ERROR_CHARS
-
-
-def test_while_others_ask_as_well_one_requester_leaves_a_slot_to_them() -> None:
-    agent = Agent(queue_limit=8).ready(slots=3)
-    for number in range(4):
-        agent.prompt(f"a{number}")
-    assert len(agent.session._prompts.running) == 3  # nobody else has asked
-    agent.prompt("b0", who="bob")
-    agent.finishes("alice/a0")
-    assert set(agent.session._prompts.running) == {"alice/a1", "alice/a2", "bob/b0"}
-    agent.finishes("bob/b0")
-    assert set(agent.session._prompts.running) == {"alice/a1", "alice/a2"}  # bob may come back
-    (start,) = to_worker(agent.prompt("b1", who="bob"))
-    assert isinstance(start, Start)
-    assert start.job == "bob/b1"
-    agent.finishes("alice/a1")
-    assert "alice/a3" in agent.session._prompts.running
-
-
-def test_who_asks_rarely_is_before_who_floods_and_not_before_who_waits() -> None:
-    agent = Agent(queue_limit=8).ready()
-    for number in range(4):
-        agent.prompt(f"a{number}")
-    order: list[str] = []
-    for who in ("bob", "carol", "bob"):
-        agent.prompt(f"x{len(order)}", who=who)
-        (running,) = agent.session._prompts.running
-        (start,) = to_worker(agent.finishes(running))
-        assert isinstance(start, Start)
-        order.append(start.requester)
-    assert order == ["bob", "carol", "alice"]  # bob has just had a turn

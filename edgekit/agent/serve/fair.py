@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Container, Iterator
+from copy import copy
 
 from edgekit.agent.serve.job import Job
 
@@ -35,6 +36,19 @@ class FairQueue:
             if lanes[name]:
                 turns.append(name)
 
+    @property
+    def requesters(self) -> set[str]:
+        """Who has a prompt that waits."""
+        return set(self._lanes)
+
+    def with_another(self, job: Job) -> FairQueue:
+        """What it would be with one more prompt; it stays as it is."""
+        other = copy(self)
+        other._lanes = {name: deque(lane) for name, lane in self._lanes.items()}
+        other._turns = deque(self._turns)
+        other.add(job)
+        return other
+
     def count(self, requester: str) -> int:
         """Prompts of one requester that wait."""
         return len(self._lanes.get(requester, ()))
@@ -62,29 +76,22 @@ class FairQueue:
         """The next one, but not of these requesters; it stays."""
         return next((self._lanes[name][0] for name in self._turns if name not in but), None)
 
-    def take(self, but: Container[str] = ()) -> Job:
-        """The next one, but not of these requesters.
+    def take(self, job: Job) -> None:
+        """Its requester has its turn.
 
         Raises:
-            IndexError: nobody else waits.
+            ValueError: it does not wait.
         """
-        job = self.first(but)
-        if job is None:
-            raise IndexError("nobody waits")
         name = job.requester
-        self._turns.remove(name)
+        self.remove(job)
+        if name in self._lanes:
+            self._turns.remove(name)
+            self._turns.append(name)
         self._served.pop(name, None)  # those who had a turn stay in this order
         self._count += 1
         self._served[name] = self._count
         if len(self._served) > MAX_TURNS:
             del self._served[next(iter(self._served))]
-        lane = self._lanes[name]
-        lane.popleft()
-        if lane:
-            self._turns.append(name)
-        else:
-            del self._lanes[name]
-        return job
 
     def remove(self, job: Job) -> None:
         """Wait no longer.

@@ -78,9 +78,6 @@ class Intake:
                 return self._attach(known, prompt, now)
         self._limit_rate(prompt.requester, now)
         request = chat.parse_body(prompt.payload, prompt.reply.encoding)
-        self._admit(prompt, request)
-        if known is not None and self.prompts.ledger.get(key) is known:
-            self.prompts.ledger.drop(known)
         deadline = now + prompt.expiry_seconds
         job = Job(
             key,
@@ -94,6 +91,9 @@ class Intake:
             request=request,
             state=move(None, Step.TAKEN),
         )
+        self._admit(job, request, now)
+        if known is not None and self.prompts.ledger.get(key) is known:
+            self.prompts.ledger.drop(known)
         self.prompts.ledger.add(job)
         self.prompts.ledger.touch(job)
         self.prompts.queue.add(job)
@@ -106,7 +106,7 @@ class Intake:
             text = f"more than {self.config.requests_per_minute} prompts a minute"
             raise wire.ProtocolError("rate_limited", text, retry_after_ms=wait_ms)
 
-    def _admit(self, prompt: wire.Prompt, request: chat.ChatRequest) -> None:
+    def _admit(self, job: Job, request: chat.ChatRequest, now: float) -> None:
         """Raises: ProtocolError, when there is no room for a new prompt."""
         if self.draining:
             raise wire.ProtocolError("draining", "the device stops and takes nothing new")
@@ -117,7 +117,7 @@ class Intake:
             text = f"{len(request.messages)} messages; at most {self.config.max_messages}"
             raise wire.ProtocolError("invalid_request", f"{text} (max_messages)", "messages")
         queue = self.prompts.queue
-        waits = len(queue) > 0 or len(self.prompts.running) >= self.prompts.slots
+        waits = not self.prompts.can_start(job, now)
         refusal = self.condition.storage_refusal() or self.condition.refusal(waits=waits)
         if refusal is not None:
             raise refusal
@@ -125,14 +125,14 @@ class Intake:
             full = ""
             if len(queue) >= self.config.queue_limit:
                 full = f"{len(queue)} prompts are waiting"
-            elif queue.count(prompt.requester) >= self.config.requester_limit:
-                full = f"{queue.count(prompt.requester)} prompts of yours are waiting"
+            elif queue.count(job.requester) >= self.config.requester_limit:
+                full = f"{queue.count(job.requester)} prompts of yours are waiting"
             if full:
                 raise wire.ProtocolError("queue_full", full, retry_after_ms=FULL_RETRY_MS)
-        if not self.prompts.ledger.make_room_of(prompt.requester, len(prompt.payload)):
+        if not self.prompts.ledger.make_room_of(job.requester, job.size_bytes):
             full = "your share of the journal is full of undelivered answers"
             raise wire.ProtocolError("queue_full", full, retry_after_ms=FULL_RETRY_MS)
-        if not self.prompts.ledger.make_room(len(prompt.payload)):
+        if not self.prompts.ledger.make_room(job.size_bytes):
             raise wire.ProtocolError("no_storage", "the journal is full of undelivered answers")
 
     def _attach(self, job: Job, prompt: wire.Prompt, now: float) -> list[Effect]:
@@ -173,7 +173,7 @@ class Intake:
             known = self.prompts.storing  # else it may be unsaid yet
             return [replies.outcome(job, to or job.reply, expiry)] if known else []
         if control.kind == "query":
-            position = self.prompts.position(job)
+            position = self.prompts.position(job, now)
             return [replies.state(to or job.reply, job.state, position, expiry)]
         if job.key in self.prompts.running:
             if job.cancelling:

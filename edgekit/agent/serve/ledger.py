@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import takewhile
 
 from edgekit.agent.serve.events import Effect, Forget, Record
 from edgekit.agent.serve.job import Job
@@ -26,10 +27,10 @@ class Ledger:
     def __iter__(self) -> Iterator[Job]:
         return iter(tuple(self._jobs.values()))
 
-    @property
-    def shared(self) -> bool:
-        """Whether it knows prompts of more than one requester."""
-        return len(self._held) > 1
+    def requesters_since(self, since: float) -> set[str]:
+        """Whose prompts have come since that time; they are the last of all."""
+        recent = takewhile(lambda job: job.queued_at >= since, reversed(self._jobs.values()))
+        return {job.requester for job in recent}
 
     def get(self, key: str) -> Job | None:
         """The prompt of that key."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from edgekit.agent.serve import replies
 from edgekit.agent.serve.events import Effect, ToWorker
@@ -19,6 +20,7 @@ from edgekit.agent.serve.states import State, Step
 from edgekit.core import chat, wire
 
 OUTBOX_BATCH = 100  # outcomes that are sent at once when a connection came back
+LATELY_SECONDS = 60.0  # in which who reads an answer asks again: a slot is kept for so long
 RUN_SHARE = 0.3  # of the newest prompt in the mean of how long prompts run
 
 
@@ -50,17 +52,20 @@ class Prompts:
         """Say that a prompt was taken, unless its requester wants the final alone."""
         if job.reply.final_only:
             return []
-        position, eta_ms = self.position(job), None
+        position, eta_ms = self.position(job, now), None
         if self.run_ms is not None and self.slots:
             eta_ms = round(self.run_ms * position / self.slots)
         return [replies.accepted(job, position, eta_ms, now)]
 
-    def position(self, job: Job) -> int:
-        """How many prompts must end before this one starts."""
-        if job.key in self.running:
+    def position(self, job: Job, now: float) -> int:
+        """How many prompts must end before this one starts, as far as can be said."""
+        if job.key in self.running or self._next(self.queue, now) is job:
             return 0
-        before = next(n for n, other in enumerate(self.queue) if other is job)
-        return max(0, before + len(self.running) + 1 - max(self.slots, 1))
+        held = self._leaving_room(self.queue, now)
+        overtaken = () if job.requester in held else held
+        ahead = takewhile(lambda other: other is not job, self.queue)
+        before = sum(other.requester not in overtaken for other in ahead)
+        return before + bool(self.slots)  # a slot that is free now is not for it
 
     def send(self, job: Job, now: float) -> list[Effect]:
         """Send the outcome of a prompt; while there is no connection or no journal it waits."""
@@ -156,25 +161,36 @@ class Prompts:
             self.queue.remove(job)
         return []
 
-    def next_to_start(self) -> Job | None:
+    # --- starting -----------------------------------------------------------------------------
+    def can_start(self, job: Job, now: float) -> bool:
+        """Whether a prompt that does not wait yet would be the next to start, and at once."""
+        return self._next(self.queue.with_another(job), now) is job
+
+    def next_to_start(self, now: float) -> Job | None:
         """The next prompt, if it can run now; it has left the queue then."""
-        leaving_room = self._leaving_room()
-        job = self.queue.first(leaving_room)
+        job = self._next(self.queue, now)
+        if job is not None:
+            self.queue.take(job)
+        return job
+
+    def _next(self, queue: FairQueue, now: float) -> Job | None:
+        job = queue.first(self._leaving_room(queue, now))
         if job is None or len(self.running) + len(self.stopping) >= self.slots:
             return None
         # A prompt that was running when something died runs alone, so that it is known who did it.
         alone = job.starts or any(other.starts > 1 for other in self.running.values())
         if job.key in self.stopping or (alone and self.running):
             return None
-        return self.queue.take(leaving_room)
+        return job
 
-    def _leaving_room(self) -> set[str]:
-        """Who runs as many prompts as one requester may while others have asked lately: all slots
-        but one."""
-        if self.slots < 2 or not self.ledger.shared:
-            return set()
+    def _leaving_room(self, queue: FairQueue, now: float) -> set[str]:
+        """Who runs as many prompts as one requester may while others ask: all slots but one."""
         running = Counter(job.requester for job in self.running.values())
-        return {name for name, count in running.items() if count >= self.slots - 1}
+        most = {name for name, count in running.items() if count >= self.slots - 1}
+        if self.slots < 2 or not most:
+            return set()
+        lately = self.ledger.requesters_since(now - LATELY_SECONDS)
+        return most if len(queue.requesters | running.keys() | lately) > 1 else set()
 
     def ended(self, key: str) -> Job | None:
         """The running prompt of which the worker says that it ended."""

@@ -132,7 +132,8 @@ class Session:
     def _react(self, event: Event, now: float) -> list[Effect]:  # noqa: PLR0911, PLR0912  one case each
         match event:
             case Received(message):
-                return [*self._intake.receive(message, now), Ack(message.token)]
+                starts = self._start_next(now)  # what is free then, the new prompt may have
+                return [*starts, *self._intake.receive(message, now), Ack(message.token)]
             case Controlled(message):
                 return [*self._intake.control(message, now), Ack(message.token)]
             case Ready():
@@ -184,10 +185,11 @@ class Session:
         effects: list[Effect] = []
         queue = self._prompts.queue
         if self._draining is not None:
-            while len(queue):
-                effects += self._hand_back(queue.take(), now)
+            while (job := queue.first()) is not None:
+                queue.take(job)
+                effects += self._hand_back(job, now)
             return effects
-        while (job := self._prompts.next_to_start()) is not None:
+        while (job := self._prompts.next_to_start(now)) is not None:
             effects.append(ToWorker(self._start(job, now)))
         return effects
 
