@@ -94,7 +94,7 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pools: list[str] = []  # whose prompts this device takes, besides its own
     queue_limit: int = QUEUE_LIMIT  # prompts waiting, not counting those that run
     requester_limit: int = REQUESTER_LIMIT  # of them, prompts of one requester
-    requests_per_minute: int = 0  # new prompts of one requester; 0: no limit
+    requests_per_minute: int = 0  # new prompts of one requester, and its repeats; 0: no limit
     max_messages: int = MAX_MESSAGES  # of one prompt
     max_prompt_tokens: int = 0  # of one prompt; 0: what its context holds
     max_answer_tokens: int = 0  # of one answer; 0, or more than the bundle's: the bundle's

@@ -18,6 +18,8 @@ from edgekit.core.config import AgentConfig
 
 FULL_RETRY_MS = 2000  # a prompt ends every few seconds
 NO_STORAGE = ("no_storage", "the device cannot write its journal")
+REPEATS_PER_PROMPT = 4  # that a minute's new prompts make room for: more than the protocol asks
+MIN_REPEATS_PER_MINUTE = 120  # room for thirty old ones that are each asked after every 15 s
 REPLY_EXPIRY_SECONDS = 60  # of a reply to a message that has no expiry of its own
 
 
@@ -37,17 +39,20 @@ class Intake:
     condition: Condition
     draining: bool = False
     _rate: Rate = field(init=False)
+    _repeats: Rate = field(init=False)  # of prompts that are known, cancels and queries
 
     def __post_init__(self) -> None:
-        self._rate = Rate(self.config.requests_per_minute)
+        per_minute = self.config.requests_per_minute
+        repeats = max(REPEATS_PER_PROMPT * per_minute, MIN_REPEATS_PER_MINUTE)
+        self._rate = Rate(per_minute)
+        self._repeats = Rate(repeats if per_minute else 0)
 
     def receive(self, message: wire.Inbound, now: float) -> list[Effect]:
         """A message on a request topic."""
         message = envelope.opened(message)
         reply = wire.address_of(message, self.config.device)
         if reply is None:
-            self.prompts.ignored += 1
-            return []
+            return self._ignore()
         try:
             return self._take(envelope.parse_prompt(message, reply), now)
         except wire.ProtocolError as error:
@@ -68,15 +73,12 @@ class Intake:
         )  # the same bytes, another body
         body_hash = hashlib.sha256(written + prompt.payload).digest()
         known = self.prompts.ledger.get(key)
-        if known is not None:
-            same = known.body_hash == body_hash
-            # Simple clients send every prompt with the same Correlation Data and no ek-id.
-            if not same and (prompt.named or known.outcome is None):
+        if known is not None and not _begins_anew(known, prompt, body_hash):
+            self._limit(self._repeats, "repeats and controls", prompt.requester, now)
+            if known.body_hash != body_hash:
                 raise wire.ProtocolError("id_conflict", "this ek-id has another body")
-            handed_back = known.outcome is not None and known.outcome.code in wire.HANDED_BACK
-            if same and not handed_back:
-                return self._attach(known, prompt, now)
-        self._limit_rate(prompt.requester, now)
+            return self._attach(known, prompt, now)
+        self._limit(self._rate, "prompts", prompt.requester, now)
         request = chat.parse_body(prompt.payload, prompt.reply.encoding)
         deadline = now + prompt.expiry_seconds
         job = Job(
@@ -99,11 +101,11 @@ class Intake:
         self.prompts.queue.add(job)
         return self.prompts.accepted(job, now)
 
-    def _limit_rate(self, requester: str, now: float) -> None:
-        """Raises: ProtocolError, when it has asked too often; a prompt that is known is none."""
-        wait_ms = self._rate.take(requester, now)
+    def _limit(self, rate: Rate, what: str, requester: str, now: float) -> None:
+        """Raises: ProtocolError, when it has asked too often."""
+        wait_ms = rate.take(requester, now)
         if wait_ms:
-            text = f"more than {self.config.requests_per_minute} prompts a minute"
+            text = f"more than {rate.per_minute} {what} a minute"
             raise wire.ProtocolError("rate_limited", text, retry_after_ms=wait_ms)
 
     def _admit(self, job: Job, request: chat.ChatRequest, now: float) -> None:
@@ -137,38 +139,42 @@ class Intake:
 
     def _attach(self, job: Job, prompt: wire.Prompt, now: float) -> list[Effect]:
         """The same prompt again: from now on its replies go to the new address."""
-        job.reply = prompt.reply
+        moved = job.reply != prompt.reply
+        if moved:  # else the journal has it as it is
+            job.reply, job.sent = prompt.reply, False
+            self.prompts.ledger.touch(job, can_wait=job.outcome is not None)
         if job.outcome is None:
-            self.prompts.ledger.touch(job)
             return self.prompts.accepted(job, now)
-        job.sent = False
-        self.prompts.ledger.touch(job, can_wait=True)
         job.deadline = max(job.deadline, now + prompt.expiry_seconds)
         return self.prompts.send(job, now)
 
     # --- control ------------------------------------------------------------------------------
     def control(self, message: wire.Inbound, now: float) -> list[Effect]:
-        """A message on a control topic."""
+        """A message on a control topic; one too many is as if it were lost: they have QoS 0."""
         message = envelope.opened(message)
         requester = topics.requester_of(message.topic)
-        expiry = message.expiry_seconds or REPLY_EXPIRY_SECONDS
-        # Of a pool's members only the one that has the prompt answers.
-        mine = message.topic == topics.control_topic(self.config.device, requester)
+        if not requester or message.retain or self._repeats.take(requester, now):
+            return self._ignore()
         try:
             envelope.check_version(message)
-            control = envelope.parse_control(message)
         except wire.ProtocolError as error:
             address = wire.address_of(message, self.config.device)
-            if address is not None and mine:
-                return [replies.refusal(address, error, expiry)]
-            control = None
-        if control is None or not requester or message.retain:
-            self.prompts.ignored += 1
-            return []
-        job = self.prompts.ledger.get(f"{requester}/{control.id}")
+            if address is None or not self._asked_alone(message):
+                return self._ignore()
+            return [replies.refusal(address, error, message.expiry_seconds or REPLY_EXPIRY_SECONDS)]
+        control = envelope.parse_control(message)
+        if control is None:
+            return self._ignore()
+        return self._control(message, control, now)
+
+    def _control(self, message: wire.Inbound, control: wire.Control, now: float) -> list[Effect]:
+        expiry = message.expiry_seconds or REPLY_EXPIRY_SECONDS
+        job = self.prompts.ledger.get(f"{topics.requester_of(message.topic)}/{control.id}")
         to = wire.control_address_of(message, control, self.config.device)
         if job is None:
-            return [replies.state(to, "unknown", None, expiry)] if to is not None and mine else []
+            if to is None or not self._asked_alone(message):
+                return []
+            return [replies.state(to, "unknown", None, expiry)]
         if job.outcome is not None:
             known = self.prompts.storing  # else it may be unsaid yet
             return [replies.outcome(job, to or job.reply, expiry)] if known else []
@@ -182,3 +188,20 @@ class Intake:
             return [ToWorker(Cancel(job.key))]
         self.prompts.queue.remove(job)
         return self.prompts.cancelled(job, now)
+
+    def _asked_alone(self, message: wire.Inbound) -> bool:
+        """Whether no other device was; of a pool's members only the one with the prompt answers."""
+        requester = topics.requester_of(message.topic)
+        return message.topic == topics.control_topic(self.config.device, requester)
+
+    def _ignore(self) -> list[Effect]:
+        self.prompts.ignored += 1
+        return []
+
+
+def _begins_anew(known: Job, prompt: wire.Prompt, body_hash: bytes) -> bool:
+    """Whether it is another prompt than the one of the same id, or the same that was not served."""
+    if known.body_hash == body_hash:
+        return known.outcome is not None and known.outcome.code in wire.HANDED_BACK
+    # Simple clients send every prompt with the same Correlation Data and no ek-id.
+    return known.outcome is not None and not prompt.named

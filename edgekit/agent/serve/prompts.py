@@ -69,7 +69,7 @@ class Prompts:
 
     def send(self, job: Job, now: float) -> list[Effect]:
         """Send the outcome of a prompt; while there is no connection or no journal it waits."""
-        if not self.connected or not self.storing or job.sent:
+        if not self.connected or not self.storing:
             return []
         job.in_flight = True
         return [replies.outcome(job, job.reply, int(job.deadline - now))]

@@ -7,17 +7,18 @@ MINUTE_US = 60_000_000
 
 
 class Rate:
-    """Buckets that hold a minute's prompts, full at first, and fill evenly.
+    """Buckets that hold a minute's messages, full at first, and fill evenly.
 
     A bucket is kept as the instant at which it will be full again (GCRA's theoretical arrival
     time), in whole microseconds, so that the time to wait is exact.
 
     Args:
-        per_minute: prompts of one requester; 0 is no limit.
+        per_minute: messages of one requester; 0 is no limit.
         remembered: how many requesters are kept at most.
     """
 
     def __init__(self, per_minute: int, remembered: int = MAX_BUCKETS) -> None:
+        self.per_minute = per_minute
         self._interval_us = -(-MINUTE_US // per_minute) if per_minute else 0
         self._burst_us = self._interval_us * per_minute
         self._remembered = remembered

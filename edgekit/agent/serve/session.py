@@ -296,7 +296,7 @@ class Session:
             nobody = code == NO_MATCHING_SUBSCRIBERS and job.outcome is None
             return self._prompts.abandon(job) if nobody else []
         job.in_flight = False
-        if job.outcome is None or code is None:
+        if job.outcome is None or job.sent or code is None:
             return []
         if code >= FAILURE:
             job.send_at = now + REFUSED_RETRY_SECONDS
