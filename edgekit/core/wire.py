@@ -198,11 +198,10 @@ def address_of(message: Inbound, device: str) -> Reply | None:
     own name, which the broker's ACL ties to the account.
     A retained prompt would replay at every subscribe and is ignored.
     """
-    if message.retain or not _may_be_answered(message):
-        return None
     # longer Correlation Data is refused, by an error that carries this, and must fit into it
     prompt_id = message.property("ek-id") or message.correlation[:MAX_CORRELATION_BYTES].hex()
-    if _UNSENDABLE.search(prompt_id):
+    requester = requester_of(message.topic)
+    if message.retain or not may_be_answered(requester, message.response_topic, prompt_id):
         return None
     return Reply(
         topic=message.response_topic,
@@ -217,9 +216,10 @@ def address_of(message: Inbound, device: str) -> Reply | None:
 
 def control_address_of(message: Inbound, control: Control, device: str) -> Reply | None:
     """Where a control message is answered; None: where its prompt is."""
-    if not _may_be_answered(message) or len(message.correlation) > MAX_CORRELATION_BYTES:
+    if len(message.correlation) > MAX_CORRELATION_BYTES or len(control.id) > MAX_ID_CHARS:
         return None
-    if len(control.id) > MAX_ID_CHARS or _UNSENDABLE.search(control.id):
+    requester = requester_of(message.topic)
+    if not may_be_answered(requester, message.response_topic, control.id):
         return None
     return Reply(
         message.response_topic,
@@ -238,10 +238,11 @@ def traceparent_of(message: Inbound) -> str:
     return given if _TRACEPARENT.match(given) else ""
 
 
-def _may_be_answered(message: Inbound) -> bool:
-    """Whether the Response Topic lies below the requester's own name and is a topic."""
-    requester = topics.requester_of(message.topic)
-    topic = message.response_topic
+def may_be_answered(requester: str, topic: str, prompt_id: str) -> bool:
+    """Whether a Response Topic lies below the requester's own name, and it and the id are sendable.
+
+    What is in a journal may be of an agent that did not look.
+    """
     prefix = topics.response_prefix(requester)
     return bool(
         requester
@@ -249,7 +250,7 @@ def _may_be_answered(message: Inbound) -> bool:
         and len(prefix) < len(topic) <= MAX_RESPONSE_TOPIC_CHARS
         and topic.count("/") < MAX_RESPONSE_TOPIC_LEVELS
         and not any(c in topic for c in "+#")
-        and not _UNSENDABLE.search(topic)
+        and not _UNSENDABLE.search(topic + prompt_id)
     )
 
 

@@ -53,7 +53,7 @@ def test_correlation_data_too_long_for_an_id_is_refused_by_an_error_that_can_be_
 
 
 def test_an_answer_to_somebody_else_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "_may_be_answered", lambda _: True)
+    monkeypatch.setattr(wire, "may_be_answered", lambda *_: True)
     with pytest.raises(BrokenPromiseError, match="is not alice's"):
         Watched().receive(prompt("alice", "bob"))
 

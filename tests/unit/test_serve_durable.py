@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from edgekit.agent.serve.events import (
@@ -244,6 +245,37 @@ def test_a_release_that_serves_less_refuses_what_the_one_before_took() -> None:
     )
     again = agent.restarted().ready()
     assert states(again) == {"p1": State.FAILED}
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        {"topic": "edgekit/v1/res/alice/\u0001"},
+        {"topic": "edgekit/v1/res/alice/" + "/" * 250},
+        {"topic": "edgekit/v1/res/bob/1"},
+        {"prompt_id": "p\uffff"},
+    ],
+    ids=["characters", "levels", "another's", "id"],
+)
+def test_what_an_earlier_agent_took_and_no_broker_lets_us_answer_is_dropped(
+    address: dict[str, str],
+) -> None:
+    agent = Agent().ready()
+    for prompt_id in ("ended", "running", "waiting"):
+        agent.prompt(prompt_id)
+    agent.finishes("alice/ended")  # and no PUBACK came
+    agent.prompt("good", who="bob")
+    for key, row in agent.disk.items():
+        if row.requester == "alice":
+            reply = msgspec.structs.replace(row.reply, **address)
+            agent.disk[key] = msgspec.structs.replace(row, reply=reply)
+    again = agent.restarted()
+    assert the_start(again.handle(Ready(1, 1))).job == "bob/good"
+    assert replies(again.handle(Connected())) == []
+    assert kinds(again.finishes("bob/good")) == ["final"]
+    again.handle(Tick())
+    assert set(again.disk) == {"bob/good"}
+    assert again.session.ignored == 3
 
 
 # --- the worker's deaths, with two slots ------------------------------------------------------

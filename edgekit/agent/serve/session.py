@@ -311,6 +311,10 @@ class Session:
         for row in rows:
             job = Job.restore(row)
             self._prompts.ledger.add(job)
+            if not wire.may_be_answered(job.requester, job.reply.topic, job.reply.prompt_id):
+                self._prompts.ledger.drop(job)
+                self._prompts.ignored += 1
+                continue
             if job.outcome is not None:
                 continue
             try:
