@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import stat
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +13,13 @@ import msgspec
 import pytest
 
 from edgekit.agent.serve.job import Outcome, Row
-from edgekit.agent.serve.journal import Journal, Moment, StorageError
+from edgekit.agent.serve.journal import (
+    BROKEN_KEEP_SECONDS,
+    BUSY_SECONDS,
+    Journal,
+    Moment,
+    StorageError,
+)
 from edgekit.agent.serve.states import State
 from edgekit.core import wire
 
@@ -112,42 +120,90 @@ def test_prompts_are_nobody_else_s_and_a_commit_waits_for_the_disk(path: Path) -
     assert database.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
 
 
-def test_words_of_a_prompt_that_ended_are_not_left_in_the_file(path: Path) -> None:
+# --- whose words are in the files -------------------------------------------------------------
+SECRET = b"a secret of somebody" * 500  # of some pages
+ENDED = row(outcome=Outcome("final", "", 200, b"{}"), payload=b"", state=State.DONE)
+
+
+def secret_in(path: Path) -> list[str]:
+    """Which of the journal's files have it."""
+    files = sorted(path.parent.glob("journal.db*"))
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+    return [file.name for file in files if b"secret" in file.read_bytes()]
+
+
+def test_words_of_a_prompt_that_ended_are_gone_with_the_next_tick(path: Path) -> None:
     journal = Journal(path)
-    journal.commit([row(payload=b"a secret of somebody" * 10)], [])
-    journal.commit([row(payload=b"")], [])
-    database = journal._open()
-    database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    assert b"secret" not in path.read_bytes()
+    journal.commit([row(payload=SECRET)], [])
+    journal.tidy()
+    journal.commit([ENDED], [])
+    assert secret_in(path) == ["journal.db"]
+    journal.tidy()
+    assert secret_in(path) == []
+    assert journal.load() != ()
 
 
 def test_nothing_of_what_was_forgotten_is_left_in_any_of_the_files(path: Path) -> None:
-    secret = b"a secret of somebody" * 500  # of some pages
     journal = Journal(path)
-    ended = row(outcome=Outcome("final", "", 200, secret), payload=b"", state=State.DONE)
-    journal.commit([row(payload=secret), row("alice/p2")], [])
-    journal.commit([ended], [])
-    assert b"secret" in path.with_name("journal.db-wal").read_bytes()
+    told = msgspec.structs.replace(ENDED, outcome=Outcome("final", "", 200, SECRET))
+    journal.commit([told, row("alice/p2")], [])
+    journal.tidy()
+    assert secret_in(path) == ["journal.db"]
     journal.commit([], ["alice/p1"])
-    for name in ("journal.db", "journal.db-wal", "journal.db-shm"):
-        file = path.with_name(name)
-        assert b"secret" not in file.read_bytes(), name
-        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    journal.tidy()
+    assert secret_in(path) == []
     assert len(journal.load()) == 1
 
 
-def test_the_files_are_purged_not_more_often_than_time_passes(path: Path, clocks: Clocks) -> None:
-    journal = Journal(path, clocks)
+def test_words_that_an_agent_left_when_it_was_killed_go_with_the_first_tick(path: Path) -> None:
+    killed = Journal(path)
+    killed.commit([row(payload=SECRET)], [])
+    killed.commit([ENDED], [])
+    found = path.parent / "found" / path.name
+    found.parent.mkdir()
+    for file in path.parent.glob("journal.db*"):
+        shutil.copy(file, found.parent)
+    journal = Journal(found)
+    journal.load()
+    assert secret_in(found) == ["journal.db-wal"]
+    journal.tidy()
+    assert secret_in(found) == []
+
+
+def test_no_commit_pays_for_an_empty_wal_and_a_tick_only_after_words_were_removed(
+    path: Path,
+) -> None:
+    journal = Journal(path)
     wal = path.with_name("journal.db-wal")
     journal.commit([row(f"alice/p{n}") for n in range(4)], [])
-    journal.commit([], ["alice/p0"])
-    assert wal.stat().st_size == 0
-    clocks.passes(0.1)
-    journal.commit([], ["alice/p1"])
-    assert wal.stat().st_size > 0
-    clocks.passes(0.5)
-    journal.commit([row("alice/p2")], [])  # what was put off
-    assert wal.stat().st_size == 0
+    journal.tidy()  # the first one does not know what was before
+    for records, forgotten, removes in (
+        ([row("alice/p5")], [], False),
+        ([row("alice/p5", starts=1, state=State.RUNNING)], [], False),
+        ([ENDED], [], True),
+        ([], ["alice/p2"], True),
+    ):
+        journal.commit(records, forgotten)
+        assert wal.stat().st_size > 0
+        journal.tidy()
+        assert (wal.stat().st_size == 0) == removes
+
+
+def test_a_reader_holds_up_neither_the_agent_nor_the_next_tick_s_try(path: Path) -> None:
+    journal = Journal(path)
+    journal.commit([row(payload=SECRET)], [])
+    reader = sqlite3.connect(path, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM prompts").fetchall()
+    journal.commit([ENDED], [])
+    began = time.monotonic()
+    journal.tidy()
+    assert time.monotonic() - began < BUSY_SECONDS / 2
+    assert secret_in(path) != []
+    assert journal._open().execute("PRAGMA busy_timeout").fetchone() == (BUSY_SECONDS * 1000,)
+    reader.execute("ROLLBACK")
+    journal.tidy()
+    assert secret_in(path) == []
 
 
 @pytest.mark.parametrize(("asleep", "set_by"), [(0, 0), (15, 0), (0, 1e6), (0, -1e6)])
@@ -175,6 +231,25 @@ def test_after_a_reboot_the_wall_clock_counts_but_never_gives_time(
     clocks.reboot(unix=1e9 + unix_passed)
     (found,) = Journal(path, clocks).load()
     assert found.deadline - clocks.shows.monotonic == pytest.approx(left)
+
+
+def test_one_broken_journal_is_kept_and_for_a_day(path: Path, clocks: Clocks) -> None:
+    broken = path.with_name("journal.db.broken")
+    for text in (b"an old one" * 100, b"a secret, no database" * 100):
+        path.write_bytes(text)
+        path.chmod(0o644)
+        journal = Journal(path, clocks)
+        journal.load()
+        journal.close()
+    assert broken.read_bytes() == text
+    journal.commit([row()], [])
+    assert secret_in(path) == ["journal.db.broken"]
+    clocks.passes(BROKEN_KEEP_SECONDS - 1)
+    journal.tidy()
+    assert broken.exists()
+    clocks.passes(1)
+    journal.tidy()
+    assert not broken.exists()
 
 
 def test_a_file_that_is_no_database_is_put_aside_and_the_journal_begins_anew(path: Path) -> None:

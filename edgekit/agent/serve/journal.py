@@ -7,7 +7,6 @@ become after a restart is decided by `restored`, which is pure.
 from __future__ import annotations
 
 import logging
-import math
 import os
 import sqlite3
 import time
@@ -26,7 +25,7 @@ log = logging.getLogger(__name__)
 
 BUSY_SECONDS = 5.0  # an agent that was killed lets go of it at once
 WAL_BYTES = 1 << 20  # it is cut to this after a checkpoint
-PURGE_SECONDS = 0.4  # between two purges; less than between two ticks, which bring the rest
+BROKEN_KEEP_SECONDS = 86_400.0  # somebody may look why; it holds prompts
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 SCHEMA_VERSION = 1
 SCHEMA = f"""
@@ -113,15 +112,16 @@ class Journal:
         self._clock = clock
         self._busy_seconds = busy_seconds
         self._database: sqlite3.Connection | None = None
-        self._purged_at = -math.inf
-        self._unpurged = False
+        self._aside = path.with_name(path.name + ".broken")
+        self._removed_words = True  # an agent that was killed may have left some in the WAL
 
     def load(self) -> tuple[Row, ...]:
         """Every row, the oldest prompt first; a row that cannot be read is dropped and logged.
 
         Raises:
             StorageError: the file cannot be opened or read. A file that is no database is put
-                aside as `journal.db.broken`, and the journal begins anew.
+                aside as `journal.db.broken`, in place of an earlier one and for a day, and the
+                journal begins anew.
         """
         try:
             return self._load()
@@ -130,10 +130,11 @@ class Journal:
             broken = isinstance(error, sqlite3.DatabaseError)
             if not broken or isinstance(error, sqlite3.OperationalError):
                 raise StorageError("the journal cannot be read", str(error)) from error
-            aside = self._path.with_name(self._path.name + ".broken")
-            log.exception("%s is broken; it is kept as %s", self._path, aside.name)
+            log.exception("%s is broken; it is kept as %s", self._path, self._aside.name)
             with self._failing("put aside"):
-                self._path.replace(aside)
+                self._path.chmod(0o600)
+                os.utime(self._path, (self._clock().unix,) * 2)
+                self._path.replace(self._aside)
                 for end in ("-wal", "-shm"):
                     self._path.with_name(self._path.name + end).unlink(missing_ok=True)
                 return self._load()
@@ -153,10 +154,19 @@ class Journal:
         with self._failing("written"), self._open() as database:
             database.executemany("DELETE FROM prompts WHERE key = ?", [(k,) for k in forgotten])
             database.executemany("REPLACE INTO prompts VALUES (?, ?, ?, ?, ?, ?)", rows)
-        self._unpurged = self._unpurged or bool(forgotten)
-        if self._unpurged and now.monotonic - self._purged_at >= PURGE_SECONDS:
-            self._purge()
-            self._purged_at = now.monotonic
+        ended = any(row.outcome is not None for row in records)  # an earlier row had the body
+        self._removed_words = self._removed_words or ended or bool(forgotten)
+
+    def tidy(self) -> None:
+        """Leave nothing of removed words in the files: once every tick, so that no commit pays it.
+
+        What cannot be done now is tried again at the next one.
+        """
+        self._empty_wal()
+        with suppress(OSError):  # there is none
+            put_aside = self._aside.stat().st_mtime
+            if abs(self._clock().unix - put_aside) >= BROKEN_KEEP_SECONDS:  # clocks are set
+                self._aside.unlink()
 
     def check(self) -> None:
         """Write and remove as much as a prompt may need.
@@ -177,11 +187,16 @@ class Journal:
                 self._database.close()
             self._database = None
 
-    def _purge(self) -> None:
-        """Empty the WAL, in which words of forgotten prompts stay until it is written over."""
-        with suppress(sqlite3.Error):  # what was committed is so; the next one tries again
-            ((busy, _, _),) = self._open().execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            self._unpurged = bool(busy)
+    def _empty_wal(self) -> None:
+        """Else words that were removed stay in it until it is written over."""
+        database = self._database
+        if database is None or not self._removed_words:
+            return
+        database.execute("PRAGMA busy_timeout = 0")  # no prompt waits for somebody who reads
+        with suppress(sqlite3.Error):  # what was committed is so
+            ((busy, _, _),) = database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._removed_words = bool(busy)
+        database.execute(f"PRAGMA busy_timeout = {round(self._busy_seconds * 1000)}")
 
     def _load(self) -> tuple[Row, ...]:
         now = self._clock()

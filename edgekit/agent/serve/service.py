@@ -272,6 +272,8 @@ class Service:
                 self._mqtt.ack(event.message.token)
             return
         self._perform(effects)
+        if isinstance(event, Tick):
+            self._journal.tidy()
 
     # --- effects out --------------------------------------------------------------------------
     def _perform(self, effects: tuple[Effect, ...]) -> None:
