@@ -200,7 +200,7 @@ def address_of(message: Inbound, device: str) -> Reply | None:
     """
     # longer Correlation Data is refused, by an error that carries this, and must fit into it
     prompt_id = message.property("ek-id") or message.correlation[:MAX_CORRELATION_BYTES].hex()
-    requester = requester_of(message.topic)
+    requester = topics.requester_of(message.topic)
     if message.retain or not may_be_answered(requester, message.response_topic, prompt_id):
         return None
     return Reply(
@@ -218,7 +218,7 @@ def control_address_of(message: Inbound, control: Control, device: str) -> Reply
     """Where a control message is answered; None: where its prompt is."""
     if len(message.correlation) > MAX_CORRELATION_BYTES or len(control.id) > MAX_ID_CHARS:
         return None
-    requester = requester_of(message.topic)
+    requester = topics.requester_of(message.topic)
     if not may_be_answered(requester, message.response_topic, control.id):
         return None
     return Reply(
