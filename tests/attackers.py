@@ -210,8 +210,17 @@ def ended(sock: socket.socket) -> bool:
 
 
 @contextmanager
-def flood(device: Attacked, name: str, body: dict[str, Any]) -> Iterator[None]:
-    """One requester's prompts, hundreds a second, as long as the block lasts."""
+def flood(
+    device: Attacked, name: str, body: dict[str, Any], *, again: bool = False
+) -> Iterator[None]:
+    """One requester's prompts, hundreds a second, as long as the block lasts.
+
+    Args:
+        device: that is flooded.
+        name: of the requester.
+        body: of each prompt.
+        again: it is always the same prompt, with new Correlation Data.
+    """
     stop = threading.Event()
     request = topics.request_topic("demo", name).encode()
     properties = (
@@ -221,8 +230,10 @@ def flood(device: Attacked, name: str, body: dict[str, Any]) -> Iterator[None]:
 
     def publish_on(sock: socket.socket) -> None:
         for number in itertools.count():
-            prompt_id = b"\x26" + string(b"ek-id") + string(f"{id(stop)}-{number}".encode())
-            sock.sendall(publish(request, payload, properties + prompt_id))
+            serial = f"{id(stop)}-{number}".encode()
+            prompt_id = b"\x26" + string(b"ek-id") + string(b"again" if again else serial)
+            correlation = b"\x09" + string(serial)
+            sock.sendall(publish(request, payload, properties + correlation + prompt_id))
             if stop.wait(1 / FLOOD_PER_SECOND):
                 return
 

@@ -17,10 +17,12 @@ import pytest
 from benchmarks.fuzz import rss_kib
 from benchmarks.fuzz_broker import ASKING, STRANGERS, attack
 from benchmarks.packets import connect, publish, string
+from edgekit.agent.serve.intake import REPEATS_PER_PROMPT
 from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig
 from tests.attackers import (
     ADMIN,
+    FLOOD_PER_SECOND,
     HELLO,
     WAIT_SECONDS,
     Attacked,
@@ -36,6 +38,7 @@ pytestmark = pytest.mark.timeout(300)
 NOT_AUTHORIZED = 0x87
 VICTIM = "edgekit/v1/res/victim/1"
 PER_MINUTE = 100  # of one requester; a flood uses them up in a second
+REPEATS = PER_MINUTE * REPEATS_PER_PROMPT  # and these, which are bounded by themselves, in some
 
 
 @pytest.fixture(scope="module")
@@ -321,6 +324,24 @@ def test_behind_the_rate_limit_another_is_served_within_twice_its_idle_time(
         if ratio < 2:
             return
     pytest.fail(f"{ratio:.1f} times as long as without the flood")
+
+
+def test_one_prompt_sent_again_and_again_is_bounded_and_keeps_nobody_from_the_device(
+    device: Attacked,
+) -> None:
+    victim = device.stranger("victim")
+    began = time.monotonic()
+    with flood(device, "flood-3", SHORT, again=True):
+        time.sleep(REPEATS / FLOOD_PER_SECOND + 1)
+        idle_or_not = seconds(victim)
+        lasted = time.monotonic() - began
+    assert idle_or_not < WAIT_SECONDS / 2
+    device.settle()
+    heard = [h for h in device.heard if h.topic == "edgekit/v1/res/flood-3/1"]
+    codes = [h.json["error"]["code"] for h in heard if h.kind == "error"]
+    assert set(codes) == {"rate_limited"}
+    served = sum(h.kind in ("accepted", "final") for h in heard)
+    assert REPEATS <= served <= REPEATS * (1 + (lasted + 1) / 60) + 2  # its prompt, and its final
 
 
 def flooded_to_idle(device: Attacked, victim: Stranger) -> float:
