@@ -10,6 +10,7 @@ import itertools
 import json
 import queue
 import socket
+import statistics
 import threading
 import time
 import uuid
@@ -48,6 +49,11 @@ pattern read edgekit/v1/res/%u/#
 pattern read edgekit/v1/dev/#
 """
 HELLO: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
+SHORT: dict[str, Any] = {"messages": [{"role": "user", "content": "Name a colour."}]}
+SHORT |= {"max_tokens": 24, "temperature": 0, "logit_bias": {"2": -100}}  # always 24 tokens
+ROUNDS = 3
+DRAIN_SECONDS = 1.5  # for what a flood leaves in the queue
+EXPIRY_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -211,21 +217,26 @@ def ended(sock: socket.socket) -> bool:
 
 @contextmanager
 def flood(
-    device: Attacked, name: str, body: dict[str, Any], *, again: bool = False
+    device: Attacked,
+    name: str,
+    body: dict[str, Any],
+    expiry_seconds: int = EXPIRY_SECONDS,
+    *,
+    again: bool = False,
 ) -> Iterator[None]:
-    """One requester's prompts, hundreds a second, as long as the block lasts.
+    """One requester's prompts, a hundred a second, as long as the block lasts.
 
     Args:
         device: that is flooded.
         name: of the requester.
         body: of each prompt.
+        expiry_seconds: of each prompt.
         again: it is always the same prompt, with new Correlation Data.
     """
     stop = threading.Event()
     request = topics.request_topic("demo", name).encode()
-    properties = (
-        b"\x08" + string(f"edgekit/v1/res/{name}/1".encode()) + b"\x02" + bytes([0, 0, 0, 60])
-    )
+    expiry = b"\x02" + bytes([0, 0, 0, expiry_seconds])
+    properties = b"\x08" + string(f"edgekit/v1/res/{name}/1".encode()) + expiry
     payload = json.dumps(body).encode()
 
     def publish_on(sock: socket.socket) -> None:
@@ -245,6 +256,29 @@ def flood(
         yield
         stop.set()
         thread.join(WAIT_SECONDS)
+
+
+def seconds(victim: Stranger, body: dict[str, Any] = SHORT) -> float:
+    """From a prompt to its final."""
+    began = time.monotonic()
+    assert victim.reply(victim.ask(body)).kind == "final"
+    return time.monotonic() - began
+
+
+def flooded_to_idle(
+    device: Attacked, victim: Stranger, name: str, rounds: int = ROUNDS, **fields: Any
+) -> float:
+    """Medians of the victim's times, measured in turns; `fields` are further ones of the flood."""
+    idle, flooded = [], []
+    for _ in range(rounds):
+        time.sleep(DRAIN_SECONDS)  # nothing of a flood is left
+        idle.append(seconds(victim))
+        with flood(device, name, SHORT | fields, 1):
+            time.sleep(1)  # what it had saved up meanwhile
+            flooded.append(seconds(victim))
+    ratio = statistics.median(flooded) / statistics.median(idle)
+    print(f"idle {idle}, flooded {flooded}, ratio {ratio:.2f}")
+    return ratio
 
 
 def overtaken(heard: list[Heard], topic: str) -> int:

@@ -112,9 +112,9 @@ def _serve(args: argparse.Namespace) -> None:
 
 
 def _worker(args: argparse.Namespace) -> None:
-    from edgekit.agent.serve.worker import main as worker
+    from edgekit.agent.serve.worker_main import serve_model
 
-    worker(
+    serve_model(
         args.descriptor,
         args.model,
         args.max_length,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import statistics
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -22,21 +21,25 @@ from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig
 from tests.attackers import (
     ADMIN,
+    DRAIN_SECONDS,
     FLOOD_PER_SECOND,
     HELLO,
+    SHORT,
     WAIT_SECONDS,
     Attacked,
-    Stranger,
     attacked,
     ended,
     flood,
+    flooded_to_idle,
     overtaken,
+    seconds,
 )
 
 pytestmark = pytest.mark.timeout(300)
 
 NOT_AUTHORIZED = 0x87
 VICTIM = "edgekit/v1/res/victim/1"
+ATTEMPTS = 3
 PER_MINUTE = 100  # of one requester; a flood uses them up in a second
 REPEATS = PER_MINUTE * REPEATS_PER_PROMPT  # and these, which are bounded by themselves, in some
 
@@ -286,18 +289,6 @@ def test_a_text_without_end_holds_nobody_up(device: Attacked, piece: str) -> Non
 
 
 # --- floods -----------------------------------------------------------------------------------
-SHORT: dict[str, Any] = {"messages": [{"role": "user", "content": "Name a colour."}]}
-SHORT |= {"max_tokens": 24, "temperature": 0, "logit_bias": {"2": -100}}  # always 24 tokens
-ROUNDS, ATTEMPTS = 3, 3
-DRAIN_SECONDS = 1.5  # for what a flood leaves in the queue
-
-
-def seconds(victim: Stranger) -> float:
-    began = time.monotonic()
-    assert victim.reply(victim.ask(SHORT)).kind == "final"
-    return time.monotonic() - began
-
-
 def test_the_next_prompt_is_another_s_while_one_requester_floods(device: Attacked) -> None:
     victim = device.stranger("victim")
     slots = card(device)["slots"]
@@ -320,7 +311,7 @@ def test_behind_the_rate_limit_another_is_served_within_twice_its_idle_time(
     with flood(device, "flood-2", SHORT):
         time.sleep(1)  # that costs it the minute's prompts it had
     for _ in range(ATTEMPTS):  # others use this machine, too
-        ratio = flooded_to_idle(device, victim)
+        ratio = flooded_to_idle(device, victim, "flood-2")
         if ratio < 2:
             return
     pytest.fail(f"{ratio:.1f} times as long as without the flood")
@@ -342,20 +333,6 @@ def test_one_prompt_sent_again_and_again_is_bounded_and_keeps_nobody_from_the_de
     assert set(codes) == {"rate_limited"}
     served = sum(h.kind in ("accepted", "final") for h in heard)
     assert REPEATS <= served <= REPEATS * (1 + (lasted + 1) / 60) + 2  # its prompt, and its final
-
-
-def flooded_to_idle(device: Attacked, victim: Stranger) -> float:
-    """Medians of the victim's times, measured in turns."""
-    idle, flooded = [], []
-    for _ in range(ROUNDS):
-        time.sleep(DRAIN_SECONDS)
-        idle.append(seconds(victim))
-        with flood(device, "flood-2", SHORT):
-            time.sleep(1)  # what it had saved up meanwhile
-            flooded.append(seconds(victim))
-    ratio = statistics.median(flooded) / statistics.median(idle)
-    print(f"idle {idle}, flooded {flooded}, ratio {ratio:.2f}")
-    return ratio
 
 
 def card(device: Attacked) -> Any:

@@ -2,9 +2,9 @@
 
 A late prompt does not wait for a running answer: one slice of a prefill and one token of every
 running answer take turns. Several prefills take turns too, so that a short one is not held up by a
-long one. Where each answer's token costs a step of its own, requesters get as many steps as each
-other, however many prompts they run. The length of a slice is the dial between prefills and
-answers: it is the pause of the running answers, and shorter slices make a prefill slower.
+long one. Where requesters share the model, `shares` says whose turn it is, and a turn is one slice
+and one token of that requester's. The length of a slice is the dial between prefills and answers:
+it is the pause of the running answers, and shorter slices make a prefill slower.
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ class Load:
         remaining: tokens to be fed; none once it decodes.
         at_least: tokens that must go in at once.
         requester: whose it is.
+        turn: the number of the one in which something of it was computed last.
     """
 
     slot: int
     remaining: int
     at_least: int = 0
     requester: str = ""
+    turn: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,37 +54,32 @@ def slice_length(tokens: int, largest: int, smallest: int) -> int:
     return -(-tokens // count)
 
 
-def fair_steps(loads: Sequence[Load], turn: int) -> tuple[int, ...]:
-    """The answers that get a token in this turn: of each requester as many as of the one that has
-    the fewest, in turn."""
-    lanes: dict[str, list[int]] = {}
-    for load in loads:
-        lanes.setdefault(load.requester, []).append(load.slot)
-    share = min(map(len, lanes.values()), default=0)
-    return tuple(
-        lane[(turn * share + n) % len(lane)] for lane in lanes.values() for n in range(share)
-    )
+def longest_ago(load: Load) -> tuple[int, int]:
+    """Sorts by when something was computed of it last."""
+    return load.turn, load.slot
 
 
-def next_work(
-    loads: Sequence[Load], fed_last: int, min_slice: int, turn: int | None = None
-) -> Work:
+def next_work(loads: Sequence[Load], min_slice: int, whose: str, batched: bool = False) -> Work:
     """The next turn.
 
     Args:
         loads: of the prompts that run.
-        fed_last: the slot that was fed last; the prefill after it in order is next.
         min_slice: of the decoder.
-        turn: its number, where each answer takes a step of its own; None where one is for all.
+        whose: the requester whose turn it is.
+        batched: whether a token of every answer costs one step, which is for all requesters then.
     """
     answers = [load for load in loads if not load.remaining]
-    all_slots = tuple(load.slot for load in answers)
-    step = all_slots if turn is None else fair_steps(answers, turn)
-    prefills = [load for load in loads if load.remaining]
+    paused = bool(answers)
+    alone = all(load.requester == whose for load in loads)
+    if not alone and not batched:
+        own = [load for load in answers if load.requester == whose]
+        answers = [min(own, key=longest_ago)] if own else []
+    step = tuple(load.slot for load in answers)
+    prefills = [load for load in loads if load.remaining and load.requester == whose]
     if not prefills:
         return Work(None, step)
-    load = min(prefills, key=lambda load: (load.slot <= fed_last, load.slot))
-    largest = SHARED_SLICE_TOKENS if step else SLICE_TOKENS
+    load = min(prefills, key=longest_ago)
+    largest = SHARED_SLICE_TOKENS if paused else SLICE_TOKENS
     count = max(load.at_least, slice_length(load.remaining, largest, min_slice))
     if load.remaining - count < min_slice:
         count = load.remaining

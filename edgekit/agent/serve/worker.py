@@ -6,19 +6,15 @@ crash or an out-of-memory kill here must not cost the MQTT connection.
 
 from __future__ import annotations
 
-import logging
-import socket
-import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from functools import partial
 from itertools import takewhile
-from pathlib import Path
 
 from edgekit.agent.serve import beam
-from edgekit.agent.serve.admission import RefusedError, admit, beams_served
-from edgekit.agent.serve.answer import BUSY_FLUSH_SECONDS, FLUSH_SECONDS, Answer
-from edgekit.agent.serve.decoder import BeamSearch, Decoder, Options, Tokenizer, open_model
+from edgekit.agent.serve.admission import RefusedError, admit
+from edgekit.agent.serve.answer import FLUSH_SECONDS, Answer
+from edgekit.agent.serve.decoder import BeamSearch, Decoder, Tokenizer
 from edgekit.agent.serve.generation import Generation
 from edgekit.agent.serve.pipe import (
     Cancel,
@@ -29,7 +25,6 @@ from edgekit.agent.serve.pipe import (
     Heartbeat,
     Pipe,
     PipeClosedError,
-    Ready,
     Start,
     ToWorker,
 )
@@ -38,12 +33,8 @@ from edgekit.agent.serve.processors import ProcessorFactory
 from edgekit.agent.serve.progress import HEARTBEAT_SECONDS, quiet_seconds
 from edgekit.agent.serve.sampling import Sampler
 from edgekit.agent.serve.scheduler import SLICE_TOKENS, next_work
-from edgekit.agent.serve.scoring import load_factory
-from edgekit.agent.serve.tune import TUNE_SECONDS, cpus, tuned
+from edgekit.agent.serve.shares import Shares
 from edgekit.core.chat import Timings, Usage
-from edgekit.errors import EdgekitError
-
-log = logging.getLogger(__name__)
 
 SYSTEM_ROLES = ("system", "developer")
 MAX_SYSTEM_MESSAGES = 64  # whose tokens are remembered
@@ -89,7 +80,7 @@ class Worker:
         self._idle = [Slot(number) for number in range(decoder.limits.slots)]
         self._jobs: dict[int, Generation] = {}  # by slot
         self._waiting: deque[Start] = deque()
-        self._fed_last = -1
+        self._shares = Shares()
         self._said_at = 0.0
         self._turns = 0
         self._systems: OrderedDict[tuple[tuple[str, str], ...], list[int]] = OrderedDict()
@@ -98,43 +89,57 @@ class Worker:
         """Serve until the parent closes the pipe."""
         try:
             while True:
-                if not (self._jobs or self._waiting):
-                    self._listen(wait=True)
-                    self._said_at = self._clock()  # it owed nothing
-                while self._waiting and self._may_begin(self._waiting[0]):
-                    self._begin(self._waiting.popleft())
+                if not self._jobs:
+                    self._shares.rest()
+                    self._listen(wait=not self._waiting)
+                    self._said_at = self._clock()  # it owed nothing that takes long
+                start = self._next_start()
+                if start is not None:
+                    self._begin(start)
                 self._turn()
         except PipeClosedError:
             return
 
     def _turn(self) -> None:
-        """One slice of a prefill and one token of every answer, as far as there are any.
+        """One slice of a prefill and one token of answers, as far as there are any.
 
         Where nothing but one answer runs, all its tokens until something happens.
         """
+        if not self._jobs:  # all were refused
+            return
         loads = [job.load for job in self._jobs.values()]
         limits = self._decoder.limits
+        here = {load.requester for load in loads}
+        whose = self._shares.next(here, {start.requester for start in self._waiting})
+        work = next_work(loads, limits.min_slice, whose, limits.batched)
         self._turns += 1
-        turn = None if limits.batched else self._turns
-        work = next_work(loads, self._fed_last, limits.min_slice, turn)
+        feeding = frozenset(load.requester for load in loads if load.remaining)
         if work.feed is not None:
-            slot, count = work.feed
-            self._fed_last = slot
-            self._announce(count)
-            self._jobs[slot].feed(count)
-            self._listen()
-            job = self._jobs.get(slot)
-            if job is not None and not job.load.remaining:
-                self._decode([job])  # the first token waits for nobody
+            self._feed(*work.feed)
         steps = [self._jobs[slot] for slot in work.step if slot in self._jobs]
-        if work.feed is None and len(self._jobs) == 1 and steps:
+        due = bool(self._waiting and self._idle)  # who owes the model's time begins later
+        if work.feed is None and len(self._jobs) == 1 and steps and not due:
             self._decode_alone(steps[0])
         elif limits.batched:
-            self._decode(steps)
+            self._decode(steps, feeding)
         else:
             for job in steps:
                 if job.slot.number in self._jobs:
                     self._decode([job])
+                if self._next_start() is not None:
+                    break  # who comes does not wait for the rest of a turn
+
+    def _feed(self, slot: int, count: int) -> None:
+        """One slice of a prefill; the first token, after the last slice, waits for nobody."""
+        job, began = self._jobs[slot], self._clock()
+        job.turn = self._turns
+        self._announce(count)
+        job.feed(count)
+        now = self._clock()
+        self._shares.charge(job.start.requester, now - began, now, feeding=True)
+        self._listen()
+        if slot in self._jobs and not job.load.remaining:
+            self._decode([job])
 
     def _decode_alone(self, job: Generation) -> None:
         """Tokens of the only answer that runs, until anything else is to be done.
@@ -143,7 +148,8 @@ class Worker:
         200 us cold, 2 % of a token of SmolLM2.
         """
         until = min(start.deadline for start in (job.start, *self._waiting))
-        until = min(until, self._clock() + HEARTBEAT_SECONDS)  # its text may all be held back
+        began = self._clock()
+        until = min(until, began + HEARTBEAT_SECONDS)  # its text may all be held back
         while job.decodes:
             reason = job.advance()
             if reason:
@@ -151,20 +157,31 @@ class Worker:
                 break
             if self._pipe.readable() or self._clock() >= until:
                 break
+        now = self._clock()
+        self._shares.charge(job.start.requester, now - began, now)
         self._listen()
 
-    def _decode(self, jobs: list[Generation]) -> None:
-        """One token of each of these answers, in one step of the decoder."""
+    def _decode(self, jobs: list[Generation], feeding: Set[str] = frozenset()) -> None:
+        """One token of each of these answers, in one step of the decoder.
+
+        Who is `feeding` gets it along with the others, and pays for its slices.
+        """
         if not jobs:
             return
+        began = self._clock()
         pending = {job.slot.number: job.pending for job in jobs if job.pending is not None}
         if pending:
             for slot, logits in self._decoder.step(pending).items():
                 self._jobs[slot].take(logits)
         for job in jobs:
+            job.turn = self._turns
             reason = job.choose()
             if reason:
                 self._end(job, reason)
+        now = self._clock()
+        paying = {job.start.requester for job in jobs} - feeding
+        for name in paying:
+            self._shares.charge(name, (now - began) / len(paying), now)
         self._listen()
 
     # --- prompts ------------------------------------------------------------------------------
@@ -210,11 +227,19 @@ class Worker:
         self._idle.append(job.slot)
         self._send(job.done(reason))
 
-    def _may_begin(self, start: Start) -> bool:
-        """Whether there is room; a beam search waits until nothing else runs."""
-        return not self._jobs if start.sampling.num_beams > 1 else bool(self._idle)
+    def _next_start(self) -> Start | None:
+        """A prompt that waits and may begin: in an idle slot, a beam search where nothing else
+        runs. Of those who owe the others nothing, the first of who used least."""
+        due = [start for start in self._waiting if not self._shares.owes(start.requester)]
+        if not due:
+            return None
+        start = min(due, key=lambda start: self._shares.used(start.requester))
+        free = not self._jobs if start.sampling.num_beams > 1 else bool(self._idle)
+        return start if free else None
 
     def _begin(self, start: Start) -> None:
+        self._waiting.remove(start)
+        began = self._clock()
         try:
             prompt, limit = admit(
                 start, self._tokenizer, self._decoder.limits, self._beams, self._max_beams
@@ -222,6 +247,9 @@ class Worker:
         except RefusedError as error:
             self._send(Failed(start.job, error.code, error.what, error.param))
             return
+        finally:
+            now = self._clock()
+            self._shares.charge(start.requester, now - began, now, feeding=True)
         if start.sampling.num_beams > 1:
             self._search(start, prompt, limit)
         else:
@@ -236,7 +264,10 @@ class Worker:
             self._listen()
             return self._stopped
 
+        began = self._clock()
         done = beam.run(start, prompt, limit, self._beams, self._tokenizer, stopped, self._clock)
+        now = self._clock()
+        self._shares.charge(start.requester, now - began, now)
         self._alone = None
         self._send(done)
 
@@ -266,6 +297,7 @@ class Worker:
             self._sampler(start, prompt),
             limit,
             self._clock,
+            self._turns,
         )
 
     def _sampler(self, start: Start, prompt: list[int]) -> Sampler | None:
@@ -291,81 +323,3 @@ class Worker:
         if len(self._systems) > MAX_SYSTEM_MESSAGES:
             self._systems.popitem(last=False)
         return known
-
-
-def main(
-    descriptor: int,
-    model_dir: Path,
-    max_length: int,
-    *,
-    threads: int,
-    slots: int,
-    release: str,
-    tuning: Path,
-    tune_seconds: float,
-    max_beams: int,
-    batching: bool,
-    logits_processors: str,
-) -> None:
-    """Load the model, answer one token to warm it up, then serve the pipe.
-
-    Args:
-        descriptor: of the parent's socketpair.
-        model_dir: the model's folder.
-        max_length: tokens of a slot.
-        threads: of the runtime; 0 takes what is fastest on this device.
-        slots: prompts side by side; 0 takes what the memory allows.
-        release: its digest.
-        tuning: where measured settings are kept.
-        tune_seconds: how long to measure at most.
-        max_beams: of a beam search; 1 refuses it.
-        batching: decode all slots in one step, where the graph allows it.
-        logits_processors: custom scoring, as in agent.toml.
-
-    Raises:
-        EdgekitError: the model or the custom scoring cannot be loaded.
-    """
-    processors = load_factory(logits_processors)  # before what takes long
-    pipe: Pipe[ToWorker] = Pipe(socket.socket(fileno=descriptor), ToWorker)
-    measured = not threads
-    options = Options(threads, spinning=False)
-    if not threads:
-        options, measured = tuned(model_dir, release, tuning, min(tune_seconds, TUNE_SECONDS))
-    began = time.monotonic()
-    try:
-        decoder, tokenizer, beams = open_model(model_dir, max_length, options, slots, batching)
-    except Exception as error:  # of native libraries: whatever they throw
-        raise EdgekitError("the model cannot be loaded", str(error)) from error
-    loaded = time.monotonic()
-    decoder.extend(0, tokenizer.encode_chat([("user", "Hello")]))
-    decoder.greedy(0)
-    decoder.truncate(0, 0)
-    warm = time.monotonic()
-    served = beams_served(beams, max_beams, max_length)  # the slots have their memory by now
-    if served < max_beams:
-        log.warning(
-            "max_beams %d is lowered to %d: %s",
-            *(max_beams, served),
-            "the memory has no room for more" if beams else "batching has no beam search",
-        )
-    pipe.send(
-        Ready(
-            (loaded - began) * 1e3,
-            (warm - loaded) * 1e3,
-            decoder.limits.slots,
-            options.threads,
-            bool(options.spinning),
-            measured,
-            served,
-        )
-    )
-    Worker(
-        pipe,
-        decoder,
-        tokenizer,
-        time.monotonic,
-        processors,
-        beams=beams,
-        max_beams=served,
-        flush_seconds=FLUSH_SECONDS if options.threads < cpus() else BUSY_FLUSH_SECONDS,
-    ).run()
