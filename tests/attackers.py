@@ -28,7 +28,8 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from benchmarks.packets import connect, publish, string
 from edgekit.agent.release.root import Root
-from edgekit.core import topics
+from edgekit.core import topics, wire
+from edgekit.core.packet import read_publish
 from edgekit.paho_client import UnbreakableClient
 from tests import tools
 from tests.conftest import Project, make_project
@@ -77,7 +78,7 @@ class Heard:
 
 
 class Stranger:
-    """Somebody with an account, and paho alone."""
+    """Somebody with an account, and paho."""
 
     def __init__(self, port: int, name: str, *filters: str) -> None:
         self.name = name
@@ -88,7 +89,7 @@ class Stranger:
             CallbackAPIVersion.VERSION2, f"{name}-{uuid.uuid4().hex[:8]}", protocol=paho.MQTTv5
         )
         client.username_pw_set(name)
-        client.on_message = lambda _client, _data, message: self.heard.put(_heard(message))
+        client.on_publish_packet = self._publish_packet
         client.on_publish = lambda _c, _d, _mid, code, _p: self.codes.put(int(code.value))
         client.on_connect = lambda *_: ready.put(True)
         client.on_subscribe = lambda *_: ready.put(True)
@@ -99,6 +100,11 @@ class Stranger:
         if filters:
             client.subscribe([(f, SubscribeOptions(qos=1)) for f in filters])
             ready.get(timeout=WAIT_SECONDS)
+
+    def _publish_packet(self, command: int, body: bytes) -> int:
+        message = read_publish(command, body, 0)
+        self.heard.put(_heard(message))
+        return int(message.token[1])
 
     def publish(self, topic: str, payload: bytes, *, qos: int = 1, **more: Any) -> int:
         """Publish; the PUBACK's reason code."""
@@ -137,9 +143,8 @@ class Stranger:
         self.client.loop_stop()
 
 
-def _heard(message: paho.MQTTMessage) -> Heard:
-    user = dict(getattr(message.properties, "UserProperty", ()))
-    return Heard(message.topic, bytes(message.payload), user, time.monotonic())
+def _heard(message: wire.Inbound) -> Heard:
+    return Heard(message.topic, message.payload, dict(message.user), time.monotonic())
 
 
 @dataclass

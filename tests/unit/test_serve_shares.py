@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 
 from edgekit.agent.serve.decoder import Logits
-from edgekit.agent.serve.pipe import Delta, Done, FromWorker, Pipe, PipeClosedError, Start, ToWorker
+from edgekit.agent.serve.pipe import (
+    Delta,
+    Done,
+    Failed,
+    FromWorker,
+    Pipe,
+    PipeClosedError,
+    Start,
+    ToWorker,
+)
 from edgekit.agent.serve.worker import Worker
 from edgekit.core.chat import Sampling
 from tests.fakes.decoder import VOCABULARY, FakeDecoder, FakeTokenizer
@@ -83,12 +92,11 @@ class Scene(Pipe[ToWorker]):
     def send(self, message: ToWorker | FromWorker) -> None:
         if isinstance(message, Delta) and self.began:
             self.while_victim_runs[message.job] += len(message.text)
-        elif not isinstance(message, Delta) and getattr(message, "job", "") == "victim/1":
-            assert isinstance(message, Done)
+        elif isinstance(message, Done) and message.job == "victim/1":
             assert message.usage.completion_tokens == ANSWER
             self.ended = self.now
             raise PipeClosedError("the end")
-        elif not isinstance(message, Delta):
+        elif isinstance(message, Done | Failed):
             self.ask()
 
 
