@@ -98,8 +98,11 @@ def _serve(args: argparse.Namespace) -> None:
     if release is None:
         raise EdgekitError("no release is active on this device", next_step="push one to it")
     folder = root.release(release)
+    config = parse_agent_config(root.agent_config.read_bytes())
+    if config.broker.warning:
+        logging.getLogger(__name__).warning("%s", config.broker.warning)
     Service(
-        parse_agent_config(root.agent_config.read_bytes()),
+        config,
         parse_config((folder / "bundle.json").read_bytes()),
         str(release),
         folder / "model",

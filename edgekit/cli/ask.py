@@ -21,7 +21,9 @@ BrokerOption = Annotated[
 
 
 def _broker(here: project.Project, text: str | None) -> BrokerConfig:
-    return project.parse_broker(text, here.broker) if text else here.broker
+    broker = project.parse_broker(text, here.broker) if text else here.broker
+    render.warn(broker.warning)
+    return broker
 
 
 def ask(

@@ -53,17 +53,19 @@ def push(
     pinned = here.store.resolve(bundle)
     done: list[Pushed] = []
     failed: dict[str, EdgekitError] = {}
+    warned = ""
     for name in names:
         try:
+            broker = fleet.broker_of(name, here.broker)
+            if broker.warning != warned:  # mostly it is one broker for all
+                render.warn(warned := broker.warning)
             with _driver(fleet, name) as driver, render.transferring(name) as bar:
                 done.append(
                     drive.push(
                         driver,
                         pinned,
                         here.store,
-                        _agent_config(
-                            name, fleet.devices[name], fleet.broker_of(name, here.broker)
-                        ),
+                        _agent_config(name, fleet.devices[name], broker),
                         lambda runtime: bootstrap(here.store, pinned.manifest, runtime),
                         lambda event: bar(event.step, event.sent, event.total),
                     )

@@ -33,6 +33,12 @@ def say(text: str) -> None:
     out.print(text, markup=False)
 
 
+def warn(text: str) -> None:
+    """A line on stderr, if there is something to say."""
+    if text:
+        err.print(f"warning: {text}", markup=False)
+
+
 def size(count: float) -> str:
     """Bytes for people, powers of ten."""
     for unit in ("B", "kB", "MB"):

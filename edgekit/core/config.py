@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address
 from pathlib import PurePath
 
 import msgspec
@@ -79,6 +80,22 @@ class BrokerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"
+
+    @property
+    def warning(self) -> str:
+        """What is unsafe about it, or empty: without TLS a password is read on the network."""
+        if not self.password_file or self.tls or _is_loopback(self.host):
+            return ""
+        return f"the password for the broker {self} goes in the clear: set tls = true in [broker]"
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False  # a name: where it leads to is not known here
 
 
 class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -120,3 +120,22 @@ def test_a_key_with_a_passphrase_is_refused_and_nobody_is_asked_for_it(ca: Autho
     mine = ca.issue("alice", passphrase="secret")
     with pytest.raises(UsageError, match="has a passphrase"):
         tls.make_context(BrokerConfig(tls=True, **mine.files))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("values", "warned"),
+    [
+        ({"host": "broker.example"}, True),
+        ({"host": "10.0.0.2"}, True),
+        ({"host": "broker.example", "tls": True}, False),
+        ({"host": "broker.example", "password_file": ""}, False),
+        ({"host": "127.0.0.2"}, False),
+        ({"host": "::1"}, False),
+        ({"host": "localhost"}, False),
+    ],
+)
+def test_a_password_in_the_clear_over_a_network_is_warned_of(
+    values: dict[str, object], warned: bool
+) -> None:
+    broker = BrokerConfig(**{"password_file": "/p", **values})  # type: ignore[arg-type]
+    assert ("tls = true" in broker.warning) == warned
