@@ -75,6 +75,10 @@ def acl(
     password_port: Annotated[
         int, typer.Option(help="For clients with a password; 0: there is none.")
     ] = 8884,
+    bind_client_ids: Annotated[
+        bool,
+        typer.Option(help="Client identifiers are the user names: one connection for each."),
+    ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Replace the files of mosquitto/; passwords stay.")
     ] = False,
@@ -113,6 +117,7 @@ def acl(
         port=port,
         password_port=password_port,
         plugin=(plugin or _plugin()) if dynamic_security else "",
+        bind_client_ids=bind_client_ids,
     )
     passwords = {name: folder / "passwords" / name for name in (*setup.devices, *setup.requesters)}
     secret = {

@@ -45,6 +45,7 @@ class BrokerSetup(msgspec.Struct, frozen=True, kw_only=True):
     port: int = 8883
     password_port: int = 8884  # 0: certificates only
     plugin: str = ""  # of dynamic security; empty: an ACL file
+    bind_client_ids: bool = False  # to accounts; each has one connection then
 
 
 class Account(msgspec.Struct, frozen=True):
@@ -90,6 +91,8 @@ def configuration(setup: BrokerSetup) -> str:
             f"password_file {setup.folder}/{PASSWORD_FILE}",
         ]
     shown = [f"certfile {setup.cert_file}", f"keyfile {setup.key_file}", "tls_version tlsv1.2"]
+    if setup.bind_client_ids:
+        shown.append("use_username_as_clientid true")
     lines = [
         "# Written by `edgekit broker acl`, which writes it again with --force.",
         "allow_anonymous false",

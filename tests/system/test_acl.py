@@ -90,14 +90,20 @@ def project(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
 def site(
     request: pytest.FixtureRequest, project: Project, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Site]:
-    folder = tmp_path_factory.mktemp("site")
+    with serving(project, tmp_path_factory.mktemp("site"), request.param) as site:
+        yield site
+
+
+@contextmanager
+def serving(project: Project, folder: Path, mode: str, *options: str) -> Iterator[Site]:
+    """A Mosquitto on the files that are written for the project."""
     ca = Authority(folder)
     shown = ca.issue("broker", hosts=("localhost", "127.0.0.1"))
     ports = {"certificates": tools.free_port(), "passwords": tools.free_port()}
     data = folder / "data"
     data.mkdir()
     project.edgekit(
-        *("broker", "acl", str(folder / "written"), *MODES[request.param]),
+        *("broker", "acl", str(folder / "written"), *MODES[mode], *options),
         *(word for name in REQUESTERS for word in ("--requester", name)),
         *("--cert-file", str(shown.cert), "--key-file", str(shown.key), "--ca-file", str(ca.cert)),
         *("--host", "127.0.0.1", "--data", str(data)),
@@ -111,7 +117,7 @@ def site(
     process = subprocess.Popen([tools.find("mosquitto"), "-c", str(config)])
     try:
         tools.wait_for_port(ports["passwords"], process)
-        yield Site(project, ca, folder / "written", request.param, ports, process)
+        yield Site(project, ca, folder / "written", mode, ports, process)
     finally:
         process.terminate()
         process.wait(10)
@@ -460,3 +466,26 @@ def test_a_device_cannot_prompt_as_itself_or_as_another(connect: Any) -> None:
     ):
         assert other.publish(topic) == NOT_AUTHORIZED
     assert device.topics() == []
+
+
+@pytest.mark.parametrize("mode", list(MODES))
+@pytest.mark.parametrize("bound", [False, True])
+def test_bound_client_ids_keep_another_account_from_a_device_s_connection(
+    project: Project, tmp_path: Path, mode: str, bound: bool
+) -> None:
+    with serving(project, tmp_path, mode, *(["--bind-client-ids"] if bound else [])) as site:
+        device = Client(site, "pi-1", client_id="edgekit-pi-1")
+        others = [Client(site, "mallory", client_id="edgekit-pi-1")]
+        if bound:
+            others += [
+                Client(site, "mallory", client_id="pi-1"),
+                Client(site, None, certificate=site.certificate("alice"), client_id="pi-1"),
+            ]
+        assert [other.code for other in others] == [0] * len(others)
+        assert device.lost.wait(1.0) != bound
+        if bound:
+            assert device.publish(topics.status_topic("pi-1")) < 0x80
+            assert others[-1].publish(topics.status_topic("pi-1")) == NOT_AUTHORIZED
+        for client in (device, *others):
+            client.paho.disconnect()
+            client.paho.loop_stop()

@@ -41,6 +41,13 @@ def test_a_broker_for_certificates_alone_has_one_port_and_may_have_a_list_of_rev
     assert "crlfile /ca.crl" in lines
 
 
+def test_client_ids_are_bound_on_every_port_where_asked_for() -> None:
+    bound = "use_username_as_clientid true"
+    assert bound not in configuration(SETUP)
+    setup = msgspec.structs.replace(SETUP, bind_client_ids=True)
+    assert configuration(setup).splitlines().count(bound) == 2
+
+
 def test_dynamic_security_has_one_literal_role_for_each_and_denies_the_rest() -> None:
     made = json.loads(dynamic_security(SETUP, ACCOUNTS))
     assert [role["rolename"] for role in made["roles"]] == ["pi-1", "alice"]
