@@ -31,7 +31,12 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edgekit import tls
 from edgekit.core.config import BrokerConfig
-from edgekit.core.packet import publish_properties, read_publish
+from edgekit.core.packet import (
+    QUOTA_EXCEEDED,
+    SESSION_TAKEN_OVER,
+    publish_properties,
+    read_publish,
+)
 from edgekit.core.wire import Inbound, Outbound
 from edgekit.errors import EdgekitError, UnreachableError
 from edgekit.paho_client import MAX_PACKET_BYTES, Packed, UnbreakableClient
@@ -44,9 +49,6 @@ CONNECT_TIMEOUT_SECONDS = 10.0
 RECONNECT_BASE_SECONDS = 1.0
 RECONNECT_MAX_SECONDS = 15.0
 STEADY_SECONDS = 10.0  # a connection that lived this long makes the next attempts quick again
-NO_MATCHING_SUBSCRIBERS = 0x10  # §3.4.2.1
-SESSION_TAKEN_OVER = 0x8E  # §3.14.2.1
-QUOTA_EXCEEDED = 0x97  # §3.4.2.1
 LOST = 0x100  # no reason code of MQTT: the connection ended before the PUBACK came
 
 
@@ -125,15 +127,11 @@ class MqttClient:
         client.max_queued_messages_set(MAX_QUEUED_MESSAGES)
         client.max_inflight_messages_set(MAX_INFLIGHT_MESSAGES)
         client.connect_timeout = CONNECT_TIMEOUT_SECONDS
-        if broker.username:
-            client.username_pw_set(broker.username, _password(broker))
-        self._tls = tls.make_context(broker) if broker.tls else None
-        if self._tls is not None:
-            client.tls_set_context(self._tls)
         if will is not None:
             delay = Properties(PacketTypes.WILLMESSAGE)  # type: ignore[no-untyped-call]  # paho's
             delay.WillDelayInterval = will_delay_seconds  # §3.1.3.2.2
             client.will_set(will.topic, will.payload, will.qos, will.retain, delay)
+        client.on_pre_connect = self._about_to_connect
         client.on_socket_open = self._socket_opened
         client.on_connect = self._connected
         client.on_connect_fail = self._connect_failed
@@ -142,6 +140,7 @@ class MqttClient:
         client.on_publish = self._puback
         client.on_publish_packet = self._publish_packet
         self._client = client
+        self._read_credentials()
 
     def connect(self, timeout_seconds: float = CONNECT_TIMEOUT_SECONDS) -> None:
         """Connect and subscribe, or fail.
@@ -233,6 +232,21 @@ class MqttClient:
             wait_for(unacked, flush_seconds)
         self._client.disconnect()
         self._client.loop_stop()
+
+    def _read_credentials(self) -> None:
+        if self._broker.username:
+            self._client.username_pw_set(self._broker.username, _password(self._broker))
+        if self._broker.tls:
+            self._client.renew_tls(tls.make_context(self._broker))
+
+    def _about_to_connect(self, _client: object, _userdata: object) -> None:
+        """A password or a certificate may have been renewed, or a CA taken away."""
+        try:
+            self._read_credentials()
+        except EdgekitError as error:  # what was read last may do
+            self._complain(error)
+        except OSError as error:  # taken away while it was read
+            self._complain(EdgekitError("a certificate cannot be read", str(error)))
 
     def _socket_opened(self, _client: object, _userdata: object, sock: Any) -> None:
         self._epoch += 1
@@ -335,13 +349,6 @@ class MqttClient:
 
     def _back_off(self) -> None:
         """Set when it is tried again."""
-        if self._tls is not None:
-            try:
-                tls.load(self._tls, self._broker)  # a certificate may have been renewed
-            except EdgekitError as error:
-                self._complain(error)
-            except OSError as error:  # taken away while it was read
-                self._complain(EdgekitError("a certificate cannot be read", str(error)))
         delay = reconnect_delay_seconds(self._attempt, random.random())  # noqa: S311  no secret
         self._attempt += 1
         self._retry_after(delay)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import ssl
 from collections.abc import Callable
 from typing import Any
 
@@ -39,6 +40,11 @@ class UnbreakableClient(paho.Client):
 
     max_packet_bytes = MAX_PACKET_BYTES
     on_publish_packet: Callable[[int, bytes], int]
+
+    def renew_tls(self, context: ssl.SSLContext) -> None:
+        """As `tls_set_context`, which paho takes once; for the next connection."""
+        self._ssl_context = None
+        self.tls_set_context(context)
 
     def loop_read(self, max_packets: int = 1) -> MQTTErrorCode:
         """Read one packet, where paho reads as many as it has sent without a PUBACK: what comes is

@@ -92,7 +92,7 @@ def make_context(broker: BrokerConfig) -> ssl.SSLContext:
     """What a connection to this broker must fulfil: TLS 1.2, a trusted CA, the broker's name.
 
     Raises:
-        UsageError: as `load`.
+        UsageError: a file of `[broker]` cannot be read, or is not what it should be.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # checks the name and wants a certificate
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -101,16 +101,11 @@ def make_context(broker: BrokerConfig) -> ssl.SSLContext:
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)
     if broker.crl_file:
         context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
-    load(context, broker)
+    _load(context, broker)
     return context
 
 
-def load(context: ssl.SSLContext, broker: BrokerConfig) -> None:
-    """Read the files of `[broker]`, again after a renewal: the next connection uses them.
-
-    Raises:
-        UsageError: a file cannot be read, or is not what it should be.
-    """
+def _load(context: ssl.SSLContext, broker: BrokerConfig) -> None:
     for name in TLS_FILES:
         if path := getattr(broker, name):
             try:

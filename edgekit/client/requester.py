@@ -17,8 +17,9 @@ import msgspec
 from edgekit.client.asking import Asking, Do
 from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig, check_name
+from edgekit.core.packet import FAILURE, NO_MATCHING_SUBSCRIBERS
 from edgekit.errors import EdgekitError, UnreachableError
-from edgekit.mqtt import NO_MATCHING_SUBSCRIBERS, MqttClient
+from edgekit.mqtt import MqttClient
 
 PUBACK_SECONDS = 10.0
 POOL = "pool:"  # before a pool's name; no device's name has a colon
@@ -206,7 +207,7 @@ class Requester:
                     question.pool or asking.device,
                     "the broker says that nobody has subscribed to its prompts",
                 )
-            if code >= 0x80:
+            if code >= FAILURE:
                 raise EdgekitError(
                     "the broker refused the prompt",
                     f"reason code 0x{code:02x}",

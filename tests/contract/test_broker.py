@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,13 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from edgekit import mqtt
 from edgekit.core import wire
 from edgekit.core.config import BrokerConfig
+from edgekit.core.packet import NO_MATCHING_SUBSCRIBERS, SESSION_TAKEN_OVER
 from edgekit.errors import EdgekitError, UnreachableError
 from edgekit.mqtt import (
     LOST,
-    NO_MATCHING_SUBSCRIBERS,
-    SESSION_TAKEN_OVER,
     MqttClient,
     reconnect_delay_seconds,
 )
@@ -35,6 +35,7 @@ from tests import tools
 from tests.conftest import Broker
 from tests.contract.broker_capabilities import BROKERS, BrokerCapabilities
 from tests.contract.clients import NOTHING_SECONDS, WAIT_SECONDS, Client, client, scripted, unique
+from tests.polled import Polled
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -530,3 +531,23 @@ def test_a_password_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(EdgekitError) as caught:
         MqttClient(broker, "c", subscriptions=[], on_message=lambda _: None)
     assert "missing" in caught.value.why
+
+
+def test_a_password_that_was_changed_is_sent_with_the_next_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mqtt, "RECONNECT_BASE_SECONDS", 0.01)
+    file = tmp_path / "password"
+    file.write_text("first")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(WAIT_SECONDS)
+        port = server.getsockname()[1]
+        broker = BrokerConfig("127.0.0.1", port, username="me", password_file=str(file))
+        link = Polled(broker, "c", subscriptions=[("x", 0)], on_message=lambda _: None)
+        with closing(link):
+            link.start()
+            for password in (b"first", b"second", b"third"):
+                connection, _ = server.accept()
+                with connection:
+                    file.write_text({b"first": "second"}.get(password, "third"))
+                    assert connection.recv(1 << 16).endswith(password)

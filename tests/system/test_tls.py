@@ -240,6 +240,36 @@ def test_a_renewed_certificate_counts_without_a_restart(
     assert "u'alice'" in pki.broker.log_since(before)
 
 
+def test_a_ca_that_was_taken_away_counts_no_longer_without_a_restart(
+    pki: Pki, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(mqtt, "RECONNECT_BASE_SECONDS", 0.05)
+    ca_file = tmp_path / "trusted.crt"
+    trusted = pki.broker.ca.cert.read_bytes()
+    ca_file.write_bytes(trusted)
+    states: queue.SimpleQueue[bool] = queue.SimpleQueue()
+    client = Polled(
+        pki.broker.config("good", pki.alice, ca_file=str(ca_file)),
+        "distrusting",
+        subscriptions=[("x", 0)],
+        on_message=print,
+        on_connection=states.put,
+    )
+    with closing(client):
+        client.start()
+        assert states.get(timeout=WAIT_SECONDS)
+        ca_file.write_bytes(Authority(tmp_path, "third").cert.read_bytes())
+        sock = client._client.socket()
+        assert isinstance(sock, socket.socket)
+        sock.shutdown(socket.SHUT_RDWR)
+        assert not states.get(timeout=WAIT_SECONDS)
+        eventually(lambda: "the certificate of the broker" in caplog.text)
+        time.sleep(0.5)  # some attempts
+        assert states.empty()
+        ca_file.write_bytes(trusted)
+        assert states.get(timeout=WAIT_SECONDS)
+
+
 def connected(broker: BrokerConfig) -> MqttClient:
     client = MqttClient(broker, "one", subscriptions=[("x", 0)], on_message=print)
     client.connect()

@@ -62,9 +62,7 @@ TICK_SECONDS = 0.5
 MEASURE_SECONDS = 5.0  # a device gets hot within seconds
 FLUSH_SECONDS = 4.0  # for the last PUBACKs when the agent ends
 WILL_DELAY_SECONDS = 10
-MAX_PACKET_BYTES = (
-    2 * wire.MAX_BODY_BYTES
-)  # a larger one is not answered by 413, the broker drops it
+MAX_PACKET_BYTES = 2 * wire.MAX_BODY_BYTES  # the broker drops a larger one, which gets no 413
 TUNE_SHARE = 0.25  # of the trial's time: the model is loaded and answers in the rest of it
 MAX_FAILED_LOADS = 2  # then the agent ends: a trial goes back at once, else the supervisor waits
 

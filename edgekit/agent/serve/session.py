@@ -47,6 +47,7 @@ from edgekit.agent.serve.states import State, Step
 from edgekit.core import chat, payloads, wire
 from edgekit.core.config import AgentConfig
 from edgekit.core.manifest import BundleConfig
+from edgekit.core.packet import FAILURE, NO_MATCHING_SUBSCRIBERS
 
 REPLY_MARGIN_SECONDS = 0.25  # a running prompt stops this early, so that its error still arrives
 MAX_DEATHS = 2  # of the worker on one prompt, before it is given up as the culprit
@@ -54,8 +55,6 @@ MAX_STARTS = 4  # the agent's own deaths count here: a prompt may take the whole
 RESPAWN_SECONDS = 1.0
 HUNG_SECONDS = 60.0  # past a deadline that the worker itself looks at between two slices
 STORAGE_CHECK_SECONDS = 2.0
-NO_MATCHING_SUBSCRIBERS = 0x10  # §3.4.2.1
-FAILURE = 0x80  # this reason code and those above: §2.4
 STOPPING = "the device stops"
 
 
