@@ -31,12 +31,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edgekit import tls
 from edgekit.core.config import BrokerConfig
-from edgekit.core.packet import (
-    QUOTA_EXCEEDED,
-    SESSION_TAKEN_OVER,
-    publish_properties,
-    read_publish,
-)
+from edgekit.core.packet import QUOTA_EXCEEDED, SESSION_TAKEN_OVER, publish_properties, read_publish
 from edgekit.core.wire import Inbound, Outbound
 from edgekit.errors import EdgekitError, UnreachableError
 from edgekit.paho_client import MAX_PACKET_BYTES, Packed, UnbreakableClient

@@ -26,11 +26,7 @@ from edgekit.core import wire
 from edgekit.core.config import BrokerConfig
 from edgekit.core.packet import NO_MATCHING_SUBSCRIBERS, SESSION_TAKEN_OVER
 from edgekit.errors import EdgekitError, UnreachableError
-from edgekit.mqtt import (
-    LOST,
-    MqttClient,
-    reconnect_delay_seconds,
-)
+from edgekit.mqtt import LOST, MqttClient, reconnect_delay_seconds
 from tests import tools
 from tests.conftest import Broker
 from tests.contract.broker_capabilities import BROKERS, BrokerCapabilities
