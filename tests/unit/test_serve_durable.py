@@ -382,6 +382,16 @@ def test_a_final_that_cannot_be_stored_is_kept_and_sent_when_it_is() -> None:
     )
 
 
+def test_a_prompt_that_expires_as_its_commit_fails_is_told_of_once_that_is_stored() -> None:
+    agent = Agent().ready()
+    agent.prompt("p1", expiry_seconds=1)
+    agent.disk_full = True
+    assert replies(agent.handle(Tick(), after=70.0)) == []  # its worker hangs: it is put back
+    agent.disk_full = False
+    assert error(agent.handle(StorageBack()))["code"] == "deadline_exceeded"
+    assert agent.disk["alice/p1"].outcome is not None
+
+
 def test_a_commit_that_failed_may_be_on_the_disk_all_the_same_and_is_undone() -> None:
     agent = Agent().ready()
     agent.disk_full = True

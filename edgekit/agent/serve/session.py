@@ -117,6 +117,8 @@ class Session:
         from_worker = isinstance(event, Ready | Heartbeat | Delta | Done | Failed)
         if from_worker or not self.owed or self._heard_at is None:
             self._heard_at = now + (event.quiet_seconds if isinstance(event, Heartbeat) else 0.0)
+        if isinstance(event, Unrecorded):  # before anything else ends, and would be said
+            self._prompts.storing = False
         effects = self._prompts.expire_waiting(now)
         effects += self._react(event, now)
         effects += self._hung(now)
@@ -330,7 +332,6 @@ class Session:
         return effects + self._prompts.expire_waiting(now)
 
     def _unrecorded(self, event: Unrecorded, now: float) -> list[Effect]:
-        self._prompts.storing = False
         self._storage_check_at = now + STORAGE_CHECK_SECONDS
         effects: list[Effect] = []
         for job in self._prompts.ledger.failed(event.recorded, event.forgotten):
