@@ -151,7 +151,9 @@ def state(
     if model := answer.get("model"):
         how = "spinning" if model["spinning"] else "not spinning"
         found = "measured here" if model["tuned"] else "as configured"
-        render.say(f"model      {model['slots']} slots, {model['threads']} threads {how}, {found}")
+        length = model.get("context_length")  # an agent of before does not tell
+        slots = f"{model['slots']} slots" + (f" of {length} tokens" if length else "")
+        render.say(f"model      {slots}, {model['threads']} threads {how}, {found}")
     for release in answer["releases"]:
         line = f"release    {release['digest'][7:19]}  {release['name']}:{release['version']}"
         render.say(f"{line}  {release['state']}  {release['reason']}".rstrip())

@@ -314,7 +314,7 @@ class Card(msgspec.Struct, frozen=True):
     release: str
     model: str
     version: str
-    context_length: payloads.Count
+    context_length: payloads.Count  # that is served: the bundle's, or less where memory is short
     max_answer_tokens: payloads.Count
     queue_limit: payloads.Count
     agent: str

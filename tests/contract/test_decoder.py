@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from edgekit.agent.serve.decoder import Decoder, Logits, Options, Tokenizer, open_model
+from edgekit.agent.serve.decoder import (
+    Decoder,
+    Logits,
+    Options,
+    Tokenizer,
+    generator,
+    graph,
+    open_model,
+    slots,
+)
 from edgekit.agent.serve.decoder.generator import GenaiTokenizer
 from tests.fakes.decoder import EOS, FakeDecoder, FakeTokenizer
 
@@ -66,6 +76,30 @@ def subject(request: pytest.FixtureRequest) -> Subject:
     assert isinstance(tokenizer, GenaiTokenizer)
     real = tokenizer._tokenizer
     return Subject(decoder, tokenizer, lambda text: [int(i) for i in real.encode(text)])
+
+
+@pytest.mark.parametrize("batching", [False, True])
+def test_the_free_memory_is_counted_once_the_weights_have_theirs(
+    smollm2: Path, batching: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, name = (slots, "load_session") if batching else (generator, "load_model")
+    load = getattr(module, name)
+    order: list[str] = []
+
+    def loading(*arguments: Any) -> Any:
+        loaded = load(*arguments)
+        order.append("loaded")
+        return loaded
+
+    def counting() -> int:
+        order.append("counted")
+        return 2 * 46080 * MAX_LENGTH  # for one slot, with as much to spare
+
+    monkeypatch.setattr(module, name, loading)
+    monkeypatch.setattr(graph, "free_bytes", counting)
+    decoder, *_ = open_model(smollm2, MAX_LENGTH, Options(threads=2), 0, batching)
+    assert order == ["loaded", "counted"]
+    assert (decoder.limits.slots, decoder.limits.max_length) == (1, MAX_LENGTH)
 
 
 def test_greedy_is_the_arg_max_of_step(subject: Subject) -> None:

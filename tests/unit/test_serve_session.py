@@ -482,6 +482,26 @@ def test_the_card_says_what_the_memory_decided_also_after_a_crash() -> None:
     assert [json.loads(card.payload)["max_beams"] for card in cards] == [3]
 
 
+def test_the_context_that_is_served_is_the_cards_and_caps_answers() -> None:
+    agent = Agent(limits={"max_answer_tokens": 80})
+    cards = []
+    for served, after in ((0, Ready(1.0, 1.0)), (512, None), (64, None), (1024, None)):
+        agent.handle(after or Ready(1.0, 1.0, context_length=served))
+        said = agent.handle(Connected())
+        cards += [e.message for e in said if isinstance(e, Publish) and e.message.topic == CARD]
+    shown = [json.loads(card.payload) for card in cards]
+    assert [card["context_length"] for card in shown] == [1024, 512, 64, 1024]
+    assert [card["max_answer_tokens"] for card in shown] == [80, 80, 64, 80]
+    agent.handle(Ready(1.0, 1.0, context_length=64))
+    (start,) = to_worker(agent.prompt())
+    assert isinstance(start, Start)
+    assert start.answer_limit == 64
+    # the one after a crash finds more memory
+    agent.handle(WorkerLost())
+    back = agent.handle(Ready(1.0, 1.0, context_length=1024))
+    assert [e for e in back if isinstance(e, Publish) and e.message.topic == CARD]
+
+
 def test_card_and_status_are_retained_and_said_again_at_every_connection() -> None:
     agent = Agent().ready()
     for _ in range(2):

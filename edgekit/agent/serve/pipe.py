@@ -57,11 +57,12 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     spinning: bool = False  # whether they wait busily
     tuned: bool = False  # whether that was measured on this device
     max_beams: int = 1  # that a prompt may ask for
+    context_length: int = 0  # tokens of a slot; 0: the bundle's
 
     @property
-    def served(self) -> tuple[int, int]:
+    def served(self) -> tuple[int, int, int]:
         """What the memory decided, and the card says."""
-        return self.slots, self.max_beams
+        return self.slots, self.max_beams, self.context_length
 
 
 class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):

@@ -56,9 +56,16 @@ class Presence:
         return [Publish(status_message(self.device, status))]
 
 
-def answer_cap(config: AgentConfig, bundle: BundleConfig) -> int:
-    """How many tokens an answer may have: the bundle's cap, or the device's where it is lower."""
-    return min(config.max_answer_tokens or bundle.max_answer_tokens, bundle.max_answer_tokens)
+def context_served(bundle: BundleConfig, model: Ready | None) -> int:
+    """Tokens of prompt and answer: the bundle's, or what the device's memory has room for."""
+    return model.context_length if model and model.context_length else bundle.context_length
+
+
+def answer_cap(config: AgentConfig, bundle: BundleConfig, model: Ready | None) -> int:
+    """How many tokens an answer may have: the bundle's cap, or where it is lower the device's, or
+    the context that is served."""
+    cap = min(bundle.max_answer_tokens, context_served(bundle, model))
+    return min(config.max_answer_tokens or cap, cap)
 
 
 def metrics_message(device: str, families: list[Family]) -> wire.Outbound:
@@ -75,8 +82,8 @@ def card_message(
         release=release,
         model=bundle.name,
         version=bundle.version,
-        context_length=bundle.context_length,
-        max_answer_tokens=answer_cap(config, bundle),
+        context_length=context_served(bundle, model),
+        max_answer_tokens=answer_cap(config, bundle, model),
         queue_limit=config.queue_limit,
         agent=agent,
         pools=tuple(config.pools),

@@ -202,7 +202,7 @@ class Session:
         job.started_at = now
         self._prompts.running[job.key] = job
         self._prompts.ledger.touch(job)
-        limit = answer_cap(self.config, self.bundle)
+        limit = answer_cap(self.config, self.bundle, self._model)
         return Start(
             job=job.key,
             requester=job.requester,

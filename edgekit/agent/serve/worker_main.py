@@ -38,7 +38,7 @@ def serve_model(
     Args:
         descriptor: of the parent's socketpair.
         model_dir: the model's folder.
-        max_length: tokens of a slot.
+        max_length: tokens of a slot, where the memory holds one of so many.
         threads: of the runtime; 0 takes what is fastest on this device.
         slots: prompts side by side; 0 takes what the memory allows.
         release: its digest.
@@ -49,7 +49,7 @@ def serve_model(
         logits_processors: custom scoring, as in agent.toml.
 
     Raises:
-        EdgekitError: the model or the custom scoring cannot be loaded.
+        EdgekitError: the model or the custom scoring cannot be loaded, or has no room.
     """
     processors = load_factory(logits_processors)  # before what takes long
     pipe: Pipe[ToWorker] = Pipe(socket.socket(fileno=descriptor), ToWorker)
@@ -60,6 +60,8 @@ def serve_model(
     began = time.monotonic()
     try:
         decoder, tokenizer, beams = open_model(model_dir, max_length, options, slots, batching)
+    except EdgekitError:
+        raise
     except Exception as error:  # of native libraries: whatever they throw
         raise EdgekitError("the model cannot be loaded", str(error)) from error
     loaded = time.monotonic()
@@ -67,7 +69,8 @@ def serve_model(
     decoder.greedy(0)
     decoder.truncate(0, 0)
     warm = time.monotonic()
-    served = beams_served(beams, max_beams, max_length)  # the slots have their memory by now
+    limits = decoder.limits
+    served = beams_served(beams, max_beams, limits.max_length)  # the slots have their memory by now
     if served < max_beams:
         log.warning(
             "max_beams %d is lowered to %d: %s",
@@ -78,11 +81,12 @@ def serve_model(
         Ready(
             (loaded - began) * 1e3,
             (warm - loaded) * 1e3,
-            decoder.limits.slots,
+            limits.slots,
             options.threads,
             bool(options.spinning),
             measured,
             served,
+            limits.max_length,
         )
     )
     Worker(

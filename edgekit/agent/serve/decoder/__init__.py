@@ -154,10 +154,14 @@ def open_model(
 
     Args:
         model_dir: holds `genai_config.json`, the graph, its weights and the tokenizer.
-        max_length: tokens per slot; the KV memory for them is touched in full.
+        max_length: tokens per slot, fewer where the free memory holds none of so many
+            (`memory`); the KV memory for them is touched in full.
         options: of the runtime.
-        slots: how many; 0 takes what this device's free memory allows (`memory`).
+        slots: how many; 0 takes what this device's free memory allows.
         batching: one step for all slots, where the graph allows it; without beam search.
+
+    Raises:
+        EdgekitError: the memory does not hold the shortest slot.
     """
     # Imported on use: the native libraries are not wanted where only the Protocols are.
     from edgekit.agent.serve.decoder.generator import open_genai  # noqa: PLC0415

@@ -54,8 +54,9 @@ def open_genai(
     """Load a model folder: see `open_model`."""
     model = load_model(model_dir, options)
     graph = read_graph(model_dir)
+    tokenizer = GenaiTokenizer(model)
     decoder = GeneratorDecoder(model, limits_of(graph, max_length, slots), graph.padding)
-    return decoder, GenaiTokenizer(model), GenaiBeamSearch(model, graph)
+    return decoder, tokenizer, GenaiBeamSearch(model, graph)
 
 
 class GeneratorDecoder:

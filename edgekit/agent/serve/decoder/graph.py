@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import mmap
 import re
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 import msgspec
 
 from edgekit.agent.serve.decoder import Limits
-from edgekit.agent.serve.decoder.memory import free_bytes, slots_for
+from edgekit.agent.serve.decoder.memory import free_bytes, room_for
+
+log = logging.getLogger(__name__)
 
 KV_ELEMENT_BYTES = 4  # the CPU graphs have float32 keys and values
 LOGIT_BYTES = 4
@@ -81,15 +84,34 @@ def read_graph(model_dir: Path) -> Graph:
 
 
 def limits_of(graph: Graph, max_length: int, slots: int) -> Limits:
-    """A decoder's limits; `slots` 0 is what the free memory allows."""
+    """A decoder's limits, by the memory that is free: asked once the model is loaded.
+
+    Args:
+        graph: of the model.
+        max_length: of a slot; one that the memory does not hold is shortened, and that is logged.
+        slots: how many; 0 is what the memory allows.
+
+    Raises:
+        OutOfMemoryError: it allows none.
+    """
+    free = free_bytes()
+    room = room_for(graph.token_bytes, max_length, free, slots)
+    if room.length < max_length:
+        log.warning(
+            "the context is lowered from %d to %d tokens, in one slot: %.0f MB are free, "
+            "%d tokens take %.0f MB and %d take %.0f MB of keys and values",
+            *(max_length, room.length, free / 1e6),
+            *(max_length, graph.token_bytes * max_length / 1e6),
+            *(room.length, graph.token_bytes * room.length / 1e6),
+        )
     window = graph.decoder.sliding_window
     return Limits(
-        slots=slots or slots_for(graph.token_bytes * max_length, free_bytes()),
-        max_length=max_length,
+        slots=room.slots,
+        max_length=room.length,
         vocabulary=graph.vocabulary,
         # what has left the window cannot be gone back to
-        can_truncate=window is None or window.window_size >= max_length,
-        rope_threshold=rope_threshold(graph.path, max_length),
+        can_truncate=window is None or window.window_size >= room.length,
+        rope_threshold=rope_threshold(graph.path, room.length),
     )
 
 

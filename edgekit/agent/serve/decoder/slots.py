@@ -28,21 +28,13 @@ class SlotDecoder:
     """Slots of one graph.
 
     Args:
-        graph: that `takes_slots`.
+        session: of a graph that `takes_slots`.
+        graph: that one.
         limits: slots, length, vocabulary and LongRoPE's threshold.
-        options: of the session.
     """
 
-    def __init__(self, graph: Graph, limits: Limits, options: Options) -> None:
-        session = ort.SessionOptions()
-        if options.threads:
-            session.intra_op_num_threads = options.threads
-        if options.spinning is not None:
-            spinning = str(int(options.spinning))
-            session.add_session_config_entry("session.intra_op.allow_spinning", spinning)
-        self._session = ort.InferenceSession(
-            str(graph.path), session, providers=["CPUExecutionProvider"]
-        )
+    def __init__(self, session: ort.InferenceSession, graph: Graph, limits: Limits) -> None:
+        self._session = session
         self.limits = msgspec.structs.replace(limits, batched=True)
         self._lengths = [0] * limits.slots
         self._logits: dict[int, Logits] = {}  # after a slot's last token, where it is computed
@@ -139,8 +131,22 @@ def open_slots(
     graph: Graph, max_length: int, options: Options, slots: int
 ) -> tuple[SlotDecoder, GenaiTokenizer]:
     """Load a graph that `takes_slots`: see `open_model`."""
-    decoder = SlotDecoder(graph, limits_of(graph, max_length, slots), options)
-    return decoder, GenaiTokenizer(str(graph.path.parent))
+    session = load_session(graph, options)
+    tokenizer = GenaiTokenizer(str(graph.path.parent))
+    # Counted only now: the weights take more memory than their files, 119 MB for SmolLM2's 88.
+    limits = limits_of(graph, max_length, slots)
+    return SlotDecoder(session, graph, limits), tokenizer
+
+
+def load_session(graph: Graph, options: Options) -> ort.InferenceSession:
+    """The graph with its weights, with these session options."""
+    session = ort.SessionOptions()
+    if options.threads:
+        session.intra_op_num_threads = options.threads
+    if options.spinning is not None:
+        spinning = str(int(options.spinning))
+        session.add_session_config_entry("session.intra_op.allow_spinning", spinning)
+    return ort.InferenceSession(str(graph.path), session, providers=["CPUExecutionProvider"])
 
 
 def _runs(slots: Sequence[int], kind: Callable[[int], bool]) -> list[list[int]]:
