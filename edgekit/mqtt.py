@@ -392,5 +392,5 @@ def _password(broker: BrokerConfig) -> str | None:
         return None
     try:
         return Path(broker.password_file).read_text("utf-8").strip()
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise EdgekitError("the broker's password cannot be read", str(error)) from error

@@ -529,6 +529,15 @@ def test_a_password_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     assert "missing" in caught.value.why
 
 
+def test_a_password_file_that_is_no_text_is_an_error_too(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_bytes(b"\xff")
+    broker = BrokerConfig(username="me", password_file=str(file))
+    with pytest.raises(EdgekitError) as caught:
+        MqttClient(broker, "c", subscriptions=[], on_message=lambda _: None)
+    assert "password" in caught.value.what
+
+
 def test_a_password_that_was_changed_is_sent_with_the_next_attempt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -244,7 +244,7 @@ def test_paho_reads_what_is_written_and_it_is_read_as_paho_reads_it(message: Out
     )
     theirs = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho's
     with suppress(MQTTException):  # it refuses more than the specification
-        theirs.unpack(written)  # type: ignore[no-untyped-call]
+        theirs.unpack(written)  # type: ignore[no-untyped-call]  # paho's
         assert getattr(theirs, "ResponseTopic", "") == ours.response_topic
         assert getattr(theirs, "CorrelationData", b"") == ours.correlation
         assert getattr(theirs, "MessageExpiryInterval", None) == ours.expiry_seconds

@@ -19,8 +19,8 @@ SILENCE_SECONDS, THERMAL = float(sys.argv[1]), Path(sys.argv[2])
 del sys.argv[1:3]
 
 import edgekit.agent.serve.service  # noqa: E402  of the release
-from edgekit.agent.__main__ import main  # noqa: E402
-from edgekit.agent.serve.link import BrokerLink  # noqa: E402
+from edgekit.agent.__main__ import main  # noqa: E402  of the release
+from edgekit.agent.serve.link import BrokerLink  # noqa: E402  of the release
 
 health: Any = sys.modules["edgekit.agent.serve.health"]
 service: Any = edgekit.agent.serve.service

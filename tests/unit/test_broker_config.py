@@ -137,5 +137,5 @@ def test_a_key_with_a_passphrase_is_refused_and_nobody_is_asked_for_it(ca: Autho
 def test_a_password_in_the_clear_over_a_network_is_warned_of(
     values: dict[str, object], warned: bool
 ) -> None:
-    broker = BrokerConfig(**{"password_file": "/p", **values})  # type: ignore[arg-type]
+    broker = BrokerConfig(**{"password_file": "/p", **values})  # type: ignore[arg-type]  # as given
     assert ("tls = true" in broker.warning) == warned

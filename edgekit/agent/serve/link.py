@@ -55,7 +55,11 @@ class BrokerLink(MqttClient):
         if self.connected:
             self._client.disconnect()
         deadline = time.monotonic() + GOODBYE_SECONDS
-        while self._client.want_write() and (left := deadline - time.monotonic()) > 0:
+        while (
+            self.interest()
+            and self._client.want_write()
+            and (left := deadline - time.monotonic()) > 0
+        ):
             polling.wait([self], left)
         self._attempt_at = math.inf
 
