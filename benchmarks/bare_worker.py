@@ -70,6 +70,7 @@ def wrap_worker() -> None:
 
     def begin_or_answer(self: Worker, start: Any) -> None:
         if start.requester == BARE:
+            self._waiting.remove(start)
             self._pipe.send(answer(self, start))
         else:
             begin(self, start)
