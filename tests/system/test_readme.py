@@ -41,7 +41,7 @@ def strangers(port: int) -> dict[str, str]:
         "python": [sys.executable, "-c", block("python").replace("1883", str(port))],
     }
     return {
-        name: subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+        name: subprocess.run(command, capture_output=True, text=True, check=True).stdout
         for name, command in commands.items()
     }
 
