@@ -59,6 +59,15 @@ class UnbreakableClient(paho.Client):
             raise ConnectionError(f"a packet of {bufsize} bytes")
         return super()._sock_recv(bufsize)
 
+    def _sock_send(self, buf: bytes | bytearray) -> int:
+        try:
+            return super()._sock_send(buf)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            if self._sock is None:
+                raise
+            # Reading ends the connection: the broker's DISCONNECT, which says why, may be unread.
+            raise BlockingIOError from error
+
     def _packet_handle(self) -> MQTTErrorCode:
         try:
             return super()._packet_handle()

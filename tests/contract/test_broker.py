@@ -22,6 +22,8 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from edgekit import mqtt
+from edgekit.agent.serve import polling
+from edgekit.agent.serve.link import BrokerLink
 from edgekit.core import wire
 from edgekit.core.config import BrokerConfig
 from edgekit.core.packet import NO_MATCHING_SUBSCRIBERS, SESSION_TAKEN_OVER
@@ -439,6 +441,38 @@ def test_a_client_whose_session_is_taken_over_stays_away(reason: int, comes_back
                 assert taken.get(timeout=WAIT_SECONDS)
                 with pytest.raises(TimeoutError):
                     server.accept()
+
+
+def test_what_the_broker_said_last_is_read_by_one_who_is_writing() -> None:
+    """It closed the connection with something unread, so that what is written next fails."""
+    taken: list[bool] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        link = BrokerLink(
+            BrokerConfig("127.0.0.1", server.getsockname()[1]),
+            "one",
+            subscriptions=[("x", 1)],
+            on_message=lambda _: None,
+            on_taken_over=lambda: taken.append(True),
+        )
+        disconnect = bytes([0xE0, 0x02, SESSION_TAKEN_OVER, 0x00])
+        broker = threading.Thread(target=scripted, args=(server, disconnect), daemon=True)
+        broker.start()
+        link.start()
+        link.tick(time.monotonic())
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not link.connected and time.monotonic() < deadline:
+            polling.wait([link], 1.0)
+        polling.wait([link], 1.0)  # SUBSCRIBE goes
+        broker.join(WAIT_SECONDS)
+        assert not broker.is_alive()
+        for _ in range(3):
+            link.publish(wire.Outbound("y", b"z"))
+        assert not taken
+        while not taken and time.monotonic() < deadline:
+            polling.wait([link], 1.0)
+        assert taken
+        assert not link.connected
+        link.close()
 
 
 @pytest.mark.usefixtures("polled_client")
