@@ -27,7 +27,7 @@ QUESTION = (
     "Describe in a few sentences how a lighthouse keeper spends a quiet winter day, "
     "and what the keeper sees at sea."
 )
-FIRST_PAIRS = 25  # the prefills differ by 5 ms from one to the next
+FIRST_PAIRS = 60  # the prefills differ by 5 to 10 ms from one to the next
 FIRST_TOKENS = 4
 
 POSITIONS = 64  # of an answer, whose logits are sampled from

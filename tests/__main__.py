@@ -18,6 +18,7 @@ CHECKS = (
 # Most tests wait for a process of their own: two at a time, a file in one process, so that what a
 # module shares is made once.
 PYTEST = (sys.executable, "-m", "pytest", "--numprocesses", "2", "--dist", "loadfile")
+SLOWEST = ("--durations", "25", "--durations-min", "10")
 
 
 def main() -> int:
@@ -32,7 +33,7 @@ def main() -> int:
         code = subprocess.run(check, check=False).returncode
         if code:
             return code
-    return subprocess.run([*PYTEST, *sys.argv[1:]], check=False).returncode
+    return subprocess.run([*PYTEST, *SLOWEST, *sys.argv[1:]], check=False).returncode
 
 
 if __name__ == "__main__":

@@ -93,6 +93,7 @@ def worker(
     slots: int = 1,
     max_beams: int = 1,
     processors: ProcessorFactory | None = None,
+    pause_seconds: float = 0.0,
     **limits: Any,
 ) -> Iterator[Parent]:
     """A running worker whose model wants to say `answer`."""
@@ -110,6 +111,7 @@ def worker(
         processors=processors,
         beams=beams,
         max_beams=max_beams,
+        pause_seconds=pause_seconds,
     ).run
     thread = threading.Thread(target=run, daemon=True)
     parent = Parent(Pipe(ours, FromWorker), thread, decoder, beams)
@@ -171,6 +173,18 @@ def test_the_first_delta_comes_at_once_and_later_ones_by_number_of_tokens() -> N
             FLUSH_TOKENS,
             3,
         ]
+
+
+def test_the_model_rests_once_after_the_first_delta(monkeypatch: pytest.MonkeyPatch) -> None:
+    rested: list[tuple[float, int]] = []
+    with worker("x" * 100, pause_seconds=0.001) as parent:
+
+        def sleep(seconds: float) -> None:
+            rested.append((seconds, parent.decoder.length(0)))
+
+        monkeypatch.setattr("edgekit.agent.serve.worker.time.sleep", sleep)
+        prompt_tokens = parent.done(prompt()).usage.prompt_tokens
+    assert rested == [(0.001, prompt_tokens + 1)]
 
 
 def test_deltas_are_coalesced_by_time() -> None:

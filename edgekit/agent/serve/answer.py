@@ -9,6 +9,7 @@ from edgekit.agent.serve.text import StopFilter
 
 FLUSH_SECONDS = 0.05  # where the model leaves a CPU to those who carry a delta: ADR 6
 BUSY_FLUSH_SECONDS = 0.1  # where its threads take all of them, and a delta makes one wait
+FIRST_PAUSE_SECONDS = 0.001  # there, after the first delta: those who carry it get a CPU at once
 FLUSH_TOKENS = 32
 
 

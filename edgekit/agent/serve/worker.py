@@ -6,6 +6,7 @@ crash or an out-of-memory kill here must not cost the MQTT connection.
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Set
 from functools import partial
@@ -54,6 +55,7 @@ class Worker:
         beams: the model's beam search.
         max_beams: that a prompt may ask for; 1 refuses beam search.
         flush_seconds: for how long deltas are coalesced.
+        pause_seconds: for which the model rests after the first delta of an answer.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Worker:
         beams: BeamSearch | None = None,
         max_beams: int = 1,
         flush_seconds: float = FLUSH_SECONDS,
+        pause_seconds: float = 0.0,
     ) -> None:
         self._pipe = pipe
         self._decoder = decoder
@@ -75,6 +78,7 @@ class Worker:
         self._beams = beams
         self._max_beams = max_beams if beams is not None else 1
         self._flush_seconds = flush_seconds
+        self._pause_seconds = pause_seconds
         self._alone: Start | None = None  # the beam search that runs
         self._stopped = ""  # and why it is to stop
         self._idle = [Slot(number) for number in range(decoder.limits.slots)]
@@ -140,6 +144,8 @@ class Worker:
         self._listen()
         if slot in self._jobs and not job.load.remaining:
             self._decode([job])
+            if self._pause_seconds:
+                time.sleep(self._pause_seconds)
 
     def _decode_alone(self, job: Generation) -> None:
         """Tokens of the only answer that runs, until anything else is to be done.

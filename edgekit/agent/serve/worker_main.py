@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from edgekit.agent.serve.admission import beams_served
-from edgekit.agent.serve.answer import BUSY_FLUSH_SECONDS, FLUSH_SECONDS
+from edgekit.agent.serve.answer import BUSY_FLUSH_SECONDS, FIRST_PAUSE_SECONDS, FLUSH_SECONDS
 from edgekit.agent.serve.decoder import Options, open_model
 from edgekit.agent.serve.pipe import Pipe, Ready, ToWorker
 from edgekit.agent.serve.scoring import load_factory
@@ -89,6 +89,7 @@ def serve_model(
             limits.max_length,
         )
     )
+    busy = options.threads >= cpus()  # no CPU is left to those who carry deltas: ADR 6
     Worker(
         pipe,
         decoder,
@@ -97,5 +98,6 @@ def serve_model(
         processors,
         beams=beams,
         max_beams=served,
-        flush_seconds=FLUSH_SECONDS if options.threads < cpus() else BUSY_FLUSH_SECONDS,
+        flush_seconds=BUSY_FLUSH_SECONDS if busy else FLUSH_SECONDS,
+        pause_seconds=FIRST_PAUSE_SECONDS if busy else 0.0,
     ).run()
