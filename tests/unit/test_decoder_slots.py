@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from edgekit.agent.serve.cgroup import control_groups
 from edgekit.agent.serve.decoder import graph
 from edgekit.agent.serve.decoder.graph import Decoding, Graph, limits_of
 from edgekit.agent.serve.decoder.memory import (
@@ -101,15 +102,39 @@ def test_the_limits_are_those_of_the_shortened_slot_and_it_is_logged_with_number
 def test_the_limit_of_a_control_group_counts(tmp_path: Path) -> None:
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal: 9 kB\nMemAvailable:    8000 kB\n")
-    assert free_bytes(meminfo, tmp_path / "none") == 8000 << 10
+    assert free_bytes(meminfo, [tmp_path / "none"]) == 8000 << 10
     (tmp_path / "memory.current").write_text("1000000\n")
     (tmp_path / "memory.stat").write_text("anon 900000\nfile 100000\n")
     (tmp_path / "memory.max").write_text("max\n")
-    assert free_bytes(meminfo, tmp_path) == 8000 << 10
+    assert free_bytes(meminfo, [tmp_path]) == 8000 << 10
     (tmp_path / "memory.max").write_text("3000000\n")
-    assert free_bytes(meminfo, tmp_path) == 2000000
+    assert free_bytes(meminfo, [tmp_path]) == 2000000
     # what was read of files is kept as long as nobody wants the memory
     (tmp_path / "memory.stat").write_text("inactive_file 300000\nactive_file 200000\nanon 9\n")
-    assert free_bytes(meminfo, tmp_path) == 2500000
+    assert free_bytes(meminfo, [tmp_path, tmp_path / "none"]) == 2500000
     (tmp_path / "memory.current").write_text("4000000\n")  # the limit was lowered
-    assert free_bytes(meminfo, tmp_path) == 0
+    assert free_bytes(meminfo, [tmp_path]) == 0
+
+
+@pytest.mark.parametrize(
+    ("lines", "groups"),
+    [
+        (
+            "0::/system.slice/edgekit.service\n",
+            ["system.slice/edgekit.service", "system.slice", ""],
+        ),
+        ("12:cpu:/old\n0::/a\n", ["a", ""]),
+        ("0::/\n", [""]),  # a container
+        ("12:cpu:/old\n", [""]),  # version 1
+        ("0::/../beside\n", [""]),
+        (None, [""]),
+    ],
+)
+def test_the_control_groups_of_a_process_are_its_own_and_those_above(
+    lines: str | None, groups: list[str], tmp_path: Path
+) -> None:
+    own = tmp_path / "cgroup"
+    if lines is not None:
+        own.write_text(lines)
+    root = tmp_path / "mounted"
+    assert control_groups(root, own) == [root / group for group in groups]

@@ -12,11 +12,13 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 
 import msgspec
 
+from edgekit.agent.serve.cgroup import control_groups
 from edgekit.agent.serve.decoder import Options, open_model
 from edgekit.agent.serve.tuning import (
     Measured,
@@ -40,11 +42,11 @@ PR_SET_PDEATHSIG = 1  # prctl(2)
 
 def cpus() -> int:
     """CPUs that this process may use."""
-    try:
-        quota = Path("/sys/fs/cgroup/cpu.max").read_text("ascii")
-    except OSError:
-        quota = ""
-    return cpu_limit(len(os.sched_getaffinity(0)), quota)
+    count = len(os.sched_getaffinity(0))
+    for group in control_groups():
+        with suppress(OSError):  # the topmost has none, nor has version 1
+            count = cpu_limit(count, (group / "cpu.max").read_text("ascii"))
+    return count
 
 
 def tuned(model_dir: Path, release: str, file: Path, seconds: float) -> tuple[Options, bool]:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 
+from edgekit.agent.serve.cgroup import control_groups
 from edgekit.errors import EdgekitError
 
 MAX_SLOTS = 4  # prompts side by side share one model: more wait less and run slower
 SPARE_SHARE = 0.5  # of the free memory, for everything that is not KV
 ALONE_SPARE_SHARE = 0.2  # where there is one slot only
 MIN_LENGTH = 512  # tokens of a slot: a shorter one answers too little to be served
-
-_CGROUP = Path("/sys/fs/cgroup")
 
 
 class OutOfMemoryError(EdgekitError):
@@ -68,23 +68,31 @@ def beams_for(beam_bytes: int, free_bytes: int) -> int:
     return int(free_bytes * (1 - SPARE_SHARE)) // max(1, beam_bytes)
 
 
-def free_bytes(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = _CGROUP) -> int:
-    """Memory that can still be used here: of the machine, and of our control group if less.
+def free_bytes(meminfo: Path = Path("/proc/meminfo"), groups: Iterable[Path] | None = None) -> int:
+    """Memory that can still be used here: of the machine, and of our control groups if less.
 
     Files that are only cached count as free, in a group as in the machine's MemAvailable: a model
     that was just read fills a group with them.
     """
     fields = (line.split() for line in meminfo.read_text("ascii").splitlines())
     free = next((int(f[1]) << 10 for f in fields if f[0] == "MemAvailable:"), 0)
+    left = (_left_in(group) for group in (control_groups() if groups is None else groups))
+    return min([free, *(bytes_ for bytes_ in left if bytes_ is not None)])
+
+
+def _left_in(group: Path) -> int | None:
+    """Bytes below a control group's limit; None where it has none."""
     try:
-        limit = (cgroup / "memory.max").read_text("ascii").strip()
-        used = int((cgroup / "memory.current").read_text("ascii"))
-        stat = (cgroup / "memory.stat").read_text("ascii")
-    except OSError:  # no control group of our own, or version 1
-        return free
+        limit = (group / "memory.max").read_text("ascii").strip()
+        used = int((group / "memory.current").read_text("ascii"))
+        stat = (group / "memory.stat").read_text("ascii")
+    except OSError:  # the topmost, or version 1
+        return None
+    if limit == "max":
+        return None
     fields = (line.split() for line in stat.splitlines())
     cached = sum(int(f[1]) for f in fields if f[0] in ("active_file", "inactive_file"))
-    return free if limit == "max" else min(free, max(0, int(limit) - used + min(cached, used)))
+    return max(0, int(limit) - used + min(cached, used))
 
 
 def _mb(count: int) -> str:
