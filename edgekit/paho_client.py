@@ -63,8 +63,6 @@ class UnbreakableClient(paho.Client):
         try:
             return super()._sock_send(buf)
         except (BrokenPipeError, ConnectionResetError) as error:
-            if self._sock is None:
-                raise
             # Reading ends the connection: the broker's DISCONNECT, which says why, may be unread.
             raise BlockingIOError from error
 

@@ -444,7 +444,7 @@ def test_a_client_whose_session_is_taken_over_stays_away(reason: int, comes_back
 
 
 def test_what_the_broker_said_last_is_read_by_one_who_is_writing() -> None:
-    """It closed the connection with something unread, so that what is written next fails."""
+    """It has closed the connection: what is written after the first packet fails."""
     taken: list[bool] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
         link = BrokerLink(
