@@ -34,7 +34,10 @@ POSITIONS = 64  # of an answer, whose logits are sampled from
 TOP_KS = (0, 50)
 SETTLE_SECONDS = 0.05  # all processes come to rest
 
-BARE = "the bare onnxruntime-genai loop in the same process, in turns; Mosquitto on this machine"
+BARE = (
+    "the bare onnxruntime-genai loop in the same process, in turns; each run another process; "
+    "Mosquitto on this machine"
+)
 
 
 _numbers = itertools.count(1)
@@ -143,14 +146,13 @@ def decode_ratio(rig: Rig) -> list[float]:
     edgekit; the first delta's counts for it, and shows in `agent.first_token_added_ms`.
     """
 
-    def one_round() -> float:
+    def one_round(bare: Requester) -> float:
         measured = list(pairs(rig, bare, STORY, STORY_TOKENS, DECODE_PAIRS))
         if measured[0][0].tokens < STORY_TOKENS // 2:
             raise EdgekitError(f"the model ends its story after {measured[0][0].tokens} tokens")
         return median(b.rest_seconds / a.rest_seconds for a, b in measured)  # of equal texts
 
-    with rig.compared() as bare:
-        return [one_round() for _ in range(rig.rounds)]
+    return [one_round(bare) for bare in rig.compared()]
 
 
 @figure(
@@ -166,12 +168,11 @@ def first_token_added_ms(rig: Rig) -> list[float]:
     template, encoding, prefill and the choice of the first token.
     """
 
-    def one_round() -> float:
+    def one_round(bare: Requester) -> float:
         measured = pairs(rig, bare, QUESTION, FIRST_TOKENS, FIRST_PAIRS)
         return median(a.first_seconds - b.first_seconds for a, b in measured) * 1e3
 
-    with rig.compared() as bare:
-        return [one_round() for _ in range(rig.rounds)]
+    return [one_round(bare) for bare in rig.compared()]
 
 
 @figure(

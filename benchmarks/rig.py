@@ -135,30 +135,37 @@ class Rig:
         """The device's folder."""
         return Root(self.folder / "project" / ".edgekit" / "devices" / DEVICE)
 
-    @contextmanager
     def compared(self) -> Iterator[Requester]:
-        """For the length of a block the device's model process can be the bare runtime, too.
+        """Once a round: the device's model process can be the bare runtime, too.
+
+        Each round has a process of its own, whose luck the figure's median then leaves out.
 
         Yields:
             The requester whose prompts are answered so (`bare_worker`).
         """
         assert self.device
         self.stop_device()
-        agent = subprocess.Popen(
-            [
-                *(sys.executable, "-S", "-P", bare_worker.__file__),
-                *("serve", "--root", str(self.root.path)),
-            ],
-            env=self.root.environment(self.root.current.resolve()),
-            stdin=subprocess.DEVNULL,
-            stderr=(self.folder / "compared.log").open("wb"),
-        )
+        for _ in range(self.rounds):
+            with self._comparing() as bare:
+                yield bare
+
+    @contextmanager
+    def _comparing(self) -> Iterator[Requester]:
+        log = self.folder / "compared.log"
+        command = [sys.executable, "-S", "-P", bare_worker.__file__, "serve"]
+        with log.open("wb") as errors:
+            agent = subprocess.Popen(
+                [*command, "--root", str(self.root.path)],
+                env=self.root.environment(self.root.current.resolve()),
+                stdin=subprocess.DEVNULL,
+                stderr=errors,
+            )
         try:
             deadline = time.monotonic() + READY_SECONDS
             while not self.root.ready_file.exists():
                 if agent.poll() is not None or time.monotonic() > deadline:
-                    log = (self.folder / "compared.log").read_text(errors="replace")
-                    raise EdgekitError("the agent did not start", log[-2000:])
+                    said = log.read_text(errors="replace")
+                    raise EdgekitError("the agent did not start", said[-2000:])
                 time.sleep(0.1)
             with Requester(self.broker, bare_worker.BARE) as bare:
                 yield bare
