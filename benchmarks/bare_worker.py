@@ -63,10 +63,15 @@ def answer(worker: Any, start: Any) -> Any:
 
 
 def wrap_worker() -> None:
-    """Have the model process answer the prompts of `bare` bare and keep no prefix of others."""
+    """Have the model process answer the prompts of `bare` bare, keep no prefix of others, and put
+    these into the slot that the bare loop has: the same memory for both."""
     from edgekit.agent.serve.worker import Worker
 
-    begin, end = Worker._begin, Worker._end
+    make, begin, end = Worker.__init__, Worker._begin, Worker._end
+
+    def make_with_one_slot(self: Worker, *arguments: Any, **more: Any) -> None:
+        make(self, *arguments, **more)
+        del self._idle[1:]
 
     def begin_or_answer(self: Worker, start: Any) -> None:
         if start.requester == BARE:
@@ -81,6 +86,7 @@ def wrap_worker() -> None:
         job.slot.tokens.clear()
 
     # assigned on purpose: the release that is measured stays as it is
+    Worker.__init__ = make_with_one_slot  # type: ignore[method-assign]
     Worker._begin = begin_or_answer  # type: ignore[method-assign]
     Worker._end = end_and_forget  # type: ignore[method-assign]
 
