@@ -7,8 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+from edgekit.builder.tools.progress import Progress
+
 ROOT = Path(__file__).resolve().parents[1]
 FAKES = ROOT / "tests" / "fakes"
+
+
+def silent(_: Progress) -> None:
+    """Nobody watches."""
 
 
 def command(*arguments: str | Path) -> list[str]:

@@ -12,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from edgekit.core.digest import Digest
 from edgekit.core.manifest import BundleConfig, Fit, encode
 from edgekit.core.release import ReleaseEvent
 from edgekit.store import publish, replace_link
+from tests.tools import eventually
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -140,25 +140,17 @@ class Box:
     @property
     def agent(self) -> int:
         """The agent that answers."""
-        until(self.root.ready_file.exists, "an agent answers")
+        eventually(self.root.ready_file.exists, what="an agent answers")
         return int(self.root.ready_file.read_text())
 
     def answers(self, digest: Digest) -> None:
         """The device ends on this release: current, good, supervised, answering."""
-        until(
+        eventually(
             lambda: self.current == digest and self.release(digest).state == "good",
-            "the release is current and good",
+            what="the release is current and good",
         )
-        until(lambda: alive(self.agent), "its agent answers")
+        eventually(lambda: alive(self.agent), what="its agent answers")
         assert alive(self.supervisor)
-
-
-def until(condition: Callable[[], object], what: str, seconds: float = 15.0) -> None:
-    """Wait with a bound."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.02)
 
 
 def alive(pid: int) -> bool:
@@ -188,7 +180,7 @@ def box(tmp_path: Path) -> Iterator[Box]:
     (runtime / "msgspec").symlink_to(Path(msgspec.__file__).parent)
     yield Box(root)
     Detached(root).stop()
-    until(lambda: not processes_of(root), "nothing of it runs")
+    eventually(lambda: not processes_of(root), what="nothing of it runs")
 
 
 @pytest.fixture
@@ -236,12 +228,12 @@ def test_a_release_that_never_answers_goes_back_at_its_deadline(box: Box, good: 
 def test_a_stop_during_the_way_back_misses_nobody(box: Box, good: Digest) -> None:
     bad = box.stage("dies")
     process = box.start("activate", bad, config=config_bytes())
-    until(lambda: box.release(bad).tries == 1, "the trial runs")
+    eventually(lambda: box.release(bad).tries == 1, what="the trial runs")
     process.kill()
     process.communicate(timeout=10)
-    until(lambda: box.release(bad).state == "bad", "it failed")
+    eventually(lambda: box.release(bad).state == "bad", what="it failed")
     Detached(box.root).stop()
-    until(lambda: not processes_of(box.root), "nothing of it runs")
+    eventually(lambda: not processes_of(box.root), what="nothing of it runs")
     Detached(box.root).start()
     box.answers(good)
 
@@ -297,8 +289,8 @@ def test_a_supervisor_killed_during_the_trial_ends_on_the_old_release(
 ) -> None:
     slow = box.stage("slow")
     process = box.start("activate", slow, config=config_bytes())
-    until(lambda: box.current == slow and Detached(box.root).pid(), "the trial runs")
-    until(lambda: box.release(slow).tries == 1, "the supervisor has begun it")
+    eventually(lambda: box.current == slow and Detached(box.root).pid(), what="the trial runs")
+    eventually(lambda: box.release(slow).tries == 1, what="the supervisor has begun it")
     os.kill(box.supervisor, signal.SIGKILL)
     out, _ = process.communicate(timeout=30)
     assert process.returncode == 1
@@ -312,7 +304,7 @@ def test_an_activation_killed_during_the_trial_is_finished_by_the_device(
 ) -> None:
     slow = box.stage("slow")
     process = box.start("activate", slow, config=config_bytes())
-    until(lambda: box.release(slow).tries == 1, "the trial runs")
+    eventually(lambda: box.release(slow).tries == 1, what="the trial runs")
     process.kill()
     process.communicate(timeout=10)
     box.answers(slow)
@@ -324,7 +316,7 @@ def test_both_killed_during_the_trial_end_on_a_good_release_after_the_next_push(
 ) -> None:
     slow = box.stage("slow")
     process = box.start("activate", slow, config=config_bytes())
-    until(lambda: box.release(slow).tries == 1, "the trial runs")
+    eventually(lambda: box.release(slow).tries == 1, what="the trial runs")
     process.kill()
     process.communicate(timeout=10)
     os.kill(box.supervisor, signal.SIGKILL)
@@ -337,11 +329,11 @@ def test_both_killed_during_the_trial_end_on_a_good_release_after_the_next_push(
 def test_a_supervisor_started_after_a_crash_in_the_trial_goes_back(box: Box, good: Digest) -> None:
     slow = box.stage("slow")
     process = box.start("activate", slow, config=config_bytes())
-    until(lambda: box.release(slow).tries == 1, "the trial runs")
+    eventually(lambda: box.release(slow).tries == 1, what="the trial runs")
     process.kill()
     process.communicate(timeout=10)
     os.kill(box.supervisor, signal.SIGKILL)
-    until(lambda: Detached(box.root).pid() is None, "the supervisor is gone")
+    eventually(lambda: Detached(box.root).pid() is None, what="the supervisor is gone")
     Detached(box.root).start()
     box.answers(good)
     assert box.release(slow).state == "bad"
@@ -425,9 +417,9 @@ def test_a_way_back_that_is_killed_is_gone_to_its_end(box: Box, good: Digest, st
 def test_an_agent_that_is_killed_starts_again(box: Box, good: Digest) -> None:
     first = box.agent
     os.kill(first, signal.SIGKILL)
-    until(
+    eventually(
         lambda: box.root.ready_file.exists() and box.root.ready_file.read_text() != str(first),
-        "another agent answers",
+        what="another agent answers",
     )
     assert "the agent ended with -9; it starts again in 1 s" in box.root.log_file.read_text()
     box.answers(good)
@@ -436,7 +428,7 @@ def test_an_agent_that_is_killed_starts_again(box: Box, good: Digest) -> None:
 def test_an_agent_whose_place_was_taken_stays_down_and_says_why(box: Box, good: Digest) -> None:
     code, answer = box.activate(box.stage("taken"))
     assert (code, answer["state"]) == (0, "good")
-    until(lambda: Detached(box.root).pid() is None, "its supervisor ends")
+    eventually(lambda: Detached(box.root).pid() is None, what="its supervisor ends")
     log = box.root.log_file.read_text()
     assert "serve: another client has this name" in log
     assert "the agent stays down" in log
@@ -446,7 +438,7 @@ def test_an_agent_whose_place_was_taken_stays_down_and_says_why(box: Box, good: 
 def test_an_agent_does_not_outlive_its_supervisor(box: Box, good: Digest) -> None:
     agent = box.agent
     os.kill(box.supervisor, signal.SIGKILL)
-    until(lambda: not alive(agent), "the agent is gone")
+    eventually(lambda: not alive(agent), what="the agent is gone")
     assert box.activate(good)[0] == 0
     box.answers(good)
 
@@ -456,7 +448,7 @@ def test_stop_lets_the_agent_drain_and_leaves_nothing(box: Box) -> None:
     agent, supervisor = box.agent, box.supervisor
     assert box.run("stop") == (0, {"stopped": True})
     assert "drained" in box.root.log_file.read_text()
-    until(lambda: not alive(agent) and not alive(supervisor), "both are gone")
+    eventually(lambda: not alive(agent) and not alive(supervisor), what="both are gone")
     assert box.run("stop")[0] == 0
 
 
@@ -493,7 +485,7 @@ def test_the_log_is_rotated_under_writers_that_keep_it_open(tmp_path: Path) -> N
 
 def test_a_second_update_is_told_while_one_is_at_work(box: Box, good: Digest) -> None:
     process = box.start("activate", box.stage("slow"), config=config_bytes())
-    until(lambda: box.release(Digest.of(b"slow")).tries == 1, "the trial runs")
+    eventually(lambda: box.release(Digest.of(b"slow")).tries == 1, what="the trial runs")
     code, answer = box.activate(good)
     assert code == 1
     assert "another update" in answer["what"]

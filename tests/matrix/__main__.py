@@ -16,11 +16,12 @@ import msgspec
 
 from edgekit.builder.tools.host import HostToolchain
 from edgekit.errors import EdgekitError
+from tests.building import silent
 from tests.matrix import table
 from tests.matrix.extras import EXTRAS
 from tests.matrix.families import FAMILIES
 from tests.matrix.row import Row, counts
-from tests.matrix.run import Bench, make_checkpoints, reason, run_family, silent
+from tests.matrix.run import Bench, make_checkpoints, reason, run_family
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "architectures.md"
 WORKERS = 2

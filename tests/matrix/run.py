@@ -21,8 +21,8 @@ from edgekit.builder.run import build
 from edgekit.builder.spec import BuildSpec, Precision, Provider, Source
 from edgekit.builder.tools.host import HostToolchain
 from edgekit.builder.tools.process import OFFLINE
-from edgekit.builder.tools.progress import Progress
 from edgekit.errors import EdgekitError
+from tests.building import silent
 from tests.matrix.families import Family
 from tests.matrix.row import Row, judged
 
@@ -31,10 +31,6 @@ MAKE = HERE.parent / "fakes" / "make_tiny_model.py"
 COMPARE = HERE / "inside" / "compare.py"
 MAKE_SECONDS = 600
 COMPARE_SECONDS = 300
-
-
-def silent(_: Progress) -> None:
-    """Nobody watches."""
 
 
 class Bench(msgspec.Struct, frozen=True):

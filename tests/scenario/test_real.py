@@ -6,8 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from tests.fakes import spoken
 from tests.scenario import __main__ as program
 from tests.scenario.remote import Remote
 from tests.scenario.story import DEVICE, POOL, Follower, Story, stories
+from tests.tools import eventually
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -69,7 +69,7 @@ class Device:
                 stdout=log,
                 stderr=log,
             )
-        until(self.root.ready_file.exists)
+        eventually(self.root.ready_file.exists, START_SECONDS)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         """Returns when it has ended."""
@@ -83,13 +83,6 @@ class Device:
         pid = self.process.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         return int(children[0]) if children else None
-
-
-def until(check: Callable[[], object]) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while not check():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
 
 
 @dataclass(kw_only=True)
@@ -111,7 +104,10 @@ class Real(Remote):
             assert worker is not None
             os.kill(worker, signal.SIGKILL)
             ready = self.device.root.log_file.read_text().count("model ready")
-            until(lambda: self.device.root.log_file.read_text().count("model ready") > ready)
+            eventually(
+                lambda: self.device.root.log_file.read_text().count("model ready") > ready,
+                START_SECONDS,
+            )
         elif name == "kill_agent":
             self.device.stop(signal.SIGKILL)
             self.device.start()
@@ -122,7 +118,10 @@ class Real(Remote):
             self.device.broker.start()
             while not self._up.get(timeout=30):
                 """It was lost; now it comes back."""
-            until(lambda: self.device.root.log_file.read_text().count("subscribed") > subscribed)
+            eventually(
+                lambda: self.device.root.log_file.read_text().count("subscribed") > subscribed,
+                START_SECONDS,
+            )
 
 
 @pytest.fixture(scope="module")

@@ -7,15 +7,12 @@ from pathlib import Path
 import pytest
 
 from edgekit.builder.tools.host import HostToolchain
-from edgekit.builder.tools.progress import Progress
-from tests.building import make_tiny
+from tests.building import make_tiny, silent
 
 
 @pytest.fixture(scope="session")
 def python() -> str:
     """The toolchain's interpreter; installs it on a machine that does not have it yet."""
-
-    def silent(_: Progress) -> None: ...
 
     return str(HostToolchain().ready(silent).python)
 

@@ -7,8 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +20,13 @@ from edgekit.builder.tools.job import Job
 from edgekit.builder.tools.process import INSIDE, Finished, event
 from edgekit.builder.tools.progress import Progress
 from edgekit.data import path as data_path
-from tests.building import FAKES, command, content, edgekit_build, environment, left_in
+from tests.building import FAKES, command, content, edgekit_build, environment, left_in, silent
+from tests.tools import eventually
 
 pytestmark = pytest.mark.timeout(900)
 MEMORY = 512 * 2**20
 _HALF_BROKEN = """case "$1" in info|image) exec {podman} "$@";; esac
 echo 'runc: no such device' >&2; exit 126"""
-
-
-def silent(_: Progress) -> None:
-    """Nobody watches."""
 
 
 @pytest.fixture(scope="session")
@@ -214,11 +209,11 @@ def test_a_killed_edgekit_leaves_no_container(
         env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        wait_until(lambda: containers() != [], seconds=60)
+        eventually(lambda: containers() != [], seconds=60)
     finally:
         build.kill()
         build.wait()
-    wait_until(lambda: containers() == [], seconds=30)
+    eventually(lambda: containers() == [], seconds=30)
 
 
 def test_ctrl_c_leaves_no_container_and_nothing_half_made(
@@ -230,7 +225,7 @@ def test_ctrl_c_leaves_no_container_and_nothing_half_made(
         command("--no-gate", "-m", qwen2, "-o", out),
         env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    wait_until(lambda: containers() != [], seconds=60)
+    eventually(lambda: containers() != [], seconds=60)
     build.send_signal(signal.SIGINT)
     _, said = build.communicate(timeout=30)
     assert build.returncode == 130, said
@@ -280,11 +275,3 @@ def test_a_base_that_is_not_pinned_is_refused(qwen2: Path, tmp_path: Path) -> No
     )  # fmt: skip
     assert done.returncode == 2
     assert "not pinned" in done.stderr
-
-
-def wait_until(true: Any, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    pause = threading.Event()
-    while not true():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        pause.wait(0.1)

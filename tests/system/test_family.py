@@ -8,17 +8,13 @@ from pathlib import Path
 import pytest
 
 from edgekit.builder.tools.host import HostToolchain
-from edgekit.builder.tools.progress import Progress
 from edgekit.client import Delta, Final, Requester
 from tests import tools
+from tests.building import silent
 from tests.conftest import make_project
 
 pytestmark = pytest.mark.timeout(600)
 MAKE = Path(__file__).parent.parent / "fakes" / "make_tiny_model.py"
-
-
-def _silent(_: Progress) -> None:
-    """Nobody watches."""
 
 
 @pytest.mark.parametrize("family", ["qwen2", "gemma"])
@@ -26,7 +22,7 @@ def test_a_hugging_face_folder_of_another_family_is_built_pushed_and_answers(
     family: str, tmp_path: Path
 ) -> None:
     source = tmp_path / "source"
-    python = HostToolchain().ready(_silent).python
+    python = HostToolchain().ready(silent).python
     subprocess.run([python, MAKE, family, source], check=True, capture_output=True)
     with tools.mosquitto(tmp_path) as broker:
         project = make_project(tmp_path / "project", broker.port, None)

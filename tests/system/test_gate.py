@@ -20,14 +20,9 @@ from edgekit.builder.publish import read_record
 from edgekit.builder.samples import smollm2_gguf
 from edgekit.builder.source import find
 from edgekit.builder.tools.host import HostToolchain
-from edgekit.builder.tools.progress import Progress
-from tests.building import FAKES
+from tests.building import FAKES, silent
 
 EFFORT = Effort(prompts=6, tokens=40, greedy=6, greedy_tokens=96)
-
-
-def silent(_: Progress) -> None:
-    """Nobody watches."""
 
 
 @pytest.fixture(scope="module")

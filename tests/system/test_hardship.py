@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +30,7 @@ from edgekit.core.config import AgentConfig, BrokerConfig
 from edgekit.mqtt import MqttClient
 from tests import tools
 from tests.conftest import make_project
+from tests.tools import eventually
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -140,13 +141,6 @@ def agent(root: Root, folder: Path) -> Iterator[Agent]:
             process.terminate()
             process.wait(30)
             watcher.close()
-
-
-def eventually(check: Callable[[], object], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from edgekit.builder.lint.check import check_folder, refuse_unsound
 from edgekit.builder.lint.finding import Finding
 from edgekit.builder.tools.host import HostRunner, HostToolchain
 from edgekit.builder.tools.process import OFFLINE
-from edgekit.builder.tools.progress import Progress
 from edgekit.errors import VerificationError
+from tests.building import silent
 
 FAKES = Path(__file__).resolve().parents[1] / "fakes"
 MIXED = "matmul_mixed_precision=last_matmul:int8,mixed_layers:int8"
@@ -84,10 +84,6 @@ class Bench:
 
     def lint(self, model: Path, asked: Asked, work: Path) -> tuple[Finding, ...]:
         return check_folder(model, asked, HostRunner(self.python), work, silent)
-
-
-def silent(_: Progress) -> None:
-    """Nobody watches."""
 
 
 def refused(findings: tuple[Finding, ...]) -> set[str]:

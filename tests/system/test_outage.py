@@ -8,7 +8,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,7 @@ from edgekit.core.config import BrokerConfig
 from edgekit.mqtt import MqttClient
 from tests import tools
 from tests.conftest import Project, make_project
-from tests.tools import MosquittoBroker
+from tests.tools import MosquittoBroker, eventually
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -39,13 +39,6 @@ def device(
     project.edgekit("push", "demo")
     yield project
     project.edgekit("stop", "demo")
-
-
-def eventually(check: Callable[[], bool], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.1)
 
 
 def status(device: Project) -> str:

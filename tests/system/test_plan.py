@@ -26,10 +26,9 @@ from edgekit.builder.plan.gather import gather, plan_build
 from edgekit.builder.plan.plan import Plan, Row
 from edgekit.builder.request import BuildRequest
 from edgekit.builder.samples import smollm2_gguf
-from edgekit.builder.tools.progress import Progress
 from edgekit.cli.plan import plan_text
 from edgekit.errors import EdgekitError, UnreachableError, UsageError
-from tests.building import edgekit_build, make_tiny
+from tests.building import edgekit_build, make_tiny, silent
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -65,9 +64,6 @@ SHAPES = {
         "mlp.down_proj": [4096, 14336],
     }.items()
 }
-
-
-def silent(_: Progress) -> None: ...
 
 
 def planned(model: str | Path, **asked: Any) -> Plan:

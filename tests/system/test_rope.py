@@ -19,27 +19,23 @@ from edgekit.agent.serve.worker import Worker
 from edgekit.builder.request import BuildRequest
 from edgekit.builder.run import build
 from edgekit.builder.tools.host import HostToolchain
-from edgekit.builder.tools.progress import Progress
 from edgekit.core.chat import Sampling
 from edgekit.data import cache_root
+from tests.building import silent
 
 MAKE = Path(__file__).parent.parent / "fakes" / "make_phi35.py"
 THRESHOLD = 64
 MAX_LENGTH = 160
 
 
-def _silent(_: Progress) -> None:
-    """Nobody watches."""
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = tmp_path_factory.mktemp("phi35") / "source"
-    python = HostToolchain().ready(_silent).python
+    python = HostToolchain().ready(silent).python
     subprocess.run([python, MAKE, source, "--tiny"], check=True, capture_output=True)
     out = cache_root() / "tests" / "phi35-tiny"
     request = BuildRequest(model=str(source), out=out, gate=None, recipe="plain")
-    return build(request, _silent).out
+    return build(request, silent).out
 
 
 class OneSlot:

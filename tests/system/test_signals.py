@@ -15,6 +15,7 @@ from edgekit.client import Accepted, Final, Requester, devices
 from edgekit.core.config import BrokerConfig
 from tests import tools
 from tests.conftest import Project, make_project
+from tests.tools import eventually
 
 pytestmark = pytest.mark.timeout(120)
 STORY = {"messages": [{"role": "user", "content": "Tell me a long story."}]}
@@ -35,12 +36,6 @@ def status(project: Project) -> str:
     return str(devices(project.broker, "tester")["demo"]["status"]["state"])
 
 
-def wait_for(project: Project, state: str) -> None:
-    deadline = time.monotonic() + 20
-    while status(project) != state:
-        assert time.monotonic() < deadline, f"the device is not {state}"
-
-
 def test_ctrl_c_in_ask_cancels_the_prompt_on_the_device(device: Project) -> None:
     asking = start(device, "ask", "demo", "Tell me a long story.", "--max-tokens", "900")
     assert asking.stdout is not None
@@ -49,7 +44,7 @@ def test_ctrl_c_in_ask_cancels_the_prompt_on_the_device(device: Project) -> None
     _, errors = asking.communicate(timeout=10)
     assert asking.returncode == 130
     assert "Traceback" not in errors
-    wait_for(device, "ready")
+    eventually(lambda: status(device) == "ready", what="the device is ready")
 
 
 def test_sigterm_lets_the_running_answer_end_and_refuses_what_waits(

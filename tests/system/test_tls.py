@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -26,6 +26,7 @@ from edgekit.mqtt import MqttClient
 from tests.conftest import Project, make_project
 from tests.pki import Authority, Certificate, TlsBroker
 from tests.polled import Polled
+from tests.tools import eventually
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -146,13 +147,6 @@ def write_project(folder: Path, broker: BrokerConfig) -> Project:
     )
     (folder / "fleet.toml").touch()
     return Project(folder, broker.port)
-
-
-def eventually(check: Callable[[], object], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
 
 
 def test_a_wrong_certificate_is_a_clear_error_on_both_sides(

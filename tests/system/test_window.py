@@ -14,15 +14,10 @@ from edgekit.agent.serve.decoder import Decoder, Options, open_model
 from edgekit.builder.request import BuildRequest
 from edgekit.builder.run import build
 from edgekit.builder.tools.host import HostToolchain
-from edgekit.builder.tools.progress import Progress
-from tests.building import FAKES
+from tests.building import FAKES, silent
 from tests.matrix.families import FAMILIES, WINDOW
 
 MAX_LENGTH = 160
-
-
-def _silent(_: Progress) -> None:
-    """Nobody watches."""
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +30,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "out": str(folder / "source"),
     }
     listed.write_text(json.dumps([wanted]))
-    python = HostToolchain().ready(_silent).python
+    python = HostToolchain().ready(silent).python
     make = FAKES / "make_tiny_model.py"
     subprocess.run([python, make, "--many", listed], check=True, capture_output=True)
     request = BuildRequest(
         model=str(folder / "source"), out=folder / "model", gate=None, recipe="plain"
     )
-    return build(request, _silent).out
+    return build(request, silent).out
 
 
 def tokens(count: int) -> list[int]:

@@ -9,16 +9,14 @@ from pathlib import Path
 import pytest
 
 from edgekit.builder.source import Found, find
-from edgekit.builder.tools.progress import Progress
 from edgekit.errors import UsageError
+from tests.building import silent
 
 WEIGHTS = (2).to_bytes(8, "little") + b"{}"  # safetensors without a tensor
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
 
 
 def look(model: Path | str, revision: str | None = None) -> Found:
-    def silent(_: Progress) -> None: ...
-
     return find(str(model), revision, None, silent)
 
 

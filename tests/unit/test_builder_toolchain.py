@@ -14,12 +14,9 @@ from edgekit import data
 from edgekit.builder.files import hash_file
 from edgekit.builder.tools import host as toolchain
 from edgekit.builder.tools.host import HostToolchain, check_machine, find_python, locked_versions
-from edgekit.builder.tools.progress import Progress
 from edgekit.data import cache_root
 from edgekit.errors import EdgekitError
-
-
-def silent(_: Progress) -> None: ...
+from tests.building import silent
 
 
 def test_the_cache_follows_xdg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
