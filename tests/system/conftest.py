@@ -13,7 +13,6 @@ from tests.building import make_tiny, silent
 @pytest.fixture(scope="session")
 def python() -> str:
     """The toolchain's interpreter; installs it on a machine that does not have it yet."""
-
     return str(HostToolchain().ready(silent).python)
 
 

@@ -35,6 +35,8 @@ class SlotDecoder:
 
     def __init__(self, session: ort.InferenceSession, graph: Graph, limits: Limits) -> None:
         self._session = session
+        logits = next(out for out in session.get_outputs() if out.name == "logits")
+        self._last_alone = logits.shape[1] == 1  # built with prune_lm_head
         self.limits = msgspec.structs.replace(limits, batched=True)
         self._lengths = [0] * limits.slots
         self._logits: dict[int, Logits] = {}  # after a slot's last token, where it is computed
@@ -111,7 +113,8 @@ class SlotDecoder:
         mask: Ints = np.zeros((count, max(lengths)), dtype=np.int64)
         for row, length in enumerate(lengths):
             mask[row, :length] = 1
-        logits = np.empty((count, size, self.limits.vocabulary), dtype=np.float32)
+        said = 1 if self._last_alone else size
+        logits = np.empty((count, said, self.limits.vocabulary), dtype=np.float32)
         binding = self._session.io_binding()
         binding.bind_cpu_input("input_ids", ids)
         binding.bind_cpu_input("attention_mask", mask)
