@@ -70,8 +70,10 @@ def _circumstances(model: str) -> dict[str, Any]:
 def run(argv: Sequence[str] | None = None) -> None:
     """Do what the arguments say.
 
+    A figure that cannot be measured is left out, and the others are measured all the same.
+
     Raises:
-        EdgekitError: a figure could not be measured, or the arguments are wrong.
+        EdgekitError: that happened, or the arguments are wrong.
     """
     arguments = _arguments(argv)
     figures = _chosen(arguments.names)
@@ -87,17 +89,24 @@ def run(argv: Sequence[str] | None = None) -> None:
             raise UsageError("--write takes no --tls", "the tables are of plain TCP")
         render.check(TABLES)
     circumstances = _circumstances(arguments.model) | {"tls": arguments.tls}
-    results = []
+    results, failed = [], []
     with Rig(arguments.rounds, arguments.model, tls=arguments.tls) as rig:
         for figure in figures:
             print(f"measuring {figure.name}", file=sys.stderr, flush=True)
-            results.append(Result(figure, tuple(figure.measure(rig))))
+            try:
+                results.append(Result(figure, tuple(figure.measure(rig))))
+            except EdgekitError as error:
+                failed.append(figure.name)
+                print(f"{figure.name}: {error}", file=sys.stderr, flush=True)
+                continue
             if not arguments.json:
                 print(render.line(results[-1]), flush=True)
     if arguments.json:
         print(render.as_json(results, circumstances))
     if arguments.write:
         render.rewrite(TABLES, render.table(results, circumstances))
+    if failed:
+        raise EdgekitError(f"not measured: {', '.join(failed)}", "the reasons are above")
 
 
 def main() -> None:

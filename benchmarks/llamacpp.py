@@ -7,6 +7,7 @@ for exactly this CPU. JSON objects in on stdin, one answer each on stdout.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -20,7 +21,12 @@ from typing import Any
 BUILD_SECONDS = 3600.0
 EXIT_SECONDS = 10.0
 REQUIREMENT = "llama-cpp-python==0.3.36"
-CMAKE_ARGS = "-DGGML_NATIVE=ON -DCMAKE_BUILD_TYPE=Release -DLLAVA_BUILD=OFF"
+# Without AMX: where the CPU has it, this version dies of `tilezero`, an illegal instruction.
+NO_AMX = "-U__AMX_INT8__"
+CMAKE_ARGS = (
+    "-DGGML_NATIVE=ON -DCMAKE_BUILD_TYPE=Release -DLLAVA_BUILD=OFF "
+    f"-DCMAKE_C_FLAGS={NO_AMX} -DCMAKE_CXX_FLAGS={NO_AMX}"
+)
 
 
 def interpreter(cache: Path) -> Path:
@@ -31,7 +37,8 @@ def interpreter(cache: Path) -> Path:
     """
     from edgekit.errors import EdgekitError  # noqa: PLC0415  the child has no edgekit
 
-    home = cache / "benchmarks" / REQUIREMENT.replace("==", "-")
+    flags = hashlib.sha256(CMAKE_ARGS.encode()).hexdigest()[:8]
+    home = cache / "benchmarks" / f"{REQUIREMENT.replace('==', '-')}-{flags}"
     python = home / "bin" / "python"
     whole = home / "complete"
     if whole.exists():
@@ -41,7 +48,7 @@ def interpreter(cache: Path) -> Path:
     print(f"building {REQUIREMENT} for this CPU, once", file=sys.stderr, flush=True)
     command = [
         *("nice", "-n", "10", str(python), "-m", "pip", "install", "--quiet"),
-        *("--no-binary", "llama-cpp-python", REQUIREMENT),
+        *("--no-cache-dir", "--no-binary", "llama-cpp-python", REQUIREMENT),  # for these flags
     ]
     done = subprocess.run(
         command,
@@ -97,7 +104,8 @@ class LlamaCpp:
         self._child.stdin.flush()
         line = self._child.stdout.readline()
         if not line:
-            raise EdgekitError("llama.cpp's process ended")
+            code = self._child.wait(EXIT_SECONDS)
+            raise EdgekitError("llama.cpp's process ended", f"exit code {code}")
         answer: dict[str, Any] = json.loads(line)
         return answer
 

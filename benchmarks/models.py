@@ -52,6 +52,15 @@ def find_model(name: str) -> Path:
     return folder.resolve()
 
 
+def find_pruned() -> Path:
+    """SmolLM2 with a head that computes the last position alone; its weights are the same."""
+    out = cache_root() / "benchmarks" / "smollm2-pruned"
+    options = ("prune_lm_head=true",)
+    # No gate: it says what the whole head does (`tests/system/test_pruned_head.py`).
+    request = BuildRequest(model=str(smollm2_gguf()), out=out, gate=None, options=options)
+    return build(request, _silent).out
+
+
 def phi35_source(layers: int) -> Path:
     """A Hugging Face folder in the exact shape of Phi-3.5-mini with random weights.
 

@@ -8,10 +8,12 @@ from statistics import median
 from typing import Any
 
 from benchmarks.agent import SETTLE_SECONDS, STORY, ask, fresh
+from benchmarks.bare import Bare
 from benchmarks.figure import figure
 from benchmarks.llamacpp import LlamaCpp, interpreter
-from benchmarks.models import SMOLLM2
+from benchmarks.models import SMOLLM2, find_pruned
 from benchmarks.rig import CONTEXT_TOKENS, Rig
+from benchmarks.sharing import CHAT_TOKENS, text_of, user
 from edgekit.builder.samples import smollm2_gguf
 from edgekit.data import cache_root
 from edgekit.errors import EdgekitError
@@ -42,6 +44,33 @@ def threads_ratio(rig: Rig) -> list[float]:
 
     rate(tuned), rate(default)
     return [rate(tuned) / rate(default) for _ in range(rig.rounds)]
+
+
+@figure(
+    "agent.pruned_head_ratio",
+    what="First token of a 1,000-token prompt with `-x prune_lm_head=true`, over the whole head's",
+    unit="ratio",
+    against="the same weights with the whole head, in turns; bare onnxruntime-genai",
+)
+def pruned_head_ratio(rig: Rig) -> list[float]:
+    """Seconds to the first token where the logits of the last position alone are computed."""
+    if rig.model.name != SMOLLM2:
+        raise EdgekitError("only smollm2 is built both ways", next_step=f"--model {SMOLLM2}")
+    options = rig.options
+    rig.stop_device()
+    pruned = rig.closing(Bare(find_pruned(), CONTEXT_TOKENS, options))
+    whole = rig.another_bare(options)
+
+    def one_round() -> float:
+        messages = user(text_of(CHAT_TOKENS))
+        seconds = []
+        for bare in (pruned, whole):
+            time.sleep(SETTLE_SECONDS)
+            seconds.append(bare.answer(messages, 1).first_seconds)
+        return seconds[0] / seconds[1]
+
+    one_round()
+    return [one_round() for _ in range(rig.rounds)]
 
 
 @figure(

@@ -12,7 +12,7 @@ from benchmarks import __main__ as benchmarks
 from benchmarks import render
 from benchmarks.figure import Figure, Result, registered
 from benchmarks.models import find_model
-from edgekit.errors import UsageError
+from edgekit.errors import EdgekitError, UsageError
 
 NAMES = {
     "agent.decode_ratio",
@@ -26,6 +26,7 @@ NAMES = {
     "agent.four_streams_ratio",
     "agent.threads_ratio",
     "agent.llamacpp_ratio",
+    "agent.pruned_head_ratio",
     "build.cpu_ratio",
     "build.peak_rss_gib",
     "push.again_bytes",
@@ -55,6 +56,24 @@ def result(*samples: float, name: str = "agent.decode_ratio") -> Result:
 def test_names_of_figures_are_stable(capsys: pytest.CaptureFixture[str]) -> None:
     benchmarks.run(["--list"])
     assert {line.split()[0] for line in capsys.readouterr().out.splitlines()} == NAMES
+
+
+def test_a_figure_that_cannot_be_measured_does_not_cost_the_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(_: object) -> list[float]:
+        raise EdgekitError("it is not there")
+
+    figures = [
+        Figure("a.bad", "what it is", "ratio", "bare", fails),
+        Figure("a.good", "what it is", "ratio", "bare", lambda _: [1.0, 2.0, 3.0]),
+    ]
+    monkeypatch.setattr(benchmarks, "_chosen", lambda _: figures)
+    with pytest.raises(EdgekitError, match=r"not measured: a\.bad"):
+        benchmarks.run([])
+    said = capsys.readouterr()
+    assert said.out.startswith("a.good 2 ratio")
+    assert "a.bad: it is not there" in said.err
 
 
 @pytest.mark.parametrize("figure", registered().values(), ids=lambda figure: figure.name)
