@@ -19,6 +19,7 @@ from edgekit.builder.options import KNOWN_KEYS, RESERVED_KEYS
 from edgekit.builder.samples import smollm2_gguf
 from tests.building import (
     FAKES,
+    ROOT,
     answer,
     command,
     content,
@@ -256,6 +257,15 @@ def test_an_unreachable_hub_is_said_soon(python: str, tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "Hugging Face cannot be reached for some/model" in done.stderr
     assert left_in(tmp_path) == []
+
+
+def test_the_first_cosines_of_a_process_are_always_the_same(python: str) -> None:
+    """Without `compute_first_cosine` one process in 250 has others, on two busy CPUs."""
+    script, inside = FAKES / "first_cosines.py", ROOT / "edgekit" / "builder" / "inside"
+    done = subprocess.run(
+        [python, script, inside, "500"], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout.split() == ["1"]
 
 
 def test_a_model_of_the_hub_is_pinned_to_its_commit(qwen2: Path, tmp_path: Path) -> None:

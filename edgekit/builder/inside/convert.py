@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from first_cosine import compute_first_cosine
 from lowmem_check import differs, measured, not_covered
 from reporting import Failed, Reporter, run
 
@@ -73,6 +74,7 @@ def build(args: argparse.Namespace) -> None:
     """The builder's own entry point."""
     from onnxruntime_genai.models import builder
 
+    compute_first_cosine()
     builder.AutoConfig = Told
     # without hf_token=false it insists on a login, although it reads local files only
     pairs = ["hf_token=false", *args.option]

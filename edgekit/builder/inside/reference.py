@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from first_cosine import compute_first_cosine
 from gate_chat import NAME as CHAT
 from gate_chat import expected
 from gate_logits import NAME, Sequence, Texts, save_logits
@@ -37,6 +38,7 @@ def load(source: Path, adapter: Path | None, mapped: bool) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
+    compute_first_cosine()
     model = AutoModelForCausalLM.from_pretrained(source, dtype="auto" if mapped else torch.float32)
     if adapter is not None:
         from peft import PeftModel
