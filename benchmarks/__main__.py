@@ -103,7 +103,7 @@ def run(argv: Sequence[str] | None = None) -> None:
                 print(render.line(results[-1]), flush=True)
     if arguments.json:
         print(render.as_json(results, circumstances))
-    if arguments.write:
+    if arguments.write and results:
         render.rewrite(TABLES, render.table(results, circumstances))
     if failed:
         raise EdgekitError(f"not measured: {', '.join(failed)}", "the reasons are above")

@@ -86,7 +86,7 @@ def wrap_worker() -> None:
         job.slot.tokens.clear()
 
     # assigned on purpose: the release that is measured stays as it is
-    Worker.__init__ = make_with_one_slot  # type: ignore[method-assign]
+    Worker.__init__ = make_with_one_slot  # type: ignore[method-assign]  # and so does its device
     Worker._begin = begin_or_answer  # type: ignore[method-assign]
     Worker._end = end_and_forget  # type: ignore[method-assign]
 

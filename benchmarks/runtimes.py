@@ -61,16 +61,16 @@ def pruned_head_ratio(rig: Rig) -> list[float]:
     pruned = rig.closing(Bare(find_pruned(), CONTEXT_TOKENS, options))
     whole = rig.another_bare(options)
 
-    def one_round() -> float:
+    def one_round(number: int) -> float:
         messages = user(text_of(CHAT_TOKENS))
-        seconds = []
-        for bare in (pruned, whole):
+        seconds = {}
+        for bare in (pruned, whole) if number % 2 else (whole, pruned):
             time.sleep(SETTLE_SECONDS)
-            seconds.append(bare.answer(messages, 1).first_seconds)
-        return seconds[0] / seconds[1]
+            seconds[bare] = bare.answer(messages, 1).first_seconds
+        return seconds[pruned] / seconds[whole]
 
-    one_round()
-    return [one_round() for _ in range(rig.rounds)]
+    one_round(0)
+    return [one_round(number) for number in range(rig.rounds)]
 
 
 @figure(

@@ -37,10 +37,12 @@ def main() -> None:
         if not child:
             os.write(write, table())
             os._exit(0)
-        os.waitpid(child, 0)
+        os.close(write)
         tables.add(os.read(read, DIGEST_BYTES))
         os.close(read)
-        os.close(write)
+        _, status = os.waitpid(child, 0)
+        if status:
+            sys.exit("a process failed")
     print(len(tables))
 
 

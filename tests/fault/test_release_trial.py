@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,10 @@ from edgekit.core.digest import Digest
 from edgekit.core.manifest import BundleConfig, Fit, encode
 from edgekit.core.release import ReleaseEvent
 from edgekit.store import publish, replace_link
-from tests.tools import eventually
+from tests import tools
 
 pytestmark = pytest.mark.timeout(60)
+eventually = partial(tools.eventually, seconds=15.0)
 
 GOOD_PORT, BAD_PORT = 1883, 1
 AGENT = """

@@ -44,7 +44,7 @@ def test_ctrl_c_in_ask_cancels_the_prompt_on_the_device(device: Project) -> None
     _, errors = asking.communicate(timeout=10)
     assert asking.returncode == 130
     assert "Traceback" not in errors
-    eventually(lambda: status(device) == "ready", what="the device is ready")
+    eventually(lambda: status(device) == "ready", 20, "the device is ready")
 
 
 def test_sigterm_lets_the_running_answer_end_and_refuses_what_waits(

@@ -76,6 +76,19 @@ def test_a_figure_that_cannot_be_measured_does_not_cost_the_others(
     assert "a.bad: it is not there" in said.err
 
 
+def test_where_nothing_could_be_measured_the_tables_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: object) -> list[float]:
+        raise EdgekitError("it is not there")
+
+    monkeypatch.setattr(
+        benchmarks, "_chosen", lambda _: [Figure("a.bad", "what it is", "ratio", "bare", fails)]
+    )
+    before = [path.read_bytes() for path in benchmarks.TABLES]
+    with pytest.raises(EdgekitError, match="not measured"):
+        benchmarks.run(["--write"])
+    assert [path.read_bytes() for path in benchmarks.TABLES] == before
+
+
 @pytest.mark.parametrize("figure", registered().values(), ids=lambda figure: figure.name)
 def test_every_figure_explains_itself(figure: Figure) -> None:
     assert figure.what
