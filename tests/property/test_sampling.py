@@ -183,6 +183,19 @@ def test_scores_beyond_float32_are_the_likeliest(logits: list[float], sampling: 
     assert Sampler(sampling, [0]).choose(np.array(logits, dtype=np.float32)) == 0
 
 
+@pytest.mark.parametrize("offset", [-500.0, 500.0])
+@pytest.mark.parametrize("top_p", [0.9, 1.0])
+@pytest.mark.filterwarnings("error")
+def test_logits_far_from_zero_are_drawn_like_others(offset: float, top_p: float) -> None:
+    sampling = Sampling(temperature=0.3, top_p=top_p, min_p=0.01)
+    logits = np.random.default_rng(5).normal(0, 2, SIZE).astype(np.float32)
+    logits += np.float32(offset)  # what is rounded here is rounded for both
+    expected, _ = naive(logits, sampling)
+    counts = drawn(logits, sampling)
+    for token in {*counts, *(t for t, share in expected.items() if share > 2 / STEPS)}:
+        assert counts[token] == pytest.approx(STEPS * expected.get(token, 0.0), abs=1.5)
+
+
 def test_a_seed_repeats_and_another_does_not() -> None:
     logits = np.random.default_rng(0).normal(0, 1, 500).astype(np.float32)
 

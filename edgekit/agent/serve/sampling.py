@@ -21,7 +21,9 @@ from edgekit.core.chat import Sampling
 
 MIN_TEMPERATURE = 1e-6  # below it float32 divides by zero; the arg-max has all the mass long before
 LARGEST = np.float32(1e30)
-CUTS = tuple(map(np.float32, (1e-2, 1e-4, 1e-6, 0.0)))  # the likeliest token weighs 1
+PLAIN = (1e-20, 1e30)  # a sum of exponentials that float32 holds with all that matters in it
+NOTHING = np.float32(-80.0)  # an exponent that adds nothing; smaller results take 10 times as long
+CUTS = (1e-4, 1e-6, 0.0)  # shares; a story's tokens of the first are 70 on average, at most 250
 BLOCKS = 64  # rows whose column maxima bound the k-th largest logit
 
 
@@ -61,6 +63,7 @@ class Sampler:
         self._processors = [*processors_for(sampling, prompt), *processors]
         self._answer: list[int] = []
         self._scratch = np.empty(0, dtype=np.float32)
+        self._plain = True  # until exponentials of the bare logits leave float32's range
 
     def choose(self, logits: Logits) -> int:
         """The next token id. `logits`: float32, shape (vocabulary,); it is not changed."""
@@ -79,41 +82,58 @@ class Sampler:
         if s.top_k:
             ids = _largest(logits, s.top_k)
             logits = logits[ids]
-        weights = self._weigh(logits)
+        weights, mass = self._weigh(logits)
         if s.top_p < 1.0:
-            kept = _nucleus(weights, s.top_p)
+            kept = _nucleus(weights, mass, s.top_p)
             ids = kept if ids is None else ids[kept]
             weights = weights[kept]
         if s.min_p > 0.0:
-            likely = np.flatnonzero(weights >= np.float32(s.min_p))
+            likely = np.flatnonzero(weights >= np.float32(s.min_p) * weights.max())
             ids = likely if ids is None else ids[likely]
             weights = weights[likely]
         at = _pick(weights, self._rng.random())
         return at if ids is None else int(ids[at])
 
-    def _weigh(self, logits: Logits) -> Logits:
-        """Softmax without its division: the likeliest token weighs 1."""
+    def _weigh(self, logits: Logits) -> tuple[Logits, float]:
+        """Softmax before its division, and the sum to divide by.
+
+        The largest logit is found and subtracted, two of six passes over the vocabulary, only in a
+        prompt whose logits need it.
+        """
         if self._scratch.shape != logits.shape:
             self._scratch = np.empty_like(logits)
         weights = self._scratch
         scale = np.float32(EXP_SCALE / max(self._sampling.temperature, MIN_TEMPERATURE))
-        np.subtract(logits, logits.max(), out=weights)
-        np.multiply(weights, scale, out=weights)
+        if self._plain:
+            np.multiply(logits, scale, out=weights)
+            mass = _exponentiate(weights)
+            self._plain = PLAIN[0] < mass < PLAIN[1]
+        if not self._plain:
+            np.subtract(logits, logits.max(), out=weights)
+            np.multiply(weights, scale, out=weights)
+            np.maximum(weights, NOTHING, out=weights)
+            mass = _exponentiate(weights)
+        return weights, mass
+
+
+def _exponentiate(weights: Logits) -> float:
+    """In place; returns the sum."""
+    with np.errstate(over="ignore"):
         EXP(weights, out=weights)
-        return weights
+    return float(np.einsum("i->", weights))  # half of sum's time, as exact in float32
 
 
-def _nucleus(weights: Logits, top_p: float) -> Ids:
+def _nucleus(weights: Logits, mass: float, top_p: float) -> Ids:
     """The smallest set of tokens with at least `top_p` of the mass, the likeliest first."""
-    wanted = top_p * float(np.einsum("i->", weights))  # half of sum's time, as exact in float32
+    wanted = top_p * mass
     for cut in CUTS:  # the heaviest that hold enough need to be sorted, no others
-        heavy = np.flatnonzero(weights >= cut)
+        heavy = np.flatnonzero(weights >= np.float32(cut * mass))
         scores = weights[heavy]
         order = np.argsort(-scores, kind="stable")
-        mass = np.cumsum(scores[order], dtype=np.float64)
-        if mass[-1] > wanted:
+        reached = np.cumsum(scores[order], dtype=np.float64)
+        if reached.size and reached[-1] > wanted:
             break
-    return heavy[order[: int(np.searchsorted(mass, wanted)) + 1]]
+    return heavy[order[: int(np.searchsorted(reached, wanted)) + 1]]
 
 
 def _largest(logits: Logits, k: int) -> Ids:
