@@ -25,6 +25,7 @@ PUBACK_SECONDS = 10.0
 POOL = "pool:"  # before a pool's name; no device's name has a colon
 DEFAULT_EXPIRY_SECONDS = 300
 FLUSH_SECONDS = 1.0  # for the PUBACK of a cancel, when the connection is closed
+NAMED = 5  # devices in an error
 RETAINED_SECONDS = 0.5  # how long retained messages are collected
 
 
@@ -76,6 +77,7 @@ class Requester:
 
     def __init__(self, broker: BrokerConfig, name: str) -> None:
         self.name = check_name("requester", name)
+        self._broker = broker
         self._session = uuid.uuid4().hex[:12]
         self._waiting: dict[bytes, queue.SimpleQueue[wire.Inbound]] = {}
         self._prefix = topics.response_prefix(name) + self._session
@@ -164,6 +166,8 @@ class Requester:
             if do is Do.GIVE_UP and inbox.empty():  # else it was the caller who took so long
                 raise _nobody(question.pool or asking.device, asking.why)
             if do is Do.SEND:
+                if asking.attempts > 1 and asking.device:
+                    self._look_for(asking.device)
                 self._send(question, asking, inbox)
             elif do is Do.QUERY:
                 self._control("query", question, asking, inbox)
@@ -213,6 +217,20 @@ class Requester:
                     f"reason code 0x{code:02x}",
                     "may this requester publish there? Its topic's last level is its user name",
                 )
+
+    def _look_for(self, device: str) -> None:
+        """Not every broker says that nobody has subscribed: see who has announced himself to it.
+
+        Where nobody has, an ACL may have kept the announcements back.
+        """
+        known: list[str] = []
+        with suppress(UnreachableError):  # the broker's absence is not the device's
+            known = list(devices(self._broker, self.name))
+        if known and device not in known:
+            more = ", …" if len(known) > NAMED else ""
+            raise _nobody(
+                device, f"the broker knows none of this name, but {', '.join(known[:NAMED])}{more}"
+            )
 
     def _control(
         self,

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from edgekit.client import Accepted, Delta, Final, Requester, asking
+from edgekit.client import requester as client
 from edgekit.core import topics, wire
 from edgekit.core.chat import Usage, completion
 from edgekit.core.config import BrokerConfig
@@ -54,9 +55,16 @@ class Device:
             BrokerConfig("127.0.0.1", port), name, subscriptions=filters, on_message=received
         )
         self.mqtt.connect()
+        self.announce(b'{"state": "ready"}')
 
     def close(self) -> None:
+        self.announce(b"")
         self.mqtt.close()
+
+    def announce(self, status: bytes) -> None:
+        """Retained; empty takes it back."""
+        message = wire.Outbound(topics.status_topic(self.name), status, retain=True)
+        self.mqtt.publish(message).result(WAIT_SECONDS)
 
     def reply(self, to: wire.Inbound, kind: str, body: object) -> None:
         """Send one reply; bytes are sent as they are."""
@@ -127,6 +135,22 @@ def test_a_device_that_never_answers_is_given_up_after_four_attempts(
         with pytest.raises(queue.Empty):  # no cancel: the caller may try again
             pi.heard.get(timeout=0.5)
     assert not any(topics.is_control(m.topic) for m in heard)
+
+
+def test_a_device_of_another_name_is_not_tried_again(broker: Broker, requester: Requester) -> None:
+    with device(broker, lambda *_: None) as pi:
+        with pytest.raises(UnreachableError) as caught:
+            list(requester.ask(f"{pi.name}x", BODY, expiry_seconds=60))
+        assert "nobody has subscribed" in caught.value.why or pi.name in caught.value.why
+
+
+def test_where_no_device_announces_itself_it_is_tried_again(
+    broker: Broker, requester: Requester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "devices", lambda *_: {})  # the broker is other tests', too
+    with device(broker, lambda *_: None) as pi, pytest.raises(UnreachableError) as caught:
+        list(requester.ask(pi.name, BODY, expiry_seconds=60))
+    assert "4 attempts" in caught.value.why
 
 
 def test_after_the_first_delta_it_is_asked_and_not_sent_again(
