@@ -6,7 +6,7 @@ import queue
 import random
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -25,6 +25,7 @@ PUBACK_SECONDS = 10.0
 POOL = "pool:"  # before a pool's name; no device's name has a colon
 DEFAULT_EXPIRY_SECONDS = 300
 FLUSH_SECONDS = 1.0  # for the PUBACK of a cancel, when the connection is closed
+LOOKS_AT = 2  # the attempt before which it is looked whether the broker knows the device at all
 NAMED = 5  # devices in an error
 RETAINED_SECONDS = 0.5  # how long retained messages are collected
 
@@ -166,7 +167,7 @@ class Requester:
             if do is Do.GIVE_UP and inbox.empty():  # else it was the caller who took so long
                 raise _nobody(question.pool or asking.device, asking.why)
             if do is Do.SEND:
-                if asking.attempts > 1 and asking.device:
+                if asking.attempts == LOOKS_AT and asking.device:
                     self._look_for(asking.device)
                 self._send(question, asking, inbox)
             elif do is Do.QUERY:
@@ -221,11 +222,13 @@ class Requester:
     def _look_for(self, device: str) -> None:
         """Not every broker says that nobody has subscribed: see who has announced himself to it.
 
-        Where nobody has, an ACL may have kept the announcements back.
+        Where nobody has, an ACL may have kept the announcements back. The device's own filter comes
+        first: of a large fleet not all is there in time.
         """
         known: list[str] = []
-        with suppress(UnreachableError):  # the broker's absence is not the device's
-            known = list(devices(self._broker, self.name))
+        filters = [topics.status_topic(device), topics.status_topic("+")]
+        with suppress(EdgekitError):  # what cannot be found out does not end the prompt
+            known = list(_announced(self._broker, self.name, filters))
         if known and device not in known:
             more = ", …" if len(known) > NAMED else ""
             raise _nobody(
@@ -313,6 +316,13 @@ def devices(broker: BrokerConfig, name: str) -> dict[str, dict[str, Any]]:
     Returns:
         By device name: `{"card": {...}, "status": {...}}`.
     """
+    return _announced(broker, name, [topics.card_topic("+"), topics.status_topic("+")])
+
+
+def _announced(
+    broker: BrokerConfig, name: str, filters: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """What devices have retained below these filters, as of `devices`."""
     found: dict[str, dict[str, Any]] = {}
 
     def received(message: wire.Inbound) -> None:
@@ -321,10 +331,12 @@ def devices(broker: BrokerConfig, name: str) -> dict[str, dict[str, Any]]:
             body = msgspec.json.decode(message.payload, type=dict[str, Any])
             found.setdefault(device, {})[kind] = body
 
-    filters = [(topics.card_topic("+"), 1), (topics.status_topic("+"), 1)]
     session = uuid.uuid4().hex[:12]
     client = MqttClient(
-        broker, f"edgekit-{name}-{session}", subscriptions=filters, on_message=received
+        broker,
+        f"edgekit-{name}-{session}",
+        subscriptions=[(f, 1) for f in filters],
+        on_message=received,
     )
     client.connect()
     time.sleep(RETAINED_SECONDS)

@@ -16,7 +16,7 @@ from edgekit.client import requester as client
 from edgekit.core import topics, wire
 from edgekit.core.chat import Usage, completion
 from edgekit.core.config import BrokerConfig
-from edgekit.errors import UnreachableError
+from edgekit.errors import EdgekitError, UnreachableError
 from edgekit.mqtt import MqttClient
 from tests.conftest import Broker
 
@@ -144,10 +144,22 @@ def test_a_device_of_another_name_is_not_tried_again(broker: Broker, requester: 
         assert "nobody has subscribed" in caught.value.why or pi.name in caught.value.why
 
 
-def test_where_no_device_announces_itself_it_is_tried_again(
-    broker: Broker, requester: Requester, monkeypatch: pytest.MonkeyPatch
+def _sees_none(*_: object) -> dict[str, dict[str, Any]]:
+    return {}
+
+
+def _is_refused(*_: object) -> dict[str, dict[str, Any]]:
+    raise EdgekitError("the broker refused the connection", "too many")
+
+
+@pytest.mark.parametrize("announced", [_sees_none, _is_refused])
+def test_a_device_whose_announcements_cannot_be_seen_is_tried_again(
+    broker: Broker,
+    requester: Requester,
+    monkeypatch: pytest.MonkeyPatch,
+    announced: Callable[..., dict[str, dict[str, Any]]],
 ) -> None:
-    monkeypatch.setattr(client, "devices", lambda *_: {})  # the broker is other tests', too
+    monkeypatch.setattr(client, "_announced", announced)  # the broker is other tests', too
     with device(broker, lambda *_: None) as pi, pytest.raises(UnreachableError) as caught:
         list(requester.ask(pi.name, BODY, expiry_seconds=60))
     assert "4 attempts" in caught.value.why
