@@ -42,7 +42,7 @@ def _stage(args: argparse.Namespace) -> object:
 
 def _activate(args: argparse.Namespace) -> object:
     from edgekit.agent.release.activate import activate
-    from edgekit.agent.release.supervise import Detached
+    from edgekit.agent.release.detached import Detached
 
     root = Root(args.root)
     config = sys.stdin.buffer.read() if args.config == "-" else None
@@ -52,7 +52,7 @@ def _activate(args: argparse.Namespace) -> object:
 
 def _rollback(args: argparse.Namespace) -> object:
     from edgekit.agent.release.activate import rollback
-    from edgekit.agent.release.supervise import Detached
+    from edgekit.agent.release.detached import Detached
 
     root = Root(args.root)
     with root.updating():
@@ -61,7 +61,7 @@ def _rollback(args: argparse.Namespace) -> object:
 
 def _state(args: argparse.Namespace) -> object:
     from edgekit.agent.release.activate import describe
-    from edgekit.agent.release.supervise import Detached
+    from edgekit.agent.release.detached import Detached
 
     root = Root(args.root)
     root.create()
@@ -69,7 +69,7 @@ def _state(args: argparse.Namespace) -> object:
 
 
 def _stop(args: argparse.Namespace) -> object:
-    from edgekit.agent.release.supervise import Detached
+    from edgekit.agent.release.detached import Detached
 
     root = Root(args.root)
     with root.updating():
@@ -78,13 +78,13 @@ def _stop(args: argparse.Namespace) -> object:
 
 
 def _supervise(args: argparse.Namespace) -> None:
-    from edgekit.agent.release.supervise import Watch
+    from edgekit.agent.release.watch import Watch
 
     Watch(Root(args.root)).run()
 
 
 def _boot(args: argparse.Namespace) -> None:
-    from edgekit.agent.release.supervise import become
+    from edgekit.agent.release.watch import become
 
     become(Root(args.root))
 

@@ -24,9 +24,10 @@ import pytest
 
 import edgekit
 from edgekit.agent.release import activate as activation
+from edgekit.agent.release.detached import Detached
+from edgekit.agent.release.log import rotate
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.state import Release, Releases
-from edgekit.agent.release.supervise import Detached, rotate
 from edgekit.bundle.layers import PROJECTION
 from edgekit.core.config import AgentConfig, BrokerConfig
 from edgekit.core.digest import Digest

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.agent.release import supervise
+from edgekit.agent.release import watch
 from edgekit.agent.release.root import Root
 from edgekit.agent.serve.events import Tick
 from edgekit.agent.serve.notify import VARIABLES, Notifier
@@ -166,12 +166,12 @@ def test_a_supervisor_keeps_systemd_s_variables_and_nothing_else_of_its_environm
     root = Root(tmp_path)
     root.create()
     with pytest.raises(EdgekitError, match="no release is active"):
-        supervise.become(root)
+        watch.become(root)
     root.current.symlink_to("releases/" + "0" * 64)
     started: list[dict[str, str]] = []
     monkeypatch.setattr(os, "execve", lambda *call: started.append(call[2]))
     for name in (*VARIABLES, "PYTHONHOME", "LD_PRELOAD"):
         monkeypatch.setenv(name, "x")
-    supervise.become(root, {"MORE": "1"})
+    watch.become(root, {"MORE": "1"})
     given = {"NOTIFY_SOCKET": "x", "WATCHDOG_USEC": "x", "MORE": "1"}
     assert started == [root.environment(root.current.resolve()) | given]

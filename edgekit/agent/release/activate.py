@@ -6,17 +6,13 @@ import json
 import time
 from contextlib import suppress
 
-from edgekit.agent.release import lease
+from edgekit.agent.release import disk, lease
+from edgekit.agent.release.detached import POLL_SECONDS, STOP_MARGIN_SECONDS, Supervisor
+from edgekit.agent.release.events import HoldStops, SupervisorFailed
+from edgekit.agent.release.log import log_tail
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.state import Releases
-from edgekit.agent.release.supervise import (
-    POLL_SECONDS,
-    STOP_MARGIN_SECONDS,
-    Supervisor,
-    go_back,
-    log_tail,
-    record_failure,
-)
+from edgekit.agent.release.trial import Trial
 from edgekit.core.config import parse_agent_config
 from edgekit.core.digest import Digest
 from edgekit.core.release import ReleaseEvent, ReleaseState
@@ -103,22 +99,23 @@ def _verdict(
         if release.state == ReleaseState.GOOD:
             return {"release": digest, "state": release.state, "changed": True}
         if supervisor.pid() is None:  # not started yet, or killed: the next one counts that
-            _start(root, digest, supervisor)
+            _start(root, supervisor)
         time.sleep(POLL_SECONDS)
     raise EdgekitError(f"release {digest.short} got no verdict", log_tail(root))
 
 
-def _start(root: Root, digest: Digest, supervisor: Supervisor) -> None:
+def _start(root: Root, supervisor: Supervisor) -> None:
     """Start the supervisor; one that cannot even start is a failed trial, judged here."""
     try:
         supervisor.start()
     except EdgekitError as error:
-        release = Releases(root.path).get(digest)
-        if release is not None and release.state == ReleaseState.TRIAL:
-            record_failure(root, digest, f"{error.what}: {error.why}")
-            if go_back(root, digest):
+        failed = SupervisorFailed(disk.found(root), f"{error.what}: {error.why}")
+        for effect in Trial().handle(failed, time.monotonic()):
+            if isinstance(effect, HoldStops):  # what was good is current; none runs to succeed
                 with suppress(EdgekitError):
                     supervisor.start()
+            else:
+                disk.perform(root, effect)
 
 
 def _what_runs(root: Root, seconds: float) -> str:

@@ -1,0 +1,57 @@
+"""What a trial reads of ROOT, and those of its effects that change it."""
+
+from __future__ import annotations
+
+from edgekit.agent.release.events import (
+    CountTry,
+    Effect,
+    ForgetGoodConfig,
+    Found,
+    MoveCurrent,
+    Record,
+    RestoreGoodConfig,
+    RestorePreviousConfig,
+)
+from edgekit.agent.release.root import Root
+from edgekit.agent.release.state import Releases
+from edgekit.core.release import ReleaseState
+from edgekit.store import fsync_folder, replace_link
+
+
+def found(root: Root) -> Found:
+    """What the disk says of the current release and of what there is to go back to."""
+    current = root.linked(root.current)
+    row = Releases(root.path).get(current) if current is not None else None
+    return Found(
+        release=current,
+        state=ReleaseState(row.state) if row is not None else None,
+        tries=row.tries if row is not None else 0,
+        good_config=root.good_config.exists(),
+        previous=root.linked(root.previous),
+    )
+
+
+def perform(root: Root, effect: Effect) -> None:
+    """Change the disk as `effect` says; an effect on processes changes nothing here.
+
+    Raises:
+        EdgekitError: the table of a release has no such move.
+    """
+    match effect:
+        case CountTry(release):
+            Releases(root.path).count_try(release)
+        case Record(release, event, reason):
+            Releases(root.path).move(release, event, reason)
+        case ForgetGoodConfig():
+            root.good_config.unlink(missing_ok=True)
+        case RestoreGoodConfig() | RestorePreviousConfig():
+            of_current = isinstance(effect, RestoreGoodConfig)
+            kept = root.good_config if of_current else root.previous_config
+            if kept.exists():  # else it was moved before a kill
+                kept.replace(root.agent_config)
+                fsync_folder(root.agent_config.parent)
+        case MoveCurrent(None):
+            root.current.unlink(missing_ok=True)
+            fsync_folder(root.path)
+        case MoveCurrent(release):
+            replace_link(root.current, f"releases/{release.hex}")

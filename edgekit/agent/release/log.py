@@ -1,0 +1,35 @@
+"""The device's log: its last lines, its rotation, and the supervisor's own lines in it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from edgekit.agent.release.root import Root
+
+LOG_BYTES = 1 << 20
+LOG_TAIL_LINES = 5
+
+
+def log_tail(root: Root) -> str:
+    """The last lines of the device's log, for an error's why."""
+    try:
+        lines = root.log_file.read_text("utf-8", "replace").splitlines()
+    except FileNotFoundError:
+        return ""
+    return " | ".join(lines[-LOG_TAIL_LINES:])
+
+
+def rotate(log: Path) -> None:
+    """Keep one old log, by copying: every process that writes here has the file open to append."""
+    if log.exists() and log.stat().st_size > LOG_BYTES:
+        shutil.copyfile(log, log.with_name(f"{log.name}.1"))
+        os.truncate(log, 0)
+
+
+def say(text: str) -> None:
+    """A line of the supervisor; its standard error is the log."""
+    sys.stderr.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} supervisor: {text}\n")

@@ -1,0 +1,274 @@
+"""The trial of a release as a machine: events in, effects out, nothing touched.
+
+`Trial.handle(event, now)` is the only method; `now` is monotonic seconds. The supervisor's process
+(`watch`) performs the effects, one after the other, and feeds back what they lead to. The rules:
+
+1.  What a supervisor does first follows from the disk alone (`Found`). A supervisor that is killed
+    after any effect is therefore continued by the next one.
+2.  A trial has one start. The try is on record before the agent starts; a supervisor that finds it
+    there calls the trial failed, because the device or the supervisor went down during it.
+3.  The agent has `trial_seconds` from its start to become ready. Ready in time is good.
+4.  The trial fails when the agent ends, when the deadline passes, when the supervisor cannot start,
+    and by rule 2. An agent that is too late is ended before anything else happens.
+5.  The failure and its reason are on record before anything goes back. A record that says `bad`
+    while `current` still names the release means that the way back is to be continued.
+6.  Where `agent.toml.good` exists, only a new configuration is on trial: that file becomes
+    `agent.toml` again and the release stays good. The reason is kept in its row.
+7.  Otherwise the release is bad and `previous` comes back: first its configuration, then the link
+    `current`. An old release is never current under a configuration that nobody tried.
+8.  Without a `previous`, or where it is the failed release itself, there is nothing to go back to:
+    `current` goes away and the supervisor ends with a failure.
+9.  A stop ends the agent and the supervisor without a verdict; the try stays on record (rule 2).
+    On the way back a stop waits until what was good is current, and then ends the supervisor.
+10. A device has one supervisor. The one that went back becomes the supervisor of what is current:
+    the same process under the same lock, with stops held so that none is lost in between.
+
+`TRANSITIONS` and `WAYS` are these rules as data; docs/architecture.md prints them. A new event is a
+value in `events`, a case in `_happening` and a row here. An event without a row changes nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from edgekit.agent.release.events import (
+    AgentEnded,
+    AgentReady,
+    AgentStarted,
+    BecomeSuccessor,
+    CountTry,
+    Effect,
+    EndAgent,
+    Event,
+    Exit,
+    ForgetGoodConfig,
+    Found,
+    HoldStops,
+    KeepRunning,
+    MoveCurrent,
+    Record,
+    RestoreGoodConfig,
+    RestorePreviousConfig,
+    StartAgent,
+    StopAsked,
+    StopsHeld,
+    SupervisorFailed,
+    Tick,
+)
+from edgekit.core.release import ReleaseEvent, ReleaseState
+
+MAX_TRIAL_STARTS = 1
+WENT_DOWN = "the device or its supervisor went down during the trial"
+
+
+# --- the table --------------------------------------------------------------------------------
+class Phase(StrEnum):
+    """Where the supervisor is."""
+
+    STARTING = "starting"
+    TRYING = "trying"
+    TOO_LATE = "too late"
+    RETURNING = "going back"
+    OVER = "over"
+
+
+class Happening(StrEnum):
+    """What an event means here."""
+
+    NOTHING_ACTIVE = "no release is current"
+    SETTLED = "no trial, and nothing left of one"
+    NEW_TRIAL = "a trial that no supervisor began"
+    TRIED_BEFORE = "a trial that a supervisor began"
+    HALF_RETURNED = "the release is bad, or `agent.toml.good` is left"
+    CANNOT_START = "the supervisor of a trial cannot start"
+    READY = "agent is ready"
+    ENDED = "agent ended"
+    DEADLINE = "deadline passed"
+    STOP = "stop"
+    STOPS_HELD = "stops are held"
+
+
+class Step(StrEnum):
+    """What the supervisor does, in the order in which it stands in the table."""
+
+    COUNT_TRY = "record the try"
+    START_AGENT = "start the agent"
+    END_AGENT = "end the agent"
+    FORGET_GOOD_CONFIG = "remove `agent.toml.good`"
+    RECORD_ANSWERED = "record `answered`"
+    RECORD_FAILED = "record `failed`"
+    RECORD_RESTORED = "record `restored`"
+    RECORD_FAILURE = "record the failure"
+    GO_BACK = "go back"
+    RESTORE_GOOD_CONFIG = "`agent.toml.good` becomes `agent.toml`"
+    RESTORE_PREVIOUS_CONFIG = "`agent.toml.previous` becomes `agent.toml`"
+    MOVE_CURRENT = "`current` names `previous`"
+    REMOVE_CURRENT = "remove `current`"
+    HOLD_STOPS = "hold stops"
+    BECOME_SUCCESSOR = "become the successor"
+    KEEP_RUNNING = "keep the agent running"
+    EXIT = "exit with 0"
+    EXIT_FAILED = "exit with 1"
+
+
+class Way(StrEnum):
+    """What a failed trial goes back to."""
+
+    CONFIG = "`agent.toml.good` exists"
+    PREVIOUS = "`previous` names another release"
+    NOTHING = "neither"
+
+
+FAIL = (Step.RECORD_FAILURE, Step.GO_BACK)
+TRANSITIONS: dict[tuple[Phase, Happening], tuple[Phase, tuple[Step, ...]]] = {
+    (Phase.STARTING, Happening.NOTHING_ACTIVE): (Phase.OVER, (Step.EXIT,)),
+    (Phase.STARTING, Happening.SETTLED): (Phase.OVER, (Step.KEEP_RUNNING,)),
+    (Phase.STARTING, Happening.NEW_TRIAL): (Phase.TRYING, (Step.COUNT_TRY, Step.START_AGENT)),
+    (Phase.STARTING, Happening.TRIED_BEFORE): (Phase.RETURNING, FAIL),
+    (Phase.STARTING, Happening.CANNOT_START): (Phase.RETURNING, FAIL),
+    (Phase.STARTING, Happening.HALF_RETURNED): (Phase.RETURNING, (Step.GO_BACK,)),
+    (Phase.TRYING, Happening.READY): (
+        Phase.OVER,
+        (Step.FORGET_GOOD_CONFIG, Step.RECORD_ANSWERED, Step.KEEP_RUNNING),
+    ),
+    (Phase.TRYING, Happening.ENDED): (Phase.RETURNING, FAIL),
+    (Phase.TRYING, Happening.DEADLINE): (Phase.TOO_LATE, (Step.END_AGENT,)),
+    (Phase.TRYING, Happening.STOP): (Phase.OVER, (Step.END_AGENT, Step.EXIT)),
+    (Phase.TOO_LATE, Happening.ENDED): (Phase.RETURNING, FAIL),
+    (Phase.RETURNING, Happening.STOPS_HELD): (Phase.OVER, (Step.BECOME_SUCCESSOR,)),
+    (Phase.RETURNING, Happening.STOP): (Phase.OVER, (Step.EXIT,)),
+}
+# For each way: how `record the failure` is spelled, and what `go back` is.
+WAYS: dict[Way, tuple[Step, tuple[Step, ...]]] = {
+    Way.CONFIG: (Step.RECORD_RESTORED, (Step.RESTORE_GOOD_CONFIG, Step.HOLD_STOPS)),
+    Way.PREVIOUS: (
+        Step.RECORD_FAILED,
+        (Step.RESTORE_PREVIOUS_CONFIG, Step.MOVE_CURRENT, Step.HOLD_STOPS),
+    ),
+    Way.NOTHING: (Step.RECORD_FAILED, (Step.REMOVE_CURRENT, Step.EXIT_FAILED)),
+}
+
+
+def table() -> str:
+    """The transitions as Markdown, for docs/architecture.md."""
+    lines = ["| supervisor is | what happens | what it does | then it is |", "|---|---|---|---|"]
+    for (phase, happening), (then, steps) in TRANSITIONS.items():
+        lines.append(f"| {phase} | {happening} | {', '.join(steps)} | {then} |")
+    return "\n".join(lines)
+
+
+def ways_table() -> str:
+    """What a failed trial goes back to as Markdown, for docs/architecture.md."""
+    lines = ["| first that holds | record the failure | go back |", "|---|---|---|"]
+    for way, (record, steps) in WAYS.items():
+        lines.append(f"| {way} | {record} | {', '.join(steps)} |")
+    return "\n".join(lines)
+
+
+# --- the machine ------------------------------------------------------------------------------
+@dataclass(slots=True)
+class Trial:
+    """One supervisor's judgement of what it finds; a new supervisor has a new one."""
+
+    phase: Phase = field(default=Phase.STARTING, init=False)
+    _found: Found = field(default=Found(None), init=False)
+    _trial_seconds: float = field(default=0.0, init=False)
+    _deadline: float | None = field(default=None, init=False)
+    _reason: str = field(default="", init=False)
+
+    def handle(self, event: Event, now: float) -> tuple[Effect, ...]:
+        """What is to be done now that `event` happened, in this order.
+
+        Args:
+            event: what happened.
+            now: monotonic seconds.
+        """
+        happening = self._happening(event, now)
+        if happening is None or (self.phase, happening) not in TRANSITIONS:
+            return ()
+        self.phase, steps = TRANSITIONS[self.phase, happening]
+        return tuple(self._effect(step) for step in self._spelled(steps))
+
+    def _happening(self, event: Event, now: float) -> Happening | None:
+        match event:
+            case Found():
+                self._found = event
+                return self._at_start(event)
+            case SupervisorFailed(found, reason):
+                self._found, self._reason = found, reason
+                on_trial = found.state == ReleaseState.TRIAL
+                return Happening.CANNOT_START if on_trial else None
+            case AgentStarted(seconds):
+                self._trial_seconds, self._deadline = seconds, now + seconds
+            case AgentReady():
+                return Happening.READY
+            case AgentEnded(log):
+                late = self.phase == Phase.TOO_LATE
+                why = f"no answer within {self._trial_seconds:g} s" if late else "the agent ended"
+                self._reason = f"{why}: {log}"
+                return Happening.ENDED
+            case Tick() if self._deadline is not None and now > self._deadline:
+                return Happening.DEADLINE
+            case StopAsked():
+                return Happening.STOP
+            case StopsHeld():
+                return Happening.STOPS_HELD
+        return None
+
+    def _at_start(self, found: Found) -> Happening:
+        if found.release is None:
+            return Happening.NOTHING_ACTIVE
+        if found.state == ReleaseState.TRIAL:
+            if found.tries < MAX_TRIAL_STARTS:
+                return Happening.NEW_TRIAL
+            self._reason = WENT_DOWN
+            return Happening.TRIED_BEFORE
+        if found.state == ReleaseState.BAD or found.good_config:
+            return Happening.HALF_RETURNED
+        return Happening.SETTLED
+
+    def _way(self) -> Way:
+        if self._found.good_config:
+            return Way.CONFIG
+        if self._found.previous in (None, self._found.release):
+            return Way.NOTHING
+        return Way.PREVIOUS
+
+    def _spelled(self, steps: tuple[Step, ...]) -> list[Step]:
+        """The steps, with those of the way back in the place of `RECORD_FAILURE` and `GO_BACK`."""
+        record, back = WAYS[self._way()]
+        spelled = {Step.RECORD_FAILURE: (record,), Step.GO_BACK: back}
+        return [each for step in steps for each in spelled.get(step, (step,))]
+
+    def _effect(self, step: Step) -> Effect:
+        release = self._found.release
+        if step in PLAIN:
+            return PLAIN[step]
+        if step == Step.MOVE_CURRENT:
+            return MoveCurrent(self._found.previous)
+        assert release is not None  # every other step is of a trial
+        if step == Step.COUNT_TRY:
+            return CountTry(release)
+        event = RECORDS[step]
+        return Record(release, event, "" if event == ReleaseEvent.ANSWERED else self._reason)
+
+
+PLAIN: dict[Step, Effect] = {
+    Step.START_AGENT: StartAgent(),
+    Step.END_AGENT: EndAgent(),
+    Step.FORGET_GOOD_CONFIG: ForgetGoodConfig(),
+    Step.RESTORE_GOOD_CONFIG: RestoreGoodConfig(),
+    Step.RESTORE_PREVIOUS_CONFIG: RestorePreviousConfig(),
+    Step.REMOVE_CURRENT: MoveCurrent(None),
+    Step.HOLD_STOPS: HoldStops(),
+    Step.BECOME_SUCCESSOR: BecomeSuccessor(),
+    Step.KEEP_RUNNING: KeepRunning(),
+    Step.EXIT: Exit(0),
+    Step.EXIT_FAILED: Exit(1),
+}
+RECORDS = {
+    Step.RECORD_ANSWERED: ReleaseEvent.ANSWERED,
+    Step.RECORD_FAILED: ReleaseEvent.FAILED,
+    Step.RECORD_RESTORED: ReleaseEvent.RESTORED,
+}
