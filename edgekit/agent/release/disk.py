@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from edgekit.agent.release.events import (
     CountTry,
     Effect,
@@ -22,13 +24,12 @@ def found(root: Root) -> Found:
     """What the disk says of the current release and of what there is to go back to."""
     current = root.linked(root.current)
     row = Releases(root.path).get(current) if current is not None else None
-    return Found(
-        release=current,
-        state=ReleaseState(row.state) if row is not None else None,
-        tries=row.tries if row is not None else 0,
-        good_config=root.good_config.exists(),
-        previous=root.linked(root.previous),
+    known = Found(
+        current, good_config=root.good_config.exists(), previous=root.linked(root.previous)
     )
+    if row is None:
+        return known
+    return replace(known, state=ReleaseState(row.state), tries=row.tries, reason=row.reason)
 
 
 def perform(root: Root, effect: Effect) -> None:

@@ -17,6 +17,7 @@ class Found:
         release: the release that `current` names.
         state: how it stands; None where no row knows it.
         tries: supervisors that have started it during this trial.
+        reason: why its last trial failed, empty where it did not.
         good_config: whether `agent.toml.good` exists.
         previous: the release that `previous` names.
     """
@@ -24,6 +25,7 @@ class Found:
     release: Digest | None
     state: ReleaseState | None = None
     tries: int = 0
+    reason: str = ""
     good_config: bool = False
     previous: Digest | None = None
 

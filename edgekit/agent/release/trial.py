@@ -7,11 +7,13 @@
     after any effect is therefore continued by the next one.
 2.  A trial has one start. The try is on record before the agent starts; a supervisor that finds it
     there calls the trial failed, because the device or the supervisor went down during it.
-3.  The agent has `trial_seconds` from its start to become ready. Ready in time is good.
+3.  The agent has `trial_seconds` from its start to become ready. Ready in time is good: that is on
+    record before `agent.toml.good`, which is what to go back to, goes away.
 4.  The trial fails when the agent ends, when the deadline passes, when the supervisor cannot start,
     and by rule 2. An agent that is too late is ended before anything else happens.
 5.  The failure and its reason are on record before anything goes back. A record that says `bad`
-    while `current` still names the release means that the way back is to be continued.
+    while `current` still names the release means that the way back is to be continued, and so does an
+    `agent.toml.good` beside a record with a reason.
 6.  Where `agent.toml.good` exists, only a new configuration is on trial: that file becomes
     `agent.toml` again and the release stays good. The reason is kept in its row.
 7.  Otherwise the release is bad and `previous` comes back: first its configuration, then the link
@@ -80,7 +82,8 @@ class Happening(StrEnum):
     SETTLED = "no trial, and nothing left of one"
     NEW_TRIAL = "a trial that no supervisor began"
     TRIED_BEFORE = "a trial that a supervisor began"
-    HALF_RETURNED = "the release is bad, or `agent.toml.good` is left"
+    ANSWERED_BEFORE = "`agent.toml.good` is left, the release is good and without a reason"
+    HALF_RETURNED = "`agent.toml.good` is left otherwise, or the release is bad"
     CANNOT_START = "the supervisor of a trial cannot start"
     READY = "agent is ready"
     ENDED = "agent ended"
@@ -127,10 +130,14 @@ TRANSITIONS: dict[tuple[Phase, Happening], tuple[Phase, tuple[Step, ...]]] = {
     (Phase.STARTING, Happening.NEW_TRIAL): (Phase.TRYING, (Step.COUNT_TRY, Step.START_AGENT)),
     (Phase.STARTING, Happening.TRIED_BEFORE): (Phase.RETURNING, FAIL),
     (Phase.STARTING, Happening.CANNOT_START): (Phase.RETURNING, FAIL),
+    (Phase.STARTING, Happening.ANSWERED_BEFORE): (
+        Phase.OVER,
+        (Step.FORGET_GOOD_CONFIG, Step.KEEP_RUNNING),
+    ),
     (Phase.STARTING, Happening.HALF_RETURNED): (Phase.RETURNING, (Step.GO_BACK,)),
     (Phase.TRYING, Happening.READY): (
         Phase.OVER,
-        (Step.FORGET_GOOD_CONFIG, Step.RECORD_ANSWERED, Step.KEEP_RUNNING),
+        (Step.RECORD_ANSWERED, Step.FORGET_GOOD_CONFIG, Step.KEEP_RUNNING),
     ),
     (Phase.TRYING, Happening.ENDED): (Phase.RETURNING, FAIL),
     (Phase.TRYING, Happening.DEADLINE): (Phase.TOO_LATE, (Step.END_AGENT,)),
@@ -139,14 +146,19 @@ TRANSITIONS: dict[tuple[Phase, Happening], tuple[Phase, tuple[Step, ...]]] = {
     (Phase.RETURNING, Happening.STOPS_HELD): (Phase.OVER, (Step.BECOME_SUCCESSOR,)),
     (Phase.RETURNING, Happening.STOP): (Phase.OVER, (Step.EXIT,)),
 }
-# For each way: how `record the failure` is spelled, and what `go back` is.
-WAYS: dict[Way, tuple[Step, tuple[Step, ...]]] = {
-    Way.CONFIG: (Step.RECORD_RESTORED, (Step.RESTORE_GOOD_CONFIG, Step.HOLD_STOPS)),
+# For each way: what `record the failure` and `go back` stand for, and where that leads.
+WAYS: dict[Way, tuple[Step, tuple[Step, ...], Phase]] = {
+    Way.CONFIG: (
+        Step.RECORD_RESTORED,
+        (Step.RESTORE_GOOD_CONFIG, Step.HOLD_STOPS),
+        Phase.RETURNING,
+    ),
     Way.PREVIOUS: (
         Step.RECORD_FAILED,
         (Step.RESTORE_PREVIOUS_CONFIG, Step.MOVE_CURRENT, Step.HOLD_STOPS),
+        Phase.RETURNING,
     ),
-    Way.NOTHING: (Step.RECORD_FAILED, (Step.REMOVE_CURRENT, Step.EXIT_FAILED)),
+    Way.NOTHING: (Step.RECORD_FAILED, (Step.REMOVE_CURRENT, Step.EXIT_FAILED), Phase.OVER),
 }
 
 
@@ -160,9 +172,10 @@ def table() -> str:
 
 def ways_table() -> str:
     """What a failed trial goes back to as Markdown, for docs/architecture.md."""
-    lines = ["| first that holds | record the failure | go back |", "|---|---|---|"]
-    for way, (record, steps) in WAYS.items():
-        lines.append(f"| {way} | {record} | {', '.join(steps)} |")
+    lines = ["| the first that holds | record the failure | go back | then it is |"]
+    lines += ["|---|---|---|---|"]
+    for way, (record, steps, then) in WAYS.items():
+        lines.append(f"| {way} | {record} | {', '.join(steps)} | {then} |")
     return "\n".join(lines)
 
 
@@ -188,7 +201,11 @@ class Trial:
         if happening is None or (self.phase, happening) not in TRANSITIONS:
             return ()
         self.phase, steps = TRANSITIONS[self.phase, happening]
-        return tuple(self._effect(step) for step in self._spelled(steps))
+        record, back, then = WAYS[self._way()]
+        if Step.GO_BACK in steps:
+            self.phase = then
+        spelled = {Step.RECORD_FAILURE: (record,), Step.GO_BACK: back}
+        return tuple(self._effect(each) for step in steps for each in spelled.get(step, (step,)))
 
     def _happening(self, event: Event, now: float) -> Happening | None:
         match event:
@@ -224,6 +241,8 @@ class Trial:
                 return Happening.NEW_TRIAL
             self._reason = WENT_DOWN
             return Happening.TRIED_BEFORE
+        if found.state == ReleaseState.GOOD and found.good_config and not found.reason:
+            return Happening.ANSWERED_BEFORE
         if found.state == ReleaseState.BAD or found.good_config:
             return Happening.HALF_RETURNED
         return Happening.SETTLED
@@ -234,12 +253,6 @@ class Trial:
         if self._found.previous in (None, self._found.release):
             return Way.NOTHING
         return Way.PREVIOUS
-
-    def _spelled(self, steps: tuple[Step, ...]) -> list[Step]:
-        """The steps, with those of the way back in the place of `RECORD_FAILURE` and `GO_BACK`."""
-        record, back = WAYS[self._way()]
-        spelled = {Step.RECORD_FAILURE: (record,), Step.GO_BACK: back}
-        return [each for step in steps for each in spelled.get(step, (step,))]
 
     def _effect(self, step: Step) -> Effect:
         release = self._found.release

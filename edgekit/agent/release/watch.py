@@ -48,7 +48,7 @@ from edgekit.errors import EdgekitError, TakenOverError
 BACKOFF_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 STEADY_SECONDS = 60.0  # an agent that lived this long starts again without delay
 LOG_CHECK_SECONDS = 60.0
-# Of systemd, for the process that it watches. Not WATCHDOG_PID: the agent reports, not this process.
+# What systemd gives the process that it watches; not WATCHDOG_PID, since the agent reports.
 MANAGER_VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC")
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 PR_SET_PDEATHSIG = 1  # prctl(2)
