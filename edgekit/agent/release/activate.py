@@ -39,19 +39,16 @@ def activate(
     Raises:
         EdgekitError: not staged, or its trial failed; then the previous one runs again.
     """
-    releases = Releases(root.path)
     if not root.release(digest).exists():
         raise EdgekitError(f"release {digest.short} is not staged here")
-    old_config = root.agent_config.read_bytes() if root.agent_config.exists() else None
+    old_config = _config(root)
     config = old_config if config is None else config
     if config is None:
         raise EdgekitError("this device has no agent.toml", next_step="push to it")
     trial_seconds = parse_agent_config(config).trial_seconds
-    current = root.linked(root.current)
-    good = current is not None and _is_good(releases, current)
     if (
-        current == digest
-        and good
+        root.linked(root.current) == digest
+        and _is_good(root, digest)
         and config == old_config
         and supervisor.pid() is not None
         and root.ready_file.exists()
@@ -60,23 +57,43 @@ def activate(
         return {"release": digest, "state": ReleaseState.GOOD, "changed": False}
     supervisor.stop()
     root.ready_file.unlink(missing_ok=True)
-    if good and old_config is not None and current == digest:
-        publish(root.good_config, old_config, 0o600)
-    else:
-        root.good_config.unlink(missing_ok=True)
-    releases.move(digest, ReleaseEvent.ACTIVATE)
-    if good and old_config is not None and current != digest:
-        publish(root.previous_config, old_config, 0o600)
-        replace_link(root.previous, str(root.current.readlink()))
-    replace_link(root.current, f"releases/{digest.hex}")
-    publish(root.agent_config, config, 0o600)
+    _finish(root)
+    _switch(root, digest, config)
     verdict = _verdict(root, digest, supervisor, trial_seconds)
     lease.release(root)
     return verdict
 
 
-def _is_good(releases: Releases, digest: Digest) -> bool:
-    known = releases.get(digest)
+def _finish(root: Root) -> None:
+    """Carry out a verdict that is on record: a kill may have left its way back half gone."""
+    found = disk.found(root)
+    if found.state != ReleaseState.TRIAL:
+        for effect in Trial().handle(found, time.monotonic()):
+            disk.perform(root, effect)
+
+
+def _switch(root: Root, digest: Digest, config: bytes) -> None:
+    """Begin the trial: keep what to go back to, record, move the links, then the configuration."""
+    current, old_config = root.linked(root.current), _config(root)
+    good = current is not None and _is_good(root, current)
+    if good and old_config is not None and current == digest:
+        publish(root.good_config, old_config, 0o600)
+    else:
+        root.good_config.unlink(missing_ok=True)
+    Releases(root.path).move(digest, ReleaseEvent.ACTIVATE)
+    if good and old_config is not None and current != digest:
+        publish(root.previous_config, old_config, 0o600)
+        replace_link(root.previous, str(root.current.readlink()))
+    replace_link(root.current, f"releases/{digest.hex}")
+    publish(root.agent_config, config, 0o600)
+
+
+def _config(root: Root) -> bytes | None:
+    return root.agent_config.read_bytes() if root.agent_config.exists() else None
+
+
+def _is_good(root: Root, digest: Digest) -> bool:
+    known = Releases(root.path).get(digest)
     return known is not None and known.state == ReleaseState.GOOD
 
 
@@ -156,7 +173,7 @@ def _model(root: Root) -> object:
 
 def describe(root: Root, supervisor: Supervisor) -> dict[str, object]:
     """What the device runs and since when."""
-    config = root.agent_config.read_bytes() if root.agent_config.exists() else None
+    config = _config(root)
     return {
         "current": root.linked(root.current),
         "previous": root.linked(root.previous),

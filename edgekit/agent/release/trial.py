@@ -11,9 +11,9 @@
     record before `agent.toml.good`, which is what to go back to, goes away.
 4.  The trial fails when the agent ends, when the deadline passes, when the supervisor cannot start,
     and by rule 2. An agent that is too late is ended before anything else happens.
-5.  The failure and its reason are on record before anything goes back. A record that says `bad`
-    while `current` still names the release means that the way back is to be continued, and so does an
-    `agent.toml.good` beside a record with a reason.
+5.  The failure and its reason are on record before anything goes back. The way back is to be
+    continued where `current` names a bad release, or where `agent.toml.good` stands beside a
+    reason; by the next supervisor, or by the next activation before it changes anything.
 6.  Where `agent.toml.good` exists, only a new configuration is on trial: that file becomes
     `agent.toml` again and the release stays good. The reason is kept in its row.
 7.  Otherwise the release is bad and `previous` comes back: first its configuration, then the link
