@@ -60,3 +60,13 @@ def after(state: ReleaseState | None, event: ReleaseEvent) -> ReleaseState:
             f"a release that is {state or 'unknown'} cannot {event}",
             next_step="look at `edgekit state` and stage the release first",
         ) from None
+
+
+def table() -> str:
+    """The transitions as Markdown, for docs/architecture.md; states with one end in one row."""
+    rows: dict[tuple[ReleaseEvent, ReleaseState], list[str]] = {}
+    for (state, event), to in TRANSITIONS.items():
+        rows.setdefault((event, to), []).append(state or "(new)")
+    lines = ["| from | event | to |", "|---|---|---|"]
+    lines += [f"| {', '.join(states)} | {event} | {to} |" for (event, to), states in rows.items()]
+    return "\n".join(lines)

@@ -12,8 +12,9 @@
 4.  The trial fails when the agent ends, when the deadline passes, when the supervisor cannot start,
     and by rule 2. An agent that is too late is ended before anything else happens.
 5.  The failure and its reason are on record before anything goes back. The way back is to be
-    continued where `current` names a bad release, or where `agent.toml.good` stands beside a
-    reason; by the next supervisor, or by the next activation before it changes anything.
+    continued where `current` names a bad release, or one that has been staged again since, or where
+    `agent.toml.good` stands beside a reason. The next supervisor continues it, or the next
+    activation before it changes anything.
 6.  Where `agent.toml.good` exists, only a new configuration is on trial: that file becomes
     `agent.toml` again and the release stays good. The reason is kept in its row.
 7.  Otherwise the release is bad and `previous` comes back: first its configuration, then the link
@@ -83,7 +84,7 @@ class Happening(StrEnum):
     NEW_TRIAL = "a trial that no supervisor began"
     TRIED_BEFORE = "a trial that a supervisor began"
     ANSWERED_BEFORE = "`agent.toml.good` is left, the release is good and without a reason"
-    HALF_RETURNED = "`agent.toml.good` is left otherwise, or the release is bad"
+    HALF_RETURNED = "`agent.toml.good` is left otherwise, or the release is bad or staged"
     CANNOT_START = "the supervisor of a trial cannot start"
     READY = "agent is ready"
     ENDED = "agent ended"
@@ -243,7 +244,7 @@ class Trial:
             return Happening.TRIED_BEFORE
         if found.state == ReleaseState.GOOD and found.good_config and not found.reason:
             return Happening.ANSWERED_BEFORE
-        if found.state == ReleaseState.BAD or found.good_config:
+        if found.state in (ReleaseState.BAD, ReleaseState.STAGED) or found.good_config:
             return Happening.HALF_RETURNED
         return Happening.SETTLED
 
