@@ -7,7 +7,6 @@ again, the end is one that the rules of `release.trial` allow.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -20,19 +19,12 @@ from edgekit.agent.release.events import (
     AgentReady,
     AgentStarted,
     BecomeSuccessor,
-    CountTry,
     Effect,
     EndAgent,
     Event,
     Exit,
-    ForgetGoodConfig,
-    Found,
     HoldStops,
     KeepRunning,
-    MoveCurrent,
-    Record,
-    RestoreGoodConfig,
-    RestorePreviousConfig,
     StartAgent,
     StopAsked,
     StopsHeld,
@@ -50,97 +42,18 @@ from edgekit.agent.release.trial import (
     Way,
 )
 from edgekit.core.digest import Digest
-from edgekit.core.release import ReleaseEvent, ReleaseState, after
+from edgekit.core.release import ReleaseState
 from edgekit.errors import EdgekitError
+from tests.fakes.release_disk import KINDS, NEW, OLD, Disk, before
 
-OLD, NEW = Digest.of(b"old"), Digest.of(b"new")
 TRIAL_SECONDS = 10.0
 LAST = (BecomeSuccessor, KeepRunning, Exit)
-KINDS = ("release", "first release", "configuration", "configuration of the first release")
 # What the release on trial does; of the last one not even the supervisor starts.
 READY, ENDS, MUTE, BROKEN = "ready", "ends", "mute", "broken"
 SIDES = [(kind, mode) for kind in KINDS for mode in (READY, ENDS, MUTE, BROKEN)]
 SIDES = [side for side in SIDES if side[1] != BROKEN or "configuration" not in side[0]]
 MOMENTS = range(20)  # more than twice as many as any story has effects
 WRITES = range(13)  # more than any push has
-
-
-@dataclass
-class Row:
-    state: ReleaseState
-    tries: int = 0
-    reason: str = ""
-
-
-@dataclass
-class Disk:
-    """What outlives a kill: the rows of state.db, two links, three files."""
-
-    rows: dict[Digest, Row]
-    current: Digest | None = None
-    previous: Digest | None = None
-    config: str | None = None
-    previous_config: str | None = None
-    good_config: str | None = None
-
-    def found(self) -> Found:
-        row = self.rows[self.current] if self.current else Row(ReleaseState.STAGED)
-        good = self.good_config is not None
-        return Found(self.current, row.state, row.tries, row.reason, good, self.previous)
-
-    def perform(self, effect: Effect) -> None:
-        match effect:
-            case CountTry(release):
-                self.rows[release].tries += 1
-            case Record(release, event, reason):
-                self.rows[release] = Row(after(self.rows[release].state, event), 0, reason)
-            case ForgetGoodConfig():
-                self.good_config = None
-            case RestoreGoodConfig():
-                if self.good_config is not None:
-                    self.config, self.good_config = self.good_config, None
-            case RestorePreviousConfig():
-                if self.previous_config is not None:
-                    self.config, self.previous_config = self.previous_config, None
-            case MoveCurrent(to):
-                self.current = to
-
-    def push(self) -> Iterator[None]:
-        """The writes of `stage` and `activate` for NEW with a new configuration, one by one."""
-        if self.rows[NEW].state == ReleaseState.BAD:
-            self.perform(Record(NEW, ReleaseEvent.STAGE))
-            yield
-        if self.current and self.rows[self.current].state != ReleaseState.TRIAL:
-            for effect in Trial().handle(self.found(), 0.0):
-                self.perform(effect)
-                yield
-        current, config = self.current, self.config
-        good = current is not None and self.rows[current].state == ReleaseState.GOOD
-        self.good_config = config if good and current == NEW else None
-        yield
-        self.perform(Record(NEW, ReleaseEvent.ACTIVATE))
-        yield
-        if good and current != NEW:
-            self.previous_config = config
-            yield
-            self.previous = current
-            yield
-        self.current = NEW
-        yield
-        self.config = "new"
-        yield
-
-
-def before(kind: str) -> Disk:
-    """The disk when the push comes."""
-    good, staged = ReleaseState.GOOD, ReleaseState.STAGED
-    if kind == "release":
-        return Disk({OLD: Row(good), NEW: Row(staged)}, OLD, None, "old")
-    if kind == "first release":
-        return Disk({NEW: Row(staged)})
-    if kind == "configuration":
-        return Disk({OLD: Row(good), NEW: Row(good)}, NEW, OLD, "old", "older")
-    return Disk({NEW: Row(good)}, NEW, None, "old")
 
 
 class KilledError(Exception):
