@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgekit.agent.release import disk as release_disk
-from edgekit.agent.release.activate import _finish, _switch
+from edgekit.agent.release.activate import _switch
 from edgekit.agent.release.events import (
     CountTry,
     Effect,
@@ -119,7 +119,6 @@ def test_the_model_of_a_push_is_what_a_push_does(kind: str, tmp_path: Path) -> N
     for number, model in enumerate(moments(kind)):
         root = on_device(model, tmp_path / str(number))
         Releases(root.path).stage(NEW, "new", "1")
-        _finish(root)
         _switch(root, NEW, b"new")
         for _ in model.push():
             pass

@@ -57,7 +57,6 @@ def activate(
         return {"release": digest, "state": ReleaseState.GOOD, "changed": False}
     supervisor.stop()
     root.ready_file.unlink(missing_ok=True)
-    _finish(root)
     _switch(root, digest, config)
     verdict = _verdict(root, digest, supervisor, trial_seconds)
     lease.release(root)
@@ -74,6 +73,7 @@ def _finish(root: Root) -> None:
 
 def _switch(root: Root, digest: Digest, config: bytes) -> None:
     """Begin the trial: keep what to go back to, record, move the links, then the configuration."""
+    _finish(root)
     current, old_config = root.linked(root.current), _config(root)
     good = current is not None and _is_good(root, current)
     if good and old_config is not None and current == digest:
