@@ -6,14 +6,12 @@ The agent layer is a projection of this package: only what a device imports, wit
 
 from __future__ import annotations
 
-import io
 import re
-import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 
 import msgspec
@@ -63,20 +61,31 @@ Report = Callable[[str], None]
 
 
 def agent_layer(store: BlobStore) -> Descriptor:
-    """Put the projection of the running package into the store."""
+    """Put the projection of the running package into the store.
+
+    Raises:
+        EdgekitError: the package lacks a file or folder of the projection.
+    """
     package = Path(edgekit.__file__).parent
     files: list[tuple[str, bytes | Path]] = [("edgekit/__init__.py", b"")]
     for name in PROJECTION:
-        path = package / name
-        if path.is_file():
-            files.append((f"edgekit/{name}", path))
-        else:
-            files += [
-                (f"edgekit/{name}/{relative}", file)
-                for relative, file in files_below(path)
-                if relative.endswith(".py")
-            ]
+        files += [(f"edgekit/{n}", path) for n, path in _projected(package, name)]
     return put_tar(store, plain_tar(files), AGENT_TYPE, {TITLE: "agent.tar.zst"})
+
+
+def _projected(package: Path, name: str) -> list[tuple[str, Path]]:
+    """(relative name, path) of a file of the package, or of the Python files of a folder."""
+    path = package / name
+    if path.is_file():
+        return [(name, path)]
+    found = [(f"{name}/{n}", file) for n, file in files_below(path) if n.endswith(".py")]
+    if not found:  # also of a folder that was moved and left its __pycache__
+        raise EdgekitError(
+            f"the agent cannot be packed: {name} is missing from the package edgekit",
+            f"{path} is no file, and no folder with Python files",
+            "install edgekit again; if you moved it, write its new place into PROJECTION",
+        )
+    return found
 
 
 def put_tar(
@@ -169,21 +178,29 @@ def bootstrap(store: BlobStore, manifest: Manifest, runtime: Descriptor) -> tupl
     """
     files: list[tuple[str, bytes | Path]] = []
     for layer in (manifest.agent, runtime):
-        for name, content in members(store.path(Digest.parse(layer.digest))):
-            if name.split("/", 1)[0] in BOOTSTRAP_PACKAGES:
-                files.append((name, content))
+        files += members(store.path(Digest.parse(layer.digest)), BOOTSTRAP_PACKAGES)
     tar = plain_tar(files)
     return Digest.of(tar).short, tar
 
 
-def members(layer: Path) -> Iterator[tuple[str, bytes]]:
-    """(name, content) of every file of a tar+zstd layer."""
-    with layer.open("rb") as raw, zstandard.ZstdDecompressor().stream_reader(raw) as stream:
-        content = io.BytesIO()
-        shutil.copyfileobj(stream, content)
-    content.seek(0)
-    with tarfile.open(fileobj=content) as archive:
+def members(layer: Path, packages: Container[str] | None = None) -> Iterator[tuple[str, bytes]]:
+    """(name, content) of every file of a tar+zstd layer, in its order.
+
+    The layer is read as a stream: of what is in it only one file at a time is in memory.
+
+    Args:
+        layer: the compressed tar.
+        packages: folders or files at the top of the layer; the others are passed over. None: all.
+    """
+    with (
+        layer.open("rb") as raw,
+        zstandard.ZstdDecompressor().stream_reader(raw) as stream,
+        tarfile.open(fileobj=stream, mode="r|") as archive,
+    ):
         for member in archive:
-            file = archive.extractfile(member)
-            if file is not None:
+            if packages is not None and member.name.split("/", 1)[0] not in packages:
+                continue
+            if member.isreg():
+                file = archive.extractfile(member)
+                assert file is not None, "a regular file has content"
                 yield member.name, file.read()

@@ -265,6 +265,7 @@ def test_a_journal_of_another_version_is_put_aside(path: Path) -> None:
     Journal(path).commit([row()], [])
     with sqlite3.connect(path) as database:
         database.execute("PRAGMA user_version = 9")
+        database.execute("ALTER TABLE prompts RENAME COLUMN row TO body")
     assert Journal(path).load() == ()
     assert path.with_name("journal.db.broken").exists()
 

@@ -1,4 +1,10 @@
-"""`state.db`: which releases a device has and how each one stands. Written before acting."""
+"""`state.db`: which releases a device has and how each one stands. Written before acting.
+
+The file outlives every release, in both directions: a push brings a later agent to it and a
+rollback an earlier one. Only the columns below are read and written; those of a later version are
+left as they are. A state that this version does not know counts as `staged`: the release's folder
+is whole, and whether it answers is for a trial to say. It is shown as it is on record.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +12,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from edgekit.core.digest import Digest
@@ -43,6 +49,15 @@ class Release:
         return asdict(self)
 
 
+_COLUMNS = ", ".join(field.name for field in fields(Release))
+_STAGE = """
+INSERT INTO releases (digest, name, version, state, since, tries, reason)
+VALUES (?, ?, ?, ?, ?, 0, '')
+ON CONFLICT (digest) DO UPDATE SET name = excluded.name, version = excluded.version,
+    state = excluded.state, since = excluded.since, tries = 0, reason = ''
+"""
+
+
 class Releases:
     """The releases of one device."""
 
@@ -59,7 +74,8 @@ class Releases:
     def all(self) -> list[Release]:
         """Every known release, newest change first."""
         with self._open() as db:
-            rows = db.execute("SELECT * FROM releases ORDER BY since DESC, digest").fetchall()
+            query = f"SELECT {_COLUMNS} FROM releases ORDER BY since DESC, digest"  # noqa: S608  own names
+            rows = db.execute(query).fetchall()
         return [Release(*row) for row in rows]
 
     def get(self, digest: Digest) -> Release | None:
@@ -69,14 +85,11 @@ class Releases:
     def stage(self, digest: Digest, name: str, version: str) -> None:
         """Record a staged release; one that is good stays good, a trial goes on."""
         known = self.get(digest)
-        state = after(ReleaseState(known.state) if known else None, ReleaseEvent.STAGE)
+        state = after(_state(known), ReleaseEvent.STAGE)
         if known and known.state in (state, ReleaseState.TRIAL):
             return
         with self._open() as db:
-            db.execute(
-                "INSERT OR REPLACE INTO releases VALUES (?, ?, ?, ?, ?, 0, '')",
-                (digest, name, version, state, time.time()),
-            )
+            db.execute(_STAGE, (digest, name, version, state, time.time()))
 
     def move(self, digest: Digest, event: ReleaseEvent, reason: str = "") -> ReleaseState:
         """Move a release along the transition table.
@@ -85,7 +98,7 @@ class Releases:
             EdgekitError: the table has no such move.
         """
         known = self.get(digest)
-        state = after(ReleaseState(known.state) if known else None, event)
+        state = after(_state(known), event)
         with self._open() as db:
             db.execute(
                 "UPDATE releases SET state = ?, since = ?, tries = 0, reason = ? WHERE digest = ?",
@@ -99,3 +112,13 @@ class Releases:
             db.execute("UPDATE releases SET tries = tries + 1 WHERE digest = ?", (digest,))
             row = db.execute("SELECT tries FROM releases WHERE digest = ?", (digest,)).fetchone()
         return int(row[0])
+
+
+def _state(release: Release | None) -> ReleaseState | None:
+    """Where a release stands for the transition table."""
+    if release is None:
+        return None
+    try:
+        return ReleaseState(release.state)
+    except ValueError:
+        return ReleaseState.STAGED

@@ -2,6 +2,12 @@
 
 SQLite, WAL, synchronous=FULL: a commit that returned survives a power cut. What the times of a row
 become after a restart is decided by `restored`, which is pure.
+
+The file outlives every release, in both directions: a push brings a later agent to it and a
+rollback an earlier one. Only the columns below are read and written, those of a later version are
+left as they are, and so is a higher `user_version` where these columns are there. A row that this
+version cannot read stays in the file for the version that can. It goes when its own times say that
+its outcome would be forgotten, or when its requester sends the prompt again under the same key.
 """
 
 from __future__ import annotations
@@ -17,7 +23,8 @@ from pathlib import Path
 
 import msgspec
 
-from edgekit.agent.serve.job import Row
+from edgekit.agent.serve.job import UNSENT_KEEP_SECONDS, Row
+from edgekit.agent.serve.states import State
 from edgekit.core.wire import UNREADABLE
 from edgekit.errors import EdgekitError
 
@@ -28,14 +35,20 @@ WAL_BYTES = 1 << 20  # it is cut to this after a checkpoint
 BROKEN_KEEP_SECONDS = 86_400.0  # somebody may look why; it holds prompts
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 SCHEMA_VERSION = 1
-SCHEMA = f"""
+SCHEMA = """
 CREATE TABLE IF NOT EXISTS prompts (
     key TEXT PRIMARY KEY, state TEXT NOT NULL,
     boot_id TEXT NOT NULL, boot_seconds REAL NOT NULL, unix_seconds REAL NOT NULL,
     row BLOB NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS checks (id INTEGER PRIMARY KEY, filler BLOB NOT NULL);
-PRAGMA user_version = {SCHEMA_VERSION};
+"""
+COLUMNS = ("key", "state", "boot_id", "boot_seconds", "unix_seconds", "row")
+WRITE = """
+INSERT INTO prompts (key, state, boot_id, boot_seconds, unix_seconds, row)
+VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (key) DO UPDATE SET state = excluded.state, boot_id = excluded.boot_id,
+    boot_seconds = excluded.boot_seconds, unix_seconds = excluded.unix_seconds, row = excluded.row
 """
 CHECK_BYTES = 256 * 1024  # room for the largest prompt, or a check tells nothing
 
@@ -84,6 +97,39 @@ def restored(row: Row, passed_seconds: float, now: Moment) -> Row:
     return _shifted(row, now.monotonic - passed_seconds)
 
 
+def read_row(blob: bytes) -> Row:
+    """A row as it was stored.
+
+    Raises:
+        UNREADABLE: no row, or one of a later version: a state that is not known, an end without an
+            outcome, an outcome without an end.
+    """
+    row = msgspec.msgpack.decode(blob, type=Row)
+    if (row.outcome is None) != (row.state in (State.ACCEPTED, State.RUNNING)):
+        raise ValueError(f"it is {row.state}, {'with' if row.outcome else 'without'} an outcome")
+    return row
+
+
+class _Times(msgspec.Struct, frozen=True):
+    """What says, in a row of any version, when its outcome is forgotten."""
+
+    keep_until: float
+    sent: bool = False
+
+
+def is_over(blob: bytes, passed_seconds: float) -> bool:
+    """Whether the times of a row that cannot be read say that its outcome would be forgotten.
+
+    False where not even its times can be read.
+    """
+    try:
+        times = msgspec.msgpack.decode(blob, type=_Times)
+    except UNREADABLE:
+        return False
+    keep_seconds = times.keep_until + (0.0 if times.sent else UNSENT_KEEP_SECONDS)
+    return passed_seconds >= keep_seconds
+
+
 def _shifted(row: Row, seconds: float) -> Row:
     return msgspec.structs.replace(
         row,
@@ -114,14 +160,15 @@ class Journal:
         self._database: sqlite3.Connection | None = None
         self._aside = path.with_name(path.name + ".broken")
         self._removed_words = True  # an agent that was killed may have left some in the WAL
+        self._told: frozenset[str] = frozenset()  # keys of rows that cannot be read
 
     def load(self) -> tuple[Row, ...]:
-        """Every row, the oldest prompt first; a row that cannot be read is dropped and logged.
+        """Every row that can be read, the oldest prompt first; the others stay and are logged once.
 
         Raises:
-            StorageError: the file cannot be opened or read. A file that is no database is put
-                aside as `journal.db.broken`, in place of an earlier one and for a day, and the
-                journal begins anew.
+            StorageError: the file cannot be opened or read. A file that is no database, or has
+                not our columns, is put aside as `journal.db.broken`, in place of an earlier one
+                and for a day, and the journal begins anew.
         """
         try:
             return self._load()
@@ -153,7 +200,7 @@ class Journal:
         ]
         with self._failing("written"), self._open() as database:
             database.executemany("DELETE FROM prompts WHERE key = ?", [(k,) for k in forgotten])
-            database.executemany("REPLACE INTO prompts VALUES (?, ?, ?, ?, ?, ?)", rows)
+            database.executemany(WRITE, rows)
         ended = any(row.outcome is not None for row in records)  # an earlier row had the body
         self._removed_words = self._removed_words or ended or bool(forgotten)
 
@@ -176,7 +223,9 @@ class Journal:
         """
         with self._failing("written"):
             with self._open() as database:
-                database.execute("REPLACE INTO checks VALUES (1, zeroblob(?))", (CHECK_BYTES,))
+                database.execute(
+                    "REPLACE INTO checks (id, filler) VALUES (1, zeroblob(?))", (CHECK_BYTES,)
+                )
             with self._open() as database:
                 database.execute("DELETE FROM checks")
 
@@ -200,20 +249,29 @@ class Journal:
 
     def _load(self) -> tuple[Row, ...]:
         now = self._clock()
-        found, unreadable = [], []
+        found, unreadable, over = [], [], []
         with self._open() as database:
             for key, boot_id, boot, unix, blob in database.execute(
                 "SELECT key, boot_id, boot_seconds, unix_seconds, row FROM prompts"
             ):
+                passed_seconds = now.since(boot, unix, boot_id)
                 try:
-                    row = msgspec.msgpack.decode(blob, type=Row)
-                except UNREADABLE:
-                    log.exception("the journal's row of %s cannot be read and is dropped", key)
-                    unreadable.append((key,))
-                    continue
-                found.append(restored(row, now.since(boot, unix, boot_id), now))
-            database.executemany("DELETE FROM prompts WHERE key = ?", unreadable)
+                    found.append(restored(read_row(blob), passed_seconds, now))
+                except UNREADABLE as error:
+                    if is_over(blob, passed_seconds):
+                        over.append((key,))
+                    else:
+                        unreadable.append((key, error))
+            database.executemany("DELETE FROM prompts WHERE key = ?", over)
+        self._tell(unreadable)
         return tuple(sorted(found, key=lambda row: row.queued_at))
+
+    def _tell(self, unreadable: Sequence[tuple[str, Exception]]) -> None:
+        for key, error in unreadable:
+            if key not in self._told:
+                text = "the journal's row of %s cannot be read by this version and is left: %s"
+                log.warning(text, key, error)
+        self._told = frozenset(key for key, _ in unreadable)
 
     def _open(self) -> sqlite3.Connection:
         if self._database is None:
@@ -226,10 +284,11 @@ class Journal:
                 database.execute("PRAGMA synchronous = FULL")
                 database.execute("PRAGMA secure_delete = ON")  # prompts are somebody's words
                 database.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
-                (version,) = database.execute("PRAGMA user_version").fetchone()
-                if version not in (0, SCHEMA_VERSION):
-                    raise sqlite3.DatabaseError(f"version {version}, not {SCHEMA_VERSION}")
                 database.executescript(SCHEMA)
+                _check_columns(database)
+                (version,) = database.execute("PRAGMA user_version").fetchone()
+                if version == 0:
+                    database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             except sqlite3.Error:
                 database.close()
                 raise
@@ -243,3 +302,10 @@ class Journal:
         except (sqlite3.Error, OSError) as error:
             self.close()  # after an I/O error only a new connection is certain to work
             raise StorageError(f"the journal cannot be {what}", str(error)) from error
+
+
+def _check_columns(database: sqlite3.Connection) -> None:
+    has = {name for (name,) in database.execute("SELECT name FROM pragma_table_info('prompts')")}
+    lacking = [name for name in COLUMNS if name not in has]
+    if lacking:
+        raise sqlite3.DatabaseError(f"the table of prompts lacks {', '.join(lacking)}")
