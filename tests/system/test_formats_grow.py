@@ -19,6 +19,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -204,7 +205,7 @@ class Device:
     def see_answered(self, prompts: list[str]) -> None:
         """These are answered; every prompt was answered once, and each outcome is still told."""
         for prompt in prompts:
-            eventually(lambda p=prompt: self.listener.ends(p), 90, f"{prompt} is answered")
+            eventually(partial(self.listener.ends, prompt), 90, f"{prompt} is answered")
             self.told[prompt] = self.listener.ends(prompt)[0]
         for prompt in self.listener.asked:
             ((kind, payload),) = self.listener.ends(prompt)
