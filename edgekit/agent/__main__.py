@@ -117,19 +117,7 @@ def _serve(args: argparse.Namespace) -> None:
 def _worker(args: argparse.Namespace) -> None:
     from edgekit.agent.serve.worker_main import serve_model
 
-    serve_model(
-        args.descriptor,
-        args.model,
-        args.max_length,
-        threads=args.threads,
-        slots=args.slots,
-        release=args.release,
-        tuning=args.tuning,
-        tune_seconds=args.tune_seconds,
-        max_beams=args.max_beams,
-        batching=bool(args.batching),
-        logits_processors=args.logits_processors,
-    )
+    serve_model(args.descriptor)
 
 
 def _measure(args: argparse.Namespace) -> object:
@@ -173,16 +161,6 @@ def _parser() -> argparse.ArgumentParser:
     verb("boot", _boot, "become the supervisor of what `current` names (started by systemd)")
     worker = verb("worker", _worker, "the model's own process (started by serve)")
     worker.add_argument("--descriptor", type=int, required=True)
-    worker.add_argument("--model", type=Path, required=True)
-    worker.add_argument("--max-length", type=int, required=True)
-    worker.add_argument("--threads", type=int, required=True)
-    worker.add_argument("--slots", type=int, required=True)
-    worker.add_argument("--release", required=True)
-    worker.add_argument("--tuning", type=Path, required=True)
-    worker.add_argument("--tune-seconds", type=float, required=True)
-    worker.add_argument("--max-beams", type=int, required=True)
-    worker.add_argument("--batching", type=int, choices=[0, 1], required=True)
-    worker.add_argument("--logits-processors", default="")
     measure = verb("measure", _measure, "the speed of one setting of the runtime (started by it)")
     measure.add_argument("--model", type=Path, required=True)
     measure.add_argument("--threads", type=int, required=True)

@@ -23,12 +23,13 @@ from edgekit.agent.__main__ import main  # noqa: E402  of the release
 from edgekit.agent.serve.link import BrokerLink  # noqa: E402  of the release
 
 health: Any = sys.modules["edgekit.agent.serve.health"]
+session: Any = sys.modules["edgekit.agent.serve.session"]
 service: Any = edgekit.agent.serve.service
 client: Any = BrokerLink
 
 health.longest_silence_seconds = lambda *_: SILENCE_SECONDS
 service.measured = partial(service.measured, THERMAL)
-service.MEASURE_SECONDS = 0.1
+session.MEASURE_SECONDS = 0.1
 health.METRICS_SECONDS = 1.0
 begin = client.start
 

@@ -20,6 +20,8 @@ from edgekit.agent.serve.events import (
     Received,
     Record,
     Restored,
+    Snapshot,
+    Tick,
     ToWorker,
     Unrecorded,
 )
@@ -89,6 +91,19 @@ class Agent:
             self.disk.pop(key, None)
         self.disk |= rows
         return effects
+
+    def snapshot(self) -> Snapshot:
+        """How it says that it is, in a tick."""
+        (snapshot,) = [e for e in self.handle(Tick()) if isinstance(e, Snapshot)]
+        return snapshot
+
+    @property
+    def ignored(self) -> int:
+        """Messages and prompts that got no answer."""
+        (family,) = [f for f in self.snapshot().metrics if f.name == "edgekit_ignored_total"]
+        ((_, value),) = family.samples
+        assert isinstance(value, int)
+        return value
 
     def ready(self, slots: int = 1) -> Agent:
         """The model is loaded, the broker has subscribed us."""

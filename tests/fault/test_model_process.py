@@ -16,6 +16,7 @@ from edgekit.agent.serve.pipe import Cancel, FromWorker, Pipe, Start, ToWorker
 from edgekit.agent.serve.process import ModelProcess
 from edgekit.core.chat import Sampling
 from edgekit.core.wire import MAX_BODY_BYTES
+from tests.fakes.worker_process import SETTINGS
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -25,7 +26,7 @@ START = Start("a/1", "a", [("user", "x" * MAX_BODY_BYTES)], Sampling(), [], 1, 0
 def test_a_worker_that_takes_nothing_is_not_waited_for() -> None:
     ended: list[bool] = []
     process = ModelProcess(
-        ["--model", "none", "--max-length", "1", "--threads", "1"],
+        SETTINGS,
         on_message=lambda _: None,
         on_end=lambda: ended.append(True),
     )
@@ -50,7 +51,7 @@ def test_a_worker_that_takes_nothing_is_not_waited_for() -> None:
 
 
 def test_what_a_slow_worker_did_not_take_at_once_comes_later_and_in_order() -> None:
-    process = ModelProcess([], on_message=lambda _: None, on_end=lambda: None)
+    process = ModelProcess(SETTINGS, on_message=lambda _: None, on_end=lambda: None)
     parent, worker = socket.socketpair()
     process._pipe = Pipe(parent, FromWorker)
     theirs: Pipe[ToWorker] = Pipe(worker, ToWorker)

@@ -7,9 +7,9 @@ from collections import Counter, defaultdict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgekit.agent.serve.pipe import SLICE_TOKENS
 from edgekit.agent.serve.scheduler import (
     SHARED_SLICE_TOKENS,
-    SLICE_TOKENS,
     Load,
     next_work,
 )

@@ -154,7 +154,7 @@ def test_a_foreign_address_gets_nothing_and_its_prompt_does_not_run(reply_to: st
     agent = Agent().ready()
     assert said(agent, envelope(reply_to=reply_to, v=v)) == []
     assert controlled(agent, envelope(reply_to=reply_to, v=v, kind="query")) == []
-    assert agent.session.ignored >= 1
+    assert agent.ignored >= 1
     assert agent.disk == {}
 
 
@@ -177,7 +177,7 @@ def test_what_is_no_envelope_is_not_answered(payload: bytes) -> None:
     began = time.monotonic()
     assert said(agent, payload) == []
     assert time.monotonic() - began < 1
-    assert (agent.disk, agent.session.ignored) == ({}, 1)
+    assert (agent.disk, agent.ignored) == ({}, 1)
 
 
 @pytest.mark.parametrize("key", ["v", "id", "want", "later", "body"])

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from edgekit.agent.serve.dispatch import MAX_STARTS
 from edgekit.agent.serve.events import (
     Ack,
     CheckStorage,
@@ -23,10 +24,10 @@ from edgekit.agent.serve.events import (
     ToWorker,
     WorkerLost,
 )
-from edgekit.agent.serve.job import KEEP_SECONDS, REFUSED_RETRY_SECONDS, UNSENT_KEEP_SECONDS
-from edgekit.agent.serve.ledger import MAX_BYTES, MAX_ROWS, REQUESTER_SHARE
+from edgekit.agent.serve.job import KEEP_SECONDS, UNSENT_KEEP_SECONDS
+from edgekit.agent.serve.ledger import MAX_BYTES, MAX_ROWS, REFUSED_RETRY_SECONDS, REQUESTER_SHARE
 from edgekit.agent.serve.pipe import Cancel, Delta, Ready, Start
-from edgekit.agent.serve.session import MAX_STARTS, STORAGE_CHECK_SECONDS
+from edgekit.agent.serve.session import STORAGE_CHECK_SECONDS
 from edgekit.agent.serve.states import State
 from edgekit.core import topics
 from tests.fakes.session import BODY, Agent, done, error, kinds, replies, statuses, to_worker
@@ -275,7 +276,7 @@ def test_what_an_earlier_agent_took_and_no_broker_lets_us_answer_is_dropped(
     assert kinds(again.finishes("bob/good")) == ["final"]
     again.handle(Tick())
     assert set(again.disk) == {"bob/good"}
-    assert again.session.ignored == 3
+    assert again.ignored == 3
 
 
 # --- the worker's deaths, with two slots ------------------------------------------------------

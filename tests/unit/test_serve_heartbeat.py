@@ -6,9 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from edgekit.agent.serve.pipe import Done, Heartbeat
-from edgekit.agent.serve.progress import quiet_seconds
-from edgekit.agent.serve.scheduler import SLICE_TOKENS
+from edgekit.agent.serve.pipe import SLICE_TOKENS, Done, Heartbeat, quiet_seconds
 from edgekit.core.chat import Sampling
 from tests.unit.test_serve_worker import Parent, prompt, worker
 

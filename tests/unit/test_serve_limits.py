@@ -123,10 +123,10 @@ def test_controls_that_are_too_many_are_as_if_they_were_lost() -> None:
     for number in range(60):
         assert kinds(agent.query("p1", **ASK)) == ["state"]
         assert kinds(agent.query(f"q{number}", **ASK)) == ["state"]
-    ignored = agent.session.ignored
+    ignored = agent.ignored
     assert kinds(agent.query("p1", **ASK)) == []
     assert to_worker(agent.cancel("p1")) == []
-    assert agent.session.ignored == ignored + 2
+    assert agent.ignored == ignored + 2
     bob = {"response_topic": "edgekit/v1/res/bob/q"}
     assert kinds(agent.query("p1", "bob", **bob)) == ["state"]
     agent.now += 0.5

@@ -21,7 +21,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from edgekit.agent.serve import exporter
 from edgekit.agent.serve.events import Measured, WorkerLost
 from edgekit.agent.serve.exporter import Exporter
-from edgekit.agent.serve.metrics import CONTENT_TYPE, Metrics, Now, as_json, prometheus
+from edgekit.agent.serve.exposition import CONTENT_TYPE, as_json, prometheus
+from edgekit.agent.serve.metrics import Metrics, Now
 from edgekit.agent.serve.pipe import Failed, Ready
 from edgekit.core.chat import PromptTokensDetails, Timings, Usage
 from edgekit.core.config import parse_agent_config
@@ -59,7 +60,7 @@ KINDS = dict.fromkeys(BOUNDS, "histogram") | {
 
 
 def scraped(agent: Agent) -> dict[str, Metric]:
-    text = prometheus(agent.session.metrics()).decode()
+    text = prometheus(agent.snapshot().metrics).decode()
     return {family.name: family for family in text_string_to_metric_families(text)}
 
 
@@ -168,7 +169,7 @@ def test_what_is_not_known_is_left_out_and_a_label_cannot_break_a_line() -> None
 
 def test_the_topic_has_the_same_counters_and_no_word_of_anybody() -> None:
     agent = working_agent()
-    body = json.loads(as_json(agent.session.metrics()))
+    body = json.loads(as_json(agent.snapshot().metrics))
     families = scraped(agent)
     for name, found in body.items():
         for sample in found if isinstance(found, list) else [{"labels": {}, "value": found}]:
@@ -185,7 +186,7 @@ def test_the_topic_has_the_same_counters_and_no_word_of_anybody() -> None:
                 if labels.items() <= s.labels.items() and "le" in s.labels
             } == sample["buckets"]
     assert len(body) == len(KINDS)
-    for text in (prometheus(agent.session.metrics()), as_json(agent.session.metrics())):
+    for text in (prometheus(agent.snapshot().metrics), as_json(agent.snapshot().metrics)):
         assert not [word for word in (b"Hi", b"Hello", b"alice", b"p1") if word in text]
 
 

@@ -13,11 +13,10 @@ from edgekit.agent.release import watch
 from edgekit.agent.release.root import Root
 from edgekit.agent.serve.events import Tick
 from edgekit.agent.serve.notify import VARIABLES, Notifier
-from edgekit.agent.serve.pipe import Heartbeat
+from edgekit.agent.serve.pipe import Heartbeat, quiet_seconds
 from edgekit.agent.serve.progress import (
     longest_silence_seconds,
     progress,
-    quiet_seconds,
     status_line,
 )
 from edgekit.core import wire
@@ -140,14 +139,14 @@ def test_a_heartbeat_is_heard_and_announces_a_longer_silence() -> None:
     agent = Agent().ready()
     agent.prompt("p1")
     agent.handle(Tick(), after=50)
-    assert agent.session.silent_seconds(agent.now) == 50
+    assert agent.snapshot().silent_seconds == 50
     assert agent.handle(Heartbeat()) == ()
-    assert agent.session.silent_seconds(agent.now) == 0
+    assert agent.snapshot().silent_seconds == 0
     agent.handle(Heartbeat(quiet_seconds=500.0))
     agent.handle(Tick(), after=510)
-    assert agent.session.silent_seconds(agent.now) == 10
+    assert agent.snapshot().silent_seconds == 10
     agent.handle(Heartbeat())
-    assert agent.session.silent_seconds(agent.now) == 0
+    assert agent.snapshot().silent_seconds == 0
 
 
 def test_the_status_is_a_line_for_a_person() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from edgekit.core.chat import Sampling
 from edgekit.core.config import AgentConfig, BrokerConfig, factory_of, parse_agent_config
 from edgekit.errors import UsageError
 from edgekit.fleet.inventory import Device
+from tests.fakes.worker_process import SETTINGS, told
 from tests.unit.test_serve_worker import prompt, worker
 
 RULES = """
@@ -76,28 +75,8 @@ def test_what_cannot_be_loaded_is_said_with_its_reason(folder: Path, name: str, 
 
 
 def test_the_worker_ends_at_its_start_where_it_cannot_be_loaded(folder: Path) -> None:
-    arguments = {
-        "--descriptor": "0",
-        "--model": str(folder),
-        "--max-length": "8",
-        "--threads": "1",
-        "--slots": "1",
-        "--release": "r",
-        "--tuning": str(folder / "t"),
-        "--tune-seconds": "1",
-        "--max-beams": "1",
-        "--batching": "0",
-        "--logits-processors": f"{folder}/scoring_of_test.absent:shout",
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", "edgekit.agent", "worker", *sum(arguments.items(), ())],
-        env=os.environ,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    custom = f"{folder}/scoring_of_test.absent:shout"
+    done = told(msgspec.structs.replace(SETTINGS, logits_processors=custom))
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert "scoring_of_test.absent:shout" in done.stderr

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from edgekit.agent.serve.dispatch import HUNG_SECONDS, REPLY_MARGIN_SECONDS
 from edgekit.agent.serve.events import (
     Connected,
     Drain,
@@ -18,7 +19,6 @@ from edgekit.agent.serve.events import (
     WorkerLost,
 )
 from edgekit.agent.serve.pipe import Cancel, Delta, Failed, Ready, Start
-from edgekit.agent.serve.session import HUNG_SECONDS, REPLY_MARGIN_SECONDS
 from edgekit.core import wire
 from tests.fakes.session import (
     BODY,
@@ -222,7 +222,7 @@ def test_a_prompt_that_may_not_be_answered_gets_no_answer(changes: dict[str, Any
     agent = Agent().ready()
     effects = agent.prompt(**changes)
     assert (replies(effects), to_worker(effects)) == ([], [])
-    assert agent.session.ignored == 1
+    assert agent.ignored == 1
 
 
 @pytest.mark.parametrize(
@@ -340,7 +340,7 @@ def test_what_is_no_cancel_is_ignored(changes: dict[str, Any]) -> None:
     agent.prompt("p1")
     effects = agent.cancel("p1", **changes)
     assert (replies(effects), to_worker(effects)) == ([], [])
-    assert agent.session.ignored == 1
+    assert agent.ignored == 1
 
 
 # --- deadlines --------------------------------------------------------------------------------
@@ -350,7 +350,7 @@ def test_a_prompt_that_expires_in_the_queue_gets_no_answer() -> None:
     agent.prompt("p2", expiry_seconds=5)
     assert replies(agent.handle(Tick(), after=5.0)) == []
     assert to_worker(agent.finishes("alice/p1")) == []
-    assert agent.session.ignored == 1
+    assert agent.ignored == 1
 
 
 def test_a_running_prompt_past_its_deadline_is_answered_408_in_time() -> None:

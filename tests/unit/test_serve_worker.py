@@ -14,6 +14,7 @@ import pytest
 
 from edgekit.agent.serve.answer import FLUSH_SECONDS, FLUSH_TOKENS
 from edgekit.agent.serve.pipe import (
+    SLICE_TOKENS,
     Cancel,
     Delta,
     Done,
@@ -25,7 +26,6 @@ from edgekit.agent.serve.pipe import (
     ToWorker,
 )
 from edgekit.agent.serve.processors import Logits, ProcessorFactory
-from edgekit.agent.serve.scheduler import SLICE_TOKENS
 from edgekit.agent.serve.worker import Worker
 from edgekit.core.chat import Sampling
 from tests.fakes.decoder import EOS, FakeBeams, FakeDecoder, FakeTokenizer

@@ -1,12 +1,14 @@
-"""What happens to the session, and what it wants done: its events and its effects."""
+"""What happens to the session, and what it wants done: its events and its effects. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edgekit.agent.serve.exposition import Family
 from edgekit.agent.serve.job import Row
 from edgekit.agent.serve.pipe import Cancel, Delta, Done, Failed, Heartbeat, Ready, Start
 from edgekit.core import wire
+from edgekit.errors import EdgekitError
 
 
 # --- events -----------------------------------------------------------------------------------
@@ -37,6 +39,16 @@ class Connected:
 @dataclass(frozen=True, slots=True)
 class Disconnected:
     """No connection: nothing that is said now is heard."""
+
+
+@dataclass(frozen=True, slots=True)
+class TakenOver:
+    """The broker has given our session to another client of the same name (0x8E)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyUnsaid:
+    """What `SayReady` was to write could not be written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +100,11 @@ class Drain:
     """SIGTERM: take nothing new, finish what runs until `deadline` (monotonic seconds)."""
 
     deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """The process ends: after this there is no event and nobody who hears anything."""
 
 
 # --- effects ----------------------------------------------------------------------------------
@@ -143,14 +160,68 @@ class ToWorker:
 
 @dataclass(frozen=True, slots=True)
 class Spawn:
-    """Start a worker after so many seconds."""
+    """Start a worker after so many seconds; one that runs still is stopped then."""
 
     after_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
+class GoOnline:
+    """Connect to the broker, and keep trying; `Connected` and `Disconnected` tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class SayReady:
+    """Tell the supervisor that this model answers; `ReadyUnsaid` if that fails.
+
+    It is said `again` because it has failed before.
+    """
+
+    model: Ready
+    again: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SayStopping:
+    """Tell the service manager that nothing new is taken any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class MeasureDevice:
+    """Find out how the device is; `Measured` tells."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """How the agent is, once in a `Tick`: for the service manager and whoever reads metrics.
+
+    Attributes:
+        status: of the device, said or not.
+        connected: the broker has subscribed us.
+        answers: the model has answered and the broker has subscribed us, if only once.
+        owed: the worker has something to do: to load the model, or a prompt.
+        silent_seconds: for which the worker has owed something and said nothing.
+        metrics: what was counted, and how it is now.
+    """
+
+    status: wire.Status
+    connected: bool
+    answers: bool
+    owed: bool
+    silent_seconds: float
+    metrics: tuple[Family, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Exit:
-    """Everything is answered; the process may end."""
+    """Everything is answered; the process may end. The last effect of all."""
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """End the process now with this error: it cannot do its work, and nobody is waited for."""
+
+    error: EdgekitError
 
 
 Event = (
@@ -164,6 +235,8 @@ Event = (
     | WorkerLost
     | Connected
     | Disconnected
+    | TakenOver
+    | ReadyUnsaid
     | Published
     | Restored
     | Unrecorded
@@ -171,5 +244,22 @@ Event = (
     | Measured
     | Tick
     | Drain
+    | Stopped
 )
-Effect = Publish | Ack | ToWorker | Spawn | Record | Forget | CheckStorage | LeavePools | Exit
+Effect = (
+    Publish
+    | Ack
+    | ToWorker
+    | Spawn
+    | Record
+    | Forget
+    | CheckStorage
+    | GoOnline
+    | LeavePools
+    | SayReady
+    | SayStopping
+    | MeasureDevice
+    | Snapshot
+    | Exit
+    | GiveUp
+)

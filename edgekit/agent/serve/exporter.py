@@ -14,7 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 
-from edgekit.agent.serve.metrics import CONTENT_TYPE
+from edgekit.agent.serve.exposition import CONTENT_TYPE
 
 log = logging.getLogger(__name__)
 

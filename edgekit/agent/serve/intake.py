@@ -139,10 +139,8 @@ class Intake:
 
     def _attach(self, job: Job, prompt: wire.Prompt, now: float) -> list[Effect]:
         """The same prompt again: from now on its replies go to the new address."""
-        moved = job.reply != prompt.reply
-        if moved:  # else the journal has it as it is
-            job.reply, job.sent = prompt.reply, False
-            self.prompts.ledger.touch(job, can_wait=job.outcome is not None)
+        if job.reply != prompt.reply:  # else the journal has it as it is
+            self.prompts.ledger.readdress(job, prompt.reply)
         if job.outcome is None:
             return self.prompts.accepted(job, now)
         job.deadline = max(job.deadline, now + prompt.expiry_seconds)

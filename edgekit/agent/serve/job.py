@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 import msgspec
 
-from edgekit.agent.serve.states import State, Step, move
+from edgekit.agent.serve.states import Delivery, State, Step, move
 from edgekit.core import chat, wire
 
 KEEP_SECONDS = 600.0  # an outcome is kept so long, or until the prompt's own expiry
 UNSENT_KEEP_SECONDS = 86_400.0  # and longer where no broker has acknowledged it
-REFUSED_RETRY_SECONDS = 5.0  # until an outcome that the broker refused is sent again
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -67,9 +66,8 @@ class Job:
     mute: bool = False  # started again after deltas went out: only the final is sent
     cancelling: bool = False
     outcome: Outcome | None = None
-    sent: bool = False
-    in_flight: bool = False  # its outcome is on its way to the broker
-    send_at: float = 0.0  # not before this
+    delivery: Delivery = Delivery.UNSENT  # of its outcome; the ledger alone changes it
+    retry_at: float = 0.0  # monotonic seconds: a refused outcome is not published before this
     stored: bool = False  # the journal has been given it
     new_to_journal: bool = False  # and that was in the commit that is under way
 
@@ -90,7 +88,7 @@ class Job:
             deaths=row.deaths,
             mute=row.starts > 0,
             outcome=row.outcome,
-            sent=row.sent,
+            delivery=Delivery.SENT if row.sent else Delivery.UNSENT,
             stored=True,
         )
 
@@ -113,6 +111,11 @@ class Job:
         )
 
     @property
+    def sent(self) -> bool:
+        """Whether the broker has the outcome, or nobody is to hear of it."""
+        return self.delivery is Delivery.SENT
+
+    @property
     def forget_at(self) -> float:
         """When an outcome's time is over: later for one that nobody can have seen."""
         return self.keep_until + (0.0 if self.sent else UNSENT_KEEP_SECONDS)
@@ -132,4 +135,3 @@ class Job:
         self.outcome = outcome
         self.payload, self.request = b"", None
         self.keep_until = max(self.deadline, now + KEEP_SECONDS)
-        self.sent = self.in_flight = False

@@ -1,4 +1,5 @@
-"""Every prompt the session knows, and what the journal is to be told of them. Pure."""
+"""Every prompt the session knows, what the journal is to be told of them, and how far the delivery
+of their outcomes is (`states.DELIVERIES`), which nothing else changes. Pure."""
 
 from __future__ import annotations
 
@@ -7,9 +8,12 @@ from itertools import takewhile
 
 from edgekit.agent.serve.events import Effect, Forget, Record
 from edgekit.agent.serve.job import Job
+from edgekit.agent.serve.states import Delivery, DeliveryStep, deliver
+from edgekit.core import wire
 
 MAX_ROWS = 1000
 MAX_BYTES = 8 << 20  # of bodies and outcomes; they are in memory too
+REFUSED_RETRY_SECONDS = 5.0  # until an outcome that the broker refused is published again
 REQUESTER_SHARE = 4  # one requester holds at most this part of both: others have room as well
 
 
@@ -110,10 +114,59 @@ class Ledger:
         self._forgotten.update(forgotten)
         jobs = [job for key in recorded if (job := self._jobs.get(key)) is not None]
         for job in jobs:
-            job.in_flight = False
+            self._move(job, DeliveryStep.LOST)
             self._dirty[job.key] = False
         return [job for job in jobs if job.new_to_journal]
 
+    # --- delivery of outcomes -----------------------------------------------------------------
+    def due(self, now: float) -> list[Job]:
+        """Whose outcomes are to be published now, the oldest first."""
+        unsent = (Delivery.UNSENT, Delivery.REFUSED)
+        return [
+            job
+            for job in self._jobs.values()
+            if job.delivery in unsent and job.outcome is not None and now >= job.retry_at
+        ]
+
+    def published(self, job: Job) -> None:
+        """Its outcome is on its way to the broker."""
+        self._move(job, DeliveryStep.PUBLISHED)
+
+    def acknowledged(self, job: Job) -> None:
+        """The broker has its outcome; the journal is told, but that can wait."""
+        if not job.sent:
+            self._move(job, DeliveryStep.ACKNOWLEDGED)
+            self.touch(job, can_wait=True)
+
+    def refused(self, job: Job, now: float) -> None:
+        """The broker did not take its outcome: it is due again after REFUSED_RETRY_SECONDS."""
+        self._move(job, DeliveryStep.REFUSED)
+        job.retry_at = now + REFUSED_RETRY_SECONDS
+
+    def lost(self, job: Job) -> None:
+        """The connection ended before the broker answered: its outcome is due again."""
+        self._move(job, DeliveryStep.LOST)
+
+    def reconnected(self) -> None:
+        """What an earlier connection has not answered is never answered."""
+        for job in self._jobs.values():
+            self._move(job, DeliveryStep.LOST)
+
+    def readdress(self, job: Job, reply: wire.Reply) -> None:
+        """From now on its replies go to another address, its outcome once more."""
+        job.reply, job.retry_at = reply, 0.0
+        self._move(job, DeliveryStep.READDRESSED)
+        self.touch(job, can_wait=job.outcome is not None)
+
+    def withhold(self, job: Job) -> None:
+        """Nobody is to hear of its outcome, unless asked by `query`."""
+        self._move(job, DeliveryStep.WITHHELD)
+        self.touch(job)
+
+    def _move(self, job: Job, step: DeliveryStep) -> None:
+        job.delivery = deliver(job.delivery, step)
+
+    # --- bounds -------------------------------------------------------------------------------
     def _fits(self, needed_bytes: int) -> bool:
         return len(self._jobs) < MAX_ROWS and self._bytes + needed_bytes <= MAX_BYTES
 

@@ -1,4 +1,4 @@
-"""What is counted of an agent's work, as Prometheus' text and as JSON. Pure.
+"""What is counted of an agent's work. Pure.
 
 `gen_ai_*` are those of the OpenTelemetry semantic conventions for generative AI, with their
 attributes and bucket boundaries, named as Prometheus has it (dots are underscores, the unit comes
@@ -9,16 +9,14 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
-
-import msgspec
+from itertools import accumulate
+from typing import Literal
 
 from edgekit.agent.serve.events import Measured
+from edgekit.agent.serve.exposition import Buckets, Family
 from edgekit.core.chat import Timings, Usage
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"  # Prometheus' exposition formats
 CANCELLED = "cancelled"
 MB = 1 << 20
 
@@ -30,8 +28,6 @@ FIRST_TOKEN = (
 )
 PER_TOKEN = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
 TOKENS = tuple(4**n for n in range(14))
-
-Labels = dict[str, str]
 
 
 @dataclass(slots=True)
@@ -50,22 +46,10 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
-    def cumulative(self) -> Iterator[tuple[str, int]]:
-        """The number of values up to each bound, the last one `+Inf`."""
-        count = 0
-        for bound, more in zip((*self.bounds, "+Inf"), self.counts, strict=True):
-            count += more
-            yield str(bound), count
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """One metric: its samples by their labels."""
-
-    name: str
-    kind: Literal["counter", "gauge", "histogram"]
-    text: str
-    samples: tuple[tuple[Labels, float | Histogram], ...]
+    def now(self) -> Buckets:
+        """As it is at the moment."""
+        bounds = (*map(str, self.bounds), "+Inf")
+        return Buckets(tuple(zip(bounds, accumulate(self.counts), strict=True)), self.total)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +107,7 @@ class Metrics:
         if tokens > 1 and one_by_one:
             self.per_token.observe(max(0.0, seconds - first) / (tokens - 1))
 
-    def families(self, now: Now) -> list[Family]:
+    def families(self, now: Now) -> tuple[Family, ...]:
         """Everything, in a fixed order."""
         chat = {
             "gen_ai_operation_name": "chat",
@@ -131,7 +115,7 @@ class Metrics:
             "gen_ai_request_model": self.model,
         }
         durations = tuple(
-            (chat | ({"error_type": error} if error else {}), histogram)
+            (chat | ({"error_type": error} if error else {}), histogram.now())
             for error, histogram in sorted(self.duration.items())
         )
         tokens = (("input", self.input), ("output", self.output))
@@ -141,7 +125,7 @@ class Metrics:
             "model": self.model,
             "version": self.version,
         }
-        return [
+        return (
             Family(
                 "gen_ai_server_request_duration_seconds",
                 "histogram",
@@ -152,19 +136,19 @@ class Metrics:
                 "gen_ai_server_time_to_first_token_seconds",
                 "histogram",
                 "From a prompt's arrival to the first token of its answer.",
-                ((chat, self.first_token),),
+                ((chat, self.first_token.now()),),
             ),
             Family(
                 "gen_ai_server_time_per_output_token_seconds",
                 "histogram",
                 "Per token after the first one.",
-                ((chat, self.per_token),),
+                ((chat, self.per_token.now()),),
             ),
             Family(
                 "gen_ai_client_token_usage",
                 "histogram",
                 "Tokens of a prompt and of its answer.",
-                tuple((chat | {"gen_ai_token_type": kind}, found) for kind, found in tokens),
+                tuple((chat | {"gen_ai_token_type": kind}, found.now()) for kind, found in tokens),
             ),
             _one("edgekit_queue_depth", "gauge", "Prompts that wait.", now.queue),
             _one("edgekit_running", "gauge", "Prompts that run.", now.running),
@@ -195,53 +179,8 @@ class Metrics:
                 None if now.measured.mem_free_mb is None else now.measured.mem_free_mb * MB,
             ),
             Family("edgekit_build_info", "gauge", "What runs here.", ((build, 1),)),
-        ]
+        )
 
 
 def _one(name: str, kind: Literal["counter", "gauge"], text: str, value: float | None) -> Family:
     return Family(name, kind, text, () if value is None else (({}, value),))
-
-
-def prometheus(families: list[Family]) -> bytes:
-    """The text format, version 0.0.4; what is not known is left out."""
-    lines = []
-    for family in families:
-        lines += [f"# HELP {family.name} {family.text}", f"# TYPE {family.name} {family.kind}"]
-        for labels, value in family.samples:
-            if not isinstance(value, Histogram):
-                lines.append(f"{family.name}{_labels(labels)} {value}")
-                continue
-            count = 0
-            for bound, count in value.cumulative():
-                lines.append(f"{family.name}_bucket{_labels(labels | {'le': bound})} {count}")
-            lines.append(f"{family.name}_sum{_labels(labels)} {value.total}")
-            lines.append(f"{family.name}_count{_labels(labels)} {count}")
-    return ("\n".join(lines) + "\n").encode()
-
-
-def _labels(labels: Labels) -> str:
-    escaped = (
-        value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
-        for value in labels.values()
-    )
-    inside = ",".join(f'{name}="{value}"' for name, value in zip(labels, escaped, strict=True))
-    return f"{{{inside}}}" if inside else ""
-
-
-def as_json(families: list[Family]) -> bytes:
-    """The same for the metrics topic: a number, or a list with an object for each set of labels."""
-    body: dict[str, Any] = {}
-    for family in families:
-        samples: list[dict[str, Any]] = []
-        for labels, value in family.samples:
-            if isinstance(value, Histogram):
-                buckets = dict(value.cumulative())
-                counted = {"count": buckets["+Inf"], "sum": value.total, "buckets": buckets}
-                samples.append({"labels": labels} | counted)
-            elif labels:
-                samples.append({"labels": labels, "value": value})
-            else:
-                body[family.name] = value
-        if samples:
-            body[family.name] = samples
-    return msgspec.json.encode(body)

@@ -1,7 +1,8 @@
 """What parent and model worker say to each other: length-prefixed msgpack over a socketpair.
 
 A descriptor of its own, because native libraries print on stdout. Frames are a 4-byte big-endian
-length and one tagged msgpack map.
+length and one tagged msgpack map. The first one to the worker is its `Settings`; it answers with
+`Ready` once the model is loaded. Neither side imports the other: what both must know stands here.
 """
 
 from __future__ import annotations
@@ -14,11 +15,47 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from edgekit.core.chat import Sampling, Timings, Usage
-from edgekit.core.wire import UNREADABLE
+from edgekit.core.wire import MAX_EXPIRY_SECONDS, UNREADABLE
 from edgekit.errors import EdgekitError
 
 MAX_FRAME_BYTES = 16 << 20
+SLICE_TOKENS = 64  # of a prefill: the longest stretch in which a worker sees no cancel
+HEARTBEAT_SECONDS = 1.0  # a worker that has nothing else to say
+SLOWEST_TOKENS_PER_SECOND = 4.0  # of a prefill, or of one beam: below it a device is of no use
 _HEADER = struct.Struct(">I")
+
+
+def quiet_seconds(tokens: int) -> float:
+    """For how long one computation of so many tokens may take a worker that is well."""
+    return min(tokens / SLOWEST_TOKENS_PER_SECOND, MAX_EXPIRY_SECONDS)
+
+
+class Settings(msgspec.Struct, frozen=True, tag="settings", forbid_unknown_fields=True):
+    """What a worker is told before anything else, once.
+
+    Attributes:
+        model: path of the model's folder.
+        release: digest of the release that it is of.
+        max_length: tokens of a slot, where the memory holds one of so many.
+        threads: of the runtime; 0 takes what is fastest on this device.
+        slots: prompts side by side; 0 takes what the memory allows.
+        batching: decode all slots in one step, where the graph allows it.
+        max_beams: of a beam search; 1 refuses it.
+        logits_processors: custom scoring, as in agent.toml; empty for none.
+        tuning: path of the file in which measured settings of the runtime are kept.
+        tune_seconds: how long to measure them at most.
+    """
+
+    model: str
+    release: str
+    max_length: int
+    threads: int
+    slots: int
+    batching: bool
+    max_beams: int
+    logits_processors: str
+    tuning: str
+    tune_seconds: float
 
 
 class Start(msgspec.Struct, frozen=True, tag="start"):
@@ -98,8 +135,9 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     param: str = ""
 
 
-ToWorker = Start | Cancel
+ToWorker = Start | Cancel  # after the settings
 FromWorker = Ready | Heartbeat | Delta | Done | Failed
+Message = Settings | ToWorker | FromWorker
 T = TypeVar("T")
 
 
@@ -119,11 +157,17 @@ class Pipe(Generic[T]):
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
 
+    def then(self, receives: Any) -> Pipe[Any]:
+        """This end for what follows: messages of another union; the old one is of no use then."""
+        other: Pipe[Any] = Pipe(self.sock, receives)
+        other._buffer, other._unsent = self._buffer, self._unsent
+        return other
+
     def readable(self) -> bool:
         """Whether there is something to receive, or the other end is gone."""
         return bool(self._buffer or self._poll.poll(0))
 
-    def send(self, message: ToWorker | FromWorker) -> None:
+    def send(self, message: Message) -> None:
         """Write one frame.
 
         Raises:
@@ -134,7 +178,7 @@ class Pipe(Generic[T]):
         except OSError as error:
             raise PipeClosedError("the pipe is closed", str(error)) from error
 
-    def offer(self, message: ToWorker | FromWorker) -> None:
+    def offer(self, message: Message) -> None:
         """Write one frame as far as it goes at once; `flush` goes on.
 
         Raises:
@@ -188,7 +232,7 @@ class Pipe(Generic[T]):
                 raise PipeClosedError("the pipe is closed")
             self._buffer += chunk
 
-    def _frame(self, message: ToWorker | FromWorker) -> bytes:
+    def _frame(self, message: Message) -> bytes:
         body = self._encoder.encode(message)
         return _HEADER.pack(len(body)) + body
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
 from edgekit.agent.serve.events import Measured, Publish
-from edgekit.agent.serve.metrics import Family, as_json
+from edgekit.agent.serve.exposition import Family, as_json
 from edgekit.agent.serve.pipe import Ready
 from edgekit.agent.serve.replies import status_message
 from edgekit.core import payloads, topics, wire
@@ -68,7 +69,7 @@ def answer_cap(config: AgentConfig, bundle: BundleConfig, model: Ready | None) -
     return min(config.max_answer_tokens or cap, cap)
 
 
-def metrics_message(device: str, families: list[Family]) -> wire.Outbound:
+def metrics_message(device: str, families: Sequence[Family]) -> wire.Outbound:
     """What was counted; the next message says it again, so that one that is lost costs nothing."""
     return wire.Outbound(topics.metrics_topic(device), as_json(families), qos=0)
 

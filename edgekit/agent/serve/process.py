@@ -7,10 +7,10 @@ import select
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 
-from edgekit.agent.serve.pipe import FromWorker, Pipe, PipeClosedError, ToWorker
+from edgekit.agent.serve.pipe import FromWorker, Message, Pipe, PipeClosedError, Settings
 
 log = logging.getLogger(__name__)
 
@@ -21,18 +21,18 @@ class ModelProcess:
     """One worker at a time; a `polling.Source`.
 
     Args:
-        arguments: of `python -m edgekit.agent worker`, its descriptor apart.
+        settings: what each worker is told first.
         on_message: called from `ready` with what it says.
         on_end: called from `ready` when it has ended by itself.
     """
 
     def __init__(
         self,
-        arguments: Sequence[str],
+        settings: Settings,
         on_message: Callable[[FromWorker], None],
         on_end: Callable[[], None],
     ) -> None:
-        self._arguments = arguments
+        self._settings = settings
         self._on_message = on_message
         self._on_end = on_end
         self._process: subprocess.Popen[bytes] | None = None
@@ -46,14 +46,15 @@ class ModelProcess:
             self._process = subprocess.Popen(
                 [
                     *(sys.executable, "-S", "-P", "-m", "edgekit.agent", "worker"),
-                    *("--descriptor", str(theirs.fileno()), *self._arguments),
+                    *("--descriptor", str(theirs.fileno())),
                 ],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
             )
         self._pipe = Pipe(ours, FromWorker)
+        self.tell(self._settings)
 
-    def tell(self, message: ToWorker) -> None:
+    def tell(self, message: Message) -> None:
         """Send it something; what it does not take yet is kept, and lost when it ends."""
         if self._pipe is not None:
             with suppress(PipeClosedError):  # `ready` notices

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from edgekit.agent.serve.scheduler import SLICE_TOKENS
+from edgekit.agent.serve.pipe import SLICE_TOKENS, quiet_seconds
 from edgekit.core import wire
 from edgekit.core.config import AgentConfig
-from edgekit.core.wire import MAX_EXPIRY_SECONDS
 
-SLOWEST_TOKENS_PER_SECOND = 4.0  # of a prefill, or of one beam: below it a device is of no use
-HEARTBEAT_SECONDS = 1.0  # a worker that has nothing else to say
 COLD_SECONDS = 60.0  # the weights may have to be read again from a slow disk
-
-
-def quiet_seconds(tokens: int) -> float:
-    """For how long one computation of so many tokens may take a worker that is well."""
-    return min(tokens / SLOWEST_TOKENS_PER_SECOND, MAX_EXPIRY_SECONDS)
 
 
 def longest_silence_seconds(config: AgentConfig, loading: bool) -> float:

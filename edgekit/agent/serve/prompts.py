@@ -42,7 +42,7 @@ class Prompts:
     running: dict[str, Job] = field(default_factory=dict)
     stopping: set[str] = field(default_factory=set)  # forgotten, but the worker is at it still
     slots: int = 0  # of the worker; none while the model loads
-    connected: bool = True
+    connected: bool = False  # the broker has subscribed us
     storing: bool = True  # the journal can be written; what is not in it is not said
     ignored: int = 0  # messages and prompts that got no answer
     run_ms: float | None = None  # mean of recent prompts, from start to end
@@ -71,14 +71,13 @@ class Prompts:
         """Send the outcome of a prompt; while there is no connection or no journal it waits."""
         if not self.connected or not self.storing:
             return []
-        job.in_flight = True
+        self.ledger.published(job)
         return [replies.outcome(job, job.reply, int(job.deadline - now))]
 
     def send_outbox(self, now: float) -> list[Effect]:
         """Send outcomes that nobody has acknowledged, the oldest first."""
-        waiting = [j for j in self.ledger if j.outcome and not j.sent and not j.in_flight]
-        due = [job for job in waiting if now >= job.send_at]
-        return [effect for job in due[:OUTBOX_BATCH] for effect in self.send(job, now)]
+        due = self.ledger.due(now)[:OUTBOX_BATCH]
+        return [effect for job in due for effect in self.send(job, now)]
 
     # --- ending -------------------------------------------------------------------------------
     def end(self, job: Job, step: Step, outcome: Outcome, now: float) -> list[Effect]:
@@ -146,8 +145,7 @@ class Prompts:
             outcome = replies.error_outcome(error)
             job.end(Step.EXPIRED, outcome, now)
             self._count(job, outcome, now)
-            job.sent = True
-            self.ledger.touch(job)
+            self.ledger.withhold(job)
             self.ignored += 1
         return effects
 

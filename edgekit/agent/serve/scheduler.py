@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-SLICE_TOKENS = 64  # the longest stretch in which a cancel is not seen
+from edgekit.agent.serve.pipe import SLICE_TOKENS
+
 SHARED_SLICE_TOKENS = 32  # while answers run that wait for it
 
 

@@ -1,19 +1,19 @@
 """The agent's prompts as a machine: events in, effects out, nothing touched.
 
 `handle(event, now)` is the only method; `now` is monotonic seconds. A prompt moves along the table
-in `states`. What the journal is to know comes first among the effects, and reading it back
-(`Restored`) is the only way in which a session is resumed.
+in `states`, the delivery of its outcome along the other one there. What the journal is to know
+comes first among the effects, and reading it back (`Restored`) is the only way in which a session
+is resumed. When the agent connects, says that it is ready and gives up is decided here too; what
+the service manager and a Prometheus want to know is a `Snapshot`, one in each `Tick`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import cast
-
-import msgspec
 
 from edgekit.agent.serve import replies
 from edgekit.agent.serve.condition import Condition
+from edgekit.agent.serve.dispatch import Dispatch
 from edgekit.agent.serve.events import (
     Ack,
     CheckStorage,
@@ -24,38 +24,43 @@ from edgekit.agent.serve.events import (
     Effect,
     Event,
     Exit,
+    GiveUp,
+    GoOnline,
     LeavePools,
     Measured,
+    MeasureDevice,
     Publish,
     Published,
+    ReadyUnsaid,
     Received,
     Restored,
-    Spawn,
+    SayReady,
+    SayStopping,
+    Snapshot,
+    Stopped,
     StorageBack,
+    TakenOver,
     Tick,
-    ToWorker,
     Unrecorded,
     WorkerLost,
 )
 from edgekit.agent.serve.intake import NO_STORAGE, Intake
-from edgekit.agent.serve.job import REFUSED_RETRY_SECONDS, Job, Row
-from edgekit.agent.serve.metrics import Family, Metrics, Now
-from edgekit.agent.serve.pipe import Delta, Done, Failed, Heartbeat, Ready, Start
-from edgekit.agent.serve.presence import Presence, answer_cap, card_message
+from edgekit.agent.serve.job import Job, Row
+from edgekit.agent.serve.metrics import Metrics, Now
+from edgekit.agent.serve.pipe import Delta, Done, Failed, Ready
+from edgekit.agent.serve.presence import Presence, card_message
 from edgekit.agent.serve.prompts import Prompts
 from edgekit.agent.serve.states import State, Step
 from edgekit.core import chat, payloads, wire
 from edgekit.core.config import AgentConfig
 from edgekit.core.manifest import BundleConfig
 from edgekit.core.packet import FAILURE, NO_MATCHING_SUBSCRIBERS
+from edgekit.errors import TakenOverError
 
-REPLY_MARGIN_SECONDS = 0.25  # a running prompt stops this early, so that its error still arrives
-MAX_DEATHS = 2  # of the worker on one prompt, before it is given up as the culprit
-MAX_STARTS = 4  # the agent's own deaths count here: a prompt may take the whole device down
-RESPAWN_SECONDS = 1.0
-HUNG_SECONDS = 60.0  # past a deadline that the worker itself looks at between two slices
 STORAGE_CHECK_SECONDS = 2.0
+MEASURE_SECONDS = 5.0  # a device gets hot within seconds
 STOPPING = "the device stops"
+COMMITS_ALL = (Tick, Drain, StorageBack, Stopped)  # also what could wait for another commit
 
 
 @dataclass(slots=True)
@@ -77,13 +82,16 @@ class Session:
     epoch: float
     _prompts: Prompts = field(init=False)
     _intake: Intake = field(init=False)
+    _dispatch: Dispatch = field(init=False)
     _presence: Presence = field(init=False)
     _condition: Condition = field(default_factory=Condition)
-    _model: Ready | None = None  # the one loaded last
+    _online: bool = False  # connecting was begun
+    _answers: bool = False  # the model has answered and the broker has subscribed us, if only once
+    _ready_unsaid: bool = False
     _draining: float | None = None
     _exited: bool = False
     _storage_check_at: float = 0.0
-    _heard_at: float | None = None  # the worker said something, or had nothing to do
+    _measure_at: float = 0.0
 
     def __post_init__(self) -> None:
         model = self.bundle.name
@@ -91,70 +99,53 @@ class Session:
         self._prompts = Prompts(model, self.epoch, metrics)
         self._intake = Intake(self.config, self._prompts, self._condition)
         self._presence = Presence(self.config.device)
-
-    @property
-    def ignored(self) -> int:
-        """Messages and prompts that got no answer."""
-        return self._prompts.ignored
-
-    @property
-    def owed(self) -> bool:
-        """Whether the worker has something to do: to load the model, or a prompt."""
-        prompts = self._prompts
-        return bool(not prompts.slots or prompts.running or prompts.stopping)
-
-    def silent_seconds(self, now: float) -> float:
-        """For how long the worker has owed something and said nothing."""
-        return now - self._heard_at if self._heard_at is not None else 0.0
-
-    @property
-    def connected(self) -> bool:
-        """Whether the broker has subscribed us."""
-        return self._prompts.connected
+        self._dispatch = Dispatch(self.config, self.bundle, self._prompts, self._presence)
 
     def handle(self, event: Event, now: float) -> tuple[Effect, ...]:
         """What is to be done now that `event` happened."""
-        from_worker = isinstance(event, Ready | Heartbeat | Delta | Done | Failed)
-        if from_worker or not self.owed or self._heard_at is None:
-            self._heard_at = now + (event.quiet_seconds if isinstance(event, Heartbeat) else 0.0)
+        self._dispatch.hear(event, now)
         if isinstance(event, Unrecorded):  # before anything else ends, and would be said
             self._prompts.storing = False
         effects = self._prompts.expire_waiting(now)
         effects += self._react(event, now)
-        effects += self._hung(now)
+        effects += self._dispatch.hung(now)
         effects += self._start_next(now)
         effects += self._say_status(now)
-        effects += self._exit_when_drained(now)
+        exits = self._drained(now)
+        if exits:
+            effects += self._end(now)
+        if isinstance(event, Tick):
+            effects.append(self._snapshot(now))
+        if exits:
+            effects.append(Exit())
         if not self._prompts.storing:
             return tuple(effects)
-        everything = isinstance(event, Tick | Drain | StorageBack)
-        return (*self._prompts.ledger.effects(everything=everything), *effects)
+        told = self._prompts.ledger.effects(everything=isinstance(event, COMMITS_ALL))
+        return (*told, *effects)
 
     def _react(self, event: Event, now: float) -> list[Effect]:  # noqa: PLR0911, PLR0912  one case each
         match event:
+            case Delta():
+                return self._dispatch.delta(event, now)
             case Received(message):
                 starts = self._start_next(now)  # what is free then, the new prompt may have
                 return [*starts, *self._intake.receive(message, now), Ack(message.token)]
             case Controlled(message):
                 return [*self._intake.control(message, now), Ack(message.token)]
+            case Done():
+                return self._dispatch.done(event, now)
+            case Failed():
+                return self._dispatch.failed(event, now)
             case Ready():
                 return self._ready(event)
-            case Delta():
-                return self._delta(event, now)
-            case Done():
-                return self._done(event, now)
-            case Failed(key, code, text, param):
-                job = self._prompts.ended(key)
-                if job is None:
-                    return []
-                outcome = replies.error_outcome(wire.ProtocolError(code, text, param))
-                return self._prompts.end(job, Step.REFUSED, outcome, now)
             case WorkerLost():
-                return self._worker_lost(now)
+                return self._dispatch.lost(now)
             case Connected():
                 return self._connected(now)
             case Disconnected():
                 self._prompts.connected = False
+            case TakenOver():
+                return [self._taken_over()]
             case Published(reply, code):
                 return self._published(reply, code, now)
             case Restored(rows):
@@ -166,144 +157,81 @@ class Session:
                 return self._prompts.send_outbox(now)
             case Measured():
                 self._condition.measure(event)
+            case ReadyUnsaid():
+                self._ready_unsaid = True
             case Drain(deadline):
                 self._draining = deadline
                 self._intake.draining = True
-                return [LeavePools()]
+                return [SayStopping(), LeavePools()]
+            case Stopped() if not self._prompts.storing:
+                return [CheckStorage()]
             case Tick():
                 return self._tick(now)
         return []
 
     # --- the worker ---------------------------------------------------------------------------
     def _ready(self, model: Ready) -> list[Effect]:
-        self._prompts.slots = model.slots
-        before, self._model = self._model, model
-        # the one after a crash may find less memory
-        changed = before is not None and before.served != model.served
+        changed = self._dispatch.ready(model)
+        if not self._online:  # only now: a prompt is not taken before it can be answered
+            self._online = True
+            return [GoOnline()]
         return [self._card()] if changed and self._prompts.connected else []
 
     def _start_next(self, now: float) -> list[Effect]:
+        if self._draining is None:
+            return self._dispatch.start_all(now)
         effects: list[Effect] = []
         queue = self._prompts.queue
-        if self._draining is not None:
-            while (job := queue.first()) is not None:
-                queue.take(job)
-                effects += self._hand_back(job, now)
-            return effects
-        while (job := self._prompts.next_to_start(now)) is not None:
-            effects.append(ToWorker(self._start(job, now)))
+        while (job := queue.first()) is not None:
+            queue.take(job)
+            effects += self._hand_back(job, now)
         return effects
-
-    def _start(self, job: Job, now: float) -> Start:
-        request = job.request
-        assert request is not None, "a prompt that ended does not wait"
-        job.move(Step.STARTED)
-        job.starts += 1
-        job.started_at = now
-        self._prompts.running[job.key] = job
-        self._prompts.ledger.touch(job)
-        limit = answer_cap(self.config, self.bundle, self._model)
-        return Start(
-            job=job.key,
-            requester=job.requester,
-            messages=[(m.role, m.text) for m in request.messages],
-            sampling=chat.sampling_of(request, self.bundle.search),
-            stops=request.stops,
-            answer_limit=min(request.answer_limit or limit, limit),
-            deadline=job.deadline - REPLY_MARGIN_SECONDS,
-            prompt_limit=self.config.max_prompt_tokens,
-        )
-
-    def _delta(self, event: Delta, now: float) -> list[Effect]:
-        job = self._prompts.running.get(event.job)
-        if job is None or job.request is None or job.mute or not self._prompts.connected:
-            return []
-        if job.reply.final_only or job.request.stream is False:
-            return []
-        effect = replies.delta(job, event.text, now)
-        job.seq += 1
-        return [effect]
-
-    def _done(self, event: Done, now: float) -> list[Effect]:
-        job = self._prompts.ended(event.job)
-        if job is None:
-            return []
-        self._prompts.metrics.used(event.usage)
-        if event.usage.completion_tokens:
-            self._presence.tok_s = round(event.timings.predicted_per_second, 1)
-            self._presence.ttft_ms = round(event.timings.first_token_ms, 1)
-        if event.finish_reason == "deadline":
-            text = "the message's expiry ran out"
-            return self._prompts.fail(job, Step.EXPIRED, "deadline_exceeded", text, now)
-        queue_ms = (job.started_at - job.queued_at) * 1e3
-        timings = msgspec.structs.replace(event.timings, queue_ms=queue_ms)
-        if event.finish_reason != "cancelled":
-            tokens = event.usage.completion_tokens
-            self._prompts.metrics.answered(now - job.queued_at, timings, tokens)
-        reason = cast(chat.FinishReason, event.finish_reason)
-        return self._prompts.finish(job, event.text, reason, event.usage, timings, now)
-
-    def _worker_lost(self, now: float) -> list[Effect]:
-        self._prompts.metrics.worker_restarts += 1
-        self._prompts.slots = 0
-        self._prompts.stopping.clear()
-        effects: list[Effect] = []
-        for job in reversed(tuple(self._prompts.running.values())):
-            job.deaths += 1
-            effects += self._requeue(job, now)
-        return [*effects, Spawn(RESPAWN_SECONDS)]
-
-    def _requeue(self, job: Job, now: float) -> list[Effect]:
-        """Run it again, unless it is the culprit of too many deaths or was to stop anyway."""
-        self._prompts.running.pop(job.key, None)
-        job.move(Step.REQUEUED)
-        if job.cancelling:
-            return self._prompts.cancelled(job, now)
-        if job.deaths >= MAX_DEATHS or job.starts >= MAX_STARTS:
-            text = f"the model process died {job.deaths} times on this prompt"
-            if job.deaths < MAX_DEATHS:
-                text = f"{job.starts} attempts at this prompt ended with the agent's death"
-            return self._prompts.fail(job, Step.CRASHED, "worker_crashed", text, now)
-        job.mute = job.mute or job.seq > 0
-        self._prompts.queue.put_back(job)
-        self._prompts.ledger.touch(job)
-        return []
-
-    def _hung(self, now: float) -> list[Effect]:
-        running = self._prompts.running.values()
-        if any(now >= job.deadline + HUNG_SECONDS for job in running):
-            return self._worker_lost(now)
-        return []
 
     # --- the broker ---------------------------------------------------------------------------
     def _connected(self, now: float) -> list[Effect]:
         self._prompts.connected = True
         self._presence.forget()
-        for job in self._prompts.ledger:
-            job.in_flight = False
-        return [self._card(), *self._prompts.send_outbox(now)]
+        self._prompts.ledger.reconnected()
+        return [*self._say_ready(), self._card(), *self._prompts.send_outbox(now)]
+
+    def _say_ready(self, again: bool = False) -> list[Effect]:
+        model = self._dispatch.model
+        if model is None:
+            return []
+        self._answers, self._ready_unsaid = True, False
+        return [SayReady(model, again)]
+
+    def _taken_over(self) -> GiveUp:
+        error = TakenOverError(
+            f"another client connected to {self.config.broker} as {self.config.device}",
+            "the broker ended this connection with reason code 0x8E, Session taken over",
+            "give one of the two devices another name, then push to it",
+        )
+        return GiveUp(error)
 
     def _card(self) -> Publish:
+        model = self._dispatch.model
         return Publish(
-            card_message(self.config, self.bundle, self.release, self.agent_version, self._model)
+            card_message(self.config, self.bundle, self.release, self.agent_version, model)
         )
 
     def _published(self, reply: Publish, code: int | None, now: float) -> list[Effect]:
-        job = self._prompts.ledger.get(reply.key)
+        ledger = self._prompts.ledger
+        job = ledger.get(reply.key)
         to = (reply.message.topic, reply.message.correlation)
         if job is None or (job.reply.topic, job.reply.correlation) != to:
             return []  # it went to an address that was replaced by a newer one
         if reply.kind == "accepted":
             nobody = code == NO_MATCHING_SUBSCRIBERS and job.outcome is None
             return self._prompts.abandon(job) if nobody else []
-        job.in_flight = False
-        if job.outcome is None or job.sent or code is None:
+        if job.outcome is None:
             return []
-        if code >= FAILURE:
-            job.send_at = now + REFUSED_RETRY_SECONDS
-            return []
-        job.sent = True
-        self._prompts.ledger.touch(job, can_wait=True)
+        if code is None:
+            ledger.lost(job)
+        elif code >= FAILURE:
+            ledger.refused(job, now)
+        else:
+            ledger.acknowledged(job)
         return []
 
     # --- the journal --------------------------------------------------------------------------
@@ -326,7 +254,7 @@ class Session:
                 effects += self._prompts.end(job, Step.REFUSED, outcome, now)
                 continue
             if job.state == State.RUNNING:
-                effects += self._requeue(job, now)
+                effects += self._dispatch.requeue(job, now)
             else:
                 self._prompts.queue.add(job)
         return effects + self._prompts.expire_waiting(now)
@@ -343,42 +271,55 @@ class Session:
 
     # --- time ---------------------------------------------------------------------------------
     def _tick(self, now: float) -> list[Effect]:
+        effects: list[Effect] = self._say_ready(again=True) if self._ready_unsaid else []
+        if now >= self._measure_at:
+            self._measure_at = now + MEASURE_SECONDS
+            effects.append(MeasureDevice())
         self._prompts.ledger.forget_old(now)
         if self._prompts.storing:
-            return self._prompts.send_outbox(now)
-        if now < self._storage_check_at:
-            return []
-        self._storage_check_at = now + STORAGE_CHECK_SECONDS
-        return [CheckStorage()]
+            effects += self._prompts.send_outbox(now)
+        elif now >= self._storage_check_at:
+            self._storage_check_at = now + STORAGE_CHECK_SECONDS
+            effects.append(CheckStorage())
+        return effects
 
     def _hand_back(self, job: Job, now: float) -> list[Effect]:
         return self._prompts.fail(job, Step.HANDED_BACK, "draining", STOPPING, now)
 
-    def _exit_when_drained(self, now: float) -> list[Effect]:
+    def _drained(self, now: float) -> bool:
+        """Whether a drain ends with this event: nothing runs any more, or its time is over."""
         if self._draining is None or self._exited:
-            return []
+            return False
+        return not self._prompts.running or now >= self._draining
+
+    def _end(self, now: float) -> list[Effect]:
         running = tuple(self._prompts.running.values())
-        if running and now < self._draining:
-            return []
         effects = [effect for job in running for effect in self._hand_back(job, now)]
         self._exited = True
-        return [*effects, *self._say_status(now), Exit()]
+        return [*effects, *self._say_status(now)]
 
+    # --- how it is ----------------------------------------------------------------------------
     def _say_status(self, now: float) -> list[Effect]:
         if not self._prompts.connected:
             return []
-        return list(self._presence.say(self.status(), self._condition.measured, now))
+        return list(self._presence.say(self._status(), self._condition.measured, now))
 
-    def metrics(self) -> list[Family]:
-        """What was counted, and how it is now."""
-        prompts = self._prompts
-        now = Now(
-            len(prompts.queue), len(prompts.running), prompts.ignored, self._condition.measured
+    def _snapshot(self, now: float) -> Snapshot:
+        prompts, dispatch = self._prompts, self._dispatch
+        waiting, running = len(prompts.queue), len(prompts.running)
+        counted = prompts.metrics.families(
+            Now(waiting, running, prompts.ignored, self._condition.measured)
         )
-        return prompts.metrics.families(now)
+        return Snapshot(
+            self._status(),
+            connected=prompts.connected,
+            answers=self._answers,
+            owed=dispatch.owed,
+            silent_seconds=dispatch.silent_seconds(now),
+            metrics=counted,
+        )
 
-    def status(self) -> wire.Status:
-        """How the device is, said or not."""
+    def _status(self) -> wire.Status:
         state: payloads.DeviceState = "ready"
         if self._exited:
             state = "offline"

@@ -1,7 +1,11 @@
-"""The life of one prompt as a table; the code moves by it and docs/protocol prints it."""
+"""The life of one prompt, and the delivery of its outcome, each as a table.
+
+The code moves by these tables and docs/protocol prints them. Pure.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 
@@ -47,6 +51,44 @@ TRANSITIONS: dict[tuple[State | None, Step], State] = {
 }
 
 
+class Delivery(StrEnum):
+    """Whether the broker has the outcome of a prompt; UNSENT too while there is none."""
+
+    UNSENT = "unsent"
+    IN_FLIGHT = "in flight"
+    REFUSED = "refused"
+    SENT = "sent"
+
+
+class DeliveryStep(StrEnum):
+    """What happens to the outcome of a prompt on its way to the broker."""
+
+    PUBLISHED = "published"
+    ACKNOWLEDGED = "acknowledged by the broker"
+    REFUSED = "refused by the broker"
+    LOST = "its connection or its commit failed"
+    READDRESSED = "the prompt came again from another address"
+    WITHHELD = "the prompt expired before it started: nobody waits"
+
+
+# What is not here changes nothing: an outcome that a `query` asked for is published, acknowledged
+# or refused as well, whatever has become of the delivery.
+DELIVERIES: dict[tuple[Delivery, DeliveryStep], Delivery] = {
+    (Delivery.UNSENT, DeliveryStep.PUBLISHED): Delivery.IN_FLIGHT,
+    (Delivery.UNSENT, DeliveryStep.ACKNOWLEDGED): Delivery.SENT,
+    (Delivery.UNSENT, DeliveryStep.REFUSED): Delivery.REFUSED,
+    (Delivery.UNSENT, DeliveryStep.WITHHELD): Delivery.SENT,
+    (Delivery.IN_FLIGHT, DeliveryStep.ACKNOWLEDGED): Delivery.SENT,
+    (Delivery.IN_FLIGHT, DeliveryStep.REFUSED): Delivery.REFUSED,
+    (Delivery.IN_FLIGHT, DeliveryStep.LOST): Delivery.UNSENT,
+    (Delivery.IN_FLIGHT, DeliveryStep.READDRESSED): Delivery.UNSENT,
+    (Delivery.REFUSED, DeliveryStep.PUBLISHED): Delivery.IN_FLIGHT,
+    (Delivery.REFUSED, DeliveryStep.ACKNOWLEDGED): Delivery.SENT,
+    (Delivery.REFUSED, DeliveryStep.READDRESSED): Delivery.UNSENT,
+    (Delivery.SENT, DeliveryStep.READDRESSED): Delivery.UNSENT,
+}
+
+
 def move(state: State | None, step: Step) -> State:
     """The state after a step.
 
@@ -56,10 +98,24 @@ def move(state: State | None, step: Step) -> State:
     return TRANSITIONS[state, step]
 
 
+def deliver(delivery: Delivery, step: DeliveryStep) -> Delivery:
+    """The delivery after a step."""
+    return DELIVERIES.get((delivery, step), delivery)
+
+
 def table() -> str:
-    """The transitions as Markdown, for docs/protocol."""
+    """`TRANSITIONS` as Markdown, for docs/protocol."""
+    return _markdown(TRANSITIONS)
+
+
+def delivery_table() -> str:
+    """`DELIVERIES` as Markdown, for docs/protocol."""
+    return _markdown(DELIVERIES)
+
+
+def _markdown(transitions: Mapping[tuple[StrEnum | None, StrEnum], StrEnum]) -> str:
     lines = ["| from | what happens | to |", "|---|---|---|"]
     lines += [
-        f"| {state or '(new)'} | {step} | {to} |" for (state, step), to in TRANSITIONS.items()
+        f"| {state or '(new)'} | {step} | {to} |" for (state, step), to in transitions.items()
     ]
     return "\n".join(lines)

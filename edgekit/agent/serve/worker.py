@@ -18,6 +18,8 @@ from edgekit.agent.serve.answer import FLUSH_SECONDS, Answer
 from edgekit.agent.serve.decoder import BeamSearch, Decoder, Tokenizer
 from edgekit.agent.serve.generation import Generation
 from edgekit.agent.serve.pipe import (
+    HEARTBEAT_SECONDS,
+    SLICE_TOKENS,
     Cancel,
     Delta,
     Done,
@@ -28,12 +30,12 @@ from edgekit.agent.serve.pipe import (
     PipeClosedError,
     Start,
     ToWorker,
+    quiet_seconds,
 )
 from edgekit.agent.serve.prefix import Slot, Wanted, choose_slot, common_length
 from edgekit.agent.serve.processors import ProcessorFactory
-from edgekit.agent.serve.progress import HEARTBEAT_SECONDS, quiet_seconds
 from edgekit.agent.serve.sampling import Sampler
-from edgekit.agent.serve.scheduler import SLICE_TOKENS, next_work
+from edgekit.agent.serve.scheduler import next_work
 from edgekit.agent.serve.shares import Shares
 from edgekit.core.chat import Timings, Usage
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from edgekit.agent.serve.admission import beams_served
 from edgekit.agent.serve.answer import BUSY_FLUSH_SECONDS, FIRST_PAUSE_SECONDS, FLUSH_SECONDS
-from edgekit.agent.serve.decoder import Options, open_model
-from edgekit.agent.serve.pipe import Pipe, Ready, ToWorker
+from edgekit.agent.serve.decoder import BeamSearch, Options, open_model
+from edgekit.agent.serve.pipe import Pipe, PipeClosedError, Ready, Settings, ToWorker
 from edgekit.agent.serve.scoring import load_factory
 from edgekit.agent.serve.tune import TUNE_SECONDS, cpus, tuned
 from edgekit.agent.serve.worker import Worker
@@ -19,47 +19,29 @@ from edgekit.errors import EdgekitError
 log = logging.getLogger(__name__)
 
 
-def serve_model(
-    descriptor: int,
-    model_dir: Path,
-    max_length: int,
-    *,
-    threads: int,
-    slots: int,
-    release: str,
-    tuning: Path,
-    tune_seconds: float,
-    max_beams: int,
-    batching: bool,
-    logits_processors: str,
-) -> None:
-    """Load the model, answer one token to warm it up, then serve the pipe.
+def serve_model(descriptor: int) -> None:
+    """Be told the settings, load the model, answer one token to warm it up, then serve the pipe.
 
     Args:
         descriptor: of the parent's socketpair.
-        model_dir: the model's folder.
-        max_length: tokens of a slot, where the memory holds one of so many.
-        threads: of the runtime; 0 takes what is fastest on this device.
-        slots: prompts side by side; 0 takes what the memory allows.
-        release: its digest.
-        tuning: where measured settings are kept.
-        tune_seconds: how long to measure at most.
-        max_beams: of a beam search; 1 refuses it.
-        batching: decode all slots in one step, where the graph allows it.
-        logits_processors: custom scoring, as in agent.toml.
 
     Raises:
-        EdgekitError: the model or the custom scoring cannot be loaded, or has no room.
+        EdgekitError: there are no settings, or the model or the custom scoring cannot be loaded, or
+            has no room.
     """
-    processors = load_factory(logits_processors)  # before what takes long
-    pipe: Pipe[ToWorker] = Pipe(socket.socket(fileno=descriptor), ToWorker)
-    measured = not threads
-    options = Options(threads, spinning=False)
-    if not threads:
-        options, measured = tuned(model_dir, release, tuning, min(tune_seconds, TUNE_SECONDS))
+    settings, pipe = _settings(descriptor)
+    processors = load_factory(settings.logits_processors)  # before what takes long
+    model_dir = Path(settings.model)
+    measured = not settings.threads
+    options = Options(settings.threads, spinning=False)
+    if not settings.threads:
+        seconds = min(settings.tune_seconds, TUNE_SECONDS)
+        options, measured = tuned(model_dir, settings.release, Path(settings.tuning), seconds)
     began = time.monotonic()
     try:
-        decoder, tokenizer, beams = open_model(model_dir, max_length, options, slots, batching)
+        decoder, tokenizer, beams = open_model(
+            model_dir, settings.max_length, options, settings.slots, settings.batching
+        )
     except EdgekitError:
         raise
     except Exception as error:  # of native libraries: whatever they throw
@@ -70,13 +52,7 @@ def serve_model(
     decoder.truncate(0, 0)
     warm = time.monotonic()
     limits = decoder.limits
-    served = beams_served(beams, max_beams, limits.max_length)  # the slots have their memory by now
-    if served < max_beams:
-        log.warning(
-            "max_beams %d is lowered to %d: %s",
-            *(max_beams, served),
-            "the memory has no room for more" if beams else "batching has no beam search",
-        )
+    served = _beams_served(beams, settings.max_beams, limits.max_length)
     pipe.send(
         Ready(
             (loaded - began) * 1e3,
@@ -101,3 +77,34 @@ def serve_model(
         flush_seconds=BUSY_FLUSH_SECONDS if busy else FLUSH_SECONDS,
         pause_seconds=FIRST_PAUSE_SECONDS if busy else 0.0,
     ).run()
+
+
+def _settings(descriptor: int) -> tuple[Settings, Pipe[ToWorker]]:
+    """The first frame, and the pipe for what follows.
+
+    Raises:
+        EdgekitError: there is none, or it is something else.
+    """
+    try:
+        pipe: Pipe[Settings] = Pipe(socket.socket(fileno=descriptor), Settings)
+        settings = pipe.receive()
+    except (OSError, PipeClosedError) as error:
+        raise EdgekitError(
+            "the model process was not told its settings",
+            str(error),
+            "it is started by `serve`, over a socketpair; the agent's log says why that ended",
+        ) from error
+    assert settings is not None, "it is waited for"
+    return settings, pipe.then(ToWorker)
+
+
+def _beams_served(beams: BeamSearch | None, wanted: int, max_length: int) -> int:
+    """How many beams there is room for; the slots have their memory by now."""
+    served = beams_served(beams, wanted, max_length)
+    if served < wanted:
+        log.warning(
+            "max_beams %d is lowered to %d: %s",
+            *(wanted, served),
+            "the memory has no room for more" if beams else "batching has no beam search",
+        )
+    return served
