@@ -21,11 +21,15 @@ from edgekit.agent.serve.events import (
     Event,
     Exit,
     Forget,
+    GiveUp,
+    GoOnline,
     Publish,
     Published,
     Received,
     Record,
     Restored,
+    SayReady,
+    Snapshot,
     Spawn,
     StorageBack,
     Tick,
@@ -79,6 +83,8 @@ class SessionMachine(RuleBasedStateMachine):
         self.running: set[str] = set()
         self.loading = True
         self.connected = False
+        self.online = False
+        self.loaded = False
         self.exited = False
         self.storing = True
         self.handle(Disconnected())
@@ -99,6 +105,9 @@ class SessionMachine(RuleBasedStateMachine):
         acks = [effect.token for effect in effects if isinstance(effect, Ack)]
         assert acks == ([event.message.token] if isinstance(event, Received | Controlled) else [])
         assert len(acks) == received
+        told = [effect for effect in effects if isinstance(effect, Snapshot)]
+        assert len(told) == isinstance(event, Tick)
+        self.loaded = self.loaded or isinstance(event, Ready)
         self.tell_worker(effects)
         unrecorded = self.commit(effects)
         for effect in effects:
@@ -115,6 +124,16 @@ class SessionMachine(RuleBasedStateMachine):
                 case Spawn():
                     self.running.clear()
                     self.loading = True
+                case GoOnline():
+                    assert isinstance(event, Ready)
+                    assert not self.online, "connects twice"
+                    self.online = True
+                case SayReady():
+                    assert isinstance(event, Connected)
+                    assert self.loaded, "ready without a model"
+                case GiveUp():
+                    assert isinstance(event, WorkerLost)
+                    assert not self.loaded, "a model that was loaded once is loaded again"
                 case CheckStorage():
                     assert not self.storing
                     if self.disk_works:
@@ -126,6 +145,8 @@ class SessionMachine(RuleBasedStateMachine):
         if unrecorded is not None:
             self.storing = False
             self.handle(unrecorded)
+        if any(isinstance(effect, GiveUp) for effect in effects):
+            self.agent_dies(True)  # its supervisor starts it again
 
     def tell_worker(self, effects: tuple[Effect, ...]) -> None:
         for effect in effects:
@@ -260,7 +281,7 @@ class SessionMachine(RuleBasedStateMachine):
             self.running.discard(key)
         self.handle(Heartbeat(1.0) if event < 0 else events[event])
 
-    @precondition(lambda self: not self.exited and not self.loading)
+    @precondition(lambda self: not self.exited)
     @rule(dies=rarely)
     def worker_dies(self, dies: bool) -> None:
         if dies:

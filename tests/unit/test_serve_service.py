@@ -6,13 +6,25 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.agent.serve.events import Publish, Restored, Tick
+from edgekit.agent.serve.events import (
+    Exit,
+    GiveUp,
+    GoOnline,
+    Publish,
+    ReadyUnsaid,
+    Restored,
+    SayReady,
+    Stopped,
+    Tick,
+)
 from edgekit.agent.serve.job import Row
 from edgekit.agent.serve.notify import Notifier
+from edgekit.agent.serve.pipe import Ready
 from edgekit.agent.serve.service import Service
 from edgekit.agent.serve.states import State
 from edgekit.core import topics, wire
 from edgekit.core.config import AgentConfig
+from edgekit.errors import EdgekitError
 from tests.fakes.session import bundle
 
 
@@ -46,3 +58,54 @@ def test_every_tick_the_journal_is_tidied_after_what_it_was_told(
     service._handle(Tick())
     assert done[-1] == "tidy"
     assert done.count("tidy") == 1
+
+
+def test_the_service_connects_and_ends_when_the_session_says_so(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[bool] = []
+    monkeypatch.setattr(service._mqtt, "start", lambda: started.append(True))
+    service._handle(Ready(1.0, 1.0))
+    service._perform((GoOnline(),))
+    assert started == [True, True]
+    assert service._running
+    service._perform((Exit(),))
+    assert not service._running
+    assert service._failure is None
+
+
+def test_what_the_session_gives_up_with_is_raised_after_everything_is_closed(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[str] = []
+    error = EdgekitError("it cannot be")
+    monkeypatch.setattr(service._worker, "start", lambda: service._perform((GiveUp(error),)))
+    monkeypatch.setattr(service._worker, "stop", lambda: closed.append("worker"))
+    monkeypatch.setattr(service._journal, "close", lambda: closed.append("journal"))
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    with pytest.raises(EdgekitError, match="it cannot be"):
+        service.run()
+    assert closed == ["journal", "worker"]
+
+
+def test_a_ready_file_that_cannot_be_written_is_an_event_and_complained_of_once(
+    service: Service, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = Ready(1.0, 1.0)
+    service._ready_file = tmp_path / "absent" / "ready"
+    service._perform((SayReady(model),))
+    service._perform((SayReady(model, again=True),))
+    assert list(service._events) == [ReadyUnsaid(), ReadyUnsaid()]
+    assert caplog.text.count("cannot be written") == 1
+    service._ready_file.parent.mkdir()
+    service._perform((SayReady(model, again=True),))
+    assert b'"release":"sha256:r"' in service._ready_file.read_bytes()
+
+
+def test_the_journal_is_tidied_at_the_end_as_well(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(service._journal, "tidy", lambda: done.append("tidy"))
+    service._handle(Stopped())
+    assert done == ["tidy"]

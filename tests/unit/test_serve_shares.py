@@ -14,7 +14,7 @@ from edgekit.agent.serve.pipe import (
     Delta,
     Done,
     Failed,
-    FromWorker,
+    Message,
     Pipe,
     PipeClosedError,
     Start,
@@ -89,7 +89,7 @@ class Scene(Pipe[ToWorker]):
             raise PipeClosedError("nobody asks")
         return self.inbox.popleft() if self.inbox else None
 
-    def send(self, message: ToWorker | FromWorker) -> None:
+    def send(self, message: Message) -> None:
         if isinstance(message, Delta) and self.began:
             self.while_victim_runs[message.job] += len(message.text)
         elif isinstance(message, Done) and message.job == "victim/1":

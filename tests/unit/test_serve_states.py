@@ -1,12 +1,28 @@
-"""The table of a prompt's life: complete, and in the documentation as it is in the code."""
+"""The tables of a prompt's life and of its outcome's delivery: complete, and in the documentation
+as they are in the code."""
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import pytest
 
-from edgekit.agent.serve.states import TRANSITIONS, State, Step, move, table
+from edgekit.agent.serve import session
+from edgekit.agent.serve.job import Job, Outcome, Row
+from edgekit.agent.serve.states import (
+    DELIVERIES,
+    TRANSITIONS,
+    Delivery,
+    DeliveryStep,
+    State,
+    Step,
+    deliver,
+    delivery_table,
+    move,
+    table,
+)
+from edgekit.core import wire
 
 ENDS = {State.DONE, State.FAILED, State.CANCELLED, State.EXPIRED}
 
@@ -28,3 +44,46 @@ def test_an_end_has_no_next_step(end: State) -> None:
     for step in Step:
         with pytest.raises(KeyError):
             move(end, step)
+
+
+def test_the_documentation_prints_the_table_of_deliveries_of_the_code() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "protocol" / "README.md").read_text()
+    assert f"\n{delivery_table()}\n" in text
+
+
+def test_every_delivery_can_be_reached_and_can_end_with_the_broker() -> None:
+    assert {step for _, step in DELIVERIES} == set(DeliveryStep)
+    assert set(DELIVERIES.values()) == set(Delivery)
+    assert all(to != before for (before, _), to in DELIVERIES.items()), "a row that changes nothing"
+    for delivery in Delivery:
+        assert deliver(delivery, DeliveryStep.ACKNOWLEDGED) == Delivery.SENT
+
+
+def test_what_was_sent_is_sent_again_to_another_address_alone() -> None:
+    sent = {step for step in DeliveryStep if deliver(Delivery.SENT, step) != Delivery.SENT}
+    assert sent == {DeliveryStep.READDRESSED}
+
+
+def test_the_ledger_alone_changes_a_delivery() -> None:
+    writers = []
+    for file in sorted(Path(session.__file__).parent.glob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            written = isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+            if written and node.attr in ("delivery", "retry_at"):
+                writers.append(file.stem)
+    assert set(writers) == {"ledger"}
+
+
+@pytest.mark.parametrize("sent", [False, True])
+def test_the_journal_s_rows_know_what_was_sent_and_nothing_else_of_a_delivery(sent: bool) -> None:
+    reply = wire.Reply("edgekit/v1/res/alice/1", b"c", "p1", "pi", final_only=False)
+    outcome = Outcome("final", "", 200, b"{}")
+    row = Row(
+        *("alice/p1", "alice", State.DONE, reply, b"h", b"", 1.0, 2.0, 3.0, 1, 0), outcome, sent
+    )
+    job = Job.restore(row)
+    assert job.delivery == (Delivery.SENT if sent else Delivery.UNSENT)
+    assert job.row() == row
+    for step in DeliveryStep:
+        job.delivery = deliver(job.delivery, step)
+        assert job.row().sent is (job.delivery == Delivery.SENT)

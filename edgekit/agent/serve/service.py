@@ -202,8 +202,9 @@ class Service:
 
     def _note_last_pubacks(self) -> None:
         """What the broker has is not sent again by the next agent."""
-        last = [event for event in self._events if isinstance(event, Published)]
-        for event in (Disconnected(), *last, Stopped()):
+        last = (event for event in tuple(self._events) if isinstance(event, Published))
+        events: tuple[Event, ...] = (Disconnected(), *last, Stopped())
+        for event in events:
             self._handle(event)
 
     def _handle(self, event: Event) -> None:

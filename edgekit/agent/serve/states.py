@@ -5,7 +5,7 @@ The code moves by these tables and docs/protocol prints them. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from enum import StrEnum
 
 
@@ -105,17 +105,15 @@ def deliver(delivery: Delivery, step: DeliveryStep) -> Delivery:
 
 def table() -> str:
     """`TRANSITIONS` as Markdown, for docs/protocol."""
-    return _markdown(TRANSITIONS)
+    return _markdown((*key, to) for key, to in TRANSITIONS.items())
 
 
 def delivery_table() -> str:
     """`DELIVERIES` as Markdown, for docs/protocol."""
-    return _markdown(DELIVERIES)
+    return _markdown((*key, to) for key, to in DELIVERIES.items())
 
 
-def _markdown(transitions: Mapping[tuple[StrEnum | None, StrEnum], StrEnum]) -> str:
+def _markdown(rows: Iterable[tuple[StrEnum | None, StrEnum, StrEnum]]) -> str:
     lines = ["| from | what happens | to |", "|---|---|---|"]
-    lines += [
-        f"| {state or '(new)'} | {step} | {to} |" for (state, step), to in transitions.items()
-    ]
+    lines += [f"| {state or '(new)'} | {step} | {to} |" for state, step, to in rows]
     return "\n".join(lines)
