@@ -14,6 +14,7 @@ from edgekit.agent.serve.events import (
     Disconnected,
     Drain,
     Effect,
+    Event,
     GiveUp,
     GoOnline,
     MeasureDevice,
@@ -49,11 +50,13 @@ def test_handle_is_the_only_method_of_a_session() -> None:
 # --- the start --------------------------------------------------------------------------------
 def test_the_agent_connects_once_when_its_first_model_is_ready() -> None:
     agent = Agent()
-    for event in (Tick(), WorkerLost(), Tick()):
+    before: tuple[Event, ...] = (Tick(), WorkerLost(), Tick())
+    for event in before:
         assert those(agent.handle(event, after=1), GoOnline) == []
     assert those(agent.handle(MODEL), GoOnline) == [GoOnline()]
     agent.handle(Connected())
-    for event in (WorkerLost(), MODEL, Disconnected(), MODEL):
+    after: tuple[Event, ...] = (WorkerLost(), MODEL, Disconnected(), MODEL)
+    for event in after:
         assert those(agent.handle(event), GoOnline) == []
 
 

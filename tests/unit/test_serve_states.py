@@ -68,8 +68,9 @@ def test_the_ledger_alone_changes_a_delivery() -> None:
     writers = []
     for file in sorted(Path(session.__file__).parent.glob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
-            written = isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
-            if written and node.attr in ("delivery", "retry_at"):
+            if not isinstance(node, ast.Attribute) or not isinstance(node.ctx, ast.Store):
+                continue
+            if node.attr in ("delivery", "retry_at"):
                 writers.append(file.stem)
     assert set(writers) == {"ledger"}
 

@@ -193,7 +193,7 @@ class MeasureDevice:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """How the agent is, once in a `Tick`: for the service manager and whoever reads metrics.
+    """How the agent is, in every `Tick`: for the service manager, and for metrics.
 
     Attributes:
         status: of the device, said or not.

@@ -1,5 +1,4 @@
-"""Tells others how the agent is: the service manager hears how it gets on, and whoever asks for its
-metrics gets them."""
+"""Tells the service manager whether the agent gets on, and broker and Prometheus what it counted."""
 
 from __future__ import annotations
 

@@ -109,6 +109,9 @@ class Metrics:
 
     def families(self, now: Now) -> tuple[Family, ...]:
         """Everything, in a fixed order."""
+        return (*self._histograms(), *self._numbers(now))
+
+    def _histograms(self) -> tuple[Family, ...]:
         chat = {
             "gen_ai_operation_name": "chat",
             "gen_ai_provider_name": "edgekit",
@@ -119,12 +122,6 @@ class Metrics:
             for error, histogram in sorted(self.duration.items())
         )
         tokens = (("input", self.input), ("output", self.output))
-        build = {
-            "agent": self.agent,
-            "release": self.release,
-            "model": self.model,
-            "version": self.version,
-        }
         return (
             Family(
                 "gen_ai_server_request_duration_seconds",
@@ -150,6 +147,16 @@ class Metrics:
                 "Tokens of a prompt and of its answer.",
                 tuple((chat | {"gen_ai_token_type": kind}, found.now()) for kind, found in tokens),
             ),
+        )
+
+    def _numbers(self, now: Now) -> tuple[Family, ...]:
+        build = {
+            "agent": self.agent,
+            "release": self.release,
+            "model": self.model,
+            "version": self.version,
+        }
+        return (
             _one("edgekit_queue_depth", "gauge", "Prompts that wait.", now.queue),
             _one("edgekit_running", "gauge", "Prompts that run.", now.running),
             Family(
