@@ -1,4 +1,4 @@
-"""Tells the service manager whether the agent gets on; the broker and Prometheus, what it counted."""
+"""Tells the service manager whether the agent gets on, and publishes what it has counted."""
 
 from __future__ import annotations
 
