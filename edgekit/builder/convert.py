@@ -16,7 +16,6 @@ from edgekit.builder.tools.progress import Progress, Report
 from edgekit.errors import EdgekitError
 
 DEADLINE_SECONDS = 12 * 3600
-PATHS = ("auto", "low-memory", "stock")
 _FAILED_LOG = "last-failed-build.log"
 
 # What people meet most, by the words of the exception (model-builder issues in brackets).

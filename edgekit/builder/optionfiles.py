@@ -2,28 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+
+import msgspec
 
 from edgekit.builder.files import hash_file, list_files
 from edgekit.builder.options import PATH_KEYS
 from edgekit.errors import UsageError
 
 
-def hash_option_files(options: dict[str, str]) -> dict[str, dict[str, str]]:
-    """For each option that names something, relative path -> sha256 (hex) of what it names.
+class OptionFiles(msgspec.Struct, frozen=True):
+    """What the options name on this machine.
 
-    The values become absolute on the way: the builder runs in another folder.
+    Attributes:
+        paths: option -> absolute path, since the builder runs in another folder.
+        files: option -> relative path -> sha256 (hex) of what it names.
+    """
+
+    paths: dict[str, str]
+    files: dict[str, dict[str, str]]
+
+    @property
+    def reads(self) -> tuple[Path, ...]:
+        """The files and folders that a build reads beside its source."""
+        return tuple(map(Path, self.paths.values()))
+
+
+def hash_option_files(options: Mapping[str, str]) -> OptionFiles:
+    """Find and hash what options name; the options that name nothing are left out.
 
     Raises:
         UsageError: there is nothing of that name.
     """
-    found = {}
+    paths: dict[str, str] = {}
+    files: dict[str, dict[str, str]] = {}
     for key in sorted(PATH_KEYS & options.keys()):
         path = Path(options[key]).expanduser()
         if not path.exists():
             raise UsageError(f"the extra option {key} names {path}, which does not exist")
-        options[key] = str(path.resolve())
+        paths[key] = str(path.resolve())
         names = list_files(path) if path.is_dir() else [path.name]
         base = path if path.is_dir() else path.parent
-        found[key] = {name: hash_file(base / name) for name in names}
-    return found
+        files[key] = {name: hash_file(base / name) for name in names}
+    return OptionFiles(paths, files)

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from edgekit.builder.configfile import read_config
 from edgekit.builder.optionfiles import hash_option_files
 from edgekit.builder.options import check_options
 from edgekit.builder.plan.architectures import judge
@@ -21,9 +22,6 @@ from edgekit.builder.request import (
 from edgekit.builder.source import Found, find
 from edgekit.builder.spec import BuildSpec, Precision, Provider
 from edgekit.builder.tools.progress import Report
-from edgekit.errors import UsageError
-
-CONFIG_NAME = "config.json"
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -68,8 +66,7 @@ def prepare(request: BuildRequest, lock_digest: str, report: Report) -> Prepared
         VerificationError: a downloaded file is not what the hub says.
     """
     wish = wish_of(request)
-    given = wish.given
-    option_files = hash_option_files(given)
+    hashed = hash_option_files(wish.given)
     found = find(request.model, request.revision, request.hub_cache, report)
     config = read_config(found.path)
     refuse_unsupported(config, wish, request)
@@ -84,25 +81,12 @@ def prepare(request: BuildRequest, lock_digest: str, report: Report) -> Prepared
             provider=msgspec.convert(request.provider, Provider),
             # a path says nothing about the bytes, and something about the machine
             options=options,
-            option_files=option_files,
+            option_files=hashed.files,
             toolchain=lock_digest,
             context=request.context,
         )
-        paths = {key: given[key] for key in option_files}
-        candidates.append(Candidate(each.name if each else "", spec, options | paths))
-    reads = tuple(Path(given[key]) for key in option_files)
-    return Prepared(found, tuple(candidates), reads, wish.notes + why)
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a folder; empty for a GGUF file, whose shape is in its header."""
-    path = folder / CONFIG_NAME
-    if not path.is_file():
-        return {}
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except msgspec.DecodeError as error:
-        raise UsageError(f"{folder.name} has no readable config.json", str(error)) from error
+        candidates.append(Candidate(each.name if each else "", spec, options | hashed.paths))
+    return Prepared(found, tuple(candidates), hashed.reads, wish.notes + why)
 
 
 def refuse_unsupported(config: dict[str, Any], wish: Wish, request: BuildRequest) -> None:

@@ -23,6 +23,10 @@ _QUANTISING = frozenset(
 )  # fmt: skip
 
 
+WAYS = ("auto", "low-memory", "stock")
+"""The ways through the builder (docs/build.md); what comes out is equal byte for byte."""
+
+
 class BuildRequest(msgspec.Struct, frozen=True):
     """What was asked for, as it stands on the command line.
 
@@ -91,6 +95,7 @@ def wish_of(request: BuildRequest) -> Wish:
     Raises:
         UsageError: it contradicts itself, or names what does not exist.
     """
+    check_way(request.path)
     if request.budget_bytes is not None and request.recipe != AUTO:
         raise UsageError("--budget goes with --recipe auto")
     given = parse_options(request.options)
@@ -104,6 +109,19 @@ def wish_of(request: BuildRequest) -> Wish:
         )
     precision = request.precision or (recipe.precision if recipe else "int4")
     return Wish(given, recipe, precision, check_target(precision, request.provider))
+
+
+def check_way(path: str) -> None:
+    """Refuse what is not the name of a way through the builder.
+
+    Raises:
+        UsageError: names those that exist.
+    """
+    if path not in WAYS:
+        raise UsageError(
+            f"there is no way through the builder called {path}",
+            next_step=f"use one of {', '.join(WAYS)} with --path, or leave it out",
+        )
 
 
 def recipes_for(

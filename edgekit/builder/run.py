@@ -9,11 +9,12 @@ from pathlib import Path
 import msgspec
 
 from edgekit.builder.attempt import Attempt, Setup, attempt_all, thresholds_digest, write_report
+from edgekit.builder.configfile import read_config
 from edgekit.builder.gate.verdict import Thresholds, find_thresholds
 from edgekit.builder.gguf import dequantised
 from edgekit.builder.ladder import Trial
 from edgekit.builder.make import Made
-from edgekit.builder.prepare import prepare, read_config, refuse_unsupported
+from edgekit.builder.prepare import prepare, refuse_unsupported
 from edgekit.builder.provenance import PROVENANCE_NAME, provenance_bytes
 from edgekit.builder.publish import check_out, publish, up_to_date, workplace
 from edgekit.builder.request import BuildRequest, wish_of

@@ -12,6 +12,7 @@ from edgekit.builder.make import Ingredients, make
 from edgekit.builder.optionfiles import hash_option_files
 from edgekit.builder.options import check_options
 from edgekit.builder.publish import read_record
+from edgekit.builder.request import check_way
 from edgekit.builder.source import Found, find
 from edgekit.builder.spec import BuildRecord, FileRecord
 from edgekit.builder.tools.job import ToolchainSource
@@ -57,9 +58,11 @@ def verify(
         path: the way through the builder.
 
     Raises:
-        UsageError: the record, the source or the toolchain is not there to repeat it with.
+        UsageError: the record, the source or the toolchain is not there to repeat it with, or
+            there is no such way through the builder.
         VerificationError: a file differs; names each.
     """
+    check_way(path)
     record = read_record(folder)
     if record is None:
         raise UsageError(
@@ -77,23 +80,23 @@ def verify(
         )
     found = _source(record, model, hub_cache, report)
     given = check_options(options or {})
-    files = hash_option_files(given)
-    if files != record.spec.option_files:
-        missing = sorted(record.spec.option_files.keys() - files.keys())
+    hashed = hash_option_files(given)
+    if hashed.files != record.spec.option_files:
+        missing = sorted(record.spec.option_files.keys() - hashed.files.keys())
         raise UsageError(
             "the build read a file that an option names"
             if missing
             else "a file that an option names is not the one the build read",
-            next_step=f"add -x {(missing or sorted(files))[0]}=PATH",
+            next_step=f"add -x {(missing or sorted(hashed.files))[0]}=PATH",
         )
     source = found.path
     if found.source.kind == "gguf":
         source = dequantised(found, toolchain, report)
     ready = toolchain.ready(report)
     with scratch(cache_root() / "verify") as work:
-        reads = tuple(Path(given[key]) for key in files)
-        options = {**record.spec.options, **given}
-        made = make(ready, Ingredients(record.spec, source, options, path, reads), work, report)
+        options = {**record.spec.options, **given, **hashed.paths}
+        ingredients = Ingredients(record.spec, source, options, path, hashed.reads)
+        made = make(ready, ingredients, work, report)
         report(Progress("verify", "comparing"))
         _compare(folder, record.files, made.files, "the repeated build")
         return Verified(
