@@ -10,14 +10,15 @@ from pathlib import Path
 import msgspec
 
 from edgekit.builder.gate.measure import Subject, assess
-from edgekit.builder.gate.page import PAGE_NAME, encode, page
-from edgekit.builder.gate.verdict import REPORT_NAME, GateReport, Thresholds
+from edgekit.builder.gate.page import encode, page
+from edgekit.builder.gate.verdict import GateReport, Thresholds
 from edgekit.builder.ladder import Trial, goes_on, kept, table
 from edgekit.builder.make import Ingredients, Made, make
 from edgekit.builder.prepare import Candidate
 from edgekit.builder.spec import GateSummary
 from edgekit.builder.tools.job import Toolchain
 from edgekit.builder.tools.progress import Progress, Report
+from edgekit.core.buildinfo import GATE_PAGE_NAME, GATE_REPORT_NAME
 from edgekit.data import cache_root
 from edgekit.errors import VerificationError
 
@@ -139,13 +140,13 @@ def _attempt(
 
 
 def write_report(attempt: Attempt, trials: Sequence[Trial], folder: Path) -> None:
-    """`quality.json` and `report.html` of a measured model."""
+    """`gate.json` and `report.html` of a measured model."""
     if attempt.gate is None:
         return
     title = f"{attempt.candidate.spec.source.name}, {attempt.candidate.recipe or 'own options'}"
-    (folder / REPORT_NAME).write_bytes(encode(attempt.gate))
+    (folder / GATE_REPORT_NAME).write_bytes(encode(attempt.gate))
     tried = trials if len(trials) > 1 else ()
-    (folder / PAGE_NAME).write_text(page(title, attempt.gate, tried), encoding="utf-8")
+    (folder / GATE_PAGE_NAME).write_text(page(title, attempt.gate, tried), encoding="utf-8")
 
 
 def _refusal(last: Attempt, trials: Sequence[Trial]) -> VerificationError:
@@ -166,5 +167,5 @@ def _refusal(last: Attempt, trials: Sequence[Trial]) -> VerificationError:
         f"the model is not good enough: {', '.join(f.name for f in last.gate.verdict.findings)}",
         why="; ".join(messages) + blamed,
         next_step="try --recipe auto, or a profile that fits the model's size (--gate small); "
-        f"the whole report is {kept_at / PAGE_NAME}",
+        f"the whole report is {kept_at / GATE_PAGE_NAME}",
     )

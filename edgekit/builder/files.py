@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from edgekit.builder.spec import FileRecord
+from edgekit.core.buildinfo import FileRecord
 from edgekit.data import cache_root
 
 _SCRATCH = ".making-"

@@ -15,10 +15,10 @@ from edgekit.builder.files import (
     scratch,
 )
 from edgekit.builder.source import Found
-from edgekit.builder.spec import FileRecord
 from edgekit.builder.tools.failure import failure
 from edgekit.builder.tools.job import Job, ToolchainSource
 from edgekit.builder.tools.progress import Progress, Report
+from edgekit.core.buildinfo import FileRecord
 from edgekit.data import cache_root
 
 DEQUANTISE_DEADLINE_SECONDS = 4 * 3600

@@ -10,10 +10,11 @@ from edgekit.builder.convert import Converted, convert
 from edgekit.builder.files import list_files, record_files
 from edgekit.builder.finish import finish
 from edgekit.builder.lint.check import asked_of, check_folder, refuse_unsound
-from edgekit.builder.spec import BuildSpec, FileRecord
+from edgekit.builder.spec import BuildSpec
 from edgekit.builder.told import as_told
 from edgekit.builder.tools.job import Toolchain
 from edgekit.builder.tools.progress import Progress, Report
+from edgekit.core.buildinfo import FileRecord
 
 
 class Ingredients(msgspec.Struct, frozen=True):

@@ -18,9 +18,6 @@ from packageurl import PackageURL
 
 from edgekit.builder.spec import BuildRecord, Source
 
-PROVENANCE_NAME = "provenance.json"
-"""The file in a model folder that holds the statement."""
-
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "https://edgekit.dev/build/v1"

@@ -17,7 +17,8 @@ from pathlib import Path
 import msgspec
 
 from edgekit.builder.files import Claim, matches, remove_unclaimed, sync, sync_tree
-from edgekit.builder.spec import RECORD_NAME, BuildRecord
+from edgekit.builder.spec import BuildRecord
+from edgekit.core.buildinfo import RECORD_NAME
 from edgekit.errors import EdgekitError, UsageError
 
 

@@ -15,14 +15,15 @@ from edgekit.builder.gguf import dequantised
 from edgekit.builder.ladder import Trial
 from edgekit.builder.make import Made
 from edgekit.builder.prepare import prepare, refuse_unsupported
-from edgekit.builder.provenance import PROVENANCE_NAME, provenance_bytes
+from edgekit.builder.provenance import provenance_bytes
 from edgekit.builder.publish import check_out, publish, up_to_date, workplace
 from edgekit.builder.request import BuildRequest, wish_of
 from edgekit.builder.source import licences
-from edgekit.builder.spec import RECORD_NAME, BuildRecord, FileRecord, GateSummary
+from edgekit.builder.spec import BuildRecord, GateSummary
 from edgekit.builder.tools.host import HostToolchain
 from edgekit.builder.tools.job import ToolchainSource
 from edgekit.builder.tools.progress import Progress, Report
+from edgekit.core.buildinfo import PROVENANCE_NAME, RECORD_NAME, FileRecord
 from edgekit.errors import EdgekitError
 
 

@@ -11,10 +11,8 @@ from typing import Literal
 
 import msgspec
 
+from edgekit.core.buildinfo import BuildInfo, GateOutcome
 from edgekit.errors import UsageError
-
-RECORD_NAME = "build.json"
-"""The file in a model folder that says what made it."""
 
 Precision = Literal["int4", "int8", "fp16", "fp32"]
 Provider = Literal["cpu", "cuda", "dml", "webgpu"]
@@ -84,20 +82,11 @@ class BuildSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
 
 
-class FileRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One file of an output: sha256 (hex) and size in bytes."""
-
-    sha256: str
-    size: int
-
-
-class GateSummary(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class GateSummary(GateOutcome, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the model did at the gate; the whole report is in `gate.json` beside it.
 
     Attributes:
-        profile: the thresholds' name.
         thresholds: sha256 (hex) of their canonical JSON.
-        passed: whether it met them.
         mean_kl: mean KL divergence to full precision, in nats per token.
     """
 
@@ -107,13 +96,13 @@ class GateSummary(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mean_kl: float
 
 
-class BuildRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class BuildRecord(BuildInfo, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What `build.json` holds: the spec, what came out, and what made it.
 
+    Its `build_id` is `spec.build_id()`, repeated for other tools, which need not compute it.
+
     Attributes:
-        build_id: `spec.build_id()`, repeated so that other tools need not compute it.
         spec: what was asked for.
-        files: relative path -> record of every file of the folder except `build.json` itself.
         tools: tool -> version.
         seconds: how long the builder ran; differs from build to build.
         recipe: the recipe's name; empty when the options were spelled out.
@@ -121,13 +110,11 @@ class BuildRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         path: `low-memory` or `stock`, the way through the builder; the bytes are the same.
         isolation: `container` or `host`.
         image: digest of the container image, else empty.
-        gate: None for a model that nobody tested.
+        gate: with what the build alone reads of it.
         format: version of this record.
     """
 
-    build_id: str
     spec: BuildSpec
-    files: dict[str, FileRecord]
     tools: dict[str, str]
     seconds: float
     recipe: str = ""

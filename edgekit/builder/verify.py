@@ -14,9 +14,10 @@ from edgekit.builder.options import check_options
 from edgekit.builder.publish import read_record
 from edgekit.builder.request import check_way
 from edgekit.builder.source import Found, find
-from edgekit.builder.spec import BuildRecord, FileRecord
+from edgekit.builder.spec import BuildRecord
 from edgekit.builder.tools.job import ToolchainSource
 from edgekit.builder.tools.progress import Progress, Report
+from edgekit.core.buildinfo import FileRecord
 from edgekit.data import cache_root
 from edgekit.errors import UsageError, VerificationError
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from edgekit.bundle.folder import BUILD_RECORD, PROVENANCE, ModelFolder
+from edgekit.bundle.folder import ModelFolder
 from edgekit.bundle.layers import members, put_tar, runtime_packages
 from edgekit.bundle.sbom import SBOM_NAME, Contents, sbom
 from edgekit.bundle.sign import (
@@ -23,6 +23,7 @@ from edgekit.bundle.sign import (
     verify_envelope,
 )
 from edgekit.bundle.tar import plain_tar
+from edgekit.core.buildinfo import PROVENANCE_NAME, RECORD_NAME, GateOutcome
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import DOCS_TYPE, TITLE, Descriptor, Manifest
 from edgekit.errors import VerificationError
@@ -42,15 +43,10 @@ class _External(msgspec.Struct, frozen=True, rename="camel"):
     revision: str = ""
 
 
-class _Gate(msgspec.Struct, frozen=True):
-    profile: str = ""
-    passed: bool | None = None
-
-
 class _Internal(msgspec.Struct, frozen=True, rename="camel"):
     build_id: str = ""
     isolation: str = ""
-    gate: _Gate | None = None
+    gate: GateOutcome | None = None
 
 
 class _Definition(msgspec.Struct, frozen=True, rename="camel"):
@@ -142,12 +138,12 @@ def docs_layer(
         VerificationError: the folder's provenance is of another build.
     """
     # not build.json: it says how long the build took, which is different every time
-    kept = [file for file in folder.about if file != BUILD_RECORD]
+    kept = [file for file in folder.about if file != RECORD_NAME]
     # as bytes: a file's mode on this machine is nobody's business
     files: list[tuple[str, bytes | Path]] = [(n, (folder.path / n).read_bytes()) for n in kept]
     statement = None
-    if PROVENANCE in kept:
-        data = (folder.path / PROVENANCE).read_bytes()
+    if PROVENANCE_NAME in kept:
+        data = (folder.path / PROVENANCE_NAME).read_bytes()
         statement = parse_statement(data)
         _check_same_build(folder, statement)
         files.append((ENVELOPE, sign_statement(data, signing_key())))
@@ -167,8 +163,8 @@ def _check_same_build(folder: ModelFolder, statement: Statement) -> None:
         or verdict != (record.gate is not None and record.gate.passed is True)
     ):
         raise VerificationError(
-            f"{PROVENANCE} is not of this build",
-            f"{folder.path / BUILD_RECORD} says something else",
+            f"{PROVENANCE_NAME} is not of this build",
+            f"{folder.path / RECORD_NAME} says something else",
             "build the model again",
         )
 

@@ -11,45 +11,26 @@ from pathlib import Path
 
 import msgspec
 
+from edgekit.core.buildinfo import (
+    GATE_PAGE_NAME,
+    GATE_REPORT_NAME,
+    PROVENANCE_NAME,
+    RECORD_NAME,
+    BuildInfo,
+)
 from edgekit.core.digest import Digest
 from edgekit.errors import UsageError, VerificationError
 from edgekit.store import read_chunks
 
-BUILD_RECORD = "build.json"
-PROVENANCE = "provenance.json"
-GATE_REPORT = "gate.json"
-GATE_PAGE = "report.html"
 PASSED, UNGATED = "passed", "ungated"
 
-_ABOUT = (BUILD_RECORD, PROVENANCE, GATE_REPORT, GATE_PAGE)
+_ABOUT = (RECORD_NAME, PROVENANCE_NAME, GATE_REPORT_NAME, GATE_PAGE_NAME)
 _LEGAL = ("LICENSE", "LICENCE", "NOTICE")
 
 
 def is_about(name: str) -> bool:
     """Whether a file of a model folder is about the model: of no use to a device."""
     return name in _ABOUT or name.upper().startswith(_LEGAL)
-
-
-class File(msgspec.Struct, frozen=True):
-    """One file on record: sha256 (hex) and size in bytes."""
-
-    sha256: str
-    size: int
-
-
-class Gate(msgspec.Struct, frozen=True):
-    """How the model did at the gate; `passed` is None where nobody tested it."""
-
-    profile: str = ""
-    passed: bool | None = None
-
-
-class Record(msgspec.Struct, frozen=True):
-    """What pack needs of `build.json`; other fields are the builder's own business."""
-
-    build_id: str
-    files: dict[str, File]
-    gate: Gate | None = None
 
 
 class ModelFolder(msgspec.Struct, frozen=True):
@@ -63,7 +44,7 @@ class ModelFolder(msgspec.Struct, frozen=True):
     """
 
     path: Path
-    record: Record | None
+    record: BuildInfo | None
     model: tuple[str, ...]
     about: tuple[str, ...]
 
@@ -87,13 +68,13 @@ def read_folder(path: Path) -> ModelFolder:
     """
     names = sorted(p.name for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
     try:
-        data = (path / BUILD_RECORD).read_bytes()
-        record = msgspec.json.decode(data, type=Record)
+        data = (path / RECORD_NAME).read_bytes()
+        record = msgspec.json.decode(data, type=BuildInfo)
     except FileNotFoundError:
         record = None
     except (msgspec.MsgspecError, ValueError) as error:
         raise UsageError(
-            f"{path / BUILD_RECORD} cannot be read", str(error), "build the model again"
+            f"{path / RECORD_NAME} cannot be read", str(error), "build the model again"
         ) from error
     return ModelFolder(
         path=path,
@@ -109,7 +90,7 @@ def check_gate(folder: ModelFolder, accept_ungated: bool) -> None:
         return
     gate = folder.record.gate if folder.record else None
     if folder.record is None:
-        why = f"it has no {BUILD_RECORD}: nobody can say what made it"
+        why = f"it has no {RECORD_NAME}: nobody can say what made it"
     elif gate is None or gate.passed is None:
         why = "it was built without the gate: nobody tested how it talks"
     else:
@@ -144,6 +125,6 @@ def check_bytes(folder: ModelFolder) -> None:
 def _altered(folder: ModelFolder, name: str, how: str) -> VerificationError:
     return VerificationError(
         f"{name} {how}",
-        f"{folder.path / BUILD_RECORD} has another record of it",
+        f"{folder.path / RECORD_NAME} has another record of it",
         "build the model again",
     )

@@ -7,8 +7,9 @@ from pathlib import Path
 import msgspec
 
 from edgekit.builder.files import record_files
-from edgekit.builder.provenance import PROVENANCE_NAME, provenance_bytes
-from edgekit.builder.spec import RECORD_NAME, BuildRecord, BuildSpec, GateSummary, Source
+from edgekit.builder.provenance import provenance_bytes
+from edgekit.builder.spec import BuildRecord, BuildSpec, GateSummary, Source
+from edgekit.core.buildinfo import PROVENANCE_NAME, RECORD_NAME
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SOURCE = Source("hub", "Org/Tiny-Instruct", COMMIT, {"model.safetensors": "aa" * 32})

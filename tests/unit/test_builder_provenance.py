@@ -9,14 +9,17 @@ import msgspec
 import pytest
 
 from edgekit.builder.provenance import provenance_bytes, statement
-from edgekit.builder.spec import BuildRecord, BuildSpec, FileRecord, GateSummary, Source
+from edgekit.builder.spec import BuildRecord, BuildSpec, GateSummary, Source
+from edgekit.core.buildinfo import FileRecord
 from tests.fakes.model_folder import COMMIT, FAILED, MODEL, PASSED, SPEC, model_folder
 
 FILES = {"model.onnx": FileRecord("11" * 32, 5), "genai_config.json": FileRecord("22" * 32, 6)}
 
 
 def record(spec: BuildSpec = SPEC, **changes: Any) -> BuildRecord:
-    made = BuildRecord(spec.build_id(), spec, FILES, {"torch": "2.13.0+cpu"}, 12.5)
+    made = BuildRecord(
+        spec.build_id(), FILES, spec=spec, tools={"torch": "2.13.0+cpu"}, seconds=12.5
+    )
     return msgspec.structs.replace(made, **changes)
 
 
@@ -110,7 +113,7 @@ def test_measured_figures_stay_out_and_the_verdict_is_in() -> None:
         {"isolation": "container"},
         {"path": "stock"},
         {"image": "sha256:" + "ff" * 32},
-        {"gate": GateSummary("demo", "cc" * 32, True, 0.0)},
+        {"gate": GateSummary(profile="demo", thresholds="cc" * 32, passed=True, mean_kl=0.0)},
         {"tools": {"torch": "2.14.0"}},
         {"files": {"model.onnx": FileRecord("33" * 32, 5)}},
     ],

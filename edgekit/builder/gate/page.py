@@ -11,8 +11,6 @@ from edgekit.builder.gate.chart import bars, curve, scatter
 from edgekit.builder.gate.verdict import GateReport, Limit
 from edgekit.builder.ladder import Trial
 
-PAGE_NAME = "report.html"
-
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse } td, th { padding: .15rem .8rem .15rem 0; text-align: left }

@@ -17,7 +17,6 @@ import msgspec
 
 from edgekit.errors import UsageError
 
-REPORT_NAME = "gate.json"
 """The file in a model folder that holds a `GateReport`."""
 
 
