@@ -1,6 +1,6 @@
 """The one error family: every error says what happened, why, and what to do next.
 
-The type says whose fault it is and therefore the exit code (design, section 8, rule 5):
+The type says whose fault it is and therefore the exit code:
 0 done, 1 failed, 2 usage, 3 stopped part-way, 4 refused by verification; of the device's agent
 alone, 5 another client took its place at the broker. Parts raise these; only `edgekit.cli` and
 `edgekit.agent.__main__` turn one into an exit.

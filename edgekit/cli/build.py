@@ -63,7 +63,9 @@ def build(
     ] = None,
     context: Annotated[
         int | None,
-        typer.Option(help=f"Cap for the default length, in tokens; default {DEFAULT_CONTEXT}."),
+        typer.Option(
+            min=1, help=f"Cap for the default length, in tokens; default {DEFAULT_CONTEXT}."
+        ),
     ] = None,
     gate: Annotated[
         str | None, typer.Option(help="Profile of thresholds: strict (default) or small.")
@@ -79,11 +81,16 @@ def build(
         str, typer.Option(help="Way through the builder: auto, low-memory or stock; equal bytes.")
     ] = "auto",
     host: Annotated[
-        bool, typer.Option("--host", help="Build on this machine, without a container.")
-    ] = False,
+        bool | None,
+        typer.Option("--host/--no-host", help="Build on this machine, without a container."),
+    ] = None,
     trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code out of the model's repository.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--trust-remote-code/--no-trust-remote-code",
+            help="Run code out of the model's repository.",
+        ),
+    ] = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Only say what it would take and give.")
     ] = False,
@@ -110,8 +117,8 @@ def build(
       edgekit build --verify phi
     """
     written = buildfile.load(file)
-    toolchain = _toolchain(host or bool(written.host))
-    pairs = [*written.option_pairs, *(extra_options or ())]
+    toolchain = _toolchain(_said(host, written.host))
+    pairs = written.pairs_with(extra_options or [])
     model = model or written.model
     hub_cache = cache or (Path(written.cache_dir) if written.cache_dir else None)
     if verify_folder is not None:
@@ -125,14 +132,14 @@ def build(
     if model is None:
         raise UsageError("no model is named", next_step="name one with -m, or in a build.toml")
     out = out or (Path(written.output) if written.output else None)
-    size = budget or written.budget
+    size = budget or written.budget_for(recipe)
     request = BuildRequest(
         model=model,
         out=out or Path(),
         precision=precision or written.precision,
         provider=provider or written.execution_provider or "cpu",
         options=tuple(pairs),
-        revision=revision or written.revision,
+        revision=revision or written.revision_of(model),
         hub_cache=hub_cache,
         recipe=recipe or written.recipe,
         budget_bytes=buildfile.parse_size(size) if size else None,
@@ -140,7 +147,7 @@ def build(
         gate=None if no_gate else gate or written.gate or "strict",
         thresholds={**written.thresholds, **buildfile.parse_thresholds(threshold or [])},
         path=path,
-        trust_remote_code=trust_remote_code or bool(written.trust_remote_code),
+        trust_remote_code=_said(trust_remote_code, written.trust_remote_code),
     )
     if plan:
         with terminated_like_interrupted(), shown(render.err) as report:
@@ -154,6 +161,11 @@ def build(
     with terminated_like_interrupted(), shown(render.err) as report:
         result = run_build(request, report, toolchain)
     _show(result, _text(result), as_json)
+
+
+def _said(flag: bool | None, written: bool | None) -> bool:
+    """What a flag says, else build.toml, else no."""
+    return bool(written if flag is None else flag)
 
 
 def _toolchain(host: bool) -> ToolchainSource:

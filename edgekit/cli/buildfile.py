@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
+from edgekit.builder.recipe import AUTO
 from edgekit.errors import UsageError
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]?i?B)?")
@@ -29,7 +32,7 @@ class BuildFile(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fiel
     revision: str | None = None
     recipe: str | None = None
     budget: str | None = None
-    context: int | None = None
+    context: Annotated[int, msgspec.Meta(ge=1)] | None = None
     gate: str | None = None
     host: bool | None = None
     trust_remote_code: bool | None = None
@@ -43,6 +46,20 @@ class BuildFile(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fiel
             f"{key}={str(value).lower() if isinstance(value, bool) else value}"
             for key, value in self.extra_options.items()
         ]
+
+    def pairs_with(self, given: Sequence[str]) -> list[str]:
+        """The same and those of the command line, which replace the file's of the same key."""
+        replaced = {pair.partition("=")[0].strip() for pair in given}
+        kept = [pair for pair in self.option_pairs if pair.partition("=")[0] not in replaced]
+        return [*kept, *given]
+
+    def budget_for(self, recipe: str | None) -> str | None:
+        """The budget, which is the file's recipe's: another one on the command line drops it."""
+        return self.budget if recipe in (None, AUTO) else None
+
+    def revision_of(self, model: str | None) -> str | None:
+        """The revision, which is the file's model's: another one on the command line drops it."""
+        return self.revision if self.model in (None, model) else None
 
 
 def load(path: Path | None) -> BuildFile:

@@ -1,7 +1,7 @@
 """A bundle's manifest and config: strict bytes <-> values (OCI image manifest 1.1, ModelPack).
 
 A bundle is an OCI manifest; the digest of its bytes is the release's name. Bytes are hashed as
-stored and parsed after that, never re-serialised on the way (design, section 8, rule 3).
+stored and parsed after that, never re-serialised on the way.
 """
 
 from __future__ import annotations

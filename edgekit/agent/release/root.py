@@ -16,7 +16,7 @@ from edgekit.store import BlobStore
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """The folders and files of a device (design, section 5)."""
+    """The folders and files of a device."""
 
     path: Path
 

@@ -1,4 +1,4 @@
-"""Reads a built model folder back, with the toolchain, and has it judged (adapter of `lint.py`)."""
+"""Reads a built model folder back with the toolchain, and has it judged by `rules.py`."""
 
 from __future__ import annotations
 

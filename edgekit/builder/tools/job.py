@@ -1,7 +1,7 @@
 """One script of `inside/` that is to run with the toolchain, as a value, and who can run it.
 
 A job names its files by their paths on this machine; how they look to the script is the runner's
-business. `toolchain.py` runs jobs in a virtual environment, `container.py` in a container.
+business. `host.py` runs jobs in a virtual environment, `container.py` in a container.
 """
 
 from __future__ import annotations

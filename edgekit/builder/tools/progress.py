@@ -17,7 +17,8 @@ class Progress(msgspec.Struct, frozen=True):
     """One step of a build as it is shown.
 
     Attributes:
-        step: a stable word: source, toolchain, fetch, dequantise, build or publish.
+        step: a stable word: source, fetch, toolchain, image, dequantise, build, lint, gate, verify
+            or publish.
         detail: what it does now, for a human; may be empty.
         fraction: how much of `detail` is done, 0 to 1, or None when nobody knows.
     """
