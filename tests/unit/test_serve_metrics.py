@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import msgspec
 import pytest
@@ -253,6 +253,52 @@ def test_somebody_who_sends_slowly_does_not_hold_the_metrics(
         assert time.monotonic() - began < 2.0
         stop.set()
         thread.join()
+
+
+def test_a_client_that_says_nothing_holds_the_others_no_longer_than_its_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(exporter, "REQUEST_SECONDS", 1.0)
+    with served() as port, socket.create_connection(("127.0.0.1", port)) as silent:
+        silent.settimeout(10)
+        began = time.monotonic()
+        assert get(port)[0] == 200
+        assert 0.5 < time.monotonic() - began < 2.0  # it was served after the silent one
+        assert silent.recv(1) == b""  # which was cut off
+        assert get(port)[0] == 200
+        assert time.monotonic() - began < 2.0
+
+
+def test_a_client_that_goes_away_in_the_middle_does_not_hold_the_metrics() -> None:
+    with served() as port:
+        with socket.create_connection(("127.0.0.1", port)) as gone:
+            gone.send(b"GET /metr")
+        began = time.monotonic()
+        assert get(port)[0] == 200
+        assert time.monotonic() - began < 2.0
+
+
+def test_a_request_whose_head_never_ends_is_cut() -> None:
+    with served() as port, socket.create_connection(("127.0.0.1", port)) as endless:
+        endless.settimeout(10)
+        endless.send(b"GET /metrics HTTP/1.0\r\n" + b"X: y\r\n" * exporter.MAX_HEAD_BYTES)
+        with suppress(OSError):  # reset, because it has not been read to its end
+            while endless.recv(4096):
+                pass
+        assert get(port)[0] == 200
+
+
+def test_no_request_takes_a_thread() -> None:
+    with served() as port:
+        assert get(port)[0] == 200
+        before = set(threading.enumerate())
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.send(b"GET /metrics HTTP/1.0\r\n")
+            time.sleep(0.3)  # the server has taken it and waits for the rest
+            assert set(threading.enumerate()) == before
+            client.send(b"\r\n")
+            assert client.recv(4096).startswith(b"HTTP/1.0 200")
+        assert set(threading.enumerate()) == before
 
 
 def test_a_loop_that_is_stuck_shows_as_503(monkeypatch: pytest.MonkeyPatch) -> None:

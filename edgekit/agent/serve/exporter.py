@@ -1,18 +1,20 @@
 """`GET /metrics` on loopback, for a Prometheus or an agent of one on the same device.
 
-One thread, one request at a time. The numbers belong to the agent's loop, which renders them when
-they were asked for: a loop that is stuck shows as 503.
+One thread, one request at a time; a client that sends slowly, or nothing, is cut off after
+`REQUEST_SECONDS`. The numbers belong to the agent's loop, which renders them when they were asked
+for: a loop that is stuck shows as 503.
 """
 
 from __future__ import annotations
 
+import io
 import logging
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import suppress
 
 from edgekit.agent.serve.exposition import CONTENT_TYPE
 
@@ -20,7 +22,8 @@ log = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
 ANSWER_SECONDS = 3.0  # several ticks of the loop
-REQUEST_SECONDS = 5.0  # for a whole request, however slowly it comes
+REQUEST_SECONDS = 5.0  # for a whole request, however slowly it comes; again for the answer
+MAX_HEAD_BYTES = 16_384  # of a request: a scraper sends some hundred
 MAX_ASKED = 4
 
 
@@ -51,27 +54,45 @@ class Exporter:
         return future.result(ANSWER_SECONDS)
 
 
+def _head(client: socket.socket, deadline: float) -> bytes:
+    """What a client sends up to the empty line that ends a request's head, or its end.
+
+    Args:
+        deadline: monotonic seconds.
+
+    Raises:
+        TimeoutError: the deadline passed.
+        OSError: the client is gone.
+    """
+    head = b""
+    while b"\r\n\r\n" not in head and b"\n\n" not in head and len(head) < MAX_HEAD_BYTES:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        client.settimeout(left)  # of this call alone, so that it is set for each
+        received = client.recv(4096)
+        if not received:
+            break
+        head += received
+    return head
+
+
 def _server(port: int, ask: Callable[[], bytes]) -> Callable[[], None]:
     """A server that listens; what runs it."""
     # Loaded on use: they cost a device that serves no metrics 3 MB.
-    from http.server import BaseHTTPRequestHandler  # noqa: PLC0415
-    from socketserver import TCPServer  # noqa: PLC0415
+    from http.server import BaseHTTPRequestHandler  # noqa: PLC0415  as said
+    from socketserver import TCPServer  # noqa: PLC0415  as said
 
     class Handler(BaseHTTPRequestHandler):
         server_version, sys_version = "edgekit", ""
 
         def setup(self) -> None:
             super().setup()
-            self._deadline = threading.Timer(REQUEST_SECONDS, self._cut)
-            self._deadline.start()
-
-        def finish(self) -> None:
-            self._deadline.cancel()
-            super().finish()
-
-        def _cut(self) -> None:
-            with suppress(OSError):
-                self.connection.shutdown(socket.SHUT_RDWR)
+            # the socket's own timeout would begin anew with every byte of a slow client
+            head = _head(self.connection, time.monotonic() + REQUEST_SECONDS)
+            self.rfile.close()
+            self.rfile = io.BytesIO(head)
+            self.connection.settimeout(REQUEST_SECONDS)  # for the whole of a sendall
 
         def do_GET(self) -> None:
             if self.path != "/metrics":
