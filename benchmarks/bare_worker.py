@@ -8,8 +8,7 @@ its own the same loop is up to 15 % faster or slower for as long as the process 
 of its memory pages. Nothing in the agent knows of this: its functions are wrapped from here.
 """
 
-# The imports inside the functions are of the release, which lies on the path of its environment.
-# ruff: noqa: PLC0415
+# ruff: noqa: PLC0415  the imports inside are of the release, on the path of its environment
 
 from __future__ import annotations
 
@@ -87,8 +86,8 @@ def wrap_worker() -> None:
 
     # assigned on purpose: the release that is measured stays as it is
     Worker.__init__ = make_with_one_slot  # type: ignore[method-assign]  # and so does its device
-    Worker._begin = begin_or_answer  # type: ignore[method-assign]
-    Worker._end = end_and_forget  # type: ignore[method-assign]
+    Worker._begin = begin_or_answer  # type: ignore[method-assign]  # as above
+    Worker._end = end_and_forget  # type: ignore[method-assign]  # as above
 
 
 def wrap_service() -> None:

@@ -7,8 +7,7 @@ that is appended to the file RECORD and the agent, or its worker, gets SIGKILL. 
 knows of this: its functions are wrapped from here.
 """
 
-# The imports inside the functions are of the release, which lies on the path of its environment.
-# ruff: noqa: PLC0415
+# ruff: noqa: PLC0415  the imports inside are of the release, on the path of its environment
 
 from __future__ import annotations
 

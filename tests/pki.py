@@ -8,6 +8,7 @@ import os
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -171,5 +172,5 @@ class TlsBroker:
 
     def config(self, port: str, certificate: Certificate | None, **more: str) -> BrokerConfig:
         ours = certificate.files if certificate else {}
-        values = {"ca_file": str(self.ca.cert)} | ours | more
-        return BrokerConfig("127.0.0.1", self.ports[port], tls=True, **values)  # type: ignore[arg-type]
+        values: dict[str, Any] = {"ca_file": str(self.ca.cert)} | ours | more
+        return BrokerConfig("127.0.0.1", self.ports[port], tls=True, **values)

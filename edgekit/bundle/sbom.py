@@ -71,7 +71,7 @@ def sbom(contents: Contents) -> bytes:
     bom = Bom(components=[*runs, *tools], serial_number=_serial(contents))
     bom.metadata.component = bundle
     # the one thing that would differ when packed again; optional in the specification
-    bom.metadata.timestamp = None  # type: ignore[assignment]
+    bom.metadata.timestamp = None  # type: ignore[assignment]  # its setter takes only times
     bom.register_dependency(bundle, runs)
     return JsonV1Dot6(bom).output_as_string(indent=1).encode()
 

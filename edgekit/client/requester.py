@@ -175,17 +175,17 @@ class Requester:
             try:
                 message = inbox.get(timeout=max(until - time.monotonic(), 0.0))
             except queue.Empty:
-                do, until = asking.next(time.monotonic(), random.random())  # noqa: S311
+                do, until = asking.next(time.monotonic(), random.random())  # noqa: S311  no secret
                 continue
             if message.property("ek-kind") == "state":
                 now = time.monotonic()
                 if _state(message) == "unknown":
-                    do, until = asking.unknown(now, random.random())  # noqa: S311
+                    do, until = asking.unknown(now, random.random())  # noqa: S311  no secret
                     continue
                 asking.reply(message.property("ek-dev"), now)
             elif asking.concerns(message.property("ek-dev"), message.property("ek-kind")):
                 yield message
-            do, until = asking.next(time.monotonic(), random.random())  # noqa: S311
+            do, until = asking.next(time.monotonic(), random.random())  # noqa: S311  no secret
 
     def _send(
         self, question: _Question, asking: Asking, inbox: queue.SimpleQueue[wire.Inbound]

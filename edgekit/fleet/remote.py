@@ -137,7 +137,7 @@ def _overdue(where: str, argv: Argv, seconds: float) -> UnreachableError:
     )
 
 
-class _Ask(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]
+class _Ask(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]  # paramiko has no types
     """Rejects a host that known_hosts lacks and shows the fingerprint to compare."""
 
     def missing_host_key(self, client: Any, hostname: str, key: Any) -> None:
@@ -159,7 +159,7 @@ def _transport(*args: Any, **kwargs: Any) -> paramiko.Transport:
     return transport
 
 
-class _Connection(fabric.Connection):  # type: ignore[misc]
+class _Connection(fabric.Connection):  # type: ignore[misc]  # fabric has no types
     """fabric's connection with real host-key checking, for the device and for every jump host."""
 
     def __init__(self, host: str, gateway: Any = None) -> None:

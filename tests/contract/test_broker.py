@@ -272,7 +272,7 @@ def test_a_puback_that_is_faster_than_publish_is_not_lost(broker: Broker) -> Non
             info.wait_for_publish(WAIT_SECONDS)  # for ever, were a lock held over this
             return info
 
-        one.mqtt._client.publish = slow  # type: ignore[method-assign,assignment]
+        one.mqtt._client.publish = slow  # type: ignore[method-assign,assignment]  # for this test alone
         began = time.monotonic()
         codes = {one.publish(unique()) for _ in range(3)}
         assert time.monotonic() - began < WAIT_SECONDS
@@ -299,7 +299,7 @@ def test_a_message_is_acknowledged_once_and_only_on_its_own_connection(broker: B
     topic = unique()
     with client(broker.port, topic, manual_ack=True) as one:
         acked: list[int] = []
-        one.mqtt._client.ack = lambda mid, qos: acked.append(mid)  # type: ignore[method-assign,assignment,return-value]
+        one.mqtt._client.ack = lambda mid, qos: acked.append(mid)  # type: ignore[method-assign,assignment,return-value]  # for this test alone
         one.publish(topic)
         message = one.receive()
         epoch, mid, qos = message.token
@@ -357,7 +357,7 @@ def test_after_a_restart_of_the_broker_the_client_subscribes_again(
             payloads.add(one.receive().payload)
         assert b"after" in payloads
         acked: list[int] = []
-        one.mqtt._client.ack = lambda mid, qos: acked.append(mid)  # type: ignore[method-assign,assignment,return-value]
+        one.mqtt._client.ack = lambda mid, qos: acked.append(mid)  # type: ignore[method-assign,assignment,return-value]  # for this test alone
         one.mqtt.ack(before.token)
         assert acked == []
 

@@ -51,7 +51,7 @@ def said() -> list[wire.Outbound]:
     """What a session publishes in all stories, and at its end."""
     everything: list[wire.Outbound] = []
     for name, story in stories().items():
-        agent = Recorded(device=DEVICE, pools=[POOL], **story.device)  # type: ignore[arg-type]
+        agent = Recorded(device=DEVICE, pools=[POOL], **story.device)  # type: ignore[arg-type]  # limits
         Follower(story, name, Scripted(agent.ready())).run()
         everything += agent.said
     return everything

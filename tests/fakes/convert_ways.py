@@ -72,7 +72,7 @@ def planted(what: str) -> contextlib.AbstractContextManager[None]:
         stack.enter_context(swapped(lowmem_check, "MEASURED", ({"numpy": "0.1"},)))
         other = Path(__file__).parent / "inside" / "convert_different.py"
         stack.enter_context(swapped(lowmem_check, "SCRIPT", other))
-        return stack  # type: ignore[return-value]
+        return stack  # type: ignore[return-value]  # its __exit__ may swallow, and does not
     assert not what, what
     return contextlib.nullcontext()
 

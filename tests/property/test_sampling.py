@@ -77,7 +77,7 @@ def drawn(
     uniform = Uniform()
     counts: Counter[int] = Counter()
     sampler = Sampler(sampling, prompt)
-    sampler._rng = uniform  # type: ignore[assignment]
+    sampler._rng = uniform  # type: ignore[assignment]  # has the one method that is called
     for step in range(STEPS):
         sampler._answer = list(answer)  # as if it had not chosen yet
         uniform.value = (step + 0.5) / STEPS

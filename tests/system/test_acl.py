@@ -73,7 +73,7 @@ class Site:
     def config_with_certificate(self, name: str) -> BrokerConfig:
         files = self.certificate(name).files
         ca = str(self.ca.cert)
-        return BrokerConfig("127.0.0.1", self.ports["certificates"], tls=True, ca_file=ca, **files)  # type: ignore[arg-type]
+        return BrokerConfig("127.0.0.1", self.ports["certificates"], tls=True, ca_file=ca, **files)  # type: ignore[arg-type]  # all are strings
 
 
 @pytest.fixture(scope="module")

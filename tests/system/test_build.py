@@ -87,7 +87,7 @@ def option_keys(models: Path) -> set[str]:
                 case ast.Compare(left=ast.Constant(value=str(key)), comparators=[owner]):
                     pass
                 case ast.Assign(targets=[ast.Name(id="bools")], value=ast.List(elts=names)):
-                    keys |= {name.value for name in names if isinstance(name, ast.Constant)}  # type: ignore[misc]
+                    keys |= {str(name.value) for name in names if isinstance(name, ast.Constant)}
                     continue
                 case ast.Constant(value=str(text)) if "Currently supports:" in text:
                     keys |= help_keys(text)

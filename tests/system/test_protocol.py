@@ -183,7 +183,7 @@ def test_all_that_a_real_device_and_its_clients_say_is_as_the_document_says(
         control: dict[str, Any] = {"correlation": b"c", "response_topic": prompt.response_topic}
         topic = topics.control_topic("demo", "watched")
         watcher.mqtt.publish(wire.Outbound(topic, payload, qos=0, **control))
-        watcher.wait(lambda seen, reply=reply: reply in kinds(seen, "p1"))  # type: ignore[misc]
+        watcher.wait(lambda seen, reply=reply: reply in kinds(seen, "p1"))  # type: ignore[misc]  # a bound default is not inferred
     watcher.mqtt.publish(
         msgspec.structs.replace(prompt, payload=b'{"messages":[]}', user=(("ek-id", "p2"),))
     )

@@ -253,7 +253,7 @@ def test_aiomqtt_streams_an_answer_cancels_another_and_reads_an_error(device: Pr
         await client.publish(topic, data, qos=1, properties=properties)
         came: list[dict[str, Any]] = []
         async for message in client.messages:
-            kind = dict(message.properties.UserProperty)["ek-kind"]  # type: ignore[union-attr]
+            kind = dict(message.properties.UserProperty)["ek-kind"]  # type: ignore[union-attr]  # an MQTT 5 message has them
             assert isinstance(message.payload, bytes)
             came.append({"kind": kind, "payload": json.loads(message.payload)})
             if cancel and kind == "delta" and came[-1]["payload"]["seq"] == 0:

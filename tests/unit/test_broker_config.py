@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,10 +48,10 @@ def ca(tmp_path: Path) -> Authority:
     ],
 )
 def test_a_broker_s_values_that_cannot_go_together_are_refused(
-    values: dict[str, object], why: str
+    values: dict[str, Any], why: str
 ) -> None:
     with pytest.raises(ValueError, match=why):
-        BrokerConfig(**values)  # type: ignore[arg-type]
+        BrokerConfig(**values)
 
 
 def test_each_device_has_a_certificate_of_its_own(tmp_path: Path) -> None:
@@ -102,7 +103,7 @@ def test_a_file_that_is_missing_or_no_pem_is_named(
     bad = ca.folder / "bad.pem"
     if content is not None:
         bad.write_bytes(content)
-    broker = BrokerConfig(tls=True, **(files | {name: str(bad)}))  # type: ignore[arg-type]
+    broker = BrokerConfig(tls=True, **(files | {name: str(bad)}))  # type: ignore[arg-type]  # all are strings
     with pytest.raises(UsageError) as caught:
         MqttClient(broker, "c", subscriptions=[], on_message=lambda _: None)
     assert name in caught.value.what
@@ -113,13 +114,13 @@ def test_a_key_of_another_certificate_is_said_to_be_one(ca: Authority) -> None:
     mine, other = ca.issue("alice"), ca.issue("bob")
     files = mine.files | {"key_file": str(other.key)}
     with pytest.raises(UsageError, match="is not the key of cert_file"):
-        tls.make_context(BrokerConfig(tls=True, **files))  # type: ignore[arg-type]
+        tls.make_context(BrokerConfig(tls=True, **files))  # type: ignore[arg-type]  # all are strings
 
 
 def test_a_key_with_a_passphrase_is_refused_and_nobody_is_asked_for_it(ca: Authority) -> None:
     mine = ca.issue("alice", passphrase="secret")
     with pytest.raises(UsageError, match="has a passphrase"):
-        tls.make_context(BrokerConfig(tls=True, **mine.files))  # type: ignore[arg-type]
+        tls.make_context(BrokerConfig(tls=True, **mine.files))  # type: ignore[arg-type]  # all are strings
 
 
 @pytest.mark.parametrize(

@@ -209,7 +209,7 @@ def test_a_card_of_an_agent_that_had_no_limits_is_read() -> None:
 
 
 def test_fleet_toml_s_limits_come_to_agent_toml() -> None:
-    config = _agent_config("pi", Device("local:x", **LIMITS), BrokerConfig())  # type: ignore[arg-type]
+    config = _agent_config("pi", Device("local:x", **LIMITS), BrokerConfig())  # type: ignore[arg-type]  # all of them are integers
     assert {name: getattr(config, name) for name in LIMITS} == LIMITS
     defaults = _agent_config("pi", Device("local:x"), BrokerConfig())
     assert defaults == AgentConfig("pi")

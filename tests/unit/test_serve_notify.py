@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ from edgekit.core.config import AgentConfig
 from edgekit.errors import EdgekitError
 from tests.fakes.session import Agent
 
-WELL = {
+WELL: dict[str, Any] = {
     "owed": True,
     "silent_seconds": 5.0,
     "longest_silence_seconds": 300.0,
@@ -120,10 +121,10 @@ def test_a_manager_that_does_not_read_is_not_waited_for(manager: socket.socket) 
 
 
 def test_progress_needs_a_worker_that_says_something() -> None:
-    assert not progress(**WELL)  # type: ignore[arg-type]
-    assert not progress(**WELL | {"silent_seconds": 299.0})  # type: ignore[arg-type]  # a prefill
-    assert not progress(**WELL | {"owed": False, "silent_seconds": 1e6})  # type: ignore[arg-type]
-    stuck = progress(**WELL | {"silent_seconds": 301.0})  # type: ignore[arg-type]
+    assert not progress(**WELL)
+    assert not progress(**WELL | {"silent_seconds": 299.0})  # a prefill
+    assert not progress(**WELL | {"owed": False, "silent_seconds": 1e6})
+    stuck = progress(**WELL | {"silent_seconds": 301.0})
     assert stuck == "the model process has said nothing for 301 s"
 
 
@@ -150,8 +151,8 @@ def test_a_heartbeat_is_heard_and_announces_a_longer_silence() -> None:
 
 
 def test_the_status_is_a_line_for_a_person() -> None:
-    def line(*values: object, connected: bool = True) -> str:
-        return status_line(wire.Status(*values), connected=connected, broker="b:1883")  # type: ignore[arg-type]
+    def line(*values: Any, connected: bool = True) -> str:
+        return status_line(wire.Status(*values), connected=connected, broker="b:1883")
 
     assert line("ready") == "ready"
     assert line("starting", connected=False) == "loading the model"

@@ -80,8 +80,8 @@ def _head(client: socket.socket, deadline: float) -> bytes:
 def _server(port: int, ask: Callable[[], bytes]) -> Callable[[], None]:
     """A server that listens; what runs it."""
     # Loaded on use: they cost a device that serves no metrics 3 MB.
-    from http.server import BaseHTTPRequestHandler  # noqa: PLC0415  as said
-    from socketserver import TCPServer  # noqa: PLC0415  as said
+    from http.server import BaseHTTPRequestHandler  # noqa: PLC0415  as above
+    from socketserver import TCPServer  # noqa: PLC0415  as above
 
     class Handler(BaseHTTPRequestHandler):
         server_version, sys_version = "edgekit", ""

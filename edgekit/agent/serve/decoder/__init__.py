@@ -164,7 +164,7 @@ def open_model(
         EdgekitError: the memory does not hold the shortest slot.
     """
     # Imported on use: the native libraries are not wanted where only the Protocols are.
-    from edgekit.agent.serve.decoder.generator import open_genai  # noqa: PLC0415
+    from edgekit.agent.serve.decoder.generator import open_genai  # noqa: PLC0415  as above
     from edgekit.agent.serve.decoder.graph import read_graph  # noqa: PLC0415  as above
 
     graph = read_graph(model_dir)
