@@ -137,8 +137,8 @@ def test_a_way_that_does_not_exist_is_refused_before_anything_is_fetched(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     fetched: list[str] = []
-    for place in ("builder.source._fetch", "builder.plan.gather._hub"):
-        monkeypatch.setattr(f"edgekit.{place}", lambda *_: fetched.append("model"))
+    for place in ("edgekit.builder.source._fetch", "edgekit.builder.plan.gather._hub"):
+        monkeypatch.setattr(place, lambda *_: fetched.append("model"))
     code = edgekit_build(monkeypatch, "-m", "org/name", "--path", "low-memroy", *more)
     assert code == UsageError.exit_code
     error = capsys.readouterr().err
