@@ -64,13 +64,7 @@ def verify(
         VerificationError: a file differs; names each.
     """
     check_way(path)
-    record = read_record(folder)
-    if record is None:
-        raise UsageError(
-            f"{folder} is not a build of this edgekit",
-            why="it has no readable build.json",
-            next_step="name a folder that `edgekit build` made",
-        )
+    record = _record(folder)
     _compare(folder, record.files, record_files(folder, _present(folder, record)), "its build.json")
     if toolchain.digest != record.spec.toolchain:
         raise UsageError(
@@ -90,9 +84,8 @@ def verify(
             else "a file that an option names is not the one the build read",
             next_step=f"add -x {(missing or sorted(hashed.files))[0]}=PATH",
         )
-    source = found.path
-    if found.source.kind == "gguf":
-        source = dequantised(found, toolchain, report)
+    gguf = found.source.kind == "gguf"
+    source = dequantised(found, toolchain, report) if gguf else found.path
     ready = toolchain.ready(report)
     with scratch(cache_root() / "verify") as work:
         options = {**record.spec.options, **given, **hashed.paths}
@@ -108,6 +101,17 @@ def verify(
             first_path=record.path,
             first_isolation=record.isolation,
         )
+
+
+def _record(folder: Path) -> BuildRecord:
+    record = read_record(folder)
+    if record is None:
+        raise UsageError(
+            f"{folder} is not a build of this edgekit",
+            why="it has no readable build.json",
+            next_step="name a folder that `edgekit build` made",
+        )
+    return record
 
 
 def _present(folder: Path, record: BuildRecord) -> list[str]:

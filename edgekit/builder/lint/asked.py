@@ -137,14 +137,7 @@ def asked_for(
         context: cap for `search.max_length`.
         has_template: whether that folder has a chat template.
     """
-    algorithm = options.get("algo_config", "default")
-    method, implied = _ALIASES.get(algorithm, (algorithm, {}))
-    spelled = dict(
-        pair.strip().split(":", 1)
-        for pair in options.get("matmul_mixed_precision", "").split(",")
-        if ":" in pair
-    )
-    placement = {group: _BITS.get(kind, 0) for group, kind in (implied | spelled).items()}
+    method, placement, placed_by = _placement(options)
     text = config.get("text_config") or config
     io_type = _io_type(precision, provider, options)
     accuracy = "4" if provider in ("cpu", "webgpu") else "0"
@@ -164,10 +157,7 @@ def asked_for(
         symmetric=options.get("is_symmetric", "true") == "true",
         method=method,
         placement=placement if quantised else {},
-        placed_by={
-            group: "matmul_mixed_precision" if group in spelled else "algo_config"
-            for group in placement
-        },
+        placed_by=placed_by,
         op_types=tuple(options.get("op_types_to_quantize", "MatMul").split("/")),
         excluded=tuple(n for n in options.get("nodes_to_exclude", "").split(",") if n),
         qdq=options.get("use_qdq") == "true",
@@ -183,6 +173,22 @@ def asked_for(
         given=dict(options),
         checkpoint=_checkpoint(config),
     )
+
+
+def _placement(options: Mapping[str, str]) -> tuple[str, dict[str, int], dict[str, str]]:
+    """The method, and by group of matrices its bits and the option that asked for them."""
+    algorithm = options.get("algo_config", "default")
+    method, implied = _ALIASES.get(algorithm, (algorithm, {}))
+    spelled = dict(
+        pair.strip().split(":", 1)
+        for pair in options.get("matmul_mixed_precision", "").split(",")
+        if ":" in pair
+    )
+    bits = {group: _BITS.get(kind, 0) for group, kind in (implied | spelled).items()}
+    asked_by = {
+        group: "matmul_mixed_precision" if group in spelled else "algo_config" for group in bits
+    }
+    return method, bits, asked_by
 
 
 def _io_type(precision: str, provider: str, options: Mapping[str, str]) -> str:

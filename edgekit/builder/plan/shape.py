@@ -112,49 +112,29 @@ def shape_of(
     counted = _Config(text, tensors)
     count = layers or counted.layers
     hidden, heads, head_dim = counted.hidden, counted.heads, counted.head_dim
-    kv_heads = counted.number("num_key_value_heads", "multi_query_group_num") or heads
     vocabulary = counted.vocabulary
-    intermediate = counted.number("ffn_hidden_size", "intermediate_size", "ff_intermediate_size")
-    experts = counted.number("num_local_experts", "num_experts", "n_routed_experts")
-    quantised = isinstance(config.get("quantization_config"), dict)
     tied = _tied(config, text, tensors)
-    if tensors and not quantised:
-        decoder = {name: t for name, t in tensors.items() if is_decoder(name, count)}
-        matrices, embedding, other = from_headers(decoder)
-        stored = sum(tensor.size for tensor in decoder.values())
-    else:
-        width = counted.number("moe_intermediate_size") or intermediate
-        width = width or _missing("intermediate_size")
-        matrices = from_config(count, hidden, width, (heads, kv_heads, head_dim), experts)
-        embedding, other = vocabulary * hidden, hidden * (2 * count + 1)
-        stored = sum(tensor.size for tensor in tensors.values())
-    if not embedding:
-        embedding = vocabulary * hidden
+    readable = bool(tensors) and not isinstance(config.get("quantization_config"), dict)
+    weights = _from_headers(tensors, count) if readable else _from_config(counted, tensors, count)
+    embedding = weights.embedding or vocabulary * hidden
+    head = [each for each in weights.matrices if each.node == HEAD and not tied]
     matrices = (
-        *(each for each in matrices if each.node != HEAD),
-        next(
-            (each for each in matrices if each.node == HEAD and not tied),
-            Matrix(HEAD, vocabulary, hidden),
-        ),
+        *(each for each in weights.matrices if each.node != HEAD),
+        head[0] if head else Matrix(HEAD, vocabulary, hidden),
     )
-    total = sum(each.elements for each in matrices) + other + (0 if tied else embedding)
+    total = sum(each.elements for each in matrices) + weights.other + (0 if tied else embedding)
     context = counted.number("seq_length", "max_position_embeddings", "n_positions")
     kinds = list(text.get("layer_types") or ["full_attention"] * count)[:count]
     window = counted.number("sliding_window")
     rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
-    short = counted.number("original_max_position_embeddings") or _whole(
-        rope.get("original_max_position_embeddings")
-    )
-    long_rope = (rope.get("rope_type") or rope.get("type")) in ("longrope", "su", "yarn_su")
     partial = text.get("partial_rotary_factor") or rope.get("partial_rotary_factor") or 1.0
-    gemma3 = str(text["architecture"]).startswith("Gemma3")
     return ModelShape(
         architecture=text["architecture"],
         layers=count,
         hidden=hidden,
-        intermediate=intermediate,
+        intermediate=counted.intermediate,
         heads=heads,
-        kv_heads=kv_heads,
+        kv_heads=counted.kv_heads,
         head_dim=head_dim,
         vocabulary=vocabulary,
         context=context or _missing("max_position_embeddings"),
@@ -162,17 +142,56 @@ def shape_of(
         sliding="sliding_attention" in kinds or 0 < window < context,
         tied=tied,
         rope_dim=int(head_dim * float(partial)),
-        rope_tables=2 if gemma3 else 1,
-        short_context=short if long_rope and short != context else 0,
-        experts=experts,
+        rope_tables=2 if str(text["architecture"]).startswith("Gemma3") else 1,
+        short_context=_short_context(counted, rope, context),
+        experts=counted.experts,
         active_experts=counted.number("num_experts_per_tok", "experts_per_token", "top_k_experts"),
         matrices=matrices,
         embedding=embedding,
-        other=other,
+        other=weights.other,
         qkv=sum(m.elements for m in matrices if m.node.endswith("/attn/qkv_proj/MatMul")),
-        stored_bytes=stored or 2 * total,  # nothing is known: most are published in 16 bits
-        from_headers=bool(tensors) and not quantised,
+        stored_bytes=weights.stored_bytes
+        or 2 * total,  # nothing is known: most are published in 16 bits
+        from_headers=readable,
     )
+
+
+class _Weights(msgspec.Struct, frozen=True):
+    """The graph's matrices, elements of the embedding (0: not known) and of the rest, and what
+    the checkpoint takes."""
+
+    matrices: tuple[Matrix, ...]
+    embedding: int
+    other: int
+    stored_bytes: int
+
+
+def _from_headers(tensors: Mapping[str, Tensor], layers: int) -> _Weights:
+    decoder = {name: t for name, t in tensors.items() if is_decoder(name, layers)}
+    matrices, embedding, other = from_headers(decoder)
+    return _Weights(matrices, embedding, other, sum(tensor.size for tensor in decoder.values()))
+
+
+def _from_config(counted: _Config, tensors: Mapping[str, Tensor], layers: int) -> _Weights:
+    hidden = counted.hidden
+    width = counted.number("moe_intermediate_size") or counted.intermediate
+    width = width or _missing("intermediate_size")
+    attention = (counted.heads, counted.kv_heads, counted.head_dim)
+    return _Weights(
+        from_config(layers, hidden, width, attention, counted.experts),
+        counted.vocabulary * hidden,
+        hidden * (2 * layers + 1),
+        sum(tensor.size for tensor in tensors.values()),
+    )
+
+
+def _short_context(counted: _Config, rope: Mapping[str, Any], context: int) -> int:
+    """The length up to which LongRoPE takes its short factors; 0 without them."""
+    short = counted.number("original_max_position_embeddings") or _whole(
+        rope.get("original_max_position_embeddings")
+    )
+    long_rope = (rope.get("rope_type") or rope.get("type")) in ("longrope", "su", "yarn_su")
+    return short if long_rope and short != context else 0
 
 
 def _text(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -218,6 +237,19 @@ class _Config:
     @property
     def heads(self) -> int:
         return self.number("num_attention_heads", "n_head") or _missing("num_attention_heads")
+
+    @property
+    def kv_heads(self) -> int:
+        return self.number("num_key_value_heads", "multi_query_group_num") or self.heads
+
+    @property
+    def intermediate(self) -> int:
+        """0 where config.json does not say."""
+        return self.number("ffn_hidden_size", "intermediate_size", "ff_intermediate_size")
+
+    @property
+    def experts(self) -> int:
+        return self.number("num_local_experts", "num_experts", "n_routed_experts")
 
     @property
     def head_dim(self) -> int:
