@@ -59,8 +59,7 @@ def verify(
         path: the way through the builder.
 
     Raises:
-        UsageError: the record, the source or the toolchain is not there to repeat it with, or
-            there is no such way through the builder.
+        UsageError: what it would be repeated with is not there; `path` is no way of the builder.
         VerificationError: a file differs; names each.
     """
     check_way(path)
