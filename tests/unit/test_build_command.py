@@ -147,6 +147,37 @@ def test_a_way_that_does_not_exist_is_refused_before_anything_is_fetched(
     assert not fetched
 
 
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        (("--gate", "strikt"), "strikt"),
+        (("--threshold", "mean_kll=0.1"), "mean_kll"),
+        (("-p", "int5"), "int5"),
+        (("-e", "npu"), "npu"),
+        (("--recipe", "k-quont"), "k-quont"),
+        (("-x", "block_sice=32"), "block_sice"),
+        (("--budget", "2GB"), "--budget"),
+    ],
+)
+@pytest.mark.parametrize("more", [("--plan",), ("-o", "out")])
+def test_a_flag_that_cannot_be_meant_is_refused_before_anything_is_fetched(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    wrong: tuple[str, ...],
+    named: str,
+    more: tuple[str, ...],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fetched: list[str] = []
+    for place in ("edgekit.builder.source._fetch", "edgekit.builder.plan.gather._hub"):
+        monkeypatch.setattr(place, lambda *_: fetched.append("model"))
+    code = edgekit_build(monkeypatch, "-m", "org/name", *wrong, *more)
+    assert code == UsageError.exit_code
+    assert named in capsys.readouterr().err
+    assert not fetched
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_every_way_through_the_builder_is_taken(way: str) -> None:
     assert wish_of(BuildRequest("m", Path("out"), path=way)).precision == "int4"

@@ -17,6 +17,7 @@ import msgspec
 
 from edgekit.builder.checkpoint import check_weights
 from edgekit.builder.files import scratch
+from edgekit.builder.gate.verdict import find_thresholds
 from edgekit.builder.lint.asked import asked_for
 from edgekit.builder.options import check_options
 from edgekit.builder.plan.architectures import Verdict, judge
@@ -67,6 +68,8 @@ def plan_build(request: BuildRequest, report: Report) -> Plan:
         EdgekitError: the hub refuses.
     """
     wish = wish_of(request)
+    if request.gate:
+        find_thresholds(request.gate, request.thresholds)  # a build would refuse them, too
     facts = gather(request, report)
     check_config(facts.config)
     verdict = judge(
