@@ -26,12 +26,12 @@ import msgspec
 from benchmarks.figure import figure
 from benchmarks.models import PHI35, SMOLLM2, phi35_source
 from benchmarks.rig import Rig
-from edgekit.builder.convert import convert
 from edgekit.builder.files import hash_file
-from edgekit.builder.gguf import dequantised
-from edgekit.builder.options import parse_options
-from edgekit.builder.samples import smollm2_gguf
-from edgekit.builder.source import find
+from edgekit.builder.make.convert import convert
+from edgekit.builder.request.options import parse_options
+from edgekit.builder.source.find import find
+from edgekit.builder.source.gguf import dequantised
+from edgekit.builder.source.samples import smollm2_gguf
 from edgekit.builder.spec import BuildSpec, Precision, Source
 from edgekit.builder.tools.container import ContainerToolchain
 from edgekit.builder.tools.host import HostToolchain

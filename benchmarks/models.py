@@ -8,9 +8,9 @@ import tempfile
 from pathlib import Path
 
 from edgekit.builder.files import publish_cached
-from edgekit.builder.request import BuildRequest
+from edgekit.builder.request.request import BuildRequest
 from edgekit.builder.run import build
-from edgekit.builder.samples import smollm2_gguf
+from edgekit.builder.source.samples import smollm2_gguf
 from edgekit.builder.tools.host import HostToolchain
 from edgekit.builder.tools.progress import Progress
 from edgekit.data import cache_root

@@ -18,16 +18,16 @@ import msgspec
 
 from benchmarks.bare import Bare
 from benchmarks.render import rewrite
+from edgekit.builder.gate.ladder import Trial, kept
 from edgekit.builder.gate.measure import Effort, Subject, assess
 from edgekit.builder.gate.verdict import PROFILES, GateReport, judge
-from edgekit.builder.gguf import dequantised
-from edgekit.builder.ladder import Trial, kept
-from edgekit.builder.publish import read_record
-from edgekit.builder.recipe import AUTO, LADDER, RECIPES, Recipe
-from edgekit.builder.request import BuildRequest
+from edgekit.builder.output.publish import read_record
+from edgekit.builder.request.recipe import AUTO, LADDER, RECIPES, Recipe
+from edgekit.builder.request.request import BuildRequest
 from edgekit.builder.run import build
-from edgekit.builder.samples import smollm2_gguf
-from edgekit.builder.source import find
+from edgekit.builder.source.find import find
+from edgekit.builder.source.gguf import dequantised
+from edgekit.builder.source.samples import smollm2_gguf
 from edgekit.builder.tools.host import HostToolchain
 from edgekit.builder.tools.progress import Progress
 from edgekit.data import cache_root

@@ -14,7 +14,7 @@ from benchmarks.llamacpp import LlamaCpp, interpreter
 from benchmarks.models import SMOLLM2, find_pruned
 from benchmarks.rig import CONTEXT_TOKENS, Rig
 from benchmarks.sharing import CHAT_TOKENS, text_of, user
-from edgekit.builder.samples import smollm2_gguf
+from edgekit.builder.source.samples import smollm2_gguf
 from edgekit.data import cache_root
 from edgekit.errors import EdgekitError
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import msgspec
 
+from edgekit.builder.gate.ladder import Trial, goes_on, kept, table
 from edgekit.builder.gate.measure import Subject, assess
 from edgekit.builder.gate.page import encode, page
 from edgekit.builder.gate.verdict import GateReport, Thresholds
-from edgekit.builder.ladder import Trial, goes_on, kept, table
-from edgekit.builder.make import Ingredients, Made, make
-from edgekit.builder.prepare import Candidate
+from edgekit.builder.make.make import Ingredients, Made, make
+from edgekit.builder.make.prepare import Candidate
 from edgekit.builder.spec import GateSummary
 from edgekit.builder.tools.job import Toolchain
 from edgekit.builder.tools.progress import Progress, Report

@@ -9,16 +9,16 @@ from pathlib import Path
 import msgspec
 
 from edgekit.builder.attempt import Attempt, Setup, attempt_all, thresholds_digest, write_report
-from edgekit.builder.configfile import read_config
+from edgekit.builder.gate.ladder import Trial
 from edgekit.builder.gate.verdict import Thresholds, find_thresholds
-from edgekit.builder.gguf import dequantised
-from edgekit.builder.ladder import Trial
-from edgekit.builder.make import Made
-from edgekit.builder.prepare import prepare, refuse_unsupported
-from edgekit.builder.provenance import provenance_bytes
-from edgekit.builder.publish import check_out, publish, up_to_date, workplace
-from edgekit.builder.request import BuildRequest, wish_of
-from edgekit.builder.source import licences
+from edgekit.builder.make.make import Made
+from edgekit.builder.make.prepare import prepare, refuse_unsupported
+from edgekit.builder.output.provenance import provenance_bytes
+from edgekit.builder.output.publish import check_out, publish, up_to_date, workplace
+from edgekit.builder.request.request import BuildRequest, wish_of
+from edgekit.builder.source.configfile import read_config
+from edgekit.builder.source.find import licences
+from edgekit.builder.source.gguf import dequantised
 from edgekit.builder.spec import BuildRecord, GateSummary
 from edgekit.builder.tools.host import HostToolchain
 from edgekit.builder.tools.job import ToolchainSource

@@ -7,13 +7,13 @@ from pathlib import Path
 import msgspec
 
 from edgekit.builder.files import list_files, record_files, scratch
-from edgekit.builder.gguf import dequantised
-from edgekit.builder.make import Ingredients, make
-from edgekit.builder.optionfiles import hash_option_files
-from edgekit.builder.options import check_options
-from edgekit.builder.publish import read_record
-from edgekit.builder.request import check_way
-from edgekit.builder.source import Found, find
+from edgekit.builder.make.make import Ingredients, make
+from edgekit.builder.output.publish import read_record
+from edgekit.builder.request.optionfiles import hash_option_files
+from edgekit.builder.request.options import check_options
+from edgekit.builder.request.request import check_way
+from edgekit.builder.source.find import Found, find
+from edgekit.builder.source.gguf import dequantised
 from edgekit.builder.spec import BuildRecord
 from edgekit.builder.tools.job import ToolchainSource
 from edgekit.builder.tools.progress import Progress, Report

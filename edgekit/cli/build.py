@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from edgekit.builder.options import parse_options
 from edgekit.builder.plan.gather import plan_build
-from edgekit.builder.request import BuildRequest
+from edgekit.builder.request.options import parse_options
+from edgekit.builder.request.request import BuildRequest
 from edgekit.builder.run import BuildResult
 from edgekit.builder.run import build as run_build
 from edgekit.builder.spec import DEFAULT_CONTEXT

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import msgspec
 
-from edgekit.builder.recipe import AUTO
+from edgekit.builder.request.recipe import AUTO
 from edgekit.errors import UsageError
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]?i?B)?")

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from edgekit.builder.samples import smollm2_gguf
+from edgekit.builder.source.samples import smollm2_gguf
 from edgekit.cli import render
 from edgekit.client.devbroker import embedded_broker
 from edgekit.errors import EdgekitError

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from edgekit.builder.plan.cost import Way
-from edgekit.builder.plan.limits import Refusal
 from edgekit.builder.plan.plan import Plan, Row
 from edgekit.builder.plan.profiles import OnDevice
+from edgekit.builder.support.limits import Refusal
 from edgekit.cli.render import size
 
 _GIB = 2**30

@@ -48,9 +48,9 @@ def swapped(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 def planted(what: str) -> contextlib.AbstractContextManager[None]:
     """Breaks one thing."""
-    import kquant
-    import lowmem_check
-    import lowmem_tensors
+    from lowmem import check as lowmem_check
+    from lowmem import kquant
+    from lowmem import tensors as lowmem_tensors
     from onnxruntime.quantization.neural_compressor import weight_only
 
     if what == "search":
@@ -80,7 +80,7 @@ def planted(what: str) -> contextlib.AbstractContextManager[None]:
 def run_case(case: dict[str, Any], models: dict[str, Path], folder: Path) -> dict[str, Any]:
     """What came out of it."""
     import convert
-    from lowmem_check import contents
+    from lowmem.check import contents
 
     def build(path: str) -> tuple[dict[str, str], Any, Silent]:
         out = folder / case["name"] / path
@@ -114,10 +114,10 @@ def run_case(case: dict[str, Any], models: dict[str, Path], folder: Path) -> dic
 def main() -> None:
     inside, folder, cases, results = map(Path, sys.argv[1:])
     sys.path.insert(0, str(inside))
-    import kquant
-    import lowmem
     import lowmem_models
-    import lowmem_tensors
+    from lowmem import kquant
+    from lowmem import patches as lowmem
+    from lowmem import tensors as lowmem_tensors
 
     lowmem_tensors.SMALL_BYTES = SMALL_BYTES
     lowmem.COLUMNS = COLUMNS

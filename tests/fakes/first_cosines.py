@@ -15,7 +15,7 @@ import sys
 import torch
 
 sys.path.insert(0, sys.argv[1])
-from first_cosine import compute_first_cosine
+from common.first_cosine import compute_first_cosine
 
 DIGEST_BYTES = 32
 

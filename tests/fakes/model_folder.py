@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from edgekit.builder.files import record_files
-from edgekit.builder.provenance import provenance_bytes
+from edgekit.builder.output.provenance import provenance_bytes
 from edgekit.builder.spec import BuildRecord, BuildSpec, GateSummary, Source
 from edgekit.core.buildinfo import PROVENANCE_NAME, RECORD_NAME
 

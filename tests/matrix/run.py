@@ -14,11 +14,11 @@ from typing import Any
 
 import msgspec
 
-from edgekit.builder.convert import convert
-from edgekit.builder.plan.architectures import judge
-from edgekit.builder.request import BuildRequest
+from edgekit.builder.make.convert import convert
+from edgekit.builder.request.request import BuildRequest
 from edgekit.builder.run import build
 from edgekit.builder.spec import BuildSpec, Precision, Provider, Source
+from edgekit.builder.support.architectures import judge
 from edgekit.builder.tools.host import HostToolchain
 from edgekit.builder.tools.process import OFFLINE
 from edgekit.errors import EdgekitError

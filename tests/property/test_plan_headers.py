@@ -8,14 +8,14 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekit.builder.lint.asked import asked_for
-from edgekit.builder.plan.architectures import ARCHITECTURES, judge
 from edgekit.builder.plan.ggufheader import read_header
-from edgekit.builder.plan.modelconfig import check_config
 from edgekit.builder.plan.plan import Machine, Source, Wanted, make_plan
 from edgekit.builder.plan.shape import shape_of
 from edgekit.builder.plan.tensors import Tensor
-from edgekit.builder.recipe import RECIPES
+from edgekit.builder.request.asked import asked_for
+from edgekit.builder.request.recipe import RECIPES
+from edgekit.builder.support.architectures import ARCHITECTURES, judge
+from edgekit.builder.support.modelconfig import check_config
 from edgekit.cli.plan import plan_text
 from edgekit.errors import UsageError
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.builder.options import KNOWN_KEYS, RESERVED_KEYS
-from edgekit.builder.samples import smollm2_gguf
+from edgekit.builder.request.options import KNOWN_KEYS, RESERVED_KEYS
+from edgekit.builder.source.samples import smollm2_gguf
 from tests.building import (
     FAKES,
     ROOT,

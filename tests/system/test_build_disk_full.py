@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.builder.samples import smollm2_gguf
+from edgekit.builder.source.samples import smollm2_gguf
 from edgekit.data import cache_root
 from tests.building import FAKES, command, content, edgekit_build, environment, left_in
 

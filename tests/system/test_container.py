@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from edgekit.builder.samples import smollm2_gguf
+from edgekit.builder.source.samples import smollm2_gguf
 from edgekit.builder.tools.container import ContainerRunner, ContainerToolchain
 from edgekit.builder.tools.engine import ask, find_engine
 from edgekit.builder.tools.image import BuilderImage
@@ -43,10 +43,11 @@ def runner(toolchain: ContainerToolchain, tmp_path: Path) -> ContainerRunner:
     scripts = tmp_path / "scripts"
     scripts.mkdir()
     for script in (
-        *(INSIDE / name for name in ("leash.py", "mapped_pages.py", "reporting.py")),
+        INSIDE / "leash.py",
         *(FAKES / "inside" / name for name in ("give_pages_back.py", "look_around.py")),
     ):
         shutil.copy(script, scripts)
+    shutil.copytree(INSIDE / "common", scripts / "common")
     ready = toolchain.ready(silent)
     return ContainerRunner(ready.engine, ready.image, scripts)
 

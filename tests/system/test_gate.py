@@ -15,10 +15,10 @@ import pytest
 
 from edgekit.builder.gate.measure import Effort, Subject, assess
 from edgekit.builder.gate.verdict import PROFILES, GateReport
-from edgekit.builder.gguf import dequantised
-from edgekit.builder.publish import read_record
-from edgekit.builder.samples import smollm2_gguf
-from edgekit.builder.source import find
+from edgekit.builder.output.publish import read_record
+from edgekit.builder.source.find import find
+from edgekit.builder.source.gguf import dequantised
+from edgekit.builder.source.samples import smollm2_gguf
 from edgekit.builder.tools.host import HostToolchain
 from tests.building import FAKES, silent
 

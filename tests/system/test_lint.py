@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.builder.lint.asked import Asked, asked_for
 from edgekit.builder.lint.check import check_folder, refuse_unsound
 from edgekit.builder.lint.finding import Finding
+from edgekit.builder.request.asked import Asked, asked_for
 from edgekit.builder.tools.host import HostRunner, HostToolchain
 from edgekit.builder.tools.process import OFFLINE
 from edgekit.errors import VerificationError

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from edgekit.builder.plan.architectures import ARCHITECTURES
+from edgekit.builder.support.architectures import ARCHITECTURES
 from tests.building import ROOT, environment
 from tests.matrix import table
 from tests.matrix.families import FAMILIES

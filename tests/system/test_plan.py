@@ -21,11 +21,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from edgekit.builder.plan.architectures import ARCHITECTURES
 from edgekit.builder.plan.gather import gather, plan_build
 from edgekit.builder.plan.plan import Plan, Row
-from edgekit.builder.request import BuildRequest
-from edgekit.builder.samples import smollm2_gguf
+from edgekit.builder.request.request import BuildRequest
+from edgekit.builder.source.samples import smollm2_gguf
+from edgekit.builder.support.architectures import ARCHITECTURES
 from edgekit.cli.plan import plan_text
 from edgekit.errors import EdgekitError, UnreachableError, UsageError
 from tests.building import edgekit_build, make_tiny, silent

@@ -9,7 +9,7 @@ import pytest
 
 from edgekit.agent.serve.decoder import BeamSearch, Decoder, Options, open_model
 from edgekit.agent.serve.decoder.graph import read_graph
-from edgekit.builder.request import BuildRequest
+from edgekit.builder.request.request import BuildRequest
 from edgekit.builder.run import build
 from tests.building import silent
 

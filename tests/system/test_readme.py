@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import edgekit
-from edgekit.builder.samples import smollm2_gguf
+from edgekit.builder.source.samples import smollm2_gguf
 from edgekit.cli.main import app
 from edgekit.fleet import inventory
 from tests import tools

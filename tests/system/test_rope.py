@@ -16,7 +16,7 @@ import pytest
 from edgekit.agent.serve.decoder import Decoder, Limits, Logits, Options, Tokenizer, open_model
 from edgekit.agent.serve.pipe import Done, FromWorker, Pipe, Start, ToWorker
 from edgekit.agent.serve.worker import Worker
-from edgekit.builder.request import BuildRequest
+from edgekit.builder.request.request import BuildRequest
 from edgekit.builder.run import build
 from edgekit.builder.tools.host import HostToolchain
 from edgekit.core.chat import Sampling

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edgekit.agent.serve.decoder import Decoder, Options, open_model
-from edgekit.builder.request import BuildRequest
+from edgekit.builder.request.request import BuildRequest
 from edgekit.builder.run import build
 from edgekit.builder.tools.host import HostToolchain
 from tests.building import FAKES, silent

@@ -9,7 +9,7 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from edgekit.builder.request import WAYS, BuildRequest, wish_of
+from edgekit.builder.request.request import WAYS, BuildRequest, wish_of
 from edgekit.builder.run import BuildResult
 from edgekit.builder.tools.host import HostToolchain
 from edgekit.builder.tools.job import ToolchainSource
@@ -137,7 +137,7 @@ def test_a_way_that_does_not_exist_is_refused_before_anything_is_fetched(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     fetched: list[str] = []
-    for place in ("edgekit.builder.source._fetch", "edgekit.builder.plan.gather._hub"):
+    for place in ("edgekit.builder.source.find._fetch", "edgekit.builder.plan.gather._hub"):
         monkeypatch.setattr(place, lambda *_: fetched.append("model"))
     code = edgekit_build(monkeypatch, "-m", "org/name", "--path", "low-memroy", *more)
     assert code == UsageError.exit_code
@@ -170,7 +170,7 @@ def test_a_flag_that_cannot_be_meant_is_refused_before_anything_is_fetched(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     fetched: list[str] = []
-    for place in ("edgekit.builder.source._fetch", "edgekit.builder.plan.gather._hub"):
+    for place in ("edgekit.builder.source.find._fetch", "edgekit.builder.plan.gather._hub"):
         monkeypatch.setattr(place, lambda *_: fetched.append("model"))
     code = edgekit_build(monkeypatch, "-m", "org/name", *wrong, *more)
     assert code == UsageError.exit_code

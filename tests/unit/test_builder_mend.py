@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from edgekit.builder.plan.mend import ATTRIBUTES, mended, mends, merge_patch
-from edgekit.builder.told import as_told
+from edgekit.builder.make.told import as_told
+from edgekit.builder.support.mend import ATTRIBUTES, mended, mends, merge_patch
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
 HEAD, THETA = 128, 1e6

@@ -8,9 +8,9 @@ from types import MappingProxyType
 
 import pytest
 
-from edgekit.builder.optionfiles import OptionFiles, hash_option_files
-from edgekit.builder.prepare import prepare
-from edgekit.builder.request import BuildRequest
+from edgekit.builder.make.prepare import prepare
+from edgekit.builder.request.optionfiles import OptionFiles, hash_option_files
+from edgekit.builder.request.request import BuildRequest
 from edgekit.errors import UsageError
 
 DATA = b"weights"

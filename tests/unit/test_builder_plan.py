@@ -7,8 +7,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from edgekit.builder.lint.asked import Asked, asked_for
-from edgekit.builder.plan.architectures import judge
 from edgekit.builder.plan.cost import ways
 from edgekit.builder.plan.plan import Machine, Plan, Source, Wanted, make_plan
 from edgekit.builder.plan.profiles import PROFILES, on_device
@@ -21,7 +19,9 @@ from edgekit.builder.plan.sizes import (
     read_bytes_per_token,
 )
 from edgekit.builder.plan.tensors import Tensor
-from edgekit.builder.recipe import ladder, recipe_named
+from edgekit.builder.request.asked import Asked, asked_for
+from edgekit.builder.request.recipe import ladder, recipe_named
+from edgekit.builder.support.architectures import judge
 from edgekit.cli.plan import plan_text
 from edgekit.errors import UsageError
 

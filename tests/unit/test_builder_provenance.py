@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from edgekit.builder.provenance import provenance_bytes, statement
+from edgekit.builder.output.provenance import provenance_bytes, statement
 from edgekit.builder.spec import BuildRecord, BuildSpec, GateSummary, Source
 from edgekit.core.buildinfo import FileRecord
 from tests.fakes.model_folder import COMMIT, FAILED, MODEL, PASSED, SPEC, model_folder

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from edgekit.builder.ladder import Trial, fits, goes_on, kept, table
-from edgekit.builder.options import check_options
-from edgekit.builder.recipe import (
+from edgekit.builder.gate.ladder import Trial, fits, goes_on, kept, table
+from edgekit.builder.request.options import check_options
+from edgekit.builder.request.recipe import (
     ADAPTER_LADDER,
     LADDER,
     RECIPES,
@@ -17,7 +17,7 @@ from edgekit.builder.recipe import (
     ladder,
     recipe_named,
 )
-from edgekit.builder.request import BuildRequest, refuse_unloadable, wish_of
+from edgekit.builder.request.request import BuildRequest, refuse_unloadable, wish_of
 from edgekit.errors import UsageError
 
 PHI_35 = {

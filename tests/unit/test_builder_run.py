@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from edgekit.builder.files import Claim
-from edgekit.builder.finish import finish
-from edgekit.builder.publish import read_record
-from edgekit.builder.request import BuildRequest
+from edgekit.builder.make.finish import finish
+from edgekit.builder.output.publish import read_record
+from edgekit.builder.request.request import BuildRequest
 from edgekit.builder.run import BuildResult, build
 from edgekit.builder.tools.host import HostRunner
 from edgekit.builder.tools.progress import Progress, Report
@@ -83,7 +83,7 @@ class Place:
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     # what the stand-in makes is no graph that could be read back
-    monkeypatch.setattr("edgekit.builder.make.check_folder", lambda *_: ())
+    monkeypatch.setattr("edgekit.builder.make.make.check_folder", lambda *_: ())
     return Place(tmp_path)
 
 
@@ -318,7 +318,7 @@ def test_a_full_disk_is_an_error_with_a_reason(
     def full(model: Path) -> None:
         raise OSError(28, "No space left on device", "model.onnx.data")
 
-    monkeypatch.setattr("edgekit.builder.publish.sync_tree", full)
+    monkeypatch.setattr("edgekit.builder.output.publish.sync_tree", full)
     with pytest.raises(EdgekitError) as failed:
         place.build()
     assert failed.value.why == "No space left on device: model.onnx.data"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.builder.source import Found, find
+from edgekit.builder.source.find import Found, find
 from edgekit.errors import UsageError
 from tests.building import silent
 

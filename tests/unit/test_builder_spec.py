@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from edgekit.builder.options import (
+from edgekit.builder.request.options import (
     BOOLEAN_KEYS,
     CHOICES,
     KNOWN_KEYS,

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edgekit.builder.publish import read_record
+from edgekit.builder.output.publish import read_record
 from edgekit.builder.spec import BuildRecord, GateSummary
 from edgekit.bundle.folder import read_folder
 from edgekit.core.buildinfo import RECORD_NAME, BuildInfo, FileRecord, GateOutcome

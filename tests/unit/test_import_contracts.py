@@ -29,6 +29,9 @@ PLANTED = [
     ("One door to the embedded broker", "cli/broker.py", "import iotcore"),
     ("One door to signatures", "bundle/pack.py", "import securesystemslib"),
     ("Core never acts", "builder/plan/plan.py", "import os"),
+    ("The builder's rooms", "builder/tools/job.py", "import edgekit.builder.source.find"),
+    ("The builder's rooms", "builder/plan/plan.py", "import edgekit.builder.make.told"),
+    ("The builder's rooms", "builder/newroom.py", "import edgekit.errors"),  # in no layer
 ]
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from edgekit.builder.lint.asked import asked_for
-from edgekit.builder.plan.architectures import ARCHITECTURES, alternative, judge
 from edgekit.builder.plan.ggufheader import read_header
-from edgekit.builder.plan.modelconfig import check_config
 from edgekit.builder.plan.shape import shape_of
 from edgekit.builder.plan.sizes import data_bytes
+from edgekit.builder.request.asked import asked_for
+from edgekit.builder.support.architectures import ARCHITECTURES, alternative, judge
+from edgekit.builder.support.modelconfig import check_config
 from edgekit.errors import UsageError
 
 SMOLLM2_LAYER: dict[str, Any] = {

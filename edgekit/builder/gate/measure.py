@@ -42,8 +42,8 @@ MEMORY_BYTES = 4 * 2**30
 """What the gate may hold at up to 4 billion parameters."""
 
 _REFERENCE_SCRIPTS = (
-    "reference.py", "gate_chat.py", "gate_logits.py", "gate_mapped.py", "gate_rotary.py",
-    "gate_text.py", "mapped_pages.py",
+    "reference.py", "gate/chat.py", "gate/logits.py", "gate/mapped.py", "gate/rotary.py",
+    "gate/text.py", "common/first_cosine.py", "common/mapped_pages.py", "common/reporting.py",
 )  # fmt: skip
 _WITHOUT = "build without the gate with --no-gate; such a model is marked as not measured"
 _NOT_NUMERIC = frozenset({"template_mismatches", "token_mismatches", "loads"})

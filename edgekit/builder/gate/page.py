@@ -8,8 +8,8 @@ from html import escape
 import msgspec
 
 from edgekit.builder.gate.chart import bars, curve, scatter
+from edgekit.builder.gate.ladder import Trial
 from edgekit.builder.gate.verdict import GateReport, Limit
-from edgekit.builder.ladder import Trial
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem }

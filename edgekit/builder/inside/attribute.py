@@ -16,9 +16,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gate_logits import NAME, Texts, compare, load_logits
-from gate_runtime import BuiltModel
-from reporting import Failed, Reporter, run
+from common.reporting import Failed, Reporter, run
+from gate.logits import NAME, Texts, compare, load_logits
+from gate.runtime import BuiltModel
 
 FLOAT32_ACCURACY = 1
 

@@ -14,9 +14,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from first_cosine import compute_first_cosine
-from lowmem_check import differs, measured, not_covered
-from reporting import Failed, Reporter, run
+from common.first_cosine import compute_first_cosine
+from common.reporting import Failed, Reporter, run
+from lowmem.check import differs, measured, not_covered
 
 STOCK, LOW_MEMORY = "stock", "low-memory"
 ATTRIBUTES = "edgekit_attributes"
@@ -28,7 +28,7 @@ def convert(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     if args.path == STOCK or why_stock:
         build(args)
         return {"path": STOCK, "note": why_stock}
-    from lowmem import patched
+    from lowmem.patches import patched
 
     options = options_of(args)
     inputs = [Path(args.input), *(Path(options[k]) for k in ("adapter_path",) if k in options)]
@@ -87,7 +87,7 @@ class Told:
 
     @staticmethod
     def from_pretrained(*where: Any, **how: Any) -> Any:
-        """The configuration; its `edgekit_attributes` (builder/plan/mend.py) are set on it."""
+        """The configuration; its `edgekit_attributes` (builder/support/mend.py) are set on it."""
         from transformers import AutoConfig
 
         config = AutoConfig.from_pretrained(*where, **how)

@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from reporting import Reporter, run
+from common.reporting import Reporter, run
 
 
 def dequantise(gguf: Path, out: Path) -> str:

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from reporting import Reporter, run
+from common.reporting import Reporter, run
 
 ASK_TIMEOUT_SECONDS = 20
 SUFFIXES = (".json", ".safetensors", ".model", ".jinja", ".txt", ".tiktoken", ".py")

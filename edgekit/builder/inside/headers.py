@@ -16,8 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from common.reporting import Failed, Reporter, run
 from fetch import ASK_TIMEOUT_SECONDS, kind_of, wanted
-from reporting import Failed, Reporter, run
 
 CONNECTIONS = 8
 

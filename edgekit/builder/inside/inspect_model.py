@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from lint_data import LISTED, Contents, layout
-from lint_graph import Graph, summary
-from reporting import Reporter, run
+from common.reporting import Reporter, run
+from lint.data import LISTED, Contents, layout
+from lint.graph import Graph, summary
 
 CONFIG, TOKENIZER = "genai_config.json", "tokenizer.json"
 DEFAULT_GRAPH = "model.onnx"

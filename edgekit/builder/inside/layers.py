@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gate_logits import NAME, Texts, compare, load_logits
-from gate_weights import Matrix, Source, errors, quantised
+from common.reporting import Reporter, run
+from gate.logits import NAME, Texts, compare, load_logits
+from gate.weights import Matrix, Source, errors, quantised
 from reference import load
-from reporting import Reporter, run
 
 
 def exchange(model: Any, matrix: Matrix, parts: list[tuple[str, int, int]]) -> list[Any]:

@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from first_cosine import compute_first_cosine
-from gate_chat import NAME as CHAT
-from gate_chat import expected
-from gate_logits import NAME, Sequence, Texts, save_logits
-from gate_rotary import NAME as ROTARY
-from gate_rotary import POSITIONS
-from gate_text import load_prompts, prompt_tokens
-from reporting import Failed, Reporter, run
+from common.first_cosine import compute_first_cosine
+from common.reporting import Failed, Reporter, run
+from gate.chat import NAME as CHAT
+from gate.chat import expected
+from gate.logits import NAME, Sequence, Texts, save_logits
+from gate.rotary import NAME as ROTARY
+from gate.rotary import POSITIONS
+from gate.text import load_prompts, prompt_tokens
 
 TEMPERATURE = 0.8
 OVERHEAD = 2.0  # norms, attention and activations beside the matrices (measured)
@@ -46,7 +46,7 @@ def load(source: Path, adapter: Path | None, mapped: bool) -> Any:
         model = PeftModel.from_pretrained(model, adapter)
         model = model if mapped else model.merge_and_unload()
     if mapped:
-        from gate_mapped import compute_in_float32
+        from gate.mapped import compute_in_float32
 
         compute_in_float32(model)
     return model.eval()

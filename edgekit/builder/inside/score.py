@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gate_chat import NAME as CHAT
-from gate_chat import agreement, expected
-from gate_logits import NAME, Divergence, Texts, compare, load_logits
-from gate_rotary import rotary_error
-from gate_runtime import BuiltModel, refusal
-from gate_text import cut, loops
-from gate_weights import Graph, errors
-from reporting import Reporter, run
+from common.reporting import Reporter, run
+from gate.chat import NAME as CHAT
+from gate.chat import agreement, expected
+from gate.logits import NAME, Divergence, Texts, compare, load_logits
+from gate.rotary import rotary_error
+from gate.runtime import BuiltModel, refusal
+from gate.text import cut, loops
+from gate.weights import Graph, errors
 
 
 def forced(model: BuiltModel, texts: Texts, folder: Path, reporter: Reporter) -> list[Divergence]:

@@ -11,10 +11,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gate_logits import Sequence, Texts
-from gate_runtime import BuiltModel, refusal
-from gate_text import load_prompts, prompt_tokens
-from reporting import Reporter, run
+from common.reporting import Reporter, run
+from gate.logits import Sequence, Texts
+from gate.runtime import BuiltModel, refusal
+from gate.text import load_prompts, prompt_tokens
 
 TEMPERATURE = 0.8
 

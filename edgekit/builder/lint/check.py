@@ -8,10 +8,10 @@ from typing import Any
 
 import msgspec
 
-from edgekit.builder.lint.asked import Asked, asked_for
 from edgekit.builder.lint.facts import Facts, facts_of
 from edgekit.builder.lint.finding import Finding
 from edgekit.builder.lint.rules import lint
+from edgekit.builder.request.asked import Asked, asked_for
 from edgekit.builder.spec import BuildSpec
 from edgekit.builder.tools.failure import failure
 from edgekit.builder.tools.job import Job, Toolchain

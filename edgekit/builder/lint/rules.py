@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edgekit.builder.lint.asked import Asked
 from edgekit.builder.lint.facts import ConfigFacts, DataFacts, Facts, TokenizerFacts
 from edgekit.builder.lint.finding import Finding, listed, refuse, warn
 from edgekit.builder.lint.weights import weights
+from edgekit.builder.request.asked import Asked
 
 _PROVIDERS = {"cpu": (), "cuda": ("cuda",), "dml": ("dml",), "webgpu": ("webgpu",)}
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 
-from edgekit.builder.lint.asked import Asked
 from edgekit.builder.lint.facts import Facts, Matrix
 from edgekit.builder.lint.finding import Finding, listed, refuse, warn
+from edgekit.builder.request.asked import Asked
 
 EMBEDDING = "/model/embed_tokens/"
 MOSTLY_CONSTANT = 0.5

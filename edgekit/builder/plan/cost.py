@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import msgspec
 
-from edgekit.builder.lint.asked import Asked
 from edgekit.builder.plan.shape import ModelShape
 from edgekit.builder.plan.sizes import long_rope_elements, quantised_bytes
+from edgekit.builder.request.asked import Asked
 
 _GIB = 2**30
 _IMPORTS_BYTES = 0.24 * _GIB  # torch, transformers, onnxruntime

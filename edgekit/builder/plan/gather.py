@@ -15,20 +15,20 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from edgekit.builder.checkpoint import check_weights
 from edgekit.builder.files import scratch
 from edgekit.builder.gate.verdict import find_thresholds
-from edgekit.builder.lint.asked import asked_for
-from edgekit.builder.options import check_options
-from edgekit.builder.plan.architectures import Verdict, judge
 from edgekit.builder.plan.ggufheader import read_header
-from edgekit.builder.plan.limits import Refusal
-from edgekit.builder.plan.modelconfig import check_config
 from edgekit.builder.plan.plan import Machine, Plan, Source, Wanted, make_plan
 from edgekit.builder.plan.shape import ModelShape, shape_of
 from edgekit.builder.plan.tensors import Tensor
-from edgekit.builder.request import BuildRequest, recipes_for, refuse_unloadable, wish_of
-from edgekit.builder.source import HUB_NAME, hub_refusal, online_environment
+from edgekit.builder.request.asked import asked_for
+from edgekit.builder.request.options import check_options
+from edgekit.builder.request.request import BuildRequest, recipes_for, refuse_unloadable, wish_of
+from edgekit.builder.source.checkpoint import check_weights
+from edgekit.builder.source.find import HUB_NAME, hub_refusal, online_environment
+from edgekit.builder.support.architectures import Verdict, judge
+from edgekit.builder.support.limits import Refusal
+from edgekit.builder.support.modelconfig import check_config
 from edgekit.builder.tools.process import INSIDE, event, run
 from edgekit.builder.tools.progress import Progress, Report
 from edgekit.data import cache_root

@@ -6,10 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from edgekit.builder.lint.asked import Asked
-from edgekit.builder.plan.architectures import Verdict
 from edgekit.builder.plan.cost import Way, unpacking_needs_bytes, ways
-from edgekit.builder.plan.limits import Refusal
 from edgekit.builder.plan.profiles import PROFILES, OnDevice, Profile, on_device
 from edgekit.builder.plan.shape import ModelShape
 from edgekit.builder.plan.sizes import (
@@ -20,6 +17,9 @@ from edgekit.builder.plan.sizes import (
     read_bytes_per_token,
     uneven_matrix,
 )
+from edgekit.builder.request.asked import Asked
+from edgekit.builder.support.architectures import Verdict
+from edgekit.builder.support.limits import Refusal
 
 
 class Machine(msgspec.Struct, frozen=True):

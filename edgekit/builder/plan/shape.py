@@ -7,7 +7,6 @@ from typing import Any
 
 import msgspec
 
-from edgekit.builder.plan.modelconfig import architecture_of, language_part
 from edgekit.builder.plan.tensors import (
     EMBEDDINGS,
     FOREIGN,
@@ -20,6 +19,7 @@ from edgekit.builder.plan.tensors import (
     from_headers,
     is_decoder,
 )
+from edgekit.builder.support.modelconfig import architecture_of, language_part
 from edgekit.errors import UsageError
 
 _KV_LAYERS = frozenset({"full_attention", "sliding_attention"})

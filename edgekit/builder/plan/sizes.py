@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 
-from edgekit.builder.lint.asked import Asked
 from edgekit.builder.plan.shape import ModelShape
 from edgekit.builder.plan.tensors import EMBEDDING, HEAD, Matrix
+from edgekit.builder.request.asked import Asked
 
 _TYPE_BYTES = {
     "float": 4.0, "float16": 2.0, "bfloat16": 2.0, "int8": 1.0, "float8e4m3fn": 1.0, "uint8": 0.5,

@@ -48,7 +48,7 @@ class Job(msgspec.Struct, frozen=True):
 
     @property
     def events(self) -> Path:
-        """Takes what the script reports (`inside/reporting.py`)."""
+        """Takes what the script reports (`inside/common/reporting.py`)."""
         return self.work / f"{self.name}.events"
 
 

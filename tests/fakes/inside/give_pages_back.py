@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mapped_pages import Pages, give_back
-from reporting import Reporter, run
+from common.mapped_pages import Pages, give_back
+from common.reporting import Reporter, run
 
 
 def resident() -> int:

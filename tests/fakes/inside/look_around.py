@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from reporting import Reporter, run
+from common.reporting import Reporter, run
 
 
 def tried(action: Any) -> str:

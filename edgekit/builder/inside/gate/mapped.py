@@ -8,7 +8,7 @@ back: the memory of a whole pass is bounded by one slice and the activations, no
 from typing import Any
 
 import torch
-from mapped_pages import give_back
+from common.mapped_pages import give_back
 from torch import nn
 
 SLICE_ELEMENTS = 16 * 2**20  # 64 MiB in float32

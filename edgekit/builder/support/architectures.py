@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from edgekit.builder.plan.limits import Refusal, known_defect
-from edgekit.builder.plan.mend import mended, mends
-from edgekit.builder.plan.modelconfig import architecture_of
+from edgekit.builder.support.limits import Refusal, known_defect
+from edgekit.builder.support.mend import mended, mends
+from edgekit.builder.support.modelconfig import architecture_of
 
 Kind = Literal["text", "text part", "speech"]
 

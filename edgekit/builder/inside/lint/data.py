@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from lint_graph import Graph, stored_bytes
+from lint.graph import Graph, stored_bytes
 from onnx import TensorProto
 
 PIECE_BYTES = 16 * 2**20

@@ -7,20 +7,20 @@ from typing import Any
 
 import msgspec
 
-from edgekit.builder.configfile import read_config
-from edgekit.builder.optionfiles import hash_option_files
-from edgekit.builder.options import check_options
-from edgekit.builder.plan.architectures import judge
-from edgekit.builder.plan.modelconfig import check_config
-from edgekit.builder.request import (
+from edgekit.builder.request.optionfiles import hash_option_files
+from edgekit.builder.request.options import check_options
+from edgekit.builder.request.request import (
     BuildRequest,
     Wish,
     recipes_for,
     refuse_unloadable,
     wish_of,
 )
-from edgekit.builder.source import Found, find
+from edgekit.builder.source.configfile import read_config
+from edgekit.builder.source.find import Found, find
 from edgekit.builder.spec import BuildSpec, Precision, Provider
+from edgekit.builder.support.architectures import judge
+from edgekit.builder.support.modelconfig import check_config
 from edgekit.builder.tools.progress import Report
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from edgekit.builder.checkpoint import check_weights
 from edgekit.builder.files import hash_file, scratch
+from edgekit.builder.source.checkpoint import check_weights
 from edgekit.builder.spec import Source
 from edgekit.builder.tools.failure import failure
 from edgekit.builder.tools.process import INSIDE, Finished, clean_environment, event, run

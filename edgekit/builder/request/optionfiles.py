@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from edgekit.builder.files import hash_file, list_files
-from edgekit.builder.options import PATH_KEYS
+from edgekit.builder.request.options import PATH_KEYS
 from edgekit.errors import UsageError
 
 

@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from reporting import Reporter
+from common.reporting import Reporter
 
 MEASURED: tuple[dict[str, str], ...] = (
     {
@@ -25,7 +25,7 @@ MEASURED: tuple[dict[str, str], ...] = (
         "numpy": "2.4.6",
     },
 )
-SCRIPT = Path(__file__).with_name("convert.py")
+SCRIPT = Path(__file__).resolve().parents[1] / "convert.py"
 
 # These make or rewrite weights elsewhere than in the places that are patched.
 _OTHER_MODELS = ("dflash2_path", "dspark_path", "mtp_quant_config")

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gate_text import load_conversations, load_prompts
+from gate.text import load_conversations, load_prompts
 
 NAME = "chat.json"
 SHOWN = 200  # characters of a difference in the report

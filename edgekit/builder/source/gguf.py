@@ -14,7 +14,7 @@ from edgekit.builder.files import (
     record_files,
     scratch,
 )
-from edgekit.builder.source import Found
+from edgekit.builder.source.find import Found
 from edgekit.builder.tools.failure import failure
 from edgekit.builder.tools.job import Job, ToolchainSource
 from edgekit.builder.tools.progress import Progress, Report

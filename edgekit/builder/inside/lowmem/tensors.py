@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from reporting import Failed
+from common.reporting import Failed
 
 SMALL_BYTES = 1 << 20  # up to that many a tensor stays where it is
 LOCATION = "kept outside by the low-memory build"

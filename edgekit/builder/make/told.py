@@ -6,9 +6,9 @@ from pathlib import Path
 
 import msgspec
 
-from edgekit.builder.configfile import CONFIG_NAME, read_config
-from edgekit.builder.plan.mend import mended, mends
-from edgekit.builder.plan.modelconfig import architecture_of
+from edgekit.builder.source.configfile import CONFIG_NAME, read_config
+from edgekit.builder.support.mend import mended, mends
+from edgekit.builder.support.modelconfig import architecture_of
 
 VIEW_NAME = "told"  # not the source's own name, which may be that of the output beside it
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
-from edgekit.builder.options import PATH_KEYS, parse_options
-from edgekit.builder.recipe import AUTO, Recipe, default_recipe, ladder, recipe_named
+from edgekit.builder.request.options import PATH_KEYS, parse_options
+from edgekit.builder.request.recipe import AUTO, Recipe, default_recipe, ladder, recipe_named
 from edgekit.builder.spec import DEFAULT_CONTEXT, check_target
 from edgekit.errors import UsageError
 

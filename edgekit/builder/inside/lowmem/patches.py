@@ -21,12 +21,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import kquant
 import numpy as np
 import torch
-from lowmem_tensors import Outside, refuse_stubs
-from mapped_pages import Pages
-from reporting import Failed, Reporter
+from common.mapped_pages import Pages
+from common.reporting import Failed, Reporter
+from lowmem import kquant
+from lowmem.tensors import Outside, refuse_stubs
 
 COLUMNS = 2048  # quantised at a time
 SAVING = 0.2  # of the time, about

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import msgspec
 
-from edgekit.builder.convert import Converted, convert
 from edgekit.builder.files import list_files, record_files
-from edgekit.builder.finish import finish
 from edgekit.builder.lint.check import asked_of, check_folder, refuse_unsound
+from edgekit.builder.make.convert import Converted, convert
+from edgekit.builder.make.finish import finish
+from edgekit.builder.make.told import as_told
 from edgekit.builder.spec import BuildSpec
-from edgekit.builder.told import as_told
 from edgekit.builder.tools.job import Toolchain
 from edgekit.builder.tools.progress import Progress, Report
 from edgekit.core.buildinfo import FileRecord

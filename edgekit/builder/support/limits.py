@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from edgekit.builder.plan.mend import ATTRIBUTES
-from edgekit.builder.plan.modelconfig import language_part
+from edgekit.builder.support.mend import ATTRIBUTES
+from edgekit.builder.support.modelconfig import language_part
 from edgekit.errors import UsageError
 
 
