@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from edgekit.core import layout
 from edgekit.core.digest import Digest
 from edgekit.errors import EdgekitError, VerificationError
 
@@ -63,7 +64,7 @@ class BlobStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.folder = root / "blobs" / "sha256"
+        self.folder = root / layout.BLOBS
 
     def create(self) -> None:
         """Make the folder; nothing happens when it is there."""
@@ -71,11 +72,11 @@ class BlobStore:
 
     def path(self, digest: Digest) -> Path:
         """Where the blob lies, whether or not it is there."""
-        return self.folder / digest.hex
+        return self.root / layout.blob(digest)
 
     def part_path(self, digest: Digest) -> Path:
         """Where a transfer of the blob collects its bytes."""
-        return self.folder / f"{digest.hex}.part"
+        return self.root / layout.part(digest)
 
     def has(self, digest: Digest, size: int | None = None) -> bool:
         """Whether the blob is published (with that size)."""
@@ -131,7 +132,7 @@ class BlobStore:
                     size += file.write(chunk)
                 file.flush()
                 os.fsync(file.fileno())
-            digest = Digest.parse("sha256:" + hasher.hexdigest())
+            digest = Digest.from_hex(hasher.hexdigest())
             temporary.chmod(0o444)
             temporary.replace(self.path(digest))
         finally:

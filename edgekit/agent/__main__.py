@@ -17,6 +17,7 @@ from typing import NoReturn
 import msgspec
 
 from edgekit.agent.release.root import Root
+from edgekit.core import layout
 from edgekit.core.config import parse_agent_config
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import parse_config
@@ -103,12 +104,12 @@ def _serve(args: argparse.Namespace) -> None:
         logging.getLogger(__name__).warning("%s", config.broker.warning)
     Service(
         config,
-        parse_config((folder / "bundle.json").read_bytes()),
+        parse_config((folder / layout.BUNDLE_CONFIG).read_bytes()),
         str(release),
-        folder / "model",
+        folder / layout.MODEL,
         root.ready_file,
         root.tuning_file,
-        (folder / "agent").readlink().name[:12],
+        (folder / layout.AGENT).readlink().name[:12],
         root.journal,
         Notifier(os.environ),
     ).run()

@@ -24,7 +24,6 @@ from edgekit.bundle.sign import (
 )
 from edgekit.bundle.tar import plain_tar
 from edgekit.core.buildinfo import PROVENANCE_NAME, RECORD_NAME, GateOutcome
-from edgekit.core.digest import Digest
 from edgekit.core.manifest import DOCS_TYPE, TITLE, Descriptor, Manifest
 from edgekit.errors import VerificationError
 from edgekit.store import BlobStore
@@ -176,9 +175,9 @@ def _contents(
         name=name,
         version=version,
         build_id=build_id,
-        files={d.title: Digest.parse(d.digest).hex for d in packed.model},
+        files={d.title: d.digest.hex for d in packed.model},
         sources=statement.packages("huggingface") if statement else (),
-        agent=Digest.parse(packed.agent.digest).hex,
+        agent=packed.agent.digest.hex,
         runtime=runtime_packages() if packed.runtimes else (),
         tools=statement.packages("pypi") if statement else (),
     )
@@ -192,9 +191,8 @@ def read_docs(store: BlobStore, manifest: Manifest) -> dict[str, bytes]:
     """
     if manifest.docs is None:
         return {}
-    digest = Digest.parse(manifest.docs.digest)
-    store.verify(digest)
-    return dict(members(store.path(digest)))
+    store.verify(manifest.docs.digest)
+    return dict(members(store.path(manifest.docs.digest)))
 
 
 def read_provenance(
@@ -219,7 +217,7 @@ def read_provenance(
         payload = verify_envelope(docs[ENVELOPE], key).payload
     statement = parse_statement(payload)
     for file in manifest.model_files:
-        if statement.files.get(file.title) != Digest.parse(file.digest).hex:
+        if statement.files.get(file.title) != file.digest.hex:
             raise VerificationError(
                 f"the provenance is not about this bundle's {file.title}",
                 next_step="do not use this bundle; pack the model again",

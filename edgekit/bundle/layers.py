@@ -20,12 +20,14 @@ import zstandard
 import edgekit
 from edgekit import data
 from edgekit.bundle.tar import compress, files_below, plain_tar
+from edgekit.core.config import known_settings
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import (
     AGENT_TYPE,
     PLATFORM,
     PYTHON,
     RUNTIME_TYPE,
+    SETTINGS,
     TITLE,
     UNPACKED,
     Descriptor,
@@ -70,7 +72,8 @@ def agent_layer(store: BlobStore) -> Descriptor:
     files: list[tuple[str, bytes | Path]] = [("edgekit/__init__.py", b"")]
     for name in PROJECTION:
         files += [(f"edgekit/{n}", path) for n, path in _projected(package, name)]
-    return put_tar(store, plain_tar(files), AGENT_TYPE, {TITLE: "agent.tar.zst"})
+    annotations = {TITLE: "agent.tar.zst", SETTINGS: ",".join(sorted(known_settings()))}
+    return put_tar(store, plain_tar(files), AGENT_TYPE, annotations)
 
 
 def _projected(package: Path, name: str) -> list[tuple[str, Path]]:
@@ -178,7 +181,7 @@ def bootstrap(store: BlobStore, manifest: Manifest, runtime: Descriptor) -> tupl
     """
     files: list[tuple[str, bytes | Path]] = []
     for layer in (manifest.agent, runtime):
-        files += members(store.path(Digest.parse(layer.digest)), BOOTSTRAP_PACKAGES)
+        files += members(store.path(layer.digest), BOOTSTRAP_PACKAGES)
     tar = plain_tar(files)
     return Digest.of(tar).short, tar
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from edgekit.core.digest import Digest
+from edgekit.core.digest import Digest, decode_hook, encode_hook
 from edgekit.core.manifest import BUNDLE_TYPE, MANIFEST_TYPE, Descriptor
 from edgekit.errors import EdgekitError, UsageError
 from edgekit.store import BlobStore, publish
@@ -47,14 +47,16 @@ class Layout(BlobStore):
 
     def _read(self) -> _Index:
         try:
-            return msgspec.json.decode(self._index_path.read_bytes(), type=_Index)
+            return msgspec.json.decode(
+                self._index_path.read_bytes(), type=_Index, dec_hook=decode_hook
+            )
         except FileNotFoundError:
             return _Index()
         except msgspec.MsgspecError as error:
             raise EdgekitError(f"{self._index_path} cannot be read", str(error)) from error
 
     def _write(self, index: _Index) -> None:
-        publish(self._index_path, msgspec.json.encode(index, enc_hook=str))
+        publish(self._index_path, msgspec.json.encode(index, enc_hook=encode_hook))
 
     def name(self, reference: str, data: bytes) -> Digest:
         """Store a manifest and give it a name; a name moves to its newest bundle."""
@@ -64,7 +66,7 @@ class Layout(BlobStore):
         self._write(_Index(manifests=[*kept, entry]))
         return digest
 
-    def names(self) -> dict[str, str]:
+    def names(self) -> dict[str, Digest]:
         """Digest by name, oldest first."""
         entries = self._read().manifests
         return {m.annotations.get(REF_NAME, m.digest): m.digest for m in entries}
@@ -87,7 +89,7 @@ class Layout(BlobStore):
             found = {names[reference]}
         else:
             start = reference.removeprefix("sha256:")
-            found = {d for d in names.values() if d[7:].startswith(start)}
+            found = {d for d in names.values() if d.hex.startswith(start)}
             found |= {d for n, d in names.items() if n.rpartition(":")[0] == reference}
             if len(start) < MIN_PREFIX:
                 found = {d for n, d in names.items() if n.rpartition(":")[0] == reference}
@@ -96,5 +98,5 @@ class Layout(BlobStore):
                 f"{reference!r} names {len(found) or 'no'} bundles",
                 f"the store has {', '.join(names)}",
             )
-        digest = Digest.parse(found.pop())
+        digest = found.pop()
         return pin(self.read(digest), digest)

@@ -13,6 +13,7 @@ from edgekit.client import Accepted, Delta, Final, Requester
 from edgekit.client import devices as find_devices
 from edgekit.client.requester import DEFAULT_EXPIRY_SECONDS
 from edgekit.core.config import BrokerConfig
+from edgekit.core.digest import short
 from edgekit.errors import UsageError
 
 BrokerOption = Annotated[
@@ -123,7 +124,7 @@ def devices(
         card, status = topics.get("card", {}), topics.get("status", {})
         model = f"{card.get('model', '?')}:{card.get('version', '?')}"
         render.say(
-            f"{name}  {status.get('state', '?')}  {model}  {card.get('release', '')[7:19]}  "
+            f"{name}  {status.get('state', '?')}  {model}  {short(card.get('release', ''))}  "
             f"context {card.get('context_length', '?')}  queue {status.get('queue', 0)}  "
             f"{status.get('tok_s', 0):g} tokens/s"
         )

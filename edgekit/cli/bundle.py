@@ -18,7 +18,7 @@ from edgekit.bundle.pack import pack as pack_bundle
 from edgekit.bundle.sign import public_key
 from edgekit.cli import project, render
 from edgekit.cli.options import JsonOption, ProjectOption
-from edgekit.core.digest import Digest
+from edgekit.core.digest import encode_hook
 from edgekit.core.manifest import GATE, oci_platform, parse_config
 from edgekit.data import cache_root
 
@@ -115,7 +115,7 @@ def inspect(
     here = project.find(project_folder)
     store = here.store
     pinned = store.resolve(bundle)
-    config = parse_config(store.read(Digest.parse(pinned.manifest.config.digest)))
+    config = parse_config(store.read(pinned.manifest.config.digest))
     docs = read_docs(store, pinned.manifest)
     provenance = read_provenance(docs, pinned.manifest, public_key(here.keys))
     gate = pinned.manifest.annotations.get(GATE, UNGATED)
@@ -127,7 +127,7 @@ def inspect(
                 "provenance": msgspec.to_builtins(provenance),
                 "docs": sorted(docs),
                 "config": msgspec.to_builtins(config),
-                "manifest": msgspec.to_builtins(pinned.manifest),
+                "manifest": msgspec.to_builtins(pinned.manifest, enc_hook=encode_hook),
             }
         )
         return
@@ -150,4 +150,4 @@ def inspect(
         render.say(f"source   {provenance.model}{revision}")
         render.say(f"build    {provenance.build_id} ({provenance.isolation})")
     for layer in pinned.manifest.layers:
-        render.say(f"layer    {layer.digest[7:19]}  {render.size(layer.size):>9}  {layer.title}")
+        render.say(f"layer    {layer.digest.short}  {render.size(layer.size):>9}  {layer.title}")

@@ -11,7 +11,8 @@ import typer
 from edgekit.bundle.layers import bootstrap
 from edgekit.cli import project, render
 from edgekit.cli.options import JsonOption, ProjectOption
-from edgekit.core.config import AgentConfig, BrokerConfig
+from edgekit.core.config import agent_config
+from edgekit.core.digest import short
 from edgekit.errors import EdgekitError, PartialError, UsageError
 from edgekit.fleet import drive, inventory
 from edgekit.fleet.drive import DeviceDriver, Pushed
@@ -65,7 +66,7 @@ def push(
                         driver,
                         pinned,
                         here.store,
-                        _agent_config(name, fleet.devices[name], broker),
+                        agent_config(name, broker, fleet.devices[name]),
                         lambda runtime: bootstrap(here.store, pinned.manifest, runtime),
                         lambda event: bar(event.step, event.sent, event.total),
                     )
@@ -86,28 +87,6 @@ def push(
         raise PartialError(message) if done else EdgekitError(message)
 
 
-def _agent_config(name: str, device: inventory.Device, broker: BrokerConfig) -> AgentConfig:
-    return AgentConfig(
-        name,
-        broker,
-        threads=device.threads,
-        pools=device.pools,
-        slots=device.slots,
-        batching=device.batching,
-        max_beams=device.max_beams,
-        logits_processors=device.logits_processors,
-        queue_limit=device.queue_limit,
-        requester_limit=device.requester_limit,
-        requests_per_minute=device.requests_per_minute,
-        max_messages=device.max_messages,
-        max_prompt_tokens=device.max_prompt_tokens,
-        max_answer_tokens=device.max_answer_tokens,
-        metrics_port=device.metrics_port,
-        drain_seconds=device.drain_seconds,
-        trial_seconds=device.trial_seconds,
-    )
-
-
 def _line(result: Pushed) -> str:
     rate = result.bytes_sent / max(result.transfer_seconds, 1e-9)
     sent = (
@@ -116,7 +95,7 @@ def _line(result: Pushed) -> str:
         else "no blob sent"
     )
     verb = "pushed " if result.changed else "already"
-    return f"{verb} {result.release[7:19]} on {result.device}: {sent}, {result.seconds:.1f} s"
+    return f"{verb} {result.release.short} on {result.device}: {sent}, {result.seconds:.1f} s"
 
 
 def _call(project_folder: Any, device: str, verb: str) -> dict[str, Any]:
@@ -155,7 +134,7 @@ def state(
         slots = f"{model['slots']} slots" + (f" of {length} tokens" if length else "")
         render.say(f"model      {slots}, {model['threads']} threads {how}, {found}")
     for release in answer["releases"]:
-        line = f"release    {release['digest'][7:19]}  {release['name']}:{release['version']}"
+        line = f"release    {short(release['digest'])}  {release['name']}:{release['version']}"
         render.say(f"{line}  {release['state']}  {release['reason']}".rstrip())
 
 

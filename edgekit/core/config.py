@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from ipaddress import ip_address
 from pathlib import PurePath
+from typing import Any
 
 import msgspec
 
@@ -16,6 +18,7 @@ MAX_MESSAGES = 1024  # of a prompt, on any device
 DRAIN_SECONDS = 30.0
 TRIAL_SECONDS = 120.0  # from the start of the agent to its first answer, model load included
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
+NAME_RULE = "1 to 64 letters, digits, '_', '.' and '-'"
 
 
 def check_name(kind: str, text: str) -> str:
@@ -27,7 +30,7 @@ def check_name(kind: str, text: str) -> str:
     if not NAME.match(text) or text in (".", ".."):
         raise UsageError(
             f"{text!r} cannot be a {kind}'s name",
-            "a name is 1 to 64 letters, digits, '_', '.' and '-' (it is one MQTT topic level)",
+            f"a name is {NAME_RULE} (it is one MQTT topic level)",
         )
     return text
 
@@ -98,16 +101,21 @@ def _is_loopback(host: str) -> bool:
         return False  # a name: where it leads to is not known here
 
 
-class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One device's agent: who it is, its broker, and its bounds."""
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an operator may set for one device: a table of `fleet.toml`, then its `agent.toml`.
 
-    device: str
-    broker: BrokerConfig = BrokerConfig()
+    A new setting is one line here, and a check below if it needs one. Its default is what devices
+    did before there was it: agent.toml leaves a default out, and an older agent then reads it.
+    For the same reason a default never changes.
+    """
+
     threads: int = 0  # of the model worker; 0 measures at the first start what is fastest
     slots: int = 0  # prompts side by side; 0 takes what the free memory allows
     batching: bool = False  # one step for all of them, where the model's graph allows it
     max_beams: int = 1  # that a prompt's num_beams may ask for; 1 refuses beam search
-    logits_processors: str = ""  # scoring of one's own: [/FOLDER/]package.module:factory
+    # Scoring of one's own: [/FOLDER/]package.module:factory. The folder is the device's; a push
+    # does not carry it.
+    logits_processors: str = ""
     pools: list[str] = []  # whose prompts this device takes, besides its own
     queue_limit: int = QUEUE_LIMIT  # prompts waiting, not counting those that run
     requester_limit: int = REQUESTER_LIMIT  # of them, prompts of one requester
@@ -129,13 +137,34 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise ValueError(f"{name} must be 0 or more")
         if not 1 <= self.max_messages <= MAX_MESSAGES:
             raise ValueError(f"max_messages must be 1 to {MAX_MESSAGES}")
-        if not NAME.match(self.device):
-            raise ValueError(f"device {self.device!r} is not a name")
         if self.logits_processors:
             factory_of(self.logits_processors)
         for pool in self.pools:
             if not NAME.match(pool):
-                raise ValueError(f"pool {pool!r} is not a name")
+                raise ValueError(f"pool {pool!r} is not a name: {NAME_RULE}")
+
+
+class AgentConfig(Settings, frozen=True, forbid_unknown_fields=True):
+    """One device's agent: its name, its broker and its settings."""
+
+    device: str
+    broker: BrokerConfig = BrokerConfig()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not NAME.match(self.device):
+            raise ValueError(f"device {self.device!r} is not a name")
+
+
+def agent_config(device: str, broker: BrokerConfig, settings: Settings) -> AgentConfig:
+    """What a device is told, given its settings (or a type that has them)."""
+    told = {name: getattr(settings, name) for name in Settings.__struct_fields__}
+    return AgentConfig(device, broker, **told)
+
+
+def encode_agent_config(config: AgentConfig) -> bytes:
+    """The bytes of `agent.toml`: what differs from the defaults, the device's name always."""
+    return msgspec.toml.encode(_told(config))
 
 
 def parse_agent_config(data: bytes) -> AgentConfig:
@@ -144,3 +173,66 @@ def parse_agent_config(data: bytes) -> AgentConfig:
         return msgspec.toml.decode(data, type=AgentConfig)
     except (msgspec.MsgspecError, ValueError) as error:
         raise UsageError("agent.toml is not valid", str(error)) from error
+
+
+def parse_known_agent_config(data: bytes) -> AgentConfig:
+    """What this agent knows of an `agent.toml` that may be meant for a newer one.
+
+    For an activation, which needs the times alone and runs in the agent of before: a key that it
+    does not know is left to the release's own agent, which reads the whole file in its trial.
+
+    Raises:
+        UsageError: no TOML, or a key that is known has a wrong value; names it.
+    """
+    try:
+        table = msgspec.toml.decode(data, type=dict[str, Any])
+        known = _only(table, AgentConfig)
+        if isinstance(known.get("broker"), dict):
+            known["broker"] = _only(known["broker"], BrokerConfig)
+        return msgspec.convert(known, AgentConfig)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise UsageError("agent.toml is not valid", str(error)) from error
+
+
+def _only(table: dict[str, Any], kind: type[msgspec.Struct]) -> dict[str, Any]:
+    return {name: value for name, value in table.items() if name in kind.__struct_fields__}
+
+
+def known_settings() -> frozenset[str]:
+    """Every key of agent.toml that this agent reads, those of its broker as `broker.KEY`."""
+    return _keys(AgentConfig.__struct_fields__, BrokerConfig.__struct_fields__)
+
+
+def used_settings(config: AgentConfig) -> frozenset[str]:
+    """The keys that `config`'s agent.toml holds, those of its broker as `broker.KEY`."""
+    told = _told(config)
+    return _keys(told, told.get("broker", {}))
+
+
+def _keys(own: Iterable[str], broker: Iterable[str]) -> frozenset[str]:
+    return frozenset((*own, *(f"broker.{name}" for name in broker)))
+
+
+# The keys that every agent knows which does not say so: bundles say it since the commit after
+# c9e86d5, and an agent of then or before refuses a file with any other. Never add to it.
+FIRST_SETTINGS = frozenset(
+    (
+        *("device", "broker", "threads", "slots", "batching", "max_beams", "logits_processors"),
+        *("pools", "queue_limit", "requester_limit", "requests_per_minute", "max_messages"),
+        *("max_prompt_tokens", "max_answer_tokens", "drain_seconds", "trial_seconds"),
+        *("metrics_port", "broker.host", "broker.port", "broker.username", "broker.password_file"),
+        *("broker.keepalive_seconds", "broker.tls", "broker.ca_file", "broker.cert_file"),
+        *("broker.key_file", "broker.crl_file"),
+    )
+)
+
+
+def _told(struct: msgspec.Struct) -> dict[str, Any]:
+    """The values that differ from their defaults, tables of a table likewise."""
+    told = {}
+    for field in msgspec.structs.fields(struct):
+        value = getattr(struct, field.name)
+        factory = field.default_factory
+        if value != (field.default if factory is msgspec.NODEFAULT else factory()):
+            told[field.name] = _told(value) if isinstance(value, msgspec.Struct) else value
+    return told

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from edgekit.core.chat import Sampling
-from edgekit.core.digest import Digest
+from edgekit.core.digest import Digest, decode_hook, encode_hook
 from edgekit.core.wire import UNREADABLE
 from edgekit.errors import VerificationError
 
@@ -29,6 +29,7 @@ TITLE = "org.opencontainers.image.title"
 PLATFORM = "org.edgekit.platform"
 PYTHON = "org.edgekit.python"
 UNPACKED = "org.edgekit.unpacked-bytes"  # of a tar layer: what it takes on a device's disk
+SETTINGS = "org.edgekit.settings"  # of the agent layer: the keys of agent.toml that it knows
 GATE = "org.edgekit.gate"  # of a bundle: `passed` or `ungated`
 
 MAX_MANIFEST_BYTES = 1 << 20
@@ -44,7 +45,7 @@ class Descriptor(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True
     """An OCI content descriptor: which bytes, of which kind, how many (size in bytes)."""
 
     media_type: str
-    digest: str
+    digest: Digest
     size: int
     annotations: dict[str, str] = {}
 
@@ -73,6 +74,12 @@ class Manifest(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_field
     def agent(self) -> Descriptor:
         """The agent layer."""
         return next(d for d in self.layers if d.media_type == AGENT_TYPE)
+
+    @property
+    def settings(self) -> frozenset[str] | None:
+        """The keys of agent.toml that its agent knows; None from before bundles said so."""
+        text = self.agent.annotations.get(SETTINGS)
+        return None if text is None else frozenset(text.split(","))
 
     @property
     def runtimes(self) -> list[Descriptor]:
@@ -139,14 +146,14 @@ _T = TypeVar("_T")
 
 def _decode(data: bytes, kind: type[_T], what: str) -> _T:
     try:
-        return msgspec.json.decode(data, type=kind)
+        return msgspec.json.decode(data, type=kind, dec_hook=decode_hook)
     except UNREADABLE as error:
         raise VerificationError(f"the {what} cannot be read", str(error)) from error
 
 
 def encode(value: Manifest | BundleConfig) -> bytes:
     """Canonical JSON: sorted keys, so that equal values are equal bytes."""
-    return msgspec.json.encode(value, order="sorted", enc_hook=str)  # a Digest is its text
+    return msgspec.json.encode(value, order="sorted", enc_hook=encode_hook)
 
 
 def parse_config(data: bytes) -> BundleConfig:
@@ -173,7 +180,6 @@ def parse_manifest(data: bytes) -> Manifest:
     if manifest.media_type != MANIFEST_TYPE or manifest.artifact_type != BUNDLE_TYPE:
         raise VerificationError("the manifest is not an edgekit bundle", manifest.artifact_type)
     for descriptor in (manifest.config, *manifest.layers):
-        Digest.parse(descriptor.digest)
         if descriptor.size < 0:
             raise VerificationError("a layer has a negative size", descriptor.digest)
     titles = [d.title for d in manifest.model_files]

@@ -5,12 +5,21 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import PurePosixPath
 
+from edgekit.core import layout
+from edgekit.core.digest import Digest
 from edgekit.fleet.facts import Facts
 
 Argv = tuple[str, ...]
-BOOTSTRAP = "bootstrap"
+
+
+class Tree(Enum):
+    """Which of a device's agents runs a verb."""
+
+    RELEASE = "release"  # the agent of `current`
+    BOOTSTRAP = "bootstrap"  # the agent of a first contact
 
 
 def probe(python: str, root: str) -> Argv:
@@ -26,24 +35,22 @@ def receive_bootstrap(facts: Facts, script: str, name: str) -> Argv:
     return (facts.executable, "-c", script, facts.root, name)
 
 
-def agent(facts: Facts, *arguments: str) -> Argv:
-    """A verb of the agent that the device has: of its current release, else the bootstrap."""
+def agent(facts: Facts, tree: Tree, *arguments: str) -> Argv:
+    """A verb of an agent that the device has, in the environment that `core.layout` gives it."""
     root = PurePosixPath(facts.root)
-    if facts.current:
-        home = root / "current"
-        trees = f"{home / 'agent'}:{home / 'runtime'}"
+    if tree is Tree.RELEASE:
+        trees = layout.release_trees(root / layout.CURRENT)
     else:
-        trees = str(root / BOOTSTRAP)
+        trees = layout.bootstrap_trees(root)
+    environment = layout.environment(root, trees)
     verb, *rest = arguments
     return (
-        *("env", "-i", "PATH=/usr/bin:/bin", f"HOME={root}", "LANG=C.UTF-8"),
-        *(f"PYTHONPATH={trees}", f"PYTHONPYCACHEPREFIX={root / 'run' / 'pycache'}"),
-        *("PYTHONUNBUFFERED=1", "ORT_DISABLE_TELEMETRY=1"),
+        *("env", "-i", *(f"{name}={value}" for name, value in environment.items())),
         *(facts.executable, "-S", "-P", "-m", "edgekit.agent", verb, "--root", facts.root),
         *rest,
     )
 
 
-def part_path(facts: Facts, blob_hex: str) -> str:
+def part_path(facts: Facts, digest: Digest) -> str:
     """Where a transfer collects the bytes of a blob."""
-    return str(PurePosixPath(facts.root) / "blobs" / "sha256" / f"{blob_hex}.part")
+    return str(PurePosixPath(facts.root) / layout.part(digest))

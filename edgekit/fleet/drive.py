@@ -11,13 +11,13 @@ from typing import Any
 import msgspec
 
 from edgekit.core.config import AgentConfig
-from edgekit.core.digest import Digest
+from edgekit.core.digest import Digest, decode_hook
 from edgekit.core.manifest import Descriptor, parse_config
 from edgekit.errors import EdgekitError, UsageError, VerificationError
 from edgekit.fleet import commands
 from edgekit.fleet.facts import PROBE, RECEIVE, Facts, parse_facts
 from edgekit.fleet.inventory import Device
-from edgekit.fleet.plan import Offer, check_fit
+from edgekit.fleet.plan import Missing, Offer, check_fit, check_settings, config_bytes
 from edgekit.fleet.remote import LocalRemote, Remote, SshRemote
 from edgekit.store import BlobStore
 from edgekit.trust import PinnedManifest
@@ -51,7 +51,7 @@ class Pushed(msgspec.Struct, frozen=True):
     """What a push did."""
 
     device: str
-    release: str
+    release: Digest
     changed: bool
     blobs_sent: int
     bytes_sent: int
@@ -87,6 +87,7 @@ class DeviceDriver:
         self._device = device
         self._root = root
         self.facts = self._probe()
+        self._tree = commands.Tree.RELEASE if self.facts.current else commands.Tree.BOOTSTRAP
 
     def _probe(self) -> Facts:
         argv = commands.probe(self._device.python, self._root)
@@ -105,7 +106,7 @@ class DeviceDriver:
         Raises:
             EdgekitError: what the device reports, as the kind of error it is there.
         """
-        argv = commands.agent(self.facts, *arguments)
+        argv = commands.agent(self.facts, self._tree, *arguments)
         done = self._remote.run(argv, stdin, seconds)
         try:
             answer: dict[str, Any] = msgspec.json.decode(done.stdout)
@@ -126,7 +127,10 @@ class DeviceDriver:
         return bool(self.facts.current or self.facts.bootstrap)
 
     def bootstrap(self, name: str, tar: bytes) -> None:
-        """First contact: give the device enough of the agent to stage with."""
+        """First contact: give the device enough of the agent to stage with.
+
+        From here on that agent runs the verbs, also where a release is.
+        """
         argv = commands.receive_bootstrap(self.facts, RECEIVE.read_text("utf-8"), name)
         done = self._remote.run(argv, tar, seconds=ADOPT_SECONDS)
         if done.code != 0:
@@ -135,7 +139,8 @@ class DeviceDriver:
                 done.stderr.decode("utf-8", "replace").strip()[-300:],
                 "the device needs a shell, python3 and a writable root",
             )
-        self.facts = msgspec.structs.replace(self._probe(), current="")
+        self.facts = self._probe()
+        self._tree = commands.Tree.BOOTSTRAP
 
     def offer(self, pinned: PinnedManifest) -> Offer:
         """Give the device a manifest; what it lacks.
@@ -145,7 +150,7 @@ class DeviceDriver:
             EdgekitError: its disk is too small, or another push is at work.
         """
         answer = self.call("stage", pinned.digest, "--offer", stdin=pinned.data)
-        return msgspec.convert(answer, Offer)
+        return msgspec.convert(answer, Offer, dec_hook=decode_hook)
 
     def send(self, offer: Offer, store: BlobStore, report: Report) -> int:
         """Transfer the missing blobs; each is hashed by the device and published there.
@@ -163,33 +168,26 @@ class DeviceDriver:
             sent += count
             report(Event("transfer", sent, total))
 
-        for digest, blob in offer.in_order():
-            if not store.has(digest, blob.size):
+        for blob in offer.in_order():
+            if not store.has(blob.digest, blob.size):
                 raise OwnStoreError(
-                    f"blob {digest.short} is missing from this project's own store",
+                    f"blob {blob.digest.short} is missing from this project's own store",
                     next_step="pack the model again",
                 )
             try:
-                self._send_blob(store, digest, blob.size, blob.have, progress)
+                self._send_blob(store, blob, progress)
             except VerificationError:
-                _check_own(store, digest)
+                _check_own(store, blob.digest)
                 if not blob.have:
                     raise
                 # What an earlier transfer had left was damaged.
-                self._send_blob(store, digest, blob.size, 0, progress)
+                self._send_blob(store, msgspec.structs.replace(blob, have=0), progress)
         return sent
 
-    def _send_blob(
-        self,
-        store: BlobStore,
-        digest: Digest,
-        size: int,
-        have: int,
-        progress: Callable[[int], None],
-    ) -> None:
-        target = commands.part_path(self.facts, digest.hex)
-        self._remote.append(store.path(digest), target, have, progress)
-        self.call("stage", digest, "--adopt", str(size), seconds=ADOPT_SECONDS)
+    def _send_blob(self, store: BlobStore, blob: Missing, progress: Callable[[int], None]) -> None:
+        target = commands.part_path(self.facts, blob.digest)
+        self._remote.append(store.path(blob.digest), target, blob.have, progress)
+        self.call("stage", blob.digest, "--adopt", str(blob.size), seconds=ADOPT_SECONDS)
 
 
 def _check_own(store: BlobStore, digest: Digest) -> None:
@@ -226,12 +224,13 @@ def push(
         EdgekitError: and its kinds; the device then runs what it ran before.
     """
     began = time.monotonic()
-    bundle = parse_config(store.read(Digest.parse(pinned.manifest.config.digest)))
+    bundle = parse_config(store.read(pinned.manifest.config.digest))
     runtime = check_fit(driver.facts, pinned.manifest, bundle)
+    check_settings(config, driver.facts, pinned.manifest)
 
     def first_contact() -> None:
         for layer in (pinned.manifest.agent, runtime):
-            _check_own(store, Digest.parse(layer.digest))  # it becomes code that runs there
+            _check_own(store, layer.digest)  # it becomes code that runs there
         report(Event("first contact"))
         driver.bootstrap(*make_bootstrap(runtime))
 
@@ -247,7 +246,7 @@ def push(
     report(Event("activate"))
     verdict = driver.call(
         *("activate", pinned.digest, "--config", "-"),
-        stdin=msgspec.toml.encode(config),
+        stdin=config_bytes(config, driver.facts, pinned.digest),
         seconds=ACTIVATE_SECONDS + config.trial_seconds,
     )
     return Pushed(

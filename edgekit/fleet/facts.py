@@ -6,15 +6,23 @@ from pathlib import Path
 
 import msgspec
 
-from edgekit.core.manifest import oci_platform
-from edgekit.errors import EdgekitError
+from edgekit.core.digest import Digest, decode_hook
+from edgekit.core.manifest import Manifest, oci_platform, parse_manifest
+from edgekit.errors import EdgekitError, VerificationError
 
 PROBE = Path(__file__).with_name("probe.py")
 RECEIVE = Path(__file__).with_name("receive.py")
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """The output of `probe.py`; sizes in bytes."""
+    """The output of `probe.py`; sizes in bytes.
+
+    Attributes:
+        current: the release that `current` names; None before the first activation.
+        bootstrap: what the link `bootstrap` names; empty before a first contact.
+        manifest: the text of `current`'s manifest; empty without one.
+        config: the text of agent.toml; empty without one.
+    """
 
     root: str
     machine: str
@@ -23,19 +31,35 @@ class Facts(msgspec.Struct, frozen=True):
     glibc: str
     ram_bytes: int
     writable: bool
-    current: str
+    current: Digest | None
     bootstrap: str
+    manifest: str = ""
+    config: str = ""
 
     @property
     def platform(self) -> str:
         """The OCI platform, e.g. `linux/arm64`."""
         return oci_platform(self.machine)
 
+    @property
+    def current_manifest(self) -> Manifest | None:
+        """The manifest of `current`; None where it is missing, damaged or of another kind."""
+        data = self.manifest.encode()
+        if self.current is None or Digest.of(data) != self.current:
+            return None
+        try:
+            return parse_manifest(data)
+        except VerificationError:
+            return None
+
 
 def parse_facts(output: bytes) -> Facts:
-    """Raises: EdgekitError when the output is not that of the probe."""
+    """Raises: EdgekitError when the output is not that of the probe.
+
+    A link `current` that names no digest is a VerificationError.
+    """
     try:
-        return msgspec.json.decode(output, type=Facts)
+        return msgspec.json.decode(output, type=Facts, dec_hook=decode_hook)
     except msgspec.MsgspecError as error:
         raise EdgekitError(
             "the device's facts cannot be read",

@@ -4,41 +4,29 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any, TypeVar
 
 import msgspec
 
-from edgekit.core.config import (
-    DRAIN_SECONDS,
-    MAX_MESSAGES,
-    QUEUE_LIMIT,
-    REQUESTER_LIMIT,
-    TRIAL_SECONDS,
-    BrokerConfig,
-    check_name,
-)
+from edgekit.core.config import BrokerConfig, Settings, check_name
 from edgekit.errors import UsageError
 
+BrokerValues = dict[str, Any]
+"""What devices are told of `[broker]` where it differs from edgekit.toml: some of `BrokerConfig`.
 
-class BrokerValues(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What devices are told of `[broker]` where it differs from edgekit.toml.
+In a text `{device}` is the device's name: each has an identity of its own.
+"""
 
-    In a text `{device}` is the device's name: each has an identity of its own.
-    """
-
-    host: str | None = None  # this and the rest as in `BrokerConfig`
-    port: int | None = None
-    username: str | None = None
-    password_file: str | None = None
-    keepalive_seconds: int | None = None
-    tls: bool | None = None
-    ca_file: str | None = None
-    cert_file: str | None = None
-    key_file: str | None = None
-    crl_file: str | None = None
+# Each value is checked while fleet.toml is read; how they go together, once they are.
+_SomeOfBroker = msgspec.defstruct(
+    "_SomeOfBroker",
+    [(field.name, field.type, None) for field in msgspec.structs.fields(BrokerConfig)],
+    forbid_unknown_fields=True,
+)
 
 
-class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One device.
+class Device(Settings, frozen=True, forbid_unknown_fields=True):
+    """One device, with its settings.
 
     `address` is `local:FOLDER` (a folder that plays a device, relative to `fleet.toml`) or
     `ssh:HOST`, where HOST is `[user@]host[:port]` or a Host of `~/.ssh/config`.
@@ -47,31 +35,15 @@ class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     address: str
     root: str = ""  # on the device; empty: ~/.local/share/edgekit, for local: the folder itself
     python: str = "python3"
-    tags: list[str] = []
-    threads: int = 0
-    pools: list[str] = []  # whose prompts the device takes, besides its own
-    slots: int = 0  # this and the next eleven as in `AgentConfig`
-    batching: bool = False
-    max_beams: int = 1
-    logits_processors: str = ""  # the folder is the device's; a push does not carry it
-    queue_limit: int = QUEUE_LIMIT
-    requester_limit: int = REQUESTER_LIMIT
-    requests_per_minute: int = 0
-    max_messages: int = MAX_MESSAGES
-    max_prompt_tokens: int = 0
-    max_answer_tokens: int = 0
-    metrics_port: int = 0
-    drain_seconds: float = DRAIN_SECONDS
-    trial_seconds: float = (
-        TRIAL_SECONDS  # for a new release to load and answer, before it goes back
-    )
-    broker: BrokerValues = BrokerValues()  # of this device alone, over the file's [broker]
+    tags: list[str] = msgspec.field(default_factory=list)
+    # Of this device alone, over the file's [broker]
+    broker: BrokerValues = msgspec.field(default_factory=dict)
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    devices: dict[str, Device] = {}
+    devices: dict[str, dict[str, Any]] = {}
     groups: dict[str, list[str]] = {}
-    broker: BrokerValues = BrokerValues()
+    broker: BrokerValues = {}
 
 
 class Fleet(msgspec.Struct, frozen=True):
@@ -80,7 +52,7 @@ class Fleet(msgspec.Struct, frozen=True):
     devices: dict[str, Device]
     groups: dict[str, list[str]]
     folder: Path
-    broker: BrokerValues = BrokerValues()
+    broker: BrokerValues = {}
 
     def broker_of(self, name: str, base: BrokerConfig) -> BrokerConfig:
         """The broker as a device is told of it: the device's values, the file's, then `base`.
@@ -90,10 +62,9 @@ class Fleet(msgspec.Struct, frozen=True):
         """
         told = msgspec.structs.asdict(base)
         for values in (self.broker, self.devices[name].broker):
-            for key, value in msgspec.structs.asdict(values).items():
-                if value is not None:
-                    text = isinstance(value, str)
-                    told[key] = value.replace("{device}", name) if text else value
+            for key, value in values.items():
+                text = isinstance(value, str)
+                told[key] = value.replace("{device}", name) if text else value
         try:
             return BrokerConfig(**told)
         except ValueError as error:
@@ -135,10 +106,12 @@ def load(path: Path) -> Fleet:
         raise UsageError(f"{path} does not exist", next_step="`edgekit init` writes one") from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not valid", str(error)) from error
-    for name, device in file.devices.items():
+    _check(file.broker, _SomeOfBroker, f"{path}: [broker]")
+    devices: dict[str, Device] = {}
+    for name, table in file.devices.items():
         check_name("device", name)
-        for pool in device.pools:
-            check_name("pool", pool)
+        device = devices[name] = _check(table, Device, f"{path}: the device {name}")
+        _check(device.broker, _SomeOfBroker, f"{path}: the broker of {name}")
         kind, _, rest = device.address.partition(":")
         if kind not in ("local", "ssh") or not rest:
             raise UsageError(
@@ -148,9 +121,20 @@ def load(path: Path) -> Fleet:
     for group, members in file.groups.items():
         check_name("group", group)
         for name in members:
-            if name not in file.devices:
+            if name not in devices:
                 raise UsageError(f"{path}: group {group} names {name!r}, which is no device")
-    return Fleet(file.devices, file.groups, path.resolve().parent, file.broker)
+    return Fleet(devices, file.groups, path.resolve().parent, file.broker)
+
+
+_T = TypeVar("_T")
+
+
+def _check(table: dict[str, Any], kind: type[_T], where: str) -> _T:
+    """Raises: UsageError naming the table and the unknown or wrong key."""
+    try:
+        return msgspec.convert(table, kind)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"{where} is not valid", str(error)) from error
 
 
 def local_folder(fleet: Fleet, device: Device) -> Path:

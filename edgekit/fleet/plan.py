@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import msgspec
 
+from edgekit.core.config import (
+    FIRST_SETTINGS,
+    AgentConfig,
+    encode_agent_config,
+    parse_agent_config,
+    used_settings,
+)
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import BundleConfig, Descriptor, Manifest
-from edgekit.errors import EdgekitError
+from edgekit.errors import EdgekitError, UsageError
 from edgekit.fleet.facts import Facts
 
 MIN_PYTHON = (3, 11)
@@ -45,6 +54,54 @@ def check_fit(facts: Facts, manifest: Manifest, config: BundleConfig) -> Descrip
     return runtime
 
 
+def check_settings(config: AgentConfig, facts: Facts, manifest: Manifest) -> None:
+    """Check that both agents that read the new agent.toml know each of its keys.
+
+    The bundle's agent runs under it. Before that the agent that the device has activates it; one
+    whose bundle says what it knows leaves to the other what it does not know
+    (`parse_known_agent_config`), an older one refuses such a file.
+
+    Raises:
+        UsageError: names the device and the keys.
+    """
+    used = used_settings(config)
+    known = manifest.settings
+    if unknown := _names(used, FIRST_SETTINGS if known is None else known):
+        raise UsageError(
+            f"{config.device}: the agent of this bundle does not know {unknown}",
+            "it is older than this setting",
+            "pack the model again, then push that",
+        )
+    if facts.current is None:
+        return  # a first contact brings the bundle's agent
+    if (current := facts.current_manifest) is not None and current.settings is not None:
+        return
+    if unknown := _names(used, FIRST_SETTINGS):
+        raise UsageError(
+            f"{config.device}: the agent that the device has does not know {unknown}",
+            "it is older than this setting, and it activates what is pushed",
+            f"push once without {unknown} in fleet.toml, then again with it",
+        )
+
+
+def _names(used: frozenset[str], known: frozenset[str]) -> str:
+    return ", ".join(sorted(used - known))
+
+
+def config_bytes(config: AgentConfig, facts: Facts, release: Digest) -> bytes:
+    """The agent.toml to send, in the device's own bytes where they say the same.
+
+    A device compares bytes, and an older controller wrote the defaults too: a push that changes
+    nothing shall not restart the agent for another spelling.
+    """
+    if facts.current == release:
+        has = facts.config.encode()
+        with suppress(UsageError):
+            if parse_agent_config(has) == config:
+                return has
+    return encode_agent_config(config)
+
+
 def _version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(".") if part.isdigit())
 
@@ -52,7 +109,7 @@ def _version(text: str) -> tuple[int, ...]:
 class Missing(msgspec.Struct, frozen=True):
     """A blob that the device lacks; `have` bytes of it came with an earlier transfer."""
 
-    digest: str
+    digest: Digest
     size: int
     have: int
 
@@ -67,7 +124,6 @@ class Offer(msgspec.Struct, frozen=True):
         """What has to travel."""
         return sum(blob.size - blob.have for blob in self.missing)
 
-    def in_order(self) -> list[tuple[Digest, Missing]]:
-        """Small blobs first, so that an early end leaves most of them done."""
-        ordered = sorted(self.missing, key=lambda blob: (blob.size, blob.digest))
-        return [(Digest.parse(blob.digest), blob) for blob in ordered]
+    def in_order(self) -> list[Missing]:
+        """Small blobs first: an early end leaves most of them done."""
+        return sorted(self.missing, key=lambda blob: (blob.size, blob.digest))

@@ -10,9 +10,8 @@ import pytest
 
 from edgekit.agent.serve.events import Connected, Effect, Forget, Publish, Record, Tick
 from edgekit.agent.serve.pipe import Start
-from edgekit.cli.fleet import _agent_config
 from edgekit.client.asking import Asking, Do
-from edgekit.core.config import AgentConfig, BrokerConfig, parse_agent_config
+from edgekit.core.config import AgentConfig, BrokerConfig, agent_config, parse_agent_config
 from edgekit.core.wire import MAX_ERROR_CHARS, Card
 from edgekit.errors import UsageError
 from edgekit.fleet.inventory import Device
@@ -209,9 +208,9 @@ def test_a_card_of_an_agent_that_had_no_limits_is_read() -> None:
 
 
 def test_fleet_toml_s_limits_come_to_agent_toml() -> None:
-    config = _agent_config("pi", Device("local:x", **LIMITS), BrokerConfig())  # type: ignore[arg-type]  # all of them are integers
+    config = agent_config("pi", BrokerConfig(), Device("local:x", **LIMITS))  # type: ignore[arg-type]  # all of them are integers
     assert {name: getattr(config, name) for name in LIMITS} == LIMITS
-    defaults = _agent_config("pi", Device("local:x"), BrokerConfig())
+    defaults = agent_config("pi", BrokerConfig(), Device("local:x"))
     assert defaults == AgentConfig("pi")
 
 

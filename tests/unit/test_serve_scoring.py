@@ -9,9 +9,14 @@ import msgspec
 import pytest
 
 from edgekit.agent.serve.scoring import load_factory
-from edgekit.cli.fleet import _agent_config
 from edgekit.core.chat import Sampling
-from edgekit.core.config import AgentConfig, BrokerConfig, factory_of, parse_agent_config
+from edgekit.core.config import (
+    AgentConfig,
+    BrokerConfig,
+    agent_config,
+    factory_of,
+    parse_agent_config,
+)
 from edgekit.errors import UsageError
 from edgekit.fleet.inventory import Device
 from tests.fakes.worker_process import SETTINGS, told
@@ -85,7 +90,7 @@ def test_the_worker_ends_at_its_start_where_it_cannot_be_loaded(folder: Path) ->
 
 def test_the_key_travels_from_fleet_toml_to_agent_toml() -> None:
     text = "/opt/my own/pkg.rules:make"
-    told = _agent_config("pi", Device("local:x", logits_processors=text), BrokerConfig())
+    told = agent_config("pi", BrokerConfig(), Device("local:x", logits_processors=text))
     read = parse_agent_config(msgspec.toml.encode(msgspec.to_builtins(told)))
     assert read.logits_processors == text
     assert factory_of(text) == ("/opt/my own", "pkg.rules", "make")

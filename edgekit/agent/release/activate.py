@@ -13,7 +13,7 @@ from edgekit.agent.release.log import log_tail
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.state import Releases
 from edgekit.agent.release.trial import Trial
-from edgekit.core.config import parse_agent_config
+from edgekit.core.config import parse_known_agent_config
 from edgekit.core.digest import Digest
 from edgekit.core.release import ReleaseEvent, ReleaseState
 from edgekit.errors import EdgekitError
@@ -45,7 +45,7 @@ def activate(
     config = old_config if config is None else config
     if config is None:
         raise EdgekitError("this device has no agent.toml", next_step="push to it")
-    trial_seconds = parse_agent_config(config).trial_seconds
+    trial_seconds = parse_known_agent_config(config).trial_seconds
     if (
         root.linked(root.current) == digest
         and _is_good(root, digest)

@@ -16,7 +16,7 @@ from typing import Protocol, TextIO
 
 from edgekit.agent.release.log import log_tail
 from edgekit.agent.release.root import Root
-from edgekit.core.config import parse_agent_config
+from edgekit.core.config import parse_known_agent_config
 from edgekit.errors import EdgekitError
 
 POLL_SECONDS = 0.05
@@ -33,7 +33,7 @@ def command(root: Root, verb: str) -> list[str]:
 def drain_seconds(root: Root) -> float:
     """How long the agent may take to end; 0 where `agent.toml` cannot be read."""
     try:
-        return parse_agent_config(root.agent_config.read_bytes()).drain_seconds
+        return parse_known_agent_config(root.agent_config.read_bytes()).drain_seconds
     except (OSError, EdgekitError):
         return 0.0
 

@@ -1,14 +1,14 @@
-"""ROOT: where everything of one device lies, and the environment a release runs in."""
+"""ROOT, made and locked: `core.layout` says where everything of one device lies."""
 
 from __future__ import annotations
 
 import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgekit.core import layout
 from edgekit.core.digest import Digest
 from edgekit.errors import EdgekitError
 from edgekit.store import BlobStore
@@ -28,80 +28,80 @@ class Root:
     @property
     def agent_config(self) -> Path:
         """`agent.toml`, written by a push."""
-        return self.path / "etc" / "agent.toml"
+        return self.path / layout.AGENT_CONFIG
 
     @property
     def previous_config(self) -> Path:
         """The `agent.toml` that `previous` ran with."""
-        return self.path / "etc" / "agent.toml.previous"
+        return self.path / layout.PREVIOUS_CONFIG
 
     @property
     def good_config(self) -> Path:
         """The `agent.toml` that `current` was good with, while only a new one is on trial."""
-        return self.path / "etc" / "agent.toml.good"
+        return self.path / layout.GOOD_CONFIG
 
     @property
     def current(self) -> Path:
         """Link to the release that runs."""
-        return self.path / "current"
+        return self.path / layout.CURRENT
 
     @property
     def previous(self) -> Path:
         """Link to the release to go back to."""
-        return self.path / "previous"
+        return self.path / layout.PREVIOUS
 
     @property
     def trees(self) -> Path:
         """Unpacked agent and runtime layers, one folder per layer digest, shared by releases."""
-        return self.path / "trees"
+        return self.path / layout.TREES
 
     @property
     def ready_file(self) -> Path:
         """Exists while the agent answers prompts."""
-        return self.path / "run" / "ready.json"
+        return self.path / layout.READY_FILE
 
     @property
     def journal(self) -> Path:
         """The prompts that were accepted, and their outcomes."""
-        return self.path / "journal.db"
+        return self.path / layout.JOURNAL
 
     @property
     def tuning_file(self) -> Path:
         """The runtime settings that were measured for each release on this CPU."""
-        return self.path / "tuning.json"
+        return self.path / layout.TUNING_FILE
 
     @property
     def pid_file(self) -> Path:
         """Locked by the supervisor while it lives."""
-        return self.path / "run" / "supervisor.pid"
+        return self.path / layout.PID_FILE
 
     @property
     def lease_file(self) -> Path:
         """Names the push that is at work."""
-        return self.path / "run" / "push.lease"
+        return self.path / layout.LEASE_FILE
 
     @property
     def log_file(self) -> Path:
         """What supervisor, agent and worker print."""
-        return self.path / "log" / "agent.log"
+        return self.path / layout.LOG_FILE
 
     def release(self, digest: Digest) -> Path:
         """The folder of a staged release."""
-        return self.path / "releases" / digest.hex
+        return self.path / layout.release(digest)
 
     def linked(self, link: Path) -> Digest | None:
         """The release a link names, or None."""
         try:
-            return Digest.parse("sha256:" + link.readlink().name)
+            return Digest.from_hex(link.readlink().name)
         except FileNotFoundError:
             return None
 
     def create(self) -> None:
         """Make the folders: the root is the device owner's alone, as prompts are."""
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for name in ("etc", "run", "log"):
+        for name in (layout.ETC, layout.RUN, layout.LOG):
             (self.path / name).mkdir(exist_ok=True, mode=0o700)
-        for name in ("releases", "trees"):
+        for name in (layout.RELEASES, layout.TREES):
             (self.path / name).mkdir(exist_ok=True)
         self.store.create()
 
@@ -113,7 +113,7 @@ class Root:
             EdgekitError: another update is at work.
         """
         self.create()
-        with (self.path / "run" / "update.lock").open("w") as file:
+        with (self.path / layout.UPDATE_LOCK).open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -125,13 +125,4 @@ class Root:
 
     def environment(self, release: Path) -> dict[str, str]:
         """A release runs on its own trees and nothing else of this machine's Python."""
-        trees = (release / "agent", release / "runtime")
-        return {
-            "PATH": os.defpath,
-            "HOME": str(self.path),
-            "LANG": "C.UTF-8",
-            "PYTHONPATH": os.pathsep.join(map(str, trees)),
-            "PYTHONPYCACHEPREFIX": str(self.path / "run" / "pycache"),
-            "PYTHONUNBUFFERED": "1",
-            "ORT_DISABLE_TELEMETRY": "1",
-        }
+        return layout.environment(self.path, layout.release_trees(release))

@@ -12,6 +12,7 @@ from edgekit.agent.release.lease import claim
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.state import Releases
 from edgekit.agent.release.unpack import sync_file_system, unpack
+from edgekit.core import layout
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import UNPACKED, Descriptor, Manifest, oci_platform, parse_config
 from edgekit.errors import EdgekitError, VerificationError
@@ -37,7 +38,7 @@ def offer(root: Root, pinned: PinnedManifest) -> dict[str, object]:
     missing: list[dict[str, object]] = []
     needed = 0
     for descriptor in wanted:
-        digest = Digest.parse(descriptor.digest)
+        digest = descriptor.digest
         if not store.has(digest, descriptor.size):
             part = store.part_path(digest)
             have = part.stat().st_size if part.exists() else 0
@@ -46,7 +47,7 @@ def offer(root: Root, pinned: PinnedManifest) -> dict[str, object]:
                 have = 0
             missing.append({"digest": digest, "size": descriptor.size, "have": have})
             needed += descriptor.size - have
-        if not (root.trees / digest.hex).exists():
+        if not (root.path / layout.tree(digest)).exists():
             needed += int(descriptor.annotations.get(UNPACKED, 0))
     free = shutil.disk_usage(root.path).free
     if needed + RESERVE_BYTES > free:
@@ -75,7 +76,7 @@ def stage(root: Root, digest: Digest) -> Path:
     pinned = pin(store.read(digest), digest)
     problems = []
     for descriptor in for_this_device(pinned.manifest):
-        blob = Digest.parse(descriptor.digest)
+        blob = descriptor.digest
         try:
             store.verify(blob)
         except VerificationError as error:
@@ -88,7 +89,7 @@ def stage(root: Root, digest: Digest) -> Path:
                 )
     if problems:
         raise problems[0]
-    config = parse_config(store.read(Digest.parse(pinned.manifest.config.digest)))
+    config = parse_config(store.read(pinned.manifest.config.digest))
     target = root.release(digest)
     if target.exists():
         _relink(root, pinned.manifest, target)
@@ -101,18 +102,17 @@ def stage(root: Root, digest: Digest) -> Path:
 def _assemble(root: Root, manifest: Manifest, target: Path) -> None:
     temporary = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    model = temporary / "model"
+    model = temporary / layout.MODEL
     model.mkdir(parents=True)
     try:
         for file in manifest.model_files:
             # A hard link, never a symbolic one: onnxruntime refuses external data behind those.
-            os.link(root.store.path(Digest.parse(file.digest)), model / file.title)
+            os.link(root.store.path(file.digest), model / file.title)
         runtime = next(d for d in for_this_device(manifest) if d in manifest.runtimes)
-        for name, layer in (("agent", manifest.agent), ("runtime", runtime)):
-            tree = _tree(root, Digest.parse(layer.digest))
-            (temporary / name).symlink_to(Path("../../trees") / tree.name)
-        config = Digest.parse(manifest.config.digest)
-        os.link(root.store.path(config), temporary / "bundle.json")
+        for name, layer in ((layout.AGENT, manifest.agent), (layout.RUNTIME, runtime)):
+            _unpack(root, layer.digest)
+            (temporary / name).symlink_to(Path("../..") / layout.tree(layer.digest))
+        os.link(root.store.path(manifest.config.digest), temporary / layout.BUNDLE_CONFIG)
         sync_file_system(temporary)
         temporary.replace(target)
     except BaseException:
@@ -127,7 +127,7 @@ def _relink(root: Root, manifest: Manifest, release: Path) -> None:
     By rename, file by file; a model that runs keeps what it has mapped.
     """
     for file in manifest.model_files:
-        blob, place = root.store.path(Digest.parse(file.digest)), release / "model" / file.title
+        blob, place = root.store.path(file.digest), release / layout.MODEL / file.title
         if not place.exists() or not place.samefile(blob):
             temporary = place.with_name(f".{place.name}.tmp")
             temporary.unlink(missing_ok=True)
@@ -136,9 +136,9 @@ def _relink(root: Root, manifest: Manifest, release: Path) -> None:
             fsync_folder(place.parent)
 
 
-def _tree(root: Root, layer: Digest) -> Path:
-    """The unpacked layer: shared by every release that has it, so a new model costs no runtime."""
-    target = root.trees / layer.hex
+def _unpack(root: Root, layer: Digest) -> None:
+    """A tree is shared by every release that has the layer, so a new model costs no runtime."""
+    target = root.path / layout.tree(layer)
     if not target.exists():
         temporary = root.trees / f".{layer.hex}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
@@ -150,4 +150,3 @@ def _tree(root: Root, layer: Digest) -> Path:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         fsync_folder(root.trees)
-    return target

@@ -15,6 +15,7 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from edgekit.core import layout
 from edgekit.core.digest import Digest
 from edgekit.core.release import ReleaseEvent, ReleaseState, after
 
@@ -36,7 +37,7 @@ BUSY_SECONDS = 10.0
 class Release:
     """One row."""
 
-    digest: str
+    digest: Digest
     name: str
     version: str
     state: str
@@ -62,7 +63,7 @@ class Releases:
     """The releases of one device."""
 
     def __init__(self, root: Path) -> None:
-        self._path = root / "state.db"
+        self._path = root / layout.RELEASES_DB
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
@@ -76,7 +77,7 @@ class Releases:
         with self._open() as db:
             query = f"SELECT {_COLUMNS} FROM releases ORDER BY since DESC, digest"  # noqa: S608  own names
             rows = db.execute(query).fetchall()
-        return [Release(*row) for row in rows]
+        return [Release(Digest.parse(row[0]), *row[1:]) for row in rows]
 
     def get(self, digest: Digest) -> Release | None:
         """One release, or None."""

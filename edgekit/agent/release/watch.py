@@ -42,7 +42,7 @@ from edgekit.agent.release.events import (
 from edgekit.agent.release.log import log_tail, rotate, say
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.trial import Trial
-from edgekit.core.config import parse_agent_config
+from edgekit.core.config import parse_known_agent_config
 from edgekit.errors import EdgekitError, TakenOverError
 
 BACKOFF_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
@@ -113,7 +113,7 @@ class Watch:
     def _perform(self, effect: Effect) -> None:
         match effect:
             case StartAgent():
-                seconds = parse_agent_config(self._root.agent_config.read_bytes()).trial_seconds
+                seconds = parse_known_agent_config(self._root.agent_config.read_bytes()).trial_seconds
                 self._spawn()
                 self._events.append(AgentStarted(seconds))
             case EndAgent():

@@ -1,0 +1,92 @@
+"""ROOT, a device's folder: where everything lies in it, and a release's environment. Pure.
+
+The agent (`agent.release.root`), the argv of a push (`fleet.commands`) and the reader of the probe
+take it from here. What runs on a device before it has an agent (`fleet/probe.py`,
+`fleet/receive.py`) and the systemd unit have literals of their own; tests hold that they agree.
+A path here is on disk in every fleet: it never changes.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePath, PurePosixPath
+
+from edgekit.core.digest import Digest
+
+CURRENT = "current"  # a link to the release that runs
+PREVIOUS = "previous"  # a link to the release to go back to
+BOOTSTRAP = "bootstrap"  # a link to the agent of a first contact, `bootstrap-<start of a sha256>`
+
+ETC = PurePosixPath("etc")
+RUN = PurePosixPath("run")
+LOG = PurePosixPath("log")
+RELEASES = PurePosixPath("releases")
+TREES = PurePosixPath("trees")
+BLOBS = PurePosixPath("blobs/sha256")  # as in an OCI image layout
+
+AGENT_CONFIG = ETC / "agent.toml"
+PREVIOUS_CONFIG = ETC / "agent.toml.previous"
+GOOD_CONFIG = ETC / "agent.toml.good"
+READY_FILE = RUN / "ready.json"
+PID_FILE = RUN / "supervisor.pid"
+LEASE_FILE = RUN / "push.lease"
+UPDATE_LOCK = RUN / "update.lock"
+PYCACHE = RUN / "pycache"
+LOG_FILE = LOG / "agent.log"
+RELEASES_DB = PurePosixPath("state.db")
+JOURNAL = PurePosixPath("journal.db")
+TUNING_FILE = PurePosixPath("tuning.json")
+
+# In a release's folder
+AGENT, RUNTIME = "agent", "runtime"  # links to its trees
+MODEL = "model"
+BUNDLE_CONFIG = "bundle.json"
+
+PATH = "/usr/bin:/bin"  # of everything that edgekit starts on a device
+
+
+def blob(digest: Digest) -> PurePosixPath:
+    """Where a blob lies."""
+    return BLOBS / digest.hex
+
+
+def part(digest: Digest) -> PurePosixPath:
+    """Where a transfer of a blob collects its bytes."""
+    return BLOBS / f"{digest.hex}.part"
+
+
+def release(digest: Digest) -> PurePosixPath:
+    """The folder of a staged release; also what `current` and `previous` link to."""
+    return RELEASES / digest.hex
+
+
+def tree(layer: Digest) -> PurePosixPath:
+    """An unpacked layer."""
+    return TREES / layer.hex
+
+
+def release_trees(folder: PurePath) -> tuple[PurePath, ...]:
+    """The trees that a release's Python imports from, given its folder."""
+    return folder / AGENT, folder / RUNTIME
+
+
+def bootstrap_trees(root: PurePath) -> tuple[PurePath, ...]:
+    """The tree that the Python of a first contact imports from."""
+    return (root / BOOTSTRAP,)
+
+
+def environment(root: PurePath, trees: tuple[PurePath, ...]) -> dict[str, str]:
+    """The whole environment of the agent's processes: these trees, nothing else of the machine's.
+
+    Args:
+        root: absolute.
+        trees: of a release or of the bootstrap, absolute.
+    """
+    return {
+        "PATH": PATH,
+        "HOME": str(root),
+        "LANG": "C.UTF-8",
+        "PYTHONPATH": ":".join(map(str, trees)),
+        "PYTHONPYCACHEPREFIX": str(root / PYCACHE),
+        "PYTHONUNBUFFERED": "1",
+        "ORT_DISABLE_TELEMETRY": "1",
+    }
