@@ -494,3 +494,43 @@ def test_a_second_update_is_told_while_one_is_at_work(box: Box, good: Digest) ->
     assert "another update" in answer["what"]
     process.communicate(timeout=30)
     assert process.returncode == 0
+
+
+def test_a_key_that_this_agent_does_not_know_is_left_to_the_release_to_judge(
+    box: Box, good: Digest
+) -> None:
+    newer = b"words_per_answer = 7\n" + config_bytes()
+    # This release's agent is none that knows it: it says so in its trial, and the old one is back.
+    second = box.stage("good second")
+    code, answer = box.activate(second, newer)
+    assert code == 1
+    assert "words_per_answer" in answer["why"]
+    box.answers(good)
+    assert box.root.agent_config.read_bytes() == config_bytes()
+    config = box.root.trees / "agent" / "edgekit" / "core" / "config.py"
+    field = "    threads: int = 0"
+    text = config.read_text()
+    assert field in text
+    trees = box.root.trees / "newer"
+    shutil.copytree(box.root.trees / "agent", trees)
+    (trees / "edgekit" / "core" / "config.py").write_text(
+        text.replace(field, f"    words_per_answer: int = 0\n{field}")
+    )
+    third = box.stage("good third")
+    (box.root.release(third) / "agent").unlink()
+    (box.root.release(third) / "agent").symlink_to("../../trees/newer")
+    code, answer = box.activate(third, newer)
+    assert (code, answer["changed"]) == (0, True), answer
+    box.answers(third)
+    assert box.root.agent_config.read_bytes() == newer
+
+
+@pytest.mark.parametrize("line", [b"trial_seconds = ", b'queue_limit = "many"\nnew = 1\n'])
+def test_a_broken_configuration_is_refused_while_the_old_release_answers(
+    box: Box, good: Digest, line: bytes
+) -> None:
+    agent = box.agent
+    code, answer = box.activate(box.stage("good second"), b'device = "box"\n' + line)
+    assert (code, answer["what"]) == (2, "agent.toml is not valid")
+    assert (box.agent, box.current) == (agent, good)
+    box.answers(good)

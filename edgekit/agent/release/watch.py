@@ -113,9 +113,9 @@ class Watch:
     def _perform(self, effect: Effect) -> None:
         match effect:
             case StartAgent():
-                seconds = parse_known_agent_config(self._root.agent_config.read_bytes()).trial_seconds
+                config = parse_known_agent_config(self._root.agent_config.read_bytes())
                 self._spawn()
-                self._events.append(AgentStarted(seconds))
+                self._events.append(AgentStarted(config.trial_seconds))
             case EndAgent():
                 self._end_child()
                 self._events.append(AgentEnded(log_tail(self._root)))
