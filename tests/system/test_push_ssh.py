@@ -13,9 +13,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from edgekit.agent.release.root import Root
 from edgekit.client.requester import Final, Requester
+from edgekit.core.config import parse_agent_config
 from edgekit.core.digest import Digest
 from tests import tools
 from tests.conftest import Project, make_project
@@ -141,6 +144,20 @@ def test_a_second_push_sends_no_blob(account: Account) -> None:
     pushed = account.push()
     assert (pushed["blobs_sent"], pushed["bytes_sent"]) == (0, 0)
     assert pushed["changed"] is False
+
+
+def test_a_device_that_an_older_controller_told_every_default_is_not_restarted(
+    account: Account,
+) -> None:
+    file, before = Root(account.root).agent_config, account.state()
+    told = file.read_bytes()
+    spelled_out = msgspec.toml.encode(parse_agent_config(told))
+    assert len(spelled_out) > 2 * len(told)
+    file.write_bytes(spelled_out)
+    assert account.push()["changed"] is False
+    assert file.read_bytes() == spelled_out
+    file.write_bytes(told)
+    assert account.state() == before, "the same processes"
 
 
 def test_an_unknown_host_key_is_refused_with_its_fingerprint(account: Account) -> None:

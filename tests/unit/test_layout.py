@@ -136,7 +136,7 @@ def test_the_probe_finds_what_the_layout_says(tmp_path: Path) -> None:
     assert (told.root, told.current, told.bootstrap) == (str(root.path), digest, "bootstrap-abc")
     assert told.config == 'device = "ü"\n'
     assert told.current_manifest is not None
-    assert told.current_manifest.settings == {"device", "threads"}
+    assert told.current_manifest.settings == frozenset({"device", "threads"})
     root.store.path(digest).chmod(0o644)
     root.store.path(digest).write_bytes(text + b" ")
     assert found(root).current_manifest is None, "other bytes than the link says"

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from edgekit.bundle.layout import Layout
 from edgekit.core.config import (
     FIRST_SETTINGS,
     AgentConfig,
@@ -26,15 +27,24 @@ from edgekit.core.manifest import (
     BUNDLE_TYPE,
     CONFIG_TYPE,
     MANIFEST_TYPE,
+    PLATFORM,
+    PYTHON,
+    RUNTIME_TYPE,
     SETTINGS,
+    BundleConfig,
     Descriptor,
+    Fit,
     Manifest,
     encode,
 )
 from edgekit.errors import UsageError
 from edgekit.fleet import inventory
+from edgekit.fleet.commands import Argv
+from edgekit.fleet.drive import DeviceDriver, push
 from edgekit.fleet.facts import Facts
 from edgekit.fleet.plan import check_settings, config_bytes
+from edgekit.fleet.remote import Finished
+from edgekit.trust import pin
 
 # As the agent and the controller of commit c9e86d5 wrote it: every default, in this order.
 FIRST_AGENT_TOML = b"""\
@@ -130,9 +140,8 @@ def test_a_value_of_the_broker_goes_from_fleet_toml_to_the_agent(
     own = load(tmp_path, {"devices": {"pi": device | {"broker": {field.name: value}}}})
     assert own.broker_of("pi", base) == wanted
     assert f"broker.{field.name}" in used_settings(AgentConfig("pi", wanted))
-    wrong = [] if field.type is not list else 1
     with pytest.raises(UsageError, match="broker") as caught:
-        load(tmp_path, {"broker": {field.name: wrong}})
+        load(tmp_path, {"broker": {field.name: [value]}})
     assert f"$.{field.name}" in caught.value.why
 
 
@@ -260,6 +269,39 @@ def test_a_new_key_of_the_broker_is_named_with_its_table() -> None:
 def test_a_broken_agent_toml_is_refused_before_anything_stops(data: bytes) -> None:
     with pytest.raises(UsageError, match=r"agent\.toml is not valid"):
         parse_known_agent_config(data)
+
+
+class Recorder:
+    """A device that is there and shows its facts; nothing else may be asked of it."""
+
+    def __init__(self, facts: Facts) -> None:
+        self.facts = facts
+
+    def run(self, argv: Argv, stdin: bytes = b"", seconds: float = 0.0) -> Finished:
+        assert argv == ("python3", "-", "/r"), "only the probe"
+        return Finished(0, msgspec.json.encode(self.facts, enc_hook=str), b"")
+
+    def append(self, *arguments: object) -> None:
+        raise AssertionError("a byte moves")
+
+    def close(self) -> None: ...
+
+
+def test_a_push_refuses_an_unknown_key_before_a_byte_moves(tmp_path: Path) -> None:
+    store = Layout(tmp_path)
+    store.create()
+    bundle = store.put(encode(BundleConfig("tiny", "1", "llama", "", 16, 1, 16, Fit(0, 0))))
+    agent = Descriptor(AGENT_TYPE, DIGEST, 1, {SETTINGS: ",".join(NEW)})
+    runtime = Descriptor(RUNTIME_TYPE, DIGEST, 1, {PLATFORM: "linux/amd64", PYTHON: "3.11"})
+    whole = Manifest(
+        2, MANIFEST_TYPE, BUNDLE_TYPE, Descriptor(CONFIG_TYPE, bundle, 1), [agent, runtime]
+    )
+    pinned = pin(encode(whole), Digest.of(encode(whole)))
+    driver = DeviceDriver("pi", inventory.Device("ssh:pi"), Recorder(device(manifest())), "/r")
+    with pytest.raises(UsageError, match="words_per_answer"):
+        push(driver, pinned, store, ASKED, lambda _: ("", b""), lambda _: None)
+    with pytest.raises(AssertionError, match="only the probe"):  # without it, it goes on
+        push(driver, pinned, store, Newer("pi"), lambda _: ("", b""), lambda _: None)
 
 
 # --- a push that changes nothing
