@@ -175,18 +175,20 @@ class DeviceDriver:
                     next_step="pack the model again",
                 )
             try:
-                self._send_blob(store, blob, progress)
+                self._send_blob(store, blob, blob.have, progress)
             except VerificationError:
                 _check_own(store, blob.digest)
                 if not blob.have:
                     raise
                 # What an earlier transfer had left was damaged.
-                self._send_blob(store, msgspec.structs.replace(blob, have=0), progress)
+                self._send_blob(store, blob, 0, progress)
         return sent
 
-    def _send_blob(self, store: BlobStore, blob: Missing, progress: Callable[[int], None]) -> None:
+    def _send_blob(
+        self, store: BlobStore, blob: Missing, offset: int, progress: Callable[[int], None]
+    ) -> None:
         target = commands.part_path(self.facts, blob.digest)
-        self._remote.append(store.path(blob.digest), target, blob.have, progress)
+        self._remote.append(store.path(blob.digest), target, offset, progress)
         self.call("stage", blob.digest, "--adopt", str(blob.size), seconds=ADOPT_SECONDS)
 
 

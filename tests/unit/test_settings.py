@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from edgekit.bundle.layers import agent_layer
 from edgekit.bundle.layout import Layout
 from edgekit.core.config import (
     FIRST_SETTINGS,
@@ -44,6 +45,7 @@ from edgekit.fleet.drive import DeviceDriver, push
 from edgekit.fleet.facts import Facts
 from edgekit.fleet.plan import check_settings, config_bytes
 from edgekit.fleet.remote import Finished
+from edgekit.store import BlobStore
 from edgekit.trust import pin
 
 # As the agent and the controller of commit c9e86d5 wrote it: every default, in this order.
@@ -239,6 +241,14 @@ def test_an_agent_that_says_what_it_knows_activates_what_a_newer_one_reads() -> 
     assert parse_known_agent_config(b'device = "pi"\n[broker]\nnew = 1\nport = 9\n') == AgentConfig(
         "pi", BrokerConfig(port=9)
     )
+
+
+def test_a_bundle_says_which_keys_its_agent_knows(tmp_path: Path) -> None:
+    store = BlobStore(tmp_path)
+    store.create()
+    assert manifest().settings is None
+    packed = msgspec.structs.replace(manifest(), layers=[agent_layer(store)])
+    assert packed.settings == known_settings()
 
 
 def test_a_first_contact_brings_an_agent_that_knows_the_key() -> None:
