@@ -13,6 +13,7 @@ from edgekit.agent.release.log import log_tail
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.state import Releases
 from edgekit.agent.release.trial import Trial
+from edgekit.core import layout
 from edgekit.core.config import parse_known_agent_config
 from edgekit.core.digest import Digest
 from edgekit.core.release import ReleaseEvent, ReleaseState
@@ -84,7 +85,7 @@ def _switch(root: Root, digest: Digest, config: bytes) -> None:
     if good and old_config is not None and current != digest:
         publish(root.previous_config, old_config, 0o600)
         replace_link(root.previous, str(root.current.readlink()))
-    replace_link(root.current, f"releases/{digest.hex}")
+    replace_link(root.current, str(layout.release(digest)))
     publish(root.agent_config, config, 0o600)
 
 

@@ -16,6 +16,7 @@ from edgekit.agent.release.events import (
 )
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.state import Releases
+from edgekit.core import layout
 from edgekit.core.digest import Digest
 from edgekit.core.release import ReleaseState
 from edgekit.store import fsync_folder, replace_link
@@ -56,4 +57,4 @@ def perform(root: Root, effect: Effect) -> None:
             root.current.unlink(missing_ok=True)
             fsync_folder(root.path)
         case MoveCurrent(Digest() as release):
-            replace_link(root.current, f"releases/{release.hex}")
+            replace_link(root.current, str(layout.release(release)))
