@@ -36,7 +36,7 @@ from edgekit.client.requester import Accepted, Final, Requester
 from edgekit.core import topics, wire
 from edgekit.core.config import parse_agent_config
 from edgekit.errors import EdgekitError, UnreachableError
-from edgekit.mqtt import MqttClient
+from edgekit.mqtt.threaded import MqttClient
 
 HOOK = Path(__file__).with_name("dying_agent.py")
 ANSWER_TOKENS = 8

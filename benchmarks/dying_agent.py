@@ -66,12 +66,12 @@ class Death:
         from edgekit.agent.serve.journal import Journal
         from edgekit.agent.serve.process import ModelProcess
         from edgekit.agent.serve.service import Service
-        from edgekit.mqtt import MqttClient
+        from edgekit.mqtt.polled import PolledClient
 
         wrap(Service, "run", before=self._runs)
         wrap(Service, "_received", before=self._received)
         wrap(Journal, "commit", before=self._before_commit, after=self._after_commit)
-        wrap(MqttClient, "ack", after=self._acked)
+        wrap(PolledClient, "ack", after=self._acked)
         wrap(Service, "_publish", after=self._publishes)
         wrap(Service, "_published", before=self._puback)
         wrap(ModelProcess, "tell", after=self._told)

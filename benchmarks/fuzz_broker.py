@@ -12,7 +12,7 @@ from benchmarks.fuzz_target import BODY
 from benchmarks.packets import connect, publish, string
 from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig
-from edgekit.mqtt import MqttClient
+from edgekit.mqtt.threaded import MqttClient
 
 BATCH = 25  # packets of one connection, unless the broker ends it before
 CONNECT_SECONDS = 5.0

@@ -28,7 +28,7 @@ from edgekit.agent.serve.session import Session
 from edgekit.core import topics, wire
 from edgekit.core.chat import Timings, Usage
 from edgekit.core.config import AgentConfig
-from edgekit.core.packet import publish_properties
+from edgekit.mqtt.packet import publish_properties
 from tests.fakes.session import bundle
 
 DEVICE, POOL = "pi", "all"

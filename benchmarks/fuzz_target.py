@@ -14,7 +14,7 @@ from benchmarks.fuzz_session import DEVICE, NAMES, Watched
 from benchmarks.packets import packet, publish, string
 from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig
-from edgekit.mqtt import MqttClient
+from edgekit.mqtt.threaded import MqttClient
 
 SLOW_SECONDS = 2.0  # for one input: it holds the client up
 BUFFER_BYTES = 1 << 20

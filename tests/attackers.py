@@ -29,8 +29,8 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from benchmarks.packets import connect, publish, string
 from edgekit.agent.release.root import Root
 from edgekit.core import topics, wire
-from edgekit.core.packet import read_publish
-from edgekit.paho_client import UnbreakableClient
+from edgekit.mqtt.hardened import UnbreakableClient
+from edgekit.mqtt.packet import read_publish
 from tests import tools
 from tests.conftest import Project, make_project
 

@@ -15,11 +15,11 @@ import pytest
 from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
+from edgekit.broker.embedded import embedded_broker
 from edgekit.builder.request.request import BuildRequest
 from edgekit.builder.run import build
 from edgekit.builder.source.samples import smollm2_gguf
 from edgekit.builder.tools.progress import Progress
-from edgekit.client.devbroker import embedded_broker
 from edgekit.core.config import BrokerConfig
 from edgekit.data import cache_root
 from tests import tools

@@ -12,8 +12,8 @@ from concurrent.futures import Future
 from typing import Any
 
 from edgekit.agent.serve import polling
-from edgekit.agent.serve.link import BrokerLink
 from edgekit.core import wire
+from edgekit.mqtt.polled import PolledClient
 
 TICK_SECONDS = 0.1
 
@@ -41,7 +41,7 @@ class Polled:
     """Its callbacks are called on the loop's thread."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        self.link = BrokerLink(*arguments, **options)
+        self.link = PolledClient(*arguments, **options)
         self._client = self.link._client
         self._calls = Calls()
         self._running = True

@@ -36,9 +36,7 @@ from edgekit.core.manifest import (
 from edgekit.errors import EdgekitError, UsageError
 from edgekit.store import BlobStore, publish, read_chunks
 
-PROJECTION = (
-    *("errors.py", "store.py", "trust.py", "mqtt.py", "paho_client.py", "tls.py", "core", "agent"),
-)
+PROJECTION = (*("errors.py", "store.py", "trust.py", "core", "mqtt", "agent"),)
 BOOTSTRAP_PACKAGES = ("edgekit", "msgspec", "zstandard")
 RUNTIME_LOCK = "containers/runtime/runtime.lock"
 INSTALL_SECONDS = 1800

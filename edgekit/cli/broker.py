@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import secrets
 import signal
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from edgekit.broker.embedded import embedded_broker
+from edgekit.broker.mosquitto import BrokerSetup, requesters
+from edgekit.broker.write import PLUGIN, files_folder, find_plugin, write
 from edgekit.cli import project, render
 from edgekit.cli.options import JsonOption, ProjectOption
-from edgekit.client.brokerfiles import SALT_BYTES, Account, BrokerSetup, files
-from edgekit.client.devbroker import embedded_broker
-from edgekit.core.config import check_name
-from edgekit.errors import UsageError
-from edgekit.store import publish
-
-PASSWORD_BYTES = 24  # of randomness
-PLUGIN = "mosquitto_dynamic_security.so"  # below /usr/lib in Debian's package mosquitto
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -96,18 +90,11 @@ def acl(
     """
     here = project.find(project_folder)
     fleet = here.fleet()
-    names = [check_name("requester", name) for name in requester or [here.requester]]
-    if both := sorted(set(names) & set(fleet.devices)):
-        raise UsageError(
-            f"{', '.join(both)} cannot be a device and a requester",
-            "a device may not prompt, and a requester may not say that it is a device",
-            "give the requester another name",
-        )
-    broker = folder / "mosquitto"
+    names = requesters(requester or [here.requester], fleet.devices)
     setup = BrokerSetup(
         devices={name: tuple(device.pools) for name, device in fleet.devices.items()},
-        requesters=tuple(dict.fromkeys(names)),
-        folder=installed_in or str(broker.resolve()),
+        requesters=names,
+        folder=installed_in or str(files_folder(folder).resolve()),
         data=data,
         cert_file=cert_file,
         key_file=key_file,
@@ -116,56 +103,14 @@ def acl(
         host=host,
         port=port,
         password_port=password_port,
-        plugin=(plugin or _plugin()) if dynamic_security else "",
+        plugin=(plugin or find_plugin()) if dynamic_security else "",
         bind_client_ids=bind_client_ids,
     )
-    passwords = {name: folder / "passwords" / name for name in (*setup.devices, *setup.requesters)}
-    secret = {
-        name: _kept(path) or secrets.token_urlsafe(PASSWORD_BYTES)
-        for name, path in passwords.items()
-    }
-    made = files(
-        setup,
-        [Account(name, text, secrets.token_bytes(SALT_BYTES)) for name, text in secret.items()],
-    )
-    there = [str(broker / name) for name in made if (broker / name).exists()]
-    if there and not force:
-        raise UsageError(
-            f"{folder} has these files already", ", ".join(there), "--force replaces them"
-        )
-    broker.mkdir(parents=True, exist_ok=True)
-    (folder / "passwords").mkdir(mode=0o700, exist_ok=True)
-    for name, path in passwords.items():
-        if not path.exists():
-            publish(path, f"{secret[name]}\n".encode(), 0o600)
-    for name, (content, mode) in made.items():
-        publish(broker / name, content, mode)
+    written = write(folder, setup, force=force)
     if as_json:
-        written = {"files": [broker / name for name in made], "passwords": passwords}
         render.print_json(written)
         return
-    for name in made:
-        render.say(f"wrote     {broker / name}")
-    for name, path in passwords.items():
+    for path in written.files:
+        render.say(f"wrote     {path}")
+    for name, path in written.passwords.items():
         render.say(f"password  {path}  ({'device' if name in setup.devices else 'requester'})")
-
-
-def _kept(path: Path) -> str:
-    """The password that was made before, or empty."""
-    try:
-        text = path.read_text("utf-8").strip()
-    except FileNotFoundError:
-        return ""
-    if not text:
-        raise UsageError(f"{path} is empty", next_step="remove it, and a new password is made")
-    return text
-
-
-def _plugin() -> str:
-    for path in sorted(Path("/usr/lib").glob(f"*/{PLUGIN}")):
-        return str(path)
-    raise UsageError(
-        f"{PLUGIN} is not on this machine",
-        "Debian's package mosquitto has it below /usr/lib",
-        "name its path on the broker's machine with --plugin",
-    )

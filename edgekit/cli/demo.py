@@ -12,9 +12,9 @@ from typing import Annotated
 
 import typer
 
+from edgekit.broker.embedded import embedded_broker
 from edgekit.builder.source.samples import smollm2_gguf
 from edgekit.cli import render
-from edgekit.client.devbroker import embedded_broker
 from edgekit.errors import EdgekitError
 
 QUESTION = "What is the capital of France?"

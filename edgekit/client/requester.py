@@ -17,9 +17,9 @@ import msgspec
 from edgekit.client.asking import Asking, Do
 from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig, check_name
-from edgekit.core.packet import FAILURE, NO_MATCHING_SUBSCRIBERS
+from edgekit.core.reasons import FAILURE, NO_MATCHING_SUBSCRIBERS
 from edgekit.errors import EdgekitError, UnreachableError
-from edgekit.mqtt import MqttClient
+from edgekit.mqtt.threaded import MqttClient
 
 PUBACK_SECONDS = 10.0
 POOL = "pool:"  # before a pool's name; no device's name has a colon

@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 
 from edgekit.core import wire
 from edgekit.core.config import BrokerConfig
-from edgekit.mqtt import MqttClient
+from edgekit.mqtt.engine import Engine
+from edgekit.mqtt.threaded import MqttClient
 from tests.polled import Polled
 
 WAIT_SECONDS = 10.0  # for what must come
@@ -57,9 +58,10 @@ class Client:
             assert self.connections.get(timeout=WAIT_SECONDS)
 
     @property
-    def own(self) -> MqttClient:
-        """Ours, without the loop around it."""
-        return self.mqtt.link if isinstance(self.mqtt, Polled) else self.mqtt
+    def own(self) -> Engine:
+        """Ours, without what drives it."""
+        driver = self.mqtt.link if isinstance(self.mqtt, Polled) else self.mqtt
+        return driver._engine
 
     @property
     def socket(self) -> socket.socket:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edgekit.mqtt import MqttClient
+from edgekit.mqtt.threaded import MqttClient
 from tests.contract.clients import Client
 from tests.polled import Polled
 

@@ -21,14 +21,15 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from edgekit import mqtt
 from edgekit.agent.serve import polling
-from edgekit.agent.serve.link import BrokerLink
 from edgekit.core import wire
 from edgekit.core.config import BrokerConfig
-from edgekit.core.packet import NO_MATCHING_SUBSCRIBERS, SESSION_TAKEN_OVER
+from edgekit.core.reasons import NO_MATCHING_SUBSCRIBERS, SESSION_TAKEN_OVER
 from edgekit.errors import EdgekitError, UnreachableError
-from edgekit.mqtt import LOST, MqttClient, reconnect_delay_seconds
+from edgekit.mqtt import engine
+from edgekit.mqtt.engine import LOST, reconnect_delay_seconds
+from edgekit.mqtt.polled import PolledClient
+from edgekit.mqtt.threaded import MqttClient
 from tests import tools
 from tests.conftest import Broker
 from tests.contract.broker_capabilities import BROKERS, BrokerCapabilities
@@ -447,7 +448,7 @@ def test_what_the_broker_said_last_is_read_by_one_who_is_writing() -> None:
     """It has closed the connection: what is written after the first packet fails."""
     taken: list[bool] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
-        link = BrokerLink(
+        link = PolledClient(
             BrokerConfig("127.0.0.1", server.getsockname()[1]),
             "one",
             subscriptions=[("x", 1)],
@@ -575,7 +576,7 @@ def test_a_password_file_that_is_no_text_is_an_error_too(tmp_path: Path) -> None
 def test_a_password_that_was_changed_is_sent_with_the_next_attempt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mqtt, "RECONNECT_BASE_SECONDS", 0.01)
+    monkeypatch.setattr(engine, "RECONNECT_BASE_SECONDS", 0.01)
     file = tmp_path / "password"
     file.write_text("first")
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -20,12 +20,12 @@ from paho.mqtt.properties import Properties
 
 from benchmarks import fuzz_target
 from benchmarks.packets import connect, packet, publish, string
-from edgekit import mqtt
 from edgekit.agent.serve import polling
-from edgekit.agent.serve.link import BrokerLink
 from edgekit.core.config import BrokerConfig
-from edgekit.core.packet import MAX_PROPERTY_BYTES, publish_properties, read_publish
 from edgekit.core.wire import JSON, Inbound, Outbound
+from edgekit.mqtt import engine
+from edgekit.mqtt.packet import MAX_PROPERTY_BYTES, publish_properties, read_publish
+from edgekit.mqtt.polled import PolledClient
 from tests import tools
 from tests.contract.clients import WAIT_SECONDS, client, scripted, unique
 
@@ -90,7 +90,7 @@ def mosquitto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tools.Mosqui
 
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mqtt, "RECONNECT_MAX_SECONDS", 0.02)
+    monkeypatch.setattr(engine, "RECONNECT_MAX_SECONDS", 0.02)
 
 
 @pytest.mark.usefixtures("at_once", "either_client")
@@ -200,7 +200,7 @@ def test_a_publish_that_is_cut_short_anywhere_is_an_error(cut: int) -> None:
 def test_what_comes_is_dealt_with_before_more_is_read() -> None:
     """Else many large prompts at once would all be in memory."""
     messages: list[Inbound] = []
-    link = BrokerLink(BrokerConfig(), "c", subscriptions=[], on_message=messages.append)
+    link = PolledClient(BrokerConfig(), "c", subscriptions=[], on_message=messages.append)
     ours, theirs = socket.socketpair()
     with ours, theirs:
         link._client._sock = ours

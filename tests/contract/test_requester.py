@@ -17,7 +17,7 @@ from edgekit.core import topics, wire
 from edgekit.core.chat import Usage, completion
 from edgekit.core.config import BrokerConfig
 from edgekit.errors import EdgekitError, UnreachableError
-from edgekit.mqtt import MqttClient
+from edgekit.mqtt.threaded import MqttClient
 from tests.conftest import Broker
 
 pytestmark = pytest.mark.timeout(60)

@@ -20,12 +20,12 @@ del sys.argv[1:3]
 
 import edgekit.agent.serve.service  # noqa: E402  of the release
 from edgekit.agent.__main__ import main  # noqa: E402  of the release
-from edgekit.agent.serve.link import BrokerLink  # noqa: E402  of the release
+from edgekit.mqtt.polled import PolledClient  # noqa: E402  of the release
 
 health: Any = sys.modules["edgekit.agent.serve.health"]
 session: Any = sys.modules["edgekit.agent.serve.session"]
 service: Any = edgekit.agent.serve.service
-client: Any = BrokerLink
+client: Any = PolledClient
 
 health.longest_silence_seconds = lambda *_: SILENCE_SECONDS
 service.measured = partial(service.measured, THERMAL)

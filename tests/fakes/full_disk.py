@@ -19,7 +19,7 @@ from edgekit.agent.release.root import Root
 from edgekit.client import Delta, Final, Requester
 from edgekit.core import topics, wire
 from edgekit.core.config import AgentConfig, BrokerConfig
-from edgekit.mqtt import MqttClient
+from edgekit.mqtt.threaded import MqttClient
 
 WAIT_SECONDS = 90.0
 QUIET_SECONDS = 3.0

@@ -19,7 +19,7 @@ from benchmarks.fuzz_session import (
     stories,
 )
 from edgekit.core import topics, wire
-from edgekit.paho_client import UnbreakableClient
+from edgekit.mqtt.hardened import UnbreakableClient
 
 SEEN: Counter[str] = Counter()
 
@@ -66,7 +66,7 @@ def test_bytes_guided_by_coverage_neither_break_the_client_nor_hold_it_up() -> N
 
 
 def test_what_the_client_would_die_of_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the hardening of `paho_client` some changed bytes are enough."""
+    """Without the hardening of `mqtt.hardened` some changed bytes are enough."""
     monkeypatch.delattr(UnbreakableClient, "_packet_handle")
     target, choose = fuzz_target.Target(), random.Random(1)
     inputs = [fuzz_target.framed(fuzz_target.mutated(choose)) for _ in range(2000)]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig
-from edgekit.mqtt import MqttClient
+from edgekit.mqtt.threaded import MqttClient
 from tests.scenario.story import Model
 
 PUBACK_SECONDS = 15.0

@@ -27,7 +27,7 @@ from edgekit.agent.release.root import Root
 from edgekit.client import Accepted, Delta, Final, Reply, Requester
 from edgekit.core import topics
 from edgekit.core.config import AgentConfig, BrokerConfig
-from edgekit.mqtt import MqttClient
+from edgekit.mqtt.threaded import MqttClient
 from tests import tools
 from tests.conftest import make_project
 from tests.tools import eventually

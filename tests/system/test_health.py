@@ -25,7 +25,7 @@ from edgekit.agent.release.root import Root
 from edgekit.client import Accepted, Final, Requester, devices
 from edgekit.core import topics, wire
 from edgekit.core.config import AgentConfig, BrokerConfig
-from edgekit.mqtt import MqttClient
+from edgekit.mqtt.threaded import MqttClient
 from tests import tools
 from tests.conftest import make_project
 from tests.contract.document import Document

@@ -17,7 +17,7 @@ from edgekit.agent.serve.service import WILL_DELAY_SECONDS
 from edgekit.client import Final, Requester, devices
 from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig
-from edgekit.mqtt import MqttClient
+from edgekit.mqtt.threaded import MqttClient
 from tests import tools
 from tests.conftest import Project, make_project
 from tests.tools import MosquittoBroker, eventually

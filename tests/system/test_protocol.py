@@ -19,7 +19,7 @@ import pytest
 
 from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig
-from edgekit.mqtt import MqttClient
+from edgekit.mqtt.threaded import MqttClient
 from tests import javascript, tools
 from tests.conftest import Broker, Project
 from tests.contract.broker_capabilities import BROKERS

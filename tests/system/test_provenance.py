@@ -20,6 +20,7 @@ from cyclonedx.model.bom import Bom
 
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.stage import offer
+from edgekit.broker.embedded import embedded_broker
 from edgekit.builder.spec import GateSummary
 from edgekit.bundle.docs import read_docs
 from edgekit.bundle.layers import put_tar
@@ -27,7 +28,6 @@ from edgekit.bundle.layout import Layout
 from edgekit.bundle.sign import SigningKey, load_key, public_key, sign_statement, verify_envelope
 from edgekit.bundle.tar import plain_tar
 from edgekit.cli.project import init
-from edgekit.client.devbroker import embedded_broker
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import DOCS_TYPE, encode
 from edgekit.trust import PinnedManifest

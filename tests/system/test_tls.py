@@ -17,12 +17,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edgekit import mqtt, tls
 from edgekit.agent.release.root import Root
 from edgekit.client import Final, Requester
 from edgekit.core.config import BrokerConfig, parse_agent_config
 from edgekit.errors import UnreachableError, VerificationError
-from edgekit.mqtt import MqttClient
+from edgekit.mqtt import engine, tls
+from edgekit.mqtt.threaded import MqttClient
 from tests.conftest import Project, make_project
 from tests.pki import Authority, Certificate, TlsBroker
 from tests.polled import Polled
@@ -159,7 +159,7 @@ def test_a_wrong_certificate_is_a_clear_error_on_both_sides(
     with ThreadPoolExecutor(2) as pool:
         verbs = [("devices",), ("ask", "demo", "Hello?")]
         both = list(pool.map(lambda verb: project.run(*verb), verbs))
-    assert time.monotonic() - began < mqtt.CONNECT_TIMEOUT_SECONDS, "it was waited for"
+    assert time.monotonic() - began < engine.CONNECT_TIMEOUT_SECONDS, "it was waited for"
     for done in both:
         assert done.returncode == fault.exit_code, done.stderr
         what, why, next_step = done.stderr.strip().splitlines()[-3:]
@@ -176,7 +176,7 @@ def test_who_keeps_trying_says_the_reason_once(
     pki: Pki, fault: Fault, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The agent's way: it comes back for as long as it runs, and its log is not filled."""
-    monkeypatch.setattr(mqtt, "RECONNECT_BASE_SECONDS", 0.01)
+    monkeypatch.setattr(engine, "RECONNECT_BASE_SECONDS", 0.01)
     broker = faulty(pki, fault)
     states: list[bool] = []
     before = pki.broker.log_file.stat().st_size
@@ -214,7 +214,7 @@ def test_the_alert_is_read_where_the_broker_was_quicker_than_our_first_packet(pk
 def test_a_renewed_certificate_counts_without_a_restart(
     pki: Pki, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mqtt, "RECONNECT_BASE_SECONDS", 0.05)
+    monkeypatch.setattr(engine, "RECONNECT_BASE_SECONDS", 0.05)
     files = Certificate(tmp_path / "my.crt", tmp_path / "my.key")
     files.replace(pki.clients["expired"])
     before = pki.broker.log_file.stat().st_size
@@ -237,7 +237,7 @@ def test_a_renewed_certificate_counts_without_a_restart(
 def test_a_ca_that_was_taken_away_counts_no_longer_without_a_restart(
     pki: Pki, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(mqtt, "RECONNECT_BASE_SECONDS", 0.05)
+    monkeypatch.setattr(engine, "RECONNECT_BASE_SECONDS", 0.05)
     ca_file = tmp_path / "trusted.crt"
     trusted = pki.broker.ca.cert.read_bytes()
     ca_file.write_bytes(trusted)

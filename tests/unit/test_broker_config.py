@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from edgekit import tls
 from edgekit.core.config import BrokerConfig
 from edgekit.errors import UsageError
 from edgekit.fleet import inventory
-from edgekit.mqtt import MqttClient
+from edgekit.mqtt import tls
+from edgekit.mqtt.threaded import MqttClient
 from tests.pki import Authority
 
 FLEET = """

@@ -6,7 +6,7 @@ import json
 
 import msgspec
 
-from edgekit.client.brokerfiles import Account, BrokerSetup, configuration, dynamic_security
+from edgekit.broker.mosquitto import Account, BrokerSetup, configuration, dynamic_security
 
 SETUP = BrokerSetup(
     devices={"pi-1": ("kitchen",)},

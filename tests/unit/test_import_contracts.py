@@ -22,6 +22,8 @@ PLANTED = [
     ("Core never acts", "core/wire.py", "import time"),
     ("Core never acts", "agent/serve/session.py", "import threading"),
     ("The device carries only its own", "store.py", "import typer"),
+    ("Two drivers of one engine", "mqtt/packet.py", "import edgekit.mqtt.engine"),
+    ("Two drivers of one engine", "mqtt/polled.py", "import edgekit.mqtt.threaded"),
     ("One door to paho", "client/requester.py", "import paho.mqtt.client"),
     ("One door to CBOR", "core/wire.py", "import cbor2"),
     ("One door to fabric", "fleet/plan.py", "import paramiko"),

@@ -40,7 +40,7 @@ def service(tmp_path: Path) -> Service:
 def test_a_reply_that_cannot_be_put_into_a_packet_does_not_end_the_agent(
     service: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
-    service._mqtt._connected_at = 0.0
+    service._mqtt._engine._connected_at = 0.0
     service._publish(Publish(wire.Outbound("no/#/topic", b""), "alice/p1", "final"))
     assert "alice/p1 cannot be published" in caplog.text
 

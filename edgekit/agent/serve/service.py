@@ -46,7 +46,6 @@ from edgekit.agent.serve.events import (
 )
 from edgekit.agent.serve.health import Health
 from edgekit.agent.serve.journal import Journal
-from edgekit.agent.serve.link import BrokerLink
 from edgekit.agent.serve.measure import measured
 from edgekit.agent.serve.notify import Notifier
 from edgekit.agent.serve.pipe import FromWorker, Ready, Settings
@@ -58,7 +57,8 @@ from edgekit.core import topics, wire
 from edgekit.core.config import AgentConfig
 from edgekit.core.manifest import BundleConfig
 from edgekit.errors import EdgekitError
-from edgekit.mqtt import LOST
+from edgekit.mqtt.engine import LOST
+from edgekit.mqtt.polled import PolledClient
 from edgekit.store import publish
 
 log = logging.getLogger(__name__)
@@ -119,7 +119,7 @@ class Service:
         requests = [topics.request_topic(config.device, "+"), *self._pools]
         controls = [topics.control_topic(config.device, "+")]
         controls += [topics.pool_control_topic(pool, "+") for pool in config.pools]
-        self._mqtt = BrokerLink(
+        self._mqtt = PolledClient(
             config.broker,
             f"edgekit-{config.device}",
             subscriptions=[*((f, 1) for f in requests), *((f, 0) for f in controls)],

@@ -54,7 +54,7 @@ from edgekit.agent.serve.states import State, Step
 from edgekit.core import chat, payloads, wire
 from edgekit.core.config import AgentConfig
 from edgekit.core.manifest import BundleConfig
-from edgekit.core.packet import FAILURE, NO_MATCHING_SUBSCRIBERS
+from edgekit.core.reasons import FAILURE, NO_MATCHING_SUBSCRIBERS
 from edgekit.errors import TakenOverError
 
 STORAGE_CHECK_SECONDS = 2.0

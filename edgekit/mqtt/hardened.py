@@ -1,10 +1,16 @@
-"""paho's client, hardened against what a broker passes on; PUBLISH is read and written by ours."""
+"""paho's client, hardened against what a broker passes on; PUBLISH is read and written by ours.
+
+It overrides and calls methods of paho that no release promises to keep. `PRIVATE_METHODS` and
+`PRIVATE_VALUES` name all of them, `pyproject.toml` pins paho to the version that has them, and
+`tests/unit/test_paho.py` fails by name where another version lacks one.
+"""
 
 from __future__ import annotations
 
 import logging
 import ssl
 from collections.abc import Callable
+from types import NoneType
 from typing import Any
 
 import paho.mqtt.client as paho
@@ -13,6 +19,23 @@ from paho.mqtt.enums import MQTTErrorCode
 log = logging.getLogger(__name__)
 
 MAX_PACKET_BYTES = 2 << 20  # that come; Mosquitto 2.1 by default passes on no larger ones
+
+# of paho.mqtt.client.Client: each method with its signature, each value with its type when new
+PRIVATE_METHODS = {
+    "_handle_publish": "(self) -> 'MQTTErrorCode'",
+    "_loop_rc_handle": "(self, rc: 'MQTTErrorCode') -> 'MQTTErrorCode'",
+    "_packet_handle": "(self) -> 'MQTTErrorCode'",
+    "_packet_read": "(self) -> 'MQTTErrorCode'",
+    "_send_puback": "(self, mid: 'int') -> 'MQTTErrorCode'",
+    "_sock_recv": "(self, bufsize: 'int') -> 'bytes'",
+    "_sock_send": "(self, buf: 'bytes | bytearray') -> 'int'",
+}
+PRIVATE_VALUES: dict[str, type] = {
+    "_in_packet": dict,  # of "command", an int, and "packet", a bytearray
+    "_manual_ack": bool,
+    "_sock": NoneType,  # or the socket
+    "_ssl_context": NoneType,  # or the context; paho takes a new one only where it is None
+}
 
 
 class Packed:

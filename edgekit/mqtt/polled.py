@@ -1,4 +1,4 @@
-"""The agent's connection to its broker, polled by the agent's loop.
+"""The client of an agent: the agent's loop polls it.
 
 What comes and what goes crosses no thread. Connecting has one, for as long as it takes: the lookup
 of the name and the handshakes of TCP and TLS block.
@@ -12,46 +12,76 @@ import select
 import ssl
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future
+from typing import Any, Unpack
 
-from edgekit import tls
-from edgekit.agent.serve import polling
+from edgekit.core.config import BrokerConfig
 from edgekit.core.wire import Outbound
-from edgekit.mqtt import LOST, MqttClient
+from edgekit.mqtt.engine import LOST, Engine
+from edgekit.mqtt.options import Options
 
 GOODBYE_SECONDS = 1.0  # for DISCONNECT, where the broker is behind with reading
 
 
-class BrokerLink(MqttClient):
-    """A `polling.Source`, of one thread.
+class PolledClient:
+    """One connection that comes back by itself, of the one thread whose loop polls it.
 
     Its callbacks are called from `ready` and `tick`, and `on_connection` from `publish` and `ack`
     too, which may be the first to find that the connection is gone.
+
+    Args:
+        broker: where to connect.
+        client_id: unique at the broker.
+        options: see `Options`.
+
+    Raises:
+        EdgekitError: as of `Engine`.
     """
 
-    _attempt_at = math.inf  # the next one
-    _attempted: Future[None] | None = None  # the one that is made now
-    _attempted_fd = -1  # an eventfd that tells when it is over
+    def __init__(self, broker: BrokerConfig, client_id: str, **options: Unpack[Options]) -> None:
+        self._engine = Engine(broker, client_id, self._retry_after, options)
+        self._client = self._engine.client
+        self._attempt_at = math.inf  # the next one
+        self._attempted: Future[None] | None = None  # the one that is made now
+        self._attempted_fd = -1  # an eventfd that tells when it is over
 
     def start(self) -> None:
         """Connect in the background and keep trying; `on_connection` tells."""
         self._attempted_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._address_paho()
+        self._engine.address()
         self._attempt_to_connect()
 
     def publish(self, message: Outbound) -> Future[int]:
-        """As of `MqttClient`, but nothing waits for a connection: without one it is `LOST`."""
-        if self.connected:
-            return super().publish(message)
+        """As of `Engine`, but nothing waits for a connection: without one it is `LOST`."""
+        if self._engine.connected:
+            return self._engine.publish(message)
         lost: Future[int] = Future()
         lost.set_result(LOST)
         return lost
 
+    def ack(self, token: Any) -> None:
+        """As of `Engine`."""
+        self._engine.ack(token)
+
+    @property
+    def connected(self) -> bool:
+        """As of `Engine`."""
+        return self._engine.connected
+
+    def unsubscribe(self, filters: Sequence[str]) -> None:
+        """As of `Engine`."""
+        self._engine.unsubscribe(filters)
+
     def close(self, flush_seconds: float = 0.0) -> None:
-        """As of `MqttClient`."""
+        """DISCONNECT; the Will is not published.
+
+        Args:
+            flush_seconds: to wait at most for the PUBACKs of what was sent.
+        """
         deadline = time.monotonic() + flush_seconds
-        while self.connected and self._unacked and (left := deadline - time.monotonic()) > 0:
-            polling.wait([self], left)
+        while self.connected and self._engine.unacked and (left := deadline - time.monotonic()) > 0:
+            self._wait(left)
         if self.connected:
             self._client.disconnect()
         deadline = time.monotonic() + GOODBYE_SECONDS
@@ -60,11 +90,11 @@ class BrokerLink(MqttClient):
             and self._client.want_write()
             and (left := deadline - time.monotonic()) > 0
         ):
-            polling.wait([self], left)
+            self._wait(left)
         self._attempt_at = math.inf
 
     def interest(self) -> tuple[int, int] | None:
-        """As of `polling.Source`."""
+        """The descriptor and the poll(2) events that it waits for, if there is any now."""
         if self._attempted is not None:
             return self._attempted_fd, select.POLLIN
         sock = self._client.socket()
@@ -74,7 +104,7 @@ class BrokerLink(MqttClient):
         return sock.fileno(), select.POLLIN | writes
 
     def ready(self, events: int) -> None:
-        """As of `polling.Source`."""
+        """One of these events, or an error, is there."""
         if self._attempted is not None:
             self._attempt_has_ended(self._attempted)
             return
@@ -95,6 +125,14 @@ class BrokerLink(MqttClient):
             self._client.loop_misc()
             if now >= self._attempt_at:
                 self._attempt_to_connect()
+
+    def _wait(self, seconds: float) -> None:
+        """A turn of a loop that has nothing else to wait for."""
+        poll = select.poll()
+        if (interest := self.interest()) is not None:
+            poll.register(*interest)
+        for _, events in poll.poll(math.ceil(seconds * 1000)):
+            self.ready(events)
 
     def _decrypted(self) -> int:
         """Bytes of the socket's last record, of which poll(2) knows nothing."""
@@ -124,5 +162,4 @@ class BrokerLink(MqttClient):
         try:
             attempt.result()
         except (OSError, ValueError) as error:
-            self._complain(tls.explain(error, self._broker))
-            self._back_off()
+            self._engine.attempt_failed(error)

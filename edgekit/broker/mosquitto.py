@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
 
 from edgekit.core import topics
+from edgekit.core.config import check_name
+from edgekit.errors import UsageError
 
 CONFIG_FILE = "mosquitto.conf"
 ACL_FILE = "acl"
@@ -60,6 +62,22 @@ class Account(msgspec.Struct, frozen=True):
         """PBKDF2 with SHA-512, in base64."""
         secret = self.password.encode()
         return _base64(hashlib.pbkdf2_hmac("sha512", secret, self.salt, HASH_ROUNDS))
+
+
+def requesters(names: Sequence[str], devices: Collection[str]) -> tuple[str, ...]:
+    """These names, each once.
+
+    Raises:
+        UsageError: a requester cannot have this name, or it is a device's.
+    """
+    checked = tuple(dict.fromkeys(check_name("requester", name) for name in names))
+    if both := sorted(set(checked) & set(devices)):
+        raise UsageError(
+            f"{', '.join(both)} cannot be a device and a requester",
+            "a device may not prompt, and a requester may not say that it is a device",
+            "give the requester another name",
+        )
+    return checked
 
 
 def _base64(data: bytes) -> str:

@@ -1,10 +1,10 @@
-"""The only door to paho (with `paho_client`): one MQTT 5 client for the agent, which polls it
-(`agent/serve/link`), and the requester, for which it has a thread.
+"""One MQTT 5 connection that comes back by itself: what its two drivers have in common.
 
-What paho leaves to its user is done here, each measured to matter: TCP_NODELAY, guarded callbacks
-(an exception in `on_message` kills paho's thread silently), bounded queues, a reconnect with
-jitter (thousands of clients lose one broker together), subscribing again after every CONNACK,
-PUBACK only when told, and never for a message of an earlier connection.
+`threaded` and `polled` say when its socket is read and when it is tried again; this says what
+happens then. What paho leaves to its user is done here, each measured to matter: TCP_NODELAY,
+guarded callbacks (an exception in `on_message` kills paho's thread silently), bounded queues, a
+reconnect with jitter (thousands of clients lose one broker together), subscribing again after every
+CONNACK, PUBACK only when told, and never for a message of an earlier connection.
 """
 
 from __future__ import annotations
@@ -13,12 +13,10 @@ import logging
 import math
 import random
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from concurrent.futures import wait as wait_for
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +27,14 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from edgekit import tls
 from edgekit.core.config import BrokerConfig
-from edgekit.core.packet import QUOTA_EXCEEDED, SESSION_TAKEN_OVER, publish_properties, read_publish
-from edgekit.core.wire import Inbound, Outbound
+from edgekit.core.reasons import QUOTA_EXCEEDED, SESSION_TAKEN_OVER
+from edgekit.core.wire import Outbound
 from edgekit.errors import EdgekitError, UnreachableError
-from edgekit.paho_client import MAX_PACKET_BYTES, Packed, UnbreakableClient
+from edgekit.mqtt import tls
+from edgekit.mqtt.hardened import MAX_PACKET_BYTES, Packed, UnbreakableClient
+from edgekit.mqtt.options import Options
+from edgekit.mqtt.packet import publish_properties, read_publish
 
 log = logging.getLogger(__name__)
 
@@ -57,126 +57,86 @@ def reconnect_delay_seconds(attempt: int, draw: float) -> float:
     return draw * min(RECONNECT_MAX_SECONDS, RECONNECT_BASE_SECONDS * 2.0 ** min(attempt, 10))
 
 
-class MqttClient:
-    """One connection that comes back by itself.
+class Engine:
+    """One connection, its messages and its reasons; a driver reads and writes `client`'s socket.
 
-    Its session ends with the connection (Session Expiry 0): a shared subscription of one who is
-    away would be given prompts.
+    Its session ends with the connection (Session Expiry 0): a shared subscription of a client that
+    is away would be given prompts.
 
     Args:
         broker: where to connect.
         client_id: unique at the broker.
-        subscriptions: (filter, QoS) pairs, subscribed after every CONNACK.
-        on_message: called on paho's thread for each message; an exception is logged.
-        on_connection: called on paho's thread with True once subscribed, False when lost.
-        on_taken_over: called on paho's thread when the broker says that another client has
-            our id (§3.14.2.1, 0x8E); this one then does not come back.
-        will: published by the broker when this client vanishes (§3.1.2.5).
-        will_delay_seconds: how long the broker waits with it, for the client to come back.
-        manual_ack: whether PUBACK waits for `ack`.
-        max_packet_bytes: of what comes; the broker is told (§3.1.2.11.4).
-        resend: whether messages that wait for a PUBACK when the connection is lost are sent again
-            on the next one; if not, they are `LOST`, and the caller has them still.
+        retry_after: told by the engine in how many seconds the driver is to try again.
+        options: see `Options`.
+        on_settled: called once subscribed, or refused with a reason, which `refusal` has.
+
+    Attributes:
+        client: paho's; the driver's to drive.
+        refusal: why the broker, or its certificate, does not take us; None once it has.
+
+    Raises:
+        UsageError: a file of `[broker]` is not what it should be.
+        EdgekitError: the password cannot be read.
     """
 
     def __init__(
         self,
         broker: BrokerConfig,
         client_id: str,
-        *,
-        subscriptions: Sequence[tuple[str, int]],
-        on_message: Callable[[Inbound], None],
-        on_connection: Callable[[bool], None] = lambda _: None,
-        on_taken_over: Callable[[], None] = lambda: None,
-        will: Outbound | None = None,
-        will_delay_seconds: int = 0,
-        manual_ack: bool = False,
-        resend: bool = True,
-        max_packet_bytes: int = MAX_PACKET_BYTES,
+        retry_after: Callable[[float], None],
+        options: Options,
+        on_settled: Callable[[], None] = lambda: None,
     ) -> None:
         self._broker = broker
-        self._subscriptions = list(subscriptions)
-        self._on_message = on_message
-        self._on_connection = on_connection
-        self._on_taken_over = on_taken_over
-        self._resend = resend
+        self._retry_after = retry_after
+        self._on_settled = on_settled
+        self._subscriptions = list(options["subscriptions"])
+        self._on_message = options["on_message"]
+        self._on_connection = options.get("on_connection", lambda _: None)
+        self._on_taken_over = options.get("on_taken_over", lambda: None)
+        self._resend = options.get("resend", True)
         self._epoch = 0
         self._attempt = 0
         self._connected_at = math.inf
         self._lock = threading.Lock()
         self._unacked: dict[int, Future[int]] = {}
         self._early: dict[int, int] = {}
-        self._refusal: EdgekitError | None = None
         self._complaint = ""
         self._socket: socket.socket | None = None
-        self._settled = threading.Event()  # subscribed, or refused with a reason
+        self.refusal: EdgekitError | None = None
+        self.client = _paho(client_id, options)
+        self.client.on_pre_connect = self._about_to_connect
+        self.client.on_socket_open = self._socket_opened
+        self.client.on_connect = self._connected
+        self.client.on_disconnect = self._disconnected
+        self.client.on_subscribe = self._suback
+        self.client.on_publish = self._puback
+        self.client.on_publish_packet = self._publish_packet
         self._connect_properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho's
-        self._connect_properties.MaximumPacketSize = max_packet_bytes
-        client = UnbreakableClient(
-            CallbackAPIVersion.VERSION2,
-            client_id=client_id,
-            protocol=paho.MQTTv5,
-            manual_ack=manual_ack,
-        )
-        client.max_packet_bytes = max_packet_bytes
-        client.max_queued_messages_set(MAX_QUEUED_MESSAGES)
-        client.max_inflight_messages_set(MAX_INFLIGHT_MESSAGES)
-        client.connect_timeout = CONNECT_TIMEOUT_SECONDS
-        if will is not None:
-            delay = Properties(PacketTypes.WILLMESSAGE)  # type: ignore[no-untyped-call]  # paho's
-            delay.WillDelayInterval = will_delay_seconds  # §3.1.3.2.2
-            client.will_set(will.topic, will.payload, will.qos, will.retain, delay)
-        client.on_pre_connect = self._about_to_connect
-        client.on_socket_open = self._socket_opened
-        client.on_connect = self._connected
-        client.on_connect_fail = self._connect_failed
-        client.on_disconnect = self._disconnected
-        client.on_subscribe = self._suback
-        client.on_publish = self._puback
-        client.on_publish_packet = self._publish_packet
-        self._client = client
+        self._connect_properties.MaximumPacketSize = self.client.max_packet_bytes
         self._read_credentials()
 
-    def connect(self, timeout_seconds: float = CONNECT_TIMEOUT_SECONDS) -> None:
-        """Connect and subscribe, or fail.
-
-        Raises:
-            UnreachableError: nothing listens there, or no CONNACK and SUBACK in time.
-            VerificationError: the broker's certificate is not acceptable.
-            EdgekitError: the broker refused.
-        """
-        try:
-            self._address_paho()
-            self._client.reconnect()
-        except (OSError, ValueError) as error:
-            raise tls.explain(error, self._broker) from error
-        self._client.loop_start()
-        settled = self._settled.wait(timeout_seconds)
-        if self._refusal:
-            self.close()
-            raise self._refusal
-        if not settled:
-            self.close()
-            raise UnreachableError(
-                f"the broker at {self._broker} accepts connections but does not speak MQTT 5",
-                f"no CONNACK and SUBACK within {timeout_seconds:g} s",
-                "is this the broker's MQTT port? One with TLS takes tls = true in [broker]",
-            )
-
-    def _address_paho(self) -> None:
+    def address(self) -> None:
+        """Tell paho where to connect, before the first attempt."""
         # Clean Start at the first connection only, paho's default: where a later one replaces
         # one that the broker still holds, a session that ends would publish the Will.
-        self._client.connect_async(
+        self.client.connect_async(
             self._broker.host,
             self._broker.port,
             self._broker.keepalive_seconds,
             properties=self._connect_properties,
         )
 
+    def attempt_failed(self, error: BaseException | None) -> None:
+        """Say why there is no connection, where that is known, and have it tried again."""
+        if isinstance(error, (OSError, ValueError)):
+            self._complain(tls.explain(error, self._broker))
+        self._back_off()
+
     def publish(self, message: Outbound) -> Future[int]:
         """Send; the future holds the PUBACK's reason code (0 once sent for QoS 0)."""
         properties: Any = Packed(publish_properties(message))
-        info = self._client.publish(
+        info = self.client.publish(
             message.topic, message.payload, message.qos, message.retain, properties
         )
         future: Future[int] = Future()
@@ -199,7 +159,7 @@ class MqttClient:
         """PUBACK a message, unless the connection it came on is gone: packet ids are reused."""
         epoch, mid, qos = token
         if qos > 0 and epoch == self._epoch:
-            self._client.ack(mid, qos)
+            self.client.ack(mid, qos)
 
     @property
     def connected(self) -> bool:
@@ -210,29 +170,19 @@ class MqttClient:
         """Take nothing more of these filters, on later connections neither."""
         self._subscriptions = [(f, qos) for f, qos in self._subscriptions if f not in filters]
         if filters and self.connected:
-            self._client.unsubscribe(list(filters))
+            self.client.unsubscribe(list(filters))
 
-    def close(self, flush_seconds: float = 0.0) -> None:
-        """DISCONNECT and stop; the Will is not published.
-
-        A socket that is closed with something unread in it resets the connection: a broker that is
-        behind then neither reads what was sent last nor the DISCONNECT, and publishes the Will.
-
-        Args:
-            flush_seconds: to wait at most for the PUBACKs of what was sent, which rules that out.
-        """
+    @property
+    def unacked(self) -> list[Future[int]]:
+        """Of the messages that wait for their PUBACK."""
         with self._lock:
-            unacked = list(self._unacked.values())
-        if flush_seconds:
-            wait_for(unacked, flush_seconds)
-        self._client.disconnect()
-        self._client.loop_stop()
+            return list(self._unacked.values())
 
     def _read_credentials(self) -> None:
         if self._broker.username:
-            self._client.username_pw_set(self._broker.username, _password(self._broker))
+            self.client.username_pw_set(self._broker.username, _password(self._broker))
         if self._broker.tls:
-            self._client.renew_tls(tls.make_context(self._broker))
+            self.client.renew_tls(tls.make_context(self._broker))
 
     def _about_to_connect(self, _client: object, _userdata: object) -> None:
         """A password or a certificate may have been renewed, or a CA taken away."""
@@ -264,7 +214,7 @@ class MqttClient:
         if code.is_failure:
             self._refused(str(code))
             return
-        self._refusal = None
+        self.refusal = None
         self._connected_at = time.monotonic()
         if not self._resend:
             self._drop_unacked()
@@ -294,8 +244,8 @@ class MqttClient:
             step = "[broker] says who we are: username and password_file, or cert_file"
             why = EdgekitError(f"the broker at {self._broker} refused", why, step)
         self._complain(why)
-        self._refusal = why
-        self._settled.set()
+        self.refusal = why
+        self._on_settled()
 
     def _complain(self, error: EdgekitError) -> None:
         """Log why there is no connection, once per reason: the attempts may go on for days."""
@@ -304,14 +254,9 @@ class MqttClient:
             log.warning(text)
         self._complaint = text
 
-    def _connect_failed(self, _client: object, _userdata: object) -> None:
-        if isinstance(error := sys.exception(), OSError):  # paho is handling it
-            self._complain(tls.explain(error, self._broker))
-        self._back_off()
-
     def _now_subscribed(self) -> None:
         self._complaint = ""
-        self._settled.set()
+        self._on_settled()
         self._guard(self._on_connection, True)
 
     def _disconnected(
@@ -330,7 +275,7 @@ class MqttClient:
         alert = self._socket.alert if isinstance(self._socket, tls.Socket) else None
         if alert is not None:
             self._refused(tls.explain(alert, self._broker))
-        elif code.is_failure and (was_up or self._refusal is None):
+        elif code.is_failure and (was_up or self.refusal is None):
             self._complain(UnreachableError(f"connection to {self._broker} lost", str(code)))
         if not self._resend:
             self._drop_unacked()
@@ -348,12 +293,8 @@ class MqttClient:
         self._attempt += 1
         self._retry_after(delay)
 
-    def _retry_after(self, seconds: float) -> None:
-        """paho asks before each attempt."""
-        self._client.reconnect_delay_set(seconds, seconds)  # type: ignore[arg-type]  # any number
-
     def _drop_unacked(self) -> None:
-        self._client.drop_out_messages()
+        self.client.drop_out_messages()
         with self._lock:
             lost, self._unacked = self._unacked, {}
             self._early.clear()
@@ -385,6 +326,25 @@ class MqttClient:
             call(argument)
         except Exception:
             log.exception("a callback of the MQTT client failed")
+
+
+def _paho(client_id: str, options: Options) -> UnbreakableClient:
+    client = UnbreakableClient(
+        CallbackAPIVersion.VERSION2,
+        client_id=client_id,
+        protocol=paho.MQTTv5,
+        manual_ack=options.get("manual_ack", False),
+    )
+    client.max_packet_bytes = options.get("max_packet_bytes", MAX_PACKET_BYTES)
+    client.max_queued_messages_set(MAX_QUEUED_MESSAGES)
+    client.max_inflight_messages_set(MAX_INFLIGHT_MESSAGES)
+    client.connect_timeout = CONNECT_TIMEOUT_SECONDS
+    will = options.get("will")
+    if will is not None:
+        delay = Properties(PacketTypes.WILLMESSAGE)  # type: ignore[no-untyped-call]  # paho's
+        delay.WillDelayInterval = options.get("will_delay_seconds", 0)  # §3.1.3.2.2
+        client.will_set(will.topic, will.payload, will.qos, will.retain, delay)
+    return client
 
 
 def _password(broker: BrokerConfig) -> str | None:

@@ -16,12 +16,6 @@ PUBLISH = 0x30
 MAX_PROPERTY_BYTES = 8 * 1024  # of one PUBLISH; a prompt's are some hundred
 MAX_VARIABLE_BYTES = 4  # of a Variable Byte Integer (§1.5.5)
 
-# reason codes (§2.4)
-NO_MATCHING_SUBSCRIBERS = 0x10
-FAILURE = 0x80  # it, and those above
-SESSION_TAKEN_OVER = 0x8E
-QUOTA_EXCEEDED = 0x97
-
 # §2.2.2.2
 PAYLOAD_FORMAT_INDICATOR = 0x01
 MESSAGE_EXPIRY_INTERVAL = 0x02
