@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import msgspec
+import pytest
 
-from edgekit.broker.mosquitto import Account, BrokerSetup, configuration, dynamic_security
+from edgekit.broker.mosquitto import (
+    Account,
+    BrokerSetup,
+    configuration,
+    dynamic_security,
+    requesters,
+)
+from edgekit.broker.write import write
+from edgekit.errors import UsageError
 
 SETUP = BrokerSetup(
     devices={"pi-1": ("kitchen",)},
@@ -58,3 +68,34 @@ def test_dynamic_security_has_one_literal_role_for_each_and_denies_the_rest() ->
     assert not any(made["defaultACLAccess"][kind] for kind in ("publishClientSend", "subscribe"))
     topics = [acl["topic"] for role in made["roles"] for acl in role["acls"]]
     assert not any("%" in topic for topic in topics)
+
+
+def test_each_requester_is_served_once_and_none_has_a_device_s_name() -> None:
+    assert requesters(["bob", "alice", "bob"], {"pi-1": ()}) == ("bob", "alice")
+    with pytest.raises(UsageError, match="pi-1 cannot be a device and a requester"):
+        requesters(["alice", "pi-1"], {"pi-1": ()})
+    with pytest.raises(UsageError, match="a/b"):
+        requesters(["a/b"], {})
+
+
+def test_passwords_are_made_once_and_a_refused_write_changes_nothing(tmp_path: Path) -> None:
+    written = write(tmp_path, SETUP, force=False)
+    assert sorted(path.name for path in written.files) == ["acl", "mosquitto.conf", "passwd"]
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert set(before) == {*written.files, *written.passwords.values()}
+    more = msgspec.structs.replace(SETUP, requesters=("alice", "bob"))
+    with pytest.raises(UsageError, match="has these files already"):
+        write(tmp_path, more, force=False)
+    assert {path: path.read_bytes() for path in before} == before
+    assert not (tmp_path / "passwords" / "bob").exists()
+    kept = write(tmp_path, more, force=True).passwords
+    for name, path in written.passwords.items():
+        assert kept[name].read_bytes() == before[path]
+    assert kept["bob"].stat().st_mode & 0o777 == 0o600
+
+
+def test_a_password_s_file_that_is_empty_is_named(tmp_path: Path) -> None:
+    empty = write(tmp_path, SETUP, force=False).passwords["alice"]
+    empty.write_text("\n")
+    with pytest.raises(UsageError, match="alice is empty"):
+        write(tmp_path, SETUP, force=True)
