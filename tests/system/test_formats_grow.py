@@ -31,7 +31,7 @@ from edgekit.bundle.layout import Layout
 from edgekit.core import topics, wire
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import AGENT_TYPE, TITLE, UNPACKED, Descriptor, encode
-from edgekit.mqtt import MqttClient
+from edgekit.mqtt.threaded import MqttClient
 from tests import tools
 from tests.conftest import Project, make_project
 from tests.tools import eventually

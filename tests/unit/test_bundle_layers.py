@@ -112,7 +112,7 @@ def test_every_module_of_the_agent_layer_is_imported_as_on_a_device(
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert len(found) == len(list(tree.rglob("*.py")))
-    assert {"edgekit", "edgekit.tls", "edgekit.agent.__main__"} <= found.keys()
+    assert {"edgekit", "edgekit.mqtt.tls", "edgekit.agent.__main__"} <= found.keys()
     assert all(Path(file).is_relative_to(tree) for file in found.values())
 
 
