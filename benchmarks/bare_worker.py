@@ -64,7 +64,7 @@ def answer(worker: Any, start: Any) -> Any:
 def wrap_worker() -> None:
     """Have the model process answer the prompts of `bare` bare, keep no prefix of others, and put
     these into the slot that the bare loop has: the same memory for both."""
-    from edgekit.agent.serve.worker import Worker
+    from edgekit.agent.serve.worker.worker import Worker
 
     make, begin, end = Worker.__init__, Worker._begin, Worker._end
 
@@ -92,7 +92,7 @@ def wrap_worker() -> None:
 
 def wrap_service() -> None:
     """Have the agent start this file as its model process."""
-    from edgekit.agent.serve import process
+    from edgekit.agent.serve.loop import process
 
     def start(command: list[str], **how: Any) -> Any:
         at = command.index("-m")

@@ -63,9 +63,9 @@ class Death:
 
     def arm(self) -> None:
         """Wrap the functions of the agent that the steps are named after."""
-        from edgekit.agent.serve.journal import Journal
-        from edgekit.agent.serve.process import ModelProcess
-        from edgekit.agent.serve.service import Service
+        from edgekit.agent.serve.loop.journal import Journal
+        from edgekit.agent.serve.loop.process import ModelProcess
+        from edgekit.agent.serve.loop.service import Service
         from edgekit.mqtt.polled import PolledClient
 
         wrap(Service, "run", before=self._runs)

@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 from hypothesis import strategies as st
 
-from edgekit.agent.serve.events import (
+from edgekit.agent.serve.pipe import Cancel, Delta, Done, Failed, Ready, Start
+from edgekit.agent.serve.session.events import (
     Ack,
     Connected,
     Controlled,
@@ -22,9 +23,8 @@ from edgekit.agent.serve.events import (
     ToWorker,
     WorkerLost,
 )
-from edgekit.agent.serve.ledger import MAX_BYTES, MAX_ROWS
-from edgekit.agent.serve.pipe import Cancel, Delta, Done, Failed, Ready, Start
-from edgekit.agent.serve.session import Session
+from edgekit.agent.serve.session.ledger import MAX_BYTES, MAX_ROWS
+from edgekit.agent.serve.session.session import Session
 from edgekit.core import topics, wire
 from edgekit.core.chat import Timings, Usage
 from edgekit.core.config import AgentConfig

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from edgekit.agent.serve import polling
+from edgekit.agent.serve.loop import polling
 from edgekit.core import wire
 from edgekit.mqtt.polled import PolledClient
 

@@ -91,8 +91,8 @@ def _boot(args: argparse.Namespace) -> None:
 
 
 def _serve(args: argparse.Namespace) -> None:
-    from edgekit.agent.serve.notify import Notifier
-    from edgekit.agent.serve.service import Service
+    from edgekit.agent.serve.loop.notify import Notifier
+    from edgekit.agent.serve.loop.service import Service
 
     root = Root(args.root)
     release = root.linked(root.current)
@@ -116,13 +116,13 @@ def _serve(args: argparse.Namespace) -> None:
 
 
 def _worker(args: argparse.Namespace) -> None:
-    from edgekit.agent.serve.worker_main import serve_model
+    from edgekit.agent.serve.worker.main import serve_model
 
     serve_model(args.descriptor)
 
 
 def _measure(args: argparse.Namespace) -> object:
-    from edgekit.agent.serve.tune import measure
+    from edgekit.agent.serve.worker.tune import measure
 
     return msgspec.to_builtins(measure(args.model, args.threads, bool(args.spinning)))
 

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from jsonschema import ValidationError
 
-from edgekit.agent.serve.service import WILL_DELAY_SECONDS
+from edgekit.agent.serve.loop.service import WILL_DELAY_SECONDS
 from edgekit.core import payloads, topics, wire
 from edgekit.core.config import BrokerConfig
 from tests import javascript

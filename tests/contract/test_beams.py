@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekit.agent.serve.decoder import BeamSearch, Decoder, Options, Tokenizer, open_model
+from edgekit.agent.serve.worker.decoder import BeamSearch, Decoder, Options, Tokenizer, open_model
 from tests.fakes.decoder import EOS, FakeBeams, FakeTokenizer
 
 Opened = tuple[Decoder, Tokenizer, BeamSearch]

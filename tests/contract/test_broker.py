@@ -21,7 +21,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from edgekit.agent.serve import polling
+from edgekit.agent.serve.loop import polling
 from edgekit.core import wire
 from edgekit.core.config import BrokerConfig
 from edgekit.core.reasons import NO_MATCHING_SUBSCRIBERS, SESSION_TAKEN_OVER

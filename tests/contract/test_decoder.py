@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekit.agent.serve.decoder import (
+from edgekit.agent.serve.worker.decoder import (
     Decoder,
     Logits,
     Options,
@@ -20,7 +20,7 @@ from edgekit.agent.serve.decoder import (
     open_model,
     slots,
 )
-from edgekit.agent.serve.decoder.generator import GenaiTokenizer
+from edgekit.agent.serve.worker.decoder.generator import GenaiTokenizer
 from tests.fakes.decoder import EOS, FakeDecoder, FakeTokenizer
 
 MAX_LENGTH = 256

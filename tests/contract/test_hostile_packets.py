@@ -20,7 +20,7 @@ from paho.mqtt.properties import Properties
 
 from benchmarks import fuzz_target
 from benchmarks.packets import connect, packet, publish, string
-from edgekit.agent.serve import polling
+from edgekit.agent.serve.loop import polling
 from edgekit.core.config import BrokerConfig
 from edgekit.core.wire import JSON, Inbound, Outbound
 from edgekit.mqtt import engine

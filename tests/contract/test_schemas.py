@@ -11,7 +11,7 @@ from typing import Any, get_args
 import pytest
 from jsonschema import Draft202012Validator
 
-from edgekit.agent.serve.events import Effect, Event, Publish
+from edgekit.agent.serve.session.events import Effect, Event, Publish
 from edgekit.core import chat, payloads, wire
 from tests import schemas
 from tests.fakes.session import Agent

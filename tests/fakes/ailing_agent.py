@@ -18,13 +18,13 @@ from typing import Any
 SILENCE_SECONDS, THERMAL = float(sys.argv[1]), Path(sys.argv[2])
 del sys.argv[1:3]
 
-import edgekit.agent.serve.service  # noqa: E402  of the release
+import edgekit.agent.serve.loop.service  # noqa: E402  of the release
 from edgekit.agent.__main__ import main  # noqa: E402  of the release
 from edgekit.mqtt.polled import PolledClient  # noqa: E402  of the release
 
-health: Any = sys.modules["edgekit.agent.serve.health"]
-session: Any = sys.modules["edgekit.agent.serve.session"]
-service: Any = edgekit.agent.serve.service
+health: Any = sys.modules["edgekit.agent.serve.loop.health"]
+session: Any = sys.modules["edgekit.agent.serve.session.session"]
+service: Any = edgekit.agent.serve.loop.service
 client: Any = PolledClient
 
 health.longest_silence_seconds = lambda *_: SILENCE_SECONDS

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.agent.serve.decoder import Limits, Logits
+from edgekit.agent.serve.worker.decoder import Limits, Logits
 
 EOS = 256
 VOCABULARY = 260

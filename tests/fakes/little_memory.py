@@ -15,7 +15,7 @@ from typing import Any
 FREE_BYTES = int(sys.argv.pop(1))
 
 from edgekit.agent.__main__ import main  # noqa: E402  of the release
-from edgekit.agent.serve.decoder import graph  # noqa: E402  of the release
+from edgekit.agent.serve.worker.decoder import graph  # noqa: E402  of the release
 
 deceived: Any = graph
 deceived.free_bytes = lambda: FREE_BYTES

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from edgekit.agent.serve.events import (
+from edgekit.agent.serve.pipe import Done, Ready
+from edgekit.agent.serve.session.events import (
     Ack,
     Connected,
     Controlled,
@@ -25,9 +26,8 @@ from edgekit.agent.serve.events import (
     ToWorker,
     Unrecorded,
 )
-from edgekit.agent.serve.job import Row
-from edgekit.agent.serve.pipe import Done, Ready
-from edgekit.agent.serve.session import Session
+from edgekit.agent.serve.session.prompt import Row
+from edgekit.agent.serve.session.session import Session
 from edgekit.core import topics, wire
 from edgekit.core.chat import Timings, Usage
 from edgekit.core.config import AgentConfig

@@ -17,9 +17,9 @@ PROGRAM = """
 import sys
 from pathlib import Path
 
-from edgekit.agent.serve.job import Row
-from edgekit.agent.serve.journal import Journal, StorageError
-from edgekit.agent.serve.states import State
+from edgekit.agent.serve.session.prompt import Row
+from edgekit.agent.serve.loop.journal import Journal, StorageError
+from edgekit.agent.serve.session.states import State
 from edgekit.core import wire
 
 folder = Path(sys.argv[1])

@@ -11,9 +11,9 @@ import time
 import msgspec
 import pytest
 
-from edgekit.agent.serve import polling
+from edgekit.agent.serve.loop import polling
+from edgekit.agent.serve.loop.process import ModelProcess
 from edgekit.agent.serve.pipe import Cancel, FromWorker, Pipe, Start, ToWorker
-from edgekit.agent.serve.process import ModelProcess
 from edgekit.core.chat import Sampling
 from edgekit.core.wire import MAX_BODY_BYTES
 from tests.fakes.worker_process import SETTINGS

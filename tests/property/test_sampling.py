@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from edgekit.agent.serve.sampling import BLOCKS, Sampler
+from edgekit.agent.serve.worker.sampling import BLOCKS, Sampler
 from edgekit.core.chat import Sampling
 
 SETTINGS = settings(max_examples=300, deadline=None, derandomize=True, database=None)

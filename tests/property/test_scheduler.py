@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekit.agent.serve.pipe import SLICE_TOKENS
-from edgekit.agent.serve.scheduler import (
+from edgekit.agent.serve.worker.scheduler import (
     SHARED_SLICE_TOKENS,
     Load,
     next_work,
 )
-from edgekit.agent.serve.shares import (
+from edgekit.agent.serve.worker.shares import (
     CAUGHT_UP,
     FAVOUR,
     HALF_LIFE_SECONDS,

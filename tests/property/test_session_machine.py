@@ -10,7 +10,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from edgekit.agent.serve.events import (
+from edgekit.agent.serve.pipe import Cancel, Delta, Done, Failed, Heartbeat, Ready, Start
+from edgekit.agent.serve.session.events import (
     Ack,
     CheckStorage,
     Connected,
@@ -37,10 +38,9 @@ from edgekit.agent.serve.events import (
     Unrecorded,
     WorkerLost,
 )
-from edgekit.agent.serve.job import KEEP_SECONDS, Row
-from edgekit.agent.serve.pipe import Cancel, Delta, Done, Failed, Heartbeat, Ready, Start
-from edgekit.agent.serve.session import Session
-from edgekit.agent.serve.states import State
+from edgekit.agent.serve.session.prompt import KEEP_SECONDS, Row
+from edgekit.agent.serve.session.session import Session
+from edgekit.agent.serve.session.states import State
 from edgekit.core import topics, wire
 from edgekit.core.chat import Timings, Usage
 from edgekit.core.config import AgentConfig

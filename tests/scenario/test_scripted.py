@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from edgekit.agent.serve.events import (
+from edgekit.agent.serve.pipe import Cancel, Delta, Done, Ready
+from edgekit.agent.serve.session.events import (
     CheckStorage,
     Connected,
     Controlled,
@@ -20,7 +21,6 @@ from edgekit.agent.serve.events import (
     ToWorker,
     WorkerLost,
 )
-from edgekit.agent.serve.pipe import Cancel, Delta, Done, Ready
 from edgekit.core import topics, wire
 from edgekit.core.chat import Timings, Usage
 from tests.fakes import spoken

@@ -16,7 +16,7 @@ import pytest
 from benchmarks.fuzz import rss_kib
 from benchmarks.fuzz_broker import ASKING, STRANGERS, attack
 from benchmarks.packets import connect, publish, string
-from edgekit.agent.serve.intake import REPEATS_PER_PROMPT
+from edgekit.agent.serve.session.intake import REPEATS_PER_PROMPT
 from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig
 from tests.attackers import (

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.agent.serve.service import WILL_DELAY_SECONDS
+from edgekit.agent.serve.loop.service import WILL_DELAY_SECONDS
 from edgekit.client import Final, Requester, devices
 from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekit.agent.serve.decoder import BeamSearch, Decoder, Options, open_model
-from edgekit.agent.serve.decoder.graph import read_graph
+from edgekit.agent.serve.worker.decoder import BeamSearch, Decoder, Options, open_model
+from edgekit.agent.serve.worker.decoder.graph import read_graph
 from edgekit.builder.request.request import BuildRequest
 from edgekit.builder.run import build
 from tests.building import silent

@@ -13,9 +13,16 @@ import msgspec
 import numpy as np
 import pytest
 
-from edgekit.agent.serve.decoder import Decoder, Limits, Logits, Options, Tokenizer, open_model
 from edgekit.agent.serve.pipe import Done, FromWorker, Pipe, Start, ToWorker
-from edgekit.agent.serve.worker import Worker
+from edgekit.agent.serve.worker.decoder import (
+    Decoder,
+    Limits,
+    Logits,
+    Options,
+    Tokenizer,
+    open_model,
+)
+from edgekit.agent.serve.worker.worker import Worker
 from edgekit.builder.request.request import BuildRequest
 from edgekit.builder.run import build
 from edgekit.builder.tools.host import HostToolchain

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from edgekit.agent.serve.decoder import Decoder, Options, open_model
+from edgekit.agent.serve.worker.decoder import Decoder, Options, open_model
 from edgekit.builder.request.request import BuildRequest
 from edgekit.builder.run import build
 from edgekit.builder.tools.host import HostToolchain

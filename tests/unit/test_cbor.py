@@ -14,8 +14,8 @@ from typing import Any
 import cbor2
 import pytest
 
-from edgekit.agent.serve.events import Controlled
 from edgekit.agent.serve.pipe import Delta
+from edgekit.agent.serve.session.events import Controlled
 from edgekit.core import cbor, topics, wire
 from edgekit.core.chat import parse_body
 from tests.fakes.session import BODY, Agent, replies
@@ -198,7 +198,7 @@ def test_another_content_type_is_refused_and_both_are_named() -> None:
 
 def test_cbor2_is_not_loaded_until_somebody_speaks_cbor() -> None:
     script = (
-        "import sys, edgekit.agent.serve.service; assert 'cbor2' not in sys.modules;"
+        "import sys, edgekit.agent.serve.loop.service; assert 'cbor2' not in sys.modules;"
         "from edgekit.core import cbor; cbor.decode(b'\\x01'); assert 'cbor2' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60, env=os.environ)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.agent.serve.cgroup import control_groups
-from edgekit.agent.serve.decoder import graph
-from edgekit.agent.serve.decoder.graph import Decoding, Graph, limits_of
-from edgekit.agent.serve.decoder.memory import (
+from edgekit.agent.serve.worker.cgroup import control_groups
+from edgekit.agent.serve.worker.decoder import graph
+from edgekit.agent.serve.worker.decoder.graph import Decoding, Graph, limits_of
+from edgekit.agent.serve.worker.decoder.memory import (
     MAX_SLOTS,
     MIN_LENGTH,
     OutOfMemoryError,
@@ -17,7 +17,7 @@ from edgekit.agent.serve.decoder.memory import (
     free_bytes,
     room_for,
 )
-from edgekit.agent.serve.decoder.slots import _runs
+from edgekit.agent.serve.worker.decoder.slots import _runs
 
 TOKEN = 1 << 10  # bytes of keys and values
 

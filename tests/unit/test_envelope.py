@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from edgekit.agent.serve.events import Controlled, Received
 from edgekit.agent.serve.pipe import Cancel, Delta, Start
+from edgekit.agent.serve.session.events import Controlled, Received
 from edgekit.core import topics, wire
 from edgekit.core.envelope import opened
 from tests.fakes.session import BODY, Agent, replies, to_worker

@@ -20,17 +20,25 @@ PLANTED = [
     ("Imports point down", "builder/spec.py", "import edgekit.fleet.plan"),  # strangers
     ("Imports point down", "newpart.py", "import edgekit.errors"),  # in no layer
     ("Core never acts", "core/wire.py", "import time"),
-    ("Core never acts", "agent/serve/session.py", "import threading"),
+    ("Core never acts", "agent/serve/session/session.py", "import threading"),
     ("The device carries only its own", "store.py", "import typer"),
     ("Two drivers of one engine", "mqtt/packet.py", "import edgekit.mqtt.engine"),
     ("Two drivers of one engine", "mqtt/polled.py", "import edgekit.mqtt.threaded"),
     ("One door to paho", "client/requester.py", "import paho.mqtt.client"),
     ("One door to CBOR", "core/wire.py", "import cbor2"),
     ("One door to fabric", "fleet/plan.py", "import paramiko"),
-    ("One door to the runtime", "agent/serve/worker.py", "import onnxruntime_genai"),
+    ("One door to the runtime", "agent/serve/worker/worker.py", "import onnxruntime_genai"),
     ("One door to the embedded broker", "cli/broker.py", "import iotcore"),
     ("One door to signatures", "bundle/pack.py", "import securesystemslib"),
     ("Core never acts", "builder/plan/plan.py", "import os"),
+    ("The agent's rooms", "agent/serve/worker/beam.py", "import edgekit.agent.serve.session.rate"),
+    ("The agent's rooms", "agent/serve/session/rate.py", "import edgekit.agent.serve.loop.stall"),
+    ("The agent's parent stays light", "agent/serve/loop/stall.py", "import numpy"),
+    (
+        "The agent's parent stays light",
+        "agent/serve/loop/stall.py",
+        "import edgekit.agent.serve.worker.shares",
+    ),
     ("The builder's rooms", "builder/tools/job.py", "import edgekit.builder.source.find"),
     ("The builder's rooms", "builder/plan/plan.py", "import edgekit.builder.make.told"),
     ("The builder's rooms", "builder/newroom.py", "import edgekit.errors"),  # in no layer

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from edgekit.agent.serve.admission import beams_served
-from edgekit.agent.serve.decoder.graph import Decoding, Graph
-from edgekit.agent.serve.decoder.memory import beams_for
 from edgekit.agent.serve.pipe import Cancel, Done, Failed, Start
+from edgekit.agent.serve.worker.admission import beams_served
+from edgekit.agent.serve.worker.decoder.graph import Decoding, Graph
+from edgekit.agent.serve.worker.decoder.memory import beams_for
 from edgekit.core.chat import Sampling
 from tests.fakes.decoder import FakeBeams
 from tests.unit.test_serve_slots import ALPHABET, all_sent, collect

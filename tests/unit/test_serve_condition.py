@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.agent.serve.condition import (
+from edgekit.agent.serve.loop.sensors import measured
+from edgekit.agent.serve.session.condition import (
     COOLER_C,
     DISK_MB,
     FREER_MB,
@@ -19,8 +20,7 @@ from edgekit.agent.serve.condition import (
     Level,
     level,
 )
-from edgekit.agent.serve.events import Connected, Measured
-from edgekit.agent.serve.measure import measured
+from edgekit.agent.serve.session.events import Connected, Measured
 from tests.fakes.session import Agent, error, kinds, statuses, to_worker
 
 PLENTY = 10_000

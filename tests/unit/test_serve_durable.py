@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from edgekit.agent.serve.dispatch import MAX_STARTS
-from edgekit.agent.serve.events import (
+from edgekit.agent.serve.pipe import Cancel, Delta, Ready, Start
+from edgekit.agent.serve.session.dispatch import MAX_STARTS
+from edgekit.agent.serve.session.events import (
     Ack,
     CheckStorage,
     Connected,
@@ -24,11 +25,15 @@ from edgekit.agent.serve.events import (
     ToWorker,
     WorkerLost,
 )
-from edgekit.agent.serve.job import KEEP_SECONDS, UNSENT_KEEP_SECONDS
-from edgekit.agent.serve.ledger import MAX_BYTES, MAX_ROWS, REFUSED_RETRY_SECONDS, REQUESTER_SHARE
-from edgekit.agent.serve.pipe import Cancel, Delta, Ready, Start
-from edgekit.agent.serve.session import STORAGE_CHECK_SECONDS
-from edgekit.agent.serve.states import State
+from edgekit.agent.serve.session.ledger import (
+    MAX_BYTES,
+    MAX_ROWS,
+    REFUSED_RETRY_SECONDS,
+    REQUESTER_SHARE,
+)
+from edgekit.agent.serve.session.prompt import KEEP_SECONDS, UNSENT_KEEP_SECONDS
+from edgekit.agent.serve.session.session import STORAGE_CHECK_SECONDS
+from edgekit.agent.serve.session.states import State
 from edgekit.core import topics
 from tests.fakes.session import BODY, Agent, done, error, kinds, replies, statuses, to_worker
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekit.agent.serve.condition import WARM_C
-from edgekit.agent.serve.events import Disconnected, Effect, Measured, Tick, WorkerLost
 from edgekit.agent.serve.pipe import Ready, Start
-from edgekit.agent.serve.prompts import LATELY_SECONDS
+from edgekit.agent.serve.session.condition import WARM_C
+from edgekit.agent.serve.session.events import Disconnected, Effect, Measured, Tick, WorkerLost
+from edgekit.agent.serve.session.prompts import LATELY_SECONDS
 from tests.fakes.session import Agent, done, error, kinds, replies, to_worker
 
 WARM, COOL = Measured(WARM_C, None), Measured(40, None)

@@ -12,15 +12,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edgekit.agent.serve.job import Outcome, Row
-from edgekit.agent.serve.journal import (
+from edgekit.agent.serve.loop.journal import (
     BROKEN_KEEP_SECONDS,
     BUSY_SECONDS,
     Journal,
     Moment,
     StorageError,
 )
-from edgekit.agent.serve.states import State
+from edgekit.agent.serve.session.prompt import Outcome, Row
+from edgekit.agent.serve.session.states import State
 from edgekit.core import wire
 
 REPLY = wire.Reply("edgekit/v1/res/alice/1", b"\x00c", "p1", "pi", final_only=False)

@@ -9,9 +9,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edgekit.agent.serve.job import UNSENT_KEEP_SECONDS, Outcome, Row
-from edgekit.agent.serve.journal import SCHEMA_VERSION, Journal
-from edgekit.agent.serve.states import State
+from edgekit.agent.serve.loop.journal import SCHEMA_VERSION, Journal
+from edgekit.agent.serve.session.prompt import UNSENT_KEEP_SECONDS, Outcome, Row
+from edgekit.agent.serve.session.states import State
 from tests.unit.test_serve_journal import Clocks, row
 
 ENDED = Outcome("final", "", 200, b"{}")

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from edgekit.agent.serve.dispatch import MAX_FAILED_LOADS
-from edgekit.agent.serve.events import (
+from edgekit.agent.serve.pipe import Delta, Ready
+from edgekit.agent.serve.session.dispatch import MAX_FAILED_LOADS
+from edgekit.agent.serve.session.events import (
     CheckStorage,
     Connected,
     Disconnected,
@@ -30,8 +31,7 @@ from edgekit.agent.serve.events import (
     Tick,
     WorkerLost,
 )
-from edgekit.agent.serve.pipe import Delta, Ready
-from edgekit.agent.serve.session import MEASURE_SECONDS, Session
+from edgekit.agent.serve.session.session import MEASURE_SECONDS, Session
 from edgekit.errors import TakenOverError
 from tests.fakes.session import Agent, replies, statuses
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from edgekit.agent.serve.events import Connected, Effect, Forget, Publish, Record, Tick
 from edgekit.agent.serve.pipe import Start
+from edgekit.agent.serve.session.events import Connected, Effect, Forget, Publish, Record, Tick
 from edgekit.client.asking import Asking, Do
 from edgekit.core.config import AgentConfig, BrokerConfig, agent_config, parse_agent_config
 from edgekit.core.wire import MAX_ERROR_CHARS, Card

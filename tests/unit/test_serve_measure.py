@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgekit.agent.serve.events import Measured
-from edgekit.agent.serve.measure import measured
+from edgekit.agent.serve.loop.sensors import measured
+from edgekit.agent.serve.session.events import Measured
 
 
 def test_the_hottest_zone_and_what_is_available(tmp_path: Path) -> None:

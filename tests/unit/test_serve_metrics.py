@@ -18,12 +18,12 @@ import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from edgekit.agent.serve import exporter
-from edgekit.agent.serve.events import Measured, WorkerLost
-from edgekit.agent.serve.exporter import Exporter
-from edgekit.agent.serve.exposition import CONTENT_TYPE, as_json, prometheus
-from edgekit.agent.serve.metrics import Metrics, Now
+from edgekit.agent.serve.loop import exporter
+from edgekit.agent.serve.loop.exporter import Exporter
 from edgekit.agent.serve.pipe import Failed, Ready
+from edgekit.agent.serve.session.events import Measured, WorkerLost
+from edgekit.agent.serve.session.exposition import CONTENT_TYPE, as_json, prometheus
+from edgekit.agent.serve.session.metrics import Metrics, Now
 from edgekit.core.chat import PromptTokensDetails, Timings, Usage
 from edgekit.core.config import parse_agent_config
 from edgekit.errors import UsageError
@@ -319,7 +319,8 @@ def test_a_port_that_is_taken_is_a_warning(caplog: pytest.LogCaptureFixture) -> 
 
 def test_without_a_port_nothing_is_loaded() -> None:
     program = (
-        "import sys, edgekit.agent.serve.exporter as e; e.Exporter(0); print('http' in sys.modules)"
+        "import sys; from edgekit.agent.serve.loop.exporter import Exporter;"
+        " Exporter(0); print('http' in sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True

@@ -12,14 +12,14 @@ import pytest
 
 from edgekit.agent.release import watch
 from edgekit.agent.release.root import Root
-from edgekit.agent.serve.events import Tick
-from edgekit.agent.serve.notify import VARIABLES, Notifier
-from edgekit.agent.serve.pipe import Heartbeat, quiet_seconds
-from edgekit.agent.serve.progress import (
+from edgekit.agent.serve.loop.notify import VARIABLES, Notifier
+from edgekit.agent.serve.loop.stall import (
     longest_silence_seconds,
     progress,
     status_line,
 )
+from edgekit.agent.serve.pipe import Heartbeat, quiet_seconds
+from edgekit.agent.serve.session.events import Tick
 from edgekit.core import wire
 from edgekit.core.config import AgentConfig
 from edgekit.errors import EdgekitError

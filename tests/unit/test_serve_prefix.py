@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgekit.agent.serve.prefix import (
+from edgekit.agent.serve.worker.prefix import (
     KEPT_HALF_LIFE_SECONDS,
     Slot,
     Wanted,

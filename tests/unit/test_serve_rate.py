@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekit.agent.serve.rate import Rate
+from edgekit.agent.serve.session.rate import Rate
 
 
 def test_a_minute_s_prompts_at_once_and_then_one_each_time_a_token_is_there() -> None:

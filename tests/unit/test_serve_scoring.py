@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edgekit.agent.serve.scoring import load_factory
+from edgekit.agent.serve.worker.scoring import load_factory
 from edgekit.core.chat import Sampling
 from edgekit.core.config import (
     AgentConfig,

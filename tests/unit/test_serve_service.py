@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.agent.serve.events import (
+from edgekit.agent.serve.loop.notify import Notifier
+from edgekit.agent.serve.loop.service import Service
+from edgekit.agent.serve.pipe import Ready
+from edgekit.agent.serve.session.events import (
     Exit,
     GiveUp,
     GoOnline,
@@ -17,11 +20,8 @@ from edgekit.agent.serve.events import (
     Stopped,
     Tick,
 )
-from edgekit.agent.serve.job import Row
-from edgekit.agent.serve.notify import Notifier
-from edgekit.agent.serve.pipe import Ready
-from edgekit.agent.serve.service import Service
-from edgekit.agent.serve.states import State
+from edgekit.agent.serve.session.prompt import Row
+from edgekit.agent.serve.session.states import State
 from edgekit.core import topics, wire
 from edgekit.core.config import AgentConfig
 from edgekit.errors import EdgekitError

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from edgekit.agent.serve.dispatch import HUNG_SECONDS, REPLY_MARGIN_SECONDS
-from edgekit.agent.serve.events import (
+from edgekit.agent.serve.pipe import Cancel, Delta, Failed, Ready, Start
+from edgekit.agent.serve.session.dispatch import HUNG_SECONDS, REPLY_MARGIN_SECONDS
+from edgekit.agent.serve.session.events import (
     Connected,
     Drain,
     Exit,
@@ -18,7 +19,6 @@ from edgekit.agent.serve.events import (
     Tick,
     WorkerLost,
 )
-from edgekit.agent.serve.pipe import Cancel, Delta, Failed, Ready, Start
 from edgekit.core import wire
 from tests.fakes.session import (
     BODY,

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pytest
 
-from edgekit.agent.serve.decoder import Logits
 from edgekit.agent.serve.pipe import (
     Delta,
     Done,
@@ -20,7 +19,8 @@ from edgekit.agent.serve.pipe import (
     Start,
     ToWorker,
 )
-from edgekit.agent.serve.worker import Worker
+from edgekit.agent.serve.worker.decoder import Logits
+from edgekit.agent.serve.worker.worker import Worker
 from edgekit.core.chat import Sampling
 from tests.fakes.decoder import VOCABULARY, FakeDecoder, FakeTokenizer
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from edgekit.agent.serve.pipe import SLICE_TOKENS, Cancel, Delta, Done, Failed, FromWorker, Start
-from edgekit.agent.serve.scheduler import SHARED_SLICE_TOKENS
+from edgekit.agent.serve.worker.scheduler import SHARED_SLICE_TOKENS
 from edgekit.core.chat import Sampling
 from tests.fakes.decoder import EOS, VOCABULARY
 from tests.unit.test_serve_worker import NO_DEADLINE, TOKENIZER, Parent, prompt, worker

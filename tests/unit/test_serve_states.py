@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.agent.serve import session
-from edgekit.agent.serve.job import Job, Outcome, Row
-from edgekit.agent.serve.states import (
+from edgekit.agent.serve.session import session
+from edgekit.agent.serve.session.prompt import Job, Outcome, Row
+from edgekit.agent.serve.session.states import (
     DELIVERIES,
     TRANSITIONS,
     Delivery,

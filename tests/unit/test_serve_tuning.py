@@ -10,9 +10,9 @@ import msgspec
 import pytest
 
 import edgekit
-from edgekit.agent.serve import tune
-from edgekit.agent.serve.decoder import Options
-from edgekit.agent.serve.tuning import (
+from edgekit.agent.serve.worker import tune
+from edgekit.agent.serve.worker.decoder import Options
+from edgekit.agent.serve.worker.tuning import (
     MAX_KEPT,
     Measured,
     Tuning,

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekit.agent.serve.answer import FLUSH_SECONDS, FLUSH_TOKENS
 from edgekit.agent.serve.pipe import (
     SLICE_TOKENS,
     Cancel,
@@ -25,8 +24,9 @@ from edgekit.agent.serve.pipe import (
     Start,
     ToWorker,
 )
-from edgekit.agent.serve.processors import Logits, ProcessorFactory
-from edgekit.agent.serve.worker import Worker
+from edgekit.agent.serve.worker.answer import FLUSH_SECONDS, FLUSH_TOKENS
+from edgekit.agent.serve.worker.processors import Logits, ProcessorFactory
+from edgekit.agent.serve.worker.worker import Worker
 from edgekit.core.chat import Sampling
 from tests.fakes.decoder import EOS, FakeBeams, FakeDecoder, FakeTokenizer
 
@@ -182,7 +182,7 @@ def test_the_model_rests_once_after_the_first_delta(monkeypatch: pytest.MonkeyPa
         def sleep(seconds: float) -> None:
             rested.append((seconds, parent.decoder.length(0)))
 
-        monkeypatch.setattr("edgekit.agent.serve.worker.time.sleep", sleep)
+        monkeypatch.setattr("edgekit.agent.serve.worker.worker.time.sleep", sleep)
         prompt_tokens = parent.done(prompt()).usage.prompt_tokens
     assert rested == [(0.001, prompt_tokens + 1)]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from edgekit.agent.serve.loop.service import TUNE_SHARE, worker_settings
 from edgekit.agent.serve.pipe import Cancel, Message, Pipe, PipeClosedError, Settings
-from edgekit.agent.serve.service import TUNE_SHARE, worker_settings
 from edgekit.core.config import AgentConfig
 from tests.fakes.session import bundle
 from tests.fakes.worker_process import SETTINGS, started, told

@@ -1,0 +1,34 @@
+"""How the device is: temperature, free memory and free disk, from the kernel."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from edgekit.agent.serve.session.events import Measured
+
+THERMAL = Path("/sys/class/thermal")
+MEMINFO = Path("/proc/meminfo")
+
+
+def measured(
+    thermal: Path = THERMAL, meminfo: Path = MEMINFO, disk: Path | None = None
+) -> Measured:
+    """The hottest zone, MemAvailable, and what an ordinary user may still write to the disk that
+    holds the folder `disk`; None for what this kernel does not tell."""
+    degrees = []
+    for zone in thermal.glob("thermal_zone*/temp"):
+        with suppress(OSError, ValueError):  # a sensor that is asleep
+            degrees.append(round(int(zone.read_text()) / 1000))  # millidegrees
+    free = None
+    with suppress(OSError, ValueError):
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                free = int(line.split()[1]) >> 10  # kB
+    room = None
+    if disk is not None:
+        with suppress(OSError):
+            system = os.statvfs(disk)
+            room = system.f_bavail * system.f_frsize >> 20
+    return Measured(max(degrees, default=None), free, room)

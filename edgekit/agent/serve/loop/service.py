@@ -1,0 +1,304 @@
+"""The agent's parent process: carries events to the session and performs its effects.
+
+One loop on one thread waits for the broker, the worker and signals; what they say are events in a
+queue, which is empty before it waits again. Nothing is decided here.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from collections import deque
+from pathlib import Path
+
+import msgspec
+
+from edgekit.agent.serve.loop import polling
+from edgekit.agent.serve.loop.health import Health
+from edgekit.agent.serve.loop.journal import Journal
+from edgekit.agent.serve.loop.notify import Notifier
+from edgekit.agent.serve.loop.process import ModelProcess
+from edgekit.agent.serve.loop.sensors import measured
+from edgekit.agent.serve.loop.storage import Storage
+from edgekit.agent.serve.pipe import FromWorker, Ready, Settings
+from edgekit.agent.serve.session.events import (
+    Ack,
+    CheckStorage,
+    Connected,
+    Controlled,
+    Disconnected,
+    Drain,
+    Effect,
+    Event,
+    Exit,
+    GiveUp,
+    GoOnline,
+    LeavePools,
+    MeasureDevice,
+    Publish,
+    Published,
+    ReadyUnsaid,
+    Received,
+    SayReady,
+    SayStopping,
+    Snapshot,
+    Spawn,
+    Stopped,
+    TakenOver,
+    Tick,
+    ToWorker,
+    WorkerLost,
+)
+from edgekit.agent.serve.session.replies import status_message
+from edgekit.agent.serve.session.session import Session
+from edgekit.core import topics, wire
+from edgekit.core.config import AgentConfig
+from edgekit.core.manifest import BundleConfig
+from edgekit.errors import EdgekitError
+from edgekit.mqtt.engine import LOST
+from edgekit.mqtt.polled import PolledClient
+from edgekit.store import publish
+
+log = logging.getLogger(__name__)
+
+TICK_SECONDS = 0.5
+FLUSH_SECONDS = 4.0  # for the last PUBACKs when the agent ends
+WILL_DELAY_SECONDS = 10
+MAX_PACKET_BYTES = 2 * wire.MAX_BODY_BYTES  # the broker drops a larger one, which gets no 413
+TUNE_SHARE = 0.25  # of the trial's time: the model is loaded and answers in the rest of it
+
+
+class Service:
+    """Serves one release until SIGTERM.
+
+    Args:
+        config: this device.
+        bundle: the release's config.
+        release: its digest.
+        model_dir: its model folder.
+        ready_file: written once the model has answered and the broker has subscribed us.
+        tuning_file: where the runtime's measured settings are kept.
+        version: of the agent, for the card.
+        journal: the prompts' database.
+        notifier: to the service manager, if there is one.
+    """
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        bundle: BundleConfig,
+        release: str,
+        model_dir: Path,
+        ready_file: Path,
+        tuning_file: Path,
+        version: str,
+        journal: Path,
+        notifier: Notifier,
+    ) -> None:
+        self._config = config
+        self._release = release
+        self._ready_file = ready_file
+        epoch = time.time() - time.monotonic()
+        self._session = Session(config, bundle, release, version, epoch)
+        self._journal = Journal(journal)
+        self._storage = Storage(self._journal)
+        self._disk = journal.parent
+        self._events: deque[Event] = deque()
+        self._tick_at = 0.0
+        self._respawn_at: float | None = None
+        self._running = True
+        self._failure: EdgekitError | None = None
+        self._pools = [topics.pool_filter(pool) for pool in config.pools]
+        self._worker = ModelProcess(
+            worker_settings(config, bundle, release, model_dir, tuning_file),
+            on_message=self._said,
+            on_end=lambda: self._events.append(WorkerLost()),
+        )
+        requests = [topics.request_topic(config.device, "+"), *self._pools]
+        controls = [topics.control_topic(config.device, "+")]
+        controls += [topics.pool_control_topic(pool, "+") for pool in config.pools]
+        self._mqtt = PolledClient(
+            config.broker,
+            f"edgekit-{config.device}",
+            subscriptions=[*((f, 1) for f in requests), *((f, 0) for f in controls)],
+            on_message=self._received,
+            on_connection=self._connection,
+            on_taken_over=lambda: self._events.append(TakenOver()),
+            will=status_message(config.device, wire.Status("lost", release)),
+            will_delay_seconds=WILL_DELAY_SECONDS,
+            manual_ack=True,
+            resend=False,
+            max_packet_bytes=MAX_PACKET_BYTES,
+        )
+        self._notifier = notifier
+        self._health = Health(config, notifier, self._mqtt.publish)
+
+    def run(self) -> None:
+        """Serve; returns when everything is drained.
+
+        Raises:
+            TakenOverError: another client has this device's name.
+            EdgekitError: the model cannot be loaded.
+        """
+        self._ready_file.unlink(missing_ok=True)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._drain())
+        signals = polling.Signals()
+        self._handle(self._storage.restore())
+        self._worker.start()
+        try:
+            while self._running:
+                event = self._next_event((self._mqtt, self._worker, signals))
+                self._handle(event)
+                if isinstance(event, Tick):
+                    self._tick(time.monotonic())
+        finally:
+            self._running = False
+            self._ready_file.unlink(missing_ok=True)
+            self._mqtt.close(FLUSH_SECONDS)
+            self._note_last_pubacks()
+            self._journal.close()
+            self._worker.stop()
+            signals.close()
+        if self._failure is not None:
+            raise self._failure
+
+    # --- events in ----------------------------------------------------------------------------
+    def _next_event(self, sources: tuple[polling.Source, ...]) -> Event:
+        """What has happened, or a `Tick` when it is time."""
+        while True:
+            now = time.monotonic()
+            if now >= self._tick_at:  # first: while answers stream there is always another event
+                self._tick_at = now + TICK_SECONDS
+                return Tick()
+            if self._events:
+                return self._events.popleft()
+            polling.wait(sources, self._tick_at - now)
+
+    def _tick(self, now: float) -> None:
+        """What those who perform do when it is time."""
+        self._mqtt.tick(now)
+        if self._respawn_at is not None and now >= self._respawn_at:
+            self._respawn_at = None
+            self._worker.start()
+
+    def _said(self, message: FromWorker) -> None:
+        if isinstance(message, Ready):
+            log.info("model ready: %s", message)
+        self._events.append(message)
+
+    def _received(self, message: wire.Inbound) -> None:
+        event = Controlled if topics.is_control(message.topic) else Received
+        self._events.append(event(message))
+
+    def _connection(self, up: bool) -> None:
+        log.info("broker %s: %s", self._config.broker, "subscribed" if up else "connection lost")
+        self._events.append(Connected() if up else Disconnected())
+
+    def _drain(self) -> None:
+        self._events.append(Drain(time.monotonic() + self._config.drain_seconds))
+
+    def _note_last_pubacks(self) -> None:
+        """What the broker has is not sent again by the next agent."""
+        last = (event for event in tuple(self._events) if isinstance(event, Published))
+        events: tuple[Event, ...] = (Disconnected(), *last, Stopped())
+        for event in events:
+            self._handle(event)
+
+    def _handle(self, event: Event) -> None:
+        try:
+            effects = self._session.handle(event, time.monotonic())
+        except Exception:  # a defect met by one prompt must not cost the others
+            log.exception("the session failed on %s", type(event).__name__)
+            if isinstance(event, Received | Controlled):  # else the broker waits for its PUBACK
+                self._mqtt.ack(event.message.token)
+            return
+        self._perform(effects)
+        if isinstance(event, Tick | Stopped):
+            self._journal.tidy()
+
+    # --- effects out --------------------------------------------------------------------------
+    def _perform(self, effects: tuple[Effect, ...]) -> None:
+        for effect in effects:  # prefill may start while the disk works
+            if isinstance(effect, ToWorker):
+                self._worker.tell(effect.message)
+        unrecorded = self._storage.commit(effects)
+        held_back = set(unrecorded.recorded) if unrecorded else set()
+        for effect in effects:
+            match effect:
+                case Publish():
+                    if effect.key not in held_back:
+                        self._publish(effect)
+                case Ack(token):
+                    self._mqtt.ack(token)
+                case _:
+                    self._act(effect)
+        if unrecorded:
+            self._handle(unrecorded)
+
+    def _act(self, effect: Effect) -> None:
+        """Perform one of those that are rare."""
+        match effect:
+            case Spawn(after_seconds):
+                self._respawn_at = time.monotonic() + after_seconds
+            case CheckStorage():
+                for event in self._storage.check():
+                    self._handle(event)
+            case GoOnline():
+                self._mqtt.start()
+            case LeavePools():
+                self._mqtt.unsubscribe(self._pools)
+            case SayReady():
+                self._say_ready(effect)
+            case SayStopping():
+                self._notifier.stopping()
+            case MeasureDevice():
+                self._events.append(measured(disk=self._disk))
+            case Snapshot():
+                self._health.tell(effect, time.monotonic())
+            case Exit():
+                self._running = False
+            case GiveUp(error):
+                self._failure = error
+                self._running = False
+
+    def _publish(self, effect: Publish) -> None:
+        try:
+            future = self._mqtt.publish(effect.message)
+        except Exception:  # a reply that cannot be put into a packet must not cost the others
+            log.exception("a reply to %s cannot be published", effect.key)
+            return
+        if effect.key and effect.message.qos:
+            future.add_done_callback(lambda done: self._published(effect, done.result()))
+
+    def _published(self, effect: Publish, code: int) -> None:
+        self._events.append(Published(effect, None if code == LOST else code))
+
+    def _say_ready(self, effect: SayReady) -> None:
+        state = {"release": self._release, "pid": os.getpid(), "model": effect.model}
+        try:
+            publish(self._ready_file, msgspec.json.encode(state))
+        except OSError as error:  # a full disk must not end the agent
+            if not effect.again:
+                log.warning("%s cannot be written: %s", self._ready_file, error)
+            self._events.append(ReadyUnsaid())
+
+
+def worker_settings(
+    config: AgentConfig, bundle: BundleConfig, release: str, model_dir: Path, tuning_file: Path
+) -> Settings:
+    """What a worker of this device and release is told first."""
+    return Settings(
+        model=str(model_dir),
+        release=release,
+        max_length=bundle.context_length,
+        threads=config.threads,
+        slots=config.slots,
+        batching=config.batching,
+        max_beams=config.max_beams,
+        logits_processors=config.logits_processors,
+        tuning=str(tuning_file),
+        tune_seconds=config.trial_seconds * TUNE_SHARE,
+    )

@@ -1,0 +1,187 @@
+"""What the model's process is given to do, and what comes of it: starts, deltas, outcomes, deaths.
+
+The counterpart of `intake`. Pure: methods change the prompts and return what is to be done.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import msgspec
+
+from edgekit.agent.serve.pipe import Delta, Done, Failed, Heartbeat, Ready, Start
+from edgekit.agent.serve.session import replies
+from edgekit.agent.serve.session.events import Effect, Event, GiveUp, Spawn, ToWorker
+from edgekit.agent.serve.session.presence import Presence, answer_cap
+from edgekit.agent.serve.session.prompt import Job
+from edgekit.agent.serve.session.prompts import Prompts
+from edgekit.agent.serve.session.states import Step
+from edgekit.core import chat, wire
+from edgekit.core.config import AgentConfig
+from edgekit.core.manifest import BundleConfig
+from edgekit.errors import EdgekitError
+
+REPLY_MARGIN_SECONDS = 0.25  # a running prompt stops this early, so that its error still arrives
+MAX_DEATHS = 2  # of the worker on one prompt, before it is given up as the culprit
+MAX_STARTS = 4  # the agent's own deaths count here: a prompt may take the whole device down
+MAX_FAILED_LOADS = 2  # then the agent ends: a trial goes back at once, else the supervisor waits
+RESPAWN_SECONDS = 1.0
+HUNG_SECONDS = 60.0  # past a deadline that the worker itself looks at between two slices
+FROM_WORKER = (Delta, Heartbeat, Done, Failed, Ready)
+
+
+@dataclass(slots=True)
+class Dispatch:
+    """Gives prompts to the worker, one worker after another.
+
+    Args:
+        config: this device.
+        bundle: the release it serves.
+        prompts: of the session.
+        presence: told how fast the model is.
+    """
+
+    config: AgentConfig
+    bundle: BundleConfig
+    prompts: Prompts
+    presence: Presence
+    model: Ready | None = None  # the one loaded last
+    _failed_loads: int = 0  # before any model was loaded
+    _heard_at: float | None = None  # the worker said something, or had nothing to do
+
+    # --- whether it gets on -------------------------------------------------------------------
+    @property
+    def owed(self) -> bool:
+        """Whether the worker has something to do: to load the model, or a prompt."""
+        prompts = self.prompts
+        return bool(not prompts.slots or prompts.running or prompts.stopping)
+
+    def hear(self, event: Event, now: float) -> None:
+        """Note when the worker was heard last; before anything else is done with an event."""
+        if isinstance(event, FROM_WORKER) or not self.owed or self._heard_at is None:
+            quiet = event.quiet_seconds if isinstance(event, Heartbeat) else 0.0
+            self._heard_at = now + quiet
+
+    def silent_seconds(self, now: float) -> float:
+        """For how long the worker has owed something and said nothing."""
+        return now - self._heard_at if self._heard_at is not None else 0.0
+
+    # --- what it is given ---------------------------------------------------------------------
+    def start_all(self, now: float) -> list[Effect]:
+        """Start every prompt that can run now."""
+        effects: list[Effect] = []
+        while (job := self.prompts.next_to_start(now)) is not None:
+            effects.append(ToWorker(self._start(job, now)))
+        return effects
+
+    def _start(self, job: Job, now: float) -> Start:
+        request = job.request
+        assert request is not None, "a prompt that ended does not wait"
+        job.move(Step.STARTED)
+        job.starts += 1
+        job.started_at = now
+        self.prompts.running[job.key] = job
+        self.prompts.ledger.touch(job)
+        limit = answer_cap(self.config, self.bundle, self.model)
+        return Start(
+            job=job.key,
+            requester=job.requester,
+            messages=[(m.role, m.text) for m in request.messages],
+            sampling=chat.sampling_of(request, self.bundle.search),
+            stops=request.stops,
+            answer_limit=min(request.answer_limit or limit, limit),
+            deadline=job.deadline - REPLY_MARGIN_SECONDS,
+            prompt_limit=self.config.max_prompt_tokens,
+        )
+
+    # --- what it says -------------------------------------------------------------------------
+    def ready(self, model: Ready) -> bool:
+        """A model is loaded.
+
+        Returns:
+            Whether it serves other limits than the one before: after a crash there may be less
+            memory.
+        """
+        self.prompts.slots = model.slots
+        before, self.model = self.model, model
+        return before is not None and before.served != model.served
+
+    def delta(self, event: Delta, now: float) -> list[Effect]:
+        """A piece of an answer."""
+        job = self.prompts.running.get(event.job)
+        if job is None or job.request is None or job.mute or not self.prompts.connected:
+            return []
+        if job.reply.final_only or job.request.stream is False:
+            return []
+        effect = replies.delta(job, event.text, now)
+        job.seq += 1
+        return [effect]
+
+    def done(self, event: Done, now: float) -> list[Effect]:
+        """A whole answer."""
+        job = self.prompts.ended(event.job)
+        if job is None:
+            return []
+        self.prompts.metrics.used(event.usage)
+        if event.usage.completion_tokens:
+            self.presence.tok_s = round(event.timings.predicted_per_second, 1)
+            self.presence.ttft_ms = round(event.timings.first_token_ms, 1)
+        if event.finish_reason == "deadline":
+            text = "the message's expiry ran out"
+            return self.prompts.fail(job, Step.EXPIRED, "deadline_exceeded", text, now)
+        queue_ms = (job.started_at - job.queued_at) * 1e3
+        timings = msgspec.structs.replace(event.timings, queue_ms=queue_ms)
+        if event.finish_reason != "cancelled":
+            tokens = event.usage.completion_tokens
+            self.prompts.metrics.answered(now - job.queued_at, timings, tokens)
+        reason = cast(chat.FinishReason, event.finish_reason)
+        return self.prompts.finish(job, event.text, reason, event.usage, timings, now)
+
+    def failed(self, event: Failed, now: float) -> list[Effect]:
+        """A prompt that the worker refuses."""
+        job = self.prompts.ended(event.job)
+        if job is None:
+            return []
+        error = wire.ProtocolError(event.code, event.message, event.param)
+        return self.prompts.end(job, Step.REFUSED, replies.error_outcome(error), now)
+
+    # --- its deaths ---------------------------------------------------------------------------
+    def lost(self, now: float) -> list[Effect]:
+        """The worker is gone: another one is started, and its prompts run again."""
+        self.prompts.metrics.worker_restarts += 1
+        self.prompts.slots = 0
+        self.prompts.stopping.clear()
+        effects: list[Effect] = []
+        for job in reversed(tuple(self.prompts.running.values())):
+            job.deaths += 1
+            effects += self.requeue(job, now)
+        if self.model is None:
+            self._failed_loads += 1
+            if self._failed_loads == MAX_FAILED_LOADS:
+                text = f"the model process ended {MAX_FAILED_LOADS} times before it had answered"
+                return [*effects, GiveUp(EdgekitError(text))]
+        return [*effects, Spawn(RESPAWN_SECONDS)]
+
+    def hung(self, now: float) -> list[Effect]:
+        """A worker that is at a prompt long after its deadline is as good as gone."""
+        running = self.prompts.running.values()
+        if any(now >= job.deadline + HUNG_SECONDS for job in running):
+            return self.lost(now)
+        return []
+
+    def requeue(self, job: Job, now: float) -> list[Effect]:
+        """Run it again, unless it is the culprit of too many deaths or was to stop anyway."""
+        self.prompts.running.pop(job.key, None)
+        job.move(Step.REQUEUED)
+        if job.cancelling:
+            return self.prompts.cancelled(job, now)
+        if job.deaths >= MAX_DEATHS or job.starts >= MAX_STARTS:
+            text = f"the model process died {job.deaths} times on this prompt"
+            if job.deaths < MAX_DEATHS:
+                text = f"{job.starts} attempts at this prompt ended with the agent's death"
+            return self.prompts.fail(job, Step.CRASHED, "worker_crashed", text, now)
+        job.mute = job.mute or job.seq > 0
+        self.prompts.queue.put_back(job)
+        self.prompts.ledger.touch(job)
+        return []

@@ -1,0 +1,205 @@
+"""What comes from requesters: prompts, and `cancel` and `query` of them. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+from edgekit.agent.serve.pipe import Cancel
+from edgekit.agent.serve.session import replies
+from edgekit.agent.serve.session.condition import Condition
+from edgekit.agent.serve.session.events import Effect, ToWorker
+from edgekit.agent.serve.session.prompt import Job
+from edgekit.agent.serve.session.prompts import Prompts
+from edgekit.agent.serve.session.rate import Rate
+from edgekit.agent.serve.session.states import Step, move
+from edgekit.core import chat, envelope, topics, wire
+from edgekit.core.config import AgentConfig
+
+FULL_RETRY_MS = 2000  # a prompt ends every few seconds
+NO_STORAGE = ("no_storage", "the device cannot write its journal")
+REPEATS_PER_PROMPT = 4  # that a minute's new prompts make room for: more than the protocol asks
+MIN_REPEATS_PER_MINUTE = 120  # room for thirty old ones that are each asked after every 15 s
+REPLY_EXPIRY_SECONDS = 60  # of a reply to a message that has no expiry of its own
+
+
+@dataclass(slots=True)
+class Intake:
+    """Takes prompts or refuses them.
+
+    Args:
+        config: this device.
+        prompts: of the session.
+        condition: of the device.
+        draining: whether every new prompt is refused.
+    """
+
+    config: AgentConfig
+    prompts: Prompts
+    condition: Condition
+    draining: bool = False
+    _rate: Rate = field(init=False)
+    _repeats: Rate = field(init=False)  # of prompts that are known, cancels and queries
+
+    def __post_init__(self) -> None:
+        per_minute = self.config.requests_per_minute
+        repeats = max(REPEATS_PER_PROMPT * per_minute, MIN_REPEATS_PER_MINUTE)
+        self._rate = Rate(per_minute)
+        self._repeats = Rate(repeats if per_minute else 0)
+
+    def receive(self, message: wire.Inbound, now: float) -> list[Effect]:
+        """A message on a request topic."""
+        message = envelope.opened(message)
+        reply = wire.address_of(message, self.config.device)
+        if reply is None:
+            return self._ignore()
+        try:
+            return self._take(envelope.parse_prompt(message, reply), now)
+        except wire.ProtocolError as error:
+            self.prompts.metrics.rejected[error.code] += 1
+            return [replies.refusal(reply, error, message.expiry_seconds or REPLY_EXPIRY_SECONDS)]
+
+    def check_model(self, request: chat.ChatRequest) -> None:
+        """Raises: ProtocolError, when another model is asked for."""
+        if request.model is not None and request.model != self.prompts.model:
+            raise wire.ProtocolError(
+                "model_not_found", f"this device serves {self.prompts.model}", "model"
+            )
+
+    def _take(self, prompt: wire.Prompt, now: float) -> list[Effect]:
+        key = f"{prompt.requester}/{prompt.reply.prompt_id}"
+        written = (
+            b"cbor\0" if prompt.reply.encoding == "cbor" else b""
+        )  # the same bytes, another body
+        body_hash = hashlib.sha256(written + prompt.payload).digest()
+        known = self.prompts.ledger.get(key)
+        if known is not None and not _begins_anew(known, prompt, body_hash):
+            self._limit(self._repeats, "repeats and controls", prompt.requester, now)
+            if known.body_hash != body_hash:
+                raise wire.ProtocolError("id_conflict", "this ek-id has another body")
+            return self._attach(known, prompt, now)
+        self._limit(self._rate, "prompts", prompt.requester, now)
+        request = chat.parse_body(prompt.payload, prompt.reply.encoding)
+        deadline = now + prompt.expiry_seconds
+        job = Job(
+            key,
+            prompt.requester,
+            prompt.reply,
+            prompt.payload,
+            body_hash,
+            queued_at=now,
+            deadline=deadline,
+            keep_until=deadline,
+            request=request,
+            state=move(None, Step.TAKEN),
+        )
+        self._admit(job, request, now)
+        if known is not None and self.prompts.ledger.get(key) is known:
+            self.prompts.ledger.drop(known)
+        self.prompts.ledger.add(job)
+        self.prompts.ledger.touch(job)
+        self.prompts.queue.add(job)
+        return self.prompts.accepted(job, now)
+
+    def _limit(self, rate: Rate, what: str, requester: str, now: float) -> None:
+        """Raises: ProtocolError, when it has asked too often."""
+        wait_ms = rate.take(requester, now)
+        if wait_ms:
+            text = f"more than {rate.per_minute} {what} a minute"
+            raise wire.ProtocolError("rate_limited", text, retry_after_ms=wait_ms)
+
+    def _admit(self, job: Job, request: chat.ChatRequest, now: float) -> None:
+        """Raises: ProtocolError, when there is no room for a new prompt."""
+        if self.draining:
+            raise wire.ProtocolError("draining", "the device stops and takes nothing new")
+        if not self.prompts.storing:
+            raise wire.ProtocolError(*NO_STORAGE)
+        self.check_model(request)
+        if len(request.messages) > self.config.max_messages:
+            text = f"{len(request.messages)} messages; at most {self.config.max_messages}"
+            raise wire.ProtocolError("invalid_request", f"{text} (max_messages)", "messages")
+        queue = self.prompts.queue
+        waits = not self.prompts.can_start(job, now)
+        refusal = self.condition.storage_refusal() or self.condition.refusal(waits=waits)
+        if refusal is not None:
+            raise refusal
+        if waits:
+            full = ""
+            if len(queue) >= self.config.queue_limit:
+                full = f"{len(queue)} prompts are waiting"
+            elif queue.count(job.requester) >= self.config.requester_limit:
+                full = f"{queue.count(job.requester)} prompts of yours are waiting"
+            if full:
+                raise wire.ProtocolError("queue_full", full, retry_after_ms=FULL_RETRY_MS)
+        if not self.prompts.ledger.make_room_of(job.requester, job.size_bytes):
+            full = "your share of the journal is full of undelivered answers"
+            raise wire.ProtocolError("queue_full", full, retry_after_ms=FULL_RETRY_MS)
+        if not self.prompts.ledger.make_room(job.size_bytes):
+            raise wire.ProtocolError("no_storage", "the journal is full of undelivered answers")
+
+    def _attach(self, job: Job, prompt: wire.Prompt, now: float) -> list[Effect]:
+        """The same prompt again: from now on its replies go to the new address."""
+        if job.reply != prompt.reply:  # else the journal has it as it is
+            self.prompts.ledger.readdress(job, prompt.reply)
+        if job.outcome is None:
+            return self.prompts.accepted(job, now)
+        job.deadline = max(job.deadline, now + prompt.expiry_seconds)
+        return self.prompts.send(job, now)
+
+    # --- control ------------------------------------------------------------------------------
+    def control(self, message: wire.Inbound, now: float) -> list[Effect]:
+        """A message on a control topic; one too many is as if it were lost: they have QoS 0."""
+        message = envelope.opened(message)
+        requester = topics.requester_of(message.topic)
+        if not requester or message.retain or self._repeats.take(requester, now):
+            return self._ignore()
+        try:
+            envelope.check_version(message)
+        except wire.ProtocolError as error:
+            address = wire.address_of(message, self.config.device)
+            if address is None or not self._asked_alone(message):
+                return self._ignore()
+            return [replies.refusal(address, error, message.expiry_seconds or REPLY_EXPIRY_SECONDS)]
+        control = envelope.parse_control(message)
+        if control is None:
+            return self._ignore()
+        return self._control(message, control, now)
+
+    def _control(self, message: wire.Inbound, control: wire.Control, now: float) -> list[Effect]:
+        expiry = message.expiry_seconds or REPLY_EXPIRY_SECONDS
+        job = self.prompts.ledger.get(f"{topics.requester_of(message.topic)}/{control.id}")
+        to = wire.control_address_of(message, control, self.config.device)
+        if job is None:
+            if to is None or not self._asked_alone(message):
+                return []
+            return [replies.state(to, "unknown", None, expiry)]
+        if job.outcome is not None:
+            known = self.prompts.storing  # else it may be unsaid yet
+            return [replies.outcome(job, to or job.reply, expiry)] if known else []
+        if control.kind == "query":
+            position = self.prompts.position(job, now)
+            return [replies.state(to or job.reply, job.state, position, expiry)]
+        if job.key in self.prompts.running:
+            if job.cancelling:
+                return []
+            job.cancelling = True
+            return [ToWorker(Cancel(job.key))]
+        self.prompts.queue.remove(job)
+        return self.prompts.cancelled(job, now)
+
+    def _asked_alone(self, message: wire.Inbound) -> bool:
+        """Whether no other device was; of a pool's members only the one with the prompt answers."""
+        requester = topics.requester_of(message.topic)
+        return message.topic == topics.control_topic(self.config.device, requester)
+
+    def _ignore(self) -> list[Effect]:
+        self.prompts.ignored += 1
+        return []
+
+
+def _begins_anew(known: Job, prompt: wire.Prompt, body_hash: bytes) -> bool:
+    """Whether it is another prompt than the one of the same id, or the same that was not served."""
+    if known.body_hash == body_hash:
+        return known.outcome is not None and known.outcome.code in wire.HANDED_BACK
+    # Simple clients send every prompt with the same Correlation Data and no ek-id.
+    return known.outcome is not None and not prompt.named

@@ -1,0 +1,99 @@
+"""What the device says of itself, and how often."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from edgekit.agent.serve.pipe import Ready
+from edgekit.agent.serve.session.events import Measured, Publish
+from edgekit.agent.serve.session.exposition import Family, as_json
+from edgekit.agent.serve.session.replies import status_message
+from edgekit.core import payloads, topics, wire
+from edgekit.core.config import AgentConfig
+from edgekit.core.manifest import BundleConfig
+
+STATUS_MIN_SECONDS = 1.0
+STATUS_MAX_SECONDS = 30.0
+METRICS_SECONDS = 30.0
+URGENT = ("read_only", "draining", "offline")
+
+
+@dataclass(slots=True)
+class Presence:
+    """The retained card and status of one device."""
+
+    device: str
+    _said: wire.Status | None = None
+    _said_at: float = 0.0
+    tok_s: float = field(default=0.0)
+    ttft_ms: float = field(default=0.0)
+
+    def forget(self) -> None:
+        """Whoever listens now may have missed what was said."""
+        self._said = None
+
+    def status(
+        self, state: payloads.DeviceState, release: str, queue: int, active: int, reason: str
+    ) -> wire.Status:
+        """How the device is, without what is only measured."""
+        return wire.Status(state, release, queue, active, self.tok_s, self.ttft_ms, reason=reason)
+
+    def say(self, status: wire.Status, measured: Measured, now: float) -> list[Publish]:
+        """The status, when it changed or is old; what is only measured is no change."""
+        state = status.state
+        last, age = self._said, now - self._said_at
+        if last is not None:
+            urgent = state != last.state and (state in URGENT or last.state in URGENT)
+            changed = status != last and (urgent or age >= STATUS_MIN_SECONDS)
+            if not changed and age < STATUS_MAX_SECONDS:
+                return []
+        self._said, self._said_at = status, now
+        status = msgspec.structs.replace(
+            status, temp_c=measured.temp_c, mem_free_mb=measured.mem_free_mb
+        )
+        return [Publish(status_message(self.device, status))]
+
+
+def context_served(bundle: BundleConfig, model: Ready | None) -> int:
+    """Tokens of prompt and answer: the bundle's, or what the device's memory has room for."""
+    return model.context_length if model and model.context_length else bundle.context_length
+
+
+def answer_cap(config: AgentConfig, bundle: BundleConfig, model: Ready | None) -> int:
+    """How many tokens an answer may have: the bundle's cap, or where it is lower the device's, or
+    the context that is served."""
+    cap = min(bundle.max_answer_tokens, context_served(bundle, model))
+    return min(config.max_answer_tokens or cap, cap)
+
+
+def metrics_message(device: str, families: Sequence[Family]) -> wire.Outbound:
+    """What was counted; the next message says it again, so that one that is lost costs nothing."""
+    return wire.Outbound(topics.metrics_topic(device), as_json(families), qos=0)
+
+
+def card_message(
+    config: AgentConfig, bundle: BundleConfig, release: str, agent: str, model: Ready | None
+) -> wire.Outbound:
+    """The retained card; `model` is the one that is loaded."""
+    card = wire.Card(
+        device=config.device,
+        release=release,
+        model=bundle.name,
+        version=bundle.version,
+        context_length=context_served(bundle, model),
+        max_answer_tokens=answer_cap(config, bundle, model),
+        queue_limit=config.queue_limit,
+        agent=agent,
+        pools=tuple(config.pools),
+        slots=model.slots if model else 1,
+        threads=model.threads if model else 0,
+        spinning=model.spinning if model else False,
+        max_beams=model.max_beams if model else 1,
+        requests_per_minute=config.requests_per_minute,
+        max_messages=config.max_messages,
+        max_prompt_tokens=config.max_prompt_tokens,
+    )
+    return wire.Outbound(topics.card_topic(config.device), msgspec.json.encode(card), retain=True)

@@ -1,0 +1,338 @@
+"""The agent's prompts as a machine: events in, effects out, nothing touched.
+
+`handle(event, now)` is the only method; `now` is monotonic seconds. A prompt moves along the table
+in `states`, the delivery of its outcome along the other one there. What the journal is to know
+comes first among the effects, and reading it back (`Restored`) is the only way in which a session
+is resumed. When the agent connects, says that it is ready and gives up is decided here too; what
+the service manager and a Prometheus want to know is a `Snapshot`, one in each `Tick`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from edgekit.agent.serve.pipe import Delta, Done, Failed, Ready
+from edgekit.agent.serve.session import replies
+from edgekit.agent.serve.session.condition import Condition
+from edgekit.agent.serve.session.dispatch import Dispatch
+from edgekit.agent.serve.session.events import (
+    Ack,
+    CheckStorage,
+    Connected,
+    Controlled,
+    Disconnected,
+    Drain,
+    Effect,
+    Event,
+    Exit,
+    GiveUp,
+    GoOnline,
+    LeavePools,
+    Measured,
+    MeasureDevice,
+    Publish,
+    Published,
+    ReadyUnsaid,
+    Received,
+    Restored,
+    SayReady,
+    SayStopping,
+    Snapshot,
+    Stopped,
+    StorageBack,
+    TakenOver,
+    Tick,
+    Unrecorded,
+    WorkerLost,
+)
+from edgekit.agent.serve.session.intake import NO_STORAGE, Intake
+from edgekit.agent.serve.session.metrics import Metrics, Now
+from edgekit.agent.serve.session.presence import Presence, card_message
+from edgekit.agent.serve.session.prompt import Job, Row
+from edgekit.agent.serve.session.prompts import Prompts
+from edgekit.agent.serve.session.states import State, Step
+from edgekit.core import chat, payloads, wire
+from edgekit.core.config import AgentConfig
+from edgekit.core.manifest import BundleConfig
+from edgekit.core.reasons import FAILURE, NO_MATCHING_SUBSCRIBERS
+from edgekit.errors import TakenOverError
+
+STORAGE_CHECK_SECONDS = 2.0
+MEASURE_SECONDS = 5.0  # a device gets hot within seconds
+STOPPING = "the device stops"
+COMMITS_ALL = (Tick, Drain, StorageBack, Stopped)  # also what could wait for another commit
+
+
+@dataclass(slots=True)
+class Session:
+    """All prompts of one agent, and what it says of itself.
+
+    Args:
+        config: this device.
+        bundle: the release it serves.
+        release: the release's digest.
+        agent_version: for the card.
+        epoch: Unix seconds minus monotonic seconds at start, for `created` in answers.
+    """
+
+    config: AgentConfig
+    bundle: BundleConfig
+    release: str
+    agent_version: str
+    epoch: float
+    _prompts: Prompts = field(init=False)
+    _intake: Intake = field(init=False)
+    _dispatch: Dispatch = field(init=False)
+    _presence: Presence = field(init=False)
+    _condition: Condition = field(default_factory=Condition)
+    _online: bool = False  # connecting was begun
+    _answers: bool = False  # the model has answered and the broker has subscribed us, if only once
+    _ready_unsaid: bool = False
+    _draining: float | None = None
+    _exited: bool = False
+    _storage_check_at: float = 0.0
+    _measure_at: float = 0.0
+
+    def __post_init__(self) -> None:
+        model = self.bundle.name
+        metrics = Metrics(model, self.bundle.version, self.release, self.agent_version)
+        self._prompts = Prompts(model, self.epoch, metrics)
+        self._intake = Intake(self.config, self._prompts, self._condition)
+        self._presence = Presence(self.config.device)
+        self._dispatch = Dispatch(self.config, self.bundle, self._prompts, self._presence)
+
+    def handle(self, event: Event, now: float) -> tuple[Effect, ...]:
+        """What is to be done now that `event` happened."""
+        self._dispatch.hear(event, now)
+        if isinstance(event, Unrecorded):  # before anything else ends, and would be said
+            self._prompts.storing = False
+        effects = self._prompts.expire_waiting(now)
+        effects += self._react(event, now)
+        effects += self._dispatch.hung(now)
+        effects += self._start_next(now)
+        effects += self._say_status(now)
+        exits = self._drained(now)
+        if exits:
+            effects += self._end(now)
+        if isinstance(event, Tick):
+            effects.append(self._snapshot(now))
+        if exits:
+            effects.append(Exit())
+        if not self._prompts.storing:
+            return tuple(effects)
+        told = self._prompts.ledger.effects(everything=isinstance(event, COMMITS_ALL))
+        return (*told, *effects)
+
+    def _react(self, event: Event, now: float) -> list[Effect]:  # noqa: PLR0911, PLR0912  one case each
+        match event:
+            case Delta():
+                return self._dispatch.delta(event, now)
+            case Received(message):
+                starts = self._start_next(now)  # what is free then, the new prompt may have
+                return [*starts, *self._intake.receive(message, now), Ack(message.token)]
+            case Controlled(message):
+                return [*self._intake.control(message, now), Ack(message.token)]
+            case Done():
+                return self._dispatch.done(event, now)
+            case Failed():
+                return self._dispatch.failed(event, now)
+            case Ready():
+                return self._ready(event)
+            case WorkerLost():
+                return self._dispatch.lost(now)
+            case Connected():
+                return self._connected(now)
+            case Disconnected():
+                self._prompts.connected = False
+            case TakenOver():
+                return [self._taken_over()]
+            case Published(reply, code):
+                return self._published(reply, code, now)
+            case Restored(rows):
+                return self._restore(rows, now)
+            case Unrecorded():
+                return self._unrecorded(event, now)
+            case StorageBack():
+                self._prompts.storing = True
+                return self._prompts.send_outbox(now)
+            case Measured():
+                self._condition.measure(event)
+            case ReadyUnsaid():
+                self._ready_unsaid = True
+            case Drain(deadline):
+                self._draining = deadline
+                self._intake.draining = True
+                return [SayStopping(), LeavePools()]
+            case Stopped() if not self._prompts.storing:
+                return [CheckStorage()]
+            case Tick():
+                return self._tick(now)
+        return []
+
+    # --- the worker ---------------------------------------------------------------------------
+    def _ready(self, model: Ready) -> list[Effect]:
+        changed = self._dispatch.ready(model)
+        if not self._online:  # only now: a prompt is not taken before it can be answered
+            self._online = True
+            return [GoOnline()]
+        return [self._card()] if changed and self._prompts.connected else []
+
+    def _start_next(self, now: float) -> list[Effect]:
+        if self._draining is None:
+            return self._dispatch.start_all(now)
+        effects: list[Effect] = []
+        queue = self._prompts.queue
+        while (job := queue.first()) is not None:
+            queue.take(job)
+            effects += self._hand_back(job, now)
+        return effects
+
+    # --- the broker ---------------------------------------------------------------------------
+    def _connected(self, now: float) -> list[Effect]:
+        self._prompts.connected = True
+        self._presence.forget()
+        self._prompts.ledger.reconnected()
+        return [*self._say_ready(), self._card(), *self._prompts.send_outbox(now)]
+
+    def _say_ready(self, again: bool = False) -> list[Effect]:
+        model = self._dispatch.model
+        if model is None:
+            return []
+        self._answers, self._ready_unsaid = True, False
+        return [SayReady(model, again)]
+
+    def _taken_over(self) -> GiveUp:
+        error = TakenOverError(
+            f"another client connected to {self.config.broker} as {self.config.device}",
+            "the broker ended this connection with reason code 0x8E, Session taken over",
+            "give one of the two devices another name, then push to it",
+        )
+        return GiveUp(error)
+
+    def _card(self) -> Publish:
+        model = self._dispatch.model
+        return Publish(
+            card_message(self.config, self.bundle, self.release, self.agent_version, model)
+        )
+
+    def _published(self, reply: Publish, code: int | None, now: float) -> list[Effect]:
+        ledger = self._prompts.ledger
+        job = ledger.get(reply.key)
+        to = (reply.message.topic, reply.message.correlation)
+        if job is None or (job.reply.topic, job.reply.correlation) != to:
+            return []  # it went to an address that was replaced by a newer one
+        if reply.kind == "accepted":
+            nobody = code == NO_MATCHING_SUBSCRIBERS and job.outcome is None
+            return self._prompts.abandon(job) if nobody else []
+        if job.outcome is None:
+            return []
+        if code is None:
+            ledger.lost(job)
+        elif code >= FAILURE:
+            ledger.refused(job, now)
+        else:
+            ledger.acknowledged(job)
+        return []
+
+    # --- the journal --------------------------------------------------------------------------
+    def _restore(self, rows: tuple[Row, ...], now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        for row in rows:
+            job = Job.restore(row)
+            self._prompts.ledger.add(job)
+            if not wire.may_be_answered(job.requester, job.reply.topic, job.reply.prompt_id):
+                self._prompts.ledger.drop(job)
+                self._prompts.ignored += 1
+                continue
+            if job.outcome is not None:
+                continue
+            try:
+                job.request = chat.parse_body(job.payload, job.reply.encoding)
+                self._intake.check_model(job.request)
+            except wire.ProtocolError as error:  # this release serves less than the one before
+                outcome = replies.error_outcome(error)
+                effects += self._prompts.end(job, Step.REFUSED, outcome, now)
+                continue
+            if job.state == State.RUNNING:
+                effects += self._dispatch.requeue(job, now)
+            else:
+                self._prompts.queue.add(job)
+        return effects + self._prompts.expire_waiting(now)
+
+    def _unrecorded(self, event: Unrecorded, now: float) -> list[Effect]:
+        self._storage_check_at = now + STORAGE_CHECK_SECONDS
+        effects: list[Effect] = []
+        for job in self._prompts.ledger.failed(event.recorded, event.forgotten):
+            effects += self._prompts.abandon(job)
+            error = wire.ProtocolError(*NO_STORAGE)
+            self._prompts.metrics.rejected[error.code] += 1
+            effects.append(replies.refusal(job.reply, error, int(job.deadline - now)))
+        return effects
+
+    # --- time ---------------------------------------------------------------------------------
+    def _tick(self, now: float) -> list[Effect]:
+        effects: list[Effect] = self._say_ready(again=True) if self._ready_unsaid else []
+        if now >= self._measure_at:
+            self._measure_at = now + MEASURE_SECONDS
+            effects.append(MeasureDevice())
+        self._prompts.ledger.forget_old(now)
+        if self._prompts.storing:
+            effects += self._prompts.send_outbox(now)
+        elif now >= self._storage_check_at:
+            self._storage_check_at = now + STORAGE_CHECK_SECONDS
+            effects.append(CheckStorage())
+        return effects
+
+    def _hand_back(self, job: Job, now: float) -> list[Effect]:
+        return self._prompts.fail(job, Step.HANDED_BACK, "draining", STOPPING, now)
+
+    def _drained(self, now: float) -> bool:
+        """Whether a drain ends with this event: nothing runs any more, or its time is over."""
+        if self._draining is None or self._exited:
+            return False
+        return not self._prompts.running or now >= self._draining
+
+    def _end(self, now: float) -> list[Effect]:
+        running = tuple(self._prompts.running.values())
+        effects = [effect for job in running for effect in self._hand_back(job, now)]
+        self._exited = True
+        return [*effects, *self._say_status(now)]
+
+    # --- how it is ----------------------------------------------------------------------------
+    def _say_status(self, now: float) -> list[Effect]:
+        if not self._prompts.connected:
+            return []
+        return list(self._presence.say(self._status(), self._condition.measured, now))
+
+    def _snapshot(self, now: float) -> Snapshot:
+        prompts, dispatch = self._prompts, self._dispatch
+        waiting, running = len(prompts.queue), len(prompts.running)
+        counted = prompts.metrics.families(
+            Now(waiting, running, prompts.ignored, self._condition.measured)
+        )
+        return Snapshot(
+            self._status(),
+            connected=prompts.connected,
+            answers=self._answers,
+            owed=dispatch.owed,
+            silent_seconds=dispatch.silent_seconds(now),
+            metrics=counted,
+        )
+
+    def _status(self) -> wire.Status:
+        state: payloads.DeviceState = "ready"
+        if self._exited:
+            state = "offline"
+        elif self._draining is not None:
+            state = "draining"
+        elif not self._prompts.slots:
+            state = "starting"
+        elif not self._prompts.storing or self._condition.disk:
+            state = "read_only"
+        elif self._condition.reason:
+            state = "degraded"
+        elif self._prompts.running:
+            state = "busy"
+        waiting, active = len(self._prompts.queue), len(self._prompts.running)
+        reason = self._condition.reason if state == "degraded" else ""
+        return self._presence.status(state, self.release, waiting, active, reason)

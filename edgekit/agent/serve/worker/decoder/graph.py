@@ -1,0 +1,123 @@
+"""What a model folder says of its graph, as far as a decoder needs it."""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edgekit.agent.serve.worker.decoder import Limits
+from edgekit.agent.serve.worker.decoder.memory import free_bytes, room_for
+
+log = logging.getLogger(__name__)
+
+KV_ELEMENT_BYTES = 4  # the CPU graphs have float32 keys and values
+LOGIT_BYTES = 4
+# A search has no buffer that is written in place: each step has keys and values anew, and what the
+# runtime's arena keeps of the old ones is the most of it. Measured: 1.7 and 6.7 for SmolLM2.
+BEAM_PROMPT_COPIES, BEAM_ANSWER_COPIES = 2, 7
+# The comparison that chooses between LongRoPE's factors, as the model builder writes it.
+_ROPE_THRESHOLD = re.compile(
+    rb"/model/constants/INT64/(\d+)\x12.{1,2}/model/rope_caches_subgraph/Greater/output_0",
+    re.DOTALL,
+)
+_SLOT_INPUTS = {"input_ids", "attention_mask", "past_key_names", "past_value_names"}
+_SLOT_OUTPUTS = {"logits", "present_key_names", "present_value_names"}
+
+
+class SlidingWindow(msgspec.Struct, frozen=True):
+    """How many positions the runtime keeps, about."""
+
+    window_size: int = 0
+
+
+class Decoding(msgspec.Struct, frozen=True):
+    """`model.decoder` of genai_config.json."""
+
+    filename: str
+    num_hidden_layers: int
+    num_key_value_heads: int
+    head_size: int
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+    sliding_window: SlidingWindow | None = None
+
+
+class Graph(msgspec.Struct, frozen=True):
+    """A graph: its file, dimensions, the names of its inputs and outputs, the padding token."""
+
+    path: Path
+    decoder: Decoding
+    vocabulary: int
+    padding: int
+
+    @property
+    def token_bytes(self) -> int:
+        """Keys and values of one token."""
+        decoder = self.decoder
+        elements = decoder.num_hidden_layers * decoder.num_key_value_heads * decoder.head_size
+        return 2 * elements * KV_ELEMENT_BYTES
+
+    def beam_bytes(self, prompt: int, answer: int) -> int:
+        """Memory of one beam: keys and values, and the logits of the whole prompt."""
+        copies = BEAM_PROMPT_COPIES * prompt + BEAM_ANSWER_COPIES * answer
+        return copies * self.token_bytes + prompt * self.vocabulary * LOGIT_BYTES
+
+    @property
+    def takes_slots(self) -> bool:
+        """Whether its inputs are exactly what a `SlotDecoder` feeds: ids, mask, keys, values."""
+        return set(self.decoder.inputs) == _SLOT_INPUTS and set(self.decoder.outputs) == (
+            _SLOT_OUTPUTS
+        )
+
+
+def read_graph(model_dir: Path) -> Graph:
+    """Read `genai_config.json`."""
+    config: dict[str, Any] = msgspec.json.decode((model_dir / "genai_config.json").read_bytes())
+    model = config["model"]
+    decoder = msgspec.convert(model["decoder"], Decoding)
+    return Graph(model_dir / decoder.filename, decoder, model["vocab_size"], model["pad_token_id"])
+
+
+def limits_of(graph: Graph, max_length: int, slots: int) -> Limits:
+    """A decoder's limits, by the memory that is free: asked once the model is loaded.
+
+    Args:
+        graph: of the model.
+        max_length: of a slot; one that the memory does not hold is shortened, and that is logged.
+        slots: how many; 0 is what the memory allows.
+
+    Raises:
+        OutOfMemoryError: it allows none.
+    """
+    free = free_bytes()
+    room = room_for(graph.token_bytes, max_length, free, slots)
+    if room.length < max_length:
+        log.warning(
+            "the context is lowered from %d to %d tokens, in one slot: %.0f MB are free, "
+            "%d tokens take %.0f MB and %d take %.0f MB of keys and values",
+            *(max_length, room.length, free / 1e6),
+            *(max_length, graph.token_bytes * max_length / 1e6),
+            *(room.length, graph.token_bytes * room.length / 1e6),
+        )
+    window = graph.decoder.sliding_window
+    return Limits(
+        slots=room.slots,
+        max_length=room.length,
+        vocabulary=graph.vocabulary,
+        # what has left the window cannot be gone back to
+        can_truncate=window is None or window.window_size >= room.length,
+        rope_threshold=rope_threshold(graph.path, room.length),
+    )
+
+
+def rope_threshold(graph: Path, max_length: int) -> int | None:
+    """The length above which a LongRoPE graph takes its long factors, if a slot can get there."""
+    with graph.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        found = _ROPE_THRESHOLD.search(data)
+        threshold = int(found[1]) if found else None
+    return threshold if threshold is not None and threshold < max_length else None

@@ -1,0 +1,158 @@
+"""One prompt in its slot of the decoder: fed slice by slice, then answered token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from edgekit.agent.serve.pipe import Done, Start
+from edgekit.agent.serve.worker.answer import Answer
+from edgekit.agent.serve.worker.decoder import Decoder, Logits
+from edgekit.agent.serve.worker.prefix import Slot
+from edgekit.agent.serve.worker.sampling import Sampler
+from edgekit.agent.serve.worker.scheduler import Load
+from edgekit.core.chat import PromptTokensDetails, Timings, Usage
+
+
+class Generation:
+    """A prompt that runs.
+
+    Args:
+        start: the prompt.
+        decoder: computes it.
+        slot: whose content begins with the prompt's first `kept` tokens.
+        prompt: its tokens.
+        kept: how many of them are there already.
+        answer: takes the tokens.
+        sampler: chooses them; None leaves the arg-max to the runtime.
+        limit: of the answer, in tokens; at least 1.
+        clock: monotonic seconds.
+        turn: the number of the worker's, in which something of it was computed last.
+    """
+
+    def __init__(
+        self,
+        start: Start,
+        decoder: Decoder,
+        slot: Slot,
+        prompt: Sequence[int],
+        kept: int,
+        answer: Answer,
+        sampler: Sampler | None,
+        limit: int,
+        clock: Callable[[], float],
+        turn: int,
+    ) -> None:
+        self.start = start
+        self.slot = slot
+        self.turn = turn
+        self._decoder = decoder
+        self._prompt_tokens = len(prompt)
+        self._wanted = prompt  # what the slot holds before the next token is chosen
+        self._kept = kept
+        self._answer = answer
+        self._sampler = sampler
+        self._limit = limit
+        self._clock = clock
+        self._rope_threshold = decoder.limits.rope_threshold
+        self._began = clock()
+        self._prefilled: float | None = None
+        self._logits: Logits | None = None  # after the last token of the slot
+        self._chosen: int | None = None  # by the sampler, and not in the slot yet
+        self._forget(kept)
+
+    @property
+    def load(self) -> Load:
+        """What the scheduler wants to know."""
+        held, rope = len(self.slot.tokens), self._rope_threshold
+        remaining = max(0, len(self._wanted) - held)
+        # The long factors are used for what goes in above the threshold, so all must go in there.
+        at_least = max(0, rope + 1 - held) if rope and self.slot.long_rope else 0
+        return Load(self.slot.number, remaining, at_least, self.start.requester, self.turn)
+
+    @property
+    def decodes(self) -> bool:
+        """Whether the next thing is a token of the answer."""
+        return len(self.slot.tokens) >= len(self._wanted)
+
+    @property
+    def pending(self) -> int | None:
+        """A token that goes into the slot before the next one can be chosen."""
+        return self._chosen
+
+    def feed(self, count: int) -> None:
+        """Compute the next `count` tokens of the prompt."""
+        held = len(self.slot.tokens)
+        tokens = list(self._wanted[held : held + count])
+        self._logits = self._decoder.extend(self.slot.number, tokens)
+        self.slot.tokens += tokens
+
+    def take(self, logits: Logits) -> None:
+        """Take note that the pending token is in the slot, and of the logits after it."""
+        assert self._chosen is not None
+        self.slot.tokens.append(self._chosen)
+        self._chosen, self._logits = None, logits
+
+    def advance(self) -> str:
+        """Compute the pending token, if there is one, and choose the next: as `choose`."""
+        if self._chosen is not None:
+            slot = self.slot.number
+            self.take(self._decoder.step({slot: self._chosen})[slot])
+        return self.choose()
+
+    def choose(self) -> str:
+        """Choose a token, nothing being pending; the finish reason when the answer ends with it."""
+        if self._prefilled is None:
+            self._prefilled = self._clock()
+        if self._sampler is None:
+            token = self._decoder.greedy(self.slot.number)
+            self.slot.tokens.append(token)
+        else:
+            assert self._logits is not None
+            token = self._chosen = self._sampler.choose(self._logits)
+        if self._answer.add(token, self._clock()):
+            return "stop"
+        if self._answer.count == self._limit:
+            return "length"
+        self._cross_rope_threshold()
+        return ""
+
+    def done(self, reason: str) -> Done:
+        """The answer as it is, which ends here."""
+        now, count = self._clock(), self._answer.count
+        prefilled = self._prefilled or now
+        return Done(
+            self.start.job,
+            self._answer.finish(now),
+            reason,
+            Usage(
+                self._prompt_tokens,
+                count,
+                self._prompt_tokens + count,
+                PromptTokensDetails(self._kept),
+            ),
+            Timings(
+                queue_ms=0.0,
+                prompt_ms=(prefilled - self._began) * 1e3,
+                first_token_ms=((self._answer.first_at or now) - self._began) * 1e3,
+                predicted_ms=(now - prefilled) * 1e3,
+                predicted_per_second=count / max(now - prefilled, 1e-9),
+            ),
+        )
+
+    def _cross_rope_threshold(self) -> None:
+        """Compute the slot again, once, when its next token would be above LongRoPE's threshold.
+
+        The model changes its rotary factors there, for all tokens; the runtime leaves what it has
+        computed with the others as it is.
+        """
+        rope = self._rope_threshold
+        if not rope or self.slot.long_rope:
+            return
+        tokens = [*self.slot.tokens, *([] if self._chosen is None else [self._chosen])]
+        if len(tokens) > rope:
+            self._wanted, self._chosen, self.slot.long_rope = tokens, None, True
+            self._forget(0)
+
+    def _forget(self, length: int) -> None:
+        self._decoder.truncate(self.slot.number, length)
+        del self.slot.tokens[length:]

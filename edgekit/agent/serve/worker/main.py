@@ -1,0 +1,110 @@
+"""The model's process: loads the model, says that it is ready, then works."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from pathlib import Path
+
+from edgekit.agent.serve.pipe import Pipe, PipeClosedError, Ready, Settings, ToWorker
+from edgekit.agent.serve.worker.admission import beams_served
+from edgekit.agent.serve.worker.answer import BUSY_FLUSH_SECONDS, FIRST_PAUSE_SECONDS, FLUSH_SECONDS
+from edgekit.agent.serve.worker.decoder import BeamSearch, Options, open_model
+from edgekit.agent.serve.worker.scoring import load_factory
+from edgekit.agent.serve.worker.tune import TUNE_SECONDS, cpus, tuned
+from edgekit.agent.serve.worker.worker import Worker
+from edgekit.errors import EdgekitError
+
+log = logging.getLogger(__name__)
+
+
+def serve_model(descriptor: int) -> None:
+    """Be told the settings, load the model, answer one token to warm it up, then serve the pipe.
+
+    Args:
+        descriptor: of the parent's socketpair.
+
+    Raises:
+        EdgekitError: there are no settings, or the model or the custom scoring cannot be loaded, or
+            has no room.
+    """
+    settings, pipe = _settings(descriptor)
+    processors = load_factory(settings.logits_processors)  # before what takes long
+    model_dir = Path(settings.model)
+    measured = not settings.threads
+    options = Options(settings.threads, spinning=False)
+    if not settings.threads:
+        seconds = min(settings.tune_seconds, TUNE_SECONDS)
+        options, measured = tuned(model_dir, settings.release, Path(settings.tuning), seconds)
+    began = time.monotonic()
+    try:
+        decoder, tokenizer, beams = open_model(
+            model_dir, settings.max_length, options, settings.slots, settings.batching
+        )
+    except EdgekitError:
+        raise
+    except Exception as error:  # of native libraries: whatever they throw
+        raise EdgekitError("the model cannot be loaded", str(error)) from error
+    loaded = time.monotonic()
+    decoder.extend(0, tokenizer.encode_chat([("user", "Hello")]))
+    decoder.greedy(0)
+    decoder.truncate(0, 0)
+    warm = time.monotonic()
+    limits = decoder.limits
+    served = _beams_served(beams, settings.max_beams, limits.max_length)
+    pipe.send(
+        Ready(
+            (loaded - began) * 1e3,
+            (warm - loaded) * 1e3,
+            limits.slots,
+            options.threads,
+            bool(options.spinning),
+            measured,
+            served,
+            limits.max_length,
+        )
+    )
+    busy = options.threads >= cpus()  # no CPU is left to those who carry deltas: ADR 6
+    Worker(
+        pipe,
+        decoder,
+        tokenizer,
+        time.monotonic,
+        processors,
+        beams=beams,
+        max_beams=served,
+        flush_seconds=BUSY_FLUSH_SECONDS if busy else FLUSH_SECONDS,
+        pause_seconds=FIRST_PAUSE_SECONDS if busy else 0.0,
+    ).run()
+
+
+def _settings(descriptor: int) -> tuple[Settings, Pipe[ToWorker]]:
+    """The first frame, and the pipe for what follows.
+
+    Raises:
+        EdgekitError: there is none, or it is something else.
+    """
+    try:
+        pipe: Pipe[Settings] = Pipe(socket.socket(fileno=descriptor), Settings)
+        settings = pipe.receive()
+    except (OSError, PipeClosedError) as error:
+        raise EdgekitError(
+            "the model process was not told its settings",
+            str(error),
+            "it is started by `serve`, over a socketpair; the agent's log says why that ended",
+        ) from error
+    assert settings is not None, "it is waited for"
+    return settings, pipe.then(ToWorker)
+
+
+def _beams_served(beams: BeamSearch | None, wanted: int, max_length: int) -> int:
+    """How many beams there is room for; the slots have their memory by now."""
+    served = beams_served(beams, wanted, max_length)
+    if served < wanted:
+        log.warning(
+            "max_beams %d is lowered to %d: %s",
+            *(wanted, served),
+            "the memory has no room for more" if beams else "batching has no beam search",
+        )
+    return served

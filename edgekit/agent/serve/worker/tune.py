@@ -1,0 +1,148 @@
+"""Measures the runtime's settings on this device, each in a process of its own that is killed at
+the end of its time, and keeps the result below the device's ROOT.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from statistics import median
+
+import msgspec
+
+from edgekit.agent.serve.worker.cgroup import control_groups
+from edgekit.agent.serve.worker.decoder import Options, open_model
+from edgekit.agent.serve.worker.tuning import (
+    Measured,
+    Tuning,
+    cpu_limit,
+    cpu_name,
+    keep,
+    next_setting,
+)
+from edgekit.store import publish
+
+log = logging.getLogger(__name__)
+
+TUNE_SECONDS = 30.0  # of the whole sweep, model loads included
+MEASURE_SECONDS = 0.5  # of prefill and of decode, once the model is loaded
+MAX_LENGTH = 512  # tokens of KV memory while measuring
+SLICE_TOKENS = 64
+MIN_STEPS = 4
+PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+def cpus() -> int:
+    """CPUs that this process may use."""
+    count = len(os.sched_getaffinity(0))
+    for group in control_groups():
+        with suppress(OSError):  # the topmost has none, nor has version 1
+            count = cpu_limit(count, (group / "cpu.max").read_text("ascii"))
+    return count
+
+
+def tuned(model_dir: Path, release: str, file: Path, seconds: float) -> tuple[Options, bool]:
+    """The setting for this release and device, measured now if it never was.
+
+    Args:
+        model_dir: the model.
+        release: its release's digest.
+        file: where results are kept.
+        seconds: for the sweep; what is not measured by then is not tried.
+
+    Returns:
+        The setting, and whether it was measured; all CPUs without spinning if nothing was.
+    """
+    count = cpus()
+    name = cpu_name(Path("/proc/cpuinfo").read_text("utf-8", "replace"), platform.machine())
+    key = f"{release} {name} x{count}"
+    kept = _read(file)
+    known = next((tuning for tuning in kept if tuning.key == key), None)
+    if known is None:
+        tried = _sweep(model_dir, count, time.monotonic() + seconds)
+        if not tried:
+            log.warning("no setting could be measured within %.0f s", seconds)
+            return Options(count, False), False
+        known = Tuning(key, count, tried)
+        try:
+            publish(file, msgspec.json.encode(keep(kept, known)))
+        except OSError as error:  # a full disk costs the next start a measurement, not this one
+            log.warning("%s cannot be written: %s", file, error)
+    return known.best.options, True
+
+
+def _read(file: Path) -> list[Tuning]:
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=list[Tuning])
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):  # missing or damaged: measure anew
+        return []
+
+
+def _sweep(model_dir: Path, count: int, deadline: float) -> list[Measured]:
+    tried: list[Measured] = []
+    while (setting := next_setting(tried, count)) is not None:
+        measured = _measure_apart(model_dir, setting, deadline - time.monotonic())
+        if measured is None:
+            break
+        tried.append(measured)
+        log.info(
+            "%d threads%s: %.0f tokens/s prefill, %.1f tokens/s decode",
+            *(measured.threads, ", spinning" if measured.spinning else ""),
+            *(measured.prefill_per_s, measured.decode_per_s),
+        )
+    return tried
+
+
+def _measure_apart(model_dir: Path, options: Options, seconds: float) -> Measured | None:
+    if seconds <= 0:
+        return None
+    command = [
+        *(sys.executable, "-S", "-P", "-m", "edgekit.agent", "measure", "--model", str(model_dir)),
+        *("--threads", str(options.threads), "--spinning", str(int(bool(options.spinning)))),
+    ]
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            timeout=seconds,
+            check=False,
+        )
+        line = done.stdout.splitlines()[-1:]  # native libraries print on stdout too
+        return msgspec.json.decode(line[0], type=Measured) if line else None
+    except (subprocess.TimeoutExpired, msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+
+
+def measure(model_dir: Path, threads: int, spinning: bool) -> Measured:
+    """Load the model with one setting and measure it; the child's side."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # not to be left behind
+    decoder, *_ = open_model(model_dir, MAX_LENGTH, Options(threads, spinning), slots=1)
+    tokens = [n % decoder.limits.vocabulary for n in range(1, SLICE_TOKENS + 1)]
+    decoder.extend(0, tokens)
+    slices: list[float] = []
+    steps: list[float] = []
+    until = time.monotonic() + MEASURE_SECONDS
+    while not slices or time.monotonic() < until:
+        decoder.truncate(0, 0)
+        began = time.perf_counter()
+        decoder.extend(0, tokens)
+        slices.append(time.perf_counter() - began)
+    decoder.step({0: tokens[0]})
+    until = time.monotonic() + MEASURE_SECONDS
+    while len(steps) < MIN_STEPS or time.monotonic() < until:
+        if decoder.length(0) == MAX_LENGTH:
+            decoder.truncate(0, 0)  # to any other length not every model can go back
+            decoder.extend(0, tokens)
+        began = time.perf_counter()
+        decoder.step({0: tokens[0]})
+        steps.append(time.perf_counter() - began)
+    return Measured(threads, spinning, SLICE_TOKENS / median(slices), 1 / median(steps))

@@ -1,0 +1,333 @@
+"""The model's own process: runs prompts side by side in the decoder's slots, streams the answers.
+
+Its own process because the runtime holds the GIL for a whole prefill slice, and because a native
+crash or an out-of-memory kill here must not cost the MQTT connection.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Set
+from functools import partial
+from itertools import takewhile
+
+from edgekit.agent.serve.pipe import (
+    HEARTBEAT_SECONDS,
+    SLICE_TOKENS,
+    Cancel,
+    Delta,
+    Done,
+    Failed,
+    FromWorker,
+    Heartbeat,
+    Pipe,
+    PipeClosedError,
+    Start,
+    ToWorker,
+    quiet_seconds,
+)
+from edgekit.agent.serve.worker import beam
+from edgekit.agent.serve.worker.admission import RefusedError, admit
+from edgekit.agent.serve.worker.answer import FLUSH_SECONDS, Answer
+from edgekit.agent.serve.worker.decoder import BeamSearch, Decoder, Tokenizer
+from edgekit.agent.serve.worker.generation import Generation
+from edgekit.agent.serve.worker.prefix import Slot, Wanted, choose_slot, common_length
+from edgekit.agent.serve.worker.processors import ProcessorFactory
+from edgekit.agent.serve.worker.sampling import Sampler
+from edgekit.agent.serve.worker.scheduler import next_work
+from edgekit.agent.serve.worker.shares import Shares
+from edgekit.core.chat import Timings, Usage
+
+SYSTEM_ROLES = ("system", "developer")
+MAX_SYSTEM_MESSAGES = 64  # whose tokens are remembered
+
+Clock = Callable[[], float]
+
+
+class Worker:
+    """Runs prompts on the slots of a decoder; more than there are slots wait in order.
+
+    Args:
+        pipe: to the parent.
+        decoder: with at least one slot.
+        tokenizer: of the same model.
+        clock: monotonic seconds, the parent's clock.
+        processors: makes custom scoring for each prompt.
+        beams: the model's beam search.
+        max_beams: that a prompt may ask for; 1 refuses beam search.
+        flush_seconds: for how long deltas are coalesced.
+        pause_seconds: for which the model rests after the first delta of an answer.
+    """
+
+    def __init__(
+        self,
+        pipe: Pipe[ToWorker],
+        decoder: Decoder,
+        tokenizer: Tokenizer,
+        clock: Clock,
+        processors: ProcessorFactory | None = None,
+        beams: BeamSearch | None = None,
+        max_beams: int = 1,
+        flush_seconds: float = FLUSH_SECONDS,
+        pause_seconds: float = 0.0,
+    ) -> None:
+        self._pipe = pipe
+        self._decoder = decoder
+        self._tokenizer = tokenizer
+        self._clock = clock
+        self._processors = processors
+        self._beams = beams
+        self._max_beams = max_beams if beams is not None else 1
+        self._flush_seconds = flush_seconds
+        self._pause_seconds = pause_seconds
+        self._alone: Start | None = None  # the beam search that runs
+        self._stopped = ""  # and why it is to stop
+        self._idle = [Slot(number) for number in range(decoder.limits.slots)]
+        self._jobs: dict[int, Generation] = {}  # by slot
+        self._waiting: deque[Start] = deque()
+        self._shares = Shares()
+        self._said_at = 0.0
+        self._turns = 0
+        self._systems: OrderedDict[tuple[tuple[str, str], ...], list[int]] = OrderedDict()
+
+    def run(self) -> None:
+        """Serve until the parent closes the pipe."""
+        try:
+            while True:
+                if not self._jobs:
+                    self._shares.rest()
+                    self._listen(wait=not self._waiting)
+                    self._said_at = self._clock()  # it owed nothing that takes long
+                start = self._next_start()
+                if start is not None:
+                    self._begin(start)
+                self._turn()
+        except PipeClosedError:
+            return
+
+    def _turn(self) -> None:
+        """One slice of a prefill and one token of answers, as far as there are any.
+
+        Where nothing but one answer runs, all its tokens until something happens.
+        """
+        if not self._jobs:  # all were refused
+            return
+        loads = [job.load for job in self._jobs.values()]
+        limits = self._decoder.limits
+        here = {load.requester for load in loads}
+        whose = self._shares.next(here, {start.requester for start in self._waiting})
+        work = next_work(loads, limits.min_slice, whose, limits.batched)
+        self._turns += 1
+        feeding = frozenset(load.requester for load in loads if load.remaining)
+        if work.feed is not None:
+            self._feed(*work.feed)
+        steps = [self._jobs[slot] for slot in work.step if slot in self._jobs]
+        due = bool(self._waiting and self._idle)  # who owes the model's time begins later
+        if work.feed is None and len(self._jobs) == 1 and steps and not due:
+            self._decode_alone(steps[0])
+        elif limits.batched:
+            self._decode(steps, feeding)
+        else:
+            for job in steps:
+                if job.slot.number in self._jobs:
+                    self._decode([job])
+                if self._next_start() is not None:
+                    break  # who comes does not wait for the rest of a turn
+
+    def _feed(self, slot: int, count: int) -> None:
+        """One slice of a prefill; the first token, after the last slice, waits for nobody."""
+        job, began = self._jobs[slot], self._clock()
+        job.turn = self._turns
+        self._announce(count)
+        job.feed(count)
+        now = self._clock()
+        self._shares.charge(job.start.requester, now - began, now, feeding=True)
+        self._listen()
+        if slot in self._jobs and not job.load.remaining:
+            self._decode([job])
+            if self._pause_seconds:
+                time.sleep(self._pause_seconds)
+
+    def _decode_alone(self, job: Generation) -> None:
+        """Tokens of the only answer that runs, until anything else is to be done.
+
+        A loop of its own: after each token the caches are the model's, and what `_turn` does cost
+        200 us cold, 2 % of a token of SmolLM2.
+        """
+        until = min(start.deadline for start in (job.start, *self._waiting))
+        began = self._clock()
+        until = min(until, began + HEARTBEAT_SECONDS)  # its text may all be held back
+        while job.decodes:
+            reason = job.advance()
+            if reason:
+                self._end(job, reason)
+                break
+            if self._pipe.readable() or self._clock() >= until:
+                break
+        now = self._clock()
+        self._shares.charge(job.start.requester, now - began, now)
+        self._listen()
+
+    def _decode(self, jobs: list[Generation], feeding: Set[str] = frozenset()) -> None:
+        """One token of each of these answers, in one step of the decoder.
+
+        Who is `feeding` gets it along with the others, and pays for its slices.
+        """
+        if not jobs:
+            return
+        began = self._clock()
+        pending = {job.slot.number: job.pending for job in jobs if job.pending is not None}
+        if pending:
+            for slot, logits in self._decoder.step(pending).items():
+                self._jobs[slot].take(logits)
+        for job in jobs:
+            job.turn = self._turns
+            reason = job.choose()
+            if reason:
+                self._end(job, reason)
+        now = self._clock()
+        paying = {job.start.requester for job in jobs} - feeding
+        for name in paying:
+            self._shares.charge(name, (now - began) / len(paying), now)
+        self._listen()
+
+    # --- prompts ------------------------------------------------------------------------------
+    def _listen(self, wait: bool = False) -> None:
+        """Read the pipe, and end what was cancelled or is out of time."""
+        message = self._pipe.receive(wait)
+        while message is not None:
+            if isinstance(message, Start):
+                self._waiting.append(message)
+            elif isinstance(message, Cancel):
+                self._stop(message.job, "cancelled")
+            message = self._pipe.receive(wait=False)
+        now = self._clock()
+        alone = [self._alone] if self._alone else []
+        for start in [*alone, *(job.start for job in self._jobs.values()), *self._waiting]:
+            if now >= start.deadline:
+                self._stop(start.job, "deadline")
+        if (self._jobs or self._alone) and now - self._said_at >= HEARTBEAT_SECONDS:
+            self._send(Heartbeat())
+
+    def _send(self, message: FromWorker) -> None:
+        self._said_at = self._clock()
+        self._pipe.send(message)
+
+    def _announce(self, tokens: int) -> None:
+        """Tell of a computation that is longer than a slice, and cannot be interrupted."""
+        if tokens > 2 * SLICE_TOKENS:
+            self._send(Heartbeat(quiet_seconds(tokens)))
+
+    def _stop(self, name: str, reason: str) -> None:
+        if self._alone is not None and self._alone.job == name:
+            self._stopped = reason
+        for job in [job for job in self._jobs.values() if job.start.job == name]:
+            self._end(job, reason)
+        for start in [start for start in self._waiting if start.job == name]:
+            self._waiting.remove(start)
+            timings = Timings(0.0, 0.0, 0.0, 0.0, 0.0)
+            self._send(Done(start.job, "", reason, Usage(0, 0, 0), timings))
+
+    def _end(self, job: Generation, reason: str) -> None:
+        del self._jobs[job.slot.number]
+        job.slot.used_at = self._clock()
+        self._idle.append(job.slot)
+        self._send(job.done(reason))
+
+    def _next_start(self) -> Start | None:
+        """A prompt that waits and may begin: in an idle slot, a beam search where nothing else
+        runs. Of those who owe the others nothing, the first of who used least."""
+        due = [start for start in self._waiting if not self._shares.owes(start.requester)]
+        if not due:
+            return None
+        start = min(due, key=lambda start: self._shares.used(start.requester))
+        free = not self._jobs if start.sampling.num_beams > 1 else bool(self._idle)
+        return start if free else None
+
+    def _begin(self, start: Start) -> None:
+        self._waiting.remove(start)
+        began = self._clock()
+        try:
+            prompt, limit = admit(
+                start, self._tokenizer, self._decoder.limits, self._beams, self._max_beams
+            )
+        except RefusedError as error:
+            self._send(Failed(start.job, error.code, error.what, error.param))
+            return
+        finally:
+            now = self._clock()
+            self._shares.charge(start.requester, now - began, now, feeding=True)
+        if start.sampling.num_beams > 1:
+            self._search(start, prompt, limit)
+        else:
+            self._place(start, prompt, limit)
+
+    def _search(self, start: Start, prompt: list[int], limit: int) -> None:
+        assert self._beams is not None
+        self._alone, self._stopped = start, ""
+        self._announce(len(prompt) * start.sampling.num_beams)
+
+        def stopped() -> str:
+            self._listen()
+            return self._stopped
+
+        began = self._clock()
+        done = beam.run(start, prompt, limit, self._beams, self._tokenizer, stopped, self._clock)
+        now = self._clock()
+        self._shares.charge(start.requester, now - began, now)
+        self._alone = None
+        self._send(done)
+
+    def _place(self, start: Start, prompt: list[int], limit: int) -> None:
+        """Put a prompt into the slot that has most of it."""
+        limits = self._decoder.limits
+        long_rope = limits.rope_threshold is not None and len(prompt) > limits.rope_threshold
+        leading = takewhile(lambda message: message[0] in SYSTEM_ROLES, start.messages)
+        system = partial(self._system, tuple(leading))
+        wanted = Wanted(prompt, start.requester, system, long_rope)
+        slot, kept = choose_slot(
+            self._idle, wanted, self._clock(), limits.min_slice, limits.can_truncate
+        )
+        self._idle.remove(slot)
+        slot.requester, slot.system, slot.long_rope = start.requester, system, long_rope
+
+        def send(text: str) -> None:
+            self._send(Delta(start.job, text))
+
+        self._jobs[slot.number] = Generation(
+            start,
+            self._decoder,
+            slot,
+            prompt,
+            kept,
+            Answer(send, start.stops, self._tokenizer, self._flush_seconds),
+            self._sampler(start, prompt),
+            limit,
+            self._clock,
+            self._turns,
+        )
+
+    def _sampler(self, start: Start, prompt: list[int]) -> Sampler | None:
+        custom = self._processors(start.sampling, prompt) if self._processors else ()
+        if start.sampling.plain_greedy and not custom and not self._decoder.limits.batched:
+            return None
+        return Sampler(start.sampling, prompt, custom)
+
+    def _system(self, system: tuple[tuple[str, str], ...]) -> list[int]:
+        """The tokens that come from leading system messages alone, whatever follows them.
+
+        Two prompts that differ from the first letter after them show where they end: a token over
+        that border is in one of the two only.
+        """
+        known = self._systems.pop(system, None)
+        if known is None:
+            try:
+                probes = [self._tokenizer.encode_chat([*system, ("user", x)]) for x in "aZ"]
+                known = probes[0][: common_length(*probes)]
+            except Exception:  # a template that wants more than this shares nothing
+                known = []
+        self._systems[system] = known
+        if len(self._systems) > MAX_SYSTEM_MESSAGES:
+            self._systems.popitem(last=False)
+        return known
