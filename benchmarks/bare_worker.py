@@ -47,7 +47,7 @@ def answer(worker: Any, start: Any) -> Any:
     stream = tokenizer.stream()
     text = "".join(stream.decode(token) for token in tokens if token not in stops)
     return Done(
-        start.job,
+        start.key,
         text,
         "stop" if tokens[-1] in stops else "length",
         Usage(len(prompt), len(tokens), len(prompt) + len(tokens)),
@@ -79,10 +79,10 @@ def wrap_worker() -> None:
         else:
             begin(self, start)
 
-    def end_and_forget(self: Worker, job: Any, reason: str) -> None:
-        end(self, job, reason)
-        self._decoder.truncate(job.slot.number, 0)
-        job.slot.tokens.clear()
+    def end_and_forget(self: Worker, generation: Any, reason: str) -> None:
+        end(self, generation, reason)
+        self._decoder.truncate(generation.slot.number, 0)
+        generation.slot.tokens.clear()
 
     # assigned on purpose: the release that is measured stays as it is
     Worker.__init__ = make_with_one_slot  # type: ignore[method-assign]  # and so does its device

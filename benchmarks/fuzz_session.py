@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from hypothesis import strategies as st
 
-from edgekit.agent.serve.pipe import Cancel, Delta, Done, Failed, Ready, Start
+from edgekit.agent.serve.pipe import Cancel, Done, Generated, Ready, Refused, Start
 from edgekit.agent.serve.session.events import (
     Ack,
     Connected,
@@ -210,9 +210,9 @@ class Watched:
         elif self.running:
             job = self.running[0] if draw == 1 else self.running.pop(0)
             events: list[Event] = [
-                Delta(job, "é☕"),
+                Generated(job, "é☕"),
                 Done(job, "x\x00\ud7ff", "stop", Usage(1, 1, 2), Timings(0, 1, 1, 1, 1)),
-                Failed(job, "context_length_exceeded", "long" * 1000, "messages"),
+                Refused(job, "context_length_exceeded", "long" * 1000, "messages"),
             ]
             self.handle(events[min(draw, 3) - 1])
 
@@ -247,13 +247,13 @@ class Watched:
     def _bounded(self) -> None:
         prompts = self.session._prompts
         ledger = prompts.ledger
-        _promise(len(ledger._jobs) <= MAX_ROWS, "more rows than the journal may have")
+        _promise(len(ledger._prompts) <= MAX_ROWS, "more rows than the journal may have")
         _promise(
             ledger._bytes <= MAX_BYTES + OVERSHOOT_BYTES, "more bytes than the journal may have"
         )
         _promise(ledger._bytes == sum(ledger._sizes.values()), "bytes are counted wrongly")
         rows = sum(rows for rows, _ in ledger._held.values())
-        _promise(rows == len(ledger._jobs), "rows are counted wrongly")
+        _promise(rows == len(ledger._prompts), "rows are counted wrongly")
         _promise(len(prompts.queue) <= CONFIG.queue_limit + SLOTS, "more wait than may")
 
 

@@ -19,7 +19,7 @@ TICK_SECONDS = 0.1
 
 
 class Calls:
-    """A `polling.Source`: what another thread wants done in the loop."""
+    """A `polling.Pollable`: what another thread wants done in the loop."""
 
     def __init__(self) -> None:
         self._calls: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()

@@ -21,15 +21,15 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 TYPES: dict[str, type[msgspec.Struct]] = {
     "chat-request": chat.ChatRequest,
     "control": wire.Control,
-    "accepted": payloads.Accepted,
-    "delta": payloads.Delta,
+    "accepted": payloads.AcceptedPayload,
+    "delta": payloads.DeltaPayload,
     "final": chat.Completion,
     "error": payloads.Error,
-    "state": payloads.State,
+    "state": payloads.StatePayload,
     "card": wire.Card,
     "status": wire.Status,
     "envelope": envelope.Envelope,
-    "envelope-reply": envelope.Answer,
+    "envelope-reply": envelope.ReplyEnvelope,
 }
 
 

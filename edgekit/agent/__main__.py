@@ -122,9 +122,9 @@ def _worker(args: argparse.Namespace) -> None:
 
 
 def _measure(args: argparse.Namespace) -> object:
-    from edgekit.agent.serve.worker.tune import measure
+    from edgekit.agent.serve.worker.tune import time_setting
 
-    return msgspec.to_builtins(measure(args.model, args.threads, bool(args.spinning)))
+    return msgspec.to_builtins(time_setting(args.model, args.threads, bool(args.spinning)))
 
 
 def _parser() -> argparse.ArgumentParser:

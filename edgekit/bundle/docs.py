@@ -108,7 +108,7 @@ def parse_statement(data: bytes) -> Statement:
         raise VerificationError("the provenance cannot be read", str(error)) from error
 
 
-class Packed(msgspec.Struct, frozen=True):
+class OtherLayers(msgspec.Struct, frozen=True):
     """The other layers of a bundle."""
 
     model: list[Descriptor]
@@ -119,7 +119,7 @@ class Packed(msgspec.Struct, frozen=True):
 def docs_layer(
     store: BlobStore,
     folder: ModelFolder,
-    packed: Packed,
+    packed: OtherLayers,
     *,
     name: str,
     version: str,
@@ -169,7 +169,7 @@ def _check_same_build(folder: ModelFolder, statement: Statement) -> None:
 
 
 def _contents(
-    name: str, version: str, build_id: str, statement: Statement | None, packed: Packed
+    name: str, version: str, build_id: str, statement: Statement | None, packed: OtherLayers
 ) -> Contents:
     return Contents(
         name=name,

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from edgekit.bundle import layers
-from edgekit.bundle.docs import Packed, docs_layer
+from edgekit.bundle.docs import OtherLayers, docs_layer
 from edgekit.bundle.folder import ModelFolder, check_bytes, check_gate, read_folder
 from edgekit.bundle.layout import Layout
 from edgekit.bundle.sign import load_key, make_key
@@ -133,7 +133,7 @@ def pack(
     docs = docs_layer(
         store,
         source,
-        Packed(files, tars[0], tars[1:]),
+        OtherLayers(files, tars[0], tars[1:]),
         name=name,
         version=version,
         signing_key=lambda: load_key(keys),

@@ -101,7 +101,7 @@ def _is_loopback(host: str) -> bool:
         return False  # a name: where it leads to is not known here
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What an operator may set for one device: a table of `fleet.toml`, then its `agent.toml`.
 
     A new setting is one line here, and a check below if it needs one. Its default is what devices
@@ -144,7 +144,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 raise ValueError(f"pool {pool!r} is not a name: {NAME_RULE}")
 
 
-class AgentConfig(Settings, frozen=True, forbid_unknown_fields=True):
+class AgentConfig(DeviceSettings, frozen=True, forbid_unknown_fields=True):
     """One device's agent: its name, its broker and its settings."""
 
     device: str
@@ -156,9 +156,9 @@ class AgentConfig(Settings, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"device {self.device!r} is not a name")
 
 
-def agent_config(device: str, broker: BrokerConfig, settings: Settings) -> AgentConfig:
+def agent_config(device: str, broker: BrokerConfig, settings: DeviceSettings) -> AgentConfig:
     """What a device is told, given its settings (or a type that has them)."""
-    told = {name: getattr(settings, name) for name in Settings.__struct_fields__}
+    told = {name: getattr(settings, name) for name in DeviceSettings.__struct_fields__}
     return AgentConfig(device, broker, **told)
 
 

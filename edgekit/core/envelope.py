@@ -58,7 +58,7 @@ class Envelope(msgspec.Struct, frozen=True):
     want: str = ""
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
+class ReplyEnvelope(msgspec.Struct, frozen=True, kw_only=True):
     """A reply; `status` is there on `final` and `error`, `traceparent` where the prompt had one."""
 
     v: Literal[1] = 1
@@ -102,7 +102,7 @@ def check_version(message: wire.Inbound) -> None:
         raise wire.ProtocolError("unsupported_version", f"served versions (v): {served}", "v")
 
 
-def parse_prompt(message: wire.Inbound, reply: wire.Reply) -> wire.Prompt:
+def parse_prompt(message: wire.Inbound, reply: wire.ReplyTo) -> wire.InboundPrompt:
     """`wire.parse_prompt` of a message that was `opened`, whichever way it is written.
 
     Raises:
@@ -117,7 +117,7 @@ def parse_prompt(message: wire.Inbound, reply: wire.Reply) -> wire.Prompt:
         raise wire.ProtocolError("invalid_request", f"the envelope: {error}") from None
     body = bytes(envelope.body)
     wire.check_size(body)
-    return wire.Prompt(
+    return wire.InboundPrompt(
         requester=topics.requester_of(message.topic),
         reply=reply,
         expiry_seconds=envelope.deadline_ms / 1000,
@@ -136,7 +136,7 @@ def parse_control(message: wire.Inbound) -> wire.Control | None:
 
 
 def reply_message(
-    to: wire.Reply, kind: str, payload: bytes, *, seq: int, expiry_seconds: int, status: int = 200
+    to: wire.ReplyTo, kind: str, payload: bytes, *, seq: int, expiry_seconds: int, status: int = 200
 ) -> wire.Outbound:
     """`Reply.message` of a JSON payload, in the encoding that the requester speaks."""
     message = to.message(kind, payload, seq=seq, expiry_seconds=expiry_seconds, status=status)
@@ -146,7 +146,7 @@ def reply_message(
         )
     if to.encoding != "envelope":
         return message
-    answer = Answer(
+    answer = ReplyEnvelope(
         kind=kind,
         seq=seq,
         id=to.prompt_id,

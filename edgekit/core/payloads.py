@@ -46,7 +46,7 @@ DeviceState = Literal[
 ]
 
 
-class Accepted(msgspec.Struct, frozen=True, omit_defaults=True):
+class AcceptedPayload(msgspec.Struct, frozen=True, omit_defaults=True):
     """The prompt is in the device's journal: it will end in one outcome.
 
     `position` prompts must end before it starts, in about `eta_ms` milliseconds, once there is a
@@ -70,14 +70,14 @@ class DeltaChoice(msgspec.Struct, frozen=True):
     delta: DeltaContent
 
 
-class Delta(msgspec.Struct, frozen=True):
+class DeltaPayload(msgspec.Struct, frozen=True):
     """The next piece of the answer; `seq` counts a prompt's deltas from 0."""
 
     seq: Count
     choices: Annotated[tuple[DeltaChoice, ...], msgspec.Meta(min_length=1, max_length=1)]
 
 
-class State(msgspec.Struct, frozen=True, omit_defaults=True):
+class StatePayload(msgspec.Struct, frozen=True, omit_defaults=True):
     """The answer to a `query` of a prompt that has not ended; `position` as in `accepted`."""
 
     state: PromptState

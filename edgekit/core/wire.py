@@ -139,14 +139,14 @@ class Inbound(msgspec.Struct, frozen=True):
     content_type: str = ""
     user: tuple[tuple[str, str], ...] = ()
     token: Any = None
-    encoding: str = ""  # as in `Reply`, once `envelope.opened` has looked
+    encoding: str = ""  # as in `ReplyTo`, once `envelope.opened` has looked
 
     def property(self, name: str) -> str:
         """The first user property of that name, or empty."""
         return next((value for key, value in self.user if key == name), "")
 
 
-class Reply(msgspec.Struct, frozen=True):
+class ReplyTo(msgspec.Struct, frozen=True):
     """Where and how one prompt is answered."""
 
     topic: str
@@ -181,17 +181,17 @@ class Reply(msgspec.Struct, frozen=True):
         )
 
 
-class Prompt(msgspec.Struct, frozen=True):
+class InboundPrompt(msgspec.Struct, frozen=True):
     """A prompt that may be answered: it has a place to send the answer and a deadline."""
 
     requester: str
-    reply: Reply
+    reply: ReplyTo
     expiry_seconds: float
     payload: bytes
     named: bool = True  # it has an ek-id of its own, not one from its Correlation Data
 
 
-def address_of(message: Inbound, device: str) -> Reply | None:
+def address_of(message: Inbound, device: str) -> ReplyTo | None:
     """Where a message may be answered, or None: then it gets no answer at all.
 
     MQTT does not tell who published, so a Response Topic is believed only below the requester's
@@ -203,7 +203,7 @@ def address_of(message: Inbound, device: str) -> Reply | None:
     requester = topics.requester_of(message.topic)
     if message.retain or not may_be_answered(requester, message.response_topic, prompt_id):
         return None
-    return Reply(
+    return ReplyTo(
         topic=message.response_topic,
         correlation=message.correlation,
         prompt_id=prompt_id,
@@ -214,14 +214,14 @@ def address_of(message: Inbound, device: str) -> Reply | None:
     )
 
 
-def control_address_of(message: Inbound, control: Control, device: str) -> Reply | None:
+def control_address_of(message: Inbound, control: Control, device: str) -> ReplyTo | None:
     """Where a control message is answered; None: where its prompt is."""
     if len(message.correlation) > MAX_CORRELATION_BYTES or len(control.id) > MAX_ID_CHARS:
         return None
     requester = topics.requester_of(message.topic)
     if not may_be_answered(requester, message.response_topic, control.id):
         return None
-    return Reply(
+    return ReplyTo(
         message.response_topic,
         message.correlation,
         control.id,
@@ -254,7 +254,7 @@ def may_be_answered(requester: str, topic: str, prompt_id: str) -> bool:
     )
 
 
-def parse_prompt(message: Inbound, reply: Reply) -> Prompt:
+def parse_prompt(message: Inbound, reply: ReplyTo) -> InboundPrompt:
     """Check the envelope of a prompt whose reply address is good.
 
     Raises:
@@ -277,7 +277,7 @@ def parse_prompt(message: Inbound, reply: Reply) -> Prompt:
             "unsupported_media_type", f"{message.content_type} is not served; send {JSON} or {CBOR}"
         )
     check_size(message.payload)
-    return Prompt(
+    return InboundPrompt(
         requester=topics.requester_of(message.topic),
         reply=reply,
         expiry_seconds=min(message.expiry_seconds, MAX_EXPIRY_SECONDS),

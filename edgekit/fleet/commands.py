@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 
 from edgekit.core import layout
 from edgekit.core.digest import Digest
-from edgekit.fleet.facts import Facts
+from edgekit.fleet.facts import DeviceFacts
 
 Argv = tuple[str, ...]
 
@@ -27,7 +27,7 @@ def probe(python: str, root: str) -> Argv:
     return (python, "-", root)
 
 
-def receive_bootstrap(facts: Facts, script: str, name: str) -> Argv:
+def receive_bootstrap(facts: DeviceFacts, script: str, name: str) -> Argv:
     """Unpack a tar from standard input as `root/bootstrap-<name>` and link it.
 
     The script is `receive.py`, passed as an argument because standard input has the tar.
@@ -35,7 +35,7 @@ def receive_bootstrap(facts: Facts, script: str, name: str) -> Argv:
     return (facts.executable, "-c", script, facts.root, name)
 
 
-def agent(facts: Facts, tree: Tree, *arguments: str) -> Argv:
+def agent(facts: DeviceFacts, tree: Tree, *arguments: str) -> Argv:
     """A verb of an agent that the device has, in the environment that `core.layout` gives it."""
     root = PurePosixPath(facts.root)
     if tree is Tree.RELEASE:
@@ -51,6 +51,6 @@ def agent(facts: Facts, tree: Tree, *arguments: str) -> Argv:
     )
 
 
-def part_path(facts: Facts, digest: Digest) -> str:
+def part_path(facts: DeviceFacts, digest: Digest) -> str:
     """Where a transfer collects the bytes of a blob."""
     return str(PurePosixPath(facts.root) / layout.part(digest))

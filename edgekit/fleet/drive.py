@@ -15,7 +15,7 @@ from edgekit.core.digest import Digest, decode_hook
 from edgekit.core.manifest import Descriptor, parse_config
 from edgekit.errors import EdgekitError, UsageError, VerificationError
 from edgekit.fleet import commands
-from edgekit.fleet.facts import PROBE, RECEIVE, Facts, parse_facts
+from edgekit.fleet.facts import PROBE, RECEIVE, DeviceFacts, parse_facts
 from edgekit.fleet.inventory import Device
 from edgekit.fleet.plan import Missing, Offer, check_fit, check_settings, config_bytes
 from edgekit.fleet.remote import LocalRemote, Remote, SshRemote
@@ -89,7 +89,7 @@ class DeviceDriver:
         self.facts = self._probe()
         self._tree = commands.Tree.RELEASE if self.facts.current else commands.Tree.BOOTSTRAP
 
-    def _probe(self) -> Facts:
+    def _probe(self) -> DeviceFacts:
         argv = commands.probe(self._device.python, self._root)
         done = self._remote.run(argv, PROBE.read_bytes())
         if done.code != 0:

@@ -14,7 +14,7 @@ PROBE = Path(__file__).with_name("probe.py")
 RECEIVE = Path(__file__).with_name("receive.py")
 
 
-class Facts(msgspec.Struct, frozen=True):
+class DeviceFacts(msgspec.Struct, frozen=True):
     """The output of `probe.py`; sizes in bytes.
 
     Attributes:
@@ -53,13 +53,13 @@ class Facts(msgspec.Struct, frozen=True):
             return None
 
 
-def parse_facts(output: bytes) -> Facts:
+def parse_facts(output: bytes) -> DeviceFacts:
     """Raises: EdgekitError when the output is not that of the probe.
 
     A link `current` that names no digest is a VerificationError.
     """
     try:
-        return msgspec.json.decode(output, type=Facts, dec_hook=decode_hook)
+        return msgspec.json.decode(output, type=DeviceFacts, dec_hook=decode_hook)
     except msgspec.MsgspecError as error:
         raise EdgekitError(
             "the device's facts cannot be read",

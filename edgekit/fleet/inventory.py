@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from edgekit.core.config import BrokerConfig, Settings, check_name
+from edgekit.core.config import BrokerConfig, DeviceSettings, check_name
 from edgekit.errors import UsageError
 
 BrokerValues = dict[str, Any]
@@ -25,7 +25,7 @@ _SomeOfBroker = msgspec.defstruct(
 )
 
 
-class Device(Settings, frozen=True, forbid_unknown_fields=True):
+class Device(DeviceSettings, frozen=True, forbid_unknown_fields=True):
     """One device, with its settings.
 
     `address` is `local:FOLDER` (a folder that plays a device, relative to `fleet.toml`) or

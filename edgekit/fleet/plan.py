@@ -16,12 +16,12 @@ from edgekit.core.config import (
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import BundleConfig, Descriptor, Manifest
 from edgekit.errors import EdgekitError, UsageError
-from edgekit.fleet.facts import Facts
+from edgekit.fleet.facts import DeviceFacts
 
 MIN_PYTHON = (3, 11)
 
 
-def check_fit(facts: Facts, manifest: Manifest, config: BundleConfig) -> Descriptor:
+def check_fit(facts: DeviceFacts, manifest: Manifest, config: BundleConfig) -> Descriptor:
     """The runtime layer for this device, if the release fits it.
 
     Raises:
@@ -54,7 +54,7 @@ def check_fit(facts: Facts, manifest: Manifest, config: BundleConfig) -> Descrip
     return runtime
 
 
-def check_settings(config: AgentConfig, facts: Facts, manifest: Manifest) -> None:
+def check_settings(config: AgentConfig, facts: DeviceFacts, manifest: Manifest) -> None:
     """Check that both agents that read the new agent.toml know each of its keys.
 
     The bundle's agent runs under it. Before that the agent that the device has activates it; one
@@ -88,7 +88,7 @@ def _names(used: frozenset[str], known: frozenset[str]) -> str:
     return ", ".join(sorted(used - known))
 
 
-def config_bytes(config: AgentConfig, facts: Facts, release: Digest) -> bytes:
+def config_bytes(config: AgentConfig, facts: DeviceFacts, release: Digest) -> bytes:
     """The agent.toml to send, in the device's own bytes where they say the same.
 
     A device compares bytes, and an older controller wrote the defaults too: a push that changes

@@ -37,7 +37,7 @@ logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class CommandResult:
     """How a command ended."""
 
     code: int
@@ -48,7 +48,9 @@ class Finished:
 class Remote(Protocol):
     """One device, reached."""
 
-    def run(self, argv: Argv, stdin: bytes = b"", seconds: float = COMMAND_SECONDS) -> Finished:
+    def run(
+        self, argv: Argv, stdin: bytes = b"", seconds: float = COMMAND_SECONDS
+    ) -> CommandResult:
         """Run a command with a deadline.
 
         Raises:
@@ -73,7 +75,9 @@ class Remote(Protocol):
 class LocalRemote:
     """A `local:` device: a folder of this host."""
 
-    def run(self, argv: Argv, stdin: bytes = b"", seconds: float = COMMAND_SECONDS) -> Finished:
+    def run(
+        self, argv: Argv, stdin: bytes = b"", seconds: float = COMMAND_SECONDS
+    ) -> CommandResult:
         """Run it here, without this process's environment."""
         environment = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(Path.home())}
         try:
@@ -88,10 +92,10 @@ class LocalRemote:
         except subprocess.TimeoutExpired:
             raise _overdue("this machine", argv, seconds) from None
         except FileNotFoundError:
-            return Finished(127, b"", f"{argv[0]}: not found".encode())
+            return CommandResult(127, b"", f"{argv[0]}: not found".encode())
         except PermissionError:
-            return Finished(126, b"", f"{argv[0]}: permission denied".encode())
-        return Finished(done.returncode, done.stdout, done.stderr)
+            return CommandResult(126, b"", f"{argv[0]}: permission denied".encode())
+        return CommandResult(done.returncode, done.stdout, done.stderr)
 
     def append(self, source: Path, target: str, offset: int, progress: Progress) -> None:
         """Copy, sharing extents where the file system can; never a hard link.
@@ -255,7 +259,9 @@ class SshRemote:
             raise UnreachableError(f"{name} cannot be reached", str(error)) from error
         self._connection.transport.set_keepalive(KEEPALIVE_SECONDS)
 
-    def run(self, argv: Argv, stdin: bytes = b"", seconds: float = COMMAND_SECONDS) -> Finished:
+    def run(
+        self, argv: Argv, stdin: bytes = b"", seconds: float = COMMAND_SECONDS
+    ) -> CommandResult:
         """Run it over the connection; every word is quoted."""
         transport = self._connection.transport
         late = threading.Event()
@@ -317,7 +323,7 @@ class SshRemote:
             self._connection.close()
 
 
-def _exchange(channel: paramiko.Channel, stdin: bytes) -> Finished:
+def _exchange(channel: paramiko.Channel, stdin: bytes) -> CommandResult:
     """Feed stdin and read both streams at once: each of the three has a bounded window."""
     errors: list[bytes] = []
 
@@ -337,4 +343,4 @@ def _exchange(channel: paramiko.Channel, stdin: bytes) -> Finished:
         out = stream.read()
     code = channel.recv_exit_status()
     threads[1].join()
-    return Finished(code, out, b"".join(errors))
+    return CommandResult(code, out, b"".join(errors))

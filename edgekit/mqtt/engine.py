@@ -32,8 +32,8 @@ from edgekit.core.reasons import QUOTA_EXCEEDED, SESSION_TAKEN_OVER
 from edgekit.core.wire import Outbound
 from edgekit.errors import EdgekitError, UnreachableError
 from edgekit.mqtt import tls
-from edgekit.mqtt.hardened import MAX_PACKET_BYTES, Packed, UnbreakableClient
-from edgekit.mqtt.options import Options
+from edgekit.mqtt.hardened import MAX_PACKET_BYTES, EncodedProperties, UnbreakableClient
+from edgekit.mqtt.options import ClientOptions
 from edgekit.mqtt.packet import publish_properties, read_publish
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def reconnect_delay_seconds(attempt: int, draw: float) -> float:
     return draw * min(RECONNECT_MAX_SECONDS, RECONNECT_BASE_SECONDS * 2.0 ** min(attempt, 10))
 
 
-class Engine:
+class MqttConnection:
     """One connection, its messages and its reasons; a driver reads and writes `client`'s socket.
 
     Its session ends with the connection (Session Expiry 0): a shared subscription of a client that
@@ -67,7 +67,7 @@ class Engine:
         broker: where to connect.
         client_id: unique at the broker.
         retry_after: told by the engine in how many seconds the driver is to try again.
-        options: see `Options`.
+        options: see `ClientOptions`.
         on_settled: called once subscribed, or refused with a reason, which `refusal` has.
 
     Attributes:
@@ -84,7 +84,7 @@ class Engine:
         broker: BrokerConfig,
         client_id: str,
         retry_after: Callable[[float], None],
-        options: Options,
+        options: ClientOptions,
         on_settled: Callable[[], None] = lambda: None,
     ) -> None:
         self._broker = broker
@@ -135,7 +135,7 @@ class Engine:
 
     def publish(self, message: Outbound) -> Future[int]:
         """Send; the future holds the PUBACK's reason code (0 once sent for QoS 0)."""
-        properties: Any = Packed(publish_properties(message))
+        properties: Any = EncodedProperties(publish_properties(message))
         info = self.client.publish(
             message.topic, message.payload, message.qos, message.retain, properties
         )
@@ -328,7 +328,7 @@ class Engine:
             log.exception("a callback of the MQTT client failed")
 
 
-def _paho(client_id: str, options: Options) -> UnbreakableClient:
+def _paho(client_id: str, options: ClientOptions) -> UnbreakableClient:
     client = UnbreakableClient(
         CallbackAPIVersion.VERSION2,
         client_id=client_id,

@@ -38,7 +38,7 @@ PRIVATE_VALUES: dict[str, type] = {
 }
 
 
-class Packed:
+class EncodedProperties:
     """Properties as paho's `publish` wants them, which only ever asks for their bytes."""
 
     def __init__(self, written: bytes) -> None:

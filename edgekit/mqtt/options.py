@@ -8,7 +8,7 @@ from typing import NotRequired, TypedDict
 from edgekit.core.wire import Inbound, Outbound
 
 
-class Options(TypedDict):
+class ClientOptions(TypedDict):
     """Each callback runs where the driver runs it; an exception in one is logged."""
 
     subscriptions: Sequence[tuple[str, int]]

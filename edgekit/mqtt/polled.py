@@ -18,8 +18,8 @@ from typing import Any, Unpack
 
 from edgekit.core.config import BrokerConfig
 from edgekit.core.wire import Outbound
-from edgekit.mqtt.engine import LOST, Engine
-from edgekit.mqtt.options import Options
+from edgekit.mqtt.engine import LOST, MqttConnection
+from edgekit.mqtt.options import ClientOptions
 
 GOODBYE_SECONDS = 1.0  # for DISCONNECT, where the broker is behind with reading
 
@@ -33,14 +33,16 @@ class PolledClient:
     Args:
         broker: where to connect.
         client_id: unique at the broker.
-        options: see `Options`.
+        options: see `ClientOptions`.
 
     Raises:
-        EdgekitError: as of `Engine`.
+        EdgekitError: as of `MqttConnection`.
     """
 
-    def __init__(self, broker: BrokerConfig, client_id: str, **options: Unpack[Options]) -> None:
-        self._engine = Engine(broker, client_id, self._retry_after, options)
+    def __init__(
+        self, broker: BrokerConfig, client_id: str, **options: Unpack[ClientOptions]
+    ) -> None:
+        self._engine = MqttConnection(broker, client_id, self._retry_after, options)
         self._client = self._engine.client
         self._attempt_at = math.inf  # the next one
         self._attempted: Future[None] | None = None  # the one that is made now
@@ -53,7 +55,7 @@ class PolledClient:
         self._attempt_to_connect()
 
     def publish(self, message: Outbound) -> Future[int]:
-        """As of `Engine`, but nothing waits for a connection: without one it is `LOST`."""
+        """As of `MqttConnection`, but nothing waits for a connection: without one it is `LOST`."""
         if self._engine.connected:
             return self._engine.publish(message)
         lost: Future[int] = Future()
@@ -61,16 +63,16 @@ class PolledClient:
         return lost
 
     def ack(self, token: Any) -> None:
-        """As of `Engine`."""
+        """As of `MqttConnection`."""
         self._engine.ack(token)
 
     @property
     def connected(self) -> bool:
-        """As of `Engine`."""
+        """As of `MqttConnection`."""
         return self._engine.connected
 
     def unsubscribe(self, filters: Sequence[str]) -> None:
-        """As of `Engine`."""
+        """As of `MqttConnection`."""
         self._engine.unsubscribe(filters)
 
     def close(self, flush_seconds: float = 0.0) -> None:

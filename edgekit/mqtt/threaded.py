@@ -13,8 +13,8 @@ from edgekit.core.config import BrokerConfig
 from edgekit.core.wire import Outbound
 from edgekit.errors import UnreachableError
 from edgekit.mqtt import tls
-from edgekit.mqtt.engine import CONNECT_TIMEOUT_SECONDS, Engine
-from edgekit.mqtt.options import Options
+from edgekit.mqtt.engine import CONNECT_TIMEOUT_SECONDS, MqttConnection
+from edgekit.mqtt.options import ClientOptions
 
 
 class MqttClient:
@@ -25,16 +25,18 @@ class MqttClient:
     Args:
         broker: where to connect.
         client_id: unique at the broker.
-        options: see `Options`.
+        options: see `ClientOptions`.
 
     Raises:
-        EdgekitError: as of `Engine`.
+        EdgekitError: as of `MqttConnection`.
     """
 
-    def __init__(self, broker: BrokerConfig, client_id: str, **options: Unpack[Options]) -> None:
+    def __init__(
+        self, broker: BrokerConfig, client_id: str, **options: Unpack[ClientOptions]
+    ) -> None:
         self._broker = broker
         self._settled = threading.Event()  # subscribed, or refused with a reason
-        self._engine = Engine(
+        self._engine = MqttConnection(
             broker, client_id, self._retry_after, options, on_settled=self._settled.set
         )
         self._client = self._engine.client
@@ -67,20 +69,20 @@ class MqttClient:
             )
 
     def publish(self, message: Outbound) -> Future[int]:
-        """As of `Engine`; a message with QoS 1 waits for a connection where there is none."""
+        """As of `MqttConnection`; without a connection a message with QoS 1 waits for one."""
         return self._engine.publish(message)
 
     def ack(self, token: Any) -> None:
-        """As of `Engine`."""
+        """As of `MqttConnection`."""
         self._engine.ack(token)
 
     @property
     def connected(self) -> bool:
-        """As of `Engine`."""
+        """As of `MqttConnection`."""
         return self._engine.connected
 
     def unsubscribe(self, filters: Sequence[str]) -> None:
-        """As of `Engine`."""
+        """As of `MqttConnection`."""
         self._engine.unsubscribe(filters)
 
     def close(self, flush_seconds: float = 0.0) -> None:

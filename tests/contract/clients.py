@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from edgekit.core import wire
 from edgekit.core.config import BrokerConfig
-from edgekit.mqtt.engine import Engine
+from edgekit.mqtt.engine import MqttConnection
 from edgekit.mqtt.threaded import MqttClient
 from tests.polled import Polled
 
@@ -58,7 +58,7 @@ class Client:
             assert self.connections.get(timeout=WAIT_SECONDS)
 
     @property
-    def own(self) -> Engine:
+    def own(self) -> MqttConnection:
         """Ours, without what drives it."""
         driver = self.mqtt.link if isinstance(self.mqtt, Polled) else self.mqtt
         return driver._engine

@@ -7,7 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekit.agent.serve.worker.decoder import BeamSearch, Decoder, Options, Tokenizer, open_model
+from edgekit.agent.serve.worker.decoder import (
+    BeamSearch,
+    Decoder,
+    RuntimeOptions,
+    Tokenizer,
+    open_model,
+)
 from tests.fakes.decoder import EOS, FakeBeams, FakeTokenizer
 
 Opened = tuple[Decoder, Tokenizer, BeamSearch]
@@ -16,7 +22,7 @@ QUESTION = [("user", "What is the capital of France?")]
 
 @pytest.fixture(scope="module")
 def real(smollm2: Path) -> Opened:
-    decoder, tokenizer, search = open_model(smollm2, 256, Options(threads=2), slots=1)
+    decoder, tokenizer, search = open_model(smollm2, 256, RuntimeOptions(threads=2), slots=1)
     assert search is not None
     return decoder, tokenizer, search
 

@@ -13,7 +13,7 @@ import pytest
 from edgekit.agent.serve.worker.decoder import (
     Decoder,
     Logits,
-    Options,
+    RuntimeOptions,
     Tokenizer,
     generator,
     graph,
@@ -71,7 +71,7 @@ def subject(request: pytest.FixtureRequest) -> Subject:
         return Subject(FakeDecoder(MAX_LENGTH, answer, slots=2), fake, fake.encode)
     folder: Path = request.getfixturevalue("smollm2")
     batching = request.param == "slots"
-    decoder, tokenizer, _ = open_model(folder, MAX_LENGTH, Options(threads=2), 2, batching)
+    decoder, tokenizer, _ = open_model(folder, MAX_LENGTH, RuntimeOptions(threads=2), 2, batching)
     assert decoder.limits.batched == batching
     assert isinstance(tokenizer, GenaiTokenizer)
     real = tokenizer._tokenizer
@@ -97,7 +97,7 @@ def test_the_free_memory_is_counted_once_the_weights_have_theirs(
 
     monkeypatch.setattr(module, name, loading)
     monkeypatch.setattr(graph, "free_bytes", counting)
-    decoder, *_ = open_model(smollm2, MAX_LENGTH, Options(threads=2), 0, batching)
+    decoder, *_ = open_model(smollm2, MAX_LENGTH, RuntimeOptions(threads=2), 0, batching)
     assert order == ["loaded", "counted"]
     assert (decoder.limits.slots, decoder.limits.max_length) == (1, MAX_LENGTH)
 

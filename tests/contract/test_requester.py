@@ -69,7 +69,7 @@ class Device:
     def reply(self, to: wire.Inbound, kind: str, body: object) -> None:
         """Send one reply; bytes are sent as they are."""
         prompt_id = to.property("ek-id") or json.loads(to.payload)["id"]
-        address = wire.Reply(to.response_topic, to.correlation, prompt_id, self.name, False)
+        address = wire.ReplyTo(to.response_topic, to.correlation, prompt_id, self.name, False)
         payload = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.mqtt.publish(address.message(kind, payload, seq=0, expiry_seconds=60))
 

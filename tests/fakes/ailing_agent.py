@@ -28,7 +28,7 @@ service: Any = edgekit.agent.serve.loop.service
 client: Any = PolledClient
 
 health.longest_silence_seconds = lambda *_: SILENCE_SECONDS
-service.measured = partial(service.measured, THERMAL)
+service.read_sensors = partial(service.read_sensors, THERMAL)
 session.MEASURE_SECONDS = 0.1
 health.METRICS_SECONDS = 1.0
 begin = client.start

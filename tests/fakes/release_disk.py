@@ -9,9 +9,9 @@ from edgekit.agent.release.events import (
     CountTry,
     Effect,
     ForgetGoodConfig,
-    Found,
     MoveCurrent,
-    Record,
+    OnDisk,
+    RecordVerdict,
     RestoreGoodConfig,
     RestorePreviousConfig,
 )
@@ -43,20 +43,20 @@ class Disk:
     previous_config: str | None = None
     good_config: str | None = None
 
-    def found(self) -> Found:
+    def found(self) -> OnDisk:
         """What `disk.found` says of it."""
         good = self.good_config is not None
         if self.current is None:
-            return Found(None, good_config=good, previous=self.previous)
+            return OnDisk(None, good_config=good, previous=self.previous)
         row = self.rows[self.current]
-        return Found(self.current, row.state, row.tries, row.reason, good, self.previous)
+        return OnDisk(self.current, row.state, row.tries, row.reason, good, self.previous)
 
     def perform(self, effect: Effect) -> None:
         """What `disk.perform` does to it."""
         match effect:
             case CountTry(release):
                 self.rows[release].tries += 1
-            case Record(release, event, reason):
+            case RecordVerdict(release, event, reason):
                 self.rows[release] = Row(after(self.rows[release].state, event), 0, reason)
             case ForgetGoodConfig():
                 self.good_config = None
@@ -72,7 +72,7 @@ class Disk:
     def push(self) -> Iterator[None]:
         """The writes of `stage` and `activate` for NEW with a new configuration, one by one."""
         if self.rows[NEW].state == ReleaseState.BAD:
-            self.perform(Record(NEW, ReleaseEvent.STAGE))
+            self.perform(RecordVerdict(NEW, ReleaseEvent.STAGE))
             yield
         if self.current and self.rows[self.current].state != ReleaseState.TRIAL:
             for effect in Trial().handle(self.found(), 0.0):
@@ -82,7 +82,7 @@ class Disk:
         good = current is not None and self.rows[current].state == ReleaseState.GOOD
         self.good_config = config if good and current == NEW else None
         yield
-        self.perform(Record(NEW, ReleaseEvent.ACTIVATE))
+        self.perform(RecordVerdict(NEW, ReleaseEvent.ACTIVATE))
         yield
         if good and current != NEW:
             self.previous_config = config

@@ -26,7 +26,7 @@ from edgekit.agent.serve.session.events import (
     ToWorker,
     Unrecorded,
 )
-from edgekit.agent.serve.session.prompt import Row
+from edgekit.agent.serve.session.prompt import JournalRow
 from edgekit.agent.serve.session.session import Session
 from edgekit.core import topics, wire
 from edgekit.core.chat import Timings, Usage
@@ -63,7 +63,7 @@ class Agent:
     search: dict[str, Any] = field(default_factory=dict)
     now: float = 1000.0
     acks: list[object] = field(default_factory=list)
-    disk: dict[str, Row] = field(default_factory=dict)
+    disk: dict[str, JournalRow] = field(default_factory=dict)
     disk_full: bool = False
     _tokens: int = 0
 

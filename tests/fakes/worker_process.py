@@ -6,9 +6,9 @@ import socket
 import subprocess
 import sys
 
-from edgekit.agent.serve.pipe import FromWorker, Message, Pipe, Settings
+from edgekit.agent.serve.pipe import FromWorker, Message, Pipe, WorkerSettings
 
-SETTINGS = Settings(
+SETTINGS = WorkerSettings(
     model="none",
     release="r",
     max_length=8,

@@ -17,7 +17,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 
-from edgekit.agent.serve.session.prompt import Row
+from edgekit.agent.serve.session.prompt import JournalRow
 from edgekit.agent.serve.loop.journal import Journal, StorageError
 from edgekit.agent.serve.session.states import State
 from edgekit.core import wire
@@ -27,8 +27,8 @@ ballast = folder / "ballast"
 
 
 def row(number):
-    reply = wire.Reply("edgekit/v1/res/a/1", b"c", str(number), "pi", False)
-    return Row(f"a/{number}", "a", State.ACCEPTED, reply, b"h", b"x" * 30_000, 0.0, 1.0, 2.0)
+    reply = wire.ReplyTo("edgekit/v1/res/a/1", b"c", str(number), "pi", False)
+    return JournalRow(f"a/{number}", "a", State.ACCEPTED, reply, b"h", b"x" * 30_000, 0.0, 1.0, 2.0)
 
 
 journal = Journal(folder / "journal.db")

@@ -57,13 +57,13 @@ def test_what_a_slow_worker_did_not_take_at_once_comes_later_and_in_order() -> N
     theirs: Pipe[ToWorker] = Pipe(worker, ToWorker)
     keys = [f"a/{n}" for n in range(20)]
     for key in keys:
-        process.tell(msgspec.structs.replace(START, job=key))
+        process.tell(msgspec.structs.replace(START, key=key))
     heard: list[str] = []
     while len(heard) < len(keys):
         polling.wait([process], 0)
         message = theirs.receive(wait=False)
         if message is not None:
-            heard.append(message.job)
+            heard.append(message.key)
     assert heard == keys
     theirs.sock.close()
     process.stop()

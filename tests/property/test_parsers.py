@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekit.agent.serve.pipe import Cancel, Delta, Pipe, PipeClosedError, Start, ToWorker
+from edgekit.agent.serve.pipe import Cancel, Generated, Pipe, PipeClosedError, Start, ToWorker
 from edgekit.core import envelope, topics, wire
 from edgekit.core.chat import Sampling, parse_body
 from edgekit.core.manifest import (
@@ -313,7 +313,7 @@ def test_a_frame_too_large_and_a_message_of_the_other_direction_are_refused() ->
         ours, theirs = socket.socketpair()
         with ours, theirs:
             if data is None:
-                Pipe[ToWorker](ours, ToWorker).send(Delta("j", "x"))
+                Pipe[ToWorker](ours, ToWorker).send(Generated("j", "x"))
             else:
                 ours.sendall(data)
             with pytest.raises(PipeClosedError):

@@ -18,7 +18,7 @@ from edgekit.agent.serve.worker.shares import (
     FAVOUR,
     HALF_LIFE_SECONDS,
     MAX_REMEMBERED,
-    MAX_WAIT_TURNS,
+    MAX_WAIT_QUANTA,
     Shares,
 )
 
@@ -46,10 +46,10 @@ def test_every_prompt_is_fed_exactly_and_none_waits_for_more_than_so_many_turns(
     last = {slot: began for slot, (began, _, _, _) in enumerate(prompts)}
     owners = [owner for *_, owner in prompts]
     shares, now = Shares(), 0.0
-    for turn in range(1, 20_000):
-        running = [s for s in remaining if prompts[s][0] < turn and answers[s]]
+    for quantum in range(1, 20_000):
+        running = [s for s in remaining if prompts[s][0] < quantum and answers[s]]
         if not running:
-            if turn > 21:
+            if quantum > 21:
                 return
             continue
         loads = [Load(s, remaining[s], 0, owners[s], last[s]) for s in running]
@@ -64,7 +64,7 @@ def test_every_prompt_is_fed_exactly_and_none_waits_for_more_than_so_many_turns(
             assert len(work.step) <= 1
         for slot in work.step:
             answers[slot] -= 1
-            last[slot] = turn
+            last[slot] = quantum
         if work.feed is not None:
             slot, count = work.feed
             assert owners[slot] == whose
@@ -72,14 +72,14 @@ def test_every_prompt_is_fed_exactly_and_none_waits_for_more_than_so_many_turns(
             assert count >= min(MIN_SLICE, remaining[slot])
             assert remaining[slot] - count != 1  # no slice of one token is left over
             remaining[slot] -= count
-            last[slot] = turn
+            last[slot] = quantum
         assert work.feed or work.step
-        cost = costs[turn % len(costs)]
+        cost = costs[quantum % len(costs)]
         now += cost
         shares.charge(whose, cost, now, feeding=work.feed is not None)
         for slot in running:  # a turn of its requester's comes in time, in turn with its others
             others = len(prompts)
-            assert turn - last[slot] <= (MAX_WAIT_TURNS + others) * others
+            assert quantum - last[slot] <= (MAX_WAIT_QUANTA + others) * others
     raise AssertionError(f"not done: {remaining} {answers}")
 
 
@@ -135,7 +135,7 @@ def test_nobody_who_is_there_waits_for_more_than_so_many_turns(
         name = shares.next(here)
         assert name in here
         waited = Counter({other: waited[other] + 1 for other in here - {name}})
-        assert max(waited.values(), default=0) <= MAX_WAIT_TURNS + len(here)
+        assert max(waited.values(), default=0) <= MAX_WAIT_QUANTA + len(here)
         now += cost
         shares.charge(name, cost, now)
 
@@ -220,7 +220,7 @@ def test_who_has_used_more_begins_nothing_before_the_others_have_gone_on() -> No
             shares.charge("mallory", 0.06, now)
             turns = 0
         turns += 1
-        assert turns <= MAX_WAIT_TURNS + 1
+        assert turns <= MAX_WAIT_QUANTA + 1
         assert shares.next({"victim"}, {"mallory"}) == "victim"
         now += 0.01
         used["victim"] += 0.01

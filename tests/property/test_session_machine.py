@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from edgekit.agent.serve.pipe import Cancel, Delta, Done, Failed, Heartbeat, Ready, Start
+from edgekit.agent.serve.pipe import Cancel, Done, Generated, Heartbeat, Ready, Refused, Start
 from edgekit.agent.serve.session.events import (
     Ack,
     CheckStorage,
@@ -38,7 +38,7 @@ from edgekit.agent.serve.session.events import (
     Unrecorded,
     WorkerLost,
 )
-from edgekit.agent.serve.session.prompt import KEEP_SECONDS, Row
+from edgekit.agent.serve.session.prompt import KEEP_SECONDS, JournalRow
 from edgekit.agent.serve.session.session import Session
 from edgekit.agent.serve.session.states import State
 from edgekit.core import topics, wire
@@ -69,7 +69,7 @@ class SessionMachine(RuleBasedStateMachine):
         self.sent = 0
         self.serial = 0  # no two answers of the model are alike
         self.owner: dict[bytes, str] = {}  # correlation: requester
-        self.disk: dict[str, Row] = {}
+        self.disk: dict[str, JournalRow] = {}
         self.disk_works = True
         self.answers: dict[str, bytes] = {}  # key: what it was answered, until it is forgotten
         self.in_flight: list[Publish] = []
@@ -119,8 +119,8 @@ class SessionMachine(RuleBasedStateMachine):
                     if key and kind != "delta":
                         self.in_flight.append(effect)
                     said = dict(message.user)
-                    if isinstance(event, Delta | Done) and "ek-id" in said:
-                        assert event.job.endswith(f"/{said['ek-id']}"), "another prompt's answer"
+                    if isinstance(event, Generated | Done) and "ek-id" in said:
+                        assert event.key.endswith(f"/{said['ek-id']}"), "another prompt's answer"
                 case Spawn():
                     self.running.clear()
                     self.loading = True
@@ -266,16 +266,16 @@ class SessionMachine(RuleBasedStateMachine):
         self.handle(Ready(1.0, 1.0, slots))
 
     @precondition(lambda self: not self.exited and not self.loading)
-    @rule(job=st.tuples(requesters, ids), other=rarely, event=st.integers(-1, 4))
+    @rule(key=st.tuples(requesters, ids), other=rarely, event=st.integers(-1, 4))
     def worker_says(self, job: tuple[str, str], other: bool, event: int) -> None:
         key = "/".join(job) if other or not self.running else min(self.running)
         self.serial += 1
         events: list[Any] = [
-            Delta(key, "x"),
+            Generated(key, "x"),
             Done(key, str(self.serial), "stop", USAGE, TIMINGS),
             Done(key, str(self.serial), "cancelled", USAGE, TIMINGS),
             Done(key, "x", "deadline", USAGE, TIMINGS),
-            Failed(key, "context_length_exceeded", "long"),
+            Refused(key, "context_length_exceeded", "long"),
         ]
         if event > 0:
             self.running.discard(key)

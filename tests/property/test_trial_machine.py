@@ -22,15 +22,15 @@ from edgekit.agent.release.events import (
     BecomeSuccessor,
     Effect,
     EndAgent,
+    EndSupervisor,
     Event,
-    Exit,
     HoldStops,
     KeepRunning,
     StartAgent,
     StopAsked,
     StopsHeld,
     SupervisorFailed,
-    Tick,
+    TimePassed,
 )
 from edgekit.agent.release.trial import (
     FAIL,
@@ -38,9 +38,9 @@ from edgekit.agent.release.trial import (
     WAYS,
     Happening,
     Phase,
-    Step,
     Trial,
-    Way,
+    TrialStep,
+    WayBack,
 )
 from edgekit.core.digest import Digest
 from edgekit.core.release import ReleaseState
@@ -48,7 +48,7 @@ from edgekit.errors import EdgekitError
 from tests.fakes.release_disk import KINDS, NEW, OLD, Disk, before
 
 TRIAL_SECONDS = 10.0
-LAST = (BecomeSuccessor, KeepRunning, Exit)
+LAST = (BecomeSuccessor, KeepRunning, EndSupervisor)
 # What the release on trial does; of the last one not even the supervisor starts.
 READY, ENDS, MUTE, BROKEN = "ready", "ends", "mute", "broken"
 SIDES = [(kind, mode) for kind in KINDS for mode in (READY, ENDS, MUTE, BROKEN)]
@@ -172,7 +172,7 @@ class Device:
             case KeepRunning():
                 if self.running is None and not self.stopping:
                     self.start_agent()
-            case Exit():
+            case EndSupervisor():
                 assert self.running is None, "an agent without a supervisor"
             case _:
                 self.disk.perform(effect)
@@ -201,7 +201,7 @@ class Device:
             self.answered.add(self.running)
             return AgentReady()
         if self.mode == MUTE:
-            return Tick()
+            return TimePassed()
         self.running = None
         return AgentEnded("no memory")
 
@@ -298,78 +298,81 @@ def test_no_story_has_more_effects_than_there_are_moments() -> None:
 BROKEN_RULES: dict[str, tuple[object, object]] = {
     "the try is not recorded": (
         (Phase.STARTING, Happening.NEW_TRIAL),
-        (Phase.TRYING, (Step.START_AGENT,)),
+        (Phase.TRYING, (TrialStep.START_AGENT,)),
     ),
     "the try is recorded after the start": (
         (Phase.STARTING, Happening.NEW_TRIAL),
-        (Phase.TRYING, (Step.START_AGENT, Step.COUNT_TRY)),
+        (Phase.TRYING, (TrialStep.START_AGENT, TrialStep.COUNT_TRY)),
     ),
     "an interrupted trial begins again": (
         (Phase.STARTING, Happening.TRIED_BEFORE),
-        (Phase.TRYING, (Step.START_AGENT,)),
+        (Phase.TRYING, (TrialStep.START_AGENT,)),
     ),
     "going back comes before the record": (
         (Phase.TRYING, Happening.ENDED),
-        (Phase.RETURNING, (Step.GO_BACK, Step.RECORD_FAILURE)),
+        (Phase.RETURNING, (TrialStep.GO_BACK, TrialStep.RECORD_FAILURE)),
     ),
     "a failure is not recorded": (
         (Phase.TRYING, Happening.ENDED),
-        (Phase.RETURNING, (Step.GO_BACK,)),
+        (Phase.RETURNING, (TrialStep.GO_BACK,)),
     ),
     "a late agent is left running": (
         (Phase.TRYING, Happening.DEADLINE),
         (Phase.RETURNING, FAIL),
     ),
-    "a stop leaves the agent": ((Phase.TRYING, Happening.STOP), (Phase.OVER, (Step.EXIT,))),
+    "a stop leaves the agent": ((Phase.TRYING, Happening.STOP), (Phase.OVER, (TrialStep.EXIT,))),
     "a stop is lost on the way back": (
         (Phase.RETURNING, Happening.STOP),
-        (Phase.OVER, (Step.BECOME_SUCCESSOR,)),
+        (Phase.OVER, (TrialStep.BECOME_SUCCESSOR,)),
     ),
     "a way back is not continued": (
         (Phase.STARTING, Happening.HALF_RETURNED),
-        (Phase.OVER, (Step.KEEP_RUNNING,)),
+        (Phase.OVER, (TrialStep.KEEP_RUNNING,)),
     ),
     "what to go back to is thrown away before the record": (
         (Phase.TRYING, Happening.READY),
-        (Phase.OVER, (Step.FORGET_GOOD_CONFIG, Step.RECORD_ANSWERED, Step.KEEP_RUNNING)),
+        (
+            Phase.OVER,
+            (TrialStep.FORGET_GOOD_CONFIG, TrialStep.RECORD_ANSWERED, TrialStep.KEEP_RUNNING),
+        ),
     ),
     "a configuration that answered is undone": (
         (Phase.STARTING, Happening.ANSWERED_BEFORE),
-        (Phase.RETURNING, (Step.GO_BACK,)),
+        (Phase.RETURNING, (TrialStep.GO_BACK,)),
     ),
     "a configuration that answered can still be undone": (
         (Phase.TRYING, Happening.READY),
-        (Phase.OVER, (Step.RECORD_ANSWERED, Step.KEEP_RUNNING)),
+        (Phase.OVER, (TrialStep.RECORD_ANSWERED, TrialStep.KEEP_RUNNING)),
     ),
     "the link moves before the configuration": (
-        Way.PREVIOUS,
+        WayBack.PREVIOUS,
         (
-            Step.RECORD_FAILED,
-            (Step.MOVE_CURRENT, Step.RESTORE_PREVIOUS_CONFIG, Step.HOLD_STOPS),
+            TrialStep.RECORD_FAILED,
+            (TrialStep.MOVE_CURRENT, TrialStep.RESTORE_PREVIOUS_CONFIG, TrialStep.HOLD_STOPS),
             Phase.RETURNING,
         ),
     ),
     "the old release keeps the new configuration": (
-        Way.PREVIOUS,
-        (Step.RECORD_FAILED, (Step.MOVE_CURRENT, Step.HOLD_STOPS), Phase.RETURNING),
+        WayBack.PREVIOUS,
+        (TrialStep.RECORD_FAILED, (TrialStep.MOVE_CURRENT, TrialStep.HOLD_STOPS), Phase.RETURNING),
     ),
     "a configuration's failure is the release's": (
-        Way.CONFIG,
+        WayBack.CONFIG,
         (
-            Step.RECORD_FAILED,
-            (Step.RESTORE_GOOD_CONFIG, Step.HOLD_STOPS),
+            TrialStep.RECORD_FAILED,
+            (TrialStep.RESTORE_GOOD_CONFIG, TrialStep.HOLD_STOPS),
             Phase.RETURNING,
         ),
     ),
     "a failed first release stays": (
-        Way.NOTHING,
-        (Step.RECORD_FAILED, (Step.EXIT_FAILED,), Phase.OVER),
+        WayBack.NOTHING,
+        (TrialStep.RECORD_FAILED, (TrialStep.EXIT_FAILED,), Phase.OVER),
     ),
     "the successor starts while a stop may be lost": (
-        Way.PREVIOUS,
+        WayBack.PREVIOUS,
         (
-            Step.RECORD_FAILED,
-            (Step.RESTORE_PREVIOUS_CONFIG, Step.MOVE_CURRENT, Step.BECOME_SUCCESSOR),
+            TrialStep.RECORD_FAILED,
+            (TrialStep.RESTORE_PREVIOUS_CONFIG, TrialStep.MOVE_CURRENT, TrialStep.BECOME_SUCCESSOR),
             Phase.OVER,
         ),
     ),
@@ -379,7 +382,7 @@ BROKEN_RULES: dict[str, tuple[object, object]] = {
 @pytest.mark.parametrize("rule", BROKEN_RULES)
 def test_a_broken_rule_is_found(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     key, row = BROKEN_RULES[rule]
-    rows: dict[Any, Any] = WAYS if isinstance(key, Way) else TRANSITIONS
+    rows: dict[Any, Any] = WAYS if isinstance(key, WayBack) else TRANSITIONS
     assert rows[key] != row
     monkeypatch.setitem(rows, key, row)
     with pytest.raises((AssertionError, EdgekitError)):

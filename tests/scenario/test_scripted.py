@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from edgekit.agent.serve.pipe import Cancel, Delta, Done, Ready
+from edgekit.agent.serve.pipe import Cancel, Done, Generated, Ready
 from edgekit.agent.serve.session.events import (
     CheckStorage,
     Connected,
@@ -75,7 +75,7 @@ class Scripted:
         job = f"{requester}/{said.id}"
         if said.delta is not None:
             self._said[job] = self._said.get(job, "") + said.delta
-            self._done(self.agent.handle(Delta(job, said.delta)))
+            self._done(self.agent.handle(Generated(job, said.delta)))
         if said.finish is not None:
             text = self._said.pop(job, "") + said.finish
             self._done(self.agent.handle(_ended(job, text, "stop")))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekit.agent.serve.worker.decoder import BeamSearch, Decoder, Options, open_model
+from edgekit.agent.serve.worker.decoder import BeamSearch, Decoder, RuntimeOptions, open_model
 from edgekit.agent.serve.worker.decoder.graph import read_graph
 from edgekit.builder.request.request import BuildRequest
 from edgekit.builder.run import build
@@ -27,7 +27,7 @@ def models(qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
 
 
 def opened(model: Path, batching: bool) -> tuple[Decoder, BeamSearch | None]:
-    decoder, _, beams = open_model(model, MAX_LENGTH, Options(1), 2, batching)
+    decoder, _, beams = open_model(model, MAX_LENGTH, RuntimeOptions(1), 2, batching)
     assert decoder.limits.batched == batching
     return decoder, beams
 

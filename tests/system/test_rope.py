@@ -18,7 +18,7 @@ from edgekit.agent.serve.worker.decoder import (
     Decoder,
     Limits,
     Logits,
-    Options,
+    RuntimeOptions,
     Tokenizer,
     open_model,
 )
@@ -114,8 +114,11 @@ def tokens(count: int) -> list[int]:
 
 
 def test_the_threshold_is_read_from_the_graph_unless_no_slot_gets_there(model: Path) -> None:
-    assert open_model(model, MAX_LENGTH, Options(1), slots=1)[0].limits.rope_threshold == THRESHOLD
-    assert open_model(model, THRESHOLD, Options(1), slots=1)[0].limits.rope_threshold is None
+    assert (
+        open_model(model, MAX_LENGTH, RuntimeOptions(1), slots=1)[0].limits.rope_threshold
+        == THRESHOLD
+    )
+    assert open_model(model, THRESHOLD, RuntimeOptions(1), slots=1)[0].limits.rope_threshold is None
 
 
 @pytest.mark.parametrize("batching", [False, True])
@@ -124,7 +127,7 @@ def test_the_threshold_is_read_from_the_graph_unless_no_slot_gets_there(model: P
 def test_what_is_above_the_threshold_is_computed_with_the_long_factors_to_the_bit(
     model: Path, length: int, sampling: Sampling, batching: bool
 ) -> None:
-    real, tokenizer, _ = open_model(model, MAX_LENGTH, Options(1), 2, batching)
+    real, tokenizer, _ = open_model(model, MAX_LENGTH, RuntimeOptions(1), 2, batching)
     decoder = OneSlot(real)
     done = run(decoder, Fixed(tokenizer), tokens(length), sampling)
     assert done.usage.completion_tokens == 20

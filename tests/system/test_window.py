@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from edgekit.agent.serve.worker.decoder import Decoder, Options, open_model
+from edgekit.agent.serve.worker.decoder import Decoder, RuntimeOptions, open_model
 from edgekit.builder.request.request import BuildRequest
 from edgekit.builder.run import build
 from edgekit.builder.tools.host import HostToolchain
@@ -44,7 +44,7 @@ def tokens(count: int) -> list[int]:
 
 
 def opened(model: Path, max_length: int = MAX_LENGTH) -> Decoder:
-    return open_model(model, max_length, Options(1), slots=2)[0]
+    return open_model(model, max_length, RuntimeOptions(1), slots=2)[0]
 
 
 def test_a_slot_is_kept_whole_or_not_at_all(model: Path) -> None:

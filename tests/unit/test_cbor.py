@@ -14,7 +14,7 @@ from typing import Any
 import cbor2
 import pytest
 
-from edgekit.agent.serve.pipe import Delta
+from edgekit.agent.serve.pipe import Generated
 from edgekit.agent.serve.session.events import Controlled
 from edgekit.core import cbor, topics, wire
 from edgekit.core.chat import parse_body
@@ -57,7 +57,7 @@ def test_every_reply_is_cbor_of_the_same_values_with_its_content_type() -> None:
     ours, theirs = Agent().ready(), Agent().ready()
     pairs = [
         (prompt(ours, cbor2.dumps(BODY)), theirs.prompt()),
-        (ours.handle(Delta("alice/p1", "Hel")), theirs.handle(Delta("alice/p1", "Hel"))),
+        (ours.handle(Generated("alice/p1", "Hel")), theirs.handle(Generated("alice/p1", "Hel"))),
         (ours.finishes(), theirs.finishes()),
         (prompt(ours, cbor2.dumps(BODY)), theirs.prompt()),  # the stored one
     ]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from edgekit.agent.serve.pipe import Cancel, Delta, Start
+from edgekit.agent.serve.pipe import Cancel, Generated, Start
 from edgekit.agent.serve.session.events import Controlled, Received
 from edgekit.core import topics, wire
 from edgekit.core.envelope import opened
@@ -55,7 +55,7 @@ def error_of(answer: dict[str, Any]) -> dict[str, Any]:
 def test_what_properties_say_is_in_keys_of_every_reply() -> None:
     agent = Agent().ready()
     (accepted,) = said(agent, envelope())
-    (delta,) = answers(agent.handle(Delta("alice/p1", "Hel")))
+    (delta,) = answers(agent.handle(Generated("alice/p1", "Hel")))
     (final,) = answers(agent.finishes())
     common = {"v": 1, "id": "p1", "dev": "pi", "topic": HERE}
     assert accepted == common | {"kind": "accepted", "seq": 0, "payload": {"position": 0}}

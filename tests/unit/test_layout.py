@@ -30,7 +30,7 @@ from edgekit.core.manifest import (
 from edgekit.errors import VerificationError
 from edgekit.fleet import commands, probe, receive
 from edgekit.fleet.commands import Tree
-from edgekit.fleet.facts import Facts, parse_facts
+from edgekit.fleet.facts import DeviceFacts, parse_facts
 
 DIGEST = Digest.of(b"a release")
 HEX = DIGEST.hex
@@ -52,7 +52,7 @@ PATHS = {
 }
 
 
-def facts(root: PurePosixPath, **changed: object) -> Facts:
+def facts(root: PurePosixPath, **changed: object) -> DeviceFacts:
     told: dict[str, object] = {
         "root": str(root),
         "machine": "x86_64",
@@ -142,7 +142,7 @@ def test_the_probe_finds_what_the_layout_says(tmp_path: Path) -> None:
     assert found(root).current_manifest is None, "other bytes than the link says"
 
 
-def found(root: Root) -> Facts:
+def found(root: Root) -> DeviceFacts:
     return parse_facts(msgspec.json.encode(probe.probe(str(root.path))))
 
 

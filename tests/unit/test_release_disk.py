@@ -18,7 +18,7 @@ from edgekit.agent.release.events import (
     HoldStops,
     KeepRunning,
     MoveCurrent,
-    Record,
+    RecordVerdict,
     RestoreGoodConfig,
     RestorePreviousConfig,
 )
@@ -86,12 +86,12 @@ def moments(kind: str) -> list[Disk]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_model_of_the_disk_is_what_the_disk_does(kind: str, tmp_path: Path) -> None:
-    on_trial = {Record, CountTry}
+    on_trial = {RecordVerdict, CountTry}
     effects: list[Effect] = [
         CountTry(NEW),
-        Record(NEW, ReleaseEvent.ANSWERED),
-        Record(NEW, ReleaseEvent.FAILED, "it ended"),
-        Record(NEW, ReleaseEvent.RESTORED, "it ended"),
+        RecordVerdict(NEW, ReleaseEvent.ANSWERED),
+        RecordVerdict(NEW, ReleaseEvent.FAILED, "it ended"),
+        RecordVerdict(NEW, ReleaseEvent.RESTORED, "it ended"),
         ForgetGoodConfig(),
         RestoreGoodConfig(),
         RestorePreviousConfig(),

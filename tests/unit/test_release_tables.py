@@ -12,26 +12,34 @@ from edgekit.agent.release.events import (
     AgentReady,
     AgentStarted,
     EndAgent,
+    EndSupervisor,
     Event,
-    Exit,
-    Found,
     HoldStops,
     KeepRunning,
     MoveCurrent,
-    Record,
+    OnDisk,
+    RecordVerdict,
     RestorePreviousConfig,
     StopAsked,
     StopsHeld,
     SupervisorFailed,
-    Tick,
+    TimePassed,
 )
-from edgekit.agent.release.trial import PLAIN, RECORDS, TRANSITIONS, WAYS, Happening, Phase, Step
+from edgekit.agent.release.trial import (
+    PLAIN,
+    RECORDS,
+    TRANSITIONS,
+    WAYS,
+    Happening,
+    Phase,
+    TrialStep,
+)
 from edgekit.core import release
 from edgekit.core.digest import Digest
 from edgekit.core.release import ReleaseEvent, ReleaseState
 
 OLD, NEW = Digest.of(b"old"), Digest.of(b"new")
-ON_TRIAL = Found(NEW, ReleaseState.TRIAL, previous=OLD)
+ON_TRIAL = OnDisk(NEW, ReleaseState.TRIAL, previous=OLD)
 
 
 @pytest.mark.parametrize("table", [release.table, trial.table, trial.ways_table])
@@ -48,9 +56,14 @@ def test_every_phase_but_the_last_goes_on_and_every_word_is_used() -> None:
     assert {happening for _, happening in TRANSITIONS} == set(Happening)
     used = {step for _, steps in TRANSITIONS.values() for step in steps}
     used |= {step for record, steps, _ in WAYS.values() for step in (record, *steps)}
-    assert used == set(Step)
-    alone = {Step.RECORD_FAILURE, Step.GO_BACK, Step.COUNT_TRY, Step.MOVE_CURRENT}
-    assert {*PLAIN, *RECORDS} == set(Step) - alone
+    assert used == set(TrialStep)
+    alone = {
+        TrialStep.RECORD_FAILURE,
+        TrialStep.GO_BACK,
+        TrialStep.COUNT_TRY,
+        TrialStep.MOVE_CURRENT,
+    }
+    assert {*PLAIN, *RECORDS} == set(TrialStep) - alone
 
 
 EVENTS: list[tuple[Event, Happening]] = [
@@ -75,7 +88,7 @@ def test_an_event_without_a_row_changes_nothing(phase: Phase, event: Event) -> N
     assert machine.phase == phase
 
 
-def trying(found: Found = ON_TRIAL) -> trial.Trial:
+def trying(found: OnDisk = ON_TRIAL) -> trial.Trial:
     machine = trial.Trial()
     machine.handle(found, 50.0)
     assert machine.handle(AgentStarted(4.0), 100.0) == ()
@@ -84,10 +97,10 @@ def trying(found: Found = ON_TRIAL) -> trial.Trial:
 
 def test_the_deadline_runs_from_the_agent_s_start_and_its_reason_says_how_long_it_was() -> None:
     machine = trying()
-    assert machine.handle(Tick(), 104.0) == ()
-    assert machine.handle(Tick(), 104.1) == (EndAgent(),)
+    assert machine.handle(TimePassed(), 104.0) == ()
+    assert machine.handle(TimePassed(), 104.1) == (EndAgent(),)
     assert machine.handle(AgentEnded("loading"), 105.0) == (
-        Record(NEW, ReleaseEvent.FAILED, "no answer within 4 s: loading"),
+        RecordVerdict(NEW, ReleaseEvent.FAILED, "no answer within 4 s: loading"),
         RestorePreviousConfig(),
         MoveCurrent(OLD),
         HoldStops(),
@@ -96,29 +109,29 @@ def test_the_deadline_runs_from_the_agent_s_start_and_its_reason_says_how_long_i
 
 def test_an_agent_that_ends_is_named_as_the_reason() -> None:
     record, *_ = trying().handle(AgentEnded("no memory"), 101.0)
-    assert record == Record(NEW, ReleaseEvent.FAILED, "the agent ended: no memory")
+    assert record == RecordVerdict(NEW, ReleaseEvent.FAILED, "the agent ended: no memory")
 
 
 def test_an_agent_that_is_ready_is_good_without_a_reason() -> None:
     effects = trying().handle(AgentReady(), 103.0)
-    assert effects[0] == Record(NEW, ReleaseEvent.ANSWERED)
+    assert effects[0] == RecordVerdict(NEW, ReleaseEvent.ANSWERED)
     assert effects[-1] == KeepRunning()
 
 
 def test_a_stop_gives_no_verdict() -> None:
-    assert trying().handle(StopAsked(), 101.0) == (EndAgent(), Exit(0))
+    assert trying().handle(StopAsked(), 101.0) == (EndAgent(), EndSupervisor(0))
 
 
 @pytest.mark.parametrize("previous", [None, NEW])
 def test_without_another_release_to_go_back_to_nothing_is_current(previous: Digest | None) -> None:
-    machine = trying(Found(NEW, ReleaseState.TRIAL, previous=previous))
+    machine = trying(OnDisk(NEW, ReleaseState.TRIAL, previous=previous))
     effects = machine.handle(AgentEnded("no memory"), 101.0)
-    assert effects[1:] == (MoveCurrent(None), Exit(1))
+    assert effects[1:] == (MoveCurrent(None), EndSupervisor(1))
     assert machine.phase == Phase.OVER
 
 
 def test_a_supervisor_that_cannot_start_fails_a_trial_and_nothing_else() -> None:
     record, *_ = trial.Trial().handle(SupervisorFailed(ON_TRIAL, "no Python"), 0.0)
-    assert record == Record(NEW, ReleaseEvent.FAILED, "no Python")
+    assert record == RecordVerdict(NEW, ReleaseEvent.FAILED, "no Python")
     for state in (None, ReleaseState.GOOD, ReleaseState.BAD):
-        assert trial.Trial().handle(SupervisorFailed(Found(NEW, state), "no Python"), 0.0) == ()
+        assert trial.Trial().handle(SupervisorFailed(OnDisk(NEW, state), "no Python"), 0.0) == ()

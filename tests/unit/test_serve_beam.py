@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from edgekit.agent.serve.pipe import Cancel, Done, Failed, Start
+from edgekit.agent.serve.pipe import Cancel, Done, Refused, Start
 from edgekit.agent.serve.worker.admission import beams_served
 from edgekit.agent.serve.worker.decoder.graph import Decoding, Graph
 from edgekit.agent.serve.worker.decoder.memory import beams_for
@@ -19,8 +19,8 @@ from tests.unit.test_serve_worker import Parent, prompt, worker
 pytestmark = pytest.mark.timeout(30)
 
 
-def beams(job: str = "a/b", count: int = 3, limit: int = 50, **sampling: Any) -> Start:
-    return prompt(job=job, limit=limit, sampling=Sampling(num_beams=count, **sampling))
+def beams(key: str = "a/b", count: int = 3, limit: int = 50, **sampling: Any) -> Start:
+    return prompt(key=key, limit=limit, sampling=Sampling(num_beams=count, **sampling))
 
 
 def final(parent: Parent, start: Start) -> Done:
@@ -46,7 +46,7 @@ def test_it_is_off_unless_the_device_allows_so_many() -> None:
     for allowed, asked in ((1, 2), (4, 5)):
         with worker("Paris.", max_beams=allowed) as parent:
             failed = parent.ask(beams(count=asked))
-            assert isinstance(failed, Failed)
+            assert isinstance(failed, Refused)
             assert failed.code == "unsupported_parameter"
             assert "num_beams" in failed.message
             assert parent.beams.asked == []
@@ -59,7 +59,7 @@ def test_beams_that_the_memory_has_no_room_for_are_refused_with_the_bound() -> N
         parent.beams.asked.clear()
         parent.beams.free_tokens = 3 * (length + 50)
         failed = parent.ask(beams(count=4))
-        assert isinstance(failed, Failed)
+        assert isinstance(failed, Refused)
         assert (failed.code, failed.param) == ("out_of_memory", "num_beams")
         assert "room for 3 beams" in failed.message
         assert parent.beams.asked == []
@@ -99,7 +99,7 @@ def test_what_it_has_no_word_for_is_refused_by_name(field: str, value: object) -
     with worker("Paris.", max_beams=4) as parent:
         changed: dict[str, Any] = {field: value}
         failed = parent.ask(beams(**changed))
-        assert isinstance(failed, Failed)
+        assert isinstance(failed, Refused)
         assert failed.code == "unsupported_parameter"
         assert field in failed.message
         assert failed.param == field
@@ -108,7 +108,7 @@ def test_what_it_has_no_word_for_is_refused_by_name(field: str, value: object) -
 def test_its_length_penalty_is_refused_without_it() -> None:
     with worker("Paris.", max_beams=4) as parent:
         failed = parent.ask(prompt(sampling=Sampling(length_penalty=0.5)))
-        assert isinstance(failed, Failed)
+        assert isinstance(failed, Refused)
         assert (failed.code, failed.param) == ("unsupported_parameter", "length_penalty")
 
 
@@ -146,9 +146,9 @@ def test_it_runs_when_nothing_else_does_and_nothing_overtakes_it() -> None:
 
     with worker(ALPHABET, note, slots=2, max_beams=2) as parent:
         parent.send(
-            prompt(job="a/1", limit=20),
+            prompt(key="a/1", limit=20),
             beams(count=2, limit=9),
-            prompt(job="a/2", limit=20),
+            prompt(key="a/2", limit=20),
         )
         done = collect(parent, 3)
         assert list(done) == ["a/1", "a/b", "a/2"]

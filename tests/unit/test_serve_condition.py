@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.agent.serve.loop.sensors import measured
+from edgekit.agent.serve.loop.sensors import read_sensors
 from edgekit.agent.serve.session.condition import (
     COOLER_C,
     DISK_MB,
@@ -20,15 +20,15 @@ from edgekit.agent.serve.session.condition import (
     Level,
     level,
 )
-from edgekit.agent.serve.session.events import Connected, Measured
+from edgekit.agent.serve.session.events import Connected, Readings
 from tests.fakes.session import Agent, error, kinds, statuses, to_worker
 
 PLENTY = 10_000
 
 
 def at(agent: Agent, *, temp: int = 40, memory: int = PLENTY, disk: int = PLENTY) -> str:
-    """The device is measured so; the state that a newcomer hears."""
-    agent.handle(Measured(temp, memory, disk))
+    """The sensors read so; the state that a newcomer hears."""
+    agent.handle(Readings(temp, memory, disk))
     (status,) = statuses(agent.handle(Connected()))
     return f"{status['state']} {status.get('reason', '')}".strip()
 
@@ -115,5 +115,5 @@ def test_a_prompt_for_another_model_is_refused_for_good_whatever_the_weather() -
 
 @pytest.mark.parametrize("disk", [Path("/"), Path("/nowhere/at/all")])
 def test_free_disk_is_measured_where_there_is_one(disk: Path, tmp_path: Path) -> None:
-    room = measured(tmp_path, tmp_path / "none", disk).disk_free_mb
+    room = read_sensors(tmp_path, tmp_path / "none", disk).disk_free_mb
     assert room is None if "nowhere" in str(disk) else room is not None and room >= 0

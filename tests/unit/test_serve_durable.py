@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from edgekit.agent.serve.pipe import Cancel, Delta, Ready, Start
+from edgekit.agent.serve.pipe import Cancel, Generated, Ready, Start
 from edgekit.agent.serve.session.dispatch import MAX_STARTS
 from edgekit.agent.serve.session.events import (
     Ack,
@@ -179,7 +179,7 @@ def test_after_a_restart_waiting_and_running_prompts_go_on_in_their_order() -> N
     for prompt_id in ("p1", "p2", "p3"):
         agent.prompt(prompt_id)
     again = agent.restarted()
-    assert the_start(again.handle(Ready(1, 1))).job == "alice/p1"
+    assert the_start(again.handle(Ready(1, 1))).key == "alice/p1"
     again.handle(Connected())
     for prompt_id in ("p1", "p2", "p3"):
         assert dict(replies(again.finishes(f"alice/{prompt_id}"))[0].user)["ek-id"] == prompt_id
@@ -190,9 +190,9 @@ def test_a_prompt_that_ran_before_the_restart_sends_only_its_final() -> None:
     agent.prompt("p1")
     agent.prompt("p2")
     again = agent.restarted().ready()
-    assert kinds(again.handle(Delta("alice/p1", "Hel"))) == []
+    assert kinds(again.handle(Generated("alice/p1", "Hel"))) == []
     assert kinds(again.finishes("alice/p1")) == ["final"]
-    assert kinds(again.handle(Delta("alice/p2", "Hel"))) == ["delta"]
+    assert kinds(again.handle(Generated("alice/p2", "Hel"))) == ["delta"]
 
 
 def test_an_unacknowledged_final_is_sent_again_at_every_connection_until_it_is() -> None:
@@ -215,7 +215,7 @@ def test_a_final_that_was_made_while_there_was_no_connection_comes_with_it() -> 
     agent = Agent().ready()
     agent.prompt("p1")
     agent.handle(Disconnected())
-    assert replies(agent.handle(Delta("alice/p1", "x"))) == []
+    assert replies(agent.handle(Generated("alice/p1", "x"))) == []
     assert replies(agent.finishes()) == []
     assert kinds(agent.handle(Connected())) == ["final"]
 
@@ -234,7 +234,7 @@ def test_a_prompt_during_which_the_agent_died_too_often_is_given_up() -> None:
     agent.prompt("p1")
     for _ in range(MAX_STARTS - 1):
         agent = agent.restarted()
-        assert the_start(agent.handle(Ready(1, 1))).job == "alice/p1"
+        assert the_start(agent.handle(Ready(1, 1))).key == "alice/p1"
     agent = agent.restarted()
     assert to_worker(agent.handle(Ready(1, 1))) == []
     (refused,) = replies(agent.handle(Connected()))
@@ -276,7 +276,7 @@ def test_what_an_earlier_agent_took_and_no_broker_lets_us_answer_is_dropped(
             reply = msgspec.structs.replace(row.reply, **address)
             agent.disk[key] = msgspec.structs.replace(row, reply=reply)
     again = agent.restarted()
-    assert the_start(again.handle(Ready(1, 1))).job == "bob/good"
+    assert the_start(again.handle(Ready(1, 1))).key == "bob/good"
     assert replies(again.handle(Connected())) == []
     assert kinds(again.finishes("bob/good")) == ["final"]
     again.handle(Tick())
@@ -292,8 +292,8 @@ def test_as_many_prompts_run_as_the_worker_has_slots() -> None:
     assert [json.loads(replies(e)[0].payload)["position"] for e in (first, second, third)] == [
         *(0, 0, 1)
     ]
-    assert kinds(agent.handle(Delta("alice/p2", "x"))) == ["delta"]
-    assert the_start(agent.finishes("alice/p2")).job == "alice/p3"
+    assert kinds(agent.handle(Generated("alice/p2", "x"))) == ["delta"]
+    assert the_start(agent.finishes("alice/p2")).key == "alice/p3"
     assert kinds(agent.finishes("alice/p1")) == ["final"]
 
 
@@ -307,12 +307,12 @@ def test_who_killed_the_worker_is_found_out_by_running_alone() -> None:
     agent.prompt("good")
     agent.prompt("bad")
     agent.handle(WorkerLost())
-    assert the_start(agent.handle(Ready(1, 1, 2))).job == "alice/good"
+    assert the_start(agent.handle(Ready(1, 1, 2))).key == "alice/good"
     assert kinds(agent.prompt("new")) == ["accepted"]
-    assert the_start(agent.finishes("alice/good")).job == "alice/bad"
+    assert the_start(agent.finishes("alice/good")).key == "alice/bad"
     assert error(agent.handle(WorkerLost()))["code"] == "worker_crashed"
     assert states(agent)["bad"] == State.FAILED
-    assert the_start(agent.handle(Ready(1, 1, 2))).job == "alice/new"
+    assert the_start(agent.handle(Ready(1, 1, 2))).key == "alice/new"
 
 
 def test_a_cancelled_prompt_is_not_run_again_when_its_worker_dies() -> None:
@@ -330,7 +330,7 @@ def test_a_prompt_whose_accepted_nobody_got_is_dropped_and_may_come_again() -> N
     agent.prompt("p2")
     dropped = agent.acknowledged(taken, code=0x10)
     assert to_worker(dropped) == [Cancel("alice/p1")]  # its slot is free once it says so
-    assert the_start(agent.handle(done("alice/p1", "cancelled"))).job == "alice/p2"
+    assert the_start(agent.handle(done("alice/p1", "cancelled"))).key == "alice/p2"
     agent.handle(Tick())
     assert set(agent.disk) == {"alice/p2"}
     assert kinds(agent.prompt("p1")) == ["accepted"]
@@ -369,7 +369,7 @@ def test_a_prompt_that_was_started_while_its_commit_failed_is_cancelled() -> Non
     agent.handle(StorageBack())
     assert kinds(agent.prompt("p1")) == ["accepted"]
     assert to_worker(agent.handle(Tick())) == []  # the worker is at the old one still
-    assert the_start(agent.handle(done("alice/p1", "cancelled"))).job == "alice/p1"
+    assert the_start(agent.handle(done("alice/p1", "cancelled"))).key == "alice/p1"
 
 
 def test_a_final_that_cannot_be_stored_is_kept_and_sent_when_it_is() -> None:
@@ -433,7 +433,7 @@ def undelivered(agent: Agent, who: str, prompt_id: str, text: str) -> None:
     assert kinds(agent.prompt(prompt_id, who=who)) == ["accepted"]
     agent.handle(Disconnected())
     ended = done(f"{who}/{prompt_id}")
-    agent.handle(type(ended)(ended.job, text, "stop", ended.usage, ended.timings))
+    agent.handle(type(ended)(ended.key, text, "stop", ended.usage, ended.timings))
 
 
 @pytest.mark.parametrize("text", ["", "x" * 100_000], ids=["rows", "bytes"])
@@ -472,7 +472,7 @@ def test_a_requester_with_many_prompts_does_not_keep_the_others_waiting() -> Non
     agent.prompt("b1", who="bob")
     order = ["alice/a0"]
     for _ in range(5):
-        order.append(the_start(agent.finishes(order[-1])).job)
+        order.append(the_start(agent.finishes(order[-1])).key)
     assert order == [
         f"alice/{x}" if x[0] == "a" else f"bob/{x}" for x in ["a0", "b0", "a1", "b1", "a2", "a3"]
     ]

@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 
 from edgekit.agent.serve.pipe import Ready, Start
 from edgekit.agent.serve.session.condition import WARM_C
-from edgekit.agent.serve.session.events import Disconnected, Effect, Measured, Tick, WorkerLost
+from edgekit.agent.serve.session.events import Disconnected, Effect, Readings, Tick, WorkerLost
 from edgekit.agent.serve.session.prompts import LATELY_SECONDS
 from tests.fakes.session import Agent, done, error, kinds, replies, to_worker
 
-WARM, COOL = Measured(WARM_C, None), Measured(40, None)
+WARM, COOL = Readings(WARM_C, None), Readings(40, None)
 
 
 def started(effects: tuple[Effect, ...]) -> list[str]:
-    return [message.job for message in to_worker(effects) if isinstance(message, Start)]
+    return [message.key for message in to_worker(effects) if isinstance(message, Start)]
 
 
 def held() -> Agent:
@@ -44,7 +44,7 @@ def test_while_others_ask_as_well_one_requester_leaves_a_slot_to_them() -> None:
     assert set(agent.session._prompts.running) == {"alice/a1", "alice/a2"}  # bob may come back
     (start,) = to_worker(agent.prompt("b1", who="bob"))
     assert isinstance(start, Start)
-    assert start.job == "bob/b1"
+    assert start.key == "bob/b1"
     agent.finishes("alice/a1")
     assert "alice/a3" in agent.session._prompts.running
 
@@ -169,7 +169,7 @@ def test_what_is_taken_as_to_start_at_once_does_and_nothing_else_would(
         running = sorted(agent.session._prompts.running)
         if what == "prompt":
             warm, key = deepcopy(agent), f"{value}/p{number}"
-            warm.session._condition.measure(WARM)
+            warm.session._condition.update(WARM)
             taken = kinds(warm.prompt(f"p{number}", who=str(value), expiry_seconds=90))
             effects = agent.prompt(f"p{number}", who=str(value), expiry_seconds=90)
             assert (taken == ["accepted"]) == (key in started(effects))
@@ -179,8 +179,8 @@ def test_what_is_taken_as_to_start_at_once_does_and_nothing_else_would(
             agent.handle(WorkerLost())
             agent.handle(Ready(1.0, 1.0, int(str(value))))
         elif running:
-            job = agent.session._prompts.running[running[int(str(value)) % len(running)]]
+            prompt = agent.session._prompts.running[running[int(str(value)) % len(running)]]
             if what == "ends":
-                agent.handle(done(job.key))
+                agent.handle(done(prompt.key))
             else:
-                agent.session._prompts.abandon(job)
+                agent.session._prompts.abandon(prompt)

@@ -19,11 +19,11 @@ from edgekit.agent.serve.loop.journal import (
     Moment,
     StorageError,
 )
-from edgekit.agent.serve.session.prompt import Outcome, Row
+from edgekit.agent.serve.session.prompt import JournalRow, Outcome
 from edgekit.agent.serve.session.states import State
 from edgekit.core import wire
 
-REPLY = wire.Reply("edgekit/v1/res/alice/1", b"\x00c", "p1", "pi", final_only=False)
+REPLY = wire.ReplyTo("edgekit/v1/res/alice/1", b"\x00c", "p1", "pi", final_only=False)
 
 
 BEGINNING = Moment(monotonic=100.0, boot=150.0, unix=1e9, boot_id="one")
@@ -53,8 +53,8 @@ class Clocks:
         self.shows = Moment(monotonic=5.0, boot=5.0, unix=unix, boot_id="two")
 
 
-def row(key: str = "alice/p1", **changes: object) -> Row:
-    made = Row(key, "alice", State.ACCEPTED, REPLY, b"h", b"{}", 100.0, 160.0, 760.0)
+def row(key: str = "alice/p1", **changes: object) -> JournalRow:
+    made = JournalRow(key, "alice", State.ACCEPTED, REPLY, b"h", b"{}", 100.0, 160.0, 760.0)
     return msgspec.structs.replace(made, **changes)
 
 

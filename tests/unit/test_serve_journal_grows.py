@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from edgekit.agent.serve.loop.journal import SCHEMA_VERSION, Journal
-from edgekit.agent.serve.session.prompt import UNSENT_KEEP_SECONDS, Outcome, Row
+from edgekit.agent.serve.session.prompt import UNSENT_KEEP_SECONDS, JournalRow, Outcome
 from edgekit.agent.serve.session.states import State
 from tests.unit.test_serve_journal import Clocks, row
 
@@ -52,7 +52,7 @@ def values(path: Path, query: str) -> list[object]:
     return found
 
 
-def keys(rows: tuple[Row, ...]) -> list[str]:
+def keys(rows: tuple[JournalRow, ...]) -> list[str]:
     return [found.key for found in rows]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from edgekit.agent.serve.pipe import Delta, Ready
+from edgekit.agent.serve.pipe import Generated, Ready
 from edgekit.agent.serve.session.dispatch import MAX_FAILED_LOADS
 from edgekit.agent.serve.session.events import (
     CheckStorage,
@@ -18,8 +18,8 @@ from edgekit.agent.serve.session.events import (
     Event,
     GiveUp,
     GoOnline,
-    MeasureDevice,
     Published,
+    ReadSensors,
     ReadyUnsaid,
     SayReady,
     SayStopping,
@@ -109,7 +109,7 @@ def test_how_the_agent_is_stands_in_every_tick_and_nowhere_else() -> None:
         *("ready", True, True),
         False,
     )
-    assert those([*agent.prompt(), *agent.handle(Delta("alice/p1", "x"))], Snapshot) == []
+    assert those([*agent.prompt(), *agent.handle(Generated("alice/p1", "x"))], Snapshot) == []
     agent.handle(Disconnected())
     told = agent.snapshot()
     assert (told.status.state, told.connected, told.answers, told.owed) == (
@@ -132,7 +132,7 @@ def test_a_snapshot_stays_as_it_is_while_the_agent_goes_on() -> None:
 
 def test_the_device_is_measured_every_few_seconds() -> None:
     agent = Agent().ready()
-    measured = [bool(those(agent.handle(Tick(), after=0.5), MeasureDevice)) for _ in range(31)]
+    measured = [bool(those(agent.handle(Tick(), after=0.5), ReadSensors)) for _ in range(31)]
     apart = int(MEASURE_SECONDS / 0.5)
     assert [number for number, found in enumerate(measured) if found] == [
         0,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgekit.agent.serve.loop.sensors import measured
-from edgekit.agent.serve.session.events import Measured
+from edgekit.agent.serve.loop.sensors import read_sensors
+from edgekit.agent.serve.session.events import Readings
 
 
 def test_the_hottest_zone_and_what_is_available(tmp_path: Path) -> None:
@@ -16,12 +16,12 @@ def test_the_hottest_zone_and_what_is_available(tmp_path: Path) -> None:
     (tmp_path / "thermal_zone3").mkdir()
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal: 8000000 kB\nMemFree: 1 kB\nMemAvailable:    2097152 kB\n")
-    assert measured(tmp_path, meminfo) == Measured(52, 2048)
+    assert read_sensors(tmp_path, meminfo) == Readings(52, 2048)
 
 
 def test_a_kernel_that_tells_nothing(tmp_path: Path) -> None:
-    assert measured(tmp_path, tmp_path / "none") == Measured(None, None)
+    assert read_sensors(tmp_path, tmp_path / "none") == Readings(None, None)
 
 
 def test_this_machine_tells_its_memory() -> None:
-    assert (measured().mem_free_mb or 0) > 0
+    assert (read_sensors().mem_free_mb or 0) > 0

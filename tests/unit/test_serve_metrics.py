@@ -20,8 +20,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from edgekit.agent.serve.loop import exporter
 from edgekit.agent.serve.loop.exporter import Exporter
-from edgekit.agent.serve.pipe import Failed, Ready
-from edgekit.agent.serve.session.events import Measured, WorkerLost
+from edgekit.agent.serve.pipe import Ready, Refused
+from edgekit.agent.serve.session.events import Readings, WorkerLost
 from edgekit.agent.serve.session.exposition import CONTENT_TYPE, as_json, prometheus
 from edgekit.agent.serve.session.metrics import Metrics, Now
 from edgekit.core.chat import PromptTokensDetails, Timings, Usage
@@ -78,7 +78,7 @@ def value(families: dict[str, Metric], name: str, **labels: str) -> float:
 def working_agent() -> Agent:
     """It has answered one prompt, refused one, cancelled one, failed one, and lost its worker."""
     agent = Agent(queue_limit=1).ready()
-    agent.handle(Measured(51, 2048))
+    agent.handle(Readings(51, 2048))
     agent.prompt("p1")  # runs
     agent.now += 2.0
     agent.prompt("p2")  # waits 1 s
@@ -93,7 +93,7 @@ def working_agent() -> Agent:
     agent.handle(WorkerLost())
     agent.handle(Ready(1.0, 1.0))
     agent.prompt("p4")
-    agent.handle(Failed("alice/p4", "context_length_exceeded", "too long", "messages"))
+    agent.handle(Refused("alice/p4", "context_length_exceeded", "too long", "messages"))
     agent.prompt("p5")
     agent.prompt("p6")
     return agent
@@ -158,7 +158,7 @@ def test_a_time_to_the_first_token_counts_the_queue_and_a_beam_search_has_no_tim
 
 def test_what_is_not_known_is_left_out_and_a_label_cannot_break_a_line() -> None:
     odd = 'a"b\\nc\nd'  # a backslash and an n, then an end of line
-    families = Metrics(odd, "1", "r", "a").families(Now(0, 0, 0, Measured(None, None)))
+    families = Metrics(odd, "1", "r", "a").families(Now(0, 0, 0, Readings(None, None)))
     read = list(text_string_to_metric_families(prometheus(families).decode()))
     samples = {s.name: s for family in read for s in family.samples}
     assert "edgekit_soc_temp_celsius" not in samples

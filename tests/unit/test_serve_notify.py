@@ -15,7 +15,7 @@ from edgekit.agent.release.root import Root
 from edgekit.agent.serve.loop.notify import VARIABLES, Notifier
 from edgekit.agent.serve.loop.stall import (
     longest_silence_seconds,
-    progress,
+    stall_of,
     status_line,
 )
 from edgekit.agent.serve.pipe import Heartbeat, quiet_seconds
@@ -121,10 +121,10 @@ def test_a_manager_that_does_not_read_is_not_waited_for(manager: socket.socket) 
 
 
 def test_progress_needs_a_worker_that_says_something() -> None:
-    assert not progress(**WELL)
-    assert not progress(**WELL | {"silent_seconds": 299.0})  # a prefill
-    assert not progress(**WELL | {"owed": False, "silent_seconds": 1e6})
-    stuck = progress(**WELL | {"silent_seconds": 301.0})
+    assert not stall_of(**WELL)
+    assert not stall_of(**WELL | {"silent_seconds": 299.0})  # a prefill
+    assert not stall_of(**WELL | {"owed": False, "silent_seconds": 1e6})
+    stuck = stall_of(**WELL | {"silent_seconds": 301.0})
     assert stuck == "the model process has said nothing for 301 s"
 
 

@@ -20,7 +20,7 @@ from edgekit.agent.serve.session.events import (
     Stopped,
     Tick,
 )
-from edgekit.agent.serve.session.prompt import Row
+from edgekit.agent.serve.session.prompt import JournalRow
 from edgekit.agent.serve.session.states import State
 from edgekit.core import topics, wire
 from edgekit.core.config import AgentConfig
@@ -51,8 +51,8 @@ def test_every_tick_the_journal_is_tidied_after_what_it_was_told(
     done: list[str] = []
     monkeypatch.setattr(service._journal, "commit", lambda *_: done.append("commit"))
     monkeypatch.setattr(service._journal, "tidy", lambda: done.append("tidy"))
-    reply = wire.Reply(topics.response_prefix("alice") + "1", b"c", "p1", "pi", final_only=False)
-    row = Row("alice/p1", "alice", State.ACCEPTED, reply, b"h", b"{", 0.0, 0.0, 0.0)
+    reply = wire.ReplyTo(topics.response_prefix("alice") + "1", b"c", "p1", "pi", final_only=False)
+    row = JournalRow("alice/p1", "alice", State.ACCEPTED, reply, b"h", b"{", 0.0, 0.0, 0.0)
     service._handle(Restored((row,)))  # it ends at once
     assert done == ["commit"]
     service._handle(Tick())

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from edgekit.agent.serve.pipe import Cancel, Delta, Failed, Ready, Start
+from edgekit.agent.serve.pipe import Cancel, Generated, Ready, Refused, Start
 from edgekit.agent.serve.session.dispatch import HUNG_SECONDS, REPLY_MARGIN_SECONDS
 from edgekit.agent.serve.session.events import (
     Connected,
@@ -41,9 +41,12 @@ def test_a_prompt_is_accepted_streamed_and_answered_in_that_order() -> None:
     assert kinds(taken) == ["accepted"]
     (start,) = to_worker(taken)
     assert isinstance(start, Start)
-    assert (start.job, start.messages) == ("alice/p1", [("user", "Hi")])
+    assert (start.key, start.messages) == ("alice/p1", [("user", "Hi")])
     assert start.answer_limit == 100
-    deltas = [*agent.handle(Delta("alice/p1", "Hel")), *agent.handle(Delta("alice/p1", "lo."))]
+    deltas = [
+        *agent.handle(Generated("alice/p1", "Hel")),
+        *agent.handle(Generated("alice/p1", "lo.")),
+    ]
     assert kinds(deltas) == ["delta", "delta"]
     payloads = [json.loads(m.payload) for m in replies(deltas)]
     assert [p["seq"] for p in payloads] == [0, 1]
@@ -61,7 +64,7 @@ def test_a_prompt_is_accepted_streamed_and_answered_in_that_order() -> None:
 def test_every_reply_carries_its_properties_and_the_time_that_is_left() -> None:
     agent = Agent().ready()
     accepted = replies(agent.prompt(correlation=b"\x00\xff"))[0]
-    delta = replies(agent.handle(Delta("alice/p1", "Hel"), after=10.5))[0]
+    delta = replies(agent.handle(Generated("alice/p1", "Hel"), after=10.5))[0]
     final = replies(agent.handle(done("alice/p1"), after=10))[0]
     for message, kind, seq, qos, expiry in (
         (accepted, "accepted", "0", 1, 60),
@@ -80,14 +83,17 @@ def test_every_reply_carries_its_properties_and_the_time_that_is_left() -> None:
 
 def test_want_final_gives_exactly_one_message() -> None:
     agent = Agent().ready()
-    effects = [*agent.prompt(want="final"), *agent.handle(Delta("alice/p1", "Hel"))]
+    effects = [*agent.prompt(want="final"), *agent.handle(Generated("alice/p1", "Hel"))]
     assert kinds([*effects, *agent.finishes()]) == ["final"]
     assert kinds(agent.prompt("p2", want="final", payload=b"{")) == ["error"]
 
 
 def test_stream_false_gives_no_deltas() -> None:
     agent = Agent().ready()
-    effects = [*agent.prompt(body=BODY | {"stream": False}), *agent.handle(Delta("alice/p1", "H"))]
+    effects = [
+        *agent.prompt(body=BODY | {"stream": False}),
+        *agent.handle(Generated("alice/p1", "H")),
+    ]
     final = agent.finishes()
     assert kinds([*effects, *final]) == ["accepted", "final"]
     assert json.loads(replies(final)[0].payload)["deltas"] == 0
@@ -99,7 +105,7 @@ def test_without_ek_id_the_id_is_the_correlation_data() -> None:
     assert dict(replies(effects)[0].user)["ek-id"] == "0102"
     (start,) = to_worker(effects)
     assert isinstance(start, Start)
-    assert start.job == "alice/0102"
+    assert start.key == "alice/0102"
     assert error(Agent().prompt("", correlation=b""))["code"] == "invalid_request"
     assert error(Agent().prompt("", correlation=b"x" * 65))["code"] == "invalid_request"
 
@@ -114,7 +120,7 @@ def test_prompts_run_one_at_a_time_in_the_order_they_came() -> None:
     assert (to_worker(second), to_worker(third)) == ([], [])
     (start,) = to_worker(agent.finishes("alice/p1"))
     assert isinstance(start, Start)
-    assert start.job == "bob/p2"
+    assert start.key == "bob/p2"
 
 
 def test_a_prompt_before_the_model_is_loaded_waits_for_it() -> None:
@@ -176,7 +182,7 @@ def test_a_queue_limit_of_zero_lets_one_prompt_run() -> None:
 def test_the_same_ek_id_attaches_to_the_prompt_that_is_there() -> None:
     agent = Agent().ready()
     agent.prompt("p1")
-    agent.handle(Delta("alice/p1", "Hel"))
+    agent.handle(Generated("alice/p1", "Hel"))
     again = agent.prompt("p1", correlation=b"new", response_topic="edgekit/v1/res/alice/other")
     assert kinds(again) == ["accepted"]
     assert to_worker(again) == []
@@ -281,7 +287,7 @@ def test_an_expiry_of_more_than_an_hour_is_an_hour() -> None:
 def test_a_failure_in_the_worker_is_the_prompts_error() -> None:
     agent = Agent().ready()
     agent.prompt()
-    failed = Failed("alice/p1", "context_length_exceeded", "2000 tokens", "messages")
+    failed = Refused("alice/p1", "context_length_exceeded", "2000 tokens", "messages")
     said = error(agent.handle(failed))
     assert (said["message"], said["param"]) == ("2000 tokens", "messages")
     assert replies(agent.finishes()) == []
@@ -291,7 +297,7 @@ def test_what_the_worker_says_of_another_prompt_is_not_the_running_ones_answer()
     agent = Agent().ready()
     agent.prompt("p1")
     agent.prompt("p2")
-    for late in (Delta("alice/p0", "x"), done("alice/p0"), done("alice/p2")):
+    for late in (Generated("alice/p0", "x"), done("alice/p0"), done("alice/p2")):
         assert (replies(effects := agent.handle(late)), to_worker(effects)) == ([], [])
     assert dict(replies(agent.finishes("alice/p1"))[0].user)["ek-id"] == "p1"
 
@@ -368,14 +374,14 @@ def test_a_worker_that_dies_once_is_replaced_and_the_prompt_runs_again_without_d
     agent = Agent().ready()
     agent.prompt("p1")
     agent.prompt("p2")
-    agent.handle(Delta("alice/p1", "Hel"))
+    agent.handle(Generated("alice/p1", "Hel"))
     lost = agent.handle(WorkerLost())
     assert [e for e in lost if isinstance(e, Spawn)]
     assert (replies(lost), to_worker(lost)) == ([], [])
     (start,) = to_worker(agent.handle(Ready(1.0, 1.0)))
     assert isinstance(start, Start)
-    assert start.job == "alice/p1"  # it keeps its place
-    assert replies(agent.handle(Delta("alice/p1", "Hello"))) == []
+    assert start.key == "alice/p1"  # it keeps its place
+    assert replies(agent.handle(Generated("alice/p1", "Hello"))) == []
     final = agent.finishes()
     assert kinds(final) == ["final"]
     assert json.loads(replies(final)[0].payload)["deltas"] == 1
@@ -386,7 +392,7 @@ def test_a_prompt_that_had_no_delta_yet_streams_when_it_runs_again() -> None:
     agent.prompt("p1")
     agent.handle(WorkerLost())
     agent.handle(Ready(1.0, 1.0))
-    assert kinds(agent.handle(Delta("alice/p1", "Hel"))) == ["delta"]
+    assert kinds(agent.handle(Generated("alice/p1", "Hel"))) == ["delta"]
 
 
 def test_two_deaths_on_one_prompt_end_it_and_the_next_one_runs() -> None:
@@ -400,7 +406,7 @@ def test_two_deaths_on_one_prompt_end_it_and_the_next_one_runs() -> None:
     assert [e for e in second if isinstance(e, Spawn)]
     (start,) = to_worker(agent.handle(Ready(1.0, 1.0)))
     assert isinstance(start, Start)
-    assert start.job == "alice/p2"
+    assert start.key == "alice/p2"
 
 
 def test_a_death_with_nothing_running_only_starts_a_new_worker() -> None:
@@ -421,7 +427,7 @@ def test_a_worker_that_hangs_past_the_deadline_is_replaced() -> None:
     assert kinds(agent.prompt("p2")) == ["accepted"]
     (start,) = to_worker(agent.handle(Ready(1.0, 1.0)))
     assert isinstance(start, Start)
-    assert start.job == "alice/p2"
+    assert start.key == "alice/p2"
 
 
 # --- drain ------------------------------------------------------------------------------------
@@ -443,7 +449,7 @@ def test_a_drain_hands_back_the_waiting_and_finishes_the_running_prompt() -> Non
     assert Exit() not in drained
     assert error(agent.prompt("p3"))["code"] == "draining"
     assert kinds(agent.prompt("p1")) == ["accepted"]  # a retry of what runs still attaches
-    assert kinds(agent.handle(Delta("alice/p1", "Hel"))) == ["delta"]
+    assert kinds(agent.handle(Generated("alice/p1", "Hel"))) == ["delta"]
     final = agent.finishes("alice/p1")
     assert kinds(final) == ["final"]
     assert final[-1] == Exit()

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from edgekit.agent.serve.pipe import (
-    Delta,
     Done,
-    Failed,
+    Generated,
     Message,
     Pipe,
     PipeClosedError,
+    Refused,
     Start,
     ToWorker,
 )
@@ -39,11 +39,11 @@ FLOODS = {  # tokens of prompts and of answers
 }
 
 
-def start(job: str, length: int, limit: int) -> Start:
+def start(key: str, length: int, limit: int) -> Start:
     """A prompt of its own: nothing of another is kept for it."""
-    text = f"{job} " * length
-    requester = job.split("/", maxsplit=1)[0]
-    return Start(job, requester, [("user", text[:length])], Sampling(), [], limit, NEVER)
+    text = f"{key} " * length
+    requester = key.split("/", maxsplit=1)[0]
+    return Start(key, requester, [("user", text[:length])], Sampling(), [], limit, NEVER)
 
 
 class Scene(Pipe[ToWorker]):
@@ -90,13 +90,13 @@ class Scene(Pipe[ToWorker]):
         return self.inbox.popleft() if self.inbox else None
 
     def send(self, message: Message) -> None:
-        if isinstance(message, Delta) and self.began:
-            self.while_victim_runs[message.job] += len(message.text)
-        elif isinstance(message, Done) and message.job == "victim/1":
+        if isinstance(message, Generated) and self.began:
+            self.while_victim_runs[message.key] += len(message.text)
+        elif isinstance(message, Done) and message.key == "victim/1":
             assert message.usage.completion_tokens == ANSWER
             self.ended = self.now
             raise PipeClosedError("the end")
-        elif isinstance(message, Done | Failed):
+        elif isinstance(message, Done | Refused):
             self.ask()
 
 
@@ -155,5 +155,5 @@ def test_a_victim_is_served_within_twice_its_idle_time_and_the_flood_goes_on(
     print(f"{name}: {ratio:.2f}, {flooded.while_victim_runs}")
     assert 1.05 < ratio < 1.6
     if name == "long answers":  # none stands still
-        answers = {job: n for job, n in flooded.while_victim_runs.items() if job != "victim/1"}
+        answers = {key: n for key, n in flooded.while_victim_runs.items() if key != "victim/1"}
         assert len(answers) == SLOTS - 1

@@ -6,7 +6,15 @@ from itertools import pairwise
 
 import pytest
 
-from edgekit.agent.serve.pipe import SLICE_TOKENS, Cancel, Delta, Done, Failed, FromWorker, Start
+from edgekit.agent.serve.pipe import (
+    SLICE_TOKENS,
+    Cancel,
+    Done,
+    FromWorker,
+    Generated,
+    Refused,
+    Start,
+)
 from edgekit.agent.serve.worker.scheduler import SHARED_SLICE_TOKENS
 from edgekit.core.chat import Sampling
 from tests.fakes.decoder import EOS, VOCABULARY
@@ -24,8 +32,8 @@ def collect(parent: Parent, jobs: int) -> dict[str, FromWorker]:
         message = parent.pipe.receive()
         assert message is not None
         parent.events.append(message)
-        if isinstance(message, Done | Failed):
-            last[message.job] = message
+        if isinstance(message, Done | Refused):
+            last[message.key] = message
     return last
 
 
@@ -34,14 +42,14 @@ def all_sent(parent: Parent, method: str) -> None:
     assert parent.sent.wait(10)
 
 
-def chat(job: str, *turns: tuple[str, str], requester: str = "a", limit: int = 3) -> Start:
-    return Start(job, requester, list(turns), Sampling(), [], limit, NO_DEADLINE)
+def chat(key: str, *turns: tuple[str, str], requester: str = "a", limit: int = 3) -> Start:
+    return Start(key, requester, list(turns), Sampling(), [], limit, NO_DEADLINE)
 
 
 def test_a_late_prompt_is_answered_while_another_runs() -> None:
     def late(parent: Parent, method: str) -> None:
         if method == "greedy" and parent.decoder.calls.count(("greedy", 1)) == 10:
-            parent.pipe.send(prompt("y" * 300, job="b/1", limit=2))
+            parent.pipe.send(prompt("y" * 300, key="b/1", limit=2))
 
     with worker(ALPHABET, late, slots=2) as parent:
         parent.send(prompt(limit=80))
@@ -63,10 +71,10 @@ def test_a_prompt_that_comes_with_the_cancel_of_another_does_not_wait_for_a_thir
     def late(parent: Parent, method: str) -> None:
         calls = [call for call, _ in parent.decoder.calls]
         if method == "greedy" and calls.count("greedy") == 10:
-            parent.pipe.send(prompt("y" * 320, job="b/1", limit=2))
+            parent.pipe.send(prompt("y" * 320, key="b/1", limit=2))
         if method == "extend" and calls.count("extend") == 3:
             parent.pipe.send(Cancel("b/1"))
-            parent.pipe.send(prompt("z", job="c/1", limit=2))
+            parent.pipe.send(prompt("z", key="c/1", limit=2))
 
     with worker(ALPHABET, late, slots=3) as parent:
         parent.send(prompt(limit=100))
@@ -84,11 +92,11 @@ def test_alone_a_prompt_is_fed_in_long_slices() -> None:
 def test_more_prompts_than_slots_wait_in_order() -> None:
     with worker("abc", slots=2) as parent:
         for number in range(5):
-            parent.pipe.send(prompt(job=f"a/{number}"))
+            parent.pipe.send(prompt(key=f"a/{number}"))
         done = collect(parent, 5)
         assert sorted(done) == [f"a/{number}" for number in range(5)]
         assert all(isinstance(d, Done) and d.text == "abc" for d in done.values())
-        seen = [e.job for e in parent.events if isinstance(e, Delta)]
+        seen = [e.key for e in parent.events if isinstance(e, Generated)]
         assert seen.index("a/4") == max(seen.index(f"a/{number}") for number in range(5))
 
 
@@ -102,12 +110,12 @@ def test_a_cancel_and_a_deadline_concern_one_of_several(slots: int) -> None:
 
     with worker(ALPHABET, meddle, slots=slots) as parent:
         parent.send(
-            prompt(job="a/1", limit=60),
-            prompt(job="b/1", limit=60),
-            prompt(job="b/2", limit=60, deadline=1020.0),
+            prompt(key="a/1", limit=60),
+            prompt(key="b/1", limit=60),
+            prompt(key="b/2", limit=60, deadline=1020.0),
         )
         done = collect(parent, 3)
-        reasons = {job: d.finish_reason for job, d in done.items() if isinstance(d, Done)}
+        reasons = {key: d.finish_reason for key, d in done.items() if isinstance(d, Done)}
         assert reasons == {"a/1": "length", "b/1": "cancelled", "b/2": "deadline"}
         waited = done["b/2"]
         assert isinstance(waited, Done)
@@ -118,14 +126,14 @@ def test_sampled_and_greedy_answers_run_side_by_side_and_are_those_they_are_alon
     hot = Sampling(temperature=2.0, seed=3)
     noise = [ord("x")]  # one scripted token, then what the noise makes likely
     with worker(noise, all_sent, slots=2) as parent:
-        parent.send(prompt(job="a/1", limit=30), prompt("other", job="a/2", limit=30, sampling=hot))
+        parent.send(prompt(key="a/1", limit=30), prompt("other", key="a/2", limit=30, sampling=hot))
         together = collect(parent, 2)
-    for job, start in (
+    for key, start in (
         ("a/1", prompt(limit=30)),
         ("a/2", prompt("other", limit=30, sampling=hot)),
     ):
         with worker(noise) as parent:
-            alone, both = parent.done(start), together[job]
+            alone, both = parent.done(start), together[key]
             assert isinstance(both, Done)
             assert alone.text == both.text
 
@@ -136,9 +144,9 @@ def test_one_step_serves_all_answers_where_the_decoder_is_batched() -> None:
         alone = parent.done(prompt(limit=20)).text
     with worker(noise, all_sent, slots=3, batched=True) as parent:
         parent.send(
-            prompt(job="a/1", limit=20),
-            prompt("second", job="a/2", limit=20),
-            prompt("third", job="a/3", limit=20, sampling=Sampling(temperature=1.0)),
+            prompt(key="a/1", limit=20),
+            prompt("second", key="a/2", limit=20),
+            prompt("third", key="a/3", limit=20, sampling=Sampling(temperature=1.0)),
         )
         done = collect(parent, 3)
         assert isinstance(done["a/1"], Done)
@@ -167,7 +175,7 @@ def test_a_second_turn_computes_only_what_is_new() -> None:
 
 def test_the_same_prompt_again_gives_the_same_answer() -> None:
     with worker("It is Paris.") as parent:
-        texts = [parent.done(prompt(job=f"a/{n}")) for n in range(3)]
+        texts = [parent.done(prompt(key=f"a/{n}")) for n in range(3)]
         assert {done.text for done in texts} == {"It is Paris."}
         assert [cached(done) for done in texts] == [0, *[texts[0].usage.prompt_tokens - 2] * 2]
 
@@ -203,7 +211,7 @@ def test_a_cancelled_prefill_leaves_what_it_computed() -> None:
     with worker("ok", cancel) as parent:
         assert parent.done(prompt("x" * 1000)).finish_reason == "cancelled"
         fed = sum(n for _, n in parent.decoder.calls)
-        again = parent.done(prompt("x" * 1000, job="a/2"))
+        again = parent.done(prompt("x" * 1000, key="a/2"))
         assert (again.text, cached(again)) == ("ok", fed)
 
 
@@ -211,7 +219,7 @@ def test_a_cancelled_prefill_leaves_what_it_computed() -> None:
 def test_a_bias_on_a_token_that_is_not_there_is_refused_before_any_compute() -> None:
     with worker("abc") as parent:
         failed = parent.ask(prompt(sampling=Sampling(logit_bias={VOCABULARY: 1.0})))
-        assert isinstance(failed, Failed)
+        assert isinstance(failed, Refused)
         assert failed.code == "invalid_request"
         assert str(VOCABULARY) in failed.message
         assert parent.decoder.calls == []
@@ -236,21 +244,21 @@ def test_a_prompt_above_the_threshold_goes_in_at_once_up_to_there() -> None:
         assert fed == [101, 33, 32]
         # and the next turn goes on from it
         parent.decoder.calls.clear()
-        assert cached(parent.done(prompt("x" * 150 + "y" * 9, job="a/2"))) == 155
+        assert cached(parent.done(prompt("x" * 150 + "y" * 9, key="a/2"))) == 155
         # one that shares less than the threshold goes in at once up to there, too
         parent.decoder.calls.clear()
-        kept = cached(parent.done(prompt("x" * 10 + "z" * 140, job="a/4")))
+        kept = cached(parent.done(prompt("x" * 10 + "z" * 140, key="a/4")))
         first = next(n for call, n in parent.decoder.calls if call == "extend")
         assert 10 <= kept < 101 <= kept + first
         # while a short one does not use what was computed with other factors
-        assert cached(parent.done(prompt("x" * 60, job="a/3"))) == 0
+        assert cached(parent.done(prompt("x" * 60, key="a/3"))) == 0
 
 
 def test_deltas_of_two_answers_do_not_mix() -> None:
     with worker(ALPHABET, all_sent, slots=2) as parent:
-        parent.send(prompt(job="a/1", limit=70), prompt(job="a/2", limit=50))
+        parent.send(prompt(key="a/1", limit=70), prompt(key="a/2", limit=50))
         done = collect(parent, 2)
-        for job, final in done.items():
-            deltas = [e.text for e in parent.events if isinstance(e, Delta) and e.job == job]
+        for key, final in done.items():
+            deltas = [e.text for e in parent.events if isinstance(e, Generated) and e.key == key]
             assert isinstance(final, Done)
             assert "".join(deltas) == final.text

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from edgekit.agent.serve.session import session
-from edgekit.agent.serve.session.prompt import Job, Outcome, Row
+from edgekit.agent.serve.session.prompt import JournalRow, Outcome, Prompt
 from edgekit.agent.serve.session.states import (
     DELIVERIES,
     TRANSITIONS,
     Delivery,
     DeliveryStep,
+    PromptStep,
     State,
-    Step,
     deliver,
     delivery_table,
     move,
@@ -36,12 +36,12 @@ def test_nothing_follows_an_end_and_everything_else_can_reach_one() -> None:
     assert not {state for state, _ in TRANSITIONS} & ENDS
     assert {state for state, _ in TRANSITIONS} | ENDS == {None, *State}
     assert set(TRANSITIONS.values()) == set(State)
-    assert {step for _, step in TRANSITIONS} == set(Step)
+    assert {step for _, step in TRANSITIONS} == set(PromptStep)
 
 
 @pytest.mark.parametrize("end", sorted(ENDS))
 def test_an_end_has_no_next_step(end: State) -> None:
-    for step in Step:
+    for step in PromptStep:
         with pytest.raises(KeyError):
             move(end, step)
 
@@ -77,12 +77,12 @@ def test_the_ledger_alone_changes_a_delivery() -> None:
 
 @pytest.mark.parametrize("sent", [False, True])
 def test_the_journal_s_rows_know_what_was_sent_and_nothing_else_of_a_delivery(sent: bool) -> None:
-    reply = wire.Reply("edgekit/v1/res/alice/1", b"c", "p1", "pi", final_only=False)
+    reply = wire.ReplyTo("edgekit/v1/res/alice/1", b"c", "p1", "pi", final_only=False)
     outcome = Outcome("final", "", 200, b"{}")
-    row = Row(
+    row = JournalRow(
         *("alice/p1", "alice", State.DONE, reply, b"h", b"", 1.0, 2.0, 3.0, 1, 0), outcome, sent
     )
-    job = Job.restore(row)
+    job = Prompt.restore(row)
     assert job.delivery == (Delivery.SENT if sent else Delivery.UNSENT)
     assert job.row() == row
     for step in DeliveryStep:

@@ -11,10 +11,10 @@ import pytest
 
 import edgekit
 from edgekit.agent.serve.worker import tune
-from edgekit.agent.serve.worker.decoder import Options
+from edgekit.agent.serve.worker.decoder import RuntimeOptions
 from edgekit.agent.serve.worker.tuning import (
     MAX_KEPT,
-    Measured,
+    SettingSpeed,
     Tuning,
     cpu_limit,
     cpu_name,
@@ -23,12 +23,12 @@ from edgekit.agent.serve.worker.tuning import (
 )
 
 
-def sweep(cpus: int, speed: Callable[[Options], float]) -> Tuning:
+def sweep(cpus: int, speed: Callable[[RuntimeOptions], float]) -> Tuning:
     """All settings, measured by a formula: decoded tokens per second; prefill is ten times it."""
-    tried: list[Measured] = []
+    tried: list[SettingSpeed] = []
     while (setting := next_setting(tried, cpus)) is not None:
         rate = speed(setting)
-        tried.append(Measured(setting.threads, bool(setting.spinning), 10 * rate, rate))
+        tried.append(SettingSpeed(setting.threads, bool(setting.spinning), 10 * rate, rate))
         assert len(tried) < 10
     return Tuning("k", cpus, tried)
 
@@ -39,34 +39,36 @@ def order(tuning: Tuning) -> list[tuple[int, bool]]:
 
 def test_a_large_model_gets_every_cpu_and_a_small_one_a_single_thread() -> None:
     large = sweep(4, lambda o: o.threads)
-    assert large.best.options == Options(4, False)
+    assert large.best.options == RuntimeOptions(4, False)
     assert order(large) == [(4, False), (1, False), (2, False), (3, False), (4, True)]
     small = sweep(2, lambda o: 1 / o.threads)
-    assert small.best.options == Options(1, False)
+    assert small.best.options == RuntimeOptions(1, False)
     assert order(small) == [(2, False), (1, False), (2, True)]
     assert order(sweep(1, lambda o: 1)) == [(1, False)]
 
 
 def test_spinning_is_chosen_only_where_it_is_clearly_faster() -> None:
     assert not sweep(2, lambda o: o.threads + 0.05 * bool(o.spinning)).best.spinning
-    assert sweep(2, lambda o: o.threads + 0.5 * bool(o.spinning)).best.options == Options(2, True)
+    assert sweep(2, lambda o: o.threads + 0.5 * bool(o.spinning)).best.options == RuntimeOptions(
+        2, True
+    )
 
 
 def test_a_cpu_is_left_to_the_rest_unless_the_last_one_is_clearly_worth_it() -> None:
-    assert sweep(2, lambda o: 1 + 0.05 * o.threads).best.options == Options(1, False)
-    assert sweep(2, lambda o: 1 + 0.5 * o.threads).best.options == Options(2, False)
+    assert sweep(2, lambda o: 1 + 0.05 * o.threads).best.options == RuntimeOptions(1, False)
+    assert sweep(2, lambda o: 1 + 0.5 * o.threads).best.options == RuntimeOptions(2, False)
 
 
 def test_prefill_and_decode_are_weighed_by_a_typical_prompt() -> None:
-    prefills_well = Measured(2, False, 500.0, 100.0)
-    decodes_well = Measured(1, False, 300.0, 200.0)
+    prefills_well = SettingSpeed(2, False, 500.0, 100.0)
+    decodes_well = SettingSpeed(1, False, 300.0, 200.0)
     assert Tuning("k", 4, [prefills_well, decodes_well]).best is decodes_well
-    hardly = Measured(1, False, 100.0, 105.0)
+    hardly = SettingSpeed(1, False, 100.0, 105.0)
     assert Tuning("k", 4, [prefills_well, hardly]).best is prefills_well
 
 
 def test_results_of_other_releases_are_kept_up_to_a_bound() -> None:
-    one = Measured(1, False, 1.0, 1.0)
+    one = SettingSpeed(1, False, 1.0, 1.0)
     kept: list[Tuning] = []
     for number in range(MAX_KEPT + 3):
         kept = keep(kept, Tuning(f"k{number}", 1, [one]))
@@ -94,32 +96,34 @@ class Measurements:
     """Stands in for the child process."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.asked: list[Options] = []
+        self.asked: list[RuntimeOptions] = []
         self.speed: float | None = 1.0
         monkeypatch.setattr(tune, "_measure_apart", self.measure)
         monkeypatch.setattr(tune, "cpus", lambda: 2)
 
-    def measure(self, _model: Path, options: Options, seconds: float) -> Measured | None:
+    def measure(self, _model: Path, options: RuntimeOptions, seconds: float) -> SettingSpeed | None:
         self.asked.append(options)
         if self.speed is None or seconds <= 0:
             return None
-        return Measured(options.threads, bool(options.spinning), 10.0, self.speed * options.threads)
+        return SettingSpeed(
+            options.threads, bool(options.spinning), 10.0, self.speed * options.threads
+        )
 
 
 def test_a_result_is_used_again_for_the_same_release_and_measured_for_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     children, file = Measurements(monkeypatch), tmp_path / "tuning.json"
-    assert tune.tuned(tmp_path, "sha256:a", file, 9.0) == (Options(2, False), True)
+    assert tune.tuned(tmp_path, "sha256:a", file, 9.0) == (RuntimeOptions(2, False), True)
     assert len(children.asked) == 3
-    assert tune.tuned(tmp_path, "sha256:a", file, 9.0) == (Options(2, False), True)
+    assert tune.tuned(tmp_path, "sha256:a", file, 9.0) == (RuntimeOptions(2, False), True)
     assert len(children.asked) == 3
     tune.tuned(tmp_path, "sha256:b", file, 9.0)
     assert len(children.asked) == 6
     kept = msgspec.json.decode(file.read_bytes(), type=list[Tuning])
     assert [t.key.split()[0] for t in kept] == ["sha256:a", "sha256:b"]
     file.write_text("{damaged")
-    assert tune.tuned(tmp_path, "sha256:a", file, 9.0) == (Options(2, False), True)
+    assert tune.tuned(tmp_path, "sha256:a", file, 9.0) == (RuntimeOptions(2, False), True)
 
 
 def test_without_a_measurement_all_cpus_are_used_and_the_next_start_tries_again(
@@ -127,7 +131,7 @@ def test_without_a_measurement_all_cpus_are_used_and_the_next_start_tries_again(
 ) -> None:
     children, file = Measurements(monkeypatch), tmp_path / "tuning.json"
     children.speed = None
-    assert tune.tuned(tmp_path, "sha256:a", file, 9.0) == (Options(2, False), False)
+    assert tune.tuned(tmp_path, "sha256:a", file, 9.0) == (RuntimeOptions(2, False), False)
     assert not file.exists()
     children.speed = 1.0
     assert tune.tuned(tmp_path, "sha256:a", file, 9.0)[1]
@@ -137,7 +141,7 @@ def test_a_result_that_cannot_be_kept_is_used_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     children, file = Measurements(monkeypatch), tmp_path / "no-such-folder" / "tuning.json"
-    assert tune.tuned(tmp_path, "sha256:a", file, 9.0) == (Options(2, False), True)
+    assert tune.tuned(tmp_path, "sha256:a", file, 9.0) == (RuntimeOptions(2, False), True)
     assert len(children.asked) == 3
 
 
@@ -149,14 +153,14 @@ def test_a_measurement_that_hangs_or_dies_ends_with_its_time(
     for script in ("exec sleep 60", "kill -9 $$", "echo nonsense", "exit 0"):
         program.write_text(f"#!/bin/sh\n{script}\n")
         program.chmod(0o755)
-        assert tune._measure_apart(tmp_path, Options(1, False), 0.5) is None
-    assert tune._measure_apart(tmp_path, Options(1, False), 0.0) is None
+        assert tune._measure_apart(tmp_path, RuntimeOptions(1, False), 0.5) is None
+    assert tune._measure_apart(tmp_path, RuntimeOptions(1, False), 0.0) is None
 
 
 def test_the_real_model_is_measured(smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     places = [Path(edgekit.__file__).parents[1], Path(msgspec.__file__).parents[1]]
     monkeypatch.setenv("PYTHONPATH", ":".join(map(str, places)))  # as a release's trees are
-    measured = tune._measure_apart(smollm2, Options(1, False), 60.0)
+    measured = tune._measure_apart(smollm2, RuntimeOptions(1, False), 60.0)
     assert measured is not None
     assert measured.threads == 1
     assert measured.prefill_per_s > measured.decode_per_s > 1

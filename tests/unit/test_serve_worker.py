@@ -15,12 +15,12 @@ import pytest
 from edgekit.agent.serve.pipe import (
     SLICE_TOKENS,
     Cancel,
-    Delta,
     Done,
-    Failed,
     FromWorker,
+    Generated,
     Heartbeat,
     Pipe,
+    Refused,
     Start,
     ToWorker,
 )
@@ -65,7 +65,7 @@ class Parent:
             assert message is not None
             if isinstance(message, Heartbeat):
                 self.heartbeats.append(message)
-            elif isinstance(message, Delta):
+            elif isinstance(message, Generated):
                 self.events.append(message)
             else:
                 return message
@@ -81,7 +81,7 @@ class Parent:
 
     @property
     def deltas(self) -> list[str]:
-        return [event.text for event in self.events if isinstance(event, Delta)]
+        return [event.text for event in self.events if isinstance(event, Generated)]
 
 
 @contextmanager
@@ -126,7 +126,7 @@ def worker(
 def prompt(
     text: str = "Hi",
     *,
-    job: str = "a/1",
+    key: str = "a/1",
     requester: str = "a",
     stops: Sequence[str] = (),
     limit: int = 1000,
@@ -136,7 +136,7 @@ def prompt(
 ) -> Start:
     turns = [("user", text)]
     return Start(
-        job, requester, turns, sampling or Sampling(), list(stops), limit, deadline, prompt_limit
+        key, requester, turns, sampling or Sampling(), list(stops), limit, deadline, prompt_limit
     )
 
 
@@ -146,7 +146,7 @@ def test_an_answer_ends_at_the_end_of_turn_token_and_is_counted() -> None:
         assert (done.text, done.finish_reason) == ("Paris.", "stop")
         assert done.usage.prompt_tokens == len(TOKENIZER.encode_chat([("user", "Hi")]))
         assert done.usage.completion_tokens == 7  # the end-of-turn token is one
-        assert parent.done(prompt(job="a/2")).text == "Paris."
+        assert parent.done(prompt(key="a/2")).text == "Paris."
 
 
 def test_a_processor_of_ones_own_scores_every_token() -> None:
@@ -244,8 +244,8 @@ def test_a_prompt_without_room_for_an_answer_is_refused_before_any_compute() -> 
     tokens = len(TOKENIZER.encode_chat([("user", "Hi")]))
     with worker("abc", max_length=tokens) as parent:
         failed = parent.ask(prompt())
-        assert isinstance(failed, Failed)
-        assert (failed.job, failed.code) == ("a/1", "context_length_exceeded")
+        assert isinstance(failed, Refused)
+        assert (failed.key, failed.code) == ("a/1", "context_length_exceeded")
         assert str(tokens) in failed.message
         assert parent.decoder.calls == []
 
@@ -254,7 +254,7 @@ def test_a_prompt_above_the_device_s_limit_is_refused_by_its_name_before_any_com
     tokens = len(TOKENIZER.encode_chat([("user", "Hi")]))
     with worker("ok") as parent:
         failed = parent.ask(prompt(prompt_limit=tokens - 1))
-        assert isinstance(failed, Failed)
+        assert isinstance(failed, Refused)
         assert (failed.code, failed.param) == ("context_length_exceeded", "messages")
         assert "max_prompt_tokens" in failed.message
         assert parent.decoder.calls == []
@@ -270,7 +270,7 @@ def test_a_chat_template_that_fails_is_the_prompts_error_and_the_worker_goes_on(
 
     with worker("ok", tokenizer=Picky()) as parent:
         failed = parent.ask(prompt("bad"))
-        assert isinstance(failed, Failed)
+        assert isinstance(failed, Refused)
         assert failed.code == "invalid_request"
         assert "roles must alternate" in failed.message
         assert parent.done(prompt()).text == "ok"
@@ -316,7 +316,7 @@ def test_a_cancel_of_another_prompt_or_too_late_changes_nothing() -> None:
     with worker("abc", cancel) as parent:
         assert parent.done(prompt()).text == "abc"
         parent.pipe.send(Cancel("a/1"))
-        assert parent.done(prompt(job="a/2")).text == "abc"
+        assert parent.done(prompt(key="a/2")).text == "abc"
 
 
 @pytest.mark.parametrize(("late", "text"), [("extend", ""), ("greedy", "a")])
@@ -329,7 +329,7 @@ def test_the_deadline_stops_a_prefill_and_an_answer(late: str, text: str) -> Non
         done = parent.done(prompt("x" * 200, deadline=1005.0))
         assert (done.text, done.finish_reason) == (text, "deadline")
         assert parent.decoder.calls.count((late, 1)) <= 1
-        assert parent.done(prompt(job="a/2")).finish_reason == "stop"
+        assert parent.done(prompt(key="a/2")).finish_reason == "stop"
 
 
 def test_a_worker_whose_parent_is_gone_ends_in_the_middle_of_an_answer() -> None:

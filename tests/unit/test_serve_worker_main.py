@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from edgekit.agent.serve.loop.service import TUNE_SHARE, worker_settings
-from edgekit.agent.serve.pipe import Cancel, Message, Pipe, PipeClosedError, Settings
+from edgekit.agent.serve.pipe import Cancel, Message, Pipe, PipeClosedError, WorkerSettings
 from edgekit.core.config import AgentConfig
 from tests.fakes.session import bundle
 from tests.fakes.worker_process import SETTINGS, started, told
@@ -67,7 +67,7 @@ def test_a_worker_is_told_what_agent_toml_and_the_bundle_say() -> None:
     settings = worker_settings(
         CONFIG, bundle(context_length=512), "sha256:r", Path("/model"), Path("/tuning.json")
     )
-    assert settings == Settings(
+    assert settings == WorkerSettings(
         model="/model",
         release="sha256:r",
         max_length=512,
@@ -87,7 +87,7 @@ def test_every_setting_reaches_the_worker_and_what_follows_is_not_lost() -> None
         parent: Pipe[object] = Pipe(ours, Cancel)
         parent.send(SETTINGS)
         parent.send(Cancel("a/1"))
-        first: Pipe[Settings] = Pipe(theirs, Settings)
+        first: Pipe[WorkerSettings] = Pipe(theirs, WorkerSettings)
         assert first.receive() == SETTINGS
         rest = first.then(Cancel)
         assert rest.receive() == Cancel("a/1")

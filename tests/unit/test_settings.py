@@ -1,4 +1,4 @@
-"""A setting is one line: every field of `Settings` goes from fleet.toml to agent.toml and back."""
+"""A setting is one line: each field of `DeviceSettings` goes from fleet.toml to agent.toml."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edgekit.core.config import (
     FIRST_SETTINGS,
     AgentConfig,
     BrokerConfig,
-    Settings,
+    DeviceSettings,
     agent_config,
     encode_agent_config,
     known_settings,
@@ -42,9 +42,9 @@ from edgekit.errors import UsageError
 from edgekit.fleet import inventory
 from edgekit.fleet.commands import Argv
 from edgekit.fleet.drive import DeviceDriver, push
-from edgekit.fleet.facts import Facts
+from edgekit.fleet.facts import DeviceFacts
 from edgekit.fleet.plan import check_settings, config_bytes
-from edgekit.fleet.remote import Finished
+from edgekit.fleet.remote import CommandResult
 from edgekit.store import BlobStore
 from edgekit.trust import pin
 
@@ -99,7 +99,7 @@ def another(field: msgspec.structs.FieldInfo) -> Any:
     return field.default + 1 if field.default < 2 else field.default - 1
 
 
-OTHER = {field.name: another(field) for field in msgspec.structs.fields(Settings)}
+OTHER = {field.name: another(field) for field in msgspec.structs.fields(DeviceSettings)}
 
 
 def load(folder: Path, tables: dict[str, object]) -> inventory.Fleet:
@@ -123,7 +123,7 @@ def test_a_setting_goes_from_fleet_toml_to_the_agent(name: str, tmp_path: Path) 
 def test_all_settings_go_together() -> None:
     told = agent_config("pi", BrokerConfig(), AgentConfig("another", **OTHER))
     assert told == AgentConfig("pi", **OTHER)
-    assert used_settings(told) == {"device", *Settings.__struct_fields__}
+    assert used_settings(told) == {"device", *DeviceSettings.__struct_fields__}
 
 
 @pytest.mark.parametrize("field", msgspec.structs.fields(BrokerConfig), ids=lambda f: f.name)
@@ -197,10 +197,10 @@ def manifest(*known: str) -> Manifest:
     return Manifest(2, MANIFEST_TYPE, BUNDLE_TYPE, blob, [agent])
 
 
-def device(current: Manifest | None, config: bytes = b"", damage: str = "") -> Facts:
+def device(current: Manifest | None, config: bytes = b"", damage: str = "") -> DeviceFacts:
     """A device that runs a release, or none."""
     data = encode(current) if current else b""
-    return Facts(
+    return DeviceFacts(
         *("/r", "x86_64", "3.11", "/bin/python3", "2.36", 1, True),
         current=Digest.of(data) if current else None,
         bootstrap="bootstrap-1",
@@ -284,12 +284,12 @@ def test_a_broken_agent_toml_is_refused_before_anything_stops(data: bytes) -> No
 class Recorder:
     """A device that is there and shows its facts; nothing else may be asked of it."""
 
-    def __init__(self, facts: Facts) -> None:
+    def __init__(self, facts: DeviceFacts) -> None:
         self.facts = facts
 
-    def run(self, argv: Argv, stdin: bytes = b"", seconds: float = 0.0) -> Finished:
+    def run(self, argv: Argv, stdin: bytes = b"", seconds: float = 0.0) -> CommandResult:
         assert argv == ("python3", "-", "/r"), "only the probe"
-        return Finished(0, msgspec.json.encode(self.facts, enc_hook=str), b"")
+        return CommandResult(0, msgspec.json.encode(self.facts, enc_hook=str), b"")
 
     def append(self, *arguments: object) -> None:
         raise AssertionError("a byte moves")

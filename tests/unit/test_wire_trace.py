@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from edgekit.agent.serve.pipe import Delta
+from edgekit.agent.serve.pipe import Generated
 from edgekit.core import wire
 from tests.fakes.session import Agent, replies
 
@@ -48,7 +48,7 @@ def test_an_invalid_one_is_dropped(traceparent: str) -> None:
 def test_every_reply_carries_it_also_after_a_restart_and_to_a_newer_address() -> None:
     agent = Agent().ready()
     user = (("ek-id", "p1"), ("traceparent", TRACE))
-    said = [*agent.prompt(user=user), *agent.handle(Delta("alice/p1", "Hel"))]
+    said = [*agent.prompt(user=user), *agent.handle(Generated("alice/p1", "Hel"))]
     again = agent.restarted()
     said += [*again.ready().query("p1"), *again.finishes("alice/p1")]
     assert [dict(m.user)["ek-kind"] for m in replies(said)] == [
@@ -61,7 +61,7 @@ def test_every_reply_carries_it_also_after_a_restart_and_to_a_newer_address() ->
 
 
 def test_a_journal_of_before_is_read() -> None:
-    reply = wire.Reply("edgekit/v1/res/a/1", b"c", "p1", "pi", final_only=False)
+    reply = wire.ReplyTo("edgekit/v1/res/a/1", b"c", "p1", "pi", final_only=False)
     row = msgspec.structs.asdict(reply)
     del row["traceparent"]
-    assert msgspec.msgpack.decode(msgspec.msgpack.encode(row), type=wire.Reply) == reply
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(row), type=wire.ReplyTo) == reply

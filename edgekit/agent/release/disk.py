@@ -8,9 +8,9 @@ from edgekit.agent.release.events import (
     CountTry,
     Effect,
     ForgetGoodConfig,
-    Found,
     MoveCurrent,
-    Record,
+    OnDisk,
+    RecordVerdict,
     RestoreGoodConfig,
     RestorePreviousConfig,
 )
@@ -22,11 +22,11 @@ from edgekit.core.release import ReleaseState
 from edgekit.store import fsync_folder, replace_link
 
 
-def found(root: Root) -> Found:
+def found(root: Root) -> OnDisk:
     """What the disk says of the current release and of what there is to go back to."""
     current = root.linked(root.current)
     row = Releases(root.path).get(current) if current is not None else None
-    known = Found(
+    known = OnDisk(
         current, good_config=root.good_config.exists(), previous=root.linked(root.previous)
     )
     if row is None:
@@ -43,7 +43,7 @@ def perform(root: Root, effect: Effect) -> None:
     match effect:
         case CountTry(release):
             Releases(root.path).count_try(release)
-        case Record(release, event, reason):
+        case RecordVerdict(release, event, reason):
             Releases(root.path).move(release, event, reason)
         case ForgetGoodConfig():
             root.good_config.unlink(missing_ok=True)

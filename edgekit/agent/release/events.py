@@ -10,7 +10,7 @@ from edgekit.core.release import ReleaseEvent, ReleaseState
 
 # --- events -----------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
-class Found:
+class OnDisk:
     """A supervisor starts, and this is what the disk holds.
 
     Attributes:
@@ -34,7 +34,7 @@ class Found:
 class SupervisorFailed:
     """The supervisor of a release could not be started; with what the disk holds, and why."""
 
-    found: Found
+    found: OnDisk
     reason: str
 
 
@@ -58,7 +58,7 @@ class AgentEnded:
 
 
 @dataclass(frozen=True, slots=True)
-class Tick:
+class TimePassed:
     """Time passed."""
 
 
@@ -81,7 +81,7 @@ class CountTry:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class RecordVerdict:
     """Move the release along the table of `core.release`; with the reason of a failure."""
 
     release: Digest
@@ -137,18 +137,25 @@ class KeepRunning:
 
 
 @dataclass(frozen=True, slots=True)
-class Exit:
+class EndSupervisor:
     """The supervisor ends with this exit code; the last effect."""
 
     code: int
 
 
 Event = (
-    Found | SupervisorFailed | AgentStarted | AgentReady | AgentEnded | Tick | StopAsked | StopsHeld
+    OnDisk
+    | SupervisorFailed
+    | AgentStarted
+    | AgentReady
+    | AgentEnded
+    | TimePassed
+    | StopAsked
+    | StopsHeld
 )
 Effect = (
     CountTry
-    | Record
+    | RecordVerdict
     | StartAgent
     | EndAgent
     | ForgetGoodConfig
@@ -158,5 +165,5 @@ Effect = (
     | HoldStops
     | BecomeSuccessor
     | KeepRunning
-    | Exit
+    | EndSupervisor
 )

@@ -3,7 +3,7 @@
 `Trial.handle(event, now)` is the only method; `now` is monotonic seconds. The supervisor's process
 (`watch`) performs the effects, one after the other, and feeds back what they lead to. The rules:
 
-1.  What a supervisor does first follows from the disk alone (`Found`). A supervisor that is killed
+1.  What a supervisor does first follows from the disk alone (`OnDisk`). A supervisor that is killed
     after any effect is therefore continued by the next one.
 2.  A trial has one start. The try is on record before the agent starts; a supervisor that finds it
     there calls the trial failed, because the device or the supervisor went down during it.
@@ -43,21 +43,21 @@ from edgekit.agent.release.events import (
     CountTry,
     Effect,
     EndAgent,
+    EndSupervisor,
     Event,
-    Exit,
     ForgetGoodConfig,
-    Found,
     HoldStops,
     KeepRunning,
     MoveCurrent,
-    Record,
+    OnDisk,
+    RecordVerdict,
     RestoreGoodConfig,
     RestorePreviousConfig,
     StartAgent,
     StopAsked,
     StopsHeld,
     SupervisorFailed,
-    Tick,
+    TimePassed,
 )
 from edgekit.core.release import ReleaseEvent, ReleaseState
 
@@ -93,7 +93,7 @@ class Happening(StrEnum):
     STOPS_HELD = "stops are held"
 
 
-class Step(StrEnum):
+class TrialStep(StrEnum):
     """What the supervisor does, in the order in which it stands in the table."""
 
     COUNT_TRY = "record the try"
@@ -116,7 +116,7 @@ class Step(StrEnum):
     EXIT_FAILED = "exit with 1"
 
 
-class Way(StrEnum):
+class WayBack(StrEnum):
     """What a failed trial goes back to."""
 
     CONFIG = "`agent.toml.good` exists"
@@ -124,42 +124,49 @@ class Way(StrEnum):
     NOTHING = "neither"
 
 
-FAIL = (Step.RECORD_FAILURE, Step.GO_BACK)
-TRANSITIONS: dict[tuple[Phase, Happening], tuple[Phase, tuple[Step, ...]]] = {
-    (Phase.STARTING, Happening.NOTHING_ACTIVE): (Phase.OVER, (Step.EXIT,)),
-    (Phase.STARTING, Happening.SETTLED): (Phase.OVER, (Step.KEEP_RUNNING,)),
-    (Phase.STARTING, Happening.NEW_TRIAL): (Phase.TRYING, (Step.COUNT_TRY, Step.START_AGENT)),
+FAIL = (TrialStep.RECORD_FAILURE, TrialStep.GO_BACK)
+TRANSITIONS: dict[tuple[Phase, Happening], tuple[Phase, tuple[TrialStep, ...]]] = {
+    (Phase.STARTING, Happening.NOTHING_ACTIVE): (Phase.OVER, (TrialStep.EXIT,)),
+    (Phase.STARTING, Happening.SETTLED): (Phase.OVER, (TrialStep.KEEP_RUNNING,)),
+    (Phase.STARTING, Happening.NEW_TRIAL): (
+        Phase.TRYING,
+        (TrialStep.COUNT_TRY, TrialStep.START_AGENT),
+    ),
     (Phase.STARTING, Happening.TRIED_BEFORE): (Phase.RETURNING, FAIL),
     (Phase.STARTING, Happening.CANNOT_START): (Phase.RETURNING, FAIL),
     (Phase.STARTING, Happening.ANSWERED_BEFORE): (
         Phase.OVER,
-        (Step.FORGET_GOOD_CONFIG, Step.KEEP_RUNNING),
+        (TrialStep.FORGET_GOOD_CONFIG, TrialStep.KEEP_RUNNING),
     ),
-    (Phase.STARTING, Happening.HALF_RETURNED): (Phase.RETURNING, (Step.GO_BACK,)),
+    (Phase.STARTING, Happening.HALF_RETURNED): (Phase.RETURNING, (TrialStep.GO_BACK,)),
     (Phase.TRYING, Happening.READY): (
         Phase.OVER,
-        (Step.RECORD_ANSWERED, Step.FORGET_GOOD_CONFIG, Step.KEEP_RUNNING),
+        (TrialStep.RECORD_ANSWERED, TrialStep.FORGET_GOOD_CONFIG, TrialStep.KEEP_RUNNING),
     ),
     (Phase.TRYING, Happening.ENDED): (Phase.RETURNING, FAIL),
-    (Phase.TRYING, Happening.DEADLINE): (Phase.TOO_LATE, (Step.END_AGENT,)),
-    (Phase.TRYING, Happening.STOP): (Phase.OVER, (Step.END_AGENT, Step.EXIT)),
+    (Phase.TRYING, Happening.DEADLINE): (Phase.TOO_LATE, (TrialStep.END_AGENT,)),
+    (Phase.TRYING, Happening.STOP): (Phase.OVER, (TrialStep.END_AGENT, TrialStep.EXIT)),
     (Phase.TOO_LATE, Happening.ENDED): (Phase.RETURNING, FAIL),
-    (Phase.RETURNING, Happening.STOPS_HELD): (Phase.OVER, (Step.BECOME_SUCCESSOR,)),
-    (Phase.RETURNING, Happening.STOP): (Phase.OVER, (Step.EXIT,)),
+    (Phase.RETURNING, Happening.STOPS_HELD): (Phase.OVER, (TrialStep.BECOME_SUCCESSOR,)),
+    (Phase.RETURNING, Happening.STOP): (Phase.OVER, (TrialStep.EXIT,)),
 }
 # For each way: what `record the failure` and `go back` stand for, and where that leads.
-WAYS: dict[Way, tuple[Step, tuple[Step, ...], Phase]] = {
-    Way.CONFIG: (
-        Step.RECORD_RESTORED,
-        (Step.RESTORE_GOOD_CONFIG, Step.HOLD_STOPS),
+WAYS: dict[WayBack, tuple[TrialStep, tuple[TrialStep, ...], Phase]] = {
+    WayBack.CONFIG: (
+        TrialStep.RECORD_RESTORED,
+        (TrialStep.RESTORE_GOOD_CONFIG, TrialStep.HOLD_STOPS),
         Phase.RETURNING,
     ),
-    Way.PREVIOUS: (
-        Step.RECORD_FAILED,
-        (Step.RESTORE_PREVIOUS_CONFIG, Step.MOVE_CURRENT, Step.HOLD_STOPS),
+    WayBack.PREVIOUS: (
+        TrialStep.RECORD_FAILED,
+        (TrialStep.RESTORE_PREVIOUS_CONFIG, TrialStep.MOVE_CURRENT, TrialStep.HOLD_STOPS),
         Phase.RETURNING,
     ),
-    Way.NOTHING: (Step.RECORD_FAILED, (Step.REMOVE_CURRENT, Step.EXIT_FAILED), Phase.OVER),
+    WayBack.NOTHING: (
+        TrialStep.RECORD_FAILED,
+        (TrialStep.REMOVE_CURRENT, TrialStep.EXIT_FAILED),
+        Phase.OVER,
+    ),
 }
 
 
@@ -186,7 +193,7 @@ class Trial:
     """One supervisor's judgement of what it finds; a new supervisor has a new one."""
 
     phase: Phase = field(default=Phase.STARTING, init=False)
-    _found: Found = field(default=Found(None), init=False)
+    _found: OnDisk = field(default=OnDisk(None), init=False)
     _trial_seconds: float = field(default=0.0, init=False)
     _deadline: float | None = field(default=None, init=False)
     _reason: str = field(default="", init=False)
@@ -203,14 +210,14 @@ class Trial:
             return ()
         self.phase, steps = TRANSITIONS[self.phase, happening]
         record, back, then = WAYS[self._way()]
-        if Step.GO_BACK in steps:
+        if TrialStep.GO_BACK in steps:
             self.phase = then
-        spelled = {Step.RECORD_FAILURE: (record,), Step.GO_BACK: back}
+        spelled = {TrialStep.RECORD_FAILURE: (record,), TrialStep.GO_BACK: back}
         return tuple(self._effect(each) for step in steps for each in spelled.get(step, (step,)))
 
     def _happening(self, event: Event, now: float) -> Happening | None:
         match event:
-            case Found():
+            case OnDisk():
                 self._found = event
                 return self._at_start(event)
             case SupervisorFailed(found, reason):
@@ -226,7 +233,7 @@ class Trial:
                 why = f"no answer within {self._trial_seconds:g} s" if late else "the agent ended"
                 self._reason = f"{why}: {log}"
                 return Happening.ENDED
-            case Tick() if self._deadline is not None and now > self._deadline:
+            case TimePassed() if self._deadline is not None and now > self._deadline:
                 return Happening.DEADLINE
             case StopAsked():
                 return Happening.STOP
@@ -234,7 +241,7 @@ class Trial:
                 return Happening.STOPS_HELD
         return None
 
-    def _at_start(self, found: Found) -> Happening:
+    def _at_start(self, found: OnDisk) -> Happening:
         if found.release is None:
             return Happening.NOTHING_ACTIVE
         if found.state == ReleaseState.TRIAL:
@@ -248,41 +255,41 @@ class Trial:
             return Happening.HALF_RETURNED
         return Happening.SETTLED
 
-    def _way(self) -> Way:
+    def _way(self) -> WayBack:
         if self._found.good_config:
-            return Way.CONFIG
+            return WayBack.CONFIG
         if self._found.previous in (None, self._found.release):
-            return Way.NOTHING
-        return Way.PREVIOUS
+            return WayBack.NOTHING
+        return WayBack.PREVIOUS
 
-    def _effect(self, step: Step) -> Effect:
+    def _effect(self, step: TrialStep) -> Effect:
         release = self._found.release
         if step in PLAIN:
             return PLAIN[step]
-        if step == Step.MOVE_CURRENT:
+        if step == TrialStep.MOVE_CURRENT:
             return MoveCurrent(self._found.previous)
         assert release is not None  # every other step is of a trial
-        if step == Step.COUNT_TRY:
+        if step == TrialStep.COUNT_TRY:
             return CountTry(release)
         event = RECORDS[step]
-        return Record(release, event, "" if event == ReleaseEvent.ANSWERED else self._reason)
+        return RecordVerdict(release, event, "" if event == ReleaseEvent.ANSWERED else self._reason)
 
 
-PLAIN: dict[Step, Effect] = {
-    Step.START_AGENT: StartAgent(),
-    Step.END_AGENT: EndAgent(),
-    Step.FORGET_GOOD_CONFIG: ForgetGoodConfig(),
-    Step.RESTORE_GOOD_CONFIG: RestoreGoodConfig(),
-    Step.RESTORE_PREVIOUS_CONFIG: RestorePreviousConfig(),
-    Step.REMOVE_CURRENT: MoveCurrent(None),
-    Step.HOLD_STOPS: HoldStops(),
-    Step.BECOME_SUCCESSOR: BecomeSuccessor(),
-    Step.KEEP_RUNNING: KeepRunning(),
-    Step.EXIT: Exit(0),
-    Step.EXIT_FAILED: Exit(1),
+PLAIN: dict[TrialStep, Effect] = {
+    TrialStep.START_AGENT: StartAgent(),
+    TrialStep.END_AGENT: EndAgent(),
+    TrialStep.FORGET_GOOD_CONFIG: ForgetGoodConfig(),
+    TrialStep.RESTORE_GOOD_CONFIG: RestoreGoodConfig(),
+    TrialStep.RESTORE_PREVIOUS_CONFIG: RestorePreviousConfig(),
+    TrialStep.REMOVE_CURRENT: MoveCurrent(None),
+    TrialStep.HOLD_STOPS: HoldStops(),
+    TrialStep.BECOME_SUCCESSOR: BecomeSuccessor(),
+    TrialStep.KEEP_RUNNING: KeepRunning(),
+    TrialStep.EXIT: EndSupervisor(0),
+    TrialStep.EXIT_FAILED: EndSupervisor(1),
 }
 RECORDS = {
-    Step.RECORD_ANSWERED: ReleaseEvent.ANSWERED,
-    Step.RECORD_FAILED: ReleaseEvent.FAILED,
-    Step.RECORD_RESTORED: ReleaseEvent.RESTORED,
+    TrialStep.RECORD_ANSWERED: ReleaseEvent.ANSWERED,
+    TrialStep.RECORD_FAILED: ReleaseEvent.FAILED,
+    TrialStep.RECORD_RESTORED: ReleaseEvent.RESTORED,
 }

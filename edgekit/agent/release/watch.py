@@ -29,15 +29,15 @@ from edgekit.agent.release.events import (
     BecomeSuccessor,
     Effect,
     EndAgent,
+    EndSupervisor,
     Event,
-    Exit,
     HoldStops,
     KeepRunning,
-    Record,
+    RecordVerdict,
     StartAgent,
     StopAsked,
     StopsHeld,
-    Tick,
+    TimePassed,
 )
 from edgekit.agent.release.log import log_tail, rotate, say
 from edgekit.agent.release.root import Root
@@ -108,7 +108,7 @@ class Watch:
             return StopAsked()
         if ready:
             return AgentReady()
-        return AgentEnded(log_tail(self._root)) if ended else Tick()
+        return AgentEnded(log_tail(self._root)) if ended else TimePassed()
 
     def _perform(self, effect: Effect) -> None:
         match effect:
@@ -128,10 +128,10 @@ class Watch:
                 self._keep_running()
                 self._end_child()
                 raise SystemExit(0)
-            case Exit(code):
+            case EndSupervisor(code):
                 raise SystemExit(code)
             case _:
-                if isinstance(effect, Record) and effect.reason:
+                if isinstance(effect, RecordVerdict) and effect.reason:
                     say(f"release {effect.release.short} failed its trial: {effect.reason}")
                 disk.perform(self._root, effect)
 

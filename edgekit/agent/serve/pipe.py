@@ -1,8 +1,9 @@
 """What parent and model worker say to each other: length-prefixed msgpack over a socketpair.
 
 A descriptor of its own, because native libraries print on stdout. Frames are a 4-byte big-endian
-length and one tagged msgpack map. The first one to the worker is its `Settings`; it answers with
-`Ready` once the model is loaded. Neither side imports the other: what both must know stands here.
+length and one tagged msgpack map. The first frame to the worker is its `WorkerSettings`. The worker
+answers with `Ready` once the model is loaded. Neither side imports the other: what both must know
+stands here.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def quiet_seconds(tokens: int) -> float:
     return min(tokens / SLOWEST_TOKENS_PER_SECOND, MAX_EXPIRY_SECONDS)
 
 
-class Settings(msgspec.Struct, frozen=True, tag="settings", forbid_unknown_fields=True):
+class WorkerSettings(msgspec.Struct, frozen=True, tag="settings", forbid_unknown_fields=True):
     """What a worker is told before anything else, once.
 
     Attributes:
@@ -65,7 +66,7 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
     `prompt_limit` tokens is refused, 0 is no limit but the context's.
     """
 
-    job: str
+    key: str
     requester: str
     messages: list[tuple[str, str]]
     sampling: Sampling
@@ -76,9 +77,9 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
-    """Stop a job: within one prefill slice or one token."""
+    """Stop a prompt: within one prefill slice or one token."""
 
-    job: str
+    key: str
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
@@ -109,35 +110,35 @@ class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
     quiet_seconds: float = 0.0
 
 
-class Delta(msgspec.Struct, frozen=True, tag="delta"):
+class Generated(msgspec.Struct, frozen=True, tag="delta"):
     """A piece of the answer, safe to show: whole characters, no part of a stop string."""
 
-    job: str
+    key: str
     text: str
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):
     """The whole answer. `finish_reason`: stop, length, cancelled or deadline."""
 
-    job: str
+    key: str
     text: str
     finish_reason: str
     usage: Usage
     timings: Timings
 
 
-class Failed(msgspec.Struct, frozen=True, tag="failed"):
+class Refused(msgspec.Struct, frozen=True, tag="failed"):
     """The prompt cannot be answered; `code` is one of the protocol's, `param` the field's name."""
 
-    job: str
+    key: str
     code: str
     message: str
     param: str = ""
 
 
 ToWorker = Start | Cancel  # after the settings
-FromWorker = Ready | Heartbeat | Delta | Done | Failed
-Message = Settings | ToWorker | FromWorker
+FromWorker = Ready | Heartbeat | Generated | Done | Refused
+Message = WorkerSettings | ToWorker | FromWorker
 T = TypeVar("T")
 
 

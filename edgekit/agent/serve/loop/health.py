@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from edgekit.agent.serve.loop.exporter import Exporter
 from edgekit.agent.serve.loop.notify import Notifier
-from edgekit.agent.serve.loop.stall import longest_silence_seconds, progress, status_line
+from edgekit.agent.serve.loop.stall import longest_silence_seconds, stall_of, status_line
 from edgekit.agent.serve.session.events import Snapshot
 from edgekit.agent.serve.session.exposition import prometheus
 from edgekit.agent.serve.session.presence import METRICS_SECONDS, metrics_message
@@ -50,7 +50,7 @@ class Health:
             self._publish(metrics_message(config.device, snapshot.metrics))
         if snapshot.answers:
             self._notifier.ready()
-        stuck = progress(
+        stuck = stall_of(
             owed=snapshot.owed,
             silent_seconds=snapshot.silent_seconds,
             longest_silence_seconds=longest_silence_seconds(config, status.state == "starting"),

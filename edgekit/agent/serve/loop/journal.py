@@ -23,7 +23,7 @@ from pathlib import Path
 
 import msgspec
 
-from edgekit.agent.serve.session.prompt import UNSENT_KEEP_SECONDS, Row
+from edgekit.agent.serve.session.prompt import UNSENT_KEEP_SECONDS, JournalRow
 from edgekit.agent.serve.session.states import State
 from edgekit.core.wire import UNREADABLE
 from edgekit.errors import EdgekitError
@@ -87,24 +87,24 @@ class Moment:
         return max(0.0, passed)
 
 
-def stored(row: Row, now: Moment) -> Row:
+def stored(row: JournalRow, now: Moment) -> JournalRow:
     """The row with its times as seconds from now on."""
     return _shifted(row, -now.monotonic)
 
 
-def restored(row: Row, passed_seconds: float, now: Moment) -> Row:
+def restored(row: JournalRow, passed_seconds: float, now: Moment) -> JournalRow:
     """The row with its times on this boot's monotonic clock again."""
     return _shifted(row, now.monotonic - passed_seconds)
 
 
-def read_row(blob: bytes) -> Row:
+def read_row(blob: bytes) -> JournalRow:
     """A row as it was stored.
 
     Raises:
         UNREADABLE: no row, or one of a later version: a state that is not known, an end without an
             outcome, an outcome without an end.
     """
-    row = msgspec.msgpack.decode(blob, type=Row)
+    row = msgspec.msgpack.decode(blob, type=JournalRow)
     if (row.outcome is None) != (row.state in (State.ACCEPTED, State.RUNNING)):
         raise ValueError(f"it is {row.state}, {'with' if row.outcome else 'without'} an outcome")
     return row
@@ -130,7 +130,7 @@ def is_over(blob: bytes, passed_seconds: float) -> bool:
     return passed_seconds >= keep_seconds
 
 
-def _shifted(row: Row, seconds: float) -> Row:
+def _shifted(row: JournalRow, seconds: float) -> JournalRow:
     return msgspec.structs.replace(
         row,
         queued_at=row.queued_at + seconds,
@@ -162,7 +162,7 @@ class Journal:
         self._removed_words = True  # an agent that was killed may have left some in the WAL
         self._told: frozenset[str] = frozenset()  # keys of rows that cannot be read
 
-    def load(self) -> tuple[Row, ...]:
+    def load(self) -> tuple[JournalRow, ...]:
         """Every row that can be read, the oldest prompt first; the others stay and are logged once.
 
         Raises:
@@ -186,7 +186,7 @@ class Journal:
                     self._path.with_name(self._path.name + end).unlink(missing_ok=True)
                 return self._load()
 
-    def commit(self, records: Sequence[Row], forgotten: Sequence[str]) -> None:
+    def commit(self, records: Sequence[JournalRow], forgotten: Sequence[str]) -> None:
         """Write rows and remove others, all or nothing; on the disk when this returns.
 
         Raises:
@@ -247,7 +247,7 @@ class Journal:
             self._removed_words = bool(busy)
         database.execute(f"PRAGMA busy_timeout = {round(self._busy_seconds * 1000)}")
 
-    def _load(self) -> tuple[Row, ...]:
+    def _load(self) -> tuple[JournalRow, ...]:
         now = self._clock()
         found, unreadable, over = [], [], []
         with self._open() as database:

@@ -12,7 +12,7 @@ from typing import Protocol
 SIGNAL_BYTES = 4096
 
 
-class Source(Protocol):
+class Pollable(Protocol):
     """Something that happens outside of the loop."""
 
     def interest(self) -> tuple[int, int] | None:
@@ -22,10 +22,10 @@ class Source(Protocol):
         """One of them, or an error, is there."""
 
 
-def wait(sources: Iterable[Source], seconds: float) -> None:
+def wait(sources: Iterable[Pollable], seconds: float) -> None:
     """Until something happens, or the time is over; whoever it happened to does its part."""
     poll = select.poll()
-    waiting: dict[int, Source] = {}
+    waiting: dict[int, Pollable] = {}
     for source in sources:
         if (interest := source.interest()) is not None:
             descriptor, events = interest
@@ -50,9 +50,9 @@ class Signals:
         os.close(self._write)
 
     def interest(self) -> tuple[int, int]:
-        """As of `Source`."""
+        """As of `Pollable`."""
         return self._read, select.POLLIN
 
     def ready(self, _events: int) -> None:
-        """As of `Source`."""
+        """As of `Pollable`."""
         os.read(self._read, SIGNAL_BYTES)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
-from edgekit.agent.serve.pipe import FromWorker, Message, Pipe, PipeClosedError, Settings
+from edgekit.agent.serve.pipe import FromWorker, Message, Pipe, PipeClosedError, WorkerSettings
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class ModelProcess:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: WorkerSettings,
         on_message: Callable[[FromWorker], None],
         on_end: Callable[[], None],
     ) -> None:

@@ -6,15 +6,15 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from edgekit.agent.serve.session.events import Measured
+from edgekit.agent.serve.session.events import Readings
 
 THERMAL = Path("/sys/class/thermal")
 MEMINFO = Path("/proc/meminfo")
 
 
-def measured(
+def read_sensors(
     thermal: Path = THERMAL, meminfo: Path = MEMINFO, disk: Path | None = None
-) -> Measured:
+) -> Readings:
     """The hottest zone, MemAvailable, and what an ordinary user may still write to the disk that
     holds the folder `disk`; None for what this kernel does not tell."""
     degrees = []
@@ -31,4 +31,4 @@ def measured(
         with suppress(OSError):
             system = os.statvfs(disk)
             room = system.f_bavail * system.f_frsize >> 20
-    return Measured(max(degrees, default=None), free, room)
+    return Readings(max(degrees, default=None), free, room)

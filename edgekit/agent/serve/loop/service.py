@@ -20,9 +20,9 @@ from edgekit.agent.serve.loop.health import Health
 from edgekit.agent.serve.loop.journal import Journal
 from edgekit.agent.serve.loop.notify import Notifier
 from edgekit.agent.serve.loop.process import ModelProcess
-from edgekit.agent.serve.loop.sensors import measured
+from edgekit.agent.serve.loop.sensors import read_sensors
 from edgekit.agent.serve.loop.storage import Storage
-from edgekit.agent.serve.pipe import FromWorker, Ready, Settings
+from edgekit.agent.serve.pipe import FromWorker, Ready, WorkerSettings
 from edgekit.agent.serve.session.events import (
     Ack,
     CheckStorage,
@@ -36,9 +36,9 @@ from edgekit.agent.serve.session.events import (
     GiveUp,
     GoOnline,
     LeavePools,
-    MeasureDevice,
     Publish,
     Published,
+    ReadSensors,
     ReadyUnsaid,
     Received,
     SayReady,
@@ -166,7 +166,7 @@ class Service:
             raise self._failure
 
     # --- events in ----------------------------------------------------------------------------
-    def _next_event(self, sources: tuple[polling.Source, ...]) -> Event:
+    def _next_event(self, sources: tuple[polling.Pollable, ...]) -> Event:
         """What has happened, or a `Tick` when it is time."""
         while True:
             now = time.monotonic()
@@ -254,8 +254,8 @@ class Service:
                 self._say_ready(effect)
             case SayStopping():
                 self._notifier.stopping()
-            case MeasureDevice():
-                self._events.append(measured(disk=self._disk))
+            case ReadSensors():
+                self._events.append(read_sensors(disk=self._disk))
             case Snapshot():
                 self._health.tell(effect, time.monotonic())
             case Exit():
@@ -288,9 +288,9 @@ class Service:
 
 def worker_settings(
     config: AgentConfig, bundle: BundleConfig, release: str, model_dir: Path, tuning_file: Path
-) -> Settings:
+) -> WorkerSettings:
     """What a worker of this device and release is told first."""
-    return Settings(
+    return WorkerSettings(
         model=str(model_dir),
         release=release,
         max_length=bundle.context_length,

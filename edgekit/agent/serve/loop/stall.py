@@ -16,7 +16,7 @@ def longest_silence_seconds(config: AgentConfig, loading: bool) -> float:
     return load + COLD_SECONDS + quiet_seconds(SLICE_TOKENS)
 
 
-def progress(*, owed: bool, silent_seconds: float, longest_silence_seconds: float) -> str:
+def stall_of(*, owed: bool, silent_seconds: float, longest_silence_seconds: float) -> str:
     """What does not get on, or nothing. Asked by the main loop, which so has turned itself.
 
     Args:

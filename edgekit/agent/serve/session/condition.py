@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
-from edgekit.agent.serve.session.events import Measured
+from edgekit.agent.serve.session.events import Readings
 from edgekit.core import wire
 
 # A Raspberry Pi 5 is fully throttled at 85; a Jetson or an x86 switches itself off above 100.
@@ -19,7 +19,7 @@ TIGHT_MB, SPENT_MB, FREER_MB = 128, 64, 32
 # Room for the journal at its largest, 8 MiB of rows and as much again while it is written.
 DISK_MB, ROOMIER_MB = 32, 32
 STRAINED_RETRY_MS = 30_000  # nothing of this is over in a moment
-UNMEASURED = Measured(None, None)
+UNMEASURED = Readings(None, None)
 
 
 class Level(IntEnum):
@@ -50,20 +50,20 @@ def level(before: Level, strain: int | None, bounds: tuple[int, int], margin: in
 class Condition:
     """What was measured last, and the levels that follow."""
 
-    measured: Measured = UNMEASURED
+    readings: Readings = UNMEASURED
     heat: Level = Level.FINE
     memory: Level = Level.FINE
     disk: Level = Level.FINE
 
-    def measure(self, measured: Measured) -> None:
+    def update(self, readings: Readings) -> None:
         """Take a measurement into account."""
-        self.measured = measured
-        self.heat = level(self.heat, measured.temp_c, (WARM_C, HOT_C), COOLER_C)
+        self.readings = readings
+        self.heat = level(self.heat, readings.temp_c, (WARM_C, HOT_C), COOLER_C)
         self.memory = level(
-            self.memory, _missing(measured.mem_free_mb), (-TIGHT_MB, -SPENT_MB), FREER_MB
+            self.memory, _missing(readings.mem_free_mb), (-TIGHT_MB, -SPENT_MB), FREER_MB
         )
         self.disk = level(
-            self.disk, _missing(measured.disk_free_mb), (-DISK_MB, -DISK_MB), ROOMIER_MB
+            self.disk, _missing(readings.disk_free_mb), (-DISK_MB, -DISK_MB), ROOMIER_MB
         )
 
     @property
@@ -82,9 +82,9 @@ class Condition:
         worst = max(self.heat, self.memory)
         if worst == Level.FINE or (worst == Level.STRAINED and not waits):
             return None
-        text = f"the device is at {self.measured.temp_c} degrees Celsius"
+        text = f"the device is at {self.readings.temp_c} degrees Celsius"
         if self.reason == "out_of_memory":
-            text = f"{self.measured.mem_free_mb} MB of the device's memory are free"
+            text = f"{self.readings.mem_free_mb} MB of the device's memory are free"
         if worst == Level.STRAINED:
             text += " and takes only what it can start at once"
         return wire.ProtocolError(self.reason, text, retry_after_ms=STRAINED_RETRY_MS)
@@ -93,7 +93,7 @@ class Condition:
         """Why a new prompt is not written to the disk, while the journal still can be."""
         if self.disk == Level.FINE:
             return None
-        text = f"{self.measured.disk_free_mb} MB of the device's disk are free"
+        text = f"{self.readings.disk_free_mb} MB of the device's disk are free"
         return wire.ProtocolError("no_storage", text, retry_after_ms=STRAINED_RETRY_MS)
 
 

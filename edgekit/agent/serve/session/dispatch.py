@@ -10,13 +10,13 @@ from typing import cast
 
 import msgspec
 
-from edgekit.agent.serve.pipe import Delta, Done, Failed, Heartbeat, Ready, Start
+from edgekit.agent.serve.pipe import Done, Generated, Heartbeat, Ready, Refused, Start
 from edgekit.agent.serve.session import replies
 from edgekit.agent.serve.session.events import Effect, Event, GiveUp, Spawn, ToWorker
 from edgekit.agent.serve.session.presence import Presence, answer_cap
-from edgekit.agent.serve.session.prompt import Job
+from edgekit.agent.serve.session.prompt import Prompt
 from edgekit.agent.serve.session.prompts import Prompts
-from edgekit.agent.serve.session.states import Step
+from edgekit.agent.serve.session.states import PromptStep
 from edgekit.core import chat, wire
 from edgekit.core.config import AgentConfig
 from edgekit.core.manifest import BundleConfig
@@ -28,7 +28,7 @@ MAX_STARTS = 4  # the agent's own deaths count here: a prompt may take the whole
 MAX_FAILED_LOADS = 2  # then the agent ends: a trial goes back at once, else the supervisor waits
 RESPAWN_SECONDS = 1.0
 HUNG_SECONDS = 60.0  # past a deadline that the worker itself looks at between two slices
-FROM_WORKER = (Delta, Heartbeat, Done, Failed, Ready)
+FROM_WORKER = (Generated, Heartbeat, Done, Refused, Ready)
 
 
 @dataclass(slots=True)
@@ -71,27 +71,27 @@ class Dispatch:
     def start_all(self, now: float) -> list[Effect]:
         """Start every prompt that can run now."""
         effects: list[Effect] = []
-        while (job := self.prompts.next_to_start(now)) is not None:
-            effects.append(ToWorker(self._start(job, now)))
+        while (prompt := self.prompts.next_to_start(now)) is not None:
+            effects.append(ToWorker(self._start(prompt, now)))
         return effects
 
-    def _start(self, job: Job, now: float) -> Start:
-        request = job.request
+    def _start(self, prompt: Prompt, now: float) -> Start:
+        request = prompt.request
         assert request is not None, "a prompt that ended does not wait"
-        job.move(Step.STARTED)
-        job.starts += 1
-        job.started_at = now
-        self.prompts.running[job.key] = job
-        self.prompts.ledger.touch(job)
+        prompt.move(PromptStep.STARTED)
+        prompt.starts += 1
+        prompt.started_at = now
+        self.prompts.running[prompt.key] = prompt
+        self.prompts.ledger.touch(prompt)
         limit = answer_cap(self.config, self.bundle, self.model)
         return Start(
-            job=job.key,
-            requester=job.requester,
+            key=prompt.key,
+            requester=prompt.requester,
             messages=[(m.role, m.text) for m in request.messages],
             sampling=chat.sampling_of(request, self.bundle.search),
             stops=request.stops,
             answer_limit=min(request.answer_limit or limit, limit),
-            deadline=job.deadline - REPLY_MARGIN_SECONDS,
+            deadline=prompt.deadline - REPLY_MARGIN_SECONDS,
             prompt_limit=self.config.max_prompt_tokens,
         )
 
@@ -107,21 +107,21 @@ class Dispatch:
         before, self.model = self.model, model
         return before is not None and before.served != model.served
 
-    def delta(self, event: Delta, now: float) -> list[Effect]:
+    def delta(self, event: Generated, now: float) -> list[Effect]:
         """A piece of an answer."""
-        job = self.prompts.running.get(event.job)
-        if job is None or job.request is None or job.mute or not self.prompts.connected:
+        prompt = self.prompts.running.get(event.key)
+        if prompt is None or prompt.request is None or prompt.mute or not self.prompts.connected:
             return []
-        if job.reply.final_only or job.request.stream is False:
+        if prompt.reply.final_only or prompt.request.stream is False:
             return []
-        effect = replies.delta(job, event.text, now)
-        job.seq += 1
+        effect = replies.delta(prompt, event.text, now)
+        prompt.seq += 1
         return [effect]
 
     def done(self, event: Done, now: float) -> list[Effect]:
         """A whole answer."""
-        job = self.prompts.ended(event.job)
-        if job is None:
+        prompt = self.prompts.ended(event.key)
+        if prompt is None:
             return []
         self.prompts.metrics.used(event.usage)
         if event.usage.completion_tokens:
@@ -129,22 +129,22 @@ class Dispatch:
             self.presence.ttft_ms = round(event.timings.first_token_ms, 1)
         if event.finish_reason == "deadline":
             text = "the message's expiry ran out"
-            return self.prompts.fail(job, Step.EXPIRED, "deadline_exceeded", text, now)
-        queue_ms = (job.started_at - job.queued_at) * 1e3
+            return self.prompts.fail(prompt, PromptStep.EXPIRED, "deadline_exceeded", text, now)
+        queue_ms = (prompt.started_at - prompt.queued_at) * 1e3
         timings = msgspec.structs.replace(event.timings, queue_ms=queue_ms)
         if event.finish_reason != "cancelled":
             tokens = event.usage.completion_tokens
-            self.prompts.metrics.answered(now - job.queued_at, timings, tokens)
+            self.prompts.metrics.answered(now - prompt.queued_at, timings, tokens)
         reason = cast(chat.FinishReason, event.finish_reason)
-        return self.prompts.finish(job, event.text, reason, event.usage, timings, now)
+        return self.prompts.finish(prompt, event.text, reason, event.usage, timings, now)
 
-    def failed(self, event: Failed, now: float) -> list[Effect]:
+    def failed(self, event: Refused, now: float) -> list[Effect]:
         """A prompt that the worker refuses."""
-        job = self.prompts.ended(event.job)
-        if job is None:
+        prompt = self.prompts.ended(event.key)
+        if prompt is None:
             return []
         error = wire.ProtocolError(event.code, event.message, event.param)
-        return self.prompts.end(job, Step.REFUSED, replies.error_outcome(error), now)
+        return self.prompts.end(prompt, PromptStep.REFUSED, replies.error_outcome(error), now)
 
     # --- its deaths ---------------------------------------------------------------------------
     def lost(self, now: float) -> list[Effect]:
@@ -153,9 +153,9 @@ class Dispatch:
         self.prompts.slots = 0
         self.prompts.stopping.clear()
         effects: list[Effect] = []
-        for job in reversed(tuple(self.prompts.running.values())):
-            job.deaths += 1
-            effects += self.requeue(job, now)
+        for prompt in reversed(tuple(self.prompts.running.values())):
+            prompt.deaths += 1
+            effects += self.requeue(prompt, now)
         if self.model is None:
             self._failed_loads += 1
             if self._failed_loads == MAX_FAILED_LOADS:
@@ -166,22 +166,22 @@ class Dispatch:
     def hung(self, now: float) -> list[Effect]:
         """A worker that is at a prompt long after its deadline is as good as gone."""
         running = self.prompts.running.values()
-        if any(now >= job.deadline + HUNG_SECONDS for job in running):
+        if any(now >= prompt.deadline + HUNG_SECONDS for prompt in running):
             return self.lost(now)
         return []
 
-    def requeue(self, job: Job, now: float) -> list[Effect]:
+    def requeue(self, prompt: Prompt, now: float) -> list[Effect]:
         """Run it again, unless it is the culprit of too many deaths or was to stop anyway."""
-        self.prompts.running.pop(job.key, None)
-        job.move(Step.REQUEUED)
-        if job.cancelling:
-            return self.prompts.cancelled(job, now)
-        if job.deaths >= MAX_DEATHS or job.starts >= MAX_STARTS:
-            text = f"the model process died {job.deaths} times on this prompt"
-            if job.deaths < MAX_DEATHS:
-                text = f"{job.starts} attempts at this prompt ended with the agent's death"
-            return self.prompts.fail(job, Step.CRASHED, "worker_crashed", text, now)
-        job.mute = job.mute or job.seq > 0
-        self.prompts.queue.put_back(job)
-        self.prompts.ledger.touch(job)
+        self.prompts.running.pop(prompt.key, None)
+        prompt.move(PromptStep.REQUEUED)
+        if prompt.cancelling:
+            return self.prompts.cancelled(prompt, now)
+        if prompt.deaths >= MAX_DEATHS or prompt.starts >= MAX_STARTS:
+            text = f"the model process died {prompt.deaths} times on this prompt"
+            if prompt.deaths < MAX_DEATHS:
+                text = f"{prompt.starts} attempts at this prompt ended with the agent's death"
+            return self.prompts.fail(prompt, PromptStep.CRASHED, "worker_crashed", text, now)
+        prompt.mute = prompt.mute or prompt.seq > 0
+        self.prompts.queue.put_back(prompt)
+        self.prompts.ledger.touch(prompt)
         return []

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgekit.agent.serve.pipe import Cancel, Delta, Done, Failed, Heartbeat, Ready, Start
+from edgekit.agent.serve.pipe import Cancel, Done, Generated, Heartbeat, Ready, Refused, Start
 from edgekit.agent.serve.session.exposition import Family
-from edgekit.agent.serve.session.prompt import Row
+from edgekit.agent.serve.session.prompt import JournalRow
 from edgekit.core import wire
 from edgekit.errors import EdgekitError
 
@@ -64,7 +64,7 @@ class Published:
 class Restored:
     """What the journal holds, read at the start."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[JournalRow, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class StorageBack:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class Readings:
     """How the device is: degrees Celsius of the hottest zone, megabytes that are free of its memory
     and of the disk with the journal; None for what is not known."""
 
@@ -124,7 +124,7 @@ class Publish:
 class Record:
     """Commit a row; before everything that is said in the same breath, except `ToWorker`."""
 
-    row: Row
+    row: JournalRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,8 +187,8 @@ class SayStopping:
 
 
 @dataclass(frozen=True, slots=True)
-class MeasureDevice:
-    """Find out how the device is; `Measured` tells."""
+class ReadSensors:
+    """Find out how the device is; `Readings` tells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,9 +229,9 @@ Event = (
     | Controlled
     | Ready
     | Heartbeat
-    | Delta
+    | Generated
     | Done
-    | Failed
+    | Refused
     | WorkerLost
     | Connected
     | Disconnected
@@ -241,7 +241,7 @@ Event = (
     | Restored
     | Unrecorded
     | StorageBack
-    | Measured
+    | Readings
     | Tick
     | Drain
     | Stopped
@@ -258,7 +258,7 @@ Effect = (
     | LeavePools
     | SayReady
     | SayStopping
-    | MeasureDevice
+    | ReadSensors
     | Snapshot
     | Exit
     | GiveUp

@@ -9,10 +9,10 @@ from edgekit.agent.serve.pipe import Cancel
 from edgekit.agent.serve.session import replies
 from edgekit.agent.serve.session.condition import Condition
 from edgekit.agent.serve.session.events import Effect, ToWorker
-from edgekit.agent.serve.session.prompt import Job
+from edgekit.agent.serve.session.prompt import Prompt
 from edgekit.agent.serve.session.prompts import Prompts
 from edgekit.agent.serve.session.rate import Rate
-from edgekit.agent.serve.session.states import Step, move
+from edgekit.agent.serve.session.states import PromptStep, move
 from edgekit.core import chat, envelope, topics, wire
 from edgekit.core.config import AgentConfig
 
@@ -66,40 +66,40 @@ class Intake:
                 "model_not_found", f"this device serves {self.prompts.model}", "model"
             )
 
-    def _take(self, prompt: wire.Prompt, now: float) -> list[Effect]:
-        key = f"{prompt.requester}/{prompt.reply.prompt_id}"
+    def _take(self, inbound: wire.InboundPrompt, now: float) -> list[Effect]:
+        key = f"{inbound.requester}/{inbound.reply.prompt_id}"
         written = (
-            b"cbor\0" if prompt.reply.encoding == "cbor" else b""
+            b"cbor\0" if inbound.reply.encoding == "cbor" else b""
         )  # the same bytes, another body
-        body_hash = hashlib.sha256(written + prompt.payload).digest()
+        body_hash = hashlib.sha256(written + inbound.payload).digest()
         known = self.prompts.ledger.get(key)
-        if known is not None and not _begins_anew(known, prompt, body_hash):
-            self._limit(self._repeats, "repeats and controls", prompt.requester, now)
+        if known is not None and not _begins_anew(known, inbound, body_hash):
+            self._limit(self._repeats, "repeats and controls", inbound.requester, now)
             if known.body_hash != body_hash:
                 raise wire.ProtocolError("id_conflict", "this ek-id has another body")
-            return self._attach(known, prompt, now)
-        self._limit(self._rate, "prompts", prompt.requester, now)
-        request = chat.parse_body(prompt.payload, prompt.reply.encoding)
-        deadline = now + prompt.expiry_seconds
-        job = Job(
+            return self._attach(known, inbound, now)
+        self._limit(self._rate, "prompts", inbound.requester, now)
+        request = chat.parse_body(inbound.payload, inbound.reply.encoding)
+        deadline = now + inbound.expiry_seconds
+        prompt = Prompt(
             key,
-            prompt.requester,
-            prompt.reply,
-            prompt.payload,
+            inbound.requester,
+            inbound.reply,
+            inbound.payload,
             body_hash,
             queued_at=now,
             deadline=deadline,
             keep_until=deadline,
             request=request,
-            state=move(None, Step.TAKEN),
+            state=move(None, PromptStep.TAKEN),
         )
-        self._admit(job, request, now)
+        self._admit(prompt, request, now)
         if known is not None and self.prompts.ledger.get(key) is known:
             self.prompts.ledger.drop(known)
-        self.prompts.ledger.add(job)
-        self.prompts.ledger.touch(job)
-        self.prompts.queue.add(job)
-        return self.prompts.accepted(job, now)
+        self.prompts.ledger.add(prompt)
+        self.prompts.ledger.touch(prompt)
+        self.prompts.queue.add(prompt)
+        return self.prompts.accepted(prompt, now)
 
     def _limit(self, rate: Rate, what: str, requester: str, now: float) -> None:
         """Raises: ProtocolError, when it has asked too often."""
@@ -108,7 +108,7 @@ class Intake:
             text = f"more than {rate.per_minute} {what} a minute"
             raise wire.ProtocolError("rate_limited", text, retry_after_ms=wait_ms)
 
-    def _admit(self, job: Job, request: chat.ChatRequest, now: float) -> None:
+    def _admit(self, prompt: Prompt, request: chat.ChatRequest, now: float) -> None:
         """Raises: ProtocolError, when there is no room for a new prompt."""
         if self.draining:
             raise wire.ProtocolError("draining", "the device stops and takes nothing new")
@@ -119,7 +119,7 @@ class Intake:
             text = f"{len(request.messages)} messages; at most {self.config.max_messages}"
             raise wire.ProtocolError("invalid_request", f"{text} (max_messages)", "messages")
         queue = self.prompts.queue
-        waits = not self.prompts.can_start(job, now)
+        waits = not self.prompts.can_start(prompt, now)
         refusal = self.condition.storage_refusal() or self.condition.refusal(waits=waits)
         if refusal is not None:
             raise refusal
@@ -127,24 +127,24 @@ class Intake:
             full = ""
             if len(queue) >= self.config.queue_limit:
                 full = f"{len(queue)} prompts are waiting"
-            elif queue.count(job.requester) >= self.config.requester_limit:
-                full = f"{queue.count(job.requester)} prompts of yours are waiting"
+            elif queue.count(prompt.requester) >= self.config.requester_limit:
+                full = f"{queue.count(prompt.requester)} prompts of yours are waiting"
             if full:
                 raise wire.ProtocolError("queue_full", full, retry_after_ms=FULL_RETRY_MS)
-        if not self.prompts.ledger.make_room_of(job.requester, job.size_bytes):
+        if not self.prompts.ledger.make_room_of(prompt.requester, prompt.size_bytes):
             full = "your share of the journal is full of undelivered answers"
             raise wire.ProtocolError("queue_full", full, retry_after_ms=FULL_RETRY_MS)
-        if not self.prompts.ledger.make_room(job.size_bytes):
+        if not self.prompts.ledger.make_room(prompt.size_bytes):
             raise wire.ProtocolError("no_storage", "the journal is full of undelivered answers")
 
-    def _attach(self, job: Job, prompt: wire.Prompt, now: float) -> list[Effect]:
+    def _attach(self, prompt: Prompt, inbound: wire.InboundPrompt, now: float) -> list[Effect]:
         """The same prompt again: from now on its replies go to the new address."""
-        if job.reply != prompt.reply:  # else the journal has it as it is
-            self.prompts.ledger.readdress(job, prompt.reply)
-        if job.outcome is None:
-            return self.prompts.accepted(job, now)
-        job.deadline = max(job.deadline, now + prompt.expiry_seconds)
-        return self.prompts.send(job, now)
+        if prompt.reply != inbound.reply:  # else the journal has it as it is
+            self.prompts.ledger.readdress(prompt, inbound.reply)
+        if prompt.outcome is None:
+            return self.prompts.accepted(prompt, now)
+        prompt.deadline = max(prompt.deadline, now + inbound.expiry_seconds)
+        return self.prompts.send(prompt, now)
 
     # --- control ------------------------------------------------------------------------------
     def control(self, message: wire.Inbound, now: float) -> list[Effect]:
@@ -167,25 +167,25 @@ class Intake:
 
     def _control(self, message: wire.Inbound, control: wire.Control, now: float) -> list[Effect]:
         expiry = message.expiry_seconds or REPLY_EXPIRY_SECONDS
-        job = self.prompts.ledger.get(f"{topics.requester_of(message.topic)}/{control.id}")
+        prompt = self.prompts.ledger.get(f"{topics.requester_of(message.topic)}/{control.id}")
         to = wire.control_address_of(message, control, self.config.device)
-        if job is None:
+        if prompt is None:
             if to is None or not self._asked_alone(message):
                 return []
             return [replies.state(to, "unknown", None, expiry)]
-        if job.outcome is not None:
+        if prompt.outcome is not None:
             known = self.prompts.storing  # else it may be unsaid yet
-            return [replies.outcome(job, to or job.reply, expiry)] if known else []
+            return [replies.outcome(prompt, to or prompt.reply, expiry)] if known else []
         if control.kind == "query":
-            position = self.prompts.position(job, now)
-            return [replies.state(to or job.reply, job.state, position, expiry)]
-        if job.key in self.prompts.running:
-            if job.cancelling:
+            position = self.prompts.position(prompt, now)
+            return [replies.state(to or prompt.reply, prompt.state, position, expiry)]
+        if prompt.key in self.prompts.running:
+            if prompt.cancelling:
                 return []
-            job.cancelling = True
-            return [ToWorker(Cancel(job.key))]
-        self.prompts.queue.remove(job)
-        return self.prompts.cancelled(job, now)
+            prompt.cancelling = True
+            return [ToWorker(Cancel(prompt.key))]
+        self.prompts.queue.remove(prompt)
+        return self.prompts.cancelled(prompt, now)
 
     def _asked_alone(self, message: wire.Inbound) -> bool:
         """Whether no other device was; of a pool's members only the one with the prompt answers."""
@@ -197,9 +197,9 @@ class Intake:
         return []
 
 
-def _begins_anew(known: Job, prompt: wire.Prompt, body_hash: bytes) -> bool:
+def _begins_anew(known: Prompt, inbound: wire.InboundPrompt, body_hash: bytes) -> bool:
     """Whether it is another prompt than the one of the same id, or the same that was not served."""
     if known.body_hash == body_hash:
         return known.outcome is not None and known.outcome.code in wire.HANDED_BACK
     # Simple clients send every prompt with the same Correlation Data and no ek-id.
-    return known.outcome is not None and not prompt.named
+    return known.outcome is not None and not inbound.named

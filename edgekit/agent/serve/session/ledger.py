@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from itertools import takewhile
 
 from edgekit.agent.serve.session.events import Effect, Forget, Record
-from edgekit.agent.serve.session.prompt import Job
+from edgekit.agent.serve.session.prompt import Prompt
 from edgekit.agent.serve.session.states import Delivery, DeliveryStep, deliver
 from edgekit.core import wire
 
@@ -21,51 +21,52 @@ class Ledger:
     """Prompts by key, `requester/ek-id`."""
 
     def __init__(self) -> None:
-        self._jobs: dict[str, Job] = {}
+        self._prompts: dict[str, Prompt] = {}
         self._dirty: dict[str, bool] = {}  # key: whether it can wait for the next commit
         self._forgotten: set[str] = set()
         self._bytes = 0
         self._sizes: dict[str, int] = {}
         self._held: dict[str, tuple[int, int]] = {}  # requester: rows, bytes
 
-    def __iter__(self) -> Iterator[Job]:
-        return iter(tuple(self._jobs.values()))
+    def __iter__(self) -> Iterator[Prompt]:
+        return iter(tuple(self._prompts.values()))
 
     def requesters_since(self, since: float) -> set[str]:
         """Whose prompts have come since that time; they are the last of all."""
-        recent = takewhile(lambda job: job.queued_at >= since, reversed(self._jobs.values()))
-        return {job.requester for job in recent}
+        latest = reversed(self._prompts.values())
+        recent = takewhile(lambda prompt: prompt.queued_at >= since, latest)
+        return {prompt.requester for prompt in recent}
 
-    def get(self, key: str) -> Job | None:
+    def get(self, key: str) -> Prompt | None:
         """The prompt of that key."""
-        return self._jobs.get(key)
+        return self._prompts.get(key)
 
-    def add(self, job: Job) -> None:
+    def add(self, prompt: Prompt) -> None:
         """Know a prompt; its row will replace one that was to be forgotten."""
-        self._jobs[job.key] = job
-        self._forgotten.discard(job.key)
-        self._measure(job)
+        self._prompts[prompt.key] = prompt
+        self._forgotten.discard(prompt.key)
+        self._measure(prompt)
 
-    def touch(self, job: Job, *, can_wait: bool = False) -> None:
+    def touch(self, prompt: Prompt, *, can_wait: bool = False) -> None:
         """The journal is to be told."""
-        self._dirty[job.key] = can_wait and self._dirty.get(job.key, True)
-        self._measure(job)
+        self._dirty[prompt.key] = can_wait and self._dirty.get(prompt.key, True)
+        self._measure(prompt)
 
-    def drop(self, job: Job) -> None:
+    def drop(self, prompt: Prompt) -> None:
         """Know it no more, nor shall the journal."""
-        del self._jobs[job.key]
-        self._count(job.requester, -1, -self._sizes.pop(job.key))
-        self._dirty.pop(job.key, None)
-        if job.stored:
-            self._forgotten.add(job.key)
+        del self._prompts[prompt.key]
+        self._count(prompt.requester, -1, -self._sizes.pop(prompt.key))
+        self._dirty.pop(prompt.key, None)
+        if prompt.stored:
+            self._forgotten.add(prompt.key)
 
     def make_room(self, needed_bytes: int) -> bool:
         """Whether one more prompt fits, once the oldest outcomes that were delivered are gone."""
-        for job in tuple(self._jobs.values()):
+        for prompt in tuple(self._prompts.values()):
             if self._fits(needed_bytes):
                 break
-            if job.outcome is not None and job.sent:
-                self.drop(job)
+            if prompt.outcome is not None and prompt.sent:
+                self.drop(prompt)
         return self._fits(needed_bytes)
 
     def make_room_of(self, requester: str, needed_bytes: int) -> bool:
@@ -73,18 +74,18 @@ class Ledger:
         are gone."""
         if self._fits_share(requester, needed_bytes):
             return True
-        for job in [job for job in self._jobs.values() if job.requester == requester]:
-            if job.outcome is not None and job.sent:
-                self.drop(job)
+        for prompt in tuple(self._prompts.values()):
+            if prompt.requester == requester and prompt.outcome is not None and prompt.sent:
+                self.drop(prompt)
                 if self._fits_share(requester, needed_bytes):
                     return True
         return False
 
     def forget_old(self, now: float) -> None:
         """Drop outcomes whose time is over."""
-        for job in tuple(self._jobs.values()):
-            if job.outcome is not None and now >= job.forget_at:
-                self.drop(job)
+        for prompt in tuple(self._prompts.values()):
+            if prompt.outcome is not None and now >= prompt.forget_at:
+                self.drop(prompt)
 
     def effects(self, *, everything: bool) -> list[Effect]:
         """What the journal is to be told now, in one commit.
@@ -96,15 +97,15 @@ class Ledger:
             return []
         told: list[Effect] = []
         for key in self._dirty:
-            job = self._jobs[key]
-            job.new_to_journal, job.stored = not job.stored, True
-            told.append(Record(job.row()))
+            prompt = self._prompts[key]
+            prompt.new_to_journal, prompt.stored = not prompt.stored, True
+            told.append(Record(prompt.row()))
         told += map(Forget, sorted(self._forgotten))
         self._dirty.clear()
         self._forgotten.clear()
         return told
 
-    def failed(self, recorded: Iterable[str], forgotten: Iterable[str]) -> list[Job]:
+    def failed(self, recorded: Iterable[str], forgotten: Iterable[str]) -> list[Prompt]:
         """A commit failed: it is to be done again.
 
         Returns:
@@ -112,63 +113,63 @@ class Ledger:
             their rows to be forgotten: whether a failed commit is on the disk cannot be known.
         """
         self._forgotten.update(forgotten)
-        jobs = [job for key in recorded if (job := self._jobs.get(key)) is not None]
-        for job in jobs:
-            self._move(job, DeliveryStep.LOST)
-            self._dirty[job.key] = False
-        return [job for job in jobs if job.new_to_journal]
+        prompts = [prompt for key in recorded if (prompt := self._prompts.get(key)) is not None]
+        for prompt in prompts:
+            self._move(prompt, DeliveryStep.LOST)
+            self._dirty[prompt.key] = False
+        return [prompt for prompt in prompts if prompt.new_to_journal]
 
     # --- delivery of outcomes -----------------------------------------------------------------
-    def due(self, now: float) -> list[Job]:
+    def due(self, now: float) -> list[Prompt]:
         """Whose outcomes are to be published now, the oldest first."""
         unsent = (Delivery.UNSENT, Delivery.REFUSED)
         return [
-            job
-            for job in self._jobs.values()
-            if job.delivery in unsent and job.outcome is not None and now >= job.retry_at
+            prompt
+            for prompt in self._prompts.values()
+            if prompt.delivery in unsent and prompt.outcome is not None and now >= prompt.retry_at
         ]
 
-    def published(self, job: Job) -> None:
+    def published(self, prompt: Prompt) -> None:
         """Its outcome is on its way to the broker."""
-        self._move(job, DeliveryStep.PUBLISHED)
+        self._move(prompt, DeliveryStep.PUBLISHED)
 
-    def acknowledged(self, job: Job) -> None:
+    def acknowledged(self, prompt: Prompt) -> None:
         """The broker has its outcome; the journal is told, but that can wait."""
-        if not job.sent:
-            self._move(job, DeliveryStep.ACKNOWLEDGED)
-            self.touch(job, can_wait=True)
+        if not prompt.sent:
+            self._move(prompt, DeliveryStep.ACKNOWLEDGED)
+            self.touch(prompt, can_wait=True)
 
-    def refused(self, job: Job, now: float) -> None:
+    def refused(self, prompt: Prompt, now: float) -> None:
         """The broker did not take its outcome: it is due again after REFUSED_RETRY_SECONDS."""
-        self._move(job, DeliveryStep.REFUSED)
-        job.retry_at = now + REFUSED_RETRY_SECONDS
+        self._move(prompt, DeliveryStep.REFUSED)
+        prompt.retry_at = now + REFUSED_RETRY_SECONDS
 
-    def lost(self, job: Job) -> None:
+    def lost(self, prompt: Prompt) -> None:
         """The connection ended before the broker answered: its outcome is due again."""
-        self._move(job, DeliveryStep.LOST)
+        self._move(prompt, DeliveryStep.LOST)
 
     def reconnected(self) -> None:
         """What an earlier connection has not answered is never answered."""
-        for job in self._jobs.values():
-            self._move(job, DeliveryStep.LOST)
+        for prompt in self._prompts.values():
+            self._move(prompt, DeliveryStep.LOST)
 
-    def readdress(self, job: Job, reply: wire.Reply) -> None:
+    def readdress(self, prompt: Prompt, reply: wire.ReplyTo) -> None:
         """From now on its replies go to another address, its outcome once more."""
-        job.reply, job.retry_at = reply, 0.0
-        self._move(job, DeliveryStep.READDRESSED)
-        self.touch(job, can_wait=job.outcome is not None)
+        prompt.reply, prompt.retry_at = reply, 0.0
+        self._move(prompt, DeliveryStep.READDRESSED)
+        self.touch(prompt, can_wait=prompt.outcome is not None)
 
-    def withhold(self, job: Job) -> None:
+    def withhold(self, prompt: Prompt) -> None:
         """Nobody is to hear of its outcome, unless asked by `query`."""
-        self._move(job, DeliveryStep.WITHHELD)
-        self.touch(job)
+        self._move(prompt, DeliveryStep.WITHHELD)
+        self.touch(prompt)
 
-    def _move(self, job: Job, step: DeliveryStep) -> None:
-        job.delivery = deliver(job.delivery, step)
+    def _move(self, prompt: Prompt, step: DeliveryStep) -> None:
+        prompt.delivery = deliver(prompt.delivery, step)
 
     # --- bounds -------------------------------------------------------------------------------
     def _fits(self, needed_bytes: int) -> bool:
-        return len(self._jobs) < MAX_ROWS and self._bytes + needed_bytes <= MAX_BYTES
+        return len(self._prompts) < MAX_ROWS and self._bytes + needed_bytes <= MAX_BYTES
 
     def _fits_share(self, requester: str, needed_bytes: int) -> bool:
         rows, held_bytes = self._held.get(requester, (0, 0))
@@ -177,10 +178,10 @@ class Ledger:
             and held_bytes + needed_bytes <= MAX_BYTES // REQUESTER_SHARE
         )
 
-    def _measure(self, job: Job) -> None:
-        before = self._sizes.get(job.key)
-        self._count(job.requester, int(before is None), job.size_bytes - (before or 0))
-        self._sizes[job.key] = job.size_bytes
+    def _measure(self, prompt: Prompt) -> None:
+        before = self._sizes.get(prompt.key)
+        self._count(prompt.requester, int(before is None), prompt.size_bytes - (before or 0))
+        self._sizes[prompt.key] = prompt.size_bytes
 
     def _count(self, requester: str, more_rows: int, more_bytes: int) -> None:
         self._bytes += more_bytes

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Literal
 
-from edgekit.agent.serve.session.events import Measured
+from edgekit.agent.serve.session.events import Readings
 from edgekit.agent.serve.session.exposition import Buckets, Family
 from edgekit.core.chat import Timings, Usage
 
@@ -59,7 +59,7 @@ class Now:
     queue: int
     running: int
     ignored: int
-    measured: Measured
+    readings: Readings
 
 
 @dataclass(slots=True)
@@ -178,12 +178,12 @@ class Metrics:
                 "Deaths of the model's process.",
                 self.worker_restarts,
             ),
-            _one("edgekit_soc_temp_celsius", "gauge", "The hottest zone.", now.measured.temp_c),
+            _one("edgekit_soc_temp_celsius", "gauge", "The hottest zone.", now.readings.temp_c),
             _one(
                 "edgekit_mem_free_bytes",
                 "gauge",
                 "Memory that is available.",
-                None if now.measured.mem_free_mb is None else now.measured.mem_free_mb * MB,
+                None if now.readings.mem_free_mb is None else now.readings.mem_free_mb * MB,
             ),
             Family("edgekit_build_info", "gauge", "What runs here.", ((build, 1),)),
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from edgekit.agent.serve.pipe import Ready
-from edgekit.agent.serve.session.events import Measured, Publish
+from edgekit.agent.serve.session.events import Publish, Readings
 from edgekit.agent.serve.session.exposition import Family, as_json
 from edgekit.agent.serve.session.replies import status_message
 from edgekit.core import payloads, topics, wire
@@ -41,7 +41,7 @@ class Presence:
         """How the device is, without what is only measured."""
         return wire.Status(state, release, queue, active, self.tok_s, self.ttft_ms, reason=reason)
 
-    def say(self, status: wire.Status, measured: Measured, now: float) -> list[Publish]:
+    def say(self, status: wire.Status, readings: Readings, now: float) -> list[Publish]:
         """The status, when it changed or is old; what is only measured is no change."""
         state = status.state
         last, age = self._said, now - self._said_at
@@ -52,7 +52,7 @@ class Presence:
                 return []
         self._said, self._said_at = status, now
         status = msgspec.structs.replace(
-            status, temp_c=measured.temp_c, mem_free_mb=measured.mem_free_mb
+            status, temp_c=readings.temp_c, mem_free_mb=readings.mem_free_mb
         )
         return [Publish(status_message(self.device, status))]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from edgekit.agent.serve.session.states import Delivery, State, Step, move
+from edgekit.agent.serve.session.states import Delivery, PromptStep, State, move
 from edgekit.core import chat, wire
 
 KEEP_SECONDS = 600.0  # an outcome is kept so long, or until the prompt's own expiry
@@ -22,7 +22,7 @@ class Outcome(msgspec.Struct, frozen=True):
     payload: bytes
 
 
-class Row(msgspec.Struct, frozen=True):
+class JournalRow(msgspec.Struct, frozen=True):
     """What the journal keeps of a prompt; times are seconds of the monotonic clock.
 
     Attributes:
@@ -33,7 +33,7 @@ class Row(msgspec.Struct, frozen=True):
     key: str
     requester: str
     state: State
-    reply: wire.Reply
+    reply: wire.ReplyTo
     body_hash: bytes
     payload: bytes
     queued_at: float
@@ -46,12 +46,12 @@ class Row(msgspec.Struct, frozen=True):
 
 
 @dataclass(slots=True, eq=False)
-class Job:
+class Prompt:
     """One prompt in the session."""
 
     key: str
     requester: str
-    reply: wire.Reply
+    reply: wire.ReplyTo
     payload: bytes
     body_hash: bytes
     queued_at: float
@@ -72,7 +72,7 @@ class Job:
     new_to_journal: bool = False  # and that was in the commit that is under way
 
     @classmethod
-    def restore(cls, row: Row) -> Job:
+    def restore(cls, row: JournalRow) -> Prompt:
         """The prompt of a row; deltas may have gone out before, so it is mute once it ran."""
         return cls(
             row.key,
@@ -92,9 +92,9 @@ class Job:
             stored=True,
         )
 
-    def row(self) -> Row:
+    def row(self) -> JournalRow:
         """What the journal keeps."""
-        return Row(
+        return JournalRow(
             self.key,
             self.requester,
             self.state,
@@ -125,11 +125,11 @@ class Job:
         """What it takes in the journal, about."""
         return len(self.payload) + (len(self.outcome.payload) if self.outcome else 0)
 
-    def move(self, step: Step) -> None:
+    def move(self, step: PromptStep) -> None:
         """Go on by the table."""
         self.state = move(self.state, step)
 
-    def end(self, step: Step, outcome: Outcome, now: float) -> None:
+    def end(self, step: PromptStep, outcome: Outcome, now: float) -> None:
         """Have an outcome. The body is not needed any more, and is somebody's words."""
         self.move(step)
         self.outcome = outcome

@@ -7,50 +7,50 @@ from typing import cast
 import msgspec
 
 from edgekit.agent.serve.session.events import Publish
-from edgekit.agent.serve.session.prompt import Job, Outcome
+from edgekit.agent.serve.session.prompt import Outcome, Prompt
 from edgekit.core import payloads, topics, wire
 from edgekit.core.envelope import reply_message
 
 
-def reply(job: Job, kind: str, payload: bytes, now: float, *, status: int = 200) -> Publish:
+def reply(prompt: Prompt, kind: str, payload: bytes, now: float, *, status: int = 200) -> Publish:
     """A reply to a prompt, with the time that is left to it."""
     message = reply_message(
-        job.reply,
+        prompt.reply,
         kind,
         payload,
-        seq=job.seq,
-        expiry_seconds=int(job.deadline - now),
+        seq=prompt.seq,
+        expiry_seconds=int(prompt.deadline - now),
         status=status,
     )
-    return Publish(message, job.key, kind)
+    return Publish(message, prompt.key, kind)
 
 
-def accepted(job: Job, position: int, eta_ms: int | None, now: float) -> Publish:
+def accepted(prompt: Prompt, position: int, eta_ms: int | None, now: float) -> Publish:
     """So many prompts come first; it starts in about so many milliseconds."""
-    body = payloads.Accepted(position, eta_ms)
-    return reply(job, "accepted", msgspec.json.encode(body), now)
+    body = payloads.AcceptedPayload(position, eta_ms)
+    return reply(prompt, "accepted", msgspec.json.encode(body), now)
 
 
-def delta(job: Job, text: str, now: float) -> Publish:
+def delta(prompt: Prompt, text: str, now: float) -> Publish:
     """The next piece of text."""
     choice = payloads.DeltaChoice(0, payloads.DeltaContent(text))
-    body = payloads.Delta(job.seq, (choice,))
-    return reply(job, "delta", msgspec.json.encode(body), now)
+    body = payloads.DeltaPayload(prompt.seq, (choice,))
+    return reply(prompt, "delta", msgspec.json.encode(body), now)
 
 
-def outcome(job: Job, to: wire.Reply, expiry_seconds: int) -> Publish:
+def outcome(prompt: Prompt, to: wire.ReplyTo, expiry_seconds: int) -> Publish:
     """How a prompt ended, as it was stored."""
-    ended = job.outcome
+    ended = prompt.outcome
     assert ended is not None
     message = reply_message(
         to,
         ended.kind,
         ended.payload,
-        seq=job.seq,
+        seq=prompt.seq,
         expiry_seconds=expiry_seconds,
         status=ended.status,
     )
-    return Publish(message, job.key, ended.kind)
+    return Publish(message, prompt.key, ended.kind)
 
 
 def error_outcome(error: wire.ProtocolError) -> Outcome:
@@ -58,7 +58,7 @@ def error_outcome(error: wire.ProtocolError) -> Outcome:
     return Outcome("error", error.code, error.status, error.encode())
 
 
-def refusal(to: wire.Reply, error: wire.ProtocolError, expiry_seconds: int) -> Publish:
+def refusal(to: wire.ReplyTo, error: wire.ProtocolError, expiry_seconds: int) -> Publish:
     """The answer to a prompt that was not taken; nothing is stored of it."""
     return Publish(
         reply_message(
@@ -67,9 +67,9 @@ def refusal(to: wire.Reply, error: wire.ProtocolError, expiry_seconds: int) -> P
     )
 
 
-def state(to: wire.Reply, name: str, position: int | None, expiry_seconds: int) -> Publish:
+def state(to: wire.ReplyTo, name: str, position: int | None, expiry_seconds: int) -> Publish:
     """The answer to a `query`: accepted or running, or `unknown`."""
-    body = payloads.State(cast(payloads.PromptState, name), position)
+    body = payloads.StatePayload(cast(payloads.PromptState, name), position)
     payload = msgspec.json.encode(body)
     return Publish(reply_message(to, "state", payload, seq=0, expiry_seconds=expiry_seconds))
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from edgekit.agent.serve.pipe import Delta, Done, Failed, Ready
+from edgekit.agent.serve.pipe import Done, Generated, Ready, Refused
 from edgekit.agent.serve.session import replies
 from edgekit.agent.serve.session.condition import Condition
 from edgekit.agent.serve.session.dispatch import Dispatch
@@ -28,10 +28,10 @@ from edgekit.agent.serve.session.events import (
     GiveUp,
     GoOnline,
     LeavePools,
-    Measured,
-    MeasureDevice,
     Publish,
     Published,
+    Readings,
+    ReadSensors,
     ReadyUnsaid,
     Received,
     Restored,
@@ -48,9 +48,9 @@ from edgekit.agent.serve.session.events import (
 from edgekit.agent.serve.session.intake import NO_STORAGE, Intake
 from edgekit.agent.serve.session.metrics import Metrics, Now
 from edgekit.agent.serve.session.presence import Presence, card_message
-from edgekit.agent.serve.session.prompt import Job, Row
+from edgekit.agent.serve.session.prompt import JournalRow, Prompt
 from edgekit.agent.serve.session.prompts import Prompts
-from edgekit.agent.serve.session.states import State, Step
+from edgekit.agent.serve.session.states import PromptStep, State
 from edgekit.core import chat, payloads, wire
 from edgekit.core.config import AgentConfig
 from edgekit.core.manifest import BundleConfig
@@ -125,7 +125,7 @@ class Session:
 
     def _react(self, event: Event, now: float) -> list[Effect]:  # noqa: PLR0911, PLR0912  one case each
         match event:
-            case Delta():
+            case Generated():
                 return self._dispatch.delta(event, now)
             case Received(message):
                 starts = self._start_next(now)  # what is free then, the new prompt may have
@@ -134,7 +134,7 @@ class Session:
                 return [*self._intake.control(message, now), Ack(message.token)]
             case Done():
                 return self._dispatch.done(event, now)
-            case Failed():
+            case Refused():
                 return self._dispatch.failed(event, now)
             case Ready():
                 return self._ready(event)
@@ -155,8 +155,8 @@ class Session:
             case StorageBack():
                 self._prompts.storing = True
                 return self._prompts.send_outbox(now)
-            case Measured():
-                self._condition.measure(event)
+            case Readings():
+                self._condition.update(event)
             case ReadyUnsaid():
                 self._ready_unsaid = True
             case Drain(deadline):
@@ -182,9 +182,9 @@ class Session:
             return self._dispatch.start_all(now)
         effects: list[Effect] = []
         queue = self._prompts.queue
-        while (job := queue.first()) is not None:
-            queue.take(job)
-            effects += self._hand_back(job, now)
+        while (prompt := queue.first()) is not None:
+            queue.take(prompt)
+            effects += self._hand_back(prompt, now)
         return effects
 
     # --- the broker ---------------------------------------------------------------------------
@@ -217,56 +217,57 @@ class Session:
 
     def _published(self, reply: Publish, code: int | None, now: float) -> list[Effect]:
         ledger = self._prompts.ledger
-        job = ledger.get(reply.key)
+        prompt = ledger.get(reply.key)
         to = (reply.message.topic, reply.message.correlation)
-        if job is None or (job.reply.topic, job.reply.correlation) != to:
+        if prompt is None or (prompt.reply.topic, prompt.reply.correlation) != to:
             return []  # it went to an address that was replaced by a newer one
         if reply.kind == "accepted":
-            nobody = code == NO_MATCHING_SUBSCRIBERS and job.outcome is None
-            return self._prompts.abandon(job) if nobody else []
-        if job.outcome is None:
+            nobody = code == NO_MATCHING_SUBSCRIBERS and prompt.outcome is None
+            return self._prompts.abandon(prompt) if nobody else []
+        if prompt.outcome is None:
             return []
         if code is None:
-            ledger.lost(job)
+            ledger.lost(prompt)
         elif code >= FAILURE:
-            ledger.refused(job, now)
+            ledger.refused(prompt, now)
         else:
-            ledger.acknowledged(job)
+            ledger.acknowledged(prompt)
         return []
 
     # --- the journal --------------------------------------------------------------------------
-    def _restore(self, rows: tuple[Row, ...], now: float) -> list[Effect]:
+    def _restore(self, rows: tuple[JournalRow, ...], now: float) -> list[Effect]:
         effects: list[Effect] = []
         for row in rows:
-            job = Job.restore(row)
-            self._prompts.ledger.add(job)
-            if not wire.may_be_answered(job.requester, job.reply.topic, job.reply.prompt_id):
-                self._prompts.ledger.drop(job)
+            prompt = Prompt.restore(row)
+            self._prompts.ledger.add(prompt)
+            to = prompt.reply
+            if not wire.may_be_answered(prompt.requester, to.topic, to.prompt_id):
+                self._prompts.ledger.drop(prompt)
                 self._prompts.ignored += 1
                 continue
-            if job.outcome is not None:
+            if prompt.outcome is not None:
                 continue
             try:
-                job.request = chat.parse_body(job.payload, job.reply.encoding)
-                self._intake.check_model(job.request)
+                prompt.request = chat.parse_body(prompt.payload, prompt.reply.encoding)
+                self._intake.check_model(prompt.request)
             except wire.ProtocolError as error:  # this release serves less than the one before
                 outcome = replies.error_outcome(error)
-                effects += self._prompts.end(job, Step.REFUSED, outcome, now)
+                effects += self._prompts.end(prompt, PromptStep.REFUSED, outcome, now)
                 continue
-            if job.state == State.RUNNING:
-                effects += self._dispatch.requeue(job, now)
+            if prompt.state == State.RUNNING:
+                effects += self._dispatch.requeue(prompt, now)
             else:
-                self._prompts.queue.add(job)
+                self._prompts.queue.add(prompt)
         return effects + self._prompts.expire_waiting(now)
 
     def _unrecorded(self, event: Unrecorded, now: float) -> list[Effect]:
         self._storage_check_at = now + STORAGE_CHECK_SECONDS
         effects: list[Effect] = []
-        for job in self._prompts.ledger.failed(event.recorded, event.forgotten):
-            effects += self._prompts.abandon(job)
+        for prompt in self._prompts.ledger.failed(event.recorded, event.forgotten):
+            effects += self._prompts.abandon(prompt)
             error = wire.ProtocolError(*NO_STORAGE)
             self._prompts.metrics.rejected[error.code] += 1
-            effects.append(replies.refusal(job.reply, error, int(job.deadline - now)))
+            effects.append(replies.refusal(prompt.reply, error, int(prompt.deadline - now)))
         return effects
 
     # --- time ---------------------------------------------------------------------------------
@@ -274,7 +275,7 @@ class Session:
         effects: list[Effect] = self._say_ready(again=True) if self._ready_unsaid else []
         if now >= self._measure_at:
             self._measure_at = now + MEASURE_SECONDS
-            effects.append(MeasureDevice())
+            effects.append(ReadSensors())
         self._prompts.ledger.forget_old(now)
         if self._prompts.storing:
             effects += self._prompts.send_outbox(now)
@@ -283,8 +284,8 @@ class Session:
             effects.append(CheckStorage())
         return effects
 
-    def _hand_back(self, job: Job, now: float) -> list[Effect]:
-        return self._prompts.fail(job, Step.HANDED_BACK, "draining", STOPPING, now)
+    def _hand_back(self, prompt: Prompt, now: float) -> list[Effect]:
+        return self._prompts.fail(prompt, PromptStep.HANDED_BACK, "draining", STOPPING, now)
 
     def _drained(self, now: float) -> bool:
         """Whether a drain ends with this event: nothing runs any more, or its time is over."""
@@ -294,7 +295,7 @@ class Session:
 
     def _end(self, now: float) -> list[Effect]:
         running = tuple(self._prompts.running.values())
-        effects = [effect for job in running for effect in self._hand_back(job, now)]
+        effects = [effect for prompt in running for effect in self._hand_back(prompt, now)]
         self._exited = True
         return [*effects, *self._say_status(now)]
 
@@ -302,13 +303,13 @@ class Session:
     def _say_status(self, now: float) -> list[Effect]:
         if not self._prompts.connected:
             return []
-        return list(self._presence.say(self._status(), self._condition.measured, now))
+        return list(self._presence.say(self._status(), self._condition.readings, now))
 
     def _snapshot(self, now: float) -> Snapshot:
         prompts, dispatch = self._prompts, self._dispatch
         waiting, running = len(prompts.queue), len(prompts.running)
         counted = prompts.metrics.families(
-            Now(waiting, running, prompts.ignored, self._condition.measured)
+            Now(waiting, running, prompts.ignored, self._condition.readings)
         )
         return Snapshot(
             self._status(),

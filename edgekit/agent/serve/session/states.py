@@ -20,7 +20,7 @@ class State(StrEnum):
     EXPIRED = "expired"
 
 
-class Step(StrEnum):
+class PromptStep(StrEnum):
     """What happens to a prompt."""
 
     TAKEN = "taken"
@@ -34,20 +34,20 @@ class Step(StrEnum):
     EXPIRED = "time ran out"
 
 
-TRANSITIONS: dict[tuple[State | None, Step], State] = {
-    (None, Step.TAKEN): State.ACCEPTED,
-    (State.ACCEPTED, Step.STARTED): State.RUNNING,
-    (State.ACCEPTED, Step.CANCELLED): State.CANCELLED,
-    (State.ACCEPTED, Step.EXPIRED): State.EXPIRED,
-    (State.ACCEPTED, Step.REFUSED): State.FAILED,
-    (State.ACCEPTED, Step.CRASHED): State.FAILED,
-    (State.ACCEPTED, Step.HANDED_BACK): State.FAILED,
-    (State.RUNNING, Step.FINISHED): State.DONE,
-    (State.RUNNING, Step.REQUEUED): State.ACCEPTED,
-    (State.RUNNING, Step.CANCELLED): State.CANCELLED,
-    (State.RUNNING, Step.EXPIRED): State.EXPIRED,
-    (State.RUNNING, Step.REFUSED): State.FAILED,
-    (State.RUNNING, Step.HANDED_BACK): State.FAILED,
+TRANSITIONS: dict[tuple[State | None, PromptStep], State] = {
+    (None, PromptStep.TAKEN): State.ACCEPTED,
+    (State.ACCEPTED, PromptStep.STARTED): State.RUNNING,
+    (State.ACCEPTED, PromptStep.CANCELLED): State.CANCELLED,
+    (State.ACCEPTED, PromptStep.EXPIRED): State.EXPIRED,
+    (State.ACCEPTED, PromptStep.REFUSED): State.FAILED,
+    (State.ACCEPTED, PromptStep.CRASHED): State.FAILED,
+    (State.ACCEPTED, PromptStep.HANDED_BACK): State.FAILED,
+    (State.RUNNING, PromptStep.FINISHED): State.DONE,
+    (State.RUNNING, PromptStep.REQUEUED): State.ACCEPTED,
+    (State.RUNNING, PromptStep.CANCELLED): State.CANCELLED,
+    (State.RUNNING, PromptStep.EXPIRED): State.EXPIRED,
+    (State.RUNNING, PromptStep.REFUSED): State.FAILED,
+    (State.RUNNING, PromptStep.HANDED_BACK): State.FAILED,
 }
 
 
@@ -89,7 +89,7 @@ DELIVERIES: dict[tuple[Delivery, DeliveryStep], Delivery] = {
 }
 
 
-def move(state: State | None, step: Step) -> State:
+def move(state: State | None, step: PromptStep) -> State:
     """The state after a step.
 
     Raises:

@@ -63,7 +63,7 @@ def run(
     # A search that ended by itself stopped at an end-of-turn token, which `best` leaves out.
     count = answer.count + (not reason and len(tokens) < limit)
     return Done(
-        start.job,
+        start.key,
         text,
         reason or ("stop" if len(tokens) < limit else "length"),
         Usage(len(prompt), count, len(prompt) + count),

@@ -26,7 +26,7 @@ class Generation:
         sampler: chooses them; None leaves the arg-max to the runtime.
         limit: of the answer, in tokens; at least 1.
         clock: monotonic seconds.
-        turn: the number of the worker's, in which something of it was computed last.
+        quantum: the number of the worker's, in which something of it was computed last.
     """
 
     def __init__(
@@ -40,11 +40,11 @@ class Generation:
         sampler: Sampler | None,
         limit: int,
         clock: Callable[[], float],
-        turn: int,
+        quantum: int,
     ) -> None:
         self.start = start
         self.slot = slot
-        self.turn = turn
+        self.quantum = quantum
         self._decoder = decoder
         self._prompt_tokens = len(prompt)
         self._wanted = prompt  # what the slot holds before the next token is chosen
@@ -67,7 +67,7 @@ class Generation:
         remaining = max(0, len(self._wanted) - held)
         # The long factors are used for what goes in above the threshold, so all must go in there.
         at_least = max(0, rope + 1 - held) if rope and self.slot.long_rope else 0
-        return Load(self.slot.number, remaining, at_least, self.start.requester, self.turn)
+        return Load(self.slot.number, remaining, at_least, self.start.requester, self.quantum)
 
     @property
     def decodes(self) -> bool:
@@ -121,7 +121,7 @@ class Generation:
         now, count = self._clock(), self._answer.count
         prefilled = self._prefilled or now
         return Done(
-            self.start.job,
+            self.start.key,
             self._answer.finish(now),
             reason,
             Usage(

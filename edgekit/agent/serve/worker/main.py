@@ -7,10 +7,10 @@ import socket
 import time
 from pathlib import Path
 
-from edgekit.agent.serve.pipe import Pipe, PipeClosedError, Ready, Settings, ToWorker
+from edgekit.agent.serve.pipe import Pipe, PipeClosedError, Ready, ToWorker, WorkerSettings
 from edgekit.agent.serve.worker.admission import beams_served
 from edgekit.agent.serve.worker.answer import BUSY_FLUSH_SECONDS, FIRST_PAUSE_SECONDS, FLUSH_SECONDS
-from edgekit.agent.serve.worker.decoder import BeamSearch, Options, open_model
+from edgekit.agent.serve.worker.decoder import BeamSearch, RuntimeOptions, open_model
 from edgekit.agent.serve.worker.scoring import load_factory
 from edgekit.agent.serve.worker.tune import TUNE_SECONDS, cpus, tuned
 from edgekit.agent.serve.worker.worker import Worker
@@ -33,7 +33,7 @@ def serve_model(descriptor: int) -> None:
     processors = load_factory(settings.logits_processors)  # before what takes long
     model_dir = Path(settings.model)
     measured = not settings.threads
-    options = Options(settings.threads, spinning=False)
+    options = RuntimeOptions(settings.threads, spinning=False)
     if not settings.threads:
         seconds = min(settings.tune_seconds, TUNE_SECONDS)
         options, measured = tuned(model_dir, settings.release, Path(settings.tuning), seconds)
@@ -79,14 +79,14 @@ def serve_model(descriptor: int) -> None:
     ).run()
 
 
-def _settings(descriptor: int) -> tuple[Settings, Pipe[ToWorker]]:
+def _settings(descriptor: int) -> tuple[WorkerSettings, Pipe[ToWorker]]:
     """The first frame, and the pipe for what follows.
 
     Raises:
         EdgekitError: there is none, or it is something else.
     """
     try:
-        pipe: Pipe[Settings] = Pipe(socket.socket(fileno=descriptor), Settings)
+        pipe: Pipe[WorkerSettings] = Pipe(socket.socket(fileno=descriptor), WorkerSettings)
         settings = pipe.receive()
     except (OSError, PipeClosedError) as error:
         raise EdgekitError(

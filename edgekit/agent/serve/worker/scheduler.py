@@ -1,10 +1,9 @@
 """What the model computes next, for prompts that share it. Pure.
 
-A late prompt does not wait for a running answer: one slice of a prefill and one token of every
-running answer take turns. Several prefills take turns too, so that a short one is not held up by a
-long one. Where requesters share the model, `shares` says whose turn it is, and a turn is one slice
-and one token of that requester's. The length of a slice is the dial between prefills and answers:
-it is the pause of the running answers, and shorter slices make a prefill slower.
+The model works in quanta. A quantum belongs to one requester, which `shares` names: one slice of a
+prefill and one token of its running answer. So a late prompt does not wait for a running answer,
+and a short prefill is not held up by a long one. The length of a slice is the dial between prefills
+and answers: running answers pause for one slice, and shorter slices make a prefill slower.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ class Load:
         remaining: tokens to be fed; none once it decodes.
         at_least: tokens that must go in at once.
         requester: whose it is.
-        turn: the number of the one in which something of it was computed last.
+        quantum: the number of the one in which something of it was computed last.
     """
 
     slot: int
     remaining: int
     at_least: int = 0
     requester: str = ""
-    turn: int = 0
+    quantum: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,7 @@ def slice_length(tokens: int, largest: int, smallest: int) -> int:
 
 def longest_ago(load: Load) -> tuple[int, int]:
     """Sorts by when something was computed of it last."""
-    return load.turn, load.slot
+    return load.quantum, load.slot
 
 
 def next_work(loads: Sequence[Load], min_slice: int, whose: str, batched: bool = False) -> Work:
@@ -66,7 +65,7 @@ def next_work(loads: Sequence[Load], min_slice: int, whose: str, batched: bool =
     Args:
         loads: of the prompts that run.
         min_slice: of the decoder.
-        whose: the requester whose turn it is.
+        whose: the requester whose quantum it is.
         batched: whether a token of every answer costs one step, which is for all requesters then.
     """
     answers = [load for load in loads if not load.remaining]

@@ -19,9 +19,9 @@ from statistics import median
 import msgspec
 
 from edgekit.agent.serve.worker.cgroup import control_groups
-from edgekit.agent.serve.worker.decoder import Options, open_model
+from edgekit.agent.serve.worker.decoder import RuntimeOptions, open_model
 from edgekit.agent.serve.worker.tuning import (
-    Measured,
+    SettingSpeed,
     Tuning,
     cpu_limit,
     cpu_name,
@@ -49,7 +49,7 @@ def cpus() -> int:
     return count
 
 
-def tuned(model_dir: Path, release: str, file: Path, seconds: float) -> tuple[Options, bool]:
+def tuned(model_dir: Path, release: str, file: Path, seconds: float) -> tuple[RuntimeOptions, bool]:
     """The setting for this release and device, measured now if it never was.
 
     Args:
@@ -70,7 +70,7 @@ def tuned(model_dir: Path, release: str, file: Path, seconds: float) -> tuple[Op
         tried = _sweep(model_dir, count, time.monotonic() + seconds)
         if not tried:
             log.warning("no setting could be measured within %.0f s", seconds)
-            return Options(count, False), False
+            return RuntimeOptions(count, False), False
         known = Tuning(key, count, tried)
         try:
             publish(file, msgspec.json.encode(keep(kept, known)))
@@ -82,12 +82,16 @@ def tuned(model_dir: Path, release: str, file: Path, seconds: float) -> tuple[Op
 def _read(file: Path) -> list[Tuning]:
     try:
         return msgspec.json.decode(file.read_bytes(), type=list[Tuning])
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):  # missing or damaged: measure anew
+    except (
+        OSError,
+        msgspec.MsgspecError,
+        UnicodeDecodeError,
+    ):  # missing or damaged: measure anew
         return []
 
 
-def _sweep(model_dir: Path, count: int, deadline: float) -> list[Measured]:
-    tried: list[Measured] = []
+def _sweep(model_dir: Path, count: int, deadline: float) -> list[SettingSpeed]:
+    tried: list[SettingSpeed] = []
     while (setting := next_setting(tried, count)) is not None:
         measured = _measure_apart(model_dir, setting, deadline - time.monotonic())
         if measured is None:
@@ -101,7 +105,7 @@ def _sweep(model_dir: Path, count: int, deadline: float) -> list[Measured]:
     return tried
 
 
-def _measure_apart(model_dir: Path, options: Options, seconds: float) -> Measured | None:
+def _measure_apart(model_dir: Path, options: RuntimeOptions, seconds: float) -> SettingSpeed | None:
     if seconds <= 0:
         return None
     command = [
@@ -117,15 +121,15 @@ def _measure_apart(model_dir: Path, options: Options, seconds: float) -> Measure
             check=False,
         )
         line = done.stdout.splitlines()[-1:]  # native libraries print on stdout too
-        return msgspec.json.decode(line[0], type=Measured) if line else None
+        return msgspec.json.decode(line[0], type=SettingSpeed) if line else None
     except (subprocess.TimeoutExpired, msgspec.MsgspecError, UnicodeDecodeError):
         return None
 
 
-def measure(model_dir: Path, threads: int, spinning: bool) -> Measured:
+def time_setting(model_dir: Path, threads: int, spinning: bool) -> SettingSpeed:
     """Load the model with one setting and measure it; the child's side."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # not to be left behind
-    decoder, *_ = open_model(model_dir, MAX_LENGTH, Options(threads, spinning), slots=1)
+    decoder, *_ = open_model(model_dir, MAX_LENGTH, RuntimeOptions(threads, spinning), slots=1)
     tokens = [n % decoder.limits.vocabulary for n in range(1, SLICE_TOKENS + 1)]
     decoder.extend(0, tokens)
     slices: list[float] = []
@@ -145,4 +149,4 @@ def measure(model_dir: Path, threads: int, spinning: bool) -> Measured:
         began = time.perf_counter()
         decoder.step({0: tokens[0]})
         steps.append(time.perf_counter() - began)
-    return Measured(threads, spinning, SLICE_TOKENS / median(slices), 1 / median(steps))
+    return SettingSpeed(threads, spinning, SLICE_TOKENS / median(slices), 1 / median(steps))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from edgekit.agent.serve.worker.decoder import Options
+from edgekit.agent.serve.worker.decoder import RuntimeOptions
 
 PROMPT_TOKENS = 256  # of the typical prompt that prefill and decode are weighed by
 ANSWER_TOKENS = 128
@@ -20,7 +20,7 @@ EVERY_CPU_TIMES = 0.9  # so must one that leaves no CPU to the agent, the broker
 MAX_KEPT = 8  # results in the file, of releases and CPUs
 
 
-class Measured(msgspec.Struct, frozen=True):
+class SettingSpeed(msgspec.Struct, frozen=True):
     """One setting's speed, in tokens per second."""
 
     threads: int
@@ -29,9 +29,9 @@ class Measured(msgspec.Struct, frozen=True):
     decode_per_s: float
 
     @property
-    def options(self) -> Options:
+    def options(self) -> RuntimeOptions:
         """The setting."""
-        return Options(self.threads, self.spinning)
+        return RuntimeOptions(self.threads, self.spinning)
 
     @property
     def seconds(self) -> float:
@@ -44,13 +44,13 @@ class Tuning(msgspec.Struct, frozen=True):
 
     key: str
     cpus: int
-    tried: list[Measured]
+    tried: list[SettingSpeed]
 
     @property
-    def best(self) -> Measured:
+    def best(self) -> SettingSpeed:
         """The fastest on a typical prompt; what costs the rest of the device must be clearly so."""
 
-        def cost(measured: Measured) -> float:
+        def cost(measured: SettingSpeed) -> float:
             times = SPINNING_TIMES if measured.spinning else 1.0
             if measured.threads == self.cpus > 1:
                 times *= EVERY_CPU_TIMES
@@ -59,7 +59,7 @@ class Tuning(msgspec.Struct, frozen=True):
         return min(self.tried, key=cost)
 
 
-def next_setting(tried: Sequence[Measured], cpus: int) -> Options | None:
+def next_setting(tried: Sequence[SettingSpeed], cpus: int) -> RuntimeOptions | None:
     """What to measure next, the most promising first; None when all was tried.
 
     All CPUs, one, half of them and all but one, without spinning; then the best of these with it.
@@ -67,11 +67,11 @@ def next_setting(tried: Sequence[Measured], cpus: int) -> Options | None:
     counts = list(dict.fromkeys(n for n in (cpus, 1, cpus // 2, cpus - 1) if n > 0))
     for count in counts:
         if not any(m.threads == count for m in tried):
-            return Options(count, False)
+            return RuntimeOptions(count, False)
     best = min(tried, key=lambda m: m.seconds)
     several = max(counts, key=lambda n: (n > 1, n == best.threads))
     if several > 1 and not any(m.spinning for m in tried):
-        return Options(several, True)
+        return RuntimeOptions(several, True)
     return None
 
 

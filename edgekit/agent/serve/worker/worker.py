@@ -16,13 +16,13 @@ from edgekit.agent.serve.pipe import (
     HEARTBEAT_SECONDS,
     SLICE_TOKENS,
     Cancel,
-    Delta,
     Done,
-    Failed,
     FromWorker,
+    Generated,
     Heartbeat,
     Pipe,
     PipeClosedError,
+    Refused,
     Start,
     ToWorker,
     quiet_seconds,
@@ -84,110 +84,112 @@ class Worker:
         self._alone: Start | None = None  # the beam search that runs
         self._stopped = ""  # and why it is to stop
         self._idle = [Slot(number) for number in range(decoder.limits.slots)]
-        self._jobs: dict[int, Generation] = {}  # by slot
+        self._running: dict[int, Generation] = {}  # by slot
         self._waiting: deque[Start] = deque()
         self._shares = Shares()
         self._said_at = 0.0
-        self._turns = 0
+        self._quanta = 0
         self._systems: OrderedDict[tuple[tuple[str, str], ...], list[int]] = OrderedDict()
 
     def run(self) -> None:
         """Serve until the parent closes the pipe."""
         try:
             while True:
-                if not self._jobs:
+                if not self._running:
                     self._shares.rest()
                     self._listen(wait=not self._waiting)
                     self._said_at = self._clock()  # it owed nothing that takes long
                 start = self._next_start()
                 if start is not None:
                     self._begin(start)
-                self._turn()
+                self._quantum()
         except PipeClosedError:
             return
 
-    def _turn(self) -> None:
+    def _quantum(self) -> None:
         """One slice of a prefill and one token of answers, as far as there are any.
 
         Where nothing but one answer runs, all its tokens until something happens.
         """
-        if not self._jobs:  # all were refused
+        if not self._running:  # all were refused
             return
-        loads = [job.load for job in self._jobs.values()]
+        loads = [generation.load for generation in self._running.values()]
         limits = self._decoder.limits
         here = {load.requester for load in loads}
         whose = self._shares.next(here, {start.requester for start in self._waiting})
         work = next_work(loads, limits.min_slice, whose, limits.batched)
-        self._turns += 1
+        self._quanta += 1
         feeding = frozenset(load.requester for load in loads if load.remaining)
         if work.feed is not None:
             self._feed(*work.feed)
-        steps = [self._jobs[slot] for slot in work.step if slot in self._jobs]
+        steps = [self._running[slot] for slot in work.step if slot in self._running]
         due = bool(self._waiting and self._idle)  # who owes the model's time begins later
-        if work.feed is None and len(self._jobs) == 1 and steps and not due:
+        if work.feed is None and len(self._running) == 1 and steps and not due:
             self._decode_alone(steps[0])
         elif limits.batched:
             self._decode(steps, feeding)
         else:
-            for job in steps:
-                if job.slot.number in self._jobs:
-                    self._decode([job])
+            for generation in steps:
+                if generation.slot.number in self._running:
+                    self._decode([generation])
                 if self._next_start() is not None:
                     break  # who comes does not wait for the rest of a turn
 
     def _feed(self, slot: int, count: int) -> None:
         """One slice of a prefill; the first token, after the last slice, waits for nobody."""
-        job, began = self._jobs[slot], self._clock()
-        job.turn = self._turns
+        generation, began = self._running[slot], self._clock()
+        generation.quantum = self._quanta
         self._announce(count)
-        job.feed(count)
+        generation.feed(count)
         now = self._clock()
-        self._shares.charge(job.start.requester, now - began, now, feeding=True)
+        self._shares.charge(generation.start.requester, now - began, now, feeding=True)
         self._listen()
-        if slot in self._jobs and not job.load.remaining:
-            self._decode([job])
+        if slot in self._running and not generation.load.remaining:
+            self._decode([generation])
             if self._pause_seconds:
                 time.sleep(self._pause_seconds)
 
-    def _decode_alone(self, job: Generation) -> None:
+    def _decode_alone(self, generation: Generation) -> None:
         """Tokens of the only answer that runs, until anything else is to be done.
 
         A loop of its own: after each token the caches are the model's, and what `_turn` does cost
         200 us cold, 2 % of a token of SmolLM2.
         """
-        until = min(start.deadline for start in (job.start, *self._waiting))
+        until = min(start.deadline for start in (generation.start, *self._waiting))
         began = self._clock()
         until = min(until, began + HEARTBEAT_SECONDS)  # its text may all be held back
-        while job.decodes:
-            reason = job.advance()
+        while generation.decodes:
+            reason = generation.advance()
             if reason:
-                self._end(job, reason)
+                self._end(generation, reason)
                 break
             if self._pipe.readable() or self._clock() >= until:
                 break
         now = self._clock()
-        self._shares.charge(job.start.requester, now - began, now)
+        self._shares.charge(generation.start.requester, now - began, now)
         self._listen()
 
-    def _decode(self, jobs: list[Generation], feeding: Set[str] = frozenset()) -> None:
+    def _decode(self, generations: list[Generation], feeding: Set[str] = frozenset()) -> None:
         """One token of each of these answers, in one step of the decoder.
 
         Who is `feeding` gets it along with the others, and pays for its slices.
         """
-        if not jobs:
+        if not generations:
             return
         began = self._clock()
-        pending = {job.slot.number: job.pending for job in jobs if job.pending is not None}
+        pending = {
+            each.slot.number: each.pending for each in generations if each.pending is not None
+        }
         if pending:
             for slot, logits in self._decoder.step(pending).items():
-                self._jobs[slot].take(logits)
-        for job in jobs:
-            job.turn = self._turns
-            reason = job.choose()
+                self._running[slot].take(logits)
+        for generation in generations:
+            generation.quantum = self._quanta
+            reason = generation.choose()
             if reason:
-                self._end(job, reason)
+                self._end(generation, reason)
         now = self._clock()
-        paying = {job.start.requester for job in jobs} - feeding
+        paying = {generation.start.requester for generation in generations} - feeding
         for name in paying:
             self._shares.charge(name, (now - began) / len(paying), now)
         self._listen()
@@ -200,14 +202,18 @@ class Worker:
             if isinstance(message, Start):
                 self._waiting.append(message)
             elif isinstance(message, Cancel):
-                self._stop(message.job, "cancelled")
+                self._stop(message.key, "cancelled")
             message = self._pipe.receive(wait=False)
         now = self._clock()
         alone = [self._alone] if self._alone else []
-        for start in [*alone, *(job.start for job in self._jobs.values()), *self._waiting]:
+        for start in [
+            *alone,
+            *(each.start for each in self._running.values()),
+            *self._waiting,
+        ]:
             if now >= start.deadline:
-                self._stop(start.job, "deadline")
-        if (self._jobs or self._alone) and now - self._said_at >= HEARTBEAT_SECONDS:
+                self._stop(start.key, "deadline")
+        if (self._running or self._alone) and now - self._said_at >= HEARTBEAT_SECONDS:
             self._send(Heartbeat())
 
     def _send(self, message: FromWorker) -> None:
@@ -220,20 +226,20 @@ class Worker:
             self._send(Heartbeat(quiet_seconds(tokens)))
 
     def _stop(self, name: str, reason: str) -> None:
-        if self._alone is not None and self._alone.job == name:
+        if self._alone is not None and self._alone.key == name:
             self._stopped = reason
-        for job in [job for job in self._jobs.values() if job.start.job == name]:
-            self._end(job, reason)
-        for start in [start for start in self._waiting if start.job == name]:
+        for generation in [each for each in self._running.values() if each.start.key == name]:
+            self._end(generation, reason)
+        for start in [start for start in self._waiting if start.key == name]:
             self._waiting.remove(start)
             timings = Timings(0.0, 0.0, 0.0, 0.0, 0.0)
-            self._send(Done(start.job, "", reason, Usage(0, 0, 0), timings))
+            self._send(Done(start.key, "", reason, Usage(0, 0, 0), timings))
 
-    def _end(self, job: Generation, reason: str) -> None:
-        del self._jobs[job.slot.number]
-        job.slot.used_at = self._clock()
-        self._idle.append(job.slot)
-        self._send(job.done(reason))
+    def _end(self, generation: Generation, reason: str) -> None:
+        del self._running[generation.slot.number]
+        generation.slot.used_at = self._clock()
+        self._idle.append(generation.slot)
+        self._send(generation.done(reason))
 
     def _next_start(self) -> Start | None:
         """A prompt that waits and may begin: in an idle slot, a beam search where nothing else
@@ -242,7 +248,7 @@ class Worker:
         if not due:
             return None
         start = min(due, key=lambda start: self._shares.used(start.requester))
-        free = not self._jobs if start.sampling.num_beams > 1 else bool(self._idle)
+        free = not self._running if start.sampling.num_beams > 1 else bool(self._idle)
         return start if free else None
 
     def _begin(self, start: Start) -> None:
@@ -253,7 +259,7 @@ class Worker:
                 start, self._tokenizer, self._decoder.limits, self._beams, self._max_beams
             )
         except RefusedError as error:
-            self._send(Failed(start.job, error.code, error.what, error.param))
+            self._send(Refused(start.key, error.code, error.what, error.param))
             return
         finally:
             now = self._clock()
@@ -293,9 +299,9 @@ class Worker:
         slot.requester, slot.system, slot.long_rope = start.requester, system, long_rope
 
         def send(text: str) -> None:
-            self._send(Delta(start.job, text))
+            self._send(Generated(start.key, text))
 
-        self._jobs[slot.number] = Generation(
+        self._running[slot.number] = Generation(
             start,
             self._decoder,
             slot,
@@ -305,7 +311,7 @@ class Worker:
             self._sampler(start, prompt),
             limit,
             self._clock,
-            self._turns,
+            self._quanta,
         )
 
     def _sampler(self, start: Start, prompt: list[int]) -> Sampler | None:

@@ -41,7 +41,7 @@ class Limits(msgspec.Struct, frozen=True):
     rope_threshold: int | None = None
 
 
-class Options(msgspec.Struct, frozen=True):
+class RuntimeOptions(msgspec.Struct, frozen=True):
     """How the runtime computes.
 
     Attributes:
@@ -148,7 +148,11 @@ class Tokenizer(Protocol):
 
 
 def open_model(
-    model_dir: Path, max_length: int, options: Options, slots: int = 0, batching: bool = False
+    model_dir: Path,
+    max_length: int,
+    options: RuntimeOptions,
+    slots: int = 0,
+    batching: bool = False,
 ) -> tuple[Decoder, Tokenizer, BeamSearch | None]:
     """Load a model folder.
 

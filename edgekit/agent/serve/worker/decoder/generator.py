@@ -22,7 +22,7 @@ import msgspec
 import numpy as np
 import onnxruntime_genai as og
 
-from edgekit.agent.serve.worker.decoder import Limits, Logits, Options
+from edgekit.agent.serve.worker.decoder import Limits, Logits, RuntimeOptions
 from edgekit.agent.serve.worker.decoder.graph import Graph, limits_of, read_graph
 from edgekit.agent.serve.worker.decoder.memory import beams_for, free_bytes
 
@@ -36,7 +36,7 @@ GREEDY = {
 }
 
 
-def load_model(model_dir: Path, options: Options) -> og.Model:
+def load_model(model_dir: Path, options: RuntimeOptions) -> og.Model:
     """The runtime's model, with these session options."""
     config = og.Config(str(model_dir))
     session: dict[str, Any] = {}
@@ -49,7 +49,7 @@ def load_model(model_dir: Path, options: Options) -> og.Model:
 
 
 def open_genai(
-    model_dir: Path, max_length: int, options: Options, slots: int
+    model_dir: Path, max_length: int, options: RuntimeOptions, slots: int
 ) -> tuple[GeneratorDecoder, GenaiTokenizer, GenaiBeamSearch]:
     """Load a model folder: see `open_model`."""
     model = load_model(model_dir, options)

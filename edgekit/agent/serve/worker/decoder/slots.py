@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from edgekit.agent.serve.worker.decoder import Limits, Logits, Options
+from edgekit.agent.serve.worker.decoder import Limits, Logits, RuntimeOptions
 from edgekit.agent.serve.worker.decoder.generator import (
     GenaiTokenizer,  # before onnxruntime: telemetry
 )
@@ -133,7 +133,7 @@ class SlotDecoder:
 
 
 def open_slots(
-    graph: Graph, max_length: int, options: Options, slots: int
+    graph: Graph, max_length: int, options: RuntimeOptions, slots: int
 ) -> tuple[SlotDecoder, GenaiTokenizer]:
     """Load a graph that `takes_slots`: see `open_model`."""
     session = load_session(graph, options)
@@ -143,7 +143,7 @@ def open_slots(
     return SlotDecoder(session, graph, limits), tokenizer
 
 
-def load_session(graph: Graph, options: Options) -> ort.InferenceSession:
+def load_session(graph: Graph, options: RuntimeOptions) -> ort.InferenceSession:
     """The graph with its weights, with these session options."""
     session = ort.SessionOptions()
     if options.threads:
