@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
+from pkgutil import resolve_name
 from typing import Annotated
 
 import typer
 
 import edgekit
-from edgekit.cli import ask, broker, build, bundle, demo, fleet, project, render
+from edgekit.cli import render
 from edgekit.errors import EdgekitError
 
-app = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="Takes a language model from Hugging Face to an answer on every edge device of a fleet.",
-)
+# A command imports its own verb's module alone: all of them take longer than most verbs run.
+_VERBS = {
+    "init": "init:init",
+    "build": "build:build",
+    "pack": "bundle:pack",
+    "inspect": "bundle:inspect",
+    "push": "fleet:push",
+    "state": "fleet:state",
+    "rollback": "fleet:rollback",
+    "stop": "fleet:stop",
+    "ask": "ask:ask",
+    "devices": "ask:devices",
+    "broker": "broker:app",
+    "demo": "demo:demo",
+}
 
 
 def _version(wanted: bool) -> None:
@@ -27,7 +35,6 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     _show_version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
@@ -36,37 +43,30 @@ def _options(
     pass
 
 
-@app.command()
-def init(
-    folder: Annotated[Path, typer.Argument(help="Where the project is made.")] = Path(),
-    port: Annotated[int, typer.Option(help="Port of the broker on this machine.")] = 1883,
-) -> None:
-    """Write edgekit.toml and fleet.toml; files that exist stay as they are.
-
-    \b
-    Example:  edgekit init my-fleet
-    """
-    for path, written in project.init(folder, port):
-        render.say(f"{'wrote' if written else 'kept '}  {path}")
-
-
-app.command()(build.build)
-app.command()(bundle.pack)
-app.command()(bundle.inspect)
-app.command()(fleet.push)
-app.command()(fleet.state)
-app.command()(fleet.rollback)
-app.command()(fleet.stop)
-app.command()(ask.ask)
-app.command()(ask.devices)
-app.add_typer(broker.app, name="broker")
-app.command()(demo.demo)
+def application(verb: str = "") -> typer.Typer:
+    """The command line with that verb alone; with every verb, unless it is one of them."""
+    app = typer.Typer(
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        help="Takes a language model from Hugging Face to an answer on every edge device of a "
+        "fleet.",
+    )
+    app.callback()(_options)
+    for name in (verb,) if verb in _VERBS else _VERBS:
+        found = resolve_name(f"edgekit.cli.{_VERBS[name]}")
+        if isinstance(found, typer.Typer):
+            app.add_typer(found, name=name)
+        else:
+            app.command()(found)
+    return app
 
 
 def main() -> None:
     """Entry point of the console script."""
     try:
-        app()
+        application(next((word for word in sys.argv[1:] if word[:1] != "-"), ""))()
     except EdgekitError as error:
         render.err.print(f"edgekit: {error}", markup=False)
         sys.exit(error.exit_code)

@@ -13,7 +13,7 @@ import pytest
 
 import edgekit
 from edgekit.builder.source.samples import smollm2_gguf
-from edgekit.cli.main import app
+from edgekit.cli.main import application
 from edgekit.fleet import inventory
 from tests import tools
 from tests.conftest import Project
@@ -74,7 +74,7 @@ def test_the_tour_works_command_by_command(tmp_path: Path) -> None:
 
 def test_every_verb_has_help_with_an_example() -> None:
     project = Project(Path.cwd(), 1)
-    verbs = [command.callback.__name__ for command in app.registered_commands if command.callback]
+    verbs = [command.callback.__name__ for command in application().registered_commands if command.callback]
     assert len(verbs) >= 11
     for verb in [*([v] for v in verbs), ["broker", "run"]]:
         text = project.edgekit(*verb, "--help")
