@@ -309,6 +309,7 @@ def attacked(folder: Path, model: Path, settings: str = "") -> Iterator[Attacked
         device = Attacked(project, broker, onlooker)
         early = device.stranger(ADMIN)
         early.ask(HELLO, "retained-before", retain=True)
+        project.copy_root(model)
         project.edgekit("push", "demo")
         try:
             yield device

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,7 +23,7 @@ from edgekit.builder.source.samples import smollm2_gguf
 from edgekit.builder.tools.progress import Progress
 from edgekit.core.config import BrokerConfig
 from edgekit.data import cache_root
-from tests import tools
+from tests import shared, tools
 
 # how long an example takes says nothing on a machine that others use too
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -62,19 +63,34 @@ class EmbeddedBroker:
     kind: str = "embedded"
 
 
+@pytest.fixture(scope="session")
+def brokers() -> Iterator[tuple[ExitStack, dict[str, Broker]]]:
+    """What ends the brokers that `broker` has started, and they by their kind."""
+    with ExitStack() as running:
+        yield running, {}
+
+
 @pytest.fixture(scope="session", params=["mosquitto", "embedded"])
 def broker(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Broker]:
-    """Every test that asks for a broker runs on real Mosquitto and on the embedded one."""
-    if request.param == "mosquitto":
-        folder = tmp_path_factory.mktemp("mosquitto")
-        with tools.mosquitto(folder, websocket_port=tools.free_port()) as real:
-            yield real
-    else:
-        embedded = EmbeddedBroker(tools.free_port())
-        with embedded_broker("127.0.0.1", embedded.port):
-            yield embedded
+    request: pytest.FixtureRequest,
+    brokers: tuple[ExitStack, dict[str, Broker]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Broker:
+    """Every test that asks for a broker runs on real Mosquitto and on the embedded one.
+
+    Both go on while the tests are on the other, for a device lives with its broker.
+    """
+    running, started = brokers
+    if request.param not in started:
+        if request.param == "mosquitto":
+            folder = tmp_path_factory.mktemp("mosquitto")
+            real = tools.mosquitto(folder, websocket_port=tools.free_port())
+            started[request.param] = running.enter_context(real)
+        else:
+            embedded = EmbeddedBroker(tools.free_port())
+            running.enter_context(embedded_broker("127.0.0.1", embedded.port))
+            started[request.param] = embedded
+    return started[request.param]
 
 
 @dataclass
@@ -123,9 +139,27 @@ class Project:
         """ROOT of a `local:` device."""
         return self.folder / ".edgekit" / "devices" / device
 
+    def copy_root(self, model: Path) -> None:
+        """Give `demo` the shared device's ROOT: the release is good, and does not run."""
+        source = _pushed(model)
+        place = Path(".edgekit", "devices", "demo")
+        shared.copy_root(source / place, shared.half(source) / place, self.root(), self.port)
+
 
 def make_project(folder: Path, port: int, model: Path | None, *pack: str) -> Project:
-    """`edgekit init`, and `edgekit pack` of a model."""
+    """`edgekit init`, and `edgekit pack` of a model.
+
+    A project with SmolLM2 and no options of its own is a copy of the one that the run's processes
+    share; `Project.copy_root` has its device.
+    """
+    if model is not None and not pack:
+        project = Project(folder, port)
+        shared.copy_project(_pushed(model), folder, port)
+        return project
+    return _make_project(folder, port, model, *pack)
+
+
+def _make_project(folder: Path, port: int, model: Path | None, *pack: str) -> Project:
     project = Project(folder, port)
     folder.mkdir(parents=True, exist_ok=True)
     project.edgekit("init", ".", "--port", str(port))
@@ -137,15 +171,50 @@ def make_project(folder: Path, port: int, model: Path | None, *pack: str) -> Pro
     return project
 
 
+def _pushed(model: Path) -> Path:
+    """The shared project: its device took the release, answered, and was stopped."""
+
+    def make(folder: Path) -> None:
+        port = tools.free_port()
+        with embedded_broker("127.0.0.1", port):
+            project = _make_project(folder, port, model)
+            project.edgekit("push", "demo")
+            project.edgekit("stop", "demo")
+
+    return shared.once(shared.RUN.folder / "pushed", make)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _share(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The folder that this run's processes share."""
+    shared.RUN.folder = shared.run_folder(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def started_devices(
+    brokers: tuple[ExitStack, dict[str, Broker]],
+) -> Iterator[dict[str, Project]]:
+    """The devices that `device` has started, by the kind of their broker, which they end before."""
+    started: dict[str, Project] = {}
+    yield started
+    for project in started.values():
+        project.edgekit("stop", "demo")
+
+
 @pytest.fixture(scope="session")
 def device(
-    broker: Broker, smollm2: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Project]:
+    broker: Broker,
+    started_devices: dict[str, Project],
+    smollm2: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Project:
     """A `local:` device named `demo` that answers with SmolLM2, on each broker."""
-    project = make_project(tmp_path_factory.mktemp("project"), broker.port, smollm2)
-    project.edgekit("push", "demo")
-    yield project
-    project.edgekit("stop", "demo")
+    if broker.kind not in started_devices:
+        project = make_project(tmp_path_factory.mktemp("project"), broker.port, smollm2)
+        project.copy_root(smollm2)
+        project.edgekit("push", "demo")
+        started_devices[broker.kind] = project
+    return started_devices[broker.kind]
 
 
 _RINGS: Counter[tuple[str, str]] = Counter()

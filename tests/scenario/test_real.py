@@ -129,8 +129,7 @@ def device(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     folder = tmp_path_factory.mktemp("stories")
     with tools.mosquitto(folder) as broker:
         project = make_project(folder / "project", broker.port, smollm2)
-        project.edgekit("push", "demo")
-        project.edgekit("stop", "demo")
+        project.copy_root(smollm2)
         made = Device(Root(project.root()), broker)
         yield made
         made.stop()

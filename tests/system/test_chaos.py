@@ -21,8 +21,7 @@ def test_no_accepted_prompt_is_lost_and_none_is_answered_twice(
     broker = Mosquitto(tmp_path)
     broker.start()
     project = make_project(tmp_path / "project", broker.port, smollm2)
-    project.edgekit("push", "demo")
-    project.edgekit("stop", "demo")
+    project.copy_root(smollm2)
     broker.stop()
     chaos = Chaos(
         Root(project.root()), broker, prompts=60, kills=6, clients=10, within=8, seed=20261125

@@ -81,8 +81,7 @@ def box(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box
     folder = tmp_path_factory.mktemp("little")
     with tools.mosquitto(folder) as broker:
         project = make_project(folder / "project", broker.port, smollm2)
-        project.edgekit("push", "demo")
-        project.edgekit("stop", "demo")
+        project.copy_root(smollm2)
         yield Box(Root(project.root()), BrokerConfig(port=broker.port))
 
 

@@ -36,6 +36,7 @@ def device(
     mosquitto: MosquittoBroker, smollm2: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Project]:
     project = make_project(tmp_path_factory.mktemp("project"), mosquitto.port, smollm2)
+    project.copy_root(smollm2)
     project.edgekit("push", "demo")
     yield project
     project.edgekit("stop", "demo")

@@ -74,7 +74,11 @@ def test_the_tour_works_command_by_command(tmp_path: Path) -> None:
 
 def test_every_verb_has_help_with_an_example() -> None:
     project = Project(Path.cwd(), 1)
-    verbs = [command.callback.__name__ for command in application().registered_commands if command.callback]
+    verbs = [
+        command.callback.__name__
+        for command in application().registered_commands
+        if command.callback
+    ]
     assert len(verbs) >= 11
     for verb in [*([v] for v in verbs), ["broker", "run"]]:
         text = project.edgekit(*verb, "--help")

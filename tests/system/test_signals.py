@@ -52,6 +52,7 @@ def test_sigterm_lets_the_running_answer_end_and_refuses_what_waits(
 ) -> None:
     with tools.mosquitto(tmp_path) as broker:
         project = make_project(tmp_path / "project", broker.port, smollm2)
+        project.copy_root(smollm2)
         project.edgekit("push", "demo")
         with Requester(project.broker, "tester") as requester:
             replies = requester.ask("demo", STORY | {"max_tokens": 150})

@@ -324,6 +324,7 @@ def device(pki: Pki, smollm2: Path, tmp_path_factory: pytest.TempPathFactory) ->
     write_project(project.folder, broker)
     with (project.folder / "fleet.toml").open("a") as file:
         file.write(FLEET.format(folder=pki.broker.folder))
+    project.copy_root(smollm2)
     project.edgekit("push", "demo")
     yield project
     project.edgekit("stop", "demo")
