@@ -16,8 +16,11 @@ CHECKS = (
     (str(BIN / "lint-imports"),),
 )
 # Most tests wait for a process of their own: two at a time, a file in one process, so that what a
-# module shares is made once.
-PYTEST = (sys.executable, "-m", "pytest", "--numprocesses", "2", "--dist", "loadfile")
+# module shares is made once. The order is that of tests/longest.py.
+PYTEST = (
+    *(sys.executable, "-m", "pytest", "--numprocesses", "2"),
+    *("--dist", "loadfile", "--no-loadscope-reorder"),
+)
 SLOWEST = ("--durations", "25", "--durations-min", "10")
 
 

@@ -23,7 +23,7 @@ from edgekit.builder.source.samples import smollm2_gguf
 from edgekit.builder.tools.progress import Progress
 from edgekit.core.config import BrokerConfig
 from edgekit.data import cache_root
-from tests import shared, tools
+from tests import longest, shared, tools
 
 # how long an example takes says nothing on a machine that others use too
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -215,6 +215,14 @@ def device(
         project.edgekit("push", "demo")
         started_devices[broker.kind] = project
     return started_devices[broker.kind]
+
+
+@pytest.hookimpl(trylast=True)  # after pytest has grouped the tests by what they share
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long files first."""
+    if gone := longest.missing():
+        raise pytest.UsageError(f"tests/longest.py names files that are not there: {gone}")
+    items.sort(key=lambda item: longest.rank(item.path))
 
 
 _RINGS: Counter[tuple[str, str]] = Counter()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -81,6 +82,20 @@ def eventually(check: Callable[[], object], seconds: float = 30.0, what: str = "
     while not check():
         assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
         time.sleep(0.05)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """What is started in this block hears Ctrl-C.
+
+    A shell starts what it runs in the background with SIGINT ignored, as `nohup` does with SIGHUP;
+    that is inherited across execve(2), while a handler of ours becomes the default (signal(7)).
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @dataclass

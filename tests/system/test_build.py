@@ -28,6 +28,7 @@ from tests.building import (
     left_in,
     make_tiny,
 )
+from tests.tools import interruptible
 
 INSTALL_SECONDS = 1800
 WAIT_SECONDS = 60
@@ -205,11 +206,13 @@ def test_a_builder_killed_by_signal_9_leaves_nothing(qwen2: Path, tmp_path: Path
 def test_a_stopped_build_leaves_nothing(
     qwen2: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    with subprocess.Popen(
-        command("--host", "--no-gate", "-m", qwen2, "-o", tmp_path / "out"),
-        stderr=subprocess.DEVNULL,
-        env=environment(),
-    ) as build:
+    with interruptible():
+        build = subprocess.Popen(
+            command("--host", "--no-gate", "-m", qwen2, "-o", tmp_path / "out"),
+            stderr=subprocess.DEVNULL,
+            env=environment(),
+        )
+    with build:
         wait_for_builder(tmp_path)
         build.send_signal(number)
         assert build.wait(timeout=WAIT_SECONDS) != 0

@@ -21,7 +21,7 @@ from edgekit.builder.tools.process import INSIDE, Finished, event
 from edgekit.builder.tools.progress import Progress
 from edgekit.data import path as data_path
 from tests.building import FAKES, command, content, edgekit_build, environment, left_in, silent
-from tests.tools import eventually
+from tests.tools import eventually, interruptible
 
 pytestmark = pytest.mark.timeout(900)
 MEMORY = 512 * 2**20
@@ -222,10 +222,11 @@ def test_ctrl_c_leaves_no_container_and_nothing_half_made(
 ) -> None:
     out = tmp_path / "place" / "out"
     out.parent.mkdir()
-    build = subprocess.Popen(
-        command("--no-gate", "-m", qwen2, "-o", out),
-        env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    with interruptible():
+        build = subprocess.Popen(
+            command("--no-gate", "-m", qwen2, "-o", out),
+            env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
     eventually(lambda: containers() != [], seconds=60)
     build.send_signal(signal.SIGINT)
     _, said = build.communicate(timeout=30)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from edgekit.agent.serve.worker.decoder import BeamSearch, Decoder, RuntimeOptions, open_model
 from edgekit.agent.serve.worker.decoder.graph import read_graph
@@ -14,6 +15,9 @@ from edgekit.builder.run import build
 from tests.building import silent
 
 MAX_LENGTH = 160
+# Of the largest logit. The head's product over one position and the one over many are different
+# kernels on some CPUs, which add up a row of the hidden size in another order; seen: 4e-7.
+TOLERANCE = 16 * float(np.finfo(np.float32).eps)
 PROMPT = [int(n) for n in np.random.default_rng(1).integers(3, 400, 60)]
 
 
@@ -32,23 +36,26 @@ def opened(model: Path, batching: bool) -> tuple[Decoder, BeamSearch | None]:
     return decoder, beams
 
 
+def same(expected: NDArray[np.float32], found: NDArray[np.float32]) -> bool:
+    """Equal but for rounding."""
+    return bool(np.abs(expected - found).max() <= TOLERANCE * np.abs(expected).max())
+
+
 @pytest.mark.parametrize("batching", [False, True])
-def test_it_computes_what_the_whole_head_does_to_the_bit(
-    models: tuple[Path, Path], batching: bool
-) -> None:
+def test_it_computes_what_the_whole_head_does(models: tuple[Path, Path], batching: bool) -> None:
     (whole, _), (pruned, _) = (opened(model, batching) for model in models)
     padding = read_graph(models[1]).padding
     for slices in ([PROMPT], [PROMPT[:17], PROMPT[17:]], [PROMPT, [5, padding]]):
         for decoder in (whole, pruned):
             decoder.truncate(0, 0)
         for tokens in slices:
-            assert (whole.extend(0, tokens) == pruned.extend(0, tokens)).all()
+            assert same(whole.extend(0, tokens), pruned.extend(0, tokens))
         assert [whole.greedy(0) for _ in range(8)] == [pruned.greedy(0) for _ in range(8)]
     whole.extend(1, PROMPT)
     pruned.extend(1, PROMPT)
     expected, stepped = whole.step({0: 7, 1: 8}), pruned.step({0: 7, 1: 8})
     assert sorted(stepped) == [0, 1]
-    assert all((expected[slot] == logits).all() for slot, logits in stepped.items())
+    assert all(same(expected[slot], logits) for slot, logits in stepped.items())
 
 
 def test_a_beam_search_finds_the_same(models: tuple[Path, Path]) -> None:

@@ -22,14 +22,15 @@ STORY = {"messages": [{"role": "user", "content": "Tell me a long story."}]}
 
 
 def start(project: Project, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "edgekit", *arguments],
-        cwd=project.folder,
-        env=project.env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    with tools.interruptible():
+        return subprocess.Popen(
+            [sys.executable, "-m", "edgekit", *arguments],
+            cwd=project.folder,
+            env=project.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
 
 
 def status(project: Project) -> str:

@@ -1,0 +1,64 @@
+"""The files whose tests take longest, the longest first: a run starts with them.
+
+Two processes take a file each; a long one that comes last would leave the other process idle.
+`python -m tests` prints the slowest tests; put a file in its place here when it becomes one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+
+LONGEST = (
+    "system/test_container.py",
+    "system/test_readme.py",
+    "system/test_gate.py",
+    "system/test_family.py",
+    "system/test_build.py",
+    "system/test_build_disk_full.py",
+    "system/test_chaos.py",
+    "system/test_build_verify.py",
+    "system/test_floods.py",
+    "system/test_push_ssh.py",
+    "system/test_hardship.py",
+    "system/test_lowmem.py",
+    "system/test_lint.py",
+    "system/test_bare_worker.py",
+    "system/test_tuning.py",
+    "fault/test_release_trial.py",
+    "scenario/test_real.py",
+    "system/test_abuse.py",
+    "contract/test_broker.py",
+    "system/test_matrix.py",
+    "system/test_build_hub.py",
+    "system/test_prompt.py",
+    "system/test_protocol.py",
+    "system/test_provenance.py",
+    "system/test_plan.py",
+    "system/test_wheel.py",
+    "system/test_window.py",
+    "system/test_health.py",
+    "system/test_signals.py",
+    "system/test_outage.py",
+    "system/test_pruned_head.py",
+    "system/test_tls.py",
+    "system/test_acl.py",
+    "contract/test_decoder.py",
+    "property/test_session_machine.py",
+    "system/test_strangers.py",
+    "system/test_progress.py",
+    "system/test_little_memory.py",
+    "system/test_bundle.py",
+)
+
+
+def missing() -> list[str]:
+    """Names in the table that are no file any more."""
+    return [name for name in LONGEST if not (TESTS / name).is_file()]
+
+
+def rank(path: Path) -> int:
+    """The place of a test file in a run."""
+    name = path.relative_to(TESTS).as_posix() if path.is_relative_to(TESTS) else ""
+    return LONGEST.index(name) if name in LONGEST else len(LONGEST)
