@@ -7,10 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+from edgekit.builder.tools.process import OFFLINE, clean_environment
 from edgekit.builder.tools.progress import Progress
 
 ROOT = Path(__file__).resolve().parents[1]
 FAKES = ROOT / "tests" / "fakes"
+AS_INSTALLED = {"XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME", "")}
+"""For a command that is to have the toolchain as it is, not as `tests/warm.py` has it."""
 
 
 def silent(_: Progress) -> None:
@@ -36,9 +39,16 @@ def edgekit_build(*arguments: str | Path, **extra: str) -> subprocess.CompletedP
     )
 
 
-def make_tiny(python: str, family: str, folder: Path) -> Path:
-    script = FAKES / "make_tiny_model.py"
-    subprocess.run([python, script, family, folder], check=True, capture_output=True, timeout=60)
+def run_script(python: str | Path, script: str, *arguments: str | Path) -> None:
+    """Run a script of `fakes` as the product runs those of the toolchain."""
+    subprocess.run(
+        [python, "-E", "-s", FAKES / script, *arguments],
+        check=True, capture_output=True, timeout=120, env=clean_environment(OFFLINE),
+    )  # fmt: skip
+
+
+def make_tiny(python: str | Path, family: str, folder: Path) -> Path:
+    run_script(python, "make_tiny_model.py", family, folder)
     return folder
 
 

@@ -18,6 +18,7 @@ import pytest
 from edgekit.builder.request.options import KNOWN_KEYS, RESERVED_KEYS
 from edgekit.builder.source.samples import smollm2_gguf
 from tests.building import (
+    AS_INSTALLED,
     FAKES,
     ROOT,
     answer,
@@ -193,7 +194,7 @@ def test_a_builder_killed_by_signal_9_leaves_nothing(qwen2: Path, tmp_path: Path
         command("--host", "--no-gate", "-m", qwen2, "-o", tmp_path / "out"),
         stderr=subprocess.PIPE,
         text=True,
-        env=environment(),
+        env=environment(**AS_INSTALLED),
     ) as build:
         os.kill(wait_for_builder(tmp_path), signal.SIGKILL)
         _, said = build.communicate(timeout=WAIT_SECONDS)
@@ -210,7 +211,7 @@ def test_a_stopped_build_leaves_nothing(
         build = subprocess.Popen(
             command("--host", "--no-gate", "-m", qwen2, "-o", tmp_path / "out"),
             stderr=subprocess.DEVNULL,
-            env=environment(),
+            env=environment(**AS_INSTALLED),
         )
     with build:
         wait_for_builder(tmp_path)
@@ -225,7 +226,7 @@ def test_a_killed_edgekit_ends_its_builder_and_the_next_build_cleans_up(
 ) -> None:
     arguments = ("--host", "--no-gate", "-m", qwen2, "-o", tmp_path / "out")
     with subprocess.Popen(
-        command(*arguments), stderr=subprocess.DEVNULL, env=environment()
+        command(*arguments), stderr=subprocess.DEVNULL, env=environment(**AS_INSTALLED)
     ) as build:
         wait_for_builder(tmp_path)
         build.kill()

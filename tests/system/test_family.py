@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,11 +9,10 @@ import pytest
 from edgekit.builder.tools.host import HostToolchain
 from edgekit.client import Delta, Final, Requester
 from tests import tools
-from tests.building import silent
+from tests.building import make_tiny, silent
 from tests.conftest import make_project
 
 pytestmark = pytest.mark.timeout(600)
-MAKE = Path(__file__).parent.parent / "fakes" / "make_tiny_model.py"
 
 
 @pytest.mark.parametrize("family", ["qwen2", "gemma"])
@@ -23,7 +21,7 @@ def test_a_hugging_face_folder_of_another_family_is_built_pushed_and_answers(
 ) -> None:
     source = tmp_path / "source"
     python = HostToolchain().ready(silent).python
-    subprocess.run([python, MAKE, family, source], check=True, capture_output=True)
+    make_tiny(python, family, source)
     with tools.mosquitto(tmp_path) as broker:
         project = make_project(tmp_path / "project", broker.port, None)
         project.edgekit("build", "--host", "--gate", "small", "-m", str(source), "-o", "model")

@@ -7,7 +7,6 @@ can tell. Defects of structure are in test_lint.py.
 from __future__ import annotations
 
 import shutil
-import subprocess
 from pathlib import Path
 
 import msgspec
@@ -20,7 +19,7 @@ from edgekit.builder.source.find import find
 from edgekit.builder.source.gguf import dequantised
 from edgekit.builder.source.samples import smollm2_gguf
 from edgekit.builder.tools.host import HostToolchain
-from tests.building import FAKES, silent
+from tests.building import run_script, silent
 
 EFFORT = Effort(prompts=6, tokens=40, greedy=6, greedy_tokens=96)
 
@@ -65,17 +64,7 @@ def test_a_planted_defect_is_refused_by_name(
 ) -> None:  # fmt: skip
     model = tmp_path / "model"
     shutil.copytree(smollm2, model)
-    plant: list[str | Path] = [
-        python,
-        "-E",
-        "-s",
-        FAKES / "plant.py",
-        defect,
-        model,
-        "--other",
-        qwen2,
-    ]
-    subprocess.run(plant, check=True, capture_output=True, timeout=60)
+    run_script(python, "plant.py", defect, model, "--other", qwen2)
     report = measure(model, source)
     found = {finding.name for finding in report.verdict.findings}
     assert names <= found, report.verdict

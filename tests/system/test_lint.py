@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +13,9 @@ from edgekit.builder.lint.check import check_folder, refuse_unsound
 from edgekit.builder.lint.finding import Finding
 from edgekit.builder.request.asked import Asked, asked_for
 from edgekit.builder.tools.host import HostRunner, HostToolchain
-from edgekit.builder.tools.process import OFFLINE
 from edgekit.errors import VerificationError
-from tests.building import silent
+from tests.building import run_script, silent
 
-FAKES = Path(__file__).resolve().parents[1] / "fakes"
 MIXED = "matmul_mixed_precision=last_matmul:int8,mixed_layers:int8"
 
 # what the tiny models are built as: name -> precision, provider, options
@@ -68,10 +64,7 @@ class Bench:
     folder: Path
 
     def run(self, script: str, *arguments: str | Path) -> None:
-        argv = [str(self.python), "-E", "-s", str(FAKES / script), *map(str, arguments)]
-        subprocess.run(
-            argv, check=True, capture_output=True, timeout=120, env={**os.environ, **OFFLINE}
-        )
+        run_script(self.python, script, *arguments)
 
     def built(self, family: str, recipe: str) -> Path:
         return self.folder / f"{family}-built" / recipe

@@ -16,6 +16,7 @@ from edgekit.builder.source.samples import smollm2_gguf
 from edgekit.cli.main import application
 from edgekit.fleet import inventory
 from tests import tools
+from tests.building import AS_INSTALLED
 from tests.conftest import Project
 
 README = Path(edgekit.__file__).parent.parent / "README.md"
@@ -58,7 +59,7 @@ def test_the_tour_works_command_by_command(tmp_path: Path) -> None:
         folder.mkdir()
         gguf = smollm2_gguf()
         (folder / gguf.name).symlink_to(gguf)
-        project = Project(folder, broker.port)
+        project = Project(folder, broker.port, dict(AS_INSTALLED))
         printed = {}
         for arguments in tour():
             printed[arguments[0]] = project.edgekit(*arguments)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -28,9 +27,8 @@ from edgekit.builder.run import build
 from edgekit.builder.tools.host import HostToolchain
 from edgekit.core.chat import Sampling
 from edgekit.data import cache_root
-from tests.building import silent
+from tests.building import run_script, silent
 
-MAKE = Path(__file__).parent.parent / "fakes" / "make_phi35.py"
 THRESHOLD = 64
 MAX_LENGTH = 160
 
@@ -39,7 +37,7 @@ MAX_LENGTH = 160
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = tmp_path_factory.mktemp("phi35") / "source"
     python = HostToolchain().ready(silent).python
-    subprocess.run([python, MAKE, source, "--tiny"], check=True, capture_output=True)
+    run_script(python, "make_phi35.py", source, "--tiny")
     out = cache_root() / "tests" / "phi35-tiny"
     request = BuildRequest(model=str(source), out=out, gate=None, recipe="plain")
     return build(request, silent).out

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 
 import msgspec
@@ -14,7 +13,7 @@ from edgekit.agent.serve.worker.decoder import Decoder, RuntimeOptions, open_mod
 from edgekit.builder.request.request import BuildRequest
 from edgekit.builder.run import build
 from edgekit.builder.tools.host import HostToolchain
-from tests.building import FAKES, silent
+from tests.building import run_script, silent
 from tests.matrix.families import FAMILIES, WINDOW
 
 MAX_LENGTH = 160
@@ -31,8 +30,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     listed.write_text(json.dumps([wanted]))
     python = HostToolchain().ready(silent).python
-    make = FAKES / "make_tiny_model.py"
-    subprocess.run([python, make, "--many", listed], check=True, capture_output=True)
+    run_script(python, "make_tiny_model.py", "--many", listed)
     request = BuildRequest(
         model=str(folder / "source"), out=folder / "model", gate=None, recipe="plain"
     )

@@ -1,0 +1,135 @@
+"""An interpreter that has imported what takes seconds, and forks for each script that it is to run.
+
+python -E -s warm_server.py SOCKET    (the toolchain's interpreter; ends with its standard input)
+
+`warm_python.py` stands where the interpreter would and passes on what it was given. A script has a
+process of its own, its files, folder, environment and exit code; it is killed with its stand-in.
+"""
+
+from __future__ import annotations
+
+import array
+import atexit
+import contextlib
+import ctypes
+import importlib
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import Any
+
+# What the scripts of builder/inside import besides the standard library. A fork has only the thread
+# that forks: of these numpy alone starts others, and its OpenBLAS stops them before a fork.
+MODULES = (
+    "numpy",
+    "torch",
+    "transformers",
+    "transformers.models.auto.modeling_auto",
+    "onnx",
+    "onnx_ir",
+    "onnxruntime_genai",
+    "onnxruntime_genai.models.builder",
+)
+PR_SET_PDEATHSIG = 1
+HEADER_BYTES = 8
+
+
+def die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def read(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """What is to be run, and its standard input, output and error."""
+    size = array.array("i", [0, 0, 0]).itemsize * 3
+    head, ancillary, _, _ = connection.recvmsg(HEADER_BYTES, socket.CMSG_SPACE(size))
+    files = array.array("i")
+    for _, _, data in ancillary:
+        files.frombytes(data)
+    body = b""
+    while len(body) < int.from_bytes(head, "big"):
+        body += connection.recv(1 << 20)
+    return json.loads(body), list(files)
+
+
+def become(job: dict[str, Any], files: list[int]) -> None:
+    """Run the script in this process, and end it."""
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+        os.close(file)
+    os.chdir(job["folder"])
+    os.environ.clear()
+    os.environ.update(job["environment"])
+    sys.argv[:] = job["arguments"]
+    sys.path[0] = str(Path(sys.argv[0]).resolve().parent)
+    code = 0
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as done:
+        code = done.code if isinstance(done.code, int) else int(done.code is not None)
+        if isinstance(done.code, str):
+            sys.stderr.write(f"{done.code}\n")
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    with contextlib.suppress(Exception):
+        # waits for its threads, as an interpreter that ends does; there is no public name for it
+        threading._shutdown()  # type: ignore[attr-defined] # not in typeshed
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
+def serve(connection: socket.socket) -> None:
+    """Start the script, tell how it ended, or end it when the stand-in is gone."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    job, files = read(connection)
+    child = os.fork()
+    if child == 0:
+        connection.close()
+        become(job, files)
+    for file in files:
+        os.close(file)
+    ended = os.pidfd_open(child)
+    either: list[Any] = [ended, connection]
+    ready, _, _ = select.select(either, [], [])
+    if ended not in ready:
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    with contextlib.suppress(OSError):
+        connection.sendall(str(os.waitstatus_to_exitcode(status)).encode())
+
+
+def main() -> None:
+    for module in MODULES:
+        importlib.import_module(module)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that wait
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(sys.argv[1])
+        listening.listen(16)
+        print("ready", flush=True)
+        while True:
+            # standard input ends with the tests
+            ready, _, _ = select.select([listening, sys.stdin], [], [])
+            if sys.stdin in ready:
+                return
+            connection, _ = listening.accept()
+            if os.fork() == 0:
+                die_with_parent()
+                listening.close()
+                serve(connection)
+                os._exit(0)
+            connection.close()
+
+
+if __name__ == "__main__":
+    main()
