@@ -18,7 +18,7 @@ from edgekit.errors import EdgekitError, UsageError
 
 SMOLLM2 = "smollm2"
 PHI35, PHI35_LAYERS = "phi35", 32
-_MAKE_PHI35 = Path(__file__).parent.parent / "tests" / "fakes" / "make_phi35.py"
+_MAKE_PHI35 = Path(__file__).parent.parent / "tests" / "models" / "make_phi35.py"
 
 
 def _silent(_: Progress) -> None:

@@ -26,13 +26,13 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from benchmarks.packets import connect, publish, string
 from edgekit.agent.release.root import Root
 from edgekit.core import topics, wire
 from edgekit.mqtt.hardened import UnbreakableClient
 from edgekit.mqtt.packet import read_publish
 from tests import tools
 from tests.conftest import Project, make_project
+from tests.harness.packets import connect, publish, string
 
 WAIT_SECONDS = 20.0
 FLOOD_PER_SECOND = 100

@@ -11,7 +11,7 @@ from edgekit.builder.tools.process import OFFLINE, clean_environment
 from edgekit.builder.tools.progress import Progress
 
 ROOT = Path(__file__).resolve().parents[1]
-FAKES = ROOT / "tests" / "fakes"
+TESTS = ROOT / "tests"
 AS_INSTALLED = {"XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME", "")}
 """For a command that is to have the toolchain as it is, not as `tests/warm.py` has it."""
 
@@ -40,21 +40,21 @@ def edgekit_build(*arguments: str | Path, **extra: str) -> subprocess.CompletedP
 
 
 def run_script(python: str | Path, script: str, *arguments: str | Path) -> None:
-    """Run a script of `fakes` as the product runs those of the toolchain."""
+    """Run a script below `tests` as the product runs those of the toolchain."""
     subprocess.run(
-        [python, "-E", "-s", FAKES / script, *arguments],
+        [python, "-E", "-s", TESTS / script, *arguments],
         check=True, capture_output=True, timeout=120, env=clean_environment(OFFLINE),
     )  # fmt: skip
 
 
 def make_tiny(python: str | Path, family: str, folder: Path) -> Path:
-    run_script(python, "make_tiny_model.py", family, folder)
+    run_script(python, "models/make_tiny_model.py", family, folder)
     return folder
 
 
 def answer(python: str, folder: Path, question: str) -> str:
     done = subprocess.run(
-        [python, FAKES / "answer.py", folder, question],
+        [python, TESTS / "harness/answer.py", folder, question],
         check=True,
         capture_output=True,
         timeout=60,

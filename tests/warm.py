@@ -1,9 +1,9 @@
 """A toolchain whose interpreter has been started already, for the tests that run many scripts.
 
 Importing torch and transformers is most of what a build of a tiny model takes. A process of the
-locked toolchain imports them once and forks for each script (`fakes/warm_server.py`); a folder that
-looks like the cache has it as its toolchain, and everything else of the cache as it is. The product
-does not know: it starts `bin/python` of the toolchain, as ever.
+locked toolchain imports them once and forks for each script (`harness/warm_server.py`). A folder
+that looks like the cache has this process as its toolchain and links to everything else. The
+product does not know: it starts `bin/python` of the toolchain, as ever.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from edgekit.builder.tools.host import HostToolchain
 from edgekit.builder.tools.process import OFFLINE, clean_environment
 from edgekit.data import cache_root
-from tests.building import FAKES, silent
+from tests.building import TESTS, silent
 
 SHARED = ("dequantised", "image", "logs", "reference", "runtime", "samples", "tests", "verify")
 """Folders of edgekit's cache."""
@@ -50,7 +50,7 @@ def toolchain(folder: Path) -> Iterator[Path]:
     environment = clean_environment(OFFLINE)
     address = folder / "server"
     with subprocess.Popen(
-        [python, "-E", "-s", FAKES / "warm_server.py", address],
+        [python, "-E", "-s", TESTS / "harness/warm_server.py", address],
         env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -68,7 +68,7 @@ def toolchain(folder: Path) -> Iterator[Path]:
         (place / "warm.json").write_text(json.dumps(settings))
         stand_in = place / "bin" / "python"
         stand_in.parent.mkdir()
-        script = (FAKES / "warm_python.py").read_text()
+        script = (TESTS / "harness/warm_python.py").read_text()
         stand_in.write_text(f"#!{python.resolve()} -IS\n{script}")
         stand_in.chmod(0o755)
         try:

@@ -18,8 +18,6 @@ from paho.mqtt import MQTTException
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from benchmarks import fuzz_target
-from benchmarks.packets import connect, packet, publish, string
 from edgekit.agent.serve.loop import polling
 from edgekit.core.config import BrokerConfig
 from edgekit.core.wire import JSON, Inbound, Outbound
@@ -28,6 +26,8 @@ from edgekit.mqtt.packet import MAX_PROPERTY_BYTES, publish_properties, read_pub
 from edgekit.mqtt.polled import PolledClient
 from tests import tools
 from tests.contract.clients import WAIT_SECONDS, client, scripted, unique
+from tests.endurance import fuzz_target
+from tests.harness.packets import connect, packet, publish, string
 
 pytestmark = pytest.mark.timeout(60)
 

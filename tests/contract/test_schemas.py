@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 from edgekit.agent.serve.session.events import Effect, Event, Publish
 from edgekit.core import chat, payloads, wire
 from tests import schemas
-from tests.fakes.session import Agent
+from tests.harness.session import Agent
 from tests.scenario.story import DEVICE, POOL, Follower, stories
 from tests.scenario.test_scripted import Scripted
 

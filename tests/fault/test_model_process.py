@@ -16,7 +16,7 @@ from edgekit.agent.serve.loop.process import ModelProcess
 from edgekit.agent.serve.pipe import Cancel, FromWorker, Pipe, Start, ToWorker
 from edgekit.core.chat import Sampling
 from edgekit.core.wire import MAX_BODY_BYTES
-from tests.fakes.worker_process import SETTINGS
+from tests.harness.worker_process import SETTINGS
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -27,7 +27,7 @@ from tests.matrix.families import Family
 from tests.matrix.row import Row, judged
 
 HERE = Path(__file__).parent
-MAKE = HERE.parent / "fakes" / "make_tiny_model.py"
+MAKE = HERE.parent / "models" / "make_tiny_model.py"
 COMPARE = HERE / "inside" / "compare.py"
 MAKE_SECONDS = 600
 COMPARE_SECONDS = 300

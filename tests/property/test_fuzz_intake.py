@@ -1,5 +1,5 @@
 """Whatever a broker delivers: the session never raises, answers nobody but who asked, and what it
-holds is bounded. `python -m benchmarks.fuzz` runs as many as one likes."""
+holds is bounded. `python -m tests.endurance.fuzz` runs as many as one likes."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given, settings
 from paho.mqtt import MQTTException
 
-from benchmarks import fuzz, fuzz_target
-from benchmarks.fuzz_session import (
+from edgekit.core import topics, wire
+from edgekit.mqtt.hardened import UnbreakableClient
+from tests.endurance import fuzz, fuzz_target
+from tests.endurance.fuzz_session import (
     BrokenPromiseError,
     Watched,
     live_through,
     stories,
 )
-from edgekit.core import topics, wire
-from edgekit.mqtt.hardened import UnbreakableClient
 
 SEEN: Counter[str] = Counter()
 

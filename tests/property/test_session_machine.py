@@ -44,7 +44,7 @@ from edgekit.agent.serve.session.states import State
 from edgekit.core import topics, wire
 from edgekit.core.chat import Timings, Usage
 from edgekit.core.config import AgentConfig
-from tests.fakes.session import bundle
+from tests.harness.session import bundle
 
 REQUESTERS = ("alice", "bob")
 OWN_TOPICS = (topics.card_topic("pi"), topics.status_topic("pi"))

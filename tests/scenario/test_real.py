@@ -18,7 +18,7 @@ from edgekit.core import wire
 from edgekit.core.config import AgentConfig, BrokerConfig
 from tests import tools
 from tests.conftest import make_project
-from tests.fakes import spoken
+from tests.harness import spoken
 from tests.scenario import __main__ as program
 from tests.scenario.remote import Remote
 from tests.scenario.story import DEVICE, POOL, Follower, Story, stories

@@ -23,8 +23,8 @@ from edgekit.agent.serve.session.events import (
 )
 from edgekit.core import topics, wire
 from edgekit.core.chat import Timings, Usage
-from tests.fakes import spoken
-from tests.fakes.session import Agent
+from tests.harness import spoken
+from tests.harness.session import Agent
 from tests.scenario.story import DEVICE, POOL, Follower, Model, stories
 
 STORIES = stories()

@@ -13,9 +13,6 @@ from typing import Any
 
 import pytest
 
-from benchmarks.fuzz import rss_kib
-from benchmarks.fuzz_broker import ASKING, STRANGERS, attack
-from benchmarks.packets import connect, publish, string
 from edgekit.agent.serve.session.intake import REPEATS_PER_PROMPT
 from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig
@@ -34,6 +31,9 @@ from tests.attackers import (
     overtaken,
     seconds,
 )
+from tests.endurance.fuzz import rss_kib
+from tests.endurance.fuzz_broker import ASKING, STRANGERS, attack
+from tests.harness.packets import connect, publish, string
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -19,8 +19,8 @@ from edgekit.builder.request.options import KNOWN_KEYS, RESERVED_KEYS
 from edgekit.builder.source.samples import smollm2_gguf
 from tests.building import (
     AS_INSTALLED,
-    FAKES,
     ROOT,
+    TESTS,
     answer,
     command,
     content,
@@ -265,7 +265,7 @@ def test_an_unreachable_hub_is_said_soon(python: str, tmp_path: Path) -> None:
 
 def test_the_first_cosines_of_a_process_are_always_the_same(python: str) -> None:
     """Without `compute_first_cosine` one process in 250 has others, on two busy CPUs."""
-    script, inside = FAKES / "first_cosines.py", ROOT / "edgekit" / "builder" / "inside"
+    script, inside = TESTS / "harness/first_cosines.py", ROOT / "edgekit" / "builder" / "inside"
     done = subprocess.run(
         [python, script, inside, "500"], capture_output=True, text=True, timeout=120, check=True
     )
@@ -273,7 +273,7 @@ def test_the_first_cosines_of_a_process_are_always_the_same(python: str) -> None
 
 
 def test_a_model_of_the_hub_is_pinned_to_its_commit(qwen2: Path, tmp_path: Path) -> None:
-    hub = runpy.run_path(str(FAKES / "hub.py"))
+    hub = runpy.run_path(str(TESTS / "fakes/hub.py"))
     arguments = ("--host", "--no-gate", "-m", "some/tiny", "-c", tmp_path / "cache", "--json")
     with hub["serving"](qwen2, "some/tiny") as address:
         first = edgekit_build(*arguments, "-o", tmp_path / "one", HF_ENDPOINT=address)

@@ -16,7 +16,7 @@ import pytest
 
 from edgekit.builder.source.samples import smollm2_gguf
 from edgekit.data import cache_root
-from tests.building import FAKES, command, content, edgekit_build, environment, left_in
+from tests.building import TESTS, command, content, edgekit_build, environment, left_in
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -58,7 +58,7 @@ def test_while_the_builder_writes(qwen2: Path, tmp_path: Path) -> None:
 
 
 def test_while_a_model_of_the_hub_is_downloaded(qwen2: Path, tmp_path: Path) -> None:
-    hub = runpy.run_path(str(FAKES / "hub.py"))
+    hub = runpy.run_path(str(TESTS / "fakes/hub.py"))
     cache = tmp_path / "cache"
     arguments = ("--host", "--no-gate", "-m", "some/tiny", "-c", cache, "-o", tmp_path / "out")
     with hub["serving"](qwen2, "some/tiny") as address:

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from tests.building import FAKES, edgekit_build
+from tests.building import TESTS, edgekit_build
 
 pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture
 def hub() -> dict[str, Any]:
-    return runpy.run_path(str(FAKES / "hub.py"))
+    return runpy.run_path(str(TESTS / "fakes/hub.py"))
 
 
 def arguments(folder: Path) -> tuple[str | Path, ...]:

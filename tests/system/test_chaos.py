@@ -1,4 +1,4 @@
-"""Nothing is lost while everything is killed: `benchmarks.chaos` for as long as CI has time."""
+"""Nothing is lost while everything is killed: the endurance test for as long as CI has time."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.broker import Mosquitto
-from benchmarks.chaos import Chaos
 from edgekit.agent.release.root import Root
 from tests.conftest import make_project
+from tests.endurance.chaos import Chaos
 
 pytestmark = pytest.mark.timeout(400)
 

@@ -20,7 +20,7 @@ from edgekit.builder.tools.job import Job
 from edgekit.builder.tools.process import INSIDE, Finished, event
 from edgekit.builder.tools.progress import Progress
 from edgekit.data import path as data_path
-from tests.building import FAKES, command, content, edgekit_build, environment, left_in, silent
+from tests.building import TESTS, command, content, edgekit_build, environment, left_in, silent
 from tests.tools import eventually, interruptible
 
 pytestmark = pytest.mark.timeout(900)
@@ -44,7 +44,7 @@ def runner(toolchain: ContainerToolchain, tmp_path: Path) -> ContainerRunner:
     scripts.mkdir()
     for script in (
         INSIDE / "leash.py",
-        *(FAKES / "inside" / name for name in ("give_pages_back.py", "look_around.py")),
+        *(TESTS / "harness" / "inside" / name for name in ("give_pages_back.py", "look_around.py")),
     ):
         shutil.copy(script, scripts)
     shutil.copytree(INSIDE / "common", scripts / "common")

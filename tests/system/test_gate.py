@@ -64,7 +64,7 @@ def test_a_planted_defect_is_refused_by_name(
 ) -> None:  # fmt: skip
     model = tmp_path / "model"
     shutil.copytree(smollm2, model)
-    run_script(python, "plant.py", defect, model, "--other", qwen2)
+    run_script(python, "faults/plant.py", defect, model, "--other", qwen2)
     report = measure(model, source)
     found = {finding.name for finding in report.verdict.findings}
     assert names <= found, report.verdict

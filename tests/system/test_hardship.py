@@ -39,7 +39,7 @@ STOP_SECONDS = 60
 KEEPALIVE_SECONDS = 5
 CONTEXT_TOKENS = 4608
 LONG_PROMPT_TOKENS = 4000
-CUT = Path(__file__).parents[1] / "fakes" / "network_cut.py"
+CUT = Path(__file__).parents[1] / "faults" / "network_cut.py"
 STORY: dict[str, Any] = {
     "messages": [{"role": "user", "content": "Tell me a long story."}],
     "max_tokens": 120,
@@ -243,7 +243,7 @@ def test_a_full_disk_refuses_prompts_and_ends_nothing(root: Root, tmp_path: Path
     device.mkdir()
     namespace = ["unshare", "--mount"] + ([] if os.geteuid() == 0 else ["--map-root-user"])
     script = 'mount -t tmpfs -o size=900m none "$1" && cp -a "$0"/. "$1"/ && shift && exec "$@"'
-    program = Path(__file__).parents[1] / "fakes" / "full_disk.py"
+    program = Path(__file__).parents[1] / "faults" / "full_disk.py"
     with tools.mosquitto(tmp_path) as broker:
         done = subprocess.run(
             [

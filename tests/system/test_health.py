@@ -32,9 +32,9 @@ from tests.contract.document import Document
 
 pytestmark = pytest.mark.timeout(180)
 
-FAKES = Path(__file__).parents[1] / "fakes"
-AILING = FAKES / "ailing_agent.py"
-NO_WRITE_EXECUTE = FAKES / "no_write_execute.py"
+TESTS = Path(__file__).parents[1]
+AILING = TESTS / "faults/ailing_agent.py"
+NO_WRITE_EXECUTE = TESTS / "faults/no_write_execute.py"
 WATCHDOG_SECONDS = 1.0
 SILENCE_SECONDS = 1.0
 WAIT_SECONDS = 60.0

@@ -87,9 +87,9 @@ def refused(findings: tuple[Finding, ...]) -> set[str]:
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     made = Bench(HostToolchain().ready(silent).python, tmp_path_factory.mktemp("lint"))
     for family, recipes in (("qwen2", tuple(RECIPES)), ("gemma", TIED)):
-        made.run("make_tiny_model.py", family, made.folder / family)
+        made.run("models/make_tiny_model.py", family, made.folder / family)
         ways = ["|".join((name, *RECIPES[name])) for name in recipes]
-        made.run("build_recipes.py", made.folder / family, made.built(family, ""), *ways)
+        made.run("models/build_recipes.py", made.folder / family, made.built(family, ""), *ways)
     return made
 
 
@@ -190,7 +190,7 @@ def test_a_planted_defect_is_refused_by_name(
 ) -> None:
     model = tmp_path / "model"
     shutil.copytree(bench.built("qwen2", "plain"), model)
-    bench.run("plant_structure.py", model, defect)
+    bench.run("faults/plant_structure.py", model, defect)
     findings = bench.lint(model, bench.asked("qwen2", "plain"), tmp_path)
     assert name in refused(findings), findings
     with pytest.raises(VerificationError, match="not what was asked for") as caught:
@@ -209,7 +209,7 @@ def test_smollm2(
     model = tmp_path / "model"
     shutil.copytree(smollm2, model)
     if defect:
-        bench.run("plant_structure.py", model, defect)
+        bench.run("faults/plant_structure.py", model, defect)
     config = {"num_hidden_layers": 30, "vocab_size": 49152}
     asked = asked_for(
         "int4", "cpu", {"algo_config": "k_quant"}, config, context=8192, has_template=True

@@ -24,7 +24,7 @@ from tests.conftest import make_project
 
 pytestmark = pytest.mark.timeout(180)
 
-LITTLE_MEMORY = Path(__file__).parents[1] / "fakes" / "little_memory.py"
+LITTLE_MEMORY = Path(__file__).parents[1] / "faults" / "little_memory.py"
 WAIT_SECONDS = 60.0
 TOKEN_BYTES = 46080  # keys and values of SmolLM2
 FOR_512 = 40_000_000  # holds a slot of 512 tokens, not one of the bundle's 1024

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from edgekit.builder.tools.process import INSIDE
-from tests.building import FAKES, environment
+from tests.building import TESTS, environment
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -76,7 +76,7 @@ def built(python: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, di
     cases, made = folder / "cases.json", folder / "results.json"
     cases.write_text(json.dumps(EQUAL + PLANTED), encoding="utf-8")
     done = subprocess.run(
-        [python, FAKES / "convert_ways.py", INSIDE, folder, cases, made],
+        [python, TESTS / "models/convert_ways.py", INSIDE, folder, cases, made],
         capture_output=True,
         text=True,
         timeout=220,

@@ -1,6 +1,6 @@
 """What was built is what is packed: signed provenance, the docs layer, and the gate's say.
 
-The models are a few kilobytes (`tests/fakes/model_folder.py`), everything around them is real.
+The models are a few kilobytes (`tests/models/model_folder.py`), everything around them is real.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from edgekit.core.manifest import DOCS_TYPE, encode
 from edgekit.trust import PinnedManifest
 from tests import tools
 from tests.conftest import Project, make_project
-from tests.fakes.model_folder import ABOUT, FAILED, MODEL, SPEC, model_folder
+from tests.models.model_folder import ABOUT, FAILED, MODEL, SPEC, model_folder
 from tests.system.test_bundle import copy_package
 
 pytestmark = pytest.mark.timeout(600)

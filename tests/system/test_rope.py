@@ -37,7 +37,7 @@ MAX_LENGTH = 160
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = tmp_path_factory.mktemp("phi35") / "source"
     python = HostToolchain().ready(silent).python
-    run_script(python, "make_phi35.py", source, "--tiny")
+    run_script(python, "models/make_phi35.py", source, "--tiny")
     out = cache_root() / "tests" / "phi35-tiny"
     request = BuildRequest(model=str(source), out=out, gate=None, recipe="plain")
     return build(request, silent).out

@@ -30,7 +30,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     listed.write_text(json.dumps([wanted]))
     python = HostToolchain().ready(silent).python
-    run_script(python, "make_tiny_model.py", "--many", listed)
+    run_script(python, "models/make_tiny_model.py", "--many", listed)
     request = BuildRequest(
         model=str(folder / "source"), out=folder / "model", gate=None, recipe="plain"
     )

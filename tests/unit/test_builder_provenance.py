@@ -11,7 +11,7 @@ import pytest
 from edgekit.builder.output.provenance import provenance_bytes, statement
 from edgekit.builder.spec import BuildRecord, BuildSpec, GateSummary, Source
 from edgekit.core.buildinfo import FileRecord
-from tests.fakes.model_folder import COMMIT, FAILED, MODEL, PASSED, SPEC, model_folder
+from tests.models.model_folder import COMMIT, FAILED, MODEL, PASSED, SPEC, model_folder
 
 FILES = {"model.onnx": FileRecord("11" * 32, 5), "genai_config.json": FileRecord("22" * 32, 6)}
 

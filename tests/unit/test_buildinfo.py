@@ -13,7 +13,7 @@ from edgekit.builder.spec import BuildRecord, GateSummary
 from edgekit.bundle.folder import read_folder
 from edgekit.core.buildinfo import RECORD_NAME, BuildInfo, FileRecord, GateOutcome
 from edgekit.errors import UsageError
-from tests.fakes.model_folder import FAILED, PASSED, model_folder
+from tests.models.model_folder import FAILED, PASSED, model_folder
 
 
 def test_the_keys_of_a_record_keep_their_spelling(tmp_path: Path) -> None:

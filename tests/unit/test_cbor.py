@@ -18,7 +18,7 @@ from edgekit.agent.serve.pipe import Generated
 from edgekit.agent.serve.session.events import Controlled
 from edgekit.core import cbor, topics, wire
 from edgekit.core.chat import parse_body
-from tests.fakes.session import BODY, Agent, replies
+from tests.harness.session import BODY, Agent, replies
 
 FULL: dict[str, Any] = {
     "messages": [

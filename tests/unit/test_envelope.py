@@ -13,7 +13,7 @@ from edgekit.agent.serve.pipe import Cancel, Generated, Start
 from edgekit.agent.serve.session.events import Controlled, Received
 from edgekit.core import topics, wire
 from edgekit.core.envelope import opened
-from tests.fakes.session import BODY, Agent, replies, to_worker
+from tests.harness.session import BODY, Agent, replies, to_worker
 
 HERE = "edgekit/v1/res/alice/plain"
 

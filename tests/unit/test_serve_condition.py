@@ -21,7 +21,7 @@ from edgekit.agent.serve.session.condition import (
     level,
 )
 from edgekit.agent.serve.session.events import Connected, Readings
-from tests.fakes.session import Agent, error, kinds, statuses, to_worker
+from tests.harness.session import Agent, error, kinds, statuses, to_worker
 
 PLENTY = 10_000
 

@@ -35,7 +35,7 @@ from edgekit.agent.serve.session.prompt import KEEP_SECONDS, UNSENT_KEEP_SECONDS
 from edgekit.agent.serve.session.session import STORAGE_CHECK_SECONDS
 from edgekit.agent.serve.session.states import State
 from edgekit.core import topics
-from tests.fakes.session import BODY, Agent, done, error, kinds, replies, statuses, to_worker
+from tests.harness.session import BODY, Agent, done, error, kinds, replies, statuses, to_worker
 
 
 def states(agent: Agent) -> dict[str, State]:

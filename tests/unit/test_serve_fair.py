@@ -13,7 +13,7 @@ from edgekit.agent.serve.pipe import Ready, Start
 from edgekit.agent.serve.session.condition import WARM_C
 from edgekit.agent.serve.session.events import Disconnected, Effect, Readings, Tick, WorkerLost
 from edgekit.agent.serve.session.prompts import LATELY_SECONDS
-from tests.fakes.session import Agent, done, error, kinds, replies, to_worker
+from tests.harness.session import Agent, done, error, kinds, replies, to_worker
 
 WARM, COOL = Readings(WARM_C, None), Readings(40, None)
 

@@ -33,7 +33,7 @@ from edgekit.agent.serve.session.events import (
 )
 from edgekit.agent.serve.session.session import MEASURE_SECONDS, Session
 from edgekit.errors import TakenOverError
-from tests.fakes.session import Agent, replies, statuses
+from tests.harness.session import Agent, replies, statuses
 
 MODEL = Ready(1.0, 1.0)
 

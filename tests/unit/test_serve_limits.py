@@ -15,7 +15,7 @@ from edgekit.core.config import AgentConfig, BrokerConfig, agent_config, parse_a
 from edgekit.core.wire import MAX_ERROR_CHARS, Card
 from edgekit.errors import UsageError
 from edgekit.fleet.inventory import Device
-from tests.fakes.session import BODY, CARD, Agent, error, kinds, replies, to_worker
+from tests.harness.session import BODY, CARD, Agent, error, kinds, replies, to_worker
 
 LIMITS = {
     "requests_per_minute": 7,

@@ -28,7 +28,7 @@ from edgekit.core.chat import PromptTokensDetails, Timings, Usage
 from edgekit.core.config import parse_agent_config
 from edgekit.errors import UsageError
 from tests import tools
-from tests.fakes.session import Agent, done
+from tests.harness.session import Agent, done
 
 CHAT = {
     "gen_ai_operation_name": "chat",

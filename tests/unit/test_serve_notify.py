@@ -23,7 +23,7 @@ from edgekit.agent.serve.session.events import Tick
 from edgekit.core import wire
 from edgekit.core.config import AgentConfig
 from edgekit.errors import EdgekitError
-from tests.fakes.session import Agent
+from tests.harness.session import Agent
 
 WELL: dict[str, Any] = {
     "owed": True,

@@ -19,7 +19,7 @@ from edgekit.core.config import (
 )
 from edgekit.errors import UsageError
 from edgekit.fleet.inventory import Device
-from tests.fakes.worker_process import SETTINGS, told
+from tests.harness.worker_process import SETTINGS, told
 from tests.unit.test_serve_worker import prompt, worker
 
 RULES = """

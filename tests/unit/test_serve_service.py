@@ -25,7 +25,7 @@ from edgekit.agent.serve.session.states import State
 from edgekit.core import topics, wire
 from edgekit.core.config import AgentConfig
 from edgekit.errors import EdgekitError
-from tests.fakes.session import bundle
+from tests.harness.session import bundle
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from edgekit.agent.serve.session.events import (
     WorkerLost,
 )
 from edgekit.core import wire
-from tests.fakes.session import (
+from tests.harness.session import (
     BODY,
     CARD,
     STATUS,

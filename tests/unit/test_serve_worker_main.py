@@ -11,8 +11,8 @@ import pytest
 from edgekit.agent.serve.loop.service import TUNE_SHARE, worker_settings
 from edgekit.agent.serve.pipe import Cancel, Message, Pipe, PipeClosedError, WorkerSettings
 from edgekit.core.config import AgentConfig
-from tests.fakes.session import bundle
-from tests.fakes.worker_process import SETTINGS, started, told
+from tests.harness.session import bundle
+from tests.harness.worker_process import SETTINGS, started, told
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -70,7 +70,7 @@ def planted(what: str) -> contextlib.AbstractContextManager[None]:
     if what == "different":  # new versions, and a layer that comes out different
         stack = contextlib.ExitStack()
         stack.enter_context(swapped(lowmem_check, "MEASURED", ({"numpy": "0.1"},)))
-        other = Path(__file__).parent / "inside" / "convert_different.py"
+        other = Path(__file__).parents[1] / "fakes" / "inside" / "convert_different.py"
         stack.enter_context(swapped(lowmem_check, "SCRIPT", other))
         return stack  # type: ignore[return-value]  # its __exit__ may swallow, and does not
     assert not what, what

@@ -1,6 +1,6 @@
-"""The child of `benchmarks.fuzz` that feeds the MQTT client: `atheris` guides it by coverage.
+"""The child of `tests.endurance.fuzz` that feeds the MQTT client: `atheris` guides it by coverage.
 
-    python -m benchmarks.fuzz_client RUNS SEED REPORT FOLDER
+    python -m tests.endurance.fuzz_client RUNS SEED REPORT FOLDER
 
 libFuzzer ends the process itself, so REPORT, a JSON file, is written again and again. FOLDER takes
 its corpus, and the input that broke something. Where there is no wheel of atheris, the same inputs
@@ -36,10 +36,10 @@ def main() -> None:
     report, folder = map(Path, sys.argv[3:5])
     module: Any
     if atheris is None:
-        module = importlib.import_module("benchmarks.fuzz_target")
+        module = importlib.import_module("tests.endurance.fuzz_target")
     else:
         with atheris.instrument_imports(include=["paho.mqtt", "edgekit"]):
-            module = importlib.import_module("benchmarks.fuzz_target")
+            module = importlib.import_module("tests.endurance.fuzz_target")
     logging.disable(logging.CRITICAL)  # each lost connection is a warning
     target = module.Target()
     began = time.monotonic()

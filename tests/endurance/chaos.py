@@ -1,4 +1,4 @@
-"""`python -m benchmarks.chaos`: is anything lost while everything is killed?
+"""`python -m tests.endurance.chaos`: is anything lost while everything is killed?
 
 A real Mosquitto without persistence, a real agent with its worker and a real model. All three get
 SIGKILL at random, and the agent and its worker at every named step of a prompt's life; clients
@@ -27,7 +27,6 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.broker import Mosquitto
-from benchmarks.dying_agent import NEVER, STEPS
 from benchmarks.models import find_model
 from benchmarks.rig import COMMAND_SECONDS, run_edgekit
 from edgekit.agent.release.root import Root
@@ -37,8 +36,9 @@ from edgekit.core import topics, wire
 from edgekit.core.config import parse_agent_config
 from edgekit.errors import EdgekitError, UnreachableError
 from edgekit.mqtt.threaded import MqttClient
+from tests.faults.dying_agent import NEVER, STEPS
 
-HOOK = Path(__file__).with_name("dying_agent.py")
+HOOK = Path(__file__).parents[1] / "faults" / "dying_agent.py"
 ANSWER_TOKENS = 8
 PROMPT_SECONDS = 300  # of one prompt, over all its retries
 RETRY_SECONDS = 0.5
@@ -374,7 +374,7 @@ def _stored_error(payload: bytes) -> bool:
 
 def main() -> None:
     """Run it on a device in a folder of its own; exit code 1 when there was a problem."""
-    parser = argparse.ArgumentParser("python -m benchmarks.chaos", description=__doc__)
+    parser = argparse.ArgumentParser("python -m tests.endurance.chaos", description=__doc__)
     parser.add_argument("--prompts", type=int, default=1000)
     parser.add_argument("--kills", type=int, default=100, help="at least so many; default: 100")
     parser.add_argument("--clients", type=int, default=16)

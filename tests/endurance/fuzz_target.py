@@ -10,11 +10,11 @@ import time
 from collections import Counter
 from contextlib import suppress
 
-from benchmarks.fuzz_session import DEVICE, NAMES, Watched
-from benchmarks.packets import packet, publish, string
 from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig
 from edgekit.mqtt.threaded import MqttClient
+from tests.endurance.fuzz_session import DEVICE, NAMES, Watched
+from tests.harness.packets import packet, publish, string
 
 SLOW_SECONDS = 2.0  # for one input: it holds the client up
 BUFFER_BYTES = 1 << 20

@@ -29,7 +29,7 @@ from edgekit.core import topics, wire
 from edgekit.core.chat import Timings, Usage
 from edgekit.core.config import AgentConfig
 from edgekit.mqtt.packet import publish_properties
-from tests.fakes.session import bundle
+from tests.harness.session import bundle
 
 DEVICE, POOL = "pi", "all"
 NAMES = ("alice", "bob", "m" * 64)

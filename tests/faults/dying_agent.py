@@ -7,8 +7,6 @@ that is appended to the file RECORD and the agent, or its worker, gets SIGKILL. 
 knows of this: its functions are wrapped from here.
 """
 
-# ruff: noqa: PLC0415  the imports inside are of the release, on the path of its environment
-
 from __future__ import annotations
 
 import os

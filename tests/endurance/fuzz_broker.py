@@ -8,11 +8,11 @@ import threading
 from collections import Counter
 from contextlib import suppress
 
-from benchmarks.fuzz_target import BODY
-from benchmarks.packets import connect, publish, string
 from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig
 from edgekit.mqtt.threaded import MqttClient
+from tests.endurance.fuzz_target import BODY
+from tests.harness.packets import connect, publish, string
 
 BATCH = 25  # packets of one connection, unless the broker ends it before
 CONNECT_SECONDS = 5.0

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.fuzz`: what anybody may send, 100,000 times.
+"""`python -m tests.endurance.fuzz`: what anybody may send, 100,000 times.
 
 Three kinds. `session`: messages as values, by hypothesis, into the session, with the promises of
 every effect checked. `client`: bytes, guided by coverage (atheris), into the real MQTT client and
@@ -22,12 +22,12 @@ from typing import Any
 import hypothesis
 from hypothesis import HealthCheck, Phase, given, settings
 
-from benchmarks.fuzz_broker import Onlooker, attack
-from benchmarks.fuzz_session import live_through, stories
 from benchmarks.rig import DEVICE, Rig
 from edgekit.client.requester import Final
 from edgekit.core.wire import ProtocolError
 from edgekit.errors import EdgekitError
+from tests.endurance.fuzz_broker import Onlooker, attack
+from tests.endurance.fuzz_session import live_through, stories
 
 KINDS = ("session", "client", "broker")
 STORIES = 300  # of one run of hypothesis, which remembers what it has tried
@@ -67,7 +67,7 @@ def client(packets: int, seed: int) -> dict[str, Any]:
     """
     with tempfile.TemporaryDirectory(prefix="edgekit-fuzz-") as name:
         report = Path(name) / "report.json"
-        command = [sys.executable, "-m", "benchmarks.fuzz_client", str(packets), str(seed)]
+        command = [sys.executable, "-m", "tests.endurance.fuzz_client", str(packets), str(seed)]
         done = subprocess.run(
             [*command, str(report), name],
             capture_output=True,
@@ -132,7 +132,7 @@ def mib(before_kib: int, after_kib: int) -> str:
 
 def main() -> None:
     """Run the kinds; exit code 1 when something broke."""
-    parser = argparse.ArgumentParser("python -m benchmarks.fuzz", description=__doc__)
+    parser = argparse.ArgumentParser("python -m tests.endurance.fuzz", description=__doc__)
     parser.add_argument(
         "--packets", type=int, default=100_000, help="of session and client, in all"
     )
