@@ -10,177 +10,28 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import pytest
 
-import edgekit
 from edgekit.agent.release import activate as activation
 from edgekit.agent.release.detached import Detached
 from edgekit.agent.release.log import rotate
 from edgekit.agent.release.root import Root
-from edgekit.agent.release.state import Release, Releases
-from edgekit.bundle.layers import PROJECTION
-from edgekit.core.config import AgentConfig, BrokerConfig
+from edgekit.agent.release.state import Releases
 from edgekit.core.digest import Digest
-from edgekit.core.manifest import BundleConfig, Fit, encode
 from edgekit.core.release import ReleaseEvent
 from edgekit.store import publish, replace_link
-from tests import tools
+from tests.harness.box import BAD_PORT, Box, alive, config_bytes, eventually, make_root
 
 pytestmark = pytest.mark.timeout(60)
-eventually = partial(tools.eventually, seconds=15.0)
-
-GOOD_PORT, BAD_PORT = 1883, 1
-AGENT = """
-import os, signal, sys, time
-from edgekit.errors import TakenOverError
-from edgekit.store import publish
-
-class Service:
-    def __init__(self, config, bundle, release, model_dir, ready_file, *others):
-        self.mode = (model_dir / "mode").read_text().split()[0]
-        self.config, self.ready = config, ready_file
-
-    def run(self):
-        stop = []
-        signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
-        if self.mode == "dies":
-            sys.exit("this model cannot be loaded")
-        until = time.monotonic() + (2.0 if self.mode == "slow" else 0.0)
-        while not stop and time.monotonic() < until:
-            time.sleep(0.02)
-        if self.mode != "mute" and self.config.broker.port != 1:
-            publish(self.ready, str(os.getpid()).encode())
-        if self.mode == "taken":
-            time.sleep(0.5)
-            raise TakenOverError("another client has this name")
-        while not stop:
-            time.sleep(0.02)
-        if self.mode == "busy":
-            time.sleep(1.0)
-            print("drained", file=sys.stderr, flush=True)
-        self.ready.unlink(missing_ok=True)
-"""
-
-
-def config_bytes(port: int = GOOD_PORT, **more: float) -> bytes:
-    config = AgentConfig("box", BrokerConfig(port=port), drain_seconds=5.0, trial_seconds=4.0)
-    return msgspec.toml.encode(msgspec.structs.replace(config, **more))
-
-
-@dataclass
-class Box:
-    """A device with staged releases."""
-
-    root: Root
-
-    def stage(self, mode: str) -> Digest:
-        """A staged release whose agent behaves as `mode` says."""
-        digest = Digest.of(mode.encode())
-        folder = self.root.release(digest)
-        (folder / "model").mkdir(parents=True)
-        (folder / "model" / "mode").write_text(mode)
-        (folder / "bundle.json").write_bytes(
-            encode(BundleConfig(mode, "1", "llama", "", 16, 1, 16, Fit(0, 0)))
-        )
-        for name in ("agent", "runtime"):
-            (folder / name).symlink_to(f"../../trees/{name}")
-        Releases(self.root.path).stage(digest, mode.split(maxsplit=1)[0], "1")
-        return digest
-
-    def start(self, *arguments: str, config: bytes | None = None) -> subprocess.Popen[bytes]:
-        """Start a verb of the agent as a push does."""
-        release = next(self.root.path.glob("releases/*"))
-        process = subprocess.Popen(
-            [sys.executable, "-S", "-P", "-m", "edgekit.agent", *arguments]
-            + ["--root", str(self.root.path)]
-            + ([] if config is None else ["--config", "-"]),
-            env=self.root.environment(release),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        assert process.stdin is not None
-        process.stdin.write(config or b"")
-        process.stdin.close()
-        process.stdin = None
-        return process
-
-    def run(self, *arguments: str, config: bytes | None = None) -> tuple[int, dict[str, Any]]:
-        """Run a verb; its exit code and answer."""
-        process = self.start(*arguments, config=config)
-        out, errors = process.communicate(timeout=30)
-        assert out, errors
-        return process.returncode, json.loads(out)
-
-    def activate(self, digest: Digest, config: bytes | None = None) -> tuple[int, dict[str, Any]]:
-        return self.run("activate", digest, config=config or config_bytes())
-
-    def release(self, digest: Digest) -> Release:
-        found = Releases(self.root.path).get(digest)
-        assert found is not None
-        return found
-
-    @property
-    def current(self) -> Digest | None:
-        return self.root.linked(self.root.current)
-
-    @property
-    def supervisor(self) -> int:
-        pid = Detached(self.root).pid()
-        assert pid is not None
-        return pid
-
-    @property
-    def agent(self) -> int:
-        """The agent that answers."""
-        eventually(self.root.ready_file.exists, what="an agent answers")
-        return int(self.root.ready_file.read_text())
-
-    def answers(self, digest: Digest) -> None:
-        """The device ends on this release: current, good, supervised, answering."""
-        eventually(
-            lambda: self.current == digest and self.release(digest).state == "good",
-            what="the release is current and good",
-        )
-        eventually(lambda: alive(self.agent), what="its agent answers")
-        assert alive(self.supervisor)
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 @pytest.fixture
 def box(tmp_path: Path) -> Iterator[Box]:
-    root = Root(tmp_path / "root")
-    root.create()
-    source, tree = Path(edgekit.__file__).parent, root.trees / "agent" / "edgekit"
-    tree.mkdir(parents=True)
-    (tree / "__init__.py").touch()
-    for name in PROJECTION:
-        if (source / name).is_dir():
-            shutil.copytree(
-                source / name, tree / name, ignore=shutil.ignore_patterns("__pycache__")
-            )
-        else:
-            shutil.copy(source / name, tree / name)
-    (tree / "agent" / "serve" / "service.py").write_text(AGENT)
-    runtime = root.trees / "runtime"
-    runtime.mkdir()
-    (runtime / "msgspec").symlink_to(Path(msgspec.__file__).parent)
+    root = make_root(tmp_path / "root")
     yield Box(root)
     Detached(root).stop()
     eventually(lambda: not processes_of(root), what="nothing of it runs")

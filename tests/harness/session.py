@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from edgekit.agent.serve.pipe import Done, Ready
+from edgekit.agent.serve.pipe import Done, Ready, Start
 from edgekit.agent.serve.session.events import (
     Ack,
     Connected,
@@ -28,6 +28,7 @@ from edgekit.agent.serve.session.events import (
 )
 from edgekit.agent.serve.session.prompt import JournalRow
 from edgekit.agent.serve.session.session import Session
+from edgekit.agent.serve.session.states import State
 from edgekit.core import topics, wire
 from edgekit.core.chat import Timings, Usage
 from edgekit.core.config import AgentConfig
@@ -207,3 +208,13 @@ def error(effects: Sequence[Effect]) -> dict[str, Any]:
     assert dict(message.user)["ek-status"] == str(wire.CODES[body["code"]][0])
     assert body["retryable"] is wire.CODES[body["code"]][1]
     return body
+
+
+def states(agent: Agent) -> dict[str, State]:
+    return {key.partition("/")[2]: row.state for key, row in agent.disk.items()}
+
+
+def the_start(effects: Any) -> Start:
+    (start,) = to_worker(effects)
+    assert isinstance(start, Start)
+    return start

@@ -99,7 +99,8 @@ def test_the_toolchain_and_the_version_do_not_change_the_agent_layer(tmp_path: P
     assert layer_of(checkout, tmp_path / "b") == before
     package = checkout / "edgekit"
     (package / "cli" / "watch.py").rename(package / "cli" / "seen.py")
-    (package / "builder" / "recipe.py").rename(package / "builder" / "plan" / "recipe.py")
+    recipe = package / "builder" / "request" / "recipe.py"
+    recipe.rename(package / "builder" / "plan" / "recipe.py")
     (package / "fleet" / "remote.py").unlink()
     (package / "rollout").mkdir()
     (package / "rollout" / "__init__.py").write_text("")
@@ -107,7 +108,7 @@ def test_the_toolchain_and_the_version_do_not_change_the_agent_layer(tmp_path: P
     (package / "agent" / "notes.txt").write_text("no Python\n")
     (package / "agent" / "__main__.py").touch()  # another time
     assert layer_of(checkout, tmp_path / "moved") == before
-    with (checkout / "edgekit" / "agent" / "serve" / "session.py").open("a") as file:
+    with (checkout / "edgekit" / "agent" / "serve" / "session" / "session.py").open("a") as file:
         file.write("# edited\n")
     assert layer_of(checkout, tmp_path / "c") != before
 

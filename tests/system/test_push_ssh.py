@@ -10,105 +10,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from edgekit.agent.release.root import Root
-from edgekit.client.requester import Final, Requester
 from edgekit.core.config import parse_agent_config
 from edgekit.core.digest import Digest
 from tests import tools
-from tests.conftest import Project, make_project
+from tests.conftest import make_project
+from tests.harness.ssh_account import FLEET, PADDING_BYTES, Account, bare_shell
 
 pytestmark = pytest.mark.timeout(600)
 
+
 # `env` cleans the environment of the agent; the others are what a person would log in for.
-PROGRAMS = ("sh", "tar", "python3", "env")
-FLEET = '[devices.box]\naddress = "ssh:box-alias"\ntrial_seconds = {}\n'
-PADDING_BYTES = 48 << 20
-
-
-@dataclass
-class Account:
-    """A project with one device, `box`, which is an account behind a real sshd."""
-
-    project: Project
-    server: tools.Sshd
-    home: Path  # of the controller, with .ssh/config
-    root: Path  # ROOT on the device
-    first: dict[str, object]  # what the first push printed
-
-    def configure(self, **more: str) -> None:
-        """Write ~/.ssh/config of the controller; keyword arguments replace its settings."""
-        settings = {
-            "HostName": "127.0.0.1",
-            "Port": str(self.server.port),
-            "IdentityFile": str(self.server.identity),
-            "UserKnownHostsFile": str(self.server.known_hosts),
-        } | more
-        lines = [f"  {name} {value}\n" for name, value in settings.items()]
-        (self.home / ".ssh" / "config").write_text("Host box-alias\n" + "".join(lines))
-
-    def answer(self, text: str = "What is the capital of France?") -> str:
-        """Ask the device over MQTT."""
-        with Requester(self.project.broker, "tester") as requester:
-            messages = [{"role": "user", "content": text}]
-            final = list(requester.ask("box", {"messages": messages, "max_tokens": 16}))[-1]
-        assert isinstance(final, Final)
-        return final.text
-
-    def state(self) -> dict[str, object]:
-        state: dict[str, object] = json.loads(self.project.edgekit("state", "box", "--json"))
-        return state
-
-    def shown_state(self) -> list[str]:
-        return self.project.edgekit("state", "box").splitlines()
-
-    def push(self) -> dict[str, int]:
-        """Push the newest bundle, which must work."""
-        pushed = json.loads(self.project.edgekit("push", "box", "--json"))["pushed"]
-        assert len(pushed) == 1
-        result: dict[str, int] = pushed[0]
-        return result
-
-    def blob(self, title: str) -> tuple[Path, str, int]:
-        """Path on the device, hex digest and size of a file of the newest bundle."""
-        digest = json.loads(self.project.edgekit("inspect", "--json"))["digest"]
-        store = self.project.store / "blobs" / "sha256"
-        manifest = json.loads((store / digest[7:]).read_bytes())
-        layer = next(
-            d
-            for d in manifest["layers"]
-            if d["annotations"]["org.opencontainers.image.title"] == title
-        )
-        name = layer["digest"][7:]
-        return self.root / "blobs" / "sha256" / name, name, layer["size"]
-
-
-def bare_shell(folder: Path, server: tools.Sshd) -> None:
-    """Sessions of this sshd get a PATH with almost nothing in it, and a home of their own."""
-    programs = folder / "bin"
-    programs.mkdir()
-    for name in PROGRAMS:
-        path = sys.executable if name == "python3" else shutil.which(name)
-        assert path is not None, name
-        (programs / name).symlink_to(Path(path).resolve())
-    shell = folder / "session"
-    shell.write_text(
-        "#!/bin/sh\n"
-        'case "$SSH_ORIGINAL_COMMAND" in\n'
-        "*sftp*) exec /usr/lib/openssh/sftp-server ;;\n"
-        f'*) PATH={programs} HOME={folder} exec {programs}/sh -c "$SSH_ORIGINAL_COMMAND" ;;\n'
-        "esac\n"
-    )
-    shell.chmod(0o755)
-    keys = server.folder / "authorized_keys"
-    keys.write_text(f'command="{shell}" {keys.read_text()}')
-
-
 @pytest.fixture(scope="module")
 def account(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
     """The account after its first push."""
