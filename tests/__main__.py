@@ -12,9 +12,9 @@ BIN = Path(sys.executable).parent
 CHECKS = (
     (str(BIN / "ruff"), "format", "--check", "."),
     (str(BIN / "ruff"), "check", "."),
-    (str(BIN / "mypy"),),
     (str(BIN / "lint-imports"),),
 )
+TYPES = (str(BIN / "mypy"),)  # takes half a minute without its cache: runs beside the tests
 # Most tests wait for a process of their own: two at a time, a file in one process, so that what a
 # module shares is made once. The order is that of tests/longest.py.
 PYTEST = (
@@ -25,18 +25,28 @@ SLOWEST = ("--durations", "25", "--durations-min", "10")
 
 
 def main() -> int:
-    """Run the checks, then pytest with the arguments given; the first failure's exit code."""
+    """Run the checks, then types and pytest with the arguments given; a failure's exit code."""
     lacking = tools.missing()
     if lacking:
         sys.stderr.write(f"the tests need packages that are missing: {' '.join(lacking)}\n")
         return 2
     for check in CHECKS:
-        sys.stdout.write(f"$ {Path(check[0]).name} {' '.join(check[1:])}\n")
-        sys.stdout.flush()
+        _announce(check)
         code = subprocess.run(check, check=False).returncode
         if code:
             return code
-    return subprocess.run([*PYTEST, *SLOWEST, *sys.argv[1:]], check=False).returncode
+    with subprocess.Popen(TYPES, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as types:
+        tests = subprocess.run([*PYTEST, *SLOWEST, *sys.argv[1:]], check=False).returncode
+        said, _ = types.communicate()
+    _announce(TYPES)
+    sys.stdout.flush()
+    sys.stdout.buffer.write(said)
+    return types.returncode or tests
+
+
+def _announce(command: tuple[str, ...]) -> None:
+    sys.stdout.write(f"$ {Path(command[0]).name} {' '.join(command[1:])}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

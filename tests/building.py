@@ -33,7 +33,7 @@ def edgekit_build(*arguments: str | Path, **extra: str) -> subprocess.CompletedP
         command(*arguments),
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=590,
         env=environment(**extra),
         check=False,
     )

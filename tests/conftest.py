@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -17,35 +18,40 @@ from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
 from edgekit.broker.embedded import embedded_broker
-from edgekit.builder.request.request import BuildRequest
-from edgekit.builder.run import build
 from edgekit.builder.source.samples import smollm2_gguf
-from edgekit.builder.tools.progress import Progress
 from edgekit.core.config import BrokerConfig
 from edgekit.data import cache_root
 from tests import longest, shared, tools
+from tests.building import AS_INSTALLED, edgekit_build
 
 # how long an example takes says nothing on a machine that others use too
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
 
-def _silent(_: Progress) -> None:
-    """Nobody watches."""
-
-
 @pytest.fixture(scope="session")
-def smollm2() -> Path:
-    """SmolLM2-135M-Instruct as an INT4 model folder, built by the real builder and
-    gated, kept in the cache.
+def smollm2(_share: None) -> Path:
+    """SmolLM2-135M-Instruct as an INT4 model folder, built and gated as README's tour does, kept
+    in the cache.
 
-    A build that is there is checked byte by byte before it is used again.
+    A build that is there is checked byte by byte before it is used again. One that this run made is
+    noted: the tour need not make it a second time.
     """
     out = cache_root() / "tests" / "smollm2"
-    request = BuildRequest(model=str(smollm2_gguf()), out=out, gate="small")
     out.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{out}.lock"):  # the tests run in several processes
-        return build(request, _silent).out
+        arguments = ("--host", "-m", smollm2_gguf(), "-o", out, "--gate", "small", "--json")
+        done = edgekit_build(*arguments, **AS_INSTALLED)
+        assert done.returncode == 0, done.stderr
+        if not json.loads(done.stdout)["up_to_date"]:
+            shared.RUN.folder.mkdir(exist_ok=True)
+            made_in_this_run().touch()
+    return out
+
+
+def made_in_this_run() -> Path:
+    """A file that is there once this run has made `smollm2`, whose build was not in the cache."""
+    return shared.RUN.folder / "smollm2-made"
 
 
 class Broker(Protocol):

@@ -7,6 +7,8 @@ can tell. Defects of structure are in test_lint.py.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import msgspec
@@ -38,8 +40,29 @@ def measure(model: Path, source: Path, *, attribution: bool = False) -> GateRepo
     )  # fmt: skip
 
 
-def test_the_healthy_model_passes(smollm2: Path, source: Path) -> None:
-    report = measure(smollm2, source)
+@pytest.fixture(scope="module")
+def healthy(smollm2: Path, source: Path) -> GateReport:
+    return measure(smollm2, source)
+
+
+@pytest.fixture(scope="module")
+def planted(
+    smollm2: Path, source: Path, qwen2: Path, python: str, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], GateReport]:
+    """What is said of a model with a defect; each is measured once."""
+
+    @cache
+    def measured(defect: str) -> GateReport:
+        model = tmp_path_factory.mktemp(defect) / "model"
+        shutil.copytree(smollm2, model)
+        run_script(python, "faults/plant.py", defect, model, "--other", qwen2)
+        return measure(model, source)
+
+    return measured
+
+
+def test_the_healthy_model_passes(healthy: GateReport) -> None:
+    report = healthy
     assert report.verdict.passed, report.verdict
     assert len(report.matrices) == 30 * 5 + 1  # qkv fused, o, gate, up and down of 30 layers, head
     assert all(len(text.kl) <= EFFORT.tokens for text in report.tokens)
@@ -59,13 +82,9 @@ def test_the_healthy_model_passes(smollm2: Path, source: Path) -> None:
     ],
 )
 def test_a_planted_defect_is_refused_by_name(
-    defect: str, names: set[str], smollm2: Path, source: Path, qwen2: Path, python: str,
-    tmp_path: Path,
-) -> None:  # fmt: skip
-    model = tmp_path / "model"
-    shutil.copytree(smollm2, model)
-    run_script(python, "faults/plant.py", defect, model, "--other", qwen2)
-    report = measure(model, source)
+    defect: str, names: set[str], planted: Callable[[str], GateReport]
+) -> None:
+    report = planted(defect)
     found = {finding.name for finding in report.verdict.findings}
     assert names <= found, report.verdict
     assert not report.verdict.passed
@@ -81,8 +100,11 @@ def test_a_model_that_the_runtime_refuses_is_a_verdict(
     assert [finding.name for finding in report.verdict.findings] == ["loads"]
 
 
-def test_what_full_precision_says_is_kept(smollm2: Path, source: Path) -> None:
-    assert measure(smollm2, source).reference["cached"]
+def test_what_full_precision_says_is_kept(
+    healthy: GateReport, planted: Callable[[str], GateReport]
+) -> None:
+    assert healthy.metrics.loads
+    assert planted("chat_template").reference["cached"]  # another model of the same source
 
 
 def test_the_report_in_the_folder_is_the_gates(smollm2: Path) -> None:

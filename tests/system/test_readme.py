@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from edgekit.cli.main import application
 from edgekit.fleet import inventory
 from tests import tools
 from tests.building import AS_INSTALLED
-from tests.conftest import Project
+from tests.conftest import Project, made_in_this_run
 
 README = Path(edgekit.__file__).parent.parent / "README.md"
 pytestmark = pytest.mark.timeout(600)
@@ -53,13 +54,15 @@ def test_the_device_entry_is_one_that_fleet_toml_takes(tmp_path: Path) -> None:
     assert inventory.load(path).select([]) == ["pi-1"]
 
 
-def test_the_tour_works_command_by_command(tmp_path: Path) -> None:
+def test_the_tour_works_command_by_command(smollm2: Path, tmp_path: Path) -> None:
     with tools.mosquitto(tmp_path) as broker:
         folder = tmp_path / "fleet"
         folder.mkdir()
         gguf = smollm2_gguf()
         (folder / gguf.name).symlink_to(gguf)
         project = Project(folder, broker.port, dict(AS_INSTALLED))
+        if made_in_this_run().exists():  # by the tour's command, on a machine that had no build
+            shutil.copytree(smollm2, folder / "smollm2-int4")
         printed = {}
         for arguments in tour():
             printed[arguments[0]] = project.edgekit(*arguments)
