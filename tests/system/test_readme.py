@@ -1,13 +1,15 @@
-"""README's tour is typed as it stands there."""
+"""README's tour and its first device are typed as they stand there."""
 
 from __future__ import annotations
 
 import json
+import platform
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ import pytest
 import edgekit
 from edgekit.builder.source.samples import smollm2_gguf
 from edgekit.cli.main import application
+from edgekit.core.manifest import oci_platform
 from edgekit.fleet import inventory
 from tests import tools
 from tests.building import AS_INSTALLED
@@ -27,7 +30,7 @@ pytestmark = pytest.mark.timeout(600)
 def block(language: str) -> str:
     """The one code block of that language."""
     (text,) = re.findall(rf"```{language}\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
-    return str(text)
+    return textwrap.dedent(str(text)).strip() + "\n"
 
 
 def tour() -> list[list[str]]:
@@ -74,6 +77,35 @@ def test_the_tour_works_command_by_command(smollm2: Path, tmp_path: Path) -> Non
     assert "Paris" in printed["ask"]
     assert "ready" in printed["devices"]
     assert "good" in printed["state"]
+
+
+def test_a_first_device_over_ssh_answers_as_the_readme_says(smollm2: Path, tmp_path: Path) -> None:
+    """The Pi's steps, on an account of this machine: other names, and the runtime of its CPU."""
+    with tools.mosquitto(tmp_path) as broker, tools.sshd(folder_in(tmp_path, "sshd")) as server:
+        home = folder_in(tmp_path, "home")
+        ssh = folder_in(home, ".ssh")
+        (ssh / "config").write_text(
+            f"Host pi-1.local\n  HostName 127.0.0.1\n  Port {server.port}\n"
+            f"  IdentityFile {server.identity}\n  UserKnownHostsFile {server.known_hosts}\n"
+        )
+        environment = {"HOME": str(home), "SSH_AUTH_SOCK": ""}
+        project = Project(folder_in(tmp_path, "fleet"), broker.port, environment)
+        project.edgekit("init", ".", "--port", str(broker.port))
+        root = f'root = "{tmp_path / "root"}"\n'
+        (project.folder / "fleet.toml").write_text(block("toml").replace("pi@", "") + root)
+        (project.folder / "smollm2-int4").symlink_to(smollm2)
+        here = f"{oci_platform(platform.machine())}:{sys.version_info[0]}.{sys.version_info[1]}"
+        try:
+            for line in block("bash").replace("linux/arm64:3.11", here).splitlines():
+                printed = project.edgekit(*shlex.split(line)[1:])
+        finally:
+            project.run("stop", "pi-1")
+    assert "Paris" in printed
+
+
+def folder_in(folder: Path, name: str) -> Path:
+    (folder / name).mkdir(mode=0o700)
+    return folder / name
 
 
 def test_every_verb_has_help_with_an_example() -> None:
