@@ -191,9 +191,11 @@ def _pushed(model: Path) -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _share(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The folder that this run's processes share."""
+def _share(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The folder that this run's processes share; at the end it is as it was made."""
     shared.RUN.folder = shared.run_folder(tmp_path_factory)
+    yield
+    assert not shared.changed(shared.RUN.folder)
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from edgekit.builder.files import hash_file
+
 NAMED_BY_DIGEST = ("blobs", "trees", "releases")
 
 
@@ -49,6 +51,12 @@ def once(folder: Path, make: Callable[[Path], object]) -> Path:
             make(half(folder))
             half(folder).rename(folder)
     return folder
+
+
+def changed(folder: Path) -> list[str]:
+    """The blobs below a shared folder that are not what their names say: a test wrote to a copy."""
+    blobs = (path for path in folder.rglob("blobs/sha256/*") if path.is_file())
+    return [path.name for path in blobs if path.name != hash_file(path)]
 
 
 def copy(source: Path, target: Path, without: Path | None = None) -> None:
