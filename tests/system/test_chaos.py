@@ -12,7 +12,7 @@ from edgekit.agent.release.root import Root
 from tests.conftest import make_project
 from tests.endurance.chaos import Chaos
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(1200)  # among the first, too: it may wait for the model
 
 
 def test_no_accepted_prompt_is_lost_and_none_is_answered_twice(

@@ -24,7 +24,7 @@ from tests.building import AS_INSTALLED
 from tests.conftest import Project, made_in_this_run
 
 README = Path(edgekit.__file__).parent.parent / "README.md"
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)  # the first of a run: a fresh machine installs and builds
 
 
 def block(language: str) -> str:
