@@ -36,8 +36,8 @@ from edgekit.builder.spec import BuildSpec, Precision, Source
 from edgekit.builder.tools.container import ContainerToolchain
 from edgekit.builder.tools.host import HostToolchain
 from edgekit.builder.tools.job import Job, Toolchain
-from edgekit.builder.tools.process import Finished
-from edgekit.builder.tools.progress import Progress, Report
+from edgekit.builder.tools.process import ProcessResult
+from edgekit.builder.tools.progress import Progress, ProgressCallback
 from edgekit.data import cache_root
 from edgekit.errors import EdgekitError
 
@@ -79,7 +79,7 @@ class Limited(msgspec.Struct, frozen=True):
     inner: Toolchain
     limit_bytes: int
 
-    def run(self, job: Job, report: Report) -> Finished:
+    def run(self, job: Job, report: ProgressCallback) -> ProcessResult:
         """Run a job, which is ended when it wants more."""
         limited = msgspec.structs.replace(job, memory_limit_bytes=self.limit_bytes)
         return self.inner.run(limited, report)
@@ -123,9 +123,9 @@ def build(workload: Workload, path: str) -> Build:
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="build-", dir=scratch) as folder:
         made = convert(
-            ready, workload.source, spec, workload.options, Path(folder), _silent, path=path,
+            ready, workload.source, spec, workload.options, Path(folder), _silent, route=path,
         )  # fmt: skip
-        if made.path != path:
+        if made.route != path:
             raise EdgekitError(f"{name} was not built the {path} way", made.note)
         # what follows from the weights; the tokenizer's files are copies
         names = ("model.onnx", "model.onnx.data", "genai_config.json")

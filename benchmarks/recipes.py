@@ -18,7 +18,7 @@ import msgspec
 
 from benchmarks.bare import Bare
 from benchmarks.render import rewrite
-from edgekit.builder.gate.ladder import Trial, kept
+from edgekit.builder.gate.ladder import RecipeResult, kept
 from edgekit.builder.gate.measure import Effort, Subject, assess
 from edgekit.builder.gate.verdict import PROFILES, GateReport, judge
 from edgekit.builder.output.publish import read_record
@@ -58,12 +58,12 @@ class Row(msgspec.Struct, frozen=True):
         return (self.folder / "model.onnx.data").stat().st_size
 
     @property
-    def trial(self) -> Trial:
+    def result(self) -> RecipeResult:
         """What the ladder would decide on."""
         record = read_record(self.folder)
         assert record is not None, "it was built a moment ago"
         metrics = self.gate.metrics
-        return Trial(
+        return RecipeResult(
             self.recipe.name,
             sum(file.size for file in record.files.values()),
             judge(metrics, PROFILES[PROFILE]).passed,
@@ -153,7 +153,7 @@ def run(write: bool) -> None:
     gates = [compare(folder, source) for folder in folders]
     speeds = decode_speeds(folders)
     rows = [Row(*values) for values in zip(recipes, folders, gates, speeds, strict=True)]
-    expected = kept([row.trial for row in rows if row.recipe.name in LADDER], None)
+    expected = kept([row.result for row in rows if row.recipe.name in LADDER], None)
     record = read_record(build_recipe(AUTO, gguf, PROFILE))
     if record is None or expected is None or record.recipe != expected.recipe:
         raise EdgekitError(

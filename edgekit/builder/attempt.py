@@ -9,15 +9,15 @@ from pathlib import Path
 
 import msgspec
 
-from edgekit.builder.gate.ladder import Trial, goes_on, kept, table
+from edgekit.builder.gate.ladder import RecipeResult, goes_on, kept, table
 from edgekit.builder.gate.measure import Subject, assess
 from edgekit.builder.gate.page import encode, page
 from edgekit.builder.gate.verdict import GateReport, Thresholds
-from edgekit.builder.make.make import Ingredients, Made, make
+from edgekit.builder.make.make import FinishedModel, Ingredients, make
 from edgekit.builder.make.prepare import Candidate
 from edgekit.builder.spec import GateSummary
 from edgekit.builder.tools.job import Toolchain
-from edgekit.builder.tools.progress import Progress, Report
+from edgekit.builder.tools.progress import Progress, ProgressCallback
 from edgekit.core.buildinfo import GATE_PAGE_NAME, GATE_REPORT_NAME
 from edgekit.data import cache_root
 from edgekit.errors import VerificationError
@@ -32,14 +32,14 @@ class Setup(msgspec.Struct, frozen=True):
     Attributes:
         toolchain: runs the scripts.
         folder: the Hugging Face folder.
-        path: the way through the builder.
+        route: the route through the builder.
         reads: files and folders that options name.
         thresholds: None leaves the models untested.
     """
 
     toolchain: Toolchain
     folder: Path
-    path: str
+    route: str
     reads: tuple[Path, ...]
     thresholds: Thresholds | None
 
@@ -48,14 +48,14 @@ class Attempt(msgspec.Struct, frozen=True):
     """One candidate, made and measured; `gate` is None where nothing was tested."""
 
     candidate: Candidate
-    made: Made
+    made: FinishedModel
     gate: GateReport | None
 
     @property
-    def trial(self) -> Trial:
+    def result(self) -> RecipeResult:
         """What the ladder decides on."""
         gate = self.gate
-        return Trial(
+        return RecipeResult(
             recipe=self.candidate.recipe,
             total_bytes=self.made.total_bytes,
             passed=gate is None or gate.verdict.passed,
@@ -89,8 +89,8 @@ def attempt_all(
     candidates: Sequence[Candidate],
     budget_bytes: int | None,
     work: Path,
-    report: Report,
-) -> tuple[Attempt, tuple[Trial, ...]]:
+    report: ProgressCallback,
+) -> tuple[Attempt, tuple[RecipeResult, ...]]:
     """Make candidates until the ladder ends; the one that is kept, and all that was tried.
 
     Raises:
@@ -99,15 +99,15 @@ def attempt_all(
     """
     best: Attempt | None = None
     last: Attempt | None = None
-    trials: list[Trial] = []
+    tried: list[RecipeResult] = []
     for number, candidate in enumerate(candidates):
-        if not goes_on(trials, budget_bytes):
+        if not goes_on(tried, budget_bytes):
             break
         place = work / f"{number}"
         place.mkdir()
         last = _attempt(setup, candidate, place, report, single=len(candidates) == 1)
-        trials.append(last.trial)
-        if kept(trials, budget_bytes) == last.trial:
+        tried.append(last.result)
+        if kept(tried, budget_bytes) == last.result:
             if best:
                 shutil.rmtree(best.made.folder.parent)
             best = last
@@ -115,12 +115,12 @@ def attempt_all(
             shutil.rmtree(last.made.folder)
     if best is None:
         assert last is not None, "there is always a candidate"
-        raise _refusal(last, trials)
-    return best, tuple(trials)
+        raise _refusal(last, tried)
+    return best, tuple(tried)
 
 
 def _attempt(
-    setup: Setup, candidate: Candidate, work: Path, report: Report, *, single: bool
+    setup: Setup, candidate: Candidate, work: Path, report: ProgressCallback, *, single: bool
 ) -> Attempt:
     def shown(progress: Progress) -> None:
         # which of several candidates this is about
@@ -128,7 +128,7 @@ def _attempt(
         report(msgspec.structs.replace(progress, detail=named))
 
     ingredients = Ingredients(
-        candidate.spec, setup.folder, candidate.options, setup.path, setup.reads
+        candidate.spec, setup.folder, candidate.options, setup.route, setup.reads
     )
     made = make(setup.toolchain, ingredients, work, shown)
     if setup.thresholds is None or candidate.spec.provider not in GATED_PROVIDERS:
@@ -139,24 +139,24 @@ def _attempt(
     return Attempt(candidate, made, gate)
 
 
-def write_report(attempt: Attempt, trials: Sequence[Trial], folder: Path) -> None:
+def write_report(attempt: Attempt, tried: Sequence[RecipeResult], folder: Path) -> None:
     """`gate.json` and `report.html` of a measured model."""
     if attempt.gate is None:
         return
     title = f"{attempt.candidate.spec.source.name}, {attempt.candidate.recipe or 'own options'}"
     (folder / GATE_REPORT_NAME).write_bytes(encode(attempt.gate))
-    tried = trials if len(trials) > 1 else ()
+    tried = tried if len(tried) > 1 else ()
     (folder / GATE_PAGE_NAME).write_text(page(title, attempt.gate, tried), encoding="utf-8")
 
 
-def _refusal(last: Attempt, trials: Sequence[Trial]) -> VerificationError:
+def _refusal(last: Attempt, tried: Sequence[RecipeResult]) -> VerificationError:
     kept_at = cache_root() / "logs"
     kept_at.mkdir(parents=True, exist_ok=True)
-    write_report(last, trials, kept_at)
-    if len(trials) > 1:
+    write_report(last, tried, kept_at)
+    if len(tried) > 1:
         return VerificationError(
             "no recipe is good enough",
-            why="\n" + table(trials),
+            why="\n" + table(tried),
             next_step="take a larger --budget, or change the gate's profile openly (--gate)",
         )
     assert last.gate is not None, "only a gate refuses"

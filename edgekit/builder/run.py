@@ -9,20 +9,20 @@ from pathlib import Path
 import msgspec
 
 from edgekit.builder.attempt import Attempt, Setup, attempt_all, thresholds_digest, write_report
-from edgekit.builder.gate.ladder import Trial
+from edgekit.builder.gate.ladder import RecipeResult
 from edgekit.builder.gate.verdict import Thresholds, find_thresholds
-from edgekit.builder.make.make import Made
+from edgekit.builder.make.make import FinishedModel
 from edgekit.builder.make.prepare import prepare, refuse_unsupported
 from edgekit.builder.output.provenance import provenance_bytes
 from edgekit.builder.output.publish import check_out, publish, up_to_date, workplace
-from edgekit.builder.request.request import BuildRequest, wish_of
+from edgekit.builder.request.request import BuildRequest, check_request
 from edgekit.builder.source.configfile import read_config
 from edgekit.builder.source.find import licences
 from edgekit.builder.source.gguf import dequantised
 from edgekit.builder.spec import BuildRecord, GateSummary
 from edgekit.builder.tools.host import HostToolchain
 from edgekit.builder.tools.job import ToolchainSource
-from edgekit.builder.tools.progress import Progress, Report
+from edgekit.builder.tools.progress import Progress, ProgressCallback
 from edgekit.core.buildinfo import PROVENANCE_NAME, RECORD_NAME, FileRecord
 from edgekit.errors import EdgekitError
 
@@ -38,9 +38,9 @@ class BuildResult(msgspec.Struct, frozen=True):
         peak_rss_bytes: the most memory the model builder held; 0 when `up_to_date`.
         up_to_date: the folder was this very build already, nothing was made.
         recipe: its name; empty when the options were spelled out.
-        path: `low-memory` or `stock`.
+        route: `low-memory` or `stock`.
         gate: how it did; None when nobody tested it.
-        trials: what `auto` tried.
+        recipe_results: what `auto` tried.
         notes: what the user should know about the choice, one line each.
     """
 
@@ -53,14 +53,14 @@ class BuildResult(msgspec.Struct, frozen=True):
     peak_rss_bytes: int
     up_to_date: bool
     recipe: str = ""
-    path: str = ""
+    route: str = msgspec.field(default="", name="path")
     gate: GateSummary | None = None
-    trials: tuple[Trial, ...] = ()
+    recipe_results: tuple[RecipeResult, ...] = msgspec.field(default=(), name="trials")
     notes: tuple[str, ...] = ()
 
 
 def build(
-    request: BuildRequest, report: Report, toolchain: ToolchainSource | None = None
+    request: BuildRequest, report: ProgressCallback, toolchain: ToolchainSource | None = None
 ) -> BuildResult:
     """Build a model folder, or find that it is there already.
 
@@ -84,7 +84,9 @@ def build(
         ) from error
 
 
-def _build(request: BuildRequest, report: Report, toolchain: ToolchainSource) -> BuildResult:
+def _build(
+    request: BuildRequest, report: ProgressCallback, toolchain: ToolchainSource
+) -> BuildResult:
     started = time.monotonic()
     out = request.out.expanduser().resolve()
     check_out(out)
@@ -99,20 +101,20 @@ def _build(request: BuildRequest, report: Report, toolchain: ToolchainSource) ->
     if prepared.found.source.kind == "gguf":
         folder = dequantised(prepared.found, toolchain, report)
         # its config.json is known only now
-        refuse_unsupported(read_config(folder), wish_of(request), request)
-    setup = Setup(toolchain.ready(report), folder, request.path, prepared.reads, thresholds)
+        refuse_unsupported(read_config(folder), check_request(request), request)
+    setup = Setup(toolchain.ready(report), folder, request.route, prepared.reads, thresholds)
     with workplace(out) as work:
-        best, trials = attempt_all(setup, prepared.candidates, request.budget_bytes, work, report)
+        best, tried = attempt_all(setup, prepared.candidates, request.budget_bytes, work, report)
         record = _record(best, request, toolchain)
         model = best.made.folder
-        write_report(best, trials, model)
+        write_report(best, tried, model)
         for licence in licences(folder):
             shutil.copyfile(licence, model / licence.name)
         (model / PROVENANCE_NAME).write_bytes(provenance_bytes(record))
         (model / RECORD_NAME).write_bytes(_pretty(record))
         report(Progress("publish", "flushing them to the disk"))
         publish(model, out)
-    return _result(out, record, started, prepared.notes, best.made, trials)
+    return _result(out, record, started, prepared.notes, best.made, tried)
 
 
 def _has_passed(record: BuildRecord, thresholds: Thresholds | None) -> bool:
@@ -132,7 +134,7 @@ def _record(best: Attempt, request: BuildRequest, toolchain: ToolchainSource) ->
         seconds=round(converted.finished.seconds, 1),
         recipe=best.candidate.recipe,
         asked=request.asked,
-        path=converted.path,
+        route=converted.route,
         isolation=toolchain.isolation,
         image=toolchain.image,
         gate=best.summary,
@@ -148,8 +150,8 @@ def _result(
     record: BuildRecord,
     started: float,
     notes: tuple[str, ...],
-    made: Made | None = None,
-    trials: tuple[Trial, ...] = (),
+    made: FinishedModel | None = None,
+    tried: tuple[RecipeResult, ...] = (),
 ) -> BuildResult:
     if made and made.converted.note:
         notes += (made.converted.note,)
@@ -164,8 +166,8 @@ def _result(
         peak_rss_bytes=made.converted.finished.peak_rss_bytes if made else 0,
         up_to_date=made is None,
         recipe=record.recipe,
-        path=record.path,
+        route=record.route,
         gate=record.gate,
-        trials=trials if len(trials) > 1 else (),
+        recipe_results=tried if len(tried) > 1 else (),
         notes=notes,
     )

@@ -107,7 +107,7 @@ class BuildRecord(BuildInfo, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         seconds: how long the builder ran; differs from build to build.
         recipe: the recipe's name; empty when the options were spelled out.
         asked: the recipe as it was asked for: a name, `auto`, `auto BYTES`, or empty.
-        path: `low-memory` or `stock`, the way through the builder; the bytes are the same.
+        route: `low-memory` or `stock`, the route through the builder; the bytes are the same.
         isolation: `container` or `host`.
         image: digest of the container image, else empty.
         gate: with what the build alone reads of it.
@@ -119,7 +119,7 @@ class BuildRecord(BuildInfo, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     seconds: float
     recipe: str = ""
     asked: str = ""
-    path: str = ""
+    route: str = msgspec.field(default="", name="path")
     isolation: str = "host"
     image: str = ""
     gate: GateSummary | None = None

@@ -11,58 +11,59 @@ from edgekit.builder.make.make import Ingredients, make
 from edgekit.builder.output.publish import read_record
 from edgekit.builder.request.optionfiles import hash_option_files
 from edgekit.builder.request.options import check_options
-from edgekit.builder.request.request import check_way
-from edgekit.builder.source.find import Found, find
+from edgekit.builder.request.request import check_route
+from edgekit.builder.source.find import LocalSource, find
 from edgekit.builder.source.gguf import dequantised
 from edgekit.builder.spec import BuildRecord
 from edgekit.builder.tools.job import ToolchainSource
-from edgekit.builder.tools.progress import Progress, Report
+from edgekit.builder.tools.progress import Progress, ProgressCallback
 from edgekit.core.buildinfo import FileRecord
 from edgekit.data import cache_root
 from edgekit.errors import UsageError, VerificationError
 
 
-class Verified(msgspec.Struct, frozen=True):
+class VerifyResult(msgspec.Struct, frozen=True):
     """What a repeated build showed.
 
     Attributes:
         build_id: of the record and of the repetition.
         files: relative path -> sha256 and size; equal in the folder, its record and the repetition.
-        path, isolation: how it was built this time.
-        first_path, first_isolation: how it was built the first time.
+        route, isolation: how it was built this time.
+        first_route, first_isolation: how it was built the first time.
     """
 
     build_id: str
     files: dict[str, FileRecord]
-    path: str
+    route: str = msgspec.field(name="path")
     isolation: str
-    first_path: str
+    first_route: str = msgspec.field(name="first_path")
     first_isolation: str
 
 
 def verify(
     folder: Path,
     toolchain: ToolchainSource,
-    report: Report,
+    report: ProgressCallback,
     *,
     model: str | None = None,
     hub_cache: Path | None = None,
     options: dict[str, str] | None = None,
-    path: str = "auto",
-) -> Verified:
+    route: str = "auto",
+) -> VerifyResult:
     """Repeat the build of a model folder and compare.
 
     Args:
         folder: what `edgekit build` made.
         model: where its source lies now; not needed for one from the hub.
         options: those whose value is a path on this machine; the record does not keep paths.
-        path: the way through the builder.
+        route: the route through the builder.
 
     Raises:
-        UsageError: what it would be repeated with is not there; `path` is no way of the builder.
+        UsageError: a source, option file or toolchain of the build is missing or another one, or
+            there is no such route.
         VerificationError: a file differs; names each.
     """
-    check_way(path)
+    check_route(route)
     record = _record(folder)
     _compare(folder, record.files, record_files(folder, _present(folder, record)), "its build.json")
     if toolchain.digest != record.spec.toolchain:
@@ -88,16 +89,16 @@ def verify(
     ready = toolchain.ready(report)
     with scratch(cache_root() / "verify") as work:
         options = {**record.spec.options, **given, **hashed.paths}
-        ingredients = Ingredients(record.spec, source, options, path, hashed.reads)
+        ingredients = Ingredients(record.spec, source, options, route, hashed.reads)
         made = make(ready, ingredients, work, report)
         report(Progress("verify", "comparing"))
         _compare(folder, record.files, made.files, "the repeated build")
-        return Verified(
+        return VerifyResult(
             build_id=record.build_id,
             files=made.files,
-            path=made.converted.path,
+            route=made.converted.route,
             isolation=toolchain.isolation,
-            first_path=record.path,
+            first_route=record.route,
             first_isolation=record.isolation,
         )
 
@@ -118,8 +119,8 @@ def _present(folder: Path, record: BuildRecord) -> list[str]:
 
 
 def _source(
-    record: BuildRecord, model: str | None, hub_cache: Path | None, report: Report
-) -> Found:
+    record: BuildRecord, model: str | None, hub_cache: Path | None, report: ProgressCallback
+) -> LocalSource:
     source = record.spec.source
     if source.kind == "hub":
         return find(source.name, source.revision, hub_cache, report)

@@ -16,7 +16,7 @@ from edgekit.builder.spec import DEFAULT_CONTEXT
 from edgekit.builder.tools.container import ContainerToolchain
 from edgekit.builder.tools.host import HostToolchain
 from edgekit.builder.tools.job import ToolchainSource
-from edgekit.builder.verify import Verified, verify
+from edgekit.builder.verify import VerifyResult, verify
 from edgekit.cli import buildfile, render
 from edgekit.cli.options import JsonOption
 from edgekit.cli.plan import plan_text
@@ -125,7 +125,7 @@ def build(
         with terminated_like_interrupted(), shown(render.err) as report:
             verified = verify(
                 verify_folder, toolchain, report,
-                model=model, hub_cache=hub_cache, options=parse_options(pairs), path=path,
+                model=model, hub_cache=hub_cache, options=parse_options(pairs), route=path,
             )  # fmt: skip
         _show(verified, _verified_text(verify_folder, verified), as_json)
         return
@@ -146,7 +146,7 @@ def build(
         context=context or written.context or DEFAULT_CONTEXT,
         gate=None if no_gate else gate or written.gate or "strict",
         thresholds={**written.thresholds, **buildfile.parse_thresholds(threshold or [])},
-        path=path,
+        route=path,
         trust_remote_code=_said(trust_remote_code, written.trust_remote_code),
     )
     if plan:
@@ -193,9 +193,9 @@ def _text(result: BuildResult) -> str:
     return "\n".join(lines)
 
 
-def _verified_text(folder: Path, verified: Verified) -> str:
+def _verified_text(folder: Path, verified: VerifyResult) -> str:
     return (
         f"{folder}  build {verified.build_id[:12]}  equal in {len(verified.files)} files\n"
-        f"first built {verified.first_isolation}/{verified.first_path}, "
-        f"now {verified.isolation}/{verified.path}"
+        f"first built {verified.first_isolation}/{verified.first_route}, "
+        f"now {verified.isolation}/{verified.route}"
     )

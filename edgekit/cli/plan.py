@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from edgekit.builder.plan.cost import Way
-from edgekit.builder.plan.plan import Plan, Row
-from edgekit.builder.plan.profiles import OnDevice
+from edgekit.builder.plan.cost import RouteCost
+from edgekit.builder.plan.plan import Plan, PlannedModel
+from edgekit.builder.plan.profiles import DeviceFit
 from edgekit.builder.support.limits import Refusal
 from edgekit.cli.render import size
 
@@ -55,7 +55,7 @@ def _title(plan: Plan) -> str:
     return "  ".join(fact for fact in facts if fact)
 
 
-def _refused_rows(rows: Sequence[Row]) -> Iterator[str]:
+def _refused_rows(rows: Sequence[PlannedModel]) -> Iterator[str]:
     """Each refusal once, with the recipes that it meets."""
     met: dict[str, list[str]] = {}
     first: dict[str, Refusal] = {}
@@ -68,7 +68,7 @@ def _refused_rows(rows: Sequence[Row]) -> Iterator[str]:
         yield from _refused([first[what]])
 
 
-def _on_device(fit: OnDevice, columns: int) -> str:
+def _on_device(fit: DeviceFit, columns: int) -> str:
     if not fit.fits:
         return "does not fit"
     low, high = (_number(value) for value in fit.likely)
@@ -81,22 +81,22 @@ def _number(value: float) -> str:
     return f"{value:.1f}" if value < 10 else f"{value:.0f}"
 
 
-def _row(row: Row) -> tuple[str, ...]:
-    way = _shown(row)
+def _row(row: PlannedModel) -> tuple[str, ...]:
+    cost = _shown(row)
     return (
         row.recipe or row.precision,
         ("" if row.exact else "~") + size(row.output_bytes),
-        f"{way.peak_rss_bytes / _GIB:.2f} GiB",
-        _minutes(way.seconds),
-        size(way.disk_bytes),
-        row.path or "none",
+        f"{cost.peak_rss_bytes / _GIB:.2f} GiB",
+        _minutes(cost.seconds),
+        size(cost.disk_bytes),
+        row.route or "none",
         size(row.kv_bytes_per_token),
     )
 
 
-def _shown(row: Row) -> Way:
-    """The way that would be taken; the cheapest where none can."""
-    return next((way for way in row.ways if way.path == row.path), row.ways[0])
+def _shown(row: PlannedModel) -> RouteCost:
+    """The route that would be taken; the cheapest where none can."""
+    return next((each for each in row.routes if each.route == row.route), row.routes[0])
 
 
 def _minutes(seconds: float) -> str:

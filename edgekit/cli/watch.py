@@ -13,14 +13,14 @@ from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColum
 from rich.progress import Progress as Bars
 from rich.table import Column
 
-from edgekit.builder.tools.progress import Progress, Report
+from edgekit.builder.tools.progress import Progress, ProgressCallback
 
 PLAIN_EVERY_SECONDS = 10.0
 """How often a step says that it goes on where there is no terminal to draw on."""
 
 
 @contextmanager
-def shown(console: Console) -> Iterator[Report]:
+def shown(console: Console) -> Iterator[ProgressCallback]:
     """Shows progress: a moving line on a terminal, now and then a plain line elsewhere."""
     if not console.is_terminal:
         yield _plain(console)
@@ -52,7 +52,7 @@ def shown(console: Console) -> Iterator[Report]:
         yield report
 
 
-def _plain(console: Console) -> Report:
+def _plain(console: Console) -> ProgressCallback:
     step, printed, started = "", 0.0, time.monotonic()
 
     def report(progress: Progress) -> None:

@@ -18,7 +18,7 @@ from edgekit.builder.make.convert import convert
 from edgekit.builder.request.request import BuildRequest
 from edgekit.builder.run import build
 from edgekit.builder.spec import BuildSpec, Precision, Provider, Source
-from edgekit.builder.support.architectures import judge
+from edgekit.builder.support.architectures import support_of
 from edgekit.builder.tools.host import HostToolchain
 from edgekit.builder.tools.process import OFFLINE
 from edgekit.errors import EdgekitError
@@ -92,7 +92,7 @@ class Bench(msgspec.Struct, frozen=True):
             toolchain=self.toolchain.digest,
         )
         runner = self.toolchain.ready(silent)
-        return convert(runner, source, spec, {}, work, silent, path="stock").folder
+        return convert(runner, source, spec, {}, work, silent, route="stock").folder
 
     def compare(
         self, source: Path, models: dict[str, Path], adapter: Path | None = None
@@ -163,7 +163,7 @@ def run_family(bench: Bench, family: Family, source: Path) -> Row:
 def refusal_of(source: Path, precision: str, provider: str) -> str:
     """What edgekit's plan says against a build; empty where it says nothing."""
     config = msgspec.json.decode((source / "config.json").read_bytes(), type=dict[str, Any])
-    refusal = judge(config, precision, provider).refusal
+    refusal = support_of(config, precision, provider).refusal
     return refusal.what if refusal else ""
 
 

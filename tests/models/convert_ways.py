@@ -64,12 +64,12 @@ def planted(what: str) -> contextlib.AbstractContextManager[None]:
     if what == "name":
         return swapped(weight_only, "quant_tensor", None)
     if what == "stub":
-        return swapped(lowmem_tensors.Outside, "put_back", lambda *_: None)
+        return swapped(lowmem_tensors.OffloadedTensors, "put_back", lambda *_: None)
     if what == "versions":
-        return swapped(lowmem_check, "MEASURED", ({"numpy": "0.1"},))
+        return swapped(lowmem_check, "COMPARED_VERSIONS", ({"numpy": "0.1"},))
     if what == "different":  # new versions, and a layer that comes out different
         stack = contextlib.ExitStack()
-        stack.enter_context(swapped(lowmem_check, "MEASURED", ({"numpy": "0.1"},)))
+        stack.enter_context(swapped(lowmem_check, "COMPARED_VERSIONS", ({"numpy": "0.1"},)))
         other = Path(__file__).parents[1] / "fakes" / "inside" / "convert_different.py"
         stack.enter_context(swapped(lowmem_check, "SCRIPT", other))
         return stack  # type: ignore[return-value]  # its __exit__ may swallow, and does not

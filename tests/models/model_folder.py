@@ -58,7 +58,7 @@ def model_folder(folder: Path, gate: GateSummary | None = PASSED, seconds: float
         tools={"onnxruntime-genai": "0.18.0", "torch": "2.13.0+cpu"},
         seconds=seconds,
         recipe="k-quant",
-        path="low-memory",
+        route="low-memory",
         gate=gate,
     )
     (folder / RECORD_NAME).write_bytes(msgspec.json.encode(record))

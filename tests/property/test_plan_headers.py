@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekit.builder.plan.ggufheader import read_header
-from edgekit.builder.plan.plan import Machine, Source, Wanted, make_plan
+from edgekit.builder.plan.plan import Machine, PlanCandidate, SourceSizes, make_plan
 from edgekit.builder.plan.shape import shape_of
 from edgekit.builder.plan.tensors import Tensor
 from edgekit.builder.request.asked import asked_for
 from edgekit.builder.request.recipe import RECIPES
-from edgekit.builder.support.architectures import ARCHITECTURES, judge
+from edgekit.builder.support.architectures import ARCHITECTURES, support_of
 from edgekit.builder.support.modelconfig import check_config
 from edgekit.cli.plan import plan_text
 from edgekit.errors import UsageError
@@ -81,12 +81,14 @@ def test_any_config_is_planned_or_refused(
 ) -> None:
     try:
         check_config(config)
-        verdict = judge(config, recipe.precision, "cpu")
+        verdict = support_of(config, recipe.precision, "cpu")
         shape = shape_of(config, tensors)
         wanted = asked_for(recipe.precision, "cpu", recipe.options, config)
     except UsageError:
         return
-    plan = make_plan(Source("m"), verdict, shape, [Wanted(recipe.name, wanted)], MACHINE)
+    plan = make_plan(
+        SourceSizes("m"), verdict, shape, [PlanCandidate(recipe.name, wanted)], MACHINE
+    )
     row = plan.rows[0]
     assert row.data_bytes >= 0
     assert all(0 <= device.context <= shape.context for device in row.devices)
@@ -100,4 +102,4 @@ def test_any_gguf_header_is_read_or_refused(data: bytes) -> None:
         check_config(config)
     except UsageError:
         return
-    judge(config, "int4", "cpu")
+    support_of(config, "int4", "cpu")

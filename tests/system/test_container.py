@@ -16,7 +16,7 @@ from edgekit.builder.source.samples import smollm2_gguf
 from edgekit.builder.tools.container import ContainerRunner, ContainerToolchain
 from edgekit.builder.tools.engine import ask, find_engine
 from edgekit.builder.tools.job import Job
-from edgekit.builder.tools.process import INSIDE, Finished, event
+from edgekit.builder.tools.process import INSIDE, ProcessResult, event
 from edgekit.builder.tools.progress import Progress
 from tests import image_record
 from tests.building import TESTS, command, content, edgekit_build, environment, left_in, silent
@@ -51,7 +51,9 @@ def runner(toolchain: ContainerToolchain, tmp_path: Path) -> ContainerRunner:
     return ContainerRunner(ready.engine, ready.image, scripts)
 
 
-def look_around(runner: ContainerRunner, folder: Path, *words: str | Path, **job: Any) -> Finished:
+def look_around(
+    runner: ContainerRunner, folder: Path, *words: str | Path, **job: Any
+) -> ProcessResult:
     work = folder / "work"
     work.mkdir()
     return runner.run(

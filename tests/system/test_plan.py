@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from edgekit.builder.plan.gather import gather, plan_build
-from edgekit.builder.plan.plan import Plan, Row
+from edgekit.builder.plan.plan import Plan, PlannedModel
 from edgekit.builder.request.request import BuildRequest
 from edgekit.builder.source.samples import smollm2_gguf
 from edgekit.builder.support.architectures import ARCHITECTURES
@@ -71,7 +71,7 @@ def planned(model: str | Path, **asked: Any) -> Plan:
     return plan_build(BuildRequest(model=str(model), **asked), silent)
 
 
-def only(plan: Plan) -> Row:
+def only(plan: Plan) -> PlannedModel:
     assert len(plan.rows) == 1
     return plan.rows[0]
 

@@ -9,11 +9,11 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from edgekit.builder.request.request import WAYS, BuildRequest, wish_of
+from edgekit.builder.request.request import ROUTES, BuildRequest, check_request
 from edgekit.builder.run import BuildResult
 from edgekit.builder.tools.host import HostToolchain
 from edgekit.builder.tools.job import ToolchainSource
-from edgekit.builder.tools.progress import Report
+from edgekit.builder.tools.progress import ProgressCallback
 from edgekit.cli import main
 from edgekit.cli.buildfile import BuildFile
 from edgekit.errors import UsageError
@@ -47,7 +47,9 @@ def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Asked]
     """Runs the command on a build.toml and flags; what it would build."""
     asked: list[Asked] = []
 
-    def run_build(request: BuildRequest, _: Report, toolchain: ToolchainSource) -> BuildResult:
+    def run_build(
+        request: BuildRequest, _: ProgressCallback, toolchain: ToolchainSource
+    ) -> BuildResult:
         asked.append((request, toolchain))
         return BuildResult(request.out, "ab" * 32, {}, 0, 0.0, 0.0, 0, True)
 
@@ -143,7 +145,7 @@ def test_a_way_that_does_not_exist_is_refused_before_anything_is_fetched(
     assert code == UsageError.exit_code
     error = capsys.readouterr().err
     assert "low-memroy" in error
-    assert all(way in error for way in WAYS)
+    assert all(way in error for way in ROUTES)
     assert not fetched
 
 
@@ -178,6 +180,6 @@ def test_a_flag_that_cannot_be_meant_is_refused_before_anything_is_fetched(
     assert not fetched
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ROUTES)
 def test_every_way_through_the_builder_is_taken(way: str) -> None:
-    assert wish_of(BuildRequest("m", Path("out"), path=way)).precision == "int4"
+    assert check_request(BuildRequest("m", Path("out"), route=way)).precision == "int4"

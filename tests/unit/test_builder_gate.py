@@ -10,16 +10,16 @@ import pytest
 from edgekit.builder.gate.measure import PROMPTS
 from edgekit.builder.gate.verdict import (
     PROFILES,
+    GateMetrics,
     GateReport,
     Limit,
-    Metrics,
     find_thresholds,
     judge,
 )
 from edgekit.errors import UsageError
 
 STRICT = PROFILES["strict"]
-GOOD = Metrics(
+GOOD = GateMetrics(
     loads=True,
     positions=1000,
     texts=16,
@@ -81,7 +81,7 @@ def test_between_both_bounds_it_is_said_and_passes() -> None:
 
 
 def test_a_model_that_does_not_load_is_refused_for_that_alone() -> None:
-    verdict = judge(Metrics(loads=False, load_error="bad shape"), STRICT)
+    verdict = judge(GateMetrics(loads=False, load_error="bad shape"), STRICT)
     assert [finding.name for finding in verdict.findings] == ["loads"]
     assert "bad shape" in verdict.findings[0].message
 

@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from edgekit.builder.plan.cost import ways
-from edgekit.builder.plan.plan import Machine, Plan, Source, Wanted, make_plan
+from edgekit.builder.plan.cost import route_costs
+from edgekit.builder.plan.plan import Machine, Plan, PlanCandidate, SourceSizes, make_plan
 from edgekit.builder.plan.profiles import PROFILES, on_device
 from edgekit.builder.plan.shape import ModelShape, shape_of
 from edgekit.builder.plan.sizes import (
@@ -21,7 +21,7 @@ from edgekit.builder.plan.sizes import (
 from edgekit.builder.plan.tensors import Tensor
 from edgekit.builder.request.asked import Asked, asked_for
 from edgekit.builder.request.recipe import ladder, recipe_named
-from edgekit.builder.support.architectures import judge
+from edgekit.builder.support.architectures import support_of
 from edgekit.cli.plan import plan_text
 from edgekit.errors import UsageError
 
@@ -151,7 +151,7 @@ def test_memory_is_within_a_fifth_of_what_was_measured(
     layers: int, recipe: str, low: float, stock: float | None
 ) -> None:
     config, tensors = phi35(layers)
-    ours, theirs = ways(shape_of(config, tensors), asked(config, recipe), 0)
+    ours, theirs = route_costs(shape_of(config, tensors), asked(config, recipe), 0)
     assert ours.peak_rss_bytes / GIB == pytest.approx(low, rel=0.2)
     if stock:
         assert theirs.peak_rss_bytes / GIB == pytest.approx(stock, rel=0.2)
@@ -163,16 +163,16 @@ def test_memory_of_smollm2_is_within_a_fifth_of_what_was_measured(
     recipe: str, stock: float
 ) -> None:
     shape = msgspec.structs.replace(smollm2(), stored_bytes=4 * 134_515_008)
-    _, theirs = ways(shape, asked(SMOLLM2, recipe), 0)
+    _, theirs = route_costs(shape, asked(SMOLLM2, recipe), 0)
     assert theirs.peak_rss_bytes / GIB == pytest.approx(stock, rel=0.2)
 
 
 def test_time_is_about_what_was_measured() -> None:
     config, tensors = phi35(32)
     shape = shape_of(config, tensors)
-    ours, theirs = ways(shape, asked(config, "plain"), 0)
+    ours, theirs = route_costs(shape, asked(config, "plain"), 0)
     assert (ours.cpu_seconds, theirs.cpu_seconds) == pytest.approx((73.7, 65.6), rel=0.2)
-    searched, _ = ways(shape, asked(config, "k-quant-mixed"), 0)
+    searched, _ = route_costs(shape, asked(config, "k-quant-mixed"), 0)
     assert searched.cpu_seconds == pytest.approx(186.5, rel=0.2)
     assert searched.seconds < searched.cpu_seconds
 
@@ -180,7 +180,7 @@ def test_time_is_about_what_was_measured() -> None:
 def test_disk_is_output_and_spool() -> None:
     config, tensors = phi35(32)
     shape, wanted = shape_of(config, tensors), asked(config, "plain")
-    ours, theirs = ways(shape, wanted, data_bytes(shape, wanted))
+    ours, theirs = route_costs(shape, wanted, data_bytes(shape, wanted))
     assert theirs.disk_bytes == 2_721_288_192
     assert ours.disk_bytes == pytest.approx(2.7e9 + 2.3e9, rel=0.02)
 
@@ -195,7 +195,7 @@ def test_phi_4_of_14_b_is_planned_to_fit_8_gib() -> None:
     shape = shape_of(config, {})
     assert shape.parameters == pytest.approx(14.66e9, rel=0.01)
     for recipe in ("plain", "k-quant-mixed"):
-        low, stock = ways(shape, asked(config, recipe), 0)
+        low, stock = route_costs(shape, asked(config, recipe), 0)
         assert low.needs_bytes < 8 * 2**30
         assert stock.needs_bytes > 64 * 2**30
 
@@ -203,7 +203,7 @@ def test_phi_4_of_14_b_is_planned_to_fit_8_gib() -> None:
 def test_a_float_model_takes_the_same_both_ways() -> None:
     config, tensors = phi35(32)
     wanted = asked_for("fp16", "cpu", {}, config)
-    ours, theirs = ways(shape_of(config, tensors), wanted, 0)
+    ours, theirs = route_costs(shape_of(config, tensors), wanted, 0)
     assert ours.needs_bytes == theirs.needs_bytes
 
 
@@ -293,23 +293,23 @@ def plan(
     recipe: str = "plain",
     *,
     machine: Machine = MACHINE,
-    path: str = "auto",
-    source: Source = Source("phi"),  # noqa: B008 (frozen)
+    route: str = "auto",
+    source: SourceSizes = SourceSizes("phi"),  # noqa: B008 (frozen)
     layers: int = 32,
 ) -> Plan:
     config, tensors = phi35(layers)
     recipes = ladder(config) if recipe == "auto" else (recipe_named(recipe),)
-    wanted = [Wanted(each.name, asked(config, each.name)) for each in recipes]
-    found = judge(config, "int4", "cpu")
-    return make_plan(source, found, shape_of(config, tensors), wanted, machine, path=path)
+    wanted = [PlanCandidate(each.name, asked(config, each.name)) for each in recipes]
+    found = support_of(config, "int4", "cpu")
+    return make_plan(source, found, shape_of(config, tensors), wanted, machine, route=route)
 
 
 def test_a_plan_takes_the_low_memory_path_first() -> None:
     made = plan()
     assert made.supported
-    assert made.rows[0].path == "low-memory"
+    assert made.rows[0].route == "low-memory"
     assert made.rows[0].exact
-    assert plan(path="stock", machine=replace_memory(64)).rows[0].path == "stock"
+    assert plan(route="stock", machine=replace_memory(64)).rows[0].route == "stock"
 
 
 def replace_memory(gib: float) -> Machine:
@@ -317,18 +317,18 @@ def replace_memory(gib: float) -> Machine:
 
 
 def test_too_little_memory_is_refused_with_what_to_do() -> None:
-    stock = plan(path="stock")
+    stock = plan(route="stock")
     assert not stock.supported
     assert "leave --path out" in stock.rows[0].refusals[0].next_step
-    assert plan(machine=replace_memory(1)).rows[0].path == ""
-    gguf = plan(source=Source("x.gguf", unpacked_bytes=4 * 3_821_079_552))
+    assert plan(machine=replace_memory(1)).rows[0].route == ""
+    gguf = plan(source=SourceSizes("x.gguf", unpacked_bytes=4 * 3_821_079_552))
     assert not gguf.supported
 
 
 def test_too_little_disk_is_refused_with_how_much_it_takes() -> None:
     def refused(disk: int, cache: int, download: int, *, same: bool) -> list[str]:
         machine = Machine(8 * GIB, disk, cache, same_disk=same, cpus=2)
-        made = plan(machine=machine, source=Source("phi", download_bytes=download))
+        made = plan(machine=machine, source=SourceSizes("phi", download_bytes=download))
         return [each.what for each in made.rows[0].refusals]
 
     assert refused(6 * 10**9, 8 * 10**9, 7_640_000_000, same=False) == []
@@ -354,9 +354,9 @@ def test_auto_has_a_row_for_every_rung() -> None:
 
 def test_k_quant_is_refused_where_onnxruntime_fails_on_it() -> None:
     odd = SMOLLM2 | {"intermediate_size": 144, "tie_word_embeddings": False}
-    shape, found = shape_of(odd, {}), judge(odd, "int4", "cpu")
-    wanted = [Wanted(name, asked(odd, name)) for name in ("plain", "k-quant", "int8")]
-    made = make_plan(Source("odd"), found, shape, wanted, MACHINE)
+    shape, found = shape_of(odd, {}), support_of(odd, "int4", "cpu")
+    wanted = [PlanCandidate(name, asked(odd, name)) for name in ("plain", "k-quant", "int8")]
+    made = make_plan(SourceSizes("odd"), found, shape, wanted, MACHINE)
     refused = {row.recipe: [each.what for each in row.refusals] for row in made.rows}
     assert refused == {
         "plain": [],
@@ -366,7 +366,7 @@ def test_k_quant_is_refused_where_onnxruntime_fails_on_it() -> None:
 
 
 def test_a_refused_model_has_no_rows() -> None:
-    made = make_plan(Source("m"), judge({}, "int4", "cpu"), None, (), MACHINE)
+    made = make_plan(SourceSizes("m"), support_of({}, "int4", "cpu"), None, (), MACHINE)
     assert not made.supported
     assert made.rows == ()
     assert "CANNOT be built" in plan_text(made)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgekit.builder.files import YOUNG_SECONDS, Claim, scratch
-from edgekit.builder.tools.process import Finished, clean_environment, event, run
+from edgekit.builder.tools.process import ProcessResult, clean_environment, event, run
 from edgekit.builder.tools.progress import Progress
 from edgekit.errors import EdgekitError
 
@@ -24,7 +24,7 @@ class Runs:
         self.log = folder / "log"
         self.seen: list[Progress] = []
 
-    def __call__(self, code: str, *, deadline: float = 30, events: bool = False) -> Finished:
+    def __call__(self, code: str, *, deadline: float = 30, events: bool = False) -> ProcessResult:
         return run(
             [sys.executable, "-c", code],
             shows=Progress("step", "first"),

@@ -111,7 +111,7 @@ def test_measured_figures_stay_out_and_the_verdict_is_in() -> None:
     [
         {"recipe": "other"},
         {"isolation": "container"},
-        {"path": "stock"},
+        {"route": "stock"},
         {"image": "sha256:" + "ff" * 32},
         {"gate": GateSummary(profile="demo", thresholds="cc" * 32, passed=True, mean_kl=0.0)},
         {"tools": {"torch": "2.14.0"}},

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from edgekit.builder.gate.ladder import Trial, fits, goes_on, kept, table
+from edgekit.builder.gate.ladder import RecipeResult, fits, goes_on, kept, table
 from edgekit.builder.request.options import check_options
 from edgekit.builder.request.recipe import (
     ADAPTER_LADDER,
@@ -17,7 +17,7 @@ from edgekit.builder.request.recipe import (
     ladder,
     recipe_named,
 )
-from edgekit.builder.request.request import BuildRequest, refuse_unloadable, wish_of
+from edgekit.builder.request.request import BuildRequest, check_request, refuse_unloadable
 from edgekit.errors import UsageError
 
 PHI_35 = {
@@ -93,12 +93,12 @@ def test_the_ladder_leaves_out_what_would_not_load() -> None:
 def test_what_does_not_load_with_tied_embeddings_is_refused_before(
     asked: dict[str, Any], instead: str
 ) -> None:
-    wish = wish_of(BuildRequest("m", Path("out"), **asked))
+    wish = check_request(BuildRequest("m", Path("out"), **asked))
     with pytest.raises(UsageError, match="tied embeddings") as refused:
         refuse_unloadable(wish, SMOLLM2 | {"tie_word_embeddings": True})
     assert instead in refused.value.next_step
     refuse_unloadable(wish, SMOLLM2 | {"tie_word_embeddings": False})
-    apart = wish_of(BuildRequest("m", Path("out"), options=("shared_embeddings=false",)))
+    apart = check_request(BuildRequest("m", Path("out"), options=("shared_embeddings=false",)))
     refuse_unloadable(apart, SMOLLM2 | {"tie_word_embeddings": True})
 
 
@@ -109,8 +109,8 @@ def test_an_adapter_is_built_by_recipes_that_pack_narrow_matrices() -> None:
     assert not any("k-quant" in name for name in names)
 
 
-def trial(name: str, size: int, kl: float, *, passed: bool = True) -> Trial:
-    return Trial(name, size, passed, kl, 0.9, 100.0, () if passed else ("mean-kl",))
+def trial(name: str, size: int, kl: float, *, passed: bool = True) -> RecipeResult:
+    return RecipeResult(name, size, passed, kl, 0.9, 100.0, () if passed else ("mean-kl",))
 
 
 SMALL = trial("small", 80, 0.5, passed=False)

@@ -19,7 +19,7 @@ from edgekit.builder.output.publish import read_record
 from edgekit.builder.request.request import BuildRequest
 from edgekit.builder.run import BuildResult, build
 from edgekit.builder.tools.host import HostRunner
-from edgekit.builder.tools.progress import Progress, Report
+from edgekit.builder.tools.progress import Progress, ProgressCallback
 from edgekit.errors import EdgekitError, UsageError
 
 FAKE_SCRIPTS = Path(__file__).resolve().parents[1] / "fakes" / "inside"
@@ -40,7 +40,7 @@ class FakeToolchain:
         self.tools = {"builder": "fake"}
         self.asked = 0
 
-    def ready(self, report: Report) -> HostRunner:
+    def ready(self, report: ProgressCallback) -> HostRunner:
         self.asked += 1
         return HostRunner(Path(sys.executable), FAKE_SCRIPTS)
 

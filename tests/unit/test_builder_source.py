@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.builder.source.find import Found, find
+from edgekit.builder.source.find import LocalSource, find
 from edgekit.errors import UsageError
 from tests.building import silent
 
@@ -16,7 +16,7 @@ WEIGHTS = (2).to_bytes(8, "little") + b"{}"  # safetensors without a tensor
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
 
 
-def look(model: Path | str, revision: str | None = None) -> Found:
+def look(model: Path | str, revision: str | None = None) -> LocalSource:
     return find(str(model), revision, None, silent)
 
 

@@ -12,7 +12,7 @@ from edgekit.builder.plan.ggufheader import read_header
 from edgekit.builder.plan.shape import shape_of
 from edgekit.builder.plan.sizes import data_bytes
 from edgekit.builder.request.asked import asked_for
-from edgekit.builder.support.architectures import ARCHITECTURES, alternative, judge
+from edgekit.builder.support.architectures import ARCHITECTURES, alternative, support_of
 from edgekit.builder.support.modelconfig import check_config
 from edgekit.errors import UsageError
 
@@ -31,7 +31,7 @@ SMOLLM2_LAYER: dict[str, Any] = {
 
 def verdict(provider: str = "cpu", *, trusted: bool = False, **config: Any) -> str:
     """What a refusal says, or an empty string."""
-    found = judge(config, "int4", provider, trust_remote_code=trusted).refusal
+    found = support_of(config, "int4", provider, trust_remote_code=trusted).refusal
     return " | ".join((found.what, found.why, found.next_step)) if found else ""
 
 
@@ -79,7 +79,7 @@ def test_code_of_the_repository_is_never_run_by_itself() -> None:
 
 
 def test_a_model_that_also_sees_is_built_without_its_eyes() -> None:
-    found = judge({"architectures": ["Qwen3VLForConditionalGeneration"]}, "int4", "cpu")
+    found = support_of({"architectures": ["Qwen3VLForConditionalGeneration"]}, "int4", "cpu")
     assert found.refusal is None
     assert "only the language part" in found.notes[0]
 
@@ -130,7 +130,7 @@ def test_what_the_locked_builder_stops_at_is_said_before(config: dict[str, Any],
 def test_targets_whose_graphs_do_not_run_are_refused() -> None:
     def said(precision: str, provider: str, kv_heads: int) -> str:
         config = SMOLLM2_LAYER | {"num_key_value_heads": kv_heads}
-        found = judge(config, precision, provider).refusal
+        found = support_of(config, precision, provider).refusal
         return found.why if found else ""
 
     assert "KV cache unconnected" in said("fp32", "cuda", 3)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import msgspec
 
 
-class Trial(msgspec.Struct, frozen=True):
+class RecipeResult(msgspec.Struct, frozen=True):
     """A recipe that was built and measured.
 
     Attributes:
@@ -34,9 +34,9 @@ class Trial(msgspec.Struct, frozen=True):
     findings: tuple[str, ...] = ()
 
 
-def goes_on(trials: Sequence[Trial], budget_bytes: int | None) -> bool:
+def goes_on(tried: Sequence[RecipeResult], budget_bytes: int | None) -> bool:
     """Whether the next rung is to be tried after these."""
-    return budget_bytes is not None or not any(trial.passed for trial in trials)
+    return budget_bytes is not None or not any(result.passed for result in tried)
 
 
 def fits(predicted_bytes: int, budget_bytes: int | None) -> bool:
@@ -44,20 +44,20 @@ def fits(predicted_bytes: int, budget_bytes: int | None) -> bool:
     return budget_bytes is None or predicted_bytes <= budget_bytes
 
 
-def kept(trials: Sequence[Trial], budget_bytes: int | None) -> Trial | None:
-    """The trial whose model becomes the result, or None when none may."""
-    good = [trial for trial in trials if trial.passed and fits(trial.total_bytes, budget_bytes)]
+def kept(tried: Sequence[RecipeResult], budget_bytes: int | None) -> RecipeResult | None:
+    """The recipe result whose model becomes the result, or None when none may."""
+    good = [result for result in tried if result.passed and fits(result.total_bytes, budget_bytes)]
     if budget_bytes is None:
-        return min(good, key=lambda trial: trial.total_bytes, default=None)
-    return min(good, key=lambda trial: (trial.mean_kl, trial.total_bytes), default=None)
+        return min(good, key=lambda result: result.total_bytes, default=None)
+    return min(good, key=lambda result: (result.mean_kl, result.total_bytes), default=None)
 
 
-def table(trials: Sequence[Trial]) -> str:
-    """The trials as lines for people."""
+def table(tried: Sequence[RecipeResult]) -> str:
+    """The tried as lines for people."""
     head = f"{'recipe':<18}{'MB':>8}{'KL':>9}{'top-1':>8}{'tok/s':>8}  gate"
     rows = [
         f"{t.recipe:<18}{t.total_bytes / 1e6:>8.1f}{t.mean_kl:>9.4f}{t.same_top1:>8.3f}"
         f"{t.tokens_per_second:>8.0f}  {'passed' if t.passed else ', '.join(t.findings)}"
-        for t in trials
+        for t in tried
     ]
     return "\n".join([head, *rows])

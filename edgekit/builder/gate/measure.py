@@ -19,10 +19,10 @@ import msgspec
 from edgekit.builder.files import hash_file, publish_cached, scratch
 from edgekit.builder.gate.verdict import (
     Attribution,
+    GateMetrics,
     GateReport,
     LayerLoss,
     MatrixError,
-    Metrics,
     TextKl,
     Thresholds,
     judge,
@@ -30,8 +30,8 @@ from edgekit.builder.gate.verdict import (
 from edgekit.builder.spec import BuildSpec
 from edgekit.builder.tools.failure import failure
 from edgekit.builder.tools.job import Job, Toolchain
-from edgekit.builder.tools.process import INSIDE, Finished, event
-from edgekit.builder.tools.progress import Progress, Report
+from edgekit.builder.tools.process import INSIDE, ProcessResult, event
+from edgekit.builder.tools.progress import Progress, ProgressCallback
 from edgekit.data import cache_root
 from edgekit.errors import EdgekitError
 
@@ -112,7 +112,7 @@ def assess(
     subject: Subject,
     thresholds: Thresholds,
     toolchain: Toolchain,
-    report: Report,
+    report: ProgressCallback,
     *,
     effort: Effort | None = None,
     attribution: bool = True,
@@ -146,7 +146,7 @@ def assess(
             scored = measuring.score(work, reference)
         except _BrokenError as broken:
             return _no_load(thresholds, str(broken), started)
-        metrics = msgspec.convert(scored["metrics"], Metrics)
+        metrics = msgspec.convert(scored["metrics"], GateMetrics)
         verdict = judge(metrics, thresholds)
         numeric = any(finding.name not in _NOT_NUMERIC for finding in verdict.findings)
         cause = layers = None
@@ -169,7 +169,7 @@ def assess(
 
 
 def _no_load(thresholds: Thresholds, why: str, started: float) -> GateReport:
-    metrics = Metrics(loads=False, load_error=why)
+    metrics = GateMetrics(loads=False, load_error=why)
     return GateReport(
         profile=thresholds.profile,
         thresholds=thresholds,
@@ -188,7 +188,7 @@ class _Measuring(msgspec.Struct, frozen=True):
 
     subject: Subject
     toolchain: Toolchain
-    report: Report
+    report: ProgressCallback
     parameters: int
     effort: Effort
 
@@ -284,7 +284,7 @@ class _Measuring(msgspec.Struct, frozen=True):
 
     def _run(
         self, work: Path, script: str, what: str, arguments: tuple[str | Path, ...]
-    ) -> Finished:
+    ) -> ProcessResult:
         float32 = 4 * self.parameters if self.parameters <= SMALL_PARAMETERS else 0
         # beyond 4 billion parameters the built model itself grows by a byte or less for each
         growth = max(0, self.parameters - 4 * SMALL_PARAMETERS)
@@ -299,7 +299,7 @@ class _Measuring(msgspec.Struct, frozen=True):
         )
         return self.toolchain.run(job, self.report)
 
-    def _result(self, finished: Finished) -> dict[str, Any]:
+    def _result(self, finished: ProcessResult) -> dict[str, Any]:
         if finished.code < 0 and finished.code != -signal.SIGKILL:
             raise _BrokenError(f"the runtime crashed over it (signal {-finished.code})")
         if finished.code != 0:

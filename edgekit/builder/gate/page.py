@@ -8,7 +8,7 @@ from html import escape
 import msgspec
 
 from edgekit.builder.gate.chart import bars, curve, scatter
-from edgekit.builder.gate.ladder import Trial
+from edgekit.builder.gate.ladder import RecipeResult
 from edgekit.builder.gate.verdict import GateReport, Limit
 
 _STYLE = """
@@ -35,12 +35,12 @@ _WORDS = {
 }
 
 
-def page(title: str, report: GateReport, trials: Sequence[Trial] = ()) -> str:
+def page(title: str, report: GateReport, tried: Sequence[RecipeResult] = ()) -> str:
     """The page: verdict, numbers against limits, KL per token, layers, recipes tried.
 
     Args:
         title: what was built, for the heading.
-        trials: what `auto` tried.
+        tried: what `auto` tried.
     """
     verdict = "passed" if report.verdict.passed else "refused"
     parts = [
@@ -62,11 +62,11 @@ def page(title: str, report: GateReport, trials: Sequence[Trial] = ()) -> str:
             f"{loss.export:.4f}, weights {loss.weights:.4f}, activations {loss.activations:.4f}. "
             f"Most is lost by the {escape(loss.largest)}.</p>"
         )
-    if trials:
-        points = [(t.recipe, t.total_bytes / 1e6, t.mean_kl) for t in trials]
+    if tried:
+        points = [(t.recipe, t.total_bytes / 1e6, t.mean_kl) for t in tried]
         parts.append("<h2>Recipes tried</h2>")
         parts.append(scatter("Size against KL of each recipe", points, "MB", "mean KL"))
-        parts.append(_recipes(trials))
+        parts.append(_recipes(tried))
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
         f"<style>{_STYLE}</style>{''.join(parts)}</html>\n"
@@ -108,13 +108,13 @@ def _plots(report: GateReport) -> list[str]:
     return parts
 
 
-def _recipes(trials: Sequence[Trial]) -> str:
+def _recipes(tried: Sequence[RecipeResult]) -> str:
     rows = "".join(
         f'<tr><td>{escape(t.recipe)}</td><td class="n">{t.total_bytes / 1e6:.1f} MB</td>'
         f'<td class="n">{t.mean_kl:.4f}</td><td class="n">{t.same_top1:.3f}</td>'
         f'<td class="n">{t.tokens_per_second:.0f}</td>'
         f"<td>{'passed' if t.passed else escape(', '.join(t.findings))}</td></tr>"
-        for t in trials
+        for t in tried
     )
     head = (
         "<tr><th>recipe</th><th>size</th><th>mean KL</th><th>top-1</th><th>tokens/s</th>"

@@ -20,7 +20,7 @@ from edgekit.errors import UsageError
 """The file in a model folder that holds a `GateReport`."""
 
 
-class Metrics(msgspec.Struct, frozen=True, kw_only=True):
+class GateMetrics(msgspec.Struct, frozen=True, kw_only=True):
     """What `inside/score.py` measured.
 
     Attributes:
@@ -112,7 +112,7 @@ class Thresholds(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     rotary_error: Limit
 
 
-class Finding(msgspec.Struct, frozen=True):
+class Violation(msgspec.Struct, frozen=True):
     """One metric beyond its limit.
 
     Attributes:
@@ -131,8 +131,8 @@ class Verdict(msgspec.Struct, frozen=True):
     """Whether the model is good enough, what refuses it and what is only worth saying."""
 
     passed: bool
-    findings: tuple[Finding, ...]
-    warnings: tuple[Finding, ...]
+    findings: tuple[Violation, ...]
+    warnings: tuple[Violation, ...]
 
 
 class TextKl(msgspec.Struct, frozen=True):
@@ -198,7 +198,7 @@ class GateReport(msgspec.Struct, frozen=True, kw_only=True):
 
     profile: str
     thresholds: Thresholds
-    metrics: Metrics
+    metrics: GateMetrics
     verdict: Verdict
     tokens: tuple[TextKl, ...] = ()
     matrices: tuple[MatrixError, ...] = ()
@@ -282,13 +282,13 @@ def find_thresholds(profile: str, overrides: Mapping[str, float] | None = None) 
     return msgspec.structs.replace(PROFILES[profile], **changed)
 
 
-def judge(metrics: Metrics, thresholds: Thresholds) -> Verdict:
+def judge(metrics: GateMetrics, thresholds: Thresholds) -> Verdict:
     """Hold what was measured against the limits; a value that is no number refuses."""
     if not metrics.loads:
-        loads = Finding("loads", 0, 1, f"the runtime does not load it: {metrics.load_error}")
+        loads = Violation("loads", 0, 1, f"the runtime does not load it: {metrics.load_error}")
         return Verdict(False, (loads,), ())
-    findings: list[Finding] = []
-    warnings: list[Finding] = []
+    findings: list[Violation] = []
+    warnings: list[Violation] = []
     for name in _NAMES:
         measured, limit = getattr(metrics, name), getattr(thresholds, name)
         if measured is None:  # not measured, e.g. a format that the weights are not read from
@@ -304,14 +304,14 @@ def _within(name: str, measured: float, limit: float) -> bool:
     return measured >= limit if name == "top1" else measured <= limit
 
 
-def _finding(metrics: Metrics, name: str, measured: float, limit: float) -> Finding:
+def _finding(metrics: GateMetrics, name: str, measured: float, limit: float) -> Violation:
     examples = {
         "template_mismatches": metrics.template_example,
         "token_mismatches": metrics.token_example,
         "weight_error": metrics.weight_example,
     }
     text = _MESSAGES[name].format(measured=measured, example=examples.get(name, ""))
-    return Finding(name, float(measured), limit, f"{text} (limit {limit:g})")
+    return Violation(name, float(measured), limit, f"{text} (limit {limit:g})")
 
 
 def _share(count: int, total: int) -> float:

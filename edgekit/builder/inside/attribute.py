@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from common.reporting import Failed, Reporter, run
+from common.reporting import Reporter, ScriptError, run
 from gate.logits import NAME, Texts, compare, load_logits
 from gate.runtime import BuiltModel
 
@@ -33,7 +33,7 @@ def build_fp32(source: Path, work: Path) -> Path:
     ]  # fmt: skip
     made = subprocess.run(argv, stdin=subprocess.DEVNULL, check=False)
     if made.returncode != 0 or not (out / "model.onnx").is_file():
-        raise Failed("builder", "the source could not be built in fp32")
+        raise ScriptError("builder", "the source could not be built in fp32")
     return out
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from common.first_cosine import compute_first_cosine
-from common.reporting import Failed, Reporter, run
-from lowmem.check import differs, measured, not_covered
+from common.reporting import Reporter, ScriptError, run
+from lowmem.check import differs, not_covered, versions_compared
 
 STOCK, LOW_MEMORY = "stock", "low-memory"
 ATTRIBUTES = "edgekit_attributes"
@@ -25,7 +25,7 @@ ATTRIBUTES = "edgekit_attributes"
 def convert(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     """The result event."""
     why_stock = stock_reason(args, reporter)
-    if args.path == STOCK or why_stock:
+    if args.route == STOCK or why_stock:
         build(args)
         return {"path": STOCK, "note": why_stock}
     from lowmem.patches import patched
@@ -48,18 +48,18 @@ def stock_reason(args: argparse.Namespace, reporter: Reporter) -> str:
     """Why the low-memory path is not taken; empty when it is, or when nobody asked for it.
 
     Raises:
-        Failed: it was demanded and cannot be had.
+        ScriptError: it was demanded and cannot be had.
     """
-    if args.path == STOCK:
+    if args.route == STOCK:
         return ""
     options = options_of(args)
     config = Path(args.input) / "config.json"
     why = not_covered(json.loads(config.read_text(encoding="utf-8")), options)
-    if args.path == LOW_MEMORY:
+    if args.route == LOW_MEMORY:
         if why:
-            raise Failed("low-memory", why)
+            raise ScriptError("low-memory", why)
         return ""
-    if not why and not measured():
+    if not why and not versions_compared():
         arguments = ["-i", args.input, "-p", args.precision, "-e", args.provider, "-c", args.cache]
         why = differs(arguments, options, Path(args.output), reporter)
     return why
@@ -75,14 +75,14 @@ def build(args: argparse.Namespace) -> None:
     from onnxruntime_genai.models import builder
 
     compute_first_cosine()
-    builder.AutoConfig = Told
+    builder.AutoConfig = AutoConfigWithAttributes
     # without hf_token=false it insists on a login, although it reads local files only
     pairs = ["hf_token=false", *args.option]
     where = (None, args.input, args.output, args.precision, args.provider, args.cache)
     builder.create_model(*where, **builder.parse_extra_options(*where, pairs))
 
 
-class Told:
+class AutoConfigWithAttributes:
     """transformers.AutoConfig, with what the source's config.json says to the builder alone."""
 
     @staticmethod
@@ -105,7 +105,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("-e", "--provider", required=True)
     made.add_argument("-c", "--cache", required=True)
     made.add_argument("--option", action="append", default=[])
-    made.add_argument("--path", default="auto", choices=("auto", STOCK, LOW_MEMORY))
+    made.add_argument("--path", dest="route", default="auto", choices=("auto", STOCK, LOW_MEMORY))
     return made
 
 

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from common.reporting import Failed, Reporter, run
+from common.reporting import Reporter, ScriptError, run
 from fetch import ASK_TIMEOUT_SECONDS, kind_of, wanted
 
 CONNECTIONS = 8
@@ -32,7 +32,7 @@ def headers(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     sizes = {entry.path: entry.size for entry in tree if hasattr(entry, "size")}
     files = {name: sizes[name] for name in wanted(list(sizes))}
     if "config.json" not in files:
-        raise Failed("no config", f"{repo} has no config.json")
+        raise ScriptError("no config", f"{repo} has no config.json")
     config = hf_hub_download(repo, "config.json", revision=commit, cache_dir=args.cache)
     weights = [name for name in files if name.endswith(".safetensors")]
     reporter.progress(f"reading {len(weights)} headers")

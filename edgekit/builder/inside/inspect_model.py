@@ -12,8 +12,8 @@ from typing import Any
 
 import onnx
 from common.reporting import Reporter, run
-from lint.data import LISTED, Contents, layout
-from lint.graph import Graph, summary
+from lint.data import LISTED, TensorReader, layout
+from lint.graph import ResolvedGraph, summary
 
 CONFIG, TOKENIZER = "genai_config.json", "tokenizer.json"
 DEFAULT_GRAPH = "model.onnx"
@@ -108,10 +108,10 @@ def tokenizer_facts(
 def graph_facts(path: Path, reporter: Reporter) -> dict[str, Any]:
     """The graph and its data."""
     model = onnx.load(path, load_external_data=False)
-    graph = Graph(model)
+    graph = ResolvedGraph(model)
     if not graph.proto.node:
         raise ValueError("it has no nodes")
-    contents = Contents(path.parent, graph)
+    tensors = TensorReader(path.parent, graph)
     matrices = graph.matrices()
     used = {m["weight"] for m in matrices} | {m["scales"] for m in matrices if "scales" in m}
     seen: dict[str, dict[str, int]] = {}
@@ -119,12 +119,12 @@ def graph_facts(path: Path, reporter: Reporter) -> dict[str, Any]:
         reporter.progress("reading the model back", number / len(matrices))
         # an embedding that shares the head's bytes is measured once
         if matrix["weight"] not in seen:
-            seen[matrix["weight"]] = contents.measure(matrix)
+            seen[matrix["weight"]] = tensors.statistics(matrix)
         matrix.update(seen[matrix["weight"]])
     return {
         "graph": summary(graph),
         "matrices": matrices,
-        "not_finite": contents.not_finite(used),
+        "not_finite": tensors.not_finite(used),
         "data": layout(path.parent, graph),
     }
 

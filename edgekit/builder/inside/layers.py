@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from common.reporting import Reporter, run
 from gate.logits import NAME, Texts, compare, load_logits
-from gate.weights import Matrix, Source, errors, quantised
+from gate.weights import QuantisedMatrix, SourceTensors, errors, quantised
 from reference import load
 
 
-def exchange(model: Any, matrix: Matrix, parts: list[tuple[str, int, int]]) -> list[Any]:
+def exchange(model: Any, matrix: QuantisedMatrix, parts: list[tuple[str, int, int]]) -> list[Any]:
     """Put a matrix into the model's parameters; returns what undoes it."""
     import torch
 
@@ -44,9 +44,9 @@ def work(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     )
     sequence, wanted = texts.sequences[number], load_logits(args.reference, number)
     reporter.progress("loading the reference")
-    model, tensors = load(args.source, None, mapped=False), Source(args.source)
+    model, tensors = load(args.source, None, mapped=False), SourceTensors(args.source)
     alike = {one["name"] for one in errors(args.model, args.source)}
-    by_layer: dict[int, list[Matrix]] = {}
+    by_layer: dict[int, list[QuantisedMatrix]] = {}
     for matrix in quantised(args.model):
         if matrix.layer is not None and matrix.name in alike:
             by_layer.setdefault(matrix.layer, []).append(matrix)

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from common.first_cosine import compute_first_cosine
-from common.reporting import Failed, Reporter, run
+from common.reporting import Reporter, ScriptError, run
 from gate.chat import NAME as CHAT
 from gate.chat import expected
 from gate.logits import NAME, Sequence, Texts, save_logits
@@ -208,7 +208,7 @@ def work(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     texts.greedy_prompts, texts.greedy_tokens = greedy, args.greedy_tokens
     texts.stops = stops(model)
     if not any(s.targets for s in texts.sequences):
-        raise Failed("no-text", "the model wrote no text to measure on")
+        raise ScriptError("no-text", "the model wrote no text to measure on")
     vocabulary = read(
         model,
         texts,

@@ -20,7 +20,7 @@ from gate.logits import NAME, Divergence, Texts, compare, load_logits
 from gate.rotary import rotary_error
 from gate.runtime import BuiltModel, refusal
 from gate.text import cut, loops
-from gate.weights import Graph, errors
+from gate.weights import MappedGraph, errors
 
 
 def forced(model: BuiltModel, texts: Texts, folder: Path, reporter: Reporter) -> list[Divergence]:
@@ -113,7 +113,7 @@ def work(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     del model
     reporter.progress("comparing the weights")
     matrices = [] if args.no_weights else errors(args.model, args.source)
-    found["rotary_error"] = rotary_error(Graph(args.model).cosines(), args.reference)
+    found["rotary_error"] = rotary_error(MappedGraph(args.model).cosines(), args.reference)
     worst = max(matrices, key=lambda one: one["worst_row"], default=None)
     if worst:
         found |= {"weight_error": worst["worst_row"], "weight_example": worst["name"]}

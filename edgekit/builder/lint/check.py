@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from edgekit.builder.lint.facts import Facts, facts_of
+from edgekit.builder.lint.facts import FolderFacts, facts_of
 from edgekit.builder.lint.finding import Finding
 from edgekit.builder.lint.rules import lint
 from edgekit.builder.request.asked import Asked, asked_for
@@ -16,7 +16,7 @@ from edgekit.builder.spec import BuildSpec
 from edgekit.builder.tools.failure import failure
 from edgekit.builder.tools.job import Job, Toolchain
 from edgekit.builder.tools.process import event
-from edgekit.builder.tools.progress import Progress, Report
+from edgekit.builder.tools.progress import Progress, ProgressCallback
 from edgekit.errors import UsageError, VerificationError
 
 DEADLINE_SECONDS = 1800  # every weight is read once, from a disk that may be slow
@@ -42,7 +42,7 @@ def asked_of(spec: BuildSpec, source: Path) -> Asked:
 
 
 def check_folder(
-    model: Path, asked: Asked, toolchain: Toolchain, work: Path, report: Report
+    model: Path, asked: Asked, toolchain: Toolchain, work: Path, report: ProgressCallback
 ) -> tuple[Finding, ...]:
     """Everything about a model folder that is not as asked for, refusals first.
 
@@ -55,7 +55,9 @@ def check_folder(
     return lint(read_facts(model, toolchain, work, report), asked)
 
 
-def read_facts(model: Path, toolchain: Toolchain, work: Path, report: Report) -> Facts:
+def read_facts(
+    model: Path, toolchain: Toolchain, work: Path, report: ProgressCallback
+) -> FolderFacts:
     """The facts of a model folder.
 
     Raises:

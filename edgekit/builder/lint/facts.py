@@ -9,7 +9,7 @@ import msgspec
 Kind = Literal["matmul", "embedding", "experts"]
 
 
-class Matrix(msgspec.Struct, frozen=True, kw_only=True):
+class MatrixFacts(msgspec.Struct, frozen=True, kw_only=True):
     """One matrix of the graph.
 
     Attributes:
@@ -81,7 +81,7 @@ class DataFile(msgspec.Struct, frozen=True):
     cut: tuple[str, ...]
 
 
-class Outside(msgspec.Struct, frozen=True):
+class OutsideTensor(msgspec.Struct, frozen=True):
     """A tensor whose bytes are said to lie outside the folder."""
 
     tensor: str
@@ -92,7 +92,7 @@ class DataFacts(msgspec.Struct, frozen=True):
     """Where the tensors lie; `wrong_length` has those whose length is not that of their shape."""
 
     files: tuple[DataFile, ...]
-    outside: tuple[Outside, ...]
+    outside: tuple[OutsideTensor, ...]
     wrong_length: tuple[str, ...]
     inline: int
 
@@ -141,7 +141,7 @@ class TokenizerFacts(msgspec.Struct, frozen=True):
     unknown: dict[str, tuple[int, ...]]
 
 
-class Facts(msgspec.Struct, frozen=True, kw_only=True):
+class FolderFacts(msgspec.Struct, frozen=True, kw_only=True):
     """A model folder.
 
     Attributes:
@@ -151,7 +151,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     graph: GraphFacts | None
-    matrices: tuple[Matrix, ...]
+    matrices: tuple[MatrixFacts, ...]
     not_finite: tuple[tuple[str, int], ...]
     data: DataFacts | None
     files: dict[str, int]
@@ -162,10 +162,10 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     unreadable: dict[str, str]
 
 
-def facts_of(result: dict[str, Any]) -> Facts:
+def facts_of(result: dict[str, Any]) -> FolderFacts:
     """The facts out of the script's result event.
 
     Raises:
         msgspec.ValidationError: the event has another form.
     """
-    return msgspec.convert(result, Facts)
+    return msgspec.convert(result, FolderFacts)

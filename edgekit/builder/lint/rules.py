@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edgekit.builder.lint.facts import ConfigFacts, DataFacts, Facts, TokenizerFacts
+from edgekit.builder.lint.facts import ConfigFacts, DataFacts, FolderFacts, TokenizerFacts
 from edgekit.builder.lint.finding import Finding, listed, refuse, warn
 from edgekit.builder.lint.weights import weights
 from edgekit.builder.request.asked import Asked
@@ -16,7 +16,7 @@ from edgekit.builder.request.asked import Asked
 _PROVIDERS = {"cpu": (), "cuda": ("cuda",), "dml": ("dml",), "webgpu": ("webgpu",)}
 
 
-def lint(facts: Facts, asked: Asked) -> tuple[Finding, ...]:
+def lint(facts: FolderFacts, asked: Asked) -> tuple[Finding, ...]:
     """Everything that is not as it should be, refusals first.
 
     Args:
@@ -37,7 +37,7 @@ def lint(facts: Facts, asked: Asked) -> tuple[Finding, ...]:
     return tuple(sorted(found, key=lambda finding: finding.severity == "warn"))
 
 
-def _files(facts: Facts, asked: Asked) -> Iterator[Finding]:
+def _files(facts: FolderFacts, asked: Asked) -> Iterator[Finding]:
     for name, why in sorted(facts.unreadable.items()):
         kind = "graph-unreadable" if name == facts.graph_name else "file-unreadable"
         yield refuse(kind, f"{name} cannot be read: {why}", name, "a whole file", "a broken one")
@@ -57,7 +57,7 @@ def _files(facts: Facts, asked: Asked) -> Iterator[Finding]:
             yield refuse("file-missing", text, name, "a file", "none")
 
 
-def _graph(facts: Facts, asked: Asked) -> Iterator[Finding]:
+def _graph(facts: FolderFacts, asked: Asked) -> Iterator[Finding]:
     graph = facts.graph
     assert graph is not None
     if graph.broken:
@@ -73,7 +73,7 @@ def _graph(facts: Facts, asked: Asked) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _data(data: DataFacts, facts: Facts) -> Iterator[Finding]:
+def _data(data: DataFacts, facts: FolderFacts) -> Iterator[Finding]:
     if data.outside:
         yield refuse(
             "data-outside", "weights are said to lie outside the model's folder",
@@ -114,7 +114,7 @@ def _data(data: DataFacts, facts: Facts) -> Iterator[Finding]:
             )
 
 
-def _config(config: ConfigFacts, facts: Facts, asked: Asked) -> Iterator[Finding]:
+def _config(config: ConfigFacts, facts: FolderFacts, asked: Asked) -> Iterator[Finding]:
     cap = min(asked.context, config.context_length or asked.context)
     if config.max_length is None or not 0 < config.max_length <= cap:
         yield refuse(
@@ -133,7 +133,7 @@ def _config(config: ConfigFacts, facts: Facts, asked: Asked) -> Iterator[Finding
         )  # fmt: skip
 
 
-def _vocabulary(config: ConfigFacts, facts: Facts, asked: Asked) -> Iterator[Finding]:
+def _vocabulary(config: ConfigFacts, facts: FolderFacts, asked: Asked) -> Iterator[Finding]:
     rows = config.vocabulary
     if rows is None:
         yield refuse("vocabulary", "its size is missing", "vocab_size", "a number", "none")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 
-from edgekit.builder.lint.facts import Facts, Matrix
+from edgekit.builder.lint.facts import FolderFacts, MatrixFacts
 from edgekit.builder.lint.finding import Finding, listed, refuse, warn
 from edgekit.builder.request.asked import Asked
 
@@ -25,7 +25,7 @@ _MADE_BY = {"default": "blockwise", "rtn": "grouped", "k_quant": "grouped"}
 _NARROW = 8
 
 
-def weights(facts: Facts, asked: Asked) -> Iterator[Finding]:
+def weights(facts: FolderFacts, asked: Asked) -> Iterator[Finding]:
     """Everything about matrices.
 
     Args:
@@ -53,7 +53,7 @@ def weights(facts: Facts, asked: Asked) -> Iterator[Finding]:
     yield from _experts(facts, asked)
 
 
-def _sound(facts: Facts) -> Iterator[Finding]:
+def _sound(facts: FolderFacts) -> Iterator[Finding]:
     matrices = [m for m in facts.matrices if not m.shared]  # the head's bytes once
     bad = [m for m in matrices if m.bits and m.bad_values]
     if bad:
@@ -80,13 +80,13 @@ def _sound(facts: Facts) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _constant(matrix: Matrix) -> float:
+def _constant(matrix: MatrixFacts) -> float:
     by_weight = matrix.constant_blocks / matrix.blocks if matrix.blocks else 0.0
     by_scale = matrix.zero_scales / matrix.scales if matrix.scales else 0.0
     return max(by_weight, by_scale)
 
 
-def _layers(facts: Facts, asked: Asked) -> Iterator[Finding]:
+def _layers(facts: FolderFacts, asked: Asked) -> Iterator[Finding]:
     layers = asked.layers or (facts.config.layers if facts.config else None)
     seen = {int(match[1]) for m in facts.matrices if (match := _LAYER.search(m.name))}
     if layers and seen and seen != set(range(layers)):
@@ -97,7 +97,7 @@ def _layers(facts: Facts, asked: Asked) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _float(facts: Facts, asked: Asked) -> Iterator[Finding]:
+def _float(facts: FolderFacts, asked: Asked) -> Iterator[Finding]:
     dense = [m for m in facts.matrices if m.kind != "experts"]
     if asked.checkpoint is None and (odd := [m for m in dense if m.bits]):
         yield refuse("bits", "matrices are quantised", _names(odd), asked.precision, _bits_of(odd))
@@ -107,7 +107,7 @@ def _float(facts: Facts, asked: Asked) -> Iterator[Finding]:
         )
 
 
-def _bits(matrices: Sequence[Matrix], asked: Asked, facts: Facts) -> Iterator[Finding]:
+def _bits(matrices: Sequence[MatrixFacts], asked: Asked, facts: FolderFacts) -> Iterator[Finding]:
     layers = asked.layers or (facts.config.layers if facts.config else None) or 0
     placed = asked.placed([m.name for m in matrices], layers)
     ignored = set()
@@ -124,7 +124,7 @@ def _bits(matrices: Sequence[Matrix], asked: Asked, facts: Facts) -> Iterator[Fi
             _names(inside) or group, f"{bits} bits", _bits_of(inside) or "no such matrix",
         )  # fmt: skip
 
-    def expected(matrix: Matrix) -> int:
+    def expected(matrix: MatrixFacts) -> int:
         group = placed.get(matrix.name)
         return asked.placement[group] if group else asked.bits
 
@@ -137,7 +137,7 @@ def _bits(matrices: Sequence[Matrix], asked: Asked, facts: Facts) -> Iterator[Fi
         )  # fmt: skip
 
 
-def _form(matrices: Sequence[Matrix], asked: Asked) -> Iterator[Finding]:
+def _form(matrices: Sequence[MatrixFacts], asked: Asked) -> Iterator[Finding]:
     if odd := [m for m in matrices if m.block_size != asked.block_size]:
         yield refuse(
             "block-size", "matrices have another block size", _names(odd), str(asked.block_size),
@@ -168,7 +168,7 @@ def _form(matrices: Sequence[Matrix], asked: Asked) -> Iterator[Finding]:
             yield _ignored("nodes_to_exclude", f"{name} as float", "quantised", refuse)
 
 
-def _accuracy(matrices: Sequence[Matrix], asked: Asked) -> Iterator[Finding]:
+def _accuracy(matrices: Sequence[MatrixFacts], asked: Asked) -> Iterator[Finding]:
     given = [m for m in matrices if m.accuracy_level is not None]
     if odd := [m for m in given if m.accuracy_level != asked.accuracy_level]:
         yield refuse(
@@ -177,7 +177,9 @@ def _accuracy(matrices: Sequence[Matrix], asked: Asked) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _left_float(matmuls: Sequence[Matrix], asked: Asked, facts: Facts) -> Iterator[Finding]:
+def _left_float(
+    matmuls: Sequence[MatrixFacts], asked: Asked, facts: FolderFacts
+) -> Iterator[Finding]:
     names = {m.name for m in facts.matrices}
     if unknown := [name for name in asked.excluded if name not in names]:
         yield refuse(
@@ -202,7 +204,7 @@ def _left_float(matmuls: Sequence[Matrix], asked: Asked, facts: Facts) -> Iterat
                      f"{asked.bits} bits", _size(large))  # fmt: skip
 
 
-def _embedding(facts: Facts, asked: Asked) -> Iterator[Finding]:
+def _embedding(facts: FolderFacts, asked: Asked) -> Iterator[Finding]:
     tables = [m for m in facts.matrices if m.kind == "embedding" and m.name.startswith(EMBEDDING)]
     whole = [m for m in tables if not m.bits and not m.shared]
     if not whole:
@@ -219,7 +221,7 @@ def _embedding(facts: Facts, asked: Asked) -> Iterator[Finding]:
     )  # fmt: skip
 
 
-def _experts(facts: Facts, asked: Asked) -> Iterator[Finding]:
+def _experts(facts: FolderFacts, asked: Asked) -> Iterator[Finding]:
     experts = [m for m in facts.matrices if m.kind == "experts"]
     if asked.checkpoint is not None or not asked.expert_bits:
         return
@@ -233,7 +235,7 @@ def _experts(facts: Facts, asked: Asked) -> Iterator[Finding]:
                      str(wanted or "a row"), _few(odd, "block_size"))  # fmt: skip
 
 
-def _checkpoint(matrices: Sequence[Matrix], asked: Asked) -> Iterator[Finding]:
+def _checkpoint(matrices: Sequence[MatrixFacts], asked: Asked) -> Iterator[Finding]:
     source = asked.checkpoint
     assert source is not None
     kept = [m for m in matrices if m.method == "checkpoint"]
@@ -242,7 +244,7 @@ def _checkpoint(matrices: Sequence[Matrix], asked: Asked) -> Iterator[Finding]:
             "checkpoint-ignored", f"no matrix comes from the {source.method} checkpoint",
             "all", "the checkpoint's own weights", "the builder's",
         )  # fmt: skip
-    rules: tuple[tuple[str, frozenset[int], Callable[[Matrix], int | None]], ...] = (
+    rules: tuple[tuple[str, frozenset[int], Callable[[MatrixFacts], int | None]], ...] = (
         ("bits", source.bits, lambda m: m.bits),
         ("block-size", source.block_size, lambda m: m.block_size),
     )
@@ -263,15 +265,15 @@ def _ignored(
     )
 
 
-def _names(matrices: Sequence[Matrix]) -> str:
+def _names(matrices: Sequence[MatrixFacts]) -> str:
     return listed([m.name for m in matrices])
 
 
-def _few(matrices: Sequence[Matrix], field: str) -> str:
+def _few(matrices: Sequence[MatrixFacts], field: str) -> str:
     return " and ".join(sorted({str(getattr(m, field)) for m in matrices}))
 
 
-def _bits_of(matrices: Sequence[Matrix]) -> str:
+def _bits_of(matrices: Sequence[MatrixFacts]) -> str:
     return " and ".join(f"{bits} bits" for bits in sorted({m.bits for m in matrices}))
 
 
@@ -279,5 +281,5 @@ def _zero_points(present: bool) -> str:
     return "zero points" if present else "no zero points"
 
 
-def _size(matrices: Sequence[Matrix]) -> str:
+def _size(matrices: Sequence[MatrixFacts]) -> str:
     return f"{sum(m.bytes for m in matrices) / 1e6:.1f} MB"

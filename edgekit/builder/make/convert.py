@@ -11,8 +11,8 @@ from edgekit.builder.files import keep_log
 from edgekit.builder.spec import BuildSpec
 from edgekit.builder.tools.failure import failure
 from edgekit.builder.tools.job import Job, Toolchain
-from edgekit.builder.tools.process import Finished, event
-from edgekit.builder.tools.progress import Progress, Report
+from edgekit.builder.tools.process import ProcessResult, event
+from edgekit.builder.tools.progress import Progress, ProgressCallback
 from edgekit.errors import EdgekitError
 
 DEADLINE_SECONDS = 12 * 3600
@@ -38,20 +38,20 @@ _KNOWN = (
 )
 
 
-class Converted(msgspec.Struct, frozen=True):
+class Conversion(msgspec.Struct, frozen=True):
     """What the builder made, and how.
 
     Attributes:
         folder: the model.
-        path: `low-memory` or `stock`.
+        route: `low-memory` or `stock`.
         note: why the stock path was taken where the other was wanted; else empty.
         finished: time and memory.
     """
 
     folder: Path
-    path: str
+    route: str
     note: str
-    finished: Finished
+    finished: ProcessResult
 
 
 def convert(
@@ -60,18 +60,18 @@ def convert(
     spec: BuildSpec,
     options: dict[str, str],
     work: Path,
-    report: Report,
+    report: ProgressCallback,
     *,
-    path: str = "auto",
+    route: str = "auto",
     reads: tuple[Path, ...] = (),
-) -> Converted:
+) -> Conversion:
     """Run the locked model builder into `work/model`.
 
     Args:
         source: a Hugging Face folder.
         options: the builder's, with paths as they are on this machine.
         work: a folder that goes away with what this makes.
-        path: `auto`, `low-memory` or `stock`.
+        route: `auto`, `low-memory` or `stock`.
         reads: files and folders that options name.
 
     Raises:
@@ -84,7 +84,7 @@ def convert(
         script="convert.py",
         arguments=(
             "-i", source, "-o", out, "-p", spec.precision, "-e", spec.provider,
-            "-c", work / "cache", "--path", path, *pairs,
+            "-c", work / "cache", "--path", route, *pairs,
         ),
         work=work,
         reads=(source, *reads),
@@ -99,10 +99,10 @@ def convert(
         if not (out / name).is_file():
             raise EdgekitError("the model builder ended without a model", why=f"no {name}")
     result = event(finished, "result") or {}
-    return Converted(out, str(result.get("path", "stock")), str(result.get("note", "")), finished)
+    return Conversion(out, str(result.get("path", "stock")), str(result.get("note", "")), finished)
 
 
-def _failure(finished: Finished, kept: Path) -> EdgekitError:
+def _failure(finished: ProcessResult, kept: Path) -> EdgekitError:
     # the traceback's last line names the exception's class, which the report's message does not
     for pattern, why, next_step in _KNOWN:
         if re.search(pattern, finished.reason):

@@ -8,12 +8,12 @@ import msgspec
 
 from edgekit.builder.files import list_files, record_files
 from edgekit.builder.lint.check import asked_of, check_folder, refuse_unsound
-from edgekit.builder.make.convert import Converted, convert
+from edgekit.builder.make.convert import Conversion, convert
 from edgekit.builder.make.finish import finish
 from edgekit.builder.make.told import as_told
 from edgekit.builder.spec import BuildSpec
 from edgekit.builder.tools.job import Toolchain
-from edgekit.builder.tools.progress import Progress, Report
+from edgekit.builder.tools.progress import Progress, ProgressCallback
 from edgekit.core.buildinfo import FileRecord
 
 
@@ -24,18 +24,18 @@ class Ingredients(msgspec.Struct, frozen=True):
         spec: what decides the bytes.
         folder: the Hugging Face folder.
         options: the builder's, with paths as they are on this machine.
-        path: the way through the builder: `auto`, `low-memory` or `stock`.
+        route: the route through the builder: `auto`, `low-memory` or `stock`.
         reads: files and folders that options name.
     """
 
     spec: BuildSpec
     folder: Path
     options: dict[str, str]
-    path: str = "auto"
+    route: str = "auto"
     reads: tuple[Path, ...] = ()
 
 
-class Made(msgspec.Struct, frozen=True):
+class FinishedModel(msgspec.Struct, frozen=True):
     """A finished model.
 
     Attributes:
@@ -47,7 +47,7 @@ class Made(msgspec.Struct, frozen=True):
 
     folder: Path
     files: dict[str, FileRecord]
-    converted: Converted
+    converted: Conversion
     warnings: tuple[str, ...]
 
     @property
@@ -56,7 +56,9 @@ class Made(msgspec.Struct, frozen=True):
         return sum(file.size for file in self.files.values())
 
 
-def make(toolchain: Toolchain, made_of: Ingredients, work: Path, report: Report) -> Made:
+def make(
+    toolchain: Toolchain, made_of: Ingredients, work: Path, report: ProgressCallback
+) -> FinishedModel:
     """Convert, finish and lint.
 
     Args:
@@ -69,11 +71,11 @@ def make(toolchain: Toolchain, made_of: Ingredients, work: Path, report: Report)
     told, notes = as_told(made_of.folder, work)
     converted = convert(
         toolchain, told, made_of.spec, made_of.options, work, report,
-        path=made_of.path, reads=made_of.reads,
+        route=made_of.route, reads=made_of.reads,
     )  # fmt: skip
     finish(converted.folder, made_of.spec.context)
     asked = asked_of(made_of.spec, made_of.folder)
     warnings = refuse_unsound(check_folder(converted.folder, asked, toolchain, work, report))
     report(Progress("publish", "hashing the files"))
     files = record_files(converted.folder, list_files(converted.folder))
-    return Made(converted.folder, files, converted, notes + warnings)
+    return FinishedModel(converted.folder, files, converted, notes + warnings)

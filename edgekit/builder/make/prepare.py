@@ -11,17 +11,17 @@ from edgekit.builder.request.optionfiles import hash_option_files
 from edgekit.builder.request.options import check_options
 from edgekit.builder.request.request import (
     BuildRequest,
-    Wish,
+    CheckedRequest,
+    check_request,
     recipes_for,
     refuse_unloadable,
-    wish_of,
 )
 from edgekit.builder.source.configfile import read_config
-from edgekit.builder.source.find import Found, find
+from edgekit.builder.source.find import LocalSource, find
 from edgekit.builder.spec import BuildSpec, Precision, Provider
-from edgekit.builder.support.architectures import judge
+from edgekit.builder.support.architectures import support_of
 from edgekit.builder.support.modelconfig import check_config
-from edgekit.builder.tools.progress import Report
+from edgekit.builder.tools.progress import ProgressCallback
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -48,13 +48,13 @@ class Prepared(msgspec.Struct, frozen=True):
         notes: for the user, one line each.
     """
 
-    found: Found
+    found: LocalSource
     candidates: tuple[Candidate, ...]
     reads: tuple[Path, ...]
     notes: tuple[str, ...]
 
 
-def prepare(request: BuildRequest, lock_digest: str, report: Report) -> Prepared:
+def prepare(request: BuildRequest, lock_digest: str, report: ProgressCallback) -> Prepared:
     """Check the request and find its source; nothing but a download is done.
 
     Args:
@@ -65,19 +65,19 @@ def prepare(request: BuildRequest, lock_digest: str, report: Report) -> Prepared
         UnreachableError: the model is on the hub and the hub does not answer.
         VerificationError: a downloaded file is not what the hub says.
     """
-    wish = wish_of(request)
-    hashed = hash_option_files(wish.given)
+    checked = check_request(request)
+    hashed = hash_option_files(checked.given)
     found = find(request.model, request.revision, request.hub_cache, report)
     config = read_config(found.path)
-    refuse_unsupported(config, wish, request)
-    recipes, why = recipes_for(request, wish, config)
+    refuse_unsupported(config, checked, request)
+    recipes, why = recipes_for(request, checked, config)
     candidates = []
     for each in recipes:
-        options = check_options({**(each.options if each else {}), **wish.plain})
+        options = check_options({**(each.options if each else {}), **checked.plain})
         options |= {"hf_remote": "true"} if request.trust_remote_code else {}
         spec = BuildSpec(
             source=found.source,
-            precision=msgspec.convert(each.precision if each else wish.precision, Precision),
+            precision=msgspec.convert(each.precision if each else checked.precision, Precision),
             provider=msgspec.convert(request.provider, Provider),
             # a path says nothing about the bytes, and something about the machine
             options=options,
@@ -86,10 +86,12 @@ def prepare(request: BuildRequest, lock_digest: str, report: Report) -> Prepared
             context=request.context,
         )
         candidates.append(Candidate(each.name if each else "", spec, options | hashed.paths))
-    return Prepared(found, tuple(candidates), hashed.reads, wish.notes + why)
+    return Prepared(found, tuple(candidates), hashed.reads, checked.notes + why)
 
 
-def refuse_unsupported(config: dict[str, Any], wish: Wish, request: BuildRequest) -> None:
+def refuse_unsupported(
+    config: dict[str, Any], checked: CheckedRequest, request: BuildRequest
+) -> None:
     """Refuse what the locked builder is known to fail on, before anything is made.
 
     Args:
@@ -103,7 +105,7 @@ def refuse_unsupported(config: dict[str, Any], wish: Wish, request: BuildRequest
         return
     check_config(config)
     trusted = request.trust_remote_code
-    verdict = judge(config, wish.precision, request.provider, trust_remote_code=trusted)
-    if verdict.refusal:
-        raise verdict.refusal.error
-    refuse_unloadable(wish, config)
+    support = support_of(config, checked.precision, request.provider, trust_remote_code=trusted)
+    if support.refusal:
+        raise support.refusal.error
+    refuse_unloadable(checked, config)

@@ -61,7 +61,7 @@ def statement(record: BuildRecord, packages: Mapping[str, str] | None = None) ->
                 "internalParameters": {
                     "buildId": record.build_id,
                     "steps": spec.steps,
-                    "path": record.path,
+                    "path": record.route,
                     "isolation": record.isolation,
                     "gate": _gate(record),
                 },

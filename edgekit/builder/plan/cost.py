@@ -26,11 +26,11 @@ _SEARCH_TIMES = {"low-memory": 2.8, "stock": 7.4}  # k_quant searches every bloc
 _SEARCH_THREADS = 2
 
 
-class Way(msgspec.Struct, frozen=True):
-    """One way through the builder.
+class RouteCost(msgspec.Struct, frozen=True):
+    """One route through the builder.
 
     Attributes:
-        path: `low-memory` or `stock`.
+        route: `low-memory` or `stock`.
         peak_rss_bytes: with the pages of the mapped checkpoint, which the kernel can take back.
         needs_bytes: available memory it is safe to start with.
         disk_bytes: output and what is written on the way.
@@ -38,7 +38,7 @@ class Way(msgspec.Struct, frozen=True):
         seconds: the same on this machine, when nothing else runs.
     """
 
-    path: str
+    route: str
     peak_rss_bytes: int
     needs_bytes: int
     disk_bytes: int
@@ -46,9 +46,9 @@ class Way(msgspec.Struct, frozen=True):
     seconds: float
 
 
-def ways(
+def route_costs(
     shape: ModelShape, asked: Asked, output_bytes: int, cpus: int = _SEARCH_THREADS
-) -> tuple[Way, Way]:
+) -> tuple[RouteCost, RouteCost]:
     """Memory, disk and time of the low-memory and of the stock path.
 
     Args:
@@ -72,14 +72,14 @@ def ways(
     per_billion = _SECONDS_PER_BILLION if quantised else _COPY_SECONDS_PER_BILLION
     base = _START_SECONDS + per_billion * shape.parameters / 1e9
 
-    def way(path: str, anonymous: float, mapped: float, spool: int) -> Way:
-        times = _SEARCH_TIMES[path] if searched else 1.0
-        if path == "low-memory" and not searched:
+    def cost_of(route: str, anonymous: float, mapped: float, spool: int) -> RouteCost:
+        times = _SEARCH_TIMES[route] if searched else 1.0
+        if route == "low-memory" and not searched:
             times = _LOW_MEMORY_TIMES
         # the low-memory path alone searches in threads
-        threads = min(cpus, _SEARCH_THREADS) if path == "low-memory" else 1
-        return Way(
-            path=path,
+        threads = min(cpus, _SEARCH_THREADS) if route == "low-memory" else 1
+        return RouteCost(
+            route=route,
             peak_rss_bytes=int(anonymous + mapped),
             needs_bytes=int(_MARGIN * anonymous) + _MARGIN_BYTES,
             disk_bytes=output_bytes + spool,
@@ -88,8 +88,8 @@ def ways(
         )
 
     return (
-        way("low-memory", low, low_mapped, quantised),
-        way("stock", stock, mapped, 0),
+        cost_of("low-memory", low, low_mapped, quantised),
+        cost_of("stock", stock, mapped, 0),
     )
 
 

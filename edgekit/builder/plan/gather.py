@@ -18,19 +18,24 @@ import msgspec
 from edgekit.builder.files import scratch
 from edgekit.builder.gate.verdict import find_thresholds
 from edgekit.builder.plan.ggufheader import read_header
-from edgekit.builder.plan.plan import Machine, Plan, Source, Wanted, make_plan
+from edgekit.builder.plan.plan import Machine, Plan, PlanCandidate, SourceSizes, make_plan
 from edgekit.builder.plan.shape import ModelShape, shape_of
 from edgekit.builder.plan.tensors import Tensor
 from edgekit.builder.request.asked import asked_for
 from edgekit.builder.request.options import check_options
-from edgekit.builder.request.request import BuildRequest, recipes_for, refuse_unloadable, wish_of
+from edgekit.builder.request.request import (
+    BuildRequest,
+    check_request,
+    recipes_for,
+    refuse_unloadable,
+)
 from edgekit.builder.source.checkpoint import check_weights
 from edgekit.builder.source.find import HUB_NAME, hub_refusal, online_environment
-from edgekit.builder.support.architectures import Verdict, judge
+from edgekit.builder.support.architectures import ArchitectureSupport, support_of
 from edgekit.builder.support.limits import Refusal
 from edgekit.builder.support.modelconfig import check_config
 from edgekit.builder.tools.process import INSIDE, event, run
-from edgekit.builder.tools.progress import Progress, Report
+from edgekit.builder.tools.progress import Progress, ProgressCallback
 from edgekit.data import cache_root
 from edgekit.errors import EdgekitError, UsageError
 
@@ -42,7 +47,7 @@ _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-class Facts(msgspec.Struct, frozen=True):
+class ModelHeaders(msgspec.Struct, frozen=True):
     """A model as its headers tell it.
 
     Attributes:
@@ -52,14 +57,14 @@ class Facts(msgspec.Struct, frozen=True):
         download_cache: folder that a download would go to.
     """
 
-    source: Source
+    source: SourceSizes
     config: dict[str, Any]
     chooses: dict[str, Any]
     tensors: dict[str, Tensor]
     download_cache: Path
 
 
-def plan_build(request: BuildRequest, report: Report) -> Plan:
+def plan_build(request: BuildRequest, report: ProgressCallback) -> Plan:
     """What the build of a request would take and make.
 
     Raises:
@@ -67,44 +72,47 @@ def plan_build(request: BuildRequest, report: Report) -> Plan:
         UnreachableError: the model is on the hub and the hub does not answer.
         EdgekitError: the hub refuses.
     """
-    wish = wish_of(request)
+    checked = check_request(request)
     if request.gate:
         find_thresholds(request.gate, request.thresholds)  # a build would refuse them, too
-    facts = gather(request, report)
-    check_config(facts.config)
-    verdict = judge(
-        facts.config, wish.precision, request.provider, trust_remote_code=request.trust_remote_code
+    headers = gather(request, report)
+    check_config(headers.config)
+    support = support_of(
+        headers.config,
+        checked.precision,
+        request.provider,
+        trust_remote_code=request.trust_remote_code,
     )
-    verdict = _without_headers(facts, verdict)
-    if verdict.architecture is None:
+    support = _without_headers(headers, support)
+    if support.architecture is None:
         return make_plan(
-            facts.source, verdict, None, (), _machine(request, facts), notes=wish.notes
+            headers.source, support, None, (), _machine(request, headers), notes=checked.notes
         )
-    refuse_unloadable(wish, facts.config)
-    recipes, why = recipes_for(request, wish, facts.chooses)
-    wanted = []
+    refuse_unloadable(checked, headers.config)
+    recipes, why = recipes_for(request, checked, headers.chooses)
+    candidates = []
     for each in recipes:
-        options = check_options({**(each.options if each else {}), **wish.plain})
+        options = check_options({**(each.options if each else {}), **checked.plain})
         asked = asked_for(
-            each.precision if each else wish.precision,
+            each.precision if each else checked.precision,
             request.provider,
-            wish.given | options,
-            facts.config,
+            checked.given | options,
+            headers.config,
             context=request.context,
         )
-        wanted.append(Wanted(each.name if each else "", asked))
+        candidates.append(PlanCandidate(each.name if each else "", asked))
     return make_plan(
-        facts.source,
-        verdict,
-        _shape(facts, verdict, wanted[0].asked.layers),
-        wanted,
-        _machine(request, facts),
-        path=request.path,
-        notes=wish.notes + why,
+        headers.source,
+        support,
+        _shape(headers, support, candidates[0].asked.layers),
+        candidates,
+        _machine(request, headers),
+        route=request.route,
+        notes=checked.notes + why,
     )
 
 
-def gather(request: BuildRequest, report: Report) -> Facts:
+def gather(request: BuildRequest, report: ProgressCallback) -> ModelHeaders:
     """Config and headers of the model that `-m` names."""
     path = Path(request.model).expanduser()
     if path.exists():
@@ -120,27 +128,29 @@ def gather(request: BuildRequest, report: Report) -> Facts:
     return _hub(request, report)
 
 
-def _shape(facts: Facts, verdict: Verdict, layers: int | None) -> ModelShape | None:
+def _shape(
+    headers: ModelHeaders, support: ArchitectureSupport, layers: int | None
+) -> ModelShape | None:
     try:
-        return shape_of(facts.config, facts.tensors, layers=layers)
+        return shape_of(headers.config, headers.tensors, layers=layers)
     except UsageError:
-        if verdict.refusal is None:
+        if support.refusal is None:
             raise
         return None  # it is refused for a better reason
 
 
-def _without_headers(facts: Facts, verdict: Verdict) -> Verdict:
-    if facts.tensors or verdict.refusal:
-        return verdict
+def _without_headers(headers: ModelHeaders, support: ArchitectureSupport) -> ArchitectureSupport:
+    if headers.tensors or support.refusal:
+        return support
     refusal = Refusal(
-        f"{facts.source.name} has no weights that a build reads",
+        f"{headers.source.name} has no weights that a build reads",
         "it has no *.safetensors file",
         "older formats such as pytorch_model.bin have to be converted first",
     )
-    return msgspec.structs.replace(verdict, refusal=refusal)
+    return msgspec.structs.replace(support, refusal=refusal)
 
 
-def _folder(folder: Path) -> Facts:
+def _folder(folder: Path) -> ModelHeaders:
     config_file = folder / "config.json"
     if not config_file.is_file():
         raise UsageError(
@@ -155,8 +165,8 @@ def _folder(folder: Path) -> Facts:
         if not path.name.startswith("consolidated"):  # Mistral's second copy of the weights
             tensors |= _safetensors(path)
     sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
-    source = Source(folder.name, side_bytes=_side_bytes(sizes))
-    return Facts(source, config, config, tensors, cache_root())
+    source = SourceSizes(folder.name, side_bytes=_side_bytes(sizes))
+    return ModelHeaders(source, config, config, tensors, cache_root())
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
@@ -171,11 +181,13 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
     }
 
 
-def _gguf(path: Path) -> Facts:
+def _gguf(path: Path) -> ModelHeaders:
     with path.open("rb") as file:
         config, tensors = read_header(file, path.name)
     unpacked = sum(tensor.size for tensor in tensors.values())
-    return Facts(Source(path.name, unpacked_bytes=unpacked), config, {}, tensors, cache_root())
+    return ModelHeaders(
+        SourceSizes(path.name, unpacked_bytes=unpacked), config, {}, tensors, cache_root()
+    )
 
 
 class _Told(msgspec.Struct, frozen=True):
@@ -186,7 +198,7 @@ class _Told(msgspec.Struct, frozen=True):
     files: dict[str, int]
 
 
-def _hub(request: BuildRequest, report: Report) -> Facts:
+def _hub(request: BuildRequest, report: ProgressCallback) -> ModelHeaders:
     name = request.model
     argv = [sys.executable, "-E", "-s", str(INSIDE / "headers.py"), "--repo", name]
     argv += ["--revision", request.revision] if request.revision else []
@@ -208,10 +220,10 @@ def _hub(request: BuildRequest, report: Report) -> Facts:
                 request, hub_refusal(name, request.revision, finished), finished.events
             )
         told = _decoded(out, _Told)
-    source = Source(
+    source = SourceSizes(
         name, download_bytes=sum(told.files.values()), side_bytes=_side_bytes(told.files)
     )
-    return Facts(source, told.config, told.config, told.tensors, Path(result["cache"]))
+    return ModelHeaders(source, told.config, told.config, told.tensors, Path(result["cache"]))
 
 
 def _no_config(
@@ -237,8 +249,8 @@ def _side_bytes(sizes: dict[str, int]) -> int:
     return sum(size for name, size in sizes.items() if _SIDE_FILES.match(name))
 
 
-def _machine(request: BuildRequest, facts: Facts) -> Machine:
-    out, cache = _existing(request.out), _existing(facts.download_cache)
+def _machine(request: BuildRequest, headers: ModelHeaders) -> Machine:
+    out, cache = _existing(request.out), _existing(headers.download_cache)
     return Machine(
         memory_bytes=_available_memory(),
         disk_bytes=shutil.disk_usage(out).free,

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from edgekit.builder.plan.cost import Way, unpacking_needs_bytes, ways
-from edgekit.builder.plan.profiles import PROFILES, OnDevice, Profile, on_device
+from edgekit.builder.plan.cost import RouteCost, route_costs, unpacking_needs_bytes
+from edgekit.builder.plan.profiles import PROFILES, DeviceFit, DeviceProfile, on_device
 from edgekit.builder.plan.shape import ModelShape
 from edgekit.builder.plan.sizes import (
     data_bytes,
@@ -18,7 +18,7 @@ from edgekit.builder.plan.sizes import (
     uneven_matrix,
 )
 from edgekit.builder.request.asked import Asked
-from edgekit.builder.support.architectures import Verdict
+from edgekit.builder.support.architectures import ArchitectureSupport
 from edgekit.builder.support.limits import Refusal
 
 
@@ -27,7 +27,7 @@ class Machine(msgspec.Struct, frozen=True):
 
     Attributes:
         memory_bytes: available now, without swapping.
-        disk_bytes: free for the output and what is made on the way.
+        disk_bytes: free for the output and what is made on the cost.
         cache_bytes: free for downloads and what is made of a GGUF file.
         same_disk: both are one file system.
         cpus: usable ones.
@@ -40,7 +40,7 @@ class Machine(msgspec.Struct, frozen=True):
     cpus: int
 
 
-class Source(msgspec.Struct, frozen=True):
+class SourceSizes(msgspec.Struct, frozen=True):
     """What has to be there before the builder starts.
 
     Attributes:
@@ -56,14 +56,14 @@ class Source(msgspec.Struct, frozen=True):
     side_bytes: int = 0
 
 
-class Wanted(msgspec.Struct, frozen=True):
+class PlanCandidate(msgspec.Struct, frozen=True):
     """A model that is to be planned: the recipe's name, or empty, and what it means."""
 
     recipe: str
     asked: Asked
 
 
-class Row(msgspec.Struct, frozen=True):
+class PlannedModel(msgspec.Struct, frozen=True):
     """One model that the build would make or try.
 
     Attributes:
@@ -73,8 +73,8 @@ class Row(msgspec.Struct, frozen=True):
         data_bytes, graph_bytes: of `model.onnx.data` and `model.onnx`.
         kv_bytes_per_token: of one sequence; the runtime takes it for the whole length at once.
         read_bytes_per_token: weights that one decoded token reads.
-        ways: through the builder.
-        path: the way that the build would take, or empty where none is possible here.
+        routes: through the builder, with their costs.
+        route: the one that the build would take, or empty where none is possible here.
     """
 
     recipe: str
@@ -85,10 +85,10 @@ class Row(msgspec.Struct, frozen=True):
     graph_bytes: int
     kv_bytes_per_token: int
     read_bytes_per_token: int
-    ways: tuple[Way, ...]
-    path: str
+    routes: tuple[RouteCost, ...] = msgspec.field(name="ways")
+    route: str = msgspec.field(name="path")
     refusals: tuple[Refusal, ...]
-    devices: tuple[OnDevice, ...]
+    devices: tuple[DeviceFit, ...]
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -109,38 +109,38 @@ class Plan(msgspec.Struct, frozen=True):
     parameters: int = 0
     context: int = 0
     download_bytes: int = 0
-    rows: tuple[Row, ...] = ()
+    rows: tuple[PlannedModel, ...] = ()
 
 
 def make_plan(
-    source: Source,
-    verdict: Verdict,
+    source: SourceSizes,
+    support: ArchitectureSupport,
     shape: ModelShape | None,
-    wanted: Sequence[Wanted],
+    candidates: Sequence[PlanCandidate],
     machine: Machine,
     *,
-    path: str = "auto",
+    route: str = "auto",
     notes: tuple[str, ...] = (),
-    profiles: Sequence[Profile] = PROFILES,
+    profiles: Sequence[DeviceProfile] = PROFILES,
 ) -> Plan:
     """The plan.
 
     Args:
-        shape: None where the verdict leaves nothing to compute.
-        wanted: what the build would make, or try one after the other.
-        path: the way that was asked for: `auto`, `low-memory` or `stock`.
+        shape: None where the support leaves nothing to compute.
+        candidates: what the build would make, or try one after the other.
+        route: the one that was asked for: `auto`, `low-memory` or `stock`.
         notes: said before the plan's own.
     """
-    refusals = (verdict.refusal,) if verdict.refusal else ()
+    refusals = (support.refusal,) if support.refusal else ()
     if shape is None:
-        return Plan(source.name, "", False, refusals, notes + verdict.notes)
-    rows = tuple(_row(source, shape, each, machine, path, profiles) for each in wanted)
+        return Plan(source.name, "", False, refusals, notes + support.notes)
+    rows = tuple(_row(source, shape, each, machine, route, profiles) for each in candidates)
     return Plan(
         model=source.name,
         architecture=shape.architecture,
         supported=not refusals and any(not row.refusals for row in rows),
         refusals=refusals,
-        notes=notes + verdict.notes + _notes(shape, wanted),
+        notes=notes + support.notes + _notes(shape, candidates),
         parameters=shape.parameters,
         context=shape.context,
         download_bytes=source.download_bytes,
@@ -149,24 +149,24 @@ def make_plan(
 
 
 def _row(
-    source: Source,
+    source: SourceSizes,
     shape: ModelShape,
-    wanted: Wanted,
+    candidate: PlanCandidate,
     machine: Machine,
-    path: str,
-    profiles: Sequence[Profile],
-) -> Row:
-    asked = wanted.asked
+    route: str,
+    profiles: Sequence[DeviceProfile],
+) -> PlannedModel:
+    asked = candidate.asked
     data, graph = data_bytes(shape, asked), graph_bytes(shape, asked)
     output = data + graph + source.side_bytes
-    both = ways(shape, asked, output, machine.cpus)
-    allowed = [each for each in both if path in ("auto", each.path)]
+    both = route_costs(shape, asked, output, machine.cpus)
+    allowed = [each for each in both if route in ("auto", each.route)]
     first = unpacking_needs_bytes(source.unpacked_bytes)
     able = [each for each in allowed if max(each.needs_bytes, first) <= machine.memory_bytes]
     taken = able[0] if able else None
     kv, read = kv_bytes_per_token(shape, asked), read_bytes_per_token(shape, asked)
-    return Row(
-        recipe=wanted.recipe,
+    return PlannedModel(
+        recipe=candidate.recipe,
         precision=asked.precision,
         exact=not inexact(shape, asked),
         output_bytes=output,
@@ -174,8 +174,8 @@ def _row(
         graph_bytes=graph,
         kv_bytes_per_token=kv,
         read_bytes_per_token=read,
-        ways=both,
-        path=taken.path if taken else "",
+        routes=both,
+        route=taken.route if taken else "",
         refusals=(
             *_uneven(shape, asked),
             *_lacking(source, taken or allowed[0], machine, fits=taken is not None),
@@ -198,27 +198,31 @@ def _uneven(shape: ModelShape, asked: Asked) -> tuple[Refusal, ...]:
     )
 
 
-def _lacking(source: Source, way: Way, machine: Machine, *, fits: bool) -> tuple[Refusal, ...]:
+def _lacking(
+    source: SourceSizes, cost: RouteCost, machine: Machine, *, fits: bool
+) -> tuple[Refusal, ...]:
     """What this machine has too little of."""
     found = []
-    needed = max(way.needs_bytes, unpacking_needs_bytes(source.unpacked_bytes))
+    needed = max(cost.needs_bytes, unpacking_needs_bytes(source.unpacked_bytes))
     if not fits:
         found.append(
             Refusal(
                 "there is not enough memory for the model builder",
                 f"it needs {_gib(needed)} available, {_gib(machine.memory_bytes)} are",
                 "leave --path out, the low-memory path takes less"
-                if way.path == "stock" and not source.unpacked_bytes
+                if cost.route == "stock" and not source.unpacked_bytes
                 else "close other programs, or build on a machine with more memory",
             )
         )
     cached = source.download_bytes + source.unpacked_bytes
     places = [
-        ("the output", way.disk_bytes, machine.disk_bytes, "-o"),
+        ("the output", cost.disk_bytes, machine.disk_bytes, "-o"),
         ("the cache", cached, machine.cache_bytes, "-c"),
     ]
     if machine.same_disk and cached:
-        places = [("download and output", way.disk_bytes + cached, machine.disk_bytes, "-o and -c")]
+        places = [
+            ("download and output", cost.disk_bytes + cached, machine.disk_bytes, "-o and -c")
+        ]
     found += [
         Refusal(
             f"there is not enough disk for {place}",
@@ -231,9 +235,9 @@ def _lacking(source: Source, way: Way, machine: Machine, *, fits: bool) -> tuple
     return tuple(found)
 
 
-def _notes(shape: ModelShape, wanted: Sequence[Wanted]) -> tuple[str, ...]:
+def _notes(shape: ModelShape, candidates: Sequence[PlanCandidate]) -> tuple[str, ...]:
     found = []
-    reasons = [reason for each in wanted if (reason := inexact(shape, each.asked))]
+    reasons = [reason for each in candidates if (reason := inexact(shape, each.asked))]
     if reasons:
         found.append(f"sizes are estimates: {reasons[0]}")
     if shape.sliding:

@@ -21,7 +21,7 @@ REACHED = (0.55, 0.75)
 llama.cpp, Ollama and ONNX Runtime on the kinds of device below and on servers."""
 
 
-class Profile(msgspec.Struct, frozen=True):
+class DeviceProfile(msgspec.Struct, frozen=True):
     """A kind of device.
 
     Attributes:
@@ -42,23 +42,23 @@ class Profile(msgspec.Struct, frozen=True):
         return int(self.ram_bytes * self.usable_share)
 
 
-PROFILES: tuple[Profile, ...] = (
+PROFILES: tuple[DeviceProfile, ...] = (
     # LPDDR4X-4267 on 32 bit: 4.267 GT/s x 4 bytes (Raspberry Pi 5 product brief).
-    Profile("Raspberry Pi 5, 4 GB", 4 * _GIB, 0.85, 17.07e9),
-    Profile("Raspberry Pi 5, 8 GB", 8 * _GIB, 0.90, 17.07e9),
-    Profile("Raspberry Pi 5, 16 GB", 16 * _GIB, 0.94, 17.07e9),
+    DeviceProfile("Raspberry Pi 5, 4 GB", 4 * _GIB, 0.85, 17.07e9),
+    DeviceProfile("Raspberry Pi 5, 8 GB", 8 * _GIB, 0.90, 17.07e9),
+    DeviceProfile("Raspberry Pi 5, 16 GB", 16 * _GIB, 0.94, 17.07e9),
     # 128-bit LPDDR5, 102 GB/s in Super mode, 68 before (NVIDIA Jetson Orin Nano data sheet); a
     # part of the memory is the GPU's.
-    Profile("Jetson Orin Nano, 8 GB", 8 * _GIB, 0.80, 102e9),
+    DeviceProfile("Jetson Orin Nano, 8 GB", 8 * _GIB, 0.80, 102e9),
     # One channel of DDR5-4800: 4.8 GT/s x 8 bytes (Intel ARK, Processor N150).
-    Profile("Intel N150, 16 GB", 16 * _GIB, 0.94, 38.4e9),
+    DeviceProfile("Intel N150, 16 GB", 16 * _GIB, 0.94, 38.4e9),
     # Two channels of DDR5-5600: 5.6 GT/s x 16 bytes (AMD Ryzen AI 5 340 specifications).
-    Profile("Ryzen AI 5 340, 16 GB", 16 * _GIB, 0.90, 89.6e9),
+    DeviceProfile("Ryzen AI 5 340, 16 GB", 16 * _GIB, 0.90, 89.6e9),
 )
 """What the plan compares a model with."""
 
 
-class OnDevice(msgspec.Struct, frozen=True):
+class DeviceFit(msgspec.Struct, frozen=True):
     """The model on a kind of device.
 
     Attributes:
@@ -76,7 +76,9 @@ class OnDevice(msgspec.Struct, frozen=True):
     likely: tuple[float, float]
 
 
-def on_device(longest: int, model_bytes: int, read: int, kv: int, profile: Profile) -> OnDevice:
+def on_device(
+    longest: int, model_bytes: int, read: int, kv: int, profile: DeviceProfile
+) -> DeviceFit:
     """How a model does on a kind of device.
 
     Args:
@@ -89,7 +91,7 @@ def on_device(longest: int, model_bytes: int, read: int, kv: int, profile: Profi
     room = int(left // kv) if kv else longest
     context = max(0, room - room % _CONTEXT_STEP) if room < longest else longest
     ceiling = profile.bandwidth / read
-    return OnDevice(
+    return DeviceFit(
         device=profile.name,
         fits=context >= min(_MIN_CONTEXT, longest),
         context=context,

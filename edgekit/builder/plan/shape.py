@@ -13,7 +13,7 @@ from edgekit.builder.plan.tensors import (
     HEAD,
     HEADS,
     LAYER,
-    Matrix,
+    MatrixShape,
     Tensor,
     from_config,
     from_headers,
@@ -76,7 +76,7 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
     short_context: int
     experts: int
     active_experts: int
-    matrices: tuple[Matrix, ...]
+    matrices: tuple[MatrixShape, ...]
     embedding: int
     other: int
     qkv: int
@@ -120,7 +120,7 @@ def shape_of(
     head = [each for each in weights.matrices if each.node == HEAD and not tied]
     matrices = (
         *(each for each in weights.matrices if each.node != HEAD),
-        head[0] if head else Matrix(HEAD, vocabulary, hidden),
+        head[0] if head else MatrixShape(HEAD, vocabulary, hidden),
     )
     total = sum(each.elements for each in matrices) + weights.other + (0 if tied else embedding)
     context = counted.number("seq_length", "max_position_embeddings", "n_positions")
@@ -160,7 +160,7 @@ class _Weights(msgspec.Struct, frozen=True):
     """The graph's matrices, elements of the embedding (0: not known) and of the rest, and what
     the checkpoint takes."""
 
-    matrices: tuple[Matrix, ...]
+    matrices: tuple[MatrixShape, ...]
     embedding: int
     other: int
     stored_bytes: int

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 from edgekit.builder.plan.shape import ModelShape
-from edgekit.builder.plan.tensors import EMBEDDING, HEAD, Matrix
+from edgekit.builder.plan.tensors import EMBEDDING, HEAD, MatrixShape
 from edgekit.builder.request.asked import Asked
 
 _TYPE_BYTES = {
@@ -92,7 +92,7 @@ def long_rope_elements(shape: ModelShape) -> int:
     return 2 * rows * (shape.rope_dim // 2)
 
 
-def uneven_matrix(shape: ModelShape, asked: Asked) -> Matrix | None:
+def uneven_matrix(shape: ModelShape, asked: Asked) -> MatrixShape | None:
     """A matrix that onnxruntime's k_quant and rtn fail on, or None.
 
     They pack zero points of four bits by two, over all rows at once, and then cut them into rows:
@@ -128,7 +128,7 @@ def inexact(shape: ModelShape, asked: Asked) -> str:
     return ""
 
 
-def _matrix_bytes(matrix: Matrix, asked: Asked, placed_bits: int) -> int:
+def _matrix_bytes(matrix: MatrixShape, asked: Asked, placed_bits: int) -> int:
     float_bytes = int(_TYPE_BYTES[asked.io_type])
     bits, block, zero_points = placed_bits or asked.bits, asked.block_size, _has_zero_points(asked)
     if matrix.expert:
@@ -161,7 +161,7 @@ def _embedding_bytes(shape: ModelShape, asked: Asked) -> int:
         return 0
     if not embedding:
         return int(shape.embedding * _TYPE_BYTES[asked.io_type])
-    table = Matrix(EMBEDDING, shape.vocabulary, shape.embedding // shape.vocabulary)
+    table = MatrixShape(EMBEDDING, shape.vocabulary, shape.embedding // shape.vocabulary)
     return _matrix_bytes(table, asked, 0)
 
 

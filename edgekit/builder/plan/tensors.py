@@ -54,7 +54,7 @@ class Tensor(msgspec.Struct, frozen=True):
         return self.elements * _DTYPE_BITS.get(self.dtype, 8) // 8
 
 
-class Matrix(msgspec.Struct, frozen=True):
+class MatrixShape(msgspec.Struct, frozen=True):
     """The weight of one MatMul.
 
     Attributes:
@@ -74,9 +74,9 @@ class Matrix(msgspec.Struct, frozen=True):
         return self.rows * self.columns
 
 
-def from_headers(tensors: Mapping[str, Tensor]) -> tuple[tuple[Matrix, ...], int, int]:
+def from_headers(tensors: Mapping[str, Tensor]) -> tuple[tuple[MatrixShape, ...], int, int]:
     """Matrices, and the numbers of the embedding's and of all other elements."""
-    found: dict[str, Matrix] = {}
+    found: dict[str, MatrixShape] = {}
     embedding = other = 0
     for name, tensor in tensors.items():
         if name.endswith(EMBEDDINGS):
@@ -91,7 +91,7 @@ def from_headers(tensors: Mapping[str, Tensor]) -> tuple[tuple[Matrix, ...], int
     return tuple(found.values()), embedding, other
 
 
-def _matrix(name: str, tensor: Tensor) -> Matrix | None:
+def _matrix(name: str, tensor: Tensor) -> MatrixShape | None:
     if name.endswith(HEADS) or name == "output.weight":
         return _two_dimensional(HEAD, tensor)
     match = LAYER.search(name)
@@ -105,7 +105,7 @@ def _matrix(name: str, tensor: Tensor) -> Matrix | None:
         node = f"{where}moe/{path.rpartition('.')[2]}"
         if len(tensor.shape) == 3:  # all of them in one
             count, rows, columns = tensor.shape
-            return Matrix(node, count * rows, columns, expert=True)
+            return MatrixShape(node, count * rows, columns, expert=True)
         return _two_dimensional(node, tensor, expert=True)
     path = _ATTENTION.sub("attn.", path).replace(".", "/")
     path = _RENAMED.get(path, path)
@@ -115,30 +115,30 @@ def _matrix(name: str, tensor: Tensor) -> Matrix | None:
     return _two_dimensional(f"{where}{path}/MatMul", tensor)
 
 
-def _two_dimensional(node: str, tensor: Tensor, *, expert: bool = False) -> Matrix | None:
+def _two_dimensional(node: str, tensor: Tensor, *, expert: bool = False) -> MatrixShape | None:
     if len(tensor.shape) != 2:
         return None
-    return Matrix(node, tensor.shape[0], tensor.shape[1], expert)
+    return MatrixShape(node, tensor.shape[0], tensor.shape[1], expert)
 
 
 def from_config(
     layers: int, hidden: int, intermediate: int, attention: tuple[int, int, int], experts: int
-) -> tuple[Matrix, ...]:
+) -> tuple[MatrixShape, ...]:
     """The matrices of a Llama of that shape, or of a mixture of experts."""
     heads, kv_heads, head_dim = attention
 
-    def of_layer(index: int) -> Iterator[Matrix]:
+    def of_layer(index: int) -> Iterator[MatrixShape]:
         where = f"/model/layers.{index}/"
         queries, keys = heads * head_dim, kv_heads * head_dim
-        yield Matrix(f"{where}attn/qkv_proj/MatMul", queries + 2 * keys, hidden)
-        yield Matrix(f"{where}attn/o_proj/MatMul", hidden, queries)
+        yield MatrixShape(f"{where}attn/qkv_proj/MatMul", queries + 2 * keys, hidden)
+        yield MatrixShape(f"{where}attn/o_proj/MatMul", hidden, queries)
         if experts:
-            yield Matrix(f"{where}moe/gate_up_proj", experts * 2 * intermediate, hidden, True)
-            yield Matrix(f"{where}moe/down_proj", experts * hidden, intermediate, True)
+            yield MatrixShape(f"{where}moe/gate_up_proj", experts * 2 * intermediate, hidden, True)
+            yield MatrixShape(f"{where}moe/down_proj", experts * hidden, intermediate, True)
             return
-        yield Matrix(f"{where}mlp/gate_proj/MatMul", intermediate, hidden)
-        yield Matrix(f"{where}mlp/up_proj/MatMul", intermediate, hidden)
-        yield Matrix(f"{where}mlp/down_proj/MatMul", hidden, intermediate)
+        yield MatrixShape(f"{where}mlp/gate_proj/MatMul", intermediate, hidden)
+        yield MatrixShape(f"{where}mlp/up_proj/MatMul", intermediate, hidden)
+        yield MatrixShape(f"{where}mlp/down_proj/MatMul", hidden, intermediate)
 
     return tuple(matrix for index in range(layers) for matrix in of_layer(index))
 

@@ -23,8 +23,8 @@ _QUANTISING = frozenset(
 )  # fmt: skip
 
 
-WAYS = ("auto", "low-memory", "stock")
-"""The ways through the builder (docs/build.md); what comes out is equal byte for byte."""
+ROUTES = ("auto", "low-memory", "stock")
+"""The routes through the builder (docs/build.md); what comes out is equal byte for byte."""
 
 
 class BuildRequest(msgspec.Struct, frozen=True):
@@ -42,7 +42,7 @@ class BuildRequest(msgspec.Struct, frozen=True):
         context: cap for the default length of prompt and answer, in tokens.
         gate: the profile of thresholds; None leaves the model untested, and marks it.
         thresholds: changes to the profile.
-        path: the way through the builder: `auto`, `low-memory` or `stock`.
+        route: the route through the builder: `auto`, `low-memory` or `stock`.
         trust_remote_code: run code out of the model's repository.
     """
 
@@ -58,7 +58,7 @@ class BuildRequest(msgspec.Struct, frozen=True):
     context: int = DEFAULT_CONTEXT
     gate: str | None = "strict"
     thresholds: dict[str, float] = {}
-    path: str = "auto"
+    route: str = "auto"
     trust_remote_code: bool = False
 
     @property
@@ -68,7 +68,7 @@ class BuildRequest(msgspec.Struct, frozen=True):
         return f"{self.recipe or ''}{budget}"
 
 
-class Wish(msgspec.Struct, frozen=True):
+class CheckedRequest(msgspec.Struct, frozen=True):
     """A request that holds together.
 
     Attributes:
@@ -89,13 +89,13 @@ class Wish(msgspec.Struct, frozen=True):
         return {key: value for key, value in self.given.items() if key not in PATH_KEYS}
 
 
-def wish_of(request: BuildRequest) -> Wish:
+def check_request(request: BuildRequest) -> CheckedRequest:
     """Check a request against itself.
 
     Raises:
         UsageError: it contradicts itself, or names what does not exist.
     """
-    check_way(request.path)
+    check_route(request.route)
     if request.budget_bytes is not None and request.recipe != AUTO:
         raise UsageError("--budget goes with --recipe auto")
     given = parse_options(request.options)
@@ -108,37 +108,41 @@ def wish_of(request: BuildRequest) -> Wish:
             next_step="leave -p and the quantising -x options out, or name a recipe",
         )
     precision = request.precision or (recipe.precision if recipe else "int4")
-    return Wish(given, recipe, precision, check_target(precision, request.provider))
+    return CheckedRequest(given, recipe, precision, check_target(precision, request.provider))
 
 
-def check_way(path: str) -> None:
-    """Refuse what is not the name of a way through the builder.
+def check_route(route: str) -> None:
+    """Refuse what is not the name of a route through the builder.
 
     Raises:
         UsageError: names those that exist.
     """
-    if path not in WAYS:
+    if route not in ROUTES:
         raise UsageError(
-            f"there is no way through the builder called {path}",
-            next_step=f"use one of {', '.join(WAYS)} with --path, or leave it out",
+            f"there is no route through the builder called {route}",
+            next_step=f"use one of {', '.join(ROUTES)} with --path, or leave it out",
         )
 
 
 def recipes_for(
-    request: BuildRequest, wish: Wish, config: dict[str, Any]
+    request: BuildRequest, checked: CheckedRequest, config: dict[str, Any]
 ) -> tuple[tuple[Recipe | None, ...], tuple[str, ...]]:
     """The recipes to make or to try, None for options that were spelled out; and why.
 
     Args:
         config: config.json of the model; empty for a GGUF file.
     """
-    adapter = "adapter_path" in wish.given
+    adapter = "adapter_path" in checked.given
     if request.recipe == AUTO:
         return ladder(config, adapter=adapter), ()
-    if wish.recipe is None and wish.precision == "int4" and not _QUANTISING & wish.given.keys():
+    if (
+        checked.recipe is None
+        and checked.precision == "int4"
+        and not _QUANTISING & checked.given.keys()
+    ):
         choice = default_recipe(config, adapter=adapter)
         return (choice.recipe,), (f"recipe {choice.recipe.name}: {choice.why}",)
-    return (wish.recipe,), ()
+    return (checked.recipe,), ()
 
 
 def _refuse_contradiction(request: BuildRequest, recipe: Recipe, given: dict[str, str]) -> None:
@@ -154,16 +158,16 @@ def _refuse_contradiction(request: BuildRequest, recipe: Recipe, given: dict[str
         )
 
 
-def refuse_unloadable(wish: Wish, config: dict[str, Any]) -> None:
+def refuse_unloadable(checked: CheckedRequest, config: dict[str, Any]) -> None:
     """onnxruntime-genai 0.18.0 makes files of a tied model that it cannot load itself.
 
     Raises:
         UsageError: this would be one.
     """
-    if not config.get("tie_word_embeddings") or wish.given.get("shared_embeddings") == "false":
+    if not config.get("tie_word_embeddings") or checked.given.get("shared_embeddings") == "false":
         return
-    options = wish.recipe.options if wish.recipe else wish.given
-    if wish.precision != "int4" or options.get("algo_config", "default") != "default":
+    options = checked.recipe.options if checked.recipe else checked.given
+    if checked.precision != "int4" or options.get("algo_config", "default") != "default":
         return
     asymmetric = options.get("is_symmetric") == "false"
     head = "last_matmul:int8" in options.get("matmul_mixed_precision", "")

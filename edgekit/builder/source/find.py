@@ -13,8 +13,8 @@ from edgekit.builder.files import hash_file, scratch
 from edgekit.builder.source.checkpoint import check_weights
 from edgekit.builder.spec import Source
 from edgekit.builder.tools.failure import failure
-from edgekit.builder.tools.process import INSIDE, Finished, clean_environment, event, run
-from edgekit.builder.tools.progress import Progress, Report
+from edgekit.builder.tools.process import INSIDE, ProcessResult, clean_environment, event, run
+from edgekit.builder.tools.progress import Progress, ProgressCallback
 from edgekit.data import cache_root
 from edgekit.errors import EdgekitError, UnreachableError, UsageError, VerificationError
 
@@ -40,14 +40,16 @@ _HUB_VARIABLES = (
 )
 
 
-class Found(msgspec.Struct, frozen=True):
+class LocalSource(msgspec.Struct, frozen=True):
     """A model that lies on this machine: what it is and where."""
 
     source: Source
     path: Path
 
 
-def find(model: str, revision: str | None, hub_cache: Path | None, report: Report) -> Found:
+def find(
+    model: str, revision: str | None, hub_cache: Path | None, report: ProgressCallback
+) -> LocalSource:
     """Find the model `-m` names, downloading it first when it is on the hub.
 
     Raises:
@@ -70,7 +72,7 @@ def find(model: str, revision: str | None, hub_cache: Path | None, report: Repor
     return _fetch(model, revision, hub_cache, report)
 
 
-def _folder(folder: Path) -> Found:
+def _folder(folder: Path) -> LocalSource:
     if not (folder / "config.json").is_file():
         raise UsageError(
             f"{folder.name} is not a Hugging Face model folder",
@@ -90,7 +92,7 @@ def _folder(folder: Path) -> Found:
     _refuse_missing_shards(folder, set(weights))
     check_weights(folder)
     hashes = {name: hash_file(folder / name) for name in sorted(names)}
-    return Found(Source("folder", folder.name, "", hashes), folder)
+    return LocalSource(Source("folder", folder.name, "", hashes), folder)
 
 
 def licences(folder: Path) -> list[Path]:
@@ -123,7 +125,7 @@ def _refuse_missing_shards(folder: Path, present: set[str]) -> None:
         )
 
 
-def _gguf(path: Path) -> Found:
+def _gguf(path: Path) -> LocalSource:
     _refuse_pointer(path)
     with path.open("rb") as file:
         magic = file.read(len(_GGUF_MAGIC))
@@ -133,7 +135,7 @@ def _gguf(path: Path) -> Found:
             why="it does not begin with the letters GGUF",
             next_step="give a Hugging Face folder, a .gguf file, or a name like ORG/NAME",
         )
-    return Found(Source("gguf", path.name, "", {path.name: hash_file(path)}), path)
+    return LocalSource(Source("gguf", path.name, "", {path.name: hash_file(path)}), path)
 
 
 def _refuse_pointer(path: Path) -> None:
@@ -146,7 +148,9 @@ def _refuse_pointer(path: Path) -> None:
         )
 
 
-def _fetch(name: str, revision: str | None, hub_cache: Path | None, report: Report) -> Found:
+def _fetch(
+    name: str, revision: str | None, hub_cache: Path | None, report: ProgressCallback
+) -> LocalSource:
     # the controller's own interpreter: a build container has no network
     argv = [sys.executable, "-E", "-s", str(INSIDE / "fetch.py"), "--repo", name]
     argv += ["--revision", revision] if revision else []
@@ -167,10 +171,10 @@ def _fetch(name: str, revision: str | None, hub_cache: Path | None, report: Repo
     report(Progress("source", f"hashing {name}"))
     found = _folder(Path(result["path"]))
     _refuse_altered(name, found, msgspec.convert(result["sha256"], dict[str, str]))
-    return Found(Source("hub", name, str(result["revision"]), found.source.files), found.path)
+    return LocalSource(Source("hub", name, str(result["revision"]), found.source.files), found.path)
 
 
-def _refuse_altered(name: str, found: Found, expected: dict[str, str]) -> None:
+def _refuse_altered(name: str, found: LocalSource, expected: dict[str, str]) -> None:
     for file, sha256 in sorted(expected.items()):
         if found.source.files.get(file, sha256) != sha256:
             raise VerificationError(
@@ -186,7 +190,7 @@ def online_environment() -> dict[str, str]:
     return clean_environment(kept | {"HF_HUB_DISABLE_TELEMETRY": "1"})
 
 
-def hub_refusal(name: str, revision: str | None, finished: Finished) -> EdgekitError:
+def hub_refusal(name: str, revision: str | None, finished: ProcessResult) -> EdgekitError:
     error = event(finished, "error") or {"kind": "", "message": finished.reason}
     kind, message = str(error["kind"]), str(error["message"])
     if kind == "unreachable":

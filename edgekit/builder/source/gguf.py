@@ -14,10 +14,10 @@ from edgekit.builder.files import (
     record_files,
     scratch,
 )
-from edgekit.builder.source.find import Found
+from edgekit.builder.source.find import LocalSource
 from edgekit.builder.tools.failure import failure
 from edgekit.builder.tools.job import Job, ToolchainSource
-from edgekit.builder.tools.progress import Progress, Report
+from edgekit.builder.tools.progress import Progress, ProgressCallback
 from edgekit.core.buildinfo import FileRecord
 from edgekit.data import cache_root
 
@@ -25,7 +25,7 @@ DEQUANTISE_DEADLINE_SECONDS = 4 * 3600
 _RECORD = "edgekit-files.json"
 
 
-def dequantised(found: Found, toolchain: ToolchainSource, report: Report) -> Path:
+def dequantised(found: LocalSource, toolchain: ToolchainSource, report: ProgressCallback) -> Path:
     """The folder with the weights of a GGUF file in float32, its tokenizer and its config.
 
     Raises:

@@ -14,7 +14,7 @@ from pathlib import Path
 from edgekit.builder.files import hash_file, publish_cached, scratch
 from edgekit.builder.tools.host import pip_environment
 from edgekit.builder.tools.process import run
-from edgekit.builder.tools.progress import Progress, Report
+from edgekit.builder.tools.progress import Progress, ProgressCallback
 from edgekit.data import cache_root
 from edgekit.errors import EdgekitError, VerificationError
 
@@ -31,7 +31,7 @@ def _silent(_: Progress) -> None:
     """Reports to nobody."""
 
 
-def smollm2_gguf(report: Report = _silent) -> Path:
+def smollm2_gguf(report: ProgressCallback = _silent) -> Path:
     """SmolLM2-135M-Instruct as a GGUF file of 98 MB, downloaded once into edgekit's cache.
 
     Raises:
@@ -59,7 +59,7 @@ def smollm2_gguf(report: Report = _silent) -> Path:
     return path
 
 
-def _download(work: Path, report: Report) -> Path:
+def _download(work: Path, report: ProgressCallback) -> Path:
     requirements = work / "requirements.txt"
     requirements.write_text(SMOLLM2_REQUIREMENT + "\n", encoding="utf-8")
     finished = run(

@@ -34,7 +34,7 @@ class Architecture(msgspec.Struct, frozen=True):
     cuda_only: bool = False
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class ArchitectureSupport(msgspec.Struct, frozen=True):
     """Whether an architecture can be built.
 
     Attributes:
@@ -108,9 +108,9 @@ _CUDA_CHECKPOINTS = frozenset({"modelopt", "compressed-tensors"})
 _REQUANTISED = frozenset({"GptOssForCausalLM", "Mistral3ForConditionalGeneration"})
 
 
-def judge(
+def support_of(
     config: dict[str, Any], precision: str, provider: str, *, trust_remote_code: bool = False
-) -> Verdict:
+) -> ArchitectureSupport:
     """Whether the builder can make the model of a config.json.
 
     Args:
@@ -121,7 +121,7 @@ def judge(
     name = architecture_of(config)
     known = ARCHITECTURES.get(name)
     if known is None:
-        return Verdict(None, _unknown(name, config))
+        return ArchitectureSupport(None, _unknown(name, config))
     changes = mends(name, config)
     refusal = (
         _wrong_kind(known, provider)
@@ -131,7 +131,7 @@ def judge(
     )
     part = f"only the language part of {name} is built; it takes text, not pictures or sound"
     notes = ((part,) if known.kind == "text part" else ()) + tuple(each.why for each in changes)
-    return Verdict(known, refusal, notes)
+    return ArchitectureSupport(known, refusal, notes)
 
 
 def alternative(name: str) -> str:

@@ -32,8 +32,8 @@ from edgekit.builder.tools.engine import (
 from edgekit.builder.tools.host import locked_versions
 from edgekit.builder.tools.image import BASE_VARIABLE, PYTHON, BuilderImage, base_from
 from edgekit.builder.tools.job import Job
-from edgekit.builder.tools.process import INSIDE, OFFLINE, Finished, run
-from edgekit.builder.tools.progress import Report
+from edgekit.builder.tools.process import INSIDE, OFFLINE, ProcessResult, run
+from edgekit.builder.tools.progress import ProgressCallback
 from edgekit.errors import EdgekitError
 
 _ENVIRONMENT = {
@@ -57,7 +57,7 @@ class ContainerRunner(msgspec.Struct, frozen=True):
     image: str
     scripts: Path = INSIDE
 
-    def run(self, job: Job, report: Report) -> Finished:
+    def run(self, job: Job, report: ProgressCallback) -> ProcessResult:
         """Run a job, with all the memory that is free where it names no limit.
 
         Raises:
@@ -80,8 +80,8 @@ class ContainerRunner(msgspec.Struct, frozen=True):
         return finished
 
     def _run(
-        self, job: Job, mounts: tuple[Mount, ...], limit: int | None, report: Report
-    ) -> Finished:
+        self, job: Job, mounts: tuple[Mount, ...], limit: int | None, report: ProgressCallback
+    ) -> ProcessResult:
         name = f"edgekit-{job.name.replace('_', '-')}-{os.getpid()}-{secrets.token_hex(4)}"
         python = (PYTHON, "-E", "-s")
         leash = (*python, str(self.scripts / "leash.py"))
@@ -114,7 +114,7 @@ class ContainerToolchain:
         self.tools = locked_versions(self._lock.read_text(encoding="utf-8"))
         self.image = ""
 
-    def ready(self, report: Report) -> ContainerRunner:
+    def ready(self, report: ProgressCallback) -> ContainerRunner:
         """An engine that answers, with the image in its store; built first when it is not.
 
         Raises:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import re
 import signal
 
-from edgekit.builder.tools.process import Finished, event
+from edgekit.builder.tools.process import ProcessResult, event
 from edgekit.errors import EdgekitError
 
 _DISK_FULL = re.compile(r"No space left on device|Errno 28|Disk quota exceeded")
 
 
-def said(finished: Finished) -> str:
+def said(finished: ProcessResult) -> str:
     """Why it failed, in one line: what it reported, else what it printed or how it ended."""
     error = event(finished, "error")
     return str(error["message"]) if error and error["message"] else finished.reason
 
 
-def failure(finished: Finished, what: str, next_step: str = "") -> EdgekitError:
+def failure(finished: ProcessResult, what: str, next_step: str = "") -> EdgekitError:
     """The error for a program that failed.
 
     Args:

@@ -20,8 +20,8 @@ import msgspec
 from edgekit import data
 from edgekit.builder.files import Claim, hash_file, sync
 from edgekit.builder.tools.job import Job
-from edgekit.builder.tools.process import INSIDE, OFFLINE, Finished, clean_environment, run
-from edgekit.builder.tools.progress import Progress, Report
+from edgekit.builder.tools.process import INSIDE, OFFLINE, ProcessResult, clean_environment, run
+from edgekit.builder.tools.progress import Progress, ProgressCallback
 from edgekit.data import cache_root
 from edgekit.errors import EdgekitError
 
@@ -48,7 +48,7 @@ class HostRunner(msgspec.Struct, frozen=True):
     python: Path
     scripts: Path = INSIDE
 
-    def run(self, job: Job, report: Report) -> Finished:
+    def run(self, job: Job, report: ProgressCallback) -> ProcessResult:
         """Run a job; its memory is not limited here."""
         # -E and -s: nothing of the user's shell or home; not -I, which would also leave out the
         # folder of the scripts, where they find each other
@@ -82,7 +82,7 @@ class HostToolchain:
         """Where it lies, whether it is there or not."""
         return self._cache / "toolchain" / self.digest[:16]
 
-    def ready(self, report: Report) -> HostRunner:
+    def ready(self, report: ProgressCallback) -> HostRunner:
         """The installed toolchain.
 
         Raises:
@@ -96,7 +96,7 @@ class HostToolchain:
         # the interpreter behind the venv's link may have been uninstalled since
         return (self.folder / _MARKER).is_file() and (self.folder / "bin" / "python").exists()
 
-    def _install(self, report: Report) -> None:
+    def _install(self, report: ProgressCallback) -> None:
         check_machine(sys.platform, platform.machine())
         base = find_python()
         self.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -116,7 +116,7 @@ class HostToolchain:
         finally:
             claim.release()
 
-    def _make(self, base: str, report: Report) -> None:
+    def _make(self, base: str, report: ProgressCallback) -> None:
         making = Progress("toolchain", f"making an environment with Python {PYTHON_VERSION}")
         log = self.folder.with_suffix(".log")
         # without pip in it: edgekit's own installs into it, so that no ensurepip is needed
@@ -145,7 +145,7 @@ class HostToolchain:
         sync(marker)
         log.unlink()
 
-    def _pip(self, log: Path, report: Report, *extra: str) -> Finished:
+    def _pip(self, log: Path, report: ProgressCallback, *extra: str) -> ProcessResult:
         # every file is checked against the lock's hash, whichever index it comes from
         return run(
             [
@@ -158,7 +158,7 @@ class HostToolchain:
         )  # fmt: skip
 
 
-def lacks_torch(finished: Finished) -> bool:
+def lacks_torch(finished: ProcessResult) -> bool:
     """Whether pip failed because the indexes that it is set up for have no CPU build of torch."""
     return finished.code != 0 and bool(_NO_TORCH.search(finished.tail))
 
@@ -200,7 +200,7 @@ def find_python() -> str:
     )
 
 
-def _wait_for(claim: Claim, report: Report) -> None:
+def _wait_for(claim: Claim, report: ProgressCallback) -> None:
     deadline = time.monotonic() + INSTALL_DEADLINE_SECONDS
     while not claim.take():
         if time.monotonic() > deadline:

@@ -28,8 +28,8 @@ from edgekit.builder.tools.host import (
     lacks_torch,
     pip_environment,
 )
-from edgekit.builder.tools.process import Finished, clean_environment, run
-from edgekit.builder.tools.progress import Progress, Report
+from edgekit.builder.tools.process import ProcessResult, clean_environment, run
+from edgekit.builder.tools.progress import Progress, ProgressCallback
 from edgekit.data import cache_root
 from edgekit.errors import EdgekitError, UsageError
 
@@ -86,7 +86,7 @@ class BuilderImage(msgspec.Struct, frozen=True):
         done = ask([*self.engine.argv, "image", "inspect", "--format", form, self.tag])
         return done.stdout.strip() if done.returncode == 0 else ""
 
-    def make(self, report: Report) -> str:
+    def make(self, report: ProgressCallback) -> str:
         """Build it from scratch, whether it is there or not; its digest.
 
         Raises:
@@ -111,7 +111,7 @@ class BuilderImage(msgspec.Struct, frozen=True):
             self._build(work, self.tag, "", {"BASE": base}, report)
         return self.digest()
 
-    def _wheels(self, folder: Path, log: Path, report: Report) -> None:
+    def _wheels(self, folder: Path, log: Path, report: ProgressCallback) -> None:
         finished = self._download(folder, log, report)
         if lacks_torch(finished):
             finished = self._download(folder, log, report, "--extra-index-url", TORCH_CPU_INDEX)
@@ -121,7 +121,9 @@ class BuilderImage(msgspec.Struct, frozen=True):
                 "pip uses your own configuration; check that it reaches a package index",
             )  # fmt: skip
 
-    def _download(self, folder: Path, log: Path, report: Report, *extra: str) -> Finished:
+    def _download(
+        self, folder: Path, log: Path, report: ProgressCallback, *extra: str
+    ) -> ProcessResult:
         return run(
             [
                 sys.executable, "-m", "pip", "download", "--require-hashes", "--no-deps",
@@ -134,7 +136,7 @@ class BuilderImage(msgspec.Struct, frozen=True):
             environment=pip_environment(), deadline_seconds=INSTALL_DEADLINE_SECONDS, report=report,
         )  # fmt: skip
 
-    def _rootfs(self, out: Path, log: Path, report: Report) -> None:
+    def _rootfs(self, out: Path, log: Path, report: ProgressCallback) -> None:
         if not shutil.which("mmdebstrap"):
             raise EdgekitError(
                 "the build image has no base to start from",
@@ -161,7 +163,7 @@ class BuilderImage(msgspec.Struct, frozen=True):
             )  # fmt: skip
 
     def _build(
-        self, work: Path, tag: str, target: str, arguments: dict[str, str], report: Report
+        self, work: Path, tag: str, target: str, arguments: dict[str, str], report: ProgressCallback
     ) -> None:
         detail = "packing the base" if target else "installing the toolchain, without network"
         finished = run(

@@ -11,8 +11,8 @@ from typing import Protocol
 
 import msgspec
 
-from edgekit.builder.tools.process import Finished
-from edgekit.builder.tools.progress import Progress, Report
+from edgekit.builder.tools.process import ProcessResult
+from edgekit.builder.tools.progress import Progress, ProgressCallback
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -55,7 +55,7 @@ class Job(msgspec.Struct, frozen=True):
 class Toolchain(Protocol):
     """The locked tools, ready to run."""
 
-    def run(self, job: Job, report: Report) -> Finished:
+    def run(self, job: Job, report: ProgressCallback) -> ProcessResult:
         """Run a job to its end, whatever its exit code.
 
         Raises:
@@ -76,6 +76,6 @@ class ToolchainSource(Protocol):
     image: str
     """Digest of the container image once it is ready, else empty."""
 
-    def ready(self, report: Report) -> Toolchain:
+    def ready(self, report: ProgressCallback) -> Toolchain:
         """The toolchain, installed first when it has to be."""
         ...

@@ -22,7 +22,7 @@ import msgspec
 
 from edgekit.builder.tools.progress import (
     Progress,
-    Report,
+    ProgressCallback,
     last_error,
     read_event,
     read_line,
@@ -49,7 +49,7 @@ OFFLINE = {
 """Nothing the toolchain does after the download talks to anybody."""
 
 
-class Finished(msgspec.Struct, frozen=True):
+class ProcessResult(msgspec.Struct, frozen=True):
     """How a program ended.
 
     Attributes:
@@ -98,11 +98,11 @@ def run(
     log: Path,
     environment: Mapping[str, str],
     deadline_seconds: float,
-    report: Report,
+    report: ProgressCallback,
     events: Path | None = None,
     cwd: Path | None = None,
     stdin: int = subprocess.DEVNULL,
-) -> Finished:
+) -> ProcessResult:
     """Run a program to its end, whatever its exit code.
 
     Args:
@@ -141,8 +141,8 @@ def _follow(
     shows: Progress,
     log: Path,
     deadline_seconds: float,
-    report: Report,
-) -> Finished:
+    report: ProgressCallback,
+) -> ProcessResult:
     started = time.monotonic()
     last_report = -REPORT_EVERY_SECONDS
     current = shown = shows
@@ -173,7 +173,7 @@ def _follow(
     # a script knows better than the kernel here what it took itself: in a container the child is
     # only the engine's client
     own: dict[str, Any] = next((e for e in reversed(told.all) if e.get("event") == "usage"), {})
-    return Finished(
+    return ProcessResult(
         code=child.returncode,
         seconds=seconds,
         peak_rss_bytes=int(own.get("peak_rss_bytes", spent.ru_maxrss * 1024)),  # Linux: KiB
@@ -227,6 +227,6 @@ def _tail(log: Path) -> str:
         return file.read().decode("utf-8", "replace")
 
 
-def event(finished: Finished, name: str) -> dict[str, Any] | None:
+def event(finished: ProcessResult, name: str) -> dict[str, Any] | None:
     """The last event of that name, e.g. `result`."""
     return next((e for e in reversed(finished.events) if e.get("event") == name), None)

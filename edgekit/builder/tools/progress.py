@@ -28,7 +28,7 @@ class Progress(msgspec.Struct, frozen=True):
     fraction: float | None = None
 
 
-Report = Callable[[Progress], None]
+ProgressCallback = Callable[[Progress], None]
 """Receives every `Progress`; called at least about once a second while a program runs."""
 
 _BAR = re.compile(r"^(?P<what>[^|]*?):?\s*(?P<percent>\d{1,3})%\|")

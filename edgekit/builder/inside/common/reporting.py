@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 
-class Failed(Exception):  # noqa: N818 (what it says to a reader of a script)
+class ScriptError(Exception):
     """A script's own refusal: `kind` is a stable word, the message one line for a human."""
 
     def __init__(self, kind: str, message: str) -> None:
@@ -72,7 +72,7 @@ def run(
         import traceback
 
         traceback.print_exc()  # for the log
-        kind = error.kind if isinstance(error, Failed) else kind_of(error)
+        kind = error.kind if isinstance(error, ScriptError) else kind_of(error)
         # a KeyError's text is the key alone
         bare = isinstance(error, LookupError) or not str(error).strip()
         text = f"{type(error).__name__}: {error}" if bare else str(error)

@@ -20,7 +20,7 @@ _SPLIT = {part: whole for whole, parts in _JOINED.items() for part in parts}
 
 
 @dataclass
-class Matrix:
+class QuantisedMatrix:
     """One quantised matrix, shape (rows, columns), and where its parts are."""
 
     name: str
@@ -54,7 +54,7 @@ def _unpack(packed: np.ndarray, bits: int) -> np.ndarray:
     return ((packed[..., None] >> shifts) & (2**bits - 1)).reshape(*packed.shape[:-1], -1)
 
 
-class Graph:
+class MappedGraph:
     """A built folder's graph, its data mapped."""
 
     def __init__(self, model: Path) -> None:
@@ -87,9 +87,9 @@ class Graph:
         return [self.array(name) for name in self.stored if name.startswith("cos_cache")]
 
 
-def quantised(model: Path) -> list[Matrix]:
+def quantised(model: Path) -> list[QuantisedMatrix]:
     """The matrices of a built folder; none of another format."""
-    graph = Graph(model)
+    graph = MappedGraph(model)
     found = []
     for node in graph.nodes:
         has = {a.name: a.i for a in node.attribute}
@@ -101,7 +101,7 @@ def quantised(model: Path) -> list[Matrix]:
         if has["bits"] not in (2, 4, 8) or (zeros is not None and zeros.dtype != np.uint8):
             continue
         found.append(
-            Matrix(
+            QuantisedMatrix(
                 name=node.name,
                 layer=int(layer[1]) if layer else None,
                 kind=node.name.strip("/").split("/")[-2],
@@ -116,7 +116,7 @@ def quantised(model: Path) -> list[Matrix]:
     return found
 
 
-class Source:
+class SourceTensors:
     """The tensors of a folder's safetensors files, mapped."""
 
     def __init__(self, folder: Path) -> None:
@@ -130,7 +130,7 @@ class Source:
                     start = 8 + size + at["data_offsets"][0]
                     self._where[name] = (path, start, at["dtype"], at["shape"])
 
-    def parts(self, matrix: Matrix) -> list[tuple[str, int, int]] | None:
+    def parts(self, matrix: QuantisedMatrix) -> list[tuple[str, int, int]] | None:
         """The tensors whose rows, one below the other, are this matrix: name, first row, rows.
 
         None where the names say nothing, or the shapes do not fit.
@@ -192,7 +192,7 @@ def errors(model: Path, source: Path) -> list[dict[str, object]]:
     A kind of matrix that is unlike its counterpart in most layers is one that the builder stores
     in another way (rows in another order, a factor folded in): it is left out.
     """
-    tensors = Source(source)
+    tensors = SourceTensors(source)
     found: list[dict[str, object]] = []
     for matrix in quantised(model):
         parts = tensors.parts(matrix)

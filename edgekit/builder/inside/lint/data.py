@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from lint.graph import Graph, stored_bytes
+from lint.graph import ResolvedGraph, stored_bytes
 from onnx import TensorProto
 
 PIECE_BYTES = 16 * 2**20
@@ -44,7 +44,7 @@ def outside(folder: Path, location: str) -> bool:
     return not (folder / location).resolve().is_relative_to(folder.resolve())
 
 
-def layout(folder: Path, graph: Graph) -> dict[str, Any]:
+def layout(folder: Path, graph: ResolvedGraph) -> dict[str, Any]:
     """Where the tensors lie in their files: outside, past the end, over each other, holes."""
     by_file: dict[str, list[tuple[int, int, str]]] = {}
     leaving, wrong = [], []
@@ -98,10 +98,10 @@ def _file(folder: Path, name: str, parts: list[tuple[int, int, str]]) -> dict[st
     }
 
 
-class Contents:
+class TensorReader:
     """Reads tensors of a model."""
 
-    def __init__(self, folder: Path, graph: Graph) -> None:
+    def __init__(self, folder: Path, graph: ResolvedGraph) -> None:
         self._folder = folder
         self._graph = graph
 
@@ -157,7 +157,7 @@ class Contents:
             constant += int(equal.sum())
         return runs, constant
 
-    def measure(self, matrix: dict[str, Any]) -> dict[str, int]:
+    def statistics(self, matrix: dict[str, Any]) -> dict[str, int]:
         """What the bytes of a matrix look like."""
         weight = self._graph.weights[matrix["weight"]]
         bytes_of = place(weight)

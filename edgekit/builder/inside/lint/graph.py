@@ -46,7 +46,7 @@ def method(weight: str) -> str:
     return "blockwise" if re.search(r"_Q\d+$", weight) else "unknown"
 
 
-class Graph:
+class ResolvedGraph:
     """A graph with its names resolved."""
 
     def __init__(self, model: ModelProto) -> None:
@@ -202,7 +202,7 @@ class Graph:
         } | more
 
 
-def summary(graph: Graph) -> dict[str, Any]:
+def summary(graph: ResolvedGraph) -> dict[str, Any]:
     """The graph's own facts, matrices left out."""
     types, layers = graph.caches()
     opsets = {entry.domain or "ai.onnx": entry.version for entry in graph.model.opset_import}

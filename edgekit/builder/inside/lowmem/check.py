@@ -17,7 +17,7 @@ from typing import Any
 
 from common.reporting import Reporter
 
-MEASURED: tuple[dict[str, str], ...] = (
+COMPARED_VERSIONS: tuple[dict[str, str], ...] = (
     {
         "onnxruntime-genai": "0.18.0",
         "onnxruntime": "1.32.0",
@@ -52,10 +52,11 @@ def not_covered(config: Mapping[str, Any], options: Mapping[str, str]) -> str:
     return ""
 
 
-def measured() -> bool:
+def versions_compared() -> bool:
     """Whether the installed versions are among those that were compared."""
     return any(
-        all(version(name) == wanted for name, wanted in versions.items()) for versions in MEASURED
+        all(version(name) == wanted for name, wanted in versions.items())
+        for versions in COMPARED_VERSIONS
     )
 
 
@@ -72,14 +73,14 @@ def differs(
     words = [word for key, value in cut.items() for word in ("--option", f"{key}={value}")]
     digests = []
     with tempfile.TemporaryDirectory(dir=out.parent, prefix="one-layer-") as folder:
-        for number, path in enumerate(("stock", "low-memory")):
+        for number, route in enumerate(("stock", "low-memory")):
             report.progress("these versions are new: building one layer both ways", number / 2)
-            made, events = Path(folder) / path, Path(folder) / f"{path}.events"
+            made, events = Path(folder) / route, Path(folder) / f"{route}.events"
             argv = [sys.executable, "-E", "-s", str(SCRIPT), *arguments, "-o", str(made)]
-            argv += [*words, "--path", path, "--report", str(events)]
+            argv += [*words, "--path", route, "--report", str(events)]
             done = subprocess.run(argv, stdin=subprocess.DEVNULL, check=False)
             if done.returncode != 0:
-                return f"one layer could not be built the {path} way: {_reason(events)}"
+                return f"one layer could not be built the {route} way: {_reason(events)}"
             digests.append(contents(made))
     names = sorted(n for n in digests[0] | digests[1] if digests[0].get(n) != digests[1].get(n))
     return f"one layer built both ways differs in {', '.join(names)}" if names else ""

@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 import torch
 from common.mapped_pages import Pages
-from common.reporting import Failed, Reporter
+from common.reporting import Reporter, ScriptError
 from lowmem import kquant
-from lowmem.tensors import Outside, refuse_stubs
+from lowmem.tensors import OffloadedTensors, refuse_stubs
 
 COLUMNS = 2048  # quantised at a time
 SAVING = 0.2  # of the time, about
@@ -36,7 +36,7 @@ STOCK_SEARCH = (
 )
 
 
-class Instead(types.ModuleType):
+class PatchedModule(types.ModuleType):
     """A module as it is, but for some names."""
 
     def __init__(self, module: Any, **names: Any) -> None:
@@ -44,14 +44,14 @@ class Instead(types.ModuleType):
         self.__dict__["_module"] = module
         for name, value in names.items():
             if not hasattr(module, name):
-                raise Failed("low-memory", f"{module.__name__} has no {name} any more")
+                raise ScriptError("low-memory", f"{module.__name__} has no {name} any more")
             self.__dict__[name] = value
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._module, name)
 
 
-class Joined:
+class JoinedWeight:
     """Weights that will be one matrix, one below the other (or beside, transposed).
 
     `torch.as_tensor`, through which the builder takes it, knows the DLPack protocol.
@@ -68,9 +68,9 @@ class Joined:
         return torch.Size((columns, rows) if self._transposed else (rows, columns))
 
     @property
-    def T(self) -> "Joined":  # noqa: N802 (torch's name)
+    def T(self) -> "JoinedWeight":  # noqa: N802 (torch's name)
         """Rows for columns."""
-        return Joined(self._parts, not self._transposed)
+        return JoinedWeight(self._parts, not self._transposed)
 
     def __dlpack_device__(self) -> Any:
         return self._parts[0].detach().__dlpack_device__()
@@ -80,7 +80,7 @@ class Joined:
         return (whole.T if self._transposed else whole).__dlpack__(**how)
 
 
-class Progress:
+class ProgressCounter:
     """Counts matrices while they are quantised and tensors while they are written."""
 
     def __init__(self, reporter: Reporter) -> None:
@@ -110,7 +110,7 @@ class LowMemory:
         saved: whether a model was written this way.
     """
 
-    def __init__(self, outside: Outside, pages: Pages, progress: Progress) -> None:
+    def __init__(self, outside: OffloadedTensors, pages: Pages, progress: ProgressCounter) -> None:
         self.outside = outside
         self.notes: list[str] = []
         self.saved = False
@@ -120,7 +120,7 @@ class LowMemory:
 
     # in builders.base: the way into the quantisers and out of them
 
-    def ir_of_builder(self, ir: Any) -> Instead:
+    def ir_of_builder(self, ir: Any) -> PatchedModule:
         """onnx_ir as the builder sees it."""
 
         def to_proto(model: Any) -> Any:
@@ -143,13 +143,13 @@ class LowMemory:
             ir.save(model, path, callback=before, **how)
             self.saved = True
 
-        return Instead(ir, to_proto=to_proto, from_proto=from_proto, save=save)
+        return PatchedModule(ir, to_proto=to_proto, from_proto=from_proto, save=save)
 
     def packed_class(self, _: Any) -> Callable[..., Any]:
         """The builder's class for query, key and value in one."""
 
         def make(_: Any, q: Any, k: Any, v: Any, **__: Any) -> types.SimpleNamespace:
-            return types.SimpleNamespace(weight=Joined([q.weight, k.weight, v.weight]))
+            return types.SimpleNamespace(weight=JoinedWeight([q.weight, k.weight, v.weight]))
 
         return make
 
@@ -162,7 +162,7 @@ class LowMemory:
         self._progress.quantising()
         return self.outside.behind(ir.from_proto(proto)).numpy()
 
-    def ir_of_quantiser(self, ir: Any) -> Instead:
+    def ir_of_quantiser(self, ir: Any) -> PatchedModule:
         """onnx_ir as `matmul_nbits_quantizer` sees it: it reads and writes weights."""
 
         def from_proto(proto: Any) -> Any:
@@ -172,20 +172,20 @@ class LowMemory:
         def serialize_tensor(tensor: Any) -> Any:
             return ir.serde.serialize_tensor(self.outside.spool(tensor))
 
-        serde = Instead(ir.serde, serialize_tensor=serialize_tensor)
-        return Instead(ir, from_proto=from_proto, serde=serde)
+        serde = PatchedModule(ir.serde, serialize_tensor=serialize_tensor)
+        return PatchedModule(ir, from_proto=from_proto, serde=serde)
 
-    def numpy_helper(self, helper: Any) -> Instead:
+    def numpy_helper(self, helper: Any) -> PatchedModule:
         """onnx.numpy_helper as `weight_only` sees it."""
 
         def to_array(proto: Any, base_dir: str = "") -> np.ndarray:
             return self._read(proto)
 
-        return Instead(helper, to_array=to_array)
+        return PatchedModule(helper, to_array=to_array)
 
-    def onnx(self, onnx: Any) -> Instead:
+    def onnx(self, onnx: Any) -> PatchedModule:
         """onnx as `matmul_nbits_quantizer` sees it: an embedding is read through it."""
-        return Instead(onnx, numpy_helper=self.numpy_helper(onnx.numpy_helper))
+        return PatchedModule(onnx, numpy_helper=self.numpy_helper(onnx.numpy_helper))
 
     def make_node(self, stock: Callable[..., Any]) -> Callable[..., Any]:
         """`make_matmul_weight_only_node`, whose new weights go to the spool."""
@@ -244,7 +244,7 @@ def patched(inputs: list[Path], spool: Path, reporter: Reporter) -> Iterator[Low
         spool: file for quantised weights, as large as all of them; made here, left to the caller.
 
     Raises:
-        Failed: the builder or a quantiser has no such name, or a weight would be left out.
+        ScriptError: the builder or a quantiser has no such name, or a weight would be left out.
     """
     from onnxruntime.quantization import matmul_nbits_quantizer as nbits
     from onnxruntime.quantization.neural_compressor import weight_only
@@ -252,8 +252,8 @@ def patched(inputs: list[Path], spool: Path, reporter: Reporter) -> Iterator[Low
 
     # not by its name: the builder puts its folder on the path and imports it as `builders.base`
     base = sys.modules[Model.__module__]
-    outside = Outside(spool)
-    low = LowMemory(outside, Pages(inputs), Progress(reporter))
+    outside = OffloadedTensors(spool)
+    low = LowMemory(outside, Pages(inputs), ProgressCounter(reporter))
     replaced = (
         (base, "ir", low.ir_of_builder),
         (Model, "make_packed_matmul_float_class", low.packed_class),
@@ -269,10 +269,10 @@ def patched(inputs: list[Path], spool: Path, reporter: Reporter) -> Iterator[Low
         stack.callback(outside.close)
         for owner, name, make in replaced:
             if not hasattr(owner, name):
-                raise Failed("low-memory", f"{owner.__name__} has no {name} any more")
+                raise ScriptError("low-memory", f"{owner.__name__} has no {name} any more")
             stock = getattr(owner, name)
             setattr(owner, name, make(stock))
             stack.callback(setattr, owner, name, stock)
         yield low
         if not low.saved:
-            raise Failed("low-memory", "the builder wrote its model past the low-memory path")
+            raise ScriptError("low-memory", "the builder wrote its model past the low-memory path")

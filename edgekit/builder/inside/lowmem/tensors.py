@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from common.reporting import Failed
+from common.reporting import ScriptError
 
 SMALL_BYTES = 1 << 20  # up to that many a tensor stays where it is
 LOCATION = "kept outside by the low-memory build"
 
 
-class Outside:
+class OffloadedTensors:
     """Large tensors: lazy ones as the builder made them, and finished ones in a spool file.
 
     A stub is an external tensor with a location that no file has; its offset is a number that
@@ -73,7 +73,7 @@ class Outside:
         def read() -> ir.Tensor:
             again = np.fromfile(self._spool, kind, count, offset=offset)
             if zlib.crc32(again.data.cast("B")) != checksum:
-                raise Failed("low-memory", f"{name} came back from {self._spool} changed")
+                raise ScriptError("low-memory", f"{name} came back from {self._spool} changed")
             return ir.Tensor(again.reshape(shape.numpy()), name=name, dtype=dtype)
 
         return self._stub(ir.LazyTensor(read, dtype, shape, name=name), name)
@@ -101,9 +101,9 @@ def is_stub(tensor: Any) -> bool:
 
 
 def refuse_stubs(model: ir.Model) -> None:
-    """Raises: Failed where one is left: better no model than one without a weight."""
+    """Raises: ScriptError where one is left: better no model than one without a weight."""
     graphs = [model.graph, *(f.graph for f in model.functions.values())]
     for graph in graphs:
         for name, value in graph.initializers.items():
             if is_stub(value.const_value):
-                raise Failed("low-memory", f"the weight {name} was left out of the model")
+                raise ScriptError("low-memory", f"the weight {name} was left out of the model")
