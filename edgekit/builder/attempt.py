@@ -1,4 +1,4 @@
-"""Makes the candidates, puts each before the gate, and keeps the one that becomes the result."""
+"""Makes the candidate models, runs the gate on each, and keeps the one that the ladder chooses."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from edgekit.data import cache_root
 from edgekit.errors import VerificationError
 
 GATED_PROVIDERS = ("cpu",)
-"""Graphs for other processors use operators that this machine's runtime does not have."""
+"""The gate runs on a CPU: graphs for other providers use operators that its runtime lacks."""
 
 
 class Setup(msgspec.Struct, frozen=True):
-    """What all candidates share.
+    """The inputs that all candidates of a build share.
 
     Attributes:
-        toolchain: runs the scripts.
-        folder: the Hugging Face folder.
-        route: the route through the builder.
+        toolchain: runs the scripts of `inside/`.
+        folder: the Hugging Face folder of the source.
+        route: `auto`, `low-memory` or `stock`.
         reads: files and folders that options name.
-        thresholds: None leaves the models untested.
+        thresholds: limits of the gate; None skips the gate.
     """
 
     toolchain: Toolchain
@@ -45,7 +45,7 @@ class Setup(msgspec.Struct, frozen=True):
 
 
 class Attempt(msgspec.Struct, frozen=True):
-    """One candidate, made and measured; `gate` is None where nothing was tested."""
+    """A candidate after it was made and measured; `gate` is None where the gate did not run."""
 
     candidate: Candidate
     made: FinishedModel
@@ -53,7 +53,7 @@ class Attempt(msgspec.Struct, frozen=True):
 
     @property
     def result(self) -> RecipeResult:
-        """What the ladder decides on."""
+        """The figures that the ladder compares."""
         gate = self.gate
         return RecipeResult(
             recipe=self.candidate.recipe,
@@ -67,7 +67,7 @@ class Attempt(msgspec.Struct, frozen=True):
 
     @property
     def summary(self) -> GateSummary | None:
-        """For the record."""
+        """The gate's part of build.json; None where the gate did not run."""
         gate = self.gate
         if gate is None:
             return None
@@ -80,7 +80,7 @@ class Attempt(msgspec.Struct, frozen=True):
 
 
 def thresholds_digest(thresholds: Thresholds) -> str:
-    """Sha256 (hex) of their canonical JSON."""
+    """Sha256 (hex) of the thresholds' canonical JSON: keys sorted, no spaces."""
     return hashlib.sha256(msgspec.json.encode(thresholds, order="sorted")).hexdigest()
 
 
@@ -91,11 +91,14 @@ def attempt_all(
     work: Path,
     report: ProgressCallback,
 ) -> tuple[Attempt, tuple[RecipeResult, ...]]:
-    """Make candidates until the ladder ends; the one that is kept, and all that was tried.
+    """Make candidates until the ladder ends.
+
+    Returns:
+        The attempt that is kept, and the results of all attempts in their order.
 
     Raises:
-        VerificationError: none is good enough; the report of the last is kept in the cache.
-        EdgekitError: one could not be made.
+        VerificationError: no candidate passes; the report of the last one is kept in the cache.
+        EdgekitError: a candidate could not be made.
     """
     best: Attempt | None = None
     last: Attempt | None = None
@@ -123,7 +126,7 @@ def _attempt(
     setup: Setup, candidate: Candidate, work: Path, report: ProgressCallback, *, single: bool
 ) -> Attempt:
     def shown(progress: Progress) -> None:
-        # which of several candidates this is about
+        # with several candidates, each line names the one that it belongs to
         named = progress.detail if single else f"{candidate.recipe}: {progress.detail}"
         report(msgspec.structs.replace(progress, detail=named))
 
@@ -140,7 +143,7 @@ def _attempt(
 
 
 def write_report(attempt: Attempt, tried: Sequence[RecipeResult], folder: Path) -> None:
-    """`gate.json` and `report.html` of a measured model."""
+    """Write `gate.json` and `report.html` of a model, if the gate ran."""
     if attempt.gate is None:
         return
     title = f"{attempt.candidate.spec.source.name}, {attempt.candidate.recipe or 'own options'}"

@@ -1,4 +1,4 @@
-"""Files as the builder needs them: hashed, flushed to the disk, published by rename."""
+"""File operations of the builder: hash, flush to the disk, publish by rename, lock."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ def sync(path: Path) -> None:
 
 
 def publish_cached(temporary: Path, final: Path) -> None:
-    """Make a finished cache folder visible under its content's name.
+    """Rename a finished cache folder to its final name, which its content decides.
 
-    Whoever comes second to a name that is already there drops its copy: both are equal.
+    If another process has published that name already, this copy is dropped: both are equal.
     """
     sync_tree(temporary)
     try:
@@ -79,13 +79,13 @@ def publish_cached(temporary: Path, final: Path) -> None:
 
 @contextmanager
 def scratch(parent: Path) -> Iterator[Path]:
-    """An empty folder below `parent`, gone when the block ends.
+    """An empty folder below `parent`, removed when the block ends.
 
-    What a killed process left of its own goes first.
+    Folders that killed processes left there are removed first.
     """
     parent.mkdir(parents=True, exist_ok=True)
     for left in parent.glob(f"{_SCRATCH}*"):
-        # a young one may be about to be claimed
+        # another process may have made a young one and not claimed it yet
         if time.time() - left.stat().st_mtime > YOUNG_SECONDS:
             remove_unclaimed(left)
     with tempfile.TemporaryDirectory(
@@ -100,7 +100,7 @@ def scratch(parent: Path) -> Iterator[Path]:
 
 
 def remove_unclaimed(folder: Path) -> bool:
-    """Remove a leftover folder; False when a living process has claimed it."""
+    """Remove a leftover folder; False when a running process has claimed it."""
     claim = Claim(folder)
     try:
         if not claim.take():
@@ -114,7 +114,8 @@ def remove_unclaimed(folder: Path) -> bool:
 class Claim:
     """An advisory lock (flock) on a file or folder, held by this process until `release`.
 
-    The kernel drops it with the process, however that ends: a claim nobody holds is a leftover.
+    The kernel releases the lock when the process ends, in any way. A folder without a lock is
+    therefore a leftover.
     """
 
     def __init__(self, path: Path) -> None:
@@ -129,12 +130,12 @@ class Claim:
         return True
 
     def release(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         os.close(self._descriptor)
 
 
 def keep_log(log: Path, name: str) -> Path:
-    """Copy a failed program's log into the cache: the folder that it lies in is about to go."""
+    """Copy a failed program's log into the cache, because its own folder is about to be removed."""
     kept = cache_root() / "logs" / name
     kept.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(log, kept)

@@ -1,4 +1,4 @@
-"""One build, from what was asked for to a folder that is whole or not there at all."""
+"""Runs one build, from the request to a complete output folder, or to none at all."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from edgekit.errors import EdgekitError
 
 
 class BuildResult(msgspec.Struct, frozen=True):
-    """What came out.
+    """The outcome of a build, as `edgekit build` prints it.
 
     Attributes:
         files: relative path -> sha256 and size of the model's files.
-        total_bytes: their sum.
-        seconds: wall-clock time of it all, from the request to the folder.
-        builder_seconds: the model builder's part of it; 0 when `up_to_date`.
-        peak_rss_bytes: the most memory the model builder held; 0 when `up_to_date`.
-        up_to_date: the folder was this very build already, nothing was made.
-        recipe: its name; empty when the options were spelled out.
+        total_bytes: sum of the sizes.
+        seconds: wall-clock time of the whole build, from the request to the folder.
+        builder_seconds: the model builder's share of it; 0 when `up_to_date`.
+        peak_rss_bytes: peak memory of the model builder; 0 when `up_to_date`.
+        up_to_date: the folder already held this build, and nothing was made.
+        recipe: the recipe's name; empty when the user spelled the options out.
         route: `low-memory` or `stock`.
-        gate: how it did; None when nobody tested it.
-        recipe_results: what `auto` tried.
-        notes: what the user should know about the choice, one line each.
+        gate: the gate's summary; None when the model was not tested.
+        recipe_results: the recipes that `auto` tried; empty for a single one.
+        notes: remarks for the user, one line each.
     """
 
     out: Path
@@ -62,16 +62,16 @@ class BuildResult(msgspec.Struct, frozen=True):
 def build(
     request: BuildRequest, report: ProgressCallback, toolchain: ToolchainSource | None = None
 ) -> BuildResult:
-    """Build a model folder, or find that it is there already.
+    """Build a model folder, unless the output already holds this build.
 
     Args:
-        report: told about every step, at least once a second.
-        toolchain: the host's, unless another is given.
+        report: called for every step, at least once a second.
+        toolchain: default: the toolchain of this host.
 
     Raises:
-        UsageError: the request cannot be met as it stands; nothing was done.
+        UsageError: the request cannot be met; nothing was done.
         UnreachableError: the model is on the hub and the hub does not answer.
-        VerificationError: the model is not what was asked for, or not good enough.
+        VerificationError: the model differs from the request, or the gate refuses it.
         EdgekitError: a step failed; the output folder is as it was before.
     """
     try:
@@ -100,7 +100,7 @@ def _build(
     folder = prepared.found.path
     if prepared.found.source.kind == "gguf":
         folder = dequantised(prepared.found, toolchain, report)
-        # its config.json is known only now
+        # only now is the config.json of a GGUF file known
         refuse_unsupported(read_config(folder), check_request(request), request)
     setup = Setup(toolchain.ready(report), folder, request.route, prepared.reads, thresholds)
     with workplace(out) as work:
@@ -118,7 +118,7 @@ def _build(
 
 
 def _has_passed(record: BuildRecord, thresholds: Thresholds | None) -> bool:
-    """Whether the gate that is asked for has been passed already."""
+    """Whether the recorded build passed a gate with these thresholds."""
     if thresholds is None:
         return True
     return record.gate is not None and record.gate.thresholds == thresholds_digest(thresholds)

@@ -1,7 +1,7 @@
-"""What decides the bytes of a build, as one value, and the name that follows from it.
+"""The specification of a build, its build id, and the record of a finished build.
 
-Pure: no file, clock or process is touched here. `BuildSpec` names everything the output depends
-on, `build_id` is the digest of its canonical JSON: same id, same bytes.
+Pure: no file, clock or process is touched here. `BuildSpec` holds everything that the output
+depends on. `build_id` is the digest of its canonical JSON: same id, same bytes.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ Precision = Literal["int4", "int8", "fp16", "fp32"]
 Provider = Literal["cpu", "cuda", "dml", "webgpu"]
 SourceKind = Literal["hub", "folder", "gguf"]
 
-# The pairs the locked builder itself lists as valid (the banner it prints first), and FP16 on CPU,
-# which it builds all the same: slow, but half the size of FP32.
+# The pairs that the locked builder lists as valid in the banner that it prints first, plus FP16 on
+# CPU, which it also builds: slow, but half the size of FP32.
 VALID_TARGETS: dict[str, tuple[str, ...]] = {
     "int4": ("cpu", "cuda", "dml", "webgpu"),
     "int8": ("cpu", "cuda", "webgpu"),
@@ -28,8 +28,8 @@ VALID_TARGETS: dict[str, tuple[str, ...]] = {
 }
 
 DEFAULT_CONTEXT = 4096
-"""The builder writes the model's whole context there, and a runtime that takes it reserves the KV
-memory for it: 103 GB for Phi-3.5-mini."""
+"""Default cap for `search.max_length`, in tokens. The builder writes the model's whole context
+there, and a runtime reserves KV memory for that length: 103 GB for Phi-3.5-mini."""
 
 FP16_ON_CPU_NOTE = (
     "fp16 on cpu is slow: the runtime has no grouped attention for it "
@@ -38,14 +38,14 @@ FP16_ON_CPU_NOTE = (
 
 
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the weights come from, by content.
+    """The weights that a build starts from, identified by content.
 
     Attributes:
         kind: a Hugging Face repository, a local Hugging Face folder or a GGUF file.
-        name: `ORG/NAME`, or the last part of the local path; never a whole path, so that a
-            record says nothing about the machine it was made on.
+        name: `ORG/NAME`, or the last part of the local path. Never a whole path: a record says
+            nothing about the machine that made it.
         revision: the commit of a Hugging Face repository, else empty.
-        files: relative path -> sha256 (hex) of every file the builder may read.
+        files: relative path -> sha256 (hex) of every file that the builder may read.
     """
 
     kind: SourceKind
@@ -58,14 +58,15 @@ class BuildSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that decides the bytes of the output.
 
     Attributes:
-        source: the weights.
+        source: the weights, tokenizer and config that the build reads.
         precision: the builder's `-p`.
         provider: the builder's `-e`.
         options: the builder's `--extra_options`, checked and in canonical spelling.
-        option_files: for an option whose value is a path, relative path -> sha256 of what it names.
+        option_files: option whose value is a path -> relative path -> sha256 (hex) of each file
+            there.
         context: cap for `search.max_length`, in tokens.
-        toolchain: sha256 (hex) of the lock the toolchain is installed from.
-        steps: raised when edgekit's own part of the build changes the output.
+        toolchain: sha256 (hex) of the lock file that the toolchain is installed from.
+        steps: version of edgekit's own part of the build, raised when that changes the output.
     """
 
     source: Source
@@ -83,10 +84,10 @@ class BuildSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class GateSummary(GateOutcome, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the model did at the gate; the whole report is in `gate.json` beside it.
+    """The gate's result in short; the whole report is in `gate.json` beside build.json.
 
     Attributes:
-        thresholds: sha256 (hex) of their canonical JSON.
+        thresholds: sha256 (hex) of the thresholds' canonical JSON.
         mean_kl: mean KL divergence to full precision, in nats per token.
     """
 
@@ -97,20 +98,20 @@ class GateSummary(GateOutcome, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class BuildRecord(BuildInfo, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What `build.json` holds: the spec, what came out, and what made it.
+    """The content of `build.json`: the spec, the files that came out, and the tools that made them.
 
-    Its `build_id` is `spec.build_id()`, repeated for other tools, which need not compute it.
+    Its `build_id` is `spec.build_id()`, repeated for tools that do not compute it.
 
     Attributes:
-        spec: what was asked for.
-        tools: tool -> version.
-        seconds: how long the builder ran; differs from build to build.
-        recipe: the recipe's name; empty when the options were spelled out.
-        asked: the recipe as it was asked for: a name, `auto`, `auto BYTES`, or empty.
-        route: `low-memory` or `stock`, the route through the builder; the bytes are the same.
+        spec: everything that decided the bytes.
+        tools: package -> version.
+        seconds: run time of the model builder; differs from build to build.
+        recipe: the recipe's name; empty when the user spelled the options out.
+        asked: the recipe as the user requested it: a name, `auto`, `auto BYTES`, or empty.
+        route: `low-memory` or `stock`; both write the same bytes. Its key in build.json is `path`.
         isolation: `container` or `host`.
-        image: digest of the container image, else empty.
-        gate: with what the build alone reads of it.
+        image: digest of the container image; empty for a build on the host.
+        gate: the gate's summary; None when the model was not tested.
         format: version of this record.
     """
 
@@ -127,15 +128,15 @@ class BuildRecord(BuildInfo, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @property
     def trust_remote_code(self) -> bool:
-        """Whether code out of the model's repository was run."""
+        """Whether the build ran code from the model's repository."""
         return self.spec.options.get("hf_remote") == "true"
 
 
 def check_target(precision: str, provider: str) -> tuple[str, ...]:
-    """Refuse a precision or provider the builder does not make; return notes for the user.
+    """Refuse a precision and provider that the builder does not support; return notes for the user.
 
     Raises:
-        UsageError: unknown letter, or a pair the builder does not support.
+        UsageError: an unknown precision or provider, or a pair that the builder does not support.
     """
     if precision not in VALID_TARGETS:
         raise UsageError(

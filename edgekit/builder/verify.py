@@ -1,4 +1,4 @@
-"""`edgekit build --verify`: the same build once more, compared file by file."""
+"""`edgekit build --verify`: repeats a build and compares the results file by file."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from edgekit.errors import UsageError, VerificationError
 
 
 class VerifyResult(msgspec.Struct, frozen=True):
-    """What a repeated build showed.
+    """The outcome of a repeated build whose files are all equal.
 
     Attributes:
-        build_id: of the record and of the repetition.
+        build_id: the same in the record and in the repetition.
         files: relative path -> sha256 and size; equal in the folder, its record and the repetition.
-        route, isolation: how it was built this time.
-        first_route, first_isolation: how it was built the first time.
+        route, isolation: of the repetition.
+        first_route, first_isolation: of the first build, from its record.
     """
 
     build_id: str
@@ -53,15 +53,15 @@ def verify(
     """Repeat the build of a model folder and compare.
 
     Args:
-        folder: what `edgekit build` made.
-        model: where its source lies now; not needed for one from the hub.
-        options: those whose value is a path on this machine; the record does not keep paths.
-        route: the route through the builder.
+        folder: a folder that `edgekit build` made.
+        model: where its source lies now; a source from the hub needs none.
+        options: the options whose values are paths on this machine; the record keeps no paths.
+        route: `auto`, `low-memory` or `stock`.
 
     Raises:
-        UsageError: a source, option file or toolchain of the build is missing or another one, or
-            there is no such route.
-        VerificationError: a file differs; names each.
+        UsageError: the build's source, option files or toolchain are missing or differ, or there
+            is no such route.
+        VerificationError: files differ; the error names each.
     """
     check_route(route)
     record = _record(folder)

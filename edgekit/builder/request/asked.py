@@ -1,4 +1,4 @@
-"""What a build has to come out as, by what was asked for. Pure.
+"""The properties that a built model must have, by the options of its build. Pure.
 
 The rules are those of the locked model builder (onnxruntime-genai 0.18.0): `QuantConfig
 .from_extra_options` and `default_io_dtype` in `models/quantization/quant_config.py`,
@@ -23,17 +23,17 @@ _ALIASES: dict[str, tuple[str, dict[str, str]]] = {
 }
 _BITS = {"int2": 2, "uint2": 2, "int4": 4, "uint4": 4, "int8": 8, "uint8": 8}
 _MOE_BITS = {"int2": 2, "int4": 4, "int8": 8, "mxfp4": 4, "nvfp4": 4}
-# the builder drops what these say about their own quantisation
+# the builder ignores the quantization_config of these and quantises anew
 _REQUANTISED = frozenset({"GptOssForCausalLM", "Mistral3ForConditionalGeneration"})
 _LINEAR = re.compile(r"/model/layers\.(\d+)/linear_attn/")
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
-    """A source whose matrices are quantised already: they keep their own form.
+    """A source that is quantised already; its matrices keep their own format.
 
     Attributes:
         method: `awq`, `gptq`, `olive` …
-        bits, block_size: allowed values, several where matrices differ; empty allows all.
+        bits, block_size: allowed values, several where matrices differ; an empty set allows all.
     """
 
     method: str
@@ -42,23 +42,23 @@ class Checkpoint(msgspec.Struct, frozen=True):
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """What was asked for, defaults filled in.
+    """The required properties of a model, with the builder's defaults filled in.
 
     Attributes:
-        precision, provider: the builder's letters.
-        bits: of a weight; 0 for fp16 and fp32.
+        precision, provider: the builder's `-p` and `-e`.
+        bits: per weight; 0 for fp16 and fp32.
         method: `default`, `rtn` or `k_quant`.
         placement: group of matrices (`last_matmul`, `mixed_layers`, `linear_attn`) -> its bits.
-        placed_by: group -> the option that asked for it.
+        placed_by: group -> the option that requested it.
         op_types: operators whose weights are quantised.
-        excluded: nodes that are not.
-        io_type, cache_type: element types as onnx calls them.
-        expert_bits, expert_block: of mixture-of-experts weights; 0 where they stay float.
+        excluded: nodes that stay float.
+        io_type, cache_type: element types by their onnx names.
+        expert_bits, expert_block: of mixture-of-experts weights; 0 bits where they stay float.
         layers, vocabulary: None where config.json does not say.
         context: cap for `search.max_length`, in tokens.
         has_template: the source has a chat template.
-        given: options that were spelled out.
-        checkpoint: None unless the source is quantised.
+        given: options that the user or the recipe set.
+        checkpoint: None unless the source is quantised already.
     """
 
     precision: str
@@ -86,11 +86,11 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint: Checkpoint | None
 
     def placed(self, names: Iterable[str], layers: int) -> dict[str, str]:
-        """Node name -> group, for the nodes of a graph that a group takes in; the first one wins.
+        """Node name -> group, for the nodes that belong to a group; the first group wins.
 
         Args:
-            names: of the graph's matrices.
-            layers: of the model.
+            names: node names of the graph's matrices.
+            layers: number of layers of the model.
         """
         names = tuple(names)
         found: dict[str, str] = {}
@@ -129,12 +129,12 @@ def asked_for(
     context: int = DEFAULT_CONTEXT,
     has_template: bool = False,
 ) -> Asked:
-    """Fill in the builder's defaults.
+    """The required properties: the options, completed by the builder's defaults.
 
     Args:
-        options: the builder's, in canonical spelling.
+        options: the builder's options in canonical spelling.
         config: config.json of the Hugging Face folder.
-        context: cap for `search.max_length`.
+        context: cap for `search.max_length`, in tokens.
         has_template: whether that folder has a chat template.
     """
     method, placement, placed_by = _placement(options)
@@ -176,7 +176,7 @@ def asked_for(
 
 
 def _placement(options: Mapping[str, str]) -> tuple[str, dict[str, int], dict[str, str]]:
-    """The method, and by group of matrices its bits and the option that asked for them."""
+    """The method; group -> its bits; group -> the option that requested it."""
     algorithm = options.get("algo_config", "default")
     method, implied = _ALIASES.get(algorithm, (algorithm, {}))
     spelled = dict(
@@ -203,7 +203,7 @@ def _io_type(precision: str, provider: str, options: Mapping[str, str]) -> str:
 
 
 def _cache_type(scheme: str, io_type: str) -> str:
-    # four bits are packed by two into a byte
+    # two values of four bits share a byte
     kinds = {"int8": "int8", "int4": "uint8", "fp8": "float8e4m3fn"}
     return kinds.get(scheme.lower().split("_")[0], io_type)
 

@@ -1,4 +1,4 @@
-"""Options of the builder that name a file or a folder: their content is part of the build."""
+"""Builder options that name a file or a folder; the content there is part of the build id."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from edgekit.errors import UsageError
 
 
 class OptionFiles(msgspec.Struct, frozen=True):
-    """What the options name on this machine.
+    """The files and folders that options name on this machine.
 
     Attributes:
-        paths: option -> absolute path, since the builder runs in another folder.
-        files: option -> relative path -> sha256 (hex) of what it names.
+        paths: option -> absolute path, because the builder runs in another folder.
+        files: option -> relative path -> sha256 (hex) of each file there.
     """
 
     paths: dict[str, str]
@@ -25,15 +25,15 @@ class OptionFiles(msgspec.Struct, frozen=True):
 
     @property
     def reads(self) -> tuple[Path, ...]:
-        """The files and folders that a build reads beside its source."""
+        """The files and folders that a build reads in addition to its source."""
         return tuple(map(Path, self.paths.values()))
 
 
 def hash_option_files(options: Mapping[str, str]) -> OptionFiles:
-    """Find and hash what options name; the options that name nothing are left out.
+    """Find and hash the files that options name; options without a path are left out.
 
     Raises:
-        UsageError: there is nothing of that name.
+        UsageError: a named file or folder does not exist.
     """
     paths: dict[str, str] = {}
     files: dict[str, dict[str, str]] = {}

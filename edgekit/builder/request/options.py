@@ -1,9 +1,9 @@
 """The model builder's `--extra_options`, checked before anything runs.
 
-Pure. The locked builder (onnxruntime-genai 0.18.0) takes any key without a word, also the
-`int4_*` names of nearly every tutorial, which it has ignored since 0.16: such a build looks
-finished and is not what was asked for. Here an unknown key is an error that names the right one.
-`tests/system/test_build.py` reads the keys out of the installed builder's source and compares.
+Pure. The locked builder (onnxruntime-genai 0.18.0) accepts any key silently, also the `int4_*`
+names of nearly every tutorial, which it has ignored since 0.16: such a build looks finished and
+has other properties than requested. Here an unknown key is an error that names the right one.
+`tests/system/test_build.py` compares these keys with the installed builder's source.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ BOOLEAN_KEYS = frozenset(
 )
 
 PATH_KEYS = frozenset({"adapter_path", "dflash2_path", "dspark_path", "kv_cache_scale_file"})
-"""Options that name a file or a folder: its content becomes part of the build id."""
+"""Options that name a file or a folder; the content there becomes part of the build id."""
 
 VALUE_KEYS = frozenset(
     {
@@ -81,16 +81,16 @@ VALUE_KEYS = frozenset(
 )
 
 KNOWN_KEYS = BOOLEAN_KEYS | PATH_KEYS | VALUE_KEYS
-"""Every key edgekit passes on."""
+"""Every key that edgekit passes on to the builder."""
 
 RESERVED_KEYS: dict[str, str] = {
     "hf_token": "a build reads local files only; log in with HF_TOKEN or `hf auth login`",
     "config_only": "it makes a folder without a model",
     "hf_remote": "code of a model's repository runs only with --trust-remote-code",
 }
-"""Keys of the builder that edgekit does not pass on, with the reason."""
+"""Keys that edgekit does not pass on to the builder -> the reason."""
 
-# Values worth checking here: the builder looks at them only after the weights are loaded.
+# Values are checked here because the builder checks them only after it has loaded the weights.
 CHOICES: dict[str, tuple[str, ...]] = {
     "accuracy_level": ("0", "1", "2", "3", "4"),
     "algo_config": (
@@ -105,10 +105,10 @@ _FALSE = frozenset({"false", "False", "0"})
 
 
 def parse_options(pairs: Iterable[str]) -> dict[str, str]:
-    """`["KEY=VALUE", …]` as they stand on the command line, checked.
+    """The options out of `["KEY=VALUE", …]` of the command line, checked.
 
     Raises:
-        UsageError: a pair without `=`, a key given twice, or what `check_options` refuses.
+        UsageError: a pair lacks `=`, a key is given twice, or `check_options` refuses one.
     """
     options: dict[str, str] = {}
     for pair in pairs:
@@ -129,7 +129,8 @@ def check_options(options: dict[str, str]) -> dict[str, str]:
     """The same options in canonical spelling (`true` and `false` for booleans).
 
     Raises:
-        UsageError: an unknown, renamed or reserved key, or a value the builder would refuse late.
+        UsageError: an unknown, renamed or reserved key, or a value that the builder would refuse
+            only later.
     """
     return {key: _checked(key, options[key]) for key in sorted(options)}
 
@@ -156,12 +157,12 @@ def _unknown(key: str) -> UsageError:
     if new != key and new in KNOWN_KEYS:
         return UsageError(
             f"the model builder no longer knows the extra option {key}",
-            why="it would ignore the name without a word and build with the default",
+            why="it would silently ignore the name and build with the default",
             next_step=f"write {new}",
         )
     close = difflib.get_close_matches(new, KNOWN_KEYS, n=1)
     return UsageError(
         f"the model builder does not know the extra option {key}",
-        why="it would ignore it without a word",
+        why="it would silently ignore it",
         next_step=f"did you mean {close[0]}?" if close else "leave it out",
     )

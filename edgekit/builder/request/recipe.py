@@ -1,8 +1,8 @@
-"""Recipes: the builder's stock ways of quantising by readable names, and which model takes which.
+"""Recipes: named ways to quantise, made of the builder's own options, and each model's default.
 
 Pure. A recipe is a precision and a few of the builder's options, nothing more: `--recipe NAME` and
-the same options spelled out make the same bytes and the same build id. What each costs and loses
-on SmolLM2 is measured by `python -m benchmarks build.recipes` (docs/recipes.md).
+the same options spelled out make the same bytes and the same build id. `python -m benchmarks
+build.recipes` measures size, speed and loss of each on SmolLM2 (docs/recipes.md).
 
 A calibrated method would be one more recipe whose source is a checkpoint quantised beforehand: the
 builder takes AWQ, GPTQ and Olive checkpoints as they are.
@@ -22,14 +22,14 @@ AUTO = "auto"
 
 
 class Recipe(msgspec.Struct, frozen=True):
-    """One way of making a model.
+    """A precision and options of the builder under one name.
 
     Attributes:
-        name: what `--recipe` takes.
-        what: it in one line.
+        name: the value of `--recipe`.
+        what: description in one line.
         precision: the builder's `-p`.
         options: the builder's `--extra_options`.
-        needs_untied: the file it makes for a model with tied embeddings does not load
+        needs_untied: for a model with tied embeddings it makes a file that does not load
             (onnxruntime-genai 0.18.0).
     """
 
@@ -41,7 +41,7 @@ class Recipe(msgspec.Struct, frozen=True):
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """A recipe for a model, and why it was taken."""
+    """The recipe chosen for a model, and the reason."""
 
     recipe: Recipe
     why: str
@@ -85,15 +85,20 @@ RECIPES: tuple[Recipe, ...] = (
 """Every stock method of onnxruntime-genai 0.18.0 for weights on a CPU, smallest first."""
 
 LADDER = ("plain", "k-quant", "k-quant-head8", "k-quant-mixed", "int8")
-"""What `auto` tries, smallest first; plain-mixed and rtn lose to a rung of their size."""
+"""The recipes that `auto` tries, smallest first; plain-mixed and rtn are worse than a rung of the
+same size."""
 ADAPTER_LADDER = ("plain", "plain-head8", "plain-mixed", "int8")
-"""The same for a model with a LoRA adapter."""
+"""The recipes that `auto` tries for a model with a LoRA adapter."""
 
 _BY_NAME = {recipe.name: recipe for recipe in RECIPES}
 
 
 def recipe_named(name: str) -> Recipe:
-    """Raises: UsageError for a name that is no recipe, with the closest one."""
+    """The recipe of that name.
+
+    Raises:
+        UsageError: there is none; the error suggests the closest name.
+    """
     if name in _BY_NAME:
         return _BY_NAME[name]
     close = difflib.get_close_matches(name, [*_BY_NAME, AUTO], n=1)
@@ -106,10 +111,10 @@ def recipe_named(name: str) -> Recipe:
 
 
 def default_recipe(config: dict[str, Any], *, adapter: bool = False) -> Choice:
-    """The recipe for a model that nobody chose one for, by its config.json.
+    """The recipe that a model gets when the user names none, by its config.json.
 
     Args:
-        adapter: a LoRA adapter is built in, whose matrices k_quant cannot pack at usual ranks.
+        adapter: a LoRA adapter is merged in; k_quant cannot pack its matrices at usual ranks.
 
     Sources: Phi-4-mini repeats itself endlessly in pure int4 (onnxruntime-genai #1450, onnxruntime
     #24384) and is published with int8 head and down projections (olive-recipes); Llama-3.2-1B
@@ -130,14 +135,14 @@ def default_recipe(config: dict[str, Any], *, adapter: bool = False) -> Choice:
 
 
 def ladder(config: dict[str, Any], *, adapter: bool = False) -> tuple[Recipe, ...]:
-    """The rungs of `auto` for a model, smallest first; `adapter` as for `default_recipe`."""
+    """The rungs that `auto` tries for a model, smallest first; `adapter` as in `default_recipe`."""
     tied = bool(config.get("tie_word_embeddings"))
     rungs = (_BY_NAME[name] for name in (ADAPTER_LADDER if adapter else LADDER))
     return tuple(recipe for recipe in rungs if not (tied and recipe.needs_untied))
 
 
 def _parameters(config: dict[str, Any]) -> float:
-    """About how many weights the decoder has: attention and a gated MLP per layer, embedding."""
+    """Estimated number of the decoder's weights: attention and a gated MLP per layer, embedding."""
     text = config.get("text_config") or config
     hidden, layers = _number(text, "hidden_size"), _number(text, "num_hidden_layers")
     heads = max(_number(text, "num_attention_heads"), 1)

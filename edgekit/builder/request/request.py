@@ -1,5 +1,6 @@
-"""What was asked for, and which recipes answer it. Pure: decided before anything is looked at, and
-once config.json is known.
+"""The request of a build, its check, and the recipes that follow from it. Pure.
+
+`check_request` needs the request alone; `recipes_for` and `refuse_unloadable` need config.json too.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from edgekit.builder.request.recipe import AUTO, Recipe, default_recipe, ladder,
 from edgekit.builder.spec import DEFAULT_CONTEXT, check_target
 from edgekit.errors import UsageError
 
-# An option that says how to quantise leaves nothing for a recipe to decide.
+# With one of these options the user chooses how to quantise, and no default recipe is taken.
 _QUANTISING = frozenset(
     {
         "accuracy_level", "algo_config", "block_size", "is_symmetric", "matmul_mixed_precision",
@@ -24,26 +25,28 @@ _QUANTISING = frozenset(
 
 
 ROUTES = ("auto", "low-memory", "stock")
-"""The routes through the builder (docs/build.md); what comes out is equal byte for byte."""
+"""The routes through the builder (docs/build.md); their outputs are equal byte for byte."""
 
 
 class BuildRequest(msgspec.Struct, frozen=True):
-    """What was asked for, as it stands on the command line.
+    """A build as the user requests it, on the command line or in build.toml.
 
     Attributes:
         model: a Hugging Face folder, a GGUF file or `ORG/NAME`.
-        out: the folder to make.
-        precision, provider: the builder's `-p` and `-e`; no precision is the recipe's, else int4.
+        out: the output folder.
+        precision, provider: the builder's `-p` and `-e`; precision None takes the recipe's, else
+            int4.
         options: `KEY=VALUE` pairs of the builder's `--extra_options`.
-        revision: of a Hugging Face name; None is its main branch.
-        hub_cache: folder for downloads; None is Hugging Face's own cache.
-        recipe: by name, or `auto`; None is the model's own where no option says how to quantise.
-        budget_bytes: with `auto`, how large the model may be.
+        revision: of a Hugging Face name; None means its main branch.
+        hub_cache: folder for downloads; None means Hugging Face's own cache.
+        recipe: a name, or `auto`; None takes the model's default, unless an option chooses how to
+            quantise.
+        budget_bytes: largest size of the model, with `auto` only.
         context: cap for the default length of prompt and answer, in tokens.
-        gate: the profile of thresholds; None leaves the model untested, and marks it.
-        thresholds: changes to the profile.
-        route: the route through the builder: `auto`, `low-memory` or `stock`.
-        trust_remote_code: run code out of the model's repository.
+        gate: the profile of thresholds; None skips the gate, and the record says so.
+        thresholds: limits that replace those of the profile.
+        route: `auto`, `low-memory` or `stock` (the flag --path).
+        trust_remote_code: run code from the model's repository.
     """
 
     model: str
@@ -63,18 +66,18 @@ class BuildRequest(msgspec.Struct, frozen=True):
 
     @property
     def asked(self) -> str:
-        """Which recipe was asked for, as the record keeps it."""
+        """The requested recipe as build.json keeps it: a name, `auto`, `auto BYTES`, or empty."""
         budget = f" {self.budget_bytes}" if self.budget_bytes else ""
         return f"{self.recipe or ''}{budget}"
 
 
 class CheckedRequest(msgspec.Struct, frozen=True):
-    """A request that holds together.
+    """The result of checking a request that does not contradict itself.
 
     Attributes:
-        given: the builder's options, as they were spelled.
-        recipe: the one that was named.
-        precision: what to build where no other recipe is chosen.
+        given: the builder's options from the request, in canonical spelling.
+        recipe: the named recipe; None for `auto` and for none.
+        precision: the precision, unless a chosen recipe has another.
         notes: for the user, one line each.
     """
 
@@ -90,10 +93,10 @@ class CheckedRequest(msgspec.Struct, frozen=True):
 
 
 def check_request(request: BuildRequest) -> CheckedRequest:
-    """Check a request against itself.
+    """Check a request without looking at the model.
 
     Raises:
-        UsageError: it contradicts itself, or names what does not exist.
+        UsageError: it contradicts itself, or names a recipe, option or route that does not exist.
     """
     check_route(request.route)
     if request.budget_bytes is not None and request.recipe != AUTO:
@@ -112,10 +115,10 @@ def check_request(request: BuildRequest) -> CheckedRequest:
 
 
 def check_route(route: str) -> None:
-    """Refuse what is not the name of a route through the builder.
+    """Refuse an unknown route through the builder.
 
     Raises:
-        UsageError: names those that exist.
+        UsageError: names the known routes.
     """
     if route not in ROUTES:
         raise UsageError(
@@ -127,10 +130,14 @@ def check_route(route: str) -> None:
 def recipes_for(
     request: BuildRequest, checked: CheckedRequest, config: dict[str, Any]
 ) -> tuple[tuple[Recipe | None, ...], tuple[str, ...]]:
-    """The recipes to make or to try, None for options that were spelled out; and why.
+    """The recipes to build, in the order in which they are tried, and notes for the user.
 
     Args:
         config: config.json of the model; empty for a GGUF file.
+
+    Returns:
+        The recipes, with None for options that the user spelled out; and the reasons, one line
+        each.
     """
     adapter = "adapter_path" in checked.given
     if request.recipe == AUTO:
@@ -159,10 +166,10 @@ def _refuse_contradiction(request: BuildRequest, recipe: Recipe, given: dict[str
 
 
 def refuse_unloadable(checked: CheckedRequest, config: dict[str, Any]) -> None:
-    """onnxruntime-genai 0.18.0 makes files of a tied model that it cannot load itself.
+    """Refuse a tied model in a format that onnxruntime-genai 0.18.0 builds and cannot load.
 
     Raises:
-        UsageError: this would be one.
+        UsageError: the request asks for one.
     """
     if not config.get("tie_word_embeddings") or checked.given.get("shared_embeddings") == "false":
         return
