@@ -1,4 +1,4 @@
-"""The model builder's step of a build, and what its failures mean."""
+"""Runs the model builder, and explains its common failures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from edgekit.errors import EdgekitError
 DEADLINE_SECONDS = 12 * 3600
 _FAILED_LOG = "last-failed-build.log"
 
-# What people meet most, by the words of the exception (model-builder issues in brackets).
+# Common failures: pattern of the exception's text, reason, next step.
 _KNOWN = (
     (
         r"trust_remote_code|requires you to execute",
@@ -39,13 +39,13 @@ _KNOWN = (
 
 
 class Conversion(msgspec.Struct, frozen=True):
-    """What the builder made, and how.
+    """The result of the model builder's run.
 
     Attributes:
         folder: the model.
         route: `low-memory` or `stock`.
-        note: why the stock path was taken where the other was wanted; else empty.
-        finished: time and memory.
+        note: why the stock route was taken instead of the low-memory one; else empty.
+        finished: exit code, time and memory of the process.
     """
 
     folder: Path
@@ -69,13 +69,13 @@ def convert(
 
     Args:
         source: a Hugging Face folder.
-        options: the builder's, with paths as they are on this machine.
-        work: a folder that goes away with what this makes.
+        options: the builder's options, with paths of this machine.
+        work: a temporary folder, removed by the caller.
         route: `auto`, `low-memory` or `stock`.
         reads: files and folders that options name.
 
     Raises:
-        EdgekitError: it failed; its log is kept.
+        EdgekitError: the builder failed; its log is kept in the cache.
     """
     out = work / "model"
     (work / "cache").mkdir(exist_ok=True)
@@ -97,7 +97,7 @@ def convert(
     graph = options.get("filename", "model.onnx")
     for name in ("genai_config.json", graph):
         if not (out / name).is_file():
-            raise EdgekitError("the model builder ended without a model", why=f"no {name}")
+            raise EdgekitError("the model builder ended without a model", why=f"it wrote no {name}")
     result = event(finished, "result") or {}
     return Conversion(out, str(result.get("path", "stock")), str(result.get("note", "")), finished)
 

@@ -1,6 +1,6 @@
-"""What edgekit itself changes in a folder that the model builder made: two keys, nothing else.
+"""The two keys that edgekit changes in a folder of the model builder; nothing else is changed.
 
-Both files keep the form their writers give them, so that a diff shows the one line.
+Both files keep the formatting of their writers: a diff shows the one changed line.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from typing import Any
 
 
 def finish(model: Path, context: int) -> None:
-    """Take the run out of tokenizer_config.json, and cap the default length in genai_config.json.
+    """Remove a trace of this run from tokenizer_config.json; cap the length in genai_config.json.
 
     Args:
         model: the folder.
-        context: cap for `search.max_length` in tokens: the runtime reserves the KV memory for it
-            (Phi-3.5-mini's own 131072 tokens take 103 GB). The model's own context stays as it is.
+        context: cap for `search.max_length`, in tokens. The runtime reserves KV memory for that
+            length (the 131072 tokens of Phi-3.5-mini take 103 GB). The model's `context_length`
+            stays as it is.
     """
-    # transformers 5 writes down how *this* run was allowed to look for files
+    # transformers 5 records whether *this* run was allowed to download files
     _rewrite(model / "tokenizer_config.json", 2, lambda c: c.pop("local_files_only", None))
     _rewrite(model / "genai_config.json", 4, lambda c: _cap(c.get("search"), context))
 
@@ -32,7 +33,7 @@ def _cap(search: dict[str, Any] | None, context: int) -> object:
 
 
 def _rewrite(path: Path, indent: int, change: Callable[[dict[str, Any]], object]) -> None:
-    """Write a JSON file anew if `change` changed something, i.e. did not return None."""
+    """Rewrite a JSON file if `change` changed it, that is, did not return None."""
     if not path.is_file():
         return
     config = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""From a checkpoint to a finished, linted model in a working folder; nothing is published here."""
+"""Makes a finished and linted model in a working folder; the caller publishes it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from edgekit.core.buildinfo import FileRecord
 
 
 class Ingredients(msgspec.Struct, frozen=True):
-    """What a model is made from.
+    """The inputs of one model.
 
     Attributes:
-        spec: what decides the bytes.
+        spec: everything that decides the bytes.
         folder: the Hugging Face folder.
-        options: the builder's, with paths as they are on this machine.
-        route: the route through the builder: `auto`, `low-memory` or `stock`.
+        options: the builder's options, with paths of this machine.
+        route: `auto`, `low-memory` or `stock`.
         reads: files and folders that options name.
     """
 
@@ -36,13 +36,13 @@ class Ingredients(msgspec.Struct, frozen=True):
 
 
 class FinishedModel(msgspec.Struct, frozen=True):
-    """A finished model.
+    """A model that passed the lint.
 
     Attributes:
-        folder: where it lies.
+        folder: its folder.
         files: relative path -> sha256 and size.
-        converted: how the builder went about it.
-        warnings: what the builder was told otherwise, and what the lint saw and let pass.
+        converted: the result of the model builder's run.
+        warnings: changes to config.json for the builder, and warnings of the lint.
     """
 
     folder: Path
@@ -52,20 +52,20 @@ class FinishedModel(msgspec.Struct, frozen=True):
 
     @property
     def total_bytes(self) -> int:
-        """Of all files."""
+        """Size of all files."""
         return sum(file.size for file in self.files.values())
 
 
 def make(
     toolchain: Toolchain, made_of: Ingredients, work: Path, report: ProgressCallback
 ) -> FinishedModel:
-    """Convert, finish and lint.
+    """Convert, finish and lint a model.
 
     Args:
-        work: an empty folder; the model comes to lie below it.
+        work: an empty folder; the model is made below it.
 
     Raises:
-        VerificationError: what came out is not what was asked for.
+        VerificationError: the lint found a difference from the request.
         EdgekitError: the builder failed.
     """
     told, notes = as_told(made_of.folder, work)

@@ -1,4 +1,4 @@
-"""What is decided before anything is made: the source, and which models are candidates."""
+"""The decisions before anything is made: the source, and the candidate models."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Candidate(msgspec.Struct, frozen=True):
     """One model that may become the result.
 
     Attributes:
-        recipe: its name; empty when the options were spelled out.
-        spec: what decides its bytes.
-        options: the builder's, with paths as they are on this machine.
+        recipe: the recipe's name; empty when the user spelled the options out.
+        spec: everything that decides its bytes.
+        options: the builder's options, with paths of this machine.
     """
 
     recipe: str
@@ -39,13 +39,13 @@ class Candidate(msgspec.Struct, frozen=True):
 
 
 class Prepared(msgspec.Struct, frozen=True):
-    """The decisions.
+    """The source and the candidates of a build.
 
     Attributes:
         found: the source.
-        candidates: in the order they are tried; one, unless the recipe is `auto`.
+        candidates: in the order in which they are tried; one, unless the recipe is `auto`.
         reads: files and folders that options name.
-        notes: for the user, one line each.
+        notes: remarks for the user, one line each.
     """
 
     found: LocalSource
@@ -55,15 +55,15 @@ class Prepared(msgspec.Struct, frozen=True):
 
 
 def prepare(request: BuildRequest, lock_digest: str, report: ProgressCallback) -> Prepared:
-    """Check the request and find its source; nothing but a download is done.
+    """Check the request and find its source; the only effect is a download.
 
     Args:
-        lock_digest: of the toolchain.
+        lock_digest: sha256 (hex) of the toolchain's lock.
 
     Raises:
-        UsageError: the request cannot be met as it stands.
+        UsageError: the request cannot be met.
         UnreachableError: the model is on the hub and the hub does not answer.
-        VerificationError: a downloaded file is not what the hub says.
+        VerificationError: a downloaded file has another sha256 than the hub lists.
     """
     checked = check_request(request)
     hashed = hash_option_files(checked.given)
@@ -79,7 +79,7 @@ def prepare(request: BuildRequest, lock_digest: str, report: ProgressCallback) -
             source=found.source,
             precision=msgspec.convert(each.precision if each else checked.precision, Precision),
             provider=msgspec.convert(request.provider, Provider),
-            # a path says nothing about the bytes, and something about the machine
+            # without paths: they do not decide the bytes, and they name places on this machine
             options=options,
             option_files=hashed.files,
             toolchain=lock_digest,
@@ -92,14 +92,14 @@ def prepare(request: BuildRequest, lock_digest: str, report: ProgressCallback) -
 def refuse_unsupported(
     config: dict[str, Any], checked: CheckedRequest, request: BuildRequest
 ) -> None:
-    """Refuse what the locked builder is known to fail on, before anything is made.
+    """Refuse a model that the locked builder is known to fail on, before anything is made.
 
     Args:
-        config: config.json of the model; a GGUF file has none, and transformers reads it first.
+        config: config.json of the model; empty for a GGUF file, which transformers reads first.
 
     Raises:
-        UsageError: it is not a model's config.json.
-        EdgekitError: what cannot be built, why, and what to take instead.
+        UsageError: it is not a model's config.json, or the model cannot be built; the error says
+            why, and what to build instead.
     """
     if not config:
         return

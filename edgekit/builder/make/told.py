@@ -1,4 +1,4 @@
-"""The folder that the model builder is given: the source, or a view of it with a mended config."""
+"""The folder that the model builder reads: the source, or a view of it with a mended config."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from edgekit.builder.source.configfile import CONFIG_NAME, read_config
 from edgekit.builder.support.mend import mended, mends
 from edgekit.builder.support.modelconfig import architecture_of
 
-VIEW_NAME = "told"  # not the source's own name, which may be that of the output beside it
+VIEW_NAME = "told"  # not the source's name, which may be the name of the output in this folder
 
 
 def as_told(source: Path, work: Path) -> tuple[Path, tuple[str, ...]]:
-    """The builder's source folder, and what was changed for it, one line each.
+    """The folder for the builder to read, and the changes to config.json, one line each.
 
     Args:
         source: a Hugging Face folder; it is not written to.
-        work: takes the view where one is needed: links to the files, and another config.json.
+        work: holds the view where one is needed: links to the files, and a changed config.json.
     """
     config = read_config(source)
     changes = mends(architecture_of(config), config)
@@ -28,7 +28,8 @@ def as_told(source: Path, work: Path) -> tuple[Path, tuple[str, ...]]:
     view.mkdir()
     for file in source.iterdir():
         if file.name != CONFIG_NAME:
-            # to the file itself: the hub's cache is links already, and a container sees ends alone
+            # to the file itself: the hub's cache consists of links, and a container mounts only the
+            # files that they point to
             (view / file.name).symlink_to(file.resolve())
     changed = msgspec.json.encode(mended(config, changes))
     (view / CONFIG_NAME).write_bytes(msgspec.json.format(changed, indent=2))

@@ -1,7 +1,7 @@
 """Memory, disk and time of the model builder, by a model's shape. Pure.
 
-The formulas follow from what the builder keeps; their constants were fitted on models of 0.1, 0.65
-and 3.8 B weights on one machine, and are good for about 20 %.
+The formulas follow from the data that the builder holds in memory. Their constants were fitted on
+models of 0.1, 0.65 and 3.8 B weights on one machine, and are accurate to about 20 %.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from edgekit.builder.request.asked import Asked
 
 _GIB = 2**30
 _IMPORTS_BYTES = 0.24 * _GIB  # torch, transformers, onnxruntime
-_SEARCH_BYTES = 0.24 * _GIB  # k_quant in blocks, two threads
-_LIBRARIES_BYTES = 0.12 * _GIB  # mapped, as the checkpoint is
-_MAPPED_BYTES = 0.3 * _GIB  # what the low-memory path keeps mapped, libraries too
-_UNPACKED_TIMES = 1.75  # one model, 0.1 B
+_SEARCH_BYTES = 0.24 * _GIB  # k_quant's search, slab by slab, two threads
+_LIBRARIES_BYTES = 0.12 * _GIB  # mapped, like the checkpoint
+_MAPPED_BYTES = 0.3 * _GIB  # mapped pages of the low-memory route, libraries included
+_UNPACKED_TIMES = 1.75  # measured with one model of 0.1 B weights
 _MARGIN, _MARGIN_BYTES = 1.2, int(0.3 * _GIB)
 _START_SECONDS, _SECONDS_PER_BILLION = 4.0, 16.0
 _COPY_SECONDS_PER_BILLION = 2.0  # nothing is quantised
@@ -27,15 +27,15 @@ _SEARCH_THREADS = 2
 
 
 class RouteCost(msgspec.Struct, frozen=True):
-    """One route through the builder.
+    """Memory, disk and time of one route through the builder.
 
     Attributes:
         route: `low-memory` or `stock`.
-        peak_rss_bytes: with the pages of the mapped checkpoint, which the kernel can take back.
-        needs_bytes: available memory it is safe to start with.
-        disk_bytes: output and what is written on the way.
-        cpu_seconds: of the model builder, all threads together.
-        seconds: the same on this machine, when nothing else runs.
+        peak_rss_bytes: includes pages of the mapped checkpoint, which the kernel can reclaim.
+        needs_bytes: available memory that is enough to start safely.
+        disk_bytes: output and temporary files.
+        cpu_seconds: CPU time of the model builder, all threads together.
+        seconds: wall-clock time of the model builder on this machine when it is idle.
     """
 
     route: str
@@ -49,18 +49,18 @@ class RouteCost(msgspec.Struct, frozen=True):
 def route_costs(
     shape: ModelShape, asked: Asked, output_bytes: int, cpus: int = _SEARCH_THREADS
 ) -> tuple[RouteCost, RouteCost]:
-    """Memory, disk and time of the low-memory and of the stock path.
+    """The costs of the low-memory and of the stock route.
 
     Args:
-        output_bytes: of the model folder.
-        cpus: usable ones.
+        output_bytes: size of the model folder.
+        cpus: number of usable CPUs.
     """
     quantised = quantised_bytes(shape, asked)
     searched = quantised > 0 and asked.method == "k_quant"
     largest = 4 * shape.largest
     common = _IMPORTS_BYTES + 8 * 4 * long_rope_elements(shape) + largest
-    # the stock builder copies q, k and v of every layer together, holds every weight as float32
-    # before it quantises one, and its k_quant another eight copies of the largest
+    # the stock builder joins copies of q, k and v of every layer and holds every weight as float32
+    # before it quantises the first; its k_quant needs eight more copies of the largest matrix
     stock = common + shape.stored_bytes * shape.qkv / max(shape.parameters, 1)
     low = stock
     mapped = _LIBRARIES_BYTES + shape.stored_bytes
@@ -76,7 +76,7 @@ def route_costs(
         times = _SEARCH_TIMES[route] if searched else 1.0
         if route == "low-memory" and not searched:
             times = _LOW_MEMORY_TIMES
-        # the low-memory path alone searches in threads
+        # only the low-memory route searches in threads
         threads = min(cpus, _SEARCH_THREADS) if route == "low-memory" else 1
         return RouteCost(
             route=route,
@@ -94,10 +94,10 @@ def route_costs(
 
 
 def unpacking_needs_bytes(unpacked_bytes: int) -> int:
-    """Available memory it is safe to start reading a GGUF file with; 0 where there is none.
+    """Available memory that is enough to read a GGUF file safely; 0 for other sources.
 
     Args:
-        unpacked_bytes: of its weights in float32, which transformers holds almost twice.
+        unpacked_bytes: size of its weights in float32, which transformers holds almost twice.
     """
     if not unpacked_bytes:
         return 0

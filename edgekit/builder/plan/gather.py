@@ -1,7 +1,7 @@
-"""Gathers what a plan needs: headers, and what this machine has. Downloads no weights.
+"""Gathers the input of a plan: the model's headers and this machine's resources.
 
-A folder's weight files and a GGUF file are opened for their headers; of a model on the hub
-`inside/headers.py` asks for config.json and, by HTTP Range, for the headers.
+No weights are downloaded. Local weight files and GGUF files are opened for their headers. For a
+model on the hub, `inside/headers.py` fetches config.json and, by HTTP Range, the headers.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 class ModelHeaders(msgspec.Struct, frozen=True):
-    """A model as its headers tell it.
+    """The configuration and the tensor headers of a model.
 
     Attributes:
-        config: config.json; what a GGUF file's header says in its place.
-        chooses: the config that recipes are chosen by, as a build does it: a GGUF file has none.
-        tensors: empty where the weights have no headers.
+        config: config.json, or its equivalent from a GGUF header.
+        chooses: the config by which a build chooses recipes; empty for a GGUF file.
+        tensors: name -> type and shape; empty where the weights have no headers.
         download_cache: folder that a download would go to.
     """
 
@@ -65,16 +65,16 @@ class ModelHeaders(msgspec.Struct, frozen=True):
 
 
 def plan_build(request: BuildRequest, report: ProgressCallback) -> Plan:
-    """What the build of a request would take and make.
+    """The plan of a request's build.
 
     Raises:
-        UsageError: the request is wrong, or nothing usable goes by the model's name.
+        UsageError: the request is wrong, or there is no usable model of that name.
         UnreachableError: the model is on the hub and the hub does not answer.
         EdgekitError: the hub refuses.
     """
     checked = check_request(request)
     if request.gate:
-        find_thresholds(request.gate, request.thresholds)  # a build would refuse them, too
+        find_thresholds(request.gate, request.thresholds)  # a build would refuse wrong ones, too
     headers = gather(request, report)
     check_config(headers.config)
     support = support_of(
@@ -113,7 +113,7 @@ def plan_build(request: BuildRequest, report: ProgressCallback) -> Plan:
 
 
 def gather(request: BuildRequest, report: ProgressCallback) -> ModelHeaders:
-    """Config and headers of the model that `-m` names."""
+    """The config and the headers of the model that `-m` names."""
     path = Path(request.model).expanduser()
     if path.exists():
         if request.revision:
@@ -136,7 +136,7 @@ def _shape(
     except UsageError:
         if support.refusal is None:
             raise
-        return None  # it is refused for a better reason
+        return None  # the refusal already gives a better reason
 
 
 def _without_headers(headers: ModelHeaders, support: ArchitectureSupport) -> ArchitectureSupport:
@@ -170,7 +170,7 @@ def _folder(folder: Path) -> ModelHeaders:
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file that `check_weights` found whole."""
+    """The tensors of a file that passed `check_weights`."""
     with path.open("rb") as file:
         header = file.read(int.from_bytes(file.read(8), "little"))
     entries = msgspec.json.decode(header, type=dict[str, msgspec.Raw])
@@ -191,7 +191,7 @@ def _gguf(path: Path) -> ModelHeaders:
 
 
 class _Told(msgspec.Struct, frozen=True):
-    """What `inside/headers.py` writes."""
+    """The file that `inside/headers.py` writes."""
 
     config: dict[str, Any]
     tensors: dict[str, Tensor]
@@ -261,13 +261,13 @@ def _machine(request: BuildRequest, headers: ModelHeaders) -> Machine:
 
 
 def _existing(path: Path) -> Path:
-    """The path itself, or the closest folder above it that is there."""
+    """The path itself, or its closest parent folder that exists."""
     path = path.expanduser().absolute()
     return next(each for each in (path, *path.parents) if each.exists())
 
 
 def _available_memory() -> int:
-    """MemAvailable of proc(5), or what is left of this cgroup's limit where that is less."""
+    """MemAvailable of proc(5), or the rest of this cgroup's memory limit where that is less."""
     match = re.search(r"^MemAvailable:\s+(\d+) kB", _MEMINFO.read_text(), re.MULTILINE)
     available = (
         int(match[1]) * 1024

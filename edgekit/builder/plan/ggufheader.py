@@ -1,4 +1,4 @@
-"""The header of a GGUF file as config.json and tensors of the folder that it becomes. Pure.
+"""Translates a GGUF header to config.json and the tensors of the later folder. Pure.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (versions 2 and 3, little-endian).
 Names as transformers 5.23 maps them (`integrations/ggml.py`); weights become float32.
@@ -29,7 +29,7 @@ _KEYS = {
     "vocab_size": "vocab_size", "expert_count": "num_local_experts",
     "expert_used_count": "num_experts_per_tok",
 }  # fmt: skip
-# What transformers can dequantise and the builder knows.
+# The architectures that both transformers can dequantise and the builder knows.
 _ARCHITECTURES = {
     "llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM", "phi3": "Phi3ForCausalLM", "gemma2": "Gemma2ForCausalLM",
@@ -48,14 +48,14 @@ _BLOCK = re.compile(r"^blk\.(\d+)\.(.+)\.(weight|bias)$")
 
 
 def read_header(file: BinaryIO, name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """config.json and tensors, as the builder will see them.
+    """config.json and tensors as the builder will see them.
 
     Args:
-        file: at its begin; only the header is read.
-        name: of the file, for errors.
+        file: positioned at its start; only the header is read.
+        name: file name for error messages.
 
     Raises:
-        UsageError: it is no GGUF file, or ends within its header.
+        UsageError: it is not a GGUF file, or it ends within its header.
     """
     try:
         values, shapes = _parse(file, name)
@@ -85,7 +85,7 @@ def _parse(file: BinaryIO, name: str) -> tuple[dict[str, Any], dict[str, tuple[i
     for _ in range(count):
         key = _string(file)
         dimensions = _number(file, "<I")
-        # the fastest one comes first there
+        # GGUF lists the fastest-varying dimension first
         shapes[key] = tuple(reversed([_number(file, "<Q") for _ in range(dimensions)]))
         _bytes(file, 12)  # type and offset
     return values, shapes
@@ -106,7 +106,7 @@ def _bytes(file: BinaryIO, length: int) -> bytes:
 
 
 def _value(file: BinaryIO, kind: int) -> Any:
-    """A value; None for an array, of which a plan needs none."""
+    """A value; None for an array, because a plan needs no arrays."""
     if kind == _STRING:
         return _string(file)
     if kind != _ARRAY:
@@ -132,14 +132,14 @@ def _name(key: str) -> str:
 
 def _config(values: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
     kind = str(values.get("general.architecture", ""))
-    # llama.cpp calls both so; transformers goes by the model's name
+    # llama.cpp calls both architectures llama; transformers looks at the model's name
     mistral = kind == "llama" and "mistral" in str(values.get("general.name", "")).lower()
     config: dict[str, Any] = {
         hugging: values[f"{kind}.{key}"]
         for key, hugging in _KEYS.items()
         if values.get(f"{kind}.{key}") is not None
     }
-    # the width of the rotary tables; of a Llama's heads too
+    # the width of the rotary tables is that of a Llama's heads
     if kind == "llama" and "llama.rope.dimension_count" in values:
         config.setdefault("head_dim", values["llama.rope.dimension_count"])
     return config | {

@@ -1,4 +1,4 @@
-"""What a build would take and what would come out of it, from headers alone. Pure."""
+"""Predicts memory, disk and time of a build, and the model's size, from headers alone. Pure."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from edgekit.builder.support.limits import Refusal
 
 
 class Machine(msgspec.Struct, frozen=True):
-    """Where the build would run.
+    """The resources of the machine that would run the build.
 
     Attributes:
-        memory_bytes: available now, without swapping.
-        disk_bytes: free for the output and what is made on the cost.
-        cache_bytes: free for downloads and what is made of a GGUF file.
-        same_disk: both are one file system.
-        cpus: usable ones.
+        memory_bytes: memory available without swapping.
+        disk_bytes: free space for the output and temporary files.
+        cache_bytes: free space for downloads and for an unpacked GGUF file.
+        same_disk: output and cache lie on one file system.
+        cpus: number of usable CPUs.
     """
 
     memory_bytes: int
@@ -41,13 +41,13 @@ class Machine(msgspec.Struct, frozen=True):
 
 
 class SourceSizes(msgspec.Struct, frozen=True):
-    """What has to be there before the builder starts.
+    """Sizes of the files that a source needs before the builder starts.
 
     Attributes:
-        name: of the model.
-        download_bytes: still to be fetched, at most.
-        unpacked_bytes: written before the build, for a GGUF file.
-        side_bytes: tokenizer and chat template, copied into the result.
+        name: name of the model.
+        download_bytes: upper bound of the download.
+        unpacked_bytes: size of a GGUF file's weights in float32; else 0.
+        side_bytes: size of tokenizer and chat template, which are copied into the result.
     """
 
     name: str
@@ -57,24 +57,25 @@ class SourceSizes(msgspec.Struct, frozen=True):
 
 
 class PlanCandidate(msgspec.Struct, frozen=True):
-    """A model that is to be planned: the recipe's name, or empty, and what it means."""
+    """A model to plan: the recipe's name, or empty, and the required properties."""
 
     recipe: str
     asked: Asked
 
 
 class PlannedModel(msgspec.Struct, frozen=True):
-    """One model that the build would make or try.
+    """The prediction for one model that the build would make or try.
 
     Attributes:
-        recipe: its name; empty when the options were spelled out.
-        exact: data_bytes is no estimate.
-        output_bytes: of the folder.
-        data_bytes, graph_bytes: of `model.onnx.data` and `model.onnx`.
-        kv_bytes_per_token: of one sequence; the runtime takes it for the whole length at once.
-        read_bytes_per_token: weights that one decoded token reads.
-        routes: through the builder, with their costs.
-        route: the one that the build would take, or empty where none is possible here.
+        recipe: the recipe's name; empty when the user spelled the options out.
+        exact: data_bytes is exact, not an estimate.
+        output_bytes: size of the folder.
+        data_bytes, graph_bytes: size of `model.onnx.data` and `model.onnx`.
+        kv_bytes_per_token: for one sequence; the runtime reserves it for the whole length at once.
+        read_bytes_per_token: bytes of weights that decoding one token reads.
+        routes: the costs of each route. Its key in JSON is `ways`.
+        route: the route that the build would take; empty where none is possible here. Its key in
+            JSON is `path`.
     """
 
     recipe: str
@@ -92,13 +93,13 @@ class PlannedModel(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What `edgekit build --plan` says.
+    """The result of `edgekit build --plan`.
 
     Attributes:
-        supported: the build can start: nothing refuses it, and one of the rows can be made here.
-        parameters: number of weights; 0 where the shape is not known.
-        context: longest, in tokens.
-        download_bytes: that the build would fetch.
+        supported: the build can start: there is no refusal, and one of the rows can be made here.
+        parameters: number of weights; 0 where the shape is unknown.
+        context: longest context of the model, in tokens.
+        download_bytes: size of the download.
     """
 
     model: str
@@ -123,13 +124,14 @@ def make_plan(
     notes: tuple[str, ...] = (),
     profiles: Sequence[DeviceProfile] = PROFILES,
 ) -> Plan:
-    """The plan.
+    """The plan of a build.
 
     Args:
-        shape: None where the support leaves nothing to compute.
-        candidates: what the build would make, or try one after the other.
-        route: the one that was asked for: `auto`, `low-memory` or `stock`.
-        notes: said before the plan's own.
+        support: whether the builder supports the architecture.
+        shape: None where nothing can be computed for an unsupported model.
+        candidates: the models that the build would make, or try in this order.
+        route: the requested one: `auto`, `low-memory` or `stock`.
+        notes: notes that precede the plan's own.
     """
     refusals = (support.refusal,) if support.refusal else ()
     if shape is None:
@@ -201,7 +203,7 @@ def _uneven(shape: ModelShape, asked: Asked) -> tuple[Refusal, ...]:
 def _lacking(
     source: SourceSizes, cost: RouteCost, machine: Machine, *, fits: bool
 ) -> tuple[Refusal, ...]:
-    """What this machine has too little of."""
+    """Refusals for memory and disk that this machine lacks."""
     found = []
     needed = max(cost.needs_bytes, unpacking_needs_bytes(source.unpacked_bytes))
     if not fits:
@@ -209,7 +211,7 @@ def _lacking(
             Refusal(
                 "there is not enough memory for the model builder",
                 f"it needs {_gib(needed)} available, {_gib(machine.memory_bytes)} are",
-                "leave --path out, the low-memory path takes less"
+                "leave --path out, the low-memory route takes less"
                 if cost.route == "stock" and not source.unpacked_bytes
                 else "close other programs, or build on a machine with more memory",
             )

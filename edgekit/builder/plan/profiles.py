@@ -1,7 +1,7 @@
-"""Devices as a plan sees them: memory and how fast it is read. Pure.
+"""Device profiles of a plan: size and bandwidth of the memory. Pure.
 
-Decoding one token reads every weight once, so that memory bandwidth is what limits it. The figures
-are those of data sheets: bus width x transfer rate, which no program reaches.
+Decoding one token reads every weight once, therefore memory bandwidth limits the speed. The
+bandwidths are bus width x transfer rate from data sheets; no program reaches them.
 """
 
 from __future__ import annotations
@@ -10,25 +10,25 @@ import msgspec
 
 _GIB = 2**30
 
-# The contract that a bundle makes with its device (`edgekit.bundle.pack`).
+# The same limits as in a bundle's config (`edgekit.bundle.pack`).
 _RUNTIME_BYTES = 300 << 20
 _PACKED_SHARE = 0.25
 _CONTEXT_STEP = 256
 _MIN_CONTEXT = 1024
 
 REACHED = (0.55, 0.75)
-"""Share of the data sheet's bandwidth that decoding typically reaches: published tokens/s of
-llama.cpp, Ollama and ONNX Runtime on the kinds of device below and on servers."""
+"""Lower and upper share of the data sheet's bandwidth that decoding typically reaches, from
+published tokens/s of llama.cpp, Ollama and ONNX Runtime on the devices below and on servers."""
 
 
 class DeviceProfile(msgspec.Struct, frozen=True):
-    """A kind of device.
+    """Memory and bandwidth of a kind of device.
 
     Attributes:
-        name: for people.
-        ram_bytes: as it is sold.
-        usable_share: of it, what a headless Debian leaves to one program.
-        bandwidth: bytes per second of its memory.
+        name: shown to the user.
+        ram_bytes: installed memory.
+        usable_share: share of it that a headless Debian leaves to one program.
+        bandwidth: of the memory, in bytes per second.
     """
 
     name: str
@@ -38,7 +38,7 @@ class DeviceProfile(msgspec.Struct, frozen=True):
 
     @property
     def usable_bytes(self) -> int:
-        """Memory that model, KV cache and runtime have to share."""
+        """Memory that model, KV cache and runtime share."""
         return int(self.ram_bytes * self.usable_share)
 
 
@@ -55,18 +55,18 @@ PROFILES: tuple[DeviceProfile, ...] = (
     # Two channels of DDR5-5600: 5.6 GT/s x 16 bytes (AMD Ryzen AI 5 340 specifications).
     DeviceProfile("Ryzen AI 5 340, 16 GB", 16 * _GIB, 0.90, 89.6e9),
 )
-"""What the plan compares a model with."""
+"""The devices that a plan lists."""
 
 
 class DeviceFit(msgspec.Struct, frozen=True):
-    """The model on a kind of device.
+    """Longest context and speed of a model on a kind of device.
 
     Attributes:
-        device: its name.
-        fits: with a context of at least 1024 tokens.
-        context: the longest that fits, in tokens; 0 where the weights do not.
-        ceiling: tokens per second that its memory bandwidth allows.
-        likely: from and to, what is typically reached of it.
+        device: name of the device profile.
+        fits: the model fits with a context of at least 1024 tokens.
+        context: longest context that fits, in tokens; 0 where the weights alone do not fit.
+        ceiling: tokens per second that the memory bandwidth allows.
+        likely: lower and upper tokens per second that are typically reached.
     """
 
     device: str
@@ -79,13 +79,13 @@ class DeviceFit(msgspec.Struct, frozen=True):
 def on_device(
     longest: int, model_bytes: int, read: int, kv: int, profile: DeviceProfile
 ) -> DeviceFit:
-    """How a model does on a kind of device.
+    """Longest context and speed of a model on a kind of device.
 
     Args:
-        longest: the model's own longest context, in tokens.
-        model_bytes: of graph and data.
-        read: bytes that one token reads.
-        kv: bytes per token of context.
+        longest: longest context of the model itself, in tokens.
+        model_bytes: size of graph and data.
+        read: bytes of weights that decoding one token reads.
+        kv: bytes of keys and values per token of context.
     """
     left = profile.usable_bytes - model_bytes * (1 + _PACKED_SHARE) - _RUNTIME_BYTES
     room = int(left // kv) if kv else longest

@@ -1,4 +1,4 @@
-"""A model's shape out of its config.json and the headers of its weights. Pure."""
+"""The shape of a model, from config.json and the headers of its weight files. Pure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from edgekit.errors import UsageError
 
 _KV_LAYERS = frozenset({"full_attention", "sliding_attention"})
 
-# config.json of these leaves out what the class has as default (transformers 5.23).
+# The config.json of these omits values that are defaults of the class (transformers 5.23).
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "Gemma3ForConditionalGeneration": {
         "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 262208,
@@ -38,25 +38,25 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 
 
 class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
-    """What a plan needs to know of a model.
+    """The dimensions of a model that a plan needs.
 
     Attributes:
         architecture: `architectures[0]`, or empty.
         layers, hidden, intermediate, heads, kv_heads, head_dim, vocabulary, context: as in
             config.json; context in tokens.
-        kv_layers: of the layers, those that keep keys and values.
-        sliding: some layers keep them for a window only.
+        kv_layers: number of layers that keep keys and values.
+        sliding: some layers keep keys and values for a window only.
         tied: embedding and head are one matrix.
         rope_dim: width of the rotary tables.
-        rope_tables: how many pairs (cosine and sine) of `context` rows there are.
-        short_context: LongRoPE's first length, with tables of its own; 0 for any other.
-        experts, active_experts: of a mixture; 0 where there is none.
-        matrices: of the decoder and the head, the head last.
-        embedding: number of its elements.
+        rope_tables: number of pairs (cosine and sine) of tables with `context` rows.
+        short_context: original context of LongRoPE, which has tables of its own; else 0.
+        experts, active_experts: number of experts, and of those that a token reads; 0 without.
+        matrices: of the decoder and the head; the head is the last.
+        embedding: number of elements of the embedding.
         other: number of elements that are neither in a matrix nor in the embedding.
-        qkv: number of elements in the query, key and value matrices.
-        stored_bytes: of the decoder's tensors in the checkpoint.
-        from_headers: False where there were none and the matrices follow from config.json.
+        qkv: number of elements of the query, key and value matrices.
+        stored_bytes: size of the decoder's tensors in the checkpoint.
+        from_headers: the matrices come from the headers; else they follow from config.json.
     """
 
     architecture: str
@@ -85,7 +85,7 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def parameters(self) -> int:
-        """Number of weights of the decoder; a tied head is not counted twice."""
+        """Number of the decoder's weights; a tied head counts once."""
         tied = self.embedding if self.tied else 0
         return sum(each.elements for each in self.matrices) + self.embedding + self.other - tied
 
@@ -101,12 +101,12 @@ def shape_of(
     """The shape of a model.
 
     Args:
-        config: config.json, one that `check_config` has seen.
-        tensors: of the weight files; empty where they have no headers to read.
-        layers: build only so many (the builder's `num_hidden_layers`).
+        config: config.json that passed `check_config`.
+        tensors: of the weight files; empty where no headers can be read.
+        layers: number of layers to build (the option `num_hidden_layers`); None builds all.
 
     Raises:
-        UsageError: config.json does not say what is needed, nor do the headers.
+        UsageError: neither config.json nor the headers give a needed dimension.
     """
     text = _text(config)
     counted = _Config(text, tensors)
@@ -151,14 +151,14 @@ def shape_of(
         other=weights.other,
         qkv=sum(m.elements for m in matrices if m.node.endswith("/attn/qkv_proj/MatMul")),
         stored_bytes=weights.stored_bytes
-        or 2 * total,  # nothing is known: most are published in 16 bits
+        or 2 * total,  # without headers: most models are published in 16 bits
         from_headers=readable,
     )
 
 
 class _Weights(msgspec.Struct, frozen=True):
-    """The graph's matrices, elements of the embedding (0: not known) and of the rest, and what
-    the checkpoint takes."""
+    """The graph's matrices, the elements of the embedding (0: unknown) and of all other tensors,
+    and the bytes of the checkpoint."""
 
     matrices: tuple[MatrixShape, ...]
     embedding: int
@@ -186,7 +186,7 @@ def _from_config(counted: _Config, tensors: Mapping[str, Tensor], layers: int) -
 
 
 def _short_context(counted: _Config, rope: Mapping[str, Any], context: int) -> int:
-    """The length up to which LongRoPE takes its short factors; 0 without them."""
+    """The length up to which LongRoPE uses its short factors; 0 without LongRoPE."""
     short = counted.number("original_max_position_embeddings") or _whole(
         rope.get("original_max_position_embeddings")
     )
@@ -195,7 +195,7 @@ def _short_context(counted: _Config, rope: Mapping[str, Any], context: int) -> i
 
 
 def _text(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The language model's part of config.json over the class's defaults."""
+    """The language model's part of config.json, completed by the class's defaults."""
     architecture = architecture_of(config)
     return {
         **_DEFAULTS.get(architecture, {}),
@@ -205,14 +205,14 @@ def _text(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _Config:
-    """Looks a number up under the names that families give it, else in the headers."""
+    """Looks up a dimension under the names that model families use, else in the headers."""
 
     def __init__(self, text: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         self._text = text
         self._tensors = tensors
 
     def number(self, *names: str) -> int:
-        """The first that is there, else 0."""
+        """The first positive value under these names, else 0."""
         return next((n for name in names if (n := _whole(self._text.get(name)))), 0)
 
     @property
@@ -244,7 +244,7 @@ class _Config:
 
     @property
     def intermediate(self) -> int:
-        """0 where config.json does not say."""
+        """Width of the MLP; 0 where config.json does not give it."""
         return self.number("ffn_hidden_size", "intermediate_size", "ff_intermediate_size")
 
     @property
@@ -263,7 +263,7 @@ class _Config:
 def _tied(
     config: Mapping[str, Any], text: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> bool:
-    # the builder looks at the whole model's before it looks at its language part's
+    # the builder reads the key of the whole model before that of the language part
     for given in (config.get("tie_word_embeddings"), text.get("tie_word_embeddings")):
         if isinstance(given, bool):
             return given

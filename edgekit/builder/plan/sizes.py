@@ -1,8 +1,8 @@
-"""How large a model becomes, by its shape and by what was asked for. Pure.
+"""The size of a built model, by its shape and its required properties. Pure.
 
 The rules are those of the locked builder and of onnxruntime 1.32's `matmul_nbits_quantizer`: a row
-of K values is cut into blocks, the last one padded; every block has a scale, and a zero point where
-the method makes them.
+of K values is cut into blocks, and the last block is padded; each block has a scale, and a zero
+point where the method makes them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _TYPE_BYTES = {
     "float": 4.0, "float16": 2.0, "bfloat16": 2.0, "int8": 1.0, "float8e4m3fn": 1.0, "uint8": 0.5,
 }  # fmt: skip
 
-# Families of which a tiny model was built with every precision and compared, to the byte.
+# For these families the size was compared with a tiny built model of every precision, to the byte.
 _EXACT = frozenset(
     {
         "Ernie4_5ForCausalLM", "Gemma2ForCausalLM", "GemmaForCausalLM", "GraniteForCausalLM",
@@ -26,18 +26,18 @@ _EXACT = frozenset(
         "PhiForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "SmolLM3ForCausalLM",
     }
 )  # fmt: skip
-_FLOAT_NORMS = frozenset({"Gemma2ForCausalLM"})  # stay float32 in a float16 model
+_FLOAT_NORMS = frozenset({"Gemma2ForCausalLM"})  # their norms stay float32 in a float16 model
 _CHANGES_SIZE = frozenset({"adapter_path", "exclude_embeds", "exclude_lm_head", "use_qdq"})
-# without tables: nodes and names of a layer, as measured
+# measured size of the graph and of a layer's nodes and names, rotary tables left out
 _GRAPH_BYTES, _LAYER_BYTES, _ZEROED_LAYER_BYTES, _HALF_LAYER_BYTES = 5_000, 7_400, 8_600, 24_000
 
 
 def data_bytes(shape: ModelShape, asked: Asked) -> int:
-    """Size of `model.onnx.data`; exact where `inexact` has nothing to say."""
+    """Size of `model.onnx.data` in bytes; exact where `inexact` returns an empty string."""
     float_bytes = _TYPE_BYTES[asked.io_type]
     tables = shape.rope_tables * 2 * shape.context * (shape.rope_dim // 2)
     if shape.short_context:
-        tables = 0  # in the graph
+        tables = 0  # LongRoPE's tables lie in the graph
     return int(
         sum(matrix_sizes(shape, asked).values())
         + _embedding_bytes(shape, asked)
@@ -46,7 +46,7 @@ def data_bytes(shape: ModelShape, asked: Asked) -> int:
 
 
 def matrix_sizes(shape: ModelShape, asked: Asked) -> dict[str, int]:
-    """Node -> bytes of its weight as it is stored: packed values, scales and zero points."""
+    """Node -> stored bytes of its weight: packed values, scales and zero points."""
     groups = asked.placed((each.node for each in shape.matrices), shape.layers)
     return {
         each.node: _matrix_bytes(each, asked, asked.placement.get(groups.get(each.node, ""), 0))
@@ -55,13 +55,13 @@ def matrix_sizes(shape: ModelShape, asked: Asked) -> dict[str, int]:
 
 
 def kv_bytes_per_token(shape: ModelShape, asked: Asked) -> int:
-    """Keys and values of one token, in all layers."""
+    """Bytes of the keys and values of one token in all layers."""
     per_layer = 2 * shape.kv_heads * shape.head_dim * _TYPE_BYTES[asked.cache_type]
     return int(shape.kv_layers * per_layer)
 
 
 def graph_bytes(shape: ModelShape, asked: Asked) -> int:
-    """About the size of `model.onnx`; LongRoPE's tables are in it."""
+    """Estimated size of `model.onnx` in bytes, with LongRoPE's tables."""
     per_layer = _ZEROED_LAYER_BYTES if _has_zero_points(asked) else _LAYER_BYTES
     if (asked.provider, asked.io_type) == ("cpu", "float16"):
         per_layer = _HALF_LAYER_BYTES  # no grouped attention: the mask is made in the graph
@@ -70,7 +70,7 @@ def graph_bytes(shape: ModelShape, asked: Asked) -> int:
 
 
 def quantised_bytes(shape: ModelShape, asked: Asked) -> int:
-    """Of the weights that the builder quantises itself."""
+    """Stored bytes of the weights that the builder quantises itself."""
     if not asked.bits or asked.checkpoint or "MatMul" not in asked.op_types:
         return 0
     sizes = matrix_sizes(shape, asked)
@@ -78,7 +78,7 @@ def quantised_bytes(shape: ModelShape, asked: Asked) -> int:
 
 
 def read_bytes_per_token(shape: ModelShape, asked: Asked) -> int:
-    """Weights that decoding one token reads: all but the embedding, of experts the active ones."""
+    """Bytes of weights that decoding one token reads: all but the embedding and idle experts."""
     share = shape.active_experts / shape.experts if shape.experts else 1.0
     experts = {each.node for each in shape.matrices if each.expert}
     sizes = matrix_sizes(shape, asked)
@@ -87,16 +87,16 @@ def read_bytes_per_token(shape: ModelShape, asked: Asked) -> int:
 
 
 def long_rope_elements(shape: ModelShape) -> int:
-    """Of LongRoPE's tables: cosine and sine for the short and for the long context."""
+    """Elements of LongRoPE's tables: cosine and sine, for the short and for the long context."""
     rows = shape.context + shape.short_context if shape.short_context else 0
     return 2 * rows * (shape.rope_dim // 2)
 
 
 def uneven_matrix(shape: ModelShape, asked: Asked) -> MatrixShape | None:
-    """A matrix that onnxruntime's k_quant and rtn fail on, or None.
+    """A matrix that onnxruntime's k_quant and rtn cannot quantise, or None.
 
-    They pack zero points of four bits by two, over all rows at once, and then cut them into rows:
-    with an odd number of blocks in a row that ends in "cannot reshape array".
+    They pack 4-bit zero points in pairs across all rows, and then split the result into rows. With
+    an odd number of blocks per row that fails with "cannot reshape array".
     """
     if asked.method == "default" or not _has_zero_points(asked):
         return None
@@ -110,9 +110,9 @@ def uneven_matrix(shape: ModelShape, asked: Asked) -> MatrixShape | None:
 
 
 def inexact(shape: ModelShape, asked: Asked) -> str:
-    """Why `data_bytes` is an estimate, or an empty string where it is not.
+    """Why `data_bytes` is an estimate; an empty string where it is exact.
 
-    Where it is not, one thing is still unknown: a bias of zeros, which the builder leaves out.
+    An exact size can still be wrong for a bias of zeros, which the builder leaves out.
     """
     if asked.checkpoint:
         return "the checkpoint is quantised already and keeps its own form"
@@ -149,7 +149,7 @@ def _matrix_bytes(matrix: MatrixShape, asked: Asked, placed_bits: int) -> int:
 
 
 def _embedding_bytes(shape: ModelShape, asked: Asked) -> int:
-    """The embedding's own tensor; nothing where it is the head's."""
+    """Bytes of the embedding's tensor; 0 where it shares the head's."""
     if asked.given.get("exclude_embeds") == "true":
         return 0
     shared = shape.tied and asked.given.get("shared_embeddings") != "false"

@@ -1,8 +1,8 @@
-"""Which matrices a model's graph has, by the names and shapes of its tensors. Pure.
+"""The matrices of a model's graph, by the names and shapes of the checkpoint's tensors. Pure.
 
-What becomes of each tensor follows the locked builder (`builders/base.py` of onnxruntime-genai
-0.18.0): two-dimensional weights of the decoder become the operand of a MatMul under the node name
-used here, the q, k and v of a layer become one, everything else stays as it is.
+The rules are those of the locked builder (`builders/base.py` of onnxruntime-genai 0.18.0). A
+two-dimensional weight of the decoder becomes the operand of a MatMul under the node name used here.
+The q, k and v of a layer become one matrix. All other tensors stay as they are.
 """
 
 from __future__ import annotations
@@ -38,29 +38,29 @@ _RENAMED = {
 
 
 class Tensor(msgspec.Struct, frozen=True):
-    """One entry of a weight file's header: type as safetensors calls it, and shape."""
+    """One entry of a weight file's header: safetensors type name, and shape."""
 
     dtype: str
     shape: tuple[int, ...]
 
     @property
     def elements(self) -> int:
-        """Their number."""
+        """Number of elements."""
         return math.prod(self.shape)
 
     @property
     def size(self) -> int:
-        """In bytes."""
+        """Size in bytes."""
         return self.elements * _DTYPE_BITS.get(self.dtype, 8) // 8
 
 
 class MatrixShape(msgspec.Struct, frozen=True):
-    """The weight of one MatMul.
+    """Node name and shape of one MatMul's weight.
 
     Attributes:
-        node: its name in the graph.
+        node: name of the node in the graph.
         rows, columns: N outputs and K inputs; blocks are cut along the columns.
-        expert: one of a mixture, of which a token reads a few.
+        expert: belongs to a mixture of experts; a token reads only a few of them.
     """
 
     node: str
@@ -70,12 +70,12 @@ class MatrixShape(msgspec.Struct, frozen=True):
 
     @property
     def elements(self) -> int:
-        """Their number."""
+        """Number of elements."""
         return self.rows * self.columns
 
 
 def from_headers(tensors: Mapping[str, Tensor]) -> tuple[tuple[MatrixShape, ...], int, int]:
-    """Matrices, and the numbers of the embedding's and of all other elements."""
+    """The matrices, the number of elements of the embedding, and that of all other tensors."""
     found: dict[str, MatrixShape] = {}
     embedding = other = 0
     for name, tensor in tensors.items():
@@ -83,7 +83,7 @@ def from_headers(tensors: Mapping[str, Tensor]) -> tuple[tuple[MatrixShape, ...]
             embedding += tensor.elements
         elif matrix := _matrix(name, tensor):
             before = found.get(matrix.node)
-            # q, k and v one below the other; the experts of a layer too
+            # q, k and v are stacked, and so are the experts of a layer
             rows = matrix.rows + (before.rows if before else 0)
             found[matrix.node] = msgspec.structs.replace(matrix, rows=rows)
         else:
@@ -103,7 +103,7 @@ def _matrix(name: str, tensor: Tensor) -> MatrixShape | None:
         return None
     if "experts." in path:
         node = f"{where}moe/{path.rpartition('.')[2]}"
-        if len(tensor.shape) == 3:  # all of them in one
+        if len(tensor.shape) == 3:  # all experts in one tensor
             count, rows, columns = tensor.shape
             return MatrixShape(node, count * rows, columns, expert=True)
         return _two_dimensional(node, tensor, expert=True)
@@ -124,7 +124,7 @@ def _two_dimensional(node: str, tensor: Tensor, *, expert: bool = False) -> Matr
 def from_config(
     layers: int, hidden: int, intermediate: int, attention: tuple[int, int, int], experts: int
 ) -> tuple[MatrixShape, ...]:
-    """The matrices of a Llama of that shape, or of a mixture of experts."""
+    """The matrices of a Llama with these dimensions, or of a mixture of experts."""
     heads, kv_heads, head_dim = attention
 
     def of_layer(index: int) -> Iterator[MatrixShape]:
@@ -144,7 +144,7 @@ def from_config(
 
 
 def is_decoder(name: str, layers: int) -> bool:
-    """Whether a tensor belongs to the language model's first so many layers, or to its ends."""
+    """Whether a tensor belongs to the language model: to its first `layers` layers or its ends."""
     if FOREIGN.search(name):
         return False
     match = LAYER.search(name)

@@ -1,7 +1,7 @@
-"""Are the weight files of a Hugging Face folder whole? Reads their headers only.
+"""Checks that the weight files of a Hugging Face folder are complete. Reads their headers only.
 
 A safetensors file is the header's length (8 bytes, little-endian), the header (JSON), the data;
-`data_offsets` count from the data's begin, and the data has no holes:
+`data_offsets` count from the start of the data, and the data has no holes:
 https://huggingface.co/docs/safetensors/en/index#format
 """
 
@@ -15,7 +15,7 @@ from edgekit.errors import UsageError
 
 INDEX = "model.safetensors.index.json"
 MAX_HEADER_BYTES = 100_000_000
-"""The safetensors library refuses longer ones."""
+"""The safetensors library refuses longer headers."""
 _LENGTH_BYTES = 8
 _METADATA = "__metadata__"
 _AGAIN = "download it again"
@@ -30,9 +30,9 @@ class _Tensor(msgspec.Struct):
 
 
 def check_weights(folder: Path) -> None:
-    """Refuse a folder with a weight file that is cut, overlong or not the index's.
+    """Refuse a folder whose weight files are cut, too long, or contradict the index.
 
-    Shards that are missing altogether are not looked for here.
+    Missing shards are not looked for here.
 
     Raises:
         UsageError: names the file.
@@ -40,7 +40,7 @@ def check_weights(folder: Path) -> None:
     tensors = {
         path.name: check_file(path)
         for path in sorted(folder.glob("*.safetensors"))
-        # Mistral's second copy of the weights, which no build reads
+        # Mistral's second copy of the weights, which the build does not read
         if not path.name.startswith("consolidated")
     }
     index = folder / INDEX
@@ -51,7 +51,7 @@ def check_weights(folder: Path) -> None:
             raise UsageError(
                 f"{shard} is not the file that {INDEX} describes",
                 why=f"it has no tensor {tensor}",
-                next_step="download both again, they are of different versions",
+                next_step="download both again; they belong to different versions",
             )
 
 
@@ -59,7 +59,7 @@ def check_file(path: Path) -> frozenset[str]:
     """The names of a safetensors file's tensors.
 
     Raises:
-        UsageError: its size is not what its header says, or it has no readable header.
+        UsageError: its size contradicts its header, or the header cannot be read.
     """
     size = path.stat().st_size
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""config.json of a model folder, read."""
+"""Reads config.json of a model folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CONFIG_NAME = "config.json"
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a folder; empty for a GGUF file, whose shape is in its header.
+    """config.json of a folder; an empty dict for a GGUF file, which has its shape in its header.
 
     Raises:
         UsageError: the file is not a JSON object.

@@ -1,4 +1,4 @@
-"""What `-m` names: a Hugging Face folder, a GGUF file, or a repository on the hub."""
+"""Finds the model that `-m` names: a Hugging Face folder, a GGUF file, or a hub repository."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from edgekit.errors import EdgekitError, UnreachableError, UsageError, Verificat
 
 FETCH_DEADLINE_SECONDS = 24 * 3600  # tens of GB over a slow link
 
-# What a build may read of a folder; `inside/fetch.py` downloads by the same rule.
+# The files of a folder that a build may read; `inside/fetch.py` downloads by the same rule.
 _SUFFIXES = (".json", ".safetensors", ".model", ".jinja", ".txt", ".tiktoken", ".py")
 _LICENCES = ("LICENSE", "LICENCE", "NOTICE")
 _TEMPLATES = "additional_chat_templates"
@@ -41,7 +41,7 @@ _HUB_VARIABLES = (
 
 
 class LocalSource(msgspec.Struct, frozen=True):
-    """A model that lies on this machine: what it is and where."""
+    """A source on this machine: its content as `Source`, and the path of its folder or file."""
 
     source: Source
     path: Path
@@ -50,13 +50,13 @@ class LocalSource(msgspec.Struct, frozen=True):
 def find(
     model: str, revision: str | None, hub_cache: Path | None, report: ProgressCallback
 ) -> LocalSource:
-    """Find the model `-m` names, downloading it first when it is on the hub.
+    """Find the model that `-m` names; download it first when it is on the hub.
 
     Raises:
-        UsageError: nothing usable goes by that name.
+        UsageError: there is no usable model of that name.
         UnreachableError: the hub does not answer.
-        VerificationError: a downloaded file is not what the hub says it is.
-        EdgekitError: the hub refuses.
+        VerificationError: a downloaded file has another sha256 than the hub lists.
+        EdgekitError: the hub refuses, or the download failed.
     """
     path = Path(model).expanduser()
     if path.exists():
@@ -96,14 +96,14 @@ def _folder(folder: Path) -> LocalSource:
 
 
 def licences(folder: Path) -> list[Path]:
-    """The licence files of a model folder; they go with the model and decide none of its bytes."""
+    """The licence files of a model folder; they are copied, and the build id ignores them."""
     return sorted(p for p in folder.iterdir() if p.is_file() and p.name.startswith(_LICENCES))
 
 
 def _candidates(folder: Path) -> list[str]:
     top = [p.name for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")]
     templates = [f"{_TEMPLATES}/{p.name}" for p in (folder / _TEMPLATES).glob("*.jinja")]
-    # Mistral's repositories hold the same weights a second time as consolidated*.safetensors
+    # Mistral's repositories hold a second copy of the weights, consolidated*.safetensors
     left_out = ("consolidated", *_LICENCES)
     return [name for name in top if not name.startswith(left_out)] + templates
 
@@ -151,7 +151,7 @@ def _refuse_pointer(path: Path) -> None:
 def _fetch(
     name: str, revision: str | None, hub_cache: Path | None, report: ProgressCallback
 ) -> LocalSource:
-    # the controller's own interpreter: a build container has no network
+    # with the controller's own interpreter, because a build container has no network
     argv = [sys.executable, "-E", "-s", str(INSIDE / "fetch.py"), "--repo", name]
     argv += ["--revision", revision] if revision else []
     argv += ["--cache", str(hub_cache.resolve())] if hub_cache else []

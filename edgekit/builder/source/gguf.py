@@ -1,4 +1,4 @@
-"""A GGUF file as a Hugging Face folder, made once per file and toolchain and kept in the cache."""
+"""Converts a GGUF file to a Hugging Face folder, once per file and toolchain, in the cache."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _RECORD = "edgekit-files.json"
 
 
 def dequantised(found: LocalSource, toolchain: ToolchainSource, report: ProgressCallback) -> Path:
-    """The folder with the weights of a GGUF file in float32, its tokenizer and its config.
+    """The folder with a GGUF file's weights in float32, its tokenizer and its config.
 
     Raises:
         EdgekitError: transformers cannot read the file.
     """
     digest = next(iter(found.source.files.values()))
-    # the toolchain's transformers decides the result as much as the file does
+    # the result depends on the toolchain's transformers as well as on the file
     final = cache_root() / "dequantised" / f"{digest}-{toolchain.digest[:16]}"
     if final.is_dir():
         report(Progress("dequantise", "checking the cached copy"))
@@ -41,8 +41,8 @@ def dequantised(found: LocalSource, toolchain: ToolchainSource, report: Progress
         shutil.rmtree(final)
     runner = toolchain.ready(report)
     with scratch(final.parent) as work:
-        # a folder with this one file in it, under a name that says nothing: the result must not
-        # depend on where the file lies
+        # a folder that holds this file alone, under a fixed name: the result must not depend on
+        # the place or the name of the file
         (work / "in").mkdir()
         shown = work / "in" / "model.gguf"
         shown.symlink_to(found.path)

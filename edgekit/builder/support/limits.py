@@ -1,7 +1,7 @@
-"""What the locked builder cannot do with models whose architecture it knows. Pure.
+"""Known defects of the locked builder with architectures that it supports. Pure.
 
-Each was met with onnxruntime-genai 0.18.0 and transformers 5.23 on a tiny model of the family;
-without a word here it would end in a KeyError, or in a model that is silently wrong.
+Each was observed with onnxruntime-genai 0.18.0 and transformers 5.23 on a tiny model of the family.
+Without the refusal here the build would end in a KeyError, or in a silently wrong model.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from edgekit.errors import UsageError
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """Why something cannot be built, in the words of `EdgekitError`."""
+    """The reason why a model cannot be built, with the fields of `EdgekitError`."""
 
     what: str
     why: str
@@ -24,7 +24,7 @@ class Refusal(msgspec.Struct, frozen=True):
 
     @property
     def error(self) -> UsageError:
-        """To be raised where it ends a build."""
+        """The exception that ends the build."""
         return UsageError(self.what, self.why, self.next_step)
 
 
@@ -48,7 +48,7 @@ def known_defect(
 
     Args:
         name: the architecture.
-        config: config.json, as the builder is given it (`mend`).
+        config: config.json as the builder reads it, after the changes of `mend.py`.
         precision, provider: the builder's `-p` and `-e`.
     """
     text = language_part(config)

@@ -1,9 +1,10 @@
-"""What the locked builder has to be told in place of config.json, to make the model that it means.
+"""Changes to config.json that make the locked builder build the model which config.json describes.
 
-Pure. The builder reads a few settings under one name only, or not at all where config.json leaves
-them to transformers' defaults; the model would be refused, or silently another one. The weights
-are never touched, and what is compared with the result (`gate`, `make matrix`) is the source as it
-is. Each was met with onnxruntime-genai 0.18.0 and transformers 5.23 (docs/architectures.md).
+Pure. The builder reads a few settings under one name only, and ignores some that config.json leaves
+to transformers' defaults. Without the change it would refuse the model, or silently build another
+one. The weights are never touched, and the gate and `make matrix` compare the result with the
+unchanged source. Each case was observed with onnxruntime-genai 0.18.0 and transformers 5.23
+(docs/architectures.md).
 """
 
 from __future__ import annotations
@@ -14,26 +15,27 @@ from typing import Any
 import msgspec
 
 ATTRIBUTES = "edgekit_attributes"
-"""A key of a mended config.json: `inside/convert.py` sets what is below it on the configuration
-that the builder reads, after transformers has read it."""
+"""A key of a mended config.json. After transformers has read the file, `inside/convert.py` sets the
+values below this key as attributes of the configuration that the builder reads."""
 
 _WINDOWED = frozenset({"MistralForCausalLM", "Phi3ForCausalLM"})
 _EPSILON = {"PhiForCausalLM": "layer_norm_eps", "NemotronForCausalLM": "norm_eps"}
 _DEFAULT_EPSILON = 1e-5  # of both configuration classes
 _DEFAULT_THETA = 10_000.0
-_GEMMA_THETA = 1_000_000.0  # Gemma3TextConfig's, of layers that look back over everything
+_GEMMA_THETA = 1_000_000.0  # Gemma3TextConfig's, for the layers with full attention
 # transformers' defaults (`_compute_yarn_parameters`), after section 3.2 of arXiv 2309.00071
 _BETA_FAST, _BETA_SLOW = 32.0, 1.0
-_LEAST_BORDER = 1e-6  # the builder wants it above zero
+_LEAST_BORDER = 1e-6  # the builder needs a value above zero
 _LONGROPE_KEYS = ("short_factor", "long_factor", "short_mscale", "long_mscale", "attention_factor")
 _ROPE_KEYS = ("rope_parameters", "rope_scaling")
 
 
 class Mend(msgspec.Struct, frozen=True):
-    """A change to config.json and its reason, for the user.
+    """A change to config.json with its reason.
 
     Attributes:
         patch: JSON Merge Patch (RFC 7386).
+        why: reason for the user, in one line.
     """
 
     patch: dict[str, Any]
@@ -41,11 +43,11 @@ class Mend(msgspec.Struct, frozen=True):
 
 
 def mends(name: str, config: dict[str, Any]) -> tuple[Mend, ...]:
-    """What to change for the builder, mostly nothing.
+    """The changes that the builder needs for this model; for most models there are none.
 
     Args:
         name: the architecture.
-        config: one that `check_config` has seen.
+        config: a configuration that passed `check_config`.
     """
     found = (
         _window(name, config), _epsilon(name, config), _longrope(name, config), _yarn(config),
@@ -55,7 +57,7 @@ def mends(name: str, config: dict[str, Any]) -> tuple[Mend, ...]:
 
 
 def mended(config: dict[str, Any], changes: tuple[Mend, ...]) -> dict[str, Any]:
-    """The configuration that the builder is given."""
+    """The configuration with all changes applied, as the builder reads it."""
     for change in changes:
         config = merge_patch(config, change.patch)
     return config
@@ -76,12 +78,12 @@ def merge_patch(target: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]
 
 
 def _window(name: str, config: dict[str, Any]) -> Mend | None:
-    """A window that transformers gives every layer and the builder none."""
+    """A sliding window that transformers gives to every layer and the builder to none."""
     window, layers = config.get("sliding_window"), config.get("num_hidden_layers")
     if name not in _WINDOWED or config.get("layer_types") or not window or not layers:
         return None
     if window >= (config.get("max_position_embeddings") or math.inf):
-        return None  # it never begins to slide, as in Phi-3.5-mini
+        return None  # the window is as long as the context and never slides, as in Phi-3.5-mini
     return Mend(
         {"layer_types": ["sliding_attention"] * layers},
         f"every layer looks {window} tokens back, which the builder is told layer by layer",
@@ -99,7 +101,7 @@ def _epsilon(name: str, config: dict[str, Any]) -> Mend | None:
 
 
 def _longrope(name: str, config: dict[str, Any]) -> Mend | None:
-    """transformers 5 saves `rope_type`, the builder asks for `type` (onnxruntime-genai #2609)."""
+    """transformers 5 saves `rope_type`, the builder reads `type` (onnxruntime-genai #2609)."""
     rope = config.get("rope_parameters") or {}
     if name != "Phi3ForCausalLM" or rope.get("rope_type") != "longrope" or "type" in rope:
         return None
@@ -115,9 +117,10 @@ def _longrope(name: str, config: dict[str, Any]) -> Mend | None:
 
 
 def _two_ropes(name: str, config: dict[str, Any]) -> Mend | None:
-    """Gemma 3's rotary bases: transformers 5 keeps them by layer type, the builder asks for two.
+    """Gemma 3's rotary bases: transformers 5 keeps them by layer type, the builder reads two keys.
 
-    It would scale both where the model scales one (4 B and larger), which nothing mends.
+    For models of 4 B and more the builder would scale both bases where the model scales one; no
+    change of config.json corrects that.
     """
     if name != "Gemma3ForCausalLM" or ATTRIBUTES in config:
         return None
@@ -139,10 +142,10 @@ def _two_ropes(name: str, config: dict[str, Any]) -> Mend | None:
 
 
 def _yarn(config: dict[str, Any]) -> Mend | None:
-    """YaRN's borders: written out, and rounded to whole frequencies as transformers does.
+    """YaRN's borders, written out and rounded to whole frequencies as transformers does.
 
-    The builder has no rounding, but takes any number of rotations for a border; the one whose
-    border is the rounded one gives the same frequencies.
+    The builder does not round, but accepts any number of rotations for a border. The number whose
+    exact border is the rounded one gives the same frequencies.
     """
     key = next((key for key in _ROPE_KEYS if config.get(key)), None)
     rope = config.get(key) if key else None
@@ -154,7 +157,7 @@ def _yarn(config: dict[str, Any]) -> Mend | None:
     fast = float(rope.get("beta_fast") or _BETA_FAST)
     slow = float(rope.get("beta_slow") or _BETA_SLOW)
     if key is None or not (head and length and theta > 1):
-        return None  # the builder stops at what is missing
+        return None  # the builder itself fails on a missing setting
     low, high = _border(fast, head, theta, length), _border(slow, head, theta, length)
     if rope.get("truncate", True):
         low, high = math.floor(low), math.ceil(high)
@@ -169,7 +172,7 @@ def _yarn(config: dict[str, Any]) -> Mend | None:
 
 
 def _border(rotations: float, head: int, theta: float, length: int) -> float:
-    """The frequency that turns so often within `length` tokens."""
+    """The index of the frequency that makes this many rotations within `length` tokens."""
     return head * math.log(length / (rotations * 2 * math.pi)) / (2 * math.log(theta))
 
 
@@ -179,5 +182,5 @@ def _rotations(border: float, head: int, theta: float, length: int) -> float:
 
 
 def _share(config: dict[str, Any]) -> int:
-    """The width of a head that config.json does not name."""
+    """The width of a head, where config.json does not give it."""
     return int((config.get("hidden_size") or 0) // (config.get("num_attention_heads") or 1))

@@ -1,4 +1,4 @@
-"""config.json of a stranger: the fields that decide something are of their types. Pure."""
+"""Checks the types of those fields of an untrusted config.json that edgekit reads. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 
 from edgekit.errors import UsageError
 
-# A model of 10^12 weights has dimensions of some 10^5; what is larger is a slip or an attack.
+# A model of 10^12 weights has dimensions of about 10^5; a larger one is a mistake or an attack.
 _Count = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
 _Layers = Annotated[int, msgspec.Meta(ge=0, le=10_000)]
 _Positive = Annotated[float, msgspec.Meta(gt=0, le=1e12)]
@@ -17,7 +17,7 @@ _Rope = dict[str, Any]
 
 
 class _Fields(msgspec.Struct):
-    """All others are nobody's business here."""
+    """The fields that edgekit reads; all others are ignored."""
 
     architectures: list[str] | None = None
     text_config: dict[str, Any] | None = None
@@ -57,7 +57,7 @@ class _Rotary(msgspec.Struct):
 
 
 def check_config(config: Mapping[str, Any]) -> None:
-    """Refuse a config.json whose fields are not of their types.
+    """Refuse a config.json with a field of a wrong type or out of range.
 
     Raises:
         UsageError: names the field.
@@ -77,7 +77,7 @@ def check_config(config: Mapping[str, Any]) -> None:
 
 
 def language_part(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of the language model, over those of the whole where it is a part of one."""
+    """The fields of the language model; in a multimodal config, `text_config` over the rest."""
     inner = config.get("text_config") or {}
     return {**config, **{key: value for key, value in inner.items() if key != "architectures"}}
 
