@@ -1,4 +1,4 @@
-"""Three small charts as SVG text, for a page that has to open without a network. Pure."""
+"""Three kinds of small charts as SVG text, for a page that opens without a network. Pure."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _svg(title: str, parts: list[str]) -> str:
 
 
 def curve(title: str, values: Sequence[float], across: str, up: str) -> str:
-    """One line through values in their order; at most one point a pixel, the highest of each."""
+    """A line chart of values in their order; one point per pixel at most, the highest there."""
     step = max(1, math.ceil(len(values) / _PLOT_WIDTH))
     drawn = [max(values[i : i + step]) for i in range(0, len(values), step)] or [0.0]
     high = max(drawn) or 1.0
@@ -56,7 +56,7 @@ def curve(title: str, values: Sequence[float], across: str, up: str) -> str:
 
 
 def bars(title: str, values: Sequence[tuple[str, float]], across: str, up: str) -> str:
-    """One bar a value, its name shown on pointing at it."""
+    """A bar chart of (name, value); the name is shown on hover."""
     high = max((value for _, value in values), default=0.0) or 1.0
     width = _PLOT_WIDTH / max(1, len(values))
     parts = _axes(0, high, across, up)
@@ -71,13 +71,13 @@ def bars(title: str, values: Sequence[tuple[str, float]], across: str, up: str) 
 
 
 def scatter(title: str, points: Sequence[tuple[str, float, float]], across: str, up: str) -> str:
-    """Named points (name, x, y)."""
+    """A scatter chart of named points (name, x, y)."""
     xs = [x for _, x, _ in points] or [0.0]
     low, span = min(xs), (max(xs) - min(xs)) or 1.0
     high = max((y for *_, y in points), default=0.0) or 1.0
     parts = _axes(0, high, across, up)
     for name, x, y in points:
-        # a tenth of room on either side, so that names stay inside
+        # a margin on both sides keeps the names inside
         left = _LEFT + _PLOT_WIDTH * (0.1 + 0.7 * (x - low) / span)
         top = _TOP + _PLOT_HEIGHT * (1 - y / high * 0.9)
         parts.append(

@@ -1,8 +1,9 @@
-"""The quality gate's effects: runs the measuring scripts, keeps references, makes the report.
+"""The quality gate's effects: runs the measuring scripts, caches references, makes the report.
 
-What full precision says is measured once per source, text and toolchain, and kept under
-`reference/` in the cache. Up to `SMALL_PARAMETERS` the source writes the text itself and is held
-in float32; above, the built model writes it and the source reads it a matrix at a time.
+The reference, the logits of the full-precision source, is computed once per source, text and
+toolchain, and kept in `reference/` of the cache. Up to `SMALL_PARAMETERS` weights, the source
+itself writes the text and is held in float32. Above that, the built model writes the text, and the
+source reads it with one matrix in float32 at a time.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ PROMPTS = Path(__file__).resolve().parent / "prompts.json"
 SMALL_PARAMETERS = 1_000_000_000
 DEADLINE_SECONDS = 6 * 3600
 MEMORY_BYTES = 4 * 2**30
-"""What the gate may hold at up to 4 billion parameters."""
+"""Memory limit of the gate's scripts for a source of up to 4 billion parameters."""
 
 _REFERENCE_SCRIPTS = (
     "reference.py", "gate/chat.py", "gate/logits.py", "gate/mapped.py", "gate/rotary.py",
@@ -50,13 +51,13 @@ _NOT_NUMERIC = frozenset({"template_mismatches", "token_mismatches", "loads"})
 
 
 class Effort(msgspec.Struct, frozen=True):
-    """How much text is measured: it bounds the gate's time.
+    """The amount of text to measure on; it bounds the gate's time.
 
     Attributes:
-        prompts: of the shipped set, each continued once.
-        tokens: at most so many written and scored to each.
-        greedy: prompts that are continued greedily, to look for loops.
-        greedy_tokens: at most so many to each.
+        prompts: number of prompts of the shipped set; each is continued once.
+        tokens: most tokens that are written and scored per prompt.
+        greedy: number of prompts that are continued greedily, to look for loops.
+        greedy_tokens: most tokens per greedy continuation.
     """
 
     prompts: int = 16
@@ -66,12 +67,12 @@ class Effort(msgspec.Struct, frozen=True):
 
 
 class Subject(msgspec.Struct, frozen=True):
-    """What is measured against what.
+    """A built model and the source that it is compared with.
 
     Attributes:
         model: the built folder.
-        source: the Hugging Face folder it was built from.
-        spec: what decided its bytes; names the source's content and the toolchain.
+        source: the Hugging Face folder that it was built from.
+        spec: the build's specification; it names the source's content and the toolchain.
         adapter: a LoRA adapter that was merged in, or None.
     """
 
@@ -82,10 +83,10 @@ class Subject(msgspec.Struct, frozen=True):
 
 
 def count_parameters(source: Path) -> int:
-    """Elements of all tensors of a folder, out of its safetensors headers.
+    """Number of elements of all tensors of a folder, from its safetensors headers.
 
     Raises:
-        EdgekitError: there are none, or a header is damaged.
+        EdgekitError: there are no weights, or a header is damaged.
     """
     total = 0
     for path in sorted(source.glob("*.safetensors")):
@@ -118,16 +119,16 @@ def assess(
     attribution: bool = True,
     sensitivity: bool = True,
 ) -> GateReport:
-    """Measure a built model and judge it; a bad one is a verdict, not an error.
+    """Measure a built model and judge it; a bad model is a verdict, not an error.
 
     Args:
-        effort: how much text.
-        attribution: for a model that is refused, also find out where it loses (small models only).
-        sensitivity: also measure what each layer loses (small models only).
+        effort: the amount of text; default `Effort()`.
+        attribution: for a refused model, also find the step that loses most (small models only).
+        sensitivity: also measure the loss of each layer (small models only).
 
     Raises:
-        EdgekitError: it cannot be measured: another provider's model, no memory, a source that
-            transformers does not read.
+        EdgekitError: the model cannot be measured: it is for another provider, memory is short, or
+            transformers cannot read the source.
     """
     started = time.monotonic()
     if subject.spec.provider != "cpu":
@@ -180,11 +181,11 @@ def _no_load(thresholds: Thresholds, why: str, started: float) -> GateReport:
 
 
 class _BrokenError(Exception):
-    """The model, not the measuring, is at fault: the runtime refuses it or crashes over it."""
+    """The model itself is broken: the runtime refuses it or crashes on it."""
 
 
 class _Measuring(msgspec.Struct, frozen=True):
-    """The scripts, each as one call."""
+    """Runs each measuring script by one method."""
 
     subject: Subject
     toolchain: Toolchain
@@ -193,7 +194,7 @@ class _Measuring(msgspec.Struct, frozen=True):
     effort: Effort
 
     def reference(self, work: Path) -> tuple[Path, dict[str, float | bool]]:
-        """The folder with what full precision says, made or found, and how it came about."""
+        """The folder of the reference, computed or cached, and figures about its computation."""
         text = None if self.parameters <= SMALL_PARAMETERS else self._text(work)
         final = cache_root() / "reference" / self._key(text)
         summary = final / "summary.json"
@@ -233,7 +234,7 @@ class _Measuring(msgspec.Struct, frozen=True):
         )  # fmt: skip
 
     def attribution(self, work: Path, reference: Path) -> Attribution:
-        """Where a refused model loses."""
+        """The loss of each step of the build, for a refused model."""
         made = self._result(
             self._run(
                 work, "attribute.py", "the cause",
@@ -242,12 +243,12 @@ class _Measuring(msgspec.Struct, frozen=True):
             )
         )  # fmt: skip
         steps = ("export", "weights", "activations")
-        # a step that is no number lost everything
+        # NaN counts as a total loss
         largest = max(steps, key=lambda step: made[step] if made[step] == made[step] else 1e9)
         return msgspec.convert(made | {"largest": largest}, Attribution)
 
     def layers(self, work: Path, reference: Path) -> tuple[LayerLoss, ...]:
-        """What each layer loses."""
+        """The loss of each layer."""
         made = self._result(
             self._run(
                 work, "layers.py", "the layers",
@@ -286,7 +287,7 @@ class _Measuring(msgspec.Struct, frozen=True):
         self, work: Path, script: str, what: str, arguments: tuple[str | Path, ...]
     ) -> ProcessResult:
         float32 = 4 * self.parameters if self.parameters <= SMALL_PARAMETERS else 0
-        # beyond 4 billion parameters the built model itself grows by a byte or less for each
+        # beyond 4 billion parameters the built model adds at most one byte per parameter
         growth = max(0, self.parameters - 4 * SMALL_PARAMETERS)
         job = Job(
             script=script,

@@ -1,4 +1,4 @@
-"""The gate's report as one HTML page that needs nothing else. Pure."""
+"""The gate's report as one self-contained HTML page. Pure."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def page(title: str, report: GateReport, tried: Sequence[RecipeResult] = ()) -> 
     """The page: verdict, numbers against limits, KL per token, layers, recipes tried.
 
     Args:
-        title: what was built, for the heading.
-        tried: what `auto` tried.
+        title: heading of the page: model and recipe.
+        tried: results of the recipes that `auto` tried.
     """
     verdict = "passed" if report.verdict.passed else "refused"
     parts = [

@@ -1,9 +1,9 @@
-"""The quality gate's decision: what was measured, what is allowed, what that comes to.
+"""The decision of the quality gate: metrics, thresholds, verdict. Pure.
 
-Pure. Thresholds are edgekit's own, not a standard of the field. `strict` is for models of a
-billion parameters and more: llama.cpp's tables put good 4-bit models of that size at a mean KL
-divergence of .01 to .07, and what is widely felt as damaged (3 bits) above. Small models lose
-more: a 4-bit SmolLM2-135M is at .45, so `small` is set a third above what its healthy build gets.
+The thresholds are edgekit's own, not a standard of the field. `strict` is for models of a billion
+parameters and more: in llama.cpp's tables, good 4-bit models of that size have a mean KL divergence
+of .01 to .07, and models that are widely regarded as damaged (3 bits) have more. Small models lose
+more: a 4-bit SmolLM2-135M has .45; `small` is set a third above the figures of its sound build.
 """
 
 from __future__ import annotations
@@ -17,34 +17,32 @@ import msgspec
 
 from edgekit.errors import UsageError
 
-"""The file in a model folder that holds a `GateReport`."""
-
 
 class GateMetrics(msgspec.Struct, frozen=True, kw_only=True):
-    """What `inside/score.py` measured.
+    """The metrics that `inside/score.py` measures.
 
     Attributes:
-        loads, load_error: whether the runtime takes the folder, and why not.
-        positions, texts: tokens that were predicted, in so many texts.
+        loads, load_error: whether the runtime loads the folder, and why not.
+        positions, texts: number of predicted tokens, and of texts.
         kl_mean, kl_median, kl_p99: KL(reference ‖ model) by token, in nats.
         kl_error: standard error of the mean over the texts.
-        top1: share of positions where both have the same most likely token.
-        perplexity_ratio: the model's on the text, divided by the reference's.
-        greedy_texts: prompts that were continued greedily.
+        top1: share of positions where model and reference have the same most likely token.
+        perplexity_ratio: the model's perplexity on the text, divided by the reference's.
+        greedy_texts: number of prompts that were continued greedily.
         loops, reference_loops: continuations that repeat 8 tokens at least 4 times; None where
             the reference was too large to write.
-        ended, reference_ended: continuations that came to their end.
-        templates, template_mismatches: chats rendered, and those unlike Hugging Face's.
-        token_texts, token_mismatches: texts tokenised, and those unlike Hugging Face's.
+        ended, reference_ended: continuations that ended with a stop token.
+        templates, template_mismatches: rendered chats, and those that differ from Hugging Face's.
+        token_texts, token_mismatches: tokenised texts, and those that differ from Hugging Face's.
         template_example, token_example: the first difference.
-        tokens_per_second: greedy decoding here; information only.
+        tokens_per_second: greedy decoding on this machine; for information only.
         weight_error: largest relative error (Euclidean norm) of a row of a quantised matrix against
-            its source, where the two could be matched; None when none could. Rounding to 4 bits
-            in blocks of 32 makes .08 and cannot make more than about .22 of it, however the row
-            is distributed; a row that is zeroed, doubled or another one is at 1 and above.
+            its source; None when no matrix could be matched with its source. Rounding to 4 bits
+            in blocks of 32 makes about .08, and at most about .22 for any distribution of the
+            row; a row that is zero, doubled or swapped has 1 or more.
         weight_example: the name of that matrix.
         rotary_error: largest difference of a cosine in the rotary tables from Hugging Face's; None
-            where they could not be compared. A wrong base hardly shows in short texts.
+            where they could not be compared. In short texts a wrong base hardly changes the logits.
     """
 
     loads: bool
@@ -75,14 +73,14 @@ class GateMetrics(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def loops_added(self) -> float:
-        """Share of the continuations that loop, beyond the reference's own."""
+        """Share of the continuations that loop, minus the reference's share; at least 0."""
         return _share(self.loops - (self.reference_loops or 0), self.greedy_texts)
 
     @property
     def ends_lost(self) -> float:
-        """Share of the continuations that end for the reference and not for the model.
+        """Share of the continuations that the reference ends, minus the model's share; at least 0.
 
-        Where the reference wrote nothing: 1 when none ends, else 0.
+        Where the reference wrote nothing: 1 when no continuation of a chat model ends, else 0.
         """
         if self.reference_ended is None:
             return float(self.ended == 0 and self.templates > 0)
@@ -90,14 +88,14 @@ class GateMetrics(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Two bounds of one metric: beyond `warn` it is said, beyond `refuse` there is no model."""
+    """Two bounds of one metric: beyond `warn` the gate warns, beyond `refuse` it refuses."""
 
     warn: float
     refuse: float
 
 
 class Thresholds(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The limits of a profile; `top1` is a lower one, the others are upper ones."""
+    """The limits of a profile; that of `top1` is a lower bound, the others are upper bounds."""
 
     profile: str
     kl_mean: Limit
@@ -117,7 +115,7 @@ class Violation(msgspec.Struct, frozen=True):
 
     Attributes:
         name: the metric, or `loads`.
-        measured, limit: the value and the bound that it crosses.
+        measured, limit: the value, and the bound that it crosses.
         message: one line for a human.
     """
 
@@ -128,7 +126,7 @@ class Violation(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """Whether the model is good enough, what refuses it and what is only worth saying."""
+    """The gate's decision on a model, with the violations that refuse it and those that warn."""
 
     passed: bool
     findings: tuple[Violation, ...]
@@ -146,10 +144,10 @@ class Attribution(msgspec.Struct, frozen=True):
     """Where the loss comes from: mean KL divergence of each step against the one before.
 
     Attributes:
-        export: Hugging Face to the builder's fp32 ONNX.
-        weights: that to the built graph with float32 activations.
-        activations: that to the graph as it was built.
-        positions: how many were measured.
+        export: from Hugging Face to the builder's fp32 ONNX.
+        weights: from there to the built graph with float32 activations.
+        activations: from there to the graph as it was built.
+        positions: number of predicted tokens.
         largest: the step that loses most.
     """
 
@@ -161,13 +159,13 @@ class Attribution(msgspec.Struct, frozen=True):
 
 
 class MatrixError(msgspec.Struct, frozen=True):
-    """One quantised matrix against its source.
+    """Error of one quantised matrix against its source.
 
     Attributes:
-        name: of its node in model.onnx.
-        layer: its number; None for the head.
+        name: name of its node in model.onnx.
+        layer: number of its layer; None for the head.
         error: relative error, Frobenius norm.
-        worst_row: that of its worst row.
+        worst_row: relative error of its worst row.
     """
 
     name: str
@@ -185,14 +183,14 @@ class LayerLoss(msgspec.Struct, frozen=True):
 
 
 class GateReport(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything the gate found, as it goes into the model folder and the bundle.
+    """The whole result of the gate, as it goes into the model folder and the bundle.
 
     Attributes:
-        tokens: KL by token of every text.
+        tokens: KL divergence by token of every text.
         matrices: error of every quantised matrix that could be matched with its source.
-        layers: what each layer loses; None where it was not measured.
-        attribution: None for a model that passed, and where it does not fit.
-        reference: how the reference came about: parameters, positions, `cached`, seconds.
+        layers: loss of each layer; None where it was not measured.
+        attribution: None where it was not measured, as for a model that passed.
+        reference: figures about the reference: parameters, positions, `cached`, seconds.
         seconds: wall-clock time of the whole gate.
     """
 
@@ -255,13 +253,14 @@ _MESSAGES = {
 
 
 def find_thresholds(profile: str, overrides: Mapping[str, float] | None = None) -> Thresholds:
-    """A named profile, with other limits where the user sets them.
+    """The thresholds of a profile, with the limits that the user replaces.
 
     Args:
-        overrides: metric -> the value beyond which a model is refused; it warns at the same.
+        overrides: metric -> bound of refusal. A stricter bound than the profile's warning bound
+            replaces that one, too.
 
     Raises:
-        UsageError: unknown profile or metric, or a limit that is no finite number.
+        UsageError: an unknown profile or metric, or a limit that is not a finite number.
     """
     if profile not in PROFILES:
         raise _unknown("profile", profile, tuple(PROFILES))
@@ -283,7 +282,7 @@ def find_thresholds(profile: str, overrides: Mapping[str, float] | None = None) 
 
 
 def judge(metrics: GateMetrics, thresholds: Thresholds) -> Verdict:
-    """Hold what was measured against the limits; a value that is no number refuses."""
+    """Compare the metrics with the limits; NaN refuses the model."""
     if not metrics.loads:
         loads = Violation("loads", 0, 1, f"the runtime does not load it: {metrics.load_error}")
         return Verdict(False, (loads,), ())
@@ -291,7 +290,7 @@ def judge(metrics: GateMetrics, thresholds: Thresholds) -> Verdict:
     warnings: list[Violation] = []
     for name in _NAMES:
         measured, limit = getattr(metrics, name), getattr(thresholds, name)
-        if measured is None:  # not measured, e.g. a format that the weights are not read from
+        if measured is None:  # e.g. for a weight format that the gate does not read
             continue
         if not _within(name, measured, limit.refuse):
             findings.append(_finding(metrics, name, measured, limit.refuse))

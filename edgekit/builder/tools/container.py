@@ -1,7 +1,7 @@
-"""Runs the toolchain's jobs in containers: no network, no rights, nothing but the job's files.
+"""Runs jobs of the toolchain in containers: no network, no rights, only the job's own files.
 
-A container sees files under the paths that they have outside, so that a job is the same wherever
-it runs. Only its work folder can be written to.
+A container sees files under their paths on the host; therefore a job is the same wherever it runs.
+It can write to its work folder only.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class ContainerRunner(msgspec.Struct, frozen=True):
     """Runs each job in a container of its own.
 
     Attributes:
-        engine: starts them.
+        engine: starts the containers.
         image: digest or tag of the image.
         scripts: the folder of the scripts.
     """
@@ -58,7 +58,7 @@ class ContainerRunner(msgspec.Struct, frozen=True):
     scripts: Path = INSIDE
 
     def run(self, job: Job, report: ProgressCallback) -> ProcessResult:
-        """Run a job, with all the memory that is free where it names no limit.
+        """Run a job; without a limit of its own, it may use the memory that is available now.
 
         Raises:
             EdgekitError: the engine failed, or the deadline passed.
@@ -97,14 +97,16 @@ class ContainerRunner(msgspec.Struct, frozen=True):
                 events=job.events, stdin=subprocess.PIPE,
             )  # fmt: skip
         except BaseException:
-            # the client is gone; so is the container in a moment, but not before we are
+            # the engine's client has ended; its container ends soon, but maybe after this process
             ask([*self.engine.argv, "rm", "--force", name])
             raise
 
 
 class ContainerToolchain:
-    """The toolchain of `containers/builder/toolchain.lock` in an image; the same lock as the
-    host's, so the same bytes."""
+    """The toolchain of `containers/builder/toolchain.lock` in an image.
+
+    The host toolchain has the same lock, therefore both make the same bytes.
+    """
 
     isolation = "container"
 
@@ -115,10 +117,11 @@ class ContainerToolchain:
         self.image = ""
 
     def ready(self, report: ProgressCallback) -> ContainerRunner:
-        """An engine that answers, with the image in its store; built first when it is not.
+        """A runner with an engine that answers; the image is built first where it is missing.
 
         Raises:
-            EdgekitError: no engine works here, or the image cannot be built; names `--host`.
+            EdgekitError: no engine works here, or the image cannot be built; the error suggests
+                `--host`.
         """
         engine = find_engine()
         image = BuilderImage(engine, self._lock, base_from(os.environ.get(BASE_VARIABLE, "")))
@@ -127,11 +130,11 @@ class ContainerToolchain:
 
 
 def read_mounts(job: Job, scripts: Path) -> tuple[Mount, ...]:
-    """What a job's container reads: the scripts, its files, and what links in there point to."""
+    """Read-only mounts of a job: the scripts, its files, and the targets of links among them."""
     read = {scripts, *(path for path in job.reads if path.exists())}
     for path in job.reads:
         for file in _files(path):
-            if file.is_symlink():  # the hub's cache is all links
+            if file.is_symlink():  # the hub's cache consists of links
                 read.add(file.resolve().parent)
     return tuple(
         Mount(path) for path in sorted(read) if not any(other in path.parents for other in read)
@@ -139,7 +142,7 @@ def read_mounts(job: Job, scripts: Path) -> tuple[Mount, ...]:
 
 
 def available_memory() -> int | None:
-    """Bytes that programs can still have (`MemAvailable` of proc(5)), None where nobody says."""
+    """Memory in bytes that is available (`MemAvailable` of proc(5)); None where it is unknown."""
     try:
         found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.M)
     except OSError:
@@ -149,10 +152,10 @@ def available_memory() -> int | None:
 
 @contextmanager
 def _readable(seen: tuple[Mount, ...], work: Path) -> Iterator[tuple[Mount, ...]]:
-    """For a root caller, whose container runs as nobody: mounts that nobody can read.
+    """For a root caller, whose container runs as the user nobody: mounts which that user can read.
 
-    Of a folder that only its owner may enter each file is mounted by itself, and a file that only
-    its owner may read gives way to a copy: transformers saves weights with mode 0600.
+    A folder that only its owner may enter is replaced by one mount per file. A file that only its
+    owner may read is replaced by a copy: transformers saves weights with mode 0600.
     """
     if os.geteuid() != 0:
         yield seen
@@ -163,14 +166,14 @@ def _readable(seen: tuple[Mount, ...], work: Path) -> Iterator[tuple[Mount, ...]
     with tempfile.TemporaryDirectory(dir=work, prefix=".readable-") as name:
         for number, file in enumerate(private):
             copy = Path(name) / str(number)
-            # cp, because it clones where the file system can
+            # cp, because it clones where the file system supports that
             subprocess.run(["cp", "--reflink=auto", file, copy], check=True)
             mounts[file] = Mount(file, source=copy)
         yield tuple(mounts.values())
 
 
 def _opened(mount: Mount) -> Iterator[Mount]:
-    """The mount itself, or one for each file of a folder that others may not enter."""
+    """The mount itself, or one mount per file of a folder that others may not enter."""
     found = tuple(_files(mount.path))
     if all(path.stat().st_mode & 0o005 == 0o005 for path in found if path.is_dir()):
         yield mount
@@ -186,7 +189,7 @@ def _files(path: Path) -> Iterable[Path]:
 
 @contextmanager
 def _owned_by_the_container(work: Path) -> Iterator[None]:
-    """For a root caller: the work folder belongs to the container's user while it runs."""
+    """For a root caller: gives the work folder to the container's user while the job runs."""
     if os.geteuid() != 0:
         yield
         return

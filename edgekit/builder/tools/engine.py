@@ -1,7 +1,7 @@
-"""A container engine by its command line: which one is here, and what it is told.
+"""Container engines, podman and docker: detection, and their command lines.
 
-Podman and docker take nearly the same words; where they differ it stands in this file alone. What
-an engine is told is decided from facts (`Engine`), which `find_engine` gathers.
+Both take nearly the same arguments; the differences are in this file alone. `find_engine` gathers
+the facts about an engine (`Engine`), and the command lines follow from them.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ ASK_TIMEOUT_SECONDS = 60
 NOBODY = 65534
 PIDS_LIMIT = 4096
 MOST = 20_000
-"""Open files and processes are enough; podman 4.3 lowers its own limit before it sets ours."""
+"""Limit of open files and of processes, enough for a build; a higher one fails, because podman 4.3
+lowers its own limit before it sets ours."""
 ENGINES: tuple[Literal["podman", "docker"], ...] = ("podman", "docker")
 HOST_INSTEAD = "add --host to build on this machine with the same locked tools"
 
 _ENGINE_ERRORS = (125, 126, 127)
-"""The engine itself failed; the program's own codes are below (podman-run(1), docker run)."""
+"""Exit codes for a failure of the engine itself; a program's own codes are lower (podman-run(1),
+docker run)."""
 
 
 class Mount(msgspec.Struct, frozen=True):
@@ -34,8 +36,8 @@ class Mount(msgspec.Struct, frozen=True):
 
     Attributes:
         path: its path in the container.
-        writable: everything else is read-only.
-        source: its path outside, where that is another one.
+        writable: the container may write to it; the default is read-only.
+        source: its path on the host; None where it equals `path`.
     """
 
     path: Path
@@ -44,14 +46,14 @@ class Mount(msgspec.Struct, frozen=True):
 
 
 class Engine(msgspec.Struct, frozen=True):
-    """An engine that answers.
+    """A container engine that works on this machine.
 
     Attributes:
         name: `podman` or `docker`.
-        version: as it prints it.
-        runtime: the OCI runtime that it has to be told; empty leaves it its own.
-        ulimits: soft and hard limits, where the machine's are below what the engine asks for.
-        rootless: it runs as the user who calls it.
+        version: as the engine prints it.
+        runtime: the OCI runtime to name on the command line; empty keeps the engine's default.
+        ulimits: `--ulimit` values, where this machine's hard limits are lower than the engine's.
+        rootless: the engine runs as the calling user.
     """
 
     name: Literal["podman", "docker"]
@@ -62,17 +64,17 @@ class Engine(msgspec.Struct, frozen=True):
 
     @property
     def argv(self) -> list[str]:
-        """The program, and what stands before its verb."""
+        """The program and its global options, which precede the verb."""
         return [self.name, *(["--runtime", self.runtime] if self.runtime else [])]
 
     def build(
         self, context: Path, tag: str, epoch: int, arguments: dict[str, str], target: str = ""
     ) -> list[str]:
-        """Build an image from `context/Containerfile` offline, nothing cached, times clamped.
+        """Command to build an image from `context/Containerfile`: offline, uncached, fixed times.
 
         Args:
             epoch: SOURCE_DATE_EPOCH, in seconds.
-            target: the stage to end with.
+            target: the last stage to build; empty builds all.
         """
         return [
             *self.argv, "build", "--network", "none", "--no-cache", *self._limits(),
@@ -93,9 +95,9 @@ class Engine(msgspec.Struct, frozen=True):
         environment: dict[str, str],
         memory_bytes: int | None,
     ) -> list[str]:
-        """Run a program with nothing but its mounts: no network, no rights, read-only root.
+        """Command that runs a program with its mounts alone: no network, no rights, read-only root.
 
-        Standard input stays open; the program is to end when it closes.
+        Standard input stays open; the program must end when it closes.
         """
         return [
             *self.argv, "run", "--rm", "--interactive", "--name", name, *self._limits(),
@@ -114,7 +116,7 @@ class Engine(msgspec.Struct, frozen=True):
 
     def _reproducible(self, epoch: int) -> list[str]:
         given = ["--build-arg", f"SOURCE_DATE_EPOCH={epoch}"]
-        if self.name == "docker":  # BuildKit clamps by the argument; it signs nothing in
+        if self.name == "docker":  # BuildKit clamps times by the argument; no attestations go in
             return [*given, "--provenance=false", "--sbom=false"]
         return [
             *given, "--timestamp", str(epoch),
@@ -133,17 +135,17 @@ def _words(flag: str, values: dict[str, str]) -> list[str]:
 
 
 def _mount(mount: Mount) -> str:
-    """The value of --mount, a CSV record (RFC 4180) so that any path fits."""
+    """The value of --mount, a quoted CSV record (RFC 4180): a path may hold any character."""
     source, target = (str(p).replace('"', '""') for p in (mount.source or mount.path, mount.path))
     fields = ["type=bind", f'"source={source}"', f'"target={target}"']
     return ",".join([*fields, *([] if mount.writable else ["readonly"])])
 
 
 def find_engine() -> Engine:
-    """The first engine that is here and answers.
+    """The first installed engine that answers.
 
     Raises:
-        EdgekitError: there is none, or none answers; names `--host`.
+        EdgekitError: none is installed, or none answers; the error suggests `--host`.
     """
     found = [name for name in ENGINES if shutil.which(name)]
     if not found:
@@ -178,13 +180,16 @@ def find_engine() -> Engine:
 
 
 def choose_runtime(engine: str, own: str, hybrid: bool, has_runc: bool) -> str:
-    """The OCI runtime to name: crun does not run where cgroups v1 and v2 are mounted both."""
+    """The OCI runtime to name: crun does not run where both cgroups v1 and v2 are mounted."""
     return "runc" if engine == "podman" and own == "crun" and hybrid and has_runc else ""
 
 
 def clamp(limits: dict[str, int]) -> tuple[str, ...]:
-    """`--ulimit` values where this machine has hard limits: engines ask for more by default, and
-    are refused where they may not raise them."""
+    """`--ulimit` values where this machine has hard limits.
+
+    Engines request higher limits by default, and the kernel refuses that without the right to
+    raise them.
+    """
     hard = {name: resource.getrlimit(which)[1] for name, which in limits.items()}
     return tuple(
         f"{name}={min(value, MOST)}:{min(value, MOST)}"
@@ -194,7 +199,7 @@ def clamp(limits: dict[str, int]) -> tuple[str, ...]:
 
 
 def ask(argv: list[str]) -> subprocess.CompletedProcess[str]:
-    """A short question to an engine."""
+    """Run a short command of an engine; a timeout or a start failure is an exit code, too."""
     try:
         return subprocess.run(
             argv, capture_output=True, text=True, timeout=ASK_TIMEOUT_SECONDS, check=False
@@ -206,7 +211,7 @@ def ask(argv: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 def engine_failed(code: int) -> bool:
-    """Whether an exit code of `run` is the engine's own."""
+    """Whether an exit code of `run` means that the engine itself failed."""
     return code in _ENGINE_ERRORS
 
 

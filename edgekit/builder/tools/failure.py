@@ -1,4 +1,4 @@
-"""What a program that failed means to its user. Pure: decided by how it ended and what it said."""
+"""Turns the result of a failed program into an error for the user. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _DISK_FULL = re.compile(r"No space left on device|Errno 28|Disk quota exceeded")
 
 
 def said(finished: ProcessResult) -> str:
-    """Why it failed, in one line: what it reported, else what it printed or how it ended."""
+    """The reason of a failure in one line: the reported error, else its output or exit code."""
     error = event(finished, "error")
     return str(error["message"]) if error and error["message"] else finished.reason
 
@@ -21,8 +21,8 @@ def failure(finished: ProcessResult, what: str, next_step: str = "") -> EdgekitE
     """The error for a program that failed.
 
     Args:
-        what: what could not be done.
-        next_step: what helps where neither the disk nor the memory ran out.
+        what: the action that failed.
+        next_step: advice for failures other than a full disk or exhausted memory.
     """
     why = said(finished)
     if finished.disk_full or _DISK_FULL.search(why):

@@ -1,8 +1,8 @@
 """The host toolchain: a venv with the locked builder, keyed by the lock's digest.
 
-It lies under edgekit's cache folder and is shared by all projects. A venv holds absolute paths
-and cannot be renamed into place, so it is made where it stays, under a lock, and its last file
-`complete.json` says that it is whole; one without it is removed and made again.
+It lies in edgekit's cache folder and is shared by all projects. A venv holds absolute paths and
+cannot be renamed into place. Therefore it is made at its final place, under a lock, and the last
+file `complete.json` marks it as complete; a venv without this file is removed and made again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PYTHON_VERSION = "3.11"
 INSTALL_DEADLINE_SECONDS = 2 * 3600  # about 600 MB over a slow link
 VENV_DEADLINE_SECONDS = 300
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-"""PyTorch's own index of CPU builds; PyPI has only builds that bring gigabytes of CUDA."""
+"""PyTorch's own index of CPU builds; the builds on PyPI bring gigabytes of CUDA."""
 
 _NO_TORCH = re.compile(
     r"^ERROR: (?:No matching distribution found for|Cannot install) torch==", re.MULTILINE
@@ -49,9 +49,9 @@ class HostRunner(msgspec.Struct, frozen=True):
     scripts: Path = INSIDE
 
     def run(self, job: Job, report: ProgressCallback) -> ProcessResult:
-        """Run a job; its memory is not limited here."""
-        # -E and -s: nothing of the user's shell or home; not -I, which would also leave out the
-        # folder of the scripts, where they find each other
+        """Run a job; its memory limit is not enforced."""
+        # -E and -s ignore the user's environment and home; -I would also drop the scripts' own
+        # folder, from which they import each other
         argv = [str(self.python), "-E", "-s", str(self.scripts / job.script)]
         return run(
             [*argv, *map(str, job.arguments)],
@@ -79,11 +79,11 @@ class HostToolchain:
 
     @property
     def folder(self) -> Path:
-        """Where it lies, whether it is there or not."""
+        """The folder of the venv, whether it exists or not."""
         return self._cache / "toolchain" / self.digest[:16]
 
     def ready(self, report: ProgressCallback) -> HostRunner:
-        """The installed toolchain.
+        """A runner with the installed toolchain; it is installed first where it is missing.
 
         Raises:
             EdgekitError: wrong machine, no CPython 3.11, or the installation failed.
@@ -93,7 +93,7 @@ class HostToolchain:
         return HostRunner(self.folder / "bin" / "python")
 
     def _complete(self) -> bool:
-        # the interpreter behind the venv's link may have been uninstalled since
+        # the interpreter that the venv links to may have been uninstalled since
         return (self.folder / _MARKER).is_file() and (self.folder / "bin" / "python").exists()
 
     def _install(self, report: ProgressCallback) -> None:
@@ -119,7 +119,7 @@ class HostToolchain:
     def _make(self, base: str, report: ProgressCallback) -> None:
         making = Progress("toolchain", f"making an environment with Python {PYTHON_VERSION}")
         log = self.folder.with_suffix(".log")
-        # without pip in it: edgekit's own installs into it, so that no ensurepip is needed
+        # without pip: the pip of edgekit's own environment installs into it, no ensurepip is needed
         made = run(
             [base, "-I", "-m", "venv", "--without-pip", str(self.folder)],
             shows=making, log=log, environment=pip_environment(),
@@ -146,7 +146,7 @@ class HostToolchain:
         log.unlink()
 
     def _pip(self, log: Path, report: ProgressCallback, *extra: str) -> ProcessResult:
-        # every file is checked against the lock's hash, whichever index it comes from
+        # pip checks every file against the lock's hash, whichever index it comes from
         return run(
             [
                 sys.executable, "-m", "pip", "--python", str(self.folder / "bin" / "python"),
@@ -159,20 +159,20 @@ class HostToolchain:
 
 
 def lacks_torch(finished: ProcessResult) -> bool:
-    """Whether pip failed because the indexes that it is set up for have no CPU build of torch."""
+    """Whether pip failed because its configured indexes have no CPU build of torch."""
     return finished.code != 0 and bool(_NO_TORCH.search(finished.tail))
 
 
 def locked_versions(lock: str) -> dict[str, str]:
-    """Package -> version, out of a pip requirements file with hashes."""
+    """Package -> version, from a pip requirements file with hashes."""
     return dict(re.findall(r"^([A-Za-z0-9._-]+)==([^\s\\;]+)", lock, flags=re.MULTILINE))
 
 
 def check_machine(system: str, machine: str) -> None:
-    """Refuse a machine the lock has no wheels for.
+    """Refuse a machine for which the lock has no wheels.
 
     Raises:
-        EdgekitError: anything but Linux on x86-64.
+        EdgekitError: it is not Linux on x86-64.
     """
     if (system, machine) != ("linux", "x86_64"):
         raise EdgekitError(
@@ -186,7 +186,7 @@ def find_python() -> str:
     """The path of a CPython 3.11.
 
     Raises:
-        EdgekitError: there is none; names the packages to install.
+        EdgekitError: there is none; the error names the packages to install.
     """
     if sys.version_info[:2] == (3, 11) and sys.implementation.name == "cpython":
         return sys.executable
@@ -210,7 +210,7 @@ def _wait_for(claim: Claim, report: ProgressCallback) -> None:
 
 
 def pip_environment() -> dict[str, str]:
-    """The user's environment with pip's own settings, without what points Python elsewhere."""
+    """The user's environment with pip's settings, without variables that redirect Python or pip."""
     dropped = {
         "PIP_CONSTRAINT",  # the lock names every version
         "PIP_PREFIX",

@@ -1,8 +1,8 @@
-"""The image that models are built in: fetched on the host first, then built without network.
+"""The image for building models: the host fetches the packages, the engine builds offline.
 
-Two builds from the same packages give the same digest; the flags are in `engine.py`, the steps in
-`containers/builder/Containerfile`. The base is Debian's own packages, put together by mmdebstrap,
-or any image named by digest in `EDGEKIT_BUILDER_BASE`.
+Two builds from the same packages give the same digest. The engine's flags are in `engine.py`, the
+steps in `containers/builder/Containerfile`. The base is a root file system that mmdebstrap makes
+from Debian's packages, or any image named by digest in `EDGEKIT_BUILDER_BASE`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _FAILED_LOG = "last-failed-image.log"
 
 DEBIAN_SUITE = "bookworm"  # its python3 is 3.11
 DEBIAN_PACKAGES = ("ca-certificates", "libgomp1", "libstdc++6", "python3-minimal", "python3-venv")
-# what the host or the moment of the installation would leave in there
+# files that depend on the host or the time of the installation
 _NOT_IN_THE_IMAGE = (
     'rm -rf "$1"/etc/resolv.conf "$1"/etc/hostname "$1"/etc/machine-id "$1"/var/log/* '
     '"$1"/var/cache/ldconfig/* "$1"/var/lib/apt/lists/*'
@@ -57,8 +57,8 @@ class BuilderImage(msgspec.Struct, frozen=True):
     """The image of one lock in one engine's store.
 
     Attributes:
-        engine: builds and keeps it.
-        lock: the toolchain's.
+        engine: builds and stores the image.
+        lock: the toolchain's lock file.
         base: an image by digest, or empty for Debian's packages.
         tag_prefix: name of the image in the store.
     """
@@ -70,7 +70,7 @@ class BuilderImage(msgspec.Struct, frozen=True):
 
     @property
     def tag(self) -> str:
-        """Names what it is made from: another lock or Containerfile is another image."""
+        """Name and tag, by digest of the inputs: another lock or Containerfile is another image."""
         made_from = hashlib.sha256()
         for part in (
             data.path("containers/builder/Containerfile").read_bytes(),
@@ -81,16 +81,16 @@ class BuilderImage(msgspec.Struct, frozen=True):
         return f"{self.tag_prefix}:{made_from.hexdigest()[:16]}"
 
     def digest(self) -> str:
-        """The image's digest (`sha256:…`) in the engine's store; empty when it is not there."""
+        """The image's digest (`sha256:…`) in the engine's store; empty when it is missing."""
         form = "{{.Digest}}" if self.engine.name == "podman" else "{{.Id}}"
         done = ask([*self.engine.argv, "image", "inspect", "--format", form, self.tag])
         return done.stdout.strip() if done.returncode == 0 else ""
 
     def make(self, report: ProgressCallback) -> str:
-        """Build it from scratch, whether it is there or not; its digest.
+        """Build the image from scratch, even if it exists, and return its digest.
 
         Raises:
-            EdgekitError: a step failed; nothing is left but the engine's own cache.
+            EdgekitError: a step failed; only the engine's own cache is left behind.
         """
         with scratch(cache_root() / "image") as work:
             context = work / "context"
@@ -103,7 +103,7 @@ class BuilderImage(msgspec.Struct, frozen=True):
             base = self.base
             if base:
                 with tarfile.open(context / "rootfs.tar", "w"):
-                    pass  # the stage that nobody uses wants a file
+                    pass  # the unused stage of the Containerfile needs the file to exist
             else:
                 self._rootfs(context / "rootfs.tar", work / "mmdebstrap.log", report)
                 base = f"{self.tag}-base"
@@ -184,7 +184,7 @@ def base_from(environment: str) -> str:
     """The value of `EDGEKIT_BUILDER_BASE`, checked: an image by digest, or empty.
 
     Raises:
-        UsageError: it names an image by tag, which is another one tomorrow.
+        UsageError: it names an image by tag, and a tag can move to another image.
     """
     if environment and not re.fullmatch(r"\S+@sha256:[0-9a-f]{64}", environment):
         raise UsageError(

@@ -1,7 +1,7 @@
-"""One script of `inside/` that is to run with the toolchain, as a value, and who can run it.
+"""A job, one script of `inside/` with its inputs, and the interface of the runners.
 
-A job names its files by their paths on this machine; how they look to the script is the runner's
-business. `host.py` runs jobs in a virtual environment, `container.py` in a container.
+A job names its files by their paths on this machine; the runner maps them for the script. `host.py`
+runs jobs in a virtual environment, `container.py` in a container.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from edgekit.builder.tools.progress import Progress, ProgressCallback
 
 
 class Job(msgspec.Struct, frozen=True):
-    """A script and what it works on.
+    """One run of a script of `inside/`, as a value.
 
     Attributes:
         script: file name in `inside/`.
         arguments: its command line without `--report`; paths as `Path`.
-        work: a folder that it may write to and runs in; every output lies below it.
-        shows: reported until the script says more.
-        deadline_seconds: it is ended after that long.
-        reads: files and folders it only reads.
-        memory_limit_bytes: where the runner can enforce one.
+        work: its working directory, which it may write to; every output lies below it.
+        shows: progress to report until the script reports its own.
+        deadline_seconds: run time after which it is killed.
+        reads: files and folders that it only reads.
+        memory_limit_bytes: enforced in a container, ignored on the host.
     """
 
     script: str
@@ -43,12 +43,12 @@ class Job(msgspec.Struct, frozen=True):
 
     @property
     def log(self) -> Path:
-        """Takes everything the script prints."""
+        """File for everything that the script prints."""
         return self.work / f"{self.name}.log"
 
     @property
     def events(self) -> Path:
-        """Takes what the script reports (`inside/common/reporting.py`)."""
+        """File for the events that the script reports (`inside/common/reporting.py`)."""
         return self.work / f"{self.name}.events"
 
 
@@ -59,23 +59,23 @@ class Toolchain(Protocol):
         """Run a job to its end, whatever its exit code.
 
         Raises:
-            EdgekitError: it cannot be started, or ran past its deadline.
+            EdgekitError: the job cannot be started, or ran past its deadline.
         """
         ...
 
 
 class ToolchainSource(Protocol):
-    """Where a build gets its toolchain from; tests put a stand-in here."""
+    """Provides the toolchain of a build; tests implement it with a fake."""
 
     digest: str
-    """Sha256 (hex) of the lock: a part of the build id."""
+    """Sha256 (hex) of the lock; a part of the build id."""
     tools: dict[str, str]
-    """Package -> version, everything the lock installs, for the record."""
+    """Package -> version of everything that the lock installs, for the record."""
     isolation: str
     """`host` or `container`, for the record."""
     image: str
-    """Digest of the container image once it is ready, else empty."""
+    """Digest of the container image once it is ready; empty on the host."""
 
     def ready(self, report: ProgressCallback) -> Toolchain:
-        """The toolchain, installed first when it has to be."""
+        """The toolchain; it is installed first where it is missing."""
         ...

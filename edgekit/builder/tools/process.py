@@ -1,8 +1,8 @@
-"""Runs one program of the toolchain: cleaned environment, log file, progress, deadline.
+"""Runs one program of the toolchain: minimal environment, log file, progress, deadline.
 
-The program gets a session of its own, so that Ctrl-C in the terminal reaches edgekit alone, which
-then ends the whole group. `inside/guard.py` stands before it: when edgekit itself is killed the
-kernel ends the program too, and no 20 GiB build goes on for nobody.
+The program gets a session of its own. Ctrl-C in the terminal then reaches edgekit alone, which ends
+the whole process group. `inside/guard.py` starts the program: when edgekit itself is killed, the
+kernel ends the program too, and no orphaned build keeps 20 GiB.
 """
 
 from __future__ import annotations
@@ -46,20 +46,20 @@ OFFLINE = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
 }
-"""Nothing the toolchain does after the download talks to anybody."""
+"""Keeps the toolchain off the network after the download."""
 
 
 class ProcessResult(msgspec.Struct, frozen=True):
-    """How a program ended.
+    """Exit code, resource usage and output of a program that ended.
 
     Attributes:
         code: exit code, or minus the signal that killed it.
         seconds: wall-clock time.
-        peak_rss_bytes: the most memory it held at once (getrusage(2), `ru_maxrss`).
+        peak_rss_bytes: its peak memory (getrusage(2), `ru_maxrss`).
         cpu_seconds: user and system time of it and its children.
-        events: the JSON objects it reported, in order.
-        tail: the end of what it printed.
-        disk_full: it failed, and the disk that it worked on has no room left.
+        events: the JSON objects that it reported, in order.
+        tail: the end of its output.
+        disk_full: it failed, and the disk of its log has no space left.
     """
 
     code: int
@@ -72,12 +72,12 @@ class ProcessResult(msgspec.Struct, frozen=True):
 
     @property
     def error(self) -> str:
-        """The line of the output that says why it failed; may be empty."""
+        """The line of the output that gives the reason of the failure; may be empty."""
         return last_error(self.tail)
 
     @property
     def reason(self) -> str:
-        """Why it failed, in one line: what it said, or how it ended."""
+        """The reason of the failure in one line, from its output, else from its exit code."""
         if self.code == -signal.SIGKILL:
             held = f"{self.peak_rss_bytes / 2**30:.1f} GiB"
             return f"it was killed while it held {held}: most likely the machine ran out of memory"
@@ -87,7 +87,7 @@ class ProcessResult(msgspec.Struct, frozen=True):
 
 
 def clean_environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """The few variables a program needs, and `extra`; nothing else of the user's shell."""
+    """The few variables of the user's environment that a program needs, and `extra`."""
     return {key: os.environ[key] for key in _KEPT_VARIABLES if key in os.environ} | dict(extra)
 
 
@@ -106,13 +106,13 @@ def run(
     """Run a program to its end, whatever its exit code.
 
     Args:
-        shows: reported until the program says more, by an event or by what it prints.
-        log: file that takes everything it prints.
-        events: file that it is told to report to, with `--report FILE`.
-        stdin: what it reads.
+        shows: progress to report until an event or the output of the program gives more.
+        log: file for everything that it prints.
+        events: file for its events, passed as `--report FILE`.
+        stdin: its standard input, as for `subprocess.Popen`.
 
     Raises:
-        EdgekitError: it cannot be started, or ran past the deadline.
+        EdgekitError: the program cannot be started, or ran past the deadline.
     """
     command = [*argv, *(("--report", str(events)) if events else ())]
     guard = [sys.executable, "-I", str(INSIDE / "guard.py"), str(os.getpid()), *command]
@@ -159,7 +159,7 @@ def _follow(
                 report(current)
                 shown, last_report = current, now
             if pid:
-                # told to Popen, which would otherwise wait for a process that is gone
+                # Popen would otherwise wait for a process that has been reaped already
                 child.returncode = os.waitstatus_to_exitcode(status)
                 break
             if now - started > deadline_seconds:
@@ -170,7 +170,7 @@ def _follow(
             time.sleep(POLL_SECONDS)
     seconds = time.monotonic() - started
     tuple(told.read())
-    # a script knows better than the kernel here what it took itself: in a container the child is
+    # the script's own figures are better than the kernel's: with a container the child process is
     # only the engine's client
     own: dict[str, Any] = next((e for e in reversed(told.all) if e.get("event") == "usage"), {})
     return ProcessResult(
@@ -180,14 +180,14 @@ def _follow(
         cpu_seconds=float(own.get("cpu_seconds", spent.ru_utime + spent.ru_stime)),
         events=tuple(told.all),
         tail=_tail(log),
-        # some libraries, and a log that could not be written, do not name the reason
+        # the log itself may not have been writable, and some libraries do not name the reason
         disk_full=child.returncode != 0
         and shutil.disk_usage(log.parent).free < DISK_FULL_BELOW_BYTES,
     )
 
 
 class _Events:
-    """Reads a growing file of JSON lines; a line that a killed program left half is no event."""
+    """Reads a growing file of JSON lines; the incomplete line of a killed program is ignored."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -213,8 +213,8 @@ class _Events:
 
 
 def _end_group(child: subprocess.Popen[bytes]) -> None:
-    """Kill what is left of the program's group; its output is temporary, so nothing is lost."""
-    with suppress(ProcessLookupError, PermissionError):  # all gone
+    """Kill the rest of the program's group; nothing is lost, because its output is temporary."""
+    with suppress(ProcessLookupError, PermissionError):  # the group has ended
         os.killpg(child.pid, signal.SIGKILL)
     if child.returncode is None:
         child.wait()

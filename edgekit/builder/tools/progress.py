@@ -1,7 +1,7 @@
-"""What the toolchain's programs print, read for a human: progress and the last error.
+"""Reads progress and the last error from the output of the toolchain's programs.
 
-Pure: text in, values out. The builder has no interface for progress; its prints, its log lines
-and tqdm's bars are all there is, so that an unknown line is never an error.
+Pure: text in, values out. The model builder has no interface for progress, only its prints, its log
+lines and tqdm's bars. Therefore an unknown line is never an error.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import msgspec
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """One step of a build as it is shown.
+    """The state of a build step, for display.
 
     Attributes:
         step: a stable word: source, fetch, toolchain, image, dequantise, build, lint, gate, verify
             or publish.
-        detail: what it does now, for a human; may be empty.
-        fraction: how much of `detail` is done, 0 to 1, or None when nobody knows.
+        detail: the current activity, for a human; may be empty.
+        fraction: completed share of `detail`, 0 to 1; None when it is unknown.
     """
 
     step: str
@@ -29,7 +29,7 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 ProgressCallback = Callable[[Progress], None]
-"""Receives every `Progress`; called at least about once a second while a program runs."""
+"""Receives every `Progress`; called about once a second or more often while a program runs."""
 
 _BAR = re.compile(r"^(?P<what>[^|]*?):?\s*(?P<percent>\d{1,3})%\|")
 _QUANTISE = re.compile(r"start to quantize (?P<node>\S+)")
@@ -48,7 +48,7 @@ def split_lines(text: str) -> list[str]:
 
 
 def read_line(step: str, line: str) -> Progress | None:
-    """What one printed line says about progress, or None for a line that says nothing."""
+    """The progress in one printed line, or None for any other line."""
     if bar := _BAR.match(line):
         what = bar["what"].strip()
         if what.startswith("Saving "):
@@ -67,7 +67,7 @@ def read_line(step: str, line: str) -> Progress | None:
 
 
 def read_event(step: str, event: dict[str, Any]) -> Progress | None:
-    """What one reported event says about progress, or None for any other event."""
+    """The progress in one reported event, or None for any other event."""
     if event.get("event") != "progress":
         return None
     share = event.get("fraction")
@@ -76,14 +76,14 @@ def read_event(step: str, event: dict[str, Any]) -> Progress | None:
 
 
 def last_error(log: str, limit: int = 300) -> str:
-    """The line of a failed program's log that says why, at most `limit` characters.
+    """The line of a failed program's log that gives the reason, at most `limit` characters.
 
-    The last exception line or pip error wins, then the last line that is not a bar, an INFO line
-    or a part of a traceback; empty for an empty log.
+    That is the last exception line or pip error; else the last line that is not a bar, an INFO
+    line or a part of a traceback; empty for an empty log.
     """
     fallback = ""
     for line in reversed(split_lines(log)):
-        if "for help visit" in line:  # pip's last word, not its reason
+        if "for help visit" in line:  # pip ends with it, after the reason
             continue
         if pip := _PIP_ERROR.match(line):
             return pip["message"][:limit]
