@@ -1,4 +1,4 @@
 """Stand-alone scripts, run by path with the toolchain's interpreter.
 
-They import the standard library and the toolchain, never edgekit, and nobody imports them.
+They import the standard library and the toolchain, never edgekit; edgekit never imports them.
 """

@@ -1,11 +1,11 @@
-"""Where a model's loss comes from: the export, the weights or the activations.
+"""Splits a model's loss into the parts of the export, the weights and the activations.
 
     python attribute.py --model FOLDER --source FOLDER --reference FOLDER --work FOLDER
 
-Builds the source in fp32, and a copy of the model whose matrices multiply in float32
-(`accuracy_level` 1), and measures each step against the one before. A graph that differs from the
-builder's in anything else (rotary tables, norms) counts as weights. The result event has export,
-weights, activations (mean KL divergences) and positions.
+Builds the source in fp32, makes a copy of the model whose matrices multiply in float32
+(`accuracy_level` 1), and compares each step with the one before. Any other difference of the graph
+(rotary tables, norms) counts as a loss of the weights. The result event has export, weights,
+activations (mean KL divergences in nats per token) and positions.
 """
 
 import argparse
@@ -24,7 +24,7 @@ FLOAT32_ACCURACY = 1
 
 
 def build_fp32(source: Path, work: Path) -> Path:
-    """The source through the same builder, not quantised."""
+    """Build the source with the same builder in fp32."""
     out = work / "fp32"
     argv = [
         sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", source, "-o", out,
@@ -38,7 +38,7 @@ def build_fp32(source: Path, work: Path) -> Path:
 
 
 def with_float32_activations(model: Path, out: Path) -> Path:
-    """The same model with another accuracy level; its data are linked, not copied."""
+    """The same model with accuracy level 1; its data files are linked, not copied."""
     import onnx
 
     out.mkdir()
@@ -63,7 +63,7 @@ def _link(path: Path, to: Path) -> None:
 
 
 def work(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
-    """Measures the three steps on the first texts."""
+    """Measure the three steps on the first texts; return the result event."""
     import numpy as np
 
     reporter.progress("building the source in fp32")

@@ -1,11 +1,12 @@
-"""Runs the unmodified model builder, with or without the low-memory patches around it.
+"""Runs the unmodified model builder, by the low-memory or by the stock route.
 
     python convert.py -i FOLDER -o OUT -p int4 -e cpu -c CACHE [--option KEY=VALUE …]
         [--path auto|stock|low-memory] --report FILE
 
-`auto` takes the low-memory path where it is known, or has just been seen, to make the same bytes.
-The result event has `path`, `note` (why it is not the other), and for the low-memory path
-`outside` and `spooled`: how many tensors were kept out of the protobuf, and out of memory.
+`auto` takes the low-memory route where it is known, or has just been checked, to make the same
+bytes. The result event has `path` (the route) and `note` (why it is not the other). For the
+low-memory route it also has `outside` and `spooled`: the numbers of tensors that were kept out of
+the protobuf, and of those in the spool file.
 """
 
 import argparse
@@ -23,7 +24,7 @@ ATTRIBUTES = "edgekit_attributes"
 
 
 def convert(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
-    """The result event."""
+    """Build the model; return the result event."""
     why_stock = stock_reason(args, reporter)
     if args.route == STOCK or why_stock:
         build(args)
@@ -45,10 +46,10 @@ def convert(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
 
 
 def stock_reason(args: argparse.Namespace, reporter: Reporter) -> str:
-    """Why the low-memory path is not taken; empty when it is, or when nobody asked for it.
+    """Why `auto` takes the stock route; empty for the low-memory route, and for `--path stock`.
 
     Raises:
-        ScriptError: it was demanded and cannot be had.
+        ScriptError: `--path low-memory` does not cover this model.
     """
     if args.route == STOCK:
         return ""
@@ -71,19 +72,19 @@ def options_of(args: argparse.Namespace) -> dict[str, str]:
 
 
 def build(args: argparse.Namespace) -> None:
-    """The builder's own entry point."""
+    """Call the builder's own entry point."""
     from onnxruntime_genai.models import builder
 
     compute_first_cosine()
     builder.AutoConfig = AutoConfigWithAttributes
-    # without hf_token=false it insists on a login, although it reads local files only
+    # without hf_token=false it requires a login, although it reads local files only
     pairs = ["hf_token=false", *args.option]
     where = (None, args.input, args.output, args.precision, args.provider, args.cache)
     builder.create_model(*where, **builder.parse_extra_options(*where, pairs))
 
 
 class AutoConfigWithAttributes:
-    """transformers.AutoConfig, with what the source's config.json says to the builder alone."""
+    """Stands in for transformers.AutoConfig; sets the attributes that only the builder reads."""
 
     @staticmethod
     def from_pretrained(*where: Any, **how: Any) -> Any:

@@ -1,8 +1,8 @@
-"""Turns a GGUF file into a Hugging Face folder, because the builder reads no quantised GGUF.
+"""Converts a GGUF file to a Hugging Face folder, because the builder reads no quantised GGUF.
 
     python dequantise.py --gguf FILE --out FOLDER --report FILE
 
-Weights come out in float32, with config, tokenizer and chat template from the file's metadata.
+The weights are float32; config, tokenizer and chat template come from the file's metadata.
 The result event has `architecture`.
 """
 
@@ -14,15 +14,15 @@ from common.reporting import Reporter, run
 
 
 def dequantise(gguf: Path, out: Path) -> str:
-    """Returns the architecture's name, e.g. LlamaForCausalLM."""
+    """Write the folder; return the architecture's name, e.g. LlamaForCausalLM."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    # transformers wants a folder and a name; a folder with nothing else in it, so that the result
-    # depends on this one file
+    # transformers takes a folder and a file name; the folder holds nothing else, therefore the
+    # result depends on this one file
     folder = str(gguf.parent)
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf.name)
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf.name)
-    # transformers 5 keeps saying that the weights are quantised and then refuses to save them
+    # transformers 5 still marks the weights as quantised, and refuses to save them as such
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.hf_quantizer = None

@@ -3,7 +3,7 @@
     python fetch.py --repo ORG/NAME [--revision REV] [--cache FOLDER] --report FILE
 
 Runs with the controller's interpreter. The result event has `path`, `revision` (the commit) and
-`sha256` (file -> what the hub says it is, for the large ones); every failed connection is an error
+`sha256` (file -> sha256 that the hub lists, for large files). Every failed connection is an error
 of kind `unreachable`.
 """
 
@@ -21,7 +21,7 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def wanted(names: list[str]) -> list[str]:
-    """The files a build reads; not the other formats that share a repository."""
+    """The files that a build reads, without the other formats in the same repository."""
     return [
         name
         for name in names
@@ -32,21 +32,21 @@ def wanted(names: list[str]) -> list[str]:
 
 
 def fetch(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
-    """The result event."""
+    """Download the repository; return the result event."""
     import httpx2
     from huggingface_hub import HfApi, get_cached_repo_tree, snapshot_download
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     repo, revision, offline = args.repo, args.revision, False
     try:
-        # asked first and apart: snapshot_download would take an old snapshot without a word when
-        # the hub does not answer
+        # the commit is asked first and separately: when the hub does not answer, snapshot_download
+        # would silently take an old snapshot
         commit = HfApi().model_info(repo, revision=revision, timeout=ASK_TIMEOUT_SECONDS).sha
         tree = list(HfApi().list_repo_tree(repo, revision=commit, recursive=True))
     except (httpx2.TransportError, OfflineModeIsEnabled):
         if not revision or not COMMIT.fullmatch(revision):
             raise
-        # a commit never changes, so the cached one is the one that was asked for
+        # a commit never changes, so the cached copy is the requested one
         commit, offline = revision, True
         tree = get_cached_repo_tree(repo, revision=revision, cache_dir=args.cache)
     names = wanted([entry.path for entry in tree])
@@ -64,7 +64,7 @@ def fetch(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
 
 
 def kind_of(error: Exception) -> str:
-    """The name edgekit knows the error by."""
+    """The stable word for an exception."""
     import httpx2
     from huggingface_hub.errors import (
         CachedRepoTreeNotFoundError,

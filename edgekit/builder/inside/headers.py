@@ -1,4 +1,4 @@
-"""Asks Hugging Face for a model's config.json and the headers of its weights, not for the weights.
+"""Fetches a model's config.json and the headers of its weights from Hugging Face, without weights.
 
     python headers.py --repo ORG/NAME [--revision REV] [--cache FOLDER] --out FILE --report FILE
 
@@ -6,8 +6,8 @@ Runs with the controller's interpreter. FILE takes one JSON object:
 
     {"config": …, "tensors": {NAME: {"dtype": …, "shape": […]}}, "files": {NAME: bytes}}
 
-where files are those that a build would download. The result event has `revision` (the commit) and
-`cache` (the folder that a download would go to). Errors are of the kinds of fetch.py.
+where `files` lists the files that a build would download. The result event has `revision` (the
+commit) and `cache` (the folder that a download would go to). Errors have the kinds of fetch.py.
 """
 
 import argparse
@@ -23,7 +23,7 @@ CONNECTIONS = 8
 
 
 def headers(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
-    """The result event."""
+    """Write the headers; return the result event."""
     from huggingface_hub import HfApi, constants, hf_hub_download
 
     api, repo = HfApi(), args.repo
@@ -38,7 +38,7 @@ def headers(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     reporter.progress(f"reading {len(weights)} headers")
 
     def header(name: str) -> dict[str, Any]:
-        # a Range request for the first 100 kB, and a second one where the header is longer
+        # one Range request for the first 100 kB, and a second one where the header is longer
         told = api.parse_safetensors_file_metadata(
             repo, name, revision=commit, timeout=ASK_TIMEOUT_SECONDS
         )

@@ -1,8 +1,8 @@
-"""Reads a built model folder back and reports it as facts; `builder/lint/rules.py` judges them.
+"""Reads a built model folder back and reports facts about it, which `builder/lint/rules.py` judges.
 
     python inspect_model.py --model FOLDER
 
-The graph is read without its data, the data in pieces. A file that cannot be read is a fact too.
+The graph is read without its data, and the data in pieces. An unreadable file is a fact, too.
 """
 
 import argparse
@@ -20,14 +20,14 @@ DEFAULT_GRAPH = "model.onnx"
 
 
 class Reader:
-    """Reads JSON files and remembers why one could not be read."""
+    """Reads JSON files and records the reason for each that could not be read."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.unreadable: dict[str, str] = {}
 
     def json(self, name: str) -> dict[str, Any] | None:
-        """The object in a file; None where there is no file, or none that can be read."""
+        """The object in a file; None where the file is missing or unreadable."""
         path = self.folder / name
         if not path.is_file():
             return None
@@ -43,13 +43,13 @@ class Reader:
 
 
 def ids(value: Any) -> list[int]:
-    """Token ids as a list: the configuration has a number, a list or null."""
+    """Token ids as a list; the configuration has a number, a list or null."""
     values = value if isinstance(value, list) else [value]
     return [v for v in values if isinstance(v, int)]
 
 
 def config_facts(config: dict[str, Any]) -> dict[str, Any]:
-    """genai_config.json."""
+    """The facts of genai_config.json."""
     model = config.get("model", {})
     decoder, search = model.get("decoder", {}), config.get("search", {})
     options = decoder.get("session_options", {})
@@ -73,7 +73,7 @@ def config_facts(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def template_of(reader: Reader) -> str:
-    """The chat template, wherever it lies; empty where there is none."""
+    """The chat template, from its own file or tokenizer_config.json; empty where there is none."""
     path = reader.folder / "chat_template.jinja"
     if path.is_file():
         return path.read_text(encoding="utf-8", errors="replace")
@@ -84,7 +84,7 @@ def template_of(reader: Reader) -> str:
 def tokenizer_facts(
     tokenizer: dict[str, Any], config: dict[str, Any] | None, template: str
 ) -> dict[str, Any]:
-    """tokenizer.json beside genai_config.json: ids that go beyond the vocabulary or are missing."""
+    """The facts of tokenizer.json: ids that are beyond the vocabulary, or missing."""
     words = tokenizer.get("model", {}).get("vocab") or {}
     base = set(words.values()) if isinstance(words, dict) else set(range(len(words)))
     added = {t["id"]: t for t in tokenizer.get("added_tokens", []) if isinstance(t.get("id"), int)}
@@ -106,7 +106,7 @@ def tokenizer_facts(
 
 
 def graph_facts(path: Path, reporter: Reporter) -> dict[str, Any]:
-    """The graph and its data."""
+    """The facts of the graph and its data."""
     model = onnx.load(path, load_external_data=False)
     graph = ResolvedGraph(model)
     if not graph.proto.node:
@@ -117,7 +117,7 @@ def graph_facts(path: Path, reporter: Reporter) -> dict[str, Any]:
     seen: dict[str, dict[str, int]] = {}
     for number, matrix in enumerate(matrices):
         reporter.progress("reading the model back", number / len(matrices))
-        # an embedding that shares the head's bytes is measured once
+        # an embedding that shares the head's bytes is read once
         if matrix["weight"] not in seen:
             seen[matrix["weight"]] = tensors.statistics(matrix)
         matrix.update(seen[matrix["weight"]])
@@ -130,7 +130,7 @@ def graph_facts(path: Path, reporter: Reporter) -> dict[str, Any]:
 
 
 def work(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
-    """The facts."""
+    """Inspect the folder; return the facts as the result event."""
     reporter.progress("reading the model back")
     reader = Reader(args.model)
     raw = reader.json(CONFIG)
@@ -143,7 +143,7 @@ def work(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     if path.is_file():
         try:
             found = graph_facts(path, reporter)
-        except Exception as error:  # protobuf and onnx raise of many kinds
+        except Exception as error:  # protobuf and onnx raise many kinds
             lines = str(error).strip().splitlines() or [type(error).__name__]
             reader.unreadable[name] = lines[0][:300]
     files = {p.name: p.stat().st_size for p in sorted(args.model.iterdir()) if p.is_file()}

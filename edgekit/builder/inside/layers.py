@@ -1,9 +1,9 @@
-"""What each layer loses: only its matrices quantised, all else in full precision.
+"""Measures the loss of each layer: its matrices quantised, all others in full precision.
 
     python layers.py --model FOLDER --source FOLDER --reference FOLDER [--tokens N]
 
-Puts the built model's own values, widened, into the float32 source, a layer at a time. Activations
-are in float32. The result event has layers: `[{"layer", "kl"}]` in nats.
+Puts the built model's values, converted to float32, into the float32 source, one layer at a time.
+Activations are in float32. The result event has layers: `[{"layer", "kl"}]`, in nats per token.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from reference import load
 
 
 def exchange(model: Any, matrix: QuantisedMatrix, parts: list[tuple[str, int, int]]) -> list[Any]:
-    """Put a matrix into the model's parameters; returns what undoes it."""
+    """Put a matrix into the model's parameters; return the values that undo it."""
     import torch
 
     undo, before = [], 0
@@ -33,11 +33,11 @@ def exchange(model: Any, matrix: QuantisedMatrix, parts: list[tuple[str, int, in
 
 
 def work(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
-    """Measures every layer that can be matched with the source."""
+    """Measure every layer that can be matched with the source; return the result event."""
     import torch
 
     texts = Texts.load(args.reference / NAME)
-    # the text whose length is nearest to what is asked for: one pass a layer
+    # one text, of the length closest to --tokens: each layer takes one pass
     number = min(
         range(len(texts.sequences)),
         key=lambda n: abs(len(texts.sequences[n].tokens) - args.tokens),

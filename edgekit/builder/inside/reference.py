@@ -1,11 +1,12 @@
-"""What full precision says: the logits that a built model is held against.
+"""Computes the reference: the full-precision logits that the gate compares a built model with.
 
     python reference.py --source FOLDER --prompts FILE --out FOLDER [--text FILE | sizes]
 
-Without `--text` the model itself writes the text (sampled at temperature 0.8 with a fixed seed)
-and continues prompts greedily: that needs all of it in float32. With `--text` (`write_text.py`)
-the model only reads, its weights mapped, a matrix at a time in float32. `gate_logits.py` has the
-format of the output. The result event has parameters, positions, vocabulary and seconds.
+Without `--text` the source model writes the text (sampled at temperature 0.8 with a fixed seed) and
+continues prompts greedily; for that it is held in float32 as a whole. With `--text` (a file of
+`write_text.py`) the model only reads: its weights stay mapped, and one matrix at a time is in
+float32. `gate/logits.py` defines the format of the output. The result event has parameters,
+positions, vocabulary and seconds.
 """
 
 import argparse
@@ -28,9 +29,9 @@ from gate.rotary import POSITIONS
 from gate.text import load_prompts, prompt_tokens
 
 TEMPERATURE = 0.8
-OVERHEAD = 2.0  # norms, attention and activations beside the matrices (measured)
-STEP_SECONDS = 0.05  # of Python in one step of generation (measured)
-LOGITS_BYTES = 768 * 2**20  # of one pass; a large vocabulary takes more passes
+OVERHEAD = 2.0  # factor for norms, attention and activations (measured)
+STEP_SECONDS = 0.05  # Python's time per step of generation (measured)
+LOGITS_BYTES = 768 * 2**20  # limit per pass; a large vocabulary takes more passes
 
 
 def load(source: Path, adapter: Path | None, mapped: bool) -> Any:
@@ -53,7 +54,7 @@ def load(source: Path, adapter: Path | None, mapped: bool) -> Any:
 
 
 def stops(model: Any) -> list[int]:
-    """The tokens that end its text."""
+    """The model's stop tokens."""
     found = model.generation_config.eos_token_id
     return [] if found is None else list(found) if isinstance(found, list) else [int(found)]
 
@@ -61,7 +62,7 @@ def stops(model: Any) -> list[int]:
 def write(
     model: Any, prompts: list[list[int]], tokens: int, sample: bool, seed: int
 ) -> list[list[int]]:
-    """Continue all prompts side by side, each up to and without its stop token."""
+    """Continue all prompts in one batch, each up to and including its stop token."""
     import torch
     from transformers import GenerationConfig
 
@@ -79,15 +80,15 @@ def write(
     with torch.inference_mode():
         made = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
     rows = [row[width:].tolist() for row in made]
-    # the stop token itself stays: that the model ends here is a part of what it says
+    # the stop token itself stays: the model's decision to end is scored, too
     return [row[: next((i + 1 for i, t in enumerate(row) if t in ends), len(row))] for row in rows]
 
 
 def read(model: Any, texts: Texts, out: Path, tell: Callable[[float], None]) -> int:
-    """Save the logits of all sequences; returns the size of the vocabulary.
+    """Save the logits of all sequences; return the size of the vocabulary.
 
-    They are read side by side, padded on the right, where no earlier position sees it: every
-    weight is read once per pass, however many texts there are.
+    Several sequences form one batch, padded on the right, which earlier positions do not attend
+    to. Every weight is read once per pass, however many texts are in it.
     """
     import torch
 
@@ -112,7 +113,7 @@ def read(model: Any, texts: Texts, out: Path, tell: Callable[[float], None]) -> 
 
 
 def _passes(sequences: list[Sequence], vocabulary: int) -> list[list[int]]:
-    """Numbers of the sequences that go together: alike in length, logits within LOGITS_BYTES."""
+    """Batches of sequence numbers: similar lengths, and logits within LOGITS_BYTES."""
     rows = max(1, LOGITS_BYTES // (4 * vocabulary))
     passes: list[list[int]] = []
     for n in sorted(range(len(sequences)), key=lambda n: -len(sequences[n].tokens)):
@@ -124,10 +125,10 @@ def _passes(sequences: list[Sequence], vocabulary: int) -> list[list[int]]:
 
 
 def rotary_tables(model: Any) -> np.ndarray:
-    """Cosines at POSITIONS, shape (tables, positions, half of the rotary width); maybe none.
+    """Cosines at POSITIONS, shape (tables, positions, half of the rotary width).
 
-    Models with several kinds of layers have several; a module that wants to be called in another
-    way than transformers' common one has none here.
+    A model with several kinds of layers has several tables. A module whose call differs from
+    transformers' common one is left out; there may be no table at all.
     """
     import torch
 
@@ -140,19 +141,19 @@ def rotary_tables(model: Any) -> np.ndarray:
         wants_kind = "layer_type" in inspect.signature(module.forward).parameters
         for kind in kinds if wants_kind else [None]:
             more = {"layer_type": kind} if wants_kind else {}
-            # a layout of its own, e.g. three axes of positions, is left out
+            # a module with another layout, e.g. three axes of positions, is left out
             with suppress(Exception):
                 cosine, _ = module(torch.zeros(1, 1, 1), torch.tensor([POSITIONS]), **more)
                 tables.append(cosine.float().numpy().reshape(len(POSITIONS), -1))
     widths = {table.shape[1] for table in tables}
     if len(widths) != 1:
         return np.zeros((0, len(POSITIONS), 1), np.float32)
-    # both halves are the same
+    # both halves of the table are equal
     return np.stack(tables)[:, :, : max(1, widths.pop() // 2)]
 
 
 def estimate(parameters: int, read_tokens: int, written_tokens: int, steps: int) -> float:
-    """Seconds that all this takes here, by a timing of this machine's arithmetic and memory."""
+    """Estimated seconds of the whole script, from a timing of this machine's CPU and memory."""
     import torch
 
     rows, matrix = torch.rand(128, 2048), torch.rand(2048, 2048)
@@ -173,7 +174,7 @@ def _timed(action: Callable[[], object]) -> float:
 
 
 def work(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
-    """Writes the folder."""
+    """Write the folder of the reference; return the result event."""
     started = time.monotonic()
     reporter.progress("loading the reference")
     from transformers import AutoTokenizer

@@ -1,9 +1,9 @@
-"""How far a built model is from its reference, measured through onnxruntime-genai.
+"""Measures the difference of a built model from its reference, through onnxruntime-genai.
 
     python score.py --model FOLDER --source FOLDER --reference FOLDER --prompts FILE
 
-The result event has the metrics of `builder/gate/verdict.py`, KL by token, and what differs in the
-chat template and the tokens. A model that does not load is a result, not an error.
+The result event has the metrics of `builder/gate/verdict.py`, the KL divergence by token, and the
+errors of the matrices. A model that does not load is a result, not an error.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from gate.weights import MappedGraph, errors
 
 
 def forced(model: BuiltModel, texts: Texts, folder: Path, reporter: Reporter) -> list[Divergence]:
-    """Teacher-forced: what the model says at every scored position of every text."""
+    """Teacher-forced: the divergence at every scored position of every text."""
     found = []
     total = sum(len(s.tokens) for s in texts.sequences)
     about, started = "", time.perf_counter()
@@ -40,11 +40,11 @@ def forced(model: BuiltModel, texts: Texts, folder: Path, reporter: Reporter) ->
 
 
 def divergence(parts: list[Divergence]) -> dict[str, float]:
-    """The numbers over all positions."""
+    """The metrics over all positions."""
     kl = np.concatenate([p.kl for p in parts])
     model = np.concatenate([p.model_log for p in parts])
     reference = np.concatenate([p.reference_log for p in parts])
-    # texts are independent of each other, the tokens of one are not
+    # the standard error is over texts, which are independent; the tokens of a text are not
     means = np.array([p.kl.mean() for p in parts if len(p.kl)])
     error = means.std(ddof=1) / np.sqrt(len(means)) if len(means) > 1 else 0.0
     return {
@@ -60,18 +60,18 @@ def divergence(parts: list[Divergence]) -> dict[str, float]:
 
 
 def continued(model: BuiltModel, texts: Texts, reporter: Reporter) -> dict[str, Any]:
-    """Greedy continuations: how many loop, how many end, how fast they come."""
+    """Greedy continuations: the number that loop and that end, and the speed."""
     looping = ended = made = 0
     seconds = 0.0
     for number, prompt in enumerate(texts.greedy_prompts):
         reporter.progress("the model continues prompts", number / len(texts.greedy_prompts))
         tokens, started = [], 0.0
         for token in model.continued(prompt, texts.greedy_tokens):
-            started = started or time.perf_counter()  # the first one waits for the prompt
+            started = started or time.perf_counter()  # the first token includes the prompt
             tokens.append(token)
         made += max(0, len(tokens) - 1)
         seconds += time.perf_counter() - started
-        # a stop token before the last place is one that the model went on after
+        # a stop token before the last place does not count: the model continued after it
         ended += bool(tokens) and (len(tokens) < texts.greedy_tokens or tokens[-1] in texts.stops)
         looping += loops(tokens)
     own = texts.reference_greedy
@@ -86,7 +86,7 @@ def continued(model: BuiltModel, texts: Texts, reporter: Reporter) -> dict[str, 
 
 
 def chat(model: BuiltModel, source: Path, prompts: Path, folder: Path) -> dict[str, Any]:
-    """The chat template and the tokens, against Hugging Face's."""
+    """The chat template and the tokens, compared with Hugging Face's."""
     wanted = json.loads((folder / CHAT).read_text(encoding="utf-8"))
     if wanted["dated"]:
         from transformers import AutoTokenizer
@@ -96,7 +96,7 @@ def chat(model: BuiltModel, source: Path, prompts: Path, folder: Path) -> dict[s
 
 
 def work(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
-    """The metrics."""
+    """Measure the model; return the result event."""
     started = time.monotonic()
     texts = Texts.load(args.reference / NAME)
     reporter.progress("loading the model")

@@ -1,9 +1,9 @@
-"""Text for a reference that is too large to write: the built model continues the prompts.
+"""Writes the text for a source that is too large to write it: the built model continues prompts.
 
     python write_text.py --model FOLDER --source FOLDER --prompts FILE --out FILE
 
-The prompts, shipped with edgekit, are scored too: a model too broken to write is still measured
-on text that people wrote.
+The prompts, which are shipped with edgekit, are scored, too: a model that is too broken to write is
+still measured on text by humans.
 """
 
 import argparse
@@ -20,7 +20,7 @@ TEMPERATURE = 0.8
 
 
 def work(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
-    """Writes the file."""
+    """Write the file; return the result event."""
     from transformers import AutoTokenizer
 
     reporter.progress("loading the model")

@@ -1,4 +1,4 @@
-"""Reads a built model folder back with the toolchain, and has it judged by `rules.py`."""
+"""Reads a built model folder back with the toolchain, and checks it by the rules of `rules.py`."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from edgekit.builder.tools.process import event
 from edgekit.builder.tools.progress import Progress, ProgressCallback
 from edgekit.errors import UsageError, VerificationError
 
-DEADLINE_SECONDS = 1800  # every weight is read once, from a disk that may be slow
+DEADLINE_SECONDS = 1800  # every weight is read once, and the disk may be slow
 
 
 def asked_of(spec: BuildSpec, source: Path) -> Asked:
-    """What a build has to come out as.
+    """The required properties of a build's model.
 
     Args:
-        source: the Hugging Face folder that it is made from.
+        source: the Hugging Face folder that the model is made from.
 
     Raises:
         UsageError: config.json cannot be read.
@@ -44,13 +44,14 @@ def asked_of(spec: BuildSpec, source: Path) -> Asked:
 def check_folder(
     model: Path, asked: Asked, toolchain: Toolchain, work: Path, report: ProgressCallback
 ) -> tuple[Finding, ...]:
-    """Everything about a model folder that is not as asked for, refusals first.
+    """All findings about a model folder, refusals first.
 
     Args:
+        asked: the required properties.
         work: a writable folder for the log.
 
     Raises:
-        EdgekitError: the folder could not be looked at.
+        EdgekitError: the folder could not be inspected.
     """
     return lint(read_facts(model, toolchain, work, report), asked)
 
@@ -61,7 +62,7 @@ def read_facts(
     """The facts of a model folder.
 
     Raises:
-        EdgekitError: the script failed.
+        EdgekitError: the inspecting script failed.
     """
     job = Job(
         script="inspect_model.py",
@@ -79,10 +80,10 @@ def read_facts(
 
 
 def refuse_unsound(findings: Sequence[Finding]) -> tuple[str, ...]:
-    """The warnings, one line each, of a model that may ship.
+    """The warnings about a model that may ship, one line each.
 
     Raises:
-        VerificationError: it may not; names every reason.
+        VerificationError: the model must not ship; the error names every reason.
     """
     if refusals := [f for f in findings if f.severity == "refuse"]:
         raise VerificationError(

@@ -1,4 +1,4 @@
-"""What `inside/inspect_model.py` reports of a built model folder, as values. Pure."""
+"""The facts about a built model folder that `inside/inspect_model.py` reports. Pure."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ Kind = Literal["matmul", "embedding", "experts"]
 
 
 class MatrixFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """One matrix of the graph.
+    """Format and statistics of one matrix of the graph.
 
     Attributes:
-        name: of the node that the model builder made, without what the quantiser added to it.
-        kind: it multiplies, is looked up in, or holds experts.
-        bits: of a weight; 0 when it is not quantised.
-        method: by whom: `blockwise` (the builder's `default`), `grouped` (`rtn`, `k_quant`),
-            `checkpoint` or `unknown`.
-        dtype: of a matrix that is not quantised.
-        qdq: DequantizeLinear before a MatMul, not one operator.
+        name: name of the model builder's node, without the quantiser's suffix.
+        kind: operand of a multiplication, table of an embedding, or weights of experts.
+        bits: per weight; 0 when it is not quantised.
+        method: the quantiser: `blockwise` (the builder's `default`), `grouped` (`rtn`,
+            `k_quant`), `checkpoint` (the source itself) or `unknown`.
+        dtype: element type of a matrix that is not quantised.
+        qdq: DequantizeLinear before a MatMul, instead of one operator.
         shared: an embedding that uses the head's bytes.
-        n, k: rows of the output and of the input, where the graph says so.
-        bytes: of the weight itself, scales left out.
-        blocks, constant_blocks: blocks, and those in which every value is the same.
-        scales, zero_scales: scales, and those that are 0.
-        bad_values: NaN and infinite scales; of a matrix that is not quantised, such weights.
+        n, k: number of outputs and of inputs, where the graph gives them.
+        bytes: size of the weight itself, without scales.
+        blocks, constant_blocks: number of blocks, and of those with one value throughout.
+        scales, zero_scales: number of scales, and of those that are 0.
+        bad_values: number of NaN and infinite scales, or weights if it is not quantised.
     """
 
     name: str
@@ -49,7 +49,7 @@ class MatrixFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GraphFacts(msgspec.Struct, frozen=True):
-    """The graph; `broken` has the loose ends that keep it from being loaded, in words."""
+    """The facts about the graph; `broken` describes missing connections that prevent loading."""
 
     producer: str
     producer_version: str
@@ -65,11 +65,11 @@ class DataFile(msgspec.Struct, frozen=True):
     """A file of external data.
 
     Attributes:
-        size: None when there is no such file.
-        referenced_end: end of the last tensor.
+        size: in bytes; None when the file is missing.
+        referenced_end: end of the last tensor, in bytes.
         holes: (offset, length) of bytes that belong to no tensor.
-        overlaps: pairs of tensors that share some bytes and not all.
-        cut: tensors that go on after the file's end.
+        overlaps: pairs of tensors that share some of their bytes, but not all.
+        cut: tensors that end beyond the end of the file.
     """
 
     name: str
@@ -82,14 +82,14 @@ class DataFile(msgspec.Struct, frozen=True):
 
 
 class OutsideTensor(msgspec.Struct, frozen=True):
-    """A tensor whose bytes are said to lie outside the folder."""
+    """A tensor whose location leads out of the model's folder."""
 
     tensor: str
     location: str
 
 
 class DataFacts(msgspec.Struct, frozen=True):
-    """Where the tensors lie; `wrong_length` has those whose length is not that of their shape."""
+    """Locations of the tensors; `wrong_length` lists those whose length contradicts their shape."""
 
     files: tuple[DataFile, ...]
     outside: tuple[OutsideTensor, ...]
@@ -98,7 +98,7 @@ class DataFacts(msgspec.Struct, frozen=True):
 
 
 class ConfigFacts(msgspec.Struct, frozen=True):
-    """genai_config.json; token ids are lists, empty for null."""
+    """The fields of genai_config.json; token ids are lists, empty for null."""
 
     type: str | None
     context_length: int | None
@@ -118,7 +118,7 @@ class ConfigFacts(msgspec.Struct, frozen=True):
 
 
 class AddedToken(msgspec.Struct, frozen=True):
-    """A token beside the vocabulary; `used`: text or the chat template can bring it about."""
+    """An added token of the tokenizer; `used`: text or the chat template can produce it."""
 
     id: int
     content: str
@@ -126,11 +126,11 @@ class AddedToken(msgspec.Struct, frozen=True):
 
 
 class TokenizerFacts(msgspec.Struct, frozen=True):
-    """tokenizer.json against genai_config.json.
+    """tokenizer.json compared with genai_config.json.
 
     Attributes:
-        words_beyond: words whose id the model has no row for.
-        added_beyond: added tokens of that kind.
+        words_beyond: number of words whose id is beyond the model's rows.
+        added_beyond: added tokens whose id is beyond the model's rows.
         unknown: `bos`, `eos`, `pad` -> ids that the tokenizer does not have.
     """
 
@@ -142,12 +142,12 @@ class TokenizerFacts(msgspec.Struct, frozen=True):
 
 
 class FolderFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """A model folder.
+    """All facts about a model folder.
 
     Attributes:
         files: name -> size of every file.
-        unreadable: name -> why, for files that are there.
-        not_finite: tensors besides the matrices that hold NaN or infinite values, and how many.
+        unreadable: name of a present file -> why it could not be read.
+        not_finite: (tensor, number of NaN and infinite values), matrices left out.
     """
 
     graph: GraphFacts | None
@@ -163,9 +163,9 @@ class FolderFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def facts_of(result: dict[str, Any]) -> FolderFacts:
-    """The facts out of the script's result event.
+    """The facts from the script's result event.
 
     Raises:
-        msgspec.ValidationError: the event has another form.
+        msgspec.ValidationError: the event has an unexpected form.
     """
     return msgspec.convert(result, FolderFacts)

@@ -1,4 +1,4 @@
-"""One thing the lint has found. Pure."""
+"""A finding of the lint. Pure."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _SHOWN = 3
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One thing that is not as it should be.
+    """One difference between a built model and the request, or one defect.
 
     Attributes:
         name: stable, kebab-case.
         severity: `refuse` means that the model must not ship.
-        what: it in words.
+        what: the difference in words.
         where: the file, option, tensors or matrices.
-        expected, found: what was asked for, what is there.
+        expected, found: the required and the actual value.
     """
 
     name: str
@@ -35,16 +35,16 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 def refuse(name: str, what: str, where: str, expected: str, found: str) -> Finding:
-    """A finding that keeps the model from shipping."""
+    """A finding that prevents the model from shipping."""
     return Finding(name, "refuse", what, where, expected, found)
 
 
 def warn(name: str, what: str, where: str, expected: str, found: str) -> Finding:
-    """A finding that is only said."""
+    """A finding that is only a warning."""
     return Finding(name, "warn", what, where, expected, found)
 
 
 def listed(names: Sequence[str]) -> str:
-    """The first few of the names, and how many more there are."""
+    """The first few names, and the number of the others."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more

@@ -1,7 +1,8 @@
-"""Is a built model folder what was asked for, and is it whole? Pure: facts in, findings out.
+"""Checks that a built model folder is complete and as requested. Pure: facts in, findings out.
 
-`inside/inspect_model.py` reads the facts, `asked.py` says what they should be. What the model
-*says* is the gate's business. A finding that refuses means: this folder must not ship.
+`inside/inspect_model.py` reads the facts, `asked.py` gives the required properties. The output of
+the model is checked by the gate, not here. A finding that refuses means that the folder must not
+ship.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ _PROVIDERS = {"cpu": (), "cuda": ("cuda",), "dml": ("dml",), "webgpu": ("webgpu"
 
 
 def lint(facts: FolderFacts, asked: Asked) -> tuple[Finding, ...]:
-    """Everything that is not as it should be, refusals first.
+    """All findings about a model folder, refusals first.
 
     Args:
         facts: of the folder.
-        asked: what it was to become.
+        asked: the required properties.
     """
     found = [*_files(facts, asked)]
     if facts.graph is not None:
@@ -173,18 +174,18 @@ def _tokens(config: ConfigFacts, tokenizer: TokenizerFacts) -> Iterator[Finding]
             f"ids up to {tokenizer.highest_id}",
         )  # fmt: skip
     elif tokenizer.added_beyond:
-        # Gemma 3's text models: an image token that no text brings about
+        # as in Gemma 3's text models: an image token that no text produces
         yield warn(
             "vocabulary", "the tokenizer knows special tokens that the model has no row for",
             listed([token.content for token in tokenizer.added_beyond]), f"ids below {rows}",
             f"ids up to {tokenizer.highest_id}",
         )  # fmt: skip
     for kind, unknown in sorted(tokenizer.unknown.items()):
-        # ids outside the vocabulary are named already
+        # ids outside the vocabulary are reported already
         ids = [i for i in unknown if 0 <= i < rows]
         if not ids:
             continue
-        # a model stops at any of its end tokens; at none, where the tokenizer knows none of them
+        # a model stops at any of its end tokens; it never stops if the tokenizer knows none of them
         fatal = kind == "eos" and len(unknown) == len(config.eos)
         make = refuse if fatal else warn
         yield make(

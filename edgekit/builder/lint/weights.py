@@ -1,6 +1,6 @@
-"""Are the matrices quantised as asked for, and are they sound? Pure.
+"""Checks that the matrices are quantised as requested, and that their values are sound. Pure.
 
-Rules follow the locked builder's; `asked.py` cites them.
+The rules are those of the locked builder; `asked.py` cites them.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from edgekit.builder.request.asked import Asked
 
 EMBEDDING = "/model/embed_tokens/"
 MOSTLY_CONSTANT = 0.5
-"""Share of blocks with one value throughout from which a matrix counts as zeroed."""
+"""From this share of blocks with one value throughout, a matrix counts as zeroed."""
 SOME_CONSTANT = 0.02
-"""From here it is said: rows of unused tokens are often 0, a handful of blocks is chance."""
+"""From this share on the lint warns: rows of unused tokens are often 0, a few blocks are chance."""
 
 _LAYER = re.compile(r"/layers\.(\d+)/")
 _MADE_BY = {"default": "blockwise", "rtn": "grouped", "k_quant": "grouped"}
-# a float matrix narrower than this part of the hidden size is a router or a gate, left alone by
-# the builder on purpose
+# a float matrix narrower than this fraction of the hidden size is a router or a gate, which the
+# builder does not quantise on purpose
 _NARROW = 8
 
 
 def weights(facts: FolderFacts, asked: Asked) -> Iterator[Finding]:
-    """Everything about matrices.
+    """All findings about matrices.
 
     Args:
-        facts: of a folder whose graph could be read.
-        asked: what it was to become.
+        facts: of a folder with a readable graph.
+        asked: the required properties.
     """
     yield from _sound(facts)
     yield from _layers(facts, asked)
@@ -54,7 +54,7 @@ def weights(facts: FolderFacts, asked: Asked) -> Iterator[Finding]:
 
 
 def _sound(facts: FolderFacts) -> Iterator[Finding]:
-    matrices = [m for m in facts.matrices if not m.shared]  # the head's bytes once
+    matrices = [m for m in facts.matrices if not m.shared]  # count the head's bytes once
     bad = [m for m in matrices if m.bits and m.bad_values]
     if bad:
         yield refuse(
@@ -214,7 +214,7 @@ def _embedding(facts: FolderFacts, asked: Asked) -> Iterator[Finding]:
     asked_types = asked.given.get("op_types_to_quantize", "")
     if "Gather" in asked_types.split("/") and not set(asked.excluded) & {m.name for m in whole}:
         yield _ignored("op_types_to_quantize", "a quantised embedding", whole[0].dtype, refuse)
-    # the builder has no quantised table of its own for a model whose head is another matrix
+    # for a model whose head is another matrix, the builder makes no quantised embedding
     yield warn(
         "float-embedding", "the embedding is not quantised", _names(whole),
         f"{asked.bits} bits", f"{whole[0].dtype}, {_size(whole)}",
@@ -228,7 +228,7 @@ def _experts(facts: FolderFacts, asked: Asked) -> Iterator[Finding]:
     if odd := [m for m in experts if m.bits != asked.expert_bits]:
         yield refuse("bits", "experts have another number of bits", _names(odd),
                      str(asked.expert_bits), _bits_of(odd))  # fmt: skip
-    # without the attribute a scale covers a whole row, which a block size of 0 asks for
+    # without the attribute a scale covers a whole row; a block size of 0 requests that
     wanted = asked.expert_block if asked.expert_block > 0 else None
     if odd := [m for m in experts if m.block_size != wanted]:
         yield refuse("block-size", "experts have another block size", _names(odd),

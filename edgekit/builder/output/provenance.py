@@ -1,10 +1,10 @@
-"""What made a model, as an in-toto statement with SLSA build provenance v1.
+"""The provenance of a model: an in-toto statement with SLSA build provenance v1.
 
-Pure. Equal builds give equal bytes: the two optional fields of SLSA that differ from run to run
-(`invocationId`, `startedOn`/`finishedOn`) are left out, and so is whatever was measured. The
-statement is unsigned; `edgekit pack` signs it.
+Pure. Equal builds give equal bytes: the optional fields of SLSA that differ from run to run
+(`invocationId`, `startedOn`/`finishedOn`) are left out, and so are all measurements. The statement
+is unsigned; `edgekit pack` signs it.
 
-`https://edgekit.dev/...` are names, as the specifications ask for; nothing is fetched from there.
+`https://edgekit.dev/...` are names that the specifications require; nothing is fetched from there.
 https://in-toto.io/Statement/v1, https://slsa.dev/provenance/v1
 """
 
@@ -23,7 +23,7 @@ PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "https://edgekit.dev/build/v1"
 BUILDER_ID = "https://edgekit.dev/builder/v1"
 
-# A resource descriptor of in-toto: who it is (`uri` or `name`) and what it is (`digest`).
+# A resource descriptor of in-toto: identity (`uri` or `name`) and content (`digest`).
 Resource = dict[str, Any]
 
 
@@ -33,12 +33,12 @@ def provenance_bytes(record: BuildRecord, packages: Mapping[str, str] | None = N
 
 
 def statement(record: BuildRecord, packages: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """The statement about a build: which files came out, what went in, who did it.
+    """The statement about a build: its outputs, its inputs and its builder.
 
     Args:
-        record: of the build; its `gate` has to be decided by then.
-        packages: name -> version of everything the toolchain's lock installs; default the tools
-            on record.
+        record: of the build, after the gate has run.
+        packages: name -> version of everything that the toolchain's lock installs; default: the
+            tools of the record.
     """
     spec = record.spec
     return {
@@ -73,7 +73,7 @@ def statement(record: BuildRecord, packages: Mapping[str, str] | None = None) ->
 
 
 def _gate(record: BuildRecord) -> dict[str, Any] | None:
-    # not the figures: they differ in the last digits from one kind of CPU to the next
+    # without the figures, whose last digits depend on the kind of CPU
     gate = record.gate
     if gate is None:
         return None

@@ -1,8 +1,8 @@
-"""The output folder: what it holds already, and how a finished build takes its place.
+"""The output folder: checks its present content, and replaces it by a finished build.
 
-Everything unfinished lies in `.NAME.building-PID` beside the output, claimed by the process that
-writes it; a claim that nobody holds is a leftover of a killed build and is removed by the next one.
-A folder that gives way waits as `.NAME.replaced-PID` until the new one stands.
+Unfinished files lie in `.NAME.building-PID` beside the output. The process that writes them holds a
+claim on this folder; one without a claim is a leftover of a killed build, and the next build
+removes it. The replaced folder is kept as `.NAME.replaced-PID` until the new one is in place.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from edgekit.errors import EdgekitError, UsageError
 
 
 def read_record(out: Path) -> BuildRecord | None:
-    """The `build.json` of a folder, or None when it is no output of edgekit."""
+    """The record in a folder's `build.json`; None when there is no readable one."""
     try:
         return msgspec.json.decode((out / RECORD_NAME).read_bytes(), type=BuildRecord)
     except (OSError, msgspec.MsgspecError):
@@ -31,16 +31,16 @@ def read_record(out: Path) -> BuildRecord | None:
 
 
 def check_out(out: Path) -> None:
-    """Refuse an output that would overwrite something edgekit did not make.
+    """Refuse an output that would overwrite files which edgekit did not make.
 
     Raises:
-        UsageError: a file, or a folder with other things in it.
+        UsageError: it is a file, or a folder with other files.
     """
     if not out.exists():
         return
     if not out.is_dir():
         raise UsageError(f"{out} is a file", next_step="name a folder with -o")
-    # the name alone decides: a record of another version is still ours to replace
+    # the file's name alone decides: a record of another version may be replaced, too
     if any(out.iterdir()) and not (out / RECORD_NAME).is_file():
         raise UsageError(
             f"{out} is not empty",
@@ -50,7 +50,7 @@ def check_out(out: Path) -> None:
 
 
 def up_to_date(out: Path, build_id: str) -> BuildRecord | None:
-    """The record of `out` when it is this very build, every byte of it."""
+    """The record of `out` if it holds this build with every byte unchanged; else None."""
     record = read_record(out)
     if record is None or record.build_id != build_id or not matches(out, record.files):
         return None
@@ -59,10 +59,10 @@ def up_to_date(out: Path, build_id: str) -> BuildRecord | None:
 
 @contextmanager
 def workplace(out: Path) -> Iterator[Path]:
-    """An empty folder beside `out`, on the same file system, gone when the block ends.
+    """An empty folder beside `out`, on the same file system, removed when the block ends.
 
     Raises:
-        EdgekitError: another process is building into `out` right now.
+        EdgekitError: another process is building into `out`.
     """
     made = _make_parents(out.parent)
     clean_leftovers(out)
@@ -80,16 +80,16 @@ def workplace(out: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(work, ignore_errors=True)
         if not done:
-            with suppress(OSError):  # somebody else uses it by now
+            with suppress(OSError):  # another process uses the folder by now
                 for parent in made:
                     parent.rmdir()
 
 
 def clean_leftovers(out: Path) -> None:
-    """Remove what killed builds of `out` left, and put back an output caught in mid-replacement.
+    """Remove leftovers of killed builds of `out`; restore an output whose replacement was cut off.
 
     Raises:
-        EdgekitError: one of them is not left over: its process lives.
+        EdgekitError: one of the folders is claimed by a running process.
     """
     name = glob.escape(out.name)
     for work in out.parent.glob(f".{name}.building-*"):
@@ -106,7 +106,7 @@ def clean_leftovers(out: Path) -> None:
 
 
 def publish(model: Path, out: Path) -> None:
-    """Put the finished folder in the place of `out`; the old one goes after the new one stands."""
+    """Replace `out` by the finished folder; the old folder is removed once the new one stands."""
     sync_tree(model)
     old = out.parent / f".{out.name}.replaced-{os.getpid()}"
     try:
@@ -123,7 +123,7 @@ def publish(model: Path, out: Path) -> None:
 
 
 def _make_parents(folder: Path) -> list[Path]:
-    """Create a folder with its parents; returns the new ones, deepest first."""
+    """Create a folder with its parents; return those that are new, deepest first."""
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     return new

@@ -1,11 +1,11 @@
 """Gives the pages of mapped files back to the kernel.
 
-transformers leaves the weights in the mapped checkpoint. What was read of it stays in the resident
-set until memory is short. MADV_PAGEOUT of madvise(2) would be safe for any page, but does nothing,
-and says nothing, for a user who neither owns the file nor may write to it: a container's, often
-(400 MB read by root: 25 left; by nobody: all). MADV_DONTNEED works for everybody, in half the time,
-but would drop what was written to a private page: it is for ranges without such pages, which
-/proc/self/pagemap tells apart.
+transformers leaves the weights in the mapped checkpoint. Pages that were read stay in the resident
+set until memory is short. MADV_PAGEOUT of madvise(2) is safe for any page, but does nothing,
+silently, for a user without ownership of, or write access to, the file; a container's user often
+has neither (of 400 MB read, 25 MB stay for root, all for nobody). MADV_DONTNEED works for every
+user, in half the time, but drops changes of private pages. It is used for ranges without such
+pages, which /proc/self/pagemap shows.
 """
 
 import ctypes
@@ -33,12 +33,12 @@ class Pages:
     """
 
     def __init__(self, folders: list[Path]) -> None:
-        # by their real paths: in a Hugging Face cache they are links to blobs without a suffix
+        # by real paths: in a Hugging Face cache the files are links to blobs without a suffix
         files = (path for folder in folders for path in folder.rglob("*") if path.is_file())
         self._files = {os.path.realpath(path) for path in files}
 
     def give_back(self) -> None:
-        """Every page that is mapped now."""
+        """Give back every page of these files that is mapped now."""
         for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines():
             if (found := _MAPPING.fullmatch(line)) and found[3] in self._files:
                 give_back(int(found[1], 16), int(found[2], 16))
@@ -47,7 +47,8 @@ class Pages:
 def give_back(begin: int, end: int) -> None:
     """Drop the whole pages between two addresses of this process; their content stays.
 
-    What the kernel refuses stays resident, it is only advice. No other thread may be writing there.
+    This is only advice: pages that the kernel does not drop stay resident. No other thread may
+    write to the range meanwhile.
     """
     begin, end = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
     if begin < end:
@@ -56,7 +57,7 @@ def give_back(begin: int, end: int) -> None:
 
 
 def _all_in_files(begin: int, end: int) -> bool:
-    """Whether every page that was touched can be read again from its file."""
+    """Whether every touched page of the range can be read again from its file."""
     try:
         with Path("/proc/self/pagemap").open("rb", buffering=0) as pagemap:
             pagemap.seek(begin // mmap.PAGESIZE * 8)

@@ -1,11 +1,11 @@
-"""How a script of this folder reports: JSON lines in a file of its own, one event a line.
+"""The reports of the scripts: JSON lines in a file, one event per line.
 
     {"event": "progress", "detail": TEXT, "fraction": 0..1 or null}
-    {"event": "result", …}            what the script made; last but one
+    {"event": "result", …}            the script's result; last but one
     {"event": "error", "kind": …, "message": …}   instead of a result; the script ends with 1
     {"event": "usage", "peak_rss_bytes": N, "cpu_seconds": S}   always last
 
-A file, because a descriptor does not reach into every container engine's containers.
+It is a file because not every container engine passes a descriptor into its containers.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from typing import Any
 
 
 class ScriptError(Exception):
-    """A script's own refusal: `kind` is a stable word, the message one line for a human."""
+    """An error that a script raises itself; `kind` is a stable word, the message is one line."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -26,13 +26,13 @@ class ScriptError(Exception):
 
 
 class Reporter:
-    """Writes events; every line is flushed, so that whoever follows the file sees it at once."""
+    """Writes events; each line is flushed, because edgekit follows the file while it grows."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("a", encoding="utf-8", buffering=1)
 
     def progress(self, detail: str, fraction: float | None = None) -> None:
-        """Say what goes on now and how much of it is done."""
+        """Report the current activity and its completed share, 0 to 1."""
         self.event("progress", detail=detail, fraction=fraction)
 
     def event(self, event: str, **values: object) -> None:
@@ -41,7 +41,7 @@ class Reporter:
 
 
 def usage() -> dict[str, float]:
-    """The most memory this process held (getrusage(2); Linux counts in KiB), CPU seconds of it and
+    """Peak memory of this process (getrusage(2); Linux counts in KiB), and CPU seconds of it and
     its children."""
     own = resource.getrusage(resource.RUSAGE_SELF)
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -59,21 +59,21 @@ def run(
     """Parse the command line, do the work, report its result or its error, and exit.
 
     Args:
-        parser: takes everything but `--report FILE`, which is added here.
+        parser: for all arguments but `--report FILE`, which is added here.
         work: returns the fields of the result event.
-        kind_of: the stable word for an error it raised.
+        kind_of: the stable word for an exception of `work`.
     """
     parser.add_argument("--report", type=Path, required=True, help="file that takes the events")
     args = parser.parse_args()
     reporter = Reporter(args.report)
     try:
         reporter.event("result", **work(args, reporter))
-    except Exception as error:  # whatever a library raises is the reason that is passed on
+    except Exception as error:  # the exception of any library is the reason to report
         import traceback
 
         traceback.print_exc()  # for the log
         kind = error.kind if isinstance(error, ScriptError) else kind_of(error)
-        # a KeyError's text is the key alone
+        # the text of a KeyError is only the key
         bare = isinstance(error, LookupError) or not str(error).strip()
         text = f"{type(error).__name__}: {error}" if bare else str(error)
         reporter.event("error", kind=kind, message=text.strip().splitlines()[0])

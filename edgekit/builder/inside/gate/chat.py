@@ -1,7 +1,7 @@
-"""What Hugging Face's tokenizer makes of chats and texts, and whether a built model's agrees.
+"""Compares a built model's chat template and tokenizer with Hugging Face's.
 
-`expected` needs transformers, which takes seconds to load; what it found is kept with the
-reference. A template that asks for today's date is rendered anew each day.
+`expected` needs transformers, which takes seconds to load; its result is cached with the reference.
+A template that uses today's date is rendered again on every run.
 """
 
 import json
@@ -16,9 +16,9 @@ TEXTS = 64
 
 
 def expected(tokenizer: Any, prompts: Path) -> dict[str, Any]:
-    """Chats as they are rendered, and tokens of them and of plain texts.
+    """Rendered chats, and the tokens of rendered chats and of plain texts.
 
-    A chat that the template itself refuses, e.g. one with a system turn, is left out.
+    A chat that the template refuses, e.g. one with a system message, is left out.
     """
     chats = []
     for conversation in load_conversations(prompts) if tokenizer.chat_template else []:
@@ -27,7 +27,7 @@ def expected(tokenizer: Any, prompts: Path) -> dict[str, Any]:
             chats.append({"conversation": conversation, "rendered": rendered})
     texts = [prompt["text"] for prompt in load_prompts(prompts, TEXTS)]
     texts += [chat["rendered"] for chat in chats]
-    # a rendered chat brings its own special tokens, a text without a template is given them
+    # a rendered chat contains its special tokens; without a template the tokenizer adds them
     plain = not chats
     return {
         "dated": "strftime_now" in str(tokenizer.chat_template),
@@ -51,14 +51,14 @@ def _rendered(tokenizer: Any, conversation: list[dict[str, str]]) -> str | None:
 
 
 def agreement(tokenizer: Any, wanted: dict[str, Any]) -> dict[str, Any]:
-    """How many chats and texts onnxruntime-genai's tokenizer makes something else of."""
+    """Counts chats and texts that onnxruntime-genai's tokenizer renders or splits differently."""
     different, example = 0, ""
     for chat in wanted["chats"]:
         try:
             got = tokenizer.apply_chat_template(
                 json.dumps(chat["conversation"]), add_generation_prompt=True
             )
-        except Exception as error:  # whatever the runtime raises: it cannot render the chat
+        except Exception as error:  # any exception means that the runtime cannot render the chat
             got = f"nothing ({error})"
         if got != chat["rendered"]:
             different += 1

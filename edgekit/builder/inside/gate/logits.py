@@ -1,9 +1,9 @@
-"""The reference on disk, and how far a model's logits are from it. numpy only.
+"""The format of a reference on disk, and the divergence of a model's logits from it. numpy only.
 
-A reference is a folder: `reference.json` with the texts, and one `logits-NNN.npy` a sequence, the
-rows that are scored, as float16 of logit minus the row's maximum. Half precision is exact enough:
-its relative error of 2^-11 stands before a token of probability e^-x as an error of x/2000 in its
-logit, which for likely tokens is nothing and for unlikely ones has no weight.
+A reference is a folder: `reference.json` with the texts, and one `logits-NNN.npy` per sequence with
+the scored rows, as float16 of logit minus the row's maximum. Half precision is exact enough: for a
+token of probability e^-x its relative error of 2^-11 is an error of x/2000 in the logit, which is
+negligible for likely tokens and has no weight for unlikely ones.
 """
 
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-ROWS = 64  # at a time: bounds the memory of a vocabulary of 262,144 at some 200 MB
+ROWS = 64  # at a time: bounds the memory for a vocabulary of 262,144 to about 200 MB
 NAME = "reference.json"
 
 
@@ -32,12 +32,12 @@ class Sequence:
 
 @dataclass
 class Texts:
-    """What is read and what is continued.
+    """The texts that a model reads and the prompts that it continues.
 
     Attributes:
-        sequences: teacher-forced.
-        greedy_prompts: continued greedily.
-        greedy_tokens: by so many tokens at most.
+        sequences: texts to read, teacher-forced.
+        greedy_prompts: prompts to continue greedily.
+        greedy_tokens: most tokens per continuation.
         reference_greedy: the reference's own continuations; None where it was too large for that.
         stops: the reference's end-of-text tokens.
     """
@@ -49,19 +49,19 @@ class Texts:
     stops: list[int] = field(default_factory=list)
 
     def save(self, path: Path) -> None:
-        """As JSON."""
+        """Write the texts as JSON."""
         path.write_text(json.dumps(asdict(self)), encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> "Texts":
-        """What `save` wrote."""
+        """Read a file of `save`."""
         values = json.loads(path.read_text(encoding="utf-8"))
         values["sequences"] = [Sequence(**s) for s in values["sequences"]]
         return cls(**values)
 
 
 def save_logits(folder: Path, number: int, logits: np.ndarray) -> None:
-    """Keep the scored rows, shape (positions, vocabulary), of one sequence."""
+    """Save the scored rows of one sequence, shape (positions, vocabulary)."""
     small = np.empty(logits.shape, np.float16)
     for at in range(0, len(logits), ROWS):
         rows = np.asarray(logits[at : at + ROWS], np.float32)
@@ -71,7 +71,7 @@ def save_logits(folder: Path, number: int, logits: np.ndarray) -> None:
 
 
 def load_logits(folder: Path, number: int) -> np.ndarray:
-    """What `save_logits` kept, mapped."""
+    """The rows that `save_logits` wrote, mapped."""
     return np.load(folder / f"logits-{number:03}.npy", mmap_mode="r")
 
 
@@ -86,9 +86,9 @@ class Divergence:
 
 
 def compare(reference: np.ndarray, model: np.ndarray, targets: list[int]) -> Divergence:
-    """KL(reference ‖ model) at each row, over the vocabulary that both have.
+    """KL(reference ‖ model) at each row, over the common vocabulary.
 
-    A padded head is longer than the tokenizer's vocabulary; what it says there is left out.
+    A padded head is longer than the tokenizer's vocabulary; its additional logits are left out.
     """
     common = min(reference.shape[1], model.shape[1])
     parts: list[tuple[np.ndarray, ...]] = []

@@ -1,8 +1,8 @@
-"""A model whose weights stay mapped from their files computes in float32, a matrix at a time.
+"""Lets a model compute in float32, one matrix at a time, while its weights stay mapped.
 
-transformers 5 loads a checkpoint in its own precision as views of the mapped files. Every module
-here reads its weights from there when it is used, in float32 and in slices, and gives the pages
-back: the memory of a whole pass is bounded by one slice and the activations, not by the model.
+transformers 5 loads a checkpoint in its own precision as views of the mapped files. When a module is
+used, it reads its weights from there in float32 and in slices, and gives the pages back. The memory
+of a whole pass is bounded by one slice and the activations, not by the model.
 """
 
 from typing import Any
@@ -17,7 +17,8 @@ SLICE_ELEMENTS = 16 * 2**20  # 64 MiB in float32
 def compute_in_float32(model: nn.Module) -> None:
     """Make every module of a model read its mapped weights in float32.
 
-    The result equals that of the whole model in float32: bfloat16 and float16 widen exactly.
+    The result equals that of the whole model in float32, because bfloat16 and float16 convert to
+    float32 exactly.
     """
     for module in model.modules():
         if type(module) is nn.Linear:
@@ -48,10 +49,13 @@ class _Linear:
 
 
 def _take_rows(module: nn.Embedding, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Give an embedding only the rows that are asked for, under new numbers."""
+    """Reduce an embedding to the rows of this call, and renumber the ids accordingly."""
     ids, places = torch.unique(arguments[0], return_inverse=True)
     module._mapped = [(module, "weight", module.weight.data)]
-    module._padding, module.padding_idx = module.padding_idx, None  # its number is another now
+    module._padding, module.padding_idx = (
+        module.padding_idx,
+        None,
+    )  # the padding id has another number now
     module.weight.data = module.weight.data[ids].float()
     return (places, *arguments[1:])
 

@@ -1,6 +1,6 @@
-"""The rotary position tables that are baked into a built graph, beside Hugging Face's.
+"""Compares the rotary position tables in a built graph with Hugging Face's.
 
-A wrong base hardly shows in short texts, so that the tables themselves are compared.
+The tables themselves are compared, because in short texts a wrong base hardly changes the logits.
 """
 
 from pathlib import Path
@@ -12,10 +12,10 @@ POSITIONS = [0, 1, 2, 3, 5, 9, 17, 33, 65, 129, 257, 509, 1021, 2039]
 
 
 def rotary_error(caches: list[np.ndarray], reference: Path) -> float | None:
-    """Largest difference of a cosine; None where nothing can be compared.
+    """Largest difference of a cosine; None where no tables can be compared.
 
-    Every table of the reference has to be among the graph's; a graph may have more, e.g. the one
-    for long texts.
+    Each table of the reference is compared with the closest table of the graph; a graph may have
+    more, e.g. one for long texts.
     """
     tables = np.load(reference / NAME)
     found = []

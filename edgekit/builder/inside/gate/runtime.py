@@ -1,4 +1,4 @@
-"""A built model behind onnxruntime-genai, as the gate uses it."""
+"""Runs a built model with onnxruntime-genai for the gate."""
 
 import json
 import os
@@ -10,10 +10,10 @@ import numpy as np
 
 
 class BuiltModel:
-    """Reads and continues tokens.
+    """A loaded model that reads and continues tokens.
 
     Raises:
-        RuntimeError: from the runtime, when the folder does not load.
+        RuntimeError: the runtime does not load the folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -21,7 +21,7 @@ class BuiltModel:
 
         self._og = og
         config = og.Config(str(folder))
-        # the runtime's default is half of the cores
+        # by default the runtime uses half of the cores
         options = {"intra_op_num_threads": len(os.sched_getaffinity(0))}
         config.overlay(json.dumps({"model": {"decoder": {"session_options": options}}}))
         self._model = og.Model(config)
@@ -40,7 +40,7 @@ class BuiltModel:
         out = generator.get_output("logits")[0]
         if len(out) == len(tokens):
             return out
-        # built with prune_lm_head: only the last position comes out, so one at a time
+        # with prune_lm_head the graph returns the last position alone: read one token at a time
         generator = self._generator(len(tokens) + 1)
         rows = []
         for token in tokens:
@@ -51,7 +51,7 @@ class BuiltModel:
     def continued(
         self, tokens: list[int], most: int, temperature: float = 0.0, seed: int = 0
     ) -> Iterator[int]:
-        """The next tokens, at most so many, up to and with the one that ends the text."""
+        """The next tokens, at most `most`, up to and including the one that ends the text."""
         how: dict[str, Any] = {"do_sample": False}
         if temperature:
             how = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
@@ -66,6 +66,6 @@ class BuiltModel:
 
 
 def refusal(error: Exception) -> dict[str, Any]:
-    """The result of a script whose model does not load: that is a finding, not a failure."""
+    """The result event for a model that does not load; the script itself has not failed."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return {"loads": False, "load_error": lines[0][:300]}

@@ -1,6 +1,7 @@
-"""What the gate's scripts share about text: the prompts, their rendering, repetition.
+"""Text functions of the gate's scripts: prompts, their rendering, repetition.
 
-Pure but for `load_prompts`. Prompts come from `builder/prompts.json`, whose path is an argument.
+Pure, except for the two that load a file. The prompts are in `builder/gate/prompts.json`; its path
+is an argument.
 """
 
 import json
@@ -24,7 +25,7 @@ def load_conversations(path: Path) -> list[list[dict[str, str]]]:
 
 
 def prompt_tokens(tokenizer: Any, text: str) -> list[int]:
-    """A prompt as the model sees it: through the chat template, where it has one."""
+    """The tokens of a prompt, rendered by the chat template where the model has one."""
     if not tokenizer.chat_template:
         return list(tokenizer(text)["input_ids"])
     chat = [{"role": "user", "content": text}]
@@ -33,7 +34,7 @@ def prompt_tokens(tokenizer: Any, text: str) -> list[int]:
 
 
 def loops(tokens: list[int], ngram: int = LOOP_NGRAM, times: int = LOOP_TIMES) -> bool:
-    """Whether some n-gram of tokens occurs at least that often."""
+    """Whether an n-gram of tokens occurs at least `times` times."""
     grams = Counter(tuple(tokens[i : i + ngram]) for i in range(len(tokens) - ngram + 1))
     return max(grams.values(), default=0) >= times
 

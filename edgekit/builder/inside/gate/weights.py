@@ -1,8 +1,8 @@
-"""The quantised matrices of a built model beside the weights that they were made from.
+"""Compares the quantised matrices of a built model with the weights that they were made from.
 
-Reads MatMulNBits nodes (bits, block, packed values, scales, zero points: the operator's
-specification in onnxruntime's ContribOperators.md) and the source's safetensors files, both
-mapped, a part at a time. numpy and onnx, no torch.
+Reads MatMulNBits nodes (bits, block, packed values, scales, zero points: see the operator's
+specification in onnxruntime's ContribOperators.md) and the source's safetensors files. Both are
+mapped and read in parts. Needs numpy and onnx, no torch.
 """
 
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-MOST_ELEMENTS = 2**25  # of one matrix; of a larger one every so many-th row is looked at
+MOST_ELEMENTS = 2**25  # of one matrix; of a larger one only every n-th row is compared
 _LAYER = re.compile(r"\.(?:layers|h|blocks|block)\.(\d+)\.")
 _ELSEWHERE = re.compile(r"vision|visual|audio|speech|mtp\.")
 _JOINED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
@@ -21,7 +21,7 @@ _SPLIT = {part: whole for whole, parts in _JOINED.items() for part in parts}
 
 @dataclass
 class QuantisedMatrix:
-    """One quantised matrix, shape (rows, columns), and where its parts are."""
+    """One quantised matrix of shape (rows, columns), with its mapped parts."""
 
     name: str
     layer: int | None
@@ -34,7 +34,7 @@ class QuantisedMatrix:
     zeros: np.ndarray | None
 
     def rows(self, index: np.ndarray) -> np.ndarray:
-        """Rows as float32."""
+        """The rows of these numbers, dequantised to float32."""
         blocks = -(-self.shape[1] // self.block)
         packed = self.values.reshape(self.shape[0], blocks, -1)[index]
         scales = self.scales.reshape(self.shape[0], blocks)[index].astype(np.float32)
@@ -49,13 +49,13 @@ class QuantisedMatrix:
 
 
 def _unpack(packed: np.ndarray, bits: int) -> np.ndarray:
-    """Values of a byte from its low bits up."""
+    """The values packed in each byte, low bits first."""
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
     return ((packed[..., None] >> shifts) & (2**bits - 1)).reshape(*packed.shape[:-1], -1)
 
 
 class MappedGraph:
-    """A built folder's graph, its data mapped."""
+    """The graph of a built folder, with its data mapped."""
 
     def __init__(self, model: Path) -> None:
         import onnx
@@ -67,7 +67,7 @@ class MappedGraph:
         self.stored = {tensor.name: tensor for tensor in graph.initializer}
 
     def array(self, name: str) -> np.ndarray:
-        """An initialiser."""
+        """The values of an initializer."""
         import onnx
 
         tensor = self.stored[name]
@@ -83,12 +83,12 @@ class MappedGraph:
         )
 
     def cosines(self) -> list[np.ndarray]:
-        """Its rotary tables."""
+        """The graph's rotary tables of cosines."""
         return [self.array(name) for name in self.stored if name.startswith("cos_cache")]
 
 
 def quantised(model: Path) -> list[QuantisedMatrix]:
-    """The matrices of a built folder; none of another format."""
+    """The MatMulNBits matrices of a built folder; other formats are left out."""
     graph = MappedGraph(model)
     found = []
     for node in graph.nodes:
@@ -131,9 +131,9 @@ class SourceTensors:
                     self._where[name] = (path, start, at["dtype"], at["shape"])
 
     def parts(self, matrix: QuantisedMatrix) -> list[tuple[str, int, int]] | None:
-        """The tensors whose rows, one below the other, are this matrix: name, first row, rows.
+        """The tensors whose stacked rows are this matrix: name, first row, number of rows.
 
-        None where the names say nothing, or the shapes do not fit.
+        None where no tensor has a matching name, or the shapes do not fit.
         """
         rows, columns = matrix.shape
         if matrix.layer is None:
@@ -155,7 +155,7 @@ class SourceTensors:
         total = self._where[names[0]][3][0]
         parts = len(_JOINED[joined])
         from_end = parts - _JOINED[joined].index(matrix.kind)
-        # the parts behind the first are equally long
+        # all parts after the first are equally long
         first = 0 if from_end == parts else total - from_end * rows
         return [(names[0], first, rows)] if first >= 0 else None
 
@@ -169,7 +169,7 @@ class SourceTensors:
         return found if len(found) == len(kinds) else []
 
     def rows(self, parts: list[tuple[str, int, int]], index: np.ndarray) -> np.ndarray:
-        """Rows of the parts put together, as float32."""
+        """The rows of these numbers of the stacked parts, as float32."""
         out, before = [], 0
         for name, first, count in parts:
             here = index[(index >= before) & (index < before + count)] - before + first
@@ -187,10 +187,10 @@ class SourceTensors:
 
 
 def errors(model: Path, source: Path) -> list[dict[str, object]]:
-    """Of every matrix that has a counterpart: relative error of the whole and of its worst row.
+    """The relative error of every matrix that has a counterpart, and that of its worst row.
 
-    A kind of matrix that is unlike its counterpart in most layers is one that the builder stores
-    in another way (rows in another order, a factor folded in): it is left out.
+    If most matrices of a kind differ greatly from their counterparts, the builder stores that kind
+    in another form (rows in another order, a factor folded in), and it is left out.
     """
     tensors = SourceTensors(source)
     found: list[dict[str, object]] = []
@@ -208,7 +208,7 @@ def errors(model: Path, source: Path) -> list[dict[str, object]]:
             off.append(np.einsum("ij,ij->i", difference, difference))
             size.append(np.einsum("ij,ij->i", wanted, wanted))
         distance, norm = np.concatenate(off), np.concatenate(size)
-        # a row of an unused token can be next to nothing: it is held against a usual one
+        # the row of an unused token can be nearly 0: its error is relative to a usual row
         floor = 1e-4 * max(float(np.median(norm)), 1e-30)
         relative = np.sqrt(distance / np.maximum(norm, floor))
         found.append(

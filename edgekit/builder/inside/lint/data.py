@@ -1,6 +1,6 @@
-"""The external data of a graph: who refers to which bytes, and what the weights look like.
+"""The external data of a graph: the layout of the tensors, and statistics of their values.
 
-Weights are read in pieces of at most 16 MiB, so that a model of any size is read in little memory.
+Weights are read in pieces of at most 16 MiB, therefore a model of any size takes little memory.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from lint.graph import ResolvedGraph, stored_bytes
 from onnx import TensorProto
 
 PIECE_BYTES = 16 * 2**20
-LISTED = 20  # names of a kind in a report
+LISTED = 20  # most entries of each list in the report
 
 # type -> the integer of its width, and the bits that are all ones for NaN and infinities
 _EXPONENT = {
@@ -20,11 +20,11 @@ _EXPONENT = {
     TensorProto.FLOAT16: (np.uint16, 0x7C00),
     TensorProto.BFLOAT16: (np.uint16, 0x7F80),
 }
-_RUN = 64  # elements of a float matrix that are compared with each other
+_RUN = 64  # length of a run of a float matrix whose elements are compared with each other
 
 
 def place(tensor: TensorProto) -> tuple[str, int, int] | None:
-    """File, offset and length of a tensor's external data; None for one inside the graph."""
+    """File, offset and length in bytes of a tensor's external data; None for one in the graph."""
     if tensor.data_location != TensorProto.EXTERNAL:
         return None
     entries = {entry.key: entry.value for entry in tensor.external_data}
@@ -37,7 +37,7 @@ def place(tensor: TensorProto) -> tuple[str, int, int] | None:
 
 
 def outside(folder: Path, location: str) -> bool:
-    """Whether a location leads out of the folder, by its words or through a link."""
+    """Whether a location leads out of the folder, by its path or through a link."""
     path = PurePosixPath(location)
     if not location or path.is_absolute() or ".." in path.parts:
         return True
@@ -45,7 +45,7 @@ def outside(folder: Path, location: str) -> bool:
 
 
 def layout(folder: Path, graph: ResolvedGraph) -> dict[str, Any]:
-    """Where the tensors lie in their files: outside, past the end, over each other, holes."""
+    """The layout of the tensors in their files: outside, past the end, overlaps, holes."""
     by_file: dict[str, list[tuple[int, int, str]]] = {}
     leaving, wrong = [], []
     for tensor in graph.weights.values():
@@ -99,14 +99,14 @@ def _file(folder: Path, name: str, parts: list[tuple[int, int, str]]) -> dict[st
 
 
 class TensorReader:
-    """Reads tensors of a model."""
+    """Reads the tensors of a model in pieces."""
 
     def __init__(self, folder: Path, graph: ResolvedGraph) -> None:
         self._folder = folder
         self._graph = graph
 
     def read(self, tensor: TensorProto, whole: int) -> Iterator[np.ndarray]:
-        """A tensor's bytes in pieces, each a multiple of `whole` bytes; less where it is cut."""
+        """A tensor's bytes in pieces, each a multiple of `whole` bytes; a cut file gives fewer."""
         where = place(tensor)
         step = max(whole, PIECE_BYTES // whole * whole)
         if where is None:
@@ -129,7 +129,7 @@ class TensorReader:
                 yield piece
 
     def odd_floats(self, tensor: TensorProto) -> tuple[int, int, int]:
-        """How many values there are, how many are NaN or infinite, how many are 0."""
+        """Number of values, of NaN and infinite ones, and of zeros."""
         if tensor.data_type not in _EXPONENT:
             return 0, 0, 0
         kind, exponent = _EXPONENT[tensor.data_type]
@@ -142,9 +142,9 @@ class TensorReader:
         return count, bad, zero
 
     def constant_runs(self, tensor: TensorProto, run_bytes: int, bits: int) -> tuple[int, int]:
-        """How many runs there are, and in how many all values are equal.
+        """Number of runs, and of runs with equal values throughout.
 
-        A block of a matrix that was zeroed has one value throughout, whatever its zero point.
+        A block of a zeroed matrix has one value throughout, whatever its zero point.
         """
         runs = constant = 0
         width = bits // 8 or 1
@@ -158,7 +158,7 @@ class TensorReader:
         return runs, constant
 
     def statistics(self, matrix: dict[str, Any]) -> dict[str, int]:
-        """What the bytes of a matrix look like."""
+        """Size of a matrix, and the numbers of its constant blocks, zero scales and bad values."""
         weight = self._graph.weights[matrix["weight"]]
         bytes_of = place(weight)
         found = {"bytes": bytes_of[2] if bytes_of else len(weight.raw_data)}
@@ -180,7 +180,7 @@ class TensorReader:
         }
 
     def not_finite(self, beside: set[str]) -> list[list[Any]]:
-        """Name and count of NaN and infinite values in the tensors that no matrix is made of."""
+        """[name, number of NaN and infinite values] of the tensors that belong to no matrix."""
         found = []
         for name, tensor in self._graph.weights.items():
             if name not in beside and (bad := self.odd_floats(tensor)[1]):

@@ -1,4 +1,4 @@
-"""What an ONNX graph of the model builder says about itself: matrices, caches, loose ends.
+"""Reads an ONNX graph of the model builder: matrices, caches, missing connections.
 
 Reads no weights. Names follow onnxruntime-genai 0.18.0 (`builders/base.py`) and the quantiser of
 onnxruntime 1.32 (`quantization/matmul_nbits_quantizer.py`).
@@ -18,26 +18,26 @@ _BITS = {
     TensorProto.INT8: 8,
     TensorProto.UINT8: 8,
 }
-# how many inputs a node needs to be loaded
+# the number of inputs that a node needs to be loaded
 _INPUTS = {"MatMulNBits": 3, "GatherBlockQuantized": 3, "DequantizeLinear": 2, "MatMul": 2}
 
 
 def dtype_name(number: int) -> str:
-    """`float`, `float16`, `int8` … as onnx calls it, in small letters."""
+    """The onnx name of an element type in lower case: `float`, `float16`, `int8` …"""
     return TensorProto.DataType.Name(number).lower()
 
 
 def attributes(node: NodeProto) -> dict[str, Any]:
-    """The attributes that are numbers or texts."""
+    """The attributes of a node that are numbers or strings."""
     kinds = {AttributeProto.INT: "i", AttributeProto.FLOAT: "f", AttributeProto.STRING: "s"}
     return {a.name: getattr(a, kinds[a.type]) for a in node.attribute if a.type in kinds}
 
 
 def method(weight: str) -> str:
-    """Who quantised a weight, by the name that it got.
+    """The quantiser of a weight, by the weight's name.
 
-    `blockwise` is onnxruntime's own quantiser (`default`), `grouped` the one it took from neural
-    compressor (`rtn` and `k_quant`), `checkpoint` the source itself.
+    `blockwise` is onnxruntime's own quantiser (`default`), `grouped` the one from Neural Compressor
+    (`rtn` and `k_quant`), `checkpoint` the source itself.
     """
     if re.search(r"_Q\d+G\d+$", weight):
         return "grouped"
@@ -47,7 +47,7 @@ def method(weight: str) -> str:
 
 
 class ResolvedGraph:
-    """A graph with its names resolved."""
+    """A graph with maps from names to weights and to the nodes that make them."""
 
     def __init__(self, model: ModelProto) -> None:
         self.model = model
@@ -56,7 +56,7 @@ class ResolvedGraph:
         self.maker = {out: node for node in self.proto.node for out in node.output}
 
     def weight_of(self, name: str) -> TensorProto | None:
-        """The initializer behind an input, through nodes that only change its form."""
+        """The initializer behind an input, through nodes that only change its shape or type."""
         while name not in self.weights:
             node = self.maker.get(name)
             if node is None or node.op_type not in _PASSED_THROUGH:
@@ -65,7 +65,7 @@ class ResolvedGraph:
         return self.weights[name]
 
     def matrices(self) -> list[dict[str, Any]]:
-        """Every matrix of the model: what multiplies, what is looked up, the experts."""
+        """Every matrix of the model: operands of MatMul, embedding tables, experts."""
         found: list[dict[str, Any]] = []
         for node in self.proto.node:
             entry = None
@@ -86,7 +86,7 @@ class ResolvedGraph:
         return found
 
     def broken(self) -> list[str]:
-        """Loose ends that keep the runtime from loading the graph, in words."""
+        """Missing connections that prevent the runtime from loading the graph, in words."""
         known = {i.name for i in self.proto.input} | set(self.weights) | set(self.maker) | {""}
         found = []
         for node in self.proto.node:
@@ -105,7 +105,7 @@ class ResolvedGraph:
         return found
 
     def caches(self) -> tuple[list[str], int]:
-        """Types of the key and value inputs, and how many layers have them."""
+        """Element types of the key and value inputs, and the number of layers with such inputs."""
         keys = re.compile(r"past.*\.(\d+)\.(key|value)$|past_(key|value)_?\w*\.(\d+)$")
         types, layers = set(), set()
         for entry in self.proto.input:
@@ -203,7 +203,7 @@ class ResolvedGraph:
 
 
 def summary(graph: ResolvedGraph) -> dict[str, Any]:
-    """The graph's own facts, matrices left out."""
+    """The facts about the graph, without its matrices."""
     types, layers = graph.caches()
     opsets = {entry.domain or "ai.onnx": entry.version for entry in graph.model.opset_import}
     return {
@@ -219,7 +219,7 @@ def summary(graph: ResolvedGraph) -> dict[str, Any]:
 
 
 def stored_bytes(tensor: TensorProto) -> int:
-    """What a tensor's type and shape take, in bytes; 4-bit ones are packed by two."""
+    """Size in bytes by a tensor's type and shape; two 4-bit values share a byte."""
     count = 1
     for size in tensor.dims:
         count *= size

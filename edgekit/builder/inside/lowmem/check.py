@@ -1,8 +1,8 @@
-"""Whether the low-memory path makes the stock path's bytes: what is known, and how to find out.
+"""Decides whether the low-memory route makes the same bytes as the stock route.
 
-The patches know the insides of four packages. With the versions below every covered way of
-building was compared byte by byte (tests/system/test_lowmem.py); with others one layer of the
-model at hand is built both ways first, each in a process of its own.
+The patches depend on the internals of four packages. With the versions below, every covered kind of
+build was compared byte by byte (tests/system/test_lowmem.py). With other versions, one layer of the
+model is first built by both routes, each in a process of its own.
 """
 
 import hashlib
@@ -27,28 +27,28 @@ COMPARED_VERSIONS: tuple[dict[str, str], ...] = (
 )
 SCRIPT = Path(__file__).resolve().parents[1] / "convert.py"
 
-# These make or rewrite weights elsewhere than in the places that are patched.
+# These options make or rewrite weights in code that is not patched.
 _OTHER_MODELS = ("dflash2_path", "dspark_path", "mtp_quant_config")
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 
 def not_covered(config: Mapping[str, Any], options: Mapping[str, str]) -> str:
-    """Why a model is built the stock way only; empty when it need not.
+    """Why the low-memory route does not cover a model; empty where it does.
 
     Args:
         config: config.json of the source.
-        options: the builder's.
+        options: the builder's options.
     """
     text = config.get("text_config") or config
     if config.get("quantization_config"):
-        return "the low-memory path is not made for a checkpoint that is quantised already"
+        return "the low-memory route does not cover a checkpoint that is quantised already"
     if any(text.get(key) for key in _EXPERTS):
-        return "the low-memory path is not made for mixtures of experts"
+        return "the low-memory route does not cover mixtures of experts"
     for key in _OTHER_MODELS:
         if key in options:
-            return f"the low-memory path is not made for {key}"
+            return f"the low-memory route does not cover {key}"
     if options.get("matmulnbits_weights_prepacked", "0") != "0":
-        return "the low-memory path is not made for prepacked weights"
+        return "the low-memory route does not cover prepacked weights"
     return ""
 
 
@@ -63,11 +63,11 @@ def versions_compared() -> bool:
 def differs(
     arguments: Sequence[str], options: Mapping[str, str], out: Path, report: Reporter
 ) -> str:
-    """Build one layer both ways and compare; why they are not equal, or empty.
+    """Build one layer by both routes and compare; the difference in words, or an empty string.
 
     Args:
-        arguments: `convert.py`'s, without output, options, path and report.
-        out: the output; the two cuts are made beside it and removed.
+        arguments: those of `convert.py`, without output, options, route and report.
+        out: the output; both one-layer models are made beside it and removed.
     """
     cut = {**options, "num_hidden_layers": "1"}
     words = [word for key, value in cut.items() for word in ("--option", f"{key}={value}")]
@@ -89,7 +89,7 @@ def differs(
 def contents(model: Path) -> dict[str, str]:
     """File -> sha256 (hex) of the graph, its data and genai_config.json.
 
-    The tokenizer's files do not come from the weights.
+    The tokenizer's files are left out, because they do not depend on the weights.
     """
     names = {path.name for pattern in ("*.onnx", "*.onnx.data") for path in model.glob(pattern)}
     digests = {}

@@ -1,15 +1,15 @@
-"""onnxruntime's k_quant search, several times faster, with the same bits. numpy only.
+"""A faster implementation of onnxruntime's k_quant search with the same bits. numpy only.
 
 For every block of weights the stock function (`quant_tensor_k_quant_cpu` of onnxruntime's
-`neural_compressor/weight_only.py`, after llama.cpp) tries 20 scales. It does so on whole matrices:
-some ten temporaries of a matrix's size for every scale, sums along an axis of 32, one thread. Here
-a slab of blocks is held the other way round, (block size, blocks), so that every step runs along
-the long axis inside the cache, and slabs go to threads (numpy lets go of the interpreter's lock).
+`neural_compressor/weight_only.py`, after llama.cpp) tries 20 scales. It works on whole matrices:
+about ten temporaries of a matrix's size for every scale, sums along an axis of 32, one thread. Here
+a slab of blocks is transposed to (block size, blocks): every step runs along the long axis inside
+the cache, and the slabs run in threads (numpy releases the interpreter's lock).
 
-The same operations in the same order make the same bits, also the sums: numpy adds a row pairwise,
-and `_total` adds in that order. That order is numpy's own business, therefore `same_bits` compares
-with the stock function; where they differ the stock function itself runs slab by slab, which is
-the same by construction: no block knows of another.
+The same operations in the same order make the same bits. That includes the sums: numpy adds a row
+pairwise, and `_total` adds in that order. The order is an implementation detail of numpy, therefore
+`same_bits` compares with the stock function. Where they differ, the stock function itself runs slab
+by slab, which gives the same bits by construction, because the blocks are independent.
 """
 
 import os
@@ -19,21 +19,21 @@ from typing import Any
 
 import numpy as np
 
-SLAB_BLOCKS = 4096  # 0.5 MB a temporary at block size 32: the working set stays in the cache
+SLAB_BLOCKS = 4096  # 0.5 MB per temporary at block size 32: the working set stays in the cache
 STEPS = 20
 PAIRWISE_BLOCK = 128  # numpy's PW_BLOCKSIZE: longer rows are split in two
 
 Quantised = tuple[np.ndarray, np.ndarray, np.ndarray]
 Quantise = Callable[..., Quantised]
-"""(data, bits, block size, …) -> values, scales and zero points, a row for every block."""
+"""(data, bits, block size, …) -> values, scales and zero points, one row per block."""
 
 
 def in_slabs(quantise: Quantise) -> Quantise:
-    """The same function, a few rows of the matrix at a time and in threads.
+    """The same function, run on a few rows of the matrix at a time and in threads.
 
     Args:
-        quantise: treats every block by itself. Its values are whole numbers of 0 to 255 in floats
-            of eight bytes; they come back as uint8, which the caller makes of them anyway.
+        quantise: treats every block by itself. Its values are whole numbers from 0 to 255 as
+            float64; they are returned as uint8, to which the caller converts them anyway.
     """
 
     def slabs(data: np.ndarray, bits: int = 4, block: int = 32, *rest: Any) -> Quantised:
@@ -41,7 +41,7 @@ def in_slabs(quantise: Quantise) -> Quantise:
         step = max(1, SLAB_BLOCKS * block // width)
 
         def one(row: int) -> Quantised:
-            with np.errstate(all="ignore"):  # the stock search divides by zero now and then, too
+            with np.errstate(all="ignore"):  # the stock search divides by zero at times, too
                 values, scale, zero = quantise(data[row : row + step], bits, block, *rest)
             return values.astype(np.uint8), scale, zero
 
@@ -54,7 +54,7 @@ def in_slabs(quantise: Quantise) -> Quantise:
 
 
 def search(data: np.ndarray, bits: int = 4, block: int = 32) -> Quantised:
-    """What `quant_tensor_k_quant_cpu` computes, for one slab; the names are llama.cpp's.
+    """The computation of `quant_tensor_k_quant_cpu` for one slab; the names are llama.cpp's.
 
     Args:
         data: (rows, width), the width a multiple of the block size.
@@ -72,7 +72,7 @@ def search(data: np.ndarray, bits: int = 4, block: int = 32) -> Quantised:
     sum_w, sum_x = _total(weights), _total(np.multiply(weights, x, out=first))
 
     def rounded(factor: Any) -> np.ndarray:
-        """Values when the range from low to high has `factor` steps; also leaves 1/scale."""
+        """Write the values for `factor` steps from low to high to `first`; return 1/scale."""
         inverse = np.ones_like(high)
         np.divide(factor, high - low, out=inverse, where=low != high)
         np.subtract(x, low, out=first)
@@ -129,8 +129,8 @@ def _total(x: np.ndarray) -> np.ndarray:
 
 
 def same_bits(one: Quantise, other: Quantise, bits: int, block: int) -> bool:
-    """Whether two functions make the same of some matrices: of weights as they are distributed in
-    models, few and many, constant blocks and empty ones."""
+    """Whether two functions give equal results for sample matrices: weights with distributions of
+    real models, few and many, constant blocks and zeros."""
     draw = np.random.default_rng(20260922)
     matrices = [
         draw.standard_normal((257, 3 * block), dtype=np.float32) * np.float32(0.02),

@@ -1,17 +1,17 @@
-"""The unmodified model builder in the memory of its largest matrix instead of 4 bytes a weight.
+"""Runs the unmodified model builder in the memory of its largest matrix, not 4 bytes per weight.
 
 The stock builder writes every weight as float32 into one protobuf before it quantises the first
-(20 GiB for 3.8 billion weights). `patched` replaces a few names that the builder and onnxruntime's
-quantisers look up, for the length of a block:
+(20 GiB for 3.8 billion weights). Until its block ends, `patched` replaces a few names that the
+builder and onnxruntime's quantisers look up:
 
 - large tensors are stubs in the protobuf and stay lazy views of the checkpoint;
-- a quantiser that reads a stub gets that one tensor; what it makes of it goes to a spool file;
+- a quantiser that reads a stub gets that one tensor, and its result goes to a spool file;
 - a matrix is quantised a few columns at a time;
 - query, key and value weights are joined when they are read, not when the graph is made;
 - pages of the mapped checkpoint are given back after every tensor.
 
-The builder's own code decides about every node, name and attribute as before: the files come out
-with the same bytes (tests/system/test_lowmem.py).
+The builder's own code still decides every node, name and attribute: the files have the same bytes
+(tests/system/test_lowmem.py).
 """
 
 import sys
@@ -29,7 +29,7 @@ from lowmem import kquant
 from lowmem.tensors import OffloadedTensors, refuse_stubs
 
 COLUMNS = 2048  # quantised at a time
-SAVING = 0.2  # of the time, about
+SAVING = 0.2  # approximate share of the time for writing the model
 
 STOCK_SEARCH = (
     "k_quant by onnxruntime's own function: the fast one does not make the same bits here"
@@ -37,7 +37,7 @@ STOCK_SEARCH = (
 
 
 class PatchedModule(types.ModuleType):
-    """A module as it is, but for some names."""
+    """A module with some names replaced."""
 
     def __init__(self, module: Any, **names: Any) -> None:
         super().__init__(module.__name__)
@@ -52,9 +52,9 @@ class PatchedModule(types.ModuleType):
 
 
 class JoinedWeight:
-    """Weights that will be one matrix, one below the other (or beside, transposed).
+    """Weights that are stacked to one matrix when they are read (side by side if transposed).
 
-    `torch.as_tensor`, through which the builder takes it, knows the DLPack protocol.
+    The builder reads it by `torch.as_tensor`, which supports the DLPack protocol.
     """
 
     def __init__(self, parts: list[torch.Tensor], transposed: bool = False) -> None:
@@ -63,13 +63,13 @@ class JoinedWeight:
 
     @property
     def shape(self) -> torch.Size:
-        """Of the joined matrix."""
+        """Shape of the joined matrix."""
         rows, columns = sum(len(part) for part in self._parts), self._parts[0].shape[1]
         return torch.Size((columns, rows) if self._transposed else (rows, columns))
 
     @property
     def T(self) -> "JoinedWeight":  # noqa: N802 (torch's name)
-        """Rows for columns."""
+        """The transposed matrix."""
         return JoinedWeight(self._parts, not self._transposed)
 
     def __dlpack_device__(self) -> Any:
@@ -81,33 +81,33 @@ class JoinedWeight:
 
 
 class ProgressCounter:
-    """Counts matrices while they are quantised and tensors while they are written."""
+    """Reports progress by counting quantised matrices and written tensors."""
 
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
         self.matrices = self._done = 0
 
     def quantising(self) -> None:
-        """The next matrix was read."""
+        """Report that the next matrix was read."""
         self._done += 1
         total = max(self.matrices, self._done)
         share = (1 - SAVING) * (self._done - 1) / total
         self._reporter.progress(f"quantising matrix {self._done} of {total}", share)
 
     def writing(self, number: int, total: int) -> None:
-        """Tensor `number`, counted from 0, is next."""
+        """Report that tensor `number`, counted from 0, is written next."""
         before = 1 - SAVING if self.matrices else 0.0
         share = before + (1 - before) * number / max(total, 1)
         self._reporter.progress(f"writing tensor {number + 1} of {total}", share)
 
 
 class LowMemory:
-    """What takes the place of the replaced names.
+    """The replacements for the patched names.
 
     Attributes:
         outside: the tensors that are not in the protobuf.
-        notes: what did not go as it should, for the user.
-        saved: whether a model was written this way.
+        notes: remarks for the user.
+        saved: whether the builder wrote its model through the replacements.
     """
 
     def __init__(self, outside: OffloadedTensors, pages: Pages, progress: ProgressCounter) -> None:
@@ -118,7 +118,7 @@ class LowMemory:
         self._progress = progress
         self._searches: dict[tuple[int, int], kquant.Quantise] = {}
 
-    # in builders.base: the way into the quantisers and out of them
+    # in builders.base: before and after the quantisers
 
     def ir_of_builder(self, ir: Any) -> PatchedModule:
         """onnx_ir as the builder sees it."""
@@ -135,7 +135,7 @@ class LowMemory:
 
         def save(model: Any, path: Any, *, callback: Callable[..., None], **how: Any) -> None:
             def before(tensor: Any, info: Any) -> None:
-                self._pages.give_back()  # of the tensor before
+                self._pages.give_back()  # pages of the previous tensor
                 self._progress.writing(info.index, info.total)
                 callback(tensor, info)
 
@@ -146,24 +146,24 @@ class LowMemory:
         return PatchedModule(ir, to_proto=to_proto, from_proto=from_proto, save=save)
 
     def packed_class(self, _: Any) -> Callable[..., Any]:
-        """The builder's class for query, key and value in one."""
+        """Replaces the builder's class for the joined query, key and value weights."""
 
         def make(_: Any, q: Any, k: Any, v: Any, **__: Any) -> types.SimpleNamespace:
             return types.SimpleNamespace(weight=JoinedWeight([q.weight, k.weight, v.weight]))
 
         return make
 
-    # in the quantisers: reading one weight, writing what became of it
+    # in the quantisers: reading one weight, writing the result
 
     def _read(self, proto: Any) -> np.ndarray:
         import onnx_ir as ir
 
-        self._pages.give_back()  # of the matrix before
+        self._pages.give_back()  # pages of the previous matrix
         self._progress.quantising()
         return self.outside.behind(ir.from_proto(proto)).numpy()
 
     def ir_of_quantiser(self, ir: Any) -> PatchedModule:
-        """onnx_ir as `matmul_nbits_quantizer` sees it: it reads and writes weights."""
+        """onnx_ir as `matmul_nbits_quantizer` sees it, which reads and writes weights by it."""
 
         def from_proto(proto: Any) -> Any:
             array = self._read(proto)
@@ -184,11 +184,11 @@ class LowMemory:
         return PatchedModule(helper, to_array=to_array)
 
     def onnx(self, onnx: Any) -> PatchedModule:
-        """onnx as `matmul_nbits_quantizer` sees it: an embedding is read through it."""
+        """onnx as `matmul_nbits_quantizer` sees it, which reads an embedding by it."""
         return PatchedModule(onnx, numpy_helper=self.numpy_helper(onnx.numpy_helper))
 
     def make_node(self, stock: Callable[..., Any]) -> Callable[..., Any]:
-        """`make_matmul_weight_only_node`, whose new weights go to the spool."""
+        """`make_matmul_weight_only_node` with its new weights in the spool."""
         import onnx_ir as ir
 
         def make(*args: Any, **how: Any) -> Any:
@@ -201,14 +201,14 @@ class LowMemory:
     # in the quantisers: fewer or smaller temporaries
 
     def block_quant(self, stock: Callable[..., Any]) -> Callable[..., Any]:
-        """`qbits_block_quant`, some columns at a time: every block lies in one column."""
+        """`qbits_block_quant`, some columns at a time; every block lies within one column."""
 
         def quantise(quantiser: Any, weight: np.ndarray) -> tuple[np.ndarray, ...]:
-            # QDQ packs a row's neighbours into one byte
+            # QDQ packs neighbours of a row into one byte, so the columns stay together
             together = quantiser.config.quant_format.name == "QDQ"
             step = weight.shape[1] if together else COLUMNS
-            # contiguous, because the native code is given the bare memory, and lazy tensors come
-            # transposed
+            # contiguous, because the native code reads the bare memory, and lazy tensors are
+            # transposed views
             parts = [
                 stock(quantiser, np.ascontiguousarray(weight[:, first : first + step]))
                 for first in range(0, weight.shape[1], step)
@@ -218,7 +218,7 @@ class LowMemory:
         return quantise
 
     def search(self, stock: kquant.Quantise) -> kquant.Quantise:
-        """The k_quant search: the fast one where it makes the stock one's bits."""
+        """The k_quant search: the fast one where it makes the same bits as the stock one."""
 
         def quantise(data: np.ndarray, bits: int = 4, block: int = 32) -> kquant.Quantised:
             if (bits, block) not in self._searches:
@@ -237,20 +237,20 @@ def _has_weights(node: Any) -> bool:
 
 @contextmanager
 def patched(inputs: list[Path], spool: Path, reporter: Reporter) -> Iterator[LowMemory]:
-    """For the length of a block the builder builds with little memory.
+    """Lets the builder run in little memory until the block ends.
 
     Args:
         inputs: folders of the checkpoint and of an adapter.
-        spool: file for quantised weights, as large as all of them; made here, left to the caller.
+        spool: file for all quantised weights; it is made here, and the caller removes it.
 
     Raises:
-        ScriptError: the builder or a quantiser has no such name, or a weight would be left out.
+        ScriptError: the builder or a quantiser lacks a patched name, or a weight would be missing.
     """
     from onnxruntime.quantization import matmul_nbits_quantizer as nbits
     from onnxruntime.quantization.neural_compressor import weight_only
     from onnxruntime_genai.models.builder import Model
 
-    # not by its name: the builder puts its folder on the path and imports it as `builders.base`
+    # not by its full name: the builder puts its folder on sys.path and imports `builders.base`
     base = sys.modules[Model.__module__]
     outside = OffloadedTensors(spool)
     low = LowMemory(outside, Pages(inputs), ProgressCounter(reporter))
@@ -275,4 +275,6 @@ def patched(inputs: list[Path], spool: Path, reporter: Reporter) -> Iterator[Low
             stack.callback(setattr, owner, name, stock)
         yield low
         if not low.saved:
-            raise ScriptError("low-memory", "the builder wrote its model past the low-memory path")
+            raise ScriptError(
+                "low-memory", "the builder wrote its model without the low-memory patches"
+            )

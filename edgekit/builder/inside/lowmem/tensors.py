@@ -1,4 +1,4 @@
-"""Tensors that are kept out of a model's protobuf, and the stubs that stand for them in it."""
+"""Keeps large tensors out of a model's protobuf, with stubs in their place."""
 
 import zlib
 from collections.abc import Iterator
@@ -10,25 +10,25 @@ import numpy as np
 import onnx_ir as ir
 from common.reporting import ScriptError
 
-SMALL_BYTES = 1 << 20  # up to that many a tensor stays where it is
+SMALL_BYTES = 1 << 20  # tensors up to this size stay in the protobuf
 LOCATION = "kept outside by the low-memory build"
 
 
 class OffloadedTensors:
-    """Large tensors: lazy ones as the builder made them, and finished ones in a spool file.
+    """The large tensors of a model: the builder's lazy ones, and finished ones in a spool file.
 
-    A stub is an external tensor with a location that no file has; its offset is a number that
-    finds the tensor again, through any number of rewritings of the protobuf.
+    A stub is an external tensor with a location that no file has. Its offset is the number of the
+    tensor, which survives any number of rewritings of the protobuf.
 
-    The spool is read by plain reads and its checksums are compared: what comes out of this file is
-    what is shipped. (As an external tensor it would be copied by copy_file_range(2).)
+    The spool is read by plain reads and its checksums are compared, because its content is shipped.
+    (As an external tensor it would be copied by copy_file_range(2).)
 
     Args:
-        spool: file for the finished ones; it is made here.
+        spool: file for the finished tensors; it must not exist yet.
 
     Attributes:
-        stubs: how many lazy tensors were kept outside.
-        spooled: how many finished ones.
+        stubs: number of lazy tensors that were replaced by stubs.
+        spooled: number of finished tensors in the spool.
     """
 
     def __init__(self, spool: Path) -> None:
@@ -38,12 +38,12 @@ class OffloadedTensors:
         self.stubs = self.spooled = 0
 
     def close(self) -> None:
-        """Ends the writing; the file stays."""
+        """Close the spool for writing; the file stays."""
         self._file.close()
 
     @contextmanager
     def instead_of(self, graph: ir.Graph) -> Iterator[None]:
-        """For the length of a block, stubs in place of the graph's large initializers."""
+        """Puts stubs in place of the graph's large initializers until the block ends."""
         own = {
             value: value.const_value
             for value in graph.initializers.values()
@@ -59,7 +59,7 @@ class OffloadedTensors:
                 value.const_value = tensor
 
     def spool(self, tensor: ir.TensorProtocol) -> ir.TensorProtocol:
-        """A stub for a finished tensor, whose bytes go to the file; a small one as it is."""
+        """Write a finished tensor to the spool and return its stub; return a small one as it is."""
         if tensor.nbytes <= SMALL_BYTES:
             return tensor
         name, dtype, shape = str(tensor.name), tensor.dtype, ir.Shape(tensor.shape)
@@ -86,22 +86,26 @@ class OffloadedTensors:
         )  # fmt: skip
 
     def behind(self, tensor: Any) -> Any:
-        """The tensor that a stub stands for; anything else as it is."""
+        """The tensor that a stub stands for; any other tensor is returned as is."""
         return self._tensors[tensor.offset] if is_stub(tensor) else tensor
 
     def put_back(self, graph: ir.Graph) -> None:
-        """The real tensors in place of all stubs."""
+        """Replace all stubs of a graph by their tensors."""
         for value in graph.initializers.values():
             value.const_value = self.behind(value.const_value)
 
 
 def is_stub(tensor: Any) -> bool:
-    """Whether it stands for another tensor."""
+    """Whether a tensor is a stub."""
     return isinstance(tensor, ir.ExternalTensor) and str(tensor.location) == LOCATION
 
 
 def refuse_stubs(model: ir.Model) -> None:
-    """Raises: ScriptError where one is left: better no model than one without a weight."""
+    """Refuse a model with stubs: their weights would be missing.
+
+    Raises:
+        ScriptError: names the first.
+    """
     graphs = [model.graph, *(f.graph for f in model.functions.values())]
     for graph in graphs:
         for name, value in graph.initializers.items():
