@@ -9,7 +9,7 @@ import msgspec
 from edgekit.builder.files import list_files, record_files, scratch
 from edgekit.builder.make.make import Ingredients, make
 from edgekit.builder.output.publish import read_record
-from edgekit.builder.request.optionfiles import hash_option_files
+from edgekit.builder.request.optionfiles import OptionFiles, hash_option_files
 from edgekit.builder.request.options import check_options
 from edgekit.builder.request.request import check_route
 from edgekit.builder.source.find import LocalSource, find
@@ -76,14 +76,7 @@ def verify(
     found = _source(record, model, hub_cache, report)
     given = check_options(options or {})
     hashed = hash_option_files(given)
-    if hashed.files != record.spec.option_files:
-        missing = sorted(record.spec.option_files.keys() - hashed.files.keys())
-        raise UsageError(
-            "the build read a file that an option names"
-            if missing
-            else "a file that an option names is not the one the build read",
-            next_step=f"add -x {(missing or sorted(hashed.files))[0]}=PATH",
-        )
+    _refuse_other_files(record, hashed)
     gguf = found.source.kind == "gguf"
     source = dequantised(found, toolchain, report) if gguf else found.path
     ready = toolchain.ready(report)
@@ -112,6 +105,18 @@ def _record(folder: Path) -> BuildRecord:
             next_step="name a folder that `edgekit build` made",
         )
     return record
+
+
+def _refuse_other_files(record: BuildRecord, hashed: OptionFiles) -> None:
+    if hashed.files == record.spec.option_files:
+        return
+    missing = sorted(record.spec.option_files.keys() - hashed.files.keys())
+    raise UsageError(
+        "the build read a file that an option names"
+        if missing
+        else "a file that an option names is not the one the build read",
+        next_step=f"add -x {(missing or sorted(hashed.files))[0]}=PATH",
+    )
 
 
 def _present(folder: Path, record: BuildRecord) -> list[str]:

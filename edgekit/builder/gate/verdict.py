@@ -239,12 +239,12 @@ PROFILES: dict[str, Thresholds] = {
 
 _NAMES = tuple(name for name in Thresholds.__struct_fields__ if name != "profile")
 _MESSAGES = {
-    "kl_mean": "what it predicts is far from full precision: mean KL divergence {measured:.3f}",
-    "kl_p99": "at some tokens it is far from full precision: 99 % KL divergence {measured:.2f}",
+    "kl_mean": "its predictions are far from full precision: mean KL divergence {measured:.3f}",
+    "kl_p99": "at some tokens its predictions are far from full precision: 99 % KL divergence {measured:.2f}",
     "top1": "its best token is full precision's at only {measured:.1%} of the positions",
-    "perplexity_ratio": "full precision's text surprises it: {measured:.2f} times the perplexity",
+    "perplexity_ratio": "its perplexity is {measured:.2f} times that of full precision",
     "loops_added": "it repeats itself: {measured:.0%} more looping answers than full precision",
-    "ends_lost": "it does not come to an end: {measured:.0%} of the answers run on",
+    "ends_lost": "it does not come to an end: {measured:.0%} of the answers do not stop",
     "template_mismatches": "its chat template is not Hugging Face's: {example}",
     "token_mismatches": "its tokenizer is not Hugging Face's: {example}",
     "rotary_error": "its rotary position tables are not Hugging Face's: off by {measured:.2f}",

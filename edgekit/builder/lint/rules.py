@@ -44,7 +44,7 @@ def _files(facts: FolderFacts, asked: Asked) -> Iterator[Finding]:
         yield refuse(kind, f"{name} cannot be read: {why}", name, "a whole file", "a broken one")
     if facts.graph_name != asked.filename:
         yield refuse(
-            "option-ignored", "the graph has another name than asked for", "filename",
+            "option-ignored", "the graph has another name than requested", "filename",
             asked.filename, facts.graph_name,
         )  # fmt: skip
     for name in ("genai_config.json", facts.graph_name, "tokenizer.json", "tokenizer_config.json"):
@@ -63,7 +63,7 @@ def _graph(facts: FolderFacts, asked: Asked) -> Iterator[Finding]:
     assert graph is not None
     if graph.broken:
         yield refuse(
-            "graph-broken", "the graph has loose ends, no runtime loads it",
+            "graph-broken", "the graph has missing connections, no runtime loads it",
             listed(graph.broken), "none", str(len(graph.broken)),
         )  # fmt: skip
     types = set(graph.cache_types)
@@ -77,13 +77,13 @@ def _graph(facts: FolderFacts, asked: Asked) -> Iterator[Finding]:
 def _data(data: DataFacts, facts: FolderFacts) -> Iterator[Finding]:
     if data.outside:
         yield refuse(
-            "data-outside", "weights are said to lie outside the model's folder",
+            "data-outside", "the graph places weights outside the model's folder",
             listed([o.tensor for o in data.outside]), "a file of the folder",
             data.outside[0].location,
         )  # fmt: skip
     if data.wrong_length:
         yield refuse(
-            "data-length", "weights have another length than their shape says",
+            "data-length", "weights have another length than their shape requires",
             listed(data.wrong_length), "equal", f"{len(data.wrong_length)} that differ",
         )  # fmt: skip
     for file in data.files:

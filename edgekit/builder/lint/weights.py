@@ -147,7 +147,7 @@ def _form(matrices: Sequence[MatrixFacts], asked: Asked) -> Iterator[Finding]:
     wanted = asked.method == "k_quant" or not asked.symmetric
     if odd := [m for m in matrices if m.zero_points != wanted]:
         yield refuse(
-            "zero-points", "matrices are not as symmetric as asked for", _names(odd),
+            "zero-points", "matrices have another symmetry than requested", _names(odd),
             _zero_points(wanted), _zero_points(not wanted),
         )  # fmt: skip
     if asked.method == "k_quant" and asked.given.get("is_symmetric") == "true":
@@ -161,7 +161,7 @@ def _form(matrices: Sequence[MatrixFacts], asked: Asked) -> Iterator[Finding]:
     if matrices and asked.qdq and not all(m.qdq for m in matrices):
         yield _ignored("use_qdq", "DequantizeLinear before MatMul", "MatMulNBits", refuse)
     if not asked.qdq and any(m.qdq for m in matrices):
-        yield refuse("option-ignored", "the graph is QDQ, which nobody asked for", "use_qdq",
+        yield refuse("option-ignored", "the graph is QDQ, which was not requested", "use_qdq",
                      "MatMulNBits", "DequantizeLinear before MatMul")  # fmt: skip
     for name in asked.excluded:
         if any(m.name == name for m in matrices):

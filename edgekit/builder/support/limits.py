@@ -84,16 +84,16 @@ def _family(
     if name == "OlmoForCausalLM":
         return Refusal(
             "the locked model builder makes another model of an OLMo",
-            "it takes its layer norm for an RMS norm, so that the mean is not taken off",
+            "it takes its layer norm for an RMS norm and does not subtract the mean",
             "take a Llama, Qwen or SmolLM of that size",
         )
     if name == "GraniteMoeHybridForCausalLM":
         mamba = set(text.get("layer_types") or ()) - {"attention", "full_attention"}
         if mamba or text.get("num_local_experts"):
-            lost = "Mamba layers" if mamba else "experts, without a word"
+            lost = "Mamba layers" if mamba else "experts"
             return Refusal(
                 "the locked model builder makes the dense hybrid Granites alone",
-                f"it leaves out the {lost}",
+                f"it silently leaves out the {lost}",
                 "take a Granite 3 (GraniteForCausalLM)",
             )
     if name in _GEMMA_3 and ATTRIBUTES not in config:
@@ -126,7 +126,7 @@ def _rope(name: str, text: dict[str, Any]) -> Refusal | None:
         return None
     return Refusal(
         f"the model builder does not do RoPE scaling of type {style} for {name}",
-        "it would leave the scaling out without a word"
+        "it would silently leave the scaling out"
         if name in _LLAMAS
         else "it stops at that setting",
         "take the model it was extended from, or another family",

@@ -152,7 +152,7 @@ def available_memory() -> int | None:
 
 @contextmanager
 def _readable(seen: tuple[Mount, ...], work: Path) -> Iterator[tuple[Mount, ...]]:
-    """For a root caller, whose container runs as the user nobody: mounts which that user can read.
+    """For a root caller: mounts that the container's user nobody can read.
 
     A folder that only its owner may enter is replaced by one mount per file. A file that only its
     owner may read is replaced by a copy: transformers saves weights with mode 0600.

@@ -1,8 +1,8 @@
 """Lets a model compute in float32, one matrix at a time, while its weights stay mapped.
 
-transformers 5 loads a checkpoint in its own precision as views of the mapped files. When a module is
-used, it reads its weights from there in float32 and in slices, and gives the pages back. The memory
-of a whole pass is bounded by one slice and the activations, not by the model.
+transformers 5 loads a checkpoint in its own precision as views of the mapped files. When a module
+is used, it reads its weights from there in float32 and in slices, and gives the pages back. The
+memory of a whole pass is bounded by one slice and the activations, not by the model.
 """
 
 from typing import Any

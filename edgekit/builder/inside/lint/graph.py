@@ -93,14 +93,14 @@ class ResolvedGraph:
             given = [name for name in node.input if name]
             if len(given) < _INPUTS.get(node.op_type, 0):
                 found.append(f"{node.name} has {len(given)} of {_INPUTS[node.op_type]} inputs")
-            found += [f"{node.name} takes {i}, which nobody makes" for i in given if i not in known]
+            found += [f"{node.name} takes {i}, made by no node" for i in given if i not in known]
             if node.op_type == "GatherBlockQuantized" and len(given) >= 3:
                 scales = self.weight_of(node.input[2])
                 if scales is not None and len(scales.dims) != 2:
                     found.append(f"the scales of {node.name} have {len(scales.dims)} dimensions")
         made = set(self.maker) | known
         found += [
-            f"nobody makes the output {o.name}" for o in self.proto.output if o.name not in made
+            f"no node makes the output {o.name}" for o in self.proto.output if o.name not in made
         ]
         return found
 
