@@ -240,7 +240,7 @@ PROFILES: dict[str, Thresholds] = {
 _NAMES = tuple(name for name in Thresholds.__struct_fields__ if name != "profile")
 _MESSAGES = {
     "kl_mean": "its predictions are far from full precision: mean KL divergence {measured:.3f}",
-    "kl_p99": "at some tokens its predictions are far from full precision: 99 % KL divergence {measured:.2f}",
+    "kl_p99": "some predictions are far from full precision: 99 % KL divergence {measured:.2f}",
     "top1": "its best token is full precision's at only {measured:.1%} of the positions",
     "perplexity_ratio": "its perplexity is {measured:.2f} times that of full precision",
     "loops_added": "it repeats itself: {measured:.0%} more looping answers than full precision",
