@@ -1,7 +1,7 @@
-"""How strained the device is, and what it therefore does not take. Pure.
+"""How strained the device is, and which prompts it therefore refuses. Pure.
 
-A level is entered at its bound and left only a margin better than that, so that a device at a bound
-does not say one thing and the other in turn.
+Levels have hysteresis: a level begins at its bound and ends only a margin below it. A device at a
+bound therefore does not switch back and forth.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from enum import IntEnum
 from edgekit.agent.serve.session.events import Readings
 from edgekit.core import wire
 
-# A Raspberry Pi 5 is fully throttled at 85; a Jetson or an x86 switches itself off above 100.
+# A Raspberry Pi 5 is fully throttled at 85; a Jetson or an x86 shuts itself off above 100.
 WARM_C, HOT_C, COOLER_C = 85, 95, 5
-# The model's process is what the kernel kills first, and with it what it computes.
+# Out of memory, the kernel kills the worker first, and its prompts lose what it has computed.
 TIGHT_MB, SPENT_MB, FREER_MB = 128, 64, 32
 # Room for the journal at its largest, 8 MiB of rows and as much again while it is written.
 DISK_MB, ROOMIER_MB = 32, 32
-STRAINED_RETRY_MS = 30_000  # nothing of this is over in a moment
+STRAINED_RETRY_MS = 30_000  # heat and lack of memory last longer than a prompt
 UNMEASURED = Readings(None, None)
 
 
 class Level(IntEnum):
-    """FINE takes prompts, STRAINED only those that run at once, SPENT none."""
+    """FINE takes every prompt, STRAINED only one that can start at once, SPENT none."""
 
     FINE = 0
     STRAINED = 1
@@ -31,13 +31,13 @@ class Level(IntEnum):
 
 
 def level(before: Level, strain: int | None, bounds: tuple[int, int], margin: int) -> Level:
-    """The level now.
+    """Return the level that follows from a new reading.
 
     Args:
         before: the level until now.
-        strain: more is worse; None, when nothing is known, is fine.
+        strain: more is worse; None (not known) gives FINE.
         bounds: where STRAINED and SPENT begin.
-        margin: how much below its bound a level ends.
+        margin: how far below its bound a level ends.
     """
     if strain is None:
         return Level.FINE
@@ -48,7 +48,7 @@ def level(before: Level, strain: int | None, bounds: tuple[int, int], margin: in
 
 @dataclass(slots=True)
 class Condition:
-    """What was measured last, and the levels that follow."""
+    """The last readings, and the levels that follow from them."""
 
     readings: Readings = UNMEASURED
     heat: Level = Level.FINE
@@ -56,7 +56,7 @@ class Condition:
     disk: Level = Level.FINE
 
     def update(self, readings: Readings) -> None:
-        """Take a measurement into account."""
+        """Update the levels from new readings."""
         self.readings = readings
         self.heat = level(self.heat, readings.temp_c, (WARM_C, HOT_C), COOLER_C)
         self.memory = level(
@@ -68,16 +68,16 @@ class Condition:
 
     @property
     def reason(self) -> str:
-        """The code of what strains the device most, or empty; the disk is another matter."""
+        """The error code of the worst strain, or empty. The disk has its own refusal."""
         if self.memory > self.heat:
             return "out_of_memory"
         return "thermal" if self.heat else ""
 
     def refusal(self, *, waits: bool) -> wire.ProtocolError | None:
-        """Why a new prompt is not taken, if so.
+        """Return the error for a new prompt, or None where the device takes it.
 
         Args:
-            waits: it could not start at once.
+            waits: whether the prompt could not start at once.
         """
         worst = max(self.heat, self.memory)
         if worst == Level.FINE or (worst == Level.STRAINED and not waits):
@@ -90,7 +90,7 @@ class Condition:
         return wire.ProtocolError(self.reason, text, retry_after_ms=STRAINED_RETRY_MS)
 
     def storage_refusal(self) -> wire.ProtocolError | None:
-        """Why a new prompt is not written to the disk, while the journal still can be."""
+        """Return the error for a new prompt when the disk is nearly full, else None."""
         if self.disk == Level.FINE:
             return None
         text = f"{self.readings.disk_free_mb} MB of the device's disk are free"

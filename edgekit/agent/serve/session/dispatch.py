@@ -1,6 +1,6 @@
-"""What the model's process is given to do, and what comes of it: starts, deltas, outcomes, deaths.
+"""Gives prompts to the worker and handles its messages: deltas, outcomes, its deaths.
 
-The counterpart of `intake`. Pure: methods change the prompts and return what is to be done.
+The counterpart of `intake`. Pure: methods change the prompts and return effects.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from edgekit.core.config import AgentConfig
 from edgekit.core.manifest import BundleConfig
 from edgekit.errors import EdgekitError
 
-REPLY_MARGIN_SECONDS = 0.25  # a running prompt stops this early, so that its error still arrives
-MAX_DEATHS = 2  # of the worker on one prompt, before it is given up as the culprit
-MAX_STARTS = 4  # the agent's own deaths count here: a prompt may take the whole device down
-MAX_FAILED_LOADS = 2  # then the agent ends: a trial goes back at once, else the supervisor waits
+REPLY_MARGIN_SECONDS = 0.25  # a running prompt stops this early: its error must still arrive
+MAX_DEATHS = 2  # of the worker on one prompt; then the prompt counts as the cause and fails
+MAX_STARTS = 4  # counts the agent's deaths too: a prompt may take the whole device down
+MAX_FAILED_LOADS = 2  # then the agent ends: a trial is rolled back, else the supervisor waits
 RESPAWN_SECONDS = 1.0
-HUNG_SECONDS = 60.0  # past a deadline that the worker itself looks at between two slices
+HUNG_SECONDS = 60.0  # past the deadline, which the worker itself checks between two slices
 FROM_WORKER = (Generated, Heartbeat, Done, Refused, Ready)
 
 
@@ -39,35 +39,35 @@ class Dispatch:
         config: this device.
         bundle: the release it serves.
         prompts: of the session.
-        presence: told how fast the model is.
+        presence: gets the speed of the model.
     """
 
     config: AgentConfig
     bundle: BundleConfig
     prompts: Prompts
     presence: Presence
-    model: Ready | None = None  # the one loaded last
-    _failed_loads: int = 0  # before any model was loaded
-    _heard_at: float | None = None  # the worker said something, or had nothing to do
+    model: Ready | None = None  # of the worker that loaded the model last
+    _failed_loads: int = 0  # deaths of workers before one had loaded the model
+    _heard_at: float | None = None  # when the worker last sent a message or had nothing to do
 
-    # --- whether it gets on -------------------------------------------------------------------
+    # --- whether the worker makes progress ----------------------------------------------------
     @property
     def owed(self) -> bool:
-        """Whether the worker has something to do: to load the model, or a prompt."""
+        """Whether the worker has something to do: load the model, or run a prompt."""
         prompts = self.prompts
         return bool(not prompts.slots or prompts.running or prompts.stopping)
 
     def hear(self, event: Event, now: float) -> None:
-        """Note when the worker was heard last; before anything else is done with an event."""
+        """Note when the worker was heard last. Call it before an event is handled."""
         if isinstance(event, FROM_WORKER) or not self.owed or self._heard_at is None:
             quiet = event.quiet_seconds if isinstance(event, Heartbeat) else 0.0
             self._heard_at = now + quiet
 
     def silent_seconds(self, now: float) -> float:
-        """For how long the worker has owed something and said nothing."""
+        """Return for how long the worker had something to do and sent nothing, in seconds."""
         return now - self._heard_at if self._heard_at is not None else 0.0
 
-    # --- what it is given ---------------------------------------------------------------------
+    # --- to the worker ------------------------------------------------------------------------
     def start_all(self, now: float) -> list[Effect]:
         """Start every prompt that can run now."""
         effects: list[Effect] = []
@@ -95,20 +95,20 @@ class Dispatch:
             prompt_limit=self.config.max_prompt_tokens,
         )
 
-    # --- what it says -------------------------------------------------------------------------
+    # --- from the worker ----------------------------------------------------------------------
     def ready(self, model: Ready) -> bool:
-        """A model is loaded.
+        """Handle that a worker has loaded the model.
 
         Returns:
-            Whether it serves other limits than the one before: after a crash there may be less
-            memory.
+            Whether its limits differ from those of the worker before: after a crash the device
+            may have less free memory.
         """
         self.prompts.slots = model.slots
         before, self.model = self.model, model
         return before is not None and before.served != model.served
 
     def delta(self, event: Generated, now: float) -> list[Effect]:
-        """A piece of an answer."""
+        """Send a piece of an answer."""
         prompt = self.prompts.running.get(event.key)
         if prompt is None or prompt.request is None or prompt.mute or not self.prompts.connected:
             return []
@@ -119,7 +119,7 @@ class Dispatch:
         return [effect]
 
     def done(self, event: Done, now: float) -> list[Effect]:
-        """A whole answer."""
+        """Finish a prompt whose answer is whole."""
         prompt = self.prompts.ended(event.key)
         if prompt is None:
             return []
@@ -139,16 +139,16 @@ class Dispatch:
         return self.prompts.finish(prompt, event.text, reason, event.usage, timings, now)
 
     def failed(self, event: Refused, now: float) -> list[Effect]:
-        """A prompt that the worker refuses."""
+        """Fail a prompt that the worker refuses."""
         prompt = self.prompts.ended(event.key)
         if prompt is None:
             return []
         error = wire.ProtocolError(event.code, event.message, event.param)
         return self.prompts.end(prompt, PromptStep.REFUSED, replies.error_outcome(error), now)
 
-    # --- its deaths ---------------------------------------------------------------------------
+    # --- deaths of the worker -----------------------------------------------------------------
     def lost(self, now: float) -> list[Effect]:
-        """The worker is gone: another one is started, and its prompts run again."""
+        """Requeue the prompts of a worker that died, and start another worker."""
         self.prompts.metrics.worker_restarts += 1
         self.prompts.slots = 0
         self.prompts.stopping.clear()
@@ -164,14 +164,14 @@ class Dispatch:
         return [*effects, Spawn(RESPAWN_SECONDS)]
 
     def hung(self, now: float) -> list[Effect]:
-        """A worker that is at a prompt long after its deadline is as good as gone."""
+        """Treat a worker that still runs a prompt long after its deadline as dead."""
         running = self.prompts.running.values()
         if any(now >= prompt.deadline + HUNG_SECONDS for prompt in running):
             return self.lost(now)
         return []
 
     def requeue(self, prompt: Prompt, now: float) -> list[Effect]:
-        """Run it again, unless it is the culprit of too many deaths or was to stop anyway."""
+        """Queue a prompt again, unless it caused too many deaths or its requester cancelled it."""
         self.prompts.running.pop(prompt.key, None)
         prompt.move(PromptStep.REQUEUED)
         if prompt.cancelling:

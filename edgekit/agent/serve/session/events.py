@@ -1,4 +1,4 @@
-"""What happens to the session, and what it wants done: its events and its effects. Pure."""
+"""The events that the session handles and the effects that it returns. Pure."""
 
 from __future__ import annotations
 
@@ -28,33 +28,35 @@ class Controlled:
 
 @dataclass(frozen=True, slots=True)
 class WorkerLost:
-    """The worker process is gone."""
+    """The worker process has ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """Subscribed at the broker, again or for the first time."""
+    """The agent is connected to the broker and subscribed, for the first time or again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Disconnected:
-    """No connection: nothing that is said now is heard."""
+    """The connection to the broker is lost: a message that is sent now arrives nowhere."""
 
 
 @dataclass(frozen=True, slots=True)
 class TakenOver:
-    """The broker has given our session to another client of the same name (0x8E)."""
+    """Another client of the same name has taken over the session at the broker (0x8E)."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReadyUnsaid:
-    """What `SayReady` was to write could not be written."""
+    """The file of `SayReady` could not be written."""
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What became of a reply at QoS 1: the PUBACK's reason code (§3.4.2.1), or None when the
-    connection was lost before it came."""
+    """The broker's answer to a reply at QoS 1.
+
+    `code` is the PUBACK's reason code (§3.4.2.1), or None when the connection was lost before it.
+    """
 
     reply: Publish
     code: int | None
@@ -62,14 +64,17 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What the journal holds, read at the start."""
+    """The rows of the journal, read at the start."""
 
     rows: tuple[JournalRow, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Unrecorded:
-    """A commit failed: what it was to record and to forget, by key. The very next event."""
+    """A commit failed. It is the next event after the step that asked for it.
+
+    `recorded` and `forgotten` are the keys of the rows that it was to write and to remove.
+    """
 
     recorded: tuple[str, ...] = ()
     forgotten: tuple[str, ...] = ()
@@ -82,8 +87,13 @@ class StorageBack:
 
 @dataclass(frozen=True, slots=True)
 class Readings:
-    """How the device is: degrees Celsius of the hottest zone, megabytes that are free of its memory
-    and of the disk with the journal; None for what is not known."""
+    """The device's sensors; None for a value that is not known.
+
+    Attributes:
+        temp_c: degrees Celsius of the hottest thermal zone.
+        mem_free_mb: free memory in megabytes.
+        disk_free_mb: free space in megabytes on the disk with the journal.
+    """
 
     temp_c: int | None
     mem_free_mb: int | None
@@ -97,22 +107,23 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """SIGTERM: take nothing new, finish what runs until `deadline` (monotonic seconds)."""
+    """SIGTERM: take no new prompt, finish running ones until `deadline` (monotonic seconds)."""
 
     deadline: float
 
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """The process ends: after this there is no event and nobody who hears anything."""
+    """The process ends. This is the last event, and a reply to it would not be sent."""
 
 
 # --- effects ----------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Publish:
-    """Send a message; with the `key` of the prompt that it answers, and then its `ek-kind`.
+    """Send a message.
 
-    It waits for this prompt's `Record`, and what becomes of it is told by `Published`.
+    A reply has the `key` of its prompt and its `ek-kind`. It is sent after the prompt's `Record`
+    is committed, and `Published` reports the broker's answer.
     """
 
     message: wire.Outbound
@@ -122,59 +133,59 @@ class Publish:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Commit a row; before everything that is said in the same breath, except `ToWorker`."""
+    """Commit a row, before any other effect of the same step except `ToWorker`."""
 
     row: JournalRow
 
 
 @dataclass(frozen=True, slots=True)
 class Forget:
-    """Remove the row of this key, in the same commit."""
+    """Remove the row of this key, in the commit of the same step."""
 
     key: str
 
 
 @dataclass(frozen=True, slots=True)
 class CheckStorage:
-    """Try whether the journal can be written; `StorageBack` if so."""
+    """Test whether the journal can be written; `StorageBack` reports that it can."""
 
 
 @dataclass(frozen=True, slots=True)
 class LeavePools:
-    """Unsubscribe from the pools: others shall get their prompts."""
+    """Unsubscribe from the pools: other devices must get their prompts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """PUBACK the message of this token."""
+    """Send the PUBACK for the message of this token."""
 
     token: object
 
 
 @dataclass(frozen=True, slots=True)
 class ToWorker:
-    """Tell the worker."""
+    """Send a message to the worker."""
 
     message: Start | Cancel
 
 
 @dataclass(frozen=True, slots=True)
 class Spawn:
-    """Start a worker after so many seconds; one that runs still is stopped then."""
+    """Start a worker after `after_seconds`. A worker that still runs then is stopped."""
 
     after_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class GoOnline:
-    """Connect to the broker, and keep trying; `Connected` and `Disconnected` tell."""
+    """Connect to the broker and keep trying; `Connected` and `Disconnected` report it."""
 
 
 @dataclass(frozen=True, slots=True)
 class SayReady:
-    """Tell the supervisor that this model answers; `ReadyUnsaid` if that fails.
+    """Write the file that tells the supervisor that this model answers.
 
-    It is said `again` because it has failed before.
+    `ReadyUnsaid` reports a failure; `again` marks the attempts after one.
     """
 
     model: Ready
@@ -183,25 +194,25 @@ class SayReady:
 
 @dataclass(frozen=True, slots=True)
 class SayStopping:
-    """Tell the service manager that nothing new is taken any more."""
+    """Tell the service manager that the agent takes no new prompts."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReadSensors:
-    """Find out how the device is; `Readings` tells."""
+    """Read the device's sensors; `Readings` reports them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """How the agent is, in every `Tick`: for the service manager, and for metrics.
+    """The state of the agent, after every `Tick`: for the service manager and for metrics.
 
     Attributes:
-        status: of the device, said or not.
-        connected: the broker has subscribed us.
-        answers: the model has answered and the broker has subscribed us, if only once.
-        owed: the worker has something to do: to load the model, or a prompt.
-        silent_seconds: for which the worker has owed something and said nothing.
-        metrics: what was counted, and how it is now.
+        status: of the device, published or not.
+        connected: the broker has confirmed the subscriptions.
+        answers: at least once a model was loaded while the broker was connected.
+        owed: the worker has something to do: load the model, or run a prompt.
+        silent_seconds: for how long the worker had something to do and sent nothing.
+        metrics: counters, histograms and gauges.
     """
 
     status: wire.Status
@@ -214,12 +225,12 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """Everything is answered; the process may end. The last effect of all."""
+    """Every prompt is answered: end the process. The last effect of a session."""
 
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """End the process now with this error: it cannot do its work, and nobody is waited for."""
+    """End the process at once with this error, without a drain."""
 
     error: EdgekitError
 

@@ -1,4 +1,4 @@
-"""Metrics as values, and how they are written: Prometheus' text and JSON. Pure."""
+"""Metrics as values, and their two formats: Prometheus' text and JSON. Pure."""
 
 from __future__ import annotations
 
@@ -15,8 +15,12 @@ Labels = dict[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Buckets:
-    """A histogram as it was: the number of values up to each bound, the last one `+Inf`, and the
-    sum of all values."""
+    """A histogram at one moment.
+
+    Attributes:
+        cumulative: the number of values up to each bound; the last bound is `+Inf`.
+        total: the sum of all values.
+    """
 
     cumulative: tuple[tuple[str, int], ...]
     total: float
@@ -24,7 +28,7 @@ class Buckets:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One metric: its samples by their labels."""
+    """One metric with its samples, one for each set of labels."""
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
@@ -33,7 +37,7 @@ class Family:
 
 
 def prometheus(families: Sequence[Family]) -> bytes:
-    """The text format, version 0.0.4; what is not known is left out."""
+    """Format metrics as Prometheus' text, version 0.0.4. Unknown values are left out."""
     lines = []
     for family in families:
         lines += [f"# HELP {family.name} {family.text}", f"# TYPE {family.name} {family.kind}"]
@@ -59,7 +63,10 @@ def _labels(labels: Labels) -> str:
 
 
 def as_json(families: Sequence[Family]) -> bytes:
-    """The same for the metrics topic: a number, or a list with an object for each set of labels."""
+    """Format metrics as JSON for the metrics topic.
+
+    A metric without labels is a number, any other a list with an object for each set of labels.
+    """
     body: dict[str, Any] = {}
     for family in families:
         samples: list[dict[str, Any]] = []

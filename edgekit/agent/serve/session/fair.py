@@ -1,6 +1,7 @@
-"""The prompts that wait: in turn over requesters, in the order they came within one.
+"""The queue of waiting prompts: round-robin over requesters, first come first served within one.
 
-Whose last turn is longest ago is next, so that who asks rarely does not stand behind who floods.
+The requester that was served longest ago is next. A requester with few prompts therefore does not
+wait behind one that floods the device.
 """
 
 from __future__ import annotations
@@ -11,23 +12,23 @@ from copy import copy
 
 from edgekit.agent.serve.session.prompt import Prompt
 
-MAX_SERVED = 100  # requesters whose last turn is known
+MAX_SERVED = 100  # requesters whose last service is remembered
 
 
 class FairQueue:
-    """Between two prompts of one requester every other one that waits has had its turn."""
+    """Takes a prompt of every other waiting requester between two prompts of one requester."""
 
     def __init__(self) -> None:
         self._lanes: dict[str, deque[Prompt]] = {}
-        self._order: deque[str] = deque()  # requesters with a prompt that waits
-        self._served: dict[str, int] = {}  # requester: the number of its last turn
+        self._order: deque[str] = deque()  # requesters with a waiting prompt, the next one first
+        self._served: dict[str, int] = {}  # requester: the number of its last service
         self._count = 0
 
     def __len__(self) -> int:
         return sum(map(len, self._lanes.values()))
 
     def __iter__(self) -> Iterator[Prompt]:
-        """In the order in which they will be taken."""
+        """Iterate in the order in which the prompts will be taken."""
         lanes = {name: deque(lane) for name, lane in self._lanes.items()}
         order = deque(self._order)
         while order:
@@ -38,11 +39,11 @@ class FairQueue:
 
     @property
     def requesters(self) -> set[str]:
-        """Who has a prompt that waits."""
+        """The requesters with a waiting prompt."""
         return set(self._lanes)
 
     def with_another(self, prompt: Prompt) -> FairQueue:
-        """What it would be with one more prompt; it stays as it is."""
+        """Return a copy of the queue with one more prompt."""
         other = copy(self)
         other._lanes = {name: deque(lane) for name, lane in self._lanes.items()}
         other._order = deque(self._order)
@@ -50,11 +51,14 @@ class FairQueue:
         return other
 
     def count(self, requester: str) -> int:
-        """Prompts of one requester that wait."""
+        """Return how many prompts of a requester wait."""
         return len(self._lanes.get(requester, ()))
 
     def add(self, prompt: Prompt) -> None:
-        """Wait behind the requester's others; its first one before all who had a turn since."""
+        """Queue a prompt behind the others of its requester.
+
+        A requester without a waiting prompt goes before all that were served after it.
+        """
         name = prompt.requester
         lane = self._lanes.setdefault(name, deque())
         if not lane:
@@ -65,7 +69,7 @@ class FairQueue:
         lane.append(prompt)
 
     def put_back(self, prompt: Prompt) -> None:
-        """Be the next one: it had its turn already."""
+        """Put a prompt at the head of the queue: it was taken before."""
         self._lanes.setdefault(prompt.requester, deque()).appendleft(prompt)
         if prompt.requester in self._order:
             self._order.remove(prompt.requester)
@@ -73,31 +77,31 @@ class FairQueue:
         self._served.pop(prompt.requester, None)
 
     def first(self, but: Container[str] = ()) -> Prompt | None:
-        """The next one, but not of these requesters; it stays."""
+        """Return the next prompt, without taking it; `but` names requesters to pass over."""
         return next((self._lanes[name][0] for name in self._order if name not in but), None)
 
     def take(self, prompt: Prompt) -> None:
-        """Its requester has its turn.
+        """Remove a prompt that starts, and move its requester to the end.
 
         Raises:
-            ValueError: it does not wait.
+            ValueError: the prompt does not wait.
         """
         name = prompt.requester
         self.remove(prompt)
         if name in self._lanes:
             self._order.remove(name)
             self._order.append(name)
-        self._served.pop(name, None)  # those who had a turn stay in this order
+        self._served.pop(name, None)  # the dictionary stays in the order of service
         self._count += 1
         self._served[name] = self._count
         if len(self._served) > MAX_SERVED:
             del self._served[next(iter(self._served))]
 
     def remove(self, prompt: Prompt) -> None:
-        """Wait no longer.
+        """Remove a prompt that will not start.
 
         Raises:
-            ValueError: it does not wait.
+            ValueError: the prompt does not wait.
         """
         lane = self._lanes.get(prompt.requester, deque())
         lane.remove(prompt)

@@ -1,4 +1,4 @@
-"""What comes from requesters: prompts, and `cancel` and `query` of them. Pure."""
+"""Handles the messages of requesters: prompts, `cancel` and `query`. Pure."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from edgekit.core.config import AgentConfig
 
 FULL_RETRY_MS = 2000  # a prompt ends every few seconds
 NO_STORAGE = ("no_storage", "the device cannot write its journal")
-REPEATS_PER_PROMPT = 4  # that a minute's new prompts make room for: more than the protocol asks
-MIN_REPEATS_PER_MINUTE = 120  # room for thirty old ones that are each asked after every 15 s
-REPLY_EXPIRY_SECONDS = 60  # of a reply to a message that has no expiry of its own
+REPEATS_PER_PROMPT = 4  # allowed for each new prompt; the protocol asks for fewer
+MIN_REPEATS_PER_MINUTE = 120  # room for 30 old prompts, each repeated or queried every 15 s
+REPLY_EXPIRY_SECONDS = 60  # of a reply to a message without an expiry
 
 
 @dataclass(slots=True)
@@ -31,7 +31,7 @@ class Intake:
         config: this device.
         prompts: of the session.
         condition: of the device.
-        draining: whether every new prompt is refused.
+        draining: whether the device refuses every new prompt.
     """
 
     config: AgentConfig
@@ -39,7 +39,7 @@ class Intake:
     condition: Condition
     draining: bool = False
     _rate: Rate = field(init=False)
-    _repeats: Rate = field(init=False)  # of prompts that are known, cancels and queries
+    _repeats: Rate = field(init=False)  # repeats of known prompts, cancels and queries
 
     def __post_init__(self) -> None:
         per_minute = self.config.requests_per_minute
@@ -48,7 +48,7 @@ class Intake:
         self._repeats = Rate(repeats if per_minute else 0)
 
     def receive(self, message: wire.Inbound, now: float) -> list[Effect]:
-        """A message on a request topic."""
+        """Handle a message on a request topic."""
         message = envelope.opened(message)
         reply = wire.address_of(message, self.config.device)
         if reply is None:
@@ -60,7 +60,7 @@ class Intake:
             return [replies.refusal(reply, error, message.expiry_seconds or REPLY_EXPIRY_SECONDS)]
 
     def check_model(self, request: chat.ChatRequest) -> None:
-        """Raises: ProtocolError, when another model is asked for."""
+        """Raises: ProtocolError, when the prompt names another model."""
         if request.model is not None and request.model != self.prompts.model:
             raise wire.ProtocolError(
                 "model_not_found", f"this device serves {self.prompts.model}", "model"
@@ -68,9 +68,8 @@ class Intake:
 
     def _take(self, inbound: wire.InboundPrompt, now: float) -> list[Effect]:
         key = f"{inbound.requester}/{inbound.reply.prompt_id}"
-        written = (
-            b"cbor\0" if inbound.reply.encoding == "cbor" else b""
-        )  # the same bytes, another body
+        # the same bytes are another body in another encoding
+        written = b"cbor\0" if inbound.reply.encoding == "cbor" else b""
         body_hash = hashlib.sha256(written + inbound.payload).digest()
         known = self.prompts.ledger.get(key)
         if known is not None and not _begins_anew(known, inbound, body_hash):
@@ -102,14 +101,14 @@ class Intake:
         return self.prompts.accepted(prompt, now)
 
     def _limit(self, rate: Rate, what: str, requester: str, now: float) -> None:
-        """Raises: ProtocolError, when it has asked too often."""
+        """Raises: ProtocolError, when the requester has sent too many."""
         wait_ms = rate.take(requester, now)
         if wait_ms:
             text = f"more than {rate.per_minute} {what} a minute"
             raise wire.ProtocolError("rate_limited", text, retry_after_ms=wait_ms)
 
     def _admit(self, prompt: Prompt, request: chat.ChatRequest, now: float) -> None:
-        """Raises: ProtocolError, when there is no room for a new prompt."""
+        """Raises: ProtocolError, when the device has no room for a new prompt."""
         if self.draining:
             raise wire.ProtocolError("draining", "the device stops and takes nothing new")
         if not self.prompts.storing:
@@ -138,8 +137,8 @@ class Intake:
             raise wire.ProtocolError("no_storage", "the journal is full of undelivered answers")
 
     def _attach(self, prompt: Prompt, inbound: wire.InboundPrompt, now: float) -> list[Effect]:
-        """The same prompt again: from now on its replies go to the new address."""
-        if prompt.reply != inbound.reply:  # else the journal has it as it is
+        """Handle a repeated prompt: from now on its replies go to the new address."""
+        if prompt.reply != inbound.reply:  # else the journal has this address already
             self.prompts.ledger.readdress(prompt, inbound.reply)
         if prompt.outcome is None:
             return self.prompts.accepted(prompt, now)
@@ -148,7 +147,7 @@ class Intake:
 
     # --- control ------------------------------------------------------------------------------
     def control(self, message: wire.Inbound, now: float) -> list[Effect]:
-        """A message on a control topic; one too many is as if it were lost: they have QoS 0."""
+        """Handle a message on a control topic; drop it above the rate, as controls have QoS 0."""
         message = envelope.opened(message)
         requester = topics.requester_of(message.topic)
         if not requester or message.retain or self._repeats.take(requester, now):
@@ -174,7 +173,7 @@ class Intake:
                 return []
             return [replies.state(to, "unknown", None, expiry)]
         if prompt.outcome is not None:
-            known = self.prompts.storing  # else it may be unsaid yet
+            known = self.prompts.storing  # else the journal may not have the outcome yet
             return [replies.outcome(prompt, to or prompt.reply, expiry)] if known else []
         if control.kind == "query":
             position = self.prompts.position(prompt, now)
@@ -188,7 +187,7 @@ class Intake:
         return self.prompts.cancelled(prompt, now)
 
     def _asked_alone(self, message: wire.Inbound) -> bool:
-        """Whether no other device was; of a pool's members only the one with the prompt answers."""
+        """Whether only this device was asked; in a pool only the device with the prompt answers."""
         requester = topics.requester_of(message.topic)
         return message.topic == topics.control_topic(self.config.device, requester)
 
@@ -198,7 +197,7 @@ class Intake:
 
 
 def _begins_anew(known: Prompt, inbound: wire.InboundPrompt, body_hash: bytes) -> bool:
-    """Whether it is another prompt than the one of the same id, or the same that was not served."""
+    """Whether a prompt with a known id is a new one, or the same one after it was handed back."""
     if known.body_hash == body_hash:
         return known.outcome is not None and known.outcome.code in wire.HANDED_BACK
     # Simple clients send every prompt with the same Correlation Data and no ek-id.

@@ -1,5 +1,8 @@
-"""Every prompt the session knows, what the journal is to be told of them, and how far the delivery
-of their outcomes is (`states.DELIVERIES`), which nothing else changes. Pure."""
+"""Every prompt that the session knows, by key.
+
+The ledger collects what the journal must record, and it alone changes the delivery of an outcome
+(`states.DELIVERIES`). Pure.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,9 @@ from edgekit.agent.serve.session.states import Delivery, DeliveryStep, deliver
 from edgekit.core import wire
 
 MAX_ROWS = 1000
-MAX_BYTES = 8 << 20  # of bodies and outcomes; they are in memory too
-REFUSED_RETRY_SECONDS = 5.0  # until an outcome that the broker refused is published again
-REQUESTER_SHARE = 4  # one requester holds at most this part of both: others have room as well
+MAX_BYTES = 8 << 20  # of bodies and outcomes, which the agent holds in memory too
+REFUSED_RETRY_SECONDS = 5.0  # until the agent publishes a refused outcome again
+REQUESTER_SHARE = 4  # one requester holds at most a quarter of both: others need room too
 
 
 class Ledger:
@@ -22,7 +25,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self._prompts: dict[str, Prompt] = {}
-        self._dirty: dict[str, bool] = {}  # key: whether it can wait for the next commit
+        self._dirty: dict[str, bool] = {}  # key: whether the record can wait for the next commit
         self._forgotten: set[str] = set()
         self._bytes = 0
         self._sizes: dict[str, int] = {}
@@ -32,28 +35,28 @@ class Ledger:
         return iter(tuple(self._prompts.values()))
 
     def requesters_since(self, since: float) -> set[str]:
-        """Whose prompts have come since that time; they are the last of all."""
-        latest = reversed(self._prompts.values())
+        """Return the requesters whose prompts came at or after `since` (monotonic seconds)."""
+        latest = reversed(self._prompts.values())  # the dictionary has them by arrival
         recent = takewhile(lambda prompt: prompt.queued_at >= since, latest)
         return {prompt.requester for prompt in recent}
 
     def get(self, key: str) -> Prompt | None:
-        """The prompt of that key."""
+        """Return the prompt of a key, or None."""
         return self._prompts.get(key)
 
     def add(self, prompt: Prompt) -> None:
-        """Know a prompt; its row will replace one that was to be forgotten."""
+        """Add a prompt. Its row replaces a row of the same key that waited for its removal."""
         self._prompts[prompt.key] = prompt
         self._forgotten.discard(prompt.key)
         self._measure(prompt)
 
     def touch(self, prompt: Prompt, *, can_wait: bool = False) -> None:
-        """The journal is to be told."""
+        """Have the journal record a prompt."""
         self._dirty[prompt.key] = can_wait and self._dirty.get(prompt.key, True)
         self._measure(prompt)
 
     def drop(self, prompt: Prompt) -> None:
-        """Know it no more, nor shall the journal."""
+        """Remove a prompt, from the journal too."""
         del self._prompts[prompt.key]
         self._count(prompt.requester, -1, -self._sizes.pop(prompt.key))
         self._dirty.pop(prompt.key, None)
@@ -61,7 +64,7 @@ class Ledger:
             self._forgotten.add(prompt.key)
 
     def make_room(self, needed_bytes: int) -> bool:
-        """Whether one more prompt fits, once the oldest outcomes that were delivered are gone."""
+        """Drop the oldest delivered outcomes until one more prompt fits; return whether it does."""
         for prompt in tuple(self._prompts.values()):
             if self._fits(needed_bytes):
                 break
@@ -70,8 +73,11 @@ class Ledger:
         return self._fits(needed_bytes)
 
     def make_room_of(self, requester: str, needed_bytes: int) -> bool:
-        """Whether one more fits into a requester's share, once its own oldest delivered outcomes
-        are gone."""
+        """Drop a requester's oldest delivered outcomes until one more prompt fits into its share.
+
+        Returns:
+            Whether it fits.
+        """
         if self._fits_share(requester, needed_bytes):
             return True
         for prompt in tuple(self._prompts.values()):
@@ -82,16 +88,16 @@ class Ledger:
         return False
 
     def forget_old(self, now: float) -> None:
-        """Drop outcomes whose time is over."""
+        """Drop outcomes that have been kept long enough."""
         for prompt in tuple(self._prompts.values()):
             if prompt.outcome is not None and now >= prompt.forget_at:
                 self.drop(prompt)
 
     def effects(self, *, everything: bool) -> list[Effect]:
-        """What the journal is to be told now, in one commit.
+        """Return what the journal must record and forget now, in one commit.
 
         Args:
-            everything: also what could wait for another commit.
+            everything: include records that could wait for another commit.
         """
         if not everything and all(self._dirty.values()):
             return []
@@ -106,11 +112,11 @@ class Ledger:
         return told
 
     def failed(self, recorded: Iterable[str], forgotten: Iterable[str]) -> list[Prompt]:
-        """A commit failed: it is to be done again.
+        """Handle a failed commit: the next one repeats it.
 
         Returns:
-            The prompts that the journal has never had. The caller drops them, which asks for
-            their rows to be forgotten: whether a failed commit is on the disk cannot be known.
+            The prompts that the journal has never had. The caller drops them, and the journal
+            then removes their rows: a failed commit may have reached the disk all the same.
         """
         self._forgotten.update(forgotten)
         prompts = [prompt for key in recorded if (prompt := self._prompts.get(key)) is not None]
@@ -121,7 +127,7 @@ class Ledger:
 
     # --- delivery of outcomes -----------------------------------------------------------------
     def due(self, now: float) -> list[Prompt]:
-        """Whose outcomes are to be published now, the oldest first."""
+        """Return the prompts whose outcomes must be published now, the oldest first."""
         unsent = (Delivery.UNSENT, Delivery.REFUSED)
         return [
             prompt
@@ -130,37 +136,37 @@ class Ledger:
         ]
 
     def published(self, prompt: Prompt) -> None:
-        """Its outcome is on its way to the broker."""
+        """Note that the outcome is on its way to the broker."""
         self._move(prompt, DeliveryStep.PUBLISHED)
 
     def acknowledged(self, prompt: Prompt) -> None:
-        """The broker has its outcome; the journal is told, but that can wait."""
+        """Note that the broker has the outcome. The journal records it with a later commit."""
         if not prompt.sent:
             self._move(prompt, DeliveryStep.ACKNOWLEDGED)
             self.touch(prompt, can_wait=True)
 
     def refused(self, prompt: Prompt, now: float) -> None:
-        """The broker did not take its outcome: it is due again after REFUSED_RETRY_SECONDS."""
+        """Note that the broker refused the outcome: it is due again after REFUSED_RETRY_SECONDS."""
         self._move(prompt, DeliveryStep.REFUSED)
         prompt.retry_at = now + REFUSED_RETRY_SECONDS
 
     def lost(self, prompt: Prompt) -> None:
-        """The connection ended before the broker answered: its outcome is due again."""
+        """Note that the connection ended before the PUBACK: the outcome is due again."""
         self._move(prompt, DeliveryStep.LOST)
 
     def reconnected(self) -> None:
-        """What an earlier connection has not answered is never answered."""
+        """Make every outcome in flight due again: a new connection brings no old PUBACK."""
         for prompt in self._prompts.values():
             self._move(prompt, DeliveryStep.LOST)
 
     def readdress(self, prompt: Prompt, reply: wire.ReplyTo) -> None:
-        """From now on its replies go to another address, its outcome once more."""
+        """Send the replies to another address from now on, the outcome once more."""
         prompt.reply, prompt.retry_at = reply, 0.0
         self._move(prompt, DeliveryStep.READDRESSED)
         self.touch(prompt, can_wait=prompt.outcome is not None)
 
     def withhold(self, prompt: Prompt) -> None:
-        """Nobody is to hear of its outcome, unless asked by `query`."""
+        """Do not send the outcome; only a `query` gets it."""
         self._move(prompt, DeliveryStep.WITHHELD)
         self.touch(prompt)
 

@@ -1,8 +1,8 @@
-"""What is counted of an agent's work. Pure.
+"""The metrics of an agent's work. Pure.
 
 `gen_ai_*` are those of the OpenTelemetry semantic conventions for generative AI, with their
-attributes and bucket boundaries, named as Prometheus has it (dots are underscores, the unit comes
-last). No prompt, no text and no requester's name is in any of them.
+attributes and bucket boundaries. Their names follow Prometheus: underscores for dots, the unit at
+the end. No metric contains a prompt, a text or a requester's name.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ TOKENS = tuple(4**n for n in range(14))
 
 @dataclass(slots=True)
 class Histogram:
-    """How many values there were up to each bound, and their sum."""
+    """Counts values by their upper bound, and sums them."""
 
     bounds: tuple[float, ...]
-    counts: list[int] = field(init=False)  # one more than there are bounds: what is above them
+    counts: list[int] = field(init=False)  # the last one is for values above all bounds
     total: float = 0.0
 
     def __post_init__(self) -> None:
@@ -47,14 +47,14 @@ class Histogram:
         self.total += value
 
     def now(self) -> Buckets:
-        """As it is at the moment."""
+        """Return the histogram as it is now."""
         bounds = (*map(str, self.bounds), "+Inf")
         return Buckets(tuple(zip(bounds, accumulate(self.counts), strict=True)), self.total)
 
 
 @dataclass(frozen=True, slots=True)
 class Now:
-    """What is not counted but is so at the moment."""
+    """The gauges: values of this moment, which are not counted."""
 
     queue: int
     running: int
@@ -64,7 +64,7 @@ class Now:
 
 @dataclass(slots=True)
 class Metrics:
-    """Counted since the agent started.
+    """Counters and histograms since the agent started.
 
     Args:
         model: the bundle's name, for `gen_ai_request_model`.
@@ -87,17 +87,17 @@ class Metrics:
     worker_restarts: int = 0
 
     def ended(self, seconds: float, error: str) -> None:
-        """A prompt has its outcome, so long after it came."""
+        """Count a prompt that has its outcome, `seconds` after it came."""
         self.duration.setdefault(error, Histogram(DURATION)).observe(seconds)
 
     def used(self, usage: Usage) -> None:
-        """The worker has computed so much, whatever became of it."""
+        """Count the tokens that the worker computed, also for an answer that was not finished."""
         self.input.observe(usage.prompt_tokens)
         self.output.observe(usage.completion_tokens)
         self.cached_tokens += usage.prompt_tokens_details.cached_tokens
 
     def answered(self, seconds: float, timings: Timings, tokens: int) -> None:
-        """An answer is whole; `seconds` and `timings.queue_ms` count from when the prompt came."""
+        """Count a whole answer; `seconds` and `timings.queue_ms` begin when the prompt came."""
         if not tokens:
             return
         first = (timings.queue_ms + timings.first_token_ms) / 1e3
@@ -108,7 +108,7 @@ class Metrics:
             self.per_token.observe(max(0.0, seconds - first) / (tokens - 1))
 
     def families(self, now: Now) -> tuple[Family, ...]:
-        """Everything, in a fixed order."""
+        """Return every metric, in a fixed order."""
         return (*self._histograms(), *self._numbers(now))
 
     def _histograms(self) -> tuple[Family, ...]:

@@ -1,4 +1,4 @@
-"""What the device says of itself, and how often."""
+"""The retained card and status that a device publishes, and how often it publishes them."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ class Presence:
     ttft_ms: float = field(default=0.0)
 
     def forget(self) -> None:
-        """Whoever listens now may have missed what was said."""
+        """Publish the status again at the next chance: a new connection may have missed it."""
         self._said = None
 
     def status(
         self, state: payloads.DeviceState, release: str, queue: int, active: int, reason: str
     ) -> wire.Status:
-        """How the device is, without what is only measured."""
+        """Return the status of the device, without its readings."""
         return wire.Status(state, release, queue, active, self.tok_s, self.ttft_ms, reason=reason)
 
     def say(self, status: wire.Status, readings: Readings, now: float) -> list[Publish]:
-        """The status, when it changed or is old; what is only measured is no change."""
+        """Publish the status when it changed or is old; new readings alone are no change."""
         state = status.state
         last, age = self._said, now - self._said_at
         if last is not None:
@@ -58,26 +58,28 @@ class Presence:
 
 
 def context_served(bundle: BundleConfig, model: Ready | None) -> int:
-    """Tokens of prompt and answer: the bundle's, or what the device's memory has room for."""
+    """Return the tokens of prompt and answer: the bundle's, or fewer where memory is short."""
     return model.context_length if model and model.context_length else bundle.context_length
 
 
 def answer_cap(config: AgentConfig, bundle: BundleConfig, model: Ready | None) -> int:
-    """How many tokens an answer may have: the bundle's cap, or where it is lower the device's, or
-    the context that is served."""
+    """Return how many tokens an answer may have.
+
+    The lowest of the bundle's cap, the device's cap and the context that the device serves.
+    """
     cap = min(bundle.max_answer_tokens, context_served(bundle, model))
     return min(config.max_answer_tokens or cap, cap)
 
 
 def metrics_message(device: str, families: Sequence[Family]) -> wire.Outbound:
-    """What was counted; the next message says it again, so that one that is lost costs nothing."""
+    """Return the message with all metrics. QoS 0: the next one repeats what a lost one had."""
     return wire.Outbound(topics.metrics_topic(device), as_json(families), qos=0)
 
 
 def card_message(
     config: AgentConfig, bundle: BundleConfig, release: str, agent: str, model: Ready | None
 ) -> wire.Outbound:
-    """The retained card; `model` is the one that is loaded."""
+    """Return the retained card; `model` is the worker's `Ready`, None before the first one."""
     card = wire.Card(
         device=config.device,
         release=release,

@@ -1,4 +1,4 @@
-"""One prompt: as the session works on it, and as the journal keeps it."""
+"""One prompt: `Prompt` in the session, `JournalRow` in the journal."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ import msgspec
 from edgekit.agent.serve.session.states import Delivery, PromptStep, State, move
 from edgekit.core import chat, wire
 
-KEEP_SECONDS = 600.0  # an outcome is kept so long, or until the prompt's own expiry
-UNSENT_KEEP_SECONDS = 86_400.0  # and longer where no broker has acknowledged it
+KEEP_SECONDS = 600.0  # an outcome is kept so long, or until its prompt's deadline if later
+UNSENT_KEEP_SECONDS = 86_400.0  # added while no broker has acknowledged the outcome
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """How a prompt ended: the payload of its `final` or `error`, sent as it is ever after."""
+    """How a prompt ended: the payload of its `final` or `error`, the same in every repeat."""
 
     kind: str
-    code: str  # of the error, else empty
+    code: str  # of the error; empty for a final
     status: int
     payload: bytes
 
 
 class JournalRow(msgspec.Struct, frozen=True):
-    """What the journal keeps of a prompt; times are seconds of the monotonic clock.
+    """A prompt as the journal stores it; times are seconds of the monotonic clock.
 
     Attributes:
-        payload: the body, until the prompt has ended; `body_hash` (SHA-256) stays.
-        sent: the outcome was acknowledged by the broker, or nobody is to hear of it.
+        payload: the body; empty after the prompt has ended. `body_hash` (SHA-256) stays.
+        sent: the broker has acknowledged the outcome, or it must not be sent.
     """
 
     key: str
@@ -63,17 +63,17 @@ class Prompt:
     deaths: int = 0  # of the worker, while this one ran
     started_at: float = 0.0
     seq: int = 0
-    mute: bool = False  # started again after deltas went out: only the final is sent
+    mute: bool = False  # it was restarted after deltas were sent: only the final follows
     cancelling: bool = False
     outcome: Outcome | None = None
-    delivery: Delivery = Delivery.UNSENT  # of its outcome; the ledger alone changes it
+    delivery: Delivery = Delivery.UNSENT  # of the outcome; the ledger alone changes it
     retry_at: float = 0.0  # monotonic seconds: a refused outcome is not published before this
-    stored: bool = False  # the journal has been given it
-    new_to_journal: bool = False  # and that was in the commit that is under way
+    stored: bool = False  # a `Record` of it was returned
+    new_to_journal: bool = False  # its first `Record` is in the latest commit
 
     @classmethod
     def restore(cls, row: JournalRow) -> Prompt:
-        """The prompt of a row; deltas may have gone out before, so it is mute once it ran."""
+        """Make the prompt of a row. A prompt that ran may have sent deltas: it is mute."""
         return cls(
             row.key,
             row.requester,
@@ -93,7 +93,7 @@ class Prompt:
         )
 
     def row(self) -> JournalRow:
-        """What the journal keeps."""
+        """Return the row for the journal."""
         return JournalRow(
             self.key,
             self.requester,
@@ -112,25 +112,25 @@ class Prompt:
 
     @property
     def sent(self) -> bool:
-        """Whether the broker has the outcome, or nobody is to hear of it."""
+        """Whether the broker has acknowledged the outcome, or it must not be sent."""
         return self.delivery is Delivery.SENT
 
     @property
     def forget_at(self) -> float:
-        """When an outcome's time is over: later for one that nobody can have seen."""
+        """When the outcome is forgotten (monotonic seconds): a day later if it is undelivered."""
         return self.keep_until + (0.0 if self.sent else UNSENT_KEEP_SECONDS)
 
     @property
     def size_bytes(self) -> int:
-        """What it takes in the journal, about."""
+        """Approximate size in the journal."""
         return len(self.payload) + (len(self.outcome.payload) if self.outcome else 0)
 
     def move(self, step: PromptStep) -> None:
-        """Go on by the table."""
+        """Change the state by `TRANSITIONS`."""
         self.state = move(self.state, step)
 
     def end(self, step: PromptStep, outcome: Outcome, now: float) -> None:
-        """Have an outcome. The body is not needed any more, and is somebody's words."""
+        """Set the outcome, and drop the body: it is private and no longer needed."""
         self.move(step)
         self.outcome = outcome
         self.payload, self.request = b"", None

@@ -1,6 +1,6 @@
-"""The prompts of one session and how they are answered; shared by its intake and its worker side.
+"""The prompts of one session: which start, how they end, which replies are sent.
 
-Pure: methods change the prompts and return what is to be said.
+`Intake` and `Dispatch` share them. Pure: methods change the prompts and return effects.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from edgekit.agent.serve.session.prompt import Outcome, Prompt
 from edgekit.agent.serve.session.states import PromptStep, State
 from edgekit.core import chat, wire
 
-OUTBOX_BATCH = 100  # outcomes that are sent at once when a connection came back
-LATELY_SECONDS = 60.0  # in which who reads an answer asks again: a slot is kept for so long
-RUN_SHARE = 0.3  # of the newest prompt in the mean of how long prompts run
+OUTBOX_BATCH = 100  # outcomes sent at once, for example after a reconnect
+LATELY_SECONDS = 60.0  # a reader asks again within this time: a slot is kept free for so long
+RUN_SHARE = 0.3  # weight of the newest prompt in the moving mean of run times
 
 
 @dataclass(slots=True)
 class Prompts:
-    """Who waits, who runs, who has ended.
+    """The prompts that wait, run or have ended.
 
     Args:
-        model: the served model's name, for answers.
+        model: the name of the served model, for answers.
         epoch: Unix seconds minus monotonic seconds.
-        metrics: where outcomes are counted.
+        metrics: counts the outcomes.
     """
 
     model: str
@@ -40,16 +40,16 @@ class Prompts:
     ledger: Ledger = field(default_factory=Ledger)
     queue: FairQueue = field(default_factory=FairQueue)
     running: dict[str, Prompt] = field(default_factory=dict)
-    stopping: set[str] = field(default_factory=set)  # forgotten, but the worker is at it still
-    slots: int = 0  # of the worker; none while the model loads
-    connected: bool = False  # the broker has subscribed us
-    storing: bool = True  # the journal can be written; what is not in it is not said
+    stopping: set[str] = field(default_factory=set)  # abandoned, but the worker still runs them
+    slots: int = 0  # of the worker; 0 while the model loads
+    connected: bool = False  # the broker has confirmed the subscriptions
+    storing: bool = True  # the journal can be written; only a recorded outcome is sent
     ignored: int = 0  # messages and prompts that got no answer
     run_ms: float | None = None  # mean of recent prompts, from start to end
 
-    # --- saying -------------------------------------------------------------------------------
+    # --- sending ------------------------------------------------------------------------------
     def accepted(self, prompt: Prompt, now: float) -> list[Effect]:
-        """Say that a prompt was taken, unless its requester wants the final alone."""
+        """Send `accepted` for a prompt, unless its requester wants only the final."""
         if prompt.reply.final_only:
             return []
         position, eta_ms = self.position(prompt, now), None
@@ -58,24 +58,24 @@ class Prompts:
         return [replies.accepted(prompt, position, eta_ms, now)]
 
     def position(self, prompt: Prompt, now: float) -> int:
-        """How many prompts must end before this one starts, as far as can be said."""
+        """Estimate how many prompts must end before this one starts."""
         if prompt.key in self.running or self._next(self.queue, now) is prompt:
             return 0
         held = self._leaving_room(self.queue, now)
         overtaken = () if prompt.requester in held else held
         ahead = takewhile(lambda other: other is not prompt, self.queue)
         before = sum(other.requester not in overtaken for other in ahead)
-        return before + bool(self.slots)  # a slot that is free now is not for it
+        return before + bool(self.slots)  # it waits, therefore no slot that is free now is for it
 
     def send(self, prompt: Prompt, now: float) -> list[Effect]:
-        """Send the outcome of a prompt; while there is no connection or no journal it waits."""
+        """Send the outcome of a prompt. Without a connection or a journal it waits."""
         if not self.connected or not self.storing:
             return []
         self.ledger.published(prompt)
         return [replies.outcome(prompt, prompt.reply, int(prompt.deadline - now))]
 
     def send_outbox(self, now: float) -> list[Effect]:
-        """Send outcomes that nobody has acknowledged, the oldest first."""
+        """Send outcomes that the broker has not acknowledged, the oldest first."""
         due = self.ledger.due(now)[:OUTBOX_BATCH]
         return [effect for prompt in due for effect in self.send(prompt, now)]
 
@@ -95,7 +95,7 @@ class Prompts:
     def fail(
         self, prompt: Prompt, step: PromptStep, code: str, text: str, now: float
     ) -> list[Effect]:
-        """End it with an error."""
+        """End a prompt with an error."""
         return self.end(prompt, step, replies.error_outcome(wire.ProtocolError(code, text)), now)
 
     def finish(
@@ -107,7 +107,7 @@ class Prompts:
         timings: chat.Timings | None,
         now: float,
     ) -> list[Effect]:
-        """End it with an answer, which may be cancelled."""
+        """End a prompt with an answer, which may be a cancelled one."""
         payload = chat.completion(
             prompt_id=prompt.reply.prompt_id,
             model=self.model,
@@ -127,14 +127,15 @@ class Prompts:
         return self.end(prompt, step, Outcome("final", "", status, payload), now)
 
     def cancelled(self, prompt: Prompt, now: float) -> list[Effect]:
-        """End one that has no text."""
+        """End a cancelled prompt that has no text."""
         return self.finish(prompt, "", "cancelled", chat.Usage(0, 0, 0), None, now)
 
     def expire_waiting(self, now: float) -> list[Effect]:
-        """A prompt whose time ran out before it started gets no answer: nobody waits for it.
+        """End prompts whose deadline passed while they waited.
 
-        The error is stored, for whoever asks by `query`. Of one that ran before something died
-        deltas may have gone out: its requester is told.
+        One that never started gets no answer, as its requester has stopped waiting; the error is
+        stored for a `query`. One that ran before the worker or the agent died may have sent
+        deltas, and its requester gets the error.
         """
         effects: list[Effect] = []
         for prompt in [prompt for prompt in self.queue if now >= prompt.deadline]:
@@ -152,7 +153,7 @@ class Prompts:
         return effects
 
     def abandon(self, prompt: Prompt) -> list[Effect]:
-        """Forget a prompt that nobody waits for: no minutes of computing for nobody."""
+        """Forget a prompt that no requester waits for, and stop computing its answer."""
         self.ledger.drop(prompt)
         if self.running.pop(prompt.key, None) is not None:
             self.stopping.add(prompt.key)
@@ -163,11 +164,11 @@ class Prompts:
 
     # --- starting -----------------------------------------------------------------------------
     def can_start(self, prompt: Prompt, now: float) -> bool:
-        """Whether a prompt that does not wait yet would be the next to start, and at once."""
+        """Whether a prompt that is not queued yet would start at once."""
         return self._next(self.queue.with_another(prompt), now) is prompt
 
     def next_to_start(self, now: float) -> Prompt | None:
-        """The next prompt, if it can run now; it has left the queue then."""
+        """Take the next prompt from the queue, if it can run now."""
         prompt = self._next(self.queue, now)
         if prompt is not None:
             self.queue.take(prompt)
@@ -177,14 +178,18 @@ class Prompts:
         prompt = queue.first(self._leaving_room(queue, now))
         if prompt is None or len(self.running) + len(self.stopping) >= self.slots:
             return None
-        # A prompt that was running when something died runs alone, so that it is known who did it.
+        # A prompt that was running when the worker or the agent died runs alone: a second death
+        # then shows which prompt causes it.
         alone = prompt.starts or any(other.starts > 1 for other in self.running.values())
         if prompt.key in self.stopping or (alone and self.running):
             return None
         return prompt
 
     def _leaving_room(self, queue: FairQueue, now: float) -> set[str]:
-        """Who runs as many prompts as one requester may while others ask: all slots but one."""
+        """Return the requesters that must leave the last slot to others.
+
+        While several requesters ask, one of them may use all slots but one.
+        """
         running = Counter(prompt.requester for prompt in self.running.values())
         most = {name for name, count in running.items() if count >= self.slots - 1}
         if self.slots < 2 or not most:
@@ -193,6 +198,6 @@ class Prompts:
         return most if len(queue.requesters | running.keys() | lately) > 1 else set()
 
     def ended(self, key: str) -> Prompt | None:
-        """The running prompt of which the worker says that it ended."""
+        """Return the running prompt that the worker reports as ended; None for an abandoned one."""
         self.stopping.discard(key)
         return self.running.get(key)

@@ -1,20 +1,20 @@
-"""How often each requester may ask: a token bucket for each, for a bounded number of them. Pure."""
+"""Limits how often a requester may send: a token bucket for each of a bounded number. Pure."""
 
 from __future__ import annotations
 
-MAX_BUCKETS = 1000  # requesters; of more the one whose bucket is fullest is forgotten
+MAX_BUCKETS = 1000  # requesters; above that the fullest bucket is forgotten
 MINUTE_US = 60_000_000
 
 
 class Rate:
-    """Buckets that hold a minute's messages, full at first, and fill evenly.
+    """Token buckets that hold the messages of one minute, start full and fill evenly.
 
-    A bucket is kept as the instant at which it will be full again (GCRA's theoretical arrival
-    time), in whole microseconds, so that the time to wait is exact.
+    A bucket is stored as the instant at which it will be full again (GCRA's theoretical arrival
+    time). It counts whole microseconds, which makes the time to wait exact.
 
     Args:
-        per_minute: messages of one requester; 0 is no limit.
-        remembered: how many requesters are kept at most.
+        per_minute: messages that one requester may send; 0 sets no limit.
+        remembered: for how many requesters a bucket is stored at most.
     """
 
     def __init__(self, per_minute: int, remembered: int = MAX_BUCKETS) -> None:
@@ -28,7 +28,11 @@ class Rate:
         return len(self._full_at)
 
     def take(self, requester: str, now: float) -> int:
-        """Take one from a requester's bucket: 0, or the milliseconds until there is one."""
+        """Take one token from a requester's bucket.
+
+        Returns:
+            0, or the milliseconds until the bucket has a token again.
+        """
         if not self._interval_us:
             return 0
         now_us = round(now * 1e6)

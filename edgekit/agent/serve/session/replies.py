@@ -1,4 +1,4 @@
-"""The messages of a session, from values."""
+"""Makes the MQTT messages that a session sends."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgekit.core.envelope import reply_message
 
 
 def reply(prompt: Prompt, kind: str, payload: bytes, now: float, *, status: int = 200) -> Publish:
-    """A reply to a prompt, with the time that is left to it."""
+    """Make a reply to a prompt; it expires at the prompt's deadline."""
     message = reply_message(
         prompt.reply,
         kind,
@@ -26,20 +26,20 @@ def reply(prompt: Prompt, kind: str, payload: bytes, now: float, *, status: int 
 
 
 def accepted(prompt: Prompt, position: int, eta_ms: int | None, now: float) -> Publish:
-    """So many prompts come first; it starts in about so many milliseconds."""
+    """Make an `accepted`; `eta_ms` is None while the time until the start is unknown."""
     body = payloads.AcceptedPayload(position, eta_ms)
     return reply(prompt, "accepted", msgspec.json.encode(body), now)
 
 
 def delta(prompt: Prompt, text: str, now: float) -> Publish:
-    """The next piece of text."""
+    """Make a `delta` with the next piece of text."""
     choice = payloads.DeltaChoice(0, payloads.DeltaContent(text))
     body = payloads.DeltaPayload(prompt.seq, (choice,))
     return reply(prompt, "delta", msgspec.json.encode(body), now)
 
 
 def outcome(prompt: Prompt, to: wire.ReplyTo, expiry_seconds: int) -> Publish:
-    """How a prompt ended, as it was stored."""
+    """Make the `final` or `error` of a prompt that has ended, as it was stored."""
     ended = prompt.outcome
     assert ended is not None
     message = reply_message(
@@ -54,12 +54,12 @@ def outcome(prompt: Prompt, to: wire.ReplyTo, expiry_seconds: int) -> Publish:
 
 
 def error_outcome(error: wire.ProtocolError) -> Outcome:
-    """An error as a prompt's end."""
+    """Make the outcome of a prompt that ends with an error."""
     return Outcome("error", error.code, error.status, error.encode())
 
 
 def refusal(to: wire.ReplyTo, error: wire.ProtocolError, expiry_seconds: int) -> Publish:
-    """The answer to a prompt that was not taken; nothing is stored of it."""
+    """Make the `error` for a prompt that the device does not take, and does not store."""
     return Publish(
         reply_message(
             to, "error", error.encode(), seq=0, expiry_seconds=expiry_seconds, status=error.status
@@ -68,12 +68,12 @@ def refusal(to: wire.ReplyTo, error: wire.ProtocolError, expiry_seconds: int) ->
 
 
 def state(to: wire.ReplyTo, name: str, position: int | None, expiry_seconds: int) -> Publish:
-    """The answer to a `query`: accepted or running, or `unknown`."""
+    """Make the answer to a `query`: `accepted`, `running` or `unknown`."""
     body = payloads.StatePayload(cast(payloads.PromptState, name), position)
     payload = msgspec.json.encode(body)
     return Publish(reply_message(to, "state", payload, seq=0, expiry_seconds=expiry_seconds))
 
 
 def status_message(device: str, status: wire.Status) -> wire.Outbound:
-    """The retained status; with state `lost` it is the Will."""
+    """Make the retained status; with state `lost` it is the Will."""
     return wire.Outbound(topics.status_topic(device), msgspec.json.encode(status), retain=True)

@@ -1,10 +1,10 @@
-"""The agent's prompts as a machine: events in, effects out, nothing touched.
+"""The agent's prompts as a pure state machine: events in, effects out.
 
-`handle(event, now)` is the only method; `now` is monotonic seconds. A prompt moves along the table
-in `states`, the delivery of its outcome along the other one there. What the journal is to know
-comes first among the effects, and reading it back (`Restored`) is the only way in which a session
-is resumed. When the agent connects, says that it is ready and gives up is decided here too; what
-the service manager and a Prometheus want to know is a `Snapshot`, one in each `Tick`.
+`handle(event, now)` is the only method; `now` is monotonic seconds. The state of a prompt and the
+delivery of its outcome follow the two tables in `states`. Effects for the journal come first. A
+session resumes only from the journal's rows (`Restored`). The session also decides when the agent
+connects, reports that it is ready and gives up. Each `Tick` returns a `Snapshot` for the service
+manager and for Prometheus.
 """
 
 from __future__ import annotations
@@ -58,14 +58,14 @@ from edgekit.core.reasons import FAILURE, NO_MATCHING_SUBSCRIBERS
 from edgekit.errors import TakenOverError
 
 STORAGE_CHECK_SECONDS = 2.0
-MEASURE_SECONDS = 5.0  # a device gets hot within seconds
+MEASURE_SECONDS = 5.0  # between two readings: a device gets hot within seconds
 STOPPING = "the device stops"
-COMMITS_ALL = (Tick, Drain, StorageBack, Stopped)  # also what could wait for another commit
+COMMITS_ALL = (Tick, Drain, StorageBack, Stopped)  # these also commit records that can wait
 
 
 @dataclass(slots=True)
 class Session:
-    """All prompts of one agent, and what it says of itself.
+    """All prompts of one agent, and its presence at the broker.
 
     Args:
         config: this device.
@@ -85,8 +85,8 @@ class Session:
     _dispatch: Dispatch = field(init=False)
     _presence: Presence = field(init=False)
     _condition: Condition = field(default_factory=Condition)
-    _online: bool = False  # connecting was begun
-    _answers: bool = False  # the model has answered and the broker has subscribed us, if only once
+    _online: bool = False  # `GoOnline` was returned
+    _answers: bool = False  # at least once a model was loaded while the broker was connected
     _ready_unsaid: bool = False
     _draining: float | None = None
     _exited: bool = False
@@ -102,9 +102,9 @@ class Session:
         self._dispatch = Dispatch(self.config, self.bundle, self._prompts, self._presence)
 
     def handle(self, event: Event, now: float) -> tuple[Effect, ...]:
-        """What is to be done now that `event` happened."""
+        """Handle an event; return the effects that the service must perform."""
         self._dispatch.hear(event, now)
-        if isinstance(event, Unrecorded):  # before anything else ends, and would be said
+        if isinstance(event, Unrecorded):  # first: an outcome of this step must not be sent
             self._prompts.storing = False
         effects = self._prompts.expire_waiting(now)
         effects += self._react(event, now)
@@ -128,7 +128,7 @@ class Session:
             case Generated():
                 return self._dispatch.delta(event, now)
             case Received(message):
-                starts = self._start_next(now)  # what is free then, the new prompt may have
+                starts = self._start_next(now)  # first: earlier prompts take free slots
                 return [*starts, *self._intake.receive(message, now), Ack(message.token)]
             case Controlled(message):
                 return [*self._intake.control(message, now), Ack(message.token)]
@@ -172,7 +172,7 @@ class Session:
     # --- the worker ---------------------------------------------------------------------------
     def _ready(self, model: Ready) -> list[Effect]:
         changed = self._dispatch.ready(model)
-        if not self._online:  # only now: a prompt is not taken before it can be answered
+        if not self._online:  # only now: a device takes no prompt before it can answer it
             self._online = True
             return [GoOnline()]
         return [self._card()] if changed and self._prompts.connected else []
@@ -220,7 +220,7 @@ class Session:
         prompt = ledger.get(reply.key)
         to = (reply.message.topic, reply.message.correlation)
         if prompt is None or (prompt.reply.topic, prompt.reply.correlation) != to:
-            return []  # it went to an address that was replaced by a newer one
+            return []  # this reply went to an address that a newer one has replaced
         if reply.kind == "accepted":
             nobody = code == NO_MATCHING_SUBSCRIBERS and prompt.outcome is None
             return self._prompts.abandon(prompt) if nobody else []
@@ -250,7 +250,7 @@ class Session:
             try:
                 prompt.request = chat.parse_body(prompt.payload, prompt.reply.encoding)
                 self._intake.check_model(prompt.request)
-            except wire.ProtocolError as error:  # this release serves less than the one before
+            except wire.ProtocolError as error:  # this release may serve less than the one before
                 outcome = replies.error_outcome(error)
                 effects += self._prompts.end(prompt, PromptStep.REFUSED, outcome, now)
                 continue
@@ -288,7 +288,7 @@ class Session:
         return self._prompts.fail(prompt, PromptStep.HANDED_BACK, "draining", STOPPING, now)
 
     def _drained(self, now: float) -> bool:
-        """Whether a drain ends with this event: nothing runs any more, or its time is over."""
+        """Whether a drain ends now: no prompt runs any more, or its deadline has passed."""
         if self._draining is None or self._exited:
             return False
         return not self._prompts.running or now >= self._draining
@@ -299,7 +299,7 @@ class Session:
         self._exited = True
         return [*effects, *self._say_status(now)]
 
-    # --- how it is ----------------------------------------------------------------------------
+    # --- status and metrics -------------------------------------------------------------------
     def _say_status(self, now: float) -> list[Effect]:
         if not self._prompts.connected:
             return []

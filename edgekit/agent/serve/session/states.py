@@ -1,6 +1,6 @@
 """The life of one prompt, and the delivery of its outcome, each as a table.
 
-The code moves by these tables and docs/protocol prints them. Pure.
+The session moves prompts by these tables, and docs/protocol prints them. Pure.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from enum import StrEnum
 
 
 class State(StrEnum):
-    """Where a prompt is; the last four are its end."""
+    """The state of a prompt; the last four are final."""
 
     ACCEPTED = "accepted"
     RUNNING = "running"
@@ -21,7 +21,7 @@ class State(StrEnum):
 
 
 class PromptStep(StrEnum):
-    """What happens to a prompt."""
+    """An event that changes the state of a prompt."""
 
     TAKEN = "taken"
     STARTED = "started"
@@ -52,7 +52,7 @@ TRANSITIONS: dict[tuple[State | None, PromptStep], State] = {
 
 
 class Delivery(StrEnum):
-    """Whether the broker has the outcome of a prompt; UNSENT too while there is none."""
+    """Whether the broker has the outcome of a prompt. A prompt without an outcome is UNSENT."""
 
     UNSENT = "unsent"
     IN_FLIGHT = "in flight"
@@ -61,18 +61,18 @@ class Delivery(StrEnum):
 
 
 class DeliveryStep(StrEnum):
-    """What happens to the outcome of a prompt on its way to the broker."""
+    """An event that changes the delivery of an outcome to the broker."""
 
     PUBLISHED = "published"
     ACKNOWLEDGED = "acknowledged by the broker"
     REFUSED = "refused by the broker"
-    LOST = "its connection or its commit failed"
+    LOST = "the connection or the commit failed"
     READDRESSED = "the prompt came again from another address"
-    WITHHELD = "the prompt expired before it started: nobody waits"
+    WITHHELD = "the prompt expired before it started: no requester waits"
 
 
-# What is not here changes nothing: an outcome that a `query` asked for is published, acknowledged
-# or refused as well, whatever has become of the delivery.
+# A pair that is missing here changes nothing. A `query` may have an outcome published in any
+# state of its delivery, and the broker acknowledges or refuses that one as well.
 DELIVERIES: dict[tuple[Delivery, DeliveryStep], Delivery] = {
     (Delivery.UNSENT, DeliveryStep.PUBLISHED): Delivery.IN_FLIGHT,
     (Delivery.UNSENT, DeliveryStep.ACKNOWLEDGED): Delivery.SENT,
@@ -90,26 +90,26 @@ DELIVERIES: dict[tuple[Delivery, DeliveryStep], Delivery] = {
 
 
 def move(state: State | None, step: PromptStep) -> State:
-    """The state after a step.
+    """Return the state after a step.
 
     Raises:
-        KeyError: the table has no such step, which is a defect of the caller.
+        KeyError: the table has no such step; the caller has a defect.
     """
     return TRANSITIONS[state, step]
 
 
 def deliver(delivery: Delivery, step: DeliveryStep) -> Delivery:
-    """The delivery after a step."""
+    """Return the delivery after a step; the same one where the table has no such pair."""
     return DELIVERIES.get((delivery, step), delivery)
 
 
 def table() -> str:
-    """`TRANSITIONS` as Markdown, for docs/protocol."""
+    """Format `TRANSITIONS` as Markdown, for docs/protocol."""
     return _markdown((*key, to) for key, to in TRANSITIONS.items())
 
 
 def delivery_table() -> str:
-    """`DELIVERIES` as Markdown, for docs/protocol."""
+    """Format `DELIVERIES` as Markdown, for docs/protocol."""
     return _markdown((*key, to) for key, to in DELIVERIES.items())
 
 
