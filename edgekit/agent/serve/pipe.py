@@ -1,9 +1,9 @@
-"""What parent and model worker say to each other: length-prefixed msgpack over a socketpair.
+"""The messages between the agent and its worker: length-prefixed msgpack over a socketpair.
 
-A descriptor of its own, because native libraries print on stdout. Frames are a 4-byte big-endian
-length and one tagged msgpack map. The first frame to the worker is its `WorkerSettings`. The worker
-answers with `Ready` once the model is loaded. Neither side imports the other: what both must know
-stands here.
+The pipe has a descriptor of its own, because native libraries print on stdout. A frame is a 4-byte
+big-endian length and one tagged msgpack map. The first frame to the worker is its `WorkerSettings`.
+The worker answers with `Ready` once the model is loaded. Neither side imports the other: this
+module has the constants that both need.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ from edgekit.core.wire import MAX_EXPIRY_SECONDS, UNREADABLE
 from edgekit.errors import EdgekitError
 
 MAX_FRAME_BYTES = 16 << 20
-SLICE_TOKENS = 64  # of a prefill: the longest stretch in which a worker sees no cancel
-HEARTBEAT_SECONDS = 1.0  # a worker that has nothing else to say
-SLOWEST_TOKENS_PER_SECOND = 4.0  # of a prefill, or of one beam: below it a device is of no use
+SLICE_TOKENS = 64  # of a prefill; within one slice the worker sees no cancel
+HEARTBEAT_SECONDS = 1.0  # between two heartbeats of a worker that sends nothing else
+SLOWEST_TOKENS_PER_SECOND = 4.0  # of a prefill or one beam; a slower device is of no use
 _HEADER = struct.Struct(">I")
 
 
 def quiet_seconds(tokens: int) -> float:
-    """For how long one computation of so many tokens may take a worker that is well."""
+    """Return how many seconds a healthy worker may take to compute `tokens` at once."""
     return min(tokens / SLOWEST_TOKENS_PER_SECOND, MAX_EXPIRY_SECONDS)
 
 
 class WorkerSettings(msgspec.Struct, frozen=True, tag="settings", forbid_unknown_fields=True):
-    """What a worker is told before anything else, once.
+    """The first frame to a worker, sent once.
 
     Attributes:
         model: path of the model's folder.
-        release: digest of the release that it is of.
-        max_length: tokens of a slot, where the memory holds one of so many.
-        threads: of the runtime; 0 takes what is fastest on this device.
-        slots: prompts side by side; 0 takes what the memory allows.
-        batching: decode all slots in one step, where the graph allows it.
-        max_beams: of a beam search; 1 refuses it.
-        logits_processors: custom scoring, as in agent.toml; empty for none.
-        tuning: path of the file in which measured settings of the runtime are kept.
-        tune_seconds: how long to measure them at most.
+        release: digest of the model's release.
+        max_length: tokens of a slot; fewer where the memory is too small.
+        threads: of the runtime; 0 takes the fastest number on this device.
+        slots: prompts side by side; 0 takes as many as the memory allows.
+        batching: decode all slots in one step, where the graph allows that.
+        max_beams: of a beam search; 1 refuses beam search.
+        logits_processors: the custom logits processors of agent.toml; empty for none.
+        tuning: path of the file with the runtime's measured settings.
+        tune_seconds: for how long the worker may measure them.
     """
 
     model: str
@@ -60,10 +60,10 @@ class WorkerSettings(msgspec.Struct, frozen=True, tag="settings", forbid_unknown
 
 
 class Start(msgspec.Struct, frozen=True, tag="start"):
-    """Run one prompt; prefixes are kept per `requester`.
+    """Run one prompt; the worker keeps prefixes per `requester`.
 
-    `messages` are (role, content) pairs; `deadline` is monotonic, in seconds; a prompt of more than
-    `prompt_limit` tokens is refused, 0 is no limit but the context's.
+    `messages` are (role, content) pairs; `deadline` is in monotonic seconds. The worker refuses a
+    prompt of more than `prompt_limit` tokens; 0 leaves only the context's limit.
     """
 
     key: str
@@ -77,48 +77,48 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
-    """Stop a prompt: within one prefill slice or one token."""
+    """Stop a prompt. The worker does so within one prefill slice or one token."""
 
     key: str
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """The model is loaded and has produced a token; times in milliseconds.
-
-    `slots` is how many prompts the worker runs side by side.
-    """
+    """The model is loaded and has produced a token; times are in milliseconds."""
 
     load_ms: float
     warm_up_ms: float
     slots: int = 1  # prompts that the worker runs side by side
     threads: int = 0  # of the runtime
-    spinning: bool = False  # whether they wait busily
-    tuned: bool = False  # whether that was measured on this device
-    max_beams: int = 1  # that a prompt may ask for
-    context_length: int = 0  # tokens of a slot; 0: the bundle's
+    spinning: bool = False  # whether these threads busy-wait
+    tuned: bool = False  # whether threads and spinning were measured on this device
+    max_beams: int = 1  # the largest beam search that a prompt may ask for
+    context_length: int = 0  # tokens of a slot; 0: as in the bundle
 
     @property
     def served(self) -> tuple[int, int, int]:
-        """What the memory decided, and the card says."""
+        """The limits that depend on the free memory, for the card."""
         return self.slots, self.max_beams, self.context_length
 
 
 class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
-    """The worker gets on, with nothing else to say; before one long computation it tells for how
-    many seconds more than usual it may be silent."""
+    """The worker makes progress and has no other message to send.
+
+    Before a long computation `quiet_seconds` announces for how much longer than usual the worker
+    may be silent.
+    """
 
     quiet_seconds: float = 0.0
 
 
 class Generated(msgspec.Struct, frozen=True, tag="delta"):
-    """A piece of the answer, safe to show: whole characters, no part of a stop string."""
+    """A piece of the answer that is safe to show: whole characters, no part of a stop string."""
 
     key: str
     text: str
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):
-    """The whole answer. `finish_reason`: stop, length, cancelled or deadline."""
+    """The whole answer; `finish_reason` is stop, length, cancelled or deadline."""
 
     key: str
     text: str
@@ -128,7 +128,7 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
 
 
 class Refused(msgspec.Struct, frozen=True, tag="failed"):
-    """The prompt cannot be answered; `code` is one of the protocol's, `param` the field's name."""
+    """The worker cannot answer the prompt; `code` is the protocol's, `param` names the field."""
 
     key: str
     code: str
@@ -143,11 +143,11 @@ T = TypeVar("T")
 
 
 class PipeClosedError(EdgekitError):
-    """The other process is gone, or talks nonsense, which ends the conversation too."""
+    """The other process has ended, or has sent an invalid frame, which ends the pipe too."""
 
 
 class Pipe(Generic[T]):
-    """One end of the socketpair; `receives` is the union of messages it reads."""
+    """One end of the socketpair; `receives` is the union of the messages that it reads."""
 
     def __init__(self, sock: socket.socket, receives: Any) -> None:
         self.sock = sock
@@ -159,20 +159,20 @@ class Pipe(Generic[T]):
         self._poll.register(sock, select.POLLIN)
 
     def then(self, receives: Any) -> Pipe[Any]:
-        """This end for what follows: messages of another union; the old one is of no use then."""
+        """Return an end that reads messages of another union; this one must not be used again."""
         other: Pipe[Any] = Pipe(self.sock, receives)
         other._buffer, other._unsent = self._buffer, self._unsent
         return other
 
     def readable(self) -> bool:
-        """Whether there is something to receive, or the other end is gone."""
+        """Whether bytes can be received, or the other end is closed."""
         return bool(self._buffer or self._poll.poll(0))
 
     def send(self, message: Message) -> None:
         """Write one frame.
 
         Raises:
-            PipeClosedError: nobody reads.
+            PipeClosedError: the other end is closed.
         """
         try:
             self.sock.sendall(self._frame(message))
@@ -180,24 +180,24 @@ class Pipe(Generic[T]):
             raise PipeClosedError("the pipe is closed", str(error)) from error
 
     def offer(self, message: Message) -> None:
-        """Write one frame as far as it goes at once; `flush` goes on.
+        """Write as much of one frame as fits without waiting; `flush` writes the rest.
 
         Raises:
-            PipeClosedError: nobody reads.
+            PipeClosedError: the other end is closed.
         """
         self._unsent += self._frame(message)
         self.flush()
 
     @property
     def unsent(self) -> bool:
-        """Whether the other end has not taken all that was offered."""
+        """Whether a part of the offered frames is not written yet."""
         return bool(self._unsent)
 
     def flush(self) -> None:
-        """Write what is unsent as far as it goes at once.
+        """Write as much of the unsent bytes as fits without waiting.
 
         Raises:
-            PipeClosedError: nobody reads.
+            PipeClosedError: the other end is closed.
         """
         try:
             while self._unsent:
@@ -208,10 +208,10 @@ class Pipe(Generic[T]):
             raise PipeClosedError("the pipe is closed", str(error)) from error
 
     def receive(self, wait: bool = True) -> T | None:
-        """The next message; None when `wait` is false and there is no whole one yet.
+        """Return the next message; None when `wait` is false and no whole one has arrived.
 
         Raises:
-            PipeClosedError: the other end is gone, or sent what is no frame of ours.
+            PipeClosedError: the other end is closed, or sent an invalid frame.
         """
         while True:
             if len(self._buffer) >= _HEADER.size:

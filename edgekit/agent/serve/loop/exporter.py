@@ -1,8 +1,8 @@
-"""`GET /metrics` on loopback, for a Prometheus or an agent of one on the same device.
+"""Serves `GET /metrics` on loopback, for a Prometheus or its agent on the same device.
 
-One thread, one request at a time; a client that sends slowly, or nothing, is cut off after
-`REQUEST_SECONDS`. The numbers belong to the agent's loop, which renders them when they were asked
-for: a loop that is stuck shows as 503.
+One thread serves one request at a time. It cuts off a client that sends slowly, or nothing, after
+`REQUEST_SECONDS`. The agent's loop owns the metrics and renders them on request: while the loop is
+stuck, the exporter answers 503.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from edgekit.agent.serve.session.exposition import CONTENT_TYPE
 log = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
-ANSWER_SECONDS = 3.0  # several ticks of the loop
-REQUEST_SECONDS = 5.0  # for a whole request, however slowly it comes; again for the answer
-MAX_HEAD_BYTES = 16_384  # of a request: a scraper sends some hundred
+ANSWER_SECONDS = 3.0  # for the loop to render: several ticks
+REQUEST_SECONDS = 5.0  # for a client to send its whole request; again to read the answer
+MAX_HEAD_BYTES = 16_384  # of a request: a scraper sends a few hundred
 MAX_ASKED = 4
 
 
 class Exporter:
-    """Serves what the loop renders.
+    """Serves the metrics that the agent's loop renders.
 
     Args:
-        port: of loopback; 0 serves nothing, and loads nothing.
+        port: on loopback; 0 starts no server and loads no modules.
     """
 
     def __init__(self, port: int) -> None:
@@ -40,11 +40,11 @@ class Exporter:
             return
         try:
             threading.Thread(target=_server(port, self._ask), daemon=True).start()
-        except OSError as error:  # prompts are answered all the same
+        except OSError as error:  # the agent answers prompts without it
             log.warning("no metrics on %s:%d: %s", LOOPBACK, port, error)
 
     def answer(self, render: Callable[[], bytes]) -> None:
-        """On the loop: give the numbers to whoever asked."""
+        """Answer the requests that wait. The agent's loop calls this in every tick."""
         while self._asked:
             self._asked.popleft().set_result(render())
 
@@ -55,21 +55,21 @@ class Exporter:
 
 
 def _head(client: socket.socket, deadline: float) -> bytes:
-    """What a client sends up to the empty line that ends a request's head, or its end.
+    """Read the head of a request, up to its empty line or the client's end of file.
 
     Args:
         deadline: monotonic seconds.
 
     Raises:
         TimeoutError: the deadline passed.
-        OSError: the client is gone.
+        OSError: the connection broke.
     """
     head = b""
     while b"\r\n\r\n" not in head and b"\n\n" not in head and len(head) < MAX_HEAD_BYTES:
         left = deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError
-        client.settimeout(left)  # of this call alone, so that it is set for each
+        client.settimeout(left)  # a timeout holds for one call: set it for each
         received = client.recv(4096)
         if not received:
             break
@@ -78,8 +78,8 @@ def _head(client: socket.socket, deadline: float) -> bytes:
 
 
 def _server(port: int, ask: Callable[[], bytes]) -> Callable[[], None]:
-    """A server that listens; what runs it."""
-    # Loaded on use: they cost a device that serves no metrics 3 MB.
+    """Make a server that listens; return the function that runs it."""
+    # Loaded on use: a device that serves no metrics saves 3 MB.
     from http.server import BaseHTTPRequestHandler  # noqa: PLC0415  as above
     from socketserver import TCPServer  # noqa: PLC0415  as above
 
@@ -88,11 +88,11 @@ def _server(port: int, ask: Callable[[], bytes]) -> Callable[[], None]:
 
         def setup(self) -> None:
             super().setup()
-            # the socket's own timeout would begin anew with every byte of a slow client
+            # the socket's own timeout would start again with every byte of a slow client
             head = _head(self.connection, time.monotonic() + REQUEST_SECONDS)
             self.rfile.close()
             self.rfile = io.BytesIO(head)
-            self.connection.settimeout(REQUEST_SECONDS)  # for the whole of a sendall
+            self.connection.settimeout(REQUEST_SECONDS)  # for a whole sendall
 
         def do_GET(self) -> None:
             if self.path != "/metrics":
@@ -110,12 +110,12 @@ def _server(port: int, ask: Callable[[], bytes]) -> Callable[[], None]:
             self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
-            """Scrapes are no news."""
+            """Log no scrapes."""
 
-    class Server(TCPServer):  # HTTPServer looks its own name up, which may take a DNS timeout
+    class Server(TCPServer):  # HTTPServer looks up its own name: up to a DNS timeout
         allow_reuse_address = True
 
         def handle_error(self, *_: object) -> None:
-            """Whoever asked went away."""
+            """Ignore a client that went away."""
 
     return Server((LOOPBACK, port), Handler).serve_forever

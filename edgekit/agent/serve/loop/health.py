@@ -1,4 +1,4 @@
-"""Tells the service manager whether the agent gets on, and publishes what it has counted."""
+"""Reports the agent's health to the service manager, and publishes its metrics."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ log = logging.getLogger(__name__)
 
 
 class Health:
-    """Told once in a tick.
+    """Gets a snapshot in every tick and passes it on.
 
     Args:
         config: this device.
-        notifier: to the service manager, if there is one.
+        notifier: to the service manager, if the agent runs under one.
         publish: sends a message to the broker.
     """
 
@@ -37,10 +37,10 @@ class Health:
         self._publish_at = 0.0
 
     def tell(self, snapshot: Snapshot, now: float) -> None:
-        """Tell how the agent is; what could not be said is said in the next tick.
+        """Report a snapshot. A report that fails is repeated in the next tick.
 
         Args:
-            snapshot: how it is.
+            snapshot: of this tick.
             now: monotonic seconds.
         """
         self._exporter.answer(lambda: prometheus(snapshot.metrics))
@@ -58,7 +58,7 @@ class Health:
         if not stuck:
             self._notifier.ping(now)
         elif stuck != self._stuck:
-            log.error("the watchdog is told nothing more: %s", stuck)
+            log.error("the watchdog gets no more pings: %s", stuck)
         self._stuck = stuck
         line = status_line(status, connected=snapshot.connected, broker=str(config.broker))
         self._notifier.status(f"stuck: {stuck}" if stuck else line)

@@ -1,13 +1,14 @@
-"""`journal.db`: the prompts of one device, so that nothing that was accepted is lost.
+"""`journal.db`: the prompts of one device on its disk, where an accepted prompt survives a crash.
 
-SQLite, WAL, synchronous=FULL: a commit that returned survives a power cut. What the times of a row
-become after a restart is decided by `restored`, which is pure.
+SQLite, WAL, synchronous=FULL: a commit that returned survives a power cut. `restored` computes the
+times of a row after a restart, and is pure.
 
-The file outlives every release, in both directions: a push brings a later agent to it and a
-rollback an earlier one. Only the columns below are read and written, those of a later version are
-left as they are, and so is a higher `user_version` where these columns are there. A row that this
-version cannot read stays in the file for the version that can. It goes when its own times say that
-its outcome would be forgotten, or when its requester sends the prompt again under the same key.
+The file outlives every release, in both directions: after a push a later agent opens it, after a
+rollback an earlier one. This version reads and writes only the columns below. It leaves columns of
+a later version as they are, and a higher `user_version` where its own columns exist. A row that
+this version cannot read stays in the file for the version that can. It is deleted when its own
+times say that its outcome would be forgotten, or when its requester sends the prompt again under
+the same key.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ from edgekit.errors import EdgekitError
 
 log = logging.getLogger(__name__)
 
-BUSY_SECONDS = 5.0  # an agent that was killed lets go of it at once
-WAL_BYTES = 1 << 20  # it is cut to this after a checkpoint
-BROKEN_KEEP_SECONDS = 86_400.0  # somebody may look why; it holds prompts
+BUSY_SECONDS = 5.0  # a killed agent releases the file at once
+WAL_BYTES = 1 << 20  # SQLite truncates the WAL to this after a checkpoint
+BROKEN_KEEP_SECONDS = 86_400.0  # time to find the cause; no longer, as it holds prompts
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 SCHEMA_VERSION = 1
 SCHEMA = """
@@ -50,7 +51,7 @@ VALUES (?, ?, ?, ?, ?, ?)
 ON CONFLICT (key) DO UPDATE SET state = excluded.state, boot_id = excluded.boot_id,
     boot_seconds = excluded.boot_seconds, unix_seconds = excluded.unix_seconds, row = excluded.row
 """
-CHECK_BYTES = 256 * 1024  # room for the largest prompt, or a check tells nothing
+CHECK_BYTES = 256 * 1024  # room for the largest prompt, which a check must prove
 
 
 class StorageError(EdgekitError):
@@ -61,10 +62,10 @@ class StorageError(EdgekitError):
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """One instant on every clock there is, in seconds.
+    """One instant on every clock of the device, in seconds.
 
-    `boot` is CLOCK_BOOTTIME, which no one sets and which runs on while the device sleeps, and means
-    something only together with `boot_id`; `unix` may jump.
+    `boot` is CLOCK_BOOTTIME: no program can set it, and it runs while the device sleeps. It has a
+    meaning only with its `boot_id`. `unix` may jump.
     """
 
     monotonic: float
@@ -74,35 +75,35 @@ class Moment:
 
     @classmethod
     def now(cls) -> Moment:
-        """This instant."""
+        """Return this instant."""
         boot = time.clock_gettime(time.CLOCK_BOOTTIME)
         return cls(time.monotonic(), boot, time.time(), BOOT_ID.read_text().strip())
 
     def since(self, boot: float, unix: float, boot_id: str) -> float:
-        """Seconds since another instant, never less than 0.
+        """Return the seconds since another instant, never less than 0.
 
-        After a reboot only the wall clock can tell; one that was set back tells nothing.
+        After a reboot only the wall clock measures them; a clock that was set back gives 0.
         """
         passed = self.boot - boot if boot_id == self.boot_id else self.unix - unix
         return max(0.0, passed)
 
 
 def stored(row: JournalRow, now: Moment) -> JournalRow:
-    """The row with its times as seconds from now on."""
+    """Return the row with its times relative to now."""
     return _shifted(row, -now.monotonic)
 
 
 def restored(row: JournalRow, passed_seconds: float, now: Moment) -> JournalRow:
-    """The row with its times on this boot's monotonic clock again."""
+    """Return the row with its times on this boot's monotonic clock."""
     return _shifted(row, now.monotonic - passed_seconds)
 
 
 def read_row(blob: bytes) -> JournalRow:
-    """A row as it was stored.
+    """Decode a stored row.
 
     Raises:
-        UNREADABLE: no row, or one of a later version: a state that is not known, an end without an
-            outcome, an outcome without an end.
+        UNREADABLE: the bytes are not a row, or one of a later version: an unknown state, a final
+            state without an outcome, an outcome without a final state.
     """
     row = msgspec.msgpack.decode(blob, type=JournalRow)
     if (row.outcome is None) != (row.state in (State.ACCEPTED, State.RUNNING)):
@@ -111,16 +112,16 @@ def read_row(blob: bytes) -> JournalRow:
 
 
 class _Times(msgspec.Struct, frozen=True):
-    """What says, in a row of any version, when its outcome is forgotten."""
+    """The fields that say, in a row of any version, when its outcome is forgotten."""
 
     keep_until: float
     sent: bool = False
 
 
 def is_over(blob: bytes, passed_seconds: float) -> bool:
-    """Whether the times of a row that cannot be read say that its outcome would be forgotten.
+    """Whether an unreadable row is old enough to have its outcome forgotten.
 
-    False where not even its times can be read.
+    False where even its times cannot be read.
     """
     try:
         times = msgspec.msgpack.decode(blob, type=_Times)
@@ -140,12 +141,12 @@ def _shifted(row: JournalRow, seconds: float) -> JournalRow:
 
 
 class Journal:
-    """The file: opened when it is first needed, and again after an error.
+    """The journal's file, opened on first use and again after an error.
 
     Args:
-        path: of the database; made with mode 0600.
-        clock: tells this instant.
-        busy_seconds: for another process to let go of the file.
+        path: of the database; created with mode 0600.
+        clock: returns this instant.
+        busy_seconds: how long to wait for another process that holds the file.
     """
 
     def __init__(
@@ -159,16 +160,17 @@ class Journal:
         self._busy_seconds = busy_seconds
         self._database: sqlite3.Connection | None = None
         self._aside = path.with_name(path.name + ".broken")
-        self._removed_words = True  # an agent that was killed may have left some in the WAL
-        self._told: frozenset[str] = frozenset()  # keys of rows that cannot be read
+        self._removed_words = True  # a killed agent may have left some in the WAL
+        self._told: frozenset[str] = frozenset()  # keys of unreadable rows that were logged
 
     def load(self) -> tuple[JournalRow, ...]:
-        """Every row that can be read, the oldest prompt first; the others stay and are logged once.
+        """Read every readable row, the oldest prompt first. Other rows stay and are logged once.
+
+        A file that is no database, or lacks our columns, is renamed to `journal.db.broken`, which
+        replaces an earlier one and is kept for a day. The journal then starts empty.
 
         Raises:
-            StorageError: the file cannot be opened or read. A file that is no database, or has
-                not our columns, is put aside as `journal.db.broken`, in place of an earlier one
-                and for a day, and the journal begins anew.
+            StorageError: the file cannot be opened, read or renamed.
         """
         try:
             return self._load()
@@ -187,10 +189,10 @@ class Journal:
                 return self._load()
 
     def commit(self, records: Sequence[JournalRow], forgotten: Sequence[str]) -> None:
-        """Write rows and remove others, all or nothing; on the disk when this returns.
+        """Write and remove rows, all or nothing. They are on the disk when this returns.
 
         Raises:
-            StorageError: nothing was written, as far as can be known.
+            StorageError: the commit failed. It may have reached the disk all the same.
         """
         now = self._clock()
         times = (now.boot_id, now.boot, now.unix)
@@ -205,21 +207,23 @@ class Journal:
         self._removed_words = self._removed_words or ended or bool(forgotten)
 
     def tidy(self) -> None:
-        """Leave nothing of removed words in the files: once every tick, so that no commit pays it.
+        """Erase removed prompts from the WAL, and delete an old broken file.
 
-        What cannot be done now is tried again at the next one.
+        The service calls this once in every tick and not in a commit, which would take longer. The
+        next tick repeats a part that fails.
         """
         self._empty_wal()
-        with suppress(OSError):  # there is none
+        with suppress(OSError):  # no broken file exists
             put_aside = self._aside.stat().st_mtime
-            if abs(self._clock().unix - put_aside) >= BROKEN_KEEP_SECONDS:  # clocks are set
+            # abs: the clock may have been set back
+            if abs(self._clock().unix - put_aside) >= BROKEN_KEEP_SECONDS:
                 self._aside.unlink()
 
     def check(self) -> None:
-        """Write and remove as much as a prompt may need.
+        """Write and remove as many bytes as a prompt may need.
 
         Raises:
-            StorageError: there is no room yet.
+            StorageError: the journal still cannot be written.
         """
         with self._failing("written"):
             with self._open() as database:
@@ -230,19 +234,19 @@ class Journal:
                 database.execute("DELETE FROM checks")
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._database is not None:
             with suppress(sqlite3.Error):
                 self._database.close()
             self._database = None
 
     def _empty_wal(self) -> None:
-        """Else words that were removed stay in it until it is written over."""
+        """Truncate the WAL, which else keeps removed prompts until it is overwritten."""
         database = self._database
         if database is None or not self._removed_words:
             return
-        database.execute("PRAGMA busy_timeout = 0")  # no prompt waits for somebody who reads
-        with suppress(sqlite3.Error):  # what was committed is so
+        database.execute("PRAGMA busy_timeout = 0")  # a reader of the file must not delay a prompt
+        with suppress(sqlite3.Error):  # every commit stays valid without it
             ((busy, _, _),) = database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             self._removed_words = bool(busy)
         database.execute(f"PRAGMA busy_timeout = {round(self._busy_seconds * 1000)}")
@@ -275,14 +279,14 @@ class Journal:
 
     def _open(self) -> sqlite3.Connection:
         if self._database is None:
-            # Made by us, so that nobody else may read it for an instant; SQLite gives -wal and
-            # -shm the same mode.
+            # We create the file: SQLite would leave it readable for an instant. SQLite gives -wal
+            # and -shm the same mode.
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
             database = sqlite3.connect(self._path, timeout=self._busy_seconds)
             try:
                 database.execute("PRAGMA journal_mode = WAL")
                 database.execute("PRAGMA synchronous = FULL")
-                database.execute("PRAGMA secure_delete = ON")  # prompts are somebody's words
+                database.execute("PRAGMA secure_delete = ON")  # prompts are private
                 database.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
                 database.executescript(SCHEMA)
                 _check_columns(database)

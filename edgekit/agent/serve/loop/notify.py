@@ -1,6 +1,6 @@
 """systemd's notification protocol, sd_notify(3): datagrams of `NAME=value` lines to a socket.
 
-Where no socket is named nothing is sent, and nothing else differs.
+Without a socket in the environment nothing is sent.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 
 
 class Notifier:
-    """Says to the service manager how the agent is.
+    """Reports the state of the agent to the service manager.
 
     Args:
-        environment: where the manager's variables are taken out of, so that no child has them.
+        environment: has the manager's variables. They are removed: no child must inherit them.
     """
 
     def __init__(self, environment: MutableMapping[str, str]) -> None:
@@ -40,26 +40,26 @@ class Notifier:
         self._complained = False
 
     def ready(self) -> None:
-        """Prompts are answered from now on; said once."""
+        """Report, once, that the agent answers prompts from now on."""
         if not self._ready:
             self._ready = self._send("READY=1")
 
     def stopping(self) -> None:
-        """Nothing new is taken any more."""
+        """Report that the agent takes no new prompts."""
         self._send("STOPPING=1")
 
     def status(self, text: str) -> None:
-        """One line for a person, sent when it changed."""
+        """Send one line of text for a person, when it changed."""
         if text != self._status and self._send(f"STATUS={text}"):
             self._status = text
 
     def ping(self, now: float) -> None:
-        """There is progress: tell the watchdog, at half of its time; monotonic seconds."""
+        """Ping the watchdog, at most twice in its interval; `now` is monotonic seconds."""
         if now >= self._next_ping and self._send("WATCHDOG=1"):
             self._next_ping = now + self._interval_seconds
 
     def _send(self, line: str) -> bool:
-        """Whether it need not be sent again; a manager that does not read is not waited for."""
+        """Send one line without waiting for the manager; return whether no repeat is needed."""
         if not self._address:
             return True
         try:
@@ -68,7 +68,7 @@ class Notifier:
                 sock.sendto(line.encode(), self._address)
         except OSError as error:
             if not self._complained:
-                log.warning("the service manager cannot be told %s: %s", line, error)
+                log.warning("%s cannot be sent to the service manager: %s", line, error)
             self._complained = True
             return False
         self._complained = False

@@ -1,4 +1,4 @@
-"""How the agent's one loop waits: for everything that has a descriptor, and for signals."""
+"""Waits of the agent's one loop: for descriptors and for signals."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ SIGNAL_BYTES = 4096
 
 
 class Pollable(Protocol):
-    """Something that happens outside of the loop."""
+    """A source of events outside of the loop, with a file descriptor."""
 
     def interest(self) -> tuple[int, int] | None:
-        """Its descriptor and the poll(2) events it waits for, if there is any now."""
+        """Return the descriptor and the poll(2) events to wait for, or None for neither."""
 
     def ready(self, events: int) -> None:
-        """One of them, or an error, is there."""
+        """Handle the `events` that poll(2) reported, which may be an error."""
 
 
 def wait(sources: Iterable[Pollable], seconds: float) -> None:
-    """Until something happens, or the time is over; whoever it happened to does its part."""
+    """Wait until a source has an event, for at most `seconds`; call `ready` of each that has."""
     poll = select.poll()
     waiting: dict[int, Pollable] = {}
     for source in sources:
@@ -36,23 +36,25 @@ def wait(sources: Iterable[Pollable], seconds: float) -> None:
 
 
 class Signals:
-    """Ends a wait when a signal has come, whose handler has run then: poll(2) itself is gone on
-    with after one (PEP 475)."""
+    """Ends a wait after a signal, once its handler has run.
+
+    Python resumes poll(2) itself after a signal (PEP 475).
+    """
 
     def __init__(self) -> None:
         self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
 
     def close(self) -> None:
-        """No longer."""
+        """Stop watching signals."""
         signal.set_wakeup_fd(-1)
         os.close(self._read)
         os.close(self._write)
 
     def interest(self) -> tuple[int, int]:
-        """As of `Pollable`."""
+        """See `Pollable`."""
         return self._read, select.POLLIN
 
     def ready(self, _events: int) -> None:
-        """As of `Pollable`."""
+        """See `Pollable`."""
         os.read(self._read, SIGNAL_BYTES)

@@ -1,4 +1,4 @@
-"""The model's process, seen by its parent: started, told, polled, ended."""
+"""The worker process as its parent sees it: starts it, sends and receives messages, ends it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from edgekit.agent.serve.pipe import FromWorker, Message, Pipe, PipeClosedError,
 
 log = logging.getLogger(__name__)
 
-EXIT_SECONDS = 2.0  # from the end of its pipe to SIGKILL; the agent's loop stands still
+EXIT_SECONDS = 2.0  # from closing its pipe to SIGKILL; the agent's loop is blocked meanwhile
 
 
 class ModelProcess:
-    """One worker at a time; a `polling.Source`.
+    """Runs one worker at a time; a `polling.Pollable`.
 
     Args:
-        settings: what each worker is told first.
-        on_message: called from `ready` with what it says.
-        on_end: called from `ready` when it has ended by itself.
+        settings: the first frame to each worker.
+        on_message: called from `ready` with each message of the worker.
+        on_end: called from `ready` when the worker has ended by itself.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class ModelProcess:
         self._pipe: Pipe[FromWorker] | None = None
 
     def start(self) -> None:
-        """Start one; the one that runs is stopped first."""
+        """Start a worker. A worker that still runs is stopped first."""
         self.stop()
         ours, theirs = socket.socketpair()
         with theirs:
@@ -55,18 +55,18 @@ class ModelProcess:
         self.tell(self._settings)
 
     def tell(self, message: Message) -> None:
-        """Send it something; what it does not take yet is kept, and lost when it ends."""
+        """Send a message. It is buffered while the worker does not read, and lost when it ends."""
         if self._pipe is not None:
-            with suppress(PipeClosedError):  # `ready` notices
+            with suppress(PipeClosedError):  # `ready` notices the end
                 self._pipe.offer(message)
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Send SIGKILL to the worker."""
         if self._process is not None:
             self._process.kill()
 
     def stop(self) -> None:
-        """End it, and say nothing of it."""
+        """End the worker without calling `on_end`."""
         if self._pipe is not None:
             pipe, self._pipe = self._pipe, None
             with suppress(OSError):
@@ -75,14 +75,14 @@ class ModelProcess:
         self._reap()
 
     def interest(self) -> tuple[int, int] | None:
-        """As of `polling.Source`."""
+        """See `polling.Pollable`."""
         if self._pipe is None:
             return None
         writes = select.POLLOUT if self._pipe.unsent else 0
         return self._pipe.sock.fileno(), select.POLLIN | writes
 
     def ready(self, events: int) -> None:
-        """As of `polling.Source`."""
+        """See `polling.Pollable`."""
         assert self._pipe is not None
         try:
             while (message := self._pipe.receive(wait=False)) is not None:
@@ -96,7 +96,7 @@ class ModelProcess:
             self._on_end()
 
     def _reap(self) -> int | None:
-        """Its exit code; it has no pipe any more, which ends it."""
+        """Wait for the worker to end, which a closed pipe makes it do; return its exit code."""
         if self._process is None:
             return None
         try:

@@ -1,4 +1,4 @@
-"""How the device is: temperature, free memory and free disk, from the kernel."""
+"""Reads the device's temperature, free memory and free disk from the kernel."""
 
 from __future__ import annotations
 
@@ -15,11 +15,19 @@ MEMINFO = Path("/proc/meminfo")
 def read_sensors(
     thermal: Path = THERMAL, meminfo: Path = MEMINFO, disk: Path | None = None
 ) -> Readings:
-    """The hottest zone, MemAvailable, and what an ordinary user may still write to the disk that
-    holds the folder `disk`; None for what this kernel does not tell."""
+    """Read the device's sensors.
+
+    Args:
+        thermal: folder of the thermal zones.
+        meminfo: file with MemAvailable.
+        disk: a folder; its disk counts what an unprivileged user may still write.
+
+    Returns:
+        The readings; None for a value that this kernel does not report.
+    """
     degrees = []
     for zone in thermal.glob("thermal_zone*/temp"):
-        with suppress(OSError, ValueError):  # a sensor that is asleep
+        with suppress(OSError, ValueError):  # a sensor may be asleep
             degrees.append(round(int(zone.read_text()) / 1000))  # millidegrees
     free = None
     with suppress(OSError, ValueError):

@@ -1,7 +1,7 @@
-"""The agent's parent process: carries events to the session and performs its effects.
+"""The agent's parent process: passes events to the session and performs its effects.
 
-One loop on one thread waits for the broker, the worker and signals; what they say are events in a
-queue, which is empty before it waits again. Nothing is decided here.
+One loop on one thread waits for the broker, the worker and signals. Their messages become events in
+a queue, which the loop empties before it waits again. The session makes every decision.
 """
 
 from __future__ import annotations
@@ -64,10 +64,10 @@ from edgekit.store import publish
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.5
-FLUSH_SECONDS = 4.0  # for the last PUBACKs when the agent ends
+FLUSH_SECONDS = 4.0  # to wait for the last PUBACKs when the agent ends
 WILL_DELAY_SECONDS = 10
-MAX_PACKET_BYTES = 2 * wire.MAX_BODY_BYTES  # the broker drops a larger one, which gets no 413
-TUNE_SHARE = 0.25  # of the trial's time: the model is loaded and answers in the rest of it
+MAX_PACKET_BYTES = 2 * wire.MAX_BODY_BYTES  # the broker drops a larger packet: no 413 is sent
+TUNE_SHARE = 0.25  # of the trial's time; the rest is for the load and the first answer
 
 
 class Service:
@@ -78,11 +78,12 @@ class Service:
         bundle: the release's config.
         release: its digest.
         model_dir: its model folder.
-        ready_file: written once the model has answered and the broker has subscribed us.
-        tuning_file: where the runtime's measured settings are kept.
+        ready_file: written once the model has answered and the broker has confirmed the
+            subscriptions.
+        tuning_file: stores the runtime's measured settings.
         version: of the agent, for the card.
-        journal: the prompts' database.
-        notifier: to the service manager, if there is one.
+        journal: path of `journal.db`.
+        notifier: to the service manager, if the agent runs under one.
     """
 
     def __init__(
@@ -136,10 +137,10 @@ class Service:
         self._health = Health(config, notifier, self._mqtt.publish)
 
     def run(self) -> None:
-        """Serve; returns when everything is drained.
+        """Serve until the drain is complete.
 
         Raises:
-            TakenOverError: another client has this device's name.
+            TakenOverError: another client connected under this device's name.
             EdgekitError: the model cannot be loaded.
         """
         self._ready_file.unlink(missing_ok=True)
@@ -167,10 +168,10 @@ class Service:
 
     # --- events in ----------------------------------------------------------------------------
     def _next_event(self, sources: tuple[polling.Pollable, ...]) -> Event:
-        """What has happened, or a `Tick` when it is time."""
+        """Return the next event, or a `Tick` when one is due."""
         while True:
             now = time.monotonic()
-            if now >= self._tick_at:  # first: while answers stream there is always another event
+            if now >= self._tick_at:  # first: while answers stream the queue is never empty
                 self._tick_at = now + TICK_SECONDS
                 return Tick()
             if self._events:
@@ -178,7 +179,7 @@ class Service:
             polling.wait(sources, self._tick_at - now)
 
     def _tick(self, now: float) -> None:
-        """What those who perform do when it is time."""
+        """Do what the MQTT client and the worker need in every tick."""
         self._mqtt.tick(now)
         if self._respawn_at is not None and now >= self._respawn_at:
             self._respawn_at = None
@@ -201,7 +202,7 @@ class Service:
         self._events.append(Drain(time.monotonic() + self._config.drain_seconds))
 
     def _note_last_pubacks(self) -> None:
-        """What the broker has is not sent again by the next agent."""
+        """Record the last PUBACKs: the next agent must not send those outcomes again."""
         last = (event for event in tuple(self._events) if isinstance(event, Published))
         events: tuple[Event, ...] = (Disconnected(), *last, Stopped())
         for event in events:
@@ -210,7 +211,7 @@ class Service:
     def _handle(self, event: Event) -> None:
         try:
             effects = self._session.handle(event, time.monotonic())
-        except Exception:  # a defect met by one prompt must not cost the others
+        except Exception:  # a defect that one prompt triggers must not harm the others
             log.exception("the session failed on %s", type(event).__name__)
             if isinstance(event, Received | Controlled):  # else the broker waits for its PUBACK
                 self._mqtt.ack(event.message.token)
@@ -239,7 +240,7 @@ class Service:
             self._handle(unrecorded)
 
     def _act(self, effect: Effect) -> None:
-        """Perform one of those that are rare."""
+        """Perform one of the rare effects."""
         match effect:
             case Spawn(after_seconds):
                 self._respawn_at = time.monotonic() + after_seconds
@@ -267,7 +268,7 @@ class Service:
     def _publish(self, effect: Publish) -> None:
         try:
             future = self._mqtt.publish(effect.message)
-        except Exception:  # a reply that cannot be put into a packet must not cost the others
+        except Exception:  # a reply that fits no packet must not harm the others
             log.exception("a reply to %s cannot be published", effect.key)
             return
         if effect.key and effect.message.qos:
@@ -289,7 +290,7 @@ class Service:
 def worker_settings(
     config: AgentConfig, bundle: BundleConfig, release: str, model_dir: Path, tuning_file: Path
 ) -> WorkerSettings:
-    """What a worker of this device and release is told first."""
+    """Return the first frame to a worker of this device and release."""
     return WorkerSettings(
         model=str(model_dir),
         release=release,

@@ -1,4 +1,4 @@
-"""Whether the agent gets on with its work, as systemd is told, and in a person's words. Pure."""
+"""Detects a stalled worker for the watchdog, and words the agent's state for a person. Pure."""
 
 from __future__ import annotations
 
@@ -10,19 +10,24 @@ COLD_SECONDS = 60.0  # the weights may have to be read again from a slow disk
 
 
 def longest_silence_seconds(config: AgentConfig, loading: bool) -> float:
-    """For how long a worker that is well may say nothing, unless it has announced more: a slice of
-    a prefill, and while it loads the model and measures its threads, the trial's time as well."""
+    """Return for how many seconds a healthy worker may be silent, unless it announces more.
+
+    That is the time for one slice of a prefill. While the worker loads the model and measures its
+    threads, the time of a trial is added.
+    """
     load = config.trial_seconds if loading else 0.0
     return load + COLD_SECONDS + quiet_seconds(SLICE_TOKENS)
 
 
 def stall_of(*, owed: bool, silent_seconds: float, longest_silence_seconds: float) -> str:
-    """What does not get on, or nothing. Asked by the main loop, which so has turned itself.
+    """Return why the agent is stalled, or an empty string.
+
+    The main loop calls this, and so proves that it still runs itself.
 
     Args:
-        owed: the worker has something to do: to load the model, or a prompt.
-        silent_seconds: since the worker said something, or had nothing to do.
-        longest_silence_seconds: what a worker that is well may take.
+        owed: the worker has something to do: load the model, or run a prompt.
+        silent_seconds: since the worker last sent a message or had nothing to do.
+        longest_silence_seconds: for how long a healthy worker may be silent.
     """
     if owed and silent_seconds > longest_silence_seconds:
         return f"the model process has said nothing for {silent_seconds:.0f} s"
@@ -30,7 +35,7 @@ def stall_of(*, owed: bool, silent_seconds: float, longest_silence_seconds: floa
 
 
 def status_line(status: wire.Status, *, connected: bool, broker: str) -> str:
-    """How the agent is, for `systemctl status`."""
+    """Return one line on the agent's state, for `systemctl status`."""
     words = [status.state.replace("_", " ")]
     if status.state == "starting":
         words = ["loading the model"]

@@ -1,4 +1,4 @@
-"""Performs what the session asks of its journal; what came of it are events."""
+"""Performs the session's effects on the journal and returns the results as events."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ log = logging.getLogger(__name__)
 
 
 class Storage:
-    """The journal, read once and written often.
+    """Reads the journal at the start and commits to it.
 
     Args:
-        journal: opened when it is first needed.
+        journal: opened on first use.
     """
 
     def __init__(self, journal: Journal) -> None:
@@ -31,7 +31,7 @@ class Storage:
         self._complained = False
 
     def restore(self) -> Event:
-        """Read what the journal holds; `Unrecorded` when it cannot be read."""
+        """Read the journal: `Restored` with its rows, or `Unrecorded` when it cannot be read."""
         try:
             rows = self._journal.load()
         except StorageError as error:
@@ -43,7 +43,7 @@ class Storage:
         return Restored(rows)
 
     def commit(self, effects: tuple[Effect, ...]) -> Unrecorded | None:
-        """Do all `Record` and `Forget` of one step in one commit; None when that is done."""
+        """Commit all `Record` and `Forget` of one step at once; None when that succeeds."""
         rows = [effect.row for effect in effects if isinstance(effect, Record)]
         keys = [effect.key for effect in effects if isinstance(effect, Forget)]
         if not rows and not keys:
@@ -56,8 +56,11 @@ class Storage:
         return None
 
     def check(self) -> tuple[Event, ...]:
-        """Try whether the journal can be written: `StorageBack` if so, after its rows where it
-        could not be read before."""
+        """Test whether the journal can be written.
+
+        Returns:
+            `StorageBack` if it can, after `Restored` where the journal could not be read before.
+        """
         events: list[Event] = []
         if not self._was_read:
             events.append(self.restore())
