@@ -40,7 +40,7 @@ def write(folder: Path, setup: BrokerSetup, *, force: bool) -> Written:
         force: whether files of the broker that are there are replaced.
 
     Raises:
-        UsageError: files are there already, or a file of a password is empty.
+        UsageError: files are there already, or a file of a password is empty or no UTF-8 text.
     """
     broker, locked = files_folder(folder), folder / "passwords"
     paths = {name: locked / name for name in (*setup.devices, *setup.requesters)}
@@ -88,6 +88,12 @@ def _kept(path: Path) -> str:
         text = path.read_text("utf-8").strip()
     except FileNotFoundError:
         return ""
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{path} is no password: it is not UTF-8 text",
+            str(error),
+            "remove it, and a new password is made",
+        ) from error
     if not text:
         raise UsageError(f"{path} is empty", next_step="remove it, and a new password is made")
     return text

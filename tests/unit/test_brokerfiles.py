@@ -99,3 +99,11 @@ def test_a_password_s_file_that_is_empty_is_named(tmp_path: Path) -> None:
     empty.write_text("\n")
     with pytest.raises(UsageError, match="alice is empty"):
         write(tmp_path, SETUP, force=True)
+
+
+def test_a_password_s_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path, SETUP, force=False).passwords["alice"]
+    path.write_bytes(b"caf\xe9\n")
+    with pytest.raises(UsageError, match="alice is no password: it is not UTF-8 text"):
+        write(tmp_path, SETUP, force=True)
+    assert path.read_bytes() == b"caf\xe9\n"
