@@ -15,19 +15,10 @@ from urllib.parse import urlsplit
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
-@contextmanager
-def serving(
-    folder: Path, name: str, *, gated: bool = False, altered: str = "", cut: str = ""
-) -> Iterator[str]:
-    """Serve the files of a folder as the model `name`; gives the address for HF_ENDPOINT.
-
-    Args:
-        gated: its terms have to be accepted first.
-        altered: a file of which other bytes are sent than the listing promises.
-        cut: a file whose connection breaks half-way, once.
-    """
-    files = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
-    still_to_cut = {cut} - {""}
+def handler(
+    files: dict[str, bytes], name: str, *, gated: bool, altered: str, still_to_cut: set[str]
+) -> type[BaseHTTPRequestHandler]:
+    """What answers for `serving`; the arguments are as there."""
 
     class Hub(BaseHTTPRequestHandler):
         def log_message(self, *args: object) -> None:
@@ -82,7 +73,25 @@ def serving(
                 self.wfile.write(data[first : len(data) // 2] if cut else data[first:])
                 self.close_connection |= cut
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    return Hub
+
+
+@contextmanager
+def serving(
+    folder: Path, name: str, *, gated: bool = False, altered: str = "", cut: str = ""
+) -> Iterator[str]:
+    """Serve the files of a folder as the model `name`; gives the address for HF_ENDPOINT.
+
+    Args:
+        gated: its terms have to be accepted first.
+        altered: a file of which other bytes are sent than the listing promises.
+        cut: a file whose connection breaks half-way, once.
+    """
+    files = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+    server = ThreadingHTTPServer(
+        ("127.0.0.1", 0),
+        handler(files, name, gated=gated, altered=altered, still_to_cut={cut} - {""}),
+    )
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:

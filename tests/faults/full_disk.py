@@ -49,6 +49,16 @@ def fill(ballast: Path) -> None:
                 continue
 
 
+def started(root: Root) -> subprocess.Popen[bytes]:
+    """The agent of the device, without a supervisor."""
+    return subprocess.Popen(
+        [sys.executable, "-S", "-P", "-m", "edgekit.agent", "serve", "--root", str(root.path)],
+        env=root.environment(root.current.resolve()),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
 def main() -> None:
     root = Root(Path(sys.argv[1]))
     broker = BrokerConfig("127.0.0.1", int(sys.argv[2]))
@@ -68,12 +78,7 @@ def main() -> None:
     filters = [(topics.status_topic("demo"), 1), (topics.response_prefix("tester") + "#", 1)]
     watcher = MqttClient(broker, "watcher", subscriptions=filters, on_message=watch)
     watcher.connect()
-    agent = subprocess.Popen(
-        [sys.executable, "-S", "-P", "-m", "edgekit.agent", "serve", "--root", str(root.path)],
-        env=root.environment(root.current.resolve()),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    agent = started(root)
     seen: dict[str, Any] = {}
     ballast = root.path / "ballast"
     try:

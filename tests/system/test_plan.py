@@ -247,10 +247,8 @@ def large(tmp_path: Path) -> Path:
     return folder
 
 
-@contextmanager
-def serving(folder: Path, *, gated: bool = False) -> Iterator[Hub]:
-    """Serve a folder as `some/large`, whole files and ranges of them."""
-    files = {path.name: path for path in folder.iterdir()}
+def handler(files: dict[str, Path], hub: Hub, *, gated: bool) -> type[BaseHTTPRequestHandler]:
+    """What answers for `serving`."""
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *args: object) -> None:
@@ -304,8 +302,17 @@ def serving(folder: Path, *, gated: bool = False) -> Iterator[Hub]:
                 hub.served[name] += len(data)
                 self.wfile.write(data)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    hub = Hub(f"http://127.0.0.1:{server.server_port}")
+    return Handler
+
+
+@contextmanager
+def serving(folder: Path, *, gated: bool = False) -> Iterator[Hub]:
+    """Serve a folder as `some/large`, whole files and ranges of them."""
+    files = {path.name: path for path in folder.iterdir()}
+
+    hub = Hub("")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(files, hub, gated=gated))
+    hub.address = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
