@@ -1,4 +1,4 @@
-"""`edgekit build` as a command, for the tests that look at what it does."""
+"""Runs `edgekit build` as a command, for tests of its effects."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ AS_INSTALLED = {"XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME", "")}
 
 
 def silent(_: Progress) -> None:
-    """Nobody watches."""
+    """Ignores progress."""
 
 
 def command(*arguments: str | Path) -> list[str]:
@@ -64,7 +64,7 @@ def answer(python: str, folder: Path, question: str) -> str:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """The model's own files, not what is written about them."""
+    """The model's own files, without records and reports."""
     about = ("build.json", "gate.json", "provenance.json", "report.html")
     return {p.name: p.read_bytes() for p in folder.iterdir() if p.name not in about}
 

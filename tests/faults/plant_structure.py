@@ -2,7 +2,7 @@
 
     python plant_structure.py FOLDER DEFECT     (names: the functions of `DEFECTS`)
 
-What the model would say does not matter here: these are defects of the files.
+The model's output does not matter here: these are defects of the files.
 """
 
 # mypy: disable-error-code="import-not-found,no-untyped-def"
@@ -75,7 +75,7 @@ def set_attribute(folder: Path, name: str, value: int, count: int | None = None)
 
 
 def insert(folder: Path, at: int, count: int) -> None:
-    """Bytes that nobody refers to; every tensor behind them moves."""
+    """Bytes that no tensor refers to; every tensor behind them moves."""
     model = load(folder)
     for tensor in model.graph.initializer:
         offset, _ = span(tensor)

@@ -1,11 +1,11 @@
-"""Builds tiny models both ways in one process, run with the toolchain's interpreter.
+"""Builds tiny models by both routes in one process, run with the toolchain's interpreter.
 
     python convert_ways.py INSIDE FOLDER CASES RESULTS
 
 INSIDE is the folder of `convert.py`, CASES a JSON file: a list of {name, model, precision, options
 and provider, path and plant where they are not usual}. RESULTS takes one JSON object: name ->
 {stock and low: file -> sha256, result: the result event or {"error": …}, left: names in the
-output's folder, seconds}. The sizes from which the low-memory path works are small here, so that
+output's folder, seconds}. The size limits of the low-memory route are small here, therefore
 tiny models go through all of it. A plant breaks one thing for one case.
 """
 
@@ -34,7 +34,7 @@ class Silent:
 
 @contextlib.contextmanager
 def swapped(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Another value for a name; `None` takes the name away."""
+    """Sets another value for a name; `None` removes the name."""
     own = getattr(owner, name)
     if value is None:
         delattr(owner, name)

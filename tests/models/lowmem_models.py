@@ -1,4 +1,4 @@
-"""Tiny checkpoints for comparing the two ways through the builder. Imported by convert_ways.py.
+"""Tiny checkpoints for comparing the two routes through the builder. Imported by convert_ways.py.
 
 Dimensions on purpose: 96 and 160 are no multiples of the larger block sizes, so that rows are
 padded; query and key differ in heads. `even` models have an even number of blocks in every row:

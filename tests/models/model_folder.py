@@ -45,8 +45,8 @@ def model_folder(folder: Path, gate: GateSummary | None = PASSED, seconds: float
     """Write a built model.
 
     Args:
-        gate: how it did there; None for a model that nobody tested.
-        seconds: how long the build took.
+        gate: the gate's summary; None for a model that was not tested.
+        seconds: run time of the build.
     """
     folder.mkdir(parents=True)
     for name, data in MODEL.items():

@@ -1,4 +1,4 @@
-"""Whatever a stranger's headers hold, a plan is made or refused; it never ends in a traceback."""
+"""For any untrusted headers a plan is made or refused; it never ends in a traceback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Builds with the real toolchain: what comes out, and what is left when something goes wrong."""
+"""Builds with the real toolchain: their results, and the state that failures leave."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def processes_of(folder: Path) -> Iterator[int]:
 
 
 def wait_for_builder(folder: Path) -> int:
-    """The process id of the real builder, once it has said something."""
+    """The process id of the real builder, once it has printed something."""
     deadline = time.monotonic() + WAIT_SECONDS
     while time.monotonic() < deadline:
         said = any(log.stat().st_size for log in folder.glob(".*.building-*/*/convert.log"))

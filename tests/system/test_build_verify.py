@@ -1,4 +1,4 @@
-"""`--verify` repeats a build and tells what differs; `--recipe auto` keeps what passes the gate."""
+"""`--verify` repeats a build and names differences; `--recipe auto` keeps a model that passes."""
 
 from __future__ import annotations
 

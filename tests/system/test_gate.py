@@ -1,7 +1,7 @@
 """The gate on SmolLM2: the healthy model passes, each planted defect of quality is named.
 
-The planted models are whole: sizes, shapes and offsets are as they were, so that only a measurement
-can tell. Defects of structure are in test_lint.py.
+The planted models are structurally sound: sizes, shapes and offsets are unchanged, and only a
+measurement finds the defect. Structural defects are in test_lint.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The lint on models that the real builder made: sound ones pass, planted defects are named."""
+"""The lint on models of the real builder: sound models pass, planted defects are named."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ pytestmark = pytest.mark.timeout(600)
 
 @dataclass
 class Bench:
-    """The toolchain, and where tiny sources and what was built of them lie."""
+    """The toolchain, and the folders of tiny sources and of their built models."""
 
     python: Path
     folder: Path

@@ -1,4 +1,4 @@
-"""The low-memory path makes the stock path's bytes, or says why it did not try."""
+"""The low-memory route makes the same bytes as the stock route, or says why it was not taken."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ PLANTED: tuple[Case, ...] = (
 
 @pytest.fixture(scope="module")
 def built(python: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """What came out of every case; one process, for torch takes long to load."""
+    """The results of all cases, from one process, because torch takes long to load."""
     folder = tmp_path_factory.mktemp("lowmem")
     cases, made = folder / "cases.json", folder / "results.json"
     cases.write_text(json.dumps(EQUAL + PLANTED), encoding="utf-8")

@@ -212,7 +212,7 @@ def test_a_contradiction_is_refused_as_a_build_refuses_it(qwen2: Path) -> None:
 
 @dataclass
 class Hub:
-    """A hub with a model whose weights are holes of the right size, and what it has served."""
+    """A hub with a model whose weights are holes of the right size; it records what it served."""
 
     address: str
     served: Counter[str] = field(default_factory=Counter)

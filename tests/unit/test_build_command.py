@@ -1,4 +1,4 @@
-"""`edgekit build`: what a flag says wins over build.toml, and typing errors are refused early."""
+"""`edgekit build`: a flag wins over build.toml, and typing errors are refused early."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BOOLEANS = sorted(
 )
 """The keys of build.toml that are true or false."""
 
-# key: whether the build that was asked for has it
+# key: whether the requested build has it
 HAS: dict[str, Callable[[BuildRequest, ToolchainSource], bool]] = {
     "host": lambda _, toolchain: isinstance(toolchain, HostToolchain),
     "trust_remote_code": lambda request, _: request.trust_remote_code,
@@ -44,7 +44,7 @@ def edgekit_build(monkeypatch: pytest.MonkeyPatch, *words: str) -> int | str | N
 
 @pytest.fixture
 def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Asked]:
-    """Runs the command on a build.toml and flags; what it would build."""
+    """Runs the command with a build.toml and flags; returns the request that it would build."""
     asked: list[Asked] = []
 
     def run_build(

@@ -1,4 +1,4 @@
-"""The gate's decision: what passes, what is refused, and under which name."""
+"""The gate's decision: metrics that pass, and violations by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the builder is told in place of config.json."""
+"""Changes to config.json for the locked builder."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def test_the_view_of_a_source_named_like_the_output_is_not_the_output(tmp_path: 
 
 
 def folder(tmp_path: Path, config: dict[str, Any]) -> tuple[Path, Path]:
-    """A source as the hub's cache keeps it, and an empty work folder."""
+    """A source in the form of the hub's cache, and an empty work folder."""
     source, work, blobs = (tmp_path / name for name in ("tiny", "work", "blobs"))
     for each in (source, work, blobs):
         each.mkdir()

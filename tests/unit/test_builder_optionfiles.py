@@ -1,4 +1,4 @@
-"""Options that name files: found, hashed, and left as they were given."""
+"""Options that name files: they are found and hashed, and the options stay unchanged."""
 
 from __future__ import annotations
 

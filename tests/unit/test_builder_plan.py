@@ -1,4 +1,4 @@
-"""What a plan says, from shapes alone: sizes to the byte, memory, devices, refusals."""
+"""Plans, from shapes alone: sizes to the byte, memory, devices, refusals."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def asked(config: dict[str, Any], recipe: str, **options: str) -> Asked:
 
 
 def smollm2() -> ModelShape:
-    """Without headers: config.json of a Llama says everything."""
+    """A shape without headers: config.json of a Llama is enough."""
     return shape_of(SMOLLM2, {})
 
 

@@ -1,4 +1,4 @@
-"""Programs of the toolchain: their environment, what they report, and how they are ended."""
+"""Programs of the toolchain: environment, events, and how they are killed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(60)
 
 
 class Runs:
-    """Runs Python code as a program and keeps what was reported."""
+    """Runs Python code as a program and records its progress."""
 
     def __init__(self, folder: Path) -> None:
         self.log = folder / "log"

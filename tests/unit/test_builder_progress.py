@@ -1,4 +1,4 @@
-"""What the toolchain prints, read for a human. The lines are copied from real runs."""
+"""Progress and errors from the toolchain's output. The lines are copied from real runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The statement about a build: complete, about the right files, equal for equal builds."""
+"""The statement about a build is complete, names the right files, and equal builds have one."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The life of an output folder, with a stand-in for the builder.
+"""The life of an output folder, with a fake of the model builder.
 
-`tests/system/test_build.py` repeats what matters of it with the real one.
+`tests/system/test_build.py` repeats the important cases with the real builder.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.timeout(60)
 
 
 class FakeToolchain:
-    """This interpreter, with a script in the builder's place; counts how often it is asked for."""
+    """This interpreter with a fake script of the builder; counts the calls of `ready`."""
 
     isolation = "host"
     image = ""
@@ -46,7 +46,7 @@ class FakeToolchain:
 
 
 class Place:
-    """A model folder, an output beside it, and a way to build."""
+    """A model folder, an output beside it, and a method to build."""
 
     def __init__(self, folder: Path) -> None:
         self.source = folder / "source"

@@ -1,4 +1,4 @@
-"""What `-m` may name, and what is said about everything else."""
+"""Values of `-m`: the accepted ones, and the errors for all others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What decides the bytes of a build, and what the builder's options may be."""
+"""The build id and its inputs, and the check of the builder's options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which toolchain is used, and where it is refused. Installing it is a system test."""
+"""The choice of the toolchain, and its refusals. A system test installs it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`build.json` as the build writes it is what pack reads, and its keys keep their spelling."""
+"""Pack reads `build.json` as the build writes it, and the keys keep their spelling."""
 
 from __future__ import annotations
 

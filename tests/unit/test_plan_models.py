@@ -1,4 +1,4 @@
-"""Which models a plan refuses, and what a GGUF file's header is read as."""
+"""The models that a plan refuses, and the translation of a GGUF header."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SMOLLM2_LAYER: dict[str, Any] = {
 
 
 def verdict(provider: str = "cpu", *, trusted: bool = False, **config: Any) -> str:
-    """What a refusal says, or an empty string."""
+    """The text of a refusal, or an empty string."""
     found = support_of(config, "int4", provider, trust_remote_code=trusted).refusal
     return " | ".join((found.what, found.why, found.next_step)) if found else ""
 
@@ -183,7 +183,7 @@ def test_a_rotary_field_out_of_its_bounds_is_refused() -> None:
 
 
 def gguf(values: dict[str, Any], tensors: dict[str, tuple[int, ...]]) -> bytes:
-    """A header; the fastest dimension comes first there."""
+    """A GGUF header; it lists the fastest-varying dimension first."""
 
     def text(value: str) -> bytes:
         return struct.pack("<Q", len(value)) + value.encode()

@@ -1,4 +1,4 @@
-"""Stands in for `builder/inside/convert.py` where one layer is built both ways: unequal models."""
+"""A fake of `builder/inside/convert.py`: both routes build one layer, and the models are unequal."""
 
 import sys
 from pathlib import Path
