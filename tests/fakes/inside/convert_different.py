@@ -1,4 +1,4 @@
-"""A fake of `builder/inside/convert.py`: both routes build one layer, and the models are unequal."""
+"""A fake of `builder/inside/convert.py`: one layer, built by both routes, comes out unequal."""
 
 import sys
 from pathlib import Path
