@@ -7,13 +7,18 @@ from pathlib import Path
 from types import UnionType
 from typing import get_args, get_type_hints
 
+import msgspec
 import pytest
 
+from edgekit.builder.plan.cost import RouteCost
+from edgekit.builder.plan.plan import Plan, PlannedModel
 from edgekit.builder.request.request import ROUTES, BuildRequest, check_request
 from edgekit.builder.run import BuildResult
+from edgekit.builder.spec import BuildRecord
 from edgekit.builder.tools.host import HostToolchain
 from edgekit.builder.tools.job import ToolchainSource
 from edgekit.builder.tools.progress import ProgressCallback
+from edgekit.builder.verify import VerifyResult
 from edgekit.cli import main
 from edgekit.cli.buildfile import BuildFile
 from edgekit.errors import UsageError
@@ -183,3 +188,20 @@ def test_a_flag_that_cannot_be_meant_is_refused_before_anything_is_fetched(
 @pytest.mark.parametrize("way", ROUTES)
 def test_every_way_through_the_builder_is_taken(way: str) -> None:
     assert check_request(BuildRequest("m", Path("out"), route=way)).precision == "int4"
+
+
+@pytest.mark.parametrize(
+    ("kind", "keys"),
+    [
+        (BuildRecord, {"path", "asked", "recipe", "gate"}),
+        (BuildResult, {"path", "trials", "recipe", "gate"}),
+        (VerifyResult, {"path", "first_path", "isolation", "first_isolation"}),
+        (Plan, {"rows", "model", "supported"}),
+        (PlannedModel, {"path", "ways", "devices", "recipe"}),
+        (RouteCost, {"path", "peak_rss_bytes", "needs_bytes", "disk_bytes"}),
+    ],
+)
+def test_the_keys_of_json_keep_their_spelling(kind: type[msgspec.Struct], keys: set[str]) -> None:
+    written = {field.encode_name for field in msgspec.structs.fields(kind)}
+    assert keys <= written
+    assert not written & {"route", "routes", "first_route", "recipe_results"}

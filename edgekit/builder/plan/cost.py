@@ -30,7 +30,7 @@ class RouteCost(msgspec.Struct, frozen=True):
     """Memory, disk and time of one route through the builder.
 
     Attributes:
-        route: `low-memory` or `stock`.
+        route: `low-memory` or `stock`. Its key in JSON is `path`.
         peak_rss_bytes: includes pages of the mapped checkpoint, which the kernel can reclaim.
         needs_bytes: available memory that is enough to start safely.
         disk_bytes: output and temporary files.
@@ -38,7 +38,7 @@ class RouteCost(msgspec.Struct, frozen=True):
         seconds: wall-clock time of the model builder on this machine when it is idle.
     """
 
-    route: str
+    route: str = msgspec.field(name="path")
     peak_rss_bytes: int
     needs_bytes: int
     disk_bytes: int
