@@ -203,6 +203,21 @@ def known_settings() -> frozenset[str]:
     return _keys(AgentConfig.__struct_fields__, BrokerConfig.__struct_fields__)
 
 
+def settings_in(data: bytes) -> frozenset[str]:
+    """The keys of an agent.toml, whether this agent knows them or not; those of its broker as
+    `broker.KEY`.
+
+    Raises:
+        UsageError: it is no TOML.
+    """
+    try:
+        table = msgspec.toml.decode(data, type=dict[str, Any])
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise UsageError("agent.toml is not valid", str(error)) from error
+    broker = table.get("broker")
+    return _keys(table, broker if isinstance(broker, dict) else ())
+
+
 def used_settings(config: AgentConfig) -> frozenset[str]:
     """The keys that `config`'s agent.toml holds, those of its broker as `broker.KEY`."""
     told = _told(config)

@@ -8,6 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from edgekit.agent.release import activate
+from edgekit.agent.release.root import Root
 from edgekit.bundle.layers import agent_layer
 from edgekit.bundle.layout import Layout
 from edgekit.core.config import (
@@ -328,3 +330,21 @@ def test_a_device_keeps_its_own_spelling_of_the_same_settings() -> None:
     assert config_bytes(changed, there, release) == b'device = "pi"\nqueue_limit = 3\n'
     for unreadable in (b"", b"device =", FIRST_AGENT_TOML + b"new = 1\n"):
         assert config_bytes(same, device(current, unreadable), release) == b'device = "pi"\n'
+
+
+@pytest.mark.parametrize(
+    ("known", "later", "own"),
+    [(("device", "slots"), "slots", False), (("device",), "slots", True), ((), "later", True)],
+)
+def test_a_rollback_takes_the_release_s_own_file_where_it_does_not_know_a_setting(
+    tmp_path: Path, known: tuple[str, ...], later: str, own: bool
+) -> None:
+    root = Root(tmp_path)
+    root.create()
+    data = encode(manifest(*known))
+    release = Digest.of(data)
+    root.store.path(release).write_bytes(data)
+    root.agent_config.write_bytes(f'device = "pi"\n{later} = 2\n'.encode())
+    assert activate._own_config(root, release) is None  # there is no other file
+    root.previous_config.write_bytes(b'device = "pi"\n')
+    assert activate._own_config(root, release) == (b'device = "pi"\n' if own else None)

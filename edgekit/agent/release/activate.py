@@ -14,8 +14,9 @@ from edgekit.agent.release.root import Root
 from edgekit.agent.release.state import Releases
 from edgekit.agent.release.trial import Trial
 from edgekit.core import layout
-from edgekit.core.config import parse_known_agent_config
+from edgekit.core.config import FIRST_SETTINGS, parse_known_agent_config, settings_in
 from edgekit.core.digest import Digest
+from edgekit.core.manifest import parse_manifest
 from edgekit.core.release import ReleaseEvent, ReleaseState
 from edgekit.errors import EdgekitError
 from edgekit.store import publish, replace_link
@@ -154,13 +155,27 @@ def _what_runs(root: Root, seconds: float) -> str:
 def rollback(root: Root, supervisor: Supervisor) -> dict[str, object]:
     """Go back to the release that ran before.
 
+    It keeps the present agent.toml. Only where that holds a setting that the release's agent does
+    not know, the release gets the agent.toml that it ran with.
+
     Raises:
         EdgekitError: there is none.
     """
     previous = root.linked(root.previous)
     if previous is None or previous == root.linked(root.current):
         raise EdgekitError("there is no previous release on this device")
-    return activate(root, previous, supervisor)
+    return activate(root, previous, supervisor, _own_config(root, previous))
+
+
+def _own_config(root: Root, previous: Digest) -> bytes | None:
+    """The agent.toml that `previous` ran with, where it does not know a setting of the present one;
+    else None."""
+    if not (root.store.has(previous) and root.previous_config.exists()):
+        return None
+    known = parse_manifest(root.store.read(previous)).settings
+    used = settings_in(root.agent_config.read_bytes())
+    newer = used - (FIRST_SETTINGS if known is None else known)
+    return root.previous_config.read_bytes() if newer else None
 
 
 def _model(root: Root) -> object:
