@@ -31,6 +31,13 @@ TYPES: dict[str, type[msgspec.Struct]] = {
     "envelope": envelope.Envelope,
     "envelope-reply": envelope.ReplyEnvelope,
 }
+# Titles that were published under another name than the type has now; generated clients use them.
+TITLES = {
+    payloads.AcceptedPayload: "Accepted",
+    payloads.DeltaPayload: "Delta",
+    payloads.StatePayload: "State",
+    envelope.ReplyEnvelope: "Answer",
+}
 
 
 def schema(type_: type[msgspec.Struct]) -> dict[str, Any]:
@@ -39,6 +46,7 @@ def schema(type_: type[msgspec.Struct]) -> dict[str, Any]:
     for part in parts.values():  # Python 3.13 strips the indentation, 3.11 does not
         part["description"] = inspect.cleandoc(part["description"])
     root = parts.pop(type_.__name__)
+    root["title"] = TITLES.get(type_, root["title"])
     return {"$schema": DIALECT, **root, **({"$defs": parts} if parts else {})}
 
 
