@@ -116,55 +116,96 @@ def pack(
     check_name("bundle", name)
     check_name("version", version)
     genai = read_model(folder)
-    own = int(genai.model["context_length"])
-    context = min(own, DEFAULT_CONTEXT) if context is None else context
-    if not 2 <= context <= own:
-        raise UsageError(f"--context {context} does not fit the model", f"it has {own} tokens")
-    max_answer = min(max_answer or context, context)
+    caps = _caps(genai, context, max_answer)
     source = read_folder(folder)
     check_gate(source, accept_ungated)
     report("hashing the model")
     check_bytes(source)
     files = _model_layers(store, source)
     report("packing the agent")
-    tars = [layers.agent_layer(store)]
-    tars += [layers.runtime_layer(store, cache, p, v, report) for p, v in runtimes]
+    agent = layers.agent_layer(store)
+    packed = OtherLayers(
+        files, agent, [layers.runtime_layer(store, cache, p, v, report) for p, v in runtimes]
+    )
     make_key(keys)
     docs = docs_layer(
-        store,
-        source,
-        OtherLayers(files, tars[0], tars[1:]),
-        name=name,
-        version=version,
-        signing_key=lambda: load_key(keys),
+        store, source, packed, name=name, version=version, signing_key=lambda: load_key(keys)
     )
-    config = BundleConfig(
+    config = encode(_config(name, version, source, genai, caps, packed))
+    manifest = _manifest(
+        name, version, source, Descriptor(CONFIG_TYPE, store.put(config), len(config)), packed, docs
+    )
+    data = encode(manifest)
+    parse_manifest(data)  # a device parses it the same way: what it would refuse is refused here
+    return store.name(f"{name}:{version}", data)
+
+
+class _Caps(msgspec.Struct, frozen=True):
+    """A bundle's limits in tokens: prompt and answer together, and one answer."""
+
+    context: int
+    max_answer: int
+
+
+def _caps(genai: GenaiConfig, context: int | None, max_answer: int | None) -> _Caps:
+    """The limits that were asked for, or their defaults.
+
+    Raises:
+        UsageError: the model cannot have this context.
+    """
+    own = int(genai.model["context_length"])
+    context = min(own, DEFAULT_CONTEXT) if context is None else context
+    if not 2 <= context <= own:
+        raise UsageError(
+            f"--context {context} does not fit the model",
+            f"it has {own} tokens",
+            f"choose a context of 2 to {own} tokens",
+        )
+    return _Caps(context, min(max_answer or context, context))
+
+
+def _config(
+    name: str,
+    version: str,
+    source: ModelFolder,
+    genai: GenaiConfig,
+    caps: _Caps,
+    packed: OtherLayers,
+) -> BundleConfig:
+    kv_bytes = genai.kv_bytes_per_token
+    return BundleConfig(
         name=name,
         version=version,
         model_type=str(genai.model["type"]),
         build_id=source.build_id,
-        context_length=context,
-        kv_bytes_per_token=genai.kv_bytes_per_token,
-        max_answer_tokens=max_answer,
-        fit=_fit(files, tars, genai.kv_bytes_per_token * context),
+        context_length=caps.context,
+        kv_bytes_per_token=kv_bytes,
+        max_answer_tokens=caps.max_answer,
+        fit=_fit(packed.model, [packed.agent, *packed.runtimes], kv_bytes * caps.context),
         search=genai.sampling,
     )
-    config_data = encode(config)
-    manifest = Manifest(
+
+
+def _manifest(
+    name: str,
+    version: str,
+    source: ModelFolder,
+    config: Descriptor,
+    packed: OtherLayers,
+    docs: Descriptor,
+) -> Manifest:
+    return Manifest(
         schema_version=2,
         media_type=MANIFEST_TYPE,
         artifact_type=BUNDLE_TYPE,
-        config=Descriptor(CONFIG_TYPE, store.put(config_data), len(config_data)),
-        layers=[*files, *tars, docs],
+        config=config,
+        layers=[*packed.model, packed.agent, *packed.runtimes, docs],
         annotations={
             "org.opencontainers.image.title": name,
             "org.opencontainers.image.version": version,
             GATE: source.verdict,
         },
     )
-    data = encode(manifest)
-    parse_manifest(data)  # what is packed must be what a device accepts
-    return store.name(f"{name}:{version}", data)
 
 
 def _model_layers(store: Layout, folder: ModelFolder) -> list[Descriptor]:
