@@ -9,7 +9,6 @@ import typer
 
 from edgekit.builder.plan.gather import plan_build
 from edgekit.builder.request.options import parse_options
-from edgekit.builder.request.request import BuildRequest
 from edgekit.builder.run import BuildResult
 from edgekit.builder.run import build as run_build
 from edgekit.builder.spec import DEFAULT_CONTEXT
@@ -18,6 +17,7 @@ from edgekit.builder.tools.host import HostToolchain
 from edgekit.builder.tools.job import ToolchainSource
 from edgekit.builder.verify import VerifyResult, verify
 from edgekit.cli import buildfile, render
+from edgekit.cli.buildfile import BuildFile
 from edgekit.cli.options import JsonOption
 from edgekit.cli.plan import plan_text
 from edgekit.cli.watch import shown, terminated_like_interrupted
@@ -117,38 +117,34 @@ def build(
       edgekit build --verify phi
     """
     written = buildfile.load(file)
-    toolchain = _toolchain(_said(host, written.host))
-    pairs = written.pairs_with(extra_options or [])
-    model = model or written.model
-    hub_cache = cache or (Path(written.cache_dir) if written.cache_dir else None)
+    options = written.pairs_with(extra_options or [])
+    said = written.merged(
+        BuildFile(
+            model=model,
+            output=str(out) if out else None,
+            precision=precision,
+            execution_provider=provider,
+            cache_dir=str(cache) if cache else None,
+            revision=revision,
+            recipe=recipe,
+            budget=budget,
+            context=context,
+            gate=gate,
+            host=host,
+            trust_remote_code=trust_remote_code,
+        )
+    )
+    toolchain = _toolchain(bool(said.host))
     if verify_folder is not None:
         with terminated_like_interrupted(), shown(render.err) as report:
             verified = verify(
                 verify_folder, toolchain, report,
-                model=model, hub_cache=hub_cache, options=parse_options(pairs), route=path,
+                model=said.model, hub_cache=said.hub_cache, options=parse_options(options),
+                route=path,
             )  # fmt: skip
         _show(verified, _verified_text(verify_folder, verified), as_json)
         return
-    if model is None:
-        raise UsageError("no model is named", next_step="name one with -m, or in a build.toml")
-    out = out or (Path(written.output) if written.output else None)
-    size = budget or written.budget_for(recipe)
-    request = BuildRequest(
-        model=model,
-        out=out or Path(),
-        precision=precision or written.precision,
-        provider=provider or written.execution_provider or "cpu",
-        options=tuple(pairs),
-        revision=revision or written.revision_of(model),
-        hub_cache=hub_cache,
-        recipe=recipe or written.recipe,
-        budget_bytes=buildfile.parse_size(size) if size else None,
-        context=context or written.context or DEFAULT_CONTEXT,
-        gate=None if no_gate else gate or written.gate or "strict",
-        thresholds={**written.thresholds, **buildfile.parse_thresholds(threshold or [])},
-        route=path,
-        trust_remote_code=_said(trust_remote_code, written.trust_remote_code),
-    )
+    request = said.request(options, threshold or [], path, gated=not no_gate)
     if plan:
         with terminated_like_interrupted(), shown(render.err) as report:
             planned = plan_build(request, report)
@@ -156,16 +152,11 @@ def build(
         if not planned.supported:
             raise typer.Exit(UsageError.exit_code)
         return
-    if out is None:
+    if not said.output:
         raise UsageError("no output folder is named", next_step="name one with -o")
     with terminated_like_interrupted(), shown(render.err) as report:
         result = run_build(request, report, toolchain)
     _show(result, _text(result), as_json)
-
-
-def _said(flag: bool | None, written: bool | None) -> bool:
-    """What a flag says, else build.toml, else no."""
-    return bool(written if flag is None else flag)
 
 
 def _toolchain(host: bool) -> ToolchainSource:

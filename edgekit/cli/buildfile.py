@@ -10,6 +10,8 @@ from typing import Annotated
 import msgspec
 
 from edgekit.builder.request.recipe import AUTO
+from edgekit.builder.request.request import BuildRequest
+from edgekit.builder.spec import DEFAULT_CONTEXT
 from edgekit.errors import UsageError
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]?i?B)?")
@@ -53,13 +55,62 @@ class BuildFile(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fiel
         kept = [pair for pair in self.option_pairs if pair.partition("=")[0] not in replaced]
         return [*kept, *given]
 
-    def budget_for(self, recipe: str | None) -> str | None:
-        """The budget, which is the file's recipe's: another one on the command line drops it."""
-        return self.budget if recipe in (None, AUTO) else None
+    def merged(self, flags: BuildFile) -> BuildFile:
+        """This file's values with the command line's over them; both tables stay the file's.
 
-    def revision_of(self, model: str | None) -> str | None:
-        """The revision, which is the file's model's: another one on the command line drops it."""
-        return self.revision if self.model in (None, model) else None
+        The file's revision belongs to the file's model, and its budget to the recipe `auto`:
+        a flag that names another model or another recipe drops them.
+        """
+        given = {
+            name: value
+            for name, value in msgspec.structs.asdict(flags).items()
+            if value not in (None, "", {})
+        }
+        own_model = self.model in (None, flags.model or self.model)
+        kept = msgspec.structs.replace(
+            self,
+            revision=self.revision if own_model else None,
+            budget=self.budget if flags.recipe in (None, AUTO) else None,
+        )
+        return msgspec.structs.replace(kept, **given)
+
+    def request(
+        self, options: Sequence[str], thresholds: Sequence[str], path: str, *, gated: bool
+    ) -> BuildRequest:
+        """The request that these values make.
+
+        Args:
+            options: `KEY=VALUE` pairs of the builder, file and command line together.
+            thresholds: `NAME=NUMBER` pairs of the command line, over the file's.
+            path: the way through the builder.
+            gated: whether the model goes through the gate.
+
+        Raises:
+            UsageError: no model is named, or a size or threshold cannot be read.
+        """
+        if self.model is None:
+            raise UsageError("no model is named", next_step="name one with -m, or in a build.toml")
+        return BuildRequest(
+            model=self.model,
+            out=Path(self.output or ""),
+            precision=self.precision,
+            provider=self.execution_provider or "cpu",
+            options=tuple(options),
+            revision=self.revision,
+            hub_cache=self.hub_cache,
+            recipe=self.recipe,
+            budget_bytes=parse_size(self.budget) if self.budget else None,
+            context=self.context or DEFAULT_CONTEXT,
+            gate=(self.gate or "strict") if gated else None,
+            thresholds={**self.thresholds, **parse_thresholds(thresholds)},
+            route=path,
+            trust_remote_code=bool(self.trust_remote_code),
+        )
+
+    @property
+    def hub_cache(self) -> Path | None:
+        """The folder for downloads; None is Hugging Face's own cache."""
+        return Path(self.cache_dir) if self.cache_dir else None
 
 
 def load(path: Path | None) -> BuildFile:
@@ -97,7 +148,7 @@ def parse_size(text: str) -> int:
     return int(float(match[1]) * base ** _UNITS.get(unit[0], 0))
 
 
-def parse_thresholds(pairs: list[str]) -> dict[str, float]:
+def parse_thresholds(pairs: Sequence[str]) -> dict[str, float]:
     """`["mean_kl=0.1", …]` as a dictionary.
 
     Raises:
