@@ -1,7 +1,7 @@
-"""The embedded broker for trials and tests: rumqttd, from a wheel, in a process of its own.
+"""The embedded broker for trials and tests: rumqttd from a wheel.
 
-The only door to iotcore. It listens on loopback without accounts; a fleet has Mosquitto or the
-like. What it lacks is named in `tests/contract/broker_capabilities.py`.
+The only door to iotcore. It listens on loopback and has no accounts; a fleet needs a real broker
+like Mosquitto. `tests/contract/broker_capabilities.py` names the features that it lacks.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def embedded_broker(host: str, port: int) -> Iterator[None]:
     """Run a broker on `host:port` while the context lasts.
 
     Raises:
-        EdgekitError: the port is taken, or the broker does not start.
+        EdgekitError: another process has the port, or the broker does not start.
     """
     with tempfile.TemporaryDirectory(prefix="edgekit-broker-") as folder:
         path = Path(folder) / "rumqttd.toml"

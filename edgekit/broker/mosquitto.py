@@ -1,7 +1,7 @@
-"""The files of a Mosquitto that serves a fleet: configuration, accounts and what each may do. Pure.
+"""The files of a Mosquitto that serves a fleet: configuration, accounts and their rights. Pure.
 
-mosquitto.conf(5) describes the first three, the README of Mosquitto's dynamic-security plugin the
-last. Who may do what is said once for each of the two ways: as an ACL file, and as roles.
+mosquitto.conf(5) describes the first three files, the README of Mosquitto's dynamic-security plugin
+the last. This module states the rights of an account twice: as an ACL file, and as roles.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ PASSWORD_FILE = "passwd"  # noqa: S105  the file's name
 DYNAMIC_SECURITY_FILE = "dynamic-security.json"
 
 SALT_BYTES = 12  # Mosquitto 2.0 takes no other length
-HASH_ROUNDS = 101  # Mosquitto's own; our passwords are random, so that none can be guessed
-MAX_PACKET_BYTES = 1 << 20  # the longest answer, not the 128 KiB of a prompt
-MAX_QUEUED_MESSAGES = 1000  # for each client that does not read, together with the next
+HASH_ROUNDS = 101  # Mosquitto's own; it suffices, because our passwords are random
+MAX_PACKET_BYTES = 1 << 20  # bounds the longest answer; a prompt has at most 128 KiB
+MAX_QUEUED_MESSAGES = 1000  # for each client that does not read; MAX_QUEUED_BYTES holds too
 MAX_QUEUED_BYTES = 32 << 20
 MAX_INFLIGHT_MESSAGES = 20
 
@@ -33,11 +33,11 @@ _READABLE = (topics.card_topic("+"), topics.status_topic("+"), topics.metrics_to
 
 
 class BrokerSetup(msgspec.Struct, frozen=True, kw_only=True):
-    """A broker and those it serves; paths are those of the broker's machine."""
+    """A broker with its devices and requesters; paths are those of the broker's machine."""
 
-    devices: dict[str, tuple[str, ...]]  # and their pools
+    devices: dict[str, tuple[str, ...]]  # each with its pools
     requesters: tuple[str, ...]
-    folder: str  # of the files that are made here
+    folder: str  # of the files that this module makes
     data: str
     cert_file: str
     key_file: str
@@ -46,12 +46,12 @@ class BrokerSetup(msgspec.Struct, frozen=True, kw_only=True):
     host: str = ""  # to listen on; empty: every address
     port: int = 8883
     password_port: int = 8884  # 0: certificates only
-    plugin: str = ""  # of dynamic security; empty: an ACL file
-    bind_client_ids: bool = False  # to accounts; each has one connection then
+    plugin: str = ""  # path of the dynamic-security plugin; empty: an ACL file
+    bind_client_ids: bool = False  # to accounts: each account then has one connection at a time
 
 
 class Account(msgspec.Struct, frozen=True):
-    """A user name with its password and the salt it is stored with."""
+    """A user name with its password and the salt of the stored hash."""
 
     name: str
     password: str
@@ -65,10 +65,10 @@ class Account(msgspec.Struct, frozen=True):
 
 
 def requesters(names: Sequence[str], devices: Collection[str]) -> tuple[str, ...]:
-    """These names, each once.
+    """Check the names of requesters and remove repeats.
 
     Raises:
-        UsageError: a requester cannot have this name, or it is a device's.
+        UsageError: a requester cannot have this name, or a device has it.
     """
     checked = tuple(dict.fromkeys(check_name("requester", name) for name in names))
     if both := sorted(set(checked) & set(devices)):
@@ -85,7 +85,7 @@ def _base64(data: bytes) -> str:
 
 
 def files(setup: BrokerSetup, accounts: Sequence[Account]) -> dict[str, tuple[bytes, int]]:
-    """The broker's files: name to bytes and mode. The configuration comes last."""
+    """Make the broker's files: name -> bytes and mode. The configuration comes last."""
     if setup.plugin:
         made = {DYNAMIC_SECURITY_FILE: (dynamic_security(setup, accounts), 0o600)}
     else:
@@ -97,7 +97,7 @@ def files(setup: BrokerSetup, accounts: Sequence[Account]) -> dict[str, tuple[by
 
 
 def configuration(setup: BrokerSetup) -> str:
-    """`mosquitto.conf`: a port for certificates and one for passwords, both TLS."""
+    """Make `mosquitto.conf`: a port for certificates and one for passwords, both with TLS."""
     if setup.plugin:
         who = [
             f"plugin {setup.plugin}",
@@ -140,16 +140,16 @@ def configuration(setup: BrokerSetup) -> str:
 
 
 def password_file(accounts: Sequence[Account]) -> str:
-    """As `mosquitto_passwd` writes it: type 7 is PBKDF2 with SHA-512."""
+    """Make the password file as `mosquitto_passwd` does: type 7 is PBKDF2 with SHA-512."""
     return "".join(
         f"{one.name}:$7${HASH_ROUNDS}${_base64(one.salt)}${one.hashed}\n" for one in accounts
     )
 
 
 def acl_file(setup: BrokerSetup) -> str:
-    """Everybody is a requester of their own name (`%u`), but for the devices.
+    """Make the ACL file: every account but a device's is a requester of its own name (`%u`).
 
-    A device's `deny` lines come before the patterns: it cannot prompt another device.
+    For a device, Mosquitto reads the `deny` lines before the patterns: it cannot prompt others.
     """
     lines = [
         "# A requester: the last level of what it asks, and the first of what it is answered, is",
@@ -173,7 +173,7 @@ def acl_file(setup: BrokerSetup) -> str:
 
 
 def _heard(device: str, pools: Sequence[str]) -> list[str]:
-    """What a device takes: its own prompts and its pools'."""
+    """The topics that a device may read: its own prompts and those of its pools."""
     heard = [topics.request_topic(device, "+"), topics.control_topic(device, "+")]
     for pool in pools:
         heard += [topics.pool_request_topic(pool, "+"), topics.pool_control_topic(pool, "+")]
@@ -181,9 +181,9 @@ def _heard(device: str, pools: Sequence[str]) -> list[str]:
 
 
 def dynamic_security(setup: BrokerSetup, accounts: Sequence[Account]) -> bytes:
-    """One literal role for each; whoever is not named may do nothing.
+    """Make one role of literal topics for each account; any other account may do nothing.
 
-    Unlike an ACL file it refuses subscriptions too, not only what would be delivered.
+    Unlike an ACL file the plugin refuses the subscriptions too, not only their messages.
     """
     roles = [_device_role(name, pools) for name, pools in setup.devices.items()]
     roles += [_requester_role(name) for name in setup.requesters]

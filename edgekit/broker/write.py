@@ -1,7 +1,7 @@
-"""Writes the files of a Mosquitto into a folder, and the passwords of those it serves beside them.
+"""Writes the files of a Mosquitto into a folder, and the passwords of its accounts beside them.
 
-FOLDER/mosquitto/        what `mosquitto` makes; replaced when told to
-FOLDER/passwords/NAME    0600; kept when the files are written again
+FOLDER/mosquitto/        the files that `broker.mosquitto` makes; `force` replaces them
+FOLDER/passwords/NAME    one password, mode 0600; kept when the files are written again
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ PLUGIN = "mosquitto_dynamic_security.so"  # below /usr/lib in Debian's package m
 
 
 class Written(msgspec.Struct, frozen=True):
-    """What lies in the folder now."""
+    """The paths that the folder holds after a write."""
 
     files: tuple[Path, ...]
     passwords: dict[str, Path]  # by the name of a device or a requester
 
 
 def files_folder(folder: Path) -> Path:
-    """Where `write` puts the files of the broker."""
+    """The folder that receives the broker's files."""
     return folder / "mosquitto"
 
 
@@ -35,12 +35,12 @@ def write(folder: Path, setup: BrokerSetup, *, force: bool) -> Written:
     """Write the broker's files; make a password for each name that has none yet.
 
     Args:
-        folder: made where it is missing.
-        setup: whom the broker serves, and how.
-        force: whether files of the broker that are there are replaced.
+        folder: made when it is missing.
+        setup: the broker with its devices and requesters.
+        force: whether to replace the broker's existing files.
 
     Raises:
-        UsageError: files are there already, or a file of a password is empty or no UTF-8 text.
+        UsageError: the files exist already, or a password's file is empty or no UTF-8 text.
     """
     broker, locked = files_folder(folder), folder / "passwords"
     paths = {name: locked / name for name in (*setup.devices, *setup.requesters)}
@@ -68,10 +68,10 @@ def write(folder: Path, setup: BrokerSetup, *, force: bool) -> Written:
 
 
 def find_plugin() -> str:
-    """Path of Mosquitto's plugin of dynamic security on this machine.
+    """Find Mosquitto's dynamic-security plugin on this machine.
 
     Raises:
-        UsageError: it is not installed.
+        UsageError: the plugin is not installed.
     """
     for path in sorted(Path("/usr/lib").glob(f"*/{PLUGIN}")):
         return str(path)
@@ -83,7 +83,7 @@ def find_plugin() -> str:
 
 
 def _kept(path: Path) -> str:
-    """The password that was made before, or empty."""
+    """Read the password of an earlier write, or return an empty text."""
     try:
         text = path.read_text("utf-8").strip()
     except FileNotFoundError:

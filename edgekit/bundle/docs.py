@@ -1,8 +1,8 @@
-"""The docs layer: what people and auditors read about a bundle. No device fetches it.
+"""The docs layer: documents about a bundle for users and auditors. No device fetches it.
 
-It holds the gate's report, the licence, the provenance as the build wrote it and as this project
-signed it, and the bill of materials. All of it follows from the model folder, the layers and the
-key: an edit of the toolchain, which the model was not built with, changes nothing here.
+It holds the gate's report, the licence, the provenance (plain as the build wrote it, and signed by
+this project), and the bill of materials. The model folder, the other layers and the key alone
+decide its bytes: a later edit of the toolchain changes nothing here.
 """
 
 from __future__ import annotations
@@ -60,33 +60,33 @@ class _Predicate(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Statement(msgspec.Struct, frozen=True, rename="camel"):
-    """What is read of an in-toto statement with SLSA build provenance v1."""
+    """The parts of an in-toto statement (SLSA build provenance v1) that edgekit reads."""
 
     subject: tuple[_Resource, ...]
     predicate: _Predicate
 
     @property
     def files(self) -> dict[str, str]:
-        """Name -> sha256 (hex) of every file the statement is about."""
+        """Name -> sha256 (hex) of every file that the statement covers."""
         return {item.name: item.digest.get("sha256", "") for item in self.subject}
 
     def packages(self, kind: str) -> tuple[str, ...]:
-        """Package URLs of one type among what went into the build."""
+        """The package URLs of one type among the build's inputs."""
         dependencies = self.predicate.build_definition.resolved_dependencies
         return tuple(d.uri for d in dependencies if d.uri.startswith(f"pkg:{kind}/"))
 
 
 class Provenance(msgspec.Struct, frozen=True):
-    """What a bundle's signed statement says.
+    """The values of a bundle's signed statement.
 
     Attributes:
         signed_by: id of the key.
-        verified: whether the signature holds under this project's key; False for a key that is
-            not this project's, about which nothing is known here.
-        build_id: of the build.
-        model, revision: the source.
+        verified: whether the signature holds under this project's key; False for another key,
+            whose signature this project cannot check.
+        build_id: the build id of the model.
+        model, revision: the source of the model.
         isolation: `container` or `host`.
-        gate: profile of thresholds; empty for a model that nobody tested.
+        gate: profile of thresholds; empty for a model that the gate did not test.
         passed: the gate's verdict.
     """
 
@@ -101,7 +101,7 @@ class Provenance(msgspec.Struct, frozen=True):
 
 
 def parse_statement(data: bytes) -> Statement:
-    """Raises: VerificationError when the bytes are no statement about a build."""
+    """Decode a statement; raises VerificationError when the bytes are none about a build."""
     try:
         return msgspec.json.decode(data, type=Statement)
     except (msgspec.MsgspecError, ValueError) as error:
@@ -109,7 +109,7 @@ def parse_statement(data: bytes) -> Statement:
 
 
 class OtherLayers(msgspec.Struct, frozen=True):
-    """The other layers of a bundle."""
+    """The layers of a bundle besides the docs layer."""
 
     model: list[Descriptor]
     agent: Descriptor
@@ -128,17 +128,18 @@ def docs_layer(
     """Put the docs layer of a bundle into the store.
 
     Args:
-        folder: whose model was compared with its record.
+        store: receives the layer.
+        folder: the model folder, already compared with its record.
         packed: the bundle's other layers.
         name, version: of the bundle.
-        signing_key: gets the project's; called only when there is something to sign.
+        signing_key: loads the project's key; called only when there is a statement to sign.
 
     Raises:
-        VerificationError: the folder's provenance is of another build.
+        VerificationError: the folder's provenance belongs to another build.
     """
-    # not build.json: it says how long the build took, which is different every time
+    # build.json stays out: it holds the build's duration, which differs every time
     kept = [file for file in folder.about if file != RECORD_NAME]
-    # as bytes: a file's mode on this machine is nobody's business
+    # as bytes: a file's mode on this machine must not enter the layer
     files: list[tuple[str, bytes | Path]] = [(n, (folder.path / n).read_bytes()) for n in kept]
     statement = None
     if PROVENANCE_NAME in kept:
@@ -163,7 +164,7 @@ def _check_same_build(folder: ModelFolder, statement: Statement) -> None:
     ):
         raise VerificationError(
             f"{PROVENANCE_NAME} is not of this build",
-            f"{folder.path / RECORD_NAME} says something else",
+            f"{folder.path / RECORD_NAME} has another build id, other files or another verdict",
             "build the model again",
         )
 
@@ -184,7 +185,7 @@ def _contents(
 
 
 def read_docs(store: BlobStore, manifest: Manifest) -> dict[str, bytes]:
-    """Name -> content of a bundle's docs; empty without them.
+    """Read a bundle's docs, name -> content; empty for a bundle without docs.
 
     Raises:
         VerificationError: the layer is missing or corrupt.
@@ -198,16 +199,16 @@ def read_docs(store: BlobStore, manifest: Manifest) -> dict[str, bytes]:
 def read_provenance(
     docs: dict[str, bytes], manifest: Manifest, key: PublicKey | None
 ) -> Provenance | None:
-    """What a bundle's signed statement says; None for a bundle without one.
+    """Read a bundle's signed statement; None for a bundle without one.
 
     Args:
-        docs: of the bundle.
-        manifest: of the bundle.
-        key: this project's; None when it has none.
+        docs: the bundle's docs.
+        manifest: the bundle's manifest.
+        key: this project's key; None when the project has none.
 
     Raises:
-        VerificationError: the signature of this project's key does not hold, or the statement is
-            not about the bundle's model.
+        VerificationError: the signature of this project's key does not hold, or the statement
+            covers other model files than the bundle's.
     """
     if ENVELOPE not in docs:
         return None

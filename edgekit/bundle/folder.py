@@ -1,8 +1,8 @@
-"""A model folder as pack sees it: which files are the model, which are about it, and who says so.
+"""A model folder as pack reads it: the model's files, the files about it, and its record.
 
-Reads the folder. The rule of what is the model is here and nowhere else: everything at the top of
-the folder that is neither hidden nor *about* the model (`is_about`). The model is what `build.json`
-has on record, byte for byte: an edited file is not the one that passed the gate.
+Only this module decides which files are the model: every file at the top of the folder that is
+neither hidden nor *about* the model (`is_about`). pack takes the model only when it equals the
+record in `build.json` byte for byte: an edited file is not the one that passed the gate.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ _LEGAL = ("LICENSE", "LICENCE", "NOTICE")
 
 
 def is_about(name: str) -> bool:
-    """Whether a file of a model folder is about the model: of no use to a device."""
+    """Whether a file of a model folder only describes the model; a device has no use for it."""
     return name in _ABOUT or name.upper().startswith(_LEGAL)
 
 
 class ModelFolder(msgspec.Struct, frozen=True):
-    """A folder that `edgekit build` made, or one that only looks like it.
+    """A model folder, made by `edgekit build` or by other means.
 
     Attributes:
-        path: where it lies.
-        record: None without a `build.json`.
-        model: names of the files of the model, sorted.
-        about: names of the files about it, sorted.
+        path: the folder.
+        record: its `build.json`; None for a folder without one.
+        model: names of the model's files, sorted.
+        about: names of the files about the model, sorted.
     """
 
     path: Path
@@ -50,12 +50,12 @@ class ModelFolder(msgspec.Struct, frozen=True):
 
     @property
     def build_id(self) -> str:
-        """Empty for a folder nobody can say the origin of."""
+        """The build id; empty for a folder without a record."""
         return self.record.build_id if self.record else ""
 
     @property
     def verdict(self) -> str:
-        """`passed` or `ungated`."""
+        """`passed`, or `ungated` for every other outcome of the gate."""
         gate = self.record.gate if self.record else None
         return PASSED if gate and gate.passed else UNGATED
 
@@ -64,7 +64,7 @@ def read_folder(path: Path) -> ModelFolder:
     """Sort a folder's files and read its record.
 
     Raises:
-        UsageError: there is a `build.json` that cannot be read.
+        UsageError: the folder's `build.json` cannot be read.
     """
     names = sorted(p.name for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
     try:
@@ -85,28 +85,32 @@ def read_folder(path: Path) -> ModelFolder:
 
 
 def check_gate(folder: ModelFolder, accept_ungated: bool) -> None:
-    """Raises: UsageError when the model has not passed the gate and nobody accepts that."""
+    """Check the gate's verdict.
+
+    Raises:
+        UsageError: the model has not passed the gate, and the user did not accept that.
+    """
     if folder.verdict == PASSED or accept_ungated:
         return
     gate = folder.record.gate if folder.record else None
     if folder.record is None:
-        why = f"it has no {RECORD_NAME}: nobody can say what made it"
+        why = f"it has no {RECORD_NAME}, which would say how it was made"
     elif gate is None or gate.passed is None:
-        why = "it was built without the gate: nobody tested how it talks"
+        why = "it was built without the gate, which tests a model's answers"
     else:
         why = f"it did not meet the thresholds {gate.profile!r}"
     raise UsageError(
         f"{folder.path} has not passed the gate",
         why,
-        "build it with the gate, or pack it all the same with --accept-ungated",
+        "build it with the gate, or pack it untested with --accept-ungated",
     )
 
 
 def check_bytes(folder: ModelFolder) -> None:
-    """Compare the folder with its record; a folder without one has nothing to compare with.
+    """Compare the folder with its record; a folder without a record passes.
 
     Raises:
-        VerificationError: a file was edited, added or removed since the build; names it.
+        VerificationError: a file was edited, added or removed since the build; names the file.
     """
     if folder.record is None:
         return
@@ -114,7 +118,7 @@ def check_bytes(folder: ModelFolder) -> None:
         path = folder.path / name
         if not path.is_file():
             raise _altered(folder, name, "is missing")
-        # the size first: it is free
+        # the size first: reading it costs nothing
         if path.stat().st_size != file.size or Digest.of(read_chunks(path)).hex != file.sha256:
             raise _altered(folder, name, "is not the file that was built")
     for name in folder.model:
@@ -125,6 +129,6 @@ def check_bytes(folder: ModelFolder) -> None:
 def _altered(folder: ModelFolder, name: str, how: str) -> VerificationError:
     return VerificationError(
         f"{name} {how}",
-        f"{folder.path / RECORD_NAME} has another record of it",
+        f"it differs from the record in {folder.path / RECORD_NAME}",
         "build the model again",
     )

@@ -1,7 +1,8 @@
-"""The agent and runtime layers of a bundle, and the little of both that a first contact needs.
+"""The agent and runtime layers of a bundle, and the part of both that a first contact needs.
 
-The agent layer is a projection of this package: only what a device imports, with an empty
-`__init__`, so that neither an edit of the toolchain nor a new version restarts a fleet.
+The agent layer is a projection of this package: the modules that a device imports, with an empty
+`__init__`. An edit of the toolchain or a new version number does not change it, and a push then
+restarts no agent.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ BOOTSTRAP_PACKAGES = ("edgekit", "msgspec", "zstandard")
 RUNTIME_LOCK = "containers/runtime/runtime.lock"
 INSTALL_SECONDS = 1800
 
-# pip takes a pure-Python fallback silently when only one tag is named, so all are.
+# With only one tag pip silently takes a pure-Python fallback; with all tags it does not.
 WHEEL_TAGS = {
     "linux/amd64": [f"manylinux_2_{n}_x86_64" for n in (28, 27, 24, 17)] + ["manylinux2014_x86_64"],
     "linux/arm64": [f"manylinux_2_{n}_aarch64" for n in (28, 27, 24, 17)]
@@ -49,7 +50,7 @@ WHEEL_TAGS = {
 }
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 
-# Weight that no device uses: the model builder, command-line tools, tests, headers, and
+# No device uses these files: the model builder, command-line tools, tests, headers, and
 # zstandard's second backend.
 _PRUNED = re.compile(
     r"(^|/)(tests|__pycache__|f2py)/|^bin/|^onnxruntime_genai/models/"
@@ -61,7 +62,7 @@ Report = Callable[[str], None]
 
 
 def agent_layer(store: BlobStore) -> Descriptor:
-    """Put the projection of the running package into the store.
+    """Put the agent layer, the projection of the running package, into the store.
 
     Raises:
         EdgekitError: the package lacks a file or folder of the projection.
@@ -75,12 +76,12 @@ def agent_layer(store: BlobStore) -> Descriptor:
 
 
 def _projected(package: Path, name: str) -> list[tuple[str, Path]]:
-    """(relative name, path) of a file of the package, or of the Python files of a folder."""
+    """List (relative name, path) of one file of the package, or of a folder's Python files."""
     path = package / name
     if path.is_file():
         return [(name, path)]
     found = [(f"{name}/{n}", file) for n, file in files_below(path) if n.endswith(".py")]
-    if not found:  # also of a folder that was moved and left its __pycache__
+    if not found:  # a folder that was moved can leave its __pycache__ behind
         raise EdgekitError(
             f"the agent cannot be packed: {name} is missing from the package edgekit",
             f"{path} is no file, and no folder with Python files",
@@ -98,10 +99,10 @@ def put_tar(
 
 
 def parse_runtime(text: str) -> tuple[str, str]:
-    """(`linux/arm64`, `3.11`) from `linux/arm64:3.11`.
+    """Parse `linux/arm64:3.11` into (`linux/arm64`, `3.11`).
 
     Raises:
-        UsageError: not one of the platforms and Pythons that have wheels.
+        UsageError: the runtime's wheels do not exist for this platform or Python.
     """
     platform, _, python = text.partition(":")
     if platform not in WHEEL_TAGS or python not in PYTHONS:
@@ -118,8 +119,8 @@ def runtime_layer(
 ) -> Descriptor:
     """Put the runtime for one (platform, CPython minor) into the store.
 
-    Hash-locked wheels, unpacked by pip for the device's platform without emulation; made once per
-    lock and kept in `cache`.
+    pip unpacks hash-locked wheels for the device's platform, without emulation. The layer is made
+    once per lock and kept in `cache`.
 
     Raises:
         EdgekitError: pip cannot get the locked wheels.
@@ -145,7 +146,7 @@ def runtime_layer(
 
 
 def runtime_packages() -> tuple[tuple[str, str], ...]:
-    """(name, version) of every wheel in the runtime layers, as their lock has them."""
+    """List (name, version) of every wheel in the lock of the runtime layers."""
     lock = data.path(RUNTIME_LOCK).read_text(encoding="utf-8")
     return tuple(re.findall(r"^([A-Za-z0-9._-]+)==([^\s\\;]+)", lock, flags=re.MULTILINE))
 
@@ -162,7 +163,11 @@ def _install(lock: Path, target: Path, tags: list[str], python: str) -> None:
             command, capture_output=True, text=True, timeout=INSTALL_SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
-        raise EdgekitError("pip did not end in time", f"{INSTALL_SECONDS} s") from None
+        raise EdgekitError(
+            f"pip did not end within {INSTALL_SECONDS} s",
+            "it was fetching the wheels of the device's runtime",
+            "check the connection to the package index, then pack again",
+        ) from None
     if done.returncode != 0:
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
         raise EdgekitError(
@@ -173,9 +178,12 @@ def _install(lock: Path, target: Path, tags: list[str], python: str) -> None:
 
 
 def bootstrap(store: BlobStore, manifest: Manifest, runtime: Descriptor) -> tuple[str, bytes]:
-    """Name and plain tar of what a device without an agent needs to stage: 12 MB.
+    """Make the tar that lets a device without an agent stage a release: 12 MB, uncompressed.
 
-    The rest of the runtime travels as a blob like everything else.
+    The rest of the runtime follows as a blob like all others.
+
+    Returns:
+        The start of the tar's sha256 as its name, and the tar.
     """
     files: list[tuple[str, bytes | Path]] = []
     for layer in (manifest.agent, runtime):
@@ -185,13 +193,13 @@ def bootstrap(store: BlobStore, manifest: Manifest, runtime: Descriptor) -> tupl
 
 
 def members(layer: Path, packages: Container[str] | None = None) -> Iterator[tuple[str, bytes]]:
-    """(name, content) of every file of a tar+zstd layer, in its order.
+    """Yield (name, content) of every file of a tar+zstd layer, in the layer's order.
 
-    The layer is read as a stream: of what is in it only one file at a time is in memory.
+    The layer is read as a stream: only one of its files at a time is in memory.
 
     Args:
         layer: the compressed tar.
-        packages: folders or files at the top of the layer; the others are passed over. None: all.
+        packages: read only these folders or files at the top of the layer; None reads all.
     """
     with (
         layer.open("rb") as raw,

@@ -34,7 +34,7 @@ class Layout(BlobStore):
     """Blobs with an index of named bundles."""
 
     def create(self) -> None:
-        """Make an empty layout; nothing happens when there is one."""
+        """Make an empty layout; an existing one stays as it is."""
         super().create()
         if not (self.root / "oci-layout").exists():
             publish(self.root / "oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
@@ -59,7 +59,7 @@ class Layout(BlobStore):
         publish(self._index_path, msgspec.json.encode(index, enc_hook=encode_hook))
 
     def name(self, reference: str, data: bytes) -> Digest:
-        """Store a manifest and give it a name; a name moves to its newest bundle."""
+        """Store a manifest under a name; a name that exists moves to the new bundle."""
         digest = self.put(data)
         kept = [m for m in self._read().manifests if m.annotations.get(REF_NAME) != reference]
         entry = _Entry(MANIFEST_TYPE, digest, len(data), {REF_NAME: reference}, BUNDLE_TYPE)
@@ -67,15 +67,15 @@ class Layout(BlobStore):
         return digest
 
     def names(self) -> dict[str, Digest]:
-        """Digest by name, oldest first."""
+        """The digests by name, oldest first."""
         entries = self._read().manifests
         return {m.annotations.get(REF_NAME, m.digest): m.digest for m in entries}
 
     def resolve(self, reference: str | None) -> PinnedManifest:
-        """A bundle by name, digest or the start of one; the newest when None.
+        """Find a bundle by name, by digest or by the start of a digest; None finds the newest.
 
         Raises:
-            UsageError: no such bundle, or several.
+            UsageError: no bundle matches, or several do.
         """
         names = self.names()
         if not names:
@@ -97,6 +97,7 @@ class Layout(BlobStore):
             raise UsageError(
                 f"{reference!r} names {len(found) or 'no'} bundles",
                 f"the store has {', '.join(names)}",
+                "name one of these as NAME:VERSION",
             )
         digest = found.pop()
         return pin(self.read(digest), digest)

@@ -1,4 +1,4 @@
-"""A model folder and the layers of its fleet become a bundle: one manifest, one digest."""
+"""Packs a model folder, the agent and the runtimes into a bundle: one manifest, one digest."""
 
 from __future__ import annotations
 
@@ -35,28 +35,28 @@ from edgekit.errors import UsageError, VerificationError
 from edgekit.store import read_chunks
 
 DEFAULT_CONTEXT = 4096  # tokens; the builder's own default reserves 103 GB for Phi-3.5-mini
-KV_ELEMENT_BYTES = 4  # float32, which is what CPU graphs keep
-RUNTIME_RAM_BYTES = 300 << 20  # both processes and the runtime's libraries, without weights and KV
+KV_ELEMENT_BYTES = 4  # float32: graphs for the CPU keep keys and values in it
+RUNTIME_RAM_BYTES = 300 << 20  # agent, worker and the runtime's libraries, without weights and KV
 
 Report = Callable[[str], None]
 
 
 class GenaiConfig(msgspec.Struct, frozen=True):
-    """What a bundle needs to know of `genai_config.json`."""
+    """The parts of `genai_config.json` that a bundle depends on."""
 
     model: dict[str, Any]
     search: dict[str, Any] = {}
 
     @property
     def kv_bytes_per_token(self) -> int:
-        """Keys and values of every layer for one token."""
+        """Size in bytes of the keys and values of all layers for one token."""
         decoder = self.model["decoder"]
         heads = decoder["num_key_value_heads"] * decoder["head_size"]
         return int(2 * decoder["num_hidden_layers"] * heads * KV_ELEMENT_BYTES)
 
     @property
     def sampling(self) -> dict[str, Any]:
-        """The model's own defaults in the words of chat completions; greedy unless it samples."""
+        """The model's sampling defaults under chat completions' names; greedy unless it samples."""
         if not self.search.get("do_sample"):
             return {"temperature": 0.0}
         names = ("temperature", "top_k", "top_p", "repetition_penalty")
@@ -64,7 +64,7 @@ class GenaiConfig(msgspec.Struct, frozen=True):
 
 
 def read_model(folder: Path) -> GenaiConfig:
-    """Raises: UsageError when the folder is not a model that the builder made."""
+    """Read a model's `genai_config.json`; raises UsageError when the builder did not make it."""
     try:
         config = msgspec.json.decode((folder / "genai_config.json").read_bytes(), type=GenaiConfig)
         _ = config.kv_bytes_per_token, config.model["context_length"], config.model["type"]
@@ -96,22 +96,24 @@ def pack(
     """Put a bundle into the store; equal inputs, the signing key among them, give one digest.
 
     Args:
-        store: the project's.
-        cache: for assembled runtime layers.
+        store: the project's store.
+        cache: folder that keeps assembled runtime layers.
         folder: a model folder.
-        name: of the bundle.
-        version: of the bundle.
-        context: cap for prompt and answer in tokens; default the model's own, at most 4096.
-        max_answer: cap for one answer in tokens; default the context.
+        name, version: of the bundle.
+        context: cap for prompt and answer in tokens; default: the model's own, at most 4096.
+        max_answer: cap for one answer in tokens; default: the context.
         runtimes: (platform, CPython minor) pairs.
-        keys: folder of the project's keys; the signing key is made when it is missing.
-        accept_ungated: pack a model that has not passed the gate; the bundle says so.
+        keys: folder of the project's keys; pack makes a missing signing key.
+        accept_ungated: pack a model that has not passed the gate, and mark the bundle `ungated`.
         report: called with progress.
 
+    Returns:
+        The digest of the bundle's manifest.
+
     Raises:
-        UsageError: not a model folder, a model that has not passed the gate, or a cap the model
-            cannot have.
-        VerificationError: the folder is not what was built: a file was edited, added or removed.
+        UsageError: the folder is no model folder, the model has not passed the gate, or it cannot
+            have this context.
+        VerificationError: a file was edited, added or removed since the build.
     """
     check_name("bundle", name)
     check_name("version", version)
@@ -213,14 +215,18 @@ def _model_layers(store: Layout, folder: ModelFolder) -> list[Descriptor]:
     for name in folder.model:
         digest, size = store.put_stream(read_chunks(folder.path / name))
         if folder.record and digest.hex != folder.record.files[name].sha256:
-            raise VerificationError(f"{name} changed while it was packed")
+            raise VerificationError(
+                f"{name} changed while it was packed",
+                "its bytes are no longer those of the record",
+                "build the model again, and do not change the folder while pack reads it",
+            )
         kind = WEIGHT_TYPE if name.endswith(".data") else WEIGHT_CONFIG_TYPE
         found.append(Descriptor(kind, digest, size, {TITLE: name}))
     return found
 
 
 def _fit(files: list[Descriptor], tars: list[Descriptor], kv_bytes: int) -> Fit:
-    """An estimate from above: weights are mapped and partly repacked, KV is touched in full."""
+    """Estimate the needs from above: weights are mapped and partly repacked, KV is used in full."""
     model = sum(d.size for d in files)
     runtime = max((int(d.annotations[UNPACKED]) + d.size for d in tars), default=0)
     return Fit(

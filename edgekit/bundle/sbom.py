@@ -1,7 +1,8 @@
 """The software bill of materials of a bundle: CycloneDX 1.6 as JSON.
 
-Pure, and equal for equal bundles: no time, and a serial number that follows from the contents.
-What a device runs is in it by name; what only built the model has the scope `excluded`.
+Pure, and equal for equal bundles: it holds no time, and its serial number follows from the
+contents. It names every component that a device runs. Tools that only built the model have the
+scope `excluded`.
 https://cyclonedx.org/docs/1.6/json/
 """
 
@@ -21,16 +22,16 @@ SBOM_NAME = "sbom.cdx.json"
 
 
 class Contents(msgspec.Struct, frozen=True):
-    """What a bundle is made of.
+    """The components of a bundle.
 
     Attributes:
         name, version: of the bundle.
-        build_id: of the model; may be empty.
+        build_id: the model's; may be empty.
         files: the model's files, name -> sha256 (hex).
-        sources: package URLs of what the model was made from.
+        sources: package URLs of the model's sources.
         agent: sha256 (hex) of the agent layer.
         runtime: (name, version) of every wheel of the runtime layers.
-        tools: package URLs of what made the model.
+        tools: package URLs of the tools that built the model.
     """
 
     name: str
@@ -44,7 +45,7 @@ class Contents(msgspec.Struct, frozen=True):
 
 
 def sbom(contents: Contents) -> bytes:
-    """The bill of materials as JSON."""
+    """Encode the bill of materials as JSON."""
     bundle = Component(
         type=ComponentType.APPLICATION,
         name=contents.name,
@@ -70,7 +71,7 @@ def sbom(contents: Contents) -> bytes:
     tools = _packages(contents.tools, ComponentScope.EXCLUDED, "build/")
     bom = Bom(components=[*runs, *tools], serial_number=_serial(contents))
     bom.metadata.component = bundle
-    # the one thing that would differ when packed again; optional in the specification
+    # the only value that would differ when packed again; the specification makes it optional
     bom.metadata.timestamp = None  # type: ignore[assignment]  # its setter takes only times
     bom.register_dependency(bundle, runs)
     return JsonV1Dot6(bom).output_as_string(indent=1).encode()

@@ -1,8 +1,8 @@
 """Signatures of a project: DSSE envelopes around in-toto statements, with one Ed25519 key.
 
-The only door to securesystemslib. It reads and writes the key's files, the rest is pure. Ed25519 is
-deterministic (RFC 8032): the same key and statement give the same envelope, so that packing twice
-still gives one digest. https://github.com/secure-systems-lab/dsse
+The only door to securesystemslib. This module reads and writes the key's file; the rest is pure.
+Ed25519 is deterministic (RFC 8032): the same key and statement give the same envelope, and packing
+twice gives one digest. https://github.com/secure-systems-lab/dsse
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ PublicKey = SSlibKey
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 KEY_NAME = "signing.pem"  # private: PKCS #8 in PEM
 
-# What JSON of another shape ends in; securesystemslib lets Python's own errors through.
+# JSON of another shape raises these; securesystemslib lets Python's own errors through.
 _MALFORMED = (
     msgspec.MsgspecError, exceptions.Error, AttributeError, KeyError, TypeError, ValueError,
 )  # fmt: skip
 
 
 class Signed(msgspec.Struct, frozen=True):
-    """A payload whose signature was checked. Made by `verify_envelope` alone."""
+    """A payload with a valid signature. Only `verify_envelope` makes one."""
 
     keyid: str
     payload: bytes
 
 
 def make_key(folder: Path) -> bool:
-    """Make the project's signing key unless there is one.
+    """Make the project's signing key unless it has one.
 
     Args:
-        folder: of keys; made with mode 0700, the key in it with 0600.
+        folder: the folder of keys; made with mode 0700, the key in it with 0600.
 
     Returns:
-        Whether it was made; a key that is there is never overwritten.
+        Whether a key was made; an existing key is never overwritten.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = folder / KEY_NAME
@@ -60,7 +60,7 @@ def make_key(folder: Path) -> bool:
             file.write(SigningKey.generate_ed25519().private_bytes)
             file.flush()
             os.fsync(file.fileno())
-        os.link(temporary, path)  # unlike a rename, it does not replace what another made
+        os.link(temporary, path)  # unlike a rename, a link does not replace another process's key
     except FileExistsError:
         return False
     finally:
@@ -70,10 +70,10 @@ def make_key(folder: Path) -> bool:
 
 
 def load_key(folder: Path) -> SigningKey:
-    """The project's signing key.
+    """Load the project's signing key.
 
     Raises:
-        UsageError: there is none, others can read it, or it is no Ed25519 key.
+        UsageError: the key is missing, other accounts can read it, or it is no Ed25519 key.
     """
     path = folder / KEY_NAME
     try:
@@ -98,22 +98,23 @@ def load_key(folder: Path) -> SigningKey:
 
 
 def public_key(folder: Path) -> PublicKey | None:
-    """The public half of the project's key; None when it has no key yet."""
+    """Load the public half of the project's key; None when the project has no key yet."""
     return load_key(folder).public_key if (folder / KEY_NAME).exists() else None
 
 
 def sign_statement(statement: bytes, key: SigningKey) -> bytes:
-    """A DSSE envelope as JSON; the statement travels in it as the bytes it is."""
+    """Sign a statement: a DSSE envelope as JSON, which holds the statement's bytes unchanged."""
     envelope = Envelope(statement, PAYLOAD_TYPE, {})
     envelope.sign(key)
     return msgspec.json.encode(envelope.to_dict(), order="sorted")
 
 
 def verify_envelope(data: bytes, key: PublicKey) -> Signed:
-    """Check an envelope's signature; its payload.
+    """Check an envelope's signature and return its payload.
 
     Raises:
-        VerificationError: no envelope, another payload type, not signed by `key`, or altered.
+        VerificationError: the bytes are no envelope, have another payload type, are not signed by
+            `key`, or were altered.
     """
     envelope = _parse(data)
     try:
@@ -121,17 +122,17 @@ def verify_envelope(data: bytes, key: PublicKey) -> Signed:
     except exceptions.Error as error:
         raise VerificationError(
             "the provenance's signature does not hold",
-            f"it is not signed by {key.keyid[:12]}, or was altered since",
+            f"the key {key.keyid[:12]} did not sign it, or it was altered since",
             "do not use this bundle; pack the model again",
         ) from error
     return Signed(next(iter(accepted)), envelope.payload)
 
 
 def read_unverified(data: bytes) -> tuple[list[str], bytes]:
-    """Ids of the keys an envelope says it is signed by, and its payload: nothing is checked.
+    """Read an envelope's key ids and its payload without checking any signature.
 
     Raises:
-        VerificationError: no envelope.
+        VerificationError: the bytes are no envelope.
     """
     envelope = _parse(data)
     return list(envelope.signatures), envelope.payload

@@ -1,4 +1,4 @@
-"""Deterministic tar archives: equal files give equal bytes, whoever packs them and when."""
+"""Deterministic tar archives: equal files give equal bytes on every machine and at any time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CHUNK_BYTES = 1 << 20
 
 
 def entry(name: str, size: int, executable: bool) -> tarfile.TarInfo:
-    """A file's header: fixed owner, time and mode."""
+    """Make a file's header with fixed owner, time and mode."""
     info = tarfile.TarInfo(name)
     info.size = size
     info.mode = 0o755 if executable else 0o644
@@ -22,7 +22,7 @@ def entry(name: str, size: int, executable: bool) -> tarfile.TarInfo:
 
 
 def plain_tar(files: Iterable[tuple[str, bytes | Path]]) -> bytes:
-    """An uncompressed tar of (name, content) in the order of their names."""
+    """Make an uncompressed tar of (name, content), sorted by name."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for name, content in sorted(files, key=lambda item: item[0]):
@@ -33,7 +33,7 @@ def plain_tar(files: Iterable[tuple[str, bytes | Path]]) -> bytes:
 
 
 def compress(data: bytes) -> Iterator[bytes]:
-    """zstd in chunks, single-threaded: the number of threads must not be part of a digest."""
+    """Compress with zstd, in chunks, on one thread: a thread count must not change a digest."""
     compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True)
     with compressor.stream_reader(data) as stream:
         while chunk := stream.read(CHUNK_BYTES):
@@ -41,7 +41,7 @@ def compress(data: bytes) -> Iterator[bytes]:
 
 
 def files_below(folder: Path) -> Iterator[tuple[str, Path]]:
-    """(relative name, path) of every regular file below `folder`."""
+    """Yield (relative name, path) of every regular file below `folder`, sorted."""
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             yield path.relative_to(folder).as_posix(), path

@@ -1,4 +1,4 @@
-"""Prompts from Python: `Requester` and what it yields."""
+"""Prompts from Python: `Requester` and the replies that it yields."""
 
 from edgekit.client.requester import Accepted, Delta, Final, Reply, Requester, devices
 

@@ -1,4 +1,4 @@
-"""How long to wait for an answer, when to send a prompt again, when to ask what became of it. Pure.
+"""A requester's clock: when to send a prompt again, when to query it, when to give up. Pure.
 
 The rules are those of docs/protocol, "What a requester does".
 """
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from enum import Enum
 
 FIRST_REPLY_SECONDS = 15.0
-BACKOFF_SECONDS = (1.0, 2.0, 4.0)  # between the end of that wait and sending again
+BACKOFF_SECONDS = (1.0, 2.0, 4.0)  # after that wait, before the requester sends again
 JITTER = 0.2
-SILENCE_SECONDS = 15.0  # after the first reply, until it is asked what became of the prompt
+SILENCE_SECONDS = 15.0  # without a reply after the first, then the requester sends `query`
 
 
 class Do(Enum):
-    """What to do when the wait is over."""
+    """The requester's next step when a wait is over."""
 
     SEND = "send the prompt"
     QUERY = "ask what became of it"
@@ -24,28 +24,31 @@ class Do(Enum):
 
 @dataclass(slots=True)
 class Asking:
-    """One prompt, seen by its requester.
+    """The state of one prompt at its requester.
 
     Args:
-        deadline: of the prompt, in seconds of the clock that `now` is of.
-        device: the one that is asked, or empty for a pool's.
+        deadline: of the prompt, in seconds on the same clock as `now`.
+        device: the device's name; empty until a device of a pool replies.
     """
 
     deadline: float
     device: str = ""
     attempts: int = 0
-    heard: bool = False  # any reply came
-    streaming: bool = False  # a delta came: never sent again
-    forgotten: bool = False  # by a device that had it
+    heard: bool = False  # a reply has arrived
+    streaming: bool = False  # a delta has arrived: the prompt is never sent again
+    forgotten: bool = False  # the device that had the prompt no longer knows it
     _due: float = 0.0
     _backing_off: bool = False
 
     def next(self, now: float, draw: float) -> tuple[Do | None, float]:
-        """What is due, and until when to wait for a message.
+        """Decide the next step, and until when to wait for a message.
 
         Args:
             now: seconds.
             draw: uniform in [0, 1), for the jitter.
+
+        Returns:
+            The step that is due, or None, and the end of the wait in seconds.
         """
         if now >= self.deadline:
             return Do.GIVE_UP, now
@@ -65,30 +68,30 @@ class Asking:
 
     @property
     def why(self) -> str:
-        """Why it is given up."""
+        """The reason why the requester gives up."""
         if self.forgotten:
             return "it knows nothing of the prompt any more"
         if self.heard:
             return "it has the prompt, and its answer did not come in time"
-        return f"no reply to {self.attempts} attempts within the time there was"
+        return f"no reply to {self.attempts} attempts before the deadline"
 
     def concerns(self, device: str, kind: str) -> bool:
-        """Whether a message is of the answer that is followed.
+        """Whether a message belongs to the answer that the requester follows.
 
-        A pool's prompt that was sent twice may run on two devices: of the other one only a final
-        is of use.
+        A pool's prompt that was sent twice may run on two devices. From the other device the
+        requester uses only a final.
         """
         return not self.heard or device in ("", self.device) or kind == "final"
 
     def reply(self, device: str, now: float, *, delta: bool = False) -> None:
-        """A reply came, from this device."""
+        """Record a reply from this device."""
         self.heard = True
         self.device = device or self.device
         self.streaming = self.streaming or delta
         self._due = now + SILENCE_SECONDS
 
     def unknown(self, now: float, draw: float) -> tuple[Do | None, float]:
-        """The device does not know the prompt, though it said `accepted`: its disk is a new one.
+        """Record that the device does not know a prompt that it accepted: its disk is new.
 
         Returns:
             As `next`.

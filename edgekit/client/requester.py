@@ -1,4 +1,4 @@
-"""Requester: prompts a device over MQTT 5 and yields its answer as it comes (docs/protocol)."""
+"""The requester: sends a prompt over MQTT 5 and yields the answer as it arrives (docs/protocol)."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from edgekit.errors import EdgekitError, UnreachableError
 from edgekit.mqtt.threaded import MqttClient
 
 PUBACK_SECONDS = 10.0
-POOL = "pool:"  # before a pool's name; no device's name has a colon
+POOL = "pool:"  # stands before a pool's name; a device's name has no colon
 DEFAULT_EXPIRY_SECONDS = 300
-FLUSH_SECONDS = 1.0  # for the PUBACK of a cancel, when the connection is closed
-LOOKS_AT = 2  # the attempt before which it is looked whether the broker knows the device at all
-NAMED = 5  # devices in an error
-RETAINED_SECONDS = 0.5  # how long retained messages are collected
+FLUSH_SECONDS = 1.0  # wait for the PUBACK of a cancel before closing the connection
+LOOKS_AT = 2  # before this attempt, check whether the broker knows the device at all
+NAMED = 5  # devices that an error names
+RETAINED_SECONDS = 0.5  # time to collect retained messages
 
 
 class Accepted(msgspec.Struct, frozen=True):
-    """The device has the prompt; `position` prompts are before it, it starts in `eta_ms`."""
+    """The device has the prompt; `position` prompts come first, it starts in about `eta_ms`."""
 
     device: str
     position: int
@@ -66,11 +66,11 @@ Reply = Accepted | Delta | Final
 
 
 class Requester:
-    """A connection of its own for prompts; usable from several threads.
+    """A connection to the broker for prompts; several threads may use it.
 
     Args:
-        broker: where.
-        name: one topic level; with an ACL it must be the account's user name.
+        broker: address and credentials.
+        name: the requester's name, one topic level; with an ACL it is the account's user name.
 
     Raises:
         UnreachableError: the broker does not answer.
@@ -115,19 +115,19 @@ class Requester:
     ) -> Iterator[Reply]:
         """Send a chat-completions body; yields `Accepted`, `Delta`s, then one `Final`.
 
-        It is sent again, and asked after, by the rules of the protocol. A caller that tries again
-        after an `UnreachableError` gives the same `prompt_id`. Leaving the iterator early cancels
-        the prompt.
+        The requester sends it again, and queries it, by the rules of the protocol. A caller that
+        tries again after an `UnreachableError` passes the same `prompt_id`. Leaving the iterator
+        early cancels the prompt.
 
         Args:
             to: a device's name, or `pool:NAME`.
             body: OpenAI chat completions, verbatim.
-            prompt_id: `ek-id`, the same over retries of one prompt.
-            expiry_seconds: deadline of the prompt, 1 to 3600.
+            prompt_id: the `ek-id`, the same for all retries of one prompt.
+            expiry_seconds: deadline of the prompt in seconds, 1 to 3600.
 
         Raises:
             ProtocolError: the device answered with an error.
-            UnreachableError: no such device, or it stopped answering.
+            UnreachableError: the device does not exist, or it stopped answering.
         """
         pool = check_name("pool", to.removeprefix(POOL)) if to.startswith(POOL) else ""
         device = "" if pool else check_name("device", to)
@@ -155,16 +155,16 @@ class Requester:
                 self._control("cancel", question, asking)
 
     def cancel(self, device: str, prompt_id: str) -> None:
-        """Ask the device to stop a prompt; it ends in a `Final` that says `cancelled`."""
+        """Tell the device to stop a prompt, which then ends in a `Final` that says `cancelled`."""
         self._control("cancel", _Question(prompt_id, b"", ""), Asking(0.0, device))
 
     def _messages(
         self, question: _Question, asking: Asking, inbox: queue.SimpleQueue[wire.Inbound]
     ) -> Iterator[wire.Inbound]:
-        """What comes, while the prompt is sent and asked after as the rules say."""
+        """Yield the replies, and meanwhile send and query the prompt by the protocol's rules."""
         do, until = asking.next(time.monotonic(), random.random())  # noqa: S311  no secret
         while True:
-            if do is Do.GIVE_UP and inbox.empty():  # else it was the caller who took so long
+            if do is Do.GIVE_UP and inbox.empty():  # else the caller was slow, not the device
                 raise _nobody(question.pool or asking.device, asking.why)
             if do is Do.SEND:
                 if asking.attempts == LOOKS_AT and asking.device:
@@ -190,9 +190,9 @@ class Requester:
     def _send(
         self, question: _Question, asking: Asking, inbox: queue.SimpleQueue[wire.Inbound]
     ) -> None:
-        """Publish the prompt; a PUBACK that does not come is waited for no longer.
+        """Publish the prompt, and wait at most `PUBACK_SECONDS` for its PUBACK.
 
-        The client sends it again when it is back at the broker.
+        Without a PUBACK the MQTT client sends it again once it has reconnected.
         """
         topic = topics.request_topic(asking.device, self.name)
         if not asking.device:
@@ -216,23 +216,24 @@ class Requester:
                 raise EdgekitError(
                     "the broker refused the prompt",
                     f"reason code 0x{code:02x}",
-                    "may this requester publish there? Its topic's last level is its user name",
+                    "check the broker's ACL: a requester may publish only below its own user name",
                 )
 
     def _look_for(self, device: str) -> None:
-        """Not every broker says that nobody has subscribed: see who has announced himself to it.
+        """Check that the device has announced itself: some brokers report no missing subscriber.
 
-        Where nobody has, an ACL may have kept the announcements back. The device's own filter comes
-        first: of a large fleet not all is there in time.
+        When the broker knows no device at all, an ACL may have kept the announcements back, and the
+        check passes. The device's own filter comes first: a large fleet's announcements do not all
+        arrive in time.
         """
         known: list[str] = []
         filters = [topics.status_topic(device), topics.status_topic("+")]
-        with suppress(EdgekitError):  # what cannot be found out does not end the prompt
+        with suppress(EdgekitError):  # a failed check must not end the prompt
             known = list(_announced(self._broker, self.name, filters))
         if known and device not in known:
             more = ", …" if len(known) > NAMED else ""
             raise _nobody(
-                device, f"the broker knows none of this name, but {', '.join(known[:NAMED])}{more}"
+                device, f"the broker knows no such device, only {', '.join(known[:NAMED])}{more}"
             )
 
     def _control(
@@ -242,7 +243,7 @@ class Requester:
         asking: Asking,
         inbox: queue.SimpleQueue[wire.Inbound] | None = None,
     ) -> None:
-        """Publish a control message; with an inbox it is answered there."""
+        """Publish a control message; the inbox, if any, receives its reply."""
         topic = topics.control_topic(asking.device, self.name)
         if not asking.device:
             topic = topics.pool_control_topic(question.pool, self.name)
@@ -272,7 +273,7 @@ class Requester:
 
 @dataclass(frozen=True)
 class _Question:
-    """One prompt and the Correlation Data it was sent with."""
+    """One prompt and the Correlation Data of each message that carried it."""
 
     prompt_id: str
     payload: bytes
@@ -288,7 +289,9 @@ def _state(message: wire.Inbound) -> str:
 
 def _nobody(device: str, why: str) -> UnreachableError:
     return UnreachableError(
-        f"{device} does not answer", why, "`edgekit devices` shows who is there"
+        f"{device} does not answer",
+        why,
+        "`edgekit devices` shows the devices that the broker knows",
     )
 
 
@@ -311,7 +314,7 @@ def _read(message: wire.Inbound) -> Reply:
 
 
 def devices(broker: BrokerConfig, name: str) -> dict[str, dict[str, Any]]:
-    """Who is there: card and status of every device, from retained messages.
+    """Read card and status of every device from the broker's retained messages.
 
     Returns:
         By device name: `{"card": {...}, "status": {...}}`.
@@ -322,12 +325,12 @@ def devices(broker: BrokerConfig, name: str) -> dict[str, dict[str, Any]]:
 def _announced(
     broker: BrokerConfig, name: str, filters: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
-    """What devices have retained below these filters, as of `devices`."""
+    """Collect the retained messages of these filters in the form that `devices` returns."""
     found: dict[str, dict[str, Any]] = {}
 
     def received(message: wire.Inbound) -> None:
         device, _, kind = message.topic.removeprefix(f"{topics.PREFIX}/dev/").partition("/")
-        with suppress(*wire.UNREADABLE):  # retained by somebody who is no agent
+        with suppress(*wire.UNREADABLE):  # a client that is no agent has retained it
             body = msgspec.json.decode(message.payload, type=dict[str, Any])
             found.setdefault(device, {})[kind] = body
 

@@ -1,8 +1,7 @@
-"""What a model folder says about its model: the names of those files, and the part of `build.json`
-that the build writes and pack reads.
+"""The part of a model folder that the builder writes and pack reads: file names and `build.json`.
 
-What else is on record there is the builder's own business (`builder/spec.py`): readers of these
-values pass over keys that they do not know.
+`build.json` has more keys, which only the builder uses (`builder/spec.py`). A reader of these
+values ignores the keys that it does not know.
 """
 
 from __future__ import annotations
@@ -10,13 +9,13 @@ from __future__ import annotations
 import msgspec
 
 RECORD_NAME = "build.json"
-"""What made the model, and what came out."""
+"""The record of the build: its inputs and its output files."""
 PROVENANCE_NAME = "provenance.json"
 """The in-toto statement about the build."""
 GATE_REPORT_NAME = "gate.json"
-"""What the gate measured."""
+"""The gate's measurements."""
 GATE_PAGE_NAME = "report.html"
-"""The same as a page for people."""
+"""The same measurements as a page to read in a browser."""
 
 
 class FileRecord(msgspec.Struct, frozen=True):
@@ -27,11 +26,11 @@ class FileRecord(msgspec.Struct, frozen=True):
 
 
 class GateOutcome(msgspec.Struct, frozen=True):
-    """How the model did at the gate.
+    """The gate's verdict on a model.
 
     Attributes:
-        profile: the thresholds' name.
-        passed: whether it met them; None where the record does not say.
+        profile: name of the thresholds.
+        passed: whether the model met them; None where the record does not say.
     """
 
     profile: str = ""
@@ -39,12 +38,12 @@ class GateOutcome(msgspec.Struct, frozen=True):
 
 
 class BuildInfo(msgspec.Struct, frozen=True):
-    """What a record says of its model.
+    """The values of `build.json` that pack relies on.
 
     Attributes:
         build_id: sha256 (hex) of the canonical JSON of everything that decided the bytes.
         files: relative path -> record of every file of the folder except `build.json` itself.
-        gate: None for a model that was not tested.
+        gate: None for a model that the gate did not test.
     """
 
     build_id: str

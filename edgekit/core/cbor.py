@@ -1,6 +1,6 @@
 """The only door to cbor2: CBOR (RFC 8949) of the values that JSON has, read strictly.
 
-Imported on use: a device that nobody speaks CBOR to does not carry it in memory.
+cbor2 is imported on first use: a device whose requesters all send JSON saves its memory.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ MAX_ERROR_CHARS = 200  # cbor2 quotes what it has read
 
 
 def decode(payload: bytes) -> object:
-    """The one value that `payload` is.
+    """Decode the one value that `payload` holds.
 
     Raises:
-        ValueError: it is cut off or followed by more, nests deeper than `MAX_DEPTH`, or has tags
-            (§3.4), indefinite lengths (§3.2), a key twice or one that is no string (§5.6).
+        ValueError: the value is cut off or followed by more bytes, nests deeper than `MAX_DEPTH`,
+            or has tags (§3.4), indefinite lengths (§3.2), a repeated key or a key that is no
+            string (§5.6).
     """
     import cbor2  # noqa: PLC0415  see above
 
@@ -43,7 +44,7 @@ def decode(payload: bytes) -> object:
 
 
 def from_json(payload: bytes) -> bytes:
-    """The CBOR of a JSON text of our own."""
+    """Convert a JSON text that edgekit itself encoded to CBOR."""
     import cbor2  # noqa: PLC0415  see above
 
     return cbor2.dumps(msgspec.json.decode(payload))

@@ -1,7 +1,7 @@
-"""The body of a prompt and of its answer: OpenAI chat completions, checked strictly.
+"""The bodies of a prompt and of its answer: OpenAI chat completions, checked strictly.
 
-A field that is not served is refused by name, never ignored. Bounds are those of the OpenAI API
-reference where it has them.
+The agent refuses a field that it does not serve, and names it; it never ignores one. Bounds are
+those of the OpenAI API reference where it has them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MAX_STOPS = 4
 MAX_BEAMS = 8
 MAX_BIASES = 1024  # tokens in `logit_bias`
 
-# The runtime's tokenizer takes C strings: a NUL would cut off what follows, the template's end too.
+# The runtime's tokenizer takes C strings: a NUL would cut off the rest, the template's end too.
 Text = Annotated[str, msgspec.Meta(pattern=r"^[^\x00]*$")]
 StopString = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
@@ -32,7 +32,7 @@ FinishReason = Literal["stop", "length", "cancelled"]
 
 
 class TextPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A content part; text is the only kind served."""
+    """A content part; the agent serves only text."""
 
     type: Literal["text"]
     text: Text
@@ -68,7 +68,7 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     logit_bias: (
         Annotated[
             dict[TokenId, Bias],
-            # JSON's keys are strings, which msgspec's schema says nothing of
+            # msgspec's schema does not say that the keys of JSON are strings
             msgspec.Meta(
                 max_length=MAX_BIASES, extra_json_schema={"propertyNames": {"pattern": "^[0-9]+$"}}
             ),
@@ -91,7 +91,7 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
 
     @property
     def answer_limit(self) -> int | None:
-        """How many tokens the answer may have; the newer field's name wins."""
+        """The largest number of tokens in the answer; the newer field's name wins."""
         return self.max_completion_tokens or self.max_tokens
 
 
@@ -99,8 +99,8 @@ def parse_body(payload: bytes, encoding: str = "") -> ChatRequest:
     """Read a chat-completions body.
 
     Args:
-        payload: of the prompt.
-        encoding: "cbor", or anything else for JSON.
+        payload: the prompt's bytes.
+        encoding: "cbor"; any other value means JSON.
 
     Raises:
         ProtocolError: `invalid_request` or `unsupported_parameter`, with the field in `param`.
@@ -128,23 +128,23 @@ def parse_body(payload: bytes, encoding: str = "") -> ChatRequest:
 
 
 class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How the next token is chosen; temperature 0 is greedy."""
+    """The choices that decide the next token; temperature 0 is greedy."""
 
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0  # 0: all
-    min_p: float = 0.0  # of the likeliest token's probability
+    min_p: float = 0.0  # as a share of the likeliest token's probability
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: dict[int, float] = {}  # by token id
     repetition_penalty: float = 1.0
     seed: int | None = None
-    num_beams: int = 1  # above 1: beam search, for which of the others length_penalty alone counts
+    num_beams: int = 1  # above 1: beam search, which uses no other field but length_penalty
     length_penalty: float = 1.0
 
     @property
     def plain_greedy(self) -> bool:
-        """Whether the answer is the bare arg-max, so that the runtime can choose it itself."""
+        """Whether every token is the bare arg-max, which the runtime can choose by itself."""
         changed = self.logit_bias or self.presence_penalty or self.frequency_penalty
         return self.temperature == 0 and self.repetition_penalty == 1.0 and not changed
 
@@ -153,7 +153,7 @@ _SAMPLING_FIELDS = Sampling.__struct_fields__
 
 
 def sampling_of(request: ChatRequest, defaults: dict[str, Any]) -> Sampling:
-    """The request's choices over the bundle's defaults."""
+    """Merge the request's choices over the bundle's defaults."""
     chosen = dict(defaults)
     for name in _SAMPLING_FIELDS:
         value = getattr(request, name)
@@ -161,12 +161,13 @@ def sampling_of(request: ChatRequest, defaults: dict[str, Any]) -> Sampling:
             chosen[name] = value
     sampling = msgspec.convert(chosen, Sampling)
     if sampling.num_beams > 1 and sampling.temperature and request.temperature is None:
-        return msgspec.structs.replace(sampling, temperature=0.0)  # the bundle's, not asked for
+        # the temperature is the bundle's default, not the requester's choice
+        return msgspec.structs.replace(sampling, temperature=0.0)
     return sampling
 
 
 class PromptTokensDetails(msgspec.Struct, frozen=True):
-    """Of a prompt's tokens, those that an earlier prompt left computed."""
+    """How many of a prompt's tokens the device had kept from an earlier prompt."""
 
     cached_tokens: Count = 0
 
@@ -181,7 +182,7 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 class Timings(msgspec.Struct, frozen=True):
-    """Where the time of one answer went, in milliseconds; names as llama.cpp's server has them."""
+    """The time of one answer by phase, in milliseconds; names are those of llama.cpp's server."""
 
     queue_ms: Measure
     prompt_ms: Measure
@@ -191,14 +192,14 @@ class Timings(msgspec.Struct, frozen=True):
 
 
 class AnswerMessage(msgspec.Struct, frozen=True):
-    """The whole text, or what there was of it when it was cancelled."""
+    """The whole text, or the part that existed when the requester cancelled."""
 
     role: Literal["assistant"]
     content: str
 
 
 class AnswerChoice(msgspec.Struct, frozen=True):
-    """The only choice there is."""
+    """The single choice of an answer."""
 
     index: Literal[0]
     message: AnswerMessage
@@ -208,7 +209,8 @@ class AnswerChoice(msgspec.Struct, frozen=True):
 class Completion(msgspec.Struct, frozen=True):
     """A `chat.completion` object, the payload of a `final`.
 
-    `created` is in Unix seconds; `timings` is null when nothing ran; `deltas` were sent before it.
+    `created` is in Unix seconds. `timings` is null when the model computed nothing. `deltas` counts
+    the `delta` messages that were sent before.
     """
 
     id: Annotated[str, msgspec.Meta(extra_json_schema={"pattern": "^chatcmpl-"})]
@@ -232,7 +234,7 @@ def completion(
     timings: Timings | None,
     deltas: int,
 ) -> bytes:
-    """A `Completion` as it is sent."""
+    """Encode a `Completion` as JSON."""
     return msgspec.json.encode(
         Completion(
             id=f"chatcmpl-{prompt_id}",

@@ -1,4 +1,4 @@
-"""What a device is told about itself: `etc/agent.toml`, written by a push, never in a release."""
+"""A device's configuration, `etc/agent.toml`: a push writes it, a release never holds it."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ NAME_RULE = "1 to 64 letters, digits, '_', '.' and '-'"
 
 
 def check_name(kind: str, text: str) -> str:
-    """A device, requester or bundle name: one MQTT topic level, safe as a file name.
+    """Check the name of a device, requester or bundle: one MQTT topic level, safe as a file name.
 
     Raises:
-        UsageError: anything but 1 to 64 letters, digits, `_`, `.` and `-`.
+        UsageError: it is not 1 to 64 letters, digits, `_`, `.` and `-`.
     """
     if not NAME.match(text) or text in (".", ".."):
         raise UsageError(
@@ -42,7 +42,7 @@ def factory_of(text: str) -> tuple[str, str, str]:
     """Folder, module and function of `[/FOLDER/]package.module:factory`.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text does not have this form.
     """
     found = _FACTORY.match(text)
     if not found:
@@ -56,18 +56,18 @@ TLS_FILES = BROKER_FILES[1:]
 
 
 class BrokerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the MQTT 5 broker is, and how both ends show who they are. Paths are absolute."""
+    """The MQTT 5 broker's address and the credentials of both ends. Paths are absolute."""
 
     host: str = "127.0.0.1"
     port: int = 1883
     username: str = ""
     password_file: str = ""
     keepalive_seconds: int = 30
-    tls: bool = False  # 1.2 or newer; the broker's name is always checked
-    ca_file: str = ""  # who may have signed the broker's certificate; empty: the system's CAs
-    cert_file: str = ""  # our own certificate, with those between it and its CA; and its key
-    key_file: str = ""
-    crl_file: str = ""  # the CA's list of revoked certificates; empty: it is not asked
+    tls: bool = False  # 1.2 or newer; the client always checks the broker's name
+    ca_file: str = ""  # CAs that may sign the broker's certificate; empty: the system's CAs
+    cert_file: str = ""  # the client's certificate, then those between it and its CA
+    key_file: str = ""  # the private key of cert_file
+    crl_file: str = ""  # the CA's list of revoked certificates; empty: no check
 
     def __post_init__(self) -> None:
         if not 1 <= self.port <= 65535:
@@ -86,7 +86,7 @@ class BrokerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def warning(self) -> str:
-        """What is unsafe about it, or empty: without TLS a password is read on the network."""
+        """A warning when a password would cross the network without TLS; else empty."""
         if not self.password_file or self.tls or _is_loopback(self.host):
             return ""
         return f"the password for the broker {self} goes in the clear: set tls = true in [broker]"
@@ -98,34 +98,34 @@ def _is_loopback(host: str) -> bool:
     try:
         return ip_address(host).is_loopback
     except ValueError:
-        return False  # a name: where it leads to is not known here
+        return False  # a host name: this code does not resolve it
 
 
 class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What an operator may set for one device: a table of `fleet.toml`, then its `agent.toml`.
+    """The settings of one device: a table of `fleet.toml` that a push writes into `agent.toml`.
 
-    A new setting is one line here, and a check below if it needs one. Its default is what devices
-    did before there was it: agent.toml leaves a default out, and an older agent then reads it.
-    For the same reason a default never changes.
+    A new setting is one line here, and a check below if it needs one. Its default is the behaviour
+    of devices before the setting existed. agent.toml leaves defaults out, which lets an older agent
+    read the file. For the same reason a default never changes.
     """
 
-    threads: int = 0  # of the model worker; 0 measures at the first start what is fastest
-    slots: int = 0  # prompts side by side; 0 takes what the free memory allows
-    batching: bool = False  # one step for all of them, where the model's graph allows it
-    max_beams: int = 1  # that a prompt's num_beams may ask for; 1 refuses beam search
-    # Scoring of one's own: [/FOLDER/]package.module:factory. The folder is the device's; a push
-    # does not carry it.
+    threads: int = 0  # of the worker; 0: the worker measures the fastest number at its first start
+    slots: int = 0  # prompts side by side; 0: as many as the free memory allows
+    batching: bool = False  # one model step for all slots, where the model's graph allows it
+    max_beams: int = 1  # highest num_beams of a prompt; 1 refuses beam search
+    # The operator's own scoring code: [/FOLDER/]package.module:factory. The folder lies on the
+    # device; a push does not copy it.
     logits_processors: str = ""
-    pools: list[str] = []  # whose prompts this device takes, besides its own
-    queue_limit: int = QUEUE_LIMIT  # prompts waiting, not counting those that run
-    requester_limit: int = REQUESTER_LIMIT  # of them, prompts of one requester
-    requests_per_minute: int = 0  # new prompts of one requester, and its repeats; 0: no limit
+    pools: list[str] = []  # the device takes their prompts besides its own
+    queue_limit: int = QUEUE_LIMIT  # waiting prompts, without the running ones
+    requester_limit: int = REQUESTER_LIMIT  # waiting prompts of one requester
+    requests_per_minute: int = 0  # of a requester: new prompts, and also repeats; 0: no limit
     max_messages: int = MAX_MESSAGES  # of one prompt
-    max_prompt_tokens: int = 0  # of one prompt; 0: what its context holds
-    max_answer_tokens: int = 0  # of one answer; 0, or more than the bundle's: the bundle's
-    drain_seconds: float = DRAIN_SECONDS  # how long SIGTERM lets the running prompt go on
-    trial_seconds: float = TRIAL_SECONDS  # for a new release to answer, before the old one is back
-    metrics_port: int = 0  # of loopback, for Prometheus; 0 serves none
+    max_prompt_tokens: int = 0  # of one prompt; 0: the context is the limit
+    max_answer_tokens: int = 0  # of one answer; 0 or above the bundle's limit: the bundle's limit
+    drain_seconds: float = DRAIN_SECONDS  # after SIGTERM, running prompts may take this long
+    trial_seconds: float = TRIAL_SECONDS  # a new release has this long to answer before a rollback
+    metrics_port: int = 0  # on loopback, for Prometheus; 0: no exporter
 
     def __post_init__(self) -> None:
         if not 0 <= self.metrics_port <= 65535:
@@ -157,18 +157,18 @@ class AgentConfig(DeviceSettings, frozen=True, forbid_unknown_fields=True):
 
 
 def agent_config(device: str, broker: BrokerConfig, settings: DeviceSettings) -> AgentConfig:
-    """What a device is told, given its settings (or a type that has them)."""
+    """Build a device's configuration from its settings (or from a type that has them)."""
     told = {name: getattr(settings, name) for name in DeviceSettings.__struct_fields__}
     return AgentConfig(device, broker, **told)
 
 
 def encode_agent_config(config: AgentConfig) -> bytes:
-    """The bytes of `agent.toml`: what differs from the defaults, the device's name always."""
+    """Encode `agent.toml`: the device's name, and the values that differ from their defaults."""
     return msgspec.toml.encode(_told(config))
 
 
 def parse_agent_config(data: bytes) -> AgentConfig:
-    """Raises: UsageError naming the unknown or wrong key."""
+    """Decode `agent.toml`; raises UsageError that names the unknown or wrong key."""
     try:
         return msgspec.toml.decode(data, type=AgentConfig)
     except (msgspec.MsgspecError, ValueError) as error:
@@ -176,13 +176,13 @@ def parse_agent_config(data: bytes) -> AgentConfig:
 
 
 def parse_known_agent_config(data: bytes) -> AgentConfig:
-    """What this agent knows of an `agent.toml` that may be meant for a newer one.
+    """Decode the keys that this agent knows of an `agent.toml` that a newer agent may need.
 
-    For an activation, which needs the times alone and runs in the agent of before: a key that it
-    does not know is left to the release's own agent, which reads the whole file in its trial.
+    The old release's agent activates a new one and needs only the timeouts. It leaves unknown
+    keys to the agent of the new release, which reads the whole file in its trial.
 
     Raises:
-        UsageError: no TOML, or a key that is known has a wrong value; names it.
+        UsageError: the bytes are no TOML, or a known key has a wrong value; names the key.
     """
     try:
         table = msgspec.toml.decode(data, type=dict[str, Any])
@@ -199,7 +199,7 @@ def _only(table: dict[str, Any], kind: type[msgspec.Struct]) -> dict[str, Any]:
 
 
 def known_settings() -> frozenset[str]:
-    """Every key of agent.toml that this agent reads, those of its broker as `broker.KEY`."""
+    """Every key of agent.toml that this agent reads; the broker's keys are `broker.KEY`."""
     return _keys(AgentConfig.__struct_fields__, BrokerConfig.__struct_fields__)
 
 
@@ -219,7 +219,7 @@ def settings_in(data: bytes) -> frozenset[str]:
 
 
 def used_settings(config: AgentConfig) -> frozenset[str]:
-    """The keys that `config`'s agent.toml holds, those of its broker as `broker.KEY`."""
+    """The keys that `config`'s agent.toml holds; the broker's keys are `broker.KEY`."""
     told = _told(config)
     return _keys(told, told.get("broker", {}))
 
@@ -228,8 +228,8 @@ def _keys(own: Iterable[str], broker: Iterable[str]) -> frozenset[str]:
     return frozenset((*own, *(f"broker.{name}" for name in broker)))
 
 
-# The keys that every agent knows which does not say so: bundles say it since the commit after
-# c9e86d5, and an agent of then or before refuses a file with any other. Never add to it.
+# Bundles list the keys that their agent knows since the commit after c9e86d5. An older agent knows
+# exactly these keys and refuses a file with any other. Never add to this set.
 FIRST_SETTINGS = frozenset(
     (
         *("device", "broker", "threads", "slots", "batching", "max_beams", "logits_processors"),
@@ -243,7 +243,7 @@ FIRST_SETTINGS = frozenset(
 
 
 def _told(struct: msgspec.Struct) -> dict[str, Any]:
-    """The values that differ from their defaults, tables of a table likewise."""
+    """The values that differ from their defaults, also within nested tables."""
     told = {}
     for field in msgspec.structs.fields(struct):
         value = getattr(struct, field.name)

@@ -1,4 +1,4 @@
-"""Content digests: `sha256:<64 hex>`, the only name bytes have in edgekit (OCI image spec)."""
+"""Content digests, `sha256:<64 hex>` (OCI image spec): edgekit names all content by them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _PATTERN = re.compile(r"sha256:[0-9a-f]{64}\Z")
 
 
 class Digest(str):
-    """A validated `sha256:<hex>`; `parse`, `from_hex` and `of` are its only makers."""
+    """A validated `sha256:<hex>`; only `parse`, `from_hex` and `of` make one."""
 
     __slots__ = ()
 
     @classmethod
     def parse(cls, text: str) -> Digest:
-        """Raises: VerificationError when `text` is not a sha256 digest."""
+        """Check a text; raises VerificationError when `text` is not a sha256 digest."""
         if not _PATTERN.match(text):
             raise VerificationError(
                 f"{text!r} is not a digest", "a digest is sha256: and 64 lower-case hex digits"
@@ -29,16 +29,16 @@ class Digest(str):
 
     @classmethod
     def from_hex(cls, text: str) -> Digest:
-        """From 64 hex digits: a blob's file name, or what a hash object gives.
+        """Make a digest from 64 hex digits: a blob's file name or the output of a hash object.
 
         Raises:
-            VerificationError: `text` is something else.
+            VerificationError: `text` is not 64 lower-case hex digits.
         """
         return cls.parse(_PREFIX + text)
 
     @classmethod
     def of(cls, data: bytes | Iterable[bytes]) -> Digest:
-        """The digest of bytes, or of a stream of chunks."""
+        """Hash bytes, or a stream of chunks."""
         hasher = hashlib.sha256()
         for chunk in (data,) if isinstance(data, bytes) else data:
             hasher.update(chunk)
@@ -51,21 +51,21 @@ class Digest(str):
 
     @property
     def short(self) -> str:
-        """Twelve hex digits, for people."""
+        """The first twelve hex digits, for output to people."""
         return short(self)
 
 
 def short(text: str) -> str:
-    """Twelve hex digits, for people, of a text that nobody checked; of another text its start."""
+    """The first twelve hex digits of an unchecked digest; any other text is cut to twelve."""
     return text.removeprefix(_PREFIX)[:12]
 
 
 def decode_hook(kind: type, value: Any) -> Any:
-    """A `dec_hook` of msgspec: a field of type `Digest` is checked while it is decoded.
+    """A `dec_hook` of msgspec that checks each field of type `Digest` while it decodes.
 
     Raises:
-        VerificationError: a text that is no digest.
-        ValueError: no text, or a type that is not known here; msgspec names the field.
+        VerificationError: the text is no digest.
+        ValueError: the value is no text, or `kind` is not `Digest`; msgspec names the field.
     """
     if kind is not Digest or not isinstance(value, str):
         raise ValueError(f"Expected `{kind.__name__}`, got `{type(value).__name__}`")
@@ -73,10 +73,10 @@ def decode_hook(kind: type, value: Any) -> Any:
 
 
 def encode_hook(value: Any) -> str:
-    """An `enc_hook` of msgspec: a `Digest` is written as the text it is.
+    """An `enc_hook` of msgspec that writes a `Digest` as plain text.
 
     Raises:
-        TypeError: a type that is not known here.
+        TypeError: the value is not a `Digest`.
     """
     if not isinstance(value, Digest):
         raise TypeError(f"{type(value).__name__} cannot be encoded")

@@ -1,8 +1,8 @@
-"""The two other ways to speak protocol v1 (docs/protocol): a JSON envelope, and CBOR.
+"""The two other encodings of protocol v1 (docs/protocol): a JSON envelope, and CBOR.
 
-A client of MQTT 3.1.1 has no properties: what they say is in keys around the body, and around each
-reply. A client that sends CBOR is answered in CBOR. What is decided of a prompt does not depend on
-how it is written: these functions stand between `wire` and what is decided.
+A client of MQTT 3.1.1 has no properties: the envelope holds them as keys around the body and around
+each reply. A client that sends CBOR gets CBOR back. These functions translate at the edge, and the
+session's decisions do not depend on the encoding.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MAX_DEADLINE_MS = wire.MAX_EXPIRY_SECONDS * 1000
 
 
 class Head(msgspec.Struct, frozen=True):
-    """What makes a payload an envelope, of whatever version; what is large stays bytes."""
+    """The keys that make a payload an envelope of any version; their values stay undecoded."""
 
     v: msgspec.Raw
     reply_to: str
@@ -28,24 +28,24 @@ class Head(msgspec.Struct, frozen=True):
 
     @property
     def served(self) -> bool:
-        """Whether its version is; `true` and `1.0` are no versions."""
+        """Whether the agent serves this version; `true` and `1.0` are no versions."""
         return bytes(self.v) in (b"%d" % version for version in VERSIONS)
 
     @property
     def user(self) -> tuple[tuple[str, str], ...]:
-        """The user properties that it stands for, where they can be ones."""
+        """The user properties that these keys stand for; unusable values are left out."""
         keys = {"ek-id": self.id, "ek-want": self.want, wire.TRACEPARENT: self.traceparent}
         texts = ((name, _text(value)) for name, value in keys.items())
         return tuple((name, text) for name, text in texts if text)
 
 
 class Envelope(msgspec.Struct, frozen=True):
-    """A prompt; keys that are not known are ignored.
+    """A prompt in an envelope; the agent ignores unknown keys.
 
     Attributes:
         id: as `ek-id`.
         reply_to: as the Response Topic.
-        deadline_ms: from when it arrives at the device.
+        deadline_ms: milliseconds from the prompt's arrival at the device.
         body: the chat-completions object.
         want: as `ek-want`.
     """
@@ -59,7 +59,10 @@ class Envelope(msgspec.Struct, frozen=True):
 
 
 class ReplyEnvelope(msgspec.Struct, frozen=True, kw_only=True):
-    """A reply; `status` is there on `final` and `error`, `traceparent` where the prompt had one."""
+    """A reply in an envelope.
+
+    Only `final` and `error` have a `status`; `traceparent` repeats the prompt's.
+    """
 
     v: Literal[1] = 1
     kind: str
@@ -72,7 +75,7 @@ class ReplyEnvelope(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def opened(message: wire.Inbound) -> wire.Inbound:
-    """The message with its encoding, and the properties that its envelope stands for.
+    """Set a message's encoding, and the properties that its envelope stands for.
 
     An envelope is a message without a Response Topic whose payload is an object with `v` and
     `reply_to`.
@@ -93,7 +96,7 @@ def opened(message: wire.Inbound) -> wire.Inbound:
 
 
 def check_version(message: wire.Inbound) -> None:
-    """Raises: ProtocolError `unsupported_version`, for an envelope of another version."""
+    """Check an envelope's version; raises ProtocolError `unsupported_version`."""
     if message.encoding != "envelope":
         return
     head = _head(message.payload)
@@ -103,10 +106,10 @@ def check_version(message: wire.Inbound) -> None:
 
 
 def parse_prompt(message: wire.Inbound, reply: wire.ReplyTo) -> wire.InboundPrompt:
-    """`wire.parse_prompt` of a message that was `opened`, whichever way it is written.
+    """Parse a prompt that `opened` returned, in any encoding, as `wire.parse_prompt` does.
 
     Raises:
-        ProtocolError: with the code that the requester is answered.
+        ProtocolError: holds the code for the reply to the requester.
     """
     if message.encoding != "envelope":
         return wire.parse_prompt(message, reply)
@@ -126,7 +129,7 @@ def parse_prompt(message: wire.Inbound, reply: wire.ReplyTo) -> wire.InboundProm
 
 
 def parse_control(message: wire.Inbound) -> wire.Control | None:
-    """The control message, whichever way it is written, or None when it is not one."""
+    """Parse a control message in any encoding; None when the message is no control message."""
     if message.content_type != wire.CBOR or message.encoding == "envelope":
         return wire.parse_control(message.payload)
     try:
@@ -138,7 +141,7 @@ def parse_control(message: wire.Inbound) -> wire.Control | None:
 def reply_message(
     to: wire.ReplyTo, kind: str, payload: bytes, *, seq: int, expiry_seconds: int, status: int = 200
 ) -> wire.Outbound:
-    """`Reply.message` of a JSON payload, in the encoding that the requester speaks."""
+    """Encode a JSON payload as a reply (`ReplyTo.message`), in the requester's encoding."""
     message = to.message(kind, payload, seq=seq, expiry_seconds=expiry_seconds, status=status)
     if to.encoding == "cbor":
         return msgspec.structs.replace(
@@ -159,7 +162,7 @@ def reply_message(
 
 
 def _text(raw: msgspec.Raw) -> str:
-    """A string of at most `MAX_ID_CHARS`, else an empty one."""
+    """Decode a string of at most `MAX_ID_CHARS` characters; empty for anything else."""
     try:
         text = msgspec.json.decode(raw, type=str)
     except wire.UNREADABLE:

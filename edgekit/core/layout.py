@@ -1,9 +1,9 @@
-"""ROOT, a device's folder: where everything lies in it, and a release's environment. Pure.
+"""The paths below ROOT, a device's folder, and the environment of a release. Pure.
 
 The agent (`agent.release.root`), the argv of a push (`fleet.commands`) and the reader of the probe
-take it from here. What runs on a device before it has an agent (`fleet/probe.py`,
-`fleet/receive.py`) and the systemd unit have literals of their own; tests hold that they agree.
-A path here is on disk in every fleet: it never changes.
+use these paths. The scripts for a device without an agent (`fleet/probe.py`, `fleet/receive.py`)
+and the systemd unit have literals of their own; tests check that they agree.
+Devices of every fleet have these paths on disk: a path never changes.
 """
 
 from __future__ import annotations
@@ -41,45 +41,45 @@ AGENT, RUNTIME = "agent", "runtime"  # links to its trees
 MODEL = "model"
 BUNDLE_CONFIG = "bundle.json"
 
-PATH = "/usr/bin:/bin"  # of everything that edgekit starts on a device
+PATH = "/usr/bin:/bin"  # of every process that edgekit starts on a device
 
 
 def blob(digest: Digest) -> PurePosixPath:
-    """Where a blob lies."""
+    """The path of a blob."""
     return BLOBS / digest.hex
 
 
 def part(digest: Digest) -> PurePosixPath:
-    """Where a transfer of a blob collects its bytes."""
+    """The path where an unfinished transfer of a blob collects its bytes."""
     return BLOBS / f"{digest.hex}.part"
 
 
 def release(digest: Digest) -> PurePosixPath:
-    """The folder of a staged release; also what `current` and `previous` link to."""
+    """The folder of a staged release; the links `current` and `previous` point to such folders."""
     return RELEASES / digest.hex
 
 
 def tree(layer: Digest) -> PurePosixPath:
-    """An unpacked layer."""
+    """The folder of an unpacked layer."""
     return TREES / layer.hex
 
 
 def release_trees(folder: PurePath) -> tuple[PurePath, ...]:
-    """The trees that a release's Python imports from, given its folder."""
+    """The trees from which a release's Python imports, given its folder."""
     return folder / AGENT, folder / RUNTIME
 
 
 def bootstrap_trees(root: PurePath) -> tuple[PurePath, ...]:
-    """The tree that the Python of a first contact imports from."""
+    """The tree from which the Python of a first contact imports."""
     return (root / BOOTSTRAP,)
 
 
 def environment(root: PurePath, trees: tuple[PurePath, ...]) -> dict[str, str]:
-    """The whole environment of the agent's processes: these trees, nothing else of the machine's.
+    """The whole environment of the agent's processes: Python imports from these trees alone.
 
     Args:
-        root: absolute.
-        trees: of a release or of the bootstrap, absolute.
+        root: absolute path of ROOT.
+        trees: absolute paths of the trees of a release or of the bootstrap.
     """
     return {
         "PATH": PATH,

@@ -1,7 +1,7 @@
 """A bundle's manifest and config: strict bytes <-> values (OCI image manifest 1.1, ModelPack).
 
-A bundle is an OCI manifest; the digest of its bytes is the release's name. Bytes are hashed as
-stored and parsed after that, never re-serialised on the way.
+A bundle is an OCI manifest; the digest of its bytes is the release's name. Readers hash the stored
+bytes first and parse them after that; nothing re-serialises a manifest on its way.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ WEIGHT_TYPE = "application/vnd.cncf.model.weight.v1.raw"
 WEIGHT_CONFIG_TYPE = "application/vnd.cncf.model.weight.config.v1.raw"
 AGENT_TYPE = "application/vnd.edgekit.agent.v1.tar+zstd"
 RUNTIME_TYPE = "application/vnd.edgekit.runtime.v1.tar+zstd"
-DOCS_TYPE = "application/vnd.edgekit.docs.v1+tar+zstd"  # for people and auditors, not for devices
+DOCS_TYPE = "application/vnd.edgekit.docs.v1+tar+zstd"  # for auditors; devices do not fetch it
 
 TITLE = "org.opencontainers.image.title"
 PLATFORM = "org.edgekit.platform"
 PYTHON = "org.edgekit.python"
-UNPACKED = "org.edgekit.unpacked-bytes"  # of a tar layer: what it takes on a device's disk
+UNPACKED = "org.edgekit.unpacked-bytes"  # of a tar layer: its size on a device's disk
 SETTINGS = "org.edgekit.settings"  # of the agent layer: the keys of agent.toml that it knows
 GATE = "org.edgekit.gate"  # of a bundle: `passed` or `ungated`
 
@@ -42,7 +42,7 @@ def oci_platform(machine: str) -> str:
 
 
 class Descriptor(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """An OCI content descriptor: which bytes, of which kind, how many (size in bytes)."""
+    """An OCI content descriptor: the digest, media type and size (bytes) of some content."""
 
     media_type: str
     digest: Digest
@@ -51,7 +51,7 @@ class Descriptor(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True
 
     @property
     def title(self) -> str:
-        """The layer's file name, for people and for a model file's place on the device."""
+        """The layer's file name; a model file keeps it on the device."""
         return self.annotations.get(TITLE, "")
 
 
@@ -77,7 +77,7 @@ class Manifest(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_field
 
     @property
     def settings(self) -> frozenset[str] | None:
-        """The keys of agent.toml that its agent knows; None from before bundles said so."""
+        """The keys of agent.toml that the agent knows; None for a bundle too old to list them."""
         text = self.agent.annotations.get(SETTINGS)
         return None if text is None else frozenset(text.split(","))
 
@@ -92,7 +92,7 @@ class Manifest(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_field
         return next((d for d in self.layers if d.media_type == DOCS_TYPE), None)
 
     def runtime_for(self, platform: str, python: str) -> Descriptor:
-        """The runtime layer of a device.
+        """Find the runtime layer for a device.
 
         Args:
             platform: OCI platform, e.g. `linux/arm64`.
@@ -112,7 +112,7 @@ class Manifest(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_field
         )
 
     def for_device(self, platform: str, python: str) -> list[Descriptor]:
-        """Config and the layers one device fetches: not the docs, not the other runtimes."""
+        """The blobs that one device fetches: all but the docs and the other runtimes."""
         runtime = self.runtime_for(platform, python)
         kinds = (RUNTIME_TYPE, DOCS_TYPE)
         kept = [d for d in self.layers if d.media_type not in kinds or d is runtime]
@@ -120,7 +120,7 @@ class Manifest(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_field
 
 
 class Fit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a device must have, all sizes in bytes; checked before a byte moves."""
+    """A bundle's demands on a device, sizes in bytes; a push checks them before it sends a byte."""
 
     ram_bytes: int
     disk_bytes: int
@@ -128,17 +128,17 @@ class Fit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class BundleConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A bundle's config blob: what the release is and the caps a device applies to it."""
+    """A bundle's config blob: the release's identity, and the caps that a device applies to it."""
 
     name: str
     version: str
     model_type: str
     build_id: str
-    context_length: int  # tokens, prompt and answer together; caps the KV memory
+    context_length: int  # tokens of prompt and answer together; it bounds the KV memory
     kv_bytes_per_token: int
     max_answer_tokens: int
     fit: Fit
-    search: dict[str, Any] = {}  # defaults of sampling, in the words of chat completions
+    search: dict[str, Any] = {}  # sampling defaults under the field names of chat completions
 
 
 _T = TypeVar("_T")
@@ -152,12 +152,12 @@ def _decode(data: bytes, kind: type[_T], what: str) -> _T:
 
 
 def encode(value: Manifest | BundleConfig) -> bytes:
-    """Canonical JSON: sorted keys, so that equal values are equal bytes."""
+    """Encode as canonical JSON: keys are sorted, and equal values give equal bytes."""
     return msgspec.json.encode(value, order="sorted", enc_hook=encode_hook)
 
 
 def parse_config(data: bytes) -> BundleConfig:
-    """Raises: VerificationError when the bytes are not a bundle config."""
+    """Decode a bundle's config; raises VerificationError when the bytes are none."""
     config = _decode(data, BundleConfig, "bundle's config")
     try:
         msgspec.convert(config.search, Sampling)
@@ -169,10 +169,11 @@ def parse_config(data: bytes) -> BundleConfig:
 
 
 def parse_manifest(data: bytes) -> Manifest:
-    """Read a bundle's manifest and check everything a later step relies on.
+    """Decode a bundle's manifest and check everything that later steps rely on.
 
     Raises:
-        VerificationError: not a bundle, a bad digest, or a file name that could leave its folder.
+        VerificationError: the bytes are no bundle, a digest is malformed, or a file name could lead
+            out of its folder.
     """
     if len(data) > MAX_MANIFEST_BYTES:
         raise VerificationError("the manifest is too large", f"{len(data)} bytes")

@@ -1,5 +1,6 @@
-"""The JSON of replies, as types: what they encode to is sent, and docs/protocol/schemas is made
-of them. Pure values; the answer itself is `chat.Completion`.
+"""The payloads of replies as types; the answer itself is `chat.Completion`. Pure values.
+
+The agent encodes these types, and docs/protocol/schemas is generated from them.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import msgspec
 
 MAX_ID_CHARACTERS = 128
 
-# Bounds that no message from outside is refused for: they are for the schemas alone.
+# These bounds are for the schemas alone: no reader refuses a message for them.
 Count = Annotated[int, msgspec.Meta(extra_json_schema={"minimum": 0})]
 Measure = Annotated[float, msgspec.Meta(extra_json_schema={"minimum": 0})]
 Name = Annotated[str, msgspec.Meta(extra_json_schema={"pattern": "^[A-Za-z0-9_.-]{1,64}$"})]
@@ -47,10 +48,10 @@ DeviceState = Literal[
 
 
 class AcceptedPayload(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The prompt is in the device's journal: it will end in one outcome.
+    """The prompt is in the device's journal and will end in exactly one outcome.
 
-    `position` prompts must end before it starts, in about `eta_ms` milliseconds, once there is a
-    measure.
+    `position` prompts must end before it starts. It starts in about `eta_ms` milliseconds; the
+    device leaves this out until it has a measurement.
     """
 
     position: Count
@@ -58,13 +59,13 @@ class AcceptedPayload(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class DeltaContent(msgspec.Struct, frozen=True):
-    """Text to be put behind what came before."""
+    """Text to append to the earlier pieces."""
 
     content: str
 
 
 class DeltaChoice(msgspec.Struct, frozen=True):
-    """The only choice there is."""
+    """The single choice of an answer."""
 
     index: Literal[0]
     delta: DeltaContent
@@ -78,17 +79,18 @@ class DeltaPayload(msgspec.Struct, frozen=True):
 
 
 class StatePayload(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The answer to a `query` of a prompt that has not ended; `position` as in `accepted`."""
+    """The reply to a `query` about a prompt that has not ended; `position` as in `accepted`."""
 
     state: PromptState
     position: Count | None = None
 
 
 class ErrorDetail(msgspec.Struct, frozen=True):
-    """What was wrong.
+    """The reason why a prompt has no answer.
 
-    `param` is the body's field that it is about; `retryable` says whether the same prompt can
-    succeed later or elsewhere, not sooner than in `retry_after_ms` milliseconds.
+    `param` names the field of the body that caused the error. `retryable` says whether the same
+    prompt can succeed later or on another device, not sooner than in `retry_after_ms`
+    milliseconds.
     """
 
     code: Code
@@ -100,6 +102,6 @@ class ErrorDetail(msgspec.Struct, frozen=True):
 
 
 class Error(msgspec.Struct, frozen=True):
-    """How a prompt ended that has no answer."""
+    """The outcome of a prompt that has no answer."""
 
     error: ErrorDetail

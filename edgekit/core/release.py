@@ -1,8 +1,8 @@
 """The life of a release on a device: `staged -> trial -> good | bad` (RAUC's and ostree's words).
 
-The table below is the single source; the device's state file only records its moves. A release
-in `trial` that is not called `good` by the activation that started it goes back: a crash, a
-reboot or a killed activation all end in `previous`.
+The table below is the single source; the device's state file only records its moves. When the
+activation that started a trial does not call the release `good`, the device goes back to
+`previous`: after a crash, a reboot or a killed activation alike.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from edgekit.errors import EdgekitError
 
 
 class ReleaseState(StrEnum):
-    """Where a release stands on one device."""
+    """The state of a release on one device."""
 
-    STAGED = "staged"  # every blob verified, unpacked, published; never ran, or was left
+    STAGED = "staged"  # verified, unpacked and published; it never ran, or its trial broke off
     TRIAL = "trial"  # `current` points at it and it has yet to answer
     GOOD = "good"  # it answered on this device
-    BAD = "bad"  # it did not; the reason is kept
+    BAD = "bad"  # it failed its trial; the state file keeps the reason
 
 
 class ReleaseEvent(StrEnum):
-    """What can happen to a release."""
+    """The events in the life of a release."""
 
     STAGE = "stage"
     ACTIVATE = "activate"
     ANSWERED = "answered"
     FAILED = "failed"
-    RESTORED = "restored"  # only its new configuration failed; it runs under the old one again
+    RESTORED = "restored"  # only its new configuration failed; the release runs under the old one
 
 
 TRANSITIONS: dict[tuple[ReleaseState | None, ReleaseEvent], ReleaseState] = {
@@ -63,7 +63,7 @@ def after(state: ReleaseState | None, event: ReleaseEvent) -> ReleaseState:
 
 
 def table() -> str:
-    """The transitions as Markdown, for docs/architecture.md; states with one end in one row."""
+    """The transitions as a Markdown table for docs/architecture.md; equal results share a row."""
     rows: dict[tuple[ReleaseEvent, ReleaseState], list[str]] = {}
     for (state, event), to in TRANSITIONS.items():
         rows.setdefault((event, to), []).append(state or "(new)")

@@ -1,4 +1,4 @@
-"""The topics of protocol v1 (docs/protocol): who publishes where, and what is subscribed.
+"""The topics of protocol v1 (docs/protocol) and their subscriptions.
 
 Section numbers are those of the OASIS MQTT 5.0 standard.
 """
@@ -11,22 +11,22 @@ PREFIX = "edgekit/v1"
 
 
 def request_topic(device: str, requester: str) -> str:
-    """Where a prompt for one device is published."""
+    """The topic for a prompt to one device."""
     return f"{PREFIX}/req/dev/{device}/{requester}"
 
 
 def control_topic(device: str, requester: str) -> str:
-    """Where `cancel` and `query` are published."""
+    """The topic for `cancel` and `query` to one device."""
     return f"{PREFIX}/ctl/dev/{device}/{requester}"
 
 
 def pool_request_topic(pool: str, requester: str) -> str:
-    """Where a prompt for whichever device of a pool is published."""
+    """The topic for a prompt to any device of a pool."""
     return f"{PREFIX}/req/pool/{pool}/{requester}"
 
 
 def pool_control_topic(pool: str, requester: str) -> str:
-    """Where `cancel` and `query` go while the device is not known; every member hears them."""
+    """The topic for `cancel` and `query` while the device is unknown; every member hears them."""
     return f"{PREFIX}/ctl/pool/{pool}/{requester}"
 
 
@@ -36,27 +36,27 @@ def pool_filter(pool: str) -> str:
 
 
 def is_control(topic: str) -> bool:
-    """Whether a message is a control message, else it is a prompt."""
+    """Whether a message is a control message; otherwise it is a prompt."""
     return topic.startswith(f"{PREFIX}/ctl/")
 
 
 def response_prefix(requester: str) -> str:
-    """Every Response Topic of a requester starts with this."""
+    """The prefix of every Response Topic of a requester."""
     return f"{PREFIX}/res/{requester}/"
 
 
 def card_topic(device: str) -> str:
-    """Retained: what the device serves."""
+    """The topic of the retained card: what the device serves."""
     return f"{PREFIX}/dev/{device}/card"
 
 
 def status_topic(device: str) -> str:
-    """Retained: how the device is; also its Will."""
+    """The topic of the retained status, also the device's Will."""
     return f"{PREFIX}/dev/{device}/status"
 
 
 def metrics_topic(device: str) -> str:
-    """What the device has counted, every now and then; not retained."""
+    """The topic of the device's metrics, published at intervals and not retained."""
     return f"{PREFIX}/dev/{device}/metrics"
 
 

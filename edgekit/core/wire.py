@@ -1,7 +1,7 @@
 """Protocol v1 on MQTT 5: properties, messages and errors (docs/protocol).
 
-Pure values and rules; `edgekit.mqtt` carries them. Section numbers are those of the OASIS MQTT 5.0
-standard.
+Pure values and rules; `edgekit.mqtt` transports them. Section numbers are those of the OASIS
+MQTT 5.0 standard.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from edgekit.errors import EdgekitError
 MAX_BODY_BYTES = 128 * 1024
 MAX_EXPIRY_SECONDS = 3600
 MAX_CORRELATION_BYTES = 64
-MAX_RESPONSE_TOPIC_CHARS = 512  # it is kept with the prompt
-MAX_RESPONSE_TOPIC_LEVELS = 32  # Mosquitto ends the connection of who publishes below 200
-MAX_ERROR_CHARS = 500  # an error that repeats what was sent stays small
+MAX_RESPONSE_TOPIC_CHARS = 512  # the journal keeps it with the prompt
+MAX_RESPONSE_TOPIC_LEVELS = 32  # a publish below 200 levels makes Mosquitto end the connection
+MAX_ERROR_CHARS = 500  # keeps an error small that repeats the requester's text
 MAX_ID_CHARS = payloads.MAX_ID_CHARACTERS
 JSON = "application/json"
 CBOR = "application/cbor"
-LAST_KINDS = ("final", "error")  # of the replies to a prompt
+LAST_KINDS = ("final", "error")  # the reply that ends a prompt has one of these
 
-# What msgspec raises on bytes from outside; UnicodeDecodeError is a ValueError.
+# msgspec raises these on bytes from outside; UnicodeDecodeError is a ValueError.
 UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 
 # W3C Trace Context, 3.2.2: version, trace id, parent id, flags; neither id is all zeros. A version
@@ -35,8 +35,8 @@ TRACEPARENT = "traceparent"
 _IDS = r"-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
 _TRACEPARENT = re.compile(rf"(?:00{_IDS}|(?!00|ff)[0-9a-f]{{2}}{_IDS}(?:-[!-~]{{0,64}})?)\Z")
 
-# A broker may end the connection of who sends these (§1.5.4): controls and non-characters. In JSON
-# and CBOR they pass the broker that a prompt comes through.
+# Control characters and non-characters: a broker may end the connection of a client that sends one
+# in a topic or property (§1.5.4). Inside JSON and CBOR they pass the broker and reach the agent.
 _NON_CHARACTERS = "".join(chr(plane << 16 | end) for plane in range(17) for end in (0xFFFE, 0xFFFF))
 _UNSENDABLE = re.compile(f"[\0-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef{_NON_CHARACTERS}]")
 
@@ -63,17 +63,17 @@ CODES: dict[payloads.Code, tuple[int, bool]] = {
     "out_of_memory": (503, True),
     "unsupported_version": (505, False),
 }
-# A prompt that ended so was never answered: under the same ek-id it may be sent again.
+# A prompt that ended with this code got no answer: the requester may send the same ek-id again.
 HANDED_BACK = ("draining",)
 
 
 class ProtocolError(EdgekitError):
-    """A prompt that was answered by `error`, on either end of the wire.
+    """A prompt that ended in `error`: the device raises this, and so does the requester.
 
     Attributes:
         code: one of `CODES`.
-        param: the field of the body it is about, or empty.
-        retry_after_ms: when a retry makes sense, or None.
+        param: the field of the body that caused the error, or empty.
+        retry_after_ms: milliseconds until a retry makes sense, or None.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class ProtocolError(EdgekitError):
         self.status, self.retryable = CODES.get(self.code, (500, False))
 
     def encode(self) -> bytes:
-        """The payload of an `error` message."""
+        """Encode the payload of an `error` message."""
         detail = payloads.ErrorDetail(
             code=self.code,
             message=self.what[:MAX_ERROR_CHARS],
@@ -99,7 +99,7 @@ class ProtocolError(EdgekitError):
 
     @classmethod
     def decode(cls, payload: bytes) -> ProtocolError:
-        """Read the payload of an `error` message, from an agent of any version."""
+        """Decode the payload of an `error` message from an agent of any version."""
         try:
             error = msgspec.json.decode(payload)["error"]
             return cls(
@@ -113,7 +113,7 @@ class ProtocolError(EdgekitError):
 
 
 class Outbound(msgspec.Struct, frozen=True):
-    """A message to publish: topic, payload and the MQTT 5 properties that are used."""
+    """A message to publish: topic, payload and the MQTT 5 properties that edgekit uses."""
 
     topic: str
     payload: bytes
@@ -127,7 +127,7 @@ class Outbound(msgspec.Struct, frozen=True):
 
 
 class Inbound(msgspec.Struct, frozen=True):
-    """A message that arrived; `token` names it for its PUBACK."""
+    """A received message; `token` identifies it for its PUBACK."""
 
     topic: str
     payload: bytes
@@ -139,28 +139,28 @@ class Inbound(msgspec.Struct, frozen=True):
     content_type: str = ""
     user: tuple[tuple[str, str], ...] = ()
     token: Any = None
-    encoding: str = ""  # as in `ReplyTo`, once `envelope.opened` has looked
+    encoding: str = ""  # as in `ReplyTo`; `envelope.opened` sets it
 
     def property(self, name: str) -> str:
-        """The first user property of that name, or empty."""
+        """The first user property with this name, or empty."""
         return next((value for key, value in self.user if key == name), "")
 
 
 class ReplyTo(msgspec.Struct, frozen=True):
-    """Where and how one prompt is answered."""
+    """The address and encoding of the replies to one prompt."""
 
     topic: str
     correlation: bytes
     prompt_id: str
     device: str
-    final_only: bool  # `ek-want=final`: exactly one message comes back
-    encoding: str = ""  # JSON with properties; "cbor", or "envelope" around both
-    traceparent: str = ""  # of the prompt's sender, said on every reply
+    final_only: bool  # `ek-want=final`: the device sends exactly one reply
+    encoding: str = ""  # empty: JSON with properties; else "cbor" or "envelope"
+    traceparent: str = ""  # the requester's; every reply repeats it
 
     def message(
         self, kind: str, payload: bytes, *, seq: int, expiry_seconds: int, status: int = 200
     ) -> Outbound:
-        """A reply of `kind`: deltas at QoS 0, everything else at QoS 1."""
+        """Make a reply of `kind`: deltas have QoS 0, all other kinds QoS 1."""
         user: tuple[tuple[str, str], ...] = (
             ("ek-kind", kind),
             ("ek-seq", str(seq)),
@@ -182,23 +182,23 @@ class ReplyTo(msgspec.Struct, frozen=True):
 
 
 class InboundPrompt(msgspec.Struct, frozen=True):
-    """A prompt that may be answered: it has a place to send the answer and a deadline."""
+    """A prompt with a reply address and a deadline, its body not yet parsed."""
 
     requester: str
     reply: ReplyTo
     expiry_seconds: float
     payload: bytes
-    named: bool = True  # it has an ek-id of its own, not one from its Correlation Data
+    named: bool = True  # False: its id comes from its Correlation Data, it has no ek-id
 
 
 def address_of(message: Inbound, device: str) -> ReplyTo | None:
-    """Where a message may be answered, or None: then it gets no answer at all.
+    """The reply address of a prompt, or None: the agent then sends no reply at all.
 
-    MQTT does not tell who published, so a Response Topic is believed only below the requester's
-    own name, which the broker's ACL ties to the account.
-    A retained prompt would replay at every subscribe and is ignored.
+    MQTT does not name a message's publisher. The agent accepts a Response Topic only below the
+    requester's own name, which the broker's ACL ties to the account.
+    It ignores a retained prompt, which the broker would deliver again at every subscribe.
     """
-    # longer Correlation Data is refused, by an error that carries this, and must fit into it
+    # `parse_prompt` refuses longer Correlation Data; its error needs an id that is not too long
     prompt_id = message.property("ek-id") or message.correlation[:MAX_CORRELATION_BYTES].hex()
     requester = topics.requester_of(message.topic)
     if message.retain or not may_be_answered(requester, message.response_topic, prompt_id):
@@ -215,7 +215,7 @@ def address_of(message: Inbound, device: str) -> ReplyTo | None:
 
 
 def control_address_of(message: Inbound, control: Control, device: str) -> ReplyTo | None:
-    """Where a control message is answered; None: where its prompt is."""
+    """The reply address of a control message; None: replies go to its prompt's address."""
     if len(message.correlation) > MAX_CORRELATION_BYTES or len(control.id) > MAX_ID_CHARS:
         return None
     requester = topics.requester_of(message.topic)
@@ -233,15 +233,15 @@ def control_address_of(message: Inbound, control: Control, device: str) -> Reply
 
 
 def traceparent_of(message: Inbound) -> str:
-    """The W3C trace context that a message carries; empty where it is none or not a valid one."""
+    """A message's W3C trace context; empty when it is missing or invalid."""
     given = message.property(TRACEPARENT)
     return given if _TRACEPARENT.match(given) else ""
 
 
 def may_be_answered(requester: str, topic: str, prompt_id: str) -> bool:
-    """Whether a Response Topic lies below the requester's own name, and it and the id are sendable.
+    """Whether a Response Topic lies below the requester's name, and topic and id can be sent.
 
-    What is in a journal may be of an agent that did not look.
+    The journal may hold prompts of an older agent that did not check this.
     """
     prefix = topics.response_prefix(requester)
     return bool(
@@ -255,10 +255,10 @@ def may_be_answered(requester: str, topic: str, prompt_id: str) -> bool:
 
 
 def parse_prompt(message: Inbound, reply: ReplyTo) -> InboundPrompt:
-    """Check the envelope of a prompt whose reply address is good.
+    """Check the properties of a prompt whose reply address is valid.
 
     Raises:
-        ProtocolError: with the code that the requester is answered.
+        ProtocolError: holds the code for the reply to the requester.
     """
     if not reply.prompt_id or len(message.correlation) > MAX_CORRELATION_BYTES:
         raise ProtocolError(
@@ -287,7 +287,7 @@ def parse_prompt(message: Inbound, reply: ReplyTo) -> InboundPrompt:
 
 
 def check_size(body: bytes) -> None:
-    """Raises: ProtocolError `payload_too_large`."""
+    """Check a body's size; raises ProtocolError `payload_too_large`."""
     if len(body) > MAX_BODY_BYTES:
         raise ProtocolError("payload_too_large", f"{len(body)} bytes; at most {MAX_BODY_BYTES}")
 
@@ -300,7 +300,7 @@ class Control(msgspec.Struct, frozen=True):
 
 
 def parse_control(payload: bytes) -> Control | None:
-    """The control message, or None when it is not one; nobody is answered then."""
+    """Parse a control message; None when it is none, and the agent then sends no reply."""
     try:
         return msgspec.json.decode(payload, type=Control)
     except UNREADABLE:
@@ -308,29 +308,29 @@ def parse_control(payload: bytes) -> Control | None:
 
 
 class Card(msgspec.Struct, frozen=True):
-    """The retained card: what a device serves and within which limits."""
+    """The retained card: a device's model and the limits within which it serves prompts."""
 
     device: payloads.Name
     release: str
     model: str
     version: str
-    context_length: payloads.Count  # that is served: the bundle's, or less where memory is short
+    context_length: payloads.Count  # tokens; the bundle's, or fewer where memory is short
     max_answer_tokens: payloads.Count
     queue_limit: payloads.Count
     agent: str
     protocol: int = 1
     pools: tuple[payloads.Name, ...] = ()
     slots: payloads.Count = 1  # prompts that run side by side
-    threads: payloads.Count = 0  # of the runtime; this and the next as chosen for this device
+    threads: payloads.Count = 0  # of the runtime; this and `spinning` are this device's choice
     spinning: bool = False
     max_beams: payloads.Count = 1
-    requests_per_minute: payloads.Count = 0  # of one requester; 0: no limit
+    requests_per_minute: payloads.Count = 0  # for each requester; 0: no limit
     max_messages: payloads.Count = MAX_MESSAGES
-    max_prompt_tokens: payloads.Count = 0  # 0: what the context holds
+    max_prompt_tokens: payloads.Count = 0  # 0: the context is the limit
 
 
 class Status(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The retained status, which callers route by; `lost` is said by the Will."""
+    """The retained status, by which requesters choose a device; the Will says `lost`."""
 
     state: payloads.DeviceState
     release: str = ""
@@ -340,4 +340,4 @@ class Status(msgspec.Struct, frozen=True, omit_defaults=True):
     ttft_ms: payloads.Measure = 0.0
     temp_c: int | None = None  # the hottest thermal zone
     mem_free_mb: payloads.Count | None = None  # MemAvailable
-    reason: str = ""  # of `degraded`: the code that prompts may be refused with
+    reason: str = ""  # of `degraded`: the error code of the prompts that the device refuses

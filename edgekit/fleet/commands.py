@@ -1,6 +1,6 @@
-"""What is run on a device, as argv values: nothing here runs anything, nothing is a shell string.
+"""The commands of a push on a device, as argv values. Pure; no value is a shell string.
 
-`remote` quotes every word for the one shell that SSH insists on.
+SSH always starts a shell on the device: `remote` quotes every word for it.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ Argv = tuple[str, ...]
 
 
 class Tree(Enum):
-    """Which of a device's agents runs a verb."""
+    """The agent on a device that runs a verb."""
 
     RELEASE = "release"  # the agent of `current`
     BOOTSTRAP = "bootstrap"  # the agent of a first contact
 
 
 def probe(python: str, root: str) -> Argv:
-    """Print the device's facts; the script comes on standard input."""
+    """The command that prints a device's facts; `probe.py` goes to its standard input."""
     return (python, "-", root)
 
 
 def receive_bootstrap(facts: DeviceFacts, script: str, name: str) -> Argv:
-    """Unpack a tar from standard input as `root/bootstrap-<name>` and link it.
+    """The command that unpacks a tar from standard input as `root/bootstrap-<name>` and links it.
 
-    The script is `receive.py`, passed as an argument because standard input has the tar.
+    `script` is the text of `receive.py`, an argument because standard input carries the tar.
     """
     return (facts.executable, "-c", script, facts.root, name)
 
 
 def agent(facts: DeviceFacts, tree: Tree, *arguments: str) -> Argv:
-    """A verb of an agent that the device has, in the environment that `core.layout` gives it."""
+    """The command for a verb of one of the device's agents, in the environment of `core.layout`."""
     root = PurePosixPath(facts.root)
     if tree is Tree.RELEASE:
         trees = layout.release_trees(root / layout.CURRENT)
@@ -52,5 +52,5 @@ def agent(facts: DeviceFacts, tree: Tree, *arguments: str) -> Argv:
 
 
 def part_path(facts: DeviceFacts, digest: Digest) -> str:
-    """Where a transfer collects the bytes of a blob."""
+    """The path on the device where a transfer collects the bytes of a blob."""
     return str(PurePosixPath(facts.root) / layout.part(digest))

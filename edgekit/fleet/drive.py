@@ -23,13 +23,15 @@ from edgekit.store import BlobStore
 from edgekit.trust import PinnedManifest
 
 STAGE_SECONDS = 1800.0  # hashing and unpacking from a slow SD card
-ACTIVATE_SECONDS = 300.0  # drain of the old and, if need be, the old again; the trial comes on top
+ACTIVATE_SECONDS = (
+    300.0  # drain of the old release and maybe its restart; the trial's time is added
+)
 ADOPT_SECONDS = 600.0
-ROUNDS = 2  # of transfer and verification: what is found damaged is dropped there and sent anew
+ROUNDS = 2  # of transfer and verification: the device drops damaged blobs, the next sends them
 
 
 class Event(msgspec.Struct, frozen=True):
-    """Progress of a push: which step, and bytes sent of all bytes to send."""
+    """Progress of a push: its step, and how many of all bytes are sent."""
 
     step: str
     sent: int = 0
@@ -40,15 +42,15 @@ Report = Callable[[Event], None]
 
 
 class NoAgentError(EdgekitError):
-    """The agent there does not run: its answer is none of an agent."""
+    """The device's agent does not run: the output is not that of an agent."""
 
 
 class OwnStoreError(VerificationError):
-    """The damage is in the controller's store: sending it again is no use."""
+    """The controller's own store is damaged: another transfer cannot help."""
 
 
 class Pushed(msgspec.Struct, frozen=True):
-    """What a push did."""
+    """The result of a push to one device; times in seconds."""
 
     device: str
     release: Digest
@@ -60,12 +62,12 @@ class Pushed(msgspec.Struct, frozen=True):
 
 
 def connect(device: Device) -> Remote:
-    """Reach a device.
+    """Connect to a device.
 
     Raises:
-        UnreachableError: nobody answers.
-        VerificationError: its host key is unknown or another one.
-        EdgekitError: it does not accept our key.
+        UnreachableError: the device does not answer.
+        VerificationError: its host key is unknown or has changed.
+        EdgekitError: it does not accept our SSH key.
     """
     kind, _, rest = device.address.partition(":")
     return LocalRemote() if kind == "local" else SshRemote(rest)
@@ -75,9 +77,9 @@ class DeviceDriver:
     """Runs the agent's verbs on one device.
 
     Args:
-        name: of the device.
+        name: the device's name.
         device: its entry in `fleet.toml`.
-        remote: the way to it.
+        remote: the connection to it.
         root: ROOT on the device; empty for the default of its account.
     """
 
@@ -94,7 +96,7 @@ class DeviceDriver:
         done = self._remote.run(argv, PROBE.read_bytes())
         if done.code != 0:
             raise EdgekitError(
-                f"{self.name}: {self._device.python} does not run there",
+                f"{self.name}: {self._device.python} does not run on the device",
                 done.stderr.decode("utf-8", "replace").strip()[-300:],
                 "install python3 (3.11 or newer) on the device, or set python= in fleet.toml",
             )
@@ -104,7 +106,7 @@ class DeviceDriver:
         """Run a verb of the device's agent.
 
         Raises:
-            EdgekitError: what the device reports, as the kind of error it is there.
+            EdgekitError: the error that the device reports, as the same kind of error.
         """
         argv = commands.agent(self.facts, self._tree, *arguments)
         done = self._remote.run(argv, stdin, seconds)
@@ -114,7 +116,7 @@ class DeviceDriver:
             raise NoAgentError(
                 f"{self.name}: `agent {arguments[0]}` ended with {done.code}",
                 done.stderr.decode("utf-8", "replace").strip()[-500:],
-                "push again: a push brings an agent of its own",
+                f"run `edgekit push {self.name}`: a push brings an agent of its own",
             ) from None
         if done.code != 0:
             kinds: tuple[type[EdgekitError], ...] = (VerificationError, UsageError, EdgekitError)
@@ -123,13 +125,13 @@ class DeviceDriver:
         return answer
 
     def has_agent(self) -> bool:
-        """Whether a release or a bootstrap can run verbs there."""
+        """Whether the device has a release or a bootstrap, either of which can run verbs."""
         return bool(self.facts.current or self.facts.bootstrap)
 
     def bootstrap(self, name: str, tar: bytes) -> None:
-        """First contact: give the device enough of the agent to stage with.
+        """Make the first contact: send the part of the agent that can stage a release.
 
-        From here on that agent runs the verbs, also where a release is.
+        After this the bootstrap's agent runs the verbs, even where the device has a release.
         """
         argv = commands.receive_bootstrap(self.facts, RECEIVE.read_text("utf-8"), name)
         done = self._remote.run(argv, tar, seconds=ADOPT_SECONDS)
@@ -137,29 +139,29 @@ class DeviceDriver:
             raise EdgekitError(
                 f"{self.name}: first contact failed",
                 done.stderr.decode("utf-8", "replace").strip()[-300:],
-                "the device needs a shell, python3 and a writable root",
+                "check that the device has a shell, python3 and a writable root; then push again",
             )
         self.facts = self._probe()
         self._tree = commands.Tree.BOOTSTRAP
 
     def offer(self, pinned: PinnedManifest) -> Offer:
-        """Give the device a manifest; what it lacks.
+        """Send a manifest to the device, which replies with the blobs that it lacks.
 
         Raises:
             NoAgentError: its agent does not run.
-            EdgekitError: its disk is too small, or another push is at work.
+            EdgekitError: its disk is too small, or another push is running.
         """
         answer = self.call("stage", pinned.digest, "--offer", stdin=pinned.data)
         return msgspec.convert(answer, Offer, dec_hook=decode_hook)
 
     def send(self, offer: Offer, store: BlobStore, report: Report) -> int:
-        """Transfer the missing blobs; each is hashed by the device and published there.
+        """Transfer the missing blobs; the device hashes each one and then publishes it.
 
         Returns:
-            Bytes sent.
+            The number of bytes sent.
 
         Raises:
-            VerificationError: what arrived is not the blob; the device has dropped it.
+            VerificationError: the received bytes are not the blob; the device has dropped them.
         """
         sent, total = 0, offer.bytes_to_send
 
@@ -180,7 +182,7 @@ class DeviceDriver:
                 _check_own(store, blob.digest)
                 if not blob.have:
                     raise
-                # What an earlier transfer had left was damaged.
+                # The part that an earlier transfer left was damaged.
                 self._send_blob(store, blob, 0, progress)
         return sent
 
@@ -193,7 +195,7 @@ class DeviceDriver:
 
 
 def _check_own(store: BlobStore, digest: Digest) -> None:
-    """Raises: OwnStoreError when it is the controller's own blob that is damaged."""
+    """Check a blob of the controller's store; raises OwnStoreError when it is damaged."""
     try:
         store.verify(digest)
     except VerificationError as error:
@@ -215,15 +217,15 @@ def push(
     """Stage and activate a release on one device.
 
     Args:
-        driver: of the device.
+        driver: the device's driver.
         pinned: the release.
-        store: the controller's store, which has its blobs.
+        store: the controller's store, which holds the release's blobs.
         config: the device's `agent.toml`.
-        make_bootstrap: name and tar of the first contact for a runtime layer.
+        make_bootstrap: makes name and tar of the first contact, given a runtime layer.
         report: called with progress.
 
     Raises:
-        EdgekitError: and its kinds; the device then runs what it ran before.
+        EdgekitError: or one of its kinds; the device then runs the same release as before.
     """
     began = time.monotonic()
     bundle = parse_config(store.read(pinned.manifest.config.digest))
@@ -232,7 +234,7 @@ def push(
 
     def first_contact() -> None:
         for layer in (pinned.manifest.agent, runtime):
-            _check_own(store, layer.digest)  # it becomes code that runs there
+            _check_own(store, layer.digest)  # its code will run on the device
         report(Event("first contact"))
         driver.bootstrap(*make_bootstrap(runtime))
 
@@ -272,7 +274,7 @@ class _Sent:
 def _fill(
     driver: DeviceDriver, pinned: PinnedManifest, offer: Offer, store: BlobStore, report: Report
 ) -> _Sent:
-    """Transfer and stage until every blob verifies there, at most `ROUNDS` times."""
+    """Transfer and stage until the device has verified every blob, at most `ROUNDS` times."""
     sent = _Sent()
     for left in reversed(range(ROUNDS)):
         began = time.monotonic()
@@ -293,5 +295,5 @@ def _fill(
 
 
 def default_root(device: Device, local_folder: Path | None) -> str:
-    """ROOT on the device: from `fleet.toml`, for a local device its folder, else the default."""
+    """ROOT on the device: as in `fleet.toml`, else a local device's folder, else the default."""
     return device.root or (str(local_folder) if local_folder else "")

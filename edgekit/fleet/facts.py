@@ -1,4 +1,4 @@
-"""What a device reports about itself, parsed and typed."""
+"""The facts that a device reports about itself, parsed and typed."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class DeviceFacts(msgspec.Struct, frozen=True):
     """The output of `probe.py`; sizes in bytes.
 
     Attributes:
-        current: the release that `current` names; None before the first activation.
-        bootstrap: what the link `bootstrap` names; empty before a first contact.
+        current: the release that the link `current` names; None before the first activation.
+        bootstrap: the folder that the link `bootstrap` names; empty before a first contact.
         manifest: the text of `current`'s manifest; empty without one.
         config: the text of agent.toml; empty without one.
     """
@@ -43,7 +43,7 @@ class DeviceFacts(msgspec.Struct, frozen=True):
 
     @property
     def current_manifest(self) -> Manifest | None:
-        """The manifest of `current`; None where it is missing, damaged or of another kind."""
+        """The manifest of `current`; None when it is missing, damaged or of another kind."""
         data = self.manifest.encode()
         if self.current is None or Digest.of(data) != self.current:
             return None
@@ -54,9 +54,11 @@ class DeviceFacts(msgspec.Struct, frozen=True):
 
 
 def parse_facts(output: bytes) -> DeviceFacts:
-    """Raises: EdgekitError when the output is not that of the probe.
+    """Decode the output of the probe.
 
-    A link `current` that names no digest is a VerificationError.
+    Raises:
+        EdgekitError: the output is not that of the probe.
+        VerificationError: the link `current` names no digest.
     """
     try:
         return msgspec.json.decode(output, type=DeviceFacts, dec_hook=decode_hook)
@@ -64,5 +66,5 @@ def parse_facts(output: bytes) -> DeviceFacts:
         raise EdgekitError(
             "the device's facts cannot be read",
             f"{error}; it printed {output[:200]!r}",
-            "a login script that prints on standard output is the usual cause",
+            "log in and look for a login script that prints on standard output, the usual cause",
         ) from error

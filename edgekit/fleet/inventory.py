@@ -1,4 +1,4 @@
-"""`fleet.toml`: the devices, how to reach them, and what each is told. Unknown keys are errors."""
+"""`fleet.toml`: the devices with their addresses and settings. Unknown keys are errors."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from edgekit.core.config import BrokerConfig, DeviceSettings, check_name
 from edgekit.errors import UsageError
 
 BrokerValues = dict[str, Any]
-"""What devices are told of `[broker]` where it differs from edgekit.toml: some of `BrokerConfig`.
+"""The keys of `BrokerConfig` whose values for devices differ from those in edgekit.toml.
 
-In a text `{device}` is the device's name: each has an identity of its own.
+In a text `{device}` stands for the device's name: each device has its own identity.
 """
 
-# Each value is checked while fleet.toml is read; how they go together, once they are.
+# `load` checks each value by itself; `Fleet.broker_of` checks that they fit together.
 _SomeOfBroker = msgspec.defstruct(
     "_SomeOfBroker",
     [(field.name, field.type, None) for field in msgspec.structs.fields(BrokerConfig)],
@@ -36,7 +36,7 @@ class Device(DeviceSettings, frozen=True, forbid_unknown_fields=True):
     root: str = ""  # on the device; empty: ~/.local/share/edgekit, for local: the folder itself
     python: str = "python3"
     tags: list[str] = msgspec.field(default_factory=list)
-    # Of this device alone, over the file's [broker]
+    # for this device alone; it wins over the file's [broker]
     broker: BrokerValues = msgspec.field(default_factory=dict)
 
 
@@ -55,10 +55,10 @@ class Fleet(msgspec.Struct, frozen=True):
     broker: BrokerValues = {}
 
     def broker_of(self, name: str, base: BrokerConfig) -> BrokerConfig:
-        """The broker as a device is told of it: the device's values, the file's, then `base`.
+        """The broker's values for one device: the device's own, then the file's, then `base`.
 
         Raises:
-            UsageError: together they are wrong, as a certificate without a key is.
+            UsageError: the values do not fit together, like a certificate without a key.
         """
         told = msgspec.structs.asdict(base)
         for values in (self.broker, self.devices[name].broker):
@@ -69,14 +69,16 @@ class Fleet(msgspec.Struct, frozen=True):
             return BrokerConfig(**told)
         except ValueError as error:
             raise UsageError(
-                f"the [broker] of {name} is not valid", str(error), "fleet.toml or edgekit.toml"
+                f"the [broker] of {name} is not valid",
+                str(error),
+                "correct it in fleet.toml or edgekit.toml",
             ) from error
 
     def select(self, names: list[str]) -> list[str]:
-        """Device names from names of devices and groups; no names mean all devices.
+        """List the devices that names of devices and groups stand for; no names mean all.
 
         Raises:
-            UsageError: a name is neither.
+            UsageError: a name is neither a device nor a group.
         """
         chosen: dict[str, None] = {}
         for name in names or list(self.devices):
@@ -98,7 +100,8 @@ def load(path: Path) -> Fleet:
     """Read `fleet.toml`.
 
     Raises:
-        UsageError: missing, not TOML, an unknown key, a bad name or address.
+        UsageError: the file is missing or no TOML, or it has an unknown key, a wrong value, a bad
+            name or a bad address.
     """
     try:
         file = msgspec.toml.decode(path.read_bytes(), type=_File)
@@ -130,7 +133,7 @@ _T = TypeVar("_T")
 
 
 def _check(table: dict[str, Any], kind: type[_T], where: str) -> _T:
-    """Raises: UsageError naming the table and the unknown or wrong key."""
+    """Convert a table; raises UsageError that names the table and the unknown or wrong key."""
     try:
         return msgspec.convert(table, kind)
     except msgspec.ValidationError as error:

@@ -1,4 +1,4 @@
-"""Decide what a push does to a device, before a byte moves. Pure."""
+"""Decides whether a push fits a device, and what it sends, before a byte moves. Pure."""
 
 from __future__ import annotations
 
@@ -22,22 +22,24 @@ MIN_PYTHON = (3, 11)
 
 
 def check_fit(facts: DeviceFacts, manifest: Manifest, config: BundleConfig) -> Descriptor:
-    """The runtime layer for this device, if the release fits it.
+    """Check that a release fits a device, and return the runtime layer for it.
 
     Raises:
-        EdgekitError: Python, glibc, memory or rights are not enough; says which.
-        VerificationError: the bundle has no runtime for it; names the flag.
+        EdgekitError: the device's Python, glibc, memory or rights do not suffice; says which.
+        VerificationError: the bundle has no runtime for the device; names the flag that adds it.
     """
     if _version(facts.python) < MIN_PYTHON:
         raise EdgekitError(
             f"the device has Python {facts.python}",
             "the runtime's wheels need CPython 3.11 or newer",
+            "install a newer python3 there, or name one with python= in fleet.toml",
         )
     runtime = manifest.runtime_for(facts.platform, facts.python)
     if not facts.glibc or _version(facts.glibc) < _version(config.fit.glibc):
         raise EdgekitError(
             f"the device has glibc {facts.glibc or 'none'}",
             f"the runtime's wheels need glibc {config.fit.glibc} or newer",
+            "use a newer release of the device's operating system",
         )
     if facts.ram_bytes < config.fit.ram_bytes:
         raise EdgekitError(
@@ -57,9 +59,9 @@ def check_fit(facts: DeviceFacts, manifest: Manifest, config: BundleConfig) -> D
 def check_settings(config: AgentConfig, facts: DeviceFacts, manifest: Manifest) -> None:
     """Check that both agents that read the new agent.toml know each of its keys.
 
-    The bundle's agent runs under it. Before that the agent that the device has activates it; one
-    whose bundle says what it knows leaves to the other what it does not know
-    (`parse_known_agent_config`), an older one refuses such a file.
+    The device's present agent reads the file to activate the release; the bundle's agent then runs
+    with it. A present agent whose bundle lists its settings ignores a key that it does not know
+    (`parse_known_agent_config`). An older one refuses the whole file.
 
     Raises:
         UsageError: names the device and the keys.
@@ -70,7 +72,7 @@ def check_settings(config: AgentConfig, facts: DeviceFacts, manifest: Manifest) 
         raise UsageError(
             f"{config.device}: the agent of this bundle does not know {unknown}",
             "it is older than this setting",
-            "pack the model again, then push that",
+            "pack the model again, then push the new bundle",
         )
     if facts.current is None:
         return  # a first contact brings the bundle's agent
@@ -79,7 +81,7 @@ def check_settings(config: AgentConfig, facts: DeviceFacts, manifest: Manifest) 
     if unknown := _names(used, FIRST_SETTINGS):
         raise UsageError(
             f"{config.device}: the agent that the device has does not know {unknown}",
-            "it is older than this setting, and it activates what is pushed",
+            "it is older than this setting, and it has to read it to activate the new release",
             f"push once without {unknown} in fleet.toml, then again with it",
         )
 
@@ -89,10 +91,10 @@ def _names(used: frozenset[str], known: frozenset[str]) -> str:
 
 
 def config_bytes(config: AgentConfig, facts: DeviceFacts, release: Digest) -> bytes:
-    """The agent.toml to send, in the device's own bytes where they say the same.
+    """Encode the agent.toml to send, or take the device's own bytes when they mean the same.
 
-    A device compares bytes, and an older controller wrote the defaults too: a push that changes
-    nothing shall not restart the agent for another spelling.
+    A device compares bytes, and an older controller wrote the defaults too. A push that changes no
+    value must not restart the agent because of another spelling.
     """
     if facts.current == release:
         has = facts.config.encode()
@@ -107,7 +109,7 @@ def _version(text: str) -> tuple[int, ...]:
 
 
 class Missing(msgspec.Struct, frozen=True):
-    """A blob that the device lacks; `have` bytes of it came with an earlier transfer."""
+    """A blob that the device lacks; it has `have` of its bytes from an earlier transfer."""
 
     digest: Digest
     size: int
@@ -121,9 +123,9 @@ class Offer(msgspec.Struct, frozen=True):
 
     @property
     def bytes_to_send(self) -> int:
-        """What has to travel."""
+        """The number of bytes that the push has to send."""
         return sum(blob.size - blob.have for blob in self.missing)
 
     def in_order(self) -> list[Missing]:
-        """Small blobs first: an early end leaves most of them done."""
+        """The blobs, small ones first: a transfer that breaks off has then finished most."""
         return sorted(self.missing, key=lambda blob: (blob.size, blob.digest))

@@ -1,4 +1,4 @@
-"""Facts about a device. Runs *there*, piped into its `python3`: standard library only.
+"""Reads the facts of a device. It runs *there*, piped into `python3`: standard library only.
 
 Prints one JSON object; `edgekit.fleet.facts` reads it.
 """

@@ -1,7 +1,8 @@
-"""First contact. Runs *there* as `python3 -c`, the tar on standard input: standard library only.
+"""First contact: unpacks the agent. Runs *there* as `python3 -c`: standard library only.
 
-Unpacks the tar as `ROOT/bootstrap-NAME`, NAME being the beginning of its sha256. Folder and link
-are published by rename, so a first contact that breaks off leaves nothing that is used.
+It reads a tar from standard input and unpacks it as `ROOT/bootstrap-NAME`, where NAME is the start
+of the tar's sha256. Folder and link appear by rename: a first contact that breaks off leaves
+nothing that a later one would use.
 """
 
 import hashlib

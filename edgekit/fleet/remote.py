@@ -1,8 +1,8 @@
-"""The way to a device: run an argv there, append to a file there. SSH, or a folder of this host.
+"""The connection to a device, over SSH or to a folder of this host: run an argv, append to a file.
 
-The only door to fabric. fabric accepts any host key by default and loads no known_hosts; this
-connection loads what OpenSSH would and rejects what is not in it, whatever StrictHostKeyChecking
-says. Writes go to an explicit offset, so that what a dead transfer still has in flight lands
+The only door to fabric. fabric by default accepts any host key and loads no known_hosts. This
+connection loads the files that OpenSSH would load, and rejects a host that they lack, whatever
+StrictHostKeyChecking says. Writes go to an explicit offset: late bytes of a dead transfer land
 where the same bytes belong.
 """
 
@@ -27,7 +27,7 @@ from edgekit.fleet.commands import Argv
 
 CONNECT_SECONDS = 15
 COMMAND_SECONDS = 60.0
-STALL_SECONDS = 60.0  # a transfer that moves nothing for so long has broken off
+STALL_SECONDS = 60.0  # a transfer without progress for this long has broken off
 KEEPALIVE_SECONDS = 20
 CHUNK_BYTES = 1 << 18
 Progress = Callable[[int], None]
@@ -38,7 +38,7 @@ logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 @dataclass(frozen=True, slots=True)
 class CommandResult:
-    """How a command ended."""
+    """The exit code and the output of a command."""
 
     code: int
     stdout: bytes
@@ -46,7 +46,7 @@ class CommandResult:
 
 
 class Remote(Protocol):
-    """One device, reached."""
+    """The connection to one device."""
 
     def run(
         self, argv: Argv, stdin: bytes = b"", seconds: float = COMMAND_SECONDS
@@ -54,21 +54,21 @@ class Remote(Protocol):
         """Run a command with a deadline.
 
         Raises:
-            UnreachableError: the device is gone or the deadline passed.
+            UnreachableError: the connection is lost, or the deadline has passed.
         """
         ...
 
     def append(self, source: Path, target: str, offset: int, progress: Progress) -> None:
-        """Write `source` from `offset` on into `target`, which has `offset` bytes.
+        """Append the bytes of `source` after `offset` to `target`, which has `offset` bytes.
 
         Raises:
-            UnreachableError: the device is gone.
+            UnreachableError: the connection is lost.
             EdgekitError: the device did not store every byte.
         """
         ...
 
     def close(self) -> None:
-        """Let go."""
+        """Release the connection's resources."""
         ...
 
 
@@ -78,7 +78,7 @@ class LocalRemote:
     def run(
         self, argv: Argv, stdin: bytes = b"", seconds: float = COMMAND_SECONDS
     ) -> CommandResult:
-        """Run it here, without this process's environment."""
+        """Run a command on this host, without this process's environment."""
         environment = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(Path.home())}
         try:
             done = subprocess.run(
@@ -98,9 +98,9 @@ class LocalRemote:
         return CommandResult(done.returncode, done.stdout, done.stderr)
 
     def append(self, source: Path, target: str, offset: int, progress: Progress) -> None:
-        """Copy, sharing extents where the file system can; never a hard link.
+        """Copy a file, sharing extents where the file system can; never as a hard link.
 
-        Two stores with one inode would turn damage in one into damage in both.
+        With one inode for two stores, damage in one would be damage in both.
         """
         try:
             with source.open("rb") as reader, Path(target).open("r+b" if offset else "wb") as to:
@@ -109,15 +109,19 @@ class LocalRemote:
                     offset += copied
                     progress(copied)
         except OSError as error:
-            raise EdgekitError(f"{target} cannot be written", str(error)) from error
+            raise EdgekitError(
+                f"{target} cannot be written",
+                str(error),
+                "check the free space and the rights there, then push again",
+            ) from error
         _check_stored(target, offset, size)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: a folder needs no connection."""
 
 
 def _copy(source: int, target: int, at: int) -> int:
-    """Copy a piece at `at` within the kernel, or through memory between file systems."""
+    """Copy a piece at offset `at` in the kernel, or through memory between file systems."""
     try:
         return os.copy_file_range(source, target, 1 << 26, at, at)
     except OSError:
@@ -129,7 +133,7 @@ def _check_stored(target: str, stored: int | None, size: int) -> None:
         raise EdgekitError(
             f"only {stored or 0:,} of {size:,} bytes of {target} were stored",
             "the disk of the device may be full",
-            "push again: what has arrived is not sent twice",
+            "free some space there and push again: the stored bytes are not sent twice",
         )
 
 
@@ -138,11 +142,12 @@ def _overdue(where: str, argv: Argv, seconds: float) -> UnreachableError:
     return UnreachableError(
         f"{where}: a command did not end within {seconds:g} s",
         command if len(command) <= 300 else f"...{command[-300:]}",
+        "look at the load of the device, then run it again",
     )
 
 
 class _Ask(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]  # paramiko has no types
-    """Rejects a host that known_hosts lacks and shows the fingerprint to compare."""
+    """Rejects a host that known_hosts lacks, and shows its fingerprint for comparison."""
 
     def missing_host_key(self, client: Any, hostname: str, key: Any) -> None:
         name, _, port = hostname.strip("[").partition("]:")
@@ -156,7 +161,7 @@ class _Ask(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]  # paramiko has
 
 
 def _transport(*args: Any, **kwargs: Any) -> paramiko.Transport:
-    """paramiko's transport, AES-GCM first: it copies a third faster than the default AES-CTR."""
+    """Make a transport that prefers AES-GCM: a third faster than paramiko's default, AES-CTR."""
     transport = paramiko.Transport(*args, **kwargs)
     options = transport.get_security_options()
     options.ciphers = sorted(options.ciphers, key=lambda cipher: "gcm" not in cipher)
@@ -164,7 +169,7 @@ def _transport(*args: Any, **kwargs: Any) -> paramiko.Transport:
 
 
 class _Connection(fabric.Connection):  # type: ignore[misc]  # fabric has no types
-    """fabric's connection with real host-key checking, for the device and for every jump host."""
+    """fabric's connection, which checks the host keys of the device and of every jump host."""
 
     def __init__(self, host: str, gateway: Any = None) -> None:
         timeouts = {"banner_timeout": CONNECT_SECONDS, "auth_timeout": CONNECT_SECONDS}
@@ -180,7 +185,7 @@ class _Connection(fabric.Connection):  # type: ignore[misc]  # fabric has no typ
                 self.client.load_system_host_keys(str(path))
 
     def _known_hosts(self) -> list[Path]:
-        """OpenSSH's own: UserKnownHostsFile replaces the user's files, the global ones stay."""
+        """OpenSSH's files: UserKnownHostsFile replaces the user's files, the global files stay."""
         user = self.ssh_config.get("userknownhostsfile", "~/.ssh/known_hosts ~/.ssh/known_hosts2")
         system = self.ssh_config.get(
             "globalknownhostsfile", "/etc/ssh/ssh_known_hosts /etc/ssh/ssh_known_hosts2"
@@ -188,14 +193,14 @@ class _Connection(fabric.Connection):  # type: ignore[misc]  # fabric has no typ
         return [Path(path).expanduser() for path in f"{user} {system}".split()]
 
     def resolve_connect_kwargs(self, connect_kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Without identity files that do not exist, which OpenSSH ignores as well."""
+        """Leave out identity files that do not exist, as OpenSSH does."""
         kwargs: dict[str, Any] = super().resolve_connect_kwargs(connect_kwargs)
         names = kwargs.pop("key_filename", [])
         found = [str(path) for path in (Path(n).expanduser() for n in names) if path.exists()]
         return kwargs | ({"key_filename": found} if found else {})
 
     def get_gateway(self) -> Any:
-        """ProxyJump by connections of this class: fabric's own would accept any host key."""
+        """Make the ProxyJump connections of this class: fabric's own would accept any host key."""
         jumps = self.ssh_config.get("proxyjump", "")
         if not jumps:
             return super().get_gateway()
@@ -212,9 +217,9 @@ class SshRemote:
 
     Raises:
         UsageError: the destination or the ssh configuration cannot be read.
-        UnreachableError: nobody answers.
-        VerificationError: its host key is unknown or another one.
-        EdgekitError: it does not accept our key.
+        UnreachableError: the device does not answer.
+        VerificationError: its host key is unknown or has changed.
+        EdgekitError: it does not accept our SSH key.
     """
 
     def __init__(self, destination: str) -> None:
@@ -223,7 +228,11 @@ class SshRemote:
         try:
             self._connection = _Connection(destination)
         except (ValueError, paramiko.SSHException) as error:
-            raise UsageError(f"ssh:{destination} cannot be used", str(error)) from error
+            raise UsageError(
+                f"ssh:{destination} cannot be used",
+                str(error),
+                "correct the address in fleet.toml, or ~/.ssh/config",
+            ) from error
         try:
             self._open()
         except EdgekitError:
@@ -240,7 +249,7 @@ class SshRemote:
             raise VerificationError(
                 f"the host key of {name} has changed: it is not the one in known_hosts",
                 f"it presents {error.key.fingerprint}, known is {error.expected_key.fingerprint}",
-                "somebody may be in between; if the device was set up anew, remove the old key "
+                "an attacker may be in between; if the device was set up anew, remove the old key "
                 f"with `ssh-keygen -R '{known}'` and log in once",
             ) from error
         except paramiko.SSHException as error:
@@ -254,15 +263,23 @@ class SshRemote:
                     "add this machine's public key to the account, or set IdentityFile in "
                     "~/.ssh/config",
                 ) from error
-            raise UnreachableError(f"{name} does not speak SSH with us", str(error)) from error
+            raise UnreachableError(
+                f"{name} does not speak SSH with us",
+                str(error),
+                "check its address and port in fleet.toml",
+            ) from error
         except (OSError, EOFError) as error:
-            raise UnreachableError(f"{name} cannot be reached", str(error)) from error
+            raise UnreachableError(
+                f"{name} cannot be reached",
+                str(error),
+                "check that it is on, and its address in fleet.toml",
+            ) from error
         self._connection.transport.set_keepalive(KEEPALIVE_SECONDS)
 
     def run(
         self, argv: Argv, stdin: bytes = b"", seconds: float = COMMAND_SECONDS
     ) -> CommandResult:
-        """Run it over the connection; every word is quoted."""
+        """Run a command over the connection, with every word quoted."""
         transport = self._connection.transport
         late = threading.Event()
         try:
@@ -289,10 +306,12 @@ class SshRemote:
         return done
 
     def _gone(self, why: str) -> UnreachableError:
-        return UnreachableError(f"{self._destination} is gone", why)
+        return UnreachableError(
+            f"{self._destination} is gone", why, "check its power and network, then run it again"
+        )
 
     def append(self, source: Path, target: str, offset: int, progress: Progress) -> None:
-        """Pipelined SFTP: without it every 32 KiB wait for a round trip."""
+        """Append by pipelined SFTP: unpipelined, every 32 KiB wait for a round trip."""
         try:
             if self._sftp is None:
                 self._sftp = self._connection.sftp()
@@ -307,13 +326,13 @@ class SshRemote:
                 while chunk := reader.read(CHUNK_BYTES):
                     writer.write(chunk)
                     progress(len(chunk))
-            # paramiko drops the last errors of a pipelined file, so the result is looked at.
+            # paramiko drops the last errors of a pipelined file: check the size that arrived.
             stored = self._sftp.stat(target).st_size
         except (OSError, EOFError, paramiko.SSHException) as error:
             raise UnreachableError(
                 f"the transfer to {self._destination} broke off",
                 str(error),
-                "push again: what has arrived is not sent twice",
+                "push again: the bytes that arrived are not sent twice",
             ) from error
         _check_stored(target, stored, source.stat().st_size)
 
@@ -324,11 +343,11 @@ class SshRemote:
 
 
 def _exchange(channel: paramiko.Channel, stdin: bytes) -> CommandResult:
-    """Feed stdin and read both streams at once: each of the three has a bounded window."""
+    """Write stdin and read both outputs at once: each of the three has a bounded window."""
     errors: list[bytes] = []
 
     def feed() -> None:
-        with suppress(OSError):  # it ended without reading; its output says why
+        with suppress(OSError):  # the command ended without reading it; its output says why
             channel.sendall(stdin)
             channel.shutdown_write()
 
