@@ -40,7 +40,8 @@ def write(folder: Path, setup: BrokerSetup, *, force: bool) -> Written:
         force: whether to replace the broker's existing files.
 
     Raises:
-        UsageError: the files exist already, or a password's file is empty or no UTF-8 text.
+        UsageError: files are there already, or a password's file is empty, cannot be read or is
+            not UTF-8 text.
     """
     broker, locked = files_folder(folder), folder / "passwords"
     paths = {name: locked / name for name in (*setup.devices, *setup.requesters)}
@@ -83,16 +84,20 @@ def find_plugin() -> str:
 
 
 def _kept(path: Path) -> str:
-    """Read the password of an earlier write, or return an empty text."""
+    """Return the password that an earlier call made; empty where there is none."""
     try:
         text = path.read_text("utf-8").strip()
     except FileNotFoundError:
         return ""
     except UnicodeDecodeError as error:
         raise UsageError(
-            f"{path} is no password: it is not UTF-8 text",
+            f"{path} is not UTF-8 text", str(error), "remove it, and a new password is made"
+        ) from error
+    except OSError as error:  # another user's file, or a folder in its place
+        raise UsageError(
+            f"{path} cannot be read",
             str(error),
-            "remove it, and a new password is made",
+            "make it a file that you may read, or remove it, and a new password is made",
         ) from error
     if not text:
         raise UsageError(f"{path} is empty", next_step="remove it, and a new password is made")

@@ -352,5 +352,15 @@ def _password(broker: BrokerConfig) -> str | None:
         return None
     try:
         return Path(broker.password_file).read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise EdgekitError("the broker's password cannot be read", str(error)) from error
+    except UnicodeDecodeError as error:
+        raise EdgekitError(
+            "the broker's password cannot be read",
+            f"{broker.password_file} is not UTF-8 text: {error}",
+            "password_file in [broker] must hold the password as UTF-8 text",
+        ) from error
+    except OSError as error:
+        raise EdgekitError(
+            "the broker's password cannot be read",
+            str(error),
+            "password_file in [broker] must name a file that this account may read",
+        ) from error

@@ -101,9 +101,19 @@ def test_a_password_s_file_that_is_empty_is_named(tmp_path: Path) -> None:
         write(tmp_path, SETUP, force=True)
 
 
-def test_a_password_s_file_that_is_no_text_is_named(tmp_path: Path) -> None:
-    path = write(tmp_path, SETUP, force=False).passwords["alice"]
-    path.write_bytes(b"caf\xe9\n")
-    with pytest.raises(UsageError, match="alice is no password: it is not UTF-8 text"):
+def test_a_password_s_file_that_is_no_utf8_text_is_named(tmp_path: Path) -> None:
+    damaged = write(tmp_path, SETUP, force=False).passwords["alice"]
+    damaged.write_bytes(b"\xff\xfepassword\n")
+    with pytest.raises(UsageError, match="alice is not UTF-8 text") as caught:
         write(tmp_path, SETUP, force=True)
-    assert path.read_bytes() == b"caf\xe9\n"
+    assert "remove it" in caught.value.next_step
+    assert damaged.read_bytes() == b"\xff\xfepassword\n"
+
+
+def test_a_folder_in_the_place_of_a_password_is_named(tmp_path: Path) -> None:
+    place = write(tmp_path, SETUP, force=False).passwords["alice"]
+    place.unlink()
+    place.mkdir()
+    with pytest.raises(UsageError, match="alice cannot be read") as caught:
+        write(tmp_path, SETUP, force=True)
+    assert caught.value.next_step
