@@ -37,7 +37,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One turn: feed so many tokens of a prompt to its slot, then one token of each of `step`."""
+    """One quantum: tokens of a prompt to feed to its slot, then a token for each slot of `step`."""
 
     feed: tuple[int, int] | None
     step: tuple[int, ...]
@@ -60,7 +60,7 @@ def longest_ago(load: Load) -> tuple[int, int]:
 
 
 def next_work(loads: Sequence[Load], min_slice: int, whose: str, batched: bool = False) -> Work:
-    """The next turn.
+    """Return the work of the next quantum.
 
     Args:
         loads: of the prompts that run.

@@ -1,10 +1,10 @@
-"""Whose turn with the model it is, where several requesters share it. Pure.
+"""Decides which requester gets the model's next quantum, where several share it. Pure.
 
-Next is who has had least of the model's time, so that many prompts or long ones get a requester no
-more of it than another has (start-time fair queuing). Whoever has used little in the last minute or
-two, like somebody who is met by a flood, gets more: its time counts a third, until it has caught
-up. Time is measured, since what a token costs depends on the model, the device and on how many are
-computed at once.
+The next quantum belongs to the requester that has used least of the model's time (start-time fair
+queuing). So a requester gets no more of the model by sending many prompts, or long ones. One that
+used little in the last minute or two, like the victim of a flood, gets more: its time counts a
+third until it has caught up. Time is measured, because the cost of a token depends on the model,
+on the device, and on how many tokens are computed at once.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from __future__ import annotations
 from collections.abc import Set
 from dataclasses import dataclass
 
-FAVOUR = 3.0  # the time of who has used little, to one of who has used much
-CAUGHT_UP = 0.8  # of what was used by the one that used most
-HALF_LIFE_SECONDS = 60.0  # of what was used
-MAX_WAIT_QUANTA = 32  # after which it is one's turn, whatever the others have used
-MAX_REMEMBERED = 100  # requesters
-MAX_HALF_LIVES = 64.0  # of the unit in which is written what was used
+FAVOUR = 3.0  # a requester that used little gets this much time for one unit of the others
+CAUGHT_UP = 0.8  # of the time of the requester that used most
+HALF_LIFE_SECONDS = 60.0  # in which used time loses half of its weight
+MAX_WAIT_QUANTA = 32  # a requester waits no longer, whatever the others have used
+MAX_REMEMBERED = 100  # requesters whose balance is kept
+MAX_HALF_LIVES = 64.0  # then all balances are scaled down, before a float overflows
 
 
 @dataclass(slots=True)
 class Balance:
-    """What is known of a requester.
+    """How much of the model a requester has used.
 
     Attributes:
-        used: seconds of the model; later ones count more, so that earlier ones fade.
+        used: seconds of the model; later seconds count more, and earlier ones fade.
         virtual: seconds, of which `FAVOUR` may count as one.
-        quantum: the number of its last one.
+        quantum: the number of the requester's last quantum.
     """
 
     used: float = 0.0
@@ -36,7 +36,7 @@ class Balance:
 
 
 class Shares:
-    """The requesters' accounts."""
+    """The balances of all requesters."""
 
     def __init__(self) -> None:
         self._balances: dict[str, Balance] = {}
@@ -50,7 +50,7 @@ class Shares:
         return len(self._balances)
 
     def next(self, here: Set[str], waiting: Set[str] = frozenset()) -> str:
-        """Whose turn it is.
+        """Return the requester that gets the next quantum.
 
         Args:
             here: the requesters whose prompts run, at least one.

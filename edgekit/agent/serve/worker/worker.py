@@ -133,7 +133,7 @@ class Worker:
                 if generation.slot.number in self._running:
                     self._decode([generation])
                 if self._next_start() is not None:
-                    break  # who comes does not wait for the rest of a turn
+                    break  # a new prompt does not wait for the rest of the quantum
 
     def _feed(self, slot: int, count: int) -> None:
         """One slice of a prefill; the first token, after the last slice, waits for nobody."""
@@ -150,10 +150,10 @@ class Worker:
                 time.sleep(self._pause_seconds)
 
     def _decode_alone(self, generation: Generation) -> None:
-        """Tokens of the only answer that runs, until anything else is to be done.
+        """Compute tokens of the only running answer until there is anything else to do.
 
-        A loop of its own: after each token the caches are the model's, and what `_turn` does cost
-        200 us cold, 2 % of a token of SmolLM2.
+        It has a loop of its own. After each token the model fills the CPU's caches, and the work of
+        `_quantum` took 200 us then, 2 % of a token of SmolLM2.
         """
         until = min(start.deadline for start in (generation.start, *self._waiting))
         began = self._clock()
