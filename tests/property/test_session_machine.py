@@ -151,13 +151,13 @@ class SessionMachine(RuleBasedStateMachine):
     def tell_worker(self, effects: tuple[Effect, ...]) -> None:
         for effect in effects:
             match effect:
-                case ToWorker(Start(job)):
+                case ToWorker(Start(key)):
                     assert len(self.running) < self.slots, "more than the worker can run"
-                    assert job not in self.running
+                    assert key not in self.running
                     assert not self.loading
-                    self.running.add(job)
-                case ToWorker(Cancel(job)):
-                    assert job in self.running
+                    self.running.add(key)
+                case ToWorker(Cancel(key)):
+                    assert key in self.running
 
     def commit(self, effects: tuple[Effect, ...]) -> Unrecorded | None:
         rows = [effect.row for effect in effects if isinstance(effect, Record)]
@@ -266,9 +266,9 @@ class SessionMachine(RuleBasedStateMachine):
         self.handle(Ready(1.0, 1.0, slots))
 
     @precondition(lambda self: not self.exited and not self.loading)
-    @rule(key=st.tuples(requesters, ids), other=rarely, event=st.integers(-1, 4))
-    def worker_says(self, job: tuple[str, str], other: bool, event: int) -> None:
-        key = "/".join(job) if other or not self.running else min(self.running)
+    @rule(sender=st.tuples(requesters, ids), other=rarely, event=st.integers(-1, 4))
+    def worker_says(self, sender: tuple[str, str], other: bool, event: int) -> None:
+        key = "/".join(sender) if other or not self.running else min(self.running)
         self.serial += 1
         events: list[Any] = [
             Generated(key, "x"),
