@@ -200,6 +200,7 @@ def test_too_much_memory_ends_the_job_alone(runner: ContainerRunner, tmp_path: P
     )  # fmt: skip
     assert finished.code == -signal.SIGKILL
     assert "ran out of memory" in finished.reason
+    assert not Path("oom").exists(), "the engine's monitor left a file where the user stands"
     assert "0.5 GiB" in finished.reason
 
 

@@ -95,6 +95,7 @@ class ContainerRunner(msgspec.Struct, frozen=True):
                 command, shows=job.shows, log=job.log, environment=dict(os.environ),
                 deadline_seconds=job.deadline_seconds, report=report,
                 events=job.events, stdin=subprocess.PIPE,
+                cwd=job.work,  # conmon leaves a file `oom` where it starts
             )  # fmt: skip
         except BaseException:
             # the engine's client has ended; its container ends soon, but maybe after this process
