@@ -126,9 +126,8 @@ def pack(
     files = _model_layers(store, source)
     report("packing the agent")
     agent = layers.agent_layer(store)
-    packed = OtherLayers(
-        files, agent, [layers.runtime_layer(store, cache, p, v, report) for p, v in runtimes]
-    )
+    assembled = [layers.runtime_layer(store, cache, *each, report) for each in runtimes]
+    packed = OtherLayers(files, agent, assembled)
     make_key(keys)
     docs = docs_layer(
         store, source, packed, name=name, version=version, signing_key=lambda: load_key(keys)
