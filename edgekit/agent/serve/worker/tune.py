@@ -18,6 +18,7 @@ from statistics import median
 
 import msgspec
 
+from edgekit.agent.serve.pipe import SLICE_TOKENS
 from edgekit.agent.serve.worker.cgroup import control_groups
 from edgekit.agent.serve.worker.decoder import RuntimeOptions, open_model
 from edgekit.agent.serve.worker.tuning import (
@@ -35,7 +36,6 @@ log = logging.getLogger(__name__)
 TUNE_SECONDS = 30.0  # of the whole sweep, model loads included
 MEASURE_SECONDS = 0.5  # of prefill and of decode, once the model is loaded
 MAX_LENGTH = 512  # tokens of KV memory while measuring
-SLICE_TOKENS = 64
 MIN_STEPS = 4
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
