@@ -184,12 +184,18 @@ def parse_known_agent_config(data: bytes) -> AgentConfig:
     Raises:
         UsageError: the bytes are no TOML, or a known key has a wrong value; names the key.
     """
+    known = _only(_table(data), AgentConfig)
+    if isinstance(known.get("broker"), dict):
+        known["broker"] = _only(known["broker"], BrokerConfig)
     try:
-        table = msgspec.toml.decode(data, type=dict[str, Any])
-        known = _only(table, AgentConfig)
-        if isinstance(known.get("broker"), dict):
-            known["broker"] = _only(known["broker"], BrokerConfig)
         return msgspec.convert(known, AgentConfig)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise UsageError("agent.toml is not valid", str(error)) from error
+
+
+def _table(data: bytes) -> dict[str, Any]:
+    try:
+        return msgspec.toml.decode(data, type=dict[str, Any])
     except (msgspec.MsgspecError, ValueError) as error:
         raise UsageError("agent.toml is not valid", str(error)) from error
 
@@ -210,10 +216,7 @@ def settings_in(data: bytes) -> frozenset[str]:
     Raises:
         UsageError: it is no TOML.
     """
-    try:
-        table = msgspec.toml.decode(data, type=dict[str, Any])
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise UsageError("agent.toml is not valid", str(error)) from error
+    table = _table(data)
     broker = table.get("broker")
     return _keys(table, broker if isinstance(broker, dict) else ())
 

@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from edgekit.agent.release import disk
+from edgekit.agent.release.events import KeepRunning
+from edgekit.agent.release.root import Root
 from edgekit.agent.release.state import Release, Releases
+from edgekit.agent.release.trial import Trial
 from edgekit.core.digest import Digest
 from edgekit.core.release import ReleaseEvent, ReleaseState
 from edgekit.errors import EdgekitError
@@ -94,3 +98,14 @@ def test_a_release_in_a_state_of_a_later_agent_gets_no_verdict_without_a_trial(
     with pytest.raises(EdgekitError, match="cannot answered"):
         releases.move(ONE, ReleaseEvent.ANSWERED)
     assert found(releases, ONE).state == "paused"
+
+
+def test_a_current_release_in_a_state_of_a_later_agent_goes_on_running(tmp_path: Path) -> None:
+    root = Root(tmp_path)
+    root.create()
+    Releases(tmp_path).stage(ONE, "one", "1")
+    later_agent(tmp_path, "UPDATE releases SET state = 'paused'")
+    root.current.symlink_to(f"releases/{ONE.hex}")
+    on_disk = disk.found(root)
+    assert (on_disk.release, on_disk.state) == (ONE, None)
+    assert Trial().handle(on_disk, 0.0) == (KeepRunning(),)

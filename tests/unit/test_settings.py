@@ -348,3 +348,7 @@ def test_a_rollback_takes_the_release_s_own_file_where_it_does_not_know_a_settin
     assert activate._own_config(root, release) is None  # there is no other file
     root.previous_config.write_bytes(b'device = "pi"\n')
     assert activate._own_config(root, release) == (b'device = "pi"\n' if own else None)
+    root.store.path(release).write_bytes(b"damaged")
+    assert activate._own_config(root, release) is None
+    root.agent_config.unlink()
+    assert activate._own_config(root, release) is None

@@ -18,7 +18,7 @@ from edgekit.core.config import FIRST_SETTINGS, parse_known_agent_config, settin
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import parse_manifest
 from edgekit.core.release import ReleaseEvent, ReleaseState
-from edgekit.errors import EdgekitError
+from edgekit.errors import EdgekitError, VerificationError
 from edgekit.store import publish, replace_link
 
 
@@ -168,13 +168,19 @@ def rollback(root: Root, supervisor: Supervisor) -> dict[str, object]:
 
 
 def _own_config(root: Root, previous: Digest) -> bytes | None:
-    """The agent.toml that `previous` ran with, where it does not know a setting of the present one;
-    else None."""
-    if not (root.store.has(previous) and root.previous_config.exists()):
+    """The agent.toml that `previous` ran with, where it does not know a setting of the present one.
+
+    None keeps the present one: also where the manifest of `previous` is damaged, since its trial
+    shows whether it runs under it.
+    """
+    present = _config(root)
+    if present is None or not root.previous_config.exists():
         return None
-    known = parse_manifest(root.store.read(previous)).settings
-    used = settings_in(root.agent_config.read_bytes())
-    newer = used - (FIRST_SETTINGS if known is None else known)
+    try:
+        known = parse_manifest(root.store.read(previous)).settings
+    except VerificationError:
+        return None
+    newer = settings_in(present) - (FIRST_SETTINGS if known is None else known)
     return root.previous_config.read_bytes() if newer else None
 
 

@@ -18,7 +18,6 @@ from edgekit.agent.release.root import Root
 from edgekit.agent.release.state import Releases
 from edgekit.core import layout
 from edgekit.core.digest import Digest
-from edgekit.core.release import ReleaseState
 from edgekit.store import fsync_folder, replace_link
 
 
@@ -31,7 +30,7 @@ def found(root: Root) -> OnDisk:
     )
     if row is None:
         return known
-    return replace(known, state=ReleaseState(row.state), tries=row.tries, reason=row.reason)
+    return replace(known, state=row.known_state, tries=row.tries, reason=row.reason)
 
 
 def perform(root: Root, effect: Effect) -> None:

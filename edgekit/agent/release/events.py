@@ -15,7 +15,7 @@ class OnDisk:
 
     Attributes:
         release: the release that `current` names.
-        state: how it stands; None where no row knows it.
+        state: how it stands; None where no row says it, or in a word of a later version.
         tries: supervisors that have started it during this trial.
         reason: why its last trial failed, empty where it did not.
         good_config: whether `agent.toml.good` exists.

@@ -45,6 +45,14 @@ class Release:
     tries: int
     reason: str
 
+    @property
+    def known_state(self) -> ReleaseState | None:
+        """Its state, or None where only a later version knows it."""
+        try:
+            return ReleaseState(self.state)
+        except ValueError:
+            return None
+
     def to_dict(self) -> dict[str, object]:
         """For `agent state`."""
         return asdict(self)
@@ -117,9 +125,4 @@ class Releases:
 
 def _state(release: Release | None) -> ReleaseState | None:
     """Where a release stands for the transition table."""
-    if release is None:
-        return None
-    try:
-        return ReleaseState(release.state)
-    except ValueError:
-        return ReleaseState.STAGED
+    return None if release is None else release.known_state or ReleaseState.STAGED
