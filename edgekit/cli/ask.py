@@ -28,14 +28,14 @@ def _broker(here: project.Project, text: str | None) -> BrokerConfig:
 
 
 def ask(
-    device: Annotated[str, typer.Argument(help="The device that answers, or pool:NAME.")],
+    device: Annotated[str, typer.Argument(help="Name of a device, or pool:NAME.")],
     prompt: Annotated[str, typer.Argument(help="The prompt; `-` reads standard input.")],
     system: Annotated[str | None, typer.Option(help="A system message.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="At most so many tokens.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Longest answer in tokens.")] = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Nucleus sampling.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Only the k best tokens.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Repeatable sampling.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed that makes sampling repeatable.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Stop string, repeatable.")] = None,
     expiry: Annotated[
         int, typer.Option(help="Deadline of the prompt in seconds.")
@@ -56,7 +56,7 @@ def ask(
     here = project.find(project_folder)
     text = sys.stdin.read() if prompt == "-" else prompt
     if not text.strip():
-        raise UsageError("the prompt is empty")
+        raise UsageError("the prompt is empty", next_step="write a prompt, or pipe one to `-`")
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": text})
     choices = {
@@ -91,7 +91,7 @@ def ask(
     if as_json:
         render.print_json(final.completion)
         return
-    # A delta is sent once at most; the final has the whole text.
+    # The device sends a delta at most once, and one may be lost; the final has the whole text.
     rest = final.text[len(shown) :] if final.text.startswith(shown) else f"\n{final.text}"
     sys.stdout.write(rest + "\n")
     sys.stdout.flush()
@@ -107,7 +107,7 @@ def ask(
 def devices(
     broker: BrokerOption = None, project_folder: ProjectOption = None, as_json: JsonOption = False
 ) -> None:
-    """Who is there, from the broker's retained messages.
+    """List the devices that the broker knows, from their retained messages.
 
     \b
     Example:  edgekit devices

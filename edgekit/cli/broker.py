@@ -19,7 +19,7 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.callback()
 def _group() -> None:
-    """A broker in a wheel, for trials, and the files of a Mosquitto for a fleet."""
+    """Run a broker for trials, or write the files of a Mosquitto for a fleet."""
 
 
 @app.command()
@@ -27,7 +27,7 @@ def run(
     port: Annotated[int, typer.Option(help="Port on loopback.")] = 1883,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
 ) -> None:
-    """Run an MQTT 5 broker until Ctrl-C. For trials: it asks nobody for a password.
+    """Run an MQTT 5 broker until Ctrl-C. For trials: it asks for no password.
 
     \b
     Example:  edgekit broker run --port 1883
@@ -43,7 +43,7 @@ def acl(
     folder: Annotated[Path, typer.Argument(help="Where mosquitto/ and passwords/ are written.")],
     requester: Annotated[
         list[str] | None,
-        typer.Option(help="Who may prompt, repeatable; default: this project's requester."),
+        typer.Option(help="Requester that may prompt, repeatable; default: this project's."),
     ] = None,
     dynamic_security: Annotated[
         bool,
@@ -79,10 +79,10 @@ def acl(
     project_folder: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write what a Mosquitto needs to serve this fleet: TLS, accounts, and who may do what.
+    """Write the files with which a Mosquitto serves this fleet: TLS, accounts and their rights.
 
-    Each device and requester gets a password in a file of its own below passwords/, which is
-    printed nowhere and stays the same when the files are written again.
+    Each device and requester gets a password in a file of its own below passwords/. The command
+    never prints it, and keeps it when it writes the files again.
 
     \b
     Example:  edgekit broker acl broker --requester alice --requester gateway

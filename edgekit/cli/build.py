@@ -26,7 +26,7 @@ from edgekit.errors import UsageError
 
 def build(
     file: Annotated[
-        Path | None, typer.Argument(help="A build.toml that holds the same as these flags.")
+        Path | None, typer.Argument(help="A build.toml, which holds values for these flags.")
     ] = None,
     model: Annotated[
         str | None,
@@ -92,7 +92,7 @@ def build(
         ),
     ] = None,
     plan: Annotated[
-        bool, typer.Option("--plan", help="Only say what it would take and give.")
+        bool, typer.Option("--plan", help="Only print what the build needs and makes.")
     ] = False,
     verify_folder: Annotated[
         Path | None,
@@ -102,12 +102,12 @@ def build(
 ) -> None:
     """Make an ONNX model folder for devices from a language model.
 
-    The letters are those of the onnxruntime-genai model builder. It runs in a container without
-    network (podman or docker), or with --host on this machine with the same locked tools; the
-    bytes are the same. A model that is not what was asked for, or talks worse than the gate
-    allows, is not made.
+    The short flags are those of the onnxruntime-genai model builder. It runs in a container without
+    network (podman or docker), or with --host on this machine with the same locked tools; both
+    give the same bytes. A model that differs from the request is not written, and neither is a
+    model that answers worse than its source by more than the gate allows.
 
-    Building the same thing again finds it done. A failed build leaves nothing.
+    Building the same model again changes nothing. A failed build leaves no files.
 
     \b
     Examples:

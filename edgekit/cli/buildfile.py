@@ -75,14 +75,14 @@ class BuildFile(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fiel
         return msgspec.structs.replace(kept, **given)
 
     def request(
-        self, options: Sequence[str], thresholds: Sequence[str], path: str, *, gated: bool
+        self, options: Sequence[str], thresholds: Sequence[str], route: str, *, gated: bool
     ) -> BuildRequest:
         """The request that these values make.
 
         Args:
             options: `KEY=VALUE` pairs of the builder, file and command line together.
             thresholds: `NAME=NUMBER` pairs of the command line, over the file's.
-            path: the way through the builder.
+            route: through the builder: `auto`, `low-memory` or `stock`.
             gated: whether the model goes through the gate.
 
         Raises:
@@ -103,7 +103,7 @@ class BuildFile(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fiel
             context=self.context or DEFAULT_CONTEXT,
             gate=(self.gate or "strict") if gated else None,
             thresholds={**self.thresholds, **parse_thresholds(thresholds)},
-            route=path,
+            route=route,
             trust_remote_code=bool(self.trust_remote_code),
         )
 

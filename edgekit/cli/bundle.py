@@ -49,7 +49,7 @@ def pack(
     project_folder: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Put model, agent and runtimes into one bundle, named by its digest.
+    """Pack model, agent and runtimes into one bundle, named by its digest.
 
     \b
     Example:  edgekit pack models/phi --name phi --version 3 --runtime linux/arm64:3.11

@@ -1,4 +1,4 @@
-"""`demo`: the whole road on this machine, with the commands a person would type."""
+"""`demo`: every step on this machine, with the commands that a user would type."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _free_port() -> int:
 
 
 def demo(
-    ask: Annotated[str, typer.Option(help="What the device is asked.")] = QUESTION,
+    ask: Annotated[str, typer.Option(help="The prompt for the device.")] = QUESTION,
     folder: Annotated[Path, typer.Option(help="The project that is made.")] = Path(".demo"),
     keep: Annotated[bool, typer.Option(help="Leave broker and device running.")] = False,
 ) -> None:
@@ -52,7 +52,9 @@ def demo(
         )
         if must and done.returncode != 0:
             raise EdgekitError(
-                f"the demo stopped at `edgekit {arguments[0]}`", f"exit code {done.returncode}"
+                f"the demo stopped at `edgekit {arguments[0]}`",
+                f"exit code {done.returncode}",
+                "its error is printed above; follow it, then run the demo again",
             )
         render.say(f"  ({time.monotonic() - started:.1f} s)")
 

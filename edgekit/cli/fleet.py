@@ -50,7 +50,9 @@ def push(
     fleet = here.fleet()
     names = fleet.select(devices or [])
     if not names:
-        raise UsageError("fleet.toml has no devices", next_step="add one")
+        raise UsageError(
+            "fleet.toml has no devices", next_step="add a table [devices.NAME] with its address"
+        )
     pinned = here.store.resolve(bundle)
     done: list[Pushed] = []
     failed: dict[str, EdgekitError] = {}
@@ -115,7 +117,7 @@ DeviceArgument = Annotated[str, typer.Argument(help="A device of fleet.toml.")]
 def state(
     device: DeviceArgument, project_folder: ProjectOption = None, as_json: JsonOption = False
 ) -> None:
-    """What a device runs, since when, and what it has.
+    """Show what a device runs, and the releases that it holds.
 
     \b
     Example:  edgekit state pi-1
@@ -130,7 +132,7 @@ def state(
     if model := answer.get("model"):
         how = "spinning" if model["spinning"] else "not spinning"
         found = "measured here" if model["tuned"] else "as configured"
-        length = model.get("context_length")  # an agent of before does not tell
+        length = model.get("context_length")  # an older agent does not report it
         slots = f"{model['slots']} slots" + (f" of {length} tokens" if length else "")
         render.say(f"model      {slots}, {model['threads']} threads {how}, {found}")
     for release in answer["releases"]:
@@ -139,7 +141,7 @@ def state(
 
 
 def rollback(device: DeviceArgument, project_folder: ProjectOption = None) -> None:
-    """Go back to the release a device ran before.
+    """Switch a device back to the release that it ran before.
 
     \b
     Example:  edgekit rollback pi-1

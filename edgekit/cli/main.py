@@ -1,4 +1,4 @@
-"""The `edgekit` command: verbs parse, call a part and render. Only here an error is an exit."""
+"""The `edgekit` command: verbs parse, call a part and render. Errors become exits only here."""
 
 from __future__ import annotations
 
@@ -71,11 +71,11 @@ def main() -> None:
         render.err.print(f"edgekit: {error}", markup=False)
         sys.exit(error.exit_code)
     except BrokenPipeError:
-        # The reader of our output went away, as `| head` does; nothing is left to say.
+        # The reader of our output has ended, as `| head` does: nothing can be printed any more.
         sys.stderr.close()
         sys.exit(1)
     except OSError as error:
-        # A full disk, a missing right, a folder that is none: the files say it all.
+        # A full disk, a missing right, a path that is no folder: the file names suffice.
         names = ", ".join(str(n) for n in (error.filename, error.filename2) if n is not None)
         refused = EdgekitError(
             f"the system refused: {error.strerror or error}",

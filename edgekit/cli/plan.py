@@ -1,4 +1,4 @@
-"""A build's plan as text: what `edgekit build --plan` prints. Pure."""
+"""Formats a build's plan as the text of `edgekit build --plan`. Pure."""
 
 from __future__ import annotations
 

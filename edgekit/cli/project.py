@@ -27,7 +27,7 @@ class ProjectConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Project(msgspec.Struct, frozen=True):
-    """Where a project lies and what its file says."""
+    """A project's folder and its configuration."""
 
     folder: Path
     config: ProjectConfig
@@ -95,7 +95,9 @@ def find(start: Path | None) -> Project:
                     candidate, msgspec.toml.decode(path.read_bytes(), type=ProjectConfig)
                 )
             except (msgspec.MsgspecError, ValueError) as error:
-                raise UsageError(f"{path} is not valid", str(error)) from error
+                raise UsageError(
+                    f"{path} is not valid", str(error), "correct it in the file"
+                ) from error
     raise UsageError(
         f"there is no {FILE} in {folder}" + ("" if start else " or above it"),
         next_step="`edgekit init` makes a project here",
@@ -121,10 +123,10 @@ address = "local:.edgekit/devices/demo"
 
 
 def init(folder: Path, port: int) -> list[tuple[Path, bool]]:
-    """Write a project's files and its signing key; what is there stays.
+    """Write a project's files and its signing key; existing files stay.
 
     Returns:
-        (path, whether it was written).
+        (path, whether this call wrote it).
     """
     folder.mkdir(parents=True, exist_ok=True)
     texts = {

@@ -1,4 +1,4 @@
-"""What people see: results on stdout, progress and errors on stderr, JSON when asked."""
+"""Output: results on stdout, progress and errors on stderr, JSON on request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a long step is watched: a moving line on a terminal, now and then a plain line elsewhere."""
+"""Shows a long step's progress: a moving line on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _plain(console: Console) -> ProgressCallback:
 
 @contextmanager
 def terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM ends a build the way Ctrl-C does, so that it too leaves nothing behind."""
+    """Make SIGTERM end a build as Ctrl-C does: the build then removes its files."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt

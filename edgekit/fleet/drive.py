@@ -23,9 +23,7 @@ from edgekit.store import BlobStore
 from edgekit.trust import PinnedManifest
 
 STAGE_SECONDS = 1800.0  # hashing and unpacking from a slow SD card
-ACTIVATE_SECONDS = (
-    300.0  # drain of the old release and maybe its restart; the trial's time is added
-)
+ACTIVATE_SECONDS = 300.0  # the old release drains and perhaps starts again; the trial comes on top
 ADOPT_SECONDS = 600.0
 ROUNDS = 2  # of transfer and verification: the device drops damaged blobs, the next sends them
 
