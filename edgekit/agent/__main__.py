@@ -1,7 +1,7 @@
-"""`python -m edgekit.agent`: the device's verbs. One JSON object on stdout; errors too.
+"""`python -m edgekit.agent`: the device's verbs. Each prints one JSON object, also for an error.
 
-argparse, because a device carries no typer. A push calls these over its channel; a person on the
-device can call them as well.
+The parser is argparse, because devices have no typer. A push calls the verbs over its channel; a
+user on the device can call them too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from edgekit.core.digest import Digest
 from edgekit.core.manifest import parse_config
 from edgekit.errors import EdgekitError
 
-PROCESSES = ("boot", "supervise", "serve", "worker")  # what they say goes to the log, for people
+PROCESSES = ("boot", "supervise", "serve", "worker")  # their errors go to the log as text
 
 
 def _stage(args: argparse.Namespace) -> object:
@@ -170,7 +170,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main() -> NoReturn:
-    """Run one verb; exit codes as in `edgekit.errors`."""
+    """Run one verb and exit with a code of `edgekit.errors`."""
     args = _parser().parse_args()
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr

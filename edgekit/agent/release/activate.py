@@ -25,21 +25,22 @@ from edgekit.store import publish, replace_link
 def activate(
     root: Root, digest: Digest, supervisor: Supervisor, config: bytes | None = None
 ) -> dict[str, object]:
-    """Make a staged release the running one; returns once it has answered.
+    """Make a staged release the running one; return when it answers prompts.
 
-    The old release answers until the new one is whole and verified, and is back when the new one
-    does not answer in time. `previous` is always a release that was good, other than `current`.
-    The links move before the configuration does, so that being killed in between never leaves the
-    old release under a configuration that nobody tried.
+    The old release answers prompts until the new one is whole and verified. If the new release is
+    not ready in time, the supervisor starts the old one again. `previous` always names a release
+    that was good and that is not `current`. The links move before the configuration does: a kill
+    in between never leaves the old release under an untested configuration.
 
     Args:
-        root: the device.
+        root: the device's folder.
         digest: a staged release.
-        supervisor: of this device.
-        config: bytes of `agent.toml`; None keeps the one that is there.
+        supervisor: the device's supervisor.
+        config: bytes of the new `agent.toml`; None keeps the present one.
 
     Raises:
-        EdgekitError: not staged, or its trial failed; then the previous one runs again.
+        EdgekitError: the release is not staged, or there is no `agent.toml`, or the trial failed
+            (then the previous release runs again).
     """
     if not root.release(digest).exists():
         raise EdgekitError(f"release {digest.short} is not staged here")
@@ -66,7 +67,7 @@ def activate(
 
 
 def _finish(root: Root) -> None:
-    """Carry out a verdict that is on record: a kill may have left its way back half gone."""
+    """Complete the return to the old release if a kill interrupted it after the verdict."""
     found = disk.found(root)
     if found.state != ReleaseState.TRIAL:
         for effect in Trial().handle(found, time.monotonic()):
@@ -74,7 +75,7 @@ def _finish(root: Root) -> None:
 
 
 def _switch(root: Root, digest: Digest, config: bytes) -> None:
-    """Begin the trial: keep what to go back to, record, move the links, then the configuration."""
+    """Begin the trial: save the old state, record the trial, move the links, write the config."""
     _finish(root)
     current, old_config = root.linked(root.current), _config(root)
     good = current is not None and _is_good(root, current)
@@ -102,7 +103,7 @@ def _is_good(root: Root, digest: Digest) -> bool:
 def _verdict(
     root: Root, digest: Digest, supervisor: Supervisor, trial_seconds: float
 ) -> dict[str, object]:
-    """Wait for the supervisor's judgement, and for the old release when it is back."""
+    """Wait for the supervisor's verdict and, after a failure, for the old release to answer."""
     releases = Releases(root.path)
     deadline = time.monotonic() + trial_seconds + 2 * STOP_MARGIN_SECONDS
     while time.monotonic() < deadline:
@@ -117,20 +118,20 @@ def _verdict(
             )
         if release.state == ReleaseState.GOOD:
             return {"release": digest, "state": release.state, "changed": True}
-        if supervisor.pid() is None:  # not started yet, or killed: the next one counts that
+        if supervisor.pid() is None:  # not started, or killed: the next one finds the try
             _start(root, supervisor)
         time.sleep(POLL_SECONDS)
     raise EdgekitError(f"release {digest.short} got no verdict", log_tail(root))
 
 
 def _start(root: Root, supervisor: Supervisor) -> None:
-    """Start the supervisor; one that cannot even start is a failed trial, judged here."""
+    """Start the supervisor; if it cannot start, the trial has failed and is judged here."""
     try:
         supervisor.start()
     except EdgekitError as error:
         failed = SupervisorFailed(disk.found(root), f"{error.what}: {error.why}")
         for effect in Trial().handle(failed, time.monotonic()):
-            if isinstance(effect, HoldStops):  # what was good is current; none runs to succeed
+            if isinstance(effect, HoldStops):  # the good release is current; no supervisor runs
                 with suppress(EdgekitError):
                     supervisor.start()
             else:
@@ -138,11 +139,11 @@ def _start(root: Root, supervisor: Supervisor) -> None:
 
 
 def _what_runs(root: Root, seconds: float) -> str:
-    """Give the release that is back the time to answer again; says what to expect."""
+    """Wait until the old release answers again; return a sentence that says what runs now."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         answering = root.ready_file.exists()
-        # Looked at after the file: the verdict is on record before `current` moves back.
+        # Read the link after the ready file: `current` moves back only after the verdict.
         back = root.linked(root.current)
         if back is None:
             return "nothing runs on the device now"
@@ -153,13 +154,13 @@ def _what_runs(root: Root, seconds: float) -> str:
 
 
 def rollback(root: Root, supervisor: Supervisor) -> dict[str, object]:
-    """Go back to the release that ran before.
+    """Go back to the previous release.
 
-    It keeps the present agent.toml. Only where that holds a setting that the release's agent does
-    not know, the release gets the agent.toml that it ran with.
+    It runs with the present `agent.toml`. If that file has a setting that the previous release's
+    agent does not know, the release gets back the `agent.toml` that it ran with.
 
     Raises:
-        EdgekitError: there is none.
+        EdgekitError: there is no previous release, or its trial failed.
     """
     previous = root.linked(root.previous)
     if previous is None or previous == root.linked(root.current):
@@ -168,10 +169,10 @@ def rollback(root: Root, supervisor: Supervisor) -> dict[str, object]:
 
 
 def _own_config(root: Root, previous: Digest) -> bytes | None:
-    """The agent.toml that `previous` ran with, where it does not know a setting of the present one.
+    """The old `agent.toml` of `previous` if `previous` does not know all of the present settings.
 
-    None keeps the present one: also where the manifest of `previous` is damaged, since its trial
-    shows whether it runs under it.
+    None keeps the present file. It is also the result for a damaged manifest: the trial then shows
+    whether `previous` runs with the present file.
     """
     present = _config(root)
     if present is None or not root.previous_config.exists():
@@ -185,7 +186,7 @@ def _own_config(root: Root, previous: Digest) -> bytes | None:
 
 
 def _model(root: Root) -> object:
-    """How the model runs: slots, threads, whether they were measured here; None if it does not."""
+    """How the model runs: slots, threads, measured here or not; None if no model runs."""
     try:
         ready = json.loads(root.ready_file.read_bytes())
     except (OSError, ValueError):
@@ -194,7 +195,7 @@ def _model(root: Root) -> object:
 
 
 def describe(root: Root, supervisor: Supervisor) -> dict[str, object]:
-    """What the device runs and since when."""
+    """Report what the device runs and since when, for `agent state`."""
     config = _config(root)
     return {
         "current": root.linked(root.current),

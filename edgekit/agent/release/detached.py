@@ -1,6 +1,6 @@
-"""The supervisor as a Protocol, and `detached`: the one for accounts without systemd.
+"""The Supervisor protocol, and Detached: the supervisor for accounts without systemd.
 
-A supervisor belongs to a release and runs from its trees. A locked pid file says that it lives.
+A supervisor belongs to a release and runs from its trees. It locks the pid file while it lives.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from edgekit.errors import EdgekitError
 
 POLL_SECONDS = 0.05
 STOP_MARGIN_SECONDS = 10.0  # beyond the agent's own drain time
-LOCK_SECONDS = 2.0  # a look at the pid file takes its lock for an instant
-LOCK_VARIABLE = "EDGEKIT_SUPERVISOR_LOCK"  # the descriptor that a supervisor hands its successor
+LOCK_SECONDS = 2.0  # `pid` takes the pid file's lock for an instant
+LOCK_VARIABLE = "EDGEKIT_SUPERVISOR_LOCK"  # the descriptor that a supervisor passes on
 
 
 def command(root: Root, verb: str) -> list[str]:
@@ -31,7 +31,7 @@ def command(root: Root, verb: str) -> list[str]:
 
 
 def drain_seconds(root: Root) -> float:
-    """How long the agent may take to end; 0 where `agent.toml` cannot be read."""
+    """Seconds that the agent may take to end; 0 if `agent.toml` cannot be read."""
     try:
         return parse_known_agent_config(root.agent_config.read_bytes()).drain_seconds
     except (OSError, EdgekitError):
@@ -42,20 +42,20 @@ class Supervisor(Protocol):
     """Starts, stops and watches the agent of one device."""
 
     def start(self) -> None:
-        """Start what `current` names; returns when it is supervised."""
+        """Start the release that `current` names; return when a supervisor holds the lock."""
         ...
 
     def stop(self) -> None:
-        """Drain and stop; returns when nothing of it runs."""
+        """Drain and stop the agent; return when the supervisor has ended."""
         ...
 
     def pid(self) -> int | None:
-        """The supervisor's process, or None when nothing is supervised."""
+        """The supervisor's process id, or None when none runs."""
         ...
 
 
 class Detached:
-    """A process in a session of its own, known by a locked pid file."""
+    """A supervisor in a session of its own; a locked pid file identifies it."""
 
     def __init__(self, root: Root) -> None:
         self._root = root
@@ -64,7 +64,7 @@ class Detached:
         """Start `agent supervise` from the trees of `current`.
 
         Raises:
-            EdgekitError: it did not take the pid file's lock in time.
+            EdgekitError: the supervisor did not lock the pid file in time.
         """
         with self._root.log_file.open("a") as log:
             process = subprocess.Popen(
@@ -83,7 +83,7 @@ class Detached:
             time.sleep(POLL_SECONDS)
 
     def stop(self) -> None:
-        """SIGTERM, then SIGKILL to the whole session when it does not end in time."""
+        """Send SIGTERM; send SIGKILL to its process group if it does not end in time."""
         pid = self.pid()
         if pid is None:
             return
@@ -98,7 +98,7 @@ class Detached:
             time.sleep(POLL_SECONDS)
 
     def pid(self) -> int | None:
-        """The process that holds the pid file's lock."""
+        """The id of the process that holds the pid file's lock, or None."""
         try:
             with self._root.pid_file.open("r") as file:
                 try:
@@ -112,7 +112,7 @@ class Detached:
 
 
 def lock(root: Root) -> TextIO:
-    """Take the pid file's lock, or what a supervisor hands on of it, and write who holds it.
+    """Lock the pid file, or inherit a predecessor's lock, and write this process's id to it.
 
     Raises:
         EdgekitError: another supervisor holds it.

@@ -1,4 +1,4 @@
-"""What a trial reads of ROOT, and those of its effects that change it."""
+"""Read the state of a trial from ROOT, and perform the effects that change ROOT."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from edgekit.store import fsync_folder, replace_link
 
 
 def found(root: Root) -> OnDisk:
-    """What the disk says of the current release and of what there is to go back to."""
+    """Read the current release and what a failed trial can go back to."""
     current = root.linked(root.current)
     row = Releases(root.path).get(current) if current is not None else None
     known = OnDisk(
@@ -34,10 +34,10 @@ def found(root: Root) -> OnDisk:
 
 
 def perform(root: Root, effect: Effect) -> None:
-    """Change the disk as `effect` says; an effect on processes changes nothing here.
+    """Change the disk as `effect` says; ignore effects on processes.
 
     Raises:
-        EdgekitError: the table of a release has no such move.
+        EdgekitError: the release's transition table has no such move.
     """
     match effect:
         case CountTry(release):
@@ -49,7 +49,7 @@ def perform(root: Root, effect: Effect) -> None:
         case RestoreGoodConfig() | RestorePreviousConfig():
             of_current = isinstance(effect, RestoreGoodConfig)
             kept = root.good_config if of_current else root.previous_config
-            if kept.exists():  # else it was moved before a kill
+            if kept.exists():  # otherwise it was moved before a kill
                 kept.replace(root.agent_config)
                 fsync_folder(root.agent_config.parent)
         case MoveCurrent(None):

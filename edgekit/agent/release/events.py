@@ -1,4 +1,4 @@
-"""What happens to a trial, and what it wants done: its events and its effects."""
+"""The events that a trial takes and the effects that it asks for."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from edgekit.core.release import ReleaseEvent, ReleaseState
 # --- events -----------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class OnDisk:
-    """A supervisor starts, and this is what the disk holds.
+    """A supervisor starts and has read this state from the disk.
 
     Attributes:
         release: the release that `current` names.
-        state: how it stands; None where no row says it, or in a word of a later version.
-        tries: supervisors that have started it during this trial.
-        reason: why its last trial failed, empty where it did not.
+        state: its state; None if it has no row, or if only a later version knows the state.
+        tries: how many supervisors have started it during this trial.
+        reason: why its last trial failed; empty if it did not fail.
         good_config: whether `agent.toml.good` exists.
         previous: the release that `previous` names.
     """
@@ -32,7 +32,7 @@ class OnDisk:
 
 @dataclass(frozen=True, slots=True)
 class SupervisorFailed:
-    """The supervisor of a release could not be started; with what the disk holds, and why."""
+    """The supervisor of a release could not be started: the state on disk, and the reason."""
 
     found: OnDisk
     reason: str
@@ -40,49 +40,49 @@ class SupervisorFailed:
 
 @dataclass(frozen=True, slots=True)
 class AgentStarted:
-    """The agent's process runs and has so many seconds to become ready."""
+    """The agent's process runs; it has `trial_seconds` to become ready."""
 
     trial_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class AgentReady:
-    """The ready file is there: the agent answers prompts."""
+    """The ready file exists: the agent answers prompts."""
 
 
 @dataclass(frozen=True, slots=True)
 class AgentEnded:
-    """The agent's process is gone; with the end of the device's log."""
+    """The agent's process has ended; `log` is the end of the device's log."""
 
     log: str
 
 
 @dataclass(frozen=True, slots=True)
 class TimePassed:
-    """Time passed."""
+    """Nothing else happened; the deadline may have passed."""
 
 
 @dataclass(frozen=True, slots=True)
 class StopAsked:
-    """SIGTERM or SIGINT came."""
+    """The supervisor received SIGTERM or SIGINT."""
 
 
 @dataclass(frozen=True, slots=True)
 class StopsHeld:
-    """No stop has come, and one that comes from now on waits for the successor."""
+    """No stop signal has come; a later one stays blocked until the successor handles it."""
 
 
-# --- effects: each is done again without harm -------------------------------------------------
+# --- effects: to perform one twice does no harm ------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class CountTry:
-    """Record that a supervisor starts the release on trial."""
+    """Record that a supervisor starts the release on trial, before it does."""
 
     release: Digest
 
 
 @dataclass(frozen=True, slots=True)
 class RecordVerdict:
-    """Move the release along the table of `core.release`; with the reason of a failure."""
+    """Move the release along the table of `core.release`; `reason` says why it failed."""
 
     release: Digest
     event: ReleaseEvent
@@ -106,12 +106,12 @@ class ForgetGoodConfig:
 
 @dataclass(frozen=True, slots=True)
 class RestoreGoodConfig:
-    """`agent.toml.good` becomes `agent.toml`."""
+    """Rename `agent.toml.good` to `agent.toml`."""
 
 
 @dataclass(frozen=True, slots=True)
 class RestorePreviousConfig:
-    """`agent.toml.previous` becomes `agent.toml`, unless it has become that before."""
+    """Rename `agent.toml.previous` to `agent.toml`, unless that has been done before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +123,12 @@ class MoveCurrent:
 
 @dataclass(frozen=True, slots=True)
 class HoldStops:
-    """Let a stop wait from now on; `StopsHeld` follows, or `StopAsked` where one has come."""
+    """Block stop signals from now on; `StopsHeld` follows, or `StopAsked` if one has come."""
 
 
 @dataclass(frozen=True, slots=True)
 class BecomeSuccessor:
-    """Become the supervisor of `current`, under the same lock; the last effect."""
+    """Become the supervisor of `current` and keep the lock; the last effect."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ class KeepRunning:
 
 @dataclass(frozen=True, slots=True)
 class EndSupervisor:
-    """The supervisor ends with this exit code; the last effect."""
+    """End the supervisor with this exit code; the last effect."""
 
     code: int
 

@@ -1,9 +1,10 @@
-"""One push at a time: between the verbs of a push the device remembers whose it is.
+"""The lease of a push: a device takes one push at a time.
 
-A push calls one verb after the other and transfers in between, so no lock of a verb spans it. Its
-verbs have one ancestor: the SSH session, or for a `local:` device the controller itself. The lease
-names that process; it ends with it, or when nothing has arrived for a while, since a session
-outlives a cut cable by hours. Only `offer`, the first verb of a push, asks for it.
+A push calls one verb after the other and transfers blobs in between, so no lock of a verb spans
+it. Its verbs have one ancestor: the SSH session, or the controller itself for a `local:` device.
+The lease names that process. It ends with the process, or when no bytes have arrived for
+`QUIET_SECONDS`, because a session outlives a cut cable by hours. Only `offer`, the first verb of a
+push, takes the lease.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def claim(root: Root) -> None:
     """Take the lease for the process that started this verb.
 
     Raises:
-        EdgekitError: another one holds it.
+        EdgekitError: another push holds the lease.
     """
     mine = _identity(_pusher())
     lease = root.lease_file
@@ -44,14 +45,14 @@ def claim(root: Root) -> None:
 
 
 def release(root: Root) -> None:
-    """The push of the process that started this verb is done."""
+    """Give back the lease if the process that started this verb holds it."""
     lease = root.lease_file
     if lease.exists() and lease.read_text("utf-8") == _identity(_pusher()):
         lease.unlink()
 
 
 def _pusher() -> int:
-    """The process behind this verb: its parent, or above the shell that SSH put in between."""
+    """The pushing process: the nearest ancestor of this verb that is not a shell (SSH runs one)."""
     pid = os.getppid()
     while (stat := _stat(pid)) and stat[0] in SHELLS:
         pid = int(stat[2])
@@ -59,16 +60,16 @@ def _pusher() -> int:
 
 
 def _identity(pid: int) -> str:
-    """Number and start time, so that a number used again is another process; empty: none.
+    """Process id and start time, because the kernel reuses ids; empty if no process runs.
 
-    A zombie is none: a killed controller leaves one where init is slow to reap.
+    A zombie counts as ended: a killed controller stays one until init reaps it.
     """
     stat = _stat(pid)
     return f"{pid} {stat[20]}" if stat and stat[1] != "Z" else ""
 
 
 def _stat(pid: int) -> list[str]:
-    """proc(5) `stat` from its second field on: name, state, parent; 20 fields on, the start."""
+    """Fields of proc(5) `stat` from the second on: name, state, parent; [20] is the start time."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
     except (FileNotFoundError, ProcessLookupError):

@@ -15,7 +15,7 @@ LOG_TAIL_LINES = 5
 
 
 def log_tail(root: Root) -> str:
-    """The last lines of the device's log, for an error's why."""
+    """The last lines of the device's log, for the `why` of an error."""
     try:
         lines = root.log_file.read_text("utf-8", "replace").splitlines()
     except FileNotFoundError:
@@ -24,12 +24,12 @@ def log_tail(root: Root) -> str:
 
 
 def rotate(log: Path) -> None:
-    """Keep one old log, by copying: every process that writes here has the file open to append."""
+    """Copy the log to `.1` and truncate it: running processes have the file open for appending."""
     if log.exists() and log.stat().st_size > LOG_BYTES:
         shutil.copyfile(log, log.with_name(f"{log.name}.1"))
         os.truncate(log, 0)
 
 
 def say(text: str) -> None:
-    """A line of the supervisor; its standard error is the log."""
+    """Write a line of the supervisor to standard error, which is the device's log."""
     sys.stderr.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} supervisor: {text}\n")

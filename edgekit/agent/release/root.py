@@ -1,4 +1,4 @@
-"""ROOT, made and locked: `core.layout` says where everything of one device lies."""
+"""ROOT, the folder of one device: its paths (from `core.layout`) and its update lock."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ class Root:
 
     @property
     def previous_config(self) -> Path:
-        """The `agent.toml` that `previous` ran with."""
+        """The `agent.toml` with which `previous` ran."""
         return self.path / layout.PREVIOUS_CONFIG
 
     @property
     def good_config(self) -> Path:
-        """The `agent.toml` that `current` was good with, while only a new one is on trial."""
+        """The last good `agent.toml` of `current`, while only a new configuration is on trial."""
         return self.path / layout.GOOD_CONFIG
 
     @property
     def current(self) -> Path:
-        """Link to the release that runs."""
+        """Link to the running release."""
         return self.path / layout.CURRENT
 
     @property
@@ -62,12 +62,12 @@ class Root:
 
     @property
     def journal(self) -> Path:
-        """The prompts that were accepted, and their outcomes."""
+        """The accepted prompts and their outcomes."""
         return self.path / layout.JOURNAL
 
     @property
     def tuning_file(self) -> Path:
-        """The runtime settings that were measured for each release on this CPU."""
+        """The runtime settings measured for each release on this CPU."""
         return self.path / layout.TUNING_FILE
 
     @property
@@ -77,12 +77,12 @@ class Root:
 
     @property
     def lease_file(self) -> Path:
-        """Names the push that is at work."""
+        """Names the push in progress."""
         return self.path / layout.LEASE_FILE
 
     @property
     def log_file(self) -> Path:
-        """What supervisor, agent and worker print."""
+        """The output of supervisor, agent and worker."""
         return self.path / layout.LOG_FILE
 
     def release(self, digest: Digest) -> Path:
@@ -90,14 +90,14 @@ class Root:
         return self.path / layout.release(digest)
 
     def linked(self, link: Path) -> Digest | None:
-        """The release a link names, or None."""
+        """The release that a link names, or None if there is no link."""
         try:
             return Digest.from_hex(link.readlink().name)
         except FileNotFoundError:
             return None
 
     def create(self) -> None:
-        """Make the folders: the root is the device owner's alone, as prompts are."""
+        """Make the folders; the root is for its owner alone, because it holds prompts."""
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         for name in (layout.ETC, layout.RUN, layout.LOG):
             (self.path / name).mkdir(exist_ok=True, mode=0o700)
@@ -107,10 +107,10 @@ class Root:
 
     @contextmanager
     def updating(self) -> Iterator[None]:
-        """Hold the device's update lock; the kernel lets go of it when the holder dies.
+        """Hold the device's update lock; the kernel releases it when its holder dies.
 
         Raises:
-            EdgekitError: another update is at work.
+            EdgekitError: another update is in progress.
         """
         self.create()
         with (self.path / layout.UPDATE_LOCK).open("w") as file:
@@ -124,5 +124,5 @@ class Root:
             yield
 
     def environment(self, release: Path) -> dict[str, str]:
-        """A release runs on its own trees and nothing else of this machine's Python."""
+        """The environment of a release: its own trees and no other packages of the machine."""
         return layout.environment(self.path, layout.release_trees(release))

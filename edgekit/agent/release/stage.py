@@ -1,4 +1,4 @@
-"""Staging: verified blobs become a whole release folder, or nothing at all."""
+"""Staging: turn verified blobs into a whole release folder, or change nothing."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from edgekit.errors import EdgekitError, VerificationError
 from edgekit.store import fsync_folder
 from edgekit.trust import PinnedManifest, pin
 
-RESERVE_BYTES = 64 << 20  # never fill the disk to the last byte
+RESERVE_BYTES = 64 << 20  # bytes of the disk that stay free
 
 
 def offer(root: Root, pinned: PinnedManifest) -> dict[str, object]:
-    """Take a manifest and say which of its blobs are missing here.
+    """Store a manifest and report which of its blobs this device lacks.
 
     Returns:
-        `missing`: a list of digest, size and `have` (bytes of an earlier transfer), in bytes.
+        `missing`: a list of `digest`, `size` (bytes) and `have` (bytes of an earlier transfer).
 
     Raises:
-        VerificationError: this device has no runtime in the bundle.
-        EdgekitError: the disk is too small, or another push is at work.
+        VerificationError: the bundle has no runtime for this device.
+        EdgekitError: the disk is too small, or another push is in progress.
     """
     claim(root)
     wanted = for_this_device(pinned.manifest)
@@ -61,16 +61,17 @@ def offer(root: Root, pinned: PinnedManifest) -> dict[str, object]:
 
 
 def for_this_device(manifest: Manifest) -> list[Descriptor]:
-    """Config and the layers that this machine fetches."""
+    """The bundle config and the layers that this machine needs."""
     minor = f"{sys.version_info.major}.{sys.version_info.minor}"
     return manifest.for_device(oci_platform(platform.machine()), minor)
 
 
 def stage(root: Root, digest: Digest) -> Path:
-    """Hash every blob where it lies, then publish the release folder by rename.
+    """Hash every blob in the store, then publish the release folder by rename.
 
     Raises:
-        VerificationError: a blob is missing or corrupt; corrupt ones are removed, to be sent again.
+        VerificationError: a blob is missing or corrupt; corrupt blobs are removed, and the next
+            push sends them again.
     """
     store = root.store
     pinned = pin(store.read(digest), digest)
@@ -106,7 +107,7 @@ def _assemble(root: Root, manifest: Manifest, target: Path) -> None:
     model.mkdir(parents=True)
     try:
         for file in manifest.model_files:
-            # A hard link, never a symbolic one: onnxruntime refuses external data behind those.
+            # A hard link: onnxruntime refuses external data behind a symbolic link.
             os.link(root.store.path(file.digest), model / file.title)
         runtime = next(d for d in for_this_device(manifest) if d in manifest.runtimes)
         for name, layer in ((layout.AGENT, manifest.agent), (layout.RUNTIME, runtime)):
@@ -122,9 +123,9 @@ def _assemble(root: Root, manifest: Manifest, target: Path) -> None:
 
 
 def _relink(root: Root, manifest: Manifest, release: Path) -> None:
-    """Give a release the verified blobs again: one that was damaged has been sent anew.
+    """Link a release's model files to the verified blobs again, after a push replaced some.
 
-    By rename, file by file; a model that runs keeps what it has mapped.
+    Each file is replaced by rename: a running model keeps the files that it has mapped.
     """
     for file in manifest.model_files:
         blob, place = root.store.path(file.digest), release / layout.MODEL / file.title
@@ -137,7 +138,7 @@ def _relink(root: Root, manifest: Manifest, release: Path) -> None:
 
 
 def _unpack(root: Root, layer: Digest) -> None:
-    """A tree is shared by every release that has the layer, so a new model costs no runtime."""
+    """Unpack a layer once: releases share its tree, so a new model needs no new runtime."""
     target = root.path / layout.tree(layer)
     if not target.exists():
         temporary = root.trees / f".{layer.hex}.tmp"

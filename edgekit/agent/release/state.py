@@ -1,9 +1,9 @@
-"""`state.db`: which releases a device has and how each one stands. Written before acting.
+"""`state.db`: the releases of a device and their states, recorded before each action.
 
-The file outlives every release, in both directions: a push brings a later agent to it and a
-rollback an earlier one. Only the columns below are read and written; those of a later version are
-left as they are. A state that this version does not know counts as `staged`: the release's folder
-is whole, and whether it answers is for a trial to say. It is shown as it is on record.
+Later and earlier agents use the same file: a push brings a later agent, a rollback an earlier one.
+The agent reads and writes only the columns below and leaves the columns of a later version alone.
+A state that this version does not know counts as `staged`: the release's folder is whole, and only
+a trial can tell whether the release answers. `agent state` shows such a state as it is recorded.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ BUSY_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """One row."""
+    """One release: a row of the table."""
 
     digest: Digest
     name: str
@@ -47,14 +47,14 @@ class Release:
 
     @property
     def known_state(self) -> ReleaseState | None:
-        """Its state, or None where only a later version knows it."""
+        """The state, or None if only a later version knows it."""
         try:
             return ReleaseState(self.state)
         except ValueError:
             return None
 
     def to_dict(self) -> dict[str, object]:
-        """For `agent state`."""
+        """The row as `agent state` prints it."""
         return asdict(self)
 
 
@@ -81,18 +81,18 @@ class Releases:
             yield db
 
     def all(self) -> list[Release]:
-        """Every known release, newest change first."""
+        """Every recorded release, latest change first."""
         with self._open() as db:
             query = f"SELECT {_COLUMNS} FROM releases ORDER BY since DESC, digest"  # noqa: S608  own names
             rows = db.execute(query).fetchall()
         return [Release(Digest.parse(row[0]), *row[1:]) for row in rows]
 
     def get(self, digest: Digest) -> Release | None:
-        """One release, or None."""
+        """One release, or None if it is not recorded."""
         return next((r for r in self.all() if r.digest == digest), None)
 
     def stage(self, digest: Digest, name: str, version: str) -> None:
-        """Record a staged release; one that is good stays good, a trial goes on."""
+        """Record a staged release; a good release stays good, and a trial goes on."""
         known = self.get(digest)
         state = after(_state(known), ReleaseEvent.STAGE)
         if known and known.state in (state, ReleaseState.TRIAL):
@@ -116,7 +116,7 @@ class Releases:
         return state
 
     def count_try(self, digest: Digest) -> int:
-        """Record that a supervisor starts a release on trial; returns how many have."""
+        """Record that a supervisor starts a release on trial; return the number of starts."""
         with self._open() as db:
             db.execute("UPDATE releases SET tries = tries + 1 WHERE digest = ?", (digest,))
             row = db.execute("SELECT tries FROM releases WHERE digest = ?", (digest,)).fetchone()
@@ -124,5 +124,5 @@ class Releases:
 
 
 def _state(release: Release | None) -> ReleaseState | None:
-    """Where a release stands for the transition table."""
+    """The state of a release for the transition table."""
     return None if release is None else release.known_state or ReleaseState.STAGED

@@ -1,30 +1,30 @@
-"""The trial of a release as a machine: events in, effects out, nothing touched.
+"""The trial of a release as a state machine: it takes events, returns effects and does no I/O.
 
 `Trial.handle(event, now)` is the only method; `now` is monotonic seconds. The supervisor's process
-(`watch`) performs the effects, one after the other, and feeds back what they lead to. The rules:
+(`watch`) performs the effects in order and feeds back the events that they cause. The rules:
 
-1.  What a supervisor does first follows from the disk alone (`OnDisk`). A supervisor that is killed
-    after any effect is therefore continued by the next one.
-2.  A trial has one start. The try is on record before the agent starts; a supervisor that finds it
-    there calls the trial failed, because the device or the supervisor went down during it.
-3.  The agent has `trial_seconds` from its start to become ready. Ready in time is good: that is on
-    record before `agent.toml.good`, which is what to go back to, goes away.
+1.  The disk alone (`OnDisk`) decides what a supervisor does first. If a supervisor is killed after
+    any effect, the next one therefore continues its work.
+2.  A trial starts its agent once. The supervisor records the try before it starts the agent. A
+    supervisor that finds a recorded try fails the trial: the device or its supervisor went down.
+3.  The agent has `trial_seconds` from its start to become ready. If it is ready in time, the
+    release is good. That is recorded before `agent.toml.good`, the way back, is removed.
 4.  The trial fails when the agent ends, when the deadline passes, when the supervisor cannot start,
-    and by rule 2. An agent that is too late is ended before anything else happens.
-5.  The failure and its reason are on record before anything goes back. The way back is to be
-    continued where `current` names a bad release, or one that has been staged again since, or where
-    `agent.toml.good` stands beside a reason. The next supervisor continues it, or the next
-    activation before it changes anything.
-6.  Where `agent.toml.good` exists, only a new configuration is on trial: that file becomes
-    `agent.toml` again and the release stays good. The reason is kept in its row.
-7.  Otherwise the release is bad and `previous` comes back: first its configuration, then the link
-    `current`. An old release is never current under a configuration that nobody tried.
-8.  Without a `previous`, or where it is the failed release itself, there is nothing to go back to:
-    `current` goes away and the supervisor ends with a failure.
-9.  A stop ends the agent and the supervisor without a verdict; the try stays on record (rule 2).
-    On the way back a stop waits until what was good is current, and then ends the supervisor.
-10. A device has one supervisor. The one that went back becomes the supervisor of what is current:
-    the same process under the same lock, with stops held so that none is lost in between.
+    and by rule 2. The supervisor first ends an agent that is too late.
+5.  The failure and its reason are recorded before the device goes back. The way back is unfinished
+    if `current` names a bad release, or one that was staged again since, or if `agent.toml.good`
+    exists and the release has a reason. The next supervisor completes it, or the next activation
+    does before it changes anything.
+6.  If `agent.toml.good` exists, only a new configuration is on trial: that file becomes
+    `agent.toml` again and the release stays good. The row of the release keeps the reason.
+7.  Otherwise the release is bad and the device goes back to `previous`: first its configuration,
+    then the link `current`. An old release is never current under an untested configuration.
+8.  If there is no `previous`, or if it names the failed release, there is no way back: `current` is
+    removed and the supervisor exits with 1.
+9.  A stop ends the agent and the supervisor without a verdict; the try stays recorded (rule 2). On
+    the way back a stop waits until the good release is current, and then ends the supervisor.
+10. A device has one supervisor. After going back it becomes the supervisor of `current`: the same
+    process keeps the same lock, and holds stop signals in between to lose none.
 
 `TRANSITIONS` and `WAYS` are these rules as data; docs/architecture.md prints them. A new event is a
 value in `events`, a case in `_happening` and a row here. An event without a row changes nothing.
@@ -77,7 +77,7 @@ class Phase(StrEnum):
 
 
 class Happening(StrEnum):
-    """What an event means here."""
+    """The meaning of an event for the supervisor."""
 
     NOTHING_ACTIVE = "no release is current"
     SETTLED = "no trial, and nothing left of one"
@@ -94,7 +94,7 @@ class Happening(StrEnum):
 
 
 class TrialStep(StrEnum):
-    """What the supervisor does, in the order in which it stands in the table."""
+    """One step of the supervisor; the table gives the order."""
 
     COUNT_TRY = "record the try"
     START_AGENT = "start the agent"
@@ -117,7 +117,7 @@ class TrialStep(StrEnum):
 
 
 class WayBack(StrEnum):
-    """What a failed trial goes back to."""
+    """The state to which a failed trial returns the device."""
 
     CONFIG = "`agent.toml.good` exists"
     PREVIOUS = "`previous` names another release"
@@ -150,7 +150,7 @@ TRANSITIONS: dict[tuple[Phase, Happening], tuple[Phase, tuple[TrialStep, ...]]] 
     (Phase.RETURNING, Happening.STOPS_HELD): (Phase.OVER, (TrialStep.BECOME_SUCCESSOR,)),
     (Phase.RETURNING, Happening.STOP): (Phase.OVER, (TrialStep.EXIT,)),
 }
-# For each way: what `record the failure` and `go back` stand for, and where that leads.
+# For each way: the steps of `record the failure` and of `go back`, and the phase that follows.
 WAYS: dict[WayBack, tuple[TrialStep, tuple[TrialStep, ...], Phase]] = {
     WayBack.CONFIG: (
         TrialStep.RECORD_RESTORED,
@@ -179,7 +179,7 @@ def table() -> str:
 
 
 def ways_table() -> str:
-    """What a failed trial goes back to as Markdown, for docs/architecture.md."""
+    """The ways back from a failed trial as Markdown, for docs/architecture.md."""
     lines = ["| the first that holds | record the failure | go back | then it is |"]
     lines += ["|---|---|---|---|"]
     for way, (record, steps, then) in WAYS.items():
@@ -190,7 +190,7 @@ def ways_table() -> str:
 # --- the machine ------------------------------------------------------------------------------
 @dataclass(slots=True)
 class Trial:
-    """One supervisor's judgement of what it finds; a new supervisor has a new one."""
+    """The state of one supervisor's trial; each supervisor starts with a new one."""
 
     phase: Phase = field(default=Phase.STARTING, init=False)
     _found: OnDisk = field(default=OnDisk(None), init=False)
@@ -199,7 +199,7 @@ class Trial:
     _reason: str = field(default="", init=False)
 
     def handle(self, event: Event, now: float) -> tuple[Effect, ...]:
-        """What is to be done now that `event` happened, in this order.
+        """Return the effects to perform after `event`, in this order.
 
         Args:
             event: what happened.
@@ -268,7 +268,7 @@ class Trial:
             return PLAIN[step]
         if step == TrialStep.MOVE_CURRENT:
             return MoveCurrent(self._found.previous)
-        assert release is not None  # every other step is of a trial
+        assert release is not None  # every other step belongs to a trial
         if step == TrialStep.COUNT_TRY:
             return CountTry(release)
         event = RECORDS[step]

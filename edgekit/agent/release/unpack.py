@@ -1,4 +1,4 @@
-"""Unpack a tar+zstd layer whose bytes have been verified, and still trust no path in it."""
+"""Unpack a tar+zstd layer: its bytes are verified, but its paths are checked all the same."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def unpack(layer: Path, target: Path) -> None:
     Not `TarFile.extractall`: its safe filter is missing from the Python 3.11.2 of Debian 12.
 
     Raises:
-        VerificationError: a link, a device, or a path that leaves the folder.
+        VerificationError: the layer holds a link, a device, or a path outside the folder.
     """
     target.mkdir(parents=True)
     with (
@@ -45,7 +45,7 @@ def unpack(layer: Path, target: Path) -> None:
 
 
 def sync_file_system(folder: Path) -> None:
-    """Write everything of the file system out once: cheaper than an fsync for each file."""
+    """Sync all file systems once, which costs less than an fsync of each file."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

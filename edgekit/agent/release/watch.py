@@ -1,4 +1,4 @@
-"""The supervisor's process: it performs what `trial` decides, and keeps the agent running."""
+"""The supervisor's process: it performs the effects of `trial` and keeps the agent running."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ from edgekit.errors import EdgekitError, TakenOverError
 BACKOFF_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 STEADY_SECONDS = 60.0  # an agent that lived this long starts again without delay
 LOG_CHECK_SECONDS = 60.0
-# What systemd gives the process that it watches; not WATCHDOG_PID, since the agent reports.
+# Set by systemd for the process that it watches; not WATCHDOG_PID, because the agent reports.
 MANAGER_VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC")
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -69,21 +69,21 @@ def become(root: Root, more: Mapping[str, str] | None = None) -> NoReturn:
 
 
 class Watch:
-    """One agent at a time, started again with back-off, and the trial of its release."""
+    """The supervisor: it runs one agent, restarts it with back-off and judges its trial."""
 
     def __init__(self, root: Root) -> None:
         self._root = root
         self._trial = Trial()
         self._stopping = False
         self._child: subprocess.Popen[bytes] | None = None
-        self._events: deque[Event] = deque()  # what the effects led to
+        self._events: deque[Event] = deque()  # caused by effects
         self._lock: TextIO | None = None
 
     def run(self) -> NoReturn:
         """Supervise `current` until SIGTERM, or until a failed trial leaves nothing to run.
 
         Raises:
-            EdgekitError: another supervisor is at work, or a new `agent.toml` cannot be read.
+            EdgekitError: another supervisor runs, or a new `agent.toml` cannot be read.
             SystemExit: the supervision has ended.
         """
         self._lock = lock(self._root)
@@ -97,9 +97,9 @@ class Watch:
                 self._perform(effect)
 
     def _look(self) -> Event:
-        """What happened since the last look.
+        """Return what happened since the last look.
 
-        A stop is looked at last and counts first: it ends the agent, which is no failure then.
+        A stop is checked last and takes precedence: it ends the agent, and that is no failure.
         """
         time.sleep(POLL_SECONDS)
         ready = self._root.ready_file.exists()
@@ -136,7 +136,7 @@ class Watch:
                 disk.perform(self._root, effect)
 
     def _become_successor(self) -> NoReturn:
-        """The lock passes on without a gap."""
+        """Become the successor and pass the lock on without releasing it."""
         assert self._lock is not None
         os.set_inheritable(self._lock.fileno(), True)
         become(self._root, {LOCK_VARIABLE: str(self._lock.fileno())})
@@ -172,7 +172,7 @@ class Watch:
             stdin=subprocess.DEVNULL,
             preexec_fn=partial(_die_with_parent, os.getpid()),  # noqa: PLW1509  this process has one thread
         )
-        if self._stopping:  # the signal came before there was a child to pass it to
+        if self._stopping:  # the signal came before the agent existed
             self._child.terminate()
         return self._child
 
@@ -194,7 +194,7 @@ class Watch:
 
 
 def _die_with_parent(parent: int) -> None:
-    """An agent whose supervisor is killed must not stay behind and fight with the next one."""
+    """Make the kernel kill the agent with its supervisor: the next one starts its own agent."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it was killed before this was set
+    if os.getppid() != parent:  # the supervisor was killed before the prctl
         os.kill(os.getpid(), signal.SIGKILL)
