@@ -1,7 +1,7 @@
-"""Where the controller's own files are: those that travel with the package, and its cache.
+"""Paths of the controller's own files: the data files of the package, and the cache.
 
-`containers/` with the hash locks and `deploy/` with the systemd unit lie beside the package in a
-checkout, in a wheel under `edgekit/_data` (see `pyproject.toml`).
+`containers/` (hash locks) and `deploy/` (systemd unit) lie beside the package in a checkout and
+under `edgekit/_data` in a wheel (see `pyproject.toml`).
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def path(name: str) -> Path:
-    """The file or folder `name`, e.g. `containers/runtime/runtime.lock`.
+    """Find the file or folder `name`, e.g. `containers/runtime/runtime.lock`.
 
     Raises:
-        FileNotFoundError: the installation lacks it.
+        FileNotFoundError: this installation does not have it.
     """
     for base in (_PACKAGE / "_data", _PACKAGE.parent):
         found = base / name

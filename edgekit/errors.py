@@ -1,20 +1,20 @@
-"""The one error family: every error says what happened, why, and what to do next.
+"""The errors of edgekit: each one says what happened, why, and what to do next.
 
-The type says whose fault it is and therefore the exit code:
-0 done, 1 failed, 2 usage, 3 stopped part-way, 4 refused by verification; of the device's agent
-alone, 5 another client took its place at the broker. Parts raise these; only `edgekit.cli` and
-`edgekit.agent.__main__` turn one into an exit.
+The type of an error decides the exit code: 0 done, 1 failed, 2 usage, 3 stopped part-way,
+4 refused by verification, 5 another client took the agent's place at the broker (only the device's
+agent exits with 5). All parts raise these errors; only `edgekit.cli` and `edgekit.agent.__main__`
+turn one into an exit.
 """
 
 from __future__ import annotations
 
 
 class EdgekitError(Exception):
-    """Something edgekit was asked to do did not happen.
+    """Edgekit could not do what it was asked to do.
 
     Attributes:
-        what: what happened, one line, no full stop needed.
-        why: the cause as far as it is known; may be empty.
+        what: what happened, in one line without a full stop.
+        why: the known cause; may be empty.
         next_step: what the reader can do now; may be empty.
     """
 
@@ -49,30 +49,30 @@ class EdgekitError(Exception):
 
 
 class UsageError(EdgekitError):
-    """The request itself is wrong: an argument, an option or a file the user wrote."""
+    """The request is wrong: an argument, an option or a file that the user wrote."""
 
     exit_code = 2
 
 
 class PartialError(EdgekitError):
-    """Stopped part-way: some devices or steps are done, others are not."""
+    """The command stopped part-way: some devices or steps are done, others are not."""
 
     exit_code = 3
 
 
 class VerificationError(EdgekitError):
-    """Bytes are not what their digest, signature or contract says; nothing was used."""
+    """Bytes do not match their digest, signature or contract; edgekit used none of them."""
 
     exit_code = 4
 
 
 class UnreachableError(EdgekitError):
-    """The other end did not answer: a broker, a device or an account; a retry can help."""
+    """A broker, a device or an account did not answer; a retry can help."""
 
     retryable = True
 
 
 class TakenOverError(EdgekitError):
-    """Another client connected with this device's name; to come back would be to fight for ever."""
+    """Another client uses this device's name; to reconnect would start an endless fight."""
 
     exit_code = 5

@@ -1,8 +1,8 @@
-"""BlobStore: a folder of sha256 files, and the recipe by which anything is published.
+"""BlobStore: a folder of sha256 files, and the functions that publish files atomically.
 
-`blobs/sha256/<hex>` as in an OCI image layout, so `sha256sum` audits it. This is the only place
-that publishes bytes: temporary name in the same folder, size, fsync, rename, fsync of the folder
-(restic's `local.Save`). Partial transfers lie beside it as `<hex>.part` until they verify.
+Blobs lie at `blobs/sha256/<hex>` as in an OCI image layout, so `sha256sum` can audit them. Only
+this module publishes bytes: temporary name in the same folder, size, fsync, rename, fsync of the
+folder (restic's `local.Save`). A partial transfer is `<hex>.part` beside them until it verifies.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def fsync_folder(folder: Path) -> None:
 
 
 def publish(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Replace `path` by `data`, whole or not at all."""
+    """Replace the contents of `path` by `data`, completely or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
@@ -53,7 +53,7 @@ def replace_link(link: Path, target: str) -> None:
 
 
 def read_chunks(path: Path) -> Iterator[bytes]:
-    """The file in pieces of `CHUNK_BYTES`."""
+    """Read the file in chunks of `CHUNK_BYTES`."""
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
             yield chunk
@@ -67,19 +67,19 @@ class BlobStore:
         self.folder = root / layout.BLOBS
 
     def create(self) -> None:
-        """Make the folder; nothing happens when it is there."""
+        """Make the folder unless it exists."""
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def path(self, digest: Digest) -> Path:
-        """Where the blob lies, whether or not it is there."""
+        """The path of the blob, which may be missing."""
         return self.root / layout.blob(digest)
 
     def part_path(self, digest: Digest) -> Path:
-        """Where a transfer of the blob collects its bytes."""
+        """The path at which a transfer of the blob collects its bytes."""
         return self.root / layout.part(digest)
 
     def has(self, digest: Digest, size: int | None = None) -> bool:
-        """Whether the blob is published (with that size)."""
+        """Whether the blob is published, with `size` bytes if that is given."""
         try:
             stat = self.path(digest).stat()
         except FileNotFoundError:
@@ -87,10 +87,10 @@ class BlobStore:
         return size is None or stat.st_size == size
 
     def read(self, digest: Digest) -> bytes:
-        """A small blob, hashed before it is returned.
+        """Read a small blob and check its digest.
 
         Raises:
-            VerificationError: missing, or its bytes are not those of its name.
+            VerificationError: the blob is missing, or its bytes have another digest.
         """
         try:
             data = self.path(digest).read_bytes()
@@ -100,28 +100,28 @@ class BlobStore:
         return data
 
     def verify(self, digest: Digest) -> None:
-        """Hash a blob where it lies.
+        """Hash a stored blob and check its digest.
 
         Raises:
-            VerificationError: missing or corrupt.
+            VerificationError: the blob is missing or corrupt.
         """
         if not self.has(digest):
             raise VerificationError(f"blob {digest.short} is missing from {self.root}")
         self._check(Digest.of(read_chunks(self.path(digest))), digest)
 
     def remove(self, digest: Digest) -> None:
-        """Forget a blob, so that it can be fetched again; nothing happens when it is not there."""
+        """Remove a blob if it exists; a later transfer can then fetch it again."""
         self.path(digest).unlink(missing_ok=True)
 
     def put(self, data: bytes) -> Digest:
-        """Publish bytes under their digest, over a damaged blob of that name as well."""
+        """Publish bytes under their digest; this replaces a damaged blob of that digest."""
         digest = Digest.of(data)
         if not self.has(digest, len(data)) or self.path(digest).read_bytes() != data:
             publish(self.path(digest), data, 0o444)
         return digest
 
     def put_stream(self, chunks: Iterable[bytes]) -> tuple[Digest, int]:
-        """Publish a stream under its digest; returns the digest and the size in bytes."""
+        """Publish a stream under its digest; return the digest and the size in bytes."""
         temporary = self.folder / f".incoming.{os.getpid()}.tmp"
         hasher = hashlib.sha256()
         size = 0
@@ -143,12 +143,12 @@ class BlobStore:
     def adopt(self, digest: Digest, size: int) -> None:
         """Publish a finished transfer: hash the `.part`, fsync, rename.
 
-        A part that does not verify is removed: its bytes are of no use to a later transfer.
-        Nothing happens when the part is gone and the blob is there: it was adopted before.
+        A part that fails the check is removed: a later transfer cannot use its bytes. If the part
+        is gone and the blob exists, the blob was adopted before, and nothing happens.
 
         Raises:
             EdgekitError: the part is missing or has fewer than `size` bytes (it stays).
-            VerificationError: its bytes are not those of `digest`.
+            VerificationError: the part's bytes have another digest than `digest`.
         """
         part = self.part_path(digest)
         have = part.stat().st_size if part.exists() else 0

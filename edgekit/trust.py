@@ -1,7 +1,7 @@
-"""Verification returns a type: what a device stages must come through here.
+"""Trust in a manifest is a type: a device stages only a manifest that `pin` has verified.
 
-Until TUF metadata travels with a bundle, the stand-in is `PinnedManifest`: bytes whose digest was
-given over the authenticated channel of a push. `stage` takes nothing weaker.
+Bundles carry no TUF metadata yet. Until they do, `PinnedManifest` stands in: bytes whose digest
+came over the authenticated channel of a push. `stage` accepts nothing weaker.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from edgekit.errors import VerificationError
 
 @dataclass(frozen=True, slots=True)
 class PinnedManifest:
-    """A manifest whose bytes have the digest that was asked for. Made by `pin` alone."""
+    """A manifest whose bytes have the requested digest. Only `pin` makes one."""
 
     digest: Digest
     manifest: Manifest
@@ -23,10 +23,10 @@ class PinnedManifest:
 
 
 def pin(data: bytes, digest: Digest) -> PinnedManifest:
-    """Hash first, parse after.
+    """Check the digest of a manifest, then parse it.
 
     Raises:
-        VerificationError: other bytes than asked for, or not a bundle.
+        VerificationError: the bytes have another digest, or are not a bundle's manifest.
     """
     got = Digest.of(data)
     if got != digest:
