@@ -1,10 +1,11 @@
-"""One MQTT 5 connection that comes back by itself: what its two drivers have in common.
+"""One MQTT 5 connection that reconnects by itself: the common part of its two drivers.
 
-`threaded` and `polled` say when its socket is read and when it is tried again; this says what
-happens then. What paho leaves to its user is done here, each measured to matter: TCP_NODELAY,
-guarded callbacks (an exception in `on_message` kills paho's thread silently), bounded queues, a
-reconnect with jitter (thousands of clients lose one broker together), subscribing again after every
-CONNACK, PUBACK only when told, and never for a message of an earlier connection.
+The drivers `threaded` and `polled` decide when to read the socket and when to reconnect; this
+module does the rest. It adds the parts that paho leaves to its user, each because a measurement
+showed the need: TCP_NODELAY, guarded callbacks (an exception in `on_message` kills paho's thread
+silently), bounded queues, a reconnect with jitter (thousands of clients lose one broker together),
+a new subscription after every CONNACK, and PUBACK only on request and never for a message of an
+earlier connection.
 """
 
 from __future__ import annotations
@@ -43,39 +44,39 @@ MAX_INFLIGHT_MESSAGES = 20  # Mosquitto's default; paho ignores CONNACK's Receiv
 CONNECT_TIMEOUT_SECONDS = 10.0
 RECONNECT_BASE_SECONDS = 1.0
 RECONNECT_MAX_SECONDS = 15.0
-STEADY_SECONDS = 10.0  # a connection that lived this long makes the next attempts quick again
-LOST = 0x100  # no reason code of MQTT: the connection ended before the PUBACK came
+STEADY_SECONDS = 10.0  # a connection that lived this long resets the back-off
+LOST = 0x100  # not an MQTT reason code: the connection ended before the PUBACK came
 
 
 def reconnect_delay_seconds(attempt: int, draw: float) -> float:
-    """Full jitter: anything between nothing and a bound that doubles up to a cap.
+    """Full jitter: a delay between 0 and a bound that doubles with each attempt, up to a cap.
 
     Args:
-        attempt: 0 for the first one after a connection was lost.
+        attempt: 0 for the first attempt after a connection was lost.
         draw: uniform in [0, 1).
     """
     return draw * min(RECONNECT_MAX_SECONDS, RECONNECT_BASE_SECONDS * 2.0 ** min(attempt, 10))
 
 
 class MqttConnection:
-    """One connection, its messages and its reasons; a driver reads and writes `client`'s socket.
+    """One connection and its messages; a driver reads and writes the socket of `client`.
 
-    Its session ends with the connection (Session Expiry 0): a shared subscription of a client that
-    is away would be given prompts.
+    The session ends with the connection (Session Expiry 0), because the broker would otherwise send
+    prompts to the shared subscription of an absent client.
 
     Args:
         broker: where to connect.
         client_id: unique at the broker.
-        retry_after: told by the engine in how many seconds the driver is to try again.
+        retry_after: called with the seconds after which the driver must reconnect.
         options: see `ClientOptions`.
-        on_settled: called once subscribed, or refused with a reason, which `refusal` has.
+        on_settled: called when the client has subscribed, or when `refusal` holds a reason.
 
     Attributes:
-        client: paho's; the driver's to drive.
-        refusal: why the broker, or its certificate, does not take us; None once it has.
+        client: the client of paho, which the driver drives.
+        refusal: why the broker refuses us or we refuse its certificate; None once connected.
 
     Raises:
-        UsageError: a file of `[broker]` is not what it should be.
+        UsageError: a file of `[broker]` cannot be read or has the wrong contents.
         EdgekitError: the password cannot be read.
     """
 
@@ -118,8 +119,8 @@ class MqttConnection:
 
     def address(self) -> None:
         """Tell paho where to connect, before the first attempt."""
-        # Clean Start at the first connection only, paho's default: where a later one replaces
-        # one that the broker still holds, a session that ends would publish the Will.
+        # Clean Start on the first connection only, as is paho's default. A reconnect may replace a
+        # connection that the broker still holds: to end that session would publish the Will.
         self.client.connect_async(
             self._broker.host,
             self._broker.port,
@@ -128,13 +129,13 @@ class MqttConnection:
         )
 
     def attempt_failed(self, error: BaseException | None) -> None:
-        """Say why there is no connection, where that is known, and have it tried again."""
+        """Log why there is no connection, if that is known, and schedule the next attempt."""
         if isinstance(error, (OSError, ValueError)):
             self._complain(tls.explain(error, self._broker))
         self._back_off()
 
     def publish(self, message: Outbound) -> Future[int]:
-        """Send; the future holds the PUBACK's reason code (0 once sent for QoS 0)."""
+        """Send a message; the future gets the PUBACK's reason code (0 for QoS 0, once sent)."""
         properties: Any = EncodedProperties(publish_properties(message))
         info = self.client.publish(
             message.topic, message.payload, message.qos, message.retain, properties
@@ -146,7 +147,7 @@ class MqttConnection:
         if info.rc and not self._resend:
             future.set_result(LOST)
             return future
-        # Not held over paho's publish: paho calls `_puback` under the lock that publish takes.
+        # We do not hold our lock during paho's publish: paho calls `_puback` under its own lock.
         with self._lock:
             code = self._early.pop(info.mid, None)
             if code is None:
@@ -156,25 +157,25 @@ class MqttConnection:
         return future
 
     def ack(self, token: Any) -> None:
-        """PUBACK a message, unless the connection it came on is gone: packet ids are reused."""
+        """PUBACK a message unless its connection has ended: a new one reuses packet ids."""
         epoch, mid, qos = token
         if qos > 0 and epoch == self._epoch:
             self.client.ack(mid, qos)
 
     @property
     def connected(self) -> bool:
-        """Whether the broker has taken us, and the connection is not known to be lost."""
+        """Whether the broker has accepted us and the connection is not known to be lost."""
         return self._connected_at < math.inf
 
     def unsubscribe(self, filters: Sequence[str]) -> None:
-        """Take nothing more of these filters, on later connections neither."""
+        """Unsubscribe from these filters, on this connection and on later ones."""
         self._subscriptions = [(f, qos) for f, qos in self._subscriptions if f not in filters]
         if filters and self.connected:
             self.client.unsubscribe(list(filters))
 
     @property
     def unacked(self) -> list[Future[int]]:
-        """Of the messages that wait for their PUBACK."""
+        """The futures of the messages that wait for a PUBACK."""
         with self._lock:
             return list(self._unacked.values())
 
@@ -185,21 +186,21 @@ class MqttConnection:
             self.client.renew_tls(tls.make_context(self._broker))
 
     def _about_to_connect(self, _client: object, _userdata: object) -> None:
-        """A password or a certificate may have been renewed, or a CA taken away."""
+        """Read the credentials again: a password, certificate or CA file may have changed."""
         try:
             self._read_credentials()
-        except EdgekitError as error:  # what was read last may do
+        except EdgekitError as error:  # the credentials read before may still work
             self._complain(error)
-        except OSError as error:  # taken away while it was read
+        except OSError as error:  # the file was removed during the read
             self._complain(EdgekitError("a certificate cannot be read", str(error)))
 
     def _socket_opened(self, _client: object, _userdata: object, sock: Any) -> None:
         self._epoch += 1
-        if isinstance(sock, socket.socket):  # an SSLSocket is one
+        if isinstance(sock, socket.socket):  # an SSLSocket is one too
             self._socket = sock
-            # Nagle costs up to 68 ms for each QoS 1 round trip
+            # Nagle's algorithm costs up to 68 ms for each QoS 1 round trip.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            # What was sent into a network that is gone is noticed no later than a missing ping
+            # We notice unacknowledged data on a dead network no later than a missing ping.
             milliseconds = self._broker.keepalive_seconds * 1000
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 
@@ -235,7 +236,7 @@ class MqttConnection:
         if len(refused) == len(codes):
             self._refused(f"a subscription was refused: {refused[0]}")
             return
-        if refused:  # a pool's, say: what is left is served
+        if refused:  # e.g. a pool's: the client serves the other subscriptions
             log.warning("broker %s refused a subscription: %s", self._broker, refused[0])
         self._now_subscribed()
 
@@ -248,7 +249,7 @@ class MqttConnection:
         self._on_settled()
 
     def _complain(self, error: EdgekitError) -> None:
-        """Log why there is no connection, once per reason: the attempts may go on for days."""
+        """Log why there is no connection, once per reason: attempts may go on for days."""
         text = "; ".join(filter(None, (error.what, error.why, error.next_step)))
         if text != self._complaint:
             log.warning(text)
@@ -282,13 +283,13 @@ class MqttConnection:
         if was_up:
             self._guard(self._on_connection, False)
         if flags.is_disconnect_packet_from_server and code.value == SESSION_TAKEN_OVER:
-            client.disconnect()  # it does not come back
+            client.disconnect()  # no reconnect
             self._guard(lambda _: self._on_taken_over(), None)
             return
         self._back_off()
 
     def _back_off(self) -> None:
-        """Set when it is tried again."""
+        """Schedule the next attempt."""
         delay = reconnect_delay_seconds(self._attempt, random.random())  # noqa: S311  no secret
         self._attempt += 1
         self._retry_after(delay)
@@ -311,7 +312,7 @@ class MqttConnection:
     ) -> None:
         with self._lock:
             future = self._unacked.pop(mid, None)
-            if future is None:  # faster than `publish` could note it
+            if future is None:  # the PUBACK came before `publish` stored the future
                 self._early[mid] = int(code.value)
         if future is not None:
             self._guard(future.set_result, int(code.value))

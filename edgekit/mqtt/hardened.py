@@ -1,8 +1,8 @@
-"""paho's client, hardened against what a broker passes on; PUBLISH is read and written by ours.
+"""paho's client, hardened against bad packets; our own code reads and writes PUBLISH.
 
-It overrides and calls methods of paho that no release promises to keep. `PRIVATE_METHODS` and
-`PRIVATE_VALUES` name all of them, `pyproject.toml` pins paho to the version that has them, and
-`tests/unit/test_paho.py` fails by name where another version lacks one.
+It overrides and calls private methods of paho, which may change in any release. `PRIVATE_METHODS`
+and `PRIVATE_VALUES` name all of them, `pyproject.toml` pins paho to the version that has them, and
+`tests/unit/test_paho.py` names each one that another version lacks.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from paho.mqtt.enums import MQTTErrorCode
 
 log = logging.getLogger(__name__)
 
-MAX_PACKET_BYTES = 2 << 20  # that come; Mosquitto 2.1 by default passes on no larger ones
+MAX_PACKET_BYTES = 2 << 20  # of received packets; Mosquitto 2.1 passes on no larger ones by default
 
-# of paho.mqtt.client.Client: each method with its signature, each value with its type when new
+# Of paho.mqtt.client.Client: each method with its signature, each value with its initial type.
 PRIVATE_METHODS = {
     "_handle_publish": "(self) -> 'MQTTErrorCode'",
     "_loop_rc_handle": "(self, rc: 'MQTTErrorCode') -> 'MQTTErrorCode'",
@@ -31,47 +31,47 @@ PRIVATE_METHODS = {
     "_sock_send": "(self, buf: 'bytes | bytearray') -> 'int'",
 }
 PRIVATE_VALUES: dict[str, type] = {
-    "_in_packet": dict,  # of "command", an int, and "packet", a bytearray
+    "_in_packet": dict,  # with "command", an int, and "packet", a bytearray
     "_manual_ack": bool,
     "_sock": NoneType,  # or the socket
-    "_ssl_context": NoneType,  # or the context; paho takes a new one only where it is None
+    "_ssl_context": NoneType,  # or the context; paho accepts a new one only while it is None
 }
 
 
 class EncodedProperties:
-    """Properties as paho's `publish` wants them, which only ever asks for their bytes."""
+    """Encoded properties for paho's `publish`, which only calls `pack`."""
 
     def __init__(self, written: bytes) -> None:
         self._written = written
 
     def pack(self) -> bytes:
-        """With their length before them."""
+        """The bytes of the properties, after their length."""
         return self._written
 
 
 class UnbreakableClient(paho.Client):
-    """paho's, which no packet ends, holds up or fills.
+    """paho's client, made safe: no packet can kill its thread, block it or fill its memory.
 
-    paho's network thread ends with every exception but its MalformedPacket. Here whatever cannot
-    be read ends the connection, which comes back.
+    Every exception except MalformedPacket ends paho's network thread. Here a packet that cannot be
+    read only ends the connection, and the client reconnects.
 
     Attributes:
-        max_packet_bytes: of what comes.
-        on_publish_packet: called with the first byte and the body of each PUBLISH; what it raises
-            ends the connection. Returns the Packet Identifier, 0 with QoS 0.
+        max_packet_bytes: the largest packet that the client receives, in bytes.
+        on_publish_packet: called with the first byte and the body of each PUBLISH; returns the
+            Packet Identifier, 0 with QoS 0. An exception in it ends the connection.
     """
 
     max_packet_bytes = MAX_PACKET_BYTES
     on_publish_packet: Callable[[int, bytes], int]
 
     def renew_tls(self, context: ssl.SSLContext) -> None:
-        """As `tls_set_context`, which paho takes once; for the next connection."""
+        """Set the TLS context of the next connection; paho's `tls_set_context` works only once."""
         self._ssl_context = None
         self.tls_set_context(context)
 
     def loop_read(self, max_packets: int = 1) -> MQTTErrorCode:
-        """Read one packet, where paho reads as many as it has sent without a PUBACK: what comes is
-        dealt with before more is read, so that it is bounded."""
+        """Read one packet; paho reads as many as it has sent without a PUBACK. The caller handles
+        each packet before it reads more, which bounds the memory."""
         if self._sock is None:
             return MQTTErrorCode.MQTT_ERR_NO_CONN
         code = self._packet_read()
@@ -86,7 +86,8 @@ class UnbreakableClient(paho.Client):
         try:
             return super()._sock_send(buf)
         except (BrokenPipeError, ConnectionResetError) as error:
-            # Reading ends the connection: the broker's DISCONNECT, which says why, may be unread.
+            # Let the next read end the connection: the broker's DISCONNECT, which gives the reason,
+            # may still be unread.
             raise BlockingIOError from error
 
     def _packet_handle(self) -> MQTTErrorCode:

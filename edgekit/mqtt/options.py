@@ -1,4 +1,4 @@
-"""What a client is for: the same for both drivers."""
+"""The options of an MQTT client, which both drivers share."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from edgekit.core.wire import Inbound, Outbound
 
 
 class ClientOptions(TypedDict):
-    """Each callback runs where the driver runs it; an exception in one is logged."""
+    """Options of a client. The driver decides on which thread callbacks run; it logs exceptions."""
 
     subscriptions: Sequence[tuple[str, int]]
     """(filter, QoS) pairs, subscribed after every CONNACK."""
     on_message: Callable[[Inbound], None]
     """Called for each message."""
     on_connection: NotRequired[Callable[[bool], None]]
-    """Called with True once subscribed, False when the connection is lost."""
+    """Called with True when subscribed, with False when the connection is lost."""
     on_taken_over: NotRequired[Callable[[], None]]
-    """Called when the broker says that another client has our id (§3.14.2.1, 0x8E); this one then
-    does not come back."""
+    """Called when the broker reports that another client uses our id (§3.14.2.1, 0x8E); this
+    client then does not reconnect."""
     will: NotRequired[Outbound | None]
     """Published by the broker when this client vanishes (§3.1.2.5)."""
     will_delay_seconds: NotRequired[int]
-    """How long the broker waits with the Will, for the client to come back. Default: 0."""
+    """Seconds that the broker waits for a reconnect before it publishes the Will. Default: 0."""
     manual_ack: NotRequired[bool]
     """Whether PUBACK waits for `ack`. Default: no."""
     resend: NotRequired[bool]
-    """Whether messages that wait for a PUBACK when the connection is lost are sent again on the
-    next one, as is the default; if not, they are `LOST`, and the caller has them still."""
+    """Whether the next connection sends messages again that still wait for a PUBACK. Default: yes.
+    If not, their futures get `LOST`, and the caller keeps the messages."""
     max_packet_bytes: NotRequired[int]
-    """Of what comes; the broker is told (§3.1.2.11.4). Default: `MAX_PACKET_BYTES`."""
+    """The largest packet to receive, as CONNECT says (§3.1.2.11.4). Default: `MAX_PACKET_BYTES`."""

@@ -1,7 +1,7 @@
-"""The client of an agent: the agent's loop polls it.
+"""The MQTT client of an agent: the agent's loop polls it.
 
-What comes and what goes crosses no thread. Connecting has one, for as long as it takes: the lookup
-of the name and the handshakes of TCP and TLS block.
+Messages cross no thread boundary. Only a connection attempt runs on a thread of its own, because
+the name lookup and the handshakes of TCP and TLS block.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ GOODBYE_SECONDS = 1.0  # for DISCONNECT, where the broker is behind with reading
 
 
 class PolledClient:
-    """One connection that comes back by itself, of the one thread whose loop polls it.
+    """One connection that reconnects by itself; only the thread whose loop polls it may use it.
 
-    Its callbacks are called from `ready` and `tick`, and `on_connection` from `publish` and `ack`
-    too, which may be the first to find that the connection is gone.
+    `ready` and `tick` call the callbacks. `publish` and `ack` may call `on_connection` too, because
+    they can be the first to notice that the connection is lost.
 
     Args:
         broker: where to connect.
@@ -36,7 +36,7 @@ class PolledClient:
         options: see `ClientOptions`.
 
     Raises:
-        EdgekitError: as of `MqttConnection`.
+        EdgekitError: see `MqttConnection`.
     """
 
     def __init__(
@@ -44,18 +44,18 @@ class PolledClient:
     ) -> None:
         self._engine = MqttConnection(broker, client_id, self._retry_after, options)
         self._client = self._engine.client
-        self._attempt_at = math.inf  # the next one
-        self._attempted: Future[None] | None = None  # the one that is made now
-        self._attempted_fd = -1  # an eventfd that tells when it is over
+        self._attempt_at = math.inf  # of the next attempt
+        self._attempted: Future[None] | None = None  # the attempt in progress
+        self._attempted_fd = -1  # an eventfd that signals the end of the attempt
 
     def start(self) -> None:
-        """Connect in the background and keep trying; `on_connection` tells."""
+        """Connect in the background and keep trying; `on_connection` reports success."""
         self._attempted_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._engine.address()
         self._attempt_to_connect()
 
     def publish(self, message: Outbound) -> Future[int]:
-        """As of `MqttConnection`, but nothing waits for a connection: without one it is `LOST`."""
+        """See `MqttConnection`; without a connection the message is `LOST` at once."""
         if self._engine.connected:
             return self._engine.publish(message)
         lost: Future[int] = Future()
@@ -63,23 +63,23 @@ class PolledClient:
         return lost
 
     def ack(self, token: Any) -> None:
-        """As of `MqttConnection`."""
+        """See `MqttConnection`."""
         self._engine.ack(token)
 
     @property
     def connected(self) -> bool:
-        """As of `MqttConnection`."""
+        """See `MqttConnection`."""
         return self._engine.connected
 
     def unsubscribe(self, filters: Sequence[str]) -> None:
-        """As of `MqttConnection`."""
+        """See `MqttConnection`."""
         self._engine.unsubscribe(filters)
 
     def close(self, flush_seconds: float = 0.0) -> None:
-        """DISCONNECT; the Will is not published.
+        """Send DISCONNECT; the broker then does not publish the Will.
 
         Args:
-            flush_seconds: to wait at most for the PUBACKs of what was sent.
+            flush_seconds: the longest time to wait for the PUBACKs of sent messages.
         """
         deadline = time.monotonic() + flush_seconds
         while self.connected and self._engine.unacked and (left := deadline - time.monotonic()) > 0:
@@ -96,7 +96,7 @@ class PolledClient:
         self._attempt_at = math.inf
 
     def interest(self) -> tuple[int, int] | None:
-        """The descriptor and the poll(2) events that it waits for, if there is any now."""
+        """The descriptor and the poll(2) events to wait for, or None without a socket."""
         if self._attempted is not None:
             return self._attempted_fd, select.POLLIN
         sock = self._client.socket()
@@ -106,7 +106,7 @@ class PolledClient:
         return sock.fileno(), select.POLLIN | writes
 
     def ready(self, events: int) -> None:
-        """One of these events, or an error, is there."""
+        """Handle `events` (or an error) that poll(2) reported for the descriptor."""
         if self._attempted is not None:
             self._attempt_has_ended(self._attempted)
             return
@@ -118,7 +118,7 @@ class PolledClient:
                 self._client.loop_read()
 
     def tick(self, now: float) -> None:
-        """Ping the broker, notice that it is silent, try again: to be called every second or so.
+        """Ping the broker, notice its silence, reconnect; the loop calls this about every second.
 
         Args:
             now: monotonic seconds.
@@ -129,7 +129,7 @@ class PolledClient:
                 self._attempt_to_connect()
 
     def _wait(self, seconds: float) -> None:
-        """A turn of a loop that has nothing else to wait for."""
+        """Poll only this client once, for at most `seconds`."""
         poll = select.poll()
         if (interest := self.interest()) is not None:
             poll.register(*interest)
@@ -137,7 +137,7 @@ class PolledClient:
             self.ready(events)
 
     def _decrypted(self) -> int:
-        """Bytes of the socket's last record, of which poll(2) knows nothing."""
+        """Bytes that TLS has decrypted and buffered, which poll(2) does not see."""
         sock = self._client.socket()
         return sock.pending() if isinstance(sock, ssl.SSLSocket) else 0
 
@@ -152,7 +152,7 @@ class PolledClient:
     def _connect(self, attempt: Future[None]) -> None:
         try:
             self._client.reconnect()
-        except BaseException as error:  # the loop looks at it
+        except BaseException as error:  # the loop handles it
             attempt.set_exception(error)
         else:
             attempt.set_result(None)

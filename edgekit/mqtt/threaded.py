@@ -1,4 +1,4 @@
-"""The client of a requester: paho's thread drives the engine."""
+"""The MQTT client of a requester: paho's thread drives the engine."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from edgekit.mqtt.options import ClientOptions
 
 
 class MqttClient:
-    """One connection that comes back by itself, with a thread of its own.
+    """One connection that reconnects by itself, with a thread of its own.
 
-    Its callbacks are called on that thread; its methods may be called from any.
+    Callbacks run on that thread; any thread may call the methods.
 
     Args:
         broker: where to connect.
@@ -28,7 +28,7 @@ class MqttClient:
         options: see `ClientOptions`.
 
     Raises:
-        EdgekitError: as of `MqttConnection`.
+        EdgekitError: see `MqttConnection`.
     """
 
     def __init__(
@@ -69,30 +69,31 @@ class MqttClient:
             )
 
     def publish(self, message: Outbound) -> Future[int]:
-        """As of `MqttConnection`; without a connection a message with QoS 1 waits for one."""
+        """See `MqttConnection`; a message with QoS 1 waits for a connection."""
         return self._engine.publish(message)
 
     def ack(self, token: Any) -> None:
-        """As of `MqttConnection`."""
+        """See `MqttConnection`."""
         self._engine.ack(token)
 
     @property
     def connected(self) -> bool:
-        """As of `MqttConnection`."""
+        """See `MqttConnection`."""
         return self._engine.connected
 
     def unsubscribe(self, filters: Sequence[str]) -> None:
-        """As of `MqttConnection`."""
+        """See `MqttConnection`."""
         self._engine.unsubscribe(filters)
 
     def close(self, flush_seconds: float = 0.0) -> None:
-        """DISCONNECT and stop; the Will is not published.
+        """Send DISCONNECT and stop; the broker then does not publish the Will.
 
-        A socket that is closed with something unread in it resets the connection: a broker that is
-        behind then neither reads what was sent last nor the DISCONNECT, and publishes the Will.
+        To close a socket with unread data resets the connection. A broker that lags behind then
+        misses the last messages and the DISCONNECT, and publishes the Will.
 
         Args:
-            flush_seconds: to wait at most for the PUBACKs of what was sent, which rules that out.
+            flush_seconds: the longest time to wait for the PUBACKs of sent messages, which avoids
+                such a reset.
         """
         if flush_seconds:
             wait_for(self._engine.unacked, flush_seconds)
@@ -100,7 +101,7 @@ class MqttClient:
         self._client.loop_stop()
 
     def _retry_after(self, seconds: float) -> None:
-        """paho asks before each attempt."""
+        """Set the delay that paho reads before each attempt."""
         self._client.reconnect_delay_set(seconds, seconds)  # type: ignore[arg-type]  # any number
 
     def _connect_failed(self, _client: object, _userdata: object) -> None:

@@ -1,8 +1,8 @@
-"""TLS to the broker: how both ends show who they are, and what it means when one is refused.
+"""TLS to the broker: make the context, and explain why one end refused the other's certificate.
 
-There is no switch that leaves a check out. What an alert or a verification failure says is turned
-into the words of `[broker]` in edgekit.toml; numbers are OpenSSL's (x509_vfy.h), alerts those of
-RFC 8446, section 6.2.
+No option disables a check. `explain` turns an alert or a verification failure into the terms of
+`[broker]` in edgekit.toml; error numbers are OpenSSL's (x509_vfy.h), alerts are those of RFC 8446,
+section 6.2.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NO_LIST = (
     "cannot be looked up in crl_file",
     "crl_file must be a current list of the CA that signed it",
 )
-# X509_V_ERR_*: what is wrong with the broker's certificate, and what to do
+# X509_V_ERR_*: the fault of the broker's certificate, and the next step
 _BROKER_CERTIFICATE = {
     2: _OTHER_CA,
     3: _NO_LIST,
@@ -43,7 +43,7 @@ _BROKER_CERTIFICATE = {
     62: _OTHER_NAME,
     64: _OTHER_NAME,
 }
-# the end of an alert's name: what the broker says of our certificate, and what to do
+# the end of an alert's name: the broker's complaint about our certificate, and the next step
 _OUR_CERTIFICATE = {
     "ALERT_CERTIFICATE_EXPIRED": ("it has expired", "renew cert_file; a restart is not needed"),
     "ALERT_CERTIFICATE_REVOKED": ("it has been revoked", "have another one issued"),
@@ -62,8 +62,8 @@ _NO_CERTIFICATE = ("ALERT_CERTIFICATE_REQUIRED", "ALERT_HANDSHAKE_FAILURE")  # T
 class Socket(ssl.SSLSocket):
     """Keeps the alert with which the broker ended the connection.
 
-    With TLS 1.3 our own side of the handshake is done before the broker has looked at our
-    certificate: its alert comes with the first read, or after a write that failed.
+    With TLS 1.3 our side completes the handshake before the broker has checked our certificate.
+    The broker's alert therefore comes with the first read, or after a failed write.
     """
 
     alert: ssl.SSLError | None = None
@@ -89,12 +89,12 @@ class Socket(ssl.SSLSocket):
 
 
 def make_context(broker: BrokerConfig) -> ssl.SSLContext:
-    """What a connection to this broker must fulfil: TLS 1.2, a trusted CA, the broker's name.
+    """Make the context for this broker: at least TLS 1.2, a trusted CA, the broker's name.
 
     Raises:
-        UsageError: a file of `[broker]` cannot be read, or is not what it should be.
+        UsageError: a file of `[broker]` cannot be read or has the wrong contents.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # checks the name and wants a certificate
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # checks the name and requires a certificate
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.sslsocket_class = Socket
     if not broker.ca_file:
@@ -141,7 +141,7 @@ def _no_passphrase() -> str:
 
 
 def explain(error: OSError | ValueError, broker: BrokerConfig) -> EdgekitError:
-    """Why there is no connection, and whose certificate it is about."""
+    """Explain why there is no connection, and which end's certificate was refused."""
     if isinstance(error, ssl.SSLCertVerificationError):
         what, next_step = _BROKER_CERTIFICATE.get(error.verify_code, ("is not acceptable", ""))
         return VerificationError(
