@@ -242,7 +242,7 @@ class MqttConnection:
 
     def _refused(self, why: str | EdgekitError) -> None:
         if isinstance(why, str):
-            step = "[broker] says who we are: username and password_file, or cert_file"
+            step = "check the credentials in [broker]: username and password_file, or cert_file"
             why = EdgekitError(f"the broker at {self._broker} refused", why, step)
         self._complain(why)
         self.refusal = why

@@ -94,7 +94,7 @@ class UnbreakableClient(paho.Client):
         try:
             return super()._packet_handle()
         except Exception as error:
-            log.warning("the broker sent what cannot be read: %r", error)
+            log.warning("the broker sent a packet that cannot be read: %r", error)
             return MQTTErrorCode.MQTT_ERR_PROTOCOL
 
     def _handle_publish(self) -> MQTTErrorCode:

@@ -21,7 +21,7 @@ _OTHER_CA = (
 )
 _OTHER_NAME = (
     "is for another name",
-    "host in [broker] must be a name in the certificate, or get it one that has this name",
+    "set host in [broker] to a name in the certificate, or issue one with this name",
 )
 _NO_LIST = (
     "cannot be looked up in crl_file",
@@ -39,7 +39,7 @@ _BROKER_CERTIFICATE = {
     19: _OTHER_CA,
     20: _OTHER_CA,
     21: _OTHER_CA,
-    23: ("has been revoked", "do not go on before the broker has a new certificate"),
+    23: ("has been revoked", "do not connect before the broker has a new certificate"),
     62: _OTHER_NAME,
     64: _OTHER_NAME,
 }
@@ -52,7 +52,7 @@ _OUR_CERTIFICATE = {
         "have one issued by the broker's CA (cafile in mosquitto.conf)",
     ),
     "ALERT_BAD_CERTIFICATE": ("it is not valid", "is it valid already, and made for a client?"),
-    "ALERT_UNSUPPORTED_CERTIFICATE": ("it is of a kind that is not taken", "is it for a client?"),
+    "ALERT_UNSUPPORTED_CERTIFICATE": ("it is of an unsupported kind", "is it for a client?"),
     "ALERT_CERTIFICATE_UNKNOWN": ("it is not acceptable", "the broker's log may say more"),
     "ALERT_ACCESS_DENIED": ("it is not acceptable", "the broker's log may say more"),
 }
@@ -135,7 +135,7 @@ def _load(context: ssl.SSLContext, broker: BrokerConfig) -> None:
 def _no_passphrase() -> str:
     raise UsageError(
         "key_file of [broker] has a passphrase",
-        "nobody is there to type it when an agent starts",
+        "an agent starts without a user who could type it",
         "store the key without one, readable by its owner alone",
     )
 

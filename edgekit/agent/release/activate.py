@@ -150,7 +150,7 @@ def _what_runs(root: Root, seconds: float) -> str:
         if answering:
             return f"{back.short} answers again, as before"
         time.sleep(POLL_SECONDS)
-    return "what ran before is started again and does not answer yet"
+    return "the good release is started again and does not answer yet"
 
 
 def rollback(root: Root, supervisor: Supervisor) -> dict[str, object]:

@@ -86,7 +86,7 @@ def stage(root: Root, digest: Digest) -> Path:
         else:
             if not store.has(blob, descriptor.size):
                 raise VerificationError(
-                    f"blob {blob.short} has another size than the manifest says"
+                    f"blob {blob.short} has a different size than the manifest says"
                 )
     if problems:
         raise problems[0]
