@@ -1,4 +1,4 @@
-"""Whether the worker can run a prompt: its fields, its tokens, and the memory of a beam search."""
+"""Decides if the worker can run a prompt: its fields, its tokens, the memory of a beam search."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from edgekit.errors import EdgekitError
 
 
 class RefusedError(EdgekitError):
-    """A prompt that cannot be run; `code` is one of the protocol's, `param` the field's name."""
+    """The worker cannot run the prompt; `code` is a protocol error code, `param` a field's name."""
 
     def __init__(self, code: str, what: str, param: str = "") -> None:
         super().__init__(what)
@@ -20,17 +20,17 @@ class RefusedError(EdgekitError):
 def admit(
     start: Start, tokenizer: Tokenizer, limits: Limits, beams: BeamSearch | None, max_beams: int
 ) -> tuple[list[int], int]:
-    """The prompt's tokens and how many its answer may have, when it can be run.
+    """Return the prompt's tokens, and how many tokens its answer may have.
 
     Args:
         start: the prompt.
-        tokenizer: of the model.
-        limits: of its decoder.
-        beams: its beam search.
-        max_beams: that are served.
+        tokenizer: the model's tokenizer.
+        limits: the decoder's limits.
+        beams: the model's beam search; None if it has none.
+        max_beams: the most beams that this device serves.
 
     Raises:
-        RefusedError: it cannot.
+        RefusedError: the worker cannot run the prompt.
     """
     wanted = start.sampling.num_beams
     _check_fields(start, max_beams)
@@ -89,8 +89,10 @@ def _check_fields(start: Start, max_beams: int) -> None:
 
 
 def beams_served(beams: BeamSearch | None, asked: int, context_length: int) -> int:
-    """What of `max_beams` the memory allows, whatever a prompt's and an answer's shares of the
-    context are; 1 refuses beam search."""
+    """Return how many of the beams asked for the memory allows; 1 refuses beam search.
+
+    The count holds for any split of the context between prompt and answer.
+    """
     if beams is None:
         return 1
     room = min(beams.room(context_length, 0), beams.room(0, context_length))

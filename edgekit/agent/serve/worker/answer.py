@@ -1,4 +1,4 @@
-"""The text of one answer as it grows: detokenised, stop strings cut, sent in coalesced deltas."""
+"""Detokenises one answer as it grows, cuts it at stop strings, and sends coalesced deltas."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Callable, Sequence
 from edgekit.agent.serve.worker.decoder import Tokenizer
 from edgekit.agent.serve.worker.text import StopFilter
 
-FLUSH_SECONDS = 0.05  # where the model leaves a CPU to those who carry a delta: ADR 6
-BUSY_FLUSH_SECONDS = 0.1  # where its threads take all of them, and a delta makes one wait
-FIRST_PAUSE_SECONDS = 0.001  # there, after the first delta: those who carry it get a CPU at once
+FLUSH_SECONDS = 0.05  # while the model leaves a CPU free to carry deltas: ADR 6
+BUSY_FLUSH_SECONDS = 0.1  # while the model takes every CPU, and a delta makes it wait
+FIRST_PAUSE_SECONDS = 0.001  # then, after a first delta: a CPU is free to carry it at once
 FLUSH_TOKENS = 32
 
 
 class Answer:
-    """One answer.
+    """The text of one answer while the model generates it.
 
     Args:
         send: takes each delta.
-        stops: its stop strings.
-        model: whose tokens they are.
-        flush_seconds: for how long deltas are coalesced, after the first one.
+        stops: the answer's stop strings.
+        model: the tokenizer of the model that chooses the tokens.
+        flush_seconds: seconds for which deltas are coalesced, after the first one.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Answer:
         self.first_at: float | None = None
 
     def add(self, token: int, now: float) -> bool:
-        """Take one token; True when it ended the answer."""
+        """Add one token; return True if it ends the answer."""
         if self.first_at is None:
             self.first_at = now
         self.count += 1
@@ -54,14 +54,14 @@ class Answer:
         self._undecoded.append(token)
         self._unsent_tokens += 1
         due = now - self._flushed_at >= self._flush_seconds or self._unsent_tokens >= FLUSH_TOKENS
-        if due or self._stops:  # else its text is nobody's business yet, and the model waits for us
+        if due or self._stops:  # decoding makes the model wait: do it only when the text is needed
             self._decode()
             if due and self._unsent and not self._filter.stopped:
                 self._flush(now)
         return self._filter.stopped
 
     def finish(self, now: float) -> str:
-        """Send what is left; the whole text."""
+        """Send the rest of the text; return the whole text."""
         self._decode()
         self._unsent += self._filter.flush()
         if self._unsent:

@@ -1,4 +1,7 @@
-"""Beam search for one prompt: apart from the slots, alone, without deltas, off by default."""
+"""Runs a beam search for one prompt, outside the slots, alone and without deltas.
+
+Beam search is off by default.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from edgekit.agent.serve.worker.answer import Answer
 from edgekit.agent.serve.worker.decoder import BeamSearch, Tokenizer
 from edgekit.core.chat import Sampling, Timings, Usage
 
-# What the runtime's search has no word for; by the names of the prompt's body.
+# Options that the runtime's search does not have, by their names in the prompt's body.
 _NOT_WITH_BEAMS = (
     *("temperature", "min_p", "presence_penalty", "frequency_penalty", "logit_bias"),
     "repetition_penalty",
@@ -18,7 +21,7 @@ _NOT_WITHOUT = ("length_penalty",)
 
 
 def refused_field(sampling: Sampling) -> str:
-    """The field that a prompt's way of being answered does not serve; empty if there is none."""
+    """Return a field that the prompt's way of decoding does not serve; empty if there is none."""
     neutral = Sampling()
     names = _NOT_WITH_BEAMS if sampling.num_beams > 1 else _NOT_WITHOUT
     changed = (n for n in names if getattr(sampling, n) != getattr(neutral, n))
@@ -34,15 +37,15 @@ def run(
     stopped: Callable[[], str],
     clock: Callable[[], float],
 ) -> Done:
-    """Search to the end.
+    """Run the search to its end and return the answer.
 
     Args:
         start: the prompt.
-        prompt: its tokens.
-        limit: of the answer, in tokens.
-        search: of the model.
-        tokenizer: of the same model.
-        stopped: why to stop, looked at between steps; empty to go on.
+        prompt: the prompt's tokens.
+        limit: the most tokens of the answer.
+        search: the model's beam search.
+        tokenizer: the same model's tokenizer.
+        stopped: called between steps; returns the reason to stop, empty to go on.
         clock: monotonic seconds.
     """
     began = clock()

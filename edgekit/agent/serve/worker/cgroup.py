@@ -1,4 +1,4 @@
-"""Control groups, version 2: where the limits stand that this process lives under."""
+"""Finds the version 2 control groups whose limits apply to this process."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ OWN = Path("/proc/self/cgroup")
 
 
 def control_groups(root: Path = ROOT, own: Path = OWN) -> list[Path]:
-    """The folders of our control group and of all above it: each one's limits count.
+    """Return the folders of our control group and of all its parents: each one's limits apply.
 
-    A systemd unit's limits stand in its own; a container has its own as the root.
+    A systemd unit's limits are in the unit's own group. A container sees its own group as the root.
 
     Args:
-        root: where they are mounted.
-        own: cgroups(7)'s `/proc/PID/cgroup`, whose line `0::/PATH` is version 2's.
+        root: the mount point of the control groups.
+        own: `/proc/PID/cgroup`; its line `0::/PATH` names the version 2 group (cgroups(7)).
     """
     try:
         lines = own.read_text("utf-8", "surrogateescape").splitlines()
@@ -23,6 +23,6 @@ def control_groups(root: Path = ROOT, own: Path = OWN) -> list[Path]:
         return [root]
     path = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), "")
     here = root / path
-    if ".." in here.parts:  # seen from a namespace that ours is outside of
+    if ".." in here.parts:  # our group is outside of this cgroup namespace
         return [root]
     return [here, *(above for above in here.parents if above.is_relative_to(root))]

@@ -1,4 +1,4 @@
-"""One prompt in its slot of the decoder: fed slice by slice, then answered token by token."""
+"""Runs one prompt in a decoder's slot: feeds it slice by slice, then answers token by token."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class Generation:
     Args:
         start: the prompt.
         decoder: computes it.
-        slot: whose content begins with the prompt's first `kept` tokens.
-        prompt: its tokens.
-        kept: how many of them are there already.
+        slot: the prompt's slot; its content begins with the prompt's first `kept` tokens.
+        prompt: the prompt's tokens.
+        kept: how many of them the slot holds already.
         answer: takes the tokens.
         sampler: chooses them; None leaves the arg-max to the runtime.
-        limit: of the answer, in tokens; at least 1.
+        limit: the most tokens of the answer; at least 1.
         clock: monotonic seconds.
-        quantum: the number of the worker's, in which something of it was computed last.
+        quantum: the number of the worker's last quantum that computed a part of this prompt.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Generation:
         self.quantum = quantum
         self._decoder = decoder
         self._prompt_tokens = len(prompt)
-        self._wanted = prompt  # what the slot holds before the next token is chosen
+        self._wanted = prompt  # the slot must hold these before the next token is chosen
         self._kept = kept
         self._answer = answer
         self._sampler = sampler
@@ -57,26 +57,26 @@ class Generation:
         self._began = clock()
         self._prefilled: float | None = None
         self._logits: Logits | None = None  # after the last token of the slot
-        self._chosen: int | None = None  # by the sampler, and not in the slot yet
+        self._chosen: int | None = None  # the sampler chose it; it is not in the slot yet
         self._forget(kept)
 
     @property
     def load(self) -> Load:
-        """What the scheduler wants to know."""
+        """The prompt's load, for the scheduler."""
         held, rope = len(self.slot.tokens), self._rope_threshold
         remaining = max(0, len(self._wanted) - held)
-        # The long factors are used for what goes in above the threshold, so all must go in there.
+        # A slice gets the long factors only if it ends above the threshold, so the first must.
         at_least = max(0, rope + 1 - held) if rope and self.slot.long_rope else 0
         return Load(self.slot.number, remaining, at_least, self.start.requester, self.quantum)
 
     @property
     def decodes(self) -> bool:
-        """Whether the next thing is a token of the answer."""
+        """Whether the next computation is a token of the answer."""
         return len(self.slot.tokens) >= len(self._wanted)
 
     @property
     def pending(self) -> int | None:
-        """A token that goes into the slot before the next one can be chosen."""
+        """The token that must go into the slot before the next one can be chosen."""
         return self._chosen
 
     def feed(self, count: int) -> None:
@@ -87,20 +87,20 @@ class Generation:
         self.slot.tokens += tokens
 
     def take(self, logits: Logits) -> None:
-        """Take note that the pending token is in the slot, and of the logits after it."""
+        """Record that the pending token is in the slot, and keep the logits after it."""
         assert self._chosen is not None
         self.slot.tokens.append(self._chosen)
         self._chosen, self._logits = None, logits
 
     def advance(self) -> str:
-        """Compute the pending token, if there is one, and choose the next: as `choose`."""
+        """Compute the pending token, if there is one, then `choose` the next."""
         if self._chosen is not None:
             slot = self.slot.number
             self.take(self._decoder.step({slot: self._chosen})[slot])
         return self.choose()
 
     def choose(self) -> str:
-        """Choose a token, nothing being pending; the finish reason when the answer ends with it."""
+        """Choose a token while none is pending; return the finish reason if it ends the answer."""
         if self._prefilled is None:
             self._prefilled = self._clock()
         if self._sampler is None:
@@ -117,7 +117,7 @@ class Generation:
         return ""
 
     def done(self, reason: str) -> Done:
-        """The answer as it is, which ends here."""
+        """End the answer here, and return its result."""
         now, count = self._clock(), self._answer.count
         prefilled = self._prefilled or now
         return Done(
@@ -142,8 +142,8 @@ class Generation:
     def _cross_rope_threshold(self) -> None:
         """Compute the slot again, once, when its next token would be above LongRoPE's threshold.
 
-        The model changes its rotary factors there, for all tokens; the runtime leaves what it has
-        computed with the others as it is.
+        The model changes its rotary factors there, for all tokens, but the runtime keeps the tokens
+        that it computed with the old factors.
         """
         rope = self._rope_threshold
         if not rope or self.slot.long_rope:

@@ -1,4 +1,4 @@
-"""The model's process: loads the model, says that it is ready, then works."""
+"""The model process: loads the model, reports that it is ready, then serves prompts."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ log = logging.getLogger(__name__)
 
 
 def serve_model(descriptor: int) -> None:
-    """Be told the settings, load the model, answer one token to warm it up, then serve the pipe.
+    """Receive the settings, load the model, warm it up with one token, then serve the pipe.
 
     Args:
-        descriptor: of the parent's socketpair.
+        descriptor: the file descriptor of this process's end of the parent's socketpair.
 
     Raises:
-        EdgekitError: there are no settings, or the model or the custom scoring cannot be loaded, or
-            has no room.
+        EdgekitError: no settings arrived, the model or the custom scoring cannot be loaded, or the
+            memory has no room for the model.
     """
     settings, pipe = _settings(descriptor)
-    processors = load_factory(settings.logits_processors)  # before what takes long
+    processors = load_factory(settings.logits_processors)  # fails before the long load
     model_dir = Path(settings.model)
     measured = not settings.threads
     options = RuntimeOptions(settings.threads, spinning=False)
@@ -44,7 +44,7 @@ def serve_model(descriptor: int) -> None:
         )
     except EdgekitError:
         raise
-    except Exception as error:  # of native libraries: whatever they throw
+    except Exception as error:  # native libraries may raise anything
         raise EdgekitError("the model cannot be loaded", str(error)) from error
     loaded = time.monotonic()
     decoder.extend(0, tokenizer.encode_chat([("user", "Hello")]))
@@ -65,7 +65,7 @@ def serve_model(descriptor: int) -> None:
             limits.max_length,
         )
     )
-    busy = options.threads >= cpus()  # no CPU is left to those who carry deltas: ADR 6
+    busy = options.threads >= cpus()  # no CPU is left to carry deltas: ADR 6
     Worker(
         pipe,
         decoder,
@@ -80,10 +80,10 @@ def serve_model(descriptor: int) -> None:
 
 
 def _settings(descriptor: int) -> tuple[WorkerSettings, Pipe[ToWorker]]:
-    """The first frame, and the pipe for what follows.
+    """Return the settings from the first frame, and the pipe for the later frames.
 
     Raises:
-        EdgekitError: there is none, or it is something else.
+        EdgekitError: no frame arrived, or it holds no settings.
     """
     try:
         pipe: Pipe[WorkerSettings] = Pipe(socket.socket(fileno=descriptor), WorkerSettings)
@@ -92,14 +92,14 @@ def _settings(descriptor: int) -> tuple[WorkerSettings, Pipe[ToWorker]]:
         raise EdgekitError(
             "the model process was not told its settings",
             str(error),
-            "it is started by `serve`, over a socketpair; the agent's log says why that ended",
+            "`serve` starts it over a socketpair; the agent's log says why `serve` ended",
         ) from error
-    assert settings is not None, "it is waited for"
+    assert settings is not None, "receive() waits for a message"
     return settings, pipe.then(ToWorker)
 
 
 def _beams_served(beams: BeamSearch | None, wanted: int, max_length: int) -> int:
-    """How many beams there is room for; the slots have their memory by now."""
+    """Return how many beams fit; call it once the slots have taken their memory."""
     served = beams_served(beams, wanted, max_length)
     if served < wanted:
         log.warning(

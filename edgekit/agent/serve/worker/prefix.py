@@ -1,9 +1,9 @@
-"""Which slot a prompt takes and how much of what is kept there it need not compute again. Pure.
+"""Chooses the slot for a prompt, and how many of the slot's kept tokens the prompt reuses. Pure.
 
-An idle slot is a kept prefix: the tokens of the prompt and answer it ran last. Their owner may go
-on from anywhere in them. To another requester they are secret, since the time to the first token
-would tell whether a guess was right: only what both prompts' system messages have in common is
-reused.
+An idle slot is a kept prefix: the tokens of the prompt and answer that it ran last. The requester
+that sent this prompt may go on from anywhere in them. They are secret from other requesters, since
+the time to the first token would tell whether a guess was right. Another requester's prompt reuses
+only the tokens that both prompts' system messages have in common.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-KEPT_WORTH = 0.5  # of a prefill: what forgetting a kept token costs, while it is fresh
-KEPT_HALF_LIFE_SECONDS = 120.0  # a conversation that rests becomes less likely to go on
+KEPT_WORTH = 0.5  # the cost of forgetting a fresh token, as a share of its prefill
+KEPT_HALF_LIFE_SECONDS = 120.0  # a resting conversation grows less likely to go on
 
-Tokens = Callable[[], Sequence[int]]  # asked for only where they decide: they cost 0.3 ms to find
+Tokens = Callable[[], Sequence[int]]  # called only when needed: finding them costs 0.3 ms
 
 
 def no_tokens() -> Sequence[int]:
-    """None."""
+    """Return no tokens."""
     return ()
 
 
@@ -27,11 +27,12 @@ class Slot:
     """One of the decoder's slots.
 
     Attributes:
-        number: of the slot.
-        tokens: what it holds.
-        requester: whose prompt that was.
-        system: gives the tokens of its system message, and of the template before the next one.
-        used_at: when it became idle, monotonic seconds.
+        number: the slot's number.
+        tokens: the tokens that it holds.
+        requester: the requester that sent its prompt.
+        system: returns the tokens of the prompt's system message, and of the template up to the
+            next message.
+        used_at: when the slot became idle, monotonic seconds.
         long_rope: whether its tokens were computed with LongRoPE's long factors.
     """
 
@@ -45,7 +46,7 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A prompt that looks for a slot: its tokens, and the rest as in `Slot`."""
+    """A prompt that needs a slot: its tokens; the other attributes are those of `Slot`."""
 
     tokens: Sequence[int]
     requester: str
@@ -54,7 +55,7 @@ class Wanted:
 
 
 def common_length(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens both begin with."""
+    """Return the length of the common prefix, in tokens."""
     for at, (a, b) in enumerate(zip(one, other, strict=False)):
         if a != b:
             return at
@@ -62,17 +63,17 @@ def common_length(one: Sequence[int], other: Sequence[int]) -> int:
 
 
 def reusable(slot: Slot, wanted: Wanted, min_slice: int, can_truncate: bool) -> int:
-    """How many of the slot's tokens the prompt may go on from.
+    """Return how many of the slot's tokens the prompt may reuse.
 
-    At least `min_slice` tokens are left to compute: the last one's logits are wanted, and a slice
-    of one token gives others than a longer one.
+    At least `min_slice` tokens are left to compute: the worker needs the last token's logits, and a
+    slice of one token gives other logits than a longer one.
     """
     if slot.long_rope != wanted.long_rope:
         return 0
     common = common_length(slot.tokens, wanted.tokens)
     if common and slot.requester != wanted.requester:
         system = wanted.system()
-        # some templates have the system message elsewhere than at the beginning
+        # some templates do not put the system message at the beginning
         shared = min(common_length(slot.system(), system), common_length(system, wanted.tokens))
         common = min(common, shared)
     common = max(0, min(common, len(wanted.tokens) - min_slice))
@@ -82,10 +83,10 @@ def reusable(slot: Slot, wanted: Wanted, min_slice: int, can_truncate: bool) -> 
 def choose_slot(
     idle: Iterable[Slot], wanted: Wanted, now: float, min_slice: int, can_truncate: bool
 ) -> tuple[Slot, int]:
-    """The slot that costs least and how many of its tokens stay; `idle` is not empty.
+    """Return the slot that costs least, and how many of its tokens stay; `idle` is not empty.
 
-    A slot costs the tokens to compute now, and a share of what is forgotten: it may be asked for
-    again. Among equals the one that rested longest.
+    The cost is the tokens to compute now plus a share of the forgotten tokens, which a later prompt
+    may need. Among equals the slot that rested longest is chosen.
     """
 
     def cost(slot: Slot) -> tuple[float, float]:

@@ -1,7 +1,7 @@
-"""What changes a model's scores before a token is chosen: bias, penalties, custom scoring.
+"""Changes the logits before a token is chosen: bias, penalties, custom scoring.
 
-Each is a `LogitsProcessor`; they run in the order of `processors_for`, which is that of Hugging
-Face transformers' generation, with OpenAI's two penalties after the repetition penalty.
+Each change is a `LogitsProcessor`. `processors_for` gives their order: the order of Hugging Face
+transformers' generation, with OpenAI's two penalties after the repetition penalty.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ Logits = npt.NDArray[np.float32]
 
 
 class LogitsProcessor(Protocol):
-    """Scores the next token of one prompt, its own state included."""
+    """Changes the scores of one prompt's next token; it keeps state between calls."""
 
     def __call__(self, answer: Sequence[int], logits: Logits) -> None:
         """Change `logits` in place.
 
         Args:
-            answer: token ids chosen so far; it has grown since the last call.
+            answer: token ids chosen so far, including those chosen since the last call.
             logits: float32, shape (vocabulary,); -inf forbids a token.
         """
         ...
@@ -42,7 +42,7 @@ class LogitBias:
         self._values = np.fromiter(bias.values(), dtype=np.float32, count=len(bias))
 
     def __call__(self, answer: Sequence[int], logits: Logits) -> None:
-        """Add them."""
+        """Add the bias to the logits."""
         logits[self._ids] += self._values
 
 
@@ -56,24 +56,25 @@ class RepetitionPenalty:
         self._penalty = np.float32(penalty)
         self._known = set(prompt)
         self._seen = np.array(sorted(self._known), dtype=np.int64)
-        self._taken = 0  # tokens of the answer that are counted
+        self._taken = 0  # tokens of the answer that `_known` holds
 
     def __call__(self, answer: Sequence[int], logits: Logits) -> None:
-        """Penalise what was seen."""
+        """Penalise the seen tokens."""
         new = set(answer[self._taken :]) - self._known
         self._taken = len(answer)
         if new:
             self._known |= new
             self._seen = np.append(self._seen, sorted(new))
         seen = logits[self._seen]
-        with np.errstate(over="ignore"):  # the sampler knows the largest score
+        with np.errstate(over="ignore"):  # the sampler clips infinite scores
             logits[self._seen] = np.where(seen > 0, seen / self._penalty, seen * self._penalty)
 
 
 class CountPenalty:
-    """Lowers tokens of the answer by `presence`, and by `frequency` for each time they came.
+    """Lowers the answer's tokens by `presence`, and by `frequency` for each occurrence.
 
-    OpenAI's formula, logit - count * frequency - (count > 0) * presence; the prompt does not count.
+    OpenAI's formula: logit - count * frequency - (count > 0) * presence. The prompt's tokens do not
+    count.
     """
 
     def __init__(self, presence: float, frequency: float) -> None:
@@ -83,7 +84,7 @@ class CountPenalty:
         self._taken = 0
 
     def __call__(self, answer: Sequence[int], logits: Logits) -> None:
-        """Lower what the answer has."""
+        """Lower the logits of the answer's tokens."""
         self._counts.update(answer[self._taken :])
         self._taken = len(answer)
         size = len(self._counts)
@@ -93,7 +94,10 @@ class CountPenalty:
 
 
 def processors_for(sampling: Sampling, prompt: Sequence[int]) -> list[LogitsProcessor]:
-    """What a prompt's fields ask for, in order: bias, repetition, presence and frequency."""
+    """Return the processors that a prompt's fields ask for.
+
+    Their order is bias, repetition, then presence and frequency.
+    """
     chosen: list[LogitsProcessor] = []
     if sampling.logit_bias:
         chosen.append(LogitBias(sampling.logit_bias))

@@ -1,12 +1,12 @@
-"""From logits to a token.
+"""Chooses a token from logits.
 
-In this order: logit bias, repetition penalty, presence and frequency penalty, processors of one's
-own; arg-max at temperature 0, else temperature, top-k, top-p, min-p and a draw by the seed. From
-the temperature on it is the order of Hugging Face transformers' generation; min-p is relative to
-the likeliest token, so that it matters for nothing but the last cut.
+The steps, in order: logit bias, repetition penalty, presence and frequency penalty, custom
+processors; then arg-max at temperature 0, else temperature, top-k, top-p, min-p and a draw by the
+seed. From the temperature on this is the order of Hugging Face transformers' generation. Min-p is
+relative to the likeliest token, so its place in the order changes only the last cut.
 
-The vocabulary is not sorted: a few passes over it find the tokens that carry top-p's mass, and only
-those are put in order.
+The sampler does not sort the vocabulary: a few passes find the tokens that carry top-p's mass, and
+it sorts only those.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ import numpy.typing as npt
 from edgekit.agent.serve.worker.processors import Logits, LogitsProcessor, processors_for
 from edgekit.core.chat import Sampling
 
-MIN_TEMPERATURE = 1e-6  # below it float32 divides by zero; the arg-max has all the mass long before
+MIN_TEMPERATURE = 1e-6  # below it float32 divides by zero; the arg-max has all mass long before
 LARGEST = np.float32(1e30)
-PLAIN = (1e-20, 1e30)  # a sum of exponentials that float32 holds with all that matters in it
-NOTHING = np.float32(-80.0)  # an exponent: adds nothing to 1; with smaller ones exp2 is 10x slower
-CUTS = (1e-4, 1e-6, 0.0)  # shares; a story's tokens of the first are 70 on average, at most 250
+PLAIN = (1e-20, 1e30)  # bounds of a sum of exponentials that float32 holds precisely enough
+NOTHING = np.float32(-80.0)  # an exponent that adds nothing to 1; below it exp2 is 10x slower
+CUTS = (1e-4, 1e-6, 0.0)  # shares; a story has 70 tokens above the first on average, at most 250
 BLOCKS = 64  # rows whose column maxima bound the k-th largest logit
 
 
 def _exponential() -> tuple[np.ufunc, float]:
-    """The faster of numpy's exponentials on this CPU, and what its argument is multiplied with.
+    """Return numpy's faster exponential on this CPU, and the factor for its argument.
 
-    With AVX-512 exp2 takes half of exp's time (11 and 22 us for 49,152 values); numpy has vector
+    With AVX-512 exp2 takes half of exp's time (11 and 22 us for 49,152 values). numpy has vector
     code for exp on more CPUs.
     """
     vectors = np.lib.introspect.opt_func_info(func_name="^exp2$", signature="float32")
@@ -47,9 +47,9 @@ class Sampler:
     """Chooses tokens for one prompt; its random state starts at the prompt's seed.
 
     Args:
-        sampling: the prompt's choices.
-        prompt: its tokens, for the repetition penalty.
-        processors: scoring of one's own, after the prompt's.
+        sampling: the prompt's sampling fields.
+        prompt: the prompt's tokens, for the repetition penalty.
+        processors: custom processors, which run after the prompt's own.
     """
 
     def __init__(
@@ -66,12 +66,12 @@ class Sampler:
         self._plain = True  # until exponentials of the bare logits leave float32's range
 
     def choose(self, logits: Logits) -> int:
-        """The next token id. `logits`: float32, shape (vocabulary,); it is not changed."""
+        """Return the next token id. `logits`: float32, shape (vocabulary,); left unchanged."""
         if self._processors:
             logits = logits.copy()
             for process in self._processors:
                 process(self._answer, logits)
-            np.clip(logits, None, LARGEST, out=logits)  # a penalty may have made it infinite
+            np.clip(logits, None, LARGEST, out=logits)  # a penalty may have made one infinite
         token = int(logits.argmax()) if self._sampling.temperature == 0 else self._draw(logits)
         self._answer.append(token)
         return token
@@ -95,10 +95,10 @@ class Sampler:
         return at if ids is None else int(ids[at])
 
     def _weigh(self, logits: Logits) -> tuple[Logits, float]:
-        """Softmax before its division, and the sum to divide by.
+        """Return softmax's weights before the division, and the sum to divide by.
 
-        The largest logit is found and subtracted, two of six passes over the vocabulary, only in a
-        prompt whose logits need it.
+        Finding and subtracting the largest logit are two of six passes over the vocabulary, so
+        only a prompt whose logits need them pays for them.
         """
         if self._scratch.shape != logits.shape:
             self._scratch = np.empty_like(logits)
@@ -117,16 +117,16 @@ class Sampler:
 
 
 def _exponentiate(weights: Logits) -> float:
-    """In place; returns the sum."""
+    """Exponentiate in place; return the sum."""
     with np.errstate(over="ignore"):
         EXP(weights, out=weights)
     return float(np.einsum("i->", weights))  # half of sum's time, as exact in float32
 
 
 def _nucleus(weights: Logits, mass: float, top_p: float) -> Ids:
-    """The smallest set of tokens with at least `top_p` of the mass, the likeliest first."""
+    """Return the smallest set of tokens with at least `top_p` of the mass, likeliest first."""
     wanted = top_p * mass
-    for cut in CUTS:  # the heaviest that hold enough need to be sorted, no others
+    for cut in CUTS:  # sort only the heaviest tokens that hold enough mass
         heavy = np.flatnonzero(weights >= np.float32(cut * mass))
         scores = weights[heavy]
         order = np.argsort(-scores, kind="stable")
@@ -137,13 +137,13 @@ def _nucleus(weights: Logits, mass: float, top_p: float) -> Ids:
 
 
 def _largest(logits: Logits, k: int) -> Ids:
-    """The `k` tokens with the largest logits, the largest first; equal ones in order of id."""
+    """Return the `k` tokens with the largest logits, largest first; equal ones in order of id."""
     ids = np.flatnonzero(logits >= _at_most_kth(logits, k))
     return ids[np.argsort(-logits[ids], kind="stable")[:k]]
 
 
 def _at_most_kth(logits: Logits, k: int) -> np.float32:
-    """A bound that at least `k` logits reach: the k-th largest maximum of as many columns."""
+    """Return a bound that at least `k` logits reach: the k-th largest of the column maxima."""
     columns = logits.shape[0] // BLOCKS
     if columns < k:
         return np.float32(-np.inf)
@@ -153,7 +153,7 @@ def _at_most_kth(logits: Logits, k: int) -> np.float32:
 
 
 def _pick(weights: Logits, uniform: float) -> int:
-    """An index, as likely as it weighs; by blocks, since a running sum in float64 is slow."""
+    """Draw an index by weight; in blocks, since a running sum in float64 is slow."""
     size = len(weights)
     if size < 2 * BLOCKS * BLOCKS:
         return _search(np.cumsum(weights, dtype=np.float64), uniform)

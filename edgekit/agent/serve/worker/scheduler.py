@@ -1,9 +1,9 @@
-"""What the model computes next, for prompts that share it. Pure.
+"""Decides what the model computes next, for prompts that share it. Pure.
 
-The model works in quanta. A quantum belongs to one requester, which `shares` names: one slice of a
-prefill and one token of its running answer. So a late prompt does not wait for a running answer,
-and a short prefill is not held up by a long one. The length of a slice is the dial between prefills
-and answers: running answers pause for one slice, and shorter slices make a prefill slower.
+The model works in quanta. `shares` gives each quantum to one requester: one slice of a prefill and
+one token of its running answer. So a late prompt does not wait for a running answer, and a long
+prefill does not hold up a short one. The length of a slice balances prefills against answers:
+running answers pause for one slice, and shorter slices make a prefill slower.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from edgekit.agent.serve.pipe import SLICE_TOKENS
 
-SHARED_SLICE_TOKENS = 32  # while answers run that wait for it
+SHARED_SLICE_TOKENS = 32  # tokens of a slice while running answers wait for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +21,11 @@ class Load:
     """A prompt in a slot.
 
     Attributes:
-        slot: its number.
-        remaining: tokens to be fed; none once it decodes.
-        at_least: tokens that must go in at once.
-        requester: whose it is.
-        quantum: the number of the one in which something of it was computed last.
+        slot: the slot's number.
+        remaining: tokens that are still to feed; 0 once the prompt decodes.
+        at_least: tokens that must go in as one slice.
+        requester: the requester that sent the prompt.
+        quantum: the number of the last quantum that computed a part of this prompt.
     """
 
     slot: int
@@ -44,18 +44,18 @@ class Work:
 
 
 def slice_length(tokens: int, largest: int, smallest: int) -> int:
-    """The first of balanced slices of at most `largest` tokens.
+    """Return the length of the next slice, of balanced slices of at most `largest` tokens.
 
     A slice of one token goes through another kernel and gives other logits than any longer slice
-    (up to 1.0 apart, measured), so none is below `smallest` unless the prompt itself is; where
-    both cannot be had (`largest` < 2 * `smallest` - 1), `largest` gives way.
+    (up to 1.0 apart, measured). So no slice is below `smallest` unless the prompt itself is. If
+    both bounds cannot hold (`largest` < 2 * `smallest` - 1), a slice may exceed `largest`.
     """
     count = max(1, min(-(-tokens // largest), tokens // smallest))
     return -(-tokens // count)
 
 
 def longest_ago(load: Load) -> tuple[int, int]:
-    """Sorts by when something was computed of it last."""
+    """Sort key: the prompt that the model computed longest ago comes first."""
     return load.quantum, load.slot
 
 
@@ -63,10 +63,11 @@ def next_work(loads: Sequence[Load], min_slice: int, whose: str, batched: bool =
     """Return the work of the next quantum.
 
     Args:
-        loads: of the prompts that run.
-        min_slice: of the decoder.
-        whose: the requester whose quantum it is.
-        batched: whether a token of every answer costs one step, which is for all requesters then.
+        loads: the loads of the running prompts.
+        min_slice: the decoder's shortest slice, in tokens.
+        whose: the requester that has this quantum.
+        batched: whether one step computes a token of every answer; then each quantum steps the
+            answers of all requesters.
     """
     answers = [load for load in loads if not load.remaining]
     paused = bool(answers)

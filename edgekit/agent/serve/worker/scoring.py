@@ -1,4 +1,4 @@
-"""Loads a device's own scoring: the factory that `logits_processors` of agent.toml names."""
+"""Loads a device's custom scoring: the factory that `logits_processors` in agent.toml names."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from edgekit.errors import UsageError
 
 
 def load_factory(text: str) -> ProcessorFactory | None:
-    """The factory of `[/FOLDER/]package.module:factory`; None for an empty text.
+    """Load the factory that `[/FOLDER/]package.module:factory` names; None for an empty text.
 
     Raises:
-        UsageError: it cannot be imported, or is none.
+        UsageError: the name cannot be imported, or is not callable.
     """
     if not text:
         return None
     folder, module, name = factory_of(text)
     if folder and folder not in sys.path:
-        sys.path.append(folder)  # behind the release's own
+        sys.path.append(folder)  # after the release's own folders
     try:
         factory: ProcessorFactory = getattr(importlib.import_module(module), name)
         if not callable(factory):
             raise TypeError(f"{name} is not callable")
-    except Exception as error:  # it is somebody's own code
+    except Exception as error:  # the device owner's code may raise anything
         raise UsageError(
             f"logits_processors {text!r} cannot be loaded",
             f"{type(error).__name__}: {error}",
-            "mend it on the device, or take the key out of fleet.toml and push",
+            "repair it on the device, or remove the key from fleet.toml and push again",
         ) from error
     return factory

@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Set
 from dataclasses import dataclass
 
-FAVOUR = 3.0  # a requester that used little gets this much time for one unit of the others
+FAVOUR = 3.0  # a requester that used little gets this much time for one second of the others
 CAUGHT_UP = 0.8  # of the time of the requester that used most
 HALF_LIFE_SECONDS = 60.0  # in which used time loses half of its weight
-MAX_WAIT_QUANTA = 32  # a requester waits no longer, whatever the others have used
+MAX_WAIT_QUANTA = 32  # a requester never waits longer, whatever the others have used
 MAX_REMEMBERED = 100  # requesters whose balance is kept
 MAX_HALF_LIVES = 64.0  # then all balances are scaled down, before a float overflows
 
@@ -25,8 +25,8 @@ class Balance:
     """How much of the model a requester has used.
 
     Attributes:
-        used: seconds of the model; later seconds count more, and earlier ones fade.
-        virtual: seconds, of which `FAVOUR` may count as one.
+        used: seconds of the model's time; later seconds count more, so earlier ones fade.
+        virtual: seconds of virtual time; a favoured requester's second counts 1 / `FAVOUR`.
         quantum: the number of the requester's last quantum.
     """
 
@@ -43,8 +43,8 @@ class Shares:
         self._here: Set[str] = frozenset()
         self._waiting: Set[str] = frozenset()
         self._quantum = 0
-        self._virtual = 0.0  # where newcomers begin
-        self._since = 0.0  # when a second counts one
+        self._virtual = 0.0  # the virtual time at which newcomers begin
+        self._since = 0.0  # the time at which a used second has the weight 1
 
     def __len__(self) -> int:
         return len(self._balances)
@@ -54,7 +54,7 @@ class Shares:
 
         Args:
             here: the requesters whose prompts run, at least one.
-            waiting: those with prompts that wait.
+            waiting: the requesters whose prompts wait.
         """
         self._waiting = waiting
         if here != self._here:
@@ -69,11 +69,11 @@ class Shares:
         return name
 
     def rest(self) -> None:
-        """No prompt runs."""
+        """Note that no prompt runs."""
         self._here = self._waiting = frozenset()
 
     def owes(self, name: str) -> bool:
-        """Whether a new prompt of this requester is to wait for others that are here."""
+        """Return whether this requester's new prompt has to wait for requesters that are here."""
         balance = self._balances.get(name)
         if balance is None or self._here <= {name}:
             return False
@@ -81,19 +81,19 @@ class Shares:
         return balance.virtual > self._virtual and waited <= MAX_WAIT_QUANTA
 
     def used(self, name: str) -> float:
-        """What it has used lately, to be compared with others'."""
+        """Return how much this requester used lately; compare it only with other requesters'."""
         balance = self._balances.get(name)
         return balance.used if balance else 0.0
 
     def charge(self, name: str, seconds: float, now: float, *, feeding: bool = False) -> None:
-        """Take note of what somebody has used.
+        """Add the time that a requester has used to its balance.
 
         Args:
             name: the requester.
-            seconds: of the model.
+            seconds: the model's time that it used.
             now: monotonic seconds.
-            feeding: it was for a prompt, not for an answer. Among equals this is favoured: a first
-                token is waited for.
+            feeding: the time went into a prompt, not into an answer. Among equals it is favoured:
+                the requester waits for a first token.
         """
         if now - self._since > MAX_HALF_LIVES * HALF_LIFE_SECONDS:
             self._renew(now)
@@ -104,14 +104,14 @@ class Shares:
         favoured = balance.used < enough or (feeding and min(used) >= enough)
         balance.virtual += seconds / FAVOUR if favoured else seconds
         if self._here <= {name}:
-            self._virtual = balance.virtual  # nobody was kept waiting
+            self._virtual = balance.virtual  # no other requester had to wait
         balance.used += seconds * 2.0 ** ((now - self._since) / HALF_LIFE_SECONDS)
 
     def _meet(self, here: Set[str]) -> None:
         newcomers, self._here = here - self._here, here
         for name in newcomers:
             balance = self._balance(name)
-            balance.virtual = max(balance.virtual, self._virtual)  # nothing is saved up
+            balance.virtual = max(balance.virtual, self._virtual)  # no saved-up time
             balance.quantum = self._quantum
 
     def _balance(self, name: str) -> Balance:

@@ -1,4 +1,4 @@
-"""Streaming that never has to take a word back: stop strings are held until they are decided."""
+"""Finds stop strings in streamed text, and holds back text that may become one."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Sequence
 class StopFilter:
     """Passes text through until a stop string appears.
 
-    The longest tail that could still become a stop string is kept back, so no part of one is ever
-    shown, and a stop string split over tokens is found.
+    The filter holds back the longest tail that could still become a stop string. So no part of a
+    stop string is ever shown, and one that is split over tokens is found.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -18,7 +18,7 @@ class StopFilter:
         self.stopped = False
 
     def push(self, text: str) -> str:
-        """Add generated text; returns what may be shown now. Empty once stopped."""
+        """Add generated text; return the text that may be shown now, empty once stopped."""
         if self.stopped:
             return ""
         text = self._held + text
@@ -26,7 +26,7 @@ class StopFilter:
             ((at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0),
             default=None,
         )
-        if found is not None:  # the one complete first, however the text was cut
+        if found is not None:  # the one that was complete first, however tokens cut the text
             self.stopped = True
             self._held = ""
             return text[: found[1]]
@@ -35,13 +35,13 @@ class StopFilter:
         return text[: len(text) - keep]
 
     def flush(self) -> str:
-        """The text still held when generation ends for another reason."""
+        """Return the text still held, when generation ends for another reason."""
         held, self._held = self._held, ""
         return held
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest suffix of `text` that is a proper prefix of `stop`."""
+    """Return the length of the longest suffix of `text` that is a proper prefix of `stop`."""
     for size in range(min(len(text), len(stop) - 1), 0, -1):
         if text.endswith(stop[:size]):
             return size

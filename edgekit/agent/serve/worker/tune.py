@@ -1,5 +1,6 @@
-"""Measures the runtime's settings on this device, each in a process of its own that is killed at
-the end of its time, and keeps the result below the device's ROOT.
+"""Measures the runtime's settings on this device, and keeps the result below the device's ROOT.
+
+Each setting is measured in its own process, which is killed when the time is over.
 """
 
 from __future__ import annotations
@@ -33,33 +34,33 @@ from edgekit.store import publish
 
 log = logging.getLogger(__name__)
 
-TUNE_SECONDS = 30.0  # of the whole sweep, model loads included
-MEASURE_SECONDS = 0.5  # of prefill and of decode, once the model is loaded
+TUNE_SECONDS = 30.0  # for the whole sweep, model loads included
+MEASURE_SECONDS = 0.5  # each for prefill and for decode, once the model is loaded
 MAX_LENGTH = 512  # tokens of KV memory while measuring
 MIN_STEPS = 4
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def cpus() -> int:
-    """CPUs that this process may use."""
+    """Return the number of CPUs that this process may use."""
     count = len(os.sched_getaffinity(0))
     for group in control_groups():
-        with suppress(OSError):  # the topmost has none, nor has version 1
+        with suppress(OSError):  # the root group has no such file, nor has version 1
             count = cpu_limit(count, (group / "cpu.max").read_text("ascii"))
     return count
 
 
 def tuned(model_dir: Path, release: str, file: Path, seconds: float) -> tuple[RuntimeOptions, bool]:
-    """The setting for this release and device, measured now if it never was.
+    """Return the best setting for this release and device; measure it if the file has none.
 
     Args:
-        model_dir: the model.
-        release: its release's digest.
-        file: where results are kept.
-        seconds: for the sweep; what is not measured by then is not tried.
+        model_dir: the model's folder.
+        release: the digest of the model's release.
+        file: the file that keeps the results.
+        seconds: time for the sweep; settings that are not measured by then are left out.
 
     Returns:
-        The setting, and whether it was measured; all CPUs without spinning if nothing was.
+        The setting, and whether it was measured. All CPUs without spinning if none was measured.
     """
     count = cpus()
     name = cpu_name(Path("/proc/cpuinfo").read_text("utf-8", "replace"), platform.machine())
@@ -86,7 +87,7 @@ def _read(file: Path) -> list[Tuning]:
         OSError,
         msgspec.MsgspecError,
         UnicodeDecodeError,
-    ):  # missing or damaged: measure anew
+    ):  # missing or damaged: measure again
         return []
 
 
@@ -120,15 +121,15 @@ def _measure_apart(model_dir: Path, options: RuntimeOptions, seconds: float) -> 
             timeout=seconds,
             check=False,
         )
-        line = done.stdout.splitlines()[-1:]  # native libraries print on stdout too
+        line = done.stdout.splitlines()[-1:]  # native libraries print to stdout too
         return msgspec.json.decode(line[0], type=SettingSpeed) if line else None
     except (subprocess.TimeoutExpired, msgspec.MsgspecError, UnicodeDecodeError):
         return None
 
 
 def time_setting(model_dir: Path, threads: int, spinning: bool) -> SettingSpeed:
-    """Load the model with one setting and measure it; the child's side."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # not to be left behind
+    """Load the model with one setting and measure it; runs in the child process."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # the child ends with its parent
     decoder, *_ = open_model(model_dir, MAX_LENGTH, RuntimeOptions(threads, spinning), slots=1)
     tokens = [n % decoder.limits.vocabulary for n in range(1, SLICE_TOKENS + 1)]
     decoder.extend(0, tokens)
@@ -144,7 +145,7 @@ def time_setting(model_dir: Path, threads: int, spinning: bool) -> SettingSpeed:
     until = time.monotonic() + MEASURE_SECONDS
     while len(steps) < MIN_STEPS or time.monotonic() < until:
         if decoder.length(0) == MAX_LENGTH:
-            decoder.truncate(0, 0)  # to any other length not every model can go back
+            decoder.truncate(0, 0)  # some models truncate to no other length
             decoder.extend(0, tokens)
         began = time.perf_counter()
         decoder.step({0: tokens[0]})

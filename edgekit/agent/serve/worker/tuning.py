@@ -1,7 +1,7 @@
-"""Which threads suit this device and model: what to try, and what the best is. Pure.
+"""Decides which thread settings to try on this device, and which one is the best. Pure.
 
-The runtime's default is half of the cores, whatever the model: on two cores it halves a large
-model's speed, and a thread for every core halves a small one's.
+The runtime's default is half of the cores for every model. On two cores this default halves a large
+model's speed, while a thread for every core halves a small model's speed.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import msgspec
 
 from edgekit.agent.serve.worker.decoder import RuntimeOptions
 
-PROMPT_TOKENS = 256  # of the typical prompt that prefill and decode are weighed by
+PROMPT_TOKENS = 256  # the typical prompt and answer that weigh prefill against decode
 ANSWER_TOKENS = 128
-SPINNING_TIMES = 0.95  # of the time without it: a setting that waits busily must gain so much
-EVERY_CPU_TIMES = 0.9  # so must one that leaves no CPU to the agent, the broker and the rest
-MAX_KEPT = 8  # results in the file, of releases and CPUs
+SPINNING_TIMES = 0.95  # a setting that waits busily must take at most this share of the time
+EVERY_CPU_TIMES = 0.9  # the same for one that leaves no CPU to the agent, the broker and the rest
+MAX_KEPT = 8  # results in the file, one for each release and CPU
 
 
 class SettingSpeed(msgspec.Struct, frozen=True):
@@ -30,17 +30,17 @@ class SettingSpeed(msgspec.Struct, frozen=True):
 
     @property
     def options(self) -> RuntimeOptions:
-        """The setting."""
+        """The runtime options of this setting."""
         return RuntimeOptions(self.threads, self.spinning)
 
     @property
     def seconds(self) -> float:
-        """Of a typical prompt and its answer."""
+        """The time in seconds for a typical prompt and its answer."""
         return PROMPT_TOKENS / self.prefill_per_s + ANSWER_TOKENS / self.decode_per_s
 
 
 class Tuning(msgspec.Struct, frozen=True):
-    """What was measured for one release on one CPU of so many cores, in the order it was tried."""
+    """The speeds measured for one release on one CPU of `cpus` cores, in the order of trial."""
 
     key: str
     cpus: int
@@ -48,7 +48,10 @@ class Tuning(msgspec.Struct, frozen=True):
 
     @property
     def best(self) -> SettingSpeed:
-        """The fastest on a typical prompt; what costs the rest of the device must be clearly so."""
+        """The fastest setting on a typical prompt.
+
+        A setting that costs the rest of the device CPU time must be clearly faster.
+        """
 
         def cost(measured: SettingSpeed) -> float:
             times = SPINNING_TIMES if measured.spinning else 1.0
@@ -60,9 +63,10 @@ class Tuning(msgspec.Struct, frozen=True):
 
 
 def next_setting(tried: Sequence[SettingSpeed], cpus: int) -> RuntimeOptions | None:
-    """What to measure next, the most promising first; None when all was tried.
+    """Return the next setting to measure, the most promising first; None when all were tried.
 
-    All CPUs, one, half of them and all but one, without spinning; then the best of these with it.
+    The order is all CPUs, one, half of them and all but one, without spinning; then the best of
+    these with spinning.
     """
     counts = list(dict.fromkeys(n for n in (cpus, 1, cpus // 2, cpus - 1) if n > 0))
     for count in counts:
@@ -76,12 +80,12 @@ def next_setting(tried: Sequence[SettingSpeed], cpus: int) -> RuntimeOptions | N
 
 
 def keep(kept: Sequence[Tuning], new: Tuning) -> list[Tuning]:
-    """The results with a new one, the newest last."""
+    """Return the results with the new one added as the last."""
     return [*(old for old in kept if old.key != new.key), new][-MAX_KEPT:]
 
 
 def cpu_limit(affinity: int, cpu_max: str) -> int:
-    """CPUs that may be used: of `affinity`, no more than a cgroup's quota (`cpu.max`) pays for."""
+    """Return the usable CPUs: `affinity`, or fewer if a cgroup's quota (`cpu.max`) is lower."""
     quota, _, period = cpu_max.strip().partition(" ")
     if not quota.isdigit() or not period.isdigit() or int(period) == 0:
         return affinity
@@ -89,7 +93,7 @@ def cpu_limit(affinity: int, cpu_max: str) -> int:
 
 
 def cpu_name(cpuinfo: str, machine: str) -> str:
-    """A CPU's name from /proc/cpuinfo; ARM has none there but its parts' numbers."""
+    """Return the CPU's name from /proc/cpuinfo; on ARM, the machine and the CPU part numbers."""
     name = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
     if name:
         return name[1].strip()

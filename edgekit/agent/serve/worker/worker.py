@@ -1,7 +1,7 @@
-"""The model's own process: runs prompts side by side in the decoder's slots, streams the answers.
+"""The model process: runs prompts side by side in the decoder's slots and streams the answers.
 
-Its own process because the runtime holds the GIL for a whole prefill slice, and because a native
-crash or an out-of-memory kill here must not cost the MQTT connection.
+The model has its own process because the runtime holds the GIL for a whole prefill slice, and
+because a native crash or an out-of-memory kill here must not cost the MQTT connection.
 """
 
 from __future__ import annotations
@@ -40,24 +40,24 @@ from edgekit.agent.serve.worker.shares import Shares
 from edgekit.core.chat import Timings, Usage
 
 SYSTEM_ROLES = ("system", "developer")
-MAX_SYSTEM_MESSAGES = 64  # whose tokens are remembered
+MAX_SYSTEM_MESSAGES = 64  # the worker remembers the tokens of so many
 
 Clock = Callable[[], float]
 
 
 class Worker:
-    """Runs prompts on the slots of a decoder; more than there are slots wait in order.
+    """Runs prompts in the slots of a decoder; prompts without a slot wait.
 
     Args:
-        pipe: to the parent.
-        decoder: with at least one slot.
-        tokenizer: of the same model.
-        clock: monotonic seconds, the parent's clock.
+        pipe: the pipe to the parent.
+        decoder: the decoder, with at least one slot.
+        tokenizer: the same model's tokenizer.
+        clock: monotonic seconds, on the parent's clock.
         processors: makes custom scoring for each prompt.
-        beams: the model's beam search.
-        max_beams: that a prompt may ask for; 1 refuses beam search.
-        flush_seconds: for how long deltas are coalesced.
-        pause_seconds: for which the model rests after the first delta of an answer.
+        beams: the model's beam search; None if it has none.
+        max_beams: the most beams that a prompt may ask for; 1 refuses beam search.
+        flush_seconds: seconds for which deltas are coalesced.
+        pause_seconds: seconds for which the model rests after an answer's first delta.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Worker:
         self._flush_seconds = flush_seconds
         self._pause_seconds = pause_seconds
         self._alone: Start | None = None  # the beam search that runs
-        self._stopped = ""  # and why it is to stop
+        self._stopped = ""  # the reason to stop it; empty to go on
         self._idle = [Slot(number) for number in range(decoder.limits.slots)]
         self._running: dict[int, Generation] = {}  # by slot
         self._waiting: deque[Start] = deque()
@@ -98,7 +98,7 @@ class Worker:
                 if not self._running:
                     self._shares.rest()
                     self._listen(wait=not self._waiting)
-                    self._said_at = self._clock()  # it owed nothing that takes long
+                    self._said_at = self._clock()  # while idle it owed no heartbeat
                 start = self._next_start()
                 if start is not None:
                     self._begin(start)
@@ -107,11 +107,11 @@ class Worker:
             return
 
     def _quantum(self) -> None:
-        """One slice of a prefill and one token of answers, as far as there are any.
+        """Run one quantum: one slice of a prefill and one token of answers, if there are any.
 
-        Where nothing but one answer runs, all its tokens until something happens.
+        If nothing but one answer runs, compute its tokens until something else happens.
         """
-        if not self._running:  # all were refused
+        if not self._running:  # the worker refused every prompt
             return
         loads = [generation.load for generation in self._running.values()]
         limits = self._decoder.limits
@@ -123,7 +123,7 @@ class Worker:
         if work.feed is not None:
             self._feed(*work.feed)
         steps = [self._running[slot] for slot in work.step if slot in self._running]
-        due = bool(self._waiting and self._idle)  # who owes the model's time begins later
+        due = bool(self._waiting and self._idle)  # a requester that owes time begins later
         if work.feed is None and len(self._running) == 1 and steps and not due:
             self._decode_alone(steps[0])
         elif limits.batched:
@@ -136,7 +136,7 @@ class Worker:
                     break  # a new prompt does not wait for the rest of the quantum
 
     def _feed(self, slot: int, count: int) -> None:
-        """One slice of a prefill; the first token, after the last slice, waits for nobody."""
+        """Compute one slice of a prefill; right after the last slice, also the first token."""
         generation, began = self._running[slot], self._clock()
         generation.quantum = self._quanta
         self._announce(count)
@@ -152,12 +152,12 @@ class Worker:
     def _decode_alone(self, generation: Generation) -> None:
         """Compute tokens of the only running answer until there is anything else to do.
 
-        It has a loop of its own. After each token the model fills the CPU's caches, and the work of
-        `_quantum` took 200 us then, 2 % of a token of SmolLM2.
+        This is a separate loop because the model fills the CPU's caches with each token, and then
+        the work of `_quantum` took 200 us, 2 % of a token of SmolLM2.
         """
         until = min(start.deadline for start in (generation.start, *self._waiting))
         began = self._clock()
-        until = min(until, began + HEARTBEAT_SECONDS)  # its text may all be held back
+        until = min(until, began + HEARTBEAT_SECONDS)  # the answer may hold back all its text
         while generation.decodes:
             reason = generation.advance()
             if reason:
@@ -170,9 +170,9 @@ class Worker:
         self._listen()
 
     def _decode(self, generations: list[Generation], feeding: Set[str] = frozenset()) -> None:
-        """One token of each of these answers, in one step of the decoder.
+        """Compute one token of each of these answers, in one step of the decoder.
 
-        Who is `feeding` gets it along with the others, and pays for its slices.
+        Requesters in `feeding` pay for their slices and get their tokens free, with the others.
         """
         if not generations:
             return
@@ -196,7 +196,7 @@ class Worker:
 
     # --- prompts ------------------------------------------------------------------------------
     def _listen(self, wait: bool = False) -> None:
-        """Read the pipe, and end what was cancelled or is out of time."""
+        """Read the pipe, and end prompts that were cancelled or passed their deadline."""
         message = self._pipe.receive(wait)
         while message is not None:
             if isinstance(message, Start):
@@ -221,7 +221,7 @@ class Worker:
         self._pipe.send(message)
 
     def _announce(self, tokens: int) -> None:
-        """Tell of a computation that is longer than a slice, and cannot be interrupted."""
+        """Announce a long computation that cannot be interrupted, so the parent keeps waiting."""
         if tokens > 2 * SLICE_TOKENS:
             self._send(Heartbeat(quiet_seconds(tokens)))
 
@@ -242,8 +242,11 @@ class Worker:
         self._send(generation.done(reason))
 
     def _next_start(self) -> Start | None:
-        """A prompt that waits and may begin: in an idle slot, a beam search where nothing else
-        runs. Of those who owe the others nothing, the first of who used least."""
+        """Return the waiting prompt that may begin now, if there is one.
+
+        Among requesters that owe the others no time, the one that used least comes first. A prompt
+        needs an idle slot; a beam search begins only while nothing else runs.
+        """
         due = [start for start in self._waiting if not self._shares.owes(start.requester)]
         if not due:
             return None
@@ -286,7 +289,7 @@ class Worker:
         self._send(done)
 
     def _place(self, start: Start, prompt: list[int], limit: int) -> None:
-        """Put a prompt into the slot that has most of it."""
+        """Put a prompt into the idle slot that costs least."""
         limits = self._decoder.limits
         long_rope = limits.rope_threshold is not None and len(prompt) > limits.rope_threshold
         leading = takewhile(lambda message: message[0] in SYSTEM_ROLES, start.messages)
@@ -321,17 +324,17 @@ class Worker:
         return Sampler(start.sampling, prompt, custom)
 
     def _system(self, system: tuple[tuple[str, str], ...]) -> list[int]:
-        """The tokens that come from leading system messages alone, whatever follows them.
+        """Return the tokens that depend on the leading system messages alone.
 
-        Two prompts that differ from the first letter after them show where they end: a token over
-        that border is in one of the two only.
+        Two prompts whose user messages begin with different letters show where these tokens end: a
+        token across that border occurs in only one of the two.
         """
         known = self._systems.pop(system, None)
         if known is None:
             try:
                 probes = [self._tokenizer.encode_chat([*system, ("user", x)]) for x in "aZ"]
                 known = probes[0][: common_length(*probes)]
-            except Exception:  # a template that wants more than this shares nothing
+            except Exception:  # the template needs more messages: share nothing
                 known = []
         self._systems[system] = known
         if len(self._systems) > MAX_SYSTEM_MESSAGES:
