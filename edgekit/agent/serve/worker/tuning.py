@@ -15,7 +15,7 @@ from edgekit.agent.serve.worker.decoder import RuntimeOptions
 
 PROMPT_TOKENS = 256  # the typical prompt and answer that weigh prefill against decode
 ANSWER_TOKENS = 128
-SPINNING_TIMES = 0.95  # a setting that waits busily must take at most this share of the time
+SPINNING_TIMES = 0.95  # a setting that waits busily must take at most this share of others' time
 EVERY_CPU_TIMES = 0.9  # the same for one that leaves no CPU to the agent, the broker and the rest
 MAX_KEPT = 8  # results in the file, one for each release and CPU
 

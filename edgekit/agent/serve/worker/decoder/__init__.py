@@ -1,7 +1,7 @@
-"""The boundary below which models live: tokens in, logits out.
+"""The decoder boundary between the worker and a model's runtime: tokens in, logits out.
 
-Sampling, stop strings and scheduling sit above it, a runtime below it. The runtime's libraries are
-imported nowhere else.
+Sampling, stop strings and scheduling are above the boundary, a runtime is below it. Only this
+package imports the runtime's libraries.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ class Limits(msgspec.Struct, frozen=True):
     """What a decoder can do; lengths in tokens.
 
     Attributes:
-        slots: sequences it holds side by side.
-        max_length: of a slot.
-        vocabulary: token ids are below it.
-        min_slice: a shorter slice gives other logits than a longer one.
-        can_truncate: to any length; if not, only to 0.
-        batched: one `step` over several slots costs less than one for each.
-        rope_threshold: LongRoPE's rotary factors change for sequences above this length. What is
-            computed below it is wrong above, and the decoder does not compute it again: the
-            caller empties the slot and feeds more than this in one slice.
+        slots: how many sequences it holds side by side.
+        max_length: the most tokens of a slot.
+        vocabulary: every token id is below this number.
+        min_slice: a slice shorter than this gives other logits than a longer one.
+        can_truncate: whether a slot can be truncated to any length; if not, only to 0.
+        batched: whether one `step` over several slots costs less than one step for each.
+        rope_threshold: LongRoPE's rotary factors change for sequences above this length. Tokens
+            computed below it are wrong above it, and the decoder does not compute them again:
+            the caller empties the slot and feeds more tokens than this in one slice.
     """
 
     slots: int
@@ -45,7 +45,7 @@ class RuntimeOptions(msgspec.Struct, frozen=True):
     """How the runtime computes.
 
     Attributes:
-        threads: CPU threads; 0 leaves it to the runtime, which takes half of the cores.
+        threads: CPU threads; 0 leaves the choice to the runtime, which takes half of the cores.
         spinning: whether a thread without work waits busily; None leaves it to the runtime.
     """
 
@@ -56,27 +56,27 @@ class RuntimeOptions(msgspec.Struct, frozen=True):
 class Decoder(Protocol):
     """Slots of token sequences with their KV memory.
 
-    A slot's *length* counts the tokens it holds, the one chosen by `greedy` included.
+    A slot's *length* counts the tokens that it holds, including one chosen by `greedy`.
     """
 
     @property
     def limits(self) -> Limits:
-        """What this decoder can do."""
+        """The limits of this decoder."""
         ...
 
     def extend(self, slot: int, tokens: Sequence[int]) -> Logits:
-        """Append one prefill slice; logits after its last token, shape (vocabulary,)."""
+        """Append one prefill slice; return the logits after its last token, shape (vocabulary,)."""
         ...
 
     def step(self, tokens: Mapping[int, int]) -> dict[int, Logits]:
-        """Append one token to each named slot; logits after it, shape (vocabulary,)."""
+        """Append one token to each named slot; return each one's logits, shape (vocabulary,)."""
         ...
 
     def greedy(self, slot: int) -> int:
         """Append the arg-max of the slot's logits and return it.
 
-        The same token as `step` and `argmax`, but the logits never leave the runtime. Not to be
-        called again after a token that ends an answer.
+        The token is the same as with `step` and `argmax`, but the logits never leave the runtime.
+        Do not call this again after a token that ends an answer.
         """
         ...
 
@@ -85,19 +85,19 @@ class Decoder(Protocol):
         ...
 
     def length(self, slot: int) -> int:
-        """Tokens in the slot."""
+        """Return the number of tokens in the slot."""
         ...
 
 
 class Beams(Protocol):
-    """One beam search, apart from every slot: it has KV memory of its own."""
+    """One beam search, outside the slots: it has its own KV memory."""
 
     def step(self) -> bool:
-        """Lengthen every beam by a token; False once the search is over."""
+        """Lengthen every beam by one token; return False once the search is over."""
         ...
 
     def best(self) -> list[int]:
-        """The tokens of the best answer so far, the one that ends it left out."""
+        """Return the tokens of the best answer so far, without an end-of-turn token."""
         ...
 
 
@@ -107,18 +107,18 @@ class BeamSearch(Protocol):
     def __call__(
         self, prompt: Sequence[int], beams: int, answer_limit: int, length_penalty: float
     ) -> Beams:
-        """Compute the prompt, in one piece, for so many beams.
+        """Compute the prompt in one slice and start a beam search.
 
         Args:
-            prompt: its tokens.
-            beams: how many, at least 2.
-            answer_limit: tokens of the answer at most.
-            length_penalty: exponent of the length that scores are divided by.
+            prompt: the prompt's tokens.
+            beams: how many beams, at least 2.
+            answer_limit: the most tokens of the answer.
+            length_penalty: scores are divided by the length raised to this exponent.
         """
         ...
 
     def room(self, prompt: int, answer: int) -> int:
-        """How many beams of so many tokens the free memory has room for."""
+        """Return how many beams fit into the free memory; `prompt` and `answer` are in tokens."""
         ...
 
 
@@ -126,7 +126,7 @@ class TextStream(Protocol):
     """Turns tokens into text piece by piece."""
 
     def decode(self, token: int) -> str:
-        """The text this token completes; empty while a character is incomplete."""
+        """Return the text that this token completes; empty while a character is incomplete."""
         ...
 
 
@@ -139,11 +139,11 @@ class Tokenizer(Protocol):
         ...
 
     def encode_chat(self, messages: Sequence[tuple[str, str]]) -> list[int]:
-        """The prompt's tokens: chat template applied, ready for the answer."""
+        """Apply the chat template; return the prompt's tokens, ready for the answer."""
         ...
 
     def stream(self) -> TextStream:
-        """A new stream."""
+        """Return a new stream."""
         ...
 
 
@@ -158,16 +158,16 @@ def open_model(
 
     Args:
         model_dir: holds `genai_config.json`, the graph, its weights and the tokenizer.
-        max_length: tokens per slot, fewer where the free memory holds none of so many
-            (`memory`); the KV memory for them is touched in full.
-        options: of the runtime.
-        slots: how many; 0 takes what this device's free memory allows.
-        batching: one step for all slots, where the graph allows it; without beam search.
+        max_length: tokens per slot; fewer if the free memory does not hold one slot of this length
+            (`memory`). The KV memory for them is touched in full.
+        options: the runtime's options.
+        slots: how many slots; 0 takes as many as this device's free memory allows.
+        batching: compute one step for all slots if the graph allows it; without beam search.
 
     Raises:
-        EdgekitError: the memory does not hold the shortest slot.
+        EdgekitError: the free memory does not hold the shortest slot.
     """
-    # Imported on use: the native libraries are not wanted where only the Protocols are.
+    # Imported on use: a caller that needs only the Protocols must not load native libraries.
     from edgekit.agent.serve.worker.decoder.generator import open_genai  # noqa: PLC0415  as above
     from edgekit.agent.serve.worker.decoder.graph import read_graph  # noqa: PLC0415  as above
 

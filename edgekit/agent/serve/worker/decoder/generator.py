@@ -1,9 +1,9 @@
-"""GeneratorDecoder: onnxruntime-genai behind the decoder boundary, every model family it knows.
+"""GeneratorDecoder: onnxruntime-genai behind the decoder boundary, for every family it knows.
 
-Driven by `append_tokens`, `get_logits` and `rewind_to`. `generate_next_token` serves `greedy`
-alone: it leaves its token appended but not computed, and an `append_tokens` on top of that gives
-wrong logits (off by 1.8 to 4.1, measured), so such a token is *pending* here and goes in again
-with what follows. See docs/adr/0003.
+The decoder drives the runtime with `append_tokens`, `get_logits` and `rewind_to`. Only `greedy`
+uses `generate_next_token`, which leaves its token appended but not computed. An `append_tokens` on
+top of that gives wrong logits (off by 1.8 to 4.1, measured). So the decoder marks such a token as
+*pending* and feeds it again with the tokens that follow. See docs/adr/0003.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-# Both libraries carry an uploader that is on by default and looks at this before the import.
+# Both libraries have an uploader that is on by default and reads this variable at import.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import msgspec
@@ -26,7 +26,7 @@ from edgekit.agent.serve.worker.decoder import Limits, Logits, RuntimeOptions
 from edgekit.agent.serve.worker.decoder.graph import Graph, limits_of, read_graph
 from edgekit.agent.serve.worker.decoder.memory import beams_for, free_bytes
 
-# Greedy by definition, whatever the model's own search defaults are.
+# These options make the search greedy, whatever the model's own search defaults are.
 GREEDY = {
     "do_sample": False,
     "num_beams": 1,
@@ -37,7 +37,7 @@ GREEDY = {
 
 
 def load_model(model_dir: Path, options: RuntimeOptions) -> og.Model:
-    """The runtime's model, with these session options."""
+    """Load the runtime's model with these session options."""
     config = og.Config(str(model_dir))
     session: dict[str, Any] = {}
     if options.threads:
@@ -51,7 +51,7 @@ def load_model(model_dir: Path, options: RuntimeOptions) -> og.Model:
 def open_genai(
     model_dir: Path, max_length: int, options: RuntimeOptions, slots: int
 ) -> tuple[GeneratorDecoder, GenaiTokenizer, GenaiBeamSearch]:
-    """Load a model folder: see `open_model`."""
+    """Load a model folder; `open_model` describes the arguments."""
     model = load_model(model_dir, options)
     graph = read_graph(model_dir)
     tokenizer = GenaiTokenizer(model)
@@ -70,7 +70,7 @@ class GeneratorDecoder:
         self.limits = msgspec.structs.replace(limits, can_truncate=can_truncate)
 
     def length(self, slot: int) -> int:
-        """Tokens in the slot, the pending one included."""
+        """Return the number of tokens in the slot, including the pending one."""
         return self._slots[slot].length
 
     def extend(self, slot: int, tokens: Sequence[int]) -> Logits:
@@ -82,7 +82,7 @@ class GeneratorDecoder:
         return {slot: self._slots[slot].extend([token]) for slot, token in tokens.items()}
 
     def greedy(self, slot: int) -> int:
-        """Let the runtime choose; it computes the token's own logits when they are asked for."""
+        """Let the runtime choose a token; it computes that token's logits only on demand."""
         return self._slots[slot].greedy()
 
     def truncate(self, slot: int, length: int) -> None:
@@ -99,8 +99,8 @@ class _Slot:
         self._padding = padding
         self._rope_threshold = limits.rope_threshold
         self._pending: int | None = None
-        self.may_leave_pending = False  # it is gone back over with what follows
-        # Counted here: the runtime's token_count() leaves out a chosen token that ends the answer.
+        self.may_leave_pending = False  # only if `extend` can truncate it
+        # Counted here: the runtime's token_count() omits a chosen token that ends the answer.
         self.length = 0
 
     def extend(self, tokens: Sequence[int]) -> Logits:
@@ -111,8 +111,8 @@ class _Slot:
         self.length += len(tokens)
         logits: Logits
         if len(tokens) > 1 and tokens[-1] == self._padding:
-            # get_logits() answers for the last token that is not padding, and the padding token
-            # is often the one that ends a turn: take the last row of the whole output instead.
+            # get_logits() returns the row of the last token that is not padding, and the padding
+            # token often is the end-of-turn token: take the last row of the whole output.
             logits = self._generator.get_output("logits")[0, -1]
             self._generator.set_logits(logits.reshape(1, -1))  # for `greedy`
         else:
@@ -121,7 +121,7 @@ class _Slot:
 
     def greedy(self) -> int:
         crossed = self._rope_threshold is not None and self.length == self._rope_threshold + 1
-        # At the threshold the runtime would compute the whole slot again, as the caller just did.
+        # Here the runtime would compute the whole slot again, which the caller just did.
         if crossed or not self.may_leave_pending:
             token = int(self._generator.get_logits().argmax())
             self.extend([token])
@@ -143,7 +143,7 @@ class _Slot:
         self.length, self._pending = length, None
 
     def can_truncate(self) -> bool:
-        """Tries it: the runtime refuses to rewind windowed caches and states without a length."""
+        """Try to rewind: the runtime refuses it for windowed caches and states without a length."""
         self.extend([self._padding] * 3)
         try:
             self._generator.rewind_to(2)
@@ -155,9 +155,9 @@ class _Slot:
 
 
 class GenaiBeams:
-    """One beam search on a Generator of its own; freed with it.
+    """One beam search on its own Generator, which is freed with it.
 
-    The prompt goes in with one append: slices of a Generator with beams crash the runtime.
+    The prompt goes in with one append, since slices crash a Generator with beams.
     """
 
     def __init__(
@@ -182,18 +182,18 @@ class GenaiBeams:
         self._prompt_length = len(prompt)
 
     def step(self) -> bool:
-        """Lengthen every beam."""
+        """Lengthen every beam by one token; return False once the search is over."""
         if not self._generator.is_done():
             self._generator.generate_next_token()
         return not self._generator.is_done()
 
     def best(self) -> list[int]:
-        """The best sequence's answer."""
+        """Return the answer's tokens of the best sequence."""
         return [int(token) for token in self._generator.get_sequence(0)[self._prompt_length :]]
 
 
 class GenaiBeamSearch:
-    """Beam searches of one model."""
+    """Starts beam searches of one model."""
 
     def __init__(self, model: og.Model, graph: Graph) -> None:
         self._model = model
@@ -202,11 +202,11 @@ class GenaiBeamSearch:
     def __call__(
         self, prompt: Sequence[int], beams: int, answer_limit: int, length_penalty: float
     ) -> GenaiBeams:
-        """Compute the prompt."""
+        """Compute the prompt and start a search."""
         return GenaiBeams(self._model, prompt, beams, answer_limit, length_penalty)
 
     def room(self, prompt: int, answer: int) -> int:
-        """What the memory that is free now has room for."""
+        """Return how many beams fit into the memory that is free now."""
         return beams_for(self._graph.beam_bytes(prompt, answer), free_bytes())
 
 
@@ -214,7 +214,7 @@ class GenaiTokenizer:
     """The model's tokenizer and chat template, as onnxruntime-genai runs them.
 
     Args:
-        model: loaded, or its folder: then no weights are.
+        model: the loaded model, or its folder, whose weights are then not loaded.
     """
 
     def __init__(self, model: og.Model | str) -> None:
@@ -222,7 +222,7 @@ class GenaiTokenizer:
         self.eos_token_ids = frozenset(int(i) for i in self._tokenizer.eos_token_ids)
 
     def encode_chat(self, messages: Sequence[tuple[str, str]]) -> list[int]:
-        """Chat template and encoding; developer messages are system messages to a template."""
+        """Apply the chat template and encode; developer messages go in as system messages."""
         turns = [
             {"role": "system" if role == "developer" else role, "content": content}
             for role, content in messages
@@ -231,5 +231,5 @@ class GenaiTokenizer:
         return [int(i) for i in self._tokenizer.encode(text)]
 
     def stream(self) -> og.TokenizerStream:
-        """A stream that holds incomplete characters back."""
+        """Return a stream that holds back incomplete characters."""
         return self._tokenizer.create_stream()

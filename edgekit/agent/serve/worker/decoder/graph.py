@@ -1,4 +1,4 @@
-"""What a model folder says of its graph, as far as a decoder needs it."""
+"""Reads the properties of a model's graph that a decoder needs from the model's folder."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ log = logging.getLogger(__name__)
 
 KV_ELEMENT_BYTES = 4  # the CPU graphs have float32 keys and values
 LOGIT_BYTES = 4
-# A search has no buffer that is written in place: each step has keys and values anew, and what the
-# runtime's arena keeps of the old ones is the most of it. Measured: 1.7 and 6.7 for SmolLM2.
+# A beam search writes no buffer in place: each step allocates keys and values again. Most of the
+# memory is the old ones that the runtime's arena keeps. Measured: 1.7 and 6.7 copies for SmolLM2.
 BEAM_PROMPT_COPIES, BEAM_ANSWER_COPIES = 2, 7
 # The comparison that chooses between LongRoPE's factors, as the model builder writes it.
 _ROPE_THRESHOLD = re.compile(
@@ -30,13 +30,13 @@ _SLOT_OUTPUTS = {"logits", "present_key_names", "present_value_names"}
 
 
 class SlidingWindow(msgspec.Struct, frozen=True):
-    """How many positions the runtime keeps, about."""
+    """The sliding window: about how many positions the runtime keeps."""
 
     window_size: int = 0
 
 
 class Decoding(msgspec.Struct, frozen=True):
-    """`model.decoder` of genai_config.json."""
+    """The object `model.decoder` in genai_config.json."""
 
     filename: str
     num_hidden_layers: int
@@ -48,7 +48,7 @@ class Decoding(msgspec.Struct, frozen=True):
 
 
 class Graph(msgspec.Struct, frozen=True):
-    """A graph: its file, dimensions, the names of its inputs and outputs, the padding token."""
+    """A model's graph: its file, dimensions, input and output names, and padding token."""
 
     path: Path
     decoder: Decoding
@@ -57,26 +57,26 @@ class Graph(msgspec.Struct, frozen=True):
 
     @property
     def token_bytes(self) -> int:
-        """Keys and values of one token."""
+        """Bytes of one token's keys and values."""
         decoder = self.decoder
         elements = decoder.num_hidden_layers * decoder.num_key_value_heads * decoder.head_size
         return 2 * elements * KV_ELEMENT_BYTES
 
     def beam_bytes(self, prompt: int, answer: int) -> int:
-        """Memory of one beam: keys and values, and the logits of the whole prompt."""
+        """Return one beam's bytes: keys and values, and the logits of the whole prompt."""
         copies = BEAM_PROMPT_COPIES * prompt + BEAM_ANSWER_COPIES * answer
         return copies * self.token_bytes + prompt * self.vocabulary * LOGIT_BYTES
 
     @property
     def takes_slots(self) -> bool:
-        """Whether its inputs are exactly what a `SlotDecoder` feeds: ids, mask, keys, values."""
+        """Whether its inputs are exactly those of a `SlotDecoder`: ids, mask, keys, values."""
         return set(self.decoder.inputs) == _SLOT_INPUTS and set(self.decoder.outputs) == (
             _SLOT_OUTPUTS
         )
 
 
 def read_graph(model_dir: Path) -> Graph:
-    """Read `genai_config.json`."""
+    """Read the graph's properties from `genai_config.json`."""
     config: dict[str, Any] = msgspec.json.decode((model_dir / "genai_config.json").read_bytes())
     model = config["model"]
     decoder = msgspec.convert(model["decoder"], Decoding)
@@ -84,15 +84,16 @@ def read_graph(model_dir: Path) -> Graph:
 
 
 def limits_of(graph: Graph, max_length: int, slots: int) -> Limits:
-    """A decoder's limits, by the memory that is free: asked once the model is loaded.
+    """Return a decoder's limits by the free memory; call it once the model is loaded.
 
     Args:
-        graph: of the model.
-        max_length: of a slot; one that the memory does not hold is shortened, and that is logged.
-        slots: how many; 0 is what the memory allows.
+        graph: the model's graph.
+        max_length: tokens of a slot. If the memory does not hold so many, the length is lowered and
+            a warning is logged.
+        slots: how many slots; 0 takes as many as the memory allows.
 
     Raises:
-        OutOfMemoryError: it allows none.
+        OutOfMemoryError: the memory does not hold the shortest slot.
     """
     free = free_bytes()
     room = room_for(graph.token_bytes, max_length, free, slots)
@@ -109,14 +110,17 @@ def limits_of(graph: Graph, max_length: int, slots: int) -> Limits:
         slots=room.slots,
         max_length=room.length,
         vocabulary=graph.vocabulary,
-        # what has left the window cannot be gone back to
+        # tokens that left the window cannot be restored
         can_truncate=window is None or window.window_size >= room.length,
         rope_threshold=rope_threshold(graph.path, room.length),
     )
 
 
 def rope_threshold(graph: Path, max_length: int) -> int | None:
-    """The length above which a LongRoPE graph takes its long factors, if a slot can get there."""
+    """Return the length above which a LongRoPE graph takes its long factors.
+
+    None if the graph has no such length, or a slot cannot exceed it.
+    """
     with graph.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         found = _ROPE_THRESHOLD.search(data)
         threshold = int(found[1]) if found else None

@@ -1,4 +1,4 @@
-"""How many slots of which length, and how many beams, a device's memory has room for."""
+"""Computes the slots, their length and the beams that fit into a device's free memory."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import msgspec
 from edgekit.agent.serve.worker.cgroup import control_groups
 from edgekit.errors import EdgekitError
 
-MAX_SLOTS = 4  # prompts side by side share one model: more wait less and run slower
-SPARE_SHARE = 0.5  # of the free memory, for everything that is not KV
-ALONE_SPARE_SHARE = 0.2  # where there is one slot only
-MIN_LENGTH = 512  # tokens of a slot: a shorter one answers too little to be served
+MAX_SLOTS = 4  # prompts share one model: with more slots they wait less and run slower
+SPARE_SHARE = 0.5  # of the free memory, kept for everything except KV
+ALONE_SPARE_SHARE = 0.2  # the same, when there is only one slot
+MIN_LENGTH = 512  # tokens of a slot: a shorter one leaves too little room for answers
 
 
 class OutOfMemoryError(EdgekitError):
@@ -23,26 +23,26 @@ class OutOfMemoryError(EdgekitError):
 
 
 class Room(msgspec.Struct, frozen=True):
-    """Slots side by side, and the tokens that each holds."""
+    """How many slots fit, and how many tokens each of them holds."""
 
     slots: int
     length: int
 
 
 def room_for(token_bytes: int, max_length: int, free_bytes: int, slots: int = 0) -> Room:
-    """The slots that fit into the free memory.
+    """Return the slots that fit into the free memory.
 
-    Where not even one of `max_length` does there is one that is shorter: half of it, a quarter and
-    so on, down to `MIN_LENGTH`.
+    If not even one slot of `max_length` fits, there is one shorter slot: a half of it, a quarter
+    and so on, down to `MIN_LENGTH`.
 
     Args:
-        token_bytes: keys and values of one token.
-        max_length: tokens of a slot, where the memory allows it.
-        free_bytes: once the model is loaded.
-        slots: how many, where one fits; 0 takes as many as fit.
+        token_bytes: bytes of one token's keys and values.
+        max_length: tokens of a slot, if the memory allows it.
+        free_bytes: the free memory once the model is loaded, in bytes.
+        slots: how many slots, if at least one fits; 0 takes as many as fit.
 
     Raises:
-        OutOfMemoryError: the shortest does not fit.
+        OutOfMemoryError: the shortest slot does not fit.
     """
     most = int(free_bytes * (1 - ALONE_SPARE_SHARE)) // max(1, token_bytes)  # tokens of one slot
     if most >= max_length:
@@ -55,7 +55,7 @@ def room_for(token_bytes: int, max_length: int, free_bytes: int, slots: int = 0)
             f"{_mb(free_bytes)} are free once the model is loaded; "
             f"the shortest context, {shortest} tokens, takes {_mb(token_bytes * shortest)} of keys "
             f"and values, and {ALONE_SPARE_SHARE:.0%} of what is free stays spare",
-            "end other programs of the device, or build the model smaller",
+            "end other programs on the device, or build a smaller model",
         )
     length = max_length
     while length > most:
@@ -64,15 +64,15 @@ def room_for(token_bytes: int, max_length: int, free_bytes: int, slots: int = 0)
 
 
 def beams_for(beam_bytes: int, free_bytes: int) -> int:
-    """Beams of `beam_bytes` each that fit into `free_bytes`; they may be none."""
+    """Return how many beams of `beam_bytes` each fit into `free_bytes`; it may be 0."""
     return int(free_bytes * (1 - SPARE_SHARE)) // max(1, beam_bytes)
 
 
 def free_bytes(meminfo: Path = Path("/proc/meminfo"), groups: Iterable[Path] | None = None) -> int:
-    """Memory that can still be used here: of the machine, and of our control groups if less.
+    """Return the bytes this process can still use, on the machine and in its control groups.
 
-    Files that are only cached count as free, in a group as in the machine's MemAvailable: a model
-    that was just read fills a group with them.
+    Files that are only cached count as free, in a group as in the machine's MemAvailable: reading a
+    model fills a group with them.
     """
     fields = (line.split() for line in meminfo.read_text("ascii").splitlines())
     free = next((int(f[1]) << 10 for f in fields if f[0] == "MemAvailable:"), 0)
@@ -81,12 +81,12 @@ def free_bytes(meminfo: Path = Path("/proc/meminfo"), groups: Iterable[Path] | N
 
 
 def _left_in(group: Path) -> int | None:
-    """Bytes below a control group's limit; None where it has none."""
+    """Return the bytes left below a control group's limit; None if it has no limit."""
     try:
         limit = (group / "memory.max").read_text("ascii").strip()
         used = int((group / "memory.current").read_text("ascii"))
         stat = (group / "memory.stat").read_text("ascii")
-    except OSError:  # the topmost, or version 1
+    except OSError:  # the root group, or version 1
         return None
     if limit == "max":
         return None

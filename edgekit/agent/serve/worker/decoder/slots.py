@@ -1,8 +1,9 @@
 """SlotDecoder: plain onnxruntime on the same graph, one step over all slots in one batch.
 
-For graphs whose inputs are exactly token ids, mask and float key/value caches of rank 4. The mask's
-row sums tell the operators each row's own length, so that slots of different lengths decode in one
-run; key and value caches are one buffer per layer, bound as past and present and written in place.
+It takes graphs whose inputs are exactly token ids, mask and float key/value caches of rank 4. The
+mask's row sums tell the operators each row's own length, so slots of different lengths decode in
+one run. Key and value caches are one buffer per layer, bound as past and present and written in
+place.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ class SlotDecoder:
     """Slots of one graph.
 
     Args:
-        session: of a graph that `takes_slots`.
-        graph: that one.
+        session: the session of a graph that `takes_slots`.
+        graph: the same graph.
         limits: slots, length, vocabulary and LongRoPE's threshold.
     """
 
@@ -41,7 +42,7 @@ class SlotDecoder:
         self._last_alone = logits.shape[1] == 1  # built with prune_lm_head
         self.limits = msgspec.structs.replace(limits, batched=True)
         self._lengths = [0] * limits.slots
-        self._logits: dict[int, Logits] = {}  # after a slot's last token, where it is computed
+        self._logits: dict[int, Logits] = {}  # after a slot's last token, if that is computed
         self._pending: dict[int, int] = {}  # chosen by `greedy`, not computed yet
         config = graph.decoder
         shape = (limits.slots, config.num_key_value_heads, limits.max_length, config.head_size)
@@ -56,7 +57,7 @@ class SlotDecoder:
         ]
 
     def length(self, slot: int) -> int:
-        """Tokens in the slot, the pending one included."""
+        """Return the number of tokens in the slot, including the pending one."""
         return self._lengths[slot]
 
     def extend(self, slot: int, tokens: Sequence[int]) -> Logits:
@@ -70,7 +71,7 @@ class SlotDecoder:
         return logits
 
     def step(self, tokens: Mapping[int, int]) -> dict[int, Logits]:
-        """Append one token to each of the slots, neighbours in one run."""
+        """Append one token to each of the slots; neighbours share a run."""
         stepped: dict[int, Logits] = {}
         for slot in sorted(set(tokens) & set(self._pending)):
             stepped[slot] = self.extend(slot, [tokens[slot]])
@@ -81,7 +82,7 @@ class SlotDecoder:
         return stepped
 
     def greedy(self, slot: int) -> int:
-        """Append the arg-max; it is computed with what follows."""
+        """Append the arg-max; the next call computes it, with the tokens that follow."""
         pending = self._pending.pop(slot, None)
         if pending is not None:
             self._lengths[slot] -= 1
@@ -101,12 +102,12 @@ class SlotDecoder:
             self._logits.pop(slot, None)
 
     def _is_long(self, slot: int) -> bool:
-        """Whether its next token takes the long rotary factors, which a run has for all rows."""
+        """Whether its next token needs the long rotary factors; a run has one kind for all rows."""
         rope = self.limits.rope_threshold
         return rope is not None and self._lengths[slot] >= rope
 
     def _run(self, first: int, rows: Sequence[Sequence[int]]) -> list[Logits]:
-        """Compute tokens for neighbouring slots from `first` on; as many for each."""
+        """Compute tokens for neighbouring slots from `first` on, the same number for each."""
         count, size = len(rows), len(rows[0])
         lengths = [self._lengths[first + row] + size for row in range(count)]
         if max(lengths) > self.limits.max_length:
@@ -135,16 +136,16 @@ class SlotDecoder:
 def open_slots(
     graph: Graph, max_length: int, options: RuntimeOptions, slots: int
 ) -> tuple[SlotDecoder, GenaiTokenizer]:
-    """Load a graph that `takes_slots`: see `open_model`."""
+    """Load a graph that `takes_slots`; `open_model` describes the arguments."""
     session = load_session(graph, options)
     tokenizer = GenaiTokenizer(str(graph.path.parent))
-    # Counted only now: the weights take more memory than their files, 119 MB for SmolLM2's 88.
+    # Counted after the load: weights take more memory than their files, 119 MB for SmolLM2's 88.
     limits = limits_of(graph, max_length, slots)
     return SlotDecoder(session, graph, limits), tokenizer
 
 
 def load_session(graph: Graph, options: RuntimeOptions) -> ort.InferenceSession:
-    """The graph with its weights, with these session options."""
+    """Load the graph and its weights with these session options."""
     session = ort.SessionOptions()
     if options.threads:
         session.intra_op_num_threads = options.threads
@@ -155,7 +156,7 @@ def load_session(graph: Graph, options: RuntimeOptions) -> ort.InferenceSession:
 
 
 def _runs(slots: Sequence[int], kind: Callable[[int], bool]) -> list[list[int]]:
-    """Slots in groups of neighbours of one kind."""
+    """Return the slots in groups of neighbours of one kind."""
     runs: list[list[int]] = [[slots[0]]] if slots else []
     for before, slot in pairwise(slots):
         if slot == before + 1 and kind(slot) == kind(before):
@@ -168,7 +169,7 @@ def _runs(slots: Sequence[int], kind: Callable[[int], bool]) -> list[list[int]]:
 def _zeros(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     """An array whose memory is taken page by page as it is written.
 
-    numpy's own asks for huge pages, and takes 250 MB at once.
+    numpy's own allocation asks for huge pages, and takes 250 MB at once.
     """
     count = int(np.prod(shape))
     return np.frombuffer(mmap.mmap(-1, count * 4), dtype=np.float32).reshape(shape)
