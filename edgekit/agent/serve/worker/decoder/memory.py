@@ -32,7 +32,7 @@ class Room(msgspec.Struct, frozen=True):
 def room_for(token_bytes: int, max_length: int, free_bytes: int, slots: int = 0) -> Room:
     """Return the slots that fit into the free memory.
 
-    If not even one slot of `max_length` fits, there is one shorter slot: a half of it, a quarter
+    If not even one slot of `max_length` fits, there is one shorter slot: half as long, a quarter
     and so on, down to `MIN_LENGTH`.
 
     Args:
