@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from edgekit.bundle import layers
+from edgekit.bundle.chat import check_chat
 from edgekit.bundle.docs import OtherLayers, docs_layer
 from edgekit.bundle.folder import ModelFolder, check_bytes, check_gate, read_folder
 from edgekit.bundle.layout import Layout
@@ -111,8 +112,8 @@ def pack(
         The digest of the bundle's manifest.
 
     Raises:
-        UsageError: the folder is no model folder, the model has not passed the gate, or it cannot
-            have this context.
+        UsageError: the folder is no model folder, the model has not passed the gate, it cannot
+            have this context, or a device could not serve chats with it.
         VerificationError: a file was edited, added or removed since the build.
     """
     check_name("bundle", name)
@@ -123,6 +124,8 @@ def pack(
     check_gate(source, accept_ungated)
     report("hashing the model")
     check_bytes(source)
+    report("trying the chat template")
+    check_chat(folder)
     files = _model_layers(store, source)
     report("packing the agent")
     agent = layers.agent_layer(store)

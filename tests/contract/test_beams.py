@@ -11,9 +11,10 @@ from edgekit.agent.serve.worker.decoder import (
     BeamSearch,
     Decoder,
     RuntimeOptions,
-    Tokenizer,
     open_model,
 )
+from edgekit.agent.serve.worker.tokenizer import Tokenizer
+from edgekit.tokens.chat import open_tokenizer
 from tests.fakes.decoder import EOS, FakeBeams, FakeTokenizer
 
 Opened = tuple[Decoder, Tokenizer, BeamSearch]
@@ -22,9 +23,9 @@ QUESTION = [("user", "What is the capital of France?")]
 
 @pytest.fixture(scope="module")
 def real(smollm2: Path) -> Opened:
-    decoder, tokenizer, search = open_model(smollm2, 256, RuntimeOptions(threads=2), slots=1)
+    decoder, search = open_model(smollm2, 256, RuntimeOptions(threads=2), slots=1)
     assert search is not None
-    return decoder, tokenizer, search
+    return decoder, open_tokenizer(smollm2), search
 
 
 @pytest.mark.parametrize("kind", ["real", "fake"])

@@ -14,13 +14,13 @@ from edgekit.agent.serve.worker.decoder import (
     Decoder,
     Logits,
     RuntimeOptions,
-    Tokenizer,
     generator,
     graph,
     open_model,
     slots,
 )
-from edgekit.agent.serve.worker.decoder.generator import GenaiTokenizer
+from edgekit.agent.serve.worker.tokenizer import Tokenizer
+from edgekit.tokens.chat import open_tokenizer
 from tests.fakes.decoder import EOS, FakeDecoder, FakeTokenizer
 
 MAX_LENGTH = 256
@@ -71,11 +71,10 @@ def subject(request: pytest.FixtureRequest) -> Subject:
         return Subject(FakeDecoder(MAX_LENGTH, answer, slots=2), fake, fake.encode)
     folder: Path = request.getfixturevalue("smollm2")
     batching = request.param == "slots"
-    decoder, tokenizer, _ = open_model(folder, MAX_LENGTH, RuntimeOptions(threads=2), 2, batching)
+    decoder, _ = open_model(folder, MAX_LENGTH, RuntimeOptions(threads=2), 2, batching)
     assert decoder.limits.batched == batching
-    assert isinstance(tokenizer, GenaiTokenizer)
-    real = tokenizer._tokenizer
-    return Subject(decoder, tokenizer, lambda text: [int(i) for i in real.encode(text)])
+    tokenizer = open_tokenizer(folder)
+    return Subject(decoder, tokenizer, tokenizer.encode)
 
 
 @pytest.mark.parametrize("batching", [False, True])

@@ -36,7 +36,14 @@ MODEL = {
     ),
     "model.onnx": b"graph",
     "model.onnx.data": b"weights" * 1000,
-    "tokenizer.json": b"{}",
+    "tokenizer.json": msgspec.json.encode(
+        {
+            "version": "1.0",
+            "added_tokens": [],
+            "model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"},
+        }
+    ),
+    "chat_template.jinja": b"{% for message in messages %}{{ message.content }}{% endfor %}",
 }
 ABOUT = {"gate.json": b'{"passed":true}', "report.html": b"<html>", "LICENSE.txt": b"MIT"}
 

@@ -31,7 +31,7 @@ def models(qwen2: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
 
 
 def opened(model: Path, batching: bool) -> tuple[Decoder, BeamSearch | None]:
-    decoder, _, beams = open_model(model, MAX_LENGTH, RuntimeOptions(1), 2, batching)
+    decoder, beams = open_model(model, MAX_LENGTH, RuntimeOptions(1), 2, batching)
     assert decoder.limits.batched == batching
     return decoder, beams
 

@@ -18,15 +18,16 @@ from edgekit.agent.serve.worker.decoder import (
     Limits,
     Logits,
     RuntimeOptions,
-    Tokenizer,
     open_model,
 )
+from edgekit.agent.serve.worker.tokenizer import Tokenizer
 from edgekit.agent.serve.worker.worker import Worker
 from edgekit.builder.request.request import BuildRequest
 from edgekit.builder.run import build
 from edgekit.builder.tools.host import HostToolchain
 from edgekit.core.chat import Sampling
 from edgekit.data import cache_root
+from edgekit.tokens.chat import open_tokenizer
 from tests.building import run_script, silent
 
 THRESHOLD = 64
@@ -125,9 +126,9 @@ def test_the_threshold_is_read_from_the_graph_unless_no_slot_gets_there(model: P
 def test_what_is_above_the_threshold_is_computed_with_the_long_factors_to_the_bit(
     model: Path, length: int, sampling: Sampling, batching: bool
 ) -> None:
-    real, tokenizer, _ = open_model(model, MAX_LENGTH, RuntimeOptions(1), 2, batching)
+    real, _ = open_model(model, MAX_LENGTH, RuntimeOptions(1), 2, batching)
     decoder = OneSlot(real)
-    done = run(decoder, Fixed(tokenizer), tokens(length), sampling)
+    done = run(decoder, Fixed(open_tokenizer(model)), tokens(length), sampling)
     assert done.usage.completion_tokens == 20
     assert sum(size > THRESHOLD for size in decoder.slices) == 1  # computed again once, if at all
     held = decoder.held

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import edgekit
+from edgekit import data
 from edgekit.agent.release.unpack import unpack
 from edgekit.bundle import layers
 from edgekit.bundle.layers import agent_layer, bootstrap, members, put_tar, runtime_packages
@@ -163,3 +164,13 @@ def test_a_first_contact_takes_no_memory_for_what_it_does_not_send(store: BlobSt
     expected = [("edgekit/__init__.py", b""), ("msgspec/__init__.py", b"import sys\n")]
     assert tar == plain_tar(expected)
     assert re.fullmatch("[0-9a-f]{12}", name)
+
+
+def test_a_device_has_the_toolchains_template_engine_and_tokenizers() -> None:
+    """The gate compares chats in the toolchain, and devices render them with the same code."""
+    lock = data.path("containers/builder/toolchain.lock").read_text("utf-8")
+    device = dict(runtime_packages())
+    for name in ("jinja2", "markupsafe", "tokenizers"):
+        assert f"\n{name}=={device[name]} " in lock
+        if name != "markupsafe":  # an exact pin of the controller, which tries them at `pack`
+            assert importlib.metadata.version(name) == device[name]

@@ -28,6 +28,11 @@ PLANTED = [
     ("One door to CBOR", "core/wire.py", "import cbor2"),
     ("One door to fabric", "fleet/plan.py", "import paramiko"),
     ("One door to the runtime", "agent/serve/worker/worker.py", "import onnxruntime_genai"),
+    (
+        "One door to Hugging Face's templates and tokens",
+        "agent/serve/worker/admission.py",
+        "import jinja2",
+    ),
     ("One door to the embedded broker", "cli/broker.py", "import iotcore"),
     ("One door to signatures", "bundle/pack.py", "import securesystemslib"),
     ("Core never acts", "builder/plan/plan.py", "import os"),

@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+import edgekit.tokens
 from edgekit.builder.files import hash_file, publish_cached, scratch
 from edgekit.builder.gate.verdict import (
     Attribution,
@@ -37,6 +38,7 @@ from edgekit.data import cache_root
 from edgekit.errors import EdgekitError
 
 PROMPTS = Path(__file__).resolve().parent / "prompts.json"
+TOKENS = Path(edgekit.tokens.__file__).resolve().parent  # the device's side of chats and tokens
 SMALL_PARAMETERS = 1_000_000_000
 DEADLINE_SECONDS = 6 * 3600
 MEMORY_BYTES = 4 * 2**30
@@ -229,7 +231,8 @@ class _Measuring(msgspec.Struct, frozen=True):
             self._run(
                 work, "score.py", "the model",
                 ("--model", self.subject.model, "--source", self.subject.source,
-                 "--reference", reference, "--prompts", PROMPTS, *no_weights),
+                 "--reference", reference, "--tokens", TOKENS, *no_weights),
+                more=(TOKENS.parent / "errors.py",),
             )
         )  # fmt: skip
 
@@ -284,8 +287,14 @@ class _Measuring(msgspec.Struct, frozen=True):
         return hashlib.sha256(msgspec.json.encode(decides, order="sorted")).hexdigest()
 
     def _run(
-        self, work: Path, script: str, what: str, arguments: tuple[str | Path, ...]
+        self,
+        work: Path,
+        script: str,
+        what: str,
+        arguments: tuple[str | Path, ...],
+        more: tuple[Path, ...] = (),
     ) -> ProcessResult:
+        paths = [a for a in arguments if isinstance(a, Path)]
         float32 = 4 * self.parameters if self.parameters <= SMALL_PARAMETERS else 0
         # beyond 4 billion parameters the built model adds at most one byte per parameter
         growth = max(0, self.parameters - 4 * SMALL_PARAMETERS)
@@ -293,7 +302,7 @@ class _Measuring(msgspec.Struct, frozen=True):
             script=script,
             arguments=arguments,
             work=work,
-            reads=tuple(a for a in arguments if isinstance(a, Path) and not a.is_relative_to(work)),
+            reads=(*more, *(p for p in paths if not p.is_relative_to(work))),
             shows=Progress("gate", f"measuring {what}"),
             deadline_seconds=DEADLINE_SECONDS,
             memory_limit_bytes=MEMORY_BYTES + float32 + growth,

@@ -1,6 +1,6 @@
 """Measures the difference of a built model from its reference, through onnxruntime-genai.
 
-    python score.py --model FOLDER --source FOLDER --reference FOLDER --prompts FILE
+    python score.py --model FOLDER --source FOLDER --reference FOLDER --tokens FOLDER
 
 The result event has the metrics of `builder/gate/verdict.py`, the KL divergence by token, and the
 errors of the matrices. A model that does not load is a result, not an error.
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from common.reporting import Reporter, run
 from gate.chat import NAME as CHAT
-from gate.chat import agreement, expected
+from gate.chat import agreement, device_tokenizer
 from gate.logits import NAME, Divergence, Texts, compare, load_logits
 from gate.rotary import rotary_error
 from gate.runtime import BuiltModel, refusal
@@ -85,14 +85,10 @@ def continued(model: BuiltModel, texts: Texts, reporter: Reporter) -> dict[str, 
     }
 
 
-def chat(model: BuiltModel, source: Path, prompts: Path, folder: Path) -> dict[str, Any]:
-    """The chat template and the tokens, compared with Hugging Face's."""
+def chat(model: Path, package: Path, folder: Path) -> dict[str, Any]:
+    """The chats and the tokens, compared with Hugging Face's."""
     wanted = json.loads((folder / CHAT).read_text(encoding="utf-8"))
-    if wanted["dated"]:
-        from transformers import AutoTokenizer
-
-        wanted = expected(AutoTokenizer.from_pretrained(source), prompts)
-    return agreement(model.tokenizer, wanted)
+    return agreement(device_tokenizer(package, model), wanted)
 
 
 def work(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
@@ -109,7 +105,7 @@ def work(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     found = {"loads": True, "load_error": ""} | divergence(parts)
     found |= continued(model, texts, reporter)
     reporter.progress("comparing the chat template")
-    found |= chat(model, args.source, args.prompts, args.reference)
+    found |= chat(args.model, args.tokens, args.reference)
     del model
     reporter.progress("comparing the weights")
     matrices = [] if args.no_weights else errors(args.model, args.source)
@@ -133,7 +129,7 @@ if __name__ == "__main__":
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--source", type=Path, required=True)
     parser.add_argument("--reference", type=Path, required=True)
-    parser.add_argument("--prompts", type=Path, required=True)
+    parser.add_argument("--tokens", type=Path, required=True, help="the folder edgekit/tokens")
     parser.add_argument(
         "--no-weights", action="store_true", help="the source is not what was built"
     )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from edgekit.agent.serve.pipe import Start
 from edgekit.agent.serve.worker import beam
-from edgekit.agent.serve.worker.decoder import BeamSearch, Limits, Tokenizer
+from edgekit.agent.serve.worker.decoder import BeamSearch, Limits
+from edgekit.agent.serve.worker.tokenizer import Tokenizer
 from edgekit.errors import EdgekitError
 
 
@@ -36,8 +37,10 @@ def admit(
     _check_fields(start, max_beams)
     try:
         prompt = tokenizer.encode_chat(start.messages)
-    except Exception as error:  # the chat template is the model's own code
-        text = f"the chat template refused: {error}"
+    except EdgekitError as error:
+        raise RefusedError("invalid_request", error.what, "messages") from error
+    except Exception as error:  # the tokenizer is native code, and raises the bare type
+        text = f"the tokenizer refused: {error}"
         raise RefusedError("invalid_request", text, "messages") from error
     if start.prompt_limit and len(prompt) > start.prompt_limit:
         raise RefusedError(

@@ -15,6 +15,7 @@ from edgekit.agent.serve.worker.scoring import load_factory
 from edgekit.agent.serve.worker.tune import TUNE_SECONDS, cpus, tuned
 from edgekit.agent.serve.worker.worker import Worker
 from edgekit.errors import EdgekitError
+from edgekit.tokens.chat import open_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,8 @@ def serve_model(descriptor: int) -> None:
         options, measured = tuned(model_dir, settings.release, Path(settings.tuning), seconds)
     began = time.monotonic()
     try:
-        decoder, tokenizer, beams = open_model(
+        tokenizer = open_tokenizer(model_dir)
+        decoder, beams = open_model(
             model_dir, settings.max_length, options, settings.slots, settings.batching
         )
     except EdgekitError:

@@ -30,13 +30,14 @@ from edgekit.agent.serve.pipe import (
 from edgekit.agent.serve.worker import beam
 from edgekit.agent.serve.worker.admission import RefusedError, admit
 from edgekit.agent.serve.worker.answer import FLUSH_SECONDS, Answer
-from edgekit.agent.serve.worker.decoder import BeamSearch, Decoder, Tokenizer
+from edgekit.agent.serve.worker.decoder import BeamSearch, Decoder
 from edgekit.agent.serve.worker.generation import Generation
 from edgekit.agent.serve.worker.prefix import Slot, Wanted, choose_slot, common_length
 from edgekit.agent.serve.worker.processors import ProcessorFactory
 from edgekit.agent.serve.worker.sampling import Sampler
 from edgekit.agent.serve.worker.scheduler import next_work
 from edgekit.agent.serve.worker.shares import Shares
+from edgekit.agent.serve.worker.tokenizer import Tokenizer
 from edgekit.core.chat import Timings, Usage
 
 SYSTEM_ROLES = ("system", "developer")

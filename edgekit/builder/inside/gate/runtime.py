@@ -25,7 +25,6 @@ class BuiltModel:
         options = {"intra_op_num_threads": len(os.sched_getaffinity(0))}
         config.overlay(json.dumps({"model": {"decoder": {"session_options": options}}}))
         self._model = og.Model(config)
-        self.tokenizer = og.Tokenizer(self._model)
 
     def _generator(self, most: int, **search: Any) -> Any:
         params = self._og.GeneratorParams(self._model)

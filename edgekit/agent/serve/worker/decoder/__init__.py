@@ -6,6 +6,7 @@ package imports the runtime's libraries.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +14,9 @@ from typing import Protocol
 import msgspec
 import numpy as np
 import numpy.typing as npt
+
+# Both runtimes have an uploader that is on by default and reads this variable at import.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 Logits = npt.NDArray[np.float32]
 
@@ -122,42 +126,17 @@ class BeamSearch(Protocol):
         ...
 
 
-class TextStream(Protocol):
-    """Turns tokens into text piece by piece."""
-
-    def decode(self, token: int) -> str:
-        """Return the text that this token completes; empty while a character is incomplete."""
-        ...
-
-
-class Tokenizer(Protocol):
-    """Chat template, encoding and streaming decoding of one model."""
-
-    @property
-    def eos_token_ids(self) -> frozenset[int]:
-        """Tokens that end an answer."""
-        ...
-
-    def encode_chat(self, messages: Sequence[tuple[str, str]]) -> list[int]:
-        """Apply the chat template; return the prompt's tokens, ready for the answer."""
-        ...
-
-    def stream(self) -> TextStream:
-        """Return a new stream."""
-        ...
-
-
 def open_model(
     model_dir: Path,
     max_length: int,
     options: RuntimeOptions,
     slots: int = 0,
     batching: bool = False,
-) -> tuple[Decoder, Tokenizer, BeamSearch | None]:
+) -> tuple[Decoder, BeamSearch | None]:
     """Load a model folder.
 
     Args:
-        model_dir: holds `genai_config.json`, the graph, its weights and the tokenizer.
+        model_dir: holds `genai_config.json`, the graph and its weights.
         max_length: tokens per slot; fewer if the free memory does not hold one slot of this length
             (`memory`). The KV memory for them is touched in full.
         options: the runtime's options.
@@ -175,5 +154,5 @@ def open_model(
     if batching and graph.takes_slots:
         from edgekit.agent.serve.worker.decoder.slots import open_slots  # noqa: PLC0415  as above
 
-        return *open_slots(graph, max_length, options, slots), None
+        return open_slots(graph, max_length, options, slots), None
     return open_genai(model_dir, max_length, options, slots)

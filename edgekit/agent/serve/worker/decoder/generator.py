@@ -9,14 +9,10 @@ top of that gives wrong logits (off by 1.8 to 4.1, measured). So the decoder mar
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-# Both libraries have an uploader that is on by default and reads this variable at import.
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import msgspec
 import numpy as np
@@ -50,13 +46,12 @@ def load_model(model_dir: Path, options: RuntimeOptions) -> og.Model:
 
 def open_genai(
     model_dir: Path, max_length: int, options: RuntimeOptions, slots: int
-) -> tuple[GeneratorDecoder, GenaiTokenizer, GenaiBeamSearch]:
+) -> tuple[GeneratorDecoder, GenaiBeamSearch]:
     """Load a model folder; `open_model` describes the arguments."""
     model = load_model(model_dir, options)
     graph = read_graph(model_dir)
-    tokenizer = GenaiTokenizer(model)
     decoder = GeneratorDecoder(model, limits_of(graph, max_length, slots), graph.padding)
-    return decoder, tokenizer, GenaiBeamSearch(model, graph)
+    return decoder, GenaiBeamSearch(model, graph)
 
 
 class GeneratorDecoder:
@@ -208,28 +203,3 @@ class GenaiBeamSearch:
     def room(self, prompt: int, answer: int) -> int:
         """Return how many beams fit into the memory that is free now."""
         return beams_for(self._graph.beam_bytes(prompt, answer), free_bytes())
-
-
-class GenaiTokenizer:
-    """The model's tokenizer and chat template, as onnxruntime-genai runs them.
-
-    Args:
-        model: the loaded model, or its folder, whose weights are then not loaded.
-    """
-
-    def __init__(self, model: og.Model | str) -> None:
-        self._tokenizer = og.Tokenizer(model)
-        self.eos_token_ids = frozenset(int(i) for i in self._tokenizer.eos_token_ids)
-
-    def encode_chat(self, messages: Sequence[tuple[str, str]]) -> list[int]:
-        """Apply the chat template and encode; developer messages go in as system messages."""
-        turns = [
-            {"role": "system" if role == "developer" else role, "content": content}
-            for role, content in messages
-        ]
-        text = self._tokenizer.apply_chat_template(json.dumps(turns), add_generation_prompt=True)
-        return [int(i) for i in self._tokenizer.encode(text)]
-
-    def stream(self) -> og.TokenizerStream:
-        """Return a stream that holds back incomplete characters."""
-        return self._tokenizer.create_stream()

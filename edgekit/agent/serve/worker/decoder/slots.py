@@ -15,14 +15,10 @@ from itertools import pairwise
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import onnxruntime as ort
 
 from edgekit.agent.serve.worker.decoder import Limits, Logits, RuntimeOptions
-from edgekit.agent.serve.worker.decoder.generator import (
-    GenaiTokenizer,  # before onnxruntime: telemetry
-)
 from edgekit.agent.serve.worker.decoder.graph import Graph, limits_of
-
-import onnxruntime as ort  # isort: skip
 
 Ints = npt.NDArray[np.int64]
 
@@ -133,15 +129,12 @@ class SlotDecoder:
         return [logits[row, -1] for row in range(count)]
 
 
-def open_slots(
-    graph: Graph, max_length: int, options: RuntimeOptions, slots: int
-) -> tuple[SlotDecoder, GenaiTokenizer]:
+def open_slots(graph: Graph, max_length: int, options: RuntimeOptions, slots: int) -> SlotDecoder:
     """Load a graph that `takes_slots`; `open_model` describes the arguments."""
     session = load_session(graph, options)
-    tokenizer = GenaiTokenizer(str(graph.path.parent))
     # Counted after the load: weights take more memory than their files, 119 MB for SmolLM2's 88.
     limits = limits_of(graph, max_length, slots)
-    return SlotDecoder(session, graph, limits), tokenizer
+    return SlotDecoder(session, graph, limits)
 
 
 def load_session(graph: Graph, options: RuntimeOptions) -> ort.InferenceSession:

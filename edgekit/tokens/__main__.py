@@ -1,0 +1,61 @@
+"""Measures a model folder's chat template and tokenizer: `python -m edgekit.tokens FOLDER`.
+
+Prints one JSON object. `pack` runs it in a process of its own, since a template may use any amount
+of time and memory.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+from edgekit.errors import EdgekitError
+from edgekit.tokens.chat import open_tokenizer
+from edgekit.tokens.template import ChatRefusedError
+
+CHARACTERS = 128 << 10  # as many as a prompt's body may have bytes
+TURNS = 1023  # one less than a prompt may have; ends with a message of the user
+
+
+def measured(folder: Path) -> dict[str, float | str]:
+    """Return seconds and memory of the longest conversation that a device takes.
+
+    Raises:
+        EdgekitError: the template or the tokenizer cannot be read.
+    """
+    began = time.perf_counter()
+    tokenizer = open_tokenizer(folder)
+    loaded = time.perf_counter()
+    tokenizer.render([("user", "Hello")])  # a device greets its model with this
+    content = "a <b> " * (CHARACTERS // TURNS // 6)
+    turns = [(("user", "assistant")[turn % 2], content) for turn in range(TURNS)]
+    refusal = ""
+    started = time.perf_counter()
+    try:
+        tokenizer.render(turns)
+    except ChatRefusedError as error:
+        refusal = error.what
+    rendered = time.perf_counter()
+    return {
+        "load_seconds": round(loaded - began, 3),
+        "render_seconds": round(rendered - started, 3),
+        "rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3, 1),
+        "refusal": refusal,
+    }
+
+
+def main() -> int:
+    """Print the measurement, or the error; return the exit code."""
+    try:
+        found: dict[str, object] = {**measured(Path(sys.argv[1]))}
+    except EdgekitError as error:
+        found = {"what": error.what, "why": error.why, "next_step": error.next_step}
+    print(json.dumps(found))  # noqa: T201  the caller reads it
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,367 @@
+"""Turns conversations into tokens and tokens into text, as Hugging Face's libraries do.
+
+A prompt's text is encoded as a whole, so its ids are those of `apply_chat_template`. Only if a
+message's text would become a control token, the prompt is encoded in pieces between the template's
+own control tokens, and in these pieces control tokens are text.
+"""
+
+from __future__ import annotations
+
+import secrets
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+
+from tokenizers import AddedToken, Encoding, Tokenizer
+from tokenizers.decoders import DecodeStream
+
+from edgekit.errors import EdgekitError
+from edgekit.tokens.bounds import bounded
+from edgekit.tokens.control import control_tokens
+from edgekit.tokens.folder import ChatFolder, read_chat_folder
+from edgekit.tokens.shadow import NONCHARACTERS, Spots, marker, message_characters
+from edgekit.tokens.template import ChatRefusedError, ChatTemplate, Clock, Message
+
+ANCHOR_CHARACTERS = 16  # of 66: no message guesses them
+
+
+def open_tokenizer(folder: Path, clock: Clock = datetime.now) -> ChatTokenizer:
+    """Load a model folder's tokenizer and chat template.
+
+    Args:
+        folder: holds `tokenizer.json`, and a chat template if the model has one.
+        clock: the local time for templates that print a date.
+
+    Raises:
+        EdgekitError: a file is missing, or cannot be read.
+    """
+    return ChatTokenizer(read_chat_folder(folder), clock)
+
+
+@dataclass(frozen=True, slots=True)
+class ControlMatch:
+    """A control token in a prompt's text: its id, and the characters that it takes."""
+
+    token: int
+    start: int
+    end: int
+
+
+class TokenStream:
+    """Turns an answer's tokens into text piece by piece, without special tokens."""
+
+    def __init__(self, tokenizer: Tokenizer, special: frozenset[int]) -> None:
+        self._tokenizer = tokenizer
+        self._special = special
+        self._stream = DecodeStream(skip_special_tokens=False)
+        self._held: list[int] = []  # tokens of an incomplete character
+
+    def decode(self, token: int) -> str:
+        """Return the text that this token completes; empty while a character is incomplete."""
+        if token in self._special:
+            return ""
+        self._held.append(token)
+        try:
+            text = self._stream.step(self._tokenizer, token)
+        except Exception:  # the library raises the bare type over bytes that are no UTF-8
+            text = self._tokenizer.decode(self._held, skip_special_tokens=False)
+            self._stream = DecodeStream(self._held, skip_special_tokens=False)
+        if text is None:
+            return ""
+        self._held.clear()
+        return text
+
+
+class ChatTokenizer:
+    """Chat template, encoding and streaming decoding of one model.
+
+    Args:
+        folder: what the model's folder says about chats.
+        clock: the local time for templates that print a date.
+
+    Attributes:
+        eos_token_ids: tokens that end an answer.
+        control: the texts of the control tokens.
+
+    Raises:
+        EdgekitError: the template or the tokenizer cannot be read.
+    """
+
+    def __init__(self, folder: ChatFolder, clock: Clock) -> None:
+        self.eos_token_ids = folder.eos_token_ids
+        self._tokenizer = tokenizer = _load(folder.tokenizer)
+        added = tokenizer.get_added_tokens_decoder()
+        self._special = frozenset(number for number, token in added.items() if token.special)
+        self._template = None
+        special = {token.content for token in added.values() if token.special}
+        special |= set(folder.named.values())
+        special |= {added[token].content for token in folder.eos_token_ids if token in added}
+        self.control = frozenset(special)
+        kept: frozenset[str] = frozenset()
+        if folder.template is not None:
+            self._template = _compiled(folder, clock)
+            other = {token.content for token in added.values()} - special
+            self.control = control_tokens(special, other, self._template, self._render)
+            kept = self._template.constants | (other - self.control)
+        named = {tokenizer.token_to_id(text): text for text in self.control}
+        self._texts = {token: text for token, text in named.items() if token is not None}
+        self._control_ids = frozenset(self._texts)
+        self._unknown = folder.named.get("unk_token", "")
+        self._unknown_id = tokenizer.token_to_id(self._unknown)
+        normalizer = tokenizer.normalizer
+        self._spots = Spots(self.control, kept, normalizer.normalize_str if normalizer else str)
+        # `encode_special_tokens` makes special tokens text, and only those.
+        tokenizer.add_special_tokens(
+            [
+                _as_special(token)
+                for token in added.values()
+                if token.content in self.control and not token.special
+            ]
+        )
+        self._anchors = {normalized: self._anchor(normalized) for normalized in (False, True)}
+        self._normalized = {number for number, token in added.items() if token.normalized}
+
+    def encode(self, text: str) -> list[int]:
+        """Return the tokens of a text, control tokens and all, and none that it does not hold."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def controls(self, tokens: Sequence[int]) -> list[int]:
+        """Return the control tokens among these, in their order."""
+        return [token for token in tokens if token in self._control_ids]
+
+    def stream(self) -> TokenStream:
+        """Return a new stream."""
+        return TokenStream(self._tokenizer, self._special)
+
+    def render(self, turns: Sequence[tuple[str, str]]) -> str:
+        """Return the text of a prompt; developer messages go in as system messages.
+
+        Args:
+            turns: (role, content) of each message.
+
+        Raises:
+            ChatRefusedError: the template refuses the messages, or exceeds its bounds.
+        """
+        return self._render(_messages(turns))
+
+    def encode_chat(self, turns: Sequence[tuple[str, str]]) -> list[int]:
+        """Return the prompt's tokens, ready for the answer.
+
+        The template's control tokens are the only ones among them; a message's are text.
+
+        Args:
+            turns: (role, content) of each message.
+
+        Raises:
+            ChatRefusedError: the template refuses the messages or exceeds its bounds, or a message
+                holds a control token that cannot be told from the template's.
+        """
+        messages = _messages(turns)
+        text = self._render(messages)
+        whole = self._tokenizer.encode(text, add_special_tokens=False)
+        contents = [message["content"] for message in messages]
+        if not any(map(self._spots.any_in, contents)):
+            return list(whole.ids)
+        places, most = self._message_places(messages, text)
+        own: list[ControlMatch] = []
+        forged: list[ControlMatch] = []
+        for match in self._matches(whole, text):
+            start, end = self._core(match, text)
+            at = bisect_left(places, start)
+            foreign = at < len(places) and places[at] < end
+            (forged if foreign else own).append(match)
+        if most is not None and len(own) > most:
+            raise ChatRefusedError("the chat template makes a control token of a message's text")
+        if not forged:
+            return list(whole.ids)
+        return self._encode_apart(text, own, forged)
+
+    def _render(self, messages: Sequence[Message]) -> str:
+        if self._template is None:
+            raise ChatRefusedError("the model has no chat template")
+        try:
+            with bounded():
+                return self._template.render(messages)
+        except TimeoutError as error:
+            raise ChatRefusedError(f"the chat template was stopped: {error}") from error
+        except MemoryError as error:
+            raise ChatRefusedError("the chat template was stopped: it needs much memory") from error
+
+    def _message_places(
+        self, messages: Sequence[Message], text: str
+    ) -> tuple[Sequence[int], int | None]:
+        """Return where characters of messages stand that could be a control token's.
+
+        The second value is the most control tokens that the template can have written itself; None
+        if the places say it all.
+        """
+        contents = [message["content"] for message in messages]
+        mark = marker(contents)
+        if mark is None:
+            raise ChatRefusedError("the messages hold every noncharacter of Unicode")
+        wide = [self._spots.wide(content, mark) for content in contents]
+        shadow = self._shadow(messages, wide)
+        places = None if shadow is None else message_characters(text, shadow, mark)
+        if places is not None:
+            return places, None
+        most = None if shadow is None else self._count(shadow)
+        narrow = [self._spots.narrow(content, mark) for content in contents]
+        if narrow == contents:
+            return (), most
+        shadow = self._shadow(messages, narrow)
+        places = None if shadow is None else message_characters(text, shadow, mark)
+        if places is None:
+            raise ChatRefusedError(
+                f"a message holds {self._named_in(contents)}, a control token of this model or a "
+                "part of one, where the chat template looks at the text"
+            )
+        return places, most
+
+    def _shadow(self, messages: Sequence[Message], contents: Sequence[str]) -> str | None:
+        try:
+            return self._render(
+                [
+                    {**message, "content": content}
+                    for message, content in zip(messages, contents, strict=True)
+                ]
+            )
+        except ChatRefusedError:
+            return None
+
+    def _count(self, text: str) -> int:
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        return sum(1 for _ in self._matches(encoding, text))
+
+    def _named_in(self, contents: Sequence[str]) -> str:
+        """Return the control token that a refusal names."""
+        by_length = sorted(self.control, key=len, reverse=True)
+        return next(
+            (repr(token) for token in by_length if any(token in each for each in contents)),
+            "a part of " + ", ".join(map(repr, by_length[:3])),
+        )
+
+    def _matches(self, encoding: Encoding, text: str) -> Iterator[ControlMatch]:
+        for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+            if token in self._control_ids and not self._is_unknown(token, text[start:end]):
+                yield ControlMatch(token, start, end)
+
+    def _core(self, match: ControlMatch, text: str) -> tuple[int, int]:
+        """Return the place of the token's own text; a match may take white space around it."""
+        content = self._texts[match.token]
+        at = text.find(content, match.start, match.end)
+        return (match.start, match.end) if at < 0 else (at, at + len(content))
+
+    def _is_unknown(self, token: int, text: str) -> bool:
+        """Whether this is the unknown token, in the place of characters that have no token."""
+        return token == self._unknown_id and text.strip() != self._unknown
+
+    def _encode_apart(
+        self, text: str, own: Sequence[ControlMatch], forged: Sequence[ControlMatch]
+    ) -> list[int]:
+        """Encode the pieces between the template's control tokens, in which these are text."""
+        wanted = Counter(self._known(match.token for match in own))
+        inside = [match.start + 1 for match in forged]
+        for cuts in ((), inside):  # a vocabulary may hold a control token's text as a word
+            ids = self._pieces(text, own, cuts)
+            if Counter(self._known(self.controls(ids))) == wanted:
+                return ids
+        names = sorted({text[match.start : match.end].strip() for match in forged})
+        raise ChatRefusedError(
+            f"a message holds {', '.join(map(repr, names))}: this model's tokenizer has no other "
+            "tokens for it than the control token"
+        )
+
+    def _known(self, tokens: Iterable[int]) -> Iterator[int]:
+        """Yield the tokens but the unknown one, which any text may become."""
+        return (token for token in tokens if token != self._unknown_id)
+
+    def _pieces(self, text: str, own: Sequence[ControlMatch], cuts: Sequence[int]) -> list[int]:
+        ids: list[int] = []
+        begin = 0
+        normalized: bool | None = None  # of the token before the piece
+        self._tokenizer.encode_special_tokens = True
+        try:
+            for match in [*own, None]:
+                end = len(text) if match is None else match.start
+                borders = [begin, *(cut for cut in cuts if begin < cut < end), end]
+                for start, stop in pairwise(borders):
+                    ids += self._piece(text[start:stop], normalized)
+                    normalized = bool(normalized)
+                if match is not None:
+                    ids.append(match.token)
+                    begin, normalized = match.end, match.token in self._normalized
+        finally:
+            self._tokenizer.encode_special_tokens = False
+        return ids
+
+    def _piece(self, piece: str, normalized: bool | None) -> list[int]:
+        """Encode a piece as if it stood behind a token that is normalised or not.
+
+        None encodes it as the beginning of the prompt.
+        """
+        if not piece:
+            return []
+        if normalized is None:
+            return self.encode(piece)
+        return self.encode(self._anchors[normalized] + piece)[1:]
+
+    def _anchor(self, normalized: bool) -> str:
+        """Add a token to the tokenizer that only pieces begin with; return its text.
+
+        Tokenizers treat a text's beginning otherwise than the text behind an added token, and that
+        behind a normalised one otherwise than that behind another.
+        """
+        text = "".join(secrets.choice(NONCHARACTERS[:32]) for _ in range(ANCHOR_CHARACTERS))
+        self._tokenizer.add_tokens([AddedToken(text, normalized=normalized, special=False)])
+        first = self.encode(text + "a")[:1]
+        if first != [self._tokenizer.token_to_id(text)]:  # the normaliser changes the anchor
+            return self._anchor(False) if normalized else text
+        return text
+
+
+def _compiled(folder: ChatFolder, clock: Clock) -> ChatTemplate:
+    assert folder.template is not None
+    try:
+        with bounded():  # constant expressions are computed here
+            return ChatTemplate(folder.template, folder.named, clock)
+    except (TimeoutError, MemoryError) as error:
+        raise EdgekitError(
+            "the chat template cannot be compiled",
+            str(error) or "it needs too much memory",
+            "mend chat_template.jinja in the source, then build the model again",
+        ) from error
+
+
+def _load(path: Path) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises the bare type
+        raise EdgekitError(
+            f"{path} cannot be read", str(error), "build the model again: the file is damaged"
+        ) from error
+    # Training leaves these in the file; transformers switches both off, too.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _as_special(token: AddedToken) -> AddedToken:
+    return AddedToken(
+        token.content,
+        single_word=token.single_word,
+        lstrip=token.lstrip,
+        rstrip=token.rstrip,
+        normalized=token.normalized,
+        special=True,
+    )
+
+
+def _messages(turns: Sequence[tuple[str, str]]) -> list[Message]:
+    return [
+        {"role": "system" if role == "developer" else role, "content": content}
+        for role, content in turns
+    ]
