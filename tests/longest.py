@@ -25,6 +25,8 @@ _COMPUTING = (
     "system/test_wheel.py",
     "contract/test_decoder.py",
     "system/test_family.py",
+    "system/test_chat_oracle.py",
+    "property/test_tokens.py",
     "property/test_session_machine.py",
     "property/test_parsers.py",
     "system/test_build_verify.py",

@@ -1,0 +1,24 @@
+"""Chats as transformers in the toolchain reads them; `python -m tests.show chat-oracle` runs more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.models.chat_templates import FAMILIES, IDIOMS, TEMPLATES
+from tests.models.tokenizers import KINDS
+from tests.show.chat_oracle import compared
+
+CONVERSATIONS = 24  # with each template; two with each pair of template and tokenizer
+
+
+def test_text_and_ids_are_those_of_transformers_and_no_turn_is_forged(tmp_path: Path) -> None:
+    assert len(FAMILIES) >= 14
+    assert len(IDIOMS) >= 15
+    assert len(KINDS) >= 12
+    counted = compared(CONVERSATIONS, tmp_path)
+    assert not counted.wrong, counted.wrong[:3]
+    cases = CONVERSATIONS * len(TEMPLATES)
+    assert counted.texts_equal + counted.refused_by_both == cases
+    assert counted.benign > cases // 4
+    assert counted.forged_by_huggingface > cases // 4
+    assert counted.refused_by_name < cases // 10
