@@ -1,4 +1,4 @@
-"""Chats as transformers in the toolchain reads them; `python -m tests.show chat-oracle` runs more."""
+"""Chats as transformers reads them; `python -m tests.show chat-oracle` runs more of them."""
 
 from __future__ import annotations
 
