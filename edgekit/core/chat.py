@@ -1,7 +1,8 @@
 """The bodies of a prompt and of its answer: OpenAI chat completions, checked strictly.
 
-The agent refuses a field that it does not serve, and names it; it never ignores one. Bounds are
-those of the OpenAI API reference where it has them.
+The agent refuses a field that would change the answer and that it does not serve, and names it.
+`harmless` has the values that change no answer, which it takes. Bounds are those of the OpenAI API
+reference where it has them.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from edgekit.core import cbor
+from edgekit.core import cbor, harmless
 from edgekit.core.config import MAX_MESSAGES
 from edgekit.core.payloads import Count, Measure
+from edgekit.core.repeated import check_keys
 from edgekit.core.wire import UNREADABLE, ProtocolError
 
 _AT = re.compile(r" - at (?:`key` in )?`\$\.?(?P<path>[^`]*)`")
@@ -43,6 +45,12 @@ class ChatMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Text | list[TextPart]
+    # An assistant's message as SDKs echo it
+    refusal: harmless.Null = None
+    audio: harmless.Null = None
+    function_call: harmless.Null = None
+    annotations: harmless.Empty = None
+    tool_calls: harmless.Empty = None
 
     @property
     def text(self) -> str:
@@ -50,6 +58,13 @@ class ChatMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if isinstance(self.content, str):
             return self.content
         return "".join(part.text for part in self.content)
+
+
+class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What OpenAI's stream adds; a final has its usage, and no reply is padded."""
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
 
 
 class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -81,6 +96,27 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     length_penalty: Annotated[float, msgspec.Meta(ge=-5, le=5)] | None = None  # of beam search
     stop: StopString | Annotated[list[StopString], msgspec.Meta(max_length=MAX_STOPS)] | None = None
     stream: bool | None = None  # false: no deltas
+    # What changes no answer. The final has its usage in any case.
+    stream_options: StreamOptions | None = None
+    user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+    prompt_cache_options: dict[str, Any] | None = None
+    service_tier: str | None = None
+    metadata: dict[str, Any] | None = None
+    store: bool | None = None
+    parallel_tool_calls: bool | None = None
+    # What changes none with these values
+    n: harmless.One = None
+    logprobs: harmless.Off = None
+    top_logprobs: harmless.Zero = None
+    response_format: harmless.TextFormat = None
+    modalities: harmless.TextOnly = None
+    tools: harmless.Empty = None
+    functions: harmless.Empty = None
+    tool_choice: harmless.NoTool = None
+    function_call: harmless.NoTool = None
 
     @property
     def stops(self) -> list[str]:
@@ -106,25 +142,77 @@ def parse_body(payload: bytes, encoding: str = "") -> ChatRequest:
         ProtocolError: `invalid_request` or `unsupported_parameter`, with the field in `param`.
     """
     try:
-        if encoding == "cbor":
-            return msgspec.convert(cbor.decode(payload), ChatRequest, str_keys=True)
-        return msgspec.json.decode(payload, type=ChatRequest)
+        request = _decode(payload, encoding)
     except msgspec.ValidationError as error:
-        text = str(error)
-        at = _AT.search(text)
-        unknown = _UNKNOWN.search(text)
-        if unknown:
-            prefix = f"{at['path']}." if at and at["path"] else ""
-            param = prefix + unknown["name"]
-            raise ProtocolError(
-                "unsupported_parameter", f"{param} is not served by this agent", param
-            ) from None
-        raise ProtocolError(
-            "invalid_request", _AT.sub("", text), at["path"] if at else ""
-        ) from None
+        raise _invalid(error) from None
     except UNREADABLE as error:
         language = "CBOR" if encoding == "cbor" else "JSON"
         raise ProtocolError("invalid_request", f"the body is not {language}: {error}") from None
+    if encoding != "cbor":  # CBOR with a repeated key was not read
+        try:
+            check_keys(payload)
+        except UNREADABLE as error:
+            raise ProtocolError("invalid_request", str(error)) from None
+    harmless.check(request, harmless.REQUEST)
+    for number, message in enumerate(request.messages):
+        harmless.check(message, harmless.MESSAGE, f"messages[{number}].")
+    return request
+
+
+def _decode(payload: bytes, encoding: str) -> ChatRequest:
+    """Read the body; a field that no version of it has may be null, which says nothing.
+
+    Raises:
+        ValidationError: it is no `ChatRequest`.
+        ValueError: it cannot be read at all.
+    """
+    if encoding == "cbor":
+        read = cbor.decode(payload)
+        return msgspec.convert(_without_nulls(read), ChatRequest, str_keys=True)
+    try:
+        return msgspec.json.decode(payload, type=ChatRequest)
+    except msgspec.ValidationError as error:
+        if not _UNKNOWN.search(str(error)):
+            raise
+    read = msgspec.json.decode(payload)
+    return msgspec.convert(_without_nulls(read), ChatRequest, str_keys=True)
+
+
+def _without_nulls(body: object) -> object:
+    """Leave out unknown null fields of the body, its messages and their parts."""
+    if isinstance(body, dict):
+        body = _without_unknown_nulls(body, ChatRequest)
+        if isinstance(body.get("messages"), list):
+            body["messages"] = [_message_without_nulls(each) for each in body["messages"]]
+    return body
+
+
+def _message_without_nulls(message: object) -> object:
+    if isinstance(message, dict):
+        message = _without_unknown_nulls(message, ChatMessage)
+        if isinstance(message.get("content"), list):
+            message["content"] = [
+                _without_unknown_nulls(part, TextPart) if isinstance(part, dict) else part
+                for part in message["content"]
+            ]
+    return message
+
+
+def _without_unknown_nulls(fields: dict[Any, Any], kind: type[msgspec.Struct]) -> dict[Any, Any]:
+    known = kind.__struct_fields__
+    return {name: value for name, value in fields.items() if value is not None or name in known}
+
+
+def _invalid(error: msgspec.ValidationError) -> ProtocolError:
+    """Make the error of a body that is no `ChatRequest`, with the field's name."""
+    text = str(error)
+    at = _AT.search(text)
+    unknown = _UNKNOWN.search(text)
+    if unknown:
+        prefix = f"{at['path']}." if at and at["path"] else ""
+        param = prefix + unknown["name"]
+        return ProtocolError("unsupported_parameter", f"{param} is not served by this agent", param)
+    return ProtocolError("invalid_request", _AT.sub("", text), at["path"] if at else "")
 
 
 class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from edgekit.core import cbor, topics, wire
+from edgekit.core.repeated import check_keys
 
 VERSIONS = (1,)
 MAX_DEADLINE_MS = wire.MAX_EXPIRY_SECONDS * 1000
@@ -81,7 +82,7 @@ def opened(message: wire.Inbound) -> wire.Inbound:
     `reply_to`.
     """
     if message.response_topic:
-        cbor_sent = message.content_type == wire.CBOR
+        cbor_sent = wire.media_type(message.content_type) == wire.CBOR
         return msgspec.structs.replace(message, encoding="cbor" if cbor_sent else "")
     head = _head(message.payload)
     if head is None:
@@ -116,6 +117,7 @@ def parse_prompt(message: wire.Inbound, reply: wire.ReplyTo) -> wire.InboundProm
     check_version(message)
     try:
         envelope = msgspec.json.decode(message.payload, type=Envelope)
+        check_keys(message.payload)
     except wire.UNREADABLE as error:
         raise wire.ProtocolError("invalid_request", f"the envelope: {error}") from None
     body = bytes(envelope.body)
@@ -130,7 +132,7 @@ def parse_prompt(message: wire.Inbound, reply: wire.ReplyTo) -> wire.InboundProm
 
 def parse_control(message: wire.Inbound) -> wire.Control | None:
     """Parse a control message in any encoding; None when the message is no control message."""
-    if message.content_type != wire.CBOR or message.encoding == "envelope":
+    if wire.media_type(message.content_type) != wire.CBOR or message.encoding == "envelope":
         return wire.parse_control(message.payload)
     try:
         return msgspec.convert(cbor.decode(message.payload), wire.Control)

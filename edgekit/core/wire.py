@@ -13,6 +13,7 @@ import msgspec
 
 from edgekit.core import payloads, topics
 from edgekit.core.config import MAX_MESSAGES
+from edgekit.core.repeated import check_keys
 from edgekit.errors import EdgekitError
 
 MAX_BODY_BYTES = 128 * 1024
@@ -272,7 +273,7 @@ def parse_prompt(message: Inbound, reply: ReplyTo) -> InboundPrompt:
             "invalid_request",
             f"a Message Expiry Interval of 1 to {MAX_EXPIRY_SECONDS} seconds is required",
         )
-    if message.content_type not in ("", JSON, CBOR):
+    if media_type(message.content_type) not in ("", JSON, CBOR):
         raise ProtocolError(
             "unsupported_media_type", f"{message.content_type} is not served; send {JSON} or {CBOR}"
         )
@@ -284,6 +285,19 @@ def parse_prompt(message: Inbound, reply: ReplyTo) -> InboundPrompt:
         payload=message.payload,
         named=bool(message.property("ek-id")),
     )
+
+
+def media_type(content_type: str) -> str:
+    """Return a Content Type in lower case and without its parameters (RFC 9110, section 8.3.1).
+
+    A `charset` other than UTF-8 stays: such a text is not served.
+    """
+    kind, *parameters = content_type.lower().split(";")
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.strip() == "charset" and value.strip(' \t"') not in ("utf-8", "utf8", "us-ascii"):
+            return content_type
+    return kind.strip()
 
 
 def check_size(body: bytes) -> None:
@@ -302,9 +316,11 @@ class Control(msgspec.Struct, frozen=True):
 def parse_control(payload: bytes) -> Control | None:
     """Parse a control message; None when it is none, and the agent then sends no reply."""
     try:
-        return msgspec.json.decode(payload, type=Control)
+        control = msgspec.json.decode(payload, type=Control)
+        check_keys(payload)
     except UNREADABLE:
         return None
+    return control
 
 
 class Card(msgspec.Struct, frozen=True):

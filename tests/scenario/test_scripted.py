@@ -117,7 +117,7 @@ def _ended(job: str, text: str, reason: str) -> Done:
 
 
 # They are about Correlation Data as an id and about another Content Type.
-PROPERTIES_ONLY = ("no-id", "refused")
+PROPERTIES_ONLY = ("media-type", "no-id", "refused")
 SPOKEN: list[tuple[str, spoken.Encoding]] = [
     *((name, "properties") for name in STORIES),
     *((name, "envelope") for name in STORIES if name not in PROPERTIES_ONLY),

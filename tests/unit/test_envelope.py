@@ -7,6 +7,7 @@ import time
 import tracemalloc
 from typing import Any
 
+import cbor2
 import pytest
 
 from edgekit.agent.serve.pipe import Cancel, Generated, Start
@@ -317,3 +318,30 @@ def test_a_response_topic_of_hundreds_of_levels_is_none() -> None:
     deep = topics.response_prefix("alice") + "/" * 250
     message = wire.Inbound(topic, b"{}", response_topic=deep, correlation=b"c")
     assert wire.address_of(message, "demo") is None
+
+
+@pytest.mark.parametrize(
+    ("given", "media"),
+    [
+        ("", ""),
+        *((text, wire.JSON) for text in (wire.JSON, "Application/JSON", "application/json ;a=b")),
+        ('application/json; CHARSET="utf-8"', wire.JSON),
+        *((text, wire.CBOR) for text in ("application/CBOR", "application/cbor;v=1; charset=utf8")),
+        ("application/json;charset=latin1", "application/json;charset=latin1"),
+        ("application/jsonl", "application/jsonl"),
+    ],
+)
+def test_a_content_type_has_any_case_and_parameters(given: str, media: str) -> None:
+    assert wire.media_type(given) == media
+
+
+@pytest.mark.parametrize("content_type", ["Application/CBOR; v=1", wire.CBOR])
+def test_a_body_and_a_control_are_cbor_in_any_spelling(content_type: str) -> None:
+    agent = Agent().ready()
+    effects = agent.prompt(payload=cbor2.dumps(BODY), content_type=content_type)
+    (message,) = replies(effects)
+    assert message.content_type == wire.CBOR
+    assert cbor2.loads(message.payload) == {"position": 0}
+    control = cbor2.dumps({"kind": "query", "id": "p1"})
+    (message,) = replies(agent.query(payload=control, content_type=content_type))
+    assert cbor2.loads(message.payload) == {"state": "running", "position": 0}

@@ -57,7 +57,7 @@ class Intake:
             return self._take(envelope.parse_prompt(message, reply), now)
         except wire.ProtocolError as error:
             self.prompts.metrics.rejected[error.code] += 1
-            return [replies.refusal(reply, error, message.expiry_seconds or REPLY_EXPIRY_SECONDS)]
+            return [replies.refusal(reply, error, _reply_expiry(message))]
 
     def check_model(self, request: chat.ChatRequest) -> None:
         """Raises: ProtocolError, when the prompt names another model."""
@@ -158,14 +158,14 @@ class Intake:
             address = wire.address_of(message, self.config.device)
             if address is None or not self._asked_alone(message):
                 return self._ignore()
-            return [replies.refusal(address, error, message.expiry_seconds or REPLY_EXPIRY_SECONDS)]
+            return [replies.refusal(address, error, _reply_expiry(message))]
         control = envelope.parse_control(message)
         if control is None:
             return self._ignore()
         return self._control(message, control, now)
 
     def _control(self, message: wire.Inbound, control: wire.Control, now: float) -> list[Effect]:
-        expiry = message.expiry_seconds or REPLY_EXPIRY_SECONDS
+        expiry = _reply_expiry(message)
         prompt = self.prompts.ledger.get(f"{topics.requester_of(message.topic)}/{control.id}")
         to = wire.control_address_of(message, control, self.config.device)
         if prompt is None:
@@ -194,6 +194,11 @@ class Intake:
     def _ignore(self) -> list[Effect]:
         self.prompts.ignored += 1
         return []
+
+
+def _reply_expiry(message: wire.Inbound) -> int:
+    """The expiry in seconds of a reply to a message that is not stored."""
+    return min(message.expiry_seconds or REPLY_EXPIRY_SECONDS, wire.MAX_EXPIRY_SECONDS)
 
 
 def _begins_anew(known: Prompt, inbound: wire.InboundPrompt, body_hash: bytes) -> bool:
