@@ -18,7 +18,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as paho
@@ -29,18 +28,21 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edgekit.core.config import BrokerConfig
-from edgekit.core.reasons import QUOTA_EXCEEDED, SESSION_TAKEN_OVER
+from edgekit.core.reasons import PACKET_TOO_LARGE, QUOTA_EXCEEDED, SESSION_TAKEN_OVER
 from edgekit.core.wire import Outbound
-from edgekit.errors import EdgekitError, UnreachableError
+from edgekit.errors import EdgekitError
 from edgekit.mqtt import tls
+from edgekit.mqtt.credentials import read_password
 from edgekit.mqtt.hardened import MAX_PACKET_BYTES, EncodedProperties, UnbreakableClient
 from edgekit.mqtt.options import ClientOptions
-from edgekit.mqtt.packet import publish_properties, read_publish
+from edgekit.mqtt.packet import packet_bytes, publish_properties, read_publish
+from edgekit.mqtt.standing import Standing
+from edgekit.mqtt.terms import BrokerTerms, explain_lack, read_terms
 
 log = logging.getLogger(__name__)
 
 MAX_QUEUED_MESSAGES = 1000  # paho's default is unbounded
-MAX_INFLIGHT_MESSAGES = 20  # Mosquitto's default; paho ignores CONNACK's Receive Maximum
+MAX_INFLIGHT_MESSAGES = 20  # Mosquitto's default; a broker's Receive Maximum may be lower
 CONNECT_TIMEOUT_SECONDS = 10.0
 RECONNECT_BASE_SECONDS = 1.0
 RECONNECT_MAX_SECONDS = 15.0
@@ -69,11 +71,11 @@ class MqttConnection:
         client_id: unique at the broker.
         retry_after: called with the seconds after which the driver must reconnect.
         options: see `ClientOptions`.
-        on_settled: called when the client has subscribed, or when `refusal` holds a reason.
+        on_settled: called when the client has subscribed, or when `standing.refusal` is set.
 
     Attributes:
         client: the client of paho, which the driver drives.
-        refusal: why the broker refuses us or we refuse its certificate; None once connected.
+        standing: what the broker grants, and why it refuses.
 
     Raises:
         UsageError: a file of `[broker]` cannot be read or has the wrong contents.
@@ -96,15 +98,19 @@ class MqttConnection:
         self._on_connection = options.get("on_connection", lambda _: None)
         self._on_taken_over = options.get("on_taken_over", lambda: None)
         self._resend = options.get("resend", True)
+        will = options.get("will")
+        self._retains = options.get("retained", False) or bool(will and will.retain)
         self._epoch = 0
         self._attempt = 0
         self._connected_at = math.inf
+        self._accepted = False  # by a CONNACK on the present connection
+        self._subscribed_at = math.inf
+        self._asked: list[str] = []  # the filters of the latest SUBSCRIBE
         self._lock = threading.Lock()
         self._unacked: dict[int, Future[int]] = {}
         self._early: dict[int, int] = {}
-        self._complaint = ""
         self._socket: socket.socket | None = None
-        self.refusal: EdgekitError | None = None
+        self.standing = Standing(broker, client_id)
         self.client = _paho(client_id, options)
         self.client.on_pre_connect = self._about_to_connect
         self.client.on_socket_open = self._socket_opened
@@ -113,6 +119,7 @@ class MqttConnection:
         self.client.on_subscribe = self._suback
         self.client.on_publish = self._puback
         self.client.on_publish_packet = self._publish_packet
+        self.client.on_old_connack = self._not_mqtt5
         self._connect_properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho's
         self._connect_properties.MaximumPacketSize = self.client.max_packet_bytes
         self._read_credentials()
@@ -131,22 +138,28 @@ class MqttConnection:
     def attempt_failed(self, error: BaseException | None) -> None:
         """Log why there is no connection, if that is known, and schedule the next attempt."""
         if isinstance(error, (OSError, ValueError)):
-            self._complain(tls.explain(error, self._broker))
+            self.standing.complain(tls.explain(error, self._broker))
         self._back_off()
 
     def publish(self, message: Outbound) -> Future[int]:
-        """Send a message; the future gets the PUBACK's reason code (0 for QoS 0, once sent)."""
-        properties: Any = EncodedProperties(publish_properties(message))
+        """Send a message; the future gets the PUBACK's reason code (0 for QoS 0, once sent).
+
+        A message that is larger than the broker's largest packet is left out, as the standard
+        demands (§3.2.2.3.6): the future gets `PACKET_TOO_LARGE`.
+        """
+        encoded = publish_properties(message)
+        if (size := packet_bytes(message, encoded)) > self.standing.terms.max_packet_bytes:
+            self.standing.left_out(message.topic, size)
+            return _settled(PACKET_TOO_LARGE)
+        properties: Any = EncodedProperties(encoded)
         info = self.client.publish(
             message.topic, message.payload, message.qos, message.retain, properties
         )
-        future: Future[int] = Future()
         if info.rc == paho.MQTT_ERR_QUEUE_SIZE or (info.rc and message.qos == 0):
-            future.set_result(QUOTA_EXCEEDED)  # dropped here, never sent
-            return future
+            return _settled(QUOTA_EXCEEDED)  # dropped here, never sent
         if info.rc and not self._resend:
-            future.set_result(LOST)
-            return future
+            return _settled(LOST)
+        future: Future[int] = Future()
         # We do not hold our lock during paho's publish: paho calls `_puback` under its own lock.
         with self._lock:
             code = self._early.pop(info.mid, None)
@@ -181,28 +194,33 @@ class MqttConnection:
 
     def _read_credentials(self) -> None:
         if self._broker.username:
-            self.client.username_pw_set(self._broker.username, _password(self._broker))
+            self.client.username_pw_set(self._broker.username, read_password(self._broker))
         if self._broker.tls:
             self.client.renew_tls(tls.make_context(self._broker))
 
     def _about_to_connect(self, _client: object, _userdata: object) -> None:
         """Read the credentials again: a password, certificate or CA file may have changed."""
+        self.client.limit(keepalive_seconds=self._broker.keepalive_seconds)
         try:
             self._read_credentials()
         except EdgekitError as error:  # the credentials read before may still work
-            self._complain(error)
+            self.standing.complain(error)
         except OSError as error:  # the file was removed during the read
-            self._complain(EdgekitError("a certificate cannot be read", str(error)))
+            self.standing.complain(EdgekitError("a certificate cannot be read", str(error)))
 
     def _socket_opened(self, _client: object, _userdata: object, sock: Any) -> None:
         self._epoch += 1
+        self._accepted = False
         if isinstance(sock, socket.socket):  # an SSLSocket is one too
             self._socket = sock
             # Nagle's algorithm costs up to 68 ms for each QoS 1 round trip.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            # We notice unacknowledged data on a dead network no later than a missing ping.
-            milliseconds = self._broker.keepalive_seconds * 1000
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+            self._bound_silence(self._broker.keepalive_seconds)
+
+    def _bound_silence(self, seconds: int) -> None:
+        """Notice unacknowledged data on a dead network no later than a missing ping."""
+        if self._socket is not None and self._socket.fileno() >= 0:
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, seconds * 1000)
 
     def _connected(
         self,
@@ -210,19 +228,40 @@ class MqttConnection:
         _userdata: object,
         _flags: object,
         code: ReasonCode,
-        _properties: object,
+        properties: object,
     ) -> None:
+        self._accepted = True
         if code.is_failure:
-            self._refused(str(code))
+            self.standing.refused_with(code.value, str(code), properties)
+            self._on_settled()
             return
-        self.refusal = None
+        granted = read_terms(properties)
+        self._take(granted)
+        filters = [f for f, _ in self._subscriptions]
+        if lack := granted.lack(retains=self._retains, filters=filters):
+            self._refused(explain_lack(self._broker, lack))
+            client.disconnect()
+            return
+        self.standing.refusal, self.standing.unserved = None, ()
         self._connected_at = time.monotonic()
         if not self._resend:
             self._drop_unacked()
-        if self._subscriptions:
-            client.subscribe([(f, SubscribeOptions(qos=qos)) for f, qos in self._subscriptions])
+        served = granted.served(self._subscriptions)
+        self._asked = [f for f, _ in served]
+        unserved = [f for f in filters if f not in self._asked]
+        self.standing.not_served(unserved, "it has no shared subscriptions")
+        if served:
+            client.subscribe([(f, SubscribeOptions(qos=qos)) for f, qos in served])
         else:
             self._now_subscribed()
+
+    def _take(self, granted: BrokerTerms) -> None:
+        """Keep to the limits of a CONNACK."""
+        self.standing.granted(granted)
+        seconds = granted.keepalive(self._broker.keepalive_seconds)
+        inflight = min(MAX_INFLIGHT_MESSAGES, granted.receive_maximum)
+        self.client.limit(keepalive_seconds=seconds, inflight_messages=inflight)
+        self._bound_silence(seconds)
 
     def _suback(
         self,
@@ -230,33 +269,29 @@ class MqttConnection:
         _userdata: object,
         _mid: int,
         codes: list[ReasonCode],
-        _properties: object,
+        properties: object,
     ) -> None:
-        refused = [str(code) for code in codes if code.is_failure]
-        if len(refused) == len(codes):
-            self._refused(f"a subscription was refused: {refused[0]}")
+        if all(code.is_failure for code in codes):  # without codes the packet cannot be read
+            about = "a subscription was refused: "
+            self.standing.refused_with(codes[0].value, str(codes[0]), properties, about=about)
+            self._on_settled()
             return
-        if refused:  # e.g. a pool's: the client serves the other subscriptions
-            log.warning("broker %s refused a subscription: %s", self._broker, refused[0])
+        for each, code in zip(self._asked, codes, strict=False):
+            if code.is_failure:  # e.g. a pool's: the client serves the others
+                self.standing.not_served([each], str(code))
         self._now_subscribed()
 
-    def _refused(self, why: str | EdgekitError) -> None:
-        if isinstance(why, str):
-            step = "check the credentials in [broker]: username and password_file, or cert_file"
-            why = EdgekitError(f"the broker at {self._broker} refused", why, step)
-        self._complain(why)
-        self.refusal = why
+    def _not_mqtt5(self, code: int) -> None:
+        self.standing.no_mqtt5(code)
         self._on_settled()
 
-    def _complain(self, error: EdgekitError) -> None:
-        """Log why there is no connection, once per reason: attempts may go on for days."""
-        text = "; ".join(filter(None, (error.what, error.why, error.next_step)))
-        if text != self._complaint:
-            log.warning(text)
-        self._complaint = text
+    def _refused(self, why: EdgekitError) -> None:
+        self.standing.refused(why)
+        self._on_settled()
 
     def _now_subscribed(self) -> None:
-        self._complaint = ""
+        self.standing.subscribed()
+        self._subscribed_at = time.monotonic()
         self._on_settled()
         self._guard(self._on_connection, True)
 
@@ -266,23 +301,28 @@ class MqttConnection:
         _userdata: object,
         flags: paho.DisconnectFlags,
         code: ReasonCode,
-        _properties: object,
+        properties: object,
     ) -> None:
-        was_up = self.connected
-        if time.monotonic() - self._connected_at >= STEADY_SECONDS:
+        was_up, told = self.connected, flags.is_disconnect_packet_from_server
+        now = time.monotonic()
+        if now - self._connected_at >= STEADY_SECONDS:
             self._attempt = 0
+        lived_seconds, self._subscribed_at = now - self._subscribed_at, math.inf
         self._connected_at = math.inf
         self._epoch += 1
         alert = self._socket.alert if isinstance(self._socket, tls.Socket) else None
         if alert is not None:
             self._refused(tls.explain(alert, self._broker))
-        elif code.is_failure and (was_up or self.refusal is None):
-            self._complain(UnreachableError(f"connection to {self._broker} lost", str(code)))
+        elif code.is_failure and (was_up or self.standing.refusal is None):
+            accepted = self._accepted
+            self.standing.lost(code.value, str(code), properties, accepted=accepted, told=told)
+        if lived_seconds >= 0:
+            self.standing.ended(lived_seconds, told=told)
         if not self._resend:
             self._drop_unacked()
         if was_up:
             self._guard(self._on_connection, False)
-        if flags.is_disconnect_packet_from_server and code.value == SESSION_TAKEN_OVER:
+        if told and code.value == SESSION_TAKEN_OVER:
             client.disconnect()  # no reconnect
             self._guard(lambda _: self._on_taken_over(), None)
             return
@@ -329,6 +369,12 @@ class MqttConnection:
             log.exception("a callback of the MQTT client failed")
 
 
+def _settled(code: int) -> Future[int]:
+    future: Future[int] = Future()
+    future.set_result(code)
+    return future
+
+
 def _paho(client_id: str, options: ClientOptions) -> UnbreakableClient:
     client = UnbreakableClient(
         CallbackAPIVersion.VERSION2,
@@ -346,22 +392,3 @@ def _paho(client_id: str, options: ClientOptions) -> UnbreakableClient:
         delay.WillDelayInterval = options.get("will_delay_seconds", 0)  # §3.1.3.2.2
         client.will_set(will.topic, will.payload, will.qos, will.retain, delay)
     return client
-
-
-def _password(broker: BrokerConfig) -> str | None:
-    if not broker.password_file:
-        return None
-    try:
-        return Path(broker.password_file).read_text("utf-8").strip()
-    except UnicodeDecodeError as error:
-        raise EdgekitError(
-            "the broker's password cannot be read",
-            f"{broker.password_file} is not UTF-8 text: {error}",
-            "password_file in [broker] must hold the password as UTF-8 text",
-        ) from error
-    except OSError as error:
-        raise EdgekitError(
-            "the broker's password cannot be read",
-            str(error),
-            "password_file in [broker] must name a file that this account may read",
-        ) from error

@@ -19,9 +19,11 @@ from paho.mqtt.enums import MQTTErrorCode
 log = logging.getLogger(__name__)
 
 MAX_PACKET_BYTES = 2 << 20  # of received packets; Mosquitto 2.1 passes on no larger ones by default
+OLD_CONNACK_BYTES = 2  # flags and return code; in MQTT 5 the length of the properties follows
 
 # Of paho.mqtt.client.Client: each method with its signature, each value with its initial type.
 PRIVATE_METHODS = {
+    "_handle_connack": "(self) -> 'MQTTErrorCode'",
     "_handle_publish": "(self) -> 'MQTTErrorCode'",
     "_loop_rc_handle": "(self, rc: 'MQTTErrorCode') -> 'MQTTErrorCode'",
     "_packet_handle": "(self) -> 'MQTTErrorCode'",
@@ -32,7 +34,9 @@ PRIVATE_METHODS = {
 }
 PRIVATE_VALUES: dict[str, type] = {
     "_in_packet": dict,  # with "command", an int, and "packet", a bytearray
+    "_keepalive": int,
     "_manual_ack": bool,
+    "_max_inflight_messages": int,
     "_sock": NoneType,  # or the socket
     "_ssl_context": NoneType,  # or the context; paho accepts a new one only while it is None
 }
@@ -59,15 +63,28 @@ class UnbreakableClient(paho.Client):
         max_packet_bytes: the largest packet that the client receives, in bytes.
         on_publish_packet: called with the first byte and the body of each PUBLISH; returns the
             Packet Identifier, 0 with QoS 0. An exception in it ends the connection.
+        on_old_connack: called with the return code of a CONNACK of MQTT 3.1.1.
     """
 
     max_packet_bytes = MAX_PACKET_BYTES
     on_publish_packet: Callable[[int, bytes], int]
+    on_old_connack: Callable[[int], None]
 
     def renew_tls(self, context: ssl.SSLContext) -> None:
         """Set the TLS context of the next connection; paho's `tls_set_context` works only once."""
         self._ssl_context = None
         self.tls_set_context(context)
+
+    def limit(self, *, keepalive_seconds: int, inflight_messages: int | None = None) -> None:
+        """Set limits of a connection that paho's setters take only without one.
+
+        Args:
+            keepalive_seconds: how long the client may be silent.
+            inflight_messages: how many messages may wait for a PUBACK; None: no change.
+        """
+        self._keepalive = keepalive_seconds
+        if inflight_messages is not None:
+            self._max_inflight_messages = inflight_messages
 
     def loop_read(self, max_packets: int = 1) -> MQTTErrorCode:
         """Read one packet; paho reads as many as it has sent without a PUBACK. The caller handles
@@ -96,6 +113,13 @@ class UnbreakableClient(paho.Client):
         except Exception as error:
             log.warning("the broker sent a packet that cannot be read: %r", error)
             return MQTTErrorCode.MQTT_ERR_PROTOCOL
+
+    def _handle_connack(self) -> MQTTErrorCode:
+        packet: Any = self._in_packet["packet"]
+        if len(packet) == OLD_CONNACK_BYTES:
+            self.on_old_connack(packet[1])
+            return MQTTErrorCode.MQTT_ERR_PROTOCOL
+        return super()._handle_connack()
 
     def _handle_publish(self) -> MQTTErrorCode:
         packet: Any = self._in_packet

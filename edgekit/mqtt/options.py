@@ -31,3 +31,5 @@ class ClientOptions(TypedDict):
     If not, their futures get `LOST`, and the caller keeps the messages."""
     max_packet_bytes: NotRequired[int]
     """The largest packet to receive, as CONNECT says (§3.1.2.11.4). Default: `MAX_PACKET_BYTES`."""
+    retained: NotRequired[bool]
+    """Whether the client needs a broker that keeps retained messages. Default: if its Will is."""

@@ -131,6 +131,18 @@ def publish_properties(message: Outbound) -> bytes:
     return _variable_of(len(written)) + written
 
 
+def packet_bytes(message: Outbound, properties: bytes) -> int:
+    """Return the size in bytes of the PUBLISH packet of a message, fixed header included.
+
+    Args:
+        message: to publish.
+        properties: as `publish_properties` encodes them.
+    """
+    body = 2 + len(message.topic.encode()) + len(properties) + len(message.payload)
+    body += 2 if message.qos else 0  # the Packet Identifier
+    return 1 + len(_variable_of(body)) + body
+
+
 def _integer(data: bytes, at: int, size: int) -> tuple[int, int]:
     end = at + size
     if end > len(data):

@@ -20,6 +20,7 @@ from edgekit.core.config import BrokerConfig
 from edgekit.core.wire import Outbound
 from edgekit.mqtt.engine import LOST, MqttConnection
 from edgekit.mqtt.options import ClientOptions
+from edgekit.mqtt.standing import Standing
 
 GOODBYE_SECONDS = 1.0  # for DISCONNECT, where the broker is behind with reading
 
@@ -65,6 +66,11 @@ class PolledClient:
     def ack(self, token: Any) -> None:
         """See `MqttConnection`."""
         self._engine.ack(token)
+
+    @property
+    def standing(self) -> Standing:
+        """What the broker grants, and why it refuses."""
+        return self._engine.standing
 
     @property
     def connected(self) -> bool:

@@ -57,9 +57,9 @@ class MqttClient:
             raise tls.explain(error, self._broker) from error
         self._client.loop_start()
         settled = self._settled.wait(timeout_seconds)
-        if self._engine.refusal:
+        if self._engine.standing.refusal:
             self.close()
-            raise self._engine.refusal
+            raise self._engine.standing.refusal
         if not settled:
             self.close()
             raise UnreachableError(
@@ -71,6 +71,11 @@ class MqttClient:
     def publish(self, message: Outbound) -> Future[int]:
         """See `MqttConnection`; a message with QoS 1 waits for a connection."""
         return self._engine.publish(message)
+
+    @property
+    def max_packet_bytes(self) -> int:
+        """The largest packet that the broker takes."""
+        return self._engine.standing.terms.max_packet_bytes
 
     def ack(self, token: Any) -> None:
         """See `MqttConnection`."""
