@@ -48,6 +48,8 @@ _WAITING = (
     "contract/test_broker_restarts.py",
     "contract/test_broker.py",
     "system/test_abuse.py",
+    "system/test_broker_limits.py",
+    "contract/test_broker_terms.py",
     "system/test_outage.py",
     "system/test_prompt.py",
     "system/test_protocol.py",

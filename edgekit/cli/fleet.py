@@ -135,9 +135,26 @@ def state(
         length = model.get("context_length")  # an older agent does not report it
         slots = f"{model['slots']} slots" + (f" of {length} tokens" if length else "")
         render.say(f"model      {slots}, {model['threads']} threads {how}, {found}")
+    for line in _broker_lines(answer.get("broker")):
+        render.say(line)
     for release in answer["releases"]:
         line = f"release    {short(release['digest'])}  {release['name']}:{release['version']}"
         render.say(f"{line}  {release['state']}  {release['reason']}".rstrip())
+
+
+def _broker_lines(broker: dict[str, Any] | None) -> list[str]:
+    """Say how a device stands with its broker; an older agent does not report it."""
+    if not broker:
+        return []
+    trouble = broker["trouble"]
+    how = "connected" if broker["connected"] else "not connected"
+    lines = [f"broker     {broker['broker']}, {how}" + (f": {trouble}" if trouble else "")]
+    lines += [f"unserved   {each}" for each in broker["unserved"]]
+    lines += [
+        f"refused    {each['topic']}: {each['reason']} (0x{each['code']:02X})"
+        for each in broker["refused"]
+    ]
+    return lines
 
 
 def rollback(device: DeviceArgument, project_folder: ProjectOption = None) -> None:

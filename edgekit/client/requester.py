@@ -17,7 +17,7 @@ import msgspec
 from edgekit.client.asking import Asking, Do
 from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig, check_name
-from edgekit.core.reasons import FAILURE, NO_MATCHING_SUBSCRIBERS
+from edgekit.core.reasons import FAILURE, NO_MATCHING_SUBSCRIBERS, PACKET_TOO_LARGE
 from edgekit.errors import EdgekitError, UnreachableError
 from edgekit.mqtt.threaded import MqttClient
 
@@ -207,6 +207,8 @@ class Requester:
         )
         with suppress(TimeoutError):
             code = self._mqtt.publish(message).result(timeout=PUBACK_SECONDS)
+            if code == PACKET_TOO_LARGE:
+                raise _too_large(len(question.payload), self._mqtt.max_packet_bytes)
             if code == NO_MATCHING_SUBSCRIBERS and asking.attempts == 1:
                 raise _nobody(
                     question.pool or asking.device,
@@ -287,6 +289,15 @@ def _state(message: wire.Inbound) -> str:
     return ""
 
 
+def _too_large(size_bytes: int, limit_bytes: int) -> wire.ProtocolError:
+    """The error that a device gives for a prompt above its own limit; nothing was sent."""
+    text = (
+        f"the prompt has {size_bytes} bytes, and the broker takes messages of at most "
+        f"{limit_bytes} (max_packet_size)"
+    )
+    return wire.ProtocolError("payload_too_large", text)
+
+
 def _nobody(device: str, why: str) -> UnreachableError:
     return UnreachableError(
         f"{device} does not answer",
@@ -340,6 +351,7 @@ def _announced(
         f"edgekit-{name}-{session}",
         subscriptions=[(f, 1) for f in filters],
         on_message=received,
+        retained=True,
     )
     client.connect()
     time.sleep(RETAINED_SECONDS)

@@ -81,7 +81,8 @@ def test_a_device_short_of_memory_is_degraded_then_refuses() -> None:
     agent.finishes()
     assert at(agent, memory=SPENT_MB) == "degraded out_of_memory"
     refused = error(agent.prompt("p3"))
-    assert (refused["code"], refused["retry_after_ms"]) == ("out_of_memory", STRAINED_RETRY_MS)
+    assert refused["code"] == "out_of_memory"
+    assert refused["retry_after_ms"] > STRAINED_RETRY_MS  # another time than that of p2
     assert at(agent, memory=TIGHT_MB + FREER_MB) == "ready"
     assert kinds(agent.prompt("p3")) == ["accepted"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from contextlib import suppress
+from pathlib import Path
 
 from edgekit.agent.release import disk, lease
 from edgekit.agent.release.detached import POLL_SECONDS, STOP_MARGIN_SECONDS, Supervisor
@@ -187,11 +188,16 @@ def _own_config(root: Root, previous: Digest) -> bytes | None:
 
 def _model(root: Root) -> object:
     """How the model runs: slots, threads, measured here or not; None if no model runs."""
+    ready = _read(root.ready_file)
+    return ready.get("model") if isinstance(ready, dict) else None
+
+
+def _read(path: Path) -> object:
+    """A JSON file of the running agent; None if it cannot be read."""
     try:
-        ready = json.loads(root.ready_file.read_bytes())
+        return json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
-    return ready.get("model") if isinstance(ready, dict) else None
 
 
 def describe(root: Root, supervisor: Supervisor) -> dict[str, object]:
@@ -202,6 +208,7 @@ def describe(root: Root, supervisor: Supervisor) -> dict[str, object]:
         "previous": root.linked(root.previous),
         "answering": root.ready_file.exists(),
         "model": _model(root),
+        "broker": _read(root.broker_file) if supervisor.pid() is not None else None,
         "supervisor_pid": supervisor.pid(),
         "config": Digest.of(config) if config is not None else None,
         "releases": [release.to_dict() for release in Releases(root.path).all()],

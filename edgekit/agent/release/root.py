@@ -61,6 +61,11 @@ class Root:
         return self.path / layout.READY_FILE
 
     @property
+    def broker_file(self) -> Path:
+        """How the agent stands with its broker, while it runs."""
+        return self.path / layout.BROKER_FILE
+
+    @property
     def journal(self) -> Path:
         """The accepted prompts and their outcomes."""
         return self.path / layout.JOURNAL

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from edgekit.agent.serve.loop import polling
+from edgekit.agent.serve.loop.brokerfile import BrokerFile
 from edgekit.agent.serve.loop.health import Health
 from edgekit.agent.serve.loop.journal import Journal
 from edgekit.agent.serve.loop.notify import Notifier
@@ -49,11 +50,12 @@ from edgekit.agent.serve.session.events import (
     TakenOver,
     Tick,
     ToWorker,
+    Warn,
     WorkerLost,
 )
 from edgekit.agent.serve.session.replies import status_message
 from edgekit.agent.serve.session.session import Session
-from edgekit.core import topics, wire
+from edgekit.core import layout, topics, wire
 from edgekit.core.config import AgentConfig
 from edgekit.core.manifest import BundleConfig
 from edgekit.errors import EdgekitError
@@ -135,6 +137,9 @@ class Service:
         )
         self._notifier = notifier
         self._health = Health(config, notifier, self._mqtt.publish)
+        self._broker_file = BrokerFile(
+            ready_file.with_name(layout.BROKER_FILE.name), str(config.broker)
+        )
 
     def run(self) -> None:
         """Serve until the drain is complete.
@@ -144,6 +149,7 @@ class Service:
             EdgekitError: the model cannot be loaded.
         """
         self._ready_file.unlink(missing_ok=True)
+        self._broker_file.remove()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._drain())
         signals = polling.Signals()
@@ -158,6 +164,7 @@ class Service:
         finally:
             self._running = False
             self._ready_file.unlink(missing_ok=True)
+            self._broker_file.remove()
             self._mqtt.close(FLUSH_SECONDS)
             self._note_last_pubacks()
             self._journal.close()
@@ -196,7 +203,14 @@ class Service:
 
     def _connection(self, up: bool) -> None:
         log.info("broker %s: %s", self._config.broker, "subscribed" if up else "connection lost")
-        self._events.append(Connected() if up else Disconnected())
+        if not up:
+            self._events.append(Disconnected())
+            return
+        standing = self._mqtt.standing
+        unserved = [
+            pool for pool in self._config.pools if topics.pool_filter(pool) in standing.unserved
+        ]
+        self._events.append(Connected(standing.terms.max_packet_bytes, tuple(unserved)))
 
     def _drain(self) -> None:
         self._events.append(Drain(time.monotonic() + self._config.drain_seconds))
@@ -259,6 +273,9 @@ class Service:
                 self._events.append(read_sensors(disk=self._disk))
             case Snapshot():
                 self._health.tell(effect, time.monotonic())
+                self._broker_file.tell(effect, self._mqtt.standing)
+            case Warn(text):
+                log.warning("%s", text)
             case Exit():
                 self._running = False
             case GiveUp(error):
@@ -271,7 +288,7 @@ class Service:
         except Exception:  # a reply that fits no packet must not harm the others
             log.exception("a reply to %s cannot be published", effect.key)
             return
-        if effect.key and effect.message.qos:
+        if effect.message.qos:
             future.add_done_callback(lambda done: self._published(effect, done.result()))
 
     def _published(self, effect: Publish, code: int) -> None:

@@ -9,6 +9,7 @@ from edgekit.agent.serve.session.exposition import Family
 from edgekit.agent.serve.session.prompt import JournalRow
 from edgekit.core import wire
 from edgekit.errors import EdgekitError
+from edgekit.mqtt.terms import NO_PACKET_LIMIT
 
 
 # --- events -----------------------------------------------------------------------------------
@@ -33,7 +34,15 @@ class WorkerLost:
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """The agent is connected to the broker and subscribed, for the first time or again."""
+    """The agent is connected to the broker and subscribed, for the first time or again.
+
+    Attributes:
+        max_packet_bytes: the largest packet that this broker takes.
+        unserved_pools: pools to which it could not subscribe.
+    """
+
+    max_packet_bytes: int = NO_PACKET_LIMIT
+    unserved_pools: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +62,7 @@ class ReadyUnsaid:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """The broker's answer to a reply at QoS 1.
+    """The broker's answer to a message at QoS 1.
 
     `code` is the PUBACK's reason code (§3.4.2.1), or None when the connection was lost before it.
     """
@@ -156,6 +165,13 @@ class LeavePools:
 
 
 @dataclass(frozen=True, slots=True)
+class Warn:
+    """Write a line to the log."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Ack:
     """Send the PUBACK for the message of this token."""
 
@@ -213,6 +229,7 @@ class Snapshot:
         owed: the worker has something to do: load the model, or run a prompt.
         silent_seconds: for how long the worker had something to do and sent nothing.
         metrics: counters, histograms and gauges.
+        refused: topics on which the broker refused the latest message, with the reason codes.
     """
 
     status: wire.Status
@@ -221,6 +238,7 @@ class Snapshot:
     owed: bool
     silent_seconds: float
     metrics: tuple[Family, ...]
+    refused: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +277,7 @@ Event = (
 )
 Effect = (
     Publish
+    | Warn
     | Ack
     | ToWorker
     | Spawn

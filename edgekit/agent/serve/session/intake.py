@@ -11,7 +11,7 @@ from edgekit.agent.serve.session.condition import Condition
 from edgekit.agent.serve.session.events import Effect, ToWorker
 from edgekit.agent.serve.session.prompt import Prompt
 from edgekit.agent.serve.session.prompts import Prompts
-from edgekit.agent.serve.session.rate import Rate
+from edgekit.agent.serve.session.rate import Rate, Spread
 from edgekit.agent.serve.session.states import PromptStep, move
 from edgekit.core import chat, envelope, topics, wire
 from edgekit.core.config import AgentConfig
@@ -38,6 +38,7 @@ class Intake:
     prompts: Prompts
     condition: Condition
     draining: bool = False
+    _spread: Spread = field(default_factory=Spread)
     _rate: Rate = field(init=False)
     _repeats: Rate = field(init=False)  # repeats of known prompts, cancels and queries
 
@@ -57,6 +58,8 @@ class Intake:
             return self._take(envelope.parse_prompt(message, reply), now)
         except wire.ProtocolError as error:
             self.prompts.metrics.rejected[error.code] += 1
+            if error.retry_after_ms and error.code != "rate_limited":  # that one's time is exact
+                error.retry_after_ms = self._spread.wait_ms(error.retry_after_ms, now)
             return [replies.refusal(reply, error, _reply_expiry(message))]
 
     def check_model(self, request: chat.ChatRequest) -> None:
@@ -174,7 +177,7 @@ class Intake:
             return [replies.state(to, "unknown", None, expiry)]
         if prompt.outcome is not None:
             known = self.prompts.storing  # else the journal may not have the outcome yet
-            return [replies.outcome(prompt, to or prompt.reply, expiry)] if known else []
+            return self.prompts.repeat(prompt, to or prompt.reply, expiry) if known else []
         if control.kind == "query":
             position = self.prompts.position(prompt, now)
             return [replies.state(to or prompt.reply, prompt.state, position, expiry)]

@@ -11,13 +11,14 @@ from itertools import takewhile
 
 from edgekit.agent.serve.pipe import Cancel
 from edgekit.agent.serve.session import replies
-from edgekit.agent.serve.session.events import Effect, ToWorker
+from edgekit.agent.serve.session.events import Effect, ToWorker, Warn
 from edgekit.agent.serve.session.fair import FairQueue
 from edgekit.agent.serve.session.ledger import Ledger
 from edgekit.agent.serve.session.metrics import CANCELLED, Metrics
 from edgekit.agent.serve.session.prompt import Outcome, Prompt
 from edgekit.agent.serve.session.states import PromptStep, State
 from edgekit.core import chat, wire
+from edgekit.mqtt.terms import NO_PACKET_LIMIT
 
 OUTBOX_BATCH = 100  # outcomes sent at once, for example after a reconnect
 LATELY_SECONDS = 60.0  # a reader asks again within this time: a slot is kept free for so long
@@ -45,6 +46,8 @@ class Prompts:
     connected: bool = False  # the broker has confirmed the subscriptions
     storing: bool = True  # the journal can be written; only a recorded outcome is sent
     ignored: int = 0  # messages and prompts that got no answer
+    max_packet_bytes: int = NO_PACKET_LIMIT  # of the broker
+    too_long_said: bool = False  # the log has that an answer is larger
     run_ms: float | None = None  # mean of recent prompts, from start to end
 
     # --- sending ------------------------------------------------------------------------------
@@ -72,7 +75,17 @@ class Prompts:
         if not self.connected or not self.storing:
             return []
         self.ledger.published(prompt)
-        return [replies.outcome(prompt, prompt.reply, int(prompt.deadline - now))]
+        return self.repeat(prompt, prompt.reply, int(prompt.deadline - now))
+
+    def repeat(self, prompt: Prompt, to: wire.ReplyTo, expiry_seconds: int) -> list[Effect]:
+        """Send the outcome of a prompt to an address, and leave its delivery as it is."""
+        limit = self.max_packet_bytes
+        reply = replies.outcome(prompt, to, expiry_seconds, limit)
+        if prompt.outcome is None or reply.kind == prompt.outcome.kind or self.too_long_said:
+            return [reply]
+        self.too_long_said = True
+        text = f"an answer is larger than the broker's largest packet of {limit} bytes"
+        return [Warn(f"{text}: its requester gets the error payload_too_large"), reply]
 
     def send_outbox(self, now: float) -> list[Effect]:
         """Send outcomes that the broker has not acknowledged, the oldest first."""

@@ -1,9 +1,13 @@
-"""Limits how often a requester may send: a token bucket for each of a bounded number. Pure."""
+"""Limits how often a requester may send, and spreads the times at which refused ones try again.
+
+Pure: a token bucket for each of a bounded number of requesters.
+"""
 
 from __future__ import annotations
 
 MAX_BUCKETS = 1000  # requesters; above that the fullest bucket is forgotten
 MINUTE_US = 60_000_000
+GOLDEN = 0.618033988749895  # multiples of it, modulo 1, lie far from each other and never meet
 
 
 class Rate:
@@ -44,3 +48,21 @@ class Rate:
         if len(self._full_at) > self._remembered:
             del self._full_at[min(self._full_at, key=self._full_at.__getitem__)]
         return 0
+
+
+class Spread:
+    """Times to wait for prompts that are refused together: they must not come back together."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._latest = -1e9  # monotonic seconds
+
+    def wait_ms(self, least_ms: int, now: float) -> int:
+        """Return how long the next refused prompt shall wait, in milliseconds.
+
+        The first one waits `least_ms`, those that are refused within that time of each other up to
+        twice as long, each another time.
+        """
+        alone = now - self._latest > least_ms / 1e3
+        self._count, self._latest = (0 if alone else self._count + 1), now
+        return least_ms + int(least_ms * (self._count * GOLDEN % 1))

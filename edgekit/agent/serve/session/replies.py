@@ -10,6 +10,8 @@ from edgekit.agent.serve.session.events import Publish
 from edgekit.agent.serve.session.prompt import Outcome, Prompt
 from edgekit.core import payloads, topics, wire
 from edgekit.core.envelope import reply_message
+from edgekit.mqtt.packet import packet_bytes, publish_properties
+from edgekit.mqtt.terms import NO_PACKET_LIMIT
 
 
 def reply(prompt: Prompt, kind: str, payload: bytes, now: float, *, status: int = 200) -> Publish:
@@ -38,10 +40,31 @@ def delta(prompt: Prompt, text: str, now: float) -> Publish:
     return reply(prompt, "delta", msgspec.json.encode(body), now)
 
 
-def outcome(prompt: Prompt, to: wire.ReplyTo, expiry_seconds: int) -> Publish:
-    """Make the `final` or `error` of a prompt that has ended, as it was stored."""
+def outcome(
+    prompt: Prompt, to: wire.ReplyTo, expiry_seconds: int, max_packet_bytes: int = NO_PACKET_LIMIT
+) -> Publish:
+    """Make the `final` or `error` of a prompt that has ended, as it was stored.
+
+    A final that is larger than the broker's largest packet cannot be sent: its requester gets an
+    error that says so. The final stays stored, for a `query` at a broker that takes more.
+    """
     ended = prompt.outcome
     assert ended is not None
+    made = _outcome(prompt, to, expiry_seconds, ended)
+    size = 0
+    if ended.kind == "final" and max_packet_bytes < NO_PACKET_LIMIT:
+        size = packet_bytes(made.message, publish_properties(made.message))
+    if size <= max_packet_bytes:
+        return made
+    text = (
+        f"the answer is a message of {size} bytes, and the broker takes at most "
+        f"{max_packet_bytes} (its max_packet_size); ask for fewer tokens"
+    )
+    error = wire.ProtocolError("payload_too_large", text, "max_completion_tokens")
+    return _outcome(prompt, to, expiry_seconds, error_outcome(error))
+
+
+def _outcome(prompt: Prompt, to: wire.ReplyTo, expiry_seconds: int, ended: Outcome) -> Publish:
     message = reply_message(
         to,
         ended.kind,

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import msgspec
+
 from edgekit.agent.serve.pipe import Done, Generated, Ready, Refused
 from edgekit.agent.serve.session import replies
 from edgekit.agent.serve.session.condition import Condition
@@ -43,6 +45,7 @@ from edgekit.agent.serve.session.events import (
     TakenOver,
     Tick,
     Unrecorded,
+    Warn,
     WorkerLost,
 )
 from edgekit.agent.serve.session.intake import NO_STORAGE, Intake
@@ -50,6 +53,7 @@ from edgekit.agent.serve.session.metrics import Metrics, Now
 from edgekit.agent.serve.session.presence import Presence, card_message
 from edgekit.agent.serve.session.prompt import JournalRow, Prompt
 from edgekit.agent.serve.session.prompts import Prompts
+from edgekit.agent.serve.session.refusals import Refusals
 from edgekit.agent.serve.session.states import PromptStep, State
 from edgekit.core import chat, payloads, wire
 from edgekit.core.config import AgentConfig
@@ -85,6 +89,8 @@ class Session:
     _dispatch: Dispatch = field(init=False)
     _presence: Presence = field(init=False)
     _condition: Condition = field(default_factory=Condition)
+    _refusals: Refusals = field(default_factory=Refusals)
+    _unserved_pools: tuple[str, ...] = ()
     _online: bool = False  # `GoOnline` was returned
     _answers: bool = False  # at least once a model was loaded while the broker was connected
     _ready_unsaid: bool = False
@@ -141,7 +147,7 @@ class Session:
             case WorkerLost():
                 return self._dispatch.lost(now)
             case Connected():
-                return self._connected(now)
+                return self._connected(event, now)
             case Disconnected():
                 self._prompts.connected = False
             case TakenOver():
@@ -188,8 +194,12 @@ class Session:
         return effects
 
     # --- the broker ---------------------------------------------------------------------------
-    def _connected(self, now: float) -> list[Effect]:
+    def _connected(self, event: Connected, now: float) -> list[Effect]:
         self._prompts.connected = True
+        if event.max_packet_bytes != self._prompts.max_packet_bytes:
+            self._prompts.max_packet_bytes = event.max_packet_bytes
+            self._prompts.too_long_said = False
+        self._unserved_pools = event.unserved_pools
         self._presence.forget()
         self._prompts.ledger.reconnected()
         return [*self._say_ready(), self._card(), *self._prompts.send_outbox(now)]
@@ -211,11 +221,15 @@ class Session:
 
     def _card(self) -> Publish:
         model = self._dispatch.model
-        return Publish(
-            card_message(self.config, self.bundle, self.release, self.agent_version, model)
-        )
+        pools = [pool for pool in self.config.pools if pool not in self._unserved_pools]
+        config = msgspec.structs.replace(self.config, pools=pools)
+        return Publish(card_message(config, self.bundle, self.release, self.agent_version, model))
 
     def _published(self, reply: Publish, code: int | None, now: float) -> list[Effect]:
+        said = "" if code is None else self._refusals.answered(reply.message.topic, code)
+        return [*([Warn(said)] if said else []), *self._delivered(reply, code, now)]
+
+    def _delivered(self, reply: Publish, code: int | None, now: float) -> list[Effect]:
         ledger = self._prompts.ledger
         prompt = ledger.get(reply.key)
         to = (reply.message.topic, reply.message.correlation)
@@ -318,6 +332,7 @@ class Session:
             owed=dispatch.owed,
             silent_seconds=dispatch.silent_seconds(now),
             metrics=counted,
+            refused=self._refusals.now(),
         )
 
     def _status(self) -> wire.Status:
