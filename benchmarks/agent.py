@@ -15,7 +15,7 @@ from benchmarks.bare import Messages
 from benchmarks.figure import figure
 from benchmarks.rig import DEVICE, Rig
 from edgekit.agent.serve.worker.sampling import Sampler
-from edgekit.client.requester import Delta, Final, Requester
+from edgekit.client import Delta, Final, Requester
 from edgekit.core.chat import Sampling
 from edgekit.errors import EdgekitError
 

@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.agent import SETTLE_SECONDS, STORY, fresh
 from benchmarks.figure import figure
 from benchmarks.rig import Rig
-from edgekit.client.requester import Delta, Final
+from edgekit.client import Delta, Final
 from edgekit.errors import EdgekitError
 
 CHAT_TOKENS = 1000  # of the first turn

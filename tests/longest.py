@@ -59,6 +59,7 @@ _WAITING = (
     "system/test_acl.py",
     "system/test_progress.py",
     "system/test_strangers.py",
+    "system/test_ask.py",
     "system/test_refusals.py",
 )
 LONGEST = tuple(

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from collections.abc import Iterable
+from contextlib import closing
 from typing import Annotated, Any
 
 import typer
 
 from edgekit.cli import project, render
+from edgekit.cli.interrupts import ended_as_by_ctrl_c
 from edgekit.cli.options import JsonOption, ProjectOption
-from edgekit.client import Accepted, Delta, Final, Requester
+from edgekit.client import Accepted, Delta, Final, Reply, Requester
 from edgekit.client import devices as find_devices
 from edgekit.client.requester import DEFAULT_EXPIRY_SECONDS
+from edgekit.core import wire
 from edgekit.core.config import BrokerConfig
 from edgekit.core.digest import short
 from edgekit.errors import UsageError
@@ -38,7 +43,7 @@ def ask(
     seed: Annotated[int | None, typer.Option(help="Seed that makes sampling repeatable.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Stop string, repeatable.")] = None,
     expiry: Annotated[
-        int, typer.Option(help="Deadline of the prompt in seconds.")
+        int, typer.Option(help="Deadline of the prompt in seconds, 1 to 3600.")
     ] = DEFAULT_EXPIRY_SECONDS,
     broker: BrokerOption = None,
     project_folder: ProjectOption = None,
@@ -46,55 +51,37 @@ def ask(
         bool, typer.Option("--json", help="Print the chat.completion, not the text.")
     ] = False,
 ) -> None:
-    """Prompt a device and stream its answer. Ctrl-C cancels the prompt.
+    """Prompt a device and stream its answer. Ctrl-C cancels the prompt, as SIGTERM and SIGHUP do.
 
     \b
     Example:  edgekit ask pi-1 "What is the capital of France?"
               edgekit ask pool:kitchen "What is the capital of France?"
               cat report.txt | edgekit ask pi-1 - --system "Summarise in one sentence."
     """
-    here = project.find(project_folder)
-    text = sys.stdin.read() if prompt == "-" else prompt
-    if not text.strip():
-        raise UsageError("the prompt is empty", next_step="write a prompt, or pipe one to `-`")
-    messages = [{"role": "system", "content": system}] if system else []
-    messages.append({"role": "user", "content": text})
-    choices = {
-        "max_completion_tokens": max_tokens,
-        "temperature": temperature,
-        "top_p": top_p,
-        "top_k": top_k,
-        "seed": seed,
-        "stop": stop or None,
-        "stream": False if as_json else None,
-    }
-    body: dict[str, Any] = {"messages": messages}
-    body |= {key: value for key, value in choices.items() if value is not None}
-    shown = ""
-    final: Final | None = None
+    here = project.find_or_bare(project_folder, broker=broker)
+    body = _body(
+        _piped() if prompt == "-" else _given("the prompt", prompt),
+        _given("--system", system or ""),
+        max_completion_tokens=max_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        seed=seed,
+        stop=[_given("--stop", each) for each in stop or ()] or None,
+        stream=False if as_json else None,
+    )
     with (
+        ended_as_by_ctrl_c(signal.SIGTERM, signal.SIGHUP),
         Requester(_broker(here, broker), here.requester) as requester,
-        render.err.status(f"waiting for {device}") as waiting,
+        closing(requester.ask(device, body, expiry_seconds=expiry)) as replies,
     ):
-        for reply in requester.ask(device, body, expiry_seconds=expiry):
-            match reply:
-                case Accepted(position=position) if position:
-                    waiting.update(f"waiting for {device}: {position} prompts come first")
-                case Delta(text=piece):
-                    waiting.stop()
-                    shown += piece
-                    sys.stdout.write(piece)
-                    sys.stdout.flush()
-                case Final():
-                    final = reply
-    assert final is not None
+        shown, final = _show(replies, device)
     if as_json:
         render.print_json(final.completion)
         return
     # The device sends a delta at most once, and one may be lost; the final has the whole text.
     rest = final.text[len(shown) :] if final.text.startswith(shown) else f"\n{final.text}"
-    sys.stdout.write(rest + "\n")
-    sys.stdout.flush()
+    _write(rest + "\n")
     usage, timings = final.completion["usage"], final.completion.get("timings") or {}
     render.err.print(
         f"{usage['completion_tokens']} tokens, {timings.get('predicted_per_second', 0):.0f} "
@@ -102,6 +89,82 @@ def ask(
         f"{final.finish_reason}",
         style="dim",
     )
+
+
+def _show(replies: Iterable[Reply], device: str) -> tuple[str, Final]:
+    """Print the text as it comes; return what was printed, and the final."""
+    shown = ""
+    final: Final | None = None
+    with render.err.status(f"waiting for {device}") as waiting:
+        for reply in replies:
+            match reply:
+                case Accepted(position=position) if position:
+                    waiting.update(f"waiting for {device}: {position} prompts come first")
+                case Delta(text=piece):
+                    waiting.stop()
+                    shown += piece
+                    _write(piece)
+                case Final():
+                    final = reply
+    assert final is not None, "without one, `ask` of the requester raises an error"
+    return shown, final
+
+
+def _write(text: str) -> None:
+    """Write to standard output; what its encoding lacks becomes a question mark."""
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+    sys.stdout.flush()
+
+
+def _body(text: str, system: str, **choices: Any) -> dict[str, Any]:
+    """The body of a prompt; a choice that is None was not made."""
+    if not text.strip():
+        raise UsageError("the prompt is empty", next_step="write a prompt, or pipe one to `-`")
+    messages = [{"role": "system", "content": system}] if system else []
+    messages.append({"role": "user", "content": text})
+    made = {name: value for name, value in choices.items() if value is not None}
+    return {"messages": messages, **made}
+
+
+def _given(what: str, text: str) -> str:
+    """A text of the command line, which may hold bytes that are no UTF-8.
+
+    Raises:
+        UsageError: it does.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{what} is not UTF-8 text", str(error), "write it in UTF-8") from None
+    return text
+
+
+def _piped() -> str:
+    """The prompt on standard input, without the newline at its end or a byte order mark.
+
+    Raises:
+        UsageError: it is no text in UTF-8, too long, or standard input is closed.
+    """
+    if sys.stdin is None:
+        raise UsageError("standard input is closed", next_step="pipe a prompt to `-`")
+    data = sys.stdin.buffer.read(wire.MAX_BODY_BYTES + 1)
+    if len(data) > wire.MAX_BODY_BYTES:
+        raise UsageError(
+            "the prompt on standard input is too long",
+            f"a prompt has at most {wire.MAX_BODY_BYTES} bytes",
+        )
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            "standard input is not UTF-8 text",
+            f"byte 0x{data[error.start]:02x} at {error.start}: {error.reason}",
+            "convert it, as with `iconv -f LATIN1 -t UTF-8`",
+        ) from None
+    if "\0" in text:
+        raise UsageError("standard input is not text", "it has a NUL character")
+    return text.removesuffix("\r\n" if text.endswith("\r\n") else "\n")
 
 
 def devices(
@@ -112,7 +175,7 @@ def devices(
     \b
     Example:  edgekit devices
     """
-    here = project.find(project_folder)
+    here = project.find_or_bare(project_folder, broker=broker)
     with render.working("asking the broker"):
         found = find_devices(_broker(here, broker), here.requester)
     if as_json:

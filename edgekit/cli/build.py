@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,9 +19,10 @@ from edgekit.builder.tools.job import ToolchainSource
 from edgekit.builder.verify import VerifyResult, verify
 from edgekit.cli import buildfile, render
 from edgekit.cli.buildfile import BuildFile
+from edgekit.cli.interrupts import ended_as_by_ctrl_c
 from edgekit.cli.options import JsonOption
 from edgekit.cli.plan import plan_text
-from edgekit.cli.watch import shown, terminated_like_interrupted
+from edgekit.cli.watch import shown
 from edgekit.errors import UsageError
 
 
@@ -136,7 +138,7 @@ def build(
     )
     toolchain = _toolchain(bool(said.host))
     if verify_folder is not None:
-        with terminated_like_interrupted(), shown(render.err) as report:
+        with ended_as_by_ctrl_c(signal.SIGTERM), shown(render.err) as report:
             verified = verify(
                 verify_folder, toolchain, report,
                 model=said.model, hub_cache=said.hub_cache, options=parse_options(options),
@@ -146,7 +148,7 @@ def build(
         return
     request = said.request(options, threshold or [], path, gated=not no_gate)
     if plan:
-        with terminated_like_interrupted(), shown(render.err) as report:
+        with ended_as_by_ctrl_c(signal.SIGTERM), shown(render.err) as report:
             planned = plan_build(request, report)
         _show(planned, plan_text(planned), as_json)
         if not planned.supported:
@@ -154,7 +156,7 @@ def build(
         return
     if not said.output:
         raise UsageError("no output folder is named", next_step="name one with -o")
-    with terminated_like_interrupted(), shown(render.err) as report:
+    with ended_as_by_ctrl_c(signal.SIGTERM), shown(render.err) as report:
         result = run_build(request, report, toolchain)
     _show(result, _text(result), as_json)
 

@@ -17,6 +17,7 @@ from edgekit.errors import UsageError
 from edgekit.fleet import inventory
 
 FILE = "edgekit.toml"
+_BROKER = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[^\s:/\[\]]+))(?::(?P<port>\d+))?\Z")
 
 
 class ProjectConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -68,16 +69,39 @@ def keys_folder(project: Path) -> Path:
 
 
 def parse_broker(text: str, base: BrokerConfig) -> BrokerConfig:
-    """`host` or `host:port` over `base`.
+    """`host`, `host:port` or `[IPv6]:port` over `base`.
 
     Raises:
-        UsageError: the port is not one.
+        UsageError: the text has another form, or the port is not one.
     """
-    host, _, port = text.partition(":")
+    found = _BROKER.match(text)
     try:
-        return msgspec.structs.replace(base, host=host, port=int(port or base.port))
-    except ValueError as error:
+        if not found:
+            raise ValueError("a broker is a name or an address, and a port after a colon")
+        host = found["v6"] or found["host"]
+        port = int(found["port"] or base.port)
+        return msgspec.convert(
+            msgspec.structs.asdict(base) | {"host": host, "port": port}, BrokerConfig
+        )
+    except ValueError as error:  # a ValidationError is one
         raise UsageError(f"{text!r} is not a broker", str(error), "write host:port") from None
+
+
+def find_or_bare(start: Path | None, *, broker: str | None) -> Project:
+    """The project, or one without a file where there is none and a broker is named.
+
+    Args:
+        start: as for `find`.
+        broker: that a flag names; `EDGEKIT_BROKER` counts too.
+
+    Raises:
+        UsageError: there is none and no broker is named, or its file is wrong.
+    """
+    named = broker or os.environ.get("EDGEKIT_BROKER")
+    folder = Path.cwd()
+    if named and start is None and not any((f / FILE).is_file() for f in (folder, *folder.parents)):
+        return Project(folder, ProjectConfig())
+    return find(start)
 
 
 def find(start: Path | None) -> Project:

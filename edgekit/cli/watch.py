@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 
 from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -66,17 +64,3 @@ def _plain(console: Console) -> ProgressCallback:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     return report
-
-
-@contextmanager
-def terminated_like_interrupted() -> Iterator[None]:
-    """Make SIGTERM end a build as Ctrl-C does: the build then removes its files."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -6,7 +6,7 @@ import queue
 import random
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -15,10 +15,11 @@ from typing import Any
 import msgspec
 
 from edgekit.client.asking import Asking, Do
+from edgekit.client.reply import Delta, Final, Reply, read_reply, read_state
 from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig, check_name
 from edgekit.core.reasons import FAILURE, NO_MATCHING_SUBSCRIBERS, PACKET_TOO_LARGE
-from edgekit.errors import EdgekitError, UnreachableError
+from edgekit.errors import EdgekitError, UnreachableError, UsageError
 from edgekit.mqtt.threaded import MqttClient
 
 PUBACK_SECONDS = 10.0
@@ -28,41 +29,6 @@ FLUSH_SECONDS = 1.0  # wait for the PUBACK of a cancel before closing the connec
 LOOKS_AT = 2  # before this attempt, check whether the broker knows the device at all
 NAMED = 5  # devices that an error names
 RETAINED_SECONDS = 0.5  # time to collect retained messages
-
-
-class Accepted(msgspec.Struct, frozen=True):
-    """The device has the prompt; `position` prompts come first, it starts in about `eta_ms`."""
-
-    device: str
-    position: int
-    eta_ms: int | None = None
-
-
-class Delta(msgspec.Struct, frozen=True):
-    """The next piece of text."""
-
-    seq: int
-    text: str
-
-
-class Final(msgspec.Struct, frozen=True):
-    """The whole answer: a `chat.completion` object."""
-
-    device: str
-    completion: dict[str, Any]
-
-    @property
-    def text(self) -> str:
-        """The assistant's message."""
-        return str(self.completion["choices"][0]["message"]["content"])
-
-    @property
-    def finish_reason(self) -> str:
-        """stop, length or cancelled."""
-        return str(self.completion["choices"][0]["finish_reason"])
-
-
-Reply = Accepted | Delta | Final
 
 
 class Requester:
@@ -112,7 +78,7 @@ class Requester:
         *,
         prompt_id: str | None = None,
         expiry_seconds: int = DEFAULT_EXPIRY_SECONDS,
-    ) -> Iterator[Reply]:
+    ) -> Generator[Reply, None, None]:
         """Send a chat-completions body; yields `Accepted`, `Delta`s, then one `Final`.
 
         The requester sends it again, and queries it, by the rules of the protocol. A caller that
@@ -128,7 +94,13 @@ class Requester:
         Raises:
             ProtocolError: the device answered with an error.
             UnreachableError: the device does not exist, or it stopped answering.
+            UsageError: a name or the expiry is out of bounds.
         """
+        if not 1 <= expiry_seconds <= wire.MAX_EXPIRY_SECONDS:
+            raise UsageError(
+                f"a prompt cannot wait for {expiry_seconds} s",
+                f"a deadline is 1 to {wire.MAX_EXPIRY_SECONDS} seconds away",
+            )
         pool = check_name("pool", to.removeprefix(POOL)) if to.startswith(POOL) else ""
         device = "" if pool else check_name("device", to)
         question = _Question(prompt_id or str(uuid.uuid4()), msgspec.json.encode(body), pool)
@@ -137,7 +109,7 @@ class Requester:
         finished = False
         try:
             for message in self._messages(question, asking, inbox):
-                reply = _read(message)
+                reply = read_reply(message)
                 finished = isinstance(reply, Final)
                 asking.reply(
                     message.property("ek-dev"), time.monotonic(), delta=isinstance(reply, Delta)
@@ -165,6 +137,8 @@ class Requester:
         do, until = asking.next(time.monotonic(), random.random())  # noqa: S311  no secret
         while True:
             if do is Do.GIVE_UP and inbox.empty():  # else the caller was slow, not the device
+                if asking.device:
+                    self._look_for(asking.device, must_exist=False)
                 raise _nobody(question.pool or asking.device, asking.why)
             if do is Do.SEND:
                 if asking.attempts == LOOKS_AT and asking.device:
@@ -179,7 +153,7 @@ class Requester:
                 continue
             if message.property("ek-kind") == "state":
                 now = time.monotonic()
-                if _state(message) == "unknown":
+                if read_state(message) == "unknown":
                     do, until = asking.unknown(now, random.random())  # noqa: S311  no secret
                     continue
                 asking.reply(message.property("ek-dev"), now)
@@ -210,6 +184,8 @@ class Requester:
             if code == PACKET_TOO_LARGE:
                 raise _too_large(len(question.payload), self._mqtt.max_packet_bytes)
             if code == NO_MATCHING_SUBSCRIBERS and asking.attempts == 1:
+                if asking.device:
+                    self._look_for(asking.device, must_exist=False)
                 raise _nobody(
                     question.pool or asking.device,
                     "the broker says that nobody has subscribed to its prompts",
@@ -221,18 +197,29 @@ class Requester:
                     "check the broker's ACL: a requester may publish only below its own user name",
                 )
 
-    def _look_for(self, device: str) -> None:
+    def _look_for(self, device: str, *, must_exist: bool = True) -> None:
         """Check that the device has announced itself: some brokers report no missing subscriber.
 
         When the broker knows no device at all, an ACL may have kept the announcements back, and the
         check passes. The device's own filter comes first: a large fleet's announcements do not all
         arrive in time.
+
+        Args:
+            device: its name.
+            must_exist: whether a device counts as unknown where others have announced themselves.
+
+        Raises:
+            UnreachableError: the device is unknown, or its status says that it is gone.
         """
-        known: list[str] = []
+        announced: dict[str, dict[str, Any]] = {}
         filters = [topics.status_topic(device), topics.status_topic("+")]
         with suppress(EdgekitError):  # a failed check must not end the prompt
-            known = list(_announced(self._broker, self.name, filters))
-        if known and device not in known:
+            announced = _announced(self._broker, self.name, filters)
+        known = list(announced)
+        state = announced.get(device, {}).get("status", {}).get("state")
+        if isinstance(state, str) and state in _GONE:
+            raise UnreachableError(f"{device} does not answer", *_GONE[state])
+        if must_exist and known and device not in known:
             more = ", …" if len(known) > NAMED else ""
             raise _nobody(
                 device, f"the broker knows no such device, only {', '.join(known[:NAMED])}{more}"
@@ -283,10 +270,17 @@ class _Question:
     correlations: list[bytes] = field(default_factory=list)
 
 
-def _state(message: wire.Inbound) -> str:
-    with suppress(*wire.UNREADABLE, KeyError, TypeError):
-        return str(msgspec.json.decode(message.payload)["state"])
-    return ""
+# The status of a device that does not listen: why, and the next step
+_GONE = {
+    "lost": (
+        "its status is `lost`: its connection to the broker broke off",
+        "is it switched on, and is its network up? It goes on with its prompts when it is back",
+    ),
+    "offline": (
+        "its status is `offline`: its agent was stopped",
+        "`edgekit push` starts it",
+    ),
+}
 
 
 def _too_large(size_bytes: int, limit_bytes: int) -> wire.ProtocolError:
@@ -304,24 +298,6 @@ def _nobody(device: str, why: str) -> UnreachableError:
         why,
         "`edgekit devices` shows the devices that the broker knows",
     )
-
-
-def _read(message: wire.Inbound) -> Reply:
-    kind = message.property("ek-kind")
-    device = message.property("ek-dev")
-    if kind == "error":
-        raise wire.ProtocolError.decode(message.payload)
-    try:
-        body = msgspec.json.decode(message.payload)
-        if kind == "accepted":
-            return Accepted(device, body["position"], body.get("eta_ms"))
-        if kind == "delta":
-            return Delta(body["seq"], body["choices"][0]["delta"]["content"])
-        final = Final(device, body)
-        _ = final.text, final.finish_reason
-    except (*wire.UNREADABLE, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise EdgekitError(f"{device}'s reply cannot be read", repr(error)) from error
-    return final
 
 
 def devices(broker: BrokerConfig, name: str) -> dict[str, dict[str, Any]]:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,7 +35,7 @@ def configured(folder: Path, config: str) -> Iterator[int]:
         yield broker.port
 
 
-def refused(port: int, **options: object) -> EdgekitError:
+def refused(port: int, **options: Any) -> EdgekitError:
     with pytest.raises(EdgekitError) as caught:
         Client(port, "t/+", **options)
     error = caught.value

@@ -246,7 +246,7 @@ def test_leaving_early_cancels_at_the_device_that_has_it(
     with device(broker, accept, pool="q") as pi:
         replies = requester.ask("pool:q", BODY, prompt_id="left", expiry_seconds=60)
         next(replies)
-        replies.close()  # type: ignore[attr-defined]  # it is a generator
+        replies.close()
         pi.heard.get(timeout=WAIT_SECONDS)
         cancel = pi.heard.get(timeout=WAIT_SECONDS)
     assert cancel.topic == topics.control_topic(pi.name, "alice")

@@ -27,7 +27,7 @@ from benchmarks.models import find_model
 from benchmarks.rig import COMMAND_SECONDS, run_edgekit
 from edgekit.agent.release.root import Root
 from edgekit.agent.serve.loop.journal import Journal
-from edgekit.client.requester import Accepted, Final, Requester
+from edgekit.client import Accepted, Final, Requester
 from edgekit.core import topics, wire
 from edgekit.core.config import parse_agent_config
 from edgekit.errors import EdgekitError, UnreachableError

@@ -23,7 +23,7 @@ import hypothesis
 from hypothesis import HealthCheck, Phase, given, settings
 
 from benchmarks.rig import DEVICE, Rig
-from edgekit.client.requester import Final
+from edgekit.client import Final
 from edgekit.core.wire import ProtocolError
 from edgekit.errors import EdgekitError
 from tests.endurance.fuzz_broker import Onlooker, attack

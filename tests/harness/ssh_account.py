@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit.client.requester import Final, Requester
+from edgekit.client import Final, Requester
 from tests import tools
 from tests.conftest import Project
 

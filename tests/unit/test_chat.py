@@ -134,7 +134,7 @@ def written(body: object, encoding: str) -> bytes:
     return cbor2.dumps(body) if encoding == "cbor" else json.dumps(body).encode()
 
 
-ECHO = {
+ECHO: dict[str, Any] = {
     "role": "assistant",
     "content": "Hello.",
     "refusal": None,

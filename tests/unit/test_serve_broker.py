@@ -71,11 +71,13 @@ def test_a_final_that_is_too_long_is_an_error_by_name_and_said_once() -> None:
 @pytest.mark.parametrize("encoding", ["", "cbor"])
 def test_the_limit_is_met_to_the_byte(encoding: str) -> None:
     """As long as possible, and one character more, in either encoding."""
-    kind = {"content_type": wire.CBOR} if encoding else {}
 
     def asked(limit: int, chars: int) -> wire.Outbound:
         agent = small(limit)
-        agent.prompt(**kind, **({"payload": BODY_CBOR} if encoding else {}))
+        if encoding:
+            agent.prompt(payload=BODY_CBOR, content_type=wire.CBOR)
+        else:
+            agent.prompt()
         (message,) = replies(answered(agent, chars))
         return message
 
