@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,7 @@ from jsonschema import ValidationError
 from edgekit.agent.serve.loop.service import WILL_DELAY_SECONDS
 from edgekit.core import payloads, topics, wire
 from edgekit.core.config import BrokerConfig
+from edgekit.mqtt.terms import BrokerTerms
 from tests import javascript
 from tests.contract.document import PATH, Document
 from tests.contract.test_schemas import REPLIES, kind_of, said
@@ -95,6 +97,23 @@ def test_the_will_is_the_agent_s(document: Document) -> None:
             topics.status_topic("pi"), will["message"].encode(), will["qos"], will["retain"]
         )
     )
+
+
+def test_what_a_broker_must_have_is_what_the_client_refuses_to_do_without(
+    document: Document,
+) -> None:
+    needs = document.part("#/servers/broker/x-needs")
+    whole = BrokerTerms(
+        max_qos=needs["maximumQos"],
+        retained=needs["retainAvailable"],
+        wildcards=needs["wildcardSubscriptionAvailable"],
+        shared=False,
+        max_packet_bytes=1,
+        receive_maximum=1,
+    )
+    assert whole.lack(retains=True, filters=["a/+"]) == 0
+    for less in ({"max_qos": 0}, {"retained": False}, {"wildcards": False}):
+        assert replace(whole, **less).lack(retains=True, filters=["a/+"])
 
 
 def test_bounds_are_those_of_the_code(document: Document) -> None:

@@ -166,7 +166,7 @@ def start(folder: Path, port: int, *before: str) -> subprocess.Popen[bytes]:
 
 def heard(device: Device) -> list[dict[str, Any]]:
     """The controls that came."""
-    controls = []
+    controls: list[dict[str, Any]] = []
     while True:
         try:
             message = device.heard.get(timeout=0.7)
