@@ -105,7 +105,7 @@ class MqttConnection:
         self._connected_at = math.inf
         self._accepted = False  # by a CONNACK on the present connection
         self._subscribed_at = math.inf
-        self._asked: list[str] = []  # the filters of the latest SUBSCRIBE
+        self._asked: list[tuple[str, int]] = []  # filters and QoS of the latest SUBSCRIBE
         self._lock = threading.Lock()
         self._unacked: dict[int, Future[int]] = {}
         self._early: dict[int, int] = {}
@@ -247,8 +247,8 @@ class MqttConnection:
         if not self._resend:
             self._drop_unacked()
         served = granted.served(self._subscriptions)
-        self._asked = [f for f, _ in served]
-        unserved = [f for f in filters if f not in self._asked]
+        self._asked = served
+        unserved = [f for f, qos in self._subscriptions if (f, qos) not in served]
         self.standing.not_served(unserved, "it has no shared subscriptions")
         if served:
             client.subscribe([(f, SubscribeOptions(qos=qos)) for f, qos in served])
@@ -276,9 +276,11 @@ class MqttConnection:
             self.standing.refused_with(codes[0].value, str(codes[0]), properties, about=about)
             self._on_settled()
             return
-        for each, code in zip(self._asked, codes, strict=False):
+        for (each, qos), code in zip(self._asked, codes, strict=False):
             if code.is_failure:  # e.g. a pool's: the client serves the others
                 self.standing.not_served([each], str(code))
+            elif code.value < qos:
+                self.standing.granted_less(each, code.value)
         self._now_subscribed()
 
     def _not_mqtt5(self, code: int) -> None:

@@ -16,9 +16,12 @@ from typing import Any
 import paho.mqtt.client as paho
 from paho.mqtt.enums import MQTTErrorCode
 
+from edgekit.mqtt.packet import maximum_packet_size_at
+
 log = logging.getLogger(__name__)
 
 MAX_PACKET_BYTES = 2 << 20  # of received packets; Mosquitto 2.1 passes on no larger ones by default
+LARGEST = (268_435_455).to_bytes(4, "big")  # packet of MQTT (§2.1.4)
 OLD_CONNACK_BYTES = 2  # flags and return code; in MQTT 5 the length of the properties follows
 
 # Of paho.mqtt.client.Client: each method with its signature, each value with its initial type.
@@ -119,6 +122,9 @@ class UnbreakableClient(paho.Client):
         if len(packet) == OLD_CONNACK_BYTES:
             self.on_old_connack(packet[1])
             return MQTTErrorCode.MQTT_ERR_PROTOCOL
+        at = maximum_packet_size_at(packet)
+        if at is not None and packet[at : at + 4] > LARGEST:
+            packet[at : at + 4] = LARGEST  # paho takes no larger value, though the standard does
         return super()._handle_connack()
 
     def _handle_publish(self) -> MQTTErrorCode:

@@ -24,6 +24,10 @@ RESPONSE_TOPIC = 0x08
 CORRELATION_DATA = 0x09
 SUBSCRIPTION_IDENTIFIER = 0x0B
 USER_PROPERTY = 0x26
+MAXIMUM_PACKET_SIZE = 0x27
+# Of the other properties of a CONNACK (§3.2.2.3): the bytes of an integer, the number of strings
+_CONNACK_BYTES = {0x11: 4, 0x13: 2, 0x21: 2, 0x22: 2, 0x24: 1, 0x25: 1, 0x28: 1, 0x29: 1, 0x2A: 1}
+_CONNACK_STRINGS = {0x12: 1, 0x15: 1, 0x16: 1, 0x1A: 1, 0x1C: 1, 0x1F: 1, USER_PROPERTY: 2}
 
 
 def read_publish(command: int, body: bytes, epoch: int) -> Inbound:
@@ -129,6 +133,32 @@ def publish_properties(message: Outbound) -> bytes:
         parts += bytes((USER_PROPERTY,)), _prefixed(name.encode()), _prefixed(value.encode())
     written = b"".join(parts)
     return _variable_of(len(written)) + written
+
+
+def maximum_packet_size_at(connack: bytes) -> int | None:
+    """Return where the 4 bytes of Maximum Packet Size (§3.2.2.3.6) are in a CONNACK's body.
+
+    Returns:
+        None if it has none, or has a property that MQTT 5 does not know there.
+
+    Raises:
+        ValueError: the body is cut short.
+    """
+    length, at = _variable(connack, 2)
+    end = at + length
+    while at < end:
+        kind = connack[at]
+        at += 1
+        if kind == MAXIMUM_PACKET_SIZE:
+            return at
+        if kind in _CONNACK_BYTES:
+            _, at = _integer(connack, at, _CONNACK_BYTES[kind])
+        elif kind in _CONNACK_STRINGS:
+            for _ in range(_CONNACK_STRINGS[kind]):
+                _, at = _binary(connack, at)
+        else:
+            return None
+    return None
 
 
 def packet_bytes(message: Outbound, properties: bytes) -> int:

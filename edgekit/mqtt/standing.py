@@ -59,6 +59,12 @@ class Standing:
                 terms.client_id, f"the broker at {self._broker} calls us {terms.client_id}"
             )
             self._client_id = terms.client_id
+        if terms.session_seconds:
+            self.warn_once(
+                "session",
+                f"the broker at {self._broker} keeps our session for {terms.session_seconds} s: "
+                "prompts of a pool may wait for a device that is away",
+            )
 
     def subscribed(self) -> None:
         """Note that the connection is whole."""
@@ -111,6 +117,14 @@ class Standing:
         self.unserved = tuple(dict.fromkeys((*self.unserved, *filters)))
         for each in filters:
             self.warn_once(each, f"broker {self._broker} refused a subscription: {why} ({each})")
+
+    def granted_less(self, topic_filter: str, qos: int) -> None:
+        """Note a subscription that the broker granted with a lower QoS."""
+        self.warn_once(
+            topic_filter,
+            f"the broker at {self._broker} grants only QoS {qos} for {topic_filter}: "
+            "messages may be lost",
+        )
 
     def left_out(self, topic: str, size_bytes: int) -> None:
         """Note a message that is larger than the broker's largest packet."""

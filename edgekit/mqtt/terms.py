@@ -32,7 +32,7 @@ from edgekit.core.reasons import (
 )
 from edgekit.errors import EdgekitError
 
-NO_PACKET_LIMIT = 0xFFFF_FFFF  # above the largest packet that MQTT can have
+NO_PACKET_LIMIT = 268_435_455  # MQTT's own (§2.1.4): a broker that says so or more sets none
 NO_INFLIGHT_LIMIT = 0xFFFF
 PAGE = "docs/protocol/broker.md says what a broker must do"
 SHARED = "$share/"
@@ -96,6 +96,7 @@ class BrokerTerms:
         shared: filters may begin with `$share` (§3.2.2.3.13).
         keepalive_seconds: replaces the client's (§3.2.2.3.14); None where it does not.
         client_id: replaces the client's (§3.2.2.3.7); empty where it does not.
+        session_seconds: how long a session outlives its connection (§3.2.2.3.2).
     """
 
     max_packet_bytes: int = NO_PACKET_LIMIT
@@ -106,6 +107,7 @@ class BrokerTerms:
     shared: bool = True
     keepalive_seconds: int | None = None
     client_id: str = ""
+    session_seconds: int = 0  # as CONNECT asks for
 
     def keepalive(self, own_seconds: int) -> int:
         """Return after how many seconds of silence the client pings.
@@ -150,6 +152,7 @@ def read_terms(properties: Any) -> BrokerTerms:
         shared=bool(given("SharedSubscriptionAvailable", 1)),
         keepalive_seconds=given("ServerKeepAlive", None),
         client_id=given("AssignedClientIdentifier", ""),
+        session_seconds=given("SessionExpiryInterval", 0),
     )
 
 

@@ -343,6 +343,27 @@ def test_several_losses_right_after_subscribing_hint_at_a_second_client(
         assert "is another client connected as edgekit-pi?" in one.own.standing.trouble
 
 
+@pytest.mark.parametrize("limit", [268_435_455, 268_435_460, 0xFFFF_FFFF])
+def test_a_broker_may_allow_more_than_mqtt_has(limit: int) -> None:
+    """HiveMQ's default is 268,435,460 bytes; paho takes no value above 268,435,455."""
+    others = b"\x1f\x00\x01\x27\x26\x00\x01a\x00\x01b\x24\x01"
+    with (
+        played(connack(others + b"\x27" + limit.to_bytes(4, "big"))) as (port, sent),
+        client(port, "x") as one,
+    ):
+        one.mqtt.publish(wire.Outbound("y", b"payload"))
+        tools.eventually(lambda: b"payload" in b"".join(sent))
+
+
+def test_a_session_that_is_kept_and_a_lower_qos_are_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The played broker grants QoS 0."""
+    with played(connack(b"\x11\x00\x00\x00\x3c")) as (port, _), client(port, "x"):
+        assert "keeps our session for 60 s" in caplog.text
+        assert "grants only QoS 0 for x" in caplog.text
+
+
 def test_a_name_that_the_broker_gives_is_the_one_that_the_hint_has(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
