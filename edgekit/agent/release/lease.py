@@ -1,10 +1,14 @@
 """The lease of a push: a device takes one push at a time.
 
 A push calls one verb after the other and transfers blobs in between, so no lock of a verb spans
-it. Its verbs have one ancestor: the SSH session, or the controller itself for a `local:` device.
-The lease names that process. It ends with the process, or when no bytes have arrived for
-`QUIET_SECONDS`, because a session outlives a cut cable by hours. Only `offer`, the first verb of a
-push, takes the lease.
+it. Its verbs have one ancestor: the relay of its SSH session, or the controller itself for a
+`local:` device. The lease names that process. It ends with the process, or when no bytes have
+arrived for `QUIET_SECONDS`, because a session can outlive a cut cable. Only `offer`, the first verb
+of a push, takes the lease.
+
+A verb whose push has died is a child of process 1, which runs for ever: it takes no lease. A time
+in the future, which a clock that was set back leaves behind, says nothing about how long a push is
+quiet: the lease is stamped again, and a push that goes on is seen by the next one.
 """
 
 from __future__ import annotations
@@ -18,45 +22,70 @@ from edgekit.errors import EdgekitError
 from edgekit.store import publish
 
 QUIET_SECONDS = 60.0
-SHELLS = {"sh", "ash", "bash", "busybox", "dash", "fish", "ksh", "zsh"}
+CLOCK_SECONDS = 2.0  # file systems stamp coarsely; more is in the future
+SHELLS = {
+    *("sh", "ash", "bash", "busybox", "csh", "dash", "elvish", "fish", "ksh", "ksh93", "lksh"),
+    *("mksh", "nu", "rbash", "tcsh", "yash", "zsh"),
+}
 
 
 def claim(root: Root) -> None:
     """Take the lease for the process that started this verb.
 
     Raises:
-        EdgekitError: another push holds the lease.
+        EdgekitError: another push holds the lease, or the push that started this verb has ended.
     """
-    mine = _identity(_pusher())
-    lease = root.lease_file
-    try:
-        holder = lease.read_text("utf-8")
-    except FileNotFoundError:
-        holder = ""
+    pid = _pusher()
+    if pid == 1 and not _is_controller(pid):
+        raise EdgekitError(
+            "the push that asked for this has ended",
+            "no process is left that could hold the device for it",
+            "push again",
+        )
+    mine = _identity(pid)
+    holder = _holder(root)
     if holder not in ("", mine):
         alive = holder == _identity(int(holder.split()[0]))
-        if alive and _quiet_seconds(root) < QUIET_SECONDS:
+        if alive and (quiet := _quiet_seconds(root)) < QUIET_SECONDS:
             raise EdgekitError(
                 "another push to this device is at work",
-                f"process {holder.split()[0]} there holds it",
-                "wait for it to end and push again",
+                f"process {holder.split()[0]} there holds it; its last bytes came {quiet:.0f} s "
+                "ago",
+                "wait for it to end and push again; after "
+                f"{QUIET_SECONDS:g} s without bytes the next push takes its place",
             )
-    publish(lease, mine.encode(), 0o600)
+    publish(root.lease_file, mine.encode(), 0o600)
 
 
 def release(root: Root) -> None:
     """Give back the lease if the process that started this verb holds it."""
-    lease = root.lease_file
-    if lease.exists() and lease.read_text("utf-8") == _identity(_pusher()):
-        lease.unlink()
+    if (holder := _holder(root)) and holder == _identity(_pusher()):
+        root.lease_file.unlink()
+
+
+def _holder(root: Root) -> str:
+    """The identity that the lease names; empty without a lease, or when it cannot be read."""
+    try:
+        words = root.lease_file.read_bytes().decode("ascii").split()
+    except (FileNotFoundError, UnicodeDecodeError):
+        return ""
+    return " ".join(words) if len(words) == 2 and all(word.isdigit() for word in words) else ""
 
 
 def _pusher() -> int:
     """The pushing process: the nearest ancestor of this verb that is not a shell (SSH runs one)."""
     pid = os.getppid()
-    while (stat := _stat(pid)) and stat[0] in SHELLS:
+    while pid > 1 and (stat := _stat(pid)) and stat[0] in SHELLS:
         pid = int(stat[2])
     return pid
+
+
+def _is_controller(pid: int) -> bool:
+    """Whether a process is an edgekit: a container's first process may push to a folder."""
+    try:
+        return b"edgekit" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def _identity(pid: int) -> str:
@@ -72,12 +101,21 @@ def _stat(pid: int) -> list[str]:
     """Fields of proc(5) `stat` from the second on: name, state, parent; [20] is the start time."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
-    except (FileNotFoundError, ProcessLookupError):
+    except OSError:  # it has ended, or /proc does not show it
         return []
     name, _, rest = text.partition("(")[2].rpartition(")")
     return [name, *rest.split()]
 
 
 def _quiet_seconds(root: Root) -> float:
-    seen = [path.stat().st_mtime for path in root.store.folder.glob("*.part")]
-    return time.time() - max([root.lease_file.stat().st_mtime, *seen])
+    """Seconds since the lease was taken or bytes arrived; 0 if the lease is from the future.
+
+    Such a lease is stamped with the present: it can be judged from now on.
+    """
+    now = time.time()
+    taken = now - root.lease_file.stat().st_mtime
+    if taken < -CLOCK_SECONDS:
+        os.utime(root.lease_file)
+        return 0.0
+    bytes_came = (now - path.stat().st_mtime for path in root.store.folder.glob("*.part"))
+    return max(min([taken, *(age for age in bytes_came if age > -CLOCK_SECONDS)]), 0.0)
