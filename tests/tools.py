@@ -32,6 +32,9 @@ PACKAGES = {
     "node": "nodejs",
     "npm": "npm",
     "systemd-analyze": "systemd",
+    "tcsh": "tcsh",
+    "fish": "fish",
+    "busybox": "busybox",
 }
 
 
@@ -167,8 +170,11 @@ class Sshd:
 
 
 @contextmanager
-def sshd(folder: Path) -> Iterator[Sshd]:
-    """An sshd for the length of a block; it runs as the user of the tests, root or not."""
+def sshd(folder: Path, more_config: str = "") -> Iterator[Sshd]:
+    """An sshd for the length of a block; it runs as the user of the tests, root or not.
+
+    It offers no more than a push needs: one session at a time, no sftp.
+    """
     folder.chmod(0o700)
     keygen = find("ssh-keygen")
     host_key, identity = folder / "host_key", folder / "id_ed25519"
@@ -184,7 +190,7 @@ def sshd(folder: Path) -> Iterator[Sshd]:
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {host_key}\n"
         f"PidFile {folder / 'sshd.pid'}\nAuthorizedKeysFile {folder / 'authorized_keys'}\n"
         "StrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin yes\n"
-        "Subsystem sftp internal-sftp\nMaxStartups 50\n"
+        f"MaxSessions 1\nMaxStartups 50\n{more_config}"
     )
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # Debian's privilege separation folder

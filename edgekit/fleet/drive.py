@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +18,14 @@ from edgekit.errors import EdgekitError, UsageError, VerificationError
 from edgekit.fleet import commands
 from edgekit.fleet.facts import PROBE, RECEIVE, DeviceFacts, parse_facts
 from edgekit.fleet.inventory import Device
-from edgekit.fleet.plan import Missing, Offer, check_fit, check_settings, config_bytes
+from edgekit.fleet.plan import (
+    Missing,
+    Offer,
+    check_first_room,
+    check_fit,
+    check_settings,
+    config_bytes,
+)
 from edgekit.fleet.remote import LocalRemote, Remote, SshRemote
 from edgekit.store import BlobStore
 from edgekit.trust import PinnedManifest
@@ -47,6 +55,13 @@ class OwnStoreError(VerificationError):
     """The controller's own store is damaged: another transfer cannot help."""
 
 
+class _There(msgspec.Struct, frozen=True):
+    """What `receive.py` prints: bytes of a first contact's tar, and whether it is unpacked."""
+
+    have: int
+    unpacked: bool
+
+
 class Pushed(msgspec.Struct, frozen=True):
     """The result of a push to one device; times in seconds."""
 
@@ -68,7 +83,7 @@ def connect(device: Device) -> Remote:
         EdgekitError: it does not accept our SSH key.
     """
     kind, _, rest = device.address.partition(":")
-    return LocalRemote() if kind == "local" else SshRemote(rest)
+    return LocalRemote() if kind == "local" else SshRemote(rest, device.python)
 
 
 class DeviceDriver:
@@ -126,21 +141,54 @@ class DeviceDriver:
         """Whether the device has a release or a bootstrap, either of which can run verbs."""
         return bool(self.facts.current or self.facts.bootstrap)
 
-    def bootstrap(self, name: str, tar: bytes) -> None:
+    def bootstrap(self, name: str, tar: bytes, report: Report) -> None:
         """Make the first contact: send the part of the agent that can stage a release.
 
-        After this the bootstrap's agent runs the verbs, even where the device has a release.
+        A first contact that broke off is resumed. After this the bootstrap's agent runs the verbs,
+        even where the device has a release.
+
+        Raises:
+            EdgekitError: the device cannot store or unpack it.
         """
-        argv = commands.receive_bootstrap(self.facts, RECEIVE.read_text("utf-8"), name)
-        done = self._remote.run(argv, tar, seconds=ADOPT_SECONDS)
+        with tempfile.NamedTemporaryFile(prefix="edgekit-bootstrap-") as file:
+            file.write(tar)
+            file.flush()
+            there = self._receive(name, len(tar))
+            for _ in range(ROUNDS):  # the second is for a damaged tar
+                if there.unpacked:
+                    break
+                self._send_bootstrap(Path(file.name), name, there.have, report)
+                there = self._receive(name, len(tar))
+        if not there.unpacked:
+            raise VerificationError(
+                f"{self.name}: first contact failed",
+                "the bytes that arrived twice are not those that were sent",
+                "check the disk and the memory of the device, then push again",
+            )
+        self.facts = self._probe()
+        self._tree = commands.Tree.BOOTSTRAP
+
+    def _receive(self, name: str, size: int) -> _There:
+        script = RECEIVE.read_text("utf-8")
+        argv = commands.receive_bootstrap(self.facts, script, name, size)
+        done = self._remote.run(argv, seconds=ADOPT_SECONDS)
         if done.code != 0:
             raise EdgekitError(
                 f"{self.name}: first contact failed",
                 done.stderr.decode("utf-8", "replace").strip()[-300:],
-                "check that the device has a shell, python3 and a writable root; then push again",
+                "check the free space and the rights of its root there; then push again",
             )
-        self.facts = self._probe()
-        self._tree = commands.Tree.BOOTSTRAP
+        return msgspec.json.decode(done.stdout, type=_There)
+
+    def _send_bootstrap(self, tar: Path, name: str, have: int, report: Report) -> None:
+        sent, total = 0, tar.stat().st_size - have
+
+        def progress(count: int) -> None:
+            nonlocal sent
+            sent += count
+            report(Event("first contact", sent, total))
+
+        self._remote.append(tar, commands.bootstrap_part(self.facts, name), have, progress)
 
     def offer(self, pinned: PinnedManifest) -> Offer:
         """Send a manifest to the device, which replies with the blobs that it lacks.
@@ -234,7 +282,9 @@ def push(
         for layer in (pinned.manifest.agent, runtime):
             _check_own(store, layer.digest)  # its code will run on the device
         report(Event("first contact"))
-        driver.bootstrap(*make_bootstrap(runtime))
+        name, tar = make_bootstrap(runtime)
+        check_first_room(driver.facts, pinned.manifest, runtime, len(tar))
+        driver.bootstrap(name, tar, report)
 
     if not driver.facts.current:
         first_contact()

@@ -22,6 +22,9 @@ class DeviceFacts(msgspec.Struct, frozen=True):
         bootstrap: the folder that the link `bootstrap` names; empty before a first contact.
         manifest: the text of `current`'s manifest; empty without one.
         config: the text of agent.toml; empty without one.
+        problem: why ROOT can be no folder; empty if it can.
+        noexec: the mount point of ROOT's file system if it is mounted noexec; else empty.
+        free_bytes: free bytes of ROOT's file system; None is not known.
     """
 
     root: str
@@ -35,6 +38,9 @@ class DeviceFacts(msgspec.Struct, frozen=True):
     bootstrap: str
     manifest: str = ""
     config: str = ""
+    problem: str = ""
+    noexec: str = ""
+    free_bytes: int | None = None
 
     @property
     def platform(self) -> str:
@@ -66,5 +72,5 @@ def parse_facts(output: bytes) -> DeviceFacts:
         raise EdgekitError(
             "the device's facts cannot be read",
             f"{error}; it printed {output[:200]!r}",
-            "log in and look for a login script that prints on standard output, the usual cause",
+            "log in and look at what its python3 is: it ran another program, or printed more",
         ) from error

@@ -14,11 +14,12 @@ from edgekit.core.config import (
     used_settings,
 )
 from edgekit.core.digest import Digest
-from edgekit.core.manifest import BundleConfig, Descriptor, Manifest
+from edgekit.core.manifest import UNPACKED, BundleConfig, Descriptor, Manifest
 from edgekit.errors import EdgekitError, UsageError
 from edgekit.fleet.facts import DeviceFacts
 
 MIN_PYTHON = (3, 11)
+RESERVE_BYTES = 64 << 20  # bytes of the disk that stay free, as `agent.release.stage` has it
 
 
 def check_fit(facts: DeviceFacts, manifest: Manifest, config: BundleConfig) -> Descriptor:
@@ -28,12 +29,7 @@ def check_fit(facts: DeviceFacts, manifest: Manifest, config: BundleConfig) -> D
         EdgekitError: the device's Python, glibc, memory or rights do not suffice; says which.
         VerificationError: the bundle has no runtime for the device; names the flag that adds it.
     """
-    if _version(facts.python) < MIN_PYTHON:
-        raise EdgekitError(
-            f"the device has Python {facts.python}",
-            "the runtime's wheels need CPython 3.11 or newer",
-            "install a newer python3 there, or name one with python= in fleet.toml",
-        )
+    check_python(facts.python)
     runtime = manifest.runtime_for(facts.platform, facts.python)
     if not facts.glibc or _version(facts.glibc) < _version(config.fit.glibc):
         raise EdgekitError(
@@ -48,12 +44,65 @@ def check_fit(facts: DeviceFacts, manifest: Manifest, config: BundleConfig) -> D
             f"{config.context_length} tokens, it has {facts.ram_bytes / 1e9:.1f} GB",
             "pack it with a smaller --context",
         )
+    check_root(facts)
+    return runtime
+
+
+def check_root(facts: DeviceFacts) -> None:
+    """Check that ROOT can be made and that its libraries can be loaded; raises EdgekitError."""
+    problem = facts.problem
+    if ":" in facts.root:
+        problem = "a colon in it separates two folders for Python"
+    if problem:
+        raise EdgekitError(
+            f"{facts.root} cannot be edgekit's folder on the device",
+            problem,
+            "set root= of the device in fleet.toml to another folder",
+        )
+    if facts.noexec:
+        raise EdgekitError(
+            f"{facts.root} is on a file system that is mounted noexec",
+            f"the device cannot load the runtime's libraries from {facts.noexec}",
+            "set root= of the device in fleet.toml to a folder on another file system, or mount "
+            "this one with exec",
+        )
     if not facts.writable:
         raise EdgekitError(
             f"{facts.root} cannot be written on the device",
             next_step="set root= of the device in fleet.toml to a folder of its account",
         )
-    return runtime
+
+
+def check_first_room(
+    facts: DeviceFacts, manifest: Manifest, runtime: Descriptor, bootstrap_bytes: int
+) -> None:
+    """Check the free space before a first contact sends a byte; later the device's agent does.
+
+    Raises:
+        EdgekitError: the disk is too small; says how much is needed.
+    """
+    if facts.current or facts.bootstrap or facts.free_bytes is None:
+        return  # blobs may be there from before
+    layers = [manifest.config, *manifest.model_files, manifest.agent, runtime]
+    needed = 2 * bootstrap_bytes + RESERVE_BYTES
+    for layer in layers:
+        needed += layer.size + int(layer.annotations.get(UNPACKED, 0))
+    if needed > facts.free_bytes:
+        raise EdgekitError(
+            "the disk of the device is too small for this release",
+            f"{needed:,} bytes are needed at {facts.root}, {facts.free_bytes:,} are free",
+            "free some space; nothing was sent",
+        )
+
+
+def check_python(version: str) -> None:
+    """Check the version of a device's Python, like `3.11`; raises EdgekitError for an old one."""
+    if _version(version) < MIN_PYTHON:
+        raise EdgekitError(
+            f"the device has Python {version}",
+            "the runtime's wheels need CPython 3.11 or newer",
+            "install a newer python3 there, or name one with python= in fleet.toml",
+        )
 
 
 def check_settings(config: AgentConfig, facts: DeviceFacts, manifest: Manifest) -> None:

@@ -17,11 +17,36 @@ def read(path: str) -> str:
         return ""
 
 
+def whole(root: str) -> "tuple[str, str]":
+    """The absolute path of a root, and why it can be none."""
+    if not os.path.isabs(os.environ.get("HOME", "")):
+        os.environ.pop("HOME", None)  # `expanduser` then asks the list of accounts
+    found = os.path.expanduser(root or "~/.local/share/edgekit")
+    problem = ""
+    if found.startswith("~"):
+        problem = found.split("/", 1)[0] + " is the home of no account there"
+    found = os.path.abspath(found)
+    try:
+        found.encode("utf-8")
+    except UnicodeEncodeError:
+        problem = "its name is not UTF-8"
+        found = found.encode("utf-8", "backslashreplace").decode("utf-8")
+    return found, problem
+
+
 def probe(root: str) -> "dict[str, object]":
-    root = os.path.abspath(os.path.expanduser(root or "~/.local/share/edgekit"))
+    root, problem = whole(root)
     parent = root
-    while not os.path.isdir(parent):
+    while not os.path.lexists(parent):
         parent = os.path.dirname(parent)
+    if not os.path.isdir(parent):
+        what = "a link to nothing" if os.path.islink(parent) else "no folder"
+        problem = problem or parent + " is " + what
+        parent = os.path.dirname(parent)
+    place = os.statvfs(parent)
+    mount = os.path.realpath(parent)
+    while not os.path.ismount(mount):
+        mount = os.path.dirname(mount)
     current = os.path.join(root, "current")
     release = os.path.basename(os.readlink(current)) if os.path.islink(current) else ""
     bootstrap = os.path.join(root, "bootstrap")
@@ -36,7 +61,10 @@ def probe(root: str) -> "dict[str, object]":
         "executable": sys.executable,
         "glibc": glibc,
         "ram_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "writable": os.access(parent, os.W_OK),
+        "writable": os.access(parent, os.W_OK | os.X_OK),
+        "problem": problem,
+        "noexec": mount if place.f_flag & os.ST_NOEXEC else "",
+        "free_bytes": place.f_bavail * place.f_frsize,
         "current": "sha256:" + release if release else None,
         "manifest": read(os.path.join(root, "blobs", "sha256", release)) if release else "",
         "config": read(os.path.join(root, "etc", "agent.toml")),

@@ -1,12 +1,14 @@
 """First contact: unpacks the agent. Runs *there* as `python3 -c`: standard library only.
 
-It reads a tar from standard input and unpacks it as `ROOT/bootstrap-NAME`, where NAME is the start
-of the tar's sha256. Folder and link appear by rename: a first contact that breaks off leaves
-nothing that a later one would use.
+`receive.py ROOT NAME SIZE` makes ROOT, takes the tar that the transfer collected as
+`ROOT/.bootstrap-NAME.part`, and unpacks it as `ROOT/bootstrap-NAME`, where NAME is the start of the
+tar's sha256. It prints as JSON how many bytes of the tar are there, and whether it is unpacked:
+while bytes are missing, the controller sends them and asks again. Folder and link appear by rename:
+a first contact that breaks off leaves nothing that a later one would use but the tar's first bytes.
 """
 
 import hashlib
-import io
+import json
 import os
 import shutil
 import sys
@@ -14,18 +16,39 @@ import tarfile
 from pathlib import Path
 
 
-def receive(root: Path, name: str) -> None:
-    data = sys.stdin.buffer.read()
-    if not hashlib.sha256(data).hexdigest().startswith(name):
-        sys.exit(f"the tar arrived damaged or cut off: {len(data)} bytes")
+def receive(root: Path, name: str, size: int) -> tuple[int, bool]:
+    """Bytes of the tar that are there, and whether the bootstrap is unpacked.
+
+    A tar that is whole and damaged is removed: 0 bytes are there.
+    """
     os.umask(0o077)
     root.mkdir(parents=True, exist_ok=True)
+    part = root / f".bootstrap-{name}.part"
+    have = part.stat().st_size if part.exists() else 0
+    if have < size:
+        return have, False
+    with part.open("rb") as file:
+        whole = hashlib.file_digest(file, "sha256").hexdigest().startswith(name)
+    if have > size or not whole:
+        part.unlink()
+        return 0, False
+    unpack(root, name, part)
+    part.unlink()
+    return have, True
+
+
+def unpack(root: Path, name: str, part: Path) -> None:
+    """Unpack a verified tar and make it the bootstrap."""
     target = root / f"bootstrap-{name}"
     temporary = root / f".bootstrap-{name}.{os.getpid()}.tmp"
-    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-        archive.extractall(temporary)  # noqa: S202  hashed above, and made by the controller
-    shutil.rmtree(target, ignore_errors=True)
-    temporary.rename(target)
+    try:
+        with tarfile.open(part) as archive:
+            archive.extractall(temporary)  # noqa: S202  hashed before, and made by the controller
+        shutil.rmtree(target, ignore_errors=True)
+        temporary.rename(target)
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     link = root / f".bootstrap.{os.getpid()}.tmp"
     link.symlink_to(target.name)
     link.replace(root / "bootstrap")
@@ -33,6 +56,7 @@ def receive(root: Path, name: str) -> None:
 
 if __name__ == "__main__":
     try:
-        receive(Path(sys.argv[1]), sys.argv[2])
+        there, ready = receive(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
     except OSError as error:
         sys.exit(str(error))
+    print(json.dumps({"have": there, "unpacked": ready}))

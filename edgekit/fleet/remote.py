@@ -10,12 +10,9 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
 import subprocess
-import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,26 +20,17 @@ import fabric
 import paramiko
 
 from edgekit.errors import EdgekitError, UnreachableError, UsageError, VerificationError
-from edgekit.fleet.commands import Argv
+from edgekit.fleet.commands import Argv, CommandResult
+from edgekit.fleet.session import RelaySession, overdue
 
 CONNECT_SECONDS = 15
 COMMAND_SECONDS = 60.0
-STALL_SECONDS = 60.0  # a transfer without progress for this long has broken off
 KEEPALIVE_SECONDS = 20
 CHUNK_BYTES = 1 << 18
 Progress = Callable[[int], None]
 
 # Without a handler Python prints paramiko's warnings and tracebacks over our own errors.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
-
-
-@dataclass(frozen=True, slots=True)
-class CommandResult:
-    """The exit code and the output of a command."""
-
-    code: int
-    stdout: bytes
-    stderr: bytes
 
 
 class Remote(Protocol):
@@ -79,7 +67,11 @@ class LocalRemote:
         self, argv: Argv, stdin: bytes = b"", seconds: float = COMMAND_SECONDS
     ) -> CommandResult:
         """Run a command on this host, without this process's environment."""
-        environment = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(Path.home())}
+        environment = {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "HOME": str(Path.home()),
+            "PYTHONSAFEPATH": "1",  # the working folder may have a json.py
+        }
         try:
             done = subprocess.run(
                 argv,
@@ -90,7 +82,7 @@ class LocalRemote:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            raise _overdue("this machine", argv, seconds) from None
+            raise overdue("this machine", argv, seconds) from None
         except FileNotFoundError:
             return CommandResult(127, b"", f"{argv[0]}: not found".encode())
         except PermissionError:
@@ -128,22 +120,13 @@ def _copy(source: int, target: int, at: int) -> int:
         return os.pwrite(target, os.pread(source, CHUNK_BYTES, at), at)
 
 
-def _check_stored(target: str, stored: int | None, size: int) -> None:
-    if stored is None or stored < size:
+def _check_stored(target: str, stored: int, size: int) -> None:
+    if stored < size:
         raise EdgekitError(
-            f"only {stored or 0:,} of {size:,} bytes of {target} were stored",
+            f"only {stored:,} of {size:,} bytes of {target} were stored",
             "the disk of the device may be full",
             "free some space there and push again: the stored bytes are not sent twice",
         )
-
-
-def _overdue(where: str, argv: Argv, seconds: float) -> UnreachableError:
-    command = shlex.join(argv)
-    return UnreachableError(
-        f"{where}: a command did not end within {seconds:g} s",
-        command if len(command) <= 300 else f"...{command[-300:]}",
-        "look at the load of the device, then run it again",
-    )
 
 
 class _Ask(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]  # paramiko has no types
@@ -222,9 +205,10 @@ class SshRemote:
         EdgekitError: it does not accept our SSH key.
     """
 
-    def __init__(self, destination: str) -> None:
+    def __init__(self, destination: str, python: str = "python3") -> None:
         self._destination = destination
-        self._sftp: paramiko.SFTPClient | None = None
+        self._python = python
+        self._session: RelaySession | None = None
         try:
             self._connection = _Connection(destination)
         except (ValueError, paramiko.SSHException) as error:
@@ -279,87 +263,39 @@ class SshRemote:
     def run(
         self, argv: Argv, stdin: bytes = b"", seconds: float = COMMAND_SECONDS
     ) -> CommandResult:
-        """Run a command over the connection, with every word quoted."""
-        transport = self._connection.transport
-        late = threading.Event()
-        try:
-            with transport.open_session(timeout=CONNECT_SECONDS) as channel:
-
-                def give_up() -> None:
-                    late.set()
-                    channel.close()
-
-                timer = threading.Timer(seconds, give_up)
-                timer.daemon = True
-                timer.start()
-                try:
-                    channel.exec_command(shlex.join(argv))
-                    done = _exchange(channel, stdin)
-                finally:
-                    timer.cancel()
-        except (OSError, EOFError, paramiko.SSHException) as error:
-            raise self._gone(str(error)) from error
-        if done.code == -1 and late.is_set():
-            raise _overdue(self._destination, argv, seconds)
-        if done.code == -1 and not transport.is_active():
-            raise self._gone("the connection was lost")
-        return done
-
-    def _gone(self, why: str) -> UnreachableError:
-        return UnreachableError(
-            f"{self._destination} is gone", why, "check its power and network, then run it again"
-        )
+        """Run a command by the relay; its words meet no shell."""
+        return self._relay().run(argv, stdin, seconds)
 
     def append(self, source: Path, target: str, offset: int, progress: Progress) -> None:
-        """Append by pipelined SFTP: unpipelined, every 32 KiB wait for a round trip."""
+        """Append by the relay, without a round trip for each chunk."""
         try:
-            if self._sftp is None:
-                self._sftp = self._connection.sftp()
-                self._sftp.get_channel().settimeout(STALL_SECONDS)
-            with (
-                source.open("rb") as reader,
-                self._sftp.open(target, "r+b" if offset else "wb") as writer,
-            ):
-                writer.set_pipelined(True)
-                reader.seek(offset)
-                writer.seek(offset)
-                while chunk := reader.read(CHUNK_BYTES):
-                    writer.write(chunk)
-                    progress(len(chunk))
-            # paramiko drops the last errors of a pipelined file: check the size that arrived.
-            stored = self._sftp.stat(target).st_size
-        except (OSError, EOFError, paramiko.SSHException) as error:
+            stored = self._relay().append(source, target, offset, progress)
+        except UnreachableError as error:
             raise UnreachableError(
                 f"the transfer to {self._destination} broke off",
-                str(error),
+                error.why,
                 "push again: the bytes that arrived are not sent twice",
             ) from error
         _check_stored(target, stored, source.stat().st_size)
 
+    def _relay(self) -> RelaySession:
+        """The relay, started by the first call: every call uses one SSH session."""
+        if self._session is None:
+            try:
+                channel = self._connection.transport.open_session(timeout=CONNECT_SECONDS)
+            except (OSError, EOFError, paramiko.SSHException) as error:
+                raise UnreachableError(
+                    f"{self._destination} opens no session",
+                    str(error),
+                    "its sshd may forbid sessions (MaxSessions 0), or the connection was lost; "
+                    "then run it again",
+                ) from error
+            self._session = RelaySession(channel, self._destination, self._python)
+        return self._session
+
     def close(self) -> None:
         """Close the connection."""
+        if self._session is not None:
+            self._session.close()
         with suppress(OSError, EOFError):
             self._connection.close()
-
-
-def _exchange(channel: paramiko.Channel, stdin: bytes) -> CommandResult:
-    """Write stdin and read both outputs at once: each of the three has a bounded window."""
-    errors: list[bytes] = []
-
-    def feed() -> None:
-        with suppress(OSError):  # the command ended without reading it; its output says why
-            channel.sendall(stdin)
-            channel.shutdown_write()
-
-    def read_errors() -> None:
-        with suppress(OSError), channel.makefile_stderr("rb") as stream:
-            errors.append(stream.read())
-
-    threads = [threading.Thread(target=work, daemon=True) for work in (feed, read_errors)]
-    for thread in threads:
-        thread.start()
-    with channel.makefile("rb") as stream:
-        out = stream.read()
-    code = channel.recv_exit_status()
-    threads[1].join()
-    return CommandResult(code, out, b"".join(errors))

@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 from edgekit.client import Final, Requester
 from tests import tools
@@ -84,12 +88,52 @@ def bare_shell(folder: Path, server: tools.Sshd) -> None:
         (programs / name).symlink_to(Path(path).resolve())
     shell = folder / "session"
     shell.write_text(
-        "#!/bin/sh\n"
-        'case "$SSH_ORIGINAL_COMMAND" in\n'
-        "*sftp*) exec /usr/lib/openssh/sftp-server ;;\n"
-        f'*) PATH={programs} HOME={folder} exec {programs}/sh -c "$SSH_ORIGINAL_COMMAND" ;;\n'
-        "esac\n"
+        f'#!/bin/sh\nPATH={programs} HOME={folder} exec {programs}/sh -c "$SSH_ORIGINAL_COMMAND"\n'
     )
     shell.chmod(0o755)
     keys = server.folder / "authorized_keys"
     keys.write_text(f'command="{shell}" {keys.read_text()}')
+
+
+@dataclass
+class Login:
+    """What an sshd runs for each command of `ssh device`, instead of the account's own shell."""
+
+    home: Path  # of the account
+    session: Path
+    server: tools.Sshd
+    config: Path  # ssh's, which knows the device
+
+    def runs(self, script: str) -> None:
+        """From now on this shell script, which finds the command in `$SSH_ORIGINAL_COMMAND`."""
+        begin = f"#!/bin/sh\nunset SHLVL\nexport HOME={self.home}\ncd\n"
+        self.session.write_text(f"{begin}{script}\n")
+
+    def by_port(self, port: int) -> None:
+        """From now on ssh connects to this port; the key of the host is the same."""
+        known = self.server.known_hosts.with_name(f"known_hosts.{port}")
+        text = self.server.known_hosts.read_text()
+        known.write_text(text.replace(f"]:{self.server.port} ", f"]:{port} "))
+        self.config.write_text(
+            f"Host device\n  HostName 127.0.0.1\n  Port {port}\n"
+            f"  IdentityFile {self.server.identity}\n  UserKnownHostsFile {known}\n"
+        )
+
+
+@contextmanager
+def logged_in(folder: Path) -> Iterator[Login]:
+    """An sshd whose sessions are a test's; `SshRemote("device")` reaches it within the block."""
+    home, ours = folder / "home", folder / "ours"
+    home.mkdir()
+    (ours / ".ssh").mkdir(mode=0o700, parents=True)
+    (folder / "sshd").mkdir()
+    session = folder / "session"
+    session.touch(0o755)
+    with tools.sshd(folder / "sshd") as server, pytest.MonkeyPatch.context() as patch:
+        keys = server.folder / "authorized_keys"
+        keys.write_text(f'command="{session}" {keys.read_text()}')
+        login = Login(home, session, server, ours / ".ssh" / "config")
+        login.by_port(server.port)
+        patch.setenv("HOME", str(ours))
+        patch.delenv("SSH_AUTH_SOCK", raising=False)
+        yield login

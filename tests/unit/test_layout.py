@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
-import sys
 from pathlib import Path, PurePosixPath
-from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -152,18 +149,25 @@ def test_a_current_that_names_no_release_is_refused(tmp_path: Path) -> None:
         found(Root(tmp_path))
 
 
-def test_a_first_contact_puts_the_agent_where_the_layout_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_first_contact_puts_the_agent_where_the_layout_says(tmp_path: Path) -> None:
     tar = plain_tar([("edgekit/__init__.py", b"here")])
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(tar)))
+    name = hashlib.sha256(tar).hexdigest()[:12]
+    root = tmp_path / "root"
+    part = Path(commands.bootstrap_part(facts(PurePosixPath(root)), name))
     mask = os.umask(0o077)
     try:
-        receive.receive(tmp_path / "root", hashlib.sha256(tar).hexdigest()[:12])
+        assert receive.receive(root, name, len(tar)) == (0, False)
+        part.write_bytes(tar[:-1])
+        assert receive.receive(root, name, len(tar)) == (len(tar) - 1, False), "to be resumed"
+        part.write_bytes(bytes(len(tar)))
+        assert receive.receive(root, name, len(tar)) == (0, False), "damaged: from the start"
+        part.write_bytes(tar)
+        assert receive.receive(root, name, len(tar)) == (len(tar), True)
     finally:
         os.umask(mask)
-    (tree,) = layout.bootstrap_trees(tmp_path / "root")
+    (tree,) = layout.bootstrap_trees(root)
     assert Path(tree, "edgekit", "__init__.py").read_bytes() == b"here"
+    assert not part.exists()
 
 
 def test_the_systemd_unit_has_the_paths_of_the_layout() -> None:

@@ -135,7 +135,7 @@ def test_a_verb_whose_push_has_ended_takes_no_lease(
     root: Root, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its parent is process 1, which would hold the device for ever."""
-    monkeypatch.setattr(lease.os, "getppid", lambda: 1)
+    monkeypatch.setattr(os, "getppid", lambda: 1)
     monkeypatch.setattr(lease, "_is_controller", lambda pid: False)
     with pytest.raises(EdgekitError, match="the push that asked for this has ended"):
         lease.claim(root)

@@ -42,11 +42,10 @@ from edgekit.core.manifest import (
 )
 from edgekit.errors import UsageError
 from edgekit.fleet import inventory
-from edgekit.fleet.commands import Argv
+from edgekit.fleet.commands import Argv, CommandResult
 from edgekit.fleet.drive import DeviceDriver, push
 from edgekit.fleet.facts import DeviceFacts
 from edgekit.fleet.plan import check_settings, config_bytes
-from edgekit.fleet.remote import CommandResult
 from edgekit.store import BlobStore
 from edgekit.trust import pin
 

@@ -1,0 +1,163 @@
+"""Serves one push. It runs *there*, as the one command of an SSH session: standard library only.
+
+A login shell starts it once, and it then runs every verb and stores every byte. Thus a slow login
+is paid once, one session suffices (sshd's `MaxSessions 1`), no sftp subsystem is needed, and the
+words of a verb meet no shell.
+
+Frames go both ways: four bytes that no text has, a letter, a length of four bytes (big endian), the
+content. From the controller
+come `R` (run: JSON with `argv` and `seconds`) and `W` (write: JSON with `path` and `offset`), each
+followed by `D` (bytes) any number of times and `E` (end), and `P` (it is still there). The answers
+are `O` and `X` (both outputs of a command) and `C` (done, as JSON). `B` goes out all the time: a
+link that says nothing is dead.
+"""
+
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+HEAD = struct.Struct(">4scI")
+MAGIC = b"\0EK\1"
+BEAT_SECONDS = 5.0
+# A controller that says nothing for this long is gone: the lease of its push ends with this process
+SILENT_SECONDS = 100.0
+Frame = tuple[bytes, bytes]
+
+
+class Relay:
+    """Reads requests from standard input one after the other and answers each."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting_since = 0.0
+
+    def serve(self) -> None:
+        """Serve until the controller closes the session."""
+        threading.Thread(target=self._beat, daemon=True).start()
+        while frame := self._frame():
+            kind, content = frame
+            if kind == b"R":
+                self._run(json.loads(content))
+            elif kind == b"W":
+                self._write(json.loads(content))
+
+    def _beat(self) -> None:
+        while True:
+            self._send(b"B")
+            time.sleep(BEAT_SECONDS)
+            since = self._waiting_since
+            if since and time.monotonic() - since > SILENT_SECONDS:
+                os._exit(1)  # the other thread waits for a frame that never comes
+
+    def _send(self, kind: bytes, content: bytes = b"") -> None:
+        if not self._lock.acquire(timeout=SILENT_SECONDS):
+            os._exit(1)  # nobody takes what was sent before
+        try:
+            sys.stdout.buffer.write(HEAD.pack(MAGIC, kind, len(content)) + content)
+            sys.stdout.buffer.flush()
+        except OSError:
+            os._exit(1)
+        finally:
+            self._lock.release()
+
+    def _frame(self) -> Frame | None:
+        """The next frame but `P`; None at the end, also when it comes within a frame."""
+        while True:
+            self._waiting_since = time.monotonic()
+            head = sys.stdin.buffer.read(HEAD.size)
+            if len(head) < HEAD.size:
+                return None
+            _, kind, length = HEAD.unpack(head)
+            content = sys.stdin.buffer.read(length)
+            if len(content) < length:
+                return None
+            self._waiting_since = 0.0
+            if kind != b"P":
+                return kind, content
+
+    def _data(self) -> bytes | None:
+        """The bytes of one `D`; None at `E`. The process ends when the controller is gone."""
+        frame = self._frame()
+        if frame is None:
+            sys.exit(1)
+        return frame[1] if frame[0] == b"D" else None
+
+    def _run(self, told: dict[str, Any]) -> None:
+        stdin = b""
+        while (data := self._data()) is not None:
+            stdin += data
+        out, errors, code, late = execute(told["argv"], stdin, told["seconds"])
+        self._send(b"O", out)
+        self._send(b"X", errors)
+        self._send(b"C", json.dumps({"code": code, "late": late}).encode())
+
+    def _write(self, told: dict[str, Any]) -> None:
+        """Store bytes from an offset on; an error is told at once, not after the last byte."""
+        told_already = False
+        descriptor, at = -1, told["offset"]
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | (0 if at else os.O_TRUNC)
+            descriptor = os.open(told["path"].encode(), flags, 0o600)
+        except OSError as error:
+            told_already = self._refuse(error)
+        while (data := self._data()) is not None:
+            try:
+                while data and not told_already:
+                    done = os.pwrite(descriptor, data, at)
+                    data, at = data[done:], at + done
+            except OSError as error:
+                told_already = self._refuse(error)
+        if not told_already:
+            self._send(b"C", json.dumps({"size": os.fstat(descriptor).st_size}).encode())
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def _refuse(self, error: OSError) -> bool:
+        self._send(b"C", json.dumps({"error": error.strerror or str(error)}).encode())
+        return True
+
+
+def execute(argv: list[str], stdin: bytes, seconds: float) -> tuple[bytes, bytes, int, bool]:
+    """Both outputs, the exit code, and whether the command was ended because it took too long."""
+    name = argv[0].encode()
+    try:
+        process = subprocess.Popen(
+            [word.encode() for word in argv],  # whatever the locale of the account is
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+    except FileNotFoundError:
+        return b"", name + b": not found", 127, False
+    except (OSError, ValueError) as error:
+        return b"", name + b": " + str(error).encode("utf-8", "replace"), 126, False
+    try:
+        out, errors = process.communicate(stdin, seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return b"", b"", 124, True
+    code = process.returncode
+    return out, errors, code if code >= 0 else 128 - code, False
+
+
+def adapt() -> None:
+    """Leave out what login scripts may have set and no Python of ours should inherit."""
+    os.umask(os.umask(0o077) & 0o077)  # a mask that takes our own rights would lock us out
+    for name in list(os.environ):
+        if name.startswith("PYTHON"):
+            del os.environ[name]
+    os.environ["PYTHONUTF8"] = "1"  # a root may have letters that the account's locale lacks
+    os.environ["PYTHONSAFEPATH"] = "1"  # a home may have a json.py
+
+
+if __name__ == "__main__":
+    adapt()
+    Relay().serve()
