@@ -17,7 +17,12 @@ from tests import tools
 from tests.conftest import Project
 
 PROGRAMS = ("sh", "tar", "python3", "env")
-FLEET = '[devices.box]\naddress = "ssh:box-alias"\ntrial_seconds = {}\n'
+ROOT = 'it\'s a "$(id)" $HOME größe'  # below the account's home; nothing in it is special
+FLEET = f"""[devices.box]
+address = "ssh:box-alias"
+root = '''~/{ROOT}'''
+trial_seconds = {{}}
+"""
 PADDING_BYTES = 48 << 20
 
 

@@ -20,7 +20,7 @@ from edgekit.core.config import parse_agent_config
 from edgekit.core.digest import Digest
 from tests import tools
 from tests.conftest import make_project
-from tests.harness.ssh_account import FLEET, PADDING_BYTES, Account, bare_shell
+from tests.harness.ssh_account import FLEET, PADDING_BYTES, ROOT, Account, bare_shell
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -39,7 +39,7 @@ def account(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         project = make_project(tmp_path_factory.mktemp("project"), broker.port, smollm2)
         project.environment |= {"HOME": str(home), "SSH_AUTH_SOCK": ""}
         (project.folder / "fleet.toml").write_text(FLEET.format(60))
-        account = Account(project, server, home, device / ".local/share/edgekit", {})
+        account = Account(project, server, home, device / ROOT, {})
         account.configure()
         try:
             account.first |= account.push()
