@@ -25,6 +25,8 @@ PACKAGES = {
     "mosquitto_pub": "mosquitto-clients",
     "sshd": "openssh-server",
     "ssh-keygen": "openssh-client",
+    "ssh-agent": "openssh-client",
+    "ssh-add": "openssh-client",
     "skopeo": "skopeo",
     "podman": "podman",
     "mmdebstrap": "mmdebstrap",

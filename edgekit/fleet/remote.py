@@ -21,6 +21,7 @@ import paramiko
 
 from edgekit.errors import EdgekitError, UnreachableError, UsageError, VerificationError
 from edgekit.fleet.commands import Argv, CommandResult
+from edgekit.fleet.passphrase import hint, is_encrypted, unlock
 from edgekit.fleet.session import RelaySession, overdue
 
 CONNECT_SECONDS = 15
@@ -182,6 +183,12 @@ class _Connection(fabric.Connection):  # type: ignore[misc]  # fabric has no typ
         found = [str(path) for path in (Path(n).expanduser() for n in names) if path.exists()]
         return kwargs | ({"key_filename": found} if found else {})
 
+    def identity_files(self) -> list[Path]:
+        """The private keys that are named for this host, and those of the home."""
+        named = self.connect_kwargs.get("key_filename", [])
+        home = Path("~/.ssh").expanduser()
+        return [*map(Path, named), *(home / f"id_{kind}" for kind in ("ed25519", "ecdsa", "rsa"))]
+
     def get_gateway(self) -> Any:
         """Make the ProxyJump connections of this class: fabric's own would accept any host key."""
         jumps = self.ssh_config.get("proxyjump", "")
@@ -224,6 +231,26 @@ class SshRemote:
             raise
 
     def _open(self) -> None:
+        locked = [file for file in self._connection.identity_files() if is_encrypted(file)]
+        try:
+            return self._log_in()
+        except EdgekitError as error:
+            if not locked or isinstance(error, UnreachableError | VerificationError):
+                raise
+            refused = error
+        for file in locked:
+            if (key := unlock(file)) is None:
+                why = f"{refused.why}; {hint(file)}"
+                raise EdgekitError(refused.what, why, refused.next_step) from refused
+            self._connection.client.close()
+            self._connection.connect_kwargs["pkey"] = key
+            try:
+                return self._log_in()
+            except EdgekitError as error:
+                refused = error
+        raise refused
+
+    def _log_in(self) -> None:
         name = self._destination
         try:
             self._connection.open()
