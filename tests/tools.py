@@ -189,10 +189,10 @@ def sshd(folder: Path, more_config: str = "") -> Iterator[Sshd]:
     known_hosts.write_text(f"[127.0.0.1]:{port} {public[0]} {public[1]}\n")
     config = folder / "sshd_config"
     config.write_text(
-        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {host_key}\n"
+        f"{more_config}Port {port}\nListenAddress 127.0.0.1\nHostKey {host_key}\n"
         f"PidFile {folder / 'sshd.pid'}\nAuthorizedKeysFile {folder / 'authorized_keys'}\n"
         "StrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin yes\n"
-        f"MaxSessions 1\nMaxStartups 50\n{more_config}"
+        "MaxSessions 1\nMaxStartups 50\n"
     )
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # Debian's privilege separation folder

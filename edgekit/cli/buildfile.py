@@ -12,6 +12,7 @@ import msgspec
 from edgekit.builder.request.recipe import AUTO
 from edgekit.builder.request.request import BuildRequest
 from edgekit.builder.spec import DEFAULT_CONTEXT
+from edgekit.core.tomlfile import convert, read_table
 from edgekit.errors import UsageError
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]?i?B)?")
@@ -124,14 +125,15 @@ def load(path: Path | None) -> BuildFile:
     if path is None:
         return BuildFile()
     try:
-        return msgspec.toml.decode(path.read_bytes(), type=BuildFile)
+        table, text = read_table(path.read_bytes(), str(path))
     except FileNotFoundError:
         raise UsageError(
             f"there is no {path}",
             next_step="name a build.toml, or give -m and -o",
         ) from None
-    except (msgspec.MsgspecError, OSError) as error:
+    except OSError as error:
         raise UsageError(f"{path} cannot be used", why=str(error)) from error
+    return convert(table, BuildFile, str(path), text)
 
 
 def parse_size(text: str) -> int:

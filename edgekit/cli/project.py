@@ -13,6 +13,7 @@ import msgspec
 from edgekit.bundle.layout import Layout
 from edgekit.bundle.sign import KEY_NAME, make_key
 from edgekit.core.config import BrokerConfig
+from edgekit.core.tomlfile import convert, read_table
 from edgekit.errors import UsageError
 from edgekit.fleet import inventory
 
@@ -114,14 +115,8 @@ def find(start: Path | None) -> Project:
     for candidate in (folder, *(() if start else folder.parents)):
         path = candidate / FILE
         if path.is_file():
-            try:
-                return Project(
-                    candidate, msgspec.toml.decode(path.read_bytes(), type=ProjectConfig)
-                )
-            except (msgspec.MsgspecError, ValueError) as error:
-                raise UsageError(
-                    f"{path} is not valid", str(error), "correct it in the file"
-                ) from error
+            table, text = read_table(path.read_bytes(), str(path))
+            return Project(candidate, convert(table, ProjectConfig, str(path), text))
     raise UsageError(
         f"there is no {FILE} in {folder}" + ("" if start else " or above it"),
         next_step="`edgekit init` makes a project here",

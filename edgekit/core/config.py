@@ -17,6 +17,7 @@ REQUESTER_LIMIT = 4
 MAX_MESSAGES = 1024  # of a prompt, on any device
 DRAIN_SECONDS = 30.0
 TRIAL_SECONDS = 120.0  # from the start of the agent to its first answer, model load included
+MOST_SECONDS = 86400.0  # of a wait that an operator may set
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
 NAME_RULE = "1 to 64 letters, digits, '_', '.' and '-'"
 
@@ -101,6 +102,12 @@ def _is_loopback(host: str) -> bool:
         return False  # a host name: this code does not resolve it
 
 
+_COUNTS = (
+    *("threads", "slots", "queue_limit", "requester_limit", "requests_per_minute"),
+    *("max_prompt_tokens", "max_answer_tokens"),
+)
+
+
 class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The settings of one device: a table of `fleet.toml` that a push writes into `agent.toml`.
 
@@ -130,11 +137,15 @@ class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     def __post_init__(self) -> None:
         if not 0 <= self.metrics_port <= 65535:
             raise ValueError(f"metrics_port {self.metrics_port} is not between 0 and 65535")
-        if self.trial_seconds <= 0:
-            raise ValueError("trial_seconds must be above 0")
-        for name in ("requests_per_minute", "max_prompt_tokens", "max_answer_tokens"):
+        if not 0 < self.trial_seconds <= MOST_SECONDS:
+            raise ValueError(f"trial_seconds must be above 0 and at most {MOST_SECONDS:g}")
+        if not 0 <= self.drain_seconds <= MOST_SECONDS:
+            raise ValueError(f"drain_seconds must be 0 to {MOST_SECONDS:g}")
+        for name in _COUNTS:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 or more")
+        if self.max_beams < 1:
+            raise ValueError("max_beams must be 1 or more")
         if not 1 <= self.max_messages <= MAX_MESSAGES:
             raise ValueError(f"max_messages must be 1 to {MAX_MESSAGES}")
         if self.logits_processors:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
 from edgekit.core.config import BrokerConfig, DeviceSettings, check_name
+from edgekit.core.tomlfile import NEXT, convert, read_table
 from edgekit.errors import UsageError
 
 BrokerValues = dict[str, Any]
@@ -39,10 +40,18 @@ class Device(DeviceSettings, frozen=True, forbid_unknown_fields=True):
     # for this device alone; it wins over the file's [broker]
     broker: BrokerValues = msgspec.field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.python:
+            raise ValueError("python is empty: leave it out for python3")
+        for name in ("address", "root", "python"):
+            if any(ord(letter) < 32 or ord(letter) == 127 for letter in getattr(self, name)):
+                raise ValueError(f"{name} has a control character")
+
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    devices: dict[str, dict[str, Any]] = {}
-    groups: dict[str, list[str]] = {}
+    devices: dict[str, Any] = {}  # `load` names the device whose table is wrong
+    groups: dict[str, Any] = {}
     broker: BrokerValues = {}
 
 
@@ -69,7 +78,7 @@ class Fleet(msgspec.Struct, frozen=True):
             return BrokerConfig(**told)
         except ValueError as error:
             raise UsageError(
-                f"the [broker] of {name} is not valid",
+                f"{self.folder / 'fleet.toml'}: the [broker] of {name} is not valid",
                 str(error),
                 "correct it in fleet.toml or edgekit.toml",
             ) from error
@@ -104,40 +113,40 @@ def load(path: Path) -> Fleet:
             name or a bad address.
     """
     try:
-        file = msgspec.toml.decode(path.read_bytes(), type=_File)
+        table, text = read_table(path.read_bytes(), str(path))
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist", next_step="`edgekit init` writes one") from None
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not valid", str(error)) from error
-    _check(file.broker, _SomeOfBroker, f"{path}: [broker]")
+    file = convert(table, _File, str(path), text)
+    convert(file.broker, _SomeOfBroker, f"{path}: [broker]", text, "broker")
     devices: dict[str, Device] = {}
-    for name, table in file.devices.items():
-        check_name("device", name)
-        device = devices[name] = _check(table, Device, f"{path}: the device {name}")
-        _check(device.broker, _SomeOfBroker, f"{path}: the broker of {name}")
+    for name, values in file.devices.items():
+        _check_name("device", name, path)
+        at, where = f"devices.{name}", f"{path}: the device {name}"
+        device = devices[name] = convert(values, Device, where, text, at)
+        where = f"{path}: the broker of {name}"
+        convert(device.broker, _SomeOfBroker, where, text, f"{at}.broker")
         kind, _, rest = device.address.partition(":")
         if kind not in ("local", "ssh") or not rest:
             raise UsageError(
                 f"{path}: the address of {name} is {device.address!r}",
                 "an address is local:FOLDER or ssh:[user@]host[:port]",
             )
+    groups: dict[str, list[str]] = {}
     for group, members in file.groups.items():
-        check_name("group", group)
-        for name in members:
+        _check_name("group", group, path)
+        where = f"{path}: the group {group}"
+        groups[group] = convert(members, list[str], where, text, f"groups.{group}")
+        for name in groups[group]:
             if name not in devices:
                 raise UsageError(f"{path}: group {group} names {name!r}, which is no device")
-    return Fleet(devices, file.groups, path.resolve().parent, file.broker)
+    return Fleet(devices, groups, path.resolve().parent, file.broker)
 
 
-_T = TypeVar("_T")
-
-
-def _check(table: dict[str, Any], kind: type[_T], where: str) -> _T:
-    """Convert a table; raises UsageError that names the table and the unknown or wrong key."""
+def _check_name(kind: str, name: str, path: Path) -> None:
     try:
-        return msgspec.convert(table, kind)
-    except msgspec.ValidationError as error:
-        raise UsageError(f"{where} is not valid", str(error)) from error
+        check_name(kind, name)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error.what}", error.why, NEXT) from None
 
 
 def local_folder(fleet: Fleet, device: Device) -> Path:

@@ -263,17 +263,22 @@ class SshRemote:
                 "an attacker may be in between; if the device was set up anew, remove the old key "
                 f"with `ssh-keygen -R '{known}'` and log in once",
             ) from error
+        except paramiko.BadAuthenticationType as error:
+            if "publickey" in error.allowed_types:
+                raise self._not_let_in(error) from error
+            raise EdgekitError(
+                f"{name} does not let us in as {self._connection.user}",
+                f"its sshd takes no keys, only {', '.join(error.allowed_types)}; edgekit gives no "
+                "password",
+                "set `PubkeyAuthentication yes` in its sshd_config and add this machine's public "
+                "key to the account",
+            ) from error
         except paramiko.SSHException as error:
             transport = self._connection.client.get_transport()
             if isinstance(error, paramiko.AuthenticationException) or (
                 transport is not None and transport.initial_kex_done
             ):
-                raise EdgekitError(
-                    f"{name} does not let us in as {self._connection.user}",
-                    str(error),
-                    "add this machine's public key to the account, or set IdentityFile in "
-                    "~/.ssh/config",
-                ) from error
+                raise self._not_let_in(error) from error
             raise UnreachableError(
                 f"{name} does not speak SSH with us",
                 str(error),
@@ -286,6 +291,14 @@ class SshRemote:
                 "check that it is on, and its address in fleet.toml",
             ) from error
         self._connection.transport.set_keepalive(KEEPALIVE_SECONDS)
+
+    def _not_let_in(self, error: Exception) -> EdgekitError:
+        return EdgekitError(
+            f"{self._destination} does not let us in as {self._connection.user}",
+            str(error),
+            f"add this machine's public key to the account (`ssh-copy-id {self._destination}`), "
+            "or set IdentityFile in ~/.ssh/config",
+        )
 
     def run(
         self, argv: Argv, stdin: bytes = b"", seconds: float = COMMAND_SECONDS

@@ -166,6 +166,23 @@ def test_without_a_home_in_its_environment_the_account_has_the_one_of_the_system
         assert facts(remote).root == f"{pwd.getpwuid(os.getuid()).pw_dir}/.local/share/edgekit"
 
 
+@pytest.mark.parametrize(
+    ("config", "what", "why"),
+    [
+        ("MaxSessions 0\n", "opens no session", "Connect failed"),
+        ("PubkeyAuthentication no\nPasswordAuthentication yes\n", "let us in", "only password"),
+    ],
+)
+def test_an_sshd_that_lets_nobody_work_is_told_why(
+    config: str, what: str, why: str, tmp_path: Path
+) -> None:
+    with logged_in(tmp_path, config) as login:
+        login.runs(PLAIN)
+        with pytest.raises(EdgekitError, match=what) as raised, connected() as remote:
+            remote.run(("true",))
+    assert why in raised.value.why
+
+
 # --- the link
 
 

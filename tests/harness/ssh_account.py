@@ -126,15 +126,21 @@ class Login:
 
 
 @contextmanager
-def logged_in(folder: Path) -> Iterator[Login]:
-    """An sshd whose sessions are a test's; `SshRemote("device")` reaches it within the block."""
+def logged_in(folder: Path, more_config: str = "") -> Iterator[Login]:
+    """An sshd whose sessions are a test's; `SshRemote("device")` reaches it within the block.
+
+    It greets before the login, and gives no terminal.
+    """
     home, ours = folder / "home", folder / "ours"
     home.mkdir()
     (ours / ".ssh").mkdir(mode=0o700, parents=True)
     (folder / "sshd").mkdir()
     session = folder / "session"
     session.touch(0o755)
-    with tools.sshd(folder / "sshd") as server, pytest.MonkeyPatch.context() as patch:
+    banner = folder / "banner"
+    banner.write_text("Authorised use only!\n\x1b[31m" + 200 * "No trespassing.\n")
+    more_config = f"{more_config}Banner {banner}\nPermitTTY no\nAllowTcpForwarding no\n"
+    with tools.sshd(folder / "sshd", more_config) as server, pytest.MonkeyPatch.context() as patch:
         keys = server.folder / "authorized_keys"
         keys.write_text(f'command="{session}" {keys.read_text()}')
         login = Login(home, session, server, ours / ".ssh" / "config")
