@@ -54,6 +54,8 @@ _WAITING = (
     "system/test_prompt.py",
     "system/test_protocol.py",
     "system/test_health.py",
+    "contract/test_ssh_session.py",
+    "contract/test_ssh_link.py",
     "system/test_tls.py",
     "system/test_signals.py",
     "system/test_acl.py",

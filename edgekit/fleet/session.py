@@ -29,6 +29,7 @@ RELAY = Path(__file__).with_name("relay.py")
 HEAD = struct.Struct(">4scI")
 MAGIC = b"\0EK\1"
 LOGIN_SECONDS = 60.0  # a login shell, its scripts and the start of Python
+ANSWER_SECONDS = 15.0  # of the sshd itself
 SILENT_SECONDS = 60.0  # the device says something every five seconds
 PING_SECONDS = 15.0
 GRACE_SECONDS = 15.0  # the relay itself ends a command that takes too long
@@ -138,17 +139,36 @@ class RelaySession:
     def _start(self) -> None:
         mark, text = secrets.randbits(60) | 1 << 59, RELAY.read_bytes()
         try:
-            self._channel.exec_command(relay_line(self._python, mark, len(text)))
+            self._exec(relay_line(self._python, mark, len(text)))
             version = self._hello(mark)
             check_python(version)
             self._channel.settimeout(SILENT_SECONDS)
             self._channel.sendall(text)
         except (OSError, EOFError, paramiko.SSHException) as error:
-            raise UnreachableError(
-                f"{self._where} is gone", f"{error}, while a command was started", GONE
-            ) from error
+            why = f"{str(error) or 'the connection was lost'}, while a command was started"
+            raise UnreachableError(f"{self._where} is gone", why, GONE) from error
         self._reader.start()
         threading.Thread(target=self._ping, daemon=True).start()
+
+    def _exec(self, line: str) -> None:
+        """Have sshd start a command; paramiko itself would wait for the answer for ever."""
+        late = threading.Event()
+
+        def give_up() -> None:
+            late.set()
+            self._channel.get_transport().close()
+
+        timer = threading.Timer(ANSWER_SECONDS, give_up)
+        timer.daemon = True
+        timer.start()
+        try:
+            self._channel.exec_command(line)
+        except (OSError, EOFError, paramiko.SSHException) as error:
+            if late.is_set():
+                raise TimeoutError("the link is silent") from error
+            raise
+        finally:
+            timer.cancel()
 
     def _hello(self, mark: int) -> str:
         """Skip what login scripts print and return the version of the device's Python."""
@@ -168,6 +188,8 @@ class RelaySession:
             if len(self._printed) + len(self._errors) > PRINTED_BYTES:
                 self._raise_other_program("it prints without end")
             if time.monotonic() > deadline:
+                if not self._sshd_answers():
+                    raise TimeoutError("the link is silent")
                 raise UnreachableError(
                     f"{self._where}: the login did not come to our command within "
                     f"{LOGIN_SECONDS:g} s",
@@ -176,6 +198,14 @@ class RelaySession:
                     "a ForceCommand of its sshd do for a command; then run it again",
                 )
         return found[1].decode()
+
+    def _sshd_answers(self) -> bool:
+        """Whether the link is alive although the login is not done."""
+        ask = self._channel.get_transport().global_request
+        asked = threading.Thread(target=ask, args=("keepalive@openssh.com",), daemon=True)
+        asked.start()
+        asked.join(ANSWER_SECONDS)
+        return not asked.is_alive() and bool(self._channel.get_transport().is_active())
 
     def _said(self) -> str:
         """The end of what the device printed in place of an answer, in one line."""
