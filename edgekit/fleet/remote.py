@@ -216,6 +216,7 @@ class SshRemote:
         self._destination = destination
         self._python = python
         self._session: RelaySession | None = None
+        self._refused: EdgekitError | None = None
         try:
             self._connection = _Connection(destination)
         except (ValueError, paramiko.SSHException) as error:
@@ -320,6 +321,8 @@ class SshRemote:
 
     def _relay(self) -> RelaySession:
         """The relay, started by the first call: every call uses one SSH session."""
+        if self._refused is not None:
+            raise self._refused
         if self._session is None:
             try:
                 channel = self._connection.transport.open_session(timeout=CONNECT_SECONDS)
@@ -330,7 +333,11 @@ class SshRemote:
                     "its sshd may forbid sessions (MaxSessions 0), or the connection was lost; "
                     "then run it again",
                 ) from error
-            self._session = RelaySession(channel, self._destination, self._python)
+            try:
+                self._session = RelaySession(channel, self._destination, self._python)
+            except EdgekitError as error:
+                self._refused = error  # a later call has the same reason
+                raise
         return self._session
 
     def close(self) -> None:

@@ -110,10 +110,11 @@ def test_an_account_that_does_not_run_our_command_is_told_what_it_does(
     script: str, said: str, device: Login
 ) -> None:
     device.runs(script)
-    with connected() as remote, pytest.raises(EdgekitError, match=said) as raised:
-        remote.run(("true",))
-    assert raised.value.next_step
-    assert "Traceback" not in str(raised.value).splitlines()[0]
+    with connected() as remote:
+        for _ in range(2):  # a second call has the same reason
+            with pytest.raises(EdgekitError, match=said) as raised:
+                remote.run(("true",))
+            assert raised.value.next_step
 
 
 @pytest.mark.parametrize("script", ["exec cat", "echo Password:; exec sleep 100"])
