@@ -1,0 +1,118 @@
+"""Which LoRA adapters the locked builder makes as PEFT does. Pure.
+
+The builder writes `lora_A` and `lora_B` of a matrix beside it (`make_matmul_lora` of base.py), and
+nothing else that an adapter can hold.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from edgekit.builder.support.limits import Refusal
+from edgekit.builder.support.weights import PACKED, Shapes, few
+
+_KEY = re.compile(r"^base_model\.model\.(.+)\.lora_([AB])\.weight$")
+_TARGETS = frozenset(
+    {
+        "q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "dense", "out_proj", "fc1", "fc2",
+        "gate_proj", "up_proj", "down_proj", "gate_up_proj",
+    }
+)  # fmt: skip
+_MERGE = "merge the adapter into its model with PEFT (merge_and_unload), and build that"
+
+# key of adapter_config.json -> what it is, and the values that the builder makes right
+_SETTINGS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "use_dora": ("DoRA, whose magnitudes", lambda value: not value),
+    "use_qalora": ("QA-LoRA, whose pooling", lambda value: not value),
+    "lora_bias": ("biases of lora_B, which", lambda value: not value),
+    "bias": ("trained biases, which", lambda value: value in (None, "none")),
+    "modules_to_save": ("whole modules (modules_to_save), which", lambda value: not value),
+    "target_parameters": ("LoRA on bare parameters, which", lambda value: not value),
+    "trainable_token_indices": ("trained rows of the embedding, which", lambda value: not value),
+    "layer_replication": ("repeated layers, which", lambda value: not value),
+    "alora_invocation_tokens": ("an activation by tokens, which", lambda value: not value),
+    "arrow_config": ("a router between adapters, which", lambda value: not value),
+}
+
+
+def wrong_adapter(
+    settings: Mapping[str, Any], adapter: Shapes, base: Shapes, *, known: bool
+) -> Refusal | None:
+    """Why the builder would lose a part of this adapter, or None.
+
+    Args:
+        settings: adapter_config.json.
+        adapter: the adapter's tensors with their shapes.
+        base: those of the model.
+        known: the model is of a family whose modules have the names of its tensors.
+    """
+    kind = settings.get("peft_type")
+    if kind != "LORA":
+        return Refusal(
+            f"the model builder makes LoRA adapters, and this one is {kind or 'of no named type'}",
+            "peft_type of adapter_config.json",
+            _MERGE,
+        )
+    for key, (what, right) in _SETTINGS.items():
+        if not right(settings.get(key)):
+            return Refusal(
+                f"the adapter has {what} the model builder would leave out",
+                f"adapter_config.json sets {key}",
+                _MERGE,
+            )
+    return _wrong_tensors(adapter, base, known=known)
+
+
+def _wrong_tensors(adapter: Shapes, base: Shapes, *, known: bool) -> Refusal | None:
+    pairs: dict[str, dict[str, tuple[int, ...]]] = {}
+    for name, shape in sorted(adapter.items()):
+        match = _KEY.match(name)
+        if match is None or match[1].rpartition(".")[2] not in _TARGETS:
+            return Refusal(
+                f"the adapter has {name}, which the model builder would leave out",
+                "it makes LoRA of the matrices of attention and MLP alone",
+                _MERGE,
+            )
+        pairs.setdefault(match[1], {})[match[2]] = shape
+    if not pairs:
+        return Refusal(
+            "the adapter has no tensors", "adapter_model.safetensors is empty", "save it again"
+        )
+    if half := [module for module, pair in pairs.items() if len(pair) == 1]:
+        return Refusal(
+            f"the adapter has one half of {half[0]}",
+            f"lora_{'B' if 'A' in pairs[half[0]] else 'A'} is missing",
+            "save or download it again",
+        )
+    return _misplaced(pairs, base) if known else None
+
+
+def _misplaced(pairs: Mapping[str, Mapping[str, tuple[int, ...]]], base: Shapes) -> Refusal | None:
+    plain = {name.removeprefix("model."): shape for name, shape in base.items()}
+    lost = []
+    for module, pair in pairs.items():
+        stem = module.removeprefix("model.")
+        shape = plain.get(f"{stem}.weight")
+        if shape is None:
+            if f"{stem}.{PACKED[0]}" not in plain:
+                lost.append(module)
+            continue
+        rows, columns = pair["B"][:1], pair["A"][1:]
+        if (*rows, *columns) != shape:
+            return Refusal(
+                f"the adapter is not one of this model: {module} has another shape",
+                f"the adapter is made for {rows[0]} x {columns[0]}, "
+                f"the model's matrix is {shape[0]} x {shape[1]}",
+                "give the model that the adapter was trained on "
+                "(base_model_name_or_path of adapter_config.json) with -m",
+            )
+    if not lost:
+        return None
+    return Refusal(
+        f"the model has no place for {len(lost)} of the adapter's matrices: {few(lost)}",
+        "the model has no such modules",
+        "give the model that the adapter was trained on "
+        "(base_model_name_or_path of adapter_config.json) with -m",
+    )
