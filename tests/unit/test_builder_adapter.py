@@ -28,7 +28,7 @@ def option(adapter: Path) -> str:
     [
         {},
         {"use_rslora": True},
-        {"alpha_pattern": {"q_proj": 4}, "rank_pattern": {"down_proj": 4}},
+        {"alpha_pattern": {"q_proj": 4}, "rank_pattern": {"down_proj": 4}, "r": 16},
         {"layers_to_transform": [0, 1], "lora_dropout": 0.1, "init_lora_weights": "pissa"},
         {"bias": None, "target_modules": "all-linear"},
     ],
@@ -82,6 +82,22 @@ def test_a_tensor_that_finds_no_place_is_refused_by_name(
     tensors: dict[str, Shape], said: str, base: Path, tmp_path: Path
 ) -> None:
     assert said in refusal(base, option(write_adapter(tmp_path / "a", LORA | tensors)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "tensors", "said"),
+    [
+        ({"r": 8}, {}, "the rank is 8 there, lora_A has 4 and lora_B 4"),
+        ({}, {f"base_model.model.{Q0}.lora_B.weight": (64, 2)}, "lora_B 2"),
+        ({"target_modules": ["q_proj", "k_proj", "down_proj"]}, {},
+         "lacks the tensors of model.layers.0.self_attn.k_proj, model.layers.1.self_attn.k_proj"),
+    ],
+)  # fmt: skip
+def test_tensors_that_contradict_the_configuration_are_refused(
+    settings: dict[str, Any], tensors: dict[str, Shape], said: str, base: Path, tmp_path: Path
+) -> None:
+    adapter = write_adapter(tmp_path / "a", LORA | tensors, **settings)
+    assert said in refusal(base, option(adapter))
 
 
 def test_an_adapter_without_tensors_is_refused(base: Path, tmp_path: Path) -> None:

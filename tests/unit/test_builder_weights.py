@@ -326,6 +326,8 @@ def test_a_few_weights_of_another_type_are_noted(tmp_path: Path) -> None:
     kinds = {"model.norm.weight": "F32"}
     notes = " | ".join(taken(write_model(tmp_path / "m", TENSORS, kinds, dtype="bfloat16")))
     assert "a few of the weights are F32" in notes
+    notes = " | ".join(taken(write_model(tmp_path / "n", TENSORS, kinds)))
+    assert "the weights are BF16 and F32, and config.json names no dtype" in notes
 
 
 # --- files ---------------------------------------------------------------------------------------

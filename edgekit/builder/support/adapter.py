@@ -22,6 +22,9 @@ _TARGETS = frozenset(
 )  # fmt: skip
 _MERGE = "merge the adapter into its model with PEFT (merge_and_unload), and build that"
 
+_Pairs = dict[str, dict[str, tuple[int, ...]]]
+"""Module -> `A` and `B` -> shape."""
+
 # key of adapter_config.json -> what it is, and the values that the builder makes right
 _SETTINGS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "use_dora": ("DoRA, whose magnitudes", lambda value: not value),
@@ -62,11 +65,13 @@ def wrong_adapter(
                 f"adapter_config.json sets {key}",
                 _MERGE,
             )
-    return _wrong_tensors(adapter, base, known=known)
+    return _wrong_tensors(settings, adapter, base, known=known)
 
 
-def _wrong_tensors(adapter: Shapes, base: Shapes, *, known: bool) -> Refusal | None:
-    pairs: dict[str, dict[str, tuple[int, ...]]] = {}
+def _wrong_tensors(
+    settings: Mapping[str, Any], adapter: Shapes, base: Shapes, *, known: bool
+) -> Refusal | None:
+    pairs: _Pairs = {}
     for name, shape in sorted(adapter.items()):
         match = _KEY.match(name)
         if match is None or match[1].rpartition(".")[2] not in _TARGETS:
@@ -86,10 +91,48 @@ def _wrong_tensors(adapter: Shapes, base: Shapes, *, known: bool) -> Refusal | N
             f"lora_{'B' if 'A' in pairs[half[0]] else 'A'} is missing",
             "save or download it again",
         )
-    return _misplaced(pairs, base) if known else None
+    return _wrong_rank(settings, pairs) or (
+        _misplaced(pairs, base) or _untouched(settings, pairs, base) if known else None
+    )
 
 
-def _misplaced(pairs: Mapping[str, Mapping[str, tuple[int, ...]]], base: Shapes) -> Refusal | None:
+def _wrong_rank(settings: Mapping[str, Any], pairs: _Pairs) -> Refusal | None:
+    rank = settings.get("r")
+    for module, pair in pairs.items():
+        down, up = pair["A"][:1], pair["B"][1:]
+        # rank_pattern gives some modules another one, by patterns that PEFT alone resolves
+        if down != up or (down != (rank,) and not settings.get("rank_pattern")):
+            return Refusal(
+                f"the adapter's tensors of {module} are not those of its adapter_config.json",
+                f"the rank is {rank} there, lora_A has {_joined(down)} and lora_B {_joined(up)}",
+                "save or download it again",
+            )
+    return None
+
+
+def _untouched(settings: Mapping[str, Any], pairs: _Pairs, base: Shapes) -> Refusal | None:
+    """A matrix that the adapter names and has no tensors for: PEFT would make some up."""
+    targets, layers = settings.get("target_modules"), settings.get("layers_to_transform")
+    if not isinstance(targets, list) or layers is not None or settings.get("exclude_modules"):
+        return None
+    ends = tuple(f".{target}.weight" for target in targets)
+    there = {module.removeprefix("model.") for module in pairs}
+    stems = [name.removesuffix(".weight") for name in base if f".{name}".endswith(ends)]
+    lost = [stem for stem in stems if stem.removeprefix("model.") not in there]
+    if not lost:
+        return None
+    return Refusal(
+        f"the adapter lacks the tensors of {few(lost)}",
+        "target_modules of adapter_config.json names them",
+        "save or download it again",
+    )
+
+
+def _joined(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) or "none"
+
+
+def _misplaced(pairs: _Pairs, base: Shapes) -> Refusal | None:
     plain = {name.removeprefix("model."): shape for name, shape in base.items()}
     lost = []
     for module, pair in pairs.items():
@@ -103,8 +146,8 @@ def _misplaced(pairs: Mapping[str, Mapping[str, tuple[int, ...]]], base: Shapes)
         if (*rows, *columns) != shape:
             return Refusal(
                 f"the adapter is not one of this model: {module} has another shape",
-                f"the adapter is made for {rows[0]} x {columns[0]}, "
-                f"the model's matrix is {shape[0]} x {shape[1]}",
+                f"the adapter is made for {_joined((*rows, *columns))}, "
+                f"the model's matrix is {_joined(shape)}",
                 "give the model that the adapter was trained on "
                 "(base_model_name_or_path of adapter_config.json) with -m",
             )

@@ -170,9 +170,17 @@ def lost_by_type(config: Mapping[str, Any], dtypes: Mapping[str, int]) -> str:
     inner = language_part(config)
     named = named or str(inner.get("dtype") or inner.get("torch_dtype") or "")
     exact = _HOLDS.get(named)
-    if exact is None or config.get("quantization_config"):
+    if config.get("quantization_config"):
         return ""
-    odd = {kind: count for kind, count in dtypes.items() if kind in _FLOATS and kind not in exact}
+    kinds = sorted(_FLOATS & dtypes.keys())
+    if not named and len(kinds) > 1:
+        return (
+            f"the weights are {' and '.join(kinds)}, and config.json names no dtype: the model "
+            "builder reads all of them as the first one's type"
+        )
+    if exact is None:
+        return ""
+    odd = {kind: dtypes[kind] for kind in kinds if dtypes[kind] and kind not in exact}
     if not odd:
         return ""
     share = sum(odd.values()) / sum(dtypes.values())
