@@ -222,6 +222,23 @@ def test_a_family_that_is_not_listed_has_its_ends(tmp_path: Path) -> None:
         assert f"the checkpoint lacks {name}" in said
 
 
+@pytest.mark.parametrize("name", sorted(name for name in TENSORS if "layers" in name))
+def test_a_layer_that_lacks_what_another_has_is_refused(name: str) -> None:
+    config = {"architectures": ["GptOssForCausalLM"]}
+    assert wrong_weights(LLAMA | config, TENSORS) is None
+    assert f"lacks {name}" in str(wrong_weights(LLAMA | config, without(name)))
+
+
+def test_layers_of_two_kinds_are_two_kinds() -> None:
+    ends = {name: TENSORS[name] for name in ("model.embed_tokens.weight", "lm_head.weight")}
+    kinds = {"model.layers.0.conv.weight": (3,), "model.layers.1.self_attn.q_proj.weight": (3, 3)}
+    norms = {f"model.layers.{i}.ffn_norm.weight": (3,) for i in range(2)}
+    config = LLAMA | {"architectures": ["Lfm2ForCausalLM"]}
+    assert wrong_weights(config, ends | kinds | norms) is None
+    eye = {"visual.layers.0.a.weight": (3,), "model.layers.1.rotary_emb.inv_freq": (3,)}
+    assert wrong_weights(config, ends | kinds | norms | eye) is None
+
+
 # --- tied, or not --------------------------------------------------------------------------------
 
 

@@ -68,9 +68,13 @@ def prepare(request: BuildRequest, lock_digest: str, report: ProgressCallback) -
     """
     checked = check_request(request)
     hashed = hash_option_files(checked.given)
-    found = find(request.model, request.revision, request.hub_cache, report)
+    seen: list[str] = []
+
+    def admit(folder: Path) -> None:
+        seen.extend(refuse_unsupported(folder, checked, request))
+
+    found = find(request.model, request.revision, request.hub_cache, report, admit)
     config = read_config(found.path)
-    seen = refuse_unsupported(found.path, checked, request)
     recipes, why = recipes_for(request, checked, config)
     candidates = []
     for each in recipes:
@@ -87,7 +91,7 @@ def prepare(request: BuildRequest, lock_digest: str, report: ProgressCallback) -
             context=request.context,
         )
         candidates.append(Candidate(each.name if each else "", spec, options | hashed.paths))
-    return Prepared(found, tuple(candidates), hashed.reads, checked.notes + why + seen)
+    return Prepared(found, tuple(candidates), hashed.reads, checked.notes + why + tuple(seen))
 
 
 def refuse_unsupported(
@@ -96,8 +100,7 @@ def refuse_unsupported(
     """Refuse a model that the build is known to fail on, or to make wrong; before it makes any.
 
     Args:
-        folder: the model's. Without a config.json, as for a GGUF file, nothing is refused;
-            transformers reads it first.
+        folder: the model's, or what transformers makes of a GGUF file.
 
     Returns:
         Notes for the user, one line each.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -51,10 +52,21 @@ class LocalSource(msgspec.Struct, frozen=True):
     path: Path
 
 
+def _every(_: Path) -> None:
+    """Takes every folder."""
+
+
 def find(
-    model: str, revision: str | None, hub_cache: Path | None, report: ProgressCallback
+    model: str,
+    revision: str | None,
+    hub_cache: Path | None,
+    report: ProgressCallback,
+    admit: Callable[[Path], None] = _every,
 ) -> LocalSource:
     """Find the model that `-m` names; download it first when it is on the hub.
+
+    Args:
+        admit: refuses a folder, before its files are hashed.
 
     Raises:
         UsageError: there is no usable model of that name.
@@ -67,22 +79,24 @@ def find(
         if revision:
             raise UsageError("--revision goes with a Hugging Face name, not with a local path")
         report(Progress("source", f"reading {path.name}"))
-        return _folder(path.resolve()) if path.is_dir() else _gguf(path.resolve())
+        path = path.resolve()
+        return _folder(path, admit) if path.is_dir() else _gguf(path)
     if model.endswith(".gguf") or not HUB_NAME.fullmatch(model):
         raise UsageError(
             f"there is no {model}",
             next_step="give a Hugging Face folder, a .gguf file, or a name like ORG/NAME",
         )
-    return _fetch(model, revision, hub_cache, report)
+    return _fetch(model, revision, hub_cache, report, admit)
 
 
-def _folder(folder: Path) -> LocalSource:
+def _folder(folder: Path, admit: Callable[[Path], None]) -> LocalSource:
     refuse_no_model(folder)
     names = [name for name in _candidates(folder) if name.endswith(_SUFFIXES)]
     for name in names:
         refuse_pointer(folder / name)
     if read_checkpoint(folder) is None:
         raise lacking_weights(folder.name, [path.name for path in folder.iterdir()]).error
+    admit(folder)
     hashes = {name: hash_file(folder / name) for name in sorted(names)}
     return LocalSource(Source("folder", folder.name, "", hashes), folder)
 
@@ -134,7 +148,11 @@ def _gguf(path: Path) -> LocalSource:
 
 
 def _fetch(
-    name: str, revision: str | None, hub_cache: Path | None, report: ProgressCallback
+    name: str,
+    revision: str | None,
+    hub_cache: Path | None,
+    report: ProgressCallback,
+    admit: Callable[[Path], None],
 ) -> LocalSource:
     # with the controller's own interpreter, because a build container has no network
     argv = [sys.executable, "-E", "-s", str(INSIDE / "fetch.py"), "--repo", name]
@@ -154,7 +172,7 @@ def _fetch(
     if finished.code != 0 or result is None:
         raise hub_refusal(name, revision, finished)
     report(Progress("source", f"hashing {name}"))
-    found = _folder(Path(result["path"]))
+    found = _folder(Path(result["path"]), admit)
     _refuse_altered(name, found, msgspec.convert(result["sha256"], dict[str, str]))
     return LocalSource(Source("hub", name, str(result["revision"]), found.source.files), found.path)
 

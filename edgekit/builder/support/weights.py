@@ -23,6 +23,7 @@ PACKED = ("qweight", "scales")
 _PACKED_METHODS = frozenset({"awq", "gptq", "olive"})
 _TABLE = re.compile(r"(^|\.)(embed_tokens|word_embeddings|tok_embeddings)\.weight$")
 _HEADS = re.compile(r"(^|\.)(lm_head|output_layer)\.weight$|^output\.weight$")
+_LAYER = re.compile(r"^(.*\blayers\.)(\d+)\.(.+)$")
 _MATRIX = 2  # dimensions
 _SHOWN = 3
 
@@ -65,7 +66,26 @@ def _essentials(config: Mapping[str, Any], shapes: Shapes) -> Refusal | None:
         return _missing(["model.embed_tokens.weight"], config)
     if not heads and config.get("tie_word_embeddings") is False:
         return _missing([HEAD], config)
-    return None
+    lost = _uneven_layers(shapes)
+    return _missing(lost, config) if lost else None
+
+
+def _uneven_layers(shapes: Shapes) -> list[str]:
+    """Tensors that a layer lacks and another one has, which has all of its others.
+
+    Layers of two kinds, such as convolution and attention, have each what the other lacks.
+    """
+    stacks: dict[str, dict[str, set[str]]] = {}
+    for name in shapes:
+        if (match := _LAYER.match(name)) and not is_leftover(name):
+            stacks.setdefault(match[1], {}).setdefault(match[2], set()).add(match[3])
+    lost = []
+    for stack, layers in stacks.items():
+        kinds = sorted(map(frozenset, layers.values()), key=len, reverse=True)
+        for index, own in layers.items():
+            whole = next((kind for kind in kinds if own < kind), own)
+            lost += [f"{stack}{index}.{rest}" for rest in sorted(whole - own)]
+    return sorted(lost)
 
 
 def _without_packed(name: str, present: Mapping[str, str]) -> list[str]:
