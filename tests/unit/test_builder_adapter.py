@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.checkpoints import LORA, TENSORS, Shape, lora, write_adapter, write_model
-from tests.unit.test_builder_weights import refusal, taken
+from tests.unit.test_builder_weights import packed, refusal, taken
 
 Q0 = "model.layers.0.self_attn.q_proj"
 
@@ -136,6 +136,13 @@ def test_an_adapter_inside_the_models_folder_is_refused(base: Path, tmp_path: Pa
 def test_an_adapter_is_no_model(tmp_path: Path) -> None:
     said = refusal(write_adapter(tmp_path / "a"))
     assert "a is an adapter, not a model" in said
+
+
+def test_a_quantised_base_takes_no_adapter(tmp_path: Path) -> None:
+    form, config = packed("awq")
+    base = write_model(tmp_path / "base", form, **config)
+    said = refusal(base, option(write_adapter(tmp_path / "a")))
+    assert "no adapter on a quantised checkpoint" in said
 
 
 def test_modules_of_other_families_are_left_to_peft(tmp_path: Path) -> None:

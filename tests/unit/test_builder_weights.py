@@ -311,6 +311,10 @@ def test_fused_matrices_are_looked_at_as_they_are() -> None:
     assert head_lookalike(LLAMA, fused) is not None
     part = {"architectures": ["Qwen3VLForConditionalGeneration"], "text_config": LLAMA}
     assert head_lookalike(part, fused) is not None
+    form = {"quantization_config": {"quant_method": "awq"}}
+    assert head_lookalike(LLAMA | form, fused) is None
+    fp8 = {"quantization_config": {"quant_method": "fp8"}}
+    assert head_lookalike(LLAMA | fp8, fused) is not None
     for harmless in ({"a.experts": (4, 96, 64)}, {"a.bias": (96,)}, {"a.qweight": (96, 64)}):
         assert head_lookalike(LLAMA, harmless) is None
 

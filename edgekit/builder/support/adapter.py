@@ -40,6 +40,13 @@ _SETTINGS: dict[str, tuple[str, Callable[[Any], bool]]] = {
 }
 
 
+NO_ADAPTER = Refusal(
+    "the model builder puts no adapter on a quantised checkpoint",
+    "PEFT does not know the modules that the builder makes of it",
+    "give the original model with -m",
+)
+
+
 def wrong_adapter(
     settings: Mapping[str, Any], adapter: Shapes, base: Shapes, *, known: bool
 ) -> Refusal | None:

@@ -21,11 +21,19 @@ Shapes = Mapping[str, tuple[int, ...]]
 PACKED = ("qweight", "scales")
 """Names that a matrix of an AWQ, GPTQ or Olive checkpoint has in place of `weight`."""
 _PACKED_METHODS = frozenset({"awq", "gptq", "olive"})
+QUANTISED_MODULES = _PACKED_METHODS | {"quark", "quant_auto"}
+"""The builder reads these by a loader of its own (`QuantModel`), not by transformers."""
 _TABLE = re.compile(r"(^|\.)(embed_tokens|word_embeddings|tok_embeddings)\.weight$")
 _HEADS = re.compile(r"(^|\.)(lm_head|output_layer)\.weight$|^output\.weight$")
 _LAYER = re.compile(r"^(.*\blayers\.)(\d+)\.(.+)$")
 _MATRIX = 2  # dimensions
 _SHOWN = 3
+
+
+def quantised_by(config: Mapping[str, Any]) -> str:
+    """The method of a quantised checkpoint, or an empty string."""
+    given = config.get("quantization_config")
+    return str(given.get("quant_method") or "unnamed") if isinstance(given, dict) else ""
 
 
 def wrong_weights(config: Mapping[str, Any], shapes: Shapes) -> Refusal | None:
@@ -36,8 +44,8 @@ def wrong_weights(config: Mapping[str, Any], shapes: Shapes) -> Refusal | None:
         shapes: tensor -> shape, of all weight files.
     """
     wanted = expected_tensors(config)
-    quantised = config.get("quantization_config")
-    if isinstance(quantised, dict) and quantised.get("quant_method") not in _PACKED_METHODS:
+    quantised = quantised_by(config)
+    if quantised and quantised not in _PACKED_METHODS:
         return None
     if wanted is None:
         return None if quantised else _essentials(config, shapes)
@@ -154,8 +162,11 @@ def too_many_layers(config: Mapping[str, Any], asked: int) -> Refusal | None:
 def head_lookalike(config: Mapping[str, Any], shapes: Shapes) -> Refusal | None:
     """Refuse a matrix that the builder would take for the head: one with a row for each token.
 
-    `has_lm_head` of base.py looks at the number of rows alone, and goes through all modules.
+    `has_lm_head` of base.py looks at the number of rows alone, and goes through all modules. The
+    modules of a quantised checkpoint are others, which it does not compare.
     """
+    if quantised_by(config) in QUANTISED_MODULES:
+        return None
     vocabulary = language_part(config).get("vocab_size")
     for name, shape in sorted(shapes.items()):
         if len(shape) != _MATRIX or shape[0] != vocabulary or not name.endswith(".weight"):
