@@ -125,4 +125,4 @@ def test_any_adapter_is_taken_or_refused(
     settings: dict[str, Any], adapter: dict[str, tuple[int, ...]], tensors: dict[str, Tensor]
 ) -> None:
     base = {name: tensor.shape for name, tensor in tensors.items()}
-    wrong_adapter({"peft_type": "LORA", "r": 3, **settings}, adapter, base, known=True)
+    wrong_adapter({"peft_type": "LORA", "r": 3, **settings}, adapter, base, listed=True)

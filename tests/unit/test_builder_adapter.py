@@ -145,7 +145,12 @@ def test_a_quantised_base_takes_no_adapter(tmp_path: Path) -> None:
     assert "no adapter on a quantised checkpoint" in said
 
 
-def test_modules_of_other_families_are_left_to_peft(tmp_path: Path) -> None:
-    seeing: dict[str, Any] = {"architectures": ["Qwen3VLForConditionalGeneration"]}
-    base = write_model(tmp_path / "base", TENSORS, **seeing)
-    taken(base, option(write_adapter(tmp_path / "a", lora("x.layers.0.self_attn.q_proj", 1, 1))))
+@pytest.mark.parametrize(
+    "name", ["Qwen3_5ForConditionalGeneration", "Qwen3VLForConditionalGeneration",
+             "Lfm2ForCausalLM"],
+)  # fmt: skip
+def test_families_whose_adapters_were_not_compared_are_refused(name: str, tmp_path: Path) -> None:
+    base = write_model(tmp_path / "base", TENSORS, architectures=[name])
+    said = refusal(base, option(write_adapter(tmp_path / "a")))
+    assert f"was not shown to make adapters of {name} right" in said
+    assert "merge_and_unload" in said

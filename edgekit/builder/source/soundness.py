@@ -11,16 +11,14 @@ from typing import Any, Protocol
 from edgekit.builder.source.adapter import read_adapter
 from edgekit.builder.source.checkpoint import StoredTensor
 from edgekit.builder.source.values import same_values
-from edgekit.builder.support.adapter import NO_ADAPTER, wrong_adapter
-from edgekit.builder.support.families import expected_tensors, is_tied
+from edgekit.builder.support.adapter import no_adapter_for, wrong_adapter
+from edgekit.builder.support.families import is_tied
 from edgekit.builder.support.limits import Refusal
 from edgekit.builder.support.weights import (
-    QUANTISED_MODULES,
     Shapes,
     embedding_and_head,
     head_lookalike,
     lost_by_type,
-    quantised_by,
     too_many_layers,
     wrong_weights,
 )
@@ -46,12 +44,9 @@ def unsound(
         or head_lookalike(config, shapes)
     )
     if found is None and (adapter := given.get("adapter_path")):
-        if quantised_by(config) in QUANTISED_MODULES:
-            return NO_ADAPTER
         settings, tensors = read_adapter(Path(adapter).expanduser())
         theirs = {name: tensor.shape for name, tensor in tensors.items()}
-        known = listed and expected_tensors(config) is not None
-        found = wrong_adapter(settings, theirs, shapes, known=known)
+        found = no_adapter_for(config) or wrong_adapter(settings, theirs, shapes, listed=listed)
     return found
 
 

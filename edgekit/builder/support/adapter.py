@@ -10,8 +10,10 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from edgekit.builder.support.families import FAMILIES
 from edgekit.builder.support.limits import Refusal
-from edgekit.builder.support.weights import PACKED, Shapes, few
+from edgekit.builder.support.modelconfig import architecture_of
+from edgekit.builder.support.weights import QUANTISED_MODULES, Shapes, few, quantised_by
 
 _KEY = re.compile(r"^base_model\.model\.(.+)\.lora_([AB])\.weight$")
 _TARGETS = frozenset(
@@ -40,15 +42,30 @@ _SETTINGS: dict[str, tuple[str, Callable[[Any], bool]]] = {
 }
 
 
-NO_ADAPTER = Refusal(
-    "the model builder puts no adapter on a quantised checkpoint",
-    "PEFT does not know the modules that the builder makes of it",
-    "give the original model with -m",
-)
+def no_adapter_for(config: Mapping[str, Any]) -> Refusal | None:
+    """Why the builder makes no adapter of this model right, or None.
+
+    It was compared with PEFT for the families of `families.py`, with LoRA on all their matrices.
+    For Qwen3_5ForConditionalGeneration it loses the adapter of a query projection.
+    """
+    if quantised_by(config) in QUANTISED_MODULES:
+        return Refusal(
+            "the model builder puts no adapter on a quantised checkpoint",
+            "PEFT does not know the modules that the builder makes of it",
+            "give the original model with -m",
+        )
+    name = architecture_of(config)
+    if name in FAMILIES:
+        return None
+    return Refusal(
+        f"the model builder was not shown to make adapters of {name} right",
+        "of some such models it loses a part of the adapter without a word",
+        _MERGE,
+    )
 
 
 def wrong_adapter(
-    settings: Mapping[str, Any], adapter: Shapes, base: Shapes, *, known: bool
+    settings: Mapping[str, Any], adapter: Shapes, base: Shapes, *, listed: bool
 ) -> Refusal | None:
     """Why the builder would lose a part of this adapter, or None.
 
@@ -56,7 +73,7 @@ def wrong_adapter(
         settings: adapter_config.json.
         adapter: the adapter's tensors with their shapes.
         base: those of the model.
-        known: the model is of a family whose modules have the names of its tensors.
+        listed: `base` has the tensors as transformers will find them; not so for a GGUF file.
     """
     kind = settings.get("peft_type")
     if kind != "LORA":
@@ -72,11 +89,11 @@ def wrong_adapter(
                 f"adapter_config.json sets {key}",
                 _MERGE,
             )
-    return _wrong_tensors(settings, adapter, base, known=known)
+    return _wrong_tensors(settings, adapter, base, listed=listed)
 
 
 def _wrong_tensors(
-    settings: Mapping[str, Any], adapter: Shapes, base: Shapes, *, known: bool
+    settings: Mapping[str, Any], adapter: Shapes, base: Shapes, *, listed: bool
 ) -> Refusal | None:
     pairs: _Pairs = {}
     for name, shape in sorted(adapter.items()):
@@ -99,7 +116,7 @@ def _wrong_tensors(
             "save or download it again",
         )
     return _wrong_rank(settings, pairs) or (
-        _misplaced(pairs, base) or _untouched(settings, pairs, base) if known else None
+        _misplaced(pairs, base) or _untouched(settings, pairs, base) if listed else None
     )
 
 
@@ -146,8 +163,7 @@ def _misplaced(pairs: _Pairs, base: Shapes) -> Refusal | None:
         stem = module.removeprefix("model.")
         shape = plain.get(f"{stem}.weight")
         if shape is None:
-            if f"{stem}.{PACKED[0]}" not in plain:
-                lost.append(module)
+            lost.append(module)
             continue
         rows, columns = pair["B"][:1], pair["A"][1:]
         if (*rows, *columns) != shape:

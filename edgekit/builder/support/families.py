@@ -55,7 +55,7 @@ _FUSED = {
     "mlp.down_proj": "HI",
 }  # fmt: skip
 _UNGATED = {name: dimensions for name, dimensions in _DENSE.items() if name != "mlp.gate_proj"}
-_FAMILIES = {
+FAMILIES = {
     "LlamaForCausalLM": _LLAMA,
     "GraniteForCausalLM": _LLAMA,
     "SmolLM3ForCausalLM": msgspec.structs.replace(_LLAMA, tied=True),
@@ -77,8 +77,9 @@ _FAMILIES = {
         norm_bias=True,
     ),
 }  # fmt: skip
+"""Architecture -> its tensors."""
 # transformers' default where config.json says nothing
-_TIED = {name for name, family in _FAMILIES.items() if family.tied} | {
+_TIED = {name for name, family in FAMILIES.items() if family.tied} | {
     "Lfm2ForCausalLM", "Lfm2MoeForCausalLM", "Lfm2VlForConditionalGeneration",
     "Gemma3ForConditionalGeneration",
 }  # fmt: skip
@@ -101,7 +102,7 @@ def expected_tensors(config: Mapping[str, Any]) -> dict[str, tuple[int, ...] | N
     A shape is None where config.json leaves a dimension to the class. A tied head is not listed.
     """
     name = architecture_of(config)
-    family = _FAMILIES.get(name)
+    family = FAMILIES.get(name)
     layers = config.get("num_hidden_layers")
     if family is None or not layers:
         return None
