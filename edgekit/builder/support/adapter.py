@@ -46,7 +46,7 @@ def no_adapter_for(config: Mapping[str, Any]) -> Refusal | None:
     """Why the builder makes no adapter of this model right, or None.
 
     It was compared with PEFT for the families of `families.py`, with LoRA on all their matrices.
-    For Qwen3_5ForConditionalGeneration it loses the adapter of a query projection.
+    With Qwen3_5ForConditionalGeneration the result was another.
     """
     if quantised_by(config) in QUANTISED_MODULES:
         return Refusal(
