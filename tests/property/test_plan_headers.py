@@ -14,8 +14,11 @@ from edgekit.builder.plan.shape import shape_of
 from edgekit.builder.plan.tensors import Tensor
 from edgekit.builder.request.asked import asked_for
 from edgekit.builder.request.recipe import RECIPES
+from edgekit.builder.source.soundness import unsound
+from edgekit.builder.support.adapter import wrong_adapter
 from edgekit.builder.support.architectures import ARCHITECTURES, support_of
 from edgekit.builder.support.modelconfig import check_config
+from edgekit.builder.support.weights import lost_by_type
 from edgekit.cli.plan import plan_text
 from edgekit.errors import UsageError
 
@@ -81,6 +84,8 @@ def test_any_config_is_planned_or_refused(
 ) -> None:
     try:
         check_config(config)
+        unsound(config, {name: tensor.shape for name, tensor in tensors.items()}, {})
+        lost_by_type(config, {tensor.dtype: tensor.elements for tensor in tensors.values()})
         verdict = support_of(config, recipe.precision, "cpu")
         shape = shape_of(config, tensors)
         wanted = asked_for(recipe.precision, "cpu", recipe.options, config)
@@ -103,3 +108,21 @@ def test_any_gguf_header_is_read_or_refused(data: bytes) -> None:
     except UsageError:
         return
     support_of(config, "int4", "cpu")
+
+
+MODULE = "base_model.model.model.layers.0.mlp.down_proj"
+PARTS = st.dictionaries(
+    st.sampled_from([f"{MODULE}.lora_A.weight", f"{MODULE}.lora_B.weight", f"{MODULE}.bias", "x"]),
+    st.lists(st.integers(0, 9), max_size=3).map(tuple),
+)
+SETTINGS = st.dictionaries(
+    st.sampled_from(["r", "target_modules", "bias", "rank_pattern", "use_dora", "peft_type"]), ODD
+)
+
+
+@given(settings=SETTINGS, adapter=PARTS, tensors=TENSORS)
+def test_any_adapter_is_taken_or_refused(
+    settings: dict[str, Any], adapter: dict[str, tuple[int, ...]], tensors: dict[str, Tensor]
+) -> None:
+    base = {name: tensor.shape for name, tensor in tensors.items()}
+    wrong_adapter({"peft_type": "LORA", "r": 3, **settings}, adapter, base, listed=True)

@@ -4,6 +4,7 @@ client is Hugging Face's own."""
 from __future__ import annotations
 
 import runpy
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,19 @@ def test_a_gated_repository_is_one_error_that_says_what_to_do(
     assert "HF_TOKEN" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_repository_without_weights_is_not_downloaded(
+    hub: dict[str, Any], qwen2: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(qwen2, source)
+    (source / "model.safetensors").rename(source / "consolidated.safetensors")
+    with hub["serving"](source, "some/tiny") as address:
+        done = edgekit_build(*arguments(tmp_path), HF_ENDPOINT=address)
+    assert done.returncode == 2
+    assert "in Mistral's own format alone (consolidated.safetensors)" in done.stderr
+    assert not list((tmp_path / "cache").rglob("config.json"))
 
 
 def test_a_file_that_is_not_what_the_hub_lists_is_refused_by_name(

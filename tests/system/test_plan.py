@@ -32,6 +32,7 @@ from tests.building import edgekit_build, make_tiny, silent
 
 pytestmark = pytest.mark.timeout(600)
 
+INDEX = "model.safetensors.index.json"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NAME = "some/large"
 LLAMA: dict[str, Any] = {
@@ -240,10 +241,12 @@ def large(tmp_path: Path) -> Path:
     (folder / "config.json").write_text(json.dumps(LLAMA))
     (folder / "tokenizer.json").write_text("{}")
     names = sorted(SHAPES)
+    where: dict[str, str] = {}
     for number, part in enumerate((names[:9], names[9:]), 1):
-        write_weights(
-            folder / f"model-0000{number}-of-00002.safetensors", {n: SHAPES[n] for n in part}
-        )
+        file = f"model-0000{number}-of-00002.safetensors"
+        write_weights(folder / file, {n: SHAPES[n] for n in part})
+        where |= dict.fromkeys(part, file)
+    (folder / INDEX).write_text(json.dumps({"weight_map": where}))
     return folder
 
 
@@ -295,7 +298,7 @@ def handler(files: dict[str, Path], hub: Hub, *, gated: bool) -> type[BaseHTTPRe
             self.send_header("Content-Length", str(len(data)))
             if ranged:
                 self.send_header("Content-Range", part)
-            self.send_header("ETag", '"0"')
+            self.send_header("ETag", f'"{name}"')  # Hugging Face's cache tells files by it
             self.send_header("X-Repo-Commit", COMMIT)
             self.end_headers()
             if self.command == "GET":
@@ -344,6 +347,28 @@ def test_a_plan_of_a_model_on_the_hub_downloads_no_weights(
     assert only(plan).data_bytes == only(here).data_bytes
     assert only(plan).exact
     assert plan.parameters == here.parameters == sum(math.prod(shape) for shape in SHAPES.values())
+
+
+def test_what_a_repository_lacks_is_said_before_it_is_downloaded(
+    large: Path, online: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def said(cache: str) -> str:
+        with serving(large) as hub:
+            online.setenv("HF_ENDPOINT", hub.address)
+            plan = planned(NAME, hub_cache=tmp_path / cache)
+        assert not plan.supported
+        return f"{plan.refusals[0].what} | {plan.refusals[0].why}"
+
+    (large / "adapter_config.json").write_text("{}")
+    assert "holds a model and an adapter" in said("adapter")
+    (large / "adapter_config.json").unlink()
+    (large / "model-00002-of-00002.safetensors").unlink()
+    assert "model-00002-of-00002.safetensors is missing" in said("shard")
+    (large / INDEX).unlink()
+    assert "neither model.safetensors nor" in said("index")
+    first = large / "model-00001-of-00002.safetensors"
+    first.rename(large / "model.safetensors")
+    assert "the checkpoint lacks" in said("tensors")
 
 
 def test_a_gated_model_is_one_error_that_says_what_to_do(

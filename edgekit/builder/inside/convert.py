@@ -1,7 +1,10 @@
 """Runs the unmodified model builder, by the low-memory or by the stock route.
 
     python convert.py -i FOLDER -o OUT -p int4 -e cpu -c CACHE [--option KEY=VALUE …]
-        [--path auto|stock|low-memory] --report FILE
+        [--leftover PATTERN …] [--path auto|stock|low-memory] --report FILE
+
+A checkpoint with a tensor too few or too many is an error of kind `incomplete`, unless its name has
+one of the patterns.
 
 `auto` takes the low-memory route where it is known, or has just been checked, to make the same
 bytes. The result event has `path` (the route) and `note` (why it is not the other). For the
@@ -12,10 +15,12 @@ the protobuf, and of those in the spool file.
 import argparse
 import json
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from common.first_cosine import compute_first_cosine
+from common.loading import strict_adapters, strict_loading
 from common.reporting import Reporter, ScriptError, run
 from lowmem.check import differs, not_covered, versions_compared
 
@@ -62,6 +67,7 @@ def stock_reason(args: argparse.Namespace, reporter: Reporter) -> str:
         return ""
     if not why and not versions_compared():
         arguments = ["-i", args.input, "-p", args.precision, "-e", args.provider, "-c", args.cache]
+        arguments += [word for each in args.leftover for word in ("--leftover", each)]
         why = differs(arguments, options, Path(args.output), reporter)
     return why
 
@@ -80,7 +86,13 @@ def build(args: argparse.Namespace) -> None:
     # without hf_token=false it requires a login, although it reads local files only
     pairs = ["hf_token=false", *args.option]
     where = (None, args.input, args.output, args.precision, args.provider, args.cache)
-    builder.create_model(*where, **builder.parse_extra_options(*where, pairs))
+    options = options_of(args)
+    layers = int(options["num_hidden_layers"]) if "num_hidden_layers" in options else None
+    with ExitStack() as stack:
+        stack.enter_context(strict_loading(args.leftover, layers))
+        if "adapter_path" in options:
+            stack.enter_context(strict_adapters())
+        builder.create_model(*where, **builder.parse_extra_options(*where, pairs))
 
 
 class AutoConfigWithAttributes:
@@ -106,6 +118,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("-e", "--provider", required=True)
     made.add_argument("-c", "--cache", required=True)
     made.add_argument("--option", action="append", default=[])
+    made.add_argument("--leftover", action="append", default=[], help="pattern of a name")
     made.add_argument("--path", dest="route", default="auto", choices=("auto", STOCK, LOW_MEMORY))
     return made
 

@@ -4,7 +4,8 @@
 
 Runs with the controller's interpreter. The result event has `path`, `revision` (the commit) and
 `sha256` (file -> sha256 that the hub lists, for large files). Every failed connection is an error
-of kind `unreachable`.
+of kind `unreachable`. A repository without weights that a build reads is one of kind `no weights`,
+whose message lists the files that have weights.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from common.reporting import Reporter, run
+from common.reporting import Reporter, ScriptError, run
 
 ASK_TIMEOUT_SECONDS = 20
 SUFFIXES = (".json", ".safetensors", ".model", ".jinja", ".txt", ".tiktoken", ".py")
@@ -29,6 +30,12 @@ def wanted(names: list[str]) -> list[str]:
         and ("/" not in name or name.startswith("additional_chat_templates/"))
         and not name.startswith("consolidated")  # Mistral's second copy of the same weights
     ]
+
+
+def other_weights(names: list[str]) -> list[str]:
+    """The files with weights that no build reads from a repository."""
+    left = set(names) - set(wanted(names))
+    return sorted(n for n in left if n.endswith((".safetensors", ".bin", ".pth", ".gguf")))
 
 
 def fetch(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
@@ -50,6 +57,8 @@ def fetch(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
         commit, offline = revision, True
         tree = get_cached_repo_tree(repo, revision=revision, cache_dir=args.cache)
     names = wanted([entry.path for entry in tree])
+    if not any(name.endswith(".safetensors") for name in names):
+        raise ScriptError("no weights", ", ".join(other_weights([e.path for e in tree])))
     reporter.progress(f"downloading {repo}")
     path = snapshot_download(
         repo,

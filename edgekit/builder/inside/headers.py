@@ -4,10 +4,15 @@
 
 Runs with the controller's interpreter. FILE takes one JSON object:
 
-    {"config": …, "tensors": {NAME: {"dtype": …, "shape": […]}}, "files": {NAME: bytes}}
+    {"config": …, "tensors": {NAME: {"dtype": …, "shape": […]}}, "files": {NAME: bytes},
+     "missing": [NAME, …], "others": [NAME, …]}
 
-where `files` lists the files that a build would download. The result event has `revision` (the
-commit) and `cache` (the folder that a download would go to). Errors have the kinds of fetch.py.
+where `files` lists the files that a build would download, `missing` those that the index names and
+the repository lacks, and `others` those with weights that no build reads. As transformers does, it
+reads `model.safetensors`, else the files of the index (`builder/source/checkpoint.py`).
+
+The result event has `revision` (the commit) and `cache` (the folder that a download would go to).
+Errors have the kinds of fetch.py.
 """
 
 import argparse
@@ -17,9 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from common.reporting import Reporter, ScriptError, run
-from fetch import ASK_TIMEOUT_SECONDS, kind_of, wanted
+from fetch import ASK_TIMEOUT_SECONDS, kind_of, other_weights, wanted
 
 CONNECTIONS = 8
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 def headers(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
@@ -34,7 +40,18 @@ def headers(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     if "config.json" not in files:
         raise ScriptError("no config", f"{repo} has no config.json")
     config = hf_hub_download(repo, "config.json", revision=commit, cache_dir=args.cache)
-    weights = [name for name in files if name.endswith(".safetensors")]
+    told = json.loads(Path(config).read_text(encoding="utf-8"))
+    present = [name for name in files if name.endswith(".safetensors")]
+    named: set[str] = set()
+    if INDEX in files:
+        index = hf_hub_download(repo, INDEX, revision=commit, cache_dir=args.cache)
+        named = set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values())
+    if SINGLE in present:
+        weights = [SINGLE]
+    elif named or not told.get("quantization_config"):
+        weights = sorted(named & set(present))
+    else:
+        weights = present
     reporter.progress(f"reading {len(weights)} headers")
 
     def header(name: str) -> dict[str, Any]:
@@ -46,12 +63,15 @@ def headers(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
 
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         tensors = {name: t for part in pool.map(header, weights) for name, t in part.items()}
-    told = {
-        "config": json.loads(Path(config).read_text(encoding="utf-8")),
+    missing = sorted(named - set(present))
+    whole = {
+        "config": told,
         "tensors": tensors,
         "files": files,
+        "missing": missing,
+        "others": other_weights(list(sizes)),
     }
-    args.out.write_text(json.dumps(told), encoding="utf-8")
+    args.out.write_text(json.dumps(whole), encoding="utf-8")
     return {"revision": commit, "cache": str(args.cache or constants.HF_HUB_CACHE)}
 
 

@@ -8,12 +8,14 @@ from pathlib import Path
 import msgspec
 
 from edgekit.builder.files import keep_log
+from edgekit.builder.source.configfile import read_config
 from edgekit.builder.spec import BuildSpec
+from edgekit.builder.support.leftovers import explained
 from edgekit.builder.tools.failure import failure
 from edgekit.builder.tools.job import Job, Toolchain
 from edgekit.builder.tools.process import ProcessResult, event
 from edgekit.builder.tools.progress import Progress, ProgressCallback
-from edgekit.errors import EdgekitError
+from edgekit.errors import EdgekitError, UsageError
 
 DEADLINE_SECONDS = 12 * 3600
 _FAILED_LOG = "last-failed-build.log"
@@ -75,16 +77,18 @@ def convert(
         reads: files and folders that options name.
 
     Raises:
+        UsageError: the checkpoint or the adapter lacks tensors, or has too many.
         EdgekitError: the builder failed; its log is kept in the cache.
     """
     out = work / "model"
     (work / "cache").mkdir(exist_ok=True)
     pairs = [word for key, value in options.items() for word in ("--option", f"{key}={value}")]
+    leftovers = [word for each in explained(read_config(source)) for word in ("--leftover", each)]
     job = Job(
         script="convert.py",
         arguments=(
             "-i", source, "-o", out, "-p", spec.precision, "-e", spec.provider,
-            "-c", work / "cache", "--path", route, *pairs,
+            "-c", work / "cache", "--path", route, *pairs, *leftovers,
         ),
         work=work,
         reads=(source, *reads),
@@ -103,6 +107,13 @@ def convert(
 
 
 def _failure(finished: ProcessResult, kept: Path) -> EdgekitError:
+    said = event(finished, "error") or {}
+    if said.get("kind") == "incomplete":
+        return UsageError(
+            str(said.get("message")),
+            why="transformers would load the model with random values, or without a part of it",
+            next_step="download the model again, or take the config.json that belongs to it",
+        )
     # the traceback's last line names the exception's class, which the report's message does not
     for pattern, why, next_step in _KNOWN:
         if re.search(pattern, finished.reason):

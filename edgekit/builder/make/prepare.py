@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -16,8 +15,10 @@ from edgekit.builder.request.request import (
     recipes_for,
     refuse_unloadable,
 )
+from edgekit.builder.source.checkpoint import read_checkpoint
 from edgekit.builder.source.configfile import read_config
 from edgekit.builder.source.find import LocalSource, find
+from edgekit.builder.source.soundness import two_heads, type_note, unsound
 from edgekit.builder.spec import BuildSpec, Precision, Provider
 from edgekit.builder.support.architectures import support_of
 from edgekit.builder.support.modelconfig import check_config
@@ -67,9 +68,13 @@ def prepare(request: BuildRequest, lock_digest: str, report: ProgressCallback) -
     """
     checked = check_request(request)
     hashed = hash_option_files(checked.given)
-    found = find(request.model, request.revision, request.hub_cache, report)
+    seen: list[str] = []
+
+    def admit(folder: Path) -> None:
+        seen.extend(refuse_unsupported(folder, checked, request))
+
+    found = find(request.model, request.revision, request.hub_cache, report, admit)
     config = read_config(found.path)
-    refuse_unsupported(config, checked, request)
     recipes, why = recipes_for(request, checked, config)
     candidates = []
     for each in recipes:
@@ -86,26 +91,35 @@ def prepare(request: BuildRequest, lock_digest: str, report: ProgressCallback) -
             context=request.context,
         )
         candidates.append(Candidate(each.name if each else "", spec, options | hashed.paths))
-    return Prepared(found, tuple(candidates), hashed.reads, checked.notes + why)
+    return Prepared(found, tuple(candidates), hashed.reads, checked.notes + why + tuple(seen))
 
 
 def refuse_unsupported(
-    config: dict[str, Any], checked: CheckedRequest, request: BuildRequest
-) -> None:
-    """Refuse a model that the locked builder is known to fail on, before anything is made.
+    folder: Path, checked: CheckedRequest, request: BuildRequest
+) -> tuple[str, ...]:
+    """Refuse a model that the build is known to fail on, or to make wrong; before it makes any.
 
     Args:
-        config: config.json of the model; empty for a GGUF file, which transformers reads first.
+        folder: the model's, or what transformers makes of a GGUF file.
+
+    Returns:
+        Notes for the user, one line each.
 
     Raises:
         UsageError: it is not a model's config.json, or the model cannot be built; the error says
             why, and what to build instead.
     """
+    config = read_config(folder)
     if not config:
-        return
+        return ()
     check_config(config)
     trusted = request.trust_remote_code
     support = support_of(config, checked.precision, request.provider, trust_remote_code=trusted)
     if support.refusal:
         raise support.refusal.error
     refuse_unloadable(checked, config)
+    tensors = read_checkpoint(folder) or {}
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    if refusal := unsound(config, shapes, checked.given) or two_heads(config, tensors):
+        raise refusal.error
+    return type_note(config, tensors)

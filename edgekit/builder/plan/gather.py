@@ -29,11 +29,24 @@ from edgekit.builder.request.request import (
     recipes_for,
     refuse_unloadable,
 )
-from edgekit.builder.source.checkpoint import check_weights
-from edgekit.builder.source.find import HUB_NAME, hub_refusal, online_environment
+from edgekit.builder.source.checkpoint import (
+    StoredTensor,
+    adapter_inside,
+    lacking_weights,
+    read_checkpoint,
+)
+from edgekit.builder.source.find import (
+    HUB_NAME,
+    hub_refusal,
+    online_environment,
+    refuse_no_model,
+)
+from edgekit.builder.source.soundness import two_heads, type_note, unsound
 from edgekit.builder.support.architectures import ArchitectureSupport, support_of
+from edgekit.builder.support.families import is_tied
 from edgekit.builder.support.limits import Refusal
 from edgekit.builder.support.modelconfig import check_config
+from edgekit.builder.support.weights import embedding_and_head
 from edgekit.builder.tools.process import INSIDE, event, run
 from edgekit.builder.tools.progress import Progress, ProgressCallback
 from edgekit.data import cache_root
@@ -55,6 +68,8 @@ class ModelHeaders(msgspec.Struct, frozen=True):
         chooses: the config by which a build chooses recipes; empty for a GGUF file.
         tensors: name -> type and shape; empty where the weights have no headers.
         download_cache: folder that a download would go to.
+        stored: the same tensors with their places; empty where they are not on this machine.
+        lacking: why nothing of the weights would be read; None where something is.
     """
 
     source: SourceSizes
@@ -62,6 +77,8 @@ class ModelHeaders(msgspec.Struct, frozen=True):
     chooses: dict[str, Any]
     tensors: dict[str, Tensor]
     download_cache: Path
+    stored: dict[str, StoredTensor] = {}
+    lacking: Refusal | None = None
 
 
 def plan_build(request: BuildRequest, report: ProgressCallback) -> Plan:
@@ -83,7 +100,7 @@ def plan_build(request: BuildRequest, report: ProgressCallback) -> Plan:
         request.provider,
         trust_remote_code=request.trust_remote_code,
     )
-    support = _without_headers(headers, support)
+    support = _judged(headers, support, checked.given)
     if support.architecture is None:
         return make_plan(
             headers.source, support, None, (), _machine(request, headers), notes=checked.notes
@@ -139,46 +156,39 @@ def _shape(
         return None  # the refusal already gives a better reason
 
 
-def _without_headers(headers: ModelHeaders, support: ArchitectureSupport) -> ArchitectureSupport:
-    if headers.tensors or support.refusal:
+def _judged(
+    headers: ModelHeaders, support: ArchitectureSupport, given: dict[str, str]
+) -> ArchitectureSupport:
+    """The same, with a refusal of the weights or the adapter, and a note on the weights."""
+    if support.refusal:
         return support
-    refusal = Refusal(
-        f"{headers.source.name} has no weights that a build reads",
-        "it has no *.safetensors file",
-        "older formats such as pytorch_model.bin have to be converted first",
-    )
-    return msgspec.structs.replace(support, refusal=refusal)
+    refusal = headers.lacking
+    if refusal is None:
+        shapes = {name: tensor.shape for name, tensor in headers.tensors.items()}
+        # GGUF has other tensors than the folder that transformers makes of it
+        refusal = unsound(headers.config, shapes, given, listed=bool(headers.chooses))
+    notes = support.notes + type_note(headers.config, headers.tensors)
+    if headers.stored:
+        refusal = refusal or two_heads(headers.config, headers.stored)
+    elif is_tied(headers.config) and embedding_and_head(headers.tensors):
+        notes += ("its head should be the embedding, but is stored too; the build compares them",)
+    return msgspec.structs.replace(support, refusal=refusal, notes=notes)
 
 
 def _folder(folder: Path) -> ModelHeaders:
-    config_file = folder / "config.json"
-    if not config_file.is_file():
-        raise UsageError(
-            f"{folder.name} is not a Hugging Face model folder",
-            why="it has no config.json",
-            next_step="give the folder that holds config.json and the *.safetensors files",
-        )
-    config = _decoded(config_file, dict[str, Any])
-    check_weights(folder)
-    tensors: dict[str, Tensor] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        if not path.name.startswith("consolidated"):  # Mistral's second copy of the weights
-            tensors |= _safetensors(path)
+    refuse_no_model(folder)
+    config = _decoded(folder / "config.json", dict[str, Any])
+    stored = read_checkpoint(folder)
     sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
-    source = SourceSizes(folder.name, side_bytes=_side_bytes(sizes))
-    return ModelHeaders(source, config, config, tensors, cache_root())
-
-
-def _safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file that passed `check_weights`."""
-    with path.open("rb") as file:
-        header = file.read(int.from_bytes(file.read(8), "little"))
-    entries = msgspec.json.decode(header, type=dict[str, msgspec.Raw])
-    return {
-        name: msgspec.json.decode(entry, type=Tensor)
-        for name, entry in entries.items()
-        if name != "__metadata__"
-    }
+    return ModelHeaders(
+        SourceSizes(folder.name, side_bytes=_side_bytes(sizes)),
+        config,
+        config,
+        {name: Tensor(each.dtype, each.shape) for name, each in (stored or {}).items()},
+        cache_root(),
+        stored or {},
+        lacking_weights(folder.name, sizes) if stored is None else None,
+    )
 
 
 def _gguf(path: Path) -> ModelHeaders:
@@ -196,6 +206,8 @@ class _Told(msgspec.Struct, frozen=True):
     config: dict[str, Any]
     tensors: dict[str, Tensor]
     files: dict[str, int]
+    missing: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
 
 
 def _hub(request: BuildRequest, report: ProgressCallback) -> ModelHeaders:
@@ -223,7 +235,20 @@ def _hub(request: BuildRequest, report: ProgressCallback) -> ModelHeaders:
     source = SourceSizes(
         name, download_bytes=sum(told.files.values()), side_bytes=_side_bytes(told.files)
     )
-    return ModelHeaders(source, told.config, told.config, told.tensors, Path(result["cache"]))
+    lacking = adapter_inside(name, told.files) or _lacking(name, told)
+    return ModelHeaders(
+        source, told.config, told.config, told.tensors, Path(result["cache"]), lacking=lacking
+    )
+
+
+def _lacking(name: str, told: _Told) -> Refusal | None:
+    if told.missing:
+        return Refusal(
+            f"{name} is not complete",
+            f"{told.missing[0]} is missing, which its index names",
+            "take another revision with --revision, or another repository",
+        )
+    return None if told.tensors else lacking_weights(name, [*told.files, *told.others])
 
 
 def _no_config(

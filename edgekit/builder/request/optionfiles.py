@@ -40,9 +40,17 @@ def hash_option_files(options: Mapping[str, str]) -> OptionFiles:
     for key in sorted(PATH_KEYS & options.keys()):
         path = Path(options[key]).expanduser()
         if not path.exists():
-            raise UsageError(f"the extra option {key} names {path}, which does not exist")
+            raise missing_option_path(key, path)
         paths[key] = str(path.resolve())
         names = list_files(path) if path.is_dir() else [path.name]
         base = path if path.is_dir() else path.parent
         files[key] = {name: hash_file(base / name) for name in names}
     return OptionFiles(paths, files)
+
+
+def missing_option_path(key: str, path: Path) -> UsageError:
+    """The error for an option that names nothing."""
+    return UsageError(
+        f"the extra option {key} names {path}, which does not exist",
+        next_step="give the path of the file or folder on this machine",
+    )

@@ -144,6 +144,10 @@ def _checked(key: str, value: str) -> str:
         if value not in _TRUE | _FALSE:
             raise UsageError(f"the extra option {key} must be true or false, not {value}")
         return "true" if value in _TRUE else "false"
+    if key == "num_hidden_layers" and not (value.isascii() and value.isdigit() and int(value)):
+        raise UsageError(
+            f"the extra option {key} cannot be {value}", next_step="give a number of layers"
+        )
     if key in CHOICES and value not in CHOICES[key]:
         raise UsageError(
             f"the extra option {key} cannot be {value}",

@@ -5,12 +5,18 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 from edgekit.builder.files import hash_file, scratch
-from edgekit.builder.source.checkpoint import check_weights
+from edgekit.builder.source.checkpoint import (
+    adapter_inside,
+    lacking_weights,
+    read_checkpoint,
+    refuse_pointer,
+)
 from edgekit.builder.spec import Source
 from edgekit.builder.tools.failure import failure
 from edgekit.builder.tools.process import INSIDE, ProcessResult, clean_environment, event, run
@@ -25,7 +31,6 @@ _SUFFIXES = (".json", ".safetensors", ".model", ".jinja", ".txt", ".tiktoken", "
 _LICENCES = ("LICENSE", "LICENCE", "NOTICE")
 _TEMPLATES = "additional_chat_templates"
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _GGUF_MAGIC = b"GGUF"
 _HUB_VARIABLES = (
     "HF_",
@@ -47,10 +52,21 @@ class LocalSource(msgspec.Struct, frozen=True):
     path: Path
 
 
+def _every(_: Path) -> None:
+    """Takes every folder."""
+
+
 def find(
-    model: str, revision: str | None, hub_cache: Path | None, report: ProgressCallback
+    model: str,
+    revision: str | None,
+    hub_cache: Path | None,
+    report: ProgressCallback,
+    admit: Callable[[Path], None] = _every,
 ) -> LocalSource:
     """Find the model that `-m` names; download it first when it is on the hub.
+
+    Args:
+        admit: refuses a folder, before its files are hashed.
 
     Raises:
         UsageError: there is no usable model of that name.
@@ -63,36 +79,46 @@ def find(
         if revision:
             raise UsageError("--revision goes with a Hugging Face name, not with a local path")
         report(Progress("source", f"reading {path.name}"))
-        return _folder(path.resolve()) if path.is_dir() else _gguf(path.resolve())
+        path = path.resolve()
+        return _folder(path, admit) if path.is_dir() else _gguf(path)
     if model.endswith(".gguf") or not HUB_NAME.fullmatch(model):
         raise UsageError(
             f"there is no {model}",
             next_step="give a Hugging Face folder, a .gguf file, or a name like ORG/NAME",
         )
-    return _fetch(model, revision, hub_cache, report)
+    return _fetch(model, revision, hub_cache, report, admit)
 
 
-def _folder(folder: Path) -> LocalSource:
-    if not (folder / "config.json").is_file():
-        raise UsageError(
-            f"{folder.name} is not a Hugging Face model folder",
-            why="it has no config.json",
-            next_step="give the folder that holds config.json and the *.safetensors files",
-        )
+def _folder(folder: Path, admit: Callable[[Path], None]) -> LocalSource:
+    refuse_no_model(folder)
     names = [name for name in _candidates(folder) if name.endswith(_SUFFIXES)]
-    weights = [name for name in names if name.endswith(".safetensors")]
-    if not weights:
-        raise UsageError(
-            f"{folder.name} has no weights",
-            why="it has no *.safetensors file",
-            next_step="older formats such as pytorch_model.bin have to be converted first",
-        )
     for name in names:
-        _refuse_pointer(folder / name)
-    _refuse_missing_shards(folder, set(weights))
-    check_weights(folder)
+        refuse_pointer(folder / name)
+    if read_checkpoint(folder) is None:
+        raise lacking_weights(folder.name, [path.name for path in folder.iterdir()]).error
+    admit(folder)
     hashes = {name: hash_file(folder / name) for name in sorted(names)}
     return LocalSource(Source("folder", folder.name, "", hashes), folder)
+
+
+def refuse_no_model(folder: Path) -> None:
+    """Refuse a folder that is not that of a model.
+
+    Raises:
+        UsageError: it is an adapter, holds one, or has no config.json.
+    """
+    files = [path.name for path in folder.iterdir()]
+    if refusal := adapter_inside(folder.name, files):
+        raise refusal.error
+    if "config.json" in files:
+        return
+    if any(file.startswith("consolidated") or file.endswith(".gguf") for file in files):
+        raise lacking_weights(folder.name, files).error
+    raise UsageError(
+        f"{folder.name} is not a Hugging Face model folder",
+        why="it has no config.json",
+        next_step="give the folder that holds config.json and the *.safetensors files",
+    )
 
 
 def licences(folder: Path) -> list[Path]:
@@ -108,25 +134,8 @@ def _candidates(folder: Path) -> list[str]:
     return [name for name in top if not name.startswith(left_out)] + templates
 
 
-def _refuse_missing_shards(folder: Path, present: set[str]) -> None:
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return
-    try:
-        named = msgspec.json.decode(index.read_bytes(), type=dict[str, object])["weight_map"]
-        shards = set(msgspec.convert(named, dict[str, str]).values())
-    except (msgspec.MsgspecError, KeyError) as error:
-        raise UsageError(f"{index.name} cannot be read", why=str(error)) from error
-    if missing := sorted(shards - present):
-        raise UsageError(
-            f"{folder.name} is not complete",
-            why=f"{missing[0]} is missing ({len(missing)} of {len(shards)} weight files are)",
-            next_step="download the model again",
-        )
-
-
 def _gguf(path: Path) -> LocalSource:
-    _refuse_pointer(path)
+    refuse_pointer(path)
     with path.open("rb") as file:
         magic = file.read(len(_GGUF_MAGIC))
     if magic != _GGUF_MAGIC:
@@ -138,18 +147,12 @@ def _gguf(path: Path) -> LocalSource:
     return LocalSource(Source("gguf", path.name, "", {path.name: hash_file(path)}), path)
 
 
-def _refuse_pointer(path: Path) -> None:
-    with path.open("rb") as file:
-        head = file.read(len(_LFS_POINTER))
-    if head == _LFS_POINTER:
-        raise UsageError(
-            f"{path.name} is a Git LFS pointer, not the file itself",
-            next_step="run git lfs pull where it was cloned",
-        )
-
-
 def _fetch(
-    name: str, revision: str | None, hub_cache: Path | None, report: ProgressCallback
+    name: str,
+    revision: str | None,
+    hub_cache: Path | None,
+    report: ProgressCallback,
+    admit: Callable[[Path], None],
 ) -> LocalSource:
     # with the controller's own interpreter, because a build container has no network
     argv = [sys.executable, "-E", "-s", str(INSIDE / "fetch.py"), "--repo", name]
@@ -169,7 +172,7 @@ def _fetch(
     if finished.code != 0 or result is None:
         raise hub_refusal(name, revision, finished)
     report(Progress("source", f"hashing {name}"))
-    found = _folder(Path(result["path"]))
+    found = _folder(Path(result["path"]), admit)
     _refuse_altered(name, found, msgspec.convert(result["sha256"], dict[str, str]))
     return LocalSource(Source("hub", name, str(result["revision"]), found.source.files), found.path)
 
@@ -211,6 +214,8 @@ def hub_refusal(name: str, revision: str | None, finished: ProcessResult) -> Edg
             why="the name is wrong, or the repository is private",
             next_step="check the name; for a private one set HF_TOKEN",
         )
+    if kind == "no weights":
+        return lacking_weights(name, message.split(", ")).error
     if kind == "RevisionNotFoundError":
         return UsageError(f"{name} has no revision {revision}")
     return failure(finished, f"{name} could not be downloaded", "run it again: it goes on there")

@@ -1,0 +1,93 @@
+"""Whether the weights and the adapter are those of the model, by the headers of their files."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from edgekit.builder.source.adapter import read_adapter
+from edgekit.builder.source.checkpoint import StoredTensor
+from edgekit.builder.source.values import same_values
+from edgekit.builder.support.adapter import no_adapter_for, wrong_adapter
+from edgekit.builder.support.families import is_tied
+from edgekit.builder.support.limits import Refusal
+from edgekit.builder.support.weights import (
+    Shapes,
+    embedding_and_head,
+    head_lookalike,
+    lost_by_type,
+    too_many_layers,
+    wrong_weights,
+)
+
+
+def unsound(
+    config: Mapping[str, Any], shapes: Shapes, given: Mapping[str, str], *, listed: bool = True
+) -> Refusal | None:
+    """Why a build of these tensors would be wrong, or None; of the weight files only the headers.
+
+    Args:
+        config: a configuration that passed `check_config`.
+        shapes: tensor -> shape, of the model.
+        given: the builder's options.
+        listed: the tensors are those that transformers will find; not so for a GGUF file.
+
+    Raises:
+        UsageError: the adapter of the options cannot be read.
+    """
+    found = (
+        too_many_layers(config, int(given.get("num_hidden_layers", 0)))
+        or (wrong_weights(config, shapes) if listed else None)
+        or head_lookalike(config, shapes)
+    )
+    if found is None and (adapter := given.get("adapter_path")):
+        settings, tensors = read_adapter(Path(adapter).expanduser())
+        theirs = {name: tensor.shape for name, tensor in tensors.items()}
+        found = no_adapter_for(config) or wrong_adapter(settings, theirs, shapes, listed=listed)
+    return found
+
+
+def two_heads(config: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> Refusal | None:
+    """Refuse a head of its own where config.json says that it is the embedding.
+
+    transformers takes the head of the file then, the builder the embedding.
+    """
+    names = embedding_and_head(tensors) if is_tied(config) else None
+    if names is None:
+        return None
+    embedding, head = (tensors[name] for name in names)
+    if embedding.shape == head.shape and same_values(
+        (embedding.place, embedding.dtype), (head.place, head.dtype)
+    ):
+        return None
+    return Refusal(
+        f"{names[1]} is not the embedding, as config.json says",
+        "tie_word_embeddings is true, and the two have different values; the builder would take "
+        "the embedding for the head, where transformers takes the file's",
+        "set tie_word_embeddings to false in config.json to build the model that transformers "
+        f"loads; or remove {names[1]} if the embedding is the right head",
+    )
+
+
+class Typed(Protocol):
+    """A tensor whose type and shape are known."""
+
+    @property
+    def dtype(self) -> str:
+        """safetensors type name."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape."""
+
+
+def type_note(config: Mapping[str, Any], tensors: Mapping[str, Typed]) -> tuple[str, ...]:
+    """A note for the user where the builder rounds the weights as it reads them."""
+    stored: Counter[str] = Counter()
+    for tensor in tensors.values():
+        stored[tensor.dtype] += math.prod(tensor.shape)
+    note = lost_by_type(config, stored)
+    return (note,) if note else ()
