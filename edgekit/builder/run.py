@@ -16,9 +16,8 @@ from edgekit.builder.make.prepare import prepare, refuse_unsupported
 from edgekit.builder.output.provenance import provenance_bytes
 from edgekit.builder.output.publish import check_out, publish, up_to_date, workplace
 from edgekit.builder.request.request import BuildRequest, check_request
-from edgekit.builder.source.configfile import read_config
 from edgekit.builder.source.find import licences
-from edgekit.builder.source.gguf import dequantised
+from edgekit.builder.source.gguf import dequantised, header_config
 from edgekit.builder.spec import BuildRecord, GateSummary
 from edgekit.builder.tools.host import HostToolchain
 from edgekit.builder.tools.job import ToolchainSource
@@ -99,9 +98,8 @@ def _build(
             return _result(out, record, started, prepared.notes)
     folder = prepared.found.path
     if prepared.found.source.kind == "gguf":
+        refuse_unsupported(header_config(prepared.found), check_request(request), request)
         folder = dequantised(prepared.found, toolchain, report)
-        # only now is the config.json of a GGUF file known
-        refuse_unsupported(read_config(folder), check_request(request), request)
     setup = Setup(toolchain.ready(report), folder, request.route, prepared.reads, thresholds)
     with workplace(out) as work:
         best, tried = attempt_all(setup, prepared.candidates, request.budget_bytes, work, report)

@@ -11,6 +11,7 @@ import msgspec
 
 from edgekit.builder.files import hash_file, scratch
 from edgekit.builder.source.checkpoint import check_weights
+from edgekit.builder.source.ggufparts import find_parts
 from edgekit.builder.spec import Source
 from edgekit.builder.tools.failure import failure
 from edgekit.builder.tools.process import INSIDE, ProcessResult, clean_environment, event, run
@@ -63,7 +64,8 @@ def find(
         if revision:
             raise UsageError("--revision goes with a Hugging Face name, not with a local path")
         report(Progress("source", f"reading {path.name}"))
-        return _folder(path.resolve()) if path.is_dir() else _gguf(path.resolve())
+        # a part of a GGUF model is known by its name, which a link of a cache leads away from
+        return _folder(path.resolve()) if path.is_dir() else _gguf(path.absolute())
     if model.endswith(".gguf") or not HUB_NAME.fullmatch(model):
         raise UsageError(
             f"there is no {model}",
@@ -135,7 +137,9 @@ def _gguf(path: Path) -> LocalSource:
             why="it does not begin with the letters GGUF",
             next_step="give a Hugging Face folder, a .gguf file, or a name like ORG/NAME",
         )
-    return LocalSource(Source("gguf", path.name, "", {path.name: hash_file(path)}), path)
+    parts = find_parts(path)
+    files = {part.name: hash_file(part) for part in parts}
+    return LocalSource(Source("gguf", parts[0].name, "", files), parts[0])
 
 
 def _refuse_pointer(path: Path) -> None:
