@@ -6,7 +6,8 @@
 `make` reads a JSON list of `{"out": FOLDER, "architecture": CLASS, "config": CLASS, "values": {…},
 "kind": NAME, "header": {KEY: VALUE}, "vectors": {NAME: LIST}, "tokenizer": {KEY: VALUE}}` and
 writes FOLDER/reference and FOLDER/model.gguf: `kind` is general.architecture, `header` its keys,
-and `tokenizer` what is to differ from the usual tokenizer (null takes a key away).
+and `tokenizer` what is to differ from the usual tokenizer (null takes a key away), `words` tokens
+by their numbers, `without` names of tensors that are left out.
 
 `compare` reads a JSON list of `{"reference": FOLDER, "made": FOLDER}` and prints one JSON line for
 each: the largest difference between the logits of both, and the fields of config.json that differ.
@@ -37,15 +38,18 @@ def write_gguf(entry: dict[str, Any]) -> None:
     writer = gguf.GGUFWriter(out / "model.gguf", entry["kind"])
     for key, value in entry["header"].items():
         add(writer, f"{entry['kind']}.{key}", value)
-    for key, value in (vocabulary(out / "reference") | entry.get("tokenizer", {})).items():
+    said = vocabulary(out / "reference") | entry.get("tokenizer", {})
+    for number, word in entry.get("words", {}).items():
+        said["ggml.tokens"][int(number)] = word
+    for key, value in said.items():
         add(writer, f"tokenizer.{key}", value)
     arch = next(k for k, v in gguf.MODEL_ARCH_NAMES.items() if v == entry["kind"])
     names = gguf.get_tensor_name_map(arch, model.config.num_hidden_layers)
     tied = model.config.tie_word_embeddings
     for name, weight in model.state_dict().items():
-        if tied and name == "lm_head.weight":
-            continue
         target = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        if (tied and name == "lm_head.weight") or target in entry.get("without", ()):
+            continue
         values = converted(target, weight.detach().numpy(), model.config, entry["kind"])
         writer.add_tensor(target, np.ascontiguousarray(values))
     for name, values in entry.get("vectors", {}).items():

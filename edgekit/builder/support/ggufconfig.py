@@ -245,9 +245,11 @@ def _gemma(keys: HeaderKeys, config: dict[str, Any], largest: int, pattern: int)
     if layers == largest:
         scalar = config["hidden_size"] / config["num_attention_heads"]
     scale = keys.real("attention.scale", scalar**-0.5)
+    if not math.isclose(scale**-2, round(scale**-2), rel_tol=1e-5):
+        raise keys.refusal("attention.scale", f"{scale} is not 1 / √N for a whole number N")
     return {
         "layer_types": ["sliding_attention" if each else "full_attention" for each in given],
-        "query_pre_attn_scalar": round(scale**-2, 4),
+        "query_pre_attn_scalar": round(scale**-2),
         "attention_bias": _biased(keys, "attn_q"),
     }
 

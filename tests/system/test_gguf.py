@@ -1,0 +1,92 @@
+"""A GGUF file becomes the model that it describes: equal to the same weights as a folder.
+
+The oracle is transformers on a Hugging Face folder with the same weights and the true config.json.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgekit.builder.source.find import find
+from edgekit.builder.source.gguf import dequantised
+from edgekit.builder.tools.host import HostToolchain
+from edgekit.builder.tools.process import OFFLINE, clean_environment
+from edgekit.errors import EdgekitError
+from tests.building import TESTS, run_script, silent
+from tests.models.gguf_cases import CASES
+
+SCRIPT = "models/make_gguf.py"
+LLAMA = CASES["llama-wide-heads"]
+WITHOUT_PLACE = {"blk.0.attn_sinks.weight": [1.0] * 4}
+
+
+def make(python: str, folder: Path, cases: dict[str, dict[str, Any]]) -> dict[str, Path]:
+    """Both forms of each model; the folder of each."""
+    wanted = folder / "make.json"
+    entries = [case | {"out": str(folder / name)} for name, case in cases.items()]
+    wanted.write_text(json.dumps(entries))
+    run_script(python, SCRIPT, "make", wanted)
+    return {name: folder / name for name in cases}
+
+
+def unpacked(gguf: Path) -> Path:
+    return dequantised(find(str(gguf), None, None, silent), HostToolchain(), silent)
+
+
+@pytest.fixture(scope="module")
+def models(python: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    wrong = {
+        "missing": LLAMA | {"without": ["blk.1.ffn_up.weight"]},
+        "no-norm": LLAMA | {"without": ["output_norm.weight"]},
+        "surplus": LLAMA | {"vectors": WITHOUT_PLACE},
+        "lfm2-missing": CASES["lfm2"] | {"without": ["blk.2.shortconv.conv.weight"]},
+        "lfm2-surplus": CASES["lfm2"] | {"vectors": WITHOUT_PLACE},
+        "short": LLAMA | {"header": LLAMA["header"] | {"feed_forward_length": 64}},
+        "twice": LLAMA | {"words": {"7": "!"}},
+    }
+    return make(python, tmp_path_factory.mktemp("gguf"), CASES | wrong)
+
+
+def test_every_family_is_the_model_of_its_folder(
+    models: dict[str, Path], python: str, tmp_path: Path
+) -> None:
+    pairs = [
+        {"reference": str(folder / "reference"), "made": str(unpacked(folder / "model.gguf"))}
+        for name, folder in models.items()
+        if name in CASES
+    ]
+    wanted = tmp_path / "compare.json"
+    wanted.write_text(json.dumps(pairs))
+    done = subprocess.run(
+        [python, "-E", "-s", TESTS / SCRIPT, "compare", wanted],
+        check=True, capture_output=True, timeout=200, env=clean_environment(OFFLINE),
+    )  # fmt: skip
+    found = dict(zip(CASES, map(json.loads, done.stdout.splitlines()), strict=True))
+    assert {name: each["fields"] for name, each in found.items() if each["fields"]} == {}
+    assert {name for name, each in found.items() if each["difference"] > 1e-6} == set()
+    assert all(each["size"] > 1 for each in found.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("missing", "model.layers.1.mlp.up_proj.weight of the model is not in the file"),
+        ("no-norm", "model.norm.weight of the model is not in the file"),
+        ("surplus", "blk.0.attn_sinks.weight of the file has no place in the model"),
+        ("lfm2-missing", "model.layers.2.conv.conv.weight of the model is not in the file"),
+        ("lfm2-surplus", "attn_sinks.weight of the file has no place in the model"),
+        ("short", "proj.weight of the file has another shape than in the model"),
+        ("twice", "the token '!' twice"),
+    ],
+)
+def test_what_finds_no_place_is_refused_by_its_name(
+    name: str, words: str, models: dict[str, Path]
+) -> None:
+    with pytest.raises(EdgekitError) as caught:
+        unpacked(models[name] / "model.gguf")
+    assert words in caught.value.why
