@@ -2,15 +2,19 @@
 
     python make_gguf.py make FILE
     python make_gguf.py compare FILE
+    python make_gguf.py tokens FILE
 
 `make` reads a JSON list of `{"out": FOLDER, "architecture": CLASS, "config": CLASS, "values": {…},
 "kind": NAME, "header": {KEY: VALUE}, "vectors": {NAME: LIST}, "tokenizer": {KEY: VALUE}}` and
 writes FOLDER/reference and FOLDER/model.gguf: `kind` is general.architecture, `header` its keys,
 and `tokenizer` what is to differ from the usual tokenizer (null takes a key away), `words` tokens
-by their numbers, `without` names of tensors that are left out.
+by their numbers, `without` names of tensors that are left out, and `vocabulary` a tokenizer of
+`make_vocabulary.py`.
 
 `compare` reads a JSON list of `{"reference": FOLDER, "made": FOLDER}` and prints one JSON line for
 each: the largest difference between the logits of both, and the fields of config.json that differ.
+`tokens` does so for `{"truth": FILE, "made": FOLDER}`: the texts on which tokenizer.json and a
+folder's tokenizer differ.
 """
 
 # mypy: disable-error-code="import-not-found"
@@ -22,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from make_tiny_model import CHAT_TEMPLATE, make_any
+from make_vocabulary import differences, write_vocabulary
 
 TOKENS = 48
 _NORMS_PLUS_ONE = ("gemma2", "gemma3", "nemotron")
@@ -38,7 +43,10 @@ def write_gguf(entry: dict[str, Any]) -> None:
     writer = gguf.GGUFWriter(out / "model.gguf", entry["kind"])
     for key, value in entry["header"].items():
         add(writer, f"{entry['kind']}.{key}", value)
-    said = vocabulary(out / "reference") | entry.get("tokenizer", {})
+    said = vocabulary(out / "reference")
+    if name := entry.get("vocabulary"):
+        said |= write_vocabulary(name, out)
+    said |= entry.get("tokenizer", {})
     for number, word in entry.get("words", {}).items():
         said["ggml.tokens"][int(number)] = word
     for key, value in said.items():
@@ -134,8 +142,10 @@ def main() -> None:
         if sys.argv[1] == "make":
             Path(entry["out"]).mkdir(parents=True)
             write_gguf(entry)
-        else:
+        elif sys.argv[1] == "compare":
             print(json.dumps(compare(entry)), flush=True)
+        else:
+            print(json.dumps(differences(Path(entry["truth"]), Path(entry["made"]))), flush=True)
 
 
 if __name__ == "__main__":

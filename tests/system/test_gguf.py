@@ -23,6 +23,17 @@ from tests.models.gguf_cases import CASES
 SCRIPT = "models/make_gguf.py"
 LLAMA = CASES["llama-wide-heads"]
 WITHOUT_PLACE = {"blk.0.attn_sinks.weight": [1.0] * 4}
+TOKENIZERS = {
+    "tokens-llama-bpe": "llama-3.1",
+    "tokens-smollm": "llama-wide-heads",
+    "tokens-gpt-2": "llama-wide-heads",
+    "tokens-qwen2": "qwen2-yarn",
+    "tokens-deepseek-r1-qwen": "qwen2-yarn",
+    "tokens-llama": "llama-wide-heads",
+    "tokens-llama-bare": "llama-wide-heads",
+    "tokens-phi3": "phi3-longrope-window",
+    "tokens-gemma2": "gemma2",
+}
 
 
 def make(python: str, folder: Path, cases: dict[str, dict[str, Any]]) -> dict[str, Path]:
@@ -32,6 +43,17 @@ def make(python: str, folder: Path, cases: dict[str, dict[str, Any]]) -> dict[st
     wanted.write_text(json.dumps(entries))
     run_script(python, SCRIPT, "make", wanted)
     return {name: folder / name for name in cases}
+
+
+def told(python: str, what: str, pairs: list[dict[str, str]], folder: Path) -> list[Any]:
+    """What the script says about each pair."""
+    wanted = folder / "pairs.json"
+    wanted.write_text(json.dumps(pairs))
+    done = subprocess.run(
+        [python, "-E", "-s", TESTS / SCRIPT, what, wanted],
+        check=True, capture_output=True, timeout=200, env=clean_environment(OFFLINE),
+    )  # fmt: skip
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def unpacked(gguf: Path) -> Path:
@@ -49,7 +71,11 @@ def models(python: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
         "short": LLAMA | {"header": LLAMA["header"] | {"feed_forward_length": 64}},
         "twice": LLAMA | {"words": {"7": "!"}},
     }
-    return make(python, tmp_path_factory.mktemp("gguf"), CASES | wrong)
+    tokens = {
+        name: CASES[case] | {"vocabulary": name.removeprefix("tokens-")}
+        for name, case in TOKENIZERS.items()
+    }
+    return make(python, tmp_path_factory.mktemp("gguf"), CASES | wrong | tokens)
 
 
 def test_every_family_is_the_model_of_its_folder(
@@ -60,13 +86,7 @@ def test_every_family_is_the_model_of_its_folder(
         for name, folder in models.items()
         if name in CASES
     ]
-    wanted = tmp_path / "compare.json"
-    wanted.write_text(json.dumps(pairs))
-    done = subprocess.run(
-        [python, "-E", "-s", TESTS / SCRIPT, "compare", wanted],
-        check=True, capture_output=True, timeout=200, env=clean_environment(OFFLINE),
-    )  # fmt: skip
-    found = dict(zip(CASES, map(json.loads, done.stdout.splitlines()), strict=True))
+    found = dict(zip(CASES, told(python, "compare", pairs, tmp_path), strict=True))
     assert {name: each["fields"] for name, each in found.items() if each["fields"]} == {}
     assert {name for name, each in found.items() if each["difference"] > 1e-6} == set()
     assert all(each["size"] > 1 for each in found.values())
@@ -90,3 +110,17 @@ def test_what_finds_no_place_is_refused_by_its_name(
     with pytest.raises(EdgekitError) as caught:
         unpacked(models[name] / "model.gguf")
     assert words in caught.value.why
+
+
+def test_every_tokenizer_is_the_one_that_the_header_names(
+    models: dict[str, Path], python: str, tmp_path: Path
+) -> None:
+    pairs = [
+        {
+            "truth": str(models[name] / "truth.json"),
+            "made": str(unpacked(models[name] / "model.gguf")),
+        }
+        for name in TOKENIZERS
+    ]
+    found = dict(zip(TOKENIZERS, told(python, "tokens", pairs, tmp_path), strict=True))
+    assert {name: each for name, each in found.items() if each} == {}

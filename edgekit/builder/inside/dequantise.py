@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from common.reporting import Reporter, run
-from unpack.tokens import check_saved, ends, make_tokenizer, read_words
+from unpack.tokens import ends, make_tokenizer, read_words, save
 from unpack.weights import load, make_config
 
 
@@ -37,8 +37,7 @@ def dequantise(gguf: Path, told: dict[str, Any], out: Path) -> str:
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         setattr(model.generation_config, name, fields[name])
     model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
-    check_saved(tokenizer, out)
+    save(tokenizer, out)
     return model.config.architectures[0]
 
 

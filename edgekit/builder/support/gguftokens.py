@@ -64,7 +64,8 @@ _WHOLE = frozenset({
     "tekken",
 })  # fmt: skip
 """The names with `ignore_merges`, whose texts begin with BOS where the header is silent."""
-_NFC = frozenset({"qwen2"})
+_NFC = frozenset({"qwen2", "deepseek-r1-qwen"})
+"""transformers gives every model of type qwen2 NFC, DeepSeek's distilled ones as well."""
 _STRIPS = "phi3"
 
 _READ_INSIDE = ("ggml.tokens", "ggml.scores", "ggml.token_type", "ggml.merges")

@@ -182,14 +182,16 @@ def make_tokenizer(gguf: Path, words: Words, told: dict[str, Any]) -> Any:
     return made
 
 
-def check_saved(tokenizer: Any, folder: Path) -> None:
-    """Refuse a folder that transformers reads as another tokenizer than was saved.
+def save(tokenizer: Any, folder: Path) -> None:
+    """Write the tokenizer.
 
     Raises:
-        ScriptError: it does.
+        ScriptError: transformers reads another tokenizer. For some model types AutoTokenizer takes
+            a class with rules of its own, whatever the folder says.
     """
     from transformers import AutoTokenizer
 
+    tokenizer.save_pretrained(folder)
     read = AutoTokenizer.from_pretrained(str(folder))
     if read.backend_tokenizer.to_str() != tokenizer.backend_tokenizer.to_str():
-        raise ScriptError("tokenizer", "transformers reads the saved tokenizer as another one")
+        raise ScriptError("tokenizer", "transformers has other rules for this model's tokenizer")
