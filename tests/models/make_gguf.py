@@ -8,8 +8,8 @@
 "kind": NAME, "header": {KEY: VALUE}, "vectors": {NAME: LIST}, "tokenizer": {KEY: VALUE}}` and
 writes FOLDER/reference and FOLDER/model.gguf: `kind` is general.architecture, `header` its keys,
 and `tokenizer` what is to differ from the usual tokenizer (null takes a key away), `words` tokens
-by their numbers, `without` names of tensors that are left out, and `vocabulary` a tokenizer of
-`make_vocabulary.py`.
+by their numbers, `without` names of tensors that are left out, `vocabulary` a tokenizer of
+`make_vocabulary.py`, `general` keys with that prefix, and `split` the most tensors of a part.
 
 `compare` reads a JSON list of `{"reference": FOLDER, "made": FOLDER}` and prints one JSON line for
 each: the largest difference between the logits of both, and the fields of config.json that differ.
@@ -40,7 +40,11 @@ def write_gguf(entry: dict[str, Any]) -> None:
 
     out = Path(entry["out"])
     model = make_any(out / "reference", entry["architecture"], entry["config"], entry["values"])
-    writer = gguf.GGUFWriter(out / "model.gguf", entry["kind"])
+    writer = gguf.GGUFWriter(
+        out / "model.gguf", entry["kind"], split_max_tensors=entry.get("split", 0)
+    )
+    for key, value in entry.get("general", {}).items():
+        add(writer, f"general.{key}", value)
     for key, value in entry["header"].items():
         add(writer, f"{entry['kind']}.{key}", value)
     said = vocabulary(out / "reference")

@@ -16,13 +16,21 @@ from edgekit.builder.source.find import find
 from edgekit.builder.source.gguf import dequantised
 from edgekit.builder.tools.host import HostToolchain
 from edgekit.builder.tools.process import OFFLINE, clean_environment
-from edgekit.errors import EdgekitError
+from edgekit.errors import UsageError
 from tests.building import TESTS, run_script, silent
 from tests.models.gguf_cases import CASES
 
 SCRIPT = "models/make_gguf.py"
 LLAMA = CASES["llama-wide-heads"]
 WITHOUT_PLACE = {"blk.0.attn_sinks.weight": [1.0] * 4}
+CHAT = {
+    "tokenizer": {
+        "ggml.eos_token_id": 0,  # <|endoftext|>, and the template ends a turn with <|im_end|>
+        "ggml.add_bos_token": True,
+        "chat_template.tool_use": "tools",
+    },
+    "general": {"sampling.temp": 0.6, "sampling.top_k": 20, "sampling.penalty_repeat": 1.1},
+}
 TOKENIZERS = {
     "tokens-llama-bpe": "llama-3.1",
     "tokens-smollm": "llama-wide-heads",
@@ -71,11 +79,15 @@ def models(python: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
         "short": LLAMA | {"header": LLAMA["header"] | {"feed_forward_length": 64}},
         "twice": LLAMA | {"words": {"7": "!"}},
     }
+    more = {
+        "parts": LLAMA | {"split": 9},
+        "chat": LLAMA | CHAT,
+    }
     tokens = {
         name: CASES[case] | {"vocabulary": name.removeprefix("tokens-")}
         for name, case in TOKENIZERS.items()
     }
-    return make(python, tmp_path_factory.mktemp("gguf"), CASES | wrong | tokens)
+    return make(python, tmp_path_factory.mktemp("gguf"), CASES | wrong | more | tokens)
 
 
 def test_every_family_is_the_model_of_its_folder(
@@ -107,7 +119,7 @@ def test_every_family_is_the_model_of_its_folder(
 def test_what_finds_no_place_is_refused_by_its_name(
     name: str, words: str, models: dict[str, Path]
 ) -> None:
-    with pytest.raises(EdgekitError) as caught:
+    with pytest.raises(UsageError) as caught:
         unpacked(models[name] / "model.gguf")
     assert words in caught.value.why
 
@@ -124,3 +136,26 @@ def test_every_tokenizer_is_the_one_that_the_header_names(
     ]
     found = dict(zip(TOKENIZERS, told(python, "tokens", pairs, tmp_path), strict=True))
     assert {name: each for name, each in found.items() if each} == {}
+
+
+def test_parts_of_a_writer_are_the_whole_file(models: dict[str, Path]) -> None:
+    parts = sorted(models["parts"].glob("model-*.gguf"))
+    assert len(parts) > 2
+    whole = unpacked(models["llama-wide-heads"] / "model.gguf")
+    joined = unpacked(parts[1])
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert (joined / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_what_the_header_says_about_a_chat_is_kept(models: dict[str, Path]) -> None:
+    folder = unpacked(models["chat"] / "model.gguf")
+    config = json.loads((folder / "config.json").read_text())
+    generation = json.loads((folder / "generation_config.json").read_text())
+    assert config["eos_token_id"] == generation["eos_token_id"] == [0, 2]
+    expected = {"do_sample": True, "temperature": 0.6, "top_k": 20, "repetition_penalty": 1.1}
+    assert expected.items() <= generation.items()
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    assert tokenizer["post_processor"]["single"][0]["SpecialToken"]["id"] == "<|im_start|>"
+    other = folder / "additional_chat_templates" / "tool_use.jinja"
+    assert other.read_text() == "tools"
+    assert "<|im_end|>" in (folder / "chat_template.jinja").read_text()

@@ -4,8 +4,9 @@
 
 transformers reads the weights, which become float32, and the vocabulary. The configuration and the
 rules of the tokenizer are told: edgekit made them of the same header, because transformers reads
-only a part of it. --told is a JSON object with `config` (`support/ggufconfig.py`) and `tokenizer`
-(`support/gguftokens.py`). The result event has `architecture`.
+only a part of it. --told is a JSON object with `config` (`support/ggufconfig.py`), `tokenizer`
+(`support/gguftokens.py`) and `sampling` (`support/ggufsampling.py`). The result event has
+`architecture`. Errors that are the file's fault have the kind `refused`.
 """
 
 import argparse
@@ -34,8 +35,9 @@ def dequantise(gguf: Path, told: dict[str, Any], out: Path) -> str:
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.hf_quantizer = None
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        setattr(model.generation_config, name, fields[name])
+    ids = {name: fields[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    for name, value in {**ids, **told["sampling"]}.items():
+        setattr(model.generation_config, name, value)
     model.save_pretrained(out)
     save(tokenizer, out)
     return model.config.architectures[0]

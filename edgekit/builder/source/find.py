@@ -138,6 +138,8 @@ def _gguf(path: Path) -> LocalSource:
             next_step="give a Hugging Face folder, a .gguf file, or a name like ORG/NAME",
         )
     parts = find_parts(path)
+    for part in parts:
+        _refuse_pointer(part)
     files = {part.name: hash_file(part) for part in parts}
     return LocalSource(Source("gguf", parts[0].name, "", files), parts[0])
 

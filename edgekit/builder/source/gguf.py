@@ -19,16 +19,20 @@ from edgekit.builder.files import (
 from edgekit.builder.source.find import LocalSource
 from edgekit.builder.source.ggufparts import GgufModel, merge_parts, read_model
 from edgekit.builder.support.ggufconfig import config_of
+from edgekit.builder.support.ggufkeys import INSTEAD
+from edgekit.builder.support.ggufsampling import sampling_of
 from edgekit.builder.support.gguftokens import tokenizer_of
 from edgekit.builder.tools.failure import failure
 from edgekit.builder.tools.job import Job, ToolchainSource
-from edgekit.builder.tools.process import INSIDE
+from edgekit.builder.tools.process import INSIDE, event
 from edgekit.builder.tools.progress import Progress, ProgressCallback
 from edgekit.core.buildinfo import FileRecord
 from edgekit.data import cache_root
+from edgekit.errors import UsageError
 
 DEQUANTISE_DEADLINE_SECONDS = 4 * 3600
 _RECORD = "edgekit-files.json"
+_REFUSED = "refused"  # by `inside/dequantise.py`
 
 
 def header_config(found: LocalSource) -> dict[str, Any]:
@@ -51,7 +55,12 @@ def dequantised(found: LocalSource, toolchain: ToolchainSource, report: Progress
     """
     model = read_model(found.path)
     told = msgspec.json.encode(
-        {"config": config_of(model.header), "tokenizer": tokenizer_of(model.header)}, order="sorted"
+        {
+            "config": config_of(model.header),
+            "tokenizer": tokenizer_of(model.header),
+            "sampling": sampling_of(model.header),
+        },
+        order="sorted",
     )
     final = cache_root() / "dequantised" / _key(found, toolchain, told)
     if final.is_dir():
@@ -76,11 +85,11 @@ def dequantised(found: LocalSource, toolchain: ToolchainSource, report: Progress
             report,
         )
         if finished.code != 0:
-            raise failure(
-                finished,
-                f"{found.path.name} cannot be read",
-                "use the model's Hugging Face folder or name instead",
-            )
+            what = f"{found.path.name} cannot be read"
+            error = event(finished, "error")
+            if error and error["kind"] == _REFUSED:
+                raise UsageError(what, str(error["message"]), INSTEAD)
+            raise failure(finished, what, INSTEAD)
         record = msgspec.json.encode(record_files(out, list_files(out)), order="sorted")
         (out / _RECORD).write_bytes(record)
         publish_cached(out, final)

@@ -12,6 +12,9 @@ from typing import Any
 
 from common.reporting import ScriptError
 
+REFUSED = "refused"
+"""The kind of an error that is the file's fault."""
+
 _CONTROL, _USER_DEFINED = 3, 4
 _KINDS = ("bos", "eos", "unknown", "padding")
 _SHORT = {"unknown": "unk", "padding": "pad"}
@@ -99,7 +102,7 @@ def _space_prefix(spec: dict[str, Any], *, prefix: bool) -> None:
     prepends = [step for step in steps if step["type"] == "Prepend"]
     has = bool(prepends) or split.get("prepend_scheme", "never") != "never"
     if prefix and not has:
-        raise ScriptError("tokenizer", "the tokenizer of this architecture adds no blank")
+        raise ScriptError(REFUSED, "the tokenizer of this architecture adds no blank")
     if prefix or not has:
         return
     if prepends:
@@ -120,22 +123,22 @@ def compare(spec: dict[str, Any], words: Words, *, byte_level: bool) -> None:
     """
     if len(set(words.words)) != len(words.words):
         twice = next(word for word in words.words if words.words.count(word) > 1)
-        raise ScriptError("tokenizer", f"the header has the token {twice!r} twice")
+        raise ScriptError(REFUSED, f"the header has the token {twice!r} twice")
     spelled = {number: word for word, number in spec["model"]["vocab"].items()}
     if spelled.keys() != set(range(len(words.words))):
         raise ScriptError(
-            "tokenizer", f"{len(words.words)} tokens became {len(spelled)} of the tokenizer"
+            REFUSED, f"{len(words.words)} tokens became {len(spelled)} of the tokenizer"
         )
     added = set(words.added())
     for number, word in enumerate(words.words):
         same = spelled[number] == word
         if not same and number in added and byte_level:
-            raise ScriptError("tokenizer", f"the token {word!r} became {spelled[number]!r}")
+            raise ScriptError(REFUSED, f"the token {word!r} became {spelled[number]!r}")
         if not same and spelled[number] not in (_as_bytes(word), word.replace(" ", "▁")):
-            raise ScriptError("tokenizer", f"the token {word!r} became {spelled[number]!r}")
+            raise ScriptError(REFUSED, f"the token {word!r} became {spelled[number]!r}")
     made = [" ".join(pair) for pair in spec["model"]["merges"]]
     if words.merges is not None and made != words.merges:
-        raise ScriptError("tokenizer", "the merges are not those of the header")
+        raise ScriptError(REFUSED, "the merges are not those of the header")
 
 
 def _as_bytes(word: str) -> str:
@@ -194,4 +197,4 @@ def save(tokenizer: Any, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
     read = AutoTokenizer.from_pretrained(str(folder))
     if read.backend_tokenizer.to_str() != tokenizer.backend_tokenizer.to_str():
-        raise ScriptError("tokenizer", "transformers has other rules for this model's tokenizer")
+        raise ScriptError(REFUSED, "transformers has other rules for this model's tokenizer")

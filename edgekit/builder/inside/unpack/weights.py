@@ -4,11 +4,15 @@ transformers 5.23 drops tensors that it cannot place, in silence, and lists para
 tensor in its loading report alone.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from common.reporting import ScriptError
+from unpack.tokens import REFUSED
 
+_UNPLACED = "of the file has no place in the model"
+_MISSING = "of the model is not in the file"
 # They hold no weights; the configuration has what they say (`support/ggufrope.py`).
 _IN_CONFIG = frozenset(
     {"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"}
@@ -28,7 +32,7 @@ def make_config(fields: dict[str, Any]) -> Any:
     for key, value in fields.items():
         if not _holds(made.get(key), value) and key != "partial_rotary_factor":
             raise ScriptError(
-                "configuration", f"transformers reads {key} as {made.get(key)}, it is {value}"
+                REFUSED, f"transformers reads {key} as {made.get(key)}, it is {value}"
             )
     return config
 
@@ -51,6 +55,8 @@ def load(gguf: Path, config: Any) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
+    with torch.device("meta"):
+        _check_names(gguf, AutoModelForCausalLM.from_config(config))
     # transformers takes a folder and a file name
     model, report = AutoModelForCausalLM.from_pretrained(
         str(gguf.parent),
@@ -60,24 +66,23 @@ def load(gguf: Path, config: Any) -> Any:
         ignore_mismatched_sizes=True,  # the report names them, the exception does not
         output_loading_info=True,
     )
-    _refuse(sorted(_unplaced(gguf, model)), "of the file has no place in the model")
-    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
-    missing = set(report["missing_keys"]) - tied
-    _refuse(sorted(missing), "of the model is not in the file")
-    _refuse(sorted(report["unexpected_keys"]), "of the file has no place in the model")
-    wrong = [str(each[0]) for each in report["mismatched_keys"]]
-    _refuse(sorted(wrong), "of the file has another shape than in the model")
+    _refuse(set(report["missing_keys"]) - _tied(model), _MISSING)
+    _refuse(report["unexpected_keys"], _UNPLACED)
+    _refuse(
+        [str(each[0]) for each in report["mismatched_keys"]],
+        "of the file has another shape than in the model",
+    )
     return model
 
 
-def _refuse(names: list[str], what: str) -> None:
-    if names:
-        more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-        raise ScriptError("weights", f"{names[0]} {what}{more}")
+def _check_names(gguf: Path, empty: Any) -> None:
+    """Refuse by the names alone what transformers' older reader drops, before anything is read.
 
+    The newer one, for lfm2, reports it after loading.
 
-def _unplaced(gguf: Path, model: Any) -> set[str]:
-    """The tensors that transformers' older reader drops; the newer one reports them itself."""
+    Args:
+        empty: the model without weights.
+    """
     from transformers.integrations.gguf import is_gguf_arch_supported
     from transformers.integrations.gguf.reader import read_gguf_metadata
     from transformers.modeling_gguf_pytorch_utils import (
@@ -89,6 +94,20 @@ def _unplaced(gguf: Path, model: Any) -> set[str]:
     metadata, names = read_gguf_metadata(str(gguf))
     architecture = metadata["general.architecture"]
     if is_gguf_arch_supported(architecture):
-        return set()
+        return
     processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config={})
-    return set(names) - set(get_gguf_hf_weights_map(model, processor)) - _IN_CONFIG
+    places = get_gguf_hf_weights_map(empty, processor)
+    _refuse(set(names) - set(places) - _IN_CONFIG, _UNPLACED)
+    given = {place for name, place in places.items() if name in names}
+    _refuse(set(empty.state_dict()) - given - _tied(empty), _MISSING)
+
+
+def _tied(model: Any) -> set[str]:
+    """The parameters that are another one."""
+    return set(getattr(model, "all_tied_weights_keys", None) or ())
+
+
+def _refuse(names: Collection[str], what: str) -> None:
+    if first := min(names, default=""):
+        more = len(set(names)) - 1
+        raise ScriptError(REFUSED, f"{first} {what}" + (f" (and {more} more)" if more else ""))
