@@ -80,8 +80,10 @@ CASES: dict[str, dict[str, Any]] = {
         "Llama", "llama",
         {"attention_bias": True, "mlp_bias": True, "rms_norm_eps": 1e-6, "num_key_value_heads": 4,
          **_rope("linear", factor=4.0)},
-        {"rope.dimension_count": 16, "attention.head_count_kv": 4, "rope.scaling.type": "linear",
-         "rope.scaling.factor": 4.0, _RMS: 1e-6},
+        # as many keys as queries, which the header need not say
+        {"rope.dimension_count": 16, "attention.head_count_kv": None,
+         "rope.scaling.type": "linear", "rope.scaling.factor": 4.0, _RMS: 1e-6},
+        general={"name": "mistral"},  # transformers takes it for another architecture then
     ),
     "qwen2-yarn": _case(
         "Qwen2", "qwen2",

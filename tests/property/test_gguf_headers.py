@@ -35,7 +35,7 @@ ANY = st.one_of(
 @given(st.sampled_from(sorted(CASES)), st.dictionaries(KEYS, ANY, max_size=4))
 def test_any_header_is_read_or_refused(name: str, change: dict[str, Any]) -> None:
     kind = CASES[name]["kind"]
-    said = {f"{kind}.{key}": value for key, value in CASES[name]["header"].items()}
+    said = {f"{kind}.{key}": value for key, value in CASES[name]["header"].items() if value}
     values = said | {"general.architecture": kind} | TOKENIZER | change
     data = gguf_header(values, {"token_embd.weight": (4, 64)}) + bytes(1024)
     try:

@@ -13,6 +13,7 @@ from edgekit.builder.plan.shape import shape_of
 from edgekit.builder.plan.sizes import data_bytes
 from edgekit.builder.request.asked import asked_for
 from edgekit.builder.source.ggufparts import read_model
+from edgekit.builder.support.architectures import support_of
 from edgekit.builder.support.ggufconfig import config_of
 from edgekit.builder.support.ggufheader import parse_header
 from edgekit.builder.support.gguftokens import tokenizer_of
@@ -72,7 +73,8 @@ def family(folder: Path, name: str, change: dict[str, Any]) -> dict[str, Any]:
     """config.json of a case of `gguf_cases.py` with other keys."""
     case = CASES[name]
     kind = case["kind"]
-    values = {f"{kind}.{key}": value for key, value in (case["header"] | change).items()}
+    header = {key: value for key, value in (case["header"] | change).items() if value is not None}
+    values = {f"{kind}.{key}": value for key, value in header.items()}
     values |= {"general.architecture": kind} | TOKENIZER
     path = write_sparse(
         folder / "m.gguf", values, {"token_embd.weight": (512, 64)}, case.get("vectors")
@@ -142,6 +144,7 @@ def test_another_architecture_is_refused_by_its_name(kind: str, tmp_path: Path) 
         ("tokenizer.ggml.pre", None, "called default"),
         ("tokenizer.ggml.pre", "deepseek-coder", "deepseek-coder"),
         ("tokenizer.ggml.eos_token_id", None, "eos_token_id"),
+        ("tokenizer.ggml.add_bos_token", True, "bos_token_id"),
         ("tokenizer.ggml.eot_token_id", 3, "is 3, and it has 3 tokens"),
         ("tokenizer.ggml.token_type", [1], "3 tokens, and 1 entries"),
         ("tokenizer.ggml.remove_extra_whitespaces", True, "remove_extra_whitespaces"),
@@ -261,6 +264,15 @@ def test_a_family_refuses_what_it_has_no_place_for(
     assert words in f"{caught.value.what}; {caught.value.why}"
 
 
+@pytest.mark.parametrize("name", ["llama-linear-and-biases", "gemma3-linear"])
+def test_a_scaling_that_the_builder_lacks_is_known_from_the_header(
+    name: str, tmp_path: Path
+) -> None:
+    refusal = support_of(family(tmp_path, name, {}), "int4", "cpu").refusal
+    assert refusal
+    assert "scal" in f"{refusal.what} {refusal.why}"
+
+
 def test_the_layers_with_windows_are_those_of_the_header(tmp_path: Path) -> None:
     made = family(tmp_path, "gemma2", {"attention.sliding_window_pattern": [False, True]})
     assert made["layer_types"] == ["full_attention", "sliding_attention"]
@@ -285,7 +297,8 @@ def test_the_largest_gemmas_scale_by_a_share_of_the_embedding(
 def test_the_name_of_a_tokenizer_says_its_rules(
     pre: str, merges: bool, bos: bool, tmp_path: Path
 ) -> None:
-    path = write_sparse(tmp_path / "m.gguf", LLAMA | {"tokenizer.ggml.pre": pre}, SHAPES)
+    values = LLAMA | {"tokenizer.ggml.pre": pre, "tokenizer.ggml.bos_token_id": 1}
+    path = write_sparse(tmp_path / "m.gguf", values, SHAPES)
     made = tokenizer_of(read_model(path).header)
     assert (made.ignore_merges, made.add_bos) == (merges, bos)
     assert (made.normalizer == {"type": "NFC"}) == (pre == "qwen2")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -135,7 +136,7 @@ def _check_count(first: GgufHeader, count: int) -> None:
 
 
 def _check_part(
-    first: GgufHeader, part: GgufHeader, number: int, before: dict[str, object]
+    first: GgufHeader, part: GgufHeader, number: int, before: Mapping[str, GgufTensor]
 ) -> None:
     if part.values.get(_NUMBER) != number or part.values.get(_COUNT) != first.values.get(_COUNT):
         raise _mixed(part.name, f"its header does not say that it is part {number + 1}")

@@ -93,6 +93,8 @@ def tokenizer_of(header: GgufHeader) -> GgufTokenizer:
         raise keys.refusal("ggml.pre", f"how a tokenizer called {pre} splits texts is not known")
     _check_ids(keys, _check_words(keys))
     add_bos = keys.take("ggml.add_bos_token", pre in _WHOLE if byte_level else True)
+    if add_bos and header.values.get("tokenizer.ggml.bos_token_id") is None:
+        raise keys.refusal("ggml.bos_token_id", "it is missing, and texts begin with it")
     prefix = keys.take("ggml.add_space_prefix")
     templates = {"default": str(text)} if (text := keys.take(_TEMPLATE)) else {}
     for key in [key for key in keys.left() if key.startswith(f"{_TEMPLATE}.")]:

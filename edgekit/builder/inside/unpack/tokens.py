@@ -162,12 +162,15 @@ def ends(words: Words, templates: dict[str, str], given: list[int]) -> list[int]
 
 
 def make_tokenizer(gguf: Path, words: Words, told: dict[str, Any]) -> Any:
-    """The tokenizer of a GGUF file, alone in its folder."""
+    """The tokenizer of a GGUF file."""
     from tokenizers import Tokenizer
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
+    from transformers.integrations.gguf import convert_gguf_tokenizer, get_gguf_tokenizer
 
-    first = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
-    spec = mended(json.loads(first.backend_tokenizer.to_str()), words, told)
+    # not AutoTokenizer, which first makes a configuration of the header
+    architecture, given, _ = get_gguf_tokenizer(str(gguf))
+    first, _ = convert_gguf_tokenizer(architecture, given)
+    spec = mended(json.loads(first.to_str()), words, told)
     compare(spec, words, byte_level=told["byte_level"])
     named = {
         f"{_SHORT.get(name, name)}_token": words.words[number]

@@ -55,6 +55,7 @@ def load(gguf: Path, config: Any) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
+    _tell_heads(config)
     with torch.device("meta"):
         _check_names(gguf, AutoModelForCausalLM.from_config(config))
     # transformers takes a folder and a file name
@@ -73,6 +74,18 @@ def load(gguf: Path, config: Any) -> Any:
         "of the file has another shape than in the model",
     )
     return model
+
+
+def _tell_heads(config: Any) -> None:
+    """Give the number of heads to the reader that reorders a Llama's rows.
+
+    It takes them from its own reading of the header; where `head_count_kv` is not there, because it
+    is that of the queries, it leaves the rows as they are, in silence.
+    """
+    from transformers import modeling_gguf_pytorch_utils as reader
+
+    told = {name: getattr(config, name) for name in ("num_attention_heads", "num_key_value_heads")}
+    reader.TENSOR_PROCESSORS["llama"] = lambda config: reader.LlamaTensorProcessor(config=told)
 
 
 def _check_names(gguf: Path, empty: Any) -> None:
