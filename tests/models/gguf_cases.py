@@ -87,9 +87,10 @@ CASES: dict[str, dict[str, Any]] = {
     ),
     "qwen2-yarn": _case(
         "Qwen2", "qwen2",
-        {"tie_word_embeddings": True, "rms_norm_eps": 1e-6, **_rope(
+        {"tie_word_embeddings": True, "rms_norm_eps": 1e-6, "head_dim": 32, **_rope(
             "yarn", factor=4.0, original_max_position_embeddings=128, rope_theta=1e6)},
-        {"rope.freq_base": 1e6, "rope.scaling.type": "yarn", "rope.scaling.factor": 4.0,
+        {"attention.key_length": 32, "attention.value_length": 32, "rope.dimension_count": 32,
+         "rope.freq_base": 1e6, "rope.scaling.type": "yarn", "rope.scaling.factor": 4.0,
          "rope.scaling.original_context_length": 128, _RMS: 1e-6},
     ),
     "qwen3-key-length": _case(

@@ -9,6 +9,7 @@ import json
 import subprocess
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -65,7 +66,10 @@ def told(python: str, what: str, pairs: list[dict[str, str]], folder: Path) -> l
 
 
 def unpacked(gguf: Path) -> Path:
-    return dequantised(find(str(gguf), None, None, silent), HostToolchain(), silent)
+    """The folder of a GGUF file, in a cache of its own."""
+    found = find(str(gguf), None, None, silent)
+    with patch("edgekit.builder.source.gguf.cache_root", return_value=gguf.parents[1] / "cache"):
+        return dequantised(found, HostToolchain(), silent)
 
 
 @pytest.fixture(scope="module")

@@ -157,8 +157,9 @@ def _heads(keys: HeaderKeys, config: dict[str, Any], family: _Family) -> dict[st
         made["original_max_position_embeddings"] = rope["original_max_position_embeddings"]
     if family.partial:
         rope["partial_rotary_factor"] = made["partial_rotary_factor"] = rotated / width
-    # families whose own default is another width need it said
-    return made | ({"head_dim": width} if family.model_type in _SAY_WIDTH else {})
+    # some configurations have the field, the others take it where it is no share of the whole
+    said = family.model_type in _SAY_WIDTH or heads * width != hidden
+    return made | ({"head_dim": width} if said else {})
 
 
 def _no_window(keys: HeaderKeys, config: dict[str, Any]) -> None:
@@ -181,10 +182,6 @@ def _llama(keys: HeaderKeys, config: dict[str, Any]) -> dict[str, Any]:
 
 def _qwen2(keys: HeaderKeys, config: dict[str, Any]) -> dict[str, Any]:
     _no_window(keys, config)
-    width = config["hidden_size"] // config["num_attention_heads"]
-    query = keys.rows("blk.0.attn_q.weight")
-    if query and query != width * config["num_attention_heads"]:
-        raise keys.refusal("attention.key_length", "Qwen2 divides its width among its heads")
     return {"use_sliding_window": False}
 
 
@@ -195,7 +192,7 @@ def _qwen3(keys: HeaderKeys, config: dict[str, Any]) -> dict[str, Any]:
 
 def _phi3(keys: HeaderKeys, config: dict[str, Any]) -> dict[str, Any]:
     heads, kv = config["num_attention_heads"], config["num_key_value_heads"]
-    rows = (heads + 2 * kv) * (config["hidden_size"] // heads)
+    rows = (heads + 2 * kv) * config.get("head_dim", config["hidden_size"] // heads)
     fused = keys.rows("blk.0.attn_qkv.weight")
     if fused and fused != rows:
         raise keys.contradiction(

@@ -67,6 +67,8 @@ _WHOLE = frozenset({
 _NFC = frozenset({"qwen2", "deepseek-r1-qwen"})
 """transformers gives every model of type qwen2 NFC, DeepSeek's distilled ones as well."""
 _STRIPS = "phi3"
+_OF_FAMILY = {"qwen2": "qwen2", "qwen3": "qwen2", "lfm2": "lfm2"}
+"""Architectures whose models all have the same tokenizer."""
 
 _READ_INSIDE = ("ggml.tokens", "ggml.scores", "ggml.token_type", "ggml.merges")
 _IDS = (
@@ -86,6 +88,8 @@ def tokenizer_of(header: GgufHeader) -> GgufTokenizer:
     """
     keys = HeaderKeys(header, "tokenizer")
     kind, pre = str(keys.take("ggml.model", "")), str(keys.take("ggml.pre", "default"))
+    if pre == "default":  # written before tokenizers had names
+        pre = _OF_FAMILY.get(str(header.values.get("general.architecture")), pre)
     if kind not in ("gpt2", "llama"):
         raise keys.refusal("ggml.model", f"{kind or 'missing'}; gpt2 and llama are read")
     byte_level = kind == "gpt2"
