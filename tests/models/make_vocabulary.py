@@ -26,6 +26,7 @@ TEXTS = [
     "<|im_start|>user\nHello<|im_end|>\n<think>\n so </think> <|im_end|> x",
     f"{USER}Hello{ASSISTANT} two  blanks",
     "   leading and trailing   ",
+    "a" + " " * 11 + "b" + " " * 18 + "c",
     "",
     "\u2581already ▁ marked 😀 नमस्ते",
 ]
@@ -97,6 +98,12 @@ def sentencepiece(name: str) -> tuple[Any, dict[str, Any]]:
     vocab, merges = spec["vocab"], [tuple(pair) for pair in spec["merges"]]
     # SentencePiece orders merges by the score of what they make
     merges = sorted(merges, key=lambda pair: vocab["".join(pair)])
+    runs = ["▁" * length for length in range(2, 9)] if name == "gemma2" else []
+    vocab |= {run: len(vocab) + number for number, run in enumerate(runs)}
+    pairs = [
+        ("▁" * left, "▁" * right) for left in range(7, 0, -1) for right in range(8 - left, 0, -1)
+    ]
+    merges = (pairs if runs else []) + merges
     tokenizer = Tokenizer(
         models.BPE(vocab=vocab, merges=merges, byte_fallback=True, fuse_unk=True, unk_token="<unk>")
     )
@@ -121,11 +128,17 @@ def sentencepiece(name: str) -> tuple[Any, dict[str, Any]]:
         [AddedToken(word, normalized=False, rstrip=word not in kept) for word in control]
     )
     types = dict.fromkeys(control, _CONTROL) | {"<unk>": _UNKNOWN}
+    tokenizer.add_tokens([AddedToken(run, normalized=False, special=False) for run in runs])
+    types |= dict.fromkeys(runs, _USER)
     types |= {_BYTE.format(byte): _SINGLE for byte in range(256)}
     keys = _keys(tokenizer, "default", types)
     scores = [0.0 if number < len(first) else -float(number) for number in range(len(vocab))]
     scores += [-1000.0] * (len(keys["ggml.tokens"]) - len(scores))
     keys |= {"ggml.model": "llama", "ggml.merges": None, "ggml.scores": scores}
+    # llama.cpp writes the blanks of user-defined tokens as such
+    keys["ggml.tokens"] = [
+        word.replace("▁", " ") if word in runs else word for word in keys["ggml.tokens"]
+    ]
     if name in ("llama-bare", "gemma2"):
         keys["ggml.add_space_prefix"] = False
     return tokenizer, keys

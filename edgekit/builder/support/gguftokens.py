@@ -27,6 +27,7 @@ class GgufTokenizer(msgspec.Struct, frozen=True):
         space_prefix: a text begins with a blank that it does not have; None to keep the rule of
             transformers.
         strips: control tokens swallow the white space behind them, apart from a few.
+        runs_first: merges into user-defined tokens, such as runs of blanks, come before all others.
         templates: chat templates by name.
     """
 
@@ -38,6 +39,7 @@ class GgufTokenizer(msgspec.Struct, frozen=True):
     add_eos: bool = False
     space_prefix: bool | None = None
     strips: bool = False
+    runs_first: bool = False
     templates: dict[str, str] = {}
 
 
@@ -67,6 +69,7 @@ _WHOLE = frozenset({
 _NFC = frozenset({"qwen2", "deepseek-r1-qwen"})
 """transformers gives every model of type qwen2 NFC, DeepSeek's distilled ones as well."""
 _STRIPS = "phi3"
+_GEMMAS = ("gemma2", "gemma3")
 _OF_FAMILY = {"qwen2": "qwen2", "qwen3": "qwen2", "lfm2": "lfm2"}
 """Architectures whose models all have the same tokenizer."""
 
@@ -113,6 +116,7 @@ def tokenizer_of(header: GgufHeader) -> GgufTokenizer:
         # llama.cpp never puts a blank before a byte-level text
         space_prefix=None if byte_level or prefix is None else bool(prefix),
         strips=not byte_level and header.values.get("general.architecture") == _STRIPS,
+        runs_first=not byte_level and header.values.get("general.architecture") in _GEMMAS,
         templates=templates,
     )
     for key in _HARMLESS:

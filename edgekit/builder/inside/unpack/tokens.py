@@ -73,6 +73,8 @@ def mended(spec: dict[str, Any], words: Words, told: dict[str, Any]) -> dict[str
         spelled |= {number: words.words[number] for number in words.added()}
         model["vocab"] = {spelled[number]: number for number in sorted(spelled)}
         model["ignore_merges"] = told["ignore_merges"]
+    if told["runs_first"]:
+        model["merges"] = _runs_first(model, words)
     spelled = {number: word for word, number in model["vocab"].items()}
     spec["added_tokens"] = [
         {
@@ -93,6 +95,21 @@ def mended(spec: dict[str, Any], words: Words, told: dict[str, Any]) -> dict[str
     if told["space_prefix"] is not None:
         _space_prefix(spec, prefix=told["space_prefix"])
     return spec
+
+
+def _runs_first(model: dict[str, Any], words: Words) -> list[list[str]]:
+    """Gemma's merges in the order of its tokenizer.json.
+
+    transformers orders them by the result's number alone. User-defined results come first, the
+    longest left parts before others (`SentencePieceExtractor` with a score of 0).
+    """
+
+    def place(pair: list[str]) -> tuple[bool, int, int, int]:
+        number = model["vocab"]["".join(pair)]
+        other = words.types[number] != _USER_DEFINED
+        return other, number if other else 0, -len(pair[0]), -len(pair[1])
+
+    return sorted(model["merges"], key=place)
 
 
 def _space_prefix(spec: dict[str, Any], *, prefix: bool) -> None:
