@@ -20,6 +20,7 @@ _COMPUTING = (
     "system/test_container.py",
     "system/test_lowmem.py",
     "system/test_provenance.py",
+    "system/test_gguf.py",
     "system/test_lint.py",
     "system/test_matrix.py",
     "system/test_checkpoints.py",

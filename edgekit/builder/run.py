@@ -12,12 +12,12 @@ from edgekit.builder.attempt import Attempt, Setup, attempt_all, thresholds_dige
 from edgekit.builder.gate.ladder import RecipeResult
 from edgekit.builder.gate.verdict import Thresholds, find_thresholds
 from edgekit.builder.make.make import FinishedModel
-from edgekit.builder.make.prepare import prepare, refuse_unsupported
+from edgekit.builder.make.prepare import prepare, refuse_unsound, refuse_unsupported
 from edgekit.builder.output.provenance import provenance_bytes
 from edgekit.builder.output.publish import check_out, publish, up_to_date, workplace
 from edgekit.builder.request.request import BuildRequest, check_request
 from edgekit.builder.source.find import licences
-from edgekit.builder.source.gguf import dequantised
+from edgekit.builder.source.gguf import dequantised, header_config
 from edgekit.builder.spec import BuildRecord, GateSummary
 from edgekit.builder.tools.host import HostToolchain
 from edgekit.builder.tools.job import ToolchainSource
@@ -98,9 +98,10 @@ def _build(
             return _result(out, record, started, prepared.notes)
     folder = prepared.found.path
     if prepared.found.source.kind == "gguf":
+        checked = check_request(request)
+        refuse_unsupported(header_config(prepared.found), checked, request)
         folder = dequantised(prepared.found, toolchain, report)
-        # only now is the config.json of a GGUF file known
-        refuse_unsupported(folder, check_request(request), request)
+        refuse_unsound(folder, checked, request)
     setup = Setup(toolchain.ready(report), folder, request.route, prepared.reads, thresholds)
     with workplace(out) as work:
         best, tried = attempt_all(setup, prepared.candidates, request.budget_bytes, work, report)

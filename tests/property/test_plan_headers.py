@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from io import BytesIO
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekit.builder.plan.ggufheader import read_header
 from edgekit.builder.plan.plan import Machine, PlanCandidate, SourceSizes, make_plan
 from edgekit.builder.plan.shape import shape_of
 from edgekit.builder.plan.tensors import Tensor
@@ -98,16 +96,6 @@ def test_any_config_is_planned_or_refused(
     assert row.data_bytes >= 0
     assert all(0 <= device.context <= shape.context for device in row.devices)
     assert plan_text(plan)
-
-
-@given(st.binary(max_size=400))
-def test_any_gguf_header_is_read_or_refused(data: bytes) -> None:
-    try:
-        config, _ = read_header(BytesIO(b"GGUF\x03\0\0\0" + data), "m.gguf")
-        check_config(config)
-    except UsageError:
-        return
-    support_of(config, "int4", "cpu")
 
 
 MODULE = "base_model.model.model.layers.0.mlp.down_proj"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,6 @@ def test_a_template_that_ends_the_process_is_refused(
     with pytest.raises(UsageError, match="does not end"):
         check_chat(folder)
     monkeypatch.setattr(chat, "TRY_SECONDS", 60)
-    monkeypatch.setattr(chat.sys, "executable", "/bin/false")
+    monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(UsageError, match="ended the process"):
         check_chat(folder)

@@ -1,17 +1,11 @@
-"""The models that a plan refuses, and the translation of a GGUF header."""
+"""The models that a plan refuses."""
 
 from __future__ import annotations
 
-import struct
-from io import BytesIO
 from typing import Any
 
 import pytest
 
-from edgekit.builder.plan.ggufheader import read_header
-from edgekit.builder.plan.shape import shape_of
-from edgekit.builder.plan.sizes import data_bytes
-from edgekit.builder.request.asked import asked_for
 from edgekit.builder.support.architectures import ARCHITECTURES, alternative, support_of
 from edgekit.builder.support.modelconfig import check_config
 from edgekit.errors import UsageError
@@ -180,78 +174,3 @@ def test_a_config_of_wrong_types_is_refused_by_its_field(field: str, value: obje
 def test_a_rotary_field_out_of_its_bounds_is_refused() -> None:
     with pytest.raises(UsageError, match="not that of a model"):
         check_config(SMOLLM2_LAYER | {"rope_scaling": {"type": "yarn", "beta_fast": 0}})
-
-
-def gguf(values: dict[str, Any], tensors: dict[str, tuple[int, ...]]) -> bytes:
-    """A GGUF header; it lists the fastest-varying dimension first."""
-
-    def text(value: str) -> bytes:
-        return struct.pack("<Q", len(value)) + value.encode()
-
-    out = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(values))
-    for key, value in values.items():
-        out += text(key)
-        if isinstance(value, str):
-            out += struct.pack("<I", 8) + text(value)
-        elif isinstance(value, list):
-            out += struct.pack("<IIQ", 9, 8, len(value)) + b"".join(map(text, value))
-        else:
-            out += struct.pack("<II", 4, value)
-    for name, shape in tensors.items():
-        out += text(name) + struct.pack("<I", len(shape))
-        out += b"".join(struct.pack("<Q", size) for size in reversed(shape))
-        out += struct.pack("<IQ", 3, 0)
-    return out
-
-
-GGUF = gguf(
-    {
-        "general.architecture": "llama",
-        "general.name": "Some Model",
-        "llama.block_count": 1,
-        "llama.context_length": 8192,
-        "llama.embedding_length": 576,
-        "llama.feed_forward_length": 1536,
-        "llama.attention.head_count": 9,
-        "llama.attention.head_count_kv": 3,
-        "llama.rope.dimension_count": 64,
-        "tokenizer.ggml.tokens": ["a", "b"],
-    },
-    {
-        "token_embd.weight": (49152, 576),
-        "output_norm.weight": (576,),
-        "rope_freqs.weight": (32,),
-        "blk.0.attn_norm.weight": (576,),
-        "blk.0.attn_q.weight": (576, 576),
-        "blk.0.attn_k.weight": (192, 576),
-        "blk.0.attn_v.weight": (192, 576),
-        "blk.0.attn_output.weight": (576, 576),
-        "blk.0.ffn_norm.weight": (576,),
-        "blk.0.ffn_gate.weight": (1536, 576),
-        "blk.0.ffn_up.weight": (1536, 576),
-        "blk.0.ffn_down.weight": (576, 1536),
-    },
-)
-
-
-def test_a_gguf_header_is_the_shape_of_what_it_becomes() -> None:
-    config, tensors = read_header(BytesIO(GGUF), "m.gguf")
-    shape = shape_of(config, tensors)
-    expected = shape_of(SMOLLM2_LAYER, {})
-    assert set(shape.matrices) == set(expected.matrices)
-    assert shape.tied
-    assert shape.head_dim == 64
-    assert shape.stored_bytes == 4 * shape.parameters
-    wanted = asked_for("int4", "cpu", {"algo_config": "k_quant"}, SMOLLM2_LAYER)
-    assert data_bytes(shape, wanted) == data_bytes(expected, wanted)
-
-
-@pytest.mark.parametrize("length", [0, 3, 10, 40, 200, len(GGUF) - 20])
-def test_a_cut_gguf_header_is_one_error(length: int) -> None:
-    with pytest.raises(UsageError, match=r"m\.gguf"):
-        read_header(BytesIO(GGUF[:length]), "m.gguf")
-
-
-def test_a_gguf_of_an_unknown_kind_is_refused_by_its_name() -> None:
-    config, _ = read_header(BytesIO(gguf({"general.architecture": "rwkv6"}, {})), "m.gguf")
-    assert "rwkv6" in verdict(**config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -71,7 +72,7 @@ def prepare(request: BuildRequest, lock_digest: str, report: ProgressCallback) -
     seen: list[str] = []
 
     def admit(folder: Path) -> None:
-        seen.extend(refuse_unsupported(folder, checked, request))
+        seen.extend(refuse_unsound(folder, checked, request))
 
     found = find(request.model, request.revision, request.hub_cache, report, admit)
     config = read_config(found.path)
@@ -95,9 +96,29 @@ def prepare(request: BuildRequest, lock_digest: str, report: ProgressCallback) -
 
 
 def refuse_unsupported(
-    folder: Path, checked: CheckedRequest, request: BuildRequest
-) -> tuple[str, ...]:
-    """Refuse a model that the build is known to fail on, or to make wrong; before it makes any.
+    config: dict[str, Any], checked: CheckedRequest, request: BuildRequest
+) -> None:
+    """Refuse a configuration that the build is known to fail on, or to make wrong.
+
+    Args:
+        config: config.json of the model; empty for a GGUF file whose header is read later.
+
+    Raises:
+        UsageError: it is not a model's config.json, or the model cannot be built; the error says
+            why, and what to build instead.
+    """
+    if not config:
+        return
+    check_config(config)
+    trusted = request.trust_remote_code
+    support = support_of(config, checked.precision, request.provider, trust_remote_code=trusted)
+    if support.refusal:
+        raise support.refusal.error
+    refuse_unloadable(checked, config)
+
+
+def refuse_unsound(folder: Path, checked: CheckedRequest, request: BuildRequest) -> tuple[str, ...]:
+    """Refuse a model's folder before anything is made of it: its configuration and its tensors.
 
     Args:
         folder: the model's, or what transformers makes of a GGUF file.
@@ -106,18 +127,12 @@ def refuse_unsupported(
         Notes for the user, one line each.
 
     Raises:
-        UsageError: it is not a model's config.json, or the model cannot be built; the error says
-            why, and what to build instead.
+        UsageError: the model cannot be built; the error says why, and what to build instead.
     """
     config = read_config(folder)
+    refuse_unsupported(config, checked, request)
     if not config:
         return ()
-    check_config(config)
-    trusted = request.trust_remote_code
-    support = support_of(config, checked.precision, request.provider, trust_remote_code=trusted)
-    if support.refusal:
-        raise support.refusal.error
-    refuse_unloadable(checked, config)
     tensors = read_checkpoint(folder) or {}
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     if refusal := unsound(config, shapes, checked.given) or two_heads(config, tensors):

@@ -17,7 +17,7 @@ import msgspec
 
 from edgekit.builder.files import scratch
 from edgekit.builder.gate.verdict import find_thresholds
-from edgekit.builder.plan.ggufheader import read_header
+from edgekit.builder.plan.ggufnames import unpacked_tensors
 from edgekit.builder.plan.plan import Machine, Plan, PlanCandidate, SourceSizes, make_plan
 from edgekit.builder.plan.shape import ModelShape, shape_of
 from edgekit.builder.plan.tensors import Tensor
@@ -41,9 +41,12 @@ from edgekit.builder.source.find import (
     online_environment,
     refuse_no_model,
 )
+from edgekit.builder.source.ggufparts import read_model
 from edgekit.builder.source.soundness import two_heads, type_note, unsound
 from edgekit.builder.support.architectures import ArchitectureSupport, support_of
 from edgekit.builder.support.families import is_tied
+from edgekit.builder.support.ggufconfig import config_of
+from edgekit.builder.support.gguftokens import tokenizer_of
 from edgekit.builder.support.limits import Refusal
 from edgekit.builder.support.modelconfig import check_config
 from edgekit.builder.support.weights import embedding_and_head
@@ -136,7 +139,7 @@ def gather(request: BuildRequest, report: ProgressCallback) -> ModelHeaders:
         if request.revision:
             raise UsageError("--revision goes with a Hugging Face name, not with a local path")
         report(Progress("source", f"reading the headers of {path.name}"))
-        return _folder(path.resolve()) if path.is_dir() else _gguf(path.resolve())
+        return _folder(path.resolve()) if path.is_dir() else _gguf(path.absolute())
     if request.model.endswith(".gguf") or not HUB_NAME.fullmatch(request.model):
         raise UsageError(
             f"there is no {request.model}",
@@ -192,11 +195,12 @@ def _folder(folder: Path) -> ModelHeaders:
 
 
 def _gguf(path: Path) -> ModelHeaders:
-    with path.open("rb") as file:
-        config, tensors = read_header(file, path.name)
+    model = read_model(path)
+    tokenizer_of(model.header)  # refuses what a build would refuse
+    config, tensors = config_of(model.header), unpacked_tensors(model.header)
     unpacked = sum(tensor.size for tensor in tensors.values())
     return ModelHeaders(
-        SourceSizes(path.name, unpacked_bytes=unpacked), config, {}, tensors, cache_root()
+        SourceSizes(model.header.name, unpacked_bytes=unpacked), config, {}, tensors, cache_root()
     )
 
 

@@ -17,6 +17,7 @@ from edgekit.builder.source.checkpoint import (
     read_checkpoint,
     refuse_pointer,
 )
+from edgekit.builder.source.ggufparts import find_parts
 from edgekit.builder.spec import Source
 from edgekit.builder.tools.failure import failure
 from edgekit.builder.tools.process import INSIDE, ProcessResult, clean_environment, event, run
@@ -79,8 +80,8 @@ def find(
         if revision:
             raise UsageError("--revision goes with a Hugging Face name, not with a local path")
         report(Progress("source", f"reading {path.name}"))
-        path = path.resolve()
-        return _folder(path, admit) if path.is_dir() else _gguf(path)
+        # a part of a GGUF model is known by its name, which a link of a cache leads away from
+        return _folder(path.resolve(), admit) if path.is_dir() else _gguf(path.absolute())
     if model.endswith(".gguf") or not HUB_NAME.fullmatch(model):
         raise UsageError(
             f"there is no {model}",
@@ -144,7 +145,11 @@ def _gguf(path: Path) -> LocalSource:
             why="it does not begin with the letters GGUF",
             next_step="give a Hugging Face folder, a .gguf file, or a name like ORG/NAME",
         )
-    return LocalSource(Source("gguf", path.name, "", {path.name: hash_file(path)}), path)
+    parts = find_parts(path)
+    for part in parts:
+        refuse_pointer(part)
+    files = {part.name: hash_file(part) for part in parts}
+    return LocalSource(Source("gguf", parts[0].name, "", files), parts[0])
 
 
 def _fetch(
