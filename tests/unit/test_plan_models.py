@@ -95,8 +95,17 @@ def test_checkpoints_quantised_another_way_are_refused() -> None:
     assert said("modelopt", "cuda") == ""
 
 
-GRANITE = {"architectures": ["GraniteMoeHybridForCausalLM"]}
+GRANITE = {
+    "architectures": ["GraniteMoeHybridForCausalLM"],
+    "position_embedding_type": "rope",
+}
 LONG = {"rope_type": "longrope", "original_max_position_embeddings": 4096}
+LLAMA_3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+}
 
 
 @pytest.mark.parametrize(
@@ -106,7 +115,7 @@ LONG = {"rope_type": "longrope", "original_max_position_embeddings": 4096}
             {"architectures": ["Qwen2ForCausalLM"], "rope_scaling": {"rope_type": "llama3"}},
             "llama3",
         ),
-        ({"architectures": ["LlamaForCausalLM"], "rope_scaling": {"type": "linear"}}, "leave"),
+        ({"architectures": ["LlamaForCausalLM"], "rope_scaling": {"type": "yarn"}}, "leave"),
         (
             {"architectures": ["Gemma3ForCausalLM"], "rope_scaling": {"rope_type": "linear"}},
             "Gemma 3",
@@ -147,9 +156,9 @@ def test_targets_whose_graphs_do_not_run_are_refused() -> None:
         {"architectures": ["Phi3ForCausalLM"], "rope_parameters": LONG},  # it is mended
         GRANITE | {"layer_types": ["attention"] * 2, "num_local_experts": 0},
         {"architectures": ["Phi3ForCausalLM"], "rope_scaling": {"type": "longrope"}},
-        {"architectures": ["LlamaForCausalLM"], "rope_scaling": {"rope_type": "llama3"}},
+        {"architectures": ["LlamaForCausalLM"], "rope_scaling": LLAMA_3},
         {"architectures": ["LlamaForCausalLM"], "rope_scaling": None},
-        {"architectures": ["Qwen2ForCausalLM"], "rope_scaling": {"type": "yarn"}},
+        {"architectures": ["Qwen2ForCausalLM"], "rope_scaling": {"type": "yarn", "factor": 4.0}},
         {"architectures": ["Gemma3ForCausalLM"]},
         {"architectures": ["SmolLM3ForCausalLM"], "no_rope_layers": [1, 1]},
     ],

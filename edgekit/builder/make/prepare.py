@@ -105,7 +105,13 @@ def refuse_unsupported(
         return
     check_config(config)
     trusted = request.trust_remote_code
-    support = support_of(config, checked.precision, request.provider, trust_remote_code=trusted)
+    support = support_of(
+        config,
+        checked.precision,
+        request.provider,
+        trust_remote_code=trusted,
+        context=request.context,
+    )
     if support.refusal:
         raise support.refusal.error
     refuse_unloadable(checked, config)

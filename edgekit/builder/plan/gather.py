@@ -82,6 +82,7 @@ def plan_build(request: BuildRequest, report: ProgressCallback) -> Plan:
         checked.precision,
         request.provider,
         trust_remote_code=request.trust_remote_code,
+        context=request.context,
     )
     support = _without_headers(headers, support)
     if support.architecture is None:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from edgekit.builder.support.limits import Refusal, known_defect
+from edgekit.builder.support.limits import Refusal, beyond, known_defect
 from edgekit.builder.support.mend import mended, mends
 from edgekit.builder.support.modelconfig import architecture_of
 
@@ -109,7 +109,12 @@ _REQUANTISED = frozenset({"GptOssForCausalLM", "Mistral3ForConditionalGeneration
 
 
 def support_of(
-    config: dict[str, Any], precision: str, provider: str, *, trust_remote_code: bool = False
+    config: dict[str, Any],
+    precision: str,
+    provider: str,
+    *,
+    trust_remote_code: bool = False,
+    context: int = 0,
 ) -> ArchitectureSupport:
     """Whether the builder can build the model of a config.json.
 
@@ -117,6 +122,7 @@ def support_of(
         config: a configuration that passed `check_config`.
         precision, provider: the builder's `-p` and `-e`.
         trust_remote_code: code from the model's repository may run.
+        context: the longest context that is served, in tokens; 0 is the model's own.
     """
     name = architecture_of(config)
     known = ARCHITECTURES.get(name)
@@ -128,6 +134,7 @@ def support_of(
         or _remote_code(known, trust_remote_code)
         or _checkpoint(name, config, provider)
         or known_defect(name, mended(config, changes), precision, provider)
+        or beyond(name, config, context)
     )
     part = f"only the language part of {name} is built; it takes text, not pictures or sound"
     notes = ((part,) if known.kind == "text part" else ()) + tuple(each.why for each in changes)
