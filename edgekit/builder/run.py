@@ -12,7 +12,7 @@ from edgekit.builder.attempt import Attempt, Setup, attempt_all, thresholds_dige
 from edgekit.builder.gate.ladder import RecipeResult
 from edgekit.builder.gate.verdict import Thresholds, find_thresholds
 from edgekit.builder.make.make import FinishedModel
-from edgekit.builder.make.prepare import prepare, refuse_unsupported
+from edgekit.builder.make.prepare import prepare, refuse_unsupported, refuse_words
 from edgekit.builder.output.provenance import provenance_bytes
 from edgekit.builder.output.publish import check_out, publish, up_to_date, workplace
 from edgekit.builder.request.request import BuildRequest, check_request
@@ -102,6 +102,7 @@ def _build(
         folder = dequantised(prepared.found, toolchain, report)
         # only now is the config.json of a GGUF file known
         refuse_unsupported(read_config(folder), check_request(request), request)
+        refuse_words(folder, read_config(folder))
     setup = Setup(toolchain.ready(report), folder, request.route, prepared.reads, thresholds)
     with workplace(out) as work:
         best, tried = attempt_all(setup, prepared.candidates, request.budget_bytes, work, report)

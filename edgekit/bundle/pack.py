@@ -58,7 +58,9 @@ class GenaiConfig(msgspec.Struct, frozen=True):
     def sampling(self) -> dict[str, Any]:
         """The model's sampling defaults under chat completions' names; greedy unless it samples."""
         if not self.search.get("do_sample"):
-            return {"temperature": 0.0}
+            # transformers applies it to greedy answers, too
+            penalty = self.search.get("repetition_penalty", 1.0)
+            return {"temperature": 0.0} | ({"repetition_penalty": penalty} if penalty != 1 else {})
         names = ("temperature", "top_k", "top_p", "repetition_penalty")
         return {name: self.search[name] for name in names if name in self.search}
 

@@ -18,6 +18,7 @@ from edgekit.builder.request.request import (
 )
 from edgekit.builder.source.configfile import read_config
 from edgekit.builder.source.find import LocalSource, find
+from edgekit.builder.source.words import words_refusal
 from edgekit.builder.spec import BuildSpec, Precision, Provider
 from edgekit.builder.support.architectures import support_of
 from edgekit.builder.support.modelconfig import check_config
@@ -70,6 +71,7 @@ def prepare(request: BuildRequest, lock_digest: str, report: ProgressCallback) -
     found = find(request.model, request.revision, request.hub_cache, report)
     config = read_config(found.path)
     refuse_unsupported(config, checked, request)
+    refuse_words(found.path, config)
     recipes, why = recipes_for(request, checked, config)
     candidates = []
     for each in recipes:
@@ -115,3 +117,13 @@ def refuse_unsupported(
     if support.refusal:
         raise support.refusal.error
     refuse_unloadable(checked, config)
+
+
+def refuse_words(folder: Path, config: dict[str, Any]) -> None:
+    """Refuse search defaults, token ids and words that fit no row of the model.
+
+    Raises:
+        UsageError: names the setting.
+    """
+    if refusal := words_refusal(folder, config):
+        raise refusal.error

@@ -31,6 +31,7 @@ from edgekit.builder.request.request import (
 )
 from edgekit.builder.source.checkpoint import check_weights
 from edgekit.builder.source.find import HUB_NAME, hub_refusal, online_environment
+from edgekit.builder.source.words import words_refusal
 from edgekit.builder.support.architectures import ArchitectureSupport, support_of
 from edgekit.builder.support.limits import Refusal
 from edgekit.builder.support.modelconfig import check_config
@@ -84,7 +85,7 @@ def plan_build(request: BuildRequest, report: ProgressCallback) -> Plan:
         trust_remote_code=request.trust_remote_code,
         context=request.context,
     )
-    support = _without_headers(headers, support)
+    support = _without_headers(headers, _without_words(request, headers, support))
     if support.architecture is None:
         return make_plan(
             headers.source, support, None, (), _machine(request, headers), notes=checked.notes
@@ -138,6 +139,15 @@ def _shape(
         if support.refusal is None:
             raise
         return None  # the refusal already gives a better reason
+
+
+def _without_words(
+    request: BuildRequest, headers: ModelHeaders, support: ArchitectureSupport
+) -> ArchitectureSupport:
+    folder = Path(request.model).expanduser()
+    if support.refusal or not folder.is_dir():  # the files of a model on the hub are not fetched
+        return support
+    return msgspec.structs.replace(support, refusal=words_refusal(folder, headers.config))
 
 
 def _without_headers(headers: ModelHeaders, support: ArchitectureSupport) -> ArchitectureSupport:
