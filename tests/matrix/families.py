@@ -167,6 +167,8 @@ FAMILIES: tuple[Family, ...] = (
         "text_config": _GEMMA_4, **_GEMMA_IDS}),
     Family("MistralForCausalLM", "MistralConfig", _text(sliding_window=None)),
     Family("MistralForCausalLM (sliding window)", "MistralConfig", _text(sliding_window=WINDOW)),
+    Family("MistralForCausalLM (sliding window of 4096)", "MistralConfig", _text(
+        sliding_window=4096, max_position_embeddings=8192)),
     Family("Mistral3ForConditionalGeneration", "Mistral3Config", {
         "text_config": {"model_type": "mistral", **_text(sliding_window=None, head_dim=32)},
         "vision_config": {"model_type": "pixtral", **_SIGHT, "head_dim": 16},

@@ -209,3 +209,40 @@ def test_rotary_settings_of_a_wrong_type_are_refused_by_field(rope: dict[str, An
     with pytest.raises(UsageError) as caught:
         check_config({"rope_parameters": rope})
     assert "factor" in caught.value.why
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "window"),
+    [
+        ("MistralForCausalLM", {"max_position_embeddings": 32768}, 4096),
+        ("MistralForCausalLM", {"max_position_embeddings": 32768, "sliding_window": None}, 0),
+        ("Phi3ForCausalLM", {"max_position_embeddings": 4096, "sliding_window": 2047}, 2047),
+        # Phi-3.5-mini's never slides
+        ("Phi3ForCausalLM", {"max_position_embeddings": 131072, "sliding_window": 262144}, 0),
+        ("Gemma2ForCausalLM", {"max_position_embeddings": 8192}, 4096),
+        ("Gemma3ForCausalLM", {"max_position_embeddings": 32768, "sliding_window": 512}, 512),
+        ("Gemma2ForCausalLM", {"layer_types": ["full_attention"] * 2}, 0),
+        ("Qwen2ForCausalLM", {"sliding_window": 4096, "use_sliding_window": False}, 0),
+        ("Qwen2ForCausalLM", {"sliding_window": 4096, "use_sliding_window": True}, 4096),
+        (
+            "Qwen2ForCausalLM",
+            {"sliding_window": 4096, "use_sliding_window": True, "max_position_embeddings": 2048},
+            2048,
+        ),
+        ("LlamaForCausalLM", {"sliding_window": 4096}, 0),
+    ],
+)
+def test_the_window_that_is_reserved_in_full(
+    name: str, config: dict[str, Any], window: int
+) -> None:
+    assert support_of(TEXT | {"architectures": [name]} | config, "int4", "cpu").window == window
+
+
+def test_a_window_beyond_the_context_is_built_as_the_context() -> None:
+    """The runtime wants a cache that holds all of it, and has none longer than the context."""
+    config = {"sliding_window": 32768, "use_sliding_window": True, "max_position_embeddings": 4096}
+    found, why = told("Qwen2ForCausalLM", **config)
+    assert found["sliding_window"] == 4096
+    assert "32768 tokens is built as 4096" in why
+    config["use_sliding_window"] = False  # as Qwen 2.5 has it
+    assert told("Qwen2ForCausalLM", **config)[1] == ""

@@ -203,3 +203,20 @@ def test_a_greedy_model_keeps_its_repetition_penalty_in_the_bundle() -> None:
         "temperature": 0.0, "repetition_penalty": 1.1,
     }  # fmt: skip
     assert sampling(do_sample=False, repetition_penalty=1.0) == {"temperature": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("told", "window"),
+    [
+        (None, 0),
+        ({"window_size": 4096, "layers": [0]}, 4096),
+        ({"window_size": 4096, "layers": []}, 0),
+        ({"window_size": 16}, 16),
+    ],
+)
+def test_a_bundle_reserves_a_whole_window(told: dict[str, Any] | None, window: int) -> None:
+    decoder = {"num_key_value_heads": 8, "head_size": 128, "num_hidden_layers": 32}
+    genai = GenaiConfig({"decoder": decoder | ({"sliding_window": told} if told else {})})
+    assert genai.window == window
+    if window == 4096:
+        assert "4096 tokens is reserved in full, 1074 MB" in genai.reserves(512)

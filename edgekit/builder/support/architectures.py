@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from edgekit.builder.support.limits import Refusal, beyond, known_defect
-from edgekit.builder.support.mend import mended, mends
+from edgekit.builder.support.mend import mended, mends, sliding_window
 from edgekit.builder.support.modelconfig import architecture_of
 
 Kind = Literal["text", "text part", "speech"]
@@ -41,11 +41,13 @@ class ArchitectureSupport(msgspec.Struct, frozen=True):
         architecture: None where the builder does not know it.
         refusal: what cannot be built, why, and what to do instead; None where it can be built.
         notes: remarks for the user, one line each.
+        window: the sliding window of the layers that have one, in tokens; else 0.
     """
 
     architecture: Architecture | None
     refusal: Refusal | None = None
     notes: tuple[str, ...] = ()
+    window: int = 0
 
 
 _TEXT = (
@@ -138,7 +140,7 @@ def support_of(
     )
     part = f"only the language part of {name} is built; it takes text, not pictures or sound"
     notes = ((part,) if known.kind == "text part" else ()) + tuple(each.why for each in changes)
-    return ArchitectureSupport(known, refusal, notes)
+    return ArchitectureSupport(known, refusal, notes, sliding_window(name, config))
 
 
 def alternative(name: str) -> str:

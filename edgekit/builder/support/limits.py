@@ -12,6 +12,7 @@ from edgekit.builder.support.change import Refusal, rope_type, rotary
 from edgekit.builder.support.mend import ATTRIBUTES
 from edgekit.builder.support.modelconfig import language_part
 from edgekit.builder.support.rotary import LLAMAS, defect, rotated
+from edgekit.builder.support.strays import SWITCHED
 
 __all__ = ["Refusal", "beyond", "known_defect"]
 
@@ -44,10 +45,6 @@ _SEPARATE = frozenset({"HunYuanDenseV1ForCausalLM"}) | _QWEN_3_5 | _QWEN_VLS
 """Their positions are rotated by an operator of its own, which takes any even width."""
 _WIDTH, _SEPARATE_WIDTH = 16, 8
 _NO_ROPE_INTERVAL = 4  # SmolLM3Config's
-_SWITCHED = frozenset(
-    {"Qwen2ForCausalLM", "Qwen2_5_VLForConditionalGeneration", "Qwen3ForCausalLM"}
-)  # fmt: skip
-"""transformers gives them a window only where `use_sliding_window` is on."""
 
 
 def known_defect(
@@ -223,7 +220,7 @@ def _layers(name: str, text: dict[str, Any]) -> Refusal | None:
             "layer_types has another order, which it does not read",
             "take the original one, openai/gpt-oss-20b",
         )
-    off = name in _SWITCHED and not text.get("use_sliding_window")
+    off = name in SWITCHED and not text.get("use_sliding_window")
     if "sliding_attention" in kinds and (off or text.get("sliding_window", 1) is None):
         return Refusal(
             "config.json has layers with a sliding window and no window",

@@ -13,8 +13,9 @@ import math
 from typing import Any
 
 from edgekit.builder.support.change import Mend, rope_type, rotary
+from edgekit.builder.support.modelconfig import language_part
 from edgekit.builder.support.rotary import linear, longrope, whole_heads, yarn
-from edgekit.builder.support.strays import WINDOWED, strays
+from edgekit.builder.support.strays import SWITCHED, WINDOWED, WINDOWS, strays
 
 ATTRIBUTES = "edgekit_attributes"
 """A key of a mended config.json. After transformers has read the file, `inside/convert.py` sets the
@@ -49,8 +50,8 @@ def mends(name: str, config: dict[str, Any]) -> tuple[Mend, ...]:
     if name not in _REMOTE:
         found += [strays(name, text), whole_heads(name, text)]
     found += [
-        _window(name, text), _epsilon(name, text), _context(name, text), longrope(name, text),
-        linear(name, text), yarn(name, text),
+        _window(name, text), _long_window(name, text), _epsilon(name, text), _context(name, text),
+        longrope(name, text), linear(name, text), yarn(name, text),
     ]  # fmt: skip
     if inner:
         found = [Mend({"text_config": each.patch}, each.why) for each in found if each]
@@ -107,6 +108,37 @@ def _window(name: str, text: dict[str, Any]) -> Mend | None:
     return Mend(
         {"layer_types": told, **named},
         f"every layer looks {window} tokens back, which the builder is told layer by layer",
+    )
+
+
+def sliding_window(name: str, config: dict[str, Any]) -> int:
+    """The window of the layers that have one, in tokens, as the built model has it; else 0.
+
+    Args:
+        name: the architecture.
+        config: a configuration that passed `check_config`.
+    """
+    text = language_part(config)
+    if name in WINDOWED:
+        return window_of(name, text) or 0
+    if name not in WINDOWS or (name in SWITCHED and not text.get("use_sliding_window")):
+        return 0
+    kinds = text.get("layer_types")
+    if kinds is not None and "sliding_attention" not in kinds:
+        return 0
+    window = text.get("sliding_window", WINDOWS[name])
+    return min(window or 0, text.get("max_position_embeddings") or window or 0)
+
+
+def _long_window(name: str, text: dict[str, Any]) -> Mend | None:
+    """A window beyond the context: the runtime wants a cache that holds all of it."""
+    longest, window = text.get("max_position_embeddings"), text.get("sliding_window")
+    on = name in WINDOWS and (name not in SWITCHED or text.get("use_sliding_window"))
+    if not (on and longest and window) or window <= longest:
+        return None
+    return Mend(
+        {"sliding_window": longest},
+        f"the window of {window} tokens is built as {longest}, which is the whole context",
     )
 
 

@@ -36,6 +36,14 @@ _MIXED = frozenset(
 """transformers reads their layer types; none of them has a window."""
 WINDOWED = frozenset({"MistralForCausalLM", "Mistral3ForConditionalGeneration", "Phi3ForCausalLM"})
 """transformers gives their window to every layer, whatever `layer_types` says."""
+SWITCHED = frozenset({"Qwen2ForCausalLM", "Qwen2_5_VLForConditionalGeneration", "Qwen3ForCausalLM"})
+"""transformers gives them a window only where `use_sliding_window` is on."""
+WINDOWS = {
+    "Gemma2ForCausalLM": 4096, "Gemma3ForCausalLM": 4096, "GptOssForCausalLM": 128,
+    "Qwen2ForCausalLM": 4096, "Qwen2_5_VLForConditionalGeneration": 4096,
+    "Qwen3ForCausalLM": 4096, "SmolLM3ForCausalLM": 0,
+}  # fmt: skip
+"""Architectures whose `layer_types` name the layers with a window -> their class's window."""
 _NOBODY: frozenset[str] = frozenset()
 
 _READ_BY: dict[str, frozenset[str]] = {
