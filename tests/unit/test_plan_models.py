@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from io import BytesIO
 from typing import Any
@@ -12,9 +13,15 @@ from edgekit.builder.plan.ggufheader import read_header
 from edgekit.builder.plan.shape import shape_of
 from edgekit.builder.plan.sizes import data_bytes
 from edgekit.builder.request.asked import asked_for
-from edgekit.builder.support.architectures import ARCHITECTURES, alternative, support_of
+from edgekit.builder.support.architectures import (
+    _INSTEAD,
+    ARCHITECTURES,
+    alternative,
+    support_of,
+)
 from edgekit.builder.support.modelconfig import check_config
 from edgekit.errors import UsageError
+from tests.matrix.families import FAMILIES
 
 SMOLLM2_LAYER: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -52,7 +59,7 @@ def test_phi_35_moe_is_refused_on_a_cpu_and_not_on_cuda() -> None:
     [
         ("MixtralForCausalLM", "MistralForCausalLM"),
         ("Qwen3MoeForCausalLM", "Qwen3ForCausalLM"),
-        ("Olmo2ForCausalLM", "OlmoForCausalLM"),
+        ("Olmo2ForCausalLM", "Qwen3ForCausalLM"),
         ("Qwen4ForCausalLM", "Qwen"),
         ("Gemma3nForConditionalGeneration", "Gemma"),
         ("BloomForCausalLM", "Llama"),
@@ -64,10 +71,31 @@ def test_an_unknown_architecture_is_refused_with_another(name: str, instead: str
     assert instead in said
 
 
+NAMED = re.compile(r"\b\w+For(?:CausalLM|ConditionalGeneration)\b")
+STRANGERS = ("BloomForCausalLM", "Olmo4ForCausalLM", "Gemma5ForCausalLM", "Gemma4ForCausalLM",
+    "WhisperForCausalLM", "GraniteMoeHybrid2ForCausalLM", "SmolLM4ForCausalLM",
+    "PhimoeForCausalLM", "Qwen3_6ForConditionalGeneration", "Gemma3nForCausalLM")  # fmt: skip
+
+
 def test_an_alternative_is_one_that_can_be_built() -> None:
-    for name in ARCHITECTURES:
-        other = alternative(name).rpartition("(")[2].rstrip(")").removeprefix("a model of ")
-        assert not other or not ARCHITECTURES[other].remote
+    known = {family.architecture: family for family in reversed(FAMILIES) if family.config}
+    offered = {word for name in (*ARCHITECTURES, *_INSTEAD, *STRANGERS) for word in NAMED.findall(
+        alternative(name)
+    )}  # fmt: skip
+    assert len(offered) > 5
+    for other in offered:
+        config = {"architectures": [other], **known[other].values}
+        assert verdict(**config) == "", other
+
+
+def test_a_refusal_offers_what_can_be_built() -> None:
+    """The classes that its next step names."""
+    known = {family.architecture: family for family in reversed(FAMILIES) if family.config}
+    for family in FAMILIES:
+        config = {"architectures": [family.architecture], **family.values}
+        refusal = support_of(config, "int4", "cpu").refusal
+        for other in NAMED.findall(refusal.next_step) if refusal else ():
+            assert verdict(architectures=[other], **known[other].values) == "", refusal
 
 
 def test_code_of_the_repository_is_never_run_by_itself() -> None:

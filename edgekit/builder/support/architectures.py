@@ -91,10 +91,10 @@ _INSTEAD = {
     "Qwen3MoeForCausalLM": "a dense Qwen3, up to 32B (Qwen3ForCausalLM)",
     "Qwen3NextForCausalLM": "a dense Qwen3 (Qwen3ForCausalLM)",
     "Qwen2VLForConditionalGeneration": "a Qwen2.5-VL (Qwen2_5_VLForConditionalGeneration)",
-    "Olmo2ForCausalLM": "an OLMo of the first generation (OlmoForCausalLM)",
-    "Olmo3ForCausalLM": "an OLMo of the first generation (OlmoForCausalLM)",
-    "OlmoeForCausalLM": "an OLMo of the first generation (OlmoForCausalLM)",
-    "Gemma3nForConditionalGeneration": "a Gemma 3 (Gemma3ForConditionalGeneration)",
+    "Olmo2ForCausalLM": "a dense Qwen3 (Qwen3ForCausalLM)",
+    "Olmo3ForCausalLM": "a dense Qwen3 (Qwen3ForCausalLM)",
+    "OlmoeForCausalLM": "a small Qwen3 (Qwen3ForCausalLM)",
+    "Gemma3nForConditionalGeneration": "google/gemma-3-1b-it (Gemma3ForCausalLM)",
     "GraniteMoeForCausalLM": "a dense Granite (GraniteForCausalLM)",
     "DeepseekV3ForCausalLM": "a distilled DeepSeek-R1 (Qwen2ForCausalLM or LlamaForCausalLM)",
     "DeepseekV2ForCausalLM": "a distilled DeepSeek-R1 (Qwen2ForCausalLM or LlamaForCausalLM)",
@@ -103,6 +103,9 @@ _INSTEAD = {
     "Phi4MultimodalForCausalLM": "microsoft/Phi-4-mini-instruct (Phi3ForCausalLM)",
 }
 
+_NO_CLASS = "Lfm2AudioForConditionalGeneration"  # transformers 5.23 cannot load it for the gate
+_USUAL = {"num_hidden_layers": 32}
+"""What decides whether a usual model of an architecture is refused, as every SmolLM3 is."""
 # Both the builder and transformers read these formats; loading a model with another one fails.
 _CHECKPOINTS = frozenset({"awq", "gptq", "olive", "quark", "quant_auto"})
 _CUDA_CHECKPOINTS = frozenset({"modelopt", "compressed-tensors"})
@@ -147,7 +150,13 @@ def alternative(name: str) -> str:
     """A similar model that can be built instead; an empty string where there is none."""
     if name in _INSTEAD:
         return _INSTEAD[name]
-    able = [each for each, known in ARCHITECTURES.items() if not (known.cuda_only or known.remote)]
+    able = [
+        each
+        for each, known in ARCHITECTURES.items()
+        if not (known.cuda_only or known.remote or known.kind == "speech")
+        and known_defect(each, _USUAL, "int4", "cpu") is None
+        and each != _NO_CLASS
+    ]
     close = difflib.get_close_matches(name, able, n=1, cutoff=0.85)
     return f"a model of {close[0]}" if close else ""
 
