@@ -21,7 +21,8 @@ from edgekit.builder.run import build
 from edgekit.builder.tools.host import HostToolchain
 from edgekit.builder.tools.process import INSIDE
 from tests.building import TESTS, environment, run_script, silent
-from tests.matrix.families import FAMILIES, WINDOW
+from tests.matrix.families import WINDOW
+from tests.matrix.shapes import FAMILIES
 
 MAX_LENGTH = 160
 

@@ -21,7 +21,7 @@ from edgekit.builder.support.architectures import (
 )
 from edgekit.builder.support.modelconfig import check_config
 from edgekit.errors import UsageError
-from tests.matrix.families import FAMILIES
+from tests.matrix.shapes import FAMILIES
 
 SMOLLM2_LAYER: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
