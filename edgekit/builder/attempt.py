@@ -22,6 +22,8 @@ from edgekit.core.buildinfo import GATE_PAGE_NAME, GATE_REPORT_NAME
 from edgekit.data import cache_root
 from edgekit.errors import VerificationError
 
+_LOSSES = frozenset({"kl_mean", "kl_p99", "top1", "perplexity_ratio", "loops_added", "ends_lost"})
+"""Violations that more bits cure."""
 GATED_PROVIDERS = ("cpu",)
 """The gate runs on a CPU: graphs for other providers use operators that its runtime lacks."""
 
@@ -118,7 +120,7 @@ def attempt_all(
             shutil.rmtree(last.made.folder)
     if best is None:
         assert last is not None, "there is always a candidate"
-        raise _refusal(last, tried)
+        raise _refusal(last, tried, budget_bytes)
     return best, tuple(tried)
 
 
@@ -137,7 +139,8 @@ def _attempt(
     if setup.thresholds is None or candidate.spec.provider not in GATED_PROVIDERS:
         return Attempt(candidate, made, None)
     adapter = candidate.options.get("adapter_path")
-    subject = Subject(made.folder, setup.folder, candidate.spec, Path(adapter) if adapter else None)
+    merged = Path(adapter) if adapter else None
+    subject = Subject(made.folder, setup.folder, candidate.spec, merged, made.told)
     gate = assess(subject, setup.thresholds, setup.toolchain, shown)
     return Attempt(candidate, made, gate)
 
@@ -152,23 +155,45 @@ def write_report(attempt: Attempt, tried: Sequence[RecipeResult], folder: Path) 
     (folder / GATE_PAGE_NAME).write_text(page(title, attempt.gate, tried), encoding="utf-8")
 
 
-def _refusal(last: Attempt, tried: Sequence[RecipeResult]) -> VerificationError:
+def _refusal(
+    last: Attempt, tried: Sequence[RecipeResult], budget_bytes: int | None
+) -> VerificationError:
     kept_at = cache_root() / "logs"
     kept_at.mkdir(parents=True, exist_ok=True)
     write_report(last, tried, kept_at)
-    if len(tried) > 1:
-        return VerificationError(
-            "no recipe is good enough",
-            why="\n" + table(tried),
-            next_step="take a larger --budget, or change the gate's profile openly (--gate)",
-        )
     assert last.gate is not None, "only a gate refuses"
+    page_at = f"the whole report is {kept_at / GATE_PAGE_NAME}"
+    if len(tried) > 1:
+        way = way_out(last.gate, budget=budget_bytes is not None, auto=True)
+        return VerificationError(
+            "no recipe is good enough", why="\n" + table(tried), next_step=f"{way}; {page_at}"
+        )
     messages = [finding.message for finding in last.gate.verdict.findings]
     loss = last.gate.attribution
-    blamed = f"; most is lost by the {loss.largest}" if loss else ""
+    blamed = (f"most is lost by the {loss.largest}",) if loss else ()
     return VerificationError(
         f"the model is not good enough: {', '.join(f.name for f in last.gate.verdict.findings)}",
-        why="; ".join(messages) + blamed,
-        next_step="try --recipe auto, or a profile that fits the model's size (--gate small); "
-        f"the whole report is {kept_at / GATE_PAGE_NAME}",
+        why="; ".join((*messages, *blamed, *last.gate.notes)),
+        next_step=f"{way_out(last.gate)}; {page_at}",
     )
+
+
+def way_out(gate: GateReport, *, budget: bool = False, auto: bool = False) -> str:
+    """What to do about a refused model.
+
+    Args:
+        budget: a limit of the size was given.
+        auto: every recipe was tried.
+    """
+    named = {finding.name for finding in gate.verdict.findings}
+    if named - _LOSSES:
+        # no recipe and no profile changes a tokenizer, a table or a row of another model
+        return "take another model of that size; --no-gate builds this one, marked as not measured"
+    ways = []
+    if budget:
+        ways.append("take a larger --budget")
+    elif not auto:
+        ways.append("try --recipe auto")
+    if gate.profile != "small":
+        ways.append("take a profile that fits a model below half a billion weights (--gate small)")
+    return " or ".join(ways) or "take a larger model, or change a limit openly (--threshold)"

@@ -114,7 +114,8 @@ def _build(
         (model / RECORD_NAME).write_bytes(_pretty(record))
         report(Progress("publish", "flushing them to the disk"))
         publish(model, out)
-    return _result(out, record, started, prepared.notes, best.made, tried)
+    notes = prepared.notes + (best.gate.notes if best.gate else ())
+    return _result(out, record, started, notes, best.made, tried)
 
 
 def _has_passed(record: BuildRecord, thresholds: Thresholds | None) -> bool:

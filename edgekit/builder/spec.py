@@ -76,7 +76,7 @@ class BuildSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     option_files: dict[str, dict[str, str]]
     toolchain: str
     context: int = DEFAULT_CONTEXT
-    steps: int = 3
+    steps: int = 4
 
     def build_id(self) -> str:
         """Sha256 (hex) of the canonical JSON: keys sorted, no spaces, UTF-8."""

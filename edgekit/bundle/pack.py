@@ -56,10 +56,30 @@ class GenaiConfig(msgspec.Struct, frozen=True):
         return int(2 * decoder["num_hidden_layers"] * heads * KV_ELEMENT_BYTES)
 
     @property
+    def window(self) -> int:
+        """The sliding window of the layers that have one, in tokens; else 0.
+
+        The runtime reserves keys and values for a whole window, however short the context is.
+        """
+        window = self.model["decoder"].get("sliding_window") or {}
+        # the builder also writes a window that no layer has
+        return 0 if window.get("layers") == [] else int(window.get("window_size") or 0)
+
+    def reserves(self, context: int) -> str:
+        """What is said where the window is longer than the context, in tokens."""
+        taken = self.window * self.kv_bytes_per_token
+        return (
+            f"its sliding window of {self.window} tokens is reserved in full, {taken / 1e6:.0f} "
+            f"MB of keys and values, although the context is {context}"
+        )
+
+    @property
     def sampling(self) -> dict[str, Any]:
         """The model's sampling defaults under chat completions' names; greedy unless it samples."""
         if not self.search.get("do_sample"):
-            return {"temperature": 0.0}
+            # transformers applies it to greedy answers, too
+            penalty = self.search.get("repetition_penalty", 1.0)
+            return {"temperature": 0.0} | ({"repetition_penalty": penalty} if penalty != 1 else {})
         names = ("temperature", "top_k", "top_p", "repetition_penalty")
         return {name: self.search[name] for name in names if name in self.search}
 
@@ -69,13 +89,14 @@ def read_model(folder: Path) -> GenaiConfig:
     try:
         config = msgspec.json.decode((folder / "genai_config.json").read_bytes(), type=GenaiConfig)
         _ = config.kv_bytes_per_token, config.model["context_length"], config.model["type"]
+        _ = config.window
     except FileNotFoundError:
         raise UsageError(
             f"{folder} is not a built model",
             "it has no genai_config.json",
             "make one: `edgekit build -m MODEL -o FOLDER`",
         ) from None
-    except (msgspec.MsgspecError, KeyError, TypeError) as error:
+    except (msgspec.MsgspecError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UsageError(f"{folder / 'genai_config.json'} cannot be used", str(error)) from error
     return config
 
@@ -120,6 +141,8 @@ def pack(
     check_name("version", version)
     genai = read_model(folder)
     caps = _caps(genai, context, max_answer)
+    if genai.window > caps.context:
+        report(genai.reserves(caps.context))
     source = read_folder(folder)
     check_gate(source, accept_ungated)
     report("hashing the model")
@@ -177,6 +200,7 @@ def _config(
     packed: OtherLayers,
 ) -> BundleConfig:
     kv_bytes = genai.kv_bytes_per_token
+    reserved = kv_bytes * max(caps.context, genai.window)
     return BundleConfig(
         name=name,
         version=version,
@@ -185,7 +209,7 @@ def _config(
         context_length=caps.context,
         kv_bytes_per_token=kv_bytes,
         max_answer_tokens=caps.max_answer,
-        fit=_fit(packed.model, [packed.agent, *packed.runtimes], kv_bytes * caps.context),
+        fit=_fit(packed.model, [packed.agent, *packed.runtimes], reserved),
         search=genai.sampling,
     )
 

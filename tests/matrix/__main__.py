@@ -19,9 +19,9 @@ from edgekit.errors import EdgekitError
 from tests.building import silent
 from tests.matrix import table
 from tests.matrix.extras import EXTRAS
-from tests.matrix.families import FAMILIES
 from tests.matrix.row import Row, counts
 from tests.matrix.run import Bench, make_checkpoints, reason, run_family
+from tests.matrix.shapes import FAMILIES
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "architectures.md"
 WORKERS = 2

@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 
 from edgekit.errors import EdgekitError
-from tests.matrix.families import FAMILIES
 from tests.matrix.row import FP16_TOLERANCE, Row, judged
 from tests.matrix.run import HERE, Bench, make_checkpoints, reason, refusal_of
+from tests.matrix.shapes import FAMILIES
 
 MAKE_INPUT = HERE / "inside" / "make_input.py"
 STRUCTURE = HERE / "inside" / "structure.py"

@@ -1,8 +1,10 @@
 """The architectures, as data: a tiny configuration of each, or why it is not tested.
 
 Dimensions are even multiples of 32, the builder's block size (onnxruntime's k_quant cannot pack an
-odd number of blocks), heads are 32 or 64 wide, and windows are shorter than the 24 tokens that are
-compared, so that a window that is lost shows.
+odd number of blocks). A window of 16 is shorter than the 24 tokens that are compared: its loss
+shows. Each family comes in three shapes at least (`shapes.py`): heads that share keys and values by
+two, wide heads that share none, and one head of keys and values for all, where a window is longer
+than the text. The vocabulary is as long as the rows of no layer.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ from typing import Any
 
 import msgspec
 
-VOCABULARY = 1024
+VOCABULARY = 1056
+_TOP = VOCABULARY - 32  # ids from here on stand for pictures; no text that is compared has them
 
 
 class Family(msgspec.Struct, frozen=True):
@@ -102,8 +105,8 @@ _QWEN_SIGHT = {
     "out_hidden_size": 128, "num_position_embeddings": 16, "deepstack_visual_indexes": [0],
 }  # fmt: skip
 _QWEN_IDS = {
-    "image_token_id": 1020, "video_token_id": 1021,
-    "vision_start_token_id": 1022, "vision_end_token_id": 1023,
+    "image_token_id": _TOP + 28, "video_token_id": _TOP + 29,
+    "vision_start_token_id": _TOP + 30, "vision_end_token_id": _TOP + 31,
 }  # fmt: skip
 _MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}
 _QWEN_3_5 = _text(
@@ -116,8 +119,9 @@ _QWEN_3_5 = _text(
     },
 )  # fmt: skip
 _GEMMA_IDS = {
-    "boi_token_id": 1010, "eoi_token_id": 1011, "image_token_id": 1012, "video_token_id": 1013,
-    "boa_token_id": 1014, "eoa_token_index": 1015, "audio_token_id": 1016,
+    "boi_token_id": _TOP + 18, "eoi_token_id": _TOP + 19, "image_token_id": _TOP + 20,
+    "video_token_id": _TOP + 21,
+    "boa_token_id": _TOP + 22, "eoa_token_index": _TOP + 23, "audio_token_id": _TOP + 24,
 }  # fmt: skip
 _YARN = {
     "rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0,
@@ -126,7 +130,7 @@ _YARN = {
 _BETAS = {"beta_fast": 32.0, "beta_slow": 1.0}
 _REMOTE = "its code is in the model's repository, not in transformers 5.23"
 
-FAMILIES: tuple[Family, ...] = (
+PLAIN: tuple[Family, ...] = (
     Family("LlamaForCausalLM", "LlamaConfig", _text()),
     Family("LlamaForCausalLM (tied, biases)", "LlamaConfig", _text(
         tie_word_embeddings=True, attention_bias=True, mlp_bias=False)),
@@ -135,18 +139,34 @@ FAMILIES: tuple[Family, ...] = (
         "high_freq_factor": 4.0, "original_max_position_embeddings": 64})),
     Family("LlamaForCausalLM (linear RoPE)", "LlamaConfig", _text(rope_parameters={
         "rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0})),
+    Family("LlamaForCausalLM (keys that transformers does not read)", "LlamaConfig", _text(), {
+        "partial_rotary_factor": 0.5, "sliding_window": 8, "attn_logit_softcapping": 20.0,
+        "final_logit_softcapping": 15.0, "hidden_activation": "relu", "num_local_experts": 4,
+        "seq_length": 64, "rope_position_scale": 0.5}),
+    Family("LlamaForCausalLM (narrow heads)", "LlamaConfig", _text(head_dim=40)),
     Family("Qwen2ForCausalLM", "Qwen2Config", _text()),
     Family("Qwen2ForCausalLM (YaRN)", "Qwen2Config", _text(
         max_position_embeddings=16384, rope_parameters={**_YARN, **_BETAS})),
     Family("Qwen2ForCausalLM (YaRN, borders not rounded)", "Qwen2Config", _text(
         max_position_embeddings=16384,
         rope_parameters={**_YARN, **_BETAS, "truncate": False})),
+    Family("Qwen2ForCausalLM (YaRN, attention factor)", "Qwen2Config", _text(
+        max_position_embeddings=16384, rope_parameters={**_YARN, "attention_factor": 1.5})),
+    Family("Qwen2ForCausalLM (YaRN, one mscale)", "Qwen2Config", _text(
+        max_position_embeddings=16384, rope_parameters={**_YARN, "mscale": 0.7})),
+    Family("Qwen2ForCausalLM (a part of each head)", "Qwen2Config", _text(rope_parameters={
+        "rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5})),
+    Family("Qwen2ForCausalLM (sliding window beyond the context)", "Qwen2Config", _text(
+        use_sliding_window=True, sliding_window=1024, max_window_layers=1)),
     Family("Qwen2ForCausalLM (YaRN, betas left out)", "Qwen2Config", _text(
         max_position_embeddings=16384, rope_parameters=_YARN)),
     Family("Qwen3ForCausalLM", "Qwen3Config", _text(head_dim=64)),
     Family("GemmaForCausalLM", "GemmaConfig", _GEMMA, note=_GEMMA_NOTE),
     Family("Gemma2ForCausalLM", "Gemma2Config", {
         **_GEMMA, **_SLIDING, "query_pre_attn_scalar": 64}, note=_GEMMA_NOTE),
+    Family("Gemma2ForCausalLM (sliding window of 4096)", "Gemma2Config", {
+        **_GEMMA, **_SLIDING, "query_pre_attn_scalar": 64, "sliding_window": 4096,
+        "max_position_embeddings": 8192}, note=_GEMMA_NOTE),
     Family("Gemma3ForCausalLM", "Gemma3TextConfig", {
         **_GEMMA, **_SLIDING, "query_pre_attn_scalar": 64}),
     Family("Gemma3ForCausalLM (linear RoPE, as 4 B and more)", "Gemma3TextConfig", {
@@ -156,8 +176,8 @@ FAMILIES: tuple[Family, ...] = (
     Family("Gemma3ForConditionalGeneration", "Gemma3Config", {
         "text_config": {**_GEMMA, **_SLIDING, "query_pre_attn_scalar": 64},
         "vision_config": {"model_type": "siglip_vision_model", **_SIGHT},
-        "mm_tokens_per_image": 4, "image_token_index": 1020, "boi_token_index": 1021,
-        "eoi_token_index": 1022}),
+        "mm_tokens_per_image": 4, "image_token_index": _TOP + 28, "boi_token_index": _TOP + 29,
+        "eoi_token_index": _TOP + 30}),
     Family("Gemma4ForConditionalGeneration", "Gemma4Config", {
         "text_config": {**_GEMMA_4, "enable_moe_block": True, "num_experts": 4,
                         "top_k_experts": 2, "moe_intermediate_size": 128}, **_GEMMA_IDS}),
@@ -167,12 +187,25 @@ FAMILIES: tuple[Family, ...] = (
         "text_config": _GEMMA_4, **_GEMMA_IDS}),
     Family("MistralForCausalLM", "MistralConfig", _text(sliding_window=None)),
     Family("MistralForCausalLM (sliding window)", "MistralConfig", _text(sliding_window=WINDOW)),
+    Family("MistralForCausalLM (sliding window of 4096)", "MistralConfig", _text(
+        sliding_window=4096, max_position_embeddings=8192)),
+    Family("MistralForCausalLM (the window of its class)", "MistralConfig", _text(
+        sliding_window=WINDOW, max_position_embeddings=8192), {"sliding_window": None}),
     Family("Mistral3ForConditionalGeneration", "Mistral3Config", {
         "text_config": {"model_type": "mistral", **_text(sliding_window=None, head_dim=32)},
         "vision_config": {"model_type": "pixtral", **_SIGHT, "head_dim": 16},
-        "image_token_index": 1020, "tie_word_embeddings": False}),
+        "image_token_index": _TOP + 28, "tie_word_embeddings": False}),
     Family("PhiForCausalLM", "PhiConfig", _text(num_key_value_heads=4)),
+    Family("PhiForCausalLM (qk_layernorm)", "PhiConfig", _text(
+        num_key_value_heads=4, qk_layernorm=True)),
     Family("Phi3ForCausalLM", "Phi3Config", _text(original_max_position_embeddings=512)),
+    Family("Phi3ForCausalLM (two lengths without LongRoPE)", "Phi3Config", _text(
+        original_max_position_embeddings=256)),
+    Family("Phi3ForCausalLM (sliding window of 2047)", "Phi3Config", _text(
+        max_position_embeddings=4096, original_max_position_embeddings=4096,
+        sliding_window=2047)),
+    Family("Phi3ForCausalLM (LongRoPE, attention factor)", "Phi3Config", {
+        **_LONGROPE, "rope_parameters": {**_LONGROPE["rope_parameters"], "attention_factor": 1.5}}),
     Family("Phi3ForCausalLM (sliding window)", "Phi3Config", _text(
         original_max_position_embeddings=512, sliding_window=WINDOW)),
     Family("Phi3ForCausalLM (LongRoPE)", "Phi3Config", _LONGROPE, _TYPED,
@@ -183,6 +216,10 @@ FAMILIES: tuple[Family, ...] = (
         **_GRANITE, "layer_types": ["attention", "attention"], "num_local_experts": 0,
         "num_experts_per_tok": 0, "shared_intermediate_size": 256,
         "position_embedding_type": "rope"}),
+    Family("GraniteMoeHybridForCausalLM (no rotary positions)", "GraniteMoeHybridConfig", {
+        **_GRANITE, "layer_types": ["attention", "attention"], "num_local_experts": 0,
+        "num_experts_per_tok": 0, "shared_intermediate_size": 256,
+        "position_embedding_type": "nope"}),
     Family("GraniteMoeHybridForCausalLM (Mamba)", "GraniteMoeHybridConfig", {
         **_GRANITE, "layer_types": ["mamba", "attention"], "num_local_experts": 0,
         "num_experts_per_tok": 0, "shared_intermediate_size": 256, "mamba_n_heads": 8,
@@ -197,8 +234,10 @@ FAMILIES: tuple[Family, ...] = (
     Family("Ernie4_5ForCausalLM", "Ernie4_5Config", _text(head_dim=32, use_bias=False)),
     Family("HunYuanDenseV1ForCausalLM", "HunYuanDenseV1Config", _text(head_dim=32)),
     Family("NemotronForCausalLM", "NemotronConfig", _text()),
+    Family("NemotronForCausalLM (MLP biases)", "NemotronConfig", _text(mlp_bias=True)),
     Family("OlmoForCausalLM", "OlmoConfig", _text()),
     Family("Lfm2ForCausalLM", "Lfm2Config", _LFM2),
+    Family("Lfm2ForCausalLM (conv_bias)", "Lfm2Config", {**_LFM2, "conv_bias": True}),
     Family("Lfm2MoeForCausalLM", "Lfm2MoeConfig", {
         **_LFM2, **_MOE, "num_dense_layers": 1}),
     Family("Lfm2VlForConditionalGeneration", "Lfm2VlConfig", {
@@ -206,7 +245,7 @@ FAMILIES: tuple[Family, ...] = (
         "vision_config": {"model_type": "siglip2_vision_model", "hidden_size": 32,
                           "intermediate_size": 64, "num_hidden_layers": 1,
                           "num_attention_heads": 2, "num_patches": 16, "patch_size": 4},
-        "image_token_id": 1020, "projector_hidden_size": 64}),
+        "image_token_id": _TOP + 28, "projector_hidden_size": 64}),
     Family("GptOssForCausalLM", "GptOssConfig", _text(
         head_dim=32, num_local_experts=4, num_experts_per_tok=2, **_SLIDING)),
     Family("Qwen2_5_VLForConditionalGeneration", "Qwen2_5_VLConfig", {

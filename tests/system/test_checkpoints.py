@@ -16,7 +16,7 @@ from edgekit.builder.support.leftovers import explained
 from edgekit.builder.tools.process import INSIDE
 from tests.building import edgekit_build, run_script
 from tests.checkpoints import write_weights
-from tests.matrix.families import FAMILIES
+from tests.matrix.shapes import FAMILIES
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -13,14 +13,14 @@ import pytest
 from edgekit.builder.support.architectures import ARCHITECTURES
 from tests.building import ROOT, environment
 from tests.matrix import table
-from tests.matrix.families import FAMILIES
 from tests.matrix.row import Row, judged
+from tests.matrix.shapes import FAMILIES
 
 FINE: dict[str, Any] = {"difference": 1e-6, "stepwise": 2e-6, "cosine": 1.0}
 SMALL: dict[str, Any] = {"cosine": 0.95, "tokens": [5, 6], "inside": True}
 
 # one for each way of quantising: matrices and a shared embedding, experts, eight bits
-PARTS = ("LlamaForCausalLM (tied", "Lfm2MoeForCausalLM", "int8/cpu")
+PARTS = ("LlamaForCausalLM (tied", "Lfm2MoeForCausalLM (one", "int8/cpu")
 
 
 @pytest.mark.timeout(600)

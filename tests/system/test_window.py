@@ -1,9 +1,15 @@
-"""A sliding window of 16 tokens on a real graph: what has left it cannot be gone back to."""
+"""Sliding windows on real graphs.
+
+What has left a window of 16 tokens cannot be gone back to. A window of 4096 tokens, as Mistral 7B
+and Gemma 2 have it, is longer than any text here: the runtime wants a cache that holds all of it.
+"""
 
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -13,16 +19,17 @@ from edgekit.agent.serve.worker.decoder import Decoder, RuntimeOptions, open_mod
 from edgekit.builder.request.request import BuildRequest
 from edgekit.builder.run import build
 from edgekit.builder.tools.host import HostToolchain
-from tests.building import run_script, silent
-from tests.matrix.families import FAMILIES, WINDOW
+from edgekit.builder.tools.process import INSIDE
+from tests.building import TESTS, environment, run_script, silent
+from tests.matrix.families import WINDOW
+from tests.matrix.shapes import FAMILIES
 
 MAX_LENGTH = 160
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("window")
-    family = next(f for f in FAMILIES if f.name == "MistralForCausalLM (sliding window)")
+def made(folder: Path, name: str, **how: Any) -> Path:
+    """A model of a family of the matrix, ungated."""
+    family = next(f for f in FAMILIES if f.name == name)
     listed = folder / "listed.json"
     wanted = msgspec.to_builtins(family) | {
         "architecture": family.architecture,
@@ -31,10 +38,21 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     listed.write_text(json.dumps([wanted]))
     python = HostToolchain().ready(silent).python
     run_script(python, "models/make_tiny_model.py", "--many", listed)
-    request = BuildRequest(
-        model=str(folder / "source"), out=folder / "model", gate=None, recipe="plain"
-    )
+    request = BuildRequest(model=str(folder / "source"), out=folder / "model", gate=None, **how)
     return build(request, silent).out
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("window")
+    return made(folder, "MistralForCausalLM (sliding window)", recipe="plain")
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("long")
+    name = "MistralForCausalLM (sliding window of 4096)"
+    return made(folder, name, precision="fp32", context=512)
 
 
 def tokens(count: int) -> list[int]:
@@ -71,3 +89,34 @@ def test_an_emptied_slot_is_a_new_one(model: Path) -> None:
     assert decoder.length(0) == 0
     again = decoder.extend(0, tokens(40)).copy()
     assert (again == decoder.extend(1, tokens(40))).all()
+
+
+@pytest.mark.parametrize("batching", [False, True])
+def test_a_context_shorter_than_the_window_is_answered(long: Path, batching: bool) -> None:
+    decoder, beams = open_model(long, MAX_LENGTH, RuntimeOptions(1), 2, batching)
+    assert (decoder.limits.max_length, decoder.limits.can_truncate) == (MAX_LENGTH, True)
+    assert beams is None  # with beams the runtime keeps no window
+    whole = decoder.extend(0, tokens(60)).copy()
+    decoder.extend(1, tokens(60)[:40])
+    assert np.allclose(whole, decoder.extend(1, tokens(60)[40:]), atol=1e-4)
+    answer = [decoder.greedy(0) for _ in range(5)]
+    decoder.truncate(0, 60)
+    for token in answer:
+        decoder.step({0: token})
+    assert decoder.length(0) == 65
+
+
+def test_the_default_length_holds_the_window_too(long: Path) -> None:
+    """It was built with --context 512; a runtime that is told nothing else takes this length."""
+    config = json.loads((long / "genai_config.json").read_text())
+    assert config["search"]["max_length"] == 4096
+
+
+def test_the_gate_reads_a_text_shorter_than_the_window(long: Path) -> None:
+    """With the class by which the gate's scripts run a model, in the toolchain's interpreter."""
+    done = subprocess.run(
+        [HostToolchain().ready(silent).python, TESTS / "harness/gate_logits.py", INSIDE, long],
+        capture_output=True, text=True, env=environment(ORT_DISABLE_TELEMETRY="1"), check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["24", "4"]

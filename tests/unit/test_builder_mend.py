@@ -33,10 +33,17 @@ def test_a_window_of_every_layer_is_told_layer_by_layer() -> None:
     ("name", "config"),
     [
         ("MistralForCausalLM", {"sliding_window": None}),
-        ("MistralForCausalLM", {"sliding_window": 16, "layer_types": ["full_attention"] * 2}),
+        ("MistralForCausalLM", {"sliding_window": 16, "layer_types": ["sliding_attention"] * 2}),
         ("Qwen2ForCausalLM", {"sliding_window": 16}),  # transformers lists its layers itself
         # Phi-3.5-mini: 262144 of 131072
-        ("Phi3ForCausalLM", {"sliding_window": 262144, "max_position_embeddings": 131072}),
+        (
+            "Phi3ForCausalLM",
+            {
+                "sliding_window": 262144,
+                "max_position_embeddings": 131072,
+                "original_max_position_embeddings": 131072,
+            },
+        ),
     ],
 )
 def test_a_window_that_is_told_already_or_never_slides_is_left(

@@ -281,6 +281,8 @@ def test_a_device_gets_what_its_memory_and_bandwidth_allow() -> None:
 
 def test_a_device_that_is_too_small_is_said_to_be() -> None:
     pi = PROFILES[0]
+    # a window that does not fit leaves no context at all
+    assert on_device(131072, 2_775_000_000, 2_330_000_000, 786_432, pi, 131072).context == 0
     got = on_device(131072, 3_300_000_000, 2_900_000_000, 786_432, pi)
     assert not got.fits
     assert got.context == 0

@@ -25,6 +25,7 @@ SPEC = BuildSpec(
     options={"block_size": "64", "algo_config": "rtn"},
     option_files={},
     toolchain="ab" * 32,
+    steps=3,  # of the edgekit whose digest is written out below
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from edgekit.agent.serve.worker.cgroup import control_groups
@@ -65,6 +66,52 @@ def test_one_slot_is_shortened_to_what_the_memory_holds(
     assert room.length * TOKEN <= free * 0.8
     if length < context:
         assert room.slots == 1
+
+
+@pytest.mark.parametrize(
+    ("context", "window", "holds", "length"),
+    [
+        (8192, 4096, 8192, 8192),
+        (8192, 4096, 5000, 4096),
+        (512, 4096, 8192, 4096),  # a whole window, however short the context is
+        (512, 4096, 4096, 4096),
+        (8192, 128, 600, 512),
+    ],
+)
+def test_a_slot_holds_a_whole_window(context: int, window: int, holds: int, length: int) -> None:
+    room = room_for(TOKEN, context, holds * TOKEN * 5 // 4 + 1, least=window)
+    assert room == Room(1, length)
+
+
+def test_a_window_without_room_is_named() -> None:
+    with pytest.raises(OutOfMemoryError) as caught:
+        room_for(TOKEN << 10, 512, (4095 << 20) * 5 // 4, least=4096)
+    assert "the model's sliding window, 4096 tokens" in caught.value.why
+
+
+@pytest.mark.parametrize(
+    ("told", "window"),
+    [
+        (None, 0),
+        ({"window_size": 4096}, 4096),
+        ({"window_size": 4096, "layers": [0, 2]}, 4096),
+        ({"window_size": 262144, "layers": []}, 0),  # Phi-3.5-mini: no layer has it
+    ],
+)
+def test_the_window_is_that_of_layers_that_have_one(
+    told: dict[str, object] | None, window: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = {
+        "filename": "model.onnx", "num_hidden_layers": 1, "num_key_value_heads": 1,
+        "head_size": 128, "inputs": {}, "outputs": {}, "sliding_window": told,
+    }  # fmt: skip
+    (tmp_path / "model.onnx").write_bytes(b"graph")
+    read = Graph(tmp_path / "model.onnx", msgspec.convert(config, Decoding), 100, 0)
+    assert read.window == window
+    monkeypatch.setattr(graph, "free_bytes", lambda: 64 << 20)
+    limits = limits_of(read, 512, 1)
+    assert limits.max_length == 512
+    assert limits.can_truncate  # no context of 512 tokens leaves such a window
 
 
 @pytest.mark.parametrize(("context", "holds"), [(8192, 511), (600, 511), (100, 99), (8192, 0)])

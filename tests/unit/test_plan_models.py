@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
-from edgekit.builder.support.architectures import ARCHITECTURES, alternative, support_of
+from edgekit.builder.support.architectures import (
+    _INSTEAD,
+    ARCHITECTURES,
+    alternative,
+    support_of,
+)
 from edgekit.builder.support.modelconfig import check_config
 from edgekit.errors import UsageError
+from tests.matrix.shapes import FAMILIES
 
 SMOLLM2_LAYER: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -46,7 +53,7 @@ def test_phi_35_moe_is_refused_on_a_cpu_and_not_on_cuda() -> None:
     [
         ("MixtralForCausalLM", "MistralForCausalLM"),
         ("Qwen3MoeForCausalLM", "Qwen3ForCausalLM"),
-        ("Olmo2ForCausalLM", "OlmoForCausalLM"),
+        ("Olmo2ForCausalLM", "Qwen3ForCausalLM"),
         ("Qwen4ForCausalLM", "Qwen"),
         ("Gemma3nForConditionalGeneration", "Gemma"),
         ("BloomForCausalLM", "Llama"),
@@ -58,10 +65,31 @@ def test_an_unknown_architecture_is_refused_with_another(name: str, instead: str
     assert instead in said
 
 
+NAMED = re.compile(r"\b\w+For(?:CausalLM|ConditionalGeneration)\b")
+STRANGERS = ("BloomForCausalLM", "Olmo4ForCausalLM", "Gemma5ForCausalLM", "Gemma4ForCausalLM",
+    "WhisperForCausalLM", "GraniteMoeHybrid2ForCausalLM", "SmolLM4ForCausalLM",
+    "PhimoeForCausalLM", "Qwen3_6ForConditionalGeneration", "Gemma3nForCausalLM")  # fmt: skip
+
+
 def test_an_alternative_is_one_that_can_be_built() -> None:
-    for name in ARCHITECTURES:
-        other = alternative(name).rpartition("(")[2].rstrip(")").removeprefix("a model of ")
-        assert not other or not ARCHITECTURES[other].remote
+    known = {family.architecture: family for family in reversed(FAMILIES) if family.config}
+    offered = {word for name in (*ARCHITECTURES, *_INSTEAD, *STRANGERS) for word in NAMED.findall(
+        alternative(name)
+    )}  # fmt: skip
+    assert len(offered) > 5
+    for other in offered:
+        config = {"architectures": [other], **known[other].values}
+        assert verdict(**config) == "", other
+
+
+def test_a_refusal_offers_what_can_be_built() -> None:
+    """The classes that its next step names."""
+    known = {family.architecture: family for family in reversed(FAMILIES) if family.config}
+    for family in FAMILIES:
+        config = {"architectures": [family.architecture], **family.values}
+        refusal = support_of(config, "int4", "cpu").refusal
+        for other in NAMED.findall(refusal.next_step) if refusal else ():
+            assert verdict(architectures=[other], **known[other].values) == "", refusal
 
 
 def test_code_of_the_repository_is_never_run_by_itself() -> None:
@@ -89,8 +117,17 @@ def test_checkpoints_quantised_another_way_are_refused() -> None:
     assert said("modelopt", "cuda") == ""
 
 
-GRANITE = {"architectures": ["GraniteMoeHybridForCausalLM"]}
+GRANITE = {
+    "architectures": ["GraniteMoeHybridForCausalLM"],
+    "position_embedding_type": "rope",
+}
 LONG = {"rope_type": "longrope", "original_max_position_embeddings": 4096}
+LLAMA_3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+}
 
 
 @pytest.mark.parametrize(
@@ -100,7 +137,7 @@ LONG = {"rope_type": "longrope", "original_max_position_embeddings": 4096}
             {"architectures": ["Qwen2ForCausalLM"], "rope_scaling": {"rope_type": "llama3"}},
             "llama3",
         ),
-        ({"architectures": ["LlamaForCausalLM"], "rope_scaling": {"type": "linear"}}, "leave"),
+        ({"architectures": ["LlamaForCausalLM"], "rope_scaling": {"type": "yarn"}}, "leave"),
         (
             {"architectures": ["Gemma3ForCausalLM"], "rope_scaling": {"rope_type": "linear"}},
             "Gemma 3",
@@ -141,9 +178,9 @@ def test_targets_whose_graphs_do_not_run_are_refused() -> None:
         {"architectures": ["Phi3ForCausalLM"], "rope_parameters": LONG},  # it is mended
         GRANITE | {"layer_types": ["attention"] * 2, "num_local_experts": 0},
         {"architectures": ["Phi3ForCausalLM"], "rope_scaling": {"type": "longrope"}},
-        {"architectures": ["LlamaForCausalLM"], "rope_scaling": {"rope_type": "llama3"}},
+        {"architectures": ["LlamaForCausalLM"], "rope_scaling": LLAMA_3},
         {"architectures": ["LlamaForCausalLM"], "rope_scaling": None},
-        {"architectures": ["Qwen2ForCausalLM"], "rope_scaling": {"type": "yarn"}},
+        {"architectures": ["Qwen2ForCausalLM"], "rope_scaling": {"type": "yarn", "factor": 4.0}},
         {"architectures": ["Gemma3ForCausalLM"]},
         {"architectures": ["SmolLM3ForCausalLM"], "no_rope_layers": [1, 1]},
     ],

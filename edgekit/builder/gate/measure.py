@@ -12,6 +12,8 @@ import hashlib
 import math
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -76,12 +78,15 @@ class Subject(msgspec.Struct, frozen=True):
         source: the Hugging Face folder that it was built from.
         spec: the build's specification; it names the source's content and the toolchain.
         adapter: a LoRA adapter that was merged in, or None.
+        told: the folder that the builder read instead of `source`, with a mended config.json; None
+            where it read the source itself.
     """
 
     model: Path
     source: Path
     spec: BuildSpec
     adapter: Path | None = None
+    told: Path | None = None
 
 
 def count_parameters(source: Path) -> int:
@@ -153,10 +158,14 @@ def assess(
         verdict = judge(metrics, thresholds)
         numeric = any(finding.name not in _NOT_NUMERIC for finding in verdict.findings)
         cause = layers = None
+        notes: list[str] = []
+        # whatever happens to these two, the verdict stands
         if small and attribution and numeric:
-            cause = measuring.attribution(work, reference)
+            with _noted("the step that loses most", notes):
+                cause = measuring.attribution(work, reference)
         if small and sensitivity and metrics.loads and subject.adapter is None:
-            layers = measuring.layers(work, reference)
+            with _noted("the loss of each layer", notes):
+                layers = measuring.layers(work, reference)
     return GateReport(
         profile=thresholds.profile,
         thresholds=thresholds,
@@ -167,6 +176,7 @@ def assess(
         layers=layers,
         attribution=cause,
         reference=made,
+        notes=tuple(notes),
         seconds=round(time.monotonic() - started, 1),
     )
 
@@ -184,6 +194,17 @@ def _no_load(thresholds: Thresholds, why: str, started: float) -> GateReport:
 
 class _BrokenError(Exception):
     """The model itself is broken: the runtime refuses it or crashes on it."""
+
+
+@contextmanager
+def _noted(what: str, notes: list[str]) -> Iterator[None]:
+    """Turn a failure to measure `what` into a note."""
+    try:
+        yield
+    except EdgekitError as error:
+        notes.append(f"{what} could not be measured: {error.why or error.what}")
+    except _BrokenError as broken:
+        notes.append(f"{what} could not be measured: {broken}")
 
 
 class _Measuring(msgspec.Struct, frozen=True):
@@ -238,11 +259,13 @@ class _Measuring(msgspec.Struct, frozen=True):
 
     def attribution(self, work: Path, reference: Path) -> Attribution:
         """The loss of each step of the build, for a refused model."""
+        subject = self.subject
+        adapter = ("--adapter", subject.adapter) if subject.adapter else ()
         made = self._result(
             self._run(
                 work, "attribute.py", "the cause",
-                ("--model", self.subject.model, "--source", self.subject.source,
-                 "--reference", reference, "--work", work),
+                ("--model", subject.model, "--source", subject.told or subject.source,
+                 "--reference", reference, "--work", work, *adapter),
             )
         )  # fmt: skip
         steps = ("export", "weights", "activations")

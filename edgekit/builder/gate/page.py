@@ -52,6 +52,7 @@ def page(title: str, report: GateReport, tried: Sequence[RecipeResult] = ()) -> 
         ),
         *(f'<p class="refused">{escape(f.message)}</p>' for f in report.verdict.findings),
         *(f"<p>{escape(f.message)}</p>" for f in report.verdict.warnings),
+        *(f"<p>{escape(note)}</p>" for note in report.notes),
         _numbers(report),
         *_plots(report),
     ]

@@ -191,6 +191,7 @@ class GateReport(msgspec.Struct, frozen=True, kw_only=True):
         layers: loss of each layer; None where it was not measured.
         attribution: None where it was not measured, as for a model that passed.
         reference: figures about the reference: parameters, positions, `cached`, seconds.
+        notes: what could not be measured beside the verdict, and why, one line each.
         seconds: wall-clock time of the whole gate.
     """
 
@@ -203,6 +204,7 @@ class GateReport(msgspec.Struct, frozen=True, kw_only=True):
     layers: tuple[LayerLoss, ...] | None = None
     attribution: Attribution | None = None
     reference: dict[str, float | bool] = {}
+    notes: tuple[str, ...] = ()
     seconds: float = 0.0
     format: int = 1
 

@@ -1,11 +1,13 @@
 """Splits a model's loss into the parts of the export, the weights and the activations.
 
     python attribute.py --model FOLDER --source FOLDER --reference FOLDER --work FOLDER
+        [--adapter FOLDER]
 
-Builds the source in fp32, makes a copy of the model whose matrices multiply in float32
-(`accuracy_level` 1), and compares each step with the one before. Any other difference of the graph
-(rotary tables, norms) counts as a loss of the weights. The result event has export, weights,
-activations (mean KL divergences in nats per token) and positions.
+--source is the folder that the model was built from, its config.json mended. The script builds it
+in fp32, makes a copy of the model whose matrices multiply in float32 (`accuracy_level` 1), and
+compares each step with the one before. Any other difference of the graph (rotary tables, norms)
+counts as a loss of the weights. The result event has export, weights, activations (mean KL
+divergences in nats per token) and positions.
 """
 
 import argparse
@@ -23,13 +25,14 @@ from gate.runtime import BuiltModel
 FLOAT32_ACCURACY = 1
 
 
-def build_fp32(source: Path, work: Path) -> Path:
-    """Build the source with the same builder in fp32."""
+def build_fp32(source: Path, work: Path, adapter: Path | None) -> Path:
+    """Build the source in fp32, by the script and with the adapter of the build itself."""
     out = work / "fp32"
     argv = [
-        sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", source, "-o", out,
-        "-p", "fp32", "-e", "cpu", "-c", work / "builder-cache",
-        "--extra_options", "hf_token=false",
+        sys.executable, "-E", "-s", Path(__file__).with_name("convert.py"),
+        "-i", source, "-o", out, "-p", "fp32", "-e", "cpu", "-c", work / "builder-cache",
+        "--path", "stock", "--report", work / "fp32-events",
+        *(("--option", f"adapter_path={adapter}") if adapter else ()),
     ]  # fmt: skip
     made = subprocess.run(argv, stdin=subprocess.DEVNULL, check=False)
     if made.returncode != 0 or not (out / "model.onnx").is_file():
@@ -67,7 +70,7 @@ def work(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     import numpy as np
 
     reporter.progress("building the source in fp32")
-    folders = [build_fp32(args.source, args.work)]
+    folders = [build_fp32(args.source, args.work, args.adapter)]
     folders.append(with_float32_activations(args.model, args.work / "float32-activations"))
     folders.append(args.model)
     texts = Texts.load(args.reference / NAME)
@@ -100,5 +103,6 @@ if __name__ == "__main__":
     parser.add_argument("--source", type=Path, required=True)
     parser.add_argument("--reference", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--adapter", type=Path)
     parser.add_argument("--texts", type=int, default=5)
     run(parser, work)

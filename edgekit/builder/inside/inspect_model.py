@@ -53,6 +53,7 @@ def config_facts(config: dict[str, Any]) -> dict[str, Any]:
     model = config.get("model", {})
     decoder, search = model.get("decoder", {}), config.get("search", {})
     options = decoder.get("session_options", {})
+    window = decoder.get("sliding_window") or {}
     return {
         "type": model.get("type"),
         "context_length": model.get("context_length"),
@@ -69,6 +70,8 @@ def config_facts(config: dict[str, Any]) -> dict[str, Any]:
         "max_length": search.get("max_length"),
         "providers": [name for entry in options.get("provider_options", []) for name in entry],
         "threads": options.get("intra_op_num_threads"),
+        # the builder also writes a window that no layer has
+        "window": 0 if window.get("layers") == [] else window.get("window_size") or 0,
     }
 
 

@@ -89,10 +89,21 @@ def refuse_unsound(findings: Sequence[Finding]) -> tuple[str, ...]:
         raise VerificationError(
             "the model is not what was asked for",
             why="; ".join(f"{f.name}: {f.message}" for f in refusals),
-            next_step="nothing was kept; a damaged file goes away with another run, an ignored "
-            "option has to be left out or spelled another way",
+            next_step=f"nothing was kept; {way_out({f.name for f in refusals})}",
         )
     return tuple(f.message for f in findings)
+
+
+def way_out(names: set[str]) -> str:
+    """What to do about findings of these names."""
+    ways = []
+    if "option-ignored" in names:
+        ways.append("leave the ignored option out, or spell it another way")
+    if any(name.startswith(("data-", "file-", "graph-")) for name in names):
+        ways.append("run it again, a damaged file goes away")
+    if names & {"token-ids", "vocabulary", "chat-template-missing"}:
+        ways.append("correct the source's tokenizer and config.json, or take the original model")
+    return "; ".join(ways) or "take another recipe, or another model of that size"
 
 
 def _has_template(source: Path) -> bool:

@@ -98,7 +98,10 @@ class DataFacts(msgspec.Struct, frozen=True):
 
 
 class ConfigFacts(msgspec.Struct, frozen=True):
-    """The fields of genai_config.json; token ids are lists, empty for null."""
+    """The fields of genai_config.json; token ids are lists, empty for null.
+
+    `window` is that of the layers that have one, in tokens; else 0.
+    """
 
     type: str | None
     context_length: int | None
@@ -115,6 +118,7 @@ class ConfigFacts(msgspec.Struct, frozen=True):
     max_length: int | None
     providers: tuple[str, ...]
     threads: int | None
+    window: int = 0
 
 
 class AddedToken(msgspec.Struct, frozen=True):

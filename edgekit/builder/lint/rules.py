@@ -116,7 +116,8 @@ def _data(data: DataFacts, facts: FolderFacts) -> Iterator[Finding]:
 
 
 def _config(config: ConfigFacts, facts: FolderFacts, asked: Asked) -> Iterator[Finding]:
-    cap = min(asked.context, config.context_length or asked.context)
+    longest = max(asked.context, config.window)  # the runtime wants room for a whole window
+    cap = min(longest, config.context_length or longest)
     if config.max_length is None or not 0 < config.max_length <= cap:
         yield refuse(
             "max-length", "the default length is not what a device can hold",

@@ -33,9 +33,14 @@ _KNOWN = (
         "use --recipe plain or plain-mixed, their method can",
     ),
     (
-        r"NotImplementedError: The .* is not currently supported",
+        r"NotImplementedError: The .*model is not currently supported",
         "the model builder does not know the architecture",
-        "`edgekit build --plan` says which it knows",
+        "`edgekit build --plan` says what can be built instead",
+    ),
+    (
+        r"NotImplementedError: The .* is not currently supported",
+        "config.json has a setting that the model builder does not know",
+        "take another model of that size",
     ),
 )
 

@@ -43,12 +43,14 @@ class FinishedModel(msgspec.Struct, frozen=True):
         files: relative path -> sha256 and size.
         converted: the result of the model builder's run.
         warnings: changes to config.json for the builder, and warnings of the lint.
+        told: the folder that the builder read: the source, or its view with a mended config.json.
     """
 
     folder: Path
     files: dict[str, FileRecord]
     converted: Conversion
     warnings: tuple[str, ...]
+    told: Path
 
     @property
     def total_bytes(self) -> int:
@@ -78,4 +80,4 @@ def make(
     warnings = refuse_unsound(check_folder(converted.folder, asked, toolchain, work, report))
     report(Progress("publish", "hashing the files"))
     files = record_files(converted.folder, list_files(converted.folder))
-    return FinishedModel(converted.folder, files, converted, notes + warnings)
+    return FinishedModel(converted.folder, files, converted, notes + warnings, told)

@@ -20,6 +20,7 @@ from edgekit.builder.source.checkpoint import read_checkpoint
 from edgekit.builder.source.configfile import read_config
 from edgekit.builder.source.find import LocalSource, find
 from edgekit.builder.source.soundness import two_heads, type_note, unsound
+from edgekit.builder.source.words import words_refusal
 from edgekit.builder.spec import BuildSpec, Precision, Provider
 from edgekit.builder.support.architectures import support_of
 from edgekit.builder.support.modelconfig import check_config
@@ -111,14 +112,20 @@ def refuse_unsupported(
         return
     check_config(config)
     trusted = request.trust_remote_code
-    support = support_of(config, checked.precision, request.provider, trust_remote_code=trusted)
+    support = support_of(
+        config,
+        checked.precision,
+        request.provider,
+        trust_remote_code=trusted,
+        context=request.context,
+    )
     if support.refusal:
         raise support.refusal.error
     refuse_unloadable(checked, config)
 
 
 def refuse_unsound(folder: Path, checked: CheckedRequest, request: BuildRequest) -> tuple[str, ...]:
-    """Refuse a model's folder before anything is made of it: its configuration and its tensors.
+    """Refuse a model's folder before anything is made of it: its configuration, words and weights.
 
     Args:
         folder: the model's, or what transformers makes of a GGUF file.
@@ -133,8 +140,19 @@ def refuse_unsound(folder: Path, checked: CheckedRequest, request: BuildRequest)
     refuse_unsupported(config, checked, request)
     if not config:
         return ()
+    refuse_words(folder, config)
     tensors = read_checkpoint(folder) or {}
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     if refusal := unsound(config, shapes, checked.given) or two_heads(config, tensors):
         raise refusal.error
     return type_note(config, tensors)
+
+
+def refuse_words(folder: Path, config: dict[str, Any]) -> None:
+    """Refuse search defaults, token ids and words that fit no row of the model.
+
+    Raises:
+        UsageError: names the setting.
+    """
+    if refusal := words_refusal(folder, config):
+        raise refusal.error

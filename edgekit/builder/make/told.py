@@ -6,31 +6,43 @@ from pathlib import Path
 
 import msgspec
 
-from edgekit.builder.source.configfile import CONFIG_NAME, read_config
-from edgekit.builder.support.mend import mended, mends
+from edgekit.builder.source.configfile import CONFIG_NAME, read_config, read_object
+from edgekit.builder.support.generation import GENERATION_NAME, generation_mends
+from edgekit.builder.support.mend import mended, mends, merge_patch
 from edgekit.builder.support.modelconfig import architecture_of
 
 VIEW_NAME = "told"  # not the source's name, which may be the name of the output in this folder
 
 
 def as_told(source: Path, work: Path) -> tuple[Path, tuple[str, ...]]:
-    """The folder for the builder to read, and the changes to config.json, one line each.
+    """The folder for the builder to read, and the changes to its settings, one line each.
 
     Args:
         source: a Hugging Face folder; it is not written to.
-        work: holds the view where one is needed: links to the files, and a changed config.json.
+        work: holds the view where one is needed: links to the files, and a changed config.json
+            and generation_config.json.
     """
-    config = read_config(source)
+    config, generation = read_config(source), read_object(source, GENERATION_NAME)
     changes = mends(architecture_of(config), config)
-    if not changes:
+    defaults = generation_mends(config, generation)
+    if not (changes or defaults):
         return source, ()
+    config = mended(config, changes)
+    for each in defaults:
+        config = merge_patch(config, each.config)
+        generation = merge_patch(generation or {}, each.generation) if each.generation else (
+            generation
+        )  # fmt: skip
     view = work / VIEW_NAME
     view.mkdir()
     for file in source.iterdir():
-        if file.name != CONFIG_NAME:
+        if file.name not in (CONFIG_NAME, GENERATION_NAME):
             # to the file itself: the hub's cache consists of links, and a container mounts only the
             # files that they point to
             (view / file.name).symlink_to(file.resolve())
-    changed = msgspec.json.encode(mended(config, changes))
-    (view / CONFIG_NAME).write_bytes(msgspec.json.format(changed, indent=2))
-    return view, tuple(change.why for change in changes)
+    for name, content in ((CONFIG_NAME, config), (GENERATION_NAME, generation)):
+        if content is not None:
+            changed = msgspec.json.encode(content)
+            (view / name).write_bytes(msgspec.json.format(changed, indent=2))
+    said = (*(each.why for each in changes), *(each.why for each in defaults if each.why))
+    return view, said

@@ -43,6 +43,7 @@ from edgekit.builder.source.find import (
 )
 from edgekit.builder.source.ggufparts import read_model
 from edgekit.builder.source.soundness import two_heads, type_note, unsound
+from edgekit.builder.source.words import words_refusal
 from edgekit.builder.support.architectures import ArchitectureSupport, support_of
 from edgekit.builder.support.families import is_tied
 from edgekit.builder.support.ggufconfig import config_of
@@ -102,8 +103,9 @@ def plan_build(request: BuildRequest, report: ProgressCallback) -> Plan:
         checked.precision,
         request.provider,
         trust_remote_code=request.trust_remote_code,
+        context=request.context,
     )
-    support = _judged(headers, support, checked.given)
+    support = _judged(headers, _without_words(request, headers, support), checked.given)
     if support.architecture is None:
         return make_plan(
             headers.source, support, None, (), _machine(request, headers), notes=checked.notes
@@ -157,6 +159,15 @@ def _shape(
         if support.refusal is None:
             raise
         return None  # the refusal already gives a better reason
+
+
+def _without_words(
+    request: BuildRequest, headers: ModelHeaders, support: ArchitectureSupport
+) -> ArchitectureSupport:
+    folder = Path(request.model).expanduser()
+    if support.refusal or not folder.is_dir():  # the files of a model on the hub are not fetched
+        return support
+    return msgspec.structs.replace(support, refusal=words_refusal(folder, headers.config))
 
 
 def _judged(

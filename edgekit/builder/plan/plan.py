@@ -136,13 +136,14 @@ def make_plan(
     refusals = (support.refusal,) if support.refusal else ()
     if shape is None:
         return Plan(source.name, "", False, refusals, notes + support.notes)
-    rows = tuple(_row(source, shape, each, machine, route, profiles) for each in candidates)
+    window = support.window
+    rows = tuple(_row(source, shape, each, machine, route, profiles, window) for each in candidates)
     return Plan(
         model=source.name,
         architecture=shape.architecture,
         supported=not refusals and any(not row.refusals for row in rows),
         refusals=refusals,
-        notes=notes + support.notes + _notes(shape, candidates),
+        notes=notes + support.notes + _notes(shape, candidates, window),
         parameters=shape.parameters,
         context=shape.context,
         download_bytes=source.download_bytes,
@@ -157,6 +158,7 @@ def _row(
     machine: Machine,
     route: str,
     profiles: Sequence[DeviceProfile],
+    window: int,
 ) -> PlannedModel:
     asked = candidate.asked
     data, graph = data_bytes(shape, asked), graph_bytes(shape, asked)
@@ -182,7 +184,9 @@ def _row(
             *_uneven(shape, asked),
             *_lacking(source, taken or allowed[0], machine, fits=taken is not None),
         ),
-        devices=tuple(on_device(shape.context, data + graph, read, kv, each) for each in profiles),
+        devices=tuple(
+            on_device(shape.context, data + graph, read, kv, each, window) for each in profiles
+        ),
     )
 
 
@@ -237,13 +241,17 @@ def _lacking(
     return tuple(found)
 
 
-def _notes(shape: ModelShape, candidates: Sequence[PlanCandidate]) -> tuple[str, ...]:
+def _notes(shape: ModelShape, candidates: Sequence[PlanCandidate], window: int) -> tuple[str, ...]:
     found = []
     reasons = [reason for each in candidates if (reason := inexact(shape, each.asked))]
     if reasons:
         found.append(f"sizes are estimates: {reasons[0]}")
     if shape.sliding:
         found.append("layers with a sliding window keep less of the KV cache than is said here")
+    if window:
+        found.append(
+            f"its sliding window of {window} tokens is reserved in full, however short --context is"
+        )
     if shape.experts:
         found.append(f"a token reads {shape.active_experts} of {shape.experts} experts")
     return tuple(found)

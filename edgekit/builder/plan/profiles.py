@@ -77,7 +77,7 @@ class DeviceFit(msgspec.Struct, frozen=True):
 
 
 def on_device(
-    longest: int, model_bytes: int, read: int, kv: int, profile: DeviceProfile
+    longest: int, model_bytes: int, read: int, kv: int, profile: DeviceProfile, window: int = 0
 ) -> DeviceFit:
     """Longest context and speed of a model on a kind of device.
 
@@ -86,10 +86,13 @@ def on_device(
         model_bytes: size of graph and data.
         read: bytes of weights that decoding one token reads.
         kv: bytes of keys and values per token of context.
+        window: the model's sliding window in tokens, which is reserved in full; 0 without one.
     """
     left = profile.usable_bytes - model_bytes * (1 + _PACKED_SHARE) - _RUNTIME_BYTES
     room = int(left // kv) if kv else longest
     context = max(0, room - room % _CONTEXT_STEP) if room < longest else longest
+    if context < window:
+        context = 0
     ceiling = profile.bandwidth / read
     return DeviceFit(
         device=profile.name,

@@ -18,10 +18,37 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         UsageError: the file is not a JSON object.
     """
-    path = folder / CONFIG_NAME
+    return read_object(folder, CONFIG_NAME) or {}
+
+
+def read_object(folder: Path, name: str) -> dict[str, Any] | None:
+    """A JSON file of a folder; None where it is missing.
+
+    Raises:
+        UsageError: the file is not a JSON object.
+    """
+    path = folder / name
     if not path.is_file():
-        return {}
+        return None
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except msgspec.DecodeError as error:
-        raise UsageError(f"{folder.name} has no readable config.json", str(error)) from error
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"{folder.name} has no readable {name}",
+            str(error),
+            "download it again, or correct it",
+        ) from error
+
+
+def read_template(folder: Path) -> str:
+    """The chat template's text, from its own file or tokenizer_config.json; empty without one.
+
+    Raises:
+        UsageError: tokenizer_config.json is not a JSON object.
+    """
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        return path.read_text(encoding="utf-8", errors="replace")
+    given = (read_object(folder, "tokenizer_config.json") or {}).get("chat_template") or ""
+    # several templates are a list of objects
+    return given if isinstance(given, str) else msgspec.json.encode(given).decode()

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from edgekit.builder.support.limits import Refusal, known_defect
-from edgekit.builder.support.mend import mended, mends
+from edgekit.builder.support.limits import Refusal, beyond, known_defect
+from edgekit.builder.support.mend import mended, mends, sliding_window
 from edgekit.builder.support.modelconfig import architecture_of
 
 Kind = Literal["text", "text part", "speech"]
@@ -41,11 +41,13 @@ class ArchitectureSupport(msgspec.Struct, frozen=True):
         architecture: None where the builder does not know it.
         refusal: what cannot be built, why, and what to do instead; None where it can be built.
         notes: remarks for the user, one line each.
+        window: the sliding window of the layers that have one, in tokens; else 0.
     """
 
     architecture: Architecture | None
     refusal: Refusal | None = None
     notes: tuple[str, ...] = ()
+    window: int = 0
 
 
 _TEXT = (
@@ -89,10 +91,10 @@ _INSTEAD = {
     "Qwen3MoeForCausalLM": "a dense Qwen3, up to 32B (Qwen3ForCausalLM)",
     "Qwen3NextForCausalLM": "a dense Qwen3 (Qwen3ForCausalLM)",
     "Qwen2VLForConditionalGeneration": "a Qwen2.5-VL (Qwen2_5_VLForConditionalGeneration)",
-    "Olmo2ForCausalLM": "an OLMo of the first generation (OlmoForCausalLM)",
-    "Olmo3ForCausalLM": "an OLMo of the first generation (OlmoForCausalLM)",
-    "OlmoeForCausalLM": "an OLMo of the first generation (OlmoForCausalLM)",
-    "Gemma3nForConditionalGeneration": "a Gemma 3 (Gemma3ForConditionalGeneration)",
+    "Olmo2ForCausalLM": "a dense Qwen3 (Qwen3ForCausalLM)",
+    "Olmo3ForCausalLM": "a dense Qwen3 (Qwen3ForCausalLM)",
+    "OlmoeForCausalLM": "a small Qwen3 (Qwen3ForCausalLM)",
+    "Gemma3nForConditionalGeneration": "google/gemma-3-1b-it (Gemma3ForCausalLM)",
     "GraniteMoeForCausalLM": "a dense Granite (GraniteForCausalLM)",
     "DeepseekV3ForCausalLM": "a distilled DeepSeek-R1 (Qwen2ForCausalLM or LlamaForCausalLM)",
     "DeepseekV2ForCausalLM": "a distilled DeepSeek-R1 (Qwen2ForCausalLM or LlamaForCausalLM)",
@@ -101,6 +103,9 @@ _INSTEAD = {
     "Phi4MultimodalForCausalLM": "microsoft/Phi-4-mini-instruct (Phi3ForCausalLM)",
 }
 
+_NO_CLASS = "Lfm2AudioForConditionalGeneration"  # transformers 5.23 cannot load it for the gate
+_USUAL = {"num_hidden_layers": 32}
+"""What decides whether a usual model of an architecture is refused, as every SmolLM3 is."""
 # Both the builder and transformers read these formats; loading a model with another one fails.
 _CHECKPOINTS = frozenset({"awq", "gptq", "olive", "quark", "quant_auto"})
 _CUDA_CHECKPOINTS = frozenset({"modelopt", "compressed-tensors"})
@@ -109,7 +114,12 @@ _REQUANTISED = frozenset({"GptOssForCausalLM", "Mistral3ForConditionalGeneration
 
 
 def support_of(
-    config: dict[str, Any], precision: str, provider: str, *, trust_remote_code: bool = False
+    config: dict[str, Any],
+    precision: str,
+    provider: str,
+    *,
+    trust_remote_code: bool = False,
+    context: int = 0,
 ) -> ArchitectureSupport:
     """Whether the builder can build the model of a config.json.
 
@@ -117,6 +127,7 @@ def support_of(
         config: a configuration that passed `check_config`.
         precision, provider: the builder's `-p` and `-e`.
         trust_remote_code: code from the model's repository may run.
+        context: the longest context that is served, in tokens; 0 is the model's own.
     """
     name = architecture_of(config)
     known = ARCHITECTURES.get(name)
@@ -128,17 +139,24 @@ def support_of(
         or _remote_code(known, trust_remote_code)
         or _checkpoint(name, config, provider)
         or known_defect(name, mended(config, changes), precision, provider)
+        or beyond(name, config, context)
     )
     part = f"only the language part of {name} is built; it takes text, not pictures or sound"
     notes = ((part,) if known.kind == "text part" else ()) + tuple(each.why for each in changes)
-    return ArchitectureSupport(known, refusal, notes)
+    return ArchitectureSupport(known, refusal, notes, sliding_window(name, config))
 
 
 def alternative(name: str) -> str:
     """A similar model that can be built instead; an empty string where there is none."""
     if name in _INSTEAD:
         return _INSTEAD[name]
-    able = [each for each, known in ARCHITECTURES.items() if not (known.cuda_only or known.remote)]
+    able = [
+        each
+        for each, known in ARCHITECTURES.items()
+        if not (known.cuda_only or known.remote or known.kind == "speech")
+        and known_defect(each, _USUAL, "int4", "cpu") is None
+        and each != _NO_CLASS
+    ]
     close = difflib.get_close_matches(name, able, n=1, cutoff=0.85)
     return f"a model of {close[0]}" if close else ""
 

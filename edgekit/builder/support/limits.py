@@ -8,37 +8,43 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
+from edgekit.builder.support.change import Refusal, rope_type, rotary
 from edgekit.builder.support.mend import ATTRIBUTES
 from edgekit.builder.support.modelconfig import language_part
-from edgekit.errors import UsageError
+from edgekit.builder.support.rotary import LLAMAS, defect, rotated
+from edgekit.builder.support.strays import SWITCHED
 
-
-class Refusal(msgspec.Struct, frozen=True):
-    """The reason why a model cannot be built, with the fields of `EdgekitError`."""
-
-    what: str
-    why: str
-    next_step: str
-
-    @property
-    def error(self) -> UsageError:
-        """The exception that ends the build."""
-        return UsageError(self.what, self.why, self.next_step)
-
+__all__ = ["Refusal", "beyond", "known_defect"]
 
 # `make_rope_init` of base.py and of the families' own files
-_ANY = frozenset({"", "default", "linear", "yarn", "mrope"})
-_LLAMAS = frozenset({"LlamaForCausalLM", "NemotronForCausalLM", "SmolLM3ForCausalLM"})
+_ANY = frozenset({"", "default", "linear", "yarn"})
+_SEEING = frozenset({"", "default", "mrope"})
 _PHIS = frozenset({"Phi3ForCausalLM", "PhiMoEForCausalLM", "Phi3SmallForCausalLM"})
+_QWEN_3_5 = frozenset({"Qwen3_5ForConditionalGeneration", "Qwen3_5MoeForConditionalGeneration"})
+_QWEN_VLS = frozenset({"Qwen2_5_VLForConditionalGeneration", "Qwen3VLForConditionalGeneration"})
 _OWN = {
-    **dict.fromkeys(_LLAMAS, frozenset({"", "default", "llama3", "dynamic"})),
+    **dict.fromkeys(LLAMAS, frozenset({"", "default", "llama3", "dynamic"})),
     **dict.fromkeys(_PHIS, frozenset({"", "default", "longrope", "su"})),
-    "HunYuanDenseV1ForCausalLM": _ANY | {"dynamic"},
+    **dict.fromkeys(_QWEN_3_5 | _QWEN_VLS, _SEEING),
+    "GptOssForCausalLM": frozenset({"yarn"}),
+    "HunYuanDenseV1ForCausalLM": frozenset({"", "default", "dynamic"}),
 }
 _GEMMA_3 = frozenset({"Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"})
 _GEMMA_4 = frozenset({"Gemma4ForConditionalGeneration", "Gemma4UnifiedForConditionalGeneration"})
+_GEMMAS = frozenset({"GemmaForCausalLM", "Gemma2ForCausalLM"}) | _GEMMA_3
+_LFM2 = frozenset({"Lfm2ForCausalLM", "Lfm2MoeForCausalLM", "Lfm2VlForConditionalGeneration"})
+_LFM2_AUDIO = "Lfm2AudioForConditionalGeneration"
+_ACTIVATIONS = frozenset(
+    {"silu", "swish", "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "relu", "relu2"}
+)  # fmt: skip
+"""transformers' names of those that `make_activation` of base.py does equally."""
+_OWN_ACTIVATION = _LFM2 | {_LFM2_AUDIO, "GptOssForCausalLM"}  # they do not read hidden_act
+_SECOND_GEMMAS = frozenset({"Gemma2ForCausalLM"}) | _GEMMA_3 | _GEMMA_4
+_SWIGLU_ALPHA = 1.702  # gpt-oss's, which the builder has as a constant
+_SEPARATE = frozenset({"HunYuanDenseV1ForCausalLM"}) | _QWEN_3_5 | _QWEN_VLS
+"""Their positions are rotated by an operator of its own, which takes any even width."""
+_WIDTH, _SEPARATE_WIDTH = 16, 8
+_NO_ROPE_INTERVAL = 4  # SmolLM3Config's
 
 
 def known_defect(
@@ -52,7 +58,35 @@ def known_defect(
         precision, provider: the builder's `-p` and `-e`.
     """
     text = language_part(config)
-    return _family(name, config, text, precision) or _target(text, precision, provider)
+    return (
+        _family(name, config, text, precision)
+        or _setting(name, text)
+        or _layers(name, text)
+        or _rope(name, text)
+        or _heads(name, text, precision, provider)
+        or _target(text, precision, provider)
+    )
+
+
+def beyond(name: str, config: dict[str, Any], context: int) -> Refusal | None:
+    """Why the builder's model is another one beyond some position, or None.
+
+    Args:
+        context: the longest context that is served, in tokens; 0 is the model's own.
+    """
+    text = language_part(config)
+    _, rope = rotary(text)
+    original = rope.get("original_max_position_embeddings") or 0
+    longest = text.get("max_position_embeddings") or 0
+    longest = min(context, longest) if context else longest
+    scaled = name == "Mistral3ForConditionalGeneration" and text.get("model_type") == "ministral3"
+    if not scaled or not rope.get("llama_4_scaling_beta") or not original < longest:
+        return None
+    return Refusal(
+        f"the locked model builder makes this Ministral for its first {original} tokens alone",
+        "beyond them transformers scales the queries (llama_4_scaling_beta), and it does not",
+        f"build it with --context {original}",
+    )
 
 
 def _target(text: dict[str, Any], precision: str, provider: str) -> Refusal | None:
@@ -102,7 +136,7 @@ def _family(
             "it would scale the rotary positions of all layers, where this one scales some",
             "take google/gemma-3-1b-it, a Gemma 2 or another family",
         )
-    if name == "SmolLM3ForCausalLM" and not all(text.get("no_rope_layers") or (0,)):
+    if name == "SmolLM3ForCausalLM" and not all(_rotating(text)):
         return Refusal(
             "the locked model builder does not make SmolLM3",
             "it loses `position_ids` at the layers without rotary embedding",
@@ -116,18 +150,122 @@ def _family(
                 "this checkpoint was converted",
                 "take the original one, openai/gpt-oss-20b",
             )
-    return _rope(name, text)
+    return None
+
+
+def _rotating(text: dict[str, Any]) -> list[int]:
+    """SmolLM3: for each layer, whether it rotates positions."""
+    given: list[int] | None = text.get("no_rope_layers")
+    every = text.get("no_rope_layer_interval") or _NO_ROPE_INTERVAL
+    return given or [int((i + 1) % every > 0) for i in range(text.get("num_hidden_layers") or 0)]
+
+
+def _setting(name: str, text: dict[str, Any]) -> Refusal | None:
+    """A setting that transformers reads and the builder does not."""
+    ignored = {
+        "qk_layernorm": name == "PhiForCausalLM",
+        "conv_bias": name in _LFM2 | {_LFM2_AUDIO},
+        "mlp_bias": name == "NemotronForCausalLM",
+        "use_bidirectional_attention": name in _GEMMAS,
+    }
+    for key, reads in ignored.items():
+        if reads and text.get(key):
+            return _ignored(name, key, text[key])
+    if name == "Lfm2MoeForCausalLM" and text.get("norm_topk_prob", True) is not True:
+        return _ignored(name, "norm_topk_prob", text["norm_topk_prob"])
+    alpha = text.get("swiglu_alpha", _SWIGLU_ALPHA)
+    if name == "GptOssForCausalLM" and alpha != _SWIGLU_ALPHA:
+        return _ignored(name, "swiglu_alpha", alpha)
+    if name == "GraniteMoeHybridForCausalLM" and text.get("position_embedding_type") != "rope":
+        return Refusal(
+            "the locked model builder makes hybrid Granites with rotary positions alone",
+            f"position_embedding_type is {text.get('position_embedding_type')!r}, and it would "
+            "rotate all the same",
+            "take a Granite 3 (GraniteForCausalLM)",
+        )
+    return _activation(name, text)
+
+
+def _ignored(name: str, key: str, value: object) -> Refusal:
+    return Refusal(
+        f"the locked model builder does not read {key} of {name}",
+        f"it is {value!r}, and the model would silently be another one",
+        "take a model of that family without it, or another family",
+    )
+
+
+def _activation(name: str, text: dict[str, Any]) -> Refusal | None:
+    key = "hidden_activation" if name in _SECOND_GEMMAS else "hidden_act"
+    given = text.get(key)
+    if given is None or name in _OWN_ACTIVATION:
+        return None
+    known = {"silu", "swish"} if name in _QWEN_3_5 else _ACTIVATIONS
+    if given in known:
+        return None
+    return Refusal(
+        f"the model builder does not do the activation {given} for {name}",
+        f"it does {', '.join(sorted(known))}",
+        "take another model of that size",
+    )
+
+
+def _layers(name: str, text: dict[str, Any]) -> Refusal | None:
+    kinds = text.get("layer_types") or []
+    turns = ["sliding_attention", "full_attention"]
+    if name == "GptOssForCausalLM" and any(
+        kind != turns[i % 2] for i, kind in enumerate(kinds)
+    ):  # fmt: skip
+        return Refusal(
+            "the locked model builder gives every second layer of a gpt-oss its window",
+            "layer_types has another order, which it does not read",
+            "take the original one, openai/gpt-oss-20b",
+        )
+    off = name in SWITCHED and not text.get("use_sliding_window")
+    if "sliding_attention" in kinds and (off or text.get("sliding_window", 1) is None):
+        return Refusal(
+            "config.json has layers with a sliding window and no window",
+            "use_sliding_window is off" if off else "sliding_window is null",
+            "take the config.json of the original model",
+        )
+    return None
+
+
+def _heads(name: str, text: dict[str, Any], precision: str, provider: str) -> Refusal | None:
+    """Heads of a width that the runtime's attention for CPUs does not take."""
+    head = text.get("head_dim") or (text.get("hidden_size") or 0) // (
+        text.get("num_attention_heads") or 1
+    )
+    if provider != "cpu" or precision == "fp16" or not head:
+        return None
+    step = _SEPARATE_WIDTH if name in _SEPARATE else _WIDTH
+    wide = 0 if name in _SEPARATE else rotated(name, text)
+    if head % step == 0 and wide % step == 0:
+        return None
+    part = f" and rotates {wide} of them" if wide not in (0, head) else ""
+    return Refusal(
+        f"the runtime does not attend with heads of {head} values{part}",
+        f"on a CPU it takes multiples of {step}",
+        "take a model with other heads",
+    )
 
 
 def _rope(name: str, text: dict[str, Any]) -> Refusal | None:
-    rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
-    style = str(rope.get("rope_type") or rope.get("type") or "")
+    _, rope = rotary(text)
+    style = rope_type(rope)
+    if name == "GptOssForCausalLM" and not rope:
+        style = "yarn"  # its configuration's own
+    if style == "dynamic" and name == "HunYuanDenseV1ForCausalLM" and not rope.get("alpha"):
+        return Refusal(
+            "the model builder does dynamic RoPE of a HunYuan by its alpha alone",
+            "config.json gives no alpha",
+            "take the config.json of the original model",
+        )
     if style in _OWN.get(name, _ANY):
-        return None
+        return defect(name, text)
     return Refusal(
-        f"the model builder does not do RoPE scaling of type {style} for {name}",
+        f"the model builder does not do RoPE scaling of type {style or 'default'} for {name}",
         "it would silently leave the scaling out"
-        if name in _LLAMAS
+        if name in LLAMAS or name == "HunYuanDenseV1ForCausalLM"
         else "it stops at that setting",
         "take the model it was extended from, or another family",
     )

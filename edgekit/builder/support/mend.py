@@ -1,10 +1,10 @@
 """Changes to config.json that make the locked builder build the model which config.json describes.
 
-Pure. The builder reads a few settings under one name only, and ignores some that config.json leaves
-to transformers' defaults. Without the change it would refuse the model, or silently build another
-one. The weights are never touched, and the gate and `make matrix` compare the result with the
-unchanged source. Each case was observed with onnxruntime-genai 0.18.0 and transformers 5.23
-(docs/architectures.md).
+Pure. The builder reads a few settings under one name only, ignores some that config.json leaves to
+transformers' defaults, and reads others that transformers does not. Without the change it would
+refuse the model, or silently build another one. The weights are never touched, and the gate and
+`make matrix` compare the result with the unchanged source. Each case was observed with
+onnxruntime-genai 0.18.0 and transformers 5.23 (docs/architectures.md).
 """
 
 from __future__ import annotations
@@ -12,34 +12,29 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import msgspec
+from edgekit.builder.support.change import Mend, rope_type, rotary
+from edgekit.builder.support.modelconfig import language_part
+from edgekit.builder.support.rotary import linear, longrope, whole_heads, yarn
+from edgekit.builder.support.strays import SWITCHED, WINDOWED, WINDOWS, strays
 
 ATTRIBUTES = "edgekit_attributes"
 """A key of a mended config.json. After transformers has read the file, `inside/convert.py` sets the
 values below this key as attributes of the configuration that the builder reads."""
 
-_WINDOWED = frozenset({"MistralForCausalLM", "Phi3ForCausalLM"})
 _EPSILON = {"PhiForCausalLM": "layer_norm_eps", "NemotronForCausalLM": "norm_eps"}
 _DEFAULT_EPSILON = 1e-5  # of both configuration classes
+_MISTRAL_WINDOW = 4096  # MistralConfig's, where config.json does not name one
+_PHI_CONTEXT = 4096  # both of Phi3Config's lengths
 _DEFAULT_THETA = 10_000.0
 _GEMMA_THETA = 1_000_000.0  # Gemma3TextConfig's, for the layers with full attention
-# transformers' defaults (`_compute_yarn_parameters`), after section 3.2 of arXiv 2309.00071
-_BETA_FAST, _BETA_SLOW = 32.0, 1.0
-_LEAST_BORDER = 1e-6  # the builder needs a value above zero
-_LONGROPE_KEYS = ("short_factor", "long_factor", "short_mscale", "long_mscale", "attention_factor")
-_ROPE_KEYS = ("rope_parameters", "rope_scaling")
-
-
-class Mend(msgspec.Struct, frozen=True):
-    """A change to config.json with its reason.
-
-    Attributes:
-        patch: JSON Merge Patch (RFC 7386).
-        why: reason for the user, in one line.
-    """
-
-    patch: dict[str, Any]
-    why: str
+_REMOTE = frozenset(
+    {
+        "ChatGLMForConditionalGeneration", "ChatGLMModel", "InternLM2ForCausalLM",
+        "Phi3SmallForCausalLM", "Phi3VForCausalLM", "Phi4MMForCausalLM",
+        "VideoChatFlashQwenForCausalLM",
+    }
+)  # fmt: skip
+"""Their code is in the model's repository: what it reads is not known here."""
 
 
 def mends(name: str, config: dict[str, Any]) -> tuple[Mend, ...]:
@@ -49,10 +44,18 @@ def mends(name: str, config: dict[str, Any]) -> tuple[Mend, ...]:
         name: the architecture.
         config: a configuration that passed `check_config`.
     """
-    found = (
-        _window(name, config), _epsilon(name, config), _longrope(name, config), _yarn(config),
-        _two_ropes(name, config),
-    )  # fmt: skip
+    inner = config.get("text_config")
+    text = inner or config
+    found: list[Mend | None] = []
+    if name not in _REMOTE:
+        found += [strays(name, text), whole_heads(name, text)]
+    found += [
+        _window(name, text), _long_window(name, text), _epsilon(name, text), _context(name, text),
+        longrope(name, text), linear(name, text), yarn(name, text),
+    ]  # fmt: skip
+    if inner:
+        found = [Mend({"text_config": each.patch}, each.why) for each in found if each]
+    found.append(_two_ropes(name, config))
     return tuple(mend for mend in found if mend)
 
 
@@ -77,42 +80,88 @@ def merge_patch(target: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]
     return merged
 
 
-def _window(name: str, config: dict[str, Any]) -> Mend | None:
-    """A sliding window that transformers gives to every layer and the builder to none."""
-    window, layers = config.get("sliding_window"), config.get("num_hidden_layers")
-    if name not in _WINDOWED or config.get("layer_types") or not window or not layers:
-        return None
-    if window >= (config.get("max_position_embeddings") or math.inf):
+def window_of(name: str, text: dict[str, Any]) -> int | None:
+    """The window of an architecture that has one window for all layers; None without one."""
+    default = None
+    if name != "Phi3ForCausalLM" and text.get("model_type", "mistral") == "mistral":
+        default = _MISTRAL_WINDOW
+    window: int | None = text.get("sliding_window", default)
+    if not window or window >= (text.get("max_position_embeddings") or math.inf):
         return None  # the window is as long as the context and never slides, as in Phi-3.5-mini
+    return window
+
+
+def _window(name: str, text: dict[str, Any]) -> Mend | None:
+    """A sliding window that transformers gives to every layer and the builder to none."""
+    if name not in WINDOWED:
+        return None
+    window, given = window_of(name, text), text.get("layer_types") or ["full_attention"]
+    if window is None:
+        if set(given) == {"full_attention"}:
+            return None
+        return Mend({"layer_types": None}, "layer_types is left out: no layer has a window")
+    layers = text.get("num_hidden_layers")
+    told = ["sliding_attention"] * (layers or 0)
+    if not layers or given == told:
+        return None
+    named = {} if "sliding_window" in text else {"sliding_window": window}
     return Mend(
-        {"layer_types": ["sliding_attention"] * layers},
+        {"layer_types": told, **named},
         f"every layer looks {window} tokens back, which the builder is told layer by layer",
     )
 
 
-def _epsilon(name: str, config: dict[str, Any]) -> Mend | None:
-    key = _EPSILON.get(name)
-    if key is None or "rms_norm_eps" in config:
+def sliding_window(name: str, config: dict[str, Any]) -> int:
+    """The window of the layers that have one, in tokens, as the built model has it; else 0.
+
+    Args:
+        name: the architecture.
+        config: a configuration that passed `check_config`.
+    """
+    text = language_part(config)
+    if name in WINDOWED:
+        return window_of(name, text) or 0
+    if name not in WINDOWS or (name in SWITCHED and not text.get("use_sliding_window")):
+        return 0
+    kinds = text.get("layer_types")
+    if kinds is not None and "sliding_attention" not in kinds:
+        return 0
+    window = text.get("sliding_window", WINDOWS[name])
+    return min(window or 0, text.get("max_position_embeddings") or window or 0)
+
+
+def _long_window(name: str, text: dict[str, Any]) -> Mend | None:
+    """A window beyond the context: the runtime wants a cache that holds all of it."""
+    longest, window = text.get("max_position_embeddings"), text.get("sliding_window")
+    on = name in WINDOWS and (name not in SWITCHED or text.get("use_sliding_window"))
+    if not (on and longest and window) or window <= longest:
         return None
     return Mend(
-        {"rms_norm_eps": config.get(key, _DEFAULT_EPSILON)},
+        {"sliding_window": longest},
+        f"the window of {window} tokens is built as {longest}, which is the whole context",
+    )
+
+
+def _epsilon(name: str, text: dict[str, Any]) -> Mend | None:
+    key = _EPSILON.get(name)
+    if key is None or text.get("rms_norm_eps") == text.get(key, _DEFAULT_EPSILON):
+        return None
+    return Mend(
+        {"rms_norm_eps": text.get(key, _DEFAULT_EPSILON)},
         f"the builder reads {key} under the name rms_norm_eps",
     )
 
 
-def _longrope(name: str, config: dict[str, Any]) -> Mend | None:
-    """transformers 5 saves `rope_type`, the builder reads `type` (onnxruntime-genai #2609)."""
-    rope = config.get("rope_parameters") or {}
-    if name != "Phi3ForCausalLM" or rope.get("rope_type") != "longrope" or "type" in rope:
+def _context(name: str, text: dict[str, Any]) -> Mend | None:
+    """A Phi-3 without LongRoPE: the builder looks for its factors where two lengths differ."""
+    _, rope = rotary(text)
+    longest = text.get("max_position_embeddings", _PHI_CONTEXT)
+    original = text.get("original_max_position_embeddings", _PHI_CONTEXT)
+    if name != "Phi3ForCausalLM" or rope_type(rope) not in ("", "default") or original == longest:
         return None
-    scaling = {key: rope[key] for key in _LONGROPE_KEYS if key in rope}
-    top = {key: rope[key] for key in ("rope_theta", "partial_rotary_factor") if key in rope}
-    original = rope.get("original_max_position_embeddings")
-    if original and not config.get("original_max_position_embeddings"):
-        top["original_max_position_embeddings"] = original
     return Mend(
-        {"rope_parameters": None, "rope_scaling": {"type": "longrope", **scaling}, **top},
-        "its LongRoPE was saved by transformers 5, the builder is given the original form",
+        {"original_max_position_embeddings": longest},
+        "original_max_position_embeddings is left out: without LongRoPE it has no meaning",
     )
 
 
@@ -139,48 +188,3 @@ def _two_ropes(name: str, config: dict[str, Any]) -> Mend | None:
         "rope_local_base_freq": local,
     }
     return Mend({ATTRIBUTES: told}, "the builder is told Gemma 3's two rotary bases")
-
-
-def _yarn(config: dict[str, Any]) -> Mend | None:
-    """YaRN's borders, written out and rounded to whole frequencies as transformers does.
-
-    The builder does not round, but accepts any number of rotations for a border. The number whose
-    exact border is the rounded one gives the same frequencies.
-    """
-    key = next((key for key in _ROPE_KEYS if config.get(key)), None)
-    rope = config.get(key) if key else None
-    if not rope or (rope.get("rope_type") or rope.get("type")) != "yarn":
-        return None
-    head = config.get("head_dim") or _share(config)
-    theta = rope.get("rope_theta") or config.get("rope_theta") or _DEFAULT_THETA
-    length = rope.get("original_max_position_embeddings") or config.get("max_position_embeddings")
-    fast = float(rope.get("beta_fast") or _BETA_FAST)
-    slow = float(rope.get("beta_slow") or _BETA_SLOW)
-    if key is None or not (head and length and theta > 1):
-        return None  # the builder itself fails on a missing setting
-    low, high = _border(fast, head, theta, length), _border(slow, head, theta, length)
-    if rope.get("truncate", True):
-        low, high = math.floor(low), math.ceil(high)
-        fast = _rotations(max(low, _LEAST_BORDER), head, theta, length)
-        slow = _rotations(high, head, theta, length)
-    if (fast, slow) == (rope.get("beta_fast"), rope.get("beta_slow")):
-        return None
-    return Mend(
-        {key: {"beta_fast": fast, "beta_slow": slow}},
-        "YaRN's borders are written out, rounded as transformers does",
-    )
-
-
-def _border(rotations: float, head: int, theta: float, length: int) -> float:
-    """The index of the frequency that makes this many rotations within `length` tokens."""
-    return head * math.log(length / (rotations * 2 * math.pi)) / (2 * math.log(theta))
-
-
-def _rotations(border: float, head: int, theta: float, length: int) -> float:
-    """The inverse of `_border`."""
-    return float(length / (2 * math.pi * theta ** (2 * border / head)))
-
-
-def _share(config: dict[str, Any]) -> int:
-    """The width of a head, where config.json does not give it."""
-    return int((config.get("hidden_size") or 0) // (config.get("num_attention_heads") or 1))

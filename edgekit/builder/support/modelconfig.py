@@ -13,6 +13,7 @@ from edgekit.errors import UsageError
 _Count = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
 _Layers = Annotated[int, msgspec.Meta(ge=0, le=10_000)]
 _Positive = Annotated[float, msgspec.Meta(gt=0, le=1e12)]
+_Number = Annotated[float, msgspec.Meta(ge=-1e12, le=1e12)]
 _Rope = dict[str, Any]
 
 
@@ -42,6 +43,16 @@ class _Fields(msgspec.Struct):
     original_max_position_embeddings: _Count | None = None
     rope_theta: _Positive | None = None
     rope_local_base_freq: _Positive | None = None
+    rms_norm_eps: _Number | None = None
+    layer_norm_eps: _Number | None = None
+    norm_eps: _Number | None = None
+    swiglu_alpha: _Number | None = None
+    compression_ratio: _Number | None = None
+    no_rope_layer_interval: _Count | None = None
+    hidden_act: str | None = None
+    hidden_activation: str | None = None
+    use_sliding_window: bool | None = None
+    model_type: str | None = None
 
 
 class _Rotary(msgspec.Struct):
@@ -54,6 +65,15 @@ class _Rotary(msgspec.Struct):
     rope_theta: _Positive | None = None
     beta_fast: _Positive | None = None
     beta_slow: _Positive | None = None
+    factor: _Positive | None = None
+    alpha: _Positive | None = None
+    attention_factor: _Number | None = None
+    mscale: _Number | None = None
+    mscale_all_dim: _Number | None = None
+    short_mscale: _Number | None = None
+    long_mscale: _Number | None = None
+    low_freq_factor: _Positive | None = None
+    high_freq_factor: _Positive | None = None
 
 
 def check_config(config: Mapping[str, Any]) -> None:

@@ -49,13 +49,20 @@ class Built:
         import onnxruntime_genai as og
 
         self._og = og
+        # the runtime's cache must hold a whole window; a window without layers is nobody's
+        decoder = json.loads((folder / "genai_config.json").read_text("utf-8"))["model"]["decoder"]
+        window = decoder.get("sliding_window") or {}
+        self._window = window.get("window_size", 0) if window.get("layers") != [] else 0
         self._model = og.Model(og.Config(str(folder)))
 
     def generator(self, most: int) -> Any:
         params = self._og.GeneratorParams(self._model)
         # greedy, and without the checkpoint's own taste
         params.set_search_options(
-            max_length=most, batch_size=1, do_sample=False, repetition_penalty=1.0
+            max_length=max(most, self._window),
+            batch_size=1,
+            do_sample=False,
+            repetition_penalty=1.0,
         )
         return self._og.Generator(self._model, params)
 

@@ -20,6 +20,7 @@ class BuiltModel:
         import onnxruntime_genai as og
 
         self._og = og
+        self._window = window_of(folder)
         config = og.Config(str(folder))
         # by default the runtime uses half of the cores
         options = {"intra_op_num_threads": len(os.sched_getaffinity(0))}
@@ -28,8 +29,8 @@ class BuiltModel:
 
     def _generator(self, most: int, **search: Any) -> Any:
         params = self._og.GeneratorParams(self._model)
-        # the key-value cache is reserved for max_length at once
-        params.set_search_options(max_length=most, batch_size=1, **search)
+        # the key-value cache is reserved for max_length at once, and must hold a whole window
+        params.set_search_options(max_length=max(most, self._window), batch_size=1, **search)
         return self._og.Generator(self._model, params)
 
     def logits(self, tokens: list[int]) -> np.ndarray:
@@ -62,6 +63,14 @@ class BuiltModel:
             yield int(generator.get_next_tokens()[0])
             if generator.is_done():
                 return
+
+
+def window_of(folder: Path) -> int:
+    """The sliding window of a built model's layers, in tokens; 0 where no layer has one."""
+    config = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))
+    window = config["model"]["decoder"].get("sliding_window") or {}
+    # the builder also writes a window that no layer has
+    return 0 if window.get("layers") == [] else int(window.get("window_size") or 0)
 
 
 def refusal(error: Exception) -> dict[str, Any]:

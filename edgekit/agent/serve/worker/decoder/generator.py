@@ -46,19 +46,29 @@ def load_model(model_dir: Path, options: RuntimeOptions) -> og.Model:
 
 def open_genai(
     model_dir: Path, max_length: int, options: RuntimeOptions, slots: int
-) -> tuple[GeneratorDecoder, GenaiBeamSearch]:
+) -> tuple[GeneratorDecoder, GenaiBeamSearch | None]:
     """Load a model folder; `open_model` describes the arguments."""
     model = load_model(model_dir, options)
     graph = read_graph(model_dir)
-    decoder = GeneratorDecoder(model, limits_of(graph, max_length, slots), graph.padding)
-    return decoder, GenaiBeamSearch(model, graph)
+    limits = limits_of(graph, max_length, slots)
+    decoder = GeneratorDecoder(model, limits, graph.padding, graph.window)
+    # With beams the runtime has no cache that it writes in place, and a window needs one
+    # ("KV cache capacity (0) must be at least local_window_size").
+    return decoder, None if graph.window else GenaiBeamSearch(model, graph)
 
 
 class GeneratorDecoder:
-    """One `og.Generator` per slot; a step computes one slot after the other."""
+    """One `og.Generator` per slot; a step computes one slot after the other.
 
-    def __init__(self, model: og.Model, limits: Limits, padding: int) -> None:
-        self._slots = [_Slot(model, limits, padding) for _ in range(limits.slots)]
+    Args:
+        model: the loaded model.
+        limits: its limits.
+        padding: the padding token.
+        window: the sliding window in tokens; the KV memory of a slot holds at least as many.
+    """
+
+    def __init__(self, model: og.Model, limits: Limits, padding: int, window: int = 0) -> None:
+        self._slots = [_Slot(model, limits, padding, window) for _ in range(limits.slots)]
         can_truncate = limits.can_truncate and self._slots[0].can_truncate()
         for slot in self._slots:
             slot.may_leave_pending = can_truncate
@@ -86,9 +96,10 @@ class GeneratorDecoder:
 
 
 class _Slot:
-    def __init__(self, model: og.Model, limits: Limits, padding: int) -> None:
+    def __init__(self, model: og.Model, limits: Limits, padding: int, window: int) -> None:
         params = og.GeneratorParams(model)
-        params.set_search_options(max_length=limits.max_length, batch_size=1, **GREEDY)
+        capacity = max(limits.max_length, window)
+        params.set_search_options(max_length=capacity, batch_size=1, **GREEDY)
         self._new = partial(og.Generator, model, params)
         self._generator = self._new()
         self._padding = padding

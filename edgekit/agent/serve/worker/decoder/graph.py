@@ -30,9 +30,13 @@ _SLOT_OUTPUTS = {"logits", "present_key_names", "present_value_names"}
 
 
 class SlidingWindow(msgspec.Struct, frozen=True):
-    """The sliding window: about how many positions the runtime keeps."""
+    """The sliding window: about how many positions the runtime keeps, and of which layers.
+
+    The builder also writes a window that no layer has; without the list, it is that of all layers.
+    """
 
     window_size: int = 0
+    layers: tuple[int, ...] | None = None
 
 
 class Decoding(msgspec.Struct, frozen=True):
@@ -54,6 +58,16 @@ class Graph(msgspec.Struct, frozen=True):
     decoder: Decoding
     vocabulary: int
     padding: int
+
+    @property
+    def window(self) -> int:
+        """The sliding window in tokens; 0 where no layer has one.
+
+        The KV memory of a slot holds at least as many tokens, else the runtime fails at the first
+        one (onnxruntime 1.32: "KV cache capacity must be at least local_window_size").
+        """
+        window = self.decoder.sliding_window
+        return 0 if window is None or window.layers == () else window.window_size
 
     @property
     def token_bytes(self) -> int:
@@ -96,23 +110,23 @@ def limits_of(graph: Graph, max_length: int, slots: int) -> Limits:
         OutOfMemoryError: the memory does not hold the shortest slot.
     """
     free = free_bytes()
-    room = room_for(graph.token_bytes, max_length, free, slots)
-    if room.length < max_length:
+    room = room_for(graph.token_bytes, max_length, free, slots, least=graph.window)
+    length = min(max_length, room.length)
+    if length < max_length:
         log.warning(
             "the context is lowered from %d to %d tokens, in one slot: %.0f MB are free, "
             "%d tokens take %.0f MB and %d take %.0f MB of keys and values",
-            *(max_length, room.length, free / 1e6),
+            *(max_length, length, free / 1e6),
             *(max_length, graph.token_bytes * max_length / 1e6),
-            *(room.length, graph.token_bytes * room.length / 1e6),
+            *(length, graph.token_bytes * length / 1e6),
         )
-    window = graph.decoder.sliding_window
     return Limits(
         slots=room.slots,
-        max_length=room.length,
+        max_length=length,
         vocabulary=graph.vocabulary,
         # tokens that left the window cannot be restored
-        can_truncate=window is None or window.window_size >= room.length,
-        rope_threshold=rope_threshold(graph.path, room.length),
+        can_truncate=not graph.window or graph.window >= length,
+        rope_threshold=rope_threshold(graph.path, length),
     )
 
 

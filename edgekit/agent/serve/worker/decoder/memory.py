@@ -29,7 +29,9 @@ class Room(msgspec.Struct, frozen=True):
     length: int
 
 
-def room_for(token_bytes: int, max_length: int, free_bytes: int, slots: int = 0) -> Room:
+def room_for(
+    token_bytes: int, max_length: int, free_bytes: int, slots: int = 0, *, least: int = 0
+) -> Room:
     """Return the slots that fit into the free memory.
 
     If not even one slot of `max_length` fits, there is one shorter slot: half as long, a quarter
@@ -40,20 +42,23 @@ def room_for(token_bytes: int, max_length: int, free_bytes: int, slots: int = 0)
         max_length: tokens of a slot, if the memory allows it.
         free_bytes: the free memory once the model is loaded, in bytes.
         slots: how many slots, if at least one fits; 0 takes as many as fit.
+        least: tokens that a slot holds in any case: the model's sliding window.
 
     Raises:
         OutOfMemoryError: the shortest slot does not fit.
     """
+    asked, max_length = max_length, max(max_length, least)
     most = int(free_bytes * (1 - ALONE_SPARE_SHARE)) // max(1, token_bytes)  # tokens of one slot
     if most >= max_length:
         fitting = int(free_bytes * (1 - SPARE_SHARE)) // max(1, token_bytes * max_length)
         return Room(slots or max(1, min(MAX_SLOTS, fitting)), max_length)
-    shortest = min(MIN_LENGTH, max_length)
+    shortest = max(min(MIN_LENGTH, asked), least)
     if most < shortest:
+        name = "the model's sliding window" if least == shortest else "the shortest context"
         raise OutOfMemoryError(
             "this device has too little free memory to answer",
             f"{_mb(free_bytes)} are free once the model is loaded; "
-            f"the shortest context, {shortest} tokens, takes {_mb(token_bytes * shortest)} of keys "
+            f"{name}, {shortest} tokens, takes {_mb(token_bytes * shortest)} of keys "
             f"and values, and {ALONE_SPARE_SHARE:.0%} of what is free stays spare",
             "end other programs on the device, or build a smaller model",
         )

@@ -41,7 +41,8 @@ class SlotDecoder:
         self._logits: dict[int, Logits] = {}  # after a slot's last token, if that is computed
         self._pending: dict[int, int] = {}  # chosen by `greedy`, not computed yet
         config = graph.decoder
-        shape = (limits.slots, config.num_key_value_heads, limits.max_length, config.head_size)
+        capacity = max(limits.max_length, graph.window)
+        shape = (limits.slots, config.num_key_value_heads, capacity, config.head_size)
         names = [
             (config.inputs[f"past_{kind}_names"], config.outputs[f"present_{kind}_names"])
             for kind in ("key", "value")
