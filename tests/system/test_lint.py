@@ -75,8 +75,10 @@ class Bench:
         pairs = dict(option.split("=", 1) for option in options)
         return asked_for(precision, provider, pairs, config, has_template=True)
 
-    def lint(self, model: Path, asked: Asked, work: Path) -> tuple[Finding, ...]:
-        return check_folder(model, asked, HostRunner(self.python), work, silent)
+    def lint(
+        self, model: Path, asked: Asked, work: Path, source: Path | None = None
+    ) -> tuple[Finding, ...]:
+        return check_folder(model, asked, HostRunner(self.python), work, silent, source)
 
 
 def refused(findings: tuple[Finding, ...]) -> set[str]:
@@ -99,9 +101,13 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 def test_a_build_is_what_was_asked_for(
     bench: Bench, family: str, recipe: str, tmp_path: Path
 ) -> None:
-    findings = bench.lint(bench.built(family, recipe), bench.asked(family, recipe), tmp_path)
+    source = bench.folder / family
+    findings = bench.lint(
+        bench.built(family, recipe), bench.asked(family, recipe), tmp_path, source
+    )
     wanted = UNSOUND.get((family, recipe))
     assert refused(findings) == ({wanted} if wanted else set()), findings
+    assert "not-compared" not in {finding.name for finding in findings}, findings
 
 
 def test_one_process_builds_the_same_bytes_twice(bench: Bench) -> None:

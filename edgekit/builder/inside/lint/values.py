@@ -1,0 +1,175 @@
+"""Compares every weight of a built graph with the checkpoint: whole matrices, norms and biases.
+
+A quantised weight has to be the step next to the original one: with a block's scale s and zero
+point z it is `round(w / s + z)`, cut to the range of the bits. All quantisers of the locked
+onnxruntime end so, whatever they do to choose s and z.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from lint.checkpoint import Checkpoint, Rows
+from lint.difference import difference
+from lint.stored import Part, Store, StoredMatrix
+
+PIECE = 2**21  # elements that are compared at a time
+HALF_STEP = 0.5
+_TIE = 0.01  # of a step: w / s is computed in another order
+_LOOSEST, _TIGHTEST = 1.5, 0.5
+"""Limits of a scale, relative to the one that the range of its block suggests; 0.93 to 1.12 is what
+k_quant chooses (measured), and the symmetric methods take up to twice the half range."""
+_ROUNDING = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
+_EXACT = 2.0**-21
+_VECTOR = re.compile(r"^(?:model\.layers\.(\d+)\.)?(.*)\.(weight|bias|sinks|expert_bias)$")
+_INSIDE = re.compile(r"^(attn|mlp|moe|conv|linear_attn)\.")
+_ROTARY = re.compile(r"(cos|sin)_cache")
+_FLOATS = {1: "float", 10: "float16", 16: "bfloat16"}  # onnx's numbers
+
+
+def matrices(
+    store: Store, source: Checkpoint, config: Any, tell: Callable[[float], None]
+) -> tuple[list[dict[str, str]], dict[str, Any]]:
+    """The blocks and rows that differ, and what was compared: counts, and names left out.
+
+    Args:
+        config: the source's configuration of the text model.
+        tell: told the share that is done.
+    """
+    found: list[dict[str, str]] = []
+    left: list[str] = []
+    blocks = weights = 0
+    stored = store.matrices()
+    tied = bool(getattr(config, "tie_word_embeddings", False))
+    slack = _slack(config)
+    for number, matrix in enumerate(stored):
+        tell(number / len(stored))
+        try:
+            places = source.matrix(matrix.kind, matrix.layer, matrix.shape, tied)
+        except ValueError:
+            places = None
+        if places is None:
+            left.append(matrix.name)
+            continue
+        found += _matrix(matrix, source, places, slack)
+        weights += matrix.shape[0] * matrix.shape[1]
+        blocks += matrix.shape[0] * -(-matrix.shape[1] // (matrix.block or matrix.shape[1]))
+    return found, {"matrices": len(stored) - len(left), "blocks": blocks, "weights": weights,
+                   "left_out": left}  # fmt: skip
+
+
+def _slack(config: Any) -> float:
+    """Relative error of a weight that the builder loads in the configuration's own type."""
+    kind = str(getattr(config, "dtype", None) or "").removeprefix("torch.")
+    return _ROUNDING.get(kind, _EXACT)
+
+
+def _matrix(
+    matrix: StoredMatrix, source: Checkpoint, places: list[Rows], slack: float
+) -> Iterator[dict[str, str]]:
+    if all(source.rounds(place.name) for place in places):
+        slack = _EXACT  # already rounded to that type, or to one that is lossless in float32
+    slack = max(slack, _ROUNDING.get(matrix.element, _EXACT))
+    count, first = 0, ""
+    for rows, part in matrix.parts(max(1, PIECE // matrix.shape[1])):
+        wanted = source.rows(places, rows)
+        bad = _unlike(part, wanted, slack) if not matrix.bits else _off(part, wanted, matrix, slack)
+        if len(bad):
+            count += len(bad)
+            row, column = int(bad[0][0]) + rows.start, int(bad[0][1])
+            unit = "block" if matrix.bits else "column"
+            first = first or f"row {row}, {unit} {column}"
+    if count:
+        kind = "weight-blocks" if matrix.bits else "weight-values"
+        if matrix.kind == "embed_tokens" or matrix.name == "/lm_head":
+            kind = "token-rows"
+        what = "blocks" if matrix.bits else "weights"
+        yield difference(kind, f"{matrix.name} {first}", "the source's", f"{count} {what} differ")
+
+
+def _unlike(part: Part, wanted: np.ndarray, slack: float) -> np.ndarray:
+    have = np.asarray(part.values).astype(np.float32)
+    return np.argwhere(~(np.abs(have - wanted) <= slack * np.abs(wanted) + 1e-7))
+
+
+def _off(part: Part, wanted: np.ndarray, matrix: StoredMatrix, slack: float) -> np.ndarray:
+    """(row, block) of the blocks in which a weight is not the step next to the original one."""
+    assert part.scales is not None
+    assert part.zeros is not None
+    rows, blocks = part.scales.shape
+    if missing := blocks * matrix.block - wanted.shape[1]:
+        wanted = np.pad(wanted, ((0, 0), (0, missing)))
+    have = np.asarray(part.values).reshape(rows, -1)
+    if have.shape[1] < wanted.shape[1]:
+        have = np.pad(have, ((0, 0), (0, wanted.shape[1] - have.shape[1])))
+        have[:, matrix.shape[1] :] = np.repeat(part.zeros[:, -1:], missing, axis=1)
+    wanted = wanted.reshape(rows, blocks, matrix.block)
+    largest, smallest = wanted.max(axis=2), wanted.min(axis=2)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        steps = wanted / part.scales[..., None]
+    np.nan_to_num(steps, copy=False)  # a scale of 0, and a weight of 0
+    steps += part.zeros[..., None]
+    np.clip(steps, part.lowest, part.highest, out=steps)
+    steps -= have.reshape(steps.shape)
+    off = np.maximum(steps.max(axis=2), -steps.min(axis=2))
+    range_of = part.highest - part.lowest
+    bad = off > HALF_STEP + _TIE + slack * range_of
+    spread, size = largest - smallest, np.maximum(np.abs(largest), np.abs(smallest))
+    scale = np.abs(part.scales)
+    bad |= (spread > 0) & (scale * range_of < _TIGHTEST * spread)
+    bad |= (spread > 0) & (scale * range_of > _LOOSEST * 2 * size)
+    return np.argwhere(bad)
+
+
+def vectors(
+    store: Store, source: Checkpoint, config: Any
+) -> tuple[list[dict[str, str]], dict[str, Any]]:
+    """The norms and biases that differ, and what was compared.
+
+    Some norms multiply with 1 + weight, and the builder stores the sum. Which one a model has is
+    what most of its norms have.
+    """
+    layers = int(getattr(config, "num_hidden_layers", 0) or 0)
+    compared, left = [], []
+    for name, tensor in store.graph.weights.items():
+        match = _VECTOR.match(name)
+        if match is None or tensor.data_type not in _FLOATS or _ROTARY.search(name):
+            continue
+        have = store.array(tensor)
+        if have.size != max(tensor.dims, default=0):
+            continue  # a matrix
+        layer = int(match[1]) if match[1] else None
+        kind = _INSIDE.sub("", match[2]).removesuffix(".layernorm").removesuffix(".Add")
+        last = kind == "final_norm_layernorm" or (layer is not None and layer >= layers)
+        wanted = source.vector(kind, None if last else layer, match[3], have.size)
+        if wanted is None:
+            left.append(name)
+            continue
+        slack = max(_slack(config), _ROUNDING.get(_FLOATS[tensor.data_type], _EXACT))
+        # the gated norm of a linear attention never adds
+        norm = "norm" in kind and match[3] == "weight" and "linear_attn" not in name
+        compared.append((name, have.reshape(-1).astype(np.float32), wanted, slack, norm))
+    more = _added(compared)
+    found = []
+    for name, have, original, slack, norm in compared:
+        wanted = original + more if norm else original
+        off = ~(np.abs(have - wanted) <= slack * (np.abs(wanted) + more * norm) + 1e-7)
+        if off.any():
+            at = int(np.argmax(off))
+            found.append(
+                difference(
+                    "norm-weights" if norm else "biases", f"{name}[{at}]", wanted[at], have[at]
+                )
+            )
+    return found, {"vectors": len(compared), "left_out": left}
+
+
+def _added(compared: list[tuple[str, np.ndarray, np.ndarray, float, bool]]) -> int:
+    """0 or 1: what the builder adds to the weights of this model's norms."""
+    votes = [
+        int(np.abs(have - wanted - 1).mean() < np.abs(have - wanted).mean())
+        for _, have, wanted, _, norm in compared
+        if norm
+    ]
+    return int(2 * sum(votes) > len(votes))
