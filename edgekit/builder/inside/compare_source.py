@@ -18,7 +18,7 @@ from typing import Any
 import onnx
 from common.reporting import Reporter, run
 from lint.attention import RotaryTables, attention, norms
-from lint.checkpoint import Checkpoint
+from lint.checkpoint import CheckpointTensors
 from lint.graph import ResolvedGraph
 from lint.original import Original
 from lint.stored import Store
@@ -89,7 +89,7 @@ def work(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
         tables = RotaryTables(store, original)
         seen.take("rotary tables", tables.differences)
         seen.compared["rotary_rows"] = tables.rows
-        _weights(seen, store, args.source, original.config, reporter)
+        _weights(seen, store, args.source, original, reporter)
     return {
         "differences": seen.differences,
         "counts": dict(seen._seen),
@@ -99,19 +99,21 @@ def work(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     }
 
 
-def _weights(seen: Comparison, store: Store, source: Path, config: Any, reporter: Reporter) -> None:
-    checkpoint = Checkpoint(source)
+def _weights(
+    seen: Comparison, store: Store, source: Path, original: Original, reporter: Reporter
+) -> None:
+    checkpoint = CheckpointTensors(source)
 
     def tell(share: float) -> None:
         reporter.progress("comparing with the source", share)
 
     def all_matrices() -> list[dict[str, str]]:
-        found, counts = matrices(store, checkpoint, config, tell)
+        found, counts = matrices(store, checkpoint, original.config, original.tied, tell)
         seen.count(counts)
         return found
 
     def all_vectors() -> list[dict[str, str]]:
-        found, counts = vectors(store, checkpoint, config)
+        found, counts = vectors(store, checkpoint, original.config)
         seen.count(counts)
         return found
 

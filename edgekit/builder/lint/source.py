@@ -92,9 +92,9 @@ def unlike_source(compared: Compared) -> Iterator[Finding]:
         of_kind = [one for one in compared.differences if one.kind == kind]
         first = of_kind[0]
         count = compared.counts[kind]
-        places = listed([one.where for one in of_kind])
-        more = f" and {count - len(of_kind)} more" if count > len(of_kind) else ""
-        yield refuse(kind, _WHAT.get(kind, kind), places + more, first.expected, first.found)
+        unlisted = [""] * (count - len(of_kind))
+        places = listed([*(one.where for one in of_kind), *unlisted])
+        yield refuse(kind, _WHAT.get(kind, kind), places, first.expected, first.found)
     if compared.left_out:
         yield warn(
             "not-compared", "a part of the model was not compared with the source",

@@ -10,6 +10,7 @@ import numpy as np
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.(\d+)\.(.+)$")
 _ELSEWHERE = re.compile(r"vision|visual|audio|speech|mtp\.|multi_modal|connector")
 _FORMS = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "BF16": "<u2"}
+_TYPES = {"F32": "float32", "F16": "float16", "F64": "float64", "BF16": "bfloat16"}
 # the builder's name -> the names in checkpoints
 _NAMES = {
     "o_proj": ("o_proj", "out_proj", "dense"),
@@ -46,7 +47,7 @@ class Rows:
     count: int
 
 
-class Checkpoint:
+class CheckpointTensors:
     """The tensors of a folder's safetensors files."""
 
     def __init__(self, folder: Path) -> None:
@@ -71,9 +72,9 @@ class Checkpoint:
         """The shape of a tensor."""
         return self._where[name][3]
 
-    def rounds(self, name: str) -> bool:
-        """Whether its values are of less precision than float32."""
-        return self._where[name][2] in ("F16", "BF16")
+    def kind(self, name: str) -> str:
+        """The element type of a tensor, as in torch."""
+        return _TYPES.get(self._where[name][2], "")
 
     def matrix(
         self, kind: str, layer: int | None, shape: tuple[int, int], tied: bool
@@ -91,6 +92,8 @@ class Checkpoint:
         else:
             one = self._in_layer(layer, kind, "weight")
             whole = [one] if one else self._all(layer, _PARTS.get(kind, ()))
+        if any(not self.kind(name) for name in whole):
+            return None  # FP8 and the like, which have scales of their own
         sizes = [self.shape(name) for name in whole]
         if whole and all(len(s) == 2 and s[1] == shape[1] for s in sizes):
             if sum(s[0] for s in sizes) == shape[0]:
@@ -112,7 +115,7 @@ class Checkpoint:
         if joined is None or layer is None:
             return None
         name = self._in_layer(layer, joined, "weight")
-        if name is None or self.shape(name)[1:] != shape[1:]:
+        if name is None or not self.kind(name) or self.shape(name)[1:] != shape[1:]:
             return None
         parts = _PARTS[joined]
         from_end = len(parts) - parts.index(kind)
@@ -151,7 +154,7 @@ class Checkpoint:
             one = self._in_layer(layer, kind, last)
             parts = [self._in_layer(layer, part, last) for part in _PARTS.get(kind, ())]
             names = [one] if one else [part for part in parts if part]
-        if not names:
+        if not names or any(not self.kind(name) for name in names):
             return None
         values = np.concatenate([self.values(name).reshape(-1) for name in names])
         return values if len(values) == length else None
@@ -168,14 +171,8 @@ class Checkpoint:
         return out[0] if len(out) == 1 else np.concatenate(out)
 
     def values(self, name: str, rows: slice = slice(None)) -> np.ndarray:
-        """A tensor, or some of its rows, as float32.
-
-        Raises:
-            ValueError: its type is not a float's.
-        """
+        """A tensor of floats, or some of its rows, as float32."""
         path, start, kind, shape = self._where[name]
-        if kind not in _FORMS:
-            raise ValueError(f"{name} is of type {kind}")
         mapped = np.memmap(path, _FORMS[kind], "r", offset=start, shape=shape)[rows]
         if kind == "BF16":  # the upper half of a float32
             return (mapped.astype(np.uint32) << 16).view(np.float32)

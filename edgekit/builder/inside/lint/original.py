@@ -42,7 +42,12 @@ class Attention:
 
 
 class Original:
-    """A source's model without its weights."""
+    """A source's model without its weights.
+
+    Attributes:
+        whole, config: the configuration, and that of its text model.
+        tied: the head is the embedding.
+    """
 
     def __init__(self, source: Path, trust: bool) -> None:
         import torch
@@ -55,6 +60,8 @@ class Original:
                 model = AutoModelForCausalLM.from_config(self.whole, trust_remote_code=trust)
             except ValueError:  # no class for text alone
                 model = AutoModelForImageTextToText.from_config(self.whole)
+        head, table = model.get_output_embeddings(), model.get_input_embeddings()
+        self.tied = head is not None and head.weight is table.weight
         self._modules = {
             name: module for name, module in model.named_modules() if not _ELSEWHERE.search(name)
         }

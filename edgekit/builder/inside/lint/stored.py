@@ -147,6 +147,10 @@ class Store:
         found = (made[node.op_type](node) for node in self.graph.proto.node if node.op_type in made)
         return [matrix for matrix in found if matrix is not None]
 
+    def experts(self) -> list[str]:
+        """Names of the nodes whose experts' weights are in a form of their own."""
+        return [node.name for node in self.graph.proto.node if node.op_type in ("MoE", "QMoE")]
+
     def _entry(self, node: NodeProto, **how: object) -> StoredMatrix:
         stem = _SUFFIX.sub("", node.name)
         layer = _LAYER.search(node.name)

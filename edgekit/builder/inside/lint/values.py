@@ -5,16 +5,19 @@ point z it is `round(w / s + z)`, cut to the range of the bits. All quantisers o
 onnxruntime end so, whatever they do to choose s and z.
 """
 
+import os
 import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from lint.checkpoint import Checkpoint, Rows
+from lint.checkpoint import CheckpointTensors, Rows
 from lint.difference import difference
 from lint.stored import Part, Store, StoredMatrix
 
-PIECE = 2**21  # elements that are compared at a time
+PIECE = 2**20  # elements that a thread compares at a time
+_THREADS = 4
 HALF_STEP = 0.5
 _TIE = 0.01  # of a step: w / s is computed in another order
 _LOOSEST, _TIGHTEST = 1.5, 0.5
@@ -29,47 +32,58 @@ _FLOATS = {1: "float", 10: "float16", 16: "bfloat16"}  # onnx's numbers
 
 
 def matrices(
-    store: Store, source: Checkpoint, config: Any, tell: Callable[[float], None]
+    store: Store,
+    source: CheckpointTensors,
+    config: Any,
+    tied: bool,
+    tell: Callable[[float], None],
 ) -> tuple[list[dict[str, str]], dict[str, Any]]:
     """The blocks and rows that differ, and what was compared: counts, and names left out.
 
     Args:
         config: the source's configuration of the text model.
+        tied: the head is the embedding.
         tell: told the share that is done.
     """
-    found: list[dict[str, str]] = []
-    left: list[str] = []
-    blocks = weights = 0
     stored = store.matrices()
-    tied = bool(getattr(config, "tie_word_embeddings", False))
-    slack = _slack(config)
-    for number, matrix in enumerate(stored):
-        tell(number / len(stored))
-        try:
-            places = source.matrix(matrix.kind, matrix.layer, matrix.shape, tied)
-        except ValueError:
-            places = None
-        if places is None:
+    own = _own(config)
+    placed, left = [], list(store.experts())
+    for matrix in stored:
+        if places := source.matrix(matrix.kind, matrix.layer, matrix.shape, tied):
+            placed.append((matrix, places))
+        else:
             left.append(matrix.name)
-            continue
-        found += _matrix(matrix, source, places, slack)
-        weights += matrix.shape[0] * matrix.shape[1]
-        blocks += matrix.shape[0] * -(-matrix.shape[1] // (matrix.block or matrix.shape[1]))
-    return found, {"matrices": len(stored) - len(left), "blocks": blocks, "weights": weights,
-                   "left_out": left}  # fmt: skip
+
+    def compare(pair: tuple[StoredMatrix, list[Rows]]) -> list[dict[str, str]]:
+        return list(_matrix(pair[0], source, pair[1], own))
+
+    found: list[dict[str, str]] = []
+    # numpy computes without the interpreter's lock
+    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+        for number, one in enumerate(pool.map(compare, placed)):
+            tell(number / len(placed))
+            found += one
+    sizes = [matrix.shape for matrix, _ in placed]
+    blocks = sum(m.shape[0] * -(-m.shape[1] // (m.block or m.shape[1])) for m, _ in placed)
+    return found, {
+        "matrices": len(placed),
+        "blocks": blocks,
+        "weights": sum(rows * columns for rows, columns in sizes),
+        "left_out": left,
+    }
 
 
-def _slack(config: Any) -> float:
-    """Relative error of a weight that the builder loads in the configuration's own type."""
-    kind = str(getattr(config, "dtype", None) or "").removeprefix("torch.")
-    return _ROUNDING.get(kind, _EXACT)
+def _own(config: Any) -> str:
+    """The type in which the builder loads weights: the configuration's own."""
+    return str(getattr(config, "dtype", None) or "").removeprefix("torch.")
 
 
 def _matrix(
-    matrix: StoredMatrix, source: Checkpoint, places: list[Rows], slack: float
+    matrix: StoredMatrix, source: CheckpointTensors, places: list[Rows], own: str
 ) -> Iterator[dict[str, str]]:
-    if all(source.rounds(place.name) for place in places):
-        slack = _EXACT  # already rounded to that type, or to one that is lossless in float32
+    slack = _ROUNDING.get(own, _EXACT)
+    if all(source.kind(place.name) == own for place in places):
+        slack = _EXACT  # the builder loads it as it is
     slack = max(slack, _ROUNDING.get(matrix.element, _EXACT))
     count, first = 0, ""
     for rows, part in matrix.parts(max(1, PIECE // matrix.shape[1])):
@@ -123,7 +137,7 @@ def _off(part: Part, wanted: np.ndarray, matrix: StoredMatrix, slack: float) -> 
 
 
 def vectors(
-    store: Store, source: Checkpoint, config: Any
+    store: Store, source: CheckpointTensors, config: Any
 ) -> tuple[list[dict[str, str]], dict[str, Any]]:
     """The norms and biases that differ, and what was compared.
 
@@ -136,17 +150,20 @@ def vectors(
         match = _VECTOR.match(name)
         if match is None or tensor.data_type not in _FLOATS or _ROTARY.search(name):
             continue
-        have = store.array(tensor)
-        if have.size != max(tensor.dims, default=0):
+        if len(tensor.dims) != 1:
             continue  # a matrix
+        have = store.array(tensor)
         layer = int(match[1]) if match[1] else None
         kind = _INSIDE.sub("", match[2]).removesuffix(".layernorm").removesuffix(".Add")
         last = kind == "final_norm_layernorm" or (layer is not None and layer >= layers)
         wanted = source.vector(kind, None if last else layer, match[3], have.size)
         if wanted is None:
-            left.append(name)
+            if have.any() or match[3] != "bias":  # the builder adds biases of zeros
+                left.append(name)
             continue
-        slack = max(_slack(config), _ROUNDING.get(_FLOATS[tensor.data_type], _EXACT))
+        slack = max(
+            _ROUNDING.get(_own(config), _EXACT), _ROUNDING.get(_FLOATS[tensor.data_type], _EXACT)
+        )
         # the gated norm of a linear attention never adds
         norm = "norm" in kind and match[3] == "weight" and "linear_attn" not in name
         compared.append((name, have.reshape(-1).astype(np.float32), wanted, slack, norm))
@@ -159,7 +176,10 @@ def vectors(
             at = int(np.argmax(off))
             found.append(
                 difference(
-                    "norm-weights" if norm else "biases", f"{name}[{at}]", wanted[at], have[at]
+                    "norm-weights" if norm else "bias-weights",
+                    f"{name}[{at}]",
+                    wanted[at],
+                    have[at],
                 )
             )
     return found, {"vectors": len(compared), "left_out": left}

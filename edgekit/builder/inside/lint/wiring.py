@@ -170,8 +170,9 @@ def _first_unlike(usual: tuple[Any, ...], form: tuple[Any, ...]) -> tuple[str, s
 
 
 def _relative(name: str, layer: int) -> str:
-    """A name with the distance of its layer from this one."""
-    name = re.sub(r"^(past\w*|present\w*)\.(\d+)\.", r"\1.layers.\2.", name)
+    """A name with the distance of its layer from this one; `_caches` compares those of caches."""
+    if _CACHE.match(name):
+        return "cache"
     return _LAYER.sub(lambda match: f"layers.{int(match[1]) - layer:+d}", name)
 
 
@@ -179,8 +180,10 @@ def _unused(graph: ResolvedGraph) -> Iterator[dict[str, str]]:
     """Everything that is computed is used."""
     used = {output.name for output in graph.proto.output} | _read_by(graph.proto)
     for node in graph.proto.node:
-        if not any(name in used for name in node.output if name):
-            yield difference("graph-wiring", node.name, "used by another node", "not used")
+        for name in node.output:
+            # of the chosen experts only the numbers may count
+            if name and name not in used and node.op_type != "TopK":
+                yield difference("graph-wiring", name, "used by another node", "not used")
     for entry in graph.proto.input:
         if entry.name not in used:
             yield difference("graph-wiring", entry.name, "used by a node", "not used")
