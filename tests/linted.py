@@ -6,14 +6,19 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from edgekit.builder.lint.check import check_folder
 from edgekit.builder.lint.finding import Finding
 from edgekit.builder.request.asked import Asked, asked_for
+from edgekit.builder.request.request import BuildRequest
+from edgekit.builder.run import build
 from edgekit.builder.source.find import find
 from edgekit.builder.source.gguf import dequantised
 from edgekit.builder.source.samples import smollm2_gguf
 from edgekit.builder.tools.host import HostRunner, HostToolchain
 from tests.building import run_script, silent
+from tests.matrix.families import FAMILIES
 
 MIXED = "matmul_mixed_precision=last_matmul:int8,mixed_layers:int8"
 
@@ -52,6 +57,8 @@ UNSOUND = {
     ("gemma", "mixed"): "graph-broken",  # nor do those of an int8 head
 }
 
+# tiny models of other families, built as `edgekit build --recipe plain` does
+OTHERS = {"gemma3": "Gemma3ForCausalLM", "phi3": "Phi3ForCausalLM (LongRoPE)"}
 TOGETHER = (
     "window-everywhere", "scale-larger", "caches-swapped", "presents-crossed", "last-rotary-rows",
     "one-rotary-sine", "one-block-of-scales", "two-rows-of-the-head", "one-norm-value",
@@ -103,4 +110,21 @@ def make_bench(python: Path, folder: Path) -> Bench:
         made.run("models/make_tiny_model.py", family, made.folder / family)
         ways = ["|".join((name, *RECIPES[name])) for name in recipes]
         made.run("models/build_recipes.py", made.folder / family, made.built(family, ""), *ways)
+    _make_others(made)
     return made
+
+
+def _make_others(bench: Bench) -> None:
+    listed = bench.folder / "families.json"
+    wanted = [
+        msgspec.to_builtins(family)
+        | {"architecture": family.architecture, "out": str(bench.folder / name)}
+        for name, full in OTHERS.items()
+        for family in FAMILIES
+        if family.name == full
+    ]
+    listed.write_bytes(msgspec.json.encode(wanted))
+    bench.run("models/make_tiny_model.py", "--many", listed)
+    for name in OTHERS:
+        source, out = bench.folder / name, bench.built(name, "plain")
+        build(BuildRequest(str(source), out, gate=None, recipe="plain"), silent)

@@ -12,7 +12,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,8 +22,18 @@ except ImportError:  # pytest reads the names alone
     onnx = None
 
 GRAPH = "model.onnx"
-FAULTS: dict[str, tuple[str, Callable[["Built"], None]]] = {}
-"""Fault -> the lint's finding, and what plants it."""
+
+
+class Fault(NamedTuple):
+    """A fault: the lint's finding, what plants it, and the tiny model that it fits."""
+
+    finding: str
+    plant: Callable[["Built"], None]
+    family: str
+    recipe: str
+
+
+FAULTS: dict[str, Fault] = {}
 FOR_THE_GATE: dict[str, Callable[["Built"], None]] = {}
 """Faults that are the same in every layer and keep all names: only the output shows them."""
 
@@ -76,9 +86,11 @@ class Built:
         path.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
 
 
-def fault(finding: str) -> Callable[[Callable[[Built], None]], Callable[[Built], None]]:
+def fault(
+    finding: str, family: str = "qwen2", recipe: str = "plain"
+) -> Callable[[Callable[[Built], None]], Callable[[Built], None]]:
     def register(plant: Callable[[Built], None]) -> Callable[[Built], None]:
-        FAULTS[plant.__name__.replace("_", "-")] = (finding, plant)
+        FAULTS[plant.__name__.replace("_", "-")] = Fault(finding, plant, family, recipe)
         return plant
 
     return register
@@ -101,6 +113,12 @@ def window_everywhere(built: Built) -> None:
 @fault("attention-settings")
 def window_in_one_layer(built: Built) -> None:
     built.set(built.attentions()[1], "local_window_size", 64)
+
+
+@fault("attention-settings", "gemma3")
+def window_of_one_kind_lost(built: Built) -> None:
+    for node in built.attentions():
+        built.set(node, "local_window_size", -1)
 
 
 @fault("attention-settings")
@@ -176,6 +194,18 @@ def cache_names_swapped(built: Built) -> None:
     built.change("genai_config.json", swap)
 
 
+@fault("graph-wiring", recipe="dml")
+def keys_as_values(built: Built) -> None:
+    for node in built.attentions():
+        node.input[1], node.input[2] = node.input[2], node.input[1]
+
+
+@fault("graph-wiring", "gemma3")
+def queries_and_keys_of_the_split(built: Built) -> None:
+    for node in built.nodes("Split"):
+        node.output[1], node.output[2] = node.output[2], node.output[1]
+
+
 @fault("graph-wiring")
 def matrices_of_two_layers_exchanged(built: Built) -> None:
     one, other = (built.named(f"layers.{i}/mlp/down_proj/MatMul_Q4") for i in (0, 1))
@@ -219,6 +249,43 @@ def one_rotary_sine(built: Built) -> None:
 def rotary_rows_shifted(built: Built) -> None:
     table = built.array("cos_cache")
     table[257:] = np.array(table[256:-1])
+
+
+@fault("rotary-tables", "gemma3")
+def table_of_the_other_layers(built: Built) -> None:
+    for node in built.attentions():
+        for place, name in ((7, "cos_cache_local"), (8, "sin_cache_local")):
+            node.input[place] = name
+
+
+@fault("rotary-tables", "phi3")
+def row_of_the_long_table(built: Built) -> None:
+    tensors = [
+        attribute.t
+        for node in built.nodes("If")
+        for branch in node.attribute
+        if branch.name == "then_branch"
+        for inner in branch.g.node
+        for attribute in inner.attribute
+        if attribute.name == "value"
+    ]
+    tensor = tensors[0]
+    where = {entry.key: entry.value for entry in tensor.external_data}
+    if where:
+        table = np.memmap(
+            built.folder / where["location"], "<f4", "r+", offset=int(where["offset"]),
+            shape=tuple(tensor.dims),
+        )  # fmt: skip
+        table[300, 2] += 0.1
+    else:
+        changed = np.array(onnx.numpy_helper.to_array(tensor))
+        changed[300, 2] += 0.1
+        tensor.CopyFrom(onnx.numpy_helper.from_array(changed, tensor.name))
+
+
+@fault("norm-weights", "gemma3")
+def norm_without_its_one(built: Built) -> None:
+    built.array("model.layers.1.attn.q_norm.layernorm.weight")[:] -= 1
 
 
 @fault("norm-weights")
@@ -353,6 +420,11 @@ def other_head_size(built: Built) -> None:
     built.change("genai_config.json", lambda c: c["model"]["decoder"].update(head_size=48))
 
 
+@fault("model-settings")
+def other_type(built: Built) -> None:
+    built.change("genai_config.json", lambda c: c["model"].update(type="gemma"))
+
+
 @fault("search-settings")
 def temperature(built: Built) -> None:
     built.change("genai_config.json", lambda c: c["search"].update(temperature=2.5))
@@ -394,8 +466,8 @@ def another_activation(built: Built) -> None:
 
 
 if __name__ == "__main__":
-    plants = {name: plant for name, (_, plant) in FAULTS.items()} | FOR_THE_GATE
-    planted = Built(Path(sys.argv[1]))
+    plants = {name: planted.plant for name, planted in FAULTS.items()} | FOR_THE_GATE
+    built_folder = Built(Path(sys.argv[1]))
     for wanted in sys.argv[2:]:
-        plants[wanted](planted)
-    planted.save()
+        plants[wanted](built_folder)
+    built_folder.save()

@@ -28,6 +28,7 @@ from tests.building import AS_INSTALLED, edgekit_build, run_script, silent
 from tests.faults.plant import DEFECTS as QUALITY
 from tests.faults.plant_source import FAULTS, FOR_THE_GATE
 from tests.linted import (
+    OTHERS,
     RECIPES,
     TIED,
     TOGETHER,
@@ -81,7 +82,7 @@ def count() -> tuple[Figures, bool]:
         "found_by_lint": tally.by_lint,
         "found_by_gate": tally.by_gate,
         "missed": ",".join(tally.missed) or 0,
-        "healthy": len(RECIPES) + len(TIED) - len(UNSOUND) + 1,
+        "healthy": len(RECIPES) + len(TIED) - len(UNSOUND) + len(OTHERS),
         "healthy_refused": ",".join(refusals) or 0,
         "seconds": round(time.monotonic() - started),
     }
@@ -125,13 +126,11 @@ def _healthy(bench: Bench, work: Path) -> list[str]:
 
 
 def _tiny(bench: Bench, tally: Tally, work: Path) -> None:
-    plain, source, asked = (
-        bench.built("qwen2", "plain"), bench.folder / "qwen2", bench.asked("qwen2", "plain"),
-    )  # fmt: skip
-    for fault, (name, _) in FAULTS.items():
-        with _copy(plain, work) as model:
+    plain, asked = bench.built("qwen2", "plain"), bench.asked("qwen2", "plain")
+    for fault, (name, _, family, recipe) in FAULTS.items():
+        with _copy(bench.built(family, recipe), work) as model:
             bench.run("faults/plant_source.py", model, fault)
-            tally.linted(fault, _unlike(bench, model, source, work), name)
+            tally.linted(fault, _unlike(bench, model, bench.folder / family, work), name)
     for fault in _structural():
         with _copy(plain, work) as model:
             bench.run("faults/plant_structure.py", model, fault)
@@ -160,7 +159,9 @@ def _real(bench: Bench, smollm2: Path, tally: Tally, work: Path) -> None:
     for fault in TOGETHER:
         with _copy(smollm2, work) as model:
             bench.run("faults/plant_source.py", model, fault)
-            tally.linted(f"smollm2:{fault}", _unlike(bench, model, source, work), FAULTS[fault][0])
+            tally.linted(
+                f"smollm2:{fault}", _unlike(bench, model, source, work), FAULTS[fault].finding
+            )
     for fault in QUALITY:
         with _copy(smollm2, work) as model:
             other = bench.folder / "qwen2"

@@ -145,14 +145,15 @@ def test_a_planted_defect_is_refused_by_name(
     assert name in caught.value.why
 
 
-@pytest.mark.parametrize(("fault", "name"), [(f, name) for f, (name, _) in FAULTS.items()])
+@pytest.mark.parametrize("fault", FAULTS)
 def test_a_difference_from_the_source_is_refused_by_name(
-    bench: Bench, fault: str, name: str, tmp_path: Path
+    bench: Bench, fault: str, tmp_path: Path
 ) -> None:
     model = tmp_path / "model"
-    shutil.copytree(bench.built("qwen2", "plain"), model)
+    name, _, family, recipe = FAULTS[fault]
+    shutil.copytree(bench.built(family, recipe), model)
     bench.run("faults/plant_source.py", model, fault)
-    runner, source = HostRunner(bench.python), bench.folder / "qwen2"
+    runner, source = HostRunner(bench.python), bench.folder / family
     findings = tuple(unlike_source(compare(model, source, runner, tmp_path, silent)))
     assert name in refused(findings), findings
     with pytest.raises(VerificationError) as caught:
@@ -167,7 +168,7 @@ def test_smollm2_with_every_fault_of_the_field(bench: Bench, smollm2: Path, tmp_
     runner = HostRunner(bench.python)
     compared = compare(model, dequantised_smollm2(), runner, tmp_path, silent)
     findings = {f.name: f for f in unlike_source(compared)}
-    assert set(findings) == {FAULTS[fault][0] for fault in TOGETHER}
+    assert set(findings) == {FAULTS[fault].finding for fault in TOGETHER}
     places = {one.where for one in compared.differences}
     layer = "/model/layers.{}/attn/GroupQueryAttention"
     settings = ("local_window_size", "scale")

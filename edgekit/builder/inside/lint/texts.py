@@ -47,6 +47,8 @@ _SEARCH: dict[str, Any] = {
     "no_repeat_ngram_size": 0, "num_beams": 1, "num_return_sequences": 1,
     "repetition_penalty": 1.0, "temperature": 1.0, "top_k": 50, "top_p": 1.0,
 }  # fmt: skip
+_OTHER_TYPE = ("ChatGLM", "Phi3V", "Phi4MM", "VideoChatFlash")
+"""Architectures whose text models run as another type."""
 _OF_LIST = {"merges": "tokenizer-merges", "added_tokens": "tokenizer-added-tokens"}
 _FREE = frozenset({"max_length", "past_present_share_buffer", "early_stopping", "chunk_size"})
 """Settings of `search` that do not come from the source; the lint checks `max_length`."""
@@ -144,6 +146,9 @@ def configuration(
     generation = _generation(source)
     yield from _ids(told, original, generation, tokenizer)
     yield from _context(told, model, original)
+    kind, wanted_kind = str(told.get("type")), _type(original)
+    if wanted_kind and _plain(kind).removesuffix("text") != wanted_kind:
+        yield difference("model-settings", "genai_config.json type", wanted_kind, kind)
     for name, value in _sizes(original).items():
         got = decoder.get(name)
         if value is not None and got != value:
@@ -155,6 +160,18 @@ def configuration(
                 yield difference("cache-wiring", f"genai_config.json {name}", value, got)
     yield from _window(decoder, original)
     yield from _search(config.get("search") or {}, generation, original)
+
+
+def _type(original: Original) -> str | None:
+    """The runtime's type of the model, without underscores; None where it is another's."""
+    name = (getattr(original.whole, "architectures", None) or [""])[0]
+    if "For" not in name or name.startswith(_OTHER_TYPE):
+        return None
+    return _plain(name[: name.index("For")])
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "")
 
 
 def _generation(source: Path) -> dict[str, Any]:
