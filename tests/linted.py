@@ -58,7 +58,11 @@ UNSOUND = {
 }
 
 # tiny models of other families, built as `edgekit build --recipe plain` does
-OTHERS = {"gemma3": "Gemma3ForCausalLM", "phi3": "Phi3ForCausalLM (LongRoPE)"}
+OTHERS = {
+    "gemma3": "Gemma3ForCausalLM",
+    "phi3": "Phi3ForCausalLM (LongRoPE)",
+    "biased": "LlamaForCausalLM (tied, biases)",
+}
 TOGETHER = (
     "window-everywhere", "scale-larger", "caches-swapped", "presents-crossed", "last-rotary-rows",
     "one-rotary-sine", "one-block-of-scales", "two-rows-of-the-head", "one-norm-value",

@@ -23,7 +23,7 @@ from lint.graph import ResolvedGraph
 from lint.original import Original
 from lint.stored import Store
 from lint.texts import configuration, load_tokenizer, tokens
-from lint.values import matrices, vectors
+from lint.values import matrices, missing, vectors
 from lint.wiring import wiring
 
 LISTED = 20
@@ -118,7 +118,14 @@ def _weights(
         return found
 
     seen.take("matrices", all_matrices)
+
+    def all_missing() -> list[dict[str, str]]:
+        found, counts = missing(store, checkpoint, original.parameters)
+        seen.count(counts)
+        return found
+
     seen.take("norms and biases", all_vectors)
+    seen.take("the source's tensors", all_missing)
 
 
 if __name__ == "__main__":

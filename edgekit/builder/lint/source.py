@@ -33,6 +33,7 @@ _WHAT = {
     "tokenizer-words": "the vocabulary of the tokenizer is not the source's",
     "weight-blocks": "quantised weights are not those next to the source's",
     "weight-values": "weights are not the source's",
+    "weights-missing": "weights of the source are nowhere in the graph",
 }
 UNREADABLE = frozenset(
     {

@@ -54,6 +54,7 @@ class CheckpointTensors:
         self._where: dict[str, tuple[Path, int, str, tuple[int, ...]]] = {}
         self._layers: dict[int, dict[str, str]] = {}
         self._others: list[str] = []
+        self._used: set[str] = set()
         for path in sorted(folder.glob("*.safetensors")):
             with path.open("rb") as file:
                 size = int.from_bytes(file.read(8), "little")
@@ -97,6 +98,7 @@ class CheckpointTensors:
         sizes = [self.shape(name) for name in whole]
         if whole and all(len(s) == 2 and s[1] == shape[1] for s in sizes):
             if sum(s[0] for s in sizes) == shape[0]:
+                self._used.update(whole)
                 return [Rows(n, 0, s[0]) for n, s in zip(whole, sizes, strict=True)]
             return None
         return self._of_joined(kind, layer, shape)
@@ -121,7 +123,10 @@ class CheckpointTensors:
         from_end = len(parts) - parts.index(kind)
         # all parts after the first are equally long
         first = 0 if from_end == len(parts) else self.shape(name)[0] - from_end * shape[0]
-        return [Rows(name, first, shape[0])] if first >= 0 else None
+        if first < 0:
+            return None
+        self._used.add(name)
+        return [Rows(name, first, shape[0])]
 
     def _all(self, layer: int, kinds: tuple[str, ...]) -> list[str]:
         found = [self._in_layer(layer, kind, "weight") for kind in kinds]
@@ -157,7 +162,23 @@ class CheckpointTensors:
         if not names or any(not self.kind(name) for name in names):
             return None
         values = np.concatenate([self.values(name).reshape(-1) for name in names])
-        return values if len(values) == length else None
+        if len(values) != length:
+            return None
+        self._used.update(names)
+        return values
+
+    def unused(self, layers: int, known: set[str]) -> list[str]:
+        """Tensors of the first layers that were not asked for.
+
+        Args:
+            known: names within a layer; transformers ignores the others, too.
+        """
+        return [
+            name
+            for layer, names in sorted(self._layers.items())
+            for rest, name in names.items()
+            if layer < layers and rest in known and name not in self._used
+        ]
 
     def rows(self, places: list[Rows], chosen: slice) -> np.ndarray:
         """Some rows of the rows that stand one after the other, as float32."""

@@ -47,6 +47,7 @@ class Original:
     Attributes:
         whole, config: the configuration, and that of its text model.
         tied: the head is the embedding.
+        parameters: names of the layers' parameters, without the layer.
     """
 
     def __init__(self, source: Path, trust: bool) -> None:
@@ -62,6 +63,9 @@ class Original:
                 model = AutoModelForImageTextToText.from_config(self.whole)
         head, table = model.get_output_embeddings(), model.get_input_embeddings()
         self.tied = head is not None and head.weight is table.weight
+        self.parameters = {
+            match[2] for name, _ in model.named_parameters() if (match := _LAYER.search(name))
+        }
         self._modules = {
             name: module for name, module in model.named_modules() if not _ELSEWHERE.search(name)
         }

@@ -15,6 +15,7 @@ import numpy as np
 from lint.checkpoint import CheckpointTensors, Rows
 from lint.difference import difference
 from lint.stored import Part, Store, StoredMatrix
+from lint.wiring import layer_of
 
 PIECE = 2**20  # elements that a thread compares at a time
 _THREADS = 4
@@ -28,6 +29,7 @@ _EXACT = 2.0**-21
 _VECTOR = re.compile(r"^(?:model\.layers\.(\d+)\.)?(.*)\.(weight|bias|sinks|expert_bias)$")
 _INSIDE = re.compile(r"^(attn|mlp|moe|conv|linear_attn)\.")
 _ROTARY = re.compile(r"(cos|sin)_cache")
+_PLAIN = re.compile(r"(norm\w*|_proj|dense|fc[12])\.(weight|bias)$")
 _FLOATS = {1: "float", 10: "float16", 16: "bfloat16"}  # onnx's numbers
 
 
@@ -183,6 +185,27 @@ def vectors(
                 )
             )
     return found, {"vectors": len(compared), "left_out": left}
+
+
+def missing(
+    store: Store, source: CheckpointTensors, known: set[str]
+) -> tuple[list[dict[str, str]], dict[str, Any]]:
+    """Norms, biases and projections of the source that the graph has nowhere.
+
+    Args:
+        known: names of the source's parameters within a layer.
+    """
+    nodes = [node.name for node in store.graph.proto.node if "/final_norm" not in node.name]
+    layers = max((layer for name in nodes if (layer := layer_of(name)) is not None), default=-1)
+    found, left = [], []
+    for name in source.unused(layers + 1, known):
+        if name.endswith(".bias") and not source.values(name).any():
+            continue  # the builder leaves out biases of zeros
+        if "experts." in name or not _PLAIN.search(name):
+            left.append(name)
+        else:
+            found.append(difference("weights-missing", name, "a part of the graph", "none"))
+    return found, {"left_out": left}
 
 
 def _added(compared: list[tuple[str, np.ndarray, np.ndarray, float, bool]]) -> int:

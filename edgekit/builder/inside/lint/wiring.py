@@ -35,7 +35,9 @@ _FREE = {"bits", "block_size", "accuracy_level", "scale", "local_window_size", "
 
 def wiring(graph: ResolvedGraph) -> list[dict[str, str]]:
     """Every connection that breaks a rule."""
-    checks = (_caches, _inputs_of_attention, _operands, _layers_alike, _unused, _constants)
+    checks = (
+        _caches, _inputs_of_attention, _operands, _shared_table, _layers_alike, _unused, _constants,
+    )  # fmt: skip
     return [found for check in checks for found in check(graph)]
 
 
@@ -121,6 +123,23 @@ def _operands(graph: ResolvedGraph) -> Iterator[dict[str, str]]:
                 yield difference("graph-wiring", node.name, f"a weight of {stem}", name)
 
 
+def _shared_table(graph: ResolvedGraph) -> Iterator[dict[str, str]]:
+    """An embedding that uses the head's bytes also uses its scales, zero points and block."""
+    heads = {n.input[1]: n for n in graph.proto.node if n.op_type == "MatMulNBits"}
+    for node in graph.proto.node:
+        maker = graph.maker.get(node.input[0]) if node.op_type == "GatherBlockQuantized" else None
+        head = heads.get(maker.input[0]) if maker is not None else None
+        if head is None:
+            continue
+        mine, theirs = list(node.input[2:4]), list(head.input[2:4])
+        if mine != theirs:
+            yield difference("graph-wiring", node.name, " ".join(theirs), " ".join(mine))
+        one, other = attributes(node), attributes(head)
+        for name in ("bits", "block_size"):
+            if one.get(name) != other.get(name):
+                yield difference("graph-wiring", f"{node.name} {name}", other[name], one.get(name))
+
+
 def _layers_alike(graph: ResolvedGraph) -> Iterator[dict[str, str]]:
     """Layers that consist of the same nodes are wired alike."""
     by_layer: dict[int, dict[str, tuple[Any, ...]]] = defaultdict(dict)
@@ -184,9 +203,9 @@ def _unused(graph: ResolvedGraph) -> Iterator[dict[str, str]]:
             # of the chosen experts only the numbers may count
             if name and name not in used and node.op_type != "TopK":
                 yield difference("graph-wiring", name, "used by another node", "not used")
-    for entry in graph.proto.input:
-        if entry.name not in used:
-            yield difference("graph-wiring", entry.name, "used by a node", "not used")
+    for name in (*(entry.name for entry in graph.proto.input), *graph.weights):
+        if name not in used:
+            yield difference("graph-wiring", name, "used by a node", "not used")
 
 
 def _read_by(proto: GraphProto) -> set[str]:
