@@ -2,95 +2,38 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from edgekit.builder.lint.check import check_folder, refuse_unsound
-from edgekit.builder.lint.finding import Finding
-from edgekit.builder.request.asked import Asked, asked_for
+from edgekit.builder.lint.check import compare, refuse_unsound
+from edgekit.builder.lint.source import unlike_source
+from edgekit.builder.request.asked import asked_for
 from edgekit.builder.tools.host import HostRunner, HostToolchain
 from edgekit.errors import VerificationError
-from tests.building import run_script, silent
-
-MIXED = "matmul_mixed_precision=last_matmul:int8,mixed_layers:int8"
-
-# what the tiny models are built as: name -> precision, provider, options
-RECIPES: dict[str, tuple[str, ...]] = {
-    "plain": ("int4", "cpu"),
-    "again": ("int4", "cpu"),
-    "k_quant": ("int4", "cpu", "algo_config=k_quant"),
-    "k_quant_mixed": ("int4", "cpu", "algo_config=k_quant_mixed"),
-    "mixed": ("int4", "cpu", MIXED),
-    "rtn": ("int4", "cpu", "algo_config=rtn"),
-    "rtn_last": ("int4", "cpu", "algo_config=rtn_last"),
-    "asymmetric": ("int4", "cpu", "is_symmetric=false"),
-    "block64": ("int4", "cpu", "block_size=64"),
-    "level1": ("int4", "cpu", "accuracy_level=1"),
-    "int8": ("int8", "cpu"),
-    "int8_k_quant": ("int8", "cpu", "algo_config=k_quant"),
-    "fp16": ("fp16", "cpu"),
-    "fp32": ("fp32", "cpu"),
-    "qdq": ("int4", "cpu", "use_qdq=true"),
-    "qdq_k_quant": ("int4", "cpu", "use_qdq=true", "algo_config=k_quant"),
-    "head_excluded": ("int4", "cpu", "nodes_to_exclude=/lm_head/MatMul"),
-    "embedding4": ("int4", "cpu", "op_types_to_quantize=MatMul/Gather"),
-    "one_layer": ("int4", "cpu", "num_hidden_layers=1"),
-    "cuda": ("int4", "cuda"),
-    "dml": ("int4", "dml"),
-    "webgpu": ("int4", "webgpu"),
-}
-TIED = (  # gemma's embedding is its head
-    "plain", "k_quant", "k_quant_mixed", "mixed", "rtn", "asymmetric", "int8", "fp16", "fp32",
-)  # fmt: skip
-# what the builder itself gets wrong (onnxruntime-genai 0.18.0)
-UNSOUND = {
-    ("qwen2", "qdq_k_quant"): "option-ignored",  # only its default method makes QDQ
-    ("gemma", "asymmetric"): "graph-broken",  # the tied embedding gets no scales
-    ("gemma", "mixed"): "graph-broken",  # nor do those of an int8 head
-}
+from tests.building import silent
+from tests.faults.plant_source import FAULTS
+from tests.linted import (
+    RECIPES,
+    TIED,
+    TOGETHER,
+    UNSOUND,
+    Bench,
+    dequantised_smollm2,
+    make_bench,
+    refused,
+)
 
 pytestmark = pytest.mark.timeout(600)
 
 
-@dataclass
-class Bench:
-    """The toolchain, and the folders of tiny sources and of their built models."""
-
-    python: Path
-    folder: Path
-
-    def run(self, script: str, *arguments: str | Path) -> None:
-        run_script(self.python, script, *arguments)
-
-    def built(self, family: str, recipe: str) -> Path:
-        return self.folder / f"{family}-built" / recipe
-
-    def asked(self, family: str, recipe: str) -> Asked:
-        precision, provider, *options = RECIPES[recipe]
-        config = json.loads((self.folder / family / "config.json").read_text())
-        pairs = dict(option.split("=", 1) for option in options)
-        return asked_for(precision, provider, pairs, config, has_template=True)
-
-    def lint(self, model: Path, asked: Asked, work: Path) -> tuple[Finding, ...]:
-        return check_folder(model, asked, HostRunner(self.python), work, silent)
-
-
-def refused(findings: tuple[Finding, ...]) -> set[str]:
-    return {finding.name for finding in findings if finding.severity == "refuse"}
+SEARCH = ("temperature", "repetition_penalty", "min_length")
 
 
 @pytest.fixture(scope="session")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    made = Bench(HostToolchain().ready(silent).python, tmp_path_factory.mktemp("lint"))
-    for family, recipes in (("qwen2", tuple(RECIPES)), ("gemma", TIED)):
-        made.run("models/make_tiny_model.py", family, made.folder / family)
-        ways = ["|".join((name, *RECIPES[name])) for name in recipes]
-        made.run("models/build_recipes.py", made.folder / family, made.built(family, ""), *ways)
-    return made
+    return make_bench(HostToolchain().ready(silent).python, tmp_path_factory.mktemp("lint"))
 
 
 @pytest.mark.parametrize(
@@ -99,9 +42,13 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 def test_a_build_is_what_was_asked_for(
     bench: Bench, family: str, recipe: str, tmp_path: Path
 ) -> None:
-    findings = bench.lint(bench.built(family, recipe), bench.asked(family, recipe), tmp_path)
+    source = bench.folder / family
+    findings = bench.lint(
+        bench.built(family, recipe), bench.asked(family, recipe), tmp_path, source
+    )
     wanted = UNSOUND.get((family, recipe))
     assert refused(findings) == ({wanted} if wanted else set()), findings
+    assert "not-compared" not in {finding.name for finding in findings}, findings
 
 
 def test_one_process_builds_the_same_bytes_twice(bench: Bench) -> None:
@@ -198,6 +145,41 @@ def test_a_planted_defect_is_refused_by_name(
     assert name in caught.value.why
 
 
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_difference_from_the_source_is_refused_by_name(
+    bench: Bench, fault: str, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    name, _, family, recipe = FAULTS[fault]
+    shutil.copytree(bench.built(family, recipe), model)
+    bench.run("faults/plant_source.py", model, fault)
+    runner, source = HostRunner(bench.python), bench.folder / family
+    findings = tuple(unlike_source(compare(model, source, runner, tmp_path, silent)))
+    assert name in refused(findings), findings
+    with pytest.raises(VerificationError) as caught:
+        refuse_unsound(findings)
+    assert name in caught.value.why
+
+
+def test_smollm2_with_every_fault_of_the_field(bench: Bench, smollm2: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(smollm2, model)
+    bench.run("faults/plant_source.py", model, *TOGETHER)
+    runner = HostRunner(bench.python)
+    compared = compare(model, dequantised_smollm2(), runner, tmp_path, silent)
+    findings = {f.name: f for f in unlike_source(compared)}
+    assert set(findings) == {FAULTS[fault].finding for fault in TOGETHER}
+    places = {one.where for one in compared.differences}
+    layer = "/model/layers.{}/attn/GroupQueryAttention"
+    settings = ("local_window_size", "scale")
+    wanted = {f"{layer.format(0)} {name}" for name in settings}
+    wanted |= {f"genai_config.json search.{name}" for name in SEARCH}
+    assert wanted <= places, places
+    assert compared.counts["attention-settings"] == 60
+    assert compared.counts["cache-wiring"] == 64
+    assert compared.counts["search-settings"] == 3
+
+
 # the defects that a small model could hide, on a real one
 @pytest.mark.parametrize(
     ("defect", "name"),
@@ -214,4 +196,6 @@ def test_smollm2(
     asked = asked_for(
         "int4", "cpu", {"algo_config": "k_quant"}, config, context=8192, has_template=True
     )
-    assert refused(bench.lint(model, asked, tmp_path)) == ({name} if name else set())
+    findings = bench.lint(model, asked, tmp_path, None if defect else dequantised_smollm2())
+    assert refused(findings) == ({name} if name else set())
+    assert defect or not findings, "nothing was left out"

@@ -1,4 +1,7 @@
-"""Reads a built model folder back with the toolchain, and checks it by the rules of `rules.py`."""
+"""Reads a built model folder back with the toolchain, and checks it by the rules of `rules.py`.
+
+Where the source is at hand, the folder is also compared with it (`source.py`).
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import msgspec
 from edgekit.builder.lint.facts import FolderFacts, facts_of
 from edgekit.builder.lint.finding import Finding
 from edgekit.builder.lint.rules import lint
+from edgekit.builder.lint.source import UNREADABLE, Compared, compared_of, unlike_source
 from edgekit.builder.request.asked import Asked, asked_for
 from edgekit.builder.spec import BuildSpec
 from edgekit.builder.tools.failure import failure
@@ -42,18 +46,66 @@ def asked_of(spec: BuildSpec, source: Path) -> Asked:
 
 
 def check_folder(
-    model: Path, asked: Asked, toolchain: Toolchain, work: Path, report: ProgressCallback
+    model: Path,
+    asked: Asked,
+    toolchain: Toolchain,
+    work: Path,
+    report: ProgressCallback,
+    source: Path | None = None,
 ) -> tuple[Finding, ...]:
     """All findings about a model folder, refusals first.
 
     Args:
         asked: the required properties.
         work: a writable folder for the log.
+        source: the Hugging Face folder that the model was made from; None leaves out the
+            comparison with it.
 
     Raises:
         EdgekitError: the folder could not be inspected.
     """
-    return lint(read_facts(model, toolchain, work, report), asked)
+    facts = read_facts(model, toolchain, work, report)
+    found = lint(facts, asked)
+    if source is None or any(finding.name in UNREADABLE for finding in found):
+        return found
+    trusted = asked.given.get("hf_remote") == "true"
+    compared = compare(model, source, toolchain, work, report, facts.graph_name, trusted)
+    found += tuple(unlike_source(compared))
+    return tuple(sorted(found, key=lambda finding: finding.severity == "warn"))
+
+
+def compare(
+    model: Path,
+    source: Path,
+    toolchain: Toolchain,
+    work: Path,
+    report: ProgressCallback,
+    graph_name: str = "model.onnx",
+    trusted: bool = False,
+) -> Compared:
+    """Compare a readable model folder with its source.
+
+    Args:
+        graph_name: name of the graph's file.
+        trusted: the source's own code may run.
+
+    Raises:
+        EdgekitError: the comparing script failed.
+    """
+    words: tuple[str | Path, ...] = ("--trust",) if trusted else ()
+    job = Job(
+        script="compare_source.py",
+        arguments=("--model", model, "--source", source, "--graph", graph_name, *words),
+        work=work,
+        reads=(model, source),
+        shows=Progress("lint", "comparing with the source"),
+        deadline_seconds=DEADLINE_SECONDS,
+    )
+    finished = toolchain.run(job, report)
+    result = event(finished, "result")
+    if finished.code != 0 or result is None:
+        raise failure(finished, "the model could not be compared with its source")
+    return compared_of(result)
 
 
 def read_facts(

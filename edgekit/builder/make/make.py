@@ -77,7 +77,8 @@ def make(
     )  # fmt: skip
     finish(converted.folder, made_of.spec.context)
     asked = asked_of(made_of.spec, made_of.folder)
-    warnings = refuse_unsound(check_folder(converted.folder, asked, toolchain, work, report))
+    findings = check_folder(converted.folder, asked, toolchain, work, report, made_of.folder)
+    warnings = refuse_unsound(findings)
     report(Progress("publish", "hashing the files"))
     files = record_files(converted.folder, list_files(converted.folder))
     return FinishedModel(converted.folder, files, converted, notes + warnings, told)
