@@ -21,6 +21,7 @@ _COMPUTING = (
     "system/test_lowmem.py",
     "system/test_provenance.py",
     "system/test_lint.py",
+    "system/test_check.py",
     "system/test_matrix.py",
     "system/test_wheel.py",
     "contract/test_decoder.py",
