@@ -18,8 +18,9 @@ import msgspec
 
 from benchmarks.bare import Bare
 from benchmarks.render import rewrite
+from edgekit.builder.gate.effort import Effort
 from edgekit.builder.gate.ladder import RecipeResult, kept
-from edgekit.builder.gate.measure import Effort, Subject, assess
+from edgekit.builder.gate.measure import Subject, assess
 from edgekit.builder.gate.verdict import PROFILES, GateReport, judge
 from edgekit.builder.output.publish import read_record
 from edgekit.builder.request.recipe import AUTO, LADDER, RECIPES, Recipe

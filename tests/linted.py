@@ -18,7 +18,7 @@ from edgekit.builder.source.gguf import dequantised
 from edgekit.builder.source.samples import smollm2_gguf
 from edgekit.builder.tools.host import HostRunner, HostToolchain
 from tests.building import run_script, silent
-from tests.matrix.families import FAMILIES
+from tests.matrix.shapes import FAMILIES
 
 MIXED = "matmul_mixed_precision=last_matmul:int8,mixed_layers:int8"
 

@@ -22,6 +22,7 @@ _COMPUTING = (
     "system/test_provenance.py",
     "system/test_gguf.py",
     "system/test_lint.py",
+    "system/test_check.py",
     "system/test_matrix.py",
     "system/test_checkpoints.py",
     "system/test_wheel.py",

@@ -10,8 +10,7 @@ import msgspec
 
 from edgekit.builder.attempt import Attempt, Setup, attempt_all, thresholds_digest, write_report
 from edgekit.builder.gate.ladder import RecipeResult
-from edgekit.builder.gate.verdict import Thresholds, find_thresholds
-from edgekit.builder.make.make import FinishedModel
+from edgekit.builder.gate.verdict import GateTime, Thresholds, find_thresholds
 from edgekit.builder.make.prepare import prepare, refuse_unsound, refuse_unsupported
 from edgekit.builder.output.provenance import provenance_bytes
 from edgekit.builder.output.publish import check_out, publish, up_to_date, workplace
@@ -40,6 +39,7 @@ class BuildResult(msgspec.Struct, frozen=True):
         route: `low-memory` or `stock`.
         gate: the gate's summary; None when the model was not tested.
         recipe_results: the recipes that `auto` tried; empty for a single one.
+        gate_time: what the gate of this model took now; None where it did not run.
         notes: remarks for the user, one line each.
     """
 
@@ -56,6 +56,7 @@ class BuildResult(msgspec.Struct, frozen=True):
     gate: GateSummary | None = None
     recipe_results: tuple[RecipeResult, ...] = msgspec.field(default=(), name="trials")
     notes: tuple[str, ...] = ()
+    gate_time: GateTime | None = None
 
 
 def build(
@@ -115,7 +116,7 @@ def _build(
         report(Progress("publish", "flushing them to the disk"))
         publish(model, out)
     notes = prepared.notes + (best.gate.notes if best.gate else ())
-    return _result(out, record, started, notes, best.made, tried)
+    return _result(out, record, started, notes, best, tried)
 
 
 def _has_passed(record: BuildRecord, thresholds: Thresholds | None) -> bool:
@@ -151,9 +152,10 @@ def _result(
     record: BuildRecord,
     started: float,
     notes: tuple[str, ...],
-    made: FinishedModel | None = None,
+    best: Attempt | None = None,
     tried: tuple[RecipeResult, ...] = (),
 ) -> BuildResult:
+    made = best.made if best else None
     if made and made.converted.note:
         notes += (made.converted.note,)
     notes += made.warnings if made else ()
@@ -171,4 +173,5 @@ def _result(
         gate=record.gate,
         recipe_results=tried if len(tried) > 1 else (),
         notes=notes,
+        gate_time=best.gate.time if best and best.gate else None,
     )

@@ -22,6 +22,7 @@ from edgekit.cli.buildfile import BuildFile
 from edgekit.cli.interrupts import ended_as_by_ctrl_c
 from edgekit.cli.options import JsonOption
 from edgekit.cli.plan import plan_text
+from edgekit.cli.took import gate_took
 from edgekit.cli.watch import shown
 from edgekit.errors import UsageError
 
@@ -182,6 +183,8 @@ def _text(result: BuildResult) -> str:
             f"built in {result.seconds:.1f} s "
             f"(the model builder: {result.builder_seconds:.1f} s, {memory:.2f} GiB at its peak)"
         )
+    if result.gate_time:
+        lines.append(gate_took(result.gate_time))
     lines.extend(f"note: {note}" for note in result.notes)
     return "\n".join(lines)
 

@@ -164,6 +164,6 @@ def parse_thresholds(pairs: Sequence[str]) -> dict[str, float]:
         except ValueError:
             raise UsageError(
                 f"the threshold {pair!r} is not NAME=NUMBER",
-                next_step="write it like --threshold mean_kl=0.1",
+                next_step="write it like --threshold kl_mean=0.1",
             ) from None
     return found

@@ -16,6 +16,7 @@ from edgekit.errors import EdgekitError
 _VERBS = {
     "init": "init:init",
     "build": "build:build",
+    "check": "check:check",
     "pack": "bundle:pack",
     "inspect": "bundle:inspect",
     "push": "fleet:push",

@@ -33,6 +33,12 @@ def _lines(plan: Plan) -> Iterator[str]:
         [_row(row) for row in plan.rows],
     )
     yield from _refused_rows(plan.rows)
+    if plan.gate:
+        again, extra = (_minutes(s) for s in (plan.gate.again_seconds, plan.gate.extra_seconds))
+        yield (
+            f"gate: {_minutes(plan.gate.seconds)}, {again} for the next model of this source; "
+            f"{extra} of it for a long text"
+        )
     yield ""
     yield from _table(
         ("longest context, tokens/s", *(row.recipe or row.precision for row in plan.rows)),

@@ -16,6 +16,7 @@ try:
 except ImportError:  # pytest reads the names alone
     onnx = None
 
+__all__ = ["FAULTS", "FOR_THE_GATE", "GRAPH", "Built", "Fault", "fault", "gate_only", "onnx"]
 GRAPH = "model.onnx"
 
 

@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
-from edgekit.builder.gate.measure import Effort, Subject, assess
+from edgekit.builder.gate.effort import Effort
+from edgekit.builder.gate.measure import Subject, assess
 from edgekit.builder.gate.verdict import PROFILES
 from edgekit.builder.lint.check import compare
 from edgekit.builder.lint.source import unlike_source

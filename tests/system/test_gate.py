@@ -14,7 +14,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edgekit.builder.gate.measure import Effort, Subject, assess
+from edgekit.builder.gate.effort import Effort
+from edgekit.builder.gate.measure import Subject, assess
 from edgekit.builder.gate.verdict import PROFILES, GateReport
 from edgekit.builder.output.publish import read_record
 from edgekit.builder.source.find import find
@@ -88,6 +89,39 @@ def test_a_planted_defect_is_refused_by_name(
     found = {finding.name for finding in report.verdict.findings}
     assert names <= found, report.verdict
     assert not report.verdict.passed
+
+
+@pytest.mark.parametrize(
+    ("defects", "names"),
+    [
+        # the first of each pair is seen where the text is read at once, too; the second is not
+        (("window", "caches_crossed"), {"long_kl", "cache_kl"}),
+        (("rotary_tail", "past_swapped"), {"long_kl", "rotary_error", "cache_kl"}),
+    ],
+)
+def test_a_planted_defect_of_attention_or_its_cache_is_refused_by_name(
+    defects: tuple[str, ...], names: set[str], smollm2: Path, source: Path, python: str,
+    tmp_path: Path, healthy: GateReport,
+) -> None:  # fmt: skip
+    model = tmp_path / "model"
+    shutil.copytree(smollm2, model)
+    run_script(python, "faults/plant_attention.py", model, *defects)
+    report = measure(model, source)
+    assert names <= {finding.name for finding in report.verdict.findings}, report.verdict
+    # what comes through the cache is held against the same model, whose text read at once is wrong
+    assert report.metrics.cache_kl is not None
+    assert healthy.metrics.cache_kl is not None
+    assert report.metrics.cache_kl > 50 * healthy.metrics.cache_kl
+
+
+def test_the_time_is_announced_and_the_long_text_keeps_its_budget(
+    healthy: GateReport, planted: Callable[[str], GateReport]
+) -> None:
+    for report in (healthy, planted("chat_template")):  # the second has its reference in the cache
+        assert report.announced_seconds > 0
+        assert 0 < report.extra_seconds < report.seconds
+    assert healthy.metrics.long_positions == 95
+    assert 463 <= healthy.metrics.cache_positions <= 511  # fewer on a machine that is busy
 
 
 def test_a_model_that_the_runtime_refuses_is_a_verdict(

@@ -37,6 +37,10 @@ GOOD = GateMetrics(
     token_texts=38,
     weight_error=0.15,
     rotary_error=0.0,
+    long_positions=95,
+    long_kl=0.02,
+    cache_positions=511,
+    cache_kl=0.0001,
 )
 # what k_quant gets on SmolLM2-135M
 SMALL = msgspec.structs.replace(
@@ -65,6 +69,8 @@ def test_a_good_model_passes_without_a_word() -> None:
         ("token_mismatches", {"token_mismatches": 1}),
         ("weight_error", {"weight_error": 1.0}),
         ("rotary_error", {"rotary_error": 1.9}),
+        ("long_kl", {"long_kl": 1.1}),
+        ("cache_kl", {"cache_kl": 0.018}),
     ],
 )
 def test_each_metric_refuses_alone_and_by_its_name(name: str, bad: dict[str, float]) -> None:
@@ -72,6 +78,13 @@ def test_each_metric_refuses_alone_and_by_its_name(name: str, bad: dict[str, flo
     assert not verdict.passed
     assert [finding.name for finding in verdict.findings] == [name]
     assert f"limit {getattr(STRICT, name).refuse:g}" in verdict.findings[0].message
+
+
+def test_a_model_that_cannot_read_in_pieces_is_refused_with_the_runtimes_words() -> None:
+    bad = msgspec.structs.replace(GOOD, cache_kl=math.nan, cache_error="no such state")
+    (finding,) = judge(bad, STRICT).findings
+    assert finding.name == "cache_kl"
+    assert "no such state" in finding.message
 
 
 def test_between_both_bounds_it_is_said_and_passes() -> None:
@@ -107,7 +120,8 @@ def test_without_a_reference_to_compare_only_a_model_that_never_ends_is_refused(
 
 
 def test_what_could_not_be_measured_is_not_judged() -> None:
-    assert judge(msgspec.structs.replace(GOOD, weight_error=None, rotary_error=None), STRICT).passed
+    nothing = {"weight_error": None, "rotary_error": None, "long_kl": None, "cache_kl": None}
+    assert judge(msgspec.structs.replace(GOOD, **nothing), STRICT).passed
 
 
 def test_overrides_replace_single_limits() -> None:

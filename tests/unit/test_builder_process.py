@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -48,6 +49,21 @@ def test_a_program_sees_only_what_it_needs(runs: Runs, monkeypatch: pytest.Monke
     assert "EXTRA" in done.tail
     assert "HF_TOKEN" not in done.tail
     assert "PYTHONPATH" not in done.tail
+
+
+def test_what_is_not_a_number_is_reported_all_the_same(runs: Runs) -> None:
+    line = '{"event": "result", "kl": NaN}\\n[1]\\n'
+    done = runs(f"import sys; open(sys.argv[-1], 'a').write('{line}')", events=True)
+    (result,) = done.events
+    assert math.isnan(result["kl"])
+
+
+def test_a_waiting_thread_does_not_take_the_cpu(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    done = runs("import os; print(os.environ['OMP_WAIT_POLICY'], os.environ['OMP_NUM_THREADS'])")
+    assert done.tail.split() == ["PASSIVE", "3"]
 
 
 def test_a_program_reports_beside_what_its_libraries_print(runs: Runs) -> None:

@@ -8,12 +8,13 @@ source reads it with one matrix in float32 at a time.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-import math
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import msgspec
 
 import edgekit.tokens
 from edgekit.builder.files import hash_file, publish_cached, scratch
+from edgekit.builder.gate.effort import SMALL_PARAMETERS, Effort, amounts, count_parameters
 from edgekit.builder.gate.verdict import (
     Attribution,
     GateMetrics,
@@ -31,6 +33,7 @@ from edgekit.builder.gate.verdict import (
     Thresholds,
     judge,
 )
+from edgekit.builder.inside.gate.duration import Amounts
 from edgekit.builder.spec import BuildSpec
 from edgekit.builder.tools.failure import failure
 from edgekit.builder.tools.job import Job, Toolchain
@@ -41,33 +44,23 @@ from edgekit.errors import EdgekitError
 
 PROMPTS = Path(__file__).resolve().parent / "prompts.json"
 TOKENS = Path(edgekit.tokens.__file__).resolve().parent  # the device's side of chats and tokens
-SMALL_PARAMETERS = 1_000_000_000
+EXTRA_SECONDS = 30.0
+"""Budget of the long text, which the built model reads twice; beyond it single tokens are left out.
+It is exceeded where the two readings alone take longer."""
 DEADLINE_SECONDS = 6 * 3600
 MEMORY_BYTES = 4 * 2**30
 """Memory limit of the gate's scripts for a source of up to 4 billion parameters."""
 
 _REFERENCE_SCRIPTS = (
-    "reference.py", "gate/chat.py", "gate/logits.py", "gate/mapped.py", "gate/rotary.py",
-    "gate/text.py", "common/first_cosine.py", "common/mapped_pages.py", "common/reporting.py",
+    "reference.py", "gate/chat.py", "gate/clock.py", "gate/logits.py", "gate/longtext.py",
+    "gate/mapped.py", "gate/rotary.py", "gate/text.py", "gate/writing.py",
+    "common/first_cosine.py", "common/mapped_pages.py", "common/reporting.py",
 )  # fmt: skip
 _WITHOUT = "build without the gate with --no-gate; such a model is marked as not measured"
-_NOT_NUMERIC = frozenset({"template_mismatches", "token_mismatches", "loads"})
-
-
-class Effort(msgspec.Struct, frozen=True):
-    """The amount of text to measure on; it bounds the gate's time.
-
-    Attributes:
-        prompts: number of prompts of the shipped set; each is continued once.
-        tokens: most tokens that are written and scored per prompt.
-        greedy: number of prompts that are continued greedily, to look for loops.
-        greedy_tokens: most tokens per greedy continuation.
-    """
-
-    prompts: int = 16
-    tokens: int = 80
-    greedy: int = 12
-    greedy_tokens: int = 128
+_NOT_NUMERIC = frozenset(
+    {"template_mismatches", "token_mismatches", "loads", "cache_kl", "rotary_error"}
+)
+"""Findings that name their cause; each step of the build is compared by texts read at once."""
 
 
 class Subject(msgspec.Struct, frozen=True):
@@ -87,33 +80,6 @@ class Subject(msgspec.Struct, frozen=True):
     spec: BuildSpec
     adapter: Path | None = None
     told: Path | None = None
-
-
-def count_parameters(source: Path) -> int:
-    """Number of elements of all tensors of a folder, from its safetensors headers.
-
-    Raises:
-        EdgekitError: there are no weights, or a header is damaged.
-    """
-    total = 0
-    for path in sorted(source.glob("*.safetensors")):
-        with path.open("rb") as file:
-            try:
-                header = msgspec.json.decode(
-                    file.read(int.from_bytes(file.read(8), "little")),
-                    type=dict[str, dict[str, Any]],
-                )
-            except msgspec.MsgspecError as error:
-                raise EdgekitError(f"{path.name} is damaged", why=str(error)) from error
-        for name, tensor in header.items():
-            if name != "__metadata__":
-                total += math.prod(tensor["shape"])
-    if not total:
-        raise EdgekitError(
-            "the gate found no weights to compare the model with",
-            why=f"no .safetensors files in {source.name}",
-        )
-    return total
 
 
 def assess(
@@ -146,8 +112,9 @@ def assess(
         )
     parameters = count_parameters(subject.source)
     small = parameters <= SMALL_PARAMETERS
-    effort = effort or Effort()
-    measuring = _Measuring(subject, toolchain, report, parameters, effort)
+    by_layer = small and sensitivity and subject.adapter is None
+    work_to_do = amounts(subject.source, parameters, effort or Effort(), by_layer=by_layer)
+    measuring = _Measuring(subject, toolchain, report, work_to_do)
     with scratch(cache_root() / "reference") as work:
         try:
             reference, made = measuring.reference(work)
@@ -157,27 +124,31 @@ def assess(
         metrics = msgspec.convert(scored["metrics"], GateMetrics)
         verdict = judge(metrics, thresholds)
         numeric = any(finding.name not in _NOT_NUMERIC for finding in verdict.findings)
+        matrices = msgspec.convert(scored.get("matrices", ()), tuple[MatrixError, ...])
         cause = layers = None
         notes: list[str] = []
         # whatever happens to these two, the verdict stands
         if small and attribution and numeric:
             with _noted("the step that loses most", notes):
                 cause = measuring.attribution(work, reference)
-        if small and sensitivity and metrics.loads and subject.adapter is None:
+        if by_layer and metrics.loads:
+            names = [matrix.name for matrix in matrices]
             with _noted("the loss of each layer", notes):
-                layers = measuring.layers(work, reference)
+                layers = measuring.layers(work, reference, names)
     return GateReport(
         profile=thresholds.profile,
         thresholds=thresholds,
         metrics=metrics,
         verdict=verdict,
         tokens=msgspec.convert(scored["tokens"], tuple[TextKl, ...]),
-        matrices=msgspec.convert(scored.get("matrices", ()), tuple[MatrixError, ...]),
+        matrices=matrices,
         layers=layers,
         attribution=cause,
         reference=made,
-        notes=tuple(notes),
         seconds=round(time.monotonic() - started, 1),
+        announced_seconds=measuring.announced,
+        extra_seconds=scored.get("extra_seconds", 0.0),
+        notes=tuple(notes),
     )
 
 
@@ -213,8 +184,19 @@ class _Measuring(msgspec.Struct, frozen=True):
     subject: Subject
     toolchain: Toolchain
     report: ProgressCallback
-    parameters: int
-    effort: Effort
+    amounts: Amounts
+    estimates: list[float] = []
+    """Seconds that were announced: of the whole gate, then of a search for the cause."""
+
+    @property
+    def parameters(self) -> int:
+        """Of the source."""
+        return self.amounts.parameters
+
+    @property
+    def announced(self) -> float:
+        """Seconds that were announced in all; 0 where nothing was."""
+        return round(sum(self.estimates), 1)
 
     def reference(self, work: Path) -> tuple[Path, dict[str, float | bool]]:
         """The folder of the reference, computed or cached, and figures about its computation."""
@@ -224,17 +206,13 @@ class _Measuring(msgspec.Struct, frozen=True):
         if summary.is_file():
             made = msgspec.json.decode(summary.read_bytes(), type=dict[str, float | bool])
             return final, made | {"cached": True}
-        effort, out = self.effort, work / "out"
-        sizes: tuple[str | Path, ...] = (
-            "--greedy", str(effort.greedy), "--greedy-tokens", str(effort.greedy_tokens),
-            "--count", str(effort.prompts), "--tokens", str(effort.tokens),
-        )  # fmt: skip
+        out = work / "out"
         given = ("--text", text) if text else ()
         adapter = ("--adapter", self.subject.adapter) if self.subject.adapter else ()
         finished = self._run(
             work, "reference.py", "the reference",
             ("--source", self.subject.source, "--prompts", PROMPTS, "--out", out,
-             *sizes, *given, *adapter),
+             *self._amounts(), *given, *adapter),
         )  # fmt: skip
         if finished.code != 0:
             raise failure(finished, "full precision could not be measured", _WITHOUT)
@@ -248,11 +226,13 @@ class _Measuring(msgspec.Struct, frozen=True):
     def score(self, work: Path, reference: Path) -> dict[str, Any]:
         """The result of `score.py`."""
         no_weights = ("--no-weights",) if self.subject.adapter else ()
+        announces = () if self.estimates else ("--announce",)
         return self._result(
             self._run(
                 work, "score.py", "the model",
                 ("--model", self.subject.model, "--source", self.subject.source,
-                 "--reference", reference, "--tokens", TOKENS, *no_weights),
+                 "--reference", reference, "--tokens", TOKENS, *self._amounts(),
+                 "--budget", str(EXTRA_SECONDS), *no_weights, *announces),
                 more=(TOKENS.parent / "errors.py",),
             )
         )  # fmt: skip
@@ -265,7 +245,7 @@ class _Measuring(msgspec.Struct, frozen=True):
             self._run(
                 work, "attribute.py", "the cause",
                 ("--model", subject.model, "--source", subject.told or subject.source,
-                 "--reference", reference, "--work", work, *adapter),
+                 "--reference", reference, "--work", work, *self._amounts(), *adapter),
             )
         )  # fmt: skip
         steps = ("export", "weights", "activations")
@@ -273,28 +253,32 @@ class _Measuring(msgspec.Struct, frozen=True):
         largest = max(steps, key=lambda step: made[step] if made[step] == made[step] else 1e9)
         return msgspec.convert(made | {"largest": largest}, Attribution)
 
-    def layers(self, work: Path, reference: Path) -> tuple[LayerLoss, ...]:
-        """The loss of each layer."""
+    def layers(self, work: Path, reference: Path, matrices: list[str]) -> tuple[LayerLoss, ...]:
+        """The loss of each layer, by its matrices that have a counterpart in the source."""
+        names = work / "matrices.json"
+        names.write_bytes(msgspec.json.encode(matrices))
         made = self._result(
             self._run(
                 work, "layers.py", "the layers",
                 ("--model", self.subject.model, "--source", self.subject.source,
-                 "--reference", reference),
+                 "--reference", reference, "--matrices", names),
             )
         )  # fmt: skip
         return msgspec.convert(made["layers"], tuple[LayerLoss, ...])
 
     def _text(self, work: Path) -> Path:
-        text, effort = work / "text.json", self.effort
+        text = work / "text.json"
         self._result(
             self._run(
                 work, "write_text.py", "the text",
                 ("--model", self.subject.model, "--source", self.subject.source,
-                 "--prompts", PROMPTS, "--out", text,
-                 "--count", str(effort.prompts), "--tokens", str(effort.tokens)),
+                 "--prompts", PROMPTS, "--out", text, *self._amounts()),
             )
         )  # fmt: skip
         return text
+
+    def _amounts(self) -> tuple[str, str]:
+        return ("--amounts", msgspec.json.encode(self.amounts).decode())
 
     def _key(self, text: Path | None) -> str:
         spec = self.subject.spec
@@ -304,7 +288,7 @@ class _Measuring(msgspec.Struct, frozen=True):
             "toolchain": spec.toolchain,
             "scripts": {name: hash_file(INSIDE / name) for name in _REFERENCE_SCRIPTS},
             "prompts": hash_file(PROMPTS),
-            "effort": msgspec.structs.asdict(self.effort),
+            "amounts": dataclasses.asdict(replace(self.amounts, by_layer=True)),
             "text": hash_file(text) if text else "",
         }
         return hashlib.sha256(msgspec.json.encode(decides, order="sorted")).hexdigest()
@@ -330,7 +314,13 @@ class _Measuring(msgspec.Struct, frozen=True):
             deadline_seconds=DEADLINE_SECONDS,
             memory_limit_bytes=MEMORY_BYTES + float32 + growth,
         )
-        return self.toolchain.run(job, self.report)
+        finished = self.toolchain.run(job, self.report)
+        # one script announces the whole gate; the search for a cause is no part of it
+        if (script == "attribute.py" or not self.estimates) and (
+            said := event(finished, "estimate")
+        ):
+            self.estimates.append(float(said["seconds"]))
+        return finished
 
     def _result(self, finished: ProcessResult) -> dict[str, Any]:
         if finished.code < 0 and finished.code != -signal.SIGKILL:

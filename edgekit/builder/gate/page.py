@@ -31,7 +31,10 @@ _WORDS = {
     "ends_lost": "answers that no longer end",
     "template_mismatches": "chats rendered unlike Hugging Face",
     "token_mismatches": "texts tokenised unlike Hugging Face",
+    "long_kl": "mean KL divergence far into a long text",
+    "cache_kl": "mean KL divergence through the cache, from itself",
     "weight_error": "largest relative error of a matrix",
+    "rotary_error": "largest error of a rotary table",
 }
 
 

@@ -1,7 +1,7 @@
 """Splits a model's loss into the parts of the export, the weights and the activations.
 
     python attribute.py --model FOLDER --source FOLDER --reference FOLDER --work FOLDER
-        [--adapter FOLDER]
+        --amounts JSON [--adapter FOLDER]
 
 --source is the folder that the model was built from, its config.json mended. The script builds it
 in fp32, makes a copy of the model whose matrices multiply in float32 (`accuracy_level` 1), and
@@ -11,6 +11,7 @@ divergences in nats per token) and positions.
 """
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -19,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from common.reporting import Reporter, ScriptError, run
+from gate.clock import SUMMARY, speeds_of
+from gate.duration import Amounts, cause_seconds
 from gate.logits import NAME, Texts, compare, load_logits
 from gate.runtime import BuiltModel
 
@@ -69,7 +72,10 @@ def work(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     """Measure the three steps on the first texts; return the result event."""
     import numpy as np
 
-    reporter.progress("building the source in fp32")
+    made = json.loads((args.reference / SUMMARY).read_text(encoding="utf-8"))
+    seconds = cause_seconds(Amounts(**json.loads(args.amounts)), speeds_of(made))
+    reporter.event("estimate", seconds=round(seconds, 1))
+    reporter.progress(f"building the source in fp32 (about {round(seconds)} s more in all)")
     folders = [build_fp32(args.source, args.work, args.adapter)]
     folders.append(with_float32_activations(args.model, args.work / "float32-activations"))
     folders.append(args.model)
@@ -103,6 +109,7 @@ if __name__ == "__main__":
     parser.add_argument("--source", type=Path, required=True)
     parser.add_argument("--reference", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--amounts", required=True, help="JSON of gate/duration.py's Amounts")
     parser.add_argument("--adapter", type=Path)
     parser.add_argument("--texts", type=int, default=5)
     run(parser, work)

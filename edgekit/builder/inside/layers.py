@@ -1,19 +1,22 @@
 """Measures the loss of each layer: its matrices quantised, all others in full precision.
 
-    python layers.py --model FOLDER --source FOLDER --reference FOLDER [--tokens N]
+    python layers.py --model FOLDER --source FOLDER --reference FOLDER --matrices FILE [--tokens N]
+
+FILE is a JSON list: the names of the matrices that have a counterpart in the source.
 
 Puts the built model's values, converted to float32, into the float32 source, one layer at a time.
 Activations are in float32. The result event has layers: `[{"layer", "kl"}]`, in nats per token.
 """
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from common.reporting import Reporter, run
 from gate.logits import NAME, Texts, compare, load_logits
-from gate.weights import QuantisedMatrix, SourceTensors, errors, quantised
+from gate.weights import QuantisedMatrix, SourceTensors, quantised
 from reference import load
 
 
@@ -45,7 +48,7 @@ def work(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     sequence, wanted = texts.sequences[number], load_logits(args.reference, number)
     reporter.progress("loading the reference")
     model, tensors = load(args.source, None, mapped=False), SourceTensors(args.source)
-    alike = {one["name"] for one in errors(args.model, args.source)}
+    alike = set(json.loads(args.matrices.read_text(encoding="utf-8")))
     by_layer: dict[int, list[QuantisedMatrix]] = {}
     for matrix in quantised(args.model):
         if matrix.layer is not None and matrix.name in alike:
@@ -70,5 +73,6 @@ if __name__ == "__main__":
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--source", type=Path, required=True)
     parser.add_argument("--reference", type=Path, required=True)
-    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--matrices", type=Path, required=True)
+    parser.add_argument("--tokens", type=int, default=64)
     run(parser, work)

@@ -41,7 +41,7 @@ def asked_of(spec: BuildSpec, source: Path) -> Asked:
         spec.options,
         _json(source / "config.json"),
         context=spec.context,
-        has_template=_has_template(source),
+        has_template=has_template_of(source),
     )
 
 
@@ -158,7 +158,12 @@ def way_out(names: set[str]) -> str:
     return "; ".join(ways) or "take another recipe, or another model of that size"
 
 
-def _has_template(source: Path) -> bool:
+def has_template_of(source: Path) -> bool:
+    """Whether a Hugging Face folder has a chat template.
+
+    Raises:
+        UsageError: tokenizer_config.json cannot be read.
+    """
     if (source / "chat_template.jinja").is_file():
         return True
     path = source / "tokenizer_config.json"

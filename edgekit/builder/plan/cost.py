@@ -6,8 +6,12 @@ models of 0.1, 0.65 and 3.8 B weights on one machine, and are accurate to about 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 
+from edgekit.builder.gate.effort import SMALL_PARAMETERS, Effort, amounts_of
+from edgekit.builder.inside.gate.duration import guess, parts
 from edgekit.builder.plan.shape import ModelShape
 from edgekit.builder.plan.sizes import long_rope_elements, quantised_bytes
 from edgekit.builder.request.asked import Asked
@@ -24,6 +28,21 @@ _COPY_SECONDS_PER_BILLION = 2.0  # nothing is quantised
 _LOW_MEMORY_TIMES = 1.12
 _SEARCH_TIMES = {"low-memory": 2.8, "stock": 7.4}  # k_quant searches every block's scale
 _SEARCH_THREADS = 2
+
+
+class GateCost(msgspec.Struct, frozen=True):
+    """Time of the gate for a source that it meets for the first time, on this machine when idle.
+
+    Attributes:
+        seconds: wall-clock time.
+        again_seconds: the same for another model of this source, whose full-precision results are
+            in the cache.
+        extra_seconds: share of the text that looks far back, and of the key-value cache.
+    """
+
+    seconds: float
+    again_seconds: float
+    extra_seconds: float
 
 
 class RouteCost(msgspec.Struct, frozen=True):
@@ -102,3 +121,18 @@ def unpacking_needs_bytes(unpacked_bytes: int) -> int:
     if not unpacked_bytes:
         return 0
     return int(_MARGIN * (_IMPORTS_BYTES + _UNPACKED_TIMES * unpacked_bytes)) + _MARGIN_BYTES
+
+
+def gate_cost(shape: ModelShape, cpus: int) -> GateCost:
+    """The time that the gate takes.
+
+    Args:
+        cpus: number of usable CPUs.
+    """
+    work = amounts_of(
+        Effort(), shape.parameters, shape.vocabulary, shape.hidden, shape.layers, by_layer=True
+    )
+    speeds = guess(work, cpus, writes=shape.parameters <= SMALL_PARAMETERS)
+    each = parts(work, speeds)
+    without = parts(replace(work, long=0), speeds)
+    return GateCost(each.total, each.total - each.reference, each.total - without.total)

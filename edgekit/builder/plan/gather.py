@@ -131,6 +131,7 @@ def plan_build(request: BuildRequest, report: ProgressCallback) -> Plan:
         _machine(request, headers),
         route=request.route,
         notes=checked.notes + why,
+        gated=request.gate is not None,
     )
 
 

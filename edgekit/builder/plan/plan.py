@@ -6,7 +6,13 @@ from collections.abc import Sequence
 
 import msgspec
 
-from edgekit.builder.plan.cost import RouteCost, route_costs, unpacking_needs_bytes
+from edgekit.builder.plan.cost import (
+    GateCost,
+    RouteCost,
+    gate_cost,
+    route_costs,
+    unpacking_needs_bytes,
+)
 from edgekit.builder.plan.profiles import PROFILES, DeviceFit, DeviceProfile, on_device
 from edgekit.builder.plan.shape import ModelShape
 from edgekit.builder.plan.sizes import (
@@ -100,6 +106,7 @@ class Plan(msgspec.Struct, frozen=True):
         parameters: number of weights; 0 where the shape is unknown.
         context: longest context of the model, in tokens.
         download_bytes: size of the download.
+        gate: time of the gate; None where it does not run.
     """
 
     model: str
@@ -111,6 +118,7 @@ class Plan(msgspec.Struct, frozen=True):
     context: int = 0
     download_bytes: int = 0
     rows: tuple[PlannedModel, ...] = ()
+    gate: GateCost | None = None
 
 
 def make_plan(
@@ -123,6 +131,7 @@ def make_plan(
     route: str = "auto",
     notes: tuple[str, ...] = (),
     profiles: Sequence[DeviceProfile] = PROFILES,
+    gated: bool = True,
 ) -> Plan:
     """The plan of a build.
 
@@ -132,6 +141,7 @@ def make_plan(
         candidates: the models that the build would make, or try in this order.
         route: the requested one: `auto`, `low-memory` or `stock`.
         notes: notes that precede the plan's own.
+        gated: the request has the gate.
     """
     refusals = (support.refusal,) if support.refusal else ()
     if shape is None:
@@ -148,6 +158,9 @@ def make_plan(
         context=shape.context,
         download_bytes=source.download_bytes,
         rows=rows,
+        gate=gate_cost(shape, machine.cpus)
+        if gated and any(each.asked.provider == "cpu" for each in candidates)
+        else None,
     )
 
 

@@ -32,12 +32,13 @@ from edgekit.builder.tools.engine import (
 from edgekit.builder.tools.host import locked_versions
 from edgekit.builder.tools.image import BASE_VARIABLE, PYTHON, BuilderImage, base_from
 from edgekit.builder.tools.job import Job
-from edgekit.builder.tools.process import INSIDE, OFFLINE, ProcessResult, run
+from edgekit.builder.tools.process import INSIDE, OFFLINE, SLEEPING, ProcessResult, run
 from edgekit.builder.tools.progress import ProgressCallback
 from edgekit.errors import EdgekitError
 
 _ENVIRONMENT = {
     **OFFLINE,
+    **SLEEPING,
     "HOME": "/tmp",  # noqa: S108 (the container's own, in memory)
     "PYTHONDONTWRITEBYTECODE": "1",
 }

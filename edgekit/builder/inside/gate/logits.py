@@ -40,6 +40,7 @@ class Texts:
         greedy_tokens: most tokens per continuation.
         reference_greedy: the reference's own continuations; None where it was too large for that.
         stops: the reference's end-of-text tokens.
+        long: the text of `longtext.py`; None where the model's context is too short for it.
     """
 
     sequences: list[Sequence]
@@ -47,6 +48,12 @@ class Texts:
     greedy_tokens: int = 0
     reference_greedy: list[list[int]] | None = None
     stops: list[int] = field(default_factory=list)
+    long: Sequence | None = None
+
+    @property
+    def every(self) -> list[Sequence]:
+        """All texts with logits, in the order of their numbers: the long one is the last."""
+        return [*self.sequences, *([self.long] if self.long else [])]
 
     def save(self, path: Path) -> None:
         """Write the texts as JSON."""
@@ -57,6 +64,7 @@ class Texts:
         """Read a file of `save`."""
         values = json.loads(path.read_text(encoding="utf-8"))
         values["sequences"] = [Sequence(**s) for s in values["sequences"]]
+        values["long"] = Sequence(**values["long"]) if values["long"] else None
         return cls(**values)
 
 

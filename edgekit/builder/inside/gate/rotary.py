@@ -8,26 +8,33 @@ from pathlib import Path
 import numpy as np
 
 NAME = "rotary.npy"
-POSITIONS = [0, 1, 2, 3, 5, 9, 17, 33, 65, 129, 257, 509, 1021, 2039]
+POSITIONS = list(range(2040))
+"""Below the length at which a table for long texts takes over, in every known model."""
 
 
-def rotary_error(caches: list[np.ndarray], reference: Path) -> float | None:
-    """Largest difference of a cosine; None where no tables can be compared.
+def rotary_error(tables: list[tuple[np.ndarray, np.ndarray]], reference: Path) -> float | None:
+    """Largest difference of a cosine or sine; None where no tables can be compared.
 
     Each table of the reference is compared with the closest table of the graph; a graph may have
     more, e.g. one for long texts.
+
+    Args:
+        tables: the cosines and the sines of each table of the graph, shape (positions, half width).
     """
-    tables = np.load(reference / NAME)
     found = []
-    for table in tables:
-        fitting = [c for c in caches if c.ndim == 2 and c.shape[1] == table.shape[1]]
-        known = [_distance(cache, table) for cache in fitting]
+    for wanted in np.load(reference / NAME):
+        known = [
+            _distance(cosines, sines, wanted)
+            for cosines, sines in tables
+            if cosines.ndim == 2 and cosines.shape == sines.shape
+            if cosines.shape[1] == wanted.shape[2]
+        ]
         if known:
             found.append(min(known))
     return max(found) if found else None
 
 
-def _distance(cache: np.ndarray, table: np.ndarray) -> float:
-    inside = [i for i, position in enumerate(POSITIONS) if position < len(cache)]
-    rows = cache[[POSITIONS[i] for i in inside]].astype(np.float32)
-    return float(np.abs(rows - table[inside]).max())
+def _distance(cosines: np.ndarray, sines: np.ndarray, wanted: np.ndarray) -> float:
+    rows = min(len(cosines), len(POSITIONS))
+    both = np.stack([cosines[:rows], sines[:rows]]).astype(np.float32)
+    return float(np.abs(both - wanted[:, :rows]).max())

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +41,28 @@ class BuiltModel:
         if len(out) == len(tokens):
             return out
         # with prune_lm_head the graph returns the last position alone: read one token at a time
+        return np.concatenate([rows for _, rows in self.in_pieces(tokens, [1] * len(tokens))])
+
+    def in_pieces(
+        self, tokens: list[int], lengths: Iterable[int]
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Read through the cache, one piece after the other.
+
+        Args:
+            lengths: number of tokens of each piece; as far as the tokens go.
+
+        Yields:
+            Position and logits of the piece's tokens, shape (tokens, vocabulary); with
+            prune_lm_head those of its last token alone.
+        """
         generator = self._generator(len(tokens) + 1)
-        rows = []
-        for token in tokens:
-            generator.append_tokens(np.array([token], np.int32))
-            rows.append(generator.get_output("logits")[0, -1].copy())
-        return np.stack(rows)
+        end = 0
+        for length in lengths:
+            piece = tokens[end : end + length]
+            generator.append_tokens(np.array(piece, np.int32))
+            end += len(piece)
+            rows = generator.get_output("logits")[0].copy()
+            yield end - len(rows), rows
 
     def continued(
         self, tokens: list[int], most: int, temperature: float = 0.0, seed: int = 0

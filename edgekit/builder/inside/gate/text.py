@@ -33,6 +33,12 @@ def prompt_tokens(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer(rendered, add_special_tokens=False)["input_ids"])
 
 
+def stops(model: Any) -> list[int]:
+    """The model's stop tokens."""
+    found = model.generation_config.eos_token_id
+    return [] if found is None else list(found) if isinstance(found, list) else [int(found)]
+
+
 def loops(tokens: list[int], ngram: int = LOOP_NGRAM, times: int = LOOP_TIMES) -> bool:
     """Whether an n-gram of tokens occurs at least `times` times."""
     grams = Counter(tuple(tokens[i : i + ngram]) for i in range(len(tokens) - ngram + 1))

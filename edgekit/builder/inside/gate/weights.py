@@ -82,9 +82,11 @@ class MappedGraph:
             shape=tuple(tensor.dims),
         )
 
-    def cosines(self) -> list[np.ndarray]:
-        """The graph's rotary tables of cosines."""
-        return [self.array(name) for name in self.stored if name.startswith("cos_cache")]
+    def rotary(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The graph's rotary tables: cosines and sines of each."""
+        names = [name for name in self.stored if name.startswith("cos_cache")]
+        pairs = [(name, name.replace("cos", "sin", 1)) for name in names]
+        return [(self.array(one), self.array(two)) for one, two in pairs if two in self.stored]
 
 
 def quantised(model: Path) -> list[QuantisedMatrix]:
