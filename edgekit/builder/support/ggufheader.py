@@ -119,7 +119,7 @@ def _parse(file: BinaryIO, name: str) -> GgufHeader:
         raise UsageError(f"{name} is not a GGUF file")
     version, count, pairs = struct.unpack("<IQQ", file.read(20))
     if version not in _VERSIONS:
-        raise UsageError(f"{name} is GGUF of version {version}", why="2 and 3 are read")
+        raise UsageError(f"{name} cannot be read", f"it is GGUF of version {version}, not 2 or 3")
     start = file.tell()
     values: dict[str, Any] = {}
     for _ in range(pairs):
