@@ -10,6 +10,7 @@ import msgspec
 
 from edgekit.core.config import BrokerConfig, DeviceSettings, check_name
 from edgekit.errors import UsageError
+from edgekit.fleet.ssh.destination import parse_destination
 
 BrokerValues = dict[str, Any]
 """The keys of `BrokerConfig` whose values for devices differ from those in edgekit.toml.
@@ -29,7 +30,8 @@ class Device(DeviceSettings, frozen=True, forbid_unknown_fields=True):
     """One device, with its settings.
 
     `address` is `local:FOLDER` (a folder that plays a device, relative to `fleet.toml`) or
-    `ssh:HOST`, where HOST is `[user@]host[:port]` or a Host of `~/.ssh/config`.
+    `ssh:HOST`, where HOST is `[user@]host[:port]`, `[user@][IPv6]:port` or a Host of
+    `~/.ssh/config`; `ssh://` URIs work, too.
     """
 
     address: str
@@ -121,12 +123,22 @@ def load(path: Path) -> Fleet:
                 f"{path}: the address of {name} is {device.address!r}",
                 "an address is local:FOLDER or ssh:[user@]host[:port]",
             )
+        if kind == "ssh":
+            _check_destination(rest, f"{path}: the address of {name} is {device.address!r}")
     for group, members in file.groups.items():
         check_name("group", group)
         for name in members:
             if name not in devices:
                 raise UsageError(f"{path}: group {group} names {name!r}, which is no device")
     return Fleet(devices, file.groups, path.resolve().parent, file.broker)
+
+
+def _check_destination(text: str, where: str) -> None:
+    """Refuse an SSH address that cannot be read, before anything is sent anywhere."""
+    try:
+        parse_destination(text)
+    except UsageError as error:
+        raise UsageError(where, error.why, error.next_step) from None
 
 
 _T = TypeVar("_T")

@@ -1,0 +1,135 @@
+"""Asks the installed OpenSSH what its configuration says of a destination, with `ssh -G`.
+
+So Include, Match, CanonicalizeHostname and every other rule of ssh_config(5) hold by construction.
+"""
+
+from __future__ import annotations
+
+import getpass
+import glob
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+from functools import cache
+from pathlib import Path
+
+from edgekit.errors import UsageError
+from edgekit.fleet.ssh.destination import Destination
+from edgekit.fleet.ssh.fallback import read_without_openssh
+from edgekit.fleet.ssh.settings import (
+    SshSettings,
+    Values,
+    check_settings_can_be_honoured,
+    parse_dump,
+)
+
+DUMP_SECONDS = 60  # `Match exec` and a slow name server take part in it
+SYSTEM_CONFIG = Path("/etc/ssh/ssh_config")
+
+
+def settings_of(destination: Destination, jumps: str = "") -> SshSettings:
+    """The settings for a destination, by `ssh -G`, or by a plain parser without OpenSSH.
+
+    Args:
+        destination: what the user named.
+        jumps: the hosts to jump through, in the form of `ssh -J`; empty: as the files say.
+
+    Raises:
+        UsageError: the configuration cannot be read, or asks for what edgekit cannot do.
+    """
+    if shutil.which("ssh") is None:
+        values, defaults = read_without_openssh(destination, jumps), {}
+    else:
+        values, defaults = _dump(destination, jumps), _defaults()
+    settings = SshSettings(destination.host, values, defaults, {}, os.environ, str(Path.home()))
+    check_settings_can_be_honoured(settings)
+    return SshSettings(
+        destination.host, values, defaults, _tokens(settings), os.environ, str(Path.home())
+    )
+
+
+def _dump(destination: Destination, jumps: str) -> Values:
+    argv = ["ssh", "-G"]
+    config = _config_of_another_home()
+    argv += ["-F", "/dev/stdin"] if config else []
+    argv += ["-l", destination.user] if destination.user else []
+    argv += ["-p", str(destination.port)] if destination.port else []
+    argv += ["-J", jumps] if jumps else []
+    try:
+        done = subprocess.run(
+            [*argv, "--", destination.host],
+            input=config.encode(),
+            capture_output=True,
+            timeout=DUMP_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise UsageError(
+            f"{destination.host}: `ssh -G` did not end within {DUMP_SECONDS} s",
+            "a `Match exec` of the ssh configuration or a name server may hang",
+            f"run `ssh -G {destination.host}` to see it",
+        ) from None
+    if done.returncode != 0:
+        raise UsageError(
+            f"ssh:{destination.host} cannot be used",
+            _reasons(done.stderr),
+            "correct the address in fleet.toml, or the ssh configuration",
+        )
+    return parse_dump(done.stdout.decode("utf-8", "surrogateescape"))
+
+
+def _reasons(stderr: bytes) -> str:
+    lines = stderr.decode("utf-8", "replace").splitlines()
+    return "; ".join(line for line in lines if not line.startswith("Pseudo-terminal"))[-500:]
+
+
+def _config_of_another_home() -> str:
+    """What to tell an OpenSSH whose own idea of the home is not $HOME; empty: nothing.
+
+    OpenSSH reads ~/.ssh/config of the account, whatever $HOME says.
+    """
+    home = Path.home()
+    try:
+        if home.samefile(pwd.getpwuid(os.getuid()).pw_dir):
+            return ""
+    except (OSError, KeyError):
+        pass
+    files = (glob.escape(str(home / ".ssh" / "config")), str(SYSTEM_CONFIG))
+    return "".join(f'Host *\nInclude "{file}"\n' for file in files)
+
+
+@cache
+def _defaults() -> Values:
+    """The values of this OpenSSH without any file."""
+    done = subprocess.run(
+        ["ssh", "-G", "-F", "none", "--", "localhost"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=DUMP_SECONDS,
+        check=False,
+    )
+    return parse_dump(done.stdout.decode("utf-8", "surrogateescape"))
+
+
+def _tokens(settings: SshSettings) -> dict[str, str]:
+    """The % tokens that every file name may have; %C and %j differ between versions of OpenSSH."""
+    host = socket.gethostname()
+    try:
+        home = pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        home = settings.home
+    return {
+        "%": "%",
+        "d": home,
+        "h": settings.host,
+        "i": str(os.getuid()),
+        "k": settings.one("hostkeyalias") or settings.named,
+        "L": host.partition(".")[0],
+        "l": host,
+        "n": settings.named,
+        "p": str(settings.port),
+        "r": settings.user,
+        "u": getpass.getuser(),
+    }

@@ -1,0 +1,38 @@
+"""Counts that are no timings: `python -m tests.show NAME…` runs each for real.
+
+A count is a module of this package, named like it with `_` for `-`, with a function `count()` that
+returns the figures and whether all of them are as they must be. `COUNTS` is the table; a module is
+imported when its count is asked for.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+
+COUNTS = {
+    "chat-oracle": "conversations whose text and tokens are transformers', and forged turns",
+    "planted": "planted faults that lint or gate find, and healthy builds that they refuse",
+    "openssh-oracle": "SSH configurations in which OpenSSH and edgekit agree",
+}
+"""Name -> what is counted; in the order in which they run."""
+
+Figures = dict[str, object]
+
+
+def module_of(name: str) -> str:
+    """The module that counts."""
+    return f"{__name__}.{name.replace('-', '_')}"
+
+
+def available() -> dict[str, str]:
+    """The part of the table whose modules are there."""
+    return {name: what for name, what in COUNTS.items() if find_spec(module_of(name))}
+
+
+def show(name: str) -> tuple[str, bool]:
+    """One line with the figures of a count, and whether they are as they must be."""
+    figures: Figures
+    figures, sound = import_module(module_of(name)).count()
+    said = " ".join(f"{key}={value}" for key, value in figures.items())
+    return f"{name} {said}", sound
