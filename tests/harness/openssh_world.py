@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import getpass
 import hashlib
 import hmac
 import os
@@ -15,7 +16,9 @@ from pathlib import Path
 
 from tests import tools
 
+# SHLVL keeps bash from reading ~/.bashrc, which may take half a second, in every session
 _SSHD = """\
+SetEnv SHLVL=3
 ListenAddress 127.0.0.1:{port}
 ListenAddress [::1]:{port}
 {keys}
@@ -90,14 +93,7 @@ def _certify(folder: Path) -> None:
         _keygen("-t", "ed25519", "-N", "", "-f", folder / name)
         _keygen("-s", folder / "ca", "-I", name, *options, folder / f"{name}.pub")
     user = folder / "certified.pub"
-    _keygen("-s", folder / "ca", "-I", "user", "-n", tools_user(), user)
-
-
-def tools_user() -> str:
-    """The account that runs the tests."""
-    import getpass
-
-    return getpass.getuser()
+    _keygen("-s", folder / "ca", "-I", "user", "-n", getpass.getuser(), user)
 
 
 def _free_ports(count: int) -> list[int]:
@@ -138,7 +134,7 @@ def world(folder: Path) -> Iterator[World]:
         words["NOPORT"] = str(ports[-1])
         words["AGENT"] = stack.enter_context(_agent(folder, "id_two"))
         words |= {f"{name.upper()}_FILE": str(folder / name) for name in _files()}
-        words |= {"USER": tools_user(), "FOLDER": str(folder)}
+        words |= {"USER": getpass.getuser(), "FOLDER": str(folder)}
         yield World(folder, words)
 
 

@@ -260,8 +260,8 @@ def _through_command(settings: SshSettings, command: str) -> _Way:
     with theirs:
         process = subprocess.Popen(
             [os.environ.get("SHELL") or "/bin/sh", "-c", f"exec {text}"],
-            stdin=theirs,
-            stdout=theirs,
+            stdin=theirs.fileno(),
+            stdout=theirs.fileno(),
             stderr=errors,
         )
     if not settings.yes("proxyusefdpass"):

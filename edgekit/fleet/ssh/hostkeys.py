@@ -156,16 +156,21 @@ def read_known_hosts(text: str, file: str, name: str) -> KnownKeys:
 
 
 def _split(line: str) -> tuple[HostMark | None, str, str]:
-    """Marker, names and the rest; None for a marker that OpenSSH does not know."""
+    """Marker, names and the rest; None for a marker that OpenSSH does not know.
+
+    OpenSSH ends a marker at the first blank of the line, so one before a tab is unknown to it.
+    edgekit takes a revocation in either form.
+    """
     mark = HostMark.KEY
     if line.startswith("@"):
-        word, line = _word(line)
-        try:
-            mark = HostMark(word)
-        except ValueError:
+        end = line.find(" ") if " " in line else line.find("\t")
+        marked = {mark.value: mark for mark in HostMark}.get(line[:end])
+        if marked is None and re.match(r"@revoked\s", line):
+            marked = HostMark.REVOKED
+        line = _word(line)[1]
+        if marked is None or line.startswith("@"):  # only one marker is allowed
             return None, "", ""
-        if line.startswith("@"):  # only one marker is allowed
-            return None, "", ""
+        mark = marked
     names, rest = _word(line)
     return mark, names, rest
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import paramiko
-from paramiko.agent import AgentSSH
+from paramiko.agent import AgentKey, AgentSSH
 from paramiko.auth_strategy import InMemoryPrivateKey
 
 from edgekit.fleet.ssh.hostkeys import CERT, parse_key
@@ -87,9 +87,10 @@ class Login(paramiko.AuthStrategy):  # type: ignore[misc]  # paramiko has no typ
 
     def _certified(self, path: str, files: list[str], by_blob: dict[bytes, Any]) -> Iterator[Any]:
         """A certificate of CertificateFile, with the private key that belongs to it."""
-        candidates = [key for file in files if (key := self._load(file))]
-        for key in [*by_blob.values(), *candidates]:
-            if self._attach(key, path):
+        agents = (AgentKey(key.agent, key.blob, key.comment) for key in by_blob.values())
+        loaded = (self._load(file) for file in files)
+        for key in (*agents, *loaded):
+            if key is not None and self._attach(key, path):
                 yield key
                 return
         self._pass_over(path, f"no private key belongs to the certificate {path}")
@@ -97,10 +98,10 @@ class Login(paramiko.AuthStrategy):  # type: ignore[misc]  # paramiko has no typ
     def _attach(self, key: Any, path: str) -> bool:
         try:
             blob = paramiko.pkey.PublicBlob.from_file(path)
-            public = type(key).from_type_string(blob.key_type, blob.key_blob)
+            plain = _plain_key(blob)
         except _ERRORS:
             return False
-        if public.asbytes() != key.asbytes():
+        if plain != key.asbytes():
             return False
         key.public_blob = blob
         return True
@@ -164,6 +165,15 @@ class Login(paramiko.AuthStrategy):  # type: ignore[misc]  # paramiko has no typ
 
     def _pass_over(self, what: str, why: str) -> None:
         self._passed_over[what] = why
+
+
+def _plain_key(certificate: Any) -> bytes:
+    """The key in a certificate, in wire form; empty for a type that paramiko does not have."""
+    kind = certificate.key_type.removesuffix(CERT)
+    for of_kind in (paramiko.Ed25519Key, paramiko.ECDSAKey, paramiko.RSAKey):
+        if kind in of_kind.identifiers():
+            return bytes(of_kind(data=certificate.key_blob).asbytes())
+    return b""
 
 
 def _public_blob(file: str) -> bytes | None:

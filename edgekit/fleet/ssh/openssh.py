@@ -12,10 +12,13 @@ import pwd
 import shutil
 import socket
 import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from edgekit.errors import UsageError
+from edgekit.errors import UnreachableError, UsageError
 from edgekit.fleet.ssh.destination import Destination
 from edgekit.fleet.ssh.fallback import read_without_openssh
 from edgekit.fleet.ssh.settings import (
@@ -38,6 +41,7 @@ def settings_of(destination: Destination, jumps: str = "") -> SshSettings:
 
     Raises:
         UsageError: the configuration cannot be read, or asks for what edgekit cannot do.
+        UnreachableError: CanonicalizeHostname finds no host of this name.
     """
     if shutil.which("ssh") is None:
         values, defaults = read_without_openssh(destination, jumps), {}
@@ -52,19 +56,12 @@ def settings_of(destination: Destination, jumps: str = "") -> SshSettings:
 
 def _dump(destination: Destination, jumps: str) -> Values:
     argv = ["ssh", "-G"]
-    config = _config_of_another_home()
-    argv += ["-F", "/dev/stdin"] if config else []
     argv += ["-l", destination.user] if destination.user else []
     argv += ["-p", str(destination.port)] if destination.port else []
     argv += ["-J", jumps] if jumps else []
     try:
-        done = subprocess.run(
-            [*argv, "--", destination.host],
-            input=config.encode(),
-            capture_output=True,
-            timeout=DUMP_SECONDS,
-            check=False,
-        )
+        with _config_of_another_home() as config:
+            done = _run([*argv, *config, "--", destination.host])
     except subprocess.TimeoutExpired:
         raise UsageError(
             f"{destination.host}: `ssh -G` did not end within {DUMP_SECONDS} s",
@@ -72,9 +69,14 @@ def _dump(destination: Destination, jumps: str) -> Values:
             f"run `ssh -G {destination.host}` to see it",
         ) from None
     if done.returncode != 0:
+        why = _reasons(done.stderr)
+        if "Could not resolve" in why:  # CanonicalizeHostname asks the name servers
+            raise UnreachableError(
+                f"{destination.host} cannot be reached", why, "check its name and the network"
+            )
         raise UsageError(
             f"ssh:{destination.host} cannot be used",
-            _reasons(done.stderr),
+            why,
             "correct the address in fleet.toml, or the ssh configuration",
         )
     return parse_dump(done.stdout.decode("utf-8", "surrogateescape"))
@@ -85,31 +87,38 @@ def _reasons(stderr: bytes) -> str:
     return "; ".join(line for line in lines if not line.startswith("Pseudo-terminal"))[-500:]
 
 
-def _config_of_another_home() -> str:
-    """What to tell an OpenSSH whose own idea of the home is not $HOME; empty: nothing.
+def _run(argv: list[str]) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=DUMP_SECONDS, check=False
+    )
 
-    OpenSSH reads ~/.ssh/config of the account, whatever $HOME says.
+
+@contextmanager
+def _config_of_another_home() -> Iterator[list[str]]:
+    """Options for an OpenSSH whose own idea of the home is not $HOME.
+
+    OpenSSH reads ~/.ssh/config of the account, whatever $HOME says. It may read its files twice,
+    so this one cannot be a pipe.
     """
     home = Path.home()
     try:
-        if home.samefile(pwd.getpwuid(os.getuid()).pw_dir):
-            return ""
+        own = home.samefile(pwd.getpwuid(os.getuid()).pw_dir)
     except (OSError, KeyError):
-        pass
+        own = False
+    if own:
+        yield []
+        return
     files = (glob.escape(str(home / ".ssh" / "config")), str(SYSTEM_CONFIG))
-    return "".join(f'Host *\nInclude "{file}"\n' for file in files)
+    with tempfile.NamedTemporaryFile("w", suffix=".ssh_config") as config:
+        config.write("".join(f'Host *\nInclude "{file}"\n' for file in files))
+        config.flush()
+        yield ["-F", config.name]
 
 
 @cache
 def _defaults() -> Values:
     """The values of this OpenSSH without any file."""
-    done = subprocess.run(
-        ["ssh", "-G", "-F", "none", "--", "localhost"],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=DUMP_SECONDS,
-        check=False,
-    )
+    done = _run(["ssh", "-G", "-F", "none", "--", "localhost"])
     return parse_dump(done.stdout.decode("utf-8", "surrogateescape"))
 
 
