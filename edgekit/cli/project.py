@@ -68,16 +68,21 @@ def keys_folder(project: Path) -> Path:
 
 
 def parse_broker(text: str, base: BrokerConfig) -> BrokerConfig:
-    """`host` or `host:port` over `base`.
+    """`host`, `host:port`, `[IPv6]:port` or an IPv6 address over `base`.
 
     Raises:
         UsageError: the port is not one.
     """
-    host, _, port = text.partition(":")
+    bracketed = re.fullmatch(r"\[(.+)\](?::(.*))?", text)
+    host, _, port = text.partition(":") if text.count(":") < 2 else (text, "", "")
+    if bracketed:
+        host, port = bracketed[1], bracketed[2] or ""
     try:
         return msgspec.structs.replace(base, host=host, port=int(port or base.port))
     except ValueError as error:
-        raise UsageError(f"{text!r} is not a broker", str(error), "write host:port") from None
+        raise UsageError(
+            f"{text!r} is not a broker", str(error), "write host:port or [IPv6]:port"
+        ) from None
 
 
 def find(start: Path | None) -> Project:

@@ -14,6 +14,7 @@ from typing import Any
 
 import fabric
 import paramiko
+from paramiko.auth_strategy import AuthFailure
 
 from edgekit.errors import EdgekitError, UnreachableError, UsageError
 from edgekit.fleet.ssh.destination import Destination, parse_destination
@@ -109,14 +110,14 @@ class SshConnection(fabric.Connection):  # type: ignore[misc]  # fabric has no t
     """fabric's connection to one destination, opened as its ssh configuration says."""
 
     def __init__(self, settings: SshSettings, gateway: SshConnection | None = None) -> None:
-        # An explicit empty configuration: the files were read already, by OpenSSH.
+        # An empty configuration: OpenSSH has read its files, and fabric's own may change the way.
         super().__init__(
             settings.host,
             user=settings.user,
             port=settings.port,
-            gateway=gateway,
+            gateway=gateway or False,  # None would let fabric look for one
             forward_agent=False,
-            config=fabric.Config(ssh_config=paramiko.SSHConfig()),
+            config=fabric.Config(ssh_config=paramiko.SSHConfig(), lazy=True),
         )
         self._settings = settings
         self._way: _Way | None = None
@@ -174,17 +175,7 @@ class SshConnection(fabric.Connection):  # type: ignore[misc]  # fabric has no t
         if isinstance(error, paramiko.AuthenticationException) or (
             transport is not None and transport.initial_kex_done
         ):
-            tried = f"authentication failed with {login.tried} keys"
-            if not login.tried:
-                tried = "authentication is not possible without a key"
-            if not isinstance(error, paramiko.ssh_exception.AuthenticationException):
-                tried = f"{tried}: {why}"
-            return EdgekitError(
-                f"{name} does not let us in as {self._settings.user}",
-                "; ".join(filter(None, (tried, login.notes))),
-                "add this machine's public key to the account, or set IdentityFile in "
-                "~/.ssh/config",
-            )
+            return self._not_let_in(error, login)
         if isinstance(error, paramiko.SSHException) and not said:
             return UnreachableError(
                 f"{name} does not speak SSH with us", why, "check its address and port"
@@ -193,9 +184,32 @@ class SshConnection(fabric.Connection):  # type: ignore[misc]  # fabric has no t
             f"{name} cannot be reached", why, "check that it is on, and its address in fleet.toml"
         )
 
+    def _not_let_in(self, error: Exception, login: Login) -> EdgekitError:
+        what = f"{self._settings.named} does not let us in as {self._settings.user}"
+        takes = login.takes_instead(error)
+        if takes:
+            return EdgekitError(
+                what,
+                f"its sshd takes no keys, only {', '.join(takes)}; edgekit gives no password",
+                "set `PubkeyAuthentication yes` in its sshd_config and add this machine's public "
+                "key to the account",
+            )
+        why = f"authentication failed: {error}"
+        if isinstance(error, AuthFailure):
+            keys = f"{login.tried} key{'s' if login.tried > 1 else ''}"
+            why = f"authentication failed with {keys}"
+        if not login.tried:
+            why = "authentication is not possible without a key"
+        return EdgekitError(
+            what,
+            "; ".join(filter(None, (why, login.notes))),
+            f"add this machine's public key to the account (`ssh-copy-id {self._settings.named}`), "
+            "or set IdentityFile in ~/.ssh/config",
+        )
+
     def _make_way(self) -> _Way:
         settings = self._settings
-        if self.gateway is not None:
+        if self.gateway:
             self.gateway.open()
             target = (settings.host, settings.port)
             channel = self.gateway.transport.open_channel(
@@ -216,9 +230,10 @@ class SshConnection(fabric.Connection):  # type: ignore[misc]  # fabric has no t
             with suppress(OSError, EOFError):
                 way.sock.close()
             if way.process is not None:
-                way.process.terminate()
-                way.process.wait(CONNECT_SECONDS)
-        if self.gateway is not None:
+                _end(way.process)
+            if way.errors is not None:
+                way.errors.close()
+        if self.gateway:
             self.gateway.close()
 
 
@@ -270,9 +285,19 @@ def _through_command(settings: SshSettings, command: str) -> _Way:
         ours.settimeout(CONNECT_SECONDS)
         _, passed, _, _ = socket.recv_fds(ours, 1, 1)
     if not passed:
-        process.wait(CONNECT_SECONDS)
+        _end(process)
         raise OSError(f"ProxyCommand passed no socket{_said(_Way(None, errors=errors))}")
     return _Way(socket.socket(fileno=passed[0]), process=process, errors=errors)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a ProxyCommand, which may not listen to SIGTERM."""
+    process.terminate()
+    try:
+        process.wait(2)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _said(way: _Way | None) -> str:

@@ -6,7 +6,6 @@ paramiko skips what it does not know, so every keyword that it may skip is looke
 from __future__ import annotations
 
 import getpass
-import glob
 import re
 import shlex
 from pathlib import Path
@@ -43,7 +42,7 @@ _COMFORT = set(
         """,
     )
 )
-_DEFAULTS: Values = {
+DEFAULTS: Values = {
     "port": ("22",),
     "userknownhostsfile": ("~/.ssh/known_hosts ~/.ssh/known_hosts2",),
     "globalknownhostsfile": ("/etc/ssh/ssh_known_hosts /etc/ssh/ssh_known_hosts2",),
@@ -75,7 +74,7 @@ def read_without_openssh(destination: Destination, jumps: str) -> Values:
         raise UsageError(
             f"ssh:{destination.host} cannot be used", str(error), "correct ~/.ssh/config"
         ) from error
-    values = dict(_DEFAULTS) | {"user": (getpass.getuser(),)}
+    values = dict(DEFAULTS) | {"user": (getpass.getuser(),)}
     for key, value in found.items():
         values[key] = tuple(value) if isinstance(value, list) else (value or "none",)
     told = {"user": destination.user, "port": str(destination.port or ""), "proxyjump": jumps}
@@ -102,8 +101,8 @@ def _check(text: str, file: Path) -> None:
 def _included(value: str, file: Path) -> list[str]:
     found: list[str] = []
     for word in shlex.split(value):
-        # a pattern that starts with / is not below the file's folder
-        found += glob.glob(str(file.parent / Path(word).expanduser()))  # noqa: PTH207
+        pattern = file.parent / Path(word).expanduser()
+        found += map(str, Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor))))
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import paramiko
 from paramiko.agent import AgentKey, AgentSSH
-from paramiko.auth_strategy import InMemoryPrivateKey
+from paramiko.auth_strategy import AuthFailure, InMemoryPrivateKey
 
 from edgekit.fleet.ssh.hostkeys import CERT, parse_key
 from edgekit.fleet.ssh.settings import SshSettings
@@ -44,6 +44,16 @@ class Login(paramiko.AuthStrategy):  # type: ignore[misc]  # paramiko has no typ
     def notes(self) -> str:
         """Why keys were passed over, one after the other."""
         return "; ".join(self._passed_over.values())
+
+    def takes_instead(self, error: Exception) -> list[str]:
+        """What a server takes that takes no keys; empty: it takes keys, or does not say."""
+        if not isinstance(error, AuthFailure):
+            return []
+        for tried in error.result:
+            refused = tried.result
+            if isinstance(refused, paramiko.BadAuthenticationType):
+                return [] if "publickey" in refused.allowed_types else list(refused.allowed_types)
+        return []
 
     def get_sources(self) -> Iterator[Any]:
         """Every key to try, the first one first."""

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from edgekit.errors import UnreachableError, UsageError
 from edgekit.fleet.ssh.destination import Destination
-from edgekit.fleet.ssh.fallback import read_without_openssh
+from edgekit.fleet.ssh.fallback import DEFAULTS, read_without_openssh
 from edgekit.fleet.ssh.settings import (
     SshSettings,
     Values,
@@ -44,7 +44,7 @@ def settings_of(destination: Destination, jumps: str = "") -> SshSettings:
         UnreachableError: CanonicalizeHostname finds no host of this name.
     """
     if shutil.which("ssh") is None:
-        values, defaults = read_without_openssh(destination, jumps), {}
+        values, defaults = read_without_openssh(destination, jumps), DEFAULTS
     else:
         values, defaults = _dump(destination, jumps), _defaults()
     settings = SshSettings(destination.host, values, defaults, {}, os.environ, str(Path.home()))
