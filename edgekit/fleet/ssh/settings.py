@@ -134,7 +134,7 @@ _REFUSED: Sequence[tuple[str, Callable[[SshSettings], bool], str]] = (
     ("RemoteCommand", lambda s: bool(s.one("remotecommand")), "a push runs commands of its own"),
     (
         "SessionType",
-        lambda s: s.one("sessiontype", "default") != "default",
+        lambda s: s.values.get("sessiontype", ("default",))[0] != "default",
         "a push runs commands",
     ),
     (
@@ -158,7 +158,7 @@ def check_settings_can_be_honoured(settings: SshSettings) -> None:
     """
     for keyword, asked, why in _REFUSED:
         if asked(settings):
-            value = settings.one(keyword.lower()) or "none"
+            value = settings.values[keyword.lower()][0]
             raise UsageError(
                 f"{settings.named}: the ssh configuration sets {keyword} {value}",
                 f"edgekit cannot honour it: {why}",
