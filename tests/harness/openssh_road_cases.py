@@ -38,6 +38,8 @@ PLACES = [
     Case("BindAddress of another machine", BOX + "  BindAddress 192.0.2.1\n"),
     Case("nobody listens", BOX.replace("@PORT@", "@NOPORT@")),
     Case("a name that nobody has", BOX.replace("127.0.0.1", "box.invalid")),
+    Case("a name with an empty label", BOX.replace("127.0.0.1", "box..invalid")),
+    Case("a name with a label too long", BOX.replace("127.0.0.1", "x" * 64 + ".invalid")),
     Case("HostName with %h", BOX.replace("HostName 127.0.0.1", "HostName %h.0.0.1").replace(
         "Host box", "Host 127"), destination="127"),
     Case("Include of a whole path", "Include @DIR@/more\n", files={"more": BOX}),
@@ -120,6 +122,10 @@ ROADS = [
          files={"forward": _FORWARD}),
     Case("ProxyCommand to another key", BOX + "  ProxyCommand @DIR@/forward %h %p\n",
          f"{HERE} @OTHER_ED@\n", files={"forward": _FORWARD}),
+    Case("ProxyCommand before ProxyJump", BOX + "  ProxyCommand @DIR@/forward %h %p\n"
+         "  ProxyJump nowhere\n", files={"forward": _FORWARD}),
+    Case("ProxyJump before ProxyCommand", BOX + "  ProxyJump jump\n  ProxyCommand false\n"
+         + _JUMP, files=_JUMPS),
     Case("ProxyCommand none", BOX + "  ProxyCommand none\n"),
     Case("ProxyCommand ends at once", BOX + "  ProxyCommand false\n"),
     Case("ProxyCommand is missing", BOX + "  ProxyCommand @DIR@/nothing\n"),

@@ -81,7 +81,7 @@ def _make_keys(folder: Path) -> dict[str, str]:
 
 
 def _certify(folder: Path) -> None:
-    """Host certificates: right, for another name, expired, for a user, by RSA with SHA-1."""
+    """Host certificates, right and wrong ones, and one of a user."""
     made = {
         "good": ("-h", "-n", "127.0.0.1,alias.example"),
         "elsewhere": ("-h", "-n", "other.example"),
@@ -92,6 +92,9 @@ def _certify(folder: Path) -> None:
     for name, options in made.items():
         _keygen("-t", "ed25519", "-N", "", "-f", folder / name)
         _keygen("-s", folder / "ca", "-I", name, *options, folder / f"{name}.pub")
+    for name, kind, how in (("rsacert", "rsa", "rsa-sha2-512"), ("ecdsacert", "ecdsa", "ssh-rsa")):
+        _keygen("-t", kind, "-N", "", "-f", folder / name)
+        _keygen("-s", folder / "rsa_ca", "-t", how, "-I", name, "-h", folder / f"{name}.pub")
     user = folder / "certified.pub"
     _keygen("-s", folder / "ca", "-I", "user", "-n", getpass.getuser(), user)
 
@@ -122,6 +125,7 @@ def world(folder: Path) -> Iterator[World]:
     servers = {
         "": ("ed", "ecdsa", "rsa"), "RSA": ("rsa",), "CERT": ("good",), "ELSEWHERE": ("elsewhere",),
         "EXPIRED": ("expired",), "FUTURE": ("future",), "ANYONE": ("anyone",),
+        "RSACERT": ("rsacert",), "ECDSACERT": ("ecdsacert",),
     }  # fmt: skip
     ports = _free_ports(len(servers) + 1)
     with ExitStack() as stack:

@@ -181,7 +181,9 @@ class SshConnection(fabric.Connection):  # type: ignore[misc]  # fabric has no t
                 f"{name} does not speak SSH with us", why, "check its address and port"
             )
         return UnreachableError(
-            f"{name} cannot be reached", why, "check that it is on, and its address in fleet.toml"
+            f"{name} cannot be reached",
+            f"{why} ({self._settings.host} port {self._settings.port})",
+            "check that it is on, and its address in fleet.toml",
         )
 
     def _not_let_in(self, error: Exception, login: Login) -> EdgekitError:
@@ -244,9 +246,11 @@ def _directly(settings: SshSettings) -> _Way:
     seconds = float(settings.one("connecttimeout", str(CONNECT_SECONDS)))
     bind = settings.one("bindaddress")
     last: OSError | None = None
-    for kind, _, _, _, place in socket.getaddrinfo(
-        settings.host, settings.port, family, socket.SOCK_STREAM
-    ):
+    try:
+        found = socket.getaddrinfo(settings.host, settings.port, family, socket.SOCK_STREAM)
+    except UnicodeError as error:  # a label of a name is empty or too long
+        raise OSError(f"{settings.host} is no name of a host: {error}") from error
+    for kind, _, _, _, place in found:
         sock = socket.socket(kind, socket.SOCK_STREAM)
         try:
             if bind:
@@ -269,7 +273,7 @@ def _through_command(settings: SshSettings, command: str) -> _Way:
     """A socket to ProxyCommand, run by the user's shell, or the socket that it passes back."""
     letters = {key: settings.tokens[key] for key in "%hknpr" if key in settings.tokens}
     bounded = SshSettings(settings.named, {}, {}, letters, {}, settings.home)
-    text = bounded.path("ProxyCommand", command.replace("${", "$\0{")).replace("$\0{", "${")
+    text = bounded.expand("ProxyCommand", command.replace("${", "$\0{")).replace("$\0{", "${")
     ours, theirs = socket.socketpair()
     errors = tempfile.TemporaryFile()  # noqa: SIM115  # read after a failure, closed with the way
     with theirs:

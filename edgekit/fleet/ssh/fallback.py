@@ -8,6 +8,7 @@ from __future__ import annotations
 import getpass
 import re
 import shlex
+from contextlib import suppress
 from pathlib import Path
 
 import paramiko
@@ -74,7 +75,9 @@ def read_without_openssh(destination: Destination, jumps: str) -> Values:
         raise UsageError(
             f"ssh:{destination.host} cannot be used", str(error), "correct ~/.ssh/config"
         ) from error
-    values = dict(DEFAULTS) | {"user": (getpass.getuser(),)}
+    values = dict(DEFAULTS)
+    with suppress(OSError, KeyError):  # an account without a name
+        values["user"] = (getpass.getuser(),)
     for key, value in found.items():
         values[key] = tuple(value) if isinstance(value, list) else (value or "none",)
     told = {"user": destination.user, "port": str(destination.port or ""), "proxyjump": jumps}

@@ -5,7 +5,6 @@ So Include, Match, CanonicalizeHostname and every other rule of ssh_config(5) ho
 
 from __future__ import annotations
 
-import getpass
 import glob
 import os
 import pwd
@@ -126,9 +125,10 @@ def _tokens(settings: SshSettings) -> dict[str, str]:
     """The % tokens that every file name may have; %C and %j differ between versions of OpenSSH."""
     host = socket.gethostname()
     try:
-        home = pwd.getpwuid(os.getuid()).pw_dir
+        account = pwd.getpwuid(os.getuid())
+        user, home = account.pw_name, account.pw_dir
     except KeyError:
-        home = settings.home
+        user, home = "", settings.home
     return {
         "%": "%",
         "d": home,
@@ -140,5 +140,5 @@ def _tokens(settings: SshSettings) -> dict[str, str]:
         "n": settings.named,
         "p": str(settings.port),
         "r": settings.user,
-        "u": getpass.getuser(),
+        "u": user,
     }

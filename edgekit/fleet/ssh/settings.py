@@ -79,15 +79,23 @@ class SshSettings:
         """The name without its port, asked where `known_as` is not known; empty: not asked."""
         return "" if self.port == 22 or self.one("hostkeyalias") else self.host
 
-    def path(self, key: str, text: str, more: Mapping[str, str] | None = None) -> str:
-        """Expand `~`, `%` tokens and `${NAME}` as OpenSSH does.
+    def path(self, key: str, text: str) -> str:
+        """Expand `~`, `%` tokens and `${NAME}` of a file name as OpenSSH does.
+
+        Raises:
+            UsageError: a token or a variable is unknown.
+        """
+        if text == "~" or text.startswith("~/"):
+            text = self.home + text[1:]
+        return self.expand(key, text)
+
+    def expand(self, key: str, text: str, more: Mapping[str, str] | None = None) -> str:
+        """Expand `%` tokens, `more` among them, and `${NAME}`.
 
         Raises:
             UsageError: a token or a variable is unknown.
         """
         tokens = {**self.tokens, **(more or {})}
-        if text == "~" or text.startswith("~/"):
-            text = self.home + text[1:]
 
         def replaced(found: re.Match[str]) -> str:
             token, name = found[1], found[2]
@@ -114,7 +122,9 @@ class SshSettings:
         while words:
             for count in range(len(words), 0, -1):
                 path = " ".join(words[:count])
-                path = path if path.startswith("/") else self.path(key, path)
+                # newer versions of `ssh -G` have expanded it
+                if not (path.startswith("/") and exists(path)):
+                    path = self.path(key, path)
                 if count == 1 or exists(path):
                     break
             if not path.startswith("/"):

@@ -164,7 +164,7 @@ def _command(
     }
     try:
         program, *rest = shlex.split(command)
-        argv = [program, *(settings.path("KnownHostsCommand", word, tokens) for word in rest)]
+        argv = [program, *(settings.expand("KnownHostsCommand", word, tokens) for word in rest)]
         done = subprocess.run(
             argv,
             stdin=subprocess.DEVNULL,
@@ -182,32 +182,34 @@ def _command(
 
 
 def _check_revoked_file(settings: SshSettings, shown: ShownKey, presented: PresentedKey) -> None:
-    """Look the key and its authority up in RevokedHostKeys: a KRL, or a list of keys."""
-    told = settings.one("revokedhostkeys")
-    if not told:
-        return
-    file = settings.path("RevokedHostKeys", told)
-    try:
-        data = Path(file).read_bytes()
-    except OSError as error:
-        raise _cannot_tell(settings, file, str(error.strerror)) from error
-    if data.startswith(_KRL):
-        revoked = _in_krl(settings, file, shown)
-    else:
-        revoked = False
-        for number, line in enumerate(data.decode("utf-8", "surrogateescape").split("\n"), 1):
-            if not line.strip() or line.lstrip().startswith("#"):
-                continue
-            key = parse_key(line)
-            if key is None:
-                raise _cannot_tell(settings, f"{file}:{number}", "this line is no key")
-            revoked |= key[1] in (presented.blob, presented.authority)
-    if revoked:
-        raise VerificationError(
-            f"the host key of {settings.named} is revoked",
-            f"{file} (RevokedHostKeys) has {shown.kind} {fingerprint(shown.blob)}",
-            "do not connect; give the device a new host key",
-        )
+    """Look the key and its authority up in RevokedHostKeys: KRLs, or lists of keys."""
+    for file in settings.files("revokedhostkeys", lambda path: Path(path).is_file()):
+        try:
+            data = Path(file).read_bytes()
+        except OSError as error:
+            raise _cannot_tell(settings, file, str(error.strerror)) from error
+        if data.startswith(_KRL):
+            revoked = _in_krl(settings, file, shown)
+        else:
+            revoked = _in_list(settings, file, data.decode("utf-8", "surrogateescape"), presented)
+        if revoked:
+            raise VerificationError(
+                f"the host key of {settings.named} is revoked",
+                f"{file} (RevokedHostKeys) has {shown.kind} {fingerprint(shown.blob)}",
+                "do not connect; give the device a new host key",
+            )
+
+
+def _in_list(settings: SshSettings, file: str, text: str, presented: PresentedKey) -> bool:
+    found = False
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        key = parse_key(line)
+        if key is None:
+            raise _cannot_tell(settings, f"{file}:{number}", "this line is no key")
+        found |= key[1] in (presented.blob, presented.authority)
+    return found
 
 
 def _in_krl(settings: SshSettings, file: str, shown: ShownKey) -> bool:
