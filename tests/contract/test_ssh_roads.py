@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -162,6 +163,22 @@ def test_a_match_exec_that_hangs_is_ended(
     configure('Match exec "sleep 5"\n  Port 1\nHost box\n@BOX@\n')
     with pytest.raises(UsageError, match="did not end within"):
         hello()
+
+
+def test_the_home_is_what_the_environment_says(
+    configure: Configure, server: tools.Sshd, tmp_path: Path
+) -> None:
+    """OpenSSH takes the account's home; edgekit follows $HOME in all of its files."""
+    config = f"Host box\nHostName 127.0.0.1\nPort {server.port}\n"
+    shutil.copy(server.identity, tmp_path / ".ssh" / "id_ed25519")
+    configure(config)
+    with pytest.raises(VerificationError, match="is unknown"):
+        hello()
+    shutil.copy(server.known_hosts, tmp_path / ".ssh" / "known_hosts")
+    assert hello() == b"hello\n"
+    shutil.move(tmp_path / ".ssh" / "known_hosts", tmp_path / "mine")
+    configure(f"{config}UserKnownHostsFile /nowhere/x ~/mine\n")
+    assert hello() == b"hello\n"
 
 
 def test_a_wrong_configuration_is_told_in_openssh_words(configure: Configure) -> None:

@@ -96,8 +96,6 @@ FILES = [
     Case("a token that nobody knows", BOX.replace("known\n", "known%Z\n")),
     Case("a variable in a file name", TO + AS + "  UserKnownHostsFile ${MINE}/known\n"),
     Case("a variable that is not set", TO + AS + "  UserKnownHostsFile ${NO_SUCH}/known\n"),
-    Case("a file of the home", TO + AS + "  UserKnownHostsFile ~/mine\n",
-         files={"home/mine": KNOWN}),
     Case("the key named by its %-tokens", TO + BY + "  IdentityFile @FOLDER@/i%%d\n"),
     Case("a key by the remote user", TO + BY + "  IdentityFile @DIR@/%r-%h\n",
          prepare=copy_as),

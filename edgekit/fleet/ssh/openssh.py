@@ -8,6 +8,7 @@ from __future__ import annotations
 import glob
 import os
 import pwd
+import re
 import shutil
 import socket
 import subprocess
@@ -78,7 +79,24 @@ def _dump(destination: Destination, jumps: str) -> Values:
             why,
             "correct the address in fleet.toml, or the ssh configuration",
         )
-    return parse_dump(done.stdout.decode("utf-8", "surrogateescape"))
+    return _of_this_home(parse_dump(done.stdout.decode("utf-8", "surrogateescape")))
+
+
+def _of_this_home(values: Values) -> Values:
+    """Make the `~` of UserKnownHostsFile $HOME: `ssh -G` has put the account's home for it."""
+    own, home = _account_home(), Path.home()
+    if own is None or own == home:
+        return values
+    key, pattern = "userknownhostsfile", re.compile(f"(^| ){re.escape(str(own))}/")
+    files = values.get(key, ())
+    return values | {key: tuple(pattern.sub(lambda m: f"{m[1]}{home}/", v) for v in files)}
+
+
+def _account_home() -> Path | None:
+    try:
+        return Path(pwd.getpwuid(os.getuid()).pw_dir)
+    except KeyError:
+        return None
 
 
 def _reasons(stderr: bytes) -> str:
@@ -100,11 +118,7 @@ def _config_of_another_home() -> Iterator[list[str]]:
     so this one cannot be a pipe.
     """
     home = Path.home()
-    try:
-        own = home.samefile(pwd.getpwuid(os.getuid()).pw_dir)
-    except (OSError, KeyError):
-        own = False
-    if own:
+    if home == _account_home():
         yield []
         return
     files = (glob.escape(str(home / ".ssh" / "config")), str(SYSTEM_CONFIG))
@@ -118,7 +132,7 @@ def _config_of_another_home() -> Iterator[list[str]]:
 def _defaults() -> Values:
     """The values of this OpenSSH without any file."""
     done = _run(["ssh", "-G", "-F", "none", "--", "localhost"])
-    return parse_dump(done.stdout.decode("utf-8", "surrogateescape"))
+    return _of_this_home(parse_dump(done.stdout.decode("utf-8", "surrogateescape")))
 
 
 def _tokens(settings: SshSettings) -> dict[str, str]:
