@@ -59,5 +59,5 @@ def krl(folder: Path, key: Path) -> None:
 
 def lock(folder: Path, world: Path) -> None:
     copy(world / "id", folder / "locked")
-    argv = ["ssh-keygen", "-q", "-p", "-P", "", "-N", "secret", "-f", folder / "locked"]
+    argv = ["ssh-keygen", "-q", "-p", "-P", "", "-N", "secret", "-f", str(folder / "locked")]
     subprocess.run(argv, check=True, capture_output=True)

@@ -36,8 +36,8 @@ PLACES = [
     Case("AddressFamily inet6 for an address of IPv4", BOX + "  AddressFamily inet6\n"),
     Case("BindAddress", BOX + "  BindAddress 127.0.0.2\n"),
     Case("BindAddress of another machine", BOX + "  BindAddress 192.0.2.1\n"),
-    Case("nobody listens", BOX.replace("@PORT@", "@NOPORT@")),
-    Case("a name that nobody has", BOX.replace("127.0.0.1", "box.invalid")),
+    Case("a port where nothing listens", BOX.replace("@PORT@", "@NOPORT@")),
+    Case("a name without an address", BOX.replace("127.0.0.1", "box.invalid")),
     Case("a name with an empty label", BOX.replace("127.0.0.1", "box..invalid")),
     Case("a name with a label too long", BOX.replace("127.0.0.1", "x" * 64 + ".invalid")),
     Case("HostName with %h", BOX.replace("HostName 127.0.0.1", "HostName %h.0.0.1").replace(
@@ -63,7 +63,7 @@ PLACES = [
     Case("CanonicalizeHostname without a fallback", "CanonicalizeHostname yes\n"
          "CanonicalDomains invalid\nCanonicalizeFallbackLocal no\n"
          + BOX.replace("  HostName 127.0.0.1\n", "")),
-    Case("a keyword that nobody knows", BOX + "  NoSuchKeyword yes\n"),
+    Case("a keyword that OpenSSH does not know", BOX + "  NoSuchKeyword yes\n"),
     Case("a keyword that may be ignored", "IgnoreUnknown NoSuch*\n" + BOX + "  NoSuchKeyword 1\n"),
     Case("a bad port", BOX.replace("@PORT@", "ssh2x")),
 ]  # fmt: skip

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import os
+import re
+import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,9 +14,11 @@ import pytest
 
 from edgekit.errors import UsageError, VerificationError
 from edgekit.fleet.ssh import trust
+from edgekit.fleet.ssh.certificate import authority_of, certificate_problem, read_certificate
 from edgekit.fleet.ssh.hostkeys import host_key_order, parse_key, read_known_hosts
 from edgekit.fleet.ssh.settings import SshSettings, Values, check_settings_can_be_honoured
 from edgekit.fleet.ssh.trust import ShownKey, check_host_key
+from tests import tools
 
 
 def a_key(number: int) -> tuple[str, bytes]:
@@ -97,11 +102,60 @@ def test_a_krl_without_ssh_keygen_stops_everything(
         check_host_key(known(f"pi.example {LINE}\n", revokedhostkeys="@DIR@/revoked"), SHOWN, "")
 
 
-def test_a_certificate_that_cannot_be_read_is_refused_with_a_way_out(known: Known) -> None:
-    shown = ShownKey("ssh-ed25519", BLOB, 256, "sk-ssh-ed25519-cert-v01@openssh.com", b"abc")
-    with pytest.raises(VerificationError, match="certificate of pi cannot be read") as caught:
-        check_host_key(known(f"pi.example {LINE}\n"), shown, "")
-    assert "HostKeyAlgorithms" in caught.value.next_step
+def test_a_certificate_that_cannot_be_read_counts_as_its_plain_key(known: Known) -> None:
+    shown = ShownKey("ssh-ed25519", BLOB, 256, "ssh-ed25519-cert-v01@openssh.com", b"abc")
+    check_host_key(known(f"pi.example {LINE}\n"), shown, "")
+    for text in ("", f"@cert-authority * {OTHER}\n", f"@revoked * {LINE}\npi.example {LINE}\n"):
+        with pytest.raises(VerificationError):
+            check_host_key(known(text), shown, "")
+
+
+def made_certificate(folder: Path, *options: str) -> tuple[str, bytes, bytes]:
+    """Type and wire form of a certificate that ssh-keygen made, and its authority."""
+    keygen = tools.find("ssh-keygen")
+    for name in ("ca", "host"):
+        argv = [keygen, "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
+        subprocess.run(argv, check=True, stdin=subprocess.DEVNULL)
+    argv = [keygen, "-q", "-s", str(folder / "ca"), "-I", "x", *options, str(folder / "host.pub")]
+    subprocess.run(argv, check=True)
+    kind, text, *_ = (folder / "host-cert.pub").read_text().split()
+    authority = parse_key((folder / "ca.pub").read_text())
+    assert authority is not None
+    return kind, base64.b64decode(text), authority[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (("-h", "-n", "a,b"), ""),
+        (("-h",), ""),
+        (("-n", "a"), "for a user"),
+        (("-h", "-n", "b"), "for b, not for a"),
+        (("-h", "-n", "*"), r"for \*"),
+        (("-h", "-n", "a", "-V", "20200101:20200102"), "expired"),
+        (("-h", "-n", "a", "-V", "20400101:20400102"), "not valid yet"),
+        (("-h", "-n", "a", "-O", "critical:x=y"), "critical options"),
+    ],
+)
+def test_a_certificate_is_checked_whole(options: tuple[str, ...], why: str, tmp_path: Path) -> None:
+    kind, blob, authority = made_certificate(tmp_path, *options)
+    assert authority_of(blob) == authority
+    certificate = read_certificate(kind, blob)
+    assert certificate is not None
+    problem = certificate_problem(certificate, "a", time.time(), [], blob)
+    assert re.search(why, problem) if why else problem == ""
+    none = certificate_problem(certificate, "a", time.time(), ["rsa-sha2-512"], blob)
+    assert none, "this authority's algorithm is not allowed"
+
+
+def test_a_certificate_with_a_changed_byte_is_refused(tmp_path: Path) -> None:
+    kind, blob, _ = made_certificate(tmp_path, "-h", "-n", "aaaa")
+    changed = blob.replace(b"aaaa", b"bbbb")
+    certificate = read_certificate(kind, changed)
+    assert certificate is not None
+    assert "signature" in certificate_problem(certificate, "bbbb", time.time(), [], changed)
+    for length in range(0, len(blob), 7):
+        assert authority_of(blob[:length]) == b"?"
 
 
 def test_a_file_that_may_not_be_read_is_refused(

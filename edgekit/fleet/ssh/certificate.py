@@ -7,8 +7,6 @@ from collections.abc import Sequence
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    PublicFormat,
     SSHCertificate,
     SSHCertificateType,
     load_ssh_public_identity,
@@ -24,10 +22,12 @@ def read_certificate(kind: str, blob: bytes) -> SSHCertificate | None:
     return found if isinstance(found, SSHCertificate) else None
 
 
-def authority_of(certificate: SSHCertificate) -> bytes:
-    """The key that signed a certificate, in wire form."""
-    line = certificate.signature_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
-    return base64.b64decode(line.split()[1])
+def authority_of(blob: bytes) -> bytes:
+    """The key that signed a certificate, in wire form; `?` where it cannot be found."""
+    try:
+        return _tail(blob)[0]
+    except IndexError:
+        return b"?"
 
 
 def certificate_problem(
@@ -59,17 +59,21 @@ def certificate_problem(
         return f"its certificate is for {', '.join(names)}, not for {host}"
     if certificate.critical_options:
         return "its certificate has critical options, and none is known for hosts"
-    used = signature_algorithm(blob)
+    signature = _tail(blob)[1]
+    used = signature[4 : 4 + int.from_bytes(signature[:4], "big")].decode("ascii", "replace")
     if used not in algorithms if algorithms else used == "ssh-rsa":
         return f"its certificate is signed with {used}, which CASignatureAlgorithms does not allow"
     return ""
 
 
-def signature_algorithm(blob: bytes) -> str:
-    """The algorithm that signed a certificate; its wire form ends with the signature.
+def _tail(blob: bytes) -> tuple[bytes, bytes]:
+    """The authority's key and the signature, the last fields of a certificate in wire form.
 
     PROTOCOL.certkeys: type, nonce, the fields of the key, serial, type, id, principals, two times,
     options, extensions, reserved, the authority's key, the signature.
+
+    Raises:
+        IndexError: it ends before that.
     """
     at = 0
 
@@ -77,16 +81,17 @@ def signature_algorithm(blob: bytes) -> str:
         nonlocal at
         start = at + 4
         at = start + int.from_bytes(blob[at:start], "big")
+        if at > len(blob):
+            raise IndexError
         return blob[start:at]
 
     kind = take()
     for _ in range(2 if b"ed25519" in kind else 3):  # nonce and key
         take()
     at += 8 + 4
-    take(), take()
-    at += 8 + 8
-    for _ in range(4):
+    for _ in range(2):
         take()
-    signature = take()
-    length = int.from_bytes(signature[:4], "big")
-    return signature[4 : 4 + length].decode("ascii", "replace")
+    at += 8 + 8
+    for _ in range(3):
+        take()
+    return take(), take()

@@ -252,7 +252,7 @@ def host_key_order(
 
     Args:
         allowed: HostKeyAlgorithms in effect.
-        defaults: HostKeyAlgorithms where nobody sets it.
+        defaults: HostKeyAlgorithms without any file.
         supported: the algorithms of the SSH library.
         known: the keys for the host.
     """

@@ -99,14 +99,10 @@ def _presented(settings: SshSettings, shown: ShownKey) -> tuple[PresentedKey, st
     """The key to judge, and what is wrong with its certificate."""
     if not shown.certificate:
         return PresentedKey(shown.kind, shown.blob), ""
+    presented = PresentedKey(shown.kind, shown.blob, authority_of(shown.certificate))
     certificate = read_certificate(shown.certificate_kind, shown.certificate)
     if certificate is None:
-        raise VerificationError(
-            f"the host certificate of {settings.named} cannot be read",
-            f"edgekit cannot check this {shown.certificate_kind} or the key that signed it",
-            "add the host's plain key to known_hosts and set HostKeyAlgorithms for this host to "
-            f"{shown.kind if shown.kind != 'ssh-rsa' else 'rsa-sha2-512'}",
-        )
+        return presented, "edgekit cannot check its certificate or the key that signed it"
     problem = certificate_problem(
         certificate,
         settings.one("hostkeyalias") or settings.host,
@@ -114,7 +110,7 @@ def _presented(settings: SshSettings, shown: ShownKey) -> tuple[PresentedKey, st
         settings.names("casignaturealgorithms"),
         shown.certificate,
     )
-    return PresentedKey(shown.kind, shown.blob, authority_of(certificate)), problem
+    return presented, problem
 
 
 def _known(settings: SshSettings, name: str, invocation: str, shown: ShownKey | None) -> KnownKeys:
@@ -164,6 +160,8 @@ def _command(
     }
     try:
         program, *rest = shlex.split(command)
+        if not program.startswith("/"):
+            raise ValueError(f"{program} is no whole path")
         argv = [program, *(settings.expand("KnownHostsCommand", word, tokens) for word in rest)]
         done = subprocess.run(
             argv,
