@@ -42,6 +42,7 @@ _WAITING = (
     "system/test_chaos.py",
     "system/test_floods.py",
     "system/test_push_ssh.py",
+    "contract/test_openssh_oracle.py",
     "system/test_hardship.py",
     "system/test_bare_worker.py",
     "fault/test_release_trial.py",

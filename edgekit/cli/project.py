@@ -18,7 +18,10 @@ from edgekit.errors import UsageError
 from edgekit.fleet import inventory
 
 FILE = "edgekit.toml"
-_BROKER = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[^\s:/\[\]]+))(?::(?P<port>\d+))?\Z")
+_BROKER = re.compile(
+    r"(?P<bare>(?:[0-9A-Fa-f]*:){2,}[0-9A-Fa-f.]*)\Z"
+    r"|(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[^\s:/\[\]]+))(?::(?P<port>\d+))?\Z"
+)
 
 
 class ProjectConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -70,7 +73,7 @@ def keys_folder(project: Path) -> Path:
 
 
 def parse_broker(text: str, base: BrokerConfig) -> BrokerConfig:
-    """`host`, `host:port` or `[IPv6]:port` over `base`.
+    """`host`, `host:port`, `[IPv6]:port` or an IPv6 address over `base`.
 
     Raises:
         UsageError: the text has another form, or the port is not one.
@@ -79,13 +82,15 @@ def parse_broker(text: str, base: BrokerConfig) -> BrokerConfig:
     try:
         if not found:
             raise ValueError("a broker is a name or an address, and a port after a colon")
-        host = found["v6"] or found["host"]
+        host = found["v6"] or found["bare"] or found["host"]
         port = int(found["port"] or base.port)
         return msgspec.convert(
             msgspec.structs.asdict(base) | {"host": host, "port": port}, BrokerConfig
         )
     except ValueError as error:  # a ValidationError is one
-        raise UsageError(f"{text!r} is not a broker", str(error), "write host:port") from None
+        raise UsageError(
+            f"{text!r} is not a broker", str(error), "write host:port or [IPv6]:port"
+        ) from None
 
 
 def find_or_bare(start: Path | None, *, broker: str | None) -> Project:

@@ -78,8 +78,9 @@ def connect(device: Device) -> Remote:
     """Connect to a device.
 
     Raises:
+        UsageError: the address or the ssh configuration cannot be read or honoured.
         UnreachableError: the device does not answer.
-        VerificationError: its host key is unknown or has changed.
+        VerificationError: its host key is unknown, has changed or is revoked.
         EdgekitError: it does not accept our SSH key.
     """
     kind, _, rest = device.address.partition(":")

@@ -11,6 +11,7 @@ import msgspec
 from edgekit.core.config import BrokerConfig, DeviceSettings, check_name
 from edgekit.core.tomlfile import NEXT, convert, read_table
 from edgekit.errors import UsageError
+from edgekit.fleet.ssh.destination import parse_destination
 
 BrokerValues = dict[str, Any]
 """The keys of `BrokerConfig` whose values for devices differ from those in edgekit.toml.
@@ -30,7 +31,8 @@ class Device(DeviceSettings, frozen=True, forbid_unknown_fields=True):
     """One device, with its settings.
 
     `address` is `local:FOLDER` (a folder that plays a device, relative to `fleet.toml`) or
-    `ssh:HOST`, where HOST is `[user@]host[:port]` or a Host of `~/.ssh/config`.
+    `ssh:HOST`, where HOST is `[user@]host[:port]`, `[user@][IPv6]:port` or a Host of
+    `~/.ssh/config`; `ssh://` URIs work, too.
     """
 
     address: str
@@ -131,6 +133,8 @@ def load(path: Path) -> Fleet:
                 f"{path}: the address of {name} is {device.address!r}",
                 "an address is local:FOLDER or ssh:[user@]host[:port]",
             )
+        if kind == "ssh":
+            _check_destination(rest, f"{path}: the address of {name} is {device.address!r}")
     groups: dict[str, list[str]] = {}
     for group, members in file.groups.items():
         _check_name("group", group, path)
@@ -140,6 +144,14 @@ def load(path: Path) -> Fleet:
             if name not in devices:
                 raise UsageError(f"{path}: group {group} names {name!r}, which is no device")
     return Fleet(devices, groups, path.resolve().parent, file.broker)
+
+
+def _check_destination(text: str, where: str) -> None:
+    """Refuse an SSH address that cannot be read, before anything is sent anywhere."""
+    try:
+        parse_destination(text)
+    except UsageError as error:
+        raise UsageError(where, error.why, error.next_step) from None
 
 
 def _check_name(kind: str, name: str, path: Path) -> None:

@@ -1,37 +1,29 @@
 """The connection to a device, over SSH or to a folder of this host: run an argv, append to a file.
 
-The only door to fabric. fabric by default accepts any host key and loads no known_hosts. This
-connection loads the files that OpenSSH would load, and rejects a host that they lack, whatever
-StrictHostKeyChecking says. Writes go to an explicit offset: late bytes of a dead transfer land
-where the same bytes belong.
+`edgekit.fleet.ssh` opens the connection with fabric and checks the host. Writes go to an explicit
+offset: late bytes of a dead transfer land where the same bytes belong.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import subprocess
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import fabric
 import paramiko
 
-from edgekit.errors import EdgekitError, UnreachableError, UsageError, VerificationError
+from edgekit.errors import EdgekitError, UnreachableError
 from edgekit.fleet.commands import Argv, CommandResult
-from edgekit.fleet.passphrase import hint, is_encrypted, unlock
 from edgekit.fleet.session import RelaySession, overdue
+from edgekit.fleet.ssh.connection import CONNECT_SECONDS, connection_to
 
-CONNECT_SECONDS = 15
 COMMAND_SECONDS = 60.0
 KEEPALIVE_SECONDS = 20
 CHUNK_BYTES = 1 << 18
 Progress = Callable[[int], None]
-
-# Without a handler Python prints paramiko's warnings and tracebacks over our own errors.
-logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 
 class Remote(Protocol):
@@ -130,85 +122,13 @@ def _check_stored(target: str, stored: int, size: int) -> None:
         )
 
 
-class _Ask(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]  # paramiko has no types
-    """Rejects a host that known_hosts lacks, and shows its fingerprint for comparison."""
-
-    def missing_host_key(self, client: Any, hostname: str, key: Any) -> None:
-        name, _, port = hostname.strip("[").partition("]:")
-        login = f"ssh -p {port} {name}" if port else f"ssh {name}"
-        raise VerificationError(
-            f"the host key of {hostname} is unknown: known_hosts does not have it",
-            f"it presents {key.get_name()} {key.fingerprint}",
-            f"compare this fingerprint with the device's, then log in once with `{login}` "
-            "to record it",
-        )
-
-
-def _transport(*args: Any, **kwargs: Any) -> paramiko.Transport:
-    """Make a transport that prefers AES-GCM: a third faster than paramiko's default, AES-CTR."""
-    transport = paramiko.Transport(*args, **kwargs)
-    options = transport.get_security_options()
-    options.ciphers = sorted(options.ciphers, key=lambda cipher: "gcm" not in cipher)
-    return transport
-
-
-class _Connection(fabric.Connection):  # type: ignore[misc]  # fabric has no types
-    """fabric's connection, which checks the host keys of the device and of every jump host."""
-
-    def __init__(self, host: str, gateway: Any = None) -> None:
-        timeouts = {"banner_timeout": CONNECT_SECONDS, "auth_timeout": CONNECT_SECONDS}
-        super().__init__(
-            host,
-            gateway=gateway,
-            connect_timeout=CONNECT_SECONDS,
-            connect_kwargs={**timeouts, "transport_factory": _transport},
-        )
-        self.client.set_missing_host_key_policy(_Ask())
-        for path in self._known_hosts():
-            if path.is_file():
-                self.client.load_system_host_keys(str(path))
-
-    def _known_hosts(self) -> list[Path]:
-        """OpenSSH's files: UserKnownHostsFile replaces the user's files, the global files stay."""
-        user = self.ssh_config.get("userknownhostsfile", "~/.ssh/known_hosts ~/.ssh/known_hosts2")
-        system = self.ssh_config.get(
-            "globalknownhostsfile", "/etc/ssh/ssh_known_hosts /etc/ssh/ssh_known_hosts2"
-        )
-        return [Path(path).expanduser() for path in f"{user} {system}".split()]
-
-    def resolve_connect_kwargs(self, connect_kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Leave out identity files that do not exist, as OpenSSH does."""
-        kwargs: dict[str, Any] = super().resolve_connect_kwargs(connect_kwargs)
-        names = kwargs.pop("key_filename", [])
-        found = [str(path) for path in (Path(n).expanduser() for n in names) if path.exists()]
-        return kwargs | ({"key_filename": found} if found else {})
-
-    def identity_files(self) -> list[Path]:
-        """The private keys that are named for this host, and those of the home."""
-        named = self.connect_kwargs.get("key_filename", [])
-        home = Path("~/.ssh").expanduser()
-        return [*map(Path, named), *(home / f"id_{kind}" for kind in ("ed25519", "ecdsa", "rsa"))]
-
-    def get_gateway(self) -> Any:
-        """Make the ProxyJump connections of this class: fabric's own would accept any host key."""
-        jumps = self.ssh_config.get("proxyjump", "")
-        if not jumps:
-            return super().get_gateway()
-        gateway = None
-        for hop in jumps.split(",") if jumps != "none" else []:
-            if self.derive_shorthand(hop)["host"] in (self.host, self.original_host):
-                return None  # `Host *` names the jump host as its own
-            gateway = _Connection(hop.strip(), gateway)
-        return gateway
-
-
 class SshRemote:
     """An `ssh:` device.
 
     Raises:
-        UsageError: the destination or the ssh configuration cannot be read.
+        UsageError: the destination or the ssh configuration cannot be read or honoured.
         UnreachableError: the device does not answer.
-        VerificationError: its host key is unknown or has changed.
+        VerificationError: its host key is unknown, has changed or is revoked.
         EdgekitError: it does not accept our SSH key.
     """
 
@@ -217,89 +137,9 @@ class SshRemote:
         self._python = python
         self._session: RelaySession | None = None
         self._refused: EdgekitError | None = None
-        try:
-            self._connection = _Connection(destination)
-        except (ValueError, paramiko.SSHException) as error:
-            raise UsageError(
-                f"ssh:{destination} cannot be used",
-                str(error),
-                "correct the address in fleet.toml, or ~/.ssh/config",
-            ) from error
-        try:
-            self._open()
-        except EdgekitError:
-            self._connection.client.close()
-            raise
-
-    def _open(self) -> None:
-        locked = [file for file in self._connection.identity_files() if is_encrypted(file)]
-        try:
-            return self._log_in()
-        except EdgekitError as error:
-            if not locked or isinstance(error, UnreachableError | VerificationError):
-                raise
-            refused = error
-        for file in locked:
-            if (key := unlock(file)) is None:
-                why = f"{refused.why}; {hint(file)}"
-                raise EdgekitError(refused.what, why, refused.next_step) from refused
-            self._connection.client.close()
-            self._connection.connect_kwargs["pkey"] = key
-            try:
-                return self._log_in()
-            except EdgekitError as error:
-                refused = error
-        raise refused
-
-    def _log_in(self) -> None:
-        name = self._destination
-        try:
-            self._connection.open()
-        except paramiko.BadHostKeyException as error:
-            port = self._connection.port
-            known = error.hostname if port == 22 else f"[{error.hostname}]:{port}"
-            raise VerificationError(
-                f"the host key of {name} has changed: it is not the one in known_hosts",
-                f"it presents {error.key.fingerprint}, known is {error.expected_key.fingerprint}",
-                "an attacker may be in between; if the device was set up anew, remove the old key "
-                f"with `ssh-keygen -R '{known}'` and log in once",
-            ) from error
-        except paramiko.BadAuthenticationType as error:
-            if "publickey" in error.allowed_types:
-                raise self._not_let_in(error) from error
-            raise EdgekitError(
-                f"{name} does not let us in as {self._connection.user}",
-                f"its sshd takes no keys, only {', '.join(error.allowed_types)}; edgekit gives no "
-                "password",
-                "set `PubkeyAuthentication yes` in its sshd_config and add this machine's public "
-                "key to the account",
-            ) from error
-        except paramiko.SSHException as error:
-            transport = self._connection.client.get_transport()
-            if isinstance(error, paramiko.AuthenticationException) or (
-                transport is not None and transport.initial_kex_done
-            ):
-                raise self._not_let_in(error) from error
-            raise UnreachableError(
-                f"{name} does not speak SSH with us",
-                str(error),
-                "check its address and port in fleet.toml",
-            ) from error
-        except (OSError, EOFError) as error:
-            raise UnreachableError(
-                f"{name} cannot be reached",
-                str(error),
-                "check that it is on, and its address in fleet.toml",
-            ) from error
+        self._connection = connection_to(destination)
+        self._connection.open()
         self._connection.transport.set_keepalive(KEEPALIVE_SECONDS)
-
-    def _not_let_in(self, error: Exception) -> EdgekitError:
-        return EdgekitError(
-            f"{self._destination} does not let us in as {self._connection.user}",
-            str(error),
-            f"add this machine's public key to the account (`ssh-copy-id {self._destination}`), "
-            "or set IdentityFile in ~/.ssh/config",
-        )
 
     def run(
         self, argv: Argv, stdin: bytes = b"", seconds: float = COMMAND_SECONDS

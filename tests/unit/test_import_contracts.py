@@ -27,6 +27,7 @@ PLANTED = [
     ("One door to paho", "client/requester.py", "import paho.mqtt.client"),
     ("One door to CBOR", "core/wire.py", "import cbor2"),
     ("One door to fabric", "fleet/plan.py", "import paramiko"),
+    ("Core never acts", "fleet/ssh/hostkeys.py", "import socket"),
     ("One door to the runtime", "agent/serve/worker/worker.py", "import onnxruntime_genai"),
     (
         "One door to Hugging Face's templates and tokens",

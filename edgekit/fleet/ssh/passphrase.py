@@ -13,17 +13,6 @@ _unlocked: dict[Path, Any] = {}
 _BROKEN = (OSError, ValueError, paramiko.SSHException, paramiko.pkey.UnknownKeyType)
 
 
-def is_encrypted(file: Path) -> bool:
-    """Whether a file has a private key that needs a passphrase."""
-    try:
-        paramiko.PKey.from_path(file)
-    except (paramiko.PasswordRequiredException, TypeError):
-        return True
-    except _BROKEN:
-        pass
-    return False
-
-
 def unlock(file: Path) -> Any:
     """The private key of an encrypted file; asks at most three times.
 
