@@ -28,6 +28,7 @@ SAYS = {
     "configuration": (
         *("Bad configuration", "unknown key", "Invalid ", "Bad port", "terminating"),
         *("Cannot execute command-line and remote command", "invalid environment variable"),
+        "No such user",
     ),
     "unreachable": (
         *("Connection refused", "Connection closed", "Connection reset", "Could not resolve"),

@@ -156,6 +156,8 @@ LOGINS = [
     Case("an encrypted key", _MINE + "  IdentityFile @DIR@/locked\n",
          prepare=lock),
     Case("a file that is no key", _MINE + "  IdentityFile @DIR@/known\n"),
+    Case("a key in the home of an account without a name",
+         _MINE + "  IdentityFile ~no-such-account/x\n  IdentityFile @ID_FILE@\n"),
     Case("a certificate beside the key", _MINE + "  IdentityFile @CERTIFIED_FILE@\n"),
     Case("CertificateFile", _MINE + "  IdentityFile @DIR@/mine\n  CertificateFile "
          "@CERTIFIED_FILE@-cert.pub\n",

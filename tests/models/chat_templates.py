@@ -104,7 +104,7 @@ FAMILIES = {
     {%- endif -%}
     {{ '<start_of_turn>' + role + '\n' + message['content'] | trim + '<end_of_turn>\n' }}
 {%- endfor -%}
-{%- if add_generation_prompt -%}{{'<start_of_turn>model\n'}}{%- endif -%}""",  # noqa: E501
+{%- if add_generation_prompt -%}{{'<start_of_turn>model\n'}}{%- endif -%}""",  # noqa: E501  a template
     "phi3": (
         "{% for message in messages %}{{'<|' + message['role'] + '|>' + '\n' + message['content']"
         " + '<|end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\n' }}"
@@ -152,7 +152,7 @@ FAMILIES = {
     {%- if enable_thinking is defined and enable_thinking is false %}
         {{- '<think>\n\n</think>\n\n' }}
     {%- endif %}
-{%- endif %}""",  # noqa: E501
+{%- endif %}""",  # noqa: E501  a template
     "deepseek-r1": """\
 {% if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}{% endif %}
 {%- set ns = namespace(is_first=false, system='') %}
@@ -208,7 +208,7 @@ FAMILIES = {
 {%- if loop.last and add_generation_prompt %}
 {{- '<|start_of_role|>assistant<|end_of_role|>' }}
 {%- endif %}
-{%- endfor %}""",  # noqa: E501
+{%- endfor %}""",  # noqa: E501  a template
     "zephyr": (
         "{% for message in messages %}\n{% if message['role'] == 'user' %}\n"
         "{{ '<|user|>\n' + message['content'] + eos_token }}\n"

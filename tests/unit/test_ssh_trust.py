@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import pwd
 import re
 import subprocess
 import time
@@ -181,6 +182,15 @@ def test_a_knownhostscommand_that_hangs_is_ended(
         check_host_key(known("", knownhostscommand="/bin/sleep 20"), SHOWN, "")
     with pytest.raises(VerificationError, match="KnownHostsCommand failed"):
         check_host_key(known("", knownhostscommand='/bin/echo "a'), SHOWN, "")
+
+
+def test_a_home_of_another_account_is_found_or_refused(known: Known) -> None:
+    settings, account = known(""), pwd.getpwuid(os.getuid())
+    assert settings.path("IdentityFile", f"~{account.pw_name}/x") == f"{account.pw_dir}/x"
+    assert settings.path("IdentityFile", "~/x") == f"{settings.home}/x"
+    for text in ("~no-such-account/x", "~/%Z", "~/${NO_SUCH}"):
+        with pytest.raises(UsageError, match="IdentityFile"):
+            settings.path("IdentityFile", text)
 
 
 def test_paths_that_ssh_g_does_not_quote_are_told_apart_by_what_exists() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from edgekit.errors import UsageError
 
@@ -83,10 +84,18 @@ class SshSettings:
         """Expand `~`, `%` tokens and `${NAME}` of a file name as OpenSSH does.
 
         Raises:
-            UsageError: a token or a variable is unknown.
+            UsageError: an account, a token or a variable is unknown.
         """
         if text == "~" or text.startswith("~/"):
             text = self.home + text[1:]
+        try:
+            text = str(Path(text).expanduser()) if text.startswith("~") else text
+        except RuntimeError as error:
+            raise UsageError(
+                f"{self.named}: {key} {text} cannot be read",
+                str(error),
+                "write the whole path in the ssh configuration",
+            ) from error
         return self.expand(key, text)
 
     def expand(self, key: str, text: str, more: Mapping[str, str] | None = None) -> str:
