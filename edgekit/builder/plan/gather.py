@@ -30,7 +30,6 @@ from edgekit.builder.request.request import (
     refuse_unloadable,
 )
 from edgekit.builder.source.checkpoint import (
-    StoredTensor,
     adapter_inside,
     lacking_weights,
     read_checkpoint,
@@ -41,6 +40,7 @@ from edgekit.builder.source.find import (
     online_environment,
     refuse_no_model,
 )
+from edgekit.builder.source.safetensors import StoredTensor
 from edgekit.builder.source.soundness import two_heads, type_note, unsound
 from edgekit.builder.support.architectures import ArchitectureSupport, support_of
 from edgekit.builder.support.families import is_tied
