@@ -403,6 +403,7 @@ def test_a_tensor_that_two_shards_tell_differently_is_refused(tmp_path: Path) ->
 
 def test_a_file_beside_the_model_is_not_read(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "m")
+    (folder / "older.safetensors").mkdir()
     write_weights(folder / "other.safetensors", {"other": (3,)})
     taken(folder)
 

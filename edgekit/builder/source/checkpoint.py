@@ -35,7 +35,7 @@ def read_checkpoint(folder: Path) -> dict[str, StoredTensor] | None:
     files = {
         path.name: read_weight_file(path)
         for path in sorted(folder.glob("*.safetensors"))
-        if not path.name.startswith(FOREIGN_FILES)
+        if path.is_file() and not path.name.startswith(FOREIGN_FILES)
     }
     packed = "quantization_config" in read_config(folder)
     names = read_files(files, _shards(folder, files), packed=packed)
