@@ -12,10 +12,11 @@ from edgekit.builder.attempt import Attempt, Setup, attempt_all, thresholds_dige
 from edgekit.builder.gate.ladder import RecipeResult
 from edgekit.builder.gate.verdict import Thresholds, find_thresholds
 from edgekit.builder.make.make import FinishedModel
-from edgekit.builder.make.prepare import prepare, refuse_unsupported
+from edgekit.builder.make.prepare import prepare, refuse_unsound, refuse_unsupported
 from edgekit.builder.output.provenance import provenance_bytes
 from edgekit.builder.output.publish import check_out, publish, up_to_date, workplace
 from edgekit.builder.request.request import BuildRequest, check_request
+from edgekit.builder.source.configfile import read_config
 from edgekit.builder.source.find import licences
 from edgekit.builder.source.gguf import dequantised
 from edgekit.builder.spec import BuildRecord, GateSummary
@@ -100,7 +101,8 @@ def _build(
     if prepared.found.source.kind == "gguf":
         folder = dequantised(prepared.found, toolchain, report)
         # only now is the config.json of a GGUF file known
-        refuse_unsupported(folder, check_request(request), request)
+        refuse_unsupported(read_config(folder), check_request(request), request)
+        refuse_unsound(folder, read_config(folder), check_request(request))
     setup = Setup(toolchain.ready(report), folder, request.route, prepared.reads, thresholds)
     with workplace(out) as work:
         best, tried = attempt_all(setup, prepared.candidates, request.budget_bytes, work, report)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -71,7 +72,9 @@ def prepare(request: BuildRequest, lock_digest: str, report: ProgressCallback) -
     seen: list[str] = []
 
     def admit(folder: Path) -> None:
-        seen.extend(refuse_unsupported(folder, checked, request))
+        config = read_config(folder)
+        refuse_unsupported(config, checked, request)
+        seen.extend(refuse_unsound(folder, config, checked))
 
     found = find(request.model, request.revision, request.hub_cache, report, admit)
     config = read_config(found.path)
@@ -95,29 +98,44 @@ def prepare(request: BuildRequest, lock_digest: str, report: ProgressCallback) -
 
 
 def refuse_unsupported(
-    folder: Path, checked: CheckedRequest, request: BuildRequest
-) -> tuple[str, ...]:
-    """Refuse a model that the build is known to fail on, or to make wrong; before it makes any.
+    config: dict[str, Any], checked: CheckedRequest, request: BuildRequest
+) -> None:
+    """Refuse a model that the locked builder is known to fail on, before anything is made.
 
     Args:
-        folder: the model's, or what transformers makes of a GGUF file.
-
-    Returns:
-        Notes for the user, one line each.
+        config: config.json of the model; empty for a GGUF file, which transformers reads first.
 
     Raises:
         UsageError: it is not a model's config.json, or the model cannot be built; the error says
             why, and what to build instead.
     """
-    config = read_config(folder)
     if not config:
-        return ()
+        return
     check_config(config)
     trusted = request.trust_remote_code
     support = support_of(config, checked.precision, request.provider, trust_remote_code=trusted)
     if support.refusal:
         raise support.refusal.error
     refuse_unloadable(checked, config)
+
+
+def refuse_unsound(
+    folder: Path, config: dict[str, Any], checked: CheckedRequest
+) -> tuple[str, ...]:
+    """Refuse weights or an adapter of which the build would make another model.
+
+    Args:
+        folder: the model's, or what transformers makes of a GGUF file.
+        config: its config.json; for an empty one nothing is refused.
+
+    Returns:
+        Notes for the user, one line each.
+
+    Raises:
+        UsageError: names the tensor, the file or the setting.
+    """
+    if not config:
+        return ()
     tensors = read_checkpoint(folder) or {}
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     if refusal := unsound(config, shapes, checked.given) or two_heads(config, tensors):

@@ -79,8 +79,7 @@ def find(
         if revision:
             raise UsageError("--revision goes with a Hugging Face name, not with a local path")
         report(Progress("source", f"reading {path.name}"))
-        path = path.resolve()
-        return _folder(path, admit) if path.is_dir() else _gguf(path)
+        return _folder(path.resolve(), admit) if path.is_dir() else _gguf(path.resolve())
     if model.endswith(".gguf") or not HUB_NAME.fullmatch(model):
         raise UsageError(
             f"there is no {model}",
