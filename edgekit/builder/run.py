@@ -15,6 +15,7 @@ from edgekit.builder.make.prepare import prepare, refuse_unsound, refuse_unsuppo
 from edgekit.builder.output.provenance import provenance_bytes
 from edgekit.builder.output.publish import check_out, publish, up_to_date, workplace
 from edgekit.builder.request.request import BuildRequest, check_request
+from edgekit.builder.source.configfile import read_config
 from edgekit.builder.source.find import licences
 from edgekit.builder.source.gguf import dequantised, header_config
 from edgekit.builder.spec import BuildRecord, GateSummary
@@ -102,7 +103,7 @@ def _build(
         checked = check_request(request)
         refuse_unsupported(header_config(prepared.found), checked, request)
         folder = dequantised(prepared.found, toolchain, report)
-        refuse_unsound(folder, checked, request)
+        refuse_unsound(folder, read_config(folder), checked)
     setup = Setup(toolchain.ready(report), folder, request.route, prepared.reads, thresholds)
     with workplace(out) as work:
         best, tried = attempt_all(setup, prepared.candidates, request.budget_bytes, work, report)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from hypothesis import given
@@ -12,6 +16,7 @@ from edgekit.builder.plan.shape import shape_of
 from edgekit.builder.plan.tensors import Tensor
 from edgekit.builder.request.asked import asked_for
 from edgekit.builder.request.recipe import RECIPES
+from edgekit.builder.source.safetensors import read_weight_file
 from edgekit.builder.source.soundness import unsound
 from edgekit.builder.support.adapter import wrong_adapter
 from edgekit.builder.support.architectures import ARCHITECTURES, support_of
@@ -114,3 +119,28 @@ def test_any_adapter_is_taken_or_refused(
 ) -> None:
     base = {name: tensor.shape for name, tensor in tensors.items()}
     wrong_adapter({"peft_type": "LORA", "r": 3, **settings}, adapter, base, listed=True)
+
+
+ENTRY = st.fixed_dictionaries(
+    {
+        "dtype": st.sampled_from(["F32", "BF16", "?"]),
+        "shape": st.lists(st.integers(-1, 9), max_size=3),
+        "data_offsets": st.lists(st.integers(-1, 40), min_size=1, max_size=3),
+    }
+)
+HEADERS = st.one_of(
+    st.binary(max_size=60),
+    st.dictionaries(st.text(max_size=4), st.one_of(ENTRY, ODD), max_size=4).map(
+        lambda header: json.dumps(header).encode()
+    ),
+)
+
+
+@given(header=HEADERS, data=st.binary(max_size=40), length=st.integers(-3, 3))
+def test_any_weight_file_is_read_or_refused(header: bytes, data: bytes, length: int) -> None:
+    size = max(0, len(header) + length)
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(size.to_bytes(8, "little") + header + data)
+        file.flush()
+        with suppress(UsageError):
+            read_weight_file(Path(file.name))

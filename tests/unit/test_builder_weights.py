@@ -403,6 +403,7 @@ def test_a_tensor_that_two_shards_tell_differently_is_refused(tmp_path: Path) ->
 
 def test_a_file_beside_the_model_is_not_read(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "m")
+    (folder / "older.safetensors").mkdir()
     write_weights(folder / "other.safetensors", {"other": (3,)})
     taken(folder)
 
@@ -413,6 +414,28 @@ def test_weights_in_mistrals_own_format_are_named(tmp_path: Path) -> None:
     said = refusal(folder)
     assert "Mistral's own format alone (consolidated.safetensors)" in said
     assert "convert_mistral_weights_to_hf" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("model.norm.weight", {"shape": [65]}),
+        ("model.norm.weight", {"dtype": "F32"}),
+        ("model.layers.1.mlp.down_proj.weight", {"data_offsets": [0, 16384]}),
+    ],
+)
+def test_a_header_that_contradicts_itself_is_refused(
+    name: str, change: dict[str, Any], tmp_path: Path
+) -> None:
+    weights = write_model(tmp_path / "m") / "model.safetensors"
+    data = weights.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header[name] |= change
+    text = json.dumps(header).encode()
+    size = max(each["data_offsets"][1] for each in header.values())
+    weights.write_bytes(len(text).to_bytes(8, "little") + text + bytes(size))
+    assert "the header of model.safetensors is wrong about" in refusal(weights.parent)
 
 
 def test_a_folder_without_config_json_is_named_by_what_it_has(tmp_path: Path) -> None:

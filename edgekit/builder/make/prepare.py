@@ -73,7 +73,9 @@ def prepare(request: BuildRequest, lock_digest: str, report: ProgressCallback) -
     seen: list[str] = []
 
     def admit(folder: Path) -> None:
-        seen.extend(refuse_unsound(folder, checked, request))
+        config = read_config(folder)
+        refuse_unsupported(config, checked, request)
+        seen.extend(refuse_unsound(folder, config, checked))
 
     found = find(request.model, request.revision, request.hub_cache, report, admit)
     config = read_config(found.path)
@@ -124,20 +126,21 @@ def refuse_unsupported(
     refuse_unloadable(checked, config)
 
 
-def refuse_unsound(folder: Path, checked: CheckedRequest, request: BuildRequest) -> tuple[str, ...]:
-    """Refuse a model's folder before anything is made of it: its configuration, words and weights.
+def refuse_unsound(
+    folder: Path, config: dict[str, Any], checked: CheckedRequest
+) -> tuple[str, ...]:
+    """Refuse words, weights or an adapter of which the build would make another model.
 
     Args:
         folder: the model's, or what transformers makes of a GGUF file.
+        config: its config.json; for an empty one nothing is refused.
 
     Returns:
         Notes for the user, one line each.
 
     Raises:
-        UsageError: the model cannot be built; the error says why, and what to build instead.
+        UsageError: names the tensor, the file or the setting.
     """
-    config = read_config(folder)
-    refuse_unsupported(config, checked, request)
     if not config:
         return ()
     refuse_words(folder, config)

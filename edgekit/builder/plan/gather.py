@@ -30,7 +30,6 @@ from edgekit.builder.request.request import (
     refuse_unloadable,
 )
 from edgekit.builder.source.checkpoint import (
-    StoredTensor,
     adapter_inside,
     lacking_weights,
     read_checkpoint,
@@ -42,6 +41,7 @@ from edgekit.builder.source.find import (
     refuse_no_model,
 )
 from edgekit.builder.source.ggufparts import read_model
+from edgekit.builder.source.safetensors import StoredTensor
 from edgekit.builder.source.soundness import two_heads, type_note, unsound
 from edgekit.builder.source.words import words_refusal
 from edgekit.builder.support.architectures import ArchitectureSupport, support_of

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from edgekit.builder.request.optionfiles import missing_option_path
-from edgekit.builder.source.checkpoint import StoredTensor, read_weight_file
+from edgekit.builder.source.safetensors import StoredTensor, read_weight_file
 from edgekit.errors import UsageError
 
 SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -1,9 +1,5 @@
-"""Reads the headers of a Hugging Face folder's weight files, and checks that they are complete.
-
-A safetensors file is the header's length (8 bytes, little-endian), the header (JSON), the data;
-`data_offsets` count from the start of the data, and the data has no holes:
-https://huggingface.co/docs/safetensors/en/index#format
-"""
+"""Reads the tensors of a Hugging Face folder as transformers does; refuses files that are missing
+or contradict each other."""
 
 from __future__ import annotations
 
@@ -13,7 +9,8 @@ from pathlib import Path
 import msgspec
 
 from edgekit.builder.source.configfile import read_config
-from edgekit.builder.source.values import Slice, same_values
+from edgekit.builder.source.safetensors import StoredTensor, read_weight_file
+from edgekit.builder.source.values import same_values
 from edgekit.builder.support.leftovers import is_leftover
 from edgekit.builder.support.limits import Refusal
 from edgekit.errors import UsageError
@@ -24,33 +21,7 @@ ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_mo
 FOREIGN_FILES = ("consolidated", "adapter_model")
 """Beginnings of names of safetensors files that are no part of a model: Mistral's second copy of
 the weights, and an adapter."""
-MAX_HEADER_BYTES = 100_000_000
-"""The safetensors library refuses longer headers."""
-_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-_LENGTH_BYTES = 8
-_METADATA = "__metadata__"
 _AGAIN = "download it again"
-
-
-class _Tensor(msgspec.Struct):
-    """One entry of a header."""
-
-    dtype: str
-    shape: list[int]
-    data_offsets: tuple[int, int]
-
-
-class StoredTensor(msgspec.Struct, frozen=True):
-    """A tensor of a checkpoint.
-
-    Attributes:
-        dtype: safetensors type name.
-        place: its bytes.
-    """
-
-    dtype: str
-    shape: tuple[int, ...]
-    place: Slice
 
 
 def read_checkpoint(folder: Path) -> dict[str, StoredTensor] | None:
@@ -64,7 +35,7 @@ def read_checkpoint(folder: Path) -> dict[str, StoredTensor] | None:
     files = {
         path.name: read_weight_file(path)
         for path in sorted(folder.glob("*.safetensors"))
-        if not path.name.startswith(FOREIGN_FILES)
+        if path.is_file() and not path.name.startswith(FOREIGN_FILES)
     }
     packed = "quantization_config" in read_config(folder)
     names = read_files(files, _shards(folder, files), packed=packed)
@@ -159,83 +130,6 @@ def adapter_inside(name: str, files: Iterable[str]) -> Refusal | None:
         "move the adapter_* files into a folder of their own, and give that folder with "
         "-x adapter_path=FOLDER; or remove them",
     )
-
-
-def refuse_pointer(path: Path) -> None:
-    """Refuse a file that Git LFS left as a pointer.
-
-    Raises:
-        UsageError: names the file.
-    """
-    with path.open("rb") as file:
-        head = file.read(len(_LFS_POINTER))
-    if head == _LFS_POINTER:
-        raise UsageError(
-            f"{path.name} is a Git LFS pointer, not the file itself",
-            next_step="run git lfs pull where it was cloned",
-        )
-
-
-def read_weight_file(path: Path) -> dict[str, StoredTensor]:
-    """A safetensors file's tensors.
-
-    Raises:
-        UsageError: its size contradicts its header, or the header cannot be read.
-    """
-    refuse_pointer(path)
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        if size < _LENGTH_BYTES:
-            raise _half(path, f"it has {size} bytes")
-        length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-        if length > MAX_HEADER_BYTES:
-            raise UsageError(
-                f"{path.name} is not a safetensors file",
-                why=f"its header would take {length} bytes",
-                next_step=_AGAIN,
-            )
-        header = file.read(length)
-    start = _LENGTH_BYTES + length
-    if size < start:
-        raise _half(path, f"it has {size} bytes and ends before its weights begin")
-    entries = _entries(path.name, header)
-    expected = start + max((t.data_offsets[1] for t in entries.values()), default=0)
-    if size < expected:
-        raise _half(path, f"it has {size} of {expected} bytes")
-    if size > expected:
-        raise UsageError(
-            f"{path.name} is longer than its header says",
-            why=f"it has {size} bytes instead of {expected}",
-            next_step=_AGAIN,
-        )
-    return {
-        name: StoredTensor(
-            each.dtype,
-            tuple(each.shape),
-            Slice(path, start + each.data_offsets[0], start + each.data_offsets[1]),
-        )
-        for name, each in entries.items()
-    }
-
-
-def _half(path: Path, why: str) -> UsageError:
-    return UsageError(f"{path.name} is only half there", why=why, next_step=_AGAIN)
-
-
-def _entries(name: str, header: bytes) -> dict[str, _Tensor]:
-    try:
-        raw = msgspec.json.decode(header, type=dict[str, msgspec.Raw])
-        return {
-            tensor: msgspec.json.decode(value, type=_Tensor)
-            for tensor, value in raw.items()
-            if tensor != _METADATA
-        }
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"{name} is not a safetensors file",
-            why=f"its header cannot be read: {error}",
-            next_step=_AGAIN,
-        ) from error
 
 
 def _shards(folder: Path, files: Mapping[str, Mapping[str, StoredTensor]]) -> set[str]:

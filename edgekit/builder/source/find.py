@@ -15,9 +15,9 @@ from edgekit.builder.source.checkpoint import (
     adapter_inside,
     lacking_weights,
     read_checkpoint,
-    refuse_pointer,
 )
 from edgekit.builder.source.ggufparts import find_parts
+from edgekit.builder.source.safetensors import refuse_pointer
 from edgekit.builder.spec import Source
 from edgekit.builder.tools.failure import failure
 from edgekit.builder.tools.process import INSIDE, ProcessResult, clean_environment, event, run

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from edgekit.builder.source.adapter import read_adapter
-from edgekit.builder.source.checkpoint import StoredTensor
+from edgekit.builder.source.safetensors import StoredTensor
 from edgekit.builder.source.values import same_values
 from edgekit.builder.support.adapter import no_adapter_for, wrong_adapter
 from edgekit.builder.support.families import is_tied
