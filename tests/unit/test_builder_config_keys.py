@@ -246,3 +246,15 @@ def test_a_window_beyond_the_context_is_built_as_the_context() -> None:
     assert "32768 tokens is built as 4096" in why
     config["use_sliding_window"] = False  # as Qwen 2.5 has it
     assert told("Qwen2ForCausalLM", **config)[1] == ""
+
+
+def test_an_adapter_that_the_builder_would_lose_is_refused() -> None:
+    def said(name: str, *, adapter: bool = True) -> str:
+        config = TEXT | {"architectures": [name]}
+        found = support_of(config, "int4", "cpu", adapter=adapter).refusal
+        return found.what if found else ""
+
+    for name in ("Mistral3ForConditionalGeneration", "Qwen3_5ForConditionalGeneration"):
+        assert "does not merge an adapter" in said(name)
+        assert said(name, adapter=False) == ""
+    assert said("LlamaForCausalLM") == ""

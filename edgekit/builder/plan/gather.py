@@ -84,6 +84,7 @@ def plan_build(request: BuildRequest, report: ProgressCallback) -> Plan:
         request.provider,
         trust_remote_code=request.trust_remote_code,
         context=request.context,
+        adapter="adapter_path" in checked.given,
     )
     support = _without_headers(headers, _without_words(request, headers, support))
     if support.architecture is None:
