@@ -63,6 +63,7 @@ def test_a_key_that_transformers_does_not_read_is_left_out_and_said(
         ("LlamaForCausalLM", {"sliding_window": None, "num_experts": 0}),
         ("LlamaForCausalLM", {"layer_types": ["full_attention"] * 2}),
         ("Ernie4_5ForCausalLM", {"compression_ratio": 1.0}),
+        ("GemmaForCausalLM", {"hidden_act": "gelu", "hidden_activation": "gelu"}),
         ("Gemma2ForCausalLM", {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}),
         ("Gemma2ForCausalLM", {"sliding_window": 4096}),
         ("Lfm2MoeForCausalLM", {"num_experts": 4, "moe_intermediate_size": 64}),
