@@ -13,7 +13,7 @@ from edgekit.errors import EdgekitError
 from tests.matrix.families import Family
 from tests.matrix.row import FP16_TOLERANCE, Row, judged
 from tests.matrix.run import HERE, Bench, make_checkpoints, reason, refusal_of
-from tests.matrix.shapes import FAMILIES, FIRST, SHAPES, shaped
+from tests.matrix.shapes import FAMILIES, FIRST
 
 MAKE_INPUT = HERE / "inside" / "make_input.py"
 STRUCTURE = HERE / "inside" / "structure.py"
@@ -24,8 +24,8 @@ PACKED = ("awq", "gptq", "olive")
 EXACT = ("accuracy_level=1", "nodes_to_exclude=/lm_head/MatMul")
 
 
-_PLAIN_GGUF = ("Qwen2ForCausalLM", "Qwen3ForCausalLM")
-"""llama.cpp keeps their tensors in Hugging Face's form. Their heads are `hidden_size` divided."""
+_PLAIN_GGUF = ("Qwen2ForCausalLM",)
+"""llama.cpp keeps their tensors in Hugging Face's form."""
 
 
 class Extra(msgspec.Struct, frozen=True):
@@ -115,7 +115,7 @@ EXTRAS: tuple[Extra, ...] = (
     ),
     *(
         Extra(f"{family.architecture}, GGUF F16", "input", _input("gguf-f16", family))
-        for family in (shaped(each, SHAPES[0]) for each in FIRST)
+        for family in FIRST
         if family.architecture in _PLAIN_GGUF
     ),
     Extra("AWQ 4 bit, group 32", "input", _input("awq")),

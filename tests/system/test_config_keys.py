@@ -66,7 +66,7 @@ SEARCH = re.compile(
     r"do_sample|temperature|top_[kp]|num_beams|num_return_sequences|(length|repetition|diversity)_"
     r"penalty|no_repeat_ngram_size"
 )
-"""Read from config.json for genai_config.json: `builder/support/generation.py`."""
+"""Defaults of a search, for genai_config.json: `builder/support/generation.py`."""
 CHANGES_NOTHING = {
     "num_layers", "multi_query_group_num",  # the second names of keys that every class has
     "linear_conv_kernel_dim", "linear_key_head_dim", "linear_num_key_heads",
