@@ -1,4 +1,4 @@
-"""Cases beside the architectures, all on a tiny Llama: other inputs, precisions and providers."""
+"""Cases beside the architectures: other inputs of several families, precisions and providers."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Any
 
 import msgspec
 
+from edgekit.builder.support.limits import adapter_lost
 from edgekit.errors import EdgekitError
+from tests.matrix.families import Family
 from tests.matrix.row import FP16_TOLERANCE, Row, judged
 from tests.matrix.run import HERE, Bench, make_checkpoints, reason, refusal_of
-from tests.matrix.shapes import FAMILIES
+from tests.matrix.shapes import FAMILIES, FIRST
 
 MAKE_INPUT = HERE / "inside" / "make_input.py"
 STRUCTURE = HERE / "inside" / "structure.py"
@@ -22,6 +24,10 @@ PACKED = ("awq", "gptq", "olive")
 EXACT = ("accuracy_level=1", "nodes_to_exclude=/lm_head/MatMul")
 
 
+_PLAIN_GGUF = ("Qwen2ForCausalLM",)
+"""llama.cpp keeps their tensors in Hugging Face's form."""
+
+
 class Extra(msgspec.Struct, frozen=True):
     """A case: its name, its table, and what fills its row."""
 
@@ -30,20 +36,19 @@ class Extra(msgspec.Struct, frozen=True):
     run: Callable[[Bench, str], Row]
 
 
-def _llama(bench: Bench, name: str, **changes: Any) -> Path:
+def _checkpoint(bench: Bench, name: str, of: Family = FAMILIES[0], **changes: Any) -> Path:
     """A checkpoint of its own for each case: they run side by side."""
-    llama = FAMILIES[0]
-    values = {**llama.values, **changes}
-    family = msgspec.structs.replace(llama, name=f"{llama.architecture} {name}", values=values)
+    values = {**of.values, **changes}
+    family = msgspec.structs.replace(of, name=f"{of.architecture} {name}", values=values)
     listed = f"{name.replace('/', '-').replace(' ', '-')}.json"
     return make_checkpoints(bench, [family], listed)[family.name][0]
 
 
-def _input(kind: str) -> Callable[[Bench, str], Row]:
+def _input(kind: str, of: Family = FAMILIES[0]) -> Callable[[Bench, str], Row]:
     """A checkpoint in another form; the exact build is equal to what the form holds."""
 
     def case(bench: Bench, name: str) -> Row:
-        base = _llama(bench, name)
+        base = _checkpoint(bench, name, of)
         made = base.parent / "input"
         bench.python(MAKE_INPUT, kind, base, made, seconds=MAKE_SECONDS)
         # the same weights as transformers reads them
@@ -64,7 +69,7 @@ def _input(kind: str) -> Callable[[Bench, str], Row]:
                 models[label] = bench.build(source, label, **request)
             except EdgekitError as error:
                 found[label] = {"error": reason(error)}
-        found |= bench.compare(reference, models, adapter)
+        found |= bench.compare(reference, models, adapter) if models else {}
         return judged(name, "input", found["exact"], found["int4"], labels=("exact", "INT4"))
 
     return case
@@ -76,7 +81,7 @@ def _target(precision: str, provider: str, **changes: Any) -> Callable[[Bench, s
     labels = (precision.upper(), precision.upper())
 
     def case(bench: Bench, name: str) -> Row:
-        source = _llama(bench, name, **changes)
+        source = _checkpoint(bench, name, **changes)
         refusal = refusal_of(source, precision, provider)
         found: dict[str, Any] = {"refused": refusal} if refusal else {}
         try:
@@ -103,6 +108,16 @@ EXTRAS: tuple[Extra, ...] = (
     Extra("LoRA adapter of rank 8 (PEFT)", "input", _input("lora8")),
     Extra("GGUF F16", "input", _input("gguf-f16")),
     Extra("GGUF Q4_0", "input", _input("gguf-q4_0")),
+    *(
+        Extra(f"{family.architecture} with a LoRA adapter", "input", _input("lora8", family))
+        for family in FIRST[1:]
+        if adapter_lost(family.architecture) is None
+    ),
+    *(
+        Extra(f"{family.architecture}, GGUF F16", "input", _input("gguf-f16", family))
+        for family in FIRST
+        if family.architecture in _PLAIN_GGUF
+    ),
     Extra("AWQ 4 bit, group 32", "input", _input("awq")),
     Extra("GPTQ 4 bit, group 32", "input", _input("gptq")),
     Extra("Olive 4 bit, group 32", "input", _input("olive")),

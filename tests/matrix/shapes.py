@@ -87,13 +87,14 @@ def _first(families: tuple[Family, ...]) -> list[Family]:
     return list(found.values())
 
 
-_FIRST = _first(PLAIN)
+FIRST = _first(PLAIN)
+"""One family of each architecture that is built."""
 FAMILIES: tuple[Family, ...] = tuple(
     each
     for family in PLAIN
     for each in (
         family,
-        *(shaped(family, shape) for shape in SHAPES if family in _FIRST),
+        *(shaped(family, shape) for shape in SHAPES if family in FIRST),
     )
 )
 """Every case, the shapes of a family behind its first one."""

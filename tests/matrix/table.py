@@ -11,7 +11,7 @@ BEGIN, END = "<!-- matrix -->", "<!-- /matrix -->"
 TOOLS = ("onnxruntime-genai", "onnxruntime", "transformers", "torch")
 _TITLES = {
     "architecture": "### Architectures",
-    "input": "### Other inputs (on a tiny Llama)",
+    "input": "### Other inputs (on a tiny Llama, where no family is named)",
     "target": "### Precisions and providers (of a tiny Llama)",
 }
 

@@ -63,6 +63,7 @@ def test_a_key_that_transformers_does_not_read_is_left_out_and_said(
         ("LlamaForCausalLM", {"sliding_window": None, "num_experts": 0}),
         ("LlamaForCausalLM", {"layer_types": ["full_attention"] * 2}),
         ("Ernie4_5ForCausalLM", {"compression_ratio": 1.0}),
+        ("GemmaForCausalLM", {"hidden_act": "gelu", "hidden_activation": "gelu"}),
         ("Gemma2ForCausalLM", {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}),
         ("Gemma2ForCausalLM", {"sliding_window": 4096}),
         ("Lfm2MoeForCausalLM", {"num_experts": 4, "moe_intermediate_size": 64}),
@@ -246,3 +247,15 @@ def test_a_window_beyond_the_context_is_built_as_the_context() -> None:
     assert "32768 tokens is built as 4096" in why
     config["use_sliding_window"] = False  # as Qwen 2.5 has it
     assert told("Qwen2ForCausalLM", **config)[1] == ""
+
+
+def test_an_adapter_that_the_builder_would_lose_is_refused() -> None:
+    def said(name: str, *, adapter: bool = True) -> str:
+        config = TEXT | {"architectures": [name]}
+        found = support_of(config, "int4", "cpu", adapter=adapter).refusal
+        return found.what if found else ""
+
+    for name in ("Mistral3ForConditionalGeneration", "Qwen3_5ForConditionalGeneration"):
+        assert "does not merge an adapter" in said(name)
+        assert said(name, adapter=False) == ""
+    assert said("LlamaForCausalLM") == ""

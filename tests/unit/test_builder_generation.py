@@ -17,6 +17,7 @@ from edgekit.builder.support.generation import (
     search_defaults,
     unusable,
 )
+from edgekit.builder.support.mend import ATTRIBUTES, merge_patch
 from edgekit.bundle.pack import GenaiConfig
 from edgekit.errors import UsageError
 
@@ -26,19 +27,15 @@ ROWS: dict[str, Any] = {"architectures": ["LlamaForCausalLM"], "vocab_size": 64,
 def built(config: dict[str, Any], generation: dict[str, Any] | None) -> dict[str, Any]:
     """The search defaults of genai_config.json, by the builder's own rule.
 
-    `make_genai_config` of base.py: generation_config.json wins where it is not the default.
+    `make_genai_config` of base.py: four are those of generation_config.json, and the penalty is an
+    attribute of the configuration. transformers 5 takes the others of config.json away.
     """
     for each in generation_mends(config, generation):
-        config = config | each.config
-        generation = generation if generation is None else generation | each.generation
-    found = {}
-    for key, default in DEFAULTS.items():
-        said = (generation or {}).get(key)
-        if key != "repetition_penalty" and said is not None and said != default:
-            found[key] = said
-        else:
-            found[key] = default if config.get(key) is None else config[key]
-    return found
+        config = merge_patch(config, each.config)
+        generation = merge_patch(generation or {}, each.generation)
+    found = {key: (generation or {}).get(key) for key in DEFAULTS}
+    found["repetition_penalty"] = config.get(ATTRIBUTES, {}).get("repetition_penalty")
+    return {key: default if found[key] is None else found[key] for key, default in DEFAULTS.items()}
 
 
 @pytest.mark.parametrize(
@@ -190,9 +187,24 @@ def test_the_view_has_both_files_and_the_source_is_untouched(tmp_path: Path) -> 
     assert json.loads((view / "generation_config.json").read_text()) == {
         "do_sample": True, "top_k": 0, "eos_token_id": [2],
     }  # fmt: skip
-    assert json.loads((view / "config.json").read_text()) == ROWS | {"top_k": 0}
+    assert json.loads((view / "config.json").read_text()) == ROWS
     assert (source / "generation_config.json").read_text() == before
     assert len(notes) == 2
+
+
+def test_defaults_of_config_json_alone_go_where_the_builder_looks(tmp_path: Path) -> None:
+    source, work = tmp_path / "source", tmp_path / "work"
+    source.mkdir()
+    work.mkdir()
+    defaults = {"do_sample": True, "top_k": 5, "repetition_penalty": 1.1}
+    (source / "config.json").write_text(json.dumps(ROWS | defaults))
+    view, notes = as_told(source, work)
+    assert json.loads((view / "generation_config.json").read_text()) == {
+        "do_sample": True, "top_k": 5,
+    }  # fmt: skip
+    told = json.loads((view / "config.json").read_text())
+    assert told[ATTRIBUTES] == {"repetition_penalty": 1.1}
+    assert notes == ()
 
 
 def test_a_greedy_model_keeps_its_repetition_penalty_in_the_bundle() -> None:

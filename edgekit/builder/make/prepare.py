@@ -120,6 +120,7 @@ def refuse_unsupported(
         request.provider,
         trust_remote_code=trusted,
         context=request.context,
+        adapter="adapter_path" in checked.given,
     )
     if support.refusal:
         raise support.refusal.error

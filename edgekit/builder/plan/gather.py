@@ -104,6 +104,7 @@ def plan_build(request: BuildRequest, report: ProgressCallback) -> Plan:
         request.provider,
         trust_remote_code=request.trust_remote_code,
         context=request.context,
+        adapter="adapter_path" in checked.given,
     )
     support = _judged(headers, _without_words(request, headers, support), checked.given)
     if support.architecture is None:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from edgekit.builder.support.limits import Refusal, beyond, known_defect
+from edgekit.builder.support.limits import Refusal, adapter_lost, beyond, known_defect
 from edgekit.builder.support.mend import mended, mends, sliding_window
 from edgekit.builder.support.modelconfig import architecture_of
 
@@ -120,6 +120,7 @@ def support_of(
     *,
     trust_remote_code: bool = False,
     context: int = 0,
+    adapter: bool = False,
 ) -> ArchitectureSupport:
     """Whether the builder can build the model of a config.json.
 
@@ -128,6 +129,7 @@ def support_of(
         precision, provider: the builder's `-p` and `-e`.
         trust_remote_code: code from the model's repository may run.
         context: the longest context that is served, in tokens; 0 is the model's own.
+        adapter: an adapter is to be merged in.
     """
     name = architecture_of(config)
     known = ARCHITECTURES.get(name)
@@ -140,6 +142,7 @@ def support_of(
         or _checkpoint(name, config, provider)
         or known_defect(name, mended(config, changes), precision, provider)
         or beyond(name, config, context)
+        or (adapter_lost(name) if adapter else None)
     )
     part = f"only the language part of {name} is built; it takes text, not pictures or sound"
     notes = ((part,) if known.kind == "text part" else ()) + tuple(each.why for each in changes)

@@ -1,9 +1,9 @@
 """Search defaults and token ids of a source: mended for the locked builder, or refused. Pure.
 
 transformers takes both from generation_config.json, and from config.json only where that file is
-missing. The builder reads four of the search defaults and the token ids from generation_config.json
-where they are not transformers' defaults, and everything from config.json. Each rule here was run
-with `generate` of transformers 5.23.
+missing. The builder takes four of the search defaults from generation_config.json, and no penalty;
+those of config.json it does not see, because transformers 5 moves them elsewhere when it reads the
+file. It takes token ids from both. Each rule here was run with `generate` of transformers 5.23.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from edgekit.builder.support.change import Refusal
+from edgekit.builder.support.mend import ATTRIBUTES
 from edgekit.builder.support.modelconfig import language_part
 
 GENERATION_NAME = "generation_config.json"
@@ -27,6 +28,7 @@ _NOT_CARRIED = {
     "forced_eos_token_id": 0, "penalty_alpha": 0.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0,
 }  # fmt: skip
 """Settings that a request names or the agent lacks, with the values that change nothing."""
+_PENALTY = "repetition_penalty"
 _IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _AGAIN = f"correct {GENERATION_NAME} (or config.json), or take that of the original model"
 
@@ -36,8 +38,8 @@ class SourceMend(msgspec.Struct, frozen=True):
 
     Attributes:
         config: JSON Merge Patch for config.json.
-        generation: the same for generation_config.json; empty where the source has none.
-        why: reason for the user, in one line; empty where only a default is spelled out.
+        generation: the same for generation_config.json, which the source may not have.
+        why: reason for the user, in one line; empty where the builder is told what the source says.
     """
 
     config: dict[str, Any]
@@ -118,30 +120,20 @@ def beyond_rows(config: dict[str, Any], tokenizer: dict[str, Any], template: str
 
 
 def _search(config: dict[str, Any], generation: dict[str, Any] | None) -> tuple[SourceMend, ...]:
-    wanted = search_defaults(config, generation)
     given = config if generation is None else generation
     mends = []
-    for key, value in wanted.items():
-        if _builders(key, config, generation) == value:
-            continue
-        inside = {key: value} if generation is not None else {}
-        mends.append(SourceMend({key: value}, inside, _why(key, given.get(key), value)))
+    for key, value in search_defaults(config, generation).items():
+        why = _why(key, given.get(key), value)
+        if key == _PENALTY:
+            if value != DEFAULTS[key]:
+                mends.append(SourceMend({ATTRIBUTES: {key: value}}, {}, why))
+        elif _or((generation or {}).get(key), DEFAULTS[key]) != value:
+            mends.append(SourceMend({}, {key: value}, why))
     left = sorted(key for key, none in _NOT_CARRIED.items() if _or(given.get(key), none) != none)
-    gone = {key: None for key in _NOT_CARRIED if config.get(key) is not None}
-    if left or gone:
+    if left:
         verb = "are" if len(left) > 1 else "is"
-        why = f"{', '.join(left)} {verb} left to the requests" if left else ""
-        mends.append(SourceMend(dict(gone), {}, why))
+        mends.append(SourceMend({}, {}, f"{', '.join(left)} {verb} left to the requests"))
     return tuple(mends)
-
-
-def _builders(key: str, config: dict[str, Any], generation: dict[str, Any] | None) -> Any:
-    """The value that the builder would take from the untouched files."""
-    default = DEFAULTS[key]
-    said = (generation or {}).get(key)
-    if key != "repetition_penalty" and said is not None and said != default:
-        return said
-    return _or(config.get(key), default)
 
 
 def _why(key: str, said: Any, value: Any) -> str:

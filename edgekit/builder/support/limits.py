@@ -14,7 +14,7 @@ from edgekit.builder.support.modelconfig import language_part
 from edgekit.builder.support.rotary import LLAMAS, defect, rotated
 from edgekit.builder.support.strays import SWITCHED
 
-__all__ = ["Refusal", "beyond", "known_defect"]
+__all__ = ["Refusal", "adapter_lost", "beyond", "known_defect"]
 
 # `make_rope_init` of base.py and of the families' own files
 _ANY = frozenset({"", "default", "linear", "yarn"})
@@ -65,6 +65,20 @@ def known_defect(
         or _rope(name, text)
         or _heads(name, text, precision, provider)
         or _target(text, precision, provider)
+    )
+
+
+def adapter_lost(name: str) -> Refusal | None:
+    """Why the builder merges no adapter into this architecture, or None.
+
+    `make matrix` merges one into every other family.
+    """
+    if name not in _QWEN_3_5 | {"Mistral3ForConditionalGeneration"}:
+        return None
+    return Refusal(
+        f"the locked model builder does not merge an adapter into {name}",
+        "it makes another model without a word",
+        "merge the adapter with peft (merge_and_unload), and build the folder that this saves",
     )
 
 

@@ -79,7 +79,7 @@ def strays(name: str, text: dict[str, Any]) -> Mend | None:
     found = sorted(
         key
         for key, readers in _READ_BY.items()
-        if name not in readers and _says_something(key, text.get(key))
+        if name not in readers and _says_something(key, text)
     )
     if not found:
         return None
@@ -90,7 +90,11 @@ def strays(name: str, text: dict[str, Any]) -> Mend | None:
     )
 
 
-def _says_something(key: str, value: Any) -> bool:
+def _says_something(key: str, text: dict[str, Any]) -> bool:
+    value = text.get(key)
+    if key == "hidden_activation":
+        # as in Gemma 1.1, which has it under both names
+        return bool(value) and value != text.get("hidden_act")
     if key == "layer_types":
         return isinstance(value, list) and set(value) != {"full_attention"}
     return bool(value) and value not in _NO_EFFECT.get(key, ())

@@ -17,24 +17,28 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
+from torch.nn import Linear
 
 SEED, GROUP, BITS = 11, 32, 4
+# by the names of several families; a model has a few of them
+ADAPTED = ("q_proj", "v_proj", "down_proj", "qkv_proj", "gate_up_proj", "fc2", "out_proj", "w2")
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
 
 def lora(base: Path, out: Path, rank: int) -> None:
     from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
 
     torch.manual_seed(SEED)
-    names = ["q_proj", "v_proj", "down_proj"]
-    config = LoraConfig(
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    model = getattr(transformers, config["architectures"][0]).from_pretrained(base)
+    linear = {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, Linear)}
+    names = [name for name in ADAPTED if name in linear]
+    lora_config = LoraConfig(
         r=rank, target_modules=names, init_lora_weights=False, task_type="CAUSAL_LM"
     )
-    get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).save_pretrained(
-        out / "adapter"
-    )
+    get_peft_model(model, lora_config).save_pretrained(out / "adapter")
 
 
 def quantised(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -120,6 +124,7 @@ def permuted(weight: np.ndarray, heads: int) -> np.ndarray:
 
 
 def gguf(kind: str, base: Path, out: Path) -> None:
+    """A GGUF file of a family whose tensors llama.cpp keeps as they are, or of a Llama."""
     import gguf as lib
     from gguf.quants import dequantize, quantize
 
@@ -131,7 +136,11 @@ def gguf(kind: str, base: Path, out: Path) -> None:
         "gguf-f16": lib.GGMLQuantizationType.F16,
         "gguf-q4_0": lib.GGMLQuantizationType.Q4_0,
     }
-    writer = lib.GGUFWriter(out / "model.gguf", "llama")
+    family = config["model_type"]
+    head = config.get("head_dim") or config["hidden_size"] // heads
+    writer = lib.GGUFWriter(out / "model.gguf", family)
+    writer.add_key_length(head)
+    writer.add_value_length(head)
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
     writer.add_block_count(layers)
@@ -139,7 +148,7 @@ def gguf(kind: str, base: Path, out: Path) -> None:
     writer.add_head_count(heads)
     writer.add_head_count_kv(keys)
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_rope_dimension_count(config["hidden_size"] // heads)
+    writer.add_rope_dimension_count(head)
     writer.add_rope_freq_base(10000.0)
     writer.add_vocab_size(config["vocab_size"])
     ids = tokenizer["model"]["vocab"]
@@ -153,12 +162,13 @@ def gguf(kind: str, base: Path, out: Path) -> None:
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_pad_token_id(0)
-    names = lib.get_tensor_name_map(lib.MODEL_ARCH.LLAMA, layers)
+    names = lib.get_tensor_name_map(lib.MODEL_ARCH[family.upper()], layers)
     plain = {}
     for name, weight in load_file(base / "model.safetensors").items():
         values = weight.numpy()
-        target = names.get_name(name, try_suffixes=(".weight",))
+        target = names.get_name(name, try_suffixes=(".weight", ".bias"))
         count = heads if ".q_proj." in name else keys if ".k_proj." in name else 0
+        count = count if family == "llama" else 0  # only its rotary pairs are kept side by side
         if values.ndim == 1:
             writer.add_tensor(target, values)
             plain[name] = weight

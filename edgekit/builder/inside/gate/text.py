@@ -34,9 +34,12 @@ def prompt_tokens(tokenizer: Any, text: str) -> list[int]:
 
 
 def stops(model: Any) -> list[int]:
-    """The model's stop tokens."""
+    """The model's stop tokens that it has a row for; the first one also pads."""
     found = model.generation_config.eos_token_id
-    return [] if found is None else list(found) if isinstance(found, list) else [int(found)]
+    rows = model.get_input_embeddings().weight.shape[0]
+    return [
+        i for i in (found if isinstance(found, list) else [found]) if i is not None and i < rows
+    ]
 
 
 def loops(tokens: list[int], ngram: int = LOOP_NGRAM, times: int = LOOP_TIMES) -> bool:
