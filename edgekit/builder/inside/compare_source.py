@@ -102,7 +102,11 @@ def work(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
 def _weights(
     seen: Comparison, store: Store, source: Path, original: Original, reporter: Reporter
 ) -> None:
-    checkpoint = CheckpointTensors(source)
+    made: list[CheckpointTensors] = []
+    seen.take("the source's weights", lambda: made.append(CheckpointTensors(source)))
+    if not made:
+        return
+    checkpoint = made[0]
 
     def tell(share: float) -> None:
         reporter.progress("comparing with the source", share)

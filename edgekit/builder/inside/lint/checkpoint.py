@@ -47,6 +47,16 @@ class Rows:
     count: int
 
 
+def _shards(folder: Path) -> list[Path]:
+    """The files that transformers reads: those of the index, or the one file, or all."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        return [folder / name for name in sorted(names)]
+    one = folder / "model.safetensors"
+    return [one] if one.is_file() else sorted(folder.glob("*.safetensors"))
+
+
 class CheckpointTensors:
     """The tensors of a folder's safetensors files."""
 
@@ -55,7 +65,7 @@ class CheckpointTensors:
         self._layers: dict[int, dict[str, str]] = {}
         self._others: list[str] = []
         self._used: set[str] = set()
-        for path in sorted(folder.glob("*.safetensors")):
+        for path in _shards(folder):
             with path.open("rb") as file:
                 size = int.from_bytes(file.read(8), "little")
                 header = json.loads(file.read(size))
