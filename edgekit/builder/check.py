@@ -20,11 +20,12 @@ from edgekit.builder.gate.verdict import (
     Thresholds,
     Verdict,
 )
-from edgekit.builder.lint.check import has_template_of, read_facts
+from edgekit.builder.lint.check import compare, has_template_of, read_facts, sort_findings
 from edgekit.builder.lint.claimed import claimed, heard, unlike
 from edgekit.builder.lint.facts import FolderFacts
 from edgekit.builder.lint.finding import Finding, warn
 from edgekit.builder.lint.rules import lint
+from edgekit.builder.lint.source import UNREADABLE, unlike_source
 from edgekit.builder.output.publish import read_record
 from edgekit.builder.request.optionfiles import hash_option_files
 from edgekit.builder.source.configfile import read_config
@@ -116,6 +117,11 @@ def check(
         if config is not None:
             _refuse_unlike(folder, request, facts, config, record)
         findings, known = _linted(folder, facts, record, source, config)
+        whole = not UNREADABLE & {finding.name for finding in findings}
+        if source is not None and whole:
+            trusted = record is not None and record.trust_remote_code
+            compared = compare(folder, source, ready, work, report, facts.graph_name, trusted)
+            findings = sort_findings((*findings, *unlike_source(compared)))
     gate = None
     if found is not None and source is not None and facts.graph is not None:
         spec = _spec(found, record, request, toolchain.digest)
@@ -229,9 +235,8 @@ def _linted(
     asked, known = claimed(facts, record.spec if record else None, config, has_template=template)
     findings = heard(lint(facts, asked), known=known)
     if record and not matches(folder, record.files):
-        findings += (
-            warn("edited", "files are not those of the build", RECORD_NAME, "equal", "other bytes"),
-        )
+        text = "files are not those of the build"
+        findings += (warn("edited", text, RECORD_NAME, "equal", "other bytes"),)
     return findings, known
 
 

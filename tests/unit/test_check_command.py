@@ -15,7 +15,7 @@ from edgekit.builder.gate.verdict import PROFILES
 from edgekit.builder.lint.claimed import BY_REQUEST, claimed, heard, unlike
 from edgekit.builder.lint.facts import ConfigFacts, FolderFacts, MatrixFacts
 from edgekit.builder.lint.finding import refuse, warn
-from edgekit.builder.spec import BuildSpec, Source
+from edgekit.builder.spec import BuildRecord, BuildSpec, Source
 from edgekit.builder.tools.host import HostToolchain
 from edgekit.cli.main import application
 from edgekit.errors import UsageError, VerificationError
@@ -75,6 +75,14 @@ def test_a_source_that_is_not_there_is_refused(tmp_path: Path) -> None:
     (tmp_path / "genai_config.json").write_text("{}")
     assert "there is no nowhere.gguf" in refused(tmp_path, model="nowhere.gguf")
     assert "adapter" in refused(tmp_path, model="x", adapter=tmp_path / "none")
+
+
+def test_a_build_with_an_adapter_names_it_before_anything_runs(tmp_path: Path) -> None:
+    merged = msgspec.structs.replace(SPEC, option_files={"adapter_path": {"a.safetensors": "0"}})
+    record = BuildRecord(build_id="0", spec=merged, files={}, tools={}, seconds=1.0)
+    (tmp_path / "genai_config.json").write_text("{}")
+    (tmp_path / "build.json").write_bytes(msgspec.json.encode(record))
+    assert "--adapter" in refused(tmp_path, model="nowhere")
 
 
 def test_flags_of_the_source_go_with_it(tmp_path: Path) -> None:

@@ -70,8 +70,12 @@ def check_folder(
         return found
     trusted = asked.given.get("hf_remote") == "true"
     compared = compare(model, source, toolchain, work, report, facts.graph_name, trusted)
-    found += tuple(unlike_source(compared))
-    return tuple(sorted(found, key=lambda finding: finding.severity == "warn"))
+    return sort_findings((*found, *unlike_source(compared)))
+
+
+def sort_findings(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """The findings, refusals first."""
+    return tuple(sorted(findings, key=lambda finding: finding.severity == "warn"))
 
 
 def compare(
