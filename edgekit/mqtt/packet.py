@@ -147,9 +147,9 @@ def maximum_packet_size_at(connack: bytes) -> int | None:
     length, at = _variable(connack, 2)
     end = at + length
     while at < end:
-        kind = connack[at]
-        at += 1
+        kind, at = _integer(connack, at, 1)
         if kind == MAXIMUM_PACKET_SIZE:
+            _integer(connack, at, 4)
             return at
         if kind in _CONNACK_BYTES:
             _, at = _integer(connack, at, _CONNACK_BYTES[kind])

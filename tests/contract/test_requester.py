@@ -16,7 +16,7 @@ from edgekit.client import requester as client
 from edgekit.core import topics, wire
 from edgekit.core.chat import Usage, completion
 from edgekit.core.config import BrokerConfig
-from edgekit.errors import EdgekitError, UnreachableError
+from edgekit.errors import EdgekitError, UnreachableError, UsageError
 from edgekit.mqtt.threaded import MqttClient
 from tests.conftest import Broker
 
@@ -142,6 +142,26 @@ def test_a_device_of_another_name_is_not_tried_again(broker: Broker, requester: 
         with pytest.raises(UnreachableError) as caught:
             list(requester.ask(f"{pi.name}x", BODY, expiry_seconds=60))
         assert "nobody has subscribed" in caught.value.why or pi.name in caught.value.why
+
+
+@pytest.mark.parametrize("state", ["lost", "offline"])
+def test_a_device_that_is_gone_is_said_to_be_and_not_tried_again(
+    broker: Broker, requester: Requester, state: str
+) -> None:
+    """Also on the broker that does not say that nobody has subscribed."""
+    with device(broker, lambda *_: None) as pi:
+        pi.announce(json.dumps({"state": state}).encode())
+        with pytest.raises(UnreachableError) as caught:
+            list(requester.ask(pi.name, BODY, expiry_seconds=60))
+        assert f"`{state}`" in caught.value.why
+        assert pi.heard.qsize() == 1
+
+
+@pytest.mark.parametrize("expiry_seconds", [0, 3601])
+def test_a_deadline_out_of_bounds_is_refused(requester: Requester, expiry_seconds: int) -> None:
+    with pytest.raises(UsageError, match="1 to 3600") as caught:
+        list(requester.ask("pi", BODY, expiry_seconds=expiry_seconds))
+    assert str(expiry_seconds) in caught.value.what
 
 
 def _sees_none(*_: object) -> dict[str, dict[str, Any]]:
