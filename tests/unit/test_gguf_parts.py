@@ -95,6 +95,18 @@ def test_joined_parts_are_the_model(tmp_path: Path) -> None:
             assert joined[other : other + tensor.size] == data[start : start + tensor.size]
 
 
+def test_a_first_part_may_have_no_tensors(tmp_path: Path) -> None:
+    counts = {"split.count": 2, "split.tensors.count": len(SHAPES)}
+    first, second = (tmp_path / f"m-0000{number}-of-00002.gguf" for number in (1, 2))
+    write_sparse(first, LLAMA | counts | {"split.no": 0, "general.url": "end"}, {})
+    first.write_bytes(first.read_bytes().rstrip(b"\0"))  # not padded to the alignment
+    write_sparse(second, counts | {"split.no": 1}, SHAPES)
+    model = read_model(second)
+    merge_parts(model, tmp_path / "whole.gguf")
+    with (tmp_path / "whole.gguf").open("rb") as file:
+        assert set(parse_header(file, "whole.gguf").tensors) == set(SHAPES)
+
+
 @pytest.mark.parametrize("gone", range(COUNT))
 def test_a_missing_part_is_named(gone: int, tmp_path: Path) -> None:
     paths = split(tmp_path)

@@ -98,7 +98,7 @@ def tokenizer_of(header: GgufHeader) -> GgufTokenizer:
     byte_level = kind == "gpt2"
     if byte_level and pre not in _SPLITS:
         raise keys.refusal("ggml.pre", f"how a tokenizer called {pre} splits texts is not known")
-    _check_ids(keys, _check_words(keys))
+    _check_ids(keys, _check_words(keys, "ggml.merges" if byte_level else "ggml.scores"))
     add_bos = keys.take("ggml.add_bos_token", pre in _WHOLE if byte_level else True)
     if add_bos and header.values.get("tokenizer.ggml.bos_token_id") is None:
         raise keys.refusal("ggml.bos_token_id", "it is missing, and texts begin with it")
@@ -128,13 +128,19 @@ def tokenizer_of(header: GgufHeader) -> GgufTokenizer:
     return made
 
 
-def _check_words(keys: HeaderKeys) -> int:
-    """The number of tokens, which all lists agree on."""
+def _check_words(keys: HeaderKeys, needed: str) -> int:
+    """The number of tokens, which all lists agree on.
+
+    Args:
+        needed: the list from which a tokenizer of this kind has its merges.
+    """
     lengths = {key: _length(keys.take(key)) for key in _READ_INSIDE}
     words = lengths["ggml.tokens"]
     rows = keys.rows("token_embd.weight")
-    if not words:
-        raise keys.refusal("ggml.tokens", "it is missing")
+    # without their types, the control tokens of a chat would be cut into pieces
+    for key in ("ggml.tokens", "ggml.token_type", needed):
+        if not lengths[key]:
+            raise keys.refusal(key, "it is missing")
     if rows and words > rows:
         raise keys.contradiction(
             f"{keys.header.name} contradicts itself",
