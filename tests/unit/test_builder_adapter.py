@@ -152,5 +152,6 @@ def test_a_quantised_base_takes_no_adapter(tmp_path: Path) -> None:
 def test_families_whose_adapters_were_not_compared_are_refused(name: str, tmp_path: Path) -> None:
     base = write_model(tmp_path / "base", TENSORS, architectures=[name])
     said = refusal(base, option(write_adapter(tmp_path / "a")))
-    assert f"was not shown to make adapters of {name} right" in said
+    shown = f"was not shown to make adapters of {name} right"
+    assert shown in said or f"does not merge an adapter into {name}" in said
     assert "merge_and_unload" in said

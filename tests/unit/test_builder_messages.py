@@ -123,6 +123,7 @@ def subject(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Subject:
     header = json.dumps({"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
     weights = len(header).to_bytes(8, "little") + header + bytes(8)
     (tmp_path / "source" / "model.safetensors").write_bytes(weights)
+    (tmp_path / "source" / "config.json").write_text("{}")
     spec = BuildSpec(
         source=Source("folder", "tiny", "", {}), precision="int4", provider="cpu", options={},
         option_files={}, toolchain="0",
