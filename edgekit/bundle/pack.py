@@ -38,6 +38,9 @@ from edgekit.store import read_chunks
 DEFAULT_CONTEXT = 4096  # tokens; the builder's own default reserves 103 GB for Phi-3.5-mini
 KV_ELEMENT_BYTES = 4  # float32: graphs for the CPU keep keys and values in it
 RUNTIME_RAM_BYTES = 300 << 20  # agent, worker and the runtime's libraries, without weights and KV
+TOKENIZER_RAM_RATIO = 16
+"""Memory of a loaded tokenizer over the size of its file: 10 to 19 measured, for 49,152 to 262,144
+words; the high ones are small files without line breaks."""
 
 Report = Callable[[str], None]
 
@@ -254,7 +257,9 @@ def _model_layers(store: Layout, folder: ModelFolder) -> list[Descriptor]:
 def _fit(files: list[Descriptor], tars: list[Descriptor], kv_bytes: int) -> Fit:
     """Estimate the needs from above: weights are mapped and partly repacked, KV is used in full."""
     model = sum(d.size for d in files)
+    words = sum(d.size for d in files if d.annotations[TITLE] == "tokenizer.json")
     runtime = max((int(d.annotations[UNPACKED]) + d.size for d in tars), default=0)
     return Fit(
-        ram_bytes=model + model // 4 + kv_bytes + RUNTIME_RAM_BYTES, disk_bytes=model + runtime
+        ram_bytes=model + model // 4 + kv_bytes + words * TOKENIZER_RAM_RATIO + RUNTIME_RAM_BYTES,
+        disk_bytes=model + runtime,
     )
