@@ -21,8 +21,7 @@ from edgekit.cli import buildfile, render
 from edgekit.cli.buildfile import BuildFile
 from edgekit.cli.interrupts import ended_as_by_ctrl_c
 from edgekit.cli.options import JsonOption
-from edgekit.cli.plan import plan_text
-from edgekit.cli.took import gate_took
+from edgekit.cli.plan import gate_took, plan_text
 from edgekit.cli.watch import shown
 from edgekit.errors import UsageError
 

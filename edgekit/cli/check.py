@@ -19,7 +19,7 @@ from edgekit.cli import render
 from edgekit.cli.buildfile import parse_thresholds
 from edgekit.cli.interrupts import ended_as_by_ctrl_c
 from edgekit.cli.options import JsonOption
-from edgekit.cli.took import gate_took
+from edgekit.cli.plan import gate_took
 from edgekit.cli.watch import shown
 from edgekit.errors import UsageError
 

@@ -1,9 +1,10 @@
-"""Formats a build's plan as the text of `edgekit build --plan`. Pure."""
+"""Formats what a build would take, and what its gate took. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from edgekit.builder.gate.verdict import GateTime
 from edgekit.builder.plan.cost import RouteCost
 from edgekit.builder.plan.plan import Plan, PlannedModel
 from edgekit.builder.plan.profiles import DeviceFit
@@ -125,3 +126,12 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
         first, *others = zip(line, widths, strict=True)
         cells = [first[0].ljust(first[1]), *(text.rjust(width) for text, width in others)]
         yield "  ".join(cells).rstrip()
+
+
+def gate_took(time: GateTime) -> str:
+    """The gate's time, what was announced, and what its long text cost."""
+    announced = f"{time.announced_seconds:.0f} s were announced, " * bool(time.announced_seconds)
+    return (
+        f"the gate took {time.seconds:.0f} s "
+        f"({announced}{time.extra_seconds:.1f} s are the long text and the cache)"
+    )

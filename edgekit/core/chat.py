@@ -24,7 +24,7 @@ MAX_STOPS = 4
 MAX_BEAMS = 8
 MAX_BIASES = 1024  # tokens in `logit_bias`
 
-# The runtime's tokenizer takes C strings: a NUL would cut off the rest, the template's end too.
+# No text of a person has a NUL, and a library in C that a text reaches would cut it off there.
 Text = Annotated[str, msgspec.Meta(pattern=r"^[^\x00]*$")]
 StopString = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]

@@ -13,7 +13,7 @@ from edgekit.agent.serve.worker.decoder import (
     RuntimeOptions,
     open_model,
 )
-from edgekit.agent.serve.worker.tokenizer import Tokenizer
+from edgekit.agent.serve.worker.text import Tokenizer
 from edgekit.tokens.chat import open_tokenizer
 from tests.fakes.decoder import EOS, FakeBeams, FakeTokenizer
 

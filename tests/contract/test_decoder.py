@@ -19,7 +19,7 @@ from edgekit.agent.serve.worker.decoder import (
     open_model,
     slots,
 )
-from edgekit.agent.serve.worker.tokenizer import Tokenizer
+from edgekit.agent.serve.worker.text import Tokenizer
 from edgekit.tokens.chat import open_tokenizer
 from tests.fakes.decoder import EOS, FakeDecoder, FakeTokenizer
 

@@ -9,9 +9,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekit.builder.support.ggufconfig import config_of
-from edgekit.builder.support.ggufheader import parse_header
-from edgekit.builder.support.gguftokens import tokenizer_of
+from edgekit.builder.support.gguf.config import config_of
+from edgekit.builder.support.gguf.header import parse_header
+from edgekit.builder.support.gguf.tokens import tokenizer_of
 from edgekit.builder.support.modelconfig import check_config
 from edgekit.errors import UsageError
 from tests.models.gguf_cases import CASES

@@ -20,7 +20,7 @@ from edgekit.agent.serve.worker.decoder import (
     RuntimeOptions,
     open_model,
 )
-from edgekit.agent.serve.worker.tokenizer import Tokenizer
+from edgekit.agent.serve.worker.text import Tokenizer
 from edgekit.agent.serve.worker.worker import Worker
 from edgekit.builder.request.request import BuildRequest
 from edgekit.builder.run import build

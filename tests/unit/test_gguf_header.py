@@ -14,9 +14,9 @@ from edgekit.builder.plan.sizes import data_bytes
 from edgekit.builder.request.asked import asked_for
 from edgekit.builder.source.ggufparts import read_model
 from edgekit.builder.support.architectures import support_of
-from edgekit.builder.support.ggufconfig import config_of
-from edgekit.builder.support.ggufheader import parse_header
-from edgekit.builder.support.gguftokens import tokenizer_of
+from edgekit.builder.support.gguf.config import config_of
+from edgekit.builder.support.gguf.header import parse_header
+from edgekit.builder.support.gguf.tokens import tokenizer_of
 from edgekit.errors import UsageError
 from tests.models.gguf_cases import CASES, llama3_factors
 from tests.models.gguf_file import gguf_header, write_sparse

@@ -10,8 +10,8 @@ import pytest
 
 from edgekit.builder.source.find import find
 from edgekit.builder.source.ggufparts import merge_parts, read_model
-from edgekit.builder.support.ggufconfig import config_of
-from edgekit.builder.support.ggufheader import parse_header
+from edgekit.builder.support.gguf.config import config_of
+from edgekit.builder.support.gguf.header import parse_header
 from edgekit.errors import UsageError
 from tests.building import silent
 from tests.models.gguf_file import write_sparse

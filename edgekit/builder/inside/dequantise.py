@@ -4,8 +4,8 @@
 
 transformers reads the weights, which become float32, and the vocabulary. The configuration and the
 rules of the tokenizer are told: edgekit made them of the same header, because transformers reads
-only a part of it. --told is a JSON object with `config` (`support/ggufconfig.py`), `tokenizer`
-(`support/gguftokens.py`) and `sampling` (`support/ggufsampling.py`). The result event has
+only a part of it. --told is a JSON object with `config` (`support/gguf/config.py`), `tokenizer`
+(`support/gguf/tokens.py`) and `sampling` (`support/gguf/sampling.py`). The result event has
 `architecture`. Errors that are the file's fault have the kind `refused`.
 """
 

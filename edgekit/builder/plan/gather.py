@@ -46,8 +46,8 @@ from edgekit.builder.source.soundness import two_heads, type_note, unsound
 from edgekit.builder.source.words import words_refusal
 from edgekit.builder.support.architectures import ArchitectureSupport, support_of
 from edgekit.builder.support.families import is_tied
-from edgekit.builder.support.ggufconfig import config_of
-from edgekit.builder.support.gguftokens import tokenizer_of
+from edgekit.builder.support.gguf.config import config_of
+from edgekit.builder.support.gguf.tokens import tokenizer_of
 from edgekit.builder.support.limits import Refusal
 from edgekit.builder.support.modelconfig import check_config
 from edgekit.builder.support.weights import embedding_and_head

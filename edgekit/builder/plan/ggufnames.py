@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from edgekit.builder.plan.tensors import Tensor
-from edgekit.builder.support.ggufheader import ROTARY, GgufHeader
+from edgekit.builder.support.gguf.header import ROTARY, GgufHeader
 
 _PARTS = {
     "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",

@@ -18,10 +18,10 @@ from edgekit.builder.files import (
 )
 from edgekit.builder.source.find import LocalSource
 from edgekit.builder.source.ggufparts import GgufModel, merge_parts, read_model
-from edgekit.builder.support.ggufconfig import config_of
-from edgekit.builder.support.ggufkeys import INSTEAD
-from edgekit.builder.support.ggufsampling import sampling_of
-from edgekit.builder.support.gguftokens import tokenizer_of
+from edgekit.builder.support.gguf.config import config_of
+from edgekit.builder.support.gguf.keys import INSTEAD
+from edgekit.builder.support.gguf.sampling import sampling_of
+from edgekit.builder.support.gguf.tokens import tokenizer_of
 from edgekit.builder.tools.failure import failure
 from edgekit.builder.tools.job import Job, ToolchainSource
 from edgekit.builder.tools.process import INSIDE, event

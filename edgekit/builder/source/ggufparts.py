@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from edgekit.builder.support.ggufheader import GgufHeader, GgufTensor, parse_header
+from edgekit.builder.support.gguf.header import GgufHeader, GgufTensor, parse_header
 from edgekit.errors import UsageError
 
 _PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from edgekit.agent.serve.pipe import Start
 from edgekit.agent.serve.worker import beam
 from edgekit.agent.serve.worker.decoder import BeamSearch, Limits
-from edgekit.agent.serve.worker.tokenizer import Tokenizer
+from edgekit.agent.serve.worker.text import Tokenizer
 from edgekit.errors import EdgekitError
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from edgekit.agent.serve.pipe import Done, Start
 from edgekit.agent.serve.worker.answer import Answer
 from edgekit.agent.serve.worker.decoder import BeamSearch
-from edgekit.agent.serve.worker.tokenizer import Tokenizer
+from edgekit.agent.serve.worker.text import Tokenizer
 from edgekit.core.chat import Sampling, Timings, Usage
 
 # Options that the runtime's search does not have, by their names in the prompt's body.

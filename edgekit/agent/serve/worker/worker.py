@@ -37,7 +37,7 @@ from edgekit.agent.serve.worker.processors import ProcessorFactory
 from edgekit.agent.serve.worker.sampling import Sampler
 from edgekit.agent.serve.worker.scheduler import next_work
 from edgekit.agent.serve.worker.shares import Shares
-from edgekit.agent.serve.worker.tokenizer import Tokenizer
+from edgekit.agent.serve.worker.text import Tokenizer
 from edgekit.core.chat import Timings, Usage
 
 SYSTEM_ROLES = ("system", "developer")

@@ -63,7 +63,7 @@ def mended(spec: dict[str, Any], words: Words, told: dict[str, Any]) -> dict[str
 
     Args:
         spec: tokenizer.json that transformers made of the header.
-        told: `GgufTokenizer` of `support/gguftokens.py`.
+        told: `GgufTokenizer` of `support/gguf/tokens.py`.
     """
     spec = json.loads(json.dumps(spec))
     model = spec["model"]

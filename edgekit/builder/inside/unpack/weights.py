@@ -13,7 +13,7 @@ from unpack.tokens import REFUSED
 
 _UNPLACED = "of the file has no place in the model"
 _MISSING = "of the model is not in the file"
-# They hold no weights; the configuration has what they say (`support/ggufrope.py`).
+# They hold no weights; the configuration has what they say (`support/gguf/rope.py`).
 _IN_CONFIG = frozenset(
     {"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"}
 )

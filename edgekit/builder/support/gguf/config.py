@@ -13,9 +13,9 @@ from typing import Any
 
 import msgspec
 
-from edgekit.builder.support.ggufheader import GgufHeader
-from edgekit.builder.support.ggufkeys import INSTEAD, HeaderKeys
-from edgekit.builder.support.ggufrope import rope_of
+from edgekit.builder.support.gguf.header import GgufHeader
+from edgekit.builder.support.gguf.keys import INSTEAD, HeaderKeys
+from edgekit.builder.support.gguf.rope import rope_of
 from edgekit.errors import UsageError
 
 _RMS = "attention.layer_norm_rms_epsilon"

@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
-from edgekit.builder.support.ggufheader import ROTARY
-from edgekit.builder.support.ggufkeys import HeaderKeys
+from edgekit.builder.support.gguf.header import ROTARY
+from edgekit.builder.support.gguf.keys import HeaderKeys
 
 _FREQUENCIES, _LONG, _SHORT = ROTARY
 _THETA = 10_000.0  # llama.cpp's, where the header is silent

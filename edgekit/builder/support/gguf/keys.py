@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgekit.builder.support.ggufheader import GgufHeader, GgufTensor, LongArray
+from edgekit.builder.support.gguf.header import GgufHeader, GgufTensor, LongArray
 from edgekit.errors import UsageError
 
 INSTEAD = "use the model's Hugging Face folder or name instead"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from edgekit.builder.support.ggufheader import GgufHeader
+from edgekit.builder.support.gguf.header import GgufHeader
 
 _PREFIX = "general.sampling."
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
-from edgekit.builder.support.ggufheader import GgufHeader, LongArray
-from edgekit.builder.support.ggufkeys import HeaderKeys
+from edgekit.builder.support.gguf.header import GgufHeader, LongArray
+from edgekit.builder.support.gguf.keys import HeaderKeys
 
 
 class GgufTokenizer(msgspec.Struct, frozen=True):

@@ -1,0 +1,1 @@
+"""A GGUF file as the configuration and the tokenizer that its header names."""
