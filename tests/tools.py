@@ -91,16 +91,18 @@ def eventually(check: Callable[[], object], seconds: float = 30.0, what: str = "
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """What is started in this block hears Ctrl-C.
+    """What is started in this block hears Ctrl-C and a hangup.
 
     A shell starts what it runs in the background with SIGINT ignored, as `nohup` does with SIGHUP;
     that is inherited across execve(2), while a handler of ours becomes the default (signal(7)).
     """
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    numbers = (signal.SIGINT, signal.SIGHUP)
+    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 @dataclass

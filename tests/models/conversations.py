@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.models.tokenizers import ORDINARY, SPECIAL
+from tests.models.tokenizer_kinds import ORDINARY, SPECIAL
 
 Turns = list[tuple[str, str]]
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from edgekit.tokens.chat import ChatTokenizer, open_tokenizer
 from tests.models.chat_templates import TEMPLATES
 from tests.models.conversations import conversations, texts
-from tests.models.tokenizers import KINDS, make_tokenizer
+from tests.models.tokenizer_kinds import KINDS, make_tokenizer
 
 SETTINGS = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 

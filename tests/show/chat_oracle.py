@@ -18,7 +18,7 @@ from edgekit.tokens.template import ChatRefusedError
 from tests.building import TESTS, silent
 from tests.models.chat_templates import TEMPLATES
 from tests.models.conversations import Turns, neutral, some_conversations
-from tests.models.tokenizers import KINDS, make_tokenizer
+from tests.models.tokenizer_kinds import KINDS, make_tokenizer
 
 CONVERSATIONS = 200
 NOW = datetime(2026, 11, 29, 13, 37)  # noqa: DTZ001  local time, as templates print it

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.models.chat_templates import FAMILIES, IDIOMS, TEMPLATES
-from tests.models.tokenizers import KINDS
+from tests.models.tokenizer_kinds import KINDS
 from tests.show.chat_oracle import compared
 
 CONVERSATIONS = 24  # with each template; two with each pair of template and tokenizer

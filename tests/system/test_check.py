@@ -16,6 +16,7 @@ import pytest
 from edgekit.builder.source.samples import smollm2_gguf
 from edgekit.data import cache_root
 from tests.building import content, environment, run_script
+from tests.tools import interruptible
 
 
 def command(*arguments: str | Path) -> list[str]:
@@ -78,12 +79,14 @@ def test_an_interrupted_check_leaves_nothing(how: int, smollm2: Path, tmp_path: 
     own = tmp_path / "edgekit"  # a cache that no other test writes to
     own.mkdir()
     (own / "toolchain").symlink_to(cache_root() / "toolchain")
-    with subprocess.Popen(
-        command(smollm2),
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(XDG_CACHE_HOME=str(tmp_path)),
-    ) as running:
+    with interruptible():
+        started = subprocess.Popen(
+            command(smollm2),
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(XDG_CACHE_HOME=str(tmp_path)),
+        )
+    with started as running:
         assert running.stderr is not None
         assert "lint: reading" in running.stderr.readline()
         os.kill(running.pid, how)

@@ -201,6 +201,6 @@ def test_stop_drains_says_offline_and_leaves_no_process(device: Project) -> None
     assert not alive(pid)
     done = device.run("ask", "demo", "Hi")
     assert done.returncode == 1
-    assert "nobody has subscribed" in done.stderr
+    assert "its status is `offline`" in done.stderr
     device.edgekit("push", "demo")
     assert "Paris" in answer(device)

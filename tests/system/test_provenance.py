@@ -193,7 +193,8 @@ def test_a_statement_about_another_model_is_refused_at_inspect(
     replace_docs(project, {"provenance.dsse.json": signed})
     done = project.run("inspect")
     assert done.returncode == 4
-    assert "genai_config.json" in done.stderr
+    first = statement["subject"][0]["name"]
+    assert f"not about this bundle's {first}" in done.stderr
 
 
 def replace_docs(project: Project, files: dict[str, bytes]) -> None:

@@ -11,7 +11,7 @@ from edgekit.bundle import chat
 from edgekit.bundle.chat import check_chat
 from edgekit.errors import UsageError
 from tests.models.chat_templates import CHATML
-from tests.models.tokenizers import make_tokenizer
+from tests.models.tokenizer_kinds import make_tokenizer
 
 ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
 

@@ -13,7 +13,7 @@ from edgekit.tokens.folder import read_chat_folder
 from edgekit.tokens.shadow import NONCHARACTERS, Spots, marker, message_characters
 from edgekit.tokens.template import ChatRefusedError
 from tests.models.chat_templates import CHATML, TEMPLATES
-from tests.models.tokenizers import SPECIAL, make_tokenizer
+from tests.models.tokenizer_kinds import SPECIAL, make_tokenizer
 
 TOKENS = ("<|im_start|>", "<|im_end|>", "</s>")
 M = NONCHARACTERS[0]

@@ -14,7 +14,7 @@ from edgekit.errors import EdgekitError
 from edgekit.tokens.bounds import bounded
 from edgekit.tokens.chat import open_tokenizer
 from edgekit.tokens.template import MAX_RENDERED_CHARACTERS, ChatRefusedError, ChatTemplate
-from tests.models.tokenizers import make_tokenizer
+from tests.models.tokenizer_kinds import make_tokenizer
 
 NOW = datetime(2026, 11, 29, 13, 37)  # noqa: DTZ001  local time, as templates print it
 USER = [{"role": "user", "content": "Hi"}]

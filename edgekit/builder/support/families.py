@@ -49,7 +49,10 @@ class _Family(msgspec.Struct, frozen=True):
 
 _BIASES = {"attention_bias": _QKVO}
 _LLAMA = _Family(_DENSE, _NORMS, {"attention_bias": _QKVO, "mlp_bias": _MLP})
-_PHI = {**dict.fromkeys(_QKV, "HH"), "self_attn.dense": "HH", "mlp.fc1": "IH", "mlp.fc2": "HI"}
+_PHI = {
+    **dict(zip(_QKV, ("QH", "KH", "KH"), strict=True)), "self_attn.dense": "HQ",
+    "mlp.fc1": "IH", "mlp.fc2": "HI",
+}  # fmt: skip
 _FUSED = {
     "self_attn.qkv_proj": "PH", "self_attn.o_proj": "HQ", "mlp.gate_up_proj": "JH",
     "mlp.down_proj": "HI",
@@ -105,6 +108,8 @@ def expected_tensors(config: Mapping[str, Any]) -> dict[str, tuple[int, ...] | N
     family = FAMILIES.get(name)
     layers = config.get("num_hidden_layers")
     if family is None or not layers:
+        return None
+    if config.get("qk_layernorm"):  # Phi's own; such a model is refused for it
         return None
     size = _dimensions(name, config)
 
