@@ -209,17 +209,18 @@ class ChatTokenizer:
         if places is not None:
             return places, None
         most = None if shadow is None else self._count(shadow)
-        narrow = [self._spots.narrow(content, mark) for content in contents]
-        if narrow == contents:
-            return (), most
-        shadow = self._shadow(messages, narrow)
-        places = None if shadow is None else message_characters(text, shadow, mark)
-        if places is None:
-            raise ChatRefusedError(
-                f"a message holds {self._named_in(contents)}, a control token of this model or a "
-                "part of one, where the chat template looks at the text"
-            )
-        return places, most
+        for ends in (True, False):
+            narrow = [self._spots.narrow(content, mark, ends) for content in contents]
+            if narrow == contents and (ends or most is not None):
+                return (), most
+            shadow = self._shadow(messages, narrow)
+            places = None if shadow is None else message_characters(text, shadow, mark)
+            if places is not None and (ends or most is not None):
+                return places, most
+        raise ChatRefusedError(
+            f"a message holds {self._named_in(contents)}, a control token of this model or a part "
+            "of one, where the chat template looks at the text"
+        )
 
     def _shadow(self, messages: Sequence[Message], contents: Sequence[str]) -> str | None:
         try:

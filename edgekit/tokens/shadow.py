@@ -98,25 +98,35 @@ class Spots:
         places = [n for n, c in enumerate(text) if n not in spared and self._is_mark(c)]
         return _masked(text, places, mark)
 
-    def narrow(self, text: str, mark: str) -> str:
-        """Return a shadow in which only whole control tokens and their ends are replaced.
+    def narrow(self, text: str, mark: str, ends: bool) -> str:
+        """Return a shadow in which only whole control tokens are replaced.
 
         For templates that look for a string with such characters in a message.
-        """
-        places = (n for n in sorted(self._places(text)) if not text[n].isspace())
-        return _masked(text, places, mark)
 
-    def _places(self, text: str) -> set[int]:
-        plain, places = self._plain(text), set[int]()
+        Args:
+            text: a message's.
+            mark: the noncharacter.
+            ends: replace parts of control tokens at the text's ends, too.
+        """
+        plain = self._plain(text)
+        places = {
+            found.start()
+            for token in self._tokens
+            for found in re.finditer(re.escape(token), plain)
+        }
+        if ends:
+            places |= self._ends(text, plain)
+        return _masked(text, (n for n in sorted(places) if not text[n].isspace()), mark)
+
+    def _ends(self, text: str, plain: str) -> set[int]:
+        """Return the places where a neighbour could make a control token of the text's ends."""
         begin, end = len(text) - len(text.lstrip()), len(text.rstrip())
-        if self._inside(text):
-            places |= set(range(begin, end))
+        places = set(range(begin, end)) if self._inside(text) else set()
         for token in self._tokens:
-            places |= {found.start() for found in re.finditer(re.escape(token), plain)}
-            for size in range(1, len(token)):
-                if plain[begin:end].endswith(token[:size]):
+            for size in range(1, min(len(token), end - begin + 1)):
+                if plain.endswith(token[:size], begin, end):
                     places |= set(range(end - size, end))
-                if plain[begin:end].startswith(token[-size:]):
+                if plain.startswith(token[-size:], begin, end):
                     places |= set(range(begin, begin + size))
         return places
 

@@ -68,7 +68,21 @@ def test_a_shadow_has_the_length_of_the_text_and_its_white_space(text: str, shad
     ],
 )
 def test_a_narrow_shadow_replaces_only_tokens_and_their_ends(text: str, shadow: str) -> None:
-    assert Spots(TOKENS, []).narrow(text, M) == shadow
+    assert Spots(TOKENS, []).narrow(text, M, ends=True) == shadow
+
+
+@pytest.mark.parametrize(("text", "shadow"), [("a <", "a <"), ("<|im_end|>", f"{M}|im_end|>")])
+def test_the_narrowest_shadow_replaces_only_whole_tokens(text: str, shadow: str) -> None:
+    assert Spots(TOKENS, []).narrow(text, M, ends=False) == shadow
+
+
+def test_a_switch_that_is_a_part_of_a_tag_is_read(tmp_path: Path) -> None:
+    """`/think` is a part of `</think>`, which this template writes and so is a control token."""
+    folder = make_tokenizer("byte-bpe", tmp_path, TEMPLATES["smollm3"])
+    tokenizer = open_tokenizer(folder)
+    for said in ("/think", "/no_think", "Be brief. /think"):
+        turns = [("system", said), ("user", "Hi")]
+        assert tokenizer.encode_chat(turns) == tokenizer.encode(tokenizer.render(turns))
 
 
 def test_a_normaliser_finds_tokens_in_other_characters() -> None:
