@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from edgekit.builder.support.adapter import no_adapter_for
 from edgekit.builder.support.limits import adapter_lost
 from edgekit.errors import EdgekitError
 from tests.matrix.families import Family
@@ -112,6 +113,7 @@ EXTRAS: tuple[Extra, ...] = (
         Extra(f"{family.architecture} with a LoRA adapter", "input", _input("lora8", family))
         for family in FIRST[1:]
         if adapter_lost(family.architecture) is None
+        and no_adapter_for({"architectures": [family.architecture]}) is None
     ),
     *(
         Extra(f"{family.architecture}, GGUF F16", "input", _input("gguf-f16", family))
