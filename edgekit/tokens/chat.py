@@ -54,15 +54,15 @@ class ControlMatch:
 class TokenStream:
     """Turns an answer's tokens into text piece by piece, without special tokens."""
 
-    def __init__(self, tokenizer: Tokenizer, special: frozenset[int]) -> None:
+    def __init__(self, tokenizer: Tokenizer, unshown: frozenset[int]) -> None:
         self._tokenizer = tokenizer
-        self._special = special
+        self._unshown = unshown
         self._stream = DecodeStream(skip_special_tokens=False)
         self._held: list[int] = []  # tokens of an incomplete character
 
     def decode(self, token: int) -> str:
         """Return the text that this token completes; empty while a character is incomplete."""
-        if token in self._special:
+        if token in self._unshown:
             return ""
         self._held.append(token)
         try:
@@ -95,7 +95,6 @@ class ChatTokenizer:
         self.eos_token_ids = folder.eos_token_ids
         self._tokenizer = tokenizer = _load(folder.tokenizer)
         added = tokenizer.get_added_tokens_decoder()
-        self._special = frozenset(number for number, token in added.items() if token.special)
         self._template = None
         special = {token.content for token in added.values() if token.special}
         special |= set(folder.named.values())
@@ -124,6 +123,9 @@ class ChatTokenizer:
         )
         self._anchors = {normalized: self._anchor(normalized) for normalized in (False, True)}
         self._normalized = {number for number, token in added.items() if token.normalized}
+        # A model whose head has more rows than the tokenizer has words can choose an anchor's id.
+        anchors = {n for text in self._anchors.values() if (n := tokenizer.token_to_id(text))}
+        self._unshown = frozenset(anchors | {n for n, token in added.items() if token.special})
 
     def encode(self, text: str) -> list[int]:
         """Return the tokens of a text, control tokens and all, and none that it does not hold."""
@@ -135,7 +137,7 @@ class ChatTokenizer:
 
     def stream(self) -> TokenStream:
         """Return a new stream."""
-        return TokenStream(self._tokenizer, self._special)
+        return TokenStream(self._tokenizer, self._unshown)
 
     def render(self, turns: Sequence[tuple[str, str]]) -> str:
         """Return the text of a prompt; developer messages go in as system messages.

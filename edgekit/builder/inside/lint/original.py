@@ -80,6 +80,18 @@ class Original:
         """The number of positions that the model was made for."""
         return getattr(self.config, "max_position_embeddings", None)
 
+    def setting(self, name: str) -> Any:
+        """A setting that the model's class has; None for another key of config.json.
+
+        transformers keeps a key that its class does not know as an attribute, and reads it nowhere.
+        """
+        import inspect
+
+        kind = type(self.config)
+        if hasattr(kind, name) or name in inspect.signature(kind.__init__).parameters:
+            return getattr(self.config, name, None)
+        return None
+
     def attention(self) -> dict[int, Attention]:
         """Layer -> its attention; layers without attention are left out."""
         found = {}
@@ -93,15 +105,15 @@ class Original:
         return found
 
     def _of(self, module: Any, layer: int, groups: int) -> Attention:
-        kinds = getattr(self.config, "layer_types", None)
+        kinds = self.setting("layer_types")
         kind = kinds[layer] if kinds else None
-        window = getattr(self.config, "sliding_window", None)
+        window = self.setting("sliding_window")
         if kind is not None and kind != "sliding_attention":
             window = None
         if window and self.context and window >= self.context:
             window = None  # it never slides
         heads = self.config.num_attention_heads
-        nope = getattr(self.config, "position_embedding_type", None) == "nope"
+        nope = self.setting("position_embedding_type") == "nope"
         return Attention(
             heads=heads,
             kv_heads=heads // groups,

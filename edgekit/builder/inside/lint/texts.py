@@ -229,7 +229,7 @@ def _listed(value: Any) -> list[int]:
 
 
 def _context(told: dict[str, Any], model: Path, original: Original) -> Iterator[dict[str, str]]:
-    wanted = getattr(original.config, "seq_length", None) or original.context
+    wanted = original.setting("seq_length") or original.context
     if wanted is None:
         return
     got = told.get("context_length")
@@ -245,10 +245,11 @@ def _window(decoder: dict[str, Any], original: Original) -> Iterator[dict[str, s
     given = decoder.get("sliding_window") or {}
     windows = {layer: one.window for layer, one in original.attention().items()}
     for layer in given.get("layers") or ():
-        wanted = windows.get(layer, -1)
-        if wanted != given.get("window_size"):
+        wanted, got = windows.get(layer, -1), given.get("window_size")
+        never = got and original.context and got >= original.context  # then it never slides
+        if wanted != (-1 if never else got):
             where = f"genai_config.json sliding_window of layer {layer}"
-            yield difference("attention-settings", where, wanted, given.get("window_size"))
+            yield difference("attention-settings", where, wanted, got)
 
 
 def _search(
