@@ -28,7 +28,7 @@ from edgekit.cli.main import main as edgekit_main
 from edgekit.client import Requester
 from edgekit.core.digest import Digest
 from edgekit.data import cache_root
-from edgekit.trust import pin
+from edgekit.trust.pinned import pin
 from tests import shared, tools
 from tests.building import make_tiny, silent
 from tests.conftest import Project, make_project

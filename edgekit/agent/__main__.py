@@ -28,7 +28,7 @@ PROCESSES = ("boot", "supervise", "serve", "worker")  # their errors go to the l
 
 def _stage(args: argparse.Namespace) -> object:
     from edgekit.agent.release.stage import offer, stage
-    from edgekit.trust import pin
+    from edgekit.trust.pinned import pin
 
     root = Root(args.root)
     digest = Digest.parse(args.digest)

@@ -37,7 +37,7 @@ from edgekit.core.manifest import (
 from edgekit.errors import EdgekitError, UsageError
 from edgekit.store import BlobStore, publish, read_chunks
 
-PROJECTION = (*("errors.py", "store.py", "trust.py", "core", "mqtt", "tokens", "agent"),)
+PROJECTION = (*("errors.py", "store.py", "core", "mqtt", "tokens", "trust", "agent"),)
 BOOTSTRAP_PACKAGES = ("edgekit", "msgspec", "zstandard")
 RUNTIME_LOCK = "containers/runtime/runtime.lock"
 INSTALL_SECONDS = 1800

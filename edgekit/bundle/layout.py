@@ -13,7 +13,7 @@ from edgekit.core.digest import Digest, decode_hook, encode_hook
 from edgekit.core.manifest import BUNDLE_TYPE, MANIFEST_TYPE, Descriptor
 from edgekit.errors import EdgekitError, UsageError
 from edgekit.store import BlobStore, publish
-from edgekit.trust import PinnedManifest, pin
+from edgekit.trust.pinned import PinnedManifest, pin
 
 REF_NAME = "org.opencontainers.image.ref.name"
 INDEX_TYPE = "application/vnd.oci.image.index.v1+json"

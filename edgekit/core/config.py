@@ -104,7 +104,7 @@ def _is_loopback(host: str) -> bool:
 
 _COUNTS = (
     *("threads", "slots", "queue_limit", "requester_limit", "requests_per_minute"),
-    *("max_prompt_tokens", "max_answer_tokens"),
+    *("max_prompt_tokens", "max_answer_tokens", "min_tokens_per_second", "max_rss_bytes"),
 )
 
 
@@ -132,6 +132,8 @@ class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     max_answer_tokens: int = 0  # of one answer; 0 or above the bundle's limit: the bundle's limit
     drain_seconds: float = DRAIN_SECONDS  # after SIGTERM, running prompts may take this long
     trial_seconds: float = TRIAL_SECONDS  # a new release has this long to answer before a rollback
+    min_tokens_per_second: float = 0.0  # a new release below it fails its trial
+    max_rss_bytes: int = 0  # of agent and worker in a trial; 0: what the bundle says that it needs
     metrics_port: int = 0  # on loopback, for Prometheus; 0: no exporter
 
     def __post_init__(self) -> None:

@@ -14,6 +14,7 @@ from edgekit.core.digest import Digest
 
 CURRENT = "current"  # a link to the release that runs
 PREVIOUS = "previous"  # a link to the release to go back to
+OLDER = "older"  # during a trial, a link to what `previous` named before it
 BOOTSTRAP = "bootstrap"  # a link to the agent of a first contact, `bootstrap-<start of a sha256>`
 
 ETC = PurePosixPath("etc")
@@ -26,7 +27,12 @@ BLOBS = PurePosixPath("blobs/sha256")  # as in an OCI image layout
 AGENT_CONFIG = ETC / "agent.toml"
 PREVIOUS_CONFIG = ETC / "agent.toml.previous"
 GOOD_CONFIG = ETC / "agent.toml.good"
+TRUST = ETC / "trust"  # the root of trust and the newest verified metadata
+HARDWARE_FILE = ETC / "hardware"  # names of hardware, one a line, beside the platform
+SUPERVISOR_FILE = ETC / "supervisor"  # which supervisor the device has; none: detached
+STOPPED_FILE = ETC / "stopped"  # exists after `stop`: the agent stays down, also after a reboot
 READY_FILE = RUN / "ready.json"
+TRIAL_FILE = RUN / "trial.json"
 BROKER_FILE = RUN / "broker.json"
 PID_FILE = RUN / "supervisor.pid"
 LEASE_FILE = RUN / "push.lease"
@@ -36,11 +42,13 @@ LOG_FILE = LOG / "agent.log"
 RELEASES_DB = PurePosixPath("state.db")
 JOURNAL = PurePosixPath("journal.db")
 TUNING_FILE = PurePosixPath("tuning.json")
+RESERVE_FILE = PurePosixPath("reserve")  # bytes that a way back may need on a full disk
 
 # In a release's folder
 AGENT, RUNTIME = "agent", "runtime"  # links to its trees
 MODEL = "model"
 BUNDLE_CONFIG = "bundle.json"
+GOLDEN = "golden.json"
 
 PATH = "/usr/bin:/bin"  # of every process that edgekit starts on a device
 

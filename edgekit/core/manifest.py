@@ -23,6 +23,7 @@ WEIGHT_TYPE = "application/vnd.cncf.model.weight.v1.raw"
 WEIGHT_CONFIG_TYPE = "application/vnd.cncf.model.weight.config.v1.raw"
 AGENT_TYPE = "application/vnd.edgekit.agent.v1.tar+zstd"
 RUNTIME_TYPE = "application/vnd.edgekit.runtime.v1.tar+zstd"
+GOLDEN_TYPE = "application/vnd.edgekit.golden.v1+json"
 DOCS_TYPE = "application/vnd.edgekit.docs.v1+tar+zstd"  # for auditors; devices do not fetch it
 
 TITLE = "org.opencontainers.image.title"
@@ -30,6 +31,7 @@ PLATFORM = "org.edgekit.platform"
 PYTHON = "org.edgekit.python"
 UNPACKED = "org.edgekit.unpacked-bytes"  # of a tar layer: its size on a device's disk
 SETTINGS = "org.edgekit.settings"  # of the agent layer: the keys of agent.toml that it knows
+UPDATER = "org.edgekit.updater"  # of the agent layer: which way of staging it has; none: the first
 GATE = "org.edgekit.gate"  # of a bundle: `passed` or `ungated`
 
 MAX_MANIFEST_BYTES = 1 << 20

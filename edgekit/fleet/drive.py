@@ -28,7 +28,7 @@ from edgekit.fleet.plan import (
 )
 from edgekit.fleet.remote import LocalRemote, Remote, SshRemote
 from edgekit.store import BlobStore
-from edgekit.trust import PinnedManifest
+from edgekit.trust.pinned import PinnedManifest
 
 STAGE_SECONDS = 1800.0  # hashing and unpacking from a slow SD card
 ACTIVATE_SECONDS = 300.0  # the old release drains and perhaps starts again; the trial comes on top

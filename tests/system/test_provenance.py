@@ -30,7 +30,7 @@ from edgekit.bundle.tar import plain_tar
 from edgekit.cli.project import init
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import DOCS_TYPE, encode
-from edgekit.trust import PinnedManifest
+from edgekit.trust.pinned import PinnedManifest
 from tests import tools
 from tests.conftest import Project, make_project
 from tests.models.model_folder import ABOUT, FAILED, MODEL, SPEC, model_folder

@@ -33,7 +33,7 @@ from edgekit.core.manifest import (
     oci_platform,
 )
 from edgekit.errors import EdgekitError, VerificationError
-from edgekit.trust import PinnedManifest, pin
+from edgekit.trust.pinned import PinnedManifest, pin
 
 WEIGHTS = b"w" * 5000
 CONFIG = encode(BundleConfig("tiny", "1", "llama", "", 16, 1, 16, Fit(0, 0)))

@@ -47,7 +47,7 @@ from edgekit.fleet.drive import DeviceDriver, push
 from edgekit.fleet.facts import DeviceFacts
 from edgekit.fleet.plan import check_settings, config_bytes
 from edgekit.store import BlobStore
-from edgekit.trust import pin
+from edgekit.trust.pinned import pin
 
 # As the agent and the controller of commit c9e86d5 wrote it: every default, in this order.
 FIRST_AGENT_TOML = b"""\

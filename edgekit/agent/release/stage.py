@@ -17,7 +17,7 @@ from edgekit.core.digest import Digest
 from edgekit.core.manifest import UNPACKED, Descriptor, Manifest, oci_platform, parse_config
 from edgekit.errors import EdgekitError, VerificationError
 from edgekit.store import fsync_folder
-from edgekit.trust import PinnedManifest, pin
+from edgekit.trust.pinned import PinnedManifest, pin
 
 RESERVE_BYTES = 64 << 20  # bytes of the disk that stay free
 
