@@ -54,8 +54,12 @@ def once(folder: Path, make: Callable[[Path], object]) -> Path:
 
 
 def changed(folder: Path) -> list[str]:
-    """The blobs below a shared folder that are not what their names say: a test wrote to a copy."""
-    blobs = (path for path in folder.rglob("blobs/sha256/*") if path.is_file())
+    """The blobs of shared folders that are not what their names say: a test wrote to a copy.
+
+    Another process may still be making a folder: that one is left out.
+    """
+    made = (path for path in folder.glob("*") if path.is_dir() and path != half(path))
+    blobs = (path for each in made for path in each.rglob("blobs/sha256/*") if path.is_file())
     return [path.name for path in blobs if path.name != hash_file(path)]
 
 
