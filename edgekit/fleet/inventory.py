@@ -1,4 +1,7 @@
-"""`fleet.toml`: the devices with their addresses and settings. Unknown keys are errors."""
+"""`fleet.toml`: the devices with their addresses and settings. Unknown keys are errors.
+
+Devices can also come from inventories of Ansible that the file names. One fleet has both.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,10 @@ import msgspec
 from edgekit.core.config import BrokerConfig, DeviceSettings, check_name
 from edgekit.core.tomlfile import NEXT, convert, read_table
 from edgekit.errors import UsageError
+from edgekit.fleet.inventories import ansible
+from edgekit.fleet.inventories.groups import Group, Values, devices_of, groups_with, values_of
+from edgekit.fleet.inventories.read import read_hosts
+from edgekit.fleet.inventories.selection import select
 from edgekit.fleet.ssh.destination import parse_destination
 
 BrokerValues = dict[str, Any]
@@ -39,6 +46,7 @@ class Device(DeviceSettings, frozen=True, forbid_unknown_fields=True):
     root: str = ""  # on the device; empty: ~/.local/share/edgekit, for local: the folder itself
     python: str = "python3"
     tags: list[str] = msgspec.field(default_factory=list)
+    site: str = ""  # where it stands
     # for this device alone; it wins over the file's [broker]
     broker: BrokerValues = msgspec.field(default_factory=dict)
 
@@ -51,10 +59,23 @@ class Device(DeviceSettings, frozen=True, forbid_unknown_fields=True):
                 raise ValueError(f"{name} has a control character")
 
 
+_SomeOfDevice = msgspec.defstruct(
+    "_SomeOfDevice",
+    [
+        (field.name, field.type, None)
+        for field in msgspec.structs.fields(Device)
+        if field.name != "address"
+    ]
+    + [("members", list[str], [])],
+    forbid_unknown_fields=True,
+)
+
+
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     devices: dict[str, Any] = {}  # `load` names the device whose table is wrong
     groups: dict[str, Any] = {}
     broker: BrokerValues = {}
+    inventories: list[str] = []  # of Ansible: YAML files and programs, relative to this file
 
 
 class Fleet(msgspec.Struct, frozen=True):
@@ -85,34 +106,21 @@ class Fleet(msgspec.Struct, frozen=True):
                 "correct it in fleet.toml or edgekit.toml",
             ) from error
 
-    def select(self, names: list[str]) -> list[str]:
-        """List the devices that names of devices and groups stand for; no names mean all.
+    def select(self, words: list[str]) -> list[str]:
+        """List the devices that words mean (`inventories.selection`); no words mean all.
 
         Raises:
-            UsageError: a name is neither a device nor a group.
+            UsageError: a word names nothing.
         """
-        chosen: dict[str, None] = {}
-        for name in names or list(self.devices):
-            if name in self.groups:
-                chosen.update(dict.fromkeys(self.groups[name]))
-            elif name in self.devices:
-                chosen[name] = None
-            else:
-                known = ", ".join([*self.devices, *self.groups]) or "nothing"
-                raise UsageError(
-                    f"there is no device or group {name!r}",
-                    f"fleet.toml has {known}",
-                    "add it to fleet.toml",
-                )
-        return list(chosen)
+        return select(words, self.devices, self.groups, "fleet.toml")
 
 
 def load(path: Path) -> Fleet:
-    """Read `fleet.toml`.
+    """Read `fleet.toml` and the inventories that it names.
 
     Raises:
-        UsageError: the file is missing or no TOML, or it has an unknown key, a wrong value, a bad
-            name or a bad address.
+        UsageError: a file is missing or cannot be read, or it has an unknown key, a wrong value, a
+            bad name or a bad address.
     """
     try:
         table, text = read_table(path.read_bytes(), str(path))
@@ -120,30 +128,76 @@ def load(path: Path) -> Fleet:
         raise UsageError(f"{path} does not exist", next_step="`edgekit init` writes one") from None
     file = convert(table, _File, str(path), text)
     convert(file.broker, _SomeOfBroker, f"{path}: [broker]", text, "broker")
-    devices: dict[str, Device] = {}
+    groups = {name: _group(name, content, path, text) for name, content in file.groups.items()}
+    tables: dict[str, tuple[Values, str]] = {}
+    for inventory in file.inventories:
+        _add_inventory(path.parent / inventory, tables, groups)
     for name, values in file.devices.items():
         _check_name("device", name, path)
-        at, where = f"devices.{name}", f"{path}: the device {name}"
-        device = devices[name] = convert(values, Device, where, text, at)
-        where = f"{path}: the broker of {name}"
-        convert(device.broker, _SomeOfBroker, where, text, f"{at}.broker")
-        kind, _, rest = device.address.partition(":")
-        if kind not in ("local", "ssh") or not rest:
+        if name in tables and not isinstance(values.get("address"), str):
+            # a device of an inventory gets values of its own here
+            tables[name] = (tables[name][0] | values, str(path))
+        else:
+            tables[name] = (values, str(path))
+    members, naming = devices_of(groups, tables, str(path)), groups_with(groups)
+    devices = {
+        name: _device(name, values_of(name, values, groups, naming, str(path)), where, text)
+        for name, (values, where) in tables.items()
+    }
+    return Fleet(devices, members, path.resolve().parent, file.broker)
+
+
+def _device(name: str, values: Values, path: str, text: str) -> Device:
+    at, where = f"devices.{name}", f"{path}: the device {name}"
+    device = convert(values, Device, where, text, at)
+    convert(device.broker, _SomeOfBroker, f"{path}: the broker of {name}", text, f"{at}.broker")
+    kind, _, rest = device.address.partition(":")
+    if kind not in ("local", "ssh") or not rest:
+        raise UsageError(
+            f"{path}: the address of {name} is {device.address!r}",
+            "an address is local:FOLDER or ssh:[user@]host[:port]",
+        )
+    if kind == "ssh":
+        _check_destination(rest, f"{path}: the address of {name} is {device.address!r}")
+    return device
+
+
+def _group(name: str, content: Any, path: Path, text: str) -> Group:
+    """A group as fleet.toml has it: a list of names, or a table with `members` and values."""
+    _check_name("group", name, path)
+    at, where = f"groups.{name}", f"{path}: the group {name}"
+    if not isinstance(content, dict):
+        return Group(convert(content, list[str], where, text, at))
+    convert(content, _SomeOfDevice, where, text, at)
+    values = dict(content)
+    members = values.pop("members", [])
+    convert(values.get("broker", {}), _SomeOfBroker, where, text, f"{at}.broker")
+    return Group(members, values)
+
+
+def _add_inventory(
+    path: Path, tables: dict[str, tuple[Values, str]], groups: dict[str, Group]
+) -> None:
+    """Add the hosts and groups of one of Ansible's inventories.
+
+    A group of that name in fleet.toml gets its hosts, too. The groups `all` and `ungrouped` are
+    not taken: without words every device is chosen.
+    """
+    found = read_hosts(path)
+    members = ansible.members(found, str(path))
+    told = ansible.variables(found, members)
+    for host in found.hosts:
+        _check_name("device", host, path)
+        if host in tables:
             raise UsageError(
-                f"{path}: the address of {name} is {device.address!r}",
-                "an address is local:FOLDER or ssh:[user@]host[:port]",
+                f"{path}: {host} is in {tables[host][1]}, too", next_step="take one of them out"
             )
-        if kind == "ssh":
-            _check_destination(rest, f"{path}: the address of {name} is {device.address!r}")
-    groups: dict[str, list[str]] = {}
-    for group, members in file.groups.items():
-        _check_name("group", group, path)
-        where = f"{path}: the group {group}"
-        groups[group] = convert(members, list[str], where, text, f"groups.{group}")
-        for name in groups[group]:
-            if name not in devices:
-                raise UsageError(f"{path}: group {group} names {name!r}, which is no device")
-    return Fleet(devices, groups, path.resolve().parent, file.broker)
+        tables[host] = (ansible.device_table(host, told[host], str(path)), str(path))
+    for name, hosts in members.items():
+        if name not in (ansible.ALL, ansible.UNGROUPED):
+            _check_name("group", name, path)
+            known = groups.get(name, Group([]))
+            groups[name] = Group([*known.members, *hosts], known.values)
 
 
 def _check_destination(text: str, where: str) -> None:

@@ -1,0 +1,1 @@
+"""Which devices there are and which are meant: groups, selections, Ansible's inventories."""
