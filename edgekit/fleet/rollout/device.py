@@ -1,0 +1,108 @@
+"""How each device of a rollout stands: a table, and what it means for the wave. Pure."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+
+class DeviceState(StrEnum):
+    """Where a device is in a rollout."""
+
+    WAITING = "waiting"
+    STAGING = "staging"
+    STAGED = "staged"
+    SWITCHING = "switching"
+    SOAKING = "on trial"
+    GOOD = "good"
+    FAILED = "failed"
+    AWAY = "away"
+    GOING_BACK = "going back"
+    BACK = "back"
+
+
+class Move(StrEnum):
+    """What happens to a device."""
+
+    STAGE = "its staging begins"
+    STAGED = "staged"
+    SWITCH = "its switch begins"
+    ANSWERS = "answers"
+    GOOD = "is good"
+    FAILED = "fails"
+    AWAY = "is away"
+    AGAIN = "is tried again"
+    GO_BACK = "its way back begins"
+    BACK = "is back"
+
+
+_S, _M = DeviceState, Move
+_BUSY = (_S.STAGING, _S.STAGED, _S.SWITCHING, _S.SOAKING)
+MOVES: dict[tuple[DeviceState, Move], DeviceState] = (
+    {
+        (_S.WAITING, _M.STAGE): _S.STAGING,
+        (_S.STAGING, _M.STAGED): _S.STAGED,
+        (_S.STAGED, _M.SWITCH): _S.SWITCHING,
+        (_S.SWITCHING, _M.ANSWERS): _S.SOAKING,
+        (_S.SOAKING, _M.ANSWERS): _S.SOAKING,
+        (_S.AWAY, _M.AGAIN): _S.WAITING,
+        (_S.FAILED, _M.AGAIN): _S.WAITING,
+        (_S.GOING_BACK, _M.BACK): _S.BACK,
+        (_S.GOING_BACK, _M.FAILED): _S.FAILED,
+        (_S.GOING_BACK, _M.AWAY): _S.AWAY,
+    }
+    # A device runs the release already, or has judged it while its controller was dead.
+    | {(state, _M.GOOD): _S.GOOD for state in _BUSY}
+    | {(state, _M.FAILED): _S.FAILED for state in _BUSY}
+    | {(state, _M.AWAY): _S.AWAY for state in _BUSY}
+    | {(state, _M.GO_BACK): _S.GOING_BACK for state in (_S.SOAKING, _S.GOOD, _S.AWAY)}
+)
+
+WORKED_ON = (DeviceState.STAGING, DeviceState.SWITCHING, DeviceState.GOING_BACK)
+"""A connection to the device is at work."""
+ENDED = (DeviceState.GOOD, DeviceState.FAILED, DeviceState.AWAY)
+"""The wave need not wait for the device."""
+
+
+class DeviceProgress(msgspec.Struct):
+    """One device of a rollout.
+
+    Attributes:
+        state: where it is.
+        reason: why it failed or is away; empty otherwise.
+        tries: how often it was away in a row.
+        since: Unix seconds of the last move.
+        switched: whether this rollout has begun to switch it.
+        due: Unix seconds of the next try of a device that is away.
+    """
+
+    state: DeviceState = DeviceState.WAITING
+    reason: str = ""
+    tries: int = 0
+    since: float = 0.0
+    switched: bool = False
+    due: float = 0.0
+
+    def move(self, move: Move, now: float, reason: str = "") -> bool:
+        """Move along the table; whether it has such a move."""
+        after = MOVES.get((self.state, move))
+        if after is None:
+            return False
+        self.state, self.since, self.reason = after, now, reason
+        self.switched |= after == DeviceState.SWITCHING
+        if after == DeviceState.BACK:
+            self.switched = False
+        if after == DeviceState.GOOD:
+            self.tries = 0
+        return True
+
+
+def table() -> str:
+    """The moves as a Markdown table; equal results share a row."""
+    rows: dict[tuple[Move, DeviceState], list[str]] = {}
+    for (state, move), after in MOVES.items():
+        rows.setdefault((move, after), []).append(state)
+    lines = ["| a device that is | then | is |", "|---|---|---|"]
+    lines += [f"| {', '.join(froms)} | {move} | {after} |" for (move, after), froms in rows.items()]
+    return "\n".join(lines)

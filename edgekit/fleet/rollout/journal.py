@@ -1,0 +1,132 @@
+"""A rollout's journal: SQLite, one row for each event, chained by hashes.
+
+Each row's hash covers the one before it, its time and its event; the first row is the plan. So a
+row that was changed, left out or put in shows when the journal is read, and the last hash, the
+head, stands for the whole history in reports and on devices.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import msgspec
+
+from edgekit.core.digest import decode_hook, encode_hook
+from edgekit.errors import EdgekitError, VerificationError
+from edgekit.fleet.rollout.events import AnyEvent, RolloutEvent
+from edgekit.fleet.rollout.machine import Rollout
+from edgekit.fleet.rollout.waves import RolloutPlan
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS rows (
+    number INTEGER PRIMARY KEY,   -- 0 is the plan
+    at     TEXT NOT NULL,         -- Unix seconds, as they were hashed
+    what   BLOB NOT NULL,         -- JSON
+    hash   TEXT NOT NULL          -- sha256 over the hash before, at and what
+)
+"""
+BUSY_SECONDS = 10.0
+
+
+class RolloutRow(msgspec.Struct, frozen=True):
+    """One event with its time in Unix seconds, and the hash up to it."""
+
+    at: float
+    event: RolloutEvent
+    hash: str
+
+
+class RolloutJournal:
+    """The journal of one rollout.
+
+    Args:
+        path: of its file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def create(self, plan: RolloutPlan, now: float) -> None:
+        """Begin a journal with its plan.
+
+        Raises:
+            EdgekitError: there is one already.
+        """
+        with self._open() as db:
+            db.execute("BEGIN IMMEDIATE")
+            if db.execute("SELECT 1 FROM rows").fetchone():
+                raise EdgekitError(f"{self.path} holds a rollout already", "a plan never changes")
+            _append(db, msgspec.json.encode(plan, enc_hook=encode_hook), now)
+
+    def append(self, event: RolloutEvent, now: float) -> str:
+        """Write an event so that a power cut does not lose it; return the head."""
+        with self._open() as db:
+            db.execute("BEGIN IMMEDIATE")
+            return _append(db, msgspec.json.encode(event), now)
+
+    def read(self) -> tuple[RolloutPlan, list[RolloutRow], str]:
+        """The plan, all events, and the head.
+
+        Raises:
+            EdgekitError: there is no rollout in it, or a later edgekit wrote it.
+            VerificationError: a row is not as it was written.
+        """
+        if not self.path.exists():
+            raise EdgekitError(f"there is no rollout at {self.path}")
+        with self._open() as db:
+            rows = db.execute(
+                "SELECT number, at, CAST(what AS BLOB), hash FROM rows ORDER BY number"
+            ).fetchall()
+        if not rows:
+            raise EdgekitError(f"{self.path} holds no rollout", "it was ended before its plan")
+        head = ""
+        for expected, (number, at, what, told) in enumerate(rows):
+            head = _hash(head, at, what)
+            if number != expected or told != head:
+                raise VerificationError(
+                    f"row {expected} of {self.path} is not as it was written",
+                    "its hash or its number is another one",
+                    "keep the file for whoever looks into it; `edgekit state` says what runs where",
+                )
+        try:
+            plan = msgspec.json.decode(rows[0][2], type=RolloutPlan, dec_hook=decode_hook)
+            events = [
+                RolloutRow(float(at), msgspec.json.decode(what, type=AnyEvent), told)
+                for _, at, what, told in rows[1:]
+            ]
+        except msgspec.MsgspecError as error:
+            raise EdgekitError(
+                f"{self.path} cannot be read", str(error), "a later edgekit wrote it: use that one"
+            ) from error
+        return plan, events, head
+
+    def replay(self) -> Rollout:
+        """The rollout as its journal leaves it; raises what `read` raises."""
+        plan, rows, _ = self.read()
+        rollout = Rollout(plan)
+        for row in rows:
+            rollout.handle(row.event, row.at)
+        return rollout
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        with closing(sqlite3.connect(self.path, timeout=BUSY_SECONDS)) as db, db:
+            db.execute("PRAGMA synchronous=FULL")
+            db.execute(_SCHEMA)
+            yield db
+
+
+def _append(db: sqlite3.Connection, what: bytes, now: float) -> str:
+    last = db.execute("SELECT number, hash FROM rows ORDER BY number DESC LIMIT 1").fetchone()
+    number, before = (last[0] + 1, last[1]) if last else (0, "")
+    head = _hash(before, repr(now), what)
+    db.execute("INSERT INTO rows VALUES (?, ?, ?, ?)", (number, repr(now), what, head))
+    return head
+
+
+def _hash(before: str, at: str, what: bytes) -> str:
+    return hashlib.sha256(f"{before} {at} ".encode() + what).hexdigest()

@@ -1,0 +1,356 @@
+"""A rollout as a machine: it takes events, returns effects and does no I/O.
+
+`Rollout.handle(event, now)` is the only way in; `now` is Unix seconds. The journal keeps the
+events. Feeding them in again is the only way in which a rollout goes on after its controller ended.
+The rules:
+
+1.  Waves go one after the other. A wave ends when each of its devices is good, has failed or is
+    away. A device of a later wave is never touched before that.
+2.  At most `parallel` devices are worked on at one time. A device is staged first and switched
+    then; while the window is closed devices are staged and not switched.
+3.  A device that fails in the first of several waves pauses the rollout: that is what canaries are
+    for. Later more failures than allowed pause it: the larger of a number and a share of the
+    devices that were begun. Failures before the last resume do not count again.
+4.  A device that is away is neither good nor failed. It comes in again later, with growing pauses,
+    also after its wave. An absent canary is replaced by another device of its class. A wave of
+    which no device was good pauses the rollout; a resume accepts that.
+5.  After a wave the rollout waits for the soak, then for the hook, then for a person where
+    `confirm` asks for one. A hook that fails pauses it.
+6.  A paused rollout begins nothing; what was begun ends. An aborted one never goes on.
+7.  A rollback takes back what this rollout has switched, and nothing else. It can be ordered in any
+    state, and it pauses for nothing.
+8.  Events that come twice or too late change nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from enum import StrEnum
+
+from edgekit.fleet.rollout.device import ENDED, WORKED_ON, DeviceProgress, DeviceState, Move
+from edgekit.fleet.rollout.events import (
+    AbortOrdered,
+    AskVerdict,
+    DeviceAnswers,
+    DeviceAway,
+    DeviceBack,
+    DeviceFailed,
+    DeviceGood,
+    DeviceStaged,
+    GoBackOn,
+    HookEnded,
+    PauseOrdered,
+    ResumeOrdered,
+    RollbackOrdered,
+    RolloutEffect,
+    RolloutEvent,
+    RolloutStarted,
+    RunHook,
+    StageOn,
+    SwitchOn,
+    WindowChanged,
+)
+from edgekit.fleet.rollout.waves import RolloutPlan
+
+MOST_LATE_SECONDS = 3600.0
+
+
+class RolloutPhase(StrEnum):
+    """Where a rollout is."""
+
+    PLANNED = "planned"
+    RUNNING = "running"
+    PAUSED = "paused"
+    DONE = "done"
+    ABORTED = "aborted"
+    GOING_BACK = "going back"
+    BACK = "back"
+
+
+class WavePhase(StrEnum):
+    """Where the present wave is."""
+
+    NEW = "new"
+    HOOK_BEFORE = "hook before"
+    WORKING = "working"
+    SOAKING = "soaking"
+    HOOK_AFTER = "hook after"
+    OVER = "over"
+
+
+class Rollout:
+    """The state of one rollout.
+
+    Args:
+        plan: what goes where; it never changes.
+    """
+
+    def __init__(self, plan: RolloutPlan) -> None:
+        self.plan = plan
+        self.phase = RolloutPhase.PLANNED
+        self.reason = ""  # why it is paused
+        self.wave = 0
+        self.wave_phase = WavePhase.NEW
+        self.window_open = True
+        self.waves = [list(wave) for wave in plan.waves]
+        self.devices = {name: DeviceProgress() for wave in plan.waves for name in wave}
+        self._soak_until = 0.0
+        self._forgiven = 0  # failures before the last resume
+        self._accepted = -1  # the wave at the last resume
+
+    # --- the way in ---------------------------------------------------------------------------
+    def handle(self, event: RolloutEvent, now: float) -> tuple[RolloutEffect, ...]:
+        """Take one event; return the effects that it asks for, in their order."""
+        effects: list[RolloutEffect] = []
+        match event:
+            case RolloutStarted() if self.phase == RolloutPhase.PLANNED:
+                self.phase = RolloutPhase.RUNNING
+            case HookEnded(trouble):
+                self._hook_ended(trouble)
+            case WindowChanged(is_open):
+                self.window_open = is_open
+            case PauseOrdered(by, reason) if self.phase == RolloutPhase.RUNNING:
+                self._pause(f"{by} paused it" + (f": {reason}" if reason else ""))
+            case ResumeOrdered(_, retry):
+                self._resume(retry, now)
+            case AbortOrdered() if self.phase in (RolloutPhase.RUNNING, RolloutPhase.PAUSED):
+                self.phase = RolloutPhase.ABORTED
+            case RollbackOrdered() if self.phase != RolloutPhase.BACK:
+                self.phase = RolloutPhase.GOING_BACK
+            case _:
+                effects += self._device(event, now)
+        return (*effects, *self._go_on(now))
+
+    def outstanding(self) -> tuple[RolloutEffect, ...]:
+        """The effects that were asked for and have not ended: to be done again after a replay.
+
+        Each of them may be done twice on a device without harm.
+        """
+        found: list[RolloutEffect] = []
+        for name, device in self.devices.items():
+            match device.state:
+                case DeviceState.STAGING:
+                    found.append(StageOn(name))
+                case DeviceState.SWITCHING:
+                    found.append(SwitchOn(name))
+                case DeviceState.SOAKING:
+                    found.append(AskVerdict(name, device.due))
+                case DeviceState.GOING_BACK:
+                    found.append(GoBackOn(name))
+        if self.wave_phase in (WavePhase.HOOK_BEFORE, WavePhase.HOOK_AFTER):
+            found.append(RunHook(self.wave + 1, self.wave_phase == WavePhase.HOOK_AFTER))
+        return tuple(found)
+
+    def wakes_at(self) -> float | None:
+        """When a `ClockTicked` can change something, in Unix seconds; None: never by time alone."""
+        times = []
+        if self.phase == RolloutPhase.RUNNING and self.wave_phase == WavePhase.SOAKING:
+            times.append(self._soak_until)
+        room = self._busy() < self.plan.terms.parallel  # else an end of work comes first
+        if room and self.phase in (RolloutPhase.RUNNING, RolloutPhase.GOING_BACK):
+            back = self.phase == RolloutPhase.GOING_BACK
+            away = [d for d in self.devices.values() if d.state == DeviceState.AWAY]
+            times += [device.due for device in away if device.switched or not back]
+        return min(times, default=None)
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is at work and nothing will begin by itself."""
+        if self._busy():
+            return False
+        return self.phase not in (RolloutPhase.RUNNING, RolloutPhase.GOING_BACK)
+
+    def counts(self) -> dict[DeviceState, int]:
+        """How many devices stand where; only those that are not 0."""
+        found: dict[DeviceState, int] = {}
+        for device in self.devices.values():
+            found[device.state] = found.get(device.state, 0) + 1
+        return found
+
+    # --- devices ------------------------------------------------------------------------------
+    def _device(self, event: RolloutEvent, now: float) -> list[RolloutEffect]:
+        name = getattr(event, "device", "")
+        device = self.devices.get(name)
+        if device is None:
+            return []
+        match event:
+            case DeviceStaged():
+                if self.plan.terms.stage_only:
+                    device.move(Move.GOOD, now)
+                else:
+                    device.move(Move.STAGED, now)
+            case DeviceAnswers(_, seconds):
+                if device.move(Move.ANSWERS, now):
+                    device.due = now + seconds
+                    return [AskVerdict(name, device.due)]
+            case DeviceGood(_, already):
+                if device.move(Move.GOOD, now) and already:
+                    device.switched = False
+            case DeviceFailed(_, reason):
+                if device.move(Move.FAILED, now, reason):
+                    self._count_failure(name)
+            case DeviceAway(_, reason):
+                if device.move(Move.AWAY, now, reason):
+                    wait = self.plan.terms.late_seconds * 2**device.tries
+                    device.due = now + min(wait, MOST_LATE_SECONDS)
+                    device.tries += 1
+                    self._replace_canary(name)
+            case DeviceBack():
+                device.move(Move.BACK, now)
+        return []
+
+    def _count_failure(self, name: str) -> None:
+        """Pause where there are more failures than allowed (rule 3)."""
+        if self.phase != RolloutPhase.RUNNING:
+            return
+        failed = self._failed() - self._forgiven
+        begun = sum(d.state != DeviceState.WAITING for d in self.devices.values())
+        terms = self.plan.terms
+        allowed = max(terms.failures, math.floor(terms.failure_share * begun))
+        reason = self.devices[name].reason
+        if len(self.waves) > 1 and self.wave == 0:
+            self._pause(f"the canary {name} failed: {reason}")
+        elif failed > allowed:
+            self._pause(f"{failed} devices failed and {allowed} may; the last, {name}: {reason}")
+
+    def _busy(self) -> int:
+        return sum(device.state in WORKED_ON for device in self.devices.values())
+
+    def _failed(self) -> int:
+        return sum(device.state == DeviceState.FAILED for device in self.devices.values())
+
+    def _replace_canary(self, name: str) -> None:
+        """Take another device of the class into the first wave (rule 4)."""
+        if self.wave or len(self.waves) == 1 or name not in self.waves[0]:
+            return
+        kind = self.plan.kinds[name]
+        for wave in self.waves[1:]:
+            for other in wave:
+                if self.plan.kinds[other] == kind:
+                    wave.remove(other)
+                    self.waves[0].append(other)
+                    self.waves = [each for each in self.waves if each]
+                    return
+
+    # --- the whole ----------------------------------------------------------------------------
+    def _pause(self, reason: str) -> None:
+        self.phase, self.reason = RolloutPhase.PAUSED, reason
+
+    def _resume(self, retry: bool, now: float) -> None:
+        if self.phase not in (RolloutPhase.PAUSED, RolloutPhase.DONE):
+            return
+        for device in self.devices.values():
+            if device.state == DeviceState.AWAY:
+                device.due = now
+            if retry and device.state == DeviceState.FAILED:
+                device.move(Move.AGAIN, now)
+        self._forgiven, self._accepted = self._failed(), self.wave
+        self.phase, self.reason = RolloutPhase.RUNNING, ""
+
+    def _hook_ended(self, trouble: str) -> None:
+        before = self.wave_phase == WavePhase.HOOK_BEFORE
+        if not before and self.wave_phase != WavePhase.HOOK_AFTER:
+            return
+        if trouble:
+            # the same hook runs again after a resume
+            self.wave_phase = WavePhase.NEW if before else WavePhase.SOAKING
+            if self.phase == RolloutPhase.RUNNING:
+                self._pause(
+                    f"the hook {'before' if before else 'after'} the wave failed: {trouble}"
+                )
+        else:
+            self.wave_phase = WavePhase.WORKING if before else WavePhase.OVER
+
+    def _go_on(self, now: float) -> list[RolloutEffect]:
+        """Begin what can begin."""
+        if self.phase == RolloutPhase.GOING_BACK:
+            return self._go_back(now)
+        effects: list[RolloutEffect] = []
+        while self.phase == RolloutPhase.RUNNING:
+            effects += self._begin_devices(now)
+            if not self._next_phase(now, effects):
+                break
+        return effects
+
+    def _next_phase(self, now: float, effects: list[RolloutEffect]) -> bool:
+        """Move the wave one phase on; whether it moved."""
+        terms, phase = self.plan.terms, self.wave_phase
+        if phase == WavePhase.NEW:
+            self.wave_phase = WavePhase.HOOK_BEFORE if terms.hook_before else WavePhase.WORKING
+            if terms.hook_before:
+                effects.append(RunHook(self.wave + 1, after=False))
+        elif phase == WavePhase.WORKING:
+            return self._end_wave(now)
+        elif phase == WavePhase.SOAKING and now >= self._soak_until:
+            self.wave_phase = WavePhase.HOOK_AFTER if terms.hook_after else WavePhase.OVER
+            if terms.hook_after:
+                effects.append(RunHook(self.wave + 1, after=True))
+        elif phase == WavePhase.OVER:
+            return self._next_wave()
+        else:
+            return False
+        return True
+
+    def _end_wave(self, now: float) -> bool:
+        mine = [self.devices[name] for name in self.waves[self.wave]]
+        if any(device.state not in ENDED for device in mine):
+            return False
+        good = [device for device in mine if device.state == DeviceState.GOOD]
+        if not good and self._accepted != self.wave:
+            away = sum(device.state == DeviceState.AWAY for device in mine)
+            self._pause(
+                f"no device of wave {self.wave + 1} is good; {away} of {len(mine)} are away"
+            )
+            return False
+        last = max((device.since for device in good), default=now)
+        self._soak_until = last + self.plan.terms.soak_seconds
+        self.wave_phase = WavePhase.SOAKING
+        return True
+
+    def _next_wave(self) -> bool:
+        if self.wave + 1 == len(self.waves):
+            if all(device.state in ENDED for device in self.devices.values()):
+                self.phase = RolloutPhase.DONE
+            return False
+        self.wave, self.wave_phase = self.wave + 1, WavePhase.NEW
+        if self.plan.terms.confirm:
+            self._pause(f"wave {self.wave} went well and waits for a word")
+        return True
+
+    def _begin_devices(self, now: float) -> list[RolloutEffect]:
+        """Begin work on devices of this wave and on late ones of earlier waves."""
+        effects: list[RolloutEffect] = []
+        busy = self._busy()
+        working = self.wave_phase not in (WavePhase.NEW, WavePhase.HOOK_BEFORE)
+        waves = self.waves[: self.wave + int(working)]
+        for name in (name for wave in waves for name in wave):
+            if busy >= self.plan.terms.parallel:
+                break
+            device = self.devices[name]
+            if device.state == DeviceState.AWAY and now >= device.due:
+                device.move(Move.AGAIN, now)
+            if device.state == DeviceState.WAITING:
+                device.move(Move.STAGE, now)
+                effects.append(StageOn(name))
+                busy += 1
+            elif device.state == DeviceState.STAGED and self.window_open:
+                device.move(Move.SWITCH, now)
+                effects.append(SwitchOn(name))
+                busy += 1
+        return effects
+
+    def _go_back(self, now: float) -> list[RolloutEffect]:
+        effects: list[RolloutEffect] = []
+        busy = self._busy()
+        left = False
+        for name, device in self.devices.items():
+            if not device.switched:
+                continue
+            due = device.state != DeviceState.AWAY or now >= device.due
+            if due and busy < self.plan.terms.parallel and device.move(Move.GO_BACK, now):
+                effects.append(GoBackOn(name))
+                busy += 1
+            left |= device.state != DeviceState.FAILED
+        if not left:
+            self.phase = RolloutPhase.BACK
+        return effects

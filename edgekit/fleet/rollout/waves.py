@@ -1,0 +1,105 @@
+"""Which devices come in which wave, and the terms of a rollout. Pure.
+
+One canary for each class of hardware, then 5, 25 and 100 % of all devices. A percentage of a small
+fleet is rounded up, so that no wave is empty. The order within a class comes from a hash of rollout
+and device: another rollout has other canaries.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from edgekit.core.digest import Digest
+
+SHARES = (0.05, 0.25, 1.0)  # of all devices, after the canaries
+SMALL = 5  # a fleet up to this size has one wave unless asked otherwise
+
+
+class Terms(msgspec.Struct, frozen=True):
+    """How careful a rollout is.
+
+    Attributes:
+        parallel: devices that are worked on at one time.
+        soak_seconds: from the last good device of a wave to the next wave.
+        failures: a number of failed devices that does not pause a rollout yet.
+        failure_share: and a share of the devices that were begun; the larger one counts.
+        confirm: pause after each wave that went well, until a person or a program resumes.
+        hooks: commands run before and after each wave.
+        stage_only: bring the bytes and do not switch.
+        late_seconds: from a device that was away to the next try; doubles up to an hour.
+    """
+
+    parallel: int = 8
+    soak_seconds: float = 0.0
+    failures: int = 1
+    failure_share: float = 0.05
+    confirm: bool = False
+    hook_before: bool = False
+    hook_after: bool = False
+    stage_only: bool = False
+    late_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        if self.parallel < 1:
+            raise ValueError("parallel is 1 or more")
+        if not 0 <= self.failure_share <= 1:
+            raise ValueError("failure_share is between 0 and 1")
+        if min(self.soak_seconds, self.failures, self.late_seconds) < 0:
+            raise ValueError("soak_seconds, failures and late_seconds are not negative")
+
+
+class RolloutPlan(msgspec.Struct, frozen=True):
+    """What a rollout brings where, in which order. Its digest names it.
+
+    Attributes:
+        release: the bundle.
+        waves: names of devices; the first wave holds the canaries if there are several.
+        kinds: the class of hardware of each device.
+    """
+
+    release: Digest
+    waves: list[list[str]]
+    kinds: dict[str, str]
+    terms: Terms = Terms()
+
+    def __post_init__(self) -> None:
+        names = [name for wave in self.waves for name in wave]
+        if len(set(names)) != len(names) or not names or not all(self.waves):
+            raise ValueError("each device is in one wave, and no wave is empty")
+        if set(names) - set(self.kinds):
+            raise ValueError("each device has a class of hardware")
+
+
+def waves_of(
+    kinds: Mapping[str, str], release: Digest, shares: Sequence[float] | None = None
+) -> list[list[str]]:
+    """Divide devices into waves.
+
+    Args:
+        kinds: the class of hardware of each device.
+        release: what comes; it decides the order.
+        shares: of all devices, growing, the last 1.0; none: one wave for a handful of devices,
+            else the canaries and `SHARES`.
+    """
+    order = sorted(
+        kinds, key=lambda name: hashlib.sha256(f"{release.hex} {name}".encode()).digest()
+    )
+    if shares is None and len(order) <= SMALL:
+        return [sorted(order)] if order else []
+    first: dict[str, str] = {}
+    for name in order:
+        first.setdefault(kinds[name], name)
+    canaries = sorted(first.values())
+    rest = [name for name in order if name not in first.values()]
+    waves, done = [canaries], len(canaries)
+    for share in shares or SHARES:
+        upto = min(len(order), math.ceil(len(order) * share))
+        count = max(0, upto - done)
+        if wave := rest[:count]:
+            waves.append(sorted(wave))
+            rest, done = rest[count:], upto
+    return waves

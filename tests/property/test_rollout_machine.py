@@ -1,0 +1,287 @@
+"""The rollout: its rules hold for random fleets, orders and kills; a replay is the same rollout."""
+
+from __future__ import annotations
+
+import random
+import time
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgekit.core.digest import Digest
+from edgekit.fleet.rollout.device import ENDED, WORKED_ON, DeviceState
+from edgekit.fleet.rollout.events import (
+    AbortOrdered,
+    GoBackOn,
+    PauseOrdered,
+    ResumeOrdered,
+    RollbackOrdered,
+    RolloutEffect,
+    RolloutStarted,
+    StageOn,
+    SwitchOn,
+    WindowChanged,
+)
+from edgekit.fleet.rollout.machine import Rollout, RolloutPhase
+from edgekit.fleet.rollout.waves import RolloutPlan, Terms, waves_of
+from tests.fakes.rollout_fleet import NEW, OLD, FakeDevice, FakeFleet
+
+RELEASE = Digest.of(b"release")
+
+
+def fleet(
+    habits: dict[str, FakeDevice], terms: Terms | None = None, seed: int = 0, shares: int = 0
+) -> FakeFleet:
+    kinds = {name: name.split("-", maxsplit=1)[0] for name in habits}
+    waves = waves_of(kinds, RELEASE, None if not shares else [0.1, 1.0])
+    plan = RolloutPlan(RELEASE, waves, kinds, terms or Terms())
+    return FakeFleet(plan, habits, random.Random(seed))
+
+
+def ten() -> dict[str, FakeDevice]:
+    return {f"pi-{number}": FakeDevice() for number in range(10)}
+
+
+def canary(made: FakeFleet) -> str:
+    return made.plan.waves[0][0]
+
+
+def same(one: Rollout, other: Rollout) -> bool:
+    return vars(one) == vars(other)
+
+
+# --- named stories ----------------------------------------------------------------------------
+def test_ten_devices_get_a_good_release() -> None:
+    made = fleet(ten())
+    made.tell(RolloutStarted("me"))
+    made.run()
+    assert made.rollout.phase == RolloutPhase.DONE
+    assert made.rollout.counts() == {DeviceState.GOOD: 10}
+    assert all(device.switches == 1 for device in made.devices.values())
+
+
+def test_a_bad_canary_pauses_and_nine_are_not_touched() -> None:
+    made = fleet(ten())
+    made.devices[canary(made)].fails = "soak"
+    made.tell(RolloutStarted("me"))
+    made.run()
+    assert made.rollout.phase == RolloutPhase.PAUSED
+    assert canary(made) in made.rollout.reason
+    touched = [name for name, device in made.devices.items() if device.staged]
+    assert touched == [canary(made)]
+    assert all(device.runs == OLD for device in made.devices.values())
+
+
+def test_a_resume_after_a_bad_canary_goes_on_without_it() -> None:
+    made = fleet(ten())
+    made.devices[canary(made)].fails = "switch"
+    made.tell(RolloutStarted("me"))
+    made.run()
+    made.tell(ResumeOrdered("me"))
+    made.run()
+    assert made.rollout.counts() == {DeviceState.GOOD: 9, DeviceState.FAILED: 1}
+    assert made.rollout.phase == RolloutPhase.DONE
+
+
+def test_a_canary_that_is_away_is_replaced_by_one_of_its_class() -> None:
+    habits = ten() | {f"jetson-{number}": FakeDevice() for number in range(3)}
+    made = fleet(habits)
+    away = next(name for name in made.plan.waves[0] if name.startswith("jetson"))
+    made.devices[away].away = 1000
+    made.tell(RolloutStarted("me"))
+    while made.rollout.wave == 0:
+        assert made.step()
+    good = {name for name, device in made.devices.items() if device.runs == NEW}
+    assert {name.split("-", maxsplit=1)[0] for name in good} == {"pi", "jetson"}
+
+
+def test_devices_that_were_away_join_later() -> None:
+    made = fleet(ten())
+    late = made.plan.waves[-1][0]
+    made.devices[late].away = 3
+    made.tell(RolloutStarted("me"))
+    made.run()
+    assert made.rollout.phase == RolloutPhase.DONE
+    made.tell(ResumeOrdered("me"))
+    made.run()
+    assert made.devices[late].away < 2
+    for _ in range(3):
+        made.tell(ResumeOrdered("me"))
+        made.run()
+    assert made.rollout.counts() == {DeviceState.GOOD: 10}
+
+
+def test_too_many_failures_pause_and_one_does_not() -> None:
+    for failing, phase in ((1, RolloutPhase.DONE), (2, RolloutPhase.PAUSED)):
+        made = fleet(ten())
+        for name in made.plan.waves[-1][:failing]:
+            made.devices[name].fails = "stage"
+        made.tell(RolloutStarted("me"))
+        made.run()
+        assert made.rollout.phase == phase
+
+
+def test_a_closed_window_stages_and_does_not_switch() -> None:
+    made = fleet({f"pi-{number}": FakeDevice() for number in range(4)})
+    made.tell(WindowChanged(open=False))
+    made.tell(RolloutStarted("me"))
+    made.run()
+    assert made.rollout.counts() == {DeviceState.STAGED: 4}
+    assert all(device.staged and device.runs == OLD for device in made.devices.values())
+    made.tell(WindowChanged(open=True))
+    made.run()
+    assert made.rollout.phase == RolloutPhase.DONE
+
+
+def test_stage_only_switches_nothing() -> None:
+    made = fleet(ten(), Terms(stage_only=True))
+    made.tell(RolloutStarted("me"))
+    made.run()
+    assert made.rollout.phase == RolloutPhase.DONE
+    assert all(device.staged and device.runs == OLD for device in made.devices.values())
+
+
+def test_a_person_confirms_each_wave() -> None:
+    made = fleet(ten(), Terms(confirm=True, hook_before=True, hook_after=True))
+    made.tell(RolloutStarted("me"))
+    pauses = 0
+    for _ in range(20):
+        made.run()
+        if made.rollout.phase == RolloutPhase.DONE:
+            break
+        assert "waits for a word" in made.rollout.reason
+        pauses += 1
+        made.tell(ResumeOrdered("me"))
+    assert pauses == len(made.plan.waves) - 1
+
+
+def test_a_rollback_takes_every_device_back() -> None:
+    made = fleet(ten())
+    made.devices[made.plan.waves[-1][0]].fails = "soak"
+    made.tell(RolloutStarted("me"))
+    made.run()
+    made.tell(RollbackOrdered("me"))
+    made.run()
+    assert made.rollout.phase == RolloutPhase.BACK
+    assert all(device.runs == OLD for device in made.devices.values())
+
+
+def test_a_small_fleet_has_one_wave_and_a_class_has_a_canary() -> None:
+    assert len(waves_of(dict.fromkeys("abcde", "pi"), RELEASE)) == 1
+    kinds = {f"pi-{n}": "pi" for n in range(90)} | {f"jetson-{n}": "jetson" for n in range(10)}
+    waves = waves_of(kinds, RELEASE)
+    assert [len(wave) for wave in waves] == [2, 3, 20, 75]
+    assert {kinds[name] for name in waves[0]} == {"pi", "jetson"}
+    assert waves_of(kinds, Digest.of(b"another"))[0] != waves[0]
+
+
+# --- random fleets ----------------------------------------------------------------------------
+habit = st.builds(
+    FakeDevice,
+    fails=st.sampled_from(["", "", "", "", "stage", "switch", "soak"]),
+    away=st.sampled_from([0, 0, 0, 1, 2, 5]),
+    soak_seconds=st.sampled_from([0.0, 30.0]),
+)
+terms = st.builds(
+    Terms,
+    parallel=st.integers(1, 4),
+    soak_seconds=st.sampled_from([0.0, 100.0]),
+    failures=st.integers(0, 2),
+    confirm=st.booleans(),
+    hook_before=st.booleans(),
+    hook_after=st.booleans(),
+)
+ORDERS = {
+    "pause": PauseOrdered("me"),
+    "resume": ResumeOrdered("me"),
+    "retry": ResumeOrdered("me", retry_failed=True),
+    "abort": AbortOrdered("me"),
+    "close": WindowChanged(open=False),
+    "open": WindowChanged(open=True),
+    "rollback": RollbackOrdered("me"),
+}
+order = st.sampled_from([*ORDERS, "kill"])
+
+
+class Rules:
+    """Checks every effect against the rules; counts what was seen."""
+
+    def __init__(self, made: FakeFleet) -> None:
+        self._fleet = made
+        made.check = self.check
+
+    def check(self, rollout: Rollout, effects: tuple[RolloutEffect, ...]) -> None:
+        busy = [name for name, d in rollout.devices.items() if d.state in WORKED_ON]
+        assert len(busy) <= rollout.plan.terms.parallel
+        began = [effect for effect in effects if isinstance(effect, (StageOn, SwitchOn))]
+        if began:
+            assert rollout.phase in (RolloutPhase.RUNNING, RolloutPhase.DONE, RolloutPhase.PAUSED)
+        allowed = {name for wave in rollout.waves[: rollout.wave + 1] for name in wave}
+        assert {effect.device for effect in began} <= allowed
+        if any(isinstance(effect, SwitchOn) for effect in effects):
+            assert rollout.window_open
+        if any(isinstance(effect, GoBackOn) for effect in effects):
+            assert rollout.phase in (RolloutPhase.GOING_BACK, RolloutPhase.BACK)
+        for name, device in rollout.devices.items():
+            if name not in allowed:
+                assert device.state == DeviceState.WAITING
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(habit, min_size=1, max_size=14),
+    terms,
+    st.lists(st.tuples(st.integers(0, 12), order), max_size=8),
+    st.integers(0, 2**32),
+)
+def test_the_rules_hold_whatever_happens(
+    habits: list[FakeDevice], how: Terms, orders: list[tuple[int, str]], seed: int
+) -> None:
+    devices = {f"{'pi' if n % 3 else 'jetson'}-{n}": each for n, each in enumerate(habits)}
+    made = fleet(devices, how, seed, shares=seed % 2)
+    Rules(made)
+    made.tell(RolloutStarted("me"))
+    aborted = gone_back = False
+    for steps, word in orders:
+        for _ in range(steps):
+            made.step()
+        if word == "kill":
+            made.kill()
+        else:
+            made.tell(ORDERS[word])
+        gone_back |= word == "rollback"
+        aborted |= made.rollout.phase == RolloutPhase.ABORTED
+    replayed = Rollout(made.plan)
+    for event, at in made.journal:
+        replayed.handle(event, at)
+    assert same(replayed, made.rollout)
+    made.tell(WindowChanged(open=True))
+    for _ in range(60):
+        made.run()
+        if made.rollout.phase not in (RolloutPhase.PAUSED, RolloutPhase.DONE):
+            break
+        made.tell(ResumeOrdered("me"))
+    if gone_back:
+        assert made.rollout.phase == RolloutPhase.BACK
+        for name, device in made.devices.items():
+            assert device.runs == OLD, name
+    elif aborted:
+        assert made.rollout.phase == RolloutPhase.ABORTED
+    else:
+        assert made.rollout.phase == RolloutPhase.DONE
+        for name, device in made.devices.items():
+            state = made.rollout.devices[name].state
+            assert state in ENDED
+            assert (device.runs == NEW) == (state == DeviceState.GOOD), (name, state)
+            assert state == (DeviceState.FAILED if device.fails else DeviceState.GOOD)
+    assert all(device.switches <= 1 or device.fails for device in made.devices.values())
+
+
+def test_a_thousand_devices_take_seconds_of_a_controller() -> None:
+    habits = {f"pi-{number}": FakeDevice(away=number % 7 == 0) for number in range(1000)}
+    made = fleet(habits, Terms(parallel=30))
+    began = time.process_time()
+    made.tell(RolloutStarted("me"))
+    made.run()
+    assert made.rollout.counts() == {DeviceState.GOOD: 1000}
+    assert time.process_time() - began < 30

@@ -1,0 +1,94 @@
+"""A rollout's journal: what was written is read, and what was changed shows."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from edgekit.core.digest import Digest
+from edgekit.errors import EdgekitError, VerificationError
+from edgekit.fleet.rollout import events
+from edgekit.fleet.rollout.device import MOVES, DeviceState, table
+from edgekit.fleet.rollout.journal import RolloutJournal
+from edgekit.fleet.rollout.waves import RolloutPlan, Terms
+
+PLAN = RolloutPlan(
+    Digest.of(b"x"), [["a"], ["b", "c"]], dict.fromkeys("abc", "linux/arm64"), Terms(parallel=2)
+)
+EVENTS = (
+    events.RolloutStarted("me"),
+    events.DeviceStaged("a"),
+    events.DeviceAnswers("a", 30.0),
+    events.ClockTicked(),
+    events.DeviceGood("a"),
+    events.DeviceAway("b", "no route"),
+    events.DeviceFailed("c", "golden prompts"),
+    events.HookEnded("exit code 1"),
+    events.WindowChanged(open=False),
+    events.PauseOrdered("me", "lunch"),
+    events.ResumeOrdered("me", retry_failed=True),
+    events.DeviceBack("a"),
+    events.AbortOrdered("me"),
+    events.RollbackOrdered("me"),
+)
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> RolloutJournal:
+    made = RolloutJournal(tmp_path / "rollout.db")
+    made.create(PLAN, 1.5)
+    for number, event in enumerate(EVENTS):
+        made.append(event, 1764424800.123456 + number / 3)
+    return made
+
+
+def test_every_event_is_read_as_it_was_written(journal: RolloutJournal) -> None:
+    plan, rows, head = journal.read()
+    assert plan == PLAN
+    assert [row.event for row in rows] == list(EVENTS)
+    assert [row.at for row in rows] == [1764424800.123456 + n / 3 for n in range(len(EVENTS))]
+    assert head == rows[-1].hash
+    assert vars(journal.replay()) == vars(RolloutJournal(journal.path).replay())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE rows SET what = replace(CAST(what AS TEXT), 'me', 'you') WHERE number = 1",
+        "UPDATE rows SET at = '3.0' WHERE number = 2",
+        "DELETE FROM rows WHERE number = 3",
+        "DELETE FROM rows WHERE number = 0",
+        "UPDATE rows SET hash = 'abc' WHERE number = 5",
+        "INSERT INTO rows SELECT 15, at, what, hash FROM rows WHERE number = 14",
+    ],
+)
+def test_a_changed_history_shows(journal: RolloutJournal, change: str) -> None:
+    with sqlite3.connect(journal.path) as db:
+        db.execute(change)
+    with pytest.raises(VerificationError, match="is not as it was written"):
+        journal.read()
+
+
+def test_a_shorter_history_has_another_head(journal: RolloutJournal) -> None:
+    _, rows, head = journal.read()
+    with sqlite3.connect(journal.path) as db:
+        db.execute("DELETE FROM rows WHERE number = ?", (len(rows),))
+    assert journal.read()[2] != head
+
+
+def test_a_plan_is_written_once(journal: RolloutJournal, tmp_path: Path) -> None:
+    with pytest.raises(EdgekitError, match="holds a rollout already"):
+        journal.create(PLAN, 2.0)
+    with pytest.raises(EdgekitError, match="there is no rollout"):
+        RolloutJournal(tmp_path / "none.db").read()
+
+
+def test_every_event_is_in_the_list_of_events() -> None:
+    assert {type(event) for event in EVENTS} == set(events.RolloutEvent.__subclasses__())
+
+
+def test_the_table_has_a_way_out_of_every_standing_but_the_last() -> None:
+    assert {state for state, _ in MOVES} == set(DeviceState) - {DeviceState.BACK}
+    assert table().count("\n") > len(DeviceState)
