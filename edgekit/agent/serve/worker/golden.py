@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
 import numpy as np
 
 from edgekit.agent.serve.pipe import SLICE_TOKENS
@@ -113,14 +114,16 @@ def score(
         texts: the tokenizer.
         golden: the record; every token is in the decoder's vocabulary.
         clock: seconds.
+
+    Returns:
+        The score of the prompts that fit into a slot; `passes` says whether those are all.
     """
     found: list[ScoredPosition] = []
     steps, seconds, misread = 0, 0.0, 0
-    for prompt in golden.prompts:
+    fitting = [p for p in golden.prompts if len(p.tokens) <= decoder.limits.max_length]
+    for prompt in fitting:
         if prompt.text and texts.encode(prompt.text) != prompt.tokens[: prompt.start]:
             misread += 1
-        if len(prompt.tokens) > decoder.limits.max_length:
-            continue
         logits = _prefill(decoder, prompt.tokens[: prompt.start])
         began = clock()
         for token in prompt.tokens[prompt.start : -1]:
@@ -130,7 +133,8 @@ def score(
         steps += len(prompt.best) - 1
         found.append(_position(logits, prompt.tokens[-1]))
     decoder.truncate(0, 0)
-    return score_of(golden, found, steps / seconds if seconds > 0 else 0.0, misread)
+    walked = msgspec.structs.replace(golden, prompts=fitting)
+    return score_of(walked, found, steps / seconds if seconds > 0 else 0.0, misread)
 
 
 def _recorded(decoder: Decoder, text: str, tokens: list[int], count: int) -> GoldenPrompt:
