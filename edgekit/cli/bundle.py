@@ -18,9 +18,11 @@ from edgekit.bundle.pack import pack as pack_bundle
 from edgekit.bundle.sign import public_key
 from edgekit.cli import project, render
 from edgekit.cli.options import JsonOption, ProjectOption
+from edgekit.cli.trust import present, said, say_waits, trust_of
 from edgekit.core.digest import encode_hook
 from edgekit.core.manifest import GATE, oci_platform, parse_config
 from edgekit.data import cache_root
+from edgekit.signing.releases import Signing, lookup, sign_if_held
 
 
 def _own_runtime() -> str:
@@ -72,7 +74,10 @@ def pack(
             report=report,
         )
     seconds = time.monotonic() - began
-    manifest = here.store.resolve(digest).manifest
+    pinned = here.store.resolve(digest)
+    manifest, trust = pinned.manifest, trust_of(here.folder)
+    config = parse_config(here.store.read(manifest.config.digest))
+    signing = sign_if_held(trust, pinned, config, present())
     total = sum(d.size for d in (manifest.config, *manifest.layers))
     provenance = read_provenance(read_docs(here.store, manifest), manifest, public_key(here.keys))
     if as_json:
@@ -84,6 +89,8 @@ def pack(
                 "seconds": seconds,
                 "gate": manifest.annotations[GATE],
                 "signed_by": provenance.signed_by if provenance else None,
+                "release": msgspec.to_builtins(signing.release) if signing else None,
+                "waits": signing.waits if signing else [],
             }
         )
         return
@@ -91,6 +98,18 @@ def pack(
     render.say(f"digest  {digest}")
     render.say(f"gate    {manifest.annotations[GATE]}")
     render.say(f"signed  {_signature(provenance)}")
+    waiting = trust.folder.pending() is not None
+    render.say(f"release {_release(signing, f'{name}:{version}', waiting)}")
+    if signing:
+        say_waits(signing.waits)
+
+
+def _release(signing: Signing | None, reference: str, waiting: bool) -> str:
+    if signing is not None:
+        return said(signing.release)
+    why = "another change waits" if waiting else "the targets key is not on this machine"
+    first = "`edgekit key sign`, then " if waiting else ""
+    return f"not signed: {why}; {first}`edgekit sign {reference}`"
 
 
 def _signature(provenance: Provenance | None) -> str:
@@ -119,12 +138,14 @@ def inspect(
     docs = read_docs(store, pinned.manifest)
     provenance = read_provenance(docs, pinned.manifest, public_key(here.keys))
     gate = pinned.manifest.annotations.get(GATE, UNGATED)
+    release = lookup(trust_of(here.folder), pinned.digest)
     if as_json:
         render.print_json(
             {
                 "digest": pinned.digest,
                 "gate": gate,
                 "provenance": msgspec.to_builtins(provenance),
+                "release": msgspec.to_builtins(release),
                 "docs": sorted(docs),
                 "config": msgspec.to_builtins(config),
                 "manifest": msgspec.to_builtins(pinned.manifest, enc_hook=encode_hook),
@@ -145,6 +166,7 @@ def inspect(
     tested = f" ({provenance.gate})" if provenance and provenance.passed else ""
     render.say(f"gate     {gate}{tested}")
     render.say(f"signed   {_signature(provenance)}")
+    render.say(f"release  {said(release) if release else 'not signed: `edgekit sign`'}")
     if provenance:
         revision = f" at {provenance.revision}" if provenance.revision else ""
         render.say(f"source   {provenance.model}{revision}")
