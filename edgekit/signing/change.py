@@ -201,8 +201,8 @@ def with_online(
     snapshot, timestamp = online_files(version, targets.version, max(now, signed_at(published)))
     keys = [root.get_key(keyid) for keyid in keys_of(root, "online")]
     files = Metadata(snapshot), Metadata(timestamp)
-    for file in files:
-        signers.sign(file, keys, threshold_of(root, "online"))
+    for unsigned in files:
+        signers.sign(unsigned, keys, threshold_of(root, "online"))
     return replace(
         published,
         snapshot=files[0].to_bytes(),

@@ -243,6 +243,8 @@ class TrustFolder:
         if new.timestamp:
             new.check(NEVER)
         self.folder.mkdir(parents=True, exist_ok=True)
+        for path in self.folder.glob(".*.tmp"):  # what a kill left of an earlier command
+            path.unlink(missing_ok=True)
         for version, root in enumerate(new.roots, 1):
             self._put(f"{version}.root.json", root)
         self._put_versioned("targets", new.targets)

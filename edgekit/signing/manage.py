@@ -123,14 +123,15 @@ def report(trust: Trust, now: datetime) -> KeyReport:
         for keyid in roles.keys_of(root, role)
     ]
     lines += [KeyLine("", i, str(path)) for i, path in held.items() if i not in root.keys]
-    files = [root, *([published.newest_targets()] if published.targets else [])]
-    online = published.online()
+    files: list[roles.File] = [root, *published.online()]
+    if published.targets:
+        files.insert(1, published.newest_targets())
     return KeyReport(
         keys=lines,
         thresholds={role: roles.threshold_of(root, role) for role in roles.ROLES},
-        expires={file.type: f"{file.expires:%Y-%m-%d}" for file in (*files, *online)},
+        expires={file.type: f"{file.expires:%Y-%m-%d}" for file in files},
         waits=waits,
-        warnings=roles.old_age((*files, *online), now),
+        warnings=roles.old_age(files, now),
     )
 
 

@@ -50,6 +50,7 @@ class KeyFolder:
 
     def make(self, role: str) -> SigningKey:
         """Make another key for a role; its file has a name of its own."""
+        self._tidy()
         key = SigningKey.generate_ed25519()
         path = self.folder / f"{role}-{key.public_key.keyid[:8]}.pem"
         keyfile.write(path, key)
@@ -57,9 +58,16 @@ class KeyFolder:
 
     def first(self, role: str) -> SigningKey:
         """The first key of a role, `ROLE.pem`; made unless it is there."""
+        self._tidy()
         path = self.folder / f"{role}.pem"
         keyfile.make(path)
         return keyfile.load(path, f"{role} has no key")
+
+    def _tidy(self) -> None:
+        """Remove what a kill left of a key that was never finished; the caller holds the lock."""
+        for path in self.folder.glob(".*.pem.*.tmp"):
+            if not path.name.startswith(f".{PROVENANCE_KEY}."):  # of a pack that may be at work
+                path.unlink(missing_ok=True)
 
     def retire(self, keyid: str) -> None:
         """Move a key that signs nothing any more to `retired/`."""
