@@ -168,7 +168,12 @@ def _signed(target: TargetFile) -> SignedRelease:
 
 def releases_in(targets: Targets) -> dict[str, SignedRelease]:
     """What targets.json says of each release, by the hex digits of its digest."""
-    return {path.rpartition("/")[2]: _signed(found) for path, found in targets.targets.items()}
+    folder = "releases/"  # of `target_path`; targets of another kind are none of ours
+    return {
+        path.removeprefix(folder): _signed(found)
+        for path, found in targets.targets.items()
+        if path.startswith(folder)
+    }
 
 
 def highest_counter(targets: Targets) -> int:
