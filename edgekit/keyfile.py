@@ -74,7 +74,8 @@ def load(path: Path, missing: str, *, portable: bool = False) -> SigningKey:
     try:
         mode, pem = path.stat().st_mode, _read(path)
     except FileNotFoundError:
-        raise UsageError(missing, f"there is no {path}", "`edgekit init` makes one") from None
+        next_step = "name the file of a key" if portable else "`edgekit init` makes one"
+        raise UsageError(missing, f"there is no {path}", next_step) from None
     if mode & 0o077 and not portable:
         raise UsageError(
             f"others can read the signing key {path}",

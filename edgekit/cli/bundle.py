@@ -22,7 +22,7 @@ from edgekit.cli.trust import present, said, say_waits, trust_of
 from edgekit.core.digest import encode_hook
 from edgekit.core.manifest import GATE, oci_platform, parse_config
 from edgekit.data import cache_root
-from edgekit.signing.releases import Signing, lookup, sign_if_held
+from edgekit.signing.releases import Signing, lookup, ready, sign_if_held
 
 
 def _own_runtime() -> str:
@@ -58,6 +58,8 @@ def pack(
     """
     here = project.find(project_folder)
     runtimes = [parse_runtime(text) for text in runtime or [_own_runtime()]]
+    trust = trust_of(here.folder)
+    ready(trust, present())  # what could not be signed is told before minutes of packing
     began = time.monotonic()
     with render.working("packing") as report:
         digest = pack_bundle(
@@ -75,7 +77,7 @@ def pack(
         )
     seconds = time.monotonic() - began
     pinned = here.store.resolve(digest)
-    manifest, trust = pinned.manifest, trust_of(here.folder)
+    manifest = pinned.manifest
     config = parse_config(here.store.read(manifest.config.digest))
     signing = sign_if_held(trust, pinned, config, present())
     total = sum(d.size for d in (manifest.config, *manifest.layers))

@@ -14,7 +14,14 @@ from tuf.api.metadata import Metadata, Root, Targets, Timestamp
 from edgekit.errors import UsageError, VerificationError
 from edgekit.signing.chain import NEVER, parse
 from edgekit.signing.folder import TIMESTAMP, Repository, TrustFolder
-from edgekit.signing.roles import REFRESH, SIGNED_AT, keys_of, online_files, threshold_of
+from edgekit.signing.roles import (
+    REFRESH,
+    SIGNED_AT,
+    check_clock,
+    keys_of,
+    online_files,
+    threshold_of,
+)
 from edgekit.signing.signers import Signers
 
 DISCARD = "`edgekit key sign --discard` drops it"
@@ -39,13 +46,19 @@ def propose(
     """
     check_alone(trust)
     files = Metadata(root) if root else None, Metadata(targets) if targets else None
-    if root is None and targets is not None and (by := trust.read().root).expires <= now:
+    if root is None and targets is not None:
+        check_root_age(trust.read().root, now)
+    return _go_on(trust, signers, now, *files)
+
+
+def check_root_age(root: Root, now: datetime) -> None:
+    """Refuse to sign by a root that has expired; raises VerificationError."""
+    if root.expires <= now:
         raise VerificationError(
             "root.json has expired",
-            f"on {by.expires:%Y-%m-%d}; or the clock of this machine is wrong",
+            f"on {root.expires:%Y-%m-%d}; or the clock of this machine is wrong",
             "`edgekit key rotate root` makes a new one",
         )
-    return _go_on(trust, signers, now, *files)
 
 
 def check_alone(trust: TrustFolder) -> None:
@@ -71,6 +84,7 @@ def _go_on(
     root: Metadata[Root] | None,
     targets: Metadata[Targets] | None,
 ) -> list[str]:
+    check_clock(now)
     published = trust.read() if trust.exists else Repository(())
     _check_next(published, root, targets)
     waits = []
@@ -185,16 +199,15 @@ def with_online(
     Raises:
         VerificationError: root or targets have expired, or the clock of this machine is wrong.
     """
+    check_clock(now)
     root, targets = published.root, published.newest_targets()
-    for file in (root, targets):
-        if file.expires <= now:
-            next_step = "`edgekit sign NAME:VERSION`" if file is targets else (
-                "`edgekit key rotate root`")  # fmt: skip
-            raise VerificationError(
-                f"{file.type}.json has expired",
-                f"on {file.expires:%Y-%m-%d}; or the clock of this machine is wrong",
-                f"{next_step} signs it anew",
-            )
+    check_root_age(root, now)
+    if targets.expires <= now:
+        raise VerificationError(
+            "targets.json has expired",
+            f"on {targets.expires:%Y-%m-%d}; or the clock of this machine is wrong",
+            "`edgekit sign NAME:VERSION` signs it anew",
+        )
     held = sum(signers.has(keyid) for keyid in keys_of(root, "online"))
     if held < threshold_of(root, "online"):
         return None

@@ -85,6 +85,7 @@ def ensure(trust: Trust, now: datetime) -> bool:
         pending = trust.folder.pending()
         if pending is not None:
             return not resume(trust.folder, Signers(trust.keys), now)
+        roles.check_clock(now)
         made = {role: trust.keys.first(role).public_key for role in roles.ROLES}
         return not propose(
             trust.folder,

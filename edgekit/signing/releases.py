@@ -13,7 +13,8 @@ from edgekit.core.digest import Digest
 from edgekit.core.manifest import PLATFORM, BundleConfig
 from edgekit.errors import UsageError, VerificationError
 from edgekit.signing import roles
-from edgekit.signing.change import propose, resume
+from edgekit.signing.chain import NEVER
+from edgekit.signing.change import check_root_age, propose, resume
 from edgekit.signing.folder import Repository
 from edgekit.signing.manage import Trust, ensure, refresh
 from edgekit.signing.signers import Signers
@@ -96,14 +97,34 @@ def sign(
         return Signing(release, True, propose(trust.folder, signers, now, targets=targets))
 
 
+def ready(trust: Trust, now: datetime) -> None:
+    """Make what a project lacks, and find before a long command what would refuse to sign.
+
+    Raises:
+        VerificationError: the metadata is damaged, or the root has expired.
+        UsageError: a key cannot be used.
+    """
+    ensure(trust, now)
+    if not trust.folder.exists:
+        return
+    with trust.folder.locked():
+        resume(trust.folder, Signers(trust.keys), now)
+        published = trust.folder.read()
+        if published.targets:
+            published.newest_targets()
+        if published.timestamp:
+            published.check(NEVER)
+        check_root_age(published.root, now)
+
+
 def sign_if_held(
     trust: Trust, pinned: PinnedManifest, bundle: BundleConfig, now: datetime
 ) -> Signing | None:
     """Sign a release as `pack` does; None if no key of targets is on this machine.
 
-    A change that waits for signatures is left to its signers: the release is then not signed.
+    `ready` has been called. A change that waits for signatures is left to its signers: the release
+    is then not signed.
     """
-    ensure(trust, now)
     with trust.folder.locked():
         signers = Signers(trust.keys)
         if resume(trust.folder, signers, now) or not trust.folder.exists:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -16,7 +16,7 @@ from securesystemslib.signer import Key
 from tuf.api.metadata import MetaFile, Role, Root, Snapshot, TargetFile, Targets, Timestamp
 
 from edgekit.core.digest import Digest
-from edgekit.errors import UsageError, VerificationError
+from edgekit.errors import EdgekitError, UsageError, VerificationError
 from edgekit.trust.signed import CUSTOM, SignedRelease, target_path
 
 ROLES = {"root": ("root",), "targets": ("targets",), "online": ("snapshot", "timestamp")}
@@ -27,8 +27,22 @@ LIFETIMES = {
     "timestamp": timedelta(days=365),
 }
 SIGNED_AT = "edgekit.signed_at"  # in timestamp.json: Unix seconds
+EARLIEST = datetime(2026, 1, 1, tzinfo=UTC)  # before this code: a clock that was never set
 File = Root | Targets | Snapshot | Timestamp
 REFRESH = timedelta(days=1)  # an older timestamp is signed again at a push
+
+
+def check_clock(now: datetime) -> None:
+    """Refuse to sign by a clock that was never set; raises EdgekitError.
+
+    What it signed would expire years too early.
+    """
+    if now < EARLIEST:
+        raise EdgekitError(
+            f"the clock of this machine says {now:%Y-%m-%d}",
+            "what is signed now would have expired long ago",
+            "set the clock, then run this again",
+        )
 
 
 def tuf_roles(role: str) -> tuple[str, ...]:

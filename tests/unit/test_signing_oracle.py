@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from edgekit import keyfile
-from edgekit.errors import UsageError, VerificationError
+from edgekit.errors import EdgekitError, UsageError, VerificationError
 from edgekit.signing import manage, releases
 from edgekit.signing.chain import check_chain, check_roots
 from edgekit.signing.manage import Trust
@@ -262,6 +262,32 @@ def test_half_of_a_life_warns_and_signing_renews(trust: Trust, days: int, warned
     if days == 1000:
         manage.rotate(trust, Signers(trust.keys), now, "root")
         assert not releases.vouch(trust, bundle("1").digest, "tiny:1", now).warnings
+
+
+def test_a_clock_that_was_never_set_makes_and_signs_nothing(trust: Trust, tmp_path: Path) -> None:
+    sign(trust, "1")
+    before = files(trust)
+    unset = datetime(1970, 1, 1, 0, 1, tzinfo=UTC)
+    fresh = trust_in(tmp_path / "fresh")
+    for act in (
+        lambda: sign(trust, "2", now=unset),
+        lambda: manage.rotate(trust, Signers(trust.keys), unset, "root"),
+        lambda: manage.ensure(fresh, unset),
+    ):
+        with pytest.raises(EdgekitError, match="clock of this machine says 1970"):
+            act()
+    assert files(trust) == before
+    assert not fresh.folder.folder.exists()
+
+
+def test_pack_finds_before_its_work_what_would_refuse_to_sign(trust: Trust) -> None:
+    releases.ready(trust, NOW)
+    with pytest.raises(VerificationError, match=r"root\.json has expired"):
+        releases.ready(trust, NOW + timedelta(days=2000))
+    (path,) = trust.folder.folder.glob("*.snapshot.json")
+    path.write_bytes(path.read_bytes().replace(b'"sig":"', b'"sig":"00'))
+    with pytest.raises(VerificationError, match=r"snapshot\.json"):
+        releases.ready(trust, NOW)
 
 
 # --- what is edited
