@@ -29,12 +29,14 @@ PROCESSES = ("boot", "supervise", "serve", "worker")  # their errors go to the l
 def _stage(args: argparse.Namespace) -> object:
     from edgekit.agent.release.stage import offer, stage
     from edgekit.trust.pinned import pin
+    from edgekit.trust.signed import Offered
 
     root = Root(args.root)
     digest = Digest.parse(args.digest)
     with root.updating():
         if args.offer:
-            return offer(root, pin(sys.stdin.buffer.read(), digest))
+            offered = msgspec.json.decode(sys.stdin.buffer.read(), type=Offered)
+            return offer(root, pin(offered.manifest.encode(), digest))
         if args.adopt is not None:
             root.store.adopt(digest, args.adopt)
             return {"adopted": digest}

@@ -11,11 +11,13 @@ import typer
 from edgekit.bundle.layers import bootstrap
 from edgekit.cli import project, render
 from edgekit.cli.options import JsonOption, ProjectOption
+from edgekit.cli.trust import present, reference_of, trust_of
 from edgekit.core.config import agent_config
 from edgekit.core.digest import short
 from edgekit.errors import EdgekitError, PartialError, UsageError
 from edgekit.fleet import drive, inventory
 from edgekit.fleet.drive import DeviceDriver, Pushed
+from edgekit.signing.releases import vouch
 
 DevicesArgument = Annotated[
     list[str] | None, typer.Argument(help="Devices or groups of fleet.toml; default: all.")
@@ -54,6 +56,10 @@ def push(
             "fleet.toml has no devices", next_step="add a table [devices.NAME] with its address"
         )
     pinned = here.store.resolve(bundle)
+    reference = reference_of(here.store, pinned)
+    vouched = vouch(trust_of(here.folder), pinned.digest, reference, present())
+    for warning in vouched.warnings:
+        render.warn(warning)
     done: list[Pushed] = []
     failed: dict[str, EdgekitError] = {}
     warned = ""
@@ -67,6 +73,7 @@ def push(
                     drive.push(
                         driver,
                         pinned,
+                        vouched.metadata,
                         here.store,
                         agent_config(name, broker, fleet.devices[name]),
                         lambda runtime: bootstrap(here.store, pinned.manifest, runtime),
@@ -84,6 +91,9 @@ def push(
     else:
         for result in done:
             render.say(_line(result))
+    for result in done:
+        for warning in result.warnings:
+            render.warn(f"{result.device}: {warning}")
     if failed:
         message = f"{len(failed)} of {len(names)} devices failed: {', '.join(failed)}"
         raise PartialError(message) if done else EdgekitError(message)

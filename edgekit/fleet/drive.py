@@ -21,14 +21,18 @@ from edgekit.fleet.inventory import Device
 from edgekit.fleet.plan import (
     Missing,
     Offer,
+    advice,
     check_first_room,
     check_fit,
     check_settings,
     config_bytes,
+    needs_updater,
+    updater_of,
 )
 from edgekit.fleet.remote import LocalRemote, Remote, SshRemote
 from edgekit.store import BlobStore
 from edgekit.trust.pinned import PinnedManifest
+from edgekit.trust.signed import Metadata, Offered
 
 STAGE_SECONDS = 1800.0  # hashing and unpacking from a slow SD card
 ACTIVATE_SECONDS = 300.0  # the old release drains and perhaps starts again; the trial comes on top
@@ -72,6 +76,7 @@ class Pushed(msgspec.Struct, frozen=True):
     bytes_sent: int
     transfer_seconds: float
     seconds: float
+    warnings: list[str] = []
 
 
 def connect(device: Device) -> Remote:
@@ -191,14 +196,26 @@ class DeviceDriver:
 
         self._remote.append(tar, commands.bootstrap_part(self.facts, name), have, progress)
 
-    def offer(self, pinned: PinnedManifest) -> Offer:
-        """Send a manifest to the device, which replies with the blobs that it lacks.
+    def _verb_updater(self, pinned: PinnedManifest) -> int:
+        """Which way of staging the agent has that runs the verbs: its own, or the bundle's."""
+        if self._tree is commands.Tree.RELEASE:
+            return updater_of(self.facts)
+        return pinned.manifest.updater
+
+    def offer(self, pinned: PinnedManifest, metadata: Metadata | None) -> Offer:
+        """Send a manifest and its metadata to the device, which says which blobs it lacks.
+
+        An agent of before signed metadata gets the manifest alone.
 
         Raises:
+            VerificationError: the device does not accept the metadata, or not this release.
             NoAgentError: its agent does not run.
             EdgekitError: its disk is too small, or another push is running.
         """
-        answer = self.call("stage", pinned.digest, "--offer", stdin=pinned.data)
+        data = pinned.data
+        if self._verb_updater(pinned):
+            data = msgspec.json.encode(Offered(pinned.data.decode(), metadata))
+        answer = self.call("stage", pinned.digest, "--offer", stdin=data)
         return msgspec.convert(answer, Offer, dec_hook=decode_hook)
 
     def send(self, offer: Offer, store: BlobStore, report: Report) -> int:
@@ -256,6 +273,7 @@ def _check_own(store: BlobStore, digest: Digest) -> None:
 def push(
     driver: DeviceDriver,
     pinned: PinnedManifest,
+    metadata: Metadata | None,
     store: BlobStore,
     config: AgentConfig,
     make_bootstrap: Callable[[Descriptor], tuple[str, bytes]],
@@ -266,6 +284,7 @@ def push(
     Args:
         driver: the device's driver.
         pinned: the release.
+        metadata: what signs it; None sends none.
         store: the controller's store, which holds the release's blobs.
         config: the device's `agent.toml`.
         make_bootstrap: makes name and tar of the first contact, given a runtime layer.
@@ -287,15 +306,16 @@ def push(
         check_first_room(driver.facts, pinned.manifest, runtime, len(tar))
         driver.bootstrap(name, tar, report)
 
-    if not driver.facts.current:
+    # An agent that stages in an older way gets the new one first: it then runs every verb.
+    if needs_updater(driver.facts, pinned.manifest):
         first_contact()
     report(Event("compare"))
     try:
-        offer = driver.offer(pinned)
+        offer = driver.offer(pinned, metadata)
     except NoAgentError:
         first_contact()
-        offer = driver.offer(pinned)
-    sent = _fill(driver, pinned, offer, store, report)
+        offer = driver.offer(pinned, metadata)
+    sent = _fill(driver, pinned, metadata, offer, store, report)
     report(Event("activate"))
     verdict = driver.call(
         *("activate", pinned.digest, "--config", "-"),
@@ -310,6 +330,7 @@ def push(
         bytes_sent=sent.bytes,
         transfer_seconds=sent.seconds,
         seconds=time.monotonic() - began,
+        warnings=[*offer.warnings, *advice(driver.facts, driver.name)],
     )
 
 
@@ -321,7 +342,12 @@ class _Sent:
 
 
 def _fill(
-    driver: DeviceDriver, pinned: PinnedManifest, offer: Offer, store: BlobStore, report: Report
+    driver: DeviceDriver,
+    pinned: PinnedManifest,
+    metadata: Metadata | None,
+    offer: Offer,
+    store: BlobStore,
+    report: Report,
 ) -> _Sent:
     """Transfer and stage until the device has verified every blob, at most `ROUNDS` times."""
     sent = _Sent()
@@ -339,7 +365,7 @@ def _fill(
         except VerificationError:
             if not left:
                 raise
-            offer = driver.offer(pinned)
+            offer = driver.offer(pinned, metadata)
     return sent
 
 

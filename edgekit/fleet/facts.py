@@ -25,6 +25,7 @@ class DeviceFacts(msgspec.Struct, frozen=True):
         problem: why ROOT can be no folder; empty if it can.
         noexec: the mount point of ROOT's file system if it is mounted noexec; else empty.
         free_bytes: free bytes of ROOT's file system; None is not known.
+        comes_back: whether something starts the agent after a reboot; None is not known.
     """
 
     root: str
@@ -41,6 +42,7 @@ class DeviceFacts(msgspec.Struct, frozen=True):
     problem: str = ""
     noexec: str = ""
     free_bytes: int | None = None
+    comes_back: bool | None = None
 
     @property
     def platform(self) -> str:

@@ -310,9 +310,9 @@ def test_a_push_refuses_an_unknown_key_before_a_byte_moves(tmp_path: Path) -> No
     pinned = pin(encode(whole), Digest.of(encode(whole)))
     driver = DeviceDriver("pi", inventory.Device("ssh:pi"), Recorder(device(manifest())), "/r")
     with pytest.raises(UsageError, match="words_per_answer"):
-        push(driver, pinned, store, ASKED, lambda _: ("", b""), lambda _: None)
+        push(driver, pinned, None, store, ASKED, lambda _: ("", b""), lambda _: None)
     with pytest.raises(AssertionError, match="only the probe"):  # without it, it goes on
-        push(driver, pinned, store, Newer("pi"), lambda _: ("", b""), lambda _: None)
+        push(driver, pinned, None, store, Newer("pi"), lambda _: ("", b""), lambda _: None)
 
 
 # --- a push that changes nothing
