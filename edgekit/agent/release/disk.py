@@ -14,10 +14,12 @@ from edgekit.agent.release.events import (
     RestoreGoodConfig,
     RestorePreviousConfig,
 )
+from edgekit.agent.release.permission import record_good
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.state import Releases
 from edgekit.core import layout
 from edgekit.core.digest import Digest
+from edgekit.core.release import ReleaseState
 from edgekit.store import fsync_folder, replace_link
 
 
@@ -43,7 +45,8 @@ def perform(root: Root, effect: Effect) -> None:
         case CountTry(release):
             Releases(root.path).count_try(release)
         case RecordVerdict(release, event, reason):
-            Releases(root.path).move(release, event, reason)
+            if Releases(root.path).move(release, event, reason) == ReleaseState.GOOD:
+                record_good(root, release)
         case ForgetGoodConfig():
             root.good_config.unlink(missing_ok=True)
         case RestoreGoodConfig() | RestorePreviousConfig():
