@@ -35,6 +35,7 @@ UPDATER = "org.edgekit.updater"  # of the agent layer: which way of staging it h
 GATE = "org.edgekit.gate"  # of a bundle: `passed` or `ungated`
 
 MAX_MANIFEST_BYTES = 1 << 20
+_BYTES = re.compile(r"[0-9]{1,15}\Z")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\Z")
 
 
@@ -55,6 +56,12 @@ class Descriptor(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True
     def title(self) -> str:
         """The layer's file name; a model file keeps it on the device."""
         return self.annotations.get(TITLE, "")
+
+    @property
+    def unpacked(self) -> int | None:
+        """The bytes of a tar layer's tar; None if it does not say."""
+        text = self.annotations.get(UNPACKED)
+        return None if text is None else int(text)
 
 
 class Manifest(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
@@ -196,6 +203,8 @@ def parse_manifest(data: bytes) -> Manifest:
     for descriptor in (manifest.config, *manifest.layers):
         if descriptor.size < 0:
             raise VerificationError("a layer has a negative size", descriptor.digest)
+        if not _BYTES.match(descriptor.annotations.get(UNPACKED, "0")):
+            raise VerificationError("a layer's unpacked size is no number", descriptor.digest)
     titles = [d.title for d in manifest.model_files]
     for title in titles:
         if not _FILE_NAME.match(title) or titles.count(title) > 1:

@@ -10,6 +10,7 @@ from pathlib import Path
 from edgekit.agent.release import disk, lease
 from edgekit.agent.release.events import HoldStops, SupervisorFailed
 from edgekit.agent.release.log import log_tail
+from edgekit.agent.release.permission import check_activation, describe_trust
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.state import Releases
 from edgekit.agent.release.supervisor import (
@@ -45,11 +46,13 @@ def activate(
         config: bytes of the new `agent.toml`; None keeps the present one.
 
     Raises:
+        VerificationError: the signed metadata does not permit the release.
         EdgekitError: the release is not staged, or there is no `agent.toml`, or the trial failed
             (then the previous release runs again).
     """
     if not root.release(digest).exists():
         raise EdgekitError(f"release {digest.short} is not staged here")
+    check_activation(root, digest)
     old_config = _config(root)
     config = old_config if config is None else config
     if config is None:
@@ -221,5 +224,6 @@ def describe(root: Root, supervisor: Supervisor) -> dict[str, object]:
         "broker": _read(root.broker_file) if supervisor.pid() is not None else None,
         "supervisor_pid": supervisor.pid(),
         "config": Digest.of(config) if config is not None else None,
+        "trust": describe_trust(root),
         "releases": [release.to_dict() for release in Releases(root.path).all()],
     }

@@ -9,21 +9,23 @@ import sys
 from pathlib import Path
 
 from edgekit.agent.release.goldenfile import check_golden, golden_links
+from edgekit.agent.release.counters import Counters
 from edgekit.agent.release.lease import claim
+from edgekit.agent.release.permission import permitted
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.state import Releases
-from edgekit.agent.release.unpack import sync_file_system, unpack
+from edgekit.agent.release.unpack import MAX_UNPACKED_BYTES, sync_file_system, unpack
 from edgekit.core import layout
 from edgekit.core.digest import Digest
-from edgekit.core.manifest import UNPACKED, Descriptor, Manifest, oci_platform, parse_config
+from edgekit.core.manifest import Descriptor, Manifest, oci_platform, parse_config
 from edgekit.errors import EdgekitError, VerificationError
 from edgekit.store import fsync_folder
-from edgekit.trust.pinned import PinnedManifest, pin
+from edgekit.trust.verified import VerifiedManifest
 
 RESERVE_BYTES = 64 << 20  # bytes of the disk that stay free
 
 
-def offer(root: Root, pinned: PinnedManifest) -> dict[str, object]:
+def offer(root: Root, verified: VerifiedManifest) -> dict[str, object]:
     """Store a manifest and report which of its blobs this device lacks.
 
     Returns:
@@ -34,7 +36,7 @@ def offer(root: Root, pinned: PinnedManifest) -> dict[str, object]:
         EdgekitError: the disk is too small, or another push is in progress.
     """
     claim(root)
-    wanted = for_this_device(pinned.manifest)
+    wanted = for_this_device(verified.manifest)
     store = root.store
     missing: list[dict[str, object]] = []
     needed = 0
@@ -49,7 +51,7 @@ def offer(root: Root, pinned: PinnedManifest) -> dict[str, object]:
             missing.append({"digest": digest, "size": descriptor.size, "have": have})
             needed += descriptor.size - have
         if not (root.path / layout.tree(digest)).exists():
-            needed += int(descriptor.annotations.get(UNPACKED, 0))
+            needed += descriptor.unpacked or 0
     free = shutil.disk_usage(root.path).free
     if needed + RESERVE_BYTES > free:
         raise EdgekitError(
@@ -57,7 +59,7 @@ def offer(root: Root, pinned: PinnedManifest) -> dict[str, object]:
             f"{needed + RESERVE_BYTES:,} bytes are needed at {root.path}, {free:,} are free",
             "free some space; nothing was changed",
         )
-    store.put(pinned.data)
+    store.put(verified.data)
     return {"missing": missing}
 
 
@@ -71,15 +73,18 @@ def stage(root: Root, digest: Digest) -> Path:
     """Hash every blob in the store, then publish the release folder by rename.
 
     Raises:
-        VerificationError: a blob is missing or corrupt, or the golden prompts make no sense;
-            corrupt blobs are removed, and the next push sends them again.
+        VerificationError: the kept metadata does not vouch for the release; or a blob is missing
+            or corrupt (corrupt blobs are removed, and the next push sends them again); or the
+            golden prompts make no sense.
     """
     store = root.store
-    pinned = pin(store.read(digest), digest)
+    verified = permitted(root, digest)
     problems = []
-    for descriptor in for_this_device(pinned.manifest):
+    for descriptor in for_this_device(verified.manifest):
         blob = descriptor.digest
         try:
+            if store.path(blob).is_symlink():
+                raise VerificationError(f"blob {blob.short} is a symbolic link")
             store.verify(blob)
         except VerificationError as error:
             store.remove(blob)
@@ -91,13 +96,14 @@ def stage(root: Root, digest: Digest) -> Path:
                 )
     if problems:
         raise problems[0]
-    config = parse_config(store.read(pinned.manifest.config.digest))
-    check_golden(store, pinned.manifest, config)
+    config = parse_config(store.read(verified.manifest.config.digest))
+    check_golden(store, verified.manifest, config)
     target = root.release(digest)
     if target.exists():
-        _relink(root, pinned.manifest, target)
+        _relink(root, verified.manifest, target)
     else:
-        _assemble(root, pinned.manifest, target)
+        _assemble(root, verified.manifest, target)
+    Counters(root.path).stage(digest, verified.signed.counter)
     Releases(root.path).stage(digest, config.name, config.version)
     return target
 
@@ -113,7 +119,7 @@ def _assemble(root: Root, manifest: Manifest, target: Path) -> None:
             os.link(root.store.path(file.digest), model / file.title)
         runtime = next(d for d in for_this_device(manifest) if d in manifest.runtimes)
         for name, layer in ((layout.AGENT, manifest.agent), (layout.RUNTIME, runtime)):
-            _unpack(root, layer.digest)
+            _unpack(root, layer)
             (temporary / name).symlink_to(Path("../..") / layout.tree(layer.digest))
         os.link(root.store.path(manifest.config.digest), temporary / layout.BUNDLE_CONFIG)
         for blob, name in golden_links(root.store, manifest):
@@ -145,14 +151,16 @@ def _relink(root: Root, manifest: Manifest, release: Path) -> None:
             fsync_folder(place.parent)
 
 
-def _unpack(root: Root, layer: Digest) -> None:
+def _unpack(root: Root, layer: Descriptor) -> None:
     """Unpack a layer once: releases share its tree, so a new model needs no new runtime."""
-    target = root.path / layout.tree(layer)
+    digest = layer.digest
+    target = root.path / layout.tree(digest)
     if not target.exists():
-        temporary = root.trees / f".{layer.hex}.tmp"
+        temporary = root.trees / f".{digest.hex}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         try:
-            unpack(root.store.path(layer), temporary)
+            limit = MAX_UNPACKED_BYTES if layer.unpacked is None else layer.unpacked
+            unpack(root.store.path(digest), temporary, limit)
             sync_file_system(temporary)
             temporary.replace(target)
         except BaseException:
