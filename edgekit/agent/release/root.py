@@ -41,6 +41,11 @@ class Root:
         return self.path / layout.GOOD_CONFIG
 
     @property
+    def next_config(self) -> Path:
+        """The `agent.toml` of a trial that begins, or of an unproven release."""
+        return self.path / layout.NEXT_CONFIG
+
+    @property
     def current(self) -> Path:
         """Link to the running release."""
         return self.path / layout.CURRENT
@@ -51,6 +56,11 @@ class Root:
         return self.path / layout.PREVIOUS
 
     @property
+    def older(self) -> Path:
+        """During a trial, a link to what `previous` named before it."""
+        return self.path / layout.OLDER
+
+    @property
     def trees(self) -> Path:
         """Unpacked agent and runtime layers, one folder per layer digest, shared by releases."""
         return self.path / layout.TREES
@@ -59,6 +69,11 @@ class Root:
     def ready_file(self) -> Path:
         """Exists while the agent answers prompts."""
         return self.path / layout.READY_FILE
+
+    @property
+    def trial_file(self) -> Path:
+        """What the agent on trial says of itself."""
+        return self.path / layout.TRIAL_FILE
 
     @property
     def broker_file(self) -> Path:
