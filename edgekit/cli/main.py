@@ -30,6 +30,7 @@ _VERBS = {
     "stop": "fleet:stop",
     "ask": "ask:ask",
     "devices": "ask:devices",
+    "forget": "forget:forget",
     "broker": "broker:app",
     "demo": "demo:demo",
 }

@@ -1,6 +1,7 @@
 """Prompts from Python: `Requester` and the replies that it yields."""
 
+from edgekit.client.announced import devices, forget
 from edgekit.client.reply import Accepted, Delta, Final, Reply
-from edgekit.client.requester import Requester, devices
+from edgekit.client.requester import Requester
 
-__all__ = ["Accepted", "Delta", "Final", "Reply", "Requester", "devices"]
+__all__ = ["Accepted", "Delta", "Final", "Reply", "Requester", "devices", "forget"]

@@ -6,7 +6,7 @@ import queue
 import random
 import time
 import uuid
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from edgekit.client.announced import announced
 from edgekit.client.asking import Asking, Do
 from edgekit.client.reply import Delta, Final, Reply, read_reply, read_state
 from edgekit.core import topics, wire
@@ -28,7 +29,6 @@ DEFAULT_EXPIRY_SECONDS = 300
 FLUSH_SECONDS = 1.0  # wait for the PUBACK of a cancel before closing the connection
 LOOKS_AT = 2  # before this attempt, check whether the broker knows the device at all
 NAMED = 5  # devices that an error names
-RETAINED_SECONDS = 0.5  # time to collect retained messages
 
 
 class Requester:
@@ -211,19 +211,17 @@ class Requester:
         Raises:
             UnreachableError: the device is unknown, or its status says that it is gone.
         """
-        announced: dict[str, dict[str, Any]] = {}
+        known: dict[str, dict[str, Any]] = {}
         filters = [topics.status_topic(device), topics.status_topic("+")]
         with suppress(EdgekitError):  # a failed check must not end the prompt
-            announced = _announced(self._broker, self.name, filters)
-        known = list(announced)
-        state = announced.get(device, {}).get("status", {}).get("state")
+            known = announced(self._broker, self.name, filters)
+        state = known.get(device, {}).get("status", {}).get("state")
         if isinstance(state, str) and state in _GONE:
             raise UnreachableError(f"{device} does not answer", *_GONE[state])
         if must_exist and known and device not in known:
             more = ", …" if len(known) > NAMED else ""
-            raise _nobody(
-                device, f"the broker knows no such device, only {', '.join(known[:NAMED])}{more}"
-            )
+            names = ", ".join(list(known)[:NAMED])
+            raise _nobody(device, f"the broker knows no such device, only {names}{more}")
 
     def _control(
         self,
@@ -298,38 +296,3 @@ def _nobody(device: str, why: str) -> UnreachableError:
         why,
         "`edgekit devices` shows the devices that the broker knows",
     )
-
-
-def devices(broker: BrokerConfig, name: str) -> dict[str, dict[str, Any]]:
-    """Read card and status of every device from the broker's retained messages.
-
-    Returns:
-        By device name: `{"card": {...}, "status": {...}}`.
-    """
-    return _announced(broker, name, [topics.card_topic("+"), topics.status_topic("+")])
-
-
-def _announced(
-    broker: BrokerConfig, name: str, filters: Sequence[str]
-) -> dict[str, dict[str, Any]]:
-    """Collect the retained messages of these filters in the form that `devices` returns."""
-    found: dict[str, dict[str, Any]] = {}
-
-    def received(message: wire.Inbound) -> None:
-        device, _, kind = message.topic.removeprefix(f"{topics.PREFIX}/dev/").partition("/")
-        with suppress(*wire.UNREADABLE):  # a client that is no agent has retained it
-            body = msgspec.json.decode(message.payload, type=dict[str, Any])
-            found.setdefault(device, {})[kind] = body
-
-    session = uuid.uuid4().hex[:12]
-    client = MqttClient(
-        broker,
-        f"edgekit-{name}-{session}",
-        subscriptions=[(f, 1) for f in filters],
-        on_message=received,
-        retained=True,
-    )
-    client.connect()
-    time.sleep(RETAINED_SECONDS)
-    client.close()
-    return dict(sorted(found.items()))

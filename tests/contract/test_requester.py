@@ -179,7 +179,7 @@ def test_a_device_whose_announcements_cannot_be_seen_is_tried_again(
     monkeypatch: pytest.MonkeyPatch,
     announced: Callable[..., dict[str, dict[str, Any]]],
 ) -> None:
-    monkeypatch.setattr(client, "_announced", announced)  # the broker is other tests', too
+    monkeypatch.setattr(client, "announced", announced)  # the broker is other tests', too
     with device(broker, lambda *_: None) as pi, pytest.raises(UnreachableError) as caught:
         list(requester.ask(pi.name, BODY, expiry_seconds=60))
     assert "4 attempts" in caught.value.why

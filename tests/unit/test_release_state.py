@@ -109,3 +109,19 @@ def test_a_current_release_in_a_state_of_a_later_agent_goes_on_running(tmp_path:
     on_disk = disk.found(root)
     assert (on_disk.release, on_disk.state) == (ONE, None)
     assert Trial().handle(on_disk, 0.0) == (KeepRunning(),)
+
+
+def test_records_that_cannot_be_read_are_an_error_by_name(tmp_path: Path) -> None:
+    (tmp_path / "state.db").mkdir()
+    with pytest.raises(EdgekitError, match=r"state\.db cannot be read or written"):
+        Releases(tmp_path).stage(ONE, "one", "1")
+    (tmp_path / "state.db").rmdir()
+    (tmp_path / "state.db").write_bytes(b"no database" * 1000)
+    with pytest.raises(EdgekitError, match="not a database"):
+        Releases(tmp_path).all()
+
+
+def test_a_record_is_kept_over_a_power_cut_once_it_is_made(tmp_path: Path) -> None:
+    with Releases(tmp_path)._open() as database:
+        extra = 3  # sqlite.org/pragma.html#pragma_synchronous
+        assert database.execute("PRAGMA synchronous").fetchone() == (extra,)

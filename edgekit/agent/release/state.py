@@ -21,6 +21,7 @@ from pathlib import Path
 from edgekit.core import layout
 from edgekit.core.digest import Digest
 from edgekit.core.release import ReleaseEvent, ReleaseState, after
+from edgekit.errors import EdgekitError
 
 _SCHEMA = (
     """
@@ -153,11 +154,27 @@ class Releases:
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        with closing(sqlite3.connect(self._path, timeout=BUSY_SECONDS)) as db, db:
-            db.execute("PRAGMA synchronous=FULL")
-            for table in _SCHEMA:
-                db.execute(table)
-            yield db
+        """Open the file for one transaction, which survives a power cut once it has ended.
+
+        `EXTRA` also syncs the folder after the rollback journal is gone. With `FULL` a power cut
+        may bring the journal back, which undoes the last transaction: the try of a trial that
+        takes the device down would never be on record (sqlite.org/pragma.html#pragma_synchronous).
+
+        Raises:
+            EdgekitError: the disk is full or broken; nothing was recorded.
+        """
+        try:
+            with closing(sqlite3.connect(self._path, timeout=BUSY_SECONDS)) as db, db:
+                db.execute("PRAGMA synchronous=EXTRA")
+                for table in _SCHEMA:
+                    db.execute(table)
+                yield db
+        except sqlite3.Error as error:
+            raise EdgekitError(
+                f"{self._path} cannot be read or written",
+                str(error),
+                "check the free space and the health of the device's disk, then push again",
+            ) from error
 
     def all(self) -> list[Release]:
         """Every recorded release, latest change first."""

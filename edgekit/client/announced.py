@@ -1,0 +1,137 @@
+"""The retained messages of devices: who has announced itself at a broker, and how to clear that."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+
+from edgekit.core import topics, wire
+from edgekit.core.config import BrokerConfig
+from edgekit.core.reasons import FAILURE, PUBACK_NAMES
+from edgekit.errors import EdgekitError, UnreachableError
+from edgekit.mqtt.threaded import MqttClient
+
+RETAINED_SECONDS = 0.5  # time to collect retained messages
+PUBACK_SECONDS = 10.0
+
+
+def devices(broker: BrokerConfig, name: str) -> dict[str, dict[str, Any]]:
+    """Read card and status of every device from the broker's retained messages.
+
+    Returns:
+        By device name: `{"card": {...}, "status": {...}}`.
+    """
+    return announced(broker, name, [topics.card_topic("+"), topics.status_topic("+")])
+
+
+def announced(broker: BrokerConfig, name: str, filters: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Collect the retained messages of these filters in the form that `devices` returns."""
+    found: dict[str, dict[str, Any]] = {}
+    for topic, payload in retained(broker, name, filters).items():
+        device, _, kind = topic.removeprefix(f"{topics.PREFIX}/dev/").partition("/")
+        with suppress(*wire.UNREADABLE):  # a client that is no agent has retained it
+            body = msgspec.json.decode(payload, type=dict[str, Any])
+            found.setdefault(device, {})[kind] = body
+    return dict(sorted(found.items()))
+
+
+def retained(broker: BrokerConfig, name: str, filters: Sequence[str]) -> dict[str, bytes]:
+    """The payloads that the broker keeps for these filters, by topic.
+
+    Args:
+        broker: address and credentials.
+        name: our name as a requester; the account may have another one.
+        filters: topics, also with wildcards.
+
+    Raises:
+        EdgekitError: or one of its kinds: the broker does not answer, or refuses.
+    """
+    found: dict[str, bytes] = {}
+
+    def received(message: wire.Inbound) -> None:
+        if message.retain and message.payload:
+            found[message.topic] = message.payload
+
+    client = _client(broker, name, filters, received)
+    time.sleep(RETAINED_SECONDS)
+    client.close()
+    return found
+
+
+def forget(
+    broker: BrokerConfig, name: str, device: str, writer: BrokerConfig | None = None
+) -> list[str]:
+    """Clear what the broker keeps of a device: an empty retained message does that (§3.3.1.3).
+
+    Args:
+        broker: address and credentials of an account that may read the device's topics.
+        name: our name as a requester.
+        device: its name; a device that is connected announces itself again.
+        writer: the same broker with an account that may write them; None: `broker` may.
+
+    Returns:
+        The topics that were cleared; none where the broker kept nothing.
+
+    Raises:
+        EdgekitError: the broker refused, or still keeps it.
+        UnreachableError: the broker does not answer.
+    """
+    before = sorted(retained(broker, name, topics_of(device)))
+    if not before:
+        return []
+    writer = writer or broker
+    client = _client(writer, name, [], lambda _: None)
+    try:
+        for topic in before:
+            _clear(client, writer, topic)
+    finally:
+        client.close(PUBACK_SECONDS)
+    if left := sorted(retained(broker, name, before)):
+        raise _refused(writer, left[0], "the broker still keeps it")
+    return before
+
+
+def topics_of(device: str) -> list[str]:
+    """The topics of a device at which a broker can keep a message."""
+    return [topics.card_topic(device), topics.status_topic(device), topics.metrics_topic(device)]
+
+
+def _clear(client: MqttClient, broker: BrokerConfig, topic: str) -> None:
+    sent: Future[int] = client.publish(wire.Outbound(topic, b"", retain=True))
+    try:
+        code = sent.result(timeout=PUBACK_SECONDS)
+    except TimeoutError:
+        raise UnreachableError(
+            f"the broker at {broker} did not confirm that {topic} is cleared",
+            f"no PUBACK within {PUBACK_SECONDS:g} s",
+            "run it again",
+        ) from None
+    if code >= FAILURE:
+        raise _refused(broker, topic, PUBACK_NAMES.get(code, f"reason code 0x{code:02x}"))
+
+
+def _refused(broker: BrokerConfig, topic: str, why: str) -> EdgekitError:
+    account = f"the account {broker.username!r}" if broker.username else "this account"
+    return EdgekitError(
+        f"the broker refused to clear {topic}",
+        f"{why}: {account} may not write there",
+        "use the device's own account: --username DEVICE --password-file FILE",
+    )
+
+
+def _client(broker: BrokerConfig, name: str, filters: Sequence[str], received: Any) -> MqttClient:
+    client = MqttClient(
+        broker,
+        f"edgekit-{name}-{uuid.uuid4().hex[:12]}",
+        subscriptions=[(each, 1) for each in filters],
+        on_message=received,
+        retained=True,
+    )
+    client.connect()
+    return client
