@@ -19,6 +19,8 @@ _VERBS = {
     "check": "check:check",
     "pack": "bundle:pack",
     "inspect": "bundle:inspect",
+    "enroll": "enroll:enroll",
+    "remove": "enroll:remove",
     "push": "fleet:push",
     "state": "fleet:state",
     "rollback": "fleet:rollback",

@@ -25,6 +25,8 @@ class DeviceFacts(msgspec.Struct, frozen=True):
         problem: why ROOT can be no folder; empty if it can.
         noexec: the mount point of ROOT's file system if it is mounted noexec; else empty.
         free_bytes: free bytes of ROOT's file system; None is not known.
+        supervisor: what starts the agent, as `ROOT/etc/supervisor` says; empty without the file.
+        enrolled: whether `edgekit enroll` has been here.
     """
 
     root: str
@@ -41,6 +43,8 @@ class DeviceFacts(msgspec.Struct, frozen=True):
     problem: str = ""
     noexec: str = ""
     free_bytes: int | None = None
+    supervisor: str = ""
+    enrolled: bool = False
 
     @property
     def platform(self) -> str:
