@@ -43,38 +43,38 @@ def _stage(args: argparse.Namespace) -> object:
 
 def _activate(args: argparse.Namespace) -> object:
     from edgekit.agent.release.activate import activate
-    from edgekit.agent.release.detached import Detached
+    from edgekit.agent.release.choose import supervisor_of
 
     root = Root(args.root)
     config = sys.stdin.buffer.read() if args.config == "-" else None
     with root.updating():
-        return activate(root, Digest.parse(args.digest), Detached(root), config)
+        return activate(root, Digest.parse(args.digest), supervisor_of(root), config)
 
 
 def _rollback(args: argparse.Namespace) -> object:
     from edgekit.agent.release.activate import rollback
-    from edgekit.agent.release.detached import Detached
+    from edgekit.agent.release.choose import supervisor_of
 
     root = Root(args.root)
     with root.updating():
-        return rollback(root, Detached(root))
+        return rollback(root, supervisor_of(root))
 
 
 def _state(args: argparse.Namespace) -> object:
     from edgekit.agent.release.activate import describe
-    from edgekit.agent.release.detached import Detached
+    from edgekit.agent.release.choose import supervisor_of
 
     root = Root(args.root)
     root.create()
-    return describe(root, Detached(root))
+    return describe(root, supervisor_of(root))
 
 
 def _stop(args: argparse.Namespace) -> object:
-    from edgekit.agent.release.detached import Detached
+    from edgekit.agent.release.choose import supervisor_of
 
     root = Root(args.root)
     with root.updating():
-        Detached(root).stop()
+        supervisor_of(root).stop()
     return {"stopped": True}
 
 
@@ -85,7 +85,7 @@ def _supervise(args: argparse.Namespace) -> None:
 
 
 def _boot(args: argparse.Namespace) -> None:
-    from edgekit.agent.release.watch import become
+    from edgekit.agent.release.become import become
 
     become(Root(args.root))
 

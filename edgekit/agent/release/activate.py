@@ -8,11 +8,16 @@ from contextlib import suppress
 from pathlib import Path
 
 from edgekit.agent.release import disk, lease
-from edgekit.agent.release.detached import POLL_SECONDS, STOP_MARGIN_SECONDS, Supervisor
 from edgekit.agent.release.events import HoldStops, SupervisorFailed
 from edgekit.agent.release.log import log_tail
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.state import Releases
+from edgekit.agent.release.supervisor import (
+    POLL_SECONDS,
+    STOP_MARGIN_SECONDS,
+    Supervisor,
+    drain_seconds,
+)
 from edgekit.agent.release.trial import Trial
 from edgekit.core import layout
 from edgekit.core.config import FIRST_SETTINGS, parse_known_agent_config, settings_in
@@ -28,7 +33,7 @@ def activate(
 ) -> dict[str, object]:
     """Make a staged release the running one; return when it answers prompts.
 
-    The old release answers prompts until the new one is whole and verified. If the new release is
+    The old release answers prompts until the supervisor takes the new one. If the new release is
     not ready in time, the supervisor starts the old one again. `previous` always names a release
     that was good and that is not `current`. The links move before the configuration does: a kill
     in between never leaves the old release under an untested configuration.
@@ -59,10 +64,12 @@ def activate(
     ):
         lease.release(root)
         return {"release": digest, "state": ReleaseState.GOOD, "changed": False}
-    supervisor.stop()
-    root.ready_file.unlink(missing_ok=True)
-    _switch(root, digest, config)
-    verdict = _verdict(root, digest, supervisor, trial_seconds)
+    drain = drain_seconds(root)  # of the old agent, with its own configuration
+    with root.switching():
+        _switch(root, digest, config)
+    root.stopped_file.unlink(missing_ok=True)
+    _start(root, supervisor)
+    verdict = _verdict(root, digest, supervisor, trial_seconds + drain)
     lease.release(root)
     return verdict
 
@@ -126,15 +133,18 @@ def _verdict(
 
 
 def _start(root: Root, supervisor: Supervisor) -> None:
-    """Start the supervisor; if it cannot start, the trial has failed and is judged here."""
+    """Have `current` supervised; if its supervisor cannot start, the trial failed, as judged here.
+
+    A supervisor that runs already becomes that of `current`, and drains its agent for it.
+    """
     try:
-        supervisor.start()
+        supervisor.reload()
     except EdgekitError as error:
         failed = SupervisorFailed(disk.found(root), f"{error.what}: {error.why}")
         for effect in Trial().handle(failed, time.monotonic()):
             if isinstance(effect, HoldStops):  # the good release is current; no supervisor runs
                 with suppress(EdgekitError):
-                    supervisor.start()
+                    supervisor.reload()
             else:
                 disk.perform(root, effect)
 

@@ -81,6 +81,21 @@ class Root:
         return self.path / layout.PID_FILE
 
     @property
+    def start_file(self) -> Path:
+        """Exists while systemd is asked to start the supervisor."""
+        return self.path / layout.START_FILE
+
+    @property
+    def stopped_file(self) -> Path:
+        """Exists since an operator stopped the device: its content is the Unix time."""
+        return self.path / layout.STOPPED_FILE
+
+    @property
+    def supervisor_file(self) -> Path:
+        """Says which supervisor the device has."""
+        return self.path / layout.SUPERVISOR_FILE
+
+    @property
     def lease_file(self) -> Path:
         """Names the push in progress."""
         return self.path / layout.LEASE_FILE
@@ -126,6 +141,17 @@ class Root:
                     "another update of this device is at work",
                     next_step="wait for it to end and push again",
                 ) from None
+            yield
+
+    @contextmanager
+    def switching(self) -> Iterator[None]:
+        """Hold the lock under which links and records of a trial change.
+
+        An activation holds it while it moves the links, and a supervisor for each change that a
+        trial makes: neither sees the other's work half done.
+        """
+        with (self.path / layout.SWITCH_LOCK).open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
     def environment(self, release: Path) -> dict[str, str]:

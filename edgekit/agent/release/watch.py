@@ -1,27 +1,26 @@
-"""The supervisor's process: it performs the effects of `trial` and keeps the agent running."""
+"""The supervisor's process: it performs the effects of `trial` and keeps the agent running.
+
+It belongs to one release, in one state. When the disk says another (an activation has moved the
+links, or has put this release on trial again), it drains its agent and becomes the supervisor of
+`current`: the same process, with the same lock, in the same systemd unit. It looks at SIGHUP, which
+an activation sends, every few seconds, before it starts an agent again and before it changes the
+disk. Only a supervisor that ends tells systemd so: an agent cannot know why it is drained.
+"""
 
 from __future__ import annotations
 
-import ctypes
 import os
+import select
 import signal
+import sqlite3
 import subprocess
-import sys
 import time
 from collections import deque
-from collections.abc import Mapping
 from functools import partial
 from typing import NoReturn, TextIO
 
 from edgekit.agent.release import disk
-from edgekit.agent.release.detached import (
-    LOCK_VARIABLE,
-    POLL_SECONDS,
-    STOP_MARGIN_SECONDS,
-    command,
-    drain_seconds,
-    lock,
-)
+from edgekit.agent.release.become import become, cannot_start, die_with_parent
 from edgekit.agent.release.events import (
     AgentEnded,
     AgentReady,
@@ -37,35 +36,29 @@ from edgekit.agent.release.events import (
     StartAgent,
     StopAsked,
     StopsHeld,
+    SupervisorFailed,
     TimePassed,
 )
 from edgekit.agent.release.log import log_tail, rotate, say
 from edgekit.agent.release.root import Root
+from edgekit.agent.release.supervisor import (
+    LOCK_VARIABLE,
+    POLL_SECONDS,
+    STOP_MARGIN_SECONDS,
+    command,
+    drain_seconds,
+    lock,
+)
 from edgekit.agent.release.trial import Trial
+from edgekit.agent.serve.loop.notify import Notifier
 from edgekit.core.config import parse_known_agent_config
 from edgekit.errors import EdgekitError, TakenOverError
 
 BACKOFF_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 STEADY_SECONDS = 60.0  # an agent that lived this long starts again without delay
-LOG_CHECK_SECONDS = 60.0
-# Set by systemd for the process that it watches; not WATCHDOG_PID, because the agent reports.
-MANAGER_VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC")
+CHECK_SECONDS = 5.0  # of the log's size and of `current`
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-PR_SET_PDEATHSIG = 1  # prctl(2)
-
-
-def become(root: Root, more: Mapping[str, str] | None = None) -> NoReturn:
-    """Become the supervisor of `current`, in the environment of its own trees.
-
-    Raises:
-        EdgekitError: no release is active.
-    """
-    if root.linked(root.current) is None:
-        raise EdgekitError("no release is active on this device", next_step="push one to it")
-    environment = root.environment(root.current.resolve())
-    environment |= {name: os.environ[name] for name in MANAGER_VARIABLES if name in os.environ}
-    environment |= more or {}
-    os.execve(sys.executable, command(root, "supervise"), environment)  # noqa: S606  no shell is wanted
+SIGNALS = (*STOP_SIGNALS, signal.SIGHUP)
 
 
 class Watch:
@@ -75,9 +68,14 @@ class Watch:
         self._root = root
         self._trial = Trial()
         self._stopping = False
+        self._superseded = False  # `current` is not what this process supervises any more
+        self._asked = False  # SIGHUP: look whether that is so
         self._child: subprocess.Popen[bytes] | None = None
         self._events: deque[Event] = deque()  # caused by effects
         self._lock: TextIO | None = None
+        self._wakes = -1
+        self._own = disk.found(root)  # read again under the lock
+        self._manager = Notifier(dict(os.environ))
 
     def run(self) -> NoReturn:
         """Supervise `current` until SIGTERM, or until a failed trial leaves nothing to run.
@@ -86,15 +84,27 @@ class Watch:
             EdgekitError: another supervisor runs, or a new `agent.toml` cannot be read.
             SystemExit: the supervision has ended.
         """
+        self._catch_signals()  # before the lock: `reload` asks its holder what it catches
         self._lock = lock(self._root)
-        for number in STOP_SIGNALS:
-            signal.signal(number, self._stop)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-        self._events.append(disk.found(self._root))
+        self._root.start_file.unlink(missing_ok=True)
+        with self._root.switching():
+            self._own = disk.found(self._root)
+        self._events.append(self._own)
         while True:
             event = self._events.popleft() if self._events else self._look()
             for effect in self._trial.handle(event, time.monotonic()):
                 self._perform(effect)
+
+    def _catch_signals(self) -> None:
+        self._wakes, written = os.pipe()  # a byte for each signal ends a wait
+        for end in (self._wakes, written):
+            os.set_blocking(end, False)
+        signal.set_wakeup_fd(written, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # ignored, it would wake nothing
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._stop)
+        signal.signal(signal.SIGHUP, self._reload)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
     def _look(self) -> Event:
         """Return what happened since the last look.
@@ -102,6 +112,8 @@ class Watch:
         A stop is checked last and takes precedence: it ends the agent, and that is no failure.
         """
         time.sleep(POLL_SECONDS)
+        if self._asked:
+            self._check_current()
         ready = self._root.ready_file.exists()
         ended = self._child is not None and self._child.poll() is not None
         if self._stopping:
@@ -127,28 +139,82 @@ class Watch:
             case KeepRunning():
                 self._keep_running()
                 self._end_child()
-                raise SystemExit(0)
+                self._end(0)
             case EndSupervisor(code):
-                raise SystemExit(code)
+                self._end(code)
             case _:
-                if isinstance(effect, RecordVerdict) and effect.reason:
-                    say(f"release {effect.release.short} failed its trial: {effect.reason}")
-                disk.perform(self._root, effect)
+                self._change_disk(effect)
+
+    def _change_disk(self, effect: Effect) -> None:
+        """Change the disk, unless an activation did so since: then this trial is over."""
+        with self._root.switching():
+            differs = self._differs()
+            if not differs:
+                self._perform_on_disk(effect)
+                self._own = disk.found(self._root)
+        if differs and self._check_current():
+            self._end_child()
+            self._end(0)
+
+    def _perform_on_disk(self, effect: Effect) -> None:
+        if isinstance(effect, RecordVerdict) and effect.reason:
+            say(f"release {effect.release.short} failed its trial: {effect.reason}")
+        disk.perform(self._root, effect)
+
+    def _differs(self) -> bool:
+        """Whether `current` is another release than this process supervises, or in another trial.
+
+        A disk that cannot be read says nothing.
+        """
+        try:
+            found = disk.found(self._root)
+        except (OSError, sqlite3.Error, EdgekitError) as error:
+            say(f"the state of the releases cannot be read: {error}")
+            return False
+        own = self._own
+        return (found.release, found.state, found.tries) != (own.release, own.state, own.tries)
+
+    def _check_current(self) -> bool:
+        """Ask for the end of this supervision if `current` is not its own any more.
+
+        A release whose supervisor cannot even start fails its trial here, before an agent is
+        drained for it.
+        """
+        self._asked = False
+        with self._root.switching():
+            differs = self._differs()
+            if differs and (why := cannot_start(self._root)):
+                reason = f"the agent's supervisor did not start: {why}"
+                failed = SupervisorFailed(disk.found(self._root), reason)
+                for effect in Trial().handle(failed, time.monotonic()):
+                    self._perform_on_disk(effect)
+                differs = self._differs()
+        if differs and not self._stopping:
+            self._superseded = self._stopping = True
+            self._terminate_child()
+        return differs
+
+    def _end(self, code: int) -> NoReturn:
+        """End this supervision: with the process, or by becoming the supervisor of `current`."""
+        if self._superseded:
+            signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        if self._superseded:  # no stop has come until now
+            self._become_successor()
+        raise SystemExit(code)
 
     def _become_successor(self) -> NoReturn:
         """Become the successor and pass the lock on without releasing it."""
         assert self._lock is not None
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # it would kill a starting Python
         os.set_inheritable(self._lock.fileno(), True)
         become(self._root, {LOCK_VARIABLE: str(self._lock.fileno())})
 
     def _keep_running(self) -> None:
-        signal.signal(signal.SIGALRM, lambda *_: rotate(self._root.log_file))
-        signal.setitimer(signal.ITIMER_REAL, LOG_CHECK_SECONDS, LOG_CHECK_SECONDS)
         failures = 0
-        while not self._stopping:
+        while not self._stopping and not self._check_current():
             started = time.monotonic()
             child = self._child or self._spawn()
-            code = child.wait()
+            code = self._wait(child)
             self._child = None
             if self._stopping:
                 return
@@ -162,22 +228,41 @@ class Watch:
             say(f"the agent ended with {code}; it starts again in {delay:g} s")
             rotate(self._root.log_file)
             until = time.monotonic() + delay
-            while not self._stopping and time.monotonic() < until:
+            while not self._stopping and not self._asked and time.monotonic() < until:
                 time.sleep(POLL_SECONDS)
+
+    def _wait(self, child: subprocess.Popen[bytes]) -> int:
+        """Wait for the agent's end; look at the log and at `current` now and then."""
+        while child.poll() is None:
+            woken, _, _ = select.select([self._wakes], [], [], CHECK_SECONDS)
+            if woken:
+                os.read(self._wakes, 4096)
+            else:
+                rotate(self._root.log_file)
+            if self._asked or not woken:
+                self._check_current()
+        return int(child.returncode)
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         self._root.ready_file.unlink(missing_ok=True)
         self._child = subprocess.Popen(
             command(self._root, "serve"),
             stdin=subprocess.DEVNULL,
-            preexec_fn=partial(_die_with_parent, os.getpid()),  # noqa: PLW1509  this process has one thread
+            preexec_fn=partial(die_with_parent, os.getpid()),  # noqa: PLW1509  this process has one thread
         )
         if self._stopping:  # the signal came before the agent existed
             self._child.terminate()
         return self._child
 
     def _stop(self, *_: object) -> None:
-        self._stopping = True
+        self._stopping, self._superseded = True, False
+        self._manager.stopping()
+        self._terminate_child()
+
+    def _reload(self, *_: object) -> None:
+        self._asked = True
+
+    def _terminate_child(self) -> None:
         if self._child is not None and self._child.poll() is None:
             self._child.terminate()
 
@@ -191,10 +276,3 @@ class Watch:
         except subprocess.TimeoutExpired:
             self._child.kill()
             self._child.wait()
-
-
-def _die_with_parent(parent: int) -> None:
-    """Make the kernel kill the agent with its supervisor: the next one starts its own agent."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # the supervisor was killed before the prctl
-        os.kill(os.getpid(), signal.SIGKILL)

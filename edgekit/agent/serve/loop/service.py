@@ -43,7 +43,6 @@ from edgekit.agent.serve.session.events import (
     ReadyUnsaid,
     Received,
     SayReady,
-    SayStopping,
     Snapshot,
     Spawn,
     Stopped,
@@ -267,8 +266,6 @@ class Service:
                 self._mqtt.unsubscribe(self._pools)
             case SayReady():
                 self._say_ready(effect)
-            case SayStopping():
-                self._notifier.stopping()
             case ReadSensors():
                 self._events.append(read_sensors(disk=self._disk))
             case Snapshot():

@@ -209,11 +209,6 @@ class SayReady:
 
 
 @dataclass(frozen=True, slots=True)
-class SayStopping:
-    """Tell the service manager that the agent takes no new prompts."""
-
-
-@dataclass(frozen=True, slots=True)
 class ReadSensors:
     """Read the device's sensors; `Readings` reports them."""
 
@@ -287,7 +282,6 @@ Effect = (
     | GoOnline
     | LeavePools
     | SayReady
-    | SayStopping
     | ReadSensors
     | Snapshot
     | Exit

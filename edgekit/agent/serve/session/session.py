@@ -38,7 +38,6 @@ from edgekit.agent.serve.session.events import (
     Received,
     Restored,
     SayReady,
-    SayStopping,
     Snapshot,
     Stopped,
     StorageBack,
@@ -168,7 +167,7 @@ class Session:
             case Drain(deadline):
                 self._draining = deadline
                 self._intake.draining = True
-                return [SayStopping(), LeavePools()]
+                return [LeavePools()]
             case Stopped() if not self._prompts.storing:
                 return [CheckStorage()]
             case Tick():
