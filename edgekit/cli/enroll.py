@@ -20,7 +20,7 @@ from edgekit.fleet.enroll import book, carry, drive
 from edgekit.fleet.enroll.fleetfile import by_hand, edited
 from edgekit.fleet.enroll.hosts import HostKeyAsked, account_of, arrive, with_account
 from edgekit.fleet.enroll.pin import unpin
-from edgekit.fleet.enroll.values import PUSH_ACCOUNT, Starts
+from edgekit.fleet.enroll.values import AGENT_ACCOUNT, PUSH_ACCOUNT, Starts
 
 UNITS = "deploy/systemd"
 AsOption = Annotated[
@@ -79,6 +79,8 @@ def enroll(
     fleet = here.fleet()
     names = fleet.select(devices)
     asked_key = HostKeyAsked(host_key, accept_new_host_key, _confirm() if not as_json else None)
+    units = _units()
+    push_account = carry.push_account(units)
     files = carry.BrokerFiles(ca, cert, key, ca_key)
     for name in names:
         _check_ssh(fleet, name)
@@ -95,11 +97,12 @@ def enroll(
                     device=name,
                     python=device.python,
                     root=known.root if known else device.root,
-                    units=_units(),
+                    units=units,
                     system=system if system is not None or known is None else known.system,
                     password=_password(name) if ask_sudo else None,
                     push_key=remote.public_key,
-                    push_command=carry.PUSH_COMMAND,
+                    push_account=push_account,
+                    push_command=carry.push_command(units),
                     files=files.carried(name)
                     + carry.trust_root(here.folder)
                     + carry.hardware(hardware),
@@ -107,7 +110,7 @@ def enroll(
                     dry_run=dry_run,
                 )
                 done = drive.enroll(remote, asked, lambda step: report(f"{name}: {step}"))
-        values = _fleet_values(device, done, address)
+        values = _fleet_values(device, done, address, push_account)
         fleet_said = "" if dry_run else _edit(here.folder / "fleet.toml", name, values)
         if not dry_run:
             before = {key: getattr(device, key) or None for key in values}
@@ -211,7 +214,7 @@ def _address(address: str, known: book.Remembered | None, account: str) -> str:
     """The address of the account that enrolls: a flag, else as at the last enrolment."""
     if account:
         return with_account(address, account)
-    if known and account_of(address) == PUSH_ACCOUNT:
+    if known and account_of(address) in (PUSH_ACCOUNT, AGENT_ACCOUNT):
         return known.address
     return address
 
@@ -236,13 +239,13 @@ def _password(name: str) -> Callable[[], str] | None:
 
 
 def _fleet_values(
-    device: inventory.Device, done: drive.Enrolled, address: str
+    device: inventory.Device, done: drive.Enrolled, address: str, push_account: str
 ) -> dict[str, object]:
     """The keys of fleet.toml that a push needs from now on."""
     values: dict[str, object] = {}
     if done.system:
-        if account_of(device.address) != PUSH_ACCOUNT:
-            values["address"] = with_account(address, PUSH_ACCOUNT)
+        if account_of(device.address) != push_account:
+            values["address"] = with_account(address, push_account)
         if device.root != done.root:
             values["root"] = done.root
     broker = {**device.broker, **done.broker}

@@ -174,15 +174,16 @@ def _system_plan(found: Surroundings, wish: Wish) -> Plan:
             "take root= (or python=) out of fleet.toml, or use `edgekit enroll --user`",
         )
     texts = units.system_units(wish.units, wish.root, wish.python)
+    separate = wish.push_account != AGENT_ACCOUNT
     steps = [
         _begin(wish),
-        _account(AGENT_ACCOUNT, wish.root, "/bin/sh"),
+        _account(AGENT_ACCOUNT, wish.root if separate else PUSH_HOME),
         folder(wish.root, 0o700, AGENT_ACCOUNT),
         *_in_root(wish, Starts.SYSTEM, AGENT_ACCOUNT),
     ]
     if wish.push_key:
         steps += [
-            _account(PUSH_ACCOUNT, PUSH_HOME, "/bin/sh"),
+            *([_account(PUSH_ACCOUNT, PUSH_HOME)] if separate else []),
             folder(PUSH_HOME, 0o755),
             folder(PUSH_HOME / ".ssh", 0o755),
             file(PUSH_HOME / ".ssh" / "authorized_keys", wish.push_key.encode(), 0o644),
@@ -194,8 +195,9 @@ def _system_plan(found: Surroundings, wish: Wish) -> Plan:
     return Plan(tuple(steps), Starts.SYSTEM, str(record))
 
 
-def _account(name: str, home: PurePosixPath, shell: str) -> Step:
-    values = {"name": name, "home": str(home), "shell": shell}
+def _account(name: str, home: PurePosixPath) -> Step:
+    # sshd runs a forced command by the account's shell; its home and keys are root's
+    values = {"name": name, "home": str(home), "shell": "/bin/sh"}
     return Step("account", f"system account {name}, home {home}", values)
 
 

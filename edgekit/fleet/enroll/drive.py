@@ -23,6 +23,7 @@ from edgekit.fleet.enroll.decide import (
 from edgekit.fleet.enroll.hands import Hands, Performed, explain
 from edgekit.fleet.enroll.values import (
     BROKER_FOLDER,
+    PUSH_ACCOUNT,
     SERVICE,
     SYSTEM_ROOT,
     Carried,
@@ -58,6 +59,7 @@ class Asked:
     system: bool | None = None
     password: Callable[[], str] | None = None
     push_key: str = ""
+    push_account: str = PUSH_ACCOUNT
     push_command: str = ""
     files: list[Carried] = field(default_factory=list)
     authority: SigningAuthority | None = None
@@ -157,6 +159,7 @@ class Arrival:
             python=self.facts.executable,
             system=self.system,
             units=asked.units,
+            push_account=asked.push_account,
             push_key=key if self.system else "",
             files=tuple(asked.files),
             make_key=asked.authority is not None,

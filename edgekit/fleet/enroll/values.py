@@ -41,6 +41,11 @@ class Starts(Enum):
         }[self]
 
 
+def starts_words(word: str) -> str:
+    """What a word of `ROOT/etc/supervisor` means, for `state`; an unknown one is said as it is."""
+    return Starts(word).words if word in {one.value for one in Starts} else word
+
+
 class LocalAccount(msgspec.Struct, frozen=True):
     """An account of the device."""
 
@@ -140,7 +145,8 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
         python: absolute path of the device's Python.
         system: whether it is a system install.
         units: the files of `deploy/systemd` by name.
-        push_key: line of authorized_keys for pushes to a system install.
+        push_account: the account of a system install that takes pushes.
+        push_key: its line of authorized_keys.
         files: what is carried into ROOT.
         make_key: whether the device makes its broker key itself.
     """
@@ -150,6 +156,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     python: str
     system: bool
     units: dict[str, str]
+    push_account: str = PUSH_ACCOUNT
     push_key: str = ""
     files: tuple[Carried, ...] = ()
     make_key: bool = False
