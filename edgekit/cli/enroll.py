@@ -12,6 +12,7 @@ import msgspec
 import typer
 
 from edgekit import data
+from edgekit.bundle.layers import bootstrap
 from edgekit.cli import project, render
 from edgekit.cli.options import JsonOption, ProjectOption
 from edgekit.errors import EdgekitError, PartialError, UnreachableError, UsageError
@@ -20,9 +21,10 @@ from edgekit.fleet.enroll import book, carry, drive
 from edgekit.fleet.enroll.fleetfile import by_hand, edited
 from edgekit.fleet.enroll.hosts import HostKeyAsked, account_of, arrive, with_account
 from edgekit.fleet.enroll.pin import unpin
-from edgekit.fleet.enroll.values import AGENT_ACCOUNT, PUSH_ACCOUNT, Starts
+from edgekit.fleet.enroll.values import PUSH_ACCOUNT, Starts
+from edgekit.fleet.facts import DeviceFacts
 
-UNITS = "deploy/systemd"
+UNITS, USER_UNITS, DOOR = "deploy/systemd", "deploy/systemd/user", "deploy/door/edgekit-door"
 AsOption = Annotated[
     str, typer.Option("--as", metavar="USER", help="Log in as this account; default: as before.")
 ]
@@ -79,8 +81,6 @@ def enroll(
     fleet = here.fleet()
     names = fleet.select(devices)
     asked_key = HostKeyAsked(host_key, accept_new_host_key, _confirm() if not as_json else None)
-    units = _units()
-    push_account = carry.push_account(units)
     files = carry.BrokerFiles(ca, cert, key, ca_key)
     for name in names:
         _check_ssh(fleet, name)
@@ -93,16 +93,17 @@ def enroll(
         with render.working(name) as report:
             arrived = arrive(address, device.python, asked_key)
             with closing(arrived.remote) as remote:
-                asked = drive.Asked(
+                asked = drive.EnrollRequest(
                     device=name,
                     python=device.python,
                     root=known.root if known else device.root,
-                    units=units,
+                    units=_units(UNITS),
+                    user_units=_units(USER_UNITS),
                     system=system if system is not None or known is None else known.system,
                     password=_password(name) if ask_sudo else None,
                     push_key=remote.public_key,
-                    push_account=push_account,
-                    push_command=carry.push_command(units),
+                    door=data.path(DOOR).read_text("utf-8"),
+                    bootstrap=lambda facts: _bootstrap(here, facts),
                     files=files.carried(name)
                     + carry.trust_root(here.folder)
                     + carry.hardware(hardware),
@@ -110,7 +111,7 @@ def enroll(
                     dry_run=dry_run,
                 )
                 done = drive.enroll(remote, asked, lambda step: report(f"{name}: {step}"))
-        values = _fleet_values(device, done, address, push_account)
+        values = _fleet_values(device, done, address)
         fleet_said = "" if dry_run else _edit(here.folder / "fleet.toml", name, values)
         if not dry_run:
             before = {key: getattr(device, key) or None for key in values}
@@ -153,8 +154,9 @@ def remove(
         known = book.recall(here.folder, name)
         device = fleet.devices[name]
         address = _address(device.address, known, account)
-        asked = drive.Asked(
-            name, device.python, known.root if known else device.root, _units(),
+        asked = drive.EnrollRequest(
+            name, device.python, known.root if known else device.root, _units(UNITS),
+            _units(USER_UNITS),
             system=known.system if known else None,
             password=_password(name) if ask_sudo else None, dry_run=dry_run,
         )  # fmt: skip
@@ -214,14 +216,24 @@ def _address(address: str, known: book.Remembered | None, account: str) -> str:
     """The address of the account that enrolls: a flag, else as at the last enrolment."""
     if account:
         return with_account(address, account)
-    if known and account_of(address) in (PUSH_ACCOUNT, AGENT_ACCOUNT):
+    if known and account_of(address) == PUSH_ACCOUNT:
         return known.address
     return address
 
 
-def _units() -> dict[str, str]:
-    """Every file of deploy/systemd."""
-    files = sorted(data.path(UNITS).iterdir())
+def _bootstrap(here: project.Project, facts: DeviceFacts) -> tuple[str, bytes] | None:
+    """The agent of the newest bundle for a device; None where nothing is packed."""
+    try:
+        manifest = here.store.resolve(None).manifest
+    except UsageError:
+        return None
+    runtime = manifest.runtime_for(facts.platform, facts.python)
+    return bootstrap(here.store, manifest, runtime)
+
+
+def _units(folder: str) -> dict[str, str]:
+    """Every unit of a folder."""
+    files = sorted(data.path(folder).iterdir())
     return {one.name: one.read_text("utf-8") for one in files if one.name.startswith("edgekit-")}
 
 
@@ -239,15 +251,12 @@ def _password(name: str) -> Callable[[], str] | None:
 
 
 def _fleet_values(
-    device: inventory.Device, done: drive.Enrolled, address: str, push_account: str
+    device: inventory.Device, done: drive.Enrolled, address: str
 ) -> dict[str, object]:
     """The keys of fleet.toml that a push needs from now on."""
     values: dict[str, object] = {}
-    if done.system:
-        if account_of(device.address) != push_account:
-            values["address"] = with_account(address, push_account)
-        if device.root != done.root:
-            values["root"] = done.root
+    if done.system and account_of(device.address) != PUSH_ACCOUNT:
+        values["address"] = with_account(address, PUSH_ACCOUNT)
     broker = {**device.broker, **done.broker}
     if broker != device.broker:
         values["broker"] = broker

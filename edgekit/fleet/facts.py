@@ -27,6 +27,7 @@ class DeviceFacts(msgspec.Struct, frozen=True):
         free_bytes: free bytes of ROOT's file system; None is not known.
         supervisor: what starts the agent, as `ROOT/etc/supervisor` says; empty without the file.
         enrolled: whether `edgekit enroll` has been here.
+        home: of the account.
     """
 
     root: str
@@ -45,6 +46,7 @@ class DeviceFacts(msgspec.Struct, frozen=True):
     free_bytes: int | None = None
     supervisor: str = ""
     enrolled: bool = False
+    home: str = ""
 
     @property
     def platform(self) -> str:

@@ -15,11 +15,13 @@ from edgekit.core import layout
 from edgekit.errors import EdgekitError, UsageError
 from edgekit.fleet.enroll import decide, look, make, record, unmake
 from edgekit.fleet.enroll.decide import enroll_plan, is_system, remove_plan
-from edgekit.fleet.enroll.values import Carried, Plan, Starts, Surroundings, Wish
+from edgekit.fleet.enroll.values import Carried, EnrollPlan, Starts, Surroundings, Wish
 
 HOME = PurePosixPath("/home/pi")
 ROOT = HOME / ".local/share/edgekit"
-UNITS = {path.name: path.read_text("utf-8") for path in data.path("deploy/systemd").iterdir()}
+UNITS = {
+    path.name: path.read_text("utf-8") for path in data.path("deploy/systemd").glob("edgekit-*")
+}
 
 
 def found(**more: object) -> Surroundings:
@@ -43,6 +45,9 @@ def found(**more: object) -> Surroundings:
         "root_is_link": False,
         "root_owner": "",
         "has_release": False,
+        "has_door": False,
+        "parts": {},
+        "account_home": str(HOME),
     }
     return Surroundings(**(told | more))  # type: ignore[arg-type]  # each test gives the right types
 
@@ -52,7 +57,7 @@ def wish(**more: object) -> Wish:
     return Wish(**(told | {"units": UNITS} | more))  # type: ignore[arg-type]  # as above
 
 
-def plan(**more: object) -> Plan:
+def plan(**more: object) -> EnrollPlan:
     return enroll_plan(found(**more), wish())
 
 
@@ -141,7 +146,7 @@ def test_a_system_install_in_a_home_is_refused(root: str) -> None:
 
 @pytest.mark.parametrize("more", [{"root_is_link": True}, {"root_owner": "ann"}])
 def test_a_root_of_another_account_or_a_link_is_refused(more: dict[str, object]) -> None:
-    with pytest.raises(EdgekitError, match="belongs to ann|is a link"):
+    with pytest.raises(EdgekitError, match=r"belongs to ann|is a link"):
         plan(**more)
 
 

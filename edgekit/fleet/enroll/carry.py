@@ -9,19 +9,7 @@ from edgekit.core import layout
 from edgekit.core.config import NAME, NAME_RULE
 from edgekit.errors import UsageError
 from edgekit.fleet.enroll.certificates import SigningAuthority, check_pair
-from edgekit.fleet.enroll.values import AGENT_ACCOUNT, BROKER_FOLDER, PUSH_ACCOUNT, Carried
-
-DOOR_UNIT = "edgekit-updater.socket"
-
-
-def push_account(units: dict[str, str]) -> str:
-    """The account that takes pushes: one that owns nothing, where the updater has a door."""
-    return PUSH_ACCOUNT if DOOR_UNIT in units else AGENT_ACCOUNT
-
-
-def push_command(units: dict[str, str]) -> str:
-    """What stands before the key in authorized_keys: the account runs the door and nothing else."""
-    return "restrict" if DOOR_UNIT not in units else ""
+from edgekit.fleet.enroll.values import BROKER_FOLDER, Carried
 
 
 @dataclass(frozen=True)

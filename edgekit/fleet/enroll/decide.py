@@ -14,13 +14,14 @@ from edgekit.fleet.enroll import units
 from edgekit.fleet.enroll.values import (
     AGENT_ACCOUNT,
     BROKER_FOLDER,
+    DOOR,
     PUSH_ACCOUNT,
     SERVICE,
     SYSTEM_FOLDER,
     SYSTEM_UNITS,
     USER_UNITS,
+    EnrollPlan,
     MadeRecord,
-    Plan,
     Starts,
     Step,
     Surroundings,
@@ -101,7 +102,7 @@ def check_same(found: MadeRecord | None, wish: Wish) -> None:
         )
 
 
-def enroll_plan(found: Surroundings, wish: Wish) -> Plan:
+def enroll_plan(found: Surroundings, wish: Wish) -> EnrollPlan:
     """The steps that make an account a device.
 
     Raises:
@@ -166,7 +167,7 @@ def _start(wish: Wish, texts: dict[str, str], found: Surroundings) -> list[Step]
     return steps
 
 
-def _system_plan(found: Surroundings, wish: Wish) -> Plan:
+def _system_plan(found: Surroundings, wish: Wish) -> EnrollPlan:
     if problem := units.problem_of_path(wish.root, wish.python, system=True):
         raise UsageError(
             f"a system install cannot use {wish.root}",
@@ -174,25 +175,31 @@ def _system_plan(found: Surroundings, wish: Wish) -> Plan:
             "take root= (or python=) out of fleet.toml, or use `edgekit enroll --user`",
         )
     texts = units.system_units(wish.units, wish.root, wish.python)
-    separate = wish.push_account != AGENT_ACCOUNT
     steps = [
         _begin(wish),
-        _account(AGENT_ACCOUNT, wish.root if separate else PUSH_HOME),
+        _account(AGENT_ACCOUNT, wish.root),
         folder(wish.root, 0o700, AGENT_ACCOUNT),
         *_in_root(wish, Starts.SYSTEM, AGENT_ACCOUNT),
     ]
+    if wish.bootstrap is not None:
+        values = {**msgspec.structs.asdict(wish.bootstrap), "root": str(wish.root)}
+        values["account_of"] = AGENT_ACCOUNT
+        steps.append(Step("bootstrap", "agent that takes the first push", values))
     if wish.push_key:
+        key = f'restrict,command="{DOOR}" {wish.push_key}\n'.encode()
         steps += [
-            *([_account(PUSH_ACCOUNT, PUSH_HOME)] if separate else []),
+            folder(DOOR.parent, 0o755),
+            file(DOOR, units.door(wish.door, wish.python).encode(), 0o755),
+            _account(PUSH_ACCOUNT, PUSH_HOME),
             folder(PUSH_HOME, 0o755),
             folder(PUSH_HOME / ".ssh", 0o755),
-            file(PUSH_HOME / ".ssh" / "authorized_keys", wish.push_key.encode(), 0o644),
+            file(PUSH_HOME / ".ssh" / "authorized_keys", key, 0o644),
         ]
     steps += [file(SYSTEM_UNITS / name, text.encode(), 0o644) for name, text in texts.items()]
     steps += _start(wish, texts, found)
     steps.append(_mark(wish, Starts.SYSTEM, AGENT_ACCOUNT))
     record = record_file(wish.root, system=True)
-    return Plan(tuple(steps), Starts.SYSTEM, str(record))
+    return EnrollPlan(tuple(steps), Starts.SYSTEM, str(record))
 
 
 def _account(name: str, home: PurePosixPath) -> Step:
@@ -201,7 +208,7 @@ def _account(name: str, home: PurePosixPath) -> Step:
     return Step("account", f"system account {name}, home {home}", values)
 
 
-def _user_plan(found: Surroundings, wish: Wish) -> Plan:
+def _user_plan(found: Surroundings, wish: Wish) -> EnrollPlan:
     starts, notes = how_it_starts(found, wish)
     steps = [_begin(wish), folder(wish.root, 0o700)]
     if starts is Starts.USER:
@@ -220,7 +227,7 @@ def _user_plan(found: Surroundings, wish: Wish) -> Plan:
         steps.append(Step("crontab", f"crontab: {what}", {"line": line, "mark": mark}))
     steps.append(_mark(wish, starts, ""))
     record = record_file(wish.root, system=False)
-    return Plan(tuple(steps), starts, str(record), notes)
+    return EnrollPlan(tuple(steps), starts, str(record), notes)
 
 
 def how_it_starts(found: Surroundings, wish: Wish) -> tuple[Starts, tuple[str, ...]]:
@@ -261,7 +268,7 @@ def cron_line(root: PurePosixPath, python: str) -> str:
 
 def remove_plan(
     found: Surroundings, root: PurePosixPath, names: list[str], *, system: bool
-) -> Plan:
+) -> EnrollPlan:
     """The steps that take a device back, also a half enrolled or a never enrolled one.
 
     Args:
@@ -291,6 +298,7 @@ def remove_plan(
     kept = [str(record)]
     values = {"root": str(root), "names": list(ROOT_NAMES), "kept": kept}
     steps.append(Step("root_gone", f"remove {root}", values))
+    steps += [Step("gone", f"remove {path}", {"path": path}) for path in found.parts]
     for path in reversed(made.names("file")):
         if path != str(record) and not path.startswith(f"{root}/"):
             steps.append(Step("gone", f"remove {path}", {"path": path}))
@@ -298,7 +306,7 @@ def remove_plan(
         steps.append(Step("no_account", f"remove the account {name}", {"name": name}))
     ours = {"folders": [str(root / layout.ETC), str(root)]}
     steps.append(Step("no_record", "remove the record and the folders that were made", ours))
-    return Plan(tuple(steps), Starts.NOTHING, str(record))
+    return EnrollPlan(tuple(steps), Starts.NOTHING, str(record))
 
 
 def _check_root(root: PurePosixPath, found: Surroundings) -> None:

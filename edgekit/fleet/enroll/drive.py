@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import datetime
 import json
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import msgspec
 
@@ -23,11 +24,11 @@ from edgekit.fleet.enroll.decide import (
 from edgekit.fleet.enroll.hands import Hands, Performed, explain
 from edgekit.fleet.enroll.values import (
     BROKER_FOLDER,
-    PUSH_ACCOUNT,
     SERVICE,
     SYSTEM_ROOT,
+    Bootstrap,
     Carried,
-    Plan,
+    EnrollPlan,
     Starts,
     Step,
     Surroundings,
@@ -42,7 +43,7 @@ ENROLL_AGAIN = "correct it, then enroll again: what is done stays, and `edgekit 
 
 
 @dataclass
-class Asked:
+class EnrollRequest:
     """What a user asks of an enrolment.
 
     Attributes:
@@ -56,11 +57,12 @@ class Asked:
     python: str
     root: str
     units: dict[str, str]
+    user_units: dict[str, str]
     system: bool | None = None
     password: Callable[[], str] | None = None
     push_key: str = ""
-    push_account: str = PUSH_ACCOUNT
-    push_command: str = ""
+    door: str = ""
+    bootstrap: Callable[[DeviceFacts], tuple[str, bytes] | None] | None = None
     files: list[Carried] = field(default_factory=list)
     authority: SigningAuthority | None = None
     dry_run: bool = False
@@ -96,7 +98,7 @@ class Arrival:
         EdgekitError: its Python does not run, or the account cannot be looked at.
     """
 
-    def __init__(self, remote: Remote, asked: Asked) -> None:
+    def __init__(self, remote: Remote, asked: EnrollRequest) -> None:
         self.remote = remote
         self.asked = asked
         done = remote.run(probe(asked.python, asked.root), PROBE.read_bytes())
@@ -111,9 +113,10 @@ class Arrival:
         self.root = PurePosixPath(self.facts.root)
         self.found = self._look(self.hands, self.root, system=False)
         self.system = False
+        self.bootstrap: Bootstrap | None = None
 
     def _look(self, hands: Hands, root: PurePosixPath, *, system: bool) -> Surroundings:
-        told = hands.look(str(root), str(record_file(root, system=system)))
+        told = hands.look(str(root), str(record_file(root, system=system)), self.facts.home)
         try:
             return msgspec.json.decode(told, type=Surroundings)
         except msgspec.MsgspecError as error:
@@ -152,18 +155,42 @@ class Arrival:
     def wish(self) -> Wish:
         """What the plan is made for."""
         asked = self.asked
-        key = f"{asked.push_command} {asked.push_key}".strip() + "\n" if asked.push_key else ""
         return Wish(
             device=asked.device,
             root=self.root,
             python=self.facts.executable,
             system=self.system,
-            units=asked.units,
-            push_account=asked.push_account,
-            push_key=key if self.system else "",
+            units=asked.units if self.system else asked.user_units,
+            push_key=asked.push_key if self.system else "",
+            door=asked.door,
+            bootstrap=self.bootstrap,
             files=tuple(asked.files),
             make_key=asked.authority is not None,
         )
+
+    def carry_bootstrap(self, report: Callable[[str], None]) -> str:
+        """Bring the agent that takes the first push; why not, or empty.
+
+        Through the door of a system install no agent comes: only root brings one.
+        """
+        if not self.system or self.found.has_door or self.asked.bootstrap is None:
+            return ""
+        made = self.asked.bootstrap(self.facts)
+        if made is None:
+            return "no bundle is packed yet, so it takes no push: pack one, then enroll again"
+        name, tar = made
+        source = f"{self.found.account_home}/.edgekit-bootstrap-{name}.part"
+        self.bootstrap = Bootstrap(name, len(tar), source)
+        if self.asked.dry_run:
+            return ""
+        report("first agent")
+        have = self.found.parts.get(source, 0)
+        with tempfile.NamedTemporaryFile(prefix="edgekit-bootstrap-") as local:
+            local.write(tar)
+            local.flush()
+            offset = have if have <= len(tar) else 0
+            self.remote.append(Path(local.name), source, offset, lambda _: None)
+        return ""
 
     def try_linger(self) -> None:
         """Have the account linger, and look again: only then is a user unit a way back."""
@@ -181,7 +208,7 @@ class Arrival:
             self.found = msgspec.structs.replace(self.found, no_user_systemd=why)
 
 
-def enroll(remote: Remote, asked: Asked, report: Callable[[str], None]) -> Enrolled:
+def enroll(remote: Remote, asked: EnrollRequest, report: Callable[[str], None]) -> Enrolled:
     """Make an account a device that comes back after a reboot.
 
     Raises:
@@ -198,6 +225,7 @@ def enroll(remote: Remote, asked: Asked, report: Callable[[str], None]) -> Enrol
             "install openssl there, or make the key here: `--cert FILE --key FILE`",
         )
     arrival.try_linger()
+    missing = arrival.carry_bootstrap(report)
     wish = arrival.wish()
     plan = enroll_plan(arrival.found, wish)
     performed = Performed([], None, "")
@@ -215,13 +243,22 @@ def enroll(remote: Remote, asked: Asked, report: Callable[[str], None]) -> Enrol
         report("wait for READY")
         ready, watchdog = wait_ready(remote, plan.starts)
     return Enrolled(
-        asked.device, plan.starts.value, str(wish.root), wish.system, arrival.found.user,
-        changed, [step.words for step in plan.steps], list(plan.notes), arrival.facts,
-        ready, watchdog, _broker_files(wish),
-    )  # fmt: skip
+        device=asked.device,
+        starts=plan.starts.value,
+        root=str(wish.root),
+        system=wish.system,
+        account=arrival.found.user,
+        changed=changed,
+        plan=[step.words for step in plan.steps],
+        notes=[*plan.notes, *filter(None, [missing])],
+        facts=arrival.facts,
+        ready=ready,
+        watchdog=watchdog,
+        broker=_broker_files(wish),
+    )
 
 
-def _sign(arrival: Arrival, plan: Plan, performed: Performed) -> list[str]:
+def _sign(arrival: Arrival, plan: EnrollPlan, performed: Performed) -> list[str]:
     """Sign what the device asks for, and carry the certificate there."""
     authority, name = arrival.asked.authority, arrival.asked.device
     number = next(n for n, step in enumerate(plan.steps) if step.do == "key")
@@ -273,7 +310,7 @@ class Removed(msgspec.Struct, frozen=True):
     plan: list[str]
 
 
-def remove(remote: Remote, asked: Asked, was_system: bool | None) -> Removed:
+def remove(remote: Remote, asked: EnrollRequest, was_system: bool | None) -> Removed:
     """Take a device back: nothing of edgekit stays there.
 
     Args:
@@ -290,7 +327,8 @@ def remove(remote: Remote, asked: Asked, was_system: bool | None) -> Removed:
     if default is None and not (arrival.facts.current or arrival.found.made):
         default = (not arrival.found.no_sudo and not arrival.found.no_systemd) or None
     arrival.decide_scope(default=default)
-    plan = remove_plan(arrival.found, arrival.root, list(asked.units), system=arrival.system)
+    names = list(asked.units if arrival.system else asked.user_units)
+    plan = remove_plan(arrival.found, arrival.root, names, system=arrival.system)
     words = [step.words for step in plan.steps]
     if asked.dry_run:
         return Removed(asked.device, str(arrival.root), [], words)

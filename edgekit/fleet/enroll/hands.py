@@ -10,7 +10,8 @@ from edgekit.errors import EdgekitError
 from edgekit.fleet.enroll.values import Step
 from edgekit.fleet.remote import Remote
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[2]
+_SCRIPTS = ("record", "make", "unmake", "perform")
 SECONDS = 300.0  # a supervisor may drain for a minute and a half
 # Makes modules from text: `-c` would show all of it in the log of sudo.
 _LOADER = """\
@@ -20,18 +21,17 @@ def load(texts):
         sys.modules[name] = module = types.ModuleType(name)
         module.__path__ = []
     for name, text in texts:
-        full = "edgekit.fleet.enroll." + name
-        module = types.ModuleType(full)
-        module.__dict__["__builtins__"] = __builtins__
-        sys.modules[full] = module
-        setattr(sys.modules["edgekit.fleet.enroll"], name, module)
+        module = types.ModuleType(name)
+        sys.modules[name] = module
+        above, _, last = name.rpartition(".")
+        setattr(sys.modules[above], last, module)
         if name == texts[-1][0]:
             module.__name__ = "__main__"
         exec(compile(text, name, "exec"), module.__dict__)
 """
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class StepOutcome(msgspec.Struct, frozen=True):
     """What a step did: whether it changed something, and what it said."""
 
     changed: bool
@@ -41,7 +41,7 @@ class Outcome(msgspec.Struct, frozen=True):
 class Performed(msgspec.Struct, frozen=True):
     """What `perform.py` prints: the outcomes in order, and the step that failed with its reason."""
 
-    done: list[Outcome]
+    done: list[StepOutcome]
     failed: int | None
     why: str
 
@@ -70,7 +70,7 @@ class Hands:
 
     def look(self, *words: str) -> bytes:
         """The output of `look.py`."""
-        return self._run("look.py", ("look",), words, b"")
+        return self._run("look.py", ("fleet.enroll.look",), words, b"")
 
     def perform(self, record: str, steps: tuple[Step, ...]) -> Performed:
         """Have steps done.
@@ -79,7 +79,7 @@ class Hands:
             EdgekitError: the script did not run.
         """
         told = {"record": record, "steps": [step.to_wire() for step in steps]}
-        modules = ("record", "make", "unmake", "perform")
+        modules = ("fleet.receive", *(f"fleet.enroll.{name}" for name in _SCRIPTS))
         done = self._run("perform.py", modules, (), msgspec.json.encode(told))
         try:
             return msgspec.json.decode(done, type=Performed)
@@ -90,7 +90,10 @@ class Hands:
     def _run(
         self, name: str, modules: tuple[str, ...], words: tuple[str, ...], stdin: bytes
     ) -> bytes:
-        texts = [(module, (HERE / f"{module}.py").read_text("utf-8")) for module in modules]
+        texts = [
+            (f"edgekit.{one}", HERE.joinpath(*one.split(".")).with_suffix(".py").read_text("utf-8"))
+            for one in modules
+        ]
         code = f"{_LOADER}\nload({texts!r})".encode()
         start = f"import sys;exec(sys.stdin.buffer.read({len(code)}))"
         argv = (*self._sudo, self._python, "-I", "-c", start, *words)

@@ -1,7 +1,8 @@
 """Finds out what a device lets an account do, by trying it. Runs *there*: standard library only.
 
-`look.py ROOT RECORD` prints one JSON object; `edgekit.fleet.enroll.values` reads it. RECORD is the
-file in which an enrolment says what it made. It changes nothing.
+`look.py ROOT RECORD HOME` prints one JSON object; `edgekit.fleet.enroll.values` reads it. RECORD is
+the file in which an enrolment says what it made, HOME that of the account that logged in. It
+changes nothing.
 """
 
 from __future__ import annotations
@@ -91,12 +92,14 @@ def owner(root: Path) -> str:
         return str(uid)
 
 
-def look(root: Path, record_file: Path) -> dict[str, object]:
+def look(root: Path, record_file: Path, home: Path) -> dict[str, object]:
     uid = os.getuid()
     try:
         user = pwd.getpwuid(uid).pw_name
     except KeyError:
         user = str(uid)
+    door = "edgekit/agent/release/door.py"
+    doors = (root / "current" / "agent" / door, root / "bootstrap" / door)
     sudo = why_not(*tried("sudo", "-n", "true")[::2]) if uid else ""
     version = ("systemctl", "show", "--property=Version", "--value")
     code, out, said = tried(*version)
@@ -125,8 +128,11 @@ def look(root: Path, record_file: Path) -> dict[str, object]:
         "root_is_link": os.path.islink(root),
         "root_owner": owner(root),
         "has_release": os.path.islink(root / "current"),
+        "has_door": any(map(os.path.exists, doors)),
+        "account_home": str(home),
+        "parts": {str(p): p.stat().st_size for p in home.glob(".edgekit-bootstrap-*.part")},
     }
 
 
 if __name__ == "__main__":
-    print(json.dumps(look(Path(sys.argv[1]), Path(sys.argv[2]))))
+    print(json.dumps(look(*map(Path, sys.argv[1:4]))))

@@ -10,11 +10,12 @@ import grp
 import json
 import os
 import pwd
+import shutil
 import time
 from pathlib import Path
 
 from edgekit.fleet.enroll.record import (
-    Record,
+    MadeLog,
     Step,
     StepFailedError,
     make_folder,
@@ -23,6 +24,7 @@ from edgekit.fleet.enroll.record import (
     unit_has,
     write,
 )
+from edgekit.fleet.receive import receive
 
 WAIT_SECONDS = 30.0
 
@@ -38,7 +40,7 @@ def own(path: Path, owner: str) -> bool:
     return True
 
 
-def do_folder(step: Step, record: Record) -> bool:
+def do_folder(step: Step, record: MadeLog) -> bool:
     path, mode = Path(step["path"]), step["mode"]
     if path.is_symlink():
         raise StepFailedError(f"{path} is a link")
@@ -50,7 +52,7 @@ def do_folder(step: Step, record: Record) -> bool:
     return changed
 
 
-def do_file(step: Step, record: Record) -> bool:
+def do_file(step: Step, record: MadeLog) -> bool:
     path, mode = Path(step["path"]), step["mode"]
     data = base64.b64decode(step["content"])
     if path.is_symlink() or path.is_dir():
@@ -66,7 +68,7 @@ def do_file(step: Step, record: Record) -> bool:
     return True
 
 
-def do_account(step: Step, record: Record) -> bool:
+def do_account(step: Step, record: MadeLog) -> bool:
     name = step["name"]
     try:
         pwd.getpwnam(name)
@@ -97,7 +99,7 @@ def crontab() -> str:
         raise
 
 
-def do_crontab(step: Step, record: Record) -> bool:
+def do_crontab(step: Step, record: MadeLog) -> bool:
     """The account's crontab has our line, or none with our mark; the other lines stay."""
     before = crontab()
     ours = [line for line in before.splitlines(True) if line.rstrip("\n").endswith(step["mark"])]
@@ -119,7 +121,7 @@ def do_crontab(step: Step, record: Record) -> bool:
     return True
 
 
-def do_linger(step: Step, record: Record) -> bool:
+def do_linger(step: Step, record: MadeLog) -> bool:
     user = pwd.getpwuid(os.getuid()).pw_name
     there = Path("/var/lib/systemd/linger", user)
     if there.exists() == step["on"]:
@@ -146,7 +148,7 @@ def wait_for_manager(on: bool, changed: bool) -> bool:
     return changed
 
 
-def do_units(step: Step, record: Record) -> bool:
+def do_units(step: Step, record: MadeLog) -> bool:
     """Enable units, start those to start, and leave what is so already."""
     changed = False
     if any(unit_has(step, u)["NeedDaemonReload"] == "yes" for u in step["reload"]):
@@ -164,7 +166,7 @@ def do_units(step: Step, record: Record) -> bool:
     return changed
 
 
-def do_key(step: Step, record: Record) -> bool:
+def do_key(step: Step, record: MadeLog) -> bool:
     """Make a private key, which never leaves this device, and a request for its certificate."""
     key = Path(step["path"])
     if not key.exists():
@@ -184,5 +186,21 @@ def do_key(step: Step, record: Record) -> bool:
     return changed
 
 
-def do_record(step: Step, record: Record) -> bool:
+def do_bootstrap(step: Step, _record: MadeLog) -> bool:
+    """Unpack the agent of a first contact into ROOT; its bytes come from another account's file."""
+    root, name = Path(step["root"]), step["name"]
+    link = root / "bootstrap"
+    if link.is_symlink() and link.readlink().name == f"bootstrap-{name}":
+        return False
+    part = root / f".bootstrap-{name}.part"
+    with os.fdopen(step["opened"], "rb") as source, part.open("wb") as target:
+        shutil.copyfileobj(source, target)
+    os.umask(0o077)
+    _, unpacked = receive(root, name, step["size"])
+    if not unpacked:
+        raise StepFailedError("the bytes that arrived are not those that were sent")
+    return True
+
+
+def do_record(step: Step, record: MadeLog) -> bool:
     return record.begin(step["told"])

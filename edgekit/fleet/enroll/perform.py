@@ -15,13 +15,15 @@ import sys
 from pathlib import Path
 
 from edgekit.fleet.enroll import make, unmake
-from edgekit.fleet.enroll.record import Record, Step, StepFailedError, Unrecorded
+from edgekit.fleet.enroll.record import MadeLog, NoMadeLog, Step, StepFailedError, drop
 
 
-def as_account(name: str, step: Step, record: Record) -> bool:
+def as_account(name: str, step: Step, record: MadeLog) -> bool:
     """Do a step as an account: where it owns the folders, root must follow none of its links."""
     if not name or name == pwd.getpwuid(os.getuid()).pw_name:
         return do(step, record)
+    if "source" in step:  # a file of the account that logged in; the name of the file is ours
+        step["opened"] = os.open(step["source"], os.O_RDONLY | os.O_NOFOLLOW)
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -31,7 +33,7 @@ def as_account(name: str, step: Step, record: Record) -> bool:
             os.initgroups(name, account.pw_gid)
             os.setresgid(account.pw_gid, account.pw_gid, account.pw_gid)
             os.setresuid(account.pw_uid, account.pw_uid, account.pw_uid)
-            answer = {"changed": do(step, Unrecorded()), "said": step.get("said", "")}
+            answer = {"changed": do(step, NoMadeLog()), "said": step.get("said", "")}
         except BaseException as error:
             answer = {"error": str(error)}
         os.write(writer, json.dumps(answer).encode())
@@ -42,11 +44,14 @@ def as_account(name: str, step: Step, record: Record) -> bool:
     os.waitpid(child, 0)
     if "error" in answer:
         raise StepFailedError(answer["error"])
+    if "source" in step:
+        os.close(step["opened"])
+        drop(Path(step["source"]))
     step["said"] = answer["said"]
     return bool(answer["changed"])
 
 
-def do(step: Step, record: Record) -> bool:
+def do(step: Step, record: MadeLog) -> bool:
     name = f"do_{step['do']}"
     return bool((getattr(make, name, None) or getattr(unmake, name))(step, record))
 
@@ -54,7 +59,7 @@ def do(step: Step, record: Record) -> bool:
 def main() -> None:
     told = json.loads(sys.stdin.buffer.read())
     os.umask(0o022)
-    record = Record(Path(told["record"]))
+    record = MadeLog(Path(told["record"]))
     done: list[dict[str, object]] = []
     for number, step in enumerate(told["steps"]):
         try:

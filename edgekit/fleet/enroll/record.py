@@ -61,7 +61,7 @@ def drop(path: Path) -> bool:
     return True
 
 
-def make_folder(record: Record, path: Path, mode: int) -> bool:
+def make_folder(record: MadeLog, path: Path, mode: int) -> bool:
     """Make a folder and those above it."""
     if path.is_dir():
         return False
@@ -74,7 +74,7 @@ def make_folder(record: Record, path: Path, mode: int) -> bool:
     return True
 
 
-class Record:
+class MadeLog:
     """What an enrolment made. While its folder is missing it lies in the nearest one above."""
 
     def __init__(self, path: Path) -> None:
@@ -128,7 +128,7 @@ class Record:
         return found
 
 
-class Unrecorded(Record):
+class NoMadeLog(MadeLog):
     """For what lies in ROOT: it goes with ROOT, so no record names it."""
 
     def __init__(self) -> None:

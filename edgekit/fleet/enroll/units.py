@@ -10,17 +10,7 @@ from edgekit.fleet.enroll.values import SYSTEM_ROOT
 PYTHON = "/usr/bin/python3"  # as the files of deploy/systemd have it
 _PLAIN = re.compile(r"[A-Za-z0-9_./@:,=+~-]*\Z")
 _HOMES = ("/home", "/root", "/run/user")
-# What a user's systemd honours without rights that only root has. The sandbox needs such rights.
-_USER_KEYS = frozenset(
-    (
-        *("Description", "Documentation", "ConditionPathExists", "StartLimitIntervalSec"),
-        *("Type", "NotifyAccess", "WorkingDirectory", "Environment", "ExecStart", "ExecReload"),
-        *("TimeoutStartSec", "WatchdogSec", "TimeoutStopSec", "KillMode", "Restart", "RestartSec"),
-        *("OOMPolicy", "MemoryMax", "TasksMax", "NoNewPrivileges", "UMask", "Unit"),
-        *("PathExists", "PathModified", "PathChanged", "OnFailure", "WantedBy"),
-    )
-)
-_MULTI_USER = "multi-user.target"
+_HOME_ROOT = "%h/.local/share/edgekit"  # as the files of deploy/systemd/user have it
 
 
 def problem_of_path(root: PurePosixPath, python: str, *, system: bool) -> str:
@@ -49,29 +39,25 @@ def system_units(units: dict[str, str], root: PurePosixPath, python: str) -> dic
 
 
 def user_units(units: dict[str, str], root: PurePosixPath, python: str) -> dict[str, str]:
-    """The files of a user's systemd: the agent's own, without what needs root.
-
-    Whatever a push of another account needs (the updater's units) is left out: here the account
-    that pushes owns ROOT.
-    """
-    found = {}
-    for name, text in units.items():
-        if not name.startswith("edgekit-agent"):
-            continue
-        lines = ["# Made by `edgekit enroll` from the system unit of the same name."]
-        for line in text.splitlines():
-            key, equals, _ = line.partition("=")
-            if line.startswith("[") or (equals and key in _USER_KEYS):
-                lines.append(_for(line.replace(_MULTI_USER, "default.target"), root, python))
-        found[name] = "\n".join(lines) + "\n"
-    return found
+    """The files of a user's systemd; the account that pushes owns ROOT, so there is no updater."""
+    return {
+        name: "".join(_for(line, root, python) for line in text.splitlines(keepends=True))
+        for name, text in units.items()
+    }
 
 
 def _for(line: str, root: PurePosixPath, python: str) -> str:
     """A line of a unit with the paths of one device."""
     if line.startswith("#"):
         return line
-    return line.replace(str(SYSTEM_ROOT), str(root)).replace(PYTHON, python)
+    for known in (str(SYSTEM_ROOT), _HOME_ROOT):
+        line = line.replace(known, str(root))
+    return line.replace(PYTHON, python)
+
+
+def door(text: str, python: str) -> str:
+    """The door's script for the device's Python."""
+    return text.replace(f"#!{PYTHON}", f"#!{python}", 1)
 
 
 def installable(units: dict[str, str]) -> list[str]:

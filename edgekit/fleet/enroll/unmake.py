@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from edgekit.fleet.enroll.record import (
-    Record,
+    MadeLog,
     Step,
     StepFailedError,
     drop,
@@ -29,7 +29,7 @@ WAIT_SECONDS = 30.0
 DRAIN_SECONDS = 90.0
 
 
-def do_no_account(step: Step, _: Record) -> bool:
+def do_no_account(step: Step, _: MadeLog) -> bool:
     name = step["name"]
     changed = False
     try:
@@ -74,7 +74,7 @@ def belongs_to(process: Path, uid: int) -> bool:
         return False
 
 
-def do_no_units(step: Step, _: Record) -> bool:
+def do_no_units(step: Step, _: MadeLog) -> bool:
     """Stop and disable units, and remove their files; running instances of `@` units too."""
     changed = False
     folder = Path(step["folder"])
@@ -106,14 +106,14 @@ def do_no_units(step: Step, _: Record) -> bool:
     return changed
 
 
-def do_gone(step: Step, _: Record) -> bool:
+def do_gone(step: Step, _: MadeLog) -> bool:
     """Remove a file."""
     path = Path(step["path"])
     drop(path.with_name(f".{path.name}.edgekit"))
     return drop(path)
 
 
-def do_root_gone(step: Step, _: Record) -> bool:
+def do_root_gone(step: Step, _: MadeLog) -> bool:
     """Remove what edgekit has in ROOT, and ROOT where nothing else is in it."""
     root = Path(step["root"])
     if root.is_symlink() or not root.is_dir():
@@ -156,7 +156,7 @@ def clear(path: Path, kept: set[str]) -> None:
         path.rmdir()  # nothing in it was to be kept
 
 
-def do_no_record(step: Step, record: Record) -> bool:
+def do_no_record(step: Step, record: MadeLog) -> bool:
     """Remove the record, and the folders that are empty without it."""
     return record.end([Path(one) for one in step["folders"]])
 
@@ -174,7 +174,7 @@ def supervisor(root: Path) -> int:
     return 0
 
 
-def do_stop(step: Step, _: Record) -> bool:
+def do_stop(step: Step, _: MadeLog) -> bool:
     """End a supervisor that no unit has: a push started it in a session of its own."""
     root = Path(step["root"])
     pid = supervisor(root)

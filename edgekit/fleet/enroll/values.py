@@ -16,6 +16,7 @@ AGENT_ACCOUNT = "edgekit"  # owns ROOT of a system install and runs its agent
 PUSH_ACCOUNT = "edgekit-push"  # takes pushes there, and owns nothing
 SYSTEM_ROOT = PurePosixPath("/var/lib/edgekit")
 SYSTEM_FOLDER = PurePosixPath("/etc/edgekit")  # root's own; no agent can change what is in it
+DOOR = PurePosixPath("/usr/local/lib/edgekit/edgekit-door")
 SYSTEM_UNITS = PurePosixPath("/etc/systemd/system")
 USER_UNITS = PurePosixPath(".config/systemd/user")  # below the home
 SERVICE = "edgekit-agent.service"
@@ -75,6 +76,9 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     root_is_link: bool
     root_owner: str
     has_release: bool
+    has_door: bool
+    account_home: str
+    parts: dict[str, int]
 
     @property
     def made(self) -> MadeRecord | None:
@@ -120,7 +124,7 @@ class Step(msgspec.Struct, frozen=True):
         return {"do": self.do, **self.values}
 
 
-class Plan(msgspec.Struct, frozen=True):
+class EnrollPlan(msgspec.Struct, frozen=True):
     """The steps of an enrolment or a removal, and how the device starts after them."""
 
     steps: tuple[Step, ...]
@@ -137,6 +141,14 @@ class Carried(msgspec.Struct, frozen=True):
     keep: bool = False
 
 
+class Bootstrap(msgspec.Struct, frozen=True):
+    """The tar of an agent that can stage a release: its name, its size, where it lies there."""
+
+    name: str
+    size: int
+    source: str
+
+
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
     """What is asked of an enrolment.
 
@@ -145,8 +157,9 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
         python: absolute path of the device's Python.
         system: whether it is a system install.
         units: the files of `deploy/systemd` by name.
-        push_account: the account of a system install that takes pushes.
-        push_key: its line of authorized_keys.
+        push_key: the public key that may push to a system install.
+        door: the text of `deploy/door/edgekit-door`.
+        bootstrap: the agent of a first contact, which a system install takes here alone.
         files: what is carried into ROOT.
         make_key: whether the device makes its broker key itself.
     """
@@ -156,8 +169,9 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     python: str
     system: bool
     units: dict[str, str]
-    push_account: str = PUSH_ACCOUNT
     push_key: str = ""
+    door: str = ""
+    bootstrap: Bootstrap | None = None
     files: tuple[Carried, ...] = ()
     make_key: bool = False
 
