@@ -18,6 +18,7 @@ from edgekit.core.digest import short
 from edgekit.errors import EdgekitError, PartialError, UsageError
 from edgekit.fleet import drive, inventory
 from edgekit.fleet.drive import DeviceDriver, Pushed
+from edgekit.fleet.enroll.values import starts_words
 from edgekit.signing.releases import vouch
 
 DevicesArgument = Annotated[
@@ -64,12 +65,15 @@ def push(
     done: list[Pushed] = []
     failed: dict[str, EdgekitError] = {}
     warned = ""
+    not_enrolled: list[str] = []
     for name in names:
         try:
             broker = fleet.broker_of(name, here.broker)
             if broker.warning != warned:  # mostly it is one broker for all
                 render.warn(warned := broker.warning)
             with _driver(fleet, name) as driver, render.transferring(name) as bar:
+                if not driver.facts.enrolled and fleet.devices[name].address.startswith("ssh:"):
+                    not_enrolled.append(name)
                 done.append(
                     drive.push(
                         driver,
@@ -86,9 +90,16 @@ def push(
                 raise
             failed[name] = error
             render.err.print(f"{name}: {error}", markup=False)
+    for result in done:
+        if result.device in not_enrolled:
+            render.warn(
+                f"{result.device} is not enrolled: it will not come back after a reboot; "
+                f"`edgekit enroll {result.device}`"
+            )
     if as_json:
         errors = {name: error.to_dict() for name, error in failed.items()}
-        render.print_json({"release": pinned.digest, "pushed": done, "failed": errors})
+        told = {"release": pinned.digest, "pushed": done, "failed": errors}
+        render.print_json(told | {"not_enrolled": not_enrolled})
     else:
         for result in done:
             render.say(_line(result))
@@ -119,7 +130,9 @@ def _call(project_folder: Any, device: str, verb: str) -> dict[str, Any]:
     with _driver(fleet, device) as driver, render.working(f"{device}: {verb}"):
         if not driver.has_agent():
             raise EdgekitError(f"{device} has no agent yet", next_step=f"`edgekit push {device}`")
-        return driver.call(verb, seconds=drive.ACTIVATE_SECONDS)
+        facts = driver.facts
+        how = {"supervisor": facts.supervisor or "detached", "enrolled": facts.enrolled}
+        return how | driver.call(verb, seconds=drive.ACTIVATE_SECONDS)
 
 
 DeviceArgument = Annotated[str, typer.Argument(help="A device of fleet.toml.")]
@@ -140,6 +153,7 @@ def state(
     render.say(f"current    {answer['current'] or 'nothing'}")
     render.say(f"previous   {answer['previous'] or 'nothing'}")
     render.say(f"answering  {'yes' if answer['answering'] else 'no'}")
+    render.say(f"starts     {starts_words(answer['supervisor'])}")
     if since := answer.get("stopped_since"):  # an older agent does not report it
         at = datetime.fromtimestamp(since).astimezone().isoformat(" ", "seconds")
         render.say(f"stopped    by an operator since {at}; `edgekit start {device}` starts it")

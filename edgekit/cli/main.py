@@ -24,6 +24,8 @@ _VERBS = {
     "key": "key:app",
     "export": "carry:export",
     "import": "carry:import_",
+    "enroll": "enroll:enroll",
+    "remove": "enroll:remove",
     "push": "fleet:push",
     "state": "fleet:state",
     "rollback": "fleet:rollback",

@@ -28,6 +28,7 @@ AGENT_CONFIG = ETC / "agent.toml"
 PREVIOUS_CONFIG = ETC / "agent.toml.previous"
 GOOD_CONFIG = ETC / "agent.toml.good"
 NEXT_CONFIG = ETC / "agent.toml.next"  # of the next trial: one that begins, or an unproven one
+ENROLLED_FILE = ETC / "enrolled.json"  # exists once `edgekit enroll` is done
 TRUST = ETC / "trust"  # the root of trust and the newest verified metadata
 HARDWARE_FILE = ETC / "hardware"  # names of hardware, one a line, beside the platform
 SUPERVISOR_FILE = ETC / "supervisor"  # which supervisor the device has; none: detached

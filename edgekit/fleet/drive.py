@@ -21,7 +21,6 @@ from edgekit.fleet.inventory import Device
 from edgekit.fleet.plan import (
     Missing,
     Offer,
-    advice,
     check_first_room,
     check_fit,
     check_settings,
@@ -330,7 +329,7 @@ def push(
         bytes_sent=sent.bytes,
         transfer_seconds=sent.seconds,
         seconds=time.monotonic() - began,
-        warnings=[*offer.warnings, *advice(driver.facts, driver.name)],
+        warnings=offer.warnings,
     )
 
 

@@ -25,7 +25,9 @@ class DeviceFacts(msgspec.Struct, frozen=True):
         problem: why ROOT can be no folder; empty if it can.
         noexec: the mount point of ROOT's file system if it is mounted noexec; else empty.
         free_bytes: free bytes of ROOT's file system; None is not known.
-        comes_back: whether something starts the agent after a reboot; None is not known.
+        supervisor: what starts the agent, as `ROOT/etc/supervisor` says; empty without the file.
+        enrolled: whether `edgekit enroll` has been here.
+        home: of the account.
     """
 
     root: str
@@ -42,7 +44,9 @@ class DeviceFacts(msgspec.Struct, frozen=True):
     problem: str = ""
     noexec: str = ""
     free_bytes: int | None = None
-    comes_back: bool | None = None
+    supervisor: str = ""
+    enrolled: bool = False
+    home: str = ""
 
     @property
     def platform(self) -> str:

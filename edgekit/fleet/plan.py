@@ -146,13 +146,6 @@ def needs_updater(facts: DeviceFacts, manifest: Manifest) -> bool:
     return facts.current is None or updater_of(facts) < manifest.updater
 
 
-def advice(facts: DeviceFacts, name: str) -> list[str]:
-    """What a user should know of a device that takes the push all the same."""
-    if facts.comes_back is False:
-        return [f"it will not come back after a reboot: `edgekit enroll {name}`"]
-    return []
-
-
 def _names(used: frozenset[str], known: frozenset[str]) -> str:
     return ", ".join(sorted(used - known))
 

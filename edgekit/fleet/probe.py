@@ -69,6 +69,9 @@ def probe(root: str) -> "dict[str, object]":
         "manifest": read(os.path.join(root, "blobs", "sha256", release)) if release else "",
         "config": read(os.path.join(root, "etc", "agent.toml")),
         "bootstrap": os.readlink(bootstrap) if os.path.islink(bootstrap) else "",
+        "home": os.fsencode(os.path.expanduser("~")).decode("utf-8", "backslashreplace"),
+        "supervisor": read(os.path.join(root, "etc", "supervisor")).strip(),
+        "enrolled": os.path.lexists(os.path.join(root, "etc", "enrolled.json")),
     }
 
 

@@ -141,6 +141,16 @@ class SshRemote:
         self._connection.open()
         self._connection.transport.set_keepalive(KEEPALIVE_SECONDS)
 
+    @property
+    def public_key(self) -> str:
+        """The line of authorized_keys that let us in; empty for a certificate."""
+        return str(self._connection.public_key)
+
+    @property
+    def host_key(self) -> bytes:
+        """The host's key in wire form."""
+        return bytes(self._connection.transport.get_remote_server_key().asbytes())
+
     def run(
         self, argv: Argv, stdin: bytes = b"", seconds: float = COMMAND_SECONDS
     ) -> CommandResult:

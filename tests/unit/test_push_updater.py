@@ -20,7 +20,7 @@ from edgekit.fleet import inventory
 from edgekit.fleet.commands import Argv, CommandResult
 from edgekit.fleet.drive import DeviceDriver
 from edgekit.fleet.facts import DeviceFacts
-from edgekit.fleet.plan import advice, needs_updater
+from edgekit.fleet.plan import needs_updater
 from edgekit.trust.pinned import PinnedManifest, pin
 from edgekit.trust.signed import Metadata, Offered
 
@@ -108,11 +108,3 @@ def test_an_agent_of_before_gets_the_manifest_alone(
         assert (offered.manifest.encode(), offered.metadata) == (pinned.data, METADATA)
     else:
         assert stdin == pinned.data
-
-
-def test_a_device_that_nothing_starts_again_is_told() -> None:
-    known = facts(bundle("1"))
-    assert advice(known, "pi") == []
-    assert advice(msgspec.structs.replace(known, comes_back=True), "pi") == []
-    (line,) = advice(msgspec.structs.replace(known, comes_back=False), "pi")
-    assert "edgekit enroll pi" in line

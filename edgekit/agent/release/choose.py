@@ -9,7 +9,14 @@ from edgekit.agent.release.systemd import Systemd
 from edgekit.core import layout
 from edgekit.errors import EdgekitError
 
-KINDS: dict[str, type[Supervised]] = {"detached": Detached, "systemd": Systemd}
+# The words that `edgekit enroll` writes; cron starts a detached supervisor after a reboot.
+KINDS: dict[str, type[Supervised]] = {
+    "detached": Detached,
+    "cron": Detached,
+    "systemd": Systemd,
+    "systemd-system": Systemd,
+    "systemd-user": Systemd,
+}
 
 
 def supervisor_of(root: Root) -> Supervised:

@@ -8,8 +8,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from edgekit.agent.release.goldenfile import check_golden, golden_links
 from edgekit.agent.release.counters import Counters
+from edgekit.agent.release.goldenfile import check_golden, golden_links
 from edgekit.agent.release.lease import claim
 from edgekit.agent.release.permission import permitted
 from edgekit.agent.release.root import Root

@@ -240,7 +240,7 @@ class Trial:
             return Happening.UNREACHED_ALONE
         return Happening.UNREACHED
 
-    def _at_start(self, found: OnDisk) -> Happening:  # noqa: PLR0911  one for each state of the disk
+    def _at_start(self, found: OnDisk) -> Happening:
         on_trial = found.state == ReleaseState.TRIAL
         if found.release is None:
             return Happening.NOTHING_ACTIVE

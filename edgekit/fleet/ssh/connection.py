@@ -121,6 +121,12 @@ class SshConnection(fabric.Connection):  # type: ignore[misc]  # fabric has no t
         )
         self._settings = settings
         self._way: _Way | None = None
+        self.public_key = ""  # line of authorized_keys that lets us in; empty for a certificate
+
+    @property
+    def settings(self) -> SshSettings:
+        """What the ssh configuration says of this destination."""
+        return self._settings
 
     def open(self) -> None:
         """Connect, check the host key and log in.
@@ -159,6 +165,8 @@ class SshConnection(fabric.Connection):  # type: ignore[misc]  # fabric has no t
             self.transport = self.client.get_transport()
             if not self.transport.is_authenticated():
                 raise paramiko.AuthenticationException("a key alone is not enough for it")
+            if login.last is not None and not login.last.public_blob:
+                self.public_key = f"{login.last.get_name()} {login.last.get_base64()}"
         except EdgekitError:
             self.close()
             raise

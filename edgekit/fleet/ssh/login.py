@@ -41,6 +41,7 @@ class Login(paramiko.AuthStrategy):  # type: ignore[misc]  # paramiko has no typ
         self._passed_over: dict[str, str] = {}
         self._locked: dict[str, None] = {}  # encrypted files, in their order
         self.tried = 0
+        self.last: Any = None  # the key that was tried last: after a login, the one that let us in
 
     @property
     def notes(self) -> str:
@@ -68,6 +69,7 @@ class Login(paramiko.AuthStrategy):  # type: ignore[misc]  # paramiko has no typ
                 self._pass_over(kind, f"PubkeyAcceptedAlgorithms does not allow {kind}")
                 continue
             self.tried += 1
+            self.last = key
             yield InMemoryPrivateKey(self._settings.user, key)
 
     def _keys(self) -> Iterator[Any]:

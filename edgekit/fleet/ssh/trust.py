@@ -41,6 +41,23 @@ class ShownKey:
     certificate: bytes = b""
 
 
+class UnknownHostKeyError(VerificationError):
+    """A host shows a key that no file knows; nothing else is wrong with it.
+
+    Attributes:
+        settings: the settings for the destination.
+        kind: the key's type, as ssh-ed25519.
+        blob: the key in wire form.
+    """
+
+    def __init__(self, settings: SshSettings, shown: ShownKey, why: str, next_step: str) -> None:
+        what = f"the host key of {settings.known_as} is unknown: known_hosts does not have it"
+        super().__init__(what, why, next_step)
+        self.settings = settings
+        self.kind = shown.kind
+        self.blob = shown.blob
+
+
 def offered_algorithms(settings: SshSettings, supported: tuple[str, ...]) -> list[str]:
     """The host key algorithms to offer for a destination, the best first.
 
@@ -265,8 +282,9 @@ def _refusal(settings: SshSettings, shown: ShownKey, judgement: HostJudgement) -
             "an attacker may be in between; if the device was set up anew, remove the old key "
             f"with `ssh-keygen -R '{name}'` and log in once",
         )
-    return VerificationError(
-        f"the host key of {name} is unknown: known_hosts does not have it",
+    return UnknownHostKeyError(
+        settings,
+        shown,
         why,
         f"compare this fingerprint with the device's, then log in once with `{_login(settings)}` "
         "to record it",
