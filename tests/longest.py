@@ -49,6 +49,7 @@ _WAITING = (
     "scenario/test_real.py",
     "system/test_tuning.py",
     "system/test_formats_grow.py",
+    "system/test_signing.py",
     "contract/test_broker_restarts.py",
     "contract/test_broker.py",
     "system/test_abuse.py",

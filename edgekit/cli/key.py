@@ -178,7 +178,7 @@ def sign(
 
 
 def _contents(trust: Trust) -> list[str]:
-    """What the change that waits would say: nobody signs what was not shown."""
+    """What the change that waits would say; it is shown before it is signed."""
     pending = trust.folder.pending()
     if pending is None:
         return []

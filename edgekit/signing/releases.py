@@ -59,8 +59,8 @@ def sign(
         pinned: the release.
         bundle: its config.
         now: the time that is signed.
-        hardware: names of which a device must have one; empty: as signed before, else the platforms
-            of its runtimes.
+        hardware: a device must have one of these names; empty: as signed before, else the platforms
+            of the bundle's runtimes.
         rollback: whether devices with a newer release may go back to it.
 
     Raises:

@@ -211,7 +211,7 @@ def online_files(version: int, targets: int, now: datetime) -> tuple[Snapshot, T
 
 
 def old_age(files: Iterable[File], now: datetime) -> list[str]:
-    """A warning for each file of which more than half of its life is over."""
+    """A warning for each file that has lived more than half of its life."""
     next_step = {
         "root": "`edgekit key rotate root`",
         "targets": "`edgekit sign NAME:VERSION`",

@@ -22,7 +22,7 @@ from edgekit.errors import EdgekitError, UsageError, VerificationError
 from edgekit.keyfile import SigningKey
 
 PROVENANCE_KEY = "signing.pem"  # of `edgekit.bundle.sign`: it signs where a model comes from
-SIGNER_SECONDS = 120.0  # somebody may have to touch a token
+SIGNER_SECONDS = 120.0  # a token may have to be touched
 _SIGNATURE = re.compile(rb"[0-9A-Fa-f]{128}")
 
 

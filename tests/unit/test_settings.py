@@ -250,6 +250,7 @@ def test_a_bundle_says_which_keys_its_agent_knows(tmp_path: Path) -> None:
     assert manifest().settings is None
     packed = msgspec.structs.replace(manifest(), layers=[agent_layer(store)])
     assert packed.settings == known_settings()
+    assert (manifest().updater, packed.updater) == (0, 1)
 
 
 def test_a_first_contact_brings_an_agent_that_knows_the_key() -> None:

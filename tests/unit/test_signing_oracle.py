@@ -319,7 +319,7 @@ def test_edited_metadata_is_refused_by_its_file(trust: Trust) -> None:
     assert releases.find(trust, bundle("1").digest, "tiny:1", NOW).release.counter == 1
 
 
-def test_a_release_that_nobody_signed_has_a_next_step(trust: Trust, tmp_path: Path) -> None:
+def test_an_unsigned_release_has_a_next_step(trust: Trust, tmp_path: Path) -> None:
     for where in (trust, trust_in(tmp_path / "before")):  # a project of before trust
         with pytest.raises(VerificationError, match="tiny:1 is not signed") as refused:
             releases.vouch(where, bundle("1").digest, "tiny:1", NOW)
