@@ -35,7 +35,7 @@ _NAME = re.compile(r"(metadata/[A-Za-z0-9.]{1,64}\.json|blobs/sha256/[0-9a-f]{64
 Bar = Callable[[str, int, int], None]
 
 
-class Carried(Protocol):
+class ExportReader(Protocol):
     """An export that is open for reading."""
 
     def size(self, name: str) -> int | None:
@@ -98,7 +98,7 @@ class CarriedTar:
 
 
 @contextmanager
-def open_carried(path: Path) -> Iterator[Carried]:
+def open_carried(path: Path) -> Iterator[ExportReader]:
     """Open an export.
 
     Raises:
@@ -125,7 +125,7 @@ def _no_export(path: Path, why: str) -> UsageError:
     return UsageError(f"{path} is no export", why, "`edgekit export NAME:VERSION -o FILE.tar`")
 
 
-def metadata_in(carried: Carried) -> Repository:
+def metadata_in(carried: ExportReader) -> Repository:
     """Read the metadata of an export; nothing of it is checked yet.
 
     Raises:
@@ -146,7 +146,7 @@ def metadata_in(carried: Carried) -> Repository:
     return Repository(tuple(roots), targets, timestamp, snapshot, targets)
 
 
-def _read(carried: Carried, name: str) -> bytes:
+def _read(carried: ExportReader, name: str) -> bytes:
     size = carried.size(f"{METADATA}/{name}")
     if size is None or size > MAX_METADATA_BYTES:
         raise VerificationError(
@@ -158,7 +158,7 @@ def _read(carried: Carried, name: str) -> bytes:
         return file.read(MAX_METADATA_BYTES)
 
 
-def chunks_of(carried: Carried, digest: Digest) -> Iterator[bytes]:
+def chunks_of(carried: ExportReader, digest: Digest) -> Iterator[bytes]:
     """Read a blob of an export in pieces."""
     with carried.open(blob_name(digest)) as file:
         while chunk := file.read(CHUNK_BYTES):

@@ -14,7 +14,7 @@ from datetime import datetime
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import Descriptor, Manifest
 from edgekit.errors import VerificationError
-from edgekit.signing.carried import Bar, Carried, blob_name, chunks_of, metadata_in
+from edgekit.signing.carried import Bar, ExportReader, blob_name, chunks_of, metadata_in
 from edgekit.signing.chain import check_chain
 from edgekit.signing.folder import Repository
 from edgekit.signing.manage import Trust
@@ -74,7 +74,7 @@ def check_blobs(store: BlobStore, manifest: Manifest, bar: Bar) -> int:
     return done
 
 
-def accept(carried: Carried, trust: Trust, now: datetime) -> AcceptedExport:
+def accept(carried: ExportReader, trust: Trust, now: datetime) -> AcceptedExport:
     """Verify the metadata and the manifests of an export.
 
     Raises:
@@ -139,7 +139,7 @@ def _versions(published: Repository) -> tuple[int, ...]:
 
 
 def _release(
-    carried: Carried, digest: Digest, length: int, release: SignedRelease
+    carried: ExportReader, digest: Digest, length: int, release: SignedRelease
 ) -> CarriedRelease:
     if carried.size(blob_name(digest)) != length:
         raise VerificationError(f"the manifest {digest.short} has not the length that was signed")
@@ -163,7 +163,7 @@ def _release(
     return CarriedRelease(pinned, release, blobs, absent)
 
 
-def checked_chunks(carried: Carried, blob: Descriptor) -> Iterator[bytes]:
+def checked_chunks(carried: ExportReader, blob: Descriptor) -> Iterator[bytes]:
     """Read a blob of an export; raises VerificationError at its end if it is another one."""
     hasher = hashlib.sha256()
     for chunk in chunks_of(carried, blob.digest):
@@ -176,7 +176,7 @@ def checked_chunks(carried: Carried, blob: Descriptor) -> Iterator[bytes]:
         )
 
 
-def verify_carried(carried: Carried, trust: Trust, now: datetime, bar: Bar) -> AcceptedExport:
+def verify_carried(carried: ExportReader, trust: Trust, now: datetime, bar: Bar) -> AcceptedExport:
     """Verify an export whole, without keeping anything of it; raises VerificationError."""
     accepted = accept(carried, trust, now)
     total, done = sum(found.bytes for found in accepted.releases), 0
@@ -189,7 +189,7 @@ def verify_carried(carried: Carried, trust: Trust, now: datetime, bar: Bar) -> A
 
 
 def bring(
-    carried: Carried, trust: Trust, store: BlobStore, now: datetime, bar: Bar
+    carried: ExportReader, trust: Trust, store: BlobStore, now: datetime, bar: Bar
 ) -> AcceptedExport:
     """Verify an export and keep it: its blobs in the store, then its newer metadata.
 
@@ -210,7 +210,7 @@ def bring(
     return accepted
 
 
-def _keep(carried: Carried, store: BlobStore, blob: Descriptor) -> None:
+def _keep(carried: ExportReader, store: BlobStore, blob: Descriptor) -> None:
     part = store.part_path(blob.digest)
     try:
         with part.open("wb") as file:
