@@ -8,7 +8,16 @@ from edgekit.agent.release.counters import Counters
 from edgekit.agent.release.permission import admit, remember
 from edgekit.agent.release.root import Root
 from edgekit.core.digest import Digest
-from edgekit.core.manifest import Manifest, encode
+from edgekit.core.manifest import (
+    AGENT_TYPE,
+    BUNDLE_TYPE,
+    CONFIG_TYPE,
+    MANIFEST_TYPE,
+    TITLE,
+    Descriptor,
+    Manifest,
+    encode,
+)
 from edgekit.trust.pinned import PinnedManifest
 from edgekit.trust.signed import Offered
 from edgekit.trust.verified import VerifiedManifest
@@ -58,3 +67,13 @@ def shared_maker() -> Maker:
     if not _MAKER:
         _MAKER.append(Maker())
     return _MAKER[0]
+
+
+def permit(root: Root, name: str) -> Digest:
+    """The name of a release that ROOT may activate, but for its folder: the test makes that one."""
+    some = Descriptor(AGENT_TYPE, Digest.of(name.encode()), len(name), {TITLE: name})
+    config = Descriptor(CONFIG_TYPE, some.digest, some.size)
+    verified = vouched(root, Manifest(2, MANIFEST_TYPE, BUNDLE_TYPE, config, [some]))
+    root.store.put(verified.data)
+    Counters(root.path).stage(verified.digest, verified.signed.counter)
+    return verified.digest

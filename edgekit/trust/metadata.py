@@ -154,7 +154,9 @@ def accept(
     if files is None:
         raise VerificationError(
             "this device cannot trust any root.json that it has or was offered",
-            "none is there" if not first else "it is not signed by its own keys, or is damaged",
+            "it has no root of trust, and none was offered"
+            if not first
+            else "it is not signed by its own keys, or is damaged",
             "push again, or `edgekit enroll` the device",
         )
     root = _follow(files, first, offered.roots)
@@ -176,11 +178,17 @@ def _check_sizes(offered: Metadata) -> None:
     texts = [("root", text) for text in offered.roots]
     texts += [(name, getattr(offered, name)) for name in ("timestamp", "snapshot", "targets")]
     if len(offered.roots) > MAX_ROOTS:
-        raise VerificationError(f"the metadata has more than {MAX_ROOTS} versions of root.json")
+        raise VerificationError(
+            f"the metadata has more than {MAX_ROOTS} versions of root.json",
+            "a device follows no longer chain",
+            "`edgekit enroll` the device again: it then begins at the newest root",
+        )
     for name, text in texts:
         if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES[name]:
             raise VerificationError(
-                f"{name}.json is too large", f"a device takes at most {MAX_BYTES[name]:,} bytes"
+                f"{name}.json is too large",
+                f"a device takes at most {MAX_BYTES[name]:,} bytes",
+                "push from the project that signed the release",
             )
 
 
@@ -220,7 +228,7 @@ def _version(text: str, name: str) -> int:
     try:
         return msgspec.json.decode(text, type=_AnyFile).signed.version
     except UNREADABLE as error:
-        raise VerificationError(f"{name}.json cannot be read", str(error)) from error
+        raise VerificationError(f"{name}.json cannot be read", str(error), "push again") from error
 
 
 def _check_keys(root: Root) -> None:
@@ -235,7 +243,9 @@ def _check_keys(root: Root) -> None:
     values = [str(key.keyval.get("public", "")).lower() for key in root.keys.values()]
     if len(set(values)) < len(values):
         raise VerificationError(
-            "root.json has one key under two names", "it would count twice for a threshold"
+            "root.json has one key under two names",
+            "it would count twice for a threshold",
+            "`edgekit key revoke` one of them, then push again",
         )
 
 

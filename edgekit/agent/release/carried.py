@@ -19,9 +19,10 @@ from typing import BinaryIO
 
 import msgspec
 
+from edgekit.agent.release import lease
 from edgekit.agent.release.permission import admit, remember
 from edgekit.agent.release.root import Root
-from edgekit.agent.release.stage import offer, stage
+from edgekit.agent.release.stage import offer, publish_release
 from edgekit.core import layout
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import MAX_MANIFEST_BYTES
@@ -67,20 +68,23 @@ def stage_from(root: Root, digest: Digest, folder: Path) -> dict[str, object]:
     offered = Offered(_manifest(folder, digest), read_metadata(folder / METADATA))
     verified, trusted = admit(root, digest, offered)
     new = not root.store.has(digest)
-    answer = offer(root, verified)
     added = [digest] if new else []
     copied = 0
     try:
-        for item in msgspec.convert(answer["missing"], list[_Wanted]):
-            _copy(root, folder, Digest.parse(item.digest), item.size)
-            added.append(Digest.parse(item.digest))
-            copied += item.size
+        for item in msgspec.convert(offer(root, verified)["missing"], list[_Wanted]):
+            blob = Digest.parse(item.digest)
+            if not root.store.has(blob, item.size):  # two layers may be one blob
+                _copy(root, folder, blob, item.size)
+                added.append(blob)
+                copied += item.size
+        place = publish_release(root, verified)
     except VerificationError:
         for blob in added:
             root.store.remove(blob)
         raise
+    finally:
+        lease.release(root)
     remember(root, trusted)
-    place = stage(root, digest)
     return {
         "release": digest,
         "folder": str(place),

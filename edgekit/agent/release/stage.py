@@ -70,15 +70,22 @@ def for_this_device(manifest: Manifest) -> list[Descriptor]:
 
 
 def stage(root: Root, digest: Digest) -> Path:
+    """Stage a release that was offered before, if the metadata that is kept still permits it.
+
+    Raises:
+        VerificationError: as `publish_release`; or the metadata does not vouch for the release.
+    """
+    return publish_release(root, permitted(root, digest))
+
+
+def publish_release(root: Root, verified: VerifiedManifest) -> Path:
     """Hash every blob in the store, then publish the release folder by rename.
 
     Raises:
-        VerificationError: the kept metadata does not vouch for the release; or a blob is missing
-            or corrupt (corrupt blobs are removed, and the next push sends them again); or the
-            golden prompts make no sense.
+        VerificationError: a blob is missing or corrupt (corrupt blobs are removed, and the next
+            push sends them again), or the golden prompts make no sense.
     """
-    store = root.store
-    verified = permitted(root, digest)
+    store, digest = root.store, verified.digest
     problems = []
     for descriptor in for_this_device(verified.manifest):
         blob = descriptor.digest
