@@ -20,6 +20,8 @@ from edgekit.fleet import drive, inventory
 from edgekit.fleet.drive import DeviceDriver, Pushed
 from edgekit.fleet.enroll.values import starts_words
 from edgekit.signing.releases import vouch
+from edgekit.trust.pinned import PinnedManifest
+from edgekit.trust.signed import Metadata
 
 DevicesArgument = Annotated[
     list[str] | None, typer.Argument(help="Devices or groups of fleet.toml; default: all.")
@@ -58,10 +60,7 @@ def push(
             "fleet.toml has no devices", next_step="add a table [devices.NAME] with its address"
         )
     pinned = here.store.resolve(bundle)
-    reference = reference_of(here.store, pinned)
-    vouched = vouch(trust_of(here.folder), pinned.digest, reference, present())
-    for warning in vouched.warnings:
-        render.warn(warning)
+    metadata = _signed(here, pinned)
     done: list[Pushed] = []
     failed: dict[str, EdgekitError] = {}
     warned = ""
@@ -78,7 +77,7 @@ def push(
                     drive.push(
                         driver,
                         pinned,
-                        vouched.metadata,
+                        metadata,
                         here.store,
                         agent_config(name, broker, fleet.devices[name]),
                         lambda runtime: bootstrap(here.store, pinned.manifest, runtime),
@@ -109,6 +108,15 @@ def push(
     if failed:
         message = f"{len(failed)} of {len(names)} devices failed: {', '.join(failed)}"
         raise PartialError(message) if done else EdgekitError(message)
+
+
+def _signed(here: project.Project, pinned: PinnedManifest) -> Metadata:
+    """What signs a bundle, fresh enough for devices; raises VerificationError before a push."""
+    reference = reference_of(here.store, pinned)
+    vouched = vouch(trust_of(here.folder), pinned.digest, reference, present())
+    for warning in vouched.warnings:
+        render.warn(warning)
+    return vouched.metadata
 
 
 def _line(result: Pushed) -> str:

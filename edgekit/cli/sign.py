@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -74,6 +75,12 @@ def sign(
     say_waits(done.waits)
 
 
+def _is_path(text: str, names: Iterable[str]) -> bool:
+    """Whether a text means an export: a model's folder may have a bundle's name."""
+    known = {part for name in names for part in (name, name.rpartition(":")[0])}
+    return text not in known and Path(text).exists()
+
+
 def verify(
     bundle: Annotated[
         str | None,
@@ -90,7 +97,7 @@ def verify(
     here = project.find(project_folder)
     trust = trust_of(here.folder)
     with render.transferring("verify") as bar:
-        if bundle and Path(bundle).exists():
+        if bundle and _is_path(bundle, here.store.names()):
             with open_carried(Path(bundle)) as carried:
                 accepted = verify_carried(carried, trust, present(), bar)
             first = accepted.first

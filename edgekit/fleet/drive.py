@@ -316,11 +316,9 @@ def push(
         offer = driver.offer(pinned, metadata)
     sent = _fill(driver, pinned, metadata, offer, store, report)
     report(Event("activate"))
-    verdict = driver.call(
-        *("activate", pinned.digest, "--config", "-"),
-        stdin=config_bytes(config, driver.facts, pinned.digest),
-        seconds=ACTIVATE_SECONDS + config.trial_seconds,
-    )
+    told = config_bytes(config, driver.facts, pinned.digest)
+    seconds = ACTIVATE_SECONDS + config.trial_seconds
+    verdict = driver.call("activate", pinned.digest, "--config", "-", stdin=told, seconds=seconds)
     return Pushed(
         device=driver.name,
         release=pinned.digest,

@@ -268,8 +268,14 @@ def write_folder(
     The metadata comes after the blobs, so an export that was cut is not taken for a whole one.
 
     Raises:
+        UsageError: the folder holds the export of another project.
         VerificationError: a blob of the store is missing or damaged.
     """
+    first = target / METADATA / "1.root.json"
+    if first.exists() and first.read_bytes() != published.roots[0]:
+        raise UsageError(
+            f"{target} holds an export of another project", next_step="name another folder"
+        )
     digests = sorted(blobs)
     total, done = _total(store, digests), 0
     there = BlobStore(target)

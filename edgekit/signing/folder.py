@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 
+from edgekit.core.wire import UNREADABLE
 from edgekit.errors import EdgekitError, VerificationError
 from edgekit.signing.chain import NEVER, check_chain, check_roots, parse
 from edgekit.store import publish
@@ -213,7 +214,7 @@ class TrustFolder:
             return msgspec.json.decode((self.folder / _PENDING).read_bytes(), type=Pending)
         except FileNotFoundError:
             return None
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             raise VerificationError(
                 f"{self.folder / _PENDING} cannot be read",
                 str(error),

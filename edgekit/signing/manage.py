@@ -16,7 +16,7 @@ from tuf.api.metadata import Root
 
 from edgekit import keyfile
 from edgekit.errors import EdgekitError, UsageError
-from edgekit.keyfile import PublicKey
+from edgekit.keyfile import PublicKey, SigningKey
 from edgekit.signing import roles
 from edgekit.signing.change import check_alone, needs_online, propose, resume, with_online
 from edgekit.signing.folder import Repository, TrustFolder
@@ -283,7 +283,7 @@ def export(trust: Trust, which: str, target: Path) -> Path:
         path = target / source.name if target.is_dir() else target
         if not path.parent.is_dir():
             raise UsageError(f"there is no folder {path.parent}", next_step="make it first")
-        if not _write_copy(path, key.private_bytes):
+        if not _write_copy(path, key.private_bytes) and not _holds(path, key):
             raise UsageError(
                 f"{path} exists already", "a key is never overwritten", "name another file"
             )
@@ -292,6 +292,14 @@ def export(trust: Trust, which: str, target: Path) -> Path:
         source.unlink()
         fsync_folder(source.parent)
     return path
+
+
+def _holds(path: Path, key: SigningKey) -> bool:
+    """Whether a file is the copy of this key that an interrupted export left."""
+    try:
+        return keyfile.load(path, "", portable=True).public_key == key.public_key
+    except (UsageError, OSError):
+        return False
 
 
 def _write_copy(path: Path, data: bytes) -> bool:

@@ -128,4 +128,10 @@ def test_every_key_command_says_what_it_did(project: Project) -> None:
     project.edgekit("key", "revoke", gone)
     assert "no change waits" in refused(project, 2, "key", "sign")
     assert "no role 'rooot'" in refused(project, 2, "key", "rotate", "rooot")
-    assert json.loads(project.edgekit("verify", "smollm2:1", "--json"))["first_use"] is False
+    (project.folder / "smollm2").mkdir()  # a model's folder, as it may be called
+    for name in ("smollm2:1", "smollm2"):
+        assert json.loads(project.edgekit("verify", name, "--json"))["first_use"] is False
+    (project.folder / "trust" / "pending.json").write_bytes(b'{"root": "\xff"}')
+    assert "pending.json cannot be read" in refused(project, 4, "key", "list")
+    project.edgekit("key", "sign", "--discard")
+    project.edgekit("key", "list")

@@ -168,6 +168,16 @@ def test_a_folder_that_was_cut_is_completed(
     assert take(away, folder)
 
 
+def test_a_folder_with_another_project_s_export_is_not_mixed(
+    home: Controller, away: Controller, tmp_path: Path
+) -> None:
+    folder = home.export(home.pack("1"), tmp_path / "usb")
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(UsageError, match="another project"):
+        away.export(away.pack("2"), folder)
+    assert sorted(folder.rglob("*")) == before
+
+
 def test_runtimes_of_other_platforms_may_stay_away(
     home: Controller, away: Controller, tmp_path: Path
 ) -> None:

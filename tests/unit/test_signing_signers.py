@@ -142,10 +142,14 @@ def test_a_key_is_moved_and_never_overwrites(trust: Trust, tmp_path: Path) -> No
         with pytest.raises(UsageError, match=said):
             manage.export(trust, "root", target)
         assert source.read_bytes() == data
+    (usb / "mine.pem").write_bytes(data)  # an export that was killed before its end
+    (usb / "mine.pem").chmod(0o600)
     assert manage.export(trust, "root", usb / "mine.pem") == usb / "mine.pem"
     assert (usb / "mine.pem").read_bytes() == data
     assert (usb / "mine.pem").stat().st_mode & 0o777 == 0o600
     assert not source.exists()
+    assert manage.export(trust, "targets", usb) == usb / "targets.pem"
+    assert (usb / "targets.pem").stat().st_mode & 0o777 == 0o600
     with pytest.raises(UsageError, match="no keys of root are on this machine"):
         manage.export(trust, "root", usb / "again.pem")
     (usb / "mine.pem").chmod(0o755)  # as FAT shows every file
