@@ -10,7 +10,7 @@ from edgekit.core.digest import Digest, decode_hook
 from edgekit.core.manifest import Manifest, oci_platform, parse_manifest
 from edgekit.errors import EdgekitError, VerificationError
 
-PROBE = Path(__file__).with_name("probe.py")
+PROBE = Path(__file__).parents[1] / "agent" / "release" / "probe.py"  # of a device's own agent too
 RECEIVE = Path(__file__).with_name("receive.py")
 
 
@@ -25,6 +25,7 @@ class DeviceFacts(msgspec.Struct, frozen=True):
         problem: why ROOT can be no folder; empty if it can.
         noexec: the mount point of ROOT's file system if it is mounted noexec; else empty.
         free_bytes: free bytes of ROOT's file system; None is not known.
+        door: whether the account only reaches the door of a device that owns itself.
     """
 
     root: str
@@ -41,6 +42,7 @@ class DeviceFacts(msgspec.Struct, frozen=True):
     problem: str = ""
     noexec: str = ""
     free_bytes: int | None = None
+    door: bool = False
 
     @property
     def platform(self) -> str:
