@@ -14,6 +14,7 @@ COUNTS = {
     "chat-oracle": "conversations whose text and tokens are transformers', and forged turns",
     "planted": "planted faults that lint or gate find, and healthy builds that they refuse",
     "attacks": "attacks on a device that are refused and leave it untouched",
+    "reboots": "reboots of a real systemd device, after which the right release answers",
     "openssh-oracle": "SSH configurations in which OpenSSH and edgekit agree",
     "self-healing": "bad releases that a device rolls back alone, the controller killed",
 }
