@@ -61,8 +61,8 @@ def _rollback(args: argparse.Namespace) -> object:
 
 
 def _state(args: argparse.Namespace) -> object:
-    from edgekit.agent.release.activate import describe
     from edgekit.agent.release.choose import supervisor_of
+    from edgekit.agent.release.describe import describe
 
     root = Root(args.root)
     root.create()
@@ -112,6 +112,7 @@ def _serve(args: argparse.Namespace) -> None:
         (folder / layout.AGENT).readlink().name[:12],
         root.journal,
         Notifier(os.environ),
+        root.trial_file if args.trial else None,
     ).run()
 
 
@@ -157,7 +158,8 @@ def _parser() -> argparse.ArgumentParser:
     verb("rollback", _rollback, "go back to the previous release")
     verb("state", _state, "report what this device runs and since when")
     verb("stop", _stop, "drain and stop the agent and its supervisor")
-    verb("serve", _serve, "answer prompts until SIGTERM")
+    serve = verb("serve", _serve, "answer prompts until SIGTERM")
+    serve.add_argument("--trial", action="store_true", help="report to the supervisor of a trial")
     verb("supervise", _supervise, "keep `serve` running (started by activate)")
     verb("boot", _boot, "become the supervisor of `current` (started by systemd)")
     worker = verb("worker", _worker, "run the model in its own process (started by serve)")
