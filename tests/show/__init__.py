@@ -14,6 +14,7 @@ COUNTS = {
     "chat-oracle": "conversations whose text and tokens are transformers', and forged turns",
     "planted": "planted faults that lint or gate find, and healthy builds that they refuse",
     "openssh-oracle": "SSH configurations in which OpenSSH and edgekit agree",
+    "self-healing": "bad releases that a device rolls back alone, the controller killed",
 }
 """Name -> what is counted; in the order in which they run."""
 
