@@ -78,8 +78,8 @@ def _rollback(args: argparse.Namespace) -> object:
 
 
 def _state(args: argparse.Namespace) -> object:
-    from edgekit.agent.release.activate import describe
     from edgekit.agent.release.choose import supervisor_of
+    from edgekit.agent.release.describe import describe
 
     root = Root(args.root)
     root.create()

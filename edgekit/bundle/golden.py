@@ -12,7 +12,8 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -44,35 +45,20 @@ def check_soak(seconds: float) -> None:
 
 
 def golden_layer(
-    store: BlobStore,
-    cache: Path,
-    folder: Path,
-    context: int,
-    soak_seconds: float,
-    *,
-    record: bool,
-    report: Report,
+    store: BlobStore, prompts: list[GoldenPrompt], soak_seconds: float
 ) -> list[Descriptor]:
     """Put `golden.json` into the store.
 
     Args:
         store: of the project.
-        cache: folder that keeps this machine's runtime.
-        folder: a model folder.
-        context: of the bundle, in tokens.
+        prompts: as they were recorded.
         soak_seconds: of a trial.
-        record: record prompts; else the file has only the soak.
-        report: called with progress.
 
     Returns:
-        The layer; empty if there is neither a record nor a soak.
-
-    Raises:
-        EdgekitError: this machine cannot run the model.
+        The layer; empty if there are neither prompts nor a soak.
     """
-    if not record and not soak_seconds:
+    if not prompts and not soak_seconds:
         return []
-    prompts = recorded(cache, folder, context, report) if record else []
     data = msgspec.json.encode(Golden(prompts, soak_seconds=soak_seconds), order="sorted")
     return [Descriptor(GOLDEN_TYPE, store.put(data), len(data), {TITLE: layout.GOLDEN})]
 
@@ -83,11 +69,26 @@ def read_golden(store: BlobStore, manifest: Manifest) -> Golden | None:
     return None if layer is None else msgspec.json.decode(store.read(layer.digest), type=Golden)
 
 
-def recorded(cache: Path, folder: Path, context: int, report: Report) -> list[GoldenPrompt]:
+@contextmanager
+def recording(
+    cache: Path, folder: Path, context: int, report: Report
+) -> Iterator[Callable[[], list[GoldenPrompt]]]:
     """Record a model's golden prompts with this machine's runtime, in a process of its own.
 
+    The process runs beside what the caller does in the block, and ends with the block.
+
+    Args:
+        cache: folder that keeps this machine's runtime.
+        folder: a model folder.
+        context: of the bundle, in tokens.
+        report: called with progress.
+
+    Yields:
+        What waits for the prompts and returns them; it raises EdgekitError if this machine cannot
+        run the model.
+
     Raises:
-        EdgekitError: this machine cannot run the model.
+        UsageError: there is no runtime for this machine.
     """
     here = oci_platform(platform.machine())
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -98,7 +99,6 @@ def recorded(cache: Path, folder: Path, context: int, report: Report) -> list[Go
             _WITHOUT,
         )
     runtime = unpacked_runtime(cache, here, python, report)
-    report("recording golden prompts")
     package = Path(edgekit.__file__).resolve().parents[1]
     command = [
         *(sys.executable, "-S", "-P", "-m", "edgekit.agent", "golden"),
@@ -107,31 +107,39 @@ def recorded(cache: Path, folder: Path, context: int, report: Report) -> list[Go
     with tempfile.TemporaryDirectory(prefix="edgekit.golden.") as scratch:
         environment = layout.environment(Path(scratch), (runtime, package))
         del environment["PYTHONPYCACHEPREFIX"]  # compiled modules stay beside their sources
-        try:
-            done = subprocess.run(
-                command,
-                env=environment,
-                capture_output=True,
-                timeout=RECORD_SECONDS,
-                check=False,
+        said, errors = Path(scratch, "stdout"), Path(scratch, "stderr")
+        with said.open("wb") as stdout, errors.open("wb") as stderr:
+            process = subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr
             )
-        except subprocess.TimeoutExpired:
-            raise EdgekitError(
-                "the model's golden prompts were not recorded in time",
-                f"it was stopped after {RECORD_SECONDS} s",
-                _WITHOUT,
-            ) from None
-    return _read(done)
+
+        def prompts() -> list[GoldenPrompt]:
+            report("recording golden prompts")
+            try:
+                code = process.wait(RECORD_SECONDS)
+            except subprocess.TimeoutExpired:
+                raise EdgekitError(
+                    "the model's golden prompts were not recorded in time",
+                    f"it was stopped after {RECORD_SECONDS} s",
+                    _WITHOUT,
+                ) from None
+            return _read(code, said.read_bytes(), errors.read_text("utf-8", "replace"))
+
+        try:
+            yield prompts
+        finally:
+            process.kill()
+            process.wait()
 
 
-def _read(done: subprocess.CompletedProcess[bytes]) -> list[GoldenPrompt]:
-    lines = done.stdout.splitlines()[-1:]  # native libraries print to stdout, too
+def _read(code: int, said: bytes, errors: str) -> list[GoldenPrompt]:
+    lines = said.splitlines()[-1:]  # native libraries print to stdout, too
     try:
-        if done.returncode == 0 and lines:
+        if code == 0 and lines:
             return msgspec.json.decode(lines[0], type=list[GoldenPrompt])
         problem = msgspec.json.decode(lines[0] if lines else b"", type=dict[str, str])
         why = f"{problem['what']}: {problem['why']}" if problem["why"] else problem["what"]
     except (msgspec.MsgspecError, ValueError, KeyError):
-        why = (done.stderr.decode(errors="replace").strip().splitlines() or ["no output"])[-1]
-        why = f"it ended with {done.returncode}: {why}"
+        last = (errors.strip().splitlines() or ["no output"])[-1]
+        why = f"it ended with {code}: {last}"
     raise EdgekitError("the model cannot be run on this machine", why, _WITHOUT)

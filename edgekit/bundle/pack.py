@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from edgekit.bundle import layers
 from edgekit.bundle.chat import check_chat
 from edgekit.bundle.docs import OtherLayers, docs_layer
 from edgekit.bundle.folder import ModelFolder, check_bytes, check_gate, read_folder
-from edgekit.bundle.golden import SOAK_SECONDS, check_soak, golden_layer
+from edgekit.bundle.golden import SOAK_SECONDS, check_soak, golden_layer, recording
 from edgekit.bundle.layout import Layout
 from edgekit.bundle.sign import load_key, make_key
 from edgekit.core.config import check_name
@@ -159,13 +160,13 @@ def pack(
     check_bytes(source)
     report("trying the chat template")
     check_chat(folder)
-    files = _model_layers(store, source)
-    report("packing the agent")
-    agent = layers.agent_layer(store)
-    assembled = [layers.runtime_layer(store, cache, *each, report) for each in runtimes]
-    trial = golden_layer(
-        store, cache, folder, caps.context, soak_seconds, record=golden, report=report
-    )
+    record = recording(cache, folder, caps.context, report) if golden else nullcontext(list)
+    with record as prompts:
+        files = _model_layers(store, source)
+        report("packing the agent")
+        agent = layers.agent_layer(store)
+        assembled = [layers.runtime_layer(store, cache, *each, report) for each in runtimes]
+        trial = golden_layer(store, prompts(), soak_seconds)
     packed = OtherLayers(files, agent, assembled, trial)
     make_key(keys)
     docs = docs_layer(

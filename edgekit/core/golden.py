@@ -158,8 +158,8 @@ def passes(golden: Golden, score: GoldenScore) -> str:
         )
     if not score.agreement >= golden.agreement:  # also if it is no number
         return (
-            f"golden prompts: the best token is the recorded one at {score.agreement:.0%} of "
-            f"{score.counted} certain positions, {golden.agreement:.0%} are needed"
+            f"golden prompts: the best token is the recorded one at {100 * score.agreement:.3g}% "
+            f"of {score.counted} certain positions, {100 * golden.agreement:.3g}% are needed"
         )
     if not abs(score.nll_change) <= golden.nll:
         return (

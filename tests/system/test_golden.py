@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.bundle.golden import recorded
-from edgekit.core.golden import MAX_SCORED, Golden, passes
+from edgekit.bundle.golden import recording
+from edgekit.core.golden import MAX_SCORED, Golden, GoldenPrompt, passes
 from edgekit.data import cache_root
 from edgekit.errors import EdgekitError
 from tests.building import run_script
@@ -25,9 +25,14 @@ CONTEXT = 1024
 DAMAGED = ("layer_zeroed", "matrix_doubled", "layers_swapped")
 
 
+def recorded(model: Path, context: int = CONTEXT) -> list[GoldenPrompt]:
+    with recording(cache_root(), model, context, lambda _: None) as prompts:
+        return prompts()
+
+
 @pytest.fixture(scope="module")
 def golden(smollm2: Path) -> Golden:
-    return Golden(recorded(cache_root(), smollm2, CONTEXT, lambda _: None))
+    return Golden(recorded(smollm2))
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +43,7 @@ def variants(smollm2: Path, python: str, tmp_path_factory: pytest.TempPathFactor
 
 
 def test_two_records_of_a_model_are_equal(smollm2: Path, golden: Golden) -> None:
-    assert recorded(cache_root(), smollm2, CONTEXT, lambda _: None) == golden.prompts
+    assert recorded(smollm2) == golden.prompts
     assert sum(len(prompt.best) for prompt in golden.prompts) == MAX_SCORED
 
 
@@ -75,6 +80,6 @@ def test_another_tokenizer_fails(smollm2: Path, golden: Golden, tmp_path: Path) 
 
 def test_a_model_that_this_machine_cannot_run_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(EdgekitError, match="cannot be run on this machine") as refused:
-        recorded(cache_root(), model_folder(tmp_path / "model"), 64, lambda _: None)
+        recorded(model_folder(tmp_path / "model"), 64)
     assert "--no-golden" in refused.value.next_step
     assert refused.value.why

@@ -73,7 +73,7 @@ def on_device(disk: Disk, folder: Path) -> Root:
             path.write_text(config)
     with sqlite3.connect(root.path / "state.db") as database:
         if disk.trial is not None:
-            database.execute("INSERT INTO trials VALUES (?, 0, 0, NULL)", (disk.trial,))
+            database.execute("INSERT INTO trials VALUES (?, 0, 0, NULL, NULL)", (disk.trial,))
         for digest, (tries, waiting) in disk.unproven.items():
             row = (digest, tries, waiting)
             database.execute("INSERT INTO unproven VALUES (?, 0, ?, '', ?)", row)

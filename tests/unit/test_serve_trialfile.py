@@ -58,11 +58,29 @@ def test_a_report_that_did_not_change_is_not_written_again(tmp_path: Path) -> No
     path = tmp_path / "trial.json"
     file = TrialFile(path)
     file.loaded(None)
-    path.unlink()
+    written = path.stat().st_ino
     file.loaded(None)
-    assert not path.exists()
+    assert path.stat().st_ino == written
     file.connected()
     assert told(path) == TrialReport(loaded=True, connected=True)
+
+
+def test_no_report_is_written_once_the_supervisor_has_removed_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "trial.json"
+    file = TrialFile(path)
+    file.loaded(None)
+    path.unlink()
+    file.connected()
+    assert not path.exists()
+
+
+def test_a_report_that_could_not_be_written_is_written_later(tmp_path: Path) -> None:
+    path = tmp_path / "later" / "trial.json"
+    file = TrialFile(path)
+    file.loaded(SCORE)
+    path.parent.mkdir()
+    file.tick(None)
+    assert told(path).score == SCORE
 
 
 def test_a_report_that_cannot_be_written_does_not_end_the_agent(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,6 +70,34 @@ def perform(root: Root, effect: Effect) -> None:
             begin_trial(root, release, None)
         case _:
             _rename(root, effect)
+
+
+def perform_on_full(root: Root, effect: Effect) -> str:
+    """Change the disk as `effect` says, also a full one: going back needs no record.
+
+    If a record cannot be written, the reserve of the disk is given up for it. If that does not
+    help either, the work goes on without it: the old release is to answer again.
+
+    Returns:
+        Why it is not on record; empty if it is.
+
+    Raises:
+        EdgekitError: the release's transition table has no such move.
+        OSError: the disk fails otherwise.
+    """
+    if not isinstance(effect, CountTry | RecordVerdict | RecordUnproven):
+        perform(root, effect)
+        return ""
+    why = ""
+    for _ in range(2):
+        try:
+            perform(root, effect)
+        except (OSError, sqlite3.OperationalError) as error:
+            why = str(error)
+            (root.path / layout.RESERVE_FILE).unlink(missing_ok=True)
+        else:
+            return ""
+    return why
 
 
 def _rename(root: Root, effect: Effect) -> None:

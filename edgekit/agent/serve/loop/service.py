@@ -159,6 +159,7 @@ class Service:
             self._trial.remove()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._drain())
+        signal.signal(polling.HAND_OVER, lambda *_: self._drain(successor=True))
         signals = polling.Signals()
         self._handle(self._storage.restore())
         self._worker.start()
@@ -225,8 +226,9 @@ class Service:
         ]
         self._events.append(Connected(standing.terms.max_packet_bytes, tuple(unserved)))
 
-    def _drain(self) -> None:
-        self._events.append(Drain(time.monotonic() + self._config.drain_seconds))
+    def _drain(self, *, successor: bool = False) -> None:
+        deadline = time.monotonic() + self._config.drain_seconds
+        self._events.append(Drain(deadline, successor))
 
     def _note_last_pubacks(self) -> None:
         """Record the last PUBACKs: the next agent must not send those outcomes again."""

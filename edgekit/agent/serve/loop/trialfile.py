@@ -16,7 +16,9 @@ RSS_STEP = 1 << 20  # bytes; a smaller change of the memory is not written
 
 
 class TrialFile:
-    """Writes a `TrialReport` whenever it changes. Nothing of it has to survive a power loss.
+    """Writes a `TrialReport` whenever it changes, until the supervisor removes the file.
+
+    Nothing of it has to survive a power loss.
 
     Args:
         path: of the file.
@@ -26,6 +28,8 @@ class TrialFile:
         self._path = path
         self._report = TrialReport()
         self._warned = False
+        self._written = False  # at least once
+        self._unwritten = False  # the newest report is not in the file
 
     def remove(self) -> None:
         """Remove what an earlier agent wrote."""
@@ -42,17 +46,19 @@ class TrialFile:
     def tick(self, worker: int | None) -> None:
         """Measure the memory of this process and of the worker with this process id."""
         rss = rss_bytes(os.getpid()) + (rss_bytes(worker) if worker is not None else 0)
-        if abs(rss - self._report.rss_bytes) >= RSS_STEP:
+        if self._unwritten or abs(rss - self._report.rss_bytes) >= RSS_STEP:
             self._tell(msgspec.structs.replace(self._report, rss_bytes=rss))
 
     def _tell(self, report: TrialReport) -> None:
-        if report == self._report:
+        over = self._written and not self._path.exists()
+        if over or (report == self._report and not self._unwritten):
             return
-        self._report = report
+        self._report, self._unwritten = report, True
         temporary = self._path.with_name(f".{self._path.name}.tmp")
         try:
             temporary.write_bytes(msgspec.json.encode(report))
             temporary.replace(self._path)
+            self._written, self._unwritten = True, False
         except OSError as error:  # a full disk must not end the agent
             if not self._warned:
                 log.warning("%s cannot be written: %s", self._path, error)
