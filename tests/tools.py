@@ -34,6 +34,7 @@ PACKAGES = {
     "node": "nodejs",
     "npm": "npm",
     "systemd-analyze": "systemd",
+    "strace": "strace",
     "tcsh": "tcsh",
     "fish": "fish",
     "busybox": "busybox",
