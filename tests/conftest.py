@@ -23,6 +23,7 @@ from edgekit.core.config import BrokerConfig
 from edgekit.data import cache_root
 from tests import longest, shared, tools
 from tests.building import AS_INSTALLED, edgekit_build
+from tests.harness.systemd_device import SystemdDevice, systemd_device
 
 # how long an example takes says nothing on a machine that others use too
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -52,6 +53,13 @@ def smollm2(_share: None) -> Path:
 def made_in_this_run() -> Path:
     """A file that is there once this run has made `smollm2`, whose build was not in the cache."""
     return shared.RUN.folder / "smollm2-made"
+
+
+@pytest.fixture
+def device_with_systemd(tmp_path: Path) -> Iterator[SystemdDevice]:
+    """A device of its own, with a real systemd, for one test."""
+    with systemd_device(tmp_path / "device") as device:
+        yield device
 
 
 class Broker(Protocol):

@@ -29,6 +29,7 @@ PACKAGES = {
     "ssh-add": "openssh-client",
     "skopeo": "skopeo",
     "podman": "podman",
+    "runc": "runc",
     "mmdebstrap": "mmdebstrap",
     "ip": "iproute2",
     "node": "nodejs",

@@ -71,11 +71,20 @@ def _state(args: argparse.Namespace) -> object:
 
 def _stop(args: argparse.Namespace) -> object:
     from edgekit.agent.release.choose import supervisor_of
+    from edgekit.agent.release.stopped import stop
 
     root = Root(args.root)
     with root.updating():
-        supervisor_of(root).stop()
-    return {"stopped": True}
+        return stop(root, supervisor_of(root))
+
+
+def _start(args: argparse.Namespace) -> object:
+    from edgekit.agent.release.choose import supervisor_of
+    from edgekit.agent.release.stopped import start
+
+    root = Root(args.root)
+    with root.updating():
+        return start(root, supervisor_of(root))
 
 
 def _supervise(args: argparse.Namespace) -> None:
@@ -86,8 +95,13 @@ def _supervise(args: argparse.Namespace) -> None:
 
 def _boot(args: argparse.Namespace) -> None:
     from edgekit.agent.release.become import become
+    from edgekit.agent.release.stopped import since
 
-    become(Root(args.root))
+    root = Root(args.root)
+    if since(root) is not None:
+        sys.stderr.write("boot: an operator stopped this device; `edgekit start` starts it\n")
+        return
+    become(root)
 
 
 def _serve(args: argparse.Namespace) -> None:
@@ -156,10 +170,11 @@ def _parser() -> argparse.ArgumentParser:
     activate.add_argument("--config", choices=["-"], help="read a new agent.toml on stdin")
     verb("rollback", _rollback, "go back to the previous release")
     verb("state", _state, "report what this device runs and since when")
-    verb("stop", _stop, "drain and stop the agent and its supervisor")
+    verb("stop", _stop, "drain and stop the agent; it stays down until `start` or an activation")
+    verb("start", _start, "start the agent of a stopped device")
     verb("serve", _serve, "answer prompts until SIGTERM")
     verb("supervise", _supervise, "keep `serve` running (started by activate)")
-    verb("boot", _boot, "become the supervisor of `current` (started by systemd)")
+    verb("boot", _boot, "become the supervisor of `current` (started by systemd or cron)")
     worker = verb("worker", _worker, "run the model in its own process (started by serve)")
     worker.add_argument("--descriptor", type=int, required=True)
     measure = verb("measure", _measure, "measure one setting of the runtime (started by worker)")

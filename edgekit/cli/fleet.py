@@ -1,9 +1,10 @@
-"""`push`, `state`, `rollback`, `stop`: the verbs that reach devices over SSH or in a folder."""
+"""`push`, `state`, `rollback`, `stop`, `start`: what reaches devices over SSH or in a folder."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
@@ -129,6 +130,9 @@ def state(
     render.say(f"current    {answer['current'] or 'nothing'}")
     render.say(f"previous   {answer['previous'] or 'nothing'}")
     render.say(f"answering  {'yes' if answer['answering'] else 'no'}")
+    if since := answer.get("stopped_since"):  # an older agent does not report it
+        at = datetime.fromtimestamp(since).astimezone().isoformat(" ", "seconds")
+        render.say(f"stopped    by an operator since {at}; `edgekit start {device}` starts it")
     if model := answer.get("model"):
         how = "spinning" if model["spinning"] else "not spinning"
         found = "measured here" if model["tuned"] else "as configured"
@@ -168,10 +172,23 @@ def rollback(device: DeviceArgument, project_folder: ProjectOption = None) -> No
 
 
 def stop(device: DeviceArgument, project_folder: ProjectOption = None) -> None:
-    """Drain and stop the agent of a device; `push` starts it again.
+    """Drain and stop the agent of a device; it stays down, also after a reboot.
+
+    `start`, `push` and `rollback` start it again.
 
     \b
     Example:  edgekit stop demo
     """
     _call(project_folder, device, "stop")
     render.say(f"{device} is stopped")
+
+
+def start(device: DeviceArgument, project_folder: ProjectOption = None) -> None:
+    """Start the agent of a device that was stopped.
+
+    \b
+    Example:  edgekit start demo
+    """
+    answer = _call(project_folder, device, "start")
+    how = "starts" if answer["started"] else "runs already:"
+    render.say(f"{device} {how} {short(answer['release'])}")

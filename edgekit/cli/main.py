@@ -23,6 +23,7 @@ _VERBS = {
     "state": "fleet:state",
     "rollback": "fleet:rollback",
     "stop": "fleet:stop",
+    "start": "fleet:start",
     "ask": "ask:ask",
     "devices": "ask:devices",
     "forget": "forget:forget",

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from edgekit.agent.release import stopped
 from edgekit.agent.release import supervisor as shared
 from edgekit.agent.release.choose import KINDS, supervisor_of
 from edgekit.agent.release.root import Root
@@ -266,3 +267,57 @@ def test_an_unknown_supervisor_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(EdgekitError, match=r"etc/supervisor .* does not know: 'runit'"):
         supervisor_of(root)
     assert issubclass(KINDS["systemd"], Supervised)
+
+
+def boot(box: Box) -> subprocess.CompletedProcess[bytes]:
+    """What a unit and `@reboot` start."""
+    return subprocess.run(
+        [sys.executable, "-S", "-P", "-m", "edgekit.agent", "boot", "--root", box.root.path],
+        env=box.root.environment(box.root.current),
+        capture_output=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def test_a_stopped_device_stays_down_over_a_boot_until_it_is_started(
+    box: Box, good: Digest
+) -> None:
+    before = time.time()
+    assert box.run("stop") == (0, {"stopped": True})
+    since = box.run("state")[1]["stopped_since"]
+    assert before - 1 < since < time.time()
+    done = boot(box)
+    assert (done.returncode, supervisor_of(box.root).pid()) == (0, None)
+    assert b"an operator stopped this device" in done.stderr
+    assert box.run("stop")[0] == 0
+    assert box.run("state")[1]["stopped_since"] == since
+    assert box.run("start") == (0, {"release": good, "started": True})
+    assert box.run("start") == (0, {"release": good, "started": False})
+    box.answers(good)
+    assert box.run("state")[1]["stopped_since"] is None
+
+
+@pytest.mark.parametrize("verb", ["activate", "rollback"])
+def test_an_activation_starts_a_stopped_device(box: Box, good: Digest, verb: str) -> None:
+    second = box.stage("good second")
+    assert box.activate(second)[0] == 0
+    assert box.run("stop")[0] == 0
+    code, answer = box.activate(second) if verb == "activate" else box.run("rollback")
+    assert (code, answer["changed"]) == (0, True), answer
+    assert not box.root.stopped_file.exists()
+    box.answers(second if verb == "activate" else good)
+
+
+def test_an_activation_that_is_refused_leaves_a_stopped_device_down(box: Box, good: Digest) -> None:
+    assert box.run("stop")[0] == 0
+    assert box.activate(Digest.of(b"not staged"))[0] == 1
+    assert box.root.stopped_file.exists()
+    assert supervisor_of(box.root).pid() is None
+
+
+def test_an_empty_file_is_a_stop(tmp_path: Path) -> None:
+    root = make_root(tmp_path / "root")
+    assert stopped.since(root) is None
+    root.stopped_file.touch()
+    assert stopped.since(root) == pytest.approx(time.time(), abs=5)

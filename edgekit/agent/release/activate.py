@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from edgekit.agent.release import disk, lease
+from edgekit.agent.release import disk, lease, stopped
 from edgekit.agent.release.events import HoldStops, SupervisorFailed
 from edgekit.agent.release.log import log_tail
 from edgekit.agent.release.root import Root
@@ -62,6 +62,7 @@ def activate(
         and supervisor.pid() is not None
         and root.ready_file.exists()
     ):
+        root.stopped_file.unlink(missing_ok=True)  # of a stop that was killed
         lease.release(root)
         return {"release": digest, "state": ReleaseState.GOOD, "changed": False}
     drain = drain_seconds(root)  # of the old agent, with its own configuration
@@ -220,6 +221,7 @@ def describe(root: Root, supervisor: Supervisor) -> dict[str, object]:
         "model": _model(root),
         "broker": _read(root.broker_file) if supervisor.pid() is not None else None,
         "supervisor_pid": supervisor.pid(),
+        "stopped_since": stopped.since(root),
         "config": Digest.of(config) if config is not None else None,
         "releases": [release.to_dict() for release in Releases(root.path).all()],
     }

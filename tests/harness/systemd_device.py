@@ -1,0 +1,266 @@
+"""A device of its own: Debian with a real systemd, sshd and cron, in a container (podman, runc).
+
+    with systemd_device(folder) as device:          # about 2 s; needs root
+        device.exec("systemctl", "status")           # as root, without the network
+        device.ssh("systemctl --user status", user="pi")
+        device.reboot(), device.cut_power()          # its files stay
+    device.address, device.host_address              # the two ends of its cable
+
+Its only network is a cable (veth) to this host: a broker that listens on `host_address` is reached
+from both sides. `device.unplug()` pulls the cable. It has the accounts `root`, `pi` (no sudo) and
+`admin` (sudo without a password), which take the key `device.identity`.
+
+The root file system is made once, by `containers/device`, and kept in edgekit's cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import resource
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from edgekit.data import cache_root
+from tests import tools
+from tests.tools import eventually
+
+RECIPE = Path(__file__).parents[2] / "containers" / "device"
+SUITE = "bookworm"
+LEFT_OUT = ("/usr/share/man/*", "/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/i18n/*")
+BOOT_SECONDS = 60.0
+ACCOUNTS = {"root": "/root", "pi": "/home/pi", "admin": "/home/admin"}
+FILES = 20_000  # open files and processes of a container; more than the host's limit is refused
+CONFIG = """[containers]
+default_ulimits = ["nofile={files}:{files}", "nproc={files}:{files}"]
+[engine]
+runtime = "runc"
+cgroup_manager = "cgroupfs"
+"""
+
+
+def packages() -> list[str]:
+    """The Debian packages of the device."""
+    lines = (RECIPE / "packages").read_text("utf-8").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def image_folder() -> Path:
+    """Where podman keeps the device's image: another recipe has another folder."""
+    recipe = b"".join(path.read_bytes() for path in sorted(RECIPE.iterdir()))
+    tests_cache = (cache_root() / "tests").resolve()  # podman remembers its folder's name
+    return tests_cache / f"device-{hashlib.sha256(recipe).hexdigest()[:16]}"
+
+
+def make_image(folder: Path) -> None:
+    """Make the root file system and give it to podman."""
+    tar = folder / "root.tar"
+    folder.mkdir(parents=True)
+    hook = f'{RECIPE / "configure"} "$1"'
+    subprocess.run(
+        [tools.find("mmdebstrap"), "--quiet", "--variant=minbase"]
+        + [f"--include={','.join(packages())}", f"--customize-hook={hook}"]
+        + [f"--dpkgopt=path-exclude={pattern}" for pattern in LEFT_OUT]
+        + [SUITE, str(tar)],
+        check=True,
+        timeout=900,
+    )
+    changes = ('CMD ["/sbin/init"]', "STOPSIGNAL SIGRTMIN+3")
+    options = [word for change in changes for word in ("--change", change)]
+    podman(folder, "import", "--quiet", *options, str(tar), "device")
+    tar.unlink()
+
+
+def podman(folder: Path, *arguments: str, stdin: bytes = b"") -> bytes:
+    """Run podman on the store of the device's image."""
+    config = folder / "containers.conf"
+    if not config.exists():
+        files = min(FILES, *resource.getrlimit(resource.RLIMIT_NOFILE)[1:])
+        config.write_text(CONFIG.format(files=files), "utf-8")
+    # podman takes no longer path than 50 characters
+    run = f"/run/edgekit-{hashlib.sha256(bytes(folder)).hexdigest()[:16]}"
+    done = subprocess.run(
+        [tools.find("podman"), "--root", folder / "store", "--runroot", run, *arguments],
+        env=os.environ | {"CONTAINERS_CONF": str(config)},
+        input=stdin,
+        capture_output=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, f"podman {arguments}: {done.stdout!r} {done.stderr!r}"
+    return done.stdout
+
+
+@dataclass
+class SystemdDevice:
+    """One running device."""
+
+    image: Path
+    folder: Path
+    name: str
+    address: str
+    host_address: str
+    known_hosts: Path = field(init=False)
+    identity: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.known_hosts, self.identity = self.folder / "known_hosts", self.folder / "id_ed25519"
+
+    def exec(self, *argv: str, stdin: bytes = b"") -> str:
+        """Run a command as root, not over the network; it must succeed."""
+        return podman(self.image, "exec", "-i", self.name, *argv, stdin=stdin).decode()
+
+    def code(self, *argv: str) -> int:
+        """The exit code of a command, run as root."""
+        line = 'out=$("$@" 2>&1); echo $?'
+        return int(self.exec("sh", "-c", line, "sh", *argv))
+
+    def write(self, path: str, data: bytes, mode: str = "644") -> None:
+        """Write a file of root."""
+        line = 'mkdir -p "$(dirname "$1")" && cat > "$1" && chmod "$2" "$1"'
+        self.exec("sh", "-c", line, "sh", path, mode, stdin=data)
+
+    def ssh_command(self, user: str = "root", *options: str) -> list[str]:
+        """The command line of OpenSSH, to which a command can be added."""
+        return [
+            *("ssh", "-F", "none", "-i", str(self.identity), "-o", "BatchMode=yes"),
+            *("-o", f"UserKnownHostsFile={self.known_hosts}", "-o", "ConnectTimeout=10"),
+            *(*options, f"{user}@{self.address}"),
+        ]
+
+    def ssh(
+        self, command: str, user: str = "root", stdin: bytes = b""
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run a shell command over SSH."""
+        return subprocess.run(
+            [*self.ssh_command(user), command],
+            input=stdin,
+            capture_output=True,
+            timeout=120,
+            check=False,
+        )
+
+    def wait(self) -> None:
+        """Wait until the device has booted and its sshd answers."""
+        eventually(self._listens, BOOT_SECONDS, "the device's sshd answers")
+        state = self.exec("sh", "-c", "systemctl is-system-running --wait || true").strip()
+        assert state in ("running", "degraded"), state
+
+    def _listens(self) -> bool:
+        with socket.socket() as sock:
+            sock.settimeout(1.0)
+            if sock.connect_ex((self.address, 22)) != 0:
+                return False
+            return sock.recv(4) == b"SSH-"
+
+    def reboot(self) -> None:
+        """Restart its init, as `reboot` does: every unit is stopped first."""
+        podman(self.image, "restart", "--time", "120", self.name)
+        self.wait()
+
+    def cut_power(self) -> None:
+        """Kill everything at once and start it again."""
+        podman(self.image, "kill", self.name)
+        podman(self.image, "start", self.name)
+        self.wait()
+
+    def unplug(self) -> None:
+        """Pull its cable."""
+        _ip("link", "set", self.name, "down")
+
+    def plug(self) -> None:
+        """Put its cable back."""
+        _ip("link", "set", self.name, "up")
+
+    def ssh_config(self) -> str:
+        """Lines of an ssh_config(5) for a `Host` of that name; user and root are not told."""
+        return (
+            f"Host {self.name}\n  HostName {self.address}\n  IdentityFile {self.identity}\n"
+            f"  IdentitiesOnly yes\n  UserKnownHostsFile {self.known_hosts}\n"
+        )
+
+    def login(self) -> None:
+        """Let its accounts take our key, and note its host key."""
+        keygen = tools.find("ssh-keygen")
+        subprocess.run(
+            [keygen, "-q", "-t", "ed25519", "-N", "", "-f", str(self.identity)], check=True
+        )
+        public = self.identity.with_suffix(".pub").read_bytes()
+        for user, home in ACCOUNTS.items():
+            self.write(f"{home}/.ssh/authorized_keys", public, "600")
+            self.exec("chown", "-R", f"{user}:{user}", f"{home}/.ssh")
+        kind, key, *_ = self.exec("cat", "/etc/ssh/ssh_host_ed25519_key.pub").split()
+        self.known_hosts.write_text(f"{self.address} {kind} {key}\n")
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run([tools.find("ip"), *arguments], check=True, capture_output=True, timeout=30)
+
+
+def _cable() -> int:
+    """Lay a cable between this host and a new network namespace; its number names both."""
+    for number in range(os.getpid() % 4000, 16_000):
+        name = f"ekdev{number}"
+        try:
+            _ip("netns", "add", name)
+        except subprocess.CalledProcessError:
+            continue  # another process has it
+        _ip("link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name)
+        host, device = _addresses(number)
+        _ip("addr", "add", f"{host}/30", "dev", name)
+        _ip("link", "set", name, "up")
+        for link in ("eth0", "lo"):
+            _ip("-n", name, "link", "set", link, "up")
+        _ip("-n", name, "addr", "add", f"{device}/30", "dev", "eth0")
+        return number
+    raise AssertionError("no network namespace is free")
+
+
+def _addresses(number: int) -> tuple[str, str]:
+    """The addresses of a cable's ends: this host's and the device's."""
+
+    def of(end: int) -> str:
+        return f"10.231.{(4 * number + end) >> 8}.{(4 * number + end) & 255}"
+
+    return of(1), of(2)
+
+
+@contextmanager
+def systemd_device(folder: Path, *, memory: str = "1g") -> Iterator[SystemdDevice]:
+    """A device for the length of a block; `folder` takes the key with which one logs in."""
+    if os.geteuid() != 0:
+        pytest.skip("a device with a network namespace needs root")
+    folder.mkdir(parents=True, exist_ok=True)
+    image = image_folder()
+    image.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{image}.lock"):
+        if not (image / "made").exists():
+            shutil.rmtree(image, ignore_errors=True)
+            make_image(image)
+            (image / "made").touch()
+    number = _cable()
+    name = f"ekdev{number}"
+    host, address = _addresses(number)
+    device = SystemdDevice(image, folder, name, address, host)
+    try:
+        podman(
+            image,
+            *("run", "--detach", "--name", name, "--hostname", name, "--systemd=always"),
+            *("--network", f"ns:/run/netns/{name}", "--cap-add", "SYS_ADMIN"),
+            *("--memory", memory, "device"),
+        )
+        device.wait()
+        device.login()
+        yield device
+    finally:
+        podman(image, "rm", "--force", "--ignore", "--time", "0", name)
+        subprocess.run([tools.find("ip"), "link", "del", name], check=False, timeout=30)
+        _ip("netns", "del", name)
