@@ -35,6 +35,7 @@ PACKAGES = {
     "node": "nodejs",
     "npm": "npm",
     "systemd-analyze": "systemd",
+    "strace": "strace",
     "tcsh": "tcsh",
     "fish": "fish",
     "busybox": "busybox",

@@ -1,0 +1,170 @@
+"""Bytes that changed on the disk, sources that lie, and clocks that are wrong."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib.util import find_spec
+
+from edgekit.core.digest import Digest
+from tests.crash.acts import ACTS, Act
+from tests.crash.cases import (
+    Bench,
+    Start,
+    check_boot,
+    check_rest,
+    check_retry,
+    prepared,
+    ready,
+    run,
+)
+from tests.crash.shim import Shim
+from tests.crash.states import OLD, ONE, TWO
+from tests.crash.world import REPORTED, ViolationError, World, require
+
+MENDS_TREES = find_spec("edgekit.agent.release.scrub") is not None
+DAMAGED = ("one good", "two good", "half sent")
+LIED_TO = ("empty", "one good", "half sent")
+CLOCKS = {
+    "1970": (0.0, 0.0),
+    "2099": (4_070_908_800.0, 4_070_908_800.0),
+    "2099, then 1970": (4_070_908_800.0, 0.0),
+    "1970, then 2099": (0.0, 4_070_908_800.0),
+}
+
+Change = Callable[[bytes], bytes | None]
+
+
+def _flip(place: Callable[[bytes], int], bit: int) -> Change:
+    def change(data: bytes) -> bytes:
+        at = place(data)
+        return data[:at] + bytes([data[at] ^ bit]) + data[at + 1 :]
+
+    return change
+
+
+CHANGES: dict[str, Change] = {
+    "first bit": _flip(lambda _: 0, 1),
+    "a bit in the middle": _flip(lambda data: len(data) // 2, 16),
+    "last bit": _flip(lambda data: len(data) - 1, 128),
+    "half": lambda data: data[: len(data) // 2],
+    "nothing left": lambda _: b"",
+    "zeros": lambda data: bytes(len(data)),
+    "longer": lambda data: data + b"more",
+    "gone": lambda _: None,
+}
+
+
+def _files(world: World) -> Iterator[str]:
+    """Relative paths of what a device keeps of releases, each file once."""
+    root, seen = str(world.root.path), set()
+    for top in ("blobs", "trees") if MENDS_TREES else ("blobs",):
+        for folder, _, names in os.walk(f"{root}/{top}"):
+            for name in sorted(names):
+                place = f"{folder}/{name}"
+                if os.stat(place).st_ino not in seen and os.stat(place).st_size:
+                    seen.add(os.stat(place).st_ino)
+                    yield place.removeprefix(f"{root}/")
+
+
+def run_damage(bench: Bench) -> None:
+    """Every change of every file, and then a push of either release."""
+    for state in DAMAGED:
+        start = bench.start(state)
+        with bench.device(start) as world:
+            files = list(_files(world))
+        for file in files:
+            for name, change in CHANGES.items():
+                key = f"{state} | {file} | {name}"
+                bench.case(key, partial(_damage, bench, start, file, change))
+
+
+def _damage(bench: Bench, start: Start, file: str, change: Change) -> None:
+    with bench.device(start) as world:
+        world.boot()
+        path = world.root.path / file
+        data = path.read_bytes()
+        path.chmod(0o644)  # it is changed in place: hard links have their bytes in common
+        changed = change(data)
+        if changed is None:
+            path.unlink()
+        else:
+            path.write_bytes(changed)
+        bench.recover(world, start.answered, partial(_both, world))
+
+
+def _both(world: World) -> None:
+    """Both releases are whole again once they were pushed."""
+    check_retry(world, previous=False)
+    try:
+        world.push(ONE.digest, OLD)
+    except REPORTED as error:
+        raise ViolationError(f"the push of the other release fails: {error}") from error
+    require(not (why := world.unsound(ONE.digest)), f"it is not mended: {why}")
+    require(world.running == (ONE.digest, OLD), "the other release does not run")
+
+
+def run_lies(bench: Bench) -> None:
+    """A controller, or what lies between, sends other bytes than it was asked for."""
+    for state in LIED_TO:
+        start = bench.start(state)
+        for number, (digest, data) in enumerate(TWO.blobs.items()):
+            lies = {name: change(data) for name, change in CHANGES.items()}
+            for name, sent in (lies | {"another": TWO.manifest}).items():
+                for size in sorted({len(data), len(sent), 0} if sent is not None else ()):
+                    key = f"{state} | blob {number} | {name} | {size} bytes adopted"
+                    bench.case(key, partial(_lie, bench, start, digest, sent or b"", size))
+        for name, change in CHANGES.items():
+            manifest = change(TWO.manifest) or b""
+            bench.case(f"{state} | manifest | {name}", partial(_odd, bench, start, manifest))
+
+
+def _lie(bench: Bench, start: Start, digest: Digest, sent: bytes, size: int) -> None:
+    with bench.device(start) as world:
+        world.boot()
+        world.offer(TWO.digest)
+        there = world.root.store.has(digest)
+        world.root.store.part_path(digest).write_bytes(sent)
+        if not there:
+            _refused(world, "stage", digest, "--adopt", str(size))
+            require(not world.root.store.has(digest), "other bytes became a blob")
+        check_rest(world, start.answered, "after the lie")
+        bench.recover(world, start.answered, partial(check_retry, world))
+
+
+def _odd(bench: Bench, start: Start, manifest: bytes) -> None:
+    with bench.device(start) as world:
+        world.boot()
+        _refused(world, "stage", TWO.digest, "--offer", stdin=manifest)
+        check_rest(world, start.answered, "after the lie")
+        bench.recover(world, start.answered, partial(check_retry, world))
+
+
+def _refused(world: World, *arguments: str, stdin: bytes = b"") -> None:
+    try:
+        world.verb(*arguments, stdin=stdin)
+    except REPORTED:
+        return
+    raise ViolationError(f"{arguments[0]} takes it")
+
+
+def run_clocks(bench: Bench) -> None:
+    """Every act at every state under a wrong clock, also one that jumps before the next push."""
+    for name, act in ACTS.items():
+        for state in act.states:
+            start = prepared(bench, state, act)
+            for clock, times in CLOCKS.items():
+                key = f"{state} | {name} | clock {clock}"
+                bench.case(key, partial(_clock, bench, start, act, *times))
+
+
+def _clock(bench: Bench, start: Start, act: Act, during: float, after: float) -> None:
+    with bench.device(start) as world:
+        world.clock = during
+        ready(world, act)
+        before = frozenset(world.answered)
+        run(world, act, Shim(str(world.root.path)))
+        world.clock = after
+        check_boot(world, before, "after the boot")
+        check_retry(world)

@@ -1,0 +1,82 @@
+"""All cases, and their counts; `python -m tests.crash.matrix [PART]` prints every violation.
+
+PART is a piece of a row's name, like `| activate`, or `damage`, `lies` or `clocks`.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+
+from tests.crash.acts import ACTS
+from tests.crash.calls import READS
+from tests.crash.cases import Bench, bench, fault_case, faults, followed, power_case, prepared
+from tests.crash.damage import run_clocks, run_damage, run_lies
+
+READ_STATES = 2  # an act's reads fail at the first states of its row
+
+
+def run_act(bench: Bench, state: str, name: str) -> None:
+    """One act at one state, with every fault at every call."""
+    act = ACTS[name]
+    start = prepared(bench, state, act)
+    calls, images = followed(bench, start, act)
+    for number, call in enumerate(calls):
+        if call.kind in READS and state not in act.states[:READ_STATES]:
+            continue
+        for fault in faults(call):
+            key = f"{state} | {name} | {call} | {fault}"
+            bench.case(key, partial(fault_case, bench, start, act, number, fault))
+    seen = set()
+    for number, kind, image, answered in images:
+        if (found := (image.key, answered)) not in seen:
+            seen.add(found)
+            key = f"{state} | {name} | {calls[number]} | {kind}"
+            bench.case(key, partial(power_case, bench, image, answered, start.answered, act))
+
+
+PARTS: dict[str, Callable[[Bench], None]] = {
+    "damage": run_damage,
+    "lies": run_lies,
+    "clocks": run_clocks,
+    **{
+        f"{state} | {name}": partial(run_act, state=state, name=name)
+        for name, act in ACTS.items()
+        for state in act.states
+    },
+}
+
+
+def run(only: str = "", each: Callable[[str, Bench], None] = lambda *_: None) -> Bench:
+    """Run the parts whose names contain `only`; `each` is told of each part at its end."""
+    with bench() as made:
+        for name, part in PARTS.items():
+            if only in name:
+                part(made)
+                each(name, made)
+    return made
+
+
+def main(only: str = "") -> int:
+    """Print the parts as they end, then the violations."""
+
+    def say(name: str, bench: Bench) -> None:
+        seconds = time.process_time() - began
+        print(
+            f"{name}: {len(bench.keys)} cases, {len(bench.violations)} violations, {seconds:.0f} s"
+        )
+
+    began = time.process_time()
+    made = run(only, say)
+    for key, what in made.violations.items():
+        print(f"{key}: {what}")
+    for what, count in Counter(made.violations.values()).most_common():
+        print(f"{count:5} {what}")
+    return int(bool(made.violations))
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
