@@ -170,10 +170,11 @@ def make_project(folder: Path, port: int, model: Path | None, *pack: str) -> Pro
         project = Project(folder, port)
         shared.copy_project(_pushed(model), folder, port)
         return project
-    return _make_project(folder, port, model, *pack)
+    return make_project_alone(folder, port, model, *pack)
 
 
-def _make_project(folder: Path, port: int, model: Path | None, *pack: str) -> Project:
+def make_project_alone(folder: Path, port: int, model: Path | None, *pack: str) -> Project:
+    """As `make_project`, with nothing that is shared."""
     project = Project(folder, port)
     folder.mkdir(parents=True, exist_ok=True)
     project.edgekit("init", ".", "--port", str(port))
@@ -191,7 +192,7 @@ def _pushed(model: Path) -> Path:
     def make(folder: Path) -> None:
         port = tools.free_port()
         with embedded_broker("127.0.0.1", port):
-            project = _make_project(folder, port, model)
+            project = make_project_alone(folder, port, model)
             project.edgekit("push", "demo")
             project.edgekit("stop", "demo")
 

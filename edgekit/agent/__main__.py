@@ -23,7 +23,7 @@ from edgekit.core.digest import Digest
 from edgekit.core.manifest import parse_config
 from edgekit.errors import EdgekitError
 
-PROCESSES = ("boot", "supervise", "serve", "worker")  # their errors go to the log as text
+PROCESSES = ("boot", "door", "supervise", "serve", "worker")  # their errors go to the log as text
 
 
 def _stage(args: argparse.Namespace) -> object:
@@ -104,6 +104,12 @@ def _boot(args: argparse.Namespace) -> None:
     become(root)
 
 
+def _door(args: argparse.Namespace) -> None:
+    from edgekit.agent.release.door import Door
+
+    Door(Root(args.root)).serve()
+
+
 def _serve(args: argparse.Namespace) -> None:
     from edgekit.agent.serve.loop.notify import Notifier
     from edgekit.agent.serve.loop.service import Service
@@ -175,6 +181,7 @@ def _parser() -> argparse.ArgumentParser:
     verb("serve", _serve, "answer prompts until SIGTERM")
     verb("supervise", _supervise, "keep `serve` running (started by activate)")
     verb("boot", _boot, "become the supervisor of `current` (started by systemd or cron)")
+    verb("door", _door, "serve one push over a socket (started by systemd)")
     worker = verb("worker", _worker, "run the model in its own process (started by serve)")
     worker.add_argument("--descriptor", type=int, required=True)
     measure = verb("measure", _measure, "measure one setting of the runtime (started by worker)")

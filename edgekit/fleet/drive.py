@@ -108,6 +108,8 @@ class DeviceDriver:
     def _probe(self) -> DeviceFacts:
         argv = commands.probe(self._device.python, self._root)
         done = self._remote.run(argv, PROBE.read_bytes())
+        if done.code == VerificationError.exit_code:
+            raise _refused(self.name, done.stdout)
         if done.code != 0:
             raise EdgekitError(
                 f"{self.name}: {self._device.python} does not run on the device",
@@ -173,6 +175,8 @@ class DeviceDriver:
         script = RECEIVE.read_text("utf-8")
         argv = commands.receive_bootstrap(self.facts, script, name, size)
         done = self._remote.run(argv, seconds=ADOPT_SECONDS)
+        if done.code == VerificationError.exit_code:
+            raise _refused(self.name, done.stdout)
         if done.code != 0:
             raise EdgekitError(
                 f"{self.name}: first contact failed",
@@ -241,6 +245,17 @@ class DeviceDriver:
         self.call("stage", blob.digest, "--adopt", str(blob.size), seconds=ADOPT_SECONDS)
 
 
+def _refused(name: str, told: bytes) -> EdgekitError:
+    """The refusal of a device's door, which is no agent."""
+    try:
+        answer = msgspec.json.decode(told, type=dict[str, str])
+        return VerificationError(f"{name}: {answer['what']}", answer["why"], answer["next"])
+    except (msgspec.MsgspecError, KeyError):
+        return VerificationError(
+            f"{name}: the device refuses this", told.decode("utf-8", "replace")
+        )
+
+
 def _check_own(store: BlobStore, digest: Digest) -> None:
     """Check a blob of the controller's store; raises OwnStoreError when it is damaged."""
     try:
@@ -287,12 +302,14 @@ def push(
         check_first_room(driver.facts, pinned.manifest, runtime, len(tar))
         driver.bootstrap(name, tar, report)
 
-    if not driver.facts.current:
+    if not driver.has_agent() or not (driver.facts.current or driver.facts.door):
         first_contact()
     report(Event("compare"))
     try:
         offer = driver.offer(pinned)
     except NoAgentError:
+        if driver.facts.door:  # it takes no agent of ours
+            raise
         first_contact()
         offer = driver.offer(pinned)
     sent = _fill(driver, pinned, offer, store, report)

@@ -10,7 +10,7 @@ from edgekit.core.digest import Digest, decode_hook
 from edgekit.core.manifest import Manifest, oci_platform, parse_manifest
 from edgekit.errors import EdgekitError, VerificationError
 
-PROBE = Path(__file__).with_name("probe.py")
+PROBE = Path(__file__).parents[1] / "agent" / "release" / "probe.py"  # of a device's own agent too
 RECEIVE = Path(__file__).with_name("receive.py")
 
 
@@ -28,6 +28,7 @@ class DeviceFacts(msgspec.Struct, frozen=True):
         supervisor: what starts the agent, as `ROOT/etc/supervisor` says; empty without the file.
         enrolled: whether `edgekit enroll` has been here.
         home: of the account.
+        door: whether the account only reaches the door of a device that owns itself.
     """
 
     root: str
@@ -47,6 +48,7 @@ class DeviceFacts(msgspec.Struct, frozen=True):
     supervisor: str = ""
     enrolled: bool = False
     home: str = ""
+    door: bool = False
 
     @property
     def platform(self) -> str:

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 COUNTS = {
     "chat-oracle": "conversations whose text and tokens are transformers', and forged turns",
     "planted": "planted faults that lint or gate find, and healthy builds that they refuse",
+    "reboots": "reboots of a real systemd device, after which the right release answers",
     "openssh-oracle": "SSH configurations in which OpenSSH and edgekit agree",
 }
 """Name -> what is counted; in the order in which they run."""

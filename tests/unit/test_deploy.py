@@ -1,4 +1,4 @@
-"""The systemd unit: systemd reads it without a complaint, and finds it well locked up."""
+"""The systemd units: systemd reads them without a complaint, and finds them well locked up."""
 
 from __future__ import annotations
 
@@ -11,11 +11,17 @@ import pytest
 from edgekit import data
 from edgekit.agent.__main__ import _parser
 from edgekit.agent.release.watch import BACKOFF_SECONDS
+from edgekit.core import layout
 from edgekit.core.config import DRAIN_SECONDS
 from tests import tools
 
-UNIT = data.path("deploy/systemd/edgekit-agent.service")
+FOLDER = data.path("deploy/systemd")
+UNIT = FOLDER / "edgekit-agent.service"
+UPDATER = FOLDER / "edgekit-updater@.service"
+USER_UNIT = FOLDER / "user" / "edgekit-agent.service"
+DOOR = data.path("deploy/door/edgekit-door")
 THRESHOLD = 20  # exposure 2.0 of 10
+USER_THRESHOLD = 65  # without rights there are no name spaces of file systems
 
 
 def analyze(verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -28,25 +34,68 @@ def analyze(verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def settings() -> dict[str, list[str]]:
+def settings(unit: Path = UNIT) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for line in UNIT.read_text("utf-8").splitlines():
+    for line in unit.read_text("utf-8").splitlines():
         name, equals, value = line.partition("=")
         if equals and not line.startswith("#"):
             found.setdefault(name, []).append(value)
     return found
 
 
-def exposure(unit: Path) -> int:
+def exposure(unit: Path, threshold: int = THRESHOLD) -> int:
     """The exit code for our threshold."""
-    return analyze("security", "--offline=true", f"--threshold={THRESHOLD}", str(unit)).returncode
+    return analyze("security", "--offline=true", f"--threshold={threshold}", str(unit)).returncode
 
 
-def test_the_unit_s_exposure_is_below_the_threshold(tmp_path: Path) -> None:
-    assert exposure(UNIT) == 0
-    weaker = tmp_path / UNIT.name
-    weaker.write_text(UNIT.read_text("utf-8").replace("CapabilityBoundingSet=\n", ""), "utf-8")
+@pytest.mark.parametrize("unit", [UNIT, UPDATER], ids=lambda unit: unit.name)
+def test_the_unit_s_exposure_is_below_the_threshold(tmp_path: Path, unit: Path) -> None:
+    assert exposure(unit) == 0
+    weaker = tmp_path / unit.name
+    text = unit.read_text("utf-8")
+    for line in ("CapabilityBoundingSet=\n", "PrivateNetwork=yes\n"):
+        text = text.replace(line, "")
+    weaker.write_text(text, "utf-8")
     assert exposure(weaker) != 0, "the threshold tells nothing"
+
+
+def test_the_user_unit_has_what_works_without_rights() -> None:
+    assert exposure(USER_UNIT, USER_THRESHOLD) == 0
+    system, user = settings(), settings(USER_UNIT)
+    home = "%h/.local/share/edgekit"
+    moved = {key: [v.replace("/var/lib/edgekit", home) for v in system[key]] for key in system}
+    assert {key: user[key] for key in user if user[key] != moved.get(key)} == {
+        "WantedBy": ["default.target"]
+    }
+
+
+@pytest.mark.parametrize("folder", [FOLDER, FOLDER / "user"], ids=["system", "user"])
+def test_a_request_starts_the_agent_of_its_root(folder: Path) -> None:
+    path, service = settings(folder / "edgekit-agent.path"), folder / "edgekit-agent.service"
+    (root,) = settings(service)["WorkingDirectory"]
+    assert path["PathExists"] == [f"{root}/{layout.START_FILE}"]
+    assert path["Unit"] == [service.name]
+    assert settings(service)["ConditionPathExists"] == [
+        f"{root}/{layout.CURRENT}",
+        f"!{root}/{layout.STOPPED_FILE}",
+    ]
+
+
+def test_only_the_push_account_reaches_the_door() -> None:
+    socket = settings(FOLDER / "edgekit-updater.socket")
+    assert (socket["SocketGroup"], socket["SocketMode"]) == (["edgekit-push"], ["0660"])
+    assert (socket["Accept"], settings(UPDATER)["User"]) == (["yes"], ["edgekit"])
+    (command,) = settings(UPDATER)["ExecStart"]
+    assert shlex.split(command)[1:] == ["serve", "/var/lib/edgekit"]
+    assert socket["ListenStream"][0] in DOOR.read_text("utf-8")
+    assert DOOR.stat().st_mode & 0o111
+
+
+@pytest.mark.parametrize("unit", [UPDATER.name, "edgekit-updater.socket", "edgekit-agent.path"])
+def test_systemd_understands_the_other_units(unit: str) -> None:
+    said = analyze("verify", str(FOLDER / unit)).stderr.splitlines()
+    # the door is not installed on this machine
+    assert not [line for line in said if "edgekit-door is not executable" not in line], said
 
 
 def test_systemd_understands_every_line(tmp_path: Path) -> None:

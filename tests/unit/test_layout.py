@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from edgekit import data
+from edgekit.agent.release import probe
 from edgekit.agent.release.root import Root
 from edgekit.bundle.tar import plain_tar
 from edgekit.core import layout
@@ -25,7 +26,7 @@ from edgekit.core.manifest import (
     encode,
 )
 from edgekit.errors import VerificationError
-from edgekit.fleet import commands, probe, receive
+from edgekit.fleet import commands, receive
 from edgekit.fleet.commands import Tree
 from edgekit.fleet.facts import DeviceFacts, parse_facts
 

@@ -1,5 +1,7 @@
 """Reads the facts of a device. It runs *there*, piped into `python3`: standard library only.
 
+A device with a door runs its own.
+
 Prints one JSON object; `edgekit.fleet.facts` reads it.
 """
 
