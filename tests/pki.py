@@ -69,6 +69,10 @@ class Authority:
         )
         self.cert.write_bytes(made.public_bytes(Encoding.PEM))
 
+    def key_pem(self) -> bytes:
+        """Its private key."""
+        return self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
     def _builder(
         self, name: str, key: ec.EllipticCurvePrivateKey, lasts: datetime.timedelta
     ) -> x509.CertificateBuilder:

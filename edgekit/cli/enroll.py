@@ -91,7 +91,7 @@ def enroll(
         device = fleet.devices[name]
         address = _address(device.address, known, account)
         with render.working(name) as report:
-            arrived = arrive(address, device.python, asked_key)
+            arrived = arrive(address, device.python, asked_key, keep=not dry_run)
             with closing(arrived.remote) as remote:
                 asked = drive.EnrollRequest(
                     device=name,

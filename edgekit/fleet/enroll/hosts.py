@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from edgekit.errors import UsageError, VerificationError
-from edgekit.fleet.enroll.pin import pin
+from edgekit.fleet.enroll.pin import pin, unpin
 from edgekit.fleet.remote import SshRemote
 from edgekit.fleet.ssh.destination import parse_destination
 from edgekit.fleet.ssh.hostkeys import fingerprint
@@ -53,8 +53,14 @@ def with_account(address: str, account: str) -> str:
     return f"{start}{account}@{text.rpartition('@')[2]}"
 
 
-def arrive(address: str, python: str, asked: HostKeyAsked) -> Arrived:
+def arrive(address: str, python: str, asked: HostKeyAsked, *, keep: bool = True) -> Arrived:
     """Connect, and pin the host key first where it is unknown and asked for.
+
+    Args:
+        address: of fleet.toml.
+        python: the device's Python.
+        asked: which unknown key to take.
+        keep: whether a pin outlives the login; not for a dry run.
 
     Raises:
         VerificationError: the key is unknown and not confirmed, is not the one that was named, has
@@ -71,7 +77,12 @@ def arrive(address: str, python: str, asked: HostKeyAsked) -> Arrived:
             raise  # of a jump host: nobody was asked about that one
         _check(unknown, shown, asked)
         path, line = pin(unknown)
-        return Arrived(SshRemote(destination, python), shown, (str(path), line))
+        try:
+            remote = SshRemote(destination, python)
+        finally:
+            if not keep:
+                unpin(path, line)
+        return Arrived(remote, shown, (str(path), line) if keep else None)
     shown = fingerprint(remote.host_key)
     if asked.fingerprint and shown != asked.fingerprint:
         remote.close()

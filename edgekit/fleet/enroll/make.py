@@ -151,7 +151,8 @@ def wait_for_manager(on: bool, changed: bool) -> bool:
 def do_units(step: Step, record: MadeLog) -> bool:
     """Enable units, start those to start, and leave what is so already."""
     changed = False
-    if any(unit_has(step, u)["NeedDaemonReload"] == "yes" for u in step["reload"]):
+    known = [unit for unit in step["reload"] if "@." not in unit]
+    if any(unit_has(step, unit)["NeedDaemonReload"] == "yes" for unit in known):
         systemctl(step, "daemon-reload")
         changed = True
     for unit in step["enable"]:

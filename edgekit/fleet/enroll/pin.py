@@ -66,6 +66,9 @@ def unpin(path: Path, line: str) -> bool:
     left = [one for one in lines if one.rstrip(b"\r\n") != line.encode()]
     if left == lines:
         return False
+    if not left:
+        path.unlink()
+        return True
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_bytes(b"".join(left))
     temporary.chmod(mode & 0o777)

@@ -1,0 +1,259 @@
+"""Accounts on a real systemd device become devices that come back, and accounts again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pytest
+
+from edgekit import data
+from edgekit.fleet.enroll import drive
+from edgekit.fleet.enroll.decide import enroll_plan, record_file
+from edgekit.fleet.enroll.drive import Arrival, EnrollRequest
+from edgekit.fleet.remote import SshRemote
+from tests.conftest import Project, make_project
+from tests.harness.systemd_device import SystemdDevice, systemd_device
+from tests.pki import Authority
+
+pytestmark = pytest.mark.timeout(300)
+
+# What the system itself writes: its logs, its clocks, and the copies that useradd keeps.
+OWN = (
+    *("/proc", "/sys", "/run", "/dev", "/tmp", "/var/log", "/var/tmp", "/var/lib/systemd/timers"),
+    *("/etc/passwd-", "/etc/group-", "/etc/shadow-", "/etc/gshadow-", "/etc/.pwd.lock"),
+    *("/etc/subuid-", "/etc/subgid-", "/var/lib/sudo", "/root/.cache", "/etc/.updated"),
+    *("/var/.updated", "/var/lib/systemd/random-seed", "/var/lib/private", "/var/cache"),
+)
+SNAPSHOT = """
+import hashlib, os, sys
+own = sys.argv[1:]
+for folder, folders, files in os.walk("/"):
+    folders[:] = sorted(f for f in folders if os.path.join(folder, f) not in own)
+    for name in sorted(folders + files):
+        path = os.path.join(folder, name)
+        if path in own:
+            continue
+        at = os.lstat(path)
+        what = os.readlink(path) if os.path.islink(path) else ""
+        if not what and os.path.isfile(path) and folder.startswith(("/etc", "/home", "/var", "/usr/local")):
+            what = hashlib.sha256(open(path, "rb").read()).hexdigest()
+        print(path, oct(at.st_mode), at.st_uid, at.st_gid, what)
+"""
+
+
+def everything(device: SystemdDevice) -> list[str]:
+    """Each file of the device: name, mode, owner, content where enrolling could write."""
+    return device.exec("python3", "-c", SNAPSHOT, *OWN).splitlines()
+
+
+def unlike(before: list[str], after: list[str]) -> list[str]:
+    return sorted(set(before) ^ set(after))
+
+
+@pytest.fixture(scope="module")
+def device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SystemdDevice]:
+    with systemd_device(tmp_path_factory.mktemp("device")) as device:
+        yield device
+
+
+@pytest.fixture
+def project(device: SystemdDevice, tmp_path: Path) -> Project:
+    """A project whose fleet.toml has each account of the device; it trusts no host key yet."""
+    home = tmp_path / "home"
+    (home / ".ssh").mkdir(mode=0o700, parents=True)
+    config = device.ssh_config().replace(str(device.known_hosts), str(home / "known"))
+    (home / ".ssh" / "config").write_text(config)
+    project = make_project(tmp_path / "project", 1, None)
+    project.environment |= {"HOME": str(home), "SSH_AUTH_SOCK": ""}
+    tables = [
+        f'[devices.{user}]\naddress = "ssh:{user}@{device.name}"  # as {user}\n'
+        for user in ("root", "admin", "pi")
+    ]
+    (project.folder / "fleet.toml").write_text("\n".join(tables))
+    return project
+
+
+def told(project: Project, *arguments: str) -> dict[str, Any]:
+    """What a command prints as JSON of one device."""
+    answer = json.loads(project.edgekit(*arguments, "--json"))
+    (one,) = answer["enrolled" if "enrolled" in answer else "removed"]
+    return dict(one)
+
+
+def host_key(device: SystemdDevice) -> str:
+    """The fingerprint as the device's owner reads it there."""
+    key = "/etc/ssh/ssh_host_ed25519_key.pub"
+    return device.exec("ssh-keygen", "-lf", key).split()[1]
+
+
+def test_an_unknown_host_key_is_pinned_only_as_asked(
+    device: SystemdDevice, project: Project
+) -> None:
+    known = Path(project.environment["HOME"]) / "known"
+    refused = project.run("enroll", "pi")
+    assert refused.returncode == 4
+    assert host_key(device) in refused.stderr
+    other = project.run("enroll", "pi", "--host-key", "SHA256:AAAA", "--accept-new-host-key")
+    assert other.returncode == 4
+    assert not known.exists()
+    shown = told(project, "enroll", "pi", "--dry-run", "--host-key", host_key(device))
+    assert shown["host_key"] == host_key(device)
+    assert not known.exists(), "a dry run pins nothing"
+    told(project, "enroll", "pi", "--host-key", host_key(device))
+    assert known.read_text().startswith(f"{device.address} ssh-ed25519 ")
+    told(project, "remove", "pi")
+    assert not known.exists()
+
+
+def test_an_account_with_sudo_becomes_a_device_and_an_account_again(
+    device: SystemdDevice, project: Project, tmp_path: Path
+) -> None:
+    ca = Authority(tmp_path)
+    ca_key = tmp_path / "ca.key"
+    ca_key.write_bytes(ca.key_pem())
+    before, fleet = everything(device), (project.folder / "fleet.toml").read_text()
+    told(project, "enroll", "admin", "--dry-run", "--accept-new-host-key")
+    assert unlike(before, everything(device)) == [], "a dry run changes nothing"
+    wanted = ("--ca", str(ca.cert), "--ca-key", str(ca_key), "--hardware", "pi5")
+    first = told(project, "enroll", "admin", "--accept-new-host-key", *wanted)
+    assert (first["starts"], first["system"]) == ("systemd-system", True)
+    units = ["edgekit-agent.service", "edgekit-agent.path", "edgekit-updater.socket"]
+    assert device.exec("systemctl", "is-enabled", *units).split() == ["enabled"] * 3
+    assert device.exec("systemctl", "is-active", *units[1:]).split() == ["active"] * 2
+    owner = device.exec("stat", "-c", "%U %a", "/var/lib/edgekit", "/etc/edgekit/push").split("\n")
+    assert owner[:2] == ["edgekit 700", "root 755"]
+    subject = "openssl x509 -noout -subject -in /var/lib/edgekit/etc/broker/client.crt"
+    assert device.exec("sh", "-c", subject).strip() == "subject=CN = admin"
+    assert "edgekit-push" in (project.folder / "fleet.toml").read_text()
+    enrolled = everything(device)
+    again = told(project, "enroll", "admin", *wanted)
+    assert again["changed"] == []
+    assert unlike(enrolled, everything(device)) == []
+    stolen = device.ssh("id; cat /var/lib/edgekit/etc/agent.toml", user="edgekit-push")
+    assert stolen.returncode != 0
+    assert b"uid=" not in stolen.stdout
+    told(project, "remove", "admin")
+    assert unlike(before, everything(device)) == []
+    assert (project.folder / "fleet.toml").read_text() == fleet
+    assert not list((project.folder / ".edgekit").glob("enrolled*"))
+
+
+@pytest.mark.parametrize("way", ["cron", "systemd-user", "administrator"])
+def test_an_account_without_root_comes_back_by_the_best_way_that_works(
+    way: str, device: SystemdDevice, project: Project
+) -> None:
+    """Without polkitd linger is refused; with it, or set by an administrator, it is there."""
+    if way == "administrator":
+        device.exec("loginctl", "enable-linger", "pi")
+    elif way == "systemd-user":
+        device.exec("systemctl", "unmask", "polkit")
+        device.exec("systemctl", "start", "polkit")
+    device.exec("sh", "-c", "echo '5 5 * * * true  # mine' | crontab -u pi -")
+    before = everything(device)
+    try:
+        enrolled = told(project, "enroll", "pi", "--accept-new-host-key")
+        assert enrolled["starts"] == ("cron" if way == "cron" else "systemd-user")
+        assert (enrolled["notes"] != []) is (way == "cron")
+        crontab = device.exec("crontab", "-u", "pi", "-l")
+        assert "# mine" in crontab
+        assert ("@reboot" in crontab) is (way == "cron")
+        if way != "cron":
+            user = ("systemctl", "--user", "-M", "pi@", "is-enabled", "edgekit-agent.service")
+            assert device.exec(*user).strip() == "enabled"
+        assert told(project, "enroll", "pi")["changed"] == []
+        told(project, "remove", "pi")
+        assert unlike(before, everything(device)) == []
+        lingers = device.code("test", "-e", "/var/lib/systemd/linger/pi") == 0
+        assert lingers is (way == "administrator"), "what was set before stays"
+    finally:
+        device.exec("sh", "-c", "crontab -u pi -r; loginctl disable-linger pi; true")
+        device.exec("systemctl", "stop", "polkit")
+        device.exec("systemctl", "mask", "polkit")
+
+
+def test_without_cron_and_linger_it_says_that_it_will_not_come_back(
+    device: SystemdDevice, project: Project
+) -> None:
+    device.exec("sh", "-c", "echo pi > /etc/cron.deny")
+    try:
+        done = project.run("enroll", "pi", "--accept-new-host-key")
+        assert done.returncode == 0
+        said = " ".join(done.stderr.split())
+        assert "pi will not come back after a reboot: no user unit: linger is refused" in said
+        assert "no cron: " in said
+        assert "`loginctl enable-linger pi`" in said
+        project.edgekit("remove", "pi")
+        refused = project.run("enroll", "pi", "--system", "--accept-new-host-key")
+        assert refused.returncode == 2
+        assert "pi is not root, and sudo says" in refused.stderr
+    finally:
+        device.exec("rm", "/etc/cron.deny")
+
+
+def units_of(folder: str) -> dict[str, str]:
+    files = data.path(folder).glob("edgekit-*")
+    return {path.name: path.read_text("utf-8") for path in files}
+
+
+@pytest.mark.parametrize("user", ["admin", "pi"])
+def test_an_enrolment_that_is_cut_anywhere_is_removed_or_gone_on_with(
+    user: str, device: SystemdDevice, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """After each step: removal leaves nothing; after some: enrolling again ends as a whole one."""
+    (tmp_path / ".ssh").mkdir()
+    (tmp_path / ".ssh" / "config").write_text(device.ssh_config())
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    asked = EnrollRequest(
+        user, "python3", "", units_of("deploy/systemd"), units_of("deploy/systemd/user"),
+        push_key="ssh-ed25519 AAAA", door=data.path("deploy/door/edgekit-door").read_text(),
+    )  # fmt: skip
+    before = everything(device)
+    with closing(SshRemote(f"{user}@{device.name}")) as remote:
+        arrival = Arrival(remote, asked)
+        arrival.decide_scope(default=None)
+        arrival.try_linger()
+        plan = enroll_plan(arrival.found, arrival.wish())
+        drive.enroll(remote, asked, lambda _: None)
+        whole = everything(device)
+        assert unlike(before, whole) != []
+        drive.remove(remote, asked, arrival.system)
+        assert unlike(before, everything(device)) == []
+        for count in range(1, len(plan.steps)):
+            done = arrival.hands.perform(plan.record, plan.steps[:count])
+            assert done.failed is None, done.why
+            if count % 5 == 0:
+                drive.enroll(remote, asked, lambda _: None)
+                names = [line.split(" ", 1)[0] for line in everything(device)]
+                assert names == [line.split(" ", 1)[0] for line in whole]
+            drive.remove(remote, asked, None if count % 2 else arrival.system)
+            left = unlike(before, everything(device))
+            assert left == [], f"after {plan.steps[count - 1].words}"
+        assert str(record_file(PurePosixPath("/x"), system=True)) == "/etc/edgekit/enroll.json"
+
+
+def test_a_device_that_is_off_is_not_removed_and_it_is_said_what_is_left(
+    device: SystemdDevice, project: Project
+) -> None:
+    told(project, "enroll", "pi", "--accept-new-host-key")
+    config = Path(project.environment["HOME"]) / ".ssh" / "config"
+    text = config.read_text()
+    config.write_text(f"{text}  Port 1\n")
+    off = project.run("remove", "pi")
+    assert off.returncode == 1
+    assert "nothing was removed: /home/pi/.local/share/edgekit (cron) is still there" in off.stderr
+    config.write_text(text)
+    told(project, "remove", "pi")
+
+
+def test_a_folder_of_this_machine_is_not_enrolled(project: Project) -> None:
+    fleet = project.folder / "fleet.toml"
+    fleet.write_text('[devices.demo]\naddress = "local:.edgekit/devices/demo"\n')
+    for verb in ("enroll", "remove"):
+        refused = project.run(verb, "demo")
+        assert refused.returncode == 2
+        assert "demo is a folder of this machine" in refused.stderr
