@@ -31,6 +31,7 @@ NAMES = {
     "build.peak_rss_gib",
     "push.again_bytes",
     "push.again_seconds",
+    "device.verify_ms",
     "demo.cold_seconds",
     "demo.warm_seconds",
 }
