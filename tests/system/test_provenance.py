@@ -36,6 +36,7 @@ from tests import tools
 from tests.conftest import Project, make_project
 from tests.models.model_folder import ABOUT, FAILED, MODEL, SPEC, model_folder
 from tests.system.test_bundle import copy_package
+from tests.trusted import vouched
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -100,7 +101,7 @@ def test_a_device_is_offered_everything_but_the_docs(
     (tmp_path / "device").mkdir()
     root = Root(tmp_path / "device")
     root.create()
-    answer = msgspec.convert(offer(root, pinned)["missing"], list[dict[str, Any]])
+    answer = msgspec.convert(offer(root, vouched(root, pinned))["missing"], list[dict[str, Any]])
     layers = {d.digest for d in (pinned.manifest.config, *pinned.manifest.layers)}
     assert pinned.manifest.docs is not None
     assert {item["digest"] for item in answer} == layers - {pinned.manifest.docs.digest}

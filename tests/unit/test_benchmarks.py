@@ -32,6 +32,7 @@ NAMES = {
     "push.again_bytes",
     "push.again_seconds",
     "device.boot_seconds",
+    "device.verify_ms",
     "demo.cold_seconds",
     "demo.warm_seconds",
 }
