@@ -69,22 +69,11 @@ def ensure(trust: Trust, now: datetime) -> bool:
     after a `git clone`, stays as it is.
     """
     with trust.folder.locked():
-        if trust.folder.exists and trust.folder.pending() is None:
-            published = trust.folder.read()
-            signers = Signers(trust.keys)
-            if published.targets and published.timestamp:
-                return False
-            if not published.targets:
-                return not propose(
-                    trust.folder, signers, now, targets=roles.next_targets(None, now)
-                )
-            refresh(trust, signers, now)
-            return True
-        if trust.folder.exists:
-            return False  # the change waits for signatures
-        pending = trust.folder.pending()
-        if pending is not None:
-            return not resume(trust.folder, Signers(trust.keys), now)
+        existed = trust.folder.exists
+        if trust.folder.pending() is not None:
+            return not resume(trust.folder, Signers(trust.keys), now) and not existed
+        if existed:
+            return False
         roles.check_clock(now)
         made = {role: trust.keys.first(role).public_key for role in roles.ROLES}
         return not propose(

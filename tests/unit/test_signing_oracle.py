@@ -290,6 +290,20 @@ def test_pack_finds_before_its_work_what_would_refuse_to_sign(trust: Trust) -> N
         releases.ready(trust, NOW)
 
 
+def test_counters_that_are_gone_are_not_begun_again(trust: Trust) -> None:
+    sign(trust, "1")
+    for name in ("2.targets.json", "2.snapshot.json", "timestamp.json"):
+        (trust.folder.folder / name).unlink()
+    for act in (
+        lambda: sign(trust, "2"),
+        lambda: releases.ready(trust, NOW),
+        lambda: releases.vouch(trust, bundle("1").digest, "tiny:1", NOW),
+    ):
+        with pytest.raises(VerificationError, match="is missing"):
+            act()
+    assert list(files(trust)) == ["1.root.json"]
+
+
 # --- what is edited
 
 
