@@ -197,10 +197,18 @@ def _contents(trust: Trust) -> list[str]:
             for name in ("root", "targets", "snapshot")
         ]
     if targets:
+        before = trust.folder.read().targets_file().signed if trust.folder.exists else None
+        known = releases_in(before) if before else {}
         lines += [
             f"release  {digest[:12]}  {release.name}:{release.version}, counter {release.counter}"
             + (f", back from {release.rollback}" if release.rollback else "")
             for digest, release in releases_in(targets.signed).items()
+            if known.get(digest) != release
+        ]
+        lines += [
+            f"removes  {digest[:12]}  {release.name}:{release.version}"
+            for digest, release in known.items()
+            if digest not in releases_in(targets.signed)
         ]
     return lines
 
