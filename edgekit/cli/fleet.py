@@ -60,7 +60,8 @@ def push(
             "fleet.toml has no devices", next_step="add a table [devices.NAME] with its address"
         )
     pinned = here.store.resolve(bundle)
-    metadata = _signed(here, pinned)
+    reference = reference_of(here.store, pinned)
+    metadata = _signed(here, pinned, reference)
     done: list[Pushed] = []
     failed: dict[str, EdgekitError] = {}
     warned = ""
@@ -85,16 +86,25 @@ def push(
                     )
                 )
         except EdgekitError as error:
+            error.next_step = _named(error.next_step, name, reference)
             if len(names) == 1:
                 raise
             failed[name] = error
             render.err.print(f"{name}: {error}", markup=False)
-    for result in done:
-        if result.device in not_enrolled:
-            render.warn(
-                f"{result.device} is not enrolled: it will not come back after a reboot; "
-                f"`edgekit enroll {result.device}`"
-            )
+    _report(pinned, done, failed, not_enrolled, as_json)
+    if failed:
+        message = f"{len(failed)} of {len(names)} devices failed: {', '.join(failed)}"
+        raise PartialError(message) if done else EdgekitError(message)
+
+
+def _report(
+    pinned: PinnedManifest,
+    done: list[Pushed],
+    failed: dict[str, EdgekitError],
+    not_enrolled: list[str],
+    as_json: bool,
+) -> None:
+    """Print the results of a push."""
     if as_json:
         errors = {name: error.to_dict() for name, error in failed.items()}
         told = {"release": pinned.digest, "pushed": done, "failed": errors}
@@ -105,14 +115,23 @@ def push(
     for result in done:
         for warning in result.warnings:
             render.warn(f"{result.device}: {warning}")
-    if failed:
-        message = f"{len(failed)} of {len(names)} devices failed: {', '.join(failed)}"
-        raise PartialError(message) if done else EdgekitError(message)
+        if result.device in not_enrolled:
+            render.warn(
+                f"{result.device} is not enrolled: it will not come back after a reboot; "
+                f"`edgekit enroll {result.device}`"
+            )
 
 
-def _signed(here: project.Project, pinned: PinnedManifest) -> Metadata:
+def _named(next_step: str, device: str, reference: str) -> str:
+    """A device's next step with the names that only the controller knows."""
+    own = next_step.replace("NAME:VERSION", reference)
+    for verb in ("rollback", "enroll"):
+        own = own.replace(f"`edgekit {verb}`", f"`edgekit {verb} {device}`")
+    return own
+
+
+def _signed(here: project.Project, pinned: PinnedManifest, reference: str) -> Metadata:
     """What signs a bundle, fresh enough for devices; raises VerificationError before a push."""
-    reference = reference_of(here.store, pinned)
     vouched = vouch(trust_of(here.folder), pinned.digest, reference, present())
     for warning in vouched.warnings:
         render.warn(warning)

@@ -88,9 +88,10 @@ def rotate(
     """
     trust = _trust(project_folder)
     given = keyfile.load_public(public) if public else None
-    waits = manage.rotate(
-        trust, signers_of(trust, keys, signer), present(), role, old=old, public=given
-    )
+    with render.working("signing"):
+        waits = manage.rotate(
+            trust, signers_of(trust, keys, signer), present(), role, old=old, public=given
+        )
     _done(f"rotated  {role}", waits, as_json)
 
 
@@ -110,7 +111,8 @@ def add(
     """
     trust = _trust(project_folder)
     given = keyfile.load_public(public) if public else None
-    waits = manage.add(trust, signers_of(trust, keys, signer), present(), role, given)
+    with render.working("signing"):
+        waits = manage.add(trust, signers_of(trust, keys, signer), present(), role, given)
     _done(f"added    a key to {role}", waits, as_json)
 
 
@@ -128,7 +130,8 @@ def revoke(
     Example:  edgekit key revoke 3f9a7c01b2d4
     """
     trust = _trust(project_folder)
-    waits = manage.revoke(trust, signers_of(trust, keys, signer), present(), keyid)
+    with render.working("signing"):
+        waits = manage.revoke(trust, signers_of(trust, keys, signer), present(), keyid)
     _done(f"revoked  {keyid}", waits, as_json)
 
 
@@ -147,7 +150,8 @@ def threshold(
     Example:  edgekit key threshold targets 2
     """
     trust = _trust(project_folder)
-    waits = manage.threshold(trust, signers_of(trust, keys, signer), present(), role, count)
+    with render.working("signing"):
+        waits = manage.threshold(trust, signers_of(trust, keys, signer), present(), role, count)
     _done(f"signs    {count} for {role}", waits, as_json)
 
 
@@ -173,7 +177,8 @@ def sign(
         return
     for line in [] if as_json else _contents(trust):
         render.say(line)
-    waits = manage.sign_pending(trust, signers_of(trust, keys, signer), present())
+    with render.working("signing"):
+        waits = manage.sign_pending(trust, signers_of(trust, keys, signer), present())
     _done("signed   and published" if not waits else "signed   in part", waits, as_json)
 
 
@@ -192,10 +197,18 @@ def _contents(trust: Trust) -> list[str]:
             for name in ("root", "targets", "snapshot")
         ]
     if targets:
+        before = trust.folder.read().targets_file().signed if trust.folder.exists else None
+        known = releases_in(before) if before else {}
         lines += [
             f"release  {digest[:12]}  {release.name}:{release.version}, counter {release.counter}"
             + (f", back from {release.rollback}" if release.rollback else "")
             for digest, release in releases_in(targets.signed).items()
+            if known.get(digest) != release
+        ]
+        lines += [
+            f"removes  {digest[:12]}  {release.name}:{release.version}"
+            for digest, release in known.items()
+            if digest not in releases_in(targets.signed)
         ]
     return lines
 

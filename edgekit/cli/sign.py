@@ -55,15 +55,16 @@ def sign(
     pinned = here.store.resolve(bundle)
     config = parse_config(here.store.read(pinned.manifest.config.digest))
     trust = trust_of(here.folder)
-    done = releases.sign(
-        trust,
-        signers_of(trust, keys, signer),
-        pinned,
-        config,
-        present(),
-        hardware=hardware or (),
-        rollback=rollback,
-    )
+    with render.working("signing"):
+        done = releases.sign(
+            trust,
+            signers_of(trust, keys, signer),
+            pinned,
+            config,
+            present(),
+            hardware=hardware or (),
+            rollback=rollback,
+        )
     if as_json:
         told = {"digest": pinned.digest, "release": msgspec.to_builtins(done.release)}
         render.print_json(

@@ -29,7 +29,7 @@ from edgekit.store import CHUNK_BYTES, BlobStore, fsync_folder, publish, read_ch
 
 METADATA = "metadata"
 MAX_METADATA_BYTES = 16 << 20  # of one file; a client of TUF takes 5 MB
-MAX_ROOTS = 1024
+MAX_ROOTS = 256  # as a device takes
 _NAME = re.compile(r"(metadata/[A-Za-z0-9.]{1,64}\.json|blobs/sha256/[0-9a-f]{64})\Z")
 
 Bar = Callable[[str, int, int], None]

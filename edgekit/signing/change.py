@@ -48,7 +48,7 @@ def propose(
     files = Metadata(root) if root else None, Metadata(targets) if targets else None
     if root is None and targets is not None:
         check_root_age(trust.read().root, now)
-    return _go_on(trust, signers, now, *files)
+    return _go_on(trust, signers, now, *files, add=True)
 
 
 def check_root_age(root: Root, now: datetime) -> None:
@@ -71,10 +71,18 @@ def check_alone(trust: TrustFolder) -> None:
         )
 
 
-def resume(trust: TrustFolder, signers: Signers, now: datetime) -> list[str]:
-    """Go on with the change that waits, if there is one; returns as `propose` does."""
+def resume(trust: TrustFolder, signers: Signers, now: datetime, *, add: bool = False) -> list[str]:
+    """Publish the change that waits, if it is complete; returns as `propose` does.
+
+    Args:
+        trust: the project's.
+        signers: what signs snapshot and timestamp, and with `add` the change itself.
+        now: the time that is signed.
+        add: sign the change. Only `edgekit key sign` does: the file may come from anywhere, and
+            was not looked at.
+    """
     pending = trust.pending()
-    return [] if pending is None else _go_on(trust, signers, now, *pending.parsed())
+    return [] if pending is None else _go_on(trust, signers, now, *pending.parsed(), add=add)
 
 
 def _go_on(
@@ -83,17 +91,20 @@ def _go_on(
     now: datetime,
     root: Metadata[Root] | None,
     targets: Metadata[Targets] | None,
+    *,
+    add: bool,
 ) -> list[str]:
     check_clock(now)
     published = trust.read() if trust.exists else Repository(())
     _check_next(published, root, targets)
     waits = []
     if root:
-        waits += _sign_root(published, signers, root)
+        waits += _sign_root(published, signers if add else None, root)
     by = root.signed if root else published.root
     if targets:
-        waits += _sign(signers, targets, by, "targets")
-    trust.write_pending(root, targets)
+        waits += _sign(signers if add else None, targets, by, "targets")
+    if add:
+        trust.write_pending(root, targets)
     if waits:
         return waits
     roots = list(published.roots)
@@ -136,7 +147,7 @@ def _check_next(
         )
 
 
-def _sign_root(published: Repository, signers: Signers, root: Metadata[Root]) -> list[str]:
+def _sign_root(published: Repository, signers: Signers | None, root: Metadata[Root]) -> list[str]:
     """Sign a root as the one before it and by its own keys."""
     before = root.signed.version - 1
     waits = _sign(signers, root, root.signed, "root")
@@ -147,11 +158,12 @@ def _sign_root(published: Repository, signers: Signers, root: Metadata[Root]) ->
 
 
 def _sign(
-    signers: Signers, file: Metadata[Root] | Metadata[Targets], by: Root, role: str
+    signers: Signers | None, file: Metadata[Root] | Metadata[Targets], by: Root, role: str
 ) -> list[str]:
-    """Add signatures for a role of `by`; say what is still missing."""
+    """Add signatures for a role of `by`, or none; say what is still missing."""
     ids, needed = keys_of(by, role), threshold_of(by, role)
-    signers.sign(file, [by.get_key(keyid) for keyid in ids], needed)
+    if signers:
+        signers.sign(file, [by.get_key(keyid) for keyid in ids], needed)
     result = by.get_verification_result(role, file.signed_bytes, file.signatures)
     if result:
         return []

@@ -77,7 +77,9 @@ class Repository:
         """
         if not self.targets:
             raise VerificationError(
-                "this project has signed no release", next_step="`edgekit sign NAME:VERSION`"
+                "this project's targets.json is missing",
+                "it holds the counters, and devices refuse lower ones",
+                "take the folder trust/ as it was when it was last good",
             )
         found, root = self.targets_file(), self.root
         if not root.get_verification_result("targets", found.signed_bytes, found.signatures):
@@ -244,7 +246,7 @@ class TrustFolder:
         if new.timestamp:
             new.check(NEVER)
         self.folder.mkdir(parents=True, exist_ok=True)
-        for path in self.folder.glob(".*.tmp"):  # what a kill left of an earlier command
+        for path in self.folder.glob(".*.json.*.tmp"):  # what a kill left of an earlier command
             path.unlink(missing_ok=True)
         for version, root in enumerate(new.roots, 1):
             self._put(f"{version}.root.json", root)

@@ -69,22 +69,11 @@ def ensure(trust: Trust, now: datetime) -> bool:
     after a `git clone`, stays as it is.
     """
     with trust.folder.locked():
-        if trust.folder.exists and trust.folder.pending() is None:
-            published = trust.folder.read()
-            signers = Signers(trust.keys)
-            if published.targets and published.timestamp:
-                return False
-            if not published.targets:
-                return not propose(
-                    trust.folder, signers, now, targets=roles.next_targets(None, now)
-                )
-            refresh(trust, signers, now)
-            return True
-        if trust.folder.exists:
-            return False  # the change waits for signatures
-        pending = trust.folder.pending()
-        if pending is not None:
-            return not resume(trust.folder, Signers(trust.keys), now)
+        existed = trust.folder.exists
+        if trust.folder.pending() is not None:
+            return not resume(trust.folder, Signers(trust.keys), now) and not existed
+        if existed:
+            return False
         roles.check_clock(now)
         made = {role: trust.keys.first(role).public_key for role in roles.ROLES}
         return not propose(
@@ -149,7 +138,7 @@ def sign_pending(trust: Trust, signers: Signers, now: datetime) -> list[str]:
         root, _ = pending.parsed()
         known = trust.folder.read().root.keys if trust.folder.exists else {}
         signers.check_files(known | (root.signed.keys if root else {}))
-        return resume(trust.folder, signers, now)
+        return resume(trust.folder, signers, now, add=True)
 
 
 def discard(trust: Trust) -> bool:
@@ -187,8 +176,7 @@ def rotate(
         key = public or trust.keys.make(role).public_key
         roles.add_key(root, role, key)
         roles.remove_key(root, role, keyid)
-        again = Signers(trust.keys).merged(signers)
-        waits = _propose_root(trust, again, now, root)
+        waits = _propose_root(trust, signers, now, root)
         if not waits and not roles.roles_of(root, keyid):
             trust.keys.retire(keyid)
         return waits
@@ -202,7 +190,7 @@ def add(
     with trust.folder.locked():
         root = _next_root(trust, signers, now)
         roles.add_key(root, role, public or trust.keys.make(role).public_key)
-        return _propose_root(trust, Signers(trust.keys).merged(signers), now, root)
+        return _propose_root(trust, signers, now, root)
 
 
 def revoke(trust: Trust, signers: Signers, now: datetime, start: str) -> list[str]:

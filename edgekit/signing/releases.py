@@ -79,9 +79,9 @@ def sign(
         resume(trust.folder, signers, now)
         published = trust.folder.read()
         signers.check_files(published.root.keys)
-        before = published.newest_targets() if published.targets else None
-        known = roles.release_in(before, pinned.digest) if before else None
-        newest = roles.highest_counter(before) if before else 0
+        before = published.newest_targets()
+        known = roles.release_in(before, pinned.digest)
+        newest = roles.highest_counter(before)
         release = SignedRelease(
             name=bundle.name,
             version=bundle.version,
@@ -89,7 +89,7 @@ def sign(
             hardware=list(hardware) or (known.hardware if known else _platforms(pinned)),
             rollback=newest if rollback else (known.rollback if known else 0),
         )
-        if before and release == known and not roles.old_age([before], now):
+        if release == known and not roles.old_age([before], now):
             refresh(trust, signers, now)
             return Signing(release, False, [])
         targets = roles.next_targets(before, now)
@@ -110,8 +110,7 @@ def ready(trust: Trust, now: datetime) -> None:
     with trust.folder.locked():
         resume(trust.folder, Signers(trust.keys), now)
         published = trust.folder.read()
-        if published.targets:
-            published.newest_targets()
+        published.newest_targets()
         if published.timestamp:
             published.check(NEVER)
         check_root_age(published.root, now)
@@ -139,7 +138,7 @@ def lookup(trust: Trust, release: Digest) -> SignedRelease | None:
         return None
     with trust.folder.locked():
         published = trust.folder.read()
-    return roles.release_in(published.newest_targets(), release) if published.targets else None
+    return roles.release_in(published.newest_targets(), release)
 
 
 def _platforms(pinned: PinnedManifest) -> list[str]:
@@ -197,11 +196,12 @@ def find(trust: Trust, release: Digest, reference: str, now: datetime) -> Vouche
 def _find(
     published: Repository, release: Digest, reference: str, now: datetime, waits: bool
 ) -> Vouched:
+    newest = published.newest_targets()
     if not published.timestamp:
         raise _without_online(reference)
     found = roles.release_in(published.check(now), release)
     if found is None:
-        if roles.release_in(published.newest_targets(), release):
+        if roles.release_in(newest, release):
             raise _without_online(reference)
         raise _unsigned(reference, waits)
     return Vouched(found, published, roles.old_age(_files(published), now))

@@ -81,6 +81,9 @@ class KeyFolder:
 class Signers:
     """Everything that may sign for one command.
 
+    The project's keys are read when something is signed: another command may just have made or
+    replaced them.
+
     Args:
         keys: the project's keys on this machine.
         files: private keys from elsewhere, for this command alone.
@@ -88,24 +91,16 @@ class Signers:
     """
 
     def __init__(self, keys: KeyFolder, files: Sequence[Path] = (), command: str = "") -> None:
-        self.keys = keys
+        self._keys = keys
         self._command = command
-        self._held = {i: keyfile.load(path, "") for i, path in keys.held().items()}
-        self._files = {}
+        self._files: dict[str, tuple[Path, SigningKey]] = {}
         for path in files:
             key = keyfile.load(path, "the key is not there", portable=True)
-            self._held[key.public_key.keyid] = key
-            self._files[key.public_key.keyid] = path
-
-    def merged(self, other: Signers) -> Signers:
-        """This with the files and the program of another one."""
-        self._held |= other._held
-        self._files, self._command = other._files, other._command
-        return self
+            self._files[key.public_key.keyid] = path, key
 
     def has(self, keyid: str) -> bool:
         """Whether this key's private half is here."""
-        return keyid in self._held
+        return keyid in self._files or keyid in self._keys.held()
 
     def sign(self, file: Metadata[Any], keys: Sequence[Key], threshold: int) -> None:
         """Add the signatures of those of `keys` that can sign here.
@@ -114,9 +109,12 @@ class Signers:
             EdgekitError: the program failed, or gave no signature in time.
             VerificationError: what it gave is no signature by one of `keys`.
         """
+        held = self._keys.held()
         for key in keys:
-            if key.keyid in self._held:
-                file.sign(self._held[key.keyid], append=True)
+            if key.keyid in self._files:
+                file.sign(self._files[key.keyid][1], append=True)
+            elif key.keyid in held:
+                file.sign(keyfile.load(held[key.keyid], ""), append=True)
         present = sum(key.keyid in file.signatures for key in keys)
         if self._command and present < threshold:
             signature = _ask(self._command, file.signed_bytes, keys)
@@ -124,7 +122,7 @@ class Signers:
 
     def check_files(self, known: Container[str]) -> None:
         """Refuse a key file of this command whose key no role has; raises UsageError."""
-        for keyid, path in self._files.items():
+        for keyid, (path, _) in self._files.items():
             if keyid not in known:
                 raise UsageError(
                     f"{path} signs nothing here",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from edgekit.cli.fleet import _named
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import (
     AGENT_TYPE,
@@ -108,3 +109,14 @@ def test_an_agent_of_before_gets_the_manifest_alone(
         assert (offered.manifest.encode(), offered.metadata) == (pinned.data, METADATA)
     else:
         assert stdin == pinned.data
+
+
+def test_a_device_s_next_step_gets_the_names_that_it_does_not_know() -> None:
+    said = (
+        "`edgekit rollback` goes to the previous release; `edgekit sign NAME:VERSION --rollback` "
+        "permits a downgrade"
+    )
+    assert _named(said, "pi", "phi:1") == (
+        "`edgekit rollback pi` goes to the previous release; `edgekit sign phi:1 --rollback` "
+        "permits a downgrade"
+    )

@@ -19,7 +19,7 @@ from edgekit.signing.chain import check_chain, check_roots
 from edgekit.signing.manage import Trust
 from edgekit.signing.signers import Signers
 from edgekit.trust.signed import SignedRelease
-from tests.harness.signing import NOW, Client, bundle, sign, trust_in
+from tests.harness.signing import NOW, Client, bundle, config, sign, trust_in
 
 
 @pytest.fixture
@@ -71,6 +71,12 @@ def test_a_client_follows_every_step(trust: Trust, tmp_path: Path) -> None:
     report = manage.report(trust, NOW)
     assert (report.waits, report.warnings) == ([], [])
     assert {key.role for key in report.keys if key.file} == {"root", "targets", "online"}
+
+
+def test_a_project_of_before_signs_its_first_release_at_once(tmp_path: Path) -> None:
+    before = trust_in(tmp_path / "before")
+    assert sign(before, "1").waits == []
+    assert Client(before, tmp_path / "client").targets(bundle("1").digest)
 
 
 def test_init_again_changes_nothing_and_a_clone_without_keys_stays_as_it_is(
@@ -146,6 +152,34 @@ def test_a_second_person_completes_what_one_began(trust: Trust, tmp_path: Path) 
     assert client.targets(bundle("2").digest) is None
     assert manage.sign_pending(trust, Signers(trust.keys, [ada]), NOW) == []
     assert client.targets(bundle("2").digest)
+
+
+def test_no_command_but_key_sign_signs_a_change_that_came_from_elsewhere(
+    trust: Trust, tmp_path: Path
+) -> None:
+    """Else a file that came by git would be signed by the next push."""
+    ada = tmp_path / "ada.pem"
+    keyfile.make(ada)
+    sign(trust, "1")
+    hers = trust_in(tmp_path / "hers")
+    shutil.copytree(trust.folder.folder, hers.folder.folder)
+    waits = manage.add(hers, Signers(hers.keys), NOW, "targets", keyfile.load_public(ada))
+    assert "1 more signature for root.json" in waits[0]
+    shutil.copy(hers.folder.folder / "pending.json", trust.folder.folder)
+    before = files(trust)
+    assert manage.report(trust, NOW).waits == waits
+    assert not manage.ensure(trust, NOW)
+    releases.ready(trust, NOW)
+    releases.vouch(trust, bundle("1").digest, "tiny:1", NOW)
+    assert releases.sign_if_held(trust, bundle("2"), config("2"), NOW) is None
+    for act in (
+        lambda: sign(trust, "2"),
+        lambda: manage.rotate(trust, Signers(trust.keys), NOW, "root"),
+    ):
+        with pytest.raises(UsageError, match="another change"):
+            act()
+    assert files(trust) == before
+    assert manage.sign_pending(trust, Signers(trust.keys), NOW) == []
 
 
 def test_a_change_that_another_one_overtook_is_refused_and_can_be_dropped(
@@ -288,6 +322,20 @@ def test_pack_finds_before_its_work_what_would_refuse_to_sign(trust: Trust) -> N
     path.write_bytes(path.read_bytes().replace(b'"sig":"', b'"sig":"00'))
     with pytest.raises(VerificationError, match=r"snapshot\.json"):
         releases.ready(trust, NOW)
+
+
+def test_counters_that_are_gone_are_not_begun_again(trust: Trust) -> None:
+    sign(trust, "1")
+    for name in ("2.targets.json", "2.snapshot.json", "timestamp.json"):
+        (trust.folder.folder / name).unlink()
+    for act in (
+        lambda: sign(trust, "2"),
+        lambda: releases.ready(trust, NOW),
+        lambda: releases.vouch(trust, bundle("1").digest, "tiny:1", NOW),
+    ):
+        with pytest.raises(VerificationError, match="is missing"):
+            act()
+    assert list(files(trust)) == ["1.root.json"]
 
 
 # --- what is edited
