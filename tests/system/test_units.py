@@ -167,8 +167,7 @@ def test_a_user_unit_comes_back_where_the_account_lingers(box: Installed) -> Non
     box.project.edgekit("push", "user")
     assert (show("ActiveState"), show("SubState")) == ("active", "running")
     main = show("MainPID")
-    with fleet.open("a") as file:
-        file.write("queue_limit = 3\n")
+    fleet.write_text(fleet.read_text() + "queue_limit = 3\n")
     box.project.edgekit("push", "user")
     assert (show("MainPID"), show("ActiveState")) == (main, "active")
     device.reboot()
