@@ -19,7 +19,13 @@ from edgekit.errors import EdgekitError, PartialError, UnreachableError, UsageEr
 from edgekit.fleet import inventory
 from edgekit.fleet.enroll import book, carry, drive
 from edgekit.fleet.enroll.fleetfile import by_hand, edited
-from edgekit.fleet.enroll.hosts import HostKeyAsked, account_of, arrive, with_account
+from edgekit.fleet.enroll.hosts import (
+    HostKeyAsked,
+    account_of,
+    arrive,
+    why_not_let_in,
+    with_account,
+)
 from edgekit.fleet.enroll.pin import unpin
 from edgekit.fleet.enroll.values import PUSH_ACCOUNT, Starts
 from edgekit.fleet.facts import DeviceFacts
@@ -111,6 +117,9 @@ def enroll(
                     dry_run=dry_run,
                 )
                 done = drive.enroll(remote, asked, lambda step: report(f"{name}: {step}"))
+        push_address = with_account(address, PUSH_ACCOUNT)
+        if done.system and not dry_run and (why := why_not_let_in(push_address, device.python)):
+            render.warn(f"{name} takes no push: {why}; look at AllowUsers in its sshd_config")
         values = _fleet_values(device, done, address)
         fleet_said = "" if dry_run else _edit(here.folder / "fleet.toml", name, values)
         if not dry_run:

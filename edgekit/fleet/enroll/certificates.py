@@ -101,7 +101,7 @@ class SigningAuthority:
             .issuer_name(self._certificate.subject)
             .public_key(asked.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(days=1))  # a device's clock may be behind
+            .not_valid_before(now - datetime.timedelta(hours=1))  # the broker's clock may be behind
             .not_valid_after(min(now + LASTS, self._certificate.not_valid_after_utc))
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(usage, critical=False)

@@ -218,6 +218,12 @@ def enroll(remote: Remote, asked: EnrollRequest, report: Callable[[str], None]) 
     report("look")
     arrival = Arrival(remote, asked)
     arrival.decide_scope(default=None)
+    if arrival.system and not asked.push_key:
+        raise UsageError(
+            f"{asked.device}: there is no key for the account that takes pushes",
+            "a certificate let us in, and edgekit-push takes a plain key",
+            "log in with a key in place of a certificate, or use --user",
+        )
     if asked.authority is not None and arrival.found.no_openssl:
         raise EdgekitError(
             f"{asked.device}: the device cannot make a key",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from edgekit.errors import UsageError, VerificationError
+from edgekit.errors import EdgekitError, UsageError, VerificationError
 from edgekit.fleet.enroll.pin import pin, unpin
 from edgekit.fleet.remote import SshRemote
 from edgekit.fleet.ssh.destination import parse_destination
@@ -88,6 +88,15 @@ def arrive(address: str, python: str, asked: HostKeyAsked, *, keep: bool = True)
         remote.close()
         raise _other(shown, asked)
     return Arrived(remote, shown)
+
+
+def why_not_let_in(address: str, python: str) -> str:
+    """Why an account does not let us in; empty if it does. sshd may allow some accounts only."""
+    try:
+        SshRemote(address.removeprefix("ssh:"), python).close()
+    except EdgekitError as error:
+        return f"{error.what}: {error.why}"
+    return ""
 
 
 def _check(unknown: UnknownHostKeyError, shown: str, asked: HostKeyAsked) -> None:
