@@ -13,14 +13,26 @@ from pathlib import Path
 from typing import Any
 
 import edgekit
-from benchmarks import agent, build, demo, device, parent, push, render, runtimes, sharing, verify
+from benchmarks import (
+    agent,
+    build,
+    demo,
+    device,
+    parent,
+    push,
+    render,
+    runtimes,
+    sharing,
+    trial,
+    verify,
+)
 from benchmarks.figure import Figure, Result, registered
 from benchmarks.models import SMOLLM2
 from benchmarks.rig import Rig
 from edgekit.errors import EdgekitError, UsageError
 
 # importing one registers its figures
-MODULES = (agent, sharing, runtimes, parent, build, push, device, verify, demo)
+MODULES = (agent, sharing, runtimes, parent, build, push, trial, device, verify, demo)
 TABLES = tuple(Path(__file__).parent.parent / name for name in ("README.md", "docs/figures.md"))
 
 

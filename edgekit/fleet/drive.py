@@ -66,7 +66,11 @@ class _There(msgspec.Struct, frozen=True):
 
 
 class Pushed(msgspec.Struct, frozen=True):
-    """The result of a push to one device; times in seconds."""
+    """The result of a push to one device; times in seconds.
+
+    `soak_seconds` is what the release has yet to run without a crash, None if it is good;
+    `silent_seconds` is for how long nobody answered; None if the device does not say it.
+    """
 
     device: str
     release: Digest
@@ -76,6 +80,9 @@ class Pushed(msgspec.Struct, frozen=True):
     transfer_seconds: float
     seconds: float
     warnings: list[str] = []
+    state: str = "good"
+    soak_seconds: float | None = None
+    silent_seconds: float | None = None
 
 
 def connect(device: Device) -> Remote:
@@ -347,6 +354,9 @@ def push(
         transfer_seconds=sent.seconds,
         seconds=time.monotonic() - began,
         warnings=offer.warnings,
+        state=str(verdict["state"]),
+        soak_seconds=verdict.get("soak_seconds"),
+        silent_seconds=verdict.get("silent_seconds"),
     )
 
 
