@@ -93,10 +93,16 @@ def test_a_report_that_cannot_be_written_does_not_end_the_agent(
 
 
 def service(folder: Path, trial: TrialFile | None) -> Service:
-    paths = [folder / name for name in ("model", "ready", "tuning")]
-    journal = folder / "journal.db"
     return Service(
-        AgentConfig("pi"), bundle(), "sha256:r", *paths, "a", journal, Notifier({}), trial, "g"
+        AgentConfig("pi"),
+        bundle(),
+        "sha256:r",
+        *(folder / "model", folder / "ready", folder / "tuning"),
+        "a",
+        folder / "journal.db",
+        Notifier({}),
+        trial,
+        "g",
     )
 
 
