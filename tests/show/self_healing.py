@@ -22,6 +22,7 @@ from typing import Any
 
 from edgekit.broker.embedded import embedded_broker
 from edgekit.builder.tools.host import HostToolchain
+from edgekit.bundle.golden import SOAK_SECONDS
 from edgekit.bundle.layout import Layout
 from edgekit.client import Final, Requester
 from edgekit.core.digest import Digest
@@ -88,13 +89,16 @@ def count(only: Iterable[str] = ()) -> tuple[Figures, bool]:
     return figures, all(one.back and one.reason for one in healed)
 
 
-def heal(work: Path, model: Path, only: tuple[str, ...] = ()) -> list[Healed]:
+def heal(
+    work: Path, model: Path, only: tuple[str, ...] = (), soak: float = SOAK_SECONDS
+) -> list[Healed]:
     """Let a device meet the bad releases, one after the other.
 
     Args:
         work: an empty folder.
         model: a model folder.
         only: the names to take; empty takes all.
+        soak: seconds of each release's soak.
     """
     port = tools.free_port()
     with embedded_broker("127.0.0.1", port):
@@ -104,7 +108,9 @@ def heal(work: Path, model: Path, only: tuple[str, ...] = ()) -> list[Healed]:
         with (project.folder / "fleet.toml").open("a", encoding="utf-8") as fleet:
             fleet.write(f"threads = 2\ntrial_seconds = {TRIAL_SECONDS}\n")
             fleet.write(f"min_tokens_per_second = {FLOOR}\n")
-        project.edgekit("pack", str(model), "--name", "good", "--context", "512")
+        project.edgekit(
+            "pack", str(model), "--name", "good", "--context", "512", "--soak", str(soak)
+        )
         project.edgekit("push", "demo", "--bundle", "good:1")
         try:
             good = Layout(project.store).resolve("good:1").digest

@@ -77,7 +77,8 @@ def test_the_tour_works_command_by_command(smollm2: Path, tmp_path: Path) -> Non
     assert printed["python"].strip()
     assert "Paris" in printed["ask"]
     assert "ready" in printed["devices"]
-    assert "good" in printed["state"]
+    # good, or on trial while the soak of 30 s lasts
+    assert re.search(r"(?m)^release .*  (good|trial)$", printed["state"]), printed["state"]
 
 
 def test_a_first_device_over_ssh_answers_as_the_readme_says(smollm2: Path, tmp_path: Path) -> None:

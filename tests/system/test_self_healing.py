@@ -13,7 +13,7 @@ pytestmark = pytest.mark.timeout(590)
 
 
 def test_the_device_rolls_back_alone(smollm2: Path, tmp_path: Path) -> None:
-    rubbish, memory = heal(tmp_path, smollm2, ("rubbish", "memory"))
+    rubbish, memory = heal(tmp_path, smollm2, ("rubbish", "memory"), soak=5.0)
     assert (rubbish.name, rubbish.back) == ("rubbish", True)
     assert "nats per token less likely" in rubbish.reason or "certain positions" in rubbish.reason
     assert (memory.name, memory.back) == ("memory", True)

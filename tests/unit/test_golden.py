@@ -63,6 +63,7 @@ def test_only_certain_positions_count_for_the_agreement_and_all_for_the_likeliho
         ({"nll_change": float("nan")}, "nan nats"),
         ({"nll_change": float("inf")}, "inf nats"),
         ({"positions": 5}, "5 positions were scored, 6 are recorded"),
+        ({"positions": 0}, "0 positions were scored, 6 are recorded"),
         ({"misread": 1}, "reads 1 of 2 prompts as other tokens"),
     ],
 )

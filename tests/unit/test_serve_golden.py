@@ -77,7 +77,7 @@ def test_every_question_is_answered_and_the_answer_is_the_likeliest() -> None:
 
 def test_the_model_that_was_packed_passes_and_every_answer_token_is_a_step() -> None:
     decoder = FakeDecoder(512)
-    score = golden.score(decoder, Texts(), recorded(), iter(range(100)).__next__)
+    score = golden.score(decoder, Texts(), recorded(), clock=iter(range(100)).__next__)
     assert (score.positions, score.agreement, score.misread) == (MAX_SCORED, 1.0, 0)
     assert abs(score.nll_change) < 1e-3  # the record has three decimals
     assert score.tokens_per_second == 15.0  # a prompt's 15 steps between two looks at the clock
@@ -123,9 +123,30 @@ def test_a_short_context_has_the_prompts_that_fit(context: int, prompts: int) ->
     assert passes(record, golden.score(FakeDecoder(context), Texts(), record)) == ""
 
 
+@pytest.mark.parametrize(("limit", "prompts"), [(0.0, 1), (1.5, 1), (5.0, 2), (1e9, 4)])
+def test_a_slow_device_scores_the_first_prompts_in_its_time(limit: float, prompts: int) -> None:
+    """The clock goes on by a second at each look."""
+    clock = iter(range(100)).__next__
+    score = golden.score(FakeDecoder(512), Texts(), recorded(), limit, clock)
+    assert score.positions == prompts * golden.ANSWER_TOKENS
+    assert passes(recorded(), score) == ""
+
+
+def test_a_broken_model_fails_by_its_first_prompt_alone() -> None:
+    score = golden.score(Broken("reversed"), Texts(), recorded(), 0.0)
+    assert score.positions == golden.ANSWER_TOKENS
+    assert "golden prompts" in passes(recorded(), score)
+
+
+def test_no_prompt_crosses_the_length_where_rotary_factors_change() -> None:
+    record = recorded(rope_threshold=50)
+    assert record.prompts
+    assert max(len(prompt.tokens) for prompt in record.prompts) <= 50
+
+
 def test_a_device_with_a_shorter_slot_than_a_prompt_says_so() -> None:
-    score = golden.score(FakeDecoder(40), Texts(), recorded())
-    assert "positions were scored, 64 are recorded" in passes(recorded(), score)
+    score = golden.score(FakeDecoder(30), Texts(), recorded())
+    assert "0 positions were scored, 64 are recorded" in passes(recorded(), score)
 
 
 def test_a_template_that_refuses_such_a_chat_has_no_prompts() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edgekit.agent.serve.loop.service import TUNE_SHARE, worker_settings
+from edgekit.agent.serve.loop.service import GOLDEN_SHARE, TUNE_SHARE, worker_settings
 from edgekit.agent.serve.pipe import Cancel, Message, Pipe, PipeClosedError, WorkerSettings
 from edgekit.core.config import AgentConfig
 from tests.harness.session import bundle
@@ -78,6 +78,7 @@ def test_a_worker_is_told_what_agent_toml_and_the_bundle_say() -> None:
         logits_processors="rules:make",
         tuning="/tuning.json",
         tune_seconds=80.0 * TUNE_SHARE,
+        golden_seconds=80.0 * GOLDEN_SHARE,
     )
 
 

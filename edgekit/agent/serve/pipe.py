@@ -47,6 +47,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, tag="settings", forbid_unknown
         tuning: path of the file with the runtime's measured settings.
         tune_seconds: for how long the worker may measure them.
         golden: path of the golden prompts to score before the worker is ready; empty for none.
+        golden_seconds: after this time no other golden prompt is begun.
     """
 
     model: str
@@ -60,6 +61,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, tag="settings", forbid_unknown
     tuning: str
     tune_seconds: float
     golden: str = ""
+    golden_seconds: float = 0.0
 
 
 class Start(msgspec.Struct, frozen=True, tag="start"):

@@ -70,6 +70,7 @@ FLUSH_SECONDS = 4.0  # to wait for the last PUBACKs when the agent ends
 WILL_DELAY_SECONDS = 10
 MAX_PACKET_BYTES = 2 * wire.MAX_BODY_BYTES  # the broker drops a larger packet: no 413 is sent
 TUNE_SHARE = 0.25  # of the trial's time; the rest is for the load and the first answer
+GOLDEN_SHARE = 0.25  # likewise, for the golden prompts
 
 
 class Service:
@@ -338,4 +339,5 @@ def worker_settings(
         tuning=str(tuning_file),
         tune_seconds=config.trial_seconds * TUNE_SHARE,
         golden=golden,
+        golden_seconds=config.trial_seconds * GOLDEN_SHARE,
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from math import inf
 from pathlib import Path
 from typing import Protocol
 
@@ -88,6 +89,9 @@ def record(decoder: Decoder, texts: PromptTexts) -> list[GoldenPrompt]:
     Raises:
         EdgekitError: the model's logits are no numbers.
     """
+    limits = decoder.limits
+    # LongRoPE's factors do not change within a prompt
+    longest = min(limits.max_length, MAX_PROMPT_TOKENS, limits.rope_threshold or MAX_PROMPT_TOKENS)
     prompts = []
     for question in QUESTIONS:
         try:
@@ -95,8 +99,8 @@ def record(decoder: Decoder, texts: PromptTexts) -> list[GoldenPrompt]:
         except ChatRefusedError:  # some templates want other messages
             continue
         tokens = texts.encode(text)
-        room = min(decoder.limits.max_length, MAX_PROMPT_TOKENS) - len(tokens)
-        if len(text) <= MAX_TEXT and len(tokens) >= decoder.limits.min_slice and room > 0:
+        room = longest - len(tokens)
+        if len(text) <= MAX_TEXT and len(tokens) >= limits.min_slice and room > 0:
             prompts.append(_recorded(decoder, text, tokens, min(ANSWER_TOKENS, room)))
     return prompts
 
@@ -105,6 +109,7 @@ def score(
     decoder: Decoder,
     texts: PromptTexts,
     golden: Golden,
+    limit_seconds: float = inf,
     clock: Callable[[], float] = time.monotonic,
 ) -> GoldenScore:
     """Walk the recorded tokens with this model.
@@ -113,15 +118,21 @@ def score(
         decoder: an empty first slot; it is emptied again.
         texts: the tokenizer.
         golden: the record; every token is in the decoder's vocabulary.
+        limit_seconds: after this time no other prompt is begun. The first one always is.
         clock: seconds.
 
     Returns:
-        The score of the prompts that fit into a slot; `passes` says whether those are all.
+        The score of the first prompts: up to the limit, or up to one that does not fit into a slot.
     """
+    until = clock() + limit_seconds
     found: list[ScoredPosition] = []
     steps, seconds, misread = 0, 0.0, 0
-    fitting = [p for p in golden.prompts if len(p.tokens) <= decoder.limits.max_length]
-    for prompt in fitting:
+    walked: list[GoldenPrompt] = []
+    for prompt in golden.prompts:
+        late = bool(walked) and clock() >= until
+        if late or len(prompt.tokens) > decoder.limits.max_length:
+            break
+        walked.append(prompt)
         if prompt.text and texts.encode(prompt.text) != prompt.tokens[: prompt.start]:
             misread += 1
         logits = _prefill(decoder, prompt.tokens[: prompt.start])
@@ -133,8 +144,8 @@ def score(
         steps += len(prompt.best) - 1
         found.append(_position(logits, prompt.tokens[-1]))
     decoder.truncate(0, 0)
-    walked = msgspec.structs.replace(golden, prompts=fitting)
-    return score_of(walked, found, steps / seconds if seconds > 0 else 0.0, misread)
+    part = msgspec.structs.replace(golden, prompts=walked)
+    return score_of(part, found, steps / seconds if seconds > 0 else 0.0, misread)
 
 
 def _recorded(decoder: Decoder, text: str, tokens: list[int], count: int) -> GoldenPrompt:

@@ -57,7 +57,7 @@ def serve_model(descriptor: int) -> None:
     decoder.greedy(0)
     decoder.truncate(0, 0)
     warm = time.monotonic()
-    found = _scored(decoder, tokenizer, Path(settings.golden)) if settings.golden else None
+    found = _scored(decoder, tokenizer, settings) if settings.golden else None
     limits = decoder.limits
     served = _beams_served(beams, settings.max_beams, limits.max_length)
     pipe.send(
@@ -87,11 +87,11 @@ def serve_model(descriptor: int) -> None:
     ).run()
 
 
-def _scored(decoder: Decoder, texts: PromptTexts, file: Path) -> GoldenScore:
-    """Score the golden prompts of a file; raises EdgekitError where the runtime fails."""
-    golden = parse_golden(file.read_bytes(), decoder.limits.vocabulary)
+def _scored(decoder: Decoder, texts: PromptTexts, settings: WorkerSettings) -> GoldenScore:
+    """Score the golden prompts; raises EdgekitError where the runtime fails."""
+    golden = parse_golden(Path(settings.golden).read_bytes(), decoder.limits.vocabulary)
     try:
-        return score(decoder, texts, golden)
+        return score(decoder, texts, golden, settings.golden_seconds)
     except Exception as error:  # native libraries may raise anything
         raise EdgekitError("the golden prompts cannot be scored", str(error)) from error
 
