@@ -61,8 +61,8 @@ def _rollback(args: argparse.Namespace) -> object:
 
 
 def _state(args: argparse.Namespace) -> object:
-    from edgekit.agent.release.activate import describe
     from edgekit.agent.release.choose import supervisor_of
+    from edgekit.agent.release.describe import describe
 
     root = Root(args.root)
     root.create()
@@ -107,12 +107,14 @@ def _boot(args: argparse.Namespace) -> None:
 def _serve(args: argparse.Namespace) -> None:
     from edgekit.agent.serve.loop.notify import Notifier
     from edgekit.agent.serve.loop.service import Service
+    from edgekit.agent.serve.loop.trialfile import TrialFile
 
     root = Root(args.root)
     release = root.linked(root.current)
     if release is None:
         raise EdgekitError("no release is active on this device", next_step="push one to it")
     folder = root.release(release)
+    golden = folder / layout.GOLDEN
     config = parse_agent_config(root.agent_config.read_bytes())
     if config.broker.warning:
         logging.getLogger(__name__).warning("%s", config.broker.warning)
@@ -126,6 +128,8 @@ def _serve(args: argparse.Namespace) -> None:
         (folder / layout.AGENT).readlink().name[:12],
         root.journal,
         Notifier(os.environ),
+        TrialFile(root.path / layout.TRIAL_FILE) if args.trial else None,
+        str(golden) if args.trial and golden.exists() else "",
     ).run()
 
 
@@ -133,6 +137,12 @@ def _worker(args: argparse.Namespace) -> None:
     from edgekit.agent.serve.worker.main import serve_model
 
     serve_model(args.descriptor)
+
+
+def _golden(args: argparse.Namespace) -> object:
+    from edgekit.agent.serve.worker.golden import record_folder
+
+    return msgspec.to_builtins(record_folder(args.model, args.context))
 
 
 def _measure(args: argparse.Namespace) -> object:
@@ -152,7 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     def verb(name: str, run: object, text: str) -> argparse.ArgumentParser:
         sub = verbs.add_parser(name, help=text, description=text)
         sub.set_defaults(run=run)
-        if name not in ("worker", "measure"):
+        if name not in ("worker", "measure", "golden"):
             sub.add_argument("--root", type=Path, required=True, help="the device's folder")
         return sub
 
@@ -172,7 +182,10 @@ def _parser() -> argparse.ArgumentParser:
     verb("state", _state, "report what this device runs and since when")
     verb("stop", _stop, "drain and stop the agent; it stays down until `start` or an activation")
     verb("start", _start, "start the agent of a stopped device")
-    verb("serve", _serve, "answer prompts until SIGTERM")
+    serve = verb("serve", _serve, "answer prompts until SIGTERM")
+    serve.add_argument(
+        "--trial", action="store_true", help="score the golden prompts first, report to trial.json"
+    )
     verb("supervise", _supervise, "keep `serve` running (started by activate)")
     verb("boot", _boot, "become the supervisor of `current` (started by systemd or cron)")
     worker = verb("worker", _worker, "run the model in its own process (started by serve)")
@@ -181,6 +194,9 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument("--model", type=Path, required=True)
     measure.add_argument("--threads", type=int, required=True)
     measure.add_argument("--spinning", type=int, choices=[0, 1], required=True)
+    golden = verb("golden", _golden, "record a model's golden prompts (started by pack)")
+    golden.add_argument("--model", type=Path, required=True)
+    golden.add_argument("--context", type=int, required=True)
     return parser
 
 

@@ -163,8 +163,7 @@ def reason_of(demands: Demands, report: TrialReport) -> str:
         (
             Demands(GOLDEN),
             replace(FIT, score=GoldenScore(0, 40, 0.25, 0.0, 5.0)),
-            "golden prompts: the best token is the recorded one at 25% of 40 certain positions, "
-            "95% are needed",
+            "golden prompts: the best token is the recorded one at 25% of 40 certain positions",
         ),
         (
             Demands(GOLDEN),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,6 +70,34 @@ def perform(root: Root, effect: Effect) -> None:
             _rename(root, effect)
 
 
+def perform_on_full(root: Root, effect: Effect) -> str:
+    """Change the disk as `effect` says, also a full one: going back needs no record.
+
+    If a record cannot be written, the reserve of the disk is given up for it. If that does not
+    help either, the work goes on without it: the old release is to answer again.
+
+    Returns:
+        Why it is not on record; empty if it is.
+
+    Raises:
+        EdgekitError: the release's transition table has no such move.
+        OSError: the disk fails otherwise.
+    """
+    if not isinstance(effect, CountTry | RecordVerdict | RecordUnproven):
+        perform(root, effect)
+        return ""
+    why = ""
+    for _ in range(2):
+        try:
+            perform(root, effect)
+        except (OSError, sqlite3.OperationalError) as error:
+            why = str(error)
+            (root.path / layout.RESERVE_FILE).unlink(missing_ok=True)
+        else:
+            return ""
+    return why
+
+
 def _rename(root: Root, effect: Effect) -> None:
     """Perform an effect that only renames or unlinks: it needs no free space."""
     match effect:
@@ -133,7 +162,7 @@ def begin_trial(root: Root, release: Digest, config: bytes | None) -> None:
     else:
         root.good_config.unlink(missing_ok=True)
     releases.begin(release, connected=_connected(root))
-    if good and current != release:
+    if good and current is not None and current != release:
         publish(root.previous_config, root.agent_config.read_bytes(), 0o600)
         if (previous := root.linked(root.previous)) is not None:
             replace_link(root.older, str(layout.release(previous)))

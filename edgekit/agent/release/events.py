@@ -51,6 +51,7 @@ class Demands:
         golden: the bundle's golden prompts; None for a bundle without: no score and no soak.
         min_tokens_per_second: the floor; 0: `demands.LEAST_TOKENS_PER_SECOND`.
         max_rss_bytes: the most memory of agent and worker together; 0: no cap.
+        slot_bytes: of it for each slot beyond the first.
         broker: its address, for the reason.
         was_connected: the release before was connected to the broker when the trial began.
     """
@@ -58,6 +59,7 @@ class Demands:
     golden: Golden | None = None
     min_tokens_per_second: float = 0.0
     max_rss_bytes: int = 0
+    slot_bytes: int = 0
     broker: str = "the broker"
     was_connected: bool = True
 
@@ -79,7 +81,9 @@ class AgentStarted:
 
 @dataclass(frozen=True, slots=True)
 class AgentReady:
-    """The ready file exists: the agent answers prompts."""
+    """The ready file exists: the agent answers prompts, in so many slots."""
+
+    slots: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from edgekit.agent.release.goldenfile import check_golden, golden_links
 from edgekit.agent.release.lease import claim
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.state import Releases
@@ -70,8 +71,8 @@ def stage(root: Root, digest: Digest) -> Path:
     """Hash every blob in the store, then publish the release folder by rename.
 
     Raises:
-        VerificationError: a blob is missing or corrupt; corrupt blobs are removed, and the next
-            push sends them again.
+        VerificationError: a blob is missing or corrupt, or the golden prompts make no sense;
+            corrupt blobs are removed, and the next push sends them again.
     """
     store = root.store
     pinned = pin(store.read(digest), digest)
@@ -91,6 +92,7 @@ def stage(root: Root, digest: Digest) -> Path:
     if problems:
         raise problems[0]
     config = parse_config(store.read(pinned.manifest.config.digest))
+    check_golden(store, pinned.manifest, config)
     target = root.release(digest)
     if target.exists():
         _relink(root, pinned.manifest, target)
@@ -114,6 +116,8 @@ def _assemble(root: Root, manifest: Manifest, target: Path) -> None:
             _unpack(root, layer.digest)
             (temporary / name).symlink_to(Path("../..") / layout.tree(layer.digest))
         os.link(root.store.path(manifest.config.digest), temporary / layout.BUNDLE_CONFIG)
+        for blob, name in golden_links(root.store, manifest):
+            os.link(blob, temporary / name)
         sync_file_system(temporary)
         temporary.replace(target)
     except BaseException:
@@ -123,12 +127,16 @@ def _assemble(root: Root, manifest: Manifest, target: Path) -> None:
 
 
 def _relink(root: Root, manifest: Manifest, release: Path) -> None:
-    """Link a release's model files to the verified blobs again, after a push replaced some.
+    """Link a release's files to the verified blobs again, after a push replaced some.
 
     Each file is replaced by rename: a running model keeps the files that it has mapped.
     """
-    for file in manifest.model_files:
-        blob, place = root.store.path(file.digest), release / layout.MODEL / file.title
+    links = [
+        (root.store.path(file.digest), release / layout.MODEL / file.title)
+        for file in manifest.model_files
+    ]
+    links += [(blob, release / name) for blob, name in golden_links(root.store, manifest)]
+    for blob, place in links:
         if not place.exists() or not place.samefile(blob):
             temporary = place.with_name(f".{place.name}.tmp")
             temporary.unlink(missing_ok=True)

@@ -40,7 +40,8 @@ CREATE TABLE IF NOT EXISTS trials (
     digest TEXT PRIMARY KEY,
     began REAL NOT NULL,           -- Unix seconds
     connected INTEGER NOT NULL,    -- the release before was connected to the broker
-    silent_seconds REAL            -- from the end of the agent before to the next answer
+    silent_seconds REAL,           -- from the end of the agent before to the next answer
+    soaked REAL                    -- Unix seconds at which its soak ends
 )
 """,
     """
@@ -100,12 +101,14 @@ class TrialRow:
         began: Unix seconds.
         connected: the release before was connected to the broker when it began.
         silent_seconds: for how long no agent answered; None while none does.
+        soaked: Unix seconds at which its soak ends; None before it has shown everything else.
     """
 
     digest: Digest
     began: float
     connected: bool
     silent_seconds: float | None
+    soaked: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,15 +232,21 @@ class Releases:
             db.execute("DELETE FROM unproven WHERE digest != ?", (digest,))
             db.execute("UPDATE unproven SET waiting = 0")
             db.execute("DELETE FROM trials")
-            db.execute("INSERT INTO trials VALUES (?, ?, ?, NULL)", (digest, now, connected))
+            db.execute("INSERT INTO trials VALUES (?, ?, ?, NULL, NULL)", (digest, now, connected))
             db.execute(_MOVE, (state, now, "", digest))
 
     def trial(self) -> TrialRow | None:
         """The trial that began last, or None on a device that had none."""
         with self._open() as db:
-            query = "SELECT digest, began, connected, silent_seconds FROM trials"
+            query = "SELECT digest, began, connected, silent_seconds, soaked FROM trials"
             row = db.execute(query).fetchone()
-        return row and TrialRow(Digest.parse(row[0]), row[1], bool(row[2]), row[3])
+        return row and TrialRow(Digest.parse(row[0]), row[1], bool(row[2]), row[3], row[4])
+
+    def soaks(self, digest: Digest, seconds: float) -> None:
+        """Record that a release on trial has shown everything, and for how long it must yet run."""
+        with self._open() as db:
+            until = time.time() + seconds
+            db.execute("UPDATE trials SET soaked = ? WHERE digest = ?", (until, digest))
 
     def answers_after(self, seconds: float) -> None:
         """Record for how long no agent answered during the trial that began last."""

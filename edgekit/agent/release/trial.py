@@ -115,6 +115,7 @@ class Trial:
     _demands: Demands = field(default=Demands(), init=False)
     _report: TrialReport = field(default=TrialReport(), init=False)
     _answers: bool = field(default=False, init=False)
+    _slots: int = field(default=1, init=False)
     _soak_until: float | None = field(default=None, init=False)
     _due: Digest | None = field(default=None, init=False)  # the unproven release of a retry
     _reason: str = field(default="", init=False)
@@ -147,7 +148,7 @@ class Trial:
             return None
         return max(self._soak_until - now, 0.0)
 
-    def _happening(self, event: Event, now: float) -> Happening | None:
+    def _happening(self, event: Event, now: float) -> Happening | None:  # noqa: PLR0911  one for each event
         match event:
             case OnDisk():
                 self._found = event
@@ -165,8 +166,8 @@ class Trial:
             case AgentStarted(seconds, demands):
                 self._trial_seconds, self._deadline = seconds, now + seconds
                 self._demands = demands
-            case AgentReady():
-                self._answers = True
+            case AgentReady(slots):
+                self._answers, self._slots = True, slots
                 return self._shown(now)
             case Reported(report):
                 self._report = report
@@ -190,7 +191,7 @@ class Trial:
         """What a report or an answer means during a trial."""
         if self.phase not in (Phase.TRYING, Phase.SOAKING):
             return None
-        if why := unfit(self._demands, self._report):
+        if why := unfit(self._demands, self._report, self._slots):
             self._reason = why
             return Happening.UNFIT
         if self.phase == Phase.SOAKING or lacks(self._demands, self._report, answers=self._answers):
@@ -240,7 +241,7 @@ class Trial:
             return Happening.UNREACHED_ALONE
         return Happening.UNREACHED
 
-    def _at_start(self, found: OnDisk) -> Happening:  # noqa: PLR0911  one for each state of the disk
+    def _at_start(self, found: OnDisk) -> Happening:
         on_trial = found.state == ReleaseState.TRIAL
         if found.release is None:
             return Happening.NOTHING_ACTIVE

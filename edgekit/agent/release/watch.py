@@ -19,9 +19,13 @@ from collections import deque
 from functools import partial
 from typing import NoReturn, TextIO
 
+from msgspec import MsgspecError
+
 from edgekit.agent.release import disk
 from edgekit.agent.release.become import become, cannot_start, die_with_parent
+from edgekit.agent.release.demands import STEADY_SECONDS, retry_seconds
 from edgekit.agent.release.events import (
+    AgentCrashed,
     AgentEnded,
     AgentReady,
     AgentStarted,
@@ -32,15 +36,20 @@ from edgekit.agent.release.events import (
     Event,
     HoldStops,
     KeepRunning,
+    RecordUnproven,
     RecordVerdict,
+    RetryDue,
     StartAgent,
     StopAsked,
     StopsHeld,
     SupervisorFailed,
     TimePassed,
 )
+from edgekit.agent.release.evidence import Reports, demands_of, read_json, slots_of
 from edgekit.agent.release.log import log_tail, rotate, say
 from edgekit.agent.release.root import Root
+from edgekit.agent.release.silence import SILENCE_VARIABLE, Silence
+from edgekit.agent.release.state import Releases
 from edgekit.agent.release.supervisor import (
     LOCK_VARIABLE,
     POLL_SECONDS,
@@ -51,11 +60,11 @@ from edgekit.agent.release.supervisor import (
 )
 from edgekit.agent.release.trial import Trial
 from edgekit.agent.serve.loop.notify import Notifier
+from edgekit.agent.serve.loop.polling import HAND_OVER
 from edgekit.core.config import parse_known_agent_config
 from edgekit.errors import EdgekitError, TakenOverError
 
 BACKOFF_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
-STEADY_SECONDS = 60.0  # an agent that lived this long starts again without delay
 CHECK_SECONDS = 5.0  # of the log's size and of `current`
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SIGNALS = (*STOP_SIGNALS, signal.SIGHUP)
@@ -76,6 +85,10 @@ class Watch:
         self._wakes = -1
         self._own = disk.found(root)  # read again under the lock
         self._manager = Notifier(dict(os.environ))
+        self._reports = Reports(root.trial_file)
+        self._ready_told = False
+        self._retry_at: float | None = None
+        self._silence = Silence(root)
 
     def run(self) -> NoReturn:
         """Supervise `current` until SIGTERM, or until a failed trial leaves nothing to run.
@@ -92,8 +105,16 @@ class Watch:
         self._events.append(self._own)
         while True:
             event = self._events.popleft() if self._events else self._look()
-            for effect in self._trial.handle(event, time.monotonic()):
-                self._perform(effect)
+            self._judge(event)
+
+    def _judge(self, event: Event) -> bool:
+        """Perform what the trial asks for after an event; return whether it asks for something."""
+        effects = self._trial.handle(event, time.monotonic())
+        for effect in effects:
+            self._perform(effect)
+        if (left := self._trial.soak_left(time.monotonic())) is not None and self._own.release:
+            self._silence.soaks(self._own.release, left)
+        return bool(effects)
 
     def _catch_signals(self) -> None:
         self._wakes, written = os.pipe()  # a byte for each signal ends a wait
@@ -114,20 +135,23 @@ class Watch:
         time.sleep(POLL_SECONDS)
         if self._asked:
             self._check_current()
-        ready = self._root.ready_file.exists()
         ended = self._child is not None and self._child.poll() is not None
+        if ended:
+            self._silence.begins()
         if self._stopping:
             return StopAsked()
-        if ready:
-            return AgentReady()
+        if (report := self._reports.next()) is not None:
+            return report
+        if not self._ready_told and self._root.ready_file.exists():
+            self._ready_told = True
+            self._silence.ends()
+            return AgentReady(slots_of(read_json(self._root.ready_file)))
         return AgentEnded(log_tail(self._root)) if ended else TimePassed()
 
     def _perform(self, effect: Effect) -> None:
         match effect:
             case StartAgent():
-                config = parse_known_agent_config(self._root.agent_config.read_bytes())
-                self._spawn()
-                self._events.append(AgentStarted(config.trial_seconds))
+                self._events.append(self._start_trial())
             case EndAgent():
                 self._end_child()
                 self._events.append(AgentEnded(log_tail(self._root)))
@@ -137,13 +161,23 @@ class Watch:
             case BecomeSuccessor():
                 self._become_successor()
             case KeepRunning():
-                self._keep_running()
-                self._end_child()
-                self._end(0)
+                self._root.trial_file.unlink(missing_ok=True)  # the agent stops writing it
+                if not self._keep_running():
+                    self._end_child()
+                    self._end(0)
             case EndSupervisor(code):
                 self._end(code)
             case _:
                 self._change_disk(effect)
+
+    def _start_trial(self) -> Event:
+        try:
+            config = parse_known_agent_config(self._root.agent_config.read_bytes())
+            demands = demands_of(self._root, config)
+        except (OSError, EdgekitError, MsgspecError) as error:
+            return AgentEnded(f"what it has to show cannot be read: {error}")
+        self._spawn("--trial")
+        return AgentStarted(config.trial_seconds, demands)
 
     def _change_disk(self, effect: Effect) -> None:
         """Change the disk, unless an activation did so since: then this trial is over."""
@@ -158,8 +192,11 @@ class Watch:
 
     def _perform_on_disk(self, effect: Effect) -> None:
         if isinstance(effect, RecordVerdict) and effect.reason:
-            say(f"release {effect.release.short} failed its trial: {effect.reason}")
-        disk.perform(self._root, effect)
+            say(f"release {effect.release.short} failed: {effect.reason}")
+        if isinstance(effect, RecordUnproven):
+            say(f"release {effect.release.short} is unproven: {effect.reason}")
+        if why := disk.perform_on_full(self._root, effect):
+            say(f"this is not on record: {why}")
 
     def _differs(self) -> bool:
         """Whether `current` is another release than this process supervises, or in another trial.
@@ -207,46 +244,83 @@ class Watch:
         assert self._lock is not None
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # it would kill a starting Python
         os.set_inheritable(self._lock.fileno(), True)
-        become(self._root, {LOCK_VARIABLE: str(self._lock.fileno())})
+        more = {LOCK_VARIABLE: str(self._lock.fileno()), SILENCE_VARIABLE: self._silence.since()}
+        become(self._root, more)
 
-    def _keep_running(self) -> None:
+    def _keep_running(self) -> bool:
+        """Keep the agent running; return whether the trial has gone on to something else."""
         failures = 0
+        waits = Releases(self._root.path).unproven()
+        if waits is not None:
+            self._retry_at = time.monotonic() + retry_seconds(waits.tries)
         while not self._stopping and not self._check_current():
             started = time.monotonic()
             child = self._child or self._spawn()
             code = self._wait(child)
+            if code is None:
+                return True
             self._child = None
             if self._stopping:
-                return
+                self._silence.begins()
+                return False
             if code == TakenOverError.exit_code:
                 say("another client has this device's name at the broker; the agent stays down")
-                return
+                return False
             if time.monotonic() - started > STEADY_SECONDS:
                 failures = 0
             delay = BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS) - 1)]
             failures += 1
+            if self._judge(AgentCrashed(failures, log_tail(self._root))):
+                return True
             say(f"the agent ended with {code}; it starts again in {delay:g} s")
             rotate(self._root.log_file)
             until = time.monotonic() + delay
             while not self._stopping and not self._asked and time.monotonic() < until:
                 time.sleep(POLL_SECONDS)
+        return False
 
-    def _wait(self, child: subprocess.Popen[bytes]) -> int:
-        """Wait for the agent's end; look at the log and at `current` now and then."""
+    def _wait(self, child: subprocess.Popen[bytes]) -> int | None:
+        """Wait for the agent's end; look at the log, `current` and a due retry now and then.
+
+        Returns:
+            Its exit code; None if the trial has gone on to something else.
+        """
         while child.poll() is None:
             woken, _, _ = select.select([self._wakes], [], [], CHECK_SECONDS)
             if woken:
                 os.read(self._wakes, 4096)
             else:
                 rotate(self._root.log_file)
+            self._silence.ends()
             if self._asked or not woken:
                 self._check_current()
+            if self._retries():
+                return None
         return int(child.returncode)
 
-    def _spawn(self) -> subprocess.Popen[bytes]:
+    def _retries(self) -> bool:
+        """Begin the trial of an unproven release again if it is due."""
+        if self._retry_at is None or self._stopping or time.monotonic() < self._retry_at:
+            return False
+        waits = Releases(self._root.path).unproven()
+        self._retry_at = None if waits is None else time.monotonic() + retry_seconds(waits.tries)
+        if waits is None:
+            return False
+        say(f"release {waits.digest.short} is tried again")
+        try:
+            return self._judge(RetryDue(waits.digest))
+        except (OSError, sqlite3.Error, EdgekitError) as error:
+            say(f"its trial cannot begin: {error}")
+            self._trial = Trial()
+            self._trial.handle(disk.found(self._root), time.monotonic())
+            return False
+
+    def _spawn(self, *options: str) -> subprocess.Popen[bytes]:
         self._root.ready_file.unlink(missing_ok=True)
+        self._root.trial_file.unlink(missing_ok=True)
+        self._ready_told = False
         self._child = subprocess.Popen(
-            command(self._root, "serve"),
+            [*command(self._root, "serve"), *options],
             stdin=subprocess.DEVNULL,
             preexec_fn=partial(die_with_parent, os.getpid()),  # noqa: PLW1509  this process has one thread
         )
@@ -263,16 +337,18 @@ class Watch:
         self._asked = True
 
     def _terminate_child(self) -> None:
+        """Drain the agent; unless the device stops, a successor gets the prompts that wait."""
         if self._child is not None and self._child.poll() is None:
-            self._child.terminate()
+            stop = self._stopping and not self._superseded
+            self._child.send_signal(signal.SIGTERM if stop else HAND_OVER)
 
     def _end_child(self) -> None:
         if self._child is None:
             return
-        if self._child.poll() is None:
-            self._child.terminate()
+        self._terminate_child()
         try:
             self._child.wait(drain_seconds(self._root) + STOP_MARGIN_SECONDS)
         except subprocess.TimeoutExpired:
             self._child.kill()
             self._child.wait()
+        self._silence.begins()

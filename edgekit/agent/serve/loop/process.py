@@ -60,6 +60,11 @@ class ModelProcess:
             with suppress(PipeClosedError):  # `ready` notices the end
                 self._pipe.offer(message)
 
+    @property
+    def pid(self) -> int | None:
+        """The worker's process id; None while none runs."""
+        return None if self._process is None else self._process.pid
+
     def kill(self) -> None:
         """Send SIGKILL to the worker."""
         if self._process is not None:

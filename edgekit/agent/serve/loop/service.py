@@ -23,6 +23,7 @@ from edgekit.agent.serve.loop.notify import Notifier
 from edgekit.agent.serve.loop.process import ModelProcess
 from edgekit.agent.serve.loop.sensors import read_sensors
 from edgekit.agent.serve.loop.storage import Storage
+from edgekit.agent.serve.loop.trialfile import TrialFile
 from edgekit.agent.serve.pipe import FromWorker, Ready, WorkerSettings
 from edgekit.agent.serve.session.events import (
     Ack,
@@ -85,6 +86,8 @@ class Service:
         version: of the agent, for the card.
         journal: path of `journal.db`.
         notifier: to the service manager, if the agent runs under one.
+        trial: reports of the trial that the release is in; None where it is in none.
+        golden: path of the golden prompts to score first; empty for none.
     """
 
     def __init__(
@@ -98,8 +101,11 @@ class Service:
         version: str,
         journal: Path,
         notifier: Notifier,
+        trial: TrialFile | None = None,
+        golden: str = "",
     ) -> None:
         self._config = config
+        self._trial = trial
         self._release = release
         self._ready_file = ready_file
         epoch = time.time() - time.monotonic()
@@ -114,7 +120,7 @@ class Service:
         self._failure: EdgekitError | None = None
         self._pools = [topics.pool_filter(pool) for pool in config.pools]
         self._worker = ModelProcess(
-            worker_settings(config, bundle, release, model_dir, tuning_file),
+            worker_settings(config, bundle, release, model_dir, tuning_file, golden),
             on_message=self._said,
             on_end=lambda: self._events.append(WorkerLost()),
         )
@@ -149,8 +155,11 @@ class Service:
         """
         self._ready_file.unlink(missing_ok=True)
         self._broker_file.remove()
+        if self._trial is not None:
+            self._trial.remove()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._drain())
+        signal.signal(polling.HAND_OVER, lambda *_: self._drain(successor=True))
         signals = polling.Signals()
         self._handle(self._storage.restore())
         self._worker.start()
@@ -187,6 +196,8 @@ class Service:
     def _tick(self, now: float) -> None:
         """Do what the MQTT client and the worker need in every tick."""
         self._mqtt.tick(now)
+        if self._trial is not None:
+            self._trial.tick(self._worker.pid)
         if self._respawn_at is not None and now >= self._respawn_at:
             self._respawn_at = None
             self._worker.start()
@@ -194,6 +205,8 @@ class Service:
     def _said(self, message: FromWorker) -> None:
         if isinstance(message, Ready):
             log.info("model ready: %s", message)
+            if self._trial is not None:
+                self._trial.loaded(message.score)
         self._events.append(message)
 
     def _received(self, message: wire.Inbound) -> None:
@@ -205,14 +218,17 @@ class Service:
         if not up:
             self._events.append(Disconnected())
             return
+        if self._trial is not None:
+            self._trial.connected()
         standing = self._mqtt.standing
         unserved = [
             pool for pool in self._config.pools if topics.pool_filter(pool) in standing.unserved
         ]
         self._events.append(Connected(standing.terms.max_packet_bytes, tuple(unserved)))
 
-    def _drain(self) -> None:
-        self._events.append(Drain(time.monotonic() + self._config.drain_seconds))
+    def _drain(self, *, successor: bool = False) -> None:
+        deadline = time.monotonic() + self._config.drain_seconds
+        self._events.append(Drain(deadline, successor))
 
     def _note_last_pubacks(self) -> None:
         """Record the last PUBACKs: the next agent must not send those outcomes again."""
@@ -302,7 +318,12 @@ class Service:
 
 
 def worker_settings(
-    config: AgentConfig, bundle: BundleConfig, release: str, model_dir: Path, tuning_file: Path
+    config: AgentConfig,
+    bundle: BundleConfig,
+    release: str,
+    model_dir: Path,
+    tuning_file: Path,
+    golden: str = "",
 ) -> WorkerSettings:
     """Return the first frame to a worker of this device and release."""
     return WorkerSettings(
@@ -316,4 +337,5 @@ def worker_settings(
         logits_processors=config.logits_processors,
         tuning=str(tuning_file),
         tune_seconds=config.trial_seconds * TUNE_SHARE,
+        golden=golden,
     )

@@ -116,9 +116,14 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """SIGTERM: take no new prompt, finish running ones until `deadline` (monotonic seconds)."""
+    """SIGTERM: take no new prompt, finish running ones until `deadline` (monotonic seconds).
+
+    With `successor` another agent takes this one's place on the same journal: it gets the prompts
+    that wait, those that come now, and those that run past the deadline.
+    """
 
     deadline: float
+    successor: bool = False
 
 
 @dataclass(frozen=True, slots=True)
