@@ -41,6 +41,10 @@ class Start:
     answered: Answered
 
 
+class EnoughError(Exception):
+    """One violation was enough."""
+
+
 @dataclass
 class Bench:
     """Where the cases run.
@@ -49,6 +53,7 @@ class Bench:
         folder: of the devices, one after the other; in memory where the machine has such a disk.
         violations: by case.
         keys: of all cases that ran.
+        until_violated: whether the first violation ends the run.
     """
 
     folder: Path
@@ -56,6 +61,7 @@ class Bench:
     keys: set[str] = field(default_factory=set)
     starts: dict[str, Start] = field(default_factory=dict)
     recovered: dict[object, str] = field(default_factory=dict)  # by disk: its violation, or none
+    until_violated: bool = False
     _count: int = 0
 
     def start(self, state: str) -> Start:
@@ -101,6 +107,8 @@ class Bench:
             check()
         except ViolationError as error:
             self.violations[key] = str(error)
+            if self.until_violated:
+                raise EnoughError from error
 
 
 @contextmanager

@@ -9,25 +9,43 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 from tests.crash.acts import ACTS
-from tests.crash.calls import READS
-from tests.crash.cases import Bench, bench, fault_case, faults, followed, power_case, prepared
+from tests.crash.calls import ENOSPC, READS
+from tests.crash.cases import (
+    Bench,
+    EnoughError,
+    bench,
+    fault_case,
+    faults,
+    followed,
+    power_case,
+    prepared,
+)
 from tests.crash.damage import run_clocks, run_damage, run_lies
 
-READ_STATES = 2  # an act's reads fail at the first states of its row
+NEVER = -1  # no call has this number
+READ_STATES = 1  # an act's reads fail at the first state of its row
+FULL_STATES = 4  # the disk is full at the first states; EIO comes at all, and is handled alike
 
 
 def run_act(bench: Bench, state: str, name: str) -> None:
     """One act at one state, with every fault at every call."""
     act = ACTS[name]
     start = prepared(bench, state, act)
+    unharmed = f"{state} | {name} | no fault"
+    bench.case(unharmed, partial(fault_case, bench, start, act, NEVER, ""))
+    if unharmed in bench.violations:
+        return
     calls, images = followed(bench, start, act)
     for number, call in enumerate(calls):
         if call.kind in READS and state not in act.states[:READ_STATES]:
             continue
         for fault in faults(call):
+            if fault == ENOSPC and state not in act.states[:FULL_STATES]:
+                continue
             key = f"{state} | {name} | {call} | {fault}"
             bench.case(key, partial(fault_case, bench, start, act, number, fault))
     seen = set()
@@ -50,9 +68,15 @@ PARTS: dict[str, Callable[[Bench], None]] = {
 }
 
 
-def run(only: str = "", each: Callable[[str, Bench], None] = lambda *_: None) -> Bench:
+def run(
+    only: str = "",
+    each: Callable[[str, Bench], None] = lambda *_: None,
+    *,
+    until_violated: bool = False,
+) -> Bench:
     """Run the parts whose names contain `only`; `each` is told of each part at its end."""
-    with bench() as made:
+    with bench() as made, suppress(EnoughError):
+        made.until_violated = until_violated
         for name, part in PARTS.items():
             if only in name:
                 part(made)
