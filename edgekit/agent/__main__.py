@@ -78,6 +78,29 @@ def _stop(args: argparse.Namespace) -> object:
     return {"stopped": True}
 
 
+def _gc(args: argparse.Namespace) -> object:
+    from edgekit.agent.release import collect, lease
+
+    root = Root(args.root)
+    with root.updating():
+        if lease.is_held(root):
+            raise EdgekitError(
+                "a push to this device is at work",
+                "what it has sent is not to be collected",
+                "wait for it to end, then run it again",
+            )
+        if args.pin:
+            return {"pinned": collect.pin(root, args.pin, True)}
+        if args.unpin:
+            return {"unpinned": collect.pin(root, args.unpin, False)}
+        given = root.linked(root.previous) if args.previous else None
+        if args.dry_run:
+            return collect.find(root, without=given).to_dict(root)
+        if args.previous:
+            collect.give_up_previous(root)
+        return collect.collect(root).to_dict(root)
+
+
 def _supervise(args: argparse.Namespace) -> None:
     from edgekit.agent.release.watch import Watch
 
@@ -157,6 +180,11 @@ def _parser() -> argparse.ArgumentParser:
     verb("rollback", _rollback, "go back to the previous release")
     verb("state", _state, "report what this device runs and since when")
     verb("stop", _stop, "drain and stop the agent and its supervisor")
+    gc = verb("gc", _gc, "remove releases and leftovers that this device does not need")
+    gc.add_argument("--dry-run", action="store_true", help="say what would go, remove nothing")
+    gc.add_argument("--previous", action="store_true", help="give up the release to go back to")
+    gc.add_argument("--pin", metavar="DIGEST", help="keep a release; collect nothing now")
+    gc.add_argument("--unpin", metavar="DIGEST", help="let a pinned release go")
     verb("serve", _serve, "answer prompts until SIGTERM")
     verb("supervise", _supervise, "keep `serve` running (started by activate)")
     verb("boot", _boot, "become the supervisor of `current` (started by systemd)")

@@ -100,7 +100,10 @@ def _line(result: Pushed) -> str:
     return f"{verb} {result.release.short} on {result.device}: {sent}, {result.seconds:.1f} s"
 
 
-def _call(project_folder: Any, device: str, verb: str) -> dict[str, Any]:
+def call(
+    project_folder: Any, device: str, verb: str, *arguments: str, seconds: float | None = None
+) -> dict[str, Any]:
+    """Run a verb of one device's agent, with its arguments; seconds: its deadline."""
     fleet = project.find(project_folder).fleet()
     if device not in fleet.devices:
         fleet.select([device])
@@ -108,7 +111,7 @@ def _call(project_folder: Any, device: str, verb: str) -> dict[str, Any]:
     with _driver(fleet, device) as driver, render.working(f"{device}: {verb}"):
         if not driver.has_agent():
             raise EdgekitError(f"{device} has no agent yet", next_step=f"`edgekit push {device}`")
-        return driver.call(verb, seconds=drive.ACTIVATE_SECONDS)
+        return driver.call(verb, *arguments, seconds=seconds or drive.ACTIVATE_SECONDS)
 
 
 DeviceArgument = Annotated[str, typer.Argument(help="A device of fleet.toml.")]
@@ -122,7 +125,7 @@ def state(
     \b
     Example:  edgekit state pi-1
     """
-    answer = _call(project_folder, device, "state")
+    answer = call(project_folder, device, "state")
     if as_json:
         render.print_json(answer)
         return
@@ -163,7 +166,7 @@ def rollback(device: DeviceArgument, project_folder: ProjectOption = None) -> No
     \b
     Example:  edgekit rollback pi-1
     """
-    answer = _call(project_folder, device, "rollback")
+    answer = call(project_folder, device, "rollback")
     render.say(f"{device} runs {answer['release']}")
 
 
@@ -173,5 +176,5 @@ def stop(device: DeviceArgument, project_folder: ProjectOption = None) -> None:
     \b
     Example:  edgekit stop demo
     """
-    _call(project_folder, device, "stop")
+    call(project_folder, device, "stop")
     render.say(f"{device} is stopped")

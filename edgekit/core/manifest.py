@@ -32,9 +32,11 @@ PYTHON = "org.edgekit.python"
 UNPACKED = "org.edgekit.unpacked-bytes"  # of a tar layer: its size on a device's disk
 SETTINGS = "org.edgekit.settings"  # of the agent layer: the keys of agent.toml that it knows
 UPDATER = "org.edgekit.updater"  # of the agent layer: which way of staging it has; none: the first
+ISA = "org.edgekit.isa"  # of a runtime layer: flags of /proc/cpuinfo that its code needs
 GATE = "org.edgekit.gate"  # of a bundle: `passed` or `ungated`
 
 MAX_MANIFEST_BYTES = 1 << 20
+_BYTES = re.compile(r"[0-9]{1,15}\Z", re.ASCII)
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\Z")
 
 
@@ -55,6 +57,16 @@ class Descriptor(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True
     def title(self) -> str:
         """The layer's file name; a model file keeps it on the device."""
         return self.annotations.get(TITLE, "")
+
+    @property
+    def unpacked_bytes(self) -> int:
+        """Of a tar layer: its size on a device's disk, in bytes; 0 for other blobs."""
+        return int(self.annotations.get(UNPACKED, "0"))
+
+    @property
+    def isa(self) -> frozenset[str]:
+        """Of a runtime layer: CPU flags that its code needs, as /proc/cpuinfo spells them."""
+        return frozenset(self.annotations.get(ISA, "").split(",")) - {""}
 
 
 class Manifest(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
@@ -185,6 +197,10 @@ def parse_manifest(data: bytes) -> Manifest:
     for descriptor in (manifest.config, *manifest.layers):
         if descriptor.size < 0:
             raise VerificationError("a layer has a negative size", descriptor.digest)
+        if not _BYTES.match(descriptor.annotations.get(UNPACKED, "0")):
+            raise VerificationError(
+                "a layer does not say its unpacked size in digits", descriptor.digest
+            )
     titles = [d.title for d in manifest.model_files]
     for title in titles:
         if not _FILE_NAME.match(title) or titles.count(title) > 1:

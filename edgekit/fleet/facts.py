@@ -25,6 +25,9 @@ class DeviceFacts(msgspec.Struct, frozen=True):
         problem: why ROOT can be no folder; empty if it can.
         noexec: the mount point of ROOT's file system if it is mounted noexec; else empty.
         free_bytes: free bytes of ROOT's file system; None is not known.
+        disk_bytes: all bytes of that file system; 0 is not known.
+        cpu_flags: what every CPU of the device can do, as /proc/cpuinfo spells it; empty if it does
+            not say.
     """
 
     root: str
@@ -41,6 +44,8 @@ class DeviceFacts(msgspec.Struct, frozen=True):
     problem: str = ""
     noexec: str = ""
     free_bytes: int | None = None
+    disk_bytes: int = 0
+    cpu_flags: str = ""
 
     @property
     def platform(self) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
-from edgekit.agent.release import disk, lease
+from edgekit.agent.release import disk, lease, reserve
 from edgekit.agent.release.detached import POLL_SECONDS, STOP_MARGIN_SECONDS, Supervisor
 from edgekit.agent.release.events import HoldStops, SupervisorFailed
 from edgekit.agent.release.log import log_tail
@@ -59,9 +60,10 @@ def activate(
     ):
         lease.release(root)
         return {"release": digest, "state": ReleaseState.GOOD, "changed": False}
+    reserve.hold(root)
     supervisor.stop()
     root.ready_file.unlink(missing_ok=True)
-    _switch(root, digest, config)
+    reserve.spend(root, partial(_switch, root, digest, config))
     verdict = _verdict(root, digest, supervisor, trial_seconds)
     lease.release(root)
     return verdict

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from edgekit.agent.release import reserve
 from edgekit.agent.release.events import (
     CountTry,
     Effect,
@@ -14,10 +15,12 @@ from edgekit.agent.release.events import (
     RestoreGoodConfig,
     RestorePreviousConfig,
 )
+from edgekit.agent.release.log import say
 from edgekit.agent.release.root import Root
-from edgekit.agent.release.state import Releases
+from edgekit.agent.release.state import Releases, StateFileError
 from edgekit.core import layout
 from edgekit.core.digest import Digest
+from edgekit.core.release import ReleaseEvent
 from edgekit.store import fsync_folder, replace_link
 
 
@@ -43,7 +46,14 @@ def perform(root: Root, effect: Effect) -> None:
         case CountTry(release):
             Releases(root.path).count_try(release)
         case RecordVerdict(release, event, reason):
-            Releases(root.path).move(release, event, reason)
+            if event != ReleaseEvent.ANSWERED:
+                reserve.give(root)  # the way back begins
+            try:
+                Releases(root.path).move(release, event, reason)
+            except StateFileError as error:  # a full disk must not stop the way back
+                if event == ReleaseEvent.ANSWERED:
+                    raise
+                say(f"the verdict on {release.short} cannot be recorded: {error.why}")
         case ForgetGoodConfig():
             root.good_config.unlink(missing_ok=True)
         case RestoreGoodConfig() | RestorePreviousConfig():
@@ -56,4 +66,4 @@ def perform(root: Root, effect: Effect) -> None:
             root.current.unlink(missing_ok=True)
             fsync_folder(root.path)
         case MoveCurrent(Digest() as release):
-            replace_link(root.current, str(layout.release(release)))
+            replace_link(root.current, str(layout.release(release)), root.previous)

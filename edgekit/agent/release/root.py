@@ -86,6 +86,21 @@ class Root:
         return self.path / layout.LEASE_FILE
 
     @property
+    def reserve_file(self) -> Path:
+        """Bytes that are set aside for the way back of a trial."""
+        return self.path / layout.RESERVE_FILE
+
+    @property
+    def pinned_file(self) -> Path:
+        """Digests of releases that are never collected, one a line."""
+        return self.path / layout.PINNED_FILE
+
+    @property
+    def scrub_file(self) -> Path:
+        """How far the last scrub came, and what it found."""
+        return self.path / layout.SCRUB_FILE
+
+    @property
     def log_file(self) -> Path:
         """The output of supervisor, agent and worker."""
         return self.path / layout.LOG_FILE

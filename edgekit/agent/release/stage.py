@@ -8,18 +8,18 @@ import shutil
 import sys
 from pathlib import Path
 
+from edgekit.agent.release.collect import collect
 from edgekit.agent.release.lease import claim
+from edgekit.agent.release.room import check_room
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.state import Releases
 from edgekit.agent.release.unpack import sync_file_system, unpack
 from edgekit.core import layout
 from edgekit.core.digest import Digest
-from edgekit.core.manifest import UNPACKED, Descriptor, Manifest, oci_platform, parse_config
-from edgekit.errors import EdgekitError, VerificationError
+from edgekit.core.manifest import Descriptor, Manifest, oci_platform, parse_config
+from edgekit.errors import VerificationError
 from edgekit.store import fsync_folder
 from edgekit.trust.pinned import PinnedManifest, pin
-
-RESERVE_BYTES = 64 << 20  # bytes of the disk that stay free
 
 
 def offer(root: Root, pinned: PinnedManifest) -> dict[str, object]:
@@ -34,30 +34,26 @@ def offer(root: Root, pinned: PinnedManifest) -> dict[str, object]:
     """
     claim(root)
     wanted = for_this_device(pinned.manifest)
-    store = root.store
+    collected = collect(root, pinned.digest, [pinned.digest, *(each.digest for each in wanted)])
+    missing = _missing(root, wanted)
+    check_room(root, wanted, missing, collected.freed)
+    root.store.put(pinned.data)
+    return {"missing": missing}
+
+
+def _missing(root: Root, wanted: list[Descriptor]) -> list[dict[str, object]]:
+    """The blobs that are not there whole, each with what an earlier transfer left of it."""
     missing: list[dict[str, object]] = []
-    needed = 0
     for descriptor in wanted:
         digest = descriptor.digest
-        if not store.has(digest, descriptor.size):
-            part = store.part_path(digest)
+        if not root.store.has(digest, descriptor.size):
+            part = root.store.part_path(digest)
             have = part.stat().st_size if part.exists() else 0
             if have > descriptor.size:
                 part.unlink()
                 have = 0
             missing.append({"digest": digest, "size": descriptor.size, "have": have})
-            needed += descriptor.size - have
-        if not (root.path / layout.tree(digest)).exists():
-            needed += int(descriptor.annotations.get(UNPACKED, 0))
-    free = shutil.disk_usage(root.path).free
-    if needed + RESERVE_BYTES > free:
-        raise EdgekitError(
-            "the disk of the device is too small for this release",
-            f"{needed + RESERVE_BYTES:,} bytes are needed at {root.path}, {free:,} are free",
-            "free some space; nothing was changed",
-        )
-    store.put(pinned.data)
-    return {"missing": missing}
+    return missing
 
 
 def for_this_device(manifest: Manifest) -> list[Descriptor]:

@@ -4,13 +4,17 @@ Later and earlier agents use the same file: a push brings a later agent, a rollb
 The agent reads and writes only the columns below and leaves the columns of a later version alone.
 A state that this version does not know counts as `staged`: the release's folder is whole, and only
 a trial can tell whether the release answers. `agent state` shows such a state as it is recorded.
+
+On a full disk a verdict must still be recorded. `widen` gives the file free pages, and the rollback
+journal its length; the journal is kept (`journal_mode=PERSIST`). A later change then takes no new
+block of the disk, which was measured on ext4 and tmpfs.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -18,6 +22,7 @@ from pathlib import Path
 from edgekit.core import layout
 from edgekit.core.digest import Digest
 from edgekit.core.release import ReleaseEvent, ReleaseState, after
+from edgekit.errors import EdgekitError
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS releases (
@@ -31,6 +36,9 @@ CREATE TABLE IF NOT EXISTS releases (
 )
 """
 BUSY_SECONDS = 10.0
+MAX_REASON = 4000  # characters; a log's last lines may be long
+HISTORY = 20  # releases without a folder whose rows stay
+ROOM_BYTES = 64 << 10  # of free pages, and of the journal: 8 changes with the longest reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,18 +75,51 @@ ON CONFLICT (digest) DO UPDATE SET name = excluded.name, version = excluded.vers
 """
 
 
+class StateFileError(EdgekitError):
+    """`state.db` cannot be read or written: a full disk, a missing right, a damaged file."""
+
+
 class Releases:
-    """The releases of one device."""
+    """The releases of one device; every method raises StateFileError if the file fails."""
 
     def __init__(self, root: Path) -> None:
         self._path = root / layout.RELEASES_DB
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        with closing(sqlite3.connect(self._path, timeout=BUSY_SECONDS)) as db, db:
-            db.execute("PRAGMA synchronous=FULL")
-            db.execute(_SCHEMA)
-            yield db
+        try:
+            with closing(sqlite3.connect(self._path, timeout=BUSY_SECONDS)) as db, db:
+                db.execute("PRAGMA synchronous=FULL")
+                db.execute("PRAGMA journal_mode=PERSIST")
+                db.execute(_SCHEMA)
+                yield db
+        except sqlite3.Error as error:
+            raise StateFileError(
+                f"{self._path} cannot be used",
+                str(error),
+                "check the free space and the rights there, then run it again",
+            ) from error
+
+    def widen(self) -> None:
+        """Make the next changes need no new block of the disk.
+
+        Raises:
+            StateFileError: the disk has no room for it.
+        """
+        with self._open() as db:
+            db.execute("CREATE TABLE IF NOT EXISTS room (filler BLOB)")
+            db.execute("INSERT INTO room VALUES (zeroblob(?))", (ROOM_BYTES,))
+        with self._open() as db:  # to overwrite the pages makes the journal as long
+            db.execute("UPDATE room SET filler = randomblob(?)", (ROOM_BYTES,))
+        with self._open() as db:
+            db.execute("DELETE FROM room")
+
+    def forget(self, held: Iterable[Digest]) -> None:
+        """Remove rows of releases without a folder, but for the newest `HISTORY` of them."""
+        gone = [row.digest for row in self.all() if row.digest not in set(held)]
+        with self._open() as db:
+            rows = [(digest,) for digest in gone[HISTORY:]]
+            db.executemany("DELETE FROM releases WHERE digest = ?", rows)
 
     def all(self) -> list[Release]:
         """Every recorded release, latest change first."""
@@ -111,7 +152,7 @@ class Releases:
         with self._open() as db:
             db.execute(
                 "UPDATE releases SET state = ?, since = ?, tries = 0, reason = ? WHERE digest = ?",
-                (state, time.time(), reason, digest),
+                (state, time.time(), reason[:MAX_REASON], digest),
             )
         return state
 

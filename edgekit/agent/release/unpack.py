@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 import zstandard
 
@@ -21,27 +24,54 @@ def unpack(layer: Path, target: Path) -> None:
         VerificationError: the layer holds a link, a device, or a path outside the folder.
     """
     target.mkdir(parents=True)
+    with opened(layer) as archive:
+        for path, member, content in members(archive):
+            place = target / path
+            if content is None:
+                place.mkdir(parents=True, exist_ok=True)
+                continue
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with place.open("xb") as file:
+                shutil.copyfileobj(content, file, 1 << 20)
+            place.chmod(mode_of(member))
+
+
+@contextmanager
+def opened(layer: Path) -> Iterator[tarfile.TarFile]:
+    """A tar+zstd layer, read as a stream."""
     with (
         layer.open("rb") as raw,
         zstandard.ZstdDecompressor().stream_reader(raw) as stream,
         tarfile.open(fileobj=stream, mode="r|") as archive,
     ):
-        for member in archive:
-            path = PurePosixPath(member.name)
-            if path.is_absolute() or ".." in path.parts:
-                raise VerificationError(f"a layer holds the path {member.name!r}")
-            place = target / path
-            if member.isdir():
-                place.mkdir(parents=True, exist_ok=True)
-            elif member.isreg():
-                source = archive.extractfile(member)
-                assert source is not None
-                place.parent.mkdir(parents=True, exist_ok=True)
-                with place.open("xb") as file:
-                    shutil.copyfileobj(source, file, 1 << 20)
-                place.chmod(0o555 if member.mode & 0o100 else 0o444)
-            else:
-                raise VerificationError(f"a layer holds {member.name!r}, which is no file")
+        yield archive
+
+
+def members(
+    archive: tarfile.TarFile,
+) -> Iterator[tuple[PurePosixPath, tarfile.TarInfo, IO[bytes] | None]]:
+    """Yield (path, member, content) in the layer's order; a folder has no content.
+
+    Raises:
+        VerificationError: a member is a link, a device, or leads out of the folder.
+    """
+    for member in archive:
+        path = PurePosixPath(member.name)
+        if path.is_absolute() or ".." in path.parts:
+            raise VerificationError(f"a layer holds the path {member.name!r}")
+        if member.isdir():
+            yield path, member, None
+        elif member.isreg():
+            content = archive.extractfile(member)
+            assert content is not None
+            yield path, member, content
+        else:
+            raise VerificationError(f"a layer holds {member.name!r}, which is no file")
+
+
+def mode_of(member: tarfile.TarInfo) -> int:
+    """The rights of an unpacked file: nothing writes to a tree."""
+    return 0o555 if member.mode & 0o100 else 0o444
 
 
 def sync_file_system(folder: Path) -> None:
