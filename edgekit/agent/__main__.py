@@ -23,7 +23,7 @@ from edgekit.core.digest import Digest
 from edgekit.core.manifest import parse_config
 from edgekit.errors import EdgekitError
 
-PROCESSES = ("boot", "supervise", "serve", "worker")  # their errors go to the log as text
+PROCESSES = ("boot", "supervise", "serve", "worker", "upkeep")  # their errors go to the log as text
 
 
 def _stage(args: argparse.Namespace) -> object:
@@ -99,6 +99,28 @@ def _gc(args: argparse.Namespace) -> object:
         if args.previous:
             collect.give_up_previous(root)
         return collect.collect(root).to_dict(root)
+
+
+def _scrub(args: argparse.Namespace) -> object:
+    from edgekit.agent.release.quiet import be_quiet
+    from edgekit.agent.release.scrub import scrub
+
+    be_quiet()
+    done = scrub(Root(args.root), args.rate)
+    found = [each for each in done.found if each.at >= done.started]
+    return msgspec.to_builtins(msgspec.structs.replace(done, found=found), enc_hook=str)
+
+
+def _upkeep(args: argparse.Namespace) -> None:
+    from edgekit.agent.release.upkeep import keep_up
+
+    keep_up(Root(args.root))
+
+
+def _tune(args: argparse.Namespace) -> object:
+    from edgekit.agent.release.retune import retune
+
+    return retune(Root(args.root))
 
 
 def _supervise(args: argparse.Namespace) -> None:
@@ -185,6 +207,10 @@ def _parser() -> argparse.ArgumentParser:
     gc.add_argument("--previous", action="store_true", help="give up the release to go back to")
     gc.add_argument("--pin", metavar="DIGEST", help="keep a release; collect nothing now")
     gc.add_argument("--unpin", metavar="DIGEST", help="let a pinned release go")
+    scrub = verb("scrub", _scrub, "hash what is kept, at low priority, and mend what can be")
+    scrub.add_argument("--rate", type=int, default=16 << 20, help="bytes per second; 0: no limit")
+    verb("tune", _tune, "forget the measured threads of `current`, and measure them again")
+    verb("upkeep", _upkeep, "collect and scrub what is due (started by supervise)")
     verb("serve", _serve, "answer prompts until SIGTERM")
     verb("supervise", _supervise, "keep `serve` running (started by activate)")
     verb("boot", _boot, "become the supervisor of `current` (started by systemd)")

@@ -101,4 +101,5 @@ def tune(device: DeviceArgument, project_folder: ProjectOption = None) -> None:
     Example:  edgekit tune pi-1
     """
     answer = call(project_folder, device, "tune")
-    render.say(f"{device} measures its threads again; it forgot {answer['forgotten']} result(s)")
+    when = "now" if answer["restarted"] else "when its agent starts next"
+    render.say(f"{device} measures its threads {when}; results forgotten: {answer['forgotten']}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -142,7 +143,25 @@ def state(
         render.say(line)
     for release in answer["releases"]:
         line = f"release    {short(release['digest'])}  {release['name']}:{release['version']}"
-        render.say(f"{line}  {release['state']}  {release['reason']}".rstrip())
+        gone = "" if release.get("held", True) else "collected, "  # an older agent keeps all
+        render.say(f"{line}  {gone}{release['state']}  {release['reason']}".rstrip())
+    for line in _scrub_lines(answer.get("scrub")):
+        render.say(line)
+
+
+def _scrub_lines(scrub: dict[str, Any] | None) -> list[str]:
+    """Say when the disk was scrubbed and what was found; an older agent does not report it."""
+    if not scrub:
+        return []
+    at = scrub["finished"] or scrub["started"]
+    how = "done" if scrub["finished"] and not scrub["position"] else "under way since"
+    day = time.strftime("%Y-%m-%d %H:%M", time.localtime(at))
+    lines = [f"scrub      {how} {day}, {scrub['checked']} blobs and trees"]
+    found = [each for each in scrub["found"] if each["at"] >= scrub["started"]]
+    return lines + [
+        f"damaged    {each['kind']} {short(each['digest'])}: {each['what']}; {each['done']}"
+        for each in found
+    ]
 
 
 def _broker_lines(broker: dict[str, Any] | None) -> list[str]:

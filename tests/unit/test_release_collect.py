@@ -27,7 +27,9 @@ from tests.harness.held import activated, bundle, staged, tree, weights_of
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Root:
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Root:
+    for name in ("sync", "fsync"):  # they wait for the writes of every other process
+        monkeypatch.setattr(os, name, lambda *_: None)
     root = Root(tmp_path / "root")
     root.create()
     return root

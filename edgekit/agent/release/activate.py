@@ -14,6 +14,7 @@ from edgekit.agent.release.events import HoldStops, SupervisorFailed
 from edgekit.agent.release.log import log_tail
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.state import Releases
+from edgekit.agent.release.survey import pinned
 from edgekit.agent.release.trial import Trial
 from edgekit.core import layout
 from edgekit.core.config import FIRST_SETTINGS, parse_known_agent_config, settings_in
@@ -213,5 +214,10 @@ def describe(root: Root, supervisor: Supervisor) -> dict[str, object]:
         "broker": _read(root.broker_file) if supervisor.pid() is not None else None,
         "supervisor_pid": supervisor.pid(),
         "config": Digest.of(config) if config is not None else None,
-        "releases": [release.to_dict() for release in Releases(root.path).all()],
+        "scrub": _read(root.scrub_file),
+        "pinned": sorted(pinned(root)),
+        "releases": [
+            release.to_dict() | {"held": root.release(release.digest).exists()}
+            for release in Releases(root.path).all()
+        ],
     }

@@ -100,11 +100,25 @@ def find(
     return Collected(dict(found.kept), _weighed(paths, mapped_inodes(root.path)))
 
 
-def collect(root: Root, offered: Digest | None = None, wanted: Iterable[Digest] = ()) -> Collected:
-    """Remove what `find` names. What cannot be removed stays, and the rest goes all the same."""
+def collect(
+    root: Root,
+    offered: Digest | None = None,
+    wanted: Iterable[Digest] = (),
+    most: int | None = None,
+) -> Collected:
+    """Remove what `find` names. What cannot be removed stays, and the rest goes all the same.
+
+    Args:
+        root: the device's folder.
+        offered: the release that a push offers now.
+        wanted: the blobs that it needs on this device.
+        most: how many things to remove; None removes all.
+    """
     found = find(root, offered, wanted)
     done = Collected(found.kept)
     for piece in found.pieces:
+        if len(done.pieces) == most:
+            break
         try:
             _remove(piece)
         except OSError as error:

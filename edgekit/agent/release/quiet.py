@@ -1,4 +1,4 @@
-"""Work in idle time: the lowest priorities, a bounded rate, and reads that leave the cache alone."""
+"""Work in idle time: the lowest priorities, a bounded rate, reads that leave the cache alone."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Pace:
             self._since = now
 
 
-def read_past_cache(path: Path, pace: Callable[[int], None]) -> Iterator[memoryview]:
+def read_past_cache(path: Path, pace: Callable[[int], None]) -> Iterator[bytes]:
     """Read a file from the disk itself where the file system can (O_DIRECT).
 
     What is cached may be right while the disk is not, and a scrub must not push a running model
@@ -72,8 +72,7 @@ def read_past_cache(path: Path, pace: Callable[[int], None]) -> Iterator[memoryv
         try:
             while True:
                 count = os.readv(descriptor, [buffer])
-                with memoryview(buffer) as view:
-                    yield view[:count]
+                yield buffer[:count]
                 pace(count)
                 if count < CHUNK_BYTES:
                     return

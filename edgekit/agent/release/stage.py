@@ -10,15 +10,25 @@ from pathlib import Path
 
 from edgekit.agent.release.collect import collect
 from edgekit.agent.release.lease import claim
+from edgekit.agent.release.libraries import check_libraries
 from edgekit.agent.release.room import check_room
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.state import Releases
+from edgekit.agent.release.tree import differences, mend
 from edgekit.agent.release.unpack import sync_file_system, unpack
 from edgekit.core import layout
 from edgekit.core.digest import Digest
-from edgekit.core.manifest import Descriptor, Manifest, oci_platform, parse_config
+from edgekit.core.manifest import (
+    AGENT_TYPE,
+    GOLDEN_TYPE,
+    RUNTIME_TYPE,
+    Descriptor,
+    Manifest,
+    oci_platform,
+    parse_config,
+)
 from edgekit.errors import VerificationError
-from edgekit.store import fsync_folder
+from edgekit.store import fsync_folder, replace_file_by_link
 from edgekit.trust.pinned import PinnedManifest, pin
 
 
@@ -68,6 +78,7 @@ def stage(root: Root, digest: Digest) -> Path:
     Raises:
         VerificationError: a blob is missing or corrupt; corrupt blobs are removed, and the next
             push sends them again.
+        UnfitError: this device cannot run the release's libraries.
     """
     store = root.store
     pinned = pin(store.read(digest), digest)
@@ -107,7 +118,7 @@ def _assemble(root: Root, manifest: Manifest, target: Path) -> None:
             os.link(root.store.path(file.digest), model / file.title)
         runtime = next(d for d in for_this_device(manifest) if d in manifest.runtimes)
         for name, layer in ((layout.AGENT, manifest.agent), (layout.RUNTIME, runtime)):
-            _unpack(root, layer.digest)
+            _unpack(root, layer)
             (temporary / name).symlink_to(Path("../..") / layout.tree(layer.digest))
         os.link(root.store.path(manifest.config.digest), temporary / layout.BUNDLE_CONFIG)
         sync_file_system(temporary)
@@ -118,32 +129,50 @@ def _assemble(root: Root, manifest: Manifest, target: Path) -> None:
     fsync_folder(target.parent)
 
 
+def linked_files(root: Root, manifest: Manifest, release: Path) -> list[tuple[Path, Path]]:
+    """(blob, place) of every file of a release that is a hard link to a blob."""
+    links = [(file, release / layout.MODEL / file.title) for file in manifest.model_files]
+    links.append((manifest.config, release / layout.BUNDLE_CONFIG))
+    golden = [layer for layer in manifest.layers if layer.media_type == GOLDEN_TYPE]
+    links += [(layer, release / layout.GOLDEN) for layer in golden]
+    return [(root.store.path(file.digest), place) for file, place in links]
+
+
 def _relink(root: Root, manifest: Manifest, release: Path) -> None:
-    """Link a release's model files to the verified blobs again, after a push replaced some.
+    """Make a staged release whole again, after a push replaced some of its blobs.
 
     Each file is replaced by rename: a running model keeps the files that it has mapped.
     """
-    for file in manifest.model_files:
-        blob, place = root.store.path(file.digest), release / layout.MODEL / file.title
+    for blob, place in linked_files(root, manifest, release):
         if not place.exists() or not place.samefile(blob):
-            temporary = place.with_name(f".{place.name}.tmp")
-            temporary.unlink(missing_ok=True)
-            os.link(blob, temporary)
-            temporary.replace(place)
-            fsync_folder(place.parent)
+            replace_file_by_link(place, blob)
+    for layer in for_this_device(manifest):
+        if layer.media_type in (AGENT_TYPE, RUNTIME_TYPE):
+            _unpack(root, layer)
 
 
-def _unpack(root: Root, layer: Digest) -> None:
-    """Unpack a layer once: releases share its tree, so a new model needs no new runtime."""
-    target = root.path / layout.tree(layer)
-    if not target.exists():
-        temporary = root.trees / f".{layer.hex}.tmp"
+def _unpack(root: Root, layer: Descriptor) -> None:
+    """Unpack a layer once: releases share its tree, so a new model needs no new runtime.
+
+    A tree that is there is held against its layer, and mended.
+
+    Raises:
+        UnfitError: this device cannot run the libraries of a runtime layer.
+    """
+    blob, target = root.store.path(layer.digest), root.path / layout.tree(layer.digest)
+    if target.exists():
+        if wrong := differences(blob, target):
+            mend(blob, target, wrong)
+        return
+    temporary = root.trees / f".{layer.digest.hex}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        unpack(blob, temporary)
+        if layer.media_type == RUNTIME_TYPE:
+            check_libraries(root.path, temporary, layer)
+        sync_file_system(temporary)
+        temporary.replace(target)
+    except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
-        try:
-            unpack(root.store.path(layer), temporary)
-            sync_file_system(temporary)
-            temporary.replace(target)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-        fsync_folder(root.trees)
+        raise
+    fsync_folder(root.trees)

@@ -11,23 +11,24 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from edgekit.agent.release.unpack import members, mode_of, opened, sync_file_system
+from edgekit.store import CHUNK_BYTES, read_chunks
 
-CHUNK_BYTES = 1 << 20
-Pace = Callable[[int], None]
+Read = Callable[[Path], Iterable[bytes]]
 
 
-def differences(layer: Path, tree: Path, pace: Pace = lambda _: None) -> list[str]:
+def differences(layer: Path, tree: Path, read: Read = read_chunks) -> list[str]:
     """List the files of a tree that are not what the layer says, and those that it does not have.
 
     Args:
         layer: the verified blob of the tree.
         tree: the unpacked folder.
-        pace: called with the number of bytes after each piece that was read.
+        read: yields a file's bytes in pieces.
 
     Raises:
         VerificationError: the layer holds something that no tree may have.
@@ -39,11 +40,12 @@ def differences(layer: Path, tree: Path, pace: Pace = lambda _: None) -> list[st
         for path, member, content in members(archive):
             right.update((path, *path.parents))
             place = tree / path
+            same = all(stat.S_ISDIR(_mode(tree / folder)) for folder in path.parents[:-1])
             if content is None:
-                same = stat.S_ISDIR(_mode(place))
+                same = same and stat.S_ISDIR(_mode(place))
             else:
-                same = _mode(place) == stat.S_IFREG | mode_of(member)
-                same = _is_equal(place, content, pace) if same else False
+                same = same and _mode(place) == stat.S_IFREG | mode_of(member)
+                same = same and _is_equal(place, content, read)
             if not same:
                 wrong.append(str(path))
     return wrong + [str(path) for path in _strangers(tree, right)]
@@ -96,18 +98,14 @@ def _mode(place: Path) -> int:
         return 0
 
 
-def _is_equal(place: Path, content: IO[bytes], pace: Pace) -> bool:
+def _is_equal(place: Path, content: IO[bytes], read: Read) -> bool:
     try:
-        with place.open("rb") as file:
-            while True:
-                wanted, found = content.read(CHUNK_BYTES), file.read(CHUNK_BYTES)
-                pace(len(found))
-                if wanted != found:
-                    return False
-                if not wanted:
-                    return True
+        for piece in read(place):
+            if content.read(len(piece)) != piece:
+                return False
     except OSError:  # the disk cannot read it any more
         return False
+    return not content.read(1)
 
 
 def _strangers(tree: Path, right: set[PurePosixPath]) -> list[PurePosixPath]:
@@ -125,4 +123,5 @@ def _remove(place: Path) -> None:
     if place.is_dir() and not place.is_symlink():
         shutil.rmtree(place)
     else:
-        place.unlink(missing_ok=True)
+        with suppress(FileNotFoundError, NotADirectoryError):  # it went with its folder
+            place.unlink()

@@ -42,6 +42,7 @@ from edgekit.agent.release.events import (
 from edgekit.agent.release.log import log_tail, rotate, say
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.trial import Trial
+from edgekit.agent.release.upkeep import Upkeep
 from edgekit.core.config import parse_known_agent_config
 from edgekit.errors import EdgekitError, TakenOverError
 
@@ -142,8 +143,20 @@ class Watch:
         become(self._root, {LOCK_VARIABLE: str(self._lock.fileno())})
 
     def _keep_running(self) -> None:
-        signal.signal(signal.SIGALRM, lambda *_: rotate(self._root.log_file))
+        upkeep = Upkeep(partial(self._start, "upkeep"), time.monotonic())
+
+        def look_after(*_: object) -> None:
+            rotate(self._root.log_file)
+            upkeep.tick(time.monotonic())
+
+        signal.signal(signal.SIGALRM, look_after)
         signal.setitimer(signal.ITIMER_REAL, LOG_CHECK_SECONDS, LOG_CHECK_SECONDS)
+        try:
+            self._restart_agent()
+        finally:
+            upkeep.end()
+
+    def _restart_agent(self) -> None:
         failures = 0
         while not self._stopping:
             started = time.monotonic()
@@ -167,14 +180,17 @@ class Watch:
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         self._root.ready_file.unlink(missing_ok=True)
-        self._child = subprocess.Popen(
-            command(self._root, "serve"),
-            stdin=subprocess.DEVNULL,
-            preexec_fn=partial(_die_with_parent, os.getpid()),  # noqa: PLW1509  this process has one thread
-        )
+        self._child = self._start("serve")
         if self._stopping:  # the signal came before the agent existed
             self._child.terminate()
         return self._child
+
+    def _start(self, verb: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            command(self._root, verb),
+            stdin=subprocess.DEVNULL,
+            preexec_fn=partial(_die_with_parent, os.getpid()),  # noqa: PLW1509  this process has one thread
+        )
 
     def _stop(self, *_: object) -> None:
         self._stopping = True
