@@ -35,8 +35,15 @@ class Service:
         self.mode = (model_dir / "mode").read_text().split()[0]
         self.config, self.ready = config, ready_file
 
+    def say_ready(self):
+        try:
+            publish(self.ready, str(os.getpid()).encode())
+            self.unsaid = False
+        except OSError:  # a full disk: as the real service, it tries again
+            self.unsaid = True
+
     def run(self):
-        stop = []
+        stop, self.unsaid = [], False
         signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
         if self.mode == "dies":
             sys.exit("this model cannot be loaded")
@@ -44,12 +51,14 @@ class Service:
         while not stop and time.monotonic() < until:
             time.sleep(0.02)
         if self.mode != "mute" and self.config.broker.port != 1:
-            publish(self.ready, str(os.getpid()).encode())
+            self.say_ready()
         if self.mode == "taken":
             time.sleep(0.5)
             raise TakenOverError("another client has this name")
         while not stop:
             time.sleep(0.02)
+            if self.unsaid:
+                self.say_ready()
         if self.mode == "busy":
             time.sleep(1.0)
             print("drained", file=sys.stderr, flush=True)

@@ -17,6 +17,7 @@ from edgekit.agent.release import lease, upkeep
 from edgekit.agent.release import scrub as scrubbing
 from edgekit.agent.release.quiet import Pace, be_quiet, read_past_cache
 from edgekit.agent.release.root import Root
+from edgekit.agent.release.schedule import EVERY_SECONDS, FIRST_SECONDS, Upkeep
 from edgekit.agent.release.scrub import Scrubbed, is_due, last, scrub
 from edgekit.agent.release.stage import offer, stage
 from edgekit.agent.release.tree import differences, mend
@@ -367,15 +368,15 @@ def test_the_supervisor_starts_the_upkeep_when_it_is_time_and_ends_it() -> None:
         started.append(subprocess.Popen(["sleep", "60"]))
         return started[-1]
 
-    kept = upkeep.Upkeep(start, 0.0)
-    kept.tick(upkeep.FIRST_SECONDS - 1)
+    kept = Upkeep(start, 0.0)
+    kept.tick(FIRST_SECONDS - 1)
     assert not started
-    kept.tick(upkeep.FIRST_SECONDS)
-    kept.tick(2 * upkeep.EVERY_SECONDS)
+    kept.tick(FIRST_SECONDS)
+    kept.tick(2 * EVERY_SECONDS)
     assert len(started) == 1, "one at a time"
     kept.end()
     assert started[0].returncode is not None
-    kept.tick(3 * upkeep.EVERY_SECONDS)
+    kept.tick(3 * EVERY_SECONDS)
     assert len(started) == 2
     kept.end()
 

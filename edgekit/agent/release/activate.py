@@ -64,7 +64,12 @@ def activate(
     reserve.hold(root)
     supervisor.stop()
     root.ready_file.unlink(missing_ok=True)
-    reserve.spend(root, partial(_switch, root, digest, config))
+    try:
+        reserve.spend(root, partial(_switch, root, digest, config))
+    except (OSError, EdgekitError):  # the disk is full all the same: what `current` names runs
+        with suppress(EdgekitError):
+            supervisor.start()
+        raise
     verdict = _verdict(root, digest, supervisor, trial_seconds)
     lease.release(root)
     return verdict

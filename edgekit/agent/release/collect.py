@@ -17,7 +17,7 @@ from pathlib import Path
 
 from edgekit.agent.release.retention import garbage
 from edgekit.agent.release.root import Root
-from edgekit.agent.release.state import Releases
+from edgekit.agent.release.state import Releases, StateFileError
 from edgekit.agent.release.survey import files_below, leftovers, mapped_inodes, pinned, survey
 from edgekit.core import layout
 from edgekit.core.digest import Digest
@@ -125,7 +125,10 @@ def collect(
             done.failed[str(piece.path.relative_to(root.path))] = error.strerror or str(error)
         else:
             done.pieces.append(piece)
-    Releases(root.path).forget(found.kept)
+    try:
+        Releases(root.path).forget(found.kept)
+    except StateFileError as error:  # a full disk: the next collection does it
+        done.failed[layout.RELEASES_DB.name] = error.why
     return done
 
 

@@ -42,11 +42,17 @@ def offer(root: Root, pinned: PinnedManifest) -> dict[str, object]:
         VerificationError: the bundle has no runtime for this device.
         EdgekitError: the disk is too small, or another push is in progress.
     """
-    claim(root)
     wanted = for_this_device(pinned.manifest)
-    collected = collect(root, pinned.digest, [pinned.digest, *(each.digest for each in wanted)])
+    named = [pinned.digest, *(each.digest for each in wanted)]
+    freed = 0
+    try:
+        claim(root)
+    except OSError:  # no other push is at work, and the disk is too full to say that this one is
+        freed = collect(root, pinned.digest, named).freed
+        claim(root)
+    freed += collect(root, pinned.digest, named).freed
     missing = _missing(root, wanted)
-    check_room(root, wanted, missing, collected.freed)
+    check_room(root, wanted, missing, freed)
     root.store.put(pinned.data)
     return {"missing": missing}
 

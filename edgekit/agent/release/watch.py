@@ -41,8 +41,8 @@ from edgekit.agent.release.events import (
 )
 from edgekit.agent.release.log import log_tail, rotate, say
 from edgekit.agent.release.root import Root
+from edgekit.agent.release.schedule import Upkeep
 from edgekit.agent.release.trial import Trial
-from edgekit.agent.release.upkeep import Upkeep
 from edgekit.core.config import parse_known_agent_config
 from edgekit.errors import EdgekitError, TakenOverError
 
