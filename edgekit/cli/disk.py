@@ -70,14 +70,25 @@ def _say_collected(device: str, answer: dict[str, Any], verb: str) -> None:
 
 
 def scrub(
-    device: DeviceArgument, project_folder: ProjectOption = None, as_json: JsonOption = False
+    device: DeviceArgument,
+    rate: Annotated[
+        int | None, typer.Option("--rate", min=0, help="Bytes per second; 0 has no limit.")
+    ] = None,
+    project_folder: ProjectOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Hash what a device keeps, at low priority; what is damaged is repaired or fetched again.
 
     \b
     Example:  edgekit scrub pi-1
     """
-    answer = call(project_folder, device, "scrub", seconds=SCRUB_SECONDS)
+    answer = call(
+        project_folder,
+        device,
+        "scrub",
+        *([] if rate is None else ["--rate", str(rate)]),
+        seconds=SCRUB_SECONDS,
+    )
     if as_json:
         render.print_json(answer)
     else:

@@ -31,7 +31,7 @@ def reserve_bytes(disk_bytes: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class DiskRoom:
     """What a release needs on a disk, and what the disk has; all in bytes.
 
     Attributes:

@@ -15,7 +15,7 @@ from edgekit.core.config import (
 )
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import PLATFORM, PYTHON, BundleConfig, Descriptor, Manifest
-from edgekit.core.room import Room
+from edgekit.core.room import DiskRoom
 from edgekit.errors import EdgekitError, UsageError
 from edgekit.fleet.facts import DeviceFacts
 
@@ -102,7 +102,7 @@ def check_first_room(
     if facts.current or facts.bootstrap or facts.free_bytes is None:
         return  # blobs may be there from before
     layers = manifest.for_device(runtime.annotations[PLATFORM], runtime.annotations[PYTHON])
-    room = Room(
+    room = DiskRoom(
         sum(layer.size for layer in layers),
         sum(layer.unpacked_bytes for layer in layers),
         facts.free_bytes,

@@ -15,7 +15,7 @@ import pytest
 
 from edgekit.agent.release import lease, upkeep
 from edgekit.agent.release import scrub as scrubbing
-from edgekit.agent.release.quiet import Pace, be_quiet, read_past_cache
+from edgekit.agent.release.quiet import Throttle, be_quiet, read_past_cache
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.schedule import EVERY_SECONDS, FIRST_SECONDS, Upkeep
 from edgekit.agent.release.scrub import Scrubbed, is_due, last, scrub
@@ -283,7 +283,7 @@ def test_the_pace_is_kept_and_lost_time_is_not_made_up_for() -> None:
         nonlocal now, slept
         now, slept = now + seconds, slept + seconds
 
-    pace = Pace(1000, clock=lambda: now, sleep=sleep)
+    pace = Throttle(1000, clock=lambda: now, sleep=sleep)
     for _ in range(10):
         pace(500)
     assert slept == pytest.approx(5.0)
@@ -298,7 +298,7 @@ def test_the_pace_is_kept_and_lost_time_is_not_made_up_for() -> None:
 def test_a_read_past_the_cache_has_every_byte(size: int, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(os.urandom(size))
-    counted = Pace(0)
+    counted = Throttle(0)
     assert b"".join(read_past_cache(file, counted)) == file.read_bytes()
     assert counted.done == size
 
@@ -387,7 +387,7 @@ def test_a_blob_that_cannot_be_read_is_a_finding(
     activated(root, "1")
     real = read_past_cache
 
-    def failing(path: Path, pace: Pace) -> object:
+    def failing(path: Path, pace: Throttle) -> object:
         if path.name == Digest.of(weights_of("1")).hex:
             raise OSError(5, "Input/output error")
         return real(path, pace)

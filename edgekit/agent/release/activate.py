@@ -58,12 +58,14 @@ def activate(
         and config == old_config
         and supervisor.pid() is not None
         and root.ready_file.exists()
+        and not root.mended_file.exists()
     ):
         lease.release(root)
         return {"release": digest, "state": ReleaseState.GOOD, "changed": False}
     reserve.hold(root)
     supervisor.stop()
-    root.ready_file.unlink(missing_ok=True)
+    for file in (root.ready_file, root.mended_file):
+        file.unlink(missing_ok=True)
     try:
         reserve.spend(root, partial(_switch, root, digest, config))
     except (OSError, EdgekitError):  # the disk is full all the same: what `current` names runs

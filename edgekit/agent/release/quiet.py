@@ -27,7 +27,7 @@ def be_quiet() -> None:
 
 
 @dataclass(slots=True)
-class Pace:
+class Throttle:
     """Sleeps as long as it takes to stay below a rate.
 
     Attributes:

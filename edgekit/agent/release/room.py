@@ -13,7 +13,7 @@ from edgekit.core import layout
 from edgekit.core.config import parse_known_agent_config
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import Descriptor
-from edgekit.core.room import BACK_BYTES, Room
+from edgekit.core.room import BACK_BYTES, DiskRoom
 from edgekit.errors import EdgekitError
 
 
@@ -46,7 +46,7 @@ def check_room(
     place = os.statvfs(root.path)
     held = root.reserve_file.stat().st_size if root.reserve_file.exists() else 0
     free = place.f_bavail * place.f_frsize + min(held, BACK_BYTES)
-    room = Room(sum(lacks.values()), unpacked, free, place.f_blocks * place.f_frsize)
+    room = DiskRoom(sum(lacks.values()), unpacked, free, place.f_blocks * place.f_frsize)
     if room.lacking:
         raise room.refusal(str(root.path), _next_step(root, layers, collected), collected)
 

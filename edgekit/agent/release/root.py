@@ -108,6 +108,11 @@ class Root:
         return self.path / layout.SCRUB_FILE
 
     @property
+    def mended_file(self) -> Path:
+        """Exists if files of `current` were replaced since it started: a push restarts it."""
+        return self.path / layout.MENDED_FILE
+
+    @property
     def log_file(self) -> Path:
         """The output of supervisor, agent and worker."""
         return self.path / layout.LOG_FILE

@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 
 from edgekit.agent.release import tree as trees
-from edgekit.agent.release.quiet import Pace, read_past_cache
+from edgekit.agent.release.quiet import Throttle, read_past_cache
 from edgekit.agent.release.retention import kept_releases
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.stage import linked_files
@@ -32,7 +32,7 @@ from edgekit.errors import EdgekitError, VerificationError
 from edgekit.store import publish, replace_file_by_link
 
 DUE_SECONDS = 7 * 86_400.0  # from the end of one scrub by itself to the start of the next
-MAX_FINDINGS = 50
+MAX_KEPT_DAMAGE = 50
 
 FETCH = "it has lost its name: the next push sends it again"
 MENDED = "it was mended from its layer"
@@ -40,7 +40,7 @@ LINKED = "it is a link to its blob again"
 LATER = "its layer has to be sent again first: push to the device"
 
 
-class Finding(msgspec.Struct, frozen=True):
+class Damage(msgspec.Struct, frozen=True):
     """One thing that was damaged.
 
     Attributes:
@@ -67,7 +67,7 @@ class Scrubbed(msgspec.Struct, frozen=True):
         started, finished: Unix seconds; finished is 0 while it is under way.
         position: the last thing that was checked, `blob HEX` or `tree HEX`; empty after the end.
         checked: how many blobs and trees; `checked_bytes` in all.
-        found: what was damaged, in this scrub and those before; the last `MAX_FINDINGS`.
+        found: what was damaged, in this scrub and those before; the last `MAX_KEPT_DAMAGE`.
     """
 
     started: float = 0.0
@@ -75,7 +75,7 @@ class Scrubbed(msgspec.Struct, frozen=True):
     position: str = ""
     checked: int = 0
     checked_bytes: int = 0
-    found: list[Finding] = []
+    found: list[Damage] = []
 
 
 def last(root: Root) -> Scrubbed | None:
@@ -112,12 +112,12 @@ def scrub(root: Root, rate: int, clock: Callable[[], float] = time.time) -> Scru
         before = last(root) or Scrubbed()
         going_on = bool(before.position)
         now = before if going_on else Scrubbed(started=clock(), found=before.found)
-        pace = Pace(rate)
+        pace = Throttle(rate)
         for position, check in _checks(root, pace):
             if going_on and position <= before.position:
                 continue
             began = pace.done
-            found = [*now.found, *check(clock())][-MAX_FINDINGS:]
+            found = [*now.found, *check(clock())][-MAX_KEPT_DAMAGE:]
             now = msgspec.structs.replace(
                 now,
                 position=position,
@@ -151,7 +151,7 @@ def _alone(root: Root) -> Iterator[None]:
         yield
 
 
-def _checks(root: Root, pace: Pace) -> Iterator[tuple[str, Callable[[float], list[Finding]]]]:
+def _checks(root: Root, pace: Throttle) -> Iterator[tuple[str, Callable[[float], list[Damage]]]]:
     """What is to be checked, sorted by position: blobs, then the files of releases, then trees."""
     kept = sorted(kept_releases(survey(root)))
     of_release = {digest: blobs_of(root, digest) or [digest] for digest in kept}
@@ -171,7 +171,7 @@ def _checks(root: Root, pace: Pace) -> Iterator[tuple[str, Callable[[float], lis
         yield f"tree {layer.hex}", partial(_check_tree, root, layer, pace)
 
 
-def _check_blob(root: Root, blob: Digest, pace: Pace, now: float) -> list[Finding]:
+def _check_blob(root: Root, blob: Digest, pace: Throttle, now: float) -> list[Damage]:
     path = root.store.path(blob)
     problems = [_problem(path, blob, pace)]
     if problems[0] and path.exists():
@@ -182,10 +182,10 @@ def _check_blob(root: Root, blob: Digest, pace: Pace, now: float) -> list[Findin
         with root.updating(yields=True):
             if _problem(path, blob, pace):  # a push may have replaced it
                 root.store.remove(blob)
-    return [Finding("blob", blob, problems[-1], FETCH, False, now)]
+    return [Damage("blob", blob, problems[-1], FETCH, False, now)]
 
 
-def _problem(path: Path, blob: Digest, pace: Pace) -> str:
+def _problem(path: Path, blob: Digest, pace: Throttle) -> str:
     """What is wrong with a blob; empty if nothing is."""
     try:
         found = Digest.of(read_past_cache(path, pace))
@@ -196,7 +196,7 @@ def _problem(path: Path, blob: Digest, pace: Pace) -> str:
     return "" if found == blob else f"its bytes have the digest {found}"
 
 
-def _check_links(root: Root, digest: Digest, now: float) -> list[Finding]:
+def _check_links(root: Root, digest: Digest, now: float) -> list[Damage]:
     """Hold a release's files against their blobs, which were checked before."""
     manifest = manifest_of(root, digest)
     folder = root.release(digest)
@@ -209,13 +209,14 @@ def _check_links(root: Root, digest: Digest, now: float) -> list[Finding]:
         with root.updating(yields=True):
             if folder.exists() and blob.exists():
                 replace_file_by_link(place, blob)
+                root.mended_file.touch()
                 named = Digest.from_hex(blob.name)
                 what = f"{place.name} was not its blob"
-                found.append(Finding("file", named, what, LINKED, True, now))
+                found.append(Damage("file", named, what, LINKED, True, now))
     return found
 
 
-def _check_tree(root: Root, layer: Digest, pace: Pace, now: float) -> list[Finding]:
+def _check_tree(root: Root, layer: Digest, pace: Throttle, now: float) -> list[Damage]:
     blob, place = root.store.path(layer), root.path / layout.tree(layer)
     if not blob.exists():
         return []  # that is a finding already, and a push brings layer and tree back
@@ -226,4 +227,5 @@ def _check_tree(root: Root, layer: Digest, pace: Pace, now: float) -> list[Findi
     with root.updating(yields=True):
         trees.mend(blob, place, wrong)
         whole = not trees.differences(blob, place)
-    return [Finding("tree", layer, what, MENDED if whole else LATER, whole, now)]
+        root.mended_file.touch()
+    return [Damage("tree", layer, what, MENDED if whole else LATER, whole, now)]

@@ -149,27 +149,32 @@ def _relink(root: Root, manifest: Manifest, release: Path) -> None:
 
     Each file is replaced by rename: a running model keeps the files that it has mapped.
     """
+    mended = False
     for blob, place in linked_files(root, manifest, release):
         if not place.exists() or not place.samefile(blob):
             replace_file_by_link(place, blob)
+            mended = True
     for layer in for_this_device(manifest):
         if layer.media_type in (AGENT_TYPE, RUNTIME_TYPE):
-            _unpack(root, layer)
+            mended = _unpack(root, layer) or mended
+    if mended and root.linked(root.current) == Digest.from_hex(release.name):
+        root.mended_file.touch()
 
 
-def _unpack(root: Root, layer: Descriptor) -> None:
+def _unpack(root: Root, layer: Descriptor) -> bool:
     """Unpack a layer once: releases share its tree, so a new model needs no new runtime.
 
-    A tree that is there is held against its layer, and mended.
+    A tree that is there is held against its layer, and mended; then the answer is true.
 
     Raises:
         UnfitError: this device cannot run the libraries of a runtime layer.
     """
     blob, target = root.store.path(layer.digest), root.path / layout.tree(layer.digest)
     if target.exists():
-        if wrong := differences(blob, target):
+        wrong = differences(blob, target)
+        if wrong:
             mend(blob, target, wrong)
-        return
+        return bool(wrong)
     temporary = root.trees / f".{layer.digest.hex}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -182,3 +187,4 @@ def _unpack(root: Root, layer: Descriptor) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     fsync_folder(root.trees)
+    return False
