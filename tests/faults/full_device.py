@@ -110,7 +110,7 @@ def main() -> None:
     time.sleep(1.0)
     seen["agents"] = len(agents(box))
     seen["same agent"] = agents(box) == before
-    seen["current"] = {old: "old", new: "new"}.get(box.current or "", "nothing")
+    seen["current"] = {old: "old", new: "new", None: "nothing"}[box.current]
     seen["state"] = box.release(new).state
     seen["reason"] = box.release(new).reason
     seen["old config"] = box.root.agent_config.read_bytes() == config_bytes()

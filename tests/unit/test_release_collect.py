@@ -6,7 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -190,30 +191,59 @@ def test_a_kept_release_without_its_manifest_loses_nothing_that_it_uses(root: Ro
     assert len(list(root.trees.iterdir())) == 2
 
 
-def test_a_release_from_which_a_process_runs_stays_and_its_bytes_are_not_counted(
-    root: Root,
-) -> None:
-    old, _, _ = (activated(root, str(number)) for number in range(3))
-    file = root.release(old) / "model" / "model.data"
-    reads = (
-        "import mmap, sys; f = open(sys.argv[1], 'rb');"
-        "m = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ); print(m[0], flush=True);"
-        "sys.stdin.read()"
-    )
+MAPS = (
+    "import mmap, sys\n"
+    "files = [open(name, 'rb') for name in sys.argv[1:]]\n"
+    "maps = [mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) for file in files]\n"
+    "print(len(maps), flush=True); sys.stdin.read()"
+)
+
+
+@contextmanager
+def running(*files: Path, **environment: str) -> Iterator[None]:
+    """A process that has these files mapped."""
     with subprocess.Popen(
-        [sys.executable, "-c", reads, file], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", MAPS, *files],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | environment,
     ) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        assert collect(root).kept[old] == "in use"
-        assert old in held(root)
+        yield
+        process.communicate(b"", timeout=10)
+
+
+def test_a_release_from_which_a_process_runs_stays_and_its_bytes_are_not_counted(
+    root: Root,
+) -> None:
+    old, supervised, _, _ = (activated(root, str(number)) for number in range(4))
+    file = root.release(old) / "model" / "model.data"
+    trees = root.release(supervised) / "agent"
+    with running(file), running(PYTHONPATH=str(trees)):
+        kept = collect(root).kept
+        assert (kept[old], kept[supervised]) == ("in use", "in use")
         file.unlink()
         blob = root.store.path(Digest.of(weights_of("0")))
         counted = collecting._weighed([("blob", blob)], mapped_inodes(root.path))
         assert counted[0].freed == 0, "a reader of its last name still holds the blocks"
-        process.communicate(b"", timeout=10)
     collect(root)
+    assert not held(root) & {old, supervised}
+
+
+def test_what_a_running_release_shares_with_older_ones_keeps_none_of_them(root: Root) -> None:
+    old, _, current = (activated(root, str(number)) for number in range(3))
+    shared = root.release(current) / "runtime" / "runtime" / "core.py"
+    model = root.release(current) / "model" / "model.data"
+    theirs = root.release(old) / "model" / "model.data"
+    theirs.unlink()
+    os.link(model, theirs)  # as if both had the same weights
+    with running(shared, model):
+        done = collect(root)
     assert old not in held(root)
+    assert done.freed > 300_000, "its own blob"
+    assert model.stat().st_nlink == 2
+    whole(root, current)
 
 
 def test_a_collection_that_is_killed_at_any_step_leaves_whole_releases(

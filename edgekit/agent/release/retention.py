@@ -6,7 +6,8 @@
     trial); pinned releases; the newest staged release, which was not activated yet; the release
     that a push offers now; a release from which a process runs; a release in a state that only a
     later version knows.
-2.  A tree or blob stays if a kept release uses it, or if the offered release needs it.
+2.  A tree or blob stays if a kept release uses it, or if the offered release needs it; a tree also
+    if a process runs from it.
 3.  A part of a transfer stays if the offered release needs it. Nothing is collected while another
     push is at work, whose parts are not known here.
 """
@@ -28,7 +29,7 @@ class ReleaseFolder:
         state: its state as recorded; None without a row.
         since: when it came into that state, in Unix seconds.
         blobs, trees: what it uses, as hex digests.
-        in_use: a process has a file of it mapped.
+        in_use: a process runs from it.
     """
 
     state: str | None
@@ -50,6 +51,7 @@ class Survey:
     blobs: frozenset[str] = frozenset()
     trees: frozenset[str] = frozenset()
     parts: frozenset[str] = frozenset()
+    in_use: frozenset[str] = frozenset()  # releases and trees from which a process runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ def garbage(survey: Survey) -> Garbage:
     kept = kept_releases(survey)
     folders = [survey.folders[digest] for digest in kept if digest in survey.folders]
     used = survey.wanted.union(*(folder.blobs for folder in folders), (d.hex for d in kept))
-    trees = survey.wanted.union(*(folder.trees for folder in folders))
+    trees = survey.wanted.union(survey.in_use, *(folder.trees for folder in folders))
     return Garbage(
         kept,
         tuple(sorted(set(survey.folders) - set(kept))),

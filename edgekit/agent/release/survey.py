@@ -8,6 +8,7 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from edgekit.agent.release.retention import ReleaseFolder, Survey
@@ -36,7 +37,7 @@ def survey(root: Root, offered: Digest | None = None, wanted: Iterable[Digest] =
         wanted: the blobs that it needs on this device.
     """
     rows = {row.digest: row for row in Releases(root.path).all()}
-    mapped = mapped_inodes(root.path)
+    running = in_use(root.path)
     by_inode = {os.lstat(path).st_ino: path.name for path in named(root.store.folder, _HEX)}
     folders: dict[Digest, ReleaseFolder] = {}
     for path in named(root.path / layout.RELEASES, _HEX):
@@ -44,8 +45,6 @@ def survey(root: Root, offered: Digest | None = None, wanted: Iterable[Digest] =
         row = rows.get(digest)
         files = {os.lstat(file).st_ino for file in files_below(path)}
         trees = frozenset(_trees_of(path))
-        inner = (root.trees / tree for tree in trees)
-        in_use = bool(mapped & files) or any(mapped & _inodes(tree) for tree in inner)
         folders[digest] = ReleaseFolder(
             row.state if row else None,
             row.since if row else 0.0,
@@ -54,7 +53,7 @@ def survey(root: Root, offered: Digest | None = None, wanted: Iterable[Digest] =
             | trees
             | {blob.hex for blob in blobs_of(root, digest)},
             trees,
-            in_use,
+            path.name in running,
         )
     return Survey(
         folders,
@@ -65,6 +64,7 @@ def survey(root: Root, offered: Digest | None = None, wanted: Iterable[Digest] =
         frozenset(path.name for path in named(root.store.folder, _HEX)),
         frozenset(path.name for path in named(root.trees, _HEX)),
         frozenset(path.name[:64] for path in named(root.store.folder, _PART)),
+        running,
     )
 
 
@@ -154,22 +154,34 @@ def files_below(path: Path) -> Iterator[Path]:
             yield Path(folder, name)
 
 
+def in_use(root: Path) -> frozenset[str]:
+    """Hex digests of the releases and trees from which a process runs, as far as we may see.
+
+    A model is mapped by its release's path, a library by its tree's; a supervisor has its release
+    in its environment. Inodes would not tell: releases share trees, and weights by hard links.
+    """
+    found: set[bytes] = set()
+    pattern = re.compile(re.escape(bytes(root.resolve())) + rb"/(?:releases|trees)/([0-9a-f]{64})/")
+    for file in ("maps", "environ"):
+        for text in _of_processes(file):
+            found.update(pattern.findall(text))
+    return frozenset(each.decode() for each in found)
+
+
 def mapped_inodes(place: Path) -> set[int]:
-    """Inodes below a folder that a process of this machine has mapped, as far as we may see.
+    """Inodes below a folder that a process has mapped, as far as we may see.
 
     Device numbers are not compared: btrfs and overlayfs show others in proc(5) `maps`.
     """
-    found: set[int] = set()
-    inside = f" {place.resolve()}/"
-    for maps in Path("/proc").glob("[0-9]*/maps"):
-        try:
-            text = maps.read_text("utf-8", "replace")
-        except OSError:  # it has ended, or is another account's
-            continue
-        for line in text.splitlines():
-            if inside in line:
-                found.add(int(line.split(maxsplit=5)[4]))
-    return found
+    inside = b" " + bytes(place.resolve()) + b"/"
+    lines = (line for text in _of_processes("maps") for line in text.splitlines() if inside in line)
+    return {int(line.split(maxsplit=5)[4]) for line in lines}
+
+
+def _of_processes(file: str) -> Iterator[bytes]:
+    for path in Path("/proc").glob(f"[0-9]*/{file}"):
+        with suppress(OSError):  # it has ended, or is another account's
+            yield path.read_bytes()
 
 
 def _trees_of(release: Path) -> Iterator[str]:
@@ -177,10 +189,6 @@ def _trees_of(release: Path) -> Iterator[str]:
         link = release / name
         if link.is_symlink() and _HEX.match(link.readlink().name):
             yield link.readlink().name
-
-
-def _inodes(folder: Path) -> set[int]:
-    return {os.lstat(file).st_ino for file in files_below(folder)} if folder.exists() else set()
 
 
 def _is_old(path: Path) -> bool:
