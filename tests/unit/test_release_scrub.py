@@ -361,6 +361,29 @@ def test_the_upkeep_collects_and_scrubs_what_is_due_and_leaves_a_push_alone(
     assert last(root) == first, "a week has not passed"
 
 
+def test_the_upkeep_keeps_what_a_push_that_broke_off_has_sent_for_a_week(root: Root) -> None:
+    activated(root, "1")
+    offered, blobs = bundle("2", weights_of("2"), tree(own="2"), tree(runtime__core="x = 2"))
+    offer(root, offered)
+    root.store.put(blobs[2])
+    part = root.store.part_path(Digest.of(blobs[1]))
+    part.write_bytes(b"2222")
+    other = root.store.part_path(Digest.of(b"another"))
+    other.write_bytes(b"x")
+    lease.release(root)
+    assert upkeep.collect_in_steps(root) > 0
+    assert not other.exists()
+    assert part.exists()
+    assert root.store.has(Digest.of(blobs[2]))
+    os.utime(root.offered_file, (0, 0))
+    upkeep.collect_in_steps(root)
+    assert not part.exists()
+    assert not root.store.has(Digest.of(blobs[2]))
+    for text in (b"", b"\xff", b"sha256:1"):
+        root.offered_file.write_bytes(text)
+        assert upkeep.collect_in_steps(root) == 0
+
+
 def test_the_supervisor_starts_the_upkeep_when_it_is_time_and_ends_it() -> None:
     started: list[subprocess.Popen[bytes]] = []
 

@@ -113,6 +113,11 @@ class Root:
         return self.path / layout.MENDED_FILE
 
     @property
+    def offered_file(self) -> Path:
+        """The digest of the release that a push offered last."""
+        return self.path / layout.OFFERED_FILE
+
+    @property
     def log_file(self) -> Path:
         """The output of supervisor, agent and worker."""
         return self.path / layout.LOG_FILE

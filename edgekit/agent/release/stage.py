@@ -28,7 +28,7 @@ from edgekit.core.manifest import (
     parse_config,
 )
 from edgekit.errors import VerificationError
-from edgekit.store import fsync_folder, replace_file_by_link
+from edgekit.store import fsync_folder, publish, replace_file_by_link
 from edgekit.trust.pinned import PinnedManifest, pin
 
 
@@ -54,6 +54,7 @@ def offer(root: Root, pinned: PinnedManifest) -> dict[str, object]:
     missing = _missing(root, wanted)
     check_room(root, wanted, missing, freed)
     root.store.put(pinned.data)
+    publish(root.offered_file, pinned.digest.encode())
     return {"missing": missing}
 
 

@@ -20,6 +20,7 @@ from edgekit.core.manifest import Manifest, oci_platform, parse_manifest
 from edgekit.errors import VerificationError
 
 FRESH_SECONDS = 3600.0  # a leftover that is younger may belong to a process that is at work
+RESUME_SECONDS = 7 * 86_400.0
 _HEX = re.compile(r"[0-9a-f]{64}\Z")
 _PART = re.compile(r"[0-9a-f]{64}\.part\Z")
 _TEMPORARY = re.compile(r"\..+\.tmp\Z")
@@ -90,6 +91,16 @@ def blobs_of(root: Root, digest: Digest) -> list[Digest]:
     except VerificationError:  # Python was updated under it: its links still say what it uses
         return [digest]
     return [digest, *(layer.digest for layer in layers)]
+
+
+def broken_off(root: Root) -> Digest | None:
+    """The release whose transfer broke off within a week, so that a push can go on with it."""
+    try:
+        offered = Digest.parse(root.offered_file.read_text("ascii"))
+        age = time.time() - root.offered_file.stat().st_mtime
+    except (OSError, ValueError, VerificationError):
+        return None
+    return offered if abs(age) < RESUME_SECONDS and not root.release(offered).exists() else None
 
 
 def pinned(root: Root) -> frozenset[Digest]:

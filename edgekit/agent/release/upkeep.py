@@ -15,6 +15,7 @@ from edgekit.agent.release.log import say
 from edgekit.agent.release.quiet import BYTES_PER_SECOND, be_quiet
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.scrub import is_due, last, scrub
+from edgekit.agent.release.survey import blobs_of, broken_off
 from edgekit.errors import EdgekitError
 
 
@@ -38,6 +39,8 @@ def keep_up(root: Root) -> None:
 def collect_in_steps(root: Root) -> int:
     """Collect one thing at a time while no push is at work; return the bytes that were freed.
 
+    What a push that broke off has sent stays for a week.
+
     Raises:
         EdgekitError: another verb holds the update lock.
     """
@@ -46,7 +49,9 @@ def collect_in_steps(root: Root) -> int:
         with root.updating(yields=True):
             if lease.is_held(root):
                 return freed
-            done = collect(root, most=1)
+            offered = broken_off(root)
+            wanted = blobs_of(root, offered) if offered is not None else []
+            done = collect(root, offered, wanted, most=1)
         freed += done.freed
         if not done.pieces:
             return freed
