@@ -43,32 +43,13 @@ def publish(path: Path, data: bytes, mode: int = 0o644) -> None:
     fsync_folder(path.parent)
 
 
-def replace_link(link: Path, target: str, twin: Path | None = None) -> None:
-    """Point a symbolic link at `target` by rename: a reader sees the old or the new one.
-
-    Args:
-        link: the link.
-        target: what it names from now on.
-        twin: a link that may name `target` already. A hard link to it needs no block of the disk,
-            which a new link of more than 59 characters does on ext4.
-    """
+def replace_link(link: Path, target: str) -> None:
+    """Point a symbolic link at `target` by rename: a reader sees the old or the new one."""
     temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
-    if twin is None or not _linked_twin(twin, target, temporary):
-        temporary.symlink_to(target)
+    temporary.symlink_to(target)
     temporary.replace(link)
-    temporary.unlink(missing_ok=True)  # rename(2) leaves it where both are one file already
     fsync_folder(link.parent)
-
-
-def _linked_twin(twin: Path, target: str, to: Path) -> bool:
-    try:
-        if str(twin.readlink()) != target:
-            return False
-        os.link(twin, to, follow_symlinks=False)
-    except OSError:  # no such link, or a file system without hard links to links
-        return False
-    return True
 
 
 def replace_file_by_link(path: Path, to: Path) -> None:

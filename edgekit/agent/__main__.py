@@ -43,38 +43,38 @@ def _stage(args: argparse.Namespace) -> object:
 
 def _activate(args: argparse.Namespace) -> object:
     from edgekit.agent.release.activate import activate
-    from edgekit.agent.release.detached import Detached
+    from edgekit.agent.release.choose import supervisor_of
 
     root = Root(args.root)
     config = sys.stdin.buffer.read() if args.config == "-" else None
     with root.updating():
-        return activate(root, Digest.parse(args.digest), Detached(root), config)
+        return activate(root, Digest.parse(args.digest), supervisor_of(root), config)
 
 
 def _rollback(args: argparse.Namespace) -> object:
     from edgekit.agent.release.activate import rollback
-    from edgekit.agent.release.detached import Detached
+    from edgekit.agent.release.choose import supervisor_of
 
     root = Root(args.root)
     with root.updating():
-        return rollback(root, Detached(root))
+        return rollback(root, supervisor_of(root))
 
 
 def _state(args: argparse.Namespace) -> object:
-    from edgekit.agent.release.activate import describe
-    from edgekit.agent.release.detached import Detached
+    from edgekit.agent.release.choose import supervisor_of
+    from edgekit.agent.release.describe import describe
 
     root = Root(args.root)
     root.create()
-    return describe(root, Detached(root))
+    return describe(root, supervisor_of(root))
 
 
 def _stop(args: argparse.Namespace) -> object:
-    from edgekit.agent.release.detached import Detached
+    from edgekit.agent.release.choose import supervisor_of
 
     root = Root(args.root)
     with root.updating():
-        Detached(root).stop()
+        supervisor_of(root).stop()
     return {"stopped": True}
 
 
@@ -130,7 +130,7 @@ def _supervise(args: argparse.Namespace) -> None:
 
 
 def _boot(args: argparse.Namespace) -> None:
-    from edgekit.agent.release.watch import become
+    from edgekit.agent.release.become import become
 
     become(Root(args.root))
 
@@ -157,6 +157,7 @@ def _serve(args: argparse.Namespace) -> None:
         (folder / layout.AGENT).readlink().name[:12],
         root.journal,
         Notifier(os.environ),
+        root.trial_file if args.trial else None,
     ).run()
 
 
@@ -211,7 +212,8 @@ def _parser() -> argparse.ArgumentParser:
     scrub.add_argument("--rate", type=int, default=16 << 20, help="bytes per second; 0: no limit")
     verb("tune", _tune, "forget the measured threads of `current`, and measure them again")
     verb("upkeep", _upkeep, "collect and scrub what is due (started by supervise)")
-    verb("serve", _serve, "answer prompts until SIGTERM")
+    serve = verb("serve", _serve, "answer prompts until SIGTERM")
+    serve.add_argument("--trial", action="store_true", help="report to the supervisor of a trial")
     verb("supervise", _supervise, "keep `serve` running (started by activate)")
     verb("boot", _boot, "become the supervisor of `current` (started by systemd)")
     worker = verb("worker", _worker, "run the model in its own process (started by serve)")

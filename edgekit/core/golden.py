@@ -78,3 +78,26 @@ class TrialReport(msgspec.Struct, frozen=True):
     connected: bool = False
     score: GoldenScore | None = None
     rss_bytes: int = 0
+
+
+def passes(golden: Golden, score: GoldenScore) -> str:
+    """Decide whether a device's model is the one that was packed.
+
+    Returns:
+        Empty if it is, else the reason with both numbers.
+    """
+    scored = sum(len(prompt.best) for prompt in golden.prompts)
+    if score.positions != scored:
+        return f"golden prompts: {score.positions} positions were scored, {scored} are recorded"
+    if not score.agreement >= golden.agreement:  # also if it is no number
+        return (
+            f"golden prompts: the best token is the recorded one at {score.agreement:.0%} of "
+            f"{score.counted} certain positions, {golden.agreement:.0%} are needed"
+        )
+    if not abs(score.nll_change) <= golden.nll:
+        return (
+            f"golden prompts: the recorded answers became {abs(score.nll_change):.3f} nats per "
+            f"token {'less' if score.nll_change > 0 else 'more'} likely, at most {golden.nll:g} "
+            "are allowed"
+        )
+    return ""

@@ -1,8 +1,8 @@
 """The life of a release on a device: `staged -> trial -> good | bad` (RAUC's and ostree's words).
 
-The table below is the single source; the device's state file only records its moves. When the
-activation that started a trial does not call the release `good`, the device goes back to
-`previous`: after a crash, a reboot or a killed activation alike.
+The table below is the single source; the device's state file only records its moves. When a trial
+does not end with `good`, the device goes back to `previous`: after a crash, a reboot or a killed
+activation alike.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ class ReleaseState(StrEnum):
     """The state of a release on one device."""
 
     STAGED = "staged"  # verified, unpacked and published; it never ran, or its trial broke off
-    TRIAL = "trial"  # `current` points at it and it has yet to answer
+    TRIAL = "trial"  # it has yet to answer, or to reach the broker (then it waits, unproven)
     GOOD = "good"  # it answered on this device
-    BAD = "bad"  # it failed its trial; the state file keeps the reason
+    BAD = "bad"  # it failed its trial, or crashed again and again; the reason is kept
 
 
 class ReleaseEvent(StrEnum):
@@ -29,6 +29,9 @@ class ReleaseEvent(StrEnum):
     ANSWERED = "answered"
     FAILED = "failed"
     RESTORED = "restored"  # only its new configuration failed; the release runs under the old one
+    UNPROVEN = "unproven"  # it met every demand, but the broker could not be reached
+    SUPERSEDED = "superseded"  # another release is activated during its trial
+    CRASHED = "crashed"  # it was good, and now ends again and again soon after its start
 
 
 TRANSITIONS: dict[tuple[ReleaseState | None, ReleaseEvent], ReleaseState] = {
@@ -44,6 +47,9 @@ TRANSITIONS: dict[tuple[ReleaseState | None, ReleaseEvent], ReleaseState] = {
     (ReleaseState.TRIAL, ReleaseEvent.ANSWERED): ReleaseState.GOOD,
     (ReleaseState.TRIAL, ReleaseEvent.FAILED): ReleaseState.BAD,
     (ReleaseState.TRIAL, ReleaseEvent.RESTORED): ReleaseState.GOOD,
+    (ReleaseState.TRIAL, ReleaseEvent.UNPROVEN): ReleaseState.TRIAL,
+    (ReleaseState.TRIAL, ReleaseEvent.SUPERSEDED): ReleaseState.STAGED,
+    (ReleaseState.GOOD, ReleaseEvent.CRASHED): ReleaseState.BAD,
 }
 
 

@@ -138,7 +138,7 @@ for step in range(40):
     for effect in trial.handle(disk.found(root), 0.0):
         if isinstance(effect, RecordVerdict):
             effect = RecordVerdict(new, ReleaseEvent.FAILED, "long words " * 10_000)
-        disk.perform(root, effect)
+        assert not disk.perform_on_full(root, effect), effect
         fill(0)  # what the reserve gave back is taken at once
     assert root.linked(root.current) == old
     assert root.agent_config.read_text() == "old config"

@@ -13,10 +13,12 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from edgekit.agent.release import activate as activation
+from edgekit.agent.release import disk
 from edgekit.agent.release.detached import Detached
 from edgekit.agent.release.log import rotate
 from edgekit.agent.release.root import Root
@@ -217,19 +219,19 @@ def test_an_activation_killed_at_any_step_leaves_a_whole_good_release(
     left = step
 
     def dying(function: Callable[..., object]) -> Callable[..., object]:
-        def call(*arguments: object) -> object:
+        def call(*arguments: object, **named: object) -> object:
             nonlocal left
             if left == 0:
                 raise KilledError
             left -= 1
-            return function(*arguments)
+            return function(*arguments, **named)
 
         return call
 
-    monkeypatch.setattr(f"{activation.__name__}.publish", dying(publish))
-    monkeypatch.setattr(f"{activation.__name__}.replace_link", dying(replace_link))
-    monkeypatch.setattr(Releases, "move", dying(Releases.move))
-    monkeypatch.setattr(Detached, "start", dying(Detached.start))
+    monkeypatch.setattr(f"{disk.__name__}.publish", dying(publish))
+    monkeypatch.setattr(f"{disk.__name__}.replace_link", dying(replace_link))
+    monkeypatch.setattr(Releases, "begin", dying(Releases.begin))
+    monkeypatch.setattr(Detached, "reload", dying(Detached.reload))
     try:
         activation.activate(box.root, target, Detached(box.root), config_bytes(queue_limit=3))
     except KilledError:
@@ -272,7 +274,7 @@ def test_an_agent_that_is_killed_starts_again(box: Box, good: Digest) -> None:
     first = box.agent
     os.kill(first, signal.SIGKILL)
     eventually(
-        lambda: box.root.ready_file.exists() and box.root.ready_file.read_text() != str(first),
+        lambda: box.root.ready_file.exists() and str(first) not in box.root.ready_file.read_text(),
         what="another agent answers",
     )
     assert "the agent ended with -9; it starts again in 1 s" in box.root.log_file.read_text()
@@ -295,6 +297,195 @@ def test_an_agent_does_not_outlive_its_supervisor(box: Box, good: Digest) -> Non
     eventually(lambda: not alive(agent), what="the agent is gone")
     assert box.activate(good)[0] == 0
     box.answers(good)
+
+
+def row_of(state: dict[str, Any], digest: Digest) -> dict[str, Any]:
+    return next(row for row in state["releases"] if row["digest"] == digest)
+
+
+@pytest.mark.parametrize(
+    ("mode", "more", "reason"),
+    [
+        ("rubbish", {}, "the recorded one at 20% of 4 certain positions, 95% are needed"),
+        ("sluggish", {"min_tokens_per_second": 2.5}, "0.01 tokens/s, the floor is 2.5"),
+        ("greedy", {"max_rss_bytes": 10**9}, "1,099,511.6 MB of memory, the cap is 1,000.0 MB"),
+        ("fades", {}, "the agent ended within the soak of 3 s after its answer"),
+        ("unscored", {"trial_seconds": 1.0}, "no score of its golden prompts within 1 s"),
+    ],
+)
+def test_a_sick_release_is_rolled_back_by_the_device_alone(
+    box: Box, good: Digest, mode: str, more: dict[str, Any], reason: str
+) -> None:
+    older = good
+    second = box.stage("good second")
+    assert box.activate(second)[0] == 0
+    bad = box.stage(mode, soak_seconds=3.0)
+    process = box.start("activate", bad, config=config_bytes(**more))
+    eventually(lambda: box.release(bad).tries == 1, what="the trial runs")
+    process.kill()  # the controller is gone
+    process.communicate(timeout=10)
+    eventually(lambda: box.release(bad).state == "bad", what="it failed")
+    box.answers(second)
+    assert reason in box.release(bad).reason
+    _, state = box.run("state")
+    assert reason in state["why"]
+    assert (state["current"], state["previous"]) == (second, older), "the older one is lost"
+    assert not box.root.older.is_symlink()
+
+
+def test_a_release_soaks_before_it_is_good_and_says_how_long(box: Box, good: Digest) -> None:
+    soaks = box.stage("soaks", soak_seconds=2.0)
+    code, answer = box.activate(soaks)
+    assert (code, answer["state"], answer["changed"]) == (0, "trial", True), answer
+    assert 0 < answer["soak_seconds"] <= 2.0
+    assert 0 < answer["silent_seconds"] < 15.0
+    _, state = box.run("state")
+    assert state["why"] == "it answers and soaks"
+    code, again = box.activate(soaks)
+    assert (code, again["changed"], again["state"]) == (0, False, "trial"), "it does not begin anew"
+    box.answers(soaks)
+    assert box.root.linked(box.root.previous) == good
+    assert not box.root.trial_file.exists()
+    assert box.run("state")[1]["why"] == "it passed its trial"
+
+
+def faster(box: Box) -> None:
+    """A device whose back-off is short, and whose broker is away."""
+    (box.root.path / "run" / "offline").touch()
+    folder = box.root.trees / "agent" / "edgekit" / "agent" / "release"
+    for name, line, short in (
+        ("demands.py", "RETRY_SECONDS = (60.0, 120.0, ", "RETRY_SECONDS = (1.0, 1.0, 1.0, "),
+        (
+            "watch.py",
+            "BACKOFF_SECONDS = (1.0, 2.0, 4.0, 8.0, ",
+            "BACKOFF_SECONDS = (0.1, 0.1, 0.1, 0.1, ",
+        ),
+        ("watch.py", "CHECK_SECONDS = 5.0", "CHECK_SECONDS = 0.2"),
+    ):
+        text = (folder / name).read_text()
+        assert line in text
+        (folder / name).write_text(text.replace(line, short))
+
+
+def test_a_release_that_reaches_no_broker_is_unproven_and_tried_again(box: Box) -> None:
+    faster(box)
+    good = box.stage("good first")
+    assert box.activate(good)[0] == 0
+    cut_off = box.stage("cutoff", soak_seconds=0.0)
+    code, answer = box.activate(cut_off, config_bytes(queue_limit=3, trial_seconds=1.0))
+    assert code == 1
+    assert "is unproven" in answer["what"]
+    assert "no connection to the broker 127.0.0.1:1883 within 1 s" in answer["why"]
+    assert good.short in answer["next"]
+    assert "tries the new one again in 1 s" in answer["next"]
+    _, state = box.run("state")
+    assert state["unproven"]["digest"] == cut_off
+    assert row_of(state, cut_off)["state"] == "trial"
+    assert "is unproven: no connection" in state["why"]
+    waits = Releases(box.root.path).unproven
+    eventually(lambda: (row := waits()) and row.tries >= 2, what="it is tried again")
+    (box.root.path / "run" / "offline").unlink()
+    box.answers(cut_off)
+    assert waits() is None
+    assert b"queue_limit = 3" in box.root.agent_config.read_bytes()
+    assert box.root.linked(box.root.previous) == good
+
+
+def test_an_unproven_configuration_waits_while_the_old_one_serves(box: Box) -> None:
+    faster(box)
+    offline = box.root.path / "run" / "offline"
+    offline.unlink()
+    release = box.stage("cutoff", soak_seconds=0.0)
+    assert box.activate(release)[0] == 0
+    offline.touch()
+    eventually(lambda: b"false" in box.root.broker_file.read_bytes(), what="the broker is gone")
+    other = config_bytes(queue_limit=3, trial_seconds=1.0)
+    code, answer = box.activate(release, other)
+    assert (code, "is unproven" in answer["what"]) == (1, True)
+    assert box.root.agent_config.read_bytes() == config_bytes()
+    assert box.release(release).state == "good"
+    offline.unlink()
+    eventually(lambda: box.root.agent_config.read_bytes() == other, what="it is tried again")
+    box.answers(release)
+
+
+def test_another_push_ends_an_unproven_release(box: Box) -> None:
+    faster(box)
+    first = box.stage("good first")
+    assert box.activate(first)[0] == 0
+    cut_off = box.stage("cutoff", soak_seconds=0.0)
+    assert box.activate(cut_off, config_bytes(queue_limit=3, trial_seconds=1.0))[0] == 1
+    second = box.stage("good second")
+    assert box.activate(second, config_bytes(queue_limit=4))[0] == 0
+    box.answers(second)
+    assert (box.release(cut_off).state, Releases(box.root.path).unproven()) == ("staged", None)
+    assert b"queue_limit = 4" in box.root.agent_config.read_bytes()
+    assert box.root.linked(box.root.previous) == first
+
+
+def test_a_good_release_that_crashes_again_and_again_goes_back(box: Box) -> None:
+    faster(box)
+    good = box.stage("good first")
+    assert box.activate(good)[0] == 0
+    crashes = box.stage("crashes")
+    assert box.activate(crashes)[0] == 0
+    eventually(lambda: box.release(crashes).state == "bad", what="it is given up")
+    assert "5 times in a row" in box.release(crashes).reason
+    box.answers(good)
+
+
+def test_a_push_during_a_trial_of_a_configuration_keeps_the_good_one(
+    box: Box, good: Digest
+) -> None:
+    process = box.start("activate", good, config=config_bytes(BAD_PORT, trial_seconds=30.0))
+    eventually(lambda: box.release(good).tries == 1, what="the trial runs")
+    process.kill()
+    process.communicate(timeout=10)
+    code, answer = box.activate(good, config_bytes(BAD_PORT, trial_seconds=1.0, queue_limit=3))
+    assert code == 1, answer
+    assert "its new configuration is not used" in answer["what"]
+    box.answers(good)
+    assert box.root.agent_config.read_bytes() == config_bytes()
+
+
+@pytest.mark.parametrize("mode", ["good second", "dies"])
+def test_a_push_of_another_release_during_a_trial_of_a_configuration(
+    box: Box, good: Digest, mode: str
+) -> None:
+    process = box.start("activate", good, config=config_bytes(BAD_PORT, trial_seconds=30.0))
+    eventually(lambda: box.release(good).tries == 1, what="the trial runs")
+    process.kill()
+    process.communicate(timeout=10)
+    second = box.stage(mode)
+    assert box.activate(second, config_bytes(queue_limit=3))[0] == (mode == "dies")
+    box.answers(good if mode == "dies" else second)
+    if mode == "dies":
+        assert box.root.agent_config.read_bytes() == config_bytes()
+
+
+def test_a_device_whose_processes_were_killed_does_not_say_that_it_answers(
+    box: Box, good: Digest
+) -> None:
+    _, state = box.run("state")
+    assert (state["answering"], state["agent_pid"]) == (True, box.agent)
+    for pid in (box.supervisor, box.agent):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    eventually(lambda: not processes_of(box.root), what="nothing of it runs")
+    assert box.root.ready_file.exists(), "the file is left behind"
+    _, state = box.run("state")
+    assert (state["answering"], state["supervisor_pid"], state["model"]) == (False, None, None)
+
+
+def test_refusals_are_told_and_bounded(box: Box, good: Digest) -> None:
+    releases = Releases(box.root.path)
+    for number in range(30):
+        releases.refused(good, f"refusal {number}", "its metadata is older " + "x" * 2000)
+    _, state = box.run("state")
+    assert [refusal["what"] for refusal in state["refusals"]] == [
+        f"refusal {number}" for number in reversed(range(10, 30))
+    ]
+    assert len(state["refusals"][0]["why"]) == 500
 
 
 def test_stop_lets_the_agent_drain_and_leaves_nothing(box: Box) -> None:

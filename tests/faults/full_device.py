@@ -93,7 +93,7 @@ def main() -> None:
     before = agents(box)
     process = box.start("activate", new, config=config)
     if moment == "while it switches":
-        eventually(lambda: Detached(box.root).pid() is None, what="the old supervisor has ended")
+        eventually(lambda: box.release(new).state == "trial", what="the trial is on record")
         ballast.fill()
     elif not moment.startswith("before"):
         eventually(lambda: box.release(new).tries == 1, what="the trial runs")

@@ -20,45 +20,78 @@ from edgekit.agent.release.state import Release, Releases
 from edgekit.bundle.layers import PROJECTION
 from edgekit.core.config import AgentConfig, BrokerConfig
 from edgekit.core.digest import Digest
+from edgekit.core.golden import Golden
 from edgekit.core.manifest import BundleConfig, Fit, encode
 from tests import tools
 
 eventually = partial(tools.eventually, seconds=15.0)
 GOOD_PORT, BAD_PORT = 1883, 1
 AGENT = """
-import os, signal, sys, time
+import json, os, signal, sys, time
 from edgekit.errors import TakenOverError
 from edgekit.store import publish
+
+REPORTS = {
+    "rubbish": (0.2, 5.0, 1), "sluggish": (1.0, 0.01, 1), "greedy": (1.0, 5.0, 1 << 40)
+}
 
 class Service:
     def __init__(self, config, bundle, release, model_dir, ready_file, *others):
         self.mode = (model_dir / "mode").read_text().split()[0]
-        self.config, self.ready = config, ready_file
+        self.config, self.ready, self.trial = config, ready_file, others[-1]
+        self.offline, self.told = ready_file.with_name("offline"), None
+
+    def tell_broker(self):
+        connected = not self.offline.exists()
+        if connected != self.told:
+            told = json.dumps({"connected": connected}).encode()
+            try:
+                publish(self.ready.with_name("broker.json"), told)
+            except OSError:
+                return
+        self.told = connected
+
+    def report(self):
+        agreement, rate, rss = REPORTS.get(self.mode, (1.0, 5.0, 1))
+        score = {"positions": 0, "counted": 4, "agreement": agreement, "nll_change": 0.0}
+        score = {**score, "tokens_per_second": rate} if self.mode != "unscored" else None
+        told = {"loaded": self.mode != "mute", "connected": False, "score": score, "rss_bytes": rss}
+        publish(self.trial, json.dumps(told).encode())
 
     def say_ready(self):
         try:
-            publish(self.ready, str(os.getpid()).encode())
+            publish(self.ready, json.dumps({"pid": os.getpid()}).encode())
             self.unsaid = False
         except OSError:  # a full disk: as the real service, it tries again
             self.unsaid = True
 
     def run(self):
         stop, self.unsaid = [], False
-        signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, lambda *_: stop.append(1))
         if self.mode == "dies":
             sys.exit("this model cannot be loaded")
         until = time.monotonic() + (2.0 if self.mode == "slow" else 0.0)
         while not stop and time.monotonic() < until:
+            time.sleep(0.02)
+        if self.trial:
+            self.report()
+        while not stop and self.mode == "cutoff" and self.offline.exists():
             time.sleep(0.02)
         if self.mode != "mute" and self.config.broker.port != 1:
             self.say_ready()
         if self.mode == "taken":
             time.sleep(0.5)
             raise TakenOverError("another client has this name")
+        if self.mode in ("fades", "crashes"):
+            time.sleep(0.3)
+            sys.exit("it fell over")
         while not stop:
+            self.tell_broker()
             time.sleep(0.02)
             if self.unsaid:
                 self.say_ready()
+        self.ready.with_name("broker.json").unlink(missing_ok=True)
         if self.mode == "busy":
             time.sleep(1.0)
             print("drained", file=sys.stderr, flush=True)
@@ -77,8 +110,8 @@ class Box:
 
     root: Root
 
-    def stage(self, mode: str) -> Digest:
-        """A staged release whose agent behaves as `mode` says."""
+    def stage(self, mode: str, soak_seconds: float | None = None) -> Digest:
+        """A staged release whose agent behaves as `mode` says; with a soak: with golden prompts."""
         digest = Digest.of(mode.encode())
         folder = self.root.release(digest)
         (folder / "model").mkdir(parents=True)
@@ -86,6 +119,9 @@ class Box:
         (folder / "bundle.json").write_bytes(
             encode(BundleConfig(mode, "1", "llama", "", 16, 1, 16, Fit(0, 0)))
         )
+        if soak_seconds is not None:
+            golden = msgspec.json.encode(Golden([], soak_seconds=soak_seconds))
+            (folder / "golden.json").write_bytes(golden)
         for name in ("agent", "runtime"):
             (folder / name).symlink_to(f"../../trees/{name}")
         Releases(self.root.path).stage(digest, mode.split(maxsplit=1)[0], "1")
@@ -138,7 +174,7 @@ class Box:
     def agent(self) -> int:
         """The agent that answers."""
         eventually(self.root.ready_file.exists, what="an agent answers")
-        return int(self.root.ready_file.read_text())
+        return int(json.loads(self.root.ready_file.read_text())["pid"])
 
     def answers(self, digest: Digest) -> None:
         """The device ends on this release: current, good, supervised, answering."""

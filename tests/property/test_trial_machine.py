@@ -15,46 +15,62 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgekit.agent.release.demands import CRASH_LIMIT
 from edgekit.agent.release.events import (
+    AgentCrashed,
     AgentEnded,
     AgentReady,
     AgentStarted,
     BecomeSuccessor,
+    Demands,
     Effect,
     EndAgent,
     EndSupervisor,
     Event,
     HoldStops,
     KeepRunning,
+    Reported,
+    RetryDue,
     StartAgent,
     StopAsked,
     StopsHeld,
     SupervisorFailed,
     TimePassed,
 )
-from edgekit.agent.release.trial import (
+from edgekit.agent.release.trial import Trial
+from edgekit.agent.release.trialtable import (
     FAIL,
     TRANSITIONS,
     WAYS,
     Happening,
     Phase,
-    Trial,
     TrialStep,
     WayBack,
 )
 from edgekit.core.digest import Digest
+from edgekit.core.golden import Golden, GoldenScore, TrialReport
 from edgekit.core.release import ReleaseState
 from edgekit.errors import EdgekitError
-from tests.fakes.release_disk import KINDS, NEW, OLD, Disk, before
+from tests.fakes.release_disk import KINDS, NEW, OLD, OLDER, Disk, before
 
 TRIAL_SECONDS = 10.0
-LAST = (BecomeSuccessor, KeepRunning, EndSupervisor)
-# What the release on trial does; of the last one not even the supervisor starts.
+LAST = (BecomeSuccessor, EndSupervisor)
+# What the release on trial does; of the fourth one not even the supervisor starts.
 READY, ENDS, MUTE, BROKEN = "ready", "ends", "mute", "broken"
-SIDES = [(kind, mode) for kind in KINDS for mode in (READY, ENDS, MUTE, BROKEN)]
+# It soaks well; ends within its soak; reports rubbish; is good and then crashes again and again;
+# does not reach the broker, as the release before; reaches it in its third trial.
+SOAKS, FADES, UNFIT, CRASHES = "soaks", "ends in its soak", "unfit", "crashes"
+CUT_OFF, COMES_BACK = "cut off", "connects later"
+PLAIN_MODES = (READY, ENDS, MUTE, BROKEN)
+MODES = (*PLAIN_MODES, SOAKS, FADES, UNFIT, CRASHES, CUT_OFF, COMES_BACK)
+GOOD_MODES = (READY, SOAKS, COMES_BACK)
+SIDES = [(kind, mode) for kind in KINDS for mode in MODES]
 SIDES = [side for side in SIDES if side[1] != BROKEN or "configuration" not in side[0]]
-MOMENTS = range(20)  # more than twice as many as any story has effects
-WRITES = range(13)  # more than any push has
+GOLDEN = Golden([], soak_seconds=10.0)
+RETRIES = 2
+MOMENTS = range(24)  # more than twice as many as any story of one trial has effects
+LONG = range(70)  # the same with two more trials
+WRITES = range(16)  # more than any push has
 
 
 class KilledError(Exception):
@@ -86,6 +102,9 @@ class Device:
     stops_held: bool = False
     answered: set[tuple[Digest | None, str | None]] = field(default_factory=set)
     trials: int = 0  # starts of an agent on trial
+    retried: int = 0  # trials of an unproven release
+    reported: bool = False  # by the agent that runs
+    shown: set[object] = field(default_factory=set)  # it, once it is ready to soak
     pushed: int = 0  # pushes after the first one
 
     def live(self) -> None:
@@ -134,6 +153,10 @@ class Device:
                 events += self.perform(effect)
                 self.done += 1
                 self.check()
+            if machine.phase == Phase.KEEPING and not events and self.at_rest():
+                break
+            if machine.phase == Phase.TRYING and self.waits_alone():
+                break
             if not effects or not isinstance(effects[-1], LAST):
                 continue
             assert machine.phase == Phase.OVER
@@ -142,6 +165,27 @@ class Device:
                 break
             machine, events, self.stops_held = Trial(), [self.found()], False
         self.trouble()
+
+    def at_rest(self) -> bool:
+        """Whether the agent that is kept neither crashes nor has an unproven release to try."""
+        waits = NEW in self.disk.unproven and self.retried < RETRIES
+        return self.stopping or not (waits or self.crashes())
+
+    def alone(self) -> bool:
+        """Whether an unproven first release goes on trying to connect."""
+        disk = self.disk
+        unproven = disk.unproven.get(NEW, (0, False))[1] and disk.current == NEW
+        return unproven and disk.good_config is None and disk.previous in (None, NEW)
+
+    def waits_alone(self) -> bool:
+        """Whether it does so for ever."""
+        return self.mode == CUT_OFF and self.alone() and not self.stopping
+
+    def crashes(self) -> bool:
+        """Whether the kept agent crashes until the device goes back."""
+        disk = self.disk
+        another = disk.previous not in (None, NEW)
+        return self.mode == CRASHES and disk.current == NEW and another
 
     def found(self) -> Event:
         return self.disk.found()
@@ -159,7 +203,9 @@ class Device:
         match effect:
             case StartAgent():
                 self.start_agent()
-                return [AgentStarted(TRIAL_SECONDS)]
+                soaks = self.mode in (SOAKS, FADES, UNFIT)
+                demands = Demands(GOLDEN if soaks else None, was_connected=False)
+                return [AgentStarted(TRIAL_SECONDS, demands)]
             case EndAgent():
                 self.running = None
                 return [AgentEnded("it was told to")]
@@ -182,7 +228,8 @@ class Device:
         assert self.running is None, "two agents"
         release, config = self.disk.current, self.disk.config
         assert release is not None
-        self.running = (release, config)
+        self.running, self.reported = (release, config), False
+        self.shown.clear()
         row = self.disk.rows[release]
         if row.state == ReleaseState.TRIAL:
             self.trials += 1
@@ -193,14 +240,38 @@ class Device:
     def look(self) -> Event:
         """What `watch` sees next."""
         self.now += 4.0
-        assert self.now < 2000.0, "it waits for ever"
+        assert self.now < 4000.0, "it waits for ever"
         if self.stopping:
             return StopAsked()
         assert self.running is not None, "nothing runs, and the machine waits"
-        if self.mode == READY:
-            self.answered.add(self.running)
+        if self.disk.rows[self.disk.current or NEW].state != ReleaseState.TRIAL:
+            if self.crashes():
+                self.running = None
+                return AgentCrashed(CRASH_LIMIT, "no memory")
+            self.retried += 1
+            return RetryDue(NEW)
+        return self.look_at_trial()
+
+    def look_at_trial(self) -> Event:
+        """What an agent on trial shows: first its report, then what its mode says."""
+        if not self.reported and self.mode not in (ENDS, MUTE):
+            self.reported = True
+            score = GoldenScore(0, 0, 0.5 if self.mode == UNFIT else 1.0, 0.0, 5.0)
+            return Reported(TrialReport(loaded=True, score=score))
+        if self.mode in (CUT_OFF, COMES_BACK):
+            if self.alone():
+                self.retried = RETRIES
+            if self.mode == CUT_OFF or self.retried < RETRIES:
+                return TimePassed()
+        if self.mode in (READY, CRASHES, COMES_BACK):
+            self.answered.add(self.running or (None, None))
             return AgentReady()
-        if self.mode == MUTE:
+        if self.mode in (SOAKS, FADES) and self.running not in self.shown:
+            self.shown.add(self.running)
+            return AgentReady()
+        if self.mode == SOAKS:
+            self.answered.add(self.running or (None, None))
+        if self.mode in (SOAKS, MUTE):
             return TimePassed()
         self.running = None
         return AgentEnded("no memory")
@@ -220,52 +291,80 @@ def tell(
     answered = {(disk.current, disk.config), (disk.previous, disk.previous_config)}
     for _ in islice(disk.push(), cut):
         pass
-    tried = disk.config
+    tried = disk.config if disk.next_config is None else disk.next_config
     on_trial = disk.current == NEW and disk.rows[NEW].state == ReleaseState.TRIAL
     device = Device(disk, mode, set(kills), set(stops), [*pushes], answered=answered)
     device.live()
-    assert device.trials <= 1 + device.pushed, "a trial has one start"
+    assert device.trials <= 1 + device.pushed + RETRIES + len(stops), "a trial has one start"
+    assert device.trials <= 1 + device.pushed or mode in (CUT_OFF, COMES_BACK)
     assert device.running == (disk.current and (disk.current, disk.config))
-    assert device.running is None or device.running in answered, "it ends on what never answered"
-    if disk.current == NEW:
+    if not device.waits_alone():
+        assert device.running is None or device.running in answered, "never answered"
         assert disk.good_config is None
-        assert disk.rows[NEW].state == ReleaseState.GOOD
+        assert disk.current != NEW or disk.rows[NEW].state == ReleaseState.GOOD
+    check_links(kind, device)
     if on_trial and not pushes:
-        check_verdict(kind, device, tried, succeeds=None if kills or stops else mode == READY)
+        check_verdict(kind, device, tried, calm=not (kills or stops))
     return device
 
 
-def check_verdict(kind: str, device: Device, tried: str | None, succeeds: bool | None) -> None:
+def check_links(kind: str, device: Device) -> None:
+    """The way back of before the trial is there again, or that of after it."""
+    disk = device.disk
+    if not device.waits_alone():
+        assert disk.older is None, "it is left"
+    if kind == "release with an older one":
+        gone = device.mode == CRASHES and disk.previous is None  # it was good in between
+        assert disk.previous == (OLD if disk.current == NEW else None if gone else OLDER)
+    elif kind == "release":
+        assert disk.previous == (OLD if disk.current == NEW else None)
+
+
+def check_verdict(kind: str, device: Device, tried: str | None, *, calm: bool) -> None:
     """What is on record is what runs, and a failure has its reason.
 
     Args:
         kind: of the trial.
         device: after its last supervisor.
         tried: the configuration that was on trial.
-        succeeds: whether it has to end well; None: a kill may have come first.
+        calm: nothing was killed or stopped, so its mode alone decides.
     """
-    disk, row = device.disk, device.disk.rows[NEW]
-    assert (NEW, tried) in device.answered or row.reason, "the failure is not on record"
-    assert succeeds in (None, not row.reason)
-    if not row.reason:
+    disk, row, mode = device.disk, device.disk.rows[NEW], device.mode
+    only_config = "configuration" in kind
+    waits = NEW in disk.unproven
+    assert (NEW, tried) in device.answered or row.reason or waits, "the failure is not on record"
+    if calm:
+        crashed = mode == CRASHES and OLD in disk.rows
+        assert waits == (mode == CUT_OFF)
+        assert bool(row.reason) == (crashed or mode not in (*GOOD_MODES, CUT_OFF, CRASHES))
+    if waits and not row.reason:
+        assert row.state == (ReleaseState.GOOD if only_config else ReleaseState.TRIAL)
+        assert disk.current == (NEW if only_config or kind == "first release" else OLD)
+        assert tried in (disk.next_config, disk.config), "its configuration is lost"
+    elif not row.reason:
         assert (row.state, device.running) == (ReleaseState.GOOD, (NEW, tried))
-    elif "configuration" in kind:
+    elif only_config and (mode != CRASHES or row.state == ReleaseState.GOOD):
         assert (row.state, device.running) == (ReleaseState.GOOD, (NEW, "old"))
     else:
-        assert (row.state, disk.current) == (ReleaseState.BAD, OLD if kind == "release" else None)
+        assert (row.state, disk.current) == (ReleaseState.BAD, OLD if OLD in disk.rows else None)
 
 
 def tell_all() -> None:
-    """Every story with one trouble, and every one with a kill and a stop or another kill."""
+    """Every story with one trouble, and every one of these with a kill and a stop or two kills."""
     for kind, mode in SIDES:
+        moments = LONG if mode in (CUT_OFF, COMES_BACK) else MOMENTS
         for cut in WRITES:
             tell(kind, mode, cut, set(), set(), [])
-            for first in MOMENTS:
+        for first in moments:
+            tell(kind, mode, WRITES[-1], set(), {first}, [])
+            tell(kind, mode, WRITES[-1], {first}, set(), [])
+    for kind, mode in SIDES:
+        for first in MOMENTS:
+            for cut in WRITES:
                 tell(kind, mode, cut, set(), {first}, [])
                 tell(kind, mode, cut, {first}, set(), [])
                 tell(kind, mode, WRITES[-1], {first}, set(), [cut])
-        for first in MOMENTS:
-            for second in MOMENTS:
+            for second in MOMENTS if mode in PLAIN_MODES else ():
                 tell(kind, mode, WRITES[-1], {first}, {second}, [])
                 tell(kind, mode, WRITES[-1], {first, second}, set(), [])
 
@@ -288,8 +387,10 @@ def test_a_trial_under_many_troubles_ends_as_the_rules_say(
 
 
 def test_no_story_has_more_effects_than_there_are_moments() -> None:
-    longest = max(tell(*side, WRITES[-1], set(), set(), []).done for side in SIDES)
-    assert 5 < longest < len(MOMENTS) // 2
+    done = {side: tell(*side, WRITES[-1], set(), set(), []).done for side in SIDES}
+    long = {side for side in SIDES if side[1] in (CUT_OFF, COMES_BACK)}
+    assert 5 < max(done[side] for side in SIDES if side not in long) < len(MOMENTS)
+    assert max(done[side] for side in long) < len(LONG)
     writes = [1 for kind in KINDS for _ in before(kind).push()]
     assert len(writes) < len(KINDS) * len(WRITES)
 
@@ -298,7 +399,7 @@ def test_no_story_has_more_effects_than_there_are_moments() -> None:
 BROKEN_RULES: dict[str, tuple[object, object]] = {
     "the try is not recorded": (
         (Phase.STARTING, Happening.NEW_TRIAL),
-        (Phase.TRYING, (TrialStep.START_AGENT,)),
+        (Phase.TRYING, (TrialStep.TAKE_NEXT_CONFIG, TrialStep.START_AGENT)),
     ),
     "the try is recorded after the start": (
         (Phase.STARTING, Happening.NEW_TRIAL),
@@ -327,12 +428,12 @@ BROKEN_RULES: dict[str, tuple[object, object]] = {
     ),
     "a way back is not continued": (
         (Phase.STARTING, Happening.HALF_RETURNED),
-        (Phase.OVER, (TrialStep.KEEP_RUNNING,)),
+        (Phase.KEEPING, (TrialStep.KEEP_RUNNING,)),
     ),
     "what to go back to is thrown away before the record": (
         (Phase.TRYING, Happening.READY),
         (
-            Phase.OVER,
+            Phase.KEEPING,
             (TrialStep.FORGET_GOOD_CONFIG, TrialStep.RECORD_ANSWERED, TrialStep.KEEP_RUNNING),
         ),
     ),
@@ -342,19 +443,29 @@ BROKEN_RULES: dict[str, tuple[object, object]] = {
     ),
     "a configuration that answered can still be undone": (
         (Phase.TRYING, Happening.READY),
-        (Phase.OVER, (TrialStep.RECORD_ANSWERED, TrialStep.KEEP_RUNNING)),
+        (
+            Phase.KEEPING,
+            (TrialStep.RECORD_ANSWERED, TrialStep.FORGET_OLDER, TrialStep.KEEP_RUNNING),
+        ),
     ),
     "the link moves before the configuration": (
         WayBack.PREVIOUS,
         (
             TrialStep.RECORD_FAILED,
-            (TrialStep.MOVE_CURRENT, TrialStep.RESTORE_PREVIOUS_CONFIG, TrialStep.HOLD_STOPS),
+            (
+                *(TrialStep.MOVE_CURRENT, TrialStep.RESTORE_PREVIOUS_CONFIG),
+                *(TrialStep.RESTORE_OLDER, TrialStep.HOLD_STOPS),
+            ),
             Phase.RETURNING,
         ),
     ),
     "the old release keeps the new configuration": (
         WayBack.PREVIOUS,
-        (TrialStep.RECORD_FAILED, (TrialStep.MOVE_CURRENT, TrialStep.HOLD_STOPS), Phase.RETURNING),
+        (
+            TrialStep.RECORD_FAILED,
+            (TrialStep.MOVE_CURRENT, TrialStep.RESTORE_OLDER, TrialStep.HOLD_STOPS),
+            Phase.RETURNING,
+        ),
     ),
     "a configuration's failure is the release's": (
         WayBack.CONFIG,
@@ -368,11 +479,57 @@ BROKEN_RULES: dict[str, tuple[object, object]] = {
         WayBack.NOTHING,
         (TrialStep.RECORD_FAILED, (TrialStep.EXIT_FAILED,), Phase.OVER),
     ),
+    "the older release is lost": (
+        WayBack.PREVIOUS,
+        (
+            TrialStep.RECORD_FAILED,
+            (TrialStep.RESTORE_PREVIOUS_CONFIG, TrialStep.MOVE_CURRENT, TrialStep.HOLD_STOPS),
+            Phase.RETURNING,
+        ),
+    ),
+    "the older release is left after an answer": (
+        (Phase.TRYING, Happening.READY),
+        (
+            Phase.KEEPING,
+            (TrialStep.RECORD_ANSWERED, TrialStep.FORGET_GOOD_CONFIG, TrialStep.KEEP_RUNNING),
+        ),
+    ),
+    "an unproven trial is a failure": (
+        (Phase.UNREACHED, Happening.ENDED),
+        (Phase.RETURNING, FAIL),
+    ),
+    "the configuration of an unproven release is lost": (
+        (Phase.UNREACHED, Happening.ENDED),
+        (Phase.RETURNING, (TrialStep.RECORD_UNPROVEN, TrialStep.GO_BACK)),
+    ),
+    "an unproven way back is a new trial": (
+        (Phase.STARTING, Happening.HALF_UNPROVEN),
+        (Phase.TRYING, (TrialStep.COUNT_TRY, TrialStep.START_AGENT)),
+    ),
+    "a retry starts beside the old agent": (
+        (Phase.KEEPING, Happening.RETRY_DUE),
+        (Phase.RETURNING, (TrialStep.TRY_AGAIN, TrialStep.HOLD_STOPS)),
+    ),
+    "a soak is not waited for": (
+        (Phase.TRYING, Happening.SOAK),
+        (Phase.KEEPING, (TrialStep.RECORD_ANSWERED, TrialStep.KEEP_RUNNING)),
+    ),
+    "rubbish is left running": (
+        (Phase.TRYING, Happening.UNFIT),
+        (Phase.RETURNING, FAIL),
+    ),
+    "a crash loop is not on record": (
+        (Phase.KEEPING, Happening.CRASH_LOOP),
+        (Phase.RETURNING, (TrialStep.GO_BACK,)),
+    ),
     "the successor starts while a stop may be lost": (
         WayBack.PREVIOUS,
         (
             TrialStep.RECORD_FAILED,
-            (TrialStep.RESTORE_PREVIOUS_CONFIG, TrialStep.MOVE_CURRENT, TrialStep.BECOME_SUCCESSOR),
+            (
+                *(TrialStep.RESTORE_PREVIOUS_CONFIG, TrialStep.MOVE_CURRENT),
+                *(TrialStep.RESTORE_OLDER, TrialStep.BECOME_SUCCESSOR),
+            ),
             Phase.OVER,
         ),
     ),

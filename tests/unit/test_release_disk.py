@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from copy import deepcopy
 from dataclasses import replace
 from itertools import chain
@@ -10,26 +11,41 @@ from pathlib import Path
 import pytest
 
 from edgekit.agent.release import disk as release_disk
-from edgekit.agent.release.activate import _switch
+from edgekit.agent.release import state
 from edgekit.agent.release.events import (
+    ActivationComes,
     CountTry,
     Effect,
     ForgetGoodConfig,
+    ForgetOlder,
     HoldStops,
     KeepRunning,
     MoveCurrent,
+    RecordUnproven,
     RecordVerdict,
     RestoreGoodConfig,
+    RestoreOlder,
     RestorePreviousConfig,
+    SetAsideConfig,
+    TakeNextConfig,
+    TryAgain,
 )
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.state import Releases
 from edgekit.agent.release.trial import Trial
 from edgekit.core.digest import Digest
 from edgekit.core.release import ReleaseEvent, ReleaseState
-from tests.fakes.release_disk import KINDS, NEW, OLD, Disk, Row, before
+from tests.fakes.release_disk import KINDS, NEW, OLD, OLDER, Disk, Row, before
 
-NAMES = {OLD: "old", NEW: "new"}
+
+@pytest.fixture(autouse=True)
+def _without_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds of devices: what they hold is compared, not whether it outlives a power cut."""
+    monkeypatch.setattr(state, "_SCHEMA", (*state._SCHEMA, "PRAGMA synchronous=OFF"))
+    monkeypatch.setattr("os.fsync", lambda _: None)
+
+
+NAMES = {OLDER: "older", OLD: "old", NEW: "new"}
 
 
 def on_device(disk: Disk, folder: Path) -> Root:
@@ -47,29 +63,44 @@ def on_device(disk: Disk, folder: Path) -> Root:
             releases.move(digest, ReleaseEvent.RESTORED, row.reason)
         if row.state == ReleaseState.BAD:
             releases.move(digest, ReleaseEvent.FAILED, row.reason)
-    for link, target in ((root.current, disk.current), (root.previous, disk.previous)):
+    links = (root.current, disk.current), (root.previous, disk.previous), (root.older, disk.older)
+    for link, target in links:
         if target is not None:
             link.symlink_to(f"releases/{target.hex}")
-    for path, config in zip(
-        configs(root), (disk.config, disk.previous_config, disk.good_config), strict=True
-    ):
+    texts = (disk.config, disk.previous_config, disk.good_config, disk.next_config)
+    for path, config in zip(configs(root), texts, strict=True):
         if config is not None:
             path.write_text(config)
+    with sqlite3.connect(root.path / "state.db") as database:
+        if disk.trial is not None:
+            database.execute("INSERT INTO trials VALUES (?, 0, 0, NULL, NULL)", (disk.trial,))
+        for digest, (tries, waiting) in disk.unproven.items():
+            row = (digest, tries, waiting)
+            database.execute("INSERT INTO unproven VALUES (?, 0, ?, '', ?)", row)
+    database.close()
     return root
 
 
-def configs(root: Root) -> tuple[Path, Path, Path]:
-    return root.agent_config, root.previous_config, root.good_config
+def configs(root: Root) -> tuple[Path, ...]:
+    return root.agent_config, root.previous_config, root.good_config, root.next_config
 
 
 def as_model(root: Root) -> Disk:
     """What a ROOT holds, as the model says it."""
+    releases = Releases(root.path)
     rows = {
         Digest.parse(row.digest): Row(ReleaseState(row.state), row.tries, row.reason)
-        for row in Releases(root.path).all()
+        for row in releases.all()
     }
-    texts = [path.read_text() if path.exists() else None for path in configs(root)]
-    return Disk(rows, root.linked(root.current), root.linked(root.previous), *texts)
+    config, previous, good, after = (
+        path.read_text() if path.exists() else None for path in configs(root)
+    )
+    links = root.linked(root.current), root.linked(root.previous)
+    trial, waits = releases.trial(), releases.unproven()
+    unproven = {waits.digest: (waits.tries, waits.waiting)} if waits else {}
+    last = trial.digest if trial else None
+    older = root.linked(root.older)
+    return Disk(rows, *links, config, previous, good, older, after, last, unproven)
 
 
 def moments(kind: str) -> list[Disk]:
@@ -77,21 +108,36 @@ def moments(kind: str) -> list[Disk]:
     disk, seen = before(kind), []
     for _ in chain([None], disk.push()):
         seen.append(deepcopy(disk))
+    unproven = deepcopy(disk)
     machine = Trial()
     for effect in machine.handle(replace(disk.found(), tries=1), 0.0):
         disk.perform(effect)
         seen.append(deepcopy(disk))
+    only_config = unproven.good_config is not None
+    unproven.perform(RecordUnproven(NEW, "no broker", only_config))
+    seen.append(deepcopy(unproven))
+    for effect in Trial().handle(unproven.found(), 0.0):
+        unproven.perform(effect)
+        seen.append(deepcopy(unproven))
     return seen
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_model_of_the_disk_is_what_the_disk_does(kind: str, tmp_path: Path) -> None:
-    on_trial = {RecordVerdict, CountTry}
+    on_trial = {RecordVerdict, CountTry, RecordUnproven}
     effects: list[Effect] = [
         CountTry(NEW),
         RecordVerdict(NEW, ReleaseEvent.ANSWERED),
         RecordVerdict(NEW, ReleaseEvent.FAILED, "it ended"),
         RecordVerdict(NEW, ReleaseEvent.RESTORED, "it ended"),
+        RecordUnproven(NEW, "no broker", only_config=False),
+        RecordUnproven(NEW, "no broker", only_config=True),
+        TryAgain(NEW),
+        TakeNextConfig(NEW),
+        TakeNextConfig(OLD),
+        SetAsideConfig(),
+        RestoreOlder(),
+        ForgetOlder(),
         ForgetGoodConfig(),
         RestoreGoodConfig(),
         RestorePreviousConfig(),
@@ -101,7 +147,7 @@ def test_the_model_of_the_disk_is_what_the_disk_does(kind: str, tmp_path: Path) 
         KeepRunning(),
     ]
     seen = moments(kind)
-    for number, model in enumerate((seen[0], *seen[-4:])):
+    for number, model in enumerate((seen[0], *seen[-9:])):
         for which, effect in enumerate(effects):
             if type(effect) in on_trial and model.rows[NEW].state != ReleaseState.TRIAL:
                 continue
@@ -119,7 +165,9 @@ def test_the_model_of_a_push_is_what_a_push_does(kind: str, tmp_path: Path) -> N
     for number, model in enumerate(moments(kind)):
         root = on_device(model, tmp_path / str(number))
         Releases(root.path).stage(NEW, "new", "1")
-        _switch(root, NEW, b"new")
+        for effect in Trial().handle(ActivationComes(release_disk.found(root)), 0.0):
+            release_disk.perform(root, effect)
+        release_disk.begin_trial(root, NEW, b"new")
         for _ in model.push():
             pass
         assert as_model(root) == model

@@ -13,7 +13,6 @@ from edgekit.agent.serve.session.events import (
     CheckStorage,
     Connected,
     Disconnected,
-    Drain,
     Effect,
     Event,
     GiveUp,
@@ -22,7 +21,6 @@ from edgekit.agent.serve.session.events import (
     ReadSensors,
     ReadyUnsaid,
     SayReady,
-    SayStopping,
     Snapshot,
     Spawn,
     Stopped,
@@ -141,13 +139,6 @@ def test_the_device_is_measured_every_few_seconds() -> None:
 
 
 # --- the end ----------------------------------------------------------------------------------
-def test_the_service_manager_hears_of_a_drain_at_once() -> None:
-    agent = Agent().ready()
-    agent.prompt()
-    drained = agent.handle(Drain(agent.now + 30))
-    assert those(drained, SayStopping) == [SayStopping()]
-
-
 def test_another_client_of_the_same_name_ends_the_agent_with_an_error_of_its_own() -> None:
     agent = Agent().ready()
     agent.prompt()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from edgekit.agent.release import watch
+from edgekit.agent.release import become
 from edgekit.agent.release.root import Root
 from edgekit.agent.serve.loop.notify import VARIABLES, Notifier
 from edgekit.agent.serve.loop.stall import (
@@ -166,12 +166,12 @@ def test_a_supervisor_keeps_systemd_s_variables_and_nothing_else_of_its_environm
     root = Root(tmp_path)
     root.create()
     with pytest.raises(EdgekitError, match="no release is active"):
-        watch.become(root)
+        become.become(root)
     root.current.symlink_to("releases/" + "0" * 64)
     started: list[dict[str, str]] = []
     monkeypatch.setattr(os, "execve", lambda *call: started.append(call[2]))
     for name in (*VARIABLES, "PYTHONHOME", "LD_PRELOAD"):
         monkeypatch.setenv(name, "x")
-    watch.become(root, {"MORE": "1"})
+    become.become(root, {"MORE": "1"})
     given = {"NOTIFY_SOCKET": "x", "WATCHDOG_USEC": "x", "MORE": "1"}
     assert started == [root.environment(root.current.resolve()) | given]

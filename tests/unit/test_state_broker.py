@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from edgekit.agent.release.activate import describe
+from edgekit.agent.release.describe import describe
 from edgekit.agent.release.root import Root
 from edgekit.cli.fleet import _broker_lines
 
@@ -42,10 +42,16 @@ class Supervised:
     [(json.dumps(TOLD), 1, TOLD), (json.dumps(TOLD), None, None), ("{", 1, None), (None, 1, None)],
 )
 def test_the_agent_s_file_is_shown_while_it_runs(
-    tmp_path: Path, written: str | None, pid: int | None, shown: object
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    written: str | None,
+    pid: int | None,
+    shown: object,
 ) -> None:
     root = Root(tmp_path)
     root.create()
+    monkeypatch.setattr("edgekit.agent.release.describe.answering", lambda _: True)
+    root.ready_file.write_text("{}")
     if written is not None:
         root.broker_file.write_text(written)
     assert describe(root, Supervised(pid))["broker"] == shown  # type: ignore[arg-type]  # it has what is used

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import time
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 
 from edgekit.agent.release import disk, lease, reserve
-from edgekit.agent.release.detached import POLL_SECONDS, STOP_MARGIN_SECONDS, Supervisor
-from edgekit.agent.release.events import HoldStops, SupervisorFailed
+from edgekit.agent.release.demands import retry_seconds
+from edgekit.agent.release.describe import answering
+from edgekit.agent.release.events import ActivationComes, HoldStops, SupervisorFailed
 from edgekit.agent.release.log import log_tail
 from edgekit.agent.release.root import Root
-from edgekit.agent.release.state import Releases
-from edgekit.agent.release.survey import pinned
+from edgekit.agent.release.state import Releases, UnprovenRow
+from edgekit.agent.release.supervisor import (
+    POLL_SECONDS,
+    STOP_MARGIN_SECONDS,
+    Supervisor,
+    drain_seconds,
+)
 from edgekit.agent.release.trial import Trial
-from edgekit.core import layout
 from edgekit.core.config import FIRST_SETTINGS, parse_known_agent_config, settings_in
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import parse_manifest
-from edgekit.core.release import ReleaseEvent, ReleaseState
+from edgekit.core.release import ReleaseState
 from edgekit.errors import EdgekitError, VerificationError
-from edgekit.store import publish, replace_link
 
 
 def activate(
@@ -30,7 +32,7 @@ def activate(
 ) -> dict[str, object]:
     """Make a staged release the running one; return when it answers prompts.
 
-    The old release answers prompts until the new one is whole and verified. If the new release is
+    The old release answers prompts until the supervisor takes the new one. If the new release is
     not ready in time, the supervisor starts the old one again. `previous` always names a release
     that was good and that is not `current`. The links move before the configuration does: a kill
     in between never leaves the old release under an untested configuration.
@@ -47,6 +49,7 @@ def activate(
     """
     if not root.release(digest).exists():
         raise EdgekitError(f"release {digest.short} is not staged here")
+    _finish(root)
     old_config = _config(root)
     config = old_config if config is None else config
     if config is None:
@@ -54,61 +57,61 @@ def activate(
     trial_seconds = parse_known_agent_config(config).trial_seconds
     if (
         root.linked(root.current) == digest
-        and _is_good(root, digest)
         and config == old_config
         and supervisor.pid() is not None
-        and root.ready_file.exists()
+        and answering(root)
         and not root.mended_file.exists()
+        and (shown := _shown(root, digest, changed=False)) is not None
     ):
         lease.release(root)
-        return {"release": digest, "state": ReleaseState.GOOD, "changed": False}
+        return shown
+    drain = drain_seconds(root)  # of the old agent, with its own configuration
     reserve.hold(root)
-    supervisor.stop()
-    for file in (root.ready_file, root.mended_file):
-        file.unlink(missing_ok=True)
-    try:
+    with root.switching():
         reserve.spend(root, partial(_switch, root, digest, config))
-    except (OSError, EdgekitError):  # the disk is full all the same: what `current` names runs
-        with suppress(EdgekitError):
-            supervisor.start()
-        raise
-    verdict = _verdict(root, digest, supervisor, trial_seconds)
+    root.mended_file.unlink(missing_ok=True)
+    root.stopped_file.unlink(missing_ok=True)
+    _start(root, supervisor)
+    verdict = _verdict(root, digest, supervisor, trial_seconds + drain)
     lease.release(root)
     return verdict
 
 
 def _finish(root: Root) -> None:
     """Complete the return to the old release if a kill interrupted it after the verdict."""
-    found = disk.found(root)
-    if found.state != ReleaseState.TRIAL:
-        for effect in Trial().handle(found, time.monotonic()):
-            disk.perform(root, effect)
+    with root.switching():
+        found = disk.found(root)
+        if found.state != ReleaseState.TRIAL:
+            for effect in Trial().handle(ActivationComes(found), time.monotonic()):
+                disk.perform(root, effect)
 
 
 def _switch(root: Root, digest: Digest, config: bytes) -> None:
-    """Begin the trial: save the old state, record the trial, move the links, write the config."""
-    _finish(root)
-    current, old_config = root.linked(root.current), _config(root)
-    good = current is not None and _is_good(root, current)
-    if good and old_config is not None and current == digest:
-        publish(root.good_config, old_config, 0o600)
-    else:
-        root.good_config.unlink(missing_ok=True)
-    Releases(root.path).move(digest, ReleaseEvent.ACTIVATE)
-    if good and old_config is not None and current != digest:
-        publish(root.previous_config, old_config, 0o600)
-        replace_link(root.previous, str(root.current.readlink()))
-    replace_link(root.current, str(layout.release(digest)))
-    publish(root.agent_config, config, 0o600)
+    """Begin the trial, after what another one has left; the caller holds `Root.switching`."""
+    for effect in Trial().handle(ActivationComes(disk.found(root)), time.monotonic()):
+        disk.perform(root, effect)
+    disk.begin_trial(root, digest, config)
 
 
 def _config(root: Root) -> bytes | None:
     return root.agent_config.read_bytes() if root.agent_config.exists() else None
 
 
-def _is_good(root: Root, digest: Digest) -> bool:
-    known = Releases(root.path).get(digest)
-    return known is not None and known.state == ReleaseState.GOOD
+def _shown(root: Root, digest: Digest, *, changed: bool) -> dict[str, object] | None:
+    """The answer once a release is good, or has only its soak before it; else None."""
+    releases = Releases(root.path)
+    release, trial, waits = releases.get(digest), releases.trial(), releases.unproven()
+    if release is None or (waits is not None and waits.digest == digest and waits.waiting):
+        return None
+    of_this = trial if trial is not None and trial.digest == digest else None
+    answer: dict[str, object] = {"release": digest, "state": release.state, "changed": changed}
+    if of_this is not None and changed:
+        answer["silent_seconds"] = of_this.silent_seconds
+    if release.state == ReleaseState.GOOD:
+        return answer
+    if release.state != ReleaseState.TRIAL or of_this is None or of_this.soaked is None:
+        return None
+    return answer | {"soak_seconds": round(max(of_this.soaked - time.time(), 0.0), 1)}
 
 
 def _verdict(
@@ -118,47 +121,68 @@ def _verdict(
     releases = Releases(root.path)
     deadline = time.monotonic() + trial_seconds + 2 * STOP_MARGIN_SECONDS
     while time.monotonic() < deadline:
-        release = releases.get(digest)
+        back = root.linked(root.current) != digest  # before the rows: they are written first
+        release, waits = releases.get(digest), releases.unproven()
         assert release is not None
-        if release.reason:
+        if release.reason or (back and (waits is None or waits.digest != digest)):
             failed = "its new configuration" if release.state == ReleaseState.GOOD else "it"
             raise EdgekitError(
                 f"release {digest.short} failed its trial and {failed} is not used",
-                release.reason,
+                release.reason or log_tail(root),
                 _what_runs(root, trial_seconds),
             )
-        if release.state == ReleaseState.GOOD:
-            return {"release": digest, "state": release.state, "changed": True}
+        if waits is not None and waits.digest == digest and waits.waiting:
+            raise _unproven(root, waits, trial_seconds)
+        if (shown := _shown(root, digest, changed=True)) is not None:
+            return shown
         if supervisor.pid() is None:  # not started, or killed: the next one finds the try
             _start(root, supervisor)
         time.sleep(POLL_SECONDS)
     raise EdgekitError(f"release {digest.short} got no verdict", log_tail(root))
 
 
+def _unproven(root: Root, waits: UnprovenRow, trial_seconds: float) -> EdgekitError:
+    """The error for a release that is neither good nor bad."""
+    current, previous = root.linked(root.current), root.linked(root.previous)
+    alone = current == waits.digest and previous in (None, waits.digest)
+    known = Releases(root.path).get(waits.digest)
+    on_trial = alone and known is not None and known.state == ReleaseState.TRIAL
+    runs = "it goes on trying to connect" if on_trial else _what_runs(root, trial_seconds)
+    again = "" if on_trial else f", and tries the new one again in {retry_seconds(waits.tries):g} s"
+    return EdgekitError(
+        f"release {waits.digest.short} is unproven: it passed its trial but for the broker",
+        waits.reason,
+        f"{runs}{again}: start the broker, or correct its address and push again",
+    )
+
+
 def _start(root: Root, supervisor: Supervisor) -> None:
-    """Start the supervisor; if it cannot start, the trial has failed and is judged here."""
+    """Have `current` supervised; if its supervisor cannot start, the trial failed, as judged here.
+
+    A supervisor that runs already becomes that of `current`, and drains its agent for it.
+    """
     try:
-        supervisor.start()
+        supervisor.reload()
     except EdgekitError as error:
         failed = SupervisorFailed(disk.found(root), f"{error.what}: {error.why}")
         for effect in Trial().handle(failed, time.monotonic()):
             if isinstance(effect, HoldStops):  # the good release is current; no supervisor runs
                 with suppress(EdgekitError):
-                    supervisor.start()
+                    supervisor.reload()
             else:
-                disk.perform(root, effect)
+                disk.perform_on_full(root, effect)
 
 
 def _what_runs(root: Root, seconds: float) -> str:
     """Wait until the old release answers again; return a sentence that says what runs now."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        answering = root.ready_file.exists()
+        answers = answering(root)
         # Read the link after the ready file: `current` moves back only after the verdict.
         back = root.linked(root.current)
         if back is None:
             return "nothing runs on the device now"
-        if answering:
+        if answers:
             return f"{back.short} answers again, as before"
         time.sleep(POLL_SECONDS)
     return "the good release is started again and does not answer yet"
@@ -194,37 +218,3 @@ def _own_config(root: Root, previous: Digest) -> bytes | None:
         return None
     newer = settings_in(present) - (FIRST_SETTINGS if known is None else known)
     return root.previous_config.read_bytes() if newer else None
-
-
-def _model(root: Root) -> object:
-    """How the model runs: slots, threads, measured here or not; None if no model runs."""
-    ready = _read(root.ready_file)
-    return ready.get("model") if isinstance(ready, dict) else None
-
-
-def _read(path: Path) -> object:
-    """A JSON file of the running agent; None if it cannot be read."""
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-
-
-def describe(root: Root, supervisor: Supervisor) -> dict[str, object]:
-    """Report what the device runs and since when, for `agent state`."""
-    config = _config(root)
-    return {
-        "current": root.linked(root.current),
-        "previous": root.linked(root.previous),
-        "answering": root.ready_file.exists(),
-        "model": _model(root),
-        "broker": _read(root.broker_file) if supervisor.pid() is not None else None,
-        "supervisor_pid": supervisor.pid(),
-        "config": Digest.of(config) if config is not None else None,
-        "scrub": _read(root.scrub_file),
-        "pinned": sorted(pinned(root)),
-        "releases": [
-            release.to_dict() | {"held": root.release(release.digest).exists()}
-            for release in Releases(root.path).all()
-        ],
-    }

@@ -2,38 +2,53 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 from edgekit.agent.release import reserve
 from edgekit.agent.release.events import (
     CountTry,
     Effect,
     ForgetGoodConfig,
+    ForgetOlder,
     MoveCurrent,
     OnDisk,
+    RecordUnproven,
     RecordVerdict,
     RestoreGoodConfig,
+    RestoreOlder,
     RestorePreviousConfig,
+    SetAsideConfig,
+    TakeNextConfig,
+    TryAgain,
 )
-from edgekit.agent.release.log import say
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.state import Releases, StateFileError
 from edgekit.core import layout
 from edgekit.core.digest import Digest
-from edgekit.core.release import ReleaseEvent
-from edgekit.store import fsync_folder, replace_link
+from edgekit.core.release import ReleaseState
+from edgekit.store import fsync_folder, publish, replace_link
 
 
 def found(root: Root) -> OnDisk:
     """Read the current release and what a failed trial can go back to."""
     current = root.linked(root.current)
-    row = Releases(root.path).get(current) if current is not None else None
+    releases = Releases(root.path)
+    row = releases.get(current) if current is not None else None
     known = OnDisk(
-        current, good_config=root.good_config.exists(), previous=root.linked(root.previous)
+        current,
+        good_config=root.good_config.exists(),
+        previous=root.linked(root.previous),
+        older=root.linked(root.older),
     )
     if row is None:
         return known
-    return replace(known, state=row.known_state, tries=row.tries, reason=row.reason)
+    waits = releases.unproven()
+    unproven = waits is not None and waits.waiting and waits.digest == current
+    return replace(
+        known, state=row.known_state, tries=row.tries, reason=row.reason, unproven=unproven
+    )
 
 
 def perform(root: Root, effect: Effect) -> None:
@@ -46,24 +61,120 @@ def perform(root: Root, effect: Effect) -> None:
         case CountTry(release):
             Releases(root.path).count_try(release)
         case RecordVerdict(release, event, reason):
-            if event != ReleaseEvent.ANSWERED:
-                reserve.give(root)  # the way back begins
-            try:
-                Releases(root.path).move(release, event, reason)
-            except StateFileError as error:  # a full disk must not stop the way back
-                if event == ReleaseEvent.ANSWERED:
-                    raise
-                say(f"the verdict on {release.short} cannot be recorded: {error.why}")
+            Releases(root.path).move(release, event, reason)
+        case RecordUnproven(release, reason, only_config):
+            Releases(root.path).unprove(release, reason, only_config=only_config)
+        case TryAgain(release):
+            reserve.hold(root)
+            begin_trial(root, release, None)
+        case _:
+            _rename(root, effect)
+
+
+def perform_on_full(root: Root, effect: Effect) -> str:
+    """Change the disk as `effect` says, also a full one: going back needs no record.
+
+    A way back begins by giving up the reserve of the disk, for the record and for the old release.
+    If that does not help, the work goes on without the record: the old release is to answer again.
+
+    Returns:
+        Why it is not on record; empty if it is.
+
+    Raises:
+        EdgekitError: the release's transition table has no such move.
+        OSError: the disk fails otherwise.
+    """
+    if not isinstance(effect, CountTry | RecordVerdict | RecordUnproven):
+        perform(root, effect)
+        return ""
+    if isinstance(effect, RecordVerdict | RecordUnproven) and effect.reason:
+        reserve.give(root)
+    try:
+        perform(root, effect)
+    except StateFileError as error:
+        return error.why
+    return ""
+
+
+def _rename(root: Root, effect: Effect) -> None:
+    """Perform an effect that only renames or unlinks: it needs no free space."""
+    match effect:
         case ForgetGoodConfig():
             root.good_config.unlink(missing_ok=True)
-        case RestoreGoodConfig() | RestorePreviousConfig():
-            of_current = isinstance(effect, RestoreGoodConfig)
-            kept = root.good_config if of_current else root.previous_config
-            if kept.exists():  # otherwise it was moved before a kill
-                kept.replace(root.agent_config)
-                fsync_folder(root.agent_config.parent)
+        case ForgetOlder():
+            root.older.unlink(missing_ok=True)
+        case TakeNextConfig(release):
+            trial = Releases(root.path).trial()
+            if trial is not None and trial.digest == release:
+                _replace(root.next_config, root.agent_config)
+        case SetAsideConfig():
+            if root.good_config.exists() or root.previous_config.exists():
+                _replace(root.agent_config, root.next_config)
+        case RestoreGoodConfig():
+            _replace(root.good_config, root.agent_config)
+        case RestorePreviousConfig():
+            _replace(root.previous_config, root.agent_config)
+        case RestoreOlder():
+            if root.linked(root.older) is not None:
+                _replace(root.older, root.previous)
+            elif root.linked(root.previous) == root.linked(root.current):
+                root.previous.unlink(missing_ok=True)
         case MoveCurrent(None):
             root.current.unlink(missing_ok=True)
             fsync_folder(root.path)
         case MoveCurrent(Digest() as release):
-            replace_link(root.current, str(layout.release(release)), root.previous)
+            if root.linked(root.previous) == release:
+                _replace(root.previous, root.current)
+
+
+def _replace(path: Path, place: Path) -> None:
+    """Rename a file or link unless that was done before a kill."""
+    if path.is_symlink() or path.exists():
+        path.replace(place)
+        fsync_folder(place.parent)
+
+
+def begin_trial(root: Root, release: Digest, config: bytes | None) -> None:
+    """Begin a trial: save the old state, record the trial, move the links, write the config.
+
+    A kill between two steps leaves either the old release as it was, or a trial that the next
+    supervisor begins. The links move before the configuration does: a kill in between never leaves
+    the old release under an untested configuration.
+
+    Args:
+        root: the device's folder.
+        release: a staged release.
+        config: its `agent.toml`; None: the one that an unproven trial has set aside.
+
+    Raises:
+        EdgekitError: the release is not staged.
+    """
+    releases = Releases(root.path)
+    current = root.linked(root.current)
+    row = releases.get(current) if current is not None else None
+    good = row is not None and row.state == ReleaseState.GOOD and root.agent_config.exists()
+    if config is not None:
+        publish(root.next_config, config, 0o600)
+    if good and current == release:
+        publish(root.good_config, root.agent_config.read_bytes(), 0o600)
+    else:
+        root.good_config.unlink(missing_ok=True)
+    releases.begin(release, connected=_connected(root))
+    if good and current is not None and current != release:
+        publish(root.previous_config, root.agent_config.read_bytes(), 0o600)
+        if (previous := root.linked(root.previous)) is not None:
+            replace_link(root.older, str(layout.release(previous)))
+        else:
+            root.older.unlink(missing_ok=True)
+        replace_link(root.previous, str(layout.release(current)))
+    replace_link(root.current, str(layout.release(release)))
+    _replace(root.next_config, root.agent_config)
+
+
+def _connected(root: Root) -> bool:
+    """Whether the running agent has a connection to the broker."""
+    try:
+        told = json.loads(root.broker_file.read_bytes())
+    except (OSError, ValueError):  # no agent runs, or one that does not say it
+        return False
+    return isinstance(told, dict) and told.get("connected") is True

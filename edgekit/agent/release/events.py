@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgekit.core.digest import Digest
+from edgekit.core.golden import Golden, TrialReport
 from edgekit.core.release import ReleaseEvent, ReleaseState
 
 
@@ -20,6 +21,8 @@ class OnDisk:
         reason: why its last trial failed; empty if it did not fail.
         good_config: whether `agent.toml.good` exists.
         previous: the release that `previous` names.
+        older: the release that `older` names: what `previous` named before the trial.
+        unproven: its last trial was unproven, and no other one has begun since.
     """
 
     release: Digest | None
@@ -28,6 +31,8 @@ class OnDisk:
     reason: str = ""
     good_config: bool = False
     previous: Digest | None = None
+    older: Digest | None = None
+    unproven: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +44,53 @@ class SupervisorFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class Demands:
+    """What a release has to show in its trial, besides that it answers.
+
+    Attributes:
+        golden: the bundle's golden prompts; None for a bundle without: no score and no soak.
+        min_tokens_per_second: the floor; 0: `demands.LEAST_TOKENS_PER_SECOND`.
+        max_rss_bytes: the most memory of agent and worker together; 0: no cap.
+        slot_bytes: of it for each slot beyond the first.
+        broker: its address, for the reason.
+        was_connected: the release before was connected to the broker when the trial began.
+    """
+
+    golden: Golden | None = None
+    min_tokens_per_second: float = 0.0
+    max_rss_bytes: int = 0
+    slot_bytes: int = 0
+    broker: str = "the broker"
+    was_connected: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ActivationComes:
+    """An activation begins and has read this state from the disk: what is half done comes first."""
+
+    found: OnDisk
+
+
+@dataclass(frozen=True, slots=True)
 class AgentStarted:
     """The agent's process runs; it has `trial_seconds` to become ready."""
 
     trial_seconds: float
+    demands: Demands = Demands()
 
 
 @dataclass(frozen=True, slots=True)
 class AgentReady:
-    """The ready file exists: the agent answers prompts."""
+    """The ready file exists: the agent answers prompts, in so many slots."""
+
+    slots: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """The agent on trial has written a new report."""
+
+    report: TrialReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +101,23 @@ class AgentEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class AgentCrashed:
+    """The kept agent ended again, soon after its start: for the `times`-th time in a row."""
+
+    times: int
+    log: str
+
+
+@dataclass(frozen=True, slots=True)
+class RetryDue:
+    """An unproven release can be tried again: its back-off is over."""
+
+    release: Digest
+
+
+@dataclass(frozen=True, slots=True)
 class TimePassed:
-    """Nothing else happened; the deadline may have passed."""
+    """Nothing else happened; the deadline, or the end of the soak, may have come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +148,47 @@ class RecordVerdict:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordUnproven:
+    """Record that a trial ended unproven.
+
+    With `only_config` the release is good under the configuration before; else it stays on trial.
+    """
+
+    release: Digest
+    reason: str
+    only_config: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TryAgain:
+    """Begin the trial of an unproven release again: records and links, as an activation does."""
+
+    release: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class TakeNextConfig:
+    """Rename `agent.toml.next` to `agent.toml` if it belongs to this trial and still exists."""
+
+    release: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class SetAsideConfig:
+    """Rename `agent.toml` to `agent.toml.next`, unless the way back has begun before."""
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreOlder:
+    """Rename `older` to `previous`; without `older` there is no previous release."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetOlder:
+    """Remove the link `older`."""
+
+
+@dataclass(frozen=True, slots=True)
 class StartAgent:
     """Start the agent of `current`; `AgentStarted` follows."""
 
@@ -116,7 +215,7 @@ class RestorePreviousConfig:
 
 @dataclass(frozen=True, slots=True)
 class MoveCurrent:
-    """Point `current` at a release, or remove it."""
+    """Rename `previous`, which names the release, to `current`; None: remove `current`."""
 
     to: Digest | None
 
@@ -133,7 +232,7 @@ class BecomeSuccessor:
 
 @dataclass(frozen=True, slots=True)
 class KeepRunning:
-    """Keep the agent of `current` running until a stop; the last effect."""
+    """Keep the agent of `current` running until a stop, a crash loop or a retry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +245,13 @@ class EndSupervisor:
 Event = (
     OnDisk
     | SupervisorFailed
+    | ActivationComes
     | AgentStarted
     | AgentReady
+    | Reported
     | AgentEnded
+    | AgentCrashed
+    | RetryDue
     | TimePassed
     | StopAsked
     | StopsHeld
@@ -156,6 +259,12 @@ Event = (
 Effect = (
     CountTry
     | RecordVerdict
+    | RecordUnproven
+    | TryAgain
+    | TakeNextConfig
+    | SetAsideConfig
+    | RestoreOlder
+    | ForgetOlder
     | StartAgent
     | EndAgent
     | ForgetGoodConfig

@@ -48,6 +48,11 @@ class Root:
         return self.path / layout.GOOD_CONFIG
 
     @property
+    def next_config(self) -> Path:
+        """The `agent.toml` of a trial that begins, or of an unproven release."""
+        return self.path / layout.NEXT_CONFIG
+
+    @property
     def current(self) -> Path:
         """Link to the running release."""
         return self.path / layout.CURRENT
@@ -58,6 +63,11 @@ class Root:
         return self.path / layout.PREVIOUS
 
     @property
+    def older(self) -> Path:
+        """During a trial, a link to what `previous` named before it."""
+        return self.path / layout.OLDER
+
+    @property
     def trees(self) -> Path:
         """Unpacked agent and runtime layers, one folder per layer digest, shared by releases."""
         return self.path / layout.TREES
@@ -66,6 +76,11 @@ class Root:
     def ready_file(self) -> Path:
         """Exists while the agent answers prompts."""
         return self.path / layout.READY_FILE
+
+    @property
+    def trial_file(self) -> Path:
+        """What the agent on trial says of itself."""
+        return self.path / layout.TRIAL_FILE
 
     @property
     def broker_file(self) -> Path:
@@ -86,6 +101,21 @@ class Root:
     def pid_file(self) -> Path:
         """Locked by the supervisor while it lives."""
         return self.path / layout.PID_FILE
+
+    @property
+    def start_file(self) -> Path:
+        """Exists while systemd is asked to start the supervisor."""
+        return self.path / layout.START_FILE
+
+    @property
+    def stopped_file(self) -> Path:
+        """Exists since an operator stopped the device: its content is the Unix time."""
+        return self.path / layout.STOPPED_FILE
+
+    @property
+    def supervisor_file(self) -> Path:
+        """Says which supervisor the device has."""
+        return self.path / layout.SUPERVISOR_FILE
 
     @property
     def lease_file(self) -> Path:
@@ -167,6 +197,17 @@ class Root:
             if yields:
                 with suppress(OSError):  # a full disk: then others do not wait
                     os.write(file.fileno(), YIELDS.encode())
+            yield
+
+    @contextmanager
+    def switching(self) -> Iterator[None]:
+        """Hold the lock under which links and records of a trial change.
+
+        An activation holds it while it moves the links, and a supervisor for each change that a
+        trial makes: neither sees the other's work half done.
+        """
+        with (self.path / layout.SWITCH_LOCK).open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
     def environment(self, release: Path) -> dict[str, str]:

@@ -5,6 +5,9 @@ The agent reads and writes only the columns below and leaves the columns of a la
 A state that this version does not know counts as `staged`: the release's folder is whole, and only
 a trial can tell whether the release answers. `agent state` shows such a state as it is recorded.
 
+Three more tables: `trials` has one row, of the trial that began last; `unproven` has the release
+that waits for another trial; `refusals` has the last `MOST_REFUSALS` bundles that were not taken.
+
 On a full disk a verdict must still be recorded. `widen` gives the file free pages, and the rollback
 journal its length; the journal is kept (`journal_mode=PERSIST`). A later change then takes no new
 block of the disk, which was measured on ext4 and tmpfs.
@@ -24,7 +27,8 @@ from edgekit.core.digest import Digest
 from edgekit.core.release import ReleaseEvent, ReleaseState, after
 from edgekit.errors import EdgekitError
 
-_SCHEMA = """
+_SCHEMA = (
+    """
 CREATE TABLE IF NOT EXISTS releases (
     digest TEXT PRIMARY KEY,
     name   TEXT NOT NULL,
@@ -34,11 +38,40 @@ CREATE TABLE IF NOT EXISTS releases (
     tries  INTEGER NOT NULL DEFAULT 0, -- supervisors that started it during this trial
     reason TEXT NOT NULL DEFAULT ''
 )
-"""
+""",
+    """
+CREATE TABLE IF NOT EXISTS trials (
+    digest TEXT PRIMARY KEY,
+    began REAL NOT NULL,           -- Unix seconds
+    connected INTEGER NOT NULL,    -- the release before was connected to the broker
+    silent_seconds REAL,           -- from the end of the agent before to the next answer
+    soaked REAL                    -- Unix seconds at which its soak ends
+)
+""",
+    """
+CREATE TABLE IF NOT EXISTS unproven (
+    digest TEXT PRIMARY KEY,
+    since REAL NOT NULL,           -- Unix seconds, of the latest unproven trial
+    tries INTEGER NOT NULL,        -- trials that were unproven
+    reason TEXT NOT NULL,
+    waiting INTEGER NOT NULL       -- 0: another trial has begun since
+)
+""",
+    """
+CREATE TABLE IF NOT EXISTS refusals (
+    at REAL NOT NULL,              -- Unix seconds
+    digest TEXT NOT NULL,
+    what TEXT NOT NULL,
+    why TEXT NOT NULL
+)
+""",
+)
 BUSY_SECONDS = 10.0
 MAX_REASON = 4000  # characters; a log's last lines may be long
 HISTORY = 20  # releases without a folder whose rows stay
 ROOM_BYTES = 64 << 10  # of free pages, and of the journal: 8 changes with the longest reason
+MOST_REFUSALS = 20
+MOST_TEXT = 500  # characters of a refusal's words: they may come from what was refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +99,60 @@ class Release:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True)
+class TrialRow:
+    """The trial that began last.
+
+    Attributes:
+        digest: of the release.
+        began: Unix seconds.
+        connected: the release before was connected to the broker when it began.
+        silent_seconds: for how long no agent answered; None while none does.
+        soaked: Unix seconds at which its soak ends; None before it has shown everything else.
+    """
+
+    digest: Digest
+    began: float
+    connected: bool
+    silent_seconds: float | None
+    soaked: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class UnprovenRow:
+    """A release whose trial could not reach the broker.
+
+    Attributes:
+        digest: of the release.
+        since: Unix seconds of its latest trial's end.
+        tries: how many of its trials were unproven.
+        reason: what was missing.
+        waiting: no other trial of it has begun since.
+    """
+
+    digest: Digest
+    since: float
+    tries: int
+    reason: str
+    waiting: bool
+
+
 _COLUMNS = ", ".join(field.name for field in fields(Release))
 _STAGE = """
 INSERT INTO releases (digest, name, version, state, since, tries, reason)
 VALUES (?, ?, ?, ?, ?, 0, '')
 ON CONFLICT (digest) DO UPDATE SET name = excluded.name, version = excluded.version,
     state = excluded.state, since = excluded.since, tries = 0, reason = ''
+"""
+_MOVE = "UPDATE releases SET state = ?, since = ?, tries = 0, reason = ? WHERE digest = ?"
+_OVER = ReleaseEvent.SUPERSEDED
+_UNPROVE = """
+INSERT INTO unproven (digest, since, tries, reason, waiting) VALUES (?, ?, 1, ?, 1)
+ON CONFLICT (digest) DO UPDATE SET since = excluded.since, tries = tries + 1,
+    reason = excluded.reason, waiting = 1
+"""
+_FEWER = """
+DELETE FROM refusals WHERE rowid <= (SELECT max(rowid) FROM refusals) - ?
 """
 
 
@@ -91,7 +172,8 @@ class Releases:
             with closing(sqlite3.connect(self._path, timeout=BUSY_SECONDS)) as db, db:
                 db.execute("PRAGMA synchronous=FULL")
                 db.execute("PRAGMA journal_mode=PERSIST")
-                db.execute(_SCHEMA)
+                for table in _SCHEMA:
+                    db.execute(table)
                 yield db
         except sqlite3.Error as error:
             raise StateFileError(
@@ -142,7 +224,7 @@ class Releases:
             db.execute(_STAGE, (digest, name, version, state, time.time()))
 
     def move(self, digest: Digest, event: ReleaseEvent, reason: str = "") -> ReleaseState:
-        """Move a release along the transition table.
+        """Move a release along the transition table; a verdict ends its being unproven.
 
         Raises:
             EdgekitError: the table has no such move.
@@ -150,11 +232,91 @@ class Releases:
         known = self.get(digest)
         state = after(_state(known), event)
         with self._open() as db:
-            db.execute(
-                "UPDATE releases SET state = ?, since = ?, tries = 0, reason = ? WHERE digest = ?",
-                (state, time.time(), reason[:MAX_REASON], digest),
-            )
+            db.execute(_MOVE, (state, time.time(), reason[:MAX_REASON], digest))
+            if event != ReleaseEvent.ACTIVATE:
+                db.execute("DELETE FROM unproven WHERE digest = ?", (digest,))
         return state
+
+    def begin(self, digest: Digest, *, connected: bool) -> None:
+        """Record that the trial of a release begins: it is the only one.
+
+        Args:
+            digest: the release.
+            connected: whether the release before is connected to the broker.
+
+        Raises:
+            EdgekitError: it is not staged.
+        """
+        state = after(_state(self.get(digest)), ReleaseEvent.ACTIVATE)
+        others = [r for r in self.all() if r.state == ReleaseState.TRIAL and r.digest != digest]
+        now = time.time()
+        with self._open() as db:
+            for other in others:
+                db.execute(_MOVE, (after(ReleaseState.TRIAL, _OVER), now, "", other.digest))
+            db.execute("DELETE FROM unproven WHERE digest != ?", (digest,))
+            db.execute("UPDATE unproven SET waiting = 0")
+            db.execute("DELETE FROM trials")
+            db.execute("INSERT INTO trials VALUES (?, ?, ?, NULL, NULL)", (digest, now, connected))
+            db.execute(_MOVE, (state, now, "", digest))
+
+    def trial(self) -> TrialRow | None:
+        """The trial that began last, or None on a device that had none."""
+        with self._open() as db:
+            query = "SELECT digest, began, connected, silent_seconds, soaked FROM trials"
+            row = db.execute(query).fetchone()
+        return row and TrialRow(Digest.parse(row[0]), row[1], bool(row[2]), row[3], row[4])
+
+    def soaks(self, digest: Digest, seconds: float) -> None:
+        """Record that a release on trial has shown everything, and for how long it must yet run."""
+        with self._open() as db:
+            until = time.time() + seconds
+            db.execute("UPDATE trials SET soaked = ? WHERE digest = ?", (until, digest))
+
+    def answers_after(self, seconds: float) -> None:
+        """Record for how long no agent answered during the trial that began last."""
+        with self._open() as db:
+            query = "UPDATE trials SET silent_seconds = ifnull(silent_seconds, 0) + ?"
+            db.execute(query, (seconds,))
+
+    def unprove(self, digest: Digest, reason: str, *, only_config: bool) -> None:
+        """Record that a trial ended unproven; it is no try any more.
+
+        Args:
+            digest: the release.
+            reason: what was missing.
+            only_config: the release is good, and only its new configuration waits.
+
+        Raises:
+            EdgekitError: the release is not on trial.
+        """
+        event = ReleaseEvent.RESTORED if only_config else ReleaseEvent.UNPROVEN
+        state = after(_state(self.get(digest)), event)
+        now = time.time()
+        with self._open() as db:
+            db.execute(_MOVE, (state, now, "", digest))
+            db.execute(_UNPROVE, (digest, now, reason[:MAX_REASON]))
+
+    def unproven(self) -> UnprovenRow | None:
+        """The release that is unproven, or None."""
+        with self._open() as db:
+            query = "SELECT digest, since, tries, reason, waiting FROM unproven ORDER BY since DESC"
+            row = db.execute(query).fetchone()
+        return row and UnprovenRow(Digest.parse(row[0]), row[1], row[2], row[3], bool(row[4]))
+
+    def refused(self, digest: Digest | str, what: str, why: str) -> None:
+        """Record that a bundle was not taken; the oldest of more than `MOST_REFUSALS` goes."""
+        said = (time.time(), str(digest), what[:MOST_TEXT], why[:MOST_TEXT])
+        with self._open() as db:
+            db.execute("INSERT INTO refusals VALUES (?, ?, ?, ?)", said)
+            db.execute(_FEWER, (MOST_REFUSALS,))
+
+    def refusals(self) -> list[dict[str, object]]:
+        """What was refused and why, the latest first."""
+        names = ("at", "digest", "what", "why")
+        with self._open() as db:
+            query = "SELECT at, digest, what, why FROM refusals ORDER BY rowid DESC"
+            rows = db.execute(query).fetchall()
+        return [dict(zip(names, row, strict=True)) for row in rows]
 
     def count_try(self, digest: Digest) -> int:
         """Record that a supervisor starts a release on trial; return the number of starts."""

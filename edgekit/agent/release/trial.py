@@ -7,10 +7,13 @@
     any effect, the next one therefore continues its work.
 2.  A trial starts its agent once. The supervisor records the try before it starts the agent. A
     supervisor that finds a recorded try fails the trial: the device or its supervisor went down.
-3.  The agent has `trial_seconds` from its start to become ready. If it is ready in time, the
-    release is good. That is recorded before `agent.toml.good`, the way back, is removed.
-4.  The trial fails when the agent ends, when the deadline passes, when the supervisor cannot start,
-    and by rule 2. The supervisor first ends an agent that is too late.
+3.  The agent has `trial_seconds` from its start to show everything that `demands` asks: the model
+    is loaded, its golden prompts pass, it is fast enough, it stays under its cap of memory, and the
+    broker has accepted it. Then it must run without a crash, and under the cap, for the soak of its
+    golden prompts. Then the release is good: that is recorded before `agent.toml.good` and `older`
+    are removed.
+4.  The trial fails when a report fails, when the agent ends, when the deadline passes, when the
+    supervisor cannot start, and by rule 2. The supervisor first ends an agent that still runs.
 5.  The failure and its reason are recorded before the device goes back. The way back is unfinished
     if `current` names a bad release, or one that was staged again since, or if `agent.toml.good`
     exists and the release has a reason. The next supervisor completes it, or the next activation
@@ -18,176 +21,89 @@
 6.  If `agent.toml.good` exists, only a new configuration is on trial: that file becomes
     `agent.toml` again and the release stays good. The row of the release keeps the reason.
 7.  Otherwise the release is bad and the device goes back to `previous`: first its configuration,
-    then the link `current`. An old release is never current under an untested configuration.
+    then the link `current`, then `previous` names `older` again. An old release is never current
+    under an untested configuration. Each of these steps is a rename: it needs no free space.
 8.  If there is no `previous`, or if it names the failed release, there is no way back: `current` is
     removed and the supervisor exits with 1.
 9.  A stop ends the agent and the supervisor without a verdict; the try stays recorded (rule 2). On
     the way back a stop waits until the good release is current, and then ends the supervisor.
 10. A device has one supervisor. After going back it becomes the supervisor of `current`: the same
     process keeps the same lock, and holds stop signals in between to lose none.
+11. Unproven: at the deadline only the broker is missing, and the release before was not connected
+    either when the trial began. The device goes back, and `agent.toml` becomes `agent.toml.next`.
+    The release stays on trial. The supervisor of the old release begins the trial again after
+    `demands.retry_seconds`. Without a way back the agent goes on trying to connect.
+12. A good release whose agent ends `CRASH_LIMIT` times in a row, each time within `STEADY_SECONDS`
+    of its start, is bad, and the device goes back to `previous`. Without a way back, the agent
+    starts again for ever.
 
-`TRANSITIONS` and `WAYS` are these rules as data; docs/architecture.md prints them. A new event is a
-value in `events`, a case in `_happening` and a row here. An event without a row changes nothing.
+`TRANSITIONS` and `WAYS` are these rules as data (`trialtable`). A new event is a value in `events`,
+a case in `_happening` and a row there. An event without a row changes nothing.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass, field, replace
 
+from edgekit.agent.release.demands import (
+    CRASH_LIMIT,
+    STEADY_SECONDS,
+    lacks,
+    reaches_all_but_the_broker,
+    unfit,
+)
 from edgekit.agent.release.events import (
+    ActivationComes,
+    AgentCrashed,
     AgentEnded,
     AgentReady,
     AgentStarted,
     BecomeSuccessor,
     CountTry,
+    Demands,
     Effect,
     EndAgent,
     EndSupervisor,
     Event,
     ForgetGoodConfig,
+    ForgetOlder,
     HoldStops,
     KeepRunning,
     MoveCurrent,
     OnDisk,
+    RecordUnproven,
     RecordVerdict,
+    Reported,
     RestoreGoodConfig,
+    RestoreOlder,
     RestorePreviousConfig,
+    RetryDue,
+    SetAsideConfig,
     StartAgent,
     StopAsked,
     StopsHeld,
     SupervisorFailed,
+    TakeNextConfig,
     TimePassed,
+    TryAgain,
 )
+from edgekit.agent.release.trialtable import (
+    TRANSITIONS,
+    WAYS,
+    Happening,
+    Phase,
+    TrialStep,
+    WayBack,
+)
+from edgekit.core.digest import Digest
+from edgekit.core.golden import TrialReport
 from edgekit.core.release import ReleaseEvent, ReleaseState
 
 MAX_TRIAL_STARTS = 1
 WENT_DOWN = "the device or its supervisor went down during the trial"
+SUPERSEDED = "another activation came during the trial"
 
 
-# --- the table --------------------------------------------------------------------------------
-class Phase(StrEnum):
-    """Where the supervisor is."""
-
-    STARTING = "starting"
-    TRYING = "trying"
-    TOO_LATE = "too late"
-    RETURNING = "going back"
-    OVER = "over"
-
-
-class Happening(StrEnum):
-    """The meaning of an event for the supervisor."""
-
-    NOTHING_ACTIVE = "no release is current"
-    SETTLED = "no trial, and nothing left of one"
-    NEW_TRIAL = "a trial that no supervisor began"
-    TRIED_BEFORE = "a trial that a supervisor began"
-    ANSWERED_BEFORE = "`agent.toml.good` is left, the release is good and without a reason"
-    HALF_RETURNED = "`agent.toml.good` is left otherwise, or the release is bad or staged"
-    CANNOT_START = "the supervisor of a trial cannot start"
-    READY = "agent is ready"
-    ENDED = "agent ended"
-    DEADLINE = "deadline passed"
-    STOP = "stop"
-    STOPS_HELD = "stops are held"
-
-
-class TrialStep(StrEnum):
-    """One step of the supervisor; the table gives the order."""
-
-    COUNT_TRY = "record the try"
-    START_AGENT = "start the agent"
-    END_AGENT = "end the agent"
-    FORGET_GOOD_CONFIG = "remove `agent.toml.good`"
-    RECORD_ANSWERED = "record `answered`"
-    RECORD_FAILED = "record `failed`"
-    RECORD_RESTORED = "record `restored`"
-    RECORD_FAILURE = "record the failure"
-    GO_BACK = "go back"
-    RESTORE_GOOD_CONFIG = "`agent.toml.good` becomes `agent.toml`"
-    RESTORE_PREVIOUS_CONFIG = "`agent.toml.previous` becomes `agent.toml`"
-    MOVE_CURRENT = "`current` names `previous`"
-    REMOVE_CURRENT = "remove `current`"
-    HOLD_STOPS = "hold stops"
-    BECOME_SUCCESSOR = "become the successor"
-    KEEP_RUNNING = "keep the agent running"
-    EXIT = "exit with 0"
-    EXIT_FAILED = "exit with 1"
-
-
-class WayBack(StrEnum):
-    """The state to which a failed trial returns the device."""
-
-    CONFIG = "`agent.toml.good` exists"
-    PREVIOUS = "`previous` names another release"
-    NOTHING = "neither"
-
-
-FAIL = (TrialStep.RECORD_FAILURE, TrialStep.GO_BACK)
-TRANSITIONS: dict[tuple[Phase, Happening], tuple[Phase, tuple[TrialStep, ...]]] = {
-    (Phase.STARTING, Happening.NOTHING_ACTIVE): (Phase.OVER, (TrialStep.EXIT,)),
-    (Phase.STARTING, Happening.SETTLED): (Phase.OVER, (TrialStep.KEEP_RUNNING,)),
-    (Phase.STARTING, Happening.NEW_TRIAL): (
-        Phase.TRYING,
-        (TrialStep.COUNT_TRY, TrialStep.START_AGENT),
-    ),
-    (Phase.STARTING, Happening.TRIED_BEFORE): (Phase.RETURNING, FAIL),
-    (Phase.STARTING, Happening.CANNOT_START): (Phase.RETURNING, FAIL),
-    (Phase.STARTING, Happening.ANSWERED_BEFORE): (
-        Phase.OVER,
-        (TrialStep.FORGET_GOOD_CONFIG, TrialStep.KEEP_RUNNING),
-    ),
-    (Phase.STARTING, Happening.HALF_RETURNED): (Phase.RETURNING, (TrialStep.GO_BACK,)),
-    (Phase.TRYING, Happening.READY): (
-        Phase.OVER,
-        (TrialStep.RECORD_ANSWERED, TrialStep.FORGET_GOOD_CONFIG, TrialStep.KEEP_RUNNING),
-    ),
-    (Phase.TRYING, Happening.ENDED): (Phase.RETURNING, FAIL),
-    (Phase.TRYING, Happening.DEADLINE): (Phase.TOO_LATE, (TrialStep.END_AGENT,)),
-    (Phase.TRYING, Happening.STOP): (Phase.OVER, (TrialStep.END_AGENT, TrialStep.EXIT)),
-    (Phase.TOO_LATE, Happening.ENDED): (Phase.RETURNING, FAIL),
-    (Phase.RETURNING, Happening.STOPS_HELD): (Phase.OVER, (TrialStep.BECOME_SUCCESSOR,)),
-    (Phase.RETURNING, Happening.STOP): (Phase.OVER, (TrialStep.EXIT,)),
-}
-# For each way: the steps of `record the failure` and of `go back`, and the phase that follows.
-WAYS: dict[WayBack, tuple[TrialStep, tuple[TrialStep, ...], Phase]] = {
-    WayBack.CONFIG: (
-        TrialStep.RECORD_RESTORED,
-        (TrialStep.RESTORE_GOOD_CONFIG, TrialStep.HOLD_STOPS),
-        Phase.RETURNING,
-    ),
-    WayBack.PREVIOUS: (
-        TrialStep.RECORD_FAILED,
-        (TrialStep.RESTORE_PREVIOUS_CONFIG, TrialStep.MOVE_CURRENT, TrialStep.HOLD_STOPS),
-        Phase.RETURNING,
-    ),
-    WayBack.NOTHING: (
-        TrialStep.RECORD_FAILED,
-        (TrialStep.REMOVE_CURRENT, TrialStep.EXIT_FAILED),
-        Phase.OVER,
-    ),
-}
-
-
-def table() -> str:
-    """The transitions as Markdown, for docs/architecture.md."""
-    lines = ["| supervisor is | what happens | what it does | then it is |", "|---|---|---|---|"]
-    for (phase, happening), (then, steps) in TRANSITIONS.items():
-        lines.append(f"| {phase} | {happening} | {', '.join(steps)} | {then} |")
-    return "\n".join(lines)
-
-
-def ways_table() -> str:
-    """The ways back from a failed trial as Markdown, for docs/architecture.md."""
-    lines = ["| the first that holds | record the failure | go back | then it is |"]
-    lines += ["|---|---|---|---|"]
-    for way, (record, steps, then) in WAYS.items():
-        lines.append(f"| {way} | {record} | {', '.join(steps)} | {then} |")
-    return "\n".join(lines)
-
-
-# --- the machine ------------------------------------------------------------------------------
 @dataclass(slots=True)
 class Trial:
     """The state of one supervisor's trial; each supervisor starts with a new one."""
@@ -196,6 +112,12 @@ class Trial:
     _found: OnDisk = field(default=OnDisk(None), init=False)
     _trial_seconds: float = field(default=0.0, init=False)
     _deadline: float | None = field(default=None, init=False)
+    _demands: Demands = field(default=Demands(), init=False)
+    _report: TrialReport = field(default=TrialReport(), init=False)
+    _answers: bool = field(default=False, init=False)
+    _slots: int = field(default=1, init=False)
+    _soak_until: float | None = field(default=None, init=False)
+    _due: Digest | None = field(default=None, init=False)  # the unproven release of a retry
     _reason: str = field(default="", init=False)
 
     def handle(self, event: Event, now: float) -> tuple[Effect, ...]:
@@ -213,9 +135,20 @@ class Trial:
         if TrialStep.GO_BACK in steps:
             self.phase = then
         spelled = {TrialStep.RECORD_FAILURE: (record,), TrialStep.GO_BACK: back}
-        return tuple(self._effect(each) for step in steps for each in spelled.get(step, (step,)))
+        effects = tuple(self._effect(s) for step in steps for s in spelled.get(step, (step,)))
+        if self.phase == Phase.KEEPING:  # `agent.toml.good` is removed, and a trial has ended well
+            trial = self._found.state == ReleaseState.TRIAL
+            state = ReleaseState.GOOD if trial else self._found.state
+            self._found = replace(self._found, good_config=False, state=state)
+        return effects
 
-    def _happening(self, event: Event, now: float) -> Happening | None:
+    def soak_left(self, now: float) -> float | None:
+        """Seconds until the release is good, while it soaks; else None."""
+        if self.phase != Phase.SOAKING or self._soak_until is None:
+            return None
+        return max(self._soak_until - now, 0.0)
+
+    def _happening(self, event: Event, now: float) -> Happening | None:  # noqa: PLR0911  one for each event
         match event:
             case OnDisk():
                 self._found = event
@@ -224,27 +157,98 @@ class Trial:
                 self._found, self._reason = found, reason
                 on_trial = found.state == ReleaseState.TRIAL
                 return Happening.CANNOT_START if on_trial else None
-            case AgentStarted(seconds):
+            case ActivationComes(found):
+                self._found, self._reason = found, SUPERSEDED
+                if found.state != ReleaseState.TRIAL or found.unproven:
+                    happening = self._at_start(found)
+                    return None if happening == Happening.NEW_TRIAL else happening
+                return Happening.SUPERSEDED if found.good_config else None
+            case AgentStarted(seconds, demands):
                 self._trial_seconds, self._deadline = seconds, now + seconds
-            case AgentReady():
-                return Happening.READY
+                self._demands = demands
+            case AgentReady(slots):
+                self._answers, self._slots = True, slots
+                return self._shown(now)
+            case Reported(report):
+                self._report = report
+                return self._shown(now)
             case AgentEnded(log):
-                late = self.phase == Phase.TOO_LATE
-                why = f"no answer within {self._trial_seconds:g} s" if late else "the agent ended"
-                self._reason = f"{why}: {log}"
-                return Happening.ENDED
-            case TimePassed() if self._deadline is not None and now > self._deadline:
-                return Happening.DEADLINE
+                return self._ended(log)
+            case AgentCrashed(times, log):
+                return self._crashed(times, log)
+            case RetryDue(release):
+                self._due = release
+                return Happening.RETRY_DUE
+            case TimePassed():
+                return self._time(now)
             case StopAsked():
                 return Happening.STOP
             case StopsHeld():
                 return Happening.STOPS_HELD
         return None
 
+    def _shown(self, now: float) -> Happening | None:
+        """What a report or an answer means during a trial."""
+        if self.phase not in (Phase.TRYING, Phase.SOAKING):
+            return None
+        if why := unfit(self._demands, self._report, self._slots):
+            self._reason = why
+            return Happening.UNFIT
+        if self.phase == Phase.SOAKING or lacks(self._demands, self._report, answers=self._answers):
+            return None
+        golden = self._demands.golden
+        if golden is None or golden.soak_seconds <= 0:
+            return Happening.READY
+        self._soak_until = now + golden.soak_seconds
+        return Happening.SOAK
+
+    def _ended(self, log: str) -> Happening:
+        if self.phase == Phase.SOAKING and self._demands.golden is not None:
+            soak = self._demands.golden.soak_seconds
+            self._reason = f"the agent ended within the soak of {soak:g} s after its answer"
+        elif self.phase == Phase.TRYING:
+            self._reason = "the agent ended"
+        if log and self.phase != Phase.UNREACHED:
+            self._reason = f"{self._reason}: {log}"
+        return Happening.ENDED
+
+    def _crashed(self, times: int, log: str) -> Happening | None:
+        good = self._found.state == ReleaseState.GOOD
+        if times < CRASH_LIMIT or not good or self._way() != WayBack.PREVIOUS:
+            return None
+        self._reason = (
+            f"the agent ended {times} times in a row, each time within {STEADY_SECONDS:g} s of its "
+            f"start; {CRASH_LIMIT} are allowed: {log}"
+        )
+        return Happening.CRASH_LOOP
+
+    def _time(self, now: float) -> Happening | None:
+        if self.phase == Phase.SOAKING:
+            return Happening.SOAKED if self.soak_left(now) == 0 else None
+        if self._deadline is None or now <= self._deadline:
+            return None
+        if not reaches_all_but_the_broker(self._demands, self._report):
+            lacking = lacks(self._demands, self._report, answers=self._answers)
+            self._reason = f"{lacking} within {self._trial_seconds:g} s"
+            return Happening.DEADLINE
+        where = f"no connection to {self._demands.broker} within {self._trial_seconds:g} s"
+        if self._demands.was_connected:
+            self._reason = f"{where}, the release before was connected when the trial began"
+            return Happening.DEADLINE
+        self._reason = f"{where}, the release before had none either; everything else passed"
+        if self._way() == WayBack.NOTHING:
+            self._deadline = None
+            return Happening.UNREACHED_ALONE
+        return Happening.UNREACHED
+
     def _at_start(self, found: OnDisk) -> Happening:
+        on_trial = found.state == ReleaseState.TRIAL
         if found.release is None:
             return Happening.NOTHING_ACTIVE
-        if found.state == ReleaseState.TRIAL:
+        if found.unproven and (on_trial or found.good_config):
+            alone = self._way() == WayBack.NOTHING
+            return Happening.NEW_TRIAL if alone else Happening.HALF_UNPROVEN
+        if on_trial:
             if found.tries < MAX_TRIAL_STARTS:
                 return Happening.NEW_TRIAL
             self._reason = WENT_DOWN
@@ -253,7 +257,9 @@ class Trial:
             return Happening.ANSWERED_BEFORE
         if found.state in (ReleaseState.BAD, ReleaseState.STAGED) or found.good_config:
             return Happening.HALF_RETURNED
-        return Happening.SETTLED
+        if found.previous == found.release or (found.previous is None and found.older is not None):
+            return Happening.OLDER_LOST
+        return Happening.SETTLED if found.older is None else Happening.OLDER_LEFT
 
     def _way(self) -> WayBack:
         if self._found.good_config:
@@ -268,9 +274,16 @@ class Trial:
             return PLAIN[step]
         if step == TrialStep.MOVE_CURRENT:
             return MoveCurrent(self._found.previous)
+        if step == TrialStep.TRY_AGAIN:
+            assert self._due is not None  # the event that leads here names it
+            return TryAgain(self._due)
         assert release is not None  # every other step belongs to a trial
         if step == TrialStep.COUNT_TRY:
             return CountTry(release)
+        if step == TrialStep.TAKE_NEXT_CONFIG:
+            return TakeNextConfig(release)
+        if step == TrialStep.RECORD_UNPROVEN:
+            return RecordUnproven(release, self._reason, self._way() == WayBack.CONFIG)
         event = RECORDS[step]
         return RecordVerdict(release, event, "" if event == ReleaseEvent.ANSWERED else self._reason)
 
@@ -279,8 +292,11 @@ PLAIN: dict[TrialStep, Effect] = {
     TrialStep.START_AGENT: StartAgent(),
     TrialStep.END_AGENT: EndAgent(),
     TrialStep.FORGET_GOOD_CONFIG: ForgetGoodConfig(),
+    TrialStep.FORGET_OLDER: ForgetOlder(),
+    TrialStep.SET_ASIDE_CONFIG: SetAsideConfig(),
     TrialStep.RESTORE_GOOD_CONFIG: RestoreGoodConfig(),
     TrialStep.RESTORE_PREVIOUS_CONFIG: RestorePreviousConfig(),
+    TrialStep.RESTORE_OLDER: RestoreOlder(),
     TrialStep.REMOVE_CURRENT: MoveCurrent(None),
     TrialStep.HOLD_STOPS: HoldStops(),
     TrialStep.BECOME_SUCCESSOR: BecomeSuccessor(),
@@ -292,4 +308,5 @@ RECORDS = {
     TrialStep.RECORD_ANSWERED: ReleaseEvent.ANSWERED,
     TrialStep.RECORD_FAILED: ReleaseEvent.FAILED,
     TrialStep.RECORD_RESTORED: ReleaseEvent.RESTORED,
+    TrialStep.RECORD_CRASHED: ReleaseEvent.CRASHED,
 }

@@ -45,7 +45,7 @@ class Notifier:
             self._ready = self._send("READY=1")
 
     def stopping(self) -> None:
-        """Report that the agent takes no new prompts."""
+        """Report that the service ends; only the supervisor knows."""
         self._send("STOPPING=1")
 
     def status(self, text: str) -> None:

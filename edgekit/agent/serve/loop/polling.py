@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 SIGNAL_BYTES = 4096
+HAND_OVER = signal.SIGUSR1  # ends an agent as SIGTERM does, but another agent takes its place
 
 
 class Pollable(Protocol):

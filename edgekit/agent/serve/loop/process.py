@@ -60,6 +60,11 @@ class ModelProcess:
             with suppress(PipeClosedError):  # `ready` notices the end
                 self._pipe.offer(message)
 
+    @property
+    def pid(self) -> int | None:
+        """The worker's process id, or None when none runs."""
+        return self._process.pid if self._process is not None and self._pipe is not None else None
+
     def kill(self) -> None:
         """Send SIGKILL to the worker."""
         if self._process is not None:

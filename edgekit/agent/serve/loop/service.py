@@ -23,6 +23,7 @@ from edgekit.agent.serve.loop.notify import Notifier
 from edgekit.agent.serve.loop.process import ModelProcess
 from edgekit.agent.serve.loop.sensors import read_sensors
 from edgekit.agent.serve.loop.storage import Storage
+from edgekit.agent.serve.loop.trialfile import TrialFile
 from edgekit.agent.serve.pipe import FromWorker, Ready, WorkerSettings
 from edgekit.agent.serve.session.events import (
     Ack,
@@ -43,7 +44,6 @@ from edgekit.agent.serve.session.events import (
     ReadyUnsaid,
     Received,
     SayReady,
-    SayStopping,
     Snapshot,
     Spawn,
     Stopped,
@@ -57,6 +57,7 @@ from edgekit.agent.serve.session.replies import status_message
 from edgekit.agent.serve.session.session import Session
 from edgekit.core import layout, topics, wire
 from edgekit.core.config import AgentConfig
+from edgekit.core.golden import GoldenScore
 from edgekit.core.manifest import BundleConfig
 from edgekit.errors import EdgekitError
 from edgekit.mqtt.engine import LOST
@@ -86,6 +87,7 @@ class Service:
         version: of the agent, for the card.
         journal: path of `journal.db`.
         notifier: to the service manager, if the agent runs under one.
+        trial_file: of the reports to the supervisor of a trial; None: the agent is not on trial.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class Service:
         version: str,
         journal: Path,
         notifier: Notifier,
+        trial_file: Path | None = None,
     ) -> None:
         self._config = config
         self._release = release
@@ -137,6 +140,8 @@ class Service:
         )
         self._notifier = notifier
         self._health = Health(config, notifier, self._mqtt.publish)
+        self._trial_file = TrialFile(trial_file)
+        self._score: GoldenScore | None = None  # of the golden prompts
         self._broker_file = BrokerFile(
             ready_file.with_name(layout.BROKER_FILE.name), str(config.broker)
         )
@@ -152,6 +157,7 @@ class Service:
         self._broker_file.remove()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._drain())
+        signal.signal(polling.HAND_OVER, lambda *_: self._drain(successor=True))
         signals = polling.Signals()
         self._handle(self._storage.restore())
         self._worker.start()
@@ -212,8 +218,9 @@ class Service:
         ]
         self._events.append(Connected(standing.terms.max_packet_bytes, tuple(unserved)))
 
-    def _drain(self) -> None:
-        self._events.append(Drain(time.monotonic() + self._config.drain_seconds))
+    def _drain(self, *, successor: bool = False) -> None:
+        deadline = time.monotonic() + self._config.drain_seconds
+        self._events.append(Drain(deadline, successor))
 
     def _note_last_pubacks(self) -> None:
         """Record the last PUBACKs: the next agent must not send those outcomes again."""
@@ -267,13 +274,12 @@ class Service:
                 self._mqtt.unsubscribe(self._pools)
             case SayReady():
                 self._say_ready(effect)
-            case SayStopping():
-                self._notifier.stopping()
             case ReadSensors():
                 self._events.append(read_sensors(disk=self._disk))
             case Snapshot():
                 self._health.tell(effect, time.monotonic())
                 self._broker_file.tell(effect, self._mqtt.standing)
+                self._trial_file.tell(effect, self._score, self._worker.pid)
             case Warn(text):
                 log.warning("%s", text)
             case Exit():

@@ -170,6 +170,11 @@ class Dispatch:
             return self.lost(now)
         return []
 
+    def hand_over(self, prompt: Prompt, now: float) -> list[Effect]:
+        """Queue a running prompt for the agent that takes this one's place: that is no death."""
+        prompt.starts = min(prompt.starts, MAX_STARTS - 1)
+        return self.requeue(prompt, now)
+
     def requeue(self, prompt: Prompt, now: float) -> list[Effect]:
         """Queue a prompt again, unless it caused too many deaths or its requester cancelled it."""
         self.prompts.running.pop(prompt.key, None)

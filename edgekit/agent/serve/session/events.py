@@ -116,9 +116,14 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """SIGTERM: take no new prompt, finish running ones until `deadline` (monotonic seconds)."""
+    """SIGTERM: take no new prompt, finish running ones until `deadline` (monotonic seconds).
+
+    With `successor` another agent takes this one's place on the same journal: it gets the prompts
+    that wait, those that come now, and those that run past the deadline.
+    """
 
     deadline: float
+    successor: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,11 +214,6 @@ class SayReady:
 
 
 @dataclass(frozen=True, slots=True)
-class SayStopping:
-    """Tell the service manager that the agent takes no new prompts."""
-
-
-@dataclass(frozen=True, slots=True)
 class ReadSensors:
     """Read the device's sensors; `Readings` reports them."""
 
@@ -287,7 +287,6 @@ Effect = (
     | GoOnline
     | LeavePools
     | SayReady
-    | SayStopping
     | ReadSensors
     | Snapshot
     | Exit

@@ -38,7 +38,6 @@ from edgekit.agent.serve.session.events import (
     Received,
     Restored,
     SayReady,
-    SayStopping,
     Snapshot,
     Stopped,
     StorageBack,
@@ -95,6 +94,7 @@ class Session:
     _answers: bool = False  # at least once a model was loaded while the broker was connected
     _ready_unsaid: bool = False
     _draining: float | None = None
+    _successor: bool = False  # another agent takes over the prompts that a drain leaves
     _exited: bool = False
     _storage_check_at: float = 0.0
     _measure_at: float = 0.0
@@ -165,10 +165,10 @@ class Session:
                 self._condition.update(event)
             case ReadyUnsaid():
                 self._ready_unsaid = True
-            case Drain(deadline):
-                self._draining = deadline
-                self._intake.draining = True
-                return [SayStopping(), LeavePools()]
+            case Drain(deadline, successor):
+                self._draining, self._successor = deadline, successor
+                self._intake.draining = not successor
+                return [LeavePools()]
             case Stopped() if not self._prompts.storing:
                 return [CheckStorage()]
             case Tick():
@@ -188,7 +188,7 @@ class Session:
             return self._dispatch.start_all(now)
         effects: list[Effect] = []
         queue = self._prompts.queue
-        while (prompt := queue.first()) is not None:
+        while not self._successor and (prompt := queue.first()) is not None:
             queue.take(prompt)
             effects += self._hand_back(prompt, now)
         return effects
@@ -308,8 +308,10 @@ class Session:
         return not self._prompts.running or now >= self._draining
 
     def _end(self, now: float) -> list[Effect]:
-        running = tuple(self._prompts.running.values())
-        effects = [effect for prompt in running for effect in self._hand_back(prompt, now)]
+        effects: list[Effect] = []
+        for prompt in reversed(tuple(self._prompts.running.values())):
+            leave = self._dispatch.hand_over if self._successor else self._hand_back
+            effects += leave(prompt, now)
         self._exited = True
         return [*effects, *self._say_status(now)]
 
@@ -338,7 +340,7 @@ class Session:
     def _status(self) -> wire.Status:
         state: payloads.DeviceState = "ready"
         if self._exited:
-            state = "offline"
+            state = "starting" if self._successor else "offline"
         elif self._draining is not None:
             state = "draining"
         elif not self._prompts.slots:

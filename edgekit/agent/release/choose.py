@@ -1,0 +1,31 @@
+"""Which supervisor a device has, as `ROOT/etc/supervisor` says; Detached without that file."""
+
+from __future__ import annotations
+
+from edgekit.agent.release.detached import Detached
+from edgekit.agent.release.root import Root
+from edgekit.agent.release.supervisor import Supervised
+from edgekit.agent.release.systemd import Systemd
+from edgekit.core import layout
+from edgekit.errors import EdgekitError
+
+KINDS: dict[str, type[Supervised]] = {"detached": Detached, "systemd": Systemd}
+
+
+def supervisor_of(root: Root) -> Supervised:
+    """The device's supervisor.
+
+    Raises:
+        EdgekitError: the file names a supervisor that this agent does not know.
+    """
+    try:
+        kind = root.supervisor_file.read_text("utf-8", "replace").strip()
+    except FileNotFoundError:
+        kind = "detached"
+    if kind not in KINDS:
+        raise EdgekitError(
+            f"{layout.SUPERVISOR_FILE} names a supervisor that this agent does not know: {kind!r}",
+            f"it knows {', '.join(KINDS)}",
+            "enroll the device again, or push a release of the edgekit that enrolled it",
+        )
+    return KINDS[kind](root)
