@@ -52,6 +52,15 @@ def replace_link(link: Path, target: str) -> None:
     fsync_folder(link.parent)
 
 
+def replace_file_by_link(path: Path, to: Path) -> None:
+    """Make `path` a hard link to `to`, by rename: a reader keeps the file that it has open."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    os.link(to, temporary)
+    temporary.replace(path)
+    fsync_folder(path.parent)
+
+
 def read_chunks(path: Path) -> Iterator[bytes]:
     """Read the file in chunks of `CHUNK_BYTES`."""
     with path.open("rb") as file:

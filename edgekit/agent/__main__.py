@@ -23,7 +23,8 @@ from edgekit.core.digest import Digest
 from edgekit.core.manifest import parse_config
 from edgekit.errors import EdgekitError
 
-PROCESSES = ("boot", "door", "supervise", "serve", "worker")  # their errors go to the log as text
+# their errors go to the log as text
+PROCESSES = ("boot", "door", "supervise", "serve", "worker", "upkeep")
 
 
 def _stage(args: argparse.Namespace) -> object:
@@ -102,6 +103,51 @@ def _start(args: argparse.Namespace) -> object:
     root = Root(args.root)
     with root.updating():
         return start(root, supervisor_of(root))
+
+
+def _gc(args: argparse.Namespace) -> object:
+    from edgekit.agent.release import collect, lease
+
+    root = Root(args.root)
+    with root.updating():
+        if lease.is_held(root):
+            raise EdgekitError(
+                "a push to this device is at work",
+                "what it has sent is not to be collected",
+                "wait for it to end, then run it again",
+            )
+        if args.pin:
+            return {"pinned": collect.pin(root, args.pin, True)}
+        if args.unpin:
+            return {"unpinned": collect.pin(root, args.unpin, False)}
+        given = root.linked(root.previous) if args.previous else None
+        if args.dry_run:
+            return collect.find(root, without=given).to_dict(root)
+        if args.previous:
+            collect.give_up_previous(root)
+        return collect.collect(root).to_dict(root)
+
+
+def _scrub(args: argparse.Namespace) -> object:
+    from edgekit.agent.release.quiet import be_quiet
+    from edgekit.agent.release.scrub import scrub
+
+    be_quiet()
+    done = scrub(Root(args.root), args.rate)
+    found = [each for each in done.found if each.at >= done.started]
+    return msgspec.to_builtins(msgspec.structs.replace(done, found=found), enc_hook=str)
+
+
+def _upkeep(args: argparse.Namespace) -> None:
+    from edgekit.agent.release.upkeep import keep_up
+
+    keep_up(Root(args.root))
+
+
+def _tune(args: argparse.Namespace) -> object:
+    from edgekit.agent.release.retune import retune
+
+    return retune(Root(args.root))
 
 
 def _supervise(args: argparse.Namespace) -> None:
@@ -218,6 +264,15 @@ def _parser() -> argparse.ArgumentParser:
     verb("state", _state, "report what this device runs and since when")
     verb("stop", _stop, "drain and stop the agent; it stays down until `start` or an activation")
     verb("start", _start, "start the agent of a stopped device")
+    gc = verb("gc", _gc, "remove releases and leftovers that this device does not need")
+    gc.add_argument("--dry-run", action="store_true", help="say what would go, remove nothing")
+    gc.add_argument("--previous", action="store_true", help="give up the release to go back to")
+    gc.add_argument("--pin", metavar="DIGEST", help="keep a release; collect nothing now")
+    gc.add_argument("--unpin", metavar="DIGEST", help="let a pinned release go")
+    scrub = verb("scrub", _scrub, "hash what is kept, at low priority, and mend what can be")
+    scrub.add_argument("--rate", type=int, default=16 << 20, help="bytes per second; 0: no limit")
+    verb("tune", _tune, "forget the measured threads of `current`, and measure them again")
+    verb("upkeep", _upkeep, "collect and scrub what is due (started by supervise)")
     serve = verb("serve", _serve, "answer prompts until SIGTERM")
     serve.add_argument(
         "--trial", action="store_true", help="score the golden prompts first, report to trial.json"

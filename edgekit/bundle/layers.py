@@ -26,6 +26,7 @@ from edgekit.core.config import known_settings
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import (
     AGENT_TYPE,
+    ISA,
     PLATFORM,
     PYTHON,
     RUNTIME_TYPE,
@@ -51,6 +52,9 @@ WHEEL_TAGS = {
     "linux/arm64": [f"manylinux_2_{n}_aarch64" for n in (28, 27, 24, 17)]
     + ["manylinux2014_aarch64"],
 }
+# What the wheels' code needs of a CPU, as /proc/cpuinfo spells it. numpy 2.4 is compiled for
+# x86-64-v2: under QEMU its import ends with SIGILL on `-cpu qemu64` and works from `Nehalem` on.
+WHEEL_ISA = {"linux/amd64": "cx16,popcnt,sse4_1,sse4_2,ssse3", "linux/arm64": "asimd"}
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 
 # No device uses these files: the model builder, command-line tools, tests, headers, and
@@ -134,6 +138,7 @@ def runtime_layer(
     digest, size = store.put_stream(read_chunks(layer))
     title = f"runtime-{platform.replace('/', '-')}-cp{python.replace('.', '')}.tar.zst"
     annotations = {TITLE: title, PLATFORM: platform, PYTHON: python, UNPACKED: str(unpacked)}
+    annotations[ISA] = WHEEL_ISA[platform]
     return Descriptor(RUNTIME_TYPE, digest, size, annotations)
 
 

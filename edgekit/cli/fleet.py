@@ -157,7 +157,10 @@ def _line(result: Pushed) -> str:
     return line
 
 
-def _call(project_folder: Any, device: str, verb: str) -> dict[str, Any]:
+def call(
+    project_folder: Any, device: str, verb: str, *arguments: str, seconds: float | None = None
+) -> dict[str, Any]:
+    """Run a verb of one device's agent, with its arguments; seconds: its deadline."""
     fleet = project.find(project_folder).fleet()
     if device not in fleet.devices:
         fleet.select([device])
@@ -167,7 +170,7 @@ def _call(project_folder: Any, device: str, verb: str) -> dict[str, Any]:
             raise EdgekitError(f"{device} has no agent yet", next_step=f"`edgekit push {device}`")
         facts = driver.facts
         how = {"supervisor": facts.supervisor or "detached", "enrolled": facts.enrolled}
-        return how | driver.call(verb, seconds=drive.ACTIVATE_SECONDS)
+        return how | driver.call(verb, *arguments, seconds=seconds or drive.ACTIVATE_SECONDS)
 
 
 DeviceArgument = Annotated[str, typer.Argument(help="A device of fleet.toml.")]
@@ -181,7 +184,7 @@ def state(
     \b
     Example:  edgekit state pi-1
     """
-    answer = _call(project_folder, device, "state")
+    answer = call(project_folder, device, "state")
     if as_json:
         render.print_json(answer)
         return
@@ -204,7 +207,25 @@ def state(
         render.say(line)
     for release in answer["releases"]:
         line = f"release    {short(release['digest'])}  {release['name']}:{release['version']}"
-        render.say(f"{line}  {release['state']}  {release['reason']}".rstrip())
+        gone = "" if release.get("held", True) else "collected, "  # an older agent keeps all
+        render.say(f"{line}  {gone}{release['state']}  {release['reason']}".rstrip())
+    for line in _scrub_lines(answer.get("scrub")):
+        render.say(line)
+
+
+def _scrub_lines(scrub: dict[str, Any] | None) -> list[str]:
+    """Say when the disk was scrubbed and what was found; an older agent does not report it."""
+    if not scrub:
+        return []
+    at = scrub["finished"] or scrub["started"]
+    how = "done" if scrub["finished"] and not scrub["position"] else "under way since"
+    day = time.strftime("%Y-%m-%d %H:%M", time.localtime(at))
+    lines = [f"scrub      {how} {day}, {scrub['checked']} blobs and trees"]
+    found = [each for each in scrub["found"] if each["at"] >= scrub["started"]]
+    return lines + [
+        f"damaged    {each['kind']} {short(each['digest'])}: {each['what']}; {each['done']}"
+        for each in found
+    ]
 
 
 def _trial_lines(answer: dict[str, Any]) -> list[str]:
@@ -256,7 +277,7 @@ def rollback(device: DeviceArgument, project_folder: ProjectOption = None) -> No
     \b
     Example:  edgekit rollback pi-1
     """
-    answer = _call(project_folder, device, "rollback")
+    answer = call(project_folder, device, "rollback")
     render.say(f"{device} runs {answer['release']}")
 
 
@@ -268,7 +289,7 @@ def stop(device: DeviceArgument, project_folder: ProjectOption = None) -> None:
     \b
     Example:  edgekit stop demo
     """
-    _call(project_folder, device, "stop")
+    call(project_folder, device, "stop")
     render.say(f"{device} is stopped")
 
 
@@ -278,6 +299,6 @@ def start(device: DeviceArgument, project_folder: ProjectOption = None) -> None:
     \b
     Example:  edgekit start demo
     """
-    answer = _call(project_folder, device, "start")
+    answer = call(project_folder, device, "start")
     how = "starts" if answer["started"] else "runs already:"
     render.say(f"{device} {how} {short(answer['release'])}")

@@ -47,6 +47,11 @@ RELEASES_DB = PurePosixPath("state.db")
 JOURNAL = PurePosixPath("journal.db")
 TUNING_FILE = PurePosixPath("tuning.json")
 RESERVE_FILE = PurePosixPath("reserve")  # bytes that a way back may need on a full disk
+PINNED_FILE = ETC / "pinned"  # digests of releases that are never collected, one a line
+SCRUB_FILE = PurePosixPath("scrub.json")  # how far the last scrub came, and what it found
+OFFERED_FILE = RUN / "offered"  # the digest of the release that a push offered last
+MENDED_FILE = RUN / "mended"  # files of `current` were replaced since it started
+SCRUB_LOCK = RUN / "scrub.lock"
 
 # In a release's folder
 AGENT, RUNTIME = "agent", "runtime"  # links to its trees

@@ -32,10 +32,11 @@ PYTHON = "org.edgekit.python"
 UNPACKED = "org.edgekit.unpacked-bytes"  # of a tar layer: its size on a device's disk
 SETTINGS = "org.edgekit.settings"  # of the agent layer: the keys of agent.toml that it knows
 UPDATER = "org.edgekit.updater"  # of the agent layer: which way of staging it has; none: the first
+ISA = "org.edgekit.isa"  # of a runtime layer: flags of /proc/cpuinfo that its code needs
 GATE = "org.edgekit.gate"  # of a bundle: `passed` or `ungated`
 
 MAX_MANIFEST_BYTES = 1 << 20
-_BYTES = re.compile(r"[0-9]{1,15}\Z")
+_BYTES = re.compile(r"[0-9]{1,15}\Z", re.ASCII)
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\Z")
 
 
@@ -62,6 +63,11 @@ class Descriptor(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True
         """The bytes of a tar layer's tar; None if it does not say."""
         text = self.annotations.get(UNPACKED)
         return None if text is None else int(text)
+
+    @property
+    def isa(self) -> frozenset[str]:
+        """Of a runtime layer: CPU flags that its code needs, as /proc/cpuinfo spells them."""
+        return frozenset(self.annotations.get(ISA, "").split(",")) - {""}
 
 
 class Manifest(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):

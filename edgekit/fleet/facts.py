@@ -29,6 +29,9 @@ class DeviceFacts(msgspec.Struct, frozen=True):
         enrolled: whether `edgekit enroll` has been here.
         home: of the account.
         door: whether the account only reaches the door of a device that owns itself.
+        disk_bytes: all bytes of that file system; 0 is not known.
+        cpu_flags: what every CPU of the device can do, as /proc/cpuinfo spells it; empty if it does
+            not say.
     """
 
     root: str
@@ -49,6 +52,8 @@ class DeviceFacts(msgspec.Struct, frozen=True):
     enrolled: bool = False
     home: str = ""
     door: bool = False
+    disk_bytes: int = 0
+    cpu_flags: str = ""
 
     @property
     def platform(self) -> str:

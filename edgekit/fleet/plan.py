@@ -14,19 +14,19 @@ from edgekit.core.config import (
     used_settings,
 )
 from edgekit.core.digest import Digest
-from edgekit.core.manifest import UNPACKED, BundleConfig, Descriptor, Manifest
+from edgekit.core.manifest import PLATFORM, PYTHON, BundleConfig, Descriptor, Manifest
+from edgekit.core.room import DiskRoom
 from edgekit.errors import EdgekitError, UsageError
 from edgekit.fleet.facts import DeviceFacts
 
 MIN_PYTHON = (3, 11)
-RESERVE_BYTES = 64 << 20  # bytes of the disk that stay free, as `agent.release.stage` has it
 
 
 def check_fit(facts: DeviceFacts, manifest: Manifest, config: BundleConfig) -> Descriptor:
     """Check that a release fits a device, and return the runtime layer for it.
 
     Raises:
-        EdgekitError: the device's Python, glibc, memory or rights do not suffice; says which.
+        EdgekitError: the device's Python, glibc, CPU, memory or rights do not suffice; says which.
         VerificationError: the bundle has no runtime for the device; names the flag that adds it.
     """
     check_python(facts.python)
@@ -37,6 +37,7 @@ def check_fit(facts: DeviceFacts, manifest: Manifest, config: BundleConfig) -> D
             f"the runtime's wheels need glibc {config.fit.glibc} or newer",
             "use a newer release of the device's operating system",
         )
+    check_isa(facts, runtime)
     if facts.ram_bytes < config.fit.ram_bytes:
         raise EdgekitError(
             "the device has too little memory for this release",
@@ -46,6 +47,23 @@ def check_fit(facts: DeviceFacts, manifest: Manifest, config: BundleConfig) -> D
         )
     check_root(facts)
     return runtime
+
+
+def check_isa(facts: DeviceFacts, runtime: Descriptor) -> None:
+    """Check that every CPU of the device has the instructions that a runtime needs.
+
+    A device whose /proc/cpuinfo says nothing is asked by the import test when it stages.
+
+    Raises:
+        EdgekitError: names the flags that are lacking.
+    """
+    lacking = sorted(runtime.isa - set(facts.cpu_flags.split())) if facts.cpu_flags else []
+    if lacking:
+        raise EdgekitError(
+            "the device's CPU cannot run this release's runtime",
+            f"it lacks {', '.join(lacking)}, which the code of {runtime.title} needs",
+            "use a device with a newer CPU: no runtime of edgekit does without",
+        )
 
 
 def check_root(facts: DeviceFacts) -> None:
@@ -83,16 +101,16 @@ def check_first_room(
     """
     if facts.current or facts.bootstrap or facts.free_bytes is None:
         return  # blobs may be there from before
-    layers = [manifest.config, *manifest.model_files, manifest.agent, runtime]
-    needed = 2 * bootstrap_bytes + RESERVE_BYTES
-    for layer in layers:
-        needed += layer.size + int(layer.annotations.get(UNPACKED, 0))
-    if needed > facts.free_bytes:
-        raise EdgekitError(
-            "the disk of the device is too small for this release",
-            f"{needed:,} bytes are needed at {facts.root}, {facts.free_bytes:,} are free",
-            "free some space; nothing was sent",
-        )
+    layers = manifest.for_device(runtime.annotations[PLATFORM], runtime.annotations[PYTHON])
+    room = DiskRoom(
+        sum(layer.size for layer in layers),
+        sum(layer.unpacked or 0 for layer in layers),
+        facts.free_bytes,
+        facts.disk_bytes,
+        first_contact=2 * bootstrap_bytes,  # its tar, and what it unpacks
+    )
+    if room.lacking:
+        raise room.refusal(facts.root, "free some space; nothing was sent")
 
 
 def check_python(version: str) -> None:

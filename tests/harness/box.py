@@ -51,7 +51,10 @@ class Service:
         connected = not self.offline.exists()
         if connected != self.told:
             told = json.dumps({"connected": connected}).encode()
-            publish(self.ready.with_name("broker.json"), told)
+            try:
+                publish(self.ready.with_name("broker.json"), told)
+            except OSError:
+                return
         self.told = connected
 
     def report(self):
@@ -61,8 +64,15 @@ class Service:
         told = {"loaded": self.mode != "mute", "connected": False, "score": score, "rss_bytes": rss}
         publish(self.trial, json.dumps(told).encode())
 
+    def say_ready(self):
+        try:
+            publish(self.ready, json.dumps({"pid": os.getpid()}).encode())
+            self.unsaid = False
+        except OSError:  # a full disk: as the real service, it tries again
+            self.unsaid = True
+
     def run(self):
-        stop = []
+        stop, self.unsaid = [], False
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, lambda *_: stop.append(1))
         if self.mode == "dies":
@@ -75,7 +85,7 @@ class Service:
         while not stop and self.mode == "cutoff" and self.offline.exists():
             time.sleep(0.02)
         if self.mode != "mute" and self.config.broker.port != 1:
-            publish(self.ready, json.dumps({"pid": os.getpid()}).encode())
+            self.say_ready()
         if self.mode == "taken":
             time.sleep(0.5)
             raise TakenOverError("another client has this name")
@@ -85,6 +95,8 @@ class Service:
         while not stop:
             self.tell_broker()
             time.sleep(0.02)
+            if self.unsaid:
+                self.say_ready()
         self.ready.with_name("broker.json").unlink(missing_ok=True)
         if self.mode == "busy":
             time.sleep(1.0)

@@ -10,6 +10,14 @@ from tests import tools
 from tests.conftest import make_project
 
 
+def pid_in(root: Path) -> object:
+    """The agent that answers; None while none does."""
+    try:
+        return json.loads((root / "run" / "ready.json").read_bytes())["pid"]
+    except FileNotFoundError:
+        return None
+
+
 def test_a_device_measures_once_and_starts_with_the_result(tmp_path: Path, smollm2: Path) -> None:
     with tools.mosquitto(tmp_path) as broker:
         project = make_project(tmp_path / "project", broker.port, smollm2)
@@ -25,6 +33,12 @@ def test_a_device_measures_once_and_starts_with_the_result(tmp_path: Path, smoll
             project.edgekit("stop", "demo")
             project.edgekit("push", "demo")  # starts what is there
             again = json.loads((root / "run" / "ready.json").read_bytes())
+            kept_then = (root / "tuning.json").read_bytes()
+            assert "results forgotten: 1" in project.edgekit("tune", "demo")
+            tools.eventually(
+                lambda: pid_in(root) not in (None, again["pid"]), 90.0, "it starts anew"
+            )
+            measured = json.loads((root / "tuning.json").read_bytes())
         finally:
             project.edgekit("stop", "demo")
     tried = json.loads(kept)[0]["tried"]
@@ -34,7 +48,9 @@ def test_a_device_measures_once_and_starts_with_the_result(tmp_path: Path, smoll
     chosen = (first["model"]["threads"], first["model"]["spinning"])
     assert chosen in [(t["threads"], t["spinning"]) for t in tried]
     assert (again["model"]["threads"], again["model"]["spinning"]) == chosen
-    assert (root / "tuning.json").read_bytes() == kept
+    assert kept_then == kept
+    assert measured[0]["key"] == json.loads(kept)[0]["key"]
+    assert measured[0]["tried"] != json.loads(kept)[0]["tried"], "it was measured again"
     spinning = "spinning" if chosen[1] else "not spinning"
     assert f"{chosen[0]} threads {spinning}, measured here" in shown
     assert (card["threads"], card["spinning"]) == chosen

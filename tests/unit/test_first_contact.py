@@ -20,6 +20,8 @@ from edgekit.core.manifest import (
     BUNDLE_TYPE,
     CONFIG_TYPE,
     MANIFEST_TYPE,
+    PLATFORM,
+    PYTHON,
     RUNTIME_TYPE,
     UNPACKED,
     Descriptor,
@@ -191,17 +193,22 @@ def test_a_disk_too_small_for_a_first_contact_is_told_before_a_byte(tmp_path: Pa
         return Descriptor(kind, Digest.of(kind.encode()), size, annotations)
 
     agent = layer(AGENT_TYPE, 10, **{UNPACKED: "100"})
-    runtime = layer(RUNTIME_TYPE, 1000, **{UNPACKED: "10000"})
+    here = {PLATFORM: "linux/amd64", PYTHON: "3.11"}
+    runtime = layer(RUNTIME_TYPE, 1000, **here, **{UNPACKED: "10000"})
     config = layer(CONFIG_TYPE, 1)
     manifest = Manifest(2, MANIFEST_TYPE, BUNDLE_TYPE, config, [agent, runtime])
     found = json.loads(msgspec.json.encode(probed("", tmp_path), enc_hook=str))
-    needed = 1 + 10 + 100 + 1000 + 10000 + 2 * 5 + (64 << 20)
+    scratch = (16 << 20) + (8 << 20) + 10_100 // 64
+    needed = 1 + 10 + 100 + 1000 + 10000 + 2 * 5 + scratch + (64 << 20)
 
     def facts(**changed: object) -> DeviceFacts:
         return parse_facts(json.dumps(found | changed).encode())
 
-    check_first_room(facts(free_bytes=needed), manifest, runtime, 5)
+    check_first_room(facts(free_bytes=needed, disk_bytes=1), manifest, runtime, 5)
     with pytest.raises(EdgekitError, match="the disk of the device is too small") as raised:
-        check_first_room(facts(free_bytes=needed - 1), manifest, runtime, 5)
+        check_first_room(facts(free_bytes=needed - 1, disk_bytes=1), manifest, runtime, 5)
     assert f"{needed:,} bytes are needed" in raised.value.why
+    assert "1 are lacking" in raised.value.why
+    with pytest.raises(EdgekitError, match="the disk of the device is too small"):
+        check_first_room(facts(free_bytes=needed, disk_bytes=1 << 40), manifest, runtime, 5)
     check_first_room(facts(free_bytes=0, bootstrap="bootstrap-1"), manifest, runtime, 5)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from functools import partial
 
-from edgekit.agent.release import disk, lease
+from edgekit.agent.release import disk, lease, reserve
 from edgekit.agent.release.demands import retry_seconds
 from edgekit.agent.release.describe import answering
 from edgekit.agent.release.events import ActivationComes, HoldStops, SupervisorFailed
@@ -62,14 +63,17 @@ def activate(
         and config == old_config
         and supervisor.pid() is not None
         and answering(root)
+        and not root.mended_file.exists()
         and (shown := _shown(root, digest, changed=False)) is not None
     ):
         root.stopped_file.unlink(missing_ok=True)  # of a stop that was killed
         lease.release(root)
         return shown
     drain = drain_seconds(root)  # of the old agent, with its own configuration
+    reserve.hold(root)
     with root.switching():
-        _switch(root, digest, config)
+        reserve.spend(root, partial(_switch, root, digest, config))
+    root.mended_file.unlink(missing_ok=True)
     root.stopped_file.unlink(missing_ok=True)
     _start(root, supervisor)
     verdict = _verdict(root, digest, supervisor, trial_seconds + drain)
@@ -170,7 +174,7 @@ def _start(root: Root, supervisor: Supervisor) -> None:
                 with suppress(EdgekitError):
                     supervisor.reload()
             else:
-                disk.perform(root, effect)
+                disk.perform_on_full(root, effect)
 
 
 def _what_runs(root: Root, seconds: float) -> str:

@@ -12,6 +12,7 @@ from edgekit.agent.release.permission import describe_trust
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.state import Release, Releases, TrialRow, UnprovenRow
 from edgekit.agent.release.supervisor import Supervisor
+from edgekit.agent.release.survey import pinned
 from edgekit.core.digest import Digest
 from edgekit.core.release import ReleaseState
 
@@ -58,7 +59,9 @@ def describe(root: Root, supervisor: Supervisor) -> dict[str, object]:
         "trial": _trial(trial, running),
         "refusals": releases.refusals(),
         "trust": describe_trust(root),
-        "releases": [row.to_dict() for row in rows],
+        "scrub": read_json(root.scrub_file) or None,
+        "pinned": sorted(pinned(root)),
+        "releases": [row.to_dict() | {"held": root.release(row.digest).exists()} for row in rows],
     }
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
+from edgekit.agent.release import reserve
 from edgekit.agent.release.events import (
     CountTry,
     Effect,
@@ -25,7 +25,7 @@ from edgekit.agent.release.events import (
 )
 from edgekit.agent.release.permission import record_good
 from edgekit.agent.release.root import Root
-from edgekit.agent.release.state import Releases
+from edgekit.agent.release.state import Releases, StateFileError
 from edgekit.core import layout
 from edgekit.core.digest import Digest
 from edgekit.core.release import ReleaseState
@@ -67,6 +67,7 @@ def perform(root: Root, effect: Effect) -> None:
         case RecordUnproven(release, reason, only_config):
             Releases(root.path).unprove(release, reason, only_config=only_config)
         case TryAgain(release):
+            reserve.hold(root)
             begin_trial(root, release, None)
         case _:
             _rename(root, effect)
@@ -75,8 +76,8 @@ def perform(root: Root, effect: Effect) -> None:
 def perform_on_full(root: Root, effect: Effect) -> str:
     """Change the disk as `effect` says, also a full one: going back needs no record.
 
-    If a record cannot be written, the reserve of the disk is given up for it. If that does not
-    help either, the work goes on without it: the old release is to answer again.
+    A way back begins by giving up the reserve of the disk, for the record and for the old release.
+    If that does not help, the work goes on without the record: the old release is to answer again.
 
     Returns:
         Why it is not on record; empty if it is.
@@ -88,16 +89,13 @@ def perform_on_full(root: Root, effect: Effect) -> str:
     if not isinstance(effect, CountTry | RecordVerdict | RecordUnproven):
         perform(root, effect)
         return ""
-    why = ""
-    for _ in range(2):
-        try:
-            perform(root, effect)
-        except (OSError, sqlite3.OperationalError) as error:
-            why = str(error)
-            (root.path / layout.RESERVE_FILE).unlink(missing_ok=True)
-        else:
-            return ""
-    return why
+    if isinstance(effect, RecordVerdict | RecordUnproven) and effect.reason:
+        reserve.give(root)
+    try:
+        perform(root, effect)
+    except StateFileError as error:
+        return error.why
+    return ""
 
 
 def _rename(root: Root, effect: Effect) -> None:

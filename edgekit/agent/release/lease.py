@@ -57,6 +57,14 @@ def claim(root: Root) -> None:
     publish(root.lease_file, mine.encode(), 0o600)
 
 
+def is_held(root: Root) -> bool:
+    """Whether another push is at work: its process lives, and its bytes come."""
+    holder = _holder(root)
+    if holder in ("", _identity(_pusher())) or holder != _identity(int(holder.split()[0])):
+        return False
+    return _quiet_seconds(root) < QUIET_SECONDS
+
+
 def release(root: Root) -> None:
     """Give back the lease if the process that started this verb holds it."""
     if (holder := _holder(root)) and holder == _identity(_pusher()):

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from edgekit.agent.release.root import Root
@@ -32,12 +33,26 @@ def write_to_log(root: Root) -> None:
 
 
 def rotate(log: Path) -> None:
-    """Copy the log to `.1` and truncate it: running processes have the file open for appending."""
-    if log.exists() and log.stat().st_size > LOG_BYTES:
-        shutil.copyfile(log, log.with_name(f"{log.name}.1"))
+    """Copy the log to `.1` and truncate it: running processes have the file open for appending.
+
+    A full disk has no room for the copy: the log then starts anew without one, and nothing fails.
+    """
+    if not log.exists() or log.stat().st_size <= LOG_BYTES:
+        return
+    older = log.with_name(f"{log.name}.1")
+    try:
+        shutil.copyfile(log, older)
+    except OSError:
+        with suppress(OSError):
+            older.unlink(missing_ok=True)
+    with suppress(OSError):
         os.truncate(log, 0)
 
 
 def say(text: str) -> None:
-    """Write a line of the supervisor to standard error, which is the device's log."""
-    sys.stderr.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} supervisor: {text}\n")
+    """Write a line of the supervisor to standard error, which is the device's log.
+
+    A log that cannot be written, on a full disk, must not end the supervisor.
+    """
+    with suppress(OSError):
+        sys.stderr.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} supervisor: {text}\n")

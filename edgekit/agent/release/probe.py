@@ -36,6 +36,13 @@ def whole(root: str) -> "tuple[str, str]":
     return found, problem
 
 
+def cpu_flags() -> str:
+    """What every CPU can do, as /proc/cpuinfo says it; empty where it does not say."""
+    lines = [line.partition(":") for line in read("/proc/cpuinfo").splitlines()]
+    each = [set(rest.split()) for name, _, rest in lines if name.strip() in ("flags", "Features")]
+    return " ".join(sorted(set.intersection(*each))) if each else ""
+
+
 def probe(root: str) -> "dict[str, object]":
     root, problem = whole(root)
     parent = root
@@ -67,6 +74,8 @@ def probe(root: str) -> "dict[str, object]":
         "problem": problem,
         "noexec": mount if place.f_flag & os.ST_NOEXEC else "",
         "free_bytes": place.f_bavail * place.f_frsize,
+        "disk_bytes": place.f_blocks * place.f_frsize,
+        "cpu_flags": cpu_flags(),
         "current": "sha256:" + release if release else None,
         "manifest": read(os.path.join(root, "blobs", "sha256", release)) if release else "",
         "config": read(os.path.join(root, "etc", "agent.toml")),

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import fcntl
+import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from edgekit.core import layout
 from edgekit.core.digest import Digest
 from edgekit.errors import EdgekitError
 from edgekit.store import BlobStore
+
+YIELDS = "yields"  # what the lock's file says while its holder gives it back within a moment
+YIELD_SECONDS = 30.0
+POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +123,31 @@ class Root:
         return self.path / layout.LEASE_FILE
 
     @property
+    def reserve_file(self) -> Path:
+        """Bytes that are set aside for the way back of a trial."""
+        return self.path / layout.RESERVE_FILE
+
+    @property
+    def pinned_file(self) -> Path:
+        """Digests of releases that are never collected, one a line."""
+        return self.path / layout.PINNED_FILE
+
+    @property
+    def scrub_file(self) -> Path:
+        """How far the last scrub came, and what it found."""
+        return self.path / layout.SCRUB_FILE
+
+    @property
+    def mended_file(self) -> Path:
+        """Exists if files of `current` were replaced since it started: a push restarts it."""
+        return self.path / layout.MENDED_FILE
+
+    @property
+    def offered_file(self) -> Path:
+        """The digest of the release that a push offered last."""
+        return self.path / layout.OFFERED_FILE
+
+    @property
     def log_file(self) -> Path:
         """The output of supervisor, agent and worker."""
         return self.path / layout.LOG_FILE
@@ -141,21 +173,30 @@ class Root:
         self.store.create()
 
     @contextmanager
-    def updating(self) -> Iterator[None]:
+    def updating(self, yields: bool = False) -> Iterator[None]:
         """Hold the device's update lock; the kernel releases it when its holder dies.
+
+        Args:
+            yields: this holder gives the lock back within a moment; others wait for it.
 
         Raises:
             EdgekitError: another update is in progress.
         """
         self.create()
-        with (self.path / layout.UPDATE_LOCK).open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise EdgekitError(
-                    "another update of this device is at work",
-                    next_step="wait for it to end and push again",
-                ) from None
+        deadline = time.monotonic() + YIELD_SECONDS
+        with (self.path / layout.UPDATE_LOCK).open("a+") as file:
+            while not _locked(file):
+                file.seek(0)
+                if file.read() != YIELDS or time.monotonic() > deadline:
+                    raise EdgekitError(
+                        "another update of this device is at work",
+                        next_step="wait for it to end and push again",
+                    )
+                time.sleep(POLL_SECONDS)
+            os.truncate(file.fileno(), 0)
+            if yields:
+                with suppress(OSError):  # a full disk: then others do not wait
+                    os.write(file.fileno(), YIELDS.encode())
             yield
 
     @contextmanager
@@ -172,3 +213,11 @@ class Root:
     def environment(self, release: Path) -> dict[str, str]:
         """The environment of a release: its own trees and no other packages of the machine."""
         return layout.environment(self.path, layout.release_trees(release))
+
+
+def _locked(file: TextIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

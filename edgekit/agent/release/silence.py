@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 import time
 from contextlib import suppress
 
 from edgekit.agent.release.root import Root
-from edgekit.agent.release.state import Releases
+from edgekit.agent.release.state import Releases, StateFileError
 from edgekit.core.digest import Digest
 
 SILENCE_VARIABLE = "EDGEKIT_SILENT_SINCE"  # monotonic seconds that a supervisor passes on
@@ -39,7 +38,7 @@ class Silence:
         """Record the silence once an agent is ready."""
         if self._since is None:
             return
-        with suppress(OSError, sqlite3.Error):
+        with suppress(OSError, StateFileError):
             ago = max(time.time() - self._root.ready_file.stat().st_mtime, 0.0)
             silent = max(time.monotonic() - self._since - ago, 0.0)
             self._since = None
@@ -49,5 +48,5 @@ class Silence:
         """Record, once, that a release has shown everything and now soaks for `seconds`."""
         if not self._soaks:
             self._soaks = True
-            with suppress(OSError, sqlite3.Error):
+            with suppress(OSError, StateFileError):
                 Releases(self._root.path).soaks(release, seconds)

@@ -8,21 +8,30 @@ import shutil
 import sys
 from pathlib import Path
 
+from edgekit.agent.release.collect import collect
 from edgekit.agent.release.counters import Counters
 from edgekit.agent.release.goldenfile import check_golden, golden_links
 from edgekit.agent.release.lease import claim
+from edgekit.agent.release.libraries import check_libraries
 from edgekit.agent.release.permission import permitted
+from edgekit.agent.release.room import check_room
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.state import Releases
+from edgekit.agent.release.tree import differences, mend
 from edgekit.agent.release.unpack import MAX_UNPACKED_BYTES, sync_file_system, unpack
 from edgekit.core import layout
 from edgekit.core.digest import Digest
-from edgekit.core.manifest import Descriptor, Manifest, oci_platform, parse_config
-from edgekit.errors import EdgekitError, VerificationError
-from edgekit.store import fsync_folder
+from edgekit.core.manifest import (
+    AGENT_TYPE,
+    RUNTIME_TYPE,
+    Descriptor,
+    Manifest,
+    oci_platform,
+    parse_config,
+)
+from edgekit.errors import VerificationError
+from edgekit.store import fsync_folder, publish, replace_file_by_link
 from edgekit.trust.verified import VerifiedManifest
-
-RESERVE_BYTES = 64 << 20  # bytes of the disk that stay free
 
 
 def offer(root: Root, verified: VerifiedManifest) -> dict[str, object]:
@@ -35,32 +44,35 @@ def offer(root: Root, verified: VerifiedManifest) -> dict[str, object]:
         VerificationError: the bundle has no runtime for this device.
         EdgekitError: the disk is too small, or another push is in progress.
     """
-    claim(root)
     wanted = for_this_device(verified.manifest)
-    store = root.store
+    named = [verified.digest, *(each.digest for each in wanted)]
+    freed = 0
+    try:
+        claim(root)
+    except OSError:  # no other push is at work, and the disk is too full to say that this one is
+        freed = collect(root, verified.digest, named).freed
+        claim(root)
+    freed += collect(root, verified.digest, named).freed
+    missing = _missing(root, wanted)
+    check_room(root, wanted, missing, freed)
+    root.store.put(verified.data)
+    publish(root.offered_file, verified.digest.encode())
+    return {"missing": missing}
+
+
+def _missing(root: Root, wanted: list[Descriptor]) -> list[dict[str, object]]:
+    """The blobs that are not there whole, each with what an earlier transfer left of it."""
     missing: list[dict[str, object]] = []
-    needed = 0
     for descriptor in wanted:
         digest = descriptor.digest
-        if not store.has(digest, descriptor.size):
-            part = store.part_path(digest)
+        if not root.store.has(digest, descriptor.size):
+            part = root.store.part_path(digest)
             have = part.stat().st_size if part.exists() else 0
             if have > descriptor.size:
                 part.unlink()
                 have = 0
             missing.append({"digest": digest, "size": descriptor.size, "have": have})
-            needed += descriptor.size - have
-        if not (root.path / layout.tree(digest)).exists():
-            needed += descriptor.unpacked or 0
-    free = shutil.disk_usage(root.path).free
-    if needed + RESERVE_BYTES > free:
-        raise EdgekitError(
-            "the disk of the device is too small for this release",
-            f"{needed + RESERVE_BYTES:,} bytes are needed at {root.path}, {free:,} are free",
-            "free some space; nothing was changed",
-        )
-    store.put(verified.data)
-    return {"missing": missing}
+    return missing
 
 
 def for_this_device(manifest: Manifest) -> list[Descriptor]:
@@ -84,6 +96,7 @@ def publish_release(root: Root, verified: VerifiedManifest) -> Path:
     Raises:
         VerificationError: a blob is missing or corrupt (corrupt blobs are removed, and the next
             push sends them again), or the golden prompts make no sense.
+        UnfitError: this device cannot run the release's libraries.
     """
     store, digest = root.store, verified.digest
     problems = []
@@ -139,38 +152,55 @@ def _assemble(root: Root, manifest: Manifest, target: Path) -> None:
     fsync_folder(target.parent)
 
 
+def linked_files(root: Root, manifest: Manifest, release: Path) -> list[tuple[Path, Path]]:
+    """(blob, place) of every file of a release that is a hard link to a blob."""
+    links = [(file, release / layout.MODEL / file.title) for file in manifest.model_files]
+    links.append((manifest.config, release / layout.BUNDLE_CONFIG))
+    found = [(root.store.path(file.digest), place) for file, place in links]
+    return found + [(blob, release / name) for blob, name in golden_links(root.store, manifest)]
+
+
 def _relink(root: Root, manifest: Manifest, release: Path) -> None:
-    """Link a release's files to the verified blobs again, after a push replaced some.
+    """Make a staged release whole again, after a push replaced some of its blobs.
 
     Each file is replaced by rename: a running model keeps the files that it has mapped.
     """
-    links = [
-        (root.store.path(file.digest), release / layout.MODEL / file.title)
-        for file in manifest.model_files
-    ]
-    links += [(blob, release / name) for blob, name in golden_links(root.store, manifest)]
-    for blob, place in links:
+    mended = False
+    for blob, place in linked_files(root, manifest, release):
         if not place.exists() or not place.samefile(blob):
-            temporary = place.with_name(f".{place.name}.tmp")
-            temporary.unlink(missing_ok=True)
-            os.link(blob, temporary)
-            temporary.replace(place)
-            fsync_folder(place.parent)
+            replace_file_by_link(place, blob)
+            mended = True
+    for layer in for_this_device(manifest):
+        if layer.media_type in (AGENT_TYPE, RUNTIME_TYPE):
+            mended = _unpack(root, layer) or mended
+    if mended and root.linked(root.current) == Digest.from_hex(release.name):
+        root.mended_file.touch()
 
 
-def _unpack(root: Root, layer: Descriptor) -> None:
-    """Unpack a layer once: releases share its tree, so a new model needs no new runtime."""
-    digest = layer.digest
-    target = root.path / layout.tree(digest)
-    if not target.exists():
-        temporary = root.trees / f".{digest.hex}.tmp"
+def _unpack(root: Root, layer: Descriptor) -> bool:
+    """Unpack a layer once: releases share its tree, so a new model needs no new runtime.
+
+    A tree that is there is held against its layer, and mended; then the answer is true.
+
+    Raises:
+        UnfitError: this device cannot run the libraries of a runtime layer.
+    """
+    blob, target = root.store.path(layer.digest), root.path / layout.tree(layer.digest)
+    if target.exists():
+        wrong = differences(blob, target)
+        if wrong:
+            mend(blob, target, wrong)
+        return bool(wrong)
+    temporary = root.trees / f".{layer.digest.hex}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        unpack(blob, temporary, layer.unpacked or MAX_UNPACKED_BYTES)
+        if layer.media_type == RUNTIME_TYPE:
+            check_libraries(root.path, temporary, layer)
+        sync_file_system(temporary)
+        temporary.replace(target)
+    except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
-        try:
-            limit = MAX_UNPACKED_BYTES if layer.unpacked is None else layer.unpacked
-            unpack(root.store.path(digest), temporary, limit)
-            sync_file_system(temporary)
-            temporary.replace(target)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-        fsync_folder(root.trees)
+        raise
+    fsync_folder(root.trees)
+    return False

@@ -7,13 +7,17 @@ a trial can tell whether the release answers. `agent state` shows such a state a
 
 Three more tables: `trials` has one row, of the trial that began last; `unproven` has the release
 that waits for another trial; `refusals` has the last `MOST_REFUSALS` bundles that were not taken.
+
+On a full disk a verdict must still be recorded. `widen` gives the file free pages, and the rollback
+journal its length; the journal is kept (`journal_mode=PERSIST`). A later change then takes no new
+block of the disk, which was measured on ext4 and tmpfs.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -63,6 +67,9 @@ CREATE TABLE IF NOT EXISTS refusals (
 """,
 )
 BUSY_SECONDS = 10.0
+MAX_REASON = 4000  # characters; a log's last lines may be long
+HISTORY = 20  # releases without a folder whose rows stay
+ROOM_BYTES = 64 << 10  # of free pages, and of the journal: 8 changes with the longest reason
 MOST_REFUSALS = 20
 MOST_TEXT = 500  # characters of a refusal's words: they may come from what was refused
 
@@ -149,8 +156,12 @@ DELETE FROM refusals WHERE rowid <= (SELECT max(rowid) FROM refusals) - ?
 """
 
 
+class StateFileError(EdgekitError):
+    """`state.db` cannot be read or written: a full disk, a missing right, a damaged file."""
+
+
 class Releases:
-    """The releases of one device."""
+    """The releases of one device; every method raises StateFileError if the file fails."""
 
     def __init__(self, root: Path) -> None:
         self._path = root / layout.RELEASES_DB
@@ -162,22 +173,45 @@ class Releases:
         `EXTRA` also syncs the folder after the rollback journal is gone. With `FULL` a power cut
         may bring the journal back, which undoes the last transaction: the try of a trial that
         takes the device down would never be on record (sqlite.org/pragma.html#pragma_synchronous).
+        `PERSIST` keeps the journal's blocks: a full disk does not stop a change (`widen`).
 
         Raises:
-            EdgekitError: the disk is full or broken; nothing was recorded.
+            StateFileError: the disk is full or broken; nothing was recorded.
         """
         try:
             with closing(sqlite3.connect(self._path, timeout=BUSY_SECONDS)) as db, db:
                 db.execute("PRAGMA synchronous=EXTRA")
+                db.execute("PRAGMA journal_mode=PERSIST")
                 for table in _SCHEMA:
                     db.execute(table)
                 yield db
         except sqlite3.Error as error:
-            raise EdgekitError(
-                f"{self._path} cannot be read or written",
+            raise StateFileError(
+                f"{self._path} cannot be used",
                 str(error),
-                "check the free space and the health of the device's disk, then push again",
+                "check the free space and the health of the device's disk, then run it again",
             ) from error
+
+    def widen(self) -> None:
+        """Make the next changes need no new block of the disk.
+
+        Raises:
+            StateFileError: the disk has no room for it.
+        """
+        with self._open() as db:
+            db.execute("CREATE TABLE IF NOT EXISTS room (filler BLOB)")
+            db.execute("INSERT INTO room VALUES (zeroblob(?))", (ROOM_BYTES,))
+        with self._open() as db:  # to overwrite the pages makes the journal as long
+            db.execute("UPDATE room SET filler = randomblob(?)", (ROOM_BYTES,))
+        with self._open() as db:
+            db.execute("DELETE FROM room")
+
+    def forget(self, held: Iterable[Digest]) -> None:
+        """Remove rows of releases without a folder, but for the newest `HISTORY` of them."""
+        gone = [row.digest for row in self.all() if row.digest not in set(held)]
+        with self._open() as db:
+            rows = [(digest,) for digest in gone[HISTORY:]]
+            db.executemany("DELETE FROM releases WHERE digest = ?", rows)
 
     def all(self) -> list[Release]:
         """Every recorded release, latest change first."""
@@ -208,7 +242,7 @@ class Releases:
         known = self.get(digest)
         state = after(_state(known), event)
         with self._open() as db:
-            db.execute(_MOVE, (state, time.time(), reason, digest))
+            db.execute(_MOVE, (state, time.time(), reason[:MAX_REASON], digest))
             if event != ReleaseEvent.ACTIVATE:
                 db.execute("DELETE FROM unproven WHERE digest = ?", (digest,))
         return state
@@ -270,7 +304,7 @@ class Releases:
         now = time.time()
         with self._open() as db:
             db.execute(_MOVE, (state, now, "", digest))
-            db.execute(_UNPROVE, (digest, now, reason))
+            db.execute(_UNPROVE, (digest, now, reason[:MAX_REASON]))
 
     def unproven(self) -> UnprovenRow | None:
         """The release that is unproven, or None."""

@@ -178,7 +178,8 @@ def lock(root: Root) -> TextIO:
         EdgekitError: another supervisor holds it.
     """
     inherited = os.environ.pop(LOCK_VARIABLE, "")
-    file = os.fdopen(int(inherited), "a+") if inherited else root.pid_file.open("a+")
+    flags = os.O_RDWR | os.O_CREAT
+    file = os.fdopen(int(inherited) if inherited else os.open(root.pid_file, flags, 0o644), "r+")
     os.set_inheritable(file.fileno(), False)
     deadline = time.monotonic() + LOCK_SECONDS
     while True:
@@ -190,8 +191,16 @@ def lock(root: Root) -> TextIO:
                 raise EdgekitError("this device is supervised already") from None
             time.sleep(POLL_SECONDS)
     if not inherited:  # a successor is the same process
-        file.seek(0)
-        file.truncate()
-        file.write(str(os.getpid()))
-        file.flush()
+        _write_pid(file)
     return file
+
+
+def _write_pid(file: TextIO) -> None:
+    """Write this process's id in place, which needs no block of a full disk.
+
+    A reader sees the old id or the new one: what the new one is shorter is blanks at first.
+    """
+    file.seek(0)
+    old, own = file.read(), str(os.getpid())
+    os.pwrite(file.fileno(), own.ljust(len(old)).encode(), 0)
+    os.ftruncate(file.fileno(), len(own))

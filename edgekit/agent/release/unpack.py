@@ -10,8 +10,10 @@ import errno
 import os
 import shutil
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import IO, Protocol
 
 import zstandard
 
@@ -72,15 +74,31 @@ def unpack(layer: Path, target: Path, limit: int = MAX_UNPACKED_BYTES) -> None:
             device, a sparse file, a path twice or a path outside the folder.
     """
     target.mkdir(parents=True)
+    with opened(layer, limit) as archive:
+        for path, member, content in members(archive):
+            place = target / path
+            if content is None:
+                place.mkdir(parents=True, exist_ok=True)
+                continue
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with place.open("xb") as file:
+                shutil.copyfileobj(content, file, 1 << 20)
+            place.chmod(mode_of(member))
+
+
+@contextmanager
+def opened(layer: Path, limit: int = MAX_UNPACKED_BYTES) -> Iterator[tarfile.TarFile]:
+    """A tar+zstd layer, read as a stream of at most `limit` bytes.
+
+    Raises:
+        VerificationError: it is no such tar, it is larger, or a path in it cannot be.
+    """
     decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES)
     try:
         with layer.open("rb") as raw, decompressor.stream_reader(raw) as stream:
             bounded = BoundedReader(stream, limit)
             with tarfile.open(fileobj=bounded, mode="r|", bufsize=1 << 20) as archive:  # type: ignore[call-overload]  # it only reads
-                for count, member in enumerate(archive):
-                    if count >= MAX_MEMBERS:
-                        raise VerificationError(f"a layer holds more than {MAX_MEMBERS:,} files")
-                    _extract(archive, member, target)
+                yield archive
     except (zstandard.ZstdError, tarfile.TarError, EOFError, ValueError) as error:
         raise VerificationError(
             "a layer cannot be unpacked", str(error), "pack the bundle again"
@@ -91,22 +109,34 @@ def unpack(layer: Path, target: Path, limit: int = MAX_UNPACKED_BYTES) -> None:
         raise VerificationError("a layer holds a path that cannot be", str(error)) from error
 
 
-def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
-    path = PurePosixPath(member.name)
-    if path.is_absolute() or ".." in path.parts or "\0" in member.name:
-        raise VerificationError(f"a layer holds the path {member.name!r}")
-    place = target / path
-    if member.isdir():
-        place.mkdir(parents=True, exist_ok=True)
-    elif member.isreg() and not member.issparse():
-        source = archive.extractfile(member)
-        assert source is not None, "a regular file has content"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with place.open("xb") as file:
-            shutil.copyfileobj(source, file, 1 << 20)
-        place.chmod(0o555 if member.mode & 0o100 else 0o444)
-    else:
-        raise VerificationError(f"a layer holds {member.name!r}, which is no file")
+def members(
+    archive: tarfile.TarFile,
+) -> Iterator[tuple[PurePosixPath, tarfile.TarInfo, IO[bytes] | None]]:
+    """Yield (path, member, content) in the layer's order; a folder has no content.
+
+    Raises:
+        VerificationError: a member is a link, a device or a sparse file, or leads out of the
+            folder, or there are too many.
+    """
+    for count, member in enumerate(archive):
+        if count >= MAX_MEMBERS:
+            raise VerificationError(f"a layer holds more than {MAX_MEMBERS:,} files")
+        path = PurePosixPath(member.name)
+        if path.is_absolute() or ".." in path.parts or "\0" in member.name:
+            raise VerificationError(f"a layer holds the path {member.name!r}")
+        if member.isdir():
+            yield path, member, None
+        elif member.isreg() and not member.issparse():
+            content = archive.extractfile(member)
+            assert content is not None, "a regular file has content"
+            yield path, member, content
+        else:
+            raise VerificationError(f"a layer holds {member.name!r}, which is no file")
+
+
+def mode_of(member: tarfile.TarInfo) -> int:
+    """The rights of an unpacked file: nothing writes to a tree."""
+    return 0o555 if member.mode & 0o100 else 0o444
 
 
 def sync_file_system(folder: Path) -> None:

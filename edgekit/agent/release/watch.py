@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import select
 import signal
-import sqlite3
 import subprocess
 import time
 from collections import deque
@@ -48,6 +47,7 @@ from edgekit.agent.release.events import (
 from edgekit.agent.release.evidence import Reports, demands_of, read_json, slots_of
 from edgekit.agent.release.log import log_tail, rotate, say
 from edgekit.agent.release.root import Root
+from edgekit.agent.release.schedule import Upkeep
 from edgekit.agent.release.silence import SILENCE_VARIABLE, Silence
 from edgekit.agent.release.state import Releases
 from edgekit.agent.release.supervisor import (
@@ -89,6 +89,7 @@ class Watch:
         self._ready_told = False
         self._retry_at: float | None = None
         self._silence = Silence(root)
+        self._upkeep = Upkeep(partial(self._start, "upkeep"), time.monotonic())
 
     def run(self) -> NoReturn:
         """Supervise `current` until SIGTERM, or until a failed trial leaves nothing to run.
@@ -162,7 +163,9 @@ class Watch:
                 self._become_successor()
             case KeepRunning():
                 self._root.trial_file.unlink(missing_ok=True)  # the agent stops writing it
-                if not self._keep_running():
+                goes_on = self._keep_running()
+                self._upkeep.end()
+                if not goes_on:
                     self._end_child()
                     self._end(0)
             case EndSupervisor(code):
@@ -205,7 +208,7 @@ class Watch:
         """
         try:
             found = disk.found(self._root)
-        except (OSError, sqlite3.Error, EdgekitError) as error:
+        except (OSError, EdgekitError) as error:
             say(f"the state of the releases cannot be read: {error}")
             return False
         own = self._own
@@ -291,6 +294,7 @@ class Watch:
                 os.read(self._wakes, 4096)
             else:
                 rotate(self._root.log_file)
+                self._upkeep.tick(time.monotonic())
             self._silence.ends()
             if self._asked or not woken:
                 self._check_current()
@@ -309,7 +313,7 @@ class Watch:
         say(f"release {waits.digest.short} is tried again")
         try:
             return self._judge(RetryDue(waits.digest))
-        except (OSError, sqlite3.Error, EdgekitError) as error:
+        except (OSError, EdgekitError) as error:
             say(f"its trial cannot begin: {error}")
             self._trial = Trial()
             self._trial.handle(disk.found(self._root), time.monotonic())
@@ -319,14 +323,17 @@ class Watch:
         self._root.ready_file.unlink(missing_ok=True)
         self._root.trial_file.unlink(missing_ok=True)
         self._ready_told = False
-        self._child = subprocess.Popen(
-            [*command(self._root, "serve"), *options],
-            stdin=subprocess.DEVNULL,
-            preexec_fn=partial(die_with_parent, os.getpid()),  # noqa: PLW1509  this process has one thread
-        )
+        self._child = self._start("serve", *options)
         if self._stopping:  # the signal came before the agent existed
             self._child.terminate()
         return self._child
+
+    def _start(self, verb: str, *options: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [*command(self._root, verb), *options],
+            stdin=subprocess.DEVNULL,
+            preexec_fn=partial(die_with_parent, os.getpid()),  # noqa: PLW1509  this process has one thread
+        )
 
     def _stop(self, *_: object) -> None:
         self._stopping, self._superseded = True, False
