@@ -25,6 +25,7 @@ from edgekit.core.release import ReleaseEvent
 from edgekit.errors import EdgekitError, UsageError, VerificationError
 from edgekit.store import replace_link
 from tests.harness.held import activated, bundle, staged, tree, weights_of
+from tests.trusted import vouched
 
 
 @pytest.fixture
@@ -54,6 +55,7 @@ def held(root: Root) -> set[Digest]:
 def whole(root: Root, digest: Digest) -> None:
     """Everything of a release is there and is what it was."""
     assert root.release(digest).is_dir()
+    vouched(root, root.store.read(digest))
     stage(root, digest)
     assert (root.release(digest) / "agent" / "own.py").is_file()
     assert (root.release(digest) / "runtime" / "runtime" / "core.py").is_file()
@@ -170,7 +172,7 @@ def test_an_offer_collects_and_keeps_what_it_needs(root: Root) -> None:
     root.store.part_path(Digest.of(weights_of("new"))).write_bytes(b"new")
     root.store.part_path(Digest.of(b"another bundle")).write_bytes(b"another")
     root.store.put(blobs[2])  # a push that broke off has sent this one
-    answer = offer(root, new)
+    answer = offer(root, vouched(root, new))
     assert answer["missing"] == [
         {"digest": Digest.of(blobs[0]), "size": len(blobs[0]), "have": 0},
         {"digest": Digest.of(blobs[1]), "size": len(blobs[1]), "have": 3},
