@@ -19,6 +19,7 @@ from edgekit.agent.release.kept import ENROLLED, FIRST_USE, TRUSTED, read_trust
 from edgekit.agent.release.permission import check_activation, describe_trust, hardware_names
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.state import Releases
+from edgekit.cli.fleet import _trust_lines
 from edgekit.core import layout
 from edgekit.core.digest import Digest
 from edgekit.core.release import ReleaseEvent
@@ -95,6 +96,28 @@ def test_nothing_is_activated_where_nothing_was_verified(tmp_path: Path) -> None
     root.store.put(FIRST.manifest)
     with pytest.raises(VerificationError, match="without signed metadata"):
         check_activation(root, FIRST.digest)
+
+
+def test_enroll_after_a_first_push_keeps_what_was_seen(device: Device) -> None:
+    """It puts the newest root there, which the chain of the first push had led to."""
+    old = device.maker.copy()
+    device.maker.rotate("targets", "new targets")
+    assert offered(device) == 0
+    (trust(device) / ENROLLED).write_text(device.maker.roots[-1])
+    assert describe_trust(device.root)["how"] == "enrolled"
+    assert device.verb("stage", FIRST.digest)[0] == 0
+    old.roots = device.maker.roots
+    old.sign(NEXT.manifest, GOOD + 1)
+    assert device.offer(NEXT, old.made())[0] == 4, "older metadata"
+    assert offered(device) == 0
+    assert read_trust(trust(device)).kept is not None
+
+
+def test_state_says_what_a_stolen_ssh_key_could_do(device: Device) -> None:
+    assert describe_trust(device.root)["ssh_key"] == "full control"
+    for word, said in (("systemd-user", "full control"), ("systemd-system", "the updater's verbs")):
+        (device.root.path / layout.SUPERVISOR_FILE).write_text(f"{word}\n")
+        assert describe_trust(device.root)["ssh_key"] == said
 
 
 # --- a ROOT of before
@@ -372,3 +395,13 @@ def test_state_says_what_is_trusted(device: Device) -> None:
     said = json.loads(msgspec.json.encode(answer["trust"]))
     assert said["root"] == 1
     assert set(said["expires"]) == {"root", "targets", "snapshot", "timestamp"}
+    (line,) = _trust_lines(said)
+    assert line.startswith("trust      root 1, from the first push; newest good counter 5;")
+    (trust(device) / TRUSTED).unlink()
+    (trust(device) / FIRST_USE).unlink()
+    (line,) = _trust_lines(describe_trust(device.root))
+    assert "no root of trust" in line
+    (trust(device) / FIRST_USE).write_bytes(b"")
+    (line,) = _trust_lines(describe_trust(device.root))
+    assert "trusts no release" in line
+    assert _trust_lines(None) == []
