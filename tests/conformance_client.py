@@ -45,7 +45,7 @@ def versioned(text: str, listed: str) -> str:
 
 def gather(url: str, version: int) -> Metadata:
     """All files of a repository; the roots from a version on."""
-    roots = []
+    roots: list[str] = []
     while (text := fetch(f"{url}/{version + len(roots) + 1}.root.json")) is not None:
         roots.append(text)
     timestamp = fetch(f"{url}/timestamp.json") or ""

@@ -227,7 +227,7 @@ def test_hardware_is_the_platform_and_the_lines_of_a_file(device: Device) -> Non
 def test_a_clock_at_1970_or_2099_stops_no_release_that_was_good(
     device: Device, monkeypatch: pytest.MonkeyPatch, clock: float
 ) -> None:
-    monkeypatch.setattr(permission.time, "time", lambda: clock)
+    monkeypatch.setattr(time, "time", lambda: clock)
     check_activation(device.root, FIRST.digest)
     said = describe_trust(device.root)
     assert bool(said["warnings"]) == (clock > 0)
@@ -237,7 +237,7 @@ def test_a_clock_at_1970_or_2099_stops_no_release_that_was_good(
 def test_a_year_offline_then_a_push(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.time()
     device = make_device(tmp_path / "root", now)
-    monkeypatch.setattr(permission.time, "time", lambda: now + 366 * DAY)
+    monkeypatch.setattr(time, "time", lambda: now + 366 * DAY)
     device.maker.bump()
     code, answer = device.offer(NEXT, device.maker.made())
     assert code == 4
@@ -251,7 +251,7 @@ def test_a_year_offline_then_a_push(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     device.maker.bump()
     code, answer = device.offer(NEXT, device.maker.made())
     assert code == 0, answer
-    monkeypatch.setattr(permission.time, "time", lambda: 0.0)
+    monkeypatch.setattr(time, "time", lambda: 0.0)
     assert describe_trust(device.root)["signed_at"] == int(now + 366 * DAY)
 
 
