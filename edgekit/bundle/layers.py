@@ -52,10 +52,11 @@ WHEEL_TAGS = {
 }
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 
-# No device uses these files: the model builder, command-line tools, tests, headers, and
+# No device uses these files: the model builder, command-line tools, tests and their data (2.4 MB
+# of Ed25519), headers, and
 # zstandard's second backend.
 _PRUNED = re.compile(
-    r"(^|/)(tests|__pycache__|f2py)/|^bin/|^onnxruntime_genai/models/"
+    r"(^|/)(tests|test_data|__pycache__|f2py)/|^bin/|^onnxruntime_genai/models/"
     r"|^onnxruntime/(tools|transformers|quantization|datasets)/|^numpy/_core/(include|lib)/"
     r"|^zstandard/_cffi|\.pyi$"
 )
@@ -184,7 +185,7 @@ def _install(lock: Path, target: Path, tags: list[str], python: str) -> None:
 
 
 def bootstrap(store: BlobStore, manifest: Manifest, runtime: Descriptor) -> tuple[str, bytes]:
-    """Make the tar that lets a device without an agent stage a release: 12 MB, uncompressed.
+    """Make the tar that lets a device without an agent stage a release: 13 MB, uncompressed.
 
     The rest of the runtime follows as a blob like all others.
 

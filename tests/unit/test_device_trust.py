@@ -353,6 +353,13 @@ def test_a_stick_is_enough_for_a_device_that_trusts_nothing_yet(tmp_path: Path) 
     assert describe_trust(device.root)["root"] == 4
 
 
+def test_a_tar_is_no_folder(device: Device, tmp_path: Path) -> None:
+    (tmp_path / "export.tar").write_bytes(b"")
+    for name in ("export.tar", "nothing"):
+        code, answer = device.verb("stage", NEXT.digest, "--from", str(tmp_path / name))
+        assert (code, "is no folder" in answer["what"]) == (2, True)
+
+
 def test_a_stick_that_was_pulled_out_can_be_put_in_again(device: Device, tmp_path: Path) -> None:
     device.maker.sign(NEXT.manifest, GOOD + 1)
     device.maker.bump()
