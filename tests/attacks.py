@@ -291,7 +291,7 @@ def _root_below_threshold(maker: Maker) -> Metadata:
 def _key_twice(maker: Maker) -> Metadata:
     one = key("a")
     public = SSlibKey("f" * 64, "ed25519", "ed25519", dict(one.public_key.keyval))
-    maker.keys["targets"] = [one, CryptoSigner(one._private_key, public)]  # type: ignore[attr-defined]  # the same private key
+    maker.keys["targets"] = [one, CryptoSigner(one._private_key, public)]
     maker.new_root()
     return maker.made()
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from securesystemslib.signer import CryptoSigner, Signer
+from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import (
     Metadata,
     MetaFile,
@@ -39,7 +39,7 @@ _JSON = JSONSerializer(compact=True)
 
 
 @cache
-def key(name: str) -> Signer:
+def key(name: str) -> CryptoSigner:
     """An Ed25519 key; the same one for the same name in this process."""
     return CryptoSigner.generate_ed25519()
 

@@ -205,6 +205,8 @@ def state(
         render.say(f"model      {slots}, {model['threads']} threads {how}, {found}")
     for line in _broker_lines(answer.get("broker")):
         render.say(line)
+    for line in _trust_lines(answer.get("trust")):
+        render.say(line)
     for release in answer["releases"]:
         line = f"release    {short(release['digest'])}  {release['name']}:{release['version']}"
         gone = "" if release.get("held", True) else "collected, "  # an older agent keeps all
@@ -269,6 +271,20 @@ def _broker_lines(broker: dict[str, Any] | None) -> list[str]:
         for each in broker["refused"]
     ]
     return lines
+
+
+def _trust_lines(trust: dict[str, Any] | None) -> list[str]:
+    """Say which root of trust a device has; an older agent does not report it."""
+    if not trust:
+        return []
+    lines = []
+    if trust["root"] is not None:
+        how = "put there by enroll" if trust["how"] == "enrolled" else "from the first push"
+        lines.append(
+            f"trust      root {trust['root']}, {how}; newest good counter {trust['counter']}; an "
+            f"SSH key is {trust['ssh_key']}"
+        )
+    return lines + [f"trust      {warning}" for warning in trust["warnings"]]
 
 
 def rollback(device: DeviceArgument, project_folder: ProjectOption = None) -> None:

@@ -174,3 +174,16 @@ def test_a_device_has_the_toolchains_template_engine_and_tokenizers() -> None:
         assert f"\n{name}=={device[name]} " in lock
         if name != "markupsafe":  # an exact pin of the controller, which tries them at `pack`
             assert importlib.metadata.version(name) == device[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("securesystemslib/_vendor/ed25519/test_data/ed25519", False),
+        ("securesystemslib/_vendor/ed25519/ed25519.py", True),
+        ("urllib3/response.py", True),
+        ("tuf/ngclient/_internal/trusted_metadata_set.py", True),
+    ],
+)
+def test_a_runtime_leaves_out_what_no_device_uses(name: str, kept: bool) -> None:
+    assert bool(layers._PRUNED.search(name)) != kept

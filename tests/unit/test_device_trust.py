@@ -19,6 +19,7 @@ from edgekit.agent.release.kept import ENROLLED, FIRST_USE, TRUSTED, read_trust
 from edgekit.agent.release.permission import check_activation, describe_trust, hardware_names
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.state import Releases
+from edgekit.cli.fleet import _trust_lines
 from edgekit.core import layout
 from edgekit.core.digest import Digest
 from edgekit.core.release import ReleaseEvent
@@ -95,6 +96,28 @@ def test_nothing_is_activated_where_nothing_was_verified(tmp_path: Path) -> None
     root.store.put(FIRST.manifest)
     with pytest.raises(VerificationError, match="without signed metadata"):
         check_activation(root, FIRST.digest)
+
+
+def test_enroll_after_a_first_push_keeps_what_was_seen(device: Device) -> None:
+    """It puts the newest root there, which the chain of the first push had led to."""
+    old = device.maker.copy()
+    device.maker.rotate("targets", "new targets")
+    assert offered(device) == 0
+    (trust(device) / ENROLLED).write_text(device.maker.roots[-1])
+    assert describe_trust(device.root)["how"] == "enrolled"
+    assert device.verb("stage", FIRST.digest)[0] == 0
+    old.roots = device.maker.roots
+    old.sign(NEXT.manifest, GOOD + 1)
+    assert device.offer(NEXT, old.made())[0] == 4, "older metadata"
+    assert offered(device) == 0
+    assert read_trust(trust(device)).kept is not None
+
+
+def test_state_says_what_a_stolen_ssh_key_could_do(device: Device) -> None:
+    assert describe_trust(device.root)["ssh_key"] == "full control"
+    for word, said in (("systemd-user", "full control"), ("systemd-system", "the updater's verbs")):
+        (device.root.path / layout.SUPERVISOR_FILE).write_text(f"{word}\n")
+        assert describe_trust(device.root)["ssh_key"] == said
 
 
 # --- a ROOT of before
@@ -204,7 +227,7 @@ def test_hardware_is_the_platform_and_the_lines_of_a_file(device: Device) -> Non
 def test_a_clock_at_1970_or_2099_stops_no_release_that_was_good(
     device: Device, monkeypatch: pytest.MonkeyPatch, clock: float
 ) -> None:
-    monkeypatch.setattr(permission.time, "time", lambda: clock)
+    monkeypatch.setattr(time, "time", lambda: clock)
     check_activation(device.root, FIRST.digest)
     said = describe_trust(device.root)
     assert bool(said["warnings"]) == (clock > 0)
@@ -214,7 +237,7 @@ def test_a_clock_at_1970_or_2099_stops_no_release_that_was_good(
 def test_a_year_offline_then_a_push(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.time()
     device = make_device(tmp_path / "root", now)
-    monkeypatch.setattr(permission.time, "time", lambda: now + 366 * DAY)
+    monkeypatch.setattr(time, "time", lambda: now + 366 * DAY)
     device.maker.bump()
     code, answer = device.offer(NEXT, device.maker.made())
     assert code == 4
@@ -228,7 +251,7 @@ def test_a_year_offline_then_a_push(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     device.maker.bump()
     code, answer = device.offer(NEXT, device.maker.made())
     assert code == 0, answer
-    monkeypatch.setattr(permission.time, "time", lambda: 0.0)
+    monkeypatch.setattr(time, "time", lambda: 0.0)
     assert describe_trust(device.root)["signed_at"] == int(now + 366 * DAY)
 
 
@@ -330,6 +353,13 @@ def test_a_stick_is_enough_for_a_device_that_trusts_nothing_yet(tmp_path: Path) 
     assert describe_trust(device.root)["root"] == 4
 
 
+def test_a_tar_is_no_folder(device: Device, tmp_path: Path) -> None:
+    (tmp_path / "export.tar").write_bytes(b"")
+    for name in ("export.tar", "nothing"):
+        code, answer = device.verb("stage", NEXT.digest, "--from", str(tmp_path / name))
+        assert (code, "is no folder" in answer["what"]) == (2, True)
+
+
 def test_a_stick_that_was_pulled_out_can_be_put_in_again(device: Device, tmp_path: Path) -> None:
     device.maker.sign(NEXT.manifest, GOOD + 1)
     device.maker.bump()
@@ -372,3 +402,13 @@ def test_state_says_what_is_trusted(device: Device) -> None:
     said = json.loads(msgspec.json.encode(answer["trust"]))
     assert said["root"] == 1
     assert set(said["expires"]) == {"root", "targets", "snapshot", "timestamp"}
+    (line,) = _trust_lines(said)
+    assert line.startswith("trust      root 1, from the first push; newest good counter 5;")
+    (trust(device) / TRUSTED).unlink()
+    (trust(device) / FIRST_USE).unlink()
+    (line,) = _trust_lines(describe_trust(device.root))
+    assert "no root of trust" in line
+    (trust(device) / FIRST_USE).write_bytes(b"")
+    (line,) = _trust_lines(describe_trust(device.root))
+    assert "trusts no release" in line
+    assert _trust_lines(None) == []

@@ -27,7 +27,7 @@ from edgekit.core import layout
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import MAX_MANIFEST_BYTES
 from edgekit.core.wire import UNREADABLE
-from edgekit.errors import VerificationError
+from edgekit.errors import UsageError, VerificationError
 from edgekit.store import CHUNK_BYTES
 from edgekit.trust.metadata import MAX_BYTES, MAX_ROOTS
 from edgekit.trust.signed import Metadata, Offered
@@ -61,10 +61,17 @@ def stage_from(root: Root, digest: Digest, folder: Path) -> dict[str, object]:
         `release`, `folder`, `copied` (bytes) and `warnings`.
 
     Raises:
+        UsageError: `folder` is no folder.
         VerificationError: the metadata does not vouch for the release, or a file of the folder is
             missing, shorter than it says, a link, or has other bytes. ROOT is as before.
         EdgekitError: the disk is too small, or another push is in progress.
     """
+    if not folder.is_dir():
+        raise UsageError(
+            f"{folder} is no folder",
+            "a device stages from the folder of an export, not from its tar",
+            "unpack the tar (`tar -xf`), or export with a folder's name",
+        )
     offered = Offered(_manifest(folder, digest), read_metadata(folder / METADATA))
     verified, trusted = admit(root, digest, offered)
     new = not root.store.has(digest)

@@ -58,7 +58,9 @@ def _kept(folder: Path, anchor: str) -> KeptTrust | None:
         kept = None if text is None else msgspec.json.decode(text, type=KeptTrust)
     except (*UNREADABLE, VerificationError):
         return None
-    return kept if kept and kept.anchor == _digest(anchor) else None
+    # `enroll` may put the root that a first push had led to in the place of the first one.
+    belongs = kept is not None and (kept.anchor == _digest(anchor) or kept.root == anchor)
+    return kept if belongs else None
 
 
 def _digest(text: str) -> str:

@@ -26,6 +26,7 @@ from edgekit.trust.metadata import TrustedSet, accept, device_time, unsigned, wa
 from edgekit.trust.signed import Metadata, Offered
 from edgekit.trust.verified import VerifiedManifest, verify
 
+SYSTEM_INSTALL = "systemd-system"  # what `enroll` writes into etc/supervisor as root
 _NO_LINKS = (
     *(layout.ETC, layout.RUN, layout.LOG, layout.RELEASES, layout.TREES, layout.TRUST),
     *(layout.BLOBS.parent, layout.BLOBS, layout.RELEASES_DB, layout.HARDWARE_FILE),
@@ -146,7 +147,8 @@ def describe_trust(root: Root) -> dict[str, object]:
     counter = Counters(root.path).highest()
     if known.anchor is None:
         none = "no root of trust: the first push decides which one this device trusts"
-        return {"root": None, "how": "none", "counter": counter, "warnings": [none]}
+        said = {"counter": counter, "ssh_key": _ssh_key(root), "warnings": [none]}
+        return {"root": None, "how": "none", **said}
     files = _files(known)
     signed_at = known.kept.signed_at if known.kept else 0
     expires = {name: file.expires for name, file in files.items()}
@@ -157,8 +159,18 @@ def describe_trust(root: Root) -> dict[str, object]:
         "signed_at": signed_at,
         "time": device_time(time.time(), signed_at).isoformat(timespec="seconds"),
         "counter": counter,
+        "ssh_key": _ssh_key(root),
         "warnings": warnings(expires, device_time(time.time(), signed_at)),
     }
+
+
+def _ssh_key(root: Root) -> str:
+    """What an SSH key of the push account can do: it owns ROOT in all but a system install."""
+    try:
+        kind = (root.path / layout.SUPERVISOR_FILE).read_text("utf-8", "replace").strip()
+    except OSError:
+        kind = ""
+    return "the updater's verbs" if kind == SYSTEM_INSTALL else "full control"
 
 
 def _files(known: TrustOnDisk) -> dict[str, _Expiring]:
