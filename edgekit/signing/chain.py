@@ -18,6 +18,7 @@ from tuf.ngclient.config import EnvelopeType
 from edgekit.errors import VerificationError
 from edgekit.signing.roles import LIFETIMES
 
+AS_IT_WAS = "take the folder trust/ as it was when it was last good"
 NEVER = datetime(1970, 1, 1, tzinfo=UTC)  # as the time of a check: nothing has expired
 _RENEW = {
     "root": "`edgekit key rotate root` makes a new one",
@@ -31,9 +32,13 @@ def parse(data: bytes, kind: type[_T], name: str) -> Metadata[_T]:
     try:
         found: Metadata[_T] = Metadata.from_bytes(data)
     except DeserializationError as error:
-        raise VerificationError(f"{name} cannot be read", str(error.__cause__ or error)) from error
+        raise VerificationError(
+            f"{name} cannot be read", str(error.__cause__ or error), AS_IT_WAS
+        ) from error
     if not isinstance(found.signed, kind):
-        raise VerificationError(f"{name} is no {kind.type}.json", f"it is a {found.signed.type}")
+        raise VerificationError(
+            f"{name} is no {kind.type}.json", f"it is a {found.signed.type}", AS_IT_WAS
+        )
     return found
 
 
@@ -104,5 +109,5 @@ def _refused(error: Exception, name: str) -> VerificationError:
     return VerificationError(
         f"{name}.json of this project's metadata is refused",
         str(error),
-        "take the folder trust/ as it was when it was last good; nothing was changed",
+        f"{AS_IT_WAS}; nothing was changed",
     )

@@ -23,7 +23,7 @@ from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 
 from edgekit.core.wire import UNREADABLE
 from edgekit.errors import EdgekitError, VerificationError
-from edgekit.signing.chain import NEVER, check_chain, check_roots, parse
+from edgekit.signing.chain import AS_IT_WAS, NEVER, check_chain, check_roots, parse
 from edgekit.store import publish
 
 LOCK_SECONDS = 60.0
@@ -79,14 +79,14 @@ class Repository:
             raise VerificationError(
                 "this project's targets.json is missing",
                 "it holds the counters, and devices refuse lower ones",
-                "take the folder trust/ as it was when it was last good",
+                AS_IT_WAS,
             )
         found, root = self.targets_file(), self.root
         if not root.get_verification_result("targets", found.signed_bytes, found.signatures):
             raise VerificationError(
                 f"{found.signed.version}.targets.json is not signed by enough keys of targets",
                 "it was edited, or signed elsewhere by a key that the root does not name",
-                "take the folder trust/ as it was when it was last good",
+                AS_IT_WAS,
             )
         return found.signed
 
@@ -203,7 +203,7 @@ class TrustFolder:
             raise VerificationError(
                 f"{name} is missing from {self.folder}",
                 "its other files name it",
-                "take the folder trust/ as it was when it was last good",
+                AS_IT_WAS,
             ) from None
 
     def pending(self) -> Pending | None:

@@ -115,16 +115,16 @@ def _merged(own: Repository, brought: Repository, now: datetime) -> Repository:
             "import it into a project without keys: `edgekit init FOLDER --no-keys`",
         )
     roots = max(own.roots, brought.roots, key=len)
+    versions = list(zip(_versions(brought), _versions(own), strict=True)) if own.timestamp else []
+    if versions and roots == own.roots and all(b <= o for b, o in versions):
+        return own  # nothing in it is news, and its keys may have been replaced since
     check_chain(roots, brought.timestamp, brought.snapshot, brought.listed, now)
-    if not own.timestamp:
+    if not versions:
         return replace(brought, roots=roots)
-    older = [b < o for b, o in zip(_versions(brought), _versions(own), strict=True)]
-    if all(b <= o for b, o in zip(_versions(brought), _versions(own), strict=True)):
-        return replace(own, roots=roots)  # nothing in it is news
-    if any(older):
+    if any(b < o for b, o in versions):
         raise VerificationError(
             "the export mixes older and newer metadata",
-            "its timestamp is newer than this project's, and another of its files is older",
+            "some of its files are newer than this project's, and others are older",
             "export the bundle again",
         )
     mine = own.targets_file().signed.version

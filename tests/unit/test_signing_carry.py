@@ -199,17 +199,28 @@ def test_another_project_s_export_is_refused(
     assert list((away.store.root / "blobs").rglob("*")) == before
 
 
-def test_an_export_that_has_expired_or_whose_key_was_revoked_is_refused(
+def test_an_export_that_has_expired_is_refused(
     home: Controller, away: Controller, tmp_path: Path
 ) -> None:
     path = home.export(home.pack("1"), tmp_path / "1.tar")
     with pytest.raises(VerificationError, match="has expired"):
         take(away, path, days=400)
-    shutil.copytree(home.trust.folder.folder, away.trust.folder.folder)
-    manage.rotate(away.trust, Signers(home.trust.keys), NOW, "online")
+
+
+def test_what_a_revoked_key_signs_is_refused_and_what_it_signed_before_is_taken(
+    home: Controller, away: Controller, tmp_path: Path
+) -> None:
+    before = home.export(one := home.pack("1"), tmp_path / "1.tar")
+    shutil.copytree(tmp_path / "home", tmp_path / "thief")
+    thief = controller(tmp_path / "thief")
     manage.rotate(home.trust, Signers(home.trust.keys), NOW, "targets")
-    with pytest.raises(VerificationError):
-        take(away, home.export(home.pack("2"), tmp_path / "2.tar"))
+    shutil.copytree(home.trust.folder.folder, away.trust.folder.folder)
+    for number in range(4):  # newer by far than what home has
+        later = thief.export(thief.pack(f"bad {number}"), tmp_path / f"bad-{number}.tar")
+    with pytest.raises(VerificationError, match="targets"):
+        take(away, later)
+    take(away, before)
+    assert check_blobs(away.store, one.manifest, quiet)
 
 
 # --- damage and malice: name -> what is done to the folder of an export
