@@ -11,6 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from edgekit.core import layout
 from edgekit.data import cache_root
 from tests.conftest import make_project_alone
 from tests.harness.systemd_device import systemd_device
@@ -18,6 +19,12 @@ from tests.harness.units import ROOT, Installed, installed
 from tests.show import Figures
 from tests.tools import eventually
 
+BEGUN = """
+import sqlite3, sys
+db = sqlite3.connect(f"file:{sys.argv[1]}?mode=ro", uri=True)
+rows = db.execute("SELECT state, tries FROM releases WHERE digest = ?", sys.argv[2:]).fetchall()
+sys.exit(rows != [("trial", 1)])
+"""
 KINDS = ("idle", "trial", "staging", "idle", "trial", "staging", "idle", "trial", "staging", "cut")
 
 
@@ -63,11 +70,14 @@ def count() -> tuple[Figures, bool]:
 
 
 def during_trial(box: Installed, bundle: str, release: str) -> None:
-    """Push a release and reboot the device while it is on trial, before it is ready."""
+    """Push a release and cut the power while its trial runs, before it is ready.
+
+    A cut before a supervisor has begun the trial would end nothing: the trial comes after it.
+    """
     push = _push(box, bundle)
     try:
-        on_trial = f"readlink {ROOT}/current | grep -q {release} && ! test -e {ROOT}/run/ready.json"
-        eventually(lambda: box.device.code("sh", "-c", on_trial) == 0, 120, "the trial runs")
+        begun = ("python3", "-c", BEGUN, f"{ROOT}/{layout.RELEASES_DB}", f"sha256:{release}")
+        eventually(lambda: box.device.code(*begun) == 0, 120, "the trial runs")
         box.device.cut_power()
     finally:
         push.kill()
