@@ -95,12 +95,16 @@ def _supervise(args: argparse.Namespace) -> None:
 
 def _boot(args: argparse.Namespace) -> None:
     from edgekit.agent.release.become import become
+    from edgekit.agent.release.log import write_to_log
     from edgekit.agent.release.stopped import since
 
     root = Root(args.root)
     if since(root) is not None:
         sys.stderr.write("boot: an operator stopped this device; `edgekit start` starts it\n")
         return
+    if "JOURNAL_STREAM" in os.environ:  # systemd's; why a trial failed is read from the log
+        sys.stderr.write(f"boot: the agent's log is {root.log_file}\n")
+        write_to_log(root)
     become(root)
 
 

@@ -254,7 +254,8 @@ def systemd_device(folder: Path, *, memory: str = "1g") -> Iterator[SystemdDevic
         podman(
             image,
             *("run", "--detach", "--name", name, "--hostname", name, "--systemd=always"),
-            *("--network", f"ns:/run/netns/{name}", "--cap-add", "SYS_ADMIN"),
+            # SYS_ADMIN for the name spaces of units; SYS_PTRACE for PrivateUsers with ProtectProc
+            *("--network", f"ns:/run/netns/{name}", "--cap-add", "SYS_ADMIN,SYS_PTRACE"),
             *("--memory", memory, "device"),
         )
         device.wait()

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from edgekit import data
+from edgekit.core import layout
 from tests.conftest import make_project
 from tests.harness.systemd_device import systemd_device
 from tests.harness.units import PUSHER, ROOT, Installed, installed
@@ -139,3 +141,38 @@ def test_systemd_finds_the_running_units_well_locked_up(box: Installed) -> None:
     for unit in ("edgekit-agent.service", "edgekit-updater@1.service"):
         line = ["systemd-analyze", "security", "--threshold=20", "--no-pager", unit]
         assert box.device.code(*line) == 0, unit
+
+
+def test_a_user_unit_comes_back_where_the_account_lingers(box: Installed) -> None:
+    device, home = box.device, "/home/pi"
+    root, units = f"{home}/.local/share/edgekit", f"{home}/.config/systemd/user"
+    device.exec("loginctl", "enable-linger", "pi")
+    for file in data.path("deploy/systemd/user").iterdir():
+        device.write(f"{units}/{file.name}", file.read_bytes())
+    device.write(f"{root}/{layout.SUPERVISOR_FILE}", b"systemd\n")
+    device.exec("chmod", "700", root)
+    device.exec("chown", "-R", "pi:pi", f"{home}/.config", f"{home}/.local")
+    assert device.ssh(
+        "systemctl --user daemon-reload && systemctl --user --quiet enable edgekit-agent.service "
+        "&& systemctl --user --quiet enable --now edgekit-agent.path", "pi"
+    ).returncode == 0  # fmt: skip
+    fleet = box.project.folder / "fleet.toml"
+    entry = f'[devices.user]\naddress = "ssh:pi@{device.name}"\nthreads = 2\n'
+    fleet.write_text(fleet.read_text() + entry)
+
+    def show(name: str) -> str:
+        line = f"systemctl --user show --value --property={name} edgekit-agent.service"
+        return device.ssh(line, "pi").stdout.decode().strip()
+
+    box.project.edgekit("push", "user")
+    assert (show("ActiveState"), show("SubState")) == ("active", "running")
+    main = show("MainPID")
+    fleet.write_text(fleet.read_text() + "queue_limit = 3\n")
+    box.project.edgekit("push", "user")
+    assert (show("MainPID"), show("ActiveState")) == (main, "active")
+    device.reboot()
+    ready = f"{root}/{layout.READY_FILE}"
+    eventually(lambda: show("ActiveState") == "active", 90, "the user unit is ready")
+    assert device.code("test", "-e", ready) == 0
+    box.project.edgekit("stop", "user")
+    eventually(lambda: show("ActiveState") == "inactive", what="the user unit is down")

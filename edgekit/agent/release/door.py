@@ -53,6 +53,7 @@ class Door:
 
     def serve(self) -> None:
         """Greet, then answer one request after the other."""
+        signal.alarm(int(SILENT_SECONDS))  # ends a session that does not begin
         try:
             (length,) = struct.unpack(">I", self._bytes(4))
             if length > admitted.COMMAND_BYTES:
@@ -66,6 +67,7 @@ class Door:
         os.write(1, b"%x %d.%d\n" % (mark, *sys.version_info[:2]))
         try:
             self._bytes(size)  # the relay's text: this is the relay
+            signal.alarm(0)
             threading.Thread(target=self._beat, daemon=True).start()
             while not self._gone:
                 self._answer(*self._frame())

@@ -23,6 +23,14 @@ def log_tail(root: Root) -> str:
     return " | ".join(lines[-LOG_TAIL_LINES:])
 
 
+def write_to_log(root: Root) -> None:
+    """Send the output of this process, and of all that it starts, to the device's log."""
+    descriptor = os.open(root.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for output in (1, 2):
+        os.dup2(descriptor, output)
+    os.close(descriptor)
+
+
 def rotate(log: Path) -> None:
     """Copy the log to `.1` and truncate it: running processes have the file open for appending."""
     if log.exists() and log.stat().st_size > LOG_BYTES:
