@@ -83,12 +83,7 @@ def push(
                 raise
             failed[name] = error
             render.err.print(f"{name}: {error}", markup=False)
-    for result in done:
-        if result.device in not_enrolled:
-            render.warn(
-                f"{result.device} is not enrolled: it will not come back after a reboot; "
-                f"`edgekit enroll {result.device}`"
-            )
+    _say_not_enrolled([one.device for one in done if one.device in not_enrolled])
     if as_json:
         errors = {name: error.to_dict() for name, error in failed.items()}
         told = {"release": pinned.digest, "pushed": done, "failed": errors}
@@ -99,6 +94,14 @@ def push(
     if failed:
         message = f"{len(failed)} of {len(names)} devices failed: {', '.join(failed)}"
         raise PartialError(message) if done else EdgekitError(message)
+
+
+def _say_not_enrolled(names: list[str]) -> None:
+    """A push works without it, and a power cut does not forgive it."""
+    for name in names:
+        render.warn(
+            f"{name} is not enrolled: it will not come back after a reboot; `edgekit enroll {name}`"
+        )
 
 
 def _line(result: Pushed) -> str:
