@@ -43,6 +43,8 @@ _WAITING = (
     "system/test_chaos.py",
     "system/test_floods.py",
     "system/test_push_ssh.py",
+    "system/test_enroll.py",
+    "system/test_enroll_push.py",
     "contract/test_openssh_oracle.py",
     "system/test_hardship.py",
     "system/test_bare_worker.py",

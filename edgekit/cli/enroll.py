@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,7 @@ from edgekit.fleet import inventory
 from edgekit.fleet.enroll import book, carry, drive
 from edgekit.fleet.enroll.fleetfile import by_hand, edited
 from edgekit.fleet.enroll.hosts import (
+    Arrived,
     HostKeyAsked,
     account_of,
     arrive,
@@ -27,12 +29,23 @@ from edgekit.fleet.enroll.hosts import (
     with_account,
 )
 from edgekit.fleet.enroll.pin import unpin
-from edgekit.fleet.enroll.values import PUSH_ACCOUNT, Starts
+from edgekit.fleet.enroll.values import PUSH_ACCOUNT, Carried, Starts
 from edgekit.fleet.facts import DeviceFacts
 
 UNITS, USER_UNITS, DOOR = "deploy/systemd", "deploy/systemd/user", "deploy/door/edgekit-door"
 AsOption = Annotated[
     str, typer.Option("--as", metavar="USER", help="Log in as this account; default: as before.")
+]
+SystemOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--system/--user",
+        help="System install, or the account's own; default: as the device allows.",
+    ),
+]
+CaKeyOption = Annotated[
+    Path | None,
+    typer.Option(help="The CA's key: signs a key that the device makes and never gives away."),
 ]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the steps, change nothing.")]
 AskSudoOption = Annotated[
@@ -42,13 +55,7 @@ AskSudoOption = Annotated[
 
 def enroll(
     devices: Annotated[list[str], typer.Argument(help="Devices or groups of fleet.toml.")],
-    system: Annotated[
-        bool | None,
-        typer.Option(
-            "--system/--user",
-            help="System install, or the account's own; default: as the device allows.",
-        ),
-    ] = None,
+    system: SystemOption = None,
     hardware: Annotated[
         list[str] | None, typer.Option(help="A name of the device's hardware, repeatable.")
     ] = None,
@@ -63,10 +70,7 @@ def enroll(
         str, typer.Option(help="The device's certificate; {device} stands for its name.")
     ] = "",
     key: Annotated[str, typer.Option(help="Its private key; {device} as above.")] = "",
-    ca_key: Annotated[
-        Path | None,
-        typer.Option(help="The CA's key: signs a key that the device makes and never gives away."),
-    ] = None,
+    ca_key: CaKeyOption = None,
     account: AsOption = "",
     ask_sudo: AskSudoOption = False,
     dry_run: DryRunOption = False,
@@ -92,49 +96,106 @@ def enroll(
         _check_ssh(fleet, name)
         files.check(name)
 
-    def one(name: str) -> dict[str, object]:
-        known = book.recall(here.folder, name)
-        device = fleet.devices[name]
-        address = _address(device.address, known, account)
+    job = _Enrolling(
+        here, fleet, files, carry.hardware(hardware), asked_key, system, account,
+        ask_sudo=ask_sudo, dry_run=dry_run, as_json=as_json,
+    )  # fmt: skip
+    _each(names, job.enroll, as_json=as_json, key="enrolled")
+
+
+@dataclass(frozen=True)
+class _Enrolling:
+    """What the command line asks for each of its devices."""
+
+    here: project.Project
+    fleet: inventory.Fleet
+    files: carry.BrokerFiles
+    hardware: list[Carried]
+    host_key: HostKeyAsked
+    system: bool | None
+    account: str
+    ask_sudo: bool
+    dry_run: bool
+    as_json: bool
+
+    def enroll(self, name: str) -> dict[str, object]:
+        """Enroll one device, note it here and in fleet.toml, and say what was done."""
+        known, device = book.recall(self.here.folder, name), self.fleet.devices[name]
+        _check_scope(name, known, self.system)
+        address = _address(device.address, known, self.account)
         with render.working(name) as report:
-            arrived = arrive(address, device.python, asked_key, keep=not dry_run)
+            arrived = arrive(address, device.python, self.host_key, keep=not self.dry_run)
             with closing(arrived.remote) as remote:
-                asked = drive.EnrollRequest(
-                    device=name,
-                    python=device.python,
-                    root=known.root if known else device.root,
-                    units=_units(UNITS),
-                    user_units=_units(USER_UNITS),
-                    system=system if system is not None or known is None else known.system,
-                    password=_password(name) if ask_sudo else None,
-                    push_key=remote.public_key,
-                    door=data.path(DOOR).read_text("utf-8"),
-                    bootstrap=lambda facts: _bootstrap(here, facts),
-                    files=files.carried(name)
-                    + carry.trust_root(here.folder)
-                    + carry.hardware(hardware),
-                    authority=files.authority(),
-                    dry_run=dry_run,
-                )
+                if arrived.pinned:  # a removal takes the pin back, also if all else fails
+                    told = book.Remembered(address=address, root=device.root, pinned=arrived.pinned)
+                    book.remember(self.here.folder, name, told)
+                asked = self._asked(name, known, remote.public_key)
                 done = drive.enroll(remote, asked, lambda step: report(f"{name}: {step}"))
+        fleet_said = "" if self.dry_run else self._note(name, known, done, address, arrived)
+        return _shown(
+            *(done, arrived.fingerprint, fleet_said), as_json=self.as_json, dry_run=self.dry_run
+        )
+
+    def _asked(
+        self, name: str, known: book.Remembered | None, push_key: str
+    ) -> drive.EnrollRequest:
+        device, system = self.fleet.devices[name], self.system
+        root_of_trust = carry.trust_root(self.here.folder)
+        return drive.EnrollRequest(
+            device=name,
+            python=device.python,
+            root=known.root if known else device.root,
+            units=_units(UNITS),
+            user_units=_units(USER_UNITS),
+            system=known.system if known and system is None else system,
+            password=_password(name) if self.ask_sudo else None,
+            push_key=push_key,
+            door=data.path(DOOR).read_text("utf-8"),
+            bootstrap=lambda facts: _bootstrap(self.here, facts),
+            files=[*self.files.carried(name), *root_of_trust, *self.hardware],
+            authority=self.files.authority(),
+            dry_run=self.dry_run,
+        )
+
+    def _note(
+        self,
+        name: str,
+        known: book.Remembered | None,
+        done: drive.Enrolled,
+        address: str,
+        arrived: Arrived,
+    ) -> str:
+        """Note a device here and in fleet.toml; what was written there, or is to be written."""
+        device = self.fleet.devices[name]
         push_address = with_account(address, PUSH_ACCOUNT)
-        if done.system and not dry_run and (why := why_not_let_in(push_address, device.python)):
+        if done.system and (why := why_not_let_in(push_address, device.python)):
             render.warn(f"{name} takes no push: {why}; look at AllowUsers in its sshd_config")
         values = _fleet_values(device, done, address)
-        fleet_said = "" if dry_run else _edit(here.folder / "fleet.toml", name, values)
-        if not dry_run:
-            before = {key: getattr(device, key) or None for key in values}
-            pinned = arrived.pinned or (known.pinned if known else None)
-            told = book.Remembered(
-                address=address, starts=done.starts, root=done.root, system=done.system,
-                host_key=arrived.fingerprint or (known.host_key if known else ""), pinned=pinned,
-                before={**before, **(known.before if known else {})},
-                facts=msgspec.structs.replace(done.facts, manifest="", config=""),
-            )  # fmt: skip
-            book.remember(here.folder, name, told)
-        return _shown(done, arrived.fingerprint, fleet_said, as_json=as_json, dry_run=dry_run)
+        told = book.Remembered(
+            address=address,
+            starts=done.starts,
+            root=done.root,
+            system=done.system,
+            host_key=arrived.fingerprint,
+            pinned=arrived.pinned or (known.pinned if known else None),
+            before={key: getattr(device, key) or None for key in values}
+            | (known.before if known else {}),
+            facts=msgspec.structs.replace(done.facts, manifest="", config=""),
+        )
+        book.remember(self.here.folder, name, told)
+        return _edit(self.here.folder / "fleet.toml", name, values)
 
-    _each(names, one, as_json=as_json, key="enrolled")
+
+def _check_scope(name: str, known: book.Remembered | None, system: bool | None) -> None:
+    """Refuse a system install beside the account's own, and the other way round."""
+    if known is None or known.system is None or system in (None, known.system):
+        return
+    kind = "a system install" if known.system else "the account's own"
+    raise UsageError(
+        f"{name} is enrolled already, as {kind}",
+        f"its root is {known.root}; two agents would answer in one name",
+        f"`edgekit remove {name}` first, then enroll it again",
+    )
 
 
 def remove(
@@ -316,7 +377,7 @@ def _shown(
 
 def _left(known: book.Remembered | None, name: str) -> str:
     """What stays on a device that cannot be reached, and how it goes."""
-    where = f"{known.root} ({known.starts})" if known else "its root"
+    where = f"{known.root} ({known.starts})" if known and known.starts else "its root"
     return (
         f"nothing was removed: {where} is still there. Try again when it is on; a device that is "
         f"lost keeps its keys, so revoke its broker account, then take {name} out of fleet.toml"

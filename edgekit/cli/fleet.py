@@ -118,11 +118,7 @@ def _report(
     for result in done:
         for warning in result.warnings:
             render.warn(f"{result.device}: {warning}")
-        if result.device in not_enrolled:
-            render.warn(
-                f"{result.device} is not enrolled: it will not come back after a reboot; "
-                f"`edgekit enroll {result.device}`"
-            )
+    _say_not_enrolled([one.device for one in done if one.device in not_enrolled])
 
 
 def _named(next_step: str, device: str, reference: str) -> str:
@@ -139,6 +135,14 @@ def _signed(here: project.Project, pinned: PinnedManifest, reference: str) -> Me
     for warning in vouched.warnings:
         render.warn(warning)
     return vouched.metadata
+
+
+def _say_not_enrolled(names: list[str]) -> None:
+    """A push works without it, and a power cut does not forgive it."""
+    for name in names:
+        render.warn(
+            f"{name} is not enrolled: it will not come back after a reboot; `edgekit enroll {name}`"
+        )
 
 
 def _line(result: Pushed) -> str:

@@ -1,4 +1,4 @@
-"""The broker's files of a device: checked before they move, signed once, kept while they are good."""
+"""The broker's files of a device: checked before they move, signed once, kept while good."""
 
 from __future__ import annotations
 
@@ -45,15 +45,17 @@ def test_openssl_agrees_with_the_certificate_that_a_device_gets(
         [*verify, str(tmp_path / "client.crt")], capture_output=True, check=False, text=True
     )
     assert done.returncode == 0, done.stderr
-    BrokerFiles(ca.cert, str(tmp_path / "client.crt"), str(tmp_path / "client.key"), None).check(
-        "x"
-    )
+    pair = (str(tmp_path / "client.crt"), str(tmp_path / "client.key"))
+    BrokerFiles(ca.cert, *pair, None).check("x")
     assert (tmp_path / "client.key").stat().st_mode & 0o777 == 0o600
     again = json.loads(request(tmp_path))
     assert again["certificate"].encode() == made
     args = ("pi-1", again["request"], again["certificate"])
     assert authority.certificate_for(*args, NOW) == made, "it is kept"
-    assert authority.certificate_for(*args, NOW + LASTS / 2) != made, "it is renewed in time"
+    half = datetime.timedelta(hours=13)  # the CA of the tests lasts a day, and so does its word
+    assert authority.certificate_for(*args, NOW + half) != made, "it is renewed in time"
+    with pytest.raises(UsageError, match="the CA has expired"):
+        authority.certificate_for(*args, NOW + LASTS)
     (tmp_path / "other").mkdir()
     other = Authority(tmp_path / "other")
     (tmp_path / "other.key").write_bytes(other.key_pem())

@@ -76,9 +76,7 @@ def test_only_the_named_key_or_any_or_a_confirmed_one_is_pinned(tmp_path: Path) 
     shown = fingerprint(error.blob)
     hosts._check(error, shown, HostKeyAsked(shown))
     hosts._check(error, shown, HostKeyAsked(accept_new=True))
-    asked: list[str] = []
-    hosts._check(error, shown, HostKeyAsked(confirm=lambda text: not asked.append(text)))
-    assert shown in asked[0]
+    hosts._check(error, shown, HostKeyAsked(confirm=lambda text: shown in text))
     for refused in (
         HostKeyAsked(),
         HostKeyAsked(confirm=lambda _: False),

@@ -10,6 +10,7 @@ import pytest
 
 from edgekit import data
 from edgekit.fleet.enroll import units
+from edgekit.fleet.enroll.values import SYSTEM_ROOT
 from tests import tools
 
 FOLDER = data.path("deploy/systemd")
@@ -37,7 +38,7 @@ def complaints(folder: Path, texts: dict[str, str], *options: str) -> str:
 
 
 def test_a_system_install_has_the_files_as_they_are() -> None:
-    assert units.system_units(UNITS, units.SYSTEM_ROOT, units.PYTHON) == UNITS
+    assert units.system_units(UNITS, SYSTEM_ROOT, units.PYTHON) == UNITS
 
 
 @pytest.mark.parametrize("kind", ["system", "user"])

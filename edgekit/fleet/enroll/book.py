@@ -19,13 +19,14 @@ class Remembered(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         address: with which it was enrolled: the account that may change or remove it.
         before: the keys of its table in fleet.toml that enrolling replaced, as they were.
+        system: whether it is a system install; None until it is enrolled.
         pinned: file and line of known_hosts that enrolling wrote; empty: the key was known.
     """
 
     address: str
-    starts: str
     root: str
-    system: bool
+    starts: str = ""
+    system: bool | None = None
     host_key: str = ""
     pinned: tuple[str, str] | None = None
     before: dict[str, Any] = {}

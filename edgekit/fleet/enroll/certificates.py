@@ -83,6 +83,7 @@ class SigningAuthority:
 
         Raises:
             EdgekitError: the request is none, or not of this device.
+            UsageError: the CA has expired.
         """
         try:
             asked = x509.load_pem_x509_csr(request.encode())
@@ -93,6 +94,12 @@ class SigningAuthority:
             raise EdgekitError(f"{name} asks for the certificate of {names}", "it was changed")
         if self._still_good(asked, has, now):
             return has.encode()
+        if now >= self._certificate.not_valid_after_utc:
+            raise UsageError(
+                "the CA has expired, so it signs nothing",
+                f"it was valid until {self._certificate.not_valid_after_utc:%Y-%m-%d}",
+                "make a new CA, and tell the broker of it",
+            )
         digest = None if isinstance(self._key, Ed25519PrivateKey) else hashes.SHA256()
         usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
         made = (

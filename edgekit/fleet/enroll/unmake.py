@@ -13,6 +13,7 @@ import shutil
 import signal
 import time
 from contextlib import suppress
+from fnmatch import fnmatchcase as fnmatch
 from pathlib import Path
 
 from edgekit.fleet.enroll.record import (
@@ -120,13 +121,14 @@ def do_root_gone(step: Step, _: MadeLog) -> bool:
         return False
     kept = set(step.get("kept", ()))
     changed = False
-    for pattern in step["names"]:
-        for path in root.glob(pattern):
-            if path.is_symlink() or not path.is_dir():
-                path.unlink()
-            else:
-                clear(path, kept)
-            changed = True
+    for path in list(root.iterdir()):  # `glob` passes over a link to nothing
+        if not any(fnmatch(path.name, pattern) for pattern in step["names"]):
+            continue
+        if path.is_symlink() or not path.is_dir():
+            path.unlink()
+        else:
+            clear(path, kept)
+        changed = True
     try:
         root.rmdir()
     except OSError:
