@@ -160,14 +160,16 @@ def pack(
     check_bytes(source)
     report("trying the chat template")
     check_chat(folder)
-    record = recording(cache, folder, caps.context, report) if golden else nullcontext(list)
-    with record as prompts:
-        files = _model_layers(store, source)
-        report("packing the agent")
-        agent = layers.agent_layer(store)
-        assembled = [layers.runtime_layer(store, cache, *each, report) for each in runtimes]
-        trial = golden_layer(store, prompts(), soak_seconds)
-    packed = OtherLayers(files, agent, assembled, trial)
+    packed = _other_layers(
+        store,
+        cache,
+        source,
+        caps,
+        runtimes,
+        golden=golden,
+        soak_seconds=soak_seconds,
+        report=report,
+    )
     make_key(keys)
     docs = docs_layer(
         store, source, packed, name=name, version=version, signing_key=lambda: load_key(keys)
@@ -179,6 +181,27 @@ def pack(
     data = encode(manifest)
     parse_manifest(data)  # a device parses it the same way: what it would refuse is refused here
     return store.name(f"{name}:{version}", data)
+
+
+def _other_layers(
+    store: Layout,
+    cache: Path,
+    source: ModelFolder,
+    caps: _Caps,
+    runtimes: Iterable[tuple[str, str]],
+    *,
+    golden: bool,
+    soak_seconds: float,
+    report: Report,
+) -> OtherLayers:
+    """Put all layers but the docs into the store; the golden prompts are recorded meanwhile."""
+    record = recording(cache, source.path, caps.context, report) if golden else nullcontext(list)
+    with record as prompts:
+        files = _model_layers(store, source)
+        report("packing the agent")
+        agent = layers.agent_layer(store)
+        assembled = [layers.runtime_layer(store, cache, *each, report) for each in runtimes]
+        return OtherLayers(files, agent, assembled, golden_layer(store, prompts(), soak_seconds))
 
 
 class _Caps(msgspec.Struct, frozen=True):

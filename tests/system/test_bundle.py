@@ -54,6 +54,12 @@ def test_skopeo_reads_and_copies_the_store_and_keeps_the_digest(
     assert Digest.of(copied.stdout) == digest(project)
 
 
+def test_inspect_says_what_a_trial_asks_of_the_model(project: Project) -> None:
+    told = json.loads(project.edgekit("inspect", "--json"))["golden"]
+    assert told == {"prompts": 4, "positions": 64, "soak_seconds": 0.0}
+    assert "golden   4 prompts, 64 positions; 0 s of soak" in project.edgekit("inspect")
+
+
 def test_inspect_finds_a_bundle_by_name_by_version_and_by_digest(project: Project) -> None:
     whole = digest(project)
     assert digest(project, "smollm2") == whole

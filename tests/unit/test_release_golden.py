@@ -80,8 +80,13 @@ def root(tmp_path: Path) -> Root:
     return root
 
 
+def missing(root: Root, pinned: PinnedManifest) -> object:
+    """Offer a release; what the device lacks."""
+    return offer(root, vouched(root, pinned))["missing"]
+
+
 def staged(root: Root, pinned: PinnedManifest) -> Path:
-    offer(root, vouched(root, pinned))
+    missing(root, pinned)
     return stage(root, pinned.digest)
 
 
@@ -100,13 +105,14 @@ def test_a_release_that_an_older_agent_staged_gets_them(root: Root) -> None:
 
 def test_a_device_fetches_them(root: Root) -> None:
     root.store.remove(Digest.of(GOLDEN))
-    missing = offer(root, vouched(root, release()))["missing"]
-    assert missing == [{"digest": Digest.of(GOLDEN), "size": len(GOLDEN), "have": 0}]
+    assert missing(root, release()) == [
+        {"digest": Digest.of(GOLDEN), "size": len(GOLDEN), "have": 0}
+    ]
 
 
 def test_tampered_golden_prompts_are_refused_and_sent_again(root: Root) -> None:
     pinned = release()
-    offer(root, vouched(root, pinned))
+    missing(root, pinned)
     blob = root.store.path(Digest.of(GOLDEN))
     blob.chmod(0o644)
     blob.write_bytes(GOLDEN.replace(b"-0.1", b"-0.2"))
@@ -114,9 +120,8 @@ def test_tampered_golden_prompts_are_refused_and_sent_again(root: Root) -> None:
         stage(root, pinned.digest)
     assert refused.value.exit_code == 4
     assert not root.release(pinned.digest).exists()
-    assert [m["digest"] for m in offer(root, vouched(root, pinned))["missing"]] == [
-        Digest.of(GOLDEN)
-    ]  # type: ignore[attr-defined]  # a list of objects
+    size = len(GOLDEN)
+    assert missing(root, pinned) == [{"digest": Digest.of(GOLDEN), "size": size, "have": 0}]
 
 
 def test_golden_prompts_tampered_with_after_staging_are_linked_again(root: Root) -> None:

@@ -17,7 +17,7 @@ from edgekit.agent.serve.worker.tune import TUNE_SECONDS, cpus, tuned
 from edgekit.agent.serve.worker.worker import Worker
 from edgekit.core.golden import GoldenScore, parse_golden
 from edgekit.errors import EdgekitError
-from edgekit.tokens.chat import open_tokenizer
+from edgekit.tokens.chat import ChatTokenizer, open_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -43,15 +43,7 @@ def serve_model(descriptor: int) -> None:
         seconds = min(settings.tune_seconds, TUNE_SECONDS)
         options, measured = tuned(model_dir, settings.release, Path(settings.tuning), seconds)
     began = time.monotonic()
-    try:
-        tokenizer = open_tokenizer(model_dir)
-        decoder, beams = open_model(
-            model_dir, settings.max_length, options, settings.slots, settings.batching
-        )
-    except EdgekitError:
-        raise
-    except Exception as error:  # native libraries may raise anything
-        raise EdgekitError("the model cannot be loaded", str(error)) from error
+    tokenizer, decoder, beams = _loaded(settings, options)
     loaded = time.monotonic()
     decoder.extend(0, tokenizer.encode_chat([("user", "Hello")]))
     decoder.greedy(0)
@@ -85,6 +77,21 @@ def serve_model(descriptor: int) -> None:
         flush_seconds=BUSY_FLUSH_SECONDS if busy else FLUSH_SECONDS,
         pause_seconds=FIRST_PAUSE_SECONDS if busy else 0.0,
     ).run()
+
+
+def _loaded(
+    settings: WorkerSettings, options: RuntimeOptions
+) -> tuple[ChatTokenizer, Decoder, BeamSearch | None]:
+    """Load tokenizer and model; raises EdgekitError where that fails."""
+    model_dir = Path(settings.model)
+    try:
+        return open_tokenizer(model_dir), *open_model(
+            model_dir, settings.max_length, options, settings.slots, settings.batching
+        )
+    except EdgekitError:
+        raise
+    except Exception as error:  # native libraries may raise anything
+        raise EdgekitError("the model cannot be loaded", str(error)) from error
 
 
 def _scored(decoder: Decoder, texts: PromptTexts, settings: WorkerSettings) -> GoldenScore:
