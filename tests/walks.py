@@ -28,11 +28,11 @@ from edgekit.cli.main import main as edgekit_main
 from edgekit.client import Requester
 from edgekit.core.digest import Digest
 from edgekit.data import cache_root
-from edgekit.trust.pinned import pin
 from tests import shared, tools
 from tests.building import make_tiny, silent
 from tests.conftest import Project, make_project
 from tests.harness.walk import Walk, followed
+from tests.trusted import vouched
 
 MARKER = "zebra7319"
 
@@ -61,7 +61,7 @@ def blob(project: Project) -> list[Walk]:
     root = Root(project.folder / "followed")
     root.create()
     with followed(marker) as device:
-        offer(root, pin(store.joinpath(release.hex).read_bytes(), release))
+        offer(root, vouched(root, store.joinpath(release.hex).read_bytes()))
         for path in project.root().joinpath("blobs", "sha256").iterdir():
             if path.name != release.hex:
                 shutil.copy(path, root.store.folder / f"{path.name}.part")

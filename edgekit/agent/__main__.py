@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import BinaryIO, NoReturn
 
 import msgspec
 
@@ -27,18 +27,35 @@ PROCESSES = ("boot", "supervise", "serve", "worker", "upkeep")  # their errors g
 
 
 def _stage(args: argparse.Namespace) -> object:
-    from edgekit.agent.release.stage import offer, stage
-    from edgekit.trust.pinned import pin
+    from edgekit.agent.release.permission import refuse_links
+    from edgekit.agent.release.stage import stage
 
     root = Root(args.root)
     digest = Digest.parse(args.digest)
+    refuse_links(root)
     with root.updating():
         if args.offer:
-            return offer(root, pin(sys.stdin.buffer.read(), digest))
+            return _offer(root, digest, sys.stdin.buffer)
+        if args.source is not None:
+            from edgekit.agent.release.carried import stage_from
+
+            return stage_from(root, digest, args.source)
         if args.adopt is not None:
             root.store.adopt(digest, args.adopt)
             return {"adopted": digest}
         return {"release": digest, "folder": str(stage(root, digest))}
+
+
+def _offer(root: Root, digest: Digest, stream: BinaryIO) -> object:
+    from edgekit.agent.release.permission import admit, remember
+    from edgekit.agent.release.stage import offer
+    from edgekit.trust.metadata import MAX_OFFER_BYTES, parse_offered
+
+    offered = parse_offered(stream.read(MAX_OFFER_BYTES + 1))
+    verified, trusted = admit(root, digest, offered)
+    answer = offer(root, verified)
+    remember(root, trusted)
+    return answer | {"warnings": list(trusted.warnings)}
 
 
 def _activate(args: argparse.Namespace) -> object:
@@ -192,10 +209,19 @@ def _parser() -> argparse.ArgumentParser:
     stage.add_argument("digest")
     how = stage.add_mutually_exclusive_group()
     how.add_argument(
-        "--offer", action="store_true", help="read a manifest on stdin, say which blobs are missing"
+        "--offer",
+        action="store_true",
+        help="read a manifest and its metadata on stdin, say which blobs are missing",
     )
     how.add_argument(
         "--adopt", type=int, metavar="BYTES", help="verify and publish one transferred blob"
+    )
+    how.add_argument(
+        "--from",
+        type=Path,
+        dest="source",
+        metavar="DIR",
+        help="take everything from a folder that `edgekit export` wrote, without a network",
     )
     activate = verb("activate", _activate, "make a staged release the running one")
     activate.add_argument("digest")

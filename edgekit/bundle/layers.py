@@ -32,6 +32,7 @@ from edgekit.core.manifest import (
     SETTINGS,
     TITLE,
     UNPACKED,
+    UPDATER,
     Descriptor,
     Manifest,
 )
@@ -39,7 +40,8 @@ from edgekit.errors import EdgekitError, UsageError
 from edgekit.store import BlobStore, publish, read_chunks
 
 PROJECTION = (*("errors.py", "store.py", "core", "mqtt", "tokens", "trust", "agent"),)
-BOOTSTRAP_PACKAGES = ("edgekit", "msgspec", "zstandard")
+BOOTSTRAP_PACKAGES = ("edgekit", "msgspec", "zstandard", "tuf", "securesystemslib", "urllib3")
+UPDATER_VERSION = "1"  # of the agent that is packed: it verifies signed metadata
 RUNTIME_LOCK = "containers/runtime/runtime.lock"
 INSTALL_SECONDS = 1800
 
@@ -75,7 +77,11 @@ def agent_layer(store: BlobStore) -> Descriptor:
     files: list[tuple[str, bytes | Path]] = [("edgekit/__init__.py", b"")]
     for name in PROJECTION:
         files += [(f"edgekit/{n}", path) for n, path in _projected(package, name)]
-    annotations = {TITLE: "agent.tar.zst", SETTINGS: ",".join(sorted(known_settings()))}
+    annotations = {
+        TITLE: "agent.tar.zst",
+        SETTINGS: ",".join(sorted(known_settings())),
+        UPDATER: UPDATER_VERSION,
+    }
     return put_tar(store, plain_tar(files), AGENT_TYPE, annotations)
 
 

@@ -59,9 +59,10 @@ class Descriptor(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True
         return self.annotations.get(TITLE, "")
 
     @property
-    def unpacked_bytes(self) -> int:
-        """Of a tar layer: its size on a device's disk, in bytes; 0 for other blobs."""
-        return int(self.annotations.get(UNPACKED, "0"))
+    def unpacked(self) -> int | None:
+        """The bytes of a tar layer's tar; None if it does not say."""
+        text = self.annotations.get(UNPACKED)
+        return None if text is None else int(text)
 
     @property
     def isa(self) -> frozenset[str]:
@@ -198,9 +199,7 @@ def parse_manifest(data: bytes) -> Manifest:
         if descriptor.size < 0:
             raise VerificationError("a layer has a negative size", descriptor.digest)
         if not _BYTES.match(descriptor.annotations.get(UNPACKED, "0")):
-            raise VerificationError(
-                "a layer does not say its unpacked size in digits", descriptor.digest
-            )
+            raise VerificationError("a layer's unpacked size is no number", descriptor.digest)
     titles = [d.title for d in manifest.model_files]
     for title in titles:
         if not _FILE_NAME.match(title) or titles.count(title) > 1:

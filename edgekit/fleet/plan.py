@@ -104,7 +104,7 @@ def check_first_room(
     layers = manifest.for_device(runtime.annotations[PLATFORM], runtime.annotations[PYTHON])
     room = DiskRoom(
         sum(layer.size for layer in layers),
-        sum(layer.unpacked_bytes for layer in layers),
+        sum(layer.unpacked or 0 for layer in layers),
         facts.free_bytes,
         facts.disk_bytes,
         first_contact=2 * bootstrap_bytes,  # its tar, and what it unpacks

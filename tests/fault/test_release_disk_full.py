@@ -85,6 +85,7 @@ from edgekit.core.release import ReleaseEvent
 from edgekit.core.room import BACK_BYTES
 from edgekit.errors import EdgekitError
 from tests.harness.held import activated, bundle, staged, tree, weights_of
+from tests.trusted import vouched
 
 folder = Path(sys.argv[1])
 os.sync = lambda: None
@@ -153,10 +154,11 @@ assert refused > 10 and went > 5, (refused, went)
 
 for number in range(4):
     activated(root, str(number))
-fill(0)
 newer, _ = bundle("newer", weights_of("newer"), tree(own="1"), tree())
+verified = vouched(root, newer)
+fill(0)
 try:
-    offer(root, newer)
+    offer(root, verified)
     sys.exit("it cannot fit on this disk")
 except EdgekitError as error:
     assert "too small" in error.what, error

@@ -529,8 +529,9 @@ def test_the_log_is_rotated_under_writers_that_keep_it_open(tmp_path: Path) -> N
 
 
 def test_a_second_update_is_told_while_one_is_at_work(box: Box, good: Digest) -> None:
-    process = box.start("activate", box.stage("slow"), config=config_bytes())
-    eventually(lambda: box.release(Digest.of(b"slow")).tries == 1, what="the trial runs")
+    slow = box.stage("slow")
+    process = box.start("activate", slow, config=config_bytes())
+    eventually(lambda: box.release(slow).tries == 1, what="the trial runs")
     code, answer = box.activate(good)
     assert code == 1
     assert "another update" in answer["what"]

@@ -12,17 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import securesystemslib
+import tuf
+import urllib3
 
 import edgekit
 from edgekit.agent.release.detached import Detached
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.state import Release, Releases
 from edgekit.bundle.layers import PROJECTION
+from edgekit.core import layout
 from edgekit.core.config import AgentConfig, BrokerConfig
 from edgekit.core.digest import Digest
 from edgekit.core.golden import Golden
 from edgekit.core.manifest import BundleConfig, Fit, encode
 from tests import tools
+from tests.trusted import permit
 
 eventually = partial(tools.eventually, seconds=15.0)
 GOOD_PORT, BAD_PORT = 1883, 1
@@ -112,7 +117,7 @@ class Box:
 
     def stage(self, mode: str, soak_seconds: float | None = None) -> Digest:
         """A staged release whose agent behaves as `mode` says; with a soak: with golden prompts."""
-        digest = Digest.of(mode.encode())
+        digest = permit(self.root, mode)
         folder = self.root.release(digest)
         (folder / "model").mkdir(parents=True)
         (folder / "model" / "mode").write_text(mode)
@@ -129,12 +134,13 @@ class Box:
 
     def start(self, *arguments: str, config: bytes | None = None) -> subprocess.Popen[bytes]:
         """Start a verb of the agent as a push does."""
-        release = next(self.root.path.glob("releases/*"))
         process = subprocess.Popen(
             [sys.executable, "-S", "-P", "-m", "edgekit.agent", *arguments]
             + ["--root", str(self.root.path)]
             + ([] if config is None else ["--config", "-"]),
-            env=self.root.environment(release),
+            env=layout.environment(
+                self.root.path, (self.root.trees / "agent", self.root.trees / "runtime")
+            ),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -210,5 +216,6 @@ def make_root(path: Path) -> Root:
     (tree / "agent" / "serve" / "loop" / "service.py").write_text(AGENT)
     runtime = root.trees / "runtime"
     runtime.mkdir()
-    (runtime / "msgspec").symlink_to(Path(msgspec.__file__).parent)
+    for package in (msgspec, securesystemslib, tuf, urllib3):
+        (runtime / package.__name__).symlink_to(Path(str(package.__file__)).parent)
     return root

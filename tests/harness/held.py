@@ -31,6 +31,7 @@ from edgekit.core.manifest import (
 from edgekit.core.release import ReleaseEvent
 from edgekit.store import replace_link
 from edgekit.trust.pinned import PinnedManifest, pin
+from tests.trusted import vouched
 
 
 def tree(**files: str) -> bytes:
@@ -59,8 +60,8 @@ def bundle(
         layer(CONFIG_TYPE, config),
         [
             layer(WEIGHT_TYPE, weights, **{TITLE: "model.data"}),
-            layer(AGENT_TYPE, agent, **{UNPACKED: "1000"}),
-            layer(RUNTIME_TYPE, runtime, **(here | {UNPACKED: "1000"} | annotations)),
+            layer(AGENT_TYPE, agent, **{UNPACKED: "100000"}),
+            layer(RUNTIME_TYPE, runtime, **(here | {UNPACKED: "100000"} | annotations)),
         ],
     )
     data = encode(manifest)
@@ -80,6 +81,7 @@ def staged(root: Root, version: str, runtime: bytes | None = None) -> Digest:
     )
     for data in blobs:
         root.store.put(data)
+    vouched(root, offered)
     stage(root, offered.digest)
     return offered.digest
 

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 COUNTS = {
     "chat-oracle": "conversations whose text and tokens are transformers', and forged turns",
     "planted": "planted faults that lint or gate find, and healthy builds that they refuse",
+    "attacks": "attacks on a device that are refused and leave it untouched",
     "openssh-oracle": "SSH configurations in which OpenSSH and edgekit agree",
 }
 """Name -> what is counted; in the order in which they run."""

@@ -36,6 +36,7 @@ PLANTED = [
     ),
     ("One door to the embedded broker", "cli/broker.py", "import iotcore"),
     ("One door to signatures", "bundle/pack.py", "import securesystemslib"),
+    ("One door to TUF", "agent/release/stage.py", "import tuf"),
     ("Core never acts", "builder/plan/plan.py", "import os"),
     ("The agent's rooms", "agent/serve/worker/beam.py", "import edgekit.agent.serve.session.rate"),
     ("The agent's rooms", "agent/serve/session/rate.py", "import edgekit.agent.serve.loop.stall"),

@@ -16,7 +16,7 @@ from edgekit.agent.release import collect as collecting
 from edgekit.agent.release.collect import collect, find, give_up_previous, pin
 from edgekit.agent.release.retention import ReleaseFolder, Survey, garbage
 from edgekit.agent.release.root import Root
-from edgekit.agent.release.stage import offer, stage
+from edgekit.agent.release.stage import offer, publish_release
 from edgekit.agent.release.state import HISTORY, Releases
 from edgekit.agent.release.survey import mapped_inodes
 from edgekit.core.digest import Digest
@@ -25,6 +25,7 @@ from edgekit.core.release import ReleaseEvent
 from edgekit.errors import EdgekitError, UsageError, VerificationError
 from edgekit.store import replace_link
 from tests.harness.held import activated, bundle, staged, tree, weights_of
+from tests.trusted import vouched
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def held(root: Root) -> set[Digest]:
 def whole(root: Root, digest: Digest) -> None:
     """Everything of a release is there and is what it was."""
     assert root.release(digest).is_dir()
-    stage(root, digest)
+    publish_release(root, vouched(root, root.store.read(digest)))
     assert (root.release(digest) / "agent" / "own.py").is_file()
     assert (root.release(digest) / "runtime" / "runtime" / "core.py").is_file()
 
@@ -170,7 +171,7 @@ def test_an_offer_collects_and_keeps_what_it_needs(root: Root) -> None:
     root.store.part_path(Digest.of(weights_of("new"))).write_bytes(b"new")
     root.store.part_path(Digest.of(b"another bundle")).write_bytes(b"another")
     root.store.put(blobs[2])  # a push that broke off has sent this one
-    answer = offer(root, new)
+    answer = offer(root, vouched(root, new))
     assert answer["missing"] == [
         {"digest": Digest.of(blobs[0]), "size": len(blobs[0]), "have": 0},
         {"digest": Digest.of(blobs[1]), "size": len(blobs[1]), "have": 3},

@@ -26,6 +26,7 @@ from edgekit.bundle.tar import compress, plain_tar
 from edgekit.core.digest import Digest
 from edgekit.errors import EdgekitError, VerificationError
 from tests.harness.held import activated, bundle, tree, weights_of
+from tests.trusted import vouched
 
 
 @pytest.fixture
@@ -79,7 +80,7 @@ def test_a_flipped_bit_in_any_region_of_any_blob_is_found_and_the_next_push_mend
             assert not root.store.has(Digest.of(data))
             assert root.linked(root.current) == current
             assert (root.release(current) / "model" / "model.data").exists()
-            missing = offer(root, offered)["missing"]
+            missing = offer(root, vouched(root, offered))["missing"]
             if data != offered.data:  # the offer itself brings the manifest
                 assert missing == [{"digest": Digest.of(data), "size": len(data), "have": 0}]
             root.store.put(data)
@@ -364,7 +365,7 @@ def test_the_upkeep_collects_and_scrubs_what_is_due_and_leaves_a_push_alone(
 def test_the_upkeep_keeps_what_a_push_that_broke_off_has_sent_for_a_week(root: Root) -> None:
     activated(root, "1")
     offered, blobs = bundle("2", weights_of("2"), tree(own="2"), tree(runtime__core="x = 2"))
-    offer(root, offered)
+    offer(root, vouched(root, offered))
     root.store.put(blobs[2])
     part = root.store.part_path(Digest.of(blobs[1]))
     part.write_bytes(b"2222")

@@ -34,6 +34,7 @@ from edgekit.core.manifest import (
 )
 from edgekit.errors import EdgekitError, VerificationError
 from edgekit.trust.pinned import PinnedManifest, pin
+from tests.trusted import vouched
 
 WEIGHTS = b"w" * 5000
 CONFIG = encode(BundleConfig("tiny", "1", "llama", "", 16, 1, 16, Fit(0, 0)))
@@ -80,7 +81,7 @@ def damage(path: Path) -> None:
 def test_an_offer_names_what_is_missing_and_what_a_part_already_has(root: Root) -> None:
     root.store.put(CONFIG)
     root.store.part_path(Digest.of(WEIGHTS)).write_bytes(WEIGHTS[:1234])
-    answer = offer(root, release())
+    answer = offer(root, vouched(root, release()))
     assert answer["missing"] == [
         {"digest": Digest.of(WEIGHTS), "size": 5000, "have": 1234},
         {"digest": Digest.of(TREE), "size": len(TREE), "have": 0},
@@ -90,8 +91,9 @@ def test_an_offer_names_what_is_missing_and_what_a_part_already_has(root: Root) 
 
 def test_a_release_that_does_not_fit_on_the_disk_is_refused_and_nothing_changes(root: Root) -> None:
     pinned = release(1 << 50)
+    verified = vouched(root, pinned)
     with pytest.raises(EdgekitError) as caught:
-        offer(root, pinned)
+        offer(root, verified)
     assert "disk of the device is too small" in caught.value.what
     assert "1,125,899,9" in caught.value.why
     assert "nothing was changed" in caught.value.next_step
@@ -102,13 +104,13 @@ def test_a_release_that_does_not_fit_on_the_disk_is_refused_and_nothing_changes(
 def test_every_corrupt_blob_is_dropped_at_once_so_that_one_more_round_repairs(root: Root) -> None:
     fill(root)
     pinned = release()
-    offer(root, pinned)
+    offer(root, vouched(root, pinned))
     damage(root.store.path(Digest.of(WEIGHTS)))
     damage(root.store.path(Digest.of(CONFIG)))
     with pytest.raises(VerificationError, match="corrupt"):
         stage(root, pinned.digest)
     assert not root.release(pinned.digest).exists()
-    missing = offer(root, pinned)["missing"]
+    missing = offer(root, vouched(root, pinned))["missing"]
     assert isinstance(missing, list)
     assert {m["digest"] for m in missing} == {Digest.of(WEIGHTS), Digest.of(CONFIG)}
 
@@ -116,7 +118,7 @@ def test_every_corrupt_blob_is_dropped_at_once_so_that_one_more_round_repairs(ro
 def test_a_staged_release_gets_the_repaired_blob_and_a_reader_keeps_the_old(root: Root) -> None:
     fill(root)
     pinned = release()
-    offer(root, pinned)
+    offer(root, vouched(root, pinned))
     file = stage(root, pinned.digest) / "model" / "model.data"
     damage(file)
     with file.open("rb") as reader:

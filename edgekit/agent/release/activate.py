@@ -11,6 +11,7 @@ from edgekit.agent.release.demands import retry_seconds
 from edgekit.agent.release.describe import answering
 from edgekit.agent.release.events import ActivationComes, HoldStops, SupervisorFailed
 from edgekit.agent.release.log import log_tail
+from edgekit.agent.release.permission import check_activation
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.state import Releases, UnprovenRow
 from edgekit.agent.release.supervisor import (
@@ -44,11 +45,13 @@ def activate(
         config: bytes of the new `agent.toml`; None keeps the present one.
 
     Raises:
+        VerificationError: the signed metadata does not permit the release.
         EdgekitError: the release is not staged, or there is no `agent.toml`, or the trial failed
             (then the previous release runs again).
     """
     if not root.release(digest).exists():
         raise EdgekitError(f"release {digest.short} is not staged here")
+    check_activation(root, digest)
     _finish(root)
     old_config = _config(root)
     config = old_config if config is None else config

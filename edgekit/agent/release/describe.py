@@ -7,6 +7,7 @@ from pathlib import Path
 
 from edgekit.agent.release.demands import retry_seconds
 from edgekit.agent.release.evidence import read_json
+from edgekit.agent.release.permission import describe_trust
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.state import Release, Releases, TrialRow, UnprovenRow
 from edgekit.agent.release.supervisor import Supervisor
@@ -54,6 +55,7 @@ def describe(root: Root, supervisor: Supervisor) -> dict[str, object]:
         "unproven": None if waits is None else _unproven(waits),
         "trial": _trial(trial, running),
         "refusals": releases.refusals(),
+        "trust": describe_trust(root),
         "scrub": read_json(root.scrub_file) or None,
         "pinned": sorted(pinned(root)),
         "releases": [row.to_dict() | {"held": root.release(row.digest).exists()} for row in rows],

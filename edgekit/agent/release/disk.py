@@ -23,6 +23,7 @@ from edgekit.agent.release.events import (
     TakeNextConfig,
     TryAgain,
 )
+from edgekit.agent.release.permission import record_good
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.state import Releases, StateFileError
 from edgekit.core import layout
@@ -61,7 +62,8 @@ def perform(root: Root, effect: Effect) -> None:
         case CountTry(release):
             Releases(root.path).count_try(release)
         case RecordVerdict(release, event, reason):
-            Releases(root.path).move(release, event, reason)
+            if Releases(root.path).move(release, event, reason) == ReleaseState.GOOD:
+                record_good(root, release)
         case RecordUnproven(release, reason, only_config):
             Releases(root.path).unprove(release, reason, only_config=only_config)
         case TryAgain(release):

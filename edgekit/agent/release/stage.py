@@ -9,13 +9,15 @@ import sys
 from pathlib import Path
 
 from edgekit.agent.release.collect import collect
+from edgekit.agent.release.counters import Counters
 from edgekit.agent.release.lease import claim
 from edgekit.agent.release.libraries import check_libraries
+from edgekit.agent.release.permission import permitted
 from edgekit.agent.release.room import check_room
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.state import Releases
 from edgekit.agent.release.tree import differences, mend
-from edgekit.agent.release.unpack import sync_file_system, unpack
+from edgekit.agent.release.unpack import MAX_UNPACKED_BYTES, sync_file_system, unpack
 from edgekit.core import layout
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import (
@@ -29,10 +31,10 @@ from edgekit.core.manifest import (
 )
 from edgekit.errors import VerificationError
 from edgekit.store import fsync_folder, publish, replace_file_by_link
-from edgekit.trust.pinned import PinnedManifest, pin
+from edgekit.trust.verified import VerifiedManifest
 
 
-def offer(root: Root, pinned: PinnedManifest) -> dict[str, object]:
+def offer(root: Root, verified: VerifiedManifest) -> dict[str, object]:
     """Store a manifest and report which of its blobs this device lacks.
 
     Returns:
@@ -42,19 +44,19 @@ def offer(root: Root, pinned: PinnedManifest) -> dict[str, object]:
         VerificationError: the bundle has no runtime for this device.
         EdgekitError: the disk is too small, or another push is in progress.
     """
-    wanted = for_this_device(pinned.manifest)
-    named = [pinned.digest, *(each.digest for each in wanted)]
+    wanted = for_this_device(verified.manifest)
+    named = [verified.digest, *(each.digest for each in wanted)]
     freed = 0
     try:
         claim(root)
     except OSError:  # no other push is at work, and the disk is too full to say that this one is
-        freed = collect(root, pinned.digest, named).freed
+        freed = collect(root, verified.digest, named).freed
         claim(root)
-    freed += collect(root, pinned.digest, named).freed
+    freed += collect(root, verified.digest, named).freed
     missing = _missing(root, wanted)
     check_room(root, wanted, missing, freed)
-    root.store.put(pinned.data)
-    publish(root.offered_file, pinned.digest.encode())
+    root.store.put(verified.data)
+    publish(root.offered_file, verified.digest.encode())
     return {"missing": missing}
 
 
@@ -80,6 +82,15 @@ def for_this_device(manifest: Manifest) -> list[Descriptor]:
 
 
 def stage(root: Root, digest: Digest) -> Path:
+    """Stage a release that was offered before, if the metadata that is kept still permits it.
+
+    Raises:
+        VerificationError: as `publish_release`; or the metadata does not vouch for the release.
+    """
+    return publish_release(root, permitted(root, digest))
+
+
+def publish_release(root: Root, verified: VerifiedManifest) -> Path:
     """Hash every blob in the store, then publish the release folder by rename.
 
     Raises:
@@ -87,12 +98,13 @@ def stage(root: Root, digest: Digest) -> Path:
             push sends them again.
         UnfitError: this device cannot run the release's libraries.
     """
-    store = root.store
-    pinned = pin(store.read(digest), digest)
+    store, digest = root.store, verified.digest
     problems = []
-    for descriptor in for_this_device(pinned.manifest):
+    for descriptor in for_this_device(verified.manifest):
         blob = descriptor.digest
         try:
+            if store.path(blob).is_symlink():
+                raise VerificationError(f"blob {blob.short} is a symbolic link")
             store.verify(blob)
         except VerificationError as error:
             store.remove(blob)
@@ -104,12 +116,13 @@ def stage(root: Root, digest: Digest) -> Path:
                 )
     if problems:
         raise problems[0]
-    config = parse_config(store.read(pinned.manifest.config.digest))
+    config = parse_config(store.read(verified.manifest.config.digest))
     target = root.release(digest)
     if target.exists():
-        _relink(root, pinned.manifest, target)
+        _relink(root, verified.manifest, target)
     else:
-        _assemble(root, pinned.manifest, target)
+        _assemble(root, verified.manifest, target)
+    Counters(root.path).stage(digest, verified.signed.counter)
     Releases(root.path).stage(digest, config.name, config.version)
     return target
 
@@ -171,6 +184,7 @@ def _unpack(root: Root, layer: Descriptor) -> bool:
         UnfitError: this device cannot run the libraries of a runtime layer.
     """
     blob, target = root.store.path(layer.digest), root.path / layout.tree(layer.digest)
+    limit = MAX_UNPACKED_BYTES if layer.unpacked is None else layer.unpacked
     if target.exists():
         wrong = differences(blob, target)
         if wrong:
@@ -179,7 +193,7 @@ def _unpack(root: Root, layer: Descriptor) -> bool:
     temporary = root.trees / f".{layer.digest.hex}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        unpack(blob, temporary)
+        unpack(blob, temporary, limit)
         if layer.media_type == RUNTIME_TYPE:
             check_libraries(root.path, temporary, layer)
         sync_file_system(temporary)
