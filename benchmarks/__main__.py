@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import edgekit
-from benchmarks import agent, build, demo, parent, push, render, runtimes, sharing
+from benchmarks import agent, build, demo, parent, push, render, runtimes, sharing, trial
 from benchmarks.figure import Figure, Result, registered
 from benchmarks.models import SMOLLM2
 from benchmarks.rig import Rig
 from edgekit.errors import EdgekitError, UsageError
 
 # importing one registers its figures
-MODULES = (agent, sharing, runtimes, parent, build, push, demo)
+MODULES = (agent, sharing, runtimes, parent, build, push, demo, trial)
 TABLES = tuple(Path(__file__).parent.parent / name for name in ("README.md", "docs/figures.md"))
 
 

@@ -103,7 +103,7 @@ class Rig:
             if self.tls:
                 broker = msgspec.toml.encode({"broker": self.broker}).decode()
                 (self.folder / "project" / "edgekit.toml").write_text(broker, encoding="utf-8")
-            name = ("--name", "bench", "--context", str(CONTEXT_TOKENS))
+            name = ("--name", "bench", "--context", str(CONTEXT_TOKENS), "--soak", "0")
             ungated = ("--accept-ungated",) if self.model_name == PHI35 else ()
             self.edgekit("pack", str(self.model), *name, *ungated)
             self._stack.callback(self.edgekit, "stop", DEVICE)

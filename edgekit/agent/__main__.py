@@ -155,12 +155,14 @@ def _boot(args: argparse.Namespace) -> None:
 def _serve(args: argparse.Namespace) -> None:
     from edgekit.agent.serve.loop.notify import Notifier
     from edgekit.agent.serve.loop.service import Service
+    from edgekit.agent.serve.loop.trialfile import TrialFile
 
     root = Root(args.root)
     release = root.linked(root.current)
     if release is None:
         raise EdgekitError("no release is active on this device", next_step="push one to it")
     folder = root.release(release)
+    golden = folder / layout.GOLDEN
     config = parse_agent_config(root.agent_config.read_bytes())
     if config.broker.warning:
         logging.getLogger(__name__).warning("%s", config.broker.warning)
@@ -174,7 +176,8 @@ def _serve(args: argparse.Namespace) -> None:
         (folder / layout.AGENT).readlink().name[:12],
         root.journal,
         Notifier(os.environ),
-        root.trial_file if args.trial else None,
+        TrialFile(root.path / layout.TRIAL_FILE) if args.trial else None,
+        str(golden) if args.trial and golden.exists() else "",
     ).run()
 
 
@@ -182,6 +185,12 @@ def _worker(args: argparse.Namespace) -> None:
     from edgekit.agent.serve.worker.main import serve_model
 
     serve_model(args.descriptor)
+
+
+def _golden(args: argparse.Namespace) -> object:
+    from edgekit.agent.serve.worker.golden import record_folder
+
+    return msgspec.to_builtins(record_folder(args.model, args.context))
 
 
 def _measure(args: argparse.Namespace) -> object:
@@ -201,7 +210,7 @@ def _parser() -> argparse.ArgumentParser:
     def verb(name: str, run: object, text: str) -> argparse.ArgumentParser:
         sub = verbs.add_parser(name, help=text, description=text)
         sub.set_defaults(run=run)
-        if name not in ("worker", "measure"):
+        if name not in ("worker", "measure", "golden"):
             sub.add_argument("--root", type=Path, required=True, help="the device's folder")
         return sub
 
@@ -239,7 +248,9 @@ def _parser() -> argparse.ArgumentParser:
     verb("tune", _tune, "forget the measured threads of `current`, and measure them again")
     verb("upkeep", _upkeep, "collect and scrub what is due (started by supervise)")
     serve = verb("serve", _serve, "answer prompts until SIGTERM")
-    serve.add_argument("--trial", action="store_true", help="report to the supervisor of a trial")
+    serve.add_argument(
+        "--trial", action="store_true", help="score the golden prompts first, report to trial.json"
+    )
     verb("supervise", _supervise, "keep `serve` running (started by activate)")
     verb("boot", _boot, "become the supervisor of `current` (started by systemd)")
     worker = verb("worker", _worker, "run the model in its own process (started by serve)")
@@ -248,6 +259,9 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument("--model", type=Path, required=True)
     measure.add_argument("--threads", type=int, required=True)
     measure.add_argument("--spinning", type=int, choices=[0, 1], required=True)
+    golden = verb("golden", _golden, "record a model's golden prompts (started by pack)")
+    golden.add_argument("--model", type=Path, required=True)
+    golden.add_argument("--context", type=int, required=True)
     return parser
 
 

@@ -114,6 +114,7 @@ class OtherLayers(msgspec.Struct, frozen=True):
     model: list[Descriptor]
     agent: Descriptor
     runtimes: list[Descriptor]
+    golden: list[Descriptor] = []  # one or none
 
 
 def docs_layer(

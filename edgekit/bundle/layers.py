@@ -13,6 +13,7 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Callable, Container, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -129,8 +130,42 @@ def runtime_layer(
 ) -> Descriptor:
     """Put the runtime for one (platform, CPython minor) into the store.
 
+    Raises:
+        EdgekitError: pip cannot get the locked wheels.
+    """
+    layer = assembled_runtime(cache, platform, python, report)
+    unpacked = msgspec.json.decode(layer.with_suffix(".json").read_bytes())["unpacked"]
+    digest, size = store.put_stream(read_chunks(layer))
+    title = f"runtime-{platform.replace('/', '-')}-cp{python.replace('.', '')}.tar.zst"
+    annotations = {TITLE: title, PLATFORM: platform, PYTHON: python, UNPACKED: str(unpacked)}
+    annotations[ISA] = WHEEL_ISA[platform]
+    return Descriptor(RUNTIME_TYPE, digest, size, annotations)
+
+
+def unpacked_runtime(cache: Path, platform: str, python: str, report: Report) -> Path:
+    """Return the folder in `cache` with the files of a runtime layer, as a device has them.
+
+    Raises:
+        EdgekitError: pip cannot get the locked wheels.
+    """
+    layer = assembled_runtime(cache, platform, python, report)
+    tree = layer.with_name(layer.name.partition(".")[0])
+    if not tree.exists():
+        with tempfile.TemporaryDirectory(dir=layer.parent, prefix=".tree.") as folder:
+            for name, content in members(layer):
+                path = Path(folder, "tree", name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            with suppress(OSError):  # another process was faster
+                Path(folder, "tree").rename(tree)
+    return tree
+
+
+def assembled_runtime(cache: Path, platform: str, python: str, report: Report) -> Path:
+    """Return the runtime layer for one (platform, CPython minor), a file in `cache`.
+
     pip unpacks hash-locked wheels for the device's platform, without emulation. The layer is made
-    once per lock and kept in `cache`.
+    once per lock; the JSON file beside it has its unpacked size.
 
     Raises:
         EdgekitError: pip cannot get the locked wheels.
@@ -148,12 +183,7 @@ def runtime_layer(
             tar = plain_tar((n, p) for n, p in files_below(tree) if not _PRUNED.search(n))
         publish(layer, b"".join(compress(tar)))
         publish(record, msgspec.json.encode({"unpacked": len(tar)}))
-    unpacked = msgspec.json.decode(record.read_bytes())["unpacked"]
-    digest, size = store.put_stream(read_chunks(layer))
-    title = f"runtime-{platform.replace('/', '-')}-cp{python.replace('.', '')}.tar.zst"
-    annotations = {TITLE: title, PLATFORM: platform, PYTHON: python, UNPACKED: str(unpacked)}
-    annotations[ISA] = WHEEL_ISA[platform]
-    return Descriptor(RUNTIME_TYPE, digest, size, annotations)
+    return layer
 
 
 def runtime_packages() -> tuple[tuple[str, str], ...]:

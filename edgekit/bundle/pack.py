@@ -12,6 +12,7 @@ from edgekit.bundle import layers
 from edgekit.bundle.chat import check_chat
 from edgekit.bundle.docs import OtherLayers, docs_layer
 from edgekit.bundle.folder import ModelFolder, check_bytes, check_gate, read_folder
+from edgekit.bundle.golden import SOAK_SECONDS, check_soak, golden_layer
 from edgekit.bundle.layout import Layout
 from edgekit.bundle.sign import load_key, make_key
 from edgekit.core.config import check_name
@@ -116,6 +117,8 @@ def pack(
     runtimes: Iterable[tuple[str, str]],
     keys: Path,
     accept_ungated: bool = False,
+    golden: bool = True,
+    soak_seconds: float = SOAK_SECONDS,
     report: Report,
 ) -> Digest:
     """Put a bundle into the store; equal inputs, the signing key among them, give one digest.
@@ -130,6 +133,8 @@ def pack(
         runtimes: (platform, CPython minor) pairs.
         keys: folder of the project's keys; pack makes a missing signing key.
         accept_ungated: pack a model that has not passed the gate, and mark the bundle `ungated`.
+        golden: record golden prompts, for which this machine loads the model.
+        soak_seconds: how long a device's trial of the bundle lasts once it answers.
         report: called with progress.
 
     Returns:
@@ -138,10 +143,12 @@ def pack(
     Raises:
         UsageError: the folder is no model folder, the model has not passed the gate, it cannot
             have this context, or a device could not serve chats with it.
+        EdgekitError: this machine cannot run the model to record its golden prompts.
         VerificationError: a file was edited, added or removed since the build.
     """
     check_name("bundle", name)
     check_name("version", version)
+    check_soak(soak_seconds)
     genai = read_model(folder)
     caps = _caps(genai, context, max_answer)
     if genai.window > caps.context:
@@ -156,7 +163,10 @@ def pack(
     report("packing the agent")
     agent = layers.agent_layer(store)
     assembled = [layers.runtime_layer(store, cache, *each, report) for each in runtimes]
-    packed = OtherLayers(files, agent, assembled)
+    trial = golden_layer(
+        store, cache, folder, caps.context, soak_seconds, record=golden, report=report
+    )
+    packed = OtherLayers(files, agent, assembled, trial)
     make_key(keys)
     docs = docs_layer(
         store, source, packed, name=name, version=version, signing_key=lambda: load_key(keys)
@@ -230,7 +240,7 @@ def _manifest(
         media_type=MANIFEST_TYPE,
         artifact_type=BUNDLE_TYPE,
         config=config,
-        layers=[*packed.model, packed.agent, *packed.runtimes, docs],
+        layers=[*packed.model, packed.agent, *packed.golden, *packed.runtimes, docs],
         annotations={
             "org.opencontainers.image.title": name,
             "org.opencontainers.image.version": version,

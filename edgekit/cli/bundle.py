@@ -13,12 +13,14 @@ import typer
 
 from edgekit.bundle.docs import Provenance, read_docs, read_provenance
 from edgekit.bundle.folder import UNGATED
+from edgekit.bundle.golden import SOAK_SECONDS, read_golden
 from edgekit.bundle.layers import parse_runtime
 from edgekit.bundle.pack import pack as pack_bundle
 from edgekit.bundle.sign import public_key
 from edgekit.cli import project, render
 from edgekit.cli.options import JsonOption, ProjectOption
 from edgekit.core.digest import encode_hook
+from edgekit.core.golden import Golden
 from edgekit.core.manifest import GATE, oci_platform, parse_config
 from edgekit.data import cache_root
 
@@ -46,6 +48,17 @@ def pack(
         bool,
         typer.Option("--accept-ungated", help="Pack a model that has not passed the gate."),
     ] = False,
+    soak: Annotated[
+        float,
+        typer.Option(help="Seconds for which a device watches the new release; 0 for none."),
+    ] = SOAK_SECONDS,
+    golden: Annotated[
+        bool,
+        typer.Option(
+            "--golden/--no-golden",
+            help="Let devices compare the model's answers with those on this machine.",
+        ),
+    ] = True,
     project_folder: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -69,6 +82,8 @@ def pack(
             runtimes=runtimes,
             keys=here.keys,
             accept_ungated=accept_ungated,
+            golden=golden,
+            soak_seconds=soak,
             report=report,
         )
     seconds = time.monotonic() - began
@@ -83,6 +98,7 @@ def pack(
                 "bytes": total,
                 "seconds": seconds,
                 "gate": manifest.annotations[GATE],
+                "golden": _golden(read_golden(here.store, manifest)),
                 "signed_by": provenance.signed_by if provenance else None,
             }
         )
@@ -90,6 +106,7 @@ def pack(
     render.say(f"packed  {name}:{version}  {render.size(total)} in {seconds:.1f} s")
     render.say(f"digest  {digest}")
     render.say(f"gate    {manifest.annotations[GATE]}")
+    render.say(f"golden  {_golden_text(read_golden(here.store, manifest))}")
     render.say(f"signed  {_signature(provenance)}")
 
 
@@ -98,6 +115,25 @@ def _signature(provenance: Provenance | None) -> str:
         return "no: the model folder has no provenance"
     known = "this project's key" if provenance.verified else "not this project's key, not checked"
     return f"by {provenance.signed_by[:12]} ({known})"
+
+
+def _golden(golden: Golden | None) -> dict[str, float] | None:
+    """The size of the golden prompts, for JSON."""
+    if golden is None:
+        return None
+    return {
+        "prompts": len(golden.prompts),
+        "positions": sum(len(prompt.best) for prompt in golden.prompts),
+        "soak_seconds": golden.soak_seconds,
+    }
+
+
+def _golden_text(golden: Golden | None) -> str:
+    if golden is None:
+        return "no prompts, no soak: a trial asks for one answer"
+    positions = sum(len(prompt.best) for prompt in golden.prompts)
+    prompts = f"{len(golden.prompts)} prompts, {positions} positions" if positions else "no prompts"
+    return f"{prompts}; {golden.soak_seconds:g} s of soak"
 
 
 def inspect(
@@ -126,6 +162,7 @@ def inspect(
                 "gate": gate,
                 "provenance": msgspec.to_builtins(provenance),
                 "docs": sorted(docs),
+                "golden": _golden(read_golden(store, pinned.manifest)),
                 "config": msgspec.to_builtins(config),
                 "manifest": msgspec.to_builtins(pinned.manifest, enc_hook=encode_hook),
             }
@@ -144,6 +181,7 @@ def inspect(
     render.say(f"samples  {config.search}")
     tested = f" ({provenance.gate})" if provenance and provenance.passed else ""
     render.say(f"gate     {gate}{tested}")
+    render.say(f"golden   {_golden_text(read_golden(store, pinned.manifest))}")
     render.say(f"signed   {_signature(provenance)}")
     if provenance:
         revision = f" at {provenance.revision}" if provenance.revision else ""

@@ -18,6 +18,8 @@ from edgekit.errors import EdgekitError, PartialError, UsageError
 from edgekit.fleet import drive, inventory
 from edgekit.fleet.drive import DeviceDriver, Pushed
 
+LAST_REFUSALS = 5  # that `state` shows; `--json` has all that the device keeps
+
 DevicesArgument = Annotated[
     list[str] | None, typer.Argument(help="Devices or groups of fleet.toml; default: all.")
 ]
@@ -98,7 +100,12 @@ def _line(result: Pushed) -> str:
         else "no blob sent"
     )
     verb = "pushed " if result.changed else "already"
-    return f"{verb} {result.release.short} on {result.device}: {sent}, {result.seconds:.1f} s"
+    line = f"{verb} {result.release.short} on {result.device}: {sent}, {result.seconds:.1f} s"
+    if result.silent_seconds is not None:
+        line += f"; nobody answered for {result.silent_seconds:.1f} s"
+    if result.soak_seconds is not None:
+        line += f"; on trial, good after {result.soak_seconds:.0f} s more without a crash"
+    return line
 
 
 def call(
@@ -133,6 +140,8 @@ def state(
     render.say(f"current    {answer['current'] or 'nothing'}")
     render.say(f"previous   {answer['previous'] or 'nothing'}")
     render.say(f"answering  {'yes' if answer['answering'] else 'no'}")
+    for line in _trial_lines(answer):
+        render.say(line)
     if model := answer.get("model"):
         how = "spinning" if model["spinning"] else "not spinning"
         found = "measured here" if model["tuned"] else "as configured"
@@ -162,6 +171,34 @@ def _scrub_lines(scrub: dict[str, Any] | None) -> list[str]:
         f"damaged    {each['kind']} {short(each['digest'])}: {each['what']}; {each['done']}"
         for each in found
     ]
+
+
+def _trial_lines(answer: dict[str, Any]) -> list[str]:
+    """Say why the release runs and what was refused; an older agent does not report it."""
+    lines = []
+    if since := answer.get("since"):
+        lines.append(f"since      {_time(since)}")
+    if why := answer.get("why"):
+        lines.append(f"why        {why}")
+    trial = answer.get("trial") or {}
+    if (left := trial.get("soak_seconds")) is not None:
+        lines.append(f"soak       {left:g} s more without a crash, then it is good")
+    if unproven := answer.get("unproven"):
+        lines.append(
+            f"unproven   {short(unproven['digest'])} since {_time(unproven['since'])}, "
+            f"{unproven['tries']} times; tried again {unproven['again_after_seconds']:g} s after "
+            "each: start the broker, or correct its address and push again"
+        )
+    lines += [
+        f"refused    {_time(each['at'])}  {short(each['digest'])}  {each['what']}: {each['why']}"
+        for each in (answer.get("refusals") or [])[:LAST_REFUSALS]
+    ]
+    return lines
+
+
+def _time(seconds: float) -> str:
+    """Local time, by the device's clock."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
 def _broker_lines(broker: dict[str, Any] | None) -> list[str]:

@@ -102,6 +102,11 @@ class Manifest(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_field
         return [d for d in self.layers if d.media_type == RUNTIME_TYPE]
 
     @property
+    def golden(self) -> Descriptor | None:
+        """What a trial asks of the model, if the bundle has it."""
+        return next((d for d in self.layers if d.media_type == GOLDEN_TYPE), None)
+
+    @property
     def docs(self) -> Descriptor | None:
         """Gate report, provenance, SBOM and licence, if the bundle has them."""
         return next((d for d in self.layers if d.media_type == DOCS_TYPE), None)
@@ -211,4 +216,6 @@ def parse_manifest(data: bytes) -> Manifest:
         raise VerificationError("a bundle carries exactly one agent layer")
     if sum(d.media_type == DOCS_TYPE for d in manifest.layers) > 1:
         raise VerificationError("a bundle carries at most one docs layer")
+    if sum(d.media_type == GOLDEN_TYPE for d in manifest.layers) > 1:
+        raise VerificationError("a bundle carries at most one layer of golden prompts")
     return manifest

@@ -63,7 +63,11 @@ class _There(msgspec.Struct, frozen=True):
 
 
 class Pushed(msgspec.Struct, frozen=True):
-    """The result of a push to one device; times in seconds."""
+    """The result of a push to one device; times in seconds.
+
+    `soak_seconds` is what the release has yet to run without a crash, None if it is good;
+    `silent_seconds` is for how long nobody answered; None if the device does not say it.
+    """
 
     device: str
     release: Digest
@@ -72,6 +76,9 @@ class Pushed(msgspec.Struct, frozen=True):
     bytes_sent: int
     transfer_seconds: float
     seconds: float
+    state: str = "good"
+    soak_seconds: float | None = None
+    silent_seconds: float | None = None
 
 
 def connect(device: Device) -> Remote:
@@ -310,6 +317,9 @@ def push(
         bytes_sent=sent.bytes,
         transfer_seconds=sent.seconds,
         seconds=time.monotonic() - began,
+        state=str(verdict["state"]),
+        soak_seconds=verdict.get("soak_seconds"),
+        silent_seconds=verdict.get("silent_seconds"),
     )
 
 

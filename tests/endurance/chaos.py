@@ -282,7 +282,7 @@ def main() -> None:
         broker.start()
         edgekit("init", ".", "--port", str(broker.port))
         model = str(find_model(arguments.model))
-        edgekit("pack", model, "--name", "chaos", "--context", "512")
+        edgekit("pack", model, "--name", "chaos", "--context", "512", "--soak", "0")
         edgekit("push", "demo")
         edgekit("stop", "demo")
         broker.stop()

@@ -43,7 +43,8 @@ REPORTS = {
 class Service:
     def __init__(self, config, bundle, release, model_dir, ready_file, *others):
         self.mode = (model_dir / "mode").read_text().split()[0]
-        self.config, self.ready, self.trial = config, ready_file, others[-1]
+        self.config, self.ready = config, ready_file
+        self.trial = others[4] and ready_file.with_name("trial.json")
         self.offline, self.told = ready_file.with_name("offline"), None
 
     def tell_broker(self):

@@ -327,9 +327,9 @@ class SessionMachine(RuleBasedStateMachine):
             self.born()
 
     @precondition(lambda self: not self.exited and self.sent > 9)
-    @rule(seconds=st.sampled_from([0.0, 2.0, 30.0]))
-    def drain(self, seconds: float) -> None:
-        self.handle(Drain(self.now + seconds))
+    @rule(seconds=st.sampled_from([0.0, 2.0, 30.0]), successor=st.booleans())
+    def drain(self, seconds: float, successor: bool) -> None:
+        self.handle(Drain(self.now + seconds, successor))
 
     def teardown(self) -> None:
         """Whatever happened: a device that is left alone ends every prompt that is on its disk."""

@@ -80,7 +80,13 @@ class Action(msgspec.Struct, forbid_unknown_fields=True):
     advance: float | None = None
     model: Model | None = None
     fault: Literal[
-        "kill_worker", "kill_agent", "kill_broker", "full_disk", "room_on_disk", None
+        "kill_worker",
+        "kill_agent",
+        "replace_agent",
+        "kill_broker",
+        "full_disk",
+        "room_on_disk",
+        None,
     ] = None
 
 

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from edgekit.agent.release.root import Root
+from edgekit.agent.serve.loop.polling import HAND_OVER
 from edgekit.core import wire
 from edgekit.core.config import AgentConfig, BrokerConfig
 from tests import tools
@@ -108,8 +109,8 @@ class Real(Remote):
                 lambda: self.device.root.log_file.read_text().count("model ready") > ready,
                 START_SECONDS,
             )
-        elif name == "kill_agent":
-            self.device.stop(signal.SIGKILL)
+        elif name in ("kill_agent", "replace_agent"):
+            self.device.stop(signal.SIGKILL if name == "kill_agent" else HAND_OVER)
             self.device.start()
         else:
             assert name == "kill_broker"

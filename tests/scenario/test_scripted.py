@@ -13,6 +13,7 @@ from edgekit.agent.serve.session.events import (
     Connected,
     Controlled,
     Disconnected,
+    Drain,
     Effect,
     Publish,
     Received,
@@ -87,6 +88,12 @@ class Scripted:
             self._done(self.agent.handle(Ready(1.0, 1.0)))
         elif name == "kill_agent":
             self._said.clear()
+            self.agent = self.agent.restarted()
+            self._done(self.agent.handle(Ready(1.0, 1.0)))
+            self._done(self.agent.handle(Connected()))
+        elif name == "replace_agent":
+            self._said.clear()
+            self._done(self.agent.handle(Drain(self.agent.now, successor=True)))
             self.agent = self.agent.restarted()
             self._done(self.agent.handle(Ready(1.0, 1.0)))
             self._done(self.agent.handle(Connected()))

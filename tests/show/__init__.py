@@ -15,6 +15,7 @@ COUNTS = {
     "planted": "planted faults that lint or gate find, and healthy builds that they refuse",
     "attacks": "attacks on a device that are refused and leave it untouched",
     "openssh-oracle": "SSH configurations in which OpenSSH and edgekit agree",
+    "self-healing": "bad releases that a device rolls back alone, the controller killed",
 }
 """Name -> what is counted; in the order in which they run."""
 

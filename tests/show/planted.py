@@ -72,7 +72,7 @@ def count() -> tuple[Figures, bool]:
     """The figures, and whether nothing was missed and no healthy build refused."""
     started = time.monotonic()
     tally = Tally()
-    smollm2 = _smollm2()
+    smollm2 = built_smollm2()
     with tempfile.TemporaryDirectory() as folder, _warm(Path(folder)):
         bench = make_bench(HostToolchain().ready(silent).python, Path(folder) / "tiny")
         refusals = _healthy(bench, Path(folder))
@@ -104,7 +104,8 @@ def _warm(folder: Path) -> Iterator[None]:
                 os.environ["XDG_CACHE_HOME"] = before
 
 
-def _smollm2() -> Path:
+def built_smollm2() -> Path:
+    """SmolLM2 as the tests have it, in the cache."""
     out = cache_root() / "tests" / "smollm2"
     arguments = ("--host", "-m", smollm2_gguf(), "-o", out, "--gate", "small", "--json")
     done = edgekit_build(*arguments, **AS_INSTALLED)

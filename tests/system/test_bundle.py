@@ -16,7 +16,7 @@ from edgekit.bundle.layers import agent_layer
 from edgekit.core.digest import Digest
 from edgekit.store import BlobStore
 from tests import tools
-from tests.conftest import Project, make_project
+from tests.conftest import PACK, Project, make_project
 
 KEYS = ".edgekit/keys"
 pytestmark = pytest.mark.timeout(600)
@@ -37,7 +37,7 @@ def test_packing_twice_gives_the_same_digest(
     other = make_project(tmp_path / "elsewhere", 1, None)
     # the signature is part of a bundle, so the key is an input like the model
     shutil.copytree(project.folder / KEYS, other.folder / KEYS, dirs_exist_ok=True)
-    other.edgekit("pack", str(smollm2), "--name", "smollm2", "--context", "1024")
+    other.edgekit("pack", str(smollm2), "--name", "smollm2", "--context", "1024", *PACK)
     assert digest(other) == digest(project)
 
 

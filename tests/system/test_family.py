@@ -10,7 +10,7 @@ from edgekit.builder.tools.host import HostToolchain
 from edgekit.client import Delta, Final, Requester
 from tests import tools
 from tests.building import make_tiny, silent
-from tests.conftest import make_project
+from tests.conftest import PACK, make_project
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -25,7 +25,7 @@ def test_a_hugging_face_folder_of_another_family_is_built_pushed_and_answers(
     with tools.mosquitto(tmp_path) as broker:
         project = make_project(tmp_path / "project", broker.port, None)
         project.edgekit("build", "--host", "--gate", "small", "-m", str(source), "-o", "model")
-        project.edgekit("pack", "model", "--name", family, "--context", "64")
+        project.edgekit("pack", "model", "--name", family, "--context", "64", *PACK)
         project.edgekit("push", "demo")
         try:
             with Requester(project.broker, "tester") as requester:

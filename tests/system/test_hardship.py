@@ -29,7 +29,7 @@ from edgekit.core import topics
 from edgekit.core.config import AgentConfig, BrokerConfig
 from edgekit.mqtt.threaded import MqttClient
 from tests import tools
-from tests.conftest import make_project
+from tests.conftest import PACK, make_project
 from tests.tools import eventually
 
 pytestmark = pytest.mark.timeout(600)
@@ -53,7 +53,7 @@ def root(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Root:
     with tools.mosquitto(folder) as broker:
         project = make_project(folder / "project", broker.port, None)
         context = ("--context", str(CONTEXT_TOKENS))
-        project.edgekit("pack", str(smollm2), "--name", "smollm2", *context)
+        project.edgekit("pack", str(smollm2), "--name", "smollm2", *context, *PACK)
         project.edgekit("push", "demo")
         project.edgekit("stop", "demo")
     return Root(project.root())

@@ -19,7 +19,7 @@ from edgekit.agent.release.root import Root
 from edgekit.core.config import parse_agent_config
 from edgekit.core.digest import Digest
 from tests import tools
-from tests.conftest import make_project
+from tests.conftest import PACK, make_project
 from tests.harness.ssh_account import FLEET, PADDING_BYTES, ROOT, Account, bare_shell
 
 pytestmark = pytest.mark.timeout(600)
@@ -194,7 +194,7 @@ def pack(account: Account, folder: Path, smollm2: Path, **files: bytes) -> str:
     for name, data in files.items():
         (model / name.replace("__", ".")).write_bytes(data)
     account.project.edgekit(
-        "pack", str(model), "--name", "other", "--context", "1024", "--accept-ungated"
+        "pack", str(model), "--name", "other", "--context", "1024", "--accept-ungated", *PACK
     )
     return str(json.loads(account.project.edgekit("inspect", "other", "--json"))["digest"])
 

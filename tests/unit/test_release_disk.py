@@ -5,8 +5,10 @@ from __future__ import annotations
 import sqlite3
 from copy import deepcopy
 from dataclasses import replace
+from errno import ENOSPC
 from itertools import chain
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -31,8 +33,9 @@ from edgekit.agent.release.events import (
     TryAgain,
 )
 from edgekit.agent.release.root import Root
-from edgekit.agent.release.state import Releases
+from edgekit.agent.release.state import Releases, StateFileError
 from edgekit.agent.release.trial import Trial
+from edgekit.core import layout
 from edgekit.core.digest import Digest
 from edgekit.core.release import ReleaseEvent, ReleaseState
 from tests.fakes.release_disk import KINDS, NEW, OLD, OLDER, Disk, Row, before
@@ -75,8 +78,8 @@ def on_device(disk: Disk, folder: Path) -> Root:
         if disk.trial is not None:
             database.execute("INSERT INTO trials VALUES (?, 0, 0, NULL, NULL)", (disk.trial,))
         for digest, (tries, waiting) in disk.unproven.items():
-            row = (digest, tries, waiting)
-            database.execute("INSERT INTO unproven VALUES (?, 0, ?, '', ?)", row)
+            values = (digest, tries, waiting)
+            database.execute("INSERT INTO unproven VALUES (?, 0, ?, '', ?)", values)
     database.close()
     return root
 
@@ -171,3 +174,40 @@ def test_the_model_of_a_push_is_what_a_push_does(kind: str, tmp_path: Path) -> N
         for _ in model.push():
             pass
         assert as_model(root) == model
+
+
+@pytest.mark.parametrize("reserve", [False, True])
+def test_the_way_back_needs_no_free_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reserve: bool
+) -> None:
+    model = before("release with an older one")
+    for _ in model.push():
+        pass
+    root = on_device(model, tmp_path)
+    kept = root.path / layout.RESERVE_FILE
+    if reserve:
+        kept.write_bytes(b"\0" * 4096)
+    moved = Releases.move
+
+    def full(*_: object, **__: object) -> NoReturn:
+        raise OSError(ENOSPC, "No space left on device")
+
+    def move(releases: Releases, digest: Digest, event: ReleaseEvent, reason: str = "") -> object:
+        if kept.exists() or not reserve:
+            raise StateFileError("state.db cannot be used", "database or disk is full")
+        return moved(releases, digest, event, reason)
+
+    monkeypatch.setattr(Releases, "move", move)
+    for name in ("symlink_to", "write_bytes", "write_text", "touch", "mkdir"):
+        monkeypatch.setattr(Path, name, full)
+    unrecorded = [
+        release_disk.perform_on_full(root, effect)
+        for effect in Trial().handle(replace(release_disk.found(root), tries=1), 0.0)
+    ]
+    assert any(unrecorded) != reserve
+    assert (root.linked(root.current), root.linked(root.previous)) == (OLD, OLDER)
+    assert root.agent_config.read_text() == "old"
+    assert not root.older.is_symlink()
+    state = next(row.state for row in Releases(root.path).all() if row.digest == NEW)
+    assert state == (ReleaseState.BAD if reserve else ReleaseState.TRIAL)
+    assert Trial().handle(release_disk.found(root), 0.0) == (KeepRunning(),)

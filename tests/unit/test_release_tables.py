@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from edgekit.agent.release import trial, trialtable
-from edgekit.agent.release.demands import CRASH_LIMIT, retry_seconds
+from edgekit.agent.release.demands import CRASH_LIMIT, retry_seconds, unfit
 from edgekit.agent.release.events import (
     AgentCrashed,
     AgentEnded,
@@ -196,6 +196,17 @@ def test_a_failed_report_names_the_measure_and_both_numbers(
     demands: Demands, report: TrialReport, reason: str
 ) -> None:
     assert reason in reason_of(demands, report)
+
+
+def test_the_bundle_s_own_cap_grows_with_the_slots_and_holds_once_they_are_known() -> None:
+    """A worker reserves the memory of its slots before it answers: a healthy one must not fail."""
+    demands = Demands(max_rss_bytes=580, slot_bytes=94)
+    machine = trying(demands=demands)
+    assert machine.handle(Reported(TrialReport(loaded=True, rss_bytes=662)), 101.0) == ()
+    assert machine.handle(AgentReady(slots=4), 102.0)[-1] == KeepRunning()
+    for slots, rss, why in ((1, 662, True), (4, 863, True), (4, 862, False)):
+        found = unfit(demands, TrialReport(rss_bytes=rss), slots)
+        assert bool(found) == why
 
 
 def test_an_answer_counts_only_with_the_score_of_the_golden_prompts() -> None:

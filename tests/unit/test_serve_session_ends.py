@@ -209,6 +209,54 @@ def test_a_worker_that_dies_while_draining_does_not_hold_the_exit_up() -> None:
     assert lost[-1] == Exit()
 
 
+def test_a_successor_gets_the_prompts_that_wait_come_and_run_too_long() -> None:
+    agent = Agent().ready()
+    agent.prompt("p1")
+    agent.prompt("p2")
+    handed = agent.handle(Drain(agent.now + 5, successor=True))
+    assert (replies(handed), Exit() in handed) == ([], False)
+    assert kinds(agent.prompt("p3")) == ["accepted"]
+    assert to_worker(agent.handle(Tick(), after=1)) == []
+    assert kinds(agent.handle(Generated("alice/p1", "Hel"))) == ["delta"]
+    ended = agent.handle(Tick(), after=4)
+    assert (replies(ended), ended[-1]) == ([], Exit())
+    assert statuses(ended)[-1]["state"] == "starting"
+    assert {row.state for row in agent.disk.values()} == {"accepted"}
+    successor = agent.restarted().ready()
+    for name in ("p1", "p2", "p3"):
+        assert kinds(successor.finishes(f"alice/{name}")) == ["final"]
+
+
+def test_a_prompt_that_ends_in_time_is_answered_before_a_successor_comes() -> None:
+    agent = Agent().ready()
+    agent.prompt("p1")
+    agent.prompt("p2")
+    agent.handle(Drain(agent.now + 5, successor=True))
+    final = agent.finishes("alice/p1")
+    assert (kinds(final), final[-1]) == (["final"], Exit())
+    assert to_worker(final) == []
+
+
+def test_a_stop_during_a_hand_over_hands_back_what_waits() -> None:
+    agent = Agent().ready()
+    agent.prompt("p1")
+    agent.prompt("p2")
+    agent.handle(Drain(agent.now + 5, successor=True))
+    stopped = agent.handle(Drain(agent.now + 5))
+    assert error(stopped)["code"] == "draining"
+    assert error(agent.prompt("p3"))["code"] == "draining"
+
+
+def test_no_number_of_hand_overs_is_a_death_of_the_agent() -> None:
+    agent = Agent().ready()
+    agent.prompt("p1")
+    for _ in range(9):
+        handed = agent.handle(Drain(agent.now, successor=True))
+        assert (replies(handed), handed[-1]) == ([], Exit())
+        agent = agent.restarted().ready()
+    assert kinds(agent.finishes("alice/p1")) == ["final"]
+
+
 # --- what the device says of itself -----------------------------------------------------------
 def test_the_card_says_what_the_memory_decided_also_after_a_crash() -> None:
     agent = Agent().ready()

@@ -13,8 +13,14 @@ STEADY_SECONDS = 60.0  # an agent that lived this long did not crash at its star
 RETRY_SECONDS = (60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
 
 
-def unfit(demands: Demands, report: TrialReport, slots: int = 1) -> str:
-    """Why a release fails its trial, with the measure and both numbers; empty if it does not."""
+def unfit(demands: Demands, report: TrialReport, slots: int | None = None) -> str:
+    """Why a release fails its trial, with the measure and both numbers; empty if it does not.
+
+    Args:
+        demands: what is asked.
+        report: what the agent says.
+        slots: of the agent, once it answers. A cap that depends on them holds from then on.
+    """
     score = report.score
     if score is not None and demands.golden is not None:
         if why := passes(demands.golden, score):
@@ -22,7 +28,9 @@ def unfit(demands: Demands, report: TrialReport, slots: int = 1) -> str:
         floor = demands.min_tokens_per_second or LEAST_TOKENS_PER_SECOND
         if 0 < score.tokens_per_second < floor:  # 0: no step was measured
             return f"it makes {score.tokens_per_second:.3g} tokens/s, the floor is {floor:g}"
-    cap = demands.max_rss_bytes and demands.max_rss_bytes + (slots - 1) * demands.slot_bytes
+    cap = demands.max_rss_bytes
+    if cap and demands.slot_bytes:
+        cap = 0 if slots is None else cap + (slots - 1) * demands.slot_bytes
     if 0 < cap < report.rss_bytes:
         return (
             f"agent and worker use {report.rss_bytes / 1e6:,.1f} MB of memory, "

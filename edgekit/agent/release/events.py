@@ -51,7 +51,7 @@ class Demands:
         golden: the bundle's golden prompts; None for a bundle without: no score and no soak.
         min_tokens_per_second: the floor; 0: `demands.LEAST_TOKENS_PER_SECOND`.
         max_rss_bytes: the most memory of agent and worker together; 0: no cap.
-        slot_bytes: of it for each slot beyond the first.
+        slot_bytes: what each slot beyond the first adds to it; 0: it is the cap for all of them.
         broker: its address, for the reason.
         was_connected: the release before was connected to the broker when the trial began.
     """

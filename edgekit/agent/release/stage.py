@@ -10,6 +10,7 @@ from pathlib import Path
 
 from edgekit.agent.release.collect import collect
 from edgekit.agent.release.counters import Counters
+from edgekit.agent.release.goldenfile import check_golden, golden_links
 from edgekit.agent.release.lease import claim
 from edgekit.agent.release.libraries import check_libraries
 from edgekit.agent.release.permission import permitted
@@ -22,7 +23,6 @@ from edgekit.core import layout
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import (
     AGENT_TYPE,
-    GOLDEN_TYPE,
     RUNTIME_TYPE,
     Descriptor,
     Manifest,
@@ -94,8 +94,8 @@ def publish_release(root: Root, verified: VerifiedManifest) -> Path:
     """Hash every blob in the store, then publish the release folder by rename.
 
     Raises:
-        VerificationError: a blob is missing or corrupt; corrupt blobs are removed, and the next
-            push sends them again.
+        VerificationError: a blob is missing or corrupt, or the golden prompts make no sense;
+            corrupt blobs are removed, and the next push sends them again.
         UnfitError: this device cannot run the release's libraries.
     """
     store, digest = root.store, verified.digest
@@ -117,6 +117,7 @@ def publish_release(root: Root, verified: VerifiedManifest) -> Path:
     if problems:
         raise problems[0]
     config = parse_config(store.read(verified.manifest.config.digest))
+    check_golden(store, verified.manifest, config)
     target = root.release(digest)
     if target.exists():
         _relink(root, verified.manifest, target)
@@ -141,6 +142,8 @@ def _assemble(root: Root, manifest: Manifest, target: Path) -> None:
             _unpack(root, layer)
             (temporary / name).symlink_to(Path("../..") / layout.tree(layer.digest))
         os.link(root.store.path(manifest.config.digest), temporary / layout.BUNDLE_CONFIG)
+        for blob, name in golden_links(root.store, manifest):
+            os.link(blob, temporary / name)
         sync_file_system(temporary)
         temporary.replace(target)
     except BaseException:
@@ -153,9 +156,9 @@ def linked_files(root: Root, manifest: Manifest, release: Path) -> list[tuple[Pa
     """(blob, place) of every file of a release that is a hard link to a blob."""
     links = [(file, release / layout.MODEL / file.title) for file in manifest.model_files]
     links.append((manifest.config, release / layout.BUNDLE_CONFIG))
-    golden = [layer for layer in manifest.layers if layer.media_type == GOLDEN_TYPE]
-    links += [(layer, release / layout.GOLDEN) for layer in golden]
-    return [(root.store.path(file.digest), place) for file, place in links]
+    found = [(root.store.path(file.digest), place) for file, place in links]
+    golden = golden_links(root.store, manifest)
+    return found + [(blob, release / name) for blob, name in golden]
 
 
 def _relink(root: Root, manifest: Manifest, release: Path) -> None:

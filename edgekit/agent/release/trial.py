@@ -115,7 +115,8 @@ class Trial:
     _demands: Demands = field(default=Demands(), init=False)
     _report: TrialReport = field(default=TrialReport(), init=False)
     _answers: bool = field(default=False, init=False)
-    _slots: int = field(default=1, init=False)
+    _slots: int | None = field(default=None, init=False)
+    _unfit: bool = field(default=False, init=False)
     _soak_until: float | None = field(default=None, init=False)
     _due: Digest | None = field(default=None, init=False)  # the unproven release of a retry
     _reason: str = field(default="", init=False)
@@ -192,7 +193,7 @@ class Trial:
         if self.phase not in (Phase.TRYING, Phase.SOAKING):
             return None
         if why := unfit(self._demands, self._report, self._slots):
-            self._reason = why
+            self._reason, self._unfit = why, True
             return Happening.UNFIT
         if self.phase == Phase.SOAKING or lacks(self._demands, self._report, answers=self._answers):
             return None
@@ -208,7 +209,7 @@ class Trial:
             self._reason = f"the agent ended within the soak of {soak:g} s after its answer"
         elif self.phase == Phase.TRYING:
             self._reason = "the agent ended"
-        if log and self.phase != Phase.UNREACHED:
+        if log and self.phase != Phase.UNREACHED and not self._unfit:
             self._reason = f"{self._reason}: {log}"
         return Happening.ENDED
 

@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from edgekit.core.chat import Sampling, Timings, Usage
+from edgekit.core.golden import GoldenScore
 from edgekit.core.wire import MAX_EXPIRY_SECONDS, UNREADABLE
 from edgekit.errors import EdgekitError
 
@@ -45,6 +46,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, tag="settings", forbid_unknown
         logits_processors: the custom logits processors of agent.toml; empty for none.
         tuning: path of the file with the runtime's measured settings.
         tune_seconds: for how long the worker may measure them.
+        golden: path of the golden prompts to score before the worker is ready; empty for none.
     """
 
     model: str
@@ -57,6 +59,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, tag="settings", forbid_unknown
     logits_processors: str
     tuning: str
     tune_seconds: float
+    golden: str = ""
 
 
 class Start(msgspec.Struct, frozen=True, tag="start"):
@@ -93,6 +96,7 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     tuned: bool = False  # whether threads and spinning were measured on this device
     max_beams: int = 1  # the largest beam search that a prompt may ask for
     context_length: int = 0  # tokens of a slot; 0: as in the bundle
+    score: GoldenScore | None = None  # of the golden prompts, where they were scored
 
     @property
     def served(self) -> tuple[int, int, int]:

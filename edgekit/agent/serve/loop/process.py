@@ -62,8 +62,8 @@ class ModelProcess:
 
     @property
     def pid(self) -> int | None:
-        """The worker's process id, or None when none runs."""
-        return self._process.pid if self._process is not None and self._pipe is not None else None
+        """The worker's process id; None while none runs."""
+        return None if self._process is None else self._process.pid
 
     def kill(self) -> None:
         """Send SIGKILL to the worker."""

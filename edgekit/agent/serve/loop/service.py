@@ -57,7 +57,6 @@ from edgekit.agent.serve.session.replies import status_message
 from edgekit.agent.serve.session.session import Session
 from edgekit.core import layout, topics, wire
 from edgekit.core.config import AgentConfig
-from edgekit.core.golden import GoldenScore
 from edgekit.core.manifest import BundleConfig
 from edgekit.errors import EdgekitError
 from edgekit.mqtt.engine import LOST
@@ -87,7 +86,8 @@ class Service:
         version: of the agent, for the card.
         journal: path of `journal.db`.
         notifier: to the service manager, if the agent runs under one.
-        trial_file: of the reports to the supervisor of a trial; None: the agent is not on trial.
+        trial: reports of the trial that the release is in; None where it is in none.
+        golden: path of the golden prompts to score first; empty for none.
     """
 
     def __init__(
@@ -101,9 +101,11 @@ class Service:
         version: str,
         journal: Path,
         notifier: Notifier,
-        trial_file: Path | None = None,
+        trial: TrialFile | None = None,
+        golden: str = "",
     ) -> None:
         self._config = config
+        self._trial = trial
         self._release = release
         self._ready_file = ready_file
         epoch = time.time() - time.monotonic()
@@ -118,7 +120,7 @@ class Service:
         self._failure: EdgekitError | None = None
         self._pools = [topics.pool_filter(pool) for pool in config.pools]
         self._worker = ModelProcess(
-            worker_settings(config, bundle, release, model_dir, tuning_file),
+            worker_settings(config, bundle, release, model_dir, tuning_file, golden),
             on_message=self._said,
             on_end=lambda: self._events.append(WorkerLost()),
         )
@@ -140,8 +142,6 @@ class Service:
         )
         self._notifier = notifier
         self._health = Health(config, notifier, self._mqtt.publish)
-        self._trial_file = TrialFile(trial_file)
-        self._score: GoldenScore | None = None  # of the golden prompts
         self._broker_file = BrokerFile(
             ready_file.with_name(layout.BROKER_FILE.name), str(config.broker)
         )
@@ -155,6 +155,8 @@ class Service:
         """
         self._ready_file.unlink(missing_ok=True)
         self._broker_file.remove()
+        if self._trial is not None:
+            self._trial.remove()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._drain())
         signal.signal(polling.HAND_OVER, lambda *_: self._drain(successor=True))
@@ -194,6 +196,8 @@ class Service:
     def _tick(self, now: float) -> None:
         """Do what the MQTT client and the worker need in every tick."""
         self._mqtt.tick(now)
+        if self._trial is not None:
+            self._trial.tick(self._worker.pid)
         if self._respawn_at is not None and now >= self._respawn_at:
             self._respawn_at = None
             self._worker.start()
@@ -201,6 +205,8 @@ class Service:
     def _said(self, message: FromWorker) -> None:
         if isinstance(message, Ready):
             log.info("model ready: %s", message)
+            if self._trial is not None:
+                self._trial.loaded(message.score)
         self._events.append(message)
 
     def _received(self, message: wire.Inbound) -> None:
@@ -212,6 +218,8 @@ class Service:
         if not up:
             self._events.append(Disconnected())
             return
+        if self._trial is not None:
+            self._trial.connected()
         standing = self._mqtt.standing
         unserved = [
             pool for pool in self._config.pools if topics.pool_filter(pool) in standing.unserved
@@ -279,7 +287,6 @@ class Service:
             case Snapshot():
                 self._health.tell(effect, time.monotonic())
                 self._broker_file.tell(effect, self._mqtt.standing)
-                self._trial_file.tell(effect, self._score, self._worker.pid)
             case Warn(text):
                 log.warning("%s", text)
             case Exit():
@@ -311,7 +318,12 @@ class Service:
 
 
 def worker_settings(
-    config: AgentConfig, bundle: BundleConfig, release: str, model_dir: Path, tuning_file: Path
+    config: AgentConfig,
+    bundle: BundleConfig,
+    release: str,
+    model_dir: Path,
+    tuning_file: Path,
+    golden: str = "",
 ) -> WorkerSettings:
     """Return the first frame to a worker of this device and release."""
     return WorkerSettings(
@@ -325,4 +337,5 @@ def worker_settings(
         logits_processors=config.logits_processors,
         tuning=str(tuning_file),
         tune_seconds=config.trial_seconds * TUNE_SHARE,
+        golden=golden,
     )

@@ -1,70 +1,74 @@
-"""Writes what an agent on trial says of itself, for its supervisor."""
+"""Tells the supervisor how a release on trial does: writes `run/trial.json`."""
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
 import msgspec
 
-from edgekit.agent.serve.session.events import Snapshot
 from edgekit.core.golden import GoldenScore, TrialReport
 
-STEP_BYTES = 1 << 20  # a smaller change of memory is not reported
-PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+log = logging.getLogger(__name__)
+
+RSS_STEP = 1 << 20  # bytes; a smaller change of the memory is not written
 
 
 class TrialFile:
-    """A file that is written again when something changed, until the supervisor removes it.
+    """Writes a `TrialReport` whenever it changes, until the supervisor removes the file.
+
+    Nothing of it has to survive a power loss.
 
     Args:
-        path: of the file; None: the agent is not on trial.
+        path: of the file.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._written: TrialReport | None = None
+        self._report = TrialReport()
+        self._warned = False
+        self._written = False  # at least once
+        self._unwritten = False  # the newest report is not in the file
 
-    def tell(self, snapshot: Snapshot, score: GoldenScore | None, worker: int | None) -> None:
-        """Write what is true in this tick. A file that cannot be written is tried again.
+    def remove(self) -> None:
+        """Remove what an earlier agent wrote."""
+        self._path.unlink(missing_ok=True)
 
-        Args:
-            snapshot: of this tick.
-            score: of the golden prompts; None before they were scored, or without any.
-            worker: its process id, while one runs.
-        """
-        if self._path is None:
+    def loaded(self, score: GoldenScore | None) -> None:
+        """The model is loaded, and its golden prompts have this score."""
+        self._tell(msgspec.structs.replace(self._report, loaded=True, score=score))
+
+    def connected(self) -> None:
+        """The broker has accepted the agent. A connection that is lost later does not count."""
+        self._tell(msgspec.structs.replace(self._report, connected=True))
+
+    def tick(self, worker: int | None) -> None:
+        """Measure the memory of this process and of the worker with this process id."""
+        rss = rss_bytes(os.getpid()) + (rss_bytes(worker) if worker is not None else 0)
+        if self._unwritten or abs(rss - self._report.rss_bytes) >= RSS_STEP:
+            self._tell(msgspec.structs.replace(self._report, rss_bytes=rss))
+
+    def _tell(self, report: TrialReport) -> None:
+        over = self._written and not self._path.exists()
+        if over or (report == self._report and not self._unwritten):
             return
-        if self._written is not None and not self._path.exists():
-            self._path = None  # the trial is over
-            return
-        report = TrialReport(
-            loaded=snapshot.status.state != "starting",
-            connected=snapshot.connected,
-            score=score,
-            rss_bytes=rss_bytes(os.getpid()) + (rss_bytes(worker) if worker else 0),
-        )
-        if self._written is not None and _same(report, self._written):
-            return
+        self._report, self._unwritten = report, True
         temporary = self._path.with_name(f".{self._path.name}.tmp")
-        try:  # without fsync: the file ends with the trial, as a reboot ends it
+        try:
             temporary.write_bytes(msgspec.json.encode(report))
             temporary.replace(self._path)
-        except OSError:  # a full disk must not end the agent; the trial's deadline ends the trial
-            return
-        self._written = report
-
-
-def _same(one: TrialReport, other: TrialReport) -> bool:
-    return (
-        msgspec.structs.replace(one, rss_bytes=other.rss_bytes) == other
-        and abs(one.rss_bytes - other.rss_bytes) < STEP_BYTES
-    )
+            self._written, self._unwritten = True, False
+        except OSError as error:  # a full disk must not end the agent
+            if not self._warned:
+                log.warning("%s cannot be written: %s", self._path, error)
+            self._warned = True
 
 
 def rss_bytes(pid: int) -> int:
-    """Resident memory of a process (proc(5), `statm`), in bytes; 0 if it has ended."""
+    """Return the resident memory of a process in bytes; 0 if it has ended."""
     try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES
-    except (OSError, IndexError, ValueError):
+        lines = Path(f"/proc/{pid}/status").read_text("ascii", "replace").splitlines()
+    except OSError:
         return 0
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("VmRSS:")), 0)

@@ -10,10 +10,12 @@ from pathlib import Path
 from edgekit.agent.serve.pipe import Pipe, PipeClosedError, Ready, ToWorker, WorkerSettings
 from edgekit.agent.serve.worker.admission import beams_served
 from edgekit.agent.serve.worker.answer import BUSY_FLUSH_SECONDS, FIRST_PAUSE_SECONDS, FLUSH_SECONDS
-from edgekit.agent.serve.worker.decoder import BeamSearch, RuntimeOptions, open_model
+from edgekit.agent.serve.worker.decoder import BeamSearch, Decoder, RuntimeOptions, open_model
+from edgekit.agent.serve.worker.golden import PromptTexts, score
 from edgekit.agent.serve.worker.scoring import load_factory
 from edgekit.agent.serve.worker.tune import TUNE_SECONDS, cpus, tuned
 from edgekit.agent.serve.worker.worker import Worker
+from edgekit.core.golden import GoldenScore, parse_golden
 from edgekit.errors import EdgekitError
 from edgekit.tokens.chat import open_tokenizer
 
@@ -23,12 +25,14 @@ log = logging.getLogger(__name__)
 def serve_model(descriptor: int) -> None:
     """Receive the settings, load the model, warm it up with one token, then serve the pipe.
 
+    On trial it scores the bundle's golden prompts before it reports that it is ready.
+
     Args:
         descriptor: the file descriptor of this process's end of the parent's socketpair.
 
     Raises:
-        EdgekitError: no settings arrived, the model or the custom scoring cannot be loaded, or the
-            memory has no room for the model.
+        EdgekitError: no settings arrived, the model or the custom scoring cannot be loaded, the
+            memory has no room for the model, or the golden prompts cannot be scored.
     """
     settings, pipe = _settings(descriptor)
     processors = load_factory(settings.logits_processors)  # fails before the long load
@@ -53,6 +57,7 @@ def serve_model(descriptor: int) -> None:
     decoder.greedy(0)
     decoder.truncate(0, 0)
     warm = time.monotonic()
+    found = _scored(decoder, tokenizer, Path(settings.golden)) if settings.golden else None
     limits = decoder.limits
     served = _beams_served(beams, settings.max_beams, limits.max_length)
     pipe.send(
@@ -65,6 +70,7 @@ def serve_model(descriptor: int) -> None:
             measured,
             served,
             limits.max_length,
+            found,
         )
     )
     busy = options.threads >= cpus()  # no CPU is left to carry deltas: ADR 6
@@ -79,6 +85,15 @@ def serve_model(descriptor: int) -> None:
         flush_seconds=BUSY_FLUSH_SECONDS if busy else FLUSH_SECONDS,
         pause_seconds=FIRST_PAUSE_SECONDS if busy else 0.0,
     ).run()
+
+
+def _scored(decoder: Decoder, texts: PromptTexts, file: Path) -> GoldenScore:
+    """Score the golden prompts of a file; raises EdgekitError where the runtime fails."""
+    golden = parse_golden(file.read_bytes(), decoder.limits.vocabulary)
+    try:
+        return score(decoder, texts, golden)
+    except Exception as error:  # native libraries may raise anything
+        raise EdgekitError("the golden prompts cannot be scored", str(error)) from error
 
 
 def _settings(descriptor: int) -> tuple[WorkerSettings, Pipe[ToWorker]]:
