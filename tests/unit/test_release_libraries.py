@@ -13,6 +13,7 @@ import pytest
 
 from edgekit.agent.release import libraries
 from edgekit.agent.release.libraries import UnfitError, compiled_packages
+from edgekit.agent.release.refusal import on_record
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.stage import publish_release
 from edgekit.agent.release.state import Releases
@@ -65,7 +66,10 @@ def test_a_runtime_that_cannot_be_imported_here_is_refused_by_name_and_nothing_c
     offered, blobs = bundle("2", weights_of("2"), tree(own="2"), layer, **{ISA: "avx9000"})
     for data in blobs:
         root.store.put(data)
-    with pytest.raises(UnfitError) as refused:
+    with (
+        pytest.raises(UnfitError) as refused,
+        on_record(root, offered.digest, offered=False),
+    ):
         publish_release(root, vouched(root, offered))
     assert refused.value.what.endswith("numpy cannot be imported")
     for part in FAULTS[code]:
@@ -76,6 +80,9 @@ def test_a_runtime_that_cannot_be_imported_here_is_refused_by_name_and_nothing_c
     assert not (root.trees / Digest.of(layer).hex).exists()
     assert not list(root.path.rglob("*.tmp"))
     assert Releases(root.path).get(offered.digest) is None
+    (refusal,) = Releases(root.path).refusals()
+    assert refusal["digest"] == offered.digest
+    assert refusal["what"] == refused.value.what
 
 
 def test_a_runtime_that_can_be_imported_is_tried_once_and_leaves_nothing(
