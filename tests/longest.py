@@ -51,6 +51,7 @@ _WAITING = (
     "system/test_tuning.py",
     "system/test_formats_grow.py",
     "system/test_disk.py",
+    "system/test_signing.py",
     "contract/test_broker_restarts.py",
     "contract/test_broker.py",
     "system/test_abuse.py",

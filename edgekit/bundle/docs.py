@@ -15,17 +15,12 @@ import msgspec
 from edgekit.bundle.folder import ModelFolder
 from edgekit.bundle.layers import members, put_tar, runtime_packages
 from edgekit.bundle.sbom import SBOM_NAME, Contents, sbom
-from edgekit.bundle.sign import (
-    PublicKey,
-    SigningKey,
-    read_unverified,
-    sign_statement,
-    verify_envelope,
-)
+from edgekit.bundle.sign import read_unverified, sign_statement, verify_envelope
 from edgekit.bundle.tar import plain_tar
 from edgekit.core.buildinfo import PROVENANCE_NAME, RECORD_NAME, GateOutcome
 from edgekit.core.manifest import DOCS_TYPE, TITLE, Descriptor, Manifest
 from edgekit.errors import VerificationError
+from edgekit.keyfile import PublicKey, SigningKey
 from edgekit.store import BlobStore
 
 ENVELOPE = "provenance.dsse.json"

@@ -1,31 +1,24 @@
 """Signatures of a project: DSSE envelopes around in-toto statements, with one Ed25519 key.
 
-The only door to securesystemslib. This module reads and writes the key's file; the rest is pure.
+`edgekit.keyfile` reads and writes the key's file; the rest is pure.
 Ed25519 is deterministic (RFC 8032): the same key and statement give the same envelope, and packing
 twice gives one digest. https://github.com/secure-systems-lab/dsse
 """
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import msgspec
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from securesystemslib import exceptions
 from securesystemslib.dsse import Envelope
-from securesystemslib.signer import CryptoSigner, SSlibKey
 
-from edgekit.errors import UsageError, VerificationError
-from edgekit.store import fsync_folder
-
-SigningKey = CryptoSigner
-PublicKey = SSlibKey
+from edgekit import keyfile
+from edgekit.errors import VerificationError
+from edgekit.keyfile import PublicKey, SigningKey
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
-KEY_NAME = "signing.pem"  # private: PKCS #8 in PEM
+KEY_NAME = "signing.pem"  # private
 
 # JSON of another shape raises these; securesystemslib lets Python's own errors through.
 _MALFORMED = (
@@ -49,24 +42,7 @@ def make_key(folder: Path) -> bool:
     Returns:
         Whether a key was made; an existing key is never overwritten.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = folder / KEY_NAME
-    if path.exists():
-        return False
-    temporary = folder / f".{KEY_NAME}.{os.getpid()}.tmp"
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(SigningKey.generate_ed25519().private_bytes)
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(temporary, path)  # unlike a rename, a link does not replace another process's key
-    except FileExistsError:
-        return False
-    finally:
-        temporary.unlink(missing_ok=True)
-    fsync_folder(folder)
-    return True
+    return keyfile.make(folder / KEY_NAME)
 
 
 def load_key(folder: Path) -> SigningKey:
@@ -75,26 +51,7 @@ def load_key(folder: Path) -> SigningKey:
     Raises:
         UsageError: the key is missing, other accounts can read it, or it is no Ed25519 key.
     """
-    path = folder / KEY_NAME
-    try:
-        mode, pem = path.stat().st_mode, path.read_bytes()
-    except FileNotFoundError:
-        raise UsageError(
-            "the project has no signing key", f"there is no {path}", "`edgekit init` makes one"
-        ) from None
-    if mode & 0o077:
-        raise UsageError(
-            f"others can read the signing key {path}",
-            f"its mode is {mode & 0o777:o}",
-            f"run: chmod 600 {path}",
-        )
-    try:
-        key = load_pem_private_key(pem, None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise UsageError(f"{path} is not a usable key", str(error)) from error
-    if not isinstance(key, Ed25519PrivateKey):
-        raise UsageError(f"{path} is not a usable key", "it is not an Ed25519 key")
-    return SigningKey(key)
+    return keyfile.load(folder / KEY_NAME, "the project has no signing key")
 
 
 def public_key(folder: Path) -> PublicKey | None:

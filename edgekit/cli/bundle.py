@@ -19,10 +19,12 @@ from edgekit.bundle.pack import pack as pack_bundle
 from edgekit.bundle.sign import public_key
 from edgekit.cli import project, render
 from edgekit.cli.options import JsonOption, ProjectOption
+from edgekit.cli.trust import present, said, say_waits, trust_of
 from edgekit.core.digest import encode_hook
 from edgekit.core.golden import Golden
 from edgekit.core.manifest import GATE, oci_platform, parse_config
 from edgekit.data import cache_root
+from edgekit.signing.releases import Signing, lookup, ready, sign_if_held
 
 
 def _own_runtime() -> str:
@@ -69,6 +71,8 @@ def pack(
     """
     here = project.find(project_folder)
     runtimes = [parse_runtime(text) for text in runtime or [_own_runtime()]]
+    trust = trust_of(here.folder)
+    ready(trust, present())  # what could not be signed is told before minutes of packing
     began = time.monotonic()
     with render.working("packing") as report:
         digest = pack_bundle(
@@ -87,7 +91,10 @@ def pack(
             report=report,
         )
     seconds = time.monotonic() - began
-    manifest = here.store.resolve(digest).manifest
+    pinned = here.store.resolve(digest)
+    manifest = pinned.manifest
+    config = parse_config(here.store.read(manifest.config.digest))
+    signing = sign_if_held(trust, pinned, config, present())
     total = sum(d.size for d in (manifest.config, *manifest.layers))
     provenance = read_provenance(read_docs(here.store, manifest), manifest, public_key(here.keys))
     if as_json:
@@ -100,6 +107,8 @@ def pack(
                 "gate": manifest.annotations[GATE],
                 "golden": _golden(read_golden(here.store, manifest)),
                 "signed_by": provenance.signed_by if provenance else None,
+                "release": msgspec.to_builtins(signing.release) if signing else None,
+                "waits": signing.waits if signing else [],
             }
         )
         return
@@ -108,6 +117,18 @@ def pack(
     render.say(f"gate    {manifest.annotations[GATE]}")
     render.say(f"golden  {_golden_text(read_golden(here.store, manifest))}")
     render.say(f"signed  {_signature(provenance)}")
+    waiting = trust.folder.pending() is not None
+    render.say(f"release {_release(signing, f'{name}:{version}', waiting)}")
+    if signing:
+        say_waits(signing.waits)
+
+
+def _release(signing: Signing | None, reference: str, waiting: bool) -> str:
+    if signing is not None:
+        return said(signing.release)
+    why = "another change waits" if waiting else "the targets key is not on this machine"
+    first = "`edgekit key sign`, then " if waiting else ""
+    return f"not signed: {why}; {first}`edgekit sign {reference}`"
 
 
 def _signature(provenance: Provenance | None) -> str:
@@ -155,12 +176,14 @@ def inspect(
     docs = read_docs(store, pinned.manifest)
     provenance = read_provenance(docs, pinned.manifest, public_key(here.keys))
     gate = pinned.manifest.annotations.get(GATE, UNGATED)
+    release = lookup(trust_of(here.folder), pinned.digest)
     if as_json:
         render.print_json(
             {
                 "digest": pinned.digest,
                 "gate": gate,
                 "provenance": msgspec.to_builtins(provenance),
+                "release": msgspec.to_builtins(release),
                 "docs": sorted(docs),
                 "golden": _golden(read_golden(store, pinned.manifest)),
                 "config": msgspec.to_builtins(config),
@@ -183,6 +206,7 @@ def inspect(
     render.say(f"gate     {gate}{tested}")
     render.say(f"golden   {_golden_text(read_golden(store, pinned.manifest))}")
     render.say(f"signed   {_signature(provenance)}")
+    render.say(f"release  {said(release) if release else 'not signed: `edgekit sign`'}")
     if provenance:
         revision = f" at {provenance.revision}" if provenance.revision else ""
         render.say(f"source   {provenance.model}{revision}")

@@ -12,11 +12,15 @@ import typer
 from edgekit.bundle.layers import bootstrap
 from edgekit.cli import project, render
 from edgekit.cli.options import JsonOption, ProjectOption
+from edgekit.cli.trust import present, reference_of, trust_of
 from edgekit.core.config import agent_config
 from edgekit.core.digest import short
 from edgekit.errors import EdgekitError, PartialError, UsageError
 from edgekit.fleet import drive, inventory
 from edgekit.fleet.drive import DeviceDriver, Pushed
+from edgekit.signing.releases import vouch
+from edgekit.trust.pinned import PinnedManifest
+from edgekit.trust.signed import Metadata
 
 LAST_REFUSALS = 5  # that `state` shows; `--json` has all that the device keeps
 
@@ -57,6 +61,8 @@ def push(
             "fleet.toml has no devices", next_step="add a table [devices.NAME] with its address"
         )
     pinned = here.store.resolve(bundle)
+    reference = reference_of(here.store, pinned)
+    metadata = _signed(here, pinned, reference)
     done: list[Pushed] = []
     failed: dict[str, EdgekitError] = {}
     warned = ""
@@ -70,6 +76,7 @@ def push(
                     drive.push(
                         driver,
                         pinned,
+                        metadata,
                         here.store,
                         agent_config(name, broker, fleet.devices[name]),
                         lambda runtime: bootstrap(here.store, pinned.manifest, runtime),
@@ -77,19 +84,46 @@ def push(
                     )
                 )
         except EdgekitError as error:
+            error.next_step = _named(error.next_step, name, reference)
             if len(names) == 1:
                 raise
             failed[name] = error
             render.err.print(f"{name}: {error}", markup=False)
+    _report(pinned, done, failed, as_json)
+    if failed:
+        message = f"{len(failed)} of {len(names)} devices failed: {', '.join(failed)}"
+        raise PartialError(message) if done else EdgekitError(message)
+
+
+def _report(
+    pinned: PinnedManifest, done: list[Pushed], failed: dict[str, EdgekitError], as_json: bool
+) -> None:
+    """Print the results of a push."""
     if as_json:
         errors = {name: error.to_dict() for name, error in failed.items()}
         render.print_json({"release": pinned.digest, "pushed": done, "failed": errors})
     else:
         for result in done:
             render.say(_line(result))
-    if failed:
-        message = f"{len(failed)} of {len(names)} devices failed: {', '.join(failed)}"
-        raise PartialError(message) if done else EdgekitError(message)
+    for result in done:
+        for warning in result.warnings:
+            render.warn(f"{result.device}: {warning}")
+
+
+def _named(next_step: str, device: str, reference: str) -> str:
+    """A device's next step with the names that only the controller knows."""
+    own = next_step.replace("NAME:VERSION", reference)
+    for verb in ("rollback", "enroll"):
+        own = own.replace(f"`edgekit {verb}`", f"`edgekit {verb} {device}`")
+    return own
+
+
+def _signed(here: project.Project, pinned: PinnedManifest, reference: str) -> Metadata:
+    """What signs a bundle, fresh enough for devices; raises VerificationError before a push."""
+    vouched = vouch(trust_of(here.folder), pinned.digest, reference, present())
+    for warning in vouched.warnings:
+        render.warn(warning)
+    return vouched.metadata
 
 
 def _line(result: Pushed) -> str:

@@ -19,6 +19,11 @@ _VERBS = {
     "check": "check:check",
     "pack": "bundle:pack",
     "inspect": "bundle:inspect",
+    "sign": "sign:sign",
+    "verify": "sign:verify",
+    "key": "key:app",
+    "export": "carry:export",
+    "import": "carry:import_",
     "push": "fleet:push",
     "state": "fleet:state",
     "rollback": "fleet:rollback",
@@ -63,7 +68,7 @@ def application(verb: str = "") -> typer.Typer:
         if isinstance(found, typer.Typer):
             app.add_typer(found, name=name)
         else:
-            app.command()(found)
+            app.command(name)(found)
     return app
 
 

@@ -97,6 +97,12 @@ class Manifest(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_field
         return None if text is None else frozenset(text.split(","))
 
     @property
+    def updater(self) -> int:
+        """Which way of staging the agent has; 0: the first, which knows no signed metadata."""
+        text = self.agent.annotations.get(UPDATER, "")
+        return int(text) if text.isascii() and text.isdigit() else 0
+
+    @property
     def runtimes(self) -> list[Descriptor]:
         """One runtime layer per (platform, CPython minor)."""
         return [d for d in self.layers if d.media_type == RUNTIME_TYPE]

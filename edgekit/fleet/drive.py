@@ -21,14 +21,18 @@ from edgekit.fleet.inventory import Device
 from edgekit.fleet.plan import (
     Missing,
     Offer,
+    advice,
     check_first_room,
     check_fit,
     check_settings,
     config_bytes,
+    needs_updater,
+    updater_of,
 )
 from edgekit.fleet.remote import LocalRemote, Remote, SshRemote
 from edgekit.store import BlobStore
 from edgekit.trust.pinned import PinnedManifest
+from edgekit.trust.signed import Metadata, Offered
 
 STAGE_SECONDS = 1800.0  # hashing and unpacking from a slow SD card
 ACTIVATE_SECONDS = 300.0  # the old release drains and perhaps starts again; the trial comes on top
@@ -79,6 +83,7 @@ class Pushed(msgspec.Struct, frozen=True):
     state: str = "good"
     soak_seconds: float | None = None
     silent_seconds: float | None = None
+    warnings: list[str] = []
 
 
 def connect(device: Device) -> Remote:
@@ -198,14 +203,26 @@ class DeviceDriver:
 
         self._remote.append(tar, commands.bootstrap_part(self.facts, name), have, progress)
 
-    def offer(self, pinned: PinnedManifest) -> Offer:
-        """Send a manifest to the device, which replies with the blobs that it lacks.
+    def _verb_updater(self, pinned: PinnedManifest) -> int:
+        """Which way of staging the agent has that runs the verbs: its own, or the bundle's."""
+        if self._tree is commands.Tree.RELEASE:
+            return updater_of(self.facts)
+        return pinned.manifest.updater
+
+    def offer(self, pinned: PinnedManifest, metadata: Metadata | None) -> Offer:
+        """Send a manifest and its metadata to the device, which says which blobs it lacks.
+
+        An agent of before signed metadata gets the manifest alone.
 
         Raises:
+            VerificationError: the device does not accept the metadata, or not this release.
             NoAgentError: its agent does not run.
             EdgekitError: its disk is too small, or another push is running.
         """
-        answer = self.call("stage", pinned.digest, "--offer", stdin=pinned.data)
+        data = pinned.data
+        if self._verb_updater(pinned):
+            data = msgspec.json.encode(Offered(pinned.data.decode(), metadata))
+        answer = self.call("stage", pinned.digest, "--offer", stdin=data)
         return msgspec.convert(answer, Offer, dec_hook=decode_hook)
 
     def send(self, offer: Offer, store: BlobStore, report: Report) -> int:
@@ -263,6 +280,7 @@ def _check_own(store: BlobStore, digest: Digest) -> None:
 def push(
     driver: DeviceDriver,
     pinned: PinnedManifest,
+    metadata: Metadata | None,
     store: BlobStore,
     config: AgentConfig,
     make_bootstrap: Callable[[Descriptor], tuple[str, bytes]],
@@ -273,6 +291,7 @@ def push(
     Args:
         driver: the device's driver.
         pinned: the release.
+        metadata: what signs it; None sends none.
         store: the controller's store, which holds the release's blobs.
         config: the device's `agent.toml`.
         make_bootstrap: makes name and tar of the first contact, given a runtime layer.
@@ -294,21 +313,20 @@ def push(
         check_first_room(driver.facts, pinned.manifest, runtime, len(tar))
         driver.bootstrap(name, tar, report)
 
-    if not driver.facts.current:
+    # An agent that stages in an older way gets the new one first: it then runs every verb.
+    if needs_updater(driver.facts, pinned.manifest):
         first_contact()
     report(Event("compare"))
     try:
-        offer = driver.offer(pinned)
+        offer = driver.offer(pinned, metadata)
     except NoAgentError:
         first_contact()
-        offer = driver.offer(pinned)
-    sent = _fill(driver, pinned, offer, store, report)
+        offer = driver.offer(pinned, metadata)
+    sent = _fill(driver, pinned, metadata, offer, store, report)
     report(Event("activate"))
-    verdict = driver.call(
-        *("activate", pinned.digest, "--config", "-"),
-        stdin=config_bytes(config, driver.facts, pinned.digest),
-        seconds=ACTIVATE_SECONDS + config.trial_seconds,
-    )
+    told = config_bytes(config, driver.facts, pinned.digest)
+    seconds = ACTIVATE_SECONDS + config.trial_seconds
+    verdict = driver.call("activate", pinned.digest, "--config", "-", stdin=told, seconds=seconds)
     return Pushed(
         device=driver.name,
         release=pinned.digest,
@@ -320,6 +338,7 @@ def push(
         state=str(verdict["state"]),
         soak_seconds=verdict.get("soak_seconds"),
         silent_seconds=verdict.get("silent_seconds"),
+        warnings=[*offer.warnings, *advice(driver.facts, driver.name)],
     )
 
 
@@ -331,7 +350,12 @@ class _Sent:
 
 
 def _fill(
-    driver: DeviceDriver, pinned: PinnedManifest, offer: Offer, store: BlobStore, report: Report
+    driver: DeviceDriver,
+    pinned: PinnedManifest,
+    metadata: Metadata | None,
+    offer: Offer,
+    store: BlobStore,
+    report: Report,
 ) -> _Sent:
     """Transfer and stage until the device has verified every blob, at most `ROUNDS` times."""
     sent = _Sent()
@@ -349,7 +373,7 @@ def _fill(
         except VerificationError:
             if not left:
                 raise
-            offer = driver.offer(pinned)
+            offer = driver.offer(pinned, metadata)
     return sent
 
 

@@ -28,6 +28,7 @@ class DeviceFacts(msgspec.Struct, frozen=True):
         disk_bytes: all bytes of that file system; 0 is not known.
         cpu_flags: what every CPU of the device can do, as /proc/cpuinfo spells it; empty if it does
             not say.
+        comes_back: whether something starts the agent after a reboot; None is not known.
     """
 
     root: str
@@ -46,6 +47,7 @@ class DeviceFacts(msgspec.Struct, frozen=True):
     free_bytes: int | None = None
     disk_bytes: int = 0
     cpu_flags: str = ""
+    comes_back: bool | None = None
 
     @property
     def platform(self) -> str:

@@ -141,7 +141,7 @@ def check_settings(config: AgentConfig, facts: DeviceFacts, manifest: Manifest) 
             "it is older than this setting",
             "pack the model again, then push the new bundle",
         )
-    if facts.current is None:
+    if facts.current is None or needs_updater(facts, manifest):
         return  # a first contact brings the bundle's agent
     if (current := facts.current_manifest) is not None and current.settings is not None:
         return
@@ -151,6 +151,24 @@ def check_settings(config: AgentConfig, facts: DeviceFacts, manifest: Manifest) 
             "it is older than this setting, and it has to read it to activate the new release",
             f"push once without {unknown} in fleet.toml, then again with it",
         )
+
+
+def updater_of(facts: DeviceFacts) -> int:
+    """Which way of staging the agent of `current` has; 0 where it cannot be read."""
+    manifest = facts.current_manifest
+    return 0 if manifest is None else manifest.updater
+
+
+def needs_updater(facts: DeviceFacts, manifest: Manifest) -> bool:
+    """Whether the bundle's agent has to run the verbs of a push in place of the device's own."""
+    return facts.current is None or updater_of(facts) < manifest.updater
+
+
+def advice(facts: DeviceFacts, name: str) -> list[str]:
+    """What a user should know of a device that takes the push all the same."""
+    if facts.comes_back is False:
+        return [f"it will not come back after a reboot: `edgekit enroll {name}`"]
+    return []
 
 
 def _names(used: frozenset[str], known: frozenset[str]) -> str:
@@ -187,6 +205,7 @@ class Offer(msgspec.Struct, frozen=True):
     """The device's answer to a manifest."""
 
     missing: list[Missing]
+    warnings: list[str] = []  # e.g. that the metadata has lived more than half of its life
 
     @property
     def bytes_to_send(self) -> int:

@@ -265,6 +265,8 @@ def device(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         assert agents["old"] != agents["new"]
         releases = Layout(project.store).names()
         listener = Listener(project)
+        for name in ("old:1", "smollm2:1"):  # the tests go back and forth between them
+            project.edgekit("sign", name, "--rollback")
         made = Device(
             project,
             listener,

@@ -25,11 +25,12 @@ from edgekit.builder.spec import GateSummary
 from edgekit.bundle.docs import read_docs
 from edgekit.bundle.layers import put_tar
 from edgekit.bundle.layout import Layout
-from edgekit.bundle.sign import SigningKey, load_key, public_key, sign_statement, verify_envelope
+from edgekit.bundle.sign import load_key, public_key, sign_statement, verify_envelope
 from edgekit.bundle.tar import plain_tar
 from edgekit.cli.project import init
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import DOCS_TYPE, encode
+from edgekit.keyfile import SigningKey
 from edgekit.trust.pinned import PinnedManifest
 from tests import tools
 from tests.conftest import Project, make_project

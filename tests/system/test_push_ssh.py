@@ -253,6 +253,7 @@ def test_damage_on_the_device_is_found_by_hash_and_repaired_by_the_push(
     assert Digest.of(one.read_bytes()).hex == one.name
     assert Digest.of(two.read_bytes()).hex == two.name
     assert pushed["bytes_sent"] <= 3 * size
+    account.project.edgekit("sign", "smollm2:1", "--rollback")
     account.project.edgekit("push", "box", "--bundle", "smollm2:1")
     flip(two, 2000)
     assert "Paris" in account.answer()

@@ -13,6 +13,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import typer
 
 import edgekit
 from edgekit.builder.source.samples import smollm2_gguf
@@ -108,14 +109,20 @@ def folder_in(folder: Path, name: str) -> Path:
     return folder / name
 
 
+def names_of(app: typer.Typer) -> list[str]:
+    commands = app.registered_commands
+    return [each.name or each.callback.__name__ for each in commands if each.callback]
+
+
 def test_every_verb_has_help_with_an_example() -> None:
     project = Project(Path.cwd(), 1)
-    verbs = [
-        command.callback.__name__
-        for command in application().registered_commands
-        if command.callback
-    ]
+    app = application()
+    verbs = [[name] for name in names_of(app)]
     assert len(verbs) >= 11
-    for verb in [*([v] for v in verbs), ["broker", "run"]]:
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        verbs += [[group.name or "", name] for name in names_of(group.typer_instance)]
+    assert ["key", "list"] in verbs
+    for verb in verbs:
         text = project.edgekit(*verb, "--help")
         assert "Example" in text, verb

@@ -15,7 +15,6 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from edgekit.bundle.sign import (
     KEY_NAME,
     PAYLOAD_TYPE,
-    SigningKey,
     load_key,
     make_key,
     public_key,
@@ -24,6 +23,7 @@ from edgekit.bundle.sign import (
     verify_envelope,
 )
 from edgekit.errors import UsageError, VerificationError
+from edgekit.keyfile import SigningKey
 
 STATEMENT = b'{"_type":"https://in-toto.io/Statement/v1"}'
 

@@ -36,6 +36,8 @@ PLANTED = [
     ),
     ("One door to the embedded broker", "cli/broker.py", "import iotcore"),
     ("One door to signatures", "bundle/pack.py", "import securesystemslib"),
+    ("One door to TUF", "bundle/pack.py", "import tuf.api.metadata"),
+    ("Imports point down", "bundle/pack.py", "import edgekit.signing.roles"),  # strangers
     ("One door to TUF", "agent/release/stage.py", "import tuf"),
     ("Core never acts", "builder/plan/plan.py", "import os"),
     ("The agent's rooms", "agent/serve/worker/beam.py", "import edgekit.agent.serve.session.rate"),

@@ -250,6 +250,7 @@ def test_a_bundle_says_which_keys_its_agent_knows(tmp_path: Path) -> None:
     assert manifest().settings is None
     packed = msgspec.structs.replace(manifest(), layers=[agent_layer(store)])
     assert packed.settings == known_settings()
+    assert (manifest().updater, packed.updater) == (0, 1)
 
 
 def test_a_first_contact_brings_an_agent_that_knows_the_key() -> None:
@@ -310,9 +311,9 @@ def test_a_push_refuses_an_unknown_key_before_a_byte_moves(tmp_path: Path) -> No
     pinned = pin(encode(whole), Digest.of(encode(whole)))
     driver = DeviceDriver("pi", inventory.Device("ssh:pi"), Recorder(device(manifest())), "/r")
     with pytest.raises(UsageError, match="words_per_answer"):
-        push(driver, pinned, store, ASKED, lambda _: ("", b""), lambda _: None)
+        push(driver, pinned, None, store, ASKED, lambda _: ("", b""), lambda _: None)
     with pytest.raises(AssertionError, match="only the probe"):  # without it, it goes on
-        push(driver, pinned, store, Newer("pi"), lambda _: ("", b""), lambda _: None)
+        push(driver, pinned, None, store, Newer("pi"), lambda _: ("", b""), lambda _: None)
 
 
 # --- a push that changes nothing
