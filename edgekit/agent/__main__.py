@@ -29,12 +29,14 @@ PROCESSES = ("boot", "door", "supervise", "serve", "worker", "upkeep")
 
 def _stage(args: argparse.Namespace) -> object:
     from edgekit.agent.release.permission import refuse_links
+    from edgekit.agent.release.refusal import on_record
     from edgekit.agent.release.stage import stage
 
     root = Root(args.root)
     digest = Digest.parse(args.digest)
     refuse_links(root)
-    with root.updating():
+    offered = args.offer or args.source is not None
+    with root.updating(), on_record(root, digest, offered=offered):
         if args.offer:
             return _offer(root, digest, sys.stdin.buffer)
         if args.source is not None:

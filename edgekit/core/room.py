@@ -30,6 +30,10 @@ def reserve_bytes(disk_bytes: int) -> int:
     return min(LARGEST_RESERVE, max(SMALLEST_RESERVE, share))
 
 
+class NoRoomError(EdgekitError):
+    """A release does not fit on a disk."""
+
+
 @dataclass(frozen=True, slots=True)
 class DiskRoom:
     """What a release needs on a disk, and what the disk has; all in bytes.
@@ -66,7 +70,7 @@ class DiskRoom:
         """How many bytes are not there; 0 if the release fits."""
         return max(0, self.needed - self.free)
 
-    def refusal(self, place: str, next_step: str, collected: int = 0) -> EdgekitError:
+    def refusal(self, place: str, next_step: str, collected: int = 0) -> NoRoomError:
         """The error that says the sum, and what to do.
 
         Args:
@@ -79,7 +83,7 @@ class DiskRoom:
             parts.append(f"{self.first_contact:,} for the first contact")
         parts += [f"{self.scratch:,} scratch", f"{reserve_bytes(self.disk):,} that stay free"]
         after = f" after {collected:,} were collected" if collected else ""
-        return EdgekitError(
+        return NoRoomError(
             "the disk of the device is too small for this release",
             f"{self.needed:,} bytes are needed at {place} ({', '.join(parts)}), "
             f"{self.free:,} are free{after}: {self.lacking:,} are lacking",

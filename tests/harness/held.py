@@ -60,8 +60,8 @@ def bundle(
         layer(CONFIG_TYPE, config),
         [
             layer(WEIGHT_TYPE, weights, **{TITLE: "model.data"}),
-            layer(AGENT_TYPE, agent, **{UNPACKED: "20480"}),
-            layer(RUNTIME_TYPE, runtime, **(here | {UNPACKED: "20480"} | annotations)),
+            layer(AGENT_TYPE, agent, **{UNPACKED: "100000"}),
+            layer(RUNTIME_TYPE, runtime, **(here | {UNPACKED: "100000"} | annotations)),
         ],
     )
     data = encode(manifest)
@@ -79,9 +79,9 @@ def staged(root: Root, version: str, runtime: bytes | None = None) -> Digest:
     offered, blobs = bundle(
         version, weights_of(version), own, runtime or tree(runtime__core="shared = 1")
     )
-    vouched(root, offered)
     for data in blobs:
         root.store.put(data)
+    vouched(root, offered)
     stage(root, offered.digest)
     return offered.digest
 

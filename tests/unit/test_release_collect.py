@@ -16,7 +16,7 @@ from edgekit.agent.release import collect as collecting
 from edgekit.agent.release.collect import collect, find, give_up_previous, pin
 from edgekit.agent.release.retention import ReleaseFolder, Survey, garbage
 from edgekit.agent.release.root import Root
-from edgekit.agent.release.stage import offer, stage
+from edgekit.agent.release.stage import offer, publish_release
 from edgekit.agent.release.state import HISTORY, Releases
 from edgekit.agent.release.survey import mapped_inodes
 from edgekit.core.digest import Digest
@@ -55,8 +55,7 @@ def held(root: Root) -> set[Digest]:
 def whole(root: Root, digest: Digest) -> None:
     """Everything of a release is there and is what it was."""
     assert root.release(digest).is_dir()
-    vouched(root, root.store.read(digest))
-    stage(root, digest)
+    publish_release(root, vouched(root, root.store.read(digest)))
     assert (root.release(digest) / "agent" / "own.py").is_file()
     assert (root.release(digest) / "runtime" / "runtime" / "core.py").is_file()
 

@@ -33,7 +33,7 @@ from edgekit.agent.release.events import (
     TryAgain,
 )
 from edgekit.agent.release.root import Root
-from edgekit.agent.release.state import Releases
+from edgekit.agent.release.state import Releases, StateFileError
 from edgekit.agent.release.trial import Trial
 from edgekit.core import layout
 from edgekit.core.digest import Digest
@@ -194,7 +194,7 @@ def test_the_way_back_needs_no_free_space(
 
     def move(releases: Releases, digest: Digest, event: ReleaseEvent, reason: str = "") -> object:
         if kept.exists() or not reserve:
-            raise sqlite3.OperationalError("database or disk is full")
+            raise StateFileError("state.db cannot be used", "database or disk is full")
         return moved(releases, digest, event, reason)
 
     monkeypatch.setattr(Releases, "move", move)

@@ -13,8 +13,9 @@ import pytest
 
 from edgekit.agent.release import libraries
 from edgekit.agent.release.libraries import UnfitError, compiled_packages
+from edgekit.agent.release.refusal import on_record
 from edgekit.agent.release.root import Root
-from edgekit.agent.release.stage import stage
+from edgekit.agent.release.stage import publish_release
 from edgekit.agent.release.state import Releases
 from edgekit.bundle.layers import WHEEL_ISA, WHEEL_TAGS
 from edgekit.bundle.tar import compress, plain_tar
@@ -24,6 +25,7 @@ from edgekit.errors import EdgekitError
 from edgekit.fleet.facts import DeviceFacts, parse_facts
 from edgekit.fleet.plan import check_isa
 from tests.harness.held import activated, bundle, tree, weights_of
+from tests.trusted import vouched
 
 ILLEGAL = "import os, signal; os.kill(os.getpid(), signal.SIGILL)"
 FAULTS = {
@@ -64,8 +66,11 @@ def test_a_runtime_that_cannot_be_imported_here_is_refused_by_name_and_nothing_c
     offered, blobs = bundle("2", weights_of("2"), tree(own="2"), layer, **{ISA: "avx9000"})
     for data in blobs:
         root.store.put(data)
-    with pytest.raises(UnfitError) as refused:
-        stage(root, offered.digest)
+    with (
+        pytest.raises(UnfitError) as refused,
+        on_record(root, offered.digest, offered=False),
+    ):
+        publish_release(root, vouched(root, offered))
     assert refused.value.what.endswith("numpy cannot be imported")
     for part in FAULTS[code]:
         assert part in refused.value.why
@@ -75,6 +80,9 @@ def test_a_runtime_that_cannot_be_imported_here_is_refused_by_name_and_nothing_c
     assert not (root.trees / Digest.of(layer).hex).exists()
     assert not list(root.path.rglob("*.tmp"))
     assert Releases(root.path).get(offered.digest) is None
+    (refusal,) = Releases(root.path).refusals()
+    assert refusal["digest"] == offered.digest
+    assert refusal["what"] == refused.value.what
 
 
 def test_a_runtime_that_can_be_imported_is_tried_once_and_leaves_nothing(
@@ -88,8 +96,8 @@ def test_a_runtime_that_can_be_imported_is_tried_once_and_leaves_nothing(
         )
         for data in blobs:
             root.store.put(data)
-        stage(root, offered.digest)
-        stage(root, offered.digest)
+        publish_release(root, vouched(root, offered))
+        publish_release(root, vouched(root, offered))
     assert mark.read_text() == "x"
     assert not list((root.path / "run").rglob("*.pyc"))
 
@@ -105,14 +113,14 @@ def test_the_child_imports_from_the_tree_alone_and_must_end_in_time(
     offered, blobs = bundle("1", weights_of("1"), tree(own="1"), runtime(numpy=code))
     for data in blobs:
         root.store.put(data)
-    stage(root, offered.digest)
+    publish_release(root, vouched(root, offered))
     monkeypatch.setattr(libraries, "IMPORT_SECONDS", 0.5)
     slow = runtime(numpy="import time; time.sleep(60)")
     offered, blobs = bundle("2", weights_of("2"), tree(own="2"), slow)
     for data in blobs:
         root.store.put(data)
     with pytest.raises(UnfitError, match="take too long"):
-        stage(root, offered.digest)
+        publish_release(root, vouched(root, offered))
 
 
 def test_only_packages_with_compiled_code_are_tried(tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ class Counters:
     def _open(self) -> Iterator[sqlite3.Connection]:
         with closing(sqlite3.connect(self._path, timeout=BUSY_SECONDS)) as db, db:
             db.execute("PRAGMA synchronous=FULL")
+            db.execute("PRAGMA journal_mode=PERSIST")  # as `Releases`, whose file it is
             db.execute(_SCHEMA)
             yield db
 

@@ -84,7 +84,7 @@ def perform_on_full(root: Root, effect: Effect) -> str:
 
     Raises:
         EdgekitError: the release's transition table has no such move.
-        OSError: the disk fails otherwise.
+        OSError: a rename failed.
     """
     if not isinstance(effect, CountTry | RecordVerdict | RecordUnproven):
         perform(root, effect)
@@ -93,8 +93,8 @@ def perform_on_full(root: Root, effect: Effect) -> str:
         reserve.give(root)
     try:
         perform(root, effect)
-    except StateFileError as error:
-        return error.why
+    except (OSError, StateFileError) as error:
+        return str(error)
     return ""
 
 

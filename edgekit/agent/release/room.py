@@ -39,7 +39,7 @@ def check_room(
     }
     layers = {each.digest: each for each in wanted}
     unpacked = sum(
-        (each.unpacked or 0)
+        each.unpacked or 0
         for each in layers.values()
         if not (root.path / layout.tree(each.digest)).exists()
     )

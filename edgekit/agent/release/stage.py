@@ -94,8 +94,8 @@ def publish_release(root: Root, verified: VerifiedManifest) -> Path:
     """Hash every blob in the store, then publish the release folder by rename.
 
     Raises:
-        VerificationError: a blob is missing or corrupt (corrupt blobs are removed, and the next
-            push sends them again), or the golden prompts make no sense.
+        VerificationError: a blob is missing or corrupt, or the golden prompts make no sense;
+            corrupt blobs are removed, and the next push sends them again.
         UnfitError: this device cannot run the release's libraries.
     """
     store, digest = root.store, verified.digest
@@ -157,7 +157,8 @@ def linked_files(root: Root, manifest: Manifest, release: Path) -> list[tuple[Pa
     links = [(file, release / layout.MODEL / file.title) for file in manifest.model_files]
     links.append((manifest.config, release / layout.BUNDLE_CONFIG))
     found = [(root.store.path(file.digest), place) for file, place in links]
-    return found + [(blob, release / name) for blob, name in golden_links(root.store, manifest)]
+    golden = golden_links(root.store, manifest)
+    return found + [(blob, release / name) for blob, name in golden]
 
 
 def _relink(root: Root, manifest: Manifest, release: Path) -> None:
@@ -186,6 +187,7 @@ def _unpack(root: Root, layer: Descriptor) -> bool:
         UnfitError: this device cannot run the libraries of a runtime layer.
     """
     blob, target = root.store.path(layer.digest), root.path / layout.tree(layer.digest)
+    limit = MAX_UNPACKED_BYTES if layer.unpacked is None else layer.unpacked
     if target.exists():
         wrong = differences(blob, target)
         if wrong:
@@ -194,7 +196,7 @@ def _unpack(root: Root, layer: Descriptor) -> bool:
     temporary = root.trees / f".{layer.digest.hex}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        unpack(blob, temporary, layer.unpacked or MAX_UNPACKED_BYTES)
+        unpack(blob, temporary, limit)
         if layer.media_type == RUNTIME_TYPE:
             check_libraries(root.path, temporary, layer)
         sync_file_system(temporary)

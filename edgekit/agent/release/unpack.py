@@ -91,7 +91,7 @@ def opened(layer: Path, limit: int = MAX_UNPACKED_BYTES) -> Iterator[tarfile.Tar
     """A tar+zstd layer, read as a stream of at most `limit` bytes.
 
     Raises:
-        VerificationError: it is no such tar, it is larger, or a path in it cannot be.
+        VerificationError: it is no such tar, is larger, or leads to paths that cannot be.
     """
     decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES)
     try:
