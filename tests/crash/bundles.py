@@ -58,7 +58,7 @@ def make_bundle(name: str, runtime: str = "runtime") -> Bundle:
         name,
         {"model.data": name.encode() * 700, "genai_config.json": f'"{name}"'.encode()},
         {"edgekit/__init__.py": b"", "edgekit/agent.py": f"# {name}".encode()},
-        {f"{runtime}/__init__.py": b"pass", f"{runtime}/lib.so": b"\x7fELF" * 300},
+        {f"{runtime}/__init__.py": b"pass", f"{runtime}/data.bin": b"\x7fELF" * 300},
     )
 
 

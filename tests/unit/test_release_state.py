@@ -125,3 +125,15 @@ def test_a_record_is_kept_over_a_power_cut_once_it_is_made(tmp_path: Path) -> No
     with Releases(tmp_path)._open() as database:
         extra = 3  # sqlite.org/pragma.html#pragma_synchronous
         assert database.execute("PRAGMA synchronous").fetchone() == (extra,)
+
+
+def test_a_rollback_that_was_cut_leaves_the_previous_release_good(tmp_path: Path) -> None:
+    releases = Releases(tmp_path)
+    for digest in (ONE, TWO):
+        releases.stage(digest, "one", "1")
+        releases.begin(digest, connected=True)
+        releases.move(digest, ReleaseEvent.ANSWERED)
+    releases.begin(ONE, connected=True, previous=ONE)  # and the links do not move
+    releases.begin(TWO, connected=True, previous=ONE)
+    assert found(releases, ONE).state == ReleaseState.GOOD
+    assert found(releases, TWO).state == ReleaseState.TRIAL

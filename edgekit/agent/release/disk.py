@@ -161,7 +161,7 @@ def begin_trial(root: Root, release: Digest, config: bytes | None) -> None:
         publish(root.good_config, root.agent_config.read_bytes(), 0o600)
     else:
         root.good_config.unlink(missing_ok=True)
-    releases.begin(release, connected=_connected(root))
+    releases.begin(release, connected=_connected(root), previous=root.linked(root.previous))
     if good and current is not None and current != release:
         publish(root.previous_config, root.agent_config.read_bytes(), 0o600)
         if (previous := root.linked(root.previous)) is not None:

@@ -247,12 +247,15 @@ class Releases:
                 db.execute("DELETE FROM unproven WHERE digest = ?", (digest,))
         return state
 
-    def begin(self, digest: Digest, *, connected: bool) -> None:
+    def begin(self, digest: Digest, *, connected: bool, previous: Digest | None = None) -> None:
         """Record that the trial of a release begins: it is the only one.
+
+        A rollback that was cut before the links moved leaves `previous` on trial: it is good again.
 
         Args:
             digest: the release.
             connected: whether the release before is connected to the broker.
+            previous: the release that `previous` names, which was good.
 
         Raises:
             EdgekitError: it is not staged.
@@ -262,7 +265,8 @@ class Releases:
         now = time.time()
         with self._open() as db:
             for other in others:
-                db.execute(_MOVE, (after(ReleaseState.TRIAL, _OVER), now, "", other.digest))
+                event = ReleaseEvent.RESTORED if other.digest == previous else _OVER
+                db.execute(_MOVE, (after(ReleaseState.TRIAL, event), now, "", other.digest))
             db.execute("DELETE FROM unproven WHERE digest != ?", (digest,))
             db.execute("UPDATE unproven SET waiting = 0")
             db.execute("DELETE FROM trials")
