@@ -48,7 +48,6 @@ def describe(root: Root, supervisor: Supervisor) -> dict[str, object]:
         "model": ready.get("model"),
         "broker": (read_json(root.broker_file) or None) if answers else None,
         "supervisor_pid": pid,
-        "stopped_since": stopped.since(root),
         "agent_pid": ready.get("pid"),
         "stopped_since": stopped.since(root),
         "config": Digest.of(config) if config is not None else None,
