@@ -56,6 +56,7 @@ _WAITING = (
     "contract/test_door.py",
     "contract/test_supervisor.py",
     "system/test_self_healing.py",
+    "system/test_hand_over.py",
     "scenario/test_real.py",
     "system/test_tuning.py",
     "system/test_formats_grow.py",
