@@ -11,6 +11,8 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from edgekit import data
+from edgekit.agent.release.choose import KINDS, supervisor_of
+from edgekit.agent.release.root import Root
 from edgekit.core import layout
 from edgekit.errors import EdgekitError, UsageError
 from edgekit.fleet.enroll import decide, look, make, record, unmake
@@ -223,3 +225,11 @@ def test_files_are_written_by_the_account_that_owns_root() -> None:
     inside = [s for s in steps if str(s.values.get("path", "")).startswith(f"{root}/")]
     assert len(inside) >= 6
     assert {step.values["account_of"] for step in inside} == {"edgekit"}
+
+
+@pytest.mark.parametrize("starts", list(Starts))
+def test_the_agent_knows_each_word_that_enrolling_writes(starts: Starts, tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / layout.SUPERVISOR_FILE).write_text(f"{starts.value}\n")
+    kind = "systemd" if starts.value.startswith("systemd") else "detached"
+    assert type(supervisor_of(Root(tmp_path))) is KINDS[kind]

@@ -9,14 +9,9 @@ from edgekit.agent.release.systemd import Systemd
 from edgekit.core import layout
 from edgekit.errors import EdgekitError
 
+KINDS: dict[str, type[Supervised]] = {"detached": Detached, "systemd": Systemd}
 # The words that `edgekit enroll` writes; cron starts a detached supervisor after a reboot.
-KINDS: dict[str, type[Supervised]] = {
-    "detached": Detached,
-    "cron": Detached,
-    "systemd": Systemd,
-    "systemd-system": Systemd,
-    "systemd-user": Systemd,
-}
+_WORDS = {"cron": "detached", "systemd-system": "systemd", "systemd-user": "systemd"}
 
 
 def supervisor_of(root: Root) -> Supervised:
@@ -29,6 +24,7 @@ def supervisor_of(root: Root) -> Supervised:
         kind = root.supervisor_file.read_text("utf-8", "replace").strip()
     except FileNotFoundError:
         kind = "detached"
+    kind = _WORDS.get(kind, kind)
     if kind not in KINDS:
         raise EdgekitError(
             f"{layout.SUPERVISOR_FILE} names a supervisor that this agent does not know: {kind!r}",
