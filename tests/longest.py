@@ -48,6 +48,7 @@ _WAITING = (
     "system/test_bare_worker.py",
     "fault/test_release_trial.py",
     "system/test_self_healing.py",
+    "system/test_hand_over.py",
     "scenario/test_real.py",
     "system/test_tuning.py",
     "system/test_formats_grow.py",

@@ -155,7 +155,7 @@ def state(
 def _trial_lines(answer: dict[str, Any]) -> list[str]:
     """Say why the release runs and what was refused; an older agent does not report it."""
     lines = []
-    if since := answer.get("since"):
+    if (since := answer.get("since")) is not None:
         lines.append(f"since      {_time(since)}")
     if why := answer.get("why"):
         lines.append(f"why        {why}")

@@ -349,12 +349,16 @@ def test_a_release_soaks_before_it_is_good_and_says_how_long(box: Box, good: Dig
     assert box.run("state")[1]["why"] == "it passed its trial"
 
 
-def faster(box: Box) -> None:
+def faster(box: Box, retry_seconds: float = 1.0) -> None:
     """A device whose back-off is short, and whose broker is away."""
     (box.root.path / "run" / "offline").touch()
     folder = box.root.trees / "agent" / "edgekit" / "agent" / "release"
     for name, line, short in (
-        ("demands.py", "RETRY_SECONDS = (60.0, 120.0, ", "RETRY_SECONDS = (1.0, 1.0, 1.0, "),
+        (
+            "demands.py",
+            "RETRY_SECONDS = (60.0, 120.0, ",
+            f"RETRY_SECONDS = ({retry_seconds}, 1.0, 1.0, ",
+        ),
         (
             "watch.py",
             "BACKOFF_SECONDS = (1.0, 2.0, 4.0, 8.0, ",
@@ -392,7 +396,7 @@ def test_a_release_that_reaches_no_broker_is_unproven_and_tried_again(box: Box) 
 
 
 def test_an_unproven_configuration_waits_while_the_old_one_serves(box: Box) -> None:
-    faster(box)
+    faster(box, retry_seconds=6.0)
     offline = box.root.path / "run" / "offline"
     offline.unlink()
     release = box.stage("cutoff", soak_seconds=0.0)

@@ -33,6 +33,7 @@ NAMES = {
     "push.again_seconds",
     "demo.cold_seconds",
     "demo.warm_seconds",
+    "device.trial_seconds",
 }
 LINE = re.compile(
     r"(?P<name>[a-z]+\.[a-z0-9_]+) (?P<value>-?[0-9.]+) (?P<unit>\S+) "

@@ -10,7 +10,7 @@ import pytest
 
 from edgekit.agent.release.describe import describe
 from edgekit.agent.release.root import Root
-from edgekit.cli.fleet import _broker_lines
+from edgekit.cli.fleet import _broker_lines, _trial_lines
 
 TOLD: dict[str, Any] = {
     "broker": "pi:1883",
@@ -70,3 +70,27 @@ def test_lines_name_what_is_refused() -> None:
 @pytest.mark.parametrize("older", [None, {}])
 def test_an_older_agent_reports_nothing(older: dict[str, Any] | None) -> None:
     assert _broker_lines(older) == []
+
+
+def test_state_says_why_it_runs_what_waits_and_what_was_refused() -> None:
+    answer = {
+        "since": 0.0,
+        "why": "release aaa is unproven: no connection",
+        "trial": {"soak_seconds": 12.5},
+        "unproven": {
+            "digest": "sha256:" + "a" * 64, "since": 0.0, "tries": 2, "reason": "no connection",
+            "again_after_seconds": 120.0,
+        },
+        "refusals": [
+            {"at": 0.0, "digest": "sha256:" + "b" * 64, "what": "it is older", "why": "3 after 4"}
+        ]
+        * 9,
+    }
+    lines = _trial_lines(answer)
+    assert [line.split()[0] for line in lines] == [
+        *("since", "why", "soak", "unproven"),
+        *["refused"] * 5,
+    ]
+    assert "2 times; tried again 120 s after each" in lines[3]
+    assert lines[4].endswith("it is older: 3 after 4")
+    assert _trial_lines({}) == []
