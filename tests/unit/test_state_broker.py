@@ -78,7 +78,10 @@ def test_state_says_why_it_runs_what_waits_and_what_was_refused() -> None:
         "why": "release aaa is unproven: no connection",
         "trial": {"soak_seconds": 12.5},
         "unproven": {
-            "digest": "sha256:" + "a" * 64, "since": 0.0, "tries": 2, "reason": "no connection",
+            "digest": "sha256:" + "a" * 64,
+            "since": 0.0,
+            "tries": 2,
+            "reason": "no connection",
             "again_after_seconds": 120.0,
         },
         "refusals": [
