@@ -234,6 +234,8 @@ def enroll(remote: Remote, asked: EnrollRequest, report: Callable[[str], None]) 
     missing = arrival.carry_bootstrap(report)
     wish = arrival.wish()
     plan = enroll_plan(arrival.found, wish)
+    if asked.dry_run and plan.starts is Starts.USER and not arrival.found.linger:
+        missing = "a dry run does not try linger; where it is refused, cron is next"
     performed = Performed([], None, "")
     if not asked.dry_run:
         report("enroll")
