@@ -38,7 +38,9 @@ BAD_PORT = 1  # no agent can run under a configuration with this one
 
 def config_bytes(name: str) -> bytes:
     """An `agent.toml` that is told apart by this name."""
-    return msgspec.toml.encode(AgentConfig("box", BrokerConfig(name)))
+    return msgspec.toml.encode(
+        AgentConfig("box", BrokerConfig(name), drain_seconds=1.0, trial_seconds=4.0)
+    )
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from unittest import mock
 
-from edgekit.agent.release import choose
+from edgekit.agent.release import activate, choose
+from edgekit.agent.release.root import Root
 from edgekit.agent.release.state import Releases
 from edgekit.core.digest import Digest
 from edgekit.core.release import ReleaseState
@@ -125,6 +126,7 @@ def bench() -> Iterator[Bench]:
         made = Bench(Path(name))
         with (
             _little_reserve(),
+            mock.patch.object(activate, "answering", _answering),
             mock.patch("os.fsync", lambda _: None),  # the real disk is not what is tested
             mock.patch("os.sync", lambda: None),
             mock.patch("time.time", lambda: Simulated.world.clock),
@@ -140,6 +142,11 @@ def _little_reserve() -> AbstractContextManager[object]:
     if find_spec(name) is None:
         return nullcontext()
     return mock.patch.object(import_module(name), "BACK_BYTES", 8192)
+
+
+def _answering(root: Root) -> bool:
+    """No process writes the ready file here, and none has ROOT on its command line."""
+    return Simulated.world.running is not None and root.ready_file.exists()
 
 
 def _sleep(seconds: float) -> None:
