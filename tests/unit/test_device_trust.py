@@ -25,7 +25,7 @@ from edgekit.core.digest import Digest
 from edgekit.core.release import ReleaseEvent
 from edgekit.errors import VerificationError
 from edgekit.store import replace_link
-from tests.attacks import FIRST, GOOD, NEXT, Device, bundle, make_device, snapshot
+from tests.attacked import FIRST, GOOD, NEXT, Device, bundle, make_device, snapshot
 from tests.metadata_maker import Maker, key, write_export
 
 DAY = 86400.0
