@@ -9,7 +9,7 @@ import msgspec
 
 from benchmarks.figure import figure
 from benchmarks.rig import Rig
-from tests.attacks import NEXT
+from tests.attacked import NEXT
 from tests.metadata_maker import Maker
 
 RELEASES = 200  # in targets.json

@@ -7,223 +7,40 @@ when every file below ROOT is what it was. Other parts add attacks of theirs: `M
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
-import os
-import platform
 import shutil
-import stat
-import subprocess
-import sys
-import tarfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import zstandard
 from securesystemslib.signer import CryptoSigner, SSlibKey
 
-from edgekit.agent import __main__ as verbs
 from edgekit.agent.release.counters import Counters
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.state import Releases
-from edgekit.bundle.tar import compress, plain_tar
 from edgekit.core import layout
-from edgekit.core.config import AgentConfig
 from edgekit.core.digest import Digest
-from edgekit.core.manifest import (
-    AGENT_TYPE,
-    BUNDLE_TYPE,
-    CONFIG_TYPE,
-    MANIFEST_TYPE,
-    PLATFORM,
-    PYTHON,
-    RUNTIME_TYPE,
-    TITLE,
-    UNPACKED,
-    WEIGHT_TYPE,
-    BundleConfig,
-    Descriptor,
-    Fit,
-    Manifest,
-    encode,
-    oci_platform,
-)
-from edgekit.core.release import ReleaseEvent
-from edgekit.errors import EdgekitError
-from edgekit.store import replace_link
 from edgekit.trust.metadata import MAX_BYTES, MAX_OFFER_BYTES
 from edgekit.trust.signed import Metadata, Offered
-from tests.metadata_maker import Maker, key, write_export
-
-MODULES = ("tests.attacks",)  # whose ATTACKS are counted
-GOOD = 5
-TREE = plain_tar([("edgekit/__init__.py", b"")])
-DAY = 86400.0
-
-
-@dataclass(frozen=True)
-class Bundle:
-    """A small bundle: its manifest and its blobs."""
-
-    manifest: bytes
-    blobs: tuple[bytes, ...]
-
-    @property
-    def digest(self) -> Digest:
-        return Digest.of(self.manifest)
-
-
-def bundle(name: str, tree: bytes = TREE, layer: bytes = b"", unpacked: int = -1) -> Bundle:
-    """A bundle for this machine.
-
-    Args:
-        name: decides its model file.
-        tree: the tar of agent and runtime.
-        layer: the compressed agent layer; empty: `tree`, compressed.
-        unpacked: what the agent layer says of its size; the tar's by default.
-    """
-    runtime = b"".join(compress(TREE))
-    layer = layer or b"".join(compress(tree))
-    config = encode(BundleConfig("tiny", "1", "llama", "", 16, 1, 16, Fit(0, 0)))
-    weights = name.encode() * 50
-    size = len(tree) if unpacked < 0 else unpacked
-    machine = {
-        PLATFORM: oci_platform(platform.machine()),
-        PYTHON: f"{sys.version_info.major}.{sys.version_info.minor}",
-        UNPACKED: str(len(TREE)),
-    }
-    layers = [
-        Descriptor(WEIGHT_TYPE, Digest.of(weights), len(weights), {TITLE: "model.data"}),
-        Descriptor(AGENT_TYPE, Digest.of(layer), len(layer), {UNPACKED: str(size)}),
-        Descriptor(RUNTIME_TYPE, Digest.of(runtime), len(runtime), machine),
-    ]
-    head = Descriptor(CONFIG_TYPE, Digest.of(config), len(config))
-    manifest = encode(Manifest(2, MANIFEST_TYPE, BUNDLE_TYPE, head, layers))
-    return Bundle(manifest, (manifest, config, weights, layer, runtime))
-
-
-FIRST, NEXT = bundle("first"), bundle("next", plain_tar([("edgekit/__init__.py", b"2")]))
-
-
-@dataclass
-class Device:
-    """A device under attack, and the project that it trusts.
-
-    Attributes:
-        by_process: verbs run as `python -m edgekit.agent`, else in this process.
-        before: ROOT at the moment from which it must not change.
-    """
-
-    root: Root
-    maker: Maker
-    by_process: bool = False
-    before: dict[str, str] = field(default_factory=dict)
-
-    def verb(self, *arguments: str, stdin: bytes = b"") -> tuple[int, dict[str, Any]]:
-        """Run a verb of the agent: its exit code and answer."""
-        words = [*arguments, "--root", str(self.root.path)]
-        if not self.by_process:
-            return _here(words, stdin)
-        done = subprocess.run(
-            [sys.executable, "-m", "edgekit.agent", *words],
-            input=stdin, capture_output=True, timeout=60, check=False,
-        )  # fmt: skip
-        return done.returncode, json.loads(done.stdout)
-
-    def offer(self, of: Bundle, metadata: Metadata | None) -> tuple[int, dict[str, Any]]:
-        """Offer a release as a push does."""
-        stdin = msgspec.json.encode(Offered(of.manifest.decode(), metadata))
-        return self.verb("stage", of.digest, "--offer", stdin=stdin)
-
-    def push(self, of: Bundle, counter: int) -> None:
-        """Offer and transfer a release: it is ready to be staged."""
-        self.maker.sign(of.manifest, counter)
-        self.maker.bump()
-        code, answer = self.offer(of, self.maker.made())
-        assert code == 0, answer
-        for data in of.blobs:
-            self.root.store.put(data)
-        self.root.lease_file.unlink()  # the push has ended
-        self.mark()
-
-    def make_good(self, of: Bundle) -> None:
-        """What the supervisor does when a release answers."""
-        releases = Releases(self.root.path)
-        releases.move(of.digest, ReleaseEvent.ACTIVATE)
-        replace_link(self.root.current, str(layout.release(of.digest)))
-        releases.move(of.digest, ReleaseEvent.ANSWERED)
-        Counters(self.root.path).good(of.digest)
-        self.mark()
-
-    def mark(self) -> None:
-        """From here on the device must not change."""
-        self.before = snapshot(self.root.path)
-
-
-def _here(words: list[str], stdin: bytes) -> tuple[int, dict[str, Any]]:
-    arguments = verbs._parser().parse_args(words)
-    there, sys.stdin = sys.stdin, io.TextIOWrapper(io.BytesIO(stdin))
-    try:
-        return 0, arguments.run(arguments)
-    except EdgekitError as error:
-        return error.exit_code, error.to_dict()
-    finally:
-        sys.stdin = there
-
-
-def snapshot(folder: Path) -> dict[str, str]:
-    """Every path below a folder: kind, mode, and content or target."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        status = path.lstat()
-        if path.is_symlink():
-            said = f"-> {path.readlink()}"
-        elif stat.S_ISREG(status.st_mode):
-            said = hashlib.sha256(path.read_bytes()).hexdigest()
-        else:
-            said = "folder" if path.is_dir() else "other"
-        found[str(path.relative_to(folder))] = f"{status.st_mode:o} {said}"
-    return found
-
-
-def make_device(path: Path, now: float | None = None) -> Device:
-    """A device on which `FIRST` is good and current."""
-    root = Root(path)
-    maker = Maker(now=time.time() if now is None else now)
-    device = Device(root, maker)
-    device.push(FIRST, GOOD)
-    code, answer = device.verb("stage", FIRST.digest)
-    assert code == 0, answer
-    root.agent_config.write_bytes(msgspec.toml.encode(AgentConfig("box")))
-    device.make_good(FIRST)
-    return device
-
-
-Attack = Callable[[Device, Path], tuple[int, dict[str, Any]]]
-ATTACKS: dict[str, Attack] = {}
-BY_PROCESS = (
-    *("unsigned", "wrong key", "revoked key", "older counter", "expired targets"),
-    *("mixed snapshot", "link out of a tree", "zip bomb", "foreign hardware"),
-    *("symbolic link at etc/trust", "truncated source", "never offered"),
+from tests.attacked import (
+    ATTACKS,
+    BY_PROCESS,
+    DAY,
+    FIRST,
+    GOOD,
+    NEXT,
+    Attack,
+    Device,
+    attack,
+    bundle,
+    snapshot,
 )
+from tests.metadata_maker import Maker, key
 
-
-def attack(name: str) -> Callable[[Attack], Attack]:
-    """Enter an attack into the table."""
-
-    def enter(function: Attack) -> Attack:
-        assert name not in ATTACKS
-        ATTACKS[name] = function
-        return function
-
-    return enter
+MODULES = ("tests.attacks", "tests.attacks_files")  # whose ATTACKS are counted
 
 
 def with_metadata(change: Callable[[Maker], Metadata | None]) -> Attack:
@@ -473,203 +290,6 @@ def _rollback_too_low(device: Device, _: Path) -> tuple[int, dict[str, Any]]:
     device.maker.sign(NEXT.manifest, 1, rollback=GOOD - 1)
     device.maker.bump()
     return device.offer(NEXT, device.maker.made())
-
-
-# --- layers
-
-
-def _tar(*members: tuple[tarfile.TarInfo, bytes], form: int = tarfile.PAX_FORMAT) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=form) as archive:
-        for info, data in members:
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return out.getvalue()
-
-
-def _member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
-    info = tarfile.TarInfo(name)
-    info.type, info.linkname = kind, link
-    return info
-
-
-def _sparse() -> bytes:
-    """A file of 1 TB in two blocks (GNU sparse format 1.0)."""
-    info = _member("GNUSparseFile.0/hole")
-    info.pax_headers = {
-        "GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "hole",
-        "GNU.sparse.realsize": str(1 << 40),
-    }  # fmt: skip
-    return _tar((info, b"1\n0\n1\n".ljust(512, b"\0") + b"x"))
-
-
-TREES = {
-    "path out of a tree": _tar((_member("../../../etc/cron.d/x"), b"x")),
-    "absolute path": _tar((_member("/etc/cron.d/x"), b"x")),
-    "path that goes up inside": _tar((_member("a/../../../b"), b"x")),
-    "link out of a tree": _tar(
-        (_member("out", tarfile.SYMTYPE, "/etc"), b""), (_member("out/x"), b"x")
-    ),
-    "link inside": _tar((_member("a"), b"x"), (_member("b", tarfile.SYMTYPE, "a"), b"")),
-    "hard link": _tar((_member("shadow", tarfile.LNKTYPE, "/etc/shadow"), b"")),
-    "device": _tar((_member("sda", tarfile.BLKTYPE), b"")),
-    "pipe": _tar((_member("pipe", tarfile.FIFOTYPE), b"")),
-    "sparse file": _sparse(),
-    "one path twice": _tar((_member("a"), b"x"), (_member("a"), b"y")),
-    "file as a folder": _tar((_member("a"), b"x"), (_member("a/b"), b"y")),
-    "folder as a file": _tar((_member("a/b"), b"x"), (_member("a"), b"y")),
-    "empty path": _tar((_member("."), b"x")),
-    "path that is too long": _tar((_member("a" * 4000), b"x")),
-    "no tar": b"x" * 5000,
-    "cut tar": _tar((_member("a"), b"x" * 9000))[:3000],
-}
-
-
-def _layer(tree: bytes, layer: bytes = b"", unpacked: int = -1) -> Attack:
-    def run(device: Device, _: Path) -> tuple[int, dict[str, Any]]:
-        bad = bundle("bad", tree, layer, unpacked)
-        device.push(bad, GOOD + 1)
-        return device.verb("stage", bad.digest)
-
-    return run
-
-
-def _zeros(megabytes: int, window_log: int = 20) -> bytes:
-    settings = zstandard.ZstdCompressionParameters.from_level(3, window_log=window_log)
-    press = zstandard.ZstdCompressor(compression_params=settings).compressobj()
-    head = _member("zeros")
-    head.size = megabytes << 20
-    parts = [press.compress(head.tobuf())]
-    parts += [press.compress(bytes(1 << 20)) for _ in range(megabytes)]
-    return b"".join((*parts, press.flush()))
-
-
-for _name, _tree in TREES.items():
-    ATTACKS[_name] = _layer(_tree)
-ATTACKS["zip bomb"] = _layer(TREE, _zeros(64), 10_240)
-ATTACKS["window of a gigabyte"] = _layer(TREE, _zeros(1, window_log=27), 2 << 20)
-ATTACKS["layer that is no zstd"] = _layer(TREE, b"not zstd" * 100)
-
-
-# --- links in the place of ROOT's folders and files
-
-
-def _linked(name: str) -> Attack:
-    def run(device: Device, folder: Path) -> tuple[int, dict[str, Any]]:
-        path = device.root.path / name
-        there = folder / "elsewhere"
-        path.rename(there)
-        path.symlink_to(there)
-        before = snapshot(folder)
-        device.mark()
-        device.maker.sign(NEXT.manifest, GOOD + 1)
-        device.maker.bump()
-        answer = device.offer(NEXT, device.maker.made())
-        assert snapshot(folder) == before
-        return answer
-
-    return run
-
-
-for _name in (
-    *("etc", "etc/trust", "etc/trust/trusted.json", "etc/trust/first.root.json", "blobs"),
-    *("blobs/sha256", "releases", "trees", "run", "state.db", f"releases/{FIRST.digest.hex}"),
-):
-    ATTACKS[f"symbolic link at {_name.replace(FIRST.digest.hex, 'RELEASE')}"] = _linked(_name)
-
-
-@attack("blob that is a symbolic link")
-def _linked_blob(device: Device, folder: Path) -> tuple[int, dict[str, Any]]:
-    """It would stay a link in the release, and its content could change later."""
-    device.push(NEXT, GOOD + 1)
-    path = device.root.store.path(Digest.of(NEXT.blobs[2]))
-    there = folder / "weights"
-    path.rename(there)
-    path.symlink_to(there)
-    answer = device.verb("stage", NEXT.digest)
-    device.mark()  # the link is dropped: the next push sends the blob
-    assert not path.is_symlink()
-    assert not device.root.release(NEXT.digest).exists()
-    return answer
-
-
-# --- folders and sticks
-
-
-def _source(spoil: Callable[[Path], None]) -> Attack:
-    def run(device: Device, folder: Path) -> tuple[int, dict[str, Any]]:
-        device.maker.sign(NEXT.manifest, GOOD + 1)
-        device.maker.bump()
-        write_export(folder / "stick", device.maker.made(), NEXT.blobs)
-        spoil(folder / "stick")
-        return device.verb("stage", NEXT.digest, "--from", str(folder / "stick"))
-
-    return run
-
-
-def _blob(stick: Path, index: int = 2) -> Path:
-    return stick / "blobs" / "sha256" / Digest.of(NEXT.blobs[index]).hex
-
-
-def _replaced(path: Path, data: bytes) -> None:
-    path.unlink()
-    path.write_bytes(data)
-
-
-def _link(path: Path) -> None:
-    there = path.with_name("real")
-    path.rename(there)
-    path.symlink_to(there)
-
-
-def _pipe(path: Path) -> None:
-    path.unlink()
-    os.mkfifo(path)
-
-
-SOURCES: dict[str, Callable[[Path], None]] = {
-    "truncated source": lambda stick: os.truncate(_blob(stick), 9),
-    "source with more bytes": lambda s: _replaced(_blob(s), NEXT.blobs[2] + b"!"),
-    "lying source": lambda s: _replaced(_blob(s), bytes(len(NEXT.blobs[2]))),
-    "lying source of a layer": lambda s: _replaced(_blob(s, 3), bytes(len(NEXT.blobs[3]))),
-    "lying manifest": lambda s: _replaced(_blob(s, 0), FIRST.manifest),
-    "endless manifest": lambda s: os.truncate(_blob(s, 0), 9 << 30),
-    "link in a source": lambda s: _link(_blob(s)),
-    "pipe in a source": lambda s: _pipe(_blob(s)),
-    "blob missing from a source": lambda s: _blob(s).unlink(),
-    "endless timestamp in a source": lambda s: os.truncate(s / "metadata/timestamp.json", 9 << 30),
-    "timestamp missing from a source": lambda s: (s / "metadata/timestamp.json").unlink(),
-    "metadata missing from a source": lambda s: shutil.rmtree(s / "metadata"),
-    "link as the timestamp of a source": lambda s: _link(s / "metadata/timestamp.json"),
-    "pipe as the timestamp of a source": lambda s: _pipe(s / "metadata/timestamp.json"),
-    "no JSON in a source": lambda s: _replaced(s / "metadata/timestamp.json", b"\xff\0"),
-}
-for _name, _spoil in SOURCES.items():
-    ATTACKS[_name] = _source(_spoil)
-
-
-@attack("older release on a stick")
-def _old_stick(device: Device, folder: Path) -> tuple[int, dict[str, Any]]:
-    device.maker.sign(NEXT.manifest, GOOD - 1)
-    device.maker.bump()
-    write_export(folder / "stick", device.maker.made(), NEXT.blobs)
-    return device.verb("stage", NEXT.digest, "--from", str(folder / "stick"))
-
-
-@attack("unlisted release on a stick")
-def _unlisted_stick(device: Device, folder: Path) -> tuple[int, dict[str, Any]]:
-    device.maker.bump()
-    write_export(folder / "stick", device.maker.made(), NEXT.blobs)
-    return device.verb("stage", NEXT.digest, "--from", str(folder / "stick"))
-
-
-@attack("zip bomb on a stick")
-def _bomb_stick(device: Device, folder: Path) -> tuple[int, dict[str, Any]]:
-    bad = bundle("bad", TREE, _zeros(64), 10_240)
-    device.maker.sign(bad.manifest, GOOD + 1)
-    device.maker.bump()
-    write_export(folder / "stick", device.maker.made(), bad.blobs)
-    return device.verb("stage", bad.digest, "--from", str(folder / "stick"))
 
 
 # --- the table

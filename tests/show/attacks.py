@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from tests import attacks
+from tests.attacked import make_device
 from tests.show import Figures
 
 
@@ -14,7 +15,7 @@ def count() -> tuple[Figures, bool]:
     refused = untouched = 0
     missed = []
     with tempfile.TemporaryDirectory() as name:
-        template = attacks.make_device(Path(name) / "template").root.path
+        template = make_device(Path(name) / "template").root.path
         for index, attack in enumerate(attacks.all_attacks()):
             folder = Path(name) / str(index)
             folder.mkdir()

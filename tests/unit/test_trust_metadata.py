@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import random
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
@@ -23,50 +22,13 @@ from edgekit.trust.metadata import (
     MAX_BYTES,
     MAX_OFFER_BYTES,
     MAX_ROOTS,
-    KeptTrust,
-    TrustedSet,
     accept,
     parse_offered,
 )
 from edgekit.trust.signed import Metadata, SignedRelease
 from edgekit.trust.verified import VerifiedManifest, verify
+from tests.believing import DATA, DAY, NOW, first, keep, maker, next_of, refused
 from tests.metadata_maker import Maker, key
-
-NOW = time.time()
-DAY = 86400.0
-DATA = b"not a manifest, but the metadata does not look into it"
-
-
-def maker(**changed: Any) -> Maker:
-    made = Maker(now=NOW, **changed)
-    made.sign(DATA, 1)
-    return made
-
-
-def keep(trusted: TrustedSet) -> KeptTrust:
-    return KeptTrust(
-        "", trusted.root, trusted.timestamp, trusted.snapshot, trusted.targets, trusted.signed_at
-    )
-
-
-def first(made: Maker) -> KeptTrust:
-    """A device that has seen this project."""
-    return keep(accept(None, made.roots[0], made.made(), NOW))
-
-
-def refused(
-    kept: KeptTrust | None, offered: Metadata, *words: str, anchor: str | None = None,
-    clock: float = NOW,
-) -> VerificationError:  # fmt: skip
-    with pytest.raises(VerificationError) as caught:
-        accept(kept, anchor, offered, clock)
-    text = str(caught.value)
-    for word in words:
-        assert word in text, text
-    assert caught.value.exit_code == 4
-    assert caught.value.next_step, text
-    return caught.value
-
 
 # --- what is taken
 
@@ -123,12 +85,7 @@ def test_no_signature_at_all() -> None:
         bad = made.copy()
         bad.signers[role] = []
         refused(None, bad.made(), f"{role}.json is not signed by enough keys")
-        refused(first(made), _next(bad), f"{role}.json is not signed by enough keys")
-
-
-def _next(made: Maker) -> Metadata:
-    made.bump()
-    return made.made()
+        refused(first(made), next_of(bad), f"{role}.json is not signed by enough keys")
 
 
 def test_a_signature_of_a_key_that_the_root_does_not_name() -> None:
@@ -184,7 +141,7 @@ def test_keys_of_another_kind_are_refused_although_the_controller_could_verify_t
     kept = first(good)
     good.keys["targets"] = [make()]
     good.new_root()
-    refused(kept, _next(good), "root.json has a key of the kind")
+    refused(kept, next_of(good), "root.json has a key of the kind")
 
 
 def test_a_key_that_was_revoked_signs_nothing_more() -> None:
@@ -204,7 +161,7 @@ def test_a_root_that_the_old_root_did_not_sign() -> None:
     kept = first(made)
     made.keys["root"] = [key("stranger")]
     made.new_root()
-    refused(kept, _next(made), "root.json is not signed")
+    refused(kept, next_of(made), "root.json is not signed")
 
 
 def test_a_root_that_does_not_sign_itself() -> None:
@@ -214,7 +171,7 @@ def test_a_root_that_does_not_sign_itself() -> None:
     made.keys["root"] = [key("new root")]
     made.signers["root"] = old
     made.new_root()
-    refused(kept, _next(made), "root.json is not signed")
+    refused(kept, next_of(made), "root.json is not signed")
     refused(None, msgspec.structs.replace(maker().made(), roots=[]), "no root of trust")
     made = maker()
     made.roots, made.signers["root"] = [], [key("x")]
@@ -281,7 +238,7 @@ def test_files_of_two_pushes_are_not_mixed() -> None:
         mixed = msgspec.structs.replace(one, **{name: getattr(two, name)})
         refused(None, mixed, f"{name}.json")
     made.hashes = False  # a snapshot and a timestamp that give versions alone
-    three = _next(made)
+    three = next_of(made)
     mixed = msgspec.structs.replace(three, targets=one.targets)
     refused(None, mixed, "targets.json has not the version")
 
@@ -311,83 +268,6 @@ def test_a_version_in_the_far_future_ends_with_the_key_that_signed_it() -> None:
     assert trusted.signed_at == int(NOW), "its time ends with the key too"
 
 
-# --- clocks
-
-
-def test_a_clock_at_1970_is_no_way_to_expired_metadata() -> None:
-    made = maker()
-    kept = first(made)
-    accept(kept, None, made.made(), 0.0)
-    later = made.copy()
-    later.now = NOW + 300 * DAY
-    later.bump()
-    kept = keep(accept(kept, None, later.made(), 0.0))
-    assert kept.signed_at == int(later.now)
-    refused(kept, made.made(), "not the version", clock=0.0)
-    expired = made.copy()
-    expired.versions = dict.fromkeys(made.versions, 9)  # signed 300 days ago, for 200
-    expired.life["targets"] = 200 / 730
-    refused(kept, expired.made(), "targets.json has expired", clock=0.0)
-
-
-def test_a_device_without_a_clock_believes_the_time_of_the_timestamp_for_the_other_files() -> None:
-    made = maker(life={"targets": 0.001})
-    made.signed_at = int(NOW + 100 * DAY)
-    refused(None, made.made(), "targets.json has expired", clock=0.0)
-
-
-def test_a_clock_at_2099_refuses_and_names_the_clock() -> None:
-    made = maker()
-    error = refused(first(made), _next(made), "has expired", "2099", clock=4_070_908_800.0)
-    assert "set the device's clock" in error.next_step
-    refused(first(made), _next(made), "has expired", clock=1e18)
-    assert accept(first(made), None, made.made(), -5.0)
-
-
-def test_a_year_offline_and_then_a_push() -> None:
-    made = maker()
-    kept = first(made)
-    later = NOW + 366 * DAY
-    error = refused(kept, made.made(), "timestamp.json has expired", clock=later)
-    assert "`edgekit push`" in error.next_step
-    made.now = later  # a push signs snapshot and timestamp anew; root and targets stay
-    made.life |= {"root": (5 * 365 - 366) / (5 * 365), "targets": (730 - 366) / 730}
-    made.bump("snapshot", "timestamp")
-    trusted = accept(kept, None, made.made(), later)
-    assert trusted.signed_at == int(later)
-    (warning,) = trusted.warnings
-    assert warning.startswith("targets.json is past half of its life")
-    assert "edgekit sign" in warning
-
-
-@pytest.mark.parametrize("role", ["root", "targets", "snapshot", "timestamp"])
-def test_each_file_that_has_expired_is_named(role: str) -> None:
-    made = maker(life={role: 0.001})
-    error = refused(None, made.made(), f"{role}.json has expired", clock=NOW + 30 * DAY)
-    assert {"root": "key rotate", "targets": "sign"}.get(role, "push") in error.next_step
-
-
-def test_the_remembered_time_never_rises_from_the_clock_and_never_falls() -> None:
-    made = maker()
-    kept = first(made)
-    assert keep(accept(kept, None, made.made(), NOW + 100 * DAY)).signed_at == int(NOW)
-    made.now -= 50 * DAY  # a controller whose clock is behind
-    made.bump()
-    assert accept(kept, None, made.made(), 0.0).signed_at == int(NOW)
-
-
-@pytest.mark.parametrize("said", [-1, True, "now", None, 10**18, [], {}])
-def test_a_signing_time_that_cannot_be_is_refused(said: object) -> None:
-    made = maker()
-    made.signed_at = said if said is not None else [None]
-    refused(None, made.made(), "impossible signing time")
-
-
-def test_metadata_without_a_signing_time_is_taken_and_raises_nothing() -> None:
-    made = maker(signed_at=...)
-    assert accept(None, None, made.made(), NOW).signed_at == 0
-
-
 # --- what cannot be read
 
 
@@ -412,7 +292,7 @@ def test_endless_data_is_cut() -> None:
 def test_files_that_are_none_are_refused_by_name(text: str) -> None:
     made = maker()
     kept = first(made)
-    offered = _next(made)
+    offered = next_of(made)
     for name in ("timestamp", "snapshot", "targets"):
         refused(kept, msgspec.structs.replace(offered, **{name: text}), f"{name}.json")
     refused(None, msgspec.structs.replace(offered, roots=[text]), "root")
@@ -426,7 +306,7 @@ def test_no_damage_of_a_character_is_taken_or_raises_anything_else() -> None:
     """Bits flip on the way, in each file, at many places: refused by name each time, or equal."""
     made = maker()
     kept = first(made)
-    offered = _next(made)
+    offered = next_of(made)
     wanted = accept(kept, None, offered, NOW)
     dice = random.Random(16)
     for _ in range(150):
@@ -443,7 +323,7 @@ def test_damage_of_what_was_kept_is_repaired_from_the_next_offer() -> None:
     made = maker()
     made.rotate("targets", "targets two")
     kept = first(made)
-    offered = _next(made)
+    offered = next_of(made)
     wanted = keep(accept(kept, made.roots[0], offered, NOW))
     for name in ("root", "timestamp", "snapshot", "targets"):
         damaged = msgspec.structs.replace(kept, **{name: getattr(kept, name)[:-20]})
