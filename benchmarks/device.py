@@ -6,7 +6,7 @@ import time
 
 from benchmarks.figure import figure
 from benchmarks.rig import Rig
-from edgekit.agent.release.choose import supervisor_of
+from edgekit.agent.release.supervisor.choose import supervisor_of
 from edgekit.errors import EdgekitError
 
 BOOT_SECONDS = 120.0

@@ -18,8 +18,8 @@ from typing import Any
 import msgspec
 
 from edgekit.agent import __main__ as verbs
-from edgekit.agent.release.counters import Counters
 from edgekit.agent.release.root import Root
+from edgekit.agent.release.staging.counters import Counters
 from edgekit.agent.release.state import Releases
 from edgekit.bundle.tar import compress, plain_tar
 from edgekit.core import layout

@@ -18,8 +18,8 @@ from typing import Any
 import msgspec
 from securesystemslib.signer import CryptoSigner, SSlibKey
 
-from edgekit.agent.release.counters import Counters
 from edgekit.agent.release.root import Root
+from edgekit.agent.release.staging.counters import Counters
 from edgekit.agent.release.state import Releases
 from edgekit.core import layout
 from edgekit.core.digest import Digest

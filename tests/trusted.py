@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from edgekit.agent.release.counters import Counters
-from edgekit.agent.release.permission import admit, remember
 from edgekit.agent.release.root import Root
+from edgekit.agent.release.staging.counters import Counters
+from edgekit.agent.release.staging.permission import admit, remember
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import (
     AGENT_TYPE,

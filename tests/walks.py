@@ -22,7 +22,7 @@ from typing import Any
 
 from edgekit.agent import __main__ as verbs
 from edgekit.agent.release.root import Root
-from edgekit.agent.release.stage import offer, stage
+from edgekit.agent.release.staging.stage import offer, stage
 from edgekit.builder.tools.host import HostToolchain
 from edgekit.cli.main import main as edgekit_main
 from edgekit.client import Requester

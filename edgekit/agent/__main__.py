@@ -28,9 +28,9 @@ PROCESSES = ("boot", "door", "supervise", "serve", "worker", "upkeep")
 
 
 def _stage(args: argparse.Namespace) -> object:
-    from edgekit.agent.release.permission import refuse_links
     from edgekit.agent.release.refusal import on_record
-    from edgekit.agent.release.stage import stage
+    from edgekit.agent.release.staging.permission import refuse_links
+    from edgekit.agent.release.staging.stage import stage
 
     root = Root(args.root)
     digest = Digest.parse(args.digest)
@@ -40,7 +40,7 @@ def _stage(args: argparse.Namespace) -> object:
         if args.offer:
             return _offer(root, digest, sys.stdin.buffer)
         if args.source is not None:
-            from edgekit.agent.release.carried import stage_from
+            from edgekit.agent.release.staging.carried import stage_from
 
             return stage_from(root, digest, args.source)
         if args.adopt is not None:
@@ -50,8 +50,8 @@ def _stage(args: argparse.Namespace) -> object:
 
 
 def _offer(root: Root, digest: Digest, stream: BinaryIO) -> object:
-    from edgekit.agent.release.permission import admit, remember
-    from edgekit.agent.release.stage import offer
+    from edgekit.agent.release.staging.permission import admit, remember
+    from edgekit.agent.release.staging.stage import offer
     from edgekit.trust.metadata import MAX_OFFER_BYTES, parse_offered
 
     offered = parse_offered(stream.read(MAX_OFFER_BYTES + 1))
@@ -63,7 +63,7 @@ def _offer(root: Root, digest: Digest, stream: BinaryIO) -> object:
 
 def _activate(args: argparse.Namespace) -> object:
     from edgekit.agent.release.activate import activate
-    from edgekit.agent.release.choose import supervisor_of
+    from edgekit.agent.release.supervisor.choose import supervisor_of
 
     root = Root(args.root)
     config = sys.stdin.buffer.read() if args.config == "-" else None
@@ -73,7 +73,7 @@ def _activate(args: argparse.Namespace) -> object:
 
 def _rollback(args: argparse.Namespace) -> object:
     from edgekit.agent.release.activate import rollback
-    from edgekit.agent.release.choose import supervisor_of
+    from edgekit.agent.release.supervisor.choose import supervisor_of
 
     root = Root(args.root)
     with root.updating():
@@ -81,8 +81,8 @@ def _rollback(args: argparse.Namespace) -> object:
 
 
 def _state(args: argparse.Namespace) -> object:
-    from edgekit.agent.release.choose import supervisor_of
     from edgekit.agent.release.describe import describe
+    from edgekit.agent.release.supervisor.choose import supervisor_of
 
     root = Root(args.root)
     root.create()
@@ -90,8 +90,8 @@ def _state(args: argparse.Namespace) -> object:
 
 
 def _stop(args: argparse.Namespace) -> object:
-    from edgekit.agent.release.choose import supervisor_of
     from edgekit.agent.release.stopped import stop
+    from edgekit.agent.release.supervisor.choose import supervisor_of
 
     root = Root(args.root)
     with root.updating():
@@ -99,8 +99,8 @@ def _stop(args: argparse.Namespace) -> object:
 
 
 def _start(args: argparse.Namespace) -> object:
-    from edgekit.agent.release.choose import supervisor_of
     from edgekit.agent.release.stopped import start
+    from edgekit.agent.release.supervisor.choose import supervisor_of
 
     root = Root(args.root)
     with root.updating():
@@ -108,7 +108,8 @@ def _start(args: argparse.Namespace) -> object:
 
 
 def _gc(args: argparse.Namespace) -> object:
-    from edgekit.agent.release import collect, lease
+    from edgekit.agent.release import lease
+    from edgekit.agent.release.space import collect
 
     root = Root(args.root)
     with root.updating():
@@ -131,8 +132,8 @@ def _gc(args: argparse.Namespace) -> object:
 
 
 def _scrub(args: argparse.Namespace) -> object:
-    from edgekit.agent.release.quiet import be_quiet
-    from edgekit.agent.release.scrub import scrub
+    from edgekit.agent.release.upkeep.quiet import be_quiet
+    from edgekit.agent.release.upkeep.scrub import scrub
 
     be_quiet()
     done = scrub(Root(args.root), args.rate)
@@ -141,7 +142,7 @@ def _scrub(args: argparse.Namespace) -> object:
 
 
 def _upkeep(args: argparse.Namespace) -> None:
-    from edgekit.agent.release.upkeep import keep_up
+    from edgekit.agent.release.upkeep.keep import keep_up
 
     keep_up(Root(args.root))
 
@@ -153,15 +154,15 @@ def _tune(args: argparse.Namespace) -> object:
 
 
 def _supervise(args: argparse.Namespace) -> None:
-    from edgekit.agent.release.watch import Watch
+    from edgekit.agent.release.supervisor.watch import Watch
 
     Watch(Root(args.root)).run()
 
 
 def _boot(args: argparse.Namespace) -> None:
-    from edgekit.agent.release.become import become
     from edgekit.agent.release.log import write_to_log
     from edgekit.agent.release.stopped import since
+    from edgekit.agent.release.supervisor.become import become
 
     root = Root(args.root)
     if since(root) is not None:
@@ -174,7 +175,7 @@ def _boot(args: argparse.Namespace) -> None:
 
 
 def _door(args: argparse.Namespace) -> None:
-    from edgekit.agent.release.door import Door
+    from edgekit.agent.release.door.serve import Door
 
     Door(Root(args.root)).serve()
 

@@ -1,7 +1,7 @@
 """The paths below ROOT, a device's folder, and the environment of a release. Pure.
 
 The agent (`agent.release.root`), the argv of a push (`fleet.commands`) and the reader of the probe
-use these paths. The scripts for a device without an agent (`agent/release/probe.py`,
+use these paths. The scripts for a device without an agent (`agent/release/door/probe.py`,
 `fleet/receive.py`) and the systemd units have literals of their own; tests check that they agree.
 Devices of every fleet have these paths on disk: a path never changes.
 """

@@ -1,7 +1,7 @@
 """The disk rule: how many bytes a release needs and how many have to stay free. Pure.
 
-Controller (`fleet.plan`) and device (`agent.release.stage`) ask the same function, so a plan that
-fits is not refused by the device for another sum.
+Controller (`fleet.plan`) and device (`agent.release.space.room`) ask the same function, so a plan
+that fits is not refused by the device for another sum.
 """
 
 from __future__ import annotations

@@ -23,8 +23,9 @@ import pytest
 import zstandard
 
 from edgekit import data
-from edgekit.agent.release import admitted, door
-from edgekit.agent.release.choose import supervisor_of
+from edgekit.agent.release.door import admitted
+from edgekit.agent.release.door import serve as door
+from edgekit.agent.release.supervisor.choose import supervisor_of
 from edgekit.core import layout
 from edgekit.core.digest import Digest
 from edgekit.errors import EdgekitError, VerificationError

@@ -1,4 +1,4 @@
-"""Every supervisor keeps the promises of `agent.release.supervisor`: Detached and Systemd.
+"""Every supervisor keeps the promises of `agent.release.supervisor.process`: Detached and Systemd.
 
 The unit is played here: a small loop starts `boot` when the file appears for which
 `edgekit-agent.path` waits, and again when it failed. `tests/system/test_units.py` has real units.
@@ -19,11 +19,11 @@ from pathlib import Path
 import pytest
 
 from edgekit.agent.release import stopped
-from edgekit.agent.release import supervisor as shared
-from edgekit.agent.release.choose import KINDS, supervisor_of
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.state import Releases
-from edgekit.agent.release.supervisor import Supervised
+from edgekit.agent.release.supervisor import process as shared
+from edgekit.agent.release.supervisor.choose import KINDS, supervisor_of
+from edgekit.agent.release.supervisor.process import Supervised
 from edgekit.core import layout
 from edgekit.core.digest import Digest
 from edgekit.core.release import ReleaseEvent

@@ -13,9 +13,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from unittest import mock
 
-from edgekit.agent.release import activate, choose
+from edgekit.agent.release import activate
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.state import Releases
+from edgekit.agent.release.supervisor import choose
 from edgekit.core.digest import Digest
 from edgekit.core.release import ReleaseState
 from tests.crash.acts import Act
@@ -138,7 +139,7 @@ def bench() -> Iterator[Bench]:
 
 def _little_reserve() -> AbstractContextManager[object]:
     """A reserve of a few bytes: every disk is read and written again for each case."""
-    name = "edgekit.agent.release.reserve"
+    name = "edgekit.agent.release.space.reserve"
     if find_spec(name) is None:
         return nullcontext()
     return mock.patch.object(import_module(name), "BACK_BYTES", 8192)

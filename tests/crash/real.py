@@ -19,9 +19,9 @@ from pathlib import Path
 import msgspec
 
 import edgekit
-from edgekit.agent.release.detached import Detached
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.state import Releases
+from edgekit.agent.release.supervisor.detached import Detached
 from edgekit.bundle.layers import PROJECTION
 from edgekit.core.digest import Digest
 from edgekit.errors import EdgekitError

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from edgekit import store
-from edgekit.agent.release import activate, disk, stage, state
+from edgekit.agent.release import activate, state
 from edgekit.agent.release.root import Root
+from edgekit.agent.release.staging import stage
+from edgekit.agent.release.trial import disk
 from edgekit.core.digest import Digest
 from tests.crash import matrix
 from tests.crash.durable import Ledger

@@ -19,8 +19,11 @@ from typing import Any
 from unittest import mock
 
 from edgekit.agent import __main__ as agent
-from edgekit.agent.release import choose, disk
-from edgekit.agent.release.events import (
+from edgekit.agent.release.root import Root
+from edgekit.agent.release.state import Releases
+from edgekit.agent.release.supervisor import choose
+from edgekit.agent.release.trial import disk
+from edgekit.agent.release.trial.events import (
     AgentEnded,
     AgentReady,
     AgentStarted,
@@ -38,9 +41,7 @@ from edgekit.agent.release.events import (
     StopsHeld,
     TimePassed,
 )
-from edgekit.agent.release.root import Root
-from edgekit.agent.release.state import Releases
-from edgekit.agent.release.trial import Trial
+from edgekit.agent.release.trial.machine import Trial
 from edgekit.core.config import parse_known_agent_config
 from edgekit.core.digest import Digest
 from edgekit.core.golden import TrialReport

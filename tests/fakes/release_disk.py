@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from edgekit.agent.release.events import (
+from edgekit.agent.release.trial.events import (
     ActivationComes,
     CountTry,
     Effect,
@@ -22,7 +22,7 @@ from edgekit.agent.release.events import (
     TakeNextConfig,
     TryAgain,
 )
-from edgekit.agent.release.trial import Trial
+from edgekit.agent.release.trial.machine import Trial
 from edgekit.core.digest import Digest
 from edgekit.core.release import ReleaseEvent, ReleaseState, after
 

@@ -72,14 +72,15 @@ WAY_BACK = """
 import json, os, sys
 from pathlib import Path
 
-from edgekit.agent.release import disk, reserve
-from edgekit.agent.release.collect import collect
-from edgekit.agent.release.events import MoveCurrent, OnDisk, RecordVerdict
+from edgekit.agent.release.trial import disk
+from edgekit.agent.release.space import reserve
+from edgekit.agent.release.space.collect import collect
+from edgekit.agent.release.trial.events import MoveCurrent, OnDisk, RecordVerdict
 from edgekit.agent.release.log import LOG_BYTES, rotate
 from edgekit.agent.release.root import Root
-from edgekit.agent.release.stage import offer
+from edgekit.agent.release.staging.stage import offer
 from edgekit.agent.release.state import Releases
-from edgekit.agent.release.trial import Trial
+from edgekit.agent.release.trial.machine import Trial
 from edgekit.core.digest import Digest
 from edgekit.core.release import ReleaseEvent
 from edgekit.core.room import BACK_BYTES

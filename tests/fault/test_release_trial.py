@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 
 from edgekit.agent.release import activate as activation
-from edgekit.agent.release import disk
-from edgekit.agent.release.detached import Detached
 from edgekit.agent.release.log import rotate
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.state import Releases
+from edgekit.agent.release.supervisor.detached import Detached
+from edgekit.agent.release.trial import disk
 from edgekit.core.digest import Digest
 from edgekit.core.release import ReleaseEvent
 from edgekit.store import publish, replace_link

@@ -18,8 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from edgekit.agent.release.detached import Detached
 from edgekit.agent.release.state import Releases
+from edgekit.agent.release.supervisor.detached import Detached
 from tests.harness.box import Box, alive, config_bytes, eventually, make_root
 
 MOMENTS = {

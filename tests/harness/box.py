@@ -17,9 +17,9 @@ import tuf
 import urllib3
 
 import edgekit
-from edgekit.agent.release.detached import Detached
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.state import Release, Releases
+from edgekit.agent.release.supervisor.detached import Detached
 from edgekit.bundle.layers import PROJECTION
 from edgekit.core import layout
 from edgekit.core.config import AgentConfig, BrokerConfig

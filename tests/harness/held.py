@@ -6,7 +6,7 @@ import platform
 import sys
 
 from edgekit.agent.release.root import Root
-from edgekit.agent.release.stage import stage
+from edgekit.agent.release.staging.stage import stage
 from edgekit.agent.release.state import Releases
 from edgekit.bundle.tar import compress, plain_tar
 from edgekit.core.digest import Digest

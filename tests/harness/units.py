@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit import data
-from edgekit.agent.release.probe import probe
+from edgekit.agent.release.door.probe import probe
 from edgekit.bundle.layers import bootstrap
 from edgekit.bundle.layout import Layout
 from edgekit.client import Final, Requester

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekit.agent.release.demands import CRASH_LIMIT
-from edgekit.agent.release.events import (
+from edgekit.agent.release.trial.demands import CRASH_LIMIT
+from edgekit.agent.release.trial.events import (
     AgentCrashed,
     AgentEnded,
     AgentReady,
@@ -37,8 +37,8 @@ from edgekit.agent.release.events import (
     SupervisorFailed,
     TimePassed,
 )
-from edgekit.agent.release.trial import Trial
-from edgekit.agent.release.trialtable import (
+from edgekit.agent.release.trial.machine import Trial
+from edgekit.agent.release.trial.table import (
     FAIL,
     TRANSITIONS,
     WAYS,

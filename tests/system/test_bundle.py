@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import edgekit
-from edgekit.agent.release.unpack import unpack
+from edgekit.agent.release.staging.unpack import unpack
 from edgekit.bundle.layers import agent_layer
 from edgekit.core.digest import Digest
 from edgekit.store import BlobStore

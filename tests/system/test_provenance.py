@@ -19,7 +19,7 @@ import pytest
 from cyclonedx.model.bom import Bom
 
 from edgekit.agent.release.root import Root
-from edgekit.agent.release.stage import offer
+from edgekit.agent.release.staging.stage import offer
 from edgekit.broker.embedded import embedded_broker
 from edgekit.builder.spec import GateSummary
 from edgekit.bundle.docs import read_docs

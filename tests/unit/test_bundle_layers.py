@@ -17,7 +17,7 @@ import pytest
 
 import edgekit
 from edgekit import data
-from edgekit.agent.release.unpack import unpack
+from edgekit.agent.release.staging.unpack import unpack
 from edgekit.bundle import layers
 from edgekit.bundle.layers import agent_layer, bootstrap, members, put_tar, runtime_packages
 from edgekit.bundle.tar import plain_tar

@@ -10,7 +10,7 @@ import pytest
 
 from edgekit import data
 from edgekit.agent.__main__ import _parser
-from edgekit.agent.release.watch import BACKOFF_SECONDS
+from edgekit.agent.release.supervisor.watch import BACKOFF_SECONDS
 from edgekit.core import layout
 from edgekit.core.config import DRAIN_SECONDS
 from tests import tools

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.agent.release.permission import check_activation, describe_trust
 from edgekit.agent.release.root import Root
+from edgekit.agent.release.staging.permission import check_activation, describe_trust
 from edgekit.core.digest import Digest
 from tests.attacked import FIRST, GOOD, NEXT, Device, make_device, snapshot
 from tests.metadata_maker import Maker, write_export

@@ -11,11 +11,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edgekit.agent.release import permission
-from edgekit.agent.release.counters import Counters
-from edgekit.agent.release.kept import ENROLLED, FIRST_USE, TRUSTED, read_trust
-from edgekit.agent.release.permission import check_activation, describe_trust, hardware_names
 from edgekit.agent.release.root import Root
+from edgekit.agent.release.staging import permission
+from edgekit.agent.release.staging.counters import Counters
+from edgekit.agent.release.staging.kept import ENROLLED, FIRST_USE, TRUSTED, read_trust
+from edgekit.agent.release.staging.permission import (
+    check_activation,
+    describe_trust,
+    hardware_names,
+)
 from edgekit.agent.release.state import Releases
 from edgekit.cli.fleet import _trust_lines
 from edgekit.core import layout
@@ -315,7 +319,7 @@ def test_verbs_that_verify_nothing_do_not_import_tuf(device: Device, verb: str) 
     script = (
         "import sys; from edgekit.agent import __main__ as a\n"
         f"args = a._parser().parse_args([{verb!r}, '--root', {str(device.root.path)!r}])\n"
-        "args.run(args); import edgekit.agent.release.watch\n"
+        "args.run(args); import edgekit.agent.release.supervisor.watch\n"
         "print([m for m in ('tuf', 'securesystemslib', 'urllib3', 'cryptography') "
         "if m in sys.modules])"
     )

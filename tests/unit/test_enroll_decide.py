@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from edgekit import data
-from edgekit.agent.release.choose import KINDS, supervisor_of
 from edgekit.agent.release.root import Root
+from edgekit.agent.release.supervisor.choose import KINDS, supervisor_of
 from edgekit.core import layout
 from edgekit.errors import EdgekitError, UsageError
 from edgekit.fleet.enroll import decide, look, make, record, unmake

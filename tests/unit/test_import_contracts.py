@@ -38,8 +38,13 @@ PLANTED = [
     ("One door to signatures", "bundle/pack.py", "import securesystemslib"),
     ("One door to TUF", "bundle/pack.py", "import tuf.api.metadata"),
     ("Imports point down", "bundle/pack.py", "import edgekit.signing.roles"),  # strangers
-    ("One door to TUF", "agent/release/stage.py", "import tuf"),
+    ("One door to TUF", "agent/release/staging/stage.py", "import tuf"),
     ("Core never acts", "builder/plan/plan.py", "import os"),
+    (
+        "The rooms of a release",
+        "agent/release/space/room.py",
+        "import edgekit.agent.release.staging",
+    ),
     ("The agent's rooms", "agent/serve/worker/beam.py", "import edgekit.agent.serve.session.rate"),
     ("The agent's rooms", "agent/serve/session/rate.py", "import edgekit.agent.serve.loop.stall"),
     ("The agent's parent stays light", "agent/serve/loop/stall.py", "import numpy"),

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from edgekit import data
-from edgekit.agent.release import probe
+from edgekit.agent.release.door import probe
 from edgekit.agent.release.root import Root
 from edgekit.bundle.tar import plain_tar
 from edgekit.core import layout

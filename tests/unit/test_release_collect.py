@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.agent.release import collect as collecting
-from edgekit.agent.release.collect import collect, find, give_up_previous, pin
-from edgekit.agent.release.retention import ReleaseFolder, Survey, garbage
 from edgekit.agent.release.root import Root
-from edgekit.agent.release.stage import offer, publish_release
+from edgekit.agent.release.space import collect as collecting
+from edgekit.agent.release.space.collect import collect, find, give_up_previous, pin
+from edgekit.agent.release.space.retention import ReleaseFolder, Survey, garbage
+from edgekit.agent.release.space.survey import mapped_inodes
+from edgekit.agent.release.staging.stage import offer, publish_release
 from edgekit.agent.release.state import HISTORY, Releases
-from edgekit.agent.release.survey import mapped_inodes
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import UNPACKED
 from edgekit.core.release import ReleaseEvent

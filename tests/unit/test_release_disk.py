@@ -12,9 +12,11 @@ from typing import NoReturn
 
 import pytest
 
-from edgekit.agent.release import disk as release_disk
 from edgekit.agent.release import state
-from edgekit.agent.release.events import (
+from edgekit.agent.release.root import Root
+from edgekit.agent.release.state import Releases, StateFileError
+from edgekit.agent.release.trial import disk as release_disk
+from edgekit.agent.release.trial.events import (
     ActivationComes,
     CountTry,
     Effect,
@@ -32,9 +34,7 @@ from edgekit.agent.release.events import (
     TakeNextConfig,
     TryAgain,
 )
-from edgekit.agent.release.root import Root
-from edgekit.agent.release.state import Releases, StateFileError
-from edgekit.agent.release.trial import Trial
+from edgekit.agent.release.trial.machine import Trial
 from edgekit.core import layout
 from edgekit.core.digest import Digest
 from edgekit.core.release import ReleaseEvent, ReleaseState

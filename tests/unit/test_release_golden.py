@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from edgekit.agent.release.goldenfile import check_golden
 from edgekit.agent.release.root import Root
-from edgekit.agent.release.stage import offer, stage
+from edgekit.agent.release.staging.goldenfile import check_golden
+from edgekit.agent.release.staging.stage import offer, stage
 from edgekit.bundle.tar import compress, plain_tar
 from edgekit.core.digest import Digest
 from edgekit.core.golden import MAX_GOLDEN_BYTES, Golden, GoldenPrompt

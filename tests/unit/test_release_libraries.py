@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.agent.release import libraries
-from edgekit.agent.release.libraries import UnfitError, compiled_packages
 from edgekit.agent.release.refusal import on_record
 from edgekit.agent.release.root import Root
-from edgekit.agent.release.stage import publish_release
+from edgekit.agent.release.staging import libraries
+from edgekit.agent.release.staging.libraries import UnfitError, compiled_packages
+from edgekit.agent.release.staging.stage import publish_release
 from edgekit.agent.release.state import Releases
 from edgekit.bundle.layers import WHEEL_ISA, WHEEL_TAGS
 from edgekit.bundle.tar import compress, plain_tar

@@ -13,15 +13,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edgekit.agent.release import lease, upkeep
-from edgekit.agent.release import scrub as scrubbing
-from edgekit.agent.release.quiet import Throttle, be_quiet, read_past_cache
+from edgekit.agent.release import lease
 from edgekit.agent.release.root import Root
-from edgekit.agent.release.schedule import EVERY_SECONDS, FIRST_SECONDS, Upkeep
-from edgekit.agent.release.scrub import Scrubbed, is_due, last, scrub
-from edgekit.agent.release.stage import offer, stage
-from edgekit.agent.release.tree import differences, mend
-from edgekit.agent.release.unpack import unpack
+from edgekit.agent.release.staging.stage import offer, stage
+from edgekit.agent.release.staging.tree import differences, mend
+from edgekit.agent.release.staging.unpack import unpack
+from edgekit.agent.release.upkeep import keep as upkeep
+from edgekit.agent.release.upkeep import scrub as scrubbing
+from edgekit.agent.release.upkeep.quiet import Throttle, be_quiet, read_past_cache
+from edgekit.agent.release.upkeep.schedule import EVERY_SECONDS, FIRST_SECONDS, Upkeep
+from edgekit.agent.release.upkeep.scrub import Scrubbed, is_due, last, scrub
 from edgekit.bundle.tar import compress, plain_tar
 from edgekit.core.digest import Digest
 from edgekit.errors import EdgekitError, VerificationError
@@ -306,7 +307,7 @@ def test_a_read_past_the_cache_has_every_byte(size: int, tmp_path: Path) -> None
 
 def test_quiet_work_has_the_lowest_priorities() -> None:
     code = (
-        "import os; from edgekit.agent.release.quiet import be_quiet; be_quiet();"
+        "import os; from edgekit.agent.release.upkeep.quiet import be_quiet; be_quiet();"
         "import ctypes; n = {'x86_64': 252, 'aarch64': 31}[os.uname().machine];"
         "print(os.nice(0), ctypes.CDLL(None).syscall(n, 1, 0) >> 13)"
     )

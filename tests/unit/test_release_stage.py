@@ -12,7 +12,7 @@ import pytest
 
 from edgekit.agent.release import lease
 from edgekit.agent.release.root import Root
-from edgekit.agent.release.stage import offer, stage
+from edgekit.agent.release.staging.stage import offer, stage
 from edgekit.bundle.tar import compress, plain_tar
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import (

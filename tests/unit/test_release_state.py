@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.agent.release import disk
-from edgekit.agent.release.events import KeepRunning
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.state import Release, Releases
-from edgekit.agent.release.trial import Trial
+from edgekit.agent.release.trial import disk
+from edgekit.agent.release.trial.events import KeepRunning
+from edgekit.agent.release.trial.machine import Trial
 from edgekit.core.digest import Digest
 from edgekit.core.release import ReleaseEvent, ReleaseState
 from edgekit.errors import EdgekitError

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from edgekit.agent.release import trial, trialtable
-from edgekit.agent.release.demands import CRASH_LIMIT, retry_seconds, unfit
-from edgekit.agent.release.events import (
+from edgekit.agent.release.trial import machine as trial
+from edgekit.agent.release.trial import table as trialtable
+from edgekit.agent.release.trial.demands import CRASH_LIMIT, retry_seconds, unfit
+from edgekit.agent.release.trial.events import (
     AgentCrashed,
     AgentEnded,
     AgentReady,
@@ -34,8 +35,8 @@ from edgekit.agent.release.events import (
     SupervisorFailed,
     TimePassed,
 )
-from edgekit.agent.release.trial import PLAIN, RECORDS
-from edgekit.agent.release.trialtable import TRANSITIONS, WAYS, Happening, Phase, TrialStep
+from edgekit.agent.release.trial.machine import PLAIN, RECORDS
+from edgekit.agent.release.trial.table import TRANSITIONS, WAYS, Happening, Phase, TrialStep
 from edgekit.core import release
 from edgekit.core.digest import Digest
 from edgekit.core.golden import Golden, GoldenScore, TrialReport

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from edgekit.agent.release import become
 from edgekit.agent.release.root import Root
+from edgekit.agent.release.supervisor import become
 from edgekit.agent.serve.loop.notify import VARIABLES, Notifier
 from edgekit.agent.serve.loop.stall import (
     longest_silence_seconds,

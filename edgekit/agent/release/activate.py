@@ -6,21 +6,23 @@ import time
 from contextlib import suppress
 from functools import partial
 
-from edgekit.agent.release import disk, lease, reserve
-from edgekit.agent.release.demands import retry_seconds
+from edgekit.agent.release import lease
 from edgekit.agent.release.describe import answering
-from edgekit.agent.release.events import ActivationComes, HoldStops, SupervisorFailed
 from edgekit.agent.release.log import log_tail
-from edgekit.agent.release.permission import check_activation
 from edgekit.agent.release.root import Root
+from edgekit.agent.release.space import reserve
+from edgekit.agent.release.staging.permission import check_activation
 from edgekit.agent.release.state import Releases, UnprovenRow
-from edgekit.agent.release.supervisor import (
+from edgekit.agent.release.supervisor.process import (
     POLL_SECONDS,
     STOP_MARGIN_SECONDS,
     Supervisor,
     drain_seconds,
 )
-from edgekit.agent.release.trial import Trial
+from edgekit.agent.release.trial import disk
+from edgekit.agent.release.trial.demands import retry_seconds
+from edgekit.agent.release.trial.events import ActivationComes, HoldStops, SupervisorFailed
+from edgekit.agent.release.trial.machine import Trial
 from edgekit.core.config import FIRST_SETTINGS, parse_known_agent_config, settings_in
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import parse_manifest

@@ -6,13 +6,13 @@ import time
 from pathlib import Path
 
 from edgekit.agent.release import stopped
-from edgekit.agent.release.demands import retry_seconds
-from edgekit.agent.release.evidence import read_json
-from edgekit.agent.release.permission import describe_trust
 from edgekit.agent.release.root import Root
+from edgekit.agent.release.space.survey import pinned
+from edgekit.agent.release.staging.permission import describe_trust
 from edgekit.agent.release.state import Release, Releases, TrialRow, UnprovenRow
-from edgekit.agent.release.supervisor import Supervisor
-from edgekit.agent.release.survey import pinned
+from edgekit.agent.release.supervisor.process import Supervisor
+from edgekit.agent.release.trial.demands import retry_seconds
+from edgekit.agent.release.trial.evidence import read_json
 from edgekit.core.digest import Digest
 from edgekit.core.release import ReleaseState
 

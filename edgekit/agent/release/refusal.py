@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from edgekit.agent.release.libraries import UnfitError
 from edgekit.agent.release.root import Root
+from edgekit.agent.release.staging.libraries import UnfitError
 from edgekit.agent.release.state import Releases
 from edgekit.core.digest import Digest
 from edgekit.core.room import NoRoomError

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 
 from edgekit.agent.release.root import Root
-from edgekit.agent.release.supervisor import Supervisor
+from edgekit.agent.release.supervisor.process import Supervisor
 from edgekit.errors import EdgekitError
 from edgekit.store import publish
 

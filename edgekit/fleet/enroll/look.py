@@ -98,7 +98,7 @@ def look(root: Path, record_file: Path, home: Path) -> dict[str, object]:
         user = pwd.getpwuid(uid).pw_name
     except KeyError:
         user = str(uid)
-    door = "edgekit/agent/release/door.py"
+    door = "edgekit/agent/release/door/serve.py"
     doors = (root / "current" / "agent" / door, root / "bootstrap" / door)
     sudo = why_not(*tried("sudo", "-n", "true")[::2]) if uid else ""
     version = ("systemctl", "show", "--property=Version", "--value")

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from edgekit.agent.release.unpack import members, mode_of, opened, sync_file_system
+from edgekit.agent.release.staging.unpack import members, mode_of, opened, sync_file_system
 from edgekit.store import CHUNK_BYTES, read_chunks
 
 Read = Callable[[Path], Iterable[bytes]]

@@ -7,7 +7,7 @@ import signal
 import subprocess
 
 from edgekit.agent.release.root import Root
-from edgekit.agent.release.supervisor import STOP_MARGIN_SECONDS, Supervised, command
+from edgekit.agent.release.supervisor.process import STOP_MARGIN_SECONDS, Supervised, command
 
 
 class Detached(Supervised):

@@ -20,10 +20,21 @@ from typing import NoReturn, TextIO
 
 from msgspec import MsgspecError
 
-from edgekit.agent.release import disk
-from edgekit.agent.release.become import become, cannot_start, die_with_parent
-from edgekit.agent.release.demands import STEADY_SECONDS, retry_seconds
-from edgekit.agent.release.events import (
+from edgekit.agent.release.log import log_tail, rotate, say
+from edgekit.agent.release.root import Root
+from edgekit.agent.release.state import Releases
+from edgekit.agent.release.supervisor.become import become, cannot_start, die_with_parent
+from edgekit.agent.release.supervisor.process import (
+    LOCK_VARIABLE,
+    POLL_SECONDS,
+    STOP_MARGIN_SECONDS,
+    command,
+    drain_seconds,
+    lock,
+)
+from edgekit.agent.release.trial import disk
+from edgekit.agent.release.trial.demands import STEADY_SECONDS, retry_seconds
+from edgekit.agent.release.trial.events import (
     AgentCrashed,
     AgentEnded,
     AgentReady,
@@ -44,21 +55,10 @@ from edgekit.agent.release.events import (
     SupervisorFailed,
     TimePassed,
 )
-from edgekit.agent.release.evidence import Reports, demands_of, read_json, slots_of
-from edgekit.agent.release.log import log_tail, rotate, say
-from edgekit.agent.release.root import Root
-from edgekit.agent.release.schedule import Upkeep
-from edgekit.agent.release.silence import SILENCE_VARIABLE, Silence
-from edgekit.agent.release.state import Releases
-from edgekit.agent.release.supervisor import (
-    LOCK_VARIABLE,
-    POLL_SECONDS,
-    STOP_MARGIN_SECONDS,
-    command,
-    drain_seconds,
-    lock,
-)
-from edgekit.agent.release.trial import Trial
+from edgekit.agent.release.trial.evidence import Reports, demands_of, read_json, slots_of
+from edgekit.agent.release.trial.machine import Trial
+from edgekit.agent.release.trial.silence import SILENCE_VARIABLE, Silence
+from edgekit.agent.release.upkeep.schedule import Upkeep
 from edgekit.agent.serve.loop.notify import Notifier
 from edgekit.agent.serve.loop.polling import HAND_OVER
 from edgekit.core.config import parse_known_agent_config

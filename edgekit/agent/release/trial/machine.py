@@ -45,14 +45,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from edgekit.agent.release.demands import (
+from edgekit.agent.release.trial.demands import (
     CRASH_LIMIT,
     STEADY_SECONDS,
     lacks,
     reaches_all_but_the_broker,
     unfit,
 )
-from edgekit.agent.release.events import (
+from edgekit.agent.release.trial.events import (
     ActivationComes,
     AgentCrashed,
     AgentEnded,
@@ -87,7 +87,7 @@ from edgekit.agent.release.events import (
     TimePassed,
     TryAgain,
 )
-from edgekit.agent.release.trialtable import (
+from edgekit.agent.release.trial.table import (
     TRANSITIONS,
     WAYS,
     Happening,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgekit.agent.release.events import Demands
+from edgekit.agent.release.trial.events import Demands
 from edgekit.core.golden import TrialReport, passes
 
 # Far below every device that edgekit runs on: without a floor of the operator's only a model that

@@ -6,8 +6,11 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from edgekit.agent.release import reserve
-from edgekit.agent.release.events import (
+from edgekit.agent.release.root import Root
+from edgekit.agent.release.space import reserve
+from edgekit.agent.release.staging.permission import record_good
+from edgekit.agent.release.state import Releases, StateFileError
+from edgekit.agent.release.trial.events import (
     CountTry,
     Effect,
     ForgetGoodConfig,
@@ -23,9 +26,6 @@ from edgekit.agent.release.events import (
     TakeNextConfig,
     TryAgain,
 )
-from edgekit.agent.release.permission import record_good
-from edgekit.agent.release.root import Root
-from edgekit.agent.release.state import Releases, StateFileError
 from edgekit.core import layout
 from edgekit.core.digest import Digest
 from edgekit.core.release import ReleaseState

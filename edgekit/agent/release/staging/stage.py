@@ -8,17 +8,17 @@ import shutil
 import sys
 from pathlib import Path
 
-from edgekit.agent.release.collect import collect
-from edgekit.agent.release.counters import Counters
-from edgekit.agent.release.goldenfile import check_golden, golden_links
 from edgekit.agent.release.lease import claim
-from edgekit.agent.release.libraries import check_libraries
-from edgekit.agent.release.permission import permitted
-from edgekit.agent.release.room import check_room
 from edgekit.agent.release.root import Root
+from edgekit.agent.release.space.collect import collect
+from edgekit.agent.release.space.room import check_room
+from edgekit.agent.release.staging.counters import Counters
+from edgekit.agent.release.staging.goldenfile import check_golden, golden_links
+from edgekit.agent.release.staging.libraries import check_libraries
+from edgekit.agent.release.staging.permission import permitted
+from edgekit.agent.release.staging.tree import differences, mend
+from edgekit.agent.release.staging.unpack import MAX_UNPACKED_BYTES, sync_file_system, unpack
 from edgekit.agent.release.state import Releases
-from edgekit.agent.release.tree import differences, mend
-from edgekit.agent.release.unpack import MAX_UNPACKED_BYTES, sync_file_system, unpack
 from edgekit.core import layout
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import (

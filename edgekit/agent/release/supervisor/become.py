@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import NoReturn
 
 from edgekit.agent.release.root import Root
-from edgekit.agent.release.supervisor import command
+from edgekit.agent.release.supervisor.process import command
 from edgekit.errors import EdgekitError
 
 # Set by systemd for the process that it watches; not WATCHDOG_PID, because the agent reports.

@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 
-from edgekit.agent.release.collect import find
 from edgekit.agent.release.root import Root
-from edgekit.agent.release.survey import pinned
+from edgekit.agent.release.space.collect import find
+from edgekit.agent.release.space.survey import pinned
 from edgekit.core import layout
 from edgekit.core.config import parse_known_agent_config
 from edgekit.core.digest import Digest

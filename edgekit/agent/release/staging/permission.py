@@ -14,9 +14,9 @@ from pathlib import Path
 
 import msgspec
 
-from edgekit.agent.release.counters import Counters
-from edgekit.agent.release.kept import TrustOnDisk, read_trust, write_trust
 from edgekit.agent.release.root import Root
+from edgekit.agent.release.staging.counters import Counters
+from edgekit.agent.release.staging.kept import TrustOnDisk, read_trust, write_trust
 from edgekit.core import layout
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import oci_platform

@@ -7,7 +7,7 @@ system unit and for a user unit alike, and calls no program of systemd.
 
 from __future__ import annotations
 
-from edgekit.agent.release.supervisor import Supervised
+from edgekit.agent.release.supervisor.process import Supervised
 
 START_SECONDS = 30.0  # a unit that waits to be restarted (RestartSec), and the start of Python
 

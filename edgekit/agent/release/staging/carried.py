@@ -20,9 +20,9 @@ from typing import BinaryIO
 import msgspec
 
 from edgekit.agent.release import lease
-from edgekit.agent.release.permission import admit, remember
 from edgekit.agent.release.root import Root
-from edgekit.agent.release.stage import offer, publish_release
+from edgekit.agent.release.staging.permission import admit, remember
+from edgekit.agent.release.staging.stage import offer, publish_release
 from edgekit.core import layout
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import MAX_MANIFEST_BYTES

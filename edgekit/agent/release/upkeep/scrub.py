@@ -19,12 +19,12 @@ from pathlib import Path
 
 import msgspec
 
-from edgekit.agent.release import tree as trees
-from edgekit.agent.release.quiet import Throttle, read_past_cache
-from edgekit.agent.release.retention import kept_releases
 from edgekit.agent.release.root import Root
-from edgekit.agent.release.stage import linked_files
-from edgekit.agent.release.survey import blobs_of, manifest_of, survey
+from edgekit.agent.release.space.retention import kept_releases
+from edgekit.agent.release.space.survey import blobs_of, manifest_of, survey
+from edgekit.agent.release.staging import tree as trees
+from edgekit.agent.release.staging.stage import linked_files
+from edgekit.agent.release.upkeep.quiet import Throttle, read_past_cache
 from edgekit.core import layout
 from edgekit.core.digest import Digest, decode_hook, encode_hook
 from edgekit.core.manifest import AGENT_TYPE, RUNTIME_TYPE

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from edgekit.agent.release.retention import ReleaseFolder, Survey
 from edgekit.agent.release.root import Root
+from edgekit.agent.release.space.retention import ReleaseFolder, Survey
 from edgekit.agent.release.state import Releases
 from edgekit.core import layout
 from edgekit.core.digest import Digest

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import msgspec
 
-from edgekit.agent.release.events import Demands, Reported
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.state import Releases
+from edgekit.agent.release.trial.events import Demands, Reported
 from edgekit.core import layout
 from edgekit.core.config import AgentConfig
 from edgekit.core.golden import Golden, TrialReport

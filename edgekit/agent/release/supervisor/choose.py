@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from edgekit.agent.release.detached import Detached
 from edgekit.agent.release.root import Root
-from edgekit.agent.release.supervisor import Supervised
-from edgekit.agent.release.systemd import Systemd
+from edgekit.agent.release.supervisor.detached import Detached
+from edgekit.agent.release.supervisor.process import Supervised
+from edgekit.agent.release.supervisor.systemd import Systemd
 from edgekit.core import layout
 from edgekit.errors import EdgekitError
 

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from edgekit.agent.release import admitted
+from edgekit.agent.release.door import admitted
 from edgekit.agent.release.root import Root
 from edgekit.core import layout
 from edgekit.errors import VerificationError

@@ -10,12 +10,12 @@ from __future__ import annotations
 import time
 
 from edgekit.agent.release import lease
-from edgekit.agent.release.collect import collect
 from edgekit.agent.release.log import say
-from edgekit.agent.release.quiet import BYTES_PER_SECOND, be_quiet
 from edgekit.agent.release.root import Root
-from edgekit.agent.release.scrub import is_due, last, scrub
-from edgekit.agent.release.survey import blobs_of, broken_off
+from edgekit.agent.release.space.collect import collect
+from edgekit.agent.release.space.survey import blobs_of, broken_off
+from edgekit.agent.release.upkeep.quiet import BYTES_PER_SECOND, be_quiet
+from edgekit.agent.release.upkeep.scrub import is_due, last, scrub
 from edgekit.errors import EdgekitError
 
 

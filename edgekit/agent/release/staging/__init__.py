@@ -1,0 +1,1 @@
+"""From blobs to a whole release folder, or nothing: permission, layers, trees, libraries."""

@@ -1,0 +1,1 @@
+"""What keeps the agent running: the supervisor's process, and what starts it."""
