@@ -69,7 +69,7 @@ class Shim:
         if isinstance(path, int):
             return path in self.paths
         try:
-            text = os.fspath(path)  # type: ignore[call-overload]
+            text = os.fspath(path)  # type: ignore[call-overload]  # whatever open takes
         except TypeError:
             return False
         return isinstance(text, str) and (text + "/").startswith(f"{self.root}/")
@@ -255,7 +255,7 @@ class Shim:
         self.call(kind, lambda: real(descriptor, *others), written=self.paths[descriptor])
 
     # --- files ------------------------------------------------------------------------------
-    def _io_open(self, file: Any, mode: str = "r", buffering: int = -1, *others: Any, **more: Any):  # type: ignore[no-untyped-def]
+    def _io_open(self, file: Any, mode: str = "r", buffering: int = -1, *others: Any, **more: Any):  # type: ignore[no-untyped-def]  # what open returns
         if not self.ours(file):
             return _REAL_OPEN(file, mode, buffering, *others, **more)
         kind = mode.replace("b", "").replace("t", "")

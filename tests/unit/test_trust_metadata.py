@@ -350,7 +350,7 @@ def test_the_offer_of_an_edgekit_of_before_says_so() -> None:
 def test_a_verified_manifest_has_one_maker() -> None:
     release = SignedRelease(name="a", version="1", counter=1, hardware=[])
     with pytest.raises(TypeError, match="only `verify`"):
-        VerifiedManifest(Digest.of(b""), None, b"", release, object())  # type: ignore[arg-type]
+        VerifiedManifest(Digest.of(b""), None, b"", release, object())  # type: ignore[arg-type]  # it does not come so far
 
 
 def test_verify_pins_before_it_looks_into_the_bytes() -> None:
