@@ -7,6 +7,7 @@ supervisor.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -124,7 +125,7 @@ class Device:
             if current not in allowed or row is None or row.state != "good":
                 return False
             with suppress(FileNotFoundError, ValueError):
-                return alive(int(self.root.ready_file.read_text()))
+                return alive(int(json.loads(self.root.ready_file.read_text())["pid"]))
             return False
 
         eventually(settled, what="a good release answers")
