@@ -10,7 +10,8 @@ from edgekit.core.digest import Digest, decode_hook
 from edgekit.core.manifest import Manifest, oci_platform, parse_manifest
 from edgekit.errors import EdgekitError, VerificationError
 
-PROBE = Path(__file__).parents[1] / "agent" / "release" / "probe.py"  # of a device's own agent too
+# of a device's own agent, too
+PROBE = Path(__file__).parents[1] / "agent" / "release" / "door" / "probe.py"
 RECEIVE = Path(__file__).with_name("receive.py")
 
 

@@ -355,16 +355,16 @@ def faster(box: Box, retry_seconds: float = 1.0) -> None:
     folder = box.root.trees / "agent" / "edgekit" / "agent" / "release"
     for name, line, short in (
         (
-            "demands.py",
+            "trial/demands.py",
             "RETRY_SECONDS = (60.0, 120.0, ",
             f"RETRY_SECONDS = ({retry_seconds}, 1.0, 1.0, ",
         ),
         (
-            "watch.py",
+            "supervisor/watch.py",
             "BACKOFF_SECONDS = (1.0, 2.0, 4.0, 8.0, ",
             "BACKOFF_SECONDS = (0.1, 0.1, 0.1, 0.1, ",
         ),
-        ("watch.py", "CHECK_SECONDS = 5.0", "CHECK_SECONDS = 0.2"),
+        ("supervisor/watch.py", "CHECK_SECONDS = 5.0", "CHECK_SECONDS = 0.2"),
     ):
         text = (folder / name).read_text()
         assert line in text
