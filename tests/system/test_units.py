@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import make_project
+from tests.conftest import make_project, make_project_alone
 from tests.harness.systemd_device import systemd_device
 from tests.harness.units import PUSHER, QUESTION, ROOT, Installed, installed
 from tests.show.reboots import during_staging, during_trial
@@ -38,6 +40,11 @@ def test_a_push_through_the_door_makes_the_unit_active_and_ready(box: Installed)
     assert int(box.show("WatchdogTimestampMonotonic")) > 0
     state = box.state()
     assert state["answering"] is True
+    assert (state["trust"]["how"], state["trust"]["root"]) == ("enrolled", 1)
+    assert state["trust"]["ssh_key"] == "the updater's verbs"
+    root, ours = f"{ROOT}/etc/trust/root.json", box.project.folder / "trust" / "1.root.json"
+    assert box.device.exec("cat", root) == ours.read_text()
+    assert box.device.exec("stat", "-c", "%U %a", root).split() == ["edgekit", "600"]
     assert state["supervisor_pid"] == int(box.show("MainPID"))
 
 
@@ -134,6 +141,43 @@ def test_the_key_of_the_push_account_opens_nothing_else(box: Installed, tmp_path
     assert (box.current(), box.agent()) == (release, agent)
     done = device.ssh("true", "pi")
     assert done.returncode == 0
+
+
+def everything_in_root(box: Installed) -> str:
+    """The content of every file but the log, what is of this boot, and the record of refusals."""
+    left_out = " -o ".join(f"-path '{ROOT}/{name}'" for name in ("run", "log", "state.db*"))
+    line = (
+        f"find {ROOT} \\( {left_out} \\) -prune -o -type f -print0 | sort -z | xargs -0 sha256sum"
+    )
+    return box.device.exec("sh", "-c", line)
+
+
+def test_a_stolen_key_brings_nothing_of_another_project(box: Installed, tmp_path: Path) -> None:
+    """The thief has the key, edgekit, and the very same model, signed by keys of their own."""
+    before, agent = everything_in_root(box), box.agent()
+    thief = make_project_alone(tmp_path / "thief", 1883, None)
+    thief.environment |= box.project.environment
+    (thief.folder / "fleet.toml").write_text((box.project.folder / "fleet.toml").read_text())
+    shutil.rmtree(thief.store, ignore_errors=True)
+    shutil.copytree(box.project.store, thief.store, copy_function=os.link)
+    thief.edgekit("sign")
+    refused = thief.run("push", "box")
+    assert refused.returncode == 4, refused.stderr
+    assert everything_in_root(box) == before
+    assert box.agent() == agent
+    latest = box.state()["refusals"][0]
+    assert "trust" in f"{latest['what']} {latest['why']}", latest
+
+
+def test_upkeep_is_asked_for_through_the_door(box: Installed) -> None:
+    release, edgekit = box.current(), box.project.edgekit
+    assert "trees checked" in edgekit("scrub", "box", "--rate", "0")
+    assert "would free" in edgekit("prune", "box", "--dry-run")
+    assert "pinned" in edgekit("prune", "box", "--pin", release)
+    assert "unpinned" in edgekit("prune", "box", "--unpin", release[:12])
+    assert "freed" in edgekit("prune", "box")
+    assert "measures its threads now" in edgekit("tune", "box")
+    box.answers(release)
 
 
 def test_systemd_finds_the_running_units_well_locked_up(box: Installed) -> None:
