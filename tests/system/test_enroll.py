@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -307,6 +308,18 @@ def test_a_device_that_is_off_is_not_removed_and_it_is_said_what_is_left(
     assert "nothing was removed: /home/pi/.local/share/edgekit (cron) is still there" in off.stderr
     config.write_text(text)
     told(project, "remove", "pi")
+
+
+def test_a_project_without_a_root_of_trust_enrolls_nothing(
+    device: SystemdDevice, project: Project
+) -> None:
+    shutil.rmtree(project.folder / "trust")
+    refused = project.run("enroll", "pi", "--accept-new-host-key")
+    assert refused.returncode == 2
+    assert "this project has no root of trust" in refused.stderr
+    assert not (Path(project.environment["HOME"]) / "known").exists(), "nothing is pinned"
+    project.edgekit("init", ".")
+    told(project, "enroll", "pi", "--accept-new-host-key", "--dry-run")
 
 
 def test_a_folder_of_this_machine_is_not_enrolled(project: Project) -> None:
