@@ -27,7 +27,8 @@ from edgekit.trust.signed import Metadata
 LAST_REFUSALS = 5  # that `state` shows; `--json` has all that the device keeps
 
 DevicesArgument = Annotated[
-    list[str] | None, typer.Argument(help="Devices, groups, patterns, tag=T, site=S, !WORD; default: all.")
+    list[str] | None,
+    typer.Argument(help="Devices, groups, patterns, tag=T, site=S, !WORD; default: all."),
 ]
 
 
@@ -174,7 +175,8 @@ def call(
             raise EdgekitError(f"{device} has no agent yet", next_step=f"`edgekit push {device}`")
         facts = driver.facts
         how = {"supervisor": facts.supervisor or "detached", "enrolled": facts.enrolled}
-        return how | driver.call(verb, *arguments, seconds=seconds or drive.ACTIVATE_SECONDS)
+        answer = driver.call(verb, *arguments, seconds=seconds or drive.ACTIVATE_SECONDS)
+        return how | answer if verb == "state" else answer
 
 
 DeviceArgument = Annotated[str, typer.Argument(help="A device of fleet.toml.")]

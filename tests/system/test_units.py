@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -217,11 +218,16 @@ def test_devices_without_root_come_back_after_a_reboot(box: Installed) -> None:
     fleet.write_text(fleet.read_text().replace(entries[0], entries[0] + "queue_limit = 3\n"))
     project.edgekit("push", "unit")
     assert (show("MainPID"), show("ActiveState"), show("SubState")) == (main, "active", "running")
+
+    def answers(name: str) -> bool:
+        state = json.loads(project.edgekit("state", name, "--json"))
+        assert state["enrolled"] is True
+        return bool(state["answering"])
+
     device.reboot()
     for name in accounts:
+        eventually(partial(answers, name), 90, f"{name} came back")
         assert "Paris" in project.edgekit("ask", name, QUESTION)
-        state = json.loads(project.edgekit("state", name, "--json"))
-        assert (state["answering"], state["enrolled"]) == (True, True)
     project.edgekit("stop", "unit")
     eventually(lambda: show("ActiveState") == "inactive", what="the user unit is down")
     project.edgekit("remove", "unit", "cron")
