@@ -55,6 +55,7 @@ _WAITING = (
     "fault/test_release_disk_full.py",
     "contract/test_door.py",
     "contract/test_supervisor.py",
+    "contract/test_stolen_key.py",
     "system/test_self_healing.py",
     "system/test_hand_over.py",
     "scenario/test_real.py",

@@ -90,6 +90,7 @@ def enroll(
     here = project.find(project_folder)
     fleet = here.fleet()
     names = fleet.select(devices)
+    _check_trust(here.folder)
     asked_key = HostKeyAsked(host_key, accept_new_host_key, _confirm() if not as_json else None)
     files = carry.BrokerFiles(ca, cert, key, ca_key)
     for name in names:
@@ -184,6 +185,16 @@ class _Enrolling:
         )
         book.remember(self.here.folder, name, told)
         return _edit(self.here.folder / "fleet.toml", name, values)
+
+
+def _check_trust(project_folder: Path) -> None:
+    """Refuse to enroll a device that would trust the first one who pushes."""
+    if not carry.trust_root(project_folder):
+        raise UsageError(
+            "this project has no root of trust, so it enrolls no device",
+            f"there is no {project_folder / 'trust' / '1.root.json'}",
+            "`edgekit init` makes keys and a root",
+        )
 
 
 def _check_scope(name: str, known: book.Remembered | None, system: bool | None) -> None:

@@ -175,7 +175,8 @@ def call(
             raise EdgekitError(f"{device} has no agent yet", next_step=f"`edgekit push {device}`")
         facts = driver.facts
         how = {"supervisor": facts.supervisor or "detached", "enrolled": facts.enrolled}
-        return how | driver.call(verb, *arguments, seconds=seconds or drive.ACTIVATE_SECONDS)
+        answer = driver.call(verb, *arguments, seconds=seconds or drive.ACTIVATE_SECONDS)
+        return how | answer if verb == "state" else answer
 
 
 DeviceArgument = Annotated[str, typer.Argument(help="A device of fleet.toml.")]

@@ -1,4 +1,4 @@
-"""The system install of `deploy/` on a test device, and a project that pushes to its door."""
+"""A test device that `edgekit enroll` made a system install, and the project that pushes to it."""
 
 from __future__ import annotations
 
@@ -10,22 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekit import data
-from edgekit.agent.release.door.probe import probe
-from edgekit.bundle.layers import bootstrap
 from edgekit.bundle.layout import Layout
 from edgekit.client import Final, Requester
 from edgekit.core import layout
 from edgekit.core.config import BrokerConfig
-from edgekit.core.manifest import oci_platform
+from edgekit.fleet.enroll.values import PUSH_ACCOUNT, SYSTEM_ROOT
 from tests import tools
-from tests.conftest import Project
+from tests.conftest import PACK, Project
 from tests.harness.systemd_device import SystemdDevice
 from tests.tools import eventually
 
-ROOT = "/var/lib/edgekit"
-PUSHER = "edgekit-push"
-DOOR = "/usr/local/lib/edgekit/edgekit-door"
+ROOT, PUSHER = str(SYSTEM_ROOT), PUSH_ACCOUNT
 QUESTION = "What is the capital of France?"
 ANSWER_SECONDS = 90.0
 
@@ -83,53 +78,16 @@ class Installed:
 
     def pack(self, name: str, model: Path) -> str:
         """Pack the model under another name; the new release's digest."""
-        self.project.edgekit("pack", str(model), "--name", name, "--context", "1024")
+        self.project.edgekit("pack", str(model), "--name", name, "--context", "1024", *PACK)
         pinned = Layout(self.project.folder / ".edgekit" / "store").resolve(f"{name}")
         return pinned.digest.hex
-
-
-def install(device: SystemdDevice) -> None:
-    """What an enrollment does, without the agent: accounts, folders, units and the door."""
-    device.exec(
-        "useradd", "--system", "--home-dir", ROOT, "--shell", "/usr/sbin/nologin", "edgekit"
-    )
-    device.exec("useradd", "--system", "--create-home", "--home-dir", f"/var/lib/{PUSHER}",
-                "--shell", "/bin/sh", PUSHER)  # fmt: skip
-    device.exec("usermod", "--password", "*", PUSHER)
-    public = device.identity.with_suffix(".pub").read_text()
-    keys = f'restrict,command="{DOOR}" {public}'.encode()
-    device.write(f"/var/lib/{PUSHER}/.ssh/authorized_keys", keys)
-    for file in data.path("deploy/systemd").glob("edgekit-*"):
-        device.write(f"/etc/systemd/system/{file.name}", file.read_bytes())
-    device.write(DOOR, data.path("deploy/door/edgekit-door").read_bytes(), "755")
-    for folder in ("", "/etc", "/run", "/log"):
-        device.exec("install", "-d", "-o", "edgekit", "-g", "edgekit", "-m", "700", ROOT + folder)
-    device.write(f"{ROOT}/{layout.SUPERVISOR_FILE}", b"systemd\n")
-    device.exec("systemctl", "daemon-reload")
-    device.exec("systemctl", "--quiet", "enable", "edgekit-agent.service")
-    device.exec("systemctl", "--quiet", "enable", "--now", "edgekit-updater.socket",
-                "edgekit-agent.path")  # fmt: skip
-
-
-def give_agent(device: SystemdDevice, project: Project) -> None:
-    """Put the agent of the project's newest bundle there, as root: the door takes no first one."""
-    store = Layout(project.folder / ".edgekit" / "store")
-    manifest = store.resolve(None).manifest
-    facts = probe("/")
-    runtime = manifest.runtime_for(oci_platform(str(facts["machine"])), "3.11")
-    name, tar = bootstrap(store, manifest, runtime)
-    folder = f"{ROOT}/bootstrap-{name}"
-    device.exec("mkdir", "-p", folder)
-    device.exec("tar", "-x", "-C", folder, stdin=tar)
-    device.exec("ln", "-sfn", f"bootstrap-{name}", f"{ROOT}/{layout.BOOTSTRAP}")
-    device.exec("chown", "-Rh", "edgekit:edgekit", ROOT)
 
 
 @contextmanager
 def installed(
     device: SystemdDevice, project: Project, folder: Path, trial_seconds: int = 60
 ) -> Iterator[Installed]:
-    """The device with its units, a broker that both sides reach, and a project with it as `box`."""
+    """The device as `box` of the project, enrolled, and a broker that both sides reach."""
     port = tools.free_port()
     listener = f"listener {port} {device.host_address}\n"
     with tools.mosquitto(folder, more_config=listener) as broker:
@@ -143,10 +101,9 @@ def installed(
             "SSH_AUTH_SOCK": "",
         }
         (project.folder / "fleet.toml").write_text(
-            f'[devices.box]\naddress = "ssh:{PUSHER}@{device.name}"\n'
+            f'[devices.box]\naddress = "ssh:root@{device.name}"\n'
             f"threads = 2\ntrial_seconds = {trial_seconds}\n"
         )
-        install(device)
-        give_agent(device, project)
+        project.edgekit("enroll", "box")
         yield Installed(device, project, BrokerConfig(device.host_address, port))
     shutil.rmtree(home)

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import shutil
+import sys
+import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +134,12 @@ def test_an_account_with_sudo_becomes_a_device_and_an_account_again(
     units = ["edgekit-agent.service", "edgekit-agent.path", "edgekit-updater.socket"]
     assert device.exec("systemctl", "is-enabled", *units).split() == ["enabled"] * 3
     assert device.exec("systemctl", "is-active", *units[1:]).split() == ["active"] * 2
-    owner = device.exec("stat", "-c", "%U %a", "/var/lib/edgekit", "/etc/edgekit/push").split("\n")
-    assert owner[:2] == ["edgekit 700", "root 755"]
+    root_of_trust = "/var/lib/edgekit/etc/trust/root.json"
+    paths = ("/var/lib/edgekit", "/etc/edgekit/push", root_of_trust)
+    owner = device.exec("stat", "-c", "%U %a", *paths).split("\n")
+    assert owner[:3] == ["edgekit 700", "root 755", "edgekit 600"]
+    ours = project.folder / "trust" / "1.root.json"
+    assert device.exec("cat", root_of_trust) == ours.read_text()
     subject = "openssl x509 -noout -subject -in /var/lib/edgekit/etc/broker/client.crt"
     assert device.exec("sh", "-c", subject).strip() == "subject=CN = admin"
     assert "edgekit-push" in (project.folder / "fleet.toml").read_text()
@@ -178,6 +187,52 @@ def test_an_account_without_root_comes_back_by_the_best_way_that_works(
         device.exec("sh", "-c", "crontab -u pi -r; loginctl disable-linger pi; true")
         device.exec("systemctl", "stop", "polkit")
         device.exec("systemctl", "mask", "polkit")
+
+
+def typed(project: Project, password: str, *arguments: str) -> tuple[int, str]:
+    """Run `edgekit` on a terminal where a person types a password: exit code and output."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(project.folder)
+        os.execve(sys.executable, [sys.executable, "-m", "edgekit", *arguments], project.env)
+    shown, asked = b"", b"sudo password on pi: "
+    with suppress(OSError):  # the terminal ends with the process
+        while data := os.read(terminal, 4096):
+            shown += data
+            if asked in shown and password:
+                time.sleep(0.1)  # getpass discards what was typed before it asks
+                os.write(terminal, f"{password}\n".encode())
+                password = ""
+    os.close(terminal)
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status), shown.decode()
+
+
+def test_a_password_of_sudo_is_asked_for_on_the_terminal(
+    device: SystemdDevice, project: Project
+) -> None:
+    device.exec("sh", "-c", "echo pi:hunter2 | chpasswd")
+    device.write("/etc/sudoers.d/pi", b"pi ALL=(ALL) ALL\n", "440")
+    before = everything(device)
+    try:
+        wanted = ("enroll", "pi", "--system", "--ask-sudo", "--accept-new-host-key")
+        refused = project.run(*wanted)
+        assert refused.returncode == 2, "nobody can type it here"
+        code, shown = typed(project, "wrong", *wanted)
+        assert code == 1, shown
+        assert unlike(before, everything(device)) == []
+        code, shown = typed(project, "hunter2", *wanted)
+        assert code == 0, shown
+        assert "hunter2" not in shown
+        asked = device.exec("systemctl", "is-enabled", "edgekit-updater.socket")
+        assert asked.strip() == "enabled"
+        code, shown = typed(project, "hunter2", "remove", "pi", "--ask-sudo")
+        assert code == 0, shown
+        assert unlike(before, everything(device)) == []
+        log = device.exec("sh", "-c", "journalctl --no-pager; cat /var/log/auth.log; true")
+        assert "hunter2" not in log
+    finally:
+        device.exec("sh", "-c", "rm -f /etc/sudoers.d/pi; usermod --password '*' pi")
 
 
 def test_without_cron_and_linger_it_says_that_it_will_not_come_back(
@@ -253,6 +308,18 @@ def test_a_device_that_is_off_is_not_removed_and_it_is_said_what_is_left(
     assert "nothing was removed: /home/pi/.local/share/edgekit (cron) is still there" in off.stderr
     config.write_text(text)
     told(project, "remove", "pi")
+
+
+def test_a_project_without_a_root_of_trust_enrolls_nothing(
+    device: SystemdDevice, project: Project
+) -> None:
+    shutil.rmtree(project.folder / "trust")
+    refused = project.run("enroll", "pi", "--accept-new-host-key")
+    assert refused.returncode == 2
+    assert "this project has no root of trust" in refused.stderr
+    assert not (Path(project.environment["HOME"]) / "known").exists(), "nothing is pinned"
+    project.edgekit("init", ".")
+    told(project, "enroll", "pi", "--accept-new-host-key", "--dry-run")
 
 
 def test_a_folder_of_this_machine_is_not_enrolled(project: Project) -> None:

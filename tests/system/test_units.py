@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from edgekit import data
-from edgekit.core import layout
-from tests.conftest import make_project
+from tests.conftest import make_project, make_project_alone
 from tests.harness.systemd_device import systemd_device
-from tests.harness.units import PUSHER, ROOT, Installed, installed
+from tests.harness.units import PUSHER, QUESTION, ROOT, Installed, installed
 from tests.show.reboots import during_staging, during_trial
 from tests.tools import eventually
 
@@ -25,7 +27,7 @@ def box(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ins
     """The device after its first push."""
     project = make_project(tmp_path_factory.mktemp("project") / "p", 1883, smollm2)
     with (
-        systemd_device(tmp_path_factory.mktemp("device")) as device,
+        systemd_device(tmp_path_factory.mktemp("device"), memory="3g") as device,
         installed(device, project, tmp_path_factory.mktemp("site")) as box,
     ):
         box.project.edgekit("push", "box")
@@ -39,6 +41,11 @@ def test_a_push_through_the_door_makes_the_unit_active_and_ready(box: Installed)
     assert int(box.show("WatchdogTimestampMonotonic")) > 0
     state = box.state()
     assert state["answering"] is True
+    assert (state["trust"]["how"], state["trust"]["root"]) == ("enrolled", 1)
+    assert state["trust"]["ssh_key"] == "the updater's verbs"
+    root, ours = f"{ROOT}/etc/trust/root.json", box.project.folder / "trust" / "1.root.json"
+    assert box.device.exec("cat", root) == ours.read_text()
+    assert box.device.exec("stat", "-c", "%U %a", root).split() == ["edgekit", "600"]
     assert state["supervisor_pid"] == int(box.show("MainPID"))
 
 
@@ -137,42 +144,93 @@ def test_the_key_of_the_push_account_opens_nothing_else(box: Installed, tmp_path
     assert done.returncode == 0
 
 
+def everything_in_root(box: Installed) -> str:
+    """The content of every file but the log, what is of this boot, and the record of refusals."""
+    left_out = " -o ".join(f"-path '{ROOT}/{name}'" for name in ("run", "log", "state.db*"))
+    line = (
+        f"find {ROOT} \\( {left_out} \\) -prune -o -type f -print0 | sort -z | xargs -0 sha256sum"
+    )
+    return box.device.exec("sh", "-c", line)
+
+
+def test_a_stolen_key_brings_nothing_of_another_project(box: Installed, tmp_path: Path) -> None:
+    """The thief has the key, edgekit, and the very same model, signed by keys of their own."""
+    before, agent = everything_in_root(box), box.agent()
+    thief = make_project_alone(tmp_path / "thief", 1883, None)
+    thief.environment |= box.project.environment
+    (thief.folder / "fleet.toml").write_text((box.project.folder / "fleet.toml").read_text())
+    shutil.rmtree(thief.store, ignore_errors=True)
+    shutil.copytree(box.project.store, thief.store, copy_function=os.link)
+    thief.edgekit("sign")
+    refused = thief.run("push", "box")
+    assert refused.returncode == 4, refused.stderr
+    assert everything_in_root(box) == before
+    assert box.agent() == agent
+    latest = box.state()["refusals"][0]
+    assert "trust" in f"{latest['what']} {latest['why']}", latest
+
+
+def test_upkeep_is_asked_for_through_the_door(box: Installed) -> None:
+    release, edgekit = box.current(), box.project.edgekit
+    assert "trees checked" in edgekit("scrub", "box", "--rate", "0")
+    assert "would free" in edgekit("prune", "box", "--dry-run")
+    assert "pinned" in edgekit("prune", "box", "--pin", release)
+    assert "unpinned" in edgekit("prune", "box", "--unpin", release[:12])
+    assert "freed" in edgekit("prune", "box")
+    assert "measures its threads now" in edgekit("tune", "box")
+    box.answers(release)
+
+
 def test_systemd_finds_the_running_units_well_locked_up(box: Installed) -> None:
     for unit in ("edgekit-agent.service", "edgekit-updater@1.service"):
         line = ["systemd-analyze", "security", "--threshold=20", "--no-pager", unit]
         assert box.device.code(*line) == 0, unit
 
 
-def test_a_user_unit_comes_back_where_the_account_lingers(box: Installed) -> None:
-    device, home = box.device, "/home/pi"
-    root, units = f"{home}/.local/share/edgekit", f"{home}/.config/systemd/user"
-    device.exec("loginctl", "enable-linger", "pi")
-    for file in data.path("deploy/systemd/user").iterdir():
-        device.write(f"{units}/{file.name}", file.read_bytes())
-    device.write(f"{root}/{layout.SUPERVISOR_FILE}", b"systemd\n")
-    device.exec("chmod", "700", root)
-    device.exec("chown", "-R", "pi:pi", f"{home}/.config", f"{home}/.local")
-    assert device.ssh(
-        "systemctl --user daemon-reload && systemctl --user --quiet enable edgekit-agent.service "
-        "&& systemctl --user --quiet enable --now edgekit-agent.path", "pi"
-    ).returncode == 0  # fmt: skip
-    fleet = box.project.folder / "fleet.toml"
-    entry = f'[devices.user]\naddress = "ssh:pi@{device.name}"\nthreads = 2\n'
-    fleet.write_text(fleet.read_text() + entry)
+def test_devices_without_root_come_back_after_a_reboot(box: Installed) -> None:
+    """By a user unit where the account lingers, by cron where linger is refused; one push first."""
+    device, project = box.device, box.project
+    fleet = project.folder / "fleet.toml"
+    accounts = {"unit": "admin", "cron": "pi"}
+    entries = [
+        f'[devices.{name}]\naddress = "ssh:{account}@{device.name}"\nthreads = 2\n'
+        for name, account in accounts.items()
+    ]
+    fleet.write_text(fleet.read_text() + "".join(entries))
+    box.project.edgekit("stop", "box")
+    pushed = project.run("push", "cron")
+    assert pushed.returncode == 0, pushed.stderr
+    said = " ".join(pushed.stderr.split())
+    assert "cron is not enrolled: it will not come back after a reboot" in said
+    assert "will not come back" in project.edgekit("state", "cron")
+    device.exec("loginctl", "enable-linger", accounts["unit"])
+    answer = json.loads(project.edgekit("enroll", "unit", "cron", "--user", "--json"))
+    starts = {one["device"]: one["starts"] for one in answer["enrolled"]}
+    assert starts == {"unit": "systemd-user", "cron": "cron"}
+    pushed = project.run("push", "unit", "cron")
+    assert (pushed.returncode, "not enrolled" in pushed.stderr) == (0, False), pushed.stderr
 
     def show(name: str) -> str:
         line = f"systemctl --user show --value --property={name} edgekit-agent.service"
-        return device.ssh(line, "pi").stdout.decode().strip()
+        return device.ssh(line, accounts["unit"]).stdout.decode().strip()
 
-    box.project.edgekit("push", "user")
-    assert (show("ActiveState"), show("SubState")) == ("active", "running")
     main = show("MainPID")
-    fleet.write_text(fleet.read_text() + "queue_limit = 3\n")
-    box.project.edgekit("push", "user")
-    assert (show("MainPID"), show("ActiveState")) == (main, "active")
+    fleet.write_text(fleet.read_text().replace(entries[0], entries[0] + "queue_limit = 3\n"))
+    project.edgekit("push", "unit")
+    assert (show("MainPID"), show("ActiveState"), show("SubState")) == (main, "active", "running")
+
+    def answers(name: str) -> bool:
+        state = json.loads(project.edgekit("state", name, "--json"))
+        assert state["enrolled"] is True
+        return bool(state["answering"])
+
     device.reboot()
-    ready = f"{root}/{layout.READY_FILE}"
-    eventually(lambda: show("ActiveState") == "active", 90, "the user unit is ready")
-    assert device.code("test", "-e", ready) == 0
-    box.project.edgekit("stop", "user")
+    for name in accounts:
+        eventually(partial(answers, name), 90, f"{name} came back")
+        assert "Paris" in project.edgekit("ask", name, QUESTION)
+    project.edgekit("stop", "unit")
     eventually(lambda: show("ActiveState") == "inactive", what="the user unit is down")
+    project.edgekit("remove", "unit", "cron")
+    for account in accounts.values():
+        assert device.code("pgrep", "-u", account, "-f", "edgekit.agent") == 1
+    project.edgekit("start", "box")

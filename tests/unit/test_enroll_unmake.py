@@ -1,17 +1,30 @@
-"""What a removal takes from ROOT, and what it leaves."""
+"""What an enrolment leaves as it is, and what a removal takes from ROOT."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
 from edgekit.fleet.enroll.decide import ROOT_NAMES
+from edgekit.fleet.enroll.make import do_file
 from edgekit.fleet.enroll.record import PENDING, MadeLog, StepFailedError
 from edgekit.fleet.enroll.unmake import do_no_record, do_root_gone
+from edgekit.fleet.enroll.values import file
 
 FILES = ("state.db", "state.db-wal", "journal.db.broken", "reserve", "tuning.json", ".bootstrap-1")
+
+
+@pytest.mark.parametrize(
+    ("there", "then"), [(b'{"a": 1}', b'{"a": 1}'), (b"", b"{}"), (b"\xff", b"{}")]
+)
+def test_a_root_of_trust_that_is_whole_stays(tmp_path: Path, there: bytes, then: bytes) -> None:
+    path = tmp_path / "root.json"
+    path.write_bytes(there)
+    step = file(PurePosixPath(path), b"{}", 0o600, keep=True).to_wire()
+    assert do_file(step, MadeLog(tmp_path / "record")) is (there != then)
+    assert path.read_bytes() == then
 
 
 def root_in(folder: Path) -> Path:

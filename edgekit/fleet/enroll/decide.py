@@ -35,7 +35,8 @@ PUSH_HOME = SYSTEM_FOLDER / "push"
 # What edgekit has in ROOT: `remove` takes these and leaves anything else.
 ROOT_NAMES = (
     *("etc", "run", "log", "releases", "trees", "blobs", "oci-layout", "index.json"),
-    *("state.db*", "journal.db*", "tuning.json*", "reserve*", "current", "previous", "older"),
+    *("state.db*", "journal.db*", "tuning.json*", "scrub.json", "reserve*"),
+    *("current", "previous", "older"),
     *("bootstrap*", ".bootstrap*", ".current*", ".previous*", ".older*", ".*.tmp", "*.broken"),
     *(".cache", ".python_history"),
 )

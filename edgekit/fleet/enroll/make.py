@@ -52,13 +52,22 @@ def do_folder(step: Step, record: MadeLog) -> bool:
     return changed
 
 
+def is_json(path: Path) -> bool:
+    """Whether a file is whole: after a power cut it may be empty."""
+    try:
+        json.loads(path.read_bytes())
+    except ValueError:
+        return False
+    return True
+
+
 def do_file(step: Step, record: MadeLog) -> bool:
     path, mode = Path(step["path"]), step["mode"]
     data = base64.b64decode(step["content"])
     if path.is_symlink() or path.is_dir():
         raise StepFailedError(f"{path} is no file")
     if path.exists():
-        if step.get("keep"):
+        if step.get("keep") and is_json(path):
             return False
         if path.read_bytes() == data and path.stat().st_mode & 0o777 == mode:
             return False

@@ -134,7 +134,7 @@ class EnrollPlan(msgspec.Struct, frozen=True):
 
 
 class Carried(msgspec.Struct, frozen=True):
-    """A file for the device: its name below ROOT, its bytes; `keep` leaves one that is there."""
+    """A file for the device: its name below ROOT, its bytes; `keep` leaves JSON that is there."""
 
     name: PurePosixPath
     data: bytes

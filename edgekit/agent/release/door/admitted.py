@@ -31,8 +31,9 @@ _VERBS = {
     "activate": rf"{_DIGEST}(?: --config -)?",
     "rollback": "",
     "state": "",
-    "prune": "",
-    "scrub": "",
+    "gc": r"(?:--dry-run(?: --previous)?|--previous|--(?:un)?pin (?:sha256:)?[0-9a-f]{6,64})?",
+    "scrub": r"(?:--rate [0-9]{1,15})?",
+    "tune": "",
     "stop": "",
     "start": "",
 }
