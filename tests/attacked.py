@@ -6,11 +6,13 @@ import hashlib
 import io
 import json
 import platform
+import sqlite3
 import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -165,18 +167,33 @@ def _here(words: list[str], stdin: bytes) -> tuple[int, dict[str, Any]]:
 
 
 def snapshot(folder: Path) -> dict[str, str]:
-    """Every path below a folder: kind, mode, and content or target."""
+    """Every path below a folder: kind, mode, and content or target.
+
+    Only what `state` says of refusals is left out: a device records why it did not take something.
+    """
     found = {}
     for path in sorted(folder.rglob("*")):
         status = path.lstat()
         if path.is_symlink():
             said = f"-> {path.readlink()}"
+        elif path.name == "state.db":
+            said = "\n".join(_rows(path.read_bytes()))
+        elif path.name == "state.db-journal":  # of the change before
+            continue
         elif stat.S_ISREG(status.st_mode):
             said = hashlib.sha256(path.read_bytes()).hexdigest()
         else:
             said = "folder" if path.is_dir() else "other"
         found[str(path.relative_to(folder))] = f"{status.st_mode:o} {said}"
     return found
+
+
+def _rows(database: bytes) -> Iterator[str]:
+    """All that a database holds, as statements, but for the refusals."""
+    with closing(sqlite3.connect(":memory:")) as copy:
+        copy.deserialize(database)
+        copy.execute("DELETE FROM refusals")
+        yield from copy.iterdump()
 
 
 def make_device(path: Path, now: float | None = None) -> Device:

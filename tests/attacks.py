@@ -2,7 +2,8 @@
 
 Each attack begins with a device that trusts a project, and on which the release with counter 5 is
 good and current. It is refused when the verb ends with exit code 4, and the device is untouched
-when every file below ROOT is what it was. Other parts add attacks of theirs: `MODULES`.
+when all that lies below ROOT is what it was, but for the record of the refusal that `state` shows.
+Other parts add attacks of theirs: `MODULES`.
 """
 
 from __future__ import annotations
@@ -40,7 +41,11 @@ from tests.attacked import (
 )
 from tests.metadata_maker import Maker, key
 
-MODULES = ("tests.attacks", "tests.attacks_files")  # whose ATTACKS are counted
+MODULES = (
+    "tests.attacks",
+    "tests.attacks_files",
+    "tests.attacks_golden",
+)  # whose ATTACKS are counted
 
 
 def with_metadata(change: Callable[[Maker], Metadata | None]) -> Attack:

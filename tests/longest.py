@@ -62,6 +62,7 @@ _WAITING = (
     "system/test_tuning.py",
     "system/test_formats_grow.py",
     "system/test_signing.py",
+    "system/test_no_network.py",
     "system/test_disk.py",
     "contract/test_broker_restarts.py",
     "contract/test_broker.py",

@@ -1,4 +1,4 @@
-"""Each attack of the table is refused with exit code 4, and leaves every byte of ROOT as it was."""
+"""Each attack of the table is refused with exit code 4, and leaves ROOT as it was."""
 
 from __future__ import annotations
 

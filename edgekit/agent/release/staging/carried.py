@@ -28,7 +28,7 @@ from edgekit.core.digest import Digest
 from edgekit.core.manifest import MAX_MANIFEST_BYTES
 from edgekit.core.wire import UNREADABLE
 from edgekit.errors import UsageError, VerificationError
-from edgekit.store import CHUNK_BYTES
+from edgekit.store import CHUNK_BYTES, publish
 from edgekit.trust.metadata import MAX_BYTES, MAX_ROOTS
 from edgekit.trust.signed import Metadata, Offered
 
@@ -77,6 +77,7 @@ def stage_from(root: Root, digest: Digest, folder: Path) -> dict[str, object]:
     new = not root.store.has(digest)
     added = [digest] if new else []
     copied = 0
+    before = root.offered_file.read_bytes() if root.offered_file.exists() else None
     try:
         for item in msgspec.convert(offer(root, verified)["missing"], list[_Wanted]):
             blob = Digest.parse(item.digest)
@@ -88,6 +89,10 @@ def stage_from(root: Root, digest: Digest, folder: Path) -> dict[str, object]:
     except VerificationError:
         for blob in added:
             root.store.remove(blob)
+        if before is None:
+            root.offered_file.unlink(missing_ok=True)
+        else:
+            publish(root.offered_file, before)
         raise
     finally:
         lease.release(root)
