@@ -27,7 +27,8 @@ from edgekit.trust.signed import Metadata
 LAST_REFUSALS = 5  # that `state` shows; `--json` has all that the device keeps
 
 DevicesArgument = Annotated[
-    list[str] | None, typer.Argument(help="Devices, groups, patterns, tag=T, site=S, !WORD; default: all.")
+    list[str] | None,
+    typer.Argument(help="Devices, groups, patterns, tag=T, site=S, !WORD; default: all."),
 ]
 
 

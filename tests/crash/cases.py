@@ -15,6 +15,7 @@ from unittest import mock
 
 from edgekit.agent.release import activate
 from edgekit.agent.release.root import Root
+from edgekit.agent.release.staging import permission
 from edgekit.agent.release.state import Releases
 from edgekit.agent.release.supervisor import choose
 from edgekit.core.digest import Digest
@@ -23,6 +24,7 @@ from tests.crash.acts import Act
 from tests.crash.calls import ALLOCATE, EIO, ENOSPC, KILL, READS, TORN, Call, KilledError
 from tests.crash.durable import Image, Ledger, image_of
 from tests.crash.shim import Shim
+from tests.crash.signing import remembered
 from tests.crash.states import NEW, STATES, TWO, world_at
 from tests.crash.world import (
     REPORTED,
@@ -128,6 +130,7 @@ def bench() -> Iterator[Bench]:
         with (
             _little_reserve(),
             mock.patch.object(activate, "answering", _answering),
+            mock.patch.object(permission, "accept", remembered(permission.accept)),
             mock.patch("os.fsync", lambda _: None),  # the real disk is not what is tested
             mock.patch("os.sync", lambda: None),
             mock.patch("time.time", lambda: Simulated.world.clock),
