@@ -199,6 +199,7 @@ def _pushed(model: Path) -> Path:
             project = make_project_alone(folder, port, model)
             project.edgekit("push", "demo")
             project.edgekit("stop", "demo")
+            (project.root() / "etc" / "stopped").unlink()  # it is as after a shutdown
 
     return shared.once(shared.RUN.folder / "pushed", make)
 

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from edgekit.agent.release.space import reserve
+from edgekit.agent.release.state import Releases
+from tests.crash.signing import ROTATED
 from tests.crash.states import NEW, STATES, TWO
 from tests.crash.world import World
 
@@ -30,6 +33,7 @@ class Act:
         failing: whether the wanted release's agent ends at once.
         supervisor: whether the process is the device's supervisor, which a manager starts again.
         broker_down: whether no release on trial reaches the broker.
+        moment: of the project that signs.
     """
 
     run: Run
@@ -38,6 +42,7 @@ class Act:
     failing: bool = False
     supervisor: bool = False
     broker_down: bool = False
+    moment: str = ""
 
 
 _HAVE_TWO = tuple(
@@ -92,5 +97,18 @@ ACTS: dict[str, Act] = {
         lambda world: world.boot(retry=TWO.digest), ("unproven",), failing=True, supervisor=True
     ),
     "roll back": Act(lambda world: world.verb("rollback"), ("two good", "good and previous")),
+    "offer with other keys": Act(
+        _offer, ("empty", "one good", "staged", "two good"), moment=ROTATED
+    ),
+    "collect": Act(lambda world: world.verb("gc"), ("good and previous", "staged", "two good")),
+    "hold the reserve": Act(lambda world: reserve.hold(world.root), ("staged", "two good")),
+    "spend the reserve": Act(
+        lambda world: reserve.spend(world.root, Releases(world.root.path).widen),
+        ("staged", "bad"),
+        lambda world: reserve.hold(world.root),
+    ),
+    "give the reserve": Act(
+        lambda world: reserve.give(world.root), ("staged",), lambda world: reserve.hold(world.root)
+    ),
     "state": Act(lambda world: world.verb("state"), ("empty", "two good")),
 }

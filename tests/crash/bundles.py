@@ -84,9 +84,9 @@ def bundle_of(
     here: dict[str, str] = {PLATFORM: HERE, PYTHON: MINOR}
     notes: dict[str, str]
     for files, kind, notes in ((agent, AGENT_TYPE, {}), (runtime, RUNTIME_TYPE, here)):
-        size = str(sum(map(len, files.values())))
-        tar = b"".join(compress(plain_tar(files.items())))
-        layers.append(blob(tar, kind, **notes, **{UNPACKED: size}))
+        plain = plain_tar(files.items())
+        tar = b"".join(compress(plain))
+        layers.append(blob(tar, kind, **notes, **{UNPACKED: str(len(plain))}))
         trees[layers[-1].digest.hex] = files
     manifest = encode(Manifest(2, MANIFEST_TYPE, BUNDLE_TYPE, config, layers))
     return Bundle(Digest.of(manifest), manifest, blobs, model, trees)

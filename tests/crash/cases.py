@@ -13,16 +13,21 @@ from importlib.util import find_spec
 from pathlib import Path
 from unittest import mock
 
-from edgekit.agent.release import activate
+from edgekit.agent.release import activate, state
 from edgekit.agent.release.root import Root
+from edgekit.agent.release.space import survey
+from edgekit.agent.release.staging import permission
 from edgekit.agent.release.state import Releases
 from edgekit.agent.release.supervisor import choose
+from edgekit.agent.release.upkeep import keep, quiet
 from edgekit.core.digest import Digest
 from edgekit.core.release import ReleaseState
 from tests.crash.acts import Act
 from tests.crash.calls import ALLOCATE, EIO, ENOSPC, KILL, READS, TORN, Call, KilledError
 from tests.crash.durable import Image, Ledger, image_of
+from tests.crash.openfiles import connect
 from tests.crash.shim import Shim
+from tests.crash.signing import remembered
 from tests.crash.states import NEW, STATES, TWO, world_at
 from tests.crash.world import (
     REPORTED,
@@ -128,6 +133,12 @@ def bench() -> Iterator[Bench]:
         with (
             _little_reserve(),
             mock.patch.object(activate, "answering", _answering),
+            mock.patch.object(permission, "accept", remembered(permission.accept)),
+            mock.patch.object(survey, "_of_processes", lambda *_: set()),  # no process runs here
+            mock.patch.object(quiet, "be_quiet", lambda: None),  # it holds for the whole process
+            mock.patch.object(keep, "be_quiet", lambda: None),
+            mock.patch.object(state, "ROOM_BYTES", 4096),
+            mock.patch("sqlite3.connect", connect),
             mock.patch("os.fsync", lambda _: None),  # the real disk is not what is tested
             mock.patch("os.sync", lambda: None),
             mock.patch("time.time", lambda: Simulated.world.clock),
@@ -186,6 +197,7 @@ def prepared(bench: Bench, state: str, act: Act) -> Start:
     """The state with what comes before the act, and a supervisor that has started."""
     start = bench.start(state)
     with bench.device(start) as world:
+        world.moment = act.moment
         act.prepare(world)
         return Start(image_of(world.root.path), frozenset(world.answered))
 
@@ -213,7 +225,7 @@ def followed(
 def ready(world: World, act: Act) -> None:
     """The device runs what it can run when a verb comes; a supervisor starts by itself."""
     world.failing = {(TWO.digest, NEW)} if act.failing else set()
-    world.broker_down = act.broker_down
+    world.broker_down, world.moment = act.broker_down, act.moment
     if not act.supervisor and "trial" not in _row_states(world):
         world.boot()
 
@@ -279,6 +291,8 @@ def check_boot(world: World, before: Answered, what: str) -> None:
         try:
             world.boot()
             break
+        except FileNotFoundError as error:
+            raise ViolationError(f"{what}: the supervisor misses {error.filename}") from error
         except (*REPORTED, sqlite3.Error, KilledError) as error:
             if not left:
                 raise ViolationError(f"{what}: the supervisor ends with {error!r}") from error
@@ -311,7 +325,7 @@ def power_case(bench: Bench, image: Image, answered: Answered, before: Answered,
     """A device that finds this disk when the power is back."""
     with bench.device(Start(image, answered)) as world:
         world.failing = {(TWO.digest, NEW)} if act.failing else set()
-        world.broker_down = act.broker_down
+        world.broker_down, world.moment = act.broker_down, act.moment
 
         def check() -> None:
             check_boot(world, before, "after the boot")

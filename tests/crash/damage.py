@@ -19,12 +19,13 @@ from tests.crash.cases import (
     run,
 )
 from tests.crash.shim import Shim
-from tests.crash.states import OLD, ONE, TWO
-from tests.crash.world import REPORTED, ViolationError, World, require
+from tests.crash.states import OLD, ONE, PROJECT, TWO
+from tests.crash.world import NOW, REPORTED, ViolationError, World, require
 
 DAMAGED_FOLDERS = ("blobs",)  # and `trees` once a push mends them
 DAMAGED = ("one good", "two good", "half sent")
 LIED_TO = ("empty", "one good", "half sent")
+LATEST = NOW + 6 * 365 * 86_400  # no metadata that is signed now lives longer
 CLOCKS = {
     "1970": (0.0, 0.0),
     "2099, then 1970": (4_070_908_800.0, 0.0),
@@ -134,7 +135,7 @@ def _lie(bench: Bench, start: Start, digest: Digest, sent: bytes, size: int) -> 
 def _odd(bench: Bench, start: Start, manifest: bytes) -> None:
     with bench.device(start) as world:
         world.boot()
-        _refused(world, "stage", TWO.digest, "--offer", stdin=manifest)
+        _refused(world, "stage", TWO.digest, "--offer", stdin=PROJECT.offer(manifest))
         check_rest(world, start.answered, "after the lie")
         bench.recover(world, start.answered, partial(check_retry, world))
 
@@ -165,4 +166,8 @@ def _clock(bench: Bench, start: Start, act: Act, during: float, after: float) ->
         run(world, act, Shim(str(world.root.path)))
         world.clock = after
         check_boot(world, before, "after the boot")
+        if after > LATEST:  # all metadata has expired then, and nothing new is taken
+            _refused(world, "stage", TWO.digest, "--offer", stdin=PROJECT.offer(TWO.manifest))
+            check_rest(world, before, "after the refusal")
+            world.clock = NOW
         check_retry(world)

@@ -16,6 +16,7 @@ from pathlib import Path
 from stat import S_ISDIR, S_ISLNK
 
 MANY = 6  # more changes of names than this are not lost one by one
+JOURNAL_HEADER = 28  # bytes; zeros end a kept journal: sqlite.org/pragma.html#pragma_journal_mode
 Entries = dict[str, int]
 
 
@@ -140,21 +141,23 @@ class Ledger:
         self.changes.clear()
         self.rolled_back.clear()
 
-    def committed(self, database: str, extra: bool) -> None:
+    def committed(self, database: str, final: bool) -> None:
         """SQLite has committed to a database in the folder itself: its bytes change as one.
 
-        It syncs the folder when it has made its rollback journal. With `synchronous=FULL` it does
-        not do that after it has removed the journal: a power cut may bring the journal back, and
-        the commit is undone. `EXTRA` syncs the folder once more.
+        It syncs the folder when it has made its rollback journal. Where a commit removes the
+        journal and does not sync the folder after it, the commit is not final: a power cut may
+        bring the journal back, and the commit is undone.
         """
         inode = os.stat(database).st_ino
         old = self.kept_nodes.get(self._numbers.get(inode, -1))
-        self._scan({inode})
-        number = self._numbers[inode]
-        self.kept_nodes[number] = self.nodes[number]
+        places = [place for place in (database, f"{database}-journal") if os.path.exists(place)]
+        inodes = {os.stat(place).st_ino for place in places}
+        self._scan(inodes)
+        for number in map(self._numbers.__getitem__, inodes):
+            self.kept_nodes[number] = self.nodes[number]
         self.synced(str(self.root))
-        if not extra and old is not None:
-            self.rolled_back[number] = old
+        if not final and old is not None:
+            self.rolled_back[self._numbers[inode]] = old
 
     # --- what is there ----------------------------------------------------------------------
     def seen(self) -> Image:
@@ -274,8 +277,11 @@ class Ledger:
 
 
 def _bytes_of(path: str) -> bytes:
+    """The bytes of a file; those of a kept journal of SQLite that is over are random and unused."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        return os.read(descriptor, 1 << 24)
+        data = os.read(descriptor, 1 << 24)
     finally:
         os.close(descriptor)
+    over = path.endswith("-journal") and not any(data[:JOURNAL_HEADER])
+    return bytes(len(data)) if over else data

@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,6 +30,7 @@ from edgekit.errors import EdgekitError
 from tests import tools
 from tests.crash.bundles import Bundle, bundle_of
 from tests.crash.calls import KilledError
+from tests.crash.signing import Project
 from tests.crash.world import Simulated, World, simulated
 from tests.harness.box import AGENT, alive, config_bytes
 
@@ -137,7 +139,8 @@ class Device:
 def prepare(folder: Path) -> Device:
     """The template: the first release is good, nothing runs."""
     one, two = real_bundle("one"), real_bundle("two")
-    world = World(Root(folder), {each.digest: each for each in (one, two)})
+    bundles = {each.digest: each for each in (one, two)}
+    world = World(Root(folder), bundles, Project((one, two), time.time()))
     device = Device(world, one, two)
     world.push(one.digest, OLD)
     device.answers({one.digest})
@@ -148,7 +151,7 @@ def prepare(folder: Path) -> Device:
 def run(template: Device, folder: Path, case: RealCase) -> None:
     """One case, from a copy of the template to its end."""
     shutil.copytree(template.root.path, folder, symlinks=True)
-    world = World(Root(folder), template.world.bundles)
+    world = World(Root(folder), template.world.bundles, template.world.project)
     device = Device(world, template.one, template.two)
     two = device.two.digest
     try:

@@ -24,7 +24,7 @@ from unittest import mock
 
 from tests.crash.calls import EIO, ENOSPC, KILL, READS, TORN, Call, KilledError, site
 from tests.crash.durable import Ledger
-from tests.crash.openfiles import FLAGS, CountedDatabase, CountedFile
+from tests.crash.openfiles import FLAGS, CountedDatabase, CountedFile, connect
 
 _PLAIN = (
     *("stat", "lstat", "readlink", "listdir", "scandir", "access", "statvfs"),
@@ -33,7 +33,6 @@ _PLAIN = (
 )
 _WRITES_FILE = {"chmod", "truncate", "utime"}
 _REAL_OPEN = io.open
-_REAL_CONNECT = sqlite3.connect
 
 
 @dataclass
@@ -274,13 +273,13 @@ class Shim:
     # --- the database -----------------------------------------------------------------------
     def _connect(self, path: Any, *others: Any, **more: Any) -> sqlite3.Connection:
         if not self.ours(path):
-            plain: sqlite3.Connection = _REAL_CONNECT(path, *others, **more)
+            plain: sqlite3.Connection = connect(path, *others, **more)
             return plain
         if self.dead:
             raise KilledError
         self._inside = True
         try:
-            made: CountedDatabase = _REAL_CONNECT(path, *others, factory=CountedDatabase, **more)
+            made: CountedDatabase = connect(path, *others, factory=CountedDatabase, **more)
         finally:
             self._inside = False
         made.shim, made.path = self, str(path)

@@ -12,11 +12,13 @@ from pathlib import Path
 from edgekit.agent.release.root import Root
 from tests.crash.bundles import Bundle, config_bytes, make_bundle
 from tests.crash.calls import KilledError
-from tests.crash.world import Simulated, World
+from tests.crash.signing import Project
+from tests.crash.world import NOW, Simulated, World
 
 ONE, TWO, THREE = make_bundle("one"), make_bundle("two"), make_bundle("three", "other")
 OLD, NEW = config_bytes("old"), config_bytes("new")
 BUNDLES = {bundle.digest: bundle for bundle in (ONE, TWO, THREE)}
+PROJECT = Project((ONE, THREE, TWO), NOW)
 
 Make = Callable[[World], None]
 
@@ -205,4 +207,4 @@ STATES: dict[str, Make] = {
 
 def world_at(folder: Path) -> World:
     """A world whose device is this folder."""
-    return World(Root(folder), BUNDLES)
+    return World(Root(folder), BUNDLES, PROJECT)

@@ -127,9 +127,9 @@ def test_a_commit_of_sqlite_is_undone_only_where_its_folder_is_not_synced_after_
     root.create()
     (tmp_path / "state.db").write_text("before")
     ledger = Ledger(tmp_path)
-    for extra, undone in ((True, False), (False, True)):
-        (tmp_path / "state.db").write_text(f"after {extra}")
-        ledger.committed(str(tmp_path / "state.db"), extra)
+    for final, undone in ((True, False), (False, True)):
+        (tmp_path / "state.db").write_text(f"after {final}")
+        ledger.committed(str(tmp_path / "state.db"), final)
         names = [name for name, _ in ledger.after_power_loss()]
         assert ("power: commit undone" in names) is undone
 

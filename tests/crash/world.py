@@ -49,6 +49,7 @@ from edgekit.core.release import ReleaseState
 from edgekit.errors import EdgekitError, VerificationError
 from tests.crash.bundles import BAD_PORT, Bundle
 from tests.crash.calls import KilledError
+from tests.crash.signing import Project
 
 NOW = 1_796_000_000.0  # Unix seconds; the clock of every case but those of the clock
 PARSER = agent._parser()
@@ -63,6 +64,8 @@ class World:
     Attributes:
         root: the device's folder.
         bundles: all that the controller knows.
+        project: signs them.
+        moment: of the project, which metadata it has.
         failing: releases that end as soon as they start under this configuration.
         answered: releases with the configuration under which they have answered.
         running: what the simulated agent runs.
@@ -73,12 +76,14 @@ class World:
 
     root: Root
     bundles: dict[Digest, Bundle]
+    project: Project
     failing: set[tuple[Digest, bytes]] = field(default_factory=set)
     answered: set[tuple[Digest, bytes]] = field(default_factory=set)
     running: tuple[Digest, bytes] | None = None
     own: OnDisk | None = None
     broker_down: bool = False
     stops_at: int | None = None
+    moment: str = ""
     clock: float = NOW
     seconds: float = 0.0  # of the monotonic clock
     _looks: int = 0  # at an agent that does not reach the broker
@@ -130,7 +135,7 @@ class World:
                     case EndSupervisor():
                         return
                     case _:
-                        disk.perform(self.root, effect)
+                        disk.perform_on_full(self.root, effect)
 
     def tick(self) -> None:
         """The running supervisor looks whether `current` is its own; else it is the successor."""
@@ -243,7 +248,8 @@ class World:
 
     def offer(self, release: Digest) -> list[dict[str, Any]]:
         """Offer a manifest; the blobs that the device lacks."""
-        answer = self.verb("stage", release, "--offer", stdin=self.bundles[release].manifest)
+        offer = self.project.offer(self.bundles[release].manifest, self.moment)
+        answer = self.verb("stage", release, "--offer", stdin=offer)
         return list(json.loads(json.dumps(answer))["missing"])
 
     def send(self, release: Digest, missing: list[dict[str, Any]]) -> None:
