@@ -345,7 +345,7 @@ def test_a_release_soaks_before_it_is_good_and_says_how_long(box: Box, good: Dig
     assert (code, again["changed"], again["state"]) == (0, False, "trial"), "it does not begin anew"
     box.answers(soaks)
     assert box.root.linked(box.root.previous) == good
-    assert not box.root.trial_file.exists()
+    eventually(lambda: not box.root.trial_file.exists(), what="the agent stops reporting")
     assert box.run("state")[1]["why"] == "it passed its trial"
 
 
