@@ -22,6 +22,7 @@ from edgekit.agent.release.supervisor import choose
 from edgekit.agent.release.upkeep import keep, quiet
 from edgekit.core.digest import Digest
 from edgekit.core.release import ReleaseState
+from edgekit.trust.metadata import accept
 from tests.crash.acts import Act
 from tests.crash.calls import ALLOCATE, EIO, ENOSPC, KILL, READS, TORN, Call, KilledError
 from tests.crash.durable import Image, Ledger, image_of
@@ -133,7 +134,7 @@ def bench() -> Iterator[Bench]:
         with (
             _little_reserve(),
             mock.patch.object(activate, "answering", _answering),
-            mock.patch.object(permission, "accept", remembered(permission.accept)),
+            mock.patch.object(permission, "accept", remembered(accept)),
             mock.patch.object(survey, "_of_processes", lambda *_: set()),  # no process runs here
             mock.patch.object(quiet, "be_quiet", lambda: None),  # it holds for the whole process
             mock.patch.object(keep, "be_quiet", lambda: None),
