@@ -42,6 +42,7 @@ SWITCH_LOCK = RUN / "switch.lock"
 LEASE_FILE = RUN / "push.lease"
 UPDATE_LOCK = RUN / "update.lock"
 PYCACHE = RUN / "pycache"
+WHOLE_TREES_FILE = RUN / "trees.json"  # what trees looked like when they were whole
 LOG_FILE = LOG / "agent.log"
 RELEASES_DB = PurePosixPath("state.db")
 JOURNAL = PurePosixPath("journal.db")

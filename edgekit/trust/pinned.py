@@ -1,7 +1,6 @@
-"""Trust in a manifest is a type: a device stages only a manifest that `pin` has verified.
+"""A manifest by its digest: what a controller reads from its own store.
 
-Bundles carry no TUF metadata yet. Until they do, `PinnedManifest` stands in: bytes whose digest
-came over the authenticated channel of a push. `stage` accepts nothing weaker.
+A device wants more: `trust.verified` makes what it stages, of a pinned manifest and signed metadata.
 """
 
 from __future__ import annotations

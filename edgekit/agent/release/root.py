@@ -118,6 +118,11 @@ class Root:
         return self.path / layout.SUPERVISOR_FILE
 
     @property
+    def whole_trees_file(self) -> Path:
+        """What the trees looked like when they were whole."""
+        return self.path / layout.WHOLE_TREES_FILE
+
+    @property
     def lease_file(self) -> Path:
         """Names the push in progress."""
         return self.path / layout.LEASE_FILE

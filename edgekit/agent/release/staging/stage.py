@@ -6,7 +6,10 @@ import os
 import platform
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
+
+import msgspec
 
 from edgekit.agent.release.lease import claim
 from edgekit.agent.release.root import Root
@@ -16,7 +19,7 @@ from edgekit.agent.release.staging.counters import Counters
 from edgekit.agent.release.staging.goldenfile import check_golden, golden_links
 from edgekit.agent.release.staging.libraries import check_libraries
 from edgekit.agent.release.staging.permission import permitted
-from edgekit.agent.release.staging.tree import differences, mend
+from edgekit.agent.release.staging.tree import differences, fingerprint, mend
 from edgekit.agent.release.staging.unpack import MAX_UNPACKED_BYTES, sync_file_system, unpack
 from edgekit.agent.release.state import Releases
 from edgekit.core import layout
@@ -29,6 +32,7 @@ from edgekit.core.manifest import (
     oci_platform,
     parse_config,
 )
+from edgekit.core.wire import UNREADABLE
 from edgekit.errors import VerificationError
 from edgekit.store import fsync_folder, publish, replace_file_by_link
 from edgekit.trust.verified import VerifiedManifest
@@ -181,7 +185,8 @@ def _relink(root: Root, manifest: Manifest, release: Path) -> None:
 def _unpack(root: Root, layer: Descriptor) -> bool:
     """Unpack a layer once: releases share its tree, so a new model needs no new runtime.
 
-    A tree that is there is held against its layer, and mended; then the answer is true.
+    A tree that is there and was written to since it was whole is held against its layer, and
+    mended; then the answer is true.
 
     Raises:
         UnfitError: this device cannot run the libraries of a runtime layer.
@@ -189,9 +194,12 @@ def _unpack(root: Root, layer: Descriptor) -> bool:
     blob, target = root.store.path(layer.digest), root.path / layout.tree(layer.digest)
     limit = MAX_UNPACKED_BYTES if layer.unpacked is None else layer.unpacked
     if target.exists():
+        if _whole_trees(root).get(layer.digest.hex) == fingerprint(target):
+            return False
         wrong = differences(blob, target)
         if wrong:
             mend(blob, target, wrong)
+        _remember_whole(root, target)
         return bool(wrong)
     temporary = root.trees / f".{layer.digest.hex}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -205,4 +213,21 @@ def _unpack(root: Root, layer: Descriptor) -> bool:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     fsync_folder(root.trees)
+    _remember_whole(root, target)
     return False
+
+
+def _whole_trees(root: Root) -> dict[str, str]:
+    """The fingerprints of trees when they were whole, by name."""
+    try:
+        return msgspec.json.decode(root.whole_trees_file.read_bytes(), type=dict[str, str])
+    except (OSError, *UNREADABLE):
+        return {}
+
+
+def _remember_whole(root: Root, tree: Path) -> None:
+    """Record that a tree is whole; without room for that it is held against its layer again."""
+    known = _whole_trees(root) | {tree.name: fingerprint(tree)}
+    known = {name: mark for name, mark in known.items() if (root.trees / name).exists()}
+    with suppress(OSError):
+        publish(root.whole_trees_file, msgspec.json.encode(known))
