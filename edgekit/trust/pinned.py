@@ -1,6 +1,6 @@
 """A manifest by its digest: what a controller reads from its own store.
 
-A device wants more: `trust.verified` makes what it stages, of a pinned manifest and signed metadata.
+A device wants more: `trust.verified` makes what it stages, of such a manifest and metadata.
 """
 
 from __future__ import annotations
