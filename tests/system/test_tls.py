@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import re
 import socket
 import subprocess
 import sys
@@ -334,7 +335,7 @@ def test_a_device_answers_over_mutual_tls(pki: Pki, device: Project) -> None:
     before = pki.broker.log_file.stat().st_size
     answer = device.edgekit("ask", "demo", "What is the capital of France?")
     assert "Paris" in answer
-    assert "demo  ready" in device.edgekit("devices")
+    assert re.search(r"demo  (ready|busy)", device.edgekit("devices"))  # its card says it later
     told = parse_agent_config(Root(device.root()).agent_config.read_bytes()).broker
     assert told.cert_file == str(pki.demo.cert)
     assert "u'alice'" in pki.broker.log_since(before)

@@ -160,6 +160,15 @@ class StateFileError(EdgekitError):
     """`state.db` cannot be read or written: a full disk, a missing right, a damaged file."""
 
 
+def unusable(path: Path, error: sqlite3.Error) -> StateFileError:
+    """The error for a file that SQLite cannot use."""
+    return StateFileError(
+        f"{path} cannot be read or written",
+        str(error),
+        "check the free space and the health of the device's disk, then run it again",
+    )
+
+
 class Releases:
     """The releases of one device; every method raises StateFileError if the file fails."""
 
@@ -186,11 +195,7 @@ class Releases:
                     db.execute(table)
                 yield db
         except sqlite3.Error as error:
-            raise StateFileError(
-                f"{self._path} cannot be used",
-                str(error),
-                "check the free space and the health of the device's disk, then run it again",
-            ) from error
+            raise unusable(self._path, error) from error
 
     def widen(self) -> None:
         """Make the next changes need no new block of the disk.

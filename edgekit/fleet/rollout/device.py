@@ -56,7 +56,10 @@ MOVES: dict[tuple[DeviceState, Move], DeviceState] = (
     | {(state, _M.GOOD): _S.GOOD for state in _BUSY}
     | {(state, _M.FAILED): _S.FAILED for state in _BUSY}
     | {(state, _M.AWAY): _S.AWAY for state in _BUSY}
-    | {(state, _M.GO_BACK): _S.GOING_BACK for state in (_S.SOAKING, _S.GOOD, _S.AWAY)}
+    | {
+        (state, _M.GO_BACK): _S.GOING_BACK
+        for state in (_S.WAITING, _S.STAGED, _S.SOAKING, _S.GOOD, _S.AWAY)
+    }
 )
 
 WORKED_ON = (DeviceState.STAGING, DeviceState.SWITCHING, DeviceState.GOING_BACK)
@@ -91,7 +94,7 @@ class DeviceProgress(msgspec.Struct):
             return False
         self.state, self.since, self.reason = after, now, reason
         self.switched |= after == DeviceState.SWITCHING
-        if after == DeviceState.BACK:
+        if after in (DeviceState.BACK, DeviceState.FAILED):  # it has gone back, or never switched
             self.switched = False
         if after == DeviceState.GOOD:
             self.tries = 0

@@ -350,7 +350,7 @@ class Rollout:
             if due and busy < self.plan.terms.parallel and device.move(Move.GO_BACK, now):
                 effects.append(GoBackOn(name))
                 busy += 1
-            left |= device.state != DeviceState.FAILED
+            left = True
         if not left:
             self.phase = RolloutPhase.BACK
         return effects

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from edgekit.agent.release.state import BUSY_SECONDS
+from edgekit.agent.release.state import BUSY_SECONDS, unusable
 from edgekit.core import layout
 from edgekit.core.digest import Digest
 from edgekit.core.release import ReleaseState
@@ -41,11 +41,15 @@ class Counters:
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        with closing(sqlite3.connect(self._path, timeout=BUSY_SECONDS)) as db, db:
-            db.execute("PRAGMA synchronous=FULL")
-            db.execute("PRAGMA journal_mode=PERSIST")  # as `Releases`, whose file it is
-            db.execute(_SCHEMA)
-            yield db
+        """As `Releases._open`, whose file it is."""
+        try:
+            with closing(sqlite3.connect(self._path, timeout=BUSY_SECONDS)) as db, db:
+                db.execute("PRAGMA synchronous=EXTRA")
+                db.execute("PRAGMA journal_mode=PERSIST")
+                db.execute(_SCHEMA)
+                yield db
+        except sqlite3.Error as error:
+            raise unusable(self._path, error) from error
 
     def stage(self, digest: Digest, counter: int) -> None:
         """Record the signed counter of a release that is staged."""
@@ -61,8 +65,12 @@ class Counters:
         """The highest counter of a release that was good here; 0 without any. Writes nothing."""
         if not self._path.exists():
             return 0
-        with closing(sqlite3.connect(self._path, timeout=BUSY_SECONDS)) as db:
-            if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'counters'").fetchone():
-                return 0
-            row = db.execute(_HIGHEST, (ReleaseState.GOOD,)).fetchone()
+        table = "SELECT 1 FROM sqlite_master WHERE name = 'counters'"
+        try:
+            with closing(sqlite3.connect(self._path, timeout=BUSY_SECONDS)) as db:
+                if not db.execute(table).fetchone():
+                    return 0
+                row = db.execute(_HIGHEST, (ReleaseState.GOOD,)).fetchone()
+        except sqlite3.Error as error:
+            raise unusable(self._path, error) from error
         return int(row[0] or 0)
