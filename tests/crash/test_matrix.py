@@ -24,7 +24,8 @@ pytestmark = pytest.mark.timeout(1200)
 # Known: on a disk that takes no record a trial goes on without one (ADR 23). A power cut in it then
 # costs one try more.
 WITHOUT_A_RECORD = re.compile(
-    r"state\._open commit #\d+ \| (ENOSPC|EIO): an agent on trial starts before the try is on record$"
+    r"state\._open commit #\d+ \| (ENOSPC|EIO): "
+    r"an agent on trial starts before the try is on record$"
 )
 
 
