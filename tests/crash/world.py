@@ -28,6 +28,7 @@ from edgekit.agent.release.trial.events import (
     AgentReady,
     AgentStarted,
     BecomeSuccessor,
+    CountTry,
     Demands,
     EndAgent,
     EndSupervisor,
@@ -40,6 +41,7 @@ from edgekit.agent.release.trial.events import (
     StartAgent,
     StopsHeld,
     TimePassed,
+    TryUnrecorded,
 )
 from edgekit.agent.release.trial.machine import Trial
 from edgekit.core.config import parse_known_agent_config
@@ -104,6 +106,7 @@ class World:
         self.root.ready_file.unlink(missing_ok=True)
         machine = Trial()
         events: list[Event] = [self._found()]
+        unrecorded = ""
         while True:
             event = events.pop(0) if events else self._look(machine)
             for effect in machine.handle(event, self.seconds):
@@ -112,6 +115,9 @@ class World:
                         raise KilledError
                     self.stops_at -= 1
                 match effect:
+                    case StartAgent() if unrecorded:
+                        events.append(TryUnrecorded(unrecorded))
+                        unrecorded = ""
                     case StartAgent():
                         self._start_agent(tried=False)
                         demands = Demands(was_connected=not self.broker_down)
@@ -135,7 +141,9 @@ class World:
                     case EndSupervisor():
                         return
                     case _:
-                        disk.perform_on_full(self.root, effect)
+                        why = disk.perform_on_full(self.root, effect)
+                        if isinstance(effect, CountTry):
+                            unrecorded = why
 
     def tick(self) -> None:
         """The running supervisor looks whether `current` is its own; else it is the successor."""
@@ -155,7 +163,13 @@ class World:
         config = self.root.agent_config.read_bytes()
         row = Releases(self.root.path).get(release)
         if row is not None and row.state == ReleaseState.TRIAL:
-            require(row.tries > 0, "an agent on trial starts before the try is on record")
+            back = self.root.linked(self.root.previous) not in (None, release)
+            back = back or self.root.good_config.exists()
+            # without a way back nothing else could run
+            require(
+                row.tries > 0 or not back,
+                "an agent on trial starts before the try is on record",
+            )
         else:
             require(
                 (release, config) in self.answered,

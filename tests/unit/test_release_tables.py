@@ -34,6 +34,7 @@ from edgekit.agent.release.trial.events import (
     StopsHeld,
     SupervisorFailed,
     TimePassed,
+    TryUnrecorded,
 )
 from edgekit.agent.release.trial.machine import PLAIN, RECORDS
 from edgekit.agent.release.trial.table import TRANSITIONS, WAYS, Happening, Phase, TrialStep
@@ -100,6 +101,24 @@ def trying(found: OnDisk = ON_TRIAL, demands: Demands = Demands()) -> trial.Tria
     machine.handle(found, 50.0)
     assert machine.handle(AgentStarted(4.0, demands), 100.0) == ()
     return machine
+
+
+def test_a_try_that_is_not_on_record_goes_back_before_the_agent_starts() -> None:
+    machine = trial.Trial()
+    machine.handle(ON_TRIAL, 0.0)
+    reason = "its try cannot be recorded: disk I/O error"
+    effects = machine.handle(TryUnrecorded("disk I/O error"), 0.0)
+    assert effects[0] == RecordVerdict(NEW, ReleaseEvent.FAILED, reason)
+    assert MoveCurrent(OLD) in effects
+    assert StartAgent() not in effects
+
+
+def test_without_a_way_back_the_agent_starts_all_the_same() -> None:
+    machine = trial.Trial()
+    machine.handle(OnDisk(NEW, ReleaseState.TRIAL), 0.0)
+    assert machine.handle(TryUnrecorded("disk I/O error"), 0.0) == (StartAgent(),)
+    assert machine.handle(AgentStarted(4.0, Demands()), 0.0) == ()
+    assert machine.phase == Phase.TRYING
 
 
 def test_the_deadline_runs_from_the_agent_s_start_and_its_reason_says_how_long_it_was() -> None:

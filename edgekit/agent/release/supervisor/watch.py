@@ -40,6 +40,7 @@ from edgekit.agent.release.trial.events import (
     AgentReady,
     AgentStarted,
     BecomeSuccessor,
+    CountTry,
     Effect,
     EndAgent,
     EndSupervisor,
@@ -54,6 +55,7 @@ from edgekit.agent.release.trial.events import (
     StopsHeld,
     SupervisorFailed,
     TimePassed,
+    TryUnrecorded,
 )
 from edgekit.agent.release.trial.evidence import Reports, demands_of, read_json, slots_of
 from edgekit.agent.release.trial.machine import Trial
@@ -83,6 +85,7 @@ class Watch:
         self._events: deque[Event] = deque()  # caused by effects
         self._lock: TextIO | None = None
         self._wakes = -1
+        self._unrecorded = ""  # why the try of this trial is not on record
         self._own = disk.found(root)  # read again under the lock
         self._manager = Notifier(dict(os.environ))
         self._reports = Reports(root.trial_file)
@@ -152,7 +155,10 @@ class Watch:
     def _perform(self, effect: Effect) -> None:
         match effect:
             case StartAgent():
-                self._events.append(self._start_trial())
+                unrecorded, self._unrecorded = self._unrecorded, ""
+                self._events.append(
+                    TryUnrecorded(unrecorded) if unrecorded else self._start_trial()
+                )
             case EndAgent():
                 self._end_child()
                 self._events.append(AgentEnded(log_tail(self._root)))
@@ -200,6 +206,8 @@ class Watch:
             say(f"release {effect.release.short} is unproven: {effect.reason}")
         if why := disk.perform_on_full(self._root, effect):
             say(f"this is not on record: {why}")
+            if isinstance(effect, CountTry):
+                self._unrecorded = why
 
     def _differs(self) -> bool:
         """Whether `current` is another release than this process supervises, or in another trial.

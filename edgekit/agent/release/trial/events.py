@@ -44,6 +44,13 @@ class SupervisorFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class TryUnrecorded:
+    """The disk takes no record of the try, and the agent was not started; the reason."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Demands:
     """What a release has to show in its trial, besides that it answers.
 
@@ -245,6 +252,7 @@ class EndSupervisor:
 Event = (
     OnDisk
     | SupervisorFailed
+    | TryUnrecorded
     | ActivationComes
     | AgentStarted
     | AgentReady

@@ -7,6 +7,9 @@
     any effect, the next one therefore continues its work.
 2.  A trial starts its agent once. The supervisor records the try before it starts the agent. A
     supervisor that finds a recorded try fails the trial: the device or its supervisor went down.
+    A try that the disk does not record fails the trial before the agent starts: a release that
+    takes the device down would else be tried at every boot. Without a way back the agent starts all
+    the same, because nothing else could run.
 3.  The agent has `trial_seconds` from its start to show everything that `demands` asks: the model
     is loaded, its golden prompts pass, it is fast enough, it stays under its cap of memory, and the
     broker has accepted it. Then it must run without a crash, and under the cap, for the soak of its
@@ -86,6 +89,7 @@ from edgekit.agent.release.trial.events import (
     TakeNextConfig,
     TimePassed,
     TryAgain,
+    TryUnrecorded,
 )
 from edgekit.agent.release.trial.table import (
     TRANSITIONS,
@@ -164,6 +168,10 @@ class Trial:
                     happening = self._at_start(found)
                     return None if happening == Happening.NEW_TRIAL else happening
                 return Happening.SUPERSEDED if found.good_config else None
+            case TryUnrecorded(reason):
+                self._reason = f"its try cannot be recorded: {reason}"
+                alone = self._way() == WayBack.NOTHING
+                return Happening.UNRECORDED_ALONE if alone else Happening.UNRECORDED
             case AgentStarted(seconds, demands):
                 self._trial_seconds, self._deadline = seconds, now + seconds
                 self._demands = demands

@@ -34,6 +34,8 @@ class Happening(StrEnum):
     OLDER_LEFT = "`older` is left, and `previous` names another release"
     OLDER_LOST = "`previous` names the release itself, or nothing while `older` is left"
     CANNOT_START = "the supervisor of a trial cannot start"
+    UNRECORDED = "the try cannot be recorded"
+    UNRECORDED_ALONE = "it cannot be recorded, and there is no way back"
     SUPERSEDED = "a new activation comes while a configuration is on trial"
     READY = "agent has shown everything, and has no soak"
     SOAK = "agent has shown everything, and has a soak"
@@ -122,6 +124,8 @@ TRANSITIONS: dict[tuple[Phase, Happening], tuple[Phase, tuple[TrialStep, ...]]] 
         Phase.KEEPING,
         (TrialStep.RESTORE_OLDER, TrialStep.KEEP_RUNNING),
     ),
+    (Phase.TRYING, Happening.UNRECORDED): (Phase.RETURNING, FAIL),
+    (Phase.TRYING, Happening.UNRECORDED_ALONE): (Phase.TRYING, (TrialStep.START_AGENT,)),
     (Phase.TRYING, Happening.READY): (Phase.KEEPING, SUCCEED),
     (Phase.TRYING, Happening.SOAK): (Phase.SOAKING, ()),
     (Phase.TRYING, Happening.UNFIT): (Phase.ENDING, (TrialStep.END_AGENT,)),

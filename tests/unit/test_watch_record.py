@@ -1,0 +1,38 @@
+"""The supervisor's process does not start an agent on trial whose try is not on record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgekit.agent.release.root import Root
+from edgekit.agent.release.state import Releases
+from edgekit.agent.release.supervisor.watch import Watch
+from edgekit.agent.release.trial.events import CountTry, StartAgent, TryUnrecorded
+from edgekit.core.digest import Digest
+from edgekit.core.release import ReleaseEvent
+
+RELEASE = Digest.of(b"release")
+
+
+def test_a_try_that_cannot_be_recorded_is_told_in_place_of_a_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = Root(tmp_path)
+    root.create()
+    releases = Releases(root.path)
+    releases.stage(RELEASE, "a", "1")
+    releases.move(RELEASE, ReleaseEvent.ACTIVATE)
+    root.current.symlink_to(f"releases/{RELEASE.hex}")
+    watch = Watch(root)
+    monkeypatch.setattr(Releases, "count_try", lambda *_: _full())
+    watch._perform(CountTry(RELEASE))
+    watch._perform(StartAgent())
+    assert list(watch._events) == [TryUnrecorded("No space left on device")]
+    assert watch._child is None
+    assert "not on record" in capsys.readouterr().err
+
+
+def _full() -> None:
+    raise OSError("No space left on device")
