@@ -6,7 +6,7 @@ A device applies the same rules (`edgekit.trust`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TypeVar
 
 from tuf.api import exceptions
@@ -16,10 +16,9 @@ from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
 from tuf.ngclient.config import EnvelopeType
 
 from edgekit.errors import VerificationError
-from edgekit.signing.roles import LIFETIMES
+from edgekit.trust.metadata import LIFETIMES, NEVER
 
 AS_IT_WAS = "take the folder trust/ as it was when it was last good"
-NEVER = datetime(1970, 1, 1, tzinfo=UTC)  # as the time of a check: nothing has expired
 _RENEW = {
     "root": "`edgekit key rotate root` makes a new one",
     "targets": "`edgekit sign NAME:VERSION` signs it anew",

@@ -12,17 +12,17 @@ from datetime import UTC, datetime
 from tuf.api.metadata import Metadata, Root, Targets, Timestamp
 
 from edgekit.errors import UsageError, VerificationError
-from edgekit.signing.chain import NEVER, parse
+from edgekit.signing.chain import parse
 from edgekit.signing.folder import TIMESTAMP, Repository, TrustFolder
 from edgekit.signing.roles import (
     REFRESH,
-    SIGNED_AT,
     check_clock,
     keys_of,
     online_files,
     threshold_of,
 )
 from edgekit.signing.signers import Signers
+from edgekit.trust.metadata import NEVER, SIGNED_AT
 
 DISCARD = "`edgekit key sign --discard` drops it"
 

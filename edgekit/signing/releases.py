@@ -13,11 +13,11 @@ from edgekit.core.digest import Digest
 from edgekit.core.manifest import PLATFORM, BundleConfig
 from edgekit.errors import UsageError, VerificationError
 from edgekit.signing import roles
-from edgekit.signing.chain import NEVER
 from edgekit.signing.change import check_root_age, propose, resume
 from edgekit.signing.folder import Repository
 from edgekit.signing.manage import Trust, ensure, refresh
 from edgekit.signing.signers import Signers
+from edgekit.trust.metadata import NEVER
 from edgekit.trust.pinned import PinnedManifest
 from edgekit.trust.signed import Metadata, SignedRelease
 

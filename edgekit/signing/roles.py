@@ -17,16 +17,10 @@ from tuf.api.metadata import MetaFile, Role, Root, Snapshot, TargetFile, Targets
 
 from edgekit.core.digest import Digest
 from edgekit.errors import EdgekitError, UsageError, VerificationError
+from edgekit.trust.metadata import LIFETIMES, SIGNED_AT
 from edgekit.trust.signed import CUSTOM, SignedRelease, target_path
 
 ROLES = {"root": ("root",), "targets": ("targets",), "online": ("snapshot", "timestamp")}
-LIFETIMES = {
-    "root": timedelta(days=5 * 365),
-    "targets": timedelta(days=2 * 365),
-    "snapshot": timedelta(days=365),
-    "timestamp": timedelta(days=365),
-}
-SIGNED_AT = "edgekit.signed_at"  # in timestamp.json: Unix seconds
 EARLIEST = datetime(2026, 1, 1, tzinfo=UTC)  # before this code: a clock that was never set
 File = Root | Targets | Snapshot | Timestamp
 REFRESH = timedelta(days=1)  # an older timestamp is signed again at a push

@@ -16,6 +16,7 @@ import os
 import signal
 import sys
 import time
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol, TextIO
@@ -58,15 +59,15 @@ class Supervisor(Protocol):
         ...
 
 
-class Supervised:
+class Supervised(ABC):
     """What every supervisor has: the locked pid file, and the signals that the process takes."""
 
     def __init__(self, root: Root) -> None:
         self._root = root
 
+    @abstractmethod
     def start(self) -> None:
         """Start a supervisor; each implementation has its own way."""
-        raise NotImplementedError
 
     def stop(self) -> None:
         """Send SIGTERM; send SIGKILL to its process group if it does not end in time."""
