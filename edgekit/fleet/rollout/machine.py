@@ -154,6 +154,11 @@ class Rollout:
         return min(times, default=None)
 
     @property
+    def soak_until(self) -> float:
+        """When the soak of the present wave is over, in Unix seconds; 0 before it begins."""
+        return self._soak_until
+
+    @property
     def over(self) -> bool:
         """Whether nothing is at work and nothing will begin by itself."""
         if self._busy():
