@@ -62,8 +62,8 @@ def test_a_rollout_that_somebody_runs_needs_no_advice() -> None:
 
 
 def test_an_end_says_who_ordered_it() -> None:
-    assert told(stories.aborted()).reason == "ada@desk ordered it"
-    assert told(stories.two_nights()).reason == "bob@desk ordered it"
+    assert told(stories.aborted()).reason == "ordered by ada@desk"
+    assert told(stories.two_nights()).reason == "ordered by bob@desk"
     assert told(stories.good()).reason == ""
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from edgekit.fleet.rollout.device import WORKED_ON, DeviceProgress, DeviceState
+from edgekit.fleet.rollout.device import ENDED, WORKED_ON, DeviceProgress, DeviceState
 from edgekit.fleet.rollout.events import (
     AbortOrdered,
     RollbackOrdered,
@@ -143,7 +143,7 @@ def _reason(rollout: Rollout, rows: Sequence[RolloutRow]) -> str:
     if rollout.phase not in (RolloutPhase.ABORTED, RolloutPhase.GOING_BACK, RolloutPhase.BACK):
         return ""
     by = [row.event.by for row in rows if isinstance(row.event, kind)]
-    return f"{by[-1]} ordered it" if by else ""
+    return f"ordered by {by[-1]}" if by else ""
 
 
 def _devices(rollout: Rollout) -> list[DeviceTold]:
@@ -206,6 +206,14 @@ def at_work(rollout: Rollout) -> int:
     return sum(device.state in WORKED_ON for device in rollout.devices.values())
 
 
+def judging(rollout: Rollout) -> bool:
+    """Whether all that is left is that devices of the last wave end their trial, as they do
+    without a controller."""
+    states = {device.state for device in rollout.devices.values()}
+    last = rollout.wave + 1 == len(rollout.waves)
+    return last and DeviceState.SOAKING in states and states <= {DeviceState.SOAKING, *ENDED}
+
+
 def _advice(number: int, rollout: Rollout, holder: str) -> list[str]:
     """The commands that make sense now."""
     counts = rollout.counts()
@@ -213,7 +221,9 @@ def _advice(number: int, rollout: Rollout, holder: str) -> list[str]:
     resume = f"`edgekit resume {number}`"
     said = []
     if rollout.phase in GOES_ON:
-        if not holder:
+        if not holder and judging(rollout):
+            said.append(f"the devices on trial judge it by themselves: {resume} asks them")
+        elif not holder:
             said.append(f"nobody runs it: {resume} goes on")
     elif rollout.phase == RolloutPhase.PAUSED:
         verb = "begins" if rollout.wave_phase == WavePhase.NEW else "goes on with"
@@ -236,3 +246,19 @@ def _advice(number: int, rollout: Rollout, holder: str) -> list[str]:
 def counted(count: int, noun: str) -> str:
     """`1 device`, `3 devices`."""
     return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
+def lasted(seconds: float) -> str:
+    """A duration in its two largest units."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    for unit, name, below, lower in (
+        (86400, "d", 3600, "h"),
+        (3600, "h", 60, "min"),
+        (60, "min", 1, "s"),
+    ):
+        if whole >= unit:
+            rest = whole % unit // below
+            return f"{whole // unit} {name}" + (f" {rest} {lower}" if rest else "")
+    return f"{whole} s"

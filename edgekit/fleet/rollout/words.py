@@ -15,6 +15,7 @@ from edgekit.fleet.rollout.told import printable
 
 _NO_WORDS: dict[type[RolloutEvent], str] = {
     events.DeviceStaged: "has every byte, and verified it",
+    events.DeviceGood: "calls the release good",
     events.DeviceBack: "runs again what it ran before",
     events.ClockTicked: "time has passed",
 }
@@ -25,8 +26,6 @@ def words(event: RolloutEvent) -> str:
     match event:
         case events.DeviceAnswers(_, seconds):
             said = f"answers; on trial for {seconds:.0f} s more"
-        case events.DeviceGood(_, already):
-            said = "ran the release already" if already else "calls the release good"
         case events.DeviceFailed(_, reason):
             said = f"failed: {reason}"
         case events.DeviceAway(_, reason):

@@ -11,9 +11,9 @@ import msgspec
 import edgekit
 from edgekit.fleet.rollout.device import DeviceState
 from edgekit.fleet.rollout.journal import RolloutRow
-from edgekit.fleet.rollout.report.picture import lasted, picture
+from edgekit.fleet.rollout.report.picture import picture
 from edgekit.fleet.rollout.timeline import Follower, RolloutChange, Span, timeline
-from edgekit.fleet.rollout.told import printable, tell
+from edgekit.fleet.rollout.told import lasted, printable, tell
 from edgekit.fleet.rollout.waves import RolloutPlan
 from edgekit.fleet.rollout.words import change_words, words
 

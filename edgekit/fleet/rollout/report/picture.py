@@ -16,7 +16,7 @@ import msgspec
 from edgekit.fleet.rollout.device import DeviceState
 from edgekit.fleet.rollout.report.axis import AxisMark, AxisPiece, TimeAxis, axis
 from edgekit.fleet.rollout.timeline import Span, Timeline
-from edgekit.fleet.rollout.told import counted, printable
+from edgekit.fleet.rollout.told import counted, lasted, printable
 
 WIDTH = 1080
 LEFT, RIGHT = 168, WIDTH - 12  # of the part with the time
@@ -305,19 +305,3 @@ def _stop(piece: AxisPiece) -> PictureBar:
     words = f"nothing happened for {length}; this part is shortened"
     short = " ".join(length.split()[:2])
     return PictureBar("stop", piece.left, piece.right - piece.left, words, short)
-
-
-def lasted(seconds: float) -> str:
-    """A duration in its two largest units."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    for unit, name, below, lower in (
-        (86400, "d", 3600, "h"),
-        (3600, "h", 60, "min"),
-        (60, "min", 1, "s"),
-    ):
-        if whole >= unit:
-            rest = whole % unit // below
-            return f"{whole // unit} {name}" + (f" {rest} {lower}" if rest else "")
-    return f"{whole} s"
