@@ -66,6 +66,7 @@ class RolloutTold(msgspec.Struct, frozen=True):
         by: who started it.
         holder: who runs it; empty: nobody.
         over: whether nothing is at work and nothing begins by itself.
+        judging: whether all that is left is that devices end their trial, as they do alone.
         counts: devices by state.
         next: what happens by time, the earliest first.
         advice: commands that can follow, each with what it does.
@@ -85,6 +86,7 @@ class RolloutTold(msgspec.Struct, frozen=True):
     by: str
     holder: str
     over: bool
+    judging: bool
     counts: dict[DeviceState, int]
     devices: list[DeviceTold]
     next: list[NextThing]
@@ -120,6 +122,7 @@ def tell(
         by=started.by if isinstance(started, RolloutStarted) else "",
         holder=holder,
         over=rollout.over,
+        judging=_judging(rollout),
         counts=rollout.counts(),
         devices=_devices(rollout),
         next=_next(rollout) if holder else [],
@@ -206,7 +209,7 @@ def at_work(rollout: Rollout) -> int:
     return sum(device.state in WORKED_ON for device in rollout.devices.values())
 
 
-def judging(rollout: Rollout) -> bool:
+def _judging(rollout: Rollout) -> bool:
     """Whether all that is left is that devices of the last wave end their trial, as they do
     without a controller."""
     states = {device.state for device in rollout.devices.values()}
@@ -221,7 +224,7 @@ def _advice(number: int, rollout: Rollout, holder: str) -> list[str]:
     resume = f"`edgekit resume {number}`"
     said = []
     if rollout.phase in GOES_ON:
-        if not holder and judging(rollout):
+        if not holder and _judging(rollout):
             said.append(f"the devices on trial judge it by themselves: {resume} asks them")
         elif not holder:
             said.append(f"nobody runs it: {resume} goes on")
