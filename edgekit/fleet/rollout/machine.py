@@ -7,7 +7,8 @@ The rules:
 1.  Waves go one after the other. A wave ends when each of its devices is good, has failed or is
     away. A device of a later wave is never touched before that.
 2.  At most `parallel` devices are worked on at one time. A device is staged first and switched
-    then; while the window is closed devices are staged and not switched.
+    then; while its window is closed, or that of the whole rollout, it is staged and not switched.
+    Whether a window is open is an event: a replay needs neither clock nor time zones.
 3.  A device that fails in the first of several waves pauses the rollout: that is what canaries are
     for. Later more failures than allowed pause it: the larger of a number and a share of the
     devices that were begun. Failures before the last resume do not count again.
@@ -51,6 +52,7 @@ from edgekit.fleet.rollout.events import (
     WindowChanged,
 )
 from edgekit.fleet.rollout.waves import RolloutPlan
+from edgekit.fleet.rollout.window import parse_window
 
 MOST_LATE_SECONDS = 3600.0
 
@@ -92,23 +94,29 @@ class Rollout:
         self.wave = 0
         self.wave_phase = WavePhase.NEW
         self.window_open = True
+        self.windows: dict[str, bool] = {}  # of the plan's: what was said since the last resume
         self.waves = [list(wave) for wave in plan.waves]
         self.devices = {name: DeviceProgress() for wave in plan.waves for name in wave}
         self._soak_until = 0.0
         self._forgiven = 0  # failures before the last resume
         self._accepted = -1  # the wave at the last resume
+        self._now = 0.0  # of the last event
+        self._parsed = {text: parse_window(text) for text in plan.windows.values()}
 
     # --- the way in ---------------------------------------------------------------------------
     def handle(self, event: RolloutEvent, now: float) -> tuple[RolloutEffect, ...]:
         """Take one event; return the effects that it asks for, in their order."""
+        self._now = now
         effects: list[RolloutEffect] = []
         match event:
             case RolloutStarted() if self.phase == RolloutPhase.PLANNED:
                 self.phase = RolloutPhase.RUNNING
             case HookEnded(trouble):
                 self._hook_ended(trouble)
-            case WindowChanged(is_open):
+            case WindowChanged(is_open, ""):
                 self.window_open = is_open
+            case WindowChanged(is_open, window):
+                self.windows[window] = is_open
             case PauseOrdered(by, reason) if self.phase == RolloutPhase.RUNNING:
                 self._pause(f"{by} paused it" + (f": {reason}" if reason else ""))
             case ResumeOrdered(_, retry):
@@ -151,7 +159,29 @@ class Rollout:
             back = self.phase == RolloutPhase.GOING_BACK
             away = [d for d in self.devices.values() if d.state == DeviceState.AWAY]
             times += [device.due for device in away if device.switched or not back]
+            times += [] if back else self._openings()
         return min(times, default=None)
+
+    def window_changes(self, now: float) -> tuple[WindowChanged, ...]:
+        """What the clock says of the windows of devices that are not over: to be told first.
+
+        Whoever runs the rollout writes these events down and lets `handle` take them before any
+        other event of that moment. A window of which nothing was said counts as closed.
+        """
+        if self.phase != RolloutPhase.RUNNING:
+            return ()
+        waiting = {
+            self.plan.windows[name]
+            for name, device in self.devices.items()
+            if name in self.plan.windows
+            and device.state not in (DeviceState.GOOD, DeviceState.FAILED, DeviceState.BACK)
+        }
+        found = ((text, self._parsed[text].is_open(now)) for text in sorted(waiting))
+        return tuple(
+            WindowChanged(is_open, text)
+            for text, is_open in found
+            if self.windows.get(text) != is_open
+        )
 
     @property
     def over(self) -> bool:
@@ -166,6 +196,18 @@ class Rollout:
         for device in self.devices.values():
             found[device.state] = found.get(device.state, 0) + 1
         return found
+
+    def _openings(self) -> list[float]:
+        """When to look again at the windows for which staged devices wait."""
+        waiting = {
+            self.plan.windows[name]
+            for name, device in self.devices.items()
+            if name in self.plan.windows and device.state == DeviceState.STAGED
+        }
+        if waiting - self.windows.keys():
+            return [self._now]
+        changes = (self._parsed[text].next_change(self._now) for text in waiting)
+        return [at for at in changes if at is not None]
 
     # --- devices ------------------------------------------------------------------------------
     def _device(self, event: RolloutEvent, now: float) -> list[RolloutEffect]:
@@ -244,6 +286,7 @@ class Rollout:
                 device.due = now
             if retry and device.state == DeviceState.FAILED:
                 device.move(Move.AGAIN, now)
+        self.windows = {}  # time has passed: the clock says it anew
         self._forgiven, self._accepted = self._failed(), self.wave
         self.phase, self.reason = RolloutPhase.RUNNING, ""
 
@@ -333,11 +376,15 @@ class Rollout:
                 device.move(Move.STAGE, now)
                 effects.append(StageOn(name))
                 busy += 1
-            elif device.state == DeviceState.STAGED and self.window_open:
+            elif device.state == DeviceState.STAGED and self._may_switch(name):
                 device.move(Move.SWITCH, now)
                 effects.append(SwitchOn(name))
                 busy += 1
         return effects
+
+    def _may_switch(self, name: str) -> bool:
+        window = self.plan.windows.get(name)
+        return self.window_open and (window is None or self.windows.get(window, False))
 
     def _go_back(self, now: float) -> list[RolloutEffect]:
         effects: list[RolloutEffect] = []
