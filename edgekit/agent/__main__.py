@@ -20,6 +20,7 @@ from edgekit.agent.release.root import Root
 from edgekit.core import layout
 from edgekit.core.config import parse_agent_config
 from edgekit.core.digest import Digest
+from edgekit.core.lease import LEASE_SECONDS, MOST_LEASE_SECONDS, LeaseAnswer, is_id, is_word
 from edgekit.core.manifest import parse_config
 from edgekit.errors import EdgekitError
 
@@ -50,10 +51,12 @@ def _stage(args: argparse.Namespace) -> object:
 
 
 def _offer(root: Root, digest: Digest, stream: BinaryIO) -> object:
+    from edgekit.agent.release import holder
     from edgekit.agent.release.staging.permission import admit, remember
     from edgekit.agent.release.staging.stage import offer
     from edgekit.trust.metadata import MAX_OFFER_BYTES, parse_offered
 
+    holder.check(root)
     offered = parse_offered(stream.read(MAX_OFFER_BYTES + 1))
     verified, trusted = admit(root, digest, offered)
     answer = offer(root, verified)
@@ -62,21 +65,25 @@ def _offer(root: Root, digest: Digest, stream: BinaryIO) -> object:
 
 
 def _activate(args: argparse.Namespace) -> object:
+    from edgekit.agent.release import holder
     from edgekit.agent.release.activate import activate
     from edgekit.agent.release.supervisor.choose import supervisor_of
 
     root = Root(args.root)
     config = sys.stdin.buffer.read() if args.config == "-" else None
     with root.updating():
+        holder.check(root)
         return activate(root, Digest.parse(args.digest), supervisor_of(root), config)
 
 
 def _rollback(args: argparse.Namespace) -> object:
+    from edgekit.agent.release import holder
     from edgekit.agent.release.activate import rollback
     from edgekit.agent.release.supervisor.choose import supervisor_of
 
     root = Root(args.root)
     with root.updating():
+        holder.check(root)
         return rollback(root, supervisor_of(root))
 
 
@@ -105,6 +112,22 @@ def _start(args: argparse.Namespace) -> object:
     root = Root(args.root)
     with root.updating():
         return start(root, supervisor_of(root))
+
+
+def _lease(args: argparse.Namespace) -> object:
+    from edgekit.agent.release import holder
+
+    root = Root(args.root)
+    root.create()
+    if args.give:
+        answer = holder.give(root, args.give)
+    elif args.take:
+        answer = holder.take(
+            root, args.take, args.holder, args.about, args.seconds, take_over=args.take_over
+        )
+    else:
+        answer = LeaseAnswer(False, holder.held(root))
+    return msgspec.to_builtins(answer)
 
 
 def _gc(args: argparse.Namespace) -> object:
@@ -227,6 +250,34 @@ def _measure(args: argparse.Namespace) -> object:
     return msgspec.to_builtins(time_setting(args.model, args.threads, bool(args.spinning)))
 
 
+def _lease_id(text: str) -> str:
+    if not is_id(text):
+        raise argparse.ArgumentTypeError("an id is 8 to 64 hexadecimal digits")
+    return text
+
+
+def _word(text: str) -> str:
+    if not is_word(text):
+        raise argparse.ArgumentTypeError("a word is 1 to 64 letters, digits, '.', '_', '@' and '-'")
+    return text
+
+
+def _lease_seconds(text: str) -> float:
+    if not text.isdigit() or not 1 <= int(text) <= MOST_LEASE_SECONDS:
+        raise argparse.ArgumentTypeError(f"it is 1 to {MOST_LEASE_SECONDS}")
+    return float(text)
+
+
+def _add_lease(parser: argparse.ArgumentParser) -> None:
+    whose = parser.add_mutually_exclusive_group()
+    whose.add_argument("--take", type=_lease_id, metavar="ID", help="for this rollout")
+    whose.add_argument("--give", type=_lease_id, metavar="ID", help="if this rollout has it")
+    parser.add_argument("--holder", type=_word, default="-", metavar="USER@HOST")
+    parser.add_argument("--about", type=_word, default="-", metavar="WORD", help="like rollout-7")
+    parser.add_argument("--seconds", type=_lease_seconds, default=LEASE_SECONDS)
+    parser.add_argument("--take-over", action="store_true", help="break the lease of another one")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m edgekit.agent",
@@ -264,6 +315,7 @@ def _parser() -> argparse.ArgumentParser:
     activate.add_argument("digest")
     activate.add_argument("--config", choices=["-"], help="read a new agent.toml on stdin")
     verb("rollback", _rollback, "go back to the previous release")
+    _add_lease(verb("lease", _lease, "say who holds this device, take it, or give it back"))
     verb("state", _state, "report what this device runs and since when")
     verb("stop", _stop, "drain and stop the agent; it stays down until `start` or an activation")
     verb("start", _start, "start the agent of a stopped device")
