@@ -12,7 +12,7 @@ import pytest
 from edgekit.agent.release import holder, lease
 from edgekit.agent.release.holder import Uptime
 from edgekit.agent.release.root import Root
-from edgekit.core.lease import LeaseAnswer
+from edgekit.core.lease import SOAK_SECONDS, LeaseAnswer, LeaseWish
 from edgekit.errors import EdgekitError
 
 ADA, BOB = "ada1" * 4, "b0b0" * 4
@@ -26,13 +26,14 @@ class Device:
         self.root = root
         self.now = Uptime("boot-1", 1000.0)
         self.session = "11 1"
+        self.about = "rollout-7"
 
     def take(
         self, own: str, session: str = "", seconds: float = 600.0, *, over: bool = False
     ) -> LeaseAnswer:
         self.session = session or f"{own} 1"
         name = {ADA: "ada@desk", BOB: "bob@night"}[own]
-        return holder.take(self.root, own, name, "rollout-7", seconds, take_over=over)
+        return holder.take(self.root, LeaseWish(own, name, self.about, seconds, over))
 
     def refused(self, session: str) -> str:
         """Why a verb of this session is refused; empty: it is not."""
@@ -152,6 +153,35 @@ def test_whoever_was_taken_over_is_told_and_stays_out(device: Device) -> None:
     assert device.refused("somebody 1") == ""
     assert device.take(ADA, over=True).taken
     assert device.refused(f"{ADA} 1") == ""
+
+
+def test_the_next_rollout_of_a_project_that_was_taken_over_is_let_in(device: Device) -> None:
+    device.take(ADA)
+    device.take(BOB, over=True)
+    holder.give(device.root, BOB)
+    device.about = "rollout-8"
+    answer = device.take(ADA)
+    assert answer.taken
+    assert answer.lease is not None
+    assert answer.lease.about == "rollout-8"
+    holder.give(device.root, ADA)
+    device.about = "rollout-7"
+    assert not device.take(ADA).taken
+
+
+def test_a_lease_ends_with_the_activation_or_after_the_soak(device: Device) -> None:
+    device.take(ADA)
+    device.session = "somebody 1"
+    holder.settle(device.root)
+    assert not device.take(BOB).taken
+    device.session = f"{ADA} 1"
+    holder.settle(device.root, 300.0)
+    device.goes_on(300 + SOAK_SECONDS - 1)
+    assert not device.take(BOB).taken
+    device.goes_on(2)
+    assert device.take(BOB).taken
+    holder.settle(device.root)
+    assert holder.held(device.root) is None
 
 
 def test_taking_over_what_nobody_holds_breaks_nothing(device: Device) -> None:

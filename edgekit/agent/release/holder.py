@@ -1,9 +1,10 @@
 """Who holds this device: a lease with a name and an end, across the sessions of one rollout.
 
-`ROOT/run/holder.json` names the rollout by its id and its operator. It holds for some seconds of a
-clock that no one sets: CLOCK_BOOTTIME with the boot id. After a reboot it holds once more so long
-at most. The verbs of a push need no id: `take` writes down the session that asked (`lease`), and
-they are refused to every other session while it holds.
+`ROOT/run/holder.json` names a project by its id, the operator and the rollout. It holds for some
+seconds of a clock that no one sets: CLOCK_BOOTTIME with the boot id. After a reboot it holds once
+more so long at most. The verbs of a push need no id: `take` writes down the session that asked
+(`lease`), and they are refused to every other session while it holds. One project has one id,
+because its own book of rollouts decides between its rollouts.
 
 Whoever takes a device over is written down, too. The session and the rollout that had it before are
 refused from then on, also when the new lease has ended: what they meant to do is out of date.
@@ -14,7 +15,7 @@ from __future__ import annotations
 import fcntl
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -22,7 +23,13 @@ import msgspec
 from edgekit.agent.release import lease
 from edgekit.agent.release.root import Root
 from edgekit.core import layout
-from edgekit.core.lease import LeaseAnswer, LeaseState
+from edgekit.core.lease import (
+    MOST_LEASE_SECONDS,
+    SOAK_SECONDS,
+    LeaseAnswer,
+    LeaseState,
+    LeaseWish,
+)
 from edgekit.errors import EdgekitError
 from edgekit.store import publish
 
@@ -42,8 +49,13 @@ class _Broken(msgspec.Struct, frozen=True):
     """A lease that another operator took over."""
 
     id: str
+    about: str
     session: str
     by: str
+
+    def bars(self, wish: LeaseWish) -> bool:
+        """Whether it was broken for what this wish is about."""
+        return (self.id, self.about) == (wish.id, wish.about)
 
 
 class _File(msgspec.Struct, frozen=True):
@@ -69,50 +81,48 @@ def uptime() -> Uptime:
     return Uptime(boot, time.clock_gettime(time.CLOCK_BOOTTIME))
 
 
-def take(
-    root: Root, own: str, holder: str, about: str, seconds: float, *, take_over: bool = False
-) -> LeaseAnswer:
-    """Take the device for the session that started this verb, or again for the same rollout.
-
-    Args:
-        root: the device's folder.
-        own: id of the rollout.
-        holder: its operator.
-        about: what it is for.
-        seconds: from now on.
-        take_over: break the lease of another one.
+def take(root: Root, wish: LeaseWish) -> LeaseAnswer:
+    """Take the device for the session that started this verb, or again for the same project.
 
     Returns:
         What holds now, nothing on a full disk. It is not taken if another one holds the device, or
-        took it over from `own`.
+        took it over from what this wish is about.
     """
     now, session = uptime(), lease.session()
     with _locked(root):
         file = _read(root)
         held = _state(file, now)
-        mine = file.id == own
-        if not take_over:
-            by = next((each.by for each in reversed(file.broken) if each.id == own), "")
-            if by:
-                return LeaseAnswer(False, held, by)
+        mine = file.id == wish.id
+        if not wish.take_over:
+            barred = [each.by for each in file.broken if each.bars(wish)]
+            if barred:
+                return LeaseAnswer(False, held, barred[-1])
             if held is not None and not mine:
                 return LeaseAnswer(False, held)
             if not mine and (other := _unnamed(root)) is not None:
                 return LeaseAnswer(False, other)
-        broken = [each for each in file.broken if each.id != own and each.session != session]
+        broken = [
+            msgspec.structs.replace(each, session="") if each.session == session else each
+            for each in file.broken
+            if not each.bars(wish)
+        ]
         if held is not None and not mine:
-            broken.append(_Broken(held.id, file.session, holder))
-        again = mine and held is not None and file.boot == now.boot
+            broken.append(_Broken(held.id, held.about, file.session, wish.holder))
+        again = held is not None and (file.id, file.about, file.boot) == (
+            wish.id,
+            wish.about,
+            now.boot,
+        )
         began = file.began if again else now.seconds
         taken = _File(
-            id=own,
-            holder=holder,
-            about=about,
+            id=wish.id,
+            holder=wish.holder,
+            about=wish.about,
             session=session,
             boot=now.boot,
             began=began,
-            ends=now.seconds + seconds,
-            seconds=seconds,
+            ends=now.seconds + wish.seconds,
+            seconds=wish.seconds,
             broken=broken[-KEPT:],
         )
         try:
@@ -121,22 +131,36 @@ def take(
             if held is not None and not mine:
                 raise
             return LeaseAnswer(True)
-        if mine or take_over:
-            lease.drop_other(root)  # of an earlier session of the same rollout, or the broken one's
+        if mine or wish.take_over:
+            lease.drop_other(root)  # of an earlier session of the same project, or the broken one's
     return LeaseAnswer(True, _state(taken, now))
 
 
 def give(root: Root, own: str) -> LeaseAnswer:
-    """Give the lease back if `own` has it; say what holds now."""
+    """Give the lease back if the project `own` has it; say what holds now."""
     with _locked(root):
         file = _read(root)
         if file.id == own:
-            file = _File(broken=file.broken)
-            try:
-                _write(root, file)
-            except OSError:  # a full disk
-                root.holder_file.unlink()
+            file = _given(root, file)
     return LeaseAnswer(False, _state(file, uptime()))
+
+
+def settle(root: Root, soak_seconds: float | None = None) -> None:
+    """End the lease of this session with its activation; after the soak if there is one."""
+    now = uptime()
+    with _locked(root):
+        file = _read(root)
+        if not file.id or file.session != lease.session():
+            return
+        if soak_seconds is None:
+            _given(root, file)
+        else:
+            seconds = min(soak_seconds + SOAK_SECONDS, MOST_LEASE_SECONDS)
+            again = msgspec.structs.replace(
+                file, boot=now.boot, ends=now.seconds + seconds, seconds=seconds
+            )
+            with suppress(OSError):  # a full disk: it ends when it would have ended
+                _write(root, again)
 
 
 def held(root: Root) -> LeaseState | None:
@@ -166,6 +190,16 @@ def check(root: Root) -> None:
                 "what this session meant to do is out of date",
                 "look at `edgekit state`, then push again",
             )
+
+
+def _given(root: Root, file: _File) -> _File:
+    """Write down that nobody has the lease; the caller holds `_locked`."""
+    given = _File(broken=file.broken)
+    try:
+        _write(root, given)
+    except OSError:  # a full disk
+        root.holder_file.unlink()
+    return given
 
 
 def _state(file: _File, now: Uptime) -> LeaseState | None:
