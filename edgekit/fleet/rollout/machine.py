@@ -29,7 +29,14 @@ from __future__ import annotations
 import math
 from enum import StrEnum
 
-from edgekit.fleet.rollout.device import ENDED, WORKED_ON, DeviceProgress, DeviceState, Move
+from edgekit.fleet.rollout.device import (
+    BEGUN,
+    ENDED,
+    WORKED_ON,
+    DeviceProgress,
+    DeviceState,
+    Move,
+)
 from edgekit.fleet.rollout.events import (
     AbortOrdered,
     AskVerdict,
@@ -52,8 +59,8 @@ from edgekit.fleet.rollout.events import (
     SwitchOn,
     WindowChanged,
 )
+from edgekit.fleet.rollout.openings import Openings
 from edgekit.fleet.rollout.waves import RolloutPlan
-from edgekit.fleet.rollout.window import parse_window
 
 MOST_LATE_SECONDS = 3600.0
 
@@ -95,14 +102,13 @@ class Rollout:
         self.wave = 0
         self.wave_phase = WavePhase.NEW
         self.window_open = True
-        self.windows: dict[str, bool] = {}  # of the plan's: what was said since the last resume
+        self.openings = Openings(plan.windows)
         self.waves = [list(wave) for wave in plan.waves]
         self.devices = {name: DeviceProgress() for wave in plan.waves for name in wave}
         self._soak_until = 0.0
         self._forgiven = 0  # failures before the last resume
         self._accepted = -1  # the wave at the last resume
         self._now = 0.0  # of the last event
-        self._parsed = {text: parse_window(text) for text in plan.windows.values()}
 
     # --- the way in ---------------------------------------------------------------------------
     def handle(self, event: RolloutEvent, now: float) -> tuple[RolloutEffect, ...]:
@@ -117,7 +123,7 @@ class Rollout:
             case WindowChanged(is_open, ""):
                 self.window_open = is_open
             case WindowChanged(is_open, window):
-                self.windows[window] = is_open
+                self.openings.said[window] = is_open
             case PauseOrdered(by, reason) if self.phase == RolloutPhase.RUNNING:
                 self._pause(f"{by} paused it" + (f": {reason}" if reason else ""))
             case ResumeOrdered(_, retry):
@@ -160,29 +166,19 @@ class Rollout:
             back = self.phase == RolloutPhase.GOING_BACK
             away = [d for d in self.devices.values() if d.state == DeviceState.AWAY]
             times += [device.due for device in away if device.switched or not back]
-            times += [] if back else self._openings()
+            times += [] if back else self.openings.looks(self._in(DeviceState.STAGED), self._now)
         return min(times, default=None)
 
     def window_changes(self, now: float) -> tuple[WindowChanged, ...]:
-        """What the clock says of the windows of devices that are not over: to be told first.
+        """What the clock says of the windows of devices that wait for them: to be told first.
 
         Whoever runs the rollout writes these events down and lets `handle` take them before any
         other event of that moment. A window of which nothing was said counts as closed.
         """
         if self.phase != RolloutPhase.RUNNING:
             return ()
-        waiting = {
-            self.plan.windows[name]
-            for name, device in self.devices.items()
-            if name in self.plan.windows
-            and device.state not in (DeviceState.GOOD, DeviceState.FAILED, DeviceState.BACK)
-        }
-        found = ((text, self._parsed[text].is_open(now)) for text in sorted(waiting))
-        return tuple(
-            WindowChanged(is_open, text)
-            for text, is_open in found
-            if self.windows.get(text) != is_open
-        )
+        names = self._in(*BEGUN)
+        return tuple(WindowChanged(*told) for told in self.openings.changed(names, now))
 
     @property
     def over(self) -> bool:
@@ -198,17 +194,8 @@ class Rollout:
             found[device.state] = found.get(device.state, 0) + 1
         return found
 
-    def _openings(self) -> list[float]:
-        """When to look again at the windows for which staged devices wait."""
-        waiting = {
-            self.plan.windows[name]
-            for name, device in self.devices.items()
-            if name in self.plan.windows and device.state == DeviceState.STAGED
-        }
-        if waiting - self.windows.keys():
-            return [self._now]
-        changes = (self._parsed[text].next_change(self._now) for text in waiting)
-        return [at for at in changes if at is not None]
+    def _in(self, *states: DeviceState) -> list[str]:
+        return [name for name, device in self.devices.items() if device.state in states]
 
     # --- devices ------------------------------------------------------------------------------
     def _device(self, event: RolloutEvent, now: float) -> list[RolloutEffect]:
@@ -285,7 +272,7 @@ class Rollout:
                 device.due = now
             if retry and device.state == DeviceState.FAILED:
                 device.move(Move.AGAIN, now)
-        self.windows = {}  # time has passed: the clock says it anew
+        self.openings.said = {}  # time has passed: the clock says it anew
         self._forgiven, self._accepted = self._failed(), self.wave
         self.phase, self.reason = RolloutPhase.RUNNING, ""
 
@@ -363,6 +350,7 @@ class Rollout:
         """Begin work on devices of this wave and on late ones of earlier waves."""
         effects: list[RolloutEffect] = []
         busy = self._busy()
+        may_switch = self.openings.may_switch if self.window_open else lambda _: False
         working = self.wave_phase not in (WavePhase.NEW, WavePhase.HOOK_BEFORE)
         waves = self.waves[: self.wave + int(working)]
         mine = [name for wave in waves for name in wave]
@@ -381,16 +369,12 @@ class Rollout:
                 device.move(Move.STAGE, now)
                 effects.append(StageOn(name))
                 busy += 1
-            elif device.state == DeviceState.STAGED and self._may_switch(name):
+            elif device.state == DeviceState.STAGED and may_switch(name):
                 device.move(Move.SWITCH, now)
                 device.switched |= device.before != self.plan.release
                 effects.append(SwitchOn(name))
                 busy += 1
         return effects
-
-    def _may_switch(self, name: str) -> bool:
-        window = self.plan.windows.get(name)
-        return self.window_open and (window is None or self.windows.get(window, False))
 
     def _go_back(self, now: float) -> list[RolloutEffect]:
         effects: list[RolloutEffect] = []
