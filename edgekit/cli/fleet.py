@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -12,35 +10,20 @@ import typer
 
 from edgekit.bundle.layers import bootstrap
 from edgekit.cli import project, render
-from edgekit.cli.options import JsonOption, ProjectOption
+from edgekit.cli.options import DevicesArgument, JsonOption, ProjectOption
 from edgekit.cli.trust import present, reference_of, trust_of
 from edgekit.core.config import agent_config
 from edgekit.core.digest import short
 from edgekit.errors import EdgekitError, PartialError, UsageError
-from edgekit.fleet import drive, inventory
-from edgekit.fleet.drive import DeviceDriver, Pushed
+from edgekit.fleet import drive
+from edgekit.fleet.drive import Pushed
 from edgekit.fleet.enroll.values import starts_words
+from edgekit.fleet.survey import reached
 from edgekit.signing.releases import vouch
 from edgekit.trust.pinned import PinnedManifest
 from edgekit.trust.signed import Metadata
 
 LAST_REFUSALS = 5  # that `state` shows; `--json` has all that the device keeps
-
-DevicesArgument = Annotated[
-    list[str] | None,
-    typer.Argument(help="Devices, groups, 'pi-*', tag=T, site=S, '!WORD'; default: all."),
-]
-
-
-@contextmanager
-def _driver(fleet: inventory.Fleet, name: str) -> Iterator[DeviceDriver]:
-    device = fleet.devices[name]
-    local = inventory.local_folder(fleet, device) if device.address.startswith("local:") else None
-    remote = drive.connect(device)
-    try:
-        yield DeviceDriver(name, device, remote, drive.default_root(device, local))
-    finally:
-        remote.close()
 
 
 def push(
@@ -75,7 +58,7 @@ def push(
             broker = fleet.broker_of(name, here.broker)
             if broker.warning != warned:  # mostly it is one broker for all
                 render.warn(warned := broker.warning)
-            with _driver(fleet, name) as driver, render.transferring(name) as bar:
+            with reached(fleet, name) as driver, render.transferring(name) as bar:
                 if not driver.facts.enrolled and fleet.devices[name].address.startswith("ssh:"):
                     not_enrolled.append(name)
                 done.append(
@@ -170,7 +153,7 @@ def call(
     if device not in fleet.devices:
         fleet.select([device])
         raise UsageError(f"{device} is a group", next_step="name one device")
-    with _driver(fleet, device) as driver, render.working(f"{device}: {verb}"):
+    with reached(fleet, device) as driver, render.working(f"{device}: {verb}"):
         if not driver.has_agent():
             raise EdgekitError(f"{device} has no agent yet", next_step=f"`edgekit push {device}`")
         facts = driver.facts

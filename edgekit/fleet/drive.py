@@ -16,7 +16,7 @@ from edgekit.core.digest import Digest, decode_hook
 from edgekit.core.manifest import Descriptor, parse_config
 from edgekit.errors import EdgekitError, UsageError, VerificationError
 from edgekit.fleet import commands
-from edgekit.fleet.facts import PROBE, RECEIVE, DeviceFacts, parse_facts
+from edgekit.fleet.facts import PROBE, RECEIVE, DeviceFacts, clock_offset, parse_facts
 from edgekit.fleet.inventory import Device
 from edgekit.fleet.plan import (
     Missing,
@@ -128,6 +128,16 @@ class DeviceDriver:
                 "install python3 (3.11 or newer) on the device, or set python= in fleet.toml",
             )
         return parse_facts(done.stdout)
+
+    def clock(self) -> tuple[float, float] | None:
+        """By how much the device's clock is ahead of ours, and how far that can be wrong.
+
+        In seconds; None: its own probe is of before that. The probe runs a second time: the first
+        run waits for the login, too.
+        """
+        asked = time.time()
+        told = self._probe().clock
+        return None if told is None else clock_offset(told, asked, time.time())
 
     def call(self, *arguments: str, stdin: bytes = b"", seconds: float = 60.0) -> dict[str, Any]:
         """Run a verb of the device's agent.
