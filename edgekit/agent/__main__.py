@@ -21,13 +21,14 @@ from edgekit.core import layout
 from edgekit.core.config import parse_agent_config
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import parse_config
-from edgekit.errors import EdgekitError
+from edgekit.errors import EdgekitError, UsageError
 
 # their errors go to the log as text
 PROCESSES = ("boot", "door", "supervise", "serve", "worker", "upkeep")
 
 
 def _stage(args: argparse.Namespace) -> object:
+    sys.dont_write_bytecode = args.dry_run  # it writes nothing at all
     from edgekit.agent.release.refusal import on_record
     from edgekit.agent.release.staging.permission import refuse_links
     from edgekit.agent.release.staging.stage import stage
@@ -35,6 +36,8 @@ def _stage(args: argparse.Namespace) -> object:
     root = Root(args.root)
     digest = Digest.parse(args.digest)
     refuse_links(root)
+    if args.dry_run:
+        return _foresee(root, digest, args)
     offered = args.offer or args.source is not None
     with root.updating(), on_record(root, digest, offered=offered):
         if args.offer:
@@ -61,6 +64,19 @@ def _offer(root: Root, digest: Digest, stream: BinaryIO) -> object:
     return answer | {"warnings": list(trusted.warnings)}
 
 
+def _foresee(root: Root, digest: Digest, args: argparse.Namespace) -> object:
+    """What an offer would answer; nothing is written, not even the refusal."""
+    from edgekit.agent.release.staging.permission import admit
+    from edgekit.agent.release.staging.stage import foresee
+    from edgekit.trust.metadata import MAX_OFFER_BYTES, parse_offered
+
+    if not args.offer:
+        raise UsageError("--dry-run stands beside --offer alone")
+    offered = parse_offered(sys.stdin.buffer.read(MAX_OFFER_BYTES + 1))
+    verified, trusted = admit(root, digest, offered)
+    return foresee(root, verified) | {"warnings": list(trusted.warnings)}
+
+
 def _activate(args: argparse.Namespace) -> object:
     from edgekit.agent.release.activate import activate
     from edgekit.agent.release.supervisor.choose import supervisor_of
@@ -81,6 +97,7 @@ def _rollback(args: argparse.Namespace) -> object:
 
 
 def _state(args: argparse.Namespace) -> object:
+    sys.dont_write_bytecode = True  # it reports, and leaves a device as it is
     from edgekit.agent.release.describe import describe
     from edgekit.agent.release.supervisor.choose import supervisor_of
 
@@ -259,6 +276,9 @@ def _parser() -> argparse.ArgumentParser:
         dest="source",
         metavar="DIR",
         help="take everything from a folder that `edgekit export` wrote, without a network",
+    )
+    stage.add_argument(
+        "--dry-run", action="store_true", help="with --offer: write nothing on this device"
     )
     activate = verb("activate", _activate, "make a staged release the running one")
     activate.add_argument("digest")
