@@ -10,8 +10,9 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from functools import partial
 from typing import Generic, TypeVar
 
 from edgekit.errors import EdgekitError, UnreachableError
@@ -23,30 +24,6 @@ PARALLEL = 30
 DEADLINE_SECONDS = 60.0
 T = TypeVar("T")
 Report = Callable[[int, int], None]  # how many devices are done, of how many
-
-
-@contextmanager
-def reached(
-    fleet: inventory.Fleet, name: str, connected: Callable[[Remote], None] = lambda _: None
-) -> Iterator[DeviceDriver]:
-    """A driver of one device, whose connection is closed after the block.
-
-    Args:
-        fleet: that has the device.
-        name: of the device.
-        connected: called with the connection before anything runs over it.
-
-    Raises:
-        EdgekitError: or one of its kinds, as `drive.connect` and the probe raise them.
-    """
-    device = fleet.devices[name]
-    local = inventory.local_folder(fleet, device) if device.address.startswith("local:") else None
-    remote = drive.connect(device)
-    try:
-        connected(remote)
-        yield DeviceDriver(name, device, remote, drive.default_root(device, local))
-    finally:
-        remote.close()
 
 
 def survey(
@@ -112,7 +89,8 @@ class _Surveyor(Generic[T]):
     def _run(self, name: str) -> None:
         result: T | EdgekitError
         try:
-            with reached(self._fleet, name, lambda remote: self._note(name, remote)) as driver:
+            opened = drive.open_device(self._fleet, name, partial(self._open.__setitem__, name))
+            with closing(opened) as driver:
                 result = self._look(driver)
         except EdgekitError as error:
             result = error
@@ -121,9 +99,6 @@ class _Surveyor(Generic[T]):
                 f"{name}: the look at the device failed", f"{type(error).__name__}: {error}"
             )
         self.results.put((name, result))
-
-    def _note(self, name: str, remote: Remote) -> None:
-        self._open[name] = remote
 
 
 def _close(remote: Remote) -> None:
