@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import msgspec
 from edgekit.core.digest import Digest, decode_hook
 from edgekit.errors import EdgekitError, UsageError, VerificationError
 from edgekit.fleet import commands
-from edgekit.fleet.facts import PROBE, RECEIVE, DeviceFacts, parse_facts
+from edgekit.fleet.facts import PROBE, RECEIVE, DeviceFacts, clock_offset, parse_facts
 from edgekit.fleet.inventory import Device, Fleet, local_folder
 from edgekit.fleet.plan import Missing, Offer, updater_of
 from edgekit.fleet.remote import LocalRemote, Remote, SshRemote
@@ -94,6 +95,16 @@ class DeviceDriver:
                 "install python3 (3.11 or newer) on the device, or set python= in fleet.toml",
             )
         return parse_facts(done.stdout)
+
+    def clock(self) -> tuple[float, float] | None:
+        """By how much the device's clock is ahead of ours, and how far that can be wrong.
+
+        In seconds; None: its own probe is of before that. The probe runs a second time: the first
+        run waits for the login, too.
+        """
+        asked = time.time()
+        told = self._probe().clock
+        return None if told is None else clock_offset(told, asked, time.time())
 
     def call(self, *arguments: str, stdin: bytes = b"", seconds: float = 60.0) -> dict[str, Any]:
         """Run a verb of the device's agent.
@@ -266,11 +277,17 @@ def default_root(device: Device, local_folder: Path | None) -> str:
     return device.root or (str(local_folder) if local_folder else "")
 
 
-def open_device(fleet: Fleet, name: str) -> DeviceDriver:
-    """Connect to a device of a fleet and probe it; raises what `connect` raises."""
+def open_device(
+    fleet: Fleet, name: str, connected: Callable[[Remote], None] = lambda _: None
+) -> DeviceDriver:
+    """Connect to a device of a fleet and probe it; raises what `connect` raises.
+
+    `connected` gets the connection before anything runs over it.
+    """
     device = fleet.devices[name]
     folder = local_folder(fleet, device) if device.address.startswith("local:") else None
     remote = connect(device)
+    connected(remote)
     try:
         return DeviceDriver(name, device, remote, default_root(device, folder))
     except BaseException:
