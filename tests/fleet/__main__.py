@@ -30,15 +30,14 @@ NEXT = """
     cd {folder}
     export PATH="{bin}:$PATH"          # `edgekit` with the keys of this fleet
 
-    edgekit fleet check                # what every device is and has
-    edgekit push --plan                # what a push would do
-    edgekit push                       # SmolLM2 to all of them, in waves
-    edgekit status                     # how that stands, and how it went
+    edgekit push                       # SmolLM2 to all of them
+    edgekit devices                    # what the broker knows of them
+    edgekit state edge-1               # what one runs, and why
     edgekit ask edge-1 "What is the capital of France?"
 
     edgekit pack MODEL --name other    # another bundle; then `edgekit push` again
     ssh -F {ssh} edge-1                # a shell on a device
-    podman pause and kill work, too: {podman} ps
+    {podman} ps   # the containers
 
 Ctrl-C here takes everything down.
 """
