@@ -26,7 +26,7 @@ _VERBS = {
     "import": "carry:import_",
     "enroll": "enroll:enroll",
     "remove": "enroll:remove",
-    "push": "fleet:push",
+    "push": "push:push",
     "state": "fleet:state",
     "rollback": "fleet:rollback",
     "stop": "fleet:stop",

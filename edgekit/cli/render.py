@@ -14,6 +14,7 @@ from rich.progress import (
     DownloadColumn,
     Progress,
     SpinnerColumn,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TransferSpeedColumn,
@@ -59,19 +60,44 @@ def working(text: str) -> Iterator[Callable[[str], None]]:
         yield lambda step: progress.update(task, description=step)
 
 
+class Transfers:
+    """Progress bars, one for each device at work; several threads may call it."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._tasks: dict[str, TaskID] = {}
+
+    def update(self, name: str, step: str, done: int, total: int) -> None:
+        """Show a device's step, bytes done and bytes of all (0: not known)."""
+        if name not in self._tasks:
+            self._tasks[name] = self._progress.add_task(name, total=None)
+        self._progress.update(
+            self._tasks[name], description=f"{name}: {step}", completed=done, total=total or None
+        )
+
+    def remove(self, name: str) -> None:
+        """End a device's bar."""
+        if (task := self._tasks.pop(name, None)) is not None:
+            self._progress.remove_task(task)
+
+    def say(self, text: str) -> None:
+        """A line on stderr, above the bars."""
+        self._progress.console.print(text, markup=False)
+
+
 @contextmanager
-def transferring(name: str) -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar; call the result with step, bytes done and bytes of all."""
+def transfers() -> Iterator[Transfers]:
+    """Progress bars for devices."""
     with Progress(
         SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), DownloadColumn(),
         TransferSpeedColumn(), TimeElapsedColumn(), console=err, transient=True,
         disable=not err.is_terminal,
     ) as progress:  # fmt: skip
-        task = progress.add_task(name, total=None)
+        yield Transfers(progress)
 
-        def update(step: str, done: int, total: int) -> None:
-            progress.update(
-                task, description=f"{name}: {step}", completed=done, total=total or None
-            )
 
-        yield update
+@contextmanager
+def transferring(name: str) -> Iterator[Callable[[str, int, int], None]]:
+    """One bar; call the result with step, bytes done and bytes of all."""
+    with transfers() as bars:
+        yield lambda step, done, total: bars.update(name, step, done, total)

@@ -56,6 +56,9 @@ class Remote(Protocol):
 class LocalRemote:
     """A `local:` device: a folder of this host."""
 
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+
     def run(
         self, argv: Argv, stdin: bytes = b"", seconds: float = COMMAND_SECONDS
     ) -> CommandResult:
@@ -66,21 +69,27 @@ class LocalRemote:
             "PYTHONSAFEPATH": "1",  # the working folder may have a json.py
         }
         try:
-            done = subprocess.run(
+            self._process = subprocess.Popen(
                 argv,
-                input=stdin,
-                capture_output=True,
-                timeout=seconds,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
                 env=environment,
-                check=False,
             )
-        except subprocess.TimeoutExpired:
-            raise overdue("this machine", argv, seconds) from None
         except FileNotFoundError:
             return CommandResult(127, b"", f"{argv[0]}: not found".encode())
         except PermissionError:
             return CommandResult(126, b"", f"{argv[0]}: permission denied".encode())
-        return CommandResult(done.returncode, done.stdout, done.stderr)
+        with self._process as process:
+            try:
+                out, errors = process.communicate(stdin, seconds)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise overdue("this machine", argv, seconds) from None
+            except BaseException:
+                process.kill()
+                raise
+        return CommandResult(process.returncode, out, errors)
 
     def append(self, source: Path, target: str, offset: int, progress: Progress) -> None:
         """Copy a file, sharing extents where the file system can; never as a hard link.
@@ -102,7 +111,9 @@ class LocalRemote:
         _check_stored(target, offset, size)
 
     def close(self) -> None:
-        """Do nothing: a folder needs no connection."""
+        """End the command that another thread runs, if there is one."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
 
 
 def _copy(source: int, target: int, at: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from edgekit.cli.fleet import _named
+from edgekit.cli.push import _named
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import (
     AGENT_TYPE,

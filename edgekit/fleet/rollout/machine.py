@@ -12,8 +12,9 @@ The rules:
     for. Later more failures than allowed pause it: the larger of a number and a share of the
     devices that were begun. Failures before the last resume do not count again.
 4.  A device that is away is neither good nor failed. It comes in again later, with growing pauses,
-    also after its wave. An absent canary is replaced by another device of its class. A wave of
-    which no device was good pauses the rollout; a resume accepts that.
+    also after its wave; where its switch had begun, it is asked for its verdict. An absent canary
+    is replaced by another device of its class. A wave of which no device was good pauses the
+    rollout; a resume accepts that.
 5.  After a wave the rollout waits for the soak, then for the hook, then for a person where
     `confirm` asks for one. A hook that fails pauses it.
 6.  A paused rollout begins nothing; what was begun ends. An aborted one never goes on.
@@ -131,12 +132,12 @@ class Rollout:
             match device.state:
                 case DeviceState.STAGING:
                     found.append(StageOn(name))
-                case DeviceState.SWITCHING:
-                    found.append(SwitchOn(name))
+                case DeviceState.SWITCHING:  # the device may have judged it by itself
+                    found.append(AskVerdict(name, 0.0))
                 case DeviceState.SOAKING:
                     found.append(AskVerdict(name, device.due))
                 case DeviceState.GOING_BACK:
-                    found.append(GoBackOn(name))
+                    found.append(GoBackOn(name, device.before))
         if self.wave_phase in (WavePhase.HOOK_BEFORE, WavePhase.HOOK_AFTER):
             found.append(RunHook(self.wave + 1, self.wave_phase == WavePhase.HOOK_AFTER))
         return tuple(found)
@@ -174,18 +175,16 @@ class Rollout:
         if device is None:
             return []
         match event:
-            case DeviceStaged():
-                if self.plan.terms.stage_only:
-                    device.move(Move.GOOD, now)
-                else:
-                    device.move(Move.STAGED, now)
+            case DeviceStaged(_, before):
+                move = Move.GOOD if self.plan.terms.stage_only else Move.STAGED
+                if device.move(move, now) and not device.switched:
+                    device.before = before
             case DeviceAnswers(_, seconds):
                 if device.move(Move.ANSWERS, now):
                     device.due = now + seconds
                     return [AskVerdict(name, device.due)]
-            case DeviceGood(_, already):
-                if device.move(Move.GOOD, now) and already:
-                    device.switched = False
+            case DeviceGood():
+                device.move(Move.GOOD, now)
             case DeviceFailed(_, reason):
                 if device.move(Move.FAILED, now, reason):
                     self._count_failure(name)
@@ -323,18 +322,25 @@ class Rollout:
         busy = self._busy()
         working = self.wave_phase not in (WavePhase.NEW, WavePhase.HOOK_BEFORE)
         waves = self.waves[: self.wave + int(working)]
-        for name in (name for wave in waves for name in wave):
+        mine = [name for wave in waves for name in wave]
+        # What is staged goes first: a device holds both releases for a short time only.
+        for name in sorted(mine, key=lambda name: self.devices[name].state != DeviceState.STAGED):
             if busy >= self.plan.terms.parallel:
                 break
             device = self.devices[name]
             if device.state == DeviceState.AWAY and now >= device.due:
-                device.move(Move.AGAIN, now)
+                if device.switched:
+                    device.move(Move.ASK, now)
+                    effects.append(AskVerdict(name, now))
+                else:
+                    device.move(Move.AGAIN, now)
             if device.state == DeviceState.WAITING:
                 device.move(Move.STAGE, now)
                 effects.append(StageOn(name))
                 busy += 1
             elif device.state == DeviceState.STAGED and self.window_open:
                 device.move(Move.SWITCH, now)
+                device.switched |= device.before != self.plan.release
                 effects.append(SwitchOn(name))
                 busy += 1
         return effects
@@ -348,7 +354,7 @@ class Rollout:
                 continue
             due = device.state != DeviceState.AWAY or now >= device.due
             if due and busy < self.plan.terms.parallel and device.move(Move.GO_BACK, now):
-                effects.append(GoBackOn(name))
+                effects.append(GoBackOn(name, device.before))
                 busy += 1
             left = True
         if not left:
