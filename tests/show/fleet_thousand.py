@@ -1,7 +1,8 @@
 """A rollout to 1,000 devices that are not there, by the real runner with its real journal.
 
 The controller is a process of its own, so its CPU time and memory are those of the rollout alone.
-Of the devices 20 refuse the release and 30 are away at first. Connections are counted as the real
+Of the devices 20 refuse the release and 30 are away at first; one that is still away when all
+others have ended joins after a resume. Connections are counted as the real
 hands hold them: from staging to the switch, and as long as any other act lasts.
 """
 
@@ -76,8 +77,9 @@ def counted(devices: int, refuse: int, away: int) -> tuple[Figures, bool]:
     done = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=600)
     figures: Figures = json.loads(done.stdout)
     sound = (
-        figures["good"] == devices - refuse
+        int(str(figures["good"])) + int(str(figures["still_away"])) == devices - refuse
         and figures["failed"] == refuse
+        and figures["run_the_release"] == figures["good"]
         and figures["switched_twice"] == 0
         and 1 < int(str(figures["connections_at_once"])) <= BOUND
         and figures["replay_is_equal"]
@@ -120,6 +122,7 @@ def main(devices: int, refuse: int, away: int) -> None:
                 "good": counts.get(DeviceState.GOOD, 0),
                 "failed": counts.get(DeviceState.FAILED, 0),
                 "were_away": away,
+                "still_away": counts.get(DeviceState.AWAY, 0),
                 "run_the_release": sum(device.runs == NEW for device in fleet.values()),
                 "switched_twice": sum(device.switches > 1 for device in fleet.values()),
                 "connections_at_once": hands.most_connected,
