@@ -79,7 +79,7 @@ def two_nights() -> FakeFleet:
     made.now += 1800
     made.tell(RollbackOrdered("bob@desk"))
     made.run()
-    assert made.rollout.phase == RolloutPhase.BACK
+    assert RolloutPhase(made.rollout.phase) is RolloutPhase.BACK
     return made
 
 
