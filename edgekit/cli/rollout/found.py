@@ -18,7 +18,7 @@ from edgekit.fleet.rollout.told import RolloutTold, tell
 from edgekit.fleet.rollout.waves import RolloutPlan
 
 NumberArgument = Annotated[
-    int | None, typer.Argument(metavar="[N]", help="Number of a rollout; default: the newest.")
+    int | None, typer.Argument(metavar="N", help="Number of a rollout; default: the newest.")
 ]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
