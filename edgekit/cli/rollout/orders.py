@@ -44,7 +44,7 @@ def pause(
         raise refusal(found, "not paused")
     give(found, PauseOrdered(who(), reason), RolloutPhase.PAUSED)
     if as_json:
-        render.print_json(found.told)
+        render.print_json(found.as_json())
         return
     render.say(f"rollout {found.number} is paused{_ends(found)}")
     say_next(found)
@@ -72,7 +72,7 @@ def abort(
     confirm(question + f"; {len(found.follower.rollout.devices)} are in the plan", yes=yes)
     give(found, AbortOrdered(who()), RolloutPhase.ABORTED)
     if as_json:
-        render.print_json(found.told)
+        render.print_json(found.as_json())
         return
     render.say(f"rollout {found.number} is aborted{_ends(found)}")
     say_next(found)
