@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +14,7 @@ from edgekit.bundle.layers import bootstrap
 from edgekit.cli import project, render
 from edgekit.cli.interrupts import ended_as_by_ctrl_c
 from edgekit.cli.options import DevicesArgument, JsonOption, ProjectOption
+from edgekit.cli.rollout.found import book_of, who
 from edgekit.cli.trust import present, reference_of, trust_of
 from edgekit.core.config import AgentConfig, agent_config
 from edgekit.core.manifest import Descriptor
@@ -23,13 +22,14 @@ from edgekit.errors import EdgekitError, PartialError, UsageError
 from edgekit.fleet.drive import Event, cap_of, open_device
 from edgekit.fleet.inventory import Fleet
 from edgekit.fleet.push import ReleaseSource
-from edgekit.fleet.rollout.book import RolloutBook, holder, number_of
+from edgekit.fleet.rollout.book import holder, number_of
 from edgekit.fleet.rollout.device import DeviceState
 from edgekit.fleet.rollout.events import (
     AbortOrdered,
     DeviceAway,
     DeviceFailed,
     HookEnded,
+    RolloutEvent,
     RolloutStarted,
 )
 from edgekit.fleet.rollout.hands import Pushed, PushHands
@@ -92,8 +92,16 @@ def push(
     _drive(here, fleet, journal, source, configs, wait=wait, as_json=as_json)
 
 
-def go_on(here: project.Project, journal: RolloutJournal, as_json: bool) -> None:
+def go_on(
+    here: project.Project,
+    journal: RolloutJournal,
+    as_json: bool,
+    order: RolloutEvent | None = None,
+) -> None:
     """Run a rollout that has begun until it is over; for `resume` and `rollback`.
+
+    Args:
+        order: goes into the journal once it is sure that the rollout can be run.
 
     Raises:
         PartialError: it is paused, or some devices have the release and others do not.
@@ -110,17 +118,9 @@ def go_on(here: project.Project, journal: RolloutJournal, as_json: bool) -> None
         )
     source = _source(here, here.store.resolve(plan.release))
     configs = _configs(here, fleet, names)
+    if order is not None:
+        journal.append(order, time.time())
     _drive(here, fleet, journal, source, configs, wait=True, as_json=as_json)
-
-
-def who() -> str:
-    """The operator, for the journal."""
-    return f"{getpass.getuser()}@{socket.gethostname()}"
-
-
-def book_of(here: project.Project) -> RolloutBook:
-    """The rollouts of a project."""
-    return RolloutBook(here.folder / ".edgekit" / "rollouts")
 
 
 # --- before it begins -------------------------------------------------------------------------
