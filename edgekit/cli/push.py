@@ -21,7 +21,7 @@ from edgekit.cli.trust import present, reference_of, trust_of
 from edgekit.core.config import AgentConfig, agent_config
 from edgekit.core.manifest import Descriptor
 from edgekit.errors import EdgekitError, PartialError, UsageError
-from edgekit.fleet.drive import Event, open_device
+from edgekit.fleet.drive import Event, cap_of, open_device
 from edgekit.fleet.inventory import Fleet
 from edgekit.fleet.push import ReleaseSource
 from edgekit.fleet.rollout.book import RolloutBook, holder, number_of
@@ -39,6 +39,7 @@ from edgekit.fleet.rollout.kinds import survey_kinds
 from edgekit.fleet.rollout.machine import Rollout, RolloutPhase
 from edgekit.fleet.rollout.run import run
 from edgekit.fleet.rollout.waves import SMALL, RolloutPlan, Terms, waves_of
+from edgekit.fleet.transfer.cap import Cap
 from edgekit.signing.releases import vouch
 from edgekit.trust.pinned import PinnedManifest
 from edgekit.trust.signed import Metadata
@@ -246,8 +247,13 @@ def _drive(
         def report(device: str, event: Event) -> None:
             bars.update(device, event.step, event.sent, event.total)
 
+        cap = Cap(fleet.transfer.mbit_per_second)
         hands = PushHands(
-            source, lambda name: open_device(fleet, name), configs.__getitem__, report, _no_hook
+            source,
+            lambda name: open_device(fleet, name, cap_of(fleet, name, cap)),
+            configs.__getitem__,
+            report,
+            _no_hook,
         )
         told = _teller(bars, hands, reference_of(here.store, source.pinned))
         try:
@@ -370,6 +376,8 @@ def _line(result: Pushed) -> str:
         if result.blobs_sent
         else "no blob sent"
     )
+    if result.blobs_sent and result.slower:
+        sent += f" through the session ({result.slower})"
     verb = "pushed " if result.changed else "already"
     line = f"{verb} {result.release.short} on {result.device}: {sent}, {result.seconds:.1f} s"
     if result.silent_seconds is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from edgekit.fleet.facts import PROBE, RECEIVE, DeviceFacts, clock_offset, parse
 from edgekit.fleet.inventory import Device, Fleet, local_folder
 from edgekit.fleet.plan import DryOffer, Missing, Offer, updater_of
 from edgekit.fleet.remote import LocalRemote, Remote, SshRemote
+from edgekit.fleet.transfer.cap import Cap
+from edgekit.fleet.transfer.values import WantedBlob
 from edgekit.store import BlobStore
 from edgekit.trust.pinned import PinnedManifest
 from edgekit.trust.signed import Metadata, Offered
@@ -52,8 +55,8 @@ class _There(msgspec.Struct, frozen=True):
     unpacked: bool
 
 
-def connect(device: Device) -> Remote:
-    """Connect to a device.
+def connect(device: Device, cap: Cap | None = None) -> Remote:
+    """Connect to a device; `cap` says how fast bytes may leave for it.
 
     Raises:
         UsageError: the address or the ssh configuration cannot be read or honoured.
@@ -62,7 +65,7 @@ def connect(device: Device) -> Remote:
         EdgekitError: it does not accept our SSH key.
     """
     kind, _, rest = device.address.partition(":")
-    return LocalRemote() if kind == "local" else SshRemote(rest, device.python)
+    return LocalRemote() if kind == "local" else SshRemote(rest, device.python, cap)
 
 
 class DeviceDriver:
@@ -73,6 +76,10 @@ class DeviceDriver:
         device: its entry in `fleet.toml`.
         remote: the connection to it.
         root: ROOT on the device; empty for the default of its account.
+
+    Attributes:
+        facts: what the probe found.
+        slower: why the last transfer took a slower way than a pull; empty if it did not.
     """
 
     def __init__(self, name: str, device: Device, remote: Remote, root: str) -> None:
@@ -80,6 +87,7 @@ class DeviceDriver:
         self._remote = remote
         self._device = device
         self._root = root
+        self.slower = ""
         self.facts = self._probe()
         self._tree = commands.Tree.RELEASE if self.facts.current else commands.Tree.BOOTSTRAP
 
@@ -248,27 +256,30 @@ class DeviceDriver:
             sent += count
             report(Event("transfer", sent, total))
 
-        for blob in offer.in_order():
-            if not store.has(blob.digest, blob.size):
-                raise OwnStoreError(
-                    f"blob {blob.digest.short} is missing from this project's own store",
-                    next_step="pack the model again",
-                )
+        wanted = [self._wanted(store, blob) for blob in offer.in_order()]
+        self.slower = self._remote.bring(wanted, progress)
+        for blob in wanted:
             try:
-                self._send_blob(store, blob, blob.have, progress)
+                self._adopt(blob)
             except VerificationError:
                 check_own(store, blob.digest)
                 if not blob.have:
                     raise
                 # The part that an earlier transfer left was damaged.
-                self._send_blob(store, blob, 0, progress)
+                self._remote.bring([replace(blob, have=0)], progress)
+                self._adopt(blob)
         return sent
 
-    def _send_blob(
-        self, store: BlobStore, blob: Missing, offset: int, progress: Callable[[int], None]
-    ) -> None:
+    def _wanted(self, store: BlobStore, blob: Missing) -> WantedBlob:
+        if not store.has(blob.digest, blob.size):
+            raise OwnStoreError(
+                f"blob {blob.digest.short} is missing from this project's own store",
+                next_step="pack the model again",
+            )
         target = commands.part_path(self.facts, blob.digest)
-        self._remote.append(store.path(blob.digest), target, offset, progress)
+        return WantedBlob(blob.digest, store.path(blob.digest), target, blob.size, blob.have)
+
+    def _adopt(self, blob: WantedBlob) -> None:
         self.call("stage", blob.digest, "--adopt", str(blob.size), seconds=ADOPT_SECONDS)
 
 
@@ -300,8 +311,17 @@ def default_root(device: Device, local_folder: Path | None) -> str:
     return device.root or (str(local_folder) if local_folder else "")
 
 
+def cap_of(fleet: Fleet, name: str, all_devices: Cap) -> Cap:
+    """How fast bytes may leave for a device, within the cap of all devices together."""
+    own = fleet.devices[name].transfer_mbit_per_second or fleet.transfer.device_mbit_per_second
+    return Cap(own, all_devices)
+
+
 def open_device(
-    fleet: Fleet, name: str, connected: Callable[[Remote], None] = lambda _: None
+    fleet: Fleet,
+    name: str,
+    cap: Cap | None = None,
+    connected: Callable[[Remote], None] = lambda _: None,
 ) -> DeviceDriver:
     """Connect to a device of a fleet and probe it; raises what `connect` raises.
 
@@ -309,7 +329,7 @@ def open_device(
     """
     device = fleet.devices[name]
     folder = local_folder(fleet, device) if device.address.startswith("local:") else None
-    remote = connect(device)
+    remote = connect(device, cap)
     connected(remote)
     try:
         return DeviceDriver(name, device, remote, default_root(device, folder))

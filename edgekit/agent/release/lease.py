@@ -80,6 +80,18 @@ def release(root: Root) -> None:
         root.lease_file.unlink()
 
 
+def session() -> str:
+    """The process that started this verb, as a lease names it; empty if it has ended."""
+    pid = _pusher()
+    return _identity(pid) if pid > 1 or _is_controller(pid) else ""
+
+
+def drop_other(root: Root) -> None:
+    """Take the lease away from another process: who may do that is decided elsewhere."""
+    if _holder(root) not in ("", _identity(_pusher())):
+        root.lease_file.unlink(missing_ok=True)
+
+
 def _holder(root: Root) -> str:
     """The identity that the lease names; empty without a lease, or when it cannot be read."""
     try:
