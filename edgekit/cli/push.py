@@ -6,12 +6,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from edgekit.bundle.layers import bootstrap
-from edgekit.cli import project, render
+from edgekit.cli import planned, project, render
 from edgekit.cli.interrupts import ended_as_by_ctrl_c
 from edgekit.cli.options import DevicesArgument, JsonOption, ProjectOption
 from edgekit.cli.rollout.found import book_of, who
@@ -66,6 +67,15 @@ def push(
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait until the devices call the release good.")
     ] = False,
+    plan_only: Annotated[
+        bool, typer.Option("--plan", help="Say what a push would do to each device; do nothing.")
+    ] = False,
+    save: Annotated[
+        Path | None, typer.Option("--save", "-o", help="With --plan: write the plan to a file.")
+    ] = None,
+    from_file: Annotated[
+        Path | None, typer.Option("--from", help="Push a saved plan, exactly as it was planned.")
+    ] = None,
     project_folder: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -75,10 +85,24 @@ def push(
 
     \b
     Example:  edgekit push pi-1 pi-2 --bundle smollm2:1
+              edgekit push --plan --save tonight.json
+              edgekit push --from tonight.json
     """
+    terms = Terms(parallel, soak_seconds, confirm=confirm, stage_only=stage_only)
+    if save is not None and not plan_only:
+        raise UsageError("--save stands beside --plan", next_step="add --plan, or leave it out")
+    if from_file is not None and (devices or bundle or plan_only or terms != Terms()):
+        raise UsageError(
+            "--from stands alone: the plan names devices, bundle and terms",
+            next_step="leave the others out, or make another plan",
+        )
     here = project.find(project_folder)
     fleet = here.fleet()
-    names = fleet.select(devices or [])
+    saved = None if from_file is None else planned.read(from_file)
+    if saved is not None and from_file is not None:
+        names, bundle = planned.names_of(saved, fleet, from_file), saved.release
+    else:
+        names = fleet.select(devices or [])
     if not names:
         raise UsageError(
             "fleet.toml has no devices", next_step="add a table [devices.NAME] with its address"
@@ -86,8 +110,14 @@ def push(
     pinned = here.store.resolve(bundle)
     configs = _configs(here, fleet, names)
     source = _source(here, pinned)
-    terms = Terms(parallel, soak_seconds, confirm=confirm, stage_only=stage_only)
-    plan = _plan(fleet, names, pinned, terms)
+    ahead = planned.PushAhead(here, fleet, source, reference_of(here.store, pinned), configs)
+    if plan_only:
+        planned.plan_push(ahead, terms, save, who(), as_json)
+        return
+    if saved is not None and from_file is not None:
+        plan = planned.unchanged(saved, ahead, from_file)
+    else:
+        plan = _plan(fleet, names, pinned, terms)
     journal = _begin(here, plan)
     _drive(here, fleet, journal, source, configs, wait=wait, as_json=as_json)
 
@@ -237,7 +267,7 @@ def _drive(
             ) from None
     if rollout.phase in ENDED:
         journal.close()
-    _report(number, rollout, hands, fleet, as_json)
+    _report(here, number, rollout, hands, fleet, as_json)
     _raise_for(number, rollout, hands)
 
 
@@ -263,7 +293,7 @@ def _teller(
         if isinstance(row.event, (DeviceFailed, DeviceAway)):
             error = hands.failed.get(device)
             if error is not None:
-                error.next_step = _named(error.next_step, device, reference)
+                error.next_step = render.named(error.next_step, device, reference)
             if len(rollout.devices) > 1:
                 bars.say(f"{device}: {error or row.event.reason}")
         elif many and device and (done := hands.done.get(device)):
@@ -274,18 +304,18 @@ def _teller(
     return tell
 
 
-def _named(next_step: str, device: str, reference: str) -> str:
-    """A device's next step with the names that only the controller knows."""
-    own = next_step.replace("NAME:VERSION", reference)
-    for verb in ("rollback", "enroll"):
-        own = own.replace(f"`edgekit {verb}`", f"`edgekit {verb} {device}`")
-    return own
-
-
 # --- when it has ended ------------------------------------------------------------------------
-def _report(number: int, rollout: Rollout, hands: PushHands, fleet: Fleet, as_json: bool) -> None:
+def _report(
+    here: project.Project,
+    number: int,
+    rollout: Rollout,
+    hands: PushHands,
+    fleet: Fleet,
+    as_json: bool,
+) -> None:
     """Print what was done."""
     done = [hands.done[name] for name in rollout.devices if name in hands.done]
+    planned.note_rates(here, done)
     ours = [one for one in done if _has_it(rollout, one.device)]
     not_enrolled = [
         one.device
