@@ -30,6 +30,7 @@ PROCESSES = ("boot", "door", "supervise", "serve", "worker", "upkeep")
 
 
 def _stage(args: argparse.Namespace) -> object:
+    sys.dont_write_bytecode = args.dry_run  # it writes nothing at all
     from edgekit.agent.release.refusal import on_record
     from edgekit.agent.release.staging.permission import refuse_links
     from edgekit.agent.release.staging.stage import stage
@@ -37,6 +38,8 @@ def _stage(args: argparse.Namespace) -> object:
     root = Root(args.root)
     digest = Digest.parse(args.digest)
     refuse_links(root)
+    if args.dry_run:
+        return _foresee(root, digest, args)
     with on_record(root, digest, offered=args.offer or args.source is not None):
         if args.offer:
             return _offer(root, digest, sys.stdin.buffer)
@@ -70,6 +73,19 @@ def _offer(root: Root, digest: Digest, stream: BinaryIO) -> object:
         answer = offer(root, verified)
         remember(root, trusted)
     return answer | {"warnings": list(trusted.warnings), "lease": msgspec.to_builtins(lease)}
+
+
+def _foresee(root: Root, digest: Digest, args: argparse.Namespace) -> object:
+    """What an offer would answer; nothing is written, not even the refusal."""
+    from edgekit.agent.release.staging.permission import admit
+    from edgekit.agent.release.staging.stage import foresee
+    from edgekit.trust.metadata import MAX_OFFER_BYTES, parse_offered
+
+    if not args.offer:
+        raise UsageError("--dry-run stands beside --offer alone")
+    offered = parse_offered(sys.stdin.buffer.read(MAX_OFFER_BYTES + 1))
+    verified, trusted = admit(root, digest, offered)
+    return foresee(root, verified) | {"warnings": list(trusted.warnings)}
 
 
 def _activate(args: argparse.Namespace) -> object:
@@ -106,6 +122,7 @@ def _switch(root: Root, act: Callable[[], dict[str, Any]]) -> object:
 
 
 def _state(args: argparse.Namespace) -> object:
+    sys.dont_write_bytecode = True  # it reports, and leaves a device as it is
     from edgekit.agent.release.describe import describe
     from edgekit.agent.release.supervisor.choose import supervisor_of
 
@@ -313,6 +330,9 @@ def _parser() -> argparse.ArgumentParser:
         dest="source",
         metavar="DIR",
         help="take everything from a folder that `edgekit export` wrote, without a network",
+    )
+    stage.add_argument(
+        "--dry-run", action="store_true", help="with --offer: write nothing on this device"
     )
     activate = verb("activate", _activate, "make a staged release the running one")
     activate.add_argument("digest")

@@ -85,6 +85,8 @@ def state(
         render.say(line)
     for line in _trust_lines(answer.get("trust")):
         render.say(line)
+    for line in _door_lines(answer.get("door")):
+        render.say(line)
     for release in answer["releases"]:
         line = f"release    {short(release['digest'])}  {release['name']}:{release['version']}"
         gone = "" if release.get("held", True) else "collected, "  # an older agent keeps all
@@ -158,6 +160,15 @@ def _broker_lines(broker: dict[str, Any] | None) -> list[str]:
         for each in broker["refused"]
     ]
     return lines
+
+
+def _door_lines(door: dict[str, Any] | None) -> list[str]:
+    """Say who else is at the door of a device; only a device with a door has one."""
+    if not door or door["sessions"] < 2:  # the one that asks
+        return []
+    since, key = _time(door["oldest_since"]), "/etc/edgekit/push/.ssh/authorized_keys"
+    line = f"door       {door['sessions']} sessions of edgekit-push, the oldest since {since}"
+    return [f"{line}; if they are not yours, take the key out of {key} there"]
 
 
 def _trust_lines(trust: dict[str, Any] | None) -> list[str]:

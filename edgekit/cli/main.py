@@ -27,6 +27,7 @@ _VERBS = {
     "enroll": "enroll:enroll",
     "remove": "enroll:remove",
     "push": "push:push",
+    "fleet": "check_fleet:app",
     "state": "fleet:state",
     "rollback": "fleet:rollback",
     "stop": "fleet:stop",

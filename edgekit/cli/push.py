@@ -19,7 +19,7 @@ from edgekit.cli.trust import present, reference_of, trust_of
 from edgekit.core.config import AgentConfig, agent_config
 from edgekit.core.manifest import Descriptor
 from edgekit.errors import EdgekitError, PartialError, UsageError
-from edgekit.fleet.drive import Event, open_device
+from edgekit.fleet.drive import Event, cap_of, open_device
 from edgekit.fleet.inventory import Fleet
 from edgekit.fleet.push import ReleaseSource
 from edgekit.fleet.rollout.book import holder, number_of
@@ -40,6 +40,7 @@ from edgekit.fleet.rollout.run import run
 from edgekit.fleet.rollout.settings import terms_of
 from edgekit.fleet.rollout.waves import SMALL, RolloutPlan, Terms, waves_of
 from edgekit.fleet.rollout.windows.zones import device_windows
+from edgekit.fleet.transfer.cap import Cap
 from edgekit.signing.releases import vouch
 from edgekit.trust.pinned import PinnedManifest
 from edgekit.trust.signed import Metadata
@@ -257,8 +258,14 @@ def _drive(
             bars.update(device, event.step, event.sent, event.total)
 
         hook = hooks_of(here.folder, journal, plan, lease.ended, bars.say)
+        cap = Cap(fleet.transfer.mbit_per_second)
         hands = PushHands(
-            source, lambda name: open_device(fleet, name), configs.__getitem__, report, hook, lease
+            source,
+            lambda name: open_device(fleet, name, cap_of(fleet, name, cap)),
+            configs.__getitem__,
+            report,
+            hook,
+            lease,
         )
         told = _teller(bars, hands, reference_of(here.store, source.pinned))
         try:
@@ -379,6 +386,8 @@ def _line(result: Pushed) -> str:
         if result.blobs_sent
         else "no blob sent"
     )
+    if result.blobs_sent and result.slower:
+        sent += f" through the session ({result.slower})"
     verb = "pushed " if result.changed else "already"
     line = f"{verb} {result.release.short} on {result.device}: {sent}, {result.seconds:.1f} s"
     if result.silent_seconds is not None:

@@ -55,6 +55,7 @@ SCRUB_FILE = PurePosixPath("scrub.json")  # how far the last scrub came, and wha
 OFFERED_FILE = RUN / "offered"  # the digest of the release that a push offered last
 MENDED_FILE = RUN / "mended"  # files of `current` were replaced since it started
 SCRUB_LOCK = RUN / "scrub.lock"
+DOOR_SESSIONS = RUN / "door"  # a file for each session of the door, by the id of its process
 
 # In a release's folder
 AGENT, RUNTIME = "agent", "runtime"  # links to its trees

@@ -6,6 +6,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ from edgekit.core.digest import Digest, decode_hook
 from edgekit.core.lease import LeaseAnswer, LeaseWish
 from edgekit.errors import EdgekitError, UsageError, VerificationError
 from edgekit.fleet import commands
-from edgekit.fleet.facts import PROBE, RECEIVE, DeviceFacts, parse_facts
+from edgekit.fleet.facts import PROBE, RECEIVE, DeviceFacts, clock_offset, parse_facts
 from edgekit.fleet.inventory import Device, Fleet, local_folder
 from edgekit.fleet.plan import Missing, Offer, updater_of
 from edgekit.fleet.remote import LocalRemote, Remote, SshRemote
+from edgekit.fleet.transfer.cap import Cap
+from edgekit.fleet.transfer.values import WantedBlob
 from edgekit.store import BlobStore
 from edgekit.trust.pinned import PinnedManifest
 from edgekit.trust.signed import Metadata, Offered
@@ -88,8 +91,8 @@ class _There(msgspec.Struct, frozen=True):
     unpacked: bool
 
 
-def connect(device: Device) -> Remote:
-    """Connect to a device.
+def connect(device: Device, cap: Cap | None = None) -> Remote:
+    """Connect to a device; `cap` says how fast bytes may leave for it.
 
     Raises:
         UsageError: the address or the ssh configuration cannot be read or honoured.
@@ -98,7 +101,7 @@ def connect(device: Device) -> Remote:
         EdgekitError: it does not accept our SSH key.
     """
     kind, _, rest = device.address.partition(":")
-    return LocalRemote() if kind == "local" else SshRemote(rest, device.python)
+    return LocalRemote() if kind == "local" else SshRemote(rest, device.python, cap)
 
 
 class DeviceDriver:
@@ -109,6 +112,10 @@ class DeviceDriver:
         device: its entry in `fleet.toml`.
         remote: the connection to it.
         root: ROOT on the device; empty for the default of its account.
+
+    Attributes:
+        facts: what the probe found.
+        slower: why the last transfer took a slower way than a pull; empty if it did not.
     """
 
     def __init__(self, name: str, device: Device, remote: Remote, root: str) -> None:
@@ -117,6 +124,7 @@ class DeviceDriver:
         self._device = device
         self._root = root
         self.leased = False  # by this connection
+        self.slower = ""
         self.facts = self._probe()
         self._tree = commands.Tree.RELEASE if self.facts.current else commands.Tree.BOOTSTRAP
 
@@ -132,6 +140,16 @@ class DeviceDriver:
                 "install python3 (3.11 or newer) on the device, or set python= in fleet.toml",
             )
         return parse_facts(done.stdout)
+
+    def clock(self) -> tuple[float, float] | None:
+        """By how much the device's clock is ahead of ours, and how far that can be wrong.
+
+        In seconds; None: its own probe is of before that. The probe runs a second time: the first
+        run waits for the login, too.
+        """
+        asked = time.time()
+        told = self._probe().clock
+        return None if told is None else clock_offset(told, asked, time.time())
 
     def call(self, *arguments: str, stdin: bytes = b"", seconds: float = 60.0) -> dict[str, Any]:
         """Run a verb of the device's agent.
@@ -287,27 +305,30 @@ class DeviceDriver:
             sent += count
             report(Event("transfer", sent, total))
 
-        for blob in offer.in_order():
-            if not store.has(blob.digest, blob.size):
-                raise OwnStoreError(
-                    f"blob {blob.digest.short} is missing from this project's own store",
-                    next_step="pack the model again",
-                )
+        wanted = [self._wanted(store, blob) for blob in offer.in_order()]
+        self.slower = self._remote.bring(wanted, progress)
+        for blob in wanted:
             try:
-                self._send_blob(store, blob, blob.have, progress)
+                self._adopt(blob)
             except VerificationError:
                 check_own(store, blob.digest)
                 if not blob.have:
                     raise
                 # The part that an earlier transfer left was damaged.
-                self._send_blob(store, blob, 0, progress)
+                self._remote.bring([replace(blob, have=0)], progress)
+                self._adopt(blob)
         return sent
 
-    def _send_blob(
-        self, store: BlobStore, blob: Missing, offset: int, progress: Callable[[int], None]
-    ) -> None:
+    def _wanted(self, store: BlobStore, blob: Missing) -> WantedBlob:
+        if not store.has(blob.digest, blob.size):
+            raise OwnStoreError(
+                f"blob {blob.digest.short} is missing from this project's own store",
+                next_step="pack the model again",
+            )
         target = commands.part_path(self.facts, blob.digest)
-        self._remote.append(store.path(blob.digest), target, offset, progress)
+        return WantedBlob(blob.digest, store.path(blob.digest), target, blob.size, blob.have)
+
+    def _adopt(self, blob: WantedBlob) -> None:
         self.call("stage", blob.digest, "--adopt", str(blob.size), seconds=ADOPT_SECONDS)
 
 
@@ -339,11 +360,26 @@ def default_root(device: Device, local_folder: Path | None) -> str:
     return device.root or (str(local_folder) if local_folder else "")
 
 
-def open_device(fleet: Fleet, name: str) -> DeviceDriver:
-    """Connect to a device of a fleet and probe it; raises what `connect` raises."""
+def cap_of(fleet: Fleet, name: str, all_devices: Cap) -> Cap:
+    """How fast bytes may leave for a device, within the cap of all devices together."""
+    own = fleet.devices[name].transfer_mbit_per_second or fleet.transfer.device_mbit_per_second
+    return Cap(own, all_devices)
+
+
+def open_device(
+    fleet: Fleet,
+    name: str,
+    cap: Cap | None = None,
+    connected: Callable[[Remote], None] = lambda _: None,
+) -> DeviceDriver:
+    """Connect to a device of a fleet and probe it; raises what `connect` raises.
+
+    `connected` gets the connection before anything runs over it.
+    """
     device = fleet.devices[name]
     folder = local_folder(fleet, device) if device.address.startswith("local:") else None
-    remote = connect(device)
+    remote = connect(device, cap)
+    connected(remote)
     try:
         return DeviceDriver(name, device, remote, default_root(device, folder))
     except BaseException:

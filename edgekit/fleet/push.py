@@ -55,11 +55,12 @@ class ReleaseSource:
 
 @dataclass
 class Sent:
-    """What a staging sent, and for how many seconds it did so."""
+    """What a staging sent, for how many seconds, and why on a slower way than a pull."""
 
     blobs: int = 0
     bytes: int = 0
     seconds: float = 0.0
+    slower: str = ""
 
 
 class Staged(msgspec.Struct, frozen=True):
@@ -142,6 +143,7 @@ def _fill(driver: DeviceDriver, source: ReleaseSource, offer: Offer, report: Rep
             sent.bytes += driver.send(offer, source.store, report)
             sent.blobs += len(offer.missing)
             sent.seconds += time.monotonic() - began
+            sent.slower = driver.slower
             report(Event("stage"))
             driver.call("stage", source.pinned.digest, seconds=STAGE_SECONDS)
             break

@@ -87,6 +87,9 @@ class Recorder:
 
     def append(self, *arguments: object) -> None: ...
 
+    def bring(self, *arguments: object) -> str:
+        return ""
+
     def close(self) -> None: ...
 
 

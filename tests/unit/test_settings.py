@@ -297,6 +297,9 @@ class Recorder:
     def append(self, *arguments: object) -> None:
         raise AssertionError("a byte moves")
 
+    def bring(self, *arguments: object) -> str:
+        raise AssertionError("a byte moves")
+
     def close(self) -> None: ...
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from edgekit.agent.release import holder, stopped
+from edgekit.agent.release.door.sessions import describe_door
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.space.survey import pinned
 from edgekit.agent.release.staging.permission import describe_trust
@@ -63,6 +64,7 @@ def describe(root: Root, supervisor: Supervisor) -> dict[str, object]:
         "scrub": read_json(root.scrub_file) or None,
         "pinned": sorted(pinned(root)),
         "lease": None if (lease := holder.held(root)) is None else msgspec.to_builtins(lease),
+        "door": describe_door(root),
         "releases": [row.to_dict() | {"held": root.release(row.digest).exists()} for row in rows],
     }
 

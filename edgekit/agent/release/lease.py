@@ -35,6 +35,15 @@ def claim(root: Root) -> None:
     Raises:
         EdgekitError: another push holds the lease, or the push that started this verb has ended.
     """
+    publish(root.lease_file, claimable(root).encode(), 0o600)
+
+
+def claimable(root: Root) -> str:
+    """Check that a push may take the lease, without taking it; what the lease would say.
+
+    Raises:
+        EdgekitError: as `claim`.
+    """
     pid = _pusher()
     if pid == 1 and not _is_controller(pid):
         raise EdgekitError(
@@ -54,7 +63,7 @@ def claim(root: Root) -> None:
                 "wait for it to end and push again; after "
                 f"{QUIET_SECONDS:g} s without bytes the next push takes its place",
             )
-    publish(root.lease_file, mine.encode(), 0o600)
+    return mine
 
 
 def is_held(root: Root) -> bool:

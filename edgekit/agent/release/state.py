@@ -219,7 +219,9 @@ class Releases:
             db.executemany("DELETE FROM releases WHERE digest = ?", rows)
 
     def all(self) -> list[Release]:
-        """Every recorded release, latest change first."""
+        """Every recorded release, latest change first; makes no file where there is none."""
+        if not self._path.exists():
+            return []
         with self._open() as db:
             query = f"SELECT {_COLUMNS} FROM releases ORDER BY since DESC, digest"  # noqa: S608  own names
             rows = db.execute(query).fetchall()

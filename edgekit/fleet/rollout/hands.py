@@ -77,7 +77,8 @@ class Pushed(msgspec.Struct, frozen=True):
     """What a rollout did on one device; times in seconds.
 
     `soak_seconds` is what the release has yet to run without a crash, None if it is good;
-    `silent_seconds` is for how long nobody answered; None if the device does not say it.
+    `silent_seconds` is for how long nobody answered; None if the device does not say it. `slower`
+    is why the bytes took a slower way than a pull.
     """
 
     device: str
@@ -91,6 +92,7 @@ class Pushed(msgspec.Struct, frozen=True):
     state: str = "good"
     soak_seconds: float | None = None
     silent_seconds: float | None = None
+    slower: str = ""
 
 
 class PushHands:
@@ -270,6 +272,7 @@ class PushHands:
             state=verdict.state,
             soak_seconds=verdict.soak_seconds,
             silent_seconds=verdict.silent_seconds,
+            slower=sent.slower if sent else "",
         )
 
 

@@ -181,6 +181,11 @@ class Rollout:
         return tuple(WindowChanged(*told) for told in self.openings.changed(names, now))
 
     @property
+    def soak_until(self) -> float:
+        """When the soak of the present wave is over, in Unix seconds; 0 before it begins."""
+        return self._soak_until
+
+    @property
     def over(self) -> bool:
         """Whether nothing is at work and nothing will begin by itself."""
         if self._busy():

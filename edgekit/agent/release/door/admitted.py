@@ -28,7 +28,7 @@ _RELAY_LINE = re.compile(
 _DIGEST = r"sha256:[0-9a-f]{64}"
 # Of each verb that a push or a person may run: what its words can be.
 _VERBS = {
-    "stage": rf"{_DIGEST}(?: --offer| --adopt [0-9]{{1,15}})?",
+    "stage": rf"{_DIGEST}(?: --offer(?: --dry-run)?| --adopt [0-9]{{1,15}})?",
     "activate": rf"{_DIGEST}(?: --config -)?",
     "rollback": "",
     "state": "",
