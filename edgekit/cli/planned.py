@@ -105,7 +105,14 @@ def note_rates(here: project.Project, done: list[Pushed]) -> None:
 
 
 # --- push --plan ------------------------------------------------------------------------------
-def plan_push(ahead: PushAhead, terms: Terms, save: Path | None, by: str, as_json: bool) -> None:
+def plan_push(
+    ahead: PushAhead,
+    terms: Terms,
+    windows: dict[str, str],
+    save: Path | None,
+    by: str,
+    as_json: bool,
+) -> None:
     """Show what a push would do, and save it as a plan; nothing on any device is changed.
 
     Raises:
@@ -119,9 +126,10 @@ def plan_push(ahead: PushAhead, terms: Terms, save: Path | None, by: str, as_jso
         if each.outcome != PushOutcome.REFUSED
     }
     release = ahead.source.pinned.digest
-    waves = waves_of(kinds, release)
+    waves = waves_of(kinds, release, ahead.fleet.rollout.shares or None)
+    within = {name: window for name, window in windows.items() if name in kinds}
     if save is not None and waves:
-        plan = _plan(ahead, found, RolloutPlan(release, waves, kinds, terms), by)
+        plan = _plan(ahead, found, RolloutPlan(release, waves, kinds, terms, within), by)
         publish(save, encode_plan(plan))
     if as_json:
         render.print_json(
@@ -131,6 +139,7 @@ def plan_push(ahead: PushAhead, terms: Terms, save: Path | None, by: str, as_jso
                 "waves": waves,
                 "kinds": kinds,
                 "terms": terms,
+                "windows": within,
                 "devices": list(found.values()),
                 "saved": str(save) if save is not None and waves else None,
             }
@@ -168,6 +177,7 @@ def _plan(
         waves=rollout.waves,
         kinds=rollout.kinds,
         terms=rollout.terms,
+        windows=rollout.windows,
         devices=devices,
     )
 

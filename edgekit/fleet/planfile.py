@@ -54,7 +54,7 @@ class PushPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         made_by: user@host.
         signed: what the project's metadata says of the release.
         root: digest of the newest root.json, which says whose signatures count.
-        waves, kinds, terms: of the rollout; devices that were refused are not in it.
+        waves, kinds, terms, windows: of the rollout; devices that were refused are not in it.
         devices: by name.
     """
 
@@ -68,12 +68,13 @@ class PushPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     waves: list[list[str]]
     kinds: dict[str, str]
     terms: Terms
+    windows: dict[str, str] = {}
     devices: dict[str, PlannedDevice]
 
     @property
     def rollout(self) -> RolloutPlan:
         """The plan of the rollout."""
-        return RolloutPlan(self.release, self.waves, self.kinds, self.terms)
+        return RolloutPlan(self.release, self.waves, self.kinds, self.terms, self.windows)
 
 
 def encode_plan(plan: PushPlan) -> bytes:

@@ -214,6 +214,9 @@ class Old:
 
     def append(self, *arguments: object) -> None: ...
 
+    def bring(self, *arguments: object) -> str:
+        raise AssertionError("a byte moves")
+
     def close(self) -> None: ...
 
 
