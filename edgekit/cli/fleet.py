@@ -1,165 +1,22 @@
-"""`push`, `state`, `rollback`, `stop`, `start`: what reaches devices over SSH or in a folder."""
+"""`state`, `rollback`, `stop`, `start`: verbs of one device's agent, over SSH or in a folder."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from datetime import datetime
 from typing import Annotated, Any
 
 import typer
 
-from edgekit.bundle.layers import bootstrap
 from edgekit.cli import project, render
 from edgekit.cli.options import JsonOption, ProjectOption
-from edgekit.cli.trust import present, reference_of, trust_of
-from edgekit.core.config import agent_config
 from edgekit.core.digest import short
-from edgekit.errors import EdgekitError, PartialError, UsageError
-from edgekit.fleet import drive, inventory
-from edgekit.fleet.drive import DeviceDriver, Pushed
+from edgekit.errors import EdgekitError, UsageError
+from edgekit.fleet import drive
 from edgekit.fleet.enroll.values import starts_words
-from edgekit.signing.releases import vouch
-from edgekit.trust.pinned import PinnedManifest
-from edgekit.trust.signed import Metadata
 
 LAST_REFUSALS = 5  # that `state` shows; `--json` has all that the device keeps
-
-DevicesArgument = Annotated[
-    list[str] | None,
-    typer.Argument(help="Devices, groups, 'pi-*', tag=T, site=S, '!WORD'; default: all."),
-]
-
-
-@contextmanager
-def _driver(fleet: inventory.Fleet, name: str) -> Iterator[DeviceDriver]:
-    device = fleet.devices[name]
-    local = inventory.local_folder(fleet, device) if device.address.startswith("local:") else None
-    remote = drive.connect(device)
-    try:
-        yield DeviceDriver(name, device, remote, drive.default_root(device, local))
-    finally:
-        remote.close()
-
-
-def push(
-    devices: DevicesArgument = None,
-    bundle: Annotated[
-        str | None, typer.Option("--bundle", "-b", help="Bundle to push; default: the newest.")
-    ] = None,
-    project_folder: ProjectOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Stage a bundle on devices and switch them to it; a device that fails goes back by itself.
-
-    \b
-    Example:  edgekit push pi-1 pi-2 --bundle smollm2:1
-    """
-    here = project.find(project_folder)
-    fleet = here.fleet()
-    names = fleet.select(devices or [])
-    if not names:
-        raise UsageError(
-            "fleet.toml has no devices", next_step="add a table [devices.NAME] with its address"
-        )
-    pinned = here.store.resolve(bundle)
-    reference = reference_of(here.store, pinned)
-    metadata = _signed(here, pinned, reference)
-    done: list[Pushed] = []
-    failed: dict[str, EdgekitError] = {}
-    warned = ""
-    not_enrolled: list[str] = []
-    for name in names:
-        try:
-            broker = fleet.broker_of(name, here.broker)
-            if broker.warning != warned:  # mostly it is one broker for all
-                render.warn(warned := broker.warning)
-            with _driver(fleet, name) as driver, render.transferring(name) as bar:
-                if not driver.facts.enrolled and fleet.devices[name].address.startswith("ssh:"):
-                    not_enrolled.append(name)
-                done.append(
-                    drive.push(
-                        driver,
-                        pinned,
-                        metadata,
-                        here.store,
-                        agent_config(name, broker, fleet.devices[name]),
-                        lambda runtime: bootstrap(here.store, pinned.manifest, runtime),
-                        lambda event: bar(event.step, event.sent, event.total),
-                    )
-                )
-        except EdgekitError as error:
-            error.next_step = _named(error.next_step, name, reference)
-            if len(names) == 1:
-                raise
-            failed[name] = error
-            render.err.print(f"{name}: {error}", markup=False)
-    _report(pinned, done, failed, not_enrolled, as_json)
-    if failed:
-        message = f"{len(failed)} of {len(names)} devices failed: {', '.join(failed)}"
-        raise PartialError(message) if done else EdgekitError(message)
-
-
-def _report(
-    pinned: PinnedManifest,
-    done: list[Pushed],
-    failed: dict[str, EdgekitError],
-    not_enrolled: list[str],
-    as_json: bool,
-) -> None:
-    """Print the results of a push."""
-    if as_json:
-        errors = {name: error.to_dict() for name, error in failed.items()}
-        told = {"release": pinned.digest, "pushed": done, "failed": errors}
-        render.print_json(told | {"not_enrolled": not_enrolled})
-    else:
-        for result in done:
-            render.say(_line(result))
-    for result in done:
-        for warning in result.warnings:
-            render.warn(f"{result.device}: {warning}")
-    _say_not_enrolled([one.device for one in done if one.device in not_enrolled])
-
-
-def _named(next_step: str, device: str, reference: str) -> str:
-    """A device's next step with the names that only the controller knows."""
-    own = next_step.replace("NAME:VERSION", reference)
-    for verb in ("rollback", "enroll"):
-        own = own.replace(f"`edgekit {verb}`", f"`edgekit {verb} {device}`")
-    return own
-
-
-def _signed(here: project.Project, pinned: PinnedManifest, reference: str) -> Metadata:
-    """What signs a bundle, fresh enough for devices; raises VerificationError before a push."""
-    vouched = vouch(trust_of(here.folder), pinned.digest, reference, present())
-    for warning in vouched.warnings:
-        render.warn(warning)
-    return vouched.metadata
-
-
-def _say_not_enrolled(names: list[str]) -> None:
-    """A push works without it, and a power cut does not forgive it."""
-    for name in names:
-        render.warn(
-            f"{name} is not enrolled: it will not come back after a reboot; `edgekit enroll {name}`"
-        )
-
-
-def _line(result: Pushed) -> str:
-    rate = result.bytes_sent / max(result.transfer_seconds, 1e-9)
-    sent = (
-        f"{result.blobs_sent} blobs, {render.size(result.bytes_sent)} at {render.size(rate)}/s"
-        if result.blobs_sent
-        else "no blob sent"
-    )
-    verb = "pushed " if result.changed else "already"
-    line = f"{verb} {result.release.short} on {result.device}: {sent}, {result.seconds:.1f} s"
-    if result.silent_seconds is not None:
-        line += f"; nobody answered for {result.silent_seconds:.1f} s"
-    if result.soak_seconds is not None:
-        line += f"; on trial, good after {result.soak_seconds:.0f} s more without a crash"
-    return line
 
 
 def call(
@@ -170,7 +27,7 @@ def call(
     if device not in fleet.devices:
         fleet.select([device])
         raise UsageError(f"{device} is a group", next_step="name one device")
-    with _driver(fleet, device) as driver, render.working(f"{device}: {verb}"):
+    with closing(drive.open_device(fleet, device)) as driver, render.working(f"{device}: {verb}"):
         if not driver.has_agent():
             raise EdgekitError(f"{device} has no agent yet", next_step=f"`edgekit push {device}`")
         facts = driver.facts

@@ -11,3 +11,7 @@ ProjectOption = Annotated[
     Path | None, typer.Option("--project", help="The project's folder; default: found upwards.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+DevicesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(help="Devices, groups, 'pi-*', tag=T, site=S, '!WORD'; default: all."),
+]

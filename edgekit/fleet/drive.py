@@ -1,39 +1,29 @@
-"""Performs a push to one device: probe, check, transfer, stage, activate."""
+"""One device: its connection, its facts, and the verbs of its agent."""
 
 from __future__ import annotations
 
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from edgekit.core.config import AgentConfig
 from edgekit.core.digest import Digest, decode_hook
-from edgekit.core.manifest import Descriptor, parse_config
 from edgekit.errors import EdgekitError, UsageError, VerificationError
 from edgekit.fleet import commands
-from edgekit.fleet.facts import PROBE, RECEIVE, DeviceFacts, parse_facts
-from edgekit.fleet.inventory import Device
-from edgekit.fleet.plan import (
-    Missing,
-    Offer,
-    check_first_room,
-    check_fit,
-    check_settings,
-    config_bytes,
-    needs_updater,
-    updater_of,
-)
+from edgekit.fleet.facts import PROBE, RECEIVE, DeviceFacts, clock_offset, parse_facts
+from edgekit.fleet.inventory import Device, Fleet, local_folder
+from edgekit.fleet.plan import Missing, Offer, updater_of
 from edgekit.fleet.remote import LocalRemote, Remote, SshRemote
+from edgekit.fleet.transfer.cap import Cap
+from edgekit.fleet.transfer.values import WantedBlob
 from edgekit.store import BlobStore
 from edgekit.trust.pinned import PinnedManifest
 from edgekit.trust.signed import Metadata, Offered
 
-STAGE_SECONDS = 1800.0  # hashing and unpacking from a slow SD card
 ACTIVATE_SECONDS = 300.0  # the old release drains and perhaps starts again; the trial comes on top
 ADOPT_SECONDS = 600.0
 ROUNDS = 2  # of transfer and verification: the device drops damaged blobs, the next sends them
@@ -65,28 +55,8 @@ class _There(msgspec.Struct, frozen=True):
     unpacked: bool
 
 
-class Pushed(msgspec.Struct, frozen=True):
-    """The result of a push to one device; times in seconds.
-
-    `soak_seconds` is what the release has yet to run without a crash, None if it is good;
-    `silent_seconds` is for how long nobody answered; None if the device does not say it.
-    """
-
-    device: str
-    release: Digest
-    changed: bool
-    blobs_sent: int
-    bytes_sent: int
-    transfer_seconds: float
-    seconds: float
-    warnings: list[str] = []
-    state: str = "good"
-    soak_seconds: float | None = None
-    silent_seconds: float | None = None
-
-
-def connect(device: Device) -> Remote:
-    """Connect to a device.
+def connect(device: Device, cap: Cap | None = None) -> Remote:
+    """Connect to a device; `cap` says how fast bytes may leave for it.
 
     Raises:
         UsageError: the address or the ssh configuration cannot be read or honoured.
@@ -95,7 +65,7 @@ def connect(device: Device) -> Remote:
         EdgekitError: it does not accept our SSH key.
     """
     kind, _, rest = device.address.partition(":")
-    return LocalRemote() if kind == "local" else SshRemote(rest, device.python)
+    return LocalRemote() if kind == "local" else SshRemote(rest, device.python, cap)
 
 
 class DeviceDriver:
@@ -106,6 +76,10 @@ class DeviceDriver:
         device: its entry in `fleet.toml`.
         remote: the connection to it.
         root: ROOT on the device; empty for the default of its account.
+
+    Attributes:
+        facts: what the probe found.
+        slower: why the last transfer took a slower way than a pull; empty if it did not.
     """
 
     def __init__(self, name: str, device: Device, remote: Remote, root: str) -> None:
@@ -113,6 +87,7 @@ class DeviceDriver:
         self._remote = remote
         self._device = device
         self._root = root
+        self.slower = ""
         self.facts = self._probe()
         self._tree = commands.Tree.RELEASE if self.facts.current else commands.Tree.BOOTSTRAP
 
@@ -128,6 +103,16 @@ class DeviceDriver:
                 "install python3 (3.11 or newer) on the device, or set python= in fleet.toml",
             )
         return parse_facts(done.stdout)
+
+    def clock(self) -> tuple[float, float] | None:
+        """By how much the device's clock is ahead of ours, and how far that can be wrong.
+
+        In seconds; None: its own probe is of before that. The probe runs a second time: the first
+        run waits for the login, too.
+        """
+        asked = time.time()
+        told = self._probe().clock
+        return None if told is None else clock_offset(told, asked, time.time())
 
     def call(self, *arguments: str, stdin: bytes = b"", seconds: float = 60.0) -> dict[str, Any]:
         """Run a verb of the device's agent.
@@ -150,6 +135,10 @@ class DeviceDriver:
             kind = next(k for k in kinds if k.exit_code == done.code or k is EdgekitError)
             raise kind(f"{self.name}: {answer['what']}", answer["why"], answer["next"])
         return answer
+
+    def close(self) -> None:
+        """Close the connection; a verb that runs ends, or goes on without us."""
+        self._remote.close()
 
     def has_agent(self) -> bool:
         """Whether the device has a release or a bootstrap, either of which can run verbs."""
@@ -244,27 +233,30 @@ class DeviceDriver:
             sent += count
             report(Event("transfer", sent, total))
 
-        for blob in offer.in_order():
-            if not store.has(blob.digest, blob.size):
-                raise OwnStoreError(
-                    f"blob {blob.digest.short} is missing from this project's own store",
-                    next_step="pack the model again",
-                )
+        wanted = [self._wanted(store, blob) for blob in offer.in_order()]
+        self.slower = self._remote.bring(wanted, progress)
+        for blob in wanted:
             try:
-                self._send_blob(store, blob, blob.have, progress)
+                self._adopt(blob)
             except VerificationError:
-                _check_own(store, blob.digest)
+                check_own(store, blob.digest)
                 if not blob.have:
                     raise
                 # The part that an earlier transfer left was damaged.
-                self._send_blob(store, blob, 0, progress)
+                self._remote.bring([replace(blob, have=0)], progress)
+                self._adopt(blob)
         return sent
 
-    def _send_blob(
-        self, store: BlobStore, blob: Missing, offset: int, progress: Callable[[int], None]
-    ) -> None:
+    def _wanted(self, store: BlobStore, blob: Missing) -> WantedBlob:
+        if not store.has(blob.digest, blob.size):
+            raise OwnStoreError(
+                f"blob {blob.digest.short} is missing from this project's own store",
+                next_step="pack the model again",
+            )
         target = commands.part_path(self.facts, blob.digest)
-        self._remote.append(store.path(blob.digest), target, offset, progress)
+        return WantedBlob(blob.digest, store.path(blob.digest), target, blob.size, blob.have)
+
+    def _adopt(self, blob: WantedBlob) -> None:
         self.call("stage", blob.digest, "--adopt", str(blob.size), seconds=ADOPT_SECONDS)
 
 
@@ -279,7 +271,7 @@ def _refused(name: str, told: bytes) -> EdgekitError:
         )
 
 
-def _check_own(store: BlobStore, digest: Digest) -> None:
+def check_own(store: BlobStore, digest: Digest) -> None:
     """Check a blob of the controller's store; raises OwnStoreError when it is damaged."""
     try:
         store.verify(digest)
@@ -291,110 +283,33 @@ def _check_own(store: BlobStore, digest: Digest) -> None:
         ) from None
 
 
-def push(
-    driver: DeviceDriver,
-    pinned: PinnedManifest,
-    metadata: Metadata | None,
-    store: BlobStore,
-    config: AgentConfig,
-    make_bootstrap: Callable[[Descriptor], tuple[str, bytes]],
-    report: Report,
-) -> Pushed:
-    """Stage and activate a release on one device.
-
-    Args:
-        driver: the device's driver.
-        pinned: the release.
-        metadata: what signs it; None sends none.
-        store: the controller's store, which holds the release's blobs.
-        config: the device's `agent.toml`.
-        make_bootstrap: makes name and tar of the first contact, given a runtime layer.
-        report: called with progress.
-
-    Raises:
-        EdgekitError: or one of its kinds; the device then runs the same release as before.
-    """
-    began = time.monotonic()
-    bundle = parse_config(store.read(pinned.manifest.config.digest))
-    runtime = check_fit(driver.facts, pinned.manifest, bundle)
-    check_settings(config, driver.facts, pinned.manifest)
-
-    def first_contact() -> None:
-        for layer in (pinned.manifest.agent, runtime):
-            _check_own(store, layer.digest)  # its code will run on the device
-        report(Event("first contact"))
-        name, tar = make_bootstrap(runtime)
-        check_first_room(driver.facts, pinned.manifest, runtime, len(tar))
-        driver.bootstrap(name, tar, report)
-
-    # An agent that stages in an older way gets the new one first: it then runs every verb. A device
-    # behind a door takes no agent of ours: its own stages the new one.
-    older = needs_updater(driver.facts, pinned.manifest) and not driver.facts.door
-    if older or not driver.has_agent():
-        first_contact()
-    report(Event("compare"))
-    try:
-        offer = driver.offer(pinned, metadata)
-    except NoAgentError:
-        if driver.facts.door:  # it takes no agent of ours
-            raise
-        first_contact()
-        offer = driver.offer(pinned, metadata)
-    sent = _fill(driver, pinned, metadata, offer, store, report)
-    report(Event("activate"))
-    told = config_bytes(config, driver.facts, pinned.digest)
-    seconds = ACTIVATE_SECONDS + config.trial_seconds
-    verdict = driver.call("activate", pinned.digest, "--config", "-", stdin=told, seconds=seconds)
-    return Pushed(
-        device=driver.name,
-        release=pinned.digest,
-        changed=bool(verdict["changed"]),
-        blobs_sent=sent.blobs,
-        bytes_sent=sent.bytes,
-        transfer_seconds=sent.seconds,
-        seconds=time.monotonic() - began,
-        warnings=offer.warnings,
-        state=str(verdict["state"]),
-        soak_seconds=verdict.get("soak_seconds"),
-        silent_seconds=verdict.get("silent_seconds"),
-    )
-
-
-@dataclass
-class _Sent:
-    blobs: int = 0
-    bytes: int = 0
-    seconds: float = 0.0
-
-
-def _fill(
-    driver: DeviceDriver,
-    pinned: PinnedManifest,
-    metadata: Metadata | None,
-    offer: Offer,
-    store: BlobStore,
-    report: Report,
-) -> _Sent:
-    """Transfer and stage until the device has verified every blob, at most `ROUNDS` times."""
-    sent = _Sent()
-    for left in reversed(range(ROUNDS)):
-        began = time.monotonic()
-        try:
-            sent.bytes += driver.send(offer, store, report)
-            sent.blobs += len(offer.missing)
-            sent.seconds += time.monotonic() - began
-            report(Event("stage"))
-            driver.call("stage", pinned.digest, seconds=STAGE_SECONDS)
-            break
-        except OwnStoreError:
-            raise
-        except VerificationError:
-            if not left:
-                raise
-            offer = driver.offer(pinned, metadata)
-    return sent
-
-
 def default_root(device: Device, local_folder: Path | None) -> str:
     """ROOT on the device: as in `fleet.toml`, else a local device's folder, else the default."""
     return device.root or (str(local_folder) if local_folder else "")
+
+
+def cap_of(fleet: Fleet, name: str, all_devices: Cap) -> Cap:
+    """How fast bytes may leave for a device, within the cap of all devices together."""
+    own = fleet.devices[name].transfer_mbit_per_second or fleet.transfer.device_mbit_per_second
+    return Cap(own, all_devices)
+
+
+def open_device(
+    fleet: Fleet,
+    name: str,
+    cap: Cap | None = None,
+    connected: Callable[[Remote], None] = lambda _: None,
+) -> DeviceDriver:
+    """Connect to a device of a fleet and probe it; raises what `connect` raises.
+
+    `connected` gets the connection before anything runs over it.
+    """
+    device = fleet.devices[name]
+    folder = local_folder(fleet, device) if device.address.startswith("local:") else None
+    remote = connect(device, cap)
+    connected(remote)
+    try:
+        return DeviceDriver(name, device, remote, default_root(device, folder))
+    except BaseException:
+        remote.close()
+        raise

@@ -33,6 +33,10 @@ class DeviceFacts(msgspec.Struct, frozen=True):
         disk_bytes: all bytes of that file system; 0 is not known.
         cpu_flags: what every CPU of the device can do, as /proc/cpuinfo spells it; empty if it does
             not say.
+        clock: Unix seconds of the device; None: its own probe is of before this fact.
+        temperature: degrees Celsius of its hottest sensor; None: it says none.
+        system: the name of its operating system; empty if it does not say.
+        hardware: the text of etc/hardware, which names further hardware; empty without one.
     """
 
     root: str
@@ -55,6 +59,10 @@ class DeviceFacts(msgspec.Struct, frozen=True):
     door: bool = False
     disk_bytes: int = 0
     cpu_flags: str = ""
+    clock: float | None = None
+    temperature: float | None = None
+    system: str = ""
+    hardware: str = ""
 
     @property
     def platform(self) -> str:
@@ -71,6 +79,19 @@ class DeviceFacts(msgspec.Struct, frozen=True):
             return parse_manifest(data)
         except VerificationError:
             return None
+
+
+def clock_offset(clock: float, asked: float, answered: float) -> tuple[float, float]:
+    """By how much a device's clock is ahead of ours, and how far that can be wrong; in seconds.
+
+    The device read its clock between the two of ours: in the middle, give or take half of the round
+    trip (as in NTP, RFC 5905 section 8).
+
+    Args:
+        clock: of the device, in Unix seconds.
+        asked, answered: ours, when the question went out and when the answer was there.
+    """
+    return clock - (asked + answered) / 2, (answered - asked) / 2
 
 
 def parse_facts(output: bytes) -> DeviceFacts:

@@ -113,7 +113,12 @@ def test_another_command_is_refused_by_the_rules(name: str) -> None:
 def test_the_verbs_of_a_push_are_let_in_as_a_controller_writes_them() -> None:
     for tree, trees in ((Tree.RELEASE, "current"), (Tree.BOOTSTRAP, "bootstrap")):
         for words in (
-            *(("stage", D), ("stage", D, "--offer"), ("stage", D, "--adopt", "12")),
+            *(
+                ("stage", D),
+                ("stage", D, "--offer"),
+                ("stage", D, "--offer", "--dry-run"),
+                ("stage", D, "--adopt", "12"),
+            ),
             *(("activate", D), ("activate", D, "--config", "-"), ("state",), ("rollback",)),
             *(("stop",), ("start",), ("tune",), ("scrub",), ("scrub", "--rate", "0"), ("gc",)),
             *(("gc", "--dry-run"), ("gc", "--previous"), ("gc", "--dry-run", "--previous")),

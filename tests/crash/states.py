@@ -11,7 +11,7 @@ from pathlib import Path
 
 from edgekit.agent.release.root import Root
 from tests.crash.bundles import Bundle, config_bytes, make_bundle
-from tests.crash.calls import KilledError
+from tests.crash.disk.calls import KilledError
 from tests.crash.signing import Project
 from tests.crash.world import NOW, Simulated, World
 

@@ -50,7 +50,7 @@ from edgekit.core.golden import TrialReport
 from edgekit.core.release import ReleaseState
 from edgekit.errors import EdgekitError, VerificationError
 from tests.crash.bundles import BAD_PORT, Bundle
-from tests.crash.calls import KilledError
+from tests.crash.disk.calls import KilledError
 from tests.crash.signing import Project
 
 NOW = 1_796_000_000.0  # Unix seconds; the clock of every case but those of the clock
@@ -361,6 +361,8 @@ def unshimmed() -> Iterator[None]:
         yield
     finally:
         shim._inside = before
+        if shim.ledger is not None:
+            shim.ledger.changed_elsewhere()
 
 
 REPORTED = (EdgekitError, OSError)  # what `agent.__main__` reports as JSON

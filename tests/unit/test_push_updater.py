@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from edgekit.cli.fleet import _named
+from edgekit.cli.push import _named
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import (
     AGENT_TYPE,
@@ -86,6 +86,9 @@ class Recorder:
         return CommandResult(0, b'{"missing": [], "warnings": ["half of its life is over"]}', b"")
 
     def append(self, *arguments: object) -> None: ...
+
+    def bring(self, *arguments: object) -> str:
+        return ""
 
     def close(self) -> None: ...
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from edgekit.agent.release import stopped
+import msgspec
+
+from edgekit.agent.release import holder, stopped
 from edgekit.agent.release.door.sessions import describe_door
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.space.survey import pinned
@@ -61,6 +63,7 @@ def describe(root: Root, supervisor: Supervisor) -> dict[str, object]:
         "trust": describe_trust(root),
         "scrub": read_json(root.scrub_file) or None,
         "pinned": sorted(pinned(root)),
+        "lease": None if (lease := holder.held(root)) is None else msgspec.to_builtins(lease),
         "door": describe_door(root),
         "releases": [row.to_dict() | {"held": root.release(row.digest).exists()} for row in rows],
     }

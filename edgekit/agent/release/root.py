@@ -128,6 +128,11 @@ class Root:
         return self.path / layout.LEASE_FILE
 
     @property
+    def holder_file(self) -> Path:
+        """Which rollout holds the device, and until when."""
+        return self.path / layout.HOLDER_FILE
+
+    @property
     def reserve_file(self) -> Path:
         """Bytes that are set aside for the way back of a trial."""
         return self.path / layout.RESERVE_FILE

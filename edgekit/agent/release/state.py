@@ -244,7 +244,9 @@ class Releases:
             db.executemany("DELETE FROM changes WHERE digest = ?", rows)
 
     def all(self) -> list[Release]:
-        """Every recorded release, latest change first."""
+        """Every recorded release, latest change first; makes no file where there is none."""
+        if not self._path.exists():
+            return []
         with self._open() as db:
             rows = db.execute(_ALL).fetchall()
         return [Release(Digest.parse(row[0]), *row[1:]) for row in rows]

@@ -12,6 +12,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -65,8 +66,9 @@ class RolloutJournal:
     def append(self, event: RolloutEvent, now: float) -> str:
         """Write an event so that a power cut does not lose it; return the head."""
         with self._open() as db:
+            db.execute("PRAGMA user_version = 0")
             db.execute("BEGIN IMMEDIATE")
-            return _append(db, msgspec.json.encode(event), now)
+            return _append(db, msgspec.json.encode(event, enc_hook=encode_hook), now)
 
     def read(self) -> tuple[RolloutPlan, list[RolloutRow], str]:
         """The plan, all events, and the head.
@@ -92,17 +94,41 @@ class RolloutJournal:
                     "its hash or its number is another one",
                     "keep the file for whoever looks into it; `edgekit state` says what runs where",
                 )
+        plan = self._decoded(rows[0][2], RolloutPlan)
+        return plan, [self._row(*row[1:]) for row in rows[1:]], head
+
+    def _row(self, at: str, what: bytes, told: str) -> RolloutRow:
+        return RolloutRow(float(at), self._decoded(what, AnyEvent), told)
+
+    def _decoded(self, what: bytes, kind: Any) -> Any:
         try:
-            plan = msgspec.json.decode(rows[0][2], type=RolloutPlan, dec_hook=decode_hook)
-            events = [
-                RolloutRow(float(at), msgspec.json.decode(what, type=AnyEvent), told)
-                for _, at, what, told in rows[1:]
-            ]
+            return msgspec.json.decode(what, type=kind, dec_hook=decode_hook)
         except msgspec.MsgspecError as error:
             raise EdgekitError(
                 f"{self.path} cannot be read", str(error), "a later edgekit wrote it: use that one"
             ) from error
-        return plan, events, head
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether its rollout was over when it was closed, and nothing was written since."""
+        with self._open() as db:
+            return bool(db.execute("PRAGMA user_version").fetchone()[0])
+
+    def close(self) -> None:
+        """Note that the rollout is over, for those who look for one that is not."""
+        with self._open() as db:
+            db.execute("PRAGMA user_version = 1")
+
+    def since(self, number: int) -> list[RolloutRow]:
+        """The events after the first `number`, in their order; raises what `read` raises."""
+        if not self.path.exists():
+            raise EdgekitError(f"there is no rollout at {self.path}")
+        with self._open() as db:
+            rows = db.execute(
+                "SELECT at, CAST(what AS BLOB), hash FROM rows WHERE number > ? ORDER BY number",
+                (number,),
+            ).fetchall()
+        return [self._row(*row) for row in rows]
 
     def replay(self) -> Rollout:
         """The rollout as its journal leaves it; raises what `read` raises."""
