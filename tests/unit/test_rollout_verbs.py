@@ -278,7 +278,7 @@ class Room:
     journal: RolloutJournal
     hands: FakeHands
 
-    def go_on(self, _here: Any, journal: RolloutJournal, _json: bool, order: Any = None) -> None:
+    def go_on(self, _here: Any, journal: RolloutJournal, _json: bool, order: Any, **_: Any) -> None:
         if order is not None:
             journal.append(order, time.time())
         self.run()
@@ -518,7 +518,7 @@ def test_each_phase_takes_the_orders_that_the_documentation_says(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, phase: str
 ) -> None:
     ran: list[Any] = []
-    monkeypatch.setattr(further, "go_on", lambda *given: ran.append(given[-1]))
+    monkeypatch.setattr(further, "go_on", lambda *given, **_: ran.append(given[-1]))
     made = PHASES[phase]()
     if phase == "done":
         made = stories.fleet(10)
