@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import sqlite3
@@ -14,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
-from edgekit.cli import main, project
+from edgekit.cli import main, project, render
 from edgekit.cli.rollout import further, orders, watch
 from edgekit.errors import EdgekitError
 from edgekit.fleet.rollout.book import RolloutBook, holder
@@ -468,6 +470,22 @@ def test_a_watch_ends_with_the_code_of_what_it_saw(
     assert words in said.err
 
 
+def test_a_watch_on_a_terminal_is_a_table_that_moves(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = room(desk, monkeypatch, Terms(parallel=1))
+    made.hands.seconds = 0.1
+    screen = io.StringIO()
+    monkeypatch.setattr(render, "out", Console(file=screen, force_terminal=True, height=14))
+    with made.running():
+        assert desk.run("status", "--watch").code == 0
+    frames = screen.getvalue()
+    assert frames.count("run by     bob@cellar") >= 2
+    assert "and " in frames  # the table of a frame is as long as the terminal has room
+    assert "→" not in frames
+    assert frames.rindex("phase      ") > frames.rindex("run by")
+
+
 def test_ctrl_c_ends_the_watching_alone(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     made = room(desk, monkeypatch, Terms(parallel=1))
     made.hands.seconds = 0.1
@@ -501,6 +519,25 @@ def test_a_report_is_written_whole_and_names_the_head(
     assert len(told["events"]) == len(rows(journal))
     said = desk.run("report", "-o", "nowhere/page.html")
     assert (said.code, "nowhere is no folder" in said.err) == (2, True)
+
+
+def test_a_history_that_was_cut_off_does_not_contain_an_earlier_head(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(desk.folder)
+    journal = desk.write(stories.good())
+    earlier = journal.read()[1][-3].hash
+    head = desk.json("status")["head"]
+    for one in (earlier, head):
+        assert desk.run("report", "--contains", one).code == 0
+    (desk.folder / "rollout-1.html").unlink()
+    with sqlite3.connect(journal.path) as db:
+        db.execute("DELETE FROM rows WHERE number = (SELECT max(number) FROM rows)")
+    assert desk.run("report", "--contains", earlier, "-o", "other.html").code == 0
+    said = desk.run("report", "--contains", head)
+    assert said.code == 4
+    assert f"does not contain the head {head}" in said.err
+    assert not (desk.folder / "rollout-1.html").exists()
 
 
 # --- the documentation ------------------------------------------------------------------------
