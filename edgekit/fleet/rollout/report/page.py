@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from datetime import datetime, tzinfo
 
@@ -27,6 +28,9 @@ _TERMS = {
     "hook_after": "runs a command after each wave",
     "stage_only": "brings the bytes and does not switch",
     "late_seconds": "seconds to the next try of a device that was away",
+    "hook_seconds": "seconds that a command may take",
+    "connects": "connections at one time",
+    "lock_wait_seconds": "seconds to wait for a device that another operator holds",
 }
 
 
@@ -104,7 +108,8 @@ def page(
             devices=sorted(told.devices, key=lambda device: (device.wave, device.name)),
             waves=waves,
             terms=[
-                (_TERMS[name], value) for name, value in msgspec.structs.asdict(plan.terms).items()
+                (_TERMS[name], shlex.join(value) or "none" if isinstance(value, list) else value)
+                for name, value in msgspec.structs.asdict(plan.terms).items()
             ],
             events=[
                 _line(place, row, changes)
