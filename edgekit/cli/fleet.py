@@ -1,4 +1,4 @@
-"""`state`, `rollback`, `stop`, `start`: verbs of one device's agent, over SSH or in a folder."""
+"""`state`, `stop`, `start`: verbs of one device's agent, over SSH or in a folder."""
 
 from __future__ import annotations
 
@@ -183,22 +183,6 @@ def _trust_lines(trust: dict[str, Any] | None) -> list[str]:
             f"SSH key is {trust['ssh_key']}"
         )
     return lines + [f"trust      {warning}" for warning in trust["warnings"]]
-
-
-def rollback(
-    device: DeviceArgument,
-    take_over: Annotated[
-        bool, typer.Option("--take-over", help="Break the lease of another operator, who is told.")
-    ] = False,
-    project_folder: ProjectOption = None,
-) -> None:
-    """Switch a device back to the release that it ran before.
-
-    \b
-    Example:  edgekit rollback pi-1
-    """
-    answer = call(project_folder, device, "rollback", take_over=take_over)
-    render.say(f"{device} runs {answer['release']}")
 
 
 def stop(device: DeviceArgument, project_folder: ProjectOption = None) -> None:

@@ -6,14 +6,15 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from edgekit.bundle.layers import bootstrap
-from edgekit.cli import project, render
+from edgekit.cli import planned, project, render
 from edgekit.cli.interrupts import ended_as_by_ctrl_c
-from edgekit.cli.options import DevicesArgument, JsonOption, ProjectOption
+from edgekit.cli.options import DevicesArgument, JsonOption, ProjectOption, TakeOverOption
 from edgekit.cli.terms import hooks_of, lease_of, window_line
 from edgekit.cli.trust import present, reference_of, trust_of
 from edgekit.core.config import AgentConfig, agent_config
@@ -29,6 +30,7 @@ from edgekit.fleet.rollout.events import (
     DeviceAway,
     DeviceFailed,
     DeviceStaged,
+    RolloutEvent,
     RolloutStarted,
 )
 from edgekit.fleet.rollout.hands import Pushed, PushHands
@@ -76,15 +78,22 @@ def push(
     lock_wait: Annotated[
         float | None, typer.Option(help="Seconds to wait for a device that another one holds (0).")
     ] = None,
-    take_over: Annotated[
-        bool, typer.Option("--take-over", help="Break the lease of another operator, who is told.")
-    ] = False,
+    take_over: TakeOverOption = False,
     stage_only: Annotated[
         bool, typer.Option("--stage-only", help="Bring the bytes, and do not switch.")
     ] = False,
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait until the devices call the release good.")
     ] = False,
+    plan_only: Annotated[
+        bool, typer.Option("--plan", help="Say what a push would do to each device; do nothing.")
+    ] = False,
+    save: Annotated[
+        Path | None, typer.Option("--save", "-o", help="With --plan: write the plan to a file.")
+    ] = None,
+    from_file: Annotated[
+        Path | None, typer.Option("--from", help="Push a saved plan, exactly as it was planned.")
+    ] = None,
     project_folder: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -95,22 +104,44 @@ def push(
 
     \b
     Example:  edgekit push pi-1 pi-2 --bundle smollm2:1
+              edgekit push --plan --save tonight.json
+              edgekit push --from tonight.json
     """
+    if save is not None and not plan_only:
+        raise UsageError("--save stands beside --plan", next_step="add --plan, or leave it out")
+    flags = {
+        "parallel": parallel,
+        "soak_seconds": soak_seconds,
+        "failures": failures,
+        "failure_share": failure_share,
+        "confirm": confirm,
+        "lock_wait_seconds": lock_wait,
+    }
+    others = (
+        devices,
+        bundle,
+        window,
+        plan_only,
+        stage_only,
+        any(v is not None for v in flags.values()),
+    )
+    if from_file is not None and any(others):
+        raise UsageError(
+            "--from stands alone: the plan names devices, bundle and terms",
+            next_step="leave the others out, or make another plan",
+        )
     here = project.find(project_folder)
     fleet = here.fleet()
-    names = fleet.select(devices or [])
+    saved = None if from_file is None else planned.read(from_file)
+    if saved is not None and from_file is not None:
+        names, bundle = planned.names_of(saved, fleet, from_file), saved.release
+    else:
+        names = fleet.select(devices or [])
     if not names:
         raise UsageError(
             "fleet.toml has no devices", next_step="add a table [devices.NAME] with its address"
         )
-    settings = fleet.rollout.with_flags(
-        parallel=parallel,
-        soak_seconds=soak_seconds,
-        failures=failures,
-        failure_share=failure_share,
-        confirm=confirm,
-        lock_wait_seconds=lock_wait,
-    )
+    settings = fleet.rollout.with_flags(**flags)
     own = {name: fleet.devices[name].window for name in names}
     windows = device_windows(own, settings, flag=window)
     terms = terms_of(settings, stage_only=stage_only)
@@ -118,13 +149,25 @@ def push(
     pinned = here.store.resolve(bundle)
     configs = _configs(here, fleet, names)
     source = _source(here, pinned)
-    plan = _plan(fleet, names, pinned, terms, windows)
+    ahead = planned.PushAhead(here, fleet, source, reference_of(here.store, pinned), configs)
+    if plan_only:
+        planned.plan_push(ahead, terms, windows, save, project.operator(), as_json)
+        return
+    if saved is not None and from_file is not None:
+        plan = planned.unchanged(saved, ahead, from_file)
+    else:
+        plan = _plan(fleet, names, pinned, terms, windows)
     journal = _begin(here, plan)
     _drive(here, fleet, journal, source, configs, wait=wait, as_json=as_json, take_over=take_over)
 
 
 def go_on(
-    here: project.Project, journal: RolloutJournal, as_json: bool, *, take_over: bool = False
+    here: project.Project,
+    journal: RolloutJournal,
+    as_json: bool,
+    order: RolloutEvent | None = None,
+    *,
+    take_over: bool = False,
 ) -> None:
     """Run a rollout that has begun until it is over; for `resume` and `rollback`.
 
@@ -132,6 +175,7 @@ def go_on(
         here: the project.
         journal: of the rollout.
         as_json: print one JSON object.
+        order: goes into the journal once it is sure that the rollout can be run.
         take_over: break the leases of other operators.
 
     Raises:
@@ -149,6 +193,8 @@ def go_on(
         )
     source = _source(here, here.store.resolve(plan.release))
     configs = _configs(here, fleet, names)
+    if order is not None:
+        journal.append(order, time.time())
     _drive(here, fleet, journal, source, configs, wait=True, as_json=as_json, take_over=take_over)
 
 
@@ -279,7 +325,7 @@ def _drive(
             ) from None
     if rollout.phase in ENDED:
         journal.close()
-    _report(number, rollout, hands, fleet, as_json)
+    _report(here, number, rollout, hands, fleet, as_json)
     _raise_for(number, rollout, hands)
 
 
@@ -303,7 +349,7 @@ def _teller(
         if isinstance(row.event, (DeviceFailed, DeviceAway)):
             error = hands.failed.get(device)
             if error is not None:
-                error.next_step = _named(error.next_step, device, reference)
+                error.next_step = render.named(error.next_step, device, reference)
             if len(rollout.devices) > 1:
                 bars.say(f"{device}: {error or row.event.reason}")
         elif many and device and (done := hands.done.get(device)):
@@ -314,18 +360,18 @@ def _teller(
     return tell
 
 
-def _named(next_step: str, device: str, reference: str) -> str:
-    """A device's next step with the names that only the controller knows."""
-    own = next_step.replace("NAME:VERSION", reference)
-    for verb in ("rollback", "enroll"):
-        own = own.replace(f"`edgekit {verb}`", f"`edgekit {verb} {device}`")
-    return own
-
-
 # --- when it has ended ------------------------------------------------------------------------
-def _report(number: int, rollout: Rollout, hands: PushHands, fleet: Fleet, as_json: bool) -> None:
+def _report(
+    here: project.Project,
+    number: int,
+    rollout: Rollout,
+    hands: PushHands,
+    fleet: Fleet,
+    as_json: bool,
+) -> None:
     """Print what was done."""
     done = [hands.done[name] for name in rollout.devices if name in hands.done]
+    planned.note_rates(here, done)
     ours = [one for one in done if _has_it(rollout, one.device)]
     not_enrolled = [
         one.device

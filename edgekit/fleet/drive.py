@@ -19,7 +19,7 @@ from edgekit.errors import EdgekitError, UsageError, VerificationError
 from edgekit.fleet import commands
 from edgekit.fleet.facts import PROBE, RECEIVE, DeviceFacts, clock_offset, parse_facts
 from edgekit.fleet.inventory import Device, Fleet, local_folder
-from edgekit.fleet.plan import Missing, Offer, updater_of
+from edgekit.fleet.plan import DryOffer, Missing, Offer, updater_of
 from edgekit.fleet.remote import LocalRemote, Remote, SshRemote
 from edgekit.fleet.transfer.cap import Cap
 from edgekit.fleet.transfer.values import WantedBlob
@@ -288,6 +288,29 @@ class DeviceDriver:
         if offer.lease is not None:
             self._leased(offer.lease)
         return offer
+
+    def dry_offer(self, pinned: PinnedManifest, metadata: Metadata | None) -> DryOffer | None:
+        """Ask what the device would answer to an offer; nothing there is changed.
+
+        Returns:
+            None: its agent is of before that question.
+
+        Raises:
+            NoAgentError: its agent does not run.
+            EdgekitError: as `offer`.
+        """
+        data = msgspec.json.encode(Offered(pinned.data.decode(), metadata))
+        try:
+            answer = self.call("stage", pinned.digest, "--offer", "--dry-run", stdin=data)
+        except NoAgentError as error:
+            if "--dry-run" not in error.why:  # what its parser says of a word that it does not know
+                raise
+            return None
+        except VerificationError as error:
+            if not (self.facts.door and "does not take these words" in error.why):
+                raise
+            return None
+        return msgspec.convert(answer, DryOffer, dec_hook=decode_hook)
 
     def send(self, offer: Offer, store: BlobStore, report: Report) -> int:
         """Transfer the missing blobs; the device hashes each one and then publishes it.

@@ -35,7 +35,8 @@ def words(event: RolloutEvent) -> str:
         case events.HookEnded(trouble):
             said = f"the hook failed: {trouble}" if trouble else "the hook ended well"
         case events.WindowChanged(is_open, window):
-            said = f"the window {window} is {'open' if is_open else 'closed'}".replace("  ", " ")
+            name = f"the window {window}" if window else "the window"
+            said = f"{name} {'is open' if is_open else 'is closed'}"
         case events.PauseOrdered(by, reason):
             said = f"pause ordered by {by}" + (f": {reason}" if reason else "")
         case events.ResumeOrdered(by, retry):
