@@ -7,7 +7,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from edgekit.core.lease import LeaseAnswer, LeaseWish
 from edgekit.errors import EdgekitError, UsageError, VerificationError
 from edgekit.fleet import commands
 from edgekit.fleet.facts import PROBE, RECEIVE, DeviceFacts, clock_offset, parse_facts
+from edgekit.fleet.held import LeaseHeldError
 from edgekit.fleet.inventory import Device, Fleet, local_folder
 from edgekit.fleet.plan import DryOffer, Missing, Offer, updater_of
 from edgekit.fleet.remote import LocalRemote, Remote, SshRemote
@@ -45,39 +45,6 @@ Report = Callable[[Event], None]
 
 class NoAgentError(EdgekitError):
     """The device's agent does not run: the output is not that of an agent."""
-
-
-class LeaseHeldError(EdgekitError):
-    """Another operator holds the device, or took it over.
-
-    Attributes:
-        answer: what the device said.
-    """
-
-    def __init__(self, device: str, answer: LeaseAnswer, now: float) -> None:
-        self.answer = answer
-        held = answer.lease
-        if answer.taken_over_by:
-            super().__init__(
-                f"{device}: {answer.taken_over_by} took the device over from this rollout",
-                "what the rollout meant to do there is out of date",
-                "look at `edgekit state`, then begin a new push, or use --take-over",
-            )
-        elif held is not None:
-            since, until = now - held.age_seconds, now + held.left_seconds
-            super().__init__(
-                f"{device}: {held} holds the device",
-                f"since {_clock(since)}, until {_clock(until)} at most",
-                f"wait for it with --lock-wait {math.ceil(held.left_seconds)}, or take the device "
-                "over with --take-over: the other one is told",
-            )
-
-
-def _clock(at: float) -> str:
-    """Local time of the controller; of another day with the date."""
-    shown = datetime.fromtimestamp(at).astimezone()
-    today = datetime.now().astimezone().date()
-    return f"{shown:%H:%M:%S}" if shown.date() == today else f"{shown:%Y-%m-%d %H:%M}"
 
 
 class OwnStoreError(VerificationError):
