@@ -77,6 +77,7 @@ def _offer(root: Root, digest: Digest, stream: BinaryIO) -> object:
 
 def _foresee(root: Root, digest: Digest, args: argparse.Namespace) -> object:
     """What an offer would answer; nothing is written, not even the refusal."""
+    from edgekit.agent.release import holder
     from edgekit.agent.release.staging.permission import admit
     from edgekit.agent.release.staging.stage import foresee
     from edgekit.trust.metadata import MAX_OFFER_BYTES, parse_offered
@@ -84,6 +85,7 @@ def _foresee(root: Root, digest: Digest, args: argparse.Namespace) -> object:
     if not args.offer:
         raise UsageError("--dry-run stands beside --offer alone")
     offered = parse_offered(sys.stdin.buffer.read(MAX_OFFER_BYTES + 1))
+    holder.check(root)
     verified, trusted = admit(root, digest, offered)
     return foresee(root, verified) | {"warnings": list(trusted.warnings)}
 

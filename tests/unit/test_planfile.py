@@ -12,8 +12,8 @@ import pytest
 from edgekit.core.digest import Digest
 from edgekit.errors import EdgekitError, UsageError, VerificationError
 from edgekit.fleet.check import RunningRelease
-from edgekit.fleet.forecast import DeviceForecast, PushOutcome
-from edgekit.fleet.planfile import (
+from edgekit.fleet.planning.forecast import DeviceForecast, PushOutcome
+from edgekit.fleet.planning.planfile import (
     MOST_SAID,
     PlannedDevice,
     PushPlan,

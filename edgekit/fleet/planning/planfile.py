@@ -15,7 +15,7 @@ import msgspec
 from edgekit.core.digest import Digest, decode_hook, encode_hook
 from edgekit.core.wire import UNREADABLE
 from edgekit.errors import UsageError, VerificationError
-from edgekit.fleet.forecast import DeviceForecast, PushOutcome
+from edgekit.fleet.planning.forecast import DeviceForecast, PushOutcome
 from edgekit.fleet.rollout.waves import RolloutPlan, Terms
 from edgekit.trust.signed import SignedRelease
 
@@ -54,7 +54,7 @@ class PushPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         made_by: user@host.
         signed: what the project's metadata says of the release.
         root: digest of the newest root.json, which says whose signatures count.
-        waves, kinds, terms: of the rollout; devices that were refused are not in it.
+        waves, kinds, terms, windows: of the rollout; devices that were refused are not in it.
         devices: by name.
     """
 
@@ -68,12 +68,13 @@ class PushPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     waves: list[list[str]]
     kinds: dict[str, str]
     terms: Terms
+    windows: dict[str, str] = {}
     devices: dict[str, PlannedDevice]
 
     @property
     def rollout(self) -> RolloutPlan:
         """The plan of the rollout."""
-        return RolloutPlan(self.release, self.waves, self.kinds, self.terms)
+        return RolloutPlan(self.release, self.waves, self.kinds, self.terms, self.windows)
 
 
 def encode_plan(plan: PushPlan) -> bytes:
