@@ -105,7 +105,14 @@ def note_rates(here: project.Project, done: list[Pushed]) -> None:
 
 
 # --- push --plan ------------------------------------------------------------------------------
-def plan_push(ahead: PushAhead, terms: Terms, save: Path | None, by: str, as_json: bool) -> None:
+def plan_push(
+    ahead: PushAhead,
+    terms: Terms,
+    windows: dict[str, str],
+    save: Path | None,
+    by: str,
+    as_json: bool,
+) -> None:
     """Show what a push would do, and save it as a plan; nothing on any device is changed.
 
     Raises:
@@ -119,9 +126,10 @@ def plan_push(ahead: PushAhead, terms: Terms, save: Path | None, by: str, as_jso
         if each.outcome != PushOutcome.REFUSED
     }
     release = ahead.source.pinned.digest
-    waves = waves_of(kinds, release)
+    waves = waves_of(kinds, release, ahead.fleet.rollout.shares or None)
+    within = {name: window for name, window in windows.items() if name in kinds}
     if save is not None and waves:
-        plan = _plan(ahead, found, RolloutPlan(release, waves, kinds, terms), by)
+        plan = _plan(ahead, found, RolloutPlan(release, waves, kinds, terms, within), by)
         publish(save, encode_plan(plan))
     if as_json:
         render.print_json(
@@ -131,12 +139,15 @@ def plan_push(ahead: PushAhead, terms: Terms, save: Path | None, by: str, as_jso
                 "waves": waves,
                 "kinds": kinds,
                 "terms": terms,
+                "windows": within,
                 "devices": list(found.values()),
                 "saved": str(save) if save is not None and waves else None,
             }
         )
     else:
         _show(ahead, found, waves)
+        for name, window in within.items():
+            render.say(f"{name} switches in its window alone: {window}")
         if save is not None and waves:
             render.say(f"saved as {save}; `edgekit push --from {save}` pushes exactly this")
     _raise_for(list(found.values()))
@@ -193,7 +204,7 @@ def _show(ahead: PushAhead, found: Mapping[str, DeviceForecast], waves: list[lis
         "hardware",
         "now",
         "then",
-        "sends",
+        "bytes, blobs",
         "takes",
         "free after",
         "RAM",
@@ -230,7 +241,7 @@ def _row(wave: int, each: DeviceForecast, reference: str) -> list[str]:
     if each.outcome == PushOutcome.AWAY:
         return [str(wave), each.device, "", "away", *[""] * 6]
     blobs = len(each.sends)
-    sends = f"{'~' if each.estimated else ''}{render.size(each.bytes)}, {blobs} blobs"
+    sends = f"{'~' if each.estimated else ''}{render.size(each.bytes)}, {blobs}"
     then = {PushOutcome.SWITCHED: reference}.get(each.outcome, str(each.outcome))
     return [
         str(wave),
@@ -241,7 +252,7 @@ def _row(wave: int, each: DeviceForecast, reference: str) -> list[str]:
         sends if each.bytes else "nothing",
         _takes(each),
         "?" if each.free_after is None else render.size(each.free_after),
-        f"{each.ram_needed / 1e9:.1f}/{each.ram_bytes / 1e9:.1f} GB",
+        f"{each.ram_needed / 1e9:.1f}/{each.ram_bytes / 1e9:.0f} GB",
         "?" if each.silent_seconds is None else f"{each.silent_seconds:.1f} s",
     ]
 

@@ -14,6 +14,7 @@ from edgekit.core.config import (
     used_settings,
 )
 from edgekit.core.digest import Digest
+from edgekit.core.lease import LeaseAnswer
 from edgekit.core.manifest import PLATFORM, PYTHON, BundleConfig, Descriptor, Manifest
 from edgekit.core.room import DiskRoom
 from edgekit.errors import EdgekitError, UsageError
@@ -199,6 +200,7 @@ class Offer(msgspec.Struct, frozen=True):
 
     missing: list[Missing]
     warnings: list[str] = []  # e.g. that the metadata has lived more than half of its life
+    lease: LeaseAnswer | None = None  # an older agent, or a controller without a wish, has none
 
     @property
     def bytes_to_send(self) -> int:

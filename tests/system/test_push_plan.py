@@ -115,7 +115,7 @@ def test_a_plan_is_shown_as_a_table(fleet: Fleet) -> None:
     assert done.returncode == 0, done.stderr
     assert max(map(len, done.stdout.splitlines()[:8])) <= 100
     print(done.stdout)
-    rows = {line.split()[1]: line for line in done.stdout.splitlines() if line.startswith(" 1 ")}
+    rows = {line.split()[1]: line for line in done.stdout.splitlines() if line.startswith("1 ")}
     assert set(rows) == {"demo", "box"}
     assert "next:1" in rows["demo"]
     assert "~" in rows["box"]

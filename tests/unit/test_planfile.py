@@ -105,6 +105,23 @@ def test_a_plan_that_was_edited_is_refused_by_name(
     assert "--plan --save" in raised.value.next_step
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"waves": [["pi"], ["pi", "two", "gone"]]},
+        {"waves": [["pi", "two", "gone"], []]},
+        {"waves": [["pi", "two"]]},
+        {"waves": []},
+        {"kinds": {}},
+        {"windows": {"pi": "whenever"}},
+    ],
+)
+def test_a_plan_that_contradicts_itself_is_refused(change: dict[str, Any]) -> None:
+    data = encode_plan(msgspec.structs.replace(plan(), **change))
+    with pytest.raises(UsageError, match=r"p\.json is no valid plan"):
+        parse_plan(data, "p.json")
+
+
 @pytest.mark.parametrize("data", [b"", b"[]", b"{}", b"\xff", b"[" * 100_000, b'{"version": 1}'])
 def test_what_is_no_plan_is_refused(data: bytes) -> None:
     with pytest.raises(UsageError, match="is no plan"):

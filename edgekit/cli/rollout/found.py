@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import socket
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +9,7 @@ import msgspec
 import typer
 
 from edgekit.cli import project, render
-from edgekit.fleet.rollout.book import RolloutBook, holder, number_of
+from edgekit.fleet.rollout.book import holder, number_of
 from edgekit.fleet.rollout.journal import RolloutJournal, RolloutRow
 from edgekit.fleet.rollout.timeline import Follower
 from edgekit.fleet.rollout.told import RolloutTold, tell
@@ -21,16 +19,6 @@ NumberArgument = Annotated[
     int | None, typer.Argument(metavar="N", help="Number of a rollout; default: the newest.")
 ]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-
-
-def who() -> str:
-    """The operator, for the journal."""
-    return f"{getpass.getuser()}@{socket.gethostname()}"
-
-
-def book_of(here: project.Project) -> RolloutBook:
-    """The rollouts of a project."""
-    return RolloutBook(here.folder / ".edgekit" / "rollouts")
 
 
 class FoundRollout(msgspec.Struct, frozen=True):
@@ -64,7 +52,7 @@ def find(project_folder: Path | None, number: int | None = None) -> FoundRollout
         VerificationError: a row of its journal is not as it was written.
     """
     here = project.find(project_folder)
-    return read(here, book_of(here).journal(number))
+    return read(here, here.rollouts.journal(number))
 
 
 def read(here: project.Project, journal: RolloutJournal) -> FoundRollout:

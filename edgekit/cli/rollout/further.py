@@ -8,9 +8,10 @@ import typer
 
 from edgekit.cli import render
 from edgekit.cli.fleet import call
-from edgekit.cli.options import JsonOption, ProjectOption
+from edgekit.cli.options import JsonOption, ProjectOption, TakeOverOption
+from edgekit.cli.project import operator
 from edgekit.cli.push import go_on
-from edgekit.cli.rollout.found import FoundRollout, NumberArgument, YesOption, find, who
+from edgekit.cli.rollout.found import FoundRollout, NumberArgument, YesOption, find
 from edgekit.cli.rollout.orders import confirm, give, refusal
 from edgekit.cli.rollout.watch import watch
 from edgekit.errors import UsageError
@@ -32,6 +33,7 @@ def resume(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try the devices again that failed.")
     ] = False,
+    take_over: TakeOverOption = False,
     project_folder: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -47,10 +49,10 @@ def resume(
     found = find(project_folder, number)
     rollout, held = found.follower.rollout, bool(found.told.holder)
     counts = rollout.counts()
-    order: RolloutEvent | None = ResumeOrdered(who(), retry_failed)
+    order: RolloutEvent | None = ResumeOrdered(operator(), retry_failed)
     if rollout.phase in GOES_ON and not held and not retry_failed:
         # its controller ended: no order is needed, somebody has to run it
-        order = RolloutStarted(who()) if rollout.phase == RolloutPhase.PLANNED else None
+        order = RolloutStarted(operator()) if rollout.phase == RolloutPhase.PLANNED else None
     elif rollout.phase == RolloutPhase.ABORTED and at_work(rollout) and not held:
         order = None
     elif rollout.phase == RolloutPhase.DONE:
@@ -58,7 +60,7 @@ def resume(
             raise refusal(found, "nothing to resume")
     elif rollout.phase != RolloutPhase.PAUSED:
         raise refusal(found, "not resumed")
-    _run(found, order, RolloutPhase.RUNNING, as_json=as_json)
+    _run(found, order, RolloutPhase.RUNNING, as_json=as_json, take_over=take_over)
 
 
 def rollback(
@@ -68,6 +70,7 @@ def rollback(
         typer.Option(metavar="N", help="Take this rollout back: its number, or `newest`."),
     ] = None,
     yes: YesOption = False,
+    take_over: TakeOverOption = False,
     project_folder: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -86,10 +89,11 @@ def rollback(
             next_step="`edgekit rollback DEVICE`, or `edgekit rollback --rollout newest`",
         )
     if rollout is not None:
-        _take_back(find(project_folder, _number(rollout)), yes=yes, as_json=as_json)
+        found = find(project_folder, _number(rollout))
+        _take_back(found, yes=yes, as_json=as_json, take_over=take_over)
         return
     assert device is not None
-    answer = call(project_folder, device, "rollback")
+    answer = call(project_folder, device, "rollback", take_over=take_over)
     if as_json:
         render.print_json(answer)
     else:
@@ -106,10 +110,10 @@ def _number(text: str) -> int | None:
     return int(text)
 
 
-def _take_back(found: FoundRollout, *, yes: bool, as_json: bool) -> None:
+def _take_back(found: FoundRollout, *, yes: bool, as_json: bool, take_over: bool) -> None:
     rollout, held = found.follower.rollout, bool(found.told.holder)
     count = switched(rollout)
-    order: RolloutEvent | None = RollbackOrdered(who())
+    order: RolloutEvent | None = RollbackOrdered(operator())
     if rollout.phase == RolloutPhase.GOING_BACK and not held:
         order = None
     elif rollout.phase in (RolloutPhase.PLANNED, RolloutPhase.GOING_BACK, RolloutPhase.BACK):
@@ -119,11 +123,16 @@ def _take_back(found: FoundRollout, *, yes: bool, as_json: bool) -> None:
     if order is not None:
         question = f"take {counted(count, 'device')} of rollout {found.number} back"
         confirm(f"{question} to what they ran before?", yes=yes)
-    _run(found, order, RolloutPhase.GOING_BACK, as_json=as_json)
+    _run(found, order, RolloutPhase.GOING_BACK, as_json=as_json, take_over=take_over)
 
 
 def _run(
-    found: FoundRollout, order: RolloutEvent | None, becomes: RolloutPhase, *, as_json: bool
+    found: FoundRollout,
+    order: RolloutEvent | None,
+    becomes: RolloutPhase,
+    *,
+    as_json: bool,
+    take_over: bool,
 ) -> None:
     """Run it with its order; where somebody runs it, give the order and watch."""
     if by := found.told.holder:
@@ -132,4 +141,4 @@ def _run(
         render.err.print(f"rollout {found.number} is run by {by}; this only watches", markup=False)
         watch(found, as_json=as_json, everything=False)
     else:
-        go_on(found.here, found.journal, as_json, order)
+        go_on(found.here, found.journal, as_json, order, take_over=take_over)

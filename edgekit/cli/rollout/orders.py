@@ -10,7 +10,8 @@ import typer
 
 from edgekit.cli import render
 from edgekit.cli.options import JsonOption, ProjectOption
-from edgekit.cli.rollout.found import FoundRollout, NumberArgument, YesOption, find, who
+from edgekit.cli.project import operator
+from edgekit.cli.rollout.found import FoundRollout, NumberArgument, YesOption, find
 from edgekit.errors import UsageError
 from edgekit.fleet.rollout.device import DeviceState
 from edgekit.fleet.rollout.events import AbortOrdered, PauseOrdered, RolloutEvent
@@ -42,7 +43,7 @@ def pause(
     found = find(project_folder, number)
     if found.follower.rollout.phase != RolloutPhase.RUNNING:
         raise refusal(found, "not paused")
-    give(found, PauseOrdered(who(), reason), RolloutPhase.PAUSED)
+    give(found, PauseOrdered(operator(), reason), RolloutPhase.PAUSED)
     if as_json:
         render.print_json(found.told)
         return
@@ -70,7 +71,7 @@ def abort(
     have = counts.get(DeviceState.GOOD, 0) + counts.get(DeviceState.SOAKING, 0)
     question = f"abort rollout {found.number}? {counted(have, 'device')} keep the release"
     confirm(question + f"; {len(found.follower.rollout.devices)} are in the plan", yes=yes)
-    give(found, AbortOrdered(who()), RolloutPhase.ABORTED)
+    give(found, AbortOrdered(operator()), RolloutPhase.ABORTED)
     if as_json:
         render.print_json(found.told)
         return

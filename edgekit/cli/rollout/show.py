@@ -8,7 +8,7 @@ import typer
 
 from edgekit.cli import project, render
 from edgekit.cli.options import JsonOption, ProjectOption
-from edgekit.cli.rollout.found import NumberArgument, book_of, find, read
+from edgekit.cli.rollout.found import NumberArgument, find, read
 from edgekit.cli.rollout.lines import SHOWN, clock, status_lines
 from edgekit.cli.rollout.watch import watch as watch_rollout
 from edgekit.core.digest import short
@@ -55,7 +55,7 @@ def rollouts(project_folder: ProjectOption = None, as_json: JsonOption = False) 
     Example:  edgekit rollouts
     """
     here = project.find(project_folder)
-    book = book_of(here)
+    book = here.rollouts
     listed: list[dict[str, Any]] = []
     damaged: list[VerificationError] = []
     for number in book.numbers():

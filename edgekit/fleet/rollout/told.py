@@ -14,7 +14,7 @@ from edgekit.fleet.rollout.events import (
 )
 from edgekit.fleet.rollout.journal import RolloutRow
 from edgekit.fleet.rollout.machine import Rollout, RolloutPhase, WavePhase
-from edgekit.fleet.rollout.window import parse_window
+from edgekit.fleet.rollout.windows.window import parse_window
 
 _FIRST = (  # of a long table: what a person has to look at, then what moves
     DeviceState.FAILED,
