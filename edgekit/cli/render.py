@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import msgspec
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -57,7 +56,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], wide: bool = Fals
 
     A pipe gets `PIPED_COLUMNS`; with `wide` no line is folded, wherever it goes.
     """
-    drawn = Table(*heads, box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    drawn = Table(*heads, box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     for row in rows:
         drawn.add_row(*(Text(cell, overflow="fold", no_wrap=wide) for cell in row))
     width = None if out.is_terminal else PIPED_COLUMNS
