@@ -64,6 +64,14 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], wide: bool = Fals
     Console(highlight=False, width=WIDE_COLUMNS if wide else width).print(drawn, soft_wrap=False)
 
 
+def named(next_step: str, device: str, reference: str) -> str:
+    """A device's next step with the names that only the controller knows."""
+    own = next_step.replace("NAME:VERSION", reference)
+    for verb in ("rollback", "enroll"):
+        own = own.replace(f"`edgekit {verb}`", f"`edgekit {verb} {device}`")
+    return own
+
+
 def size(count: float) -> str:
     """Bytes for people, powers of ten."""
     for unit in ("B", "kB", "MB"):

@@ -24,7 +24,7 @@ from edgekit.fleet.rollout.events import (
 )
 from edgekit.fleet.rollout.machine import Rollout, RolloutPhase
 from edgekit.fleet.rollout.waves import RolloutPlan, Terms, waves_of
-from edgekit.fleet.rollout.window import parse_window
+from edgekit.fleet.rollout.windows.window import parse_window
 from tests.fakes.rollout_fleet import NEW, OLD, FakeDevice, FakeFleet
 
 RELEASE = Digest.of(b"release")

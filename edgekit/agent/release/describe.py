@@ -88,7 +88,7 @@ def _why(
     if running.reason:
         return f"its new configuration failed: {running.reason}"
     failed = next((row for row in rows if row.state == ReleaseState.BAD), None)
-    if failed is not None and failed.since > running.since:
+    if failed is not None and rows.index(failed) < rows.index(running):
         return f"release {failed.digest.short} failed: {failed.reason}"
     return "it passed its trial" if running.state == ReleaseState.GOOD else ""
 
@@ -112,10 +112,9 @@ def _trial(trial: TrialRow | None, running: Release | None) -> dict[str, object]
         and running is not None
         and (running.digest, running.state) == (trial.digest, ReleaseState.TRIAL)
     )
-    left = max((trial.soaked or 0.0) - time.time(), 0.0) if soaks else None
     return {
         "release": trial.digest,
         "began": trial.began,
         "silent_seconds": trial.silent_seconds,
-        "soak_seconds": None if left is None else round(left, 1),
+        "soak_seconds": trial.soak_left(time.time()) if soaks else None,
     }

@@ -5,8 +5,9 @@ The agent reads and writes only the columns below and leaves the columns of a la
 A state that this version does not know counts as `staged`: the release's folder is whole, and only
 a trial can tell whether the release answers. `agent state` shows such a state as it is recorded.
 
-Three more tables: `trials` has one row, of the trial that began last; `unproven` has the release
-that waits for another trial; `refusals` has the last `MOST_REFUSALS` bundles that were not taken.
+Four more tables: `trials` has one row, of the trial that began last; `unproven` has the release
+that waits for another trial; `refusals` has the last `MOST_REFUSALS` bundles that were not taken;
+`changes` numbers the changes of releases, because a device's clock may be set back between two.
 
 On a full disk a verdict must still be recorded. `widen` gives the file free pages, and the rollback
 journal its length; the journal is kept (`journal_mode=PERSIST`). A later change then takes no new
@@ -65,6 +66,12 @@ CREATE TABLE IF NOT EXISTS refusals (
     why TEXT NOT NULL
 )
 """,
+    """
+CREATE TABLE IF NOT EXISTS changes (
+    digest TEXT PRIMARY KEY,
+    number INTEGER NOT NULL        -- the latest change of a release has the highest
+)
+""",
 )
 BUSY_SECONDS = 10.0
 MAX_REASON = 4000  # characters; a log's last lines may be long
@@ -117,6 +124,15 @@ class TrialRow:
     silent_seconds: float | None
     soaked: float | None
 
+    def soak_left(self, now: float) -> float:
+        """How long it yet soaks, in seconds, by a clock that may have been set back meanwhile.
+
+        Args:
+            now: Unix seconds.
+        """
+        until = self.soaked or 0.0
+        return round(min(max(until - now, 0.0), max(until - self.began, 0.0)), 1)
+
 
 @dataclass(frozen=True, slots=True)
 class UnprovenRow:
@@ -138,6 +154,10 @@ class UnprovenRow:
 
 
 _COLUMNS = ", ".join(field.name for field in fields(Release))
+_ALL = f"""
+SELECT {_COLUMNS} FROM releases LEFT JOIN changes USING (digest)
+ORDER BY ifnull(changes.number, 0) DESC, since DESC, digest
+"""  # noqa: S608  own names
 _STAGE = """
 INSERT INTO releases (digest, name, version, state, since, tries, reason)
 VALUES (?, ?, ?, ?, ?, 0, '')
@@ -145,6 +165,10 @@ ON CONFLICT (digest) DO UPDATE SET name = excluded.name, version = excluded.vers
     state = excluded.state, since = excluded.since, tries = 0, reason = ''
 """
 _MOVE = "UPDATE releases SET state = ?, since = ?, tries = 0, reason = ? WHERE digest = ?"
+_CHANGED = """
+INSERT INTO changes VALUES (?, (SELECT ifnull(max(number), 0) + 1 FROM changes))
+ON CONFLICT (digest) DO UPDATE SET number = excluded.number
+"""
 _OVER = ReleaseEvent.SUPERSEDED
 _UNPROVE = """
 INSERT INTO unproven (digest, since, tries, reason, waiting) VALUES (?, ?, 1, ?, 1)
@@ -217,14 +241,14 @@ class Releases:
         with self._open() as db:
             rows = [(digest,) for digest in gone[HISTORY:]]
             db.executemany("DELETE FROM releases WHERE digest = ?", rows)
+            db.executemany("DELETE FROM changes WHERE digest = ?", rows)
 
     def all(self) -> list[Release]:
         """Every recorded release, latest change first; makes no file where there is none."""
         if not self._path.exists():
             return []
         with self._open() as db:
-            query = f"SELECT {_COLUMNS} FROM releases ORDER BY since DESC, digest"  # noqa: S608  own names
-            rows = db.execute(query).fetchall()
+            rows = db.execute(_ALL).fetchall()
         return [Release(Digest.parse(row[0]), *row[1:]) for row in rows]
 
     def get(self, digest: Digest) -> Release | None:
@@ -239,6 +263,7 @@ class Releases:
             return
         with self._open() as db:
             db.execute(_STAGE, (digest, name, version, state, time.time()))
+            db.execute(_CHANGED, (digest,))
 
     def move(self, digest: Digest, event: ReleaseEvent, reason: str = "") -> ReleaseState:
         """Move a release along the transition table; a verdict ends its being unproven.
@@ -250,6 +275,7 @@ class Releases:
         state = after(_state(known), event)
         with self._open() as db:
             db.execute(_MOVE, (state, time.time(), reason[:MAX_REASON], digest))
+            db.execute(_CHANGED, (digest,))
             if event != ReleaseEvent.ACTIVATE:
                 db.execute("DELETE FROM unproven WHERE digest = ?", (digest,))
         return state
@@ -274,11 +300,13 @@ class Releases:
             for other in others:
                 event = ReleaseEvent.RESTORED if other.digest == previous else _OVER
                 db.execute(_MOVE, (after(ReleaseState.TRIAL, event), now, "", other.digest))
+                db.execute(_CHANGED, (other.digest,))
             db.execute("DELETE FROM unproven WHERE digest != ?", (digest,))
             db.execute("UPDATE unproven SET waiting = 0")
             db.execute("DELETE FROM trials")
             db.execute("INSERT INTO trials VALUES (?, ?, ?, NULL, NULL)", (digest, now, connected))
             db.execute(_MOVE, (state, now, "", digest))
+            db.execute(_CHANGED, (digest,))
 
     def trial(self) -> TrialRow | None:
         """The trial that began last, or None on a device that had none."""
@@ -315,6 +343,7 @@ class Releases:
         now = time.time()
         with self._open() as db:
             db.execute(_MOVE, (state, now, "", digest))
+            db.execute(_CHANGED, (digest,))
             db.execute(_UNPROVE, (digest, now, reason[:MAX_REASON]))
 
     def unproven(self) -> UnprovenRow | None:

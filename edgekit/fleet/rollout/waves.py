@@ -15,7 +15,7 @@ import msgspec
 
 from edgekit.core.config import MOST_SECONDS
 from edgekit.core.digest import Digest
-from edgekit.fleet.rollout.window import parse_window
+from edgekit.fleet.rollout.windows.window import parse_window
 
 SHARES = (0.05, 0.25, 1.0)  # of all devices, after the canaries
 HOOK_SECONDS = 600.0

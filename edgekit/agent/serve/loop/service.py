@@ -191,7 +191,7 @@ class Service:
             now = time.monotonic()
             if now >= self._tick_at:  # first: while answers stream the queue is never empty
                 self._tick_at = now + TICK_SECONDS
-                return Tick()
+                return Tick(time.time() - now)
             if self._events:
                 return self._events.popleft()
             polling.wait(sources, self._tick_at - now)
