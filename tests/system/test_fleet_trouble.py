@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,12 +23,14 @@ from tests.fleet.asking import answering, currents
 from tests.fleet.devices import Devices, devices
 from tests.fleet.project import FleetProject, enroll, project
 from tests.fleet.rollouts import Stand, begin, newest
-from tests.show.reboots import BEGUN, ROOT
+from tests.harness.units import ROOT
+from tests.show.reboots import BEGUN
 from tests.tools import eventually
 
 pytestmark = pytest.mark.timeout(1200)
 NAMES = ["edge-1", "edge-2", "edge-3"]
 SMALL, SMALL_MB = "edge-3", 1500  # the device whose disk can be filled
+BLOB_BYTES = 80 << 20  # the weights of SmolLM2 have a little more
 GOOD, FAILED, AWAY = DeviceState.GOOD, DeviceState.FAILED, DeviceState.AWAY
 
 
@@ -138,11 +141,14 @@ def test_without_forwarding_and_over_a_bad_line_the_release_arrives(fleet: Fleet
     ):
         fleet.at.write_ssh({"edge-2": port})
         try:
-            pushed = fleet.push(bundle)
+            pushed = fleet.push(bundle, "--json")
         finally:
             fleet.at.write_ssh()
     assert pushed.returncode == 0, pushed.stderr
-    assert "forward" in pushed.stderr  # said, because it is slower
+    told = {one["device"]: one for one in json.loads(pushed.stdout)["pushed"]}
+    assert "forward" in told["edge-1"]["slower"]
+    assert told["edge-2"]["slower"] == ""
+    assert min(told[name]["bytes_sent"] for name in ("edge-1", "edge-2")) > BLOB_BYTES
     assert fleet.runs() == [fleet.digest(bundle)] * 3
 
 
