@@ -45,9 +45,9 @@ def full_disk(device: SystemdDevice) -> Iterator[None]:
 
 
 def small_disk(device: SystemdDevice, megabytes: int) -> None:
-    """Give ROOT a file system of its own, before the device is enrolled."""
-    device.exec("mkdir", "-p", ROOT)
-    device.exec("mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=755", "tmpfs", ROOT)
+    """Give /var/lib a file system of its own, before the device is enrolled."""
+    line = f"mount -t tmpfs -o size={megabytes}m,mode=755 tmpfs /mnt"
+    device.exec("sh", "-c", f"{line} && cp -a /var/lib/. /mnt && mount --move /mnt /var/lib")
 
 
 @contextmanager
