@@ -34,6 +34,7 @@ PACKAGES = {
     "mmdebstrap": "mmdebstrap",
     "ip": "iproute2",
     "nft": "nftables",
+    "faketime": "faketime",
     "node": "nodejs",
     "npm": "npm",
     "systemd-analyze": "systemd",
