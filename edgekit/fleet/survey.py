@@ -89,7 +89,9 @@ class _Surveyor(Generic[T]):
     def _run(self, name: str) -> None:
         result: T | EdgekitError
         try:
-            opened = drive.open_device(self._fleet, name, connected=partial(self._open.__setitem__, name))
+            opened = drive.open_device(
+                self._fleet, name, connected=partial(self._open.__setitem__, name)
+            )
             with closing(opened) as driver:
                 result = self._look(driver)
         except EdgekitError as error:
