@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from tuf.api import exceptions
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 from tuf.api.serialization import DeserializationError
-from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
-from tuf.ngclient.config import EnvelopeType
 
 from edgekit.errors import VerificationError
 from edgekit.trust.metadata import LIFETIMES, NEVER
+from edgekit.trust.rules import trusted_set
+
+if TYPE_CHECKING:
+    from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
 
 AS_IT_WAS = "take the folder trust/ as it was when it was last good"
 _RENEW = {
@@ -80,7 +82,7 @@ def _trusted_roots(roots: Sequence[bytes], now: datetime) -> TrustedMetadataSet:
     if not roots:
         raise VerificationError("there is no root.json")
     try:
-        trusted = TrustedMetadataSet(roots[0], EnvelopeType.METADATA)
+        trusted = trusted_set(roots[0])
         trusted.reference_time = now
         for data in roots[1:]:
             trusted.update_root(data)
