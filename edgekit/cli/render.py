@@ -40,15 +40,25 @@ def print_json(value: Any) -> None:
     out.print(json.dumps(builtins(value)), markup=False)
 
 
+# Of what a device or a model's files say: such characters would move the cursor of a terminal,
+# give its window a name, or hide a line. A tab and the end of a line are harmless.
+_CONTROL = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
+
+
 def say(text: str) -> None:
-    """A line on stdout, as it is."""
-    out.print(text, markup=False)
+    """A line on stdout, as it is but for control characters."""
+    out.print(text.translate(_CONTROL), markup=False)
+
+
+def complain(text: object) -> None:
+    """A line on stderr, likewise."""
+    err.print(str(text).translate(_CONTROL), markup=False)
 
 
 def warn(text: str) -> None:
     """A line on stderr, if there is something to say."""
     if text:
-        err.print(f"warning: {text}", markup=False)
+        complain(f"warning: {text}")
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], wide: bool = False) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from edgekit.agent.release.trial.events import (
     TakeNextConfig,
     TryAgain,
 )
+from edgekit.agent.release.trial.evidence import read_json
 from edgekit.core import layout
 from edgekit.core.digest import Digest
 from edgekit.core.release import ReleaseState
@@ -175,8 +175,4 @@ def begin_trial(root: Root, release: Digest, config: bytes | None) -> None:
 
 def _connected(root: Root) -> bool:
     """Whether the running agent has a connection to the broker."""
-    try:
-        told = json.loads(root.broker_file.read_bytes())
-    except (OSError, ValueError):  # no agent runs, or one that does not say it
-        return False
-    return isinstance(told, dict) and told.get("connected") is True
+    return read_json(root.broker_file).get("connected") is True
