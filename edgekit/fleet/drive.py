@@ -7,7 +7,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,11 @@ import msgspec
 
 from edgekit.core.digest import Digest, decode_hook
 from edgekit.core.lease import LeaseAnswer, LeaseWish
+from edgekit.core.wire import UNREADABLE
 from edgekit.errors import EdgekitError, UsageError, VerificationError
 from edgekit.fleet import commands
 from edgekit.fleet.facts import PROBE, RECEIVE, DeviceFacts, clock_offset, parse_facts
+from edgekit.fleet.held import LeaseHeldError
 from edgekit.fleet.inventory import Device, Fleet, local_folder
 from edgekit.fleet.plan import DryOffer, Missing, Offer, updater_of
 from edgekit.fleet.remote import LocalRemote, Remote, SshRemote
@@ -45,39 +46,6 @@ Report = Callable[[Event], None]
 
 class NoAgentError(EdgekitError):
     """The device's agent does not run: the output is not that of an agent."""
-
-
-class LeaseHeldError(EdgekitError):
-    """Another operator holds the device, or took it over.
-
-    Attributes:
-        answer: what the device said.
-    """
-
-    def __init__(self, device: str, answer: LeaseAnswer, now: float) -> None:
-        self.answer = answer
-        held = answer.lease
-        if answer.taken_over_by:
-            super().__init__(
-                f"{device}: {answer.taken_over_by} took the device over from this rollout",
-                "what the rollout meant to do there is out of date",
-                "look at `edgekit state`, then begin a new push, or use --take-over",
-            )
-        elif held is not None:
-            since, until = now - held.age_seconds, now + held.left_seconds
-            super().__init__(
-                f"{device}: {held} holds the device",
-                f"since {_clock(since)}, until {_clock(until)} at most",
-                f"wait for it with --lock-wait {math.ceil(held.left_seconds)}, or take the device "
-                "over with --take-over: the other one is told",
-            )
-
-
-def _clock(at: float) -> str:
-    """Local time of the controller; of another day with the date."""
-    shown = datetime.fromtimestamp(at).astimezone()
-    today = datetime.now().astimezone().date()
-    return f"{shown:%H:%M:%S}" if shown.date() == today else f"{shown:%Y-%m-%d %H:%M}"
 
 
 class OwnStoreError(VerificationError):
@@ -160,8 +128,8 @@ class DeviceDriver:
         argv = commands.agent(self.facts, self._tree, *arguments)
         done = self._remote.run(argv, stdin, seconds)
         try:
-            answer: dict[str, Any] = msgspec.json.decode(done.stdout)
-        except msgspec.MsgspecError:
+            answer = msgspec.json.decode(done.stdout, type=dict[str, Any])
+        except UNREADABLE:
             raise NoAgentError(
                 f"{self.name}: `agent {arguments[0]}` ended with {done.code}",
                 done.stderr.decode("utf-8", "replace").strip()[-500:],
@@ -170,7 +138,8 @@ class DeviceDriver:
         if done.code != 0:
             kinds: tuple[type[EdgekitError], ...] = (VerificationError, UsageError, EdgekitError)
             kind = next(k for k in kinds if k.exit_code == done.code or k is EdgekitError)
-            raise kind(f"{self.name}: {answer['what']}", answer["why"], answer["next"])
+            told = (str(answer.get(name) or "") for name in ("why", "next"))
+            raise kind(f"{self.name}: {answer.get('what')}", *told)
         return answer
 
     def close(self) -> None:
@@ -360,7 +329,7 @@ def _refused(name: str, told: bytes) -> EdgekitError:
     try:
         answer = msgspec.json.decode(told, type=dict[str, str])
         return VerificationError(f"{name}: {answer['what']}", answer["why"], answer["next"])
-    except (msgspec.MsgspecError, KeyError):
+    except (*UNREADABLE, KeyError):
         return VerificationError(
             f"{name}: the device refuses this", told.decode("utf-8", "replace")
         )

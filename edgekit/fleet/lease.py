@@ -13,7 +13,8 @@ import msgspec
 
 from edgekit.core.lease import LEASE_SECONDS, MOST_LEASE_SECONDS, LeaseWish
 from edgekit.errors import EdgekitError
-from edgekit.fleet.drive import DeviceDriver, LeaseHeldError
+from edgekit.fleet.drive import DeviceDriver
+from edgekit.fleet.held import LeaseHeldError
 from edgekit.fleet.rollout.windows.window import parse_window
 
 POLL_SECONDS = 3.0  # between two questions whether another one has ended

@@ -13,7 +13,8 @@ from edgekit.core.config import AgentConfig
 from edgekit.core.digest import Digest
 from edgekit.core.release import ReleaseState
 from edgekit.errors import EdgekitError, UnreachableError
-from edgekit.fleet.drive import DeviceDriver, Event, LeaseHeldError
+from edgekit.fleet.drive import DeviceDriver, Event
+from edgekit.fleet.held import LeaseHeldError
 from edgekit.fleet.lease import Lease
 from edgekit.fleet.push import (
     ReleaseSource,
