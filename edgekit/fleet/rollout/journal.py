@@ -31,6 +31,10 @@ CREATE TABLE IF NOT EXISTS rows (
 )
 """
 BUSY_SECONDS = 10.0
+_KEEP = (
+    "move the file to a safe place for whoever looks into it; `edgekit state DEVICE` says what "
+    "runs on a device"
+)
 _DAMAGED = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
@@ -93,7 +97,7 @@ class RolloutJournal:
                 raise VerificationError(
                     f"row {expected} of {self.path} is not as it was written",
                     "its hash or its number is another one",
-                    "keep the file for whoever looks into it; `edgekit state` says what runs where",
+                    _KEEP,
                 )
         plan = self._decoded(rows[0][2], RolloutPlan)
         return plan, [self._row(*row[1:]) for row in rows[1:]], head
@@ -159,7 +163,7 @@ def _refused(path: Path, error: sqlite3.DatabaseError) -> EdgekitError:
         return VerificationError(
             f"{path} is damaged",
             str(error),
-            "keep the file for whoever looks into it; `edgekit state` says what runs where",
+            _KEEP,
         )
     return EdgekitError(
         f"{path} cannot be used", str(error), "check the free space and the rights there"
