@@ -31,8 +31,7 @@ from edgekit.fleet.planning.planfile import (
 from edgekit.fleet.planning.rates import note_rate, read_rates
 from edgekit.fleet.push import ReleaseSource
 from edgekit.fleet.rollout.hands import Pushed
-from edgekit.fleet.rollout.kinds import UNKNOWN
-from edgekit.fleet.rollout.waves import RolloutPlan, Terms, waves_of
+from edgekit.fleet.rollout.waves import UNKNOWN, RolloutPlan, Terms, waves_of
 from edgekit.fleet.survey import PARALLEL, survey
 from edgekit.signing.releases import lookup
 from edgekit.store import publish

@@ -94,11 +94,17 @@ def counted(kills: int) -> tuple[Figures, bool]:
 
 
 def one_rollout(
-    made: FleetProject, fleet: Devices, bundle: str, kills: int, seen: Kills, chance: random.Random
+    made: FleetProject,
+    fleet: Devices,
+    bundle: str,
+    kills: int,
+    seen: Kills,
+    chance: random.Random,
+    waves: list[list[str]] = WAVES,
 ) -> None:
-    """Run one rollout to its end, and kill its controller on the way."""
+    """Run one rollout to its end, and kill its controller on the way until `kills` are seen."""
     old, new = currents(fleet), Layout(made.store).resolve(bundle).digest
-    journal = begin(made, new, WAVES, Terms(parallel=2))
+    journal = begin(made, new, waves, Terms(parallel=2))
     before: list[RolloutRow] = []
     deadline = time.monotonic() + RUN_SECONDS
     while time.monotonic() < deadline:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from tests.fleet.devices import Devices, devices
 from tests.fleet.project import FleetProject, enroll, project
 from tests.fleet.rollouts import Stand, begin, newest
 from tests.harness.units import ROOT
+from tests.show.controller_kills import SEED, Kills, one_rollout
 from tests.show.reboots import BEGUN
 from tests.tools import eventually
 
@@ -196,3 +198,11 @@ def test_a_device_whose_clock_is_wrong_says_so_and_the_others_go_on(fleet: Fleet
     assert fleet.runs()[0] == before[0]
     fleet.made.edgekit("resume", "--retry-failed")
     assert fleet.runs() == [fleet.digest(bundle)] * 3
+
+
+def test_a_controller_that_is_killed_is_resumed_where_its_journal_ends(fleet: Fleet) -> None:
+    seen, chance = Kills(), random.Random(SEED)
+    waves = [["edge-1"], ["edge-2", "edge-3"]]
+    one_rollout(fleet.made, fleet.at, fleet.pack(), 3, seen, chance, waves)
+    assert seen.sound, seen
+    assert seen.kills > 0

@@ -9,14 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from edgekit.agent.release.activate import rollback
+from edgekit.agent.release.describe import describe
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.staging.counters import Counters
 from edgekit.agent.release.state import Releases, StateFileError
+from edgekit.agent.release.supervisor.detached import Detached
 from edgekit.agent.release.trial import disk
 from edgekit.agent.release.trial.events import KeepRunning
 from edgekit.agent.release.trial.machine import Trial
 from edgekit.core.digest import Digest
 from edgekit.core.release import ReleaseEvent
+from edgekit.errors import EdgekitError
 from edgekit.store import replace_link
 from tests.harness.box import Box
 
@@ -130,3 +134,29 @@ def test_a_row_that_no_edgekit_has_written_is_passed_over(root: Root) -> None:
     assert states(root) == {digests[0]: "good", digests[1]: "good"}
     assert (releases.trial(), releases.unproven()) == (None, None)
     assert disk.found(root).release == digests[1]
+
+
+@pytest.mark.parametrize("what", ["nothing", "elsewhere", "a file", "a folder"])
+@pytest.mark.parametrize("name", ["previous", "older"])
+def test_a_link_that_leads_to_no_release_is_no_way_back(root: Root, name: str, what: str) -> None:
+    """A trial that failed would make it `current`, and nothing would run any more."""
+    digests = filled(root)
+    link = root.path / name
+    link.unlink(missing_ok=True)
+    match what:
+        case "nothing":
+            link.symlink_to("releases/" + "0" * 64)
+        case "elsewhere":
+            link.symlink_to("/etc")
+        case "a file":
+            link.write_text("x")
+        case _:
+            link.mkdir()
+    found = disk.found(root)
+    assert found.release == digests[1]
+    assert getattr(found, name) is None
+    assert describe(root, Detached(root))["current"] == digests[1]
+    if name == "previous":
+        with pytest.raises(EdgekitError, match="no previous release"):
+            rollback(root, Detached(root))
+    assert Trial().handle(found, 0.0)[-1] == KeepRunning()

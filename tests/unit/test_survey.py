@@ -14,7 +14,8 @@ from edgekit.errors import EdgekitError, UnreachableError
 from edgekit.fleet import drive
 from edgekit.fleet.drive import DeviceDriver
 from edgekit.fleet.inventory import Fleet
-from edgekit.fleet.rollout.kinds import UNKNOWN, survey_kinds
+from edgekit.fleet.rollout.kinds import survey_kinds
+from edgekit.fleet.rollout.waves import UNKNOWN
 from edgekit.fleet.survey import survey
 from tests.unit.test_hardware_class import facts
 

@@ -40,8 +40,8 @@ def found(root: Root) -> OnDisk:
     known = OnDisk(
         current,
         good_config=root.good_config.exists(),
-        previous=root.linked(root.previous),
-        older=root.linked(root.older),
+        previous=root.way_back(root.previous),
+        older=root.way_back(root.older),
     )
     if row is None:
         return known
@@ -164,7 +164,7 @@ def begin_trial(root: Root, release: Digest, config: bytes | None) -> None:
     releases.begin(release, connected=_connected(root), previous=root.linked(root.previous))
     if good and current is not None and current != release:
         publish(root.previous_config, root.agent_config.read_bytes(), 0o600)
-        if (previous := root.linked(root.previous)) is not None:
+        if (previous := root.way_back(root.previous)) is not None:
             replace_link(root.older, str(layout.release(previous)))
         else:
             root.older.unlink(missing_ok=True)
