@@ -240,7 +240,7 @@ def _show(
             render.warn(f"{each.device}: {warning}")
     sending = [each for each in found.values() if each.fits and each.bytes]
     if known := sorted(each.rate for each in sending if each.seconds is not None and each.rate):
-        between = f"{render.size(known[0])}/s to {render.size(known[-1])}/s"
+        between = " to ".join(dict.fromkeys(f"{render.size(x)}/s" for x in (known[0], known[-1])))
         render.say(f"times are by the rate of each device's last push, {between}")
     if unknown := [each.device for each in sending if each.seconds is None]:
         render.say(f"no time is known for {', '.join(unknown)}: no push has measured the rate yet")
