@@ -58,6 +58,7 @@ _WAITING = (
     "contract/test_stolen_key.py",
     "system/test_self_healing.py",
     "system/test_hand_over.py",
+    "system/test_push_plan.py",
     "scenario/test_real.py",
     "system/test_tuning.py",
     "system/test_formats_grow.py",
