@@ -223,7 +223,9 @@ class DeviceDriver:
             report(Event("transfer", sent, total))
 
         wanted = [self._wanted(store, blob) for blob in offer.in_order()]
-        self.slower = self._remote.bring(wanted, progress)
+        flags = self.facts.cpu_flags.split()
+        aes = not flags or "aes" in flags
+        self.slower = self._remote.bring(wanted, progress, aes=aes)
         for blob in wanted:
             try:
                 self._adopt(blob)
@@ -232,7 +234,7 @@ class DeviceDriver:
                 if not blob.have:
                     raise
                 # The part that an earlier transfer left was damaged.
-                self._remote.bring([replace(blob, have=0)], progress)
+                self._remote.bring([replace(blob, have=0)], progress, aes=aes)
                 self._adopt(blob)
         return sent
 
