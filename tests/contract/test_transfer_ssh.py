@@ -6,11 +6,15 @@ import base64
 import json
 import re
 import secrets
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -269,6 +273,51 @@ def test_a_link_that_is_cut_leaves_a_part_to_go_on_with(tmp_path: Path) -> None:
             assert remote.bring([again], counts.append) == ""
     assert whole(wanted)
     assert sum(counts) == wanted.size - there
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from edgekit.core.digest import Digest
+from edgekit.fleet.remote import SshRemote
+from edgekit.fleet.transfer.cap import Cap
+from edgekit.fleet.transfer.values import WantedBlob
+
+source, target = sys.argv[1:]
+blob = WantedBlob(Digest.of(b""), Path(source), target, Path(source).stat().st_size)
+remote = SshRemote("device", cap=Cap(40))
+try:
+    remote.bring([blob], lambda count: print(count, flush=True))
+except KeyboardInterrupt:
+    sys.exit(3)
+finally:
+    remote.close()
+"""
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
+def test_a_controller_that_ends_leaves_a_part_to_go_on_with(
+    ending: signal.Signals, here: tools.Sshd, tmp_path: Path
+) -> None:
+    wanted, counts = blob(tmp_path, 30 << 20), list[int]()
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(wanted.source), wanted.target],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout
+    sent = 0
+    while sent < 4 << 20:
+        sent += int(child.stdout.readline())
+    child.send_signal(ending)
+    child.communicate(timeout=30)
+    assert child.returncode == (3 if ending == signal.SIGINT else -signal.SIGKILL)
+    there = Path(wanted.target).stat().st_size
+    assert there > 0
+    again = replace(wanted, have=there)
+    with closing(SshRemote("device")) as remote:  # waits for the lock of the pull that ends
+        assert remote.bring([again], counts.append) == ""
+    assert whole(wanted)
 
 
 def test_two_devices_are_brought_blobs_at_once(here: tools.Sshd, tmp_path: Path) -> None:
