@@ -33,6 +33,8 @@ PACKAGES = {
     "runc": "runc",
     "mmdebstrap": "mmdebstrap",
     "ip": "iproute2",
+    "nft": "nftables",
+    "faketime": "faketime",
     "node": "nodejs",
     "npm": "npm",
     "systemd-analyze": "systemd",
@@ -46,6 +48,11 @@ PACKAGES = {
 def missing() -> list[str]:
     """Packages of the tools that are not installed."""
     return sorted({package for tool, package in PACKAGES.items() if _which(tool) is None})
+
+
+def have(tool: str) -> bool:
+    """Whether a program is installed."""
+    return _which(tool) is not None
 
 
 def _which(tool: str) -> str | None:

@@ -1,8 +1,9 @@
-"""`state`, `rollback`, `stop`, `start`: verbs of one device's agent, over SSH or in a folder."""
+"""`state`, `stop`, `start`: verbs of one device's agent, over SSH or in a folder."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from datetime import datetime
 from typing import Annotated, Any
@@ -12,24 +13,39 @@ import typer
 from edgekit.cli import project, render
 from edgekit.cli.options import JsonOption, ProjectOption
 from edgekit.core.digest import short
+from edgekit.core.lease import LeaseWish, as_word
 from edgekit.errors import EdgekitError, UsageError
 from edgekit.fleet import drive
 from edgekit.fleet.enroll.values import starts_words
 
+CHANGING = ("rollback",)  # what the device runs: they need its lease
 LAST_REFUSALS = 5  # that `state` shows; `--json` has all that the device keeps
 
 
 def call(
-    project_folder: Any, device: str, verb: str, *arguments: str, seconds: float | None = None
+    project_folder: Any,
+    device: str,
+    verb: str,
+    *arguments: str,
+    seconds: float | None = None,
+    take_over: bool = False,
 ) -> dict[str, Any]:
-    """Run a verb of one device's agent, with its arguments; seconds: its deadline."""
-    fleet = project.find(project_folder).fleet()
+    """Run a verb of one device's agent, with its arguments, within `seconds`.
+
+    Raises:
+        LeaseHeldError: another operator holds the device, and the verb changes what it runs.
+    """
+    here = project.find(project_folder)
+    fleet = here.fleet()
     if device not in fleet.devices:
         fleet.select([device])
         raise UsageError(f"{device} is a group", next_step="name one device")
     with closing(drive.open_device(fleet, device)) as driver, render.working(f"{device}: {verb}"):
         if not driver.has_agent():
             raise EdgekitError(f"{device} has no agent yet", next_step=f"`edgekit push {device}`")
+        if verb in CHANGING:
+            own, by = here.rollouts.identity(), as_word(project.operator())
+            driver.take_lease(LeaseWish(own, by, verb, take_over=take_over))
         facts = driver.facts
         how = {"supervisor": facts.supervisor or "detached", "enrolled": facts.enrolled}
         answer = driver.call(verb, *arguments, seconds=seconds or drive.ACTIVATE_SECONDS)
@@ -51,31 +67,42 @@ def state(
     if as_json:
         render.print_json(answer)
         return
-    render.say(f"current    {answer['current'] or 'nothing'}")
-    render.say(f"previous   {answer['previous'] or 'nothing'}")
-    render.say(f"answering  {'yes' if answer['answering'] else 'no'}")
-    render.say(f"starts     {starts_words(answer['supervisor'])}")
+    try:
+        lines = list(_state_lines(answer, device))
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, OSError) as error:
+        raise EdgekitError(
+            f"the answer of {device} cannot be shown",
+            f"{type(error).__name__}: {error}",
+            f"`edgekit state {device} --json` prints it as it came",
+        ) from error
+    for line in lines:
+        render.say(line)
+
+
+def _state_lines(answer: dict[str, Any], device: str) -> Iterator[str]:
+    yield f"current    {answer['current'] or 'nothing'}"
+    yield f"previous   {answer['previous'] or 'nothing'}"
+    yield f"answering  {'yes' if answer['answering'] else 'no'}"
+    yield f"starts     {starts_words(answer['supervisor'])}"
     if since := answer.get("stopped_since"):  # an older agent does not report it
         at = datetime.fromtimestamp(since).astimezone().isoformat(" ", "seconds")
-        render.say(f"stopped    by an operator since {at}; `edgekit start {device}` starts it")
-    for line in _trial_lines(answer):
-        render.say(line)
+        yield f"stopped    by an operator since {at}; `edgekit start {device}` starts it"
+    yield from _lease_lines(answer.get("lease"))
+    yield from _trial_lines(answer)
     if model := answer.get("model"):
         how = "spinning" if model["spinning"] else "not spinning"
         found = "measured here" if model["tuned"] else "as configured"
         length = model.get("context_length")  # an older agent does not report it
         slots = f"{model['slots']} slots" + (f" of {length} tokens" if length else "")
-        render.say(f"model      {slots}, {model['threads']} threads {how}, {found}")
-    for line in _broker_lines(answer.get("broker")):
-        render.say(line)
-    for line in _trust_lines(answer.get("trust")):
-        render.say(line)
+        yield f"model      {slots}, {model['threads']} threads {how}, {found}"
+    yield from _broker_lines(answer.get("broker"))
+    yield from _trust_lines(answer.get("trust"))
+    yield from _door_lines(answer.get("door"))
     for release in answer["releases"]:
         line = f"release    {short(release['digest'])}  {release['name']}:{release['version']}"
         gone = "" if release.get("held", True) else "collected, "  # an older agent keeps all
-        render.say(f"{line}  {gone}{release['state']}  {release['reason']}".rstrip())
-    for line in _scrub_lines(answer.get("scrub")):
-        render.say(line)
+        yield f"{line}  {gone}{release['state']}  {release['reason']}".rstrip()
+    yield from _scrub_lines(answer.get("scrub"))
 
 
 def _scrub_lines(scrub: dict[str, Any] | None) -> list[str]:
@@ -91,6 +118,15 @@ def _scrub_lines(scrub: dict[str, Any] | None) -> list[str]:
         f"damaged    {each['kind']} {short(each['digest'])}: {each['what']}; {each['done']}"
         for each in found
     ]
+
+
+def _lease_lines(lease: dict[str, Any] | None) -> list[str]:
+    """Say who holds the device; an older agent does not report it. By the controller's clock."""
+    if not lease:
+        return []
+    since, until = time.time() - lease["age_seconds"], time.time() + lease["left_seconds"]
+    line = f"held       by {lease['holder']} ({lease['about']}) since {_time(since)}"
+    return [f"{line}, until {_time(until)} at most"]
 
 
 def _trial_lines(answer: dict[str, Any]) -> list[str]:
@@ -136,6 +172,15 @@ def _broker_lines(broker: dict[str, Any] | None) -> list[str]:
     return lines
 
 
+def _door_lines(door: dict[str, Any] | None) -> list[str]:
+    """Say who else is at the door of a device; only a device with a door has one."""
+    if not door or door["sessions"] < 2:  # the one that asks
+        return []
+    since, key = _time(door["oldest_since"]), "/etc/edgekit/push/.ssh/authorized_keys"
+    line = f"door       {door['sessions']} sessions of edgekit-push, the oldest since {since}"
+    return [f"{line}; if they are not yours, take the key out of {key} there"]
+
+
 def _trust_lines(trust: dict[str, Any] | None) -> list[str]:
     """Say which root of trust a device has; an older agent does not report it."""
     if not trust:
@@ -148,16 +193,6 @@ def _trust_lines(trust: dict[str, Any] | None) -> list[str]:
             f"SSH key is {trust['ssh_key']}"
         )
     return lines + [f"trust      {warning}" for warning in trust["warnings"]]
-
-
-def rollback(device: DeviceArgument, project_folder: ProjectOption = None) -> None:
-    """Switch a device back to the release that it ran before.
-
-    \b
-    Example:  edgekit rollback pi-1
-    """
-    answer = call(project_folder, device, "rollback")
-    render.say(f"{device} runs {answer['release']}")
 
 
 def stop(device: DeviceArgument, project_folder: ProjectOption = None) -> None:

@@ -13,11 +13,9 @@ from contextlib import suppress
 from functools import partial
 
 from tests.crash.acts import ACTS
-from tests.crash.calls import ENOSPC, READS
+from tests.crash.bench import Bench, EnoughError, bench
 from tests.crash.cases import (
-    Bench,
-    EnoughError,
-    bench,
+    died_case,
     fault_case,
     faults,
     followed,
@@ -25,6 +23,7 @@ from tests.crash.cases import (
     prepared,
 )
 from tests.crash.damage import run_clocks, run_damage, run_lies
+from tests.crash.disk.calls import ENOSPC, READS
 
 NEVER = -1  # no call has this number
 READ_STATES = 1  # an act's reads fail at the first state of its row
@@ -35,25 +34,29 @@ def run_act(bench: Bench, state: str, name: str) -> None:
     """One act at one state, with every fault at every call."""
     act = ACTS[name]
     start = prepared(bench, state, act)
-    unharmed = f"{state} | {name} | no fault"
+    row = f"{state} | {name}"
+    unharmed = f"{row} | no fault"
     bench.case(unharmed, partial(fault_case, bench, start, act, NEVER, ""))
     if unharmed in bench.violations:
         return
-    calls, images = followed(bench, start, act)
+    calls, killed, lost = followed(bench, start, act)
+    for number, kind, found in killed:
+        key = f"{row} | {calls[number]} | {kind}"
+        bench.case(key, partial(died_case, bench, start, found, act, "kill"))
     for number, call in enumerate(calls):
         if call.kind in READS and state not in act.states[:READ_STATES]:
             continue
         for fault in faults(call):
             if fault == ENOSPC and state not in act.states[:FULL_STATES]:
                 continue
-            key = f"{state} | {name} | {call} | {fault}"
+            key = f"{row} | {call} | {fault}"
             bench.case(key, partial(fault_case, bench, start, act, number, fault))
     seen = set()
-    for number, kind, image, answered in images:
-        if (found := (image.key, answered)) not in seen:
-            seen.add(found)
-            key = f"{state} | {name} | {calls[number]} | {kind}"
-            bench.case(key, partial(power_case, bench, image, answered, start.answered, act))
+    for number, kind, found in lost:
+        if (once := (found.image.key, found.answered)) not in seen:
+            seen.add(once)
+            key = f"{row} | {calls[number]} | {kind}"
+            bench.case(key, partial(power_case, bench, found, start.answered, act))
 
 
 PARTS: dict[str, Callable[[Bench], None]] = {

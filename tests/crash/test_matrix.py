@@ -16,7 +16,7 @@ from edgekit.agent.release.staging import stage
 from edgekit.agent.release.trial import disk
 from edgekit.core.digest import Digest
 from tests.crash import matrix
-from tests.crash.durable import Ledger
+from tests.crash.disk.durable import Ledger
 from tests.crash.world import ViolationError
 
 pytestmark = pytest.mark.timeout(1200)

@@ -113,7 +113,15 @@ class FakeFleet:
         self.rollout = Rollout(self.plan)
 
     def tell(self, event: RolloutEvent) -> None:
-        """Write an event down, let the rollout take it, and begin what it asks for."""
+        """Write an event down, let the rollout take it, and begin what it asks for.
+
+        What the clock says of the windows comes first.
+        """
+        for change in self.rollout.window_changes(self.now):
+            self._take(change)
+        self._take(event)
+
+    def _take(self, event: RolloutEvent) -> None:
         self.journal.append((event, self.now))
         effects = self.rollout.handle(event, self.now)
         self.check(self.rollout, effects)

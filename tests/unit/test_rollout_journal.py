@@ -15,7 +15,11 @@ from edgekit.fleet.rollout.journal import RolloutJournal
 from edgekit.fleet.rollout.waves import RolloutPlan, Terms
 
 PLAN = RolloutPlan(
-    Digest.of(b"x"), [["a"], ["b", "c"]], dict.fromkeys("abc", "linux/arm64"), Terms(parallel=2)
+    Digest.of(b"x"),
+    [["a"], ["b", "c"]],
+    dict.fromkeys("abc", "linux/arm64"),
+    Terms(parallel=2, hook_before=["./check.sh", "a word"], hook_seconds=5.0),
+    {"b": "mon-fri 22:00-05:00 Europe/Berlin"},
 )
 EVENTS = (
     events.RolloutStarted("me"),
@@ -27,6 +31,7 @@ EVENTS = (
     events.DeviceFailed("c", "golden prompts"),
     events.HookEnded("exit code 1"),
     events.WindowChanged(open=False),
+    events.WindowChanged(open=True, window="mon-fri 22:00-05:00 Europe/Berlin"),
     events.PauseOrdered("me", "lunch"),
     events.ResumeOrdered("me", retry_failed=True),
     events.DeviceBack("a"),
@@ -61,7 +66,7 @@ def test_every_event_is_read_as_it_was_written(journal: RolloutJournal) -> None:
         "DELETE FROM rows WHERE number = 3",
         "DELETE FROM rows WHERE number = 0",
         "UPDATE rows SET hash = 'abc' WHERE number = 5",
-        "INSERT INTO rows SELECT 15, at, what, hash FROM rows WHERE number = 14",
+        "INSERT INTO rows SELECT 16, at, what, hash FROM rows WHERE number = 15",
     ],
 )
 def test_a_changed_history_shows(journal: RolloutJournal, change: str) -> None:

@@ -168,7 +168,7 @@ def test_a_fault_of_our_own_is_raised_and_not_called_a_devices(tmp_path: Path) -
 
 
 def test_a_hook_that_fails_pauses_and_runs_again_after_a_resume(tmp_path: Path) -> None:
-    made = world(tmp_path, 2, Terms(hook_after=True))
+    made = world(tmp_path, 2, Terms(hook_after=["true"]))
     made.hands.trouble = "exit code 1"
     rollout = made.run()
     assert rollout.reason == "the hook after the wave failed: exit code 1"

@@ -211,6 +211,10 @@ def _account(name: str, home: PurePosixPath) -> Step:
 
 def _user_plan(found: Surroundings, wish: Wish) -> EnrollPlan:
     starts, notes = how_it_starts(found, wish)
+    if found.uid == 0:
+        why = found.no_systemd or found.no_useradd or "it was not asked for"
+        note = f"no system install: {why}; so the agent and each push run as root there. "
+        notes = (*notes, note + "`--as USER` enrolls an account that can do less")
     steps = [_begin(wish), folder(wish.root, 0o700)]
     if starts is Starts.USER:
         steps.append(Step("linger", f"loginctl enable-linger for {found.user}", {"on": True}))

@@ -41,7 +41,8 @@ class Move(StrEnum):
 
 
 _S, _M = DeviceState, Move
-_BUSY = (_S.STAGING, _S.STAGED, _S.SWITCHING, _S.SOAKING)
+BEGUN = (_S.STAGING, _S.STAGED, _S.SWITCHING, _S.SOAKING)
+"""The release is on its way to the device, or on trial there."""
 MOVES: dict[tuple[DeviceState, Move], DeviceState] = (
     {
         (_S.WAITING, _M.STAGE): _S.STAGING,
@@ -60,9 +61,9 @@ MOVES: dict[tuple[DeviceState, Move], DeviceState] = (
         (_S.GOING_BACK, _M.AWAY): _S.AWAY,
     }
     # A device runs the release already, or has judged it while its controller was dead.
-    | {(state, _M.GOOD): _S.GOOD for state in _BUSY}
-    | {(state, _M.FAILED): _S.FAILED for state in _BUSY}
-    | {(state, _M.AWAY): _S.AWAY for state in _BUSY}
+    | {(state, _M.GOOD): _S.GOOD for state in BEGUN}
+    | {(state, _M.FAILED): _S.FAILED for state in BEGUN}
+    | {(state, _M.AWAY): _S.AWAY for state in BEGUN}
     | {
         (state, _M.GO_BACK): _S.GOING_BACK
         for state in (_S.WAITING, _S.STAGED, _S.SOAKING, _S.GOOD, _S.AWAY)

@@ -69,9 +69,13 @@ class HookEnded(RolloutEvent, frozen=True, tag="hook"):
 
 
 class WindowChanged(RolloutEvent, frozen=True, tag="window"):
-    """Devices may switch from now on, or may not any more; staging goes on either way."""
+    """Devices may switch from now on, or may not any more; staging goes on either way.
+
+    `window` is one of the plan's: it is said of the devices that have it. Empty: of all devices.
+    """
 
     open: bool
+    window: str = ""
 
 
 class PauseOrdered(RolloutEvent, frozen=True, tag="pause"):

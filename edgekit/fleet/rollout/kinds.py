@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-
 from edgekit.errors import EdgekitError
-from edgekit.fleet.drive import open_device
+from edgekit.fleet.hardware import hardware_class
 from edgekit.fleet.inventory import Fleet
-
-UNKNOWN = ""
-"""Of a device that could not be asked."""
+from edgekit.fleet.rollout.waves import UNKNOWN
+from edgekit.fleet.survey import survey
 
 
 def survey_kinds(fleet: Fleet, names: list[str], parallel: int) -> dict[str, str]:
-    """Ask devices, `parallel` at one time, for their class of hardware."""
+    """Ask devices, `parallel` at one time, for their class of hardware.
 
-    def kind(name: str) -> str:
-        try:
-            with closing(open_device(fleet, name)) as driver:
-                return driver.facts.platform
-        except EdgekitError:
-            return UNKNOWN  # the rollout says why, when its turn comes
-
-    with ThreadPoolExecutor(parallel, "survey") as pool:
-        return dict(zip(names, pool.map(kind, names), strict=True))
+    The rollout says why one cannot be asked, when its turn comes.
+    """
+    found = survey(fleet, names, lambda driver: hardware_class(driver.facts), parallel=parallel)
+    return {
+        name: UNKNOWN if isinstance(kind, EdgekitError) else kind for name, kind in found.items()
+    }

@@ -7,7 +7,8 @@ The rules:
 1.  Waves go one after the other. A wave ends when each of its devices is good, has failed or is
     away. A device of a later wave is never touched before that.
 2.  At most `parallel` devices are worked on at one time. A device is staged first and switched
-    then; while the window is closed devices are staged and not switched.
+    then; while its window is closed, or that of the whole rollout, it is staged and not switched.
+    Whether a window is open is an event: a replay needs neither clock nor time zones.
 3.  A device that fails in the first of several waves pauses the rollout: that is what canaries are
     for. Later more failures than allowed pause it: the larger of a number and a share of the
     devices that were begun. Failures before the last resume do not count again.
@@ -28,7 +29,14 @@ from __future__ import annotations
 import math
 from enum import StrEnum
 
-from edgekit.fleet.rollout.device import ENDED, WORKED_ON, DeviceProgress, DeviceState, Move
+from edgekit.fleet.rollout.device import (
+    BEGUN,
+    ENDED,
+    WORKED_ON,
+    DeviceProgress,
+    DeviceState,
+    Move,
+)
 from edgekit.fleet.rollout.events import (
     AbortOrdered,
     AskVerdict,
@@ -52,6 +60,7 @@ from edgekit.fleet.rollout.events import (
     WindowChanged,
 )
 from edgekit.fleet.rollout.waves import RolloutPlan
+from edgekit.fleet.rollout.windows.openings import Openings
 
 MOST_LATE_SECONDS = 3600.0
 
@@ -93,23 +102,28 @@ class Rollout:
         self.wave = 0
         self.wave_phase = WavePhase.NEW
         self.window_open = True
+        self.openings = Openings(plan.windows)
         self.waves = [list(wave) for wave in plan.waves]
         self.devices = {name: DeviceProgress() for wave in plan.waves for name in wave}
         self._soak_until = 0.0
         self._forgiven = 0  # failures before the last resume
         self._accepted = -1  # the wave at the last resume
+        self._now = 0.0  # of the last event
 
     # --- the way in ---------------------------------------------------------------------------
     def handle(self, event: RolloutEvent, now: float) -> tuple[RolloutEffect, ...]:
         """Take one event; return the effects that it asks for, in their order."""
+        self._now = now
         effects: list[RolloutEffect] = []
         match event:
             case RolloutStarted() if self.phase == RolloutPhase.PLANNED:
                 self.phase = RolloutPhase.RUNNING
             case HookEnded(trouble):
                 self._hook_ended(trouble)
-            case WindowChanged(is_open):
+            case WindowChanged(is_open, ""):
                 self.window_open = is_open
+            case WindowChanged(is_open, window):
+                self.openings.said[window] = is_open
             case PauseOrdered(by, reason) if self.phase == RolloutPhase.RUNNING:
                 self._pause(f"{by} paused it" + (f": {reason}" if reason else ""))
             case ResumeOrdered(_, retry):
@@ -152,7 +166,24 @@ class Rollout:
             back = self.phase == RolloutPhase.GOING_BACK
             away = [d for d in self.devices.values() if d.state == DeviceState.AWAY]
             times += [device.due for device in away if device.switched or not back]
+            times += [] if back else self.openings.looks(self._in(DeviceState.STAGED), self._now)
         return min(times, default=None)
+
+    def window_changes(self, now: float) -> tuple[WindowChanged, ...]:
+        """What the clock says of the windows of devices that wait for them: to be told first.
+
+        Whoever runs the rollout writes these events down and lets `handle` take them before any
+        other event of that moment. A window of which nothing was said counts as closed.
+        """
+        if self.phase != RolloutPhase.RUNNING:
+            return ()
+        names = self._in(*BEGUN)
+        return tuple(WindowChanged(*told) for told in self.openings.changed(names, now))
+
+    @property
+    def soak_until(self) -> float:
+        """When the soak of the present wave is over, in Unix seconds; 0 before it begins."""
+        return self._soak_until
 
     @property
     def over(self) -> bool:
@@ -167,6 +198,9 @@ class Rollout:
         for device in self.devices.values():
             found[device.state] = found.get(device.state, 0) + 1
         return found
+
+    def _in(self, *states: DeviceState) -> list[str]:
+        return [name for name, device in self.devices.items() if device.state in states]
 
     # --- devices ------------------------------------------------------------------------------
     def _device(self, event: RolloutEvent, now: float) -> list[RolloutEffect]:
@@ -243,6 +277,7 @@ class Rollout:
                 device.due = now
             if retry and device.state == DeviceState.FAILED:
                 device.move(Move.AGAIN, now)
+        self.openings.said = {}  # time has passed: the clock says it anew
         self._forgiven, self._accepted = self._failed(), self.wave
         self.phase, self.reason = RolloutPhase.RUNNING, ""
 
@@ -320,6 +355,7 @@ class Rollout:
         """Begin work on devices of this wave and on late ones of earlier waves."""
         effects: list[RolloutEffect] = []
         busy = self._busy()
+        may_switch = self.openings.may_switch if self.window_open else lambda _: False
         working = self.wave_phase not in (WavePhase.NEW, WavePhase.HOOK_BEFORE)
         waves = self.waves[: self.wave + int(working)]
         mine = [name for wave in waves for name in wave]
@@ -338,7 +374,7 @@ class Rollout:
                 device.move(Move.STAGE, now)
                 effects.append(StageOn(name))
                 busy += 1
-            elif device.state == DeviceState.STAGED and self.window_open:
+            elif device.state == DeviceState.STAGED and may_switch(name):
                 device.move(Move.SWITCH, now)
                 device.switched |= device.before != self.plan.release
                 effects.append(SwitchOn(name))

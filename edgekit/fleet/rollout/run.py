@@ -111,7 +111,14 @@ class _Runner:
             self._at_work.discard(name)
             if isinstance(found, BaseException):
                 raise found
-            self._journal.append(found, self._clock())
+            self._write(found)
+
+    def _write(self, event: RolloutEvent) -> None:
+        """Write an event down, after what the clock says of the windows."""
+        now = self._clock()
+        for change in self.rollout.window_changes(now):
+            self._journal.append(change, now)
+        self._journal.append(event, now)
 
     def stop(self, order: RolloutEvent | None) -> None:
         """Break off what is at work, and write down why."""
@@ -171,7 +178,7 @@ class _Runner:
                 self._start(device, partial(self._hands.verdict, device))
         wakes = self.rollout.wakes_at()
         if wakes is not None and wakes <= now:
-            self._journal.append(ClockTicked(), now)
+            self._write(ClockTicked())
 
     def _has_room(self) -> bool:
         return len(self._at_work) < self.rollout.plan.terms.parallel

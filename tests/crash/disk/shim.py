@@ -22,9 +22,9 @@ from functools import partial
 from typing import Any
 from unittest import mock
 
-from tests.crash.calls import EIO, ENOSPC, KILL, READS, TORN, Call, KilledError, site
-from tests.crash.durable import Ledger
-from tests.crash.openfiles import FLAGS, CountedDatabase, CountedFile, connect
+from tests.crash.disk.calls import EIO, ENOSPC, KILL, READS, TORN, Call, KilledError, site
+from tests.crash.disk.durable import Ledger
+from tests.crash.disk.openfiles import FLAGS, CountedFile, connect
 
 _PLAIN = (
     *("stat", "lstat", "readlink", "listdir", "scandir", "access", "statvfs"),
@@ -45,6 +45,7 @@ class Shim:
         fault: how it fails.
         ledger: follows the folder; None: nobody asks what a power cut would keep.
         each: called after each call that changes the folder, with its number.
+        before: called before it.
     """
 
     root: str
@@ -52,6 +53,7 @@ class Shim:
     fault: str = ""
     ledger: Ledger | None = None
     each: Callable[[int], None] = lambda _: None
+    before: Callable[[int], None] = lambda _: None
     calls: list[Call] = field(default_factory=list)
     dead: bool = False
     _seen: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -98,6 +100,8 @@ class Shim:
                 place = site()
                 self._seen[place, kind] += 1
                 self.calls.append(Call(place, kind, self._seen[place, kind]))
+            if kind not in READS:
+                self.before(number)
             if number == self.fail_at:
                 self._fail(kind, torn)
             result = act()
@@ -272,15 +276,14 @@ class Shim:
 
     # --- the database -----------------------------------------------------------------------
     def _connect(self, path: Any, *others: Any, **more: Any) -> sqlite3.Connection:
-        if not self.ours(path):
-            plain: sqlite3.Connection = connect(path, *others, **more)
-            return plain
-        if self.dead:
+        ours = self.ours(path)
+        if ours and self.dead:
             raise KilledError
-        self._inside = True
+        before, self._inside = self._inside, True
         try:
-            made: CountedDatabase = connect(path, *others, factory=CountedDatabase, **more)
+            made = connect(path, *others, **more)
         finally:
-            self._inside = False
-        made.shim, made.path = self, str(path)
+            self._inside = before
+        if ours:
+            made.shim = self
         return made
