@@ -224,7 +224,7 @@ class Old:
 
     def append(self, *arguments: object) -> None: ...
 
-    def bring(self, *arguments: object) -> str:
+    def bring(self, *arguments: object, **more: object) -> str:
         raise AssertionError("a byte moves")
 
     def close(self) -> None: ...
