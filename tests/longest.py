@@ -41,6 +41,7 @@ _COMPUTING = (
     "system/test_build_hub.py",
 )
 _WAITING = (
+    "system/test_fleet_trouble.py",
     "system/test_chaos.py",
     "system/test_floods.py",
     "system/test_push_ssh.py",
