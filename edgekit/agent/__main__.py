@@ -354,7 +354,11 @@ def main() -> NoReturn:
         print(json.dumps(error.to_dict()), flush=True)
         sys.exit(error.exit_code)
     except OSError as error:
-        problem = EdgekitError(f"{args.verb} failed", str(error))
+        problem = EdgekitError(
+            f"{args.verb} failed",
+            str(error),
+            "look at this path on the device: what lies there, its rights, the space of the disk",
+        )
         print(json.dumps(problem.to_dict()), flush=True)
         sys.exit(problem.exit_code)
     if result is not None:

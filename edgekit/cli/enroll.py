@@ -275,7 +275,7 @@ def _each(
             if len(names) == 1:
                 raise
             failed[name] = error
-            render.err.print(f"{name}: {error}", markup=False)
+            render.complain(f"{name}: {error}")
     if as_json:
         errors = {name: error.to_dict() for name, error in failed.items()}
         render.print_json({key: done, "failed": errors})

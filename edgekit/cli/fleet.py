@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from datetime import datetime
 from typing import Annotated, Any
@@ -66,33 +67,42 @@ def state(
     if as_json:
         render.print_json(answer)
         return
-    render.say(f"current    {answer['current'] or 'nothing'}")
-    render.say(f"previous   {answer['previous'] or 'nothing'}")
-    render.say(f"answering  {'yes' if answer['answering'] else 'no'}")
-    render.say(f"starts     {starts_words(answer['supervisor'])}")
+    try:
+        lines = list(_state_lines(answer, device))
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, OSError) as error:
+        raise EdgekitError(
+            f"the answer of {device} cannot be shown",
+            f"{type(error).__name__}: {error}",
+            f"`edgekit state {device} --json` prints it as it came",
+        ) from error
+    for line in lines:
+        render.say(line)
+
+
+def _state_lines(answer: dict[str, Any], device: str) -> Iterator[str]:
+    yield f"current    {answer['current'] or 'nothing'}"
+    yield f"previous   {answer['previous'] or 'nothing'}"
+    yield f"answering  {'yes' if answer['answering'] else 'no'}"
+    yield f"starts     {starts_words(answer['supervisor'])}"
     if since := answer.get("stopped_since"):  # an older agent does not report it
         at = datetime.fromtimestamp(since).astimezone().isoformat(" ", "seconds")
-        render.say(f"stopped    by an operator since {at}; `edgekit start {device}` starts it")
-    for line in (*_lease_lines(answer.get("lease")), *_trial_lines(answer)):
-        render.say(line)
+        yield f"stopped    by an operator since {at}; `edgekit start {device}` starts it"
+    yield from _lease_lines(answer.get("lease"))
+    yield from _trial_lines(answer)
     if model := answer.get("model"):
         how = "spinning" if model["spinning"] else "not spinning"
         found = "measured here" if model["tuned"] else "as configured"
         length = model.get("context_length")  # an older agent does not report it
         slots = f"{model['slots']} slots" + (f" of {length} tokens" if length else "")
-        render.say(f"model      {slots}, {model['threads']} threads {how}, {found}")
-    for line in _broker_lines(answer.get("broker")):
-        render.say(line)
-    for line in _trust_lines(answer.get("trust")):
-        render.say(line)
-    for line in _door_lines(answer.get("door")):
-        render.say(line)
+        yield f"model      {slots}, {model['threads']} threads {how}, {found}"
+    yield from _broker_lines(answer.get("broker"))
+    yield from _trust_lines(answer.get("trust"))
+    yield from _door_lines(answer.get("door"))
     for release in answer["releases"]:
         line = f"release    {short(release['digest'])}  {release['name']}:{release['version']}"
         gone = "" if release.get("held", True) else "collected, "  # an older agent keeps all
-        render.say(f"{line}  {gone}{release['state']}  {release['reason']}".rstrip())
-    for line in _scrub_lines(answer.get("scrub")):
-        render.say(line)
+        yield f"{line}  {gone}{release['state']}  {release['reason']}".rstrip()
+    yield from _scrub_lines(answer.get("scrub"))
 
 
 def _scrub_lines(scrub: dict[str, Any] | None) -> list[str]:

@@ -14,10 +14,10 @@ from edgekit.cli.trust import trust_of
 from edgekit.core.config import AgentConfig, encode_agent_config
 from edgekit.core.digest import Digest
 from edgekit.errors import EdgekitError, PartialError, UsageError, VerificationError
-from edgekit.fleet.forecast import DeviceForecast, PushOutcome, away
-from edgekit.fleet.foresee import foresee
 from edgekit.fleet.inventory import Fleet
-from edgekit.fleet.planfile import (
+from edgekit.fleet.planning.forecast import DeviceForecast, PushOutcome, away
+from edgekit.fleet.planning.foresee import foresee
+from edgekit.fleet.planning.planfile import (
     MAX_FILE_BYTES,
     PlannedDevice,
     PushPlan,
@@ -27,11 +27,10 @@ from edgekit.fleet.planfile import (
     parse_plan,
     refuse_changed,
 )
+from edgekit.fleet.planning.rates import note_rate, read_rates
 from edgekit.fleet.push import ReleaseSource
-from edgekit.fleet.rates import note_rate, read_rates
 from edgekit.fleet.rollout.hands import Pushed
-from edgekit.fleet.rollout.kinds import UNKNOWN
-from edgekit.fleet.rollout.waves import RolloutPlan, Terms, waves_of
+from edgekit.fleet.rollout.waves import UNKNOWN, RolloutPlan, Terms, waves_of
 from edgekit.fleet.survey import PARALLEL, survey
 from edgekit.signing.releases import lookup
 from edgekit.store import publish
@@ -146,6 +145,8 @@ def plan_push(
         )
     else:
         _show(ahead, found, waves)
+        for name, window in within.items():
+            render.say(f"{name} switches in its window alone: {window}")
         if save is not None and waves:
             render.say(f"saved as {save}; `edgekit push --from {save}` pushes exactly this")
     _raise_for(list(found.values()))
@@ -202,7 +203,7 @@ def _show(ahead: PushAhead, found: Mapping[str, DeviceForecast], waves: list[lis
         "hardware",
         "now",
         "then",
-        "sends",
+        "bytes, blobs",
         "takes",
         "free after",
         "RAM",
@@ -222,11 +223,15 @@ def _show(ahead: PushAhead, found: Mapping[str, DeviceForecast], waves: list[lis
         for warning in each.warnings:
             render.warn(f"{each.device}: {warning}")
     sending = [each for each in found.values() if each.fits and each.bytes]
+    if known := sorted(each.rate for each in sending if each.seconds is not None and each.rate):
+        between = f"{render.size(known[0])}/s to {render.size(known[-1])}/s"
+        render.say(f"times are by the rate of each device's last push, {between}")
     if unknown := [each.device for each in sending if each.seconds is None]:
         render.say(f"no time is known for {', '.join(unknown)}: no push has measured the rate yet")
     if guessed := [each.device for each in found.values() if each.estimated]:
-        names = ", ".join(guessed)
-        render.say(f"estimated by what runs there: {names}: it has no agent that can be asked")
+        render.say(f"~ estimated by what runs there: no agent to ask on {', '.join(guessed)}")
+    if first := [each.device for each in found.values() if each.first_contact]:
+        render.say(f"among the bytes is a first contact with {', '.join(first)}")
     total = sum(each.bytes for each in sending)
     render.say(f"{ahead.reference}: {render.size(total)} to {len(sending)} devices in all")
 
@@ -235,8 +240,7 @@ def _row(wave: int, each: DeviceForecast, reference: str) -> list[str]:
     if each.outcome == PushOutcome.AWAY:
         return [str(wave), each.device, "", "away", *[""] * 6]
     blobs = len(each.sends)
-    first = "first contact, " if each.first_contact else ""
-    sends = f"{'~' if each.estimated else ''}{first}{blobs} blobs, {render.size(each.bytes)}"
+    sends = f"{'~' if each.estimated else ''}{render.size(each.bytes)}, {blobs}"
     then = {PushOutcome.SWITCHED: reference}.get(each.outcome, str(each.outcome))
     return [
         str(wave),
@@ -247,7 +251,7 @@ def _row(wave: int, each: DeviceForecast, reference: str) -> list[str]:
         sends if each.bytes else "nothing",
         _takes(each),
         "?" if each.free_after is None else render.size(each.free_after),
-        f"{each.ram_needed / 1e9:.1f} of {each.ram_bytes / 1e9:.1f} GB",
+        f"{each.ram_needed / 1e9:.1f}/{each.ram_bytes / 1e9:.0f} GB",
         "?" if each.silent_seconds is None else f"{each.silent_seconds:.1f} s",
     ]
 
@@ -255,9 +259,7 @@ def _row(wave: int, each: DeviceForecast, reference: str) -> list[str]:
 def _takes(each: DeviceForecast) -> str:
     if not each.bytes:
         return ""
-    if each.seconds is None or each.rate is None:
-        return "?"
-    return f"{each.seconds:.0f} s at {render.size(each.rate)}/s"
+    return "?" if each.seconds is None else f"{each.seconds:.0f} s"
 
 
 def _raise_for(found: list[DeviceForecast]) -> None:

@@ -154,6 +154,7 @@ def push(
         planned.plan_push(ahead, terms, windows, save, project.operator(), as_json)
         return
     if saved is not None and from_file is not None:
+        check_hooks(saved.terms, here.folder)
         plan = planned.unchanged(saved, ahead, from_file)
     else:
         plan = _plan(fleet, names, pinned, terms, windows)

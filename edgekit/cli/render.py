@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import msgspec
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -41,15 +40,25 @@ def print_json(value: Any) -> None:
     out.print(json.dumps(builtins(value)), markup=False)
 
 
+# Of what a device or a model's files say: such characters would move the cursor of a terminal,
+# give its window a name, or hide a line. A tab and the end of a line are harmless.
+_CONTROL = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
+
+
 def say(text: str) -> None:
-    """A line on stdout, as it is."""
-    out.print(text, markup=False)
+    """A line on stdout, as it is but for control characters."""
+    out.print(text.translate(_CONTROL), markup=False)
+
+
+def complain(text: object) -> None:
+    """A line on stderr, likewise."""
+    err.print(str(text).translate(_CONTROL), markup=False)
 
 
 def warn(text: str) -> None:
     """A line on stderr, if there is something to say."""
     if text:
-        err.print(f"warning: {text}", markup=False)
+        complain(f"warning: {text}")
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], wide: bool = False) -> None:
@@ -57,7 +66,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], wide: bool = Fals
 
     A pipe gets `PIPED_COLUMNS`; with `wide` no line is folded, wherever it goes.
     """
-    drawn = Table(*heads, box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    drawn = Table(*heads, box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     for row in rows:
         drawn.add_row(*(Text(cell, overflow="fold", no_wrap=wide) for cell in row))
     width = None if out.is_terminal else PIPED_COLUMNS

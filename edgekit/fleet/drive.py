@@ -14,6 +14,7 @@ import msgspec
 
 from edgekit.core.digest import Digest, decode_hook
 from edgekit.core.lease import LeaseAnswer, LeaseWish
+from edgekit.core.wire import UNREADABLE
 from edgekit.errors import EdgekitError, UsageError, VerificationError
 from edgekit.fleet import commands
 from edgekit.fleet.facts import PROBE, RECEIVE, DeviceFacts, clock_offset, parse_facts
@@ -127,8 +128,8 @@ class DeviceDriver:
         argv = commands.agent(self.facts, self._tree, *arguments)
         done = self._remote.run(argv, stdin, seconds)
         try:
-            answer: dict[str, Any] = msgspec.json.decode(done.stdout)
-        except msgspec.MsgspecError:
+            answer = msgspec.json.decode(done.stdout, type=dict[str, Any])
+        except UNREADABLE:
             raise NoAgentError(
                 f"{self.name}: `agent {arguments[0]}` ended with {done.code}",
                 done.stderr.decode("utf-8", "replace").strip()[-500:],
@@ -137,7 +138,8 @@ class DeviceDriver:
         if done.code != 0:
             kinds: tuple[type[EdgekitError], ...] = (VerificationError, UsageError, EdgekitError)
             kind = next(k for k in kinds if k.exit_code == done.code or k is EdgekitError)
-            raise kind(f"{self.name}: {answer['what']}", answer["why"], answer["next"])
+            told = (str(answer.get(name) or "") for name in ("why", "next"))
+            raise kind(f"{self.name}: {answer.get('what')}", *told)
         return answer
 
     def close(self) -> None:
@@ -327,7 +329,7 @@ def _refused(name: str, told: bytes) -> EdgekitError:
     try:
         answer = msgspec.json.decode(told, type=dict[str, str])
         return VerificationError(f"{name}: {answer['what']}", answer["why"], answer["next"])
-    except (msgspec.MsgspecError, KeyError):
+    except (*UNREADABLE, KeyError):
         return VerificationError(
             f"{name}: the device refuses this", told.decode("utf-8", "replace")
         )

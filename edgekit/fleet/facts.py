@@ -8,6 +8,7 @@ import msgspec
 
 from edgekit.core.digest import Digest, decode_hook
 from edgekit.core.manifest import Manifest, oci_platform, parse_manifest
+from edgekit.core.wire import UNREADABLE
 from edgekit.errors import EdgekitError, VerificationError
 
 # of a device's own agent, too
@@ -103,7 +104,7 @@ def parse_facts(output: bytes) -> DeviceFacts:
     """
     try:
         return msgspec.json.decode(output, type=DeviceFacts, dec_hook=decode_hook)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise EdgekitError(
             "the device's facts cannot be read",
             f"{error}; it printed {output[:200]!r}",

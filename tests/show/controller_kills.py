@@ -19,15 +19,16 @@ from pathlib import Path
 
 from edgekit.bundle.layout import Layout
 from edgekit.core.digest import Digest
-from edgekit.fleet.rollout.book import RolloutBook, holder, number_of
+from edgekit.fleet.rollout.book import holder, number_of
 from edgekit.fleet.rollout.device import DeviceState
-from edgekit.fleet.rollout.events import DeviceGood, RolloutStarted
+from edgekit.fleet.rollout.events import DeviceGood
 from edgekit.fleet.rollout.journal import RolloutJournal, RolloutRow
 from edgekit.fleet.rollout.machine import RolloutPhase
-from edgekit.fleet.rollout.waves import RolloutPlan, Terms
+from edgekit.fleet.rollout.waves import Terms
 from tests.fleet.asking import answering, currents
 from tests.fleet.devices import Devices, devices
 from tests.fleet.project import FleetProject, enroll, project
+from tests.fleet.rollouts import begin
 from tests.show import Figures
 from tests.show.planted import built_smollm2
 
@@ -93,11 +94,17 @@ def counted(kills: int) -> tuple[Figures, bool]:
 
 
 def one_rollout(
-    made: FleetProject, fleet: Devices, bundle: str, kills: int, seen: Kills, chance: random.Random
+    made: FleetProject,
+    fleet: Devices,
+    bundle: str,
+    kills: int,
+    seen: Kills,
+    chance: random.Random,
+    waves: list[list[str]] = WAVES,
 ) -> None:
-    """Run one rollout to its end, and kill its controller on the way."""
+    """Run one rollout to its end, and kill its controller on the way until `kills` are seen."""
     old, new = currents(fleet), Layout(made.store).resolve(bundle).digest
-    journal = begin(made, new)
+    journal = begin(made, new, waves, Terms(parallel=2))
     before: list[RolloutRow] = []
     deadline = time.monotonic() + RUN_SECONDS
     while time.monotonic() < deadline:
@@ -127,15 +134,6 @@ def one_rollout(
             seen.unfinished.append(f"{bundle}: {rollout.phase}, {rollout.reason}, {told[-800:]}")
             return
     seen.unfinished.append(f"{bundle}: not within {RUN_SECONDS:g} s")
-
-
-def begin(made: FleetProject, release: Digest) -> RolloutJournal:
-    """Begin a rollout in three waves; nobody runs it yet."""
-    names = [name for wave in WAVES for name in wave]
-    plan = RolloutPlan(release, WAVES, dict.fromkeys(names, "any"), Terms(parallel=2))
-    _, journal = RolloutBook(made.folder / ".edgekit" / "rollouts").create(plan, time.time())
-    journal.append(RolloutStarted("count@here"), time.time())
-    return journal
 
 
 def _killed(

@@ -114,9 +114,14 @@ def test_a_plan_is_shown_as_a_table(fleet: Fleet) -> None:
     done = fleet.project.run("push", "--plan", "demo", "box")
     assert done.returncode == 0, done.stderr
     assert max(map(len, done.stdout.splitlines()[:8])) <= 100
-    assert "first contact" in " ".join(done.stdout.split())
+    print(done.stdout)
+    rows = {line.split()[1]: line for line in done.stdout.splitlines() if line.startswith("1 ")}
+    assert set(rows) == {"demo", "box"}
+    assert "next:1" in rows["demo"]
+    assert "~" in rows["box"]
+    assert "first contact with box" in done.stdout
     assert "no push has measured the rate yet" in done.stdout
-    assert "estimated by what runs there: box" in done.stdout
+    assert "no agent to ask on box" in done.stdout
 
 
 def test_a_device_that_would_be_refused_says_why_with_the_push_s_own_words(fleet: Fleet) -> None:

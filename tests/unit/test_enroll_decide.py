@@ -254,6 +254,10 @@ def test_the_agent_knows_each_word_that_enrolling_writes(starts: Starts, tmp_pat
     (tmp_path / layout.SUPERVISOR_FILE).write_text(f"{starts.value}\n")
     kind = "systemd" if starts.value.startswith("systemd") else "detached"
     assert type(supervisor_of(Root(tmp_path))) is KINDS[kind]
+    (tmp_path / layout.SUPERVISOR_FILE).write_bytes(b"")  # after a power cut
+    assert type(supervisor_of(Root(tmp_path))) is KINDS["detached"]
+    (tmp_path / layout.ENROLLED_FILE).write_text(json.dumps({"starts": starts.value}))
+    assert type(supervisor_of(Root(tmp_path))) is KINDS[kind]
 
 
 def test_the_cron_of_busybox_starts_nothing_at_boot(

@@ -34,9 +34,15 @@ from edgekit.fleet.check import RunningRelease
 from edgekit.fleet.commands import Argv, CommandResult
 from edgekit.fleet.drive import DeviceDriver, NoAgentError
 from edgekit.fleet.facts import DeviceFacts
-from edgekit.fleet.forecast import Answered, DeviceForecast, PushOutcome, check_signed, forecast
 from edgekit.fleet.inventory import Device
 from edgekit.fleet.plan import DryOffer, Missing, estimate
+from edgekit.fleet.planning.forecast import (
+    Answered,
+    DeviceForecast,
+    PushOutcome,
+    check_signed,
+    forecast,
+)
 from edgekit.trust.pinned import PinnedManifest, pin
 from tests.metadata_maker import Maker
 

@@ -12,8 +12,8 @@ import pytest
 from edgekit.core.digest import Digest
 from edgekit.errors import EdgekitError, UsageError, VerificationError
 from edgekit.fleet.check import RunningRelease
-from edgekit.fleet.forecast import DeviceForecast, PushOutcome
-from edgekit.fleet.planfile import (
+from edgekit.fleet.planning.forecast import DeviceForecast, PushOutcome
+from edgekit.fleet.planning.planfile import (
     MOST_SAID,
     PlannedDevice,
     PushPlan,
@@ -103,6 +103,23 @@ def test_a_plan_that_was_edited_is_refused_by_name(
         parse_plan(json.dumps(told).encode(), "p.json")
     assert "p.json" in str(raised.value)
     assert "--plan --save" in raised.value.next_step
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"waves": [["pi"], ["pi", "two", "gone"]]},
+        {"waves": [["pi", "two", "gone"], []]},
+        {"waves": [["pi", "two"]]},
+        {"waves": []},
+        {"kinds": {}},
+        {"windows": {"pi": "whenever"}},
+    ],
+)
+def test_a_plan_that_contradicts_itself_is_refused(change: dict[str, Any]) -> None:
+    data = encode_plan(msgspec.structs.replace(plan(), **change))
+    with pytest.raises(UsageError, match=r"p\.json is no valid plan"):
+        parse_plan(data, "p.json")
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"{}", b"\xff", b"[" * 100_000, b'{"version": 1}'])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import threading
 import time
@@ -500,3 +501,37 @@ def test_a_report_is_written_whole_and_names_the_head(
     assert len(told["events"]) == len(rows(journal))
     said = desk.run("report", "-o", "nowhere/page.html")
     assert (said.code, "nowhere is no folder" in said.err) == (2, True)
+
+
+# --- the documentation ------------------------------------------------------------------------
+def documented_orders() -> dict[str, dict[str, str]]:
+    """Of each phase what the table of docs/rollout.md says of each order."""
+    text = (Path(__file__).parents[2] / "docs" / "rollout.md").read_text("utf-8")
+    found = re.findall(r"^\| ([a-z ]+) \| (.+) \| (.+) \| (.+) \| (.+) \|$", text, re.MULTILINE)
+    verbs = ("pause", "resume", "abort", "rollback")
+    said = {phase: dict(zip(verbs, cells, strict=True)) for phase, *cells in found}
+    return {phase: said[phase] for phase in RolloutPhase}
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_each_phase_takes_the_orders_that_the_documentation_says(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, phase: str
+) -> None:
+    ran: list[Any] = []
+    monkeypatch.setattr(further, "go_on", lambda *given: ran.append(given[-1]))
+    made = PHASES[phase]()
+    if phase == "done":
+        made = stories.fleet(10)
+        made.devices[made.plan.waves[-1][0]].away = 100
+        stories.started(made).run()
+    words = {
+        "pause": (), "resume": (), "abort": ("--yes",),
+        "rollback": ("--rollout", "newest", "--yes"),
+    }  # fmt: skip
+    for verb, said in documented_orders()[phase].items():
+        journal = desk.write(made)
+        before = len(rows(journal))
+        done = desk.run(verb, *words[verb])
+        assert done.code == (2 if said == "no" else 0), f"{verb}: {done.err}"
+        if said == "no":
+            assert len(rows(journal)) == before

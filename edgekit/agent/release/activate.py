@@ -203,7 +203,7 @@ def rollback(root: Root, supervisor: Supervisor) -> dict[str, object]:
     Raises:
         EdgekitError: there is no previous release, or its trial failed.
     """
-    previous = root.linked(root.previous)
+    previous = root.way_back(root.previous)
     if previous is None or previous == root.linked(root.current):
         raise EdgekitError("there is no previous release on this device")
     return activate(root, previous, supervisor, _own_config(root, previous))

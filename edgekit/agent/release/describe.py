@@ -16,6 +16,7 @@ from edgekit.agent.release.state import Release, Releases, TrialRow, UnprovenRow
 from edgekit.agent.release.supervisor.process import Supervisor
 from edgekit.agent.release.trial.demands import retry_seconds
 from edgekit.agent.release.trial.evidence import read_json
+from edgekit.agent.release.upkeep.scrub import last
 from edgekit.core.digest import Digest
 from edgekit.core.release import ReleaseState
 
@@ -61,7 +62,7 @@ def describe(root: Root, supervisor: Supervisor) -> dict[str, object]:
         "trial": _trial(trial, running),
         "refusals": releases.refusals(),
         "trust": describe_trust(root),
-        "scrub": read_json(root.scrub_file) or None,
+        "scrub": msgspec.to_builtins(last(root), enc_hook=str),
         "pinned": sorted(pinned(root)),
         "lease": None if (lease := holder.held(root)) is None else msgspec.to_builtins(lease),
         "door": describe_door(root),

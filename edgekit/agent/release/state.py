@@ -5,9 +5,10 @@ The agent reads and writes only the columns below and leaves the columns of a la
 A state that this version does not know counts as `staged`: the release's folder is whole, and only
 a trial can tell whether the release answers. `agent state` shows such a state as it is recorded.
 
-Four more tables: `trials` has one row, of the trial that began last; `unproven` has the release
+Five more tables: `trials` has one row, of the trial that began last; `unproven` has the release
 that waits for another trial; `refusals` has the last `MOST_REFUSALS` bundles that were not taken;
-`changes` numbers the changes of releases, because a device's clock may be set back between two.
+`changes` numbers the changes of releases, because a device's clock may be set back between two;
+`counters` is that of `staging/counters`.
 
 On a full disk a verdict must still be recorded. `widen` gives the file free pages, and the rollback
 journal its length; the journal is kept (`journal_mode=PERSIST`). A later change then takes no new
@@ -19,14 +20,18 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any, TypeVar
 
+import msgspec
+
+from edgekit.agent.release import recover
 from edgekit.core import layout
-from edgekit.core.digest import Digest
+from edgekit.core.digest import Digest, decode_hook
 from edgekit.core.release import ReleaseEvent, ReleaseState, after
-from edgekit.errors import EdgekitError
+from edgekit.errors import EdgekitError, VerificationError
 
 _SCHEMA = (
     """
@@ -70,6 +75,13 @@ CREATE TABLE IF NOT EXISTS refusals (
 CREATE TABLE IF NOT EXISTS changes (
     digest TEXT PRIMARY KEY,
     number INTEGER NOT NULL        -- the latest change of a release has the highest
+)
+""",
+    """
+CREATE TABLE IF NOT EXISTS counters (
+    digest  TEXT PRIMARY KEY,
+    counter INTEGER NOT NULL,          -- as signed when the release was staged
+    good    INTEGER NOT NULL DEFAULT 0 -- 1: the release was good here
 )
 """,
 )
@@ -180,6 +192,9 @@ DELETE FROM refusals WHERE rowid <= (SELECT max(rowid) FROM refusals) - ?
 """
 
 
+_Row = TypeVar("_Row", Release, TrialRow, UnprovenRow)
+
+
 class StateFileError(EdgekitError):
     """`state.db` cannot be read or written: a full disk, a missing right, a damaged file."""
 
@@ -193,33 +208,64 @@ def unusable(path: Path, error: sqlite3.Error) -> StateFileError:
     )
 
 
+@contextmanager
+def opened(root: Path) -> Iterator[sqlite3.Connection]:
+    """Open `state.db` for one transaction, which survives a power cut once it has ended.
+
+    `EXTRA` also syncs the folder after the rollback journal is gone. With `FULL` a power cut may
+    bring the journal back, which undoes the last transaction: the try of a trial that takes the
+    device down would never be on record (sqlite.org/pragma.html#pragma_synchronous). `PERSIST`
+    keeps the journal's blocks: a full disk does not stop a change (`widen`).
+
+    Raises:
+        StateFileError: the disk is full or broken; nothing was recorded.
+    """
+    path = root / layout.RELEASES_DB
+    try:
+        with closing(_connected(root, path)) as db, db:
+            yield db
+    except sqlite3.Error as error:
+        raise unusable(path, error) from error
+
+
+def _connected(root: Path, path: Path) -> sqlite3.Connection:
+    """A connection to a file that is whole; a damaged one is put aside and recorded anew."""
+    try:
+        return _prepared(path)
+    except sqlite3.Error as error:
+        if not recover.is_damaged(error):
+            raise
+    anew = recover.put_aside(path)
+    db = _prepared(path)
+    if anew:
+        with db:
+            recover.record_anew(db, root)
+    return db
+
+
+def _prepared(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, timeout=BUSY_SECONDS)
+    try:
+        recover.check(db)
+        db.execute("PRAGMA synchronous=EXTRA")
+        db.execute("PRAGMA journal_mode=PERSIST")
+        for table in _SCHEMA:
+            db.execute(table)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
 class Releases:
     """The releases of one device; every method raises StateFileError if the file fails."""
 
     def __init__(self, root: Path) -> None:
+        self._root = root
         self._path = root / layout.RELEASES_DB
 
-    @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        """Open the file for one transaction, which survives a power cut once it has ended.
-
-        `EXTRA` also syncs the folder after the rollback journal is gone. With `FULL` a power cut
-        may bring the journal back, which undoes the last transaction: the try of a trial that
-        takes the device down would never be on record (sqlite.org/pragma.html#pragma_synchronous).
-        `PERSIST` keeps the journal's blocks: a full disk does not stop a change (`widen`).
-
-        Raises:
-            StateFileError: the disk is full or broken; nothing was recorded.
-        """
-        try:
-            with closing(sqlite3.connect(self._path, timeout=BUSY_SECONDS)) as db, db:
-                db.execute("PRAGMA synchronous=EXTRA")
-                db.execute("PRAGMA journal_mode=PERSIST")
-                for table in _SCHEMA:
-                    db.execute(table)
-                yield db
-        except sqlite3.Error as error:
-            raise unusable(self._path, error) from error
+    def _open(self) -> AbstractContextManager[sqlite3.Connection]:
+        return opened(self._root)
 
     def widen(self) -> None:
         """Make the next changes need no new block of the disk.
@@ -249,7 +295,7 @@ class Releases:
             return []
         with self._open() as db:
             rows = db.execute(_ALL).fetchall()
-        return [Release(Digest.parse(row[0]), *row[1:]) for row in rows]
+        return [found for row in rows if (found := _read(row, Release)) is not None]
 
     def get(self, digest: Digest) -> Release | None:
         """One release, or None if it is not recorded."""
@@ -313,7 +359,7 @@ class Releases:
         with self._open() as db:
             query = "SELECT digest, began, connected, silent_seconds, soaked FROM trials"
             row = db.execute(query).fetchone()
-        return row and TrialRow(Digest.parse(row[0]), row[1], bool(row[2]), row[3], row[4])
+        return _read(row, TrialRow)
 
     def soaks(self, digest: Digest, seconds: float) -> None:
         """Record that a release on trial has shown everything, and for how long it must yet run."""
@@ -351,7 +397,7 @@ class Releases:
         with self._open() as db:
             query = "SELECT digest, since, tries, reason, waiting FROM unproven ORDER BY since DESC"
             row = db.execute(query).fetchone()
-        return row and UnprovenRow(Digest.parse(row[0]), row[1], row[2], row[3], bool(row[4]))
+        return _read(row, UnprovenRow)
 
     def refused(self, digest: Digest | str, what: str, why: str) -> None:
         """Record that a bundle was not taken; the oldest of more than `MOST_REFUSALS` goes."""
@@ -374,6 +420,17 @@ class Releases:
             db.execute("UPDATE releases SET tries = tries + 1 WHERE digest = ?", (digest,))
             row = db.execute("SELECT tries FROM releases WHERE digest = ?", (digest,)).fetchone()
         return int(row[0])
+
+
+def _read(row: tuple[Any, ...] | None, kind: type[_Row]) -> _Row | None:
+    """A row as its kind; None without one, or for one that no edgekit has written."""
+    if row is None:
+        return None
+    try:
+        named = dict(zip((field.name for field in fields(kind)), row, strict=True))
+        return msgspec.convert(named, kind, strict=False, dec_hook=decode_hook)
+    except (msgspec.ValidationError, VerificationError):
+        return None
 
 
 def _state(release: Release | None) -> ReleaseState | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -42,6 +42,10 @@ class FoundRollout(msgspec.Struct, frozen=True):
         """How it stands now."""
         head = self.rows[-1].hash if self.rows else self.journal.read()[2]
         return tell(self.number, self.follower.rollout, self.rows, head, holder(self.journal))
+
+    def as_json(self) -> dict[str, Any]:
+        """How it stands, with the name of its bundle, for `--json`."""
+        return {**msgspec.to_builtins(self.told, enc_hook=str), "name": self.release}
 
 
 def find(project_folder: Path | None, number: int | None = None) -> FoundRollout:

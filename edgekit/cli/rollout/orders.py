@@ -45,7 +45,7 @@ def pause(
         raise refusal(found, "not paused")
     give(found, PauseOrdered(operator(), reason), RolloutPhase.PAUSED)
     if as_json:
-        render.print_json(found.told)
+        render.print_json(found.as_json())
         return
     render.say(f"rollout {found.number} is paused{_ends(found)}")
     say_next(found)
@@ -73,7 +73,7 @@ def abort(
     confirm(question + f"; {len(found.follower.rollout.devices)} are in the plan", yes=yes)
     give(found, AbortOrdered(operator()), RolloutPhase.ABORTED)
     if as_json:
-        render.print_json(found.told)
+        render.print_json(found.as_json())
         return
     render.say(f"rollout {found.number} is aborted{_ends(found)}")
     say_next(found)

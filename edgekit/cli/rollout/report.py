@@ -52,7 +52,7 @@ def report(
         )
     publish(path, text.encode())
     if as_json:
-        render.print_json({"report": str(path), "rollout": told, "events": found.rows})
+        render.print_json({"report": str(path), "rollout": found.as_json(), "events": found.rows})
     else:
         render.say(f"{path}  {render.size(len(text.encode()))}, {len(found.rows)} events verified")
         render.say(f"head  {told.head}")

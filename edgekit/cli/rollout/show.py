@@ -14,6 +14,11 @@ from edgekit.cli.rollout.watch import watch as watch_rollout
 from edgekit.core.digest import short
 from edgekit.errors import EdgekitError, VerificationError
 
+_LISTED = (
+    *("number", "release", "name", "phase", "reason", "started", "by", "holder", "counts"),
+    "head",
+)
+
 
 def status(
     number: NumberArgument = None,
@@ -40,7 +45,7 @@ def status(
     if watch:
         watch_rollout(found, as_json=as_json, everything=everything)
     elif as_json:
-        render.print_json(found.told)
+        render.print_json(found.as_json())
     else:
         for line in status_lines(found.told, found.release, None if everything else SHOWN):
             render.out.print(line)

@@ -63,7 +63,7 @@ def watch(found: FoundRollout, *, as_json: bool, everything: bool) -> None:
         render.err.print(f"rollout {found.number} is not watched any more{goes_on}", markup=False)
         return
     if as_json:
-        render.print_json(told)
+        render.print_json(found.as_json())
     else:
         for line in status_lines(told, found.release, None if everything else 20):
             render.out.print(line)

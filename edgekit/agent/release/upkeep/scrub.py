@@ -28,6 +28,7 @@ from edgekit.agent.release.upkeep.quiet import Throttle, read_past_cache
 from edgekit.core import layout
 from edgekit.core.digest import Digest, decode_hook, encode_hook
 from edgekit.core.manifest import AGENT_TYPE, RUNTIME_TYPE
+from edgekit.core.wire import UNREADABLE
 from edgekit.errors import EdgekitError, VerificationError
 from edgekit.store import publish, replace_file_by_link
 
@@ -83,7 +84,7 @@ def last(root: Root) -> Scrubbed | None:
     try:
         data = root.scrub_file.read_bytes()
         return msgspec.json.decode(data, type=Scrubbed, dec_hook=decode_hook)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, VerificationError):
+    except (OSError, *UNREADABLE, VerificationError):
         return None
 
 

@@ -10,7 +10,6 @@ from edgekit.core.manifest import parse_config
 from edgekit.errors import EdgekitError
 from edgekit.fleet.check import running
 from edgekit.fleet.drive import DeviceDriver, NoAgentError, OwnStoreError, check_own
-from edgekit.fleet.forecast import Answered, DeviceForecast, check_signed, forecast
 from edgekit.fleet.plan import (
     DryOffer,
     check_first_room,
@@ -19,6 +18,7 @@ from edgekit.fleet.plan import (
     estimate,
     needs_updater,
 )
+from edgekit.fleet.planning.forecast import Answered, DeviceForecast, check_signed, forecast
 from edgekit.fleet.push import ReleaseSource
 
 

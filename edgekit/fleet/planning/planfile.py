@@ -15,7 +15,7 @@ import msgspec
 from edgekit.core.digest import Digest, decode_hook, encode_hook
 from edgekit.core.wire import UNREADABLE
 from edgekit.errors import UsageError, VerificationError
-from edgekit.fleet.forecast import DeviceForecast, PushOutcome
+from edgekit.fleet.planning.forecast import DeviceForecast, PushOutcome
 from edgekit.fleet.rollout.waves import RolloutPlan, Terms
 from edgekit.trust.signed import SignedRelease
 
@@ -117,8 +117,12 @@ def parse_plan(data: bytes, file: str) -> PushPlan:
             AGAIN,
         )
     planned = {name for wave in plan.waves for name in wave}
-    if planned != set(plan.devices) or not planned:
+    if planned != set(plan.devices):
         raise UsageError(f"{file} is no valid plan", "waves and devices differ", AGAIN)
+    try:
+        plan.rollout  # noqa: B018  it checks itself
+    except ValueError as error:
+        raise UsageError(f"{file} is no valid plan", str(error), AGAIN) from error
     return plan
 
 
