@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import secrets
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,14 +37,19 @@ class RolloutBook:
         return sorted(int(name) for name in names if name.isascii() and name.isdigit())
 
     def identity(self) -> str:
-        """What names this project to devices: a random number in hexadecimal, made once."""
+        """What names this project to devices, in hexadecimal.
+
+        A random number that is made once, and the place of the folder: a copy of the project, here
+        or on another machine, is another controller.
+        """
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self.folder / "identity"
         with (self.folder / "lock").open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             if not path.exists():
                 publish(path, secrets.token_hex(8).encode(), 0o600)
-            return path.read_text("ascii").strip()
+            words = f"{path.read_text('ascii')} {socket.gethostname()} {self.folder.resolve()}"
+        return hashlib.sha256(words.encode()).hexdigest()[:16]
 
     def create(self, plan: RolloutPlan, now: float) -> tuple[int, RolloutJournal]:
         """Begin a rollout with the next number; two at once get two numbers."""
