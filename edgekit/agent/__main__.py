@@ -373,6 +373,7 @@ def _parser() -> argparse.ArgumentParser:
 def main() -> NoReturn:
     """Run one verb and exit with a code of `edgekit.errors`."""
     args = _parser().parse_args()
+    os.umask(os.umask(0o022) | 0o022)  # no other account writes to what this one runs
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr
     )
