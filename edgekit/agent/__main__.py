@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -32,6 +32,7 @@ PROCESSES = ("boot", "door", "supervise", "serve", "worker", "upkeep")
 def _stage(args: argparse.Namespace) -> object:
     sys.dont_write_bytecode = args.dry_run  # it writes nothing at all
     from edgekit.agent.release.refusal import on_record
+    from edgekit.agent.release.staging.offered import foresee_offer, take_offer
     from edgekit.agent.release.staging.permission import refuse_links
     from edgekit.agent.release.staging.stage import stage
 
@@ -39,10 +40,12 @@ def _stage(args: argparse.Namespace) -> object:
     digest = Digest.parse(args.digest)
     refuse_links(root)
     if args.dry_run:
-        return _foresee(root, digest, args)
+        if not args.offer:
+            raise UsageError("--dry-run stands beside --offer alone")
+        return foresee_offer(root, digest, sys.stdin.buffer)
     with on_record(root, digest, offered=args.offer or args.source is not None):
         if args.offer:
-            return _offer(root, digest, sys.stdin.buffer)
+            return take_offer(root, digest, sys.stdin.buffer)
         with root.updating():
             if args.source is not None:
                 from edgekit.agent.release.staging.carried import stage_from
@@ -52,40 +55,6 @@ def _stage(args: argparse.Namespace) -> object:
                 root.store.adopt(digest, args.adopt)
                 return {"adopted": digest}
             return {"release": digest, "folder": str(stage(root, digest))}
-
-
-def _offer(root: Root, digest: Digest, stream: BinaryIO) -> object:
-    from edgekit.agent.release import holder
-    from edgekit.agent.release.staging.permission import admit, remember
-    from edgekit.agent.release.staging.stage import offer
-    from edgekit.trust.metadata import MAX_OFFER_BYTES, parse_offered
-
-    offered = parse_offered(stream.read(MAX_OFFER_BYTES + 1))
-    lease = None
-    if offered.lease is not None:  # before the update lock, which its holder may have for minutes
-        root.create()
-        lease = holder.take(root, offered.lease)
-        if not lease.taken:
-            return {"missing": [], "lease": msgspec.to_builtins(lease)}
-    with root.updating():
-        holder.check(root)
-        verified, trusted = admit(root, digest, offered)
-        answer = offer(root, verified)
-        remember(root, trusted)
-    return answer | {"warnings": list(trusted.warnings), "lease": msgspec.to_builtins(lease)}
-
-
-def _foresee(root: Root, digest: Digest, args: argparse.Namespace) -> object:
-    """What an offer would answer; nothing is written, not even the refusal."""
-    from edgekit.agent.release.staging.permission import admit
-    from edgekit.agent.release.staging.stage import foresee
-    from edgekit.trust.metadata import MAX_OFFER_BYTES, parse_offered
-
-    if not args.offer:
-        raise UsageError("--dry-run stands beside --offer alone")
-    offered = parse_offered(sys.stdin.buffer.read(MAX_OFFER_BYTES + 1))
-    verified, trusted = admit(root, digest, offered)
-    return foresee(root, verified) | {"warnings": list(trusted.warnings)}
 
 
 def _activate(args: argparse.Namespace) -> object:

@@ -1,4 +1,4 @@
-"""`state`, `rollback`, `stop`, `start`: verbs of one device's agent, over SSH or in a folder."""
+"""`state`, `stop`, `start`: verbs of one device's agent, over SSH or in a folder."""
 
 from __future__ import annotations
 
@@ -13,24 +13,39 @@ import typer
 from edgekit.cli import project, render
 from edgekit.cli.options import JsonOption, ProjectOption
 from edgekit.core.digest import short
+from edgekit.core.lease import LeaseWish, as_word
 from edgekit.errors import EdgekitError, UsageError
 from edgekit.fleet import drive
 from edgekit.fleet.enroll.values import starts_words
 
+CHANGING = ("rollback",)  # what the device runs: they need its lease
 LAST_REFUSALS = 5  # that `state` shows; `--json` has all that the device keeps
 
 
 def call(
-    project_folder: Any, device: str, verb: str, *arguments: str, seconds: float | None = None
+    project_folder: Any,
+    device: str,
+    verb: str,
+    *arguments: str,
+    seconds: float | None = None,
+    take_over: bool = False,
 ) -> dict[str, Any]:
-    """Run a verb of one device's agent, with its arguments; seconds: its deadline."""
-    fleet = project.find(project_folder).fleet()
+    """Run a verb of one device's agent, with its arguments, within `seconds`.
+
+    Raises:
+        LeaseHeldError: another operator holds the device, and the verb changes what it runs.
+    """
+    here = project.find(project_folder)
+    fleet = here.fleet()
     if device not in fleet.devices:
         fleet.select([device])
         raise UsageError(f"{device} is a group", next_step="name one device")
     with closing(drive.open_device(fleet, device)) as driver, render.working(f"{device}: {verb}"):
         if not driver.has_agent():
             raise EdgekitError(f"{device} has no agent yet", next_step=f"`edgekit push {device}`")
+        if verb in CHANGING:
+            own, by = here.rollouts.identity(), as_word(project.operator())
+            driver.take_lease(LeaseWish(own, by, verb, take_over=take_over))
         facts = driver.facts
         how = {"supervisor": facts.supervisor or "detached", "enrolled": facts.enrolled}
         answer = driver.call(verb, *arguments, seconds=seconds or drive.ACTIVATE_SECONDS)
@@ -72,6 +87,7 @@ def _state_lines(answer: dict[str, Any], device: str) -> Iterator[str]:
     if since := answer.get("stopped_since"):  # an older agent does not report it
         at = datetime.fromtimestamp(since).astimezone().isoformat(" ", "seconds")
         yield f"stopped    by an operator since {at}; `edgekit start {device}` starts it"
+    yield from _lease_lines(answer.get("lease"))
     yield from _trial_lines(answer)
     if model := answer.get("model"):
         how = "spinning" if model["spinning"] else "not spinning"
@@ -102,6 +118,15 @@ def _scrub_lines(scrub: dict[str, Any] | None) -> list[str]:
         f"damaged    {each['kind']} {short(each['digest'])}: {each['what']}; {each['done']}"
         for each in found
     ]
+
+
+def _lease_lines(lease: dict[str, Any] | None) -> list[str]:
+    """Say who holds the device; an older agent does not report it. By the controller's clock."""
+    if not lease:
+        return []
+    since, until = time.time() - lease["age_seconds"], time.time() + lease["left_seconds"]
+    line = f"held       by {lease['holder']} ({lease['about']}) since {_time(since)}"
+    return [f"{line}, until {_time(until)} at most"]
 
 
 def _trial_lines(answer: dict[str, Any]) -> list[str]:
@@ -168,21 +193,6 @@ def _trust_lines(trust: dict[str, Any] | None) -> list[str]:
             f"SSH key is {trust['ssh_key']}"
         )
     return lines + [f"trust      {warning}" for warning in trust["warnings"]]
-
-
-def rollback(
-    device: DeviceArgument, project_folder: ProjectOption = None, as_json: JsonOption = False
-) -> None:
-    """Switch a device back to the release that it ran before.
-
-    \b
-    Example:  edgekit rollback pi-1
-    """
-    answer = call(project_folder, device, "rollback")
-    if as_json:
-        render.print_json(answer)
-        return
-    render.say(f"{device} runs {answer['release']}")
 
 
 def stop(

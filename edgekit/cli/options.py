@@ -15,3 +15,6 @@ DevicesArgument = Annotated[
     list[str] | None,
     typer.Argument(help="Devices, groups, 'pi-*', tag=T, site=S, '!WORD'; default: all."),
 ]
+TakeOverOption = Annotated[
+    bool, typer.Option("--take-over", help="Break the lease of another operator, who is told.")
+]

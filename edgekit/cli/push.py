@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import getpass
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from edgekit.bundle.layers import bootstrap
-from edgekit.cli import project, render
+from edgekit.cli import planned, project, render
 from edgekit.cli.interrupts import ended_as_by_ctrl_c
-from edgekit.cli.options import DevicesArgument, JsonOption, ProjectOption
+from edgekit.cli.options import DevicesArgument, JsonOption, ProjectOption, TakeOverOption
+from edgekit.cli.terms import hooks_of, lease_of, window_line
 from edgekit.cli.trust import present, reference_of, trust_of
 from edgekit.core.config import AgentConfig, agent_config
 from edgekit.core.manifest import Descriptor
@@ -23,21 +23,25 @@ from edgekit.errors import EdgekitError, PartialError, UsageError
 from edgekit.fleet.drive import Event, cap_of, open_device
 from edgekit.fleet.inventory import Fleet
 from edgekit.fleet.push import ReleaseSource
-from edgekit.fleet.rollout.book import RolloutBook, holder, number_of
+from edgekit.fleet.rollout.book import holder, number_of
 from edgekit.fleet.rollout.device import DeviceState
 from edgekit.fleet.rollout.events import (
     AbortOrdered,
     DeviceAway,
     DeviceFailed,
-    HookEnded,
+    DeviceStaged,
+    RolloutEvent,
     RolloutStarted,
 )
 from edgekit.fleet.rollout.hands import Pushed, PushHands
+from edgekit.fleet.rollout.hook import check_hooks
 from edgekit.fleet.rollout.journal import RolloutJournal, RolloutRow
 from edgekit.fleet.rollout.kinds import survey_kinds
 from edgekit.fleet.rollout.machine import Rollout, RolloutPhase
 from edgekit.fleet.rollout.run import run
+from edgekit.fleet.rollout.settings import terms_of
 from edgekit.fleet.rollout.waves import SMALL, RolloutPlan, Terms, waves_of
+from edgekit.fleet.rollout.windows.zones import device_windows
 from edgekit.fleet.transfer.cap import Cap
 from edgekit.signing.releases import vouch
 from edgekit.trust.pinned import PinnedManifest
@@ -52,48 +56,128 @@ def push(
         str | None, typer.Option("--bundle", "-b", help="Bundle to push; default: the newest.")
     ] = None,
     parallel: Annotated[
-        int, typer.Option(help="Devices that are worked on at one time.", min=1)
-    ] = Terms().parallel,
+        int | None, typer.Option(help="Devices that are worked on at one time (8).", min=1)
+    ] = None,
     soak_seconds: Annotated[
-        float, typer.Option(help="Wait between the end of a wave and the next one.", min=0)
-    ] = 0.0,
+        float | None, typer.Option(help="Wait between the end of a wave and the next one (0).")
+    ] = None,
+    failures: Annotated[
+        int | None, typer.Option(help="Failed devices that do not pause the rollout (1).")
+    ] = None,
+    failure_share: Annotated[
+        float | None, typer.Option(help="And of the begun ones; the larger counts (0.05).")
+    ] = None,
     confirm: Annotated[
-        bool, typer.Option("--confirm", help="Pause after each wave, until `edgekit resume`.")
-    ] = False,
+        bool | None,
+        typer.Option("--confirm/--no-confirm", help="Pause after each wave, for `edgekit resume`."),
+    ] = None,
+    window: Annotated[
+        str | None,
+        typer.Option(help="When devices may switch: 'mon-fri 22:00-05:00', or always."),
+    ] = None,
+    lock_wait: Annotated[
+        float | None, typer.Option(help="Seconds to wait for a device that another one holds (0).")
+    ] = None,
+    take_over: TakeOverOption = False,
     stage_only: Annotated[
         bool, typer.Option("--stage-only", help="Bring the bytes, and do not switch.")
     ] = False,
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait until the devices call the release good.")
     ] = False,
+    plan_only: Annotated[
+        bool, typer.Option("--plan", help="Say what a push would do to each device; do nothing.")
+    ] = False,
+    save: Annotated[
+        Path | None, typer.Option("--save", "-o", help="With --plan: write the plan to a file.")
+    ] = None,
+    from_file: Annotated[
+        Path | None, typer.Option("--from", help="Push a saved plan, exactly as it was planned.")
+    ] = None,
     project_folder: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Stage a bundle on devices and switch them to it; a device that fails goes back by itself.
 
-    More than five devices go in waves: one for each class of hardware, then 5, 25 and 100 %.
+    More than five devices go in waves: one for each class of hardware, then 5, 25 and 100 %. What
+    [rollout] of fleet.toml says holds where no option is given.
 
     \b
     Example:  edgekit push pi-1 pi-2 --bundle smollm2:1
+              edgekit push --plan --save tonight.json
+              edgekit push --from tonight.json
     """
+    if save is not None and not plan_only:
+        raise UsageError("--save stands beside --plan", next_step="add --plan, or leave it out")
+    flags = {
+        "parallel": parallel,
+        "soak_seconds": soak_seconds,
+        "failures": failures,
+        "failure_share": failure_share,
+        "confirm": confirm,
+        "lock_wait_seconds": lock_wait,
+    }
+    others = (
+        devices,
+        bundle,
+        window,
+        plan_only,
+        stage_only,
+        any(v is not None for v in flags.values()),
+    )
+    if from_file is not None and any(others):
+        raise UsageError(
+            "--from stands alone: the plan names devices, bundle and terms",
+            next_step="leave the others out, or make another plan",
+        )
     here = project.find(project_folder)
     fleet = here.fleet()
-    names = fleet.select(devices or [])
+    saved = None if from_file is None else planned.read(from_file)
+    if saved is not None and from_file is not None:
+        names, bundle = planned.names_of(saved, fleet, from_file), saved.release
+    else:
+        names = fleet.select(devices or [])
     if not names:
         raise UsageError(
             "fleet.toml has no devices", next_step="add a table [devices.NAME] with its address"
         )
+    settings = fleet.rollout.with_flags(**flags)
+    own = {name: fleet.devices[name].window for name in names}
+    windows = device_windows(own, settings, flag=window)
+    terms = terms_of(settings, stage_only=stage_only)
+    check_hooks(terms, here.folder)
     pinned = here.store.resolve(bundle)
     configs = _configs(here, fleet, names)
     source = _source(here, pinned)
-    terms = Terms(parallel, soak_seconds, confirm=confirm, stage_only=stage_only)
-    plan = _plan(fleet, names, pinned, terms)
+    ahead = planned.PushAhead(here, fleet, source, reference_of(here.store, pinned), configs)
+    if plan_only:
+        planned.plan_push(ahead, terms, windows, save, project.operator(), as_json)
+        return
+    if saved is not None and from_file is not None:
+        check_hooks(saved.terms, here.folder)
+        plan = planned.unchanged(saved, ahead, from_file)
+    else:
+        plan = _plan(fleet, names, pinned, terms, windows)
     journal = _begin(here, plan)
-    _drive(here, fleet, journal, source, configs, wait=wait, as_json=as_json)
+    _drive(here, fleet, journal, source, configs, wait=wait, as_json=as_json, take_over=take_over)
 
 
-def go_on(here: project.Project, journal: RolloutJournal, as_json: bool) -> None:
+def go_on(
+    here: project.Project,
+    journal: RolloutJournal,
+    as_json: bool,
+    order: RolloutEvent | None = None,
+    *,
+    take_over: bool = False,
+) -> None:
     """Run a rollout that has begun until it is over; for `resume` and `rollback`.
+
+    Args:
+        here: the project.
+        journal: of the rollout.
+        as_json: print one JSON object.
+        order: goes into the journal once it is sure that the rollout can be run.
+        take_over: break the leases of other operators.
 
     Raises:
         PartialError: it is paused, or some devices have the release and others do not.
@@ -110,17 +194,9 @@ def go_on(here: project.Project, journal: RolloutJournal, as_json: bool) -> None
         )
     source = _source(here, here.store.resolve(plan.release))
     configs = _configs(here, fleet, names)
-    _drive(here, fleet, journal, source, configs, wait=True, as_json=as_json)
-
-
-def who() -> str:
-    """The operator, for the journal."""
-    return f"{getpass.getuser()}@{socket.gethostname()}"
-
-
-def book_of(here: project.Project) -> RolloutBook:
-    """The rollouts of a project."""
-    return RolloutBook(here.folder / ".edgekit" / "rollouts")
+    if order is not None:
+        journal.append(order, time.time())
+    _drive(here, fleet, journal, source, configs, wait=True, as_json=as_json, take_over=take_over)
 
 
 # --- before it begins -------------------------------------------------------------------------
@@ -158,19 +234,27 @@ def _signed(here: project.Project, pinned: PinnedManifest, reference: str) -> Me
     return vouched.metadata
 
 
-def _plan(fleet: Fleet, names: list[str], pinned: PinnedManifest, terms: Terms) -> RolloutPlan:
+def _plan(
+    fleet: Fleet,
+    names: list[str],
+    pinned: PinnedManifest,
+    terms: Terms,
+    windows: dict[str, str],
+) -> RolloutPlan:
     """Divide devices into waves; many are asked first what hardware they have."""
-    if len(names) <= SMALL:
+    shares = fleet.rollout.shares or None
+    if len(names) <= SMALL and shares is None:
         kinds = dict.fromkeys(names, "any")
-        return RolloutPlan(pinned.digest, [sorted(names)], kinds, terms)
+        return RolloutPlan(pinned.digest, [sorted(names)], kinds, terms, windows)
     with render.working(f"looking at {len(names)} devices"):
-        kinds = survey_kinds(fleet, names, terms.parallel)
-    return RolloutPlan(pinned.digest, waves_of(kinds, pinned.digest), kinds, terms)
+        kinds = survey_kinds(fleet, names, terms.connects)
+    waves = waves_of(kinds, pinned.digest, shares)
+    return RolloutPlan(pinned.digest, waves, kinds, terms, windows)
 
 
 def _begin(here: project.Project, plan: RolloutPlan) -> RolloutJournal:
     """Begin a rollout; one that nobody runs any more, to the same devices, ends."""
-    book = book_of(here)
+    book = here.rollouts
     mine = {name for wave in plan.waves for name in wave}
     older = []
     for number in book.numbers():
@@ -194,8 +278,8 @@ def _begin(here: project.Project, plan: RolloutPlan) -> RolloutJournal:
     for old, its, rollout in older:
         if rollout.phase == RolloutPhase.PAUSED and len(rollout.waves) > 1:
             render.warn(f"rollout {old} was paused and ends: rollout {number} takes its place")
-        its.append(AbortOrdered(f"{who()}, for rollout {number}"), time.time())
-    journal.append(RolloutStarted(who()), time.time())
+        its.append(AbortOrdered(f"{project.operator()}, for rollout {number}"), time.time())
+    journal.append(RolloutStarted(project.operator()), time.time())
     return journal
 
 
@@ -209,25 +293,30 @@ def _drive(
     *,
     wait: bool,
     as_json: bool,
+    take_over: bool = False,
 ) -> None:
     """Run a rollout, show it, and report its end."""
     number = number_of(journal)
+    plan, _, _ = journal.read()
+    lease = lease_of(here.rollouts, journal, plan, project.operator(), take_over=take_over)
     with render.transfers() as bars, ended_as_by_ctrl_c(signal.SIGTERM, signal.SIGHUP):
 
         def report(device: str, event: Event) -> None:
             bars.update(device, event.step, event.sent, event.total)
 
+        hook = hooks_of(here.folder, journal, plan, lease.ended, bars.say)
         cap = Cap(fleet.transfer.mbit_per_second)
         hands = PushHands(
             source,
             lambda name: open_device(fleet, name, cap_of(fleet, name, cap)),
             configs.__getitem__,
             report,
-            _no_hook,
+            hook,
+            lease,
         )
         told = _teller(bars, hands, reference_of(here.store, source.pinned))
         try:
-            rollout = run(journal, hands, told, who(), leave_soaking=not wait)
+            rollout = run(journal, hands, told, project.operator(), leave_soaking=not wait)
         except KeyboardInterrupt:
             counts = journal.replay().counts()
             raise PartialError(
@@ -237,12 +326,8 @@ def _drive(
             ) from None
     if rollout.phase in ENDED:
         journal.close()
-    _report(number, rollout, hands, fleet, as_json)
+    _report(here, number, rollout, hands, fleet, as_json)
     _raise_for(number, rollout, hands)
-
-
-def _no_hook(wave: int, after: bool) -> HookEnded:
-    return HookEnded("no hook is set")
 
 
 def _teller(
@@ -260,10 +345,12 @@ def _teller(
             seen["wave"] = rollout.wave + 1
             size = len(rollout.waves[rollout.wave])
             bars.say(f"wave {seen['wave']} of {len(rollout.waves)}: {size} devices")
+        if isinstance(row.event, DeviceStaged) and (line := window_line(rollout, device)):
+            bars.say(line)
         if isinstance(row.event, (DeviceFailed, DeviceAway)):
             error = hands.failed.get(device)
             if error is not None:
-                error.next_step = _named(error.next_step, device, reference)
+                error.next_step = render.named(error.next_step, device, reference)
             if len(rollout.devices) > 1:
                 bars.say(f"{device}: {error or row.event.reason}")
         elif many and device and (done := hands.done.get(device)):
@@ -274,18 +361,18 @@ def _teller(
     return tell
 
 
-def _named(next_step: str, device: str, reference: str) -> str:
-    """A device's next step with the names that only the controller knows."""
-    own = next_step.replace("NAME:VERSION", reference)
-    for verb in ("rollback", "enroll"):
-        own = own.replace(f"`edgekit {verb}`", f"`edgekit {verb} {device}`")
-    return own
-
-
 # --- when it has ended ------------------------------------------------------------------------
-def _report(number: int, rollout: Rollout, hands: PushHands, fleet: Fleet, as_json: bool) -> None:
+def _report(
+    here: project.Project,
+    number: int,
+    rollout: Rollout,
+    hands: PushHands,
+    fleet: Fleet,
+    as_json: bool,
+) -> None:
     """Print what was done."""
     done = [hands.done[name] for name in rollout.devices if name in hands.done]
+    planned.note_rates(here, done)
     ours = [one for one in done if _has_it(rollout, one.device)]
     not_enrolled = [
         one.device

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import msgspec
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -67,11 +66,19 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], wide: bool = Fals
 
     A pipe gets `PIPED_COLUMNS`; with `wide` no line is folded, wherever it goes.
     """
-    drawn = Table(*heads, box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    drawn = Table(*heads, box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     for row in rows:
         drawn.add_row(*(Text(cell, overflow="fold", no_wrap=wide) for cell in row))
     width = None if out.is_terminal else PIPED_COLUMNS
     Console(highlight=False, width=WIDE_COLUMNS if wide else width).print(drawn, soft_wrap=False)
+
+
+def named(next_step: str, device: str, reference: str) -> str:
+    """A device's next step with the names that only the controller knows."""
+    own = next_step.replace("NAME:VERSION", reference)
+    for verb in ("rollback", "enroll"):
+        own = own.replace(f"`edgekit {verb}`", f"`edgekit {verb} {device}`")
+    return own
 
 
 def size(count: float) -> str:

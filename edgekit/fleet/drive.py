@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Callable
@@ -12,12 +13,14 @@ from typing import Any
 import msgspec
 
 from edgekit.core.digest import Digest, decode_hook
+from edgekit.core.lease import LeaseAnswer, LeaseWish
 from edgekit.core.wire import UNREADABLE
 from edgekit.errors import EdgekitError, UsageError, VerificationError
 from edgekit.fleet import commands
 from edgekit.fleet.facts import PROBE, RECEIVE, DeviceFacts, clock_offset, parse_facts
+from edgekit.fleet.held import LeaseHeldError
 from edgekit.fleet.inventory import Device, Fleet, local_folder
-from edgekit.fleet.plan import Missing, Offer, updater_of
+from edgekit.fleet.plan import DryOffer, Missing, Offer, updater_of
 from edgekit.fleet.remote import LocalRemote, Remote, SshRemote
 from edgekit.fleet.transfer.cap import Cap
 from edgekit.fleet.transfer.values import WantedBlob
@@ -88,6 +91,7 @@ class DeviceDriver:
         self._remote = remote
         self._device = device
         self._root = root
+        self.leased = False  # by this connection
         self.slower = ""
         self.facts = self._probe()
         self._tree = commands.Tree.RELEASE if self.facts.current else commands.Tree.BOOTSTRAP
@@ -203,21 +207,79 @@ class DeviceDriver:
             return updater_of(self.facts)
         return pinned.manifest.updater
 
-    def offer(self, pinned: PinnedManifest, metadata: Metadata | None) -> Offer:
-        """Send a manifest and its metadata to the device, which says which blobs it lacks.
-
-        An agent of before signed metadata gets the manifest alone.
+    def take_lease(self, wish: LeaseWish) -> None:
+        """Take the device for this connection; an agent from before leases has none to take.
 
         Raises:
+            LeaseHeldError: another one holds it, or took it over.
+        """
+        words = ["--take", wish.id, "--holder", wish.holder, "--about", wish.about]
+        words += ["--seconds", str(math.ceil(wish.seconds))]
+        try:
+            told = self.call("lease", *words, *(("--take-over",) if wish.take_over else ()))
+        except NoAgentError:
+            return
+        except VerificationError as error:
+            if error.why.endswith("is no verb of a push"):  # an older door
+                return
+            raise
+        self._leased(msgspec.convert(told, LeaseAnswer))
+
+    def give_lease(self, own: str) -> None:
+        """Give the lease back if the project `own` has it."""
+        self.call("lease", "--give", own)
+        self.leased = False
+
+    def _leased(self, answer: LeaseAnswer) -> None:
+        if not answer.taken:
+            raise LeaseHeldError(self.name, answer, time.time())
+        self.leased = True
+
+    def offer(
+        self, pinned: PinnedManifest, metadata: Metadata | None, lease: LeaseWish | None = None
+    ) -> Offer:
+        """Send a manifest and its metadata to the device, which says which blobs it lacks.
+
+        An agent of before signed metadata gets the manifest alone; one of before leases leaves the
+        wish for its lease aside.
+
+        Raises:
+            LeaseHeldError: another one holds the device, or took it over.
             VerificationError: the device does not accept the metadata, or not this release.
             NoAgentError: its agent does not run.
             EdgekitError: its disk is too small, or another push is running.
         """
         data = pinned.data
         if self._verb_updater(pinned):
-            data = msgspec.json.encode(Offered(pinned.data.decode(), metadata))
+            data = msgspec.json.encode(Offered(pinned.data.decode(), metadata, lease))
         answer = self.call("stage", pinned.digest, "--offer", stdin=data)
-        return msgspec.convert(answer, Offer, dec_hook=decode_hook)
+        offer = msgspec.convert(answer, Offer, dec_hook=decode_hook)
+        if offer.lease is not None:
+            self._leased(offer.lease)
+        return offer
+
+    def dry_offer(self, pinned: PinnedManifest, metadata: Metadata | None) -> DryOffer | None:
+        """Ask what the device would answer to an offer; nothing there is changed.
+
+        Returns:
+            None: its agent is of before that question.
+
+        Raises:
+            NoAgentError: its agent does not run.
+            EdgekitError: as `offer`.
+        """
+        data = msgspec.json.encode(Offered(pinned.data.decode(), metadata))
+        try:
+            answer = self.call("stage", pinned.digest, "--offer", "--dry-run", stdin=data)
+        except NoAgentError as error:
+            if "--dry-run" not in error.why:  # what its parser says of a word that it does not know
+                raise
+            return None
+        except VerificationError as error:
+            if not (self.facts.door and "does not take these words" in error.why):
+                raise
+            return None
+        return msgspec.convert(answer, DryOffer, dec_hook=decode_hook)
 
     def send(self, offer: Offer, store: BlobStore, report: Report) -> int:
         """Transfer the missing blobs; the device hashes each one and then publishes it.

@@ -11,6 +11,7 @@ import msgspec
 
 from edgekit.core.config import AgentConfig
 from edgekit.core.digest import Digest
+from edgekit.core.lease import LeaseWish
 from edgekit.core.manifest import Descriptor, parse_config
 from edgekit.core.release import ReleaseState
 from edgekit.errors import EdgekitError, VerificationError
@@ -84,7 +85,11 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 def stage_on(
-    driver: DeviceDriver, source: ReleaseSource, config: AgentConfig, report: Report
+    driver: DeviceDriver,
+    source: ReleaseSource,
+    config: AgentConfig,
+    report: Report,
+    lease: LeaseWish | None = None,
 ) -> Staged:
     """Bring a release to a device and have it verify every byte; the old one goes on answering.
 
@@ -93,8 +98,10 @@ def stage_on(
         source: the release.
         config: the device's `agent.toml`, which the release must know.
         report: called with progress.
+        lease: who holds the device from now on; None: nobody by name.
 
     Raises:
+        LeaseHeldError: another one holds the device, or took it over.
         EdgekitError: or one of its kinds; says what the device lacks or refuses.
     """
     pinned, store = source.pinned, source.store
@@ -118,12 +125,12 @@ def stage_on(
         first_contact()
     report(Event("compare"))
     try:
-        offer = driver.offer(pinned, source.metadata)
+        offer = driver.offer(pinned, source.metadata, lease)
     except NoAgentError:
         if driver.facts.door:  # it takes no agent of ours
             raise
         first_contact()
-        offer = driver.offer(pinned, source.metadata)
+        offer = driver.offer(pinned, source.metadata, lease)
     return Staged(before, _fill(driver, source, offer, report), offer.warnings)
 
 

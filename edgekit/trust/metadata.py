@@ -2,7 +2,8 @@
 
 python-tuf's `TrustedMetadataSet` checks signatures, thresholds, versions, hashes and expiry. It is
 what `tuf.ngclient` uses, and private there: tuf is pinned, and a test holds the name. Pure but for
-its import: tuf is loaded by the first verification, because most verbs of a device need none.
+its import (`trust.rules`): tuf is loaded by the first verification, for most verbs of a device need
+none.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import msgspec
 
 from edgekit.core.wire import UNREADABLE
 from edgekit.errors import VerificationError
+from edgekit.trust.rules import trusted_set
 from edgekit.trust.signed import Metadata, Offered
 
 if TYPE_CHECKING:
@@ -198,13 +200,7 @@ def begin(root: bytes) -> TrustedMetadataSet:
     Raises:
         tuf.api.exceptions.RepositoryError: the root is not signed by itself, or cannot be read.
     """
-    # Here alone, because it takes 0.2 s and 16 MB; `agent state` and the supervisor need none.
-    from tuf.ngclient._internal.trusted_metadata_set import (  # noqa: PLC0415  see above
-        TrustedMetadataSet,
-    )
-    from tuf.ngclient.config import EnvelopeType  # noqa: PLC0415  see above
-
-    files = TrustedMetadataSet(root, EnvelopeType.METADATA)
+    files = trusted_set(root)
     files.reference_time = NEVER
     return files
 

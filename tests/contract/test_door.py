@@ -27,6 +27,7 @@ from edgekit.errors import EdgekitError, VerificationError
 from edgekit.fleet import commands
 from edgekit.fleet.commands import Tree, relay_line
 from edgekit.fleet.session import HEAD, MAGIC
+from edgekit.trust.metadata import parse_offered
 from tests.harness.box import config_bytes, eventually
 from tests.harness.door import (
     DOOR,
@@ -39,6 +40,8 @@ from tests.harness.door import (
     write_part,
 )
 from tests.harness.door_words import ARGVS, FRAMES, PATHS, ROOT, D, verb
+from tests.trusted import offer_bytes
+from tests.unit.test_release_stage import release
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -157,6 +160,20 @@ def test_a_root_of_its_own_is_refused_to_a_controller(calm: Place, root: str) ->
     with pytest.raises(VerificationError, match="takes only signed") as raised, calm.driver(root):
         pass
     assert str(calm.box.root.path) in raised.value.why
+
+
+def test_a_plan_asks_through_the_door_and_changes_nothing(calm: Place) -> None:
+    pinned = release()
+    metadata = parse_offered(offer_bytes(pinned, counter=99)).metadata
+    before = calm.untouched()
+    with calm.driver() as driver:
+        told = driver.dry_offer(pinned, metadata)
+    assert told is not None
+    assert told.bytes_to_send >= told.room.missing > 5000
+    assert told.room.free > 0
+    with calm.driver() as driver, pytest.raises(VerificationError, match="without signed"):
+        driver.dry_offer(pinned, None)
+    assert calm.untouched() == before
 
 
 def test_a_first_contact_is_refused(calm: Place) -> None:

@@ -155,6 +155,6 @@ def test_a_device_whose_agent_was_stopped_is_not_well(world: World) -> None:
 def test_wide_shows_everything_in_one_line(world: World) -> None:
     done = world.edgekit("fleet", "check", "pi", "--wide")
     assert done.returncode == 0, done.stderr
-    line = next(line for line in done.stdout.splitlines() if line.startswith(" pi"))
+    line = next(line for line in done.stdout.splitlines() if line.startswith("pi"))
     assert "ssh:device" in line
     assert str(world.place.box.root.path) in line

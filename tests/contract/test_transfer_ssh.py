@@ -19,7 +19,7 @@ from edgekit.fleet.remote import SshRemote
 from edgekit.fleet.transfer import bring, source
 from edgekit.fleet.transfer.cap import Cap
 from edgekit.fleet.transfer.reverse import MOST_CHANNELS, listening
-from edgekit.fleet.transfer.source import Source
+from edgekit.fleet.transfer.source import BlobSource
 from edgekit.fleet.transfer.values import WantedBlob
 from tests import tools
 from tests.harness.proxy import Proxy
@@ -105,14 +105,14 @@ def test_a_pull_that_breaks_off_goes_on_through_the_session(
     here: tools.Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted, counts = blob(tmp_path, 20 << 20), list[int]()
-    real = Source._send
+    real = BlobSource._send
 
-    def send(self: Source, *told: object) -> None:
+    def send(self: BlobSource, *told: object) -> None:
         if self.sent > 10 << 20:
             raise source.BrokenError
         real(self, *told)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Source, "_send", send)
+    monkeypatch.setattr(BlobSource, "_send", send)
     with closing(SshRemote("device")) as remote:
         why = remote.bring([wanted], counts.append)
     assert why == "its pull through the forwarded port ended: it was closed"
@@ -126,7 +126,7 @@ def test_strangers_on_the_loopback_get_nothing_and_stop_nobody(
     wanted = blob(tmp_path, 3 << 20)
     with closing(SshRemote("device")) as remote:
         remote.run(("true",))
-        ours = Source([wanted], TOKEN, Cap(), lambda _: None)
+        ours = BlobSource([wanted], TOKEN, Cap(), lambda _: None)
         with listening(remote._connection.transport, ours) as listener:
             silent = [
                 socket.create_connection(("127.0.0.1", listener.port), 5)
@@ -155,7 +155,7 @@ def test_strangers_on_the_loopback_get_nothing_and_stop_nobody(
 def test_the_listener_is_on_the_loopback_alone(here: tools.Sshd, tmp_path: Path) -> None:
     with closing(SshRemote("device")) as remote:
         remote.run(("true",))
-        ours = Source([], TOKEN, Cap(), lambda _: None)
+        ours = BlobSource([], TOKEN, Cap(), lambda _: None)
         with listening(remote._connection.transport, ours) as listener:
             found = [
                 line.split()[1].rpartition(":")[0]

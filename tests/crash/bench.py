@@ -21,6 +21,7 @@ from edgekit.agent.release.staging import permission, stage
 from edgekit.agent.release.supervisor import choose
 from edgekit.agent.release.trial.events import OnDisk
 from edgekit.agent.release.upkeep import keep, quiet
+from edgekit.core import layout
 from edgekit.core.digest import Digest
 from edgekit.trust.metadata import accept
 from tests.crash.acts import Act
@@ -68,6 +69,7 @@ def setting(world: World, act: Act) -> None:
     """What an act says of the world around the device."""
     world.failing = {(TWO.digest, NEW)} if act.failing else set()
     world.broker_down, world.moment = act.broker_down, act.moment
+    world.unstartable = act.unstartable
 
 
 class EnoughError(Exception):
@@ -130,7 +132,9 @@ class Bench:
             check: of the device; raises ViolationError.
             act: sets the world's other properties; None: those of every day.
         """
-        key = (found.image.key, found.answered, found.running, found.own, what)
+        unread = layout.SCRUB_FILE.name if act is None or not act.damaged else "\0"
+        disk = found.image.key_without(unread)  # neither a boot nor a push reads it
+        key = (disk, found.answered, found.running, found.own, what)
         if key not in self.recovered:
             self.recovered[key] = ""
             with self.device(found) as world:
@@ -173,6 +177,8 @@ def bench() -> Iterator[Bench]:
             mock.patch.object(survey, "_of_processes", lambda *_: set()),  # no process runs here
             mock.patch.object(quiet, "be_quiet", lambda: None),  # it holds for the whole process
             mock.patch.object(keep, "be_quiet", lambda: None),
+            mock.patch.object(keep, "say", lambda _: None),
+            mock.patch.object(quiet, "CHUNK_BYTES", 1 << 14),  # no file is longer
             mock.patch.object(state, "ROOM_BYTES", 4096),
             mock.patch("sqlite3.connect", connect),
             mock.patch("os.fsync", lambda _: None),  # the real disk is not what is tested

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from edgekit.agent.release.state import Releases
+from edgekit.core import layout
 from edgekit.core.release import ReleaseState
 from tests.crash.acts import Act
 from tests.crash.bench import Answered, Bench, Start, setting, snapshot
@@ -114,6 +115,8 @@ def check_rest(world: World, before: Answered, what: str, *, previous: bool = Tr
         require(not before, f"{what}: nothing is current although a release was good")
         return
     require(not (why := world.unsound(current)), f"{what}: current is unsound: {why}")
+    if world.root.stopped_file.exists():  # it answers again once it is started
+        world.verb("start")
     require(world.running is not None, f"{what}: nothing runs")
     assert world.running is not None
     require(world.running[0] == current, f"{what}: what runs is not current")
@@ -135,7 +138,7 @@ def check_previous(world: World, what: str) -> None:
 
 def check_retry(world: World, *, previous: bool = True) -> None:
     """The same push, once more, ends with the wanted release: current, good, answering."""
-    world.failing, world.broker_down = set(), False
+    world.failing, world.broker_down, world.unstartable = set(), False, False
     try:
         world.push(TWO.digest, NEW)
     except REPORTED as error:
@@ -150,18 +153,18 @@ def check_retry(world: World, *, previous: bool = True) -> None:
         world.boot()
 
 
-def check_boot(world: World, before: Answered, what: str) -> None:
+def check_boot(world: World, before: Answered, what: str, *, previous: bool = True) -> None:
     """The device starts again, by itself."""
     for left in reversed(range(STARTS)):
         try:
-            world.boot()
+            world.power_on()
             break
         except FileNotFoundError as error:
             raise ViolationError(f"{what}: the supervisor misses {error.filename}") from error
         except (*REPORTED, sqlite3.Error, KilledError) as error:
             if not left:
                 raise ViolationError(f"{what}: the supervisor ends with {error!r}") from error
-    check_rest(world, before, what)
+    check_rest(world, before, what, previous=previous)
 
 
 def fault_case(bench: Bench, start: Start, act: Act, number: int, fault: str) -> None:
@@ -177,15 +180,16 @@ def died_case(bench: Bench, start: Start, after: Start, act: Act, how: str) -> N
     """A device whose act has ended by a fault."""
     if act.supervisor:
         after = replace(after, running=None)
-    elif start.running is not None:
+    elif start.running is not None and not _is_stopped(after):
         require(after.running is not None, f"after the {how}: nothing runs")
 
     def check(world: World) -> None:
+        where = f"after the {how}"
         if world.running is None:
-            check_boot(world, start.answered, f"after the {how}")
+            check_boot(world, start.answered, where, previous=not act.damaged)
         else:
-            check_rest(world, start.answered, f"after the {how}")
-        bench.recover(snapshot(world), ("retry", act.moment), retry, act)
+            check_rest(world, start.answered, where, previous=not act.damaged)
+        _then(bench, world, act)
 
     bench.recover(after, ("died", how, start.answered, around(act)), check, act)
 
@@ -194,15 +198,33 @@ def power_case(bench: Bench, found: Start, before: Answered, act: Act) -> None:
     """A device that finds this disk when the power is back."""
 
     def check(world: World) -> None:
-        check_boot(world, before, "after the boot")
-        bench.recover(snapshot(world), ("retry", act.moment), retry, act)
+        check_boot(world, before, "after the boot", previous=not act.damaged)
+        _then(bench, world, act)
 
     bench.recover(found, ("power", before, around(act)), check, act)
 
 
+def _then(bench: Bench, world: World, act: Act) -> None:
+    """What else holds, and the retry."""
+    what = ("retry", act.moment, act.damaged, act.holds)
+
+    def check(world: World) -> None:
+        try:
+            act.holds(world)
+        except REPORTED as error:
+            raise ViolationError(f"what it left cannot be used: {error}") from error
+        check_retry(world, previous=not act.damaged)
+
+    bench.recover(snapshot(world), what, check, act)
+
+
+def _is_stopped(found: Start) -> bool:
+    return any(path == str(layout.STOPPED_FILE) for path, _ in found.image.names)
+
+
 def around(act: Act) -> object:
     """What an act says of the world, as a key."""
-    return act.failing, act.broker_down, act.moment
+    return act.failing, act.broker_down, act.unstartable, act.moment, act.damaged, act.holds
 
 
 def retry(world: World) -> None:

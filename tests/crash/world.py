@@ -19,11 +19,14 @@ from typing import Any
 from unittest import mock
 
 from edgekit.agent import __main__ as agent
+from edgekit.agent.release import stopped
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.state import Releases
 from edgekit.agent.release.supervisor import choose
 from edgekit.agent.release.trial import disk
+from edgekit.agent.release.trial.demands import CRASH_LIMIT
 from edgekit.agent.release.trial.events import (
+    AgentCrashed,
     AgentEnded,
     AgentReady,
     AgentStarted,
@@ -73,6 +76,7 @@ class World:
         running: what the simulated agent runs.
         own: what its supervisor found on the disk.
         broker_down: no agent on trial reaches the broker.
+        unstartable: no supervisor can start but for a release that has answered.
         stops_at: before how many effects of supervisors the device goes down; None: never.
     """
 
@@ -84,6 +88,7 @@ class World:
     running: tuple[Digest, bytes] | None = None
     own: OnDisk | None = None
     broker_down: bool = False
+    unstartable: bool = False
     stops_at: int | None = None
     moment: str = ""
     clock: float = NOW
@@ -96,11 +101,18 @@ class World:
         assert self.seconds < 10_000, "it waits for ever"
 
     # --- the device -------------------------------------------------------------------------
-    def boot(self, retry: Digest | None = None) -> None:
-        """A supervisor is started, as by the service manager at a boot, and comes to its end.
+    def power_on(self) -> None:
+        """The service manager starts a supervisor, unless an operator stopped the device."""
+        self.running = self.own = None
+        if stopped.since(self.root) is None:
+            self.boot()
+
+    def boot(self, retry: Digest | None = None, *, crashes: bool = False) -> None:  # noqa: PLR0912  a table
+        """A supervisor is started, and comes to its end.
 
         Args:
             retry: an unproven release that is due once the agent runs.
+            crashes: whether the agent then ends again and again.
         """
         self.running = self.own = None
         self.root.ready_file.unlink(missing_ok=True)
@@ -133,6 +145,9 @@ class World:
                         self._start_agent(tried=True)
                         events.append(RetryDue(retry))
                         retry = None
+                    case KeepRunning() if crashes:
+                        crashes = False
+                        events.append(AgentCrashed(CRASH_LIMIT, "it crashed"))
                     case KeepRunning():
                         if self.running is None:
                             self._start_agent(tried=True)
@@ -325,6 +340,10 @@ class Simulated:
 
     def reload(self) -> None:
         """The running supervisor becomes that of `current`, or one starts."""
+        release = self._root.linked(self._root.current)
+        known = {digest for digest, _ in self.world.answered}
+        if self.world.unstartable and release not in known:
+            raise EdgekitError("the agent's supervisor did not start", "no module named edgekit")
         self.start()
 
     def stop(self) -> None:

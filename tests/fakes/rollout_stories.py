@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 
-from edgekit.core.digest import Digest
+import msgspec
+
+from edgekit.core.digest import Digest, encode_hook
+from edgekit.fleet.rollout import journal as journal_file
 from edgekit.fleet.rollout.events import (
     AbortOrdered,
     PauseOrdered,
@@ -32,14 +34,13 @@ def fleet(count: int = 10, terms: Terms | None = None, seed: int = 7) -> FakeFle
     return FakeFleet(plan, habits, random.Random(seed), now=BEGIN)
 
 
-def written(made: FakeFleet, path: Path) -> RolloutJournal:
-    """Write a story's journal."""
-    journal = RolloutJournal(path)
-    journal.create(made.plan, BEGIN)
-    with_time = made.journal
-    for event, at in with_time:
-        journal.append(event, at)
-    return journal
+def write(journal: RolloutJournal, made: FakeFleet) -> None:
+    """Add a story's events to a journal that has its plan, in one commit: a test has no power
+    cut to fear."""
+    with journal._open() as db:
+        for event, at in made.journal:
+            what = msgspec.json.encode(event, enc_hook=encode_hook)
+            journal_file._append(db, what, at)
 
 
 def started(made: FakeFleet) -> FakeFleet:

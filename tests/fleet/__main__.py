@@ -30,8 +30,10 @@ NEXT = """
     cd {folder}
     export PATH="{bin}:$PATH"          # `edgekit` with the keys of this fleet
 
-    edgekit push                       # SmolLM2 to all of them
-    edgekit devices                    # what the broker knows of them
+    edgekit fleet check                # what every device is and has
+    edgekit push --plan                # what a push would do
+    edgekit push --parallel 3          # SmolLM2 to all of them, in waves
+    edgekit status                     # how that stands, and how it went
     edgekit state edge-1               # what one runs, and why
     edgekit ask edge-1 "What is the capital of France?"
 

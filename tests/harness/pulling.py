@@ -17,7 +17,7 @@ from typing import Any
 from edgekit.core.digest import Digest
 from edgekit.fleet.transfer.bring import PULL
 from edgekit.fleet.transfer.cap import Cap
-from edgekit.fleet.transfer.source import Source
+from edgekit.fleet.transfer.source import BlobSource
 from edgekit.fleet.transfer.values import WantedBlob
 
 TOKEN = "the-token-of-this-transfer"
@@ -41,9 +41,9 @@ def whole(wanted: WantedBlob) -> bool:
     return Path(wanted.target).read_bytes() == wanted.source.read_bytes()
 
 
-def source_of(blobs: Sequence[WantedBlob]) -> Source:
+def source_of(blobs: Sequence[WantedBlob]) -> BlobSource:
     """The source of these blobs."""
-    return Source(blobs, TOKEN, Cap(), lambda _: None)
+    return BlobSource(blobs, TOKEN, Cap(), lambda _: None)
 
 
 @contextmanager

@@ -23,8 +23,8 @@ from edgekit.fleet.rollout.events import (
     WindowChanged,
 )
 from edgekit.fleet.rollout.machine import Rollout, RolloutPhase
-from edgekit.fleet.rollout.waves import RolloutPlan, Terms, waves_of
-from edgekit.fleet.rollout.window import parse_window
+from edgekit.fleet.rollout.waves import UNKNOWN, RolloutPlan, Terms, waves_of
+from edgekit.fleet.rollout.windows.window import parse_window
 from tests.fakes.rollout_fleet import NEW, OLD, FakeDevice, FakeFleet
 
 RELEASE = Digest.of(b"release")
@@ -229,6 +229,14 @@ def test_a_small_fleet_has_one_wave_and_a_class_has_a_canary() -> None:
     assert [len(wave) for wave in waves] == [2, 3, 20, 75]
     assert {kinds[name] for name in waves[0]} == {"pi", "jetson"}
     assert waves_of(kinds, Digest.of(b"another"))[0] != waves[0]
+
+
+def test_devices_of_unknown_hardware_come_last_and_are_no_canaries() -> None:
+    kinds = {f"pi-{n}": "pi" for n in range(20)} | {f"off-{n}": UNKNOWN for n in range(4)}
+    waves = waves_of(kinds, RELEASE)
+    assert [len(wave) for wave in waves] == [1, 1, 4, 18]
+    assert {name for name in waves[-1] if kinds[name] == UNKNOWN} == {f"off-{n}" for n in range(4)}
+    assert len(waves_of(dict.fromkeys(kinds, UNKNOWN), RELEASE)[0]) == 1
 
 
 # --- random fleets ----------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Ten real devices: enrolled, planned for, pushed to in waves, and asked over MQTT.
+"""Ten real devices: enrolled, planned for, pushed to in waves by that plan, and asked over MQTT.
 
 Each is a container with systemd, sshd and an address of its own; the agent, the model and the
 Mosquitto are real. The controller is the command that a person types.
@@ -81,7 +81,8 @@ def counted(number: int) -> tuple[Figures, bool]:
             began = time.monotonic()
             enroll(made, fleet)
             enrolled = time.monotonic() - began
-            first = controlled(made, "push")
+            plan = controlled(made, "push", "--plan", "--save", "tonight.json")
+            first = controlled(made, "push", "--from", "tonight.json")
             again = controlled(made, "push")
             right = answering(made, list(fleet.all))
             running = set(currents(fleet).values())
@@ -90,6 +91,8 @@ def counted(number: int) -> tuple[Figures, bool]:
         "devices": number,
         "up_seconds": round(up, 1),
         "enroll_seconds": round(enrolled, 1),
+        "plan_seconds": round(plan.seconds, 1),
+        "waves": "+".join(str(len(wave)) for wave in plan.told.get("waves", [])),
         "push_seconds": round(first.seconds, 1),
         "pushed": len(pushed),
         "bytes": sum(one["bytes_sent"] for one in pushed),
@@ -102,10 +105,10 @@ def counted(number: int) -> tuple[Figures, bool]:
         "load": round(os.getloadavg()[1], 1),
         "seconds": round(time.monotonic() - started),
     }
-    if first.code or again.code:
-        figures["errors"] = repr((first.errors + again.errors)[-2000:])
+    if plan.code or first.code or again.code:
+        figures["errors"] = repr((plan.errors + first.errors + again.errors)[-2000:])
     sound = (
-        (first.code, again.code) == (0, 0)
+        (plan.code, first.code, again.code) == (0, 0, 0)
         and len(pushed) == len(right) == number
         and len(running) == 1
         and first.rss_mb <= MOST_MB

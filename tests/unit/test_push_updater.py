@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from edgekit.cli.push import _named
+from edgekit.cli.render import named
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import (
     AGENT_TYPE,
@@ -119,7 +119,7 @@ def test_a_device_s_next_step_gets_the_names_that_it_does_not_know() -> None:
         "`edgekit rollback` goes to the previous release; `edgekit sign NAME:VERSION --rollback` "
         "permits a downgrade"
     )
-    assert _named(said, "pi", "phi:1") == (
+    assert named(said, "pi", "phi:1") == (
         "`edgekit rollback pi` goes to the previous release; `edgekit sign phi:1 --rollback` "
         "permits a downgrade"
     )

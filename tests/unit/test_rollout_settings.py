@@ -10,10 +10,10 @@ import pytest
 
 from edgekit.errors import UsageError
 from edgekit.fleet import inventory
-from edgekit.fleet.rollout import zones
 from edgekit.fleet.rollout.settings import RolloutSettings, terms_of
 from edgekit.fleet.rollout.waves import Terms
-from edgekit.fleet.rollout.zones import device_windows, local_zone
+from edgekit.fleet.rollout.windows import zones
+from edgekit.fleet.rollout.windows.zones import device_windows, local_zone
 
 FLEET = """
 [rollout]
@@ -61,8 +61,7 @@ def test_the_file_makes_terms_and_a_flag_wins(tmp_path: Path) -> None:
         hook_before=["./check.sh", "with a word"],
         hook_seconds=30,
     )
-    flags = {"parallel": 1, "confirm": False, "soak_seconds": None, "shares": [0.5, 1.0]}
-    changed = rollout.with_flags(flags)
+    changed = rollout.with_flags(parallel=1, confirm=False, soak_seconds=None, shares=[0.5, 1.0])
     assert (changed.parallel, changed.confirm, changed.soak_seconds) == (1, False, 60)
     assert changed.shares == [0.5, 1.0]
     assert terms_of(changed, stage_only=True).stage_only
@@ -119,7 +118,7 @@ def test_a_wrong_window_of_a_device_is_refused(tmp_path: Path) -> None:
 
 def test_a_wrong_flag_is_refused_by_its_name() -> None:
     with pytest.raises(UsageError, match="--failure-share: the value is not valid"):
-        RolloutSettings().with_flags({"failure_share": 2.0})
+        RolloutSettings().with_flags(failure_share=2.0)
 
 
 def test_a_device_then_its_group_then_the_fleet_say_the_window(

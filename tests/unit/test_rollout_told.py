@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from edgekit.fleet.rollout import events
 from edgekit.fleet.rollout.device import DeviceState
 from edgekit.fleet.rollout.events import RolloutEvent
 from edgekit.fleet.rollout.journal import RolloutRow
-from edgekit.fleet.rollout.machine import RolloutPhase, WavePhase
+from edgekit.fleet.rollout.machine import Rollout, RolloutPhase, WavePhase
 from edgekit.fleet.rollout.timeline import Follower, OrderGiven, PhaseChanged, WaveBegan
 from edgekit.fleet.rollout.told import RolloutTold, tell
 from edgekit.fleet.rollout.waves import Terms
@@ -123,3 +124,20 @@ def test_the_end_of_a_soak_is_told() -> None:
         assert made.step()
     said = told(made, "ada@desk")
     assert [thing.at for thing in said.next] == [made.rollout.soak_until]
+
+
+def test_a_device_that_waits_for_its_window_says_when_it_opens() -> None:
+    made = stories.fleet(3)
+    windows = {"pi-0000": "22:00-05:00 UTC"}  # the story begins at 14:00 UTC
+    made.plan = msgspec.structs.replace(made.plan, windows=windows)
+    made.rollout = Rollout(made.plan)
+    stories.started(made)
+    while made.rollout.devices["pi-0000"].state != DeviceState.STAGED:
+        assert made.step()
+    said = told(made, "ada@desk")
+    (opens,) = (thing for thing in said.next if "may switch" in thing.what)
+    assert opens.what == "1 staged device may switch: 22:00-05:00 UTC"
+    assert opens.at == stories.BEGIN + 8 * 3600
+    assert {device.name: device.window for device in said.devices} == {
+        "pi-0000": "22:00-05:00 UTC", "jetson-0001": "", "pi-0002": "",
+    }  # fmt: skip

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekit.fleet.rollout.window import DAYS, parse_window
+from edgekit.fleet.rollout.windows.window import DAYS, parse_window
 
 BERLIN = "Europe/Berlin"
 

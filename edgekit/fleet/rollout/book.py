@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import TextIO
 from edgekit.errors import EdgekitError, UsageError
 from edgekit.fleet.rollout.journal import RolloutJournal
 from edgekit.fleet.rollout.waves import RolloutPlan
+from edgekit.store import publish
 
 LOOK_SECONDS = 0.5  # `holder` takes the lock for a moment to see whether it is free
 
@@ -31,6 +33,16 @@ class RolloutBook:
         """The numbers of all rollouts, growing."""
         names = [path.stem for path in self.folder.glob("*.db")]
         return sorted(int(name) for name in names if name.isascii() and name.isdigit())
+
+    def identity(self) -> str:
+        """What names this project to devices: a random number in hexadecimal, made once."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = self.folder / "identity"
+        with (self.folder / "lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not path.exists():
+                publish(path, secrets.token_hex(8).encode(), 0o600)
+            return path.read_text("ascii").strip()
 
     def create(self, plan: RolloutPlan, now: float) -> tuple[int, RolloutJournal]:
         """Begin a rollout with the next number; two at once get two numbers."""

@@ -14,6 +14,8 @@ from edgekit.core.digest import Digest
 from edgekit.core.release import ReleaseState
 from edgekit.errors import EdgekitError, UnreachableError
 from edgekit.fleet.drive import DeviceDriver, Event
+from edgekit.fleet.held import LeaseHeldError
+from edgekit.fleet.lease import Lease
 from edgekit.fleet.push import (
     ReleaseSource,
     Staged,
@@ -103,6 +105,7 @@ class PushHands:
         config_of: the `agent.toml` of a device.
         report: called with a device's name and its progress, by several threads.
         run_hook: runs the command of a hook.
+        lease: how it holds a device; None: it holds none by name.
 
     Attributes:
         done: what was done on a device, once it answers.
@@ -117,9 +120,11 @@ class PushHands:
         config_of: Callable[[str], AgentConfig],
         report: Callable[[str, Event], None],
         run_hook: Callable[[int, bool], HookEnded],
+        lease: Lease | None = None,
     ) -> None:
         self._source, self._connect, self._config_of = source, connect, config_of
         self._report, self.hook = report, run_hook
+        self._lease = lease
         self._open: dict[str, DeviceDriver] = {}
         self._staged: dict[str, tuple[float, Staged]] = {}
         self._stopped = False
@@ -135,7 +140,12 @@ class PushHands:
             def report(event: Event) -> None:
                 self._report(device, event)
 
-            staged = stage_on(driver, self._source, self._config_of(device), report)
+            wish = self._lease.of(device) if self._lease else None
+            staged = stage_on(driver, self._source, self._config_of(device), report, wish)
+            if self._lease:
+                self._lease.had(device)
+                if not self._lease.keeps:
+                    self._lease.give(driver)
             self._staged[device] = (time.monotonic() - began, staged)
             return DeviceStaged(device, staged.before)
 
@@ -147,6 +157,8 @@ class PushHands:
         began = time.monotonic()
 
         def act(driver: DeviceDriver) -> RolloutEvent:
+            if self._lease:
+                self._lease.take(driver)
             self._report(device, Event("activate"))
             try:
                 verdict = activate_on(driver, release, self._config_of(device))
@@ -186,6 +198,8 @@ class PushHands:
         """See `Hands`."""
 
         def act(driver: DeviceDriver) -> RolloutEvent:
+            if self._lease:
+                self._lease.take(driver)
             self._report(device, Event("go back"))
             go_back_on(driver, self._source.pinned.digest, before)
             return DeviceBack(device)
@@ -200,6 +214,8 @@ class PushHands:
     def stop(self) -> None:
         """See `Hands`."""
         self._stopped = True
+        if self._lease:
+            self._lease.ended.set()
         for device in list(self._open):
             with suppress(KeyError):
                 self._open[device].close()
@@ -215,18 +231,31 @@ class PushHands:
             if self._stopped:
                 raise UnreachableError(f"{device}: the rollout was stopped")
             self.enrolled[device] = driver.facts.enrolled
-            event = act(driver)
+            event = self._waiting(device, driver, act)
         except EdgekitError as error:
+            away = isinstance(error, UnreachableError | LeaseHeldError)
+            if self._lease and not away and device in self._open:
+                self._lease.give(self._open[device])
             self.let_go(device)
             self.failed[device] = error
             reason = f"{error.what}: {error.why}" if error.why else error.what
             reason = reason.removeprefix(f"{device}: ")
-            if isinstance(error, UnreachableError):
-                return DeviceAway(device, reason)
-            return DeviceFailed(device, reason)
+            if isinstance(error, LeaseHeldError) and error.answer.taken_over_by:
+                away = False
+            return (DeviceAway if away else DeviceFailed)(device, reason)
         if not keep:
             self.let_go(device)
         return event
+
+    def _waiting(
+        self, device: str, driver: DeviceDriver, act: Callable[[DeviceDriver], RolloutEvent]
+    ) -> RolloutEvent:
+        """Act, and wait for another operator who holds the device."""
+        if self._lease is None:
+            return act(driver)
+        return self._lease.waiting(
+            lambda: act(driver), lambda text: self._report(device, Event(text))
+        )
 
     def _note(self, device: str, verdict: Verdict, seconds: float) -> None:
         """Note what was done, for the command's output."""

@@ -5,10 +5,8 @@ from __future__ import annotations
 from edgekit.errors import EdgekitError
 from edgekit.fleet.hardware import hardware_class
 from edgekit.fleet.inventory import Fleet
+from edgekit.fleet.rollout.waves import UNKNOWN
 from edgekit.fleet.survey import survey
-
-UNKNOWN = ""
-"""Of a device that could not be asked."""
 
 
 def survey_kinds(fleet: Fleet, names: list[str], parallel: int) -> dict[str, str]:

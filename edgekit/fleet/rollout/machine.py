@@ -59,8 +59,8 @@ from edgekit.fleet.rollout.events import (
     SwitchOn,
     WindowChanged,
 )
-from edgekit.fleet.rollout.openings import Openings
 from edgekit.fleet.rollout.waves import RolloutPlan
+from edgekit.fleet.rollout.windows.openings import Openings
 
 MOST_LATE_SECONDS = 3600.0
 

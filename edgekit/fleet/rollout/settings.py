@@ -12,7 +12,7 @@ import msgspec
 
 from edgekit.errors import UsageError
 from edgekit.fleet.rollout.waves import Terms
-from edgekit.fleet.rollout.window import parse_window
+from edgekit.fleet.rollout.windows.window import parse_window
 
 _DEFAULT = Terms()
 _SOME_ZONE = "UTC"  # stands for the controller's zone where a window is only looked at
@@ -49,7 +49,7 @@ class RolloutSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             if not growing or self.shares[-1] != 1:
                 raise ValueError("shares grow from above 0 to 1.0, such as [0.05, 0.25, 1.0]")
 
-    def with_flags(self, flags: Mapping[str, Any]) -> RolloutSettings:
+    def with_flags(self, **flags: Any) -> RolloutSettings:
         """The settings for one command; a flag that is None was not given.
 
         Raises:

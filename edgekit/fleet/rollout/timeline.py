@@ -89,7 +89,7 @@ class Follower:
         return changes
 
 
-class Span(msgspec.Struct, frozen=True):
+class TimeSegment(msgspec.Struct, frozen=True):
     """For how long something was as it was; Unix seconds.
 
     Attributes:
@@ -118,9 +118,9 @@ class Timeline(msgspec.Struct, frozen=True):
 
     begin: float
     end: float
-    phases: list[Span]
-    waves: list[Span]
-    devices: dict[str, list[Span]]
+    phases: list[TimeSegment]
+    waves: list[TimeSegment]
+    devices: dict[str, list[TimeSegment]]
     members: list[list[str]]
     orders: list[OrderGiven]
     changes: list[list[RolloutChange]]
@@ -171,19 +171,19 @@ class _Track:
     """Spans that grow."""
 
     def __init__(self, what: str, since: float) -> None:
-        self._spans: list[Span] = []
+        self._spans: list[TimeSegment] = []
         self._now = (what, since, "")
 
     def change(self, what: str, at: float, reason: str = "") -> None:
         before, since, why = self._now
         if at > since:
-            self._spans.append(Span(before, since, at, why))
+            self._spans.append(TimeSegment(before, since, at, why))
         self._now = (what, at, reason)
 
-    def ended(self, at: float) -> list[Span]:
+    def ended(self, at: float) -> list[TimeSegment]:
         """All spans; what it became at the very end is the last one, even if it lasted no time."""
         what, since, reason = self._now
-        return [*self._spans, Span(what, since, at, reason)]
+        return [*self._spans, TimeSegment(what, since, at, reason)]
 
 
 def _order(event: RolloutEvent, at: float) -> list[OrderGiven]:

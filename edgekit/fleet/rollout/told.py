@@ -14,6 +14,7 @@ from edgekit.fleet.rollout.events import (
 )
 from edgekit.fleet.rollout.journal import RolloutRow
 from edgekit.fleet.rollout.machine import Rollout, RolloutPhase, WavePhase
+from edgekit.fleet.rollout.windows.window import parse_window
 
 _FIRST = (  # of a long table: what a person has to look at, then what moves
     DeviceState.FAILED,
@@ -37,7 +38,9 @@ class DeviceTold(msgspec.Struct, frozen=True):
     Attributes:
         wave: counted from 1.
         since: of the last move; 0 before the first.
-        due: when it is asked for its verdict or tried again; None where nothing waits for a time.
+        due: when it is asked for its verdict or tried again; None where that is not known, as while
+            nobody runs the rollout.
+        window: when it may switch; empty: always.
     """
 
     name: str
@@ -48,6 +51,7 @@ class DeviceTold(msgspec.Struct, frozen=True):
     reason: str
     tries: int
     due: float | None
+    window: str
 
 
 class NextThing(msgspec.Struct, frozen=True):
@@ -66,6 +70,7 @@ class RolloutTold(msgspec.Struct, frozen=True):
         by: who started it.
         holder: who runs it; empty: nobody.
         over: whether nothing is at work and nothing begins by itself.
+        judging: whether all that is left is that devices end their trial, as they do alone.
         counts: devices by state.
         next: what happens by time, the earliest first.
         advice: commands that can follow, each with what it does.
@@ -85,6 +90,7 @@ class RolloutTold(msgspec.Struct, frozen=True):
     by: str
     holder: str
     over: bool
+    judging: bool
     counts: dict[DeviceState, int]
     devices: list[DeviceTold]
     next: list[NextThing]
@@ -120,9 +126,10 @@ def tell(
         by=started.by if isinstance(started, RolloutStarted) else "",
         holder=holder,
         over=rollout.over,
+        judging=_judging(rollout),
         counts=rollout.counts(),
-        devices=_devices(rollout),
-        next=_next(rollout) if holder else [],
+        devices=_devices(rollout, held=bool(holder)),
+        next=_next(rollout, rows[-1].at if rows else 0.0) if holder else [],
         advice=_advice(number, rollout, holder),
         head=head,
     )
@@ -146,7 +153,7 @@ def _reason(rollout: Rollout, rows: Sequence[RolloutRow]) -> str:
     return f"ordered by {by[-1]}" if by else ""
 
 
-def _devices(rollout: Rollout) -> list[DeviceTold]:
+def _devices(rollout: Rollout, *, held: bool) -> list[DeviceTold]:
     """All devices: what needs a look first, then the latest move first."""
     found = [
         DeviceTold(
@@ -157,7 +164,8 @@ def _devices(rollout: Rollout) -> list[DeviceTold]:
             since=device.since,
             reason=printable(device.reason),
             tries=device.tries,
-            due=_due(rollout, device),
+            due=_due(rollout, device) if held else None,
+            window=rollout.plan.windows.get(name, ""),
         )
         for wave, names in enumerate(rollout.waves, 1)
         for name in names
@@ -175,8 +183,9 @@ def _due(rollout: Rollout, device: DeviceProgress) -> float | None:
     return device.due if again or device.state == DeviceState.SOAKING else None
 
 
-def _next(rollout: Rollout) -> list[NextThing]:
-    """The end of the wave's soak, the first verdict, the first try of a device that is away."""
+def _next(rollout: Rollout, now: float) -> list[NextThing]:
+    """The end of the wave's soak, the first verdict, the first try of a device that is away, and
+    when windows open for devices that wait for them."""
     found = []
     if rollout.phase == RolloutPhase.RUNNING and rollout.wave_phase == WavePhase.SOAKING:
         found.append(NextThing(rollout.soak_until, f"the soak of wave {rollout.wave + 1} is over"))
@@ -193,7 +202,22 @@ def _next(rollout: Rollout) -> list[NextThing]:
             due, name = min(waiting)
             more = f", and {len(waiting) - 1} more later" if len(waiting) > 1 else ""
             found.append(NextThing(due, words.format(name=name) + more))
-    return sorted(found, key=lambda thing: thing.at)
+    return sorted([*found, *_openings(rollout, now)], key=lambda thing: thing.at)
+
+
+def _openings(rollout: Rollout, now: float) -> list[NextThing]:
+    """When the windows open for which staged devices wait."""
+    waiting = [
+        rollout.plan.windows[name]
+        for name, device in rollout.devices.items()
+        if device.state == DeviceState.STAGED and not rollout.openings.may_switch(name)
+    ]
+    return [
+        NextThing(at, f"{counted(waiting.count(text), 'staged device')} may switch: {text}")
+        for text in sorted(set(waiting))
+        if rollout.phase == RolloutPhase.RUNNING
+        and (at := parse_window(text).next_change(now)) is not None
+    ]
 
 
 def switched(rollout: Rollout) -> int:
@@ -206,7 +230,7 @@ def at_work(rollout: Rollout) -> int:
     return sum(device.state in WORKED_ON for device in rollout.devices.values())
 
 
-def judging(rollout: Rollout) -> bool:
+def _judging(rollout: Rollout) -> bool:
     """Whether all that is left is that devices of the last wave end their trial, as they do
     without a controller."""
     states = {device.state for device in rollout.devices.values()}
@@ -221,7 +245,7 @@ def _advice(number: int, rollout: Rollout, holder: str) -> list[str]:
     resume = f"`edgekit resume {number}`"
     said = []
     if rollout.phase in GOES_ON:
-        if not holder and judging(rollout):
+        if not holder and _judging(rollout):
             said.append(f"the devices on trial judge it by themselves: {resume} asks them")
         elif not holder:
             said.append(f"nobody runs it: {resume} goes on")

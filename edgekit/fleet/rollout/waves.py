@@ -15,11 +15,13 @@ import msgspec
 
 from edgekit.core.config import MOST_SECONDS
 from edgekit.core.digest import Digest
-from edgekit.fleet.rollout.window import parse_window
+from edgekit.fleet.rollout.windows.window import parse_window
 
 SHARES = (0.05, 0.25, 1.0)  # of all devices, after the canaries
 HOOK_SECONDS = 600.0
 CONNECTS = 30
+UNKNOWN = ""
+"""The class of hardware of a device that could not be asked."""
 SMALL = 5  # a fleet up to this size has one wave unless asked otherwise
 
 
@@ -100,22 +102,26 @@ class RolloutPlan(msgspec.Struct, frozen=True):
 def waves_of(
     kinds: Mapping[str, str], release: Digest, shares: Sequence[float] | None = None
 ) -> list[list[str]]:
-    """Divide devices into waves.
+    """Divide devices into waves. Those of unknown hardware come last: they are no canaries.
 
     Args:
-        kinds: the class of hardware of each device.
+        kinds: the class of hardware of each device, or `UNKNOWN`.
         release: what comes; it decides the order.
         shares: of all devices, growing, the last 1.0; none: one wave for a handful of devices,
             else the canaries and `SHARES`.
     """
-    order = sorted(
-        kinds, key=lambda name: hashlib.sha256(f"{release.hex} {name}".encode()).digest()
-    )
+
+    def place(name: str) -> tuple[bool, bytes]:
+        digest = hashlib.sha256(f"{release.hex} {name}".encode()).digest()
+        return kinds[name] == UNKNOWN, digest
+
+    order = sorted(kinds, key=place)
     if shares is None and len(order) <= SMALL:
         return [sorted(order)] if order else []
     first: dict[str, str] = {}
     for name in order:
-        first.setdefault(kinds[name], name)
+        if kinds[name] != UNKNOWN or not first:
+            first.setdefault(kinds[name], name)
     canaries = sorted(first.values())
     rest = [name for name in order if name not in first.values()]
     waves, done = [canaries], len(canaries)

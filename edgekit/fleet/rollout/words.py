@@ -34,8 +34,9 @@ def words(event: RolloutEvent) -> str:
             said = f"started by {by}"
         case events.HookEnded(trouble):
             said = f"the hook failed: {trouble}" if trouble else "the hook ended well"
-        case events.WindowChanged(is_open):
-            said = "the window opened" if is_open else "the window closed"
+        case events.WindowChanged(is_open, window):
+            name = f"the window {window}" if window else "the window"
+            said = f"{name} {'is open' if is_open else 'is closed'}"
         case events.PauseOrdered(by, reason):
             said = f"pause ordered by {by}" + (f": {reason}" if reason else "")
         case events.ResumeOrdered(by, retry):

@@ -15,7 +15,7 @@ from edgekit.errors import EdgekitError
 from edgekit.fleet.commands import Argv, CommandResult
 from edgekit.fleet.transfer.cap import Cap
 from edgekit.fleet.transfer.reverse import NoForwardingError, listening
-from edgekit.fleet.transfer.source import Source
+from edgekit.fleet.transfer.source import BlobSource
 from edgekit.fleet.transfer.values import SEGMENT_BYTES, WantedBlob, ahead_for, connections_for
 
 PULL = Path(__file__).with_name("pull.py")
@@ -68,7 +68,7 @@ def pull(
         EdgekitError: the device cannot write a part.
     """
     token = secrets.token_urlsafe(32)
-    source = Source(blobs, token, cap, progress)
+    source = BlobSource(blobs, token, cap, progress)
     try:
         with listening(transport, source) as listener:
             job = {

@@ -39,7 +39,7 @@ class DiskError(Exception):
     """A part cannot be written: its path and the reason."""
 
 
-class Part:
+class BlobPart:
     """The file that collects a blob; its length is how many of the blob's bytes are there."""
 
     def __init__(self, told: "dict[str, Any]") -> None:
@@ -80,7 +80,7 @@ class Part:
 class Segment:
     """Bytes `at` to `end` of a blob; `got` of them came, `stored` of these are in the part."""
 
-    def __init__(self, part: Part, at: int, end: int) -> None:
+    def __init__(self, part: BlobPart, at: int, end: int) -> None:
         self.part, self.at, self.end = part, at, end
         self.got = self.stored = 0
         self.buffer = bytearray()  # from the first request until all is stored
@@ -111,7 +111,7 @@ class Pull:
 
     def __init__(self, job: "dict[str, Any]") -> None:
         self.job = job
-        self.parts = [Part(told) for told in job["blobs"]]
+        self.parts = [BlobPart(told) for told in job["blobs"]]
         self.todo: deque[Segment] = deque()  # not asked for yet
         self.line: deque[Segment] = deque()  # asked for, and not stored whole, in their order
         for part in self.parts:
@@ -275,7 +275,7 @@ def check(head: bytes, segment: "Segment | None") -> None:
 def main() -> None:
     """Do the job of standard input."""
     answer: dict[str, Any] = {"stored": {}, "error": "", "disk": ""}
-    parts: list[Part] = []
+    parts: list[BlobPart] = []
     try:
         pull = Pull(json.load(sys.stdin))
         parts = pull.parts

@@ -1,7 +1,7 @@
 """The way on which a device reaches our source: a listener on its loopback that sshd opens for us.
 
 The listener lives as long as the push's SSH connection. sshd forwards each connection to us as a
-channel; paramiko's own tunnels copy 1 KiB at a time, so ours pump them (`source.Source.serve`).
+channel; paramiko's own tunnels copy 1 KiB at a time, so ours pump them (`source.BlobSource.serve`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import paramiko
 
-from edgekit.fleet.transfer.source import Source
+from edgekit.fleet.transfer.source import BlobSource
 
 # Both families, and loopback alone whatever GatewayPorts says: other origins are turned away here
 ADDRESS = "localhost"
@@ -38,7 +38,7 @@ class Listener:
 class _Pump:
     """Gives each channel a thread that serves it, as long as the listener lives."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: BlobSource) -> None:
         self._source = source
         self._lock = threading.Lock()
         self._channels: set[Any] = set()
@@ -81,7 +81,7 @@ def _is_near(address: str) -> bool:
 
 
 @contextmanager
-def listening(transport: Any, source: Source) -> Iterator[Listener]:
+def listening(transport: Any, source: BlobSource) -> Iterator[Listener]:
     """A listener on the device's loopback, whose connections `source` answers.
 
     Args:

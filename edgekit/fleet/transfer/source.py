@@ -53,7 +53,7 @@ class BrokenError(Exception):
     """The connection is of no use any more."""
 
 
-class Source:
+class BlobSource:
     """The blobs of one transfer.
 
     Args:

@@ -46,7 +46,12 @@ class Image:
     @property
     def key(self) -> tuple[object, ...]:
         """Equal for equal contents."""
-        return self.folders, tuple((path, self.nodes[number]) for path, number in self.names)
+        return self.key_without("\0")
+
+    def key_without(self, name: str) -> tuple[object, ...]:
+        """Equal for equal contents but for files in whose names this is."""
+        names = tuple((path, self.nodes[number]) for path, number in self.names if name not in path)
+        return self.folders, names
 
     def write(self, root: Path) -> None:
         """Make the folder `root`, which must not exist."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from datetime import datetime, tzinfo
 
@@ -12,8 +13,8 @@ import edgekit
 from edgekit.fleet.rollout.device import DeviceState
 from edgekit.fleet.rollout.journal import RolloutRow
 from edgekit.fleet.rollout.report.picture import picture
-from edgekit.fleet.rollout.timeline import Follower, RolloutChange, Span, timeline
-from edgekit.fleet.rollout.told import lasted, printable, tell
+from edgekit.fleet.rollout.timeline import Follower, RolloutChange, TimeSegment, timeline
+from edgekit.fleet.rollout.told import counted, lasted, printable, tell
 from edgekit.fleet.rollout.waves import RolloutPlan
 from edgekit.fleet.rollout.words import change_words, words
 
@@ -23,10 +24,13 @@ _TERMS = {
     "failures": "failed devices that do not pause it",
     "failure_share": "or this share of the devices begun",
     "confirm": "waits for a word after each wave",
-    "hook_before": "runs a command before each wave",
-    "hook_after": "runs a command after each wave",
+    "hook_before": "command before each wave",
+    "hook_after": "command after each wave",
+    "hook_seconds": "seconds that a command may take",
     "stage_only": "brings the bytes and does not switch",
     "late_seconds": "seconds to the next try of a device that was away",
+    "connects": "connections open at one time",
+    "lock_wait_seconds": "seconds to wait for a device that another operator holds",
 }
 
 
@@ -50,7 +54,7 @@ class WaveLine(msgspec.Struct, frozen=True):
 
     number: int
     devices: list[str]
-    span: Span | None
+    span: TimeSegment | None
     ends: dict[DeviceState, int]
 
 
@@ -127,6 +131,25 @@ def _line(number: int, row: RolloutRow, changes: Sequence[RolloutChange]) -> Eve
         if how != said:  # an order is told by its event
             changed.append(how.split(": ")[0] if subject == who else f"{subject}: {how}")
     return EventLine(number, row.at, who, said, "; ".join(changed), row.hash[:12])
+
+
+def _terms(plan: RolloutPlan) -> list[tuple[str, str]]:
+    """The terms and the windows in words, each with its value."""
+    found = [
+        (_TERMS[name], _value(value)) for name, value in msgspec.structs.asdict(plan.terms).items()
+    ]
+    windows = list(plan.windows.values())
+    for window in sorted(set(windows)):
+        found.append((f"switch only {window}", counted(windows.count(window), "device")))
+    return found
+
+
+def _value(value: bool | float | list[str]) -> str:
+    if isinstance(value, list):
+        return shlex.join(value) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}"
 
 
 def _counts(states: Sequence[DeviceState]) -> dict[DeviceState, int]:

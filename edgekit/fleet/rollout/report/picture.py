@@ -15,7 +15,7 @@ import msgspec
 
 from edgekit.fleet.rollout.device import DeviceState
 from edgekit.fleet.rollout.report.axis import AxisMark, AxisPiece, TimeAxis, axis
-from edgekit.fleet.rollout.timeline import Span, Timeline
+from edgekit.fleet.rollout.timeline import Timeline, TimeSegment
 from edgekit.fleet.rollout.told import counted, lasted, printable
 
 WIDTH = 1080
@@ -180,7 +180,7 @@ class _Drawing:
         """The time of day."""
         return f"{datetime.fromtimestamp(at, self._zone):%H:%M:%S}"
 
-    def bars(self, name: str, spans: list[Span]) -> list[PictureBar]:
+    def bars(self, name: str, spans: list[TimeSegment]) -> list[PictureBar]:
         """The bars of a device, of the phases or of the waves."""
         found = []
         for span, (x, right) in self._placed(spans):
@@ -231,7 +231,9 @@ class _Drawing:
             if any(span.what in bad for span in self._line.devices[name])
         ]
 
-    def _placed(self, spans: list[Span]) -> Iterator[tuple[Span, tuple[float, float]]]:
+    def _placed(
+        self, spans: list[TimeSegment]
+    ) -> Iterator[tuple[TimeSegment, tuple[float, float]]]:
         """Each with its left and its right; the last one goes on to the end of the picture."""
         for place, span in enumerate(spans, 1):
             right = RIGHT if place == len(spans) else self._scale.x(span.until)

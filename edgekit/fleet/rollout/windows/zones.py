@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from edgekit.errors import UsageError
 from edgekit.fleet.rollout.settings import RolloutSettings, windows_of
-from edgekit.fleet.rollout.window import parse_window
+from edgekit.fleet.rollout.windows.window import parse_window
 
 LOCALTIME = Path("/etc/localtime")
 _FOLDER = "/zoneinfo/"

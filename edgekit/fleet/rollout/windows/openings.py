@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from edgekit.fleet.rollout.window import Window, parse_window
+from edgekit.fleet.rollout.windows.window import Window, parse_window
 
 
 @dataclass

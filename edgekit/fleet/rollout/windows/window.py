@@ -24,7 +24,7 @@ _SPAN = re.compile(
 )
 
 
-class Span(msgspec.Struct, frozen=True):
+class WindowSpan(msgspec.Struct, frozen=True):
     """A part of some days of the week.
 
     Attributes:
@@ -57,7 +57,7 @@ class Span(msgspec.Struct, frozen=True):
 class Window(msgspec.Struct, frozen=True):
     """Spans of which any opens it; none: it is always open."""
 
-    spans: tuple[Span, ...]
+    spans: tuple[WindowSpan, ...]
 
     def is_open(self, now: float) -> bool:
         """Whether it is open at `now`, in Unix seconds."""
@@ -88,7 +88,7 @@ def parse_window(text: str, zone: str = "") -> Window:
     return Window(tuple(_span(part.strip(), zone) for part in text.split(OR)))
 
 
-def _span(text: str, zone: str) -> Span:
+def _span(text: str, zone: str) -> WindowSpan:
     found = _SPAN.fullmatch(text)
     if found is None:
         raise ValueError(
@@ -99,7 +99,7 @@ def _span(text: str, zone: str) -> Span:
         raise ValueError(f"the window {text!r} is empty; `{ALWAYS}` is open all the time")
     if not (named := found["zone"] or zone):
         raise ValueError(f"the window {text!r} names no time zone, such as `Europe/Berlin`")
-    return Span(_days(found["days"] or "mon-sun"), start, end, named)
+    return WindowSpan(_days(found["days"] or "mon-sun"), start, end, named)
 
 
 def _days(text: str) -> frozenset[int]:
@@ -130,7 +130,7 @@ def _local(zone: str, at: float) -> datetime:
     return datetime.fromtimestamp(at, ZoneInfo(zone))
 
 
-def _moments(span: Span, now: float) -> list[float]:
+def _moments(span: WindowSpan, now: float) -> list[float]:
     """When the span may begin or end within `LOOK_DAYS`: its own times, and jumps of its clock."""
     zone = ZoneInfo(span.zone)
     today = _local(span.zone, now).replace(hour=0, minute=0, second=0, microsecond=0, tzinfo=None)
