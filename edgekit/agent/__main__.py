@@ -195,6 +195,7 @@ def _boot(args: argparse.Namespace) -> None:
     from edgekit.agent.release.supervisor.become import become
 
     root = Root(args.root)
+    root.start_file.unlink(missing_ok=True)  # a killed verb's would start the unit for ever
     if since(root) is not None:
         sys.stderr.write("boot: an operator stopped this device; `edgekit start` starts it\n")
         return
