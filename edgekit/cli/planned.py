@@ -235,7 +235,7 @@ def _show(
     for each in found.values():
         if each.error is not None:
             error = EdgekitError(each.error["what"], each.error["why"], each.error["next"])
-            render.err.print(f"{each.device} is {each.outcome}: {error}", markup=False)
+            render.complain(f"{each.device} is {each.outcome}: {error}")
         for warning in each.warnings:
             render.warn(f"{each.device}: {warning}")
     sending = [each for each in found.values() if each.fits and each.bytes]

@@ -138,7 +138,7 @@ def _run(
     if by := found.told.holder:
         if order is not None:
             give(found, order, becomes)
-        render.err.print(f"rollout {found.number} is run by {by}; this only watches", markup=False)
+        render.complain(f"rollout {found.number} is run by {by}; this only watches")
         watch(found, as_json=as_json, everything=False)
     else:
         go_on(found.here, found.journal, as_json, order, take_over=take_over)
