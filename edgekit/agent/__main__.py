@@ -195,6 +195,7 @@ def _boot(args: argparse.Namespace) -> None:
     from edgekit.agent.release.supervisor.become import become
 
     root = Root(args.root)
+    root.start_file.unlink(missing_ok=True)  # a killed verb's would start the unit for ever
     if since(root) is not None:
         sys.stderr.write("boot: an operator stopped this device; `edgekit start` starts it\n")
         return
@@ -342,6 +343,7 @@ def _parser() -> argparse.ArgumentParser:
 def main() -> NoReturn:
     """Run one verb and exit with a code of `edgekit.errors`."""
     args = _parser().parse_args()
+    os.umask(os.umask(0o022) | 0o022)  # no other account writes to what this one runs
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr
     )

@@ -104,9 +104,9 @@ def _show(reached: list[CheckedDevice], lost: dict[str, EdgekitError], wide: boo
         render.table(heads + (more if wide else []), rows, wide)
     for each in reached:
         for line in each.trouble:
-            render.err.print(f"{each.device}: {line}", markup=False)
+            render.complain(f"{each.device}: {line}")
     for name, error in lost.items():
-        render.err.print(f"{name}: {error}", markup=False)
+        render.complain(f"{name}: {error}")
 
 
 def _more(each: CheckedDevice) -> list[str]:

@@ -197,7 +197,9 @@ def _trust_lines(trust: dict[str, Any] | None) -> list[str]:
     return lines + [f"trust      {warning}" for warning in trust["warnings"]]
 
 
-def stop(device: DeviceArgument, project_folder: ProjectOption = None) -> None:
+def stop(
+    device: DeviceArgument, project_folder: ProjectOption = None, as_json: JsonOption = False
+) -> None:
     """Drain and stop the agent of a device; it stays down, also after a reboot.
 
     `start`, `push` and `rollback` start it again.
@@ -205,16 +207,24 @@ def stop(device: DeviceArgument, project_folder: ProjectOption = None) -> None:
     \b
     Example:  edgekit stop demo
     """
-    call(project_folder, device, "stop")
+    answer = call(project_folder, device, "stop")
+    if as_json:
+        render.print_json(answer)
+        return
     render.say(f"{device} is stopped")
 
 
-def start(device: DeviceArgument, project_folder: ProjectOption = None) -> None:
+def start(
+    device: DeviceArgument, project_folder: ProjectOption = None, as_json: JsonOption = False
+) -> None:
     """Start the agent of a device that was stopped.
 
     \b
     Example:  edgekit start demo
     """
     answer = call(project_folder, device, "start")
+    if as_json:
+        render.print_json(answer)
+        return
     how = "starts" if answer["started"] else "runs already:"
     render.say(f"{device} {how} {short(answer['release'])}")

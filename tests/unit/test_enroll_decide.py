@@ -273,3 +273,10 @@ def test_the_cron_of_busybox_starts_nothing_at_boot(
     link.unlink()
     link.symlink_to("cronie")
     assert look.cron_problem() == ""
+
+
+@pytest.mark.parametrize("name", ["a:b", "a\nb", "a\x1bb"])
+@pytest.mark.parametrize("system", [True, False])
+def test_a_root_that_no_push_or_no_cron_can_use_is_refused(name: str, system: bool) -> None:
+    with pytest.raises(UsageError, match="can be no root of a device"):
+        enroll_plan(found(), wish(root=HOME / name, system=system))

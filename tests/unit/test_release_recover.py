@@ -13,7 +13,8 @@ from edgekit.agent.release.activate import rollback
 from edgekit.agent.release.describe import describe
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.staging.counters import Counters
-from edgekit.agent.release.state import Releases, StateFileError
+from edgekit.agent.release.state import Releases
+from edgekit.agent.release.statefile import StateFileError
 from edgekit.agent.release.supervisor.detached import Detached
 from edgekit.agent.release.trial import disk
 from edgekit.agent.release.trial.events import KeepRunning
@@ -103,7 +104,7 @@ def test_a_disk_that_cannot_be_read_or_is_full_is_no_damage(
     (root.path / "kept").rename(root.path / "state.db")
     with sqlite3.connect(root.path / "state.db") as other:
         other.execute("BEGIN EXCLUSIVE")
-        monkeypatch.setattr("edgekit.agent.release.state.BUSY_SECONDS", 0.05)
+        monkeypatch.setattr("edgekit.agent.release.statefile.BUSY_SECONDS", 0.05)
         with pytest.raises(StateFileError, match="cannot be read or written"):
             Releases(root.path).all()
     other.close()

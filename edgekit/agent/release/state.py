@@ -8,7 +8,7 @@ a trial can tell whether the release answers. `agent state` shows such a state a
 Five more tables: `trials` has one row, of the trial that began last; `unproven` has the release
 that waits for another trial; `refusals` has the last `MOST_REFUSALS` bundles that were not taken;
 `changes` numbers the changes of releases, because a device's clock may be set back between two;
-`counters` is that of `staging/counters`.
+`counters` is that of `staging/counters`. The file and its tables are in `statefile`.
 
 On a full disk a verdict must still be recorded. `widen` gives the file free pages, and the rollback
 journal its length; the journal is kept (`journal_mode=PERSIST`). A later change then takes no new
@@ -19,73 +19,20 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
-from edgekit.agent.release import recover
+from edgekit.agent.release.statefile import opened
 from edgekit.core import layout
 from edgekit.core.digest import Digest, decode_hook
 from edgekit.core.release import ReleaseEvent, ReleaseState, after
-from edgekit.errors import EdgekitError, VerificationError
+from edgekit.errors import VerificationError
 
-_SCHEMA = (
-    """
-CREATE TABLE IF NOT EXISTS releases (
-    digest TEXT PRIMARY KEY,
-    name   TEXT NOT NULL,
-    version TEXT NOT NULL,
-    state  TEXT NOT NULL,
-    since  REAL NOT NULL,          -- Unix seconds
-    tries  INTEGER NOT NULL DEFAULT 0, -- supervisors that started it during this trial
-    reason TEXT NOT NULL DEFAULT ''
-)
-""",
-    """
-CREATE TABLE IF NOT EXISTS trials (
-    digest TEXT PRIMARY KEY,
-    began REAL NOT NULL,           -- Unix seconds
-    connected INTEGER NOT NULL,    -- the release before was connected to the broker
-    silent_seconds REAL,           -- from the end of the agent before to the next answer
-    soaked REAL                    -- Unix seconds at which its soak ends
-)
-""",
-    """
-CREATE TABLE IF NOT EXISTS unproven (
-    digest TEXT PRIMARY KEY,
-    since REAL NOT NULL,           -- Unix seconds, of the latest unproven trial
-    tries INTEGER NOT NULL,        -- trials that were unproven
-    reason TEXT NOT NULL,
-    waiting INTEGER NOT NULL       -- 0: another trial has begun since
-)
-""",
-    """
-CREATE TABLE IF NOT EXISTS refusals (
-    at REAL NOT NULL,              -- Unix seconds
-    digest TEXT NOT NULL,
-    what TEXT NOT NULL,
-    why TEXT NOT NULL
-)
-""",
-    """
-CREATE TABLE IF NOT EXISTS changes (
-    digest TEXT PRIMARY KEY,
-    number INTEGER NOT NULL        -- the latest change of a release has the highest
-)
-""",
-    """
-CREATE TABLE IF NOT EXISTS counters (
-    digest  TEXT PRIMARY KEY,
-    counter INTEGER NOT NULL,          -- as signed when the release was staged
-    good    INTEGER NOT NULL DEFAULT 0 -- 1: the release was good here
-)
-""",
-)
-BUSY_SECONDS = 10.0
 MAX_REASON = 4000  # characters; a log's last lines may be long
 HISTORY = 20  # releases without a folder whose rows stay
 ROOM_BYTES = 64 << 10  # of free pages, and of the journal: 8 changes with the longest reason
@@ -193,68 +140,6 @@ DELETE FROM refusals WHERE rowid <= (SELECT max(rowid) FROM refusals) - ?
 
 
 _Row = TypeVar("_Row", Release, TrialRow, UnprovenRow)
-
-
-class StateFileError(EdgekitError):
-    """`state.db` cannot be read or written: a full disk, a missing right, a damaged file."""
-
-
-def unusable(path: Path, error: sqlite3.Error) -> StateFileError:
-    """The error for a file that SQLite cannot use."""
-    return StateFileError(
-        f"{path} cannot be read or written",
-        str(error),
-        "check the free space and the health of the device's disk, then run it again",
-    )
-
-
-@contextmanager
-def opened(root: Path) -> Iterator[sqlite3.Connection]:
-    """Open `state.db` for one transaction, which survives a power cut once it has ended.
-
-    `EXTRA` also syncs the folder after the rollback journal is gone. With `FULL` a power cut may
-    bring the journal back, which undoes the last transaction: the try of a trial that takes the
-    device down would never be on record (sqlite.org/pragma.html#pragma_synchronous). `PERSIST`
-    keeps the journal's blocks: a full disk does not stop a change (`widen`).
-
-    Raises:
-        StateFileError: the disk is full or broken; nothing was recorded.
-    """
-    path = root / layout.RELEASES_DB
-    try:
-        with closing(_connected(root, path)) as db, db:
-            yield db
-    except sqlite3.Error as error:
-        raise unusable(path, error) from error
-
-
-def _connected(root: Path, path: Path) -> sqlite3.Connection:
-    """A connection to a file that is whole; a damaged one is put aside and recorded anew."""
-    try:
-        return _prepared(path)
-    except sqlite3.Error as error:
-        if not recover.is_damaged(error):
-            raise
-    anew = recover.put_aside(path)
-    db = _prepared(path)
-    if anew:
-        with db:
-            recover.record_anew(db, root)
-    return db
-
-
-def _prepared(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, timeout=BUSY_SECONDS)
-    try:
-        recover.check(db)
-        db.execute("PRAGMA synchronous=EXTRA")
-        db.execute("PRAGMA journal_mode=PERSIST")
-        for table in _SCHEMA:
-            db.execute(table)
-    except BaseException:
-        db.close()
-        raise
-    return db
 
 
 class Releases:

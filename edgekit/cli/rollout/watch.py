@@ -60,7 +60,7 @@ def watch(found: FoundRollout, *, as_json: bool, everything: bool) -> None:
                 sleep(LOOK_SECONDS)
     except KeyboardInterrupt:
         goes_on = f"; {told.holder} goes on with it" if told.holder else ""
-        render.err.print(f"rollout {found.number} is not watched any more{goes_on}", markup=False)
+        render.complain(f"rollout {found.number} is not watched any more{goes_on}")
         return
     if as_json:
         render.print_json(found.as_json())

@@ -111,6 +111,12 @@ def enroll_plan(found: Surroundings, wish: Wish) -> EnrollPlan:
         EdgekitError: ROOT is a link or belongs to another account.
     """
     check_same(found.made, wish)
+    if ":" in str(wish.root) or not str(wish.root).isprintable():
+        raise UsageError(
+            f"{str(wish.root)!r} can be no root of a device",
+            "a colon separates two folders for Python, and a control character ends a line of cron",
+            "set root= of the device in fleet.toml to another folder",
+        )
     owner = AGENT_ACCOUNT if wish.system else found.user
     if found.root_is_link or found.root_owner not in ("", owner):
         whose = "is a link" if found.root_is_link else f"belongs to {found.root_owner}"

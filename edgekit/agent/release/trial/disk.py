@@ -8,7 +8,8 @@ from pathlib import Path
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.space import reserve
 from edgekit.agent.release.staging.permission import record_good
-from edgekit.agent.release.state import Releases, StateFileError
+from edgekit.agent.release.state import Releases
+from edgekit.agent.release.statefile import StateFileError
 from edgekit.agent.release.trial.events import (
     CountTry,
     Effect,
