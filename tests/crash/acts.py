@@ -24,6 +24,7 @@ from tests.crash.states import NEW, OLD, ONE, PROJECT, STATES, THREE, TWO, stage
 from tests.crash.world import World, require
 
 Run = Callable[[World], object]
+LEASE = ("--take", "ada0" * 4, "--holder", "ada@desk", "--about", "rollout-1")
 
 
 def nothing(_: World) -> None:
@@ -223,6 +224,17 @@ ACTS: dict[str, Act] = {
         lambda world: reserve.give(world.root), ("staged",), lambda world: reserve.hold(world.root)
     ),
     "state": Act(lambda world: world.verb("state"), ("empty", "two good")),
+    "take the lease": Act(lambda world: world.verb("lease", *LEASE), ("empty", "two good")),
+    "give the lease": Act(
+        lambda world: world.verb("lease", "--give", LEASE[1]),
+        ("two good",),
+        lambda world: world.verb("lease", *LEASE),
+    ),
+    "activate with a lease": Act(
+        lambda world: world.activate(TWO.digest, NEW),
+        ("staged",),
+        lambda world: world.verb("lease", *LEASE),
+    ),
     "activate without a broker": Act(
         lambda world: world.activate(TWO.digest, NEW),
         ("staged", "first staged", "two good"),

@@ -130,7 +130,8 @@ def test_a_hook_that_fails_pauses_before_any_device_is_touched(
     _, bob = operators
     (bob.folder / "before.sh").write_text("#!/bin/sh\necho 'the line is busy' >&2\nexit 1\n")
     failed = bob.run("push", "demo")
-    assert failed.returncode != 0
+    assert failed.returncode == 3
+    assert "is paused" in failed.stderr
     assert "the line is busy" in failed.stderr
     assert stands(bob) == DeviceState.WAITING
     (bob.folder / "before.sh").chmod(0o644)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TextIO
 
 from edgekit.errors import EdgekitError, UsageError
+from edgekit.fleet.rollout.device import BEGUN, DeviceState
 from edgekit.fleet.rollout.journal import RolloutJournal
 from edgekit.fleet.rollout.waves import RolloutPlan
 from edgekit.store import publish
@@ -77,6 +78,27 @@ class RolloutBook:
                 "leave the number out for the newest",
             )
         return self._journal(numbers[-1] if number is None else number)
+
+    def check_free(self, device: str) -> None:
+        """Check that no rollout of this project is at work on a device.
+
+        To the device a project is one operator: between its commands this book decides.
+
+        Raises:
+            EdgekitError: a rollout that a process runs has begun there, and has not ended.
+        """
+        for number in self.numbers():
+            journal = self._journal(number)
+            if journal.is_closed or not (by := holder(journal)):
+                continue
+            found = journal.replay().devices.get(device)
+            if found is not None and found.state in (*BEGUN, DeviceState.GOING_BACK):
+                raise EdgekitError(
+                    f"rollout {number} is at work on {device}",
+                    f"{by} runs it, and the device is {found.state}",
+                    f"wait for it, or `edgekit pause {number}` first; --take-over does it all the "
+                    "same",
+                )
 
     def _journal(self, number: int) -> RolloutJournal:
         return RolloutJournal(self.folder / f"{number}.db")
