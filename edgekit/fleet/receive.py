@@ -5,6 +5,7 @@
 tar's sha256. It prints as JSON how many bytes of the tar are there, and whether it is unpacked:
 while bytes are missing, the controller sends them and asks again. Folder and link appear by rename:
 a first contact that breaks off leaves nothing that a later one would use but the tar's first bytes.
+The files are on the disk before the link names them: later pushes believe the link.
 """
 
 import hashlib
@@ -46,12 +47,17 @@ def unpack(root: Path, name: str, part: Path) -> None:
             archive.extractall(temporary)  # noqa: S202  hashed before, and made by the controller
         shutil.rmtree(target, ignore_errors=True)
         temporary.rename(target)
-    except OSError:
+    except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    os.sync()
     link = root / f".bootstrap.{os.getpid()}.tmp"
+    link.unlink(missing_ok=True)  # of a process that had the same id and was killed
     link.symlink_to(target.name)
     link.replace(root / "bootstrap")
+    folder = os.open(root, os.O_RDONLY)
+    os.fsync(folder)
+    os.close(folder)
 
 
 if __name__ == "__main__":

@@ -8,17 +8,17 @@ from functools import partial
 
 from edgekit.core.digest import Digest
 from tests.crash.acts import ACTS, Act
+from tests.crash.bench import Bench, Start, snapshot
 from tests.crash.cases import (
-    Bench,
-    Start,
     check_boot,
     check_rest,
     check_retry,
     prepared,
     ready,
+    retry,
     run,
 )
-from tests.crash.shim import Shim
+from tests.crash.disk.shim import Shim
 from tests.crash.states import OLD, ONE, PROJECT, TWO
 from tests.crash.world import NOW, REPORTED, ViolationError, World, require
 
@@ -90,7 +90,7 @@ def _damage(bench: Bench, start: Start, file: str, change: Change) -> None:
             path.unlink()
         else:
             path.write_bytes(changed)
-        bench.recover(world, start.answered, partial(_both, world))
+        bench.recover(snapshot(world), "both", _both)
 
 
 def _both(world: World) -> None:
@@ -129,7 +129,7 @@ def _lie(bench: Bench, start: Start, digest: Digest, sent: bytes, size: int) -> 
             _refused(world, "stage", digest, "--adopt", str(size))
             require(not world.root.store.has(digest), "other bytes became a blob")
         check_rest(world, start.answered, "after the lie")
-        bench.recover(world, start.answered, partial(check_retry, world))
+        bench.recover(snapshot(world), ("retry", ""), retry)
 
 
 def _odd(bench: Bench, start: Start, manifest: bytes) -> None:
@@ -137,7 +137,7 @@ def _odd(bench: Bench, start: Start, manifest: bytes) -> None:
         world.boot()
         _refused(world, "stage", TWO.digest, "--offer", stdin=PROJECT.offer(manifest))
         check_rest(world, start.answered, "after the lie")
-        bench.recover(world, start.answered, partial(check_retry, world))
+        bench.recover(snapshot(world), ("retry", ""), retry)
 
 
 def _refused(world: World, *arguments: str, stdin: bytes = b"") -> None:

@@ -12,19 +12,19 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
-from tests.crash.acts import ACTS
-from tests.crash.calls import ENOSPC, READS
+from tests.crash.acts import ACTS, Act
+from tests.crash.bench import Bench, EnoughError, Start, bench
 from tests.crash.cases import (
-    Bench,
-    EnoughError,
-    bench,
+    died_case,
     fault_case,
     faults,
     followed,
+    lasting_case,
     power_case,
     prepared,
 )
 from tests.crash.damage import run_clocks, run_damage, run_lies
+from tests.crash.disk.calls import ALLOCATE, ENOSPC, FULL, READ_ONLY, READS, Call
 
 NEVER = -1  # no call has this number
 READ_STATES = 1  # an act's reads fail at the first state of its row
@@ -35,25 +35,44 @@ def run_act(bench: Bench, state: str, name: str) -> None:
     """One act at one state, with every fault at every call."""
     act = ACTS[name]
     start = prepared(bench, state, act)
-    unharmed = f"{state} | {name} | no fault"
+    row = f"{state} | {name}"
+    unharmed = f"{row} | no fault"
     bench.case(unharmed, partial(fault_case, bench, start, act, NEVER, ""))
     if unharmed in bench.violations:
         return
-    calls, images = followed(bench, start, act)
+    calls, killed, lost = followed(bench, start, act)
+    for number, kind, found in killed:
+        key = f"{row} | {calls[number]} | {kind}"
+        bench.case(key, partial(died_case, bench, start, found, act, "kill"))
     for number, call in enumerate(calls):
         if call.kind in READS and state not in act.states[:READ_STATES]:
+            continue
+        if act.sampled and call.occurrence > 1:
             continue
         for fault in faults(call):
             if fault == ENOSPC and state not in act.states[:FULL_STATES]:
                 continue
-            key = f"{state} | {name} | {call} | {fault}"
+            key = f"{row} | {call} | {fault}"
             bench.case(key, partial(fault_case, bench, start, act, number, fault))
+    if state in act.states[:READ_STATES]:
+        _run_lasting(bench, start, act, calls, row)
     seen = set()
-    for number, kind, image, answered in images:
-        if (found := (image.key, answered)) not in seen:
-            seen.add(found)
-            key = f"{state} | {name} | {calls[number]} | {kind}"
-            bench.case(key, partial(power_case, bench, image, answered, start.answered, act))
+    for number, kind, found in lost:
+        if (once := (found.image.key, found.answered)) not in seen:
+            seen.add(once)
+            key = f"{row} | {calls[number]} | {kind}"
+            bench.case(key, partial(power_case, bench, found, start.answered, act))
+
+
+def _run_lasting(bench: Bench, start: Start, act: Act, calls: list[Call], row: str) -> None:
+    """The disk is full from each call on that may need room, or takes no writes from each on."""
+    for number, call in enumerate(calls):
+        for fault, kinds in ((FULL, ALLOCATE), (READ_ONLY, ALLOCATE | {"unlink", "rmdir"})):
+            if act.sampled and call.occurrence > 1:
+                continue
+            if call.kind in kinds - {"fsync"}:
+                key = f"{row} | {call} | {fault}"
+                bench.case(key, partial(lasting_case, bench, start, act, number, fault))
 
 
 PARTS: dict[str, Callable[[Bench], None]] = {

@@ -29,7 +29,7 @@ from edgekit.core.digest import Digest
 from edgekit.errors import EdgekitError
 from tests import tools
 from tests.crash.bundles import Bundle, bundle_of
-from tests.crash.calls import KilledError
+from tests.crash.disk.calls import KilledError
 from tests.crash.signing import Project
 from tests.crash.world import Simulated, World, simulated
 from tests.harness.box import AGENT, alive, config_bytes

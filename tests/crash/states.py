@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edgekit.agent.release.root import Root
+from edgekit.core.digest import Digest
 from tests.crash.bundles import Bundle, config_bytes, make_bundle
-from tests.crash.calls import KilledError
+from tests.crash.disk.calls import KilledError
 from tests.crash.signing import Project
 from tests.crash.world import NOW, Simulated, World
 
@@ -49,7 +50,8 @@ def _cut_boot(world: World, effects: int) -> None:
     world.root.ready_file.unlink(missing_ok=True)
 
 
-def _staged(world: World, release: Bundle) -> None:
+def staged_there(world: World, release: Bundle) -> None:
+    """Offered, sent and staged."""
     world.send(release.digest, world.offer(release.digest))
     world.verb("stage", release.digest)
 
@@ -83,12 +85,12 @@ def half_sent(world: World) -> None:
 
 def staged(world: World) -> None:
     one_good(world)
-    _staged(world, TWO)
+    staged_there(world, TWO)
 
 
 def first_staged(world: World) -> None:
     empty(world)
-    _staged(world, TWO)
+    staged_there(world, TWO)
 
 
 def trial_recorded(world: World) -> None:
@@ -178,6 +180,59 @@ def unproven(world: World) -> None:
     world.broker_down = False
 
 
+def configuration_unproven(world: World) -> None:
+    """The same of a configuration alone: it waits as `agent.toml.next`."""
+    config_recorded(world)
+    world.broker_down = True
+    world.boot()
+    world.broker_down = False
+
+
+def first_unproven(world: World) -> None:
+    """The first release of a device never reached the broker; it goes on trying."""
+    first_trial_recorded(world)
+    world.broker_down = True
+    world.boot()
+    world.broker_down = False
+
+
+def three_good(world: World) -> None:
+    """The first of three is garbage."""
+    good_and_previous(world)
+    world.push(TWO.digest, OLD)
+
+
+def pinned(world: World) -> None:
+    """An old release is kept."""
+    good_and_previous(world)
+    world.verb("gc", "--pin", ONE.digest.hex)
+    world.push(TWO.digest, OLD)
+
+
+def stopped(world: World) -> None:
+    """An operator stopped the device."""
+    good_and_previous(world)
+    world.verb("stop")
+
+
+def damaged(world: World) -> None:
+    """Of `previous` a blob, a file of the release and a file of a tree have lost bits."""
+    world.push(THREE.digest, OLD)
+    world.push(ONE.digest, OLD)
+    for place in (
+        world.root.store.path(_only(THREE, "model.data")),
+        world.root.release(THREE.digest) / "model" / "genai_config.json",
+        next(world.root.release(THREE.digest).joinpath("runtime").resolve().rglob("data.bin")),
+    ):
+        data = place.read_bytes()
+        place.unlink()  # no hard link changes with it
+        place.write_bytes(b"X" + data[1:])
+
+
+def _only(bundle: Bundle, title: str) -> Digest:
+    return Digest.of(bundle.model[title])
+
+
 STATES: dict[str, Make] = {
     "empty": empty,
     "one good": one_good,
@@ -202,6 +257,12 @@ STATES: dict[str, Make] = {
     "configuration going back 2": config_going_back(2),
     "rolled back": rolled_back,
     "unproven": unproven,
+    "configuration unproven": configuration_unproven,
+    "first unproven": first_unproven,
+    "three good": three_good,
+    "pinned": pinned,
+    "stopped": stopped,
+    "damaged": damaged,
 }
 
 

@@ -16,7 +16,7 @@ from edgekit.agent.release.staging import stage
 from edgekit.agent.release.trial import disk
 from edgekit.core.digest import Digest
 from tests.crash import matrix
-from tests.crash.durable import Ledger
+from tests.crash.disk.durable import Ledger
 from tests.crash.world import ViolationError
 
 pytestmark = pytest.mark.timeout(1200)
@@ -24,6 +24,7 @@ pytestmark = pytest.mark.timeout(1200)
 
 def test_no_fault_at_any_call_leaves_a_device_without_a_good_release() -> None:
     made = matrix.run()
+    print(f"{len(made.keys)} cases, {len(made.recovered)} different ends")
     assert not made.violations, "\n".join(f"{k}: {v}" for k, v in made.violations.items())
     assert len(made.keys) >= 2000
 

@@ -13,17 +13,20 @@ import os
 import sqlite3
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
 
 from edgekit.agent import __main__ as agent
+from edgekit.agent.release import stopped
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.state import Releases
 from edgekit.agent.release.supervisor import choose
 from edgekit.agent.release.trial import disk
+from edgekit.agent.release.trial.demands import CRASH_LIMIT
 from edgekit.agent.release.trial.events import (
+    AgentCrashed,
     AgentEnded,
     AgentReady,
     AgentStarted,
@@ -50,7 +53,7 @@ from edgekit.core.golden import TrialReport
 from edgekit.core.release import ReleaseState
 from edgekit.errors import EdgekitError, VerificationError
 from tests.crash.bundles import BAD_PORT, Bundle
-from tests.crash.calls import KilledError
+from tests.crash.disk.calls import FULL, READ_ONLY, KilledError
 from tests.crash.signing import Project
 
 NOW = 1_796_000_000.0  # Unix seconds; the clock of every case but those of the clock
@@ -73,6 +76,7 @@ class World:
         running: what the simulated agent runs.
         own: what its supervisor found on the disk.
         broker_down: no agent on trial reaches the broker.
+        unstartable: no supervisor can start but for a release that has answered.
         stops_at: before how many effects of supervisors the device goes down; None: never.
     """
 
@@ -84,6 +88,7 @@ class World:
     running: tuple[Digest, bytes] | None = None
     own: OnDisk | None = None
     broker_down: bool = False
+    unstartable: bool = False
     stops_at: int | None = None
     moment: str = ""
     clock: float = NOW
@@ -96,11 +101,18 @@ class World:
         assert self.seconds < 10_000, "it waits for ever"
 
     # --- the device -------------------------------------------------------------------------
-    def boot(self, retry: Digest | None = None) -> None:
-        """A supervisor is started, as by the service manager at a boot, and comes to its end.
+    def power_on(self) -> None:
+        """The service manager starts a supervisor, unless an operator stopped the device."""
+        self.running = self.own = None
+        if stopped.since(self.root) is None:
+            self.boot()
+
+    def boot(self, retry: Digest | None = None, *, crashes: bool = False) -> None:  # noqa: PLR0912  a table
+        """A supervisor is started, and comes to its end.
 
         Args:
             retry: an unproven release that is due once the agent runs.
+            crashes: whether the agent then ends again and again.
         """
         self.running = self.own = None
         self.root.ready_file.unlink(missing_ok=True)
@@ -133,6 +145,9 @@ class World:
                         self._start_agent(tried=True)
                         events.append(RetryDue(retry))
                         retry = None
+                    case KeepRunning() if crashes:
+                        crashes = False
+                        events.append(AgentCrashed(CRASH_LIMIT, "it crashed"))
                     case KeepRunning():
                         if self.running is None:
                             self._start_agent(tried=True)
@@ -149,7 +164,11 @@ class World:
         """The running supervisor looks whether `current` is its own; else it is the successor."""
         if self.running is None or self.own is None:
             return
-        found, own = self._found(), self.own
+        try:
+            with self.root.switching():
+                found, own = self._found(), self.own
+        except OSError:  # as `Watch._check_current`
+            return
         if (found.release, found.state, found.tries) != (own.release, own.state, own.tries):
             self.boot()
 
@@ -177,7 +196,13 @@ class World:
             )
         self.running, self._looks = (release, config), 0
         if tried and self._agent_answers():
+            self._says_ready()
+
+    def _says_ready(self) -> bool:
+        """The agent writes its ready file; a full disk keeps it from that, and it goes on."""
+        with suppress(OSError):
             self.root.ready_file.write_text("{}")
+        return self.root.ready_file.exists() and self.root.ready_file.read_text() == "{}"
 
     def _look(self, machine: Trial) -> Event:
         assert self.running is not None, f"nothing runs, and the machine waits: {machine}"
@@ -192,8 +217,9 @@ class World:
                 return Reported(TrialReport(loaded=True))
             if self._looks < BROKER_LOOKS:
                 return TimePassed()
+        if not self._says_ready():
+            return TimePassed()
         self.answered.add(self.running)
-        self.root.ready_file.write_text("{}")
         return AgentReady()
 
     def _agent_answers(self) -> bool:
@@ -325,6 +351,10 @@ class Simulated:
 
     def reload(self) -> None:
         """The running supervisor becomes that of `current`, or one starts."""
+        release = self._root.linked(self._root.current)
+        known = {digest for digest, _ in self.world.answered}
+        if self.world.unstartable and release not in known:
+            raise EdgekitError("the agent's supervisor did not start", "no module named edgekit")
         self.start()
 
     def stop(self) -> None:
@@ -356,11 +386,20 @@ def unshimmed() -> Iterator[None]:
         yield
         return
     shim = SHIMS[-1]
+    if shim.fault in (FULL, READ_ONLY):  # it is the same disk
+        was, shim.elsewhere = shim.elsewhere, True
+        try:
+            yield
+        finally:
+            shim.elsewhere = was
+        return
     before, shim._inside = shim._inside, True
     try:
         yield
     finally:
         shim._inside = before
+        if shim.ledger is not None:
+            shim.ledger.changed_elsewhere()
 
 
 REPORTED = (EdgekitError, OSError)  # what `agent.__main__` reports as JSON

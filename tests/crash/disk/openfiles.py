@@ -8,10 +8,10 @@ import sqlite3
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from tests.crash.calls import KilledError
+from tests.crash.disk.calls import KilledError
 
 if TYPE_CHECKING:
-    from tests.crash.shim import Shim
+    from tests.crash.disk.shim import Shim
 
 _CONNECT = sqlite3.connect
 EXTRA = 3  # sqlite.org/pragma.html#pragma_synchronous
@@ -26,11 +26,34 @@ FLAGS = {
 }
 
 
-def connect(*arguments: Any, **more: Any) -> Any:
+class _Kept:
+    """The databases of the device at work: opened once, because most of their time is opening."""
+
+    def __init__(self) -> None:
+        self.by_path: dict[str, CountedDatabase] = {}
+
+
+_KEPT = _Kept()
+
+
+def connect(path: Any, *others: Any, **more: Any) -> CountedDatabase:
     """A database; what it calls random is always the same, for equal acts to leave equal disks."""
-    made = _CONNECT(*arguments, **more)
-    made.create_function("randomblob", 1, lambda size: b"r" * size)
+    name = str(path)
+    made = _KEPT.by_path.get(name)
+    if made is None:
+        made = _CONNECT(path, *others, factory=CountedDatabase, **more)
+        made.create_function("randomblob", 1, lambda size: b"r" * size)
+        made.path, made.known = name, set()
+        _KEPT.by_path[name] = made
+    made.shim = None
     return made
+
+
+def close_databases() -> None:
+    """The device at work is over."""
+    for made in _KEPT.by_path.values():
+        made.end()
+    _KEPT.by_path.clear()
 
 
 class CountedFile(io.FileIO):
@@ -76,31 +99,61 @@ class CountedFile(io.FileIO):
 
 
 class CountedDatabase(sqlite3.Connection):
-    """A database below the folder: a commit that changes it is one call."""
+    """A database below the folder: a commit that changes it is one call.
 
-    shim: Shim
+    It stays open when it is closed, and does what sets it up only once.
+
+    Attributes:
+        shim: counts its calls; None: nobody does.
+        path: of its file.
+        known: what sets it up and was done.
+    """
+
+    shim: Shim | None
     path: str
-    _made = False
+    known: set[str]
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> Any:
         if kind is None:
-            self._commit(super().commit)
+            self.commit()
             return False
         super().rollback()
         return False
 
+    def close(self) -> None:
+        """It stays open; what is not committed is gone."""
+        super().rollback()
+
+    def end(self) -> None:
+        """Close it."""
+        super().close()
+
     def commit(self) -> None:
-        self._commit(super().commit)
+        """One call, if there is something to commit."""
+        if self.shim is None:
+            super().commit()
+            return
+        if self.shim.dead:
+            raise KilledError
+        if self.in_transaction:
+            self._commit(super().commit)
 
     def execute(self, sql: str, *others: Any) -> sqlite3.Cursor:
         """A schema that is written outside of a transaction is a commit of its own."""
-        if self.shim.dead:
+        if self.shim is not None and self.shim.dead:
             raise KilledError
-        if not sql.lstrip().upper().startswith("CREATE") or self._has(sql):
+        if sql.startswith("PRAGMA quick_check"):  # asked at each opening, and an answer is wanted
             return super().execute(sql, *others)
-        made: sqlite3.Cursor = self._commit(
-            lambda: super(CountedDatabase, self).execute(sql, *others)
-        )
+        creates = sql.lstrip().upper().startswith("CREATE")
+        if not creates and not sql.startswith("PRAGMA"):
+            return super().execute(sql, *others)
+        if sql in self.known:
+            return self.cursor()
+        if self.shim is None or not creates or self._has(sql):
+            made = super().execute(sql, *others)
+        else:
+            made = self._commit(lambda: super(CountedDatabase, self).execute(sql, *others))
+        self.known.add(sql)
         return made
 
     def _has(self, sql: str) -> bool:
@@ -121,20 +174,19 @@ class CountedDatabase(sqlite3.Connection):
         return kept or super().execute("PRAGMA synchronous").fetchone()[0] == EXTRA
 
     def _commit(self, act: Callable[[], Any]) -> Any:
-        if self.shim.dead:
-            raise KilledError
-        if not self.in_transaction and act.__name__ == "commit":
-            return act()
-        final = self._is_final()
+        shim = self.shim
+        assert shim is not None, "someone counts"
 
         def committed() -> Any:
+            if shim.ledger is None:
+                return act()
+            final = self._is_final()
             result = act()
-            if self.shim.ledger is not None:
-                self.shim.ledger.committed(self.path, final)
+            shim.ledger.committed(self.path, final)
             return result
 
         try:
-            return self.shim.call("commit", committed)
+            return shim.call("commit", committed, written=self.path)
         except OSError as error:
             super().rollback()
             raise sqlite3.OperationalError("database or disk is full") from error

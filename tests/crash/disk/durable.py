@@ -46,7 +46,12 @@ class Image:
     @property
     def key(self) -> tuple[object, ...]:
         """Equal for equal contents."""
-        return self.folders, tuple((path, self.nodes[number]) for path, number in self.names)
+        return self.key_without("\0")
+
+    def key_without(self, name: str) -> tuple[object, ...]:
+        """Equal for equal contents but for files in whose names this is."""
+        names = tuple((path, self.nodes[number]) for path, number in self.names if name not in path)
+        return self.folders, names
 
     def write(self, root: Path) -> None:
         """Make the folder `root`, which must not exist."""
@@ -117,6 +122,21 @@ class Ledger:
             ]
         if parts:
             self.changes.append(Change(parts))
+
+    def changed_elsewhere(self) -> None:
+        """Another process has worked on the folder, and synced what it did."""
+        names = {number: dict(entries) for number, entries in self.folders.items()}
+        nodes = dict(self.nodes)
+        self._scan(None)
+        for number, node in self.nodes.items():
+            if nodes.get(number) != node:
+                self.kept_nodes[number] = node
+        for number, new in self.folders.items():
+            old, kept = names.get(number, {}), self.kept_folders.setdefault(number, {})
+            for name in old.keys() | new.keys():
+                if old.get(name) != new.get(name):
+                    kept.pop(name, None)
+                    kept |= {name: new[name]} if name in new else {}
 
     def synced(self, path: str) -> None:
         """fsync of a file or folder."""
@@ -243,8 +263,8 @@ class Ledger:
         used = {number for _, number in names}
         return Image(tuple(paths), tuple(names), {number: nodes[number] for number in used})
 
-    def _scan(self, written: set[int]) -> None:
-        """Read the names, and the bytes of what is new or was written."""
+    def _scan(self, written: set[int] | None) -> None:
+        """Read the names, and the bytes of what is new or was written; None: of everything."""
         numbers: dict[int, int] = {}
         folders: dict[int, Entries] = {}
 
@@ -264,7 +284,7 @@ class Ledger:
                         walk(place, inner)
                     elif S_ISLNK(stat.st_mode):
                         self.nodes[inner] = Node(os.readlink(place).encode(), 0, link=True)
-                    elif fresh or stat.st_ino in written:
+                    elif fresh or written is None or stat.st_ino in written:
                         self.nodes[inner] = Node(_bytes_of(place), stat.st_mode & 0o777)
                     elif (mode := stat.st_mode & 0o777) != self.nodes[inner].mode:
                         self.nodes[inner] = Node(self.nodes[inner].data, mode)
