@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta, timezone
+from html import unescape
 from html.parser import HTMLParser
 from itertools import pairwise
 from xml.etree import ElementTree
@@ -18,7 +19,7 @@ from edgekit.fleet.rollout.report.page import page
 from edgekit.fleet.rollout.report.picture import LEFT, MOST_ROWS, RIGHT, Picture, picture
 from edgekit.fleet.rollout.timeline import Follower, timeline
 from edgekit.fleet.rollout.told import lasted
-from edgekit.fleet.rollout.waves import RolloutPlan
+from edgekit.fleet.rollout.waves import RolloutPlan, Terms
 from tests.fakes import rollout_stories as stories
 from tests.fakes.rollout_fleet import FakeFleet
 
@@ -217,6 +218,21 @@ def test_what_devices_and_people_say_stays_text() -> None:
     assert "img" not in read.tags
     assert "alert(1)" in read.text
     svg(html)
+
+
+def test_the_terms_and_windows_are_told_in_words() -> None:
+    terms = Terms(confirm=True, hook_after=["./check it.sh", "--site"], soak_seconds=600.0)
+    windows = {"a": "22:00-05:00 UTC", "b": "22:00-05:00 UTC"}
+    plan = RolloutPlan(stories.RELEASE, [["a", "b"]], dict.fromkeys("ab", "x"), terms, windows)
+    html = page(1, plan, [], head="0" * 64, now=1.0, zone=ZONE)
+    cells = [unescape(cell) for cell in re.findall(r"<td[^>]*>([^<]*)</td>", html)]
+    told = dict(pairwise(cells))
+    assert told["waits for a word after each wave"] == "yes"
+    assert told["brings the bytes and does not switch"] == "no"
+    assert told["command after each wave"] == "'./check it.sh' --site"
+    assert told["command before each wave"] == "none"
+    assert told["seconds from a wave's last good device to the next wave"] == "600"
+    assert told["switch only 22:00-05:00 UTC"] == "2 devices"
 
 
 def test_a_night_is_shortened_and_says_how_long_it_was() -> None:

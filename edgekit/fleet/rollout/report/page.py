@@ -107,9 +107,7 @@ def page(
             troubled=[d for d in told.devices if d.state in (DeviceState.FAILED, DeviceState.AWAY)],
             devices=sorted(told.devices, key=lambda device: (device.wave, device.name)),
             waves=waves,
-            terms=[
-                (_TERMS[name], value) for name, value in msgspec.structs.asdict(plan.terms).items()
-            ],
+            terms=_terms(plan),
             events=[
                 _line(place, row, changes)
                 for place, (row, changes) in enumerate(zip(rows, line.changes, strict=True), 1)
