@@ -58,6 +58,10 @@ class Devices:
         """By edgekit."""
         return self._python("pull", source, count)
 
+    def verified(self, source: Path, count: int = 1) -> Sending:
+        """By edgekit, with the hash of what was stored."""
+        return self._python("verified", source, count)
+
     def fabric(self, source: Path, count: int = 1) -> Sending:
         """By fabric's `put`."""
         return self._python("fabric", source, count)

@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import paramiko
 import pytest
 
 from edgekit.errors import UnreachableError
@@ -71,6 +72,19 @@ def test_a_device_pulls(here: tools.Sshd, tmp_path: Path) -> None:
     with closing(SshRemote("device")) as remote:
         assert remote.bring([wanted], lambda _: None) == ""
     assert whole(wanted)
+
+
+def test_a_pull_outlives_new_keys(
+    here: tools.Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paramiko.packet.Packetizer, "REKEY_BYTES", 5 << 20)
+    wanted, keys = blob(tmp_path, 30 << 20), list[bytes]()
+
+    with closing(SshRemote("device")) as remote:
+        transport = remote._connection.transport
+        assert remote.bring([wanted], lambda _: keys.append(transport.H)) == ""
+    assert whole(wanted)
+    assert len(set(keys)) > 2
 
 
 def test_a_device_without_aes_pulls_with_chacha20(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -84,3 +86,12 @@ def test_a_stop_that_cannot_be_read_is_a_stop(tmp_path: Path) -> None:
     root.stopped_file.mkdir()
     os.utime(root.stopped_file, (1e9, 1e9))
     assert stopped.since(root) == 1e9
+
+
+def test_an_activation_and_a_supervisor_load_no_library_that_they_do_not_need() -> None:
+    """They run beside a model on a small device; what scrubs and unpacks has zstandard."""
+    line = "import sys, edgekit.agent.release.activate, edgekit.agent.release.supervisor.watch"
+    said = subprocess.run(
+        [sys.executable, "-c", f"{line}; print(*sys.modules)"], capture_output=True, check=True
+    ).stdout.decode()
+    assert not {"zstandard", "tuf", "numpy"} & set(said.split())

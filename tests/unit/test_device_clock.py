@@ -19,7 +19,8 @@ from edgekit.agent.release.space.retention import kept_releases
 from edgekit.agent.release.space.survey import survey
 from edgekit.agent.release.state import Releases, TrialRow
 from edgekit.agent.release.supervisor.detached import Detached
-from edgekit.agent.release.upkeep.scrub import Scrubbed, last, scrub
+from edgekit.agent.release.upkeep.found import Scrubbed, last
+from edgekit.agent.release.upkeep.scrub import scrub
 from edgekit.agent.serve.session.events import Tick
 from edgekit.core.digest import Digest
 from edgekit.core.release import ReleaseEvent

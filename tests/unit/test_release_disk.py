@@ -71,6 +71,7 @@ def on_device(disk: Disk, folder: Path) -> Root:
     for link, target in links:
         if target is not None:
             link.symlink_to(f"releases/{target.hex}")
+            root.release(target).mkdir(exist_ok=True)
     texts = (disk.config, disk.previous_config, disk.good_config, disk.next_config)
     for path, config in zip(configs(root), texts, strict=True):
         if config is not None:

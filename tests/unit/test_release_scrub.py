@@ -20,9 +20,10 @@ from edgekit.agent.release.staging.tree import differences, mend
 from edgekit.agent.release.staging.unpack import unpack
 from edgekit.agent.release.upkeep import keep as upkeep
 from edgekit.agent.release.upkeep import scrub as scrubbing
+from edgekit.agent.release.upkeep.found import Scrubbed, is_due, last
 from edgekit.agent.release.upkeep.quiet import Throttle, be_quiet, read_past_cache
 from edgekit.agent.release.upkeep.schedule import EVERY_SECONDS, FIRST_SECONDS, Upkeep
-from edgekit.agent.release.upkeep.scrub import Scrubbed, is_due, last, scrub
+from edgekit.agent.release.upkeep.scrub import scrub
 from edgekit.bundle.tar import compress, plain_tar
 from edgekit.core.digest import Digest
 from edgekit.errors import EdgekitError, VerificationError

@@ -16,7 +16,7 @@ from edgekit.agent.release.state import Release, Releases, TrialRow, UnprovenRow
 from edgekit.agent.release.supervisor.process import Supervisor
 from edgekit.agent.release.trial.demands import retry_seconds
 from edgekit.agent.release.trial.evidence import read_json
-from edgekit.agent.release.upkeep.scrub import last
+from edgekit.agent.release.upkeep.found import last
 from edgekit.core.digest import Digest
 from edgekit.core.release import ReleaseState
 

@@ -14,8 +14,9 @@ from edgekit.agent.release.log import say
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.space.collect import collect
 from edgekit.agent.release.space.survey import blobs_of, broken_off
+from edgekit.agent.release.upkeep.found import is_due, last
 from edgekit.agent.release.upkeep.quiet import BYTES_PER_SECOND, be_quiet
-from edgekit.agent.release.upkeep.scrub import is_due, last, scrub
+from edgekit.agent.release.upkeep.scrub import scrub
 from edgekit.errors import EdgekitError
 
 

@@ -24,78 +24,20 @@ from edgekit.agent.release.space.retention import kept_releases
 from edgekit.agent.release.space.survey import blobs_of, manifest_of, survey
 from edgekit.agent.release.staging import tree as trees
 from edgekit.agent.release.staging.stage import linked_files
+from edgekit.agent.release.upkeep.found import Damage, Scrubbed, last
 from edgekit.agent.release.upkeep.quiet import Throttle, read_past_cache
 from edgekit.core import layout
-from edgekit.core.digest import Digest, decode_hook, encode_hook
+from edgekit.core.digest import Digest, encode_hook
 from edgekit.core.manifest import AGENT_TYPE, RUNTIME_TYPE
-from edgekit.core.wire import UNREADABLE
-from edgekit.errors import EdgekitError, VerificationError
+from edgekit.errors import EdgekitError
 from edgekit.store import publish, replace_file_by_link
 
-DUE_SECONDS = 7 * 86_400.0  # from the end of one scrub by itself to the start of the next
 MAX_KEPT_DAMAGE = 50
 
 FETCH = "it has lost its name: the next push sends it again"
 MENDED = "it was mended from its layer"
 LINKED = "it is a link to its blob again"
 LATER = "its layer has to be sent again first: push to the device"
-
-
-class Damage(msgspec.Struct, frozen=True):
-    """One thing that was damaged.
-
-    Attributes:
-        kind: `blob`, `tree` or `file` (of a release).
-        digest: of the blob, the tree's layer or the file.
-        what: what is wrong with it.
-        done: what was done about it.
-        mended: whether it is whole again.
-        at: Unix seconds.
-    """
-
-    kind: str
-    digest: Digest
-    what: str
-    done: str
-    mended: bool
-    at: float
-
-
-class Scrubbed(msgspec.Struct, frozen=True):
-    """How far a scrub came; the file `ROOT/scrub.json`.
-
-    Attributes:
-        started, finished: Unix seconds; finished is 0 while it is under way.
-        position: the last thing that was checked, `blob HEX` or `tree HEX`; empty after the end.
-        checked: how many blobs and trees; `checked_bytes` in all.
-        found: what was damaged, in this scrub and those before; the last `MAX_KEPT_DAMAGE`.
-    """
-
-    started: float = 0.0
-    finished: float = 0.0
-    position: str = ""
-    checked: int = 0
-    checked_bytes: int = 0
-    found: list[Damage] = []
-
-
-def last(root: Root) -> Scrubbed | None:
-    """The last scrub as its file says it; None without one, or if it cannot be read."""
-    try:
-        data = root.scrub_file.read_bytes()
-        return msgspec.json.decode(data, type=Scrubbed, dec_hook=decode_hook)
-    except (OSError, *UNREADABLE, VerificationError):
-        return None
-
-
-def is_due(before: Scrubbed | None, now: float) -> bool:
-    """Whether a scrub by itself is due: none was finished within a week, by a clock that may jump.
-
-    Args:
-        before: the last scrub.
-        now: Unix seconds.
-    """
-    return before is None or not 0 <= now - before.finished < DUE_SECONDS
 
 
 def scrub(root: Root, rate: int, clock: Callable[[], float] = time.time) -> Scrubbed:
