@@ -47,6 +47,10 @@ pytestmark = pytest.mark.timeout(120)
 
 BLOB = b"a blob" * 1000
 NAME = Digest.of(BLOB)
+LEASE = (
+    *("lease", "--take", "0a1b2c3d", "--holder", "ada@desk"),
+    *("--about", "rollout-7", "--seconds", "600"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +130,7 @@ def test_the_verbs_of_a_push_are_let_in_as_a_controller_writes_them() -> None:
             *(("stop",), ("start",), ("tune",), ("scrub",), ("scrub", "--rate", "0"), ("gc",)),
             *(("gc", "--dry-run"), ("gc", "--previous"), ("gc", "--dry-run", "--previous")),
             *(("gc", "--pin", D), ("gc", "--unpin", D), ("gc", "--pin", "0a1b2c")),
+            *(("lease",), ("lease", "--give", "0a1b2c3d"), LEASE, (*LEASE, "--take-over")),
         ):
             told = _device_facts()
             found = admitted.request(list(commands.agent(told, tree, *words)), PurePosixPath(ROOT))

@@ -50,6 +50,11 @@ ARGVS: dict[str, Any] = {
     "golden": verb("golden", "--model", "/tmp", "--context", "1"),
     "measure": verb("measure", "--model", "/tmp", "--threads", "1", "--spinning", "0"),
     "upkeep": verb("upkeep"),
+    "a lease without an end": verb("lease", "--take", "0a1b2c3d"),
+    "a lease of a path": verb("lease", "--give", "../../etc"),
+    "a lease for ever": verb(
+        *("lease", "--take", "0a1b2c3d", "--holder", "a", "--about", "b", "--seconds", "9999999")
+    ),
     "state with more": verb("state", "--help"),
     "a module more": [*verb("state"), "-S", "-P", "-m", "edgekit.agent", "serve"],
     "env with another option": ["env", "-S", *verb("state")[2:]],

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import os
 import platform
 import subprocess
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
+import msgspec
 import pytest
 
-from edgekit.agent.release import lease
+from edgekit.agent.release import holder, lease
 from edgekit.agent.release.root import Root
+from edgekit.agent.release.staging.offered import foresee_offer, take_offer
 from edgekit.agent.release.staging.stage import foresee, offer, stage
 from edgekit.bundle.tar import compress, plain_tar
 from edgekit.core.digest import Digest
+from edgekit.core.lease import LeaseAnswer, LeaseWish
 from edgekit.core.manifest import (
     AGENT_TYPE,
     BUNDLE_TYPE,
@@ -34,7 +39,8 @@ from edgekit.core.manifest import (
 )
 from edgekit.errors import EdgekitError, VerificationError
 from edgekit.trust.pinned import PinnedManifest, pin
-from tests.trusted import vouched
+from edgekit.trust.signed import Offered
+from tests.trusted import offer_bytes, vouched
 
 WEIGHTS = b"w" * 5000
 CONFIG = encode(BundleConfig("tiny", "1", "llama", "", 16, 1, 16, Fit(0, 0)))
@@ -250,6 +256,43 @@ def test_a_dry_offer_refuses_what_the_offer_refuses(
         if ask is foresee:
             assert contents(root) == before
     assert said[0] == said[1]
+
+
+def test_an_offer_takes_the_lease_keeps_it_from_others_and_a_dry_one_says_who_has_it(
+    root: Root, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pinned = release()
+    ada, bob = (LeaseWish(name * 4, f"{name}@desk", "rollout-7") for name in ("ada0", "b0b0"))
+
+    def told(wish: LeaseWish | None) -> BinaryIO:
+        offered = msgspec.json.decode(offer_bytes(pinned), type=Offered)
+        return io.BytesIO(msgspec.json.encode(msgspec.structs.replace(offered, lease=wish)))
+
+    answer = take_offer(root, pinned.digest, told(ada))
+    assert answer["missing"]
+    assert msgspec.convert(answer["lease"], LeaseAnswer).taken
+    monkeypatch.setattr(lease, "session", lambda: "another 1")
+    answer = take_offer(root, pinned.digest, told(bob))
+    assert answer["missing"] == []
+    refused = msgspec.convert(answer["lease"], LeaseAnswer)
+    assert not refused.taken
+    assert str(refused.lease) == "ada0@desk (rollout-7)"
+    with pytest.raises(EdgekitError, match=r"ada0@desk \(rollout-7\) holds this device"):
+        take_offer(root, pinned.digest, told(None))  # of a controller from before leases
+    before = contents(root)
+    dry = foresee_offer(root, pinned.digest, told(bob))
+    assert "ada0@desk (rollout-7) holds this device" in str(dry["warnings"])
+    assert contents(root) == before
+
+
+def test_an_offer_that_is_refused_keeps_no_lease(root: Root) -> None:
+    pinned = release(weights_size=1 << 60)
+    offered = msgspec.json.decode(offer_bytes(pinned), type=Offered)
+    wish = LeaseWish("ada0" * 4, "ada@desk", "rollout-7")
+    data = msgspec.json.encode(msgspec.structs.replace(offered, lease=wish))
+    with pytest.raises(EdgekitError, match="too small"):
+        take_offer(root, pinned.digest, io.BytesIO(data))
+    assert holder.held(root) is None
 
 
 def test_a_dry_offer_is_refused_while_another_push_is_at_work(root: Root) -> None:

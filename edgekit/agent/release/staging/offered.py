@@ -11,7 +11,6 @@ from edgekit.agent.release.root import Root
 from edgekit.agent.release.staging.permission import admit, remember
 from edgekit.agent.release.staging.stage import foresee, offer
 from edgekit.core.digest import Digest
-from edgekit.core.lease import LeaseAnswer
 from edgekit.errors import EdgekitError
 from edgekit.trust.metadata import MAX_OFFER_BYTES, parse_offered
 
@@ -51,7 +50,7 @@ def foresee_offer(root: Root, digest: Digest, stream: BinaryIO) -> dict[str, obj
     """What an offer would answer; nothing is written, not even the refusal."""
     offered = parse_offered(stream.read(MAX_OFFER_BYTES + 1))
     verified, trusted = admit(root, digest, offered)
-    answer = foresee(root, verified) | {"warnings": list(trusted.warnings)}
+    warnings = list(trusted.warnings)
     if (held := holder.held(root)) is not None:
-        answer["lease"] = msgspec.to_builtins(LeaseAnswer(False, held))
-    return answer
+        warnings.append(f"{held} holds this device for {held.left_seconds:.0f} s more at most")
+    return foresee(root, verified) | {"warnings": warnings}
