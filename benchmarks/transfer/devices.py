@@ -43,6 +43,7 @@ class Devices:
 
     def __init__(self, folder: Path, host: subprocess.Popen[str], config: Path) -> None:
         self._folder, self._host, self._config = folder, host, config
+        self.home = folder / "home"  # its ~/.ssh/config knows the host `device`
 
     def file(self, size: int) -> Path:
         """A file of random bytes."""
@@ -56,6 +57,10 @@ class Devices:
     def pull(self, source: Path, count: int = 1) -> Sending:
         """By edgekit."""
         return self._python("pull", source, count)
+
+    def verified(self, source: Path, count: int = 1) -> Sending:
+        """By edgekit, with the hash of what was stored."""
+        return self._python("verified", source, count)
 
     def fabric(self, source: Path, count: int = 1) -> Sending:
         """By fabric's `put`."""
@@ -106,7 +111,7 @@ class Devices:
     @property
     def _environment(self) -> dict[str, str]:
         kept = {key: value for key, value in os.environ.items() if key != "SSH_AUTH_SOCK"}
-        return kept | {"HOME": str(self._folder / "home")}
+        return kept | {"HOME": str(self.home)}
 
     def _check(self, source: Path, count: int) -> None:
         """Every target has every byte; then it is removed."""

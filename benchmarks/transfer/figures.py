@@ -14,7 +14,8 @@ FAR_BYTES = 512 << 20
 TEN_BYTES = 128 << 20
 RTT_MS = 80.0
 TEN = 10
-HERE = "over loopback into memory, by turns, with the connection; edgekit hashes it too"
+HERE = "over loopback into memory, by turns, with the connection"
+HASHED = "edgekit hashes what it stored, too"
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def near(rounds: int) -> list[Turn]:
 
     def turn(to: Devices) -> Turn:
         source = to.file(FILE_BYTES)
-        return Turn(to.pull(source), to.rsync(source), to.scp(source), to.fabric(source))
+        return Turn(to.verified(source), to.rsync(source), to.scp(source), to.fabric(source))
 
     with devices() as to:
         return [turn(to) for _ in range(rounds)]
@@ -59,7 +60,7 @@ def ten(rounds: int) -> list[tuple[Sending, Sending]]:
     "push.rsync_ratio",
     what="How many times as fast as rsync over ssh edgekit brings a file to a device",
     unit="ratio",
-    against=f"`rsync -W -e ssh`, {FILE_BYTES >> 20} MiB {HERE}",
+    against=f"`rsync -W -e ssh`, {FILE_BYTES >> 20} MiB {HERE}; {HASHED}",
 )
 def rsync_ratio(rig: Rig) -> list[float]:
     """Seconds of rsync by seconds of edgekit, of one turn."""

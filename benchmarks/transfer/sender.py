@@ -1,6 +1,7 @@
 """The side of the controller: `sender HOW SOURCE TARGET...` brings one file to each target.
 
-HOW is `pull` (edgekit's transfer) or `fabric` (its `put`). Every target is a file on the host
+HOW is `pull` (edgekit's transfer), `verified` (and the device hashes what it stored) or `fabric`
+(its `put`). Every target is a file on the host
 `device` of ~/.ssh/config, with a connection of its own; all are served at once. Prints as JSON the
 wall seconds from the first connection to the last byte, the CPU seconds of this process in them,
 and its largest resident memory. Python's start and the imports are left out.
@@ -27,15 +28,21 @@ HOST = "device"
 HASH = "import hashlib, sys; hashlib.file_digest(open(sys.argv[1], 'rb'), 'sha256')"
 
 
-def pull(source: Path, target: str) -> None:
-    """edgekit: the device pulls, then hashes what it stored; another way is an error here."""
+def pull(source: Path, target: str, hashes: bool = False) -> None:
+    """edgekit: the device pulls; another way is an error here."""
     blob = WantedBlob(Digest.of(target.encode()), source, target, source.stat().st_size)
     with closing(SshRemote(HOST)) as remote:
         if slower := remote.bring([blob], lambda _: None):
             raise SystemExit(f"no pull: {slower}")
-        done = remote.run(("python3", "-c", HASH, target))
-        if done.code != 0:
-            raise SystemExit(done.stderr.decode())
+        if hashes:
+            done = remote.run(("python3", "-c", HASH, target))
+            if done.code != 0:
+                raise SystemExit(done.stderr.decode())
+
+
+def verified(source: Path, target: str) -> None:
+    """edgekit, with the hash that a push takes of what the device stored."""
+    pull(source, target, hashes=True)
 
 
 def put(source: Path, target: str) -> None:
@@ -46,7 +53,11 @@ def put(source: Path, target: str) -> None:
 
 def main() -> None:
     """Serve every target in a thread."""
-    ways: dict[str, Callable[[Path, str], None]] = {"pull": pull, "fabric": put}
+    ways: dict[str, Callable[[Path, str], None]] = {
+        "pull": pull,
+        "verified": verified,
+        "fabric": put,
+    }
     how, source, *targets = sys.argv[1:]
     threads = [
         threading.Thread(target=ways[how], args=(Path(source), target)) for target in targets

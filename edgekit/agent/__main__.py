@@ -7,6 +7,7 @@ user on the device can call them too.
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import logging
 import os
@@ -25,6 +26,13 @@ from edgekit.core.lease import LEASE_SECONDS, LeaseAnswer, LeaseWish
 from edgekit.core.manifest import parse_config
 from edgekit.errors import EdgekitError, UsageError
 
+DISK_STEPS = {
+    errno.EROFS: "the device's disk takes no writes any more: look at `dmesg` there, replace the "
+    "card or mount it for writing, then run it again; what runs goes on",
+    errno.EIO: "the device's disk fails: look at `dmesg` there and replace it, then push again",
+    errno.ENOSPC: "free some space on the device (`edgekit prune DEVICE`), then run it again",
+}
+LOOK_STEP = "look at this path on the device: what lies there, its rights, the space of the disk"
 # their errors go to the log as text
 PROCESSES = ("boot", "door", "supervise", "serve", "worker", "upkeep")
 
@@ -356,11 +364,8 @@ def main() -> NoReturn:
         print(json.dumps(error.to_dict()), flush=True)
         sys.exit(error.exit_code)
     except OSError as error:
-        problem = EdgekitError(
-            f"{args.verb} failed",
-            str(error),
-            "look at this path on the device: what lies there, its rights, the space of the disk",
-        )
+        step = DISK_STEPS.get(error.errno or 0, LOOK_STEP)
+        problem = EdgekitError(f"{args.verb} failed", str(error), step)
         print(json.dumps(problem.to_dict()), flush=True)
         sys.exit(problem.exit_code)
     if result is not None:

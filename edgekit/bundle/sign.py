@@ -8,14 +8,17 @@ twice gives one digest. https://github.com/secure-systems-lab/dsse
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 from securesystemslib import exceptions
-from securesystemslib.dsse import Envelope
 
 from edgekit import keyfile
 from edgekit.errors import VerificationError
 from edgekit.keyfile import PublicKey, SigningKey
+
+if TYPE_CHECKING:
+    from securesystemslib.dsse import Envelope
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 KEY_NAME = "signing.pem"  # private
@@ -61,7 +64,7 @@ def public_key(folder: Path) -> PublicKey | None:
 
 def sign_statement(statement: bytes, key: SigningKey) -> bytes:
     """Sign a statement: a DSSE envelope as JSON, which holds the statement's bytes unchanged."""
-    envelope = Envelope(statement, PAYLOAD_TYPE, {})
+    envelope = _envelopes()(statement, PAYLOAD_TYPE, {})
     envelope.sign(key)
     return msgspec.json.encode(envelope.to_dict(), order="sorted")
 
@@ -95,9 +98,16 @@ def read_unverified(data: bytes) -> tuple[list[str], bytes]:
     return list(envelope.signatures), envelope.payload
 
 
+def _envelopes() -> type[Envelope]:
+    """Import where it is used: it brings every kind of signer, and most commands sign nothing."""
+    from securesystemslib.dsse import Envelope  # noqa: PLC0415  see above
+
+    return Envelope
+
+
 def _parse(data: bytes) -> Envelope:
     try:
-        envelope = Envelope.from_dict(msgspec.json.decode(data, type=dict))
+        envelope: Envelope = _envelopes().from_dict(msgspec.json.decode(data, type=dict))
     except _MALFORMED as error:
         raise VerificationError("the provenance is no DSSE envelope", str(error)) from error
     if envelope.payload_type != PAYLOAD_TYPE:

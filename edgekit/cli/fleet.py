@@ -44,6 +44,8 @@ def call(
         if not driver.has_agent():
             raise EdgekitError(f"{device} has no agent yet", next_step=f"`edgekit push {device}`")
         if verb in CHANGING:
+            if not take_over:
+                here.rollouts.check_free(device)
             own, by = here.rollouts.identity(), as_word(project.operator())
             driver.take_lease(LeaseWish(own, by, verb, take_over=take_over))
         facts = driver.facts

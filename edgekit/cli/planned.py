@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -54,7 +55,10 @@ class PushAhead:
     def forecasts(self, parallel: int = PARALLEL) -> dict[str, DeviceForecast]:
         """Ask each device what the push would do; nothing there is changed."""
         addresses = {name: self.fleet.devices[name].address for name in self.configs}
-        rates = read_rates(_rates_file(self.here))
+        measured = read_rates(_rates_file(self.here))
+        rates = {
+            name: min(rate, self._cap(name)) for name, rate in measured.items() if name in addresses
+        }
         with render.counting("devices") as bar:
             found = survey(
                 self.fleet,
@@ -78,6 +82,13 @@ class PushAhead:
             for name, each in found.items()
         }
         return {name: self._named(each) for name, each in told.items()}
+
+    def _cap(self, name: str) -> float:
+        """Bytes per second that may leave for a device."""
+        mbit = self.fleet.devices[name].transfer_mbit_per_second
+        mbit = mbit or self.fleet.transfer.device_mbit_per_second
+        caps = [each for each in (mbit, self.fleet.transfer.mbit_per_second) if each]
+        return min(caps, default=math.inf) * 1e6 / 8
 
     def _named(self, each: DeviceForecast) -> DeviceForecast:
         if each.error is None:
@@ -144,7 +155,7 @@ def plan_push(
             }
         )
     else:
-        _show(ahead, found, waves)
+        _show(ahead, found, waves, terms)
         for name, window in within.items():
             render.say(f"{name} switches in its window alone: {window}")
         if save is not None and waves:
@@ -196,7 +207,12 @@ def _configured(ahead: PushAhead, name: str) -> tuple[str, str, Digest]:
     return device.address, device.root, Digest.of(encode_agent_config(ahead.configs[name]))
 
 
-def _show(ahead: PushAhead, found: Mapping[str, DeviceForecast], waves: list[list[str]]) -> None:
+def _show(
+    ahead: PushAhead,
+    found: Mapping[str, DeviceForecast],
+    waves: list[list[str]],
+    terms: Terms,
+) -> None:
     heads = [
         "wave",
         "device",
@@ -224,7 +240,7 @@ def _show(ahead: PushAhead, found: Mapping[str, DeviceForecast], waves: list[lis
             render.warn(f"{each.device}: {warning}")
     sending = [each for each in found.values() if each.fits and each.bytes]
     if known := sorted(each.rate for each in sending if each.seconds is not None and each.rate):
-        between = f"{render.size(known[0])}/s to {render.size(known[-1])}/s"
+        between = " to ".join(dict.fromkeys(f"{render.size(x)}/s" for x in (known[0], known[-1])))
         render.say(f"times are by the rate of each device's last push, {between}")
     if unknown := [each.device for each in sending if each.seconds is None]:
         render.say(f"no time is known for {', '.join(unknown)}: no push has measured the rate yet")
@@ -233,7 +249,8 @@ def _show(ahead: PushAhead, found: Mapping[str, DeviceForecast], waves: list[lis
     if first := [each.device for each in found.values() if each.first_contact]:
         render.say(f"among the bytes is a first contact with {', '.join(first)}")
     total = sum(each.bytes for each in sending)
-    render.say(f"{ahead.reference}: {render.size(total)} to {len(sending)} devices in all")
+    many = f", {len(waves)} waves, {terms.parallel} at a time" if len(waves) > 1 else ""
+    render.say(f"{ahead.reference}: {render.size(total)} to {len(sending)} devices in all{many}")
 
 
 def _row(wave: int, each: DeviceForecast, reference: str) -> list[str]:

@@ -413,8 +413,9 @@ def _raise_for(number: int, rollout: Rollout, hands: PushHands) -> None:
         raise error
     goes_on = f"`edgekit status {number}` shows each device, `edgekit resume {number}` goes on"
     some = len(lacking) < len(rollout.devices)
-    kind = PartialError if some or len(rollout.waves) > 1 else EdgekitError
-    if rollout.phase == RolloutPhase.PAUSED and len(rollout.waves) > 1:
+    stopped = len(rollout.waves) > 1 or not hands.failed  # by a hook or a person
+    kind = PartialError if some or stopped else EdgekitError
+    if rollout.phase == RolloutPhase.PAUSED and stopped:
         raise kind(f"rollout {number} is paused", rollout.reason, goes_on)
     shown = ", ".join(lacking[:10]) + (" and others" if len(lacking) > 10 else "")
     message = f"{len(lacking)} of {len(rollout.devices)} devices failed: {shown}"

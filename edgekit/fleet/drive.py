@@ -23,7 +23,7 @@ from edgekit.fleet.inventory import Device, Fleet, local_folder
 from edgekit.fleet.plan import DryOffer, Missing, Offer, updater_of
 from edgekit.fleet.remote import LocalRemote, Remote, SshRemote
 from edgekit.fleet.transfer.cap import Cap
-from edgekit.fleet.transfer.values import WantedBlob
+from edgekit.fleet.transfer.values import WantedBlob, batches
 from edgekit.store import BlobStore
 from edgekit.trust.pinned import PinnedManifest
 from edgekit.trust.signed import Metadata, Offered
@@ -298,17 +298,21 @@ class DeviceDriver:
             report(Event("transfer", sent, total))
 
         wanted = [self._wanted(store, blob) for blob in offer.in_order()]
-        self.slower = self._remote.bring(wanted, progress)
-        for blob in wanted:
-            try:
-                self._adopt(blob)
-            except VerificationError:
-                check_own(store, blob.digest)
-                if not blob.have:
-                    raise
-                # The part that an earlier transfer left was damaged.
-                self._remote.bring([replace(blob, have=0)], progress)
-                self._adopt(blob)
+        flags = self.facts.cpu_flags.split()
+        aes = not flags or "aes" in flags
+        self.slower = ""
+        for batch in batches(wanted):
+            self.slower = self._remote.bring(batch, progress, aes=aes) or self.slower
+            for blob in batch:
+                try:
+                    self._adopt(blob)
+                except VerificationError:
+                    check_own(store, blob.digest)
+                    if not blob.have:
+                        raise
+                    # The part that an earlier transfer left was damaged.
+                    self._remote.bring([replace(blob, have=0)], progress, aes=aes)
+                    self._adopt(blob)
         return sent
 
     def _wanted(self, store: BlobStore, blob: Missing) -> WantedBlob:

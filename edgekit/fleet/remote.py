@@ -7,9 +7,11 @@ offset: late bytes of a dead transfer land where the same bytes belong.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -19,8 +21,11 @@ from edgekit.errors import EdgekitError, UnreachableError
 from edgekit.fleet.commands import Argv, CommandResult
 from edgekit.fleet.session import RelaySession, overdue
 from edgekit.fleet.ssh.connection import CONNECT_SECONDS, connection_to
-from edgekit.fleet.transfer.bring import NoPullError, pull
+from edgekit.fleet.ssh.destination import parse_destination
+from edgekit.fleet.transfer.bring import Listen, NoPullError, pull
 from edgekit.fleet.transfer.cap import Cap
+from edgekit.fleet.transfer.chacha import listening_by_openssh
+from edgekit.fleet.transfer.reverse import listening, round_trip
 from edgekit.fleet.transfer.values import LEAST_PULL_BYTES, WantedBlob
 
 COMMAND_SECONDS = 60.0
@@ -51,8 +56,13 @@ class Remote(Protocol):
         """
         ...
 
-    def bring(self, blobs: Sequence[WantedBlob], progress: Progress) -> str:
+    def bring(self, blobs: Sequence[WantedBlob], progress: Progress, *, aes: bool = True) -> str:
         """Bring the bytes that each blob's part lacks, on the fastest way that there is.
+
+        Args:
+            blobs: what it lacks.
+            progress: called with counts of bytes.
+            aes: whether its CPU has instructions for AES.
 
         Returns:
             Why a slower way was taken; empty for the fastest.
@@ -125,7 +135,7 @@ class LocalRemote:
             ) from error
         _check_stored(target, offset, size)
 
-    def bring(self, blobs: Sequence[WantedBlob], progress: Progress) -> str:
+    def bring(self, blobs: Sequence[WantedBlob], progress: Progress, *, aes: bool = True) -> str:
         """Copy each blob."""
         for blob in blobs:
             self.append(blob.source, blob.target, blob.have, progress)
@@ -208,7 +218,7 @@ class SshRemote:
             raise self._broke_off(error) from error
         _check_stored(target, stored, source.stat().st_size)
 
-    def bring(self, blobs: Sequence[WantedBlob], progress: Progress) -> str:
+    def bring(self, blobs: Sequence[WantedBlob], progress: Progress, *, aes: bool = True) -> str:
         """Let the device pull; where it cannot, append by the relay."""
         relay, why, left = self._relay(), "", list(blobs)
         lacking = sum(blob.lacking for blob in blobs)
@@ -220,11 +230,11 @@ class SshRemote:
             counted += told
             progress(told)
 
-        if lacking >= LEAST_PULL_BYTES:
-            transport = self._connection.transport
+        for listen in self._listeners(aes) if lacking >= LEAST_PULL_BYTES else ():
             try:
-                pull(transport, relay.run, self._python, blobs, self._cap, count)
-                left = []
+                pull(listen, relay.run, self._python, left, self._cap, count)
+                why, left = "", []
+                break
             except UnreachableError as error:
                 raise self._broke_off(error) from error
             except NoPullError as error:
@@ -232,6 +242,17 @@ class SshRemote:
         for blob in left:
             self.append(blob.source, blob.target, blob.have, count)
         return why
+
+    def _listeners(self, aes: bool) -> list[Listen]:
+        """How the device can reach us, the fastest first."""
+        transport = self._connection.transport
+        ours: list[Listen] = [partial(listening, transport)]
+        if aes or not shutil.which("ssh"):
+            return ours
+        key = transport.get_remote_server_key()
+        line = f"{key.get_name()} {key.get_base64()}"
+        to = parse_destination(self._destination)
+        return [partial(listening_by_openssh, to, line, round_trip(transport)), *ours]
 
     def _broke_off(self, error: UnreachableError) -> UnreachableError:
         return UnreachableError(

@@ -167,7 +167,7 @@ def accept(
     timestamp, signed_at = _load_timestamp(files, kept, offered, signed_at)
     now = files.reference_time = device_time(now.timestamp(), signed_at)
     if files.root.is_expired(now):
-        raise _expired("root", now)
+        raise _expired("root", now, _signing_time(files))
     snapshot = _load(files, "snapshot", kept.snapshot if kept else "", offered.snapshot)
     targets = _load(files, "targets", kept.targets if kept else "", offered.targets)
     return TrustedSet(
@@ -285,7 +285,7 @@ def _load_timestamp(
         assert kept is not None, "there is another timestamp only where one was kept"
         return kept.timestamp, signed_at
     except Exception as error:
-        raise _refused(error, "timestamp", files.reference_time) from error
+        raise _refused(error, "timestamp", files.reference_time, _signing_time(files)) from error
     signed: Any = loaded.unrecognized_fields.get(SIGNED_AT, 0)
     if type(signed) is not int or not 0 <= signed <= loaded.expires.timestamp():
         raise VerificationError(
@@ -313,7 +313,7 @@ def _load(files: TrustedMetadataSet, name: str, kept: str, offered: str) -> str:
         else:
             files.update_targets(offered.encode())
     except Exception as error:
-        raise _refused(error, name, files.reference_time) from error
+        raise _refused(error, name, files.reference_time, _signing_time(files)) from error
     return offered
 
 
@@ -344,16 +344,34 @@ def warnings(expiries: Mapping[str, datetime], now: datetime) -> list[str]:
     return said
 
 
-def _expired(name: str, now: datetime) -> VerificationError:
+def _signing_time(files: TrustedMetadataSet) -> int:
+    """When the newest timestamp was signed that these files have verified; 0 without one."""
+    try:
+        signed: Any = files.timestamp.unrecognized_fields.get(SIGNED_AT, 0)
+    except KeyError:
+        return 0
+    return signed if type(signed) is int and 0 <= signed <= _LAST.timestamp() else 0
+
+
+def _expired(name: str, now: datetime, signed_at: int) -> VerificationError:
+    """A push signs the timestamp anew: one that is older than its life tells of a wrong clock."""
+    signed = datetime.fromtimestamp(signed_at, UTC)
+    told = f"; what was pushed was signed on {signed:%Y-%m-%d}" if signed_at else ""
+    step = f"{RENEWED_BY[name]}; if the time is wrong, set the device's clock"
+    if signed_at and now - signed > LIFETIMES["timestamp"]:
+        step = (
+            f"is it {now:%Y} there? If not, set the device's clock (`timedatectl set-ntp true`, or "
+            f"`date -u -s` with the time) and push again; if it is, {RENEWED_BY[name]}"
+        )
     return VerificationError(
         f"{name}.json has expired, so this device takes nothing new; what runs goes on",
         f"the device's time is {now:%Y-%m-%d %H:%M} UTC, the later one of its clock and of the "
-        "last signature that it saw",
-        f"{RENEWED_BY[name]}; if the time is wrong, set the device's clock",
+        f"last signature that it saw{told}",
+        step,
     )
 
 
-def _refused(error: Exception, name: str, now: datetime) -> VerificationError:
+def _refused(error: Exception, name: str, now: datetime, signed_at: int = 0) -> VerificationError:
     """Say in our words what the rules of TUF found."""
     from tuf.api import exceptions  # noqa: PLC0415  loaded by now
 
@@ -361,7 +379,8 @@ def _refused(error: Exception, name: str, now: datetime) -> VerificationError:
     match error:
         case exceptions.ExpiredMetadataError():
             # the file that was read may be refused for the expiry of the one before it
-            return _expired(next((role for role in LIFETIMES if role in text), name), now)
+            expired = next((role for role in LIFETIMES if role in text), name)
+            return _expired(expired, now, signed_at)
         case exceptions.UnsignedMetadataError():
             return VerificationError(
                 f"{name}.json is not signed by enough keys that this device trusts",

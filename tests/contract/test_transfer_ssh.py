@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import secrets
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import paramiko
 import pytest
 
 from edgekit.errors import UnreachableError
+from edgekit.fleet import remote as remote_module
 from edgekit.fleet.remote import SshRemote
-from edgekit.fleet.transfer import bring, source
+from edgekit.fleet.transfer import bring, chacha, source
 from edgekit.fleet.transfer.cap import Cap
-from edgekit.fleet.transfer.reverse import MOST_CHANNELS, listening
+from edgekit.fleet.transfer.reverse import MOST_CHANNELS, NoForwardingError, listening
 from edgekit.fleet.transfer.source import BlobSource
 from edgekit.fleet.transfer.values import WantedBlob
 from tests import tools
@@ -64,6 +72,56 @@ def test_a_device_pulls(here: tools.Sshd, tmp_path: Path) -> None:
     with closing(SshRemote("device")) as remote:
         assert remote.bring([wanted], lambda _: None) == ""
     assert whole(wanted)
+
+
+def test_a_pull_outlives_new_keys(
+    here: tools.Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paramiko.packet.Packetizer, "REKEY_BYTES", 5 << 20)
+    wanted, keys = blob(tmp_path, 30 << 20), list[bytes]()
+
+    with closing(SshRemote("device")) as remote:
+        transport = remote._connection.transport
+        assert remote.bring([wanted], lambda _: keys.append(transport.H)) == ""
+    assert whole(wanted)
+    assert len(set(keys)) > 2
+
+
+def test_a_device_without_aes_pulls_with_chacha20(
+    here: tools.Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = blob(tmp_path, 30 << 20)
+    monkeypatch.setattr(remote_module, "listening", pytest.fail)
+    with closing(SshRemote("device")) as remote:
+        assert remote.bring([wanted], lambda _: None, aes=False) == ""
+    assert whole(wanted)
+
+
+def test_where_openssh_does_not_get_in_ours_does(
+    here: tools.Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = blob(tmp_path, 3 << 20)
+    problems = []
+    real = chacha._port
+
+    def port(process: Any) -> int:
+        try:
+            return real(process)
+        except NoForwardingError as error:
+            problems.append(str(error))
+            raise
+
+    monkeypatch.setattr(chacha, "_port", port)
+    for cipher, why in (("none", "Bad SSH2 cipher spec"), (chacha.CIPHERS, "verification failed")):
+        monkeypatch.setattr(chacha, "CIPHERS", cipher)
+        with closing(SshRemote("device")) as remote:
+            key = remote._connection.transport.get_remote_server_key()
+            if cipher != "none":  # the second connection reaches a host with another key
+                other = base64.b64encode(bytes(key.asbytes()[:-4]) + b"evil").decode()
+                monkeypatch.setattr(type(key), "get_base64", lambda _, text=other: text)
+            assert remote.bring([wanted], lambda _: None, aes=False) == ""
+        assert whole(wanted)
+        assert why in problems.pop()
 
 
 @pytest.mark.parametrize(
@@ -229,6 +287,51 @@ def test_a_link_that_is_cut_leaves_a_part_to_go_on_with(tmp_path: Path) -> None:
             assert remote.bring([again], counts.append) == ""
     assert whole(wanted)
     assert sum(counts) == wanted.size - there
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from edgekit.core.digest import Digest
+from edgekit.fleet.remote import SshRemote
+from edgekit.fleet.transfer.cap import Cap
+from edgekit.fleet.transfer.values import WantedBlob
+
+source, target = sys.argv[1:]
+blob = WantedBlob(Digest.of(b""), Path(source), target, Path(source).stat().st_size)
+remote = SshRemote("device", cap=Cap(40))
+try:
+    remote.bring([blob], lambda count: print(count, flush=True))
+except KeyboardInterrupt:
+    sys.exit(3)
+finally:
+    remote.close()
+"""
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
+def test_a_controller_that_ends_leaves_a_part_to_go_on_with(
+    ending: signal.Signals, here: tools.Sshd, tmp_path: Path
+) -> None:
+    wanted, counts = blob(tmp_path, 30 << 20), list[int]()
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(wanted.source), wanted.target],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout
+    sent = 0
+    while sent < 4 << 20:
+        sent += int(child.stdout.readline())
+    child.send_signal(ending)
+    child.communicate(timeout=30)
+    assert child.returncode == (3 if ending == signal.SIGINT else -signal.SIGKILL)
+    there = Path(wanted.target).stat().st_size
+    assert there > 0
+    again = replace(wanted, have=there)
+    with closing(SshRemote("device")) as remote:  # waits for the lock of the pull that ends
+        assert remote.bring([again], counts.append) == ""
+    assert whole(wanted)
 
 
 def test_two_devices_are_brought_blobs_at_once(here: tools.Sshd, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from tests.crash.states import NEW, OLD, ONE, PROJECT, STATES, THREE, TWO, stage
 from tests.crash.world import World, require
 
 Run = Callable[[World], object]
+LEASE = ("--take", "ada0" * 4, "--holder", "ada@desk", "--about", "rollout-1")
 
 
 def nothing(_: World) -> None:
@@ -43,6 +44,8 @@ class Act:
         broker_down: whether no release on trial reaches the broker.
         unstartable: whether the supervisor of a new release cannot start.
         moment: of the project that signs.
+        sampled: whether errors come only at the first call of each kind in each function; kills
+            and power cuts come at all.
         damaged: whether a release that is not current may be damaged, also after it.
         holds: what else is checked after the fault; raises ViolationError.
     """
@@ -55,6 +58,7 @@ class Act:
     broker_down: bool = False
     unstartable: bool = False
     moment: str = ""
+    sampled: bool = False
     damaged: bool = False
     holds: Run = nothing
 
@@ -154,6 +158,7 @@ def _scrub(world: World) -> None:
 
 def _mended(world: World) -> None:
     """A scrub that is not disturbed mends the tree and the link, and takes the blob's name."""
+    world.root.scrub_file.unlink(missing_ok=True)  # it begins anew
     _scrub(world)
     world.push(THREE.digest, OLD)
     require(not (why := world.unsound(THREE.digest)), f"not mended: {why}")
@@ -219,6 +224,17 @@ ACTS: dict[str, Act] = {
         lambda world: reserve.give(world.root), ("staged",), lambda world: reserve.hold(world.root)
     ),
     "state": Act(lambda world: world.verb("state"), ("empty", "two good")),
+    "take the lease": Act(lambda world: world.verb("lease", *LEASE), ("empty", "two good")),
+    "give the lease": Act(
+        lambda world: world.verb("lease", "--give", LEASE[1]),
+        ("two good",),
+        lambda world: world.verb("lease", *LEASE),
+    ),
+    "activate with a lease": Act(
+        lambda world: world.activate(TWO.digest, NEW),
+        ("staged",),
+        lambda world: world.verb("lease", *LEASE),
+    ),
     "activate without a broker": Act(
         lambda world: world.activate(TWO.digest, NEW),
         ("staged", "first staged", "two good"),
@@ -255,9 +271,10 @@ ACTS: dict[str, Act] = {
     "upkeep": Act(
         lambda world: keep_up(world.root),
         ("three good", "bad"),
+        sampled=True,
     ),
-    "scrub": Act(_scrub, ("good and previous", "trial tried")),
-    "scrub, damaged": Act(_scrub, ("damaged",), damaged=True, holds=_mended),
+    "scrub": Act(_scrub, ("good and previous", "trial tried"), sampled=True),
+    "scrub, damaged": Act(_scrub, ("damaged",), sampled=True, damaged=True, holds=_mended),
     "collect, pinned": Act(lambda world: world.verb("gc"), ("three good", "pinned")),
     "prune the way back": Act(
         lambda world: world.verb("gc", "--previous"), ("three good", "pinned", "two good")

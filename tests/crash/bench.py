@@ -132,8 +132,7 @@ class Bench:
             check: of the device; raises ViolationError.
             act: sets the world's other properties; None: those of every day.
         """
-        unread = layout.SCRUB_FILE.name if act is None or not act.damaged else "\0"
-        disk = found.image.key_without(unread)  # neither a boot nor a push reads it
+        disk = found.image.key_without(layout.SCRUB_FILE.name)  # neither a boot nor a push reads it
         key = (disk, found.answered, found.running, found.own, what)
         if key not in self.recovered:
             self.recovered[key] = ""

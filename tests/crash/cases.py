@@ -11,7 +11,7 @@ from edgekit.core import layout
 from edgekit.core.release import ReleaseState
 from tests.crash.acts import Act
 from tests.crash.bench import Answered, Bench, Start, setting, snapshot
-from tests.crash.disk.calls import ALLOCATE, EIO, ENOSPC, KILL, TORN, Call, KilledError
+from tests.crash.disk.calls import ALLOCATE, EIO, ENOSPC, FULL, KILL, TORN, Call, KilledError
 from tests.crash.disk.durable import Ledger
 from tests.crash.disk.shim import Shim
 from tests.crash.states import NEW, TWO
@@ -101,10 +101,13 @@ def _row_states(world: World) -> set[str]:
 
 
 # --- what must hold ------------------------------------------------------------------------------
-def check_rest(world: World, before: Answered, what: str, *, previous: bool = True) -> None:
+def check_rest(
+    world: World, before: Answered, what: str, *, previous: bool = True, ready: bool = True
+) -> None:
     """What holds of a device at rest: what is current is whole, has answered, and answers.
 
-    Without `previous` the release to go back to may be damaged.
+    Without `previous` the release to go back to may be damaged; without `ready` the agent may have
+    had no room to say that it answers.
     """
     try:
         world.tick()
@@ -121,7 +124,7 @@ def check_rest(world: World, before: Answered, what: str, *, previous: bool = Tr
     assert world.running is not None
     require(world.running[0] == current, f"{what}: what runs is not current")
     require(world.running in world.answered, f"{what}: what runs has never answered")
-    require(world.root.ready_file.exists(), f"{what}: it does not answer")
+    require(not ready or world.root.ready_file.exists(), f"{what}: it does not answer")
     if previous:
         check_previous(world, what)
 
@@ -153,7 +156,9 @@ def check_retry(world: World, *, previous: bool = True) -> None:
         world.boot()
 
 
-def check_boot(world: World, before: Answered, what: str, *, previous: bool = True) -> None:
+def check_boot(
+    world: World, before: Answered, what: str, *, previous: bool = True, ready: bool = True
+) -> None:
     """The device starts again, by itself."""
     for left in reversed(range(STARTS)):
         try:
@@ -164,7 +169,7 @@ def check_boot(world: World, before: Answered, what: str, *, previous: bool = Tr
         except (*REPORTED, sqlite3.Error, KilledError) as error:
             if not left:
                 raise ViolationError(f"{what}: the supervisor ends with {error!r}") from error
-    check_rest(world, before, what, previous=previous)
+    check_rest(world, before, what, previous=previous, ready=ready)
 
 
 def fault_case(bench: Bench, start: Start, act: Act, number: int, fault: str) -> None:
@@ -192,6 +197,32 @@ def died_case(bench: Bench, start: Start, after: Start, act: Act, how: str) -> N
         _then(bench, world, act)
 
     bench.recover(after, ("died", how, start.answered, around(act)), check, act)
+
+
+def lasting_case(bench: Bench, start: Start, act: Act, number: int, fault: str) -> None:
+    """From one call on the disk is full, or takes no writes; then it is well again.
+
+    What has answered before goes on to answer all the time. On a full disk it also answers after
+    the device has started again. On one that takes no writes no supervisor can start: what runs
+    does not end.
+    """
+    with bench.device(start) as world:
+        setting(world, act)
+        shim = Shim(str(world.root.path), number, fault)
+        run(world, act, shim)
+        how = f"the disk is {fault}"
+        with shim.at_work():
+            SHIMS.append(shim)
+            shim.elsewhere = True
+            try:
+                if world.running is not None and "trial" not in _row_states(world):
+                    require(world.running in world.answered, f"{how}: what runs has never answered")
+                if fault == FULL:
+                    check_boot(world, start.answered, how, previous=not act.damaged, ready=False)
+            finally:
+                SHIMS.remove(shim)
+        after = snapshot(world)
+    died_case(bench, start, after, act, "error")
 
 
 def power_case(bench: Bench, found: Start, before: Answered, act: Act) -> None:

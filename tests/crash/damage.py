@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from edgekit.core.digest import Digest
+from edgekit.errors import EdgekitError
 from tests.crash.acts import ACTS, Act
 from tests.crash.bench import Bench, Start, snapshot
 from tests.crash.cases import (
@@ -140,11 +141,11 @@ def _odd(bench: Bench, start: Start, manifest: bytes) -> None:
         bench.recover(snapshot(world), ("retry", ""), retry)
 
 
-def _refused(world: World, *arguments: str, stdin: bytes = b"") -> None:
+def _refused(world: World, *arguments: str, stdin: bytes = b"") -> Exception:
     try:
         world.verb(*arguments, stdin=stdin)
-    except REPORTED:
-        return
+    except REPORTED as error:
+        return error
     raise ViolationError(f"{arguments[0]} takes it")
 
 
@@ -167,7 +168,10 @@ def _clock(bench: Bench, start: Start, act: Act, during: float, after: float) ->
         world.clock = after
         check_boot(world, before, "after the boot")
         if after > LATEST:  # all metadata has expired then, and nothing new is taken
-            _refused(world, "stage", TWO.digest, "--offer", stdin=PROJECT.offer(TWO.manifest))
+            offer = PROJECT.offer(TWO.manifest)
+            error = _refused(world, "stage", TWO.digest, "--offer", stdin=offer)
+            named = isinstance(error, EdgekitError) and "clock" in error.next_step
+            require(named, "the refusal does not name the clock")
             check_rest(world, before, "after the refusal")
             world.clock = NOW
         check_retry(world)

@@ -12,18 +12,19 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
-from tests.crash.acts import ACTS
-from tests.crash.bench import Bench, EnoughError, bench
+from tests.crash.acts import ACTS, Act
+from tests.crash.bench import Bench, EnoughError, Start, bench
 from tests.crash.cases import (
     died_case,
     fault_case,
     faults,
     followed,
+    lasting_case,
     power_case,
     prepared,
 )
 from tests.crash.damage import run_clocks, run_damage, run_lies
-from tests.crash.disk.calls import ENOSPC, READS
+from tests.crash.disk.calls import ALLOCATE, ENOSPC, FULL, READ_ONLY, READS, Call
 
 NEVER = -1  # no call has this number
 READ_STATES = 1  # an act's reads fail at the first state of its row
@@ -46,17 +47,32 @@ def run_act(bench: Bench, state: str, name: str) -> None:
     for number, call in enumerate(calls):
         if call.kind in READS and state not in act.states[:READ_STATES]:
             continue
+        if act.sampled and call.occurrence > 1:
+            continue
         for fault in faults(call):
             if fault == ENOSPC and state not in act.states[:FULL_STATES]:
                 continue
             key = f"{row} | {call} | {fault}"
             bench.case(key, partial(fault_case, bench, start, act, number, fault))
+    if state in act.states[:READ_STATES]:
+        _run_lasting(bench, start, act, calls, row)
     seen = set()
     for number, kind, found in lost:
         if (once := (found.image.key, found.answered)) not in seen:
             seen.add(once)
             key = f"{row} | {calls[number]} | {kind}"
             bench.case(key, partial(power_case, bench, found, start.answered, act))
+
+
+def _run_lasting(bench: Bench, start: Start, act: Act, calls: list[Call], row: str) -> None:
+    """The disk is full from each call on that may need room, or takes no writes from each on."""
+    for number, call in enumerate(calls):
+        for fault, kinds in ((FULL, ALLOCATE), (READ_ONLY, ALLOCATE | {"unlink", "rmdir"})):
+            if act.sampled and call.occurrence > 1:
+                continue
+            if call.kind in kinds - {"fsync"}:
+                key = f"{row} | {call} | {fault}"
+                bench.case(key, partial(lasting_case, bench, start, act, number, fault))
 
 
 PARTS: dict[str, Callable[[Bench], None]] = {

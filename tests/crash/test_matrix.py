@@ -12,8 +12,11 @@ import pytest
 from edgekit import store
 from edgekit.agent.release import activate, state
 from edgekit.agent.release.root import Root
+from edgekit.agent.release.space import reserve
 from edgekit.agent.release.staging import stage
 from edgekit.agent.release.trial import disk
+from edgekit.agent.release.trial.events import MoveCurrent
+from edgekit.core import layout
 from edgekit.core.digest import Digest
 from tests.crash import matrix
 from tests.crash.disk.durable import Ledger
@@ -24,6 +27,7 @@ pytestmark = pytest.mark.timeout(1200)
 
 def test_no_fault_at_any_call_leaves_a_device_without_a_good_release() -> None:
     made = matrix.run()
+    print(f"{len(made.keys)} cases, {len(made.recovered)} different ends")
     assert not made.violations, "\n".join(f"{k}: {v}" for k, v in made.violations.items())
     assert len(made.keys) >= 2000
 
@@ -54,6 +58,17 @@ def _adopt(self: store.BlobStore, digest: Digest, size: int) -> None:
     part.replace(self.path(digest))
 
 
+_RENAME = disk._rename
+
+
+def _by_a_new_link(root: Root, effect: Any) -> None:
+    """The way back makes a link, for which a full disk has no room."""
+    if isinstance(effect, MoveCurrent) and effect.to is not None:
+        store.replace_link(root.current, str(layout.release(effect.to)))
+    else:
+        _RENAME(root, effect)
+
+
 PLANTED: dict[str, tuple[str, list[tuple[object, str, Callable[..., Any]]]]] = {
     "a file is renamed before its bytes are on the disk": (
         "bad | activate",
@@ -69,6 +84,14 @@ PLANTED: dict[str, tuple[str, list[tuple[object, str, Callable[..., Any]]]]] = {
     ),
     "a transfer is believed": ("lies", [(store.BlobStore, "adopt", _adopt)]),
     "a blob is believed": ("damage", [(store.BlobStore, "verify", _nothing)]),
+    "the way back needs a block of a full disk": (
+        "staged | activate, which fails",
+        [
+            (disk, "_rename", _by_a_new_link),
+            (reserve, "hold", _nothing),
+            (reserve, "give", _nothing),
+        ],
+    ),
     "the try of a trial is not recorded": (
         "trial recorded | boot",
         [(state.Releases, "count_try", _nothing)],

@@ -13,7 +13,7 @@ import os
 import sqlite3
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
@@ -53,7 +53,7 @@ from edgekit.core.golden import TrialReport
 from edgekit.core.release import ReleaseState
 from edgekit.errors import EdgekitError, VerificationError
 from tests.crash.bundles import BAD_PORT, Bundle
-from tests.crash.disk.calls import KilledError
+from tests.crash.disk.calls import FULL, READ_ONLY, KilledError
 from tests.crash.signing import Project
 
 NOW = 1_796_000_000.0  # Unix seconds; the clock of every case but those of the clock
@@ -164,7 +164,11 @@ class World:
         """The running supervisor looks whether `current` is its own; else it is the successor."""
         if self.running is None or self.own is None:
             return
-        found, own = self._found(), self.own
+        try:
+            with self.root.switching():
+                found, own = self._found(), self.own
+        except OSError:  # as `Watch._check_current`
+            return
         if (found.release, found.state, found.tries) != (own.release, own.state, own.tries):
             self.boot()
 
@@ -192,7 +196,13 @@ class World:
             )
         self.running, self._looks = (release, config), 0
         if tried and self._agent_answers():
+            self._says_ready()
+
+    def _says_ready(self) -> bool:
+        """The agent writes its ready file; a full disk keeps it from that, and it goes on."""
+        with suppress(OSError):
             self.root.ready_file.write_text("{}")
+        return self.root.ready_file.exists() and self.root.ready_file.read_text() == "{}"
 
     def _look(self, machine: Trial) -> Event:
         assert self.running is not None, f"nothing runs, and the machine waits: {machine}"
@@ -207,8 +217,9 @@ class World:
                 return Reported(TrialReport(loaded=True))
             if self._looks < BROKER_LOOKS:
                 return TimePassed()
+        if not self._says_ready():
+            return TimePassed()
         self.answered.add(self.running)
-        self.root.ready_file.write_text("{}")
         return AgentReady()
 
     def _agent_answers(self) -> bool:
@@ -375,6 +386,13 @@ def unshimmed() -> Iterator[None]:
         yield
         return
     shim = SHIMS[-1]
+    if shim.fault in (FULL, READ_ONLY):  # it is the same disk
+        was, shim.elsewhere = shim.elsewhere, True
+        try:
+            yield
+        finally:
+            shim.elsewhere = was
+        return
     before, shim._inside = shim._inside, True
     try:
         yield

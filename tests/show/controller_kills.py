@@ -1,9 +1,9 @@
 """A controller that is killed at 20 random moments of rollouts to real devices, and resumed.
 
 Four devices (systemd, sshd, the real agent and model, a real Mosquitto) get one release after the
-other in three waves, 1 + 1 + 2. The command that runs the rollout is ended with SIGKILL at a moment
-of a fixed seed after it took the rollout's lock, and `edgekit resume` goes on. After each kill
-journal and devices are compared.
+other in three waves, 1 + 1 + 2. The command that runs the rollout is ended with SIGKILL after some
+more events of the rollout and some seconds, both by chance with a fixed seed, and `edgekit resume`
+goes on. After each kill journal and devices are compared.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ from tests.show.planted import built_smollm2
 
 WAVES = [["edge-1"], ["edge-2"], ["edge-3", "edge-4"]]
 KILLS, SEED = 20, 17
-WITHIN_SECONDS = 15.0  # after the controller took the lock
-START_SECONDS = 120.0
+EVENTS = (0, 0, 1, 1, 2, 3)  # rows of the journal before a kill, by chance
+WITHIN_SECONDS = 8.0  # and as long after them, by chance
+EVENT_SECONDS = 300.0
 RUN_SECONDS = 1200.0
 
 
@@ -140,11 +141,15 @@ def _killed(
     controller: subprocess.Popen[bytes], journal: RolloutJournal, chance: random.Random
 ) -> bool:
     """Kill a controller at a moment after it took the lock; False if it ended before."""
-    deadline = time.monotonic() + START_SECONDS
-    while not holder(journal) and controller.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wanted = len(journal.since(0)) + chance.choice(EVENTS)
+    seconds = chance.uniform(0, WITHIN_SECONDS)
+    deadline = time.monotonic() + EVENT_SECONDS
+    while controller.poll() is None and time.monotonic() < deadline:
+        if holder(journal) and len(journal.since(0)) >= wanted:
+            break
+        time.sleep(0.05)
     try:
-        controller.wait(chance.uniform(0, WITHIN_SECONDS))
+        controller.wait(seconds)
     except subprocess.TimeoutExpired:
         controller.send_signal(signal.SIGKILL)
         controller.wait()

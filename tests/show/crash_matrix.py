@@ -7,7 +7,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from tests.crash import matrix, pure, real
+from tests.crash import enrolment, matrix, pure, real
 from tests.show import Figures
 
 LEAST = 2000
@@ -19,14 +19,17 @@ def count() -> tuple[Figures, bool]:
     violations, stories = pure.run()
     made = matrix.run()
     violations += [f"{key}: {what}" for key, what in made.violations.items()]
+    enrolments = enrolment.run_all()
+    violations += [f"{key}: {what}" for key, what in enrolments.violations.items()]
     violations += _real()
-    cases = stories + len(made.keys) + len(real.CASES)
+    cases = stories + len(made.keys) + len(enrolments.keys) + len(real.CASES)
     for line in violations[:10]:
         print(line)
     figures: Figures = {
         "cases": cases,
         "pure": stories,
         "shim": len(made.keys),
+        "enrolment": len(enrolments.keys),
         "real": len(real.CASES),
         "violations": len(violations),
         "seconds": round(sum(_cpu()) - began),

@@ -166,6 +166,12 @@ def test_a_saved_plan_is_refused_where_the_world_has_changed(fleet: Fleet, tmp_p
         saved.write_text(plan.replace('"version": 1', '"version": 7', 1))
         refused("version 7", code=2)
         saved.write_text(plan)
+        index = project.folder / ".edgekit" / "store" / "index.json"
+        bundles = index.read_text()
+        listed = json.loads(bundles)
+        index.write_text(json.dumps(listed | {"manifests": listed["manifests"][:1]}))
+        refused("names no bundles", code=2)
+        index.write_text(bundles)
         shutil.copytree(files["trust"], tmp_path / "trust")
         project.edgekit("key", "rotate", "online")
         refused("root.json has changed")

@@ -39,6 +39,7 @@ NAMES = {
     "push.rtt80_scp_ratio",
     "push.ten_scp_ratio",
     "push.ten_rss_mb",
+    "push.ten_again_seconds",
     "device.boot_seconds",
     "device.verify_ms",
     "demo.cold_seconds",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -43,6 +44,9 @@ from edgekit.fleet.planning.forecast import (
     check_signed,
     forecast,
 )
+from edgekit.fleet.planning.foresee import foresee
+from edgekit.fleet.push import ReleaseSource
+from edgekit.store import BlobStore
 from edgekit.trust.pinned import PinnedManifest, pin
 from tests.metadata_maker import Maker
 
@@ -220,7 +224,7 @@ class Old:
 
     def append(self, *arguments: object) -> None: ...
 
-    def bring(self, *arguments: object) -> str:
+    def bring(self, *arguments: object, **more: object) -> str:
         raise AssertionError("a byte moves")
 
     def close(self) -> None: ...
@@ -245,3 +249,86 @@ def test_an_agent_that_is_damaged_or_refuses_is_told_from_an_old_one() -> None:
         asked(CommandResult(1, b"", b"No module named edgekit"))
     with pytest.raises(VerificationError):
         asked(CommandResult(4, WORDS, b""))
+
+
+# --- the whole look at one device, by the checks of the push ----------------------------------
+class _Store(BlobStore):
+    """A store that has every blob, whatever its bytes."""
+
+    def read(self, digest: Digest) -> bytes:
+        return encode(BUNDLE)
+
+    def has(self, digest: Digest, size: int | None = None) -> bool:
+        return True
+
+    def verify(self, digest: Digest) -> None: ...
+
+
+class _Device(Old):
+    """A device whose agent is of before the question; `told` are its facts."""
+
+    def __init__(self, told: DeviceFacts) -> None:
+        super().__init__(CommandResult(2, b"", USAGE), False)
+        self._told = told
+
+    def run(self, argv: Argv, stdin: bytes = b"", seconds: float = 0.0) -> CommandResult:
+        if argv[1] == "-":
+            return CommandResult(0, msgspec.json.encode(self._told, enc_hook=str), b"")
+        return super().run(argv, stdin, seconds)
+
+
+def whole(told: DeviceFacts, tmp_path: Path) -> DeviceForecast:
+    new, maker = signed()
+    source = ReleaseSource(new, maker.made(), _Store(tmp_path), lambda _: ("name", b"t" * 200))
+    driver = DeviceDriver("pi", Device("ssh:pi"), _Device(told), "/r")
+    return foresee(driver, "ssh:pi", source, CONFIG, {"pi": 500.0}.get)
+
+
+def test_a_new_device_gets_a_first_contact(tmp_path: Path) -> None:
+    found = whole(facts(), tmp_path)
+    assert (found.outcome, found.estimated, found.first_contact) == (
+        *(PushOutcome.SWITCHED, True, 200),
+    )
+    assert found.bytes == 1715
+    assert found.seconds == pytest.approx(3.43)
+    assert found.warnings == []
+
+
+def test_a_new_device_without_room_is_refused_with_the_sum(tmp_path: Path) -> None:
+    found = whole(facts(free_bytes=1000), tmp_path)
+    assert found.outcome == PushOutcome.REFUSED
+    assert found.error is not None
+    assert "too small" in found.error["what"]
+    assert "400 for the first contact" in found.error["why"]
+
+
+def test_an_old_agent_on_a_full_disk_is_warned_of_and_not_refused(tmp_path: Path) -> None:
+    found = whole(facts(bundle("old_weights"), free_bytes=1000), tmp_path)
+    assert (found.outcome, found.estimated, found.first_contact) == (
+        *(PushOutcome.SWITCHED, True, 0),
+    )
+    (warning,) = found.warnings
+    assert "the disk may be too small" in warning
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"python": "3.9"}, "Python 3.9"),
+        ({"python": "3.13"}, "no runtime for linux/arm64 with CPython 3.13"),
+        ({"glibc": "2.17"}, "glibc 2.17"),
+        ({"ram_bytes": 400}, "too little memory"),
+        ({"noexec": "/mnt"}, "noexec"),
+        ({"problem": "/x is no folder"}, "cannot be edgekit's folder"),
+        ({"writable": False}, "cannot be written"),
+        ({"machine": "riscv64"}, "no runtime for linux/riscv64"),
+        ({"clock": 4e9}, "has expired"),
+    ],
+)
+def test_what_the_push_refuses_the_plan_refuses(
+    more: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    found = whole(facts(**more), tmp_path)
+    assert found.outcome == PushOutcome.REFUSED
+    assert found.error is not None
+    assert said in found.error["what"]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from edgekit.agent.release.door import probe
 from edgekit.fleet.facts import DeviceFacts, clock_offset, parse_facts
 from edgekit.fleet.hardware import hardware_class, isa_flags, isa_level, ram_class
 
@@ -70,3 +73,35 @@ def test_a_probe_of_before_says_fewer_facts() -> None:
     )
     found = parse_facts(told)
     assert (found.clock, found.temperature, found.system, found.hardware) == (None, None, "", "")
+
+
+def test_the_hottest_sensor_that_answers_is_the_temperature(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, said in enumerate(("51500\n", "-5000\n", "", "asleep\n")):
+        (tmp_path / str(number)).write_text(said)
+    monkeypatch.setattr(
+        "edgekit.agent.release.door.probe.glob.glob", lambda pattern: map(str, tmp_path.iterdir())
+    )
+    assert probe.temperature() == 51.5
+    monkeypatch.setattr("edgekit.agent.release.door.probe.glob.glob", lambda pattern: [])
+    assert probe.temperature() is None
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        (
+            'NAME="x"\nPRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\n',
+            "Debian GNU/Linux 12 (bookworm)",
+        ),
+        ("PRETTY_NAME=Alpine\n", "Alpine"),
+        ("NAME=x\n", ""),
+        ("", ""),
+    ],
+)
+def test_the_system_has_the_name_of_its_os_release(
+    text: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe, "read", lambda path: text)
+    assert probe.system() == name

@@ -87,7 +87,7 @@ class Recorder:
 
     def append(self, *arguments: object) -> None: ...
 
-    def bring(self, *arguments: object) -> str:
+    def bring(self, *arguments: object, **more: object) -> str:
         return ""
 
     def close(self) -> None: ...

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from edgekit.cli.main import _VERBS
@@ -13,6 +16,7 @@ from edgekit.cli.rollout.lines import SHOWN, status_lines
 from edgekit.fleet.rollout.device import DeviceState, table
 from edgekit.fleet.rollout.journal import RolloutRow
 from edgekit.fleet.rollout.report.picture import MOST_ROWS, MOST_TROUBLED
+from edgekit.fleet.rollout.settings import RolloutSettings
 from edgekit.fleet.rollout.told import tell
 from tests.fakes import rollout_stories as stories
 
@@ -42,6 +46,16 @@ def test_the_table_of_device_moves_is_the_machine_s() -> None:
 
 def test_the_example_of_a_status_is_what_the_code_prints() -> None:
     assert f"```\n$ edgekit status 3\n{example()}\n```" in TEXT
+
+
+def test_the_table_of_terms_has_every_key_with_its_default() -> None:
+    told: dict[str, object] = {}
+    for line in TEXT.partition("## The terms")[2].partition("### Windows")[0].splitlines():
+        if line.startswith("| `"):
+            keys, default = line.split("|")[1:3]
+            told |= dict.fromkeys(re.findall(r"`(\w+)`", keys), json.loads(default))
+    defaults = msgspec.to_builtins(RolloutSettings())
+    assert told == defaults
 
 
 def test_each_verb_of_a_rollout_is_described() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sqlite3
 from pathlib import Path
 
@@ -81,6 +82,30 @@ def test_a_shorter_history_has_another_head(journal: RolloutJournal) -> None:
     with sqlite3.connect(journal.path) as db:
         db.execute("DELETE FROM rows WHERE number = ?", (len(rows),))
     assert journal.read()[2] != head
+
+
+def test_whatever_bit_of_the_file_flips_it_is_refused_or_nothing_has_changed(
+    journal: RolloutJournal, tmp_path: Path
+) -> None:
+    data, told = journal.path.read_bytes(), journal.read()
+    chance = random.Random(4)
+    refused = 0
+    for _ in range(400):
+        place, bit = chance.randrange(len(data)), 1 << chance.randrange(8)
+        flipped = tmp_path / "flipped.db"
+        flipped.write_bytes(data[:place] + bytes([data[place] ^ bit]) + data[place + 1 :])
+        try:
+            assert RolloutJournal(flipped).read() == told
+        except VerificationError:
+            refused += 1
+    assert refused > 50
+
+
+def test_a_file_that_cannot_be_opened_is_no_damage(tmp_path: Path) -> None:
+    (tmp_path / "1.db").mkdir()
+    with pytest.raises(EdgekitError, match="cannot be used") as raised:
+        RolloutJournal(tmp_path / "1.db").read()
+    assert raised.value.exit_code == 1
 
 
 def test_a_plan_is_written_once(journal: RolloutJournal, tmp_path: Path) -> None:

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from edgekit.core.digest import Digest
+from edgekit.core.lease import LeaseWish, as_word
 from edgekit.errors import EdgekitError, UsageError
 from edgekit.fleet.rollout.book import RolloutBook, holder, holding, number_of
 from edgekit.fleet.rollout.device import DeviceState
 from edgekit.fleet.rollout.events import (
     AskVerdict,
+    DeviceFailed,
+    DeviceGood,
+    DeviceStaged,
     PauseOrdered,
     ResumeOrdered,
     RollbackOrdered,
     RolloutStarted,
     StageOn,
     SwitchOn,
+    WindowChanged,
 )
 from edgekit.fleet.rollout.journal import RolloutJournal
 from edgekit.fleet.rollout.machine import Rollout, RolloutPhase
@@ -133,6 +141,57 @@ def test_one_process_runs_a_rollout(tmp_path: Path) -> None:
     assert "edgekit status 1 --watch" in refused.value.next_step
     assert holder(made.journal) == ""
     assert made.run().phase == RolloutPhase.DONE
+
+
+def test_a_device_is_switched_when_its_window_opens_and_a_replay_needs_no_clock(
+    tmp_path: Path,
+) -> None:
+    opens = datetime(2026, 11, 30, 22, tzinfo=UTC).timestamp()
+    ahead = opens - 1.5 - time.time()
+    window = "22:00-23:00 UTC"
+    plan = RolloutPlan(
+        RELEASE,
+        [["free", "waits"]],
+        dict.fromkeys(("free", "waits"), "pi"),
+        windows={"waits": window},
+    )
+    _, journal = RolloutBook(tmp_path).create(plan, time.time() + ahead)
+    journal.append(RolloutStarted("me@here"), time.time() + ahead)
+    devices = {name: FakeDevice(soak_seconds=0.0) for name in plan.kinds}
+    made = World(journal, FakeHands(devices, clock=lambda: time.time() + ahead))
+    rollout = run(
+        journal, made.hands, lambda *_: None, "me@here", clock=lambda: time.time() + ahead
+    )
+    assert rollout.counts() == {DeviceState.GOOD: 2}
+    _, rows, _ = journal.read()
+    good = {row.event.device: row.at for row in rows if isinstance(row.event, DeviceGood)}
+    assert good["free"] < opens <= good["waits"] < opens + 1
+    said = [row.event for row in rows if isinstance(row.event, WindowChanged)]
+    assert said == [WindowChanged(False, window), WindowChanged(True, window)]
+    assert vars(journal.replay()) == vars(rollout)
+
+
+def test_a_project_is_one_operator_and_its_book_says_which_device_is_free(tmp_path: Path) -> None:
+    made = world(tmp_path, 2, Terms())
+    book = RolloutBook(tmp_path)
+    made.journal.append(DeviceStaged("pi-0"), time.time())
+    book.check_free("pi-0")  # nobody runs it
+    with holding(made.journal, "ada@there"):
+        with pytest.raises(EdgekitError, match="rollout 1 is at work on pi-0") as refused:
+            book.check_free("pi-0")
+        assert "ada@there, process" in refused.value.why
+        book.check_free("another")
+        made.journal.append(DeviceFailed("pi-0", "no"), time.time())
+        book.check_free("pi-0")
+
+
+def test_a_copy_of_a_project_is_another_operator(tmp_path: Path) -> None:
+    one = RolloutBook(tmp_path / "one")
+    assert one.identity() == RolloutBook(tmp_path / "one").identity()
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    assert RolloutBook(tmp_path / "two").identity() != one.identity()
+    wish = LeaseWish(one.identity(), as_word("ada lovelace@desk"), "rollout-1")
+    assert msgspec.convert(msgspec.to_builtins(wish), LeaseWish) == wish  # a device takes it
 
 
 def test_ctrl_c_breaks_off_what_is_at_work_and_says_so_in_the_journal(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import sqlite3
@@ -14,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
-from edgekit.cli import main, project
+from edgekit.cli import main, project, render
 from edgekit.cli.rollout import further, orders, watch
 from edgekit.errors import EdgekitError
 from edgekit.fleet.rollout.book import RolloutBook, holder
@@ -278,7 +280,7 @@ class Room:
     journal: RolloutJournal
     hands: FakeHands
 
-    def go_on(self, _here: Any, journal: RolloutJournal, _json: bool, order: Any = None) -> None:
+    def go_on(self, _here: Any, journal: RolloutJournal, _json: bool, order: Any, **_: Any) -> None:
         if order is not None:
             journal.append(order, time.time())
         self.run()
@@ -468,6 +470,22 @@ def test_a_watch_ends_with_the_code_of_what_it_saw(
     assert words in said.err
 
 
+def test_a_watch_on_a_terminal_is_a_table_that_moves(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = room(desk, monkeypatch, Terms(parallel=1))
+    made.hands.seconds = 0.1
+    screen = io.StringIO()
+    monkeypatch.setattr(render, "out", Console(file=screen, force_terminal=True, height=14))
+    with made.running():
+        assert desk.run("status", "--watch").code == 0
+    frames = screen.getvalue()
+    assert frames.count("run by     bob@cellar") >= 2
+    assert "and " in frames  # the table of a frame is as long as the terminal has room
+    assert "→" not in frames
+    assert "done" in frames[frames.rindex("phase      ") :]  # what stays on the screen
+
+
 def test_ctrl_c_ends_the_watching_alone(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     made = room(desk, monkeypatch, Terms(parallel=1))
     made.hands.seconds = 0.1
@@ -503,6 +521,25 @@ def test_a_report_is_written_whole_and_names_the_head(
     assert (said.code, "nowhere is no folder" in said.err) == (2, True)
 
 
+def test_a_history_that_was_cut_off_does_not_contain_an_earlier_head(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(desk.folder)
+    journal = desk.write(stories.good())
+    earlier = journal.read()[1][-3].hash
+    head = desk.json("status")["head"]
+    for one in (earlier, head):
+        assert desk.run("report", "--contains", one).code == 0
+    (desk.folder / "rollout-1.html").unlink()
+    with sqlite3.connect(journal.path) as db:
+        db.execute("DELETE FROM rows WHERE number = (SELECT max(number) FROM rows)")
+    assert desk.run("report", "--contains", earlier, "-o", "other.html").code == 0
+    said = desk.run("report", "--contains", head)
+    assert said.code == 4
+    assert f"does not contain the head {head}" in said.err
+    assert not (desk.folder / "rollout-1.html").exists()
+
+
 # --- the documentation ------------------------------------------------------------------------
 def documented_orders() -> dict[str, dict[str, str]]:
     """Of each phase what the table of docs/rollout.md says of each order."""
@@ -518,7 +555,7 @@ def test_each_phase_takes_the_orders_that_the_documentation_says(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, phase: str
 ) -> None:
     ran: list[Any] = []
-    monkeypatch.setattr(further, "go_on", lambda *given: ran.append(given[-1]))
+    monkeypatch.setattr(further, "go_on", lambda *given, **_: ran.append(given[-1]))
     made = PHASES[phase]()
     if phase == "done":
         made = stories.fleet(10)

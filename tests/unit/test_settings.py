@@ -297,7 +297,7 @@ class Recorder:
     def append(self, *arguments: object) -> None:
         raise AssertionError("a byte moves")
 
-    def bring(self, *arguments: object) -> str:
+    def bring(self, *arguments: object, **more: object) -> str:
         raise AssertionError("a byte moves")
 
     def close(self) -> None: ...

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import pytest
 
+from edgekit.core.digest import Digest
 from edgekit.fleet.transfer.cap import BURST_SECONDS, Cap
-from edgekit.fleet.transfer.values import ahead_for, connections_for
+from edgekit.fleet.transfer.values import WantedBlob, ahead_for, batches, connections_for
 
 
 class Clock:
@@ -71,6 +73,18 @@ def test_devices_share_the_cap_of_all() -> None:
     for thread in threads:
         thread.join()
     assert sorted(waited) == pytest.approx([0.5, 1.0, 1.5, 2.0])
+
+
+def test_small_blobs_go_together_and_large_ones_alone() -> None:
+    def wanted(size: int, have: int = 0) -> WantedBlob:
+        return WantedBlob(Digest.of(b"%d" % size), Path("source"), f"{size}.part", size, have)
+
+    tiny, small, rest = wanted(10), wanted(1 << 20), wanted(50 << 20, 49 << 20)
+    large, larger = wanted(90 << 20), wanted(1 << 30)
+    assert batches([tiny, small, rest, large, larger]) == [[tiny, small, rest], [large], [larger]]
+    assert batches([large]) == [[large]]
+    assert batches([tiny]) == [[tiny]]
+    assert batches([]) == []
 
 
 @pytest.mark.parametrize(

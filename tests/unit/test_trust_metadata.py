@@ -393,7 +393,7 @@ print("urllib3" in sys.modules, Updater.__module__)
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.split() == [
-        "RepositoryError",
+        "DeserializationError",
         "False",
         "True",
         "True",

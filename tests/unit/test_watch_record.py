@@ -1,8 +1,11 @@
-"""The supervisor's process does not start an agent on trial whose try is not on record."""
+"""The supervisor's process on a disk that takes no record: what runs goes on."""
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,6 +35,26 @@ def test_a_try_that_cannot_be_recorded_is_told_in_place_of_a_start(
     assert list(watch._events) == [TryUnrecorded("No space left on device")]
     assert watch._child is None
     assert "not on record" in capsys.readouterr().err
+
+
+def test_on_a_disk_that_became_read_only_the_agent_is_not_drained_for_a_successor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = Root(tmp_path)
+    root.create()
+    watch = Watch(root)
+    root.current.symlink_to(f"releases/{RELEASE.hex}")  # an activation was cut after its links
+    real = Path.open
+
+    def refuses(path: Path, mode: str = "r", *others: Any, **more: Any) -> Any:
+        if path.is_relative_to(tmp_path) and mode != "r":
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        return real(path, mode, *others, **more)
+
+    monkeypatch.setattr(Path, "open", refuses)
+    assert not watch._check_current()
+    assert not watch._stopping
+    assert "what runs goes on" in capsys.readouterr().err
 
 
 def _full() -> None:

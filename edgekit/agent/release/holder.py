@@ -146,21 +146,28 @@ def give(root: Root, own: str) -> LeaseAnswer:
 
 
 def settle(root: Root, soak_seconds: float | None = None) -> None:
-    """End the lease of this session with its activation; after the soak if there is one."""
+    """End the lease of this session with its activation; after the soak if there is one.
+
+    On a disk that takes no write it ends when it would have ended.
+    """
+    if not _is_of(_read(root), lease.session()):
+        return
     now = uptime()
-    with _locked(root):
+    with suppress(OSError), _locked(root):
         file = _read(root)
-        if not file.id or file.session != lease.session():
+        if not _is_of(file, lease.session()):
             return
         if soak_seconds is None:
             _given(root, file)
         else:
             seconds = min(soak_seconds + SOAK_SECONDS, MOST_LEASE_SECONDS)
-            again = msgspec.structs.replace(
-                file, boot=now.boot, ends=now.seconds + seconds, seconds=seconds
-            )
-            with suppress(OSError):  # a full disk: it ends when it would have ended
-                _write(root, again)
+            ends = now.seconds + seconds
+            again = msgspec.structs.replace(file, boot=now.boot, ends=ends, seconds=seconds)
+            _write(root, again)
+
+
+def _is_of(file: _File, session: str) -> bool:
+    return bool(file.id) and file.session == session
 
 
 def held(root: Root) -> LeaseState | None:

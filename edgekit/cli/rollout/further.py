@@ -76,8 +76,8 @@ def rollback(
 ) -> None:
     """Switch a device back to the release that it ran before; or a whole rollout's devices.
 
-    A rollout is taken back on the devices that it switched, and on no other. It can be ordered in
-    any phase. What runs on a device is asked there: a device that went back by itself stays.
+    A rollout is taken back on the devices that it switched, and on no other. Each device is asked
+    what it runs: one that runs another release by now stays as it is.
 
     \b
     Example:  edgekit rollback pi-1

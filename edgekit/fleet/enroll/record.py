@@ -5,6 +5,7 @@ Standard library only: `edgekit.fleet.enroll.drive` sends the text of this modul
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -36,9 +37,14 @@ def run(*argv: str, stdin: bytes = b"", fine: tuple[int, ...] = (0,)) -> str:
     return done.stdout.decode("utf-8", "replace")
 
 
+def temporary_of(path: Path) -> Path:
+    """Where `write` has a file before it is whole; a kill leaves it there."""
+    return path.with_name(f".{path.name}.edgekit")
+
+
 def write(path: Path, data: bytes, mode: int) -> None:
     """Replace a file by rename, on disk before this returns."""
-    temporary = path.with_name(f".{path.name}.edgekit")
+    temporary = temporary_of(path)
     temporary.unlink(missing_ok=True)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
     with os.fdopen(descriptor, "wb") as file:
@@ -47,9 +53,14 @@ def write(path: Path, data: bytes, mode: int) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    os.fsync(folder)
-    os.close(folder)
+    sync(path.parent)
+
+
+def sync(folder: Path) -> None:
+    """Have the names in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
 
 
 def drop(path: Path) -> bool:
@@ -71,6 +82,7 @@ def make_folder(record: MadeLog, path: Path, mode: int) -> bool:
     for one in reversed(missing):
         one.mkdir(exist_ok=True)
         one.chmod(mode if one == path else 0o755)
+        sync(one.parent)  # the record may soon lie in it
     return True
 
 
@@ -89,7 +101,7 @@ class MadeLog:
         """Say whose enrolment this is."""
         before = dict(self._told)
         self._told.update(told)
-        if self._told == before and self.path.is_file():
+        if self._told == before and self.path.is_file() and not self._drop_pending():
             return False
         self._save()
         if not self.path.parent.is_dir():
@@ -110,22 +122,38 @@ class MadeLog:
         direct = above == self.path.parent
         write(self.path if direct else above / PENDING, data, 0o600)
         if direct:
-            for parent in self.path.parents:
-                drop(parent / PENDING)
+            self._drop_pending()
+
+    def _drop_pending(self) -> bool:
+        """Remove what lies of the record above its folder."""
+        places = [parent / PENDING for parent in self.path.parents]
+        dropped = [drop(one) for place in places for one in (place, temporary_of(place))]
+        return any(dropped)
 
     def end(self, more: list[Path]) -> bool:
-        """Remove the record and the folders that only it needed."""
-        folders = more + [Path(name) for kind, name in self._told["made"] if kind == "folder"]
-        found = drop(self.path)
-        for parent in self.path.parents:
-            found = drop(parent / PENDING) or found
-        for folder in sorted(folders, key=lambda p: len(p.parts), reverse=True):
+        """Remove the folders that were made, and the record last: a removal that is cut goes on.
+
+        Meanwhile the record lies above them. What somebody else put into a folder keeps it.
+        """
+        made = more + [Path(name) for kind, name in self._told["made"] if kind == "folder"]
+        folders = sorted(set(made), key=lambda path: len(path.parts), reverse=True)
+        found = self.path.is_file()
+        if found:
+            above = next(p for p in self.path.parents if p.is_dir() and p not in folders)
+            write(above / PENDING, self.path.read_bytes(), 0o600)
+            drop(self.path)
+        drop(temporary_of(self.path))
+        for folder in folders:
             try:
                 folder.rmdir()
                 found = True
-            except OSError:
+            except FileNotFoundError:
                 continue
-        return found
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                    raise
+        os.sync()  # all is gone, also after a power cut, before nothing tells of it any more
+        return self._drop_pending() or found
 
 
 class NoMadeLog(MadeLog):

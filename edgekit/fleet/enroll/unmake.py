@@ -23,6 +23,7 @@ from edgekit.fleet.enroll.record import (
     drop,
     run,
     systemctl,
+    temporary_of,
     unit_has,
 )
 
@@ -93,7 +94,7 @@ def do_no_units(step: Step, _: MadeLog) -> bool:
             systemctl(step, "disable", unit)
             changed = True
     for unit in step["units"]:
-        drop(folder / f".{unit}.edgekit")
+        drop(temporary_of(folder / unit))
         if drop(folder / unit):
             changed = True
     if changed:
@@ -110,7 +111,7 @@ def do_no_units(step: Step, _: MadeLog) -> bool:
 def do_gone(step: Step, _: MadeLog) -> bool:
     """Remove a file."""
     path = Path(step["path"])
-    drop(path.with_name(f".{path.name}.edgekit"))
+    drop(temporary_of(path))
     return drop(path)
 
 

@@ -86,6 +86,10 @@ def _ask(
             check_first_room(facts, pinned.manifest, runtime, first_contact)
         warnings = check_signed(facts, pinned, source.metadata, time.time())
         found = estimate(facts, pinned.manifest, runtime, first_contact)
+        if facts.free_bytes is not None and found.room.lacking:
+            # no refusal: the device may hold blobs that its release does not list, or collect some
+            lacking = f"{found.room.lacking:,} bytes are lacking by the estimate"
+            warnings.append(f"the disk may be too small: {lacking}")
         offer = DryOffer(found.missing, warnings, room=found.room)
     for blob in offer.missing:
         if not source.store.has(blob.digest, blob.size):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import secrets
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import TextIO
 
 from edgekit.errors import EdgekitError, UsageError
+from edgekit.fleet.rollout.device import BEGUN, DeviceState
 from edgekit.fleet.rollout.journal import RolloutJournal
 from edgekit.fleet.rollout.waves import RolloutPlan
 from edgekit.store import publish
@@ -35,14 +38,19 @@ class RolloutBook:
         return sorted(int(name) for name in names if name.isascii() and name.isdigit())
 
     def identity(self) -> str:
-        """What names this project to devices: a random number in hexadecimal, made once."""
+        """What names this project to devices, in hexadecimal.
+
+        A random number that is made once, and the place of the folder: a copy of the project, here
+        or on another machine, is another controller.
+        """
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self.folder / "identity"
         with (self.folder / "lock").open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             if not path.exists():
                 publish(path, secrets.token_hex(8).encode(), 0o600)
-            return path.read_text("ascii").strip()
+            words = f"{path.read_text('ascii')} {socket.gethostname()} {self.folder.resolve()}"
+        return hashlib.sha256(words.encode()).hexdigest()[:16]
 
     def create(self, plan: RolloutPlan, now: float) -> tuple[int, RolloutJournal]:
         """Begin a rollout with the next number; two at once get two numbers."""
@@ -70,6 +78,27 @@ class RolloutBook:
                 "leave the number out for the newest",
             )
         return self._journal(numbers[-1] if number is None else number)
+
+    def check_free(self, device: str) -> None:
+        """Check that no rollout of this project is at work on a device.
+
+        To the device a project is one operator: between its commands this book decides.
+
+        Raises:
+            EdgekitError: a rollout that a process runs has begun there, and has not ended.
+        """
+        for number in self.numbers():
+            journal = self._journal(number)
+            if journal.is_closed or not (by := holder(journal)):
+                continue
+            found = journal.replay().devices.get(device)
+            if found is not None and found.state in (*BEGUN, DeviceState.GOING_BACK):
+                raise EdgekitError(
+                    f"rollout {number} is at work on {device}",
+                    f"{by} runs it, and the device is {found.state}",
+                    f"wait for it, or `edgekit pause {number}` first; --take-over does it all the "
+                    "same",
+                )
 
     def _journal(self, number: int) -> RolloutJournal:
         return RolloutJournal(self.folder / f"{number}.db")

@@ -31,6 +31,11 @@ CREATE TABLE IF NOT EXISTS rows (
 )
 """
 BUSY_SECONDS = 10.0
+_KEEP = (
+    "move the file to a safe place for whoever looks into it; `edgekit state DEVICE` says what "
+    "runs on a device"
+)
+_DAMAGED = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 class RolloutRow(msgspec.Struct, frozen=True):
@@ -87,12 +92,12 @@ class RolloutJournal:
             raise EdgekitError(f"{self.path} holds no rollout", "it was ended before its plan")
         head = ""
         for expected, (number, at, what, told) in enumerate(rows):
-            head = _hash(head, at, what)
+            head = _hash(head, at, what or b"")
             if number != expected or told != head:
                 raise VerificationError(
                     f"row {expected} of {self.path} is not as it was written",
                     "its hash or its number is another one",
-                    "keep the file for whoever looks into it; `edgekit state` says what runs where",
+                    _KEEP,
                 )
         plan = self._decoded(rows[0][2], RolloutPlan)
         return plan, [self._row(*row[1:]) for row in rows[1:]], head
@@ -140,10 +145,29 @@ class RolloutJournal:
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        with closing(sqlite3.connect(self.path, timeout=BUSY_SECONDS)) as db, db:
-            db.execute("PRAGMA synchronous=FULL")
-            db.execute(_SCHEMA)
-            yield db
+        try:
+            with closing(sqlite3.connect(self.path, timeout=BUSY_SECONDS)) as db, db:
+                # a damaged text is a row whose hash does not hold, and no error of decoding
+                db.text_factory = lambda data: data.decode("utf-8", "replace")
+                db.execute("PRAGMA synchronous=FULL")
+                db.execute(_SCHEMA)
+                yield db
+        except sqlite3.DatabaseError as error:
+            raise _refused(self.path, error) from error
+
+
+def _refused(path: Path, error: sqlite3.DatabaseError) -> EdgekitError:
+    """What SQLite's error means: the file is damaged, or the system did not let it be used."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    if code & 0xFF in _DAMAGED:
+        return VerificationError(
+            f"{path} is damaged",
+            str(error),
+            _KEEP,
+        )
+    return EdgekitError(
+        f"{path} cannot be used", str(error), "check the free space and the rights there"
+    )
 
 
 def _append(db: sqlite3.Connection, what: bytes, now: float) -> str:

@@ -14,7 +14,6 @@ from edgekit.fleet.rollout.timeline import (
 from edgekit.fleet.rollout.told import printable
 
 _NO_WORDS: dict[type[RolloutEvent], str] = {
-    events.DeviceStaged: "has every byte, and verified it",
     events.DeviceGood: "calls the release good",
     events.DeviceBack: "runs again what it ran before",
     events.ClockTicked: "time has passed",
@@ -24,6 +23,8 @@ _NO_WORDS: dict[type[RolloutEvent], str] = {
 def words(event: RolloutEvent) -> str:
     """An event in words; text of devices and people is made one printable line."""
     match event:
+        case events.DeviceStaged(_, before):
+            said = f"has every byte, and verified it; runs {before.short if before else 'nothing'}"
         case events.DeviceAnswers(_, seconds):
             said = f"answers; on trial for {seconds:.0f} s more"
         case events.DeviceFailed(_, reason):

@@ -25,6 +25,8 @@ from edgekit.fleet.ssh.settings import SshSettings
 from edgekit.fleet.ssh.trust import ShownKey, check_host_key, offered_algorithms
 
 CONNECT_SECONDS = 15
+# For new keys, every 512 MiB: on a slow link the request waits behind megabytes of a transfer
+REKEY_SECONDS = 600.0
 MOST_JUMPS = 8
 _PLAIN = (
     *("ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521"),
@@ -145,6 +147,7 @@ class SshConnection(fabric.Connection):  # type: ignore[misc]  # fabric has no t
         def transport(*args: Any, **kwargs: Any) -> paramiko.Transport:
             made = _Transport(*args, **kwargs)
             made.host_algorithms = tuple(algorithms)
+            made.clear_to_send_timeout = REKEY_SECONDS
             made.allow_only(settings)
             return made
 

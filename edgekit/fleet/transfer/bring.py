@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from edgekit.errors import EdgekitError
 from edgekit.fleet.commands import Argv, CommandResult
 from edgekit.fleet.transfer.cap import Cap
-from edgekit.fleet.transfer.reverse import NoForwardingError, listening
+from edgekit.fleet.transfer.reverse import Listener, NoForwardingError
 from edgekit.fleet.transfer.source import BlobSource
 from edgekit.fleet.transfer.values import SEGMENT_BYTES, WantedBlob, ahead_for, connections_for
 
@@ -22,6 +22,7 @@ PULL = Path(__file__).with_name("pull.py")
 PULL_SECONDS = 7 * 86400.0  # a link that brings nothing ends it far sooner
 
 Run = Callable[[Argv, bytes, float], CommandResult]
+Listen = Callable[[BlobSource], AbstractContextManager[Listener]]
 
 
 class _Answer(msgspec.Struct, frozen=True):
@@ -45,7 +46,7 @@ class NoPullError(Exception):
 
 
 def pull(
-    transport: Any,
+    listen: Listen,
     run: Run,
     python: str,
     blobs: Sequence[WantedBlob],
@@ -55,7 +56,7 @@ def pull(
     """Have a device pull blobs; returns when each part has all its bytes.
 
     Args:
-        transport: an authenticated transport of paramiko.
+        listen: opens the listener on the device's loopback.
         run: runs a command on the device.
         python: the device's Python.
         blobs: what it lacks.
@@ -70,7 +71,7 @@ def pull(
     token = secrets.token_urlsafe(32)
     source = BlobSource(blobs, token, cap, progress)
     try:
-        with listening(transport, source) as listener:
+        with listen(source) as listener:
             job = {
                 "port": listener.port,
                 "token": token,

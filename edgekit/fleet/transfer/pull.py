@@ -144,12 +144,13 @@ class Pull:
         """Have as many connections as there is work for."""
         wanted = min(self.job["connections"], len(self.line) + len(self.todo))
         while len(self.connections) < wanted and time.monotonic() >= self.pause_until:
-            error = ""
+            error, gone = "", True
             for host in [self.host] if self.host else HOSTS:
                 try:
                     sock = socket.create_connection((host, self.job["port"]), CONNECT_SECONDS)
                 except OSError as problem:
                     error = error or problem.strerror or str(problem)
+                    gone = gone and isinstance(problem, ConnectionRefusedError)
                     continue
                 self.host = host
                 sock.setblocking(False)
@@ -157,6 +158,8 @@ class Pull:
                 self.selector.register(sock, selectors.EVENT_READ, self.connections[-1])
                 break
             else:
+                if gone:  # the listener ends with the connection of its push
+                    raise PullError(error)
                 self.failed(error)
                 return
 

@@ -80,6 +80,13 @@ def _is_near(address: str) -> bool:
         return False
 
 
+def round_trip(transport: Any) -> float:
+    """Seconds until the device's sshd has answered."""
+    began = time.monotonic()
+    transport.global_request("keepalive@openssh.com")  # it refuses, and that is an answer
+    return time.monotonic() - began
+
+
 @contextmanager
 def listening(transport: Any, source: BlobSource) -> Iterator[Listener]:
     """A listener on the device's loopback, whose connections `source` answers.

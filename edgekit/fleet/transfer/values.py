@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from edgekit.core.digest import Digest
 
 FEWEST_CONNECTIONS, MOST_CONNECTIONS = 4, 8
 SEGMENT_BYTES = 1 << 20
+SMALL_BYTES = 8 << 20  # a pull for each would take longer than its bytes
 LEAST_PULL_BYTES = 1 << 20  # fewer are sent before a pull has begun
 
 
@@ -35,6 +37,18 @@ class WantedBlob:
     def lacking(self) -> int:
         """Bytes that have to be sent."""
         return self.size - self.have
+
+
+def batches(blobs: Sequence[WantedBlob]) -> list[list[WantedBlob]]:
+    """The blobs in their order, small ones together: each batch is verified before the next."""
+    found: list[list[WantedBlob]] = []
+    small: list[WantedBlob] = []
+    for blob in blobs:
+        if blob.lacking < SMALL_BYTES:
+            small.append(blob)
+        else:
+            found.append([blob])
+    return [small, *found] if small else found
 
 
 def connections_for(rtt_seconds: float) -> int:

@@ -11,6 +11,7 @@ from types import FrameType
 import edgekit
 
 KILL, TORN, ENOSPC, EIO = "kill", "torn write, then kill", "ENOSPC", "EIO"
+FULL, READ_ONLY = "full from here on", "read-only from here on"
 READS = {"stat", "lstat", "readlink", "listdir", "scandir", "open", "read", "access", "statvfs"}
 ALLOCATE = {
     *("create", "write", "replace", "rename", "mkdir", "symlink", "link", "truncate"),

@@ -186,7 +186,7 @@ class CountedDatabase(sqlite3.Connection):
             return result
 
         try:
-            return shim.call("commit", committed)
+            return shim.call("commit", committed, written=self.path)
         except OSError as error:
             super().rollback()
             raise sqlite3.OperationalError("database or disk is full") from error

@@ -19,11 +19,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 from unittest import mock
 
-from tests.crash.disk.calls import EIO, ENOSPC, KILL, READS, TORN, Call, KilledError, site
+from tests.crash.disk.calls import (
+    EIO,
+    ENOSPC,
+    FULL,
+    KILL,
+    READ_ONLY,
+    READS,
+    TORN,
+    Call,
+    KilledError,
+    site,
+)
 from tests.crash.disk.durable import Ledger
+from tests.crash.disk.lasting import FullDisk, read_only
 from tests.crash.disk.openfiles import FLAGS, CountedFile, connect
 
 _PLAIN = (
@@ -61,6 +73,8 @@ class Shim:
     _real: dict[str, Any] = field(default_factory=dict)
     _count: int = 0
     _inside: bool = False  # the shim's own calls
+    elsewhere: bool = False  # another process makes the calls
+    lasting: FullDisk | Literal["read-only"] | None = None  # since the call that failed
 
     # --- calls ------------------------------------------------------------------------------
     def ours(self, path: object) -> bool:
@@ -93,6 +107,8 @@ class Shim:
         """
         if self.dead:
             raise KilledError
+        if self.lasting is not None or self.elsewhere:
+            return self._lasting(kind, act, written)
         number, self._count = self._count, self._count + 1
         self._inside = True
         try:
@@ -102,6 +118,9 @@ class Shim:
                 self.calls.append(Call(place, kind, self._seen[place, kind]))
             if kind not in READS:
                 self.before(number)
+            if number == self.fail_at and self.fault in (FULL, READ_ONLY):
+                self.lasting = FullDisk() if self.fault == FULL else "read-only"
+                return self._lasting(kind, act, written)
             if number == self.fail_at:
                 self._fail(kind, torn)
             result = act()
@@ -112,6 +131,18 @@ class Shim:
             return result
         finally:
             self._inside = False
+
+    def _lasting(self, kind: str, act: Callable[[], Any], path: str) -> Any:
+        """Make a call on a disk that is full or read-only, maybe."""
+        before, self._inside = self._inside, True
+        try:
+            if self.lasting is None or kind in READS | {"fsync", "sync", "rmdir"}:
+                return act()
+            if isinstance(self.lasting, FullDisk):
+                return self.lasting.make(kind, path, act)
+            return read_only(kind)
+        finally:
+            self._inside = before
 
     def _fail(self, kind: str, torn: Callable[[], Any] | None) -> None:
         if self.fault in (KILL, TORN):
@@ -176,6 +207,10 @@ class Shim:
             if not (self.ours(place) or (folder is not None and self.ours(folder))):
                 return real(path, *others, **more)
             written = str(path) if name in _WRITES_FILE and not isinstance(path, int) else ""
+            if self.lasting is not None:
+                where = f"{self.paths[folder]}/" if folder is not None else ""
+                where += self.paths[place] if isinstance(place, int) else os.fspath(place)
+                written = where  # its blocks may be freed
             return self.call(name, lambda: real(path, *others, **more), written=written)
 
         return replaced
@@ -187,7 +222,8 @@ class Shim:
             return int(real(path, flags, mode, **more))
         place = str(path) if folder is None else f"{self.paths[folder]}/{path}"
         creates = flags & (os.O_CREAT | os.O_TRUNC)
-        kind = "create" if creates else "open"
+        changes = self.lasting is not None and flags & (os.O_WRONLY | os.O_RDWR)
+        kind = "create" if creates or changes else "open"
         opened = self.call(
             kind, lambda: real(path, flags, mode, **more), written=place if creates else ""
         )

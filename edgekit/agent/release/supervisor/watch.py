@@ -225,9 +225,17 @@ class Watch:
         """Ask for the end of this supervision if `current` is not its own any more.
 
         A release whose supervisor cannot even start fails its trial here, before an agent is
-        drained for it.
+        drained for it. On a disk that takes no writes any more, nothing could be started again:
+        what runs goes on.
         """
         self._asked = False
+        try:
+            return self._succeeds()
+        except OSError as error:
+            say(f"what runs goes on, the disk takes no change: {error}")
+            return False
+
+    def _succeeds(self) -> bool:
         with self._root.switching():
             differs = self._differs()
             if differs and (why := cannot_start(self._root)):
