@@ -1,5 +1,5 @@
 # Each line calls one program. `make demo` and `make test` are all a newcomer needs.
-.PHONY: env demo test matrix lint bench fmt lock
+.PHONY: env demo fleet test matrix lint bench fmt lock
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -14,6 +14,10 @@ env: .venv/.stamp
 
 demo: env
 	$(BIN)/edgekit demo $(if $(ASK),--ask "$(ASK)")
+
+# Real devices in containers, to play with, until Ctrl-C; needs root.
+fleet: env
+	$(BIN)/python -m tests.fleet $(DEVICES)
 
 test: env
 	$(BIN)/python -m tests

@@ -29,10 +29,25 @@ from benchmarks import (
 from benchmarks.figure import Figure, Result, registered
 from benchmarks.models import SMOLLM2
 from benchmarks.rig import Rig
+from benchmarks.transfer import again
+from benchmarks.transfer import figures as transfer
 from edgekit.errors import EdgekitError, UsageError
 
 # importing one registers its figures
-MODULES = (agent, sharing, runtimes, parent, build, push, trial, device, verify, demo)
+MODULES = (
+    agent,
+    sharing,
+    runtimes,
+    parent,
+    build,
+    push,
+    transfer,
+    again,
+    trial,
+    device,
+    verify,
+    demo,
+)
 TABLES = tuple(Path(__file__).parent.parent / name for name in ("README.md", "docs/figures.md"))
 
 

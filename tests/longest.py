@@ -41,6 +41,7 @@ _COMPUTING = (
     "system/test_build_hub.py",
 )
 _WAITING = (
+    "system/test_fleet_trouble.py",
     "system/test_chaos.py",
     "system/test_floods.py",
     "system/test_push_ssh.py",
@@ -58,6 +59,7 @@ _WAITING = (
     "contract/test_stolen_key.py",
     "system/test_self_healing.py",
     "system/test_hand_over.py",
+    "system/test_push_plan.py",
     "scenario/test_real.py",
     "system/test_tuning.py",
     "system/test_formats_grow.py",

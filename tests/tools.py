@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,6 +33,8 @@ PACKAGES = {
     "runc": "runc",
     "mmdebstrap": "mmdebstrap",
     "ip": "iproute2",
+    "nft": "nftables",
+    "faketime": "faketime",
     "node": "nodejs",
     "npm": "npm",
     "systemd-analyze": "systemd",
@@ -45,6 +48,11 @@ PACKAGES = {
 def missing() -> list[str]:
     """Packages of the tools that are not installed."""
     return sorted({package for tool, package in PACKAGES.items() if _which(tool) is None})
+
+
+def have(tool: str) -> bool:
+    """Whether a program is installed."""
+    return _which(tool) is not None
 
 
 def _which(tool: str) -> str | None:
@@ -71,7 +79,7 @@ def connect(port: int) -> None:
     socket.create_connection(("127.0.0.1", port), timeout=5).close()
 
 
-def wait_for_port(port: int, process: subprocess.Popen[bytes], seconds: float = 10.0) -> None:
+def wait_for_port(port: int, process: subprocess.Popen[Any], seconds: float = 10.0) -> None:
     """Wait until something accepts connections, or fail."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -175,12 +183,8 @@ class Sshd:
     host_key: Path
 
 
-@contextmanager
-def sshd(folder: Path, more_config: str = "") -> Iterator[Sshd]:
-    """An sshd for the length of a block; it runs as the user of the tests, root or not.
-
-    It offers no more than a push needs: one session at a time, no sftp.
-    """
+def sshd_files(folder: Path, more_config: str = "") -> tuple[Sshd, Path]:
+    """Keys and the configuration of an sshd that does not run yet."""
     folder.chmod(0o700)
     keygen = find("ssh-keygen")
     host_key, identity = folder / "host_key", folder / "id_ed25519"
@@ -200,13 +204,23 @@ def sshd(folder: Path, more_config: str = "") -> Iterator[Sshd]:
     )
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # Debian's privilege separation folder
+    return Sshd(folder, port, identity, known_hosts, host_key), config
+
+
+@contextmanager
+def sshd(folder: Path, more_config: str = "") -> Iterator[Sshd]:
+    """An sshd for the length of a block; it runs as the user of the tests, root or not.
+
+    It offers no more than a push needs: one session at a time, no sftp.
+    """
+    made, config = sshd_files(folder, more_config)
     log = (folder / "sshd.log").open("wb")
     process = subprocess.Popen(
         [find("sshd"), "-D", "-e", "-f", str(config)], stdout=log, stderr=log
     )
     try:
-        wait_for_port(port, process)
-        yield Sshd(folder, port, identity, known_hosts, host_key)
+        wait_for_port(made.port, process)
+        yield made
     finally:
         process.terminate()
         process.wait(10)

@@ -12,8 +12,9 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, NoReturn
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -21,8 +22,9 @@ from edgekit.agent.release.root import Root
 from edgekit.core import layout
 from edgekit.core.config import parse_agent_config
 from edgekit.core.digest import Digest
+from edgekit.core.lease import LEASE_SECONDS, LeaseAnswer, LeaseWish
 from edgekit.core.manifest import parse_config
-from edgekit.errors import EdgekitError
+from edgekit.errors import EdgekitError, UsageError
 
 DISK_STEPS = {
     errno.EROFS: "the device's disk takes no writes any more: look at `dmesg` there, replace the "
@@ -35,37 +37,31 @@ PROCESSES = ("boot", "door", "supervise", "serve", "worker", "upkeep")
 
 
 def _stage(args: argparse.Namespace) -> object:
+    sys.dont_write_bytecode = args.dry_run  # it writes nothing at all
     from edgekit.agent.release.refusal import on_record
+    from edgekit.agent.release.staging.offered import foresee_offer, take_offer
     from edgekit.agent.release.staging.permission import refuse_links
     from edgekit.agent.release.staging.stage import stage
 
     root = Root(args.root)
     digest = Digest.parse(args.digest)
     refuse_links(root)
-    offered = args.offer or args.source is not None
-    with root.updating(), on_record(root, digest, offered=offered):
+    if args.dry_run:
+        if not args.offer:
+            raise UsageError("--dry-run stands beside --offer alone")
+        return foresee_offer(root, digest, sys.stdin.buffer)
+    with on_record(root, digest, offered=args.offer or args.source is not None):
         if args.offer:
-            return _offer(root, digest, sys.stdin.buffer)
-        if args.source is not None:
-            from edgekit.agent.release.staging.carried import stage_from
+            return take_offer(root, digest, sys.stdin.buffer)
+        with root.updating():
+            if args.source is not None:
+                from edgekit.agent.release.staging.carried import stage_from
 
-            return stage_from(root, digest, args.source)
-        if args.adopt is not None:
-            root.store.adopt(digest, args.adopt)
-            return {"adopted": digest}
-        return {"release": digest, "folder": str(stage(root, digest))}
-
-
-def _offer(root: Root, digest: Digest, stream: BinaryIO) -> object:
-    from edgekit.agent.release.staging.permission import admit, remember
-    from edgekit.agent.release.staging.stage import offer
-    from edgekit.trust.metadata import MAX_OFFER_BYTES, parse_offered
-
-    offered = parse_offered(stream.read(MAX_OFFER_BYTES + 1))
-    verified, trusted = admit(root, digest, offered)
-    answer = offer(root, verified)
-    remember(root, trusted)
-    return answer | {"warnings": list(trusted.warnings)}
+                return stage_from(root, digest, args.source)
+            if args.adopt is not None:
+                root.store.adopt(digest, args.adopt)
+                return {"adopted": digest}
+            return {"release": digest, "folder": str(stage(root, digest))}
 
 
 def _activate(args: argparse.Namespace) -> object:
@@ -74,8 +70,9 @@ def _activate(args: argparse.Namespace) -> object:
 
     root = Root(args.root)
     config = sys.stdin.buffer.read() if args.config == "-" else None
-    with root.updating():
-        return activate(root, Digest.parse(args.digest), supervisor_of(root), config)
+    return _switch(
+        root, lambda: activate(root, Digest.parse(args.digest), supervisor_of(root), config)
+    )
 
 
 def _rollback(args: argparse.Namespace) -> object:
@@ -83,11 +80,25 @@ def _rollback(args: argparse.Namespace) -> object:
     from edgekit.agent.release.supervisor.choose import supervisor_of
 
     root = Root(args.root)
+    return _switch(root, lambda: rollback(root, supervisor_of(root)))
+
+
+def _switch(root: Root, act: Callable[[], dict[str, Any]]) -> object:
+    """Act for the session that holds the device; its lease ends with the trial."""
+    from edgekit.agent.release import holder
+
     with root.updating():
-        return rollback(root, supervisor_of(root))
+        holder.check(root)
+        answer: dict[str, Any] = {}
+        try:
+            answer = act()
+        finally:
+            holder.settle(root, answer.get("soak_seconds"))
+    return answer
 
 
 def _state(args: argparse.Namespace) -> object:
+    sys.dont_write_bytecode = True  # it reports, and leaves a device as it is
     from edgekit.agent.release.describe import describe
     from edgekit.agent.release.supervisor.choose import supervisor_of
 
@@ -112,6 +123,25 @@ def _start(args: argparse.Namespace) -> object:
     root = Root(args.root)
     with root.updating():
         return start(root, supervisor_of(root))
+
+
+def _lease(args: argparse.Namespace) -> object:
+    from edgekit.agent.release import holder
+
+    root = Root(args.root)
+    root.create()
+    if args.give:
+        answer = holder.give(root, args.give)
+    elif args.take:
+        told = {"id": args.take, "seconds": args.seconds, "take_over": args.take_over}
+        try:
+            wish = msgspec.convert(told | {"holder": args.holder, "about": args.about}, LeaseWish)
+        except msgspec.ValidationError as error:
+            raise UsageError("the lease cannot be taken in these words", str(error)) from None
+        answer = holder.take(root, wish)
+    else:
+        answer = LeaseAnswer(False, holder.held(root))
+    return msgspec.to_builtins(answer)
 
 
 def _gc(args: argparse.Namespace) -> object:
@@ -172,6 +202,7 @@ def _boot(args: argparse.Namespace) -> None:
     from edgekit.agent.release.supervisor.become import become
 
     root = Root(args.root)
+    root.start_file.unlink(missing_ok=True)  # a killed verb's would start the unit for ever
     if since(root) is not None:
         sys.stderr.write("boot: an operator stopped this device; `edgekit start` starts it\n")
         return
@@ -234,6 +265,16 @@ def _measure(args: argparse.Namespace) -> object:
     return msgspec.to_builtins(time_setting(args.model, args.threads, bool(args.spinning)))
 
 
+def _add_lease(parser: argparse.ArgumentParser) -> None:
+    whose = parser.add_mutually_exclusive_group()
+    whose.add_argument("--take", metavar="ID", help="for this rollout")
+    whose.add_argument("--give", metavar="ID", help="if this rollout has it")
+    parser.add_argument("--holder", default="-", metavar="USER@HOST")
+    parser.add_argument("--about", default="-", metavar="WORD", help="like rollout-7")
+    parser.add_argument("--seconds", type=float, default=LEASE_SECONDS)
+    parser.add_argument("--take-over", action="store_true", help="break the lease of another one")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m edgekit.agent",
@@ -267,10 +308,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="take everything from a folder that `edgekit export` wrote, without a network",
     )
+    stage.add_argument(
+        "--dry-run", action="store_true", help="with --offer: write nothing on this device"
+    )
     activate = verb("activate", _activate, "make a staged release the running one")
     activate.add_argument("digest")
     activate.add_argument("--config", choices=["-"], help="read a new agent.toml on stdin")
     verb("rollback", _rollback, "go back to the previous release")
+    _add_lease(verb("lease", _lease, "say who holds this device, take it, or give it back"))
     verb("state", _state, "report what this device runs and since when")
     verb("stop", _stop, "drain and stop the agent; it stays down until `start` or an activation")
     verb("start", _start, "start the agent of a stopped device")
@@ -305,6 +350,7 @@ def _parser() -> argparse.ArgumentParser:
 def main() -> NoReturn:
     """Run one verb and exit with a code of `edgekit.errors`."""
     args = _parser().parse_args()
+    os.umask(os.umask(0o022) | 0o022)  # no other account writes to what this one runs
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr
     )
@@ -317,7 +363,10 @@ def main() -> NoReturn:
         print(json.dumps(error.to_dict()), flush=True)
         sys.exit(error.exit_code)
     except OSError as error:
-        step = DISK_STEPS.get(error.errno or 0, "")
+        step = DISK_STEPS.get(
+            error.errno or 0,
+            "look at this path on the device: what lies there, its rights, the space of the disk",
+        )
         problem = EdgekitError(f"{args.verb} failed", str(error), step)
         print(json.dumps(problem.to_dict()), flush=True)
         sys.exit(problem.exit_code)

@@ -69,23 +69,12 @@ def read_golden(store: BlobStore, manifest: Manifest) -> Golden | None:
     return None if layer is None else msgspec.json.decode(store.read(layer.digest), type=Golden)
 
 
-@contextmanager
-def recording(
-    cache: Path, folder: Path, context: int, report: Report
-) -> Iterator[Callable[[], list[GoldenPrompt]]]:
-    """Record a model's golden prompts with this machine's runtime, in a process of its own.
-
-    The process runs beside what the caller does in the block, and ends with the block.
+def own_runtime(cache: Path, report: Report) -> Path:
+    """Return the folder with this machine's runtime, as a device like it has it.
 
     Args:
-        cache: folder that keeps this machine's runtime.
-        folder: a model folder.
-        context: of the bundle, in tokens.
+        cache: folder that keeps it.
         report: called with progress.
-
-    Yields:
-        What waits for the prompts and returns them; it raises EdgekitError if this machine cannot
-        run the model.
 
     Raises:
         UsageError: there is no runtime for this machine.
@@ -98,7 +87,27 @@ def recording(
             f"there is no runtime for {sys.platform} {here} with CPython {python}",
             _WITHOUT,
         )
-    runtime = unpacked_runtime(cache, here, python, report)
+    return unpacked_runtime(cache, here, python, report)
+
+
+@contextmanager
+def recording(
+    runtime: Path, folder: Path, context: int, report: Report
+) -> Iterator[Callable[[], list[GoldenPrompt]]]:
+    """Record a model's golden prompts with this machine's runtime, in a process of its own.
+
+    The process runs beside what the caller does in the block, and ends with the block.
+
+    Args:
+        runtime: this machine's (`own_runtime`).
+        folder: a model folder.
+        context: of the bundle, in tokens.
+        report: called with progress.
+
+    Yields:
+        What waits for the prompts and returns them; it raises EdgekitError if this machine cannot
+        run the model.
+    """
     package = Path(edgekit.__file__).resolve().parents[1]
     command = [
         *(sys.executable, "-S", "-P", "-m", "edgekit.agent", "golden"),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,13 @@ from edgekit.bundle import layers
 from edgekit.bundle.chat import check_chat
 from edgekit.bundle.docs import OtherLayers, docs_layer
 from edgekit.bundle.folder import ModelFolder, check_bytes, check_gate, read_folder
-from edgekit.bundle.golden import SOAK_SECONDS, check_soak, golden_layer, recording
+from edgekit.bundle.golden import SOAK_SECONDS, check_soak, golden_layer, own_runtime, recording
+from edgekit.bundle.kept_record import keep_record, read_record, record_path
 from edgekit.bundle.layout import Layout
 from edgekit.bundle.sign import load_key, make_key
 from edgekit.core.config import check_name
 from edgekit.core.digest import Digest
+from edgekit.core.golden import GoldenPrompt
 from edgekit.core.manifest import (
     BUNDLE_TYPE,
     CONFIG_TYPE,
@@ -195,13 +197,37 @@ def _other_layers(
     report: Report,
 ) -> OtherLayers:
     """Put all layers but the docs into the store; the golden prompts are recorded meanwhile."""
-    record = recording(cache, source.path, caps.context, report) if golden else nullcontext(list)
-    with record as prompts:
+    report("packing the agent")
+    agent = layers.agent_layer(store)
+    with (
+        _golden(cache, source, agent.digest, caps.context, report)
+        if golden
+        else nullcontext(list) as prompts
+    ):
         files = _model_layers(store, source)
-        report("packing the agent")
-        agent = layers.agent_layer(store)
         assembled = [layers.runtime_layer(store, cache, *each, report) for each in runtimes]
         return OtherLayers(files, agent, assembled, golden_layer(store, prompts(), soak_seconds))
+
+
+@contextmanager
+def _golden(
+    cache: Path, source: ModelFolder, agent: Digest, context: int, report: Report
+) -> Iterator[Callable[[], list[GoldenPrompt]]]:
+    """Record the golden prompts beside the block, if no pack has done so; yields their getter."""
+    runtime = own_runtime(cache, report)
+    path = record_path(cache, source, agent, runtime.name, context)
+    kept = read_record(path)
+    if kept is not None:
+        yield lambda: kept
+        return
+    with recording(runtime, source.path, context, report) as prompts:
+
+        def recorded() -> list[GoldenPrompt]:
+            found = prompts()
+            keep_record(path, found)
+            return found
+
+        yield recorded
 
 
 class _Caps(msgspec.Struct, frozen=True):

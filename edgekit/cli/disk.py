@@ -105,12 +105,17 @@ def scrub(
         )
 
 
-def tune(device: DeviceArgument, project_folder: ProjectOption = None) -> None:
+def tune(
+    device: DeviceArgument, project_folder: ProjectOption = None, as_json: JsonOption = False
+) -> None:
     """Let a device measure its threads again: its agent ends its prompts and starts anew.
 
     \b
     Example:  edgekit tune pi-1
     """
     answer = call(project_folder, device, "tune")
+    if as_json:
+        render.print_json(answer)
+        return
     when = "now" if answer["restarted"] else "when its agent starts next"
     render.say(f"{device} measures its threads {when}; results forgotten: {answer['forgotten']}")

@@ -275,7 +275,7 @@ def _each(
             if len(names) == 1:
                 raise
             failed[name] = error
-            render.err.print(f"{name}: {error}", markup=False)
+            render.complain(f"{name}: {error}")
     if as_json:
         errors = {name: error.to_dict() for name, error in failed.items()}
         render.print_json({key: done, "failed": errors})
@@ -377,10 +377,14 @@ def _shown(
             seen = "WATCHDOG seen" if done.watchdog else "no WATCHDOG yet"
             render.say(f"{done.device}  unit {done.ready}, {seen}")
     if done.starts == Starts.NOTHING.value:
-        render.warn(
-            f"{done.device} will not come back after a reboot: {'; '.join(done.notes)}. "
+        linger = (
             "Enroll it with an account that has sudo, or have its administrator run "
-            f"`loginctl enable-linger {done.account}` or install cron; then enroll again"
+            f"`loginctl enable-linger {done.account}` or install cron"
+        )
+        way = "Install and start cron there" if done.account == "root" else linger
+        render.warn(
+            f"{done.device} will not come back after a reboot: {'; '.join(done.notes)}. {way}; "
+            "then enroll again"
         )
     told: dict[str, object] = msgspec.to_builtins(done, enc_hook=str)
     return told | {"host_key": fingerprint, "fleet": fleet_said}

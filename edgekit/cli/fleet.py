@@ -1,178 +1,51 @@
-"""`push`, `state`, `rollback`, `stop`, `start`: what reaches devices over SSH or in a folder."""
+"""`state`, `stop`, `start`: verbs of one device's agent, over SSH or in a folder."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from datetime import datetime
 from typing import Annotated, Any
 
 import typer
 
-from edgekit.bundle.layers import bootstrap
 from edgekit.cli import project, render
 from edgekit.cli.options import JsonOption, ProjectOption
-from edgekit.cli.trust import present, reference_of, trust_of
-from edgekit.core.config import agent_config
 from edgekit.core.digest import short
-from edgekit.errors import EdgekitError, PartialError, UsageError
-from edgekit.fleet import drive, inventory
-from edgekit.fleet.drive import DeviceDriver, Pushed
+from edgekit.core.lease import LeaseWish, as_word
+from edgekit.errors import EdgekitError, UsageError
+from edgekit.fleet import drive
 from edgekit.fleet.enroll.values import starts_words
-from edgekit.signing.releases import vouch
-from edgekit.trust.pinned import PinnedManifest
-from edgekit.trust.signed import Metadata
 
+CHANGING = ("rollback",)  # what the device runs: they need its lease
 LAST_REFUSALS = 5  # that `state` shows; `--json` has all that the device keeps
-
-DevicesArgument = Annotated[
-    list[str] | None,
-    typer.Argument(help="Devices, groups, 'pi-*', tag=T, site=S, '!WORD'; default: all."),
-]
-
-
-@contextmanager
-def _driver(fleet: inventory.Fleet, name: str) -> Iterator[DeviceDriver]:
-    device = fleet.devices[name]
-    local = inventory.local_folder(fleet, device) if device.address.startswith("local:") else None
-    remote = drive.connect(device)
-    try:
-        yield DeviceDriver(name, device, remote, drive.default_root(device, local))
-    finally:
-        remote.close()
-
-
-def push(
-    devices: DevicesArgument = None,
-    bundle: Annotated[
-        str | None, typer.Option("--bundle", "-b", help="Bundle to push; default: the newest.")
-    ] = None,
-    project_folder: ProjectOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Stage a bundle on devices and switch them to it; a device that fails goes back by itself.
-
-    \b
-    Example:  edgekit push pi-1 pi-2 --bundle smollm2:1
-    """
-    here = project.find(project_folder)
-    fleet = here.fleet()
-    names = fleet.select(devices or [])
-    if not names:
-        raise UsageError(
-            "fleet.toml has no devices", next_step="add a table [devices.NAME] with its address"
-        )
-    pinned = here.store.resolve(bundle)
-    reference = reference_of(here.store, pinned)
-    metadata = _signed(here, pinned, reference)
-    done: list[Pushed] = []
-    failed: dict[str, EdgekitError] = {}
-    warned = ""
-    not_enrolled: list[str] = []
-    for name in names:
-        try:
-            broker = fleet.broker_of(name, here.broker)
-            if broker.warning != warned:  # mostly it is one broker for all
-                render.warn(warned := broker.warning)
-            with _driver(fleet, name) as driver, render.transferring(name) as bar:
-                if not driver.facts.enrolled and fleet.devices[name].address.startswith("ssh:"):
-                    not_enrolled.append(name)
-                done.append(
-                    drive.push(
-                        driver,
-                        pinned,
-                        metadata,
-                        here.store,
-                        agent_config(name, broker, fleet.devices[name]),
-                        lambda runtime: bootstrap(here.store, pinned.manifest, runtime),
-                        lambda event: bar(event.step, event.sent, event.total),
-                    )
-                )
-        except EdgekitError as error:
-            error.next_step = _named(error.next_step, name, reference)
-            if len(names) == 1:
-                raise
-            failed[name] = error
-            render.err.print(f"{name}: {error}", markup=False)
-    _report(pinned, done, failed, not_enrolled, as_json)
-    if failed:
-        message = f"{len(failed)} of {len(names)} devices failed: {', '.join(failed)}"
-        raise PartialError(message) if done else EdgekitError(message)
-
-
-def _report(
-    pinned: PinnedManifest,
-    done: list[Pushed],
-    failed: dict[str, EdgekitError],
-    not_enrolled: list[str],
-    as_json: bool,
-) -> None:
-    """Print the results of a push."""
-    if as_json:
-        errors = {name: error.to_dict() for name, error in failed.items()}
-        told = {"release": pinned.digest, "pushed": done, "failed": errors}
-        render.print_json(told | {"not_enrolled": not_enrolled})
-    else:
-        for result in done:
-            render.say(_line(result))
-    for result in done:
-        for warning in result.warnings:
-            render.warn(f"{result.device}: {warning}")
-    _say_not_enrolled([one.device for one in done if one.device in not_enrolled])
-
-
-def _named(next_step: str, device: str, reference: str) -> str:
-    """A device's next step with the names that only the controller knows."""
-    own = next_step.replace("NAME:VERSION", reference)
-    for verb in ("rollback", "enroll"):
-        own = own.replace(f"`edgekit {verb}`", f"`edgekit {verb} {device}`")
-    return own
-
-
-def _signed(here: project.Project, pinned: PinnedManifest, reference: str) -> Metadata:
-    """What signs a bundle, fresh enough for devices; raises VerificationError before a push."""
-    vouched = vouch(trust_of(here.folder), pinned.digest, reference, present())
-    for warning in vouched.warnings:
-        render.warn(warning)
-    return vouched.metadata
-
-
-def _say_not_enrolled(names: list[str]) -> None:
-    """A push works without it, and a power cut does not forgive it."""
-    for name in names:
-        render.warn(
-            f"{name} is not enrolled: it will not come back after a reboot; `edgekit enroll {name}`"
-        )
-
-
-def _line(result: Pushed) -> str:
-    rate = result.bytes_sent / max(result.transfer_seconds, 1e-9)
-    sent = (
-        f"{result.blobs_sent} blobs, {render.size(result.bytes_sent)} at {render.size(rate)}/s"
-        if result.blobs_sent
-        else "no blob sent"
-    )
-    verb = "pushed " if result.changed else "already"
-    line = f"{verb} {result.release.short} on {result.device}: {sent}, {result.seconds:.1f} s"
-    if result.silent_seconds is not None:
-        line += f"; nobody answered for {result.silent_seconds:.1f} s"
-    if result.soak_seconds is not None:
-        line += f"; on trial, good after {result.soak_seconds:.0f} s more without a crash"
-    return line
 
 
 def call(
-    project_folder: Any, device: str, verb: str, *arguments: str, seconds: float | None = None
+    project_folder: Any,
+    device: str,
+    verb: str,
+    *arguments: str,
+    seconds: float | None = None,
+    take_over: bool = False,
 ) -> dict[str, Any]:
-    """Run a verb of one device's agent, with its arguments; seconds: its deadline."""
-    fleet = project.find(project_folder).fleet()
+    """Run a verb of one device's agent, with its arguments, within `seconds`.
+
+    Raises:
+        LeaseHeldError: another operator holds the device, and the verb changes what it runs.
+    """
+    here = project.find(project_folder)
+    fleet = here.fleet()
     if device not in fleet.devices:
         fleet.select([device])
         raise UsageError(f"{device} is a group", next_step="name one device")
-    with _driver(fleet, device) as driver, render.working(f"{device}: {verb}"):
+    with closing(drive.open_device(fleet, device)) as driver, render.working(f"{device}: {verb}"):
         if not driver.has_agent():
             raise EdgekitError(f"{device} has no agent yet", next_step=f"`edgekit push {device}`")
+        if verb in CHANGING:
+            own, by = here.rollouts.identity(), as_word(project.operator())
+            driver.take_lease(LeaseWish(own, by, verb, take_over=take_over))
         facts = driver.facts
         how = {"supervisor": facts.supervisor or "detached", "enrolled": facts.enrolled}
         answer = driver.call(verb, *arguments, seconds=seconds or drive.ACTIVATE_SECONDS)
@@ -194,31 +67,42 @@ def state(
     if as_json:
         render.print_json(answer)
         return
-    render.say(f"current    {answer['current'] or 'nothing'}")
-    render.say(f"previous   {answer['previous'] or 'nothing'}")
-    render.say(f"answering  {'yes' if answer['answering'] else 'no'}")
-    render.say(f"starts     {starts_words(answer['supervisor'])}")
+    try:
+        lines = list(_state_lines(answer, device))
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, OSError) as error:
+        raise EdgekitError(
+            f"the answer of {device} cannot be shown",
+            f"{type(error).__name__}: {error}",
+            f"`edgekit state {device} --json` prints it as it came",
+        ) from error
+    for line in lines:
+        render.say(line)
+
+
+def _state_lines(answer: dict[str, Any], device: str) -> Iterator[str]:
+    yield f"current    {answer['current'] or 'nothing'}"
+    yield f"previous   {answer['previous'] or 'nothing'}"
+    yield f"answering  {'yes' if answer['answering'] else 'no'}"
+    yield f"starts     {starts_words(answer['supervisor'])}"
     if since := answer.get("stopped_since"):  # an older agent does not report it
         at = datetime.fromtimestamp(since).astimezone().isoformat(" ", "seconds")
-        render.say(f"stopped    by an operator since {at}; `edgekit start {device}` starts it")
-    for line in _trial_lines(answer):
-        render.say(line)
+        yield f"stopped    by an operator since {at}; `edgekit start {device}` starts it"
+    yield from _lease_lines(answer.get("lease"))
+    yield from _trial_lines(answer)
     if model := answer.get("model"):
         how = "spinning" if model["spinning"] else "not spinning"
         found = "measured here" if model["tuned"] else "as configured"
         length = model.get("context_length")  # an older agent does not report it
         slots = f"{model['slots']} slots" + (f" of {length} tokens" if length else "")
-        render.say(f"model      {slots}, {model['threads']} threads {how}, {found}")
-    for line in _broker_lines(answer.get("broker")):
-        render.say(line)
-    for line in _trust_lines(answer.get("trust")):
-        render.say(line)
+        yield f"model      {slots}, {model['threads']} threads {how}, {found}"
+    yield from _broker_lines(answer.get("broker"))
+    yield from _trust_lines(answer.get("trust"))
+    yield from _door_lines(answer.get("door"))
     for release in answer["releases"]:
         line = f"release    {short(release['digest'])}  {release['name']}:{release['version']}"
         gone = "" if release.get("held", True) else "collected, "  # an older agent keeps all
-        render.say(f"{line}  {gone}{release['state']}  {release['reason']}".rstrip())
-    for line in _scrub_lines(answer.get("scrub")):
-        render.say(line)
+        yield f"{line}  {gone}{release['state']}  {release['reason']}".rstrip()
+    yield from _scrub_lines(answer.get("scrub"))
 
 
 def _scrub_lines(scrub: dict[str, Any] | None) -> list[str]:
@@ -234,6 +118,15 @@ def _scrub_lines(scrub: dict[str, Any] | None) -> list[str]:
         f"damaged    {each['kind']} {short(each['digest'])}: {each['what']}; {each['done']}"
         for each in found
     ]
+
+
+def _lease_lines(lease: dict[str, Any] | None) -> list[str]:
+    """Say who holds the device; an older agent does not report it. By the controller's clock."""
+    if not lease:
+        return []
+    since, until = time.time() - lease["age_seconds"], time.time() + lease["left_seconds"]
+    line = f"held       by {lease['holder']} ({lease['about']}) since {_time(since)}"
+    return [f"{line}, until {_time(until)} at most"]
 
 
 def _trial_lines(answer: dict[str, Any]) -> list[str]:
@@ -279,6 +172,15 @@ def _broker_lines(broker: dict[str, Any] | None) -> list[str]:
     return lines
 
 
+def _door_lines(door: dict[str, Any] | None) -> list[str]:
+    """Say who else is at the door of a device; only a device with a door has one."""
+    if not door or door["sessions"] < 2:  # the one that asks
+        return []
+    since, key = _time(door["oldest_since"]), "/etc/edgekit/push/.ssh/authorized_keys"
+    line = f"door       {door['sessions']} sessions of edgekit-push, the oldest since {since}"
+    return [f"{line}; if they are not yours, take the key out of {key} there"]
+
+
 def _trust_lines(trust: dict[str, Any] | None) -> list[str]:
     """Say which root of trust a device has; an older agent does not report it."""
     if not trust:
@@ -293,17 +195,9 @@ def _trust_lines(trust: dict[str, Any] | None) -> list[str]:
     return lines + [f"trust      {warning}" for warning in trust["warnings"]]
 
 
-def rollback(device: DeviceArgument, project_folder: ProjectOption = None) -> None:
-    """Switch a device back to the release that it ran before.
-
-    \b
-    Example:  edgekit rollback pi-1
-    """
-    answer = call(project_folder, device, "rollback")
-    render.say(f"{device} runs {answer['release']}")
-
-
-def stop(device: DeviceArgument, project_folder: ProjectOption = None) -> None:
+def stop(
+    device: DeviceArgument, project_folder: ProjectOption = None, as_json: JsonOption = False
+) -> None:
     """Drain and stop the agent of a device; it stays down, also after a reboot.
 
     `start`, `push` and `rollback` start it again.
@@ -311,16 +205,24 @@ def stop(device: DeviceArgument, project_folder: ProjectOption = None) -> None:
     \b
     Example:  edgekit stop demo
     """
-    call(project_folder, device, "stop")
+    answer = call(project_folder, device, "stop")
+    if as_json:
+        render.print_json(answer)
+        return
     render.say(f"{device} is stopped")
 
 
-def start(device: DeviceArgument, project_folder: ProjectOption = None) -> None:
+def start(
+    device: DeviceArgument, project_folder: ProjectOption = None, as_json: JsonOption = False
+) -> None:
     """Start the agent of a device that was stopped.
 
     \b
     Example:  edgekit start demo
     """
     answer = call(project_folder, device, "start")
+    if as_json:
+        render.print_json(answer)
+        return
     how = "starts" if answer["started"] else "runs already:"
     render.say(f"{device} {how} {short(answer['release'])}")

@@ -73,7 +73,7 @@ def forget(
             if asked is not None:
                 raise
             failed[name] = error
-            render.err.print(f"{name}: {error}", markup=False)
+            render.complain(f"{name}: {error}")
     _report(cleared, failed, as_json=as_json)
 
 

@@ -12,6 +12,7 @@ from edgekit import keyfile
 from edgekit.cli import project, render
 from edgekit.cli.options import JsonOption, ProjectOption
 from edgekit.cli.trust import KeyOption, SignerOption, present, say_waits, signers_of, trust_of
+from edgekit.errors import UsageError
 from edgekit.signing import manage
 from edgekit.signing.manage import Trust
 from edgekit.signing.roles import releases_in
@@ -225,7 +226,14 @@ def export(
     \b
     Example:  edgekit key export root /media/usb
     """
-    path = manage.export(_trust(project_folder), key, target)
+    folder = project.find(project_folder).folder
+    if target.resolve().is_relative_to(folder.resolve()):
+        raise UsageError(
+            f"{target} lies in the project",
+            "a project is committed and copied, and the private key would go along",
+            "name a folder outside of it, such as /media/usb",
+        )
+    path = manage.export(trust_of(folder), key, target)
     if as_json:
         render.print_json({"file": str(path)})
         return

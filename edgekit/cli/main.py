@@ -26,9 +26,16 @@ _VERBS = {
     "import": "carry:import_",
     "enroll": "enroll:enroll",
     "remove": "enroll:remove",
-    "push": "fleet:push",
+    "push": "push:push",
+    "fleet": "check_fleet:app",
     "state": "fleet:state",
-    "rollback": "fleet:rollback",
+    "status": "rollout.show:status",
+    "rollouts": "rollout.show:rollouts",
+    "pause": "rollout.orders:pause",
+    "resume": "rollout.further:resume",
+    "abort": "rollout.orders:abort",
+    "rollback": "rollout.further:rollback",
+    "report": "rollout.report:report",
     "stop": "fleet:stop",
     "start": "fleet:start",
     "prune": "disk:prune",
@@ -81,7 +88,7 @@ def main() -> None:
     try:
         application(next((word for word in sys.argv[1:] if word[:1] != "-"), ""))()
     except EdgekitError as error:
-        render.err.print(f"edgekit: {error}", markup=False)
+        render.complain(f"edgekit: {error}")
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # The reader of our output has ended, as `| head` does: nothing can be printed any more.
@@ -95,5 +102,5 @@ def main() -> None:
             names,
             "check the free space and the rights there, then run it again",
         )
-        render.err.print(f"edgekit: {refused}", markup=False)
+        render.complain(f"edgekit: {refused}")
         sys.exit(refused.exit_code)

@@ -11,3 +11,10 @@ ProjectOption = Annotated[
     Path | None, typer.Option("--project", help="The project's folder; default: found upwards.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+DevicesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(help="Devices, groups, 'pi-*', tag=T, site=S, '!WORD'; default: all."),
+]
+TakeOverOption = Annotated[
+    bool, typer.Option("--take-over", help="Break the lease of another operator, who is told.")
+]

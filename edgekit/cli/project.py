@@ -16,6 +16,7 @@ from edgekit.core.config import BrokerConfig
 from edgekit.core.tomlfile import convert, read_table
 from edgekit.errors import UsageError
 from edgekit.fleet import inventory
+from edgekit.fleet.rollout.book import RolloutBook
 
 FILE = "edgekit.toml"
 _BROKER = re.compile(
@@ -50,6 +51,11 @@ class Project(msgspec.Struct, frozen=True):
         """The keys of this project: private, never in the store, not in git."""
         return keys_folder(self.folder)
 
+    @property
+    def rollouts(self) -> RolloutBook:
+        """The rollouts of this project."""
+        return RolloutBook(self.folder / ".edgekit" / "rollouts")
+
     def fleet(self) -> inventory.Fleet:
         """Raises: UsageError when `fleet.toml` is missing or wrong."""
         return inventory.load(self.folder / "fleet.toml")
@@ -65,6 +71,11 @@ class Project(msgspec.Struct, frozen=True):
         """Our name as a requester, a valid topic level."""
         name = self.config.requester or f"{getpass.getuser()}.{socket.gethostname()}"
         return re.sub(r"[^A-Za-z0-9_.-]", "-", name)[:64]
+
+
+def operator() -> str:
+    """Who gives the commands, `user@host`: for journals, and for devices that are held."""
+    return f"{getpass.getuser()}@{socket.gethostname()}"
 
 
 def keys_folder(project: Path) -> Path:

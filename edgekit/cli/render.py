@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,31 +12,73 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
+    MofNCompleteColumn,
     Progress,
     SpinnerColumn,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TransferSpeedColumn,
 )
+from rich.table import Table
+from rich.text import Text
+
+PIPED_COLUMNS = 100
+WIDE_COLUMNS = 1000
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+def builtins(value: Any) -> Any:
+    """A value as JSON has it."""
+    return msgspec.to_builtins(value, enc_hook=str)
+
+
 def print_json(value: Any) -> None:
     """One JSON object on stdout."""
-    out.print(json.dumps(msgspec.to_builtins(value, enc_hook=str)), markup=False)
+    out.print(json.dumps(builtins(value)), markup=False)
+
+
+# Of what a device or a model's files say: such characters would move the cursor of a terminal,
+# give its window a name, or hide a line. A tab and the end of a line are harmless.
+_CONTROL = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
 
 
 def say(text: str) -> None:
-    """A line on stdout, as it is."""
-    out.print(text, markup=False)
+    """A line on stdout, as it is but for control characters."""
+    out.print(text.translate(_CONTROL), markup=False)
+
+
+def complain(text: object) -> None:
+    """A line on stderr, likewise."""
+    err.print(str(text).translate(_CONTROL), markup=False)
 
 
 def warn(text: str) -> None:
     """A line on stderr, if there is something to say."""
     if text:
-        err.print(f"warning: {text}", markup=False)
+        complain(f"warning: {text}")
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], wide: bool = False) -> None:
+    """A table on stdout, as wide as the terminal.
+
+    A pipe gets `PIPED_COLUMNS`; with `wide` no line is folded, wherever it goes.
+    """
+    drawn = Table(*heads, box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    for row in rows:
+        drawn.add_row(*(Text(cell, overflow="fold", no_wrap=wide) for cell in row))
+    width = None if out.is_terminal else PIPED_COLUMNS
+    Console(highlight=False, width=WIDE_COLUMNS if wide else width).print(drawn, soft_wrap=False)
+
+
+def named(next_step: str, device: str, reference: str) -> str:
+    """A device's next step with the names that only the controller knows."""
+    own = next_step.replace("NAME:VERSION", reference)
+    for verb in ("rollback", "enroll"):
+        own = own.replace(f"`edgekit {verb}`", f"`edgekit {verb} {device}`")
+    return own
 
 
 def size(count: float) -> str:
@@ -59,19 +101,55 @@ def working(text: str) -> Iterator[Callable[[str], None]]:
         yield lambda step: progress.update(task, description=step)
 
 
+class Transfers:
+    """Progress bars, one for each device at work; several threads may call it."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._tasks: dict[str, TaskID] = {}
+
+    def update(self, name: str, step: str, done: int, total: int) -> None:
+        """Show a device's step, bytes done and bytes of all (0: not known)."""
+        if name not in self._tasks:
+            self._tasks[name] = self._progress.add_task(name, total=None)
+        self._progress.update(
+            self._tasks[name], description=f"{name}: {step}", completed=done, total=total or None
+        )
+
+    def remove(self, name: str) -> None:
+        """End a device's bar."""
+        if (task := self._tasks.pop(name, None)) is not None:
+            self._progress.remove_task(task)
+
+    def say(self, text: str) -> None:
+        """A line on stderr, above the bars."""
+        self._progress.console.print(text, markup=False)
+
+
 @contextmanager
-def transferring(name: str) -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar; call the result with step, bytes done and bytes of all."""
+def transfers() -> Iterator[Transfers]:
+    """Progress bars for devices."""
     with Progress(
         SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), DownloadColumn(),
         TransferSpeedColumn(), TimeElapsedColumn(), console=err, transient=True,
         disable=not err.is_terminal,
     ) as progress:  # fmt: skip
-        task = progress.add_task(name, total=None)
+        yield Transfers(progress)
 
-        def update(step: str, done: int, total: int) -> None:
-            progress.update(
-                task, description=f"{name}: {step}", completed=done, total=total or None
-            )
 
-        yield update
+@contextmanager
+def transferring(name: str) -> Iterator[Callable[[str, int, int], None]]:
+    """One bar; call the result with step, bytes done and bytes of all."""
+    with transfers() as bars:
+        yield lambda step, done, total: bars.update(name, step, done, total)
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar for many devices at once; call the result with how many are done, of how many."""
+    with Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+        TimeElapsedColumn(), console=err, transient=True, disable=not err.is_terminal,
+    ) as progress:  # fmt: skip
+        task = progress.add_task(what, total=None)
+        yield lambda done, of: progress.update(task, completed=done, total=of)

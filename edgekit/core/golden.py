@@ -102,7 +102,8 @@ class TrialReport(msgspec.Struct, frozen=True):
     Attributes:
         loaded: the model is loaded.
         connected: the broker has accepted the agent.
-        score: of the golden prompts; None before they were scored, or without any.
+        score: of the golden prompts, and tokens/s; None before they were scored. Without golden
+            prompts it is None, or has no positions where only tokens/s were measured.
         rss_bytes: resident memory of agent and worker together.
     """
 

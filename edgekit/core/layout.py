@@ -40,6 +40,8 @@ PID_FILE = RUN / "supervisor.pid"
 START_FILE = RUN / "start"  # systemd starts the supervisor when it appears
 SWITCH_LOCK = RUN / "switch.lock"
 LEASE_FILE = RUN / "push.lease"
+HOLDER_FILE = RUN / "holder.json"  # which rollout holds the device, and until when
+HOLDER_LOCK = RUN / "holder.lock"
 UPDATE_LOCK = RUN / "update.lock"
 PYCACHE = RUN / "pycache"
 WHOLE_TREES_FILE = RUN / "trees.json"  # what trees looked like when they were whole
@@ -53,6 +55,7 @@ SCRUB_FILE = PurePosixPath("scrub.json")  # how far the last scrub came, and wha
 OFFERED_FILE = RUN / "offered"  # the digest of the release that a push offered last
 MENDED_FILE = RUN / "mended"  # files of `current` were replaced since it started
 SCRUB_LOCK = RUN / "scrub.lock"
+DOOR_SESSIONS = RUN / "door"  # a file for each session of the door, by the id of its process
 
 # In a release's folder
 AGENT, RUNTIME = "agent", "runtime"  # links to its trees

@@ -66,6 +66,11 @@ class DiskRoom:
         return taken + self.scratch + reserve_bytes(self.disk) if taken else 0
 
     @property
+    def free_after(self) -> int:
+        """How many bytes are free once the release is there and has started."""
+        return max(0, self.free - self.missing - self.unpacked - self.first_contact - self.scratch)
+
+    @property
     def lacking(self) -> int:
         """How many bytes are not there; 0 if the release fits."""
         return max(0, self.needed - self.free)

@@ -1,39 +1,33 @@
-"""Performs a push to one device: probe, check, transfer, stage, activate."""
+"""One device: its connection, its facts, and the verbs of its agent."""
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from edgekit.core.config import AgentConfig
 from edgekit.core.digest import Digest, decode_hook
-from edgekit.core.manifest import Descriptor, parse_config
+from edgekit.core.lease import LeaseAnswer, LeaseWish
+from edgekit.core.wire import UNREADABLE
 from edgekit.errors import EdgekitError, UsageError, VerificationError
 from edgekit.fleet import commands
-from edgekit.fleet.facts import PROBE, RECEIVE, DeviceFacts, parse_facts
-from edgekit.fleet.inventory import Device
-from edgekit.fleet.plan import (
-    Missing,
-    Offer,
-    check_first_room,
-    check_fit,
-    check_settings,
-    config_bytes,
-    needs_updater,
-    updater_of,
-)
+from edgekit.fleet.facts import PROBE, RECEIVE, DeviceFacts, clock_offset, parse_facts
+from edgekit.fleet.held import LeaseHeldError
+from edgekit.fleet.inventory import Device, Fleet, local_folder
+from edgekit.fleet.plan import DryOffer, Missing, Offer, updater_of
 from edgekit.fleet.remote import LocalRemote, Remote, SshRemote
+from edgekit.fleet.transfer.cap import Cap
+from edgekit.fleet.transfer.values import WantedBlob, batches
 from edgekit.store import BlobStore
 from edgekit.trust.pinned import PinnedManifest
 from edgekit.trust.signed import Metadata, Offered
 
-STAGE_SECONDS = 1800.0  # hashing and unpacking from a slow SD card
 ACTIVATE_SECONDS = 300.0  # the old release drains and perhaps starts again; the trial comes on top
 ADOPT_SECONDS = 600.0
 ROUNDS = 2  # of transfer and verification: the device drops damaged blobs, the next sends them
@@ -65,28 +59,8 @@ class _There(msgspec.Struct, frozen=True):
     unpacked: bool
 
 
-class Pushed(msgspec.Struct, frozen=True):
-    """The result of a push to one device; times in seconds.
-
-    `soak_seconds` is what the release has yet to run without a crash, None if it is good;
-    `silent_seconds` is for how long nobody answered; None if the device does not say it.
-    """
-
-    device: str
-    release: Digest
-    changed: bool
-    blobs_sent: int
-    bytes_sent: int
-    transfer_seconds: float
-    seconds: float
-    warnings: list[str] = []
-    state: str = "good"
-    soak_seconds: float | None = None
-    silent_seconds: float | None = None
-
-
-def connect(device: Device) -> Remote:
-    """Connect to a device.
+def connect(device: Device, cap: Cap | None = None) -> Remote:
+    """Connect to a device; `cap` says how fast bytes may leave for it.
 
     Raises:
         UsageError: the address or the ssh configuration cannot be read or honoured.
@@ -95,7 +69,7 @@ def connect(device: Device) -> Remote:
         EdgekitError: it does not accept our SSH key.
     """
     kind, _, rest = device.address.partition(":")
-    return LocalRemote() if kind == "local" else SshRemote(rest, device.python)
+    return LocalRemote() if kind == "local" else SshRemote(rest, device.python, cap)
 
 
 class DeviceDriver:
@@ -106,6 +80,10 @@ class DeviceDriver:
         device: its entry in `fleet.toml`.
         remote: the connection to it.
         root: ROOT on the device; empty for the default of its account.
+
+    Attributes:
+        facts: what the probe found.
+        slower: why the last transfer took a slower way than a pull; empty if it did not.
     """
 
     def __init__(self, name: str, device: Device, remote: Remote, root: str) -> None:
@@ -113,6 +91,8 @@ class DeviceDriver:
         self._remote = remote
         self._device = device
         self._root = root
+        self.leased = False  # by this connection
+        self.slower = ""
         self.facts = self._probe()
         self._tree = commands.Tree.RELEASE if self.facts.current else commands.Tree.BOOTSTRAP
 
@@ -129,6 +109,16 @@ class DeviceDriver:
             )
         return parse_facts(done.stdout)
 
+    def clock(self) -> tuple[float, float] | None:
+        """By how much the device's clock is ahead of ours, and how far that can be wrong.
+
+        In seconds; None: its own probe is of before that. The probe runs a second time: the first
+        run waits for the login, too.
+        """
+        asked = time.time()
+        told = self._probe().clock
+        return None if told is None else clock_offset(told, asked, time.time())
+
     def call(self, *arguments: str, stdin: bytes = b"", seconds: float = 60.0) -> dict[str, Any]:
         """Run a verb of the device's agent.
 
@@ -138,8 +128,8 @@ class DeviceDriver:
         argv = commands.agent(self.facts, self._tree, *arguments)
         done = self._remote.run(argv, stdin, seconds)
         try:
-            answer: dict[str, Any] = msgspec.json.decode(done.stdout)
-        except msgspec.MsgspecError:
+            answer = msgspec.json.decode(done.stdout, type=dict[str, Any])
+        except UNREADABLE:
             raise NoAgentError(
                 f"{self.name}: `agent {arguments[0]}` ended with {done.code}",
                 done.stderr.decode("utf-8", "replace").strip()[-500:],
@@ -148,8 +138,13 @@ class DeviceDriver:
         if done.code != 0:
             kinds: tuple[type[EdgekitError], ...] = (VerificationError, UsageError, EdgekitError)
             kind = next(k for k in kinds if k.exit_code == done.code or k is EdgekitError)
-            raise kind(f"{self.name}: {answer['what']}", answer["why"], answer["next"])
+            told = (str(answer.get(name) or "") for name in ("why", "next"))
+            raise kind(f"{self.name}: {answer.get('what')}", *told)
         return answer
+
+    def close(self) -> None:
+        """Close the connection; a verb that runs ends, or goes on without us."""
+        self._remote.close()
 
     def has_agent(self) -> bool:
         """Whether the device has a release or a bootstrap, either of which can run verbs."""
@@ -212,21 +207,79 @@ class DeviceDriver:
             return updater_of(self.facts)
         return pinned.manifest.updater
 
-    def offer(self, pinned: PinnedManifest, metadata: Metadata | None) -> Offer:
-        """Send a manifest and its metadata to the device, which says which blobs it lacks.
-
-        An agent of before signed metadata gets the manifest alone.
+    def take_lease(self, wish: LeaseWish) -> None:
+        """Take the device for this connection; an agent from before leases has none to take.
 
         Raises:
+            LeaseHeldError: another one holds it, or took it over.
+        """
+        words = ["--take", wish.id, "--holder", wish.holder, "--about", wish.about]
+        words += ["--seconds", str(math.ceil(wish.seconds))]
+        try:
+            told = self.call("lease", *words, *(("--take-over",) if wish.take_over else ()))
+        except NoAgentError:
+            return
+        except VerificationError as error:
+            if error.why.endswith("is no verb of a push"):  # an older door
+                return
+            raise
+        self._leased(msgspec.convert(told, LeaseAnswer))
+
+    def give_lease(self, own: str) -> None:
+        """Give the lease back if the project `own` has it."""
+        self.call("lease", "--give", own)
+        self.leased = False
+
+    def _leased(self, answer: LeaseAnswer) -> None:
+        if not answer.taken:
+            raise LeaseHeldError(self.name, answer, time.time())
+        self.leased = True
+
+    def offer(
+        self, pinned: PinnedManifest, metadata: Metadata | None, lease: LeaseWish | None = None
+    ) -> Offer:
+        """Send a manifest and its metadata to the device, which says which blobs it lacks.
+
+        An agent of before signed metadata gets the manifest alone; one of before leases leaves the
+        wish for its lease aside.
+
+        Raises:
+            LeaseHeldError: another one holds the device, or took it over.
             VerificationError: the device does not accept the metadata, or not this release.
             NoAgentError: its agent does not run.
             EdgekitError: its disk is too small, or another push is running.
         """
         data = pinned.data
         if self._verb_updater(pinned):
-            data = msgspec.json.encode(Offered(pinned.data.decode(), metadata))
+            data = msgspec.json.encode(Offered(pinned.data.decode(), metadata, lease))
         answer = self.call("stage", pinned.digest, "--offer", stdin=data)
-        return msgspec.convert(answer, Offer, dec_hook=decode_hook)
+        offer = msgspec.convert(answer, Offer, dec_hook=decode_hook)
+        if offer.lease is not None:
+            self._leased(offer.lease)
+        return offer
+
+    def dry_offer(self, pinned: PinnedManifest, metadata: Metadata | None) -> DryOffer | None:
+        """Ask what the device would answer to an offer; nothing there is changed.
+
+        Returns:
+            None: its agent is of before that question.
+
+        Raises:
+            NoAgentError: its agent does not run.
+            EdgekitError: as `offer`.
+        """
+        data = msgspec.json.encode(Offered(pinned.data.decode(), metadata))
+        try:
+            answer = self.call("stage", pinned.digest, "--offer", "--dry-run", stdin=data)
+        except NoAgentError as error:
+            if "--dry-run" not in error.why:  # what its parser says of a word that it does not know
+                raise
+            return None
+        except VerificationError as error:
+            if not (self.facts.door and "does not take these words" in error.why):
+                raise
+            return None
+        return msgspec.convert(answer, DryOffer, dec_hook=decode_hook)
 
     def send(self, offer: Offer, store: BlobStore, report: Report) -> int:
         """Transfer the missing blobs; the device hashes each one and then publishes it.
@@ -244,27 +297,34 @@ class DeviceDriver:
             sent += count
             report(Event("transfer", sent, total))
 
-        for blob in offer.in_order():
-            if not store.has(blob.digest, blob.size):
-                raise OwnStoreError(
-                    f"blob {blob.digest.short} is missing from this project's own store",
-                    next_step="pack the model again",
-                )
-            try:
-                self._send_blob(store, blob, blob.have, progress)
-            except VerificationError:
-                _check_own(store, blob.digest)
-                if not blob.have:
-                    raise
-                # The part that an earlier transfer left was damaged.
-                self._send_blob(store, blob, 0, progress)
+        wanted = [self._wanted(store, blob) for blob in offer.in_order()]
+        flags = self.facts.cpu_flags.split()
+        aes = not flags or "aes" in flags
+        self.slower = ""
+        for batch in batches(wanted):
+            self.slower = self._remote.bring(batch, progress, aes=aes) or self.slower
+            for blob in batch:
+                try:
+                    self._adopt(blob)
+                except VerificationError:
+                    check_own(store, blob.digest)
+                    if not blob.have:
+                        raise
+                    # The part that an earlier transfer left was damaged.
+                    self._remote.bring([replace(blob, have=0)], progress, aes=aes)
+                    self._adopt(blob)
         return sent
 
-    def _send_blob(
-        self, store: BlobStore, blob: Missing, offset: int, progress: Callable[[int], None]
-    ) -> None:
+    def _wanted(self, store: BlobStore, blob: Missing) -> WantedBlob:
+        if not store.has(blob.digest, blob.size):
+            raise OwnStoreError(
+                f"blob {blob.digest.short} is missing from this project's own store",
+                next_step="pack the model again",
+            )
         target = commands.part_path(self.facts, blob.digest)
-        self._remote.append(store.path(blob.digest), target, offset, progress)
+        return WantedBlob(blob.digest, store.path(blob.digest), target, blob.size, blob.have)
+
+    def _adopt(self, blob: WantedBlob) -> None:
         self.call("stage", blob.digest, "--adopt", str(blob.size), seconds=ADOPT_SECONDS)
 
 
@@ -273,13 +333,13 @@ def _refused(name: str, told: bytes) -> EdgekitError:
     try:
         answer = msgspec.json.decode(told, type=dict[str, str])
         return VerificationError(f"{name}: {answer['what']}", answer["why"], answer["next"])
-    except (msgspec.MsgspecError, KeyError):
+    except (*UNREADABLE, KeyError):
         return VerificationError(
             f"{name}: the device refuses this", told.decode("utf-8", "replace")
         )
 
 
-def _check_own(store: BlobStore, digest: Digest) -> None:
+def check_own(store: BlobStore, digest: Digest) -> None:
     """Check a blob of the controller's store; raises OwnStoreError when it is damaged."""
     try:
         store.verify(digest)
@@ -291,110 +351,33 @@ def _check_own(store: BlobStore, digest: Digest) -> None:
         ) from None
 
 
-def push(
-    driver: DeviceDriver,
-    pinned: PinnedManifest,
-    metadata: Metadata | None,
-    store: BlobStore,
-    config: AgentConfig,
-    make_bootstrap: Callable[[Descriptor], tuple[str, bytes]],
-    report: Report,
-) -> Pushed:
-    """Stage and activate a release on one device.
-
-    Args:
-        driver: the device's driver.
-        pinned: the release.
-        metadata: what signs it; None sends none.
-        store: the controller's store, which holds the release's blobs.
-        config: the device's `agent.toml`.
-        make_bootstrap: makes name and tar of the first contact, given a runtime layer.
-        report: called with progress.
-
-    Raises:
-        EdgekitError: or one of its kinds; the device then runs the same release as before.
-    """
-    began = time.monotonic()
-    bundle = parse_config(store.read(pinned.manifest.config.digest))
-    runtime = check_fit(driver.facts, pinned.manifest, bundle)
-    check_settings(config, driver.facts, pinned.manifest)
-
-    def first_contact() -> None:
-        for layer in (pinned.manifest.agent, runtime):
-            _check_own(store, layer.digest)  # its code will run on the device
-        report(Event("first contact"))
-        name, tar = make_bootstrap(runtime)
-        check_first_room(driver.facts, pinned.manifest, runtime, len(tar))
-        driver.bootstrap(name, tar, report)
-
-    # An agent that stages in an older way gets the new one first: it then runs every verb. A device
-    # behind a door takes no agent of ours: its own stages the new one.
-    older = needs_updater(driver.facts, pinned.manifest) and not driver.facts.door
-    if older or not driver.has_agent():
-        first_contact()
-    report(Event("compare"))
-    try:
-        offer = driver.offer(pinned, metadata)
-    except NoAgentError:
-        if driver.facts.door:  # it takes no agent of ours
-            raise
-        first_contact()
-        offer = driver.offer(pinned, metadata)
-    sent = _fill(driver, pinned, metadata, offer, store, report)
-    report(Event("activate"))
-    told = config_bytes(config, driver.facts, pinned.digest)
-    seconds = ACTIVATE_SECONDS + config.trial_seconds
-    verdict = driver.call("activate", pinned.digest, "--config", "-", stdin=told, seconds=seconds)
-    return Pushed(
-        device=driver.name,
-        release=pinned.digest,
-        changed=bool(verdict["changed"]),
-        blobs_sent=sent.blobs,
-        bytes_sent=sent.bytes,
-        transfer_seconds=sent.seconds,
-        seconds=time.monotonic() - began,
-        warnings=offer.warnings,
-        state=str(verdict["state"]),
-        soak_seconds=verdict.get("soak_seconds"),
-        silent_seconds=verdict.get("silent_seconds"),
-    )
-
-
-@dataclass
-class _Sent:
-    blobs: int = 0
-    bytes: int = 0
-    seconds: float = 0.0
-
-
-def _fill(
-    driver: DeviceDriver,
-    pinned: PinnedManifest,
-    metadata: Metadata | None,
-    offer: Offer,
-    store: BlobStore,
-    report: Report,
-) -> _Sent:
-    """Transfer and stage until the device has verified every blob, at most `ROUNDS` times."""
-    sent = _Sent()
-    for left in reversed(range(ROUNDS)):
-        began = time.monotonic()
-        try:
-            sent.bytes += driver.send(offer, store, report)
-            sent.blobs += len(offer.missing)
-            sent.seconds += time.monotonic() - began
-            report(Event("stage"))
-            driver.call("stage", pinned.digest, seconds=STAGE_SECONDS)
-            break
-        except OwnStoreError:
-            raise
-        except VerificationError:
-            if not left:
-                raise
-            offer = driver.offer(pinned, metadata)
-    return sent
-
-
 def default_root(device: Device, local_folder: Path | None) -> str:
     """ROOT on the device: as in `fleet.toml`, else a local device's folder, else the default."""
     return device.root or (str(local_folder) if local_folder else "")
+
+
+def cap_of(fleet: Fleet, name: str, all_devices: Cap) -> Cap:
+    """How fast bytes may leave for a device, within the cap of all devices together."""
+    own = fleet.devices[name].transfer_mbit_per_second or fleet.transfer.device_mbit_per_second
+    return Cap(own, all_devices)
+
+
+def open_device(
+    fleet: Fleet,
+    name: str,
+    cap: Cap | None = None,
+    connected: Callable[[Remote], None] = lambda _: None,
+) -> DeviceDriver:
+    """Connect to a device of a fleet and probe it; raises what `connect` raises.
+
+    `connected` gets the connection before anything runs over it.
+    """
+    device = fleet.devices[name]
+    folder = local_folder(fleet, device) if device.address.startswith("local:") else None
+    remote = connect(device, cap)
+    connected(remote)
+    try:
+        return DeviceDriver(name, device, remote, default_root(device, folder))
+    except BaseException:
+        remote.close()
+        raise

@@ -8,6 +8,7 @@ import msgspec
 
 from edgekit.core.digest import Digest, decode_hook
 from edgekit.core.manifest import Manifest, oci_platform, parse_manifest
+from edgekit.core.wire import UNREADABLE
 from edgekit.errors import EdgekitError, VerificationError
 
 # of a device's own agent, too
@@ -33,6 +34,10 @@ class DeviceFacts(msgspec.Struct, frozen=True):
         disk_bytes: all bytes of that file system; 0 is not known.
         cpu_flags: what every CPU of the device can do, as /proc/cpuinfo spells it; empty if it does
             not say.
+        clock: Unix seconds of the device; None: its own probe is of before this fact.
+        temperature: degrees Celsius of its hottest sensor; None: it says none.
+        system: the name of its operating system; empty if it does not say.
+        hardware: the text of etc/hardware, which names further hardware; empty without one.
     """
 
     root: str
@@ -55,6 +60,10 @@ class DeviceFacts(msgspec.Struct, frozen=True):
     door: bool = False
     disk_bytes: int = 0
     cpu_flags: str = ""
+    clock: float | None = None
+    temperature: float | None = None
+    system: str = ""
+    hardware: str = ""
 
     @property
     def platform(self) -> str:
@@ -73,6 +82,19 @@ class DeviceFacts(msgspec.Struct, frozen=True):
             return None
 
 
+def clock_offset(clock: float, asked: float, answered: float) -> tuple[float, float]:
+    """By how much a device's clock is ahead of ours, and how far that can be wrong; in seconds.
+
+    The device read its clock between the two of ours: in the middle, give or take half of the round
+    trip (as in NTP, RFC 5905 section 8).
+
+    Args:
+        clock: of the device, in Unix seconds.
+        asked, answered: ours, when the question went out and when the answer was there.
+    """
+    return clock - (asked + answered) / 2, (answered - asked) / 2
+
+
 def parse_facts(output: bytes) -> DeviceFacts:
     """Decode the output of the probe.
 
@@ -82,7 +104,7 @@ def parse_facts(output: bytes) -> DeviceFacts:
     """
     try:
         return msgspec.json.decode(output, type=DeviceFacts, dec_hook=decode_hook)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise EdgekitError(
             "the device's facts cannot be read",
             f"{error}; it printed {output[:200]!r}",

@@ -18,7 +18,9 @@ from edgekit.fleet.inventories import ansible
 from edgekit.fleet.inventories.groups import Group, Values, devices_of, groups_with, values_of
 from edgekit.fleet.inventories.read import read_hosts
 from edgekit.fleet.inventories.selection import select
+from edgekit.fleet.rollout.settings import RolloutSettings, check_window
 from edgekit.fleet.ssh.destination import parse_destination
+from edgekit.fleet.transfer.settings import TransferSettings, check_rate
 
 BrokerValues = dict[str, Any]
 """The keys of `BrokerConfig` whose values for devices differ from those in edgekit.toml.
@@ -47,6 +49,8 @@ class Device(DeviceSettings, frozen=True, forbid_unknown_fields=True):
     python: str = "python3"
     tags: list[str] = msgspec.field(default_factory=list)
     site: str = ""  # where it stands
+    window: str = ""  # when it may switch; empty: as [rollout] says
+    transfer_mbit_per_second: float = 0.0  # to it; 0: as [transfer] says
     # for this device alone; it wins over the file's [broker]
     broker: BrokerValues = msgspec.field(default_factory=dict)
 
@@ -57,6 +61,8 @@ class Device(DeviceSettings, frozen=True, forbid_unknown_fields=True):
         for name in ("address", "root", "python"):
             if any(ord(letter) < 32 or ord(letter) == 127 for letter in getattr(self, name)):
                 raise ValueError(f"{name} has a control character")
+        check_window(self.window)
+        check_rate("transfer_mbit_per_second", self.transfer_mbit_per_second)
 
 
 _SomeOfDevice = msgspec.defstruct(
@@ -75,6 +81,8 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     devices: dict[str, Any] = {}  # `load` names the device whose table is wrong
     groups: dict[str, Any] = {}
     broker: BrokerValues = {}
+    rollout: dict[str, Any] = {}
+    transfer: dict[str, Any] = {}
     inventories: list[str] = []  # of Ansible: YAML files and programs, relative to this file
 
 
@@ -85,6 +93,8 @@ class Fleet(msgspec.Struct, frozen=True):
     groups: dict[str, list[str]]
     folder: Path
     broker: BrokerValues = {}
+    rollout: RolloutSettings = RolloutSettings()
+    transfer: TransferSettings = TransferSettings()
 
     def broker_of(self, name: str, base: BrokerConfig) -> BrokerConfig:
         """The broker's values for one device: the device's own, then the file's, then `base`.
@@ -128,6 +138,8 @@ def load(path: Path) -> Fleet:
         raise UsageError(f"{path} does not exist", next_step="`edgekit init` writes one") from None
     file = convert(table, _File, str(path), text)
     convert(file.broker, _SomeOfBroker, f"{path}: [broker]", text, "broker")
+    rollout = convert(file.rollout, RolloutSettings, f"{path}: [rollout]", text, "rollout")
+    transfer = convert(file.transfer, TransferSettings, f"{path}: [transfer]", text, "transfer")
     groups = {name: _group(name, content, path, text) for name, content in file.groups.items()}
     tables: dict[str, tuple[Values, str]] = {}
     for inventory in file.inventories:
@@ -144,7 +156,7 @@ def load(path: Path) -> Fleet:
         name: _device(name, values_of(name, values, groups, naming, str(path)), where, text)
         for name, (values, where) in tables.items()
     }
-    return Fleet(devices, members, path.resolve().parent, file.broker)
+    return Fleet(devices, members, path.resolve().parent, file.broker, rollout, transfer)
 
 
 def _device(name: str, values: Values, path: str, text: str) -> Device:

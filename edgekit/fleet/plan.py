@@ -14,6 +14,7 @@ from edgekit.core.config import (
     used_settings,
 )
 from edgekit.core.digest import Digest
+from edgekit.core.lease import LeaseAnswer
 from edgekit.core.manifest import PLATFORM, PYTHON, BundleConfig, Descriptor, Manifest
 from edgekit.core.room import DiskRoom
 from edgekit.errors import EdgekitError, UsageError
@@ -199,6 +200,7 @@ class Offer(msgspec.Struct, frozen=True):
 
     missing: list[Missing]
     warnings: list[str] = []  # e.g. that the metadata has lived more than half of its life
+    lease: LeaseAnswer | None = None  # an older agent, or a controller without a wish, has none
 
     @property
     def bytes_to_send(self) -> int:
@@ -208,3 +210,39 @@ class Offer(msgspec.Struct, frozen=True):
     def in_order(self) -> list[Missing]:
         """The blobs, small ones first: a transfer that breaks off has then finished most."""
         return sorted(self.missing, key=lambda blob: (blob.size, blob.digest))
+
+
+class DryOffer(Offer, frozen=True, kw_only=True):
+    """What a device would answer to a manifest.
+
+    Attributes:
+        room: what the release needs on its disk and what that has, with `collected` bytes more.
+        collected: bytes that the device would collect first.
+    """
+
+    room: DiskRoom
+    collected: int = 0
+
+
+def estimate(
+    facts: DeviceFacts, manifest: Manifest, runtime: Descriptor, bootstrap_bytes: int
+) -> DryOffer:
+    """What a device lacks that cannot be asked: all that the manifest of `current` does not list.
+
+    Args:
+        facts: of the device.
+        manifest, runtime: of the release.
+        bootstrap_bytes: of the tar of a first contact; 0 without one.
+    """
+    current = facts.current_manifest
+    held = {each.digest for each in (current.config, *current.layers)} if current else set()
+    layers = manifest.for_device(runtime.annotations[PLATFORM], runtime.annotations[PYTHON])
+    lacking = {each.digest: each for each in layers if each.digest not in held}.values()
+    room = DiskRoom(
+        sum(layer.size for layer in lacking),
+        sum(layer.unpacked or 0 for layer in lacking),
+        facts.free_bytes or 0,
+        facts.disk_bytes,
+        first_contact=2 * bootstrap_bytes,
+    )
+    return DryOffer([Missing(each.digest, each.size, 0) for each in lacking], room=room)

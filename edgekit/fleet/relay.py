@@ -126,6 +126,7 @@ class Relay:
 def execute(argv: list[str], stdin: bytes, seconds: float) -> tuple[bytes, bytes, int, bool]:
     """Both outputs, the exit code, and whether the command was ended because it took too long."""
     name = argv[0].encode()
+    argv = [os.path.expanduser(argv[0]), *argv[1:]]  # noqa: PTH111  # `python` of fleet.toml
     try:
         process = subprocess.Popen(
             [word.encode() for word in argv],  # whatever the locale of the account is

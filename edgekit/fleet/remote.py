@@ -7,9 +7,11 @@ offset: late bytes of a dead transfer land where the same bytes belong.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +21,12 @@ from edgekit.errors import EdgekitError, UnreachableError
 from edgekit.fleet.commands import Argv, CommandResult
 from edgekit.fleet.session import RelaySession, overdue
 from edgekit.fleet.ssh.connection import CONNECT_SECONDS, connection_to
+from edgekit.fleet.ssh.destination import parse_destination
+from edgekit.fleet.transfer.bring import Listen, NoPullError, pull
+from edgekit.fleet.transfer.cap import Cap
+from edgekit.fleet.transfer.chacha import listening_by_openssh
+from edgekit.fleet.transfer.reverse import listening, round_trip
+from edgekit.fleet.transfer.values import LEAST_PULL_BYTES, WantedBlob
 
 COMMAND_SECONDS = 60.0
 KEEPALIVE_SECONDS = 20
@@ -48,6 +56,23 @@ class Remote(Protocol):
         """
         ...
 
+    def bring(self, blobs: Sequence[WantedBlob], progress: Progress, *, aes: bool = True) -> str:
+        """Bring the bytes that each blob's part lacks, on the fastest way that there is.
+
+        Args:
+            blobs: what it lacks.
+            progress: called with counts of bytes.
+            aes: whether its CPU has instructions for AES.
+
+        Returns:
+            Why a slower way was taken; empty for the fastest.
+
+        Raises:
+            UnreachableError: the connection is lost; what arrived stays.
+            EdgekitError: the device did not store every byte.
+        """
+        ...
+
     def close(self) -> None:
         """Release the connection's resources."""
         ...
@@ -55,6 +80,9 @@ class Remote(Protocol):
 
 class LocalRemote:
     """A `local:` device: a folder of this host."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
 
     def run(
         self, argv: Argv, stdin: bytes = b"", seconds: float = COMMAND_SECONDS
@@ -66,21 +94,27 @@ class LocalRemote:
             "PYTHONSAFEPATH": "1",  # the working folder may have a json.py
         }
         try:
-            done = subprocess.run(
+            self._process = subprocess.Popen(
                 argv,
-                input=stdin,
-                capture_output=True,
-                timeout=seconds,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
                 env=environment,
-                check=False,
             )
-        except subprocess.TimeoutExpired:
-            raise overdue("this machine", argv, seconds) from None
         except FileNotFoundError:
             return CommandResult(127, b"", f"{argv[0]}: not found".encode())
         except PermissionError:
             return CommandResult(126, b"", f"{argv[0]}: permission denied".encode())
-        return CommandResult(done.returncode, done.stdout, done.stderr)
+        with self._process as process:
+            try:
+                out, errors = process.communicate(stdin, seconds)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise overdue("this machine", argv, seconds) from None
+            except BaseException:
+                process.kill()
+                raise
+        return CommandResult(process.returncode, out, errors)
 
     def append(self, source: Path, target: str, offset: int, progress: Progress) -> None:
         """Copy a file, sharing extents where the file system can; never as a hard link.
@@ -101,8 +135,16 @@ class LocalRemote:
             ) from error
         _check_stored(target, offset, size)
 
+    def bring(self, blobs: Sequence[WantedBlob], progress: Progress, *, aes: bool = True) -> str:
+        """Copy each blob."""
+        for blob in blobs:
+            self.append(blob.source, blob.target, blob.have, progress)
+        return ""
+
     def close(self) -> None:
-        """Do nothing: a folder needs no connection."""
+        """End the command that another thread runs, if there is one."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
 
 
 def _copy(source: int, target: int, at: int) -> int:
@@ -125,6 +167,11 @@ def _check_stored(target: str, stored: int, size: int) -> None:
 class SshRemote:
     """An `ssh:` device.
 
+    Args:
+        destination: what the user named.
+        python: the device's Python.
+        cap: how fast bytes may leave for it.
+
     Raises:
         UsageError: the destination or the ssh configuration cannot be read or honoured.
         UnreachableError: the device does not answer.
@@ -132,7 +179,8 @@ class SshRemote:
         EdgekitError: it does not accept our SSH key.
     """
 
-    def __init__(self, destination: str, python: str = "python3") -> None:
+    def __init__(self, destination: str, python: str = "python3", cap: Cap | None = None) -> None:
+        self._cap = cap or Cap()
         self._destination = destination
         self._python = python
         self._session: RelaySession | None = None
@@ -159,15 +207,59 @@ class SshRemote:
 
     def append(self, source: Path, target: str, offset: int, progress: Progress) -> None:
         """Append by the relay, without a round trip for each chunk."""
+
+        def count(sent: int) -> None:
+            self._cap.take(sent)
+            progress(sent)
+
         try:
-            stored = self._relay().append(source, target, offset, progress)
+            stored = self._relay().append(source, target, offset, count)
         except UnreachableError as error:
-            raise UnreachableError(
-                f"the transfer to {self._destination} broke off",
-                error.why,
-                "push again: the bytes that arrived are not sent twice",
-            ) from error
+            raise self._broke_off(error) from error
         _check_stored(target, stored, source.stat().st_size)
+
+    def bring(self, blobs: Sequence[WantedBlob], progress: Progress, *, aes: bool = True) -> str:
+        """Let the device pull; where it cannot, append by the relay."""
+        relay, why, left = self._relay(), "", list(blobs)
+        lacking = sum(blob.lacking for blob in blobs)
+        counted = 0
+
+        def count(sent: int) -> None:
+            nonlocal counted
+            told = min(sent, lacking - counted)  # some bytes may leave twice
+            counted += told
+            progress(told)
+
+        for listen in self._listeners(aes) if lacking >= LEAST_PULL_BYTES else ():
+            try:
+                pull(listen, relay.run, self._python, left, self._cap, count)
+                why, left = "", []
+                break
+            except UnreachableError as error:
+                raise self._broke_off(error) from error
+            except NoPullError as error:
+                why, left = str(error), error.left
+        for blob in left:
+            self.append(blob.source, blob.target, blob.have, count)
+        return why
+
+    def _listeners(self, aes: bool) -> list[Listen]:
+        """How the device can reach us, the fastest first."""
+        transport = self._connection.transport
+        ours: list[Listen] = [partial(listening, transport)]
+        if aes or not shutil.which("ssh"):
+            return ours
+        key = transport.get_remote_server_key()
+        line = f"{key.get_name()} {key.get_base64()}"
+        to = parse_destination(self._destination)
+        return [partial(listening_by_openssh, to, line, round_trip(transport)), *ours]
+
+    def _broke_off(self, error: UnreachableError) -> UnreachableError:
+        return UnreachableError(
+            f"the transfer to {self._destination} broke off",
+            error.why,
+            "push again: the bytes that arrived are not sent twice",
+        )
 
     def _relay(self) -> RelaySession:
         """The relay, started by the first call: every call uses one SSH session."""

@@ -135,6 +135,7 @@ class RelaySession:
         """End the session; the relay ends with it."""
         self._ended = self._ended or "it was closed"
         self._over.set()
+        self._answers.put((b"", b""))  # another thread may wait
 
     def _start(self) -> None:
         mark, text = secrets.randbits(60) | 1 << 59, RELAY.read_bytes()

@@ -1,22 +1,23 @@
-"""Checks metadata by the rules of a TUF client: python-tuf's own `TrustedMetadataSet`.
+"""Checks a project's own metadata, and says in a project's words what a device would refuse.
 
-A device applies the same rules (`edgekit.trust`).
+The rules are those of a device (`edgekit.trust.metadata`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from tuf.api import exceptions
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 from tuf.api.serialization import DeserializationError
-from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
-from tuf.ngclient.config import EnvelopeType
 
 from edgekit.errors import VerificationError
-from edgekit.trust.metadata import LIFETIMES, NEVER
+from edgekit.trust.metadata import LIFETIMES, NEVER, begin, check_keys
+
+if TYPE_CHECKING:
+    from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
 
 AS_IT_WAS = "take the folder trust/ as it was when it was last good"
 _RENEW = {
@@ -80,19 +81,14 @@ def _trusted_roots(roots: Sequence[bytes], now: datetime) -> TrustedMetadataSet:
     if not roots:
         raise VerificationError("there is no root.json")
     try:
-        trusted = TrustedMetadataSet(roots[0], EnvelopeType.METADATA)
+        trusted = begin(roots[0])
         trusted.reference_time = now
+        check_keys(trusted.root)
         for data in roots[1:]:
             trusted.update_root(data)
+            check_keys(trusted.root)
     except exceptions.RepositoryError as error:
         raise _refused(error, "root") from error
-    for key in trusted.root.keys.values():
-        if key.keytype != "ed25519":
-            raise VerificationError(
-                f"root.json has a key of the kind {key.keytype}",
-                "devices verify Ed25519 only",
-                "revoke that key",
-            )
     return trusted
 
 

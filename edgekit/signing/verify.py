@@ -1,7 +1,7 @@
 """Checks a bundle on the controller by a device's rules: its metadata, then every blob.
 
-What `edgekit.trust.verified` checks on a device is checked here by `signing.chain`; both are
-python-tuf's own rules.
+What `edgekit.trust.verified` checks on a device is checked here by `signing.chain`, by the same
+rules: those of `edgekit.trust.metadata`.
 """
 
 from __future__ import annotations

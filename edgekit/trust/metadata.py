@@ -2,7 +2,8 @@
 
 python-tuf's `TrustedMetadataSet` checks signatures, thresholds, versions, hashes and expiry. It is
 what `tuf.ngclient` uses, and private there: tuf is pinned, and a test holds the name. Pure but for
-its import: tuf is loaded by the first verification, because most verbs of a device need none.
+its import (`trust.rules`): tuf is loaded by the first verification, for most verbs of a device need
+none.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import msgspec
 
 from edgekit.core.wire import UNREADABLE
 from edgekit.errors import VerificationError
+from edgekit.trust.rules import trusted_set
 from edgekit.trust.signed import Metadata, Offered
 
 if TYPE_CHECKING:
@@ -192,47 +194,23 @@ def _check_sizes(offered: Metadata) -> None:
             )
 
 
-def _begin(root: str) -> TrustedMetadataSet | None:
-    """A set that trusts one root; None if the root is not signed by itself."""
-    # Here alone, because it takes 0.2 s and 16 MB; `agent state` and the supervisor need none.
-    from tuf.ngclient._internal.trusted_metadata_set import (  # noqa: PLC0415  see above
-        TrustedMetadataSet,
-    )
-    from tuf.ngclient.config import EnvelopeType  # noqa: PLC0415  see above
+def begin(root: bytes) -> TrustedMetadataSet:
+    """A set that trusts one root, and asks about no expiry until it is told a time.
 
-    try:
-        files = TrustedMetadataSet(root.encode(), EnvelopeType.METADATA)
-    except Exception:  # whatever it is, it is no root that can be trusted
-        return None
+    Raises:
+        tuf.api.exceptions.RepositoryError: the root is not signed by itself, or cannot be read.
+    """
+    files = trusted_set(root)
     files.reference_time = NEVER
     return files
 
 
-def _follow(files: TrustedMetadataSet, first: str, offered: list[str]) -> str:
-    """Follow the chain of roots from `first` on; the text of the newest root."""
-    newest = first
-    _check_keys(files.root)
-    for text in offered:
-        if _version(text, "root") <= files.root.version:
-            continue
-        try:
-            files.update_root(text.encode())
-        except Exception as error:
-            raise _refused(error, "root", NEVER) from error
-        _check_keys(files.root)
-        newest = text
-    return newest
+def check_keys(root: Root) -> None:
+    """Accept Ed25519 keys alone, each under one id: a key that has two would count twice.
 
-
-def _version(text: str, name: str) -> int:
-    try:
-        return msgspec.json.decode(text, type=_AnyFile).signed.version
-    except UNREADABLE as error:
-        raise VerificationError(f"{name}.json cannot be read", str(error), "push again") from error
-
-
-def _check_keys(root: Root) -> None:
-    """Accept Ed25519 keys alone, each under one id: a key that has two would count twice."""
+    Raises:
+        VerificationError: a key is another one.
+    """
     for key in root.keys.values():
         if (key.keytype, key.scheme) != KEY_KIND:
             raise VerificationError(
@@ -247,6 +225,37 @@ def _check_keys(root: Root) -> None:
             "it would count twice for a threshold",
             "`edgekit key revoke` one of them, then push again",
         )
+
+
+def _begin(root: str) -> TrustedMetadataSet | None:
+    """A set that trusts one root; None if that is none that can be trusted."""
+    try:
+        return begin(root.encode())
+    except Exception:  # whatever it is
+        return None
+
+
+def _follow(files: TrustedMetadataSet, first: str, offered: list[str]) -> str:
+    """Follow the chain of roots from `first` on; the text of the newest root."""
+    newest = first
+    check_keys(files.root)
+    for text in offered:
+        if _version(text, "root") <= files.root.version:
+            continue
+        try:
+            files.update_root(text.encode())
+        except Exception as error:
+            raise _refused(error, "root", NEVER) from error
+        check_keys(files.root)
+        newest = text
+    return newest
+
+
+def _version(text: str, name: str) -> int:
+    try:
+        return msgspec.json.decode(text, type=_AnyFile).signed.version
+    except UNREADABLE as error:
+        raise VerificationError(f"{name}.json cannot be read", str(error), "push again") from error
 
 
 def _load_kept_timestamp(files: TrustedMetadataSet, kept: KeptTrust | None) -> int:

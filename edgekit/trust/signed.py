@@ -10,6 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from edgekit.core.digest import Digest
+from edgekit.core.lease import LeaseWish
 
 CUSTOM = "edgekit"  # the key of `custom` that holds a SignedRelease
 
@@ -48,10 +49,14 @@ class Metadata(msgspec.Struct, frozen=True):
 
 
 class Offered(msgspec.Struct, frozen=True):
-    """What a push offers: the standard input of `agent stage DIGEST --offer`, as JSON."""
+    """What a push offers: the standard input of `agent stage DIGEST --offer`, as JSON.
+
+    `lease` is who pushes; a controller from before leases does not say it.
+    """
 
     manifest: str
     metadata: Metadata | None = None
+    lease: LeaseWish | None = None
 
 
 def target_path(release: Digest) -> str:

@@ -36,6 +36,12 @@ class VerifiedManifest:
             raise TypeError("only `verify` makes a VerifiedManifest")
 
 
+def hardware_names(platform: str, text: str) -> list[str]:
+    """The names of a device's hardware: its OCI platform, and the lines of etc/hardware."""
+    lines = (line.strip() for line in text.splitlines())
+    return [platform, *(line for line in lines if line[:1] not in ("", "#"))]
+
+
 def verify(
     data: bytes, digest: Digest, trusted: TrustedSet, hardware: Collection[str], good: int
 ) -> VerifiedManifest:

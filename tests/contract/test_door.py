@@ -11,14 +11,15 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
 
-from edgekit.agent.release.door import admitted
+from edgekit.agent.release.door import admitted, sessions
 from edgekit.agent.release.door import serve as door
 from edgekit.core import layout
 from edgekit.core.digest import Digest
@@ -26,6 +27,7 @@ from edgekit.errors import EdgekitError, VerificationError
 from edgekit.fleet import commands
 from edgekit.fleet.commands import Tree, relay_line
 from edgekit.fleet.session import HEAD, MAGIC
+from edgekit.trust.metadata import parse_offered
 from tests.harness.box import config_bytes, eventually
 from tests.harness.door import (
     DOOR,
@@ -38,6 +40,8 @@ from tests.harness.door import (
     write_part,
 )
 from tests.harness.door_words import ARGVS, FRAMES, PATHS, ROOT, D, verb
+from tests.trusted import offer_bytes
+from tests.unit.test_release_stage import release
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -112,7 +116,12 @@ def test_another_command_is_refused_by_the_rules(name: str) -> None:
 def test_the_verbs_of_a_push_are_let_in_as_a_controller_writes_them() -> None:
     for tree, trees in ((Tree.RELEASE, "current"), (Tree.BOOTSTRAP, "bootstrap")):
         for words in (
-            *(("stage", D), ("stage", D, "--offer"), ("stage", D, "--adopt", "12")),
+            *(
+                ("stage", D),
+                ("stage", D, "--offer"),
+                ("stage", D, "--offer", "--dry-run"),
+                ("stage", D, "--adopt", "12"),
+            ),
             *(("activate", D), ("activate", D, "--config", "-"), ("state",), ("rollback",)),
             *(("stop",), ("start",), ("tune",), ("scrub",), ("scrub", "--rate", "0"), ("gc",)),
             *(("gc", "--dry-run"), ("gc", "--previous"), ("gc", "--dry-run", "--previous")),
@@ -151,6 +160,20 @@ def test_a_root_of_its_own_is_refused_to_a_controller(calm: Place, root: str) ->
     with pytest.raises(VerificationError, match="takes only signed") as raised, calm.driver(root):
         pass
     assert str(calm.box.root.path) in raised.value.why
+
+
+def test_a_plan_asks_through_the_door_and_changes_nothing(calm: Place) -> None:
+    pinned = release()
+    metadata = parse_offered(offer_bytes(pinned, counter=99)).metadata
+    before = calm.untouched()
+    with calm.driver() as driver:
+        told = driver.dry_offer(pinned, metadata)
+    assert told is not None
+    assert told.bytes_to_send >= told.room.missing > 5000
+    assert told.room.free > 0
+    with calm.driver() as driver, pytest.raises(VerificationError, match="without signed"):
+        driver.dry_offer(pinned, None)
+    assert calm.untouched() == before
 
 
 def test_a_first_contact_is_refused(calm: Place) -> None:
@@ -252,6 +275,59 @@ def test_a_session_that_is_no_push_ends_with_4(calm: Place, line: str) -> None:
     assert (done.returncode, done.stdout) == (4, b"")
     assert b"this device takes only signed releases" in done.stderr
     assert b"Traceback" not in done.stderr
+
+
+def test_a_thief_who_holds_every_session_keeps_nobody_out(calm: Place) -> None:
+    """The quietest session ends for a new one; without that, `calm` would have 16 for ever."""
+    with ExitStack() as stack:
+        held = [stack.enter_context(calm.raw()) for _ in range(sessions.MOST)]
+        pinged = HEAD.pack(MAGIC, b"P", 0)
+        for there in held[1:]:
+            ask(there, ["id"])  # does something; the first one pings alone
+            assert json.loads(told_by(there)[b"C"])["code"] == 4
+        held[0].sendall(pinged)
+        with calm.driver() as driver:
+            told = driver.call("state")["door"]
+        assert (told["sessions"], told["most"]) == (sessions.MOST, sessions.MOST)
+        assert told["oldest_since"] < time.time()
+        with suppress(OSError):
+            while held[0].recv(1 << 16):  # its beats, then its end
+                pass
+        ask(held[-1], ["id"])
+        assert json.loads(told_by(held[-1])[b"C"])["code"] == 4, "who does something stays"
+
+
+def test_a_session_that_says_nothing_at_all_ends_for_a_new_one(calm: Place) -> None:
+    with ExitStack() as stack:
+        silent = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(sessions.MOST)]
+        for there in silent:
+            there.connect(str(calm.address))
+            there.settimeout(20)
+        eventually(lambda: len(sessions.sessions(calm.box.root)) == sessions.MOST)
+        with calm.driver() as driver:
+            assert driver.call("state")["door"]["sessions"] == sessions.MOST
+        assert any(_has_ended(there) for there in silent)
+
+
+def _has_ended(there: socket.socket) -> bool:
+    there.settimeout(1.5)
+    try:
+        return not there.recv(1)
+    except TimeoutError:
+        return False
+
+
+def test_a_session_that_brings_nothing_ends(calm: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = sessions.OwnSession(calm.box.root)
+    assert not own.is_over()
+    monkeypatch.setattr(sessions, "IDLE_SECONDS", 0.05)
+    own.acts()
+    own.acts(sessions.STEP_BYTES // 2)
+    time.sleep(0.1)
+    own.acts(sessions.STEP_BYTES // 4)
+    assert own.is_over(), "so few bytes are nothing"
+    own.acts(sessions.STEP_BYTES // 4)
+    assert not own.is_over()
 
 
 def test_a_door_without_an_agent_says_so(tmp_path: Path) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from edgekit.core.digest import Digest
 from edgekit.errors import EdgekitError, UnreachableError
 from edgekit.fleet.remote import LocalRemote, Remote, SshRemote
+from edgekit.fleet.transfer.values import WantedBlob
 from tests import tools
 
 pytestmark = pytest.mark.timeout(60)
@@ -31,7 +35,7 @@ HOSTILE = [
 ]
 
 
-@pytest.fixture(scope="module", params=["local", "ssh"])
+@pytest.fixture(scope="module", params=["local", "ssh", "ssh without forwarding"])
 def remote(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Remote]:
@@ -40,7 +44,8 @@ def remote(
         yield LocalRemote()
         return
     folder = tmp_path_factory.mktemp("sshd")
-    with tools.sshd(folder) as server, pytest.MonkeyPatch.context() as patch:
+    config = "AllowTcpForwarding no\n" if request.param.endswith("without forwarding") else ""
+    with tools.sshd(folder, config) as server, pytest.MonkeyPatch.context() as patch:
         home = tmp_path_factory.mktemp("home")
         (home / ".ssh").mkdir(mode=0o700)
         (home / ".ssh" / "config").write_text(
@@ -128,6 +133,39 @@ def test_append_of_an_empty_file_makes_an_empty_file(remote: Remote, tmp_path: P
     (tmp_path / "source").touch()
     remote.append(tmp_path / "source", str(tmp_path / "target"), 0, lambda _: None)
     assert (tmp_path / "target").read_bytes() == b""
+
+
+def parts(folder: Path, sizes: list[tuple[int, int]]) -> list[WantedBlob]:
+    """Blobs of which the parts have some bytes."""
+    found = []
+    for number, (size, have) in enumerate(sizes):
+        data = random.Random(number).randbytes(size)
+        source, target = folder / f"source-{number}", folder / f"it's a $(target) {number}.part"
+        source.write_bytes(data)
+        if have:
+            target.write_bytes(data[:have])
+        found.append(WantedBlob(Digest.of(data), source, str(target), size, have))
+    return found
+
+
+@pytest.mark.parametrize(
+    "sizes", [[(5_000_001, 0)], [(3_000_000, 1_234_567), (7, 0), (0, 0), (9, 9)], [(7, 2)], []]
+)
+def test_bring_fills_every_part(
+    sizes: list[tuple[int, int]], remote: Remote, tmp_path: Path
+) -> None:
+    blobs, counts = parts(tmp_path, sizes), list[int]()
+    remote.bring(blobs, counts.append)
+    for blob in blobs:
+        assert Path(blob.target).read_bytes() == blob.source.read_bytes()
+    assert sum(counts) == sum(blob.lacking for blob in blobs)
+
+
+def test_bring_where_nothing_can_be_written_is_an_error(remote: Remote, tmp_path: Path) -> None:
+    (blob,) = parts(tmp_path, [(2_000_000, 0)])
+    for target in (str(tmp_path / "no" / "target"), "/dev/full"):
+        with pytest.raises(EdgekitError, match=r"cannot be written|were stored"):
+            remote.bring([replace(blob, target=target)], lambda _: None)
 
 
 def test_a_copy_shares_no_inode_with_its_source(remote: Remote, tmp_path: Path) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ import pytest
 from edgekit.errors import EdgekitError, UnreachableError
 from edgekit.fleet import relay, session
 from edgekit.fleet.remote import SshRemote
+from tests.harness.proxy import Proxy
 from tests.harness.ssh_account import Login, logged_in
 
 pytestmark = pytest.mark.timeout(120)
@@ -33,49 +33,6 @@ def device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Login]:
 
 def connected() -> closing[SshRemote]:
     return closing(SshRemote("device"))
-
-
-class Proxy:
-    """A TCP proxy before an sshd, which can fall silent or cut the connection."""
-
-    def __init__(self, port: int) -> None:
-        self._target = port
-        self._silent = threading.Event()
-        self._sockets: list[socket.socket] = []
-        self._server = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._server.getsockname()[1]
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self) -> None:
-        try:
-            while True:
-                one, _ = self._server.accept()
-                two = socket.create_connection(("127.0.0.1", self._target))
-                self._sockets += [one, two]
-                for pair in ((one, two), (two, one)):
-                    threading.Thread(target=self._pass_on, args=pair, daemon=True).start()
-        except OSError:
-            return
-
-    def _pass_on(self, from_: socket.socket, to: socket.socket) -> None:
-        try:
-            while (data := from_.recv(1 << 16)) and not self._silent.is_set():
-                to.sendall(data)
-        except OSError:
-            return
-        if not self._silent.is_set():
-            to.close()
-
-    def fall_silent(self) -> None:
-        """No packet passes any more, and no side is told."""
-        self._silent.set()
-
-    def close(self) -> None:
-        self._server.close()
-        for one in self._sockets:
-            with suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-            one.close()
 
 
 @pytest.fixture

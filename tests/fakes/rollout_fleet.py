@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from edgekit.core.digest import Digest
 from edgekit.fleet.rollout.events import (
     AskVerdict,
     ClockTicked,
@@ -33,6 +34,7 @@ from edgekit.fleet.rollout.machine import Rollout
 from edgekit.fleet.rollout.waves import RolloutPlan
 
 OLD, NEW = "old", "new"
+BEFORE = Digest.of(b"old")
 
 
 @dataclass
@@ -51,6 +53,7 @@ class FakeDevice:
     runs: str = OLD
     good_at: float = 0.0
     switches: int = 0
+    judged_bad: str = ""
 
     def perform(self, name: str, effect: RolloutEffect, now: float) -> RolloutEvent:
         """Do what a controller asks, whoever asked before."""
@@ -62,14 +65,15 @@ class FakeDevice:
                 if self.fails == "stage":
                     return DeviceFailed(name, "the disk is too small")
                 self.staged = True
-                return DeviceStaged(name)
+                return DeviceStaged(name, BEFORE)
             case SwitchOn():
                 assert self.staged, "a switch before the bytes were there"
                 if self.fails == "switch":
-                    return DeviceFailed(name, "golden prompts")
+                    self.judged_bad = "golden prompts"
+                    return DeviceFailed(name, self.judged_bad)
                 if self.runs != NEW:
                     self.runs, self.good_at = NEW, now + self.soak_seconds
-                    self.switches += 1
+                    self.switches, self.judged_bad = self.switches + 1, ""
                 return self._verdict(name, now)
             case AskVerdict():
                 return self._verdict(name, now)
@@ -79,11 +83,15 @@ class FakeDevice:
         raise AssertionError(effect)
 
     def _verdict(self, name: str, now: float) -> RolloutEvent:
+        if self.judged_bad:
+            return DeviceFailed(name, self.judged_bad)
+        if self.runs != NEW:
+            return DeviceStaged(name, BEFORE)
         if now < self.good_at:
             return DeviceAnswers(name, self.good_at - now)
         if self.fails == "soak":
-            self.runs = OLD
-            return DeviceFailed(name, "it crashed")
+            self.runs, self.judged_bad = OLD, "it crashed"
+            return DeviceFailed(name, self.judged_bad)
         return DeviceGood(name)
 
 
@@ -105,7 +113,15 @@ class FakeFleet:
         self.rollout = Rollout(self.plan)
 
     def tell(self, event: RolloutEvent) -> None:
-        """Write an event down, let the rollout take it, and begin what it asks for."""
+        """Write an event down, let the rollout take it, and begin what it asks for.
+
+        What the clock says of the windows comes first.
+        """
+        for change in self.rollout.window_changes(self.now):
+            self._take(change)
+        self._take(event)
+
+    def _take(self, event: RolloutEvent) -> None:
         self.journal.append((event, self.now))
         effects = self.rollout.handle(event, self.now)
         self.check(self.rollout, effects)

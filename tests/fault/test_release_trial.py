@@ -299,6 +299,17 @@ def test_an_agent_does_not_outlive_its_supervisor(box: Box, good: Digest) -> Non
     box.answers(good)
 
 
+def test_a_floor_of_tokens_per_second_needs_no_golden_prompts(box: Box, good: Digest) -> None:
+    """Without a check, a bundle of `--no-golden` was good however slow it was."""
+    slow = box.stage("sluggish")
+    code, answer = box.activate(slow, config_bytes(min_tokens_per_second=2.5))
+    assert (code, "0.01 tokens/s, the floor is 2.5" in answer["why"]) == (1, True), answer
+    box.answers(good)
+    fast = box.stage("good fast")
+    assert box.activate(fast, config_bytes(min_tokens_per_second=2.5))[0] == 0
+    box.answers(fast)
+
+
 def row_of(state: dict[str, Any], digest: Digest) -> dict[str, Any]:
     return next(row for row in state["releases"] if row["digest"] == digest)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import json
+import os
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import msgspec
@@ -31,6 +34,8 @@ from tests.trusted import permit
 
 eventually = partial(tools.eventually, seconds=15.0)
 GOOD_PORT, BAD_PORT = 1883, 1
+TREES = ("agent", "runtime")
+WRITTEN = 1_600_000_000  # when `AGENT` was written, for its compiled module
 AGENT = """
 import json, os, signal, sys, time
 from edgekit.errors import TakenOverError
@@ -128,8 +133,9 @@ class Box:
         if soak_seconds is not None:
             golden = msgspec.json.encode(Golden([], soak_seconds=soak_seconds))
             (folder / "golden.json").write_bytes(golden)
-        for name in ("agent", "runtime"):
+        for name in TREES:
             (folder / name).symlink_to(f"../../trees/{name}")
+        _share_compiled(self.root, folder)
         Releases(self.root.path).stage(digest, mode.split(maxsplit=1)[0], "1")
         return digest
 
@@ -214,9 +220,33 @@ def make_root(path: Path) -> Root:
             )
         else:
             shutil.copy(source / name, tree / name)
-    (tree / "agent" / "serve" / "loop" / "service.py").write_text(AGENT)
+    service = tree / "agent" / "serve" / "loop" / "service.py"
+    service.write_text(AGENT)
+    os.utime(service, (WRITTEN, WRITTEN))  # the same file in each ROOT
     runtime = root.trees / "runtime"
     runtime.mkdir()
     for package in (msgspec, securesystemslib, tuf, urllib3):
         (runtime / package.__name__).symlink_to(Path(str(package.__file__)).parent)
+    for folder in (root.trees, root.current):
+        _share_compiled(root, folder)
     return root
+
+
+@cache
+def _compiled() -> Path:
+    """A folder of this process for what Python compiles of the trees, which are alike."""
+    folder = Path(mkdtemp(prefix="edgekit.compiled."))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _share_compiled(root: Root, folder: Path) -> None:
+    """Let the trees that are seen below a folder take compiled modules from one place.
+
+    Every ROOT would compile 200 modules, and again for each release: more than a test computes.
+    """
+    place = root.path / layout.PYCACHE / folder.relative_to("/")
+    place.mkdir(parents=True)
+    for name in TREES:
+        (_compiled() / name).mkdir(exist_ok=True)
+        (place / name).symlink_to(_compiled() / name)

@@ -36,6 +36,7 @@ ARGVS: dict[str, Any] = {
     "worker": verb("worker", "--descriptor", "0"),
     "door": verb("door"),
     "stage from a folder": verb("stage", D, "--from", "/tmp"),
+    "a dry run of a stage": verb("stage", D, "--dry-run"),
     "stage a path": verb("stage", "../../etc/passwd"),
     "stage a short digest": verb("stage", "sha256:00"),
     "adopt without a number": verb("stage", D, "--adopt", "-1"),

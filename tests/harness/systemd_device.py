@@ -22,7 +22,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,9 +36,18 @@ from tests.tools import eventually
 RECIPE = Path(__file__).parents[2] / "containers" / "device"
 SUITE = "bookworm"
 LEFT_OUT = ("/usr/share/man/*", "/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/i18n/*")
-BOOT_SECONDS = 60.0
+BOOT_SECONDS = 180.0  # on a machine that others use, too
 ACCOUNTS = {"root": "/root", "pi": "/home/pi", "admin": "/home/admin"}
 FILES = 20_000  # open files and processes of a container; more than the host's limit is refused
+LOGIN = """
+key=$(cat)
+for account in $1; do
+    folder=${account#*:}/.ssh
+    mkdir -p "$folder" && printf '%s\\n' "$key" > "$folder/authorized_keys"
+    chmod 600 "$folder/authorized_keys" && chown -R "${account%%:*}:" "$folder"
+done
+cat /etc/ssh/ssh_host_ed25519_key.pub
+"""
 CONFIG = """[containers]
 default_ulimits = ["nofile={files}:{files}", "nproc={files}:{files}"]
 [engine]
@@ -108,6 +117,7 @@ class SystemdDevice:
     name: str
     address: str
     host_address: str
+    hostname: str = ""  # its own name, and that in the ssh configuration; empty: `name`
     known_hosts: Path = field(init=False)
     identity: Path = field(init=False)
 
@@ -148,18 +158,33 @@ class SystemdDevice:
             check=False,
         )
 
+    def start(self, memory: str) -> None:
+        """Start its container in its network namespace, and wait until it has booted."""
+        podman(
+            self.image,
+            *("run", "--detach", "--name", self.name, "--hostname", self.hostname or self.name),
+            # SYS_ADMIN for the name spaces of units; SYS_PTRACE for PrivateUsers with ProtectProc
+            *("--systemd=always", "--cap-add", "SYS_ADMIN,SYS_PTRACE"),
+            *("--network", f"ns:/run/netns/{self.name}", "--memory", memory, "device"),
+        )
+        self.wait()
+
     def wait(self) -> None:
-        """Wait until the device has booted and its sshd answers."""
+        """Wait until the device has booted and its sshd answers.
+
+        Its container runs already: an address that nobody has is never dialled.
+        """
         eventually(self._listens, BOOT_SECONDS, "the device's sshd answers")
         state = self.exec("sh", "-c", "systemctl is-system-running --wait || true").strip()
         assert state in ("running", "degraded"), state
 
     def _listens(self) -> bool:
         with socket.socket() as sock:
-            sock.settimeout(1.0)
-            if sock.connect_ex((self.address, 22)) != 0:
-                return False
-            return sock.recv(4) == b"SSH-"
+            sock.settimeout(20.0)
+            with suppress(OSError):  # also that nothing came within the time
+                sock.connect((self.address, 22))
+                return sock.recv(4) == b"SSH-"
+            return False
 
     def reboot(self) -> None:
         """Restart its init, as `reboot` does: every unit is stopped first."""
@@ -174,34 +199,36 @@ class SystemdDevice:
 
     def unplug(self) -> None:
         """Pull its cable."""
-        _ip("link", "set", self.name, "down")
+        ip("link", "set", self.name, "down")
 
     def plug(self) -> None:
         """Put its cable back."""
-        _ip("link", "set", self.name, "up")
+        ip("link", "set", self.name, "up")
 
     def ssh_config(self) -> str:
         """Lines of an ssh_config(5) for a `Host` of that name; user and root are not told."""
         return (
-            f"Host {self.name}\n  HostName {self.address}\n  IdentityFile {self.identity}\n"
-            f"  IdentitiesOnly yes\n  UserKnownHostsFile {self.known_hosts}\n"
+            f"Host {self.hostname or self.name}\n  HostName {self.address}\n"
+            f"  IdentityFile {self.identity}\n  IdentitiesOnly yes\n"
+            f"  UserKnownHostsFile {self.known_hosts}\n"
         )
 
     def login(self) -> None:
         """Let its accounts take our key, and note its host key."""
-        keygen = tools.find("ssh-keygen")
-        subprocess.run(
-            [keygen, "-q", "-t", "ed25519", "-N", "", "-f", str(self.identity)], check=True
-        )
+        if not self.identity.exists():
+            keygen = tools.find("ssh-keygen")
+            argv = [keygen, "-q", "-t", "ed25519", "-N", "", "-f", str(self.identity)]
+            subprocess.run(argv, check=True)
         public = self.identity.with_suffix(".pub").read_bytes()
-        for user, home in ACCOUNTS.items():
-            self.write(f"{home}/.ssh/authorized_keys", public, "600")
-            self.exec("chown", "-R", f"{user}:{user}", f"{home}/.ssh")
-        kind, key, *_ = self.exec("cat", "/etc/ssh/ssh_host_ed25519_key.pub").split()
-        self.known_hosts.write_text(f"{self.address} {kind} {key}\n")
+        accounts = " ".join(f"{user}:{home}" for user, home in ACCOUNTS.items())
+        told = self.exec("sh", "-c", LOGIN, "sh", accounts, stdin=public)
+        kind, key, *_ = told.split()
+        with self.known_hosts.open("a") as file:
+            file.write(f"{self.address} {kind} {key}\n")
 
 
-def _ip(*arguments: str) -> None:
+def ip(*arguments: str) -> None:
+    """Run ip(8), which must succeed."""
     subprocess.run([tools.find("ip"), *arguments], check=True, capture_output=True, timeout=30)
 
 
@@ -210,16 +237,16 @@ def _cable() -> int:
     for number in range(os.getpid() % 4000, 16_000):
         name = f"ekdev{number}"
         try:
-            _ip("netns", "add", name)
+            ip("netns", "add", name)
         except subprocess.CalledProcessError:
             continue  # another process has it
-        _ip("link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name)
+        ip("link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name)
         host, device = _addresses(number)
-        _ip("addr", "add", f"{host}/30", "dev", name)
-        _ip("link", "set", name, "up")
+        ip("addr", "add", f"{host}/30", "dev", name)
+        ip("link", "set", name, "up")
         for link in ("eth0", "lo"):
-            _ip("-n", name, "link", "set", link, "up")
-        _ip("-n", name, "addr", "add", f"{device}/30", "dev", "eth0")
+            ip("-n", name, "link", "set", link, "up")
+        ip("-n", name, "addr", "add", f"{device}/30", "dev", "eth0")
         return number
     raise AssertionError("no network namespace is free")
 
@@ -233,12 +260,8 @@ def _addresses(number: int) -> tuple[str, str]:
     return of(1), of(2)
 
 
-@contextmanager
-def systemd_device(folder: Path, *, memory: str = "1g") -> Iterator[SystemdDevice]:
-    """A device for the length of a block; `folder` takes the key with which one logs in."""
-    if os.geteuid() != 0:
-        pytest.skip("a device with a network namespace needs root")
-    folder.mkdir(parents=True, exist_ok=True)
+def ready_image() -> Path:
+    """The folder of the device's image, which the first one to ask makes."""
     image = image_folder()
     image.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{image}.lock"):
@@ -246,22 +269,25 @@ def systemd_device(folder: Path, *, memory: str = "1g") -> Iterator[SystemdDevic
             shutil.rmtree(image, ignore_errors=True)
             make_image(image)
             (image / "made").touch()
+    return image
+
+
+@contextmanager
+def systemd_device(folder: Path, *, memory: str = "1g") -> Iterator[SystemdDevice]:
+    """A device for the length of a block; `folder` takes the key with which one logs in."""
+    if os.geteuid() != 0:
+        pytest.skip("a device with a network namespace needs root")
+    folder.mkdir(parents=True, exist_ok=True)
+    image = ready_image()
     number = _cable()
     name = f"ekdev{number}"
     host, address = _addresses(number)
     device = SystemdDevice(image, folder, name, address, host)
     try:
-        podman(
-            image,
-            *("run", "--detach", "--name", name, "--hostname", name, "--systemd=always"),
-            # SYS_ADMIN for the name spaces of units; SYS_PTRACE for PrivateUsers with ProtectProc
-            *("--network", f"ns:/run/netns/{name}", "--cap-add", "SYS_ADMIN,SYS_PTRACE"),
-            *("--memory", memory, "device"),
-        )
-        device.wait()
+        device.start(memory)
         device.login()
         yield device
     finally:
         podman(image, "rm", "--force", "--ignore", "--time", "0", name)
         subprocess.run([tools.find("ip"), "link", "del", name], check=False, timeout=30)
-        _ip("netns", "del", name)
+        ip("netns", "del", name)

@@ -23,18 +23,28 @@ from edgekit.fleet.rollout.events import (
     WindowChanged,
 )
 from edgekit.fleet.rollout.machine import Rollout, RolloutPhase
-from edgekit.fleet.rollout.waves import RolloutPlan, Terms, waves_of
+from edgekit.fleet.rollout.waves import UNKNOWN, RolloutPlan, Terms, waves_of
+from edgekit.fleet.rollout.windows.window import parse_window
 from tests.fakes.rollout_fleet import NEW, OLD, FakeDevice, FakeFleet
 
 RELEASE = Digest.of(b"release")
+HOOK = ["true"]
+
+
+NIGHT = "22:00-05:00 Europe/Berlin"
+SHORT = "00:00-00:10 UTC or 12:00-12:10 UTC"
 
 
 def fleet(
-    habits: dict[str, FakeDevice], terms: Terms | None = None, seed: int = 0, shares: int = 0
+    habits: dict[str, FakeDevice],
+    terms: Terms | None = None,
+    seed: int = 0,
+    shares: int = 0,
+    windows: dict[str, str] | None = None,
 ) -> FakeFleet:
     kinds = {name: name.split("-", maxsplit=1)[0] for name in habits}
     waves = waves_of(kinds, RELEASE, None if not shares else [0.1, 1.0])
-    plan = RolloutPlan(RELEASE, waves, kinds, terms or Terms())
+    plan = RolloutPlan(RELEASE, waves, kinds, terms or Terms(), windows or {})
     return FakeFleet(plan, habits, random.Random(seed))
 
 
@@ -133,6 +143,52 @@ def test_a_closed_window_stages_and_does_not_switch() -> None:
     assert made.rollout.phase == RolloutPhase.DONE
 
 
+def test_devices_wait_for_their_own_windows() -> None:
+    """It is afternoon: the ones switch now, the others are staged and switch in the evening."""
+    windows = {f"pi-{number}": NIGHT for number in range(3)}
+    made = fleet({f"pi-{number}": FakeDevice() for number in range(5)}, windows=windows)
+    made.tell(RolloutStarted("me"))
+    while made.rollout.counts().get(DeviceState.GOOD, 0) < 2:
+        assert made.step()
+    assert made.rollout.counts() == {DeviceState.STAGED: 3, DeviceState.GOOD: 2}
+    opens = parse_window(NIGHT).next_change(made.now)
+    assert made.rollout.wakes_at() == opens
+    made.run()
+    assert made.rollout.phase == RolloutPhase.DONE
+    switched = [device.good_at - device.soak_seconds for device in made.devices.values()]
+    assert sum(at >= (opens or 0) for at in switched) == 3
+
+
+def test_a_resume_in_the_morning_does_not_believe_the_evening() -> None:
+    made = fleet({"pi-1": FakeDevice()}, windows={"pi-1": NIGHT})
+    window = parse_window(NIGHT)
+    made.now = window.next_change(made.now) or 0.0
+    assert window.is_open(made.now)
+    made.tell(RolloutStarted("me"))
+    made.tell(PauseOrdered("me"))
+    made.run()
+    assert made.rollout.counts() == {DeviceState.STAGED: 1}
+    made.now = (window.next_change(made.now) or 0.0) + 1
+    made.tell(ResumeOrdered("me"))
+    assert made.rollout.counts() == {DeviceState.STAGED: 1}
+    made.run()
+    assert made.rollout.phase == RolloutPhase.DONE
+
+
+def test_a_rollback_waits_for_no_window() -> None:
+    made = fleet({"pi-1": FakeDevice()}, windows={"pi-1": NIGHT})
+    made.tell(RolloutStarted("me"))
+    made.run()
+    assert made.devices["pi-1"].runs == NEW
+    while parse_window(NIGHT).is_open(made.now):
+        made.now += 3600
+    before = made.now
+    made.tell(RollbackOrdered("me"))
+    made.run()
+    assert made.rollout.phase == RolloutPhase.BACK
+    assert made.now - before < 60
+
+
 def test_stage_only_switches_nothing() -> None:
     made = fleet(ten(), Terms(stage_only=True))
     made.tell(RolloutStarted("me"))
@@ -142,7 +198,7 @@ def test_stage_only_switches_nothing() -> None:
 
 
 def test_a_person_confirms_each_wave() -> None:
-    made = fleet(ten(), Terms(confirm=True, hook_before=True, hook_after=True))
+    made = fleet(ten(), Terms(confirm=True, hook_before=HOOK, hook_after=HOOK))
     made.tell(RolloutStarted("me"))
     pauses = 0
     for _ in range(20):
@@ -175,6 +231,14 @@ def test_a_small_fleet_has_one_wave_and_a_class_has_a_canary() -> None:
     assert waves_of(kinds, Digest.of(b"another"))[0] != waves[0]
 
 
+def test_devices_of_unknown_hardware_come_last_and_are_no_canaries() -> None:
+    kinds = {f"pi-{n}": "pi" for n in range(20)} | {f"off-{n}": UNKNOWN for n in range(4)}
+    waves = waves_of(kinds, RELEASE)
+    assert [len(wave) for wave in waves] == [1, 1, 4, 18]
+    assert {name for name in waves[-1] if kinds[name] == UNKNOWN} == {f"off-{n}" for n in range(4)}
+    assert len(waves_of(dict.fromkeys(kinds, UNKNOWN), RELEASE)[0]) == 1
+
+
 # --- random fleets ----------------------------------------------------------------------------
 habit = st.builds(
     FakeDevice,
@@ -182,14 +246,15 @@ habit = st.builds(
     away=st.sampled_from([0, 0, 0, 1, 2, 5]),
     soak_seconds=st.sampled_from([0.0, 30.0]),
 )
+window = st.sampled_from(["", "", "", NIGHT, SHORT])
 terms = st.builds(
     Terms,
     parallel=st.integers(1, 4),
     soak_seconds=st.sampled_from([0.0, 100.0]),
     failures=st.integers(0, 2),
     confirm=st.booleans(),
-    hook_before=st.booleans(),
-    hook_after=st.booleans(),
+    hook_before=st.sampled_from([[], HOOK]),
+    hook_after=st.sampled_from([[], HOOK]),
 )
 ORDERS = {
     "pause": PauseOrdered("me"),
@@ -218,8 +283,11 @@ class Rules:
             assert rollout.phase in (RolloutPhase.RUNNING, RolloutPhase.DONE, RolloutPhase.PAUSED)
         allowed = {name for wave in rollout.waves[: rollout.wave + 1] for name in wave}
         assert {effect.device for effect in began} <= allowed
-        if any(isinstance(effect, SwitchOn) for effect in effects):
-            assert rollout.window_open
+        for effect in effects:
+            if isinstance(effect, SwitchOn):
+                assert rollout.window_open
+                window = rollout.plan.windows.get(effect.device, "always")
+                assert parse_window(window).is_open(self._fleet.now)
         if any(isinstance(effect, GoBackOn) for effect in effects):
             assert rollout.phase in (RolloutPhase.GOING_BACK, RolloutPhase.BACK)
         for name, device in rollout.devices.items():
@@ -229,16 +297,19 @@ class Rules:
 
 @settings(max_examples=300, deadline=None)
 @given(
-    st.lists(habit, min_size=1, max_size=14),
+    st.lists(st.tuples(habit, window), min_size=1, max_size=14),
     terms,
     st.lists(st.tuples(st.integers(0, 12), order), max_size=8),
     st.integers(0, 2**32),
 )
 def test_the_rules_hold_whatever_happens(
-    habits: list[FakeDevice], how: Terms, orders: list[tuple[int, str]], seed: int
+    habits: list[tuple[FakeDevice, str]], how: Terms, orders: list[tuple[int, str]], seed: int
 ) -> None:
-    devices = {f"{'pi' if n % 3 else 'jetson'}-{n}": each for n, each in enumerate(habits)}
-    made = fleet(devices, how, seed, shares=seed % 2)
+    names = [f"{'pi' if n % 3 else 'jetson'}-{n}" for n in range(len(habits))]
+    devices = {name: device for name, (device, _) in zip(names, habits, strict=True)}
+    windows = {name: text for name, (_, text) in zip(names, habits, strict=True) if text}
+    made = fleet(devices, how, seed, shares=seed % 2, windows=windows)
+    made.now += seed % 86400  # any time of the day
     Rules(made)
     made.tell(RolloutStarted("me"))
     aborted = gone_back = False

@@ -16,7 +16,11 @@ COUNTS = {
     "attacks": "attacks on a device that are refused and leave it untouched",
     "reboots": "reboots of a real systemd device, after which the right release answers",
     "crash-matrix": "faults at every call of a device's file system, after which it is well again",
+    "enroll-cuts": "enrolments cut after a step, which are removed without a trace or gone on with",
     "openssh-oracle": "SSH configurations in which OpenSSH and edgekit agree",
+    "fleet-ten": "ten real devices that are enrolled, pushed to in waves, and answer",
+    "controller-kills": "kills of a rollout's controller, after which it goes on as if unharmed",
+    "fleet-thousand": "1,000 simulated devices under the real runner: CPU, memory, connections",
     "self-healing": "bad releases that a device rolls back alone, the controller killed",
 }
 """Name -> what is counted; in the order in which they run."""

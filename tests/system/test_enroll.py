@@ -9,58 +9,19 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from edgekit import data
-from edgekit.fleet.enroll import drive
-from edgekit.fleet.enroll.decide import enroll_plan
-from edgekit.fleet.enroll.drive import Arrival, EnrollRequest
-from edgekit.fleet.remote import SshRemote
+from tests import enroll_cuts
 from tests.conftest import Project, make_project
+from tests.enroll_cuts import everything, unlike
 from tests.harness.systemd_device import SystemdDevice, systemd_device
 from tests.pki import Authority
 
 pytestmark = pytest.mark.timeout(300)
-
-# What the system itself writes: its logs, its clocks, and the copies that useradd keeps.
-OWN = (
-    *("/proc", "/sys", "/run", "/dev", "/tmp", "/var/log", "/var/tmp", "/var/lib/systemd/timers"),
-    *("/etc/passwd-", "/etc/group-", "/etc/shadow-", "/etc/gshadow-", "/etc/.pwd.lock"),
-    *("/etc/subuid-", "/etc/subgid-", "/var/lib/sudo", "/root/.cache", "/etc/.updated"),
-    *("/var/.updated", "/var/lib/systemd/random-seed", "/var/lib/private", "/var/cache"),
-    "/home/admin/.sudo_as_admin_successful",  # sudo's own mark
-)
-SNAPSHOT = """
-import hashlib, os, sys
-top, *own = sys.argv[1:]
-for folder, folders, files in (one for place in top.split() for one in os.walk(place)):
-    folders[:] = sorted(f for f in folders if os.path.join(folder, f) not in own)
-    for name in sorted(folders + files):
-        path = os.path.join(folder, name)
-        if path in own:
-            continue
-        at = os.lstat(path)
-        what = os.readlink(path) if os.path.islink(path) else ""
-        hashed = folder.startswith(("/etc", "/home", "/root", "/usr/local", "/var/spool"))
-        if not what and hashed and os.path.isfile(path):
-            lines = open(path, "rb").readlines()
-            text = b"".join(one for one in lines if one[:3] != b"# (")  # crontab writes the time
-            what = hashlib.sha256(text).hexdigest()
-        print(path, oct(at.st_mode), at.st_uid, at.st_gid, what)
-"""
-
-
-def everything(device: SystemdDevice, top: str = "/") -> list[str]:
-    """Each file of the device: name, mode, owner, and the content of what is configuration."""
-    return device.exec("python3", "-c", SNAPSHOT, top, *OWN).splitlines()
-
-
-def unlike(before: list[str], after: list[str]) -> list[str]:
-    return sorted(set(before) ^ set(after))
 
 
 @pytest.fixture(scope="module")
@@ -254,46 +215,19 @@ def test_without_cron_and_linger_it_says_that_it_will_not_come_back(
         device.exec("rm", "/etc/cron.deny")
 
 
-def units_of(folder: str) -> dict[str, str]:
-    files = data.path(folder).glob("edgekit-*")
-    return {path.name: path.read_text("utf-8") for path in files}
-
-
-@pytest.mark.parametrize("user", ["admin", "pi"])
-def test_an_enrolment_that_is_cut_anywhere_is_removed_or_gone_on_with(
-    user: str, device: SystemdDevice, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize(("user", "first"), [("admin", 1), ("pi", 3)])
+def test_an_enrolment_that_is_cut_is_removed_or_gone_on_with(
+    user: str, first: int, device: SystemdDevice, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """After each step: removal leaves nothing; after some: enrolling again ends as a whole one."""
+    """After every fourth step: removal leaves nothing; after some: enrolling again ends as a whole
+    one. `python -m tests.show enroll-cuts` cuts after each step.
+    """
     (tmp_path / ".ssh").mkdir()
     (tmp_path / ".ssh" / "config").write_text(device.ssh_config())
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
-    asked = EnrollRequest(
-        user, "python3", "", units_of("deploy/systemd"), units_of("deploy/systemd/user"),
-        push_key="ssh-ed25519 AAAA", door=data.path("deploy/door/edgekit-door").read_text(),
-    )  # fmt: skip
-    places = "/etc /home /root /usr/local /var/lib /var/spool"  # the whole disk: the tests above
-    before = everything(device, places)
-    with closing(SshRemote(f"{user}@{device.name}")) as remote:
-        arrival = Arrival(remote, asked)
-        arrival.decide_scope(default=None)
-        arrival.try_linger()
-        plan = enroll_plan(arrival.found, arrival.wish())
-        drive.enroll(remote, asked, lambda _: None)
-        whole = everything(device, places)
-        assert unlike(before, whole) != []
-        drive.remove(remote, asked, arrival.system)
-        assert unlike(before, everything(device, places)) == []
-        for count in range(1, len(plan.steps)):
-            done = arrival.hands.perform(plan.record, plan.steps[:count])
-            assert done.failed is None, done.why
-            if count % 8 == 0:
-                drive.enroll(remote, asked, lambda _: None)
-                names = [line.split(" ", 1)[0] for line in everything(device, places)]
-                assert names == [line.split(" ", 1)[0] for line in whole]
-            drive.remove(remote, asked, None if count % 2 else arrival.system)
-            left = unlike(before, everything(device, places))
-            assert left == [], f"after {plan.steps[count - 1].words}"
+    tried, wrong = enroll_cuts.cuts(device, user, slice(first, None, 4))
+    assert (tried > 3, wrong) == (True, [])
 
 
 def test_a_device_that_is_off_is_not_removed_and_it_is_said_what_is_left(

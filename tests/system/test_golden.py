@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.bundle.golden import recording
+from edgekit.bundle.golden import own_runtime, recording
 from edgekit.core.golden import MAX_SCORED, Golden, GoldenPrompt, passes
 from edgekit.data import cache_root
 from edgekit.errors import EdgekitError
@@ -26,7 +26,7 @@ DAMAGED = ("layer_zeroed", "matrix_doubled", "layers_swapped")
 
 
 def recorded(model: Path, context: int = CONTEXT) -> list[GoldenPrompt]:
-    with recording(cache_root(), model, context, lambda _: None) as prompts:
+    with recording(own_runtime(cache_root(), print), model, context, print) as prompts:
         return prompts()
 
 

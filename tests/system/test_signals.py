@@ -96,8 +96,10 @@ def test_ctrl_c_in_push_leaves_no_half_made_release(smollm2: Path, tmp_path: Pat
             time.sleep(0.005)
         pushing.send_signal(signal.SIGINT)
         _, errors = pushing.communicate(timeout=30)
-        assert pushing.returncode == 130
+        assert pushing.returncode == 3
         assert "Traceback" not in errors
+        assert "rollout 1 was stopped: 1 staging" in errors
+        assert "`edgekit resume 1` goes on" in errors
         releases = project.root() / "releases"
         assert not releases.exists() or not list(releases.iterdir())
         project.edgekit("push", "demo")

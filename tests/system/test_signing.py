@@ -47,20 +47,26 @@ def test_an_unsigned_bundle_is_refused_before_a_connection_and_its_next_step_wor
     assert "cannot be reached" in refused(project, 1, "push", "pi")
 
 
-def test_pack_signs_and_says_so_or_says_what_signs(project: Project, smollm2: Path) -> None:
+def test_pack_signs_and_says_so_or_says_what_signs(
+    project: Project, smollm2: Path, tmp_path: Path
+) -> None:
     again = json.loads(project.edgekit("pack", str(smollm2), "--name", "b", "--json"))
     assert again["release"] == {
         "name": "b", "version": "1", "counter": 2, "hardware": ["linux/amd64"], "rollback": 0,
     }  # fmt: skip
-    usb = project.folder / "usb"
+    usb = tmp_path / "usb"
     usb.mkdir()
+    inside = refused(project, 2, "key", "export", "targets", str(project.folder / "trust"))
+    assert "lies in the project" in inside
     project.edgekit("key", "export", "targets", str(usb))
     assert not (project.folder / ".edgekit" / "keys" / "targets.pem").exists()
     said = project.edgekit("pack", str(smollm2), "--name", "c")
     assert "the targets key is not on this machine; `edgekit sign c:1`" in said
     assert "`edgekit sign c:1`" in refused(project, 4, "push")
-    assert "there is no usb/no.pem" in refused(project, 2, "sign", "c:1", "--key", "usb/no.pem")
-    assert "counter 3" in project.edgekit("sign", "c:1", "--key", "usb/targets.pem")
+    assert f"there is no {usb}/no.pem" in refused(
+        project, 2, "sign", "c:1", "--key", f"{usb}/no.pem"
+    )
+    assert "counter 3" in project.edgekit("sign", "c:1", "--key", f"{usb}/targets.pem")
     assert "counter 3" in project.edgekit("inspect", "c:1")
     keys = json.loads(project.edgekit("key", "list", "--json"))
     assert {k["role"] for k in keys["keys"] if k["file"]} == {"root", "online"}

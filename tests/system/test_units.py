@@ -144,6 +144,42 @@ def test_the_key_of_the_push_account_opens_nothing_else(box: Installed, tmp_path
     assert done.returncode == 0
 
 
+KNOCKS = """
+import socket, time
+def knock():
+    there = socket.socket(socket.AF_UNIX)
+    there.connect("/run/edgekit/updater.sock")
+    return there
+for _ in range(400):
+    try:
+        knock().close()
+    except OSError:
+        pass
+held = [knock() for _ in range(40)]
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_thief_who_knocks_without_end_and_holds_every_session_keeps_nobody_out(
+    box: Installed,
+) -> None:
+    """systemd closes a socket for good after 200 connections within two seconds, and takes 16."""
+    box.device.write("/tmp/knocks.py", KNOCKS.encode())
+    box.device.exec(
+        "sh", "-c", "setsid python3 /tmp/knocks.py >/tmp/knocks 2>&1 </dev/null & echo $! >/tmp/pid"
+    )
+    try:
+        eventually(lambda: "held" in box.device.exec("cat", "/tmp/knocks"), 60, "they are held")
+        assert (
+            box.device.exec("systemctl", "is-active", "edgekit-updater.socket").strip() == "active"
+        )
+        eventually(lambda: box.project.run("state", "box").returncode == 0, 60, "state answers")
+        assert "sessions of edgekit-push" in box.project.edgekit("state", "box")
+    finally:
+        box.device.exec("sh", "-c", "kill $(cat /tmp/pid)")
+
+
 def everything_in_root(box: Installed) -> str:
     """The content of every file but the log, what is of this boot, and the record of refusals."""
     left_out = " -o ".join(f"-path '{ROOT}/{name}'" for name in ("run", "log", "state.db*"))

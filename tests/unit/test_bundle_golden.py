@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from edgekit.bundle import golden
-from edgekit.bundle.golden import check_soak, golden_layer, read_golden, recording
+from edgekit.bundle.golden import check_soak, golden_layer, own_runtime, read_golden, recording
 from edgekit.core.golden import Golden, GoldenPrompt
 from edgekit.core.manifest import GOLDEN_TYPE, TITLE, Descriptor, Manifest
 from edgekit.errors import EdgekitError, UsageError
@@ -54,13 +54,12 @@ def test_a_soak_without_meaning_is_refused(seconds: float) -> None:
     check_soak(86400.0)
 
 
-def stand_in(folder: Path, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def stand_in(folder: Path, code: str) -> None:
     """A runtime tree in which the agent does something else."""
     (folder / "edgekit" / "agent").mkdir(parents=True)
     (folder / "edgekit" / "__init__.py").touch()
     (folder / "edgekit" / "agent" / "__init__.py").touch()
     (folder / "edgekit" / "agent" / "__main__.py").write_text(code)
-    monkeypatch.setattr(golden, "unpacked_runtime", lambda *_: folder)
 
 
 def record(folder: Path) -> list[GoldenPrompt]:
@@ -69,10 +68,10 @@ def record(folder: Path) -> list[GoldenPrompt]:
 
 
 def test_what_the_agent_prints_last_is_the_record(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     said = msgspec.json.encode([PROMPT]).decode()
-    stand_in(tmp_path, f"print('native noise')\nprint({said!r})", monkeypatch)
+    stand_in(tmp_path, f"print('native noise')\nprint({said!r})")
     assert record(tmp_path) == [PROMPT]
 
 
@@ -90,10 +89,8 @@ ERROR = '{"error": "E", "what": "the model cannot be loaded", "why": "no memory"
         ("import sys\nprint('x' * 10**6, file=sys.stderr)\nsys.exit(1)", "xxx"),
     ],
 )
-def test_a_machine_that_cannot_run_the_model_says_why(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, why: str
-) -> None:
-    stand_in(tmp_path, code, monkeypatch)
+def test_a_machine_that_cannot_run_the_model_says_why(tmp_path: Path, code: str, why: str) -> None:
+    stand_in(tmp_path, code)
     with pytest.raises(EdgekitError, match="cannot be run on this machine") as refused:
         record(tmp_path)
     assert why in refused.value.why
@@ -103,18 +100,18 @@ def test_a_machine_that_cannot_run_the_model_says_why(
 def test_a_model_that_never_answers_is_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stand_in(tmp_path, "import time\ntime.sleep(60)", monkeypatch)
+    stand_in(tmp_path, "import time\ntime.sleep(60)")
     monkeypatch.setattr(golden, "RECORD_SECONDS", 0.2)
     with pytest.raises(EdgekitError, match="not recorded in time"):
         record(tmp_path)
 
 
 def test_the_process_ends_with_a_pack_that_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     pid = tmp_path / "pid"
     code = f"import os, time\nopen({str(pid)!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)"
-    stand_in(tmp_path, code, monkeypatch)
+    stand_in(tmp_path, code)
 
     def fail() -> None:
         with recording(tmp_path, tmp_path, 64, lambda _: None):
@@ -135,5 +132,5 @@ def test_a_machine_without_a_runtime_says_so(
     monkeypatch.setattr(sys, "platform", system)
     monkeypatch.setattr("platform.machine", lambda: machine)
     with pytest.raises(UsageError, match="cannot be recorded on this machine") as refused:
-        record(tmp_path)
+        own_runtime(tmp_path, print)
     assert "--no-golden" in refused.value.next_step

@@ -43,6 +43,12 @@ def settings(unit: Path = UNIT) -> dict[str, list[str]]:
     return found
 
 
+def test_no_number_of_connections_or_crashes_makes_systemd_give_up() -> None:
+    assert settings(FOLDER / "edgekit-updater.socket")["TriggerLimitIntervalSec"] == ["0"]
+    for unit in (UNIT, USER_UNIT):
+        assert settings(unit)["StartLimitIntervalSec"] == ["0"]
+
+
 def exposure(unit: Path, threshold: int = THRESHOLD) -> int:
     """The exit code for our threshold."""
     return analyze("security", "--offline=true", f"--threshold={threshold}", str(unit)).returncode

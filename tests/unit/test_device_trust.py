@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -302,6 +303,15 @@ def test_a_first_root_that_is_damaged_is_said_and_trusts_nobody(
     describe_trust(device.root)
 
 
+@pytest.mark.parametrize("name", [FIRST_USE, TRUSTED])
+def test_a_folder_in_place_of_a_file_does_not_end_state(device: Device, name: str) -> None:
+    (trust(device) / name).unlink()
+    (trust(device) / name).mkdir()
+    told = describe_trust(device.root)
+    assert (told["how"] == "damaged") is (name == FIRST_USE)
+    assert all("Errno" not in str(warning) for warning in told["warnings"])  # type: ignore[attr-defined]  # a list
+
+
 def test_the_kept_files_are_written_whole_and_only_when_they_changed(device: Device) -> None:
     assert offered(device) == 0
     before = snapshot(trust(device))
@@ -309,6 +319,20 @@ def test_the_kept_files_are_written_whole_and_only_when_they_changed(device: Dev
     assert device.offer(NEXT, device.maker.made())[0] == 0
     assert snapshot(trust(device)) == before
     assert (trust(device) / TRUSTED).stat().st_mtime_ns == stamp
+
+
+def test_no_other_account_writes_to_what_a_device_runs(tmp_path: Path) -> None:
+    """Whatever the umask is: ROOT itself may have been made by hand, and be open to others."""
+    tmp_path.chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, "-m", "edgekit.agent", "state", "--root", tmp_path],
+        preexec_fn=lambda: os.umask(0),
+        capture_output=True,
+        check=True,
+    )
+    assert json.loads(done.stdout)["current"] is None
+    for path in tmp_path.rglob("*"):
+        assert not path.stat().st_mode & 0o022, path
 
 
 # --- what a verb costs

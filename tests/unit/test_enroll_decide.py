@@ -86,6 +86,27 @@ def test_the_best_way_that_works_is_taken_and_the_others_are_named(
     assert ("linger" in {step.do for step in chosen.steps}) is (starts is Starts.USER)
 
 
+@pytest.mark.parametrize(
+    ("more", "starts", "why"),
+    [
+        ({}, Starts.CRON, "no system install: not booted with systemd"),
+        ({"cron_runs": False}, Starts.NOTHING, "no system install: not booted with systemd"),
+        ({"no_systemd": ""}, Starts.CRON, "no system install: it was not asked for"),
+    ],
+)
+def test_root_without_systemd_comes_back_by_cron_and_is_told_that_it_runs_as_root(
+    more: dict[str, object], starts: Starts, why: str
+) -> None:
+    none = "not booted with systemd"
+    told = {"uid": 0, "user": "root", "no_sudo": "", "no_systemd": none, "no_user_systemd": none}
+    around = found(**(told | more))
+    assert bool(around.no_systemd) is not is_system(around, None, False, False)
+    chosen = enroll_plan(around, wish())
+    assert chosen.starts is starts
+    assert chosen.notes[-1].startswith(why)
+    assert "run as root there" in chosen.notes[-1]
+
+
 def test_the_record_comes_first_and_the_mark_last() -> None:
     for system in (True, False):
         root = PurePosixPath("/var/lib/edgekit") if system else ROOT
@@ -233,3 +254,29 @@ def test_the_agent_knows_each_word_that_enrolling_writes(starts: Starts, tmp_pat
     (tmp_path / layout.SUPERVISOR_FILE).write_text(f"{starts.value}\n")
     kind = "systemd" if starts.value.startswith("systemd") else "detached"
     assert type(supervisor_of(Root(tmp_path))) is KINDS[kind]
+    (tmp_path / layout.SUPERVISOR_FILE).write_bytes(b"")  # after a power cut
+    assert type(supervisor_of(Root(tmp_path))) is KINDS["detached"]
+    (tmp_path / layout.ENROLLED_FILE).write_text(json.dumps({"starts": starts.value}))
+    assert type(supervisor_of(Root(tmp_path))) is KINDS[kind]
+
+
+def test_the_cron_of_busybox_starts_nothing_at_boot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its crontab takes a line with @reboot, and its daemon leaves it out."""
+    for name in ("busybox", "cronie"):
+        (tmp_path / name).touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    link = tmp_path / "crontab"
+    link.symlink_to("busybox")
+    assert "knows no @reboot" in look.cron_problem()
+    link.unlink()
+    link.symlink_to("cronie")
+    assert look.cron_problem() == ""
+
+
+@pytest.mark.parametrize("name", ["a:b", "a\nb", "a\x1bb"])
+@pytest.mark.parametrize("system", [True, False])
+def test_a_root_that_no_push_or_no_cron_can_use_is_refused(name: str, system: bool) -> None:
+    with pytest.raises(UsageError, match="can be no root of a device"):
+        enroll_plan(found(), wish(root=HOME / name, system=system))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from edgekit.cli.fleet import _named
+from edgekit.cli.render import named
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import (
     AGENT_TYPE,
@@ -87,6 +87,9 @@ class Recorder:
 
     def append(self, *arguments: object) -> None: ...
 
+    def bring(self, *arguments: object, **more: object) -> str:
+        return ""
+
     def close(self) -> None: ...
 
 
@@ -116,7 +119,7 @@ def test_a_device_s_next_step_gets_the_names_that_it_does_not_know() -> None:
         "`edgekit rollback` goes to the previous release; `edgekit sign NAME:VERSION --rollback` "
         "permits a downgrade"
     )
-    assert _named(said, "pi", "phi:1") == (
+    assert named(said, "pi", "phi:1") == (
         "`edgekit rollback pi` goes to the previous release; `edgekit sign phi:1 --rollback` "
         "permits a downgrade"
     )

@@ -333,9 +333,9 @@ def test_a_damaged_file_of_pins_is_no_reason_to_fail(root: Root) -> None:
 def test_the_retention_never_lets_a_kept_release_lack_what_it_uses() -> None:
     a, b, c = (Digest.of(each) for each in (b"a", b"b", b"c"))
     folders = {
-        a: ReleaseFolder("good", 1.0, frozenset({"m", "w"}), frozenset({"t"})),
-        b: ReleaseFolder("good", 2.0, frozenset({"w", "x"}), frozenset({"t", "u"})),
-        c: ReleaseFolder("trial", 3.0, frozenset({"y"}), frozenset({"u"}), in_use=True),
+        a: ReleaseFolder("good", 1, frozenset({"m", "w"}), frozenset({"t"})),
+        b: ReleaseFolder("good", 2, frozenset({"w", "x"}), frozenset({"t", "u"})),
+        c: ReleaseFolder("trial", 3, frozenset({"y"}), frozenset({"u"}), in_use=True),
     }
     found = garbage(
         Survey(

@@ -12,9 +12,10 @@ from typing import NoReturn
 
 import pytest
 
-from edgekit.agent.release import state
+from edgekit.agent.release import statefile
 from edgekit.agent.release.root import Root
-from edgekit.agent.release.state import Releases, StateFileError
+from edgekit.agent.release.state import Releases
+from edgekit.agent.release.statefile import StateFileError
 from edgekit.agent.release.trial import disk as release_disk
 from edgekit.agent.release.trial.events import (
     ActivationComes,
@@ -44,7 +45,7 @@ from tests.fakes.release_disk import KINDS, NEW, OLD, OLDER, Disk, Row, before
 @pytest.fixture(autouse=True)
 def _without_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hundreds of devices: what they hold is compared, not whether it outlives a power cut."""
-    monkeypatch.setattr(state, "_SCHEMA", (*state._SCHEMA, "PRAGMA synchronous=OFF"))
+    monkeypatch.setattr(statefile, "_SCHEMA", (*statefile._SCHEMA, "PRAGMA synchronous=OFF"))
     monkeypatch.setattr("os.fsync", lambda _: None)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from edgekit.agent.release import lease
 from edgekit.agent.release.root import Root
-from edgekit.agent.release.staging.stage import offer, stage
+from edgekit.agent.release.staging.stage import foresee, offer, stage
 from edgekit.bundle.tar import compress, plain_tar
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import (
@@ -200,3 +200,65 @@ def test_a_push_from_which_nothing_arrives_any_more_loses_its_lease(root: Root) 
     os.utime(part, (0, 0))
     lease.claim(root)
     holder.communicate(timeout=10)
+
+
+def contents(root: Root) -> dict[str, object]:
+    """Everything below ROOT: kind, bytes, and when it was written."""
+    return {
+        str(path.relative_to(root.path)): (path.lstat().st_mtime_ns, path.is_file())
+        + ((path.read_bytes(),) if path.is_file() else ())
+        for path in sorted(root.path.rglob("*"))
+    }
+
+
+def test_a_dry_offer_answers_as_the_offer_and_changes_nothing(root: Root) -> None:
+    pinned = release()
+    root.store.put(CONFIG)
+    part = root.store.part_path(Digest.of(WEIGHTS))
+    part.write_bytes(WEIGHTS[:1000])
+    root.store.part_path(Digest.of(TREE)).write_bytes(TREE + b"too long")
+    root.store.put(b"garbage" * 5000)
+    verified = vouched(root, pinned)
+    before = contents(root)
+    told = foresee(root, verified)
+    assert contents(root) == before
+    missing = told["missing"]
+    assert missing == [
+        {"digest": Digest.of(WEIGHTS), "size": len(WEIGHTS), "have": 1000},
+        *[{"digest": Digest.of(TREE), "size": len(TREE), "have": 0}] * 2,
+    ]
+    assert int(str(told["collected"])) >= 35_000
+    room = told["room"]
+    assert isinstance(room, dict)
+    # the agent and the runtime are one blob here: it comes once
+    assert room["missing"] == len(WEIGHTS) - 1000 + len(TREE)
+    assert room["free"] < room["disk"]
+    assert offer(root, verified)["missing"] == missing
+    assert not root.store.part_path(Digest.of(TREE)).exists()
+
+
+def test_a_dry_offer_refuses_what_the_offer_refuses(
+    root: Root, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verified = vouched(root, release(weights_size=1 << 60))
+    before = contents(root)
+    said = []
+    for ask in (foresee, offer):
+        with pytest.raises(EdgekitError, match="too small") as raised:
+            ask(root, verified)
+        said.append(raised.value.why.partition(",")[0])
+        if ask is foresee:
+            assert contents(root) == before
+    assert said[0] == said[1]
+
+
+def test_a_dry_offer_is_refused_while_another_push_is_at_work(root: Root) -> None:
+    verified = vouched(root, release())
+    other = subprocess.Popen(["sleep", "60"])
+    try:
+        root.lease_file.write_text(lease._identity(other.pid))
+        with pytest.raises(EdgekitError, match="another push"):
+            foresee(root, verified)
+    finally:
+        other.kill()
+        other.wait()

@@ -205,6 +205,7 @@ def reason_of(demands: Demands, report: TrialReport) -> str:
             replace(FIT, score=GoldenScore(0, 0, 1.0, 0.0, 0.01)),
             "it makes 0.01 tokens/s, the floor is 0.1",
         ),
+        (Demands(min_tokens_per_second=5.5), FIT, "it makes 5 tokens/s, the floor is 5.5"),
         (
             Demands(max_rss_bytes=2_000_000),
             TrialReport(rss_bytes=3_500_000),
@@ -238,6 +239,19 @@ def test_an_answer_counts_only_with_the_score_of_the_golden_prompts() -> None:
     record, *_ = machine.handle(AgentEnded(""), 105.0)
     assert record == RecordVerdict(
         NEW, ReleaseEvent.FAILED, "no score of its golden prompts within 4 s"
+    )
+
+
+def test_a_floor_holds_for_a_bundle_without_golden_prompts_too() -> None:
+    machine = trying(demands=Demands(min_tokens_per_second=4.0))
+    assert machine.handle(AgentReady(), 101.0) == ()
+    assert machine.handle(Reported(FIT), 101.5)[-1] == KeepRunning()
+    machine = trying(demands=Demands(min_tokens_per_second=4.0))
+    assert machine.handle(AgentReady(), 101.0) == ()
+    assert machine.handle(TimePassed(), 104.1) == (EndAgent(),)
+    record, *_ = machine.handle(AgentEnded(""), 105.0)
+    assert record == RecordVerdict(
+        NEW, ReleaseEvent.FAILED, "no measure of its tokens/s within 4 s"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sqlite3
 from pathlib import Path
 
@@ -15,7 +16,11 @@ from edgekit.fleet.rollout.journal import RolloutJournal
 from edgekit.fleet.rollout.waves import RolloutPlan, Terms
 
 PLAN = RolloutPlan(
-    Digest.of(b"x"), [["a"], ["b", "c"]], dict.fromkeys("abc", "linux/arm64"), Terms(parallel=2)
+    Digest.of(b"x"),
+    [["a"], ["b", "c"]],
+    dict.fromkeys("abc", "linux/arm64"),
+    Terms(parallel=2, hook_before=["./check.sh", "a word"], hook_seconds=5.0),
+    {"b": "mon-fri 22:00-05:00 Europe/Berlin"},
 )
 EVENTS = (
     events.RolloutStarted("me"),
@@ -27,6 +32,7 @@ EVENTS = (
     events.DeviceFailed("c", "golden prompts"),
     events.HookEnded("exit code 1"),
     events.WindowChanged(open=False),
+    events.WindowChanged(open=True, window="mon-fri 22:00-05:00 Europe/Berlin"),
     events.PauseOrdered("me", "lunch"),
     events.ResumeOrdered("me", retry_failed=True),
     events.DeviceBack("a"),
@@ -61,7 +67,7 @@ def test_every_event_is_read_as_it_was_written(journal: RolloutJournal) -> None:
         "DELETE FROM rows WHERE number = 3",
         "DELETE FROM rows WHERE number = 0",
         "UPDATE rows SET hash = 'abc' WHERE number = 5",
-        "INSERT INTO rows SELECT 15, at, what, hash FROM rows WHERE number = 14",
+        "INSERT INTO rows SELECT 16, at, what, hash FROM rows WHERE number = 15",
     ],
 )
 def test_a_changed_history_shows(journal: RolloutJournal, change: str) -> None:
@@ -76,6 +82,30 @@ def test_a_shorter_history_has_another_head(journal: RolloutJournal) -> None:
     with sqlite3.connect(journal.path) as db:
         db.execute("DELETE FROM rows WHERE number = ?", (len(rows),))
     assert journal.read()[2] != head
+
+
+def test_whatever_bit_of_the_file_flips_it_is_refused_or_nothing_has_changed(
+    journal: RolloutJournal, tmp_path: Path
+) -> None:
+    data, told = journal.path.read_bytes(), journal.read()
+    chance = random.Random(4)
+    refused = 0
+    for _ in range(400):
+        place, bit = chance.randrange(len(data)), 1 << chance.randrange(8)
+        flipped = tmp_path / "flipped.db"
+        flipped.write_bytes(data[:place] + bytes([data[place] ^ bit]) + data[place + 1 :])
+        try:
+            assert RolloutJournal(flipped).read() == told
+        except VerificationError:
+            refused += 1
+    assert refused > 50
+
+
+def test_a_file_that_cannot_be_opened_is_no_damage(tmp_path: Path) -> None:
+    (tmp_path / "1.db").mkdir()
+    with pytest.raises(EdgekitError, match="cannot be used") as raised:
+        RolloutJournal(tmp_path / "1.db").read()
+    assert raised.value.exit_code == 1
 
 
 def test_a_plan_is_written_once(journal: RolloutJournal, tmp_path: Path) -> None:

@@ -172,3 +172,11 @@ def test_a_slot_that_can_only_be_emptied_is_scored() -> None:
 def _quiet() -> Iterator[None]:
     with np.errstate(all="raise"):  # a warning of numpy would be in a device's log
         yield
+
+
+def test_the_speed_of_steps_is_measured_without_a_record() -> None:
+    decoder = FakeDecoder(512)
+    assert golden.speed(decoder, clock=iter(range(100)).__next__) == 1.0
+    assert decoder.length(0) == 0
+    assert golden.speed(FakeDecoder(512), 3.0, clock=iter(range(100)).__next__) == 1.0
+    assert golden.speed(FakeDecoder(4, min_slice=2), clock=iter(range(100)).__next__) == 1.0

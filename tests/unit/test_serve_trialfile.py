@@ -125,3 +125,14 @@ def test_the_service_reports_only_on_trial(tmp_path: Path) -> None:
 def test_the_worker_scores_what_it_is_told() -> None:
     settings = worker_settings(AgentConfig("pi"), bundle(), "r", Path("/m"), Path("/t"), "/g.json")
     assert settings.golden == "/g.json"
+
+
+@pytest.mark.parametrize(
+    ("floor", "on_trial", "measured"), [(4.0, True, True), (0.0, True, False), (4.0, False, False)]
+)
+def test_the_worker_measures_tokens_per_second_on_trial_where_a_floor_is_set(
+    floor: float, on_trial: bool, measured: bool
+) -> None:
+    config = AgentConfig("pi", min_tokens_per_second=floor)
+    where = (bundle(), "r", Path("/m"), Path("/t"))
+    assert worker_settings(config, *where, on_trial=on_trial).measure_speed is measured

@@ -43,9 +43,10 @@ from edgekit.core.manifest import (
 from edgekit.errors import UsageError
 from edgekit.fleet import inventory
 from edgekit.fleet.commands import Argv, CommandResult
-from edgekit.fleet.drive import DeviceDriver, push
+from edgekit.fleet.drive import DeviceDriver
 from edgekit.fleet.facts import DeviceFacts
 from edgekit.fleet.plan import check_settings, config_bytes
+from edgekit.fleet.push import ReleaseSource, stage_on
 from edgekit.store import BlobStore
 from edgekit.trust.pinned import pin
 
@@ -296,6 +297,9 @@ class Recorder:
     def append(self, *arguments: object) -> None:
         raise AssertionError("a byte moves")
 
+    def bring(self, *arguments: object, **more: object) -> str:
+        raise AssertionError("a byte moves")
+
     def close(self) -> None: ...
 
 
@@ -309,11 +313,12 @@ def test_a_push_refuses_an_unknown_key_before_a_byte_moves(tmp_path: Path) -> No
         2, MANIFEST_TYPE, BUNDLE_TYPE, Descriptor(CONFIG_TYPE, bundle, 1), [agent, runtime]
     )
     pinned = pin(encode(whole), Digest.of(encode(whole)))
+    source = ReleaseSource(pinned, None, store, lambda _: ("", b""))
     driver = DeviceDriver("pi", inventory.Device("ssh:pi"), Recorder(device(manifest())), "/r")
     with pytest.raises(UsageError, match="words_per_answer"):
-        push(driver, pinned, None, store, ASKED, lambda _: ("", b""), lambda _: None)
+        stage_on(driver, source, ASKED, lambda _: None)
     with pytest.raises(AssertionError, match="only the probe"):  # without it, it goes on
-        push(driver, pinned, None, store, Newer("pi"), lambda _: ("", b""), lambda _: None)
+        stage_on(driver, source, Newer("pi"), lambda _: None)
 
 
 # --- a push that changes nothing

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
@@ -25,6 +27,7 @@ from edgekit.trust.metadata import (
     accept,
     parse_offered,
 )
+from edgekit.trust.rules import trusted_set
 from edgekit.trust.signed import Metadata, SignedRelease
 from edgekit.trust.verified import VerifiedManifest, verify
 from tests.believing import DATA, DAY, NOW, first, keep, maker, next_of, refused
@@ -361,15 +364,38 @@ def test_verify_pins_before_it_looks_into_the_bytes() -> None:
 
 def test_the_private_name_of_python_tuf_is_there_and_has_a_reference_time() -> None:
     import tuf
-    from tuf.ngclient._internal import trusted_metadata_set
 
     assert tuf.__version__ == "7.0.1"
     made = maker()
     kept = first(made)
-    from tuf.ngclient.config import EnvelopeType
-
-    files = trusted_metadata_set.TrustedMetadataSet(kept.root.encode(), EnvelopeType.METADATA)
+    files = trusted_set(kept.root.encode())
+    assert type(files).__module__ == "tuf.ngclient._internal.trusted_metadata_set"
     assert files.reference_time.tzinfo is not None
     files.reference_time += timedelta(days=9999)
     with pytest.raises(Exception, match=r"root\.json is expired"):
         files.update_timestamp(kept.timestamp.encode())
+
+
+def test_verifying_imports_no_fetcher_and_leaves_the_whole_client_to_others() -> None:
+    """A process that verifies would pay 0.12 s for urllib3, which it does not use."""
+    script = """
+import sys
+from edgekit.trust.rules import trusted_set
+try:
+    trusted_set(b"{}")
+except Exception as error:
+    print(type(error).__name__)
+print("urllib3" in sys.modules, "tuf.ngclient._internal.trusted_metadata_set" in sys.modules)
+from tuf.ngclient import Updater
+print("urllib3" in sys.modules, Updater.__module__)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.split() == [
+        "DeserializationError",
+        "False",
+        "True",
+        "True",
+        "tuf.ngclient.updater",
+    ]

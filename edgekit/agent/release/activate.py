@@ -117,7 +117,7 @@ def _shown(root: Root, digest: Digest, *, changed: bool) -> dict[str, object] | 
         return answer
     if release.state != ReleaseState.TRIAL or of_this is None or of_this.soaked is None:
         return None
-    return answer | {"soak_seconds": round(max(of_this.soaked - time.time(), 0.0), 1)}
+    return answer | {"soak_seconds": of_this.soak_left(time.time())}
 
 
 def _verdict(
@@ -203,7 +203,7 @@ def rollback(root: Root, supervisor: Supervisor) -> dict[str, object]:
     Raises:
         EdgekitError: there is no previous release, or its trial failed.
     """
-    previous = root.linked(root.previous)
+    previous = root.way_back(root.previous)
     if previous is None or previous == root.linked(root.current):
         raise EdgekitError("there is no previous release on this device")
     return activate(root, previous, supervisor, _own_config(root, previous))

@@ -5,7 +5,10 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from edgekit.agent.release import stopped
+import msgspec
+
+from edgekit.agent.release import holder, stopped
+from edgekit.agent.release.door.sessions import describe_door
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.space.survey import pinned
 from edgekit.agent.release.staging.permission import describe_trust
@@ -13,6 +16,7 @@ from edgekit.agent.release.state import Release, Releases, TrialRow, UnprovenRow
 from edgekit.agent.release.supervisor.process import Supervisor
 from edgekit.agent.release.trial.demands import retry_seconds
 from edgekit.agent.release.trial.evidence import read_json
+from edgekit.agent.release.upkeep.scrub import last
 from edgekit.core.digest import Digest
 from edgekit.core.release import ReleaseState
 
@@ -58,8 +62,10 @@ def describe(root: Root, supervisor: Supervisor) -> dict[str, object]:
         "trial": _trial(trial, running),
         "refusals": releases.refusals(),
         "trust": describe_trust(root),
-        "scrub": read_json(root.scrub_file) or None,
+        "scrub": msgspec.to_builtins(last(root), enc_hook=str),
         "pinned": sorted(pinned(root)),
+        "lease": None if (lease := holder.held(root)) is None else msgspec.to_builtins(lease),
+        "door": describe_door(root),
         "releases": [row.to_dict() | {"held": root.release(row.digest).exists()} for row in rows],
     }
 
@@ -83,7 +89,7 @@ def _why(
     if running.reason:
         return f"its new configuration failed: {running.reason}"
     failed = next((row for row in rows if row.state == ReleaseState.BAD), None)
-    if failed is not None and failed.since > running.since:
+    if failed is not None and rows.index(failed) < rows.index(running):
         return f"release {failed.digest.short} failed: {failed.reason}"
     return "it passed its trial" if running.state == ReleaseState.GOOD else ""
 
@@ -107,10 +113,9 @@ def _trial(trial: TrialRow | None, running: Release | None) -> dict[str, object]
         and running is not None
         and (running.digest, running.state) == (trial.digest, ReleaseState.TRIAL)
     )
-    left = max((trial.soaked or 0.0) - time.time(), 0.0) if soaks else None
     return {
         "release": trial.digest,
         "began": trial.began,
         "silent_seconds": trial.silent_seconds,
-        "soak_seconds": None if left is None else round(left, 1),
+        "soak_seconds": trial.soak_left(time.time()) if soaks else None,
     }

@@ -35,6 +35,15 @@ def claim(root: Root) -> None:
     Raises:
         EdgekitError: another push holds the lease, or the push that started this verb has ended.
     """
+    publish(root.lease_file, claimable(root).encode(), 0o600)
+
+
+def claimable(root: Root) -> str:
+    """Check that a push may take the lease, without taking it; what the lease would say.
+
+    Raises:
+        EdgekitError: as `claim`.
+    """
     pid = _pusher()
     if pid == 1 and not _is_controller(pid):
         raise EdgekitError(
@@ -54,7 +63,7 @@ def claim(root: Root) -> None:
                 "wait for it to end and push again; after "
                 f"{QUIET_SECONDS:g} s without bytes the next push takes its place",
             )
-    publish(root.lease_file, mine.encode(), 0o600)
+    return mine
 
 
 def is_held(root: Root) -> bool:
@@ -69,6 +78,18 @@ def release(root: Root) -> None:
     """Give back the lease if the process that started this verb holds it."""
     if (holder := _holder(root)) and holder == _identity(_pusher()):
         root.lease_file.unlink()
+
+
+def session() -> str:
+    """The process that started this verb, as a lease names it; empty if it has ended."""
+    pid = _pusher()
+    return _identity(pid) if pid > 1 or _is_controller(pid) else ""
+
+
+def drop_other(root: Root) -> None:
+    """Take the lease away from another process: who may do that is decided elsewhere."""
+    if _holder(root) not in ("", _identity(_pusher())):
+        root.lease_file.unlink(missing_ok=True)
 
 
 def _holder(root: Root) -> str:

@@ -19,7 +19,7 @@ def log_tail(root: Root) -> str:
     """The last lines of the device's log, for the `why` of an error."""
     try:
         lines = root.log_file.read_text("utf-8", "replace").splitlines()
-    except FileNotFoundError:
+    except OSError:
         return ""
     return " | ".join(lines[-LOG_TAIL_LINES:])
 

@@ -15,7 +15,9 @@ from pathlib import Path
 import msgspec
 
 from edgekit.agent.release.root import Root
+from edgekit.agent.release.trial.evidence import read_json
 from edgekit.core.config import parse_known_agent_config
+from edgekit.core.wire import UNREADABLE
 from edgekit.errors import EdgekitError, UsageError
 from edgekit.store import publish
 
@@ -48,7 +50,7 @@ def retune(root: Root) -> dict[str, object]:
 def _forget(root: Root, release: str) -> int:
     try:
         kept = msgspec.json.decode(root.tuning_file.read_bytes(), type=list[dict[str, object]])
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+    except (OSError, *UNREADABLE):
         root.tuning_file.unlink(missing_ok=True)  # a damaged file is measured again all the same
         return 0
     others = [each for each in kept if not str(each.get("key")).startswith(f"{release} ")]
@@ -60,10 +62,9 @@ def _forget(root: Root, release: str) -> int:
 def _end_agent(root: Root) -> bool:
     """Send SIGTERM to the agent that the ready file names, if that is an agent of this ROOT."""
     try:
-        ready = msgspec.json.decode(root.ready_file.read_bytes(), type=dict[str, object])
-        pid = int(str(ready["pid"]))
+        pid = int(str(read_json(root.ready_file)["pid"]))
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, KeyError, ValueError):
+    except (OSError, KeyError, ValueError):
         return False
     if b"serve" not in words or os.fsencode(root.path) not in words:
         return False

@@ -13,7 +13,7 @@ from typing import TextIO
 
 from edgekit.core import layout
 from edgekit.core.digest import Digest
-from edgekit.errors import EdgekitError
+from edgekit.errors import EdgekitError, VerificationError
 from edgekit.store import BlobStore
 
 YIELDS = "yields"  # what the lock's file says while its holder gives it back within a moment
@@ -128,6 +128,11 @@ class Root:
         return self.path / layout.LEASE_FILE
 
     @property
+    def holder_file(self) -> Path:
+        """Which rollout holds the device, and until when."""
+        return self.path / layout.HOLDER_FILE
+
+    @property
     def reserve_file(self) -> Path:
         """Bytes that are set aside for the way back of a trial."""
         return self.path / layout.RESERVE_FILE
@@ -162,11 +167,16 @@ class Root:
         return self.path / layout.release(digest)
 
     def linked(self, link: Path) -> Digest | None:
-        """The release that a link names, or None if there is no link."""
+        """The release that a link names, or None if it names none, or is no link."""
         try:
             return Digest.from_hex(link.readlink().name)
-        except FileNotFoundError:
+        except (OSError, VerificationError):
             return None
+
+    def way_back(self, link: Path) -> Digest | None:
+        """The release that a link names if its folder is there: what else could run again."""
+        named = self.linked(link)
+        return named if named is not None and self.release(named).is_dir() else None
 
     def create(self) -> None:
         """Make the folders; the root is for its owner alone, because it holds prompts."""

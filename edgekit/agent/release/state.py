@@ -5,8 +5,10 @@ The agent reads and writes only the columns below and leaves the columns of a la
 A state that this version does not know counts as `staged`: the release's folder is whole, and only
 a trial can tell whether the release answers. `agent state` shows such a state as it is recorded.
 
-Three more tables: `trials` has one row, of the trial that began last; `unproven` has the release
-that waits for another trial; `refusals` has the last `MOST_REFUSALS` bundles that were not taken.
+Five more tables: `trials` has one row, of the trial that began last; `unproven` has the release
+that waits for another trial; `refusals` has the last `MOST_REFUSALS` bundles that were not taken;
+`changes` numbers the changes of releases, because a device's clock may be set back between two;
+`counters` is that of `staging/counters`. The file and its tables are in `statefile`.
 
 On a full disk a verdict must still be recorded. `widen` gives the file free pages, and the rollback
 journal its length; the journal is kept (`journal_mode=PERSIST`). A later change then takes no new
@@ -17,56 +19,20 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any, TypeVar
 
+import msgspec
+
+from edgekit.agent.release.statefile import opened
 from edgekit.core import layout
-from edgekit.core.digest import Digest
+from edgekit.core.digest import Digest, decode_hook
 from edgekit.core.release import ReleaseEvent, ReleaseState, after
-from edgekit.errors import EdgekitError
+from edgekit.errors import VerificationError
 
-_SCHEMA = (
-    """
-CREATE TABLE IF NOT EXISTS releases (
-    digest TEXT PRIMARY KEY,
-    name   TEXT NOT NULL,
-    version TEXT NOT NULL,
-    state  TEXT NOT NULL,
-    since  REAL NOT NULL,          -- Unix seconds
-    tries  INTEGER NOT NULL DEFAULT 0, -- supervisors that started it during this trial
-    reason TEXT NOT NULL DEFAULT ''
-)
-""",
-    """
-CREATE TABLE IF NOT EXISTS trials (
-    digest TEXT PRIMARY KEY,
-    began REAL NOT NULL,           -- Unix seconds
-    connected INTEGER NOT NULL,    -- the release before was connected to the broker
-    silent_seconds REAL,           -- from the end of the agent before to the next answer
-    soaked REAL                    -- Unix seconds at which its soak ends
-)
-""",
-    """
-CREATE TABLE IF NOT EXISTS unproven (
-    digest TEXT PRIMARY KEY,
-    since REAL NOT NULL,           -- Unix seconds, of the latest unproven trial
-    tries INTEGER NOT NULL,        -- trials that were unproven
-    reason TEXT NOT NULL,
-    waiting INTEGER NOT NULL       -- 0: another trial has begun since
-)
-""",
-    """
-CREATE TABLE IF NOT EXISTS refusals (
-    at REAL NOT NULL,              -- Unix seconds
-    digest TEXT NOT NULL,
-    what TEXT NOT NULL,
-    why TEXT NOT NULL
-)
-""",
-)
-BUSY_SECONDS = 10.0
 MAX_REASON = 4000  # characters; a log's last lines may be long
 HISTORY = 20  # releases without a folder whose rows stay
 ROOM_BYTES = 64 << 10  # of free pages, and of the journal: 8 changes with the longest reason
@@ -117,6 +83,15 @@ class TrialRow:
     silent_seconds: float | None
     soaked: float | None
 
+    def soak_left(self, now: float) -> float:
+        """How long it yet soaks, in seconds, by a clock that may have been set back meanwhile.
+
+        Args:
+            now: Unix seconds.
+        """
+        until = self.soaked or 0.0
+        return round(min(max(until - now, 0.0), max(until - self.began, 0.0)), 1)
+
 
 @dataclass(frozen=True, slots=True)
 class UnprovenRow:
@@ -138,6 +113,10 @@ class UnprovenRow:
 
 
 _COLUMNS = ", ".join(field.name for field in fields(Release))
+_ALL = f"""
+SELECT {_COLUMNS} FROM releases LEFT JOIN changes USING (digest)
+ORDER BY ifnull(changes.number, 0) DESC, since DESC, digest
+"""  # noqa: S608  own names
 _STAGE = """
 INSERT INTO releases (digest, name, version, state, since, tries, reason)
 VALUES (?, ?, ?, ?, ?, 0, '')
@@ -145,6 +124,10 @@ ON CONFLICT (digest) DO UPDATE SET name = excluded.name, version = excluded.vers
     state = excluded.state, since = excluded.since, tries = 0, reason = ''
 """
 _MOVE = "UPDATE releases SET state = ?, since = ?, tries = 0, reason = ? WHERE digest = ?"
+_CHANGED = """
+INSERT INTO changes VALUES (?, (SELECT ifnull(max(number), 0) + 1 FROM changes))
+ON CONFLICT (digest) DO UPDATE SET number = excluded.number
+"""
 _OVER = ReleaseEvent.SUPERSEDED
 _UNPROVE = """
 INSERT INTO unproven (digest, since, tries, reason, waiting) VALUES (?, ?, 1, ?, 1)
@@ -156,46 +139,18 @@ DELETE FROM refusals WHERE rowid <= (SELECT max(rowid) FROM refusals) - ?
 """
 
 
-class StateFileError(EdgekitError):
-    """`state.db` cannot be read or written: a full disk, a missing right, a damaged file."""
-
-
-def unusable(path: Path, error: sqlite3.Error) -> StateFileError:
-    """The error for a file that SQLite cannot use."""
-    return StateFileError(
-        f"{path} cannot be read or written",
-        str(error),
-        "check the free space and the health of the device's disk, then run it again",
-    )
+_Row = TypeVar("_Row", Release, TrialRow, UnprovenRow)
 
 
 class Releases:
     """The releases of one device; every method raises StateFileError if the file fails."""
 
     def __init__(self, root: Path) -> None:
+        self._root = root
         self._path = root / layout.RELEASES_DB
 
-    @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        """Open the file for one transaction, which survives a power cut once it has ended.
-
-        `EXTRA` also syncs the folder after the rollback journal is gone. With `FULL` a power cut
-        may bring the journal back, which undoes the last transaction: the try of a trial that
-        takes the device down would never be on record (sqlite.org/pragma.html#pragma_synchronous).
-        `PERSIST` keeps the journal's blocks: a full disk does not stop a change (`widen`).
-
-        Raises:
-            StateFileError: the disk is full or broken; nothing was recorded.
-        """
-        try:
-            with closing(sqlite3.connect(self._path, timeout=BUSY_SECONDS)) as db, db:
-                db.execute("PRAGMA synchronous=EXTRA")
-                db.execute("PRAGMA journal_mode=PERSIST")
-                for table in _SCHEMA:
-                    db.execute(table)
-                yield db
-        except sqlite3.Error as error:
-            raise unusable(self._path, error) from error
+    def _open(self) -> AbstractContextManager[sqlite3.Connection]:
+        return opened(self._root)
 
     def widen(self) -> None:
         """Make the next changes need no new block of the disk.
@@ -217,13 +172,15 @@ class Releases:
         with self._open() as db:
             rows = [(digest,) for digest in gone[HISTORY:]]
             db.executemany("DELETE FROM releases WHERE digest = ?", rows)
+            db.executemany("DELETE FROM changes WHERE digest = ?", rows)
 
     def all(self) -> list[Release]:
-        """Every recorded release, latest change first."""
+        """Every recorded release, latest change first; makes no file where there is none."""
+        if not self._path.exists():
+            return []
         with self._open() as db:
-            query = f"SELECT {_COLUMNS} FROM releases ORDER BY since DESC, digest"  # noqa: S608  own names
-            rows = db.execute(query).fetchall()
-        return [Release(Digest.parse(row[0]), *row[1:]) for row in rows]
+            rows = db.execute(_ALL).fetchall()
+        return [found for row in rows if (found := _read(row, Release)) is not None]
 
     def get(self, digest: Digest) -> Release | None:
         """One release, or None if it is not recorded."""
@@ -237,6 +194,7 @@ class Releases:
             return
         with self._open() as db:
             db.execute(_STAGE, (digest, name, version, state, time.time()))
+            db.execute(_CHANGED, (digest,))
 
     def move(self, digest: Digest, event: ReleaseEvent, reason: str = "") -> ReleaseState:
         """Move a release along the transition table; a verdict ends its being unproven.
@@ -248,6 +206,7 @@ class Releases:
         state = after(_state(known), event)
         with self._open() as db:
             db.execute(_MOVE, (state, time.time(), reason[:MAX_REASON], digest))
+            db.execute(_CHANGED, (digest,))
             if event != ReleaseEvent.ACTIVATE:
                 db.execute("DELETE FROM unproven WHERE digest = ?", (digest,))
         return state
@@ -272,18 +231,20 @@ class Releases:
             for other in others:
                 event = ReleaseEvent.RESTORED if other.digest == previous else _OVER
                 db.execute(_MOVE, (after(ReleaseState.TRIAL, event), now, "", other.digest))
+                db.execute(_CHANGED, (other.digest,))
             db.execute("DELETE FROM unproven WHERE digest != ?", (digest,))
             db.execute("UPDATE unproven SET waiting = 0")
             db.execute("DELETE FROM trials")
             db.execute("INSERT INTO trials VALUES (?, ?, ?, NULL, NULL)", (digest, now, connected))
             db.execute(_MOVE, (state, now, "", digest))
+            db.execute(_CHANGED, (digest,))
 
     def trial(self) -> TrialRow | None:
         """The trial that began last, or None on a device that had none."""
         with self._open() as db:
             query = "SELECT digest, began, connected, silent_seconds, soaked FROM trials"
             row = db.execute(query).fetchone()
-        return row and TrialRow(Digest.parse(row[0]), row[1], bool(row[2]), row[3], row[4])
+        return _read(row, TrialRow)
 
     def soaks(self, digest: Digest, seconds: float) -> None:
         """Record that a release on trial has shown everything, and for how long it must yet run."""
@@ -313,6 +274,7 @@ class Releases:
         now = time.time()
         with self._open() as db:
             db.execute(_MOVE, (state, now, "", digest))
+            db.execute(_CHANGED, (digest,))
             db.execute(_UNPROVE, (digest, now, reason[:MAX_REASON]))
 
     def unproven(self) -> UnprovenRow | None:
@@ -320,7 +282,7 @@ class Releases:
         with self._open() as db:
             query = "SELECT digest, since, tries, reason, waiting FROM unproven ORDER BY since DESC"
             row = db.execute(query).fetchone()
-        return row and UnprovenRow(Digest.parse(row[0]), row[1], row[2], row[3], bool(row[4]))
+        return _read(row, UnprovenRow)
 
     def refused(self, digest: Digest | str, what: str, why: str) -> None:
         """Record that a bundle was not taken; the oldest of more than `MOST_REFUSALS` goes."""
@@ -343,6 +305,17 @@ class Releases:
             db.execute("UPDATE releases SET tries = tries + 1 WHERE digest = ?", (digest,))
             row = db.execute("SELECT tries FROM releases WHERE digest = ?", (digest,)).fetchone()
         return int(row[0])
+
+
+def _read(row: tuple[Any, ...] | None, kind: type[_Row]) -> _Row | None:
+    """A row as its kind; None without one, or for one that no edgekit has written."""
+    if row is None:
+        return None
+    try:
+        named = dict(zip((field.name for field in fields(kind)), row, strict=True))
+        return msgspec.convert(named, kind, strict=False, dec_hook=decode_hook)
+    except (msgspec.ValidationError, VerificationError):
+        return None
 
 
 def _state(release: Release | None) -> ReleaseState | None:

@@ -7,6 +7,7 @@ cut in between does not bring the agent back.
 from __future__ import annotations
 
 import time
+from math import isfinite
 
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.supervisor.process import Supervisor
@@ -41,10 +42,12 @@ def start(root: Root, supervisor: Supervisor) -> dict[str, object]:
 
 def since(root: Root) -> float | None:
     """Unix seconds since when an operator has the device stopped; None if it is not stopped."""
+    stopped = 0.0
     try:
         stopped = root.stopped_file.stat().st_mtime
-        return float(root.stopped_file.read_text("ascii"))
+        told = float(root.stopped_file.read_text("ascii"))
     except FileNotFoundError:
         return None
-    except ValueError:  # not written by us: it is stopped all the same
+    except (ValueError, OSError):  # not written by us: it is stopped all the same
         return stopped
+    return told if isfinite(told) else stopped

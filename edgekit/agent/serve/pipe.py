@@ -48,6 +48,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, tag="settings", forbid_unknown
         tune_seconds: for how long the worker may measure them.
         golden: path of the golden prompts to score before the worker is ready; empty for none.
         golden_seconds: after this time no other golden prompt is begun.
+        measure_speed: measure tokens/s where the golden prompts do not.
     """
 
     model: str
@@ -62,6 +63,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, tag="settings", forbid_unknown
     tune_seconds: float
     golden: str = ""
     golden_seconds: float = 0.0
+    measure_speed: bool = False
 
 
 class Start(msgspec.Struct, frozen=True, tag="start"):

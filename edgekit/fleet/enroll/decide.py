@@ -111,6 +111,12 @@ def enroll_plan(found: Surroundings, wish: Wish) -> EnrollPlan:
         EdgekitError: ROOT is a link or belongs to another account.
     """
     check_same(found.made, wish)
+    if ":" in str(wish.root) or not str(wish.root).isprintable():
+        raise UsageError(
+            f"{str(wish.root)!r} can be no root of a device",
+            "a colon separates two folders for Python, and a control character ends a line of cron",
+            "set root= of the device in fleet.toml to another folder",
+        )
     owner = AGENT_ACCOUNT if wish.system else found.user
     if found.root_is_link or found.root_owner not in ("", owner):
         whose = "is a link" if found.root_is_link else f"belongs to {found.root_owner}"
@@ -211,6 +217,10 @@ def _account(name: str, home: PurePosixPath) -> Step:
 
 def _user_plan(found: Surroundings, wish: Wish) -> EnrollPlan:
     starts, notes = how_it_starts(found, wish)
+    if found.uid == 0:
+        why = found.no_systemd or found.no_useradd or "it was not asked for"
+        note = f"no system install: {why}; so the agent and each push run as root there. "
+        notes = (*notes, note + "`--as USER` enrolls an account that can do less")
     steps = [_begin(wish), folder(wish.root, 0o700)]
     if starts is Starts.USER:
         steps.append(Step("linger", f"loginctl enable-linger for {found.user}", {"on": True}))

@@ -60,6 +60,14 @@ def cron_runs() -> bool:
     return False
 
 
+def cron_problem() -> str:
+    """Why lines of this cron would not start anything at boot; empty if they do."""
+    program = shutil.which("crontab", path=f"{os.environ.get('PATH', '')}:{PATH}") or ""
+    if os.path.basename(os.path.realpath(program)).startswith("busybox"):
+        return "cron is that of busybox, which knows no @reboot"
+    return ""
+
+
 def account(name: str) -> dict[str, object] | None:
     """An account of this device."""
     try:
@@ -118,7 +126,7 @@ def look(root: Path, record_file: Path, home: Path) -> dict[str, object]:
         "no_systemd": systemd,
         "no_user_systemd": user_systemd,
         "linger": Path("/var/lib/systemd/linger", user).exists(),
-        "no_crontab": why_not(code, said),
+        "no_crontab": why_not(code, said) or cron_problem(),
         "crontab": crontab,
         "cron_runs": cron_runs(),
         "accounts": {name: account(name) for name in ("edgekit", "edgekit-push")},

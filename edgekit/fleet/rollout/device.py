@@ -6,6 +6,8 @@ from enum import StrEnum
 
 import msgspec
 
+from edgekit.core.digest import Digest
+
 
 class DeviceState(StrEnum):
     """Where a device is in a rollout."""
@@ -33,29 +35,35 @@ class Move(StrEnum):
     FAILED = "fails"
     AWAY = "is away"
     AGAIN = "is tried again"
+    ASK = "is asked for its verdict"
     GO_BACK = "its way back begins"
     BACK = "is back"
 
 
 _S, _M = DeviceState, Move
-_BUSY = (_S.STAGING, _S.STAGED, _S.SWITCHING, _S.SOAKING)
+BEGUN = (_S.STAGING, _S.STAGED, _S.SWITCHING, _S.SOAKING)
+"""The release is on its way to the device, or on trial there."""
 MOVES: dict[tuple[DeviceState, Move], DeviceState] = (
     {
         (_S.WAITING, _M.STAGE): _S.STAGING,
         (_S.STAGING, _M.STAGED): _S.STAGED,
+        # Its controller died, or it was away, before the switch began there.
+        (_S.SWITCHING, _M.STAGED): _S.STAGED,
+        (_S.SOAKING, _M.STAGED): _S.STAGED,
         (_S.STAGED, _M.SWITCH): _S.SWITCHING,
         (_S.SWITCHING, _M.ANSWERS): _S.SOAKING,
         (_S.SOAKING, _M.ANSWERS): _S.SOAKING,
         (_S.AWAY, _M.AGAIN): _S.WAITING,
+        (_S.AWAY, _M.ASK): _S.SOAKING,
         (_S.FAILED, _M.AGAIN): _S.WAITING,
         (_S.GOING_BACK, _M.BACK): _S.BACK,
         (_S.GOING_BACK, _M.FAILED): _S.FAILED,
         (_S.GOING_BACK, _M.AWAY): _S.AWAY,
     }
     # A device runs the release already, or has judged it while its controller was dead.
-    | {(state, _M.GOOD): _S.GOOD for state in _BUSY}
-    | {(state, _M.FAILED): _S.FAILED for state in _BUSY}
-    | {(state, _M.AWAY): _S.AWAY for state in _BUSY}
+    | {(state, _M.GOOD): _S.GOOD for state in BEGUN}
+    | {(state, _M.FAILED): _S.FAILED for state in BEGUN}
+    | {(state, _M.AWAY): _S.AWAY for state in BEGUN}
     | {
         (state, _M.GO_BACK): _S.GOING_BACK
         for state in (_S.WAITING, _S.STAGED, _S.SOAKING, _S.GOOD, _S.AWAY)
@@ -76,7 +84,8 @@ class DeviceProgress(msgspec.Struct):
         reason: why it failed or is away; empty otherwise.
         tries: how often it was away in a row.
         since: Unix seconds of the last move.
-        switched: whether this rollout has begun to switch it.
+        switched: whether this rollout has begun to switch it from another release.
+        before: the release that it ran when it was staged; None: nothing.
         due: Unix seconds of the next try of a device that is away.
     """
 
@@ -86,6 +95,7 @@ class DeviceProgress(msgspec.Struct):
     since: float = 0.0
     switched: bool = False
     due: float = 0.0
+    before: Digest | None = None
 
     def move(self, move: Move, now: float, reason: str = "") -> bool:
         """Move along the table; whether it has such a move."""
@@ -93,7 +103,6 @@ class DeviceProgress(msgspec.Struct):
         if after is None:
             return False
         self.state, self.since, self.reason = after, now, reason
-        self.switched |= after == DeviceState.SWITCHING
         if after in (DeviceState.BACK, DeviceState.FAILED):  # it has gone back, or never switched
             self.switched = False
         if after == DeviceState.GOOD:

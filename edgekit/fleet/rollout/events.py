@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import msgspec
 
+from edgekit.core.digest import Digest
+
 
 class RolloutEvent(msgspec.Struct, frozen=True, tag_field="event"):
     """Something that happened; a line of the journal."""
@@ -14,9 +16,10 @@ class RolloutEvent(msgspec.Struct, frozen=True, tag_field="event"):
 
 # --- what the devices do ----------------------------------------------------------------------
 class DeviceStaged(RolloutEvent, frozen=True, tag="staged"):
-    """Every byte is on the device and verified; the old release still runs."""
+    """Every byte is on the device and verified; the device runs `before` (None: nothing)."""
 
     device: str
+    before: Digest | None = None
 
 
 class DeviceAnswers(RolloutEvent, frozen=True, tag="answers"):
@@ -27,10 +30,9 @@ class DeviceAnswers(RolloutEvent, frozen=True, tag="answers"):
 
 
 class DeviceGood(RolloutEvent, frozen=True, tag="good"):
-    """The device calls the release good; `already` if it ran it before the rollout came."""
+    """The device calls the release good."""
 
     device: str
-    already: bool = False
 
 
 class DeviceFailed(RolloutEvent, frozen=True, tag="failed"):
@@ -67,9 +69,13 @@ class HookEnded(RolloutEvent, frozen=True, tag="hook"):
 
 
 class WindowChanged(RolloutEvent, frozen=True, tag="window"):
-    """Devices may switch from now on, or may not any more; staging goes on either way."""
+    """Devices may switch from now on, or may not any more; staging goes on either way.
+
+    `window` is one of the plan's: it is said of the devices that have it. Empty: of all devices.
+    """
 
     open: bool
+    window: str = ""
 
 
 class PauseOrdered(RolloutEvent, frozen=True, tag="pause"):
@@ -141,9 +147,10 @@ class AskVerdict(msgspec.Struct, frozen=True):
 
 
 class GoBackOn(msgspec.Struct, frozen=True):
-    """Roll a device back to what it ran before."""
+    """Roll a device back to what it ran before the rollout; None: it ran nothing."""
 
     device: str
+    before: Digest | None = None
 
 
 class RunHook(msgspec.Struct, frozen=True):

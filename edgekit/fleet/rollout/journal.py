@@ -12,6 +12,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -30,6 +31,11 @@ CREATE TABLE IF NOT EXISTS rows (
 )
 """
 BUSY_SECONDS = 10.0
+_KEEP = (
+    "move the file to a safe place for whoever looks into it; `edgekit state DEVICE` says what "
+    "runs on a device"
+)
+_DAMAGED = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 class RolloutRow(msgspec.Struct, frozen=True):
@@ -65,8 +71,9 @@ class RolloutJournal:
     def append(self, event: RolloutEvent, now: float) -> str:
         """Write an event so that a power cut does not lose it; return the head."""
         with self._open() as db:
+            db.execute("PRAGMA user_version = 0")
             db.execute("BEGIN IMMEDIATE")
-            return _append(db, msgspec.json.encode(event), now)
+            return _append(db, msgspec.json.encode(event, enc_hook=encode_hook), now)
 
     def read(self) -> tuple[RolloutPlan, list[RolloutRow], str]:
         """The plan, all events, and the head.
@@ -85,24 +92,48 @@ class RolloutJournal:
             raise EdgekitError(f"{self.path} holds no rollout", "it was ended before its plan")
         head = ""
         for expected, (number, at, what, told) in enumerate(rows):
-            head = _hash(head, at, what)
+            head = _hash(head, at, what or b"")
             if number != expected or told != head:
                 raise VerificationError(
                     f"row {expected} of {self.path} is not as it was written",
                     "its hash or its number is another one",
-                    "keep the file for whoever looks into it; `edgekit state` says what runs where",
+                    _KEEP,
                 )
+        plan = self._decoded(rows[0][2], RolloutPlan)
+        return plan, [self._row(*row[1:]) for row in rows[1:]], head
+
+    def _row(self, at: str, what: bytes, told: str) -> RolloutRow:
+        return RolloutRow(float(at), self._decoded(what, AnyEvent), told)
+
+    def _decoded(self, what: bytes, kind: Any) -> Any:
         try:
-            plan = msgspec.json.decode(rows[0][2], type=RolloutPlan, dec_hook=decode_hook)
-            events = [
-                RolloutRow(float(at), msgspec.json.decode(what, type=AnyEvent), told)
-                for _, at, what, told in rows[1:]
-            ]
+            return msgspec.json.decode(what, type=kind, dec_hook=decode_hook)
         except msgspec.MsgspecError as error:
             raise EdgekitError(
                 f"{self.path} cannot be read", str(error), "a later edgekit wrote it: use that one"
             ) from error
-        return plan, events, head
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether its rollout was over when it was closed, and nothing was written since."""
+        with self._open() as db:
+            return bool(db.execute("PRAGMA user_version").fetchone()[0])
+
+    def close(self) -> None:
+        """Note that the rollout is over, for those who look for one that is not."""
+        with self._open() as db:
+            db.execute("PRAGMA user_version = 1")
+
+    def since(self, number: int) -> list[RolloutRow]:
+        """The events after the first `number`, in their order; raises what `read` raises."""
+        if not self.path.exists():
+            raise EdgekitError(f"there is no rollout at {self.path}")
+        with self._open() as db:
+            rows = db.execute(
+                "SELECT at, CAST(what AS BLOB), hash FROM rows WHERE number > ? ORDER BY number",
+                (number,),
+            ).fetchall()
+        return [self._row(*row) for row in rows]
 
     def replay(self) -> Rollout:
         """The rollout as its journal leaves it; raises what `read` raises."""
@@ -114,10 +145,29 @@ class RolloutJournal:
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        with closing(sqlite3.connect(self.path, timeout=BUSY_SECONDS)) as db, db:
-            db.execute("PRAGMA synchronous=FULL")
-            db.execute(_SCHEMA)
-            yield db
+        try:
+            with closing(sqlite3.connect(self.path, timeout=BUSY_SECONDS)) as db, db:
+                # a damaged text is a row whose hash does not hold, and no error of decoding
+                db.text_factory = lambda data: data.decode("utf-8", "replace")
+                db.execute("PRAGMA synchronous=FULL")
+                db.execute(_SCHEMA)
+                yield db
+        except sqlite3.DatabaseError as error:
+            raise _refused(self.path, error) from error
+
+
+def _refused(path: Path, error: sqlite3.DatabaseError) -> EdgekitError:
+    """What SQLite's error means: the file is damaged, or the system did not let it be used."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    if code & 0xFF in _DAMAGED:
+        return VerificationError(
+            f"{path} is damaged",
+            str(error),
+            _KEEP,
+        )
+    return EdgekitError(
+        f"{path} cannot be used", str(error), "check the free space and the rights there"
+    )
 
 
 def _append(db: sqlite3.Connection, what: bytes, now: float) -> str:

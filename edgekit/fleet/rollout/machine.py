@@ -7,13 +7,15 @@ The rules:
 1.  Waves go one after the other. A wave ends when each of its devices is good, has failed or is
     away. A device of a later wave is never touched before that.
 2.  At most `parallel` devices are worked on at one time. A device is staged first and switched
-    then; while the window is closed devices are staged and not switched.
+    then; while its window is closed, or that of the whole rollout, it is staged and not switched.
+    Whether a window is open is an event: a replay needs neither clock nor time zones.
 3.  A device that fails in the first of several waves pauses the rollout: that is what canaries are
     for. Later more failures than allowed pause it: the larger of a number and a share of the
     devices that were begun. Failures before the last resume do not count again.
 4.  A device that is away is neither good nor failed. It comes in again later, with growing pauses,
-    also after its wave. An absent canary is replaced by another device of its class. A wave of
-    which no device was good pauses the rollout; a resume accepts that.
+    also after its wave; where its switch had begun, it is asked for its verdict. An absent canary
+    is replaced by another device of its class. A wave of which no device was good pauses the
+    rollout; a resume accepts that.
 5.  After a wave the rollout waits for the soak, then for the hook, then for a person where
     `confirm` asks for one. A hook that fails pauses it.
 6.  A paused rollout begins nothing; what was begun ends. An aborted one never goes on.
@@ -27,7 +29,14 @@ from __future__ import annotations
 import math
 from enum import StrEnum
 
-from edgekit.fleet.rollout.device import ENDED, WORKED_ON, DeviceProgress, DeviceState, Move
+from edgekit.fleet.rollout.device import (
+    BEGUN,
+    ENDED,
+    WORKED_ON,
+    DeviceProgress,
+    DeviceState,
+    Move,
+)
 from edgekit.fleet.rollout.events import (
     AbortOrdered,
     AskVerdict,
@@ -51,6 +60,7 @@ from edgekit.fleet.rollout.events import (
     WindowChanged,
 )
 from edgekit.fleet.rollout.waves import RolloutPlan
+from edgekit.fleet.rollout.windows.openings import Openings
 
 MOST_LATE_SECONDS = 3600.0
 
@@ -92,23 +102,28 @@ class Rollout:
         self.wave = 0
         self.wave_phase = WavePhase.NEW
         self.window_open = True
+        self.openings = Openings(plan.windows)
         self.waves = [list(wave) for wave in plan.waves]
         self.devices = {name: DeviceProgress() for wave in plan.waves for name in wave}
         self._soak_until = 0.0
         self._forgiven = 0  # failures before the last resume
         self._accepted = -1  # the wave at the last resume
+        self._now = 0.0  # of the last event
 
     # --- the way in ---------------------------------------------------------------------------
     def handle(self, event: RolloutEvent, now: float) -> tuple[RolloutEffect, ...]:
         """Take one event; return the effects that it asks for, in their order."""
+        self._now = now
         effects: list[RolloutEffect] = []
         match event:
             case RolloutStarted() if self.phase == RolloutPhase.PLANNED:
                 self.phase = RolloutPhase.RUNNING
             case HookEnded(trouble):
                 self._hook_ended(trouble)
-            case WindowChanged(is_open):
+            case WindowChanged(is_open, ""):
                 self.window_open = is_open
+            case WindowChanged(is_open, window):
+                self.openings.said[window] = is_open
             case PauseOrdered(by, reason) if self.phase == RolloutPhase.RUNNING:
                 self._pause(f"{by} paused it" + (f": {reason}" if reason else ""))
             case ResumeOrdered(_, retry):
@@ -131,12 +146,12 @@ class Rollout:
             match device.state:
                 case DeviceState.STAGING:
                     found.append(StageOn(name))
-                case DeviceState.SWITCHING:
-                    found.append(SwitchOn(name))
+                case DeviceState.SWITCHING:  # the device may have judged it by itself
+                    found.append(AskVerdict(name, 0.0))
                 case DeviceState.SOAKING:
                     found.append(AskVerdict(name, device.due))
                 case DeviceState.GOING_BACK:
-                    found.append(GoBackOn(name))
+                    found.append(GoBackOn(name, device.before))
         if self.wave_phase in (WavePhase.HOOK_BEFORE, WavePhase.HOOK_AFTER):
             found.append(RunHook(self.wave + 1, self.wave_phase == WavePhase.HOOK_AFTER))
         return tuple(found)
@@ -151,7 +166,24 @@ class Rollout:
             back = self.phase == RolloutPhase.GOING_BACK
             away = [d for d in self.devices.values() if d.state == DeviceState.AWAY]
             times += [device.due for device in away if device.switched or not back]
+            times += [] if back else self.openings.looks(self._in(DeviceState.STAGED), self._now)
         return min(times, default=None)
+
+    def window_changes(self, now: float) -> tuple[WindowChanged, ...]:
+        """What the clock says of the windows of devices that wait for them: to be told first.
+
+        Whoever runs the rollout writes these events down and lets `handle` take them before any
+        other event of that moment. A window of which nothing was said counts as closed.
+        """
+        if self.phase != RolloutPhase.RUNNING:
+            return ()
+        names = self._in(*BEGUN)
+        return tuple(WindowChanged(*told) for told in self.openings.changed(names, now))
+
+    @property
+    def soak_until(self) -> float:
+        """When the soak of the present wave is over, in Unix seconds; 0 before it begins."""
+        return self._soak_until
 
     @property
     def over(self) -> bool:
@@ -167,6 +199,9 @@ class Rollout:
             found[device.state] = found.get(device.state, 0) + 1
         return found
 
+    def _in(self, *states: DeviceState) -> list[str]:
+        return [name for name, device in self.devices.items() if device.state in states]
+
     # --- devices ------------------------------------------------------------------------------
     def _device(self, event: RolloutEvent, now: float) -> list[RolloutEffect]:
         name = getattr(event, "device", "")
@@ -174,18 +209,16 @@ class Rollout:
         if device is None:
             return []
         match event:
-            case DeviceStaged():
-                if self.plan.terms.stage_only:
-                    device.move(Move.GOOD, now)
-                else:
-                    device.move(Move.STAGED, now)
+            case DeviceStaged(_, before):
+                move = Move.GOOD if self.plan.terms.stage_only else Move.STAGED
+                if device.move(move, now) and not device.switched:
+                    device.before = before
             case DeviceAnswers(_, seconds):
                 if device.move(Move.ANSWERS, now):
                     device.due = now + seconds
                     return [AskVerdict(name, device.due)]
-            case DeviceGood(_, already):
-                if device.move(Move.GOOD, now) and already:
-                    device.switched = False
+            case DeviceGood():
+                device.move(Move.GOOD, now)
             case DeviceFailed(_, reason):
                 if device.move(Move.FAILED, now, reason):
                     self._count_failure(name)
@@ -244,6 +277,7 @@ class Rollout:
                 device.due = now
             if retry and device.state == DeviceState.FAILED:
                 device.move(Move.AGAIN, now)
+        self.openings.said = {}  # time has passed: the clock says it anew
         self._forgiven, self._accepted = self._failed(), self.wave
         self.phase, self.reason = RolloutPhase.RUNNING, ""
 
@@ -321,20 +355,28 @@ class Rollout:
         """Begin work on devices of this wave and on late ones of earlier waves."""
         effects: list[RolloutEffect] = []
         busy = self._busy()
+        may_switch = self.openings.may_switch if self.window_open else lambda _: False
         working = self.wave_phase not in (WavePhase.NEW, WavePhase.HOOK_BEFORE)
         waves = self.waves[: self.wave + int(working)]
-        for name in (name for wave in waves for name in wave):
+        mine = [name for wave in waves for name in wave]
+        # What is staged goes first: a device holds both releases for a short time only.
+        for name in sorted(mine, key=lambda name: self.devices[name].state != DeviceState.STAGED):
             if busy >= self.plan.terms.parallel:
                 break
             device = self.devices[name]
             if device.state == DeviceState.AWAY and now >= device.due:
-                device.move(Move.AGAIN, now)
+                if device.switched:
+                    device.move(Move.ASK, now)
+                    effects.append(AskVerdict(name, now))
+                else:
+                    device.move(Move.AGAIN, now)
             if device.state == DeviceState.WAITING:
                 device.move(Move.STAGE, now)
                 effects.append(StageOn(name))
                 busy += 1
-            elif device.state == DeviceState.STAGED and self.window_open:
+            elif device.state == DeviceState.STAGED and may_switch(name):
                 device.move(Move.SWITCH, now)
+                device.switched |= device.before != self.plan.release
                 effects.append(SwitchOn(name))
                 busy += 1
         return effects
@@ -348,7 +390,7 @@ class Rollout:
                 continue
             due = device.state != DeviceState.AWAY or now >= device.due
             if due and busy < self.plan.terms.parallel and device.move(Move.GO_BACK, now):
-                effects.append(GoBackOn(name))
+                effects.append(GoBackOn(name, device.before))
                 busy += 1
             left = True
         if not left:

@@ -13,9 +13,15 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from edgekit.core.config import MOST_SECONDS
 from edgekit.core.digest import Digest
+from edgekit.fleet.rollout.windows.window import parse_window
 
 SHARES = (0.05, 0.25, 1.0)  # of all devices, after the canaries
+HOOK_SECONDS = 600.0
+CONNECTS = 30
+UNKNOWN = ""
+"""The class of hardware of a device that could not be asked."""
 SMALL = 5  # a fleet up to this size has one wave unless asked otherwise
 
 
@@ -28,9 +34,13 @@ class Terms(msgspec.Struct, frozen=True):
         failures: a number of failed devices that does not pause a rollout yet.
         failure_share: and a share of the devices that were begun; the larger one counts.
         confirm: pause after each wave that went well, until a person or a program resumes.
-        hooks: commands run before and after each wave.
+        hook_before: argv of a command that runs on the controller before each wave; empty: none.
+        hook_after: argv of one that runs after each wave that went well.
+        hook_seconds: a hook may take so long.
         stage_only: bring the bytes and do not switch.
         late_seconds: from a device that was away to the next try; doubles up to an hour.
+        connects: connections that may be open at one time.
+        lock_wait_seconds: how long a device that another operator holds is waited for.
     """
 
     parallel: int = 8
@@ -38,18 +48,29 @@ class Terms(msgspec.Struct, frozen=True):
     failures: int = 1
     failure_share: float = 0.05
     confirm: bool = False
-    hook_before: bool = False
-    hook_after: bool = False
+    hook_before: list[str] = []
+    hook_after: list[str] = []
     stage_only: bool = False
     late_seconds: float = 60.0
+    hook_seconds: float = HOOK_SECONDS
+    connects: int = CONNECTS
+    lock_wait_seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.parallel < 1:
-            raise ValueError("parallel is 1 or more")
+        if min(self.parallel, self.connects) < 1:
+            raise ValueError("parallel and connects are 1 or more")
         if not 0 <= self.failure_share <= 1:
             raise ValueError("failure_share is between 0 and 1")
-        if min(self.soak_seconds, self.failures, self.late_seconds) < 0:
-            raise ValueError("soak_seconds, failures and late_seconds are not negative")
+        if self.failures < 0:
+            raise ValueError("failures is not negative")
+        for name in ("soak_seconds", "late_seconds", "lock_wait_seconds"):
+            if not 0 <= getattr(self, name) <= MOST_SECONDS:
+                raise ValueError(f"{name} is 0 to {MOST_SECONDS:g}")
+        if not 0 < self.hook_seconds <= MOST_SECONDS:
+            raise ValueError(f"hook_seconds is above 0 and at most {MOST_SECONDS:g}")
+        for name in ("hook_before", "hook_after"):
+            if getattr(self, name)[:1] == [""]:
+                raise ValueError(f"{name} begins with the name of a program")
 
 
 class RolloutPlan(msgspec.Struct, frozen=True):
@@ -59,12 +80,14 @@ class RolloutPlan(msgspec.Struct, frozen=True):
         release: the bundle.
         waves: names of devices; the first wave holds the canaries if there are several.
         kinds: the class of hardware of each device.
+        windows: when a device may switch, as `window.parse_window` reads it; others always may.
     """
 
     release: Digest
     waves: list[list[str]]
     kinds: dict[str, str]
     terms: Terms = Terms()
+    windows: dict[str, str] = {}
 
     def __post_init__(self) -> None:
         names = [name for wave in self.waves for name in wave]
@@ -72,27 +95,33 @@ class RolloutPlan(msgspec.Struct, frozen=True):
             raise ValueError("each device is in one wave, and no wave is empty")
         if set(names) - set(self.kinds):
             raise ValueError("each device has a class of hardware")
+        for window in self.windows.values():
+            parse_window(window)
 
 
 def waves_of(
     kinds: Mapping[str, str], release: Digest, shares: Sequence[float] | None = None
 ) -> list[list[str]]:
-    """Divide devices into waves.
+    """Divide devices into waves. Those of unknown hardware come last: they are no canaries.
 
     Args:
-        kinds: the class of hardware of each device.
+        kinds: the class of hardware of each device, or `UNKNOWN`.
         release: what comes; it decides the order.
         shares: of all devices, growing, the last 1.0; none: one wave for a handful of devices,
             else the canaries and `SHARES`.
     """
-    order = sorted(
-        kinds, key=lambda name: hashlib.sha256(f"{release.hex} {name}".encode()).digest()
-    )
+
+    def place(name: str) -> tuple[bool, bytes]:
+        digest = hashlib.sha256(f"{release.hex} {name}".encode()).digest()
+        return kinds[name] == UNKNOWN, digest
+
+    order = sorted(kinds, key=place)
     if shares is None and len(order) <= SMALL:
         return [sorted(order)] if order else []
     first: dict[str, str] = {}
     for name in order:
-        first.setdefault(kinds[name], name)
+        if kinds[name] != UNKNOWN or not first:
+            first.setdefault(kinds[name], name)
     canaries = sorted(first.values())
     rest = [name for name in order if name not in first.values()]
     waves, done = [canaries], len(canaries)

@@ -54,14 +54,20 @@ def settings_of(destination: Destination, jumps: str = "") -> SshSettings:
     )
 
 
-def _dump(destination: Destination, jumps: str) -> Values:
-    argv = ["ssh", "-G"]
-    argv += ["-l", destination.user] if destination.user else []
+@contextmanager
+def login_words(destination: Destination) -> Iterator[list[str]]:
+    """The last words of `ssh` for a destination, with the files that edgekit reads."""
+    argv = ["-l", destination.user] if destination.user else []
     argv += ["-p", str(destination.port)] if destination.port else []
-    argv += ["-J", jumps] if jumps else []
+    with _config_of_another_home() as config:
+        yield [*argv, *config, "--", destination.host]
+
+
+def _dump(destination: Destination, jumps: str) -> Values:
+    argv = ["ssh", "-G", *(["-J", jumps] if jumps else [])]
     try:
-        with _config_of_another_home() as config:
-            done = _run([*argv, *config, "--", destination.host])
+        with login_words(destination) as words:
+            done = _run([*argv, *words])
     except subprocess.TimeoutExpired:
         raise UsageError(
             f"{destination.host}: `ssh -G` did not end within {DUMP_SECONDS} s",

@@ -12,6 +12,7 @@ from pathlib import PurePath
 from typing import Any
 
 from edgekit.core import layout
+from edgekit.core.lease import ID, WORD
 from edgekit.errors import VerificationError
 
 COMMAND_BYTES = 4096
@@ -27,7 +28,7 @@ _RELAY_LINE = re.compile(
 _DIGEST = r"sha256:[0-9a-f]{64}"
 # Of each verb that a push or a person may run: what its words can be.
 _VERBS = {
-    "stage": rf"{_DIGEST}(?: --offer| --adopt [0-9]{{1,15}})?",
+    "stage": rf"{_DIGEST}(?: --offer(?: --dry-run)?| --adopt [0-9]{{1,15}})?",
     "activate": rf"{_DIGEST}(?: --config -)?",
     "rollback": "",
     "state": "",
@@ -36,6 +37,10 @@ _VERBS = {
     "tune": "",
     "stop": "",
     "start": "",
+    "lease": (
+        rf"(?:--give {ID}|--take {ID} --holder {WORD} --about {WORD} --seconds [0-9]{{1,6}}"
+        r"(?: --take-over)?)?"
+    ),
 }
 _PART = re.compile(r"[0-9a-f]{64}\.part")
 

@@ -5,10 +5,12 @@ A device with a door runs its own.
 Prints one JSON object; `edgekit.fleet.facts` reads it.
 """
 
+import glob
 import json
 import os
 import platform
 import sys
+import time
 
 
 def read(path: str) -> str:
@@ -41,6 +43,21 @@ def cpu_flags() -> str:
     lines = [line.partition(":") for line in read("/proc/cpuinfo").splitlines()]
     each = [set(rest.split()) for name, _, rest in lines if name.strip() in ("flags", "Features")]
     return " ".join(sorted(set.intersection(*each))) if each else ""
+
+
+def temperature() -> "float | None":
+    """Degrees Celsius of the hottest sensor; None where there is none that answers."""
+    told = [read(path).strip() for path in glob.glob("/sys/class/thermal/thermal_zone*/temp")]
+    return max((int(text) / 1000 for text in told if text.lstrip("-").isdigit()), default=None)
+
+
+def system() -> str:
+    """The name of the operating system, as its os-release spells it."""
+    for line in (read("/etc/os-release") or read("/usr/lib/os-release")).splitlines():
+        key, _, value = line.partition("=")
+        if key == "PRETTY_NAME":
+            return value.strip().strip("\"'")
+    return ""
 
 
 def probe(root: str) -> "dict[str, object]":
@@ -83,6 +100,10 @@ def probe(root: str) -> "dict[str, object]":
         "home": os.fsencode(os.path.expanduser("~")).decode("utf-8", "backslashreplace"),
         "supervisor": read(os.path.join(root, "etc", "supervisor")).strip(),
         "enrolled": os.path.lexists(os.path.join(root, "etc", "enrolled.json")),
+        "clock": time.time(),
+        "temperature": temperature(),
+        "system": system(),
+        "hardware": read(os.path.join(root, "etc", "hardware")),
     }
 
 

@@ -17,17 +17,20 @@ import subprocess
 import sys
 import threading
 import time
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from edgekit.agent.release.door import admitted
+from edgekit.agent.release.door.sessions import OwnSession
 from edgekit.agent.release.root import Root
 from edgekit.core import layout
 from edgekit.errors import VerificationError
 
 HEAD = struct.Struct(">4scI")
 MAGIC = b"\0EK\1"
-BEAT_SECONDS = 5.0
+TURN_SECONDS = 1.0
+BEAT_TURNS = 5
 SILENT_SECONDS = 100.0
 PROBE = Path(__file__).with_name("probe.py")
 PROBE_SECONDS = 60.0
@@ -49,11 +52,13 @@ class Door:
         self._reader = sys.stdin.buffer
         self._lock = threading.Lock()
         self._waiting_since = 0.0
-        self._busy = self._gone = False
+        self._begun = self._busy = self._gone = False
+        self._session = OwnSession(root)
 
     def serve(self) -> None:
         """Greet, then answer one request after the other."""
         signal.alarm(int(SILENT_SECONDS))  # ends a session that does not begin
+        threading.Thread(target=self._beat, daemon=True).start()
         try:
             (length,) = struct.unpack(">I", self._bytes(4))
             if length > admitted.COMMAND_BYTES:
@@ -68,7 +73,7 @@ class Door:
         try:
             self._bytes(size)  # the relay's text: this is the relay
             signal.alarm(0)
-            threading.Thread(target=self._beat, daemon=True).start()
+            self._begun = True
             while not self._gone:
                 self._answer(*self._frame())
         except HangUpError:
@@ -92,6 +97,10 @@ class Door:
             content = self._bytes(length)
             self._waiting_since = 0.0
             if kind != b"P":
+                if kind == b"R":
+                    self._session.acts()
+                else:
+                    self._session.acts(len(content))
                 return kind, content
 
     def _data(self) -> bytes | None:
@@ -114,12 +123,16 @@ class Door:
             self._lock.release()
 
     def _beat(self) -> None:
-        while True:
-            self._send(b"B")
-            time.sleep(BEAT_SECONDS)
+        for turn in count():
+            if self._begun and turn % BEAT_TURNS == 0:
+                self._send(b"B")
+            time.sleep(TURN_SECONDS)
+            if self._busy:
+                self._session.acts()
+                continue
             since = self._waiting_since
             silent = since and time.monotonic() - since > SILENT_SECONDS
-            if silent or (self._gone and not self._busy):
+            if silent or self._gone or self._session.is_over():
                 os._exit(1)  # the other thread waits for a frame that never comes
 
     # --- requests -----------------------------------------------------------------------------

@@ -18,7 +18,8 @@ from pathlib import Path
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.space.retention import garbage
 from edgekit.agent.release.space.survey import files_below, leftovers, mapped_inodes, pinned, survey
-from edgekit.agent.release.state import Releases, StateFileError
+from edgekit.agent.release.state import Releases
+from edgekit.agent.release.statefile import StateFileError
 from edgekit.core import layout
 from edgekit.core.digest import Digest
 from edgekit.core.release import ReleaseState

@@ -12,7 +12,8 @@ import os
 from collections.abc import Callable
 
 from edgekit.agent.release.root import Root
-from edgekit.agent.release.state import Releases, StateFileError
+from edgekit.agent.release.state import Releases
+from edgekit.agent.release.statefile import StateFileError
 from edgekit.core.room import BACK_BYTES
 from edgekit.errors import EdgekitError
 from edgekit.store import fsync_folder

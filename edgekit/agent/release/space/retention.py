@@ -27,13 +27,13 @@ class ReleaseFolder:
 
     Attributes:
         state: its state as recorded; None without a row.
-        since: when it came into that state, in Unix seconds.
+        changed: a higher number for each release that came into its state later.
         blobs, trees: what it uses, as hex digests.
         in_use: a process runs from it.
     """
 
     state: str | None
-    since: float
+    changed: int
     blobs: frozenset[str]
     trees: frozenset[str]
     in_use: bool = False
@@ -102,5 +102,5 @@ def kept_releases(survey: Survey) -> dict[Digest, str]:
 
 
 def _newest(survey: Survey, state: ReleaseState) -> Digest | None:
-    found = [(f.since, digest) for digest, f in survey.folders.items() if f.state == state]
+    found = [(f.changed, digest) for digest, f in survey.folders.items() if f.state == state]
     return max(found)[1] if found else None

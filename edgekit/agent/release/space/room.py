@@ -22,7 +22,8 @@ def check_room(
     wanted: Sequence[Descriptor],
     missing: Iterable[Mapping[str, object]],
     collected: int,
-) -> None:
+    waits: bool = False,
+) -> DiskRoom:
     """Check that a release fits on the disk.
 
     Args:
@@ -30,6 +31,10 @@ def check_room(
         wanted: the layers that this device needs.
         missing: of these, what `offer` answers: `digest`, `size` and `have`, in bytes.
         collected: bytes that were collected for it.
+        waits: they are yet to be collected.
+
+    Returns:
+        What it needs and what the disk has, or will have.
 
     Raises:
         EdgekitError: it does not fit; says the sum, and what would free how much.
@@ -45,13 +50,17 @@ def check_room(
     )
     place = os.statvfs(root.path)
     held = root.reserve_file.stat().st_size if root.reserve_file.exists() else 0
-    free = place.f_bavail * place.f_frsize + min(held, BACK_BYTES)
+    free = place.f_bavail * place.f_frsize + min(held, BACK_BYTES) + (collected if waits else 0)
     room = DiskRoom(sum(lacks.values()), unpacked, free, place.f_blocks * place.f_frsize)
     if room.lacking:
-        raise room.refusal(str(root.path), _next_step(root, layers, collected), collected)
+        garbage = collected if waits else 0
+        told = _next_step(root, layers, collected, garbage)
+        raise room.refusal(str(root.path), told, collected)
+    return room
 
 
-def _next_step(root: Root, wanted: Iterable[Digest], collected: int) -> str:
+def _next_step(root: Root, wanted: Iterable[Digest], collected: int, garbage: int) -> str:
+    """What would free bytes, beside the garbage that goes anyway."""
     name = "DEVICE"
     with suppress(OSError, EdgekitError):
         name = parse_known_agent_config(root.agent_config.read_bytes()).device
@@ -60,14 +69,14 @@ def _next_step(root: Root, wanted: Iterable[Digest], collected: int) -> str:
     if (
         previous is not None
         and previous != root.linked(root.current)
-        and (freed := find(root, None, wanted, without=previous).freed)
+        and (freed := find(root, None, wanted, without=previous).freed - garbage)
     ):
         steps.append(
             f"or give up the way back: `edgekit prune {name} --previous` frees {freed:,} bytes"
         )
     for digest in sorted(pinned(root)):
-        if freed := find(root, None, wanted, without=digest).freed:
+        if freed := find(root, None, wanted, without=digest).freed - garbage:
             unpin = f"`edgekit prune {name} --unpin {digest.short}`"
             steps.append(f"or unpin a release: {unpin} frees {freed:,} bytes")
-    changed = "what runs was not changed" if collected else "nothing was changed"
+    changed = "what runs was not changed" if collected and not garbage else "nothing was changed"
     return f"{', '.join(steps)}; {changed}"

@@ -37,7 +37,9 @@ def survey(root: Root, offered: Digest | None = None, wanted: Iterable[Digest] =
         offered: the release that a push offers now.
         wanted: the blobs that it needs on this device.
     """
-    rows = {row.digest: row for row in Releases(root.path).all()}
+    recorded = Releases(root.path).all()
+    rows = {row.digest: row for row in recorded}
+    order = {row.digest: number for number, row in enumerate(reversed(recorded), 1)}
     running = in_use(root.path)
     by_inode = {os.lstat(path).st_ino: path.name for path in named(root.store.folder, _HEX)}
     folders: dict[Digest, ReleaseFolder] = {}
@@ -48,7 +50,7 @@ def survey(root: Root, offered: Digest | None = None, wanted: Iterable[Digest] =
         trees = frozenset(_trees_of(path))
         folders[digest] = ReleaseFolder(
             row.state if row else None,
-            row.since if row else 0.0,
+            order.get(digest, 0),
             # Its links say what it uses even where its manifest cannot be read any more
             frozenset(by_inode[each] for each in files & by_inode.keys())
             | trees

@@ -68,18 +68,21 @@ def _digest(text: str) -> str:
 
 
 def _read(path: Path) -> str | None:
+    why = "it is damaged"
     try:
         with path.open("rb") as file:
             data = file.read(MAX_KEPT_BYTES + 1)
-        text = data.decode()
+        text = data.decode() if len(data) <= MAX_KEPT_BYTES else ""
     except FileNotFoundError:
         return None
     except UnicodeDecodeError:
         text = ""
-    if not text or len(data) > MAX_KEPT_BYTES:
+    except OSError as error:  # a folder in its place, a disk that cannot read it
+        text, why = "", str(error.strerror)
+    if not text:
         raise VerificationError(
             f"{path} cannot be read, so this device trusts no release",
-            "it is damaged",
+            why,
             "`edgekit enroll` the device again, or remove the file on the device",
         )
     return text

@@ -22,6 +22,7 @@ from edgekit.core.digest import Digest
 from edgekit.core.manifest import oci_platform
 from edgekit.core.wire import UNREADABLE
 from edgekit.errors import VerificationError
+from edgekit.trust import verified
 from edgekit.trust.metadata import TrustedSet, accept, device_time, unsigned, warnings
 from edgekit.trust.signed import Metadata, Offered
 from edgekit.trust.verified import VerifiedManifest, verify
@@ -65,16 +66,12 @@ def _inside(root: Path) -> Iterator[Path]:
 
 
 def hardware_names(root: Root) -> list[str]:
-    """The names of this device's hardware: its platform, and the lines of etc/hardware."""
+    """The names of this device's hardware, as `trust.verified.hardware_names`."""
     try:
         text = (root.path / layout.HARDWARE_FILE).read_text("utf-8", "replace")
     except FileNotFoundError:
         text = ""
-    lines = (line.strip() for line in text.splitlines())
-    return [
-        oci_platform(platform.machine()),
-        *(line for line in lines if line[:1] not in ("", "#")),
-    ]
+    return verified.hardware_names(oci_platform(platform.machine()), text)
 
 
 def admit(root: Root, digest: Digest, offered: Offered) -> tuple[VerifiedManifest, TrustedSet]:

@@ -7,13 +7,14 @@ import platform
 import shutil
 import sys
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 
 import msgspec
 
-from edgekit.agent.release.lease import claim
+from edgekit.agent.release.lease import claim, claimable
 from edgekit.agent.release.root import Root
-from edgekit.agent.release.space.collect import collect
+from edgekit.agent.release.space.collect import collect, find
 from edgekit.agent.release.space.room import check_room
 from edgekit.agent.release.staging.counters import Counters
 from edgekit.agent.release.staging.goldenfile import check_golden, golden_links
@@ -57,11 +58,37 @@ def offer(root: Root, verified: VerifiedManifest) -> dict[str, object]:
         freed = collect(root, verified.digest, named).freed
         claim(root)
     freed += collect(root, verified.digest, named).freed
+    _drop_long_parts(root, wanted)
     missing = _missing(root, wanted)
     check_room(root, wanted, missing, freed)
     root.store.put(verified.data)
     publish(root.offered_file, verified.digest.encode())
     return {"missing": missing}
+
+
+def foresee(root: Root, verified: VerifiedManifest) -> dict[str, object]:
+    """What `offer` would answer and refuse; changes nothing on this device.
+
+    Returns:
+        `missing` as `offer`; `room`: bytes that are `missing`, `unpacked`, `free` (with what would
+        be collected) and of the whole `disk`; `collected`: bytes that would be.
+
+    Raises:
+        VerificationError, EdgekitError: as `offer`.
+    """
+    wanted = for_this_device(verified.manifest)
+    claimable(root)
+    garbage = find(root, verified.digest, [verified.digest, *(each.digest for each in wanted)])
+    missing = _missing(root, wanted)
+    room = check_room(root, wanted, missing, garbage.freed, waits=True)
+    return {"missing": missing, "room": asdict(room), "collected": garbage.freed}
+
+
+def _drop_long_parts(root: Root, wanted: list[Descriptor]) -> None:
+    for descriptor in wanted:
+        part = root.store.part_path(descriptor.digest)
+        if part.exists() and part.stat().st_size > descriptor.size:
+            part.unlink()
 
 
 def _missing(root: Root, wanted: list[Descriptor]) -> list[dict[str, object]]:
@@ -72,9 +99,7 @@ def _missing(root: Root, wanted: list[Descriptor]) -> list[dict[str, object]]:
         if not root.store.has(digest, descriptor.size):
             part = root.store.part_path(digest)
             have = part.stat().st_size if part.exists() else 0
-            if have > descriptor.size:
-                part.unlink()
-                have = 0
+            have = 0 if have > descriptor.size else have
             missing.append({"digest": digest, "size": descriptor.size, "have": have})
     return missing
 

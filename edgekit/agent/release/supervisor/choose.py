@@ -1,4 +1,7 @@
-"""Which supervisor a device has, as `ROOT/etc/supervisor` says; Detached without that file."""
+"""Which supervisor a device has, as `ROOT/etc/supervisor` says; Detached without that file.
+
+A power cut can leave it empty: then `ROOT/etc/enrolled.json` says what `enroll` wrote there.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from edgekit.agent.release.root import Root
 from edgekit.agent.release.supervisor.detached import Detached
 from edgekit.agent.release.supervisor.process import Supervised
 from edgekit.agent.release.supervisor.systemd import Systemd
+from edgekit.agent.release.trial.evidence import read_json
 from edgekit.core import layout
 from edgekit.errors import EdgekitError
 
@@ -24,6 +28,8 @@ def supervisor_of(root: Root) -> Supervised:
         kind = root.supervisor_file.read_text("utf-8", "replace").strip()
     except FileNotFoundError:
         kind = "detached"
+    if not kind:
+        kind = str(read_json(root.path / layout.ENROLLED_FILE).get("starts") or "detached")
     kind = _WORDS.get(kind, kind)
     if kind not in KINDS:
         raise EdgekitError(

@@ -18,8 +18,6 @@ from collections import deque
 from functools import partial
 from typing import NoReturn, TextIO
 
-from msgspec import MsgspecError
-
 from edgekit.agent.release.log import log_tail, rotate, say
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.state import Releases
@@ -64,6 +62,7 @@ from edgekit.agent.release.upkeep.schedule import Upkeep
 from edgekit.agent.serve.loop.notify import Notifier
 from edgekit.agent.serve.loop.polling import HAND_OVER
 from edgekit.core.config import parse_known_agent_config
+from edgekit.core.wire import UNREADABLE
 from edgekit.errors import EdgekitError, TakenOverError
 
 BACKOFF_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
@@ -183,7 +182,7 @@ class Watch:
         try:
             config = parse_known_agent_config(self._root.agent_config.read_bytes())
             demands = demands_of(self._root, config)
-        except (OSError, EdgekitError, MsgspecError) as error:
+        except (OSError, EdgekitError, *UNREADABLE) as error:
             return AgentEnded(f"what it has to show cannot be read: {error}")
         self._spawn("--trial")
         return AgentStarted(config.trial_seconds, demands)

@@ -22,8 +22,8 @@ def unfit(demands: Demands, report: TrialReport, slots: int | None = None) -> st
         slots: of the agent, once it answers. A cap that depends on them holds from then on.
     """
     score = report.score
-    if score is not None and demands.golden is not None:
-        if why := passes(demands.golden, score):
+    if score is not None:
+        if demands.golden is not None and (why := passes(demands.golden, score)):
             return why
         floor = demands.min_tokens_per_second or LEAST_TOKENS_PER_SECOND
         if 0 < score.tokens_per_second < floor:  # 0: no step was measured
@@ -43,6 +43,8 @@ def lacks(demands: Demands, report: TrialReport, *, answers: bool) -> str:
     """What a release has yet to show before it soaks; empty if it has shown everything."""
     if demands.golden is not None and report.score is None:
         return "no score of its golden prompts"
+    if demands.min_tokens_per_second and report.score is None:
+        return "no measure of its tokens/s"
     return "" if answers else "no answer"
 
 

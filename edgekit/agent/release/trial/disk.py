@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.space import reserve
 from edgekit.agent.release.staging.permission import record_good
-from edgekit.agent.release.state import Releases, StateFileError
+from edgekit.agent.release.state import Releases
+from edgekit.agent.release.statefile import StateFileError
 from edgekit.agent.release.trial.events import (
     CountTry,
     Effect,
@@ -26,6 +26,7 @@ from edgekit.agent.release.trial.events import (
     TakeNextConfig,
     TryAgain,
 )
+from edgekit.agent.release.trial.evidence import read_json
 from edgekit.core import layout
 from edgekit.core.digest import Digest
 from edgekit.core.release import ReleaseState
@@ -40,8 +41,8 @@ def found(root: Root) -> OnDisk:
     known = OnDisk(
         current,
         good_config=root.good_config.exists(),
-        previous=root.linked(root.previous),
-        older=root.linked(root.older),
+        previous=root.way_back(root.previous),
+        older=root.way_back(root.older),
     )
     if row is None:
         return known
@@ -164,7 +165,7 @@ def begin_trial(root: Root, release: Digest, config: bytes | None) -> None:
     releases.begin(release, connected=_connected(root), previous=root.linked(root.previous))
     if good and current is not None and current != release:
         publish(root.previous_config, root.agent_config.read_bytes(), 0o600)
-        if (previous := root.linked(root.previous)) is not None:
+        if (previous := root.way_back(root.previous)) is not None:
             replace_link(root.older, str(layout.release(previous)))
         else:
             root.older.unlink(missing_ok=True)
@@ -175,8 +176,4 @@ def begin_trial(root: Root, release: Digest, config: bytes | None) -> None:
 
 def _connected(root: Root) -> bool:
     """Whether the running agent has a connection to the broker."""
-    try:
-        told = json.loads(root.broker_file.read_bytes())
-    except (OSError, ValueError):  # no agent runs, or one that does not say it
-        return False
-    return isinstance(told, dict) and told.get("connected") is True
+    return read_json(root.broker_file).get("connected") is True

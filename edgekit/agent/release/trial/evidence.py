@@ -14,6 +14,7 @@ from edgekit.core import layout
 from edgekit.core.config import AgentConfig
 from edgekit.core.golden import Golden, TrialReport
 from edgekit.core.manifest import parse_config
+from edgekit.core.wire import UNREADABLE
 
 
 def demands_of(root: Root, config: AgentConfig) -> Demands:
@@ -52,7 +53,7 @@ class Reports:
                 return None
             self._seen = written
             return Reported(msgspec.json.decode(self._path.read_bytes(), type=TrialReport))
-        except (OSError, msgspec.MsgspecError):
+        except (OSError, *UNREADABLE):
             return None
 
 
@@ -60,7 +61,7 @@ def read_json(path: Path) -> dict[str, object]:
     """Read a JSON object that the running agent wrote; empty if it cannot be read."""
     try:
         found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, *UNREADABLE):
         return {}
     return found if isinstance(found, dict) else {}
 

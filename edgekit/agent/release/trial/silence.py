@@ -7,7 +7,8 @@ import time
 from contextlib import suppress
 
 from edgekit.agent.release.root import Root
-from edgekit.agent.release.state import Releases, StateFileError
+from edgekit.agent.release.state import Releases
+from edgekit.agent.release.statefile import StateFileError
 from edgekit.core.digest import Digest
 
 SILENCE_VARIABLE = "EDGEKIT_SILENT_SINCE"  # monotonic seconds that a supervisor passes on

@@ -28,6 +28,7 @@ from edgekit.agent.release.upkeep.quiet import Throttle, read_past_cache
 from edgekit.core import layout
 from edgekit.core.digest import Digest, decode_hook, encode_hook
 from edgekit.core.manifest import AGENT_TYPE, RUNTIME_TYPE
+from edgekit.core.wire import UNREADABLE
 from edgekit.errors import EdgekitError, VerificationError
 from edgekit.store import publish, replace_file_by_link
 
@@ -83,7 +84,7 @@ def last(root: Root) -> Scrubbed | None:
     try:
         data = root.scrub_file.read_bytes()
         return msgspec.json.decode(data, type=Scrubbed, dec_hook=decode_hook)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, VerificationError):
+    except (OSError, *UNREADABLE, VerificationError):
         return None
 
 
@@ -111,13 +112,13 @@ def scrub(root: Root, rate: int, clock: Callable[[], float] = time.time) -> Scru
     with _alone(root):
         before = last(root) or Scrubbed()
         going_on = bool(before.position)
-        now = before if going_on else Scrubbed(started=clock(), found=before.found)
+        now = before if going_on else _begun(before, clock())
         pace = Throttle(rate)
         for position, check in _checks(root, pace):
             if going_on and position <= before.position:
                 continue
             began = pace.done
-            found = [*now.found, *check(clock())][-MAX_KEPT_DAMAGE:]
+            found = [*now.found, *check(max(clock(), now.started))][-MAX_KEPT_DAMAGE:]
             now = msgspec.structs.replace(
                 now,
                 position=position,
@@ -129,6 +130,12 @@ def scrub(root: Root, rate: int, clock: Callable[[], float] = time.time) -> Scru
         now = msgspec.structs.replace(now, position="", finished=clock())
         _save(root, now)
         return now
+
+
+def _begun(before: Scrubbed, now: float) -> Scrubbed:
+    """A new scrub. What is known was found before it, also if the clock was set back since."""
+    known = [msgspec.structs.replace(each, at=min(each.at, now - 0.001)) for each in before.found]
+    return Scrubbed(started=now, found=known)
 
 
 def _save(root: Root, state: Scrubbed) -> None:

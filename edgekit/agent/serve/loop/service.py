@@ -121,7 +121,9 @@ class Service:
         self._failure: EdgekitError | None = None
         self._pools = [topics.pool_filter(pool) for pool in config.pools]
         self._worker = ModelProcess(
-            worker_settings(config, bundle, release, model_dir, tuning_file, golden),
+            worker_settings(
+                config, bundle, release, model_dir, tuning_file, golden, trial is not None
+            ),
             on_message=self._said,
             on_end=lambda: self._events.append(WorkerLost()),
         )
@@ -189,7 +191,7 @@ class Service:
             now = time.monotonic()
             if now >= self._tick_at:  # first: while answers stream the queue is never empty
                 self._tick_at = now + TICK_SECONDS
-                return Tick()
+                return Tick(time.time() - now)
             if self._events:
                 return self._events.popleft()
             polling.wait(sources, self._tick_at - now)
@@ -325,6 +327,7 @@ def worker_settings(
     model_dir: Path,
     tuning_file: Path,
     golden: str = "",
+    on_trial: bool = False,
 ) -> WorkerSettings:
     """Return the first frame to a worker of this device and release."""
     return WorkerSettings(
@@ -340,4 +343,5 @@ def worker_settings(
         tune_seconds=config.trial_seconds * TUNE_SHARE,
         golden=golden,
         golden_seconds=config.trial_seconds * GOLDEN_SHARE,
+        measure_speed=on_trial and config.min_tokens_per_second > 0,
     )

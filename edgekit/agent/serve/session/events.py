@@ -111,7 +111,14 @@ class Readings:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Time passed."""
+    """Time passed.
+
+    Attributes:
+        epoch: Unix seconds minus monotonic seconds: the device's clock may be set at any time, as
+            it is minutes after the boot of a device without a battery. None: as before.
+    """
+
+    epoch: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -171,7 +171,9 @@ class Session:
                 return [LeavePools()]
             case Stopped() if not self._prompts.storing:
                 return [CheckStorage()]
-            case Tick():
+            case Tick(epoch):
+                if epoch is not None:
+                    self._prompts.epoch = epoch
                 return self._tick(now)
         return []
 

@@ -43,6 +43,7 @@ QUESTIONS = (
     "Write a Python function that adds two numbers.",
 )
 ANSWER_TOKENS = MAX_SCORED // len(QUESTIONS)
+SPEED_STEPS = 16
 DECIMALS = 3  # of margins and log-probabilities in the record
 PACK_DATE = datetime(2026, 1, 1)  # noqa: DTZ001  what templates print: local time without a zone
 
@@ -146,6 +147,32 @@ def score(
     decoder.truncate(0, 0)
     part = msgspec.structs.replace(golden, prompts=walked)
     return score_of(part, found, steps / seconds if seconds > 0 else 0.0, misread)
+
+
+def speed(
+    decoder: Decoder, limit_seconds: float = inf, clock: Callable[[], float] = time.monotonic
+) -> float:
+    """Tokens per second of single steps, for a bundle whose golden prompts have none.
+
+    Args:
+        decoder: an empty first slot; it is emptied again.
+        limit_seconds: after this time no other step is begun. The first one always is.
+        clock: seconds.
+
+    Returns:
+        At most `SPEED_STEPS` steps over their time; which tokens they are does not matter.
+    """
+    limits = decoder.limits
+    length = max(limits.min_slice, 1)
+    token = int(_prefill(decoder, [1] * length).argmax())
+    began = clock()
+    for step in range(1, SPEED_STEPS + 1):
+        token = int(decoder.step({0: token})[0].argmax())
+        seconds = clock() - began
+        if seconds >= limit_seconds or length + step >= limits.max_length:
+            break
+    decoder.truncate(0, 0)
+    return step / max(seconds, 1e-9)
 
 
 def _recorded(decoder: Decoder, text: str, tokens: list[int], count: int) -> GoldenPrompt:

@@ -7,15 +7,17 @@ import socket
 import time
 from pathlib import Path
 
+import msgspec
+
 from edgekit.agent.serve.pipe import Pipe, PipeClosedError, Ready, ToWorker, WorkerSettings
 from edgekit.agent.serve.worker.admission import beams_served
 from edgekit.agent.serve.worker.answer import BUSY_FLUSH_SECONDS, FIRST_PAUSE_SECONDS, FLUSH_SECONDS
 from edgekit.agent.serve.worker.decoder import BeamSearch, Decoder, RuntimeOptions, open_model
-from edgekit.agent.serve.worker.golden import PromptTexts, score
+from edgekit.agent.serve.worker.golden import PromptTexts, score, speed
 from edgekit.agent.serve.worker.scoring import load_factory
 from edgekit.agent.serve.worker.tune import TUNE_SECONDS, cpus, tuned
 from edgekit.agent.serve.worker.worker import Worker
-from edgekit.core.golden import GoldenScore, parse_golden
+from edgekit.core.golden import Golden, GoldenScore, parse_golden, score_of
 from edgekit.errors import EdgekitError
 from edgekit.tokens.chat import ChatTokenizer, open_tokenizer
 
@@ -25,7 +27,8 @@ log = logging.getLogger(__name__)
 def serve_model(descriptor: int) -> None:
     """Receive the settings, load the model, warm it up with one token, then serve the pipe.
 
-    On trial it scores the bundle's golden prompts before it reports that it is ready.
+    On trial it scores the bundle's golden prompts before it reports that it is ready, and where
+    there are none it measures the tokens/s that the device asks for.
 
     Args:
         descriptor: the file descriptor of this process's end of the parent's socketpair.
@@ -49,7 +52,7 @@ def serve_model(descriptor: int) -> None:
     decoder.greedy(0)
     decoder.truncate(0, 0)
     warm = time.monotonic()
-    found = _scored(decoder, tokenizer, settings) if settings.golden else None
+    found = _scored(decoder, tokenizer, settings)
     limits = decoder.limits
     served = _beams_served(beams, settings.max_beams, limits.max_length)
     pipe.send(
@@ -94,13 +97,23 @@ def _loaded(
         raise EdgekitError("the model cannot be loaded", str(error)) from error
 
 
-def _scored(decoder: Decoder, texts: PromptTexts, settings: WorkerSettings) -> GoldenScore:
-    """Score the golden prompts; raises EdgekitError where the runtime fails."""
-    golden = parse_golden(Path(settings.golden).read_bytes(), decoder.limits.vocabulary)
+def _scored(decoder: Decoder, texts: PromptTexts, settings: WorkerSettings) -> GoldenScore | None:
+    """Score the golden prompts, measure tokens/s; raises EdgekitError where the runtime fails."""
+    found = None
+    golden = Golden([])
+    if settings.golden:
+        golden = parse_golden(Path(settings.golden).read_bytes(), decoder.limits.vocabulary)
     try:
-        return score(decoder, texts, golden, settings.golden_seconds)
+        if settings.golden:
+            found = score(decoder, texts, golden, settings.golden_seconds)
+        if settings.measure_speed and (found is None or not found.tokens_per_second):
+            found = found or score_of(golden, [], 0.0, 0)
+            return msgspec.structs.replace(
+                found, tokens_per_second=speed(decoder, settings.golden_seconds)
+            )
     except Exception as error:  # native libraries may raise anything
         raise EdgekitError("the golden prompts cannot be scored", str(error)) from error
+    return found
 
 
 def _settings(descriptor: int) -> tuple[WorkerSettings, Pipe[ToWorker]]:

@@ -1,0 +1,1 @@
+"""The verbs around a rollout. All of them work on its journal."""

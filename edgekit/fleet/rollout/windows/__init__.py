@@ -1,0 +1,1 @@
+"""When the devices of a rollout may switch."""

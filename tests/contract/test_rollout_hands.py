@@ -1,0 +1,136 @@
+"""What a rollout may expect of its hands: of real ones on a real device, and of the fake's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from unittest import mock
+
+import msgspec
+import pytest
+
+from edgekit.bundle.layout import Layout
+from edgekit.cli import project as projects
+from edgekit.cli.push import _configs, _source
+from edgekit.core.digest import Digest
+from edgekit.errors import UnreachableError
+from edgekit.fleet.drive import DeviceDriver, open_device
+from edgekit.fleet.inventory import Fleet
+from edgekit.fleet.rollout.events import (
+    DeviceAnswers,
+    DeviceAway,
+    DeviceBack,
+    DeviceFailed,
+    DeviceGood,
+    DeviceStaged,
+    HookEnded,
+)
+from edgekit.fleet.rollout.hands import Hands, PushHands
+from tests import tools
+from tests.conftest import PACK, Project, make_project
+from tests.fakes.rollout_fleet import BEFORE, FakeDevice
+from tests.fakes.rollout_hands import FakeHands
+from tests.faults.bad_release import SERVICE, make_bad, with_agent
+
+pytestmark = pytest.mark.timeout(600)
+ENDS_AT_ONCE = {SERVICE: "\nraise SystemExit(3)\n"}
+DEMO = "demo"
+
+
+@dataclass
+class Subject:
+    """One device's hands: for a good release, for one that fails its trial, and without a road."""
+
+    before: Digest
+    good: Hands
+    bad: Hands
+    away: Hands
+
+
+def fake() -> Subject:
+    def hands(**habits: object) -> FakeHands:
+        return FakeHands({DEMO: msgspec.convert(habits, FakeDevice)})
+
+    return Subject(BEFORE, hands(soak_seconds=0.0), hands(fails="switch"), hands(away=1000))
+
+
+def no_road(fleet: Fleet, name: str) -> DeviceDriver:
+    raise UnreachableError(f"{name}: nobody answers")
+
+
+def real(made: Project) -> Subject:
+    here = projects.find(made.folder)
+    fleet = here.fleet()
+
+    def hands(
+        bundle: str, connect: Callable[[Fleet, str], DeviceDriver] = open_device
+    ) -> PushHands:
+        return PushHands(
+            _source(here, here.store.resolve(bundle)),
+            partial(connect, fleet),
+            _configs(here, fleet, [DEMO]).__getitem__,
+            lambda _device, _event: None,
+            lambda _wave, _after: HookEnded(),
+        )
+
+    before = here.store.resolve("smollm2:1").digest
+    return Subject(before, hands("again:2"), hands("bad:3"), hands("again:2", no_road))
+
+
+@pytest.fixture(scope="module", params=["fake", "real"])
+def subject(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Subject]:
+    if request.param == "fake":
+        yield fake()
+        return
+    smollm2: Path = request.getfixturevalue("smollm2")
+    folder = tmp_path_factory.mktemp("hands")
+    with tools.mosquitto(folder) as broker:
+        made = make_project(folder / "project", broker.port, smollm2)
+        made.copy_root(smollm2)
+        made.edgekit("push", DEMO)
+        made.edgekit("pack", str(smollm2), "--name", "again", "--version", "2", *PACK)
+        make_bad(Layout(made.store), "again:2", "bad:3", with_agent(ENDS_AT_ONCE))
+        made.edgekit("sign", "bad:3")
+        with mock.patch.dict("os.environ", made.env):
+            yield real(made)
+        made.edgekit("stop", DEMO)
+
+
+def test_a_device_is_staged_asked_switched_asked_and_goes_back(subject: Subject) -> None:
+    hands = subject.good
+    staged = DeviceStaged(DEMO, subject.before)
+    assert hands.stage(DEMO) == staged
+    hands.let_go(DEMO)
+    assert hands.verdict(DEMO) == staged, "no switch has begun"
+    assert hands.stage(DEMO) == staged, "twice is as once"
+    answers = (DeviceGood(DEMO), DeviceAnswers(DEMO, 0.0))
+    assert hands.switch(DEMO) in answers
+    assert hands.verdict(DEMO) in answers
+    assert hands.switch(DEMO) in answers, "twice is as once"
+    assert hands.go_back(DEMO, subject.before) == DeviceBack(DEMO)
+    assert hands.go_back(DEMO, subject.before) == DeviceBack(DEMO), "twice is as once"
+    assert hands.stage(DEMO) == staged
+
+
+def test_a_device_that_fails_its_trial_says_so_also_when_it_is_asked_later(
+    subject: Subject,
+) -> None:
+    hands = subject.bad
+    assert hands.stage(DEMO) == DeviceStaged(DEMO, subject.before)
+    failed = hands.switch(DEMO)
+    assert isinstance(failed, DeviceFailed)
+    assert failed.reason
+    later = hands.verdict(DEMO)
+    assert isinstance(later, DeviceFailed)
+    assert later.reason
+
+
+def test_a_device_that_cannot_be_reached_is_away_for_every_act(subject: Subject) -> None:
+    hands = subject.away
+    acts = (hands.stage, hands.switch, hands.verdict, partial(hands.go_back, before=None))
+    for act in acts:
+        assert isinstance(act(DEMO), DeviceAway)

@@ -1,0 +1,11 @@
+"""The counts of a fleet in the size of a test; `python -m tests.show` runs them in full."""
+
+from __future__ import annotations
+
+from tests.show import fleet_thousand
+
+
+def test_a_simulated_rollout_holds_its_bound_and_its_journal_replays() -> None:
+    figures, sound = fleet_thousand.counted(60, 3, 3)
+    assert sound, figures
+    assert figures["were_away"] == 3

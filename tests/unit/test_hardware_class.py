@@ -1,0 +1,107 @@
+"""The class of hardware: what a rollout tries one canary of each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgekit.agent.release.door import probe
+from edgekit.fleet.facts import DeviceFacts, clock_offset, parse_facts
+from edgekit.fleet.hardware import hardware_class, isa_flags, isa_level, ram_class
+
+GIB = 1 << 30
+
+
+def facts(machine: str, flags: str, ram: int = 4 * GIB) -> DeviceFacts:
+    return DeviceFacts(
+        *("/r", machine, "3.11", "/bin/python3", "2.36", ram, True, None, ""), cpu_flags=flags
+    )
+
+
+@pytest.mark.parametrize(
+    ("machine", "flags", "level"),
+    [
+        ("aarch64", "fp asimd evtstrm", "asimd"),  # Raspberry Pi 4
+        ("aarch64", "fp asimd asimdhp asimddp", "dotprod"),  # Raspberry Pi 5
+        ("aarch64", "asimd asimddp i8mm bf16 sve", "i8mm"),
+        ("x86_64", "sse4_2", "base"),
+        ("x86_64", "avx avx2 fma f16c", "avx2"),
+        ("x86_64", "avx avx2 fma avx_vnni", "avx-vnni"),
+        ("x86_64", "avx avx2 avx512f", "avx512"),
+        ("x86_64", "avx avx2 avx512f avx512_vnni", "avx512-vnni"),
+        ("x86_64", "avx2 avx512f avx512_vnni amx_int8", "amx"),
+        ("riscv64", "v", "base"),
+        ("aarch64", "", "unknown-isa"),
+    ],
+)
+def test_the_best_instruction_set_is_the_level(machine: str, flags: str, level: str) -> None:
+    assert isa_level(facts(machine, flags)) == level
+
+
+@pytest.mark.parametrize(
+    ("ram", "name"),
+    [
+        (430 << 20, "512MB"),  # Raspberry Pi Zero 2
+        (906 << 20, "1GB"),
+        (3_884 << 20, "4GB"),  # a Pi 4 of 4 GB as its kernel reports it
+        (4 * GIB, "4GB"),
+        (4 * GIB + 1, "8GB"),
+        (62 * GIB, "64GB"),
+    ],
+)
+def test_memory_has_the_size_that_it_was_sold_with(ram: int, name: str) -> None:
+    assert ram_class(ram) == name
+
+
+def test_a_class_is_platform_instructions_and_memory() -> None:
+    one = facts("aarch64", "asimd asimddp", 7_900_000_000)
+    assert hardware_class(one) == "linux/arm64 dotprod 8GB"
+    assert isa_flags(one) == ["asimd", "asimddp"]
+
+
+def test_a_clock_is_read_in_the_middle_of_the_round_trip() -> None:
+    assert clock_offset(1000.0, 990.0, 1000.0) == (5.0, 5.0)
+    assert clock_offset(100.0, 200.0, 200.5) == (-100.25, 0.25)
+
+
+def test_a_probe_of_before_says_fewer_facts() -> None:
+    """The device's own probe answers behind a door, and may be older."""
+    told = (
+        b'{"root": "/r", "machine": "aarch64", "python": "3.11", "executable": "/p", "glibc": '
+        b'"2.36", "ram_bytes": 1, "writable": true, "current": null, "bootstrap": ""}'
+    )
+    found = parse_facts(told)
+    assert (found.clock, found.temperature, found.system, found.hardware) == (None, None, "", "")
+
+
+def test_the_hottest_sensor_that_answers_is_the_temperature(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, said in enumerate(("51500\n", "-5000\n", "", "asleep\n")):
+        (tmp_path / str(number)).write_text(said)
+    monkeypatch.setattr(
+        "edgekit.agent.release.door.probe.glob.glob", lambda pattern: map(str, tmp_path.iterdir())
+    )
+    assert probe.temperature() == 51.5
+    monkeypatch.setattr("edgekit.agent.release.door.probe.glob.glob", lambda pattern: [])
+    assert probe.temperature() is None
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        (
+            'NAME="x"\nPRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\n',
+            "Debian GNU/Linux 12 (bookworm)",
+        ),
+        ("PRETTY_NAME=Alpine\n", "Alpine"),
+        ("NAME=x\n", ""),
+        ("", ""),
+    ],
+)
+def test_the_system_has_the_name_of_its_os_release(
+    text: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe, "read", lambda path: text)
+    assert probe.system() == name

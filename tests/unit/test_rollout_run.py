@@ -1,0 +1,202 @@
+"""A rollout that is run: by its journal alone, by one process, and as other processes order."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from edgekit.core.digest import Digest
+from edgekit.errors import EdgekitError, UsageError
+from edgekit.fleet.rollout.book import RolloutBook, holder, holding, number_of
+from edgekit.fleet.rollout.device import DeviceState
+from edgekit.fleet.rollout.events import (
+    AskVerdict,
+    PauseOrdered,
+    ResumeOrdered,
+    RollbackOrdered,
+    RolloutStarted,
+    StageOn,
+    SwitchOn,
+)
+from edgekit.fleet.rollout.journal import RolloutJournal
+from edgekit.fleet.rollout.machine import Rollout, RolloutPhase
+from edgekit.fleet.rollout.run import run
+from edgekit.fleet.rollout.waves import RolloutPlan, Terms, waves_of
+from tests.fakes.rollout_fleet import NEW, OLD, FakeDevice
+from tests.fakes.rollout_hands import FakeHands
+
+RELEASE = Digest.of(b"release")
+
+
+@dataclass
+class World:
+    journal: RolloutJournal
+    hands: FakeHands
+
+    def run(self, *, leave_soaking: bool = False) -> Rollout:
+        told = lambda _rollout, _row: None  # noqa: E731
+        return run(self.journal, self.hands, told, "me@here", leave_soaking=leave_soaking)
+
+
+def world(folder: Path, count: int, terms: Terms, soak_seconds: float = 0.0) -> World:
+    names = [f"pi-{number}" for number in range(count)]
+    kinds = dict.fromkeys(names, "pi")
+    plan = RolloutPlan(RELEASE, waves_of(kinds, RELEASE), kinds, terms)
+    _, journal = RolloutBook(folder).create(plan, time.time())
+    journal.append(RolloutStarted("me@here"), time.time())
+    devices = {name: FakeDevice(soak_seconds=soak_seconds) for name in names}
+    return World(journal, FakeHands(devices))
+
+
+def test_all_devices_get_the_release_and_no_more_are_worked_on_than_the_plan_says(
+    tmp_path: Path,
+) -> None:
+    made = world(tmp_path, 20, Terms(parallel=3), soak_seconds=0.2)
+    made.hands.seconds = 0.01
+    rollout = made.run()
+    assert rollout.phase == RolloutPhase.DONE
+    assert rollout.counts() == {DeviceState.GOOD: 20}
+    assert 1 < made.hands.most <= 3
+    assert all(device.runs == NEW for device in made.hands.devices.values())
+    assert vars(made.journal.replay()) == vars(rollout)
+
+
+def test_a_run_that_only_waits_for_soaks_ends_if_it_may_and_the_next_one_asks(
+    tmp_path: Path,
+) -> None:
+    made = world(tmp_path, 3, Terms(), soak_seconds=1.0)
+    rollout = made.run(leave_soaking=True)
+    assert rollout.phase == RolloutPhase.RUNNING
+    assert rollout.counts() == {DeviceState.SOAKING: 3}
+    rollout = made.run()
+    assert rollout.phase == RolloutPhase.DONE
+    asked = [act.device for act in made.hands.acts if isinstance(act, AskVerdict)]
+    assert sorted(asked) == ["pi-0", "pi-1", "pi-2"]
+
+
+def test_an_order_of_another_process_is_read_while_it_runs(tmp_path: Path) -> None:
+    made = world(tmp_path, 12, Terms(parallel=1))
+    made.hands.seconds = 0.1
+    threading.Timer(
+        0.3, lambda: made.journal.append(PauseOrdered("ada@there"), time.time())
+    ).start()
+    rollout = made.run()
+    assert rollout.phase == RolloutPhase.PAUSED
+    assert "ada@there" in rollout.reason
+    waiting = rollout.counts()[DeviceState.WAITING]
+    assert waiting > 0
+    made.journal.append(ResumeOrdered("ada@there"), time.time())
+    made.hands.seconds = 0.0
+    rollout = made.run()
+    assert rollout.counts() == {DeviceState.GOOD: 12}
+    switched = [act.device for act in made.hands.acts if isinstance(act, SwitchOn)]
+    assert len(switched) == len(set(switched)) == 12
+
+
+def test_what_was_staging_when_its_controller_died_is_staged_again_and_a_switch_is_asked_for(
+    tmp_path: Path,
+) -> None:
+    """The journal is that of a controller which was killed with two devices at work."""
+    made = world(tmp_path, 2, Terms())
+    one, other = made.journal.replay().waves[0]
+    staged = made.hands.devices[one]
+    assert staged.perform(one, StageOn(one), time.time())
+    made.journal.append(staged.perform(one, StageOn(one), time.time()), time.time())
+    staged.perform(one, SwitchOn(one), time.time())  # the kill comes before this is written
+    rollout = made.run()
+    assert rollout.counts() == {DeviceState.GOOD: 2}
+    first = [act for act in made.hands.acts if act.device == one]  # type: ignore[union-attr]
+    assert [type(act) for act in first] == [AskVerdict]
+    assert [d.switches for d in made.hands.devices.values()] == [1, 1]
+    assert made.hands.devices[other].runs == NEW
+
+
+def test_a_rollback_of_a_rollout_that_is_done_takes_every_device_back(tmp_path: Path) -> None:
+    made = world(tmp_path, 7, Terms())
+    assert made.run().phase == RolloutPhase.DONE
+    made.journal.append(RollbackOrdered("me@here"), time.time())
+    assert made.run().phase == RolloutPhase.BACK
+    assert {device.runs for device in made.hands.devices.values()} == {OLD}
+
+
+def test_one_process_runs_a_rollout(tmp_path: Path) -> None:
+    made = world(tmp_path, 1, Terms())
+    assert holder(made.journal) == ""
+    with holding(made.journal, "ada@there"):
+        assert holder(made.journal).startswith("ada@there, process ")
+        with pytest.raises(EdgekitError, match="rollout 1 is run by ada@there") as refused:
+            made.run()
+    assert "edgekit status 1 --watch" in refused.value.next_step
+    assert holder(made.journal) == ""
+    assert made.run().phase == RolloutPhase.DONE
+
+
+def test_ctrl_c_breaks_off_what_is_at_work_and_says_so_in_the_journal(tmp_path: Path) -> None:
+    made = world(tmp_path, 2, Terms())
+    made.hands.seconds = 60.0
+    calls = 0
+
+    def interrupted() -> float:
+        nonlocal calls
+        calls += 1
+        if calls == 5:
+            raise KeyboardInterrupt
+        return time.time()
+
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run(made.journal, made.hands, lambda *_: None, "me@here", clock=interrupted)
+    assert time.monotonic() - began < 10
+    rollout = made.journal.replay()
+    assert (rollout.phase, rollout.reason) == (RolloutPhase.PAUSED, "me@here paused it: Ctrl-C")
+    made.journal.append(ResumeOrdered("me@here"), time.time())
+    made.hands.seconds = 0.0
+    made.hands.stopped.clear()
+    assert made.run().counts() == {DeviceState.GOOD: 2}
+
+
+def test_a_fault_of_our_own_is_raised_and_not_called_a_devices(tmp_path: Path) -> None:
+    made = world(tmp_path, 2, Terms())
+    del made.hands.devices["pi-1"]
+    with pytest.raises(KeyError):
+        made.run()
+    assert DeviceState.FAILED not in made.journal.replay().counts()
+
+
+def test_a_hook_that_fails_pauses_and_runs_again_after_a_resume(tmp_path: Path) -> None:
+    made = world(tmp_path, 2, Terms(hook_after=["true"]))
+    made.hands.trouble = "exit code 1"
+    rollout = made.run()
+    assert rollout.reason == "the hook after the wave failed: exit code 1"
+    made.hands.trouble = ""
+    made.journal.append(ResumeOrdered("me@here"), time.time())
+    assert made.run().phase == RolloutPhase.DONE
+
+
+def test_rollouts_have_numbers(tmp_path: Path) -> None:
+    book = RolloutBook(tmp_path / "rollouts")
+    with pytest.raises(UsageError, match="there is no rollout yet"):
+        book.journal()
+    for count in (1, 2):
+        world(tmp_path / "rollouts", count, Terms())
+    assert book.numbers() == [1, 2]
+    assert number_of(book.journal()) == 2
+    assert number_of(book.journal(1)) == 1
+    with pytest.raises(UsageError, match="there is no rollout 3"):
+        book.journal(3)
+
+
+def test_an_ended_rollout_is_known_without_reading_it_until_something_is_ordered(
+    tmp_path: Path,
+) -> None:
+    made = world(tmp_path, 1, Terms())
+    made.run()
+    assert not made.journal.is_closed
+    made.journal.close()
+    assert made.journal.is_closed
+    made.journal.append(RollbackOrdered("me@here"), time.time())
+    assert not made.journal.is_closed

@@ -1,0 +1,137 @@
+"""Many devices at once: bounded, each with a deadline, and each with its own end."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgekit.errors import EdgekitError, UnreachableError
+from edgekit.fleet import drive
+from edgekit.fleet.drive import DeviceDriver
+from edgekit.fleet.inventory import Fleet
+from edgekit.fleet.rollout.kinds import survey_kinds
+from edgekit.fleet.rollout.waves import UNKNOWN
+from edgekit.fleet.survey import survey
+from tests.unit.test_hardware_class import facts
+
+
+class World:
+    """Devices that are not there; a test says what connecting to each of them does."""
+
+    def __init__(self) -> None:
+        self.connect: Callable[[str], None] = lambda name: None
+        self.open = self.most = 0
+        self.closed: list[str] = []
+        self._lock = threading.Lock()
+
+    def open_device(self, fleet: Fleet, name: str, cap: Any = None, connected: Any = None) -> Any:
+        device = _Device(name, self)
+        with self._lock:
+            self.open += 1
+            self.most = max(self.most, self.open)
+        try:
+            connected(device)
+            self.connect(name)
+        except BaseException:
+            device.close()
+            raise
+        return device
+
+    def end(self, name: str) -> None:
+        with self._lock:
+            self.closed.append(name)
+            self.open -= 1
+
+
+class _Device:
+    facts = facts("aarch64", "asimd asimddp")
+
+    def __init__(self, name: str, world: World) -> None:
+        self.name, self._world, self._over = name, world, threading.Event()
+
+    def close(self) -> None:
+        if not self._over.is_set():
+            self._over.set()
+            self._world.end(self.name)
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    world = World()
+    monkeypatch.setattr(drive, "open_device", world.open_device)
+    return world
+
+
+FLEET = Fleet({}, {}, Path())
+NAMES = [f"d{number}" for number in range(200)]
+
+
+def test_every_device_is_looked_at_and_never_too_many_at_once(world: World) -> None:
+    world.connect = lambda name: time.sleep(0.005)
+    seen: list[tuple[int, int]] = []
+    found = survey(
+        FLEET, NAMES, lambda driver: driver.name, lambda done, of: seen.append((done, of)), 20
+    )
+    assert found == {name: name for name in NAMES}
+    assert list(found) == NAMES
+    assert 10 < world.most <= 20
+    assert world.open == 0
+    assert seen[0] == (0, 200)
+    assert seen[-1] == (200, 200)
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+def test_a_device_that_hangs_is_given_up_and_its_place_goes_on(world: World) -> None:
+    over = threading.Event()
+
+    def connect(name: str) -> None:
+        if name in ("d1", "d3"):
+            over.wait(30)
+
+    world.connect = connect
+    began = time.monotonic()
+    found = survey(FLEET, NAMES[:50], lambda driver: driver.name, parallel=2, seconds=0.4)
+    took = time.monotonic() - began
+    over.set()
+    for name in ("d1", "d3"):
+        assert isinstance(found[name], UnreachableError)
+        assert "did not answer within 0.4 s" in str(found[name])
+        assert name in world.closed  # which ends most waits
+    assert all(found[name] == name for name in NAMES[:50] if name not in ("d1", "d3"))
+    assert took < 10
+
+
+def test_an_error_is_the_device_s_own_and_so_is_a_defect_of_ours(world: World) -> None:
+    told = EdgekitError("it does not let us in", "no key", "add one")
+
+    def look(driver: DeviceDriver) -> str:
+        if driver.name == "d0":
+            raise told
+        if driver.name == "d1":
+            raise KeyError("surprise")
+        return "well"
+
+    found = survey(FLEET, NAMES[:3], look)
+    assert found["d0"] is told
+    assert "KeyError: 'surprise'" in str(found["d1"])
+    assert found["d2"] == "well"
+    assert world.open == 0
+
+
+def test_no_devices_are_no_survey(world: World) -> None:
+    assert survey(FLEET, [], lambda driver: driver.name) == {}
+
+
+def test_a_rollout_gets_the_class_of_each_device_that_answers(world: World) -> None:
+    def connect(name: str) -> None:
+        if name == "d1":
+            raise UnreachableError("off")
+
+    world.connect = connect
+    found = survey_kinds(FLEET, NAMES[:3], 8)
+    assert found == {"d0": "linux/arm64 dotprod 4GB", "d1": UNKNOWN, "d2": found["d0"]}
