@@ -63,8 +63,8 @@ _RENAME = disk._rename
 
 def _by_a_new_link(root: Root, effect: Any) -> None:
     """The way back makes a link, for which a full disk has no room."""
-    if isinstance(effect, MoveCurrent) and effect.release is not None:
-        store.replace_link(root.current, str(layout.release(effect.release)))
+    if isinstance(effect, MoveCurrent) and effect.to is not None:
+        store.replace_link(root.current, str(layout.release(effect.to)))
     else:
         _RENAME(root, effect)
 
