@@ -71,7 +71,7 @@ class Staged(msgspec.Struct, frozen=True):
     warnings: list[str]
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class TrialVerdict(msgspec.Struct, frozen=True):
     """What a device says of a release after its activation; times in seconds.
 
     `soak_seconds` is what it has yet to run without a crash, None if it is good; `silent_seconds`
@@ -156,7 +156,7 @@ def _fill(driver: DeviceDriver, source: ReleaseSource, offer: Offer, report: Rep
     return sent
 
 
-def activate_on(driver: DeviceDriver, release: Digest, config: AgentConfig) -> Verdict:
+def activate_on(driver: DeviceDriver, release: Digest, config: AgentConfig) -> TrialVerdict:
     """Switch a device to a staged release; return when it answers.
 
     Raises:
@@ -165,7 +165,7 @@ def activate_on(driver: DeviceDriver, release: Digest, config: AgentConfig) -> V
     told = config_bytes(config, driver.facts, release)
     seconds = ACTIVATE_SECONDS + config.trial_seconds
     answer = driver.call("activate", release, "--config", "-", stdin=told, seconds=seconds)
-    return msgspec.convert(answer, Verdict)
+    return msgspec.convert(answer, TrialVerdict)
 
 
 def standing_of(driver: DeviceDriver, release: Digest) -> tuple[ReleaseState | None, str, float]:

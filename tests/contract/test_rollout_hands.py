@@ -27,7 +27,7 @@ from edgekit.fleet.rollout.events import (
     DeviceStaged,
     HookEnded,
 )
-from edgekit.fleet.rollout.hands import Hands, PushHands
+from edgekit.fleet.rollout.hands import PushHands, RolloutHands
 from tests import tools
 from tests.conftest import PACK, Project, make_project
 from tests.fakes.rollout_fleet import BEFORE, FakeDevice
@@ -44,9 +44,9 @@ class Subject:
     """One device's hands: for a good release, for one that fails its trial, and without a road."""
 
     before: Digest
-    good: Hands
-    bad: Hands
-    away: Hands
+    good: RolloutHands
+    bad: RolloutHands
+    away: RolloutHands
 
 
 def fake() -> Subject:

@@ -19,7 +19,7 @@ from edgekit.fleet.lease import Lease
 from edgekit.fleet.push import (
     ReleaseSource,
     Staged,
-    Verdict,
+    TrialVerdict,
     activate_on,
     go_back_on,
     stage_on,
@@ -39,7 +39,7 @@ from edgekit.fleet.rollout.events import (
 ASK_AGAIN_SECONDS = 5.0  # a device whose trial does not answer yet
 
 
-class Hands(Protocol):
+class RolloutHands(Protocol):
     """Acts on one device at a time; several threads call it, each for another device.
 
     An act never raises an `EdgekitError`: what goes wrong on a device is an event.
@@ -133,7 +133,7 @@ class PushHands:
         self.enrolled: dict[str, bool] = {}
 
     def stage(self, device: str) -> RolloutEvent:
-        """See `Hands`; the connection stays open for the switch."""
+        """See `RolloutHands`; the connection stays open for the switch."""
         began = time.monotonic()
 
         def act(driver: DeviceDriver) -> RolloutEvent:
@@ -152,7 +152,7 @@ class PushHands:
         return self._act(device, act, keep=True)
 
     def switch(self, device: str) -> RolloutEvent:
-        """See `Hands`."""
+        """See `RolloutHands`."""
         release = self._source.pinned.digest
         began = time.monotonic()
 
@@ -176,7 +176,7 @@ class PushHands:
         return self._act(device, act)
 
     def verdict(self, device: str) -> RolloutEvent:
-        """See `Hands`."""
+        """See `RolloutHands`."""
         release = self._source.pinned.digest
 
         def act(driver: DeviceDriver) -> RolloutEvent:
@@ -195,7 +195,7 @@ class PushHands:
         return self._act(device, act)
 
     def go_back(self, device: str, before: Digest | None) -> RolloutEvent:
-        """See `Hands`."""
+        """See `RolloutHands`."""
 
         def act(driver: DeviceDriver) -> RolloutEvent:
             if self._lease:
@@ -207,12 +207,12 @@ class PushHands:
         return self._act(device, act)
 
     def let_go(self, device: str) -> None:
-        """See `Hands`."""
+        """See `RolloutHands`."""
         if driver := self._open.pop(device, None):
             driver.close()
 
     def stop(self) -> None:
-        """See `Hands`."""
+        """See `RolloutHands`."""
         self._stopped = True
         if self._lease:
             self._lease.ended.set()
@@ -257,7 +257,7 @@ class PushHands:
             lambda: act(driver), lambda text: self._report(device, Event(text))
         )
 
-    def _note(self, device: str, verdict: Verdict, seconds: float) -> None:
+    def _note(self, device: str, verdict: TrialVerdict, seconds: float) -> None:
         """Note what was done, for the command's output."""
         before, staged = self._staged.get(device, (0.0, None))
         sent = staged.sent if staged else None

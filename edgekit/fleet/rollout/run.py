@@ -29,7 +29,7 @@ from edgekit.fleet.rollout.events import (
     StageOn,
     SwitchOn,
 )
-from edgekit.fleet.rollout.hands import Hands
+from edgekit.fleet.rollout.hands import RolloutHands
 from edgekit.fleet.rollout.journal import RolloutJournal, RolloutRow
 from edgekit.fleet.rollout.machine import Rollout, RolloutPhase
 
@@ -42,7 +42,7 @@ Told = Callable[[Rollout, RolloutRow], None]
 
 def run(
     journal: RolloutJournal,
-    hands: Hands,
+    hands: RolloutHands,
     told: Told,
     who: str,
     *,
@@ -82,7 +82,7 @@ class _Runner:
     """The rollout, the threads that work for it, and what they found."""
 
     def __init__(
-        self, journal: RolloutJournal, hands: Hands, told: Told, clock: Callable[[], float]
+        self, journal: RolloutJournal, hands: RolloutHands, told: Told, clock: Callable[[], float]
     ) -> None:
         self._journal, self._hands, self._told, self._clock = journal, hands, told, clock
         plan, rows, _ = journal.read()

@@ -29,7 +29,7 @@ STEP_BYTES = 1 << 20  # a transfer that brings less within `IDLE_SECONDS` is idl
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class DoorSession:
     """A session that another process serves.
 
     Attributes:
@@ -77,7 +77,7 @@ class OwnSession:
         return asked or time.monotonic() - self._active > IDLE_SECONDS
 
 
-def sessions(root: Root) -> list[Session]:
+def sessions(root: Root) -> list[DoorSession]:
     """The sessions that live, the one first that did something last."""
     return sorted(_living(root.path / layout.DOOR_SESSIONS), key=lambda each: -each.active)
 
@@ -91,12 +91,12 @@ def describe_door(root: Root) -> dict[str, object] | None:
     return {"sessions": len(found), "most": MOST, "oldest_since": since}
 
 
-def _living(folder: Path) -> Iterator[Session]:
+def _living(folder: Path) -> Iterator[DoorSession]:
     for path in folder.glob("[0-9]*"):
         with suppress(OSError), path.open("rb") as file:
             if not _is_free(file.fileno()):
                 active = os.fstat(file.fileno()).st_mtime
-                yield Session(path, _time(file.read(40), active), active)
+                yield DoorSession(path, _time(file.read(40), active), active)
 
 
 def _remove_ended(folder: Path) -> None:
