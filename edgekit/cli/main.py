@@ -26,7 +26,7 @@ _VERBS = {
     "import": "carry:import_",
     "enroll": "enroll:enroll",
     "remove": "enroll:remove",
-    "push": "push:push",
+    "push": "rollout.push:push",
     "fleet": "check_fleet:app",
     "state": "fleet:state",
     "status": "rollout.show:status",

@@ -13,7 +13,7 @@ import pytest
 
 from edgekit.bundle.layout import Layout
 from edgekit.cli import project as projects
-from edgekit.cli.push import _configs, _source
+from edgekit.cli.rollout.bring import configs_of, source_of
 from edgekit.core.digest import Digest
 from edgekit.errors import UnreachableError
 from edgekit.fleet.drive import DeviceDriver, open_device
@@ -68,9 +68,9 @@ def real(made: Project) -> Subject:
         bundle: str, connect: Callable[[Fleet, str], DeviceDriver] = open_device
     ) -> PushHands:
         return PushHands(
-            _source(here, here.store.resolve(bundle)),
+            source_of(here, here.store.resolve(bundle)),
             partial(connect, fleet),
-            _configs(here, fleet, [DEMO]).__getitem__,
+            configs_of(here, fleet, [DEMO]).__getitem__,
             lambda _device, _event: None,
             lambda _wave, _after: HookEnded(),
         )

@@ -10,9 +10,9 @@ from edgekit.cli import render
 from edgekit.cli.fleet import call
 from edgekit.cli.options import JsonOption, ProjectOption, TakeOverOption
 from edgekit.cli.project import operator
-from edgekit.cli.push import go_on
 from edgekit.cli.rollout.found import FoundRollout, NumberArgument, YesOption, find
 from edgekit.cli.rollout.orders import confirm, give, refusal
+from edgekit.cli.rollout.perform import go_on
 from edgekit.cli.rollout.watch import watch
 from edgekit.errors import UsageError
 from edgekit.fleet.rollout.device import DeviceState

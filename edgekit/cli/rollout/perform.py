@@ -1,0 +1,235 @@
+"""Runs a rollout from the command line: shows it while it runs, and reports its end."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+
+from edgekit.cli import project, render
+from edgekit.cli.interrupts import ended_as_by_ctrl_c
+from edgekit.cli.rollout import planned
+from edgekit.cli.rollout.bring import configs_of, source_of
+from edgekit.cli.rollout.terms import hooks_of, lease_of, window_line
+from edgekit.cli.trust import reference_of
+from edgekit.core.config import AgentConfig
+from edgekit.errors import EdgekitError, PartialError, UsageError
+from edgekit.fleet.drive import Event, cap_of, open_device
+from edgekit.fleet.inventory import Fleet
+from edgekit.fleet.push import ReleaseSource
+from edgekit.fleet.rollout.book import number_of
+from edgekit.fleet.rollout.device import DeviceState
+from edgekit.fleet.rollout.events import (
+    DeviceAway,
+    DeviceFailed,
+    DeviceStaged,
+    RolloutEvent,
+)
+from edgekit.fleet.rollout.hands import Pushed, PushHands
+from edgekit.fleet.rollout.journal import RolloutJournal, RolloutRow
+from edgekit.fleet.rollout.machine import Rollout, RolloutPhase
+from edgekit.fleet.rollout.run import run
+from edgekit.fleet.transfer.cap import Cap
+
+ENDED = (RolloutPhase.DONE, RolloutPhase.ABORTED, RolloutPhase.BACK)
+
+
+def go_on(
+    here: project.Project,
+    journal: RolloutJournal,
+    as_json: bool,
+    order: RolloutEvent | None = None,
+    *,
+    take_over: bool = False,
+) -> None:
+    """Run a rollout that has begun until it is over; for `resume` and `rollback`.
+
+    Args:
+        here: the project.
+        journal: of the rollout.
+        as_json: print one JSON object.
+        order: goes into the journal once it is sure that the rollout can be run.
+        take_over: break the leases of other operators.
+
+    Raises:
+        PartialError: it is paused, or some devices have the release and others do not.
+        EdgekitError: no device has it; or another process runs the rollout.
+    """
+    plan, _, _ = journal.read()
+    fleet = here.fleet()
+    names = [name for wave in plan.waves for name in wave]
+    if gone := [name for name in names if name not in fleet.devices]:
+        raise UsageError(
+            f"fleet.toml does not have {', '.join(gone)} any more",
+            f"rollout {number_of(journal)} goes to it",
+            "put it back into fleet.toml, or abort the rollout",
+        )
+    source = source_of(here, here.store.resolve(plan.release))
+    configs = configs_of(here, fleet, names)
+    if order is not None:
+        journal.append(order, time.time())
+    drive_rollout(
+        here, fleet, journal, source, configs, wait=True, as_json=as_json, take_over=take_over
+    )
+
+
+# --- while it runs ----------------------------------------------------------------------------
+def drive_rollout(
+    here: project.Project,
+    fleet: Fleet,
+    journal: RolloutJournal,
+    source: ReleaseSource,
+    configs: dict[str, AgentConfig],
+    *,
+    wait: bool,
+    as_json: bool,
+    take_over: bool = False,
+) -> None:
+    """Run a rollout, show it, and report its end."""
+    number = number_of(journal)
+    plan, _, _ = journal.read()
+    lease = lease_of(here.rollouts, journal, plan, project.operator(), take_over=take_over)
+    with render.transfers() as bars, ended_as_by_ctrl_c(signal.SIGTERM, signal.SIGHUP):
+
+        def report(device: str, event: Event) -> None:
+            bars.update(device, event.step, event.sent, event.total)
+
+        hook = hooks_of(here.folder, journal, plan, lease.ended, bars.say)
+        cap = Cap(fleet.transfer.mbit_per_second)
+        hands = PushHands(
+            source,
+            lambda name: open_device(fleet, name, cap_of(fleet, name, cap)),
+            configs.__getitem__,
+            report,
+            hook,
+            lease,
+        )
+        told = _teller(bars, hands, reference_of(here.store, source.pinned))
+        try:
+            rollout = run(journal, hands, told, project.operator(), leave_soaking=not wait)
+        except KeyboardInterrupt:
+            counts = journal.replay().counts()
+            raise PartialError(
+                f"rollout {number} was stopped: {_counted(counts)}",
+                "what had arrived stays on the devices, and each runs a whole release",
+                f"`edgekit resume {number}` goes on, `edgekit abort {number}` ends it",
+            ) from None
+    if rollout.phase in ENDED:
+        journal.close()
+    _report(here, number, rollout, hands, fleet, as_json)
+    _raise_for(number, rollout, hands)
+
+
+def _teller(
+    bars: render.Transfers, hands: PushHands, reference: str
+) -> Callable[[Rollout, RolloutRow], None]:
+    """Says on stderr what happens while it happens."""
+    seen = {"wave": 0, "phase": ""}
+
+    def tell(rollout: Rollout, row: RolloutRow) -> None:
+        many = len(rollout.waves) > 1
+        device = getattr(row.event, "device", "")
+        if device:
+            bars.remove(device)
+        if many and seen["wave"] != rollout.wave + 1 and rollout.phase == RolloutPhase.RUNNING:
+            seen["wave"] = rollout.wave + 1
+            size = len(rollout.waves[rollout.wave])
+            bars.say(f"wave {seen['wave']} of {len(rollout.waves)}: {size} devices")
+        if isinstance(row.event, DeviceStaged) and (line := window_line(rollout, device)):
+            bars.say(line)
+        if isinstance(row.event, (DeviceFailed, DeviceAway)):
+            error = hands.failed.get(device)
+            if error is not None:
+                error.next_step = render.named(error.next_step, device, reference)
+            if len(rollout.devices) > 1:
+                bars.say(f"{device}: {error or row.event.reason}")
+        elif many and device and (done := hands.done.get(device)):
+            state = rollout.devices[device].state
+            if state in (DeviceState.GOOD, DeviceState.SOAKING):
+                bars.say(_line(done) if state == DeviceState.SOAKING else f"{device} is good")
+
+    return tell
+
+
+# --- when it has ended ------------------------------------------------------------------------
+def _report(
+    here: project.Project,
+    number: int,
+    rollout: Rollout,
+    hands: PushHands,
+    fleet: Fleet,
+    as_json: bool,
+) -> None:
+    """Print what was done."""
+    done = [hands.done[name] for name in rollout.devices if name in hands.done]
+    planned.note_rates(here, done)
+    ours = [one for one in done if _has_it(rollout, one.device)]
+    not_enrolled = [
+        one.device
+        for one in ours
+        if not hands.enrolled[one.device] and fleet.devices[one.device].address.startswith("ssh:")
+    ]
+    if as_json:
+        errors = {name: error.to_dict() for name, error in sorted(hands.failed.items())}
+        told = {"rollout": number, "phase": rollout.phase, "release": rollout.plan.release}
+        told |= {"pushed": ours, "failed": errors, "not_enrolled": not_enrolled}
+        render.print_json(told)
+    else:
+        for one in ours if len(rollout.waves) == 1 else ():
+            render.say(_line(one))
+        if len(rollout.waves) > 1:
+            render.say(f"rollout {number} is {rollout.phase}: {_counted(rollout.counts())}")
+    for one in done:
+        for warning in one.warnings:
+            render.warn(f"{one.device}: {warning}")
+    for name in not_enrolled:  # a push works without it, and a power cut does not forgive it
+        render.warn(
+            f"{name} is not enrolled: it will not come back after a reboot; `edgekit enroll {name}`"
+        )
+
+
+def _has_it(rollout: Rollout, device: str) -> bool:
+    return rollout.devices[device].state in (DeviceState.GOOD, DeviceState.SOAKING)
+
+
+def _raise_for(number: int, rollout: Rollout, hands: PushHands) -> None:
+    """Raise unless every device has the release, or has gone back where that was asked."""
+    if rollout.phase == RolloutPhase.BACK:
+        return
+    lacking = [name for name in rollout.devices if not _has_it(rollout, name)]
+    if not lacking:
+        return
+    if len(rollout.devices) == 1 and (error := hands.failed.get(lacking[0])):
+        raise error
+    goes_on = f"`edgekit status {number}` shows each device, `edgekit resume {number}` goes on"
+    some = len(lacking) < len(rollout.devices)
+    stopped = len(rollout.waves) > 1 or not hands.failed  # by a hook or a person
+    kind = PartialError if some or stopped else EdgekitError
+    if rollout.phase == RolloutPhase.PAUSED and stopped:
+        raise kind(f"rollout {number} is paused", rollout.reason, goes_on)
+    shown = ", ".join(lacking[:10]) + (" and others" if len(lacking) > 10 else "")
+    message = f"{len(lacking)} of {len(rollout.devices)} devices failed: {shown}"
+    raise kind(message, next_step=goes_on)
+
+
+def _counted(counts: dict[DeviceState, int]) -> str:
+    """Like `8 good, 1 failed, 1 away`."""
+    return ", ".join(f"{count} {state}" for state, count in counts.items())
+
+
+def _line(result: Pushed) -> str:
+    rate = result.bytes_sent / max(result.transfer_seconds, 1e-9)
+    sent = (
+        f"{result.blobs_sent} blobs, {render.size(result.bytes_sent)} at {render.size(rate)}/s"
+        if result.blobs_sent
+        else "no blob sent"
+    )
+    if result.blobs_sent and result.slower:
+        sent += f" through the session ({result.slower})"
+    verb = "pushed " if result.changed else "already"
+    line = f"{verb} {result.release.short} on {result.device}: {sent}, {result.seconds:.1f} s"
+    if result.silent_seconds is not None:
+        line += f"; nobody answered for {result.silent_seconds:.1f} s"
+    if result.soak_seconds is not None:
+        line += f"; on trial, good after {result.soak_seconds:.0f} s more without a crash"
+    return line
