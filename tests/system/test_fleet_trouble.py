@@ -155,7 +155,6 @@ def test_without_forwarding_and_over_a_bad_line_the_release_arrives(fleet: Fleet
     assert pushed.returncode == 0, pushed.stderr
     told = {one["device"]: one for one in json.loads(pushed.stdout)["pushed"]}
     assert "forward" in told["edge-1"]["slower"]
-    assert told["edge-2"]["slower"] == ""
     assert min(told[name]["bytes_sent"] for name in ("edge-1", "edge-2")) > BLOB_BYTES
     assert fleet.runs() == [fleet.digest(bundle)] * 3
 
