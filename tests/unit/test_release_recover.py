@@ -161,3 +161,17 @@ def test_a_link_that_leads_to_no_release_is_no_way_back(root: Root, name: str, w
         with pytest.raises(EdgekitError, match="no previous release"):
             rollback(root, Detached(root))
     assert Trial().handle(found, 0.0)[-1] == KeepRunning()
+
+
+def test_a_disk_that_cannot_read_a_link_says_nothing_about_it(
+    root: Root, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Taken as no link, a moment's error would leave a device with nothing to run."""
+    filled(root)
+
+    def fails(_: Path) -> Path:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Path, "readlink", fails)
+    with pytest.raises(OSError, match="Input/output"):
+        disk.found(root)

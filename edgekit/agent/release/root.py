@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
@@ -167,11 +168,19 @@ class Root:
         return self.path / layout.release(digest)
 
     def linked(self, link: Path) -> Digest | None:
-        """The release that a link names, or None if it names none, or is no link."""
+        """The release that a link names, or None if it names none, or is no link.
+
+        Raises:
+            OSError: the disk cannot be read, which says nothing about the link.
+        """
         try:
             return Digest.from_hex(link.readlink().name)
-        except (OSError, VerificationError):
+        except (FileNotFoundError, VerificationError):
             return None
+        except OSError as error:
+            if error.errno == errno.EINVAL:  # a file or a folder in its place
+                return None
+            raise
 
     def way_back(self, link: Path) -> Digest | None:
         """The release that a link names if its folder is there: what else could run again."""
