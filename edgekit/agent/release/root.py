@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
@@ -16,6 +17,7 @@ from edgekit.core.digest import Digest
 from edgekit.errors import EdgekitError, VerificationError
 from edgekit.store import BlobStore
 
+NO_LINK = (errno.ENOENT, errno.EINVAL, errno.ENOTDIR)  # of readlink(2)
 YIELDS = "yields"  # what the lock's file says while its holder gives it back within a moment
 YIELD_SECONDS = 30.0
 POLL_SECONDS = 0.05
@@ -167,10 +169,18 @@ class Root:
         return self.path / layout.release(digest)
 
     def linked(self, link: Path) -> Digest | None:
-        """The release that a link names, or None if it names none, or is no link."""
+        """The release that a link names, or None if it names none, or is no link.
+
+        Raises:
+            OSError: the disk cannot read it: that says nothing of what it names.
+        """
         try:
             return Digest.from_hex(link.readlink().name)
-        except (OSError, VerificationError):
+        except VerificationError:
+            return None
+        except OSError as error:
+            if error.errno not in NO_LINK:
+                raise
             return None
 
     def way_back(self, link: Path) -> Digest | None:
