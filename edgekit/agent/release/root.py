@@ -17,6 +17,7 @@ from edgekit.core.digest import Digest
 from edgekit.errors import EdgekitError, VerificationError
 from edgekit.store import BlobStore
 
+NO_LINK = (errno.ENOENT, errno.EINVAL, errno.ENOTDIR)  # of readlink(2)
 YIELDS = "yields"  # what the lock's file says while its holder gives it back within a moment
 YIELD_SECONDS = 30.0
 POLL_SECONDS = 0.05
@@ -171,16 +172,16 @@ class Root:
         """The release that a link names, or None if it names none, or is no link.
 
         Raises:
-            OSError: the disk cannot be read, which says nothing about the link.
+            OSError: the disk cannot read it: that says nothing of what it names.
         """
         try:
             return Digest.from_hex(link.readlink().name)
-        except (FileNotFoundError, VerificationError):
+        except VerificationError:
             return None
         except OSError as error:
-            if error.errno == errno.EINVAL:  # a file or a folder in its place
-                return None
-            raise
+            if error.errno not in NO_LINK:
+                raise
+            return None
 
     def way_back(self, link: Path) -> Digest | None:
         """The release that a link names if its folder is there: what else could run again."""

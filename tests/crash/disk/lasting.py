@@ -1,6 +1,6 @@
 """Faults that last: a disk on which no block is free any more, one that takes no writes any more.
 
-Both hold for every process of the device. On a full disk what is removed frees its blocks, and what
+Both hold for every process of the device. On a full disk only the reserve frees blocks, and what
 needs none goes on: a rename, an inode, bytes that are overwritten in place.
 """
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 BLOCK = 4096
-FAST_LINK = 60  # ext4: a shorter target lies in the inode
+RESERVE_BLOCKS = 2  # what a smaller file frees, another process takes at once
 
 
 def blocks(path: str) -> int:
@@ -45,7 +45,7 @@ class FullDisk:
         before = blocks(path)
         if kind in ("unlink", "remove", "replace", "rename"):
             result = act()
-            self.free += before
+            self.free += before if before >= RESERVE_BLOCKS else 0
             return result
         size = os.stat(path).st_size if os.path.exists(path) else 0
         result = act()
