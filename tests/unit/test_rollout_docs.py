@@ -60,7 +60,7 @@ def test_the_table_of_terms_has_every_key_with_its_default() -> None:
 
 def test_each_verb_of_a_rollout_is_described() -> None:
     verbs = [verb for verb, place in _VERBS.items() if place.startswith("rollout.")]
-    assert len(verbs) == 7
+    assert len(verbs) == 8
     assert all(f"`edgekit {verb}" in TEXT for verb in verbs)
 
 
