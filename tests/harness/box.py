@@ -248,5 +248,5 @@ def _share_compiled(root: Root, folder: Path) -> None:
     place = root.path / layout.PYCACHE / folder.relative_to("/")
     place.mkdir(parents=True)
     for name in TREES:
-        (_compiled() / name).mkdir(exist_ok=True)
+        (_compiled() / name).mkdir(parents=True, exist_ok=True)
         (place / name).symlink_to(_compiled() / name)
