@@ -17,7 +17,7 @@ from edgekit.store import publish
 
 def stop(root: Root, supervisor: Supervisor) -> dict[str, object]:
     """Stop the device's agent and remember it; a second stop keeps the time of the first."""
-    if since(root) is None:
+    if not root.stopped_file.exists():  # a disk that cannot tell fails the stop
         publish(root.stopped_file, f"{time.time():.3f}\n".encode(), 0o600)
     root.start_file.unlink(missing_ok=True)
     supervisor.stop()
