@@ -130,13 +130,18 @@ def check_rest(
 
 
 def check_previous(world: World, what: str) -> None:
-    """`previous` names a whole release that was good, or none."""
+    """`previous` names a whole release that was good, or none.
+
+    A rollback whose trial fails makes it bad; it answered once, and a rollback may try it again.
+    """
     previous = world.root.linked(world.root.previous)
     if previous is not None:
         require(not (why := world.unsound(previous)), f"{what}: previous is unsound: {why}")
         row = Releases(world.root.path).get(previous)
         known = (ReleaseState.GOOD, ReleaseState.TRIAL)  # of a trial that no supervisor began
-        require(row is not None and row.state in known, f"{what}: previous was never good")
+        good = row is not None and row.state in known
+        answered = any(release == previous for release, _ in world.answered)
+        require(good or answered, f"{what}: previous was never good")
 
 
 def check_retry(world: World, *, previous: bool = True) -> None:
