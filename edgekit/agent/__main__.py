@@ -40,7 +40,7 @@ PROCESSES = ("boot", "door", "supervise", "serve", "worker", "upkeep")
 def _stage(args: argparse.Namespace) -> object:
     sys.dont_write_bytecode = args.dry_run  # it writes nothing at all
     from edgekit.agent.release.refusal import on_record
-    from edgekit.agent.release.staging.offered import foresee_offer, take_offer
+    from edgekit.agent.release.staging.offered import foresee_offer, read_offer, take_offer
     from edgekit.agent.release.staging.permission import refuse_links
     from edgekit.agent.release.staging.stage import stage
 
@@ -50,10 +50,17 @@ def _stage(args: argparse.Namespace) -> object:
     if args.dry_run:
         if not args.offer:
             raise UsageError("--dry-run stands beside --offer alone")
-        return foresee_offer(root, digest, sys.stdin.buffer)
+        return foresee_offer(root, digest, read_offer(sys.stdin.buffer))
     with on_record(root, digest, offered=args.offer or args.source is not None):
         if args.offer:
-            return take_offer(root, digest, sys.stdin.buffer)
+            offered = read_offer(sys.stdin.buffer)
+            answer = take_offer(root, digest, offered)
+            accepted = "warnings" in answer  # else another operator holds the device
+            if offered.config and accepted and not answer["missing"]:
+                from edgekit.agent.release.again import confirm
+
+                answer |= confirm(root, digest, offered.config.encode())
+            return answer
         with root.updating():
             if args.source is not None:
                 from edgekit.agent.release.staging.carried import stage_from

@@ -30,6 +30,8 @@ from edgekit.trust.signed import Metadata, Offered
 
 ACTIVATE_SECONDS = 300.0  # the old release drains and perhaps starts again; the trial comes on top
 ADOPT_SECONDS = 600.0
+OFFER_SECONDS = 60.0
+CONFIRM_SECONDS = 1800.0  # it hashes the whole release
 ROUNDS = 2  # of transfer and verification: the device drops damaged blobs, the next sends them
 
 
@@ -236,9 +238,15 @@ class DeviceDriver:
         self.leased = True
 
     def offer(
-        self, pinned: PinnedManifest, metadata: Metadata | None, lease: LeaseWish | None = None
+        self,
+        pinned: PinnedManifest,
+        metadata: Metadata | None,
+        lease: LeaseWish | None = None,
+        same_config: bytes = b"",
     ) -> Offer:
         """Send a manifest and its metadata to the device, which says which blobs it lacks.
+
+        `same_config` is the `agent.toml` that it has, where the push seems to change nothing.
 
         An agent of before signed metadata gets the manifest alone; one of before leases leaves the
         wish for its lease aside.
@@ -251,8 +259,10 @@ class DeviceDriver:
         """
         data = pinned.data
         if self._verb_updater(pinned):
-            data = msgspec.json.encode(Offered(pinned.data.decode(), metadata, lease))
-        answer = self.call("stage", pinned.digest, "--offer", stdin=data)
+            offered = Offered(pinned.data.decode(), metadata, lease, same_config.decode())
+            data = msgspec.json.encode(offered)
+        seconds = CONFIRM_SECONDS if same_config else OFFER_SECONDS
+        answer = self.call("stage", pinned.digest, "--offer", stdin=data, seconds=seconds)
         offer = msgspec.convert(answer, Offer, dec_hook=decode_hook)
         if offer.lease is not None:
             self._leased(offer.lease)

@@ -195,12 +195,26 @@ class Missing(msgspec.Struct, frozen=True):
     have: int
 
 
+class TrialVerdict(msgspec.Struct, frozen=True):
+    """What a device says of a release after its activation; times in seconds.
+
+    `soak_seconds` is what it has yet to run without a crash, None if it is good; `silent_seconds`
+    is for how long nobody answered, None if the device does not say it.
+    """
+
+    changed: bool
+    state: str
+    soak_seconds: float | None = None
+    silent_seconds: float | None = None
+
+
 class Offer(msgspec.Struct, frozen=True):
     """The device's answer to a manifest."""
 
     missing: list[Missing]
     warnings: list[str] = []  # e.g. that the metadata has lived more than half of its life
     lease: LeaseAnswer | None = None  # an older agent, or a controller without a wish, has none
+    runs: TrialVerdict | None = None  # it runs the release already, as the push wants it
 
     @property
     def bytes_to_send(self) -> int:

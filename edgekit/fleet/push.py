@@ -27,6 +27,7 @@ from edgekit.fleet.drive import (
 )
 from edgekit.fleet.plan import (
     Offer,
+    TrialVerdict,
     check_first_room,
     check_fit,
     check_settings,
@@ -64,24 +65,15 @@ class Sent:
 
 
 class Staged(msgspec.Struct, frozen=True):
-    """A release is on a device, verified; `before` is what the device runs."""
+    """A release is on a device, verified; `before` is what the device runs.
+
+    `runs` is what it says of the release if it runs it already, with the same configuration.
+    """
 
     before: Digest | None
     sent: Sent
     warnings: list[str]
-
-
-class TrialVerdict(msgspec.Struct, frozen=True):
-    """What a device says of a release after its activation; times in seconds.
-
-    `soak_seconds` is what it has yet to run without a crash, None if it is good; `silent_seconds`
-    is for how long nobody answered, None if the device does not say it.
-    """
-
-    changed: bool
-    state: str
-    soak_seconds: float | None = None
-    silent_seconds: float | None = None
+    runs: TrialVerdict | None = None
 
 
 def stage_on(
@@ -124,13 +116,17 @@ def stage_on(
     if older or not driver.has_agent():
         first_contact()
     report(Event("compare"))
+    told = config_bytes(config, driver.facts, pinned.digest)
+    same = told if before == pinned.digest and told == driver.facts.config.encode() else b""
     try:
-        offer = driver.offer(pinned, source.metadata, lease)
+        offer = driver.offer(pinned, source.metadata, lease, same)
     except NoAgentError:
         if driver.facts.door:  # it takes no agent of ours
             raise
         first_contact()
         offer = driver.offer(pinned, source.metadata, lease)
+    if offer.runs is not None:
+        return Staged(before, Sent(), offer.warnings, offer.runs)
     return Staged(before, _fill(driver, source, offer, report), offer.warnings)
 
 

@@ -51,12 +51,14 @@ class Metadata(msgspec.Struct, frozen=True):
 class Offered(msgspec.Struct, frozen=True):
     """What a push offers: the standard input of `agent stage DIGEST --offer`, as JSON.
 
-    `lease` is who pushes; a controller from before leases does not say it.
+    `lease` is who pushes; a controller from before leases does not say it. `config` is the
+    `agent.toml` of a push that seems to change nothing; empty otherwise.
     """
 
     manifest: str
     metadata: Metadata | None = None
     lease: LeaseWish | None = None
+    config: str = ""
 
 
 def target_path(release: Digest) -> str:

@@ -111,6 +111,8 @@ def test_a_device_is_staged_asked_switched_asked_and_goes_back(subject: Subject)
     assert hands.switch(DEMO) in answers
     assert hands.verdict(DEMO) in answers
     assert hands.switch(DEMO) in answers, "twice is as once"
+    hands.let_go(DEMO)
+    assert hands.stage(DEMO) in answers, "it runs there already"
     assert hands.go_back(DEMO, subject.before) == DeviceBack(DEMO)
     assert hands.go_back(DEMO, subject.before) == DeviceBack(DEMO), "twice is as once"
     assert hands.stage(DEMO) == staged

@@ -65,6 +65,8 @@ class FakeDevice:
                 if self.fails == "stage":
                     return DeviceFailed(name, "the disk is too small")
                 self.staged = True
+                if self.runs == NEW:
+                    return self._verdict(name, now)
                 return DeviceStaged(name, BEFORE)
             case SwitchOn():
                 assert self.staged, "a switch before the bytes were there"

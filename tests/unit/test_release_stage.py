@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import os
 import platform
 import subprocess
 import sys
 from pathlib import Path
-from typing import BinaryIO
 
 import msgspec
 import pytest
@@ -264,9 +262,9 @@ def test_an_offer_takes_the_lease_keeps_it_from_others_and_a_dry_one_says_who_ha
     pinned = release()
     ada, bob = (LeaseWish(name * 4, f"{name}@desk", "rollout-7") for name in ("ada0", "b0b0"))
 
-    def told(wish: LeaseWish | None) -> BinaryIO:
+    def told(wish: LeaseWish | None) -> Offered:
         offered = msgspec.json.decode(offer_bytes(pinned), type=Offered)
-        return io.BytesIO(msgspec.json.encode(msgspec.structs.replace(offered, lease=wish)))
+        return msgspec.structs.replace(offered, lease=wish)
 
     answer = take_offer(root, pinned.digest, told(ada))
     assert answer["missing"]
@@ -289,9 +287,8 @@ def test_an_offer_that_is_refused_keeps_no_lease(root: Root) -> None:
     pinned = release(weights_size=1 << 60)
     offered = msgspec.json.decode(offer_bytes(pinned), type=Offered)
     wish = LeaseWish("ada0" * 4, "ada@desk", "rollout-7")
-    data = msgspec.json.encode(msgspec.structs.replace(offered, lease=wish))
     with pytest.raises(EdgekitError, match="too small"):
-        take_offer(root, pinned.digest, io.BytesIO(data))
+        take_offer(root, pinned.digest, msgspec.structs.replace(offered, lease=wish))
     assert holder.held(root) is None
 
 

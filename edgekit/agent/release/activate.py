@@ -55,21 +55,11 @@ def activate(
         raise EdgekitError(f"release {digest.short} is not staged here")
     check_activation(root, digest)
     _finish(root)
-    old_config = _config(root)
-    config = old_config if config is None else config
+    config = _config(root) if config is None else config
     if config is None:
         raise EdgekitError("this device has no agent.toml", next_step="push to it")
     trial_seconds = parse_known_agent_config(config).trial_seconds
-    if (
-        root.linked(root.current) == digest
-        and config == old_config
-        and supervisor.pid() is not None
-        and answering(root)
-        and not root.mended_file.exists()
-        and (shown := _shown(root, digest, changed=False)) is not None
-    ):
-        root.stopped_file.unlink(missing_ok=True)  # of a stop that was killed
-        lease.release(root)
+    if (shown := unchanged(root, digest, supervisor, config)) is not None:
         return shown
     drain = drain_seconds(root)  # of the old agent, with its own configuration
     reserve.hold(root)
@@ -81,6 +71,24 @@ def activate(
     verdict = _verdict(root, digest, supervisor, trial_seconds + drain)
     lease.release(root)
     return verdict
+
+
+def unchanged(
+    root: Root, digest: Digest, supervisor: Supervisor, config: bytes
+) -> dict[str, object] | None:
+    """The answer of an activation that changes nothing; None if it would change something."""
+    if (
+        root.linked(root.current) != digest
+        or config != _config(root)
+        or supervisor.pid() is None
+        or not answering(root)
+        or root.mended_file.exists()
+        or (shown := _shown(root, digest, changed=False)) is None
+    ):
+        return None
+    root.stopped_file.unlink(missing_ok=True)  # of a stop that was killed
+    lease.release(root)
+    return shown
 
 
 def _finish(root: Root) -> None:

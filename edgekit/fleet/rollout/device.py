@@ -51,6 +51,7 @@ MOVES: dict[tuple[DeviceState, Move], DeviceState] = (
         (_S.SWITCHING, _M.STAGED): _S.STAGED,
         (_S.SOAKING, _M.STAGED): _S.STAGED,
         (_S.STAGED, _M.SWITCH): _S.SWITCHING,
+        (_S.STAGING, _M.ANSWERS): _S.SOAKING,
         (_S.SWITCHING, _M.ANSWERS): _S.SOAKING,
         (_S.SOAKING, _M.ANSWERS): _S.SOAKING,
         (_S.AWAY, _M.AGAIN): _S.WAITING,

@@ -16,10 +16,10 @@ from edgekit.errors import EdgekitError, UnreachableError
 from edgekit.fleet.drive import DeviceDriver, Event
 from edgekit.fleet.held import LeaseHeldError
 from edgekit.fleet.lease import Lease
+from edgekit.fleet.plan import TrialVerdict
 from edgekit.fleet.push import (
     ReleaseSource,
     Staged,
-    TrialVerdict,
     activate_on,
     go_back_on,
     stage_on,
@@ -46,7 +46,10 @@ class RolloutHands(Protocol):
     """
 
     def stage(self, device: str) -> RolloutEvent:
-        """Bring the release: `DeviceStaged`, `DeviceFailed` or `DeviceAway`."""
+        """Bring the release: `DeviceStaged`, `DeviceFailed` or `DeviceAway`.
+
+        A device that runs it already, and as it should, says so: `DeviceGood`, `DeviceAnswers`.
+        """
         ...
 
     def switch(self, device: str) -> RolloutEvent:
@@ -146,7 +149,11 @@ class PushHands:
                 self._lease.had(device)
                 if not self._lease.keeps:
                     self._lease.give(driver)
-            self._staged[device] = (time.monotonic() - began, staged)
+            seconds = time.monotonic() - began
+            self._staged[device] = (seconds, staged)
+            if staged.runs is not None:
+                self._note(device, staged.runs, 0.0)
+                return _told(device, staged.runs.state, staged.runs.soak_seconds)
             return DeviceStaged(device, staged.before)
 
         return self._act(device, act, keep=True)

@@ -13,9 +13,15 @@ from edgekit.agent.release.staging.stage import foresee, offer
 from edgekit.core.digest import Digest
 from edgekit.errors import EdgekitError
 from edgekit.trust.metadata import MAX_OFFER_BYTES, parse_offered
+from edgekit.trust.signed import Offered
 
 
-def take_offer(root: Root, digest: Digest, stream: BinaryIO) -> dict[str, object]:
+def read_offer(stream: BinaryIO) -> Offered:
+    """What a push offers; raises VerificationError for what is no offer."""
+    return parse_offered(stream.read(MAX_OFFER_BYTES + 1))
+
+
+def take_offer(root: Root, digest: Digest, offered: Offered) -> dict[str, object]:
     """Take the device for whoever offers, store the manifest, and say what is missing.
 
     Returns:
@@ -26,7 +32,6 @@ def take_offer(root: Root, digest: Digest, stream: BinaryIO) -> dict[str, object
         VerificationError: the metadata is not accepted, or not this release.
         EdgekitError: the disk is too small, or another push is in progress.
     """
-    offered = parse_offered(stream.read(MAX_OFFER_BYTES + 1))
     lease = None
     if offered.lease is not None:  # before the update lock, which its holder may have for minutes
         root.create()
@@ -46,9 +51,8 @@ def take_offer(root: Root, digest: Digest, stream: BinaryIO) -> dict[str, object
     return answer | {"warnings": list(trusted.warnings), "lease": msgspec.to_builtins(lease)}
 
 
-def foresee_offer(root: Root, digest: Digest, stream: BinaryIO) -> dict[str, object]:
+def foresee_offer(root: Root, digest: Digest, offered: Offered) -> dict[str, object]:
     """What an offer would answer; nothing is written, not even the refusal."""
-    offered = parse_offered(stream.read(MAX_OFFER_BYTES + 1))
     verified, trusted = admit(root, digest, offered)
     warnings = list(trusted.warnings)
     if (held := holder.held(root)) is not None:

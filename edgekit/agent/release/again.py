@@ -1,0 +1,36 @@
+"""A push of what the device runs already: its offer does the work of all three verbs."""
+
+from __future__ import annotations
+
+from edgekit.agent.release import holder
+from edgekit.agent.release.activate import unchanged
+from edgekit.agent.release.root import Root
+from edgekit.agent.release.staging.stage import stage
+from edgekit.agent.release.supervisor.choose import supervisor_of
+from edgekit.core.digest import Digest
+from edgekit.errors import EdgekitError
+
+
+def confirm(root: Root, digest: Digest, config: bytes) -> dict[str, object]:
+    """Verify an offered release of which nothing is missing, and say how it runs.
+
+    Three starts of Python become one. The bytes are hashed as by `stage`.
+
+    Returns:
+        `runs`: what `activate` would answer if it changed nothing. Nothing at all if it would
+        change something, or if bytes are damaged: the push then goes on with its other verbs.
+    """
+    supervisor = supervisor_of(root)
+    with root.updating():
+        if unchanged(root, digest, supervisor, config) is None:
+            return {}
+        try:
+            stage(root, digest)
+        except EdgekitError:
+            return {}
+        shown = unchanged(root, digest, supervisor, config)
+        if shown is None:
+            return {}
+        soak = shown.get("soak_seconds")
+        holder.settle(root, soak if isinstance(soak, float) else None)
+    return {"runs": shown}
