@@ -355,4 +355,4 @@ def test_a_thousand_devices_take_seconds_of_a_controller() -> None:
     made.tell(RolloutStarted("me"))
     made.run()
     assert made.rollout.counts() == {DeviceState.GOOD: 1000}
-    assert time.process_time() - began < 30
+    assert time.process_time() - began < 5

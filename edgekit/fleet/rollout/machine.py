@@ -31,7 +31,6 @@ from enum import StrEnum
 
 from edgekit.fleet.rollout.device import (
     BEGUN,
-    ENDED,
     WORKED_ON,
     DeviceProgress,
     DeviceState,
@@ -59,9 +58,18 @@ from edgekit.fleet.rollout.events import (
     SwitchOn,
     WindowChanged,
 )
+from edgekit.fleet.rollout.roster import Roster
 from edgekit.fleet.rollout.waves import RolloutPlan
 from edgekit.fleet.rollout.windows.openings import Openings
 
+SWITCHABLE = (
+    *WORKED_ON,
+    DeviceState.SOAKING,
+    DeviceState.STAGED,
+    DeviceState.GOOD,
+    DeviceState.AWAY,
+)
+"""States of devices that this rollout may have switched."""
 MOST_LATE_SECONDS = 3600.0
 
 
@@ -103,12 +111,21 @@ class Rollout:
         self.wave_phase = WavePhase.NEW
         self.window_open = True
         self.openings = Openings(plan.windows)
-        self.waves = [list(wave) for wave in plan.waves]
-        self.devices = {name: DeviceProgress() for wave in plan.waves for name in wave}
+        self._roster = Roster([list(wave) for wave in plan.waves])
         self._soak_until = 0.0
         self._forgiven = 0  # failures before the last resume
         self._accepted = -1  # the wave at the last resume
         self._now = 0.0  # of the last event
+
+    @property
+    def waves(self) -> list[list[str]]:
+        """Names of devices; where a canary was away, not as in the plan."""
+        return self._roster.waves
+
+    @property
+    def devices(self) -> dict[str, DeviceProgress]:
+        """How each device stands."""
+        return self._roster.devices
 
     # --- the way in ---------------------------------------------------------------------------
     def handle(self, event: RolloutEvent, now: float) -> tuple[RolloutEffect, ...]:
@@ -164,9 +181,10 @@ class Rollout:
         room = self._busy() < self.plan.terms.parallel  # else an end of work comes first
         if room and self.phase in (RolloutPhase.RUNNING, RolloutPhase.GOING_BACK):
             back = self.phase == RolloutPhase.GOING_BACK
-            away = [d for d in self.devices.values() if d.state == DeviceState.AWAY]
+            away = [self.devices[name] for name in self._roster.names(DeviceState.AWAY)]
             times += [device.due for device in away if device.switched or not back]
-            times += [] if back else self.openings.looks(self._in(DeviceState.STAGED), self._now)
+            staged = self._roster.names(DeviceState.STAGED)
+            times += [] if back else self.openings.looks(staged, self._now)
         return min(times, default=None)
 
     def window_changes(self, now: float) -> tuple[WindowChanged, ...]:
@@ -177,7 +195,7 @@ class Rollout:
         """
         if self.phase != RolloutPhase.RUNNING:
             return ()
-        names = self._in(*BEGUN)
+        names = self._roster.names(*BEGUN) if self.plan.windows else ()
         return tuple(WindowChanged(*told) for told in self.openings.changed(names, now))
 
     @property
@@ -194,13 +212,8 @@ class Rollout:
 
     def counts(self) -> dict[DeviceState, int]:
         """How many devices stand where; only those that are not 0."""
-        found: dict[DeviceState, int] = {}
-        for device in self.devices.values():
-            found[device.state] = found.get(device.state, 0) + 1
-        return found
-
-    def _in(self, *states: DeviceState) -> list[str]:
-        return [name for name, device in self.devices.items() if device.state in states]
+        counted = {state: self._roster.count([state]) for state in DeviceState}
+        return {state: count for state, count in counted.items() if count}
 
     # --- devices ------------------------------------------------------------------------------
     def _device(self, event: RolloutEvent, now: float) -> list[RolloutEffect]:
@@ -211,25 +224,25 @@ class Rollout:
         match event:
             case DeviceStaged(_, before):
                 move = Move.GOOD if self.plan.terms.stage_only else Move.STAGED
-                if device.move(move, now) and not device.switched:
+                if self._roster.move(name, move, now) and not device.switched:
                     device.before = before
             case DeviceAnswers(_, seconds):
-                if device.move(Move.ANSWERS, now):
+                if self._roster.move(name, Move.ANSWERS, now):
                     device.due = now + seconds
                     return [AskVerdict(name, device.due)]
             case DeviceGood():
-                device.move(Move.GOOD, now)
+                self._roster.move(name, Move.GOOD, now)
             case DeviceFailed(_, reason):
-                if device.move(Move.FAILED, now, reason):
+                if self._roster.move(name, Move.FAILED, now, reason):
                     self._count_failure(name)
             case DeviceAway(_, reason):
-                if device.move(Move.AWAY, now, reason):
+                if self._roster.move(name, Move.AWAY, now, reason):
                     wait = self.plan.terms.late_seconds * 2**device.tries
                     device.due = now + min(wait, MOST_LATE_SECONDS)
                     device.tries += 1
                     self._replace_canary(name)
             case DeviceBack():
-                device.move(Move.BACK, now)
+                self._roster.move(name, Move.BACK, now)
         return []
 
     def _count_failure(self, name: str) -> None:
@@ -237,7 +250,7 @@ class Rollout:
         if self.phase != RolloutPhase.RUNNING:
             return
         failed = self._failed() - self._forgiven
-        begun = sum(d.state != DeviceState.WAITING for d in self.devices.values())
+        begun = len(self.devices) - self._roster.count([DeviceState.WAITING])
         terms = self.plan.terms
         allowed = max(terms.failures, math.floor(terms.failure_share * begun))
         reason = self.devices[name].reason
@@ -247,23 +260,20 @@ class Rollout:
             self._pause(f"{failed} devices failed and {allowed} may; the last, {name}: {reason}")
 
     def _busy(self) -> int:
-        return sum(device.state in WORKED_ON for device in self.devices.values())
+        return self._roster.count(WORKED_ON)
 
     def _failed(self) -> int:
-        return sum(device.state == DeviceState.FAILED for device in self.devices.values())
+        return self._roster.count([DeviceState.FAILED])
 
     def _replace_canary(self, name: str) -> None:
         """Take another device of the class into the first wave (rule 4)."""
-        if self.wave or len(self.waves) == 1 or name not in self.waves[0]:
+        if self.wave or len(self.waves) == 1 or self._roster.wave_of(name):
             return
         kind = self.plan.kinds[name]
-        for wave in self.waves[1:]:
-            for other in wave:
-                if self.plan.kinds[other] == kind:
-                    wave.remove(other)
-                    self.waves[0].append(other)
-                    self.waves = [each for each in self.waves if each]
-                    return
+        later = (other for wave in self.waves[1:] for other in wave)
+        other = next((other for other in later if self.plan.kinds[other] == kind), None)
+        if other is not None:
+            self._roster.replace(name, other)
 
     # --- the whole ----------------------------------------------------------------------------
     def _pause(self, reason: str) -> None:
@@ -272,11 +282,10 @@ class Rollout:
     def _resume(self, retry: bool, now: float) -> None:
         if self.phase not in (RolloutPhase.PAUSED, RolloutPhase.DONE):
             return
-        for device in self.devices.values():
-            if device.state == DeviceState.AWAY:
-                device.due = now
-            if retry and device.state == DeviceState.FAILED:
-                device.move(Move.AGAIN, now)
+        for name in self._roster.names(DeviceState.AWAY):
+            self.devices[name].due = now
+        for name in self._roster.names(DeviceState.FAILED) if retry else ():
+            self._roster.move(name, Move.AGAIN, now)
         self.openings.said = {}  # time has passed: the clock says it anew
         self._forgiven, self._accepted = self._failed(), self.wave
         self.phase, self.reason = RolloutPhase.RUNNING, ""
@@ -326,9 +335,9 @@ class Rollout:
         return True
 
     def _end_wave(self, now: float) -> bool:
-        mine = [self.devices[name] for name in self.waves[self.wave]]
-        if any(device.state not in ENDED for device in mine):
+        if not self._roster.is_ended(self.wave):
             return False
+        mine = [self.devices[name] for name in self.waves[self.wave]]
         good = [device for device in mine if device.state == DeviceState.GOOD]
         if not good and self._accepted != self.wave:
             away = sum(device.state == DeviceState.AWAY for device in mine)
@@ -343,7 +352,7 @@ class Rollout:
 
     def _next_wave(self) -> bool:
         if self.wave + 1 == len(self.waves):
-            if all(device.state in ENDED for device in self.devices.values()):
+            if all(self._roster.is_ended(wave) for wave in range(len(self.waves))):
                 self.phase = RolloutPhase.DONE
             return False
         self.wave, self.wave_phase = self.wave + 1, WavePhase.NEW
@@ -354,45 +363,46 @@ class Rollout:
     def _begin_devices(self, now: float) -> list[RolloutEffect]:
         """Begin work on devices of this wave and on late ones of earlier waves."""
         effects: list[RolloutEffect] = []
-        busy = self._busy()
         may_switch = self.openings.may_switch if self.window_open else lambda _: False
         working = self.wave_phase not in (WavePhase.NEW, WavePhase.HOOK_BEFORE)
-        waves = self.waves[: self.wave + int(working)]
-        mine = [name for wave in waves for name in wave]
-        # What is staged goes first: a device holds both releases for a short time only.
-        for name in sorted(mine, key=lambda name: self.devices[name].state != DeviceState.STAGED):
-            if busy >= self.plan.terms.parallel:
-                break
+        waves = self.wave + int(working)
+        room = self.plan.terms.parallel - self._busy()
+        for name in self._roster.names(DeviceState.AWAY) if room > 0 else ():
             device = self.devices[name]
-            if device.state == DeviceState.AWAY and now >= device.due:
-                if device.switched:
-                    device.move(Move.ASK, now)
-                    effects.append(AskVerdict(name, now))
-                else:
-                    device.move(Move.AGAIN, now)
-            if device.state == DeviceState.WAITING:
-                device.move(Move.STAGE, now)
-                effects.append(StageOn(name))
-                busy += 1
-            elif device.state == DeviceState.STAGED and may_switch(name):
-                device.move(Move.SWITCH, now)
-                device.switched |= device.before != self.plan.release
-                effects.append(SwitchOn(name))
-                busy += 1
+            if now < device.due or self._roster.wave_of(name) >= waves:
+                continue
+            if device.switched:
+                self._roster.move(name, Move.ASK, now)
+                effects.append(AskVerdict(name, now))
+            else:
+                self._roster.move(name, Move.AGAIN, now)
+        # What is staged goes first: a device holds both releases for a short time only.
+        staged = self._roster.names(DeviceState.STAGED) if room > 0 else ()
+        for name in [name for name in staged if may_switch(name)][:room]:
+            device = self.devices[name]
+            self._roster.move(name, Move.SWITCH, now)
+            device.switched |= device.before != self.plan.release
+            effects.append(SwitchOn(name))
+            room -= 1
+        while room > 0 and (waits := self._roster.next_waiting(waves)) is not None:
+            self._roster.move(waits, Move.STAGE, now)
+            effects.append(StageOn(waits))
+            room -= 1
         return effects
 
     def _go_back(self, now: float) -> list[RolloutEffect]:
         effects: list[RolloutEffect] = []
-        busy = self._busy()
+        room = self.plan.terms.parallel - self._busy()
         left = False
-        for name, device in self.devices.items():
-            if not device.switched:
-                continue
+        for name in self._roster.unsorted(*SWITCHABLE):
+            device = self.devices[name]
+            left |= device.switched
+            if left and room <= 0:
+                break
             due = device.state != DeviceState.AWAY or now >= device.due
-            if due and busy < self.plan.terms.parallel and device.move(Move.GO_BACK, now):
+            if device.switched and due and self._roster.move(name, Move.GO_BACK, now):
                 effects.append(GoBackOn(name, device.before))
-                busy += 1
-            left = True
+                room -= 1
         if not left:
             self.phase = RolloutPhase.BACK
         return effects

@@ -1,0 +1,95 @@
+"""The devices of a rollout by state and by wave, so that no event looks at every device. Pure."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from edgekit.fleet.rollout.device import ENDED, DeviceProgress, DeviceState, Move
+
+
+@dataclass
+class Roster:
+    """How each device stands; every move goes through it.
+
+    Attributes:
+        waves: names of devices.
+        devices: how each stands.
+    """
+
+    waves: list[list[str]]
+    devices: dict[str, DeviceProgress] = field(init=False)
+    _in: dict[DeviceState, dict[str, None]] = field(init=False)
+    _place: dict[str, tuple[int, int]] = field(init=False)  # wave, and place in it
+    _waiting: list[tuple[tuple[int, int], str]] = field(init=False)  # heap; some wait no more
+    _unended: list[int] = field(init=False)  # of each wave
+
+    def __post_init__(self) -> None:
+        names = [name for wave in self.waves for name in wave]
+        self.devices = {name: DeviceProgress() for name in names}
+        self._in = {state: {} for state in DeviceState}
+        self._in[DeviceState.WAITING] = dict.fromkeys(names)
+        self._order()
+
+    def _order(self) -> None:
+        """Find the places anew."""
+        self._place = {
+            name: (number, place)
+            for number, wave in enumerate(self.waves)
+            for place, name in enumerate(wave)
+        }
+        self._waiting = sorted((self._place[name], name) for name in self._in[DeviceState.WAITING])
+        self._unended = [
+            sum(self.devices[name].state not in ENDED for name in wave) for wave in self.waves
+        ]
+
+    def move(self, name: str, move: Move, now: float, reason: str = "") -> bool:
+        """Move a device along the table; whether it has such a move."""
+        device = self.devices[name]
+        before = device.state
+        if not device.move(move, now, reason):
+            return False
+        del self._in[before][name]
+        self._in[device.state][name] = None
+        place = self._place[name]
+        self._unended[place[0]] += (device.state not in ENDED) - (before not in ENDED)
+        if device.state == DeviceState.WAITING:
+            heapq.heappush(self._waiting, (place, name))
+        return True
+
+    def replace(self, name: str, other: str) -> None:
+        """Take `other` into the wave of `name`; a wave that is empty then is gone."""
+        self.waves[self._place[other][0]].remove(other)
+        self.waves[self._place[name][0]].append(other)
+        self.waves[:] = [wave for wave in self.waves if wave]
+        self._order()
+
+    def count(self, states: Iterable[DeviceState]) -> int:
+        """How many devices are in one of these states."""
+        return sum(len(self._in[state]) for state in states)
+
+    def names(self, *states: DeviceState) -> list[str]:
+        """Devices in one of these states, by wave and place."""
+        return sorted(self.unsorted(*states), key=lambda name: self._place[name])
+
+    def unsorted(self, *states: DeviceState) -> list[str]:
+        """Devices in one of these states, as they came into them."""
+        return [name for state in states for name in self._in[state]]
+
+    def wave_of(self, name: str) -> int:
+        """The wave of a device, from 0."""
+        return self._place[name][0]
+
+    def is_ended(self, wave: int) -> bool:
+        """Whether a wave need not wait for any of its devices."""
+        return not self._unended[wave]
+
+    def next_waiting(self, waves: int) -> str | None:
+        """The first device of the first `waves` waves that waits."""
+        while self._waiting:
+            place, name = self._waiting[0]
+            if self.devices[name].state == DeviceState.WAITING and self._place[name] == place:
+                return name if place[0] < waves else None
+            heapq.heappop(self._waiting)
+        return None
