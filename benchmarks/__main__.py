@@ -110,8 +110,6 @@ def run(argv: Sequence[str] | None = None) -> None:
     if arguments.rounds < 1:
         raise UsageError("--rounds must be 1 or more")
     if arguments.write:
-        if arguments.names:
-            raise UsageError("--write takes no names", "a table holds figures of one run")
         if arguments.tls:
             raise UsageError("--write takes no --tls", "the tables are of plain TCP")
         render.check(TABLES)
@@ -131,7 +129,10 @@ def run(argv: Sequence[str] | None = None) -> None:
     if arguments.json:
         print(render.as_json(results, circumstances))
     if arguments.write and results:
-        render.rewrite(TABLES, render.table(results, circumstances))
+        table = render.table(results, circumstances)
+        if arguments.names:  # the other rows stay
+            table = render.merged(render.read_table(TABLES[0]), results, circumstances)
+        render.rewrite(TABLES, table)
     if failed:
         raise EdgekitError(f"not measured: {', '.join(failed)}", "the reasons are above")
 

@@ -10,6 +10,7 @@ from typing import Any
 from benchmarks.figure import Figure, Result
 from edgekit.errors import UsageError
 
+HEAD = "| figure | what | median | min..max | against |\n|---|---|---|---|---|\n"
 BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
 
 
@@ -63,17 +64,43 @@ def as_json(results: Sequence[Result], circumstances: dict[str, Any]) -> str:
 
 def table(results: Sequence[Result], circumstances: dict[str, Any]) -> str:
     """A table in Markdown, and below it where and when it was measured."""
-    rows = [
-        f"| `{r.figure.name}` | {r.figure.what} | {number(r.value)} {r.figure.unit} "
-        f"| {spread(r)}, {runs(r)} | {r.figure.against} |"
-        for r in results
-    ]
-    head = "| figure | what | median | min..max | against |\n|---|---|---|---|---|\n"
-    where = (
+    rows = [_row(result) for result in results]
+    return HEAD + "\n".join(rows) + f"\n\n{_where(circumstances)}"
+
+
+def merged(old: str, results: Sequence[Result], circumstances: dict[str, Any]) -> str:
+    """The table `old` with the rows of a run of some figures; a line below names that run."""
+    body, _, below = old.strip().removeprefix(HEAD).partition("\n\n")
+    rows = {_name(row): row for row in body.splitlines()}
+    rows |= {f"`{result.figure.name}`": _row(result) for result in results}
+    names = ", ".join(f"`{result.figure.name}`" for result in results)
+    lines = [line for line in below.splitlines() if line and not line.startswith(f"{names}: ")]
+    lines.append(f"{names}: {_where(circumstances)}")
+    return HEAD + "\n".join(rows.values()) + "\n\n" + "\n\n".join(lines)
+
+
+def _name(row: str) -> str:
+    return row.split("|")[1].strip()
+
+
+def _row(result: Result) -> str:
+    return (
+        f"| `{result.figure.name}` | {result.figure.what} "
+        f"| {number(result.value)} {result.figure.unit} "
+        f"| {spread(result)}, {runs(result)} | {result.figure.against} |"
+    )
+
+
+def _where(circumstances: dict[str, Any]) -> str:
+    return (
         "{cpu}, {cpus} CPUs, load average before {load_before}; "
         "model {model}; edgekit {edgekit}; {day}."
     ).format(**circumstances)
-    return head + "\n".join(rows) + f"\n\n{where}"
+
+
+def read_table(path: Path) -> str:
+    """What is between the markers of a file."""
+    return path.read_text("utf-8").partition(BEGIN)[2].partition(END)[0].strip()
 
 
 def replace_table(text: str, new: str) -> str:

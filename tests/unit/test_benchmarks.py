@@ -160,9 +160,22 @@ def test_a_file_without_its_markers_is_named_and_none_is_changed(tmp_path: Path,
     assert good.read_text() == f"{render.BEGIN}\n{render.END}\n"
 
 
-@pytest.mark.parametrize(
-    "arguments", [["agent.no_such"], ["--write", "agent.sampling_us"], ["--rounds", "0"]]
-)
+def test_a_run_of_some_figures_changes_their_rows_and_says_when_it_was() -> None:
+    old = render.table([result(1.0), result(5.0, name="push.again_seconds")], HERE)
+    later = [result(3.0, name="push.again_seconds"), result(7.0, name="device.boot_seconds")]
+    new = render.merged(old, later, HERE | {"day": "2026-12-24"})
+    rows = {row.split("`")[1]: row for row in new.splitlines() if row.startswith("| `")}
+    assert list(rows) == ["agent.decode_ratio", "push.again_seconds", "device.boot_seconds"]
+    assert "| 1 ratio |" in rows["agent.decode_ratio"]
+    assert "| 3 ratio |" in rows["push.again_seconds"]
+    *_, whole, some = (line for line in new.splitlines() if line)
+    assert whole.endswith("2026-11-22.")
+    assert some.startswith("`push.again_seconds`, `device.boot_seconds`: a CPU")
+    assert some.endswith("2026-12-24.")
+    assert render.merged(new, later, HERE | {"day": "2026-12-24"}) == new, "twice is as once"
+
+
+@pytest.mark.parametrize("arguments", [["agent.no_such"], ["--rounds", "0"]])
 def test_wrong_arguments_are_refused_before_anything_is_measured(arguments: list[str]) -> None:
     with pytest.raises(UsageError):
         benchmarks.run(arguments)
