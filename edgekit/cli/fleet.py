@@ -90,6 +90,7 @@ def _state_lines(answer: dict[str, Any], device: str) -> Iterator[str]:
         at = datetime.fromtimestamp(since).astimezone().isoformat(" ", "seconds")
         yield f"stopped    by an operator since {at}; `edgekit start {device}` starts it"
     yield from _lease_lines(answer.get("lease"))
+    yield from _rollout_lines(answer.get("rollouts"))
     yield from _trial_lines(answer)
     if model := answer.get("model"):
         how = "spinning" if model["spinning"] else "not spinning"
@@ -120,6 +121,15 @@ def _scrub_lines(scrub: dict[str, Any] | None) -> list[str]:
         f"damaged    {each['kind']} {short(each['digest'])}: {each['what']}; {each['done']}"
         for each in found
     ]
+
+
+def _rollout_lines(rollouts: list[dict[str, Any]] | None) -> list[str]:
+    """Say which rollout offered a release last; an older agent does not report it."""
+    if not rollouts:
+        return []
+    last = rollouts[0]
+    when = f"{last['rollout']} by {last['operator']}, {_time(last['at'])}"
+    return [f"rollout    {when}; head of its journal {last['head'][:12]}"]
 
 
 def _lease_lines(lease: dict[str, Any] | None) -> list[str]:

@@ -29,6 +29,7 @@ class LeaseWish(msgspec.Struct, frozen=True):
         about: what it is for, such as `rollout-7`.
         seconds: from now on.
         take_over: break the lease of another one.
+        head: of the rollout's journal, which the device keeps; empty: there is none.
     """
 
     id: Annotated[str, msgspec.Meta(pattern=f"^{ID}$")]
@@ -36,6 +37,7 @@ class LeaseWish(msgspec.Struct, frozen=True):
     about: Annotated[str, msgspec.Meta(pattern=f"^{WORD}$")]
     seconds: Annotated[float, msgspec.Meta(gt=0, le=MOST_LEASE_SECONDS)] = LEASE_SECONDS
     take_over: bool = False
+    head: Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{64})?$")] = ""
 
 
 class LeaseState(msgspec.Struct, frozen=True):

@@ -31,6 +31,7 @@ class Lease:
         wait_seconds: how long a device that another one holds is waited for.
         keeps: whether it holds a device on after the bytes are there.
         ended: set by whoever wants the waiting to end.
+        head: of the rollout's journal, which a device keeps.
     """
 
     wish: LeaseWish
@@ -38,13 +39,15 @@ class Lease:
     wait_seconds: float = 0.0
     keeps: bool = True
     ended: threading.Event = field(default_factory=threading.Event)
+    head: Callable[[], str] = str
     _had: set[str] = field(default_factory=set)
 
     def of(self, device: str) -> LeaseWish:
         """The wish for one device, from now on; what was taken once is not taken over again."""
         seconds = lease_seconds(self.windows.get(device, ""), time.time())
         take_over = self.wish.take_over and device not in self._had
-        return msgspec.structs.replace(self.wish, seconds=seconds, take_over=take_over)
+        head = self.head()
+        return msgspec.structs.replace(self.wish, seconds=seconds, take_over=take_over, head=head)
 
     def had(self, device: str) -> None:
         """Note that a device was taken."""

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -15,6 +16,7 @@ from edgekit.agent.release import holder, lease
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.staging.offered import foresee_offer, take_offer
 from edgekit.agent.release.staging.stage import foresee, offer, stage
+from edgekit.agent.release.state import Releases
 from edgekit.bundle.tar import compress, plain_tar
 from edgekit.core.digest import Digest
 from edgekit.core.lease import LeaseAnswer, LeaseWish
@@ -281,6 +283,26 @@ def test_an_offer_takes_the_lease_keeps_it_from_others_and_a_dry_one_says_who_ha
     dry = foresee_offer(root, pinned.digest, told(bob))
     assert "ada0@desk (rollout-7) holds this device" in str(dry["warnings"])
     assert contents(root) == before
+
+
+def test_a_device_keeps_the_head_of_the_journal_of_a_rollout_whose_offer_it_accepts(
+    root: Root,
+) -> None:
+    pinned, other = release(), release(weights_size=1 << 60)
+    for one, head in ((pinned, "ab" * 32), (other, "cd" * 32)):
+        wish = LeaseWish("ada0" * 4, "ada@desk", "rollout-7", head=head)
+        offered = msgspec.json.decode(offer_bytes(one), type=Offered)
+        with suppress(EdgekitError):  # the other is too large
+            take_offer(root, one.digest, msgspec.structs.replace(offered, lease=wish))
+    (kept,) = Releases(root.path).heads()
+    del kept["at"]
+    assert kept == {
+        "digest": pinned.digest,
+        "project": "ada0" * 4,
+        "operator": "ada@desk",
+        "rollout": "rollout-7",
+        "head": "ab" * 32,
+    }
 
 
 def test_an_offer_that_is_refused_keeps_no_lease(root: Root) -> None:

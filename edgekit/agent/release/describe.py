@@ -61,6 +61,7 @@ def describe(root: Root, supervisor: Supervisor) -> dict[str, object]:
         "unproven": None if waits is None else _unproven(waits),
         "trial": _trial(trial, running),
         "refusals": releases.refusals(),
+        "rollouts": releases.heads(),
         "trust": describe_trust(root),
         "scrub": msgspec.to_builtins(last(root), enc_hook=str),
         "pinned": sorted(pinned(root)),

@@ -30,6 +30,7 @@ import msgspec
 from edgekit.agent.release.statefile import opened
 from edgekit.core import layout
 from edgekit.core.digest import Digest, decode_hook
+from edgekit.core.lease import LeaseWish
 from edgekit.core.release import ReleaseEvent, ReleaseState, after
 from edgekit.errors import VerificationError
 
@@ -137,6 +138,8 @@ ON CONFLICT (digest) DO UPDATE SET since = excluded.since, tries = tries + 1,
 _FEWER = """
 DELETE FROM refusals WHERE rowid <= (SELECT max(rowid) FROM refusals) - ?
 """
+_FEWER_HEADS = "DELETE FROM heads WHERE rowid <= (SELECT max(rowid) FROM heads) - ?"
+MOST_HEADS = 100
 
 
 _Row = TypeVar("_Row", Release, TrialRow, UnprovenRow)
@@ -296,6 +299,22 @@ class Releases:
         names = ("at", "digest", "what", "why")
         with self._open() as db:
             query = "SELECT at, digest, what, why FROM refusals ORDER BY rowid DESC"
+            rows = db.execute(query).fetchall()
+        return [dict(zip(names, row, strict=True)) for row in rows]
+
+    def offered(self, digest: Digest, wish: LeaseWish) -> None:
+        """Record which rollout offered a release, with the head of its journal."""
+        said = (time.time(), digest, wish.id, wish.holder, wish.about, wish.head)
+        with self._open() as db:
+            db.execute("INSERT INTO heads VALUES (?, ?, ?, ?, ?, ?)", said)
+            db.execute(_FEWER_HEADS, (MOST_HEADS,))
+
+    def heads(self) -> list[dict[str, object]]:
+        """Which rollouts offered a release, the latest first."""
+        names = ("at", "digest", "project", "operator", "rollout", "head")
+        with self._open() as db:
+            query = "SELECT at, digest, project, operator, rollout, head FROM heads"
+            query += " ORDER BY rowid DESC"
             rows = db.execute(query).fetchall()
         return [dict(zip(names, row, strict=True)) for row in rows]
 

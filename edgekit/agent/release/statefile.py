@@ -50,6 +50,16 @@ CREATE TABLE IF NOT EXISTS refusals (
 )
 """,
     """
+CREATE TABLE IF NOT EXISTS heads (
+    at REAL NOT NULL,              -- Unix seconds
+    digest TEXT NOT NULL,          -- the release that was offered
+    project TEXT NOT NULL,
+    operator TEXT NOT NULL,
+    rollout TEXT NOT NULL,
+    head TEXT NOT NULL             -- of the rollout's journal when the offer came
+)
+""",
+    """
 CREATE TABLE IF NOT EXISTS changes (
     digest TEXT PRIMARY KEY,
     number INTEGER NOT NULL        -- the latest change of a release has the highest

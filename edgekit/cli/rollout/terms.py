@@ -31,6 +31,7 @@ def lease_of(
         plan.windows,
         plan.terms.lock_wait_seconds,
         keeps=not plan.terms.stage_only,
+        head=journal.head,
     )
 
 

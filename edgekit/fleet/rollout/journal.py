@@ -124,6 +124,12 @@ class RolloutJournal:
         with self._open() as db:
             db.execute("PRAGMA user_version = 1")
 
+    def head(self) -> str:
+        """The hash over the whole history, as it was written; `read` checks it."""
+        with self._open() as db:
+            row = db.execute("SELECT hash FROM rows ORDER BY number DESC LIMIT 1").fetchone()
+        return row[0] if row else ""
+
     def since(self, number: int) -> list[RolloutRow]:
         """The events after the first `number`, in their order; raises what `read` raises."""
         if not self.path.exists():

@@ -10,6 +10,7 @@ from edgekit.agent.release import holder
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.staging.permission import admit, remember
 from edgekit.agent.release.staging.stage import foresee, offer
+from edgekit.agent.release.state import Releases
 from edgekit.core.digest import Digest
 from edgekit.errors import EdgekitError
 from edgekit.trust.metadata import MAX_OFFER_BYTES, parse_offered
@@ -44,6 +45,8 @@ def take_offer(root: Root, digest: Digest, offered: Offered) -> dict[str, object
             verified, trusted = admit(root, digest, offered)
             answer = offer(root, verified)
             remember(root, trusted)
+            if offered.lease is not None and offered.lease.head:
+                Releases(root.path).offered(digest, offered.lease)
     except EdgekitError:
         if lease is not None:
             holder.settle(root)
