@@ -74,6 +74,7 @@ class Machine:
             (self.place / name).mkdir(parents=True)
         if self.kind.cron:
             self._cron.write_text("0 5 * * * backup\n")
+            self._cron.chmod(0o600)
 
     # --- its commands -----------------------------------------------------------------------
     def run(self, *argv: str, stdin: bytes = b"", fine: tuple[int, ...] = (0,)) -> str:
@@ -98,6 +99,7 @@ class Machine:
             case ("crontab", "-"):
                 new = self._cron.with_name("new")
                 new.write_bytes(stdin)
+                new.chmod(0o600)  # whatever umask a verb in this process has set
                 new.replace(self._cron)
             case ("crontab", "-r"):
                 self._cron.unlink()
