@@ -355,6 +355,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _end(verb: str, error: EdgekitError) -> NoReturn:
+    """Exit with an error: on standard output, or in the log where that has another meaning."""
+    if verb in PROCESSES:
+        sys.stderr.write(f"{verb}: {error}\n")
+    else:
+        print(json.dumps(error.to_dict()), flush=True)
+    sys.exit(error.exit_code)
+
+
 def main() -> NoReturn:
     """Run one verb and exit with a code of `edgekit.errors`."""
     args = _parser().parse_args()
@@ -365,16 +374,10 @@ def main() -> NoReturn:
     try:
         result = args.run(args)
     except EdgekitError as error:
-        if args.verb in PROCESSES:
-            sys.stderr.write(f"{args.verb}: {error}\n")
-            sys.exit(error.exit_code)
-        print(json.dumps(error.to_dict()), flush=True)
-        sys.exit(error.exit_code)
+        _end(args.verb, error)
     except OSError as error:
         step = DISK_STEPS.get(error.errno or 0, LOOK_STEP)
-        problem = EdgekitError(f"{args.verb} failed", str(error), step)
-        print(json.dumps(problem.to_dict()), flush=True)
-        sys.exit(problem.exit_code)
+        _end(args.verb, EdgekitError(f"{args.verb} failed", str(error), step))
     if result is not None:
         print(json.dumps(result), flush=True)
     sys.exit(0)

@@ -36,6 +36,7 @@ GRACE_SECONDS = 15.0  # the relay itself ends a command that takes too long
 STORE_SECONDS = 300.0  # after the last byte, until the device's disk has taken all
 PRINTED_BYTES = 1 << 20  # of a login script; more is no greeting
 CHUNK_BYTES = 1 << 18
+SHOWN_BYTES = 200  # of what is printed where it should not be
 GONE = "check its power and network, then run it again"
 
 
@@ -246,9 +247,11 @@ class RelaySession:
         """Take frames until the session ends."""
         try:
             while True:
-                magic, kind, length = HEAD.unpack(self._exactly(HEAD.size))
+                head = self._exactly(HEAD.size)
+                magic, kind, length = HEAD.unpack(head)
                 if magic != MAGIC:
-                    return self._end("a program of its login prints into the session")
+                    said = self._rest(head)
+                    return self._end(f"a program of its login prints into the session: {said}")
                 content = self._exactly(length)
                 if kind != b"B":
                     self._answers.put((kind, content))
@@ -256,6 +259,11 @@ class RelaySession:
             self._end(f"the link is silent: nothing came for {SILENT_SECONDS:g} s")
         except (OSError, EOFError, paramiko.SSHException) as error:
             self._end(str(error) or "the connection was lost")
+
+    def _rest(self, head: bytes) -> str:
+        """What is there after the head of what is no frame, for a message."""
+        more = self._channel.recv(SHOWN_BYTES) if self._channel.recv_ready() else b""
+        return ascii((head + more)[:SHOWN_BYTES].decode("utf-8", "replace"))
 
     def _exactly(self, count: int) -> bytes:
         parts = []

@@ -15,8 +15,10 @@ from tests.tools import eventually
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
 SSHD = "/etc/ssh/sshd_config.d/trouble.conf"
 PYTHON = """#!/bin/sh
-export FAKETIME={offset} DONT_FAKE_MONOTONIC=1
-exec /lib64/ld-linux-x86-64.so.2 --preload /usr/lib/faketime.so --argv0 "$0" {real} "$@"
+case "$*" in
+  *edgekit.agent*stage*) export FAKETIME={offset} DONT_FAKE_MONOTONIC=1 fake=/usr/lib/faketime.so ;;
+esac
+exec /lib64/ld-linux-x86-64.so.2 ${{fake:+--preload $fake}} --argv0 "$0" {real} "$@"
 """
 BALLAST = f"{ROOT}/ballast"
 FREE_BYTES = 4 << 20  # that a full disk still has
@@ -84,9 +86,10 @@ def lossy(device: SystemdDevice, percent: float) -> Iterator[None]:
 
 @contextmanager
 def wrong_clock(device: SystemdDevice, offset: str) -> Iterator[None]:
-    """Python has another time on the device, like `+73y`, as have all programs of edgekit there.
+    """`agent stage`, which asks the clock, has another time on the device, like `+73y`.
 
-    The kernel's clock is this machine's own. libfaketime in sshd would break its sandbox.
+    The kernel's clock is this machine's own. libfaketime in sshd would break its sandbox, and in
+    the door it refuses short sleeps with EINVAL now and then.
     """
     assert FAKETIME.exists(), f"install the package {tools.PACKAGES['faketime']}"
     device.write("/usr/lib/faketime.so", FAKETIME.read_bytes(), "755")
