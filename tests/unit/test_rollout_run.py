@@ -73,6 +73,13 @@ def test_all_devices_get_the_release_and_no_more_are_worked_on_than_the_plan_say
     assert vars(made.journal.replay()) == vars(rollout)
 
 
+def test_devices_that_are_asked_for_their_verdict_count_among_those_at_work(tmp_path: Path) -> None:
+    made = world(tmp_path, 40, Terms(parallel=3), soak_seconds=0.05)
+    made.hands.seconds = 0.02
+    assert made.run().counts() == {DeviceState.GOOD: 40}
+    assert made.hands.most == 3
+
+
 def test_a_run_that_only_waits_for_soaks_ends_if_it_may_and_the_next_one_asks(
     tmp_path: Path,
 ) -> None:

@@ -12,6 +12,7 @@ import heapq
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -38,6 +39,7 @@ STOP_SECONDS = 5.0  # for what is at work to break off; a connection that is jus
 _LEFT_ALONE = (DeviceState.SOAKING, DeviceState.GOOD, DeviceState.FAILED, DeviceState.AWAY)
 
 Told = Callable[[Rollout, RolloutRow], None]
+Act = Callable[[], RolloutEvent]
 
 
 def run(
@@ -95,6 +97,8 @@ class _Runner:
         )
         self._asks: list[tuple[float, str]] = []
         self._at_work: set[str] = set()  # devices, and "" for the hook
+        self._busy: set[str] = set()  # those of them that have a thread, but for the hook
+        self._waiting: deque[tuple[str, Act]] = deque()  # for a thread
 
     def run(self, leave_soaking: bool) -> None:
         """Take events until it is over."""
@@ -103,12 +107,12 @@ class _Runner:
             self._catch_up()
             if not self._at_work and self._ends(leave_soaking):
                 return
+            self._tick()
             try:
                 name, found = self._found.get(timeout=self._wait_seconds())
             except queue.Empty:
-                self._tick()
                 continue
-            self._at_work.discard(name)
+            self._done(name)
             if isinstance(found, BaseException):
                 raise found
             self._write(found)
@@ -127,9 +131,10 @@ class _Runner:
             self._journal.append(order, self._clock())
             self._catch_up(begin=False)
         deadline = time.monotonic() + STOP_SECONDS
-        while self._at_work and (left := deadline - time.monotonic()) > 0:
+        self._waiting.clear()
+        while self._busy and (left := deadline - time.monotonic()) > 0:
             with suppress(queue.Empty):
-                self._at_work.discard(self._found.get(timeout=left)[0])
+                self._busy.discard(self._found.get(timeout=left)[0])
 
     def _catch_up(self, begin: bool = True) -> None:
         """Hand the rows that are new to the machine, whoever wrote them."""
@@ -157,16 +162,30 @@ class _Runner:
                 case GoBackOn(device, before):
                     self._start(device, partial(self._hands.go_back, device, before))
 
-    def _start(self, name: str, act: Callable[[], RolloutEvent]) -> None:
-        """Act in a thread. The machine bounds how many there are, `_tick` those that ask."""
+    def _start(self, name: str, act: Act) -> None:
+        """Act in a thread, once fewer than `parallel` are at work on devices."""
+        self._at_work.add(name)
+        if name and not self._has_room():
+            self._waiting.append((name, act))
+        else:
+            self._work(name, act)
 
+    def _done(self, name: str) -> None:
+        """An act has ended: the next one that waits has room."""
+        self._at_work.discard(name)
+        self._busy.discard(name)
+        while self._waiting and self._has_room():
+            self._work(*self._waiting.popleft())
+
+    def _work(self, name: str, act: Act) -> None:
         def work() -> None:
             try:
                 self._found.put((name, act()))
             except BaseException as error:  # a fault of ours: the main thread raises it
                 self._found.put((name, error))
 
-        self._at_work.add(name)
+        if name:
+            self._busy.add(name)
         threading.Thread(target=work, name=f"rollout {name}", daemon=True).start()
 
     def _tick(self) -> None:
@@ -181,7 +200,7 @@ class _Runner:
             self._write(ClockTicked())
 
     def _has_room(self) -> bool:
-        return len(self._at_work) < self.rollout.plan.terms.parallel
+        return len(self._busy) < self.rollout.plan.terms.parallel
 
     def _is_asked(self, device: str) -> bool:
         """Whether a device still owes its verdict."""
