@@ -127,7 +127,7 @@ def test_waiting_ends_with_its_time_and_when_it_is_told_to(place: Place) -> None
                 threading.Timer(0.5, lease.ended.set).start()
             began = time.monotonic()
             with pytest.raises(LeaseHeldError):
-                lease.waiting(lambda: lease.take(bob), lambda _: None)  # noqa: B023
+                lease.waiting(lambda: lease.take(bob), lambda _: None)  # noqa: B023  it is called at once
             assert time.monotonic() - began < 20
 
 
@@ -150,6 +150,6 @@ def test_an_agent_from_before_leases_is_pushed_to_all_the_same(place: Place) -> 
     """Its door does not know the verb: the real door is asked for one that it does not know."""
     with place.driver() as driver:
         known = driver.call
-        driver.call = lambda verb, *words: known("no-verb", *words)  # type: ignore[method-assign]
+        driver.call = lambda verb, *words: known("no-verb", *words)  # type: ignore[method-assign]  an older door
         driver.take_lease(ADA)
         assert not driver.leased

@@ -168,7 +168,7 @@ def test_a_pull_that_breaks_off_goes_on_through_the_session(
     def send(self: BlobSource, *told: object) -> None:
         if self.sent > 10 << 20:
             raise source.BrokenError
-        real(self, *told)  # type: ignore[arg-type]
+        real(self, *told)  # type: ignore[arg-type]  its own words
 
     monkeypatch.setattr(BlobSource, "_send", send)
     with closing(SshRemote("device")) as remote:
@@ -314,11 +314,12 @@ def test_a_controller_that_ends_leaves_a_part_to_go_on_with(
     ending: signal.Signals, here: tools.Sshd, tmp_path: Path
 ) -> None:
     wanted, counts = blob(tmp_path, 30 << 20), list[int]()
-    child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(wanted.source), wanted.target],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    with tools.interruptible():
+        child = subprocess.Popen(
+            [sys.executable, "-c", CHILD, str(wanted.source), wanted.target],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
     assert child.stdout
     sent = 0
     while sent < 4 << 20:

@@ -79,14 +79,15 @@ def test_a_staged_device_waits_for_its_window_and_is_held_until_then(
 ) -> None:
     ada, bob = operators
     before = len(projects.find(ada.folder).rollouts.numbers())
-    push = subprocess.Popen(
-        [sys.executable, "-m", "edgekit", "push", "demo"],
-        cwd=ada.folder,
-        env=ada.env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    with tools.interruptible():
+        push = subprocess.Popen(
+            [sys.executable, "-m", "edgekit", "push", "demo"],
+            cwd=ada.folder,
+            env=ada.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
     try:
         tools.eventually(
             lambda: (

@@ -30,7 +30,7 @@ from edgekit.fleet.rollout.events import (
     SwitchOn,
     WindowChanged,
 )
-from edgekit.fleet.rollout.journal import RolloutJournal
+from edgekit.fleet.rollout.journal import RolloutJournal, RolloutRow
 from edgekit.fleet.rollout.machine import Rollout, RolloutPhase
 from edgekit.fleet.rollout.run import run
 from edgekit.fleet.rollout.waves import RolloutPlan, Terms, waves_of
@@ -46,7 +46,8 @@ class World:
     hands: FakeHands
 
     def run(self, *, leave_soaking: bool = False) -> Rollout:
-        told = lambda _rollout, _row: None  # noqa: E731
+        def told(_rollout: Rollout, _row: RolloutRow) -> None: ...
+
         return run(self.journal, self.hands, told, "me@here", leave_soaking=leave_soaking)
 
 
@@ -124,7 +125,7 @@ def test_what_was_staging_when_its_controller_died_is_staged_again_and_a_switch_
     staged.perform(one, SwitchOn(one), time.time())  # the kill comes before this is written
     rollout = made.run()
     assert rollout.counts() == {DeviceState.GOOD: 2}
-    first = [act for act in made.hands.acts if act.device == one]  # type: ignore[union-attr]
+    first = [act for act in made.hands.acts if act.device == one]  # type: ignore[union-attr]  no hook
     assert [type(act) for act in first] == [AskVerdict]
     assert [d.switches for d in made.hands.devices.values()] == [1, 1]
     assert made.hands.devices[other].runs == NEW
