@@ -164,8 +164,7 @@ def _unlisted(maker: Maker) -> Metadata:
 
 def _said(**more: Any) -> Callable[[Maker], Metadata]:
     def change(maker: Maker) -> Metadata:
-        counter = more.pop("counter", GOOD + 1) if "counter" in more else GOOD + 1
-        maker.sign(NEXT.manifest, counter, **more)
+        maker.sign(NEXT.manifest, **{"counter": GOOD + 1, **more})
         return maker.made()
 
     return change

@@ -150,6 +150,6 @@ def test_an_agent_from_before_leases_is_pushed_to_all_the_same(place: Place) -> 
     """Its door does not know the verb: the real door is asked for one that it does not know."""
     with place.driver() as driver:
         known = driver.call
-        driver.call = lambda verb, *words: known("no-verb", *words)  # type: ignore[method-assign]  an older door
+        driver.call = lambda verb, *words: known("no-verb", *words)  # type: ignore[method-assign]  # an older door
         driver.take_lease(ADA)
         assert not driver.leased

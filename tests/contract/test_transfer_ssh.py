@@ -168,7 +168,7 @@ def test_a_pull_that_breaks_off_goes_on_through_the_session(
     def send(self: BlobSource, *told: object) -> None:
         if self.sent > 10 << 20:
             raise source.BrokenError
-        real(self, *told)  # type: ignore[arg-type]  its own words
+        real(self, *told)  # type: ignore[arg-type]  # its own words
 
     monkeypatch.setattr(BlobSource, "_send", send)
     with closing(SshRemote("device")) as remote:

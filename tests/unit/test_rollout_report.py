@@ -86,7 +86,7 @@ class Reader(HTMLParser):
 
 @pytest.mark.parametrize("story", STORIES)
 def test_a_page_is_whole_and_needs_nothing(story: object) -> None:
-    made = story()  # type: ignore[operator]  a story
+    made = story()  # type: ignore[operator]  # a story
     html = html_of(made)
     read = Reader(html)
     assert read.open == []
@@ -107,7 +107,7 @@ def test_a_page_is_whole_and_needs_nothing(story: object) -> None:
 
 @pytest.mark.parametrize("story", STORIES)
 def test_every_device_has_its_states_one_after_the_other(story: object) -> None:
-    made = story()  # type: ignore[operator]  a story
+    made = story()  # type: ignore[operator]  # a story
     follower = Follower(made.plan)
     line = timeline(follower, rows_of(made), made.now + 5)
     assert vars(follower.rollout) == vars(made.rollout)
@@ -124,7 +124,7 @@ def test_every_device_has_its_states_one_after_the_other(story: object) -> None:
 
 @pytest.mark.parametrize("story", [story for story in STORIES if len(story().devices) <= MOST_ROWS])
 def test_a_small_fleet_has_a_row_for_each_device(story: object) -> None:
-    made = story()  # type: ignore[operator]  a story
+    made = story()  # type: ignore[operator]  # a story
     shown = drawn(made)
     rows = {row.label: row for row in shown.rows if not row.heading}
     assert set(rows) == set(made.devices)

@@ -125,7 +125,7 @@ def test_what_was_staging_when_its_controller_died_is_staged_again_and_a_switch_
     staged.perform(one, SwitchOn(one), time.time())  # the kill comes before this is written
     rollout = made.run()
     assert rollout.counts() == {DeviceState.GOOD: 2}
-    first = [act for act in made.hands.acts if act.device == one]  # type: ignore[union-attr]  no hook
+    first = [act for act in made.hands.acts if act.device == one]  # type: ignore[union-attr]  # no hook
     assert [type(act) for act in first] == [AskVerdict]
     assert [d.switches for d in made.hands.devices.values()] == [1, 1]
     assert made.hands.devices[other].runs == NEW

@@ -55,7 +55,7 @@ def test_a_wave_that_waits_for_a_word_names_the_next_one() -> None:
     ],
 )
 def test_the_first_advice_of_each_phase(story: object, first: str) -> None:
-    assert told(story()).advice[0] == first  # type: ignore[operator]  a story
+    assert told(story()).advice[0] == first  # type: ignore[operator]  # a story
 
 
 def test_a_rollout_that_somebody_runs_needs_no_advice() -> None:
