@@ -55,7 +55,7 @@ def small_disk(device: SystemdDevice, megabytes: int) -> None:
 @contextmanager
 def other_host_key(device: SystemdDevice) -> Iterator[None]:
     """The device shows another host key, as one that was installed again."""
-    keys, kept = "/etc/ssh/ssh_host_*", "/root/kept"
+    keys, kept = "/etc/ssh/ssh_host_*", "/var/tmp/kept"
     device.exec("sh", "-c", f"mkdir {kept}; mv {keys} {kept}; ssh-keygen -A; {_RESTART}")
     try:
         yield
