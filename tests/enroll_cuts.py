@@ -9,14 +9,20 @@ from edgekit.fleet.enroll import drive
 from edgekit.fleet.enroll.decide import enroll_plan
 from edgekit.fleet.enroll.drive import Arrival, EnrollRequest
 from edgekit.fleet.remote import SshRemote
-from tests.harness.systemd_device import SystemdDevice
+from tests.harness.systemd_device import ACCOUNTS, SystemdDevice
 
 PLACES = "/etc /home /root /usr/local /var/lib /var/spool"
 # What the system itself writes: its logs, its clocks, and the copies that useradd keeps.
 OWN = (
     *("/proc", "/sys", "/run", "/dev", "/tmp", "/var/log", "/var/tmp", "/var/lib/systemd/timers"),
     *("/etc/passwd-", "/etc/group-", "/etc/shadow-", "/etc/gshadow-", "/etc/.pwd.lock"),
-    *("/etc/subuid-", "/etc/subgid-", "/var/lib/sudo", "/root/.cache", "/etc/.updated"),
+    *(
+        "/etc/subuid-",
+        "/etc/subgid-",
+        "/var/lib/sudo",
+        f"{ACCOUNTS['root']}/.cache",
+        "/etc/.updated",
+    ),
     *("/var/.updated", "/var/lib/systemd/random-seed", "/var/lib/private", "/var/cache"),
     "/home/admin/.sudo_as_admin_successful",  # sudo's own mark
 )

@@ -14,7 +14,8 @@ from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 from tuf.api.serialization import DeserializationError
 
 from edgekit.errors import VerificationError
-from edgekit.trust.metadata import LIFETIMES, NEVER, begin, check_keys
+from edgekit.trust.metadata import LIFETIMES, check_keys
+from edgekit.trust.rules import NEVER, begin
 
 if TYPE_CHECKING:
     from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet

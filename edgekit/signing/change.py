@@ -22,7 +22,8 @@ from edgekit.signing.roles import (
     threshold_of,
 )
 from edgekit.signing.signers import Signers
-from edgekit.trust.metadata import NEVER, SIGNED_AT
+from edgekit.trust.metadata import SIGNED_AT
+from edgekit.trust.rules import NEVER
 
 DISCARD = "`edgekit key sign --discard` drops it"
 

@@ -25,7 +25,7 @@ from edgekit.core.wire import UNREADABLE
 from edgekit.errors import EdgekitError, VerificationError
 from edgekit.signing.chain import AS_IT_WAS, check_chain, check_roots, parse
 from edgekit.store import publish
-from edgekit.trust.metadata import NEVER
+from edgekit.trust.rules import NEVER
 
 LOCK_SECONDS = 60.0
 POLL_SECONDS = 0.05

@@ -17,8 +17,8 @@ from edgekit.signing.change import check_root_age, propose, resume
 from edgekit.signing.folder import Repository
 from edgekit.signing.manage import Trust, ensure, refresh
 from edgekit.signing.signers import Signers
-from edgekit.trust.metadata import NEVER
 from edgekit.trust.pinned import PinnedManifest
+from edgekit.trust.rules import NEVER
 from edgekit.trust.signed import Metadata, SignedRelease
 
 _HARDWARE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,63}\Z")

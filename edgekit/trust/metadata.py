@@ -17,7 +17,7 @@ import msgspec
 
 from edgekit.core.wire import UNREADABLE
 from edgekit.errors import VerificationError
-from edgekit.trust.rules import trusted_set
+from edgekit.trust.rules import NEVER, begin
 from edgekit.trust.signed import Metadata, Offered
 
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ MAX_BYTES = {"root": 512_000, "timestamp": 16_384, "snapshot": 2_000_000, "targe
 """Of each file; the limits of tuf.ngclient."""
 MAX_ROOTS = 256
 MAX_OFFER_BYTES = 64 << 20  # MAX_ROOTS roots of a usual size, and the rest
-NEVER = datetime(1970, 1, 1, tzinfo=UTC)  # as the time of a check: nothing has expired
 _LAST = datetime(9999, 12, 31, tzinfo=UTC)
 KEY_KIND = ("ed25519", "ed25519")  # what a device can verify without the package cryptography
 
@@ -192,17 +191,6 @@ def _check_sizes(offered: Metadata) -> None:
                 f"a device takes at most {MAX_BYTES[name]:,} bytes",
                 "push from the project that signed the release",
             )
-
-
-def begin(root: bytes) -> TrustedMetadataSet:
-    """A set that trusts one root, and asks about no expiry until it is told a time.
-
-    Raises:
-        tuf.api.exceptions.RepositoryError: the root is not signed by itself, or cannot be read.
-    """
-    files = trusted_set(root)
-    files.reference_time = NEVER
-    return files
 
 
 def check_keys(root: Root) -> None:

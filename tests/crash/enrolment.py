@@ -26,7 +26,7 @@ from unittest import mock
 from edgekit.errors import EdgekitError
 from edgekit.fleet.enroll import decide, look, make, perform, record, unmake
 from edgekit.fleet.enroll.values import Carried, EnrollPlan, Surroundings, Wish
-from tests.crash.disk.calls import ALLOCATE, EIO, ENOSPC, READS, TORN, KilledError
+from tests.crash.disk.calls import ALLOCATE, EIO, ENOSPC, READS, TORN, Call, KilledError
 from tests.crash.disk.durable import Image, Ledger, image_of
 from tests.crash.disk.shim import Shim
 
@@ -280,7 +280,10 @@ class Enrolments:
         except AssertionError as error:
             self.violations[key] = str(error)
 
-    def _followed(self, kind: Kind, name: str, start: Image):  # type: ignore[no-untyped-def]  # calls, kills, power cuts
+    def _followed(
+        self, kind: Kind, name: str, start: Image
+    ) -> tuple[list[Call], list[tuple[int, Image]], list[tuple[int, str, Image]]]:
+        """The calls of an act, the disk in front of each, and what a power cut may leave."""
         killed: list[tuple[int, Image]] = []
         lost: list[tuple[int, str, Image]] = []
         seen: set[object] = set()

@@ -16,7 +16,7 @@ from edgekit.fleet.rollout.events import (
     RolloutStarted,
 )
 from edgekit.fleet.rollout.journal import RolloutJournal
-from edgekit.fleet.rollout.machine import RolloutPhase
+from edgekit.fleet.rollout.phases import RolloutPhase
 from edgekit.fleet.rollout.waves import RolloutPlan, Terms, waves_of
 from tests.fakes.rollout_fleet import FakeDevice, FakeFleet
 

@@ -22,7 +22,8 @@ from edgekit.fleet.rollout.events import (
     SwitchOn,
     WindowChanged,
 )
-from edgekit.fleet.rollout.machine import Rollout, RolloutPhase
+from edgekit.fleet.rollout.machine import Rollout
+from edgekit.fleet.rollout.phases import RolloutPhase
 from edgekit.fleet.rollout.waves import UNKNOWN, RolloutPlan, Terms, waves_of
 from edgekit.fleet.rollout.windows.window import parse_window
 from tests.fakes.rollout_fleet import NEW, OLD, FakeDevice, FakeFleet

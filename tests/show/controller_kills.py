@@ -23,7 +23,7 @@ from edgekit.fleet.rollout.book import holder, number_of
 from edgekit.fleet.rollout.device import DeviceState
 from edgekit.fleet.rollout.events import DeviceGood
 from edgekit.fleet.rollout.journal import RolloutJournal, RolloutRow
-from edgekit.fleet.rollout.machine import RolloutPhase
+from edgekit.fleet.rollout.phases import RolloutPhase
 from edgekit.fleet.rollout.waves import Terms
 from tests.fleet.asking import answering, currents
 from tests.fleet.devices import Devices, devices

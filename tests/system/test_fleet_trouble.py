@@ -15,7 +15,7 @@ from benchmarks.far import far
 from edgekit.builder.tools.host import HostToolchain
 from edgekit.bundle.layout import Layout
 from edgekit.fleet.rollout.device import DeviceState
-from edgekit.fleet.rollout.machine import RolloutPhase
+from edgekit.fleet.rollout.phases import RolloutPhase
 from edgekit.fleet.rollout.waves import Terms
 from tests.building import run_script, silent
 from tests.faults.bad_release import make_bad, with_weights

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from edgekit.fleet.rollout.book import RolloutBook
-from edgekit.fleet.rollout.machine import RolloutPhase
+from edgekit.fleet.rollout.phases import RolloutPhase
 from tests import tools
 from tests.conftest import PACK, Project, make_project
 

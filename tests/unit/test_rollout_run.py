@@ -25,13 +25,15 @@ from edgekit.fleet.rollout.events import (
     PauseOrdered,
     ResumeOrdered,
     RollbackOrdered,
+    RolloutEvent,
     RolloutStarted,
     StageOn,
     SwitchOn,
     WindowChanged,
 )
 from edgekit.fleet.rollout.journal import RolloutJournal, RolloutRow
-from edgekit.fleet.rollout.machine import Rollout, RolloutPhase
+from edgekit.fleet.rollout.machine import Rollout
+from edgekit.fleet.rollout.phases import RolloutPhase
 from edgekit.fleet.rollout.run import run
 from edgekit.fleet.rollout.waves import RolloutPlan, Terms, waves_of
 from tests.fakes.rollout_fleet import NEW, OLD, FakeDevice
@@ -74,11 +76,21 @@ def test_all_devices_get_the_release_and_no_more_are_worked_on_than_the_plan_say
     assert vars(made.journal.replay()) == vars(rollout)
 
 
+class SlowVerdicts(FakeHands):
+    """Only the question for a verdict takes time."""
+
+    def verdict(self, device: str) -> RolloutEvent:
+        self.seconds = 0.8
+        return super().verdict(device)
+
+
 def test_devices_that_are_asked_for_their_verdict_count_among_those_at_work(tmp_path: Path) -> None:
-    made = world(tmp_path, 40, Terms(parallel=3), soak_seconds=0.05)
-    made.hands.seconds = 0.02
-    assert made.run().counts() == {DeviceState.GOOD: 40}
-    assert made.hands.most == 3
+    """Two are asked when a third, which was away, is due."""
+    made = world(tmp_path, 4, Terms(parallel=2, late_seconds=0.5), soak_seconds=0.1)
+    made.hands = SlowVerdicts(made.hands.devices)
+    made.hands.devices["pi-0"].away = 1
+    assert made.run().counts() == {DeviceState.GOOD: 4}
+    assert made.hands.most == 2
 
 
 def test_a_run_that_only_waits_for_soaks_ends_if_it_may_and_the_next_one_asks(

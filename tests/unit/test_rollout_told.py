@@ -9,7 +9,8 @@ from edgekit.fleet.rollout import events
 from edgekit.fleet.rollout.device import DeviceState
 from edgekit.fleet.rollout.events import RolloutEvent
 from edgekit.fleet.rollout.journal import RolloutRow
-from edgekit.fleet.rollout.machine import Rollout, RolloutPhase, WavePhase
+from edgekit.fleet.rollout.machine import Rollout
+from edgekit.fleet.rollout.phases import RolloutPhase, WavePhase
 from edgekit.fleet.rollout.timeline import Follower, OrderGiven, PhaseChanged, WaveBegan
 from edgekit.fleet.rollout.told import RolloutTold, tell
 from edgekit.fleet.rollout.waves import Terms

@@ -30,7 +30,7 @@ from edgekit.fleet.rollout.events import (
     RolloutStarted,
 )
 from edgekit.fleet.rollout.journal import RolloutJournal
-from edgekit.fleet.rollout.machine import RolloutPhase
+from edgekit.fleet.rollout.phases import RolloutPhase
 from edgekit.fleet.rollout.run import run as run_rollout
 from edgekit.fleet.rollout.waves import Terms
 from tests.fakes import rollout_stories as stories

@@ -22,7 +22,7 @@ from edgekit.fleet.rollout.events import (
     RolloutEvent,
     RolloutStarted,
 )
-from edgekit.fleet.rollout.machine import RolloutPhase
+from edgekit.fleet.rollout.phases import RolloutPhase
 from edgekit.fleet.rollout.told import GOES_ON, at_work, counted, switched
 
 NEWEST = "newest"

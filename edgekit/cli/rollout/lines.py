@@ -9,7 +9,7 @@ from rich.text import Text
 
 from edgekit.core.digest import short
 from edgekit.fleet.rollout.device import DeviceState
-from edgekit.fleet.rollout.machine import RolloutPhase, WavePhase
+from edgekit.fleet.rollout.phases import RolloutPhase, WavePhase
 from edgekit.fleet.rollout.told import GOES_ON, DeviceTold, RolloutTold
 
 SHOWN = 20  # devices of a table, without --all

@@ -15,7 +15,7 @@ from edgekit.cli.rollout.found import FoundRollout, NumberArgument, YesOption, f
 from edgekit.errors import UsageError
 from edgekit.fleet.rollout.device import DeviceState
 from edgekit.fleet.rollout.events import AbortOrdered, PauseOrdered, RolloutEvent
-from edgekit.fleet.rollout.machine import RolloutPhase
+from edgekit.fleet.rollout.phases import RolloutPhase
 from edgekit.fleet.rollout.told import at_work, counted
 
 _STANDS = {

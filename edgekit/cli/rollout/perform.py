@@ -27,7 +27,8 @@ from edgekit.fleet.rollout.events import (
 )
 from edgekit.fleet.rollout.hands import Pushed, PushHands
 from edgekit.fleet.rollout.journal import RolloutJournal, RolloutRow
-from edgekit.fleet.rollout.machine import Rollout, RolloutPhase
+from edgekit.fleet.rollout.machine import Rollout
+from edgekit.fleet.rollout.phases import RolloutPhase
 from edgekit.fleet.rollout.run import run
 from edgekit.fleet.transfer.cap import Cap
 

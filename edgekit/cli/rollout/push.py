@@ -24,7 +24,7 @@ from edgekit.fleet.rollout.events import (
 from edgekit.fleet.rollout.hook import check_hooks
 from edgekit.fleet.rollout.journal import RolloutJournal
 from edgekit.fleet.rollout.kinds import survey_kinds
-from edgekit.fleet.rollout.machine import RolloutPhase
+from edgekit.fleet.rollout.phases import RolloutPhase
 from edgekit.fleet.rollout.settings import terms_of
 from edgekit.fleet.rollout.waves import SMALL, RolloutPlan, Terms, waves_of
 from edgekit.fleet.rollout.windows.zones import device_windows

@@ -17,7 +17,7 @@ from edgekit.cli.rollout.found import FoundRollout
 from edgekit.cli.rollout.lines import clock, status_lines
 from edgekit.errors import PartialError
 from edgekit.fleet.rollout.device import DeviceState
-from edgekit.fleet.rollout.machine import RolloutPhase
+from edgekit.fleet.rollout.phases import RolloutPhase
 from edgekit.fleet.rollout.timeline import RolloutChange
 from edgekit.fleet.rollout.told import RolloutTold
 from edgekit.fleet.rollout.words import change_words

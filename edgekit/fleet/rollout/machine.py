@@ -27,7 +27,6 @@ The rules:
 from __future__ import annotations
 
 import math
-from enum import StrEnum
 
 from edgekit.fleet.rollout.device import (
     BEGUN,
@@ -58,6 +57,7 @@ from edgekit.fleet.rollout.events import (
     SwitchOn,
     WindowChanged,
 )
+from edgekit.fleet.rollout.phases import RolloutPhase, WavePhase
 from edgekit.fleet.rollout.roster import Roster
 from edgekit.fleet.rollout.waves import RolloutPlan
 from edgekit.fleet.rollout.windows.openings import Openings
@@ -71,29 +71,6 @@ SWITCHABLE = (
 )
 """States of devices that this rollout may have switched."""
 MOST_LATE_SECONDS = 3600.0
-
-
-class RolloutPhase(StrEnum):
-    """Where a rollout is."""
-
-    PLANNED = "planned"
-    RUNNING = "running"
-    PAUSED = "paused"
-    DONE = "done"
-    ABORTED = "aborted"
-    GOING_BACK = "going back"
-    BACK = "back"
-
-
-class WavePhase(StrEnum):
-    """Where the present wave is."""
-
-    NEW = "new"
-    HOOK_BEFORE = "hook before"
-    WORKING = "working"
-    SOAKING = "soaking"
-    HOOK_AFTER = "hook after"
-    OVER = "over"
 
 
 class Rollout:

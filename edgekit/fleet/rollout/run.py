@@ -32,7 +32,8 @@ from edgekit.fleet.rollout.events import (
 )
 from edgekit.fleet.rollout.hands import RolloutHands
 from edgekit.fleet.rollout.journal import RolloutJournal, RolloutRow
-from edgekit.fleet.rollout.machine import Rollout, RolloutPhase
+from edgekit.fleet.rollout.machine import Rollout
+from edgekit.fleet.rollout.phases import RolloutPhase
 
 ORDERS_SECONDS = 0.5  # between two looks for orders
 STOP_SECONDS = 5.0  # for what is at work to break off; a connection that is just made may last

@@ -15,7 +15,8 @@ from edgekit.fleet.rollout.events import (
     RolloutEvent,
 )
 from edgekit.fleet.rollout.journal import RolloutRow
-from edgekit.fleet.rollout.machine import Rollout, RolloutPhase
+from edgekit.fleet.rollout.machine import Rollout
+from edgekit.fleet.rollout.phases import RolloutPhase
 from edgekit.fleet.rollout.waves import RolloutPlan
 
 

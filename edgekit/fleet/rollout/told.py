@@ -13,7 +13,8 @@ from edgekit.fleet.rollout.events import (
     RolloutStarted,
 )
 from edgekit.fleet.rollout.journal import RolloutRow
-from edgekit.fleet.rollout.machine import Rollout, RolloutPhase, WavePhase
+from edgekit.fleet.rollout.machine import Rollout
+from edgekit.fleet.rollout.phases import RolloutPhase, WavePhase
 from edgekit.fleet.rollout.windows.window import parse_window
 
 _FIRST = (  # of a long table: what a person has to look at, then what moves
