@@ -67,8 +67,10 @@ def real(made: Project) -> Subject:
     def hands(
         bundle: str, connect: Callable[[Fleet, str], DeviceDriver] = open_device
     ) -> PushHands:
+        source = source_of(here, here.store.resolve(bundle))
         return PushHands(
-            source_of(here, here.store.resolve(bundle)),
+            source.pinned.digest,
+            source,
             partial(connect, fleet),
             configs_of(here, fleet, [DEMO]).__getitem__,
             lambda _device, _event: None,

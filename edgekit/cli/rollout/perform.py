@@ -23,6 +23,7 @@ from edgekit.fleet.rollout.events import (
     DeviceAway,
     DeviceFailed,
     DeviceStaged,
+    RollbackOrdered,
     RolloutEvent,
 )
 from edgekit.fleet.rollout.hands import Pushed, PushHands
@@ -65,7 +66,9 @@ def go_on(
             f"rollout {number_of(journal)} goes to it",
             "put it back into fleet.toml, or abort the rollout",
         )
-    source = source_of(here, here.store.resolve(plan.release))
+    # A way back needs neither the bundle nor a signature that is fresh.
+    back = isinstance(order, RollbackOrdered) or journal.replay().phase == RolloutPhase.GOING_BACK
+    source = None if back else source_of(here, here.store.resolve(plan.release))
     configs = configs_of(here, fleet, names)
     if order is not None:
         journal.append(order, time.time())
@@ -79,7 +82,7 @@ def drive_rollout(
     here: project.Project,
     fleet: Fleet,
     journal: RolloutJournal,
-    source: ReleaseSource,
+    source: ReleaseSource | None,
     configs: dict[str, AgentConfig],
     *,
     wait: bool,
@@ -98,6 +101,7 @@ def drive_rollout(
         hook = hooks_of(here.folder, journal, plan, lease.ended, bars.say)
         cap = Cap(fleet.transfer.mbit_per_second)
         hands = PushHands(
+            plan.release,
             source,
             lambda name: open_device(fleet, name, cap_of(fleet, name, cap)),
             configs.__getitem__,
@@ -105,7 +109,8 @@ def drive_rollout(
             hook,
             lease,
         )
-        told = _teller(bars, hands, reference_of(here.store, source.pinned))
+        short = plan.release.short
+        told = _teller(bars, hands, reference_of(here.store, source.pinned) if source else short)
         try:
             rollout = run(journal, hands, told, project.operator(), leave_soaking=not wait)
         except KeyboardInterrupt:

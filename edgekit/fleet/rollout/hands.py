@@ -103,7 +103,8 @@ class PushHands:
     """Acts on real devices.
 
     Args:
-        source: the release.
+        release: the release.
+        source: what brings it; None: nothing is staged, because the rollout goes back.
         connect: connects to a device and probes it.
         config_of: the `agent.toml` of a device.
         report: called with a device's name and its progress, by several threads.
@@ -118,14 +119,16 @@ class PushHands:
 
     def __init__(
         self,
-        source: ReleaseSource,
+        release: Digest,
+        source: ReleaseSource | None,
         connect: Callable[[str], DeviceDriver],
         config_of: Callable[[str], AgentConfig],
         report: Callable[[str, Event], None],
         run_hook: Callable[[int, bool], HookEnded],
         lease: Lease | None = None,
     ) -> None:
-        self._source, self._connect, self._config_of = source, connect, config_of
+        self._release, self._source = release, source
+        self._connect, self._config_of = connect, config_of
         self._report, self.hook = report, run_hook
         self._lease = lease
         self._open: dict[str, DeviceDriver] = {}
@@ -137,14 +140,16 @@ class PushHands:
 
     def stage(self, device: str) -> RolloutEvent:
         """See `RolloutHands`; the connection stays open for the switch."""
-        began = time.monotonic()
+        began, source = time.monotonic(), self._source
+        if source is None:
+            return DeviceFailed(device, "its staging was broken off, and the rollout goes back")
 
         def act(driver: DeviceDriver) -> RolloutEvent:
             def report(event: Event) -> None:
                 self._report(device, event)
 
             wish = self._lease.of(device) if self._lease else None
-            staged = stage_on(driver, self._source, self._config_of(device), report, wish)
+            staged = stage_on(driver, source, self._config_of(device), report, wish)
             if self._lease:
                 self._lease.had(device)
                 if not self._lease.keeps:
@@ -160,7 +165,7 @@ class PushHands:
 
     def switch(self, device: str) -> RolloutEvent:
         """See `RolloutHands`."""
-        release = self._source.pinned.digest
+        release = self._release
         began = time.monotonic()
 
         def act(driver: DeviceDriver) -> RolloutEvent:
@@ -184,7 +189,7 @@ class PushHands:
 
     def verdict(self, device: str) -> RolloutEvent:
         """See `RolloutHands`."""
-        release = self._source.pinned.digest
+        release = self._release
 
         def act(driver: DeviceDriver) -> RolloutEvent:
             state, reason, soak_seconds = standing_of(driver, release)
@@ -208,7 +213,7 @@ class PushHands:
             if self._lease:
                 self._lease.take(driver)
             self._report(device, Event("go back"))
-            go_back_on(driver, self._source.pinned.digest, before)
+            go_back_on(driver, self._release, before)
             return DeviceBack(device)
 
         return self._act(device, act)
@@ -270,7 +275,7 @@ class PushHands:
         sent = staged.sent if staged else None
         self.done[device] = Pushed(
             device=device,
-            release=self._source.pinned.digest,
+            release=self._release,
             changed=verdict.changed,
             blobs_sent=sent.blobs if sent else 0,
             bytes_sent=sent.bytes if sent else 0,
