@@ -13,6 +13,7 @@ from edgekit.core.config import AgentConfig
 from edgekit.core.digest import Digest
 from edgekit.core.lease import LeaseWish
 from edgekit.core.manifest import Descriptor, parse_config
+from edgekit.core.quality import QualityReport
 from edgekit.core.release import ReleaseState
 from edgekit.errors import EdgekitError, VerificationError
 from edgekit.fleet.drive import (
@@ -184,6 +185,20 @@ def standing_of(driver: DeviceDriver, release: Digest) -> tuple[ReleaseState | N
         return ReleaseState.STAGED, "", 0.0
     mine = trial.get("release") == release
     return state, row["reason"], float((trial.get("soak_seconds") or 0.0) if mine else 0.0)
+
+
+def quality_of(driver: DeviceDriver, release: Digest) -> QualityReport | None:
+    """How a device compares a release with the one before it; None: it does not know it yet.
+
+    A device that never will says so in `why`.
+    """
+    told: dict[str, Any] = driver.call("state")
+    if told["current"] != release:
+        return QualityReport(str(release), why="not comparable: the device runs another release")
+    if "quality" not in told:
+        return QualityReport(str(release), why="not comparable: its agent compares no releases")
+    found = told["quality"]
+    return None if found is None else msgspec.convert(found, QualityReport)
 
 
 def go_back_on(driver: DeviceDriver, release: Digest, before: Digest | None) -> None:
