@@ -344,6 +344,7 @@ class Card(msgspec.Struct, frozen=True):
     requests_per_minute: payloads.Count = 0  # for each requester; 0: no limit
     max_messages: payloads.Count = MAX_MESSAGES
     max_prompt_tokens: payloads.Count = 0  # 0: the context is the limit
+    canary_samples: payloads.Count = 0  # ended prompts that it keeps in memory; `store` refuses
 
 
 class Status(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -108,5 +108,6 @@ def card_message(
         requests_per_minute=config.requests_per_minute,
         max_messages=config.max_messages,
         max_prompt_tokens=config.max_prompt_tokens,
+        canary_samples=config.canary_samples,
     )
     return wire.Outbound(topics.card_topic(config.device), msgspec.json.encode(card), retain=True)
