@@ -40,6 +40,7 @@ from edgekit.trust.pinned import PinnedManifest
 from edgekit.trust.signed import Metadata
 
 STAGE_SECONDS = 1800.0  # hashing and unpacking from a slow SD card
+WHY_LETTERS = 300  # of a device's reason why it compares nothing
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,13 @@ def quality_of(driver: DeviceDriver, release: Digest) -> QualityReport | None:
     if "quality" not in told:
         return QualityReport(str(release), why="not comparable: its agent compares no releases")
     found = told["quality"]
-    return None if found is None else msgspec.convert(found, QualityReport)
+    if found is None:
+        return None
+    try:
+        report = msgspec.convert(found, QualityReport)
+    except msgspec.ValidationError as error:
+        return QualityReport(str(release), why=f"not comparable: its score is none: {error}")
+    return msgspec.structs.replace(report, why=report.why[:WHY_LETTERS])
 
 
 def go_back_on(driver: DeviceDriver, release: Digest, before: Digest | None) -> None:

@@ -11,7 +11,7 @@ from edgekit.core.digest import short
 from edgekit.core.quality import in_words
 from edgekit.fleet.rollout.device import DeviceState
 from edgekit.fleet.rollout.phases import RolloutPhase, WavePhase
-from edgekit.fleet.rollout.told import GOES_ON, DeviceTold, RolloutTold
+from edgekit.fleet.rollout.told import GOES_ON, DeviceTold, RolloutTold, printable
 
 SHOWN = 20  # devices of a table, without --all
 _STYLES: dict[str, str] = {
@@ -109,7 +109,7 @@ def _again(device: DeviceTold) -> str:
 
 
 def _quality(device: DeviceTold) -> str:
-    return "" if device.quality is None else in_words(device.quality)
+    return "" if device.quality is None else printable(in_words(device.quality))
 
 
 def clock(at: float) -> str:
