@@ -18,6 +18,7 @@ from collections import deque
 from functools import partial
 from typing import NoReturn, TextIO
 
+from edgekit.agent.release.desired.schedule import Follow
 from edgekit.agent.release.log import log_tail, rotate, say
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.state import Releases
@@ -92,6 +93,8 @@ class Watch:
         self._retry_at: float | None = None
         self._silence = Silence(root)
         self._upkeep = Upkeep(partial(self._start, "upkeep"), time.monotonic())
+        update = partial(self._start, "update")
+        self._follow = Follow(update, root.desired_file, time.monotonic())
 
     def run(self) -> NoReturn:
         """Supervise `current` until SIGTERM, or until a failed trial leaves nothing to run.
@@ -170,6 +173,7 @@ class Watch:
                 self._root.trial_file.unlink(missing_ok=True)  # the agent stops writing it
                 goes_on = self._keep_running()
                 self._upkeep.end()
+                self._follow.end()
                 if not goes_on:
                     self._end_child()
                     self._end(0)
@@ -310,6 +314,7 @@ class Watch:
             else:
                 rotate(self._root.log_file)
                 self._upkeep.tick(time.monotonic())
+                self._follow.tick(time.monotonic())
             self._silence.ends()
             if self._asked or not woken:
                 self._check_current()
