@@ -68,6 +68,10 @@ class Follow:
             say(f"the updater does not start: {error}")
             self._ended(1, now)
 
+    def again(self) -> None:
+        """The device has changed by itself: the updater shall look, and report it."""
+        self._seen = None
+
     def end(self) -> None:
         """End an updater that runs; what it does bears a kill."""
         if self._child is not None and self._child.poll() is None:

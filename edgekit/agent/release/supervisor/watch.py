@@ -93,6 +93,7 @@ class Watch:
         self._retry_at: float | None = None
         self._silence = Silence(root)
         self._upkeep = Upkeep(partial(self._start, "upkeep"), time.monotonic())
+        self._soaks = False
         update = partial(self._start, "update")
         self._follow = Follow(update, root.desired_file, time.monotonic())
 
@@ -120,6 +121,10 @@ class Watch:
             self._perform(effect)
         if (left := self._trial.soak_left(time.monotonic())) is not None and self._own.release:
             self._silence.soaks(self._own.release, left)
+            if not self._soaks:
+                self._soaks = True
+                self._follow.again()
+            self._follow.tick(time.monotonic())
         return bool(effects)
 
     def _catch_signals(self) -> None:
@@ -272,6 +277,7 @@ class Watch:
     def _keep_running(self) -> bool:
         """Keep the agent running; return whether the trial has gone on to something else."""
         failures = 0
+        self._follow.again()  # the verdict has come, if there was a trial
         waits = Releases(self._root.path).unproven()
         if waits is not None:
             self._retry_at = time.monotonic() + retry_seconds(waits.tries)
