@@ -40,7 +40,7 @@ class _Artifact(msgspec.Struct, frozen=True, rename="camel"):
     layers: list[Descriptor]
 
 
-class Published(msgspec.Struct, frozen=True):
+class PublishedBundle(msgspec.Struct, frozen=True):
     """What a publish did: the tag, how many blobs and bytes were sent, and how many were there."""
 
     release: Digest
@@ -53,7 +53,7 @@ class Published(msgspec.Struct, frozen=True):
 
 def publish(
     client: RegistryClient, store: BlobStore, pinned: PinnedManifest, metadata: Metadata, bar: Bar
-) -> Published:
+) -> PublishedBundle:
     """Bring a release and what signs it to a registry.
 
     Args:
@@ -66,7 +66,7 @@ def publish(
     Raises:
         VerificationError: a blob of the own store is missing or damaged; or the registry stored
             something else than was sent.
-        RefusedError: the registry does not take it from this account.
+        NoEntryError: the registry does not take it from this account.
         UnreachableError: the registry does not answer.
     """
     config = parse_config(store.read(pinned.manifest.config.digest))
@@ -91,7 +91,7 @@ def publish(
     _publish_metadata(client, metadata)
     size = sum(each.size for each in sent)
     there = len(blobs) - len(sent)
-    return Published(pinned.digest, str(client.address), tag, len(sent), size, there)
+    return PublishedBundle(pinned.digest, str(client.address), tag, len(sent), size, there)
 
 
 def _publish_metadata(client: RegistryClient, metadata: Metadata) -> None:

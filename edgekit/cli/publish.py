@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from edgekit.bundle.publish import Published
+from edgekit.bundle.publish import PublishedBundle
 from edgekit.bundle.publish import publish as send
 from edgekit.cli import project, render
 from edgekit.cli.options import JsonOption, ProjectOption
@@ -66,7 +66,7 @@ def upload(
     pinned: PinnedManifest,
     metadata: Metadata,
     to: str = "",
-) -> Published:
+) -> PublishedBundle:
     """Publish a bundle, with progress; raises what `bundle.publish.publish` raises."""
     own = here.config.registry
     access = RegistryAccess(_address(here, fleet, to), own.username, own.password_file, own.ca_file)

@@ -36,7 +36,7 @@ class NotThereError(EdgekitError):
     """The registry does not have what was asked for."""
 
 
-class RefusedError(EdgekitError):
+class NoEntryError(EdgekitError):
     """The registry lets nobody in with these credentials."""
 
 
@@ -106,7 +106,7 @@ class RegistryClient:
 
         Raises:
             NotThereError: 404.
-            RefusedError: 401 or 403, also with the login.
+            NoEntryError: 401 or 403, also with the login.
             UnreachableError: no connection, no answer in time, or an answer that says so.
             VerificationError: its certificate is not acceptable, or a redirect is not.
             EdgekitError: another status.
@@ -270,7 +270,7 @@ class RegistryClient:
         if response.status == 404:
             return NotThereError(f"{self.address} does not have it", why)
         if response.status in (401, 403):
-            return RefusedError(
+            return NoEntryError(
                 f"{self.address} lets us not in",
                 why,
                 "set username and password_file in [pull] of fleet.toml, or correct them",

@@ -22,7 +22,7 @@ from edgekit.core.manifest import MANIFEST_TYPE
 from edgekit.core.registry import METADATA_TAG
 from edgekit.errors import EdgekitError, UnreachableError, UsageError, VerificationError
 from edgekit.registry import fetch
-from edgekit.registry.client import NotThereError, RefusedError, RegistryClient
+from edgekit.registry.client import NoEntryError, NotThereError, RegistryClient
 from edgekit.trust.signed import Metadata
 from tests import tools
 from tests.conftest import Project, make_project
@@ -187,13 +187,13 @@ def test_tls_needs_the_ca_and_a_login_its_password(tmp_path: Path) -> None:
     with registry(tmp_path / "registry", config, "https") as real:
         with pytest.raises(VerificationError, match="certificate"):
             put(real.client(), b"x")
-        with pytest.raises(RefusedError, match="lets us not in"):
+        with pytest.raises(NoEntryError, match="lets us not in"):
             put(real.client(ca_file=str(ca.cert)), b"x")
         login = {"username": USER, "password_file": str(secret), "ca_file": str(ca.cert)}
         client = real.client(**login)
         assert fetch.small_blob(client, put(client, b"x"), 1) == b"x"
         secret.write_text("wrong\n")
-        with pytest.raises(RefusedError):
+        with pytest.raises(NoEntryError):
             put(real.client(**login), b"y")
 
 

@@ -21,6 +21,7 @@ from edgekit.agent.release.state import Releases
 from edgekit.agent.release.supervisor.detached import Detached
 from edgekit.bundle.layout import Layout
 from edgekit.core import topics
+from edgekit.core.config import BrokerConfig
 from edgekit.core.digest import Digest
 from edgekit.core.payloads import DesiredPayload
 from tests import tools
@@ -41,6 +42,10 @@ class PullSite:
     site: Site
     registry: Registry
     model: Path
+
+    @property
+    def operator(self) -> BrokerConfig:
+        return self.site.config(OPERATOR)
 
     def root(self, device: str) -> Root:
         return Root(self.project.root(device))

@@ -15,7 +15,7 @@ from edgekit.agent.release.desired.decide import (
     Bring,
     Desired,
     Leave,
-    Standing,
+    ReleaseStanding,
     decide,
     encode_desired,
     parse_desired,
@@ -51,25 +51,30 @@ def desired(order: int = 1, *, switch: bool = True, release: Digest = NEW) -> De
 @pytest.mark.parametrize(
     ("found", "what"),
     [
-        (Standing(OLD), Bring(True)),
-        (Standing(None), Bring(True)),
-        (Standing(OLD, ReleaseState.STAGED), Bring(True)),
-        (Standing(OLD, ReleaseState.GOOD), Bring(True)),
-        (Standing(NEW, ReleaseState.GOOD), Leave("good")),
-        (Standing(NEW, ReleaseState.GOOD, "bad settings"), Leave("failed", "bad settings")),
-        (Standing(NEW, ReleaseState.TRIAL, soak_seconds=9.0), Leave("trial", "", 9.0)),
-        (Standing(OLD, ReleaseState.TRIAL), Leave("trial")),
-        (Standing(OLD, ReleaseState.TRIAL, unproven="no broker"), Leave("unproven", "no broker")),
-        (Standing(OLD, ReleaseState.BAD, "it died", 10.0), Leave("failed", "it died")),
-        (Standing(OLD, ReleaseState.BAD, "it died", RETRY_BAD_SECONDS), Bring(True)),
+        (ReleaseStanding(OLD), Bring(True)),
+        (ReleaseStanding(None), Bring(True)),
+        (ReleaseStanding(OLD, ReleaseState.STAGED), Bring(True)),
+        (ReleaseStanding(OLD, ReleaseState.GOOD), Bring(True)),
+        (ReleaseStanding(NEW, ReleaseState.GOOD), Leave("good")),
+        (ReleaseStanding(NEW, ReleaseState.GOOD, "bad settings"), Leave("failed", "bad settings")),
+        (ReleaseStanding(NEW, ReleaseState.TRIAL, soak_seconds=9.0), Leave("trial", "", 9.0)),
+        (ReleaseStanding(OLD, ReleaseState.TRIAL), Leave("trial")),
+        (
+            ReleaseStanding(OLD, ReleaseState.TRIAL, unproven="no broker"),
+            Leave("unproven", "no broker"),
+        ),
+        (ReleaseStanding(OLD, ReleaseState.BAD, "it died", 10.0), Leave("failed", "it died")),
+        (ReleaseStanding(OLD, ReleaseState.BAD, "it died", RETRY_BAD_SECONDS), Bring(True)),
     ],
 )
-def test_what_a_device_does_about_its_desired_state(found: Standing, what: Leave | Bring) -> None:
+def test_what_a_device_does_about_its_desired_state(
+    found: ReleaseStanding, what: Leave | Bring
+) -> None:
     assert decide(desired(), found) == what
 
 
 def test_without_a_switch_it_is_brought_alone() -> None:
-    assert decide(desired(switch=False), Standing(OLD)) == Bring(False)
+    assert decide(desired(switch=False), ReleaseStanding(OLD)) == Bring(False)
 
 
 @pytest.mark.parametrize(

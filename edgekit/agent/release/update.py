@@ -15,7 +15,13 @@ import msgspec
 
 from edgekit.agent.release import holder
 from edgekit.agent.release.activate import activate
-from edgekit.agent.release.desired.decide import Bring, Desired, Standing, decide, parse_desired
+from edgekit.agent.release.desired.decide import (
+    Bring,
+    Desired,
+    ReleaseStanding,
+    decide,
+    parse_desired,
+)
 from edgekit.agent.release.desired.fetch import bring
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.state import Releases
@@ -99,16 +105,16 @@ def _failed(root: Root, desired: Desired, report: _Report, error: EdgekitError) 
     report.write("refused" if final else "waiting", reason, error.next_step)
 
 
-def standing_of(root: Root, release: Digest) -> Standing:
+def standing_of(root: Root, release: Digest) -> ReleaseStanding:
     """How a release stands on this device."""
     releases = Releases(root.path)
     row, waits, trial = releases.get(release), releases.unproven(), releases.trial()
     current = root.linked(root.current)
     if row is None:
-        return Standing(current)
+        return ReleaseStanding(current)
     mine = waits is not None and waits.digest == release and waits.waiting
     soaks = trial is not None and trial.digest == release and trial.soaked is not None
-    return Standing(
+    return ReleaseStanding(
         current,
         row.known_state or ReleaseState.STAGED,
         row.reason,

@@ -38,7 +38,7 @@ class Desired:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class ReleaseStanding:
     """How the desired release stands on this device.
 
     Attributes:
@@ -98,7 +98,7 @@ def encode_desired(desired: Desired) -> bytes:
     )
 
 
-def decide(desired: Desired, found: Standing) -> Leave | Bring:
+def decide(desired: Desired, found: ReleaseStanding) -> Leave | Bring:
     """What to do about a desired state."""
     if found.unproven:
         return Leave("unproven", found.unproven)
