@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import http.client
 import socketserver
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from email.message import Message
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -38,8 +38,8 @@ class Registry:
     def access(self, **more: str) -> RegistryAccess:
         return RegistryAccess(parse_registry(self.url), **more)
 
-    def client(self, *, pushes: bool = True, **more: str) -> RegistryClient:
-        return RegistryClient(self.access(**more), pushes=pushes)
+    def client(self, **more: str) -> RegistryClient:
+        return RegistryClient(self.access(**more), pushes=True)
 
     def blob(self, digest: str) -> Path:
         """The file of a blob in its storage."""
@@ -84,7 +84,7 @@ def registry(folder: Path, more_config: str = "", scheme: str = "http") -> Itera
 
 
 Answer = tuple[int, dict[str, str], bytes]
-Route = Callable[[str, str, http.client.HTTPMessage], Answer]
+Route = Callable[[str, str, Message], Answer]
 
 
 @contextmanager

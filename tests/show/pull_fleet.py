@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import resource
 import socket
 import subprocess
@@ -79,7 +80,8 @@ class _Fleet:
         self._names = [_name(number) for number in range(devices)]
         waves = waves_of(dict.fromkeys(self._names, ""), RELEASE)
         later = [name for wave in waves[1:] for name in wave]
-        self._refuse, self._off = set(later[:refuse]), set(later[-off:] if off else [])
+        chosen = random.Random(17).sample(later, refuse + off)
+        self._refuse, self._off = set(chosen[:refuse]), set(chosen[refuse:])
         self.messages, self.bytes = 0, 0
         self._word: set[str] = set()
         self._client = MqttClient(
@@ -184,7 +186,6 @@ def main(port: int, devices: int) -> None:
         "away": counts.get(DeviceState.AWAY, 0),
         "told_to_join": len(left),
         "parallel": PARALLEL,
-        "threads_at_most": PARALLEL,
         "rows": rows,
         "cpu_seconds": round(cpu, 1),
         "seconds": round(wall, 1),

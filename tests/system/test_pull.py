@@ -63,7 +63,8 @@ def test_a_registry_that_dies_in_a_blob_is_gone_on_with(made: PullSite) -> None:
     made.pack("third:3")
     store, blob = made.root(HERE).store, weights(made, "third:3")
     store.remove(blob.digest)
-    part, died = store.part_path(blob.digest), []
+    part = store.part_path(blob.digest)
+    died: list[int] = []
 
     def killer() -> None:
         deadline = time.monotonic() + WAIT_SECONDS

@@ -192,9 +192,9 @@ class PullHands:
 
             def look(heard: Heard, last: tuple[object, ...] = last) -> Heard | None:
                 update = heard.update
-                mine = update is not None and update.order == order
-                switching = mine and update is not None and update.state == "switching"
-                moved = mine and _moved(update) != last
+                mine = update if update is not None and update.order == order else None
+                switching = mine is not None and mine.state == "switching"
+                moved = mine is not None and _moved(mine) != last
                 absent = heard.present is False or (heard.present is None and self._desk.settled)
                 return heard if moved or (absent and not switching) else None
 

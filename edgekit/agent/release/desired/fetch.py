@@ -137,7 +137,7 @@ def read_metadata(client: RegistryClient) -> Metadata:
             raise _unusable(client, f"its {name} has {blob.size:,} bytes")
         return _text(fetch.small_blob(client, blob.digest, blob.size), blob.digest)
 
-    roots = []
+    roots: list[str] = []
     while f"{len(roots) + 1}.root.json" in files:
         roots.append(text(f"{len(roots) + 1}.root.json", "root"))
     names = ("timestamp", "snapshot", "targets")
