@@ -65,6 +65,15 @@ def desired(order: int = 1, *, switch: bool = True, release: Digest = NEW) -> De
         ),
         (ReleaseStanding(OLD, ReleaseState.BAD, "it died", 10.0), Leave("failed", "it died")),
         (ReleaseStanding(OLD, ReleaseState.BAD, "it died", RETRY_BAD_SECONDS), Bring(True)),
+        (
+            ReleaseStanding(OLD, ReleaseState.BAD, "it died", RETRY_BAD_SECONDS, ended="failed"),
+            Leave("failed", "it died"),
+        ),
+        (
+            ReleaseStanding(OLD, ReleaseState.GOOD, ended="good"),
+            Leave("failed", "it was good here, and the device has left it since"),
+        ),
+        (ReleaseStanding(OLD, ReleaseState.GOOD, ended="staged"), Bring(True)),
     ],
 )
 def test_what_a_device_does_about_its_desired_state(

@@ -56,8 +56,11 @@ def look(root: Root, supervisor: Supervisor) -> dict[str, object]:
     if desired is None:
         return {}
     config = parse_known_agent_config(root.agent_config.read_bytes()).pull
+    if not config.registry:  # it does not pull any more
+        root.desired_file.unlink(missing_ok=True)
+        return {}
     report = _Report(root, desired)
-    todo = decide(desired, standing_of(root, desired.release))
+    todo = decide(desired, standing_of(root, desired.release, report.ended))
     if not isinstance(todo, Bring):
         report.write(todo.state, todo.reason, soak_seconds=todo.soak_seconds)
         return report.told
@@ -72,6 +75,10 @@ def look(root: Root, supervisor: Supervisor) -> dict[str, object]:
     except EdgekitError as error:
         _failed(root, desired, report, error)
         raise
+    except OSError as error:
+        full = EdgekitError("this device's disk does not take it", str(error))
+        _failed(root, desired, report, full)
+        raise full from error
     if todo.switch:
         found = decide(desired, standing_of(root, desired.release))
         if not isinstance(found, Bring):
@@ -80,10 +87,6 @@ def look(root: Root, supervisor: Supervisor) -> dict[str, object]:
 
 
 def _bring(root: Root, config: PullConfig, desired: Desired, report: _Report) -> None:
-    if not config.registry:
-        raise UsageError(
-            "this device has no registry", "[pull] of its agent.toml names none", "push to it"
-        )
     address = parse_registry(config.registry, plain_http=config.plain_http)
     access = RegistryAccess(address, config.username, config.password_file, config.ca_file)
     client = RegistryClient(access)
@@ -105,13 +108,13 @@ def _failed(root: Root, desired: Desired, report: _Report, error: EdgekitError) 
     report.write("refused" if final else "waiting", reason, error.next_step)
 
 
-def standing_of(root: Root, release: Digest) -> ReleaseStanding:
-    """How a release stands on this device."""
+def standing_of(root: Root, release: Digest, ended: UpdateState | None = None) -> ReleaseStanding:
+    """How a release stands on this device; `ended` as there."""
     releases = Releases(root.path)
     row, waits, trial = releases.get(release), releases.unproven(), releases.trial()
     current = root.linked(root.current)
     if row is None:
-        return ReleaseStanding(current)
+        return ReleaseStanding(current, ended=ended)
     mine = waits is not None and waits.digest == release and waits.waiting
     soaks = trial is not None and trial.digest == release and trial.soaked is not None
     return ReleaseStanding(
@@ -121,6 +124,7 @@ def standing_of(root: Root, release: Digest) -> ReleaseStanding:
         max(time.time() - row.since, 0.0),
         waits.reason if mine and waits is not None else "",
         trial.soak_left(time.time()) if soaks and trial is not None else 0.0,
+        ended,
     )
 
 
@@ -140,6 +144,8 @@ class _Report:
         current = root.linked(root.current)
         before = _last(root)
         knew = before is not None and before.release == str(desired.release)
+        same = knew and before is not None and before.order == desired.order
+        self.ended = before.state if same and before is not None else None
         self._before = before.before if knew and before is not None else str(current or "")
         self._written = 0.0
         self.told: dict[str, object] = {}

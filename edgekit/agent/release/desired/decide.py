@@ -7,7 +7,8 @@ The rules:
 1.  What runs already is not touched.
 2.  A release on trial, or unproven, is the supervisor's alone.
 3.  A release that failed its trial here is not tried again within an hour, whoever asks for it.
-4.  Everything else is fetched, verified and staged, and switched to if that is asked for.
+4.  An order that has ended is not begun again: an operator who goes back by other means is right.
+5.  Everything else is fetched, verified and staged, and switched to if that is asked for.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class ReleaseStanding:
         since_seconds: for how long it has been in this state.
         unproven: why its trial has no verdict yet; empty: it has, or there was none.
         soak_seconds: what is left of its soak.
+        ended: how this very order has ended, as the last report says; empty: it has not.
     """
 
     current: Digest | None
@@ -56,6 +58,7 @@ class ReleaseStanding:
     since_seconds: float = 0.0
     unproven: str = ""
     soak_seconds: float = 0.0
+    ended: UpdateState | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,5 +113,9 @@ def decide(desired: Desired, found: ReleaseStanding) -> Leave | Bring:
     if found.state == ReleaseState.TRIAL:
         return Leave("trial")
     if found.state == ReleaseState.BAD and found.since_seconds < RETRY_BAD_SECONDS:
+        return Leave("failed", found.reason)
+    if found.ended == "good":
+        return Leave("failed", "it was good here, and the device has left it since")
+    if found.ended == "failed":
         return Leave("failed", found.reason)
     return Bring(desired.switch)
