@@ -160,13 +160,21 @@ def test_word_is_left_for_devices_that_were_away_when_a_rollout_is_done() -> Non
     desk.next_order.return_value = 5
     hands = PullHands(release, "r:1", 3, desk, lambda _: "", mock.Mock(), mock.Mock())
     plan = RolloutPlan(release, [["a", "b"]], {"a": "", "b": ""}, Terms())
-    rollout = Rollout(plan)
+    rollout, sent = Rollout(plan), []
     for phase in RolloutPhase:
         rollout.phase = phase
+        desk.next_order.return_value = 5
         rollout.devices["a"].state = DeviceState.GOOD
         rollout.devices["b"].state = DeviceState.AWAY
         said = hands.leave_word(rollout, ["a", "b"])
         assert said == (["b"] if phase == RolloutPhase.DONE else [])
-    (topic, payload), _ = desk.say.call_args
+        gone = phase in (RolloutPhase.BACK, RolloutPhase.ABORTED)
+        taken_back = mock.call(topics.desired_topic("b"), None) in desk.say.mock_calls
+        assert taken_back == gone, phase
+        told = [call.args for call in desk.say.mock_calls if call.args[1] is not None]
+        assert bool(told) == (phase == RolloutPhase.DONE)
+        sent = sent or told
+        desk.reset_mock()
+    [(topic, payload)] = sent
     assert topic == topics.desired_topic("b")
     assert (payload.release, payload.order, payload.switch) == (release, 5, True)

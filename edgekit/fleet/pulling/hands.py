@@ -138,17 +138,23 @@ class PullHands:
         self._desk.stop()
 
     def leave_word(self, rollout: Rollout, devices: list[str]) -> list[str]:
-        """Tell devices that were away in a rollout that is done: they join when they come back.
+        """Tell devices that are away how a rollout ended that is over.
+
+        Where it is done they join when they come back; where it has gone back or was aborted,
+        nothing is left to be done by them.
 
         Returns:
-            Their names.
+            Those that will join.
 
         Raises:
             EdgekitError: the broker does not take it.
         """
+        away = [name for name in devices if rollout.devices[name].state == DeviceState.AWAY]
+        if rollout.phase in (RolloutPhase.BACK, RolloutPhase.ABORTED):
+            for name in away:
+                self._desk.say(topics.desired_topic(name), None)
         if rollout.phase != RolloutPhase.DONE or rollout.plan.terms.stage_only:
             return []
-        away = [name for name in devices if rollout.devices[name].state == DeviceState.AWAY]
         for name in away:
             self._say(name, self._release, switch=True)
         return away
