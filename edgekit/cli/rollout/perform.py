@@ -5,18 +5,24 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 
 from edgekit.cli import project, render
 from edgekit.cli.interrupts import ended_as_by_ctrl_c
+from edgekit.cli.publish import at_desk, upload
 from edgekit.cli.rollout import planned
 from edgekit.cli.rollout.bring import configs_of, source_of
 from edgekit.cli.rollout.terms import hooks_of, lease_of, window_line
-from edgekit.cli.trust import reference_of
+from edgekit.cli.trust import reference_of, trust_of
 from edgekit.core.config import AgentConfig
+from edgekit.core.digest import Digest
 from edgekit.core.quality import in_words
 from edgekit.errors import EdgekitError, PartialError, UsageError
 from edgekit.fleet.drive import Event, cap_of, open_device
 from edgekit.fleet.inventory import Fleet
+from edgekit.fleet.pulling.hands import PullHands
+from edgekit.fleet.pulling.roads import RoadHands
 from edgekit.fleet.push import ReleaseSource
 from edgekit.fleet.rollout.book import number_of
 from edgekit.fleet.rollout.device import DeviceState
@@ -35,6 +41,7 @@ from edgekit.fleet.rollout.phases import RolloutPhase, WavePhase
 from edgekit.fleet.rollout.run import run
 from edgekit.fleet.rollout.told import printable
 from edgekit.fleet.transfer.cap import Cap
+from edgekit.signing.releases import lookup
 
 ENDED = (RolloutPhase.DONE, RolloutPhase.ABORTED, RolloutPhase.BACK)
 
@@ -73,11 +80,21 @@ def go_on(
     back = isinstance(order, RollbackOrdered) or journal.replay().phase == RolloutPhase.GOING_BACK
     source = None if back else source_of(here, here.store.resolve(plan.release))
     configs = configs_of(here, fleet, names)
+    publish_for(here, fleet, names, source)
     if order is not None:
         journal.append(order, time.time())
     drive_rollout(
         here, fleet, journal, source, configs, wait=True, as_json=as_json, take_over=take_over
     )
+
+
+def publish_for(
+    here: project.Project, fleet: Fleet, names: list[str], source: ReleaseSource | None
+) -> None:
+    """Bring a release to the registry if one of these devices pulls it from there."""
+    if source is not None and any(fleet.devices[name].pulls for name in names):
+        assert source.metadata is not None, "a push sends what signs its bundle"
+        upload(here, fleet, source.pinned, source.metadata)
 
 
 # --- while it runs ----------------------------------------------------------------------------
@@ -96,14 +113,18 @@ def drive_rollout(
     number = number_of(journal)
     plan, _, _ = journal.read()
     lease = lease_of(here.rollouts, journal, plan, project.operator(), take_over=take_over)
-    with render.transfers() as bars, ended_as_by_ctrl_c(signal.SIGTERM, signal.SIGHUP):
+    pulling = [name for wave in plan.waves for name in wave if fleet.devices[name].pulls]
+    with ExitStack() as opened:
+        desk = opened.enter_context(at_desk(here)) if pulling else None
+        bars = opened.enter_context(render.transfers())
+        opened.enter_context(ended_as_by_ctrl_c(signal.SIGTERM, signal.SIGHUP))
 
         def report(device: str, event: Event) -> None:
             bars.update(device, event.step, event.sent, event.total)
 
         hook = hooks_of(here.folder, journal, plan, lease.ended, bars.say)
         cap = Cap(fleet.transfer.mbit_per_second)
-        hands = PushHands(
+        push = PushHands(
             plan.release,
             source,
             lambda name: open_device(fleet, name, cap_of(fleet, name, cap)),
@@ -113,7 +134,13 @@ def drive_rollout(
             lease,
         )
         short = plan.release.short
-        told = _teller(bars, hands, reference_of(here.store, source.pinned) if source else short)
+        name = reference_of(here.store, source.pinned) if source else short
+        pull = None
+        if desk is not None:
+            back = partial(_may_go_back, here)
+            pull = PullHands(plan.release, name, number, desk, back, report, hook)
+        hands = RoadHands(push, pull, pulling)
+        told = _teller(bars, hands, name)
         try:
             rollout = run(journal, hands, told, project.operator(), leave_soaking=not wait)
         except KeyboardInterrupt:
@@ -123,14 +150,25 @@ def drive_rollout(
                 "what had arrived stays on the devices, and each runs a whole release",
                 f"`edgekit resume {number}` goes on, `edgekit abort {number}` ends it",
             ) from None
+        if pull is not None:
+            for name in pull.leave_word(rollout, pulling):
+                bars.say(f"{name} is off; it is told to run {short}, and does when it comes back")
     if rollout.phase in ENDED:
         journal.close()
     _report(here, number, rollout, hands, fleet, as_json)
     _raise_for(number, rollout, hands)
 
 
+def _may_go_back(here: project.Project, release: Digest) -> str:
+    """Why a device may not go back to a release by its metadata; empty: it may."""
+    signed = lookup(trust_of(here.folder), release)
+    if signed is None:
+        return f"{release.short} is not signed any more"
+    return "" if signed.rollback else f"{signed.name}:{signed.version} has no rollback entry"
+
+
 def _teller(
-    bars: render.Transfers, hands: PushHands, reference: str
+    bars: render.Transfers, hands: RoadHands, reference: str
 ) -> Callable[[Rollout, RolloutRow], None]:
     """Says on stderr what happens while it happens."""
     seen = {"wave": 0, "judging": False}
@@ -170,7 +208,7 @@ def _report(
     here: project.Project,
     number: int,
     rollout: Rollout,
-    hands: PushHands,
+    hands: RoadHands,
     fleet: Fleet,
     as_json: bool,
 ) -> None:
@@ -181,7 +219,7 @@ def _report(
     not_enrolled = [
         one.device
         for one in ours
-        if not hands.enrolled[one.device] and fleet.devices[one.device].address.startswith("ssh:")
+        if fleet.devices[one.device].address.startswith("ssh:") and not hands.enrolled[one.device]
     ]
     if as_json:
         errors = {name: error.to_dict() for name, error in sorted(hands.failed.items())}
@@ -207,7 +245,7 @@ def _has_it(rollout: Rollout, device: str) -> bool:
     return rollout.devices[device].state in (DeviceState.GOOD, DeviceState.SOAKING)
 
 
-def _raise_for(number: int, rollout: Rollout, hands: PushHands) -> None:
+def _raise_for(number: int, rollout: Rollout, hands: RoadHands) -> None:
     """Raise unless every device has the release, or has gone back where that was asked."""
     if rollout.phase == RolloutPhase.BACK:
         return
