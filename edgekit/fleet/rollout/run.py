@@ -57,7 +57,7 @@ def run(
     Args:
         journal: of a rollout that has begun.
         hands: acts on its devices, on at most `parallel` of the plan at one time.
-        told: called with the rollout after each event.
+        told: called with the rollout after each event, before what it asks for begins.
         who: user@host.
         leave_soaking: end when all that is left is to ask devices of the last wave, which answer,
             for the verdict of their soak.
@@ -142,12 +142,12 @@ class _Runner:
         for row in self._journal.since(self._rows):
             self._rows += 1
             effects = self.rollout.handle(row.event, row.at)
+            self._told(self.rollout, row)  # first: what begins now has its own progress to tell
             if begin:
                 device = getattr(row.event, "device", "")
                 if device and not any(getattr(each, "device", "") == device for each in effects):
                     self._hands.let_go(device)
                 self._begin(effects)
-            self._told(self.rollout, row)
 
     def _begin(self, effects: tuple[RolloutEffect, ...]) -> None:
         for effect in effects:
