@@ -14,7 +14,8 @@ from edgekit.cli.rollout.terms import hooks_of, lease_of, window_line
 from edgekit.cli.trust import reference_of
 from edgekit.core.config import AgentConfig
 from edgekit.errors import EdgekitError, PartialError, UsageError
-from edgekit.fleet.drive import Event, cap_of, open_device
+from edgekit.fleet.connections import Connections
+from edgekit.fleet.drive import Event
 from edgekit.fleet.inventory import Fleet
 from edgekit.fleet.push import ReleaseSource
 from edgekit.fleet.rollout.book import number_of
@@ -31,7 +32,6 @@ from edgekit.fleet.rollout.journal import RolloutJournal, RolloutRow
 from edgekit.fleet.rollout.machine import Rollout
 from edgekit.fleet.rollout.phases import RolloutPhase
 from edgekit.fleet.rollout.run import run
-from edgekit.fleet.transfer.cap import Cap
 
 ENDED = (RolloutPhase.DONE, RolloutPhase.ABORTED, RolloutPhase.BACK)
 
@@ -73,14 +73,17 @@ def go_on(
     if order is not None:
         journal.append(order, time.time())
     drive_rollout(
-        here, fleet, journal, source, configs, wait=True, as_json=as_json, take_over=take_over
+        *(here, Connections(fleet), journal, source, configs),
+        wait=True,
+        as_json=as_json,
+        take_over=take_over,
     )
 
 
 # --- while it runs ----------------------------------------------------------------------------
 def drive_rollout(
     here: project.Project,
-    fleet: Fleet,
+    connections: Connections,
     journal: RolloutJournal,
     source: ReleaseSource | None,
     configs: dict[str, AgentConfig],
@@ -99,11 +102,10 @@ def drive_rollout(
             bars.update(device, event.step, event.sent, event.total)
 
         hook = hooks_of(here.folder, journal, plan, lease.ended, bars.say)
-        cap = Cap(fleet.transfer.mbit_per_second)
         hands = PushHands(
             plan.release,
             source,
-            lambda name: open_device(fleet, name, cap_of(fleet, name, cap)),
+            connections.open,
             configs.__getitem__,
             report,
             hook,
@@ -120,9 +122,11 @@ def drive_rollout(
                 "what had arrived stays on the devices, and each runs a whole release",
                 f"`edgekit resume {number}` goes on, `edgekit abort {number}` ends it",
             ) from None
+        finally:
+            connections.close()
     if rollout.phase in ENDED:
         journal.close()
-    _report(here, number, rollout, hands, fleet, as_json)
+    _report(here, number, rollout, hands, connections.fleet, as_json)
     _raise_for(number, rollout, hands)
 
 
