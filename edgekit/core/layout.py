@@ -55,6 +55,8 @@ PINNED_FILE = ETC / "pinned"  # digests of releases that are never collected, on
 SCRUB_FILE = PurePosixPath("scrub.json")  # how far the last scrub came, and what it found
 OFFERED_FILE = RUN / "offered"  # the digest of the release that a push offered last
 MENDED_FILE = RUN / "mended"  # files of `current` were replaced since it started
+DESIRED_FILE = RUN / "desired.json"  # what the broker says that this device shall run
+UPDATE_FILE = RUN / "update.json"  # what the device made of it
 SCRUB_LOCK = RUN / "scrub.lock"
 DOOR_SESSIONS = RUN / "door"  # a file for each session of the door, by the id of its process
 

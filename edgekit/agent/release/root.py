@@ -163,6 +163,16 @@ class Root:
         return self.path / layout.MENDED_FILE
 
     @property
+    def desired_file(self) -> Path:
+        """What the broker says that this device shall run; nothing of it is trusted."""
+        return self.path / layout.DESIRED_FILE
+
+    @property
+    def update_file(self) -> Path:
+        """What this device made of its desired state."""
+        return self.path / layout.UPDATE_FILE
+
+    @property
     def offered_file(self) -> Path:
         """The digest of the release that a push offered last."""
         return self.path / layout.OFFERED_FILE

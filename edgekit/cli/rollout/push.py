@@ -12,7 +12,7 @@ from edgekit.cli import project, render
 from edgekit.cli.options import DevicesArgument, JsonOption, ProjectOption, TakeOverOption
 from edgekit.cli.rollout import planned
 from edgekit.cli.rollout.bring import configs_of, source_of
-from edgekit.cli.rollout.perform import ENDED, drive_rollout
+from edgekit.cli.rollout.perform import ENDED, drive_rollout, publish_for
 from edgekit.cli.trust import reference_of
 from edgekit.core.config import AgentConfig
 from edgekit.errors import EdgekitError, UsageError
@@ -142,6 +142,7 @@ def push(
         plan = planned.unchanged(saved, ahead, from_file)
     else:
         plan = _plan(connections, configs, pinned, terms, windows)
+    publish_for(here, fleet, names, source)
     journal = _begin(here, plan)
     drive_rollout(
         here, connections, journal, source, configs, wait=wait, as_json=as_json, take_over=take_over

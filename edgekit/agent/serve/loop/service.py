@@ -17,6 +17,7 @@ import msgspec
 
 from edgekit.agent.serve.loop import polling
 from edgekit.agent.serve.loop.brokerfile import BrokerFile
+from edgekit.agent.serve.loop.desiredfile import DesiredFile
 from edgekit.agent.serve.loop.health import Health
 from edgekit.agent.serve.loop.journal import Journal
 from edgekit.agent.serve.loop.notify import Notifier
@@ -56,7 +57,7 @@ from edgekit.agent.serve.session.events import (
 from edgekit.agent.serve.session.replies import status_message
 from edgekit.agent.serve.session.session import Session
 from edgekit.core import layout, topics, wire
-from edgekit.core.config import AgentConfig
+from edgekit.core.config import AgentConfig, PullConfig
 from edgekit.core.manifest import BundleConfig
 from edgekit.errors import EdgekitError
 from edgekit.mqtt.engine import LOST
@@ -89,6 +90,7 @@ class Service:
         notifier: to the service manager, if the agent runs under one.
         trial: reports of the trial that the release is in; None where it is in none.
         golden: path of the golden prompts to score first; empty for none.
+        desired: takes what the broker says that this device shall run; None: nothing does.
     """
 
     def __init__(
@@ -104,9 +106,11 @@ class Service:
         notifier: Notifier,
         trial: TrialFile | None = None,
         golden: str = "",
+        desired: DesiredFile | None = None,
     ) -> None:
         self._config = config
         self._trial = trial
+        self._desired = desired or DesiredFile(config.device, PullConfig(), Path(), Path())
         self._release = release
         self._ready_file = ready_file
         epoch = time.time() - time.monotonic()
@@ -133,7 +137,10 @@ class Service:
         self._mqtt = PolledClient(
             config.broker,
             f"edgekit-{config.device}",
-            subscriptions=[*((f, 1) for f in requests), *((f, 0) for f in controls)],
+            subscriptions=[
+                *((f, 1) for f in (*requests, *self._desired.topics)),
+                *((f, 0) for f in controls),
+            ],
             on_message=self._received,
             on_connection=self._connection,
             on_taken_over=lambda: self._events.append(TakenOver()),
@@ -199,6 +206,8 @@ class Service:
     def _tick(self, now: float) -> None:
         """Do what the MQTT client and the worker need in every tick."""
         self._mqtt.tick(now)
+        if (report := self._desired.tick(now)) is not None and self._mqtt.connected:
+            self._mqtt.publish(report)
         if self._trial is not None:
             self._trial.tick(self._worker.pid)
         if self._respawn_at is not None and now >= self._respawn_at:
@@ -213,16 +222,22 @@ class Service:
         self._events.append(message)
 
     def _received(self, message: wire.Inbound) -> None:
+        if topics.is_desired(message.topic):
+            self._desired.take(message, time.monotonic())
+            self._mqtt.ack(message.token)
+            return
         event = Controlled if topics.is_control(message.topic) else Received
         self._events.append(event(message))
 
     def _connection(self, up: bool) -> None:
         log.info("broker %s: %s", self._config.broker, "subscribed" if up else "connection lost")
         if not up:
+            self._desired.disconnected()
             self._events.append(Disconnected())
             return
         if self._trial is not None:
             self._trial.connected()
+        self._desired.connected(time.monotonic())
         standing = self._mqtt.standing
         unserved = [
             pool for pool in self._config.pools if topics.pool_filter(pool) in standing.unserved
