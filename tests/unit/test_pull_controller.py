@@ -12,6 +12,7 @@ from edgekit.broker.mosquitto import BrokerSetup, acl_file, dynamic_security, op
 from edgekit.core import topics
 from edgekit.core.config import PullConfig
 from edgekit.core.digest import Digest
+from edgekit.core.payloads import DesiredPayload
 from edgekit.errors import UnreachableError, UsageError
 from edgekit.fleet.drive import connect
 from edgekit.fleet.inventory import Fleet, load
@@ -161,7 +162,7 @@ def test_word_is_left_for_devices_that_were_away_when_a_rollout_is_done() -> Non
     hands = PullHands(release, "r:1", 3, desk, lambda _: "", mock.Mock(), mock.Mock())
     plan = RolloutPlan(release, [["a", "b"]], {"a": "", "b": ""}, Terms())
     rollout = Rollout(plan)
-    sent: list[tuple[str, object]] = []
+    sent: list[tuple[str, DesiredPayload]] = []
     for phase in RolloutPhase:
         rollout.phase = phase
         desk.next_order.return_value = 5
