@@ -1,10 +1,10 @@
 """The side of the controller: `sender HOW SOURCE TARGET...` brings one file to each target.
 
 HOW is `pull` (edgekit's transfer), `verified` (and the device hashes what it stored), `session`
-(edgekit where sshd forwards nothing) or `fabric` (its `put`: pipelined SFTP). Every target is a file on the host
-`device` of ~/.ssh/config, with a connection of its own; all are served at once. Prints as JSON the
-wall seconds from the first connection to the last byte, the CPU seconds of this process in them,
-and its largest resident memory. Python's start and the imports are left out.
+(edgekit where sshd forwards nothing) or `fabric` (its `put`: pipelined SFTP). Every target is a
+file on the host `device` of ~/.ssh/config, with a connection of its own; all are served at once.
+Prints as JSON the wall seconds from the first connection to the last byte, the CPU seconds of this
+process in them, and its largest resident memory. Python's start and the imports are left out.
 """
 
 from __future__ import annotations
