@@ -12,7 +12,7 @@ from edgekit.cli import project, render
 from edgekit.cli.options import DevicesArgument, JsonOption, ProjectOption, TakeOverOption
 from edgekit.cli.rollout import planned
 from edgekit.cli.rollout.bring import configs_of, source_of
-from edgekit.cli.rollout.perform import ENDED, drive_rollout
+from edgekit.cli.rollout.perform import ENDED, drive_rollout, publish_for
 from edgekit.cli.trust import reference_of
 from edgekit.core.config import AgentConfig
 from edgekit.errors import EdgekitError, UsageError
@@ -53,6 +53,13 @@ def push(
     confirm: Annotated[
         bool | None,
         typer.Option("--confirm/--no-confirm", help="Pause after each wave, for `edgekit resume`."),
+    ] = None,
+    quality: Annotated[
+        bool | None,
+        typer.Option(
+            "--quality/--no-quality",
+            help="Wait for the first wave's scores against the old release.",
+        ),
     ] = None,
     window: Annotated[
         str | None,
@@ -98,6 +105,7 @@ def push(
         "failures": failures,
         "failure_share": failure_share,
         "confirm": confirm,
+        "quality": quality,
         "lock_wait_seconds": lock_wait,
     }
     others = (
@@ -142,6 +150,7 @@ def push(
         plan = planned.unchanged(saved, ahead, from_file)
     else:
         plan = _plan(connections, configs, pinned, terms, windows)
+    publish_for(here, fleet, names, source)
     journal = _begin(here, plan)
     drive_rollout(
         here, connections, journal, source, configs, wait=wait, as_json=as_json, take_over=take_over

@@ -189,6 +189,23 @@ def _assemble(root: Root, manifest: Manifest, target: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     fsync_folder(target.parent)
+    _share_compiled(root, target)
+
+
+def _share_compiled(root: Root, release: Path) -> None:
+    """Let Python find the modules that it compiled for another release with the same trees.
+
+    It looks for them by the path of the release. What it cannot find it compiles, during the trial.
+    """
+    with suppress(OSError):
+        if not root.compiled.is_dir():  # nothing was compiled yet
+            return
+        for name in (layout.AGENT, layout.RUNTIME):
+            link = root.compiled / layout.RELEASES / release.name / name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            tree = (release / name).readlink()
+            (link.parent / tree).mkdir(parents=True, exist_ok=True)
+            link.symlink_to(tree)
 
 
 def linked_files(root: Root, manifest: Manifest, release: Path) -> list[tuple[Path, Path]]:
