@@ -18,7 +18,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from edgekit.cli import main, project, render
+from edgekit.cli import main, render
 from edgekit.cli.rollout import further, orders, watch
 from edgekit.errors import EdgekitError
 from edgekit.fleet.rollout.book import RolloutBook, holder
@@ -50,7 +50,7 @@ class Desk:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        project.init(folder, 1883)
+        make_project(folder, 1883)
         self.book = RolloutBook(folder / ".edgekit" / "rollouts")
 
     def write(self, made: FakeFleet) -> RolloutJournal:
