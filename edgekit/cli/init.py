@@ -31,7 +31,7 @@ address = "local:.edgekit/devices/demo"
 """
 
 
-def make_project(folder: Path, port: int) -> list[tuple[Path, bool]]:
+def write_project(folder: Path, port: int) -> list[tuple[Path, bool]]:
     """Write a project's files and its signing key; existing files stay.
 
     Returns:
@@ -71,7 +71,7 @@ def init(
     \b
     Example:  edgekit init my-fleet
     """
-    for path, written in make_project(folder, port):
+    for path, written in write_project(folder, port):
         render.say(f"{'wrote' if written else 'kept '}  {path}")
     if no_keys:
         return

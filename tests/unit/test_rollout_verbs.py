@@ -50,7 +50,7 @@ class Desk:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        make_project(folder, 1883)
+        write_project(folder, 1883)
         self.book = RolloutBook(folder / ".edgekit" / "rollouts")
 
     def write(self, made: FakeFleet) -> RolloutJournal:
