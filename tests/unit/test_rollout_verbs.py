@@ -19,6 +19,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from edgekit.cli import main, render
+from edgekit.cli.init import write_project
 from edgekit.cli.rollout import further, orders, watch
 from edgekit.errors import EdgekitError
 from edgekit.fleet.rollout.book import RolloutBook, holder
