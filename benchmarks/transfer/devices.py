@@ -62,6 +62,10 @@ class Devices:
         """By edgekit, with the hash of what was stored."""
         return self._python("verified", source, count)
 
+    def session(self, source: Path, count: int = 1) -> Sending:
+        """By edgekit, without forwarding."""
+        return self._python("session", source, count)
+
     def fabric(self, source: Path, count: int = 1) -> Sending:
         """By fabric's `put`."""
         return self._python("fabric", source, count)
