@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
@@ -25,6 +25,9 @@ from edgekit.core.digest import Digest
 from edgekit.core.lease import LEASE_SECONDS, LeaseAnswer, LeaseWish
 from edgekit.core.manifest import parse_config
 from edgekit.errors import EdgekitError, UsageError
+
+if TYPE_CHECKING:
+    from edgekit.agent.serve.loop.canaryfiles import CanaryFiles
 
 DISK_STEPS = {
     errno.EROFS: "the device's disk takes no writes any more: look at `dmesg` there, replace the "
@@ -261,8 +264,18 @@ def _serve(args: argparse.Namespace) -> None:
         Notifier(os.environ),
         TrialFile(root.path / layout.TRIAL_FILE) if args.trial else None,
         str(golden) if args.trial and golden.exists() else "",
-        DesiredFile(config.device, config.pull, root.desired_file, root.update_file),
+        desired=DesiredFile(config.device, config.pull, root.desired_file, root.update_file),
+        canary=_canary(root, folder, config.canary_samples),
     ).run()
+
+
+def _canary(root: Root, folder: Path, keeps: int) -> CanaryFiles:
+    """The quality canary of a release, which is compared with `previous`."""
+    from edgekit.agent.serve.loop.canaryfiles import CanaryFiles
+
+    before = root.way_back(root.previous)
+    previous = None if before is None or before.hex == folder.name else root.release(before)
+    return CanaryFiles(root.path, folder, previous, keeps)
 
 
 def _worker(args: argparse.Namespace) -> None:

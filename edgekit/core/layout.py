@@ -65,6 +65,8 @@ AGENT, RUNTIME = "agent", "runtime"  # links to its trees
 MODEL = "model"
 BUNDLE_CONFIG = "bundle.json"
 GOLDEN = "golden.json"
+BASELINE = "baseline.json"  # what it said here, for the release after it
+QUALITY = "quality.json"  # how it compares with the release before it
 
 PATH = "/usr/bin:/bin"  # of every process that edgekit starts on a device
 

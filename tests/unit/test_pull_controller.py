@@ -12,6 +12,7 @@ from edgekit.broker.mosquitto import BrokerSetup, acl_file, dynamic_security, op
 from edgekit.core import topics
 from edgekit.core.config import PullConfig
 from edgekit.core.digest import Digest
+from edgekit.core.payloads import DesiredPayload
 from edgekit.errors import UnreachableError, UsageError
 from edgekit.fleet.drive import connect
 from edgekit.fleet.inventory import Fleet, load
@@ -140,15 +141,15 @@ def test_each_device_is_acted_on_by_its_own_hands() -> None:
     pull.done, pull.failed = {"far": 2}, {"other": 3}
     push.hook = lambda wave, after: HookEnded(f"{wave}{after}")
     hands = RoadHands(push, pull, ["far", "other"])
-    for act in ("stage", "switch", "verdict", "let_go"):
+    for act in ("stage", "switch", "verdict", "quality", "let_go"):
         for device, hand in (("near", push), ("far", pull)):
             getattr(hands, act)(device)
             getattr(hand, act).assert_called_once_with(device)
             getattr(hand, act).reset_mock()
     hands.go_back("far", None)
     pull.go_back.assert_called_once_with("far", None)
-    assert hands.done == {"near": 1, "far": 2}
-    assert hands.failed == {"other": 3}
+    assert dict(hands.done) == {"near": push.done["near"], "far": pull.done["far"]}
+    assert dict(hands.failed) == {"other": pull.failed["other"]}
     assert hands.hook(1, True) == HookEnded("1True")
     hands.stop()
     push.stop.assert_called_once_with()
@@ -160,7 +161,8 @@ def test_word_is_left_for_devices_that_were_away_when_a_rollout_is_done() -> Non
     desk.next_order.return_value = 5
     hands = PullHands(release, "r:1", 3, desk, lambda _: "", mock.Mock(), mock.Mock())
     plan = RolloutPlan(release, [["a", "b"]], {"a": "", "b": ""}, Terms())
-    rollout, sent = Rollout(plan), []
+    rollout = Rollout(plan)
+    sent: list[tuple[str, DesiredPayload]] = []
     for phase in RolloutPhase:
         rollout.phase = phase
         desk.next_order.return_value = 5

@@ -17,6 +17,7 @@ from edgekit.cli.rollout.terms import hooks_of, lease_of, window_line
 from edgekit.cli.trust import reference_of, trust_of
 from edgekit.core.config import AgentConfig
 from edgekit.core.digest import Digest
+from edgekit.core.quality import in_words
 from edgekit.errors import EdgekitError, PartialError, UsageError
 from edgekit.fleet.connections import Connections
 from edgekit.fleet.drive import Event
@@ -30,14 +31,16 @@ from edgekit.fleet.rollout.events import (
     DeviceAway,
     DeviceFailed,
     DeviceStaged,
+    QualityTold,
     RollbackOrdered,
     RolloutEvent,
 )
 from edgekit.fleet.rollout.hands import Pushed, PushHands
 from edgekit.fleet.rollout.journal import RolloutJournal, RolloutRow
 from edgekit.fleet.rollout.machine import Rollout
-from edgekit.fleet.rollout.phases import RolloutPhase
+from edgekit.fleet.rollout.phases import RolloutPhase, WavePhase
 from edgekit.fleet.rollout.run import run
+from edgekit.fleet.rollout.told import printable
 from edgekit.signing.releases import lookup
 
 ENDED = (RolloutPhase.DONE, RolloutPhase.ABORTED, RolloutPhase.BACK)
@@ -173,7 +176,7 @@ def _teller(
     bars: render.Transfers, hands: RoadHands, reference: str
 ) -> Callable[[Rollout, RolloutRow], None]:
     """Says on stderr what happens while it happens."""
-    seen = {"wave": 0, "phase": ""}
+    seen = {"wave": 0, "judging": False}
 
     def tell(rollout: Rollout, row: RolloutRow) -> None:
         many = len(rollout.waves) > 1
@@ -184,9 +187,14 @@ def _teller(
             seen["wave"] = rollout.wave + 1
             size = len(rollout.waves[rollout.wave])
             bars.say(f"wave {seen['wave']} of {len(rollout.waves)}: {size} devices")
+        if rollout.wave_phase == WavePhase.JUDGING and not seen["judging"]:
+            seen["judging"] = True
+            bars.say("the devices of wave 1 compare their answers with those of the release before")
         if isinstance(row.event, DeviceStaged) and (line := window_line(rollout, device)):
             bars.say(line)
-        if isinstance(row.event, (DeviceFailed, DeviceAway)):
+        if isinstance(row.event, QualityTold):
+            bars.say(f"{device}: {printable(in_words(row.event.report))}")
+        elif isinstance(row.event, (DeviceFailed, DeviceAway)):
             error = hands.failed.get(device)
             if error is not None:
                 error.next_step = render.named(error.next_step, device, reference)
@@ -222,6 +230,7 @@ def _report(
         errors = {name: error.to_dict() for name, error in sorted(hands.failed.items())}
         told = {"rollout": number, "phase": rollout.phase, "release": rollout.plan.release}
         told |= {"pushed": ours, "failed": errors, "not_enrolled": not_enrolled}
+        told |= {"quality": rollout.judging.told} if rollout.plan.terms.quality else {}
         render.print_json(told)
     else:
         for one in ours if len(rollout.waves) == 1 else ():
@@ -246,11 +255,13 @@ def _raise_for(number: int, rollout: Rollout, hands: RoadHands) -> None:
     if rollout.phase == RolloutPhase.BACK:
         return
     lacking = [name for name in rollout.devices if not _has_it(rollout, name)]
+    goes_on = f"`edgekit status {number}` shows each device, `edgekit resume {number}` goes on"
     if not lacking:
+        if rollout.phase == RolloutPhase.PAUSED:  # by the quality of a wave that is good otherwise
+            raise PartialError(f"rollout {number} is paused", rollout.reason, goes_on)
         return
     if len(rollout.devices) == 1 and (error := hands.failed.get(lacking[0])):
         raise error
-    goes_on = f"`edgekit status {number}` shows each device, `edgekit resume {number}` goes on"
     some = len(lacking) < len(rollout.devices)
     stopped = len(rollout.waves) > 1 or not hands.failed  # by a hook or a person
     kind = PartialError if some or stopped else EdgekitError

@@ -54,6 +54,13 @@ def push(
         bool | None,
         typer.Option("--confirm/--no-confirm", help="Pause after each wave, for `edgekit resume`."),
     ] = None,
+    quality: Annotated[
+        bool | None,
+        typer.Option(
+            "--quality/--no-quality",
+            help="Wait for the first wave's scores against the old release.",
+        ),
+    ] = None,
     window: Annotated[
         str | None,
         typer.Option(help="When devices may switch: 'mon-fri 22:00-05:00', or always."),
@@ -98,6 +105,7 @@ def push(
         "failures": failures,
         "failure_share": failure_share,
         "confirm": confirm,
+        "quality": quality,
         "lock_wait_seconds": lock_wait,
     }
     others = (

@@ -16,11 +16,13 @@ import msgspec
 
 from edgekit.core.config import MOST_SECONDS
 from edgekit.core.digest import Digest
+from edgekit.core.quality import QualityBound
 from edgekit.fleet.rollout.windows.window import parse_window
 
 SHARES = (0.05, 0.25, 1.0)  # of all devices, after the canaries
 HOOK_SECONDS = 600.0
 CONNECTS = 30
+_BOUND = QualityBound()
 UNKNOWN = ""
 """The class of hardware of a device that could not be asked."""
 SMALL = 5  # a fleet up to this size has one wave unless asked otherwise
@@ -42,6 +44,9 @@ class Terms(msgspec.Struct, frozen=True):
         late_seconds: from a device that was away to the next try; doubles up to an hour.
         connects: connections that may be open at one time.
         lock_wait_seconds: how long a device that another operator holds is waited for.
+        quality: the first wave waits for its devices' scores against the release before.
+        quality_seconds: for so long.
+        quality_agreement, quality_kl, quality_length, quality_loops: the bound, as `QualityBound`.
     """
 
     parallel: int = 8
@@ -56,6 +61,19 @@ class Terms(msgspec.Struct, frozen=True):
     hook_seconds: float = HOOK_SECONDS
     connects: int = CONNECTS
     lock_wait_seconds: float = 0.0
+    quality: bool = False
+    quality_seconds: float = 900.0
+    quality_agreement: float = _BOUND.agreement
+    quality_kl: float = _BOUND.kl
+    quality_length: float = _BOUND.length_factor
+    quality_loops: float = _BOUND.loops_added
+
+    @property
+    def bound(self) -> QualityBound:
+        """Below what the quality of the first wave pauses."""
+        return QualityBound(
+            self.quality_agreement, self.quality_kl, self.quality_length, self.quality_loops
+        )
 
     def __post_init__(self) -> None:
         if min(self.parallel, self.connects) < 1:
@@ -64,6 +82,9 @@ class Terms(msgspec.Struct, frozen=True):
             raise ValueError("failure_share is between 0 and 1")
         if self.failures < 0:
             raise ValueError("failures is not negative")
+        if not 0 < self.quality_seconds <= MOST_SECONDS:
+            raise ValueError(f"quality_seconds is above 0 and at most {MOST_SECONDS:g}")
+        assert self.bound  # which checks its values
         for name in ("soak_seconds", "late_seconds", "lock_wait_seconds"):
             if not 0 <= getattr(self, name) <= MOST_SECONDS:
                 raise ValueError(f"{name} is 0 to {MOST_SECONDS:g}")
