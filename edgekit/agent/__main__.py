@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -25,9 +25,6 @@ from edgekit.core.digest import Digest
 from edgekit.core.lease import LEASE_SECONDS, LeaseAnswer, LeaseWish
 from edgekit.core.manifest import parse_config
 from edgekit.errors import EdgekitError, UsageError
-
-if TYPE_CHECKING:
-    from edgekit.agent.serve.loop.canaryfiles import CanaryFiles
 
 DISK_STEPS = {
     errno.EROFS: "the device's disk takes no writes any more: look at `dmesg` there, replace the "
@@ -238,6 +235,7 @@ def _door(args: argparse.Namespace) -> None:
 
 
 def _serve(args: argparse.Namespace) -> None:
+    from edgekit.agent.serve.loop.canaryfiles import CanaryFiles
     from edgekit.agent.serve.loop.desiredfile import DesiredFile
     from edgekit.agent.serve.loop.notify import Notifier
     from edgekit.agent.serve.loop.service import Service
@@ -248,7 +246,9 @@ def _serve(args: argparse.Namespace) -> None:
     if release is None:
         raise EdgekitError("no release is active on this device", next_step="push one to it")
     folder = root.release(release)
-    golden = folder / layout.GOLDEN
+    golden = str(folder / layout.GOLDEN) if (folder / layout.GOLDEN).exists() else ""
+    before = root.way_back(root.previous)
+    previous = root.release(before) if before is not None and before != release else None
     config = parse_agent_config(root.agent_config.read_bytes())
     if config.broker.warning:
         logging.getLogger(__name__).warning("%s", config.broker.warning)
@@ -263,19 +263,10 @@ def _serve(args: argparse.Namespace) -> None:
         root.journal,
         Notifier(os.environ),
         TrialFile(root.path / layout.TRIAL_FILE) if args.trial else None,
-        str(golden) if args.trial and golden.exists() else "",
+        golden if args.trial else "",
+        canary=CanaryFiles(root.path, folder, previous, config.canary_samples),
         desired=DesiredFile(config.device, config.pull, root.desired_file, root.update_file),
-        canary=_canary(root, folder, config.canary_samples),
     ).run()
-
-
-def _canary(root: Root, folder: Path, keeps: int) -> CanaryFiles:
-    """The quality canary of a release, which is compared with `previous`."""
-    from edgekit.agent.serve.loop.canaryfiles import CanaryFiles
-
-    before = root.way_back(root.previous)
-    previous = None if before is None or before.hex == folder.name else root.release(before)
-    return CanaryFiles(root.path, folder, previous, keeps)
 
 
 def _worker(args: argparse.Namespace) -> None:

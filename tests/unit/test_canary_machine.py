@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from edgekit.agent.serve.pipe import EndedPrompt, Walk, WalkEnded
 from edgekit.agent.serve.session.canary import (
+    BASELINE_SECONDS,
     IDLE_SECONDS,
     MAX_WAITING,
     NO_BASELINE,
@@ -33,10 +34,11 @@ def drive(canary: Canary, now: float = 0.0) -> tuple[list[Walk], list[CanaryEffe
     """Let it walk until it wants nothing any more."""
     walks: list[Walk] = []
     effects: list[CanaryEffect] = []
+    begun = now
     while True:
         walk, found = canary.tick(idle=True, judged=True, now=now)
         effects += found
-        if walk is None and now > IDLE_SECONDS:
+        if walk is None and now > begun + BASELINE_SECONDS:
             return walks, effects
         now += IDLE_SECONDS + 1
         if walk is None:
@@ -66,6 +68,8 @@ def test_nothing_begins_in_a_trial_or_while_a_prompt_runs() -> None:
     for now, idle, judged in ((0.0, True, False), (9.0, False, True), (20.0, True, True)):
         assert canary.tick(idle=idle, judged=judged, now=now) == (None, [])
     walk, _ = canary.tick(idle=True, judged=True, now=20.0 + IDLE_SECONDS)
+    assert walk is None  # nobody waits for a baseline
+    walk, _ = canary.tick(idle=True, judged=True, now=20.0 + BASELINE_SECONDS)
     assert walk is not None
     assert canary.tick(idle=True, judged=True, now=99.0) == (None, [])  # one is under way
 

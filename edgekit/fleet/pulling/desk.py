@@ -31,7 +31,7 @@ _T = TypeVar("_T")
 
 class _Status(msgspec.Struct, frozen=True):
     state: str
-    quality: msgspec.Raw = msgspec.Raw(b"null")
+    quality: QualityReport | None = None
 
 
 class Heard(msgspec.Struct, frozen=True):
@@ -40,7 +40,7 @@ class Heard(msgspec.Struct, frozen=True):
     Attributes:
         update: its last report; None: it has never pulled.
         present: whether its status says that it is connected; None: it has no status.
-        quality: how it compares its release with the one before; None: it has not said it.
+        quality: how its status compares its release with the one before; None: it does not say.
     """
 
     update: UpdatePayload | None = None
@@ -162,9 +162,9 @@ class PullDesk:
                     known = msgspec.structs.replace(known, update=update)
                 else:
                     status = msgspec.json.decode(message.payload, type=_Status)
-                    known = msgspec.structs.replace(known, present=status.state not in ABSENT)
-                    told = msgspec.json.decode(status.quality, type=QualityReport | None)
-                    known = msgspec.structs.replace(known, quality=told)
+                    known = msgspec.structs.replace(
+                        known, present=status.state not in ABSENT, quality=status.quality
+                    )
             except UNREADABLE:  # of a later version, or of nobody
                 return
             self._heard[device] = known

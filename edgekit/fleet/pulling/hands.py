@@ -110,7 +110,7 @@ class PullHands:
         return self._act(device, act)
 
     def quality(self, device: str) -> QualityTold | None:
-        """See `RolloutHands`; the device says it in its status."""
+        """See `RolloutHands`: its status has it."""
         told = self._desk.heard(device).quality
         if told is None or told.release != self._release:
             return None

@@ -92,8 +92,8 @@ class Service:
         notifier: to the service manager, if the agent runs under one.
         trial: reports of the trial that the release is in; None where it is in none.
         golden: path of the golden prompts to score first; empty for none.
-        desired: takes what the broker says that this device shall run; None: nothing does.
         canary: compares this release with the one before it; None: nothing does.
+        desired: takes what the broker says that this device shall run; None: nothing does.
     """
 
     def __init__(
@@ -110,8 +110,8 @@ class Service:
         trial: TrialFile | None = None,
         golden: str = "",
         *,
-        desired: DesiredFile | None = None,
         canary: CanaryFiles | None = None,
+        desired: DesiredFile | None = None,
     ) -> None:
         self._canary, self._quality_said = canary, False
         self._config = config

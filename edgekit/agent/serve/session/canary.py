@@ -28,6 +28,7 @@ from edgekit.core.quality import (
 )
 
 IDLE_SECONDS = 5.0  # a device is idle once it has had nothing to do for so long
+BASELINE_SECONDS = 30.0  # the same, where nobody waits for what is walked
 ANSWER_TOKENS = 64  # of a greedy answer, at most
 SAMPLE_ANSWER_TOKENS = 64  # of an ended prompt's answer are walked
 SAMPLE_TOKENS = 512  # of an ended prompt; a longer one is left out
@@ -126,13 +127,17 @@ class Canary:
             now: monotonic seconds.
         """
         self._idle_since = min(self._idle_since, now) if idle and judged else inf
-        if now - self._idle_since < IDLE_SECONDS or self._under_way:
+        idle_seconds = now - self._idle_since
+        if idle_seconds < IDLE_SECONDS or self._under_way:
             return None, []
         effects: list[CanaryEffect] = []
         if not self._begun:
             self._begun = True
             effects = self._begin()
         if not self._jobs:
+            return None, effects
+        patient = self._jobs[0][0] is _Kind.OWN and not self._walked
+        if patient and idle_seconds < BASELINE_SECONDS:
             return None, effects
         self._under_way = True
         return self._jobs[0][1], effects
