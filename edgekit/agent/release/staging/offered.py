@@ -7,6 +7,7 @@ from typing import BinaryIO
 import msgspec
 
 from edgekit.agent.release import holder
+from edgekit.agent.release.again import confirm
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.staging.permission import admit, remember
 from edgekit.agent.release.staging.stage import foresee, offer
@@ -26,8 +27,9 @@ def take_offer(root: Root, digest: Digest, offered: Offered) -> dict[str, object
     """Take the device for whoever offers, store the manifest, and say what is missing.
 
     Returns:
-        What `stage.offer` returns, with `warnings` and `lease`. If another one holds the device,
-        nothing is missing and `lease` says who it is.
+        What `stage.offer` returns, with `warnings` and `lease`, and with `runs` if the device runs
+        it already as the offer says (`again.confirm`). If another one holds the device, nothing is
+        missing and `lease` says who it is.
 
     Raises:
         VerificationError: the metadata is not accepted, or not this release.
@@ -51,7 +53,10 @@ def take_offer(root: Root, digest: Digest, offered: Offered) -> dict[str, object
         if lease is not None:
             holder.settle(root)
         raise
-    return answer | {"warnings": list(trusted.warnings), "lease": msgspec.to_builtins(lease)}
+    answer |= {"warnings": list(trusted.warnings), "lease": msgspec.to_builtins(lease)}
+    if offered.config and not answer["missing"]:
+        answer |= confirm(root, verified, offered.config.encode())
+    return answer
 
 
 def foresee_offer(root: Root, digest: Digest, offered: Offered) -> dict[str, object]:
