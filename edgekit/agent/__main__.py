@@ -56,7 +56,9 @@ def _stage(args: argparse.Namespace) -> object:
         return foresee_offer(root, digest, read_offer(sys.stdin.buffer))
     with on_record(root, digest, offered=args.offer or args.source is not None):
         if args.offer:
-            return take_offer(root, digest, read_offer(sys.stdin.buffer))
+            from edgekit.agent.release.again import confirm
+
+            return take_offer(root, digest, read_offer(sys.stdin.buffer), confirm)
         with root.updating():
             if args.source is not None:
                 from edgekit.agent.release.staging.carried import stage_from

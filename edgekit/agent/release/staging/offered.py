@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import BinaryIO
 
 import msgspec
 
 from edgekit.agent.release import holder
-from edgekit.agent.release.again import confirm
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.staging.permission import admit, remember
 from edgekit.agent.release.staging.stage import foresee, offer
@@ -16,6 +16,9 @@ from edgekit.core.digest import Digest
 from edgekit.errors import EdgekitError
 from edgekit.trust.metadata import MAX_OFFER_BYTES, parse_offered
 from edgekit.trust.signed import Offered
+from edgekit.trust.verified import VerifiedManifest
+
+Confirm = Callable[[Root, VerifiedManifest, bytes], dict[str, object]]
 
 
 def read_offer(stream: BinaryIO) -> Offered:
@@ -23,13 +26,15 @@ def read_offer(stream: BinaryIO) -> Offered:
     return parse_offered(stream.read(MAX_OFFER_BYTES + 1))
 
 
-def take_offer(root: Root, digest: Digest, offered: Offered) -> dict[str, object]:
+def take_offer(
+    root: Root, digest: Digest, offered: Offered, confirm: Confirm | None = None
+) -> dict[str, object]:
     """Take the device for whoever offers, store the manifest, and say what is missing.
 
     Returns:
-        What `stage.offer` returns, with `warnings` and `lease`, and with `runs` if the device runs
-        it already as the offer says (`again.confirm`). If another one holds the device, nothing is
-        missing and `lease` says who it is.
+        What `stage.offer` returns, with `warnings` and `lease`; and what `confirm` says if nothing
+        is missing and the offer expects that nothing changes. If another one holds the device,
+        nothing is missing and `lease` says who it is.
 
     Raises:
         VerificationError: the metadata is not accepted, or not this release.
@@ -54,7 +59,7 @@ def take_offer(root: Root, digest: Digest, offered: Offered) -> dict[str, object
             holder.settle(root)
         raise
     answer |= {"warnings": list(trusted.warnings), "lease": msgspec.to_builtins(lease)}
-    if offered.config and not answer["missing"]:
+    if confirm is not None and offered.config and not answer["missing"]:
         answer |= confirm(root, verified, offered.config.encode())
     return answer
 
