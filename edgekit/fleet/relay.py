@@ -134,7 +134,8 @@ def runs_here(argv: list[str]) -> bool:
     a version manager or the CPU is small. Paths need UTF-8, which a new Python is told by `adapt`.
     """
     given = argv[1:2] == ["-"] or argv[1:3] == ["-I", "-c"]
-    return given and sys.getfilesystemencoding() == "utf-8"
+    able = hasattr(os, "memfd_create") and sys.getfilesystemencoding() == "utf-8"
+    return given and able
 
 
 def fork(argv: list[str], stdin: bytes, seconds: float) -> tuple[bytes, bytes, int, bool]:
