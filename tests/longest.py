@@ -42,6 +42,7 @@ _COMPUTING = (
 )
 _WAITING = (
     "system/test_fleet_trouble.py",
+    "system/test_fleet_arm64.py",
     "system/test_chaos.py",
     "system/test_floods.py",
     "system/test_push_ssh.py",
