@@ -42,7 +42,9 @@ _COMPUTING = (
 )
 _WAITING = (
     "system/test_fleet_trouble.py",
+    "system/test_pull.py",
     "system/test_fleet_arm64.py",
+    "contract/test_rollout_hands.py",
     "system/test_chaos.py",
     "system/test_floods.py",
     "system/test_push_ssh.py",
