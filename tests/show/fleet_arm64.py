@@ -29,8 +29,8 @@ from tests.show import Figures
 from tests.show.fleet_ten import controlled
 
 FAMILY = "LlamaForCausalLM"
-AMD64, ARM64 = "edge-1", "edge-2"
-PLATFORMS = {AMD64: "linux/amd64", ARM64: "linux/arm64"}
+ARM64 = "edge-2"
+PLATFORMS = {"edge-1": "linux/amd64", ARM64: "linux/arm64"}
 SCORE = re.compile(
     r"positions=(\d+), counted=(\d+), agreement=([\d.]+), nll_change=([-\d.e]+), "
     r"tokens_per_second=([\d.]+)"
@@ -92,7 +92,6 @@ class Mixed:
 
     def damage(self) -> None:
         """A release of whose weights half is nothing: the arm64 device takes the good one back."""
-
         before = currents(self.at)
         store = Layout(self.made.store)
         make_bad(store, "tiny:1", "bad:1", with_weights(halved, self.work / "bad"))
@@ -101,12 +100,10 @@ class Mixed:
         self.figures["damaged_seconds"] = round(done.seconds, 1)
         self.figures["damaged_nats"] = round(score(self.at.all[ARM64])[2], 3)
         refused = done.code != 0 and "golden prompts" in done.errors
-        back = refused and currents(self.at) == before and self._answers()
+        answers = answering(self.made, [ARM64], word="") == [ARM64]
+        back = refused and currents(self.at) == before and answers
         self.figures["damaged_taken_back"] = int(back)
         self.check(f"the damaged release: {done.code} {done.errors[-2000:]}", back)
-
-    def _answers(self) -> bool:
-        return answering(self.made, [ARM64], word="") == [ARM64]
 
 
 def count() -> tuple[Figures, bool]:
@@ -118,8 +115,8 @@ def count() -> tuple[Figures, bool]:
         with devices(folder, 2, arm64=1) as fleet:
             up = time.monotonic() - made
             mixed = Mixed(fleet, project(fleet, folder / "project", None), folder)
-            runtimes = [f"--runtime={platform}:{PYTHON}" for platform in fleet.platforms]
-            mixed.made.pack("tiny", model, "--accept-ungated", *runtimes)
+            both = [f"--runtime={platform}:{PYTHON}" for platform in fleet.platforms]
+            mixed.made.pack("tiny", model, "--accept-ungated", *both)
             mixed.enroll()
             mixed.push()
             mixed.damage()
