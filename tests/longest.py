@@ -49,6 +49,7 @@ _WAITING = (
     "contract/test_door.py",
     "system/test_fleet_trouble.py",
     "system/test_pull.py",
+    "system/test_fleet_arm64.py",
     "contract/test_rollout_hands.py",
     "system/test_chaos.py",
     "system/test_floods.py",
