@@ -88,13 +88,14 @@ def publish(
         bar("publish", done, total)
     tag = tag_of(config.name, config.version)
     _put_manifest(client, tag, pinned.data)
-    _publish_metadata(client, metadata)
+    publish_metadata(client, metadata)
     size = sum(each.size for each in sent)
     there = len(blobs) - len(sent)
     return PublishedBundle(pinned.digest, str(client.address), tag, len(sent), size, there)
 
 
-def _publish_metadata(client: RegistryClient, metadata: Metadata) -> None:
+def publish_metadata(client: RegistryClient, metadata: Metadata) -> None:
+    """Bring what signs the project's releases to a registry; raises what `publish` raises."""
     files = {f"{number}.root.json": text for number, text in enumerate(metadata.roots, 1)}
     for name in ("targets", "snapshot", "timestamp"):
         files[f"{name}.json"] = getattr(metadata, name)

@@ -98,7 +98,7 @@ def test_metadata_is_an_artifact_whose_files_have_their_names(
     real: Registry, project: Project
 ) -> None:
     client = real.client()
-    publishing._publish_metadata(client, METADATA)
+    publishing.publish_metadata(client, METADATA)
     told = msgspec.json.decode(fetch.manifest(client, METADATA_TAG, 1 << 20))
     found = {
         each["annotations"]["org.opencontainers.image.title"]: fetch.small_blob(
