@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -81,8 +82,8 @@ def publish(
     for blob in blobs.values():
         if not _has(client, blob.digest):
             store.verify(blob.digest)
-            _send_file(client, blob, store.path(blob.digest), lambda n, at=done: bar(  # type: ignore[misc]
-                "publish", at + n, total))  # fmt: skip
+            count = partial(_count, bar, done, total)
+            _send_file(client, blob, store.path(blob.digest), count)
             sent.append(blob)
         done += blob.size
         bar("publish", done, total)
@@ -92,6 +93,10 @@ def publish(
     size = sum(each.size for each in sent)
     there = len(blobs) - len(sent)
     return PublishedBundle(pinned.digest, str(client.address), tag, len(sent), size, there)
+
+
+def _count(bar: Bar, before: int, total: int, done: int) -> None:
+    bar("publish", before + done, total)
 
 
 def publish_metadata(client: RegistryClient, metadata: Metadata) -> None:
