@@ -14,7 +14,7 @@ from edgekit.core.config import BrokerConfig, PullConfig
 from edgekit.core.digest import Digest
 from edgekit.core.payloads import DesiredPayload
 from edgekit.core.quality import QualityReport, QualityScore
-from edgekit.errors import UnreachableError, UsageError
+from edgekit.errors import EdgekitError, UnreachableError, UsageError
 from edgekit.fleet.drive import connect
 from edgekit.fleet.inventory import Fleet, load
 from edgekit.fleet.pulling.desk import PullDesk
@@ -139,8 +139,9 @@ def test_an_operator_has_an_account_for_that_alone() -> None:
 # --- hands ------------------------------------------------------------------------------------
 def test_each_device_is_acted_on_by_its_own_hands() -> None:
     push, pull = mock.Mock(spec=PushHands), mock.Mock(spec=PullHands)
-    push.done, push.failed, push.enrolled = {"near": 1}, {}, {"near": True}
-    pull.done, pull.failed = {"far": 2}, {"other": 3}
+    near, far, error = mock.Mock(), mock.Mock(), EdgekitError("away")
+    push.done, push.failed, push.enrolled = {"near": near}, {}, {"near": True}
+    pull.done, pull.failed = {"far": far}, {"other": error}
     push.hook = lambda wave, after: HookEnded(f"{wave}{after}")
     hands = RoadHands(push, pull, ["far", "other"])
     for act in ("stage", "switch", "verdict", "quality", "let_go"):
@@ -150,8 +151,8 @@ def test_each_device_is_acted_on_by_its_own_hands() -> None:
             getattr(hand, act).reset_mock()
     hands.go_back("far", None)
     pull.go_back.assert_called_once_with("far", None)
-    assert dict(hands.done) == {"near": push.done["near"], "far": pull.done["far"]}
-    assert dict(hands.failed) == {"other": pull.failed["other"]}
+    assert hands.done == {"near": near, "far": far}
+    assert hands.failed == {"other": error}
     assert hands.hook(1, True) == HookEnded("1True")
     hands.stop()
     push.stop.assert_called_once_with()

@@ -10,15 +10,15 @@ from functools import partial
 
 from edgekit.cli import project, render
 from edgekit.cli.interrupts import ended_as_by_ctrl_c
-from edgekit.cli.publish import at_desk, upload
+from edgekit.cli.publish import at_desk, upload, upload_metadata
 from edgekit.cli.rollout import planned
 from edgekit.cli.rollout.bring import configs_of, source_of
 from edgekit.cli.rollout.terms import hooks_of, lease_of, window_line
-from edgekit.cli.trust import reference_of, trust_of
+from edgekit.cli.trust import present, reference_of, trust_of
 from edgekit.core.config import AgentConfig
 from edgekit.core.digest import Digest
 from edgekit.core.quality import in_words
-from edgekit.errors import EdgekitError, PartialError, UsageError
+from edgekit.errors import EdgekitError, PartialError, UsageError, VerificationError
 from edgekit.fleet.connections import Connections
 from edgekit.fleet.drive import Event
 from edgekit.fleet.inventory import Fleet
@@ -41,7 +41,7 @@ from edgekit.fleet.rollout.machine import Rollout
 from edgekit.fleet.rollout.phases import RolloutPhase, WavePhase
 from edgekit.fleet.rollout.run import run
 from edgekit.fleet.rollout.told import printable
-from edgekit.signing.releases import lookup
+from edgekit.signing.releases import lookup, vouch
 
 ENDED = (RolloutPhase.DONE, RolloutPhase.ABORTED, RolloutPhase.BACK)
 
@@ -162,6 +162,31 @@ def drive_rollout(
         journal.close()
     _report(here, number, rollout, hands, connections.fleet, as_json)
     _raise_for(number, rollout, hands)
+
+
+def prepare_way_back(here: project.Project, rollout: Rollout) -> None:
+    """See to it that devices that pull may go back to what they ran before a rollout.
+
+    Raises:
+        VerificationError: the metadata does not permit it.
+        EdgekitError: the registry does not take the metadata.
+    """
+    fleet = here.fleet()
+    wanted = {
+        device.before
+        for name, device in rollout.devices.items()
+        if name in fleet.devices and fleet.devices[name].pulls and device.switched
+    }
+    for release in wanted:
+        if release is not None and (why := _may_go_back(here, release)):
+            raise VerificationError(
+                "devices that pull go back only where that is signed",
+                why,
+                f"`edgekit sign {release.short} --rollback`, then `edgekit rollback` again",
+            )
+        if release is not None:
+            vouched = vouch(trust_of(here.folder), release, release.short, present())
+            upload_metadata(here, fleet, vouched.metadata)
 
 
 def _may_go_back(here: project.Project, release: Digest) -> str:
