@@ -42,6 +42,8 @@ _COMPUTING = (
 )
 _WAITING = (
     "system/test_fleet_trouble.py",
+    "system/test_pull.py",
+    "contract/test_rollout_hands.py",
     "system/test_chaos.py",
     "system/test_floods.py",
     "system/test_push_ssh.py",

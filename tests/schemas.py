@@ -28,6 +28,8 @@ TYPES: dict[str, type[msgspec.Struct]] = {
     "state": payloads.StatePayload,
     "card": wire.Card,
     "status": wire.Status,
+    "desired": payloads.DesiredPayload,
+    "update": payloads.UpdatePayload,
     "envelope": envelope.Envelope,
     "envelope-reply": envelope.ReplyEnvelope,
 }
@@ -36,6 +38,8 @@ TITLES = {
     payloads.AcceptedPayload: "Accepted",
     payloads.DeltaPayload: "Delta",
     payloads.StatePayload: "State",
+    payloads.DesiredPayload: "Desired",
+    payloads.UpdatePayload: "Update",
     envelope.ReplyEnvelope: "Answer",
 }
 

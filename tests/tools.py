@@ -29,6 +29,7 @@ PACKAGES = {
     "ssh-agent": "openssh-client",
     "ssh-add": "openssh-client",
     "skopeo": "skopeo",
+    "docker-registry": "docker-registry",
     "podman": "podman",
     "runc": "runc",
     "mmdebstrap": "mmdebstrap",

@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
@@ -26,6 +26,9 @@ from edgekit.core.lease import LEASE_SECONDS, LeaseAnswer, LeaseWish
 from edgekit.core.manifest import parse_config
 from edgekit.errors import EdgekitError, UsageError
 
+if TYPE_CHECKING:
+    from edgekit.agent.serve.loop.canaryfiles import CanaryFiles
+
 DISK_STEPS = {
     errno.EROFS: "the device's disk takes no writes any more: look at `dmesg` there, replace the "
     "card or mount it for writing, then run it again; what runs goes on",
@@ -34,7 +37,7 @@ DISK_STEPS = {
 }
 LOOK_STEP = "look at this path on the device: what lies there, its rights, the space of the disk"
 # their errors go to the log as text
-PROCESSES = ("boot", "door", "supervise", "serve", "worker", "upkeep")
+PROCESSES = ("boot", "door", "supervise", "serve", "worker", "upkeep", "update")
 
 
 def _stage(args: argparse.Namespace) -> object:
@@ -192,6 +195,14 @@ def _upkeep(args: argparse.Namespace) -> None:
     keep_up(Root(args.root))
 
 
+def _update(args: argparse.Namespace) -> None:
+    from edgekit.agent.release.supervisor.choose import supervisor_of
+    from edgekit.agent.release.update import look
+
+    root = Root(args.root)
+    look(root, supervisor_of(root))
+
+
 def _tune(args: argparse.Namespace) -> object:
     from edgekit.agent.release.retune import retune
 
@@ -227,6 +238,7 @@ def _door(args: argparse.Namespace) -> None:
 
 
 def _serve(args: argparse.Namespace) -> None:
+    from edgekit.agent.serve.loop.desiredfile import DesiredFile
     from edgekit.agent.serve.loop.notify import Notifier
     from edgekit.agent.serve.loop.service import Service
     from edgekit.agent.serve.loop.trialfile import TrialFile
@@ -252,7 +264,18 @@ def _serve(args: argparse.Namespace) -> None:
         Notifier(os.environ),
         TrialFile(root.path / layout.TRIAL_FILE) if args.trial else None,
         str(golden) if args.trial and golden.exists() else "",
+        desired=DesiredFile(config.device, config.pull, root.desired_file, root.update_file),
+        canary=_canary(root, folder, config.canary_samples),
     ).run()
+
+
+def _canary(root: Root, folder: Path, keeps: int) -> CanaryFiles:
+    """The quality canary of a release, which is compared with `previous`."""
+    from edgekit.agent.serve.loop.canaryfiles import CanaryFiles
+
+    before = root.way_back(root.previous)
+    previous = None if before is None or before.hex == folder.name else root.release(before)
+    return CanaryFiles(root.path, folder, previous, keeps)
 
 
 def _worker(args: argparse.Namespace) -> None:
@@ -336,6 +359,7 @@ def _parser() -> argparse.ArgumentParser:
     scrub.add_argument("--rate", type=int, default=16 << 20, help="bytes per second; 0: no limit")
     verb("tune", _tune, "forget the measured threads of `current`, and measure them again")
     verb("upkeep", _upkeep, "collect and scrub what is due (started by supervise)")
+    verb("update", _update, "do what the desired state asks for (started by supervise)")
     serve = verb("serve", _serve, "answer prompts until SIGTERM")
     serve.add_argument(
         "--trial", action="store_true", help="score the golden prompts first, report to trial.json"

@@ -29,6 +29,7 @@ MAX_QUEUED_MESSAGES = 1000  # for each client that does not read; MAX_QUEUED_BYT
 MAX_QUEUED_BYTES = 32 << 20
 MAX_INFLIGHT_MESSAGES = 20
 
+_ORDERED = (topics.desired_topic("+"), topics.group_desired_topic("+"))
 _READABLE = (topics.card_topic("+"), topics.status_topic("+"), topics.metrics_topic("+"))
 
 
@@ -37,6 +38,8 @@ class BrokerSetup(msgspec.Struct, frozen=True, kw_only=True):
 
     devices: dict[str, tuple[str, ...]]  # each with its pools
     requesters: tuple[str, ...]
+    operators: tuple[str, ...] = ()  # say what devices that pull shall run
+    groups: dict[str, tuple[str, ...]] = {}  # of each device that pulls
     folder: str  # of the files that this module makes
     data: str
     cert_file: str
@@ -62,6 +65,22 @@ class Account(msgspec.Struct, frozen=True):
         """PBKDF2 with SHA-512, in base64."""
         secret = self.password.encode()
         return _base64(hashlib.pbkdf2_hmac("sha512", secret, self.salt, HASH_ROUNDS))
+
+
+def operators(names: Sequence[str], taken: Collection[str]) -> tuple[str, ...]:
+    """Check the names of operators and remove repeats.
+
+    Raises:
+        UsageError: an operator cannot have this name, or a device or requester has it.
+    """
+    checked = tuple(dict.fromkeys(check_name("operator", name) for name in names))
+    if both := sorted(set(checked) & set(taken)):
+        raise UsageError(
+            f"{', '.join(both)} cannot be an operator as well",
+            "who says what devices run has an account for that alone",
+            "give the operator another name",
+        )
+    return checked
 
 
 def requesters(names: Sequence[str], devices: Collection[str]) -> tuple[str, ...]:
@@ -166,10 +185,29 @@ def acl_file(setup: BrokerSetup) -> str:
             f"topic deny {topics.PREFIX}/req/+/+/{device}",
             f"topic deny {topics.PREFIX}/ctl/+/+/{device}",
             *(f"topic read {topic}" for topic in _heard(device, pools)),
+            *(f"topic read {topic}" for topic in _desired(setup, device)),
             f"topic write {topics.PREFIX}/res/#",
             f"topic write {topics.PREFIX}/dev/{device}/#",
         ]
+    for operator in setup.operators:
+        lines += [
+            "",
+            "# It says what devices that pull shall run, and nothing else",
+            f"user {operator}",
+            f"topic deny {topics.PREFIX}/req/+/+/{operator}",
+            f"topic deny {topics.PREFIX}/ctl/+/+/{operator}",
+            *(f"topic write {topic}" for topic in _ORDERED),
+            f"topic read {topics.update_topic('+')}",
+        ]
     return "\n".join(lines) + "\n"
+
+
+def _desired(setup: BrokerSetup, device: str) -> list[str]:
+    """The desired states that a device may read: its own and those of its groups."""
+    if device not in setup.groups:
+        return []
+    groups = (topics.group_desired_topic(group) for group in setup.groups[device])
+    return [topics.desired_topic(device), *groups]
 
 
 def _heard(device: str, pools: Sequence[str]) -> list[str]:
@@ -185,8 +223,11 @@ def dynamic_security(setup: BrokerSetup, accounts: Sequence[Account]) -> bytes:
 
     Unlike an ACL file the plugin refuses the subscriptions too, not only their messages.
     """
-    roles = [_device_role(name, pools) for name, pools in setup.devices.items()]
+    roles = [
+        _device_role(name, pools, _desired(setup, name)) for name, pools in setup.devices.items()
+    ]
     roles += [_requester_role(name) for name in setup.requesters]
+    roles += [_operator_role(name) for name in setup.operators]
     clients = [
         {
             "username": one.name,
@@ -207,8 +248,8 @@ def dynamic_security(setup: BrokerSetup, accounts: Sequence[Account]) -> bytes:
     return msgspec.json.format(msgspec.json.encode(whole), indent=2) + b"\n"
 
 
-def _device_role(name: str, pools: Sequence[str]) -> dict[str, Any]:
-    heard = _heard(name, pools)
+def _device_role(name: str, pools: Sequence[str], desired: Sequence[str]) -> dict[str, Any]:
+    heard = [*_heard(name, pools), *desired]
     subscribed = [*heard, *(topics.pool_filter(pool) for pool in pools)]
     return _role(
         name,
@@ -227,6 +268,16 @@ def _requester_role(name: str) -> dict[str, Any]:
         *(("publishClientReceive", topic) for topic in read),
         ("publishClientSend", f"{topics.PREFIX}/req/+/+/{name}"),
         ("publishClientSend", f"{topics.PREFIX}/ctl/+/+/{name}"),
+    )
+
+
+def _operator_role(name: str) -> dict[str, Any]:
+    read = (*_READABLE, topics.update_topic("+"))
+    return _role(
+        name,
+        *(("subscribePattern", topic) for topic in read),
+        *(("publishClientReceive", topic) for topic in read),
+        *(("publishClientSend", topic) for topic in _ORDERED),
     )
 
 

@@ -23,7 +23,7 @@ class Written(msgspec.Struct, frozen=True):
     """The paths that the folder holds after a write."""
 
     files: tuple[Path, ...]
-    passwords: dict[str, Path]  # by the name of a device or a requester
+    passwords: dict[str, Path]  # by the name of a device, a requester or an operator
 
 
 def files_folder(folder: Path) -> Path:
@@ -44,7 +44,7 @@ def write(folder: Path, setup: BrokerSetup, *, force: bool) -> Written:
             not UTF-8 text.
     """
     broker, locked = files_folder(folder), folder / "passwords"
-    paths = {name: locked / name for name in (*setup.devices, *setup.requesters)}
+    paths = {name: locked / name for name in (*setup.devices, *setup.requesters, *setup.operators)}
     passwords = {
         name: _kept(path) or secrets.token_urlsafe(PASSWORD_BYTES) for name, path in paths.items()
     }

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from edgekit.broker.embedded import embedded_broker
-from edgekit.broker.mosquitto import BrokerSetup, requesters
+from edgekit.broker.mosquitto import BrokerSetup, operators, requesters
 from edgekit.broker.write import PLUGIN, files_folder, find_plugin, write
 from edgekit.cli import project, render
 from edgekit.cli.options import JsonOption, ProjectOption
@@ -44,6 +44,10 @@ def acl(
     requester: Annotated[
         list[str] | None,
         typer.Option(help="Requester that may prompt, repeatable; default: this project's."),
+    ] = None,
+    operator: Annotated[
+        list[str] | None,
+        typer.Option(help="Account that says what devices that pull shall run, repeatable."),
     ] = None,
     dynamic_security: Annotated[
         bool,
@@ -94,6 +98,12 @@ def acl(
     setup = BrokerSetup(
         devices={name: tuple(device.pools) for name, device in fleet.devices.items()},
         requesters=names,
+        operators=operators(operator or [], (*fleet.devices, *names)),
+        groups={
+            name: tuple(config.groups)
+            for name in fleet.devices
+            if (config := fleet.pull_of(name)).registry
+        },
         folder=installed_in or str(files_folder(folder).resolve()),
         data=data,
         cert_file=cert_file,
@@ -113,4 +123,5 @@ def acl(
     for path in written.files:
         render.say(f"wrote     {path}")
     for name, path in written.passwords.items():
-        render.say(f"password  {path}  ({'device' if name in setup.devices else 'requester'})")
+        kind = "operator" if name in setup.operators else "requester"
+        render.say(f"password  {path}  ({'device' if name in setup.devices else kind})")

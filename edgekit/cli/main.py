@@ -26,6 +26,8 @@ _VERBS = {
     "import": "carry:import_",
     "enroll": "enroll:enroll",
     "remove": "enroll:remove",
+    "publish": "publish:publish",
+    "desired": "publish:desired",
     "push": "rollout.push:push",
     "fleet": "check_fleet:app",
     "state": "fleet:state",

@@ -7,6 +7,7 @@ import os
 import re
 import socket
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -25,11 +26,23 @@ _BROKER = re.compile(
 )
 
 
+class RegistrySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How this machine publishes; paths are its own. Empty values are those of `[pull]`."""
+
+    address: str = ""  # [https://]HOST[:PORT]/REPOSITORY; empty: as devices name it
+    username: str = ""
+    password_file: str = ""
+    ca_file: str = ""
+    plain_http: bool = False
+
+
 class ProjectConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`edgekit.toml`."""
 
     broker: BrokerConfig = BrokerConfig()
     requester: str = ""  # our name on the broker; empty: USER.HOST
+    operator: dict[str, Any] = {}  # over [broker], for who says what devices that pull shall run
+    registry: RegistrySettings = RegistrySettings()
 
 
 class Project(msgspec.Struct, frozen=True):
@@ -65,6 +78,23 @@ class Project(msgspec.Struct, frozen=True):
         """The broker: `EDGEKIT_BROKER=host[:port]` wins over the file."""
         text = os.environ.get("EDGEKIT_BROKER")
         return parse_broker(text, self.config.broker) if text else self.config.broker
+
+    @property
+    def operator_broker(self) -> BrokerConfig:
+        """The broker with the account that may say what devices run.
+
+        Raises:
+            UsageError: a key of [operator] is none of [broker], or has a wrong value.
+        """
+        told = msgspec.structs.asdict(self.broker) | self.config.operator
+        try:
+            return msgspec.convert(told, BrokerConfig)
+        except ValueError as error:  # a ValidationError is one
+            raise UsageError(
+                f"[operator] of {self.folder / FILE} is not valid",
+                str(error),
+                "it has [broker]'s keys",
+            ) from None
 
     @property
     def requester(self) -> str:

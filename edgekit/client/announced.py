@@ -99,7 +99,8 @@ def forget(
 
 def topics_of(device: str) -> list[str]:
     """The topics of a device at which a broker can keep a message."""
-    return [topics.card_topic(device), topics.status_topic(device), topics.metrics_topic(device)]
+    kinds = (topics.card_topic, topics.status_topic, topics.metrics_topic, topics.update_topic)
+    return [topic(device) for topic in kinds]
 
 
 def _clear(client: MqttClient, broker: BrokerConfig, topic: str) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from ipaddress import ip_address
+from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import Any
 
 import msgspec
 
+from edgekit.core.registry import is_loopback, parse_registry
 from edgekit.errors import UsageError
 
 QUEUE_LIMIT = 8
@@ -88,23 +88,42 @@ class BrokerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def warning(self) -> str:
         """A warning when a password would cross the network without TLS; else empty."""
-        if not self.password_file or self.tls or _is_loopback(self.host):
+        if not self.password_file or self.tls or is_loopback(self.host):
             return ""
         return f"the password for the broker {self} goes in the clear: set tls = true in [broker]"
 
 
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False  # a host name: this code does not resolve it
+class PullConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """From where a device pulls releases, and which groups' desired state it follows.
+
+    Paths are those of the device, and absolute. Without a registry the device does not pull.
+    """
+
+    registry: str = ""  # [https://]HOST[:PORT]/REPOSITORY
+    username: str = ""
+    password_file: str = ""
+    ca_file: str = ""  # CAs that may sign the registry's certificate; empty: the system's CAs
+    plain_http: bool = False  # http for another host than this one
+    groups: list[str] = []  # in this order; the device's own desired state comes first
+    mbit_per_second: float = 0.0  # at most; 0: no limit
+
+    def __post_init__(self) -> None:
+        if self.registry:
+            parse_registry(self.registry, plain_http=self.plain_http)
+        for name in ("password_file", "ca_file"):
+            if getattr(self, name) and not PurePath(getattr(self, name)).is_absolute():
+                raise ValueError(f"{name} must be an absolute path")
+        for group in self.groups:
+            if not NAME.match(group):
+                raise ValueError(f"group {group!r} is not a name: {NAME_RULE}")
+        if not 0 <= self.mbit_per_second <= 1e6:
+            raise ValueError("mbit_per_second is 0 to 1000000")
 
 
 _COUNTS = (
     *("threads", "slots", "queue_limit", "requester_limit", "requests_per_minute"),
     *("max_prompt_tokens", "max_answer_tokens", "min_tokens_per_second", "max_rss_bytes"),
+    "canary_samples",
 )
 
 
@@ -135,6 +154,7 @@ class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     min_tokens_per_second: float = 0.0  # a new release below it fails its trial
     max_rss_bytes: int = 0  # of agent and worker in a trial; 0: what the bundle says that it needs
     metrics_port: int = 0  # on loopback, for Prometheus; 0: no exporter
+    canary_samples: int = 0  # ended prompts kept in memory as tokens, for the next release; 0: none
 
     def __post_init__(self) -> None:
         if not 0 <= self.metrics_port <= 65535:
@@ -162,6 +182,7 @@ class AgentConfig(DeviceSettings, frozen=True, forbid_unknown_fields=True):
 
     device: str
     broker: BrokerConfig = BrokerConfig()
+    pull: PullConfig = PullConfig()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -169,10 +190,15 @@ class AgentConfig(DeviceSettings, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"device {self.device!r} is not a name")
 
 
-def agent_config(device: str, broker: BrokerConfig, settings: DeviceSettings) -> AgentConfig:
+def agent_config(
+    device: str,
+    broker: BrokerConfig,
+    settings: DeviceSettings,
+    pull: PullConfig = PullConfig(),  # noqa: B008  it is frozen
+) -> AgentConfig:
     """Build a device's configuration from its settings (or from a type that has them)."""
     told = {name: getattr(settings, name) for name in DeviceSettings.__struct_fields__}
-    return AgentConfig(device, broker, **told)
+    return AgentConfig(device, broker, pull, **told)
 
 
 def encode_agent_config(config: AgentConfig) -> bytes:
@@ -198,8 +224,9 @@ def parse_known_agent_config(data: bytes) -> AgentConfig:
         UsageError: the bytes are no TOML, or a known key has a wrong value; names the key.
     """
     known = _only(_table(data), AgentConfig)
-    if isinstance(known.get("broker"), dict):
-        known["broker"] = _only(known["broker"], BrokerConfig)
+    for name, kind in _TABLES.items():
+        if isinstance(known.get(name), dict):
+            known[name] = _only(known[name], kind)
     try:
         return msgspec.convert(known, AgentConfig)
     except (msgspec.MsgspecError, ValueError) as error:
@@ -217,31 +244,38 @@ def _only(table: dict[str, Any], kind: type[msgspec.Struct]) -> dict[str, Any]:
     return {name: value for name, value in table.items() if name in kind.__struct_fields__}
 
 
+_TABLES: dict[str, type[msgspec.Struct]] = {"broker": BrokerConfig, "pull": PullConfig}
+
+
 def known_settings() -> frozenset[str]:
-    """Every key of agent.toml that this agent reads; the broker's keys are `broker.KEY`."""
-    return _keys(AgentConfig.__struct_fields__, BrokerConfig.__struct_fields__)
+    """Every key of agent.toml that this agent reads; those of its tables are `broker.KEY`."""
+    tables = {name: kind.__struct_fields__ for name, kind in _TABLES.items()}
+    return _keys(AgentConfig.__struct_fields__, tables)
 
 
 def settings_in(data: bytes) -> frozenset[str]:
-    """The keys of an agent.toml, whether this agent knows them or not; those of its broker as
+    """The keys of an agent.toml, whether this agent knows them or not; those of its tables as
     `broker.KEY`.
 
     Raises:
         UsageError: it is no TOML.
     """
     table = _table(data)
-    broker = table.get("broker")
-    return _keys(table, broker if isinstance(broker, dict) else ())
+    return _keys(table, table)
 
 
 def used_settings(config: AgentConfig) -> frozenset[str]:
-    """The keys that `config`'s agent.toml holds; the broker's keys are `broker.KEY`."""
+    """The keys that `config`'s agent.toml holds; those of its tables are `broker.KEY`."""
     told = _told(config)
-    return _keys(told, told.get("broker", {}))
+    return _keys(told, told)
 
 
-def _keys(own: Iterable[str], broker: Iterable[str]) -> frozenset[str]:
-    return frozenset((*own, *(f"broker.{name}" for name in broker)))
+def _keys(own: Iterable[str], tables: Mapping[str, Any]) -> frozenset[str]:
+    found = set(own)
+    for table in _TABLES:
+        if isinstance(names := tables.get(table), dict | tuple):
+            found |= {f"{table}.{name}" for name in names}
+    return frozenset(found)
 
 
 # Bundles list the keys that their agent knows since the commit after c9e86d5. An older agent knows

@@ -47,6 +47,60 @@ DeviceState = Literal[
 ]
 
 
+Digits = Annotated[str, msgspec.Meta(extra_json_schema={"pattern": "^sha256:[0-9a-f]{64}$"})]
+UpdateState = Literal[
+    "waiting",
+    "fetching",
+    "staged",
+    "switching",
+    "trial",
+    "unproven",
+    "good",
+    "failed",
+    "refused",
+]
+MAX_DESIRED_BYTES = 1024
+MAX_UPDATE_BYTES = 8192
+
+
+class DesiredPayload(msgspec.Struct, frozen=True):
+    """What a device that pulls shall run: the retained message of a device or a group.
+
+    It is a hint and no permission: a device runs only what its signed metadata permits. `release`
+    is the digest of the bundle's manifest, `name` what a person calls it, `rollout` the number of
+    the rollout. `order` grows with each message for the device; its report repeats it. Without
+    `switch` the device stages the release and goes on with the one that it runs.
+    """
+
+    release: Digits
+    name: str
+    rollout: Count
+    order: Count
+    switch: bool
+
+
+class UpdatePayload(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a device made of its desired state: retained, written by the device alone.
+
+    `order` and `release` are those of the desired state; `current` is what the device runs, and
+    `before` what it ran when it first heard of that release. `reason` says why it waits, failed or
+    refused, `next` what helps. `fetched` of `total` bytes are there while it fetches. It is on
+    trial for `soak_seconds` more. `platform` is that of the device, like `linux/arm64`.
+    """
+
+    order: Count
+    release: str
+    state: UpdateState
+    current: str = ""
+    before: str = ""
+    reason: str = ""
+    next: str = ""
+    fetched: Count = 0
+    total: Count = 0
+    soak_seconds: Measure = 0.0
+    platform: str = ""
+
+
 class AcceptedPayload(msgspec.Struct, frozen=True, omit_defaults=True):
     """The prompt is in the device's journal and will end in exactly one outcome.
 

@@ -60,6 +60,32 @@ def metrics_topic(device: str) -> str:
     return f"{PREFIX}/dev/{device}/metrics"
 
 
+def desired_topic(device: str) -> str:
+    """The topic of the retained desired state of one device."""
+    return f"{PREFIX}/desired/dev/{device}"
+
+
+def group_desired_topic(group: str) -> str:
+    """The topic of the retained desired state of a group; a device's own wins over it."""
+    return f"{PREFIX}/desired/group/{group}"
+
+
+def is_desired(topic: str) -> bool:
+    """Whether a message is a desired state."""
+    return topic.startswith(f"{PREFIX}/desired/")
+
+
+def update_topic(device: str) -> str:
+    """The topic of the retained report of what a device made of its desired state."""
+    return f"{PREFIX}/dev/{device}/update"
+
+
+def device_of(topic: str) -> str:
+    """The device of a card, status, metrics or update topic; empty for another topic."""
+    levels = topic.split("/")
+    return levels[3] if len(levels) == 5 and topic.startswith(f"{PREFIX}/dev/") else ""
+
+
 def requester_of(topic: str) -> str:
     """The requester's name: the last level of a request or control topic; empty if unusable."""
     name = topic.rsplit("/", 1)[-1]

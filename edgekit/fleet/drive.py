@@ -15,7 +15,7 @@ import msgspec
 from edgekit.core.digest import Digest, decode_hook
 from edgekit.core.lease import LeaseAnswer, LeaseWish
 from edgekit.core.wire import UNREADABLE
-from edgekit.errors import EdgekitError, UsageError, VerificationError
+from edgekit.errors import EdgekitError, UnreachableError, UsageError, VerificationError
 from edgekit.fleet import commands
 from edgekit.fleet.facts import PROBE, RECEIVE, DeviceFacts, clock_offset, parse_facts
 from edgekit.fleet.held import LeaseHeldError
@@ -70,6 +70,12 @@ def connect(device: Device, cap: Cap | None = None) -> Remote:
         VerificationError: its host key is unknown, has changed or is revoked.
         EdgekitError: it does not accept our SSH key.
     """
+    if device.pulls:
+        raise UnreachableError(
+            "nobody connects to a device that pulls",
+            "its address in fleet.toml is pull:",
+            "`edgekit push` tells it what to run; `edgekit status` and `edgekit devices` show it",
+        )
     kind, _, rest = device.address.partition(":")
     return LocalRemote() if kind == "local" else SshRemote(rest, device.python, cap)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from edgekit.core.config import BrokerConfig, DeviceSettings, check_name
+from edgekit.core.config import BrokerConfig, DeviceSettings, PullConfig, check_name
 from edgekit.core.tomlfile import NEXT, convert, read_table
 from edgekit.errors import UsageError
 from edgekit.fleet.inventories import ansible
@@ -28,6 +28,15 @@ BrokerValues = dict[str, Any]
 In a text `{device}` stands for the device's name: each device has its own identity.
 """
 
+PullValues = dict[str, Any]
+"""The keys of `PullConfig`; in a text `{device}` stands for the device's name."""
+
+_SomeOfPull = msgspec.defstruct(
+    "_SomeOfPull",
+    [(field.name, field.type, None) for field in msgspec.structs.fields(PullConfig)],
+    forbid_unknown_fields=True,
+)
+
 # `load` checks each value by itself; `Fleet.broker_of` checks that they fit together.
 _SomeOfBroker = msgspec.defstruct(
     "_SomeOfBroker",
@@ -36,12 +45,16 @@ _SomeOfBroker = msgspec.defstruct(
 )
 
 
+PULLS = "pull:"
+
+
 class Device(DeviceSettings, frozen=True, forbid_unknown_fields=True):
     """One device, with its settings.
 
     `address` is `local:FOLDER` (a folder that plays a device, relative to `fleet.toml`) or
     `ssh:HOST`, where HOST is `[user@]host[:port]`, `[user@][IPv6]:port` or a Host of
-    `~/.ssh/config`; `ssh://` URIs work, too.
+    `~/.ssh/config`; `ssh://` URIs work, too. Nobody connects to a device at `pull:`: it is told by
+    the broker what to run, and pulls it.
     """
 
     address: str
@@ -53,6 +66,12 @@ class Device(DeviceSettings, frozen=True, forbid_unknown_fields=True):
     transfer_mbit_per_second: float = 0.0  # to it; 0: as [transfer] says
     # for this device alone; it wins over the file's [broker]
     broker: BrokerValues = msgspec.field(default_factory=dict)
+    pull: PullValues = msgspec.field(default_factory=dict)  # likewise, over the file's [pull]
+
+    @property
+    def pulls(self) -> bool:
+        """Whether a rollout reaches it by the broker alone."""
+        return self.address == PULLS
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -81,6 +100,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     devices: dict[str, Any] = {}  # `load` names the device whose table is wrong
     groups: dict[str, Any] = {}
     broker: BrokerValues = {}
+    pull: PullValues = {}
     rollout: dict[str, Any] = {}
     transfer: dict[str, Any] = {}
     inventories: list[str] = []  # of Ansible: YAML files and programs, relative to this file
@@ -95,6 +115,33 @@ class Fleet(msgspec.Struct, frozen=True):
     broker: BrokerValues = {}
     rollout: RolloutSettings = RolloutSettings()
     transfer: TransferSettings = TransferSettings()
+    pull: PullValues = {}
+
+    def pull_of(self, name: str) -> PullConfig:
+        """From where a device pulls: its own values, then the file's; its groups if none are told.
+
+        Raises:
+            UsageError: the values do not fit together, or a device at `pull:` has no registry.
+        """
+        told: PullValues = {}
+        for values in (self.pull, self.devices[name].pull):
+            for key, value in values.items():
+                text = isinstance(value, str)
+                told[key] = value.replace("{device}", name) if text else value
+        if told:
+            groups = [group for group, members in self.groups.items() if name in members]
+            told.setdefault("groups", groups)
+        try:
+            found = PullConfig(**told)
+            if self.devices[name].pulls and not found.registry:
+                raise ValueError("its address is pull:, and [pull] names no registry")
+        except ValueError as error:
+            raise UsageError(
+                f"{self.folder / 'fleet.toml'}: the [pull] of {name} is not valid",
+                str(error),
+                "correct it in fleet.toml",
+            ) from error
+        return found
 
     def broker_of(self, name: str, base: BrokerConfig) -> BrokerConfig:
         """The broker's values for one device: the device's own, then the file's, then `base`.
@@ -138,6 +185,7 @@ def load(path: Path) -> Fleet:
         raise UsageError(f"{path} does not exist", next_step="`edgekit init` writes one") from None
     file = convert(table, _File, str(path), text)
     convert(file.broker, _SomeOfBroker, f"{path}: [broker]", text, "broker")
+    convert(file.pull, _SomeOfPull, f"{path}: [pull]", text, "pull")
     rollout = convert(file.rollout, RolloutSettings, f"{path}: [rollout]", text, "rollout")
     transfer = convert(file.transfer, TransferSettings, f"{path}: [transfer]", text, "transfer")
     groups = {name: _group(name, content, path, text) for name, content in file.groups.items()}
@@ -156,18 +204,19 @@ def load(path: Path) -> Fleet:
         name: _device(name, values_of(name, values, groups, naming, str(path)), where, text)
         for name, (values, where) in tables.items()
     }
-    return Fleet(devices, members, path.resolve().parent, file.broker, rollout, transfer)
+    return Fleet(devices, members, path.resolve().parent, file.broker, rollout, transfer, file.pull)
 
 
 def _device(name: str, values: Values, path: str, text: str) -> Device:
     at, where = f"devices.{name}", f"{path}: the device {name}"
     device = convert(values, Device, where, text, at)
     convert(device.broker, _SomeOfBroker, f"{path}: the broker of {name}", text, f"{at}.broker")
+    convert(device.pull, _SomeOfPull, f"{path}: the pull of {name}", text, f"{at}.pull")
     kind, _, rest = device.address.partition(":")
-    if kind not in ("local", "ssh") or not rest:
+    if not device.pulls and (kind not in ("local", "ssh") or not rest):
         raise UsageError(
             f"{path}: the address of {name} is {device.address!r}",
-            "an address is local:FOLDER or ssh:[user@]host[:port]",
+            "an address is local:FOLDER, ssh:[user@]host[:port], or pull: for a device that pulls",
         )
     if kind == "ssh":
         _check_destination(rest, f"{path}: the address of {name} is {device.address!r}")
@@ -184,6 +233,7 @@ def _group(name: str, content: Any, path: Path, text: str) -> Group:
     values = dict(content)
     members = values.pop("members", [])
     convert(values.get("broker", {}), _SomeOfBroker, where, text, f"{at}.broker")
+    convert(values.get("pull", {}), _SomeOfPull, where, text, f"{at}.pull")
     return Group(members, values)
 
 

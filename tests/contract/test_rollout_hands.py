@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,10 +15,13 @@ import pytest
 from edgekit.bundle.layout import Layout
 from edgekit.cli import project as projects
 from edgekit.cli.rollout.bring import configs_of, source_of
+from edgekit.core.config import BrokerConfig
 from edgekit.core.digest import Digest
 from edgekit.errors import UnreachableError
 from edgekit.fleet.drive import DeviceDriver, open_device
 from edgekit.fleet.inventory import Fleet
+from edgekit.fleet.pulling.desk import PullDesk
+from edgekit.fleet.pulling.hands import PullHands
 from edgekit.fleet.rollout.events import (
     DeviceAnswers,
     DeviceAway,
@@ -33,6 +37,7 @@ from tests.conftest import PACK, Project, make_project
 from tests.fakes.rollout_fleet import BEFORE, FakeDevice
 from tests.fakes.rollout_hands import FakeHands
 from tests.faults.bad_release import SERVICE, make_bad, with_agent
+from tests.harness.pull_site import pull_site
 
 pytestmark = pytest.mark.timeout(600)
 ENDS_AT_ONCE = {SERVICE: "\nraise SystemExit(3)\n"}
@@ -81,7 +86,46 @@ def real(made: Project) -> Subject:
     return Subject(before, hands("again:2"), hands("bad:3"), hands("again:2", no_road))
 
 
-@pytest.fixture(scope="module", params=["fake", "real"])
+@contextmanager
+def pulling(folder: Path, model: Path) -> Iterator[Subject]:
+    """Hands for a device that pulls; the hands without a road have a broker without devices."""
+    with (
+        pull_site(folder, model) as made,
+        tools.mosquitto(folder) as empty,
+        closing(PullDesk(made.operator)) as desk,
+        closing(PullDesk(BrokerConfig("127.0.0.1", empty.port))) as nobody,
+    ):
+        make_others(made.project, model)
+        made.project.edgekit("sign", "smollm2:1", "--rollback")
+        for bundle in ("again:2", "bad:3"):
+            made.project.edgekit("publish", bundle)
+        desk.connect()
+        nobody.connect()
+
+        def hands(bundle: str, at: PullDesk = desk) -> PullHands:
+            release = made.digest(bundle)
+            return PullHands(
+                release,
+                bundle,
+                1,
+                at,
+                lambda _release: "",
+                lambda _device, _event: None,
+                lambda _wave, _after: HookEnded(),
+            )
+
+        before = made.digest("smollm2:1")
+        yield Subject(before, hands("again:2"), hands("bad:3"), hands("again:2", nobody))
+
+
+def make_others(made: Project, model: Path) -> None:
+    """A release that is good, and one whose agent ends at once."""
+    made.edgekit("pack", str(model), "--name", "again", "--version", "2", *PACK)
+    make_bad(Layout(made.store), "again:2", "bad:3", with_agent(ENDS_AT_ONCE))
+    made.edgekit("sign", "bad:3")
+
+
+@pytest.fixture(scope="module", params=["fake", "real", "pull"])
 def subject(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Subject]:
@@ -90,13 +134,15 @@ def subject(
         return
     smollm2: Path = request.getfixturevalue("smollm2")
     folder = tmp_path_factory.mktemp("hands")
+    if request.param == "pull":
+        with pulling(folder, smollm2) as made_to_pull:
+            yield made_to_pull
+        return
     with tools.mosquitto(folder) as broker:
         made = make_project(folder / "project", broker.port, smollm2)
         made.copy_root(smollm2)
         made.edgekit("push", DEMO)
-        made.edgekit("pack", str(smollm2), "--name", "again", "--version", "2", *PACK)
-        make_bad(Layout(made.store), "again:2", "bad:3", with_agent(ENDS_AT_ONCE))
-        made.edgekit("sign", "bad:3")
+        make_others(made, smollm2)
         with mock.patch.dict("os.environ", made.env):
             yield real(made)
         made.edgekit("stop", DEMO)

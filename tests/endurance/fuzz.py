@@ -68,6 +68,9 @@ def client(packets: int, seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="edgekit-fuzz-") as name:
         report = Path(name) / "report.json"
         command = [sys.executable, "-m", "tests.endurance.fuzz_client", str(packets), str(seed)]
+        # A process inherits the peak of the one that it replaces (getrusage(2), ru_maxrss), and the
+        # fuzzer's bound counts it: a shell between them forks, and its child begins with its own.
+        command = ["sh", "-c", '"$@"; exit $?', "sh", *command]
         done = subprocess.run(
             [*command, str(report), name],
             capture_output=True,

@@ -21,6 +21,9 @@ COUNTS = {
     "fleet-ten": "ten real devices that are enrolled, pushed to in waves, and answer",
     "controller-kills": "kills of a rollout's controller, after which it goes on as if unharmed",
     "fleet-thousand": "1,000 simulated devices under the real runner: CPU, memory, connections",
+    "pull": "scenes of devices that pull: off and joining later, a dead registry, lies, forgeries",
+    "pull-fleet": "10,000 simulated devices that pull by a real broker: CPU, memory, messages",
+    "quality-canary": "good rebuilds without an alarm, damage inside the gate's tolerance detected",
     "self-healing": "bad releases that a device rolls back alone, the controller killed",
 }
 """Name -> what is counted; in the order in which they run."""

@@ -84,6 +84,28 @@ class SlowVerdicts(FakeHands):
         return super().verdict(device)
 
 
+def test_what_an_event_asks_for_begins_after_the_event_was_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device's bar ends when it is staged; the switch that begins then draws a new one."""
+    here = world(tmp_path, 1, Terms())
+    begun, switch = threading.Event(), here.hands.switch
+    early = []
+
+    def switching(device: str) -> RolloutEvent:
+        begun.set()
+        return switch(device)
+
+    def told(_rollout: Rollout, row: RolloutRow) -> None:
+        if isinstance(row.event, DeviceStaged):
+            early.append(begun.wait(0.3))
+
+    monkeypatch.setattr(here.hands, "switch", switching)
+    run(here.journal, here.hands, told, "me@here")
+    assert early == [False]
+    assert begun.is_set()
+
+
 def test_devices_that_are_asked_for_their_verdict_count_among_those_at_work(tmp_path: Path) -> None:
     """Two are asked when a third, which was away, is due."""
     made = world(tmp_path, 4, Terms(parallel=2, late_seconds=0.5), soak_seconds=0.1)

@@ -75,6 +75,14 @@ class Root:
         return self.path / layout.TREES
 
     @property
+    def compiled(self) -> Path:
+        """Where Python keeps the modules that it compiled: what lies below ROOT, by the same path.
+
+        Only Python makes it.
+        """
+        return self.path / layout.PYCACHE / self.path.resolve().relative_to("/")
+
+    @property
     def ready_file(self) -> Path:
         """Exists while the agent answers prompts."""
         return self.path / layout.READY_FILE
@@ -153,6 +161,16 @@ class Root:
     def mended_file(self) -> Path:
         """Exists if files of `current` were replaced since it started: a push restarts it."""
         return self.path / layout.MENDED_FILE
+
+    @property
+    def desired_file(self) -> Path:
+        """What the broker says that this device shall run; nothing of it is trusted."""
+        return self.path / layout.DESIRED_FILE
+
+    @property
+    def update_file(self) -> Path:
+        """What this device made of its desired state."""
+        return self.path / layout.UPDATE_FILE
 
     @property
     def offered_file(self) -> Path:

@@ -23,7 +23,7 @@ def configs_of(here: project.Project, fleet: Fleet, names: list[str]) -> dict[st
         broker = fleet.broker_of(name, here.broker)
         if broker.warning != warned:  # mostly it is one broker for all
             render.warn(warned := broker.warning)
-        found[name] = agent_config(name, broker, fleet.devices[name])
+        found[name] = agent_config(name, broker, fleet.devices[name], fleet.pull_of(name))
     return found
 
 

@@ -5,17 +5,25 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 
 from edgekit.cli import project, render
 from edgekit.cli.interrupts import ended_as_by_ctrl_c
+from edgekit.cli.publish import at_desk, upload
 from edgekit.cli.rollout import planned
 from edgekit.cli.rollout.bring import configs_of, source_of
 from edgekit.cli.rollout.terms import hooks_of, lease_of, window_line
-from edgekit.cli.trust import reference_of
+from edgekit.cli.trust import reference_of, trust_of
 from edgekit.core.config import AgentConfig
+from edgekit.core.digest import Digest
+from edgekit.core.quality import in_words
 from edgekit.errors import EdgekitError, PartialError, UsageError
-from edgekit.fleet.drive import Event, cap_of, open_device
+from edgekit.fleet.connections import Connections
+from edgekit.fleet.drive import Event
 from edgekit.fleet.inventory import Fleet
+from edgekit.fleet.pulling.hands import PullHands
+from edgekit.fleet.pulling.roads import RoadHands
 from edgekit.fleet.push import ReleaseSource
 from edgekit.fleet.rollout.book import number_of
 from edgekit.fleet.rollout.device import DeviceState
@@ -23,15 +31,17 @@ from edgekit.fleet.rollout.events import (
     DeviceAway,
     DeviceFailed,
     DeviceStaged,
+    QualityTold,
     RollbackOrdered,
     RolloutEvent,
 )
 from edgekit.fleet.rollout.hands import Pushed, PushHands
 from edgekit.fleet.rollout.journal import RolloutJournal, RolloutRow
 from edgekit.fleet.rollout.machine import Rollout
-from edgekit.fleet.rollout.phases import RolloutPhase
+from edgekit.fleet.rollout.phases import RolloutPhase, WavePhase
 from edgekit.fleet.rollout.run import run
-from edgekit.fleet.transfer.cap import Cap
+from edgekit.fleet.rollout.told import printable
+from edgekit.signing.releases import lookup
 
 ENDED = (RolloutPhase.DONE, RolloutPhase.ABORTED, RolloutPhase.BACK)
 
@@ -70,17 +80,30 @@ def go_on(
     back = isinstance(order, RollbackOrdered) or journal.replay().phase == RolloutPhase.GOING_BACK
     source = None if back else source_of(here, here.store.resolve(plan.release))
     configs = configs_of(here, fleet, names)
+    publish_for(here, fleet, names, source)
     if order is not None:
         journal.append(order, time.time())
     drive_rollout(
-        here, fleet, journal, source, configs, wait=True, as_json=as_json, take_over=take_over
+        *(here, Connections(fleet), journal, source, configs),
+        wait=True,
+        as_json=as_json,
+        take_over=take_over,
     )
+
+
+def publish_for(
+    here: project.Project, fleet: Fleet, names: list[str], source: ReleaseSource | None
+) -> None:
+    """Bring a release to the registry if one of these devices pulls it from there."""
+    if source is not None and any(fleet.devices[name].pulls for name in names):
+        assert source.metadata is not None, "a push sends what signs its bundle"
+        upload(here, fleet, source.pinned, source.metadata)
 
 
 # --- while it runs ----------------------------------------------------------------------------
 def drive_rollout(
     here: project.Project,
-    fleet: Fleet,
+    connections: Connections,
     journal: RolloutJournal,
     source: ReleaseSource | None,
     configs: dict[str, AgentConfig],
@@ -93,24 +116,34 @@ def drive_rollout(
     number = number_of(journal)
     plan, _, _ = journal.read()
     lease = lease_of(here.rollouts, journal, plan, project.operator(), take_over=take_over)
-    with render.transfers() as bars, ended_as_by_ctrl_c(signal.SIGTERM, signal.SIGHUP):
+    devices = connections.fleet.devices
+    pulling = [name for wave in plan.waves for name in wave if devices[name].pulls]
+    with ExitStack() as opened:
+        desk = opened.enter_context(at_desk(here)) if pulling else None
+        bars = opened.enter_context(render.transfers())
+        opened.enter_context(ended_as_by_ctrl_c(signal.SIGTERM, signal.SIGHUP))
 
         def report(device: str, event: Event) -> None:
             bars.update(device, event.step, event.sent, event.total)
 
         hook = hooks_of(here.folder, journal, plan, lease.ended, bars.say)
-        cap = Cap(fleet.transfer.mbit_per_second)
-        hands = PushHands(
+        push = PushHands(
             plan.release,
             source,
-            lambda name: open_device(fleet, name, cap_of(fleet, name, cap)),
+            connections.open,
             configs.__getitem__,
             report,
             hook,
             lease,
         )
         short = plan.release.short
-        told = _teller(bars, hands, reference_of(here.store, source.pinned) if source else short)
+        name = reference_of(here.store, source.pinned) if source else short
+        pull = None
+        if desk is not None:
+            back = partial(_may_go_back, here)
+            pull = PullHands(plan.release, name, number, desk, back, report, hook)
+        hands = RoadHands(push, pull, pulling)
+        told = _teller(bars, hands, name)
         try:
             rollout = run(journal, hands, told, project.operator(), leave_soaking=not wait)
         except KeyboardInterrupt:
@@ -120,17 +153,30 @@ def drive_rollout(
                 "what had arrived stays on the devices, and each runs a whole release",
                 f"`edgekit resume {number}` goes on, `edgekit abort {number}` ends it",
             ) from None
+        finally:
+            connections.close()
+        if pull is not None:
+            for name in pull.leave_word(rollout, pulling):
+                bars.say(f"{name} is off; it is told to run {short}, and does when it comes back")
     if rollout.phase in ENDED:
         journal.close()
-    _report(here, number, rollout, hands, fleet, as_json)
+    _report(here, number, rollout, hands, connections.fleet, as_json)
     _raise_for(number, rollout, hands)
 
 
+def _may_go_back(here: project.Project, release: Digest) -> str:
+    """Why a device may not go back to a release by its metadata; empty: it may."""
+    signed = lookup(trust_of(here.folder), release)
+    if signed is None:
+        return f"{release.short} is not signed any more"
+    return "" if signed.rollback else f"{signed.name}:{signed.version} has no rollback entry"
+
+
 def _teller(
-    bars: render.Transfers, hands: PushHands, reference: str
+    bars: render.Transfers, hands: RoadHands, reference: str
 ) -> Callable[[Rollout, RolloutRow], None]:
     """Says on stderr what happens while it happens."""
-    seen = {"wave": 0, "phase": ""}
+    seen = {"wave": 0, "judging": False}
 
     def tell(rollout: Rollout, row: RolloutRow) -> None:
         many = len(rollout.waves) > 1
@@ -141,9 +187,14 @@ def _teller(
             seen["wave"] = rollout.wave + 1
             size = len(rollout.waves[rollout.wave])
             bars.say(f"wave {seen['wave']} of {len(rollout.waves)}: {size} devices")
+        if rollout.wave_phase == WavePhase.JUDGING and not seen["judging"]:
+            seen["judging"] = True
+            bars.say("the devices of wave 1 compare their answers with those of the release before")
         if isinstance(row.event, DeviceStaged) and (line := window_line(rollout, device)):
             bars.say(line)
-        if isinstance(row.event, (DeviceFailed, DeviceAway)):
+        if isinstance(row.event, QualityTold):
+            bars.say(f"{device}: {printable(in_words(row.event.report))}")
+        elif isinstance(row.event, (DeviceFailed, DeviceAway)):
             error = hands.failed.get(device)
             if error is not None:
                 error.next_step = render.named(error.next_step, device, reference)
@@ -162,7 +213,7 @@ def _report(
     here: project.Project,
     number: int,
     rollout: Rollout,
-    hands: PushHands,
+    hands: RoadHands,
     fleet: Fleet,
     as_json: bool,
 ) -> None:
@@ -173,12 +224,13 @@ def _report(
     not_enrolled = [
         one.device
         for one in ours
-        if not hands.enrolled[one.device] and fleet.devices[one.device].address.startswith("ssh:")
+        if fleet.devices[one.device].address.startswith("ssh:") and not hands.enrolled[one.device]
     ]
     if as_json:
         errors = {name: error.to_dict() for name, error in sorted(hands.failed.items())}
         told = {"rollout": number, "phase": rollout.phase, "release": rollout.plan.release}
         told |= {"pushed": ours, "failed": errors, "not_enrolled": not_enrolled}
+        told |= {"quality": rollout.judging.told} if rollout.plan.terms.quality else {}
         render.print_json(told)
     else:
         for one in ours if len(rollout.waves) == 1 else ():
@@ -198,16 +250,18 @@ def _has_it(rollout: Rollout, device: str) -> bool:
     return rollout.devices[device].state in (DeviceState.GOOD, DeviceState.SOAKING)
 
 
-def _raise_for(number: int, rollout: Rollout, hands: PushHands) -> None:
+def _raise_for(number: int, rollout: Rollout, hands: RoadHands) -> None:
     """Raise unless every device has the release, or has gone back where that was asked."""
     if rollout.phase == RolloutPhase.BACK:
         return
     lacking = [name for name in rollout.devices if not _has_it(rollout, name)]
+    goes_on = f"`edgekit status {number}` shows each device, `edgekit resume {number}` goes on"
     if not lacking:
+        if rollout.phase == RolloutPhase.PAUSED:  # by the quality of a wave that is good otherwise
+            raise PartialError(f"rollout {number} is paused", rollout.reason, goes_on)
         return
     if len(rollout.devices) == 1 and (error := hands.failed.get(lacking[0])):
         raise error
-    goes_on = f"`edgekit status {number}` shows each device, `edgekit resume {number}` goes on"
     some = len(lacking) < len(rollout.devices)
     stopped = len(rollout.waves) > 1 or not hands.failed  # by a hook or a person
     kind = PartialError if some or stopped else EdgekitError

@@ -18,6 +18,7 @@ from collections import deque
 from functools import partial
 from typing import NoReturn, TextIO
 
+from edgekit.agent.release.desired.schedule import Follow
 from edgekit.agent.release.log import log_tail, rotate, say
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.state import Releases
@@ -92,6 +93,9 @@ class Watch:
         self._retry_at: float | None = None
         self._silence = Silence(root)
         self._upkeep = Upkeep(partial(self._start, "upkeep"), time.monotonic())
+        self._soaks = False
+        update = partial(self._start, "update")
+        self._follow = Follow(update, root.desired_file, time.monotonic())
 
     def run(self) -> NoReturn:
         """Supervise `current` until SIGTERM, or until a failed trial leaves nothing to run.
@@ -117,6 +121,10 @@ class Watch:
             self._perform(effect)
         if (left := self._trial.soak_left(time.monotonic())) is not None and self._own.release:
             self._silence.soaks(self._own.release, left)
+            if not self._soaks:
+                self._soaks = True
+                self._follow.again()
+            self._follow.tick(time.monotonic())
         return bool(effects)
 
     def _catch_signals(self) -> None:
@@ -170,6 +178,7 @@ class Watch:
                 self._root.trial_file.unlink(missing_ok=True)  # the agent stops writing it
                 goes_on = self._keep_running()
                 self._upkeep.end()
+                self._follow.end()
                 if not goes_on:
                     self._end_child()
                     self._end(0)
@@ -268,6 +277,7 @@ class Watch:
     def _keep_running(self) -> bool:
         """Keep the agent running; return whether the trial has gone on to something else."""
         failures = 0
+        self._follow.again()  # the verdict has come, if there was a trial
         waits = Releases(self._root.path).unproven()
         if waits is not None:
             self._retry_at = time.monotonic() + retry_seconds(waits.tries)
@@ -310,6 +320,7 @@ class Watch:
             else:
                 rotate(self._root.log_file)
                 self._upkeep.tick(time.monotonic())
+                self._follow.tick(time.monotonic())
             self._silence.ends()
             if self._asked or not woken:
                 self._check_current()

@@ -17,6 +17,8 @@ import msgspec
 
 from edgekit.agent.serve.loop import polling
 from edgekit.agent.serve.loop.brokerfile import BrokerFile
+from edgekit.agent.serve.loop.canaryfiles import CanaryFiles
+from edgekit.agent.serve.loop.desiredfile import DesiredFile
 from edgekit.agent.serve.loop.health import Health
 from edgekit.agent.serve.loop.journal import Journal
 from edgekit.agent.serve.loop.notify import Notifier
@@ -24,7 +26,7 @@ from edgekit.agent.serve.loop.process import ModelProcess
 from edgekit.agent.serve.loop.sensors import read_sensors
 from edgekit.agent.serve.loop.storage import Storage
 from edgekit.agent.serve.loop.trialfile import TrialFile
-from edgekit.agent.serve.pipe import FromWorker, Ready, WorkerSettings
+from edgekit.agent.serve.pipe import EndedPrompt, FromWorker, Ready, WalkEnded, WorkerSettings
 from edgekit.agent.serve.session.events import (
     Ack,
     CheckStorage,
@@ -40,6 +42,7 @@ from edgekit.agent.serve.session.events import (
     LeavePools,
     Publish,
     Published,
+    QualityKnown,
     ReadSensors,
     ReadyUnsaid,
     Received,
@@ -56,7 +59,7 @@ from edgekit.agent.serve.session.events import (
 from edgekit.agent.serve.session.replies import status_message
 from edgekit.agent.serve.session.session import Session
 from edgekit.core import layout, topics, wire
-from edgekit.core.config import AgentConfig
+from edgekit.core.config import AgentConfig, PullConfig
 from edgekit.core.manifest import BundleConfig
 from edgekit.errors import EdgekitError
 from edgekit.mqtt.engine import LOST
@@ -89,6 +92,8 @@ class Service:
         notifier: to the service manager, if the agent runs under one.
         trial: reports of the trial that the release is in; None where it is in none.
         golden: path of the golden prompts to score first; empty for none.
+        desired: takes what the broker says that this device shall run; None: nothing does.
+        canary: compares this release with the one before it; None: nothing does.
     """
 
     def __init__(
@@ -104,9 +109,14 @@ class Service:
         notifier: Notifier,
         trial: TrialFile | None = None,
         golden: str = "",
+        *,
+        desired: DesiredFile | None = None,
+        canary: CanaryFiles | None = None,
     ) -> None:
+        self._canary, self._quality_said = canary, False
         self._config = config
         self._trial = trial
+        self._desired = desired or DesiredFile(config.device, PullConfig(), Path(), Path())
         self._release = release
         self._ready_file = ready_file
         epoch = time.time() - time.monotonic()
@@ -118,6 +128,7 @@ class Service:
         self._tick_at = 0.0
         self._respawn_at: float | None = None
         self._running = True
+        self._followed = True  # an agent that crashes is, too
         self._failure: EdgekitError | None = None
         self._pools = [topics.pool_filter(pool) for pool in config.pools]
         self._worker = ModelProcess(
@@ -125,7 +136,7 @@ class Service:
                 config, bundle, release, model_dir, tuning_file, golden, trial is not None
             ),
             on_message=self._said,
-            on_end=lambda: self._events.append(WorkerLost()),
+            on_end=self._worker_ended,
         )
         requests = [topics.request_topic(config.device, "+"), *self._pools]
         controls = [topics.control_topic(config.device, "+")]
@@ -133,7 +144,10 @@ class Service:
         self._mqtt = PolledClient(
             config.broker,
             f"edgekit-{config.device}",
-            subscriptions=[*((f, 1) for f in requests), *((f, 0) for f in controls)],
+            subscriptions=[
+                *((f, 1) for f in (*requests, *self._desired.topics)),
+                *((f, 0) for f in controls),
+            ],
             on_message=self._received,
             on_connection=self._connection,
             on_taken_over=lambda: self._events.append(TakenOver()),
@@ -180,6 +194,8 @@ class Service:
             self._note_last_pubacks()
             self._journal.close()
             self._worker.stop()
+            if self._canary is not None:
+                self._canary.close(successor=self._followed)
             signals.close()
         if self._failure is not None:
             raise self._failure
@@ -199,13 +215,36 @@ class Service:
     def _tick(self, now: float) -> None:
         """Do what the MQTT client and the worker need in every tick."""
         self._mqtt.tick(now)
+        if (report := self._desired.tick(now)) is not None and self._mqtt.connected:
+            self._mqtt.publish(report)
         if self._trial is not None:
             self._trial.tick(self._worker.pid)
         if self._respawn_at is not None and now >= self._respawn_at:
             self._respawn_at = None
             self._worker.start()
 
+    def _worker_ended(self) -> None:
+        if self._canary is not None:
+            self._canary.lost()
+        self._events.append(WorkerLost())
+
+    def _compare(self, snapshot: Snapshot) -> None:
+        """Let the canary go on, and tell the session once what came out."""
+        if self._canary is None:
+            return
+        judged = self._trial is None or self._trial.over
+        walk = self._canary.tick(snapshot, judged, time.monotonic())
+        if walk is not None:
+            self._worker.tell(walk)
+        if self._canary.report is not None and not self._quality_said:
+            self._quality_said = True
+            self._events.append(QualityKnown(self._canary.report))
+
     def _said(self, message: FromWorker) -> None:
+        if isinstance(message, WalkEnded | EndedPrompt):
+            if self._canary is not None:
+                self._canary.said(message)
+            return
         if isinstance(message, Ready):
             log.info("model ready: %s", message)
             if self._trial is not None:
@@ -213,16 +252,22 @@ class Service:
         self._events.append(message)
 
     def _received(self, message: wire.Inbound) -> None:
+        if topics.is_desired(message.topic):
+            self._desired.take(message, time.monotonic())
+            self._mqtt.ack(message.token)
+            return
         event = Controlled if topics.is_control(message.topic) else Received
         self._events.append(event(message))
 
     def _connection(self, up: bool) -> None:
         log.info("broker %s: %s", self._config.broker, "subscribed" if up else "connection lost")
         if not up:
+            self._desired.disconnected()
             self._events.append(Disconnected())
             return
         if self._trial is not None:
             self._trial.connected()
+        self._desired.connected(time.monotonic())
         standing = self._mqtt.standing
         unserved = [
             pool for pool in self._config.pools if topics.pool_filter(pool) in standing.unserved
@@ -230,6 +275,7 @@ class Service:
         self._events.append(Connected(standing.terms.max_packet_bytes, tuple(unserved)))
 
     def _drain(self, *, successor: bool = False) -> None:
+        self._followed = successor
         deadline = time.monotonic() + self._config.drain_seconds
         self._events.append(Drain(deadline, successor))
 
@@ -290,6 +336,7 @@ class Service:
             case Snapshot():
                 self._health.tell(effect, time.monotonic())
                 self._broker_file.tell(effect, self._mqtt.standing)
+                self._compare(effect)
             case Warn(text):
                 log.warning("%s", text)
             case Exit():

@@ -1,0 +1,76 @@
+"""The hands of a rollout whose devices are reached in two ways: by SSH, and by the broker."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from edgekit.core.digest import Digest
+from edgekit.errors import EdgekitError
+from edgekit.fleet.pulling.hands import PullHands
+from edgekit.fleet.rollout.events import HookEnded, QualityTold, RolloutEvent
+from edgekit.fleet.rollout.hands import Pushed, PushHands
+
+
+class RoadHands:
+    """Gives each act to the hands of its device; see `RolloutHands`.
+
+    Args:
+        push: for devices with an address.
+        pull: for those that pull; None where there are none.
+        pulling: names of the latter.
+    """
+
+    def __init__(self, push: PushHands, pull: PullHands | None, pulling: Collection[str]) -> None:
+        self._push, self._pull, self._pulling = push, pull, frozenset(pulling)
+
+    @property
+    def done(self) -> dict[str, Pushed]:
+        """What was done on a device, once it answers."""
+        return self._push.done | (self._pull.done if self._pull else {})
+
+    @property
+    def failed(self) -> dict[str, EdgekitError]:
+        """The error of a device that failed or is away."""
+        return self._push.failed | (self._pull.failed if self._pull else {})
+
+    @property
+    def enrolled(self) -> dict[str, bool]:
+        """Whether a device is enrolled, once it was connected to."""
+        return self._push.enrolled
+
+    def _of(self, device: str) -> PushHands | PullHands:
+        return self._pull if self._pull and device in self._pulling else self._push
+
+    def stage(self, device: str) -> RolloutEvent:
+        """See `RolloutHands`."""
+        return self._of(device).stage(device)
+
+    def switch(self, device: str) -> RolloutEvent:
+        """See `RolloutHands`."""
+        return self._of(device).switch(device)
+
+    def verdict(self, device: str) -> RolloutEvent:
+        """See `RolloutHands`."""
+        return self._of(device).verdict(device)
+
+    def quality(self, device: str) -> QualityTold | None:
+        """See `RolloutHands`."""
+        return self._of(device).quality(device)
+
+    def go_back(self, device: str, before: Digest | None) -> RolloutEvent:
+        """See `RolloutHands`."""
+        return self._of(device).go_back(device, before)
+
+    def hook(self, wave: int, after: bool) -> HookEnded:
+        """See `RolloutHands`."""
+        return self._push.hook(wave, after)
+
+    def let_go(self, device: str) -> None:
+        """See `RolloutHands`."""
+        self._of(device).let_go(device)
+
+    def stop(self) -> None:
+        """See `RolloutHands`."""
+        self._push.stop()
+        if self._pull:
+            self._pull.stop()

@@ -1,0 +1,182 @@
+"""The controller's side of pull mode: fleet.toml, rights at the broker, and which hands act."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from unittest import mock
+
+import msgspec
+import pytest
+
+from edgekit.broker.mosquitto import BrokerSetup, acl_file, dynamic_security, operators
+from edgekit.core import topics
+from edgekit.core.config import PullConfig
+from edgekit.core.digest import Digest
+from edgekit.core.payloads import DesiredPayload
+from edgekit.errors import UnreachableError, UsageError
+from edgekit.fleet.drive import connect
+from edgekit.fleet.inventory import Fleet, load
+from edgekit.fleet.pulling.hands import PullHands
+from edgekit.fleet.pulling.roads import RoadHands
+from edgekit.fleet.rollout.device import DeviceState
+from edgekit.fleet.rollout.events import HookEnded
+from edgekit.fleet.rollout.hands import PushHands
+from edgekit.fleet.rollout.machine import Rollout
+from edgekit.fleet.rollout.phases import RolloutPhase
+from edgekit.fleet.rollout.waves import RolloutPlan, Terms
+
+FLEET = """
+[pull]
+registry = "registry.example/models"
+username = "{device}"
+[devices.near]
+address = "ssh:near"
+[devices.far]
+address = "pull:"
+pull = { mbit_per_second = 4.0 }
+[devices.other]
+address = "pull:"
+[groups]
+all = ["near", "far"]
+[groups.site]
+members = ["far"]
+pull = { registry = "http://127.0.0.1:5000/models" }
+"""
+
+
+def fleet(folder: Path, text: str = FLEET) -> Fleet:
+    (folder / "fleet.toml").write_text(text)
+    return load(folder / "fleet.toml")
+
+
+def test_from_where_a_device_pulls_and_which_groups_it_follows(tmp_path: Path) -> None:
+    made = fleet(tmp_path)
+    assert [name for name, device in made.devices.items() if device.pulls] == ["far", "other"]
+    assert made.pull_of("far") == PullConfig(
+        "http://127.0.0.1:5000/models", "far", groups=["all", "site"], mbit_per_second=4.0
+    )
+    assert made.pull_of("near") == PullConfig("registry.example/models", "near", groups=["all"])
+    assert made.pull_of("other").groups == []
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ('[devices.a]\naddress = "pull:"\n', r"names no registry"),
+        ('[devices.a]\naddress = "pull:somewhere"\n', "pull: for a device that pulls"),
+        ('[pull]\ncolour = "red"\n', "colour"),
+        ('[pull]\nregistry = 5\n', "registry"),
+        ('[devices.a]\naddress = "ssh:a"\npull = { shape = 1 }\n', "shape"),
+        ('[pull]\nregistry = "http://far/m"\n[devices.a]\naddress = "pull:"\n', "plain http"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_in_fleet_toml_is_named(text: str, named: str, tmp_path: Path) -> None:
+    def use() -> None:
+        made = fleet(tmp_path, text)
+        for name in made.devices:
+            made.pull_of(name)
+
+    with pytest.raises(UsageError) as caught:
+        use()
+    assert named in str(caught.value)
+
+
+def test_nobody_connects_to_a_device_that_pulls(tmp_path: Path) -> None:
+    with pytest.raises(UnreachableError, match="nobody connects"):
+        connect(fleet(tmp_path).devices["far"])
+
+
+# --- rights -----------------------------------------------------------------------------------
+SETUP = BrokerSetup(
+    devices={"far": (), "near": ()},
+    requesters=("alice",),
+    operators=("boss",),
+    groups={"far": ("all",)},
+    folder="/etc/m",
+    data="/d",
+    cert_file="c",
+    key_file="k",
+    ca_file="a",
+)
+OWN, GROUP = topics.desired_topic("far"), topics.group_desired_topic("all")
+
+
+def test_the_acl_file_gives_an_operator_desired_states_and_nothing_else() -> None:
+    text = acl_file(SETUP)
+    far, near, boss = (text.partition(f"user {name}\n")[2].partition("\nuser ")[0] for name in
+                       ("far", "near", "boss"))  # fmt: skip
+    assert f"topic read {OWN}\n" in far
+    assert f"topic read {GROUP}\n" in far
+    assert "desired" not in near, "a device that does not pull reads none"
+    writes = [line for line in boss.splitlines() if line.startswith("topic write")]
+    assert writes == [
+        f"topic write {topics.desired_topic('+')}",
+        f"topic write {topics.group_desired_topic('+')}",
+    ]
+    assert text.count("topic write edgekit/v1/desired") == 2, "nobody else may"
+
+
+def test_so_do_the_roles_of_dynamic_security() -> None:
+    told = msgspec.json.decode(dynamic_security(SETUP, []))
+    roles = {role["rolename"]: role["acls"] for role in told["roles"]}
+    sends = {name: [acl["topic"] for acl in acls if acl["acltype"] == "publishClientSend"]
+             for name, acls in roles.items()}  # fmt: skip
+    assert sends["boss"] == [topics.desired_topic("+"), topics.group_desired_topic("+")]
+    assert not any("desired" in topic for name in ("alice", "far") for topic in sends[name])
+    heard = {acl["topic"] for acl in roles["far"]}
+    assert {OWN, GROUP} <= heard
+    assert not any("desired" in acl["topic"] for acl in (*roles["near"], *roles["alice"]))
+
+
+def test_an_operator_has_an_account_for_that_alone() -> None:
+    assert operators(["boss", "boss"], ["alice"]) == ("boss",)
+    with pytest.raises(UsageError, match="cannot be an operator as well"):
+        operators(["alice"], ["alice", "far"])
+
+
+# --- hands ------------------------------------------------------------------------------------
+def test_each_device_is_acted_on_by_its_own_hands() -> None:
+    push, pull = mock.Mock(spec=PushHands), mock.Mock(spec=PullHands)
+    push.done, push.failed, push.enrolled = {"near": 1}, {}, {"near": True}
+    pull.done, pull.failed = {"far": 2}, {"other": 3}
+    push.hook = lambda wave, after: HookEnded(f"{wave}{after}")
+    hands = RoadHands(push, pull, ["far", "other"])
+    for act in ("stage", "switch", "verdict", "quality", "let_go"):
+        for device, hand in (("near", push), ("far", pull)):
+            getattr(hands, act)(device)
+            getattr(hand, act).assert_called_once_with(device)
+            getattr(hand, act).reset_mock()
+    hands.go_back("far", None)
+    pull.go_back.assert_called_once_with("far", None)
+    assert dict(hands.done) == {"near": push.done["near"], "far": pull.done["far"]}
+    assert dict(hands.failed) == {"other": pull.failed["other"]}
+    assert hands.hook(1, True) == HookEnded("1True")
+    hands.stop()
+    push.stop.assert_called_once_with()
+    pull.stop.assert_called_once_with()
+
+
+def test_word_is_left_for_devices_that_were_away_when_a_rollout_is_done() -> None:
+    release, desk = Digest.of(b"r"), mock.Mock()
+    desk.next_order.return_value = 5
+    hands = PullHands(release, "r:1", 3, desk, lambda _: "", mock.Mock(), mock.Mock())
+    plan = RolloutPlan(release, [["a", "b"]], {"a": "", "b": ""}, Terms())
+    rollout = Rollout(plan)
+    sent: list[tuple[str, DesiredPayload]] = []
+    for phase in RolloutPhase:
+        rollout.phase = phase
+        desk.next_order.return_value = 5
+        rollout.devices["a"].state = DeviceState.GOOD
+        rollout.devices["b"].state = DeviceState.AWAY
+        said = hands.leave_word(rollout, ["a", "b"])
+        assert said == (["b"] if phase == RolloutPhase.DONE else [])
+        gone = phase in (RolloutPhase.BACK, RolloutPhase.ABORTED)
+        taken_back = mock.call(topics.desired_topic("b"), None) in desk.say.mock_calls
+        assert taken_back == gone, phase
+        told = [call.args for call in desk.say.mock_calls if call.args[1] is not None]
+        assert bool(told) == (phase == RolloutPhase.DONE)
+        sent = sent or told
+        desk.reset_mock()
+    [(topic, payload)] = sent
+    assert topic == topics.desired_topic("b")
+    assert (payload.release, payload.order, payload.switch) == (release, 5, True)
