@@ -53,14 +53,9 @@ def _stage(args: argparse.Namespace) -> object:
         return foresee_offer(root, digest, read_offer(sys.stdin.buffer))
     with on_record(root, digest, offered=args.offer or args.source is not None):
         if args.offer:
-            offered = read_offer(sys.stdin.buffer)
-            answer = take_offer(root, digest, offered)
-            accepted = "warnings" in answer  # else another operator holds the device
-            if offered.config and accepted and not answer["missing"]:
-                from edgekit.agent.release.again import confirm
+            from edgekit.agent.release.again import confirm
 
-                answer |= confirm(root, digest, offered.config.encode())
-            return answer
+            return take_offer(root, digest, read_offer(sys.stdin.buffer), confirm)
         with root.updating():
             if args.source is not None:
                 from edgekit.agent.release.staging.carried import stage_from

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -81,20 +82,25 @@ def publish(
     for blob in blobs.values():
         if not _has(client, blob.digest):
             store.verify(blob.digest)
-            _send_file(client, blob, store.path(blob.digest), lambda n, at=done: bar(  # type: ignore[misc]
-                "publish", at + n, total))  # fmt: skip
+            count = partial(_count, bar, done, total)
+            _send_file(client, blob, store.path(blob.digest), count)
             sent.append(blob)
         done += blob.size
         bar("publish", done, total)
     tag = tag_of(config.name, config.version)
     _put_manifest(client, tag, pinned.data)
-    _publish_metadata(client, metadata)
+    publish_metadata(client, metadata)
     size = sum(each.size for each in sent)
     there = len(blobs) - len(sent)
     return PublishedBundle(pinned.digest, str(client.address), tag, len(sent), size, there)
 
 
-def _publish_metadata(client: RegistryClient, metadata: Metadata) -> None:
+def _count(bar: Bar, before: int, total: int, done: int) -> None:
+    bar("publish", before + done, total)
+
+
+def publish_metadata(client: RegistryClient, metadata: Metadata) -> None:
+    """Bring what signs the project's releases to a registry; raises what `publish` raises."""
     files = {f"{number}.root.json": text for number, text in enumerate(metadata.roots, 1)}
     for name in ("targets", "snapshot", "timestamp"):
         files[f"{name}.json"] = getattr(metadata, name)

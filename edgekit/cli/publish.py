@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from edgekit.bundle.publish import PublishedBundle
+from edgekit.bundle.publish import PublishedBundle, publish_metadata
 from edgekit.bundle.publish import publish as send
 from edgekit.cli import project, render
 from edgekit.cli.options import JsonOption, ProjectOption
@@ -68,12 +68,24 @@ def upload(
     to: str = "",
 ) -> PublishedBundle:
     """Publish a bundle, with progress; raises what `bundle.publish.publish` raises."""
+    with _publisher(here, fleet, to) as client, render.transferring("publish") as bar:
+        return send(client, here.store, pinned, metadata, bar)
+
+
+def upload_metadata(here: project.Project, fleet: Fleet, metadata: Metadata) -> None:
+    """Publish what signs the project's releases; raises what `bundle.publish.publish` raises."""
+    with _publisher(here, fleet, "") as client:
+        publish_metadata(client, metadata)
+
+
+@contextmanager
+def _publisher(here: project.Project, fleet: Fleet, to: str) -> Iterator[RegistryClient]:
     own = here.config.registry
-    access = RegistryAccess(_address(here, fleet, to), own.username, own.password_file, own.ca_file)
+    address = _address(here, fleet, to)
+    access = RegistryAccess(address, own.username, own.password_file, own.ca_file)
     client = RegistryClient(access, pushes=True)
     try:
-        with render.transferring("publish") as bar:
-            return send(client, here.store, pinned, metadata, bar)
+        yield client
     finally:
         client.close()
 

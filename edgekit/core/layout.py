@@ -44,6 +44,7 @@ HOLDER_FILE = RUN / "holder.json"  # which rollout holds the device, and until w
 HOLDER_LOCK = RUN / "holder.lock"
 UPDATE_LOCK = RUN / "update.lock"
 PYCACHE = RUN / "pycache"
+HASHED_FILE = RUN / "blobs.json"  # what blobs looked like when they were hashed
 WHOLE_TREES_FILE = RUN / "trees.json"  # what trees looked like when they were whole
 LOG_FILE = LOG / "agent.log"
 RELEASES_DB = PurePosixPath("state.db")

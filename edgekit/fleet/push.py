@@ -33,6 +33,7 @@ from edgekit.fleet.plan import (
     check_fit,
     check_settings,
     config_bytes,
+    is_as_told,
     needs_updater,
 )
 from edgekit.store import BlobStore
@@ -118,10 +119,10 @@ def stage_on(
     if older or not driver.has_agent():
         first_contact()
     report(Event("compare"))
-    told = config_bytes(config, driver.facts, pinned.digest)
-    same = told if before == pinned.digest and told == driver.facts.config.encode() else b""
+    same = is_as_told(config, driver.facts, pinned.digest)
     try:
-        offer = driver.offer(pinned, source.metadata, lease, same)
+        told = driver.facts.config.encode() if same else b""
+        offer = driver.offer(pinned, source.metadata, lease, told)
     except NoAgentError:
         if driver.facts.door:  # it takes no agent of ours
             raise

@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from email.message import Message
 from pathlib import Path
 from unittest import mock
 
@@ -98,7 +99,7 @@ def test_metadata_is_an_artifact_whose_files_have_their_names(
     real: Registry, project: Project
 ) -> None:
     client = real.client()
-    publishing._publish_metadata(client, METADATA)
+    publishing.publish_metadata(client, METADATA)
     told = msgspec.json.decode(fetch.manifest(client, METADATA_TAG, 1 << 20))
     found = {
         each["annotations"]["org.opencontainers.image.title"]: fetch.small_blob(
@@ -155,7 +156,7 @@ def test_an_upload_that_broke_off_ends_whole(real: Registry, tmp_path: Path) -> 
             ask(method, path, *rest, **more)  # type: ignore[arg-type]  # it arrives, unheard
             client.close()
             raise UnreachableError("cut")
-        return ask(method, path, *rest, **more)  # type: ignore[arg-type]
+        return ask(method, path, *rest, **more)  # type: ignore[arg-type]  # as the client's
 
     with (
         mock.patch.object(client, "ask", breaking),
@@ -249,7 +250,7 @@ def test_one_that_brings_nothing_is_given_up_and_the_part_stays(tmp_path: Path) 
     part.write_bytes(DATA[:99])
     asked: list[str] = []
 
-    def route(_method: str, path: str, _headers: object) -> Answer:
+    def route(_method: str, path: str, _headers: Message) -> Answer:
         asked.append(path)
         return 503, {}, b""
 
@@ -260,8 +261,8 @@ def test_one_that_brings_nothing_is_given_up_and_the_part_stays(tmp_path: Path) 
 
 
 def test_a_stream_that_is_cut_often_comes_whole_as_long_as_bytes_come(tmp_path: Path) -> None:
-    def route(_method: str, _path: str, headers: object) -> Answer:
-        start = int(headers["Range"][6:].partition("-")[0])  # type: ignore[index]  # a mapping
+    def route(_method: str, _path: str, headers: Message) -> Answer:
+        start = int(headers["Range"][6:].partition("-")[0])
         left, told = len(DATA) - start, f"bytes {start}-{len(DATA) - 1}/{len(DATA)}"
         return 206, {"Content-Range": told, "Content-Length": str(left)}, DATA[start:][:300_000]
 
@@ -278,14 +279,14 @@ def test_a_redirect_gets_no_credentials_and_never_leads_from_https_to_http(
     secret.write_text(PASSWORD)
     seen: list[str | None] = []
 
-    def storage(_method: str, _path: str, headers: object) -> Answer:
-        seen.append(headers.get("Authorization"))  # type: ignore[attr-defined]
+    def storage(_method: str, _path: str, headers: Message) -> Answer:
+        seen.append(headers.get("Authorization"))
         return 200, {}, b"x"
 
     with answering(storage) as elsewhere:
 
-        def route(_method: str, _path: str, headers: object) -> Answer:
-            if not headers.get("Authorization"):  # type: ignore[attr-defined]
+        def route(_method: str, _path: str, headers: Message) -> Answer:
+            if not headers.get("Authorization"):
                 return 401, {"WWW-Authenticate": 'Basic realm="r"'}, b""
             return 307, {"Location": f"http://127.0.0.1:{elsewhere}/blob?secret=1"}, b""
 
@@ -305,15 +306,15 @@ def test_a_bearer_token_is_asked_for_once(tmp_path: Path) -> None:
     secret.write_text(PASSWORD)
     asked: list[str] = []
 
-    def tokens(_method: str, path: str, headers: object) -> Answer:
+    def tokens(_method: str, path: str, headers: Message) -> Answer:
         asked.append(path)
-        assert headers.get("Authorization", "").startswith("Basic ")  # type: ignore[attr-defined]
+        assert headers.get("Authorization", "").startswith("Basic ")
         return 200, {}, b'{"token": "T"}'
 
     with answering(tokens) as server:
 
-        def route(_method: str, _path: str, headers: object) -> Answer:
-            if headers.get("Authorization") != "Bearer T":  # type: ignore[attr-defined]
+        def route(_method: str, _path: str, headers: Message) -> Answer:
+            if headers.get("Authorization") != "Bearer T":
                 realm = f'Bearer realm="http://127.0.0.1:{server}/token",service="s"'
                 return 401, {"WWW-Authenticate": realm}, b""
             return 200, {}, b"x"
@@ -353,8 +354,8 @@ def test_a_password_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_the_kind_of_a_manifest_is_asked_for() -> None:
     kinds: list[str] = []
 
-    def route(_method: str, _path: str, headers: object) -> Answer:
-        kinds.append(headers["Accept"])  # type: ignore[index]
+    def route(_method: str, _path: str, headers: Message) -> Answer:
+        kinds.append(headers["Accept"])
         return 200, {}, b"{}"
 
     with answering(route) as port:

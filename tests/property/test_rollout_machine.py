@@ -230,6 +230,8 @@ def test_a_small_fleet_has_one_wave_and_a_class_has_a_canary() -> None:
     assert [len(wave) for wave in waves] == [2, 3, 20, 75]
     assert {kinds[name] for name in waves[0]} == {"pi", "jetson"}
     assert waves_of(kinds, Digest.of(b"another"))[0] != waves[0]
+    assert waves_of(kinds, RELEASE, unchanged=set(kinds)) == [sorted(kinds)]
+    assert waves_of(kinds, RELEASE, unchanged=set(list(kinds)[1:])) == waves
 
 
 def test_devices_of_unknown_hardware_come_last_and_are_no_canaries() -> None:

@@ -19,6 +19,7 @@ COUNTS = {
     "enroll-cuts": "enrolments cut after a step, which are removed without a trace or gone on with",
     "openssh-oracle": "SSH configurations in which OpenSSH and edgekit agree",
     "fleet-ten": "ten real devices that are enrolled, pushed to in waves, and answer",
+    "fleet-arm64": "an emulated arm64 device beside an amd64 one, enrolled, pushed to, asked",
     "controller-kills": "kills of a rollout's controller, after which it goes on as if unharmed",
     "fleet-thousand": "1,000 simulated devices under the real runner: CPU, memory, connections",
     "quality-canary": "good rebuilds without an alarm, damage inside the gate's tolerance detected",

@@ -12,9 +12,10 @@ import msgspec
 import pytest
 
 from edgekit.bundle.layout import Layout
+from edgekit.bundle.publish import _put_manifest
 from edgekit.core import topics
 from edgekit.core.digest import Digest
-from edgekit.core.manifest import WEIGHT_TYPE, Descriptor, parse_config
+from edgekit.core.manifest import WEIGHT_TYPE, Descriptor
 from edgekit.core.payloads import UpdatePayload
 from tests import tools
 from tests.harness.pull_site import HERE, LATE, OPERATOR, WAIT_SECONDS, PullSite, pull_site
@@ -89,6 +90,7 @@ def test_a_registry_that_dies_in_a_blob_is_gone_on_with(made: PullSite) -> None:
 
 def test_a_blob_that_lies_is_refused_by_name_and_what_runs_goes_on(made: PullSite) -> None:
     made.pack("fourth:4")
+    made.project.edgekit("publish", "fourth:4")
     store, blob = made.root(HERE).store, weights(made, "fourth:4")
     store.remove(blob.digest)
     there = made.registry.blob(blob.digest)
@@ -111,6 +113,11 @@ def test_a_blob_that_lies_is_refused_by_name_and_what_runs_goes_on(made: PullSit
 
 def test_who_is_no_operator_can_say_nothing_and_an_operator_nothing_else(made: PullSite) -> None:
     release = made.digest("smollm2:1")
+    for device in (HERE, LATE):  # what each runs already
+        current = made.current(device)
+        assert current
+        assert made.forged(OPERATOR, device, current, 1) < 0x80
+        eventually(lambda device=device: made.says(device, "good", "", 1), "it has said so")
     for name in ("mallory", "alice", LATE, HERE):
         assert made.forged(name, HERE, release, 1) == NOT_AUTHORIZED
     client = Client(made.site, OPERATOR)
@@ -140,6 +147,8 @@ def test_who_is_no_operator_can_say_nothing_and_an_operator_nothing_else(made: P
 
 def test_a_broker_that_lies_makes_a_device_look_and_nothing_else(made: PullSite) -> None:
     """The operator's account stands for the broker: it can publish what it likes."""
+    made.pack("newer:9")
+    made.project.edgekit("push", HERE, "--bundle", "newer:9")
     before, order = made.current(HERE), int(time.time() * 1000) + 1_000_000
     older = made.digest("smollm2:1")
     assert made.forged(OPERATOR, HERE, older, order) < 0x80
@@ -148,13 +157,8 @@ def test_a_broker_that_lies_makes_a_device_look_and_nothing_else(made: PullSite)
     assert made.forged(OPERATOR, HERE, Digest.of(b"not there"), order + 1) < 0x80
     eventually(lambda: made.says(HERE, "waiting", "does not have", order + 1), "it is not there")
     # a manifest that is there and that nobody has signed
-    client = made.registry.client()
-    config = parse_config(Layout(made.project.store).read(_config(made)))
-    assert config.name
-    from edgekit.bundle.publish import _put_manifest
-
-    unsigned = Layout(made.project.store).resolve("fourth:4").data + b"\n"
-    _put_manifest(client, "forged", unsigned)
+    unsigned = Layout(made.project.store).resolve("smollm2:1").data + b"\n"
+    _put_manifest(made.registry.client(), "forged", unsigned)
     assert made.forged(OPERATOR, HERE, Digest.of(unsigned), order + 2) < 0x80
     eventually(lambda: made.says(HERE, "refused", "", order + 2), "the unsigned one is refused")
     assert made.current(HERE) == before
@@ -163,31 +167,30 @@ def test_a_broker_that_lies_makes_a_device_look_and_nothing_else(made: PullSite)
     assert told.current == before
 
 
-def _config(made: PullSite) -> Digest:
-    return Layout(made.project.store).resolve("fourth:4").manifest.config.digest
-
-
 def test_a_group_s_desired_state_is_for_those_without_their_own(made: PullSite) -> None:
     made.pack("fifth:5")
     made.project.edgekit("desired", "kiosks", "fifth:5")
-    assert made.forged(OPERATOR, LATE, made.digest("next:2"), 1) < 0x80  # it has its own
+    own = made.current(LATE)
+    assert own
+    assert made.forged(OPERATOR, LATE, own, 1) < 0x80
     client = Client(made.site, OPERATOR)
     assert client.publish(topics.desired_topic(HERE), b"", retain=True) < 0x80
     client.paho.disconnect()
     client.paho.loop_stop()
     eventually(lambda: made.runs(HERE, "fifth:5"), "the group's release runs")
-    assert made.current(LATE) == made.digest("next:2")
+    assert made.current(LATE) == own
     made.project.edgekit("desired", "kiosks", "--clear")
 
 
 def test_a_rollout_goes_back_where_a_rollback_is_signed_and_only_there(made: PullSite) -> None:
+    before = made.current(HERE)
     made.pack("sixth:6")
     made.project.edgekit("push", HERE, "--bundle", "sixth:6")
     done = made.project.run("rollback", "--rollout", "newest", "--yes")
-    assert done.returncode != 0
+    assert done.returncode == 4, done.stdout + done.stderr
     assert "has no rollback entry" in done.stderr
     assert made.runs(HERE, "sixth:6")
-    made.project.edgekit("sign", "fifth:5", "--rollback")
-    done = made.project.run("resume", "--json")
-    made.project.edgekit("push", HERE, "--bundle", "fifth:5")
-    assert made.runs(HERE, "fifth:5")
+    assert before
+    made.project.edgekit("sign", before, "--rollback")
+    made.project.edgekit("rollback", "--rollout", "newest", "--yes")
+    assert made.current(HERE) == before

@@ -132,6 +132,6 @@ def test_a_rollout_is_paused_by_the_quality_of_its_canary(device: Project, varia
     assert "KL divergence" in (device.folder / "page.html").read_text("utf-8")
     device.edgekit("rollback", "--rollout", "newest", "--yes")
     assert told(device, "state", "demo")["current"] == second["current"]
-    left = b"".join(p.read_bytes() for p in root.rglob("*.json") if p.is_file())
-    assert b"locker" not in left
+    written = b"".join(p.read_bytes() for p in root.rglob("*.json") if p.is_file())
+    assert b"locker" not in written
     shutil.rmtree(variants / DAMAGE)

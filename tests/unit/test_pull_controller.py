@@ -12,8 +12,9 @@ from edgekit.broker.mosquitto import BrokerSetup, acl_file, dynamic_security, op
 from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig, PullConfig
 from edgekit.core.digest import Digest
+from edgekit.core.payloads import DesiredPayload
 from edgekit.core.quality import QualityReport, QualityScore
-from edgekit.errors import UnreachableError, UsageError
+from edgekit.errors import EdgekitError, UnreachableError, UsageError
 from edgekit.fleet.drive import connect
 from edgekit.fleet.inventory import Fleet, load
 from edgekit.fleet.pulling.desk import PullDesk
@@ -138,19 +139,20 @@ def test_an_operator_has_an_account_for_that_alone() -> None:
 # --- hands ------------------------------------------------------------------------------------
 def test_each_device_is_acted_on_by_its_own_hands() -> None:
     push, pull = mock.Mock(spec=PushHands), mock.Mock(spec=PullHands)
-    push.done, push.failed, push.enrolled = {"near": 1}, {}, {"near": True}
-    pull.done, pull.failed = {"far": 2}, {"other": 3}
+    near, far, error = mock.Mock(), mock.Mock(), EdgekitError("away")
+    push.done, push.failed, push.enrolled = {"near": near}, {}, {"near": True}
+    pull.done, pull.failed = {"far": far}, {"other": error}
     push.hook = lambda wave, after: HookEnded(f"{wave}{after}")
     hands = RoadHands(push, pull, ["far", "other"])
-    for act in ("stage", "switch", "verdict", "let_go"):
+    for act in ("stage", "switch", "verdict", "quality", "let_go"):
         for device, hand in (("near", push), ("far", pull)):
             getattr(hands, act)(device)
             getattr(hand, act).assert_called_once_with(device)
             getattr(hand, act).reset_mock()
     hands.go_back("far", None)
     pull.go_back.assert_called_once_with("far", None)
-    assert hands.done == {"near": 1, "far": 2}
-    assert hands.failed == {"other": 3}
+    assert hands.done == {"near": near, "far": far}
+    assert hands.failed == {"other": error}
     assert hands.hook(1, True) == HookEnded("1True")
     hands.stop()
     push.stop.assert_called_once_with()
@@ -162,7 +164,8 @@ def test_word_is_left_for_devices_that_were_away_when_a_rollout_is_done() -> Non
     desk.next_order.return_value = 5
     hands = PullHands(release, "r:1", 3, desk, lambda _: "", mock.Mock(), mock.Mock())
     plan = RolloutPlan(release, [["a", "b"]], {"a": "", "b": ""}, Terms())
-    rollout, sent = Rollout(plan), []
+    rollout = Rollout(plan)
+    sent: list[tuple[str, DesiredPayload]] = []
     for phase in RolloutPhase:
         rollout.phase = phase
         desk.next_order.return_value = 5

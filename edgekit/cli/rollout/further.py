@@ -12,7 +12,7 @@ from edgekit.cli.options import JsonOption, ProjectOption, TakeOverOption
 from edgekit.cli.project import operator
 from edgekit.cli.rollout.found import FoundRollout, NumberArgument, YesOption, find
 from edgekit.cli.rollout.orders import confirm, give, refusal
-from edgekit.cli.rollout.perform import go_on
+from edgekit.cli.rollout.perform import go_on, prepare_way_back
 from edgekit.cli.rollout.watch import watch
 from edgekit.errors import UsageError
 from edgekit.fleet.rollout.device import DeviceState
@@ -120,6 +120,7 @@ def _take_back(found: FoundRollout, *, yes: bool, as_json: bool, take_over: bool
         raise refusal(found, "not taken back")
     elif not count and rollout.phase != RolloutPhase.RUNNING:
         raise refusal(found, "nothing to take back")
+    prepare_way_back(found.here, rollout)
     if order is not None:
         question = f"take {counted(count, 'device')} of rollout {found.number} back"
         confirm(f"{question} to what they ran before?", yes=yes)

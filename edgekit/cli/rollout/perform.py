@@ -10,16 +10,17 @@ from functools import partial
 
 from edgekit.cli import project, render
 from edgekit.cli.interrupts import ended_as_by_ctrl_c
-from edgekit.cli.publish import at_desk, upload
+from edgekit.cli.publish import at_desk, upload, upload_metadata
 from edgekit.cli.rollout import planned
 from edgekit.cli.rollout.bring import configs_of, source_of
 from edgekit.cli.rollout.terms import hooks_of, lease_of, window_line
-from edgekit.cli.trust import reference_of, trust_of
+from edgekit.cli.trust import present, reference_of, trust_of
 from edgekit.core.config import AgentConfig
 from edgekit.core.digest import Digest
 from edgekit.core.quality import in_words
-from edgekit.errors import EdgekitError, PartialError, UsageError
-from edgekit.fleet.drive import Event, cap_of, open_device
+from edgekit.errors import EdgekitError, PartialError, UsageError, VerificationError
+from edgekit.fleet.connections import Connections
+from edgekit.fleet.drive import Event
 from edgekit.fleet.inventory import Fleet
 from edgekit.fleet.pulling.hands import PullHands
 from edgekit.fleet.pulling.roads import RoadHands
@@ -40,8 +41,7 @@ from edgekit.fleet.rollout.machine import Rollout
 from edgekit.fleet.rollout.phases import RolloutPhase, WavePhase
 from edgekit.fleet.rollout.run import run
 from edgekit.fleet.rollout.told import printable
-from edgekit.fleet.transfer.cap import Cap
-from edgekit.signing.releases import lookup
+from edgekit.signing.releases import lookup, vouch
 
 ENDED = (RolloutPhase.DONE, RolloutPhase.ABORTED, RolloutPhase.BACK)
 
@@ -84,7 +84,10 @@ def go_on(
     if order is not None:
         journal.append(order, time.time())
     drive_rollout(
-        here, fleet, journal, source, configs, wait=True, as_json=as_json, take_over=take_over
+        *(here, Connections(fleet), journal, source, configs),
+        wait=True,
+        as_json=as_json,
+        take_over=take_over,
     )
 
 
@@ -100,7 +103,7 @@ def publish_for(
 # --- while it runs ----------------------------------------------------------------------------
 def drive_rollout(
     here: project.Project,
-    fleet: Fleet,
+    connections: Connections,
     journal: RolloutJournal,
     source: ReleaseSource | None,
     configs: dict[str, AgentConfig],
@@ -113,7 +116,8 @@ def drive_rollout(
     number = number_of(journal)
     plan, _, _ = journal.read()
     lease = lease_of(here.rollouts, journal, plan, project.operator(), take_over=take_over)
-    pulling = [name for wave in plan.waves for name in wave if fleet.devices[name].pulls]
+    devices = connections.fleet.devices
+    pulling = [name for wave in plan.waves for name in wave if devices[name].pulls]
     with ExitStack() as opened:
         desk = opened.enter_context(at_desk(here)) if pulling else None
         bars = opened.enter_context(render.transfers())
@@ -123,11 +127,10 @@ def drive_rollout(
             bars.update(device, event.step, event.sent, event.total)
 
         hook = hooks_of(here.folder, journal, plan, lease.ended, bars.say)
-        cap = Cap(fleet.transfer.mbit_per_second)
         push = PushHands(
             plan.release,
             source,
-            lambda name: open_device(fleet, name, cap_of(fleet, name, cap)),
+            connections.open,
             configs.__getitem__,
             report,
             hook,
@@ -150,13 +153,40 @@ def drive_rollout(
                 "what had arrived stays on the devices, and each runs a whole release",
                 f"`edgekit resume {number}` goes on, `edgekit abort {number}` ends it",
             ) from None
+        finally:
+            connections.close()
         if pull is not None:
             for name in pull.leave_word(rollout, pulling):
                 bars.say(f"{name} is off; it is told to run {short}, and does when it comes back")
     if rollout.phase in ENDED:
         journal.close()
-    _report(here, number, rollout, hands, fleet, as_json)
+    _report(here, number, rollout, hands, connections.fleet, as_json)
     _raise_for(number, rollout, hands)
+
+
+def prepare_way_back(here: project.Project, rollout: Rollout) -> None:
+    """See to it that devices that pull may go back to what they ran before a rollout.
+
+    Raises:
+        VerificationError: the metadata does not permit it.
+        EdgekitError: the registry does not take the metadata.
+    """
+    fleet = here.fleet()
+    wanted = {
+        device.before
+        for name, device in rollout.devices.items()
+        if name in fleet.devices and fleet.devices[name].pulls and device.switched
+    }
+    for release in wanted:
+        if release is not None and (why := _may_go_back(here, release)):
+            raise VerificationError(
+                "devices that pull go back only where that is signed",
+                why,
+                f"`edgekit sign {release.short} --rollback`, then `edgekit rollback` again",
+            )
+        if release is not None:
+            vouched = vouch(trust_of(here.folder), release, release.short, present())
+            upload_metadata(here, fleet, vouched.metadata)
 
 
 def _may_go_back(here: project.Project, release: Digest) -> str:

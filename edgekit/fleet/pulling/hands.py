@@ -125,6 +125,7 @@ class PullHands:
             if current and current not in (self._release, before):
                 return DeviceBack(device)  # it runs another release by now, and keeps it
             if before is None:
+                self._present(device)
                 raise EdgekitError(f"{device}: it ran nothing before this rollout")
             if current == self._release and (why := self._may_go_back(before)):
                 raise VerificationError(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
 import msgspec
 
@@ -121,15 +122,21 @@ class RolloutPlan(msgspec.Struct, frozen=True):
 
 
 def waves_of(
-    kinds: Mapping[str, str], release: Digest, shares: Sequence[float] | None = None
+    kinds: Mapping[str, str],
+    release: Digest,
+    shares: Sequence[float] | None = None,
+    unchanged: AbstractSet[str] = frozenset(),
 ) -> list[list[str]]:
     """Divide devices into waves. Those of unknown hardware come last: they are no canaries.
+
+    One wave is enough where no device would change.
 
     Args:
         kinds: the class of hardware of each device, or `UNKNOWN`.
         release: what comes; it decides the order.
         shares: of all devices, growing, the last 1.0; none: one wave for a handful of devices,
             else the canaries and `SHARES`.
+        unchanged: devices that run the release already, as they should.
     """
 
     def place(name: str) -> tuple[bool, bytes]:
@@ -137,7 +144,7 @@ def waves_of(
         return kinds[name] == UNKNOWN, digest
 
     order = sorted(kinds, key=place)
-    if shares is None and len(order) <= SMALL:
+    if (shares is None and len(order) <= SMALL) or unchanged >= kinds.keys():
         return [sorted(order)] if order else []
     first: dict[str, str] = {}
     for name in order:

@@ -8,6 +8,7 @@ manifest; each blob is hashed here. What a part has already is not fetched again
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import msgspec
 
@@ -60,7 +61,7 @@ def bring(
     """
     refuse_links(root)
     metadata = read_metadata(client)
-    manifest = fetch.manifest(client, release, MAX_MANIFEST_BYTES)
+    manifest = _manifest(root, client, release)
     with on_record(root, release, offered=True), root.updating():
         holder.check(root)
         verified, trusted = admit(root, release, Offered(_text(manifest, release), metadata))
@@ -75,6 +76,14 @@ def bring(
             stage(root, release)
     finally:
         lease.release(root)
+
+
+def _manifest(root: Root, client: RegistryClient, release: Digest) -> bytes:
+    """The manifest of a release: from here if it is here, such as that of a way back."""
+    if root.store.has(release) and root.store.path(release).stat().st_size <= MAX_MANIFEST_BYTES:
+        with suppress(VerificationError):  # it is damaged
+            return root.store.read(release)
+    return fetch.manifest(client, release, MAX_MANIFEST_BYTES)
 
 
 def _fill(
