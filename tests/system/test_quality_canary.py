@@ -1,5 +1,5 @@
-"""The quality canary on a real device: a good rebuild passes, and damage that passes the gate and
-the trial pauses the rollout.
+"""The quality canary on a real device: a good rebuild passes, and damage that passes the trial
+pauses the rollout.
 
 Twenty of each: `python -m tests.show quality-canary`.
 """
