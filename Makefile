@@ -17,7 +17,7 @@ demo: env
 
 # Real devices in containers, to play with, until Ctrl-C; needs root.
 fleet: env
-	$(BIN)/python -m tests.fleet $(DEVICES)
+	$(BIN)/python -m tests.fleet $(DEVICES) $(if $(ARM64),--arm64=$(ARM64))
 
 test: env
 	$(BIN)/python -m tests

@@ -33,6 +33,8 @@ PACKAGES = {
     "podman": "podman",
     "runc": "runc",
     "mmdebstrap": "mmdebstrap",
+    "qemu-aarch64-static": "qemu-user-static",
+    "arch-test": "arch-test",
     "ip": "iproute2",
     "nft": "nftables",
     "faketime": "faketime",

@@ -62,6 +62,10 @@ class Devices:
         """By edgekit, with the hash of what was stored."""
         return self._python("verified", source, count)
 
+    def session(self, source: Path, count: int = 1) -> Sending:
+        """By edgekit, without forwarding."""
+        return self._python("session", source, count)
+
     def fabric(self, source: Path, count: int = 1) -> Sending:
         """By fabric's `put`."""
         return self._python("fabric", source, count)
@@ -145,7 +149,10 @@ def devices(rtt_ms: float = 0.0) -> Iterator[Devices]:
         folder = Path(name)
         home = folder / "home" / ".ssh"
         home.mkdir(mode=0o700, parents=True)
-        keys, config = tools.sshd_files(folder, "Subsystem sftp internal-sftp\n")
+        account = folder / "account"  # login scripts of this machine's user are no device's
+        account.mkdir()
+        more = f"Subsystem sftp internal-sftp\nSetEnv HOME={account}\n"
+        keys, config = tools.sshd_files(folder, more)
         with _running([tools.find("sshd"), str(config)], "host") as host:
             tools.wait_for_port(keys.port, host)
             if rtt_ms:

@@ -11,6 +11,7 @@ from benchmarks.transfer.devices import Devices, Sending, devices
 
 FILE_BYTES = 512 << 20
 FAR_BYTES = 512 << 20
+SESSION_BYTES = 128 << 20
 TEN_BYTES = 128 << 20
 RTT_MS = 80.0
 TEN = 10
@@ -124,6 +125,20 @@ def mb_per_second(rig: Rig) -> list[float]:
 def rtt80_scp_ratio(rig: Rig) -> list[float]:
     """Seconds of scp by seconds of edgekit."""
     return [scp.seconds / ours.seconds for ours, scp in far(rig.rounds)]
+
+
+@figure(
+    "push.rtt80_session_ratio",
+    what="How many times as fast as fabric's `put`, pipelined SFTP, where sshd forwards nothing",
+    unit="ratio",
+    against=f"`Connection.put`, {SESSION_BYTES >> 20} MiB, round trips of {RTT_MS:g} ms, by turns",
+)
+def rtt80_session_ratio(rig: Rig) -> list[float]:
+    """Seconds of fabric's `put` by seconds of edgekit's session."""
+    with devices(RTT_MS) as to:
+        source = to.file(SESSION_BYTES)
+        turns = [(to.session(source), to.fabric(source)) for _ in range(rig.rounds)]
+    return [put.seconds / ours.seconds for ours, put in turns]
 
 
 @figure(

@@ -1,10 +1,10 @@
 """The side of the controller: `sender HOW SOURCE TARGET...` brings one file to each target.
 
-HOW is `pull` (edgekit's transfer), `verified` (and the device hashes what it stored) or `fabric`
-(its `put`). Every target is a file on the host
-`device` of ~/.ssh/config, with a connection of its own; all are served at once. Prints as JSON the
-wall seconds from the first connection to the last byte, the CPU seconds of this process in them,
-and its largest resident memory. Python's start and the imports are left out.
+HOW is `pull` (edgekit's transfer), `verified` (and the device hashes what it stored), `session`
+(edgekit where sshd forwards nothing) or `fabric` (its `put`: pipelined SFTP). Every target is a
+file on the host `device` of ~/.ssh/config, with a connection of its own; all are served at once.
+Prints as JSON the wall seconds from the first connection to the last byte, the CPU seconds of this
+process in them, and its largest resident memory. Python's start and the imports are left out.
 """
 
 from __future__ import annotations
@@ -45,6 +45,12 @@ def verified(source: Path, target: str) -> None:
     pull(source, target, hashes=True)
 
 
+def session(source: Path, target: str) -> None:
+    """edgekit, through the session of the relay: where there is no forwarding."""
+    with closing(SshRemote(HOST)) as remote:
+        remote.append(source, target, 0, lambda _: None)
+
+
 def put(source: Path, target: str) -> None:
     """fabric, as its documentation shows it."""
     with fabric.Connection(HOST) as connection:
@@ -56,6 +62,7 @@ def main() -> None:
     ways: dict[str, Callable[[Path, str], None]] = {
         "pull": pull,
         "verified": verified,
+        "session": session,
         "fabric": put,
     }
     how, source, *targets = sys.argv[1:]

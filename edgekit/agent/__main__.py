@@ -53,14 +53,9 @@ def _stage(args: argparse.Namespace) -> object:
         return foresee_offer(root, digest, read_offer(sys.stdin.buffer))
     with on_record(root, digest, offered=args.offer or args.source is not None):
         if args.offer:
-            offered = read_offer(sys.stdin.buffer)
-            answer = take_offer(root, digest, offered)
-            accepted = "warnings" in answer  # else another operator holds the device
-            if offered.config and accepted and not answer["missing"]:
-                from edgekit.agent.release.again import confirm
+            from edgekit.agent.release.again import confirm
 
-                answer |= confirm(root, digest, offered.config.encode())
-            return answer
+            return take_offer(root, digest, read_offer(sys.stdin.buffer), confirm)
         with root.updating():
             if args.source is not None:
                 from edgekit.agent.release.staging.carried import stage_from
@@ -235,6 +230,7 @@ def _door(args: argparse.Namespace) -> None:
 
 
 def _serve(args: argparse.Namespace) -> None:
+    from edgekit.agent.serve.loop.canaryfiles import CanaryFiles
     from edgekit.agent.serve.loop.desiredfile import DesiredFile
     from edgekit.agent.serve.loop.notify import Notifier
     from edgekit.agent.serve.loop.service import Service
@@ -245,7 +241,9 @@ def _serve(args: argparse.Namespace) -> None:
     if release is None:
         raise EdgekitError("no release is active on this device", next_step="push one to it")
     folder = root.release(release)
-    golden = folder / layout.GOLDEN
+    golden = str(folder / layout.GOLDEN) if (folder / layout.GOLDEN).exists() else ""
+    before = root.way_back(root.previous)
+    previous = root.release(before) if before is not None and before != release else None
     config = parse_agent_config(root.agent_config.read_bytes())
     if config.broker.warning:
         logging.getLogger(__name__).warning("%s", config.broker.warning)
@@ -260,8 +258,9 @@ def _serve(args: argparse.Namespace) -> None:
         root.journal,
         Notifier(os.environ),
         TrialFile(root.path / layout.TRIAL_FILE) if args.trial else None,
-        str(golden) if args.trial and golden.exists() else "",
-        DesiredFile(config.device, config.pull, root.desired_file, root.update_file),
+        golden if args.trial else "",
+        canary=CanaryFiles(root.path, folder, previous, config.canary_samples),
+        desired=DesiredFile(config.device, config.pull, root.desired_file, root.update_file),
     ).run()
 
 

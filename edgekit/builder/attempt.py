@@ -15,6 +15,7 @@ from edgekit.builder.gate.page import encode, page
 from edgekit.builder.gate.verdict import GateReport, Thresholds
 from edgekit.builder.make.make import FinishedModel, Ingredients, make
 from edgekit.builder.make.prepare import Candidate
+from edgekit.builder.request.target import GATED_PROVIDERS
 from edgekit.builder.spec import GateSummary
 from edgekit.builder.tools.job import Toolchain
 from edgekit.builder.tools.progress import Progress, ProgressCallback
@@ -26,8 +27,6 @@ _LOSSES = frozenset(
     {"kl_mean", "kl_p99", "top1", "perplexity_ratio", "loops_added", "ends_lost", "long_kl"}
 )
 """Violations that more bits cure."""
-GATED_PROVIDERS = ("cpu",)
-"""The gate runs on a CPU: graphs for other providers use operators that its runtime lacks."""
 
 
 class Setup(msgspec.Struct, frozen=True):

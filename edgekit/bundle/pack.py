@@ -72,6 +72,12 @@ class GenaiConfig(msgspec.Struct, frozen=True):
         # the builder also writes a window that no layer has
         return 0 if window.get("layers") == [] else int(window.get("window_size") or 0)
 
+    @property
+    def provider(self) -> str:
+        """The execution provider that the graph is for, in lower case."""
+        options = self.model["decoder"].get("session_options", {}).get("provider_options", ())
+        return next((str(name).lower() for each in options for name in each), "cpu")
+
     def reserves(self, context: int) -> str:
         """What is said where the window is longer than the context, in tokens."""
         taken = self.window * self.kv_bytes_per_token
@@ -92,11 +98,15 @@ class GenaiConfig(msgspec.Struct, frozen=True):
 
 
 def read_model(folder: Path) -> GenaiConfig:
-    """Read a model's `genai_config.json`; raises UsageError when the builder did not make it."""
+    """Read a model's `genai_config.json`.
+
+    Raises:
+        UsageError: the builder did not make it, or the model is not for a CPU.
+    """
     try:
         config = msgspec.json.decode((folder / "genai_config.json").read_bytes(), type=GenaiConfig)
         _ = config.kv_bytes_per_token, config.model["context_length"], config.model["type"]
-        _ = config.window
+        _ = config.window, config.provider
     except FileNotFoundError:
         raise UsageError(
             f"{folder} is not a built model",
@@ -105,6 +115,12 @@ def read_model(folder: Path) -> GenaiConfig:
         ) from None
     except (msgspec.MsgspecError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UsageError(f"{folder / 'genai_config.json'} cannot be used", str(error)) from error
+    if config.provider != "cpu":
+        raise UsageError(
+            f"{folder} is a model for {config.provider}",
+            "the runtime in a bundle runs models on the CPU",
+            "build it with -e cpu, or run the folder with a runtime of your own",
+        )
     return config
 
 

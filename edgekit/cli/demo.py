@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from edgekit.__main__ import main
 from edgekit.broker.embedded import embedded_broker
 from edgekit.builder.source.samples import smollm2_gguf
 from edgekit.cli import render
@@ -19,12 +20,22 @@ from edgekit.errors import EdgekitError
 
 QUESTION = "What is the capital of France?"
 DEVICE = "demo"
+INTERRUPTED_SECONDS = 10.0  # for a step to end after Ctrl-C
 
 
 def _free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
+
+
+def _command(folder: Path, port: int, arguments: tuple[str, ...]) -> None:
+    """Be an `edgekit` command, in a process of its own; it ends with the command's exit code."""
+    if folder.exists():
+        os.chdir(folder)
+    os.environ["EDGEKIT_BROKER"] = f"127.0.0.1:{port}"
+    sys.argv = ["edgekit", *arguments]
+    main()
 
 
 def demo(
@@ -39,21 +50,24 @@ def demo(
     """
     began = time.monotonic()
     port = _free_port()
-    environment = os.environ | {"EDGEKIT_BROKER": f"127.0.0.1:{port}"}
+    # Steps are forks of a process that has imported what all verbs import, and has no thread.
+    steps = multiprocessing.get_context("forkserver")
+    steps.set_forkserver_preload(["edgekit.cli.demo", "edgekit.cli.main", "edgekit.cli.project"])
 
     def step(*arguments: str, must: bool = True) -> None:
         render.say(f"\n$ edgekit {' '.join(arguments)}")
         started = time.monotonic()
-        done = subprocess.run(
-            [sys.executable, "-m", "edgekit", *arguments],
-            cwd=folder if folder.exists() else None,
-            env=environment,
-            check=False,
-        )
-        if must and done.returncode != 0:
+        process = steps.Process(target=_command, args=(folder, port, arguments))
+        process.start()
+        try:
+            process.join()
+        except KeyboardInterrupt:  # the step received it, too
+            process.join(INTERRUPTED_SECONDS)
+            raise
+        if must and process.exitcode != 0:
             raise EdgekitError(
                 f"the demo stopped at `edgekit {arguments[0]}`",
-                f"exit code {done.returncode}",
+                f"exit code {process.exitcode}",
                 "its error is printed above; follow it, then run the demo again",
             )
         render.say(f"  ({time.monotonic() - started:.1f} s)")
@@ -70,8 +84,8 @@ def demo(
     step("pack", "smollm2-int4", "--name", "smollm2", "--context", "2048")
     with embedded_broker("127.0.0.1", port):
         render.say(f"\n# a broker on 127.0.0.1:{port}, and a device in a folder")
-        step("push", DEVICE)
         try:
+            step("push", DEVICE)
             step("devices")
             step("ask", DEVICE, ask)
             if keep:

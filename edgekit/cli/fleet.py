@@ -8,12 +8,15 @@ from contextlib import closing
 from datetime import datetime
 from typing import Annotated, Any
 
+import msgspec
 import typer
 
 from edgekit.cli import project, render
 from edgekit.cli.options import JsonOption, ProjectOption
 from edgekit.core.digest import short
 from edgekit.core.lease import LeaseWish, as_word
+from edgekit.core.quality import QualityReport, in_words
+from edgekit.core.wire import UNREADABLE
 from edgekit.errors import EdgekitError, UsageError
 from edgekit.fleet import drive
 from edgekit.fleet.enroll.values import starts_words
@@ -71,7 +74,7 @@ def state(
         return
     try:
         lines = list(_state_lines(answer, device))
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, OSError) as error:
+    except (LookupError, TypeError, *UNREADABLE, AttributeError, ArithmeticError, OSError) as error:
         raise EdgekitError(
             f"the answer of {device} cannot be shown",
             f"{type(error).__name__}: {error}",
@@ -98,6 +101,8 @@ def _state_lines(answer: dict[str, Any], device: str) -> Iterator[str]:
         length = model.get("context_length")  # an older agent does not report it
         slots = f"{model['slots']} slots" + (f" of {length} tokens" if length else "")
         yield f"model      {slots}, {model['threads']} threads {how}, {found}"
+    if quality := answer.get("quality"):
+        yield f"quality    {in_words(msgspec.convert(quality, QualityReport))}"
     yield from _broker_lines(answer.get("broker"))
     yield from _trust_lines(answer.get("trust"))
     yield from _door_lines(answer.get("door"))

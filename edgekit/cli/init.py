@@ -7,10 +7,55 @@ from typing import Annotated
 
 import typer
 
+from edgekit.bundle.sign import KEY_NAME, make_key
 from edgekit.cli import project, render
 from edgekit.cli.trust import present, trust_of
 from edgekit.signing.manage import ensure
 from edgekit.signing.roles import ROLES
+
+PROJECT_TOML = """\
+# The edgekit project of this folder. Flags and EDGEKIT_* variables win over it.
+
+[broker]
+host = "127.0.0.1"
+port = {port}
+"""
+
+FLEET_TOML = """\
+# The devices of this project.
+#   address = "ssh:pi@raspberrypi.local"   or a Host of ~/.ssh/config
+#   address = "local:.edgekit/devices/demo" a folder of this machine that plays a device
+
+[devices.demo]
+address = "local:.edgekit/devices/demo"
+"""
+
+
+def write_project(folder: Path, port: int) -> list[tuple[Path, bool]]:
+    """Write a project's files and its signing key; existing files stay.
+
+    Returns:
+        (path, whether this call wrote it).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {
+        project.FILE: PROJECT_TOML.format(port=port),
+        "fleet.toml": FLEET_TOML,
+        ".gitignore": "/.edgekit/\n",
+    }
+    done = []
+    for name, text in texts.items():
+        path = folder / name
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                file.write(text)
+            done.append((path, True))
+        except FileExistsError:
+            done.append((path, False))
+    (folder / ".edgekit").mkdir(mode=0o700, exist_ok=True)
+    keys = project.keys_folder(folder)
+    done.append((keys / KEY_NAME, make_key(keys)))
+    return done
 
 
 def init(
@@ -26,7 +71,7 @@ def init(
     \b
     Example:  edgekit init my-fleet
     """
-    for path, written in project.init(folder, port):
+    for path, written in write_project(folder, port):
         render.say(f"{'wrote' if written else 'kept '}  {path}")
     if no_keys:
         return

@@ -12,7 +12,6 @@ from typing import Any
 import msgspec
 
 from edgekit.bundle.layout import Layout
-from edgekit.bundle.sign import KEY_NAME, make_key
 from edgekit.core.config import BrokerConfig
 from edgekit.core.tomlfile import convert, read_table
 from edgekit.errors import UsageError
@@ -167,48 +166,3 @@ def find(start: Path | None) -> Project:
         f"there is no {FILE} in {folder}" + ("" if start else " or above it"),
         next_step="`edgekit init` makes a project here",
     )
-
-
-PROJECT_TOML = """\
-# The edgekit project of this folder. Flags and EDGEKIT_* variables win over it.
-
-[broker]
-host = "127.0.0.1"
-port = {port}
-"""
-
-FLEET_TOML = """\
-# The devices of this project.
-#   address = "ssh:pi@raspberrypi.local"   or a Host of ~/.ssh/config
-#   address = "local:.edgekit/devices/demo" a folder of this machine that plays a device
-
-[devices.demo]
-address = "local:.edgekit/devices/demo"
-"""
-
-
-def init(folder: Path, port: int) -> list[tuple[Path, bool]]:
-    """Write a project's files and its signing key; existing files stay.
-
-    Returns:
-        (path, whether this call wrote it).
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    texts = {
-        FILE: PROJECT_TOML.format(port=port),
-        "fleet.toml": FLEET_TOML,
-        ".gitignore": "/.edgekit/\n",
-    }
-    done = []
-    for name, text in texts.items():
-        path = folder / name
-        try:
-            with path.open("x", encoding="utf-8") as file:
-                file.write(text)
-            done.append((path, True))
-        except FileExistsError:
-            done.append((path, False))
-    (folder / ".edgekit").mkdir(mode=0o700, exist_ok=True)
-    keys = keys_folder(folder)
-    done.append((keys / KEY_NAME, make_key(keys)))
-    return done

@@ -123,6 +123,7 @@ class PullConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 _COUNTS = (
     *("threads", "slots", "queue_limit", "requester_limit", "requests_per_minute"),
     *("max_prompt_tokens", "max_answer_tokens", "min_tokens_per_second", "max_rss_bytes"),
+    "canary_samples",
 )
 
 
@@ -153,6 +154,7 @@ class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     min_tokens_per_second: float = 0.0  # a new release below it fails its trial
     max_rss_bytes: int = 0  # of agent and worker in a trial; 0: what the bundle says that it needs
     metrics_port: int = 0  # on loopback, for Prometheus; 0: no exporter
+    canary_samples: int = 0  # ended prompts kept in memory as tokens, for the next release; 0: none
 
     def __post_init__(self) -> None:
         if not 0 <= self.metrics_port <= 65535:

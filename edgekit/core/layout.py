@@ -44,6 +44,7 @@ HOLDER_FILE = RUN / "holder.json"  # which rollout holds the device, and until w
 HOLDER_LOCK = RUN / "holder.lock"
 UPDATE_LOCK = RUN / "update.lock"
 PYCACHE = RUN / "pycache"
+HASHED_FILE = RUN / "blobs.json"  # what blobs looked like when they were hashed
 WHOLE_TREES_FILE = RUN / "trees.json"  # what trees looked like when they were whole
 LOG_FILE = LOG / "agent.log"
 RELEASES_DB = PurePosixPath("state.db")
@@ -64,6 +65,8 @@ AGENT, RUNTIME = "agent", "runtime"  # links to its trees
 MODEL = "model"
 BUNDLE_CONFIG = "bundle.json"
 GOLDEN = "golden.json"
+BASELINE = "baseline.json"  # what it said here, for the release after it
+QUALITY = "quality.json"  # how it compares with the release before it
 
 PATH = "/usr/bin:/bin"  # of every process that edgekit starts on a device
 

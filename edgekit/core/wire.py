@@ -13,6 +13,7 @@ import msgspec
 
 from edgekit.core import payloads, topics
 from edgekit.core.config import MAX_MESSAGES
+from edgekit.core.quality import QualityReport
 from edgekit.core.repeated import check_keys
 from edgekit.errors import EdgekitError
 
@@ -343,6 +344,7 @@ class Card(msgspec.Struct, frozen=True):
     requests_per_minute: payloads.Count = 0  # for each requester; 0: no limit
     max_messages: payloads.Count = MAX_MESSAGES
     max_prompt_tokens: payloads.Count = 0  # 0: the context is the limit
+    canary_samples: payloads.Count = 0  # ended prompts that it keeps in memory; `store` refuses
 
 
 class Status(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -357,3 +359,4 @@ class Status(msgspec.Struct, frozen=True, omit_defaults=True):
     temp_c: int | None = None  # the hottest thermal zone
     mem_free_mb: payloads.Count | None = None  # MemAvailable
     reason: str = ""  # of `degraded`: the error code of the prompts that the device refuses
+    quality: QualityReport | None = None  # of the release, once the canary has compared it

@@ -183,6 +183,12 @@ def config_bytes(config: AgentConfig, facts: DeviceFacts, release: Digest) -> by
     return encode_agent_config(config)
 
 
+def is_as_told(config: AgentConfig, facts: DeviceFacts, release: Digest) -> bool:
+    """Whether a device has a release as its current one, with this `agent.toml`."""
+    told = config_bytes(config, facts, release)
+    return facts.current == release and told == facts.config.encode()
+
+
 def _version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(".") if part.isdigit())
 

@@ -13,6 +13,7 @@ from edgekit.core.config import AgentConfig
 from edgekit.core.digest import Digest
 from edgekit.core.lease import LeaseWish
 from edgekit.core.manifest import Descriptor, parse_config
+from edgekit.core.quality import QualityReport
 from edgekit.core.release import ReleaseState
 from edgekit.errors import EdgekitError, VerificationError
 from edgekit.fleet.drive import (
@@ -32,6 +33,7 @@ from edgekit.fleet.plan import (
     check_fit,
     check_settings,
     config_bytes,
+    is_as_told,
     needs_updater,
 )
 from edgekit.store import BlobStore
@@ -39,6 +41,7 @@ from edgekit.trust.pinned import PinnedManifest
 from edgekit.trust.signed import Metadata
 
 STAGE_SECONDS = 1800.0  # hashing and unpacking from a slow SD card
+WHY_LETTERS = 300  # of a device's reason why it compares nothing
 
 
 @dataclass(frozen=True)
@@ -116,10 +119,10 @@ def stage_on(
     if older or not driver.has_agent():
         first_contact()
     report(Event("compare"))
-    told = config_bytes(config, driver.facts, pinned.digest)
-    same = told if before == pinned.digest and told == driver.facts.config.encode() else b""
+    same = is_as_told(config, driver.facts, pinned.digest)
     try:
-        offer = driver.offer(pinned, source.metadata, lease, same)
+        told = driver.facts.config.encode() if same else b""
+        offer = driver.offer(pinned, source.metadata, lease, told)
     except NoAgentError:
         if driver.facts.door:  # it takes no agent of ours
             raise
@@ -184,6 +187,26 @@ def standing_of(driver: DeviceDriver, release: Digest) -> tuple[ReleaseState | N
         return ReleaseState.STAGED, "", 0.0
     mine = trial.get("release") == release
     return state, row["reason"], float((trial.get("soak_seconds") or 0.0) if mine else 0.0)
+
+
+def quality_of(driver: DeviceDriver, release: Digest) -> QualityReport | None:
+    """How a device compares a release with the one before it; None: it does not know it yet.
+
+    A device that never will says so in `why`.
+    """
+    told: dict[str, Any] = driver.call("state")
+    if told["current"] != release:
+        return QualityReport(str(release), why="not comparable: the device runs another release")
+    if "quality" not in told:
+        return QualityReport(str(release), why="not comparable: its agent compares no releases")
+    found = told["quality"]
+    if found is None:
+        return None
+    try:
+        report = msgspec.convert(found, QualityReport)
+    except msgspec.ValidationError as error:
+        return QualityReport(str(release), why=f"not comparable: its score is none: {error}")
+    return msgspec.structs.replace(report, why=report.why[:WHY_LETTERS])
 
 
 def go_back_on(driver: DeviceDriver, release: Digest, before: Digest | None) -> None:

@@ -83,7 +83,8 @@ class RelaySession:
         Raises:
             UnreachableError: the session has ended, or the command has taken too long.
         """
-        self._send(b"R", json.dumps({"argv": argv, "seconds": seconds}).encode())
+        told = {"argv": argv, "seconds": seconds, "own": argv[0] == self._python}
+        self._send(b"R", json.dumps(told).encode())
         for at in range(0, len(stdin), CHUNK_BYTES):
             self._send(b"D", stdin[at : at + CHUNK_BYTES])
         self._send(b"E")

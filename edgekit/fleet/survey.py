@@ -11,12 +11,13 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from functools import partial
 from typing import Generic, TypeVar
 
 from edgekit.errors import EdgekitError, UnreachableError
 from edgekit.fleet import drive, inventory
+from edgekit.fleet.connections import Connections
 from edgekit.fleet.drive import DeviceDriver
 from edgekit.fleet.remote import Remote
 
@@ -33,6 +34,7 @@ def survey(
     report: Report = lambda done, of: None,
     parallel: int = PARALLEL,
     seconds: float = DEADLINE_SECONDS,
+    keep: Connections | None = None,
 ) -> dict[str, T | EdgekitError]:
     """Connect to devices and look at each one.
 
@@ -43,11 +45,12 @@ def survey(
         report: called in this thread, with how many devices are done.
         parallel: connections at one time.
         seconds: for each device, from the start of its connection.
+        keep: takes the connection of each device that was looked at; None: it is closed.
 
     Returns:
         What `look` returned, or the error of the device; in the order of `names`.
     """
-    one = _Surveyor(fleet, look)
+    one = _Surveyor(fleet, look, keep)
     waiting, found = list(reversed(names)), {}
     begun: dict[str, float] = {}
     report(0, len(names))
@@ -73,9 +76,14 @@ def survey(
 class _Surveyor(Generic[T]):
     """Threads that look at devices, and their open connections."""
 
-    def __init__(self, fleet: inventory.Fleet, look: Callable[[DeviceDriver], T]) -> None:
+    def __init__(
+        self,
+        fleet: inventory.Fleet,
+        look: Callable[[DeviceDriver], T],
+        keep: Connections | None,
+    ) -> None:
         self.results: queue.SimpleQueue[tuple[str, T | EdgekitError]] = queue.SimpleQueue()
-        self._fleet, self._look = fleet, look
+        self._fleet, self._look, self._keep = fleet, look, keep
         self._open: dict[str, Remote] = {}
 
     def begin(self, name: str) -> None:
@@ -89,11 +97,17 @@ class _Surveyor(Generic[T]):
     def _run(self, name: str) -> None:
         result: T | EdgekitError
         try:
-            opened = drive.open_device(
-                self._fleet, name, connected=partial(self._open.__setitem__, name)
+            cap = self._keep.cap(name) if self._keep else None
+            driver = drive.open_device(
+                self._fleet, name, cap, connected=partial(self._open.__setitem__, name)
             )
-            with closing(opened) as driver:
+            after = driver.close
+            try:
                 result = self._look(driver)
+                if self._keep is not None:
+                    after = partial(self._keep.keep, driver)
+            finally:
+                after()
         except EdgekitError as error:
             result = error
         except Exception as error:  # a defect of ours must not look like a device that hangs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections.abc import Iterator
@@ -100,6 +101,49 @@ def test_a_command_past_its_deadline_is_given_up_and_the_way_stays_open(remote: 
         remote.run(("sleep", "20"), seconds=0.5)
     assert time.monotonic() - began < 10
     assert remote.run(("echo", "hi")).stdout == b"hi\n"
+
+
+OWN = """
+import json, sys
+print(json.dumps([sys.argv[1:], sys.stdin.read()]))
+print("oops", file=sys.stderr)
+sys.exit(5)
+"""
+
+
+def test_a_text_for_its_python_is_run_as_by_a_new_python(remote: Remote) -> None:
+    done = remote.run(("python3", "-I", "-c", OWN, "a b", "ü"), b"given")
+    words, given = json.loads(done.stdout)
+    assert (words, given, done.code, done.stderr) == (["a b", "ü"], "given", 5, b"oops\n")
+    done = remote.run(("python3", "-", "a b"), OWN.encode())
+    words, given = json.loads(done.stdout)
+    assert (words, given, done.code, done.stderr) == (["a b"], "", 5, b"oops\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "stderr"),
+    [
+        ("raise SystemExit('why')", 1, "why\n"),
+        ("raise SystemExit", 0, ""),
+        ("1 / 0", 1, "ZeroDivisionError: division by zero\n"),
+        ("import os; os.kill(os.getpid(), 9)", 137, ""),
+        ("no python", 1, "SyntaxError: invalid syntax\n"),
+    ],
+)
+def test_a_text_that_fails_fails_as_in_a_new_python(
+    remote: Remote, text: str, code: int, stderr: str
+) -> None:
+    done = remote.run(("python3", "-I", "-c", text))
+    assert done.code in (code, -9 if code == 137 else code)  # as Popen says it, or a shell
+    assert done.stderr.decode().endswith(stderr)
+    assert remote.run(("python3", "-I", "-c", "print(1)")).stdout == b"1\n"
+
+
+def test_a_text_past_its_deadline_is_given_up_with_what_it_started(remote: Remote) -> None:
+    text = "import subprocess; print(subprocess.run(['sleep', '60']))"
+    with pytest.raises(UnreachableError, match="did not end within 1 s"):
+        remote.run(("python3", "-I", "-c", text), seconds=1)
+    assert remote.run(("true",)).code == 0
 
 
 def test_a_command_that_is_killed_is_a_failure(remote: Remote) -> None:

@@ -23,6 +23,7 @@ import pytest
 
 from edgekit.errors import UnreachableError
 from edgekit.fleet import remote as remote_module
+from edgekit.fleet.facts import PROBE
 from edgekit.fleet.remote import SshRemote
 from edgekit.fleet.transfer import bring, chacha, source
 from edgekit.fleet.transfer.cap import Cap
@@ -240,9 +241,21 @@ def test_the_token_is_on_no_command_line(
                 continue
 
     with closing(SshRemote("device", cap=Cap(200))) as remote:
-        remote.bring([wanted], lambda count: look(count) if len(lines) < 5 else None)
-    assert any("Pulls blobs through" in line for line in lines)
+        assert not remote.bring([wanted], lambda count: look(count) if len(lines) < 5 else None)
+    assert any("sys.stdin.buffer.read" in line for line in lines)  # the relay that forks the pull
     assert not any(TOKEN in line for line in lines)
+
+
+def test_its_python_starts_once_for_probe_and_pull(here: tools.Sshd, tmp_path: Path) -> None:
+    starts, python = tmp_path / "starts", tmp_path / "python"
+    python.write_text(f'#!/bin/sh\necho >>{starts}\nexec python3 "$@"\n')
+    python.chmod(0o755)
+    wanted = blob(tmp_path, 2 << 20)
+    with closing(SshRemote("device", str(python))) as remote:
+        assert remote.run((str(python), "-", ""), PROBE.read_bytes()).code == 0
+        assert remote.bring([wanted], lambda _: None) == ""
+    assert whole(wanted)
+    assert starts.read_text() == "\n"
 
 
 def test_a_cap_holds_on_both_ways(here: tools.Sshd, tmp_path: Path) -> None:
@@ -293,6 +306,7 @@ CHILD = """
 import sys
 from pathlib import Path
 from edgekit.core.digest import Digest
+from edgekit.fleet.facts import PROBE
 from edgekit.fleet.remote import SshRemote
 from edgekit.fleet.transfer.cap import Cap
 from edgekit.fleet.transfer.values import WantedBlob

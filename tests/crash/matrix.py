@@ -37,7 +37,7 @@ def run_act(bench: Bench, state: str, name: str) -> None:
     start = prepared(bench, state, act)
     row = f"{state} | {name}"
     unharmed = f"{row} | no fault"
-    bench.case(unharmed, partial(fault_case, bench, start, act, NEVER, ""))
+    bench.case(unharmed, partial(fault_case, bench, start, act, NEVER, ""), always=True)
     if unharmed in bench.violations:
         return
     calls, killed, lost = followed(bench, start, act)
@@ -72,7 +72,8 @@ def _run_lasting(bench: Bench, start: Start, act: Act, calls: list[Call], row: s
                 continue
             if call.kind in kinds - {"fsync"}:
                 key = f"{row} | {call} | {fault}"
-                bench.case(key, partial(lasting_case, bench, start, act, number, fault))
+                case = partial(lasting_case, bench, start, act, number, fault)
+                bench.case(key, case, always=True)  # what breaks there breaks at one call or two
 
 
 PARTS: dict[str, Callable[[Bench], None]] = {
@@ -92,10 +93,14 @@ def run(
     each: Callable[[str, Bench], None] = lambda *_: None,
     *,
     until_violated: bool = False,
+    every: int = 1,
 ) -> Bench:
-    """Run the parts whose names contain `only`; `each` is told of each part at its end."""
+    """Run the parts whose names contain `only`, or one of `every` so many of their cases.
+
+    `each` is told of each part at its end.
+    """
     with bench() as made, suppress(EnoughError):
-        made.until_violated = until_violated
+        made.until_violated, made.every = until_violated, every
         for name, part in PARTS.items():
             if only in name:
                 part(made)

@@ -13,7 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from edgekit.core.digest import Digest
+from edgekit.core.quality import QualityReport, QualityScore
 from edgekit.fleet.rollout.events import (
+    AskQuality,
     AskVerdict,
     ClockTicked,
     DeviceAnswers,
@@ -24,6 +26,7 @@ from edgekit.fleet.rollout.events import (
     DeviceStaged,
     GoBackOn,
     HookEnded,
+    QualityTold,
     RolloutEffect,
     RolloutEvent,
     RunHook,
@@ -44,10 +47,14 @@ class FakeDevice:
     Attributes:
         fails: the step at which it refuses the release: `stage`, `switch`, `soak`; empty: none.
         away: how many calls find it away.
+        quality: how often its answers agree with the old release's; None: it cannot compare.
+        mute: it never says that.
     """
 
     fails: str = ""
     away: int = 0
+    quality: float | None = 1.0
+    mute: bool = False
     soak_seconds: float = 30.0
     staged: bool = False
     runs: str = OLD
@@ -83,6 +90,15 @@ class FakeDevice:
                 self.runs = OLD
                 return DeviceBack(name)
         raise AssertionError(effect)
+
+    def compares(self, name: str) -> QualityTold | None:
+        """What it says of the quality of the release."""
+        if self.mute:
+            return None
+        if self.quality is None:
+            return QualityTold(name, QualityReport("new", "old", None, "not comparable"))
+        score = QualityScore(4, 0, 60, 50, self.quality, 0.01, 1.0, 0.0)
+        return QualityTold(name, QualityReport("new", "old", score))
 
     def _verdict(self, name: str, now: float) -> RolloutEvent:
         if self.judged_bad:
@@ -144,6 +160,9 @@ class FakeFleet:
             self.now, _, effect = heapq.heappop(self._due)
             if isinstance(effect, RunHook):
                 self.tell(HookEnded())
+            elif isinstance(effect, AskQuality):
+                if (told := self.devices[effect.device].compares(effect.device)) is not None:
+                    self.tell(told)
             else:
                 device = self.devices[effect.device]
                 self.tell(device.perform(effect.device, effect, self.now))

@@ -12,6 +12,7 @@ from edgekit.fleet.rollout.events import (
     AskVerdict,
     GoBackOn,
     HookEnded,
+    QualityTold,
     RolloutEffect,
     RolloutEvent,
     StageOn,
@@ -42,6 +43,9 @@ class FakeHands:
 
     def verdict(self, device: str) -> RolloutEvent:
         return self._act(device, AskVerdict(device, 0.0))
+
+    def quality(self, device: str) -> QualityTold | None:
+        return self.devices[device].compares(device)
 
     def go_back(self, device: str, before: Digest | None) -> RolloutEvent:
         return self._act(device, GoBackOn(device, before))

@@ -1,7 +1,8 @@
-"""`make fleet [DEVICES=10]`: a fleet of real devices on this machine, until Ctrl-C.
+"""`make fleet [DEVICES=10] [ARM64=1]`: a fleet of real devices on this machine, until Ctrl-C.
 
 Each device is a container with Debian, systemd and sshd, and an address of its own in a private
-network that has no way out. A Mosquitto listens at this machine's end. A project with SmolLM2 is
+network that has no way out. The last ARM64 of them have another architecture, which qemu emulates:
+they are 10 to 30 times slower. A Mosquitto listens at this machine's end. A project with SmolLM2 is
 made, and all devices are enrolled; the rest is typed by a person. What a killed fleet has left is
 taken down first.
 """
@@ -24,6 +25,7 @@ from tests.fleet.project import FleetProject, enroll, project
 from tests.show.planted import built_smollm2
 
 NEEDS = ("podman", "runc", "mmdebstrap", "mosquitto", "ip", "nft", "ssh-keygen")
+ARM64_NEEDS = ("qemu-aarch64-static",)
 NEXT = """
 {count} devices are up and enrolled, {names}. In another terminal, as root:
 
@@ -48,14 +50,15 @@ HOME={home} XDG_CACHE_HOME={cache} SSH_AUTH_SOCK= exec {python} -m edgekit "$@"
 """
 
 
-def lacking() -> str:
+def lacking(arm64: int = 0) -> str:
     """Why this machine cannot have a fleet; empty if it can."""
     if os.geteuid() != 0:
         return (
             "make fleet starts containers with network namespaces, which needs root\n"
             "next: `sudo make fleet`; without root, `make demo` has one device in a folder"
         )
-    packages = sorted({tools.PACKAGES[tool] for tool in NEEDS if not tools.have(tool)})
+    needs = (*NEEDS, *(ARM64_NEEDS if arm64 else ()))
+    packages = sorted({tools.PACKAGES[tool] for tool in needs if not tools.have(tool)})
     if packages:
         return (
             f"make fleet needs packages that are missing: {' '.join(packages)}\n"
@@ -92,10 +95,13 @@ def main() -> int:
     """Bring a fleet up and wait."""
     parser = argparse.ArgumentParser("make fleet", description=__doc__)
     parser.add_argument("devices", type=int, nargs="?", default=10, metavar="DEVICES")
+    parser.add_argument("--arm64", type=int, default=0, metavar="N", help="how many are of arm64")
     asked = parser.parse_args()
     if not 0 < asked.devices <= MOST:
         parser.error(f"DEVICES is between 1 and {MOST}, and not {asked.devices}")
-    if why := lacking():
+    if not 0 <= asked.arm64 <= asked.devices:
+        parser.error(f"ARM64 is at most DEVICES, {asked.devices}, and not {asked.arm64}")
+    if why := lacking(asked.arm64):
         sys.stderr.write(f"error: {why}\n")
         return 2
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -112,7 +118,9 @@ def main() -> int:
     model = built_smollm2()
     folder = Path(tempfile.mkdtemp(prefix="edgekit-fleet-"))
     try:
-        with devices(folder, asked.devices, folder_goes=True, report=report) as fleet:
+        with devices(
+            folder, asked.devices, arm64=asked.arm64, folder_goes=True, report=report
+        ) as fleet:
             made = project(fleet, folder / "project", model, report)
             report("edgekit enroll")
             enroll(made, fleet)

@@ -13,14 +13,14 @@ QUESTION = "What is the capital of France?"
 AT_ONCE = 4
 
 
-def answering(made: FleetProject, names: list[str]) -> list[str]:
-    """The devices that answer a question rightly."""
+def answering(made: FleetProject, names: list[str], word: str = "Paris") -> list[str]:
+    """The devices that answer a question with this word in it."""
 
     def right(name: str) -> bool:
         body = {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": 12}
         with Requester(made.broker, f"asker-{name}") as requester:
             last = list(requester.ask(name, body))[-1]
-        return isinstance(last, Final) and "Paris" in last.text
+        return isinstance(last, Final) and word in last.text
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         return [name for name, good in zip(names, pool.map(right, names), strict=True) if good]

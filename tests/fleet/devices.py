@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgekit.core.manifest import oci_platform
 from tests import tools
 from tests.fleet import network
 from tests.fleet.place import Place, Started, place
+from tests.harness.emulation import emulated_arm64
 from tests.harness.systemd_device import SystemdDevice, ready_image
 
 FIRST_END = 11  # of the devices' addresses
@@ -37,6 +40,12 @@ class Devices:
         """This host's end of the network."""
         return self.place.address(1)
 
+    @property
+    def platforms(self) -> list[str]:
+        """The OCI platforms of the devices."""
+        kinds = dict.fromkeys(device.emulates for device in self.all.values())
+        return [f"linux/{kind}" if kind else oci_platform(platform.machine()) for kind in kinds]
+
     def write_ssh(self, roads: dict[str, int] | None = None) -> None:
         """Write the ssh configuration.
 
@@ -59,7 +68,7 @@ class Devices:
 
 @contextmanager
 def devices(
-    folder: Path, count: int, *, memory: str = "2g", folder_goes: bool = False,
+    folder: Path, count: int, *, arm64: int = 0, memory: str = "2g", folder_goes: bool = False,
     report: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Devices]:  # fmt: skip
     """A fleet for the length of a block.
@@ -67,17 +76,26 @@ def devices(
     Args:
         folder: takes keys, the broker's files and the ssh configuration.
         count: of devices.
+        arm64: how many of them, the last ones, are of arm64, which is emulated.
         memory: of each of them.
         folder_goes: whether the folder is removed with the fleet, also by the next fleet where
             this one is killed.
         report: told what is done.
     """
     assert 0 < count <= MOST, count
+    assert 0 <= arm64 <= count, arm64
     image = ready_image()
     with ExitStack() as stack:
+        emulated = image
+        if arm64:
+            stack.enter_context(emulated_arm64())
+            report("the root file system of arm64, made once and kept in the cache")
+            emulated = ready_image("arm64")
         ours = stack.enter_context(place())
         names = [ours.name(number) for number in range(1, count + 1)]
-        ours.started = Started(str(image), names, str(folder) if folder_goes else "")
+        ours.started = Started(
+            str(image), str(emulated) if arm64 else "", names, str(folder) if folder_goes else ""
+        )
         ours.note()
         folder.mkdir(parents=True, exist_ok=True)
         report("network and broker")
@@ -89,12 +107,14 @@ def devices(
         broker = stack.enter_context(tools.mosquitto(site, more_config=listener))
         ours.started.processes.append((broker.pid, str(site)))
         ours.note()
+        kinds = [""] * (count - arm64) + ["arm64"] * arm64
+        images = {"": image, "arm64": emulated}
         made = {
             f"edge-{number}": SystemdDevice(
-                image, folder, name, ours.address(FIRST_END + number - 1), ours.address(1),
-                hostname=f"edge-{number}",
+                images[kind], folder, name, ours.address(FIRST_END + number - 1), ours.address(1),
+                hostname=f"edge-{number}", emulates=kind,
             )
-            for number, name in enumerate(names, 1)
+            for number, (name, kind) in enumerate(zip(names, kinds, strict=True), 1)
         }  # fmt: skip
         for device in made.values():
             network.join(device.name, ours.bridge, device.address)

@@ -29,12 +29,14 @@ class Started(msgspec.Struct):
 
     Attributes:
         image: where podman keeps its devices.
+        emulated: likewise, those that are emulated; empty: none.
         names: of its containers, which are those of their network namespaces and cables.
         folder: that goes with it; empty: none.
         processes: its own processes, each as (pid, a word of its command line).
     """
 
     image: str = ""
+    emulated: str = ""
     names: list[str] = []
     folder: str = ""
     processes: list[tuple[int, str]] = []
@@ -103,8 +105,8 @@ def take_down(bridge: str, started: Started) -> None:
         with suppress(FileNotFoundError, ProcessLookupError):
             if word in Path(f"/proc/{pid}/cmdline").read_text("utf-8"):
                 os.kill(pid, 9)
-    if started.names:
-        podman(Path(started.image), "rm", "--force", "--ignore", "--time", "0", *started.names)
+    for image in filter(None, (started.image, started.emulated)):
+        podman(Path(image), "rm", "--force", "--ignore", "--time", "0", *started.names)
     ip = tools.find("ip")
     for name in started.names:
         subprocess.run([ip, "netns", "del", name], check=False, capture_output=True, timeout=30)

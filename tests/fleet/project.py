@@ -22,6 +22,7 @@ trial_seconds = {trial}
 """
 TRIAL_SECONDS = 900  # ten models may load at once on two CPUs that others use, too
 CONTEXT_TOKENS = "512"
+PYTHON = "3.11"  # of the devices' Debian
 
 
 @dataclass
@@ -74,7 +75,7 @@ def project(
     (folder / "fleet.toml").write_text(FLEET_TOML + "".join(told), "utf-8")
     if model is not None:
         report("edgekit pack")
-        made.pack("smollm2", model)
+        made.pack("smollm2", model, *(f"--runtime={one}:{PYTHON}" for one in fleet.platforms))
     return made
 
 

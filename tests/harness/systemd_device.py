@@ -10,7 +10,8 @@ Its only network is a cable (veth) to this host: a broker that listens on `host_
 from both sides. `device.unplug()` pulls the cable. It has the accounts `root`, `pi` (no sudo) and
 `admin` (sudo without a password), which take the key `device.identity`.
 
-The root file system is made once, by `containers/device`, and kept in edgekit's cache.
+The root file system is made once, by `containers/device`, and kept in edgekit's cache. Within
+`emulated_arm64()` there are devices of arm64, too.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import resource
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -31,6 +33,9 @@ from filelock import FileLock
 
 from edgekit.data import cache_root
 from tests import tools
+from tests.harness import foreign_root
+from tests.harness.emulation import cpuinfo
+from tests.harness.foreign_root import installed, replace_packages
 from tests.tools import eventually
 
 RECIPE = Path(__file__).parents[2] / "containers" / "device"
@@ -62,30 +67,58 @@ def packages() -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def image_folder() -> Path:
+def image_folder(emulates: str = "") -> Path:
     """Where podman keeps the device's image: another recipe has another folder."""
-    recipe = b"".join(path.read_bytes() for path in sorted(RECIPE.iterdir()))
+    parts = [path.read_bytes() for path in sorted(RECIPE.iterdir())]
+    if emulates:
+        parts += [emulates.encode(), Path(foreign_root.__file__).read_bytes()]
     tests_cache = (cache_root() / "tests").resolve()  # podman remembers its folder's name
-    return tests_cache / f"device-{hashlib.sha256(recipe).hexdigest()[:16]}"
+    return tests_cache / f"device-{hashlib.sha256(b''.join(parts)).hexdigest()[:16]}"
 
 
-def make_image(folder: Path) -> None:
+def make_image(folder: Path, emulates: str) -> None:
     """Make the root file system and give it to podman."""
     tar = folder / "root.tar"
     folder.mkdir(parents=True)
-    hook = f'{RECIPE / "configure"} "$1"'
+    if emulates:
+        foreign_tar(tar, emulates)
+    else:
+        hook = f'--customize-hook={RECIPE / "configure"} "$1"'
+        bootstrap(tar, packages(), "--variant=minbase", hook)
+    changes = ('CMD ["/sbin/init"]', "STOPSIGNAL SIGRTMIN+3")
+    options = [word for change in changes for word in ("--change", change)]
+    if emulates:
+        options += ["--arch", emulates]
+    podman(folder, "import", "--quiet", *options, str(tar), "device")
+    tar.unlink()
+
+
+def bootstrap(tar: Path, names: list[str], *options: str) -> None:
+    """Make a tar of Debian packages and what they depend on."""
     subprocess.run(
-        [tools.find("mmdebstrap"), "--quiet", "--variant=minbase"]
-        + [f"--include={','.join(packages())}", f"--customize-hook={hook}"]
+        [tools.find("mmdebstrap"), "--quiet", f"--include={','.join(names)}", *options]
         + [f"--dpkgopt=path-exclude={pattern}" for pattern in LEFT_OUT]
         + [SUITE, str(tar)],
         check=True,
         timeout=900,
     )
-    changes = ('CMD ["/sbin/init"]', "STOPSIGNAL SIGRTMIN+3")
-    options = [word for change in changes for word in ("--change", change)]
-    podman(folder, "import", "--quiet", *options, str(tar), "device")
-    tar.unlink()
+
+
+def foreign_tar(tar: Path, emulates: str) -> None:
+    """Make the root file system for another architecture out of this machine's."""
+    native, name = ready_image(), tar.parent.name
+    with tempfile.TemporaryDirectory(dir=tar.parent) as folder:
+        ours, theirs, root = (Path(folder, part) for part in ("ours", "theirs", "root"))
+        podman(native, "create", "--name", name, "device")
+        try:
+            podman(native, "export", f"--output={ours}", name)
+        finally:
+            podman(native, "rm", "--force", "--ignore", name)
+        unpacked = ("--variant=extract", f"--architectures={emulates}", "--skip=check/qemu")
+        bootstrap(theirs, installed(ours), *unpacked, "--format=tar")
+        replace_packages(root, ours, theirs)
+        argv = ["tar", "--create", "--numeric-owner", f"--file={tar}", f"--directory={root}", "."]
+        subprocess.run(argv, check=True, timeout=300)
 
 
 def podman(folder: Path, *arguments: str, stdin: bytes = b"") -> bytes:
@@ -118,6 +151,7 @@ class SystemdDevice:
     address: str
     host_address: str
     hostname: str = ""  # its own name, and that in the ssh configuration; empty: `name`
+    emulates: str = ""  # the architecture that qemu emulates; empty: this machine's
     known_hosts: Path = field(init=False)
     identity: Path = field(init=False)
 
@@ -160,9 +194,17 @@ class SystemdDevice:
 
     def start(self, memory: str) -> None:
         """Start its container in its network namespace, and wait until it has booted."""
+        emulated: tuple[str, ...] = ()
+        if self.emulates:
+            cpus = self.folder / f"{self.name}.cpuinfo"
+            cpus.write_text(cpuinfo(), "ascii")
+            emulated = ("--arch", self.emulates)
+            for place in ("/proc/cpuinfo", foreign_root.CPUINFO):
+                emulated += ("--volume", f"{cpus}:{place}:ro")
         podman(
             self.image,
             *("run", "--detach", "--name", self.name, "--hostname", self.hostname or self.name),
+            *emulated,
             # SYS_ADMIN for the name spaces of units; SYS_PTRACE for PrivateUsers with ProtectProc
             *("--systemd=always", "--cap-add", "SYS_ADMIN,SYS_PTRACE"),
             *("--network", f"ns:/run/netns/{self.name}", "--memory", memory, "device"),
@@ -260,14 +302,18 @@ def _addresses(number: int) -> tuple[str, str]:
     return of(1), of(2)
 
 
-def ready_image() -> Path:
-    """The folder of the device's image, which the first one to ask makes."""
-    image = image_folder()
+def ready_image(emulates: str = "") -> Path:
+    """The folder of the device's image, which the first one to ask makes.
+
+    Args:
+        emulates: `arm64` within `emulated_arm64()`; empty: this machine's architecture.
+    """
+    image = image_folder(emulates)
     image.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{image}.lock"):
         if not (image / "made").exists():
             shutil.rmtree(image, ignore_errors=True)
-            make_image(image)
+            make_image(image, emulates)
             (image / "made").touch()
     return image
 

@@ -23,7 +23,7 @@ from edgekit.fleet.rollout.events import (
     WindowChanged,
 )
 from edgekit.fleet.rollout.machine import Rollout
-from edgekit.fleet.rollout.phases import RolloutPhase
+from edgekit.fleet.rollout.phases import RolloutPhase, WavePhase
 from edgekit.fleet.rollout.waves import UNKNOWN, RolloutPlan, Terms, waves_of
 from edgekit.fleet.rollout.windows.window import parse_window
 from tests.fakes.rollout_fleet import NEW, OLD, FakeDevice, FakeFleet
@@ -230,6 +230,8 @@ def test_a_small_fleet_has_one_wave_and_a_class_has_a_canary() -> None:
     assert [len(wave) for wave in waves] == [2, 3, 20, 75]
     assert {kinds[name] for name in waves[0]} == {"pi", "jetson"}
     assert waves_of(kinds, Digest.of(b"another"))[0] != waves[0]
+    assert waves_of(kinds, RELEASE, unchanged=set(kinds)) == [sorted(kinds)]
+    assert waves_of(kinds, RELEASE, unchanged=set(list(kinds)[1:])) == waves
 
 
 def test_devices_of_unknown_hardware_come_last_and_are_no_canaries() -> None:
@@ -240,12 +242,70 @@ def test_devices_of_unknown_hardware_come_last_and_are_no_canaries() -> None:
     assert len(waves_of(dict.fromkeys(kinds, UNKNOWN), RELEASE)[0]) == 1
 
 
+def test_a_canary_that_answers_worse_pauses_before_the_second_wave() -> None:
+    made = fleet(ten(), Terms(quality=True))
+    made.devices[canary(made)].quality = 0.5
+    made.tell(RolloutStarted("me"))
+    made.run()
+    assert made.rollout.phase == RolloutPhase.PAUSED
+    assert f"the canary {canary(made)} answers worse" in made.rollout.reason
+    assert "50% of 50 certain positions" in made.rollout.reason
+    assert [name for name, device in made.devices.items() if device.staged] == [canary(made)]
+    made.tell(ResumeOrdered("me"))  # a person accepts it
+    made.run()
+    assert made.rollout.counts() == {DeviceState.GOOD: 10}
+
+
+def test_a_canary_that_says_nothing_of_its_quality_pauses_in_time() -> None:
+    made = fleet(ten(), Terms(quality=True, quality_seconds=300))
+    made.devices[canary(made)].mute = True
+    made.tell(RolloutStarted("me"))
+    made.run()
+    assert made.rollout.phase == RolloutPhase.PAUSED
+    assert f"canary {canary(made)} was not known within 300 s" in made.rollout.reason
+    good = made.rollout.devices[canary(made)].since
+    assert 300 <= made.now - good <= 320
+
+
+def test_what_cannot_be_compared_is_no_alarm() -> None:
+    made = fleet(ten(), Terms(quality=True))
+    made.devices[canary(made)].quality = None
+    made.tell(RolloutStarted("me"))
+    made.run()
+    assert made.rollout.phase == RolloutPhase.DONE
+    assert made.rollout.judging.told[canary(made)].why == "not comparable"
+
+
+def test_without_quality_nobody_is_asked() -> None:
+    made = fleet(ten())
+    for device in made.devices.values():
+        device.quality = 0.0
+    made.tell(RolloutStarted("me"))
+    made.run()
+    assert made.rollout.phase == RolloutPhase.DONE
+    assert made.rollout.judging.told == {}
+
+
+def test_a_pause_in_between_does_not_waive_the_quality() -> None:
+    made = fleet(ten(), Terms(quality=True))
+    made.devices[canary(made)].quality = 0.5
+    made.tell(RolloutStarted("me"))
+    while made.rollout.wave_phase != WavePhase.JUDGING:
+        assert made.step()
+    made.tell(PauseOrdered("me"))
+    made.tell(ResumeOrdered("me"))
+    made.run()
+    assert "answers worse" in made.rollout.reason
+
+
 # --- random fleets ----------------------------------------------------------------------------
 habit = st.builds(
     FakeDevice,
     fails=st.sampled_from(["", "", "", "", "stage", "switch", "soak"]),
     away=st.sampled_from([0, 0, 0, 1, 2, 5]),
     soak_seconds=st.sampled_from([0.0, 30.0]),
+    quality=st.sampled_from([1.0, 1.0, 0.9, 0.5, None]),
+    mute=st.sampled_from([False, False, False, True]),
 )
 window = st.sampled_from(["", "", "", NIGHT, SHORT])
 terms = st.builds(
@@ -256,6 +316,7 @@ terms = st.builds(
     confirm=st.booleans(),
     hook_before=st.sampled_from([[], HOOK]),
     hook_after=st.sampled_from([[], HOOK]),
+    quality=st.booleans(),
 )
 ORDERS = {
     "pause": PauseOrdered("me"),
@@ -291,6 +352,9 @@ class Rules:
                 assert parse_window(window).is_open(self._fleet.now)
         if any(isinstance(effect, GoBackOn) for effect in effects):
             assert rollout.phase in (RolloutPhase.GOING_BACK, RolloutPhase.BACK)
+        if rollout.plan.terms.quality and rollout.wave:
+            assert rollout.judging.over
+            assert not rollout.judging.objection(self._fleet.now)
         for name, device in rollout.devices.items():
             if name not in allowed:
                 assert device.state == DeviceState.WAITING

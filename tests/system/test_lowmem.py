@@ -40,6 +40,7 @@ EQUAL: tuple[Case, ...] = (
     case("fp32", "sharded", "fp32"),
     case("fp16", "sharded", "fp16"),
     case("cuda", "sharded", provider="cuda"),
+    case("cuda-bf16", "sharded", provider="cuda", options={"use_cuda_bf16": "true"}),
     case("webgpu-rtn", "sharded", provider="webgpu", options={"algo_config": "rtn"}),
     case("qdq", "sharded", options={"use_qdq": "true"}),
     case("embedding", "sharded", options={"op_types_to_quantize": "MatMul/Gather"}),

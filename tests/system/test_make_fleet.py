@@ -45,6 +45,13 @@ def test_a_missing_program_is_named_by_its_package(monkeypatch: pytest.MonkeyPat
     assert "apt-get install nftables" in make_fleet.lacking()
 
 
+def test_who_wants_arm64_needs_the_emulator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(tools, "have", lambda tool: not tool.startswith("qemu"))
+    assert make_fleet.lacking() == ""
+    assert "apt-get install qemu-user-static" in make_fleet.lacking(arm64=1)
+
+
 def test_the_verbs_that_it_tells_to_type_are_there() -> None:
     groups = typer.main.get_command(application())
     for line in re.findall(r"^    edgekit (\w+)(?: (\w+))?", make_fleet.NEXT, re.M):

@@ -27,7 +27,7 @@ from edgekit.bundle.layers import put_tar
 from edgekit.bundle.layout import Layout
 from edgekit.bundle.sign import load_key, public_key, sign_statement, verify_envelope
 from edgekit.bundle.tar import plain_tar
-from edgekit.cli.project import init
+from edgekit.cli.init import write_project
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import DOCS_TYPE, encode
 from edgekit.keyfile import SigningKey
@@ -56,7 +56,7 @@ def model(tmp_path: Path) -> Path:
 
 def empty(folder: Path) -> Project:
     """`edgekit init` without its process: many tests begin with it."""
-    init(folder, 1)
+    write_project(folder, 1)
     return Project(folder, 1)
 
 

@@ -9,50 +9,31 @@ from __future__ import annotations
 import json
 import subprocess
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 
 from edgekit.agent.serve.worker.decoder import Decoder, RuntimeOptions, open_model
-from edgekit.builder.request.request import BuildRequest
-from edgekit.builder.run import build
 from edgekit.builder.tools.host import HostToolchain
 from edgekit.builder.tools.process import INSIDE
-from tests.building import TESTS, environment, run_script, silent
+from tests.building import TESTS, environment, silent
 from tests.matrix.families import WINDOW
-from tests.matrix.shapes import FAMILIES
+from tests.matrix.tiny import family_model
 
 MAX_LENGTH = 160
-
-
-def made(folder: Path, name: str, **how: Any) -> Path:
-    """A model of a family of the matrix, ungated."""
-    family = next(f for f in FAMILIES if f.name == name)
-    listed = folder / "listed.json"
-    wanted = msgspec.to_builtins(family) | {
-        "architecture": family.architecture,
-        "out": str(folder / "source"),
-    }
-    listed.write_text(json.dumps([wanted]))
-    python = HostToolchain().ready(silent).python
-    run_script(python, "models/make_tiny_model.py", "--many", listed)
-    request = BuildRequest(model=str(folder / "source"), out=folder / "model", gate=None, **how)
-    return build(request, silent).out
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("window")
-    return made(folder, "MistralForCausalLM (sliding window)", recipe="plain")
+    return family_model(folder, "MistralForCausalLM (sliding window)", recipe="plain")
 
 
 @pytest.fixture(scope="module")
 def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("long")
     name = "MistralForCausalLM (sliding window of 4096)"
-    return made(folder, name, precision="fp32", context=512)
+    return family_model(folder, name, precision="fp32", context=512)
 
 
 def tokens(count: int) -> list[int]:

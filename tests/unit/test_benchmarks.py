@@ -37,6 +37,7 @@ NAMES = {
     "push.fabric_ratio",
     "push.mb_per_second",
     "push.rtt80_scp_ratio",
+    "push.rtt80_session_ratio",
     "push.ten_scp_ratio",
     "push.ten_rss_mb",
     "push.ten_again_seconds",

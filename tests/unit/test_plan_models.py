@@ -172,6 +172,29 @@ def test_targets_whose_graphs_do_not_run_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
+    ("provider", "precision", "where"),
+    [("cpu", "int4", "a CPU"), ("cuda", "int4", "a GPU"), ("cuda", "fp16", "a GPU")],
+)
+def test_heads_that_attention_does_not_take_are_refused(
+    provider: str, precision: str, where: str
+) -> None:
+    def said(**config: Any) -> str:
+        found = support_of(SMOLLM2_LAYER | config, precision, provider).refusal
+        return f"{found.what}: {found.why}" if found else ""
+
+    assert said(head_dim=40) == (
+        f"the runtime does not attend with heads of 40 values: on {where} it takes multiples of 16"
+    )
+    assert said(head_dim=48) == ""
+    # these rotate positions before the attention
+    hunyuan = {"architectures": ["HunYuanDenseV1ForCausalLM"]}
+    assert said(**hunyuan, head_dim=40) == ""
+    assert "multiples of 8" in said(**hunyuan, head_dim=36)
+    phi = {"architectures": ["PhiForCausalLM"], "head_dim": 64, "partial_rotary_factor": 0.375}
+    assert "rotates 24 of them" in said(**phi)
+
+
+@pytest.mark.parametrize(
     "config",
     [
         {"architectures": ["Phi3ForCausalLM"], "rope_parameters": LONG | {"type": "longrope"}},

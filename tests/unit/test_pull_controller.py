@@ -9,17 +9,19 @@ import msgspec
 import pytest
 
 from edgekit.broker.mosquitto import BrokerSetup, acl_file, dynamic_security, operators
-from edgekit.core import topics
-from edgekit.core.config import PullConfig
+from edgekit.core import topics, wire
+from edgekit.core.config import BrokerConfig, PullConfig
 from edgekit.core.digest import Digest
 from edgekit.core.payloads import DesiredPayload
+from edgekit.core.quality import QualityReport, QualityScore
 from edgekit.errors import EdgekitError, UnreachableError, UsageError
 from edgekit.fleet.drive import connect
 from edgekit.fleet.inventory import Fleet, load
+from edgekit.fleet.pulling.desk import PullDesk
 from edgekit.fleet.pulling.hands import PullHands
 from edgekit.fleet.pulling.roads import RoadHands
 from edgekit.fleet.rollout.device import DeviceState
-from edgekit.fleet.rollout.events import HookEnded
+from edgekit.fleet.rollout.events import HookEnded, QualityTold
 from edgekit.fleet.rollout.hands import PushHands
 from edgekit.fleet.rollout.machine import Rollout
 from edgekit.fleet.rollout.phases import RolloutPhase
@@ -142,7 +144,7 @@ def test_each_device_is_acted_on_by_its_own_hands() -> None:
     pull.done, pull.failed = {"far": far}, {"other": error}
     push.hook = lambda wave, after: HookEnded(f"{wave}{after}")
     hands = RoadHands(push, pull, ["far", "other"])
-    for act in ("stage", "switch", "verdict", "let_go"):
+    for act in ("stage", "switch", "verdict", "quality", "let_go"):
         for device, hand in (("near", push), ("far", pull)):
             getattr(hands, act)(device)
             getattr(hand, act).assert_called_once_with(device)
@@ -181,3 +183,19 @@ def test_word_is_left_for_devices_that_were_away_when_a_rollout_is_done() -> Non
     [(topic, payload)] = sent
     assert topic == topics.desired_topic("b")
     assert (payload.release, payload.order, payload.switch) == (release, 5, True)
+
+
+def test_a_device_that_pulls_says_its_quality_in_its_status() -> None:
+    release = Digest.of(b"new")
+    desk = PullDesk(BrokerConfig())
+    hands = PullHands(release, "m:2", 1, desk, lambda _: "", mock.Mock(), mock.Mock())
+    assert hands.quality("far") is None
+    score = QualityScore(4, 0, 60, 50, 0.98, 0.01, 1.0, 0.0)
+    for about in (Digest.of(b"old"), release):
+        report = QualityReport(str(about), "before", score)
+        status = wire.Status("ready", str(about), quality=report)
+        topic = topics.status_topic("far")
+        desk._received(wire.Inbound(topic, msgspec.json.encode(status), retain=True))
+        told = hands.quality("far")
+        assert (told is None) == (about != release)
+    assert told == QualityTold("far", report)

@@ -138,6 +138,7 @@ def test_leftovers_of_kills_go_and_what_may_be_at_work_stays(root: Root) -> None
         ".bootstrap-0123456789ab.77.tmp/edgekit/x",
         ".bootstrap-0123456789ab.part",
         f"run/pycache/{root.path.relative_to('/')}/releases/{gone}/agent/x.pyc",
+        f"run/pycache/{root.path.relative_to('/')}/trees/{gone}/x.pyc",
         "log/agent.log.2",
     ]
     kept = [

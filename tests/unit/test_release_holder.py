@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from edgekit.agent.release.holder import Uptime
 from edgekit.agent.release.root import Root
 from edgekit.core.lease import SOAK_SECONDS, LeaseAnswer, LeaseWish
 from edgekit.errors import EdgekitError
+from edgekit.fleet.commands import relay_line
 
 ADA, BOB = "ada1" * 4, "b0b0" * 4
 Session = Callable[[str], None]
@@ -83,6 +87,19 @@ def test_a_lease_ends_by_itself(device: Device) -> None:
     assert device.refused("bob 1") == ""
     assert device.take(BOB).taken
     assert not device.take(ADA).taken  # it came too late, and waits like anybody
+
+
+def test_a_lease_goes_on_while_its_session_lives(device: Device) -> None:
+    relay = [sys.executable, *shlex.split(relay_line("x", 1, 2))[1:]]
+    with subprocess.Popen(relay, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as session:
+        assert session.stdout is not None
+        assert session.stdout.readline()
+        device.take(ADA, lease._identity(session.pid))
+        device.goes_on(24 * 3600)
+        assert not device.take(BOB).taken
+        assert "for 100 s more at most" in device.refused("bob 1")
+        session.kill()
+    assert device.take(BOB).taken
 
 
 def test_the_same_rollout_takes_it_again_at_once_from_another_session(device: Device) -> None:

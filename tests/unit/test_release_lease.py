@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import pytest
 from edgekit.agent.release import lease
 from edgekit.agent.release.root import Root
 from edgekit.errors import EdgekitError
+from edgekit.fleet.commands import relay_line
 from tests.tools import eventually
 
 AT_WORK = "another push to this device is at work"
@@ -115,6 +117,30 @@ def test_a_lease_from_the_future_is_not_broken_while_bytes_arrive(root: Root, ot
             lease.claim(root)
     held(root, other, lease.QUIET_SECONDS + 1)
     part(root, -HOUR)  # a transfer from before the clock was set back
+    lease.claim(root)
+    assert taken(root)
+
+
+SESSIONS = {
+    "a relay": [sys.executable, *shlex.split(relay_line("x", 1, 2))[1:]],
+    "a door": [sys.executable, "-c", "input()", "-m", "edgekit.agent", "door"],
+    "a controller": [sys.executable, "-c", "input()", "/opt/edgekit/bin/edgekit", "push"],
+}
+
+
+@pytest.mark.parametrize("argv", SESSIONS.values(), ids=list(SESSIONS))
+def test_a_session_that_lives_holds_the_device_whatever_the_clock_says(
+    root: Root, argv: list[str]
+) -> None:
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as session:
+        eventually(lambda: lease.has_heartbeat(lease._identity(session.pid)))
+        for age in (-HOUR, lease.QUIET_SECONDS + 1, 24 * HOUR):
+            held(root, session.pid, age)
+            assert lease.is_held(root)
+            with pytest.raises(EdgekitError, match=AT_WORK):
+                lease.claim(root)
+        session.kill()
+    assert not lease.is_held(root)
     lease.claim(root)
     assert taken(root)
 

@@ -15,9 +15,10 @@ import pytest
 from edgekit.agent.release import holder, lease
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.staging.offered import foresee_offer, take_offer
-from edgekit.agent.release.staging.stage import foresee, offer, stage
+from edgekit.agent.release.staging.stage import foresee, offer, publish_release, stage
 from edgekit.agent.release.state import Releases
 from edgekit.bundle.tar import compress, plain_tar
+from edgekit.core import layout
 from edgekit.core.digest import Digest
 from edgekit.core.lease import LeaseAnswer, LeaseWish
 from edgekit.core.manifest import (
@@ -47,14 +48,14 @@ CONFIG = encode(BundleConfig("tiny", "1", "llama", "", 16, 1, 16, Fit(0, 0)))
 TREE = b"".join(compress(plain_tar([("edgekit/__init__.py", b"")])))
 
 
-def release(weights_size: int = len(WEIGHTS)) -> PinnedManifest:
+def release(weights_size: int = len(WEIGHTS), config: bytes = CONFIG) -> PinnedManifest:
     here = oci_platform(platform.machine())
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     manifest = Manifest(
         2,
         MANIFEST_TYPE,
         BUNDLE_TYPE,
-        Descriptor(CONFIG_TYPE, Digest.of(CONFIG), len(CONFIG)),
+        Descriptor(CONFIG_TYPE, Digest.of(config), len(config)),
         [
             Descriptor(WEIGHT_TYPE, Digest.of(WEIGHTS), weights_size, {TITLE: "model.data"}),
             Descriptor(AGENT_TYPE, Digest.of(TREE), len(TREE)),
@@ -324,3 +325,22 @@ def test_a_dry_offer_is_refused_while_another_push_is_at_work(root: Root) -> Non
     finally:
         other.kill()
         other.wait()
+
+
+def test_what_python_compiled_for_a_release_serves_the_next_with_the_same_trees(root: Root) -> None:
+    """A device is slow at it, and it would be done during the trial."""
+    fill(root)
+    config = encode(BundleConfig("tiny", "2", "llama", "", 16, 1, 16, Fit(0, 0)))
+    root.store.put(config)
+    root.compiled.mkdir(parents=True)  # as after the first process of a device
+    for pinned in (release(), release(config=config)):
+        folder = publish_release(root, vouched(root, pinned))
+        subprocess.run(
+            [sys.executable, "-S", "-P", "-c", "import edgekit"],
+            env=root.environment(folder),
+            check=True,
+        )
+    compiled = [path for path in root.compiled.rglob("*.pyc") if path.is_file()]
+    assert [path.parents[1].parent.name for path in compiled] == ["trees"]
+    found = root.compiled / layout.RELEASES / folder.name / layout.AGENT / "edgekit"
+    assert compiled[0].samefile(found / compiled[0].name)

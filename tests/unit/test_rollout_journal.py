@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import sqlite3
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from edgekit.core.digest import Digest
+from edgekit.core.digest import Digest, encode_hook
+from edgekit.core.quality import QualityReport, QualityScore
 from edgekit.errors import EdgekitError, VerificationError
 from edgekit.fleet.rollout import events
 from edgekit.fleet.rollout.device import MOVES, DeviceState, table
@@ -38,6 +41,7 @@ EVENTS = (
     events.DeviceBack("a"),
     events.AbortOrdered("me"),
     events.RollbackOrdered("me"),
+    events.QualityTold("a", QualityReport("new", "old", QualityScore(4, 1, 9, 8, 0.9, 0.1, 1, 0))),
 )
 
 
@@ -67,7 +71,7 @@ def test_every_event_is_read_as_it_was_written(journal: RolloutJournal) -> None:
         "DELETE FROM rows WHERE number = 3",
         "DELETE FROM rows WHERE number = 0",
         "UPDATE rows SET hash = 'abc' WHERE number = 5",
-        "INSERT INTO rows SELECT 16, at, what, hash FROM rows WHERE number = 15",
+        "INSERT INTO rows SELECT 17, at, what, hash FROM rows WHERE number = 16",
     ],
 )
 def test_a_changed_history_shows(journal: RolloutJournal, change: str) -> None:
@@ -106,6 +110,23 @@ def test_a_file_that_cannot_be_opened_is_no_damage(tmp_path: Path) -> None:
     with pytest.raises(EdgekitError, match="cannot be used") as raised:
         RolloutJournal(tmp_path / "1.db").read()
     assert raised.value.exit_code == 1
+
+
+def test_a_journal_from_before_quality_replays(tmp_path: Path) -> None:
+    """As edgekit wrote it: its terms have no word of quality, and nobody is asked for any."""
+    path = tmp_path / "1.db"
+    made = RolloutJournal(path)
+    made.create(PLAN, 1.0)
+    plan = msgspec.json.decode(msgspec.json.encode(PLAN, enc_hook=encode_hook))
+    kept = {name: value for name, value in plan["terms"].items() if "quality" not in name}
+    assert len(kept) < len(plan["terms"])
+    what = msgspec.json.encode(plan | {"terms": kept})
+    with sqlite3.connect(path) as db:
+        (at,) = db.execute("SELECT at FROM rows").fetchone()
+        told = hashlib.sha256(f" {at} ".encode() + what).hexdigest()
+        db.execute("UPDATE rows SET what = ?, hash = ?", (what, told))
+    assert RolloutJournal(path).read()[0] == PLAN
+    assert not RolloutJournal(path).replay().plan.terms.quality
 
 
 def test_a_plan_is_written_once(journal: RolloutJournal, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from edgekit.core.quality import QualityReport
 from edgekit.fleet.rollout import events
 from edgekit.fleet.rollout.device import DeviceState
 from edgekit.fleet.rollout.events import RolloutEvent
@@ -113,7 +114,8 @@ def test_what_changed_is_told_once_and_in_order() -> None:
 
 
 def test_each_event_has_words() -> None:
-    fields = {"device": "d", "reason": "r", "by": "me", "soak_seconds": 3.0, "open": True}
+    fields: dict[str, object] = {"device": "d", "reason": "r", "by": "me", "soak_seconds": 3.0}
+    fields |= {"open": True, "report": QualityReport("new", why="not comparable")}
     for kind in RolloutEvent.__subclasses__():
         names = [name for name in kind.__struct_fields__ if name in fields]
         assert words(kind(**{name: fields[name] for name in names}))

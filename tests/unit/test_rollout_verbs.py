@@ -18,7 +18,8 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from edgekit.cli import main, project, render
+from edgekit.cli import main, render
+from edgekit.cli.init import write_project
 from edgekit.cli.rollout import further, orders, watch
 from edgekit.errors import EdgekitError
 from edgekit.fleet.rollout.book import RolloutBook, holder
@@ -50,7 +51,7 @@ class Desk:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        project.init(folder, 1883)
+        write_project(folder, 1883)
         self.book = RolloutBook(folder / ".edgekit" / "rollouts")
 
     def write(self, made: FakeFleet) -> RolloutJournal:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -16,6 +17,7 @@ from edgekit.agent.serve.pipe import (
     SLICE_TOKENS,
     Cancel,
     Done,
+    EndedPrompt,
     FromWorker,
     Generated,
     Heartbeat,
@@ -23,11 +25,14 @@ from edgekit.agent.serve.pipe import (
     Refused,
     Start,
     ToWorker,
+    Walk,
+    WalkEnded,
 )
 from edgekit.agent.serve.worker.answer import FLUSH_SECONDS, FLUSH_TOKENS
 from edgekit.agent.serve.worker.processors import Logits, ProcessorFactory
 from edgekit.agent.serve.worker.worker import Worker
 from edgekit.core.chat import Sampling
+from edgekit.core.quality import TOP
 from tests.fakes.decoder import EOS, FakeBeams, FakeDecoder, FakeTokenizer
 
 pytestmark = pytest.mark.timeout(30)
@@ -372,3 +377,97 @@ def test_the_timings_are_those_of_the_clock() -> None:
         assert timings.first_token_ms == pytest.approx(1250)
         assert timings.predicted_ms == pytest.approx(1000)
         assert timings.predicted_per_second == pytest.approx(4)
+
+
+# --- walks of the quality canary --------------------------------------------------------------
+def heard(parent: Parent, kind: type[Any]) -> Any:
+    """The next message of this kind."""
+    parent.pipe.sock.settimeout(10)
+    while not isinstance(message := parent.pipe.receive(), kind):
+        assert message is not None
+    return message
+
+
+def walk(answer: str, wanted: list[list[int]] | None = None, limit: int = 8) -> Walk:
+    tokens = [*TOKENIZER.encode("Hello?"), *TOKENIZER.encode(answer)]
+    return Walk("walk-1", tokens, len(TOKENIZER.encode("Hello?")), wanted or [], limit)
+
+
+def test_a_walk_says_what_the_model_holds_most_likely() -> None:
+    with worker("Paris.") as parent:
+        parent.pipe.send(walk("Paris."))
+        ended = heard(parent, WalkEnded)
+        assert ended.best == ended.answer[:6] == TOKENIZER.encode("Paris.")
+        assert ended.answer[6:] == [EOS]
+        assert [top.tokens[0] for top in ended.tops] == ended.best
+        assert [top.tokens[0] for top in ended.answer_tops] == ended.answer
+        for top in ended.tops:
+            assert len(top.tokens) == TOP
+            assert top.logprobs == sorted(top.logprobs, reverse=True)
+            assert top.logprobs[0] <= 0
+        assert parent.decoder.length(0) == 0
+
+
+def test_a_walk_says_the_log_probabilities_that_are_wanted() -> None:
+    with worker("Paris.") as parent:
+        parent.pipe.send(walk("Paris."))
+        first = heard(parent, WalkEnded)
+        turned = [top.tokens[::-1] for top in first.tops]
+        parent.pipe.send(walk("Paris.", turned))
+        second = heard(parent, WalkEnded)
+        assert [top.tokens for top in second.tops] == turned
+        assert [top.logprobs[::-1] for top in second.tops] == [top.logprobs for top in first.tops]
+
+
+def test_a_prompt_that_comes_in_a_walk_is_answered_first() -> None:
+    begun, asked = threading.Event(), threading.Event()
+
+    def slow(parent: Parent, method: str) -> None:
+        if method == "step" and not asked.is_set():
+            begun.set()
+            asked.wait(10)
+
+    with worker("Paris.", slow) as parent:
+        parent.pipe.send(walk("Paris."))
+        assert begun.wait(10)
+        parent.pipe.send(prompt())
+        asked.set()
+        done = heard(parent, Done)
+        assert done.text == "Paris."
+        steps = [name for name, _ in parent.decoder.calls].count("step")
+        assert steps <= 2  # the walk was broken off within a token
+        assert heard(parent, WalkEnded).best == TOKENIZER.encode("Paris.")
+
+
+def test_a_walk_that_does_not_fit_says_nothing() -> None:
+    with worker("Paris.", max_length=10) as parent:
+        parent.pipe.send(walk("Paris."))
+        assert heard(parent, WalkEnded) == WalkEnded("walk-1")
+
+
+def test_a_walk_leaves_no_kept_prefix_behind() -> None:
+    with worker("Paris.") as parent:
+        parent.done(prompt())
+        assert parent.done(prompt(key="a/2")).usage.prompt_tokens_details.cached_tokens > 0
+        parent.pipe.send(walk("Paris."))
+        heard(parent, WalkEnded)
+        assert parent.done(prompt(key="a/3")).usage.prompt_tokens_details.cached_tokens == 0
+
+
+def test_only_a_prompt_that_may_be_sampled_leaves_its_tokens() -> None:
+    with worker("Paris.") as parent:
+        parent.pipe.send(prompt())
+        assert isinstance(heard(parent, Done), Done)
+        parent.pipe.send(msgspec.structs.replace(prompt(key="a/2"), sample=True))
+        ended = heard(parent, EndedPrompt)
+        tokens = TOKENIZER.encode_chat([("user", "Hi")])
+        assert ended == EndedPrompt([*tokens, *TOKENIZER.encode("Paris."), EOS], len(tokens))
+
+
+def test_a_sampled_answer_has_its_last_token_too() -> None:
+    with worker("Paris.") as parent:
+        sampling = Sampling(temperature=0.01, seed=1)
+        start = msgspec.structs.replace(prompt(sampling=sampling, limit=3), sample=True)
+        parent.pipe.send(start)
+        ended = heard(parent, EndedPrompt)
+        assert len(ended.tokens) - ended.start == 3

@@ -12,8 +12,9 @@ import pytest
 
 from edgekit.errors import EdgekitError, UnreachableError
 from edgekit.fleet import drive
+from edgekit.fleet.connections import Connections
 from edgekit.fleet.drive import DeviceDriver
-from edgekit.fleet.inventory import Fleet
+from edgekit.fleet.inventory import Device, Fleet
 from edgekit.fleet.rollout.kinds import survey_kinds
 from edgekit.fleet.rollout.waves import UNKNOWN
 from edgekit.fleet.survey import survey
@@ -29,7 +30,9 @@ class World:
         self.closed: list[str] = []
         self._lock = threading.Lock()
 
-    def open_device(self, fleet: Fleet, name: str, cap: Any = None, connected: Any = None) -> Any:
+    def open_device(
+        self, fleet: Fleet, name: str, cap: Any = None, connected: Any = lambda _: None
+    ) -> Any:
         device = _Device(name, self)
         with self._lock:
             self.open += 1
@@ -67,7 +70,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     return world
 
 
-FLEET = Fleet({}, {}, Path())
+FLEET = Fleet({f"d{number}": Device("ssh:d") for number in range(200)}, {}, Path())
 NAMES = [f"d{number}" for number in range(200)]
 
 
@@ -133,5 +136,51 @@ def test_a_rollout_gets_the_class_of_each_device_that_answers(world: World) -> N
             raise UnreachableError("off")
 
     world.connect = connect
-    found = survey_kinds(FLEET, NAMES[:3], 8)
-    assert found == {"d0": "linux/arm64 dotprod 4GB", "d1": UNKNOWN, "d2": found["d0"]}
+    kinds, unchanged = survey_kinds(Connections(FLEET), NAMES[:3], 8, lambda name, _: name == "d2")
+    assert kinds == {"d0": "linux/arm64 dotprod 4GB", "d1": UNKNOWN, "d2": kinds["d0"]}
+    assert unchanged == {"d2"}
+
+
+def test_a_device_that_was_looked_at_is_not_connected_to_again(world: World) -> None:
+    connections = Connections(FLEET)
+    survey_kinds(connections, NAMES[:3], 3)
+    assert world.open == 3
+    kept = connections.open("d0")
+    assert world.open == 3
+    assert connections.open("d0") is not kept  # each is given once
+    assert world.open == 4
+    connections.close()
+    until(lambda: sorted(world.closed) == ["d1", "d2"])
+
+
+def test_no_more_connections_are_kept_than_may_be_open(world: World) -> None:
+    survey_kinds(Connections(FLEET), NAMES[:4], 3)
+    assert world.open == 0
+
+
+def test_what_nobody_opens_in_time_is_closed(world: World) -> None:
+    connections = Connections(FLEET, keep_seconds=0.05)
+    survey_kinds(connections, NAMES[:3], 3)
+    until(lambda: world.open == 0)
+    connections.open("d0")
+    assert world.open == 1
+
+
+def test_of_a_device_whose_look_failed_nothing_is_kept(world: World) -> None:
+    def runs_it(name: str, _: Any) -> bool:
+        raise EdgekitError("its facts make no sense")
+
+    kinds, _ = survey_kinds(Connections(FLEET), NAMES[:2], 8, runs_it)
+    assert set(kinds.values()) == {UNKNOWN}
+    assert world.open == 0
+    connections = Connections(FLEET)
+    connections.leave("d0")
+    connections.keep(world.open_device(FLEET, "d0"))  # it answers after it was given up
+    assert world.open == 0
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 5
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -88,7 +88,7 @@ def test_small_blobs_go_together_and_large_ones_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rtt", "connections"), [(0.0, 4), (0.001, 4), (0.05, 5), (0.08, 8), (3.0, 8)]
+    ("rtt", "connections"), [(0.0, 2), (0.01, 2), (0.035, 4), (0.05, 5), (0.08, 8), (3.0, 8)]
 )
 def test_a_longer_way_has_more_connections(rtt: float, connections: int) -> None:
     assert connections_for(rtt) == connections

@@ -5,27 +5,28 @@ from __future__ import annotations
 from edgekit.agent.release import holder
 from edgekit.agent.release.activate import unchanged
 from edgekit.agent.release.root import Root
-from edgekit.agent.release.staging.stage import stage
+from edgekit.agent.release.staging.stage import publish_release
 from edgekit.agent.release.supervisor.choose import supervisor_of
-from edgekit.core.digest import Digest
 from edgekit.errors import EdgekitError
+from edgekit.trust.verified import VerifiedManifest
 
 
-def confirm(root: Root, digest: Digest, config: bytes) -> dict[str, object]:
-    """Verify an offered release of which nothing is missing, and say how it runs.
+def confirm(root: Root, verified: VerifiedManifest, config: bytes) -> dict[str, object]:
+    """Check an offered release of which nothing is missing, and say how it runs.
 
-    Three starts of Python become one. The bytes are hashed as by `stage`.
+    Three starts of Python become one, and a blob is read only if something wrote to it since it was
+    hashed last: gigabytes take a minute from an SD card.
 
     Returns:
         `runs`: what `activate` would answer if it changed nothing. Nothing at all if it would
         change something, or if bytes are damaged: the push then goes on with its other verbs.
     """
-    supervisor = supervisor_of(root)
+    digest, supervisor = verified.digest, supervisor_of(root)
     with root.updating():
         if unchanged(root, digest, supervisor, config) is None:
             return {}
         try:
-            stage(root, digest)
+            publish_release(root, verified, again=True)
         except EdgekitError:
             return {}
         shown = unchanged(root, digest, supervisor, config)

@@ -17,6 +17,7 @@ from edgekit.agent.release.supervisor.process import Supervisor
 from edgekit.agent.release.trial.demands import retry_seconds
 from edgekit.agent.release.trial.evidence import read_json
 from edgekit.agent.release.upkeep.found import last
+from edgekit.core import layout
 from edgekit.core.digest import Digest
 from edgekit.core.release import ReleaseState
 
@@ -63,6 +64,7 @@ def describe(root: Root, supervisor: Supervisor) -> dict[str, object]:
         "refusals": releases.refusals(),
         "rollouts": releases.heads(),
         "trust": describe_trust(root),
+        "quality": _quality(root, current),
         "scrub": msgspec.to_builtins(last(root), enc_hook=str),
         "pinned": sorted(pinned(root)),
         "lease": None if (lease := holder.held(root)) is None else msgspec.to_builtins(lease),
@@ -93,6 +95,11 @@ def _why(
     if failed is not None and rows.index(failed) < rows.index(running):
         return f"release {failed.digest.short} failed: {failed.reason}"
     return "it passed its trial" if running.state == ReleaseState.GOOD else ""
+
+
+def _quality(root: Root, current: Digest | None) -> dict[str, object] | None:
+    """How the current release compares with the one before it; None: nothing is known yet."""
+    return None if current is None else read_json(root.release(current) / layout.QUALITY) or None
 
 
 def _unproven(waits: UnprovenRow) -> dict[str, object]:

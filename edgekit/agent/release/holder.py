@@ -34,6 +34,7 @@ from edgekit.errors import EdgekitError
 from edgekit.store import publish
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+AT_WORK_SECONDS = 100.0  # a session outlives its controller by so much, unless a verb runs
 KEPT = 8  # take-overs that are remembered
 UNNAMED = "a push without a name"
 
@@ -210,14 +211,20 @@ def _given(root: Root, file: _File) -> _File:
 
 
 def _state(file: _File, now: Uptime) -> LeaseState | None:
-    """What the file says of the present; None: nobody holds the device. Pure."""
+    """What the file says of the present; None: nobody holds the device."""
     if file.boot == now.boot and file.began <= now.seconds:
         left, age = file.ends - now.seconds, now.seconds - file.began
     else:  # the device was started anew since: its seconds begin again
         left, age = file.seconds - now.seconds, now.seconds
+    if left < AT_WORK_SECONDS and file.id and file.boot == now.boot and _is_at_work(file.session):
+        left = AT_WORK_SECONDS
     if not file.id or left <= 0:
         return None
     return LeaseState(file.id, file.holder, file.about, round(age, 1), round(left, 1))
+
+
+def _is_at_work(session: str) -> bool:
+    return lease.lives(session) and lease.has_heartbeat(session)
 
 
 def _unnamed(root: Root) -> LeaseState | None:

@@ -2,9 +2,12 @@
 
 A push calls one verb after the other and transfers blobs in between, so no lock of a verb spans
 it. Its verbs have one ancestor: the relay of its SSH session, or the controller itself for a
-`local:` device. The lease names that process. It ends with the process, or when no bytes have
-arrived for `QUIET_SECONDS`, because a session can outlive a cut cable. Only `offer`, the first verb
-of a push, takes the lease.
+`local:` device. The lease names that process, and ends with it: a relay and a door end when they
+have not heard from their controller for 100 seconds, so that their life is its heartbeat, whatever
+happens to the device's clock. Only `offer`, the first verb of a push, takes the lease.
+
+Any other process (a shell's parent, where a person runs the verbs) may live for days. Its lease
+also ends when no bytes have arrived for `QUIET_SECONDS`.
 
 A verb whose push has died is a child of process 1, which runs for ever: it takes no lease. A time
 in the future, which a clock that was set back leaves behind, says nothing about how long a push is
@@ -53,15 +56,19 @@ def claimable(root: Root) -> str:
         )
     mine = _identity(pid)
     holder = _holder(root)
-    if holder not in ("", mine):
-        alive = holder == _identity(int(holder.split()[0]))
-        if alive and (quiet := _quiet_seconds(root)) < QUIET_SECONDS:
+    if holder not in ("", mine) and lives(holder):
+        beats = has_heartbeat(holder)
+        if beats or (quiet := _quiet_seconds(root)) < QUIET_SECONDS:
+            last = "" if beats else f"; its last bytes came {quiet:.0f} s ago"
+            after = (
+                "when its controller is gone"
+                if beats
+                else f"after {QUIET_SECONDS:g} s without bytes"
+            )
             raise EdgekitError(
                 "another push to this device is at work",
-                f"process {holder.split()[0]} there holds it; its last bytes came {quiet:.0f} s "
-                "ago",
-                "wait for it to end and push again; after "
-                f"{QUIET_SECONDS:g} s without bytes the next push takes its place",
+                f"process {holder.split()[0]} there holds it{last}",
+                f"wait for it to end and push again; {after} the next push takes its place",
             )
     return mine
 
@@ -69,9 +76,26 @@ def claimable(root: Root) -> str:
 def is_held(root: Root) -> bool:
     """Whether another push is at work: its process lives, and its bytes come."""
     holder = _holder(root)
-    if holder in ("", _identity(_pusher())) or holder != _identity(int(holder.split()[0])):
+    if holder in ("", _identity(_pusher())) or not lives(holder):
         return False
-    return _quiet_seconds(root) < QUIET_SECONDS
+    return has_heartbeat(holder) or _quiet_seconds(root) < QUIET_SECONDS
+
+
+def lives(holder: str) -> bool:
+    """Whether the process that a lease names runs."""
+    pid = holder.partition(" ")[0]
+    return pid.isascii() and pid.isdigit() and holder == _identity(int(pid))
+
+
+def has_heartbeat(holder: str) -> bool:
+    """Whether a living process ends by itself once its controller is gone, or is a controller."""
+    try:
+        words = Path(f"/proc/{holder.partition(' ')[0]}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    relay = any(b"exec(sys.stdin.buffer.read(" in word for word in words)
+    door = b"edgekit.agent" in words and b"door" in words
+    return relay or door or any(Path(os.fsdecode(word)).name == "edgekit" for word in words)
 
 
 def release(root: Root) -> None:

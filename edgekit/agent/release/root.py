@@ -75,6 +75,14 @@ class Root:
         return self.path / layout.TREES
 
     @property
+    def compiled(self) -> Path:
+        """Where Python keeps the modules that it compiled: what lies below ROOT, by the same path.
+
+        Only Python makes it.
+        """
+        return self.path / layout.PYCACHE / self.path.resolve().relative_to("/")
+
+    @property
     def ready_file(self) -> Path:
         """Exists while the agent answers prompts."""
         return self.path / layout.READY_FILE

@@ -17,6 +17,7 @@ import msgspec
 
 from edgekit.core.chat import Sampling, Timings, Usage
 from edgekit.core.golden import GoldenScore
+from edgekit.core.quality import TopTokens
 from edgekit.core.wire import MAX_EXPIRY_SECONDS, UNREADABLE
 from edgekit.errors import EdgekitError
 
@@ -70,7 +71,8 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
     """Run one prompt; the worker keeps prefixes per `requester`.
 
     `messages` are (role, content) pairs; `deadline` is in monotonic seconds. The worker refuses a
-    prompt of more than `prompt_limit` tokens; 0 leaves only the context's limit.
+    prompt of more than `prompt_limit` tokens; 0 leaves only the context's limit. With `sample` it
+    says the tokens of a prompt that ended well (`EndedPrompt`).
     """
 
     key: str
@@ -81,12 +83,52 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
     answer_limit: int
     deadline: float
     prompt_limit: int = 0
+    sample: bool = False
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
     """Stop a prompt. The worker does so within one prefill slice or one token."""
 
     key: str
+
+
+class Walk(msgspec.Struct, frozen=True, tag="walk"):
+    """Walk a sample while nothing else is to be done; `WalkEnded` answers.
+
+    Attributes:
+        tokens: a prompt and an answer; `start` is where the answer begins.
+        wanted: tokens whose log-probabilities are asked for, at each position of the answer; empty
+            asks for the most likely ones.
+        answer_limit: the most tokens of the model's own greedy answer to the prompt.
+    """
+
+    key: str
+    tokens: list[int]
+    start: int
+    wanted: list[list[int]]
+    answer_limit: int
+
+
+class WalkEnded(msgspec.Struct, frozen=True, tag="walked"):
+    """What the model says of a walk's tokens; all lists are empty if it does not fit into a slot.
+
+    Attributes:
+        best, tops: the most likely token, and the log-probabilities, at each position.
+        answer, answer_tops: the model's own greedy answer, and what was most likely at each token.
+    """
+
+    key: str
+    best: list[int] = []
+    tops: list[TopTokens] = []
+    answer: list[int] = []
+    answer_tops: list[TopTokens] = []
+
+
+class EndedPrompt(msgspec.Struct, frozen=True, tag="sample"):
+    """The tokens of a prompt that ended well, and of its answer from `start` on."""
+
+    tokens: list[int]
+    start: int
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
@@ -144,8 +186,8 @@ class Refused(msgspec.Struct, frozen=True, tag="failed"):
     param: str = ""
 
 
-ToWorker = Start | Cancel  # after the settings
-FromWorker = Ready | Heartbeat | Generated | Done | Refused
+ToWorker = Start | Cancel | Walk  # after the settings
+FromWorker = Ready | Heartbeat | Generated | Done | Refused | WalkEnded | EndedPrompt
 Message = WorkerSettings | ToWorker | FromWorker
 T = TypeVar("T")
 

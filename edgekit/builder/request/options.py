@@ -61,7 +61,6 @@ VALUE_KEYS = frozenset(
         "kv_cache_rotation",
         "linear_attn_op",
         "matmul_mixed_precision",
-        "matmulnbits_weights_prepacked",
         "max_batch_size",
         "max_draft_tokens",
         "max_scheduled_tokens",
@@ -86,6 +85,10 @@ KNOWN_KEYS = BOOLEAN_KEYS | PATH_KEYS | VALUE_KEYS
 RESERVED_KEYS: dict[str, str] = {
     "hf_token": "a build reads local files only; log in with HF_TOKEN or `hf auth login`",
     "config_only": "it makes a folder without a model",
+    "matmulnbits_weights_prepacked": (
+        "it writes weights in the order of one generation of GPUs, and nothing could compare "
+        "them with the source; enable_cuda_fpa_intb_gemm has the runtime order them itself"
+    ),
     "hf_remote": "code of a model's repository runs only with --trust-remote-code",
 }
 """Keys that edgekit does not pass on to the builder -> the reason."""

@@ -12,6 +12,7 @@ import msgspec
 
 from edgekit.builder.request.options import PATH_KEYS, parse_options
 from edgekit.builder.request.recipe import AUTO, Recipe, default_recipe, ladder, recipe_named
+from edgekit.builder.request.target import GATED_PROVIDERS, UNGATED_NOTE, refuse_lost_options
 from edgekit.builder.spec import DEFAULT_CONTEXT, check_target
 from edgekit.errors import UsageError
 
@@ -19,7 +20,7 @@ from edgekit.errors import UsageError
 _QUANTISING = frozenset(
     {
         "accuracy_level", "algo_config", "block_size", "is_symmetric", "matmul_mixed_precision",
-        "nodes_to_exclude", "op_types_to_quantize", "use_qdq",
+        "nodes_to_exclude", "op_types_to_quantize", "use_cuda_bf16", "use_qdq",
     }
 )  # fmt: skip
 
@@ -111,7 +112,18 @@ def check_request(request: BuildRequest) -> CheckedRequest:
             next_step="leave -p and the quantising -x options out, or name a recipe",
         )
     precision = request.precision or (recipe.precision if recipe else "int4")
-    return CheckedRequest(given, recipe, precision, check_target(precision, request.provider))
+    notes = check_target(precision, request.provider)
+    options = given | (recipe.options if recipe else {})
+    refuse_lost_options(options, precision, request.provider)
+    if request.provider not in GATED_PROVIDERS:
+        if request.recipe == AUTO:
+            raise UsageError(
+                f"--recipe auto cannot choose a model for {request.provider}",
+                why="it compares what the gate measures, and the gate runs on a CPU",
+                next_step="name a recipe, or choose one with -e cpu",
+            )
+        notes += (UNGATED_NOTE.format(provider=request.provider),) if request.gate else ()
+    return CheckedRequest(given, recipe, precision, notes)
 
 
 def check_route(route: str) -> None:

@@ -44,6 +44,8 @@ _SWIGLU_ALPHA = 1.702  # gpt-oss's, which the builder has as a constant
 _SEPARATE = frozenset({"HunYuanDenseV1ForCausalLM"}) | _QWEN_3_5 | _QWEN_VLS
 """Their positions are rotated by an operator of its own, which takes any even width."""
 _WIDTH, _SEPARATE_WIDTH = 16, 8
+_ATTENDING = {"cpu": "a CPU", "cuda": "a GPU"}
+"""Providers whose grouped attention was tried with heads of many widths."""
 _NO_ROPE_INTERVAL = 4  # SmolLM3Config's
 
 
@@ -245,11 +247,11 @@ def _layers(name: str, text: dict[str, Any]) -> Refusal | None:
 
 
 def _heads(name: str, text: dict[str, Any], precision: str, provider: str) -> Refusal | None:
-    """Heads of a width that the runtime's attention for CPUs does not take."""
+    """Heads of a width that the runtime's attention, for CPUs or for CUDA, does not take."""
     head = text.get("head_dim") or (text.get("hidden_size") or 0) // (
         text.get("num_attention_heads") or 1
     )
-    if provider != "cpu" or precision == "fp16" or not head:
+    if (precision, provider) == ("fp16", "cpu") or provider not in _ATTENDING or not head:
         return None
     step = _SEPARATE_WIDTH if name in _SEPARATE else _WIDTH
     wide = 0 if name in _SEPARATE else rotated(name, text)
@@ -258,7 +260,7 @@ def _heads(name: str, text: dict[str, Any], precision: str, provider: str) -> Re
     part = f" and rotates {wide} of them" if wide not in (0, head) else ""
     return Refusal(
         f"the runtime does not attend with heads of {head} values{part}",
-        f"on a CPU it takes multiples of {step}",
+        f"on {_ATTENDING[provider]} it takes multiples of {step}",
         "take a model with other heads",
     )
 

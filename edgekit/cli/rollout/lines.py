@@ -8,9 +8,10 @@ from datetime import datetime
 from rich.text import Text
 
 from edgekit.core.digest import short
+from edgekit.core.quality import in_words
 from edgekit.fleet.rollout.device import DeviceState
 from edgekit.fleet.rollout.phases import RolloutPhase, WavePhase
-from edgekit.fleet.rollout.told import GOES_ON, DeviceTold, RolloutTold
+from edgekit.fleet.rollout.told import GOES_ON, DeviceTold, RolloutTold, printable
 
 SHOWN = 20  # devices of a table, without --all
 _STYLES: dict[str, str] = {
@@ -31,6 +32,7 @@ _STYLES: dict[str, str] = {
 }
 _WAVE_WORDS = {
     WavePhase.HOOK_BEFORE: "the hook before it runs",
+    WavePhase.JUDGING: "its devices compare the release with the one before",
     WavePhase.SOAKING: "its devices stand, and it soaks",
     WavePhase.HOOK_AFTER: "the hook after it runs",
 }
@@ -78,7 +80,7 @@ def table(devices: Sequence[DeviceTold], shown: int | None) -> Iterator[Text]:
             str(device.wave),
             device.state,
             clock(device.since) if device.since else "",
-            device.reason + _again(device),
+            device.reason + _again(device) or _quality(device),
         )
         for device in some
     ]
@@ -104,6 +106,10 @@ def _again(device: DeviceTold) -> str:
         return ""
     what = "tried again" if device.state == DeviceState.AWAY else "asked"
     return f"{'; ' if device.reason else ''}{what} at {clock(device.due)}"
+
+
+def _quality(device: DeviceTold) -> str:
+    return "" if device.quality is None else printable(in_words(device.quality))
 
 
 def clock(at: float) -> str:

@@ -17,8 +17,10 @@ from edgekit.cli.rollout.terms import hooks_of, lease_of, window_line
 from edgekit.cli.trust import present, reference_of, trust_of
 from edgekit.core.config import AgentConfig
 from edgekit.core.digest import Digest
+from edgekit.core.quality import in_words
 from edgekit.errors import EdgekitError, PartialError, UsageError, VerificationError
-from edgekit.fleet.drive import Event, cap_of, open_device
+from edgekit.fleet.connections import Connections
+from edgekit.fleet.drive import Event
 from edgekit.fleet.inventory import Fleet
 from edgekit.fleet.pulling.hands import PullHands
 from edgekit.fleet.pulling.roads import RoadHands
@@ -29,15 +31,16 @@ from edgekit.fleet.rollout.events import (
     DeviceAway,
     DeviceFailed,
     DeviceStaged,
+    QualityTold,
     RollbackOrdered,
     RolloutEvent,
 )
 from edgekit.fleet.rollout.hands import Pushed, PushHands
 from edgekit.fleet.rollout.journal import RolloutJournal, RolloutRow
 from edgekit.fleet.rollout.machine import Rollout
-from edgekit.fleet.rollout.phases import RolloutPhase
+from edgekit.fleet.rollout.phases import RolloutPhase, WavePhase
 from edgekit.fleet.rollout.run import run
-from edgekit.fleet.transfer.cap import Cap
+from edgekit.fleet.rollout.told import printable
 from edgekit.signing.releases import lookup, vouch
 
 ENDED = (RolloutPhase.DONE, RolloutPhase.ABORTED, RolloutPhase.BACK)
@@ -81,7 +84,10 @@ def go_on(
     if order is not None:
         journal.append(order, time.time())
     drive_rollout(
-        here, fleet, journal, source, configs, wait=True, as_json=as_json, take_over=take_over
+        *(here, Connections(fleet), journal, source, configs),
+        wait=True,
+        as_json=as_json,
+        take_over=take_over,
     )
 
 
@@ -97,7 +103,7 @@ def publish_for(
 # --- while it runs ----------------------------------------------------------------------------
 def drive_rollout(
     here: project.Project,
-    fleet: Fleet,
+    connections: Connections,
     journal: RolloutJournal,
     source: ReleaseSource | None,
     configs: dict[str, AgentConfig],
@@ -110,7 +116,8 @@ def drive_rollout(
     number = number_of(journal)
     plan, _, _ = journal.read()
     lease = lease_of(here.rollouts, journal, plan, project.operator(), take_over=take_over)
-    pulling = [name for wave in plan.waves for name in wave if fleet.devices[name].pulls]
+    devices = connections.fleet.devices
+    pulling = [name for wave in plan.waves for name in wave if devices[name].pulls]
     with ExitStack() as opened:
         desk = opened.enter_context(at_desk(here)) if pulling else None
         bars = opened.enter_context(render.transfers())
@@ -120,11 +127,10 @@ def drive_rollout(
             bars.update(device, event.step, event.sent, event.total)
 
         hook = hooks_of(here.folder, journal, plan, lease.ended, bars.say)
-        cap = Cap(fleet.transfer.mbit_per_second)
         push = PushHands(
             plan.release,
             source,
-            lambda name: open_device(fleet, name, cap_of(fleet, name, cap)),
+            connections.open,
             configs.__getitem__,
             report,
             hook,
@@ -147,12 +153,14 @@ def drive_rollout(
                 "what had arrived stays on the devices, and each runs a whole release",
                 f"`edgekit resume {number}` goes on, `edgekit abort {number}` ends it",
             ) from None
+        finally:
+            connections.close()
         if pull is not None:
             for name in pull.leave_word(rollout, pulling):
                 bars.say(f"{name} is off; it is told to run {short}, and does when it comes back")
     if rollout.phase in ENDED:
         journal.close()
-    _report(here, number, rollout, hands, fleet, as_json)
+    _report(here, number, rollout, hands, connections.fleet, as_json)
     _raise_for(number, rollout, hands)
 
 
@@ -193,7 +201,7 @@ def _teller(
     bars: render.Transfers, hands: RoadHands, reference: str
 ) -> Callable[[Rollout, RolloutRow], None]:
     """Says on stderr what happens while it happens."""
-    seen = {"wave": 0, "phase": ""}
+    seen = {"wave": 0, "judging": False}
 
     def tell(rollout: Rollout, row: RolloutRow) -> None:
         many = len(rollout.waves) > 1
@@ -204,9 +212,14 @@ def _teller(
             seen["wave"] = rollout.wave + 1
             size = len(rollout.waves[rollout.wave])
             bars.say(f"wave {seen['wave']} of {len(rollout.waves)}: {size} devices")
+        if rollout.wave_phase == WavePhase.JUDGING and not seen["judging"]:
+            seen["judging"] = True
+            bars.say("the devices of wave 1 compare their answers with those of the release before")
         if isinstance(row.event, DeviceStaged) and (line := window_line(rollout, device)):
             bars.say(line)
-        if isinstance(row.event, (DeviceFailed, DeviceAway)):
+        if isinstance(row.event, QualityTold):
+            bars.say(f"{device}: {printable(in_words(row.event.report))}")
+        elif isinstance(row.event, (DeviceFailed, DeviceAway)):
             error = hands.failed.get(device)
             if error is not None:
                 error.next_step = render.named(error.next_step, device, reference)
@@ -242,6 +255,7 @@ def _report(
         errors = {name: error.to_dict() for name, error in sorted(hands.failed.items())}
         told = {"rollout": number, "phase": rollout.phase, "release": rollout.plan.release}
         told |= {"pushed": ours, "failed": errors, "not_enrolled": not_enrolled}
+        told |= {"quality": rollout.judging.told} if rollout.plan.terms.quality else {}
         render.print_json(told)
     else:
         for one in ours if len(rollout.waves) == 1 else ():
@@ -266,11 +280,13 @@ def _raise_for(number: int, rollout: Rollout, hands: RoadHands) -> None:
     if rollout.phase == RolloutPhase.BACK:
         return
     lacking = [name for name in rollout.devices if not _has_it(rollout, name)]
+    goes_on = f"`edgekit status {number}` shows each device, `edgekit resume {number}` goes on"
     if not lacking:
+        if rollout.phase == RolloutPhase.PAUSED:  # by the quality of a wave that is good otherwise
+            raise PartialError(f"rollout {number} is paused", rollout.reason, goes_on)
         return
     if len(rollout.devices) == 1 and (error := hands.failed.get(lacking[0])):
         raise error
-    goes_on = f"`edgekit status {number}` shows each device, `edgekit resume {number}` goes on"
     some = len(lacking) < len(rollout.devices)
     stopped = len(rollout.waves) > 1 or not hands.failed  # by a hook or a person
     kind = PartialError if some or stopped else EdgekitError

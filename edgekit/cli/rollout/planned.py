@@ -136,7 +136,8 @@ def plan_push(
         if each.outcome != PushOutcome.REFUSED
     }
     release = ahead.source.pinned.digest
-    waves = waves_of(kinds, release, ahead.fleet.rollout.shares or None)
+    same = {name for name, each in found.items() if each.outcome == PushOutcome.ALREADY}
+    waves = waves_of(kinds, release, ahead.fleet.rollout.shares or None, same)
     within = {name: window for name, window in windows.items() if name in kinds}
     if save is not None and waves:
         plan = _plan(ahead, found, RolloutPlan(release, waves, kinds, terms, within), by)

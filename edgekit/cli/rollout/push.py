@@ -14,8 +14,10 @@ from edgekit.cli.rollout import planned
 from edgekit.cli.rollout.bring import configs_of, source_of
 from edgekit.cli.rollout.perform import ENDED, drive_rollout, publish_for
 from edgekit.cli.trust import reference_of
+from edgekit.core.config import AgentConfig
 from edgekit.errors import EdgekitError, UsageError
-from edgekit.fleet.inventory import Fleet
+from edgekit.fleet.connections import Connections
+from edgekit.fleet.plan import is_as_told
 from edgekit.fleet.rollout.book import holder
 from edgekit.fleet.rollout.events import (
     AbortOrdered,
@@ -51,6 +53,13 @@ def push(
     confirm: Annotated[
         bool | None,
         typer.Option("--confirm/--no-confirm", help="Pause after each wave, for `edgekit resume`."),
+    ] = None,
+    quality: Annotated[
+        bool | None,
+        typer.Option(
+            "--quality/--no-quality",
+            help="Wait for the first wave's scores against the old release.",
+        ),
     ] = None,
     window: Annotated[
         str | None,
@@ -96,6 +105,7 @@ def push(
         "failures": failures,
         "failure_share": failure_share,
         "confirm": confirm,
+        "quality": quality,
         "lock_wait_seconds": lock_wait,
     }
     others = (
@@ -134,33 +144,39 @@ def push(
     if plan_only:
         planned.plan_push(ahead, terms, windows, save, project.operator(), as_json)
         return
+    connections = Connections(fleet)
     if saved is not None and from_file is not None:
         check_hooks(saved.terms, here.folder)
         plan = planned.unchanged(saved, ahead, from_file)
     else:
-        plan = _plan(fleet, names, pinned, terms, windows)
+        plan = _plan(connections, configs, pinned, terms, windows)
     publish_for(here, fleet, names, source)
     journal = _begin(here, plan)
     drive_rollout(
-        here, fleet, journal, source, configs, wait=wait, as_json=as_json, take_over=take_over
+        here, connections, journal, source, configs, wait=wait, as_json=as_json, take_over=take_over
     )
 
 
 def _plan(
-    fleet: Fleet,
-    names: list[str],
+    connections: Connections,
+    configs: dict[str, AgentConfig],
     pinned: PinnedManifest,
     terms: Terms,
     windows: dict[str, str],
 ) -> RolloutPlan:
     """Divide devices into waves; many are asked first what hardware they have."""
-    shares = fleet.rollout.shares or None
+    names, shares = list(configs), connections.fleet.rollout.shares or None
     if len(names) <= SMALL and shares is None:
         kinds = dict.fromkeys(names, "any")
         return RolloutPlan(pinned.digest, [sorted(names)], kinds, terms, windows)
     with render.working(f"looking at {len(names)} devices"):
-        kinds = survey_kinds(fleet, names, terms.connects)
-    waves = waves_of(kinds, pinned.digest, shares)
+        kinds, unchanged = survey_kinds(
+            connections,
+            names,
+            terms.connects,
+            lambda name, facts: is_as_told(configs[name], facts, pinned.digest),
+        )
+    waves = waves_of(kinds, pinned.digest, shares, unchanged)
     return RolloutPlan(pinned.digest, waves, kinds, terms, windows)
 
 

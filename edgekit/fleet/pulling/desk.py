@@ -17,6 +17,7 @@ import msgspec
 from edgekit.core import topics
 from edgekit.core.config import BrokerConfig
 from edgekit.core.payloads import MAX_UPDATE_BYTES, DesiredPayload, UpdatePayload
+from edgekit.core.quality import QualityReport
 from edgekit.core.reasons import PUBACK_NAMES
 from edgekit.core.wire import UNREADABLE, Inbound, Outbound
 from edgekit.errors import EdgekitError, UnreachableError, VerificationError
@@ -30,6 +31,7 @@ _T = TypeVar("_T")
 
 class _Status(msgspec.Struct, frozen=True):
     state: str
+    quality: QualityReport | None = None
 
 
 class Heard(msgspec.Struct, frozen=True):
@@ -38,10 +40,12 @@ class Heard(msgspec.Struct, frozen=True):
     Attributes:
         update: its last report; None: it has never pulled.
         present: whether its status says that it is connected; None: it has no status.
+        quality: how its status compares its release with the one before; None: it does not say.
     """
 
     update: UpdatePayload | None = None
     present: bool | None = None
+    quality: QualityReport | None = None
 
 
 class PullDesk:
@@ -157,8 +161,10 @@ class PullDesk:
                     update = msgspec.json.decode(message.payload, type=UpdatePayload)
                     known = msgspec.structs.replace(known, update=update)
                 else:
-                    state = msgspec.json.decode(message.payload, type=_Status).state
-                    known = msgspec.structs.replace(known, present=state not in ABSENT)
+                    status = msgspec.json.decode(message.payload, type=_Status)
+                    known = msgspec.structs.replace(
+                        known, present=status.state not in ABSENT, quality=status.quality
+                    )
             except UNREADABLE:  # of a later version, or of nobody
                 return
             self._heard[device] = known

@@ -9,12 +9,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import msgspec
+
 from edgekit.core import topics
 from edgekit.core.digest import Digest
 from edgekit.core.payloads import DesiredPayload, UpdatePayload
 from edgekit.errors import EdgekitError, UnreachableError, VerificationError
 from edgekit.fleet.drive import Event
 from edgekit.fleet.pulling.desk import Heard, PullDesk
+from edgekit.fleet.push import WHY_LETTERS
 from edgekit.fleet.rollout.device import DeviceState
 from edgekit.fleet.rollout.events import (
     DeviceAnswers,
@@ -24,6 +27,7 @@ from edgekit.fleet.rollout.events import (
     DeviceGood,
     DeviceStaged,
     HookEnded,
+    QualityTold,
     RolloutEvent,
 )
 from edgekit.fleet.rollout.hands import Pushed
@@ -104,6 +108,13 @@ class PullHands:
             return self._told(device, update)
 
         return self._act(device, act)
+
+    def quality(self, device: str) -> QualityTold | None:
+        """See `RolloutHands`: its status has it."""
+        told = self._desk.heard(device).quality
+        if told is None or told.release != self._release:
+            return None
+        return QualityTold(device, msgspec.structs.replace(told, why=told.why[:WHY_LETTERS]))
 
     def go_back(self, device: str, before: Digest | None) -> RolloutEvent:
         """See `RolloutHands`; a lower release needs a signed rollback entry."""

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from edgekit.core.digest import Digest
 from edgekit.errors import EdgekitError
 from edgekit.fleet.pulling.hands import PullHands
-from edgekit.fleet.rollout.events import HookEnded, RolloutEvent
+from edgekit.fleet.rollout.events import HookEnded, QualityTold, RolloutEvent
 from edgekit.fleet.rollout.hands import Pushed, PushHands
 
 
@@ -52,6 +52,10 @@ class RoadHands:
     def verdict(self, device: str) -> RolloutEvent:
         """See `RolloutHands`."""
         return self._of(device).verdict(device)
+
+    def quality(self, device: str) -> QualityTold | None:
+        """See `RolloutHands`."""
+        return self._of(device).quality(device)
 
     def go_back(self, device: str, before: Digest | None) -> RolloutEvent:
         """See `RolloutHands`."""

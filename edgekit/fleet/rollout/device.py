@@ -77,6 +77,10 @@ ENDED = (DeviceState.GOOD, DeviceState.FAILED, DeviceState.AWAY)
 """The wave need not wait for the device."""
 
 
+SWITCHABLE = (*WORKED_ON, _S.SOAKING, _S.STAGED, _S.GOOD, _S.AWAY)
+"""States of devices that this rollout may have switched."""
+
+
 class DeviceProgress(msgspec.Struct):
     """One device of a rollout.
 

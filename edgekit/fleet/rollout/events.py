@@ -8,6 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from edgekit.core.digest import Digest
+from edgekit.core.quality import QualityReport
 
 
 class RolloutEvent(msgspec.Struct, frozen=True, tag_field="event"):
@@ -68,6 +69,14 @@ class HookEnded(RolloutEvent, frozen=True, tag="hook"):
     trouble: str = ""
 
 
+class QualityTold(RolloutEvent, frozen=True, tag="quality"):
+    """A device of the first wave has compared the release with the one before it, or says why it
+    cannot."""
+
+    device: str
+    report: QualityReport
+
+
 class WindowChanged(RolloutEvent, frozen=True, tag="window"):
     """Devices may switch from now on, or may not any more; staging goes on either way.
 
@@ -117,6 +126,7 @@ AnyEvent = (
     | DeviceBack
     | RolloutStarted
     | HookEnded
+    | QualityTold
     | WindowChanged
     | PauseOrdered
     | ResumeOrdered
@@ -160,4 +170,10 @@ class RunHook(msgspec.Struct, frozen=True):
     after: bool
 
 
-RolloutEffect = StageOn | SwitchOn | AskVerdict | GoBackOn | RunHook
+class AskQuality(msgspec.Struct, frozen=True):
+    """Ask a device how the release compares with the one before it, until it knows."""
+
+    device: str
+
+
+RolloutEffect = StageOn | SwitchOn | AskVerdict | GoBackOn | RunHook | AskQuality

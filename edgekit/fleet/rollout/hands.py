@@ -22,10 +22,12 @@ from edgekit.fleet.push import (
     Staged,
     activate_on,
     go_back_on,
+    quality_of,
     stage_on,
     standing_of,
 )
 from edgekit.fleet.rollout.events import (
+    ClockTicked,
     DeviceAnswers,
     DeviceAway,
     DeviceBack,
@@ -33,6 +35,7 @@ from edgekit.fleet.rollout.events import (
     DeviceGood,
     DeviceStaged,
     HookEnded,
+    QualityTold,
     RolloutEvent,
 )
 
@@ -58,6 +61,10 @@ class RolloutHands(Protocol):
 
     def verdict(self, device: str) -> RolloutEvent:
         """Ask how it stands: as `switch`, or `DeviceStaged` if no switch has begun there."""
+        ...
+
+    def quality(self, device: str) -> QualityTold | None:
+        """Ask how the release compares with the one before it; None: it does not know it yet."""
         ...
 
     def go_back(self, device: str, before: Digest | None) -> RolloutEvent:
@@ -205,6 +212,16 @@ class PushHands:
             return DeviceFailed(device, reason or "the release is not there any more")
 
         return self._act(device, act)
+
+    def quality(self, device: str) -> QualityTold | None:
+        """See `RolloutHands`; a device that cannot be asked now is asked again."""
+
+        def act(driver: DeviceDriver) -> RolloutEvent:
+            told = quality_of(driver, self._release)
+            return ClockTicked() if told is None else QualityTold(device, told)
+
+        found = self._act(device, act)
+        return found if isinstance(found, QualityTold) else None
 
     def go_back(self, device: str, before: Digest | None) -> RolloutEvent:
         """See `RolloutHands`."""

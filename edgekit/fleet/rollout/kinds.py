@@ -2,19 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from edgekit.errors import EdgekitError
+from edgekit.fleet.connections import Connections
+from edgekit.fleet.facts import DeviceFacts
 from edgekit.fleet.hardware import hardware_class
-from edgekit.fleet.inventory import Fleet
 from edgekit.fleet.rollout.waves import UNKNOWN
 from edgekit.fleet.survey import survey
 
 
-def survey_kinds(fleet: Fleet, names: list[str], parallel: int) -> dict[str, str]:
+def survey_kinds(
+    connections: Connections,
+    names: list[str],
+    parallel: int,
+    runs_it: Callable[[str, DeviceFacts], bool] = lambda name, facts: False,
+) -> tuple[dict[str, str], set[str]]:
     """Ask devices, `parallel` at one time, for their class of hardware.
 
-    The rollout says why one cannot be asked, when its turn comes.
+    The rollout says why one cannot be asked, when its turn comes. Connections are kept for it, if
+    no more than `parallel` are open then.
+
+    Args:
+        connections: of the push.
+        names: of the devices.
+        parallel: connections at one time.
+        runs_it: whether a device has what the rollout brings.
+
+    Returns:
+        The class of each device, and which devices would not change.
     """
-    found = survey(fleet, names, lambda driver: hardware_class(driver.facts), parallel=parallel)
-    return {
-        name: UNKNOWN if isinstance(kind, EdgekitError) else kind for name, kind in found.items()
-    }
+    found = survey(
+        connections.fleet,
+        names,
+        lambda driver: (hardware_class(driver.facts), runs_it(driver.name, driver.facts)),
+        parallel=parallel,
+        keep=connections if len(names) <= parallel else None,
+    )
+    kinds, unchanged = {}, set()
+    for name, told in found.items():
+        if isinstance(told, EdgekitError):
+            connections.leave(name)
+            kinds[name] = UNKNOWN
+            continue
+        kinds[name], same = told
+        if same:
+            unchanged.add(name)
+    return kinds, unchanged

@@ -16,12 +16,15 @@ The rules:
     also after its wave; where its switch had begun, it is asked for its verdict. An absent canary
     is replaced by another device of its class. A wave of which no device was good pauses the
     rollout; a resume accepts that.
-5.  After a wave the rollout waits for the soak, then for the hook, then for a person where
+5.  Where `quality` asks for it, the first wave waits for the scores of its good devices. One below
+    the bound pauses the rollout, and so does one that is missing in time; a resume accepts that.
+    What cannot be compared is said and pauses nothing.
+6.  After a wave the rollout waits for the soak, then for the hook, then for a person where
     `confirm` asks for one. A hook that fails pauses it.
-6.  A paused rollout begins nothing; what was begun ends. An aborted one never goes on.
-7.  A rollback takes back what this rollout has switched, and nothing else. It can be ordered in any
+7.  A paused rollout begins nothing; what was begun ends. An aborted one never goes on.
+8.  A rollback takes back what this rollout has switched, and nothing else. It can be ordered in any
     state, and it pauses for nothing.
-8.  Events that come twice or too late change nothing.
+9.  Events that come twice or too late change nothing.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ import math
 
 from edgekit.fleet.rollout.device import (
     BEGUN,
+    SWITCHABLE,
     WORKED_ON,
     DeviceProgress,
     DeviceState,
@@ -37,6 +41,7 @@ from edgekit.fleet.rollout.device import (
 )
 from edgekit.fleet.rollout.events import (
     AbortOrdered,
+    AskQuality,
     AskVerdict,
     DeviceAnswers,
     DeviceAway,
@@ -47,6 +52,7 @@ from edgekit.fleet.rollout.events import (
     GoBackOn,
     HookEnded,
     PauseOrdered,
+    QualityTold,
     ResumeOrdered,
     RollbackOrdered,
     RolloutEffect,
@@ -57,19 +63,12 @@ from edgekit.fleet.rollout.events import (
     SwitchOn,
     WindowChanged,
 )
+from edgekit.fleet.rollout.judging import Judging
 from edgekit.fleet.rollout.phases import RolloutPhase, WavePhase
 from edgekit.fleet.rollout.roster import Roster
 from edgekit.fleet.rollout.waves import RolloutPlan
 from edgekit.fleet.rollout.windows.openings import Openings
 
-SWITCHABLE = (
-    *WORKED_ON,
-    DeviceState.SOAKING,
-    DeviceState.STAGED,
-    DeviceState.GOOD,
-    DeviceState.AWAY,
-)
-"""States of devices that this rollout may have switched."""
 MOST_LATE_SECONDS = 3600.0
 
 
@@ -93,6 +92,7 @@ class Rollout:
         self._forgiven = 0  # failures before the last resume
         self._accepted = -1  # the wave at the last resume
         self._now = 0.0  # of the last event
+        self.judging = Judging(plan.terms)
 
     @property
     def waves(self) -> list[list[str]]:
@@ -114,6 +114,9 @@ class Rollout:
                 self.phase = RolloutPhase.RUNNING
             case HookEnded(trouble):
                 self._hook_ended(trouble)
+            case QualityTold(device, report):
+                if self.asks_quality_of(device):
+                    self.judging.told[device] = report
             case WindowChanged(is_open, ""):
                 self.window_open = is_open
             case WindowChanged(is_open, window):
@@ -135,19 +138,10 @@ class Rollout:
 
         Each of them may be done twice on a device without harm.
         """
-        found: list[RolloutEffect] = []
-        for name, device in self.devices.items():
-            match device.state:
-                case DeviceState.STAGING:
-                    found.append(StageOn(name))
-                case DeviceState.SWITCHING:  # the device may have judged it by itself
-                    found.append(AskVerdict(name, 0.0))
-                case DeviceState.SOAKING:
-                    found.append(AskVerdict(name, device.due))
-                case DeviceState.GOING_BACK:
-                    found.append(GoBackOn(name, device.before))
+        found = self._roster.outstanding()
         if self.wave_phase in (WavePhase.HOOK_BEFORE, WavePhase.HOOK_AFTER):
             found.append(RunHook(self.wave + 1, self.wave_phase == WavePhase.HOOK_AFTER))
+        found += [AskQuality(n) for n in self.judging.missing() if self.asks_quality_of(n)]
         return tuple(found)
 
     def wakes_at(self) -> float | None:
@@ -155,6 +149,8 @@ class Rollout:
         times = []
         if self.phase == RolloutPhase.RUNNING and self.wave_phase == WavePhase.SOAKING:
             times.append(self._soak_until)
+        if self.phase == RolloutPhase.RUNNING and self.wave_phase == WavePhase.JUDGING:
+            times.append(self.judging.until)
         room = self._busy() < self.plan.terms.parallel  # else an end of work comes first
         if room and self.phase in (RolloutPhase.RUNNING, RolloutPhase.GOING_BACK):
             back = self.phase == RolloutPhase.GOING_BACK
@@ -179,6 +175,10 @@ class Rollout:
     def soak_until(self) -> float:
         """When the soak of the present wave is over, in Unix seconds; 0 before it begins."""
         return self._soak_until
+
+    def asks_quality_of(self, device: str) -> bool:
+        """Whether the first wave waits for the score of this device."""
+        return self.wave_phase == WavePhase.JUDGING and device in self.judging.missing()
 
     @property
     def over(self) -> bool:
@@ -265,6 +265,7 @@ class Rollout:
             self._roster.move(name, Move.AGAIN, now)
         self.openings.said = {}  # time has passed: the clock says it anew
         self._forgiven, self._accepted = self._failed(), self.wave
+        self.judging.resume(now)
         self.phase, self.reason = RolloutPhase.RUNNING, ""
 
     def _hook_ended(self, trouble: str) -> None:
@@ -300,7 +301,9 @@ class Rollout:
             if terms.hook_before:
                 effects.append(RunHook(self.wave + 1, after=False))
         elif phase == WavePhase.WORKING:
-            return self._end_wave(now)
+            return self._end_wave(now, effects)
+        elif phase == WavePhase.JUDGING:
+            return self._judge(now)
         elif phase == WavePhase.SOAKING and now >= self._soak_until:
             self.wave_phase = WavePhase.HOOK_AFTER if terms.hook_after else WavePhase.OVER
             if terms.hook_after:
@@ -311,21 +314,35 @@ class Rollout:
             return False
         return True
 
-    def _end_wave(self, now: float) -> bool:
+    def _end_wave(self, now: float, effects: list[RolloutEffect]) -> bool:
         if not self._roster.is_ended(self.wave):
             return False
-        mine = [self.devices[name] for name in self.waves[self.wave]]
-        good = [device for device in mine if device.state == DeviceState.GOOD]
+        mine = {name: self.devices[name] for name in self.waves[self.wave]}
+        good = [name for name, device in mine.items() if device.state == DeviceState.GOOD]
         if not good and self._accepted != self.wave:
-            away = sum(device.state == DeviceState.AWAY for device in mine)
+            away = sum(device.state == DeviceState.AWAY for device in mine.values())
             self._pause(
                 f"no device of wave {self.wave + 1} is good; {away} of {len(mine)} are away"
             )
             return False
-        last = max((device.since for device in good), default=now)
-        self._soak_until = last + self.plan.terms.soak_seconds
+        terms = self.plan.terms
+        last = max((mine[name].since for name in good), default=now)
+        self._soak_until = last + terms.soak_seconds
         self.wave_phase = WavePhase.SOAKING
+        if terms.quality and self.wave == 0 and not terms.stage_only and good:
+            self.wave_phase = WavePhase.JUDGING
+            self.judging.begin(good, now)
+            effects += map(AskQuality, good)
         return True
+
+    def _judge(self, now: float) -> bool:
+        """Whether the quality of the first wave holds nothing up any more (rule 5)."""
+        if reason := self.judging.objection(now):
+            self._pause(reason)
+        elif self.judging.over:
+            self.wave_phase = WavePhase.SOAKING
+            return True
+        return False
 
     def _next_wave(self) -> bool:
         if self.wave + 1 == len(self.waves):

@@ -23,6 +23,7 @@ class WavePhase(StrEnum):
     NEW = "new"
     HOOK_BEFORE = "hook before"
     WORKING = "working"
+    JUDGING = "judging"
     SOAKING = "soaking"
     HOOK_AFTER = "hook after"
     OVER = "over"

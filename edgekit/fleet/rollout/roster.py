@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from edgekit.fleet.rollout.device import ENDED, DeviceProgress, DeviceState, Move
+from edgekit.fleet.rollout.events import AskVerdict, GoBackOn, RolloutEffect, StageOn
 
 
 @dataclass
@@ -93,3 +94,18 @@ class Roster:
                 return name if place[0] < waves else None
             heapq.heappop(self._waiting)
         return None
+
+    def outstanding(self) -> list[RolloutEffect]:
+        """What was asked of devices and has not ended."""
+        found: list[RolloutEffect] = []
+        for name, device in self.devices.items():
+            match device.state:
+                case DeviceState.STAGING:
+                    found.append(StageOn(name))
+                case DeviceState.SWITCHING:  # the device may have judged it by itself
+                    found.append(AskVerdict(name, 0.0))
+                case DeviceState.SOAKING:
+                    found.append(AskVerdict(name, device.due))
+                case DeviceState.GOING_BACK:
+                    found.append(GoBackOn(name, device.before))
+        return found

@@ -20,6 +20,7 @@ from functools import partial
 from edgekit.fleet.rollout.book import holding
 from edgekit.fleet.rollout.device import DeviceState
 from edgekit.fleet.rollout.events import (
+    AskQuality,
     AskVerdict,
     ClockTicked,
     GoBackOn,
@@ -35,12 +36,13 @@ from edgekit.fleet.rollout.journal import RolloutJournal, RolloutRow
 from edgekit.fleet.rollout.machine import Rollout
 from edgekit.fleet.rollout.phases import RolloutPhase
 
+QUALITY_SECONDS = 5.0  # between two questions for a device's score
 ORDERS_SECONDS = 0.5  # between two looks for orders
 STOP_SECONDS = 5.0  # for what is at work to break off; a connection that is just made may last
 _LEFT_ALONE = (DeviceState.SOAKING, DeviceState.GOOD, DeviceState.FAILED, DeviceState.AWAY)
 
 Told = Callable[[Rollout, RolloutRow], None]
-Act = Callable[[], RolloutEvent]
+Act = Callable[[], RolloutEvent | None]
 
 
 def run(
@@ -93,10 +95,11 @@ class _Runner:
         for row in rows:
             self.rollout.handle(row.event, row.at)
         self._rows = len(rows)
-        self._found: queue.SimpleQueue[tuple[str, RolloutEvent | BaseException]] = (
+        self._found: queue.SimpleQueue[tuple[str, RolloutEvent | BaseException | None]] = (
             queue.SimpleQueue()
         )
         self._asks: list[tuple[float, str]] = []
+        self._scores: list[tuple[float, str]] = []  # when to ask which device for its score
         self._at_work: set[str] = set()  # devices, and "" for the hook
         self._busy: set[str] = set()  # those of them that have a thread, but for the hook
         self._waiting: deque[tuple[str, Act]] = deque()  # for a thread
@@ -116,7 +119,10 @@ class _Runner:
             self._done(name)
             if isinstance(found, BaseException):
                 raise found
-            self._write(found)
+            if found is None:
+                heapq.heappush(self._scores, (self._clock() + QUALITY_SECONDS, name))
+            else:
+                self._write(found)
 
     def _write(self, event: RolloutEvent) -> None:
         """Write an event down, after what the clock says of the windows."""
@@ -154,6 +160,8 @@ class _Runner:
             match effect:
                 case AskVerdict(device, at):
                     heapq.heappush(self._asks, (at, device))
+                case AskQuality(device):
+                    heapq.heappush(self._scores, (self._clock(), device))
                 case RunHook(wave, after):
                     self._start("", partial(self._hands.hook, wave, after))
                 case StageOn(device):
@@ -196,6 +204,10 @@ class _Runner:
             _, device = heapq.heappop(self._asks)
             if device not in self._at_work and self._is_asked(device):
                 self._start(device, partial(self._hands.verdict, device))
+        while self._scores and self._scores[0][0] <= now and self._has_room():
+            _, device = heapq.heappop(self._scores)
+            if device not in self._at_work and self.rollout.asks_quality_of(device):
+                self._start(device, partial(self._hands.quality, device))
         wakes = self.rollout.wakes_at()
         if wakes is not None and wakes <= now:
             self._write(ClockTicked())
@@ -225,6 +237,7 @@ class _Runner:
             leave_soaking
             and owed
             and not self.rollout.plan.terms.hook_after
+            and not self.rollout.plan.terms.quality
             and self.rollout.phase == RolloutPhase.RUNNING
             and self.rollout.wave + 1 == len(self.rollout.waves)
             and all(device.state in _LEFT_ALONE for device in self.rollout.devices.values())

@@ -40,6 +40,12 @@ class RolloutSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     window: str = ""
     late_seconds: float = _DEFAULT.late_seconds
     lock_wait_seconds: float = _DEFAULT.lock_wait_seconds
+    quality: bool = _DEFAULT.quality
+    quality_seconds: float = _DEFAULT.quality_seconds
+    quality_agreement: float = _DEFAULT.quality_agreement
+    quality_kl: float = _DEFAULT.quality_kl
+    quality_length: float = _DEFAULT.quality_length
+    quality_loops: float = _DEFAULT.quality_loops
 
     def __post_init__(self) -> None:
         terms_of(self)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from edgekit.core.quality import QualityReport
 from edgekit.fleet.rollout.device import ENDED, WORKED_ON, DeviceProgress, DeviceState
 from edgekit.fleet.rollout.events import (
     AbortOrdered,
@@ -42,6 +43,7 @@ class DeviceTold(msgspec.Struct, frozen=True):
         due: when it is asked for its verdict or tried again; None where that is not known, as while
             nobody runs the rollout.
         window: when it may switch; empty: always.
+        quality: how it compares the release with the one before; None: it did not say.
     """
 
     name: str
@@ -53,6 +55,7 @@ class DeviceTold(msgspec.Struct, frozen=True):
     tries: int
     due: float | None
     window: str
+    quality: QualityReport | None = None
 
 
 class NextThing(msgspec.Struct, frozen=True):
@@ -167,6 +170,7 @@ def _devices(rollout: Rollout, *, held: bool) -> list[DeviceTold]:
             tries=device.tries,
             due=_due(rollout, device) if held else None,
             window=rollout.plan.windows.get(name, ""),
+            quality=rollout.judging.told.get(name),
         )
         for wave, names in enumerate(rollout.waves, 1)
         for name in names
@@ -190,6 +194,8 @@ def _next(rollout: Rollout, now: float) -> list[NextThing]:
     found = []
     if rollout.phase == RolloutPhase.RUNNING and rollout.wave_phase == WavePhase.SOAKING:
         found.append(NextThing(rollout.soak_until, f"the soak of wave {rollout.wave + 1} is over"))
+    if rollout.phase == RolloutPhase.RUNNING and rollout.wave_phase == WavePhase.JUDGING:
+        found.append(NextThing(rollout.judging.until, "it pauses unless all scores are there"))
     for state, words in (
         (DeviceState.SOAKING, "{name} is asked for its verdict"),
         (DeviceState.AWAY, "{name} is tried again"),

@@ -10,16 +10,19 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
 import msgspec
 
 from edgekit.core.config import MOST_SECONDS
 from edgekit.core.digest import Digest
+from edgekit.core.quality import QualityBound
 from edgekit.fleet.rollout.windows.window import parse_window
 
 SHARES = (0.05, 0.25, 1.0)  # of all devices, after the canaries
 HOOK_SECONDS = 600.0
 CONNECTS = 30
+_BOUND = QualityBound()
 UNKNOWN = ""
 """The class of hardware of a device that could not be asked."""
 SMALL = 5  # a fleet up to this size has one wave unless asked otherwise
@@ -41,6 +44,9 @@ class Terms(msgspec.Struct, frozen=True):
         late_seconds: from a device that was away to the next try; doubles up to an hour.
         connects: connections that may be open at one time.
         lock_wait_seconds: how long a device that another operator holds is waited for.
+        quality: the first wave waits for its devices' scores against the release before.
+        quality_seconds: for so long.
+        quality_agreement, quality_kl, quality_length, quality_loops: the bound, as `QualityBound`.
     """
 
     parallel: int = 8
@@ -55,6 +61,19 @@ class Terms(msgspec.Struct, frozen=True):
     hook_seconds: float = HOOK_SECONDS
     connects: int = CONNECTS
     lock_wait_seconds: float = 0.0
+    quality: bool = False
+    quality_seconds: float = 900.0
+    quality_agreement: float = _BOUND.agreement
+    quality_kl: float = _BOUND.kl
+    quality_length: float = _BOUND.length_factor
+    quality_loops: float = _BOUND.loops_added
+
+    @property
+    def bound(self) -> QualityBound:
+        """Below what the quality of the first wave pauses."""
+        return QualityBound(
+            self.quality_agreement, self.quality_kl, self.quality_length, self.quality_loops
+        )
 
     def __post_init__(self) -> None:
         if min(self.parallel, self.connects) < 1:
@@ -63,6 +82,9 @@ class Terms(msgspec.Struct, frozen=True):
             raise ValueError("failure_share is between 0 and 1")
         if self.failures < 0:
             raise ValueError("failures is not negative")
+        if not 0 < self.quality_seconds <= MOST_SECONDS:
+            raise ValueError(f"quality_seconds is above 0 and at most {MOST_SECONDS:g}")
+        assert self.bound  # which checks its values
         for name in ("soak_seconds", "late_seconds", "lock_wait_seconds"):
             if not 0 <= getattr(self, name) <= MOST_SECONDS:
                 raise ValueError(f"{name} is 0 to {MOST_SECONDS:g}")
@@ -100,15 +122,21 @@ class RolloutPlan(msgspec.Struct, frozen=True):
 
 
 def waves_of(
-    kinds: Mapping[str, str], release: Digest, shares: Sequence[float] | None = None
+    kinds: Mapping[str, str],
+    release: Digest,
+    shares: Sequence[float] | None = None,
+    unchanged: AbstractSet[str] = frozenset(),
 ) -> list[list[str]]:
     """Divide devices into waves. Those of unknown hardware come last: they are no canaries.
+
+    One wave is enough where no device would change.
 
     Args:
         kinds: the class of hardware of each device, or `UNKNOWN`.
         release: what comes; it decides the order.
         shares: of all devices, growing, the last 1.0; none: one wave for a handful of devices,
             else the canaries and `SHARES`.
+        unchanged: devices that run the release already, as they should.
     """
 
     def place(name: str) -> tuple[bool, bytes]:
@@ -116,7 +144,7 @@ def waves_of(
         return kinds[name] == UNKNOWN, digest
 
     order = sorted(kinds, key=place)
-    if shares is None and len(order) <= SMALL:
+    if (shares is None and len(order) <= SMALL) or unchanged >= kinds.keys():
         return [sorted(order)] if order else []
     first: dict[str, str] = {}
     for name in order:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edgekit.core.quality import in_words
 from edgekit.fleet.rollout import events
 from edgekit.fleet.rollout.events import RolloutEvent
 from edgekit.fleet.rollout.timeline import (
@@ -35,6 +36,8 @@ def words(event: RolloutEvent) -> str:
             said = f"started by {by}"
         case events.HookEnded(trouble):
             said = f"the hook failed: {trouble}" if trouble else "the hook ended well"
+        case events.QualityTold(_, report):
+            said = f"against the release before: {in_words(report)}"
         case events.WindowChanged(is_open, window):
             name = f"the window {window}" if window else "the window"
             said = f"{name} {'is open' if is_open else 'is closed'}"

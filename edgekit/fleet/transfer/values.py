@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edgekit.core.digest import Digest
 
-FEWEST_CONNECTIONS, MOST_CONNECTIONS = 4, 8
+FEWEST_CONNECTIONS, MOST_CONNECTIONS = 2, 8
 SEGMENT_BYTES = 1 << 20
 SMALL_BYTES = 8 << 20  # a pull for each would take longer than its bytes
 LEAST_PULL_BYTES = 1 << 20  # fewer are sent before a pull has begun

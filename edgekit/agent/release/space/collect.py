@@ -98,7 +98,8 @@ def find(
     paths += [("blob", root.store.folder / name) for name in found.blobs]
     paths += [("part", root.store.folder / f"{name}.part") for name in found.parts]
     paths += leftovers(root, True, found.kept)
-    return Collected(dict(found.kept), _weighed(paths, mapped_inodes(root.path)))
+    mapped = mapped_inodes(root.path) if paths else set()  # it reads of every process
+    return Collected(dict(found.kept), _weighed(paths, mapped))
 
 
 def collect(

@@ -142,11 +142,14 @@ def leftovers(root: Root, alone: bool, kept: Iterable[Digest]) -> Iterator[tuple
             yield "part", path
     for path in named(root.path / layout.LOG, _OLD_LOG):
         yield "log", path
-    names = {digest.hex for digest in kept}
-    compiled = root.path / layout.PYCACHE / root.path.resolve().relative_to("/") / layout.RELEASES
-    for path in named(compiled, _HEX):
-        if path.name not in names:
-            yield "compiled", path
+    needed = {
+        layout.RELEASES: {digest.hex for digest in kept},
+        layout.TREES: {path.name for path in named(root.trees, _HEX)},
+    }
+    for place, names in needed.items():
+        for path in named(root.compiled / place, _HEX):
+            if path.name not in names:
+                yield "compiled", path
 
 
 def named(folder: Path, pattern: re.Pattern[str]) -> list[Path]:

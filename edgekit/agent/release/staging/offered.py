@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import BinaryIO
 
 import msgspec
@@ -15,6 +16,9 @@ from edgekit.core.digest import Digest
 from edgekit.errors import EdgekitError
 from edgekit.trust.metadata import MAX_OFFER_BYTES, parse_offered
 from edgekit.trust.signed import Offered
+from edgekit.trust.verified import VerifiedManifest
+
+Confirm = Callable[[Root, VerifiedManifest, bytes], dict[str, object]]
 
 
 def read_offer(stream: BinaryIO) -> Offered:
@@ -22,11 +26,14 @@ def read_offer(stream: BinaryIO) -> Offered:
     return parse_offered(stream.read(MAX_OFFER_BYTES + 1))
 
 
-def take_offer(root: Root, digest: Digest, offered: Offered) -> dict[str, object]:
+def take_offer(
+    root: Root, digest: Digest, offered: Offered, confirm: Confirm | None = None
+) -> dict[str, object]:
     """Take the device for whoever offers, store the manifest, and say what is missing.
 
     Returns:
-        What `stage.offer` returns, with `warnings` and `lease`. If another one holds the device,
+        What `stage.offer` returns, with `warnings` and `lease`; and what `confirm` says if nothing
+        is missing and the offer expects that nothing changes. If another one holds the device,
         nothing is missing and `lease` says who it is.
 
     Raises:
@@ -51,7 +58,10 @@ def take_offer(root: Root, digest: Digest, offered: Offered) -> dict[str, object
         if lease is not None:
             holder.settle(root)
         raise
-    return answer | {"warnings": list(trusted.warnings), "lease": msgspec.to_builtins(lease)}
+    answer |= {"warnings": list(trusted.warnings), "lease": msgspec.to_builtins(lease)}
+    if confirm is not None and offered.config and not answer["missing"]:
+        answer |= confirm(root, verified, offered.config.encode())
+    return answer
 
 
 def foresee_offer(root: Root, digest: Digest, offered: Offered) -> dict[str, object]:

@@ -18,6 +18,7 @@ from edgekit.agent.release.space.collect import collect, find
 from edgekit.agent.release.space.room import check_room
 from edgekit.agent.release.staging.counters import Counters
 from edgekit.agent.release.staging.goldenfile import check_golden, golden_links
+from edgekit.agent.release.staging.hashed import Hashed
 from edgekit.agent.release.staging.libraries import check_libraries
 from edgekit.agent.release.staging.permission import permitted
 from edgekit.agent.release.staging.tree import differences, fingerprint, mend
@@ -119,8 +120,13 @@ def stage(root: Root, digest: Digest) -> Path:
     return publish_release(root, permitted(root, digest))
 
 
-def publish_release(root: Root, verified: VerifiedManifest) -> Path:
+def publish_release(root: Root, verified: VerifiedManifest, *, again: bool = False) -> Path:
     """Hash every blob in the store, then publish the release folder by rename.
+
+    Args:
+        root: the device's folder.
+        verified: the release.
+        again: it runs already: blobs that nobody wrote to since they were hashed stay unread.
 
     Raises:
         VerificationError: a blob is missing or corrupt, or the golden prompts make no sense;
@@ -129,12 +135,15 @@ def publish_release(root: Root, verified: VerifiedManifest) -> Path:
     """
     store, digest = root.store, verified.digest
     problems = []
-    for descriptor in for_this_device(verified.manifest):
+    wanted = for_this_device(verified.manifest)
+    hashed = Hashed(root, [descriptor.digest for descriptor in wanted])
+    for descriptor in wanted:
         blob = descriptor.digest
         try:
             if store.path(blob).is_symlink():
                 raise VerificationError(f"blob {blob.short} is a symbolic link")
-            store.verify(blob)
+            if not (again and hashed.knows(blob)):
+                store.verify(blob)
         except VerificationError as error:
             store.remove(blob)
             problems.append(error)
@@ -152,6 +161,7 @@ def publish_release(root: Root, verified: VerifiedManifest) -> Path:
         _relink(root, verified.manifest, target)
     else:
         _assemble(root, verified.manifest, target)
+    hashed.remember()
     Counters(root.path).stage(digest, verified.signed.counter)
     Releases(root.path).stage(digest, config.name, config.version)
     return target
@@ -179,6 +189,23 @@ def _assemble(root: Root, manifest: Manifest, target: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     fsync_folder(target.parent)
+    _share_compiled(root, target)
+
+
+def _share_compiled(root: Root, release: Path) -> None:
+    """Let Python find the modules that it compiled for another release with the same trees.
+
+    It looks for them by the path of the release. What it cannot find it compiles, during the trial.
+    """
+    with suppress(OSError):
+        if not root.compiled.is_dir():  # nothing was compiled yet
+            return
+        for name in (layout.AGENT, layout.RUNTIME):
+            link = root.compiled / layout.RELEASES / release.name / name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            tree = (release / name).readlink()
+            (link.parent / tree).mkdir(parents=True, exist_ok=True)
+            link.symlink_to(tree)
 
 
 def linked_files(root: Root, manifest: Manifest, release: Path) -> list[tuple[Path, Path]]:

@@ -17,6 +17,7 @@ import msgspec
 
 from edgekit.agent.serve.loop import polling
 from edgekit.agent.serve.loop.brokerfile import BrokerFile
+from edgekit.agent.serve.loop.canaryfiles import CanaryFiles
 from edgekit.agent.serve.loop.desiredfile import DesiredFile
 from edgekit.agent.serve.loop.health import Health
 from edgekit.agent.serve.loop.journal import Journal
@@ -25,7 +26,7 @@ from edgekit.agent.serve.loop.process import ModelProcess
 from edgekit.agent.serve.loop.sensors import read_sensors
 from edgekit.agent.serve.loop.storage import Storage
 from edgekit.agent.serve.loop.trialfile import TrialFile
-from edgekit.agent.serve.pipe import FromWorker, Ready, WorkerSettings
+from edgekit.agent.serve.pipe import EndedPrompt, FromWorker, Ready, WalkEnded, WorkerSettings
 from edgekit.agent.serve.session.events import (
     Ack,
     CheckStorage,
@@ -41,6 +42,7 @@ from edgekit.agent.serve.session.events import (
     LeavePools,
     Publish,
     Published,
+    QualityKnown,
     ReadSensors,
     ReadyUnsaid,
     Received,
@@ -90,6 +92,7 @@ class Service:
         notifier: to the service manager, if the agent runs under one.
         trial: reports of the trial that the release is in; None where it is in none.
         golden: path of the golden prompts to score first; empty for none.
+        canary: compares this release with the one before it; None: nothing does.
         desired: takes what the broker says that this device shall run; None: nothing does.
     """
 
@@ -106,8 +109,11 @@ class Service:
         notifier: Notifier,
         trial: TrialFile | None = None,
         golden: str = "",
+        *,
+        canary: CanaryFiles | None = None,
         desired: DesiredFile | None = None,
     ) -> None:
+        self._canary, self._quality_said = canary, False
         self._config = config
         self._trial = trial
         self._desired = desired or DesiredFile(config.device, PullConfig(), Path(), Path())
@@ -122,6 +128,7 @@ class Service:
         self._tick_at = 0.0
         self._respawn_at: float | None = None
         self._running = True
+        self._followed = True  # an agent that crashes is, too
         self._failure: EdgekitError | None = None
         self._pools = [topics.pool_filter(pool) for pool in config.pools]
         self._worker = ModelProcess(
@@ -129,7 +136,7 @@ class Service:
                 config, bundle, release, model_dir, tuning_file, golden, trial is not None
             ),
             on_message=self._said,
-            on_end=lambda: self._events.append(WorkerLost()),
+            on_end=self._worker_ended,
         )
         requests = [topics.request_topic(config.device, "+"), *self._pools]
         controls = [topics.control_topic(config.device, "+")]
@@ -187,6 +194,8 @@ class Service:
             self._note_last_pubacks()
             self._journal.close()
             self._worker.stop()
+            if self._canary is not None:
+                self._canary.close(successor=self._followed)
             signals.close()
         if self._failure is not None:
             raise self._failure
@@ -214,7 +223,28 @@ class Service:
             self._respawn_at = None
             self._worker.start()
 
+    def _worker_ended(self) -> None:
+        if self._canary is not None:
+            self._canary.lost()
+        self._events.append(WorkerLost())
+
+    def _compare(self, snapshot: Snapshot) -> None:
+        """Let the canary go on, and tell the session once what came out."""
+        if self._canary is None:
+            return
+        judged = self._trial is None or self._trial.over
+        walk = self._canary.tick(snapshot, judged, time.monotonic())
+        if walk is not None:
+            self._worker.tell(walk)
+        if self._canary.report is not None and not self._quality_said:
+            self._quality_said = True
+            self._events.append(QualityKnown(self._canary.report))
+
     def _said(self, message: FromWorker) -> None:
+        if isinstance(message, WalkEnded | EndedPrompt):
+            if self._canary is not None:
+                self._canary.said(message)
+            return
         if isinstance(message, Ready):
             log.info("model ready: %s", message)
             if self._trial is not None:
@@ -245,6 +275,7 @@ class Service:
         self._events.append(Connected(standing.terms.max_packet_bytes, tuple(unserved)))
 
     def _drain(self, *, successor: bool = False) -> None:
+        self._followed = successor
         deadline = time.monotonic() + self._config.drain_seconds
         self._events.append(Drain(deadline, successor))
 
@@ -305,6 +336,7 @@ class Service:
             case Snapshot():
                 self._health.tell(effect, time.monotonic())
                 self._broker_file.tell(effect, self._mqtt.standing)
+                self._compare(effect)
             case Warn(text):
                 log.warning("%s", text)
             case Exit():

@@ -31,6 +31,11 @@ class TrialFile:
         self._written = False  # at least once
         self._unwritten = False  # the newest report is not in the file
 
+    @property
+    def over(self) -> bool:
+        """Whether the supervisor has removed the file: the trial has ended well."""
+        return self._written and not self._path.exists()
+
     def remove(self) -> None:
         """Remove what an earlier agent wrote."""
         self._path.unlink(missing_ok=True)
@@ -50,8 +55,7 @@ class TrialFile:
             self._tell(msgspec.structs.replace(self._report, rss_bytes=rss))
 
     def _tell(self, report: TrialReport) -> None:
-        over = self._written and not self._path.exists()
-        if over or (report == self._report and not self._unwritten):
+        if self.over or (report == self._report and not self._unwritten):
             return
         self._report, self._unwritten = report, True
         temporary = self._path.with_name(f".{self._path.name}.tmp")

@@ -8,6 +8,7 @@ from edgekit.agent.serve.pipe import Cancel, Done, Generated, Heartbeat, Ready, 
 from edgekit.agent.serve.session.exposition import Family
 from edgekit.agent.serve.session.prompt import JournalRow
 from edgekit.core import wire
+from edgekit.core.quality import QualityReport
 from edgekit.errors import EdgekitError
 from edgekit.mqtt.terms import NO_PACKET_LIMIT
 
@@ -107,6 +108,13 @@ class Readings:
     temp_c: int | None
     mem_free_mb: int | None
     disk_free_mb: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QualityKnown:
+    """How this release compares with the one before it, for the status."""
+
+    report: QualityReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,6 +286,7 @@ Event = (
     | Unrecorded
     | StorageBack
     | Readings
+    | QualityKnown
     | Tick
     | Drain
     | Stopped

@@ -14,6 +14,7 @@ from edgekit.agent.serve.session.replies import status_message
 from edgekit.core import payloads, topics, wire
 from edgekit.core.config import AgentConfig
 from edgekit.core.manifest import BundleConfig
+from edgekit.core.quality import QualityReport
 
 STATUS_MIN_SECONDS = 1.0
 STATUS_MAX_SECONDS = 30.0
@@ -30,6 +31,7 @@ class Presence:
     _said_at: float = 0.0
     tok_s: float = field(default=0.0)
     ttft_ms: float = field(default=0.0)
+    quality: QualityReport | None = None
 
     def forget(self) -> None:
         """Publish the status again at the next chance: a new connection may have missed it."""
@@ -39,7 +41,16 @@ class Presence:
         self, state: payloads.DeviceState, release: str, queue: int, active: int, reason: str
     ) -> wire.Status:
         """Return the status of the device, without its readings."""
-        return wire.Status(state, release, queue, active, self.tok_s, self.ttft_ms, reason=reason)
+        return wire.Status(
+            state,
+            release,
+            queue,
+            active,
+            self.tok_s,
+            self.ttft_ms,
+            reason=reason,
+            quality=self.quality,
+        )
 
     def say(self, status: wire.Status, readings: Readings, now: float) -> list[Publish]:
         """Publish the status when it changed or is old; new readings alone are no change."""
@@ -97,5 +108,6 @@ def card_message(
         requests_per_minute=config.requests_per_minute,
         max_messages=config.max_messages,
         max_prompt_tokens=config.max_prompt_tokens,
+        canary_samples=config.canary_samples,
     )
     return wire.Outbound(topics.card_topic(config.device), msgspec.json.encode(card), retain=True)

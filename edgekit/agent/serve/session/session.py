@@ -32,6 +32,7 @@ from edgekit.agent.serve.session.events import (
     LeavePools,
     Publish,
     Published,
+    QualityKnown,
     Readings,
     ReadSensors,
     ReadyUnsaid,
@@ -163,6 +164,8 @@ class Session:
                 return self._prompts.send_outbox(now)
             case Readings():
                 self._condition.update(event)
+            case QualityKnown(report):
+                self._presence.quality = report
             case ReadyUnsaid():
                 self._ready_unsaid = True
             case Drain(deadline, successor):

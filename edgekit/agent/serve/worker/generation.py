@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from edgekit.agent.serve.pipe import Done, Start
+from edgekit.agent.serve.pipe import Done, EndedPrompt, Start
 from edgekit.agent.serve.worker.answer import Answer
 from edgekit.agent.serve.worker.decoder import Decoder, Logits
 from edgekit.agent.serve.worker.prefix import Slot
@@ -78,6 +78,12 @@ class Generation:
     def pending(self) -> int | None:
         """The token that must go into the slot before the next one can be chosen."""
         return self._chosen
+
+    @property
+    def sample(self) -> EndedPrompt:
+        """The tokens of the prompt and of its answer until now."""
+        chosen = [] if self._chosen is None else [self._chosen]
+        return EndedPrompt([*self.slot.tokens, *chosen], self._prompt_tokens)
 
     def feed(self, count: int) -> None:
         """Compute the next `count` tokens of the prompt."""

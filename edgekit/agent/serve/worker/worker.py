@@ -15,7 +15,6 @@ from itertools import takewhile
 from edgekit.agent.serve.pipe import (
     HEARTBEAT_SECONDS,
     SLICE_TOKENS,
-    Cancel,
     Done,
     FromWorker,
     Generated,
@@ -25,6 +24,8 @@ from edgekit.agent.serve.pipe import (
     Refused,
     Start,
     ToWorker,
+    Walk,
+    WalkEnded,
     quiet_seconds,
 )
 from edgekit.agent.serve.worker import beam
@@ -32,12 +33,13 @@ from edgekit.agent.serve.worker.admission import RefusedError, admit
 from edgekit.agent.serve.worker.answer import FLUSH_SECONDS, Answer
 from edgekit.agent.serve.worker.decoder import BeamSearch, Decoder
 from edgekit.agent.serve.worker.generation import Generation
-from edgekit.agent.serve.worker.prefix import Slot, Wanted, choose_slot, common_length
+from edgekit.agent.serve.worker.prefix import Slot, Wanted, choose_slot, common_length, no_tokens
 from edgekit.agent.serve.worker.processors import ProcessorFactory
 from edgekit.agent.serve.worker.sampling import Sampler
 from edgekit.agent.serve.worker.scheduler import next_work
 from edgekit.agent.serve.worker.shares import Shares
 from edgekit.agent.serve.worker.text import Tokenizer
+from edgekit.agent.serve.worker.walking import WalkBrokenError, fits, run_walk
 from edgekit.core.chat import Timings, Usage
 
 SYSTEM_ROLES = ("system", "developer")
@@ -87,6 +89,7 @@ class Worker:
         self._idle = [Slot(number) for number in range(decoder.limits.slots)]
         self._running: dict[int, Generation] = {}  # by slot
         self._waiting: deque[Start] = deque()
+        self._walks: deque[Walk] = deque()  # for when nothing else is to be done
         self._shares = Shares()
         self._said_at = 0.0
         self._quanta = 0
@@ -98,7 +101,9 @@ class Worker:
             while True:
                 if not self._running:
                     self._shares.rest()
-                    self._listen(wait=not self._waiting)
+                    if self._walks and not self._waiting:
+                        self._walk(self._walks[0])
+                    self._listen(wait=not self._waiting and not self._walks)
                     self._said_at = self._clock()  # while idle it owed no heartbeat
                 start = self._next_start()
                 if start is not None:
@@ -202,7 +207,9 @@ class Worker:
         while message is not None:
             if isinstance(message, Start):
                 self._waiting.append(message)
-            elif isinstance(message, Cancel):
+            elif isinstance(message, Walk):
+                self._walks.append(message)
+            else:
                 self._stop(message.key, "cancelled")
             message = self._pipe.receive(wait=False)
         now = self._clock()
@@ -241,6 +248,23 @@ class Worker:
         generation.slot.used_at = self._clock()
         self._idle.append(generation.slot)
         self._send(generation.done(reason))
+        if generation.start.sample and reason in ("stop", "length"):
+            self._send(generation.sample)
+
+    def _walk(self, walk: Walk) -> None:
+        """Walk a sample in the slot that rested longest; any message breaks the walk off."""
+        slot = min(self._idle, key=lambda each: each.used_at)
+        if not fits(walk, self._decoder.limits):
+            ended = WalkEnded(walk.key)
+        else:
+            slot.tokens, slot.requester, slot.system, slot.long_rope = [], "", no_tokens, False
+            ends = self._tokenizer.eos_token_ids
+            try:
+                ended = run_walk(walk, self._decoder, slot.number, ends, self._pipe.readable)
+            except WalkBrokenError:
+                return
+        self._walks.popleft()
+        self._send(ended)
 
     def _next_start(self) -> Start | None:
         """Return the waiting prompt that may begin now, if there is one.

@@ -47,8 +47,6 @@ def not_covered(config: Mapping[str, Any], options: Mapping[str, str]) -> str:
     for key in _OTHER_MODELS:
         if key in options:
             return f"the low-memory route does not cover {key}"
-    if options.get("matmulnbits_weights_prepacked", "0") != "0":
-        return "the low-memory route does not cover prepacked weights"
     return ""
 
 

@@ -64,17 +64,19 @@ class OffloadedTensors:
             return tensor
         name, dtype, shape = str(tensor.name), tensor.dtype, ir.Shape(tensor.shape)
         array = np.ascontiguousarray(tensor.numpy())
-        offset, checksum = self._file.tell(), zlib.crc32(array.data.cast("B"))
-        self._file.write(array.data.cast("B"))
+        # as bytes: numpy gives no buffer of a bfloat16 array
+        content = array.reshape(-1).view(np.uint8)
+        offset, checksum = self._file.tell(), zlib.crc32(content)
+        self._file.write(content)
         self._file.flush()
         self.spooled += 1
-        kind, count = array.dtype, array.size
+        kind, count = array.dtype, array.nbytes
 
         def read() -> ir.Tensor:
-            again = np.fromfile(self._spool, kind, count, offset=offset)
-            if zlib.crc32(again.data.cast("B")) != checksum:
+            again = np.fromfile(self._spool, np.uint8, count, offset=offset)
+            if zlib.crc32(again) != checksum:
                 raise ScriptError("low-memory", f"{name} came back from {self._spool} changed")
-            return ir.Tensor(again.reshape(shape.numpy()), name=name, dtype=dtype)
+            return ir.Tensor(again.view(kind).reshape(shape.numpy()), name=name, dtype=dtype)
 
         return self._stub(ir.LazyTensor(read, dtype, shape, name=name), name)
 

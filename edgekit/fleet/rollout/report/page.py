@@ -31,6 +31,12 @@ _TERMS = {
     "late_seconds": "seconds to the next try of a device that was away",
     "connects": "connections open at one time",
     "lock_wait_seconds": "seconds to wait for a device that another operator holds",
+    "quality": "the first wave compares its answers with those of the release before",
+    "quality_seconds": "seconds to wait for that",
+    "quality_agreement": "least share of equal best tokens where the old release was certain",
+    "quality_kl": "largest KL divergence from the old release, in nats",
+    "quality_length": "answers may be longer or shorter by this factor",
+    "quality_loops": "largest share of answers that begin to repeat themselves",
 }
 
 

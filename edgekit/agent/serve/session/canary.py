@@ -1,0 +1,254 @@
+"""What the quality canary asks of the model in idle time, as a pure machine.
+
+A release that has passed its trial is first compared with the release before it, sample by sample;
+then it makes its own baseline, for the release after it. Where the device keeps ended prompts it
+walks each of them, too. One walk is under way at a time. Nothing of it is kept if it is broken off.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from math import inf
+
+import msgspec
+
+from edgekit.agent.serve.pipe import EndedPrompt, Walk, WalkEnded
+from edgekit.core.quality import (
+    Baseline,
+    Lineage,
+    QualityReport,
+    Sample,
+    Walked,
+    loops,
+    score_of,
+    unlike,
+)
+
+IDLE_SECONDS = 5.0  # a device is idle once it has had nothing to do for so long
+BASELINE_SECONDS = 30.0  # the same, where nobody waits for what is walked
+ANSWER_TOKENS = 64  # of a greedy answer, at most
+SAMPLE_ANSWER_TOKENS = 64  # of an ended prompt's answer are walked
+SAMPLE_TOKENS = 512  # of an ended prompt; a longer one is left out
+MAX_DEATHS = 2  # of workers in walks; then the walk is left out
+MAX_WAITING = 16  # ended prompts that wait to be walked; the oldest goes
+NO_RELEASE = "nothing to compare with: no other release ran here before"
+NO_BASELINE = "not comparable: the release before has left no scores on this device"
+NO_PROMPTS = "not comparable: the release before has no golden prompts"
+NOT_WALKED = "not comparable: no prompt could be walked under this release"
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the device knows when an agent starts.
+
+    Attributes:
+        release: the agent's own, as a digest.
+        lineage: of it.
+        prompts: its golden prompts, as tokens.
+        report: what was said of its quality before; None: nothing yet.
+        has_baseline: whether its own baseline is there.
+        against: the release before it; empty: none.
+        baseline: what that one said; None: it left nothing.
+        samples: ended prompts that it walked.
+        keeps: how many ended prompts this device keeps; 0: none.
+    """
+
+    release: str
+    lineage: Lineage
+    prompts: list[list[int]] = field(default_factory=list)
+    report: QualityReport | None = None
+    has_baseline: bool = False
+    against: str = ""
+    baseline: Baseline | None = None
+    samples: list[Sample] = field(default_factory=list)
+    keeps: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Write the report, and forget the ended prompts of the release before."""
+
+    report: QualityReport
+
+
+@dataclass(frozen=True, slots=True)
+class KeepBaseline:
+    """Write this release's baseline."""
+
+    baseline: Baseline
+
+
+@dataclass(frozen=True, slots=True)
+class KeepSample:
+    """Keep a walked prompt in memory."""
+
+    sample: Sample
+
+
+CanaryEffect = Judged | KeepBaseline | KeepSample
+
+
+class _Kind(Enum):
+    COMPARE = 1
+    OWN = 2
+    ENDED = 3
+
+
+@dataclass(slots=True)
+class Canary:
+    """The walks that are to be done, and what came out of them.
+
+    Args:
+        known: what the device knows.
+    """
+
+    known: Known
+    _jobs: deque[tuple[_Kind, Walk]] = field(default_factory=deque)
+    _under_way: bool = False
+    _idle_since: float = inf
+    _samples: list[Sample] = field(default_factory=list)  # compared
+    _walked: list[Walked] = field(default_factory=list)
+    _own: list[Sample] = field(default_factory=list)
+    _begun: bool = False
+    _number: int = 0
+    _deaths: int = 0  # of workers in a walk
+
+    def tick(
+        self, *, idle: bool, judged: bool, now: float
+    ) -> tuple[Walk | None, list[CanaryEffect]]:
+        """Say what to walk now, if anything.
+
+        Args:
+            idle: the model is loaded, and no prompt waits or runs.
+            judged: the trial of this release is over.
+            now: monotonic seconds.
+        """
+        self._idle_since = min(self._idle_since, now) if idle and judged else inf
+        idle_seconds = now - self._idle_since
+        if idle_seconds < IDLE_SECONDS or self._under_way:
+            return None, []
+        effects: list[CanaryEffect] = []
+        if not self._begun:
+            self._begun = True
+            effects = self._begin()
+        if not self._jobs:
+            return None, effects
+        patient = self._jobs[0][0] is _Kind.OWN and not self._walked
+        if patient and idle_seconds < BASELINE_SECONDS:
+            return None, effects
+        self._under_way = True
+        return self._jobs[0][1], effects
+
+    def lost(self) -> list[CanaryEffect]:
+        """The worker has ended: its walk begins again, or is left out after two deaths."""
+        self._idle_since = inf
+        if not self._under_way:
+            return []
+        self._deaths += 1
+        if self._deaths % MAX_DEATHS == 0:
+            return self.walked(WalkEnded(self._jobs[0][1].key))
+        self._under_way = False
+        return []
+
+    def prompt_ended(self, prompt: EndedPrompt) -> None:
+        """Walk an ended prompt later, where this device keeps such."""
+        tokens = prompt.tokens[: prompt.start + SAMPLE_ANSWER_TOKENS]
+        if not self.known.keeps or not prompt.start < len(tokens) <= SAMPLE_TOKENS:
+            return
+        waiting = [job for job in self._jobs if job[0] is _Kind.ENDED]
+        if len(waiting) >= MAX_WAITING and not (self._under_way and waiting[0] is self._jobs[0]):
+            self._jobs.remove(waiting[0])
+        self._add(_Kind.ENDED, tokens, prompt.start)
+
+    def walked(self, ended: WalkEnded) -> list[CanaryEffect]:
+        """Take the result of a walk."""
+        if not self._under_way or ended.key != self._jobs[0][1].key:
+            return []
+        self._under_way = False
+        kind, walk = self._jobs.popleft()
+        fitted = bool(ended.answer)
+        match kind:
+            case _Kind.COMPARE if fitted:
+                self._walked.append(compared_with(ended))
+            case _Kind.COMPARE:
+                del self._samples[len(self._walked)]
+            case _Kind.OWN if fitted:
+                self._own.append(sample_of(walk, ended))
+            case _Kind.ENDED if fitted:
+                return [KeepSample(ended_sample_of(walk, ended))]
+        if kind is _Kind.ENDED or any(job[0] is kind for job in self._jobs):
+            return []
+        return [self._compared() if kind is _Kind.COMPARE else self._own_baseline()]
+
+    def _begin(self) -> list[CanaryEffect]:
+        """List all walks; say at once what needs none."""
+        known, effects, first = self.known, list[CanaryEffect](), list(self._jobs)
+        self._jobs.clear()
+        if known.report is None:
+            why = self._why_not()
+            if why:
+                effects.append(Judged(QualityReport(known.release, known.against, None, why)))
+            else:
+                assert known.baseline is not None
+                self._samples = [*known.baseline.samples, *known.samples]
+                for sample in self._samples:
+                    wanted = [top.tokens for top in sample.tops]
+                    self._add(_Kind.COMPARE, sample.tokens, sample.start, wanted)
+        if not known.has_baseline:
+            for prompt in known.prompts:
+                self._add(_Kind.OWN, prompt, len(prompt))
+            if not known.prompts:
+                effects.append(self._own_baseline())
+        self._jobs += first
+        return effects
+
+    def _why_not(self) -> str:
+        known = self.known
+        if not known.against:
+            return NO_RELEASE
+        if known.baseline is None:
+            return NO_BASELINE
+        if why := unlike(known.baseline.lineage, known.lineage):
+            return why
+        return "" if known.baseline.samples or known.samples else NO_PROMPTS
+
+    def _compared(self) -> Judged:
+        known, score = self.known, score_of(self._samples, self._walked)
+        why = "" if score is not None else NOT_WALKED
+        return Judged(QualityReport(known.release, known.against, score, why))
+
+    def _own_baseline(self) -> KeepBaseline:
+        return KeepBaseline(Baseline(self.known.lineage, self._own))
+
+    def _add(
+        self, kind: _Kind, tokens: Sequence[int], start: int, wanted: list[list[int]] | None = None
+    ) -> None:
+        self._number += 1
+        walk = Walk(f"walk-{self._number}", list(tokens), start, wanted or [], ANSWER_TOKENS)
+        self._jobs.append((kind, walk))
+
+
+def sample_of(walk: Walk, ended: WalkEnded) -> Sample:
+    """The sample that a release makes of its own answer to a prompt of its bundle."""
+    return Sample(
+        [*walk.tokens, *ended.answer],
+        walk.start,
+        ended.answer_tops,
+        len(ended.answer),
+        loops(ended.answer),
+    )
+
+
+def ended_sample_of(walk: Walk, ended: WalkEnded) -> Sample:
+    """The sample of an ended prompt: its own answer is walked, and not another one."""
+    own = sample_of(msgspec.structs.replace(walk, tokens=[]), ended)
+    return msgspec.structs.replace(own, tokens=walk.tokens, tops=ended.tops, ended=True)
+
+
+def compared_with(ended: WalkEnded) -> Walked:
+    """What the new release says of a sample of the old one."""
+    logprobs = [top.logprobs for top in ended.tops]
+    return Walked(ended.best, logprobs, len(ended.answer), loops(ended.answer))

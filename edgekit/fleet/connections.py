@@ -1,0 +1,84 @@
+"""The connections of one push: a device that was just looked at is not connected to twice."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+
+from edgekit.fleet import drive
+from edgekit.fleet.drive import DeviceDriver
+from edgekit.fleet.inventory import Fleet
+from edgekit.fleet.transfer.cap import Cap
+
+KEEP_SECONDS = 30.0  # what was found out on a device may be old after that, and its session is free
+
+
+class Connections:
+    """Opens devices of a fleet, within its bandwidth; threads share it.
+
+    Args:
+        fleet: that has the devices.
+        keep_seconds: from the first connection that is kept until all that are left are closed.
+    """
+
+    def __init__(self, fleet: Fleet, keep_seconds: float = KEEP_SECONDS) -> None:
+        self.fleet = fleet
+        self._keep_seconds = keep_seconds
+        self._cap = Cap(fleet.transfer.mbit_per_second)
+        self._lock = threading.Lock()
+        self._kept: dict[str, DeviceDriver] = {}
+        self._left: set[str] = set()  # devices whose connection nobody wants
+        self._timer: threading.Timer | None = None
+
+    def cap(self, name: str) -> Cap:
+        """How fast bytes may leave for a device."""
+        return drive.cap_of(self.fleet, name, self._cap)
+
+    def open(self, name: str) -> DeviceDriver:
+        """The connection that was kept, or a new one; raises what `drive.open_device` raises."""
+        with self._lock:
+            kept = self._kept.pop(name, None)
+            self._left.add(name)
+        return kept or drive.open_device(self.fleet, name, self.cap(name))
+
+    def keep(self, driver: DeviceDriver) -> None:
+        """Keep a connection for the `open` that comes."""
+        with self._lock:
+            wanted = driver.name not in self._left
+            if wanted:
+                self._kept[driver.name] = driver
+            if wanted and self._timer is None:
+                self._timer = threading.Timer(self._keep_seconds, self.close)
+                self._timer.daemon = True
+                self._timer.start()
+        if not wanted:
+            driver.close()
+
+    def leave(self, name: str) -> None:
+        """Keep nothing of a device: its look failed."""
+        with self._lock:
+            self._left.add(name)
+            driver = self._kept.pop(name, None)
+        _close([driver] if driver else [])
+
+    def close(self) -> None:
+        """Close what is kept; `open` connects anew."""
+        with self._lock:
+            kept = list(self._kept.values())
+            self._left.update(self._kept)
+            self._kept.clear()
+            if self._timer is not None:
+                self._timer.cancel()
+        _close(kept)
+
+
+def _close(drivers: list[DeviceDriver]) -> None:
+    """Close connections in a thread of their own: to close may hang."""
+
+    def close() -> None:
+        for driver in drivers:
+            with suppress(Exception):
+                driver.close()
+
+    if drivers:
+        threading.Thread(target=close, daemon=True).start()

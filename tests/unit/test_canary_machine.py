@@ -1,0 +1,147 @@
+"""The canary's walks: when they begin, in which order, and what they leave."""
+
+from __future__ import annotations
+
+from edgekit.agent.serve.pipe import EndedPrompt, Walk, WalkEnded
+from edgekit.agent.serve.session.canary import (
+    BASELINE_SECONDS,
+    IDLE_SECONDS,
+    MAX_WAITING,
+    NO_BASELINE,
+    NO_PROMPTS,
+    NO_RELEASE,
+    NOT_WALKED,
+    Canary,
+    CanaryEffect,
+    Judged,
+    KeepBaseline,
+    KeepSample,
+    Known,
+)
+from edgekit.core.quality import Baseline, Lineage, QualityReport, Sample, TopTokens
+
+OWN = Lineage("smollm2", "llama", "ab")
+TOP = TopTokens([7, 8], [-0.1, -3.0])
+OLD = Sample([1, 2, 7], 2, [TOP], 3, loops=False)
+
+
+def answered(walk: Walk) -> WalkEnded:
+    count = len(walk.tokens) - walk.start
+    return WalkEnded(walk.key, [7] * count, [TOP] * count, [7, 7, 2], [TOP] * 3)
+
+
+def drive(canary: Canary, now: float = 0.0) -> tuple[list[Walk], list[CanaryEffect]]:
+    """Let it walk until it wants nothing any more."""
+    walks: list[Walk] = []
+    effects: list[CanaryEffect] = []
+    begun = now
+    while True:
+        walk, found = canary.tick(idle=True, judged=True, now=now)
+        effects += found
+        if walk is None and now > begun + BASELINE_SECONDS:
+            return walks, effects
+        now += IDLE_SECONDS + 1
+        if walk is None:
+            continue
+        walks.append(walk)
+        effects += canary.walked(answered(walk))
+
+
+def test_a_new_release_is_compared_and_then_makes_its_own_baseline() -> None:
+    known = Known("new", OWN, [[1, 2], [1, 3]], None, False, "old", Baseline(OWN, [OLD]))
+    walks, effects = drive(Canary(known))
+    assert [(walk.tokens, walk.start, walk.wanted) for walk in walks] == [
+        ([1, 2, 7], 2, [[7, 8]]),
+        ([1, 2], 2, []),
+        ([1, 3], 2, []),
+    ]
+    judged, kept = effects
+    assert isinstance(judged, Judged)
+    assert isinstance(kept, KeepBaseline)
+    assert judged.report.score is not None
+    assert (judged.report.score.agreement, judged.report.score.kl) == (1.0, 0.0)
+    assert [sample.tokens for sample in kept.baseline.samples] == [[1, 2, 7, 7, 2], [1, 3, 7, 7, 2]]
+
+
+def test_nothing_begins_in_a_trial_or_while_a_prompt_runs() -> None:
+    canary = Canary(Known("new", OWN, [[1, 2]]))
+    for now, idle, judged in ((0.0, True, False), (9.0, False, True), (20.0, True, True)):
+        assert canary.tick(idle=idle, judged=judged, now=now) == (None, [])
+    walk, _ = canary.tick(idle=True, judged=True, now=20.0 + IDLE_SECONDS)
+    assert walk is None  # nobody waits for a baseline
+    walk, _ = canary.tick(idle=True, judged=True, now=20.0 + BASELINE_SECONDS)
+    assert walk is not None
+    assert canary.tick(idle=True, judged=True, now=99.0) == (None, [])  # one is under way
+
+
+def test_what_cannot_be_compared_is_said_by_name() -> None:
+    other = Lineage("phi", "phi3", "ab")
+    for known, why in (
+        (Known("new", OWN), NO_RELEASE),
+        (Known("new", OWN, against="old"), NO_BASELINE),
+        (Known("new", OWN, against="old", baseline=Baseline(OWN, [])), NO_PROMPTS),
+        (Known("new", OWN, against="old", baseline=Baseline(other, [OLD])), "phi (phi3)"),
+    ):
+        walks, effects = drive(Canary(known))
+        judged = effects[0]
+        assert isinstance(judged, Judged)
+        assert walks == []
+        assert why in judged.report.why
+        assert judged.report.score is None
+
+
+def test_a_release_is_judged_once() -> None:
+    report = QualityReport("new", "old")
+    known = Known("new", OWN, [[1]], report, True, "old", Baseline(OWN, [OLD]))
+    assert drive(Canary(known)) == ([], [])
+
+
+def test_ended_prompts_are_walked_only_where_the_device_keeps_them() -> None:
+    report = QualityReport("new")
+    for keeps, count in ((0, 0), (5, 1)):
+        canary = Canary(Known("new", OWN, [], report, True, keeps=keeps))
+        canary.prompt_ended(EndedPrompt([1, 2, *([7] * 100)], 2))
+        canary.prompt_ended(EndedPrompt([1] * 600, 590))  # too long
+        canary.prompt_ended(EndedPrompt([1, 2], 2))  # without an answer
+        walks, effects = drive(canary)
+        assert len(walks) == len(effects) == count
+    assert isinstance(effects[0], KeepSample)
+    sample = effects[0].sample
+    assert (len(sample.tokens), sample.start, sample.ended, sample.length) == (66, 2, True, 3)
+    assert len(sample.tops) == 64
+
+
+def test_few_ended_prompts_wait_and_the_oldest_goes() -> None:
+    canary = Canary(Known("new", OWN, [], QualityReport("new"), True, keeps=100))
+    for number in range(MAX_WAITING + 3):
+        canary.prompt_ended(EndedPrompt([1, number, 7], 2))
+    walks, _ = drive(canary)
+    assert [walk.tokens[1] for walk in walks] == list(range(3, MAX_WAITING + 3))
+
+
+def test_a_walk_begins_again_after_a_crash_and_is_left_out_after_two() -> None:
+    known = Known("new", OWN, [], None, True, "old", Baseline(OWN, [OLD]))
+    canary = Canary(known)
+    canary.tick(idle=True, judged=True, now=0)
+    first, _ = canary.tick(idle=True, judged=True, now=IDLE_SECONDS)
+    assert canary.lost() == []
+    assert canary.tick(idle=True, judged=True, now=100) == (None, [])
+    again, _ = canary.tick(idle=True, judged=True, now=100 + IDLE_SECONDS)
+    assert first == again
+    (judged,) = canary.lost()
+    assert isinstance(judged, Judged)
+    assert judged.report.why == NOT_WALKED
+
+
+def test_a_walk_that_does_not_fit_leaves_its_sample_out() -> None:
+    known = Known("new", OWN, [], None, True, "old", Baseline(OWN, [OLD, OLD]))
+    canary = Canary(known)
+    canary.tick(idle=True, judged=True, now=0)
+    walk, _ = canary.tick(idle=True, judged=True, now=IDLE_SECONDS)
+    assert walk is not None
+    assert canary.walked(WalkEnded(walk.key)) == []
+    _, effects = drive(canary, 50)
+    (judged,) = effects
+    assert isinstance(judged, Judged)
+    assert judged.report.score is not None
+    assert judged.report.score.prompts == 1
