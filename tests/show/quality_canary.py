@@ -44,7 +44,7 @@ WAYS = (
 """Algorithm and block size of the model builder."""
 KERNELS = "other_kernels"
 WANTED = 20
-STRICT = QualityBound(agreement=0.97, kl=0.03)
+STRICT = QualityBound(agreement=0.97, kl=0.02)
 """For a release that does not quantise anew: another agent, runtime or CPU."""
 
 
