@@ -106,7 +106,7 @@ def reference(source: Path) -> tuple[list[list[int]], list[list[int]], list[np.n
 
 def log_softmax(rows: np.ndarray) -> np.ndarray:
     """Of each row, in natural logarithms."""
-    shifted = rows - rows.max(axis=1, keepdims=True)
+    shifted: np.ndarray = rows - rows.max(axis=1, keepdims=True)
     shifted -= np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return shifted
 

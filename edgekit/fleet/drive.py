@@ -20,8 +20,8 @@ from edgekit.fleet import commands
 from edgekit.fleet.facts import PROBE, RECEIVE, DeviceFacts, clock_offset, parse_facts
 from edgekit.fleet.held import LeaseHeldError
 from edgekit.fleet.inventory import Device, Fleet, local_folder
+from edgekit.fleet.local import LocalRemote, Remote
 from edgekit.fleet.plan import DryOffer, Missing, Offer, updater_of
-from edgekit.fleet.remote import LocalRemote, Remote, SshRemote
 from edgekit.fleet.transfer.cap import Cap
 from edgekit.fleet.transfer.values import WantedBlob, batches
 from edgekit.store import BlobStore
@@ -77,7 +77,11 @@ def connect(device: Device, cap: Cap | None = None) -> Remote:
             "`edgekit push` tells it what to run; `edgekit status` and `edgekit devices` show it",
         )
     kind, _, rest = device.address.partition(":")
-    return LocalRemote() if kind == "local" else SshRemote(rest, device.python, cap)
+    if kind == "local":
+        return LocalRemote()
+    from edgekit.fleet.remote import SshRemote  # noqa: PLC0415  imports paramiko, which takes long
+
+    return SshRemote(rest, device.python, cap)
 
 
 class DeviceDriver:

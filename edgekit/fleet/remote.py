@@ -1,25 +1,22 @@
-"""The connection to a device, over SSH or to a folder of this host: run an argv, append to a file.
+"""The connection to a device over SSH: run an argv, append to a file, bring blobs.
 
-`edgekit.fleet.ssh` opens the connection with fabric and checks the host. Writes go to an explicit
-offset: late bytes of a dead transfer land where the same bytes belong.
+`edgekit.fleet.ssh` opens the connection with fabric and checks the host.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import paramiko
 
 from edgekit.errors import EdgekitError, UnreachableError
 from edgekit.fleet.commands import Argv, CommandResult
-from edgekit.fleet.session import RelaySession, overdue
+from edgekit.fleet.local import COMMAND_SECONDS, Progress, check_stored
+from edgekit.fleet.session import RelaySession
 from edgekit.fleet.ssh.connection import CONNECT_SECONDS, connection_to
 from edgekit.fleet.ssh.destination import parse_destination
 from edgekit.fleet.transfer.bring import Listen, NoPullError, pull
@@ -28,140 +25,7 @@ from edgekit.fleet.transfer.chacha import listening_by_openssh
 from edgekit.fleet.transfer.reverse import listening, round_trip
 from edgekit.fleet.transfer.values import LEAST_PULL_BYTES, WantedBlob
 
-COMMAND_SECONDS = 60.0
 KEEPALIVE_SECONDS = 20
-CHUNK_BYTES = 1 << 18
-Progress = Callable[[int], None]
-
-
-class Remote(Protocol):
-    """The connection to one device."""
-
-    def run(
-        self, argv: Argv, stdin: bytes = b"", seconds: float = COMMAND_SECONDS
-    ) -> CommandResult:
-        """Run a command with a deadline.
-
-        Raises:
-            UnreachableError: the connection is lost, or the deadline has passed.
-        """
-        ...
-
-    def append(self, source: Path, target: str, offset: int, progress: Progress) -> None:
-        """Append the bytes of `source` after `offset` to `target`, which has `offset` bytes.
-
-        Raises:
-            UnreachableError: the connection is lost.
-            EdgekitError: the device did not store every byte.
-        """
-        ...
-
-    def bring(self, blobs: Sequence[WantedBlob], progress: Progress, *, aes: bool = True) -> str:
-        """Bring the bytes that each blob's part lacks, on the fastest way that there is.
-
-        Args:
-            blobs: what it lacks.
-            progress: called with counts of bytes.
-            aes: whether its CPU has instructions for AES.
-
-        Returns:
-            Why a slower way was taken; empty for the fastest.
-
-        Raises:
-            UnreachableError: the connection is lost; what arrived stays.
-            EdgekitError: the device did not store every byte.
-        """
-        ...
-
-    def close(self) -> None:
-        """Release the connection's resources."""
-        ...
-
-
-class LocalRemote:
-    """A `local:` device: a folder of this host."""
-
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def run(
-        self, argv: Argv, stdin: bytes = b"", seconds: float = COMMAND_SECONDS
-    ) -> CommandResult:
-        """Run a command on this host, without this process's environment."""
-        environment = {
-            "PATH": os.environ.get("PATH", os.defpath),
-            "HOME": str(Path.home()),
-            "PYTHONSAFEPATH": "1",  # the working folder may have a json.py
-        }
-        try:
-            self._process = subprocess.Popen(
-                argv,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=environment,
-            )
-        except FileNotFoundError:
-            return CommandResult(127, b"", f"{argv[0]}: not found".encode())
-        except PermissionError:
-            return CommandResult(126, b"", f"{argv[0]}: permission denied".encode())
-        with self._process as process:
-            try:
-                out, errors = process.communicate(stdin, seconds)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                raise overdue("this machine", argv, seconds) from None
-            except BaseException:
-                process.kill()
-                raise
-        return CommandResult(process.returncode, out, errors)
-
-    def append(self, source: Path, target: str, offset: int, progress: Progress) -> None:
-        """Copy a file, sharing extents where the file system can; never as a hard link.
-
-        With one inode for two stores, damage in one would be damage in both.
-        """
-        try:
-            with source.open("rb") as reader, Path(target).open("r+b" if offset else "wb") as to:
-                size = os.fstat(reader.fileno()).st_size
-                while offset < size and (copied := _copy(reader.fileno(), to.fileno(), offset)):
-                    offset += copied
-                    progress(copied)
-        except OSError as error:
-            raise EdgekitError(
-                f"{target} cannot be written",
-                str(error),
-                "check the free space and the rights there, then push again",
-            ) from error
-        _check_stored(target, offset, size)
-
-    def bring(self, blobs: Sequence[WantedBlob], progress: Progress, *, aes: bool = True) -> str:
-        """Copy each blob."""
-        for blob in blobs:
-            self.append(blob.source, blob.target, blob.have, progress)
-        return ""
-
-    def close(self) -> None:
-        """End the command that another thread runs, if there is one."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.kill()
-
-
-def _copy(source: int, target: int, at: int) -> int:
-    """Copy a piece at offset `at` in the kernel, or through memory between file systems."""
-    try:
-        return os.copy_file_range(source, target, 1 << 26, at, at)
-    except OSError:
-        return os.pwrite(target, os.pread(source, CHUNK_BYTES, at), at)
-
-
-def _check_stored(target: str, stored: int, size: int) -> None:
-    if stored < size:
-        raise EdgekitError(
-            f"only {stored:,} of {size:,} bytes of {target} were stored",
-            "the disk of the device may be full",
-            "free some space there and push again: the stored bytes are not sent twice",
-        )
 
 
 class SshRemote:
@@ -216,7 +80,7 @@ class SshRemote:
             stored = self._relay().append(source, target, offset, count)
         except UnreachableError as error:
             raise self._broke_off(error) from error
-        _check_stored(target, stored, source.stat().st_size)
+        check_stored(target, stored, source.stat().st_size)
 
     def bring(self, blobs: Sequence[WantedBlob], progress: Progress, *, aes: bool = True) -> str:
         """Let the device pull; where it cannot, append by the relay."""

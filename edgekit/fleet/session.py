@@ -11,7 +11,6 @@ import json
 import queue
 import re
 import secrets
-import shlex
 import struct
 import threading
 import time
@@ -23,6 +22,7 @@ import paramiko
 
 from edgekit.errors import EdgekitError, UnreachableError
 from edgekit.fleet.commands import Argv, CommandResult, relay_line
+from edgekit.fleet.local import overdue
 from edgekit.fleet.plan import check_python
 
 RELAY = Path(__file__).with_name("relay.py")
@@ -38,16 +38,6 @@ PRINTED_BYTES = 1 << 20  # of a login script; more is no greeting
 CHUNK_BYTES = 1 << 18
 SHOWN_BYTES = 200  # of what is printed where it should not be
 GONE = "check its power and network, then run it again"
-
-
-def overdue(where: str, argv: Argv, seconds: float) -> UnreachableError:
-    """The error for a command that did not end in time."""
-    command = shlex.join(argv)
-    return UnreachableError(
-        f"{where}: a command did not end within {seconds:g} s",
-        command if len(command) <= 300 else f"...{command[-300:]}",
-        "look at the load of the device, then run it again",
-    )
 
 
 class RelaySession:

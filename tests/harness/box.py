@@ -46,7 +46,7 @@ REPORTS = {
 }
 
 class Service:
-    def __init__(self, config, bundle, release, model_dir, ready_file, *others):
+    def __init__(self, config, bundle, release, model_dir, ready_file, *others, **files):
         self.mode = (model_dir / "mode").read_text().split()[0]
         self.config, self.ready = config, ready_file
         self.trial = others[4] and ready_file.with_name("trial.json")

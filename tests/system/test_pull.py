@@ -157,7 +157,7 @@ def test_a_broker_that_lies_makes_a_device_look_and_nothing_else(made: PullSite)
     assert made.forged(OPERATOR, HERE, Digest.of(b"not there"), order + 1) < 0x80
     eventually(lambda: made.says(HERE, "waiting", "does not have", order + 1), "it is not there")
     # a manifest that is there and that nobody has signed
-    unsigned = Layout(made.project.store).resolve("smollm2:1").data + b"\n"
+    unsigned = Layout(made.project.store).resolve("newer:9").data + b"\n"
     _put_manifest(made.registry.client(), "forged", unsigned)
     assert made.forged(OPERATOR, HERE, Digest.of(unsigned), order + 2) < 0x80
     eventually(lambda: made.says(HERE, "refused", "", order + 2), "the unsigned one is refused")

@@ -32,8 +32,8 @@ from edgekit.fleet import facts as told
 from edgekit.fleet.drive import DeviceDriver
 from edgekit.fleet.facts import DeviceFacts, parse_facts
 from edgekit.fleet.inventory import Device
+from edgekit.fleet.local import LocalRemote
 from edgekit.fleet.plan import check_first_room, check_root
-from edgekit.fleet.remote import LocalRemote
 
 TAR = plain_tar([("edgekit/__init__.py", b"here"), ("edgekit/weights.py", os.urandom(1 << 20))])
 NAME = hashlib.sha256(TAR).hexdigest()[:12]
