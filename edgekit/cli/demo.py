@@ -7,6 +7,8 @@ import os
 import socket
 import sys
 import time
+from multiprocessing import forkserver
+from multiprocessing.context import ForkContext, ForkServerContext
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +22,7 @@ from edgekit.errors import EdgekitError
 
 QUESTION = "What is the capital of France?"
 DEVICE = "demo"
+VERBS = ("edgekit.cli.main", "edgekit.cli.rollout.push", "edgekit.cli.ask", "edgekit.cli.fleet")
 INTERRUPTED_SECONDS = 10.0  # for a step to end after Ctrl-C
 
 
@@ -50,9 +53,12 @@ def demo(
     """
     began = time.monotonic()
     port = _free_port()
-    # Steps are forks of a process that has imported what all verbs import, and has no thread.
-    steps = multiprocessing.get_context("forkserver")
-    steps.set_forkserver_preload(["edgekit.cli.demo", "edgekit.cli.main", "edgekit.cli.project"])
+    # A step is a fork of a process that has imported what verbs import: of this one until it has
+    # the broker's threads, and then of one without threads that starts meanwhile.
+    steps: ForkContext | ForkServerContext = multiprocessing.get_context("fork")
+    later = multiprocessing.get_context("forkserver")
+    later.set_forkserver_preload(["edgekit.cli.demo", *VERBS])
+    forkserver.ensure_running()
 
     def step(*arguments: str, must: bool = True) -> None:
         render.say(f"\n$ edgekit {' '.join(arguments)}")
@@ -82,6 +88,7 @@ def demo(
         *("--gate", "small"),  # four bits cost 135 M weights more than the strict profile allows
     )
     step("pack", "smollm2-int4", "--name", "smollm2", "--context", "2048")
+    steps = later
     with embedded_broker("127.0.0.1", port):
         render.say(f"\n# a broker on 127.0.0.1:{port}, and a device in a folder")
         try:
