@@ -36,7 +36,7 @@ class Folder:
     """A loaded model folder."""
 
     def __init__(self, path: Path) -> None:
-        import onnxruntime_genai as og  # noqa: PLC0415
+        import onnxruntime_genai as og  # noqa: PLC0415  only where a GPU is
 
         self._og = og
         self._model = og.Model(str(path))
@@ -84,8 +84,8 @@ class Folder:
 
 def reference(source: Path) -> tuple[list[list[int]], list[list[int]], list[np.ndarray]]:
     """Prompts, the prompts with their greedy continuations, and the logits of these, float32."""
-    import torch  # noqa: PLC0415
-    import transformers  # noqa: PLC0415
+    import torch  # noqa: PLC0415  as above
+    import transformers  # noqa: PLC0415  as above
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(source)
     model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()

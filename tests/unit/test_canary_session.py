@@ -28,8 +28,8 @@ def test_operator_and_requester_have_to_allow_it(
     keeps: int, store: bool | None, kept: bool
 ) -> None:
     agent = Agent(limits={"canary_samples": keeps}).ready()
-    body = {"messages": [{"role": "user", "content": "Hi"}]}
-    body |= {} if store is None else {"store": store}  # type: ignore[dict-item]
+    body: dict[str, object] = {"messages": [{"role": "user", "content": "Hi"}]}
+    body |= {} if store is None else {"store": store}
     (start,) = to_worker(agent.prompt(body=body))
     assert isinstance(start, Start)
     assert start.sample is kept

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from edgekit.core.digest import Digest
@@ -27,7 +28,7 @@ def asked(**told: Any) -> QualityReport | None:
 
 def test_a_score_is_taken_and_a_missing_one_is_asked_for_again() -> None:
     report = asked(quality={"release": str(NEW), "against": "old", "score": SCORE, "why": ""})
-    assert report == QualityReport(str(NEW), "old", QualityScore(**SCORE))  # type: ignore[arg-type]
+    assert report == QualityReport(str(NEW), "old", msgspec.convert(SCORE, QualityScore))
     assert asked(quality=None) is None
 
 
