@@ -52,7 +52,7 @@ def demo(
     Example:  edgekit demo --ask "Why is the sky blue?"
     """
     began = time.monotonic()
-    port = _free_port()
+    port, folder = _free_port(), folder.absolute()
     # A step is a fork of a process that has imported what verbs import: of this one until it has
     # the broker's threads, and then of one without threads that starts meanwhile.
     steps: ForkContext | ForkServerContext = multiprocessing.get_context("fork")
@@ -69,6 +69,7 @@ def demo(
             process.join()
         except KeyboardInterrupt:  # the step received it, too
             process.join(INTERRUPTED_SECONDS)
+            process.kill()
             raise
         if must and process.exitcode != 0:
             raise EdgekitError(

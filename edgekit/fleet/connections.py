@@ -69,6 +69,7 @@ class Connections:
             self._kept.clear()
             if self._timer is not None:
                 self._timer.cancel()
+                self._timer = None
         _close(kept)
 
 

@@ -231,6 +231,7 @@ def test_a_small_fleet_has_one_wave_and_a_class_has_a_canary() -> None:
     assert {kinds[name] for name in waves[0]} == {"pi", "jetson"}
     assert waves_of(kinds, Digest.of(b"another"))[0] != waves[0]
     assert waves_of(kinds, RELEASE, unchanged=set(kinds)) == [sorted(kinds)]
+    assert len(waves_of(kinds, RELEASE, [0.5, 1.0], unchanged=set(kinds))) > 1, "shares are given"
     assert waves_of(kinds, RELEASE, unchanged=set(list(kinds)[1:])) == waves
 
 

@@ -92,3 +92,25 @@ def test_what_was_found_damaged_is_not_remembered_as_whole(root: Root, read: set
     read.clear()
     publish_release(root, verified, again=True)
     assert not read
+
+
+def test_a_blob_that_was_written_to_while_it_was_hashed_is_read_again(
+    root: Root, read: set[Digest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `rsync --inplace --times` does it."""
+    verified, path = vouched(root, release()), root.store.path(Digest.of(WEIGHTS))
+    offer(root, verified)
+    verify = BlobStore.verify
+
+    def written_to(store: BlobStore, digest: Digest) -> None:
+        verify(store, digest)
+        if digest == Digest.of(WEIGHTS):
+            times = path.stat()
+            damage(path)
+            os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+    monkeypatch.setattr(BlobStore, "verify", written_to)
+    publish_release(root, verified)
+    monkeypatch.setattr(BlobStore, "verify", verify)
+    with pytest.raises(VerificationError):
+        publish_release(root, verified, again=True)

@@ -184,3 +184,10 @@ def until(holds: Callable[[], bool]) -> None:
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_what_is_kept_after_the_first_were_closed_has_its_time_too(world: World) -> None:
+    connections = Connections(FLEET, keep_seconds=0.05)
+    for name in NAMES[:2]:
+        connections.keep(drive.open_device(FLEET, name))
+        until(lambda: world.open == 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -81,6 +82,14 @@ class Root:
         Only Python makes it.
         """
         return self.path / layout.PYCACHE / self.path.resolve().relative_to("/")
+
+    def forget_compiled(self) -> None:
+        """Remove the compiled modules: Python makes them anew.
+
+        Releases with the same trees share them, and Python does not sync them to the disk. One that
+        a power cut tore would end the release that comes and the one to go back to.
+        """
+        shutil.rmtree(self.compiled, ignore_errors=True)
 
     @property
     def ready_file(self) -> Path:

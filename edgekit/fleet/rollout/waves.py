@@ -129,7 +129,7 @@ def waves_of(
 ) -> list[list[str]]:
     """Divide devices into waves. Those of unknown hardware come last: they are no canaries.
 
-    One wave is enough where no device would change.
+    One wave is enough where no device would change, unless shares are given.
 
     Args:
         kinds: the class of hardware of each device, or `UNKNOWN`.
@@ -144,7 +144,7 @@ def waves_of(
         return kinds[name] == UNKNOWN, digest
 
     order = sorted(kinds, key=place)
-    if (shares is None and len(order) <= SMALL) or unchanged >= kinds.keys():
+    if shares is None and (len(order) <= SMALL or unchanged >= kinds.keys()):
         return [sorted(order)] if order else []
     first: dict[str, str] = {}
     for name in order:

@@ -27,6 +27,7 @@ class Hashed:
     def __init__(self, root: Root, blobs: Iterable[Digest]) -> None:
         self._root = root
         self._before = {blob: _mark(root.store.path(blob)) for blob in blobs}
+        self._whole: dict[Digest, Mark] = {}
         try:
             data = (root.path / layout.HASHED_FILE).read_bytes()
             self._known = msgspec.json.decode(data, type=dict[str, Mark])
@@ -38,11 +39,19 @@ class Hashed:
         mark = self._before.get(blob)
         return mark is not None and self._known.get(blob.hex) == mark
 
+    def all_hashed(self) -> None:
+        """Note which files nothing has changed while they were hashed."""
+        marks = {blob: _mark(self._root.store.path(blob)) for blob in self._before}
+        self._whole = {b: m for b, m in marks.items() if m and m == self._before[b]}
+
     def remember(self) -> None:
-        """Record that all were hashed; without room for that they are hashed again."""
-        now = {blob: _mark(self._root.store.path(blob)) for blob in self._before}
-        # The last number is that of the inode, which a new link to it changes, too.
-        same = {b.hex: m for b, m in now.items() if m and (self._before[b] or ())[:3] == m[:3]}
+        """Record what was hashed; without room for that it is hashed again.
+
+        Between `all_hashed` and this only the release's own links to the blobs were made: a link
+        changes the last number, which is that of the inode.
+        """
+        now = {blob: _mark(self._root.store.path(blob)) for blob in self._whole}
+        same = {b.hex: m for b, m in now.items() if m and self._whole[b][:3] == m[:3]}
         if any(self._known.get(name) != mark for name, mark in same.items()):
             known = {n: m for n, m in self._known.items() if _is_there(self._root, n)}
             with suppress(OSError):

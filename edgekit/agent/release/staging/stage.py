@@ -154,6 +154,7 @@ def publish_release(root: Root, verified: VerifiedManifest, *, again: bool = Fal
                 )
     if problems:
         raise problems[0]
+    hashed.all_hashed()
     config = parse_config(store.read(verified.manifest.config.digest))
     check_golden(store, verified.manifest, config)
     target = root.release(digest)

@@ -36,6 +36,13 @@ def become(root: Root, more: Mapping[str, str] | None = None) -> NoReturn:
 
 def cannot_start(root: Root) -> str:
     """Why the supervisor of `current` cannot even be imported; empty if it can."""
+    if not _import_error(root):
+        return ""
+    root.forget_compiled()  # one of them may be what is torn, and not the release
+    return _import_error(root)
+
+
+def _import_error(root: Root) -> str:
     try:
         done = subprocess.run(
             [*command(root, "supervise"), "--help"],

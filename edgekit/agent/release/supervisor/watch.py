@@ -149,6 +149,7 @@ class Watch:
         ended = self._child is not None and self._child.poll() is not None
         if ended:
             self._silence.begins()
+            self._root.forget_compiled()
         if self._stopping:
             return StopAsked()
         if (report := self._reports.next()) is not None:
@@ -298,6 +299,8 @@ class Watch:
                 failures = 0
             delay = BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS) - 1)]
             failures += 1
+            if failures == 1:
+                self._root.forget_compiled()
             if self._judge(AgentCrashed(failures, log_tail(self._root))):
                 return True
             say(f"the agent ended with {code}; it starts again in {delay:g} s")
