@@ -29,6 +29,7 @@ class Follow:
         desired: the file whose change is a reason to start it.
         now: monotonic seconds.
         draw: uniform in [0, 1).
+        ended: called when the updater has ended, however it did.
     """
 
     def __init__(
@@ -37,8 +38,9 @@ class Follow:
         desired: Path,
         now: float,
         draw: Callable[[], float] = random.random,
+        ended: Callable[[], None] = lambda: None,
     ) -> None:
-        self._start, self._desired, self._draw = start, desired, draw
+        self._start, self._desired, self._draw, self._told = start, desired, draw, ended
         self._child: subprocess.Popen[bytes] | None = None
         self._seen: tuple[int, int] | None = None  # the file at the last start
         self._tokens, self._filled = float(BURST), now
@@ -81,10 +83,13 @@ class Follow:
             except subprocess.TimeoutExpired:
                 self._child.kill()
                 self._child.wait()
+        if self._child is not None:
+            self._told()
         self._child = None
 
     def _ended(self, code: int, now: float) -> None:
         self._child = None
+        self._told()
         if code == 0:
             self._failures, self._retry_at = 0, None
             return
