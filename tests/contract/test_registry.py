@@ -338,6 +338,55 @@ def test_a_login_goes_to_no_token_server_without_https(realm: str) -> None:
         fetch.small_blob(client_of(port), BLOB, 1)
 
 
+BAD_URLS = [
+    *("https://h:99999/", "https://[x/", "https://h:port/", f"http://{'a' * 64}.example/"),
+    *("/\xe4", "http://127.0.0.1:1/\xe4?\xf6"),
+]
+
+
+@pytest.mark.parametrize("url", BAD_URLS)
+def test_a_url_that_is_none_is_refused_by_name(url: str, tmp_path: Path) -> None:
+    redirects = lambda *_: (307, {"Location": url}, b"")  # noqa: E731  as the other ones
+    with (
+        answering(redirects) as port,
+        pytest.raises(VerificationError, match="a URL that cannot be used"),
+    ):
+        pull(client_of(port), tmp_path / "part")
+
+
+@pytest.mark.parametrize("realm", ["https://h:99999/", "https://[x/", f"https://{'a' * 64}.x/"])
+def test_a_token_server_without_an_address_is_refused_by_name(realm: str) -> None:
+    challenge = {"WWW-Authenticate": f'Bearer realm="{realm}"'}
+    with (
+        answering(lambda *_: (401, challenge, b"")) as port,
+        pytest.raises(VerificationError, match="a URL that cannot be used"),
+    ):
+        fetch.small_blob(client_of(port), BLOB, 1)
+
+
+def test_a_token_that_no_header_takes_is_none() -> None:
+    ports: list[int] = []
+
+    def route(_method: str, path: str, _headers: Message) -> Answer:
+        if path.startswith("/token"):
+            return 200, {}, '{"token": "\u20ac"}'.encode()
+        realm = f'Bearer realm="http://127.0.0.1:{ports[0]}/token"'
+        return 401, {"WWW-Authenticate": realm}, b""
+
+    with answering(route) as port:
+        ports.append(port)
+        with pytest.raises(EdgekitError, match="gives no token"):
+            fetch.small_blob(client_of(port), BLOB, 1)
+
+
+@pytest.mark.parametrize("place", ["ftp://elsewhere.example/up", "file:///etc/passwd"])
+def test_an_upload_goes_to_no_other_kind_of_place(place: str) -> None:
+    with answering(lambda *_: (202, {"Location": place}, b"")) as port:
+        location = publishing._begin(client_of(port))
+        with pytest.raises(VerificationError, match="redirects from http to"):
+            publishing._finish(client_of(port), location, BLOB, b"x")
+
+
 def test_a_registry_that_redirects_without_an_end_is_left(tmp_path: Path) -> None:
     with (
         answering(lambda *_: (307, {"Location": "/again"}, b"")) as port,
