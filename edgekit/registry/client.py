@@ -257,7 +257,7 @@ class RegistryClient:
         realm = self._joined("", told.get("realm", ""))
         parts = urlsplit(realm)
         if parts.scheme != "https" and not (
-            parts.scheme == "http"
+            parts.scheme == self.address.scheme == "http"
             and (is_loopback(parts.hostname or "") or _origin(realm) == self.address.origin)
         ):
             raise VerificationError(

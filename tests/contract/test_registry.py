@@ -20,10 +20,10 @@ from edgekit.bundle.layout import Layout
 from edgekit.bundle.publish import publish
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import MANIFEST_TYPE
-from edgekit.core.registry import METADATA_TAG
+from edgekit.core.registry import METADATA_TAG, parse_registry
 from edgekit.errors import EdgekitError, UnreachableError, UsageError, VerificationError
 from edgekit.registry import fetch
-from edgekit.registry.client import NoEntryError, NotThereError, RegistryClient
+from edgekit.registry.client import NoEntryError, NotThereError, RegistryAccess, RegistryClient
 from edgekit.trust.signed import Metadata
 from tests import tools
 from tests.conftest import Project, make_project
@@ -385,6 +385,13 @@ def test_an_upload_goes_to_no_other_kind_of_place(place: str) -> None:
         location = publishing._begin(client_of(port))
         with pytest.raises(VerificationError, match="redirects from http to"):
             publishing._finish(client_of(port), location, BLOB, b"x")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "registry.example"])
+def test_a_registry_with_https_names_no_token_server_without(host: str) -> None:
+    client = RegistryClient(RegistryAccess(parse_registry("https://registry.example/m")))
+    with pytest.raises(VerificationError, match="for a token"):
+        client._token({"realm": f"http://{host}:1/token"})
 
 
 def test_a_registry_that_redirects_without_an_end_is_left(tmp_path: Path) -> None:

@@ -187,6 +187,18 @@ def test_word_is_left_for_devices_that_were_away_when_a_rollout_is_done() -> Non
     assert (payload.release, payload.order, payload.switch) == (release, 5, True)
 
 
+def test_an_abort_takes_no_word_back_from_a_device_that_was_told_to_switch() -> None:
+    desk = mock.Mock()
+    hands = PullHands(Digest.of(b"r"), "r:1", 3, desk, lambda _: "", mock.Mock(), mock.Mock())
+    rollout = Rollout(RolloutPlan(Digest.of(b"r"), [["a", "b"]], {"a": "", "b": ""}, Terms()))
+    rollout.phase = RolloutPhase.ABORTED
+    for name in ("a", "b"):
+        rollout.devices[name].state = DeviceState.AWAY
+    rollout.devices["a"].switched = True
+    assert hands.leave_word(rollout, ["a", "b"]) == []
+    assert desk.say.mock_calls == [mock.call(topics.desired_topic("b"), None)]
+
+
 @pytest.mark.parametrize("told", [(1 << 53) - 1, (1 << 53) - 2, 1 << 52])
 def test_an_order_that_a_device_made_up_counts_for_no_device(told: int) -> None:
     desk = PullDesk(BrokerConfig())
