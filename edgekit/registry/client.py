@@ -101,7 +101,7 @@ class RegistryClient:
             method: of HTTP.
             path: of this registry, or a whole URL that it gave.
             headers: beside those of the login.
-            body: bytes, or what makes its pieces, once for each attempt.
+            body: bytes, or what makes its pieces.
             accept: status codes that are an answer.
 
         Raises:
@@ -173,8 +173,10 @@ class RegistryClient:
         if origin == self.address.origin and self._authorization:
             headers["Authorization"] = self._authorization
         headers |= {"User-Agent": "edgekit", "Accept-Encoding": "identity"}
-        kept = origin in self._kept
-        for again in (kept, False):  # a kept connection may have ended since
+        # A kept connection may have ended since. A body of pieces may have come in part: its
+        # sender asks first how far it came.
+        kept = origin in self._kept and isinstance(body, bytes)
+        for again in (kept, False):
             connection = self._kept.setdefault(origin, self._connection(url))
             try:
                 content = body if isinstance(body, bytes) else body()

@@ -33,6 +33,7 @@ from tests.harness.registry import (
     USER,
     Answer,
     Registry,
+    Route,
     answering,
     client_of,
     registry,
@@ -167,6 +168,40 @@ def test_an_upload_that_broke_off_ends_whole(real: Registry, tmp_path: Path) -> 
     # docker-registry does not know an upload again whose last answer was lost: it begins anew
     assert asked == [*("POST", "PATCH", "PATCH", "GET"), *("POST", *["PATCH"] * 3, "PUT")]
     assert fetch.small_blob(client, blob.digest, blob.size) == data
+
+
+def cut_in_a_piece(there: bytearray, cuts: int) -> Route:
+    """A registry of one upload that breaks off `cuts` times, each time with half of a piece."""
+
+    def route(method: str, _path: str, headers: Message) -> Answer:
+        told = {"Location": "/upload", "Range": f"0-{max(len(there) - 1, 0)}"}
+        if method == "PATCH":
+            start, end = map(int, headers["Content-Range"].split("-"))
+            if start != len(there):
+                return 416, told, b""
+            nonlocal cuts
+            cut, cuts = cuts > 0, cuts - 1
+            there.extend(DATA[start : end + 1][: 50_000 if cut else None])
+            if cut:
+                raise ConnectionError  # the connection ends without an answer
+            return 202, told, b""
+        return {"POST": 202, "GET": 204, "PUT": 201}[method], told, b""
+
+    return route
+
+
+@pytest.mark.parametrize("first", [0, 7])
+def test_a_piece_of_which_a_part_arrived_goes_on_there(first: int, tmp_path: Path) -> None:
+    source, there, size = tmp_path / "source", bytearray(DATA[:first]), 300_000
+    source.write_bytes(DATA[:size])
+    blob = mock.Mock(digest=Digest.of(DATA[:size]), size=size)
+    with (
+        answering(cut_in_a_piece(there, 2)) as port,
+        mock.patch.object(publishing, "PIECE_BYTES", 100_000),
+        mock.patch.object(publishing, "PAUSE_SECONDS", 0.0),
+    ):
+        publishing._send_file(client_of(port), blob, source, lambda _: None)
+    assert there == DATA[:size]
 
 
 def test_a_blob_that_is_not_there_is_not_asked_for_again(real: Registry, tmp_path: Path) -> None:
