@@ -154,8 +154,13 @@ def _send_file(
         }
         try:
             body = _reader(path, at, end)
-            response = client.ask("PATCH", location, headers, body, accept=(202,))
+            response = client.ask("PATCH", location, headers, body, accept=(202, 416))
             client.drain(response)
+            if response.status == 416:  # it has another part than we think
+                raise UnreachableError(
+                    f"{client.address} does not take up an upload where it ended",
+                    f"PATCH at byte {at:,}: 416 {response.reason}",
+                )
             location = _location(client, response.headers.get("Location"))
             at, failures = end, 0
         except UnreachableError:

@@ -101,17 +101,17 @@ class RegistryClient:
             method: of HTTP.
             path: of this registry, or a whole URL that it gave.
             headers: beside those of the login.
-            body: bytes, or what makes its pieces, once for each attempt.
+            body: bytes, or what makes its pieces.
             accept: status codes that are an answer.
 
         Raises:
             NotThereError: 404.
             NoEntryError: 401 or 403, also with the login.
             UnreachableError: no connection, no answer in time, or an answer that says so.
-            VerificationError: its certificate is not acceptable, or a redirect is not.
+            VerificationError: its certificate is not acceptable, or a redirect or a URL is not.
             EdgekitError: another status.
         """
-        url = urljoin(self.address.origin, path)
+        url = self._redirected(self.address.origin, self._joined(self.address.origin, path))
         wanted, logged_in = frozenset(accept), False
         for _ in range(MAX_REDIRECTS + 2):
             response = self._send(method, url, dict(headers or {}), body)
@@ -127,7 +127,7 @@ class RegistryClient:
                 target := response.headers.get("Location")
             ):
                 self.drain(response)
-                url = self._redirected(url, urljoin(url, target))
+                url = self._redirected(url, self._joined(url, target))
                 continue
             raise self._status(response, method, url)
         raise EdgekitError(f"{self.address} redirects without an end", f"the last place: {url}")
@@ -173,8 +173,10 @@ class RegistryClient:
         if origin == self.address.origin and self._authorization:
             headers["Authorization"] = self._authorization
         headers |= {"User-Agent": "edgekit", "Accept-Encoding": "identity"}
-        kept = origin in self._kept
-        for again in (kept, False):  # a kept connection may have ended since
+        # A kept connection may have ended since. A body of pieces may have come in part: its
+        # sender asks first how far it came.
+        kept = origin in self._kept and isinstance(body, bytes)
+        for again in (kept, False):
             connection = self._kept.setdefault(origin, self._connection(url))
             try:
                 content = body if isinstance(body, bytes) else body()
@@ -193,6 +195,9 @@ class RegistryClient:
                         f"{origin} does not answer", str(error) or type(error).__name__,
                         "is the registry up, and is the address right?",
                     ) from None  # fmt: skip
+            except ValueError as error:  # its host is no name, or its path no ASCII
+                self._drop(origin)
+                raise self._unusable(url, error) from None
         raise AssertionError("the second attempt returns or raises")
 
     def _connection(self, url: str) -> http.client.HTTPConnection:
@@ -207,6 +212,22 @@ class RegistryClient:
     def _drop(self, origin: str) -> None:
         if (connection := self._kept.pop(origin, None)) is not None:
             connection.close()
+
+    def _joined(self, base: str, told: str) -> str:
+        """A URL that the registry gave, made whole; raises VerificationError if it is none."""
+        try:
+            url = urljoin(base, told)
+            _origin(url)
+        except ValueError as error:
+            raise self._unusable(told, error) from None
+        return url
+
+    def _unusable(self, url: str, error: ValueError) -> VerificationError:
+        return VerificationError(
+            f"{self.address} sends a URL that cannot be used",
+            f"{_shown(url)!a}: {error}",
+            "look at the registry's settings",
+        )
 
     def _redirected(self, before: str, after: str) -> str:
         """Where a redirect leads; raises VerificationError where it must not lead."""
@@ -235,10 +256,10 @@ class RegistryClient:
 
     def _token(self, told: dict[str, str]) -> str:
         """Ask the token server that the registry names."""
-        realm = told.get("realm", "")
+        realm = self._joined("", told.get("realm", ""))
         parts = urlsplit(realm)
         if parts.scheme != "https" and not (
-            parts.scheme == "http"
+            parts.scheme == self.address.scheme == "http"
             and (is_loopback(parts.hostname or "") or _origin(realm) == self.address.origin)
         ):
             raise VerificationError(
@@ -257,7 +278,7 @@ class RegistryClient:
         try:
             answer = json.loads(self.read(response, MAX_TOKEN_BYTES))
             token = answer.get("token") or answer["access_token"]
-            if not isinstance(token, str) or not token.isprintable():
+            if not isinstance(token, str) or not (token.isascii() and token.isprintable()):
                 raise ValueError("its token is no text")
         except (ValueError, KeyError, AttributeError) as error:
             raise EdgekitError(f"{_shown(realm)} gives no token", str(error)) from None

@@ -20,10 +20,10 @@ from edgekit.bundle.layout import Layout
 from edgekit.bundle.publish import publish
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import MANIFEST_TYPE
-from edgekit.core.registry import METADATA_TAG
+from edgekit.core.registry import METADATA_TAG, parse_registry
 from edgekit.errors import EdgekitError, UnreachableError, UsageError, VerificationError
 from edgekit.registry import fetch
-from edgekit.registry.client import NoEntryError, NotThereError, RegistryClient
+from edgekit.registry.client import NoEntryError, NotThereError, RegistryAccess, RegistryClient
 from edgekit.trust.signed import Metadata
 from tests import tools
 from tests.conftest import Project, make_project
@@ -33,6 +33,7 @@ from tests.harness.registry import (
     USER,
     Answer,
     Registry,
+    Route,
     answering,
     client_of,
     registry,
@@ -167,6 +168,40 @@ def test_an_upload_that_broke_off_ends_whole(real: Registry, tmp_path: Path) -> 
     # docker-registry does not know an upload again whose last answer was lost: it begins anew
     assert asked == [*("POST", "PATCH", "PATCH", "GET"), *("POST", *["PATCH"] * 3, "PUT")]
     assert fetch.small_blob(client, blob.digest, blob.size) == data
+
+
+def cut_in_a_piece(there: bytearray, cuts: int) -> Route:
+    """A registry of one upload that breaks off `cuts` times, each time with half of a piece."""
+
+    def route(method: str, _path: str, headers: Message) -> Answer:
+        told = {"Location": "/upload", "Range": f"0-{max(len(there) - 1, 0)}"}
+        if method == "PATCH":
+            start, end = map(int, headers["Content-Range"].split("-"))
+            if start != len(there):
+                return 416, told, b""
+            nonlocal cuts
+            cut, cuts = cuts > 0, cuts - 1
+            there.extend(DATA[start : end + 1][: 50_000 if cut else None])
+            if cut:
+                raise ConnectionError  # the connection ends without an answer
+            return 202, told, b""
+        return {"POST": 202, "GET": 204, "PUT": 201}[method], told, b""
+
+    return route
+
+
+@pytest.mark.parametrize("first", [0, 7])
+def test_a_piece_of_which_a_part_arrived_goes_on_there(first: int, tmp_path: Path) -> None:
+    source, there, size = tmp_path / "source", bytearray(DATA[:first]), 300_000
+    source.write_bytes(DATA[:size])
+    blob = mock.Mock(digest=Digest.of(DATA[:size]), size=size)
+    with (
+        answering(cut_in_a_piece(there, 2)) as port,
+        mock.patch.object(publishing, "PIECE_BYTES", 100_000),
+        mock.patch.object(publishing, "PAUSE_SECONDS", 0.0),
+    ):
+        publishing._send_file(client_of(port), blob, source, lambda _: None)
+    assert there == DATA[:size]
 
 
 def test_a_blob_that_is_not_there_is_not_asked_for_again(real: Registry, tmp_path: Path) -> None:
@@ -336,6 +371,62 @@ def test_a_login_goes_to_no_token_server_without_https(realm: str) -> None:
         pytest.raises(VerificationError, match="for a token"),
     ):
         fetch.small_blob(client_of(port), BLOB, 1)
+
+
+BAD_URLS = [
+    *("https://h:99999/", "https://[x/", "https://h:port/", f"http://{'a' * 64}.example/"),
+    *("/\xe4", "http://127.0.0.1:1/\xe4?\xf6"),
+]
+
+
+@pytest.mark.parametrize("url", BAD_URLS)
+def test_a_url_that_is_none_is_refused_by_name(url: str, tmp_path: Path) -> None:
+    redirects = lambda *_: (307, {"Location": url}, b"")  # noqa: E731  as the other ones
+    with (
+        answering(redirects) as port,
+        pytest.raises(VerificationError, match="a URL that cannot be used"),
+    ):
+        pull(client_of(port), tmp_path / "part")
+
+
+@pytest.mark.parametrize("realm", ["https://h:99999/", "https://[x/", f"https://{'a' * 64}.x/"])
+def test_a_token_server_without_an_address_is_refused_by_name(realm: str) -> None:
+    challenge = {"WWW-Authenticate": f'Bearer realm="{realm}"'}
+    with (
+        answering(lambda *_: (401, challenge, b"")) as port,
+        pytest.raises(VerificationError, match="a URL that cannot be used"),
+    ):
+        fetch.small_blob(client_of(port), BLOB, 1)
+
+
+def test_a_token_that_no_header_takes_is_none() -> None:
+    ports: list[int] = []
+
+    def route(_method: str, path: str, _headers: Message) -> Answer:
+        if path.startswith("/token"):
+            return 200, {}, '{"token": "\u20ac"}'.encode()
+        realm = f'Bearer realm="http://127.0.0.1:{ports[0]}/token"'
+        return 401, {"WWW-Authenticate": realm}, b""
+
+    with answering(route) as port:
+        ports.append(port)
+        with pytest.raises(EdgekitError, match="gives no token"):
+            fetch.small_blob(client_of(port), BLOB, 1)
+
+
+@pytest.mark.parametrize("place", ["ftp://elsewhere.example/up", "file:///etc/passwd"])
+def test_an_upload_goes_to_no_other_kind_of_place(place: str) -> None:
+    with answering(lambda *_: (202, {"Location": place}, b"")) as port:
+        location = publishing._begin(client_of(port))
+        with pytest.raises(VerificationError, match="redirects from http to"):
+            publishing._finish(client_of(port), location, BLOB, b"x")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "registry.example"])
+def test_a_registry_with_https_names_no_token_server_without(host: str) -> None:
+    client = RegistryClient(RegistryAccess(parse_registry("https://registry.example/m")))
+    with pytest.raises(VerificationError, match="for a token"):
+        client._token({"realm": f"http://{host}:1/token"})
 
 
 def test_a_registry_that_redirects_without_an_end_is_left(tmp_path: Path) -> None:

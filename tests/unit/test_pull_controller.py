@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from unittest import mock
 
 import msgspec
 import pytest
 
+from edgekit.agent.release.desired.decide import parse_desired
 from edgekit.broker.mosquitto import BrokerSetup, acl_file, dynamic_security, operators
 from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig, PullConfig
 from edgekit.core.digest import Digest
-from edgekit.core.payloads import DesiredPayload
+from edgekit.core.payloads import DesiredPayload, UpdatePayload
 from edgekit.core.quality import QualityReport, QualityScore
 from edgekit.errors import EdgekitError, UnreachableError, UsageError
 from edgekit.fleet.drive import connect
@@ -183,6 +185,39 @@ def test_word_is_left_for_devices_that_were_away_when_a_rollout_is_done() -> Non
     [(topic, payload)] = sent
     assert topic == topics.desired_topic("b")
     assert (payload.release, payload.order, payload.switch) == (release, 5, True)
+
+
+def test_an_abort_takes_no_word_back_from_a_device_that_was_told_to_switch() -> None:
+    desk = mock.Mock()
+    hands = PullHands(Digest.of(b"r"), "r:1", 3, desk, lambda _: "", mock.Mock(), mock.Mock())
+    rollout = Rollout(RolloutPlan(Digest.of(b"r"), [["a", "b"]], {"a": "", "b": ""}, Terms()))
+    rollout.phase = RolloutPhase.ABORTED
+    for name in ("a", "b"):
+        rollout.devices[name].state = DeviceState.AWAY
+    rollout.devices["a"].switched = True
+    assert hands.leave_word(rollout, ["a", "b"]) == []
+    assert desk.say.mock_calls == [mock.call(topics.desired_topic("b"), None)]
+
+
+@pytest.mark.parametrize("told", [(1 << 53) - 1, (1 << 53) - 2, 1 << 52])
+def test_an_order_that_a_device_made_up_counts_for_no_device(told: int) -> None:
+    desk = PullDesk(BrokerConfig())
+    report = msgspec.json.encode(UpdatePayload(told, str(Digest.of(b"r")), "good"))
+    desk._received(wire.Inbound(topics.update_topic("liar"), report, retain=True))
+    for device in ("before", "liar", "liar", "after"):
+        payload = DesiredPayload(str(Digest.of(b"r")), "r:1", 3, desk.next_order(device), True)
+        read = parse_desired(msgspec.json.encode(payload))
+        assert read is not None, "the device can read it"
+        assert read.order != told
+
+
+def test_orders_of_a_device_grow_also_behind_a_controller_whose_clock_was_ahead() -> None:
+    desk, given = PullDesk(BrokerConfig()), int((time.time() + 3600) * 1000)
+    report = msgspec.json.encode(UpdatePayload(given, str(Digest.of(b"r")), "good"))
+    desk._received(wire.Inbound(topics.update_topic("far"), report, retain=True))
+    orders = [desk.next_order("far") for _ in range(3)]
+    assert orders == [given + 1, given + 2, given + 3]
+    assert desk.next_order("near") < given, "one device's order says nothing about another"
 
 
 def test_a_device_that_pulls_says_its_quality_in_its_status() -> None:

@@ -20,7 +20,13 @@ from edgekit.agent.release.desired.decide import (
     encode_desired,
     parse_desired,
 )
-from edgekit.agent.release.desired.schedule import BURST, MOST_RETRY_SECONDS, Follow
+from edgekit.agent.release.desired.schedule import (
+    BURST,
+    CHANGE_SECONDS,
+    CHANGES,
+    MOST_RETRY_SECONDS,
+    Follow,
+)
 from edgekit.agent.serve.loop.desiredfile import SETTLE_SECONDS, WRITE_SECONDS, DesiredFile
 from edgekit.core import topics
 from edgekit.core.config import (
@@ -171,17 +177,56 @@ def test_failures_wait_longer_each_time_up_to_an_hour_also_in_a_storm(tmp_path: 
     assert gaps[-1] >= MOST_RETRY_SECONDS / 2
 
 
+def test_a_change_is_looked_at_also_while_a_refused_one_waits(tmp_path: Path) -> None:
+    path, updaters = tmp_path / "desired", Updaters(1)
+    one, now = follow(path, updaters), 0.0
+    path.write_text("refused")
+    while updaters.starts < 9:
+        one.tick(now := now + 5.0)
+    one.tick(now := now + 600.0)
+    assert updaters.starts == 9, "it waits for about an hour"
+    one.again()
+    one.tick(now := now + 5.0)
+    assert updaters.starts == 9, "that is no other desired state"
+    path.write_text("the next release")
+    one.tick(now + 5.0)
+    assert updaters.starts == 10
+
+
 def test_one_updater_runs_at_a_time_and_ends_with_the_supervision(tmp_path: Path) -> None:
     path, updaters = tmp_path / "desired", Updaters(None)
     one = follow(path, updaters)
-    for second in range(100):
-        path.write_text(str(second) * (second % 3 + 1))
+    path.write_text("1")
+    for second in range(1000):
         one.tick(float(second))
+        one.again()
     assert updaters.starts == 1
     child = one._child
     assert isinstance(child, mock.Mock)
     one.end()
     child.terminate.assert_called_once_with()
+
+
+def test_a_change_ends_an_updater_that_runs_and_a_storm_does_not_keep_it_from_its_end(
+    tmp_path: Path,
+) -> None:
+    path, updaters = tmp_path / "desired", Updaters(None)
+    one = follow(path, updaters)
+    ended = []
+    for second in range(0, 7200, 10):
+        path.write_text("x" * (second % 7 + 1) + str(second))
+        child = one._child
+        one.tick(float(second))
+        if child is not None and child is not one._child:
+            assert isinstance(child, mock.Mock)
+            child.terminate.assert_called_once_with()
+            ended.append(second)
+    assert ended[0] == 10, "the next desired state is looked at, not the one before"
+    assert updaters.starts == 1 + len(ended)
+    assert len(ended) <= CHANGES + 2
+    path.unlink()
+    one.tick(7200.0 + CHANGE_SECONDS)
+    assert one._child is None, "nothing is wanted any more"
 
 
 # --- the agent's part -------------------------------------------------------------------------

@@ -8,12 +8,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from edgekit.agent.release import lease
+from edgekit.agent.release.desired.schedule import Follow
 from edgekit.agent.release.root import Root
+from edgekit.agent.release.supervisor.process import command
 from edgekit.errors import EdgekitError
 from edgekit.fleet.commands import relay_line
 from tests.tools import eventually
@@ -143,6 +146,66 @@ def test_a_session_that_lives_holds_the_device_whatever_the_clock_says(
     assert not lease.is_held(root)
     lease.claim(root)
     assert taken(root)
+
+
+SUPERVISORS = {
+    "of the system": command(Root(Path("/var/lib/edgekit")), "supervise")[1:],
+    "of an account": ["-m", "edgekit.agent", "supervise", "--root=/home/pi/edgekit"],
+    "of a folder": command(Root(Path("door")), "supervise")[1:],
+}
+
+
+@pytest.mark.parametrize("words", SUPERVISORS.values(), ids=list(SUPERVISORS))
+def test_a_supervisor_whose_updater_was_killed_does_not_hold_its_device_for_ever(
+    root: Root, words: list[str]
+) -> None:
+    argv = [sys.executable, "-c", "input()", *words]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE) as supervisor:
+        cmdline = Path(f"/proc/{supervisor.pid}/cmdline")
+        eventually(lambda: b"edgekit.agent" in cmdline.read_bytes())  # its exec may be under way
+        held(root, supervisor.pid, 10)
+        assert lease.is_held(root)
+        held(root, supervisor.pid, lease.QUIET_SECONDS + 1)
+        assert not lease.is_held(root)
+        lease.claim(root)
+        assert taken(root)
+        supervisor.kill()
+
+
+def test_an_argument_makes_no_controller(root: Root) -> None:
+    with subprocess.Popen(["cat", "-", "edgekit"], stdin=subprocess.PIPE) as other:
+        eventually(lambda: b"edgekit" in Path(f"/proc/{other.pid}/cmdline").read_bytes())
+        assert not lease.has_heartbeat(lease._identity(other.pid))
+        other.kill()
+
+
+CLAIMS = """
+import os, sys, time
+from pathlib import Path
+from edgekit.agent.release import lease
+from edgekit.agent.release.root import Root
+lease.claim(Root(Path(sys.argv[1])))
+"""
+
+
+@pytest.mark.parametrize("ends", ["os.kill(os.getpid(), 9)", "time.sleep(60)"])
+def test_the_supervisor_gives_back_what_a_killed_updater_had_taken_for_it(
+    root: Root, ends: str
+) -> None:
+    desired = root.path / "desired"
+    desired.write_text("1")
+    argv = [sys.executable, "-c", CLAIMS + ends, str(root.path)]
+    follow = Follow(
+        lambda: subprocess.Popen(argv), desired, 0.0, ended=partial(lease.drop_own, root)
+    )
+    follow.tick(0.0)
+    eventually(root.lease_file.exists)
+    assert root.lease_file.read_text() == lease._identity(os.getpid())
+    if "sleep" in ends:
+        follow.end()
+    else:
+        eventually(lambda: (follow.tick(1.0), follow._child is None)[1])
+    assert not root.lease_file.exists()
 
 
 @pytest.mark.parametrize(

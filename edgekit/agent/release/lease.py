@@ -88,20 +88,33 @@ def lives(holder: str) -> bool:
 
 
 def has_heartbeat(holder: str) -> bool:
-    """Whether a living process ends by itself once its controller is gone, or is a controller."""
+    """Whether a living process ends by itself once its controller is gone, or is a controller.
+
+    Of the agent's processes only a door does. The supervisor, for which the updater of a device
+    that pulls takes the lease, lives for ever; its ROOT is often called `edgekit`, too.
+    """
     try:
         words = Path(f"/proc/{holder.partition(' ')[0]}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return False
-    relay = any(b"exec(sys.stdin.buffer.read(" in word for word in words)
-    door = b"edgekit.agent" in words and b"door" in words
-    return relay or door or any(Path(os.fsdecode(word)).name == "edgekit" for word in words)
+    if b"edgekit.agent" in words:
+        return words[words.index(b"edgekit.agent") + 1 :][:1] == [b"door"]
+    if any(b"exec(sys.stdin.buffer.read(" in word for word in words):  # a relay
+        return True
+    names = [Path(os.fsdecode(word)).name for word in words[:4]]
+    return "edgekit" in (names if names[0].startswith("python") else names[:1])
 
 
 def release(root: Root) -> None:
     """Give back the lease if the process that started this verb holds it."""
     if (holder := _holder(root)) and holder == _identity(_pusher()):
         root.lease_file.unlink()
+
+
+def drop_own(root: Root) -> None:
+    """Take back what a verb that this process started has claimed for it, and cannot any more."""
+    if (holder := _holder(root)) and holder == _identity(os.getpid()):
+        root.lease_file.unlink(missing_ok=True)
 
 
 def session() -> str:

@@ -25,6 +25,7 @@ from edgekit.mqtt.threaded import MqttClient
 
 PUBACK_SECONDS = 20.0
 HEAR_SECONDS = 5.0  # from the subscription until what is retained has come
+AHEAD_SECONDS = 86_400.0  # of our clock: an order beyond it is of a wrong clock, or made up
 ABSENT = ("offline", "lost")  # states that a device's status says, or its Will
 _T = TypeVar("_T")
 
@@ -60,7 +61,7 @@ class PullDesk:
         self._heard: dict[str, Heard] = {}
         self._changed = threading.Condition()
         self._stopped = False
-        self._order = 0
+        self._orders: dict[str, int] = {}  # the last one of each device or group
         self._hears_from = float("inf")
         self._client = MqttClient(
             broker,
@@ -96,12 +97,17 @@ class PullDesk:
             return self._heard.get(device, Heard())
 
     def next_order(self, device: str) -> int:
-        """The number of the next desired state for a device; it grows across controllers, too."""
+        """The number of the next desired state for a device; it grows across controllers, too.
+
+        A device writes its own report: an order there that no controller can have given counts
+        for nothing, and one device's order never for another.
+        """
         with self._changed:
             known = self._heard.get(device, Heard()).update
-            least = max(self._order, known.order if known else 0)
-            self._order = max(least + 1, int(time.time() * 1000))
-            return self._order
+            now = int(time.time() * 1000)
+            told = known.order if known and known.order <= now + AHEAD_SECONDS * 1000 else 0
+            order = self._orders[device] = max(self._orders.get(device, 0) + 1, told + 1, now)
+            return order
 
     def say(self, topic: str, desired: DesiredPayload | None) -> None:
         """Publish a desired state, or take it away (None).

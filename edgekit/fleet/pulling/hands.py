@@ -152,8 +152,8 @@ class PullHands:
     def leave_word(self, rollout: Rollout, devices: list[str]) -> list[str]:
         """Tell devices that are away how a rollout ended that is over.
 
-        Where it is done they join when they come back; where it has gone back or was aborted,
-        nothing is left to be done by them.
+        Where it is done they join when they come back. Where it has gone back or was aborted,
+        nothing is left to be done by them, except by those whose switch had begun.
 
         Returns:
             Those that will join.
@@ -164,7 +164,8 @@ class PullHands:
         away = [name for name in devices if rollout.devices[name].state == DeviceState.AWAY]
         if rollout.phase in (RolloutPhase.BACK, RolloutPhase.ABORTED):
             for name in away:
-                self._desk.say(topics.desired_topic(name), None)
+                if not rollout.devices[name].switched:
+                    self._desk.say(topics.desired_topic(name), None)
         if rollout.phase != RolloutPhase.DONE or rollout.plan.terms.stage_only:
             return []
         for name in away:

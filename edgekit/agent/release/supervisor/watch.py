@@ -18,6 +18,7 @@ from collections import deque
 from functools import partial
 from typing import NoReturn, TextIO
 
+from edgekit.agent.release import lease
 from edgekit.agent.release.desired.schedule import Follow
 from edgekit.agent.release.log import log_tail, rotate, say
 from edgekit.agent.release.root import Root
@@ -95,7 +96,8 @@ class Watch:
         self._upkeep = Upkeep(partial(self._start, "upkeep"), time.monotonic())
         self._soaks = False
         update = partial(self._start, "update")
-        self._follow = Follow(update, root.desired_file, time.monotonic())
+        ended = partial(lease.drop_own, root)  # an updater that was killed leaves its lease
+        self._follow = Follow(update, root.desired_file, time.monotonic(), ended=ended)
 
     def run(self) -> NoReturn:
         """Supervise `current` until SIGTERM, or until a failed trial leaves nothing to run.
