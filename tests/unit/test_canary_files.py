@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -101,14 +102,16 @@ def test_a_stop_removes_ended_prompts_and_a_successor_reads_them(
 
 
 def test_a_device_that_keeps_none_any_more_removes_what_is_there(
-    tmp_path: Path, store: SampleStore
+    tmp_path: Path, store: SampleStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = release(tmp_path, "a")
     files = CanaryFiles(tmp_path, folder, None, 5, store)
     files.said(EndedPrompt([3, 4, 7], 2))
     drive(files)
     assert store.path.exists()
-    CanaryFiles(tmp_path, folder, None, 0, store)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", None)  # /dev/shm is everybody's: it is not even opened
+        CanaryFiles(tmp_path, folder, None, 0, store)
     assert not store.path.exists()
 
 

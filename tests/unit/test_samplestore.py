@@ -115,6 +115,15 @@ def test_a_file_that_others_can_read_or_a_link_is_not_believed(
         store.samples("one")
 
 
+@pytest.mark.timeout(20)
+def test_a_fifo_of_its_name_blocks_nothing(store: SampleStore) -> None:
+    os.mkfifo(store.path, 0o600)
+    assert store.samples("one") == []
+    store.tidy()
+    store.add("one", sample(1))
+    assert store.samples("one") == [sample(1)]
+
+
 def test_a_damaged_file_is_nothing(store: SampleStore) -> None:
     store.add("one", sample(1))
     store.path.write_bytes(b"\xc1")

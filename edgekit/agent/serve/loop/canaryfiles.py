@@ -68,6 +68,9 @@ class CanaryFiles:
             if keeps:
                 log.warning("%s", error)
             keeps = 0
+        if not keeps:  # what was kept before goes, unread
+            self._remove()
+            self._store = None
         self.report = _read(folder / layout.QUALITY, QualityReport)
         self._canary = Canary(self._known(previous, keeps))
 
@@ -132,8 +135,6 @@ class CanaryFiles:
             try:
                 # Before its report this agent reads what the release before has left.
                 samples = self._store.samples(self._release if self.report else against)
-                if not keeps:
-                    self._store.remove()
             except OSError as error:
                 log.warning("ended prompts cannot be read: %s", error)
         return Known(

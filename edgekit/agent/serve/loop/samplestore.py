@@ -137,7 +137,9 @@ class SampleStore:
     def _read(self) -> _File | None:
         """The file; None if there is none, or it is not as this account alone leaves it."""
         try:
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            # Others can write to /dev/shm: a FIFO of this name would block the open for ever.
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            descriptor = os.open(self.path, flags)
         except FileNotFoundError:
             return None
         with os.fdopen(descriptor, "rb") as file:
