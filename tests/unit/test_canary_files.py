@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from edgekit.agent.serve.loop.canaryfiles import CanaryFiles, lineage_of
-from edgekit.agent.serve.loop.samplestore import SampleStore
+from edgekit.agent.serve.loop.samplestore import MAX_SECONDS, SampleStore
 from edgekit.agent.serve.pipe import EndedPrompt, Walk, WalkEnded
 from edgekit.agent.serve.session.canary import BASELINE_SECONDS, NO_RELEASE
 from edgekit.agent.serve.session.events import Snapshot
@@ -80,6 +80,21 @@ def test_a_release_leaves_a_baseline_and_the_next_one_a_score(
     assert (found.score.prompts, found.score.ended) == (2, 1)
     assert not store.path.exists()
     assert drive(CanaryFiles(tmp_path, new, old, 5, store)) == []  # it is judged once
+
+
+def test_a_busy_device_forgets_what_waits_for_a_day(tmp_path: Path) -> None:
+    times = [1000.0]
+    store = SampleStore(tmp_path, 5, clock=lambda: times[-1])
+    try:
+        files = CanaryFiles(tmp_path, release(tmp_path, "a"), None, 5, store)
+        files.said(EndedPrompt([3, 4, 7], 2))
+        times.append(1000.0 + MAX_SECONDS + 1)
+        files.said(EndedPrompt([3, 5, 7], 2))
+        files.tick(BUSY, True, 60.0)
+        walks = drive(files)
+        assert [walk.tokens for walk in walks if walk.start < len(walk.tokens)] == [[3, 5, 7]]
+    finally:
+        store.remove()
 
 
 def test_a_busy_device_and_a_trial_walk_nothing(tmp_path: Path, store: SampleStore) -> None:

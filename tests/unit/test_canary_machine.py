@@ -100,9 +100,9 @@ def test_ended_prompts_are_walked_only_where_the_device_keeps_them() -> None:
     report = QualityReport("new")
     for keeps, count in ((0, 0), (5, 1)):
         canary = Canary(Known("new", OWN, [], report, True, keeps=keeps))
-        canary.prompt_ended(EndedPrompt([1, 2, *([7] * 100)], 2))
-        canary.prompt_ended(EndedPrompt([1] * 600, 590))  # too long
-        canary.prompt_ended(EndedPrompt([1, 2], 2))  # without an answer
+        canary.prompt_ended(EndedPrompt([1, 2, *([7] * 100)], 2), at=5.0)
+        canary.prompt_ended(EndedPrompt([1] * 600, 590), at=5.0)  # too long
+        canary.prompt_ended(EndedPrompt([1, 2], 2), at=5.0)  # without an answer
         walks, effects = drive(canary)
         assert len(walks) == len(effects) == count
     assert isinstance(effects[0], KeepSample)
@@ -114,9 +114,34 @@ def test_ended_prompts_are_walked_only_where_the_device_keeps_them() -> None:
 def test_few_ended_prompts_wait_and_the_oldest_goes() -> None:
     canary = Canary(Known("new", OWN, [], QualityReport("new"), True, keeps=100))
     for number in range(MAX_WAITING + 3):
-        canary.prompt_ended(EndedPrompt([1, number, 7], 2))
+        canary.prompt_ended(EndedPrompt([1, number, 7], 2), at=5.0)
     walks, _ = drive(canary)
     assert [walk.tokens[1] for walk in walks] == list(range(3, MAX_WAITING + 3))
+
+
+def test_few_wait_although_prompts_break_the_walk_of_the_oldest() -> None:
+    canary = Canary(Known("new", OWN, [], QualityReport("new"), True, keeps=100))
+    canary.prompt_ended(EndedPrompt([1, 0, 7], 2), at=0.0)
+    canary.tick(idle=True, judged=True, now=0.0)
+    first, _ = canary.tick(idle=True, judged=True, now=IDLE_SECONDS)
+    assert first is not None
+    for number in range(1, 50):  # it does not end meanwhile
+        canary.prompt_ended(EndedPrompt([1, number, 7], 2), at=float(number))
+    canary.walked(answered(first))
+    walks, effects = drive(canary, 100.0)
+    assert [walk.tokens[1] for walk in walks] == list(range(50 - MAX_WAITING, 50))
+    assert [each.at for each in effects if isinstance(each, KeepSample)] == [
+        float(number) for number in range(50 - MAX_WAITING, 50)
+    ]  # its age counts from the prompt's end
+
+
+def test_a_prompt_that_waits_too_long_is_forgotten() -> None:
+    canary = Canary(Known("new", OWN, [], QualityReport("new"), True, keeps=100))
+    canary.prompt_ended(EndedPrompt([1, 1, 7], 2), at=10.0)
+    canary.prompt_ended(EndedPrompt([1, 2, 7], 2), at=20.0)
+    canary.forget(15.0)
+    walks, _ = drive(canary)
+    assert [walk.tokens[1] for walk in walks] == [2]
 
 
 def test_a_walk_begins_again_after_a_crash_and_is_left_out_after_two() -> None:

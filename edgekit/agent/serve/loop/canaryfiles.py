@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import msgspec
 
-from edgekit.agent.serve.loop.samplestore import NoMemoryStoreError, SampleStore
+from edgekit.agent.serve.loop.samplestore import MAX_SECONDS, NoMemoryStoreError, SampleStore
 from edgekit.agent.serve.pipe import EndedPrompt, Walk, WalkEnded
 from edgekit.agent.serve.session.canary import (
     Canary,
@@ -78,6 +78,7 @@ class CanaryFiles:
         """Return what the worker is to walk now, if anything."""
         if self._store is not None and now >= self._tidy_at:
             self._tidy_at = now + TIDY_SECONDS
+            self._canary.forget(self._store.clock() - MAX_SECONDS)
             try:
                 self._store.tidy()
             except OSError as error:
@@ -89,10 +90,10 @@ class CanaryFiles:
 
     def said(self, message: WalkEnded | EndedPrompt) -> None:
         """Take what the worker says."""
-        if isinstance(message, EndedPrompt):
-            self._canary.prompt_ended(message)
-        else:
+        if not isinstance(message, EndedPrompt):
             self._perform(self._canary.walked(message))
+        elif self._store is not None:
+            self._canary.prompt_ended(message, self._store.clock())
 
     def lost(self) -> None:
         """The worker has ended."""
@@ -114,9 +115,9 @@ class CanaryFiles:
                         log.info("the quality of this release: %s", report)
                     case KeepBaseline(baseline):
                         publish(self._folder / layout.BASELINE, msgspec.json.encode(baseline))
-                    case KeepSample(sample):
+                    case KeepSample(sample, at):
                         if self._store is not None:
-                            self._store.add(self._release, sample)
+                            self._store.add(self._release, sample, at)
             except OSError as error:  # a full disk must not end the agent
                 log.warning("the canary cannot write: %s", error)
 

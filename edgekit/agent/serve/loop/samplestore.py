@@ -72,7 +72,7 @@ class SampleStore:
         clock: Callable[[], float] = boot_seconds,
     ) -> None:
         name = f"edgekit-{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:24]}.samples"
-        self._most, self._clock = most, clock
+        self._most, self.clock = most, clock
         given = places() if folders is None else folders
         found = next((path for path in given if in_memory(path)), None)
         if found is None:
@@ -95,15 +95,20 @@ class SampleStore:
             return []
         return [] if file is None else [kept.sample for kept in self._fresh(file.kept)]
 
-    def add(self, release: str, sample: Sample) -> None:
+    def add(self, release: str, sample: Sample, at: float) -> None:
         """Keep one more; the oldest ones go beyond the number, 1 MiB or a day.
+
+        Args:
+            release: whose it is.
+            sample: the prompt.
+            at: when it ended, on `clock`.
 
         Raises:
             OSError: it cannot be written.
         """
         file = self._read()
         before = file.kept if file is not None and file.release == release else []
-        self._write(release, [*before, _Kept(self._clock(), sample)])
+        self._write(release, [*before, _Kept(at, sample)])
 
     def tidy(self) -> None:
         """Remove what is older than a day.
@@ -131,7 +136,7 @@ class SampleStore:
         return self.path.with_suffix(".new")
 
     def _fresh(self, kept: list[_Kept]) -> list[_Kept]:
-        now = self._clock()
+        now = self.clock()
         return [each for each in kept if 0 <= now - each.at < MAX_SECONDS]
 
     def _read(self) -> _File | None:

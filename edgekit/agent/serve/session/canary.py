@@ -83,9 +83,14 @@ class KeepBaseline:
 
 @dataclass(frozen=True, slots=True)
 class KeepSample:
-    """Keep a walked prompt in memory."""
+    """Keep a walked prompt in memory.
+
+    Attributes:
+        at: when it ended, in seconds since the device's boot.
+    """
 
     sample: Sample
+    at: float
 
 
 CanaryEffect = Judged | KeepBaseline | KeepSample
@@ -97,6 +102,13 @@ class _Kind(Enum):
     ENDED = 3
 
 
+@dataclass(frozen=True, slots=True)
+class _Job:
+    kind: _Kind
+    walk: Walk
+    at: float = 0.0  # when an ended prompt ended, in seconds since the device's boot
+
+
 @dataclass(slots=True)
 class Canary:
     """The walks that are to be done, and what came out of them.
@@ -106,7 +118,7 @@ class Canary:
     """
 
     known: Known
-    _jobs: deque[tuple[_Kind, Walk]] = field(default_factory=deque)
+    _jobs: deque[_Job] = field(default_factory=deque)
     _under_way: bool = False
     _idle_since: float = inf
     _samples: list[Sample] = field(default_factory=list)  # compared
@@ -136,11 +148,11 @@ class Canary:
             effects = self._begin()
         if not self._jobs:
             return None, effects
-        patient = self._jobs[0][0] is _Kind.OWN and not self._walked
+        patient = self._jobs[0].kind is _Kind.OWN and not self._walked
         if patient and idle_seconds < BASELINE_SECONDS:
             return None, effects
         self._under_way = True
-        return self._jobs[0][1], effects
+        return self._jobs[0].walk, effects
 
     def lost(self) -> list[CanaryEffect]:
         """The worker has ended: its walk begins again, or is left out after two deaths."""
@@ -149,26 +161,43 @@ class Canary:
             return []
         self._deaths += 1
         if self._deaths % MAX_DEATHS == 0:
-            return self.walked(WalkEnded(self._jobs[0][1].key))
+            return self.walked(WalkEnded(self._jobs[0].walk.key))
         self._under_way = False
         return []
 
-    def prompt_ended(self, prompt: EndedPrompt) -> None:
-        """Walk an ended prompt later, where this device keeps such."""
+    def prompt_ended(self, prompt: EndedPrompt, at: float) -> None:
+        """Walk an ended prompt later, where this device keeps such.
+
+        Args:
+            prompt: its tokens.
+            at: now, in seconds since the device's boot.
+        """
         tokens = prompt.tokens[: prompt.start + SAMPLE_ANSWER_TOKENS]
         if not self.known.keeps or not prompt.start < len(tokens) <= SAMPLE_TOKENS:
             return
-        waiting = [job for job in self._jobs if job[0] is _Kind.ENDED]
-        if len(waiting) >= MAX_WAITING and not (self._under_way and waiting[0] is self._jobs[0]):
+        waiting = self._waiting()
+        if len(waiting) >= MAX_WAITING:
             self._jobs.remove(waiting[0])
-        self._add(_Kind.ENDED, tokens, prompt.start)
+        self._add(_Kind.ENDED, tokens, prompt.start, at=at)
+
+    def forget(self, before: float) -> None:
+        """Forget ended prompts that wait since before a time, in seconds since the boot."""
+        for job in self._waiting():
+            if job.at < before:
+                self._jobs.remove(job)
+
+    def _waiting(self) -> list[_Job]:
+        """Ended prompts that wait, the oldest first; the one that is walked does not."""
+        jobs = list(self._jobs)[1 if self._under_way else 0 :]
+        return [job for job in jobs if job.kind is _Kind.ENDED]
 
     def walked(self, ended: WalkEnded) -> list[CanaryEffect]:
         """Take the result of a walk."""
-        if not self._under_way or ended.key != self._jobs[0][1].key:
+        if not self._under_way or ended.key != self._jobs[0].walk.key:
             return []
         self._under_way = False
-        kind, walk = self._jobs.popleft()
+        job = self._jobs.popleft()
+        kind, walk = job.kind, job.walk
         fitted = bool(ended.answer)
         match kind:
             case _Kind.COMPARE if fitted:
@@ -178,8 +207,8 @@ class Canary:
             case _Kind.OWN if fitted:
                 self._own.append(sample_of(walk, ended))
             case _Kind.ENDED if fitted:
-                return [KeepSample(ended_sample_of(walk, ended))]
-        if kind is _Kind.ENDED or any(job[0] is kind for job in self._jobs):
+                return [KeepSample(ended_sample_of(walk, ended), job.at)]
+        if kind is _Kind.ENDED or any(job.kind is kind for job in self._jobs):
             return []
         return [self._compared() if kind is _Kind.COMPARE else self._own_baseline()]
 
@@ -224,11 +253,16 @@ class Canary:
         return KeepBaseline(Baseline(self.known.lineage, self._own))
 
     def _add(
-        self, kind: _Kind, tokens: Sequence[int], start: int, wanted: list[list[int]] | None = None
+        self,
+        kind: _Kind,
+        tokens: Sequence[int],
+        start: int,
+        wanted: list[list[int]] | None = None,
+        at: float = 0.0,
     ) -> None:
         self._number += 1
         walk = Walk(f"walk-{self._number}", list(tokens), start, wanted or [], ANSWER_TOKENS)
-        self._jobs.append((kind, walk))
+        self._jobs.append(_Job(kind, walk, at))
 
 
 def sample_of(walk: Walk, ended: WalkEnded) -> Sample:
