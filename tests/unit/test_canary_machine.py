@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from edgekit.agent.serve.pipe import EndedPrompt, Walk, WalkEnded
 from edgekit.agent.serve.session.canary import (
     BASELINE_SECONDS,
+    CRASHED,
     IDLE_SECONDS,
     MAX_WAITING,
     NO_BASELINE,
@@ -144,18 +147,42 @@ def test_a_prompt_that_waits_too_long_is_forgotten() -> None:
     assert [walk.tokens[1] for walk in walks] == [2]
 
 
-def test_a_walk_begins_again_after_a_crash_and_is_left_out_after_two() -> None:
-    known = Known("new", OWN, [], None, True, "old", Baseline(OWN, [OLD]))
+def crash(canary: Canary, now: float) -> list[CanaryEffect]:
+    """Let the worker die in the next walk."""
+    canary.tick(idle=False, judged=True, now=now)
+    canary.tick(idle=True, judged=True, now=now)
+    walk, _ = canary.tick(idle=True, judged=True, now=now + BASELINE_SECONDS)
+    assert walk is not None
+    return canary.lost()
+
+
+def test_two_crashes_end_the_canary_of_a_release() -> None:
+    known = Known("new", OWN, [[1, 2], [1, 3]], None, False, "old", Baseline(OWN, [OLD]), keeps=5)
     canary = Canary(known)
-    canary.tick(idle=True, judged=True, now=0)
-    first, _ = canary.tick(idle=True, judged=True, now=IDLE_SECONDS)
-    assert canary.lost() == []
-    assert canary.tick(idle=True, judged=True, now=100) == (None, [])
-    again, _ = canary.tick(idle=True, judged=True, now=100 + IDLE_SECONDS)
-    assert first == again
-    (judged,) = canary.lost()
-    assert isinstance(judged, Judged)
-    assert judged.report.why == NOT_WALKED
+    canary.prompt_ended(EndedPrompt([1, 9, 7], 2), at=5.0)
+    assert crash(canary, 0.0) == []
+    judged, kept = crash(canary, 100.0)
+    assert judged == Judged(QualityReport("new", "old", None, CRASHED))
+    assert kept == KeepBaseline(Baseline(OWN, []))
+    canary.prompt_ended(EndedPrompt([1, 9, 7], 2), at=6.0)
+    assert drive(canary, 200.0) == ([], [])
+    restarted = Canary(replace(known, report=judged.report))
+    restarted.prompt_ended(EndedPrompt([1, 9, 7], 2), at=7.0)
+    assert drive(restarted, 0.0) == ([], [])
+
+
+def test_crashes_in_a_baseline_keep_the_score_and_what_was_walked() -> None:
+    report = QualityReport("new", "old")
+    canary = Canary(Known("new", OWN, [[1, 2], [1, 3], [1, 4]], report, False, "old"))
+    canary.tick(idle=True, judged=True, now=0.0)
+    walk, _ = canary.tick(idle=True, judged=True, now=BASELINE_SECONDS)
+    assert walk is not None
+    canary.walked(answered(walk))
+    assert crash(canary, 100.0) == []
+    (kept,) = crash(canary, 200.0)
+    assert isinstance(kept, KeepBaseline)
+    assert [sample.tokens for sample in kept.baseline.samples] == [[1, 2, 7, 7, 2]]
+    assert drive(canary, 300.0) == ([], [])
 
 
 def test_a_walk_that_does_not_fit_leaves_its_sample_out() -> None:
@@ -170,3 +197,13 @@ def test_a_walk_that_does_not_fit_leaves_its_sample_out() -> None:
     assert isinstance(judged, Judged)
     assert judged.report.score is not None
     assert judged.report.score.prompts == 1
+
+
+def test_a_release_that_holds_no_walk_says_so() -> None:
+    canary = Canary(Known("new", OWN, [], None, True, "old", Baseline(OWN, [OLD])))
+    canary.tick(idle=True, judged=True, now=0)
+    walk, _ = canary.tick(idle=True, judged=True, now=IDLE_SECONDS)
+    assert walk is not None
+    assert canary.walked(WalkEnded(walk.key)) == [
+        Judged(QualityReport("new", "old", None, NOT_WALKED))
+    ]

@@ -32,12 +32,13 @@ BASELINE_SECONDS = 30.0  # the same, where nobody waits for what is walked
 ANSWER_TOKENS = 64  # of a greedy answer, at most
 SAMPLE_ANSWER_TOKENS = 64  # of an ended prompt's answer are walked
 SAMPLE_TOKENS = 512  # of an ended prompt; a longer one is left out
-MAX_DEATHS = 2  # of workers in walks; then the walk is left out
+MAX_DEATHS = 2  # of workers in walks; then this release walks nothing more
 MAX_WAITING = 16  # ended prompts that wait to be walked; the oldest goes
 NO_RELEASE = "nothing to compare with: no other release ran here before"
 NO_BASELINE = "not comparable: the release before has left no scores on this device"
-NO_PROMPTS = "not comparable: the release before has no golden prompts"
+NO_PROMPTS = "not comparable: the release before has no golden prompts, or could not walk them"
 NOT_WALKED = "not comparable: no prompt could be walked under this release"
+CRASHED = f"not comparable: the model process ended {MAX_DEATHS} times while it compared"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +128,11 @@ class Canary:
     _begun: bool = False
     _number: int = 0
     _deaths: int = 0  # of workers in a walk
+    _over: bool = False  # too many of them: this release walks nothing more
+
+    def __post_init__(self) -> None:
+        self._over = self.known.report is not None and self.known.report.why == CRASHED
+        self._begun = self._over
 
     def tick(
         self, *, idle: bool, judged: bool, now: float
@@ -155,15 +161,27 @@ class Canary:
         return self._jobs[0].walk, effects
 
     def lost(self) -> list[CanaryEffect]:
-        """The worker has ended: its walk begins again, or is left out after two deaths."""
+        """The worker has ended: its walk begins again, or nothing is walked after two deaths.
+
+        What is said then is on the disk, so the next agent does not begin again either.
+        """
         self._idle_since = inf
         if not self._under_way:
             return []
-        self._deaths += 1
-        if self._deaths % MAX_DEATHS == 0:
-            return self.walked(WalkEnded(self._jobs[0].walk.key))
         self._under_way = False
-        return []
+        self._deaths += 1
+        if self._deaths < MAX_DEATHS:
+            return []
+        kinds = {job.kind for job in self._jobs}
+        self._jobs.clear()
+        self._over = True
+        effects: list[CanaryEffect] = []
+        if _Kind.COMPARE in kinds:
+            known = self.known
+            effects.append(Judged(QualityReport(known.release, known.against, None, CRASHED)))
+        if _Kind.OWN in kinds:
+            effects.append(self._own_baseline())
+        return effects
 
     def prompt_ended(self, prompt: EndedPrompt, at: float) -> None:
         """Walk an ended prompt later, where this device keeps such.
@@ -173,7 +191,9 @@ class Canary:
             at: now, in seconds since the device's boot.
         """
         tokens = prompt.tokens[: prompt.start + SAMPLE_ANSWER_TOKENS]
-        if not self.known.keeps or not prompt.start < len(tokens) <= SAMPLE_TOKENS:
+        if self._over or not self.known.keeps:
+            return
+        if not prompt.start < len(tokens) <= SAMPLE_TOKENS:
             return
         waiting = self._waiting()
         if len(waiting) >= MAX_WAITING:
