@@ -11,11 +11,12 @@ import pytest
 
 from edgekit.agent.serve.loop.canaryfiles import CanaryFiles, lineage_of
 from edgekit.agent.serve.loop.samplestore import MAX_SECONDS, SampleStore
-from edgekit.agent.serve.pipe import EndedPrompt, Walk, WalkEnded
+from edgekit.agent.serve.pipe import Cancel, EndedPrompt, Walk, WalkBroken, WalkEnded
 from edgekit.agent.serve.session.canary import BASELINE_SECONDS, NO_RELEASE
 from edgekit.agent.serve.session.events import Snapshot
 from edgekit.core.golden import Golden, GoldenPrompt
 from edgekit.core.manifest import encode
+from edgekit.core.payloads import DeviceState
 from edgekit.core.quality import Baseline, QualityReport, TopTokens
 from edgekit.core.wire import Status
 from tests.harness.session import bundle
@@ -51,6 +52,7 @@ def drive(files: CanaryFiles) -> list[Walk]:
     walks = []
     for now in (0.0, BASELINE_SECONDS, *range(100, 110)):
         if (walk := files.tick(IDLE, True, float(now))) is not None:
+            assert isinstance(walk, Walk)
             walks.append(walk)
             files.said(answered(walk))
     return walks
@@ -102,6 +104,22 @@ def test_a_busy_device_and_a_trial_walk_nothing(tmp_path: Path, store: SampleSto
     for now in range(0, 200, 10):
         assert files.tick(BUSY, True, float(now)) is None
         assert files.tick(IDLE, False, float(now)) is None
+
+
+@pytest.mark.parametrize("state", ["degraded", "draining", "read_only"])
+def test_a_walk_ends_when_the_device_degrades_or_drains(
+    tmp_path: Path, store: SampleStore, state: DeviceState
+) -> None:
+    files = CanaryFiles(tmp_path, release(tmp_path, "a"), None, 0, store)
+    files.tick(IDLE, True, 0.0)
+    walk = files.tick(IDLE, True, BASELINE_SECONDS)
+    assert isinstance(walk, Walk)
+    other = Snapshot(Status(state), True, True, False, 0.0, ())
+    assert files.tick(other, True, 31.0) == Cancel(walk.key)
+    files.said(WalkBroken(walk.key))
+    assert files.tick(other, True, 100.0) is None
+    assert files.tick(IDLE, True, 101.0) is None
+    assert files.tick(IDLE, True, 101.0 + BASELINE_SECONDS) == walk
 
 
 def test_a_stop_removes_ended_prompts_and_a_successor_reads_them(

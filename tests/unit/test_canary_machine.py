@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from edgekit.agent.serve.pipe import EndedPrompt, Walk, WalkEnded
+from edgekit.agent.serve.pipe import Cancel, EndedPrompt, Walk, WalkBroken, WalkEnded
 from edgekit.agent.serve.session.canary import (
     BASELINE_SECONDS,
     CRASHED,
     IDLE_SECONDS,
+    KEPT_SECONDS,
     MAX_WAITING,
     NO_BASELINE,
     NO_PROMPTS,
@@ -46,6 +47,7 @@ def drive(canary: Canary, now: float = 0.0) -> tuple[list[Walk], list[CanaryEffe
         now += IDLE_SECONDS + 1
         if walk is None:
             continue
+        assert isinstance(walk, Walk)
         walks.append(walk)
         effects += canary.walked(answered(walk))
 
@@ -75,6 +77,35 @@ def test_nothing_begins_in_a_trial_or_while_a_prompt_runs() -> None:
     walk, _ = canary.tick(idle=True, judged=True, now=20.0 + BASELINE_SECONDS)
     assert walk is not None
     assert canary.tick(idle=True, judged=True, now=99.0) == (None, [])  # one is under way
+
+
+def test_a_broken_walk_waits_for_the_next_idle_time() -> None:
+    for against, seconds in (("old", IDLE_SECONDS), ("", BASELINE_SECONDS)):
+        baseline = Baseline(OWN, [OLD]) if against else None
+        canary = Canary(Known("new", OWN, [[1, 2]], None, False, against, baseline))
+        canary.tick(idle=True, judged=True, now=0.0)
+        walk, _ = canary.tick(idle=True, judged=True, now=seconds)
+        assert isinstance(walk, Walk)
+        assert walk.rest_seconds == (0.0 if against else KEPT_SECONDS)
+        canary.broken(WalkBroken("another"))
+        assert canary.tick(idle=True, judged=True, now=100.0) == (None, [])  # it goes on
+        canary.broken(WalkBroken(walk.key))
+        for now in (101.0, 101.0 + seconds - 0.5):
+            assert canary.tick(idle=True, judged=True, now=now) == (None, [])
+        assert canary.tick(idle=True, judged=True, now=101.0 + seconds) == (walk, [])
+
+
+def test_a_walk_ends_when_the_device_is_not_idle_any_more() -> None:
+    canary = Canary(Known("new", OWN, [[1, 2]]))
+    canary.tick(idle=True, judged=True, now=0.0)
+    walk, _ = canary.tick(idle=True, judged=True, now=BASELINE_SECONDS)
+    assert walk is not None
+    assert canary.tick(idle=False, judged=True, now=31.0) == (Cancel(walk.key), [])
+    assert canary.tick(idle=False, judged=True, now=32.0) == (None, [])  # it was told once
+    canary.broken(WalkBroken(walk.key))
+    assert canary.tick(idle=False, judged=True, now=99.0) == (None, [])
+    canary.tick(idle=True, judged=True, now=100.0)
+    assert canary.tick(idle=True, judged=True, now=100.0 + BASELINE_SECONDS) == (walk, [])
 
 
 def test_what_cannot_be_compared_is_said_by_name() -> None:
@@ -127,7 +158,7 @@ def test_few_wait_although_prompts_break_the_walk_of_the_oldest() -> None:
     canary.prompt_ended(EndedPrompt([1, 0, 7], 2), at=0.0)
     canary.tick(idle=True, judged=True, now=0.0)
     first, _ = canary.tick(idle=True, judged=True, now=IDLE_SECONDS)
-    assert first is not None
+    assert isinstance(first, Walk)
     for number in range(1, 50):  # it does not end meanwhile
         canary.prompt_ended(EndedPrompt([1, number, 7], 2), at=float(number))
     canary.walked(answered(first))
@@ -176,7 +207,7 @@ def test_crashes_in_a_baseline_keep_the_score_and_what_was_walked() -> None:
     canary = Canary(Known("new", OWN, [[1, 2], [1, 3], [1, 4]], report, False, "old"))
     canary.tick(idle=True, judged=True, now=0.0)
     walk, _ = canary.tick(idle=True, judged=True, now=BASELINE_SECONDS)
-    assert walk is not None
+    assert isinstance(walk, Walk)
     canary.walked(answered(walk))
     assert crash(canary, 100.0) == []
     (kept,) = crash(canary, 200.0)

@@ -14,7 +14,7 @@ from typing import TypeVar
 import msgspec
 
 from edgekit.agent.serve.loop.samplestore import MAX_SECONDS, NoMemoryStoreError, SampleStore
-from edgekit.agent.serve.pipe import EndedPrompt, Walk, WalkEnded
+from edgekit.agent.serve.pipe import Cancel, EndedPrompt, ForCanary, Walk, WalkBroken, WalkEnded
 from edgekit.agent.serve.session.canary import (
     Canary,
     CanaryEffect,
@@ -74,8 +74,8 @@ class CanaryFiles:
         self.report = _read(folder / layout.QUALITY, QualityReport)
         self._canary = Canary(self._known(previous, keeps))
 
-    def tick(self, snapshot: Snapshot, judged: bool, now: float) -> Walk | None:
-        """Return what the worker is to walk now, if anything."""
+    def tick(self, snapshot: Snapshot, judged: bool, now: float) -> Walk | Cancel | None:
+        """Return what the worker is to walk now or to stop walking, if anything."""
         if self._store is not None and now >= self._tidy_at:
             self._tidy_at = now + TIDY_SECONDS
             self._canary.forget(self._store.clock() - MAX_SECONDS)
@@ -88,12 +88,15 @@ class CanaryFiles:
         self._perform(effects)
         return walk
 
-    def said(self, message: WalkEnded | EndedPrompt) -> None:
+    def said(self, message: ForCanary) -> None:
         """Take what the worker says."""
-        if not isinstance(message, EndedPrompt):
-            self._perform(self._canary.walked(message))
-        elif self._store is not None:
-            self._canary.prompt_ended(message, self._store.clock())
+        match message:
+            case WalkEnded():
+                self._perform(self._canary.walked(message))
+            case WalkBroken():
+                self._canary.broken(message)
+            case EndedPrompt() if self._store is not None:
+                self._canary.prompt_ended(message, self._store.clock())
 
     def lost(self) -> None:
         """The worker has ended."""

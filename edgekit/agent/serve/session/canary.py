@@ -15,7 +15,7 @@ from math import inf
 
 import msgspec
 
-from edgekit.agent.serve.pipe import EndedPrompt, Walk, WalkEnded
+from edgekit.agent.serve.pipe import Cancel, EndedPrompt, Walk, WalkBroken, WalkEnded
 from edgekit.core.quality import (
     Baseline,
     Lineage,
@@ -29,6 +29,7 @@ from edgekit.core.quality import (
 
 IDLE_SECONDS = 5.0  # a device is idle once it has had nothing to do for so long
 BASELINE_SECONDS = 30.0  # the same, where nobody waits for what is walked
+KEPT_SECONDS = 240.0  # then, too, a conversation keeps its slot for so long after its last prompt
 ANSWER_TOKENS = 64  # of a greedy answer, at most
 SAMPLE_ANSWER_TOKENS = 64  # of an ended prompt's answer are walked
 SAMPLE_TOKENS = 512  # of an ended prompt; a longer one is left out
@@ -121,6 +122,7 @@ class Canary:
     known: Known
     _jobs: deque[_Job] = field(default_factory=deque)
     _under_way: bool = False
+    _withdrawn: bool = False  # the walk under way is to end
     _idle_since: float = inf
     _samples: list[Sample] = field(default_factory=list)  # compared
     _walked: list[Walked] = field(default_factory=list)
@@ -136,8 +138,8 @@ class Canary:
 
     def tick(
         self, *, idle: bool, judged: bool, now: float
-    ) -> tuple[Walk | None, list[CanaryEffect]]:
-        """Say what to walk now, if anything.
+    ) -> tuple[Walk | Cancel | None, list[CanaryEffect]]:
+        """Say what to walk now, if anything, or that the walk under way is to end.
 
         Args:
             idle: the model is loaded, and no prompt waits or runs.
@@ -145,8 +147,13 @@ class Canary:
             now: monotonic seconds.
         """
         self._idle_since = min(self._idle_since, now) if idle and judged else inf
+        if self._under_way:
+            if self._idle_since < inf or self._withdrawn:
+                return None, []
+            self._withdrawn = True
+            return Cancel(self._jobs[0].walk.key), []
         idle_seconds = now - self._idle_since
-        if idle_seconds < IDLE_SECONDS or self._under_way:
+        if idle_seconds < IDLE_SECONDS:
             return None, []
         effects: list[CanaryEffect] = []
         if not self._begun:
@@ -157,7 +164,7 @@ class Canary:
         patient = self._jobs[0].kind is _Kind.OWN and not self._walked
         if patient and idle_seconds < BASELINE_SECONDS:
             return None, effects
-        self._under_way = True
+        self._under_way, self._withdrawn = True, False
         return self._jobs[0].walk, effects
 
     def lost(self) -> list[CanaryEffect]:
@@ -182,6 +189,11 @@ class Canary:
         if _Kind.OWN in kinds:
             effects.append(self._own_baseline())
         return effects
+
+    def broken(self, message: WalkBroken) -> None:
+        """The worker had something else to do: the walk begins again in the next idle time."""
+        if self._under_way and message.key == self._jobs[0].walk.key:
+            self._under_way, self._idle_since = False, inf
 
     def prompt_ended(self, prompt: EndedPrompt, at: float) -> None:
         """Walk an ended prompt later, where this device keeps such.
@@ -281,7 +293,9 @@ class Canary:
         at: float = 0.0,
     ) -> None:
         self._number += 1
-        walk = Walk(f"walk-{self._number}", list(tokens), start, wanted or [], ANSWER_TOKENS)
+        key = f"walk-{self._number}"
+        rest_seconds = 0.0 if kind is _Kind.COMPARE else KEPT_SECONDS
+        walk = Walk(key, list(tokens), start, wanted or [], ANSWER_TOKENS, rest_seconds)
         self._jobs.append(_Job(kind, walk, at))
 
 
