@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,12 +10,13 @@ import msgspec
 import pytest
 
 from edgekit.agent.serve.loop.canaryfiles import CanaryFiles, lineage_of
-from edgekit.agent.serve.loop.samplestore import SampleStore
-from edgekit.agent.serve.pipe import EndedPrompt, Walk, WalkEnded
+from edgekit.agent.serve.loop.samplestore import MAX_SECONDS, SampleStore
+from edgekit.agent.serve.pipe import Cancel, EndedPrompt, Walk, WalkBroken, WalkEnded
 from edgekit.agent.serve.session.canary import BASELINE_SECONDS, NO_RELEASE
 from edgekit.agent.serve.session.events import Snapshot
 from edgekit.core.golden import Golden, GoldenPrompt
 from edgekit.core.manifest import encode
+from edgekit.core.payloads import DeviceState
 from edgekit.core.quality import Baseline, QualityReport, TopTokens
 from edgekit.core.wire import Status
 from tests.harness.session import bundle
@@ -50,6 +52,7 @@ def drive(files: CanaryFiles) -> list[Walk]:
     walks = []
     for now in (0.0, BASELINE_SECONDS, *range(100, 110)):
         if (walk := files.tick(IDLE, True, float(now))) is not None:
+            assert isinstance(walk, Walk)
             walks.append(walk)
             files.said(answered(walk))
     return walks
@@ -81,11 +84,42 @@ def test_a_release_leaves_a_baseline_and_the_next_one_a_score(
     assert drive(CanaryFiles(tmp_path, new, old, 5, store)) == []  # it is judged once
 
 
+def test_a_busy_device_forgets_what_waits_for_a_day(tmp_path: Path) -> None:
+    times = [1000.0]
+    store = SampleStore(tmp_path, 5, clock=lambda: times[-1])
+    try:
+        files = CanaryFiles(tmp_path, release(tmp_path, "a"), None, 5, store)
+        files.said(EndedPrompt([3, 4, 7], 2))
+        times.append(1000.0 + MAX_SECONDS + 1)
+        files.said(EndedPrompt([3, 5, 7], 2))
+        files.tick(BUSY, True, 60.0)
+        walks = drive(files)
+        assert [walk.tokens for walk in walks if walk.start < len(walk.tokens)] == [[3, 5, 7]]
+    finally:
+        store.remove()
+
+
 def test_a_busy_device_and_a_trial_walk_nothing(tmp_path: Path, store: SampleStore) -> None:
     files = CanaryFiles(tmp_path, release(tmp_path, "a"), None, 0, store)
     for now in range(0, 200, 10):
         assert files.tick(BUSY, True, float(now)) is None
         assert files.tick(IDLE, False, float(now)) is None
+
+
+@pytest.mark.parametrize("state", ["degraded", "draining", "read_only"])
+def test_a_walk_ends_when_the_device_degrades_or_drains(
+    tmp_path: Path, store: SampleStore, state: DeviceState
+) -> None:
+    files = CanaryFiles(tmp_path, release(tmp_path, "a"), None, 0, store)
+    files.tick(IDLE, True, 0.0)
+    walk = files.tick(IDLE, True, BASELINE_SECONDS)
+    assert isinstance(walk, Walk)
+    other = Snapshot(Status(state), True, True, False, 0.0, ())
+    assert files.tick(other, True, 31.0) == Cancel(walk.key)
+    files.said(WalkBroken(walk.key))
+    assert files.tick(other, True, 100.0) is None
+    assert files.tick(IDLE, True, 101.0) is None
+    assert files.tick(IDLE, True, 101.0 + BASELINE_SECONDS) == walk
 
 
 def test_a_stop_removes_ended_prompts_and_a_successor_reads_them(
@@ -101,14 +135,16 @@ def test_a_stop_removes_ended_prompts_and_a_successor_reads_them(
 
 
 def test_a_device_that_keeps_none_any_more_removes_what_is_there(
-    tmp_path: Path, store: SampleStore
+    tmp_path: Path, store: SampleStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = release(tmp_path, "a")
     files = CanaryFiles(tmp_path, folder, None, 5, store)
     files.said(EndedPrompt([3, 4, 7], 2))
     drive(files)
     assert store.path.exists()
-    CanaryFiles(tmp_path, folder, None, 0, store)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", None)  # /dev/shm is everybody's: it is not even opened
+        CanaryFiles(tmp_path, folder, None, 0, store)
     assert not store.path.exists()
 
 

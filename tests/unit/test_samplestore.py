@@ -39,7 +39,7 @@ def store(tmp_path: Path) -> Iterator[SampleStore]:
 
 
 def test_it_lies_in_memory_for_its_owner_alone(store: SampleStore) -> None:
-    store.add("one", sample(1))
+    store.add("one", sample(1), store.clock())
     assert in_memory(store.path.parent)
     assert store.path.stat().st_mode & 0o777 == 0o600
     assert store.samples("one") == [sample(1)]
@@ -58,7 +58,7 @@ def test_a_disk_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_the_last_ones_stay(store: SampleStore) -> None:
     for number in range(8):
-        store.add("one", sample(number))
+        store.add("one", sample(number), store.clock())
     assert [each.tokens[0] for each in store.samples("one")] == [3, 4, 5, 6, 7]
 
 
@@ -66,7 +66,7 @@ def test_a_mebibyte_is_the_most(tmp_path: Path) -> None:
     store = SampleStore(tmp_path / "other", 1000, clock=Clock())
     try:
         for number in range(150):
-            store.add("one", sample(number, positions=64))
+            store.add("one", sample(number, positions=64), store.clock())
             assert store.path.stat().st_size <= MAX_BYTES
         kept = store.samples("one")
         assert 20 < len(kept) < 150
@@ -76,11 +76,11 @@ def test_a_mebibyte_is_the_most(tmp_path: Path) -> None:
 
 
 def test_a_day_is_the_longest(store: SampleStore) -> None:
-    clock = store._clock
+    clock = store.clock
     assert isinstance(clock, Clock)
-    store.add("one", sample(1))
+    store.add("one", sample(1), store.clock())
     clock.now += MAX_SECONDS / 2
-    store.add("one", sample(2))
+    store.add("one", sample(2), store.clock())
     clock.now += MAX_SECONDS / 2
     assert store.samples("one") == [sample(2)]
     store.tidy()
@@ -91,7 +91,7 @@ def test_a_day_is_the_longest(store: SampleStore) -> None:
 
 
 def test_another_releases_prompts_are_removed(store: SampleStore) -> None:
-    store.add("one", sample(1))
+    store.add("one", sample(1), store.clock())
     assert store.samples("two") == []
     assert not store.path.exists()
 
@@ -99,7 +99,7 @@ def test_another_releases_prompts_are_removed(store: SampleStore) -> None:
 def test_a_file_that_others_can_read_or_a_link_is_not_believed(
     store: SampleStore, tmp_path: Path
 ) -> None:
-    store.add("one", sample(1))
+    store.add("one", sample(1), store.clock())
     store.path.chmod(0o644)
     assert store.samples("one") == []
     store.path.chmod(0o600)
@@ -115,9 +115,18 @@ def test_a_file_that_others_can_read_or_a_link_is_not_believed(
         store.samples("one")
 
 
+@pytest.mark.timeout(20)
+def test_a_fifo_of_its_name_blocks_nothing(store: SampleStore) -> None:
+    os.mkfifo(store.path, 0o600)
+    assert store.samples("one") == []
+    store.tidy()
+    store.add("one", sample(1), store.clock())
+    assert store.samples("one") == [sample(1)]
+
+
 def test_a_damaged_file_is_nothing(store: SampleStore) -> None:
-    store.add("one", sample(1))
+    store.add("one", sample(1), store.clock())
     store.path.write_bytes(b"\xc1")
     assert store.samples("one") == []
-    store.add("one", sample(2))
+    store.add("one", sample(2), store.clock())
     assert store.samples("one") == [sample(2)]

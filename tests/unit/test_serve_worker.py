@@ -26,6 +26,7 @@ from edgekit.agent.serve.pipe import (
     Start,
     ToWorker,
     Walk,
+    WalkBroken,
     WalkEnded,
 )
 from edgekit.agent.serve.worker.answer import FLUSH_SECONDS, FLUSH_TOKENS
@@ -432,11 +433,97 @@ def test_a_prompt_that_comes_in_a_walk_is_answered_first() -> None:
         assert begun.wait(10)
         parent.pipe.send(prompt())
         asked.set()
-        done = heard(parent, Done)
-        assert done.text == "Paris."
+        assert heard(parent, WalkBroken) == WalkBroken("walk-1")
         steps = [name for name, _ in parent.decoder.calls].count("step")
         assert steps <= 2  # the walk was broken off within a token
-        assert heard(parent, WalkEnded).best == TOKENIZER.encode("Paris.")
+        assert heard(parent, Done).text == "Paris."
+        # It does not go on after the answer: the parent asks again when it is idle again.
+        parent.pipe.send(msgspec.structs.replace(walk("Paris."), key="walk-2"))
+        assert heard(parent, WalkEnded).key == "walk-2"
+
+
+def test_a_walk_that_comes_in_a_prompt_does_not_follow_it() -> None:
+    begun, asked = threading.Event(), threading.Event()
+
+    def slow(parent: Parent, method: str) -> None:
+        begun.set()
+        asked.wait(10)
+
+    with worker("Paris.", slow) as parent:
+        parent.pipe.send(prompt())
+        assert begun.wait(10)
+        parent.pipe.send(walk("Paris."))
+        asked.set()
+        assert heard(parent, WalkBroken) == WalkBroken("walk-1")
+        assert heard(parent, Done).text == "Paris."
+        assert parent.done(prompt(key="a/2")).usage.prompt_tokens_details.cached_tokens > 0
+
+
+def test_a_walk_ends_when_it_is_cancelled() -> None:
+    begun, asked = threading.Event(), threading.Event()
+
+    def slow(parent: Parent, method: str) -> None:
+        if method == "step":
+            begun.set()
+            asked.wait(10)
+
+    with worker("Paris.", slow) as parent:
+        parent.pipe.send(walk("Paris."))
+        assert begun.wait(10)
+        parent.pipe.send(Cancel("walk-1"))
+        asked.set()
+        assert heard(parent, WalkBroken) == WalkBroken("walk-1")
+        assert [name for name, _ in parent.decoder.calls].count("step") <= 2
+
+
+@contextmanager
+def quiet_worker(decoder: FakeDecoder) -> Iterator[tuple[Worker, Pipe[FromWorker]]]:
+    """A worker that runs only what is called of it, and the other end of its pipe."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        made = Worker(Pipe(theirs, ToWorker), decoder, TOKENIZER, lambda: 1000.0)
+        yield made, Pipe(ours, FromWorker)
+
+
+def test_a_walk_is_cancelled_before_it_begins() -> None:
+    with quiet_worker(FakeDecoder(4096)) as (made, parent):
+        parent.send(walk("Paris."))
+        parent.send(Cancel("walk-1"))
+        made._listen()
+        assert not made._walks
+        assert parent.receive() == WalkBroken("walk-1")
+
+
+def test_a_prompt_that_waits_in_the_pipe_keeps_its_prefix() -> None:
+    decoder = FakeDecoder(4096)
+    with quiet_worker(decoder) as (made, parent):
+        made._idle[0].tokens = [1, 2, 3]
+        parent.send(prompt())
+        assert made._walk(walk("Paris.")) == WalkBroken("walk-1")
+        assert made._idle[0].tokens == [1, 2, 3]
+        assert decoder.calls == []
+
+
+def test_a_patient_walk_takes_no_slot_that_a_conversation_may_go_on_in() -> None:
+    patient = msgspec.structs.replace(walk("Paris."), rest_seconds=100.0)
+    with worker("Paris.") as parent:
+        parent.done(prompt())
+        parent.pipe.send(patient)
+        assert heard(parent, WalkBroken) == WalkBroken("walk-1")
+        assert parent.done(prompt(key="a/2")).usage.prompt_tokens_details.cached_tokens > 0
+        parent.now += 100.0
+        parent.pipe.send(patient)
+        assert heard(parent, WalkEnded).answer
+        parent.pipe.send(patient)  # the slot is empty now
+        assert heard(parent, WalkEnded).answer
+
+
+def test_a_walk_prefers_an_empty_slot() -> None:
+    with worker("Paris.", slots=2) as parent:
+        parent.done(prompt())
+        parent.pipe.send(walk("Paris."))
+        assert heard(parent, WalkEnded).answer
+        assert parent.done(prompt(key="a/2")).usage.prompt_tokens_details.cached_tokens > 0
 
 
 def test_a_walk_that_does_not_fit_says_nothing() -> None:

@@ -11,6 +11,7 @@ from math import isfinite
 
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.supervisor.process import Supervisor
+from edgekit.agent.serve.loop.samplestore import forget
 from edgekit.errors import EdgekitError
 from edgekit.store import publish
 
@@ -21,6 +22,7 @@ def stop(root: Root, supervisor: Supervisor) -> dict[str, object]:
         publish(root.stopped_file, f"{time.time():.3f}\n".encode(), 0o600)
     root.start_file.unlink(missing_ok=True)
     supervisor.stop()
+    forget(root.path)  # an agent that was killed, or was down, has not done it
     return {"stopped": True}
 
 

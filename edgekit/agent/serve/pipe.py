@@ -87,19 +87,20 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
-    """Stop a prompt. The worker does so within one prefill slice or one token."""
+    """Stop a prompt or a walk. The worker does so within one prefill slice or one token."""
 
     key: str
 
 
 class Walk(msgspec.Struct, frozen=True, tag="walk"):
-    """Walk a sample while nothing else is to be done; `WalkEnded` answers.
+    """Walk a sample while nothing else is to be done; `WalkEnded` or `WalkBroken` answers.
 
     Attributes:
         tokens: a prompt and an answer; `start` is where the answer begins.
         wanted: tokens whose log-probabilities are asked for, at each position of the answer; empty
             asks for the most likely ones.
         answer_limit: the most tokens of the model's own greedy answer to the prompt.
+        rest_seconds: for how long a slot with a kept prefix must have rested to be taken for it.
     """
 
     key: str
@@ -107,6 +108,7 @@ class Walk(msgspec.Struct, frozen=True, tag="walk"):
     start: int
     wanted: list[list[int]]
     answer_limit: int
+    rest_seconds: float = 0.0
 
 
 class WalkEnded(msgspec.Struct, frozen=True, tag="walked"):
@@ -122,6 +124,12 @@ class WalkEnded(msgspec.Struct, frozen=True, tag="walked"):
     tops: list[TopTokens] = []
     answer: list[int] = []
     answer_tops: list[TopTokens] = []
+
+
+class WalkBroken(msgspec.Struct, frozen=True, tag="broken"):
+    """A walk gave way to a message or found no slot; nothing of it is kept or goes on."""
+
+    key: str
 
 
 class EndedPrompt(msgspec.Struct, frozen=True, tag="sample"):
@@ -187,7 +195,8 @@ class Refused(msgspec.Struct, frozen=True, tag="failed"):
 
 
 ToWorker = Start | Cancel | Walk  # after the settings
-FromWorker = Ready | Heartbeat | Generated | Done | Refused | WalkEnded | EndedPrompt
+ForCanary = WalkEnded | WalkBroken | EndedPrompt
+FromWorker = Ready | Heartbeat | Generated | Done | Refused | ForCanary
 Message = WorkerSettings | ToWorker | FromWorker
 T = TypeVar("T")
 

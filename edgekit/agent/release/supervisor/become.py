@@ -12,6 +12,8 @@ from typing import NoReturn
 
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.supervisor.process import command
+from edgekit.agent.serve.loop.samplestore import forget
+from edgekit.core.manifest import parse_manifest
 from edgekit.errors import EdgekitError
 
 # Set by systemd for the process that it watches; not WATCHDOG_PID, because the agent reports.
@@ -31,7 +33,22 @@ def become(root: Root, more: Mapping[str, str] | None = None) -> NoReturn:
     environment = root.environment(root.current.resolve())
     environment |= {name: os.environ[name] for name in MANAGER_VARIABLES if name in os.environ}
     environment |= more or {}
+    forget_unknown(root)
     os.execve(sys.executable, command(root, "supervise"), environment)  # noqa: S606  no shell is wanted
+
+
+def forget_unknown(root: Root) -> None:
+    """Remove kept prompts that the agent of `current` does not know, and would leave for ever.
+
+    Call it while no agent runs.
+    """
+    release = root.linked(root.current)
+    try:
+        known = release is not None and parse_manifest(root.store.read(release)).settings
+    except (OSError, EdgekitError):
+        known = None
+    if not known or "canary_samples" not in known:
+        forget(root.path)
 
 
 def cannot_start(root: Root) -> str:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 
 from edgekit.agent.release.root import Root
+from edgekit.agent.release.supervisor.become import forget_unknown
 from edgekit.agent.release.supervisor.process import STOP_MARGIN_SECONDS, Supervised, command
 
 
@@ -23,6 +24,7 @@ class Detached(Supervised):
         Raises:
             EdgekitError: the supervisor did not lock the pid file in time.
         """
+        forget_unknown(self._root)
         with self._root.log_file.open("a") as log:
             self._process = subprocess.Popen(
                 command(self._root, "supervise"),

@@ -63,6 +63,7 @@ from edgekit.agent.release.trial.silence import SILENCE_VARIABLE, Silence
 from edgekit.agent.release.upkeep.schedule import Upkeep
 from edgekit.agent.serve.loop.notify import Notifier
 from edgekit.agent.serve.loop.polling import HAND_OVER
+from edgekit.agent.serve.loop.samplestore import forget
 from edgekit.core.config import parse_known_agent_config
 from edgekit.core.wire import UNREADABLE
 from edgekit.errors import EdgekitError, TakenOverError
@@ -267,6 +268,7 @@ class Watch:
             signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         if self._superseded:  # no stop has come until now
             self._become_successor()
+        forget(self._root.path)  # also where its agent was killed
         raise SystemExit(code)
 
     def _become_successor(self) -> NoReturn:

@@ -13,8 +13,8 @@ from typing import TypeVar
 
 import msgspec
 
-from edgekit.agent.serve.loop.samplestore import NoMemoryStoreError, SampleStore
-from edgekit.agent.serve.pipe import EndedPrompt, Walk, WalkEnded
+from edgekit.agent.serve.loop.samplestore import MAX_SECONDS, NoMemoryStoreError, SampleStore
+from edgekit.agent.serve.pipe import Cancel, EndedPrompt, ForCanary, Walk, WalkBroken, WalkEnded
 from edgekit.agent.serve.session.canary import (
     Canary,
     CanaryEffect,
@@ -68,13 +68,17 @@ class CanaryFiles:
             if keeps:
                 log.warning("%s", error)
             keeps = 0
+        if not keeps:  # what was kept before goes, unread
+            self._remove()
+            self._store = None
         self.report = _read(folder / layout.QUALITY, QualityReport)
         self._canary = Canary(self._known(previous, keeps))
 
-    def tick(self, snapshot: Snapshot, judged: bool, now: float) -> Walk | None:
-        """Return what the worker is to walk now, if anything."""
+    def tick(self, snapshot: Snapshot, judged: bool, now: float) -> Walk | Cancel | None:
+        """Return what the worker is to walk now or to stop walking, if anything."""
         if self._store is not None and now >= self._tidy_at:
             self._tidy_at = now + TIDY_SECONDS
+            self._canary.forget(self._store.clock() - MAX_SECONDS)
             try:
                 self._store.tidy()
             except OSError as error:
@@ -84,12 +88,15 @@ class CanaryFiles:
         self._perform(effects)
         return walk
 
-    def said(self, message: WalkEnded | EndedPrompt) -> None:
+    def said(self, message: ForCanary) -> None:
         """Take what the worker says."""
-        if isinstance(message, EndedPrompt):
-            self._canary.prompt_ended(message)
-        else:
-            self._perform(self._canary.walked(message))
+        match message:
+            case WalkEnded():
+                self._perform(self._canary.walked(message))
+            case WalkBroken():
+                self._canary.broken(message)
+            case EndedPrompt() if self._store is not None:
+                self._canary.prompt_ended(message, self._store.clock())
 
     def lost(self) -> None:
         """The worker has ended."""
@@ -111,9 +118,9 @@ class CanaryFiles:
                         log.info("the quality of this release: %s", report)
                     case KeepBaseline(baseline):
                         publish(self._folder / layout.BASELINE, msgspec.json.encode(baseline))
-                    case KeepSample(sample):
+                    case KeepSample(sample, at):
                         if self._store is not None:
-                            self._store.add(self._release, sample)
+                            self._store.add(self._release, sample, at)
             except OSError as error:  # a full disk must not end the agent
                 log.warning("the canary cannot write: %s", error)
 
@@ -132,8 +139,6 @@ class CanaryFiles:
             try:
                 # Before its report this agent reads what the release before has left.
                 samples = self._store.samples(self._release if self.report else against)
-                if not keeps:
-                    self._store.remove()
             except OSError as error:
                 log.warning("ended prompts cannot be read: %s", error)
         return Known(

@@ -71,8 +71,7 @@ class SampleStore:
         folders: tuple[Path, ...] | None = None,
         clock: Callable[[], float] = boot_seconds,
     ) -> None:
-        name = f"edgekit-{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:24]}.samples"
-        self._most, self._clock = most, clock
+        self._most, self.clock = most, clock
         given = places() if folders is None else folders
         found = next((path for path in given if in_memory(path)), None)
         if found is None:
@@ -81,7 +80,7 @@ class SampleStore:
                 f"{' and '.join(map(str, given))} do not lie in memory",
                 "mount a tmpfs at /dev/shm, or remove canary_samples from fleet.toml",
             )
-        self.path = found / name
+        self.path = found / _name(root)
 
     def samples(self, release: str) -> list[Sample]:
         """What is kept of this release, at most a day old; a file of others is removed.
@@ -95,15 +94,20 @@ class SampleStore:
             return []
         return [] if file is None else [kept.sample for kept in self._fresh(file.kept)]
 
-    def add(self, release: str, sample: Sample) -> None:
+    def add(self, release: str, sample: Sample, at: float) -> None:
         """Keep one more; the oldest ones go beyond the number, 1 MiB or a day.
+
+        Args:
+            release: whose it is.
+            sample: the prompt.
+            at: when it ended, on `clock`.
 
         Raises:
             OSError: it cannot be written.
         """
         file = self._read()
         before = file.kept if file is not None and file.release == release else []
-        self._write(release, [*before, _Kept(self._clock(), sample)])
+        self._write(release, [*before, _Kept(at, sample)])
 
     def tidy(self) -> None:
         """Remove what is older than a day.
@@ -122,22 +126,19 @@ class SampleStore:
 
     def remove(self) -> None:
         """Remove everything that is kept."""
-        for path in (self.path, self._temporary):
-            with suppress(FileNotFoundError):
-                path.unlink()
-
-    @property
-    def _temporary(self) -> Path:
-        return self.path.with_suffix(".new")
+        for path in (self.path, _temporary(self.path)):
+            path.unlink(missing_ok=True)
 
     def _fresh(self, kept: list[_Kept]) -> list[_Kept]:
-        now = self._clock()
+        now = self.clock()
         return [each for each in kept if 0 <= now - each.at < MAX_SECONDS]
 
     def _read(self) -> _File | None:
         """The file; None if there is none, or it is not as this account alone leaves it."""
         try:
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            # Others can write to /dev/shm: a FIFO of this name would block the open for ever.
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            descriptor = os.open(self.path, flags)
         except FileNotFoundError:
             return None
         with os.fdopen(descriptor, "rb") as file:
@@ -157,15 +158,27 @@ class SampleStore:
         kept = self._fresh(kept)[-self._most :]
         while len(data := msgspec.msgpack.encode(_File(release, kept))) > MAX_BYTES:
             kept = kept[1:]
-        with suppress(FileNotFoundError):
-            self._temporary.unlink()
+        temporary = _temporary(self.path)
+        temporary.unlink(missing_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with os.fdopen(os.open(self._temporary, flags, 0o600), "wb") as file:
+        with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
             os.fchmod(file.fileno(), 0o600)
             if not _memory_device(os.fstat(file.fileno()).st_dev):
-                raise OSError(f"{self._temporary} does not lie in memory")
+                raise OSError(f"{temporary} does not lie in memory")
             file.write(data)
-        self._temporary.replace(self.path)
+        temporary.replace(self.path)
+
+
+def forget(root: Path) -> None:
+    """Remove what is kept of a device, whose agent does not run; a file of others stays.
+
+    Args:
+        root: the device's folder.
+    """
+    for folder in places():
+        for path in (folder / _name(root), _temporary(folder / _name(root))):
+            with suppress(OSError):
+                path.unlink()
 
 
 def in_memory(folder: Path) -> bool:
@@ -174,6 +187,14 @@ def in_memory(folder: Path) -> bool:
         return _memory_device(folder.stat().st_dev) and os.access(folder, os.W_OK | os.X_OK)
     except OSError:
         return False
+
+
+def _name(root: Path) -> str:
+    return f"edgekit-{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:24]}.samples"
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_suffix(".new")
 
 
 def _memory_device(device: int) -> bool:

@@ -26,7 +26,7 @@ from edgekit.agent.serve.loop.process import ModelProcess
 from edgekit.agent.serve.loop.sensors import read_sensors
 from edgekit.agent.serve.loop.storage import Storage
 from edgekit.agent.serve.loop.trialfile import TrialFile
-from edgekit.agent.serve.pipe import EndedPrompt, FromWorker, Ready, WalkEnded, WorkerSettings
+from edgekit.agent.serve.pipe import ForCanary, FromWorker, Ready, WorkerSettings
 from edgekit.agent.serve.session.events import (
     Ack,
     CheckStorage,
@@ -241,7 +241,7 @@ class Service:
             self._events.append(QualityKnown(self._canary.report))
 
     def _said(self, message: FromWorker) -> None:
-        if isinstance(message, WalkEnded | EndedPrompt):
+        if isinstance(message, ForCanary):
             if self._canary is not None:
                 self._canary.said(message)
             return

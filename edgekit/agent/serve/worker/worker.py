@@ -25,6 +25,7 @@ from edgekit.agent.serve.pipe import (
     Start,
     ToWorker,
     Walk,
+    WalkBroken,
     WalkEnded,
     quiet_seconds,
 )
@@ -102,7 +103,7 @@ class Worker:
                 if not self._running:
                     self._shares.rest()
                     if self._walks and not self._waiting:
-                        self._walk(self._walks[0])
+                        self._send(self._walk(self._walks.popleft()))
                     self._listen(wait=not self._waiting and not self._walks)
                     self._said_at = self._clock()  # while idle it owed no heartbeat
                 start = self._next_start()
@@ -212,6 +213,9 @@ class Worker:
             else:
                 self._stop(message.key, "cancelled")
             message = self._pipe.receive(wait=False)
+        if self._running or self._waiting or self._alone:
+            for walk in tuple(self._walks):  # the parent asks again when it is idle again
+                self._break(walk)
         now = self._clock()
         alone = [self._alone] if self._alone else []
         for start in [
@@ -236,6 +240,8 @@ class Worker:
     def _stop(self, name: str, reason: str) -> None:
         if self._alone is not None and self._alone.key == name:
             self._stopped = reason
+        for walk in [walk for walk in self._walks if walk.key == name]:
+            self._break(walk)
         for generation in [each for each in self._running.values() if each.start.key == name]:
             self._end(generation, reason)
         for start in [start for start in self._waiting if start.key == name]:
@@ -251,20 +257,27 @@ class Worker:
         if generation.start.sample and reason in ("stop", "length"):
             self._send(generation.sample)
 
-    def _walk(self, walk: Walk) -> None:
-        """Walk a sample in the slot that rested longest; any message breaks the walk off."""
-        slot = min(self._idle, key=lambda each: each.used_at)
+    def _walk(self, walk: Walk) -> WalkEnded | WalkBroken:
+        """Walk a sample in an empty slot, or the one that rested longest.
+
+        Any message breaks the walk off. If it has come before, the slot keeps its prefix.
+        """
+        slot = min(self._idle, key=lambda each: (bool(each.tokens), each.used_at))
+        rested = not slot.tokens or self._clock() - slot.used_at >= walk.rest_seconds
         if not fits(walk, self._decoder.limits):
-            ended = WalkEnded(walk.key)
-        else:
-            slot.tokens, slot.requester, slot.system, slot.long_rope = [], "", no_tokens, False
-            ends = self._tokenizer.eos_token_ids
-            try:
-                ended = run_walk(walk, self._decoder, slot.number, ends, self._pipe.readable)
-            except WalkBrokenError:
-                return
-        self._walks.popleft()
-        self._send(ended)
+            return WalkEnded(walk.key)
+        if not rested or self._pipe.readable():
+            return WalkBroken(walk.key)
+        slot.tokens, slot.requester, slot.system, slot.long_rope = [], "", no_tokens, False
+        ends = self._tokenizer.eos_token_ids
+        try:
+            return run_walk(walk, self._decoder, slot.number, ends, self._pipe.readable)
+        except WalkBrokenError:
+            return WalkBroken(walk.key)
+
+    def _break(self, walk: Walk) -> None:
+        self._walks.remove(walk)
+        self._send(WalkBroken(walk.key))
 
     def _next_start(self) -> Start | None:
         """Return the waiting prompt that may begin now, if there is one.
