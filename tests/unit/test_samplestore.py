@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,19 @@ def test_a_fifo_of_its_name_blocks_nothing(store: SampleStore) -> None:
     store.tidy()
     store.add("one", sample(1), store.clock())
     assert store.samples("one") == [sample(1)]
+
+
+def test_what_a_failed_write_leaves_goes(store: SampleStore) -> None:
+    store.path.mkdir()  # like a file of another account, it cannot be replaced
+    try:
+        with pytest.raises(OSError, match=r"\.samples"):
+            store._write("one", [])
+        assert store.path.with_suffix(".new").exists()
+        with suppress(OSError):
+            store.tidy()
+        assert not store.path.with_suffix(".new").exists()
+    finally:
+        store.path.rmdir()
 
 
 def test_a_damaged_file_is_nothing(store: SampleStore) -> None:

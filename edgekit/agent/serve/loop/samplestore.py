@@ -110,11 +110,12 @@ class SampleStore:
         self._write(release, [*before, _Kept(at, sample)])
 
     def tidy(self) -> None:
-        """Remove what is older than a day.
+        """Remove what is older than a day, and what a write that failed has left.
 
         Raises:
             OSError: the file cannot be read or written.
         """
+        _temporary(self.path).unlink(missing_ok=True)
         file = self._read()
         if file is None:
             return
