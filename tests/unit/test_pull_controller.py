@@ -14,16 +14,25 @@ from edgekit.broker.mosquitto import BrokerSetup, acl_file, dynamic_security, op
 from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig, PullConfig
 from edgekit.core.digest import Digest
-from edgekit.core.payloads import DesiredPayload, UpdatePayload
+from edgekit.core.payloads import DesiredPayload, UpdatePayload, UpdateState
 from edgekit.core.quality import QualityReport, QualityScore
 from edgekit.errors import EdgekitError, UnreachableError, UsageError
 from edgekit.fleet.drive import connect
 from edgekit.fleet.inventory import Fleet, load
-from edgekit.fleet.pulling.desk import PullDesk
+from edgekit.fleet.pulling.desk import Heard, PullDesk
 from edgekit.fleet.pulling.hands import PullHands
 from edgekit.fleet.pulling.roads import RoadHands
 from edgekit.fleet.rollout.device import DeviceState
-from edgekit.fleet.rollout.events import HookEnded, QualityTold
+from edgekit.fleet.rollout.events import (
+    DeviceAway,
+    DeviceGood,
+    GoBackOn,
+    HookEnded,
+    QualityTold,
+    ResumeOrdered,
+    RollbackOrdered,
+    RolloutStarted,
+)
 from edgekit.fleet.rollout.hands import PushHands
 from edgekit.fleet.rollout.machine import Rollout
 from edgekit.fleet.rollout.phases import RolloutPhase
@@ -173,8 +182,9 @@ def test_word_is_left_for_devices_that_were_away_when_a_rollout_is_done() -> Non
         desk.next_order.return_value = 5
         rollout.devices["a"].state = DeviceState.GOOD
         rollout.devices["b"].state = DeviceState.AWAY
+        desk.wait.return_value = Heard()
         said = hands.leave_word(rollout, ["a", "b"])
-        assert said == (["b"] if phase == RolloutPhase.DONE else [])
+        assert [line.partition(" ")[0] for line in said] == ["b"] * (phase == RolloutPhase.DONE)
         gone = phase in (RolloutPhase.BACK, RolloutPhase.ABORTED)
         taken_back = mock.call(topics.desired_topic("b"), None) in desk.say.mock_calls
         assert taken_back == gone, phase
@@ -185,6 +195,58 @@ def test_word_is_left_for_devices_that_were_away_when_a_rollout_is_done() -> Non
     [(topic, payload)] = sent
     assert topic == topics.desired_topic("b")
     assert (payload.release, payload.order, payload.switch) == (release, 5, True)
+
+
+@pytest.mark.parametrize(
+    ("state", "before", "signed", "goes_back"),
+    [
+        ("good", str(Digest.of(b"old")), True, True),
+        ("trial", str(Digest.of(b"old")), True, True),
+        ("good", str(Digest.of(b"old")), False, False),
+        ("fetching", str(Digest.of(b"old")), True, False),  # it has not switched
+        ("good", str(Digest.of(b"r")), True, False),  # it ran it already
+        ("good", "", True, False),
+        ("good", "nonsense", True, False),
+    ],
+)
+def test_a_device_that_joined_late_goes_back_with_its_rollout(
+    state: UpdateState, before: str, signed: bool, goes_back: bool
+) -> None:
+    release, old = Digest.of(b"r"), Digest.of(b"old")
+    desk = PullDesk(BrokerConfig())
+    update = UpdatePayload(7, str(release), state, current=str(release), before=before)
+    report = msgspec.json.encode(update)
+    desk._received(wire.Inbound(topics.update_topic("late"), report, retain=True))
+    why = "" if signed else "no rollback entry"
+    hands = PullHands(release, "r:1", 3, desk, lambda _: why, mock.Mock(), mock.Mock())
+    rollout = Rollout(RolloutPlan(release, [["late"]], {"late": ""}, Terms()))
+    rollout.devices["late"].state = DeviceState.AWAY
+    rollout.phase = RolloutPhase.BACK
+    with mock.patch.object(desk, "say") as say:
+        said = hands.leave_word(rollout, ["late"])
+    [(topic, payload)] = [call.args for call in say.mock_calls]
+    assert topic == topics.desired_topic("late")
+    assert (payload is not None) == goes_back
+    if payload is not None:
+        assert (payload.release, payload.switch) == (old, True)
+    assert bool(said) == (goes_back or not signed), "a person hears of it"
+    assert all(line.startswith("late joined late") for line in said)
+
+
+def test_a_rollback_takes_back_a_device_that_a_resume_found_to_have_joined() -> None:
+    release, old = Digest.of(b"r"), Digest.of(b"old")
+    for before, back in ((old, [GoBackOn("late", old)]), (release, []), (None, [])):
+        rollout = Rollout(RolloutPlan(release, [["late"]], {"late": ""}, Terms()))
+        for event in (
+            RolloutStarted("me"),
+            DeviceAway("late", "off"),
+            ResumeOrdered("me"),
+            ResumeOrdered("me"),
+            DeviceGood("late", before),
+        ):
+            rollout.handle(event, 0.0)
+        assert rollout.phase == RolloutPhase.DONE
+        assert list(rollout.handle(RollbackOrdered("me"), 1.0)) == back
 
 
 def test_an_abort_takes_no_word_back_from_a_device_that_was_told_to_switch() -> None:

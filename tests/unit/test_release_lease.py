@@ -204,7 +204,10 @@ def test_the_supervisor_gives_back_what_a_killed_updater_had_taken_for_it(
     if "sleep" in ends:
         follow.end()
     else:
-        eventually(lambda: (follow.tick(1.0), follow._child is None)[1])
+        child = follow._child
+        assert child is not None
+        child.wait(10)
+        follow.tick(1.0)
     assert not root.lease_file.exists()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import random
 import re
 import sqlite3
 import threading
@@ -33,7 +34,7 @@ from edgekit.fleet.rollout.events import (
 from edgekit.fleet.rollout.journal import RolloutJournal
 from edgekit.fleet.rollout.phases import RolloutPhase
 from edgekit.fleet.rollout.run import run as run_rollout
-from edgekit.fleet.rollout.waves import Terms
+from edgekit.fleet.rollout.waves import RolloutPlan, Terms
 from tests.fakes import rollout_stories as stories
 from tests.fakes.rollout_fleet import NEW, OLD, FakeDevice, FakeFleet
 from tests.fakes.rollout_hands import FakeHands
@@ -376,6 +377,27 @@ def test_a_finished_rollout_goes_back_by_one_command(
     said = desk.run("rollback", "--rollout", "1", "--yes")
     assert said.code == 2
     assert "rollout 1 has gone back" in said.err
+
+
+@pytest.mark.parametrize("address", ["pull:", "ssh:pi"])
+def test_a_rollback_asks_also_where_a_device_may_have_joined_late_alone(
+    desk: Desk, address: str
+) -> None:
+    plan = RolloutPlan(stories.RELEASE, [["pi"]], {"pi": ""}, Terms())
+    made = FakeFleet(plan, {"pi": FakeDevice(away=99)}, random.Random(1))
+    for event in (RolloutStarted("ada@desk"), ResumeOrdered("ada@desk")):
+        made.tell(event)
+        made.run()
+    assert made.rollout.phase == RolloutPhase.DONE
+    desk.write(made)
+    pull = '[pull]\nregistry = "registry.example/m"\n'
+    (desk.folder / "fleet.toml").write_text(f'{pull}[devices.pi]\naddress = "{address}"\n')
+    said = desk.run("rollback", "--rollout", "1", answer="n\n")
+    if address == "pull:":
+        assert "take 0 devices and those that joined late of rollout 1 back" in said.out + said.err
+    else:
+        assert "nothing to take back" in said.err
+    assert said.code != 0
 
 
 def test_rollback_takes_a_device_or_a_rollout(desk: Desk) -> None:

@@ -12,7 +12,7 @@ from edgekit.cli.options import JsonOption, ProjectOption, TakeOverOption
 from edgekit.cli.project import operator
 from edgekit.cli.rollout.found import FoundRollout, NumberArgument, YesOption, find
 from edgekit.cli.rollout.orders import confirm, give, refusal
-from edgekit.cli.rollout.perform import go_on, prepare_way_back
+from edgekit.cli.rollout.perform import go_on, may_join, prepare_way_back
 from edgekit.cli.rollout.watch import watch
 from edgekit.errors import UsageError
 from edgekit.fleet.rollout.device import DeviceState
@@ -113,16 +113,18 @@ def _number(text: str) -> int | None:
 def _take_back(found: FoundRollout, *, yes: bool, as_json: bool, take_over: bool) -> None:
     rollout, held = found.follower.rollout, bool(found.told.holder)
     count = switched(rollout)
+    late = may_join(found.here, rollout)
     order: RolloutEvent | None = RollbackOrdered(operator())
     if rollout.phase == RolloutPhase.GOING_BACK and not held:
         order = None
     elif rollout.phase in (RolloutPhase.PLANNED, RolloutPhase.GOING_BACK, RolloutPhase.BACK):
         raise refusal(found, "not taken back")
-    elif not count and rollout.phase != RolloutPhase.RUNNING:
+    elif not count and not late and rollout.phase != RolloutPhase.RUNNING:
         raise refusal(found, "nothing to take back")
     prepare_way_back(found.here, rollout)
     if order is not None:
-        question = f"take {counted(count, 'device')} of rollout {found.number} back"
+        others = " and those that joined late" if late else ""
+        question = f"take {counted(count, 'device')}{others} of rollout {found.number} back"
         confirm(f"{question} to what they ran before?", yes=yes)
     _run(found, order, RolloutPhase.GOING_BACK, as_json=as_json, take_over=take_over)
 

@@ -156,8 +156,8 @@ def drive_rollout(
         finally:
             connections.close()
         if pull is not None:
-            for name in pull.leave_word(rollout, pulling):
-                bars.say(f"{name} is off; it is told to run {short}, and does when it comes back")
+            for line in pull.leave_word(rollout, pulling):
+                bars.say(line)
     if rollout.phase in ENDED:
         journal.close()
     _report(here, number, rollout, hands, connections.fleet, as_json)
@@ -177,6 +177,14 @@ def prepare_way_back(here: project.Project, rollout: Rollout) -> None:
         for name, device in rollout.devices.items()
         if name in fleet.devices and fleet.devices[name].pulls and device.switched
     }
+    ours = rollout.plan.release
+    if may_join(here, rollout) and lookup(trust_of(here.folder), ours):
+        # What they ran is known later; the metadata has the way back to it.
+        try:
+            vouched = vouch(trust_of(here.folder), ours, ours.short, present())
+            upload_metadata(here, fleet, vouched.metadata)
+        except EdgekitError as error:  # no reason to leave the others where they are
+            render.warn(f"devices that joined late may find no way back: {error}")
     for release in wanted:
         if release is not None and (why := _may_go_back(here, release)):
             raise VerificationError(
@@ -187,6 +195,17 @@ def prepare_way_back(here: project.Project, rollout: Rollout) -> None:
         if release is not None:
             vouched = vouch(trust_of(here.folder), release, release.short, present())
             upload_metadata(here, fleet, vouched.metadata)
+
+
+def may_join(here: project.Project, rollout: Rollout) -> bool:
+    """Whether devices were told to join after a rollout was done, and may have by now."""
+    if rollout.phase != RolloutPhase.DONE or rollout.plan.terms.stage_only:
+        return False
+    devices = here.fleet().devices
+    return any(
+        device.state == DeviceState.AWAY and name in devices and devices[name].pulls
+        for name, device in rollout.devices.items()
+    )
 
 
 def _may_go_back(here: project.Project, release: Digest) -> str:

@@ -38,6 +38,7 @@ ANSWER_SECONDS = 120.0  # from a desired state to the first word of a device tha
 STALLED_SECONDS = 180.0  # of a transfer that reports no progress
 VERDICT_SECONDS = 900.0  # of a switch, whose device is not connected for a while
 ASK_AGAIN_SECONDS = 10.0
+JOINED = ("good", "trial", "unproven", "switching")  # it runs the release, or is about to
 STAGED = ("staged", "good", "trial", "unproven", "failed", "refused", "waiting")
 JUDGED = ("good", "trial", "unproven", "failed", "refused", "waiting")
 
@@ -153,24 +154,50 @@ class PullHands:
         """Tell devices that are away how a rollout ended that is over.
 
         Where it is done they join when they come back. Where it has gone back or was aborted,
-        nothing is left to be done by them, except by those whose switch had begun.
+        nothing is left to be done by them, except by those whose switch had begun. Those that
+        joined meanwhile are told to go back where the rollout has gone back.
 
         Returns:
-            Those that will join.
+            What was said to whom that a person should know.
 
         Raises:
             EdgekitError: the broker does not take it.
         """
+        short, said = self._release.short, []
         away = [name for name in devices if rollout.devices[name].state == DeviceState.AWAY]
         if rollout.phase in (RolloutPhase.BACK, RolloutPhase.ABORTED):
             for name in away:
-                if not rollout.devices[name].switched:
+                if rollout.devices[name].switched:
+                    continue
+                before = self._joined_from(name) if rollout.phase == RolloutPhase.BACK else None
+                why = self._may_go_back(before) if before else ""
+                if before is None or why:
                     self._desk.say(topics.desired_topic(name), None)
+                else:
+                    self._say(name, before, switch=True)
+                    said.append(f"{name} joined late; it is told to run {before.short} again")
+                if why:
+                    said.append(f"{name} joined late and keeps {short}: {why}")
         if rollout.phase != RolloutPhase.DONE or rollout.plan.terms.stage_only:
-            return []
+            return said
         for name in away:
             self._say(name, self._release, switch=True)
-        return away
+            said.append(f"{name} is off; it is told to run {short}, and does when it comes back")
+        return said
+
+    def _joined_from(self, device: str) -> Digest | None:
+        """What a device ran that has joined by itself; None: it has not, or does not say."""
+        heard = self._desk.wait(
+            device, lambda h: h if h.update is not None or self._desk.settled else None, 60.0
+        )
+        update = heard.update if heard else None
+        if update is None or update.release != self._release or update.state not in JOINED:
+            return None
+        try:
+            before = Digest.parse(update.before)
+        except VerificationError:  # it ran nothing
+            return None
+        return None if before == self._release else before
 
     # --- one device ---------------------------------------------------------------------------
     def _act(self, device: str, act: Callable[[], RolloutEvent]) -> RolloutEvent:
@@ -241,7 +268,8 @@ class PullHands:
         match update.state:
             case "good":
                 self._note(device, update)
-                return DeviceGood(device)
+                ran = update.before if release is None else ""
+                return DeviceGood(device, Digest.parse(ran) if ran else None)
             case "trial" | "switching":
                 self._note(device, update)
                 return DeviceAnswers(device, update.soak_seconds or ASK_AGAIN_SECONDS)

@@ -114,6 +114,11 @@ class DeviceProgress(msgspec.Struct):
             self.tries = 0
         return True
 
+    def joined(self, before: Digest | None, release: Digest) -> None:
+        """Note that a device that was away has joined by itself: its rollout told it to."""
+        if not self.switched and before not in (None, release):
+            self.switched, self.before = True, before
+
 
 def table() -> str:
     """The moves as a Markdown table; equal results share a row."""

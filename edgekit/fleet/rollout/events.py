@@ -31,9 +31,13 @@ class DeviceAnswers(RolloutEvent, frozen=True, tag="answers"):
 
 
 class DeviceGood(RolloutEvent, frozen=True, tag="good"):
-    """The device calls the release good."""
+    """The device calls the release good.
+
+    One that pulls says what it ran `before` it heard of the release; None: it does not say.
+    """
 
     device: str
+    before: Digest | None = None
 
 
 class DeviceFailed(RolloutEvent, frozen=True, tag="failed"):

@@ -207,8 +207,10 @@ class Rollout:
                 if self._roster.move(name, Move.ANSWERS, now):
                     device.due = now + seconds
                     return [AskVerdict(name, device.due)]
-            case DeviceGood():
-                self._roster.move(name, Move.GOOD, now)
+            case DeviceGood(_, before):
+                late = device.tries > 0 and not self.plan.terms.stage_only
+                if self._roster.move(name, Move.GOOD, now) and late:
+                    device.joined(before, self.plan.release)
             case DeviceFailed(_, reason):
                 if self._roster.move(name, Move.FAILED, now, reason):
                     self._count_failure(name)
