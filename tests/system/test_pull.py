@@ -151,6 +151,7 @@ def test_a_broker_that_lies_makes_a_device_look_and_nothing_else(made: PullSite)
     made.project.edgekit("push", HERE, "--bundle", "newer:9")
     before, order = made.current(HERE), int(time.time() * 1000) + 1_000_000
     older = made.digest("smollm2:1")
+    made.project.edgekit("publish", "smollm2:1")  # the device has collected it
     assert made.forged(OPERATOR, HERE, older, order) < 0x80
     eventually(lambda: made.says(HERE, "refused", "", order), "the older release is refused")
     assert "older" in made.update(HERE)["reason"] or "counter" in made.update(HERE)["reason"]
