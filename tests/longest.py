@@ -1,8 +1,8 @@
 """The files whose tests take longest, the longest first: a run starts with them.
 
-Three processes take a file each; a long one that comes last would leave the others idle. The first
-column computes, the second waits: of three files that run at once about one computes, for builds
-and models in all of them would only wait for the CPU. What comes first needs no model, which takes
+Two processes take a file each; a long one that comes last would leave the other idle. The first
+column computes, the second waits: of files that run at once about one computes, for builds and
+models in all of them would only wait for the CPU. What comes first needs no model, which takes
 minutes to make on a fresh machine. `python -m tests` prints the slowest tests; put a file in its
 place when it becomes one.
 """
