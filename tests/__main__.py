@@ -17,8 +17,8 @@ CHECKS = (
 )
 TYPES = (str(BIN / "mypy"),)  # takes half a minute without its cache: runs beside the tests
 # Most tests wait for a process of their own: two at a time, a file in one process, so that what a
-# module shares is made once. Three at a time on two CPUs were no faster, and tests that measure time
-# failed. The order is that of tests/longest.py.
+# module shares is made once. Three at a time on two CPUs were no faster, and tests that measure
+# time failed. The order is that of tests/longest.py.
 PYTEST = (
     *(sys.executable, "-m", "pytest", "--numprocesses", "2"),
     *("--dist", "loadfile", "--no-loadscope-reorder"),
