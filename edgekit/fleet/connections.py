@@ -32,7 +32,7 @@ class Connections:
 
     def cap(self, name: str) -> Cap:
         """How fast bytes may leave for a device."""
-        return drive.cap_of(self.fleet, name, self._cap)
+        return cap_of(self.fleet, name, self._cap)
 
     def open(self, name: str) -> DeviceDriver:
         """The connection that was kept, or a new one; raises what `drive.open_device` raises."""
@@ -71,6 +71,12 @@ class Connections:
                 self._timer.cancel()
                 self._timer = None
         _close(kept)
+
+
+def cap_of(fleet: Fleet, name: str, all_devices: Cap) -> Cap:
+    """How fast bytes may leave for a device, within the cap of all devices together."""
+    own = fleet.devices[name].transfer_mbit_per_second or fleet.transfer.device_mbit_per_second
+    return Cap(own, all_devices)
 
 
 def _close(drivers: list[DeviceDriver]) -> None:

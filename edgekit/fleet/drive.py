@@ -376,12 +376,6 @@ def default_root(device: Device, local_folder: Path | None) -> str:
     return device.root or (str(local_folder) if local_folder else "")
 
 
-def cap_of(fleet: Fleet, name: str, all_devices: Cap) -> Cap:
-    """How fast bytes may leave for a device, within the cap of all devices together."""
-    own = fleet.devices[name].transfer_mbit_per_second or fleet.transfer.device_mbit_per_second
-    return Cap(own, all_devices)
-
-
 def open_device(
     fleet: Fleet,
     name: str,

@@ -8,7 +8,7 @@ import pytest
 
 from edgekit.errors import UsageError
 from edgekit.fleet import inventory
-from edgekit.fleet.drive import cap_of
+from edgekit.fleet.connections import cap_of
 from edgekit.fleet.transfer.cap import Cap
 
 FLEET = """

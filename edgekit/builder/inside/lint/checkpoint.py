@@ -119,7 +119,7 @@ class CheckpointTensors:
         if kind == "lm_head" and heads and not tied:
             return heads[0]
         if kind in ("lm_head", "embed_tokens"):
-            return (tables or heads or [None])[0]
+            return next(iter(tables or heads), None)
         return None
 
     def _of_joined(self, kind: str, layer: int | None, shape: tuple[int, int]) -> list[Rows] | None:
