@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from edgekit.core import chat, envelope, payloads, wire
+from edgekit.core import chat, envelope, payloads, pictures, wire
 
 FOLDER = Path(__file__).parents[1] / "docs" / "protocol" / "schemas"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -46,7 +46,9 @@ TITLES = {
 
 def schema(type_: type[msgspec.Struct]) -> dict[str, Any]:
     """The JSON Schema of what a type reads or writes."""
-    (_,), parts = msgspec.json.schema_components([type_], ref_template="#/$defs/{name}")
+    (_,), parts = msgspec.json.schema_components(
+        [type_], schema_hook=pictures.schema, ref_template="#/$defs/{name}"
+    )
     for part in parts.values():  # Python 3.13 strips the indentation, 3.11 does not
         part["description"] = inspect.cleandoc(part["description"])
     root = parts.pop(type_.__name__)

@@ -391,4 +391,6 @@ def worker_settings(
         golden=golden,
         golden_seconds=config.trial_seconds * GOLDEN_SHARE,
         measure_speed=on_trial and config.min_tokens_per_second > 0,
+        image_crops=config.image_crops,
+        images_per_prompt=config.images_per_prompt,
     )

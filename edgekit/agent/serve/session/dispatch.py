@@ -87,7 +87,7 @@ class Dispatch:
         return Start(
             key=prompt.key,
             requester=prompt.requester,
-            messages=[(m.role, m.text) for m in request.messages],
+            messages=[(m.role, m.parts) for m in request.messages],
             sampling=chat.sampling_of(request, self.bundle.search),
             stops=request.stops,
             answer_limit=min(request.answer_limit or limit, limit),
