@@ -9,12 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from edgekit.agent.serve.worker.pictures.rows import CROP_ROWS, assemble, row_count
+from edgekit.agent.serve.worker.pictures.rows import (
+    CROP_ROWS,
+    assemble,
+    items_of,
+    row_count,
+    row_of,
+)
 from edgekit.agent.serve.worker.pictures.transform import (
     layout_of,
     picture_of,
-    row_of,
-    rows_of,
 )
 from edgekit.builder.tools.host import HostToolchain
 from tests.building import run_script, silent
@@ -134,7 +138,7 @@ def test_a_pictures_rows_are_told_apart_by_its_content_and_its_owner() -> None:
         picture_of(image.transpose(Image.Transpose.TRANSPOSE), 4, "ann").key,
     }
     assert len(others | {key}) == 5
-    items = rows_of(key, 2509)
+    items = items_of(key, 2509)
     assert max(items) < 0
     assert len(set(items)) == 2509
     assert [row_of(item) for item in items] == [(key, row) for row in range(2509)]

@@ -16,6 +16,8 @@ import numpy.typing as npt
 SIDE = 12  # cells
 CROP_ROWS = 1 + SIDE * (SIDE + 1)  # of the vision graph for one crop alone
 
+ROW_BITS = 12  # the largest grid, 16 crops, has 2,509 rows
+
 Rows = npt.NDArray[np.float32]
 
 
@@ -44,3 +46,19 @@ def assemble(height: int, width: int, views: Sequence[Rows]) -> Rows:
     ends = np.broadcast_to(behind, (height * SIDE, 1, hidden))
     crops = np.concatenate([cells, ends], axis=1).reshape(-1, hidden)
     return np.concatenate([crops, between, whole])
+
+
+def items_of(key: int, tokens: int) -> list[int]:
+    """Return a picture's slot items, below 0: one for each of its rows, told apart by content.
+
+    Args:
+        key: of the picture (`transform.Picture`).
+        tokens: how many rows it has.
+    """
+    return [-1 - (key << ROW_BITS | row) for row in range(tokens)]
+
+
+def row_of(item: int) -> tuple[int, int]:
+    """Return the key of the picture and the number of the row that a slot item below 0 names."""
+    known = -1 - item
+    return known >> ROW_BITS, known & ((1 << ROW_BITS) - 1)

@@ -16,14 +16,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from edgekit.agent.serve.worker.pictures.rows import row_count
+from edgekit.agent.serve.worker.pictures.rows import Rows, assemble, items_of, row_count
 
 CROP = 336  # pixels
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 DEVIATION = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 WHITE = (255, 255, 255)
 CUBIC = -0.75  # torch's coefficient; Pillow's is -0.5
-ROW_BITS = 12  # the largest grid, 16 crops, has 2,509 rows
 
 Pixels = npt.NDArray[np.uint8]
 View = npt.NDArray[np.float32]
@@ -74,23 +73,24 @@ class Picture:
     Attributes:
         layout: how it fills the grid.
         page: the grid's pixels, shape (height, width, 3).
-        owner: the requester that sent it.
+        key: names the picture by its pixels and by the requester that sent it, in 256 bits. So
+            nothing is kept of one requester's picture that makes another one's cheaper, and tells
+            by its time whether this device has seen it.
     """
 
     layout: Layout
     page: Pixels
-    owner: str
+    key: int
 
     @property
-    def key(self) -> int:
-        """Names the picture by its owner and its pixels: 256 bits of SHA-256.
+    def items(self) -> list[int]:
+        """The slot items that stand for the picture in a prompt."""
+        return items_of(self.key, self.layout.tokens)
 
-        The owner belongs to it, so that what one requester's picture has cost never tells another
-        one whether this device has seen it.
-        """
-        said = f"{len(self.owner)} {self.owner} {self.page.shape}".encode()
-        digest = hashlib.sha256(said + self.page.tobytes()).digest()
-        return int.from_bytes(digest, "big")
+    @property
+    def views(self) -> int:
+        """The crops and the small view of the whole."""
+        return self.layout.views
 
     def view(self, number: int) -> View:
         """Return what the vision graph takes, shape (3, 336, 336).
@@ -103,6 +103,10 @@ class Picture:
         line, column = divmod(number - 1, self.layout.width)
         crop = self.page[line * CROP :, column * CROP :][:CROP, :CROP]
         return _channels_first(_normalized(crop))
+
+    def rows(self, features: Sequence[Rows]) -> Rows:
+        """Put the features of all views together, shape (tokens, hidden)."""
+        return assemble(self.layout.height, self.layout.width, features)
 
 
 def picture_of(image: Image.Image, crops: int, owner: str) -> Picture:
@@ -122,23 +126,10 @@ def picture_of(image: Image.Image, crops: int, owner: str) -> Picture:
     page.paste(scaled, (0, (page.height - layout.short) // 2))
     if tall:
         page = page.transpose(Image.Transpose.TRANSPOSE)
-    return Picture(layout, np.asarray(page), owner)
-
-
-def rows_of(key: int, tokens: int) -> list[int]:
-    """Return a picture's slot items, below 0: one for each of its rows, told apart by content.
-
-    Args:
-        key: `Picture.key`.
-        tokens: how many rows it has.
-    """
-    return [-1 - (key << ROW_BITS | row) for row in range(tokens)]
-
-
-def row_of(item: int) -> tuple[int, int]:
-    """Return the key of the picture and the number of the row that a slot item below 0 names."""
-    known = -1 - item
-    return known >> ROW_BITS, known & ((1 << ROW_BITS) - 1)
+    pixels = np.asarray(page)
+    owned = f"{len(owner)} {owner} {pixels.shape}".encode()
+    digest = hashlib.sha256(owned + pixels.tobytes()).digest()
+    return Picture(layout, pixels, int.from_bytes(digest, "big"))
 
 
 def _normalized(pixels: Pixels) -> View:
