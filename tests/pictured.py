@@ -1,0 +1,105 @@
+"""Tiny Phi-3.5-vision checkpoints, their two graphs, and what torch makes of the same numbers."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from edgekit.builder.tools.process import INSIDE, OFFLINE, clean_environment
+from tests.building import run_script
+
+SIDE, CELLS = 336, 12
+LAYOUTS: dict[str, tuple[tuple[int, int], ...]] = {
+    "square": ((4, 4),),
+    "wide": ((2, 6),),
+    "tall": ((6, 2),),
+    "one crop": ((1, 1),),
+    "four crops": ((2, 2),),
+    "three pictures": ((1, 4), (4, 1), (2, 2)),
+}
+"""Name -> crops of each picture, in height and width."""
+
+Floats = npt.NDArray[np.float32]
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Views:
+    """What the vision graph takes.
+
+    Attributes:
+        pixels: [pictures, views, 3, 336, 336]; views that a picture does not have are zero.
+        sizes: [pictures, 2], in pixels.
+    """
+
+    pixels: Floats
+    sizes: Integers
+
+    @property
+    def tokens(self) -> int:
+        """Number of rows."""
+        return sum(rows(h // SIDE, w // SIDE) for h, w in self.sizes.tolist())
+
+
+def rows(height: int, width: int) -> int:
+    """Tokens of a picture of so many crops."""
+    return (height * width + 1) * CELLS**2 + 1 + (height + 1) * CELLS
+
+
+def noise(crops: tuple[tuple[int, int], ...], seed: int = 0) -> Views:
+    """Pixels by chance, about as wide as CLIP's normalised ones."""
+    random = np.random.default_rng(seed)
+    most = 1 + max(h * w for h, w in crops)
+    pixels = np.zeros((len(crops), most, 3, SIDE, SIDE), np.float32)
+    for picture, (height, width) in zip(pixels, crops, strict=True):
+        used = picture[: 1 + height * width]
+        used[:] = random.standard_normal(used.shape, np.float32)
+    return Views(pixels, SIDE * np.array(crops, np.int64))
+
+
+def checkpoint(python: str | Path, folder: Path, *more: str) -> Path:
+    """A checkpoint of `make_phi3v.py`."""
+    run_script(python, "models/make_phi3v.py", folder, *more)
+    return folder
+
+
+def graphs(
+    python: str | Path, source: Path, out: Path, precision: str = "fp32"
+) -> subprocess.CompletedProcess[str]:
+    """Write `vision.onnx` and `embedding.onnx` as a build does."""
+    return subprocess.run(
+        [
+            python, "-E", "-s", INSIDE / "picture_graphs.py", "-i", source, "-o", out,
+            "--vision-precision", precision, "--report", out.with_suffix(".events"),
+        ],
+        capture_output=True, text=True, timeout=120, env=clean_environment(OFFLINE), check=False,
+    )  # fmt: skip
+
+
+def session(path: Path) -> onnxruntime.InferenceSession:
+    """A graph, on one thread."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def features(vision: onnxruntime.InferenceSession, views: Views) -> Floats:
+    """Rows of the vision graph."""
+    found: Floats = vision.run(None, {"pixel_values": views.pixels, "image_sizes": views.sizes})[0]
+    return found
+
+
+def torch_says(
+    python: str | Path, source: Path, cases: dict[str, npt.NDArray[np.generic]], work: Path
+) -> dict[str, npt.NDArray[np.generic]]:
+    """What `phi3v_reference.py` makes of its cases."""
+    asked, said = work / "cases.npz", work / "said.npz"
+    np.savez(asked, **cases)  # type: ignore[arg-type]
+    run_script(python, "models/phi3v_reference.py", source, asked, said)
+    with np.load(said) as found:
+        return dict(found)
