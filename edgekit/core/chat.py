@@ -185,6 +185,11 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
         return sum(message.picture_count for message in self.messages)
 
     @property
+    def text_bytes(self) -> int:
+        """The size of all texts, in UTF-8."""
+        return sum(len(message.text.encode("utf-8", "surrogatepass")) for message in self.messages)
+
+    @property
     def stops(self) -> list[str]:
         """The stop strings as a list."""
         if self.stop is None:

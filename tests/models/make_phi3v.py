@@ -1,13 +1,14 @@
 """Makes a checkpoint in the exact shape of Phi-3.5-vision-instruct with random weights.
 
     python make_phi3v.py OUT [--real-vision] [--names microsoft|transformers]
-        [--table outer|inner|both]
+        [--table outer|inner|both] [--single]
 
 Run with the toolchain's interpreter. Always the same bytes: every tensor has a seed of its own. The
 text part and CLIP are tiny, but a crop has 336 pixels on a side and a patch 14. `--real-vision`
 makes CLIP as large as the real one, beside the same small text part. `--names transformers` leaves
 CLIP's level `vision_model.` out, as transformers 5 saves it. `--table` says where the embedding
-lies: as `model.embed_tokens`, as `wte` within the vision part, or in both places.
+lies: as `model.embed_tokens`, as `wte` within the vision part, or in both places. `--single` writes
+one file of weights without an index.
 
 The folder also holds the repository's code that config.json names. It ends whoever runs it.
 """
@@ -175,7 +176,7 @@ def values(name: str, shape: tuple[int, ...], seed: int) -> Any:
     return (1 + 0.1 * noise).bfloat16()
 
 
-def make(out: Path, clip: Clip, names: str, table: str) -> None:
+def make(out: Path, clip: Clip, names: str, table: str, single: bool) -> None:
     """Writes the folder."""
     from safetensors.torch import save_file
 
@@ -187,6 +188,7 @@ def make(out: Path, clip: Clip, names: str, table: str) -> None:
     level = "vision_model." if names == "microsoft" else ""
     shards = [*TEXT_SHAPE.shards(), *vision_shards(clip, TEXT_SHAPE.hidden, level)]
     seed, total, where = SEED, 0, {}
+    every: dict[str, Any] = {}
     for number, sizes in enumerate(shards, start=1):
         tensors = {}
         for name, size in sizes.items():
@@ -198,10 +200,16 @@ def make(out: Path, clip: Clip, names: str, table: str) -> None:
                 tensors[f"{VISION}wte.weight"] = outer.clone()
             if table == "inner":
                 del tensors["model.embed_tokens.weight"]
+        every |= tensors if single else {}
+        if single:
+            continue
         total += sum(tensor.nbytes for tensor in tensors.values())
         file = f"model-{number:05}-of-{len(shards):05}.safetensors"
         save_file(tensors, out / file, metadata={"format": "pt"})
         where.update(dict.fromkeys(tensors, file))
+    if single:
+        save_file(every, out / "model.safetensors", metadata={"format": "pt"})
+        return
     index = {"metadata": {"total_size": total}, "weight_map": where}
     (out / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
 
@@ -212,8 +220,10 @@ def main() -> None:
     parser.add_argument("--real-vision", action="store_true")
     parser.add_argument("--names", choices=("microsoft", "transformers"), default="microsoft")
     parser.add_argument("--table", choices=("outer", "inner", "both"), default="outer")
+    parser.add_argument("--single", action="store_true")
     args = parser.parse_args()
-    make(args.out, Clip() if args.real_vision else TINY_CLIP, args.names, args.table)
+    clip = Clip() if args.real_vision else TINY_CLIP
+    make(args.out, clip, args.names, args.table, args.single)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from vision.embedding import write_embedding
 from vision.linear import FP32, INT8
 from vision.tower import write_vision
 from vision.weights import VisionWeights
+from vision.writing import EMBEDDING_GRAPH, VISION_GRAPH, GraphFile
 
 
 def write(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
@@ -23,9 +24,9 @@ def write(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     weights = VisionWeights(args.input)
     args.output.mkdir(parents=True, exist_ok=True)
     reporter.progress(f"writing the vision graph in {args.vision_precision}")
-    write_vision(weights, args.output / "vision.onnx", args.vision_precision)
+    write_vision(weights, GraphFile(args.output / VISION_GRAPH), args.vision_precision)
     reporter.progress("writing the embedding graph")
-    write_embedding(weights, args.output / "embedding.onnx")
+    write_embedding(weights, GraphFile(args.output / EMBEDDING_GRAPH))
     return {"layers": weights.layers, "width": weights.width, "hidden": weights.hidden}
 
 

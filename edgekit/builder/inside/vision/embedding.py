@@ -6,8 +6,6 @@ Output: `inputs_embeds` f32 [batch, sequence, hidden]. Another number of rows is
 runtime, never a wrong result.
 """
 
-from pathlib import Path
-
 from onnx import TensorProto, helper
 from vision.weights import VisionWeights
 from vision.writing import GraphFile
@@ -16,13 +14,12 @@ from vision.writing import GraphFile
 _KINDS = {"F32": TensorProto.FLOAT, "F16": TensorProto.FLOAT16, "BF16": TensorProto.BFLOAT16}
 
 
-def write_embedding(weights: VisionWeights, path: Path) -> None:
+def write_embedding(weights: VisionWeights, graph: GraphFile) -> None:
     """Write the graph and its table.
 
     Args:
-        path: of `embedding.onnx`.
+        graph: the file `embedding.onnx`.
     """
-    graph = GraphFile(path)
     at = weights.embedding
     kind = _KINDS.get(at.kind, TensorProto.DOUBLE)
     table = graph.stream("embed_tokens.weight", kind, at.shape, weights.embedding_parts())

@@ -10,8 +10,6 @@ tokens. Crops that are computed one by one in that way can be put together to th
 because nothing here looks from one crop into another.
 """
 
-from pathlib import Path
-
 from onnx import TensorProto, helper
 from vision.linear import FP32, linear
 from vision.places import CELLS, crops_of, token_places
@@ -23,14 +21,13 @@ _QUICK_GELU = 1.702
 _MERGED = 2  # patches on a side of a cell
 
 
-def write_vision(weights: VisionWeights, path: Path, precision: str = FP32) -> None:
+def write_vision(weights: VisionWeights, graph: GraphFile, precision: str = FP32) -> None:
     """Write the graph and its weights.
 
     Args:
-        path: of `vision.onnx`.
+        graph: the file `vision.onnx`.
         precision: of the matrices, `fp32` or `int8`.
     """
-    graph = GraphFile(path)
     crops = crops_of(graph)
     states = _clip(graph, weights, crops.pixels, precision)
     table = _projected(graph, weights, _cells(graph, weights, states), precision)

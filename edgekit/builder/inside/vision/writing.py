@@ -11,9 +11,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+VISION_GRAPH, EMBEDDING_GRAPH = "vision.onnx", "embedding.onnx"
 MICROSOFT = "com.microsoft"
 OPSET, IR_VERSION = 21, 10  # of the locked builder's own graphs
-_ALIGNMENT = 4096  # onnxruntime maps a weight that begins at a page
 _INLINE = 1024  # a smaller tensor stays in the graph's file
 
 
@@ -22,13 +22,14 @@ class GraphFile:
 
     Args:
         path: the graph's file; its weights go to `NAME.data` beside it.
+        data: takes the weights in place of that file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, data: Any = None) -> None:
         self._path = path
         self._nodes: list[onnx.NodeProto] = []
         self._tensors: list[onnx.TensorProto] = []
-        self._data = path.with_name(path.name + ".data").open("wb")
+        self._data = data or path.with_name(f"{path.name}.data").open("wb")
 
     def node(
         self, operator: str, *inputs: str, out: str = "", domain: str = "", **more: Any
@@ -72,7 +73,6 @@ class GraphFile:
         if np.prod(shape) * helper.tensor_dtype_to_np_dtype(kind).itemsize < _INLINE:
             tensor.raw_data = b"".join(pieces)
         else:
-            self._data.write(bytes(-self._data.tell() % _ALIGNMENT))
             start = self._data.tell()
             for piece in pieces:
                 self._data.write(piece)
@@ -95,4 +95,7 @@ class GraphFile:
         model = helper.make_model(
             graph, opset_imports=sets, ir_version=IR_VERSION, producer_name="edgekit"
         )
-        self._path.write_bytes(model.SerializeToString(deterministic=True))
+        self._finish(model.SerializeToString(deterministic=True))
+
+    def _finish(self, graph: bytes) -> None:
+        self._path.write_bytes(graph)
