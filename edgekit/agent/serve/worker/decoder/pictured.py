@@ -27,7 +27,7 @@ class FeatureCache:
     """The features of the pictures that were used last, by key.
 
     Args:
-        most: bytes; the picture that was kept last stays in any case.
+        most: bytes; two pictures stay in any case, because one slice can hold rows of both.
     """
 
     def __init__(self, most: int) -> None:
@@ -38,7 +38,7 @@ class FeatureCache:
         """Keep a picture's rows; those that were used longest ago make room."""
         self._kept[key] = rows
         self._kept.move_to_end(key)
-        while len(self._kept) > 1 and sum(each.nbytes for each in self._kept.values()) > self._most:
+        while len(self._kept) > 2 and sum(each.nbytes for each in self._kept.values()) > self._most:
             self._kept.popitem(last=False)
 
     def keeps(self, key: int) -> bool:
