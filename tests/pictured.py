@@ -95,11 +95,15 @@ def features(vision: onnxruntime.InferenceSession, views: Views) -> Floats:
 
 
 def torch_says(
-    python: str | Path, source: Path, cases: dict[str, npt.NDArray[np.generic]], work: Path
+    python: str | Path,
+    source: Path,
+    cases: dict[str, npt.NDArray[np.generic]],
+    work: Path,
+    *more: str | Path,
 ) -> dict[str, npt.NDArray[np.generic]]:
     """What `phi3v_reference.py` makes of its cases."""
     asked, said = work / "cases.npz", work / "said.npz"
     np.savez(asked, **cases)  # type: ignore[arg-type]
-    run_script(python, "models/phi3v_reference.py", source, asked, said)
+    run_script(python, "models/phi3v_reference.py", source, asked, said, *more)
     with np.load(said) as found:
         return dict(found)

@@ -26,7 +26,7 @@ from edgekit.core.manifest import parse_config
 from edgekit.core.wire import ProtocolError
 from edgekit.tokens.chat import open_tokenizer
 from tests import tools
-from tests.building import edgekit_build
+from tests.building import edgekit_build, run_script
 from tests.conftest import PACK, Project
 from tests.photos import SHAPES, drawn
 from tests.pictured import checkpoint, torch_says
@@ -100,11 +100,23 @@ def site(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sit
             project.run("stop", "demo")
 
 
-@pytest.fixture(scope="module")
-def reference(
-    site: Site, source: Path, python: str, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, str]:
-    """Case -> what torch answers."""
+@dataclass
+class Reference:
+    """What torch answers to a case.
+
+    Attributes:
+        tokens: greedy.
+        margins: of each, the distance of the best logit from the second.
+    """
+
+    tokens: list[int]
+    margins: list[float]
+
+
+def torch_answers(
+    site: Site, source: Path, python: str, work: Path, *more: str | Path
+) -> dict[str, Reference]:
+    """Answers of the checkpoint, from the pixels that are sent."""
     tokenizer, cases = open_tokenizer(site.model), dict[str, npt.NDArray[np.generic]]()
     for number, (name, shapes) in enumerate(CASES.items()):
         site.sent[name] = shown = site.requester.shrink("demo", [site.photos[s] for s in shapes])
@@ -123,12 +135,26 @@ def reference(
             cases[f"pixels_{number}"] = pixels
             sizes = [(336 * p.layout.height, 336 * p.layout.width) for p in seen]
             cases[f"sizes_{number}"] = np.array(sizes, np.int64)
-    said = torch_says(python, source, cases, tmp_path_factory.mktemp("torch"))
-    words = Tokenizer.from_file(str(site.model / "tokenizer.json"))
+    said = torch_says(python, source, cases, work, *more)
     return {
-        name: whole(words.decode(said[f"tokens_{number}"].tolist(), skip_special_tokens=True))
+        name: Reference(said[f"tokens_{number}"].tolist(), said[f"margins_{number}"].tolist())
         for number, name in enumerate(CASES)
     }
+
+
+def text_of(site: Site, tokens: list[int]) -> str:
+    """The tokens' text, as a device shows it."""
+    words = Tokenizer.from_file(str(site.model / "tokenizer.json"))
+    return whole(words.decode(tokens, skip_special_tokens=True))
+
+
+@pytest.fixture(scope="module")
+def reference(
+    site: Site, source: Path, python: str, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
+    """Case -> what torch answers."""
+    found = torch_answers(site, source, python, tmp_path_factory.mktemp("torch"))
+    return {name: text_of(site, each.tokens) for name, each in found.items()}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -217,3 +243,36 @@ def test_the_bundle_carries_pillow_and_counts_every_graph(site: Site) -> None:
     assert config.model_type == "phi3v"
     names = ("vision.onnx.data", "embedding.onnx.data", "model.onnx.data")
     assert config.fit.ram_bytes > sum((site.model / name).stat().st_size for name in names)
+
+
+# --- INT4, as the release that follows ---------------------------------------------------------
+TOLERANCE = 0.1  # of a logit; for INT4 the runtime rounds activations to 8 bits
+
+
+def test_an_int4_release_follows_and_answers_as_torch_with_its_weights(
+    site: Site, source: Path, python: str, tmp_path: Path
+) -> None:
+    model = tmp_path / "int4"
+    built = edgekit_build(
+        "--host", "-m", source, "-o", model, "--precision", "int4", "--vision-precision", "fp32",
+        "--no-gate",
+    )  # fmt: skip
+    assert built.returncode == 0, built.stderr
+    site.project.edgekit(
+        "pack", str(model), "--name", "eyes", "--version", "2", "--context", "4096",
+        "--accept-ungated", *PACK,
+    )  # fmt: skip
+    site.project.edgekit("push", "demo", "--bundle", "eyes:2")
+    run_script(python, "models/dequantised_text.py", model, source, tmp_path / "text")
+    said = torch_answers(site, source, python, tmp_path, "--text", tmp_path / "text")
+    equal = 0
+    for name, expected in said.items():
+        answer = whole(site.ask({"messages": [user(QUESTION)]}, site.sent[name]).text)
+        same = [answer.startswith(text_of(site, expected.tokens[:n])) for n in range(ANSWER + 1)]
+        count = same.index(False) - 1 if False in same else ANSWER
+        equal += count
+        # the token before may be the one that differs, if its text is a part of a character
+        least = min(expected.margins[max(count - 1, 0) : count + 1])
+        assert count == ANSWER or least < TOLERANCE, (name, answer, expected)
+    print(f"{equal} of {ANSWER * len(CASES)} tokens are equal")
+    assert equal > 0.75 * ANSWER * len(CASES)
