@@ -22,6 +22,7 @@ from edgekit.agent.serve.worker.pictures.transform import picture_of
 from edgekit.bundle.layers import members
 from edgekit.client import Final, Requester, SentPicture
 from edgekit.client.pictures import with_pictures
+from edgekit.core.digest import Digest
 from edgekit.core.manifest import parse_config
 from edgekit.core.wire import ProtocolError
 from edgekit.tokens.chat import open_tokenizer
@@ -30,6 +31,7 @@ from tests.building import edgekit_build, run_script
 from tests.conftest import PACK, Project
 from tests.photos import SHAPES, drawn
 from tests.pictured import checkpoint, torch_says
+from tests.system.test_quality_canary import told, wait
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -262,6 +264,9 @@ def test_an_int4_release_follows_and_answers_as_torch_with_its_weights(
         "pack", str(model), "--name", "eyes", "--version", "2", "--context", "4096",
         "--accept-ungated", *PACK,
     )  # fmt: skip
+    first = Digest(told(site.project, "state", "demo")["current"])
+    baseline = site.project.root() / "releases" / first.hex / "baseline.json"
+    wait(baseline.exists, "the canary's baseline")
     site.project.edgekit("push", "demo", "--bundle", "eyes:2")
     run_script(python, "models/dequantised_text.py", model, source, tmp_path / "text")
     said = torch_answers(site, source, python, tmp_path, "--text", tmp_path / "text")
@@ -276,3 +281,10 @@ def test_an_int4_release_follows_and_answers_as_torch_with_its_weights(
         assert count == ANSWER or least < TOLERANCE, (name, answer, expected)
     print(f"{equal} of {ANSWER * len(CASES)} tokens are equal")
     assert equal > 0.75 * ANSWER * len(CASES)
+
+    def quality() -> Any:
+        return told(site.project, "state", "demo").get("quality") or {}
+
+    wait(lambda: quality().get("score"), "the canary's score")
+    assert quality()["against"] == str(first)
+    assert quality()["score"]["kl"] < 0.1
