@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -24,6 +25,7 @@ from edgekit.client import Final, Requester, SentPicture
 from edgekit.client.pictures import with_pictures
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import parse_config
+from edgekit.core.pictures import MAX_PICTURE_BODY_BYTES
 from edgekit.core.wire import ProtocolError
 from edgekit.tokens.chat import open_tokenizer
 from tests import tools
@@ -229,6 +231,24 @@ def test_a_damaged_picture_is_refused_and_the_device_goes_on(
     assert caught.value.code == "invalid_request"
     assert said in caught.value.what
     assert whole(site.ask({"messages": [user(QUESTION)]}).text) == reference["text"]
+
+
+def test_a_body_of_510_kib_is_answered_and_a_larger_one_refused_by_its_size(
+    site: Site, reference: dict[str, str]
+) -> None:
+    (picture,) = site.sent["small"]
+    body = {"max_tokens": ANSWER, "temperature": 0, "messages": [user(QUESTION)]}
+    small = len(msgspec.json.encode(with_pictures(body, [picture])))
+    room = (MAX_PICTURE_BODY_BYTES - small) // 4 * 3  # in base64; what follows a PNG is not read
+    largest = msgspec.structs.replace(picture, data=picture.data + bytes(room))
+    assert whole(site.ask({"messages": [user(QUESTION)]}, [largest]).text) == reference["small"]
+    with pytest.raises(ProtocolError) as caught:
+        site.ask(
+            {"messages": [user(QUESTION)]},
+            [msgspec.structs.replace(picture, data=picture.data + bytes(room + 300))],
+        )
+    assert caught.value.code == "payload_too_large"
+    assert "at most 522240" in caught.value.what
 
 
 def test_the_bundle_carries_pillow_and_counts_every_graph(site: Site) -> None:
