@@ -51,9 +51,21 @@ def schema(type_: type[msgspec.Struct]) -> dict[str, Any]:
     )
     for part in parts.values():  # Python 3.13 strips the indentation, 3.11 does not
         part["description"] = inspect.cleandoc(part["description"])
+    parts = _without_discriminators(parts)
     root = parts.pop(type_.__name__)
     root["title"] = TITLES.get(type_, root["title"])
     return {"$schema": DIALECT, **root, **({"$defs": parts} if parts else {})}
+
+
+def _without_discriminators(schema: Any) -> Any:
+    """Leave out OpenAPI's `discriminator`, which AsyncAPI knows in another shape: each part of a
+    union has a constant `type` all the same."""
+    if isinstance(schema, dict):
+        kept = {key: value for key, value in schema.items() if key != "discriminator"}
+        return {key: _without_discriminators(value) for key, value in kept.items()}
+    if isinstance(schema, list):
+        return [_without_discriminators(each) for each in schema]
+    return schema
 
 
 def files() -> dict[str, str]:

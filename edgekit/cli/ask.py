@@ -14,7 +14,7 @@ import typer
 from edgekit.cli import project, render
 from edgekit.cli.interrupts import ended_as_by_ctrl_c
 from edgekit.cli.options import JsonOption, ProjectOption
-from edgekit.client import Accepted, Delta, Final, Picture, Reply, Requester
+from edgekit.client import Accepted, Delta, Final, Reply, Requester, SentPicture
 from edgekit.client import devices as find_devices
 from edgekit.client.requester import DEFAULT_EXPIRY_SECONDS
 from edgekit.core import wire
@@ -101,7 +101,7 @@ def ask(
     )
 
 
-def _shrunk(requester: Requester, device: str, files: list[Path] | None) -> list[Picture]:
+def _shrunk(requester: Requester, device: str, files: list[Path] | None) -> list[SentPicture]:
     """Make what is sent of the pictures, and say of each what that is."""
     if not files:
         return []

@@ -33,7 +33,7 @@ MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")  # 8 bits for each colour, an
 Source = str | Path | bytes
 
 
-class Limits(msgspec.Struct, frozen=True):
+class PictureLimits(msgspec.Struct, frozen=True):
     """What a device takes of a picture, as its card's `images` says; else the defaults."""
 
     side: Annotated[int, msgspec.Meta(ge=pictures.MIN_SIDE)] = pictures.SEND_SIDE
@@ -41,7 +41,7 @@ class Limits(msgspec.Struct, frozen=True):
     per_message: int = pictures.PER_MESSAGE
 
 
-class Picture(msgspec.Struct, frozen=True):
+class SentPicture(msgspec.Struct, frozen=True):
     """A picture as it is sent.
 
     Attributes:
@@ -65,7 +65,7 @@ class Picture(msgspec.Struct, frozen=True):
         return pictures.format_of(self.data)
 
 
-def limits_of(to: str, cards: Mapping[str, Mapping[str, Any]]) -> Limits:
+def limits_of(to: str, cards: Mapping[str, Mapping[str, Any]]) -> PictureLimits:
     """What all devices of these cards take; the defaults where no card is known.
 
     Args:
@@ -84,15 +84,15 @@ def limits_of(to: str, cards: Mapping[str, Mapping[str, Any]]) -> Limits:
                 "`edgekit devices` shows which devices take pictures",
             )
         with suppress(msgspec.ValidationError):  # a client that is no agent has retained it
-            found.append(msgspec.convert(card["images"], Limits))
+            found.append(msgspec.convert(card["images"], PictureLimits))
     if not found:
-        return Limits()
-    return Limits(
-        *(min(getattr(each, name) for each in found) for name in Limits.__struct_fields__)
+        return PictureLimits()
+    return PictureLimits(
+        *(min(getattr(each, name) for each in found) for name in PictureLimits.__struct_fields__)
     )
 
 
-def shrink(source: Source, limits: Limits = Limits()) -> Picture:  # noqa: B008  it is frozen
+def shrink(source: Source, limits: PictureLimits = PictureLimits()) -> SentPicture:  # noqa: B008  it is frozen
     """Make of a picture what a device gets: upright, RGB, not larger than the limits.
 
     A PNG stays a PNG, without loss, where its bytes fit.
@@ -112,10 +112,10 @@ def shrink(source: Source, limits: Limits = Limits()) -> Picture:  # noqa: B008 
     _check_shape(what, *was)
     image.thumbnail((limits.side, limits.side), _pillow().Resampling.LANCZOS)
     sent, image = _encoded(what, image, limits, is_png=is_png)
-    return Picture(sent, *image.size, name, len(data), *was)
+    return SentPicture(sent, *image.size, name, len(data), *was)
 
 
-def with_pictures(body: dict[str, Any], shown: Sequence[Picture]) -> dict[str, Any]:
+def with_pictures(body: dict[str, Any], shown: Sequence[SentPicture]) -> dict[str, Any]:
     """Return the body with pictures in its last message, before the message's text.
 
     Raises:
@@ -135,7 +135,7 @@ def with_pictures(body: dict[str, Any], shown: Sequence[Picture]) -> dict[str, A
     return body | {"messages": [*messages[:-1], last | {"content": [*parts, *said]}]}
 
 
-def check_count(to: str, count: int, limits: Limits) -> None:
+def check_count(to: str, count: int, limits: PictureLimits) -> None:
     """Check how many pictures one message brings; raises UsageError."""
     if count > limits.per_message:
         raise UsageError(
@@ -145,7 +145,7 @@ def check_count(to: str, count: int, limits: Limits) -> None:
         )
 
 
-def _url(picture: Picture) -> str:
+def _url(picture: SentPicture) -> str:
     return f"data:{picture.media_type};base64,{base64.b64encode(picture.data).decode()}"
 
 
@@ -234,7 +234,9 @@ def _check_shape(what: str, width: int, height: int) -> None:
         )
 
 
-def _encoded(what: str, image: Image, limits: Limits, *, is_png: bool) -> tuple[bytes, Image]:
+def _encoded(
+    what: str, image: Image, limits: PictureLimits, *, is_png: bool
+) -> tuple[bytes, Image]:
     """Encode a picture within the limits; it shrinks further where its bytes do not fit."""
     if is_png and len(data := _file(image, "PNG", optimize=True)) <= limits.bytes:
         return data, image

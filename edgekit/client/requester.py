@@ -17,7 +17,7 @@ import msgspec
 from edgekit.client.announced import announced
 from edgekit.client.asking import Asking, Do
 from edgekit.client.pictures import (
-    Picture,
+    SentPicture,
     Source,
     check_count,
     limits_of,
@@ -84,7 +84,7 @@ class Requester:
         to: str,
         body: dict[str, Any],
         *,
-        images: Sequence[Source | Picture] = (),
+        images: Sequence[Source | SentPicture] = (),
         prompt_id: str | None = None,
         expiry_seconds: int = DEFAULT_EXPIRY_SECONDS,
     ) -> Generator[Reply, None, None]:
@@ -138,19 +138,19 @@ class Requester:
             if not finished:
                 self._control("cancel", question, asking)
 
-    def shrink(self, to: str, images: Sequence[Source | Picture]) -> list[Picture]:
+    def shrink(self, to: str, images: Sequence[Source | SentPicture]) -> list[SentPicture]:
         """Make of pictures what a device gets: not larger than its card says.
 
         Args:
             to: a device's name, or `pool:NAME`.
-            images: files, or their bytes; a `Picture` stays as it is.
+            images: files, or their bytes; a `SentPicture` stays as it is.
 
         Raises:
             UsageError: a file is no picture, the device does not take it, or Pillow is missing.
         """
         limits = limits_of(to, self._cards(to))
         check_count(to, len(images), limits)
-        return [one if isinstance(one, Picture) else shrink(one, limits) for one in images]
+        return [one if isinstance(one, SentPicture) else shrink(one, limits) for one in images]
 
     def _cards(self, to: str) -> dict[str, dict[str, Any]]:
         """The cards of a device or of a pool's members, as far as the broker shows them."""

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from edgekit.agent.serve.worker.pictures.read import read
 from edgekit.agent.serve.worker.pictures.transform import picture_of
 from edgekit.bundle.layers import members
-from edgekit.client import Final, Picture, Requester
+from edgekit.client import Final, Requester, SentPicture
 from edgekit.client.pictures import with_pictures
 from edgekit.core.manifest import parse_config
 from edgekit.core.wire import ProtocolError
@@ -51,7 +51,7 @@ class Site:
     requester: Requester
     model: Path
     photos: dict[str, Path]
-    sent: dict[str, list[Picture]] = field(default_factory=dict)
+    sent: dict[str, list[SentPicture]] = field(default_factory=dict)
 
     def ask(self, body: dict[str, Any], images: list[Any] | None = None) -> Final:
         """The answer of at most `ANSWER` tokens."""
@@ -195,7 +195,7 @@ def cached(final: Final) -> int:
 def test_a_damaged_picture_is_refused_and_the_device_goes_on(
     site: Site, reference: dict[str, str], data: bytes, said: str
 ) -> None:
-    broken = Picture(data, 1, 1, "", 0, 0, 0)
+    broken = SentPicture(data, 1, 1, "", 0, 0, 0)
     with pytest.raises(ProtocolError) as caught:
         site.ask({"messages": [user(QUESTION)]}, [broken])
     assert caught.value.code == "invalid_request"

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from edgekit.client.pictures import Limits, check_count, limits_of, shrink, with_pictures
+from edgekit.client.pictures import PictureLimits, check_count, limits_of, shrink, with_pictures
 from edgekit.core import pictures
 from edgekit.core.chat import parse_body
 from edgekit.errors import UsageError
@@ -43,7 +43,7 @@ def opened(data: bytes) -> Image.Image:
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_a_large_picture_is_shrunk_to_the_card_s_side_and_bytes(kind: str) -> None:
     data = written(photo(3000, 1500), kind)
-    sent = shrink(data, Limits())
+    sent = shrink(data, PictureLimits())
     assert (sent.width, sent.height) == (672, 336)
     assert opened(sent.data).size == (672, 336)
     assert len(sent.data) <= pictures.SEND_BYTES
@@ -60,7 +60,7 @@ def test_a_small_png_keeps_every_pixel() -> None:
 
 def test_what_does_not_fit_its_bytes_gets_smaller_until_it_does() -> None:
     noise = Image.frombytes("RGB", (672, 672), random.Random(1).randbytes(672 * 672 * 3))
-    sent = shrink(written(noise, "PNG"), Limits(bytes=20_000))
+    sent = shrink(written(noise, "PNG"), PictureLimits(bytes=20_000))
     assert len(sent.data) <= 20_000
     assert sent.width == sent.height < 672
 
@@ -180,15 +180,15 @@ CARD = {"model": "phi", "images": {"side": 336, "bytes": 50_000, "per_message": 
 
 
 def test_the_card_decides_and_in_a_pool_the_smallest_one() -> None:
-    assert limits_of("pi", {"pi": CARD}) == Limits(336, 50_000, 2)
+    assert limits_of("pi", {"pi": CARD}) == PictureLimits(336, 50_000, 2)
     larger = {"images": {"side": 672, "bytes": 9_000, "per_message": 1}}
-    assert limits_of("pool:p", {"a": CARD, "b": larger}) == Limits(336, 9_000, 1)
+    assert limits_of("pool:p", {"a": CARD, "b": larger}) == PictureLimits(336, 9_000, 1)
 
 
 @pytest.mark.parametrize("images", [5, {"side": "x"}, {"side": 0}, {"bytes": -1}])
 def test_a_card_that_makes_no_sense_leaves_the_defaults(images: object) -> None:
-    assert limits_of("pi", {"pi": {"images": images}}) == Limits()
-    assert limits_of("pi", {}) == Limits()
+    assert limits_of("pi", {"pi": {"images": images}}) == PictureLimits()
+    assert limits_of("pi", {}) == PictureLimits()
 
 
 def test_a_device_that_takes_no_pictures_is_named() -> None:
@@ -201,6 +201,6 @@ def test_a_device_that_takes_no_pictures_is_named() -> None:
 
 
 def test_more_pictures_than_a_message_may_bring() -> None:
-    check_count("pi", 2, Limits(per_message=2))
+    check_count("pi", 2, PictureLimits(per_message=2))
     with pytest.raises(UsageError, match="3 pictures are too many for pi"):
-        check_count("pi", 3, Limits(per_message=2))
+        check_count("pi", 3, PictureLimits(per_message=2))
