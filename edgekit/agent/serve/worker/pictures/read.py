@@ -52,7 +52,8 @@ def size_of(data: bytes) -> tuple[int, int]:
         PictureError: it is neither, it is damaged, or its size, shape or colours are not taken.
     """
     with _opened(data) as image:
-        return _upright_size(image)
+        width, height = image.size
+        return (height, width) if _orientation(image, data) in TURNED else (width, height)
 
 
 def read(data: bytes) -> Image.Image:
@@ -68,7 +69,7 @@ def read(data: bytes) -> Image.Image:
         if image.format == "PNG":
             _check_sums(data)
         image.load()
-        turn = UPRIGHT.get(_orientation(image))
+        turn = UPRIGHT.get(_orientation(image, data))
         flat = _on_white(image)
         return flat if turn is None else flat.transpose(turn)
 
@@ -82,7 +83,7 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
             bounded(SECONDS, MEMORY_BYTES),
             Image.open(io.BytesIO(data), formats=[format_]) as image,
         ):
-            _check_size(*_upright_size(image))
+            _check_size(*image.size)
             _check_colours(image, data)
             yield image
     except PictureError:
@@ -130,18 +131,25 @@ def _check_sums(data: bytes) -> None:
     Raises:
         ValueError: a sum is wrong, or the last chunk is missing.
     """
+    for kind, body, said in _chunks(data):
+        if not kind[0] & 0x20 and zlib.crc32(body, zlib.crc32(kind)) != said:
+            raise ValueError(f"the sum of its chunk {kind.decode('ascii', 'replace')} is wrong")
+        if kind == b"IEND":
+            return
+    raise ValueError("its end is missing")
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, int]]:
+    """Yield the chunks of a PNG: kind, content, and the sum that it says."""
     at, view = 8, memoryview(data)
     while at + 12 <= len(data):
         end = at + 8 + int.from_bytes(view[at : at + 4], "big")
-        kind = bytes(view[at + 4 : at + 8])
-        if not kind[0] & 0x20:
-            said = int.from_bytes(view[end : end + 4], "big")
-            if zlib.crc32(view[at + 4 : end]) != said:
-                raise ValueError(f"the sum of its chunk {kind.decode('ascii', 'replace')} is wrong")
-        if kind == b"IEND":
-            return
+        yield (
+            bytes(view[at + 4 : at + 8]),
+            view[at + 8 : end],
+            int.from_bytes(view[end : end + 4], "big"),
+        )
         at = end + 4
-    raise ValueError("its end is missing")
 
 
 def _check_size(width: int, height: int) -> None:
@@ -178,14 +186,17 @@ def _check_colours(image: Image.Image, data: bytes) -> None:
         )
 
 
-def _upright_size(image: Image.Image) -> tuple[int, int]:
-    width, height = image.size
-    return (height, width) if _orientation(image) in TURNED else (width, height)
-
-
-def _orientation(image: Image.Image) -> int:
+def _orientation(image: Image.Image, data: bytes) -> int:
+    """Return the orientation in EXIF. Pillow would decode a PNG's pixels for it."""
     try:
-        found = image.getexif().get(ORIENTATION, 1)
+        if image.format == "PNG":
+            exif = Image.Exif()
+            exif.load(
+                next((bytes(body) for kind, body, _ in _chunks(data) if kind == b"eXIf"), b"")
+            )
+        else:
+            exif = image.getexif()
+        found = exif.get(ORIENTATION, 1)
     except (TimeoutError, MemoryError):
         raise
     except Exception:  # damaged EXIF says nothing, as in a browser
