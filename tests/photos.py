@@ -83,6 +83,8 @@ def hostile() -> Iterator[tuple[str, bytes, str]]:
         whole[:20] + bytes([whole[20] ^ 1]) + whole[21:],
         "damaged",
     )
+    yield "PNG with a flipped bit in its pixels", whole[:90] + b"\0\1" + whole[92:], "sum of its"
+    yield "PNG without its end", whole[:-12], "end is missing"
     yield "PNG bomb", png_of(30_000, 30_000, bytes(1 << 20)), "4,000,000"
     yield "PNG of 16 megapixels", png_of(4096, 4096, bytes(4096 * (3 * 4096 + 1))), "4,000,000"
     yield "PNG that holds less than it says", png_of(1000, 1000, bytes(100)), "damaged"

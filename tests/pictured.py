@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,3 +109,20 @@ def torch_says(
     run_script(python, "models/phi3v_reference.py", source, asked, said, *more)
     with np.load(said) as found:
         return dict(found)
+
+
+def change_tensor(
+    source: Path, name: str, change: Callable[[npt.NDArray[np.uint16]], None]
+) -> None:
+    """Change a BF16 tensor of a checkpoint in its file.
+
+    Args:
+        change: gets the tensor's elements as the upper halves of float32, to change in place.
+    """
+    index = json.loads((source / "model.safetensors.index.json").read_text())
+    file = source / index["weight_map"][name]
+    raw = bytearray(file.read_bytes())
+    size = int.from_bytes(raw[:8], "little")
+    begin, end = json.loads(raw[8 : 8 + size])[name]["data_offsets"]
+    change(np.frombuffer(memoryview(raw)[8 + size + begin : 8 + size + end], np.uint16))
+    file.write_bytes(raw)

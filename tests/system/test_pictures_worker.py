@@ -239,6 +239,15 @@ def test_too_many_tokens_are_refused_before_a_pixel_is_decoded(
         assert parent.decoder.work == []
 
 
+def test_a_slot_ends_at_longropes_border(folder: Path) -> None:
+    with seeing(folder, crops=16, max_length=8192) as parent:
+        assert parent.decoder.limits.max_length == 4096
+        found = parent.ask([("user", [FIRST, OTHER, "Compare."])])
+        assert isinstance(found, Refused)
+        assert found.code == "context_length_exceeded"
+        assert "5018 of them for pictures; the context of 4096" in found.message
+
+
 def test_hostile_pictures_leave_the_worker_well(worker: Seeing) -> None:
     turns: Turns = [("user", [FIRST, QUESTION])]
     worker.done(turns)

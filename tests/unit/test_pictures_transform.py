@@ -64,6 +64,22 @@ def test_the_grid_is_hugging_faces(width: int, height: int, crops: int) -> None:
     assert layout.views <= crops + 1
 
 
+def test_the_grid_of_any_size_is_hugging_faces() -> None:
+    for width, height, crops in np.random.default_rng(1).integers(1, [4097, 4097, 17], (4000, 3)):
+        if max(width, height) > 8 * min(width, height):
+            continue
+        layout = layout_of(int(width), int(height), int(crops))
+        ratio = max(width, height) / min(width, height)
+        scale = 1
+        while scale * np.ceil(scale / ratio) <= crops:
+            scale += 1
+        long = (scale - 1) * 336
+        short = int(long / ratio)
+        assert (layout.long, layout.short) == (long, short)
+        grid = (long // 336, int(np.ceil(short / 336)))
+        assert (layout.height, layout.width) == (grid if width < height else grid[::-1])
+
+
 def test_the_views_are_torchs(tmp_path: Path) -> None:
     pictures = {
         f"{width}x{height} {crops}": picture_of(drawn(width, height), crops, "ann")

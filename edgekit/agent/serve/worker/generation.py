@@ -99,25 +99,24 @@ class Generation:
         chosen = [] if self._chosen is None else [self._chosen]
         return EndedPrompt([*self.slot.tokens, *chosen], self._prompt_tokens)
 
-    def look(self, count: int) -> bool:
-        """Compute one view of a picture if the next `count` items need its features.
-
-        Returns:
-            Whether they did; then call this again.
-        """
+    def unseen(self, count: int) -> int | None:
+        """Return a picture whose features the next `count` items need and nobody has computed."""
         vision = self._decoder.vision
         if vision is None or not self._pictures:
-            return False
+            return None
         held = len(self.slot.tokens)
         rows = (item for item in self._wanted[held : held + count] if item < 0)
-        for key in dict.fromkeys(row_of(item)[0] for item in rows):
-            if not vision.keeps(key):
-                picture, looked = self._pictures[key], self._looked.setdefault(key, [])
-                looked.append(vision.look(picture.view(len(looked))))
-                if len(looked) == picture.views:
-                    vision.keep(key, picture.rows(self._looked.pop(key)))
-                return True
-        return False
+        keys = dict.fromkeys(row_of(item)[0] for item in rows)
+        return next((key for key in keys if not vision.keeps(key)), None)
+
+    def look(self, key: int) -> None:
+        """Compute the next view of this picture; after the last one its features are kept."""
+        vision = self._decoder.vision
+        assert vision is not None
+        picture, looked = self._pictures[key], self._looked.setdefault(key, [])
+        looked.append(vision.look(picture.view(len(looked))))
+        if len(looked) == picture.views:
+            vision.keep(key, picture.rows(self._looked.pop(key)))
 
     def feed(self, count: int) -> None:
         """Compute the next `count` tokens of the prompt."""

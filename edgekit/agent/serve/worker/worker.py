@@ -45,6 +45,7 @@ from edgekit.agent.serve.worker.walking import WalkBrokenError, fits, run_walk
 from edgekit.core.chat import Timings, Usage
 
 SYSTEM_ROLES = ("system", "developer")
+VIEW_TOKENS = 4 * SLICE_TOKENS  # a view costs no more: Phi-3.5-vision's about as much as one slice
 MAX_SYSTEM_MESSAGES = 64  # the worker remembers the tokens of so many
 
 Clock = Callable[[], float]
@@ -149,12 +150,15 @@ class Worker:
     def _feed(self, slot: int, count: int) -> None:
         """Compute one slice of a prefill; right after the last slice, also the first token.
 
-        Where the slice needs a picture's features, one view of the picture is computed instead. It
-        costs about as much as a slice.
+        Where the slice needs a picture's features, one view of the picture is computed instead.
         """
         generation, began = self._running[slot], self._clock()
         generation.quantum = self._quanta
-        if not generation.look(count):
+        unseen = generation.unseen(count)
+        if unseen is not None:
+            self._announce(VIEW_TOKENS)
+            generation.look(unseen)
+        else:
             self._announce(count)
             generation.feed(count)
         now = self._clock()

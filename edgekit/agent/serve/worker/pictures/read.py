@@ -9,6 +9,7 @@ of crops.
 from __future__ import annotations
 
 import io
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -51,7 +52,8 @@ def size_of(data: bytes) -> tuple[int, int]:
         PictureError: it is neither, it is damaged, or its size, shape or colours are not taken.
     """
     with _opened(data) as image:
-        return _upright_size(image)
+        width, height = image.size
+        return (height, width) if _orientation(image, data) in TURNED else (width, height)
 
 
 def read(data: bytes) -> Image.Image:
@@ -64,8 +66,10 @@ def read(data: bytes) -> Image.Image:
         PictureError: as `size_of`, or the pixels are cut off or damaged.
     """
     with _opened(data) as image:
+        if image.format == "PNG":
+            _check_sums(data)
         image.load()
-        turn = UPRIGHT.get(_orientation(image))
+        turn = UPRIGHT.get(_orientation(image, data))
         flat = _on_white(image)
         return flat if turn is None else flat.transpose(turn)
 
@@ -79,7 +83,7 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
             bounded(SECONDS, MEMORY_BYTES),
             Image.open(io.BytesIO(data), formats=[format_]) as image,
         ):
-            _check_size(*_upright_size(image))
+            _check_size(*image.size)
             _check_colours(image, data)
             yield image
     except PictureError:
@@ -119,6 +123,35 @@ def _format(data: bytes) -> str:
     return name
 
 
+def _check_sums(data: bytes) -> None:
+    """Refuse a PNG whose sums say that it was changed or cut off; Pillow reads the pixels anyway.
+
+    Only chunks that a reader must know count (PNG, section 5.4).
+
+    Raises:
+        ValueError: a sum is wrong, or the last chunk is missing.
+    """
+    for kind, body, said in _chunks(data):
+        if not kind[0] & 0x20 and zlib.crc32(body, zlib.crc32(kind)) != said:
+            raise ValueError(f"the sum of its chunk {kind.decode('ascii', 'replace')} is wrong")
+        if kind == b"IEND":
+            return
+    raise ValueError("its end is missing")
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, int]]:
+    """Yield the chunks of a PNG: kind, content, and the sum that it says."""
+    at, view = 8, memoryview(data)
+    while at + 12 <= len(data):
+        end = at + 8 + int.from_bytes(view[at : at + 4], "big")
+        yield (
+            bytes(view[at + 4 : at + 8]),
+            view[at + 8 : end],
+            int.from_bytes(view[end : end + 4], "big"),
+        )
+        at = end + 4
+
+
 def _check_size(width: int, height: int) -> None:
     size = f"it has {width} x {height} pixels"
     if min(width, height) < MIN_SIDE or max(width, height) > MAX_SIDE:
@@ -153,14 +186,17 @@ def _check_colours(image: Image.Image, data: bytes) -> None:
         )
 
 
-def _upright_size(image: Image.Image) -> tuple[int, int]:
-    width, height = image.size
-    return (height, width) if _orientation(image) in TURNED else (width, height)
-
-
-def _orientation(image: Image.Image) -> int:
+def _orientation(image: Image.Image, data: bytes) -> int:
+    """Return the orientation in EXIF. Pillow would decode a PNG's pixels for it."""
     try:
-        found = image.getexif().get(ORIENTATION, 1)
+        if image.format == "PNG":
+            exif = Image.Exif()
+            exif.load(
+                next((bytes(body) for kind, body, _ in _chunks(data) if kind == b"eXIf"), b"")
+            )
+        else:
+            exif = image.getexif()
+        found = exif.get(ORIENTATION, 1)
     except (TimeoutError, MemoryError):
         raise
     except Exception:  # damaged EXIF says nothing, as in a browser
