@@ -1,43 +1,44 @@
-"""Writes what a built model's quantised matrices stand for, as tensors of its checkpoint.
+"""Writes the quantised matrices of a built text part as float32 tensors under the source's names.
 
-    python dequantised_text.py MODEL CHECKPOINT OUT
+    python dequantised_text.py INSIDE MODEL SOURCE OUT
 
-Run with the toolchain's interpreter. OUT gets one safetensors file with every tensor of the text
-part that MODEL has quantised, dequantised to float32, under the checkpoint's names. So torch can
-compute with the very weights of the model.
+Run with the toolchain's interpreter. INSIDE is `edgekit/builder/inside`. With these tensors torch
+computes what an exact runtime makes of the built model's weights.
 """
 
 # mypy: disable-error-code="import-not-found"
+# (the imports inside the functions are the toolchain's)
 
 import sys
 from pathlib import Path
-
-import numpy as np
-from safetensors.numpy import save_file
-
-sys.path.append(str(Path(__file__).parents[2] / "edgekit" / "builder" / "inside"))
-from gate.weights import SourceTensors, quantised
+from typing import Any
 
 
-def main(model: Path, checkpoint: Path, out: Path) -> None:
-    source, made = SourceTensors(checkpoint), dict[str, np.ndarray]()
+def main() -> None:
+    inside, model, source, out = map(Path, sys.argv[1:])
+    sys.path.insert(0, str(inside))
+    import numpy as np
+    from gate.weights import SourceTensors, quantised
+    from safetensors.numpy import save_file
+
+    tensors = SourceTensors(source)
+    pieces: dict[str, dict[int, Any]] = {}
     for matrix in quantised(model):
-        parts = source.parts(matrix)
-        assert parts, f"no tensor is {matrix.name}"
-        rows, before = matrix.rows(np.arange(matrix.shape[0])), 0
-        for name, first, count in parts:
-            whole = source.rows([(name, 0, _rows(source, name))], np.arange(_rows(source, name)))
-            target = made.setdefault(name, np.ascontiguousarray(whole))
-            target[first : first + count] = rows[before : before + count]
+        values = matrix.rows(np.arange(matrix.shape[0]))
+        before = 0
+        for name, first, count in tensors.parts(matrix) or ():
+            pieces.setdefault(name, {})[first] = values[before : before + count]
             before += count
-    assert made, "nothing is quantised"
-    out.mkdir(parents=True, exist_ok=True)
+        assert before == matrix.shape[0], matrix.name
+    # the builder splits a tensor, such as gate_up_proj, by its rows
+    made = {
+        name: np.concatenate([parts[first] for first in sorted(parts)]).astype(np.float32)
+        for name, parts in pieces.items()
+    }
+    out.mkdir()
     save_file(made, out / "model.safetensors")
-
-
-def _rows(source: SourceTensors, name: str) -> int:
-    return int(source._where[name][3][0])
+    print(len(made))
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    main()

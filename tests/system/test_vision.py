@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 
 from edgekit.agent.serve.worker.pictures.read import read
 from edgekit.agent.serve.worker.pictures.transform import picture_of
+from edgekit.builder.tools.process import INSIDE
 from edgekit.bundle.layers import members
 from edgekit.client import Final, Requester, SentPicture
 from edgekit.client.pictures import with_pictures
@@ -118,9 +119,10 @@ class Reference:
 
 
 def torch_answers(
-    site: Site, source: Path, python: str, work: Path, *more: str | Path
+    site: Site, source: Path, python: str, work: Path, text: Path | None = None
 ) -> dict[str, Reference]:
-    """Answers of the checkpoint, from the pixels that are sent."""
+    """Answers of the checkpoint, with other weights of the text if they are given, from the pixels
+    that are sent."""
     tokenizer, cases = open_tokenizer(site.model), dict[str, npt.NDArray[np.generic]]()
     for number, (name, shapes) in enumerate(CASES.items()):
         site.sent[name] = shown = site.requester.shrink("demo", [site.photos[s] for s in shapes])
@@ -139,7 +141,7 @@ def torch_answers(
             cases[f"pixels_{number}"] = pixels
             sizes = [(336 * p.layout.height, 336 * p.layout.width) for p in seen]
             cases[f"sizes_{number}"] = np.array(sizes, np.int64)
-    said = torch_says(python, source, cases, work, *more)
+    said = torch_says(python, source, cases, work, text)
     return {
         name: Reference(said[f"tokens_{number}"].tolist(), said[f"margins_{number}"].tolist())
         for number, name in enumerate(CASES)
@@ -288,8 +290,8 @@ def test_an_int4_release_follows_and_answers_as_torch_with_its_weights(
     baseline = site.project.root() / "releases" / first.hex / "baseline.json"
     wait(baseline.exists, "the canary's baseline")
     site.project.edgekit("push", "demo", "--bundle", "eyes:2")
-    run_script(python, "models/dequantised_text.py", model, source, tmp_path / "text")
-    said = torch_answers(site, source, python, tmp_path, "--text", tmp_path / "text")
+    run_script(python, "models/dequantised_text.py", INSIDE, model, source, tmp_path / "text")
+    said = torch_answers(site, source, python, tmp_path, tmp_path / "text")
     equal = 0
     for name, expected in said.items():
         answer = whole(site.ask({"messages": [user(QUESTION)]}, site.sent[name]).text)
