@@ -64,6 +64,12 @@ def noise(crops: tuple[tuple[int, int], ...], seed: int = 0) -> Views:
     return Views(pixels, SIDE * np.array(crops, np.int64))
 
 
+def ids_of(views: Views | None) -> list[int]:
+    """A question after the rows of pictures: words by their numbers."""
+    rows = [-1] * views.tokens if views else []
+    return [3, 10, *rows, 10, 40, 41, 42, 2, 10, 4, 10]
+
+
 def checkpoint(python: str | Path, folder: Path, *more: str) -> Path:
     """A checkpoint of `make_phi3v.py`."""
     run_script(python, "models/make_phi3v.py", folder, *more)
@@ -96,13 +102,41 @@ def features(vision: onnxruntime.InferenceSession, views: Views) -> Floats:
     return found
 
 
+def one_by_one(vision: onnxruntime.InferenceSession, views: Views) -> Floats:
+    """Each view alone, put together in the model's order."""
+    made = []
+    for pixels, (height, width) in zip(views.pixels, (views.sizes // 336).tolist(), strict=True):
+        alone = [
+            features(vision, Views(view[None, None], np.zeros((1, 2), np.int64)))
+            for view in pixels[: 1 + height * width]
+        ]
+        assert {len(view) for view in alone} == {157}
+        cells = [view[1:].reshape(CELLS, CELLS + 1, -1) for view in alone]
+        sub = cells[0][0, CELLS]
+        for row in range(height * CELLS):
+            for column in range(width):
+                made += list(cells[1 + row // CELLS * width + column][row % CELLS, :CELLS])
+            made.append(sub)
+        made += list(alone[0])
+    return np.stack(made)
+
+
 def torch_says(
-    python: str | Path, source: Path, cases: dict[str, npt.NDArray[np.generic]], work: Path
+    python: str | Path,
+    source: Path,
+    cases: dict[str, npt.NDArray[np.generic]],
+    work: Path,
+    text: Path | None = None,
 ) -> dict[str, npt.NDArray[np.generic]]:
-    """What `phi3v_reference.py` makes of its cases."""
+    """What `phi3v_reference.py` makes of its cases.
+
+    Args:
+        text: a folder of `dequantised_text.py`, whose text weights are taken.
+    """
     asked, said = work / "cases.npz", work / "said.npz"
     np.savez(asked, **cases)  # type: ignore[arg-type]
-    run_script(python, "models/phi3v_reference.py", source, asked, said)
+    more = ("--text", text) if text else ()
+    run_script(python, "models/phi3v_reference.py", source, asked, said, *more)
     with np.load(said) as found:
         return dict(found)
 
@@ -122,3 +156,53 @@ def change_tensor(
     begin, end = json.loads(raw[8 : 8 + size])[name]["data_offsets"]
     change(np.frombuffer(memoryview(raw)[8 + size + begin : 8 + size + end], np.uint16))
     file.write_bytes(raw)
+
+
+class Seeing:
+    """A built model that takes pictures, run graph by graph as the agent does.
+
+    Args:
+        folder: of `edgekit build`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        config = json.loads((folder / "genai_config.json").read_text())["model"]
+        self._decoder = config["decoder"]
+        self.vision, self._embedding, self._text = (
+            session(folder / config[part]["filename"])
+            for part in ("vision", "embedding", "decoder")
+        )
+        self._names = [
+            f"{layer}.{part}"
+            for layer in range(self._decoder["num_hidden_layers"])
+            for part in ("key", "value")
+        ]
+
+    def answer(self, ids: list[int], rows: Floats | None, count: int) -> tuple[Floats, list[int]]:
+        """The logits of all positions of `ids`, and `count` greedy tokens.
+
+        Args:
+            ids: below 0 for the rows of pictures.
+            rows: of all pictures, one after the other.
+        """
+        width = self._embedding.get_outputs()[0].shape[2]
+        none = np.zeros((0, width), np.float32)
+        heads, size = self._decoder["num_key_value_heads"], self._decoder["head_size"]
+        cache = [np.zeros((1, heads, 0, size), np.float32) for _ in self._names]
+        read, tokens = None, list[int]()
+        for step in range(max(count, 1)):
+            given = {
+                "input_ids": np.array([ids if step == 0 else tokens[-1:]], np.int64),
+                "image_features": rows if step == 0 and rows is not None else none,
+            }
+            embedded = self._embedding.run(None, given)[0]
+            length = cache[0].shape[2] + embedded.shape[1]
+            feed = {"inputs_embeds": embedded, "attention_mask": np.ones((1, length), np.int64)}
+            feed |= {f"past_key_values.{n}": c for n, c in zip(self._names, cache, strict=True)}
+            logits, *cache = self._text.run(
+                ["logits", *(f"present.{name}" for name in self._names)], feed
+            )
+            read = logits[0] if read is None else read
+            tokens.append(int(logits[0, -1].argmax()))
+        assert read is not None
+        return read, tokens[:count]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgekit.builder.plan.gather import plan_build
 from edgekit.builder.request.request import BuildRequest
 from edgekit.builder.run import build
 from edgekit.builder.tools.host import HostRunner
 from edgekit.errors import EdgekitError, UsageError
-from tests.building import content, edgekit_build, silent
+from tests.building import content, edgekit_build, environment, silent
 from tests.linted import refused
 from tests.pictured import checkpoint
 
@@ -66,6 +69,24 @@ def test_int4_text_goes_with_int8_vision_unless_asked_otherwise(
     assert size < 0.6 * (fp32 / "vision.onnx.data").stat().st_size
     other = made(source, tmp_path / "other", vision_precision="fp32")
     assert (other / "vision.onnx.data").read_bytes() == (fp32 / "vision.onnx.data").read_bytes()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int4"])
+def test_the_plan_says_how_large_the_parts_become(
+    precision: str, source: Path, fp32: Path, tmp_path: Path
+) -> None:
+    model = fp32 if precision == "fp32" else made(source, tmp_path / "out", precision="int4")
+    request = BuildRequest(str(source), tmp_path / "planned", precision=precision)
+    plan = plan_build(request, silent)
+    assert plan.supported
+    assert (plan.architecture, plan.context) == ("Phi3VForCausalLM", 4096)
+    row = plan.rows[0]
+    assert row.exact
+    assert row.data_bytes == (model / "model.onnx.data").stat().st_size
+    parts = sum((model / f"{part}.onnx.data").stat().st_size for part in ("vision", "embedding"))
+    # norms and biases of a tiny tower lie in the graph itself
+    assert row.vision_bytes == pytest.approx(parts, rel=0.02)
+    assert [cost.tokens for cost in row.pictures] == [313, 757, 2509]
 
 
 @pytest.mark.parametrize("single", [False, True])
@@ -152,6 +173,24 @@ def test_a_vision_part_that_is_not_whole_ends_the_build_before_the_text_part(
     with pytest.raises(EdgekitError, match=f"the checkpoint lacks {name}"):
         made(other, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_check_reads_a_folder_and_its_source_without_the_repository_s_code(
+    source: Path, fp32: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "edgekit", "check", "--host", fp32, "-m", source, "--gate", "small",
+         "--json"],
+        capture_output=True, text=True, timeout=500, env=environment(), check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert (said["passed"], said["findings"]) == (True, [])
+
+
+def test_a_repeated_build_is_equal(source: Path, fp32: Path) -> None:
+    done = edgekit_build("--host", "--verify", fp32, "-m", source, "--path", "stock")
+    assert done.returncode == 0, done.stderr
 
 
 def _flip(name: str) -> Callable[[Path], None]:

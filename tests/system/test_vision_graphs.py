@@ -7,18 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 import pytest
 
 from tests.pictured import (
-    CELLS,
     LAYOUTS,
     Floats,
-    Views,
     checkpoint,
     features,
     graphs,
     noise,
+    one_by_one,
     session,
     torch_says,
 )
@@ -47,25 +45,6 @@ def said(python: str, source: Path, tmp_path_factory: pytest.TempPathFactory) ->
         cases |= {f"pixels_{number}": views.pixels, f"sizes_{number}": views.sizes}
     found = torch_says(python, source, cases, tmp_path_factory.mktemp("said"))
     return {name: found[f"features_{n}"] for n, name in enumerate(LAYOUTS)}  # type: ignore[misc]
-
-
-def one_by_one(vision: onnxruntime.InferenceSession, views: Views) -> Floats:
-    """Each view alone, put together in the model's order."""
-    made = []
-    for pixels, (height, width) in zip(views.pixels, (views.sizes // 336).tolist(), strict=True):
-        alone = [
-            features(vision, Views(view[None, None], np.zeros((1, 2), np.int64)))
-            for view in pixels[: 1 + height * width]
-        ]
-        assert {len(view) for view in alone} == {157}
-        cells = [view[1:].reshape(CELLS, CELLS + 1, -1) for view in alone]
-        sub = cells[0][0, CELLS]
-        for row in range(height * CELLS):
-            for column in range(width):
-                made += list(cells[1 + row // CELLS * width + column][row % CELLS, :CELLS])
-            made.append(sub)
-        made += list(alone[0])
-    return np.stack(made)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
