@@ -6,8 +6,9 @@ Run with the toolchain's interpreter. Nothing of edgekit takes part, nor the rep
 each N in CASES: `ids_N` i64 [tokens], below 0 for a picture's row; `pixels_N` f32 [pictures, views,
 3, 336, 336] and `sizes_N` i64 [pictures, 2] where there are pictures; `greedy_N`, the number of
 tokens to answer. Without `ids_N` only the features are computed. OUT gets `features_N` [rows,
-hidden], `logits_N` [tokens, vocabulary] of all positions of `ids_N`, and `tokens_N`. `--text` takes
-the text part's weights from the safetensors files of another folder.
+hidden], `logits_N` [tokens, vocabulary] of all positions of `ids_N`, `tokens_N`, and `margins_N`:
+by how much the logit of each token is above the second one. `--text` takes the text part's weights
+from the safetensors files of another folder.
 """
 
 # mypy: disable-error-code="import-not-found,misc,untyped-decorator"
@@ -141,17 +142,21 @@ class Reference:
     @torch.no_grad()
     def answer(
         self, ids: np.ndarray, features: torch.Tensor | None, count: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The logits of the prompt's positions, and `count` greedy tokens."""
-        given, past, logits, tokens = self.embeddings(ids, features), None, None, []
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The logits of the prompt's positions, `count` greedy tokens, and their margins."""
+        given, past, logits = self.embeddings(ids, features), None, None
+        tokens: list[int] = []
+        margins: list[float] = []
         for step in range(max(count, 1)):
             out = self.language(inputs_embeds=given, past_key_values=past, use_cache=True)
             past = out.past_key_values
             logits = out.logits[0].numpy() if step == 0 else logits
-            tokens.append(int(out.logits[0, -1].argmax()))
+            best = out.logits[0, -1].topk(2)
+            tokens.append(int(best.indices[0]))
+            margins.append(float(best.values[0] - best.values[1]))
             given = self.language.get_input_embeddings()(torch.tensor([tokens[-1:]]))
         assert logits is not None
-        return logits, np.array(tokens[:count], np.int64)
+        return logits, np.array(tokens[:count], np.int64), np.array(margins[:count])
 
 
 def main() -> None:
@@ -171,8 +176,9 @@ def main() -> None:
                 made[f"features_{number}"] = features.numpy()
             if (ids := f"ids_{number}") in cases:
                 count = int(cases[f"greedy_{number}"]) if f"greedy_{number}" in cases else 0
-                logits, tokens = reference.answer(cases[ids], features, count)
+                logits, tokens, margins = reference.answer(cases[ids], features, count)
                 made[f"logits_{number}"], made[f"tokens_{number}"] = logits, tokens
+                made[f"margins_{number}"] = margins
     np.savez(args.out, **made)
 
 

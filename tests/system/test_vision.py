@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -19,17 +20,21 @@ from tokenizers import Tokenizer
 
 from edgekit.agent.serve.worker.pictures.read import read
 from edgekit.agent.serve.worker.pictures.transform import picture_of
+from edgekit.builder.tools.process import INSIDE
 from edgekit.bundle.layers import members
 from edgekit.client import Final, Requester, SentPicture
 from edgekit.client.pictures import with_pictures
+from edgekit.core.digest import Digest
 from edgekit.core.manifest import parse_config
+from edgekit.core.pictures import MAX_PICTURE_BODY_BYTES
 from edgekit.core.wire import ProtocolError
 from edgekit.tokens.chat import open_tokenizer
 from tests import tools
-from tests.building import edgekit_build
+from tests.building import edgekit_build, run_script
 from tests.conftest import PACK, Project
 from tests.photos import SHAPES, drawn
 from tests.pictured import checkpoint, torch_says
+from tests.system.test_quality_canary import told, wait
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -100,11 +105,24 @@ def site(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sit
             project.run("stop", "demo")
 
 
-@pytest.fixture(scope="module")
-def reference(
-    site: Site, source: Path, python: str, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, str]:
-    """Case -> what torch answers."""
+@dataclass
+class Reference:
+    """What torch answers to a case.
+
+    Attributes:
+        tokens: greedy.
+        margins: of each, the distance of the best logit from the second.
+    """
+
+    tokens: list[int]
+    margins: list[float]
+
+
+def torch_answers(
+    site: Site, source: Path, python: str, work: Path, text: Path | None = None
+) -> dict[str, Reference]:
+    """Answers of the checkpoint, with other weights of the text if they are given, from the pixels
+    that are sent."""
     tokenizer, cases = open_tokenizer(site.model), dict[str, npt.NDArray[np.generic]]()
     for number, (name, shapes) in enumerate(CASES.items()):
         site.sent[name] = shown = site.requester.shrink("demo", [site.photos[s] for s in shapes])
@@ -123,12 +141,26 @@ def reference(
             cases[f"pixels_{number}"] = pixels
             sizes = [(336 * p.grid.height, 336 * p.grid.width) for p in seen]
             cases[f"sizes_{number}"] = np.array(sizes, np.int64)
-    said = torch_says(python, source, cases, tmp_path_factory.mktemp("torch"))
-    words = Tokenizer.from_file(str(site.model / "tokenizer.json"))
+    said = torch_says(python, source, cases, work, text)
     return {
-        name: whole(words.decode(said[f"tokens_{number}"].tolist(), skip_special_tokens=True))
+        name: Reference(said[f"tokens_{number}"].tolist(), said[f"margins_{number}"].tolist())
         for number, name in enumerate(CASES)
     }
+
+
+def text_of(site: Site, tokens: list[int]) -> str:
+    """The tokens' text, as a device shows it."""
+    words = Tokenizer.from_file(str(site.model / "tokenizer.json"))
+    return whole(words.decode(tokens, skip_special_tokens=True))
+
+
+@pytest.fixture(scope="module")
+def reference(
+    site: Site, source: Path, python: str, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
+    """Case -> what torch answers."""
+    found = torch_answers(site, source, python, tmp_path_factory.mktemp("torch"))
+    return {name: text_of(site, each.tokens) for name, each in found.items()}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -203,6 +235,24 @@ def test_a_damaged_picture_is_refused_and_the_device_goes_on(
     assert whole(site.ask({"messages": [user(QUESTION)]}).text) == reference["text"]
 
 
+def test_a_body_of_510_kib_is_answered_and_a_larger_one_refused_by_its_size(
+    site: Site, reference: dict[str, str]
+) -> None:
+    (picture,) = site.sent["small"]
+    body = {"max_tokens": ANSWER, "temperature": 0, "messages": [user(QUESTION)]}
+    small = len(msgspec.json.encode(with_pictures(body, [picture])))
+    room = (MAX_PICTURE_BODY_BYTES - small) // 4 * 3  # in base64; what follows a PNG is not read
+    largest = msgspec.structs.replace(picture, data=picture.data + bytes(room))
+    assert whole(site.ask({"messages": [user(QUESTION)]}, [largest]).text) == reference["small"]
+    with pytest.raises(ProtocolError) as caught:
+        site.ask(
+            {"messages": [user(QUESTION)]},
+            [msgspec.structs.replace(picture, data=picture.data + bytes(room + 300))],
+        )
+    assert caught.value.code == "payload_too_large"
+    assert "at most 522240" in caught.value.what
+
+
 def test_the_bundle_carries_pillow_and_counts_every_graph(site: Site) -> None:
     manifest = json.loads(site.project.edgekit("inspect", "eyes", "--json"))
     assert manifest
@@ -217,3 +267,46 @@ def test_the_bundle_carries_pillow_and_counts_every_graph(site: Site) -> None:
     assert config.model_type == "phi3v"
     names = ("vision.onnx.data", "embedding.onnx.data", "model.onnx.data")
     assert config.fit.ram_bytes > sum((site.model / name).stat().st_size for name in names)
+
+
+# --- INT4, as the release that follows ---------------------------------------------------------
+TOLERANCE = 0.1  # of a logit; for INT4 the runtime rounds activations to 8 bits
+
+
+def test_an_int4_release_follows_and_answers_as_torch_with_its_weights(
+    site: Site, source: Path, python: str, tmp_path: Path
+) -> None:
+    model = tmp_path / "int4"
+    built = edgekit_build(
+        "--host", "-m", source, "-o", model, "--precision", "int4", "--vision-precision", "fp32",
+        "--no-gate",
+    )  # fmt: skip
+    assert built.returncode == 0, built.stderr
+    site.project.edgekit(
+        "pack", str(model), "--name", "eyes", "--version", "2", "--context", "4096",
+        "--accept-ungated", *PACK,
+    )  # fmt: skip
+    first = Digest(told(site.project, "state", "demo")["current"])
+    baseline = site.project.root() / "releases" / first.hex / "baseline.json"
+    wait(baseline.exists, "the canary's baseline")
+    site.project.edgekit("push", "demo", "--bundle", "eyes:2")
+    run_script(python, "models/dequantised_text.py", INSIDE, model, source, tmp_path / "text")
+    said = torch_answers(site, source, python, tmp_path, tmp_path / "text")
+    equal = 0
+    for name, expected in said.items():
+        answer = whole(site.ask({"messages": [user(QUESTION)]}, site.sent[name]).text)
+        same = [answer.startswith(text_of(site, expected.tokens[:n])) for n in range(ANSWER + 1)]
+        count = same.index(False) - 1 if False in same else ANSWER
+        equal += count
+        # the token before may be the one that differs, if its text is a part of a character
+        least = min(expected.margins[max(count - 1, 0) : count + 1])
+        assert count == ANSWER or least < TOLERANCE, (name, answer, expected)
+    print(f"{equal} of {ANSWER * len(CASES)} tokens are equal")
+    assert equal > 0.75 * ANSWER * len(CASES)
+
+    def quality() -> Any:
+        return told(site.project, "state", "demo").get("quality") or {}
+
+    wait(lambda: quality().get("score"), "the canary's score")
+    assert quality()["against"] == str(first)
+    assert quality()["score"]["kl"] < 0.1
