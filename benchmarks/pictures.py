@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.figure import figure
 from benchmarks.rig import Rig
-from edgekit.agent.serve.pipe import Done, Generated, Start
+from edgekit.agent.serve.pipe import Done, Generated, Refused, Start
 from edgekit.core.chat import Sampling
 from edgekit.errors import EdgekitError
 from tests.harness.worker_process import ReadyWorker, ready_worker
@@ -67,5 +67,5 @@ def first_delta(worker: ReadyWorker, turns: list[Any]) -> tuple[float, str]:
             first = time.perf_counter() - began
         if isinstance(message, Done) and first:
             return first, message.text
-        if message is None or getattr(message, "code", ""):
-            raise EdgekitError("the worker did not answer", repr(message))
+        if isinstance(message, Refused):
+            raise EdgekitError("the worker did not answer", message.message)

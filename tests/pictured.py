@@ -64,6 +64,12 @@ def noise(crops: tuple[tuple[int, int], ...], seed: int = 0) -> Views:
     return Views(pixels, SIDE * np.array(crops, np.int64))
 
 
+def ids_of(views: Views | None) -> list[int]:
+    """A question after the rows of pictures: words by their numbers."""
+    rows = [-1] * views.tokens if views else []
+    return [3, 10, *rows, 10, 40, 41, 42, 2, 10, 4, 10]
+
+
 def checkpoint(python: str | Path, folder: Path, *more: str) -> Path:
     """A checkpoint of `make_phi3v.py`."""
     run_script(python, "models/make_phi3v.py", folder, *more)

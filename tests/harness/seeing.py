@@ -142,13 +142,13 @@ class Seeing:
         pieces = self.tokenizer.encode_around(text)
         ids = list(pieces[0])
         for picture, piece in zip(pictures, pieces[1:], strict=True):
-            ids += [-1] * picture.layout.tokens + piece
+            ids += [-1] * picture.grid.tokens + piece
         views = max(picture.views for picture in pictures)
         pixels = np.zeros((len(pictures), views, 3, 336, 336), np.float32)
         for place, picture in enumerate(pictures):
             for view in range(picture.views):
                 pixels[place, view] = picture.view(view)
-        sizes = [(336 * each.layout.height, 336 * each.layout.width) for each in pictures]
+        sizes = [(336 * each.grid.height, 336 * each.grid.width) for each in pictures]
         return {
             f"ids_{number}": np.array(ids, np.int64),
             f"pixels_{number}": pixels,

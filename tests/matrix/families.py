@@ -268,7 +268,9 @@ PLAIN: tuple[Family, ...] = (
     Family("ChatGLMModel", why_not=_REMOTE),
     Family("InternLM2ForCausalLM", why_not=_REMOTE),
     Family("Phi3SmallForCausalLM", why_not=_REMOTE),
-    Family("Phi3VForCausalLM", "Phi3Config", {**_LONGROPE, **_TYPED}, pictures=True),
+    Family("Phi3VForCausalLM", "Phi3Config", {**_LONGROPE, **_TYPED}, pictures=True, note=(
+        "with pictures: two of them before the question, vision in FP32 and beside INT4 in INT8; "
+        "stepwise is view by view")),
     Family("Phi4MMForCausalLM", why_not=_REMOTE),
     Family("VideoChatFlashQwenForCausalLM", why_not=_REMOTE),
     Family("WhisperForConditionalGeneration", why_not="it turns speech into text"),

@@ -26,6 +26,7 @@ from tests.pictured import (
     Views,
     checkpoint,
     features,
+    ids_of,
     noise,
     one_by_one,
     torch_says,
@@ -64,12 +65,6 @@ class Layouts:
     different: list[str]
     worst_feature: float
     worst_logit: float
-
-
-def ids_of(views: Views | None) -> list[int]:
-    """A question after the rows of pictures: words by their numbers."""
-    rows = [-1] * views.tokens if views else []
-    return [3, 10, *rows, 10, 40, 41, 42, 2, 10, 4, 10]
 
 
 def compared(

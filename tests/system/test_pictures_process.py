@@ -16,6 +16,7 @@ from edgekit.agent.serve.pipe import Done, FromWorker, Pipe, Refused
 from edgekit.agent.serve.worker.golden import record_folder
 from edgekit.core.payloads import ImagesTaken
 from tests.harness.worker_process import SETTINGS, ready_worker
+from tests.harness.worker_process import told as told_first
 from tests.photos import hostile, png
 
 pytestmark = pytest.mark.timeout(300)
@@ -84,6 +85,22 @@ def test_a_release_without_pillow_says_so_before_it_is_ready(phi3v: Path, tmp_pa
         assert done.returncode == 1
         assert "Pillow cannot be imported: no PIL" in done.stderr
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("part", ["vision.onnx", "embedding.onnx"])
+def test_a_model_that_cannot_see_never_becomes_ready(
+    phi3v: Path, part: str, tmp_path: Path
+) -> None:
+    for file in (phi3v / "model").iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    (tmp_path / part).unlink()
+    (tmp_path / part).write_bytes(b"no graph")
+    told = {"model": str(tmp_path), "max_length": 1024, "image_crops": 1}
+    done = told_first(msgspec.structs.replace(SETTINGS, **told))
+    assert done.returncode == 1
+    assert "the model cannot be loaded" in done.stderr
+    assert part in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_its_threads_are_measured_and_its_golden_prompts_recorded_without_pictures(

@@ -133,7 +133,7 @@ def torch_answers(
         pieces = tokenizer.encode_around([("user", [*(p.data for p in shown), QUESTION])])
         ids = list(pieces[0])
         for picture, piece in zip(seen, pieces[1:], strict=True):
-            ids += [-1] * picture.layout.tokens + piece
+            ids += [-1] * picture.grid.tokens + piece
         cases[f"ids_{number}"] = np.array(ids, np.int64)
         cases[f"greedy_{number}"] = np.array(ANSWER)
         if seen:
@@ -142,7 +142,7 @@ def torch_answers(
                 for view in range(picture.views):
                     place[view] = picture.view(view)
             cases[f"pixels_{number}"] = pixels
-            sizes = [(336 * p.layout.height, 336 * p.layout.width) for p in seen]
+            sizes = [(336 * p.grid.height, 336 * p.grid.width) for p in seen]
             cases[f"sizes_{number}"] = np.array(sizes, np.int64)
     said = torch_says(python, source, cases, work, text)
     return {

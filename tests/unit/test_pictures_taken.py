@@ -13,7 +13,7 @@ from edgekit.agent.serve.worker.decoder.memory import total_bytes
 from edgekit.agent.serve.worker.decoder.pictured import FeatureCache
 from edgekit.agent.serve.worker.pictures.rows import items_of, row_count
 from edgekit.agent.serve.worker.pictures.taken import images_taken, kept_rows, within
-from edgekit.agent.serve.worker.pictures.transform import layout_of
+from edgekit.agent.serve.worker.pictures.transform import grid_of
 from edgekit.core.payloads import ImagesTaken
 
 GB = 10**9
@@ -34,7 +34,7 @@ def test_the_crops_go_by_the_memory(
 ) -> None:
     found = images_taken(crops, per_prompt, memory)
     assert found == taken
-    assert found.tokens == layout_of(600, 600, found.crops).tokens
+    assert found.tokens == grid_of(600, 600, found.crops).tokens
 
 
 def test_a_picture_leaves_half_of_a_slot() -> None:
@@ -49,7 +49,7 @@ def test_no_picture_has_more_rows_than_are_counted(crops: int) -> None:
     most = kept_rows(images_taken(crops, 1, GB), 1)
     for ratio in np.linspace(1, 8, 200):
         for size in ((1000 * ratio, 1000), (1000, 1000 * ratio)):
-            assert layout_of(int(size[0]), int(size[1]), crops).tokens <= most
+            assert grid_of(int(size[0]), int(size[1]), crops).tokens <= most
 
 
 def test_the_picture_used_longest_ago_makes_room() -> None:

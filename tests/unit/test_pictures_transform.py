@@ -17,7 +17,7 @@ from edgekit.agent.serve.worker.pictures.rows import (
     row_of,
 )
 from edgekit.agent.serve.worker.pictures.transform import (
-    layout_of,
+    grid_of,
     picture_of,
 )
 from edgekit.builder.tools.host import HostToolchain
@@ -58,26 +58,26 @@ def test_the_grid_is_hugging_faces(width: int, height: int, crops: int) -> None:
     picture = picture_of(image, crops, "ann")
     wanted = np.asarray(restated(image, crops))
     assert (picture.page == wanted).all()
-    layout = layout_of(width, height, crops)
-    assert picture.layout == layout
-    assert (layout.height * 336, layout.width * 336) == wanted.shape[:2]
-    assert layout.views <= crops + 1
+    grid = grid_of(width, height, crops)
+    assert picture.grid == grid
+    assert (grid.height * 336, grid.width * 336) == wanted.shape[:2]
+    assert grid.views <= crops + 1
 
 
 def test_the_grid_of_any_size_is_hugging_faces() -> None:
     for width, height, crops in np.random.default_rng(1).integers(1, [4097, 4097, 17], (4000, 3)):
         if max(width, height) > 8 * min(width, height):
             continue
-        layout = layout_of(int(width), int(height), int(crops))
+        grid = grid_of(int(width), int(height), int(crops))
         ratio = max(width, height) / min(width, height)
         scale = 1
         while scale * np.ceil(scale / ratio) <= crops:
             scale += 1
         long = (scale - 1) * 336
         short = int(long / ratio)
-        assert (layout.long, layout.short) == (long, short)
-        grid = (long // 336, int(np.ceil(short / 336)))
-        assert (layout.height, layout.width) == (grid if width < height else grid[::-1])
+        assert (grid.long, grid.short) == (long, short)
+        across = (long // 336, int(np.ceil(short / 336)))
+        assert (grid.height, grid.width) == (across if width < height else across[::-1])
 
 
 def test_the_views_are_torchs(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_the_views_are_torchs(tmp_path: Path) -> None:
     )
     wanted = np.load(tmp_path / "views.npz")
     for name, picture in pictures.items():
-        views = np.stack([picture.view(number) for number in range(picture.layout.views)])
+        views = np.stack([picture.view(number) for number in range(picture.grid.views)])
         assert views.shape == wanted[name].shape
         assert views.dtype == np.float32
         assert (views[1:] == wanted[name][1:]).all(), name
@@ -108,9 +108,9 @@ def test_the_views_are_torchs(tmp_path: Path) -> None:
 def test_tokens_are_counted_as_the_model_counts(
     width: int, height: int, crops: int, tokens: int
 ) -> None:
-    layout = layout_of(100 * width, 100 * height, crops)
-    assert layout.tokens == tokens
-    h, w = layout.height, layout.width
+    grid = grid_of(100 * width, 100 * height, crops)
+    assert grid.tokens == tokens
+    h, w = grid.height, grid.width
     assert tokens == (h * w + 1) * 144 + 1 + (h + 1) * 12
 
 

@@ -180,6 +180,13 @@ def _no_load(thresholds: Thresholds, why: str, started: float) -> GateReport:
     )
 
 
+def _leftovers(source: Path) -> tuple[str, ...]:
+    """Patterns of the tensors that need no place in the source's model."""
+    config = source / "config.json"
+    told = msgspec.json.decode(config.read_bytes(), type=dict[str, Any]) if config.is_file() else {}
+    return explained(told)
+
+
 class _BrokenError(Exception):
     """The model itself is broken: the runtime refuses it or crashes on it."""
 
@@ -280,8 +287,7 @@ class _Measuring(msgspec.Struct, frozen=True):
         subject = self.subject
         told = subject.told or subject.source
         adapter = ("--adapter", subject.adapter) if subject.adapter else ()
-        config = msgspec.json.decode((told / "config.json").read_bytes(), type=dict[str, Any])
-        leftovers = tuple(word for each in explained(config) for word in ("--leftover", each))
+        leftovers = tuple(word for each in _leftovers(told) for word in ("--leftover", each))
         made = self._result(
             self._run(
                 work, "attribute.py", "the cause",

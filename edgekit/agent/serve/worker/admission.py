@@ -28,7 +28,7 @@ class RefusedError(EdgekitError):
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
+class Admitted:
     """A prompt that the worker can run.
 
     Attributes:
@@ -54,7 +54,7 @@ def admit(
     beams: BeamSearch | None,
     max_beams: int,
     eyes: Eyes | None = None,
-) -> Prompt:
+) -> Admitted:
     """Return what the worker computes for a prompt.
 
     Args:
@@ -115,7 +115,7 @@ def admit(
     items = list(pieces[0])
     for picture, piece in zip(pictures, pieces[1:], strict=True):
         items += [*picture.items, *piece]
-    return Prompt(items, limit, {picture.key: picture for picture in pictures})
+    return Admitted(items, limit, {picture.key: picture for picture in pictures})
 
 
 def _pieces(start: Start, tokenizer: Tokenizer, pictured: bool) -> list[list[int]]:

@@ -30,7 +30,7 @@ from edgekit.agent.serve.pipe import (
     quiet_seconds,
 )
 from edgekit.agent.serve.worker import beam
-from edgekit.agent.serve.worker.admission import Prompt, RefusedError, admit
+from edgekit.agent.serve.worker.admission import Admitted, RefusedError, admit
 from edgekit.agent.serve.worker.answer import FLUSH_SECONDS, Answer
 from edgekit.agent.serve.worker.decoder import BeamSearch, Decoder
 from edgekit.agent.serve.worker.generation import Generation
@@ -340,7 +340,7 @@ class Worker:
         self._alone = None
         self._send(done)
 
-    def _place(self, start: Start, prompt: Prompt) -> None:
+    def _place(self, start: Start, prompt: Admitted) -> None:
         """Put a prompt into the idle slot that costs least."""
         limits, count = self._decoder.limits, len(prompt.items)
         long_rope = limits.rope_threshold is not None and count > limits.rope_threshold

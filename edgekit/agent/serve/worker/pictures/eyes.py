@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgekit.agent.serve.worker.pictures.read import read, size_of
-from edgekit.agent.serve.worker.pictures.transform import Picture, layout_of, picture_of
+from edgekit.agent.serve.worker.pictures.transform import CroppedPicture, grid_of, picture_of
 
 
 class PhiEyes:
@@ -22,9 +22,9 @@ class PhiEyes:
         Raises:
             PictureError: the picture is refused.
         """
-        return layout_of(*size_of(data), self._crops).tokens
+        return grid_of(*size_of(data), self._crops).tokens
 
-    def see(self, data: bytes, owner: str) -> Picture:
+    def see(self, data: bytes, owner: str) -> CroppedPicture:
         """Decode a picture and put it on its grid.
 
         Raises:

@@ -9,6 +9,7 @@ of crops.
 from __future__ import annotations
 
 import io
+import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -81,6 +82,7 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
     try:
         with (
             bounded(SECONDS, MEMORY_BYTES),
+            warnings.catch_warnings(action="ignore"),  # else strangers fill the log
             Image.open(io.BytesIO(data), formats=[format_]) as image,
         ):
             _check_size(*image.size)

@@ -29,8 +29,8 @@ View = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """How a picture fills a grid.
+class Grid:
+    """The crops that a picture is scaled to fill.
 
     Attributes:
         height, width: crops from top to bottom, and from left to right.
@@ -54,7 +54,7 @@ class Layout:
         return row_count(self.height, self.width)
 
 
-def layout_of(width: int, height: int, crops: int) -> Layout:
+def grid_of(width: int, height: int, crops: int) -> Grid:
     """Return the largest grid of at most `crops` crops for a picture of this size in pixels."""
     ratio = max(width, height) / min(width, height)
     columns = 1
@@ -63,34 +63,34 @@ def layout_of(width: int, height: int, crops: int) -> Layout:
     short = int(columns * CROP / ratio)
     lines = ceil(short / CROP)
     across = (columns, lines) if width < height else (lines, columns)
-    return Layout(*across, columns * CROP, short)
+    return Grid(*across, columns * CROP, short)
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class CroppedPicture:
     """A picture on its grid.
 
     Attributes:
-        layout: how it fills the grid.
-        page: the grid's pixels, shape (height, width, 3).
+        grid: its crops.
+        page: their pixels, shape (height, width, 3).
         key: names the picture by its pixels and by the requester that sent it, in 256 bits. So
             nothing is kept of one requester's picture that makes another one's cheaper, and tells
             by its time whether this device has seen it.
     """
 
-    layout: Layout
+    grid: Grid
     page: Pixels
     key: int
 
     @property
     def items(self) -> list[int]:
         """The slot items that stand for the picture in a prompt."""
-        return items_of(self.key, self.layout.tokens)
+        return items_of(self.key, self.grid.tokens)
 
     @property
     def views(self) -> int:
         """The crops and the small view of the whole."""
-        return self.layout.views
+        return self.grid.views
 
     def view(self, number: int) -> View:
         """Return what the vision graph takes, shape (3, 336, 336).
@@ -100,16 +100,16 @@ class Picture:
         """
         if number == 0:
             return _channels_first(_small(self.page))
-        line, column = divmod(number - 1, self.layout.width)
+        line, column = divmod(number - 1, self.grid.width)
         crop = self.page[line * CROP :, column * CROP :][:CROP, :CROP]
         return _channels_first(_normalized(crop))
 
     def rows(self, features: Sequence[Rows]) -> Rows:
         """Put the features of all views together, shape (tokens, hidden)."""
-        return assemble(self.layout.height, self.layout.width, features)
+        return assemble(self.grid.height, self.grid.width, features)
 
 
-def picture_of(image: Image.Image, crops: int, owner: str) -> Picture:
+def picture_of(image: Image.Image, crops: int, owner: str) -> CroppedPicture:
     """Put a picture on its grid.
 
     Args:
@@ -117,19 +117,19 @@ def picture_of(image: Image.Image, crops: int, owner: str) -> Picture:
         crops: the most crops that it may have.
         owner: the requester that sent it.
     """
-    layout = layout_of(*image.size, crops)
+    grid = grid_of(*image.size, crops)
     tall = image.width < image.height
     if tall:  # scaling rounds after each axis, so the order of the axes counts
         image = image.transpose(Image.Transpose.TRANSPOSE)
-    scaled = image.resize((layout.long, layout.short), Image.Resampling.BILINEAR)
-    page = Image.new("RGB", (layout.long, ceil(layout.short / CROP) * CROP), WHITE)
-    page.paste(scaled, (0, (page.height - layout.short) // 2))
+    scaled = image.resize((grid.long, grid.short), Image.Resampling.BILINEAR)
+    page = Image.new("RGB", (grid.long, ceil(grid.short / CROP) * CROP), WHITE)
+    page.paste(scaled, (0, (page.height - grid.short) // 2))
     if tall:
         page = page.transpose(Image.Transpose.TRANSPOSE)
     pixels = np.asarray(page)
     owned = f"{len(owner)} {owner} {pixels.shape}".encode()
     digest = hashlib.sha256(owned + pixels.tobytes()).digest()
-    return Picture(layout, pixels, int.from_bytes(digest, "big"))
+    return CroppedPicture(grid, pixels, int.from_bytes(digest, "big"))
 
 
 def _normalized(pixels: Pixels) -> View:
