@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+import re
+
 import pytest
 
+from edgekit.builder.plan import pictures
 from edgekit.builder.plan.pictures import (
     PictureCost,
     TextCost,
     VisionShape,
+    gate_seconds,
     picture_costs,
     tokens_of,
     vision_of,
@@ -15,6 +20,7 @@ from edgekit.builder.plan.pictures import (
 from edgekit.builder.plan.profiles import PROFILES
 from edgekit.builder.plan.tensors import Tensor
 from edgekit.builder.spec import VisionPrecision
+from edgekit.builder.tools.process import INSIDE
 
 GIB = 2**30
 MACHINE = 16 * GIB
@@ -85,6 +91,25 @@ def test_on_this_machine_it_takes_what_was_measured() -> None:
         seeing = views * 6.25 / 2
         assert low == pytest.approx(seeing + cost.tokens / 100, rel=0.05)
         assert high == pytest.approx(seeing + cost.tokens / 60, rel=0.05)
+
+
+def test_the_gate_s_pictures_take_minutes_and_less_once_the_reference_is_there() -> None:
+    first, again = gate_seconds(shape("int8"), INT4, 2)
+    assert 60 < again < first < 15 * 60
+    assert gate_seconds(shape("int8"), INT4, 8)[0] < first / 3
+
+
+def test_the_gate_s_amounts_are_those_of_its_drawings() -> None:
+    """The crops of `inside/gate/drawing.py`, which only the toolchain imports."""
+    text = (INSIDE / "gate" / "drawing.py").read_text("utf-8")
+    found = re.search(r"^_CROPS = (\(.+\))$", text, re.MULTILINE)
+    assert found
+    crops = ast.literal_eval(found[1])
+    assert len(crops) == pictures._GATE_PICTURES
+    assert crops.count((1, 1)) == pictures._GATE_SWAPPED
+    assert sum(1 + h * w for h, w in crops) == pictures._GATE_VIEWS
+    rows = sum((h * w + 1) * 144 + 1 + (h + 1) * 12 for h, w in crops)
+    assert rows == pictures._GATE_ROWS
 
 
 def test_a_device_that_lacks_the_memory_is_named() -> None:

@@ -31,6 +31,9 @@ _PHI_PARAMETERS = 3.72e9
 _WORKING_BYTES = 350 << 20  # a view's activations and repacked weights
 _RUNTIME_BYTES, _PACKED_SHARE = 300 << 20, 0.25  # as `profiles.on_device` has them
 _BESIDE_TOKENS = 512  # question and answer
+# the pictures of `inside/gate/drawing.py`: six of one crop and two of two, the six also swapped
+_GATE_PICTURES, _GATE_SWAPPED, _GATE_VIEWS, _GATE_ROWS = 8, 6, 18, 2804
+_GATE_TEXT = 40  # tokens of question and answer
 _REACHED = (0.45, 0.75)
 """Lower and upper share of the cores' peak that float32 matrices reach; 0.65 was measured here."""
 _REACHED_INT = (0.7, 2.0)
@@ -155,6 +158,25 @@ def picture_costs(
             devices.append(PictureTime(each.name, needed <= each.usable_bytes, time))
         found.append(PictureCost(crops, tokens, needed, tuple(devices)))
     return tuple(found)
+
+
+def gate_seconds(vision: VisionShape, text: TextCost, cpus: int) -> tuple[float, float]:
+    """Time of the gate's pictures on this machine: at first, and for another model of this source.
+
+    The reference reads its pictures in float32, the built model reads each of them twice and those
+    that are swapped once more.
+    """
+    pictures, swapped, views, rows = _GATE_PICTURES, _GATE_SWAPPED, _GATE_VIEWS, _GATE_ROWS
+    view = vision.parameters / _CLIP_PARAMETERS / cpus
+    parameters = text.parameters / _PHI_PARAMETERS / cpus
+    slowest = _READ_PER_CPU_SECOND[0]
+    other = swapped * tokens_of(1)
+    exact = views * _VIEW_CPU_SECONDS["fp32"] * view
+    exact += (rows + other + pictures * _GATE_TEXT) * 2 / slowest * parameters
+    built = (views + 2 * swapped) * _VIEW_CPU_SECONDS[vision.precision] * view
+    share = 1 if text.quantised else 2
+    built += (2 * rows + other + 2 * pictures * _GATE_TEXT) * share / slowest * parameters
+    return exact + built, built
 
 
 def _here(

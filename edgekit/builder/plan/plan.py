@@ -13,7 +13,13 @@ from edgekit.builder.plan.cost import (
     route_costs,
     unpacking_needs_bytes,
 )
-from edgekit.builder.plan.pictures import PictureCost, TextCost, VisionShape, picture_costs
+from edgekit.builder.plan.pictures import (
+    PictureCost,
+    TextCost,
+    VisionShape,
+    gate_seconds,
+    picture_costs,
+)
 from edgekit.builder.plan.profiles import PROFILES, DeviceFit, DeviceProfile, on_device
 from edgekit.builder.plan.shape import ModelShape
 from edgekit.builder.plan.sizes import (
@@ -167,9 +173,29 @@ def make_plan(
         context=(vision.longest if vision else 0) or shape.context,
         download_bytes=source.download_bytes,
         rows=rows,
-        gate=gate_cost(shape, machine.cpus)
+        gate=_gate(shape, candidates[0].asked, machine.cpus, vision)
         if gated and any(each.asked.provider == "cpu" for each in candidates)
         else None,
+    )
+
+
+def _gate(shape: ModelShape, asked: Asked, cpus: int, vision: VisionShape | None) -> GateCost:
+    """The time of the gate, with that of its pictures."""
+    cost = gate_cost(shape, cpus)
+    if vision is None:
+        return cost
+    first, again = gate_seconds(vision, _text_cost(shape, asked), cpus)
+    return msgspec.structs.replace(
+        cost, seconds=cost.seconds + first, again_seconds=cost.again_seconds + again
+    )
+
+
+def _text_cost(shape: ModelShape, asked: Asked) -> TextCost:
+    return TextCost(
+        model_bytes=data_bytes(shape, asked) + graph_bytes(shape, asked),
+        kv=kv_bytes_per_token(shape, asked),
+        parameters=shape.parameters - shape.embedding,
+        quantised=asked.bits > 0,
     )
 
 
@@ -215,7 +241,7 @@ def _row(
         vision_bytes=seeing,
         pictures=picture_costs(
             vision,
-            TextCost(data + graph, kv, shape.parameters - shape.embedding, asked.bits > 0),
+            _text_cost(shape, asked),
             machine.cpus,
             machine.memory_bytes,
             profiles,
