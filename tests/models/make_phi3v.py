@@ -52,6 +52,7 @@ TABLES = (
     ".embed_tokens.weight",
     "position_embedding.weight",
 )  # their rows are added or taken
+PROCESSOR = {"AutoProcessor": "processing_phi3_v.Phi3VProcessor"}
 REPOSITORY_CODE = 'raise SystemExit("the repository\'s code ran")\n'
 
 
@@ -161,6 +162,19 @@ def make_tokenizer(out: Path) -> None:
     )
     fast.chat_template = CHAT_TEMPLATE
     fast.save_pretrained(out)
+    # both files name code of the repository, as Microsoft's do
+    settings = out / "tokenizer_config.json"
+    told = json.loads(settings.read_text(encoding="utf-8"))
+    told |= {"auto_map": PROCESSOR, "processor_class": "Phi3VProcessor"}
+    settings.write_text(json.dumps(told, indent=2), encoding="utf-8")
+    pictures = {
+        "auto_map": PROCESSOR | {"AutoImageProcessor": "processing_phi3_v.Phi3VImageProcessor"},
+        "image_processor_type": "Phi3VImageProcessor",
+        "num_crops": 4,
+        "num_img_tokens": 144,
+        "processor_class": "Phi3VProcessor",
+    }
+    (out / "preprocessor_config.json").write_text(json.dumps(pictures, indent=2), encoding="utf-8")
 
 
 def values(name: str, shape: tuple[int, ...], seed: int) -> Any:
@@ -183,7 +197,7 @@ def make(out: Path, clip: Clip, names: str, table: str, single: bool) -> None:
     out.mkdir(parents=True, exist_ok=True)
     make_tokenizer(out)
     (out / "config.json").write_text(json.dumps(config(clip), indent=2) + "\n", encoding="utf-8")
-    for code in ("configuration_phi3_v.py", "modeling_phi3_v.py"):
+    for code in ("configuration_phi3_v.py", "modeling_phi3_v.py", "processing_phi3_v.py"):
         (out / code).write_text(REPOSITORY_CODE, encoding="utf-8")
     level = "vision_model." if names == "microsoft" else ""
     shards = [*TEXT_SHAPE.shards(), *vision_shards(clip, TEXT_SHAPE.hidden, level)]

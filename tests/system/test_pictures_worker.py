@@ -13,11 +13,14 @@ import pytest
 
 from edgekit.agent.serve.pipe import Cancel, Done, Refused, Start
 from edgekit.agent.serve.worker.pictures.eyes import PhiEyes
+from edgekit.builder.request.request import BuildRequest
+from edgekit.builder.run import build
 from edgekit.builder.tools.host import HostToolchain
 from tests.building import silent
 from tests.harness.seeing import Seeing, Turns, seeing
 from tests.photos import SHAPES, drawn, encoded, hostile, png
-from tests.pictured import torch_says
+from tests.pictured import Seeing as PlainLoop
+from tests.pictured import Views, features, torch_says
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -237,6 +240,29 @@ def test_too_many_tokens_are_refused_before_a_pixel_is_decoded(
         assert isinstance(found, Refused)
         assert "max_prompt_tokens" in found.message
         assert parent.decoder.work == []
+
+
+def test_int4_and_int8_answer_as_their_graphs_one_after_the_other(
+    phi3v: Path, tmp_path: Path
+) -> None:
+    request = BuildRequest(
+        str(phi3v / "source"), tmp_path / "int4", precision="int4", vision_precision="int8",
+        gate=None,
+    )  # fmt: skip
+    model = build(request, silent).out
+    plain = PlainLoop(model)
+    for turns in (ASKED["two pictures"][1], ASKED["text alone"][1]):
+        with seeing(model) as parent:
+            case: dict[str, Any] = parent.case(turns, 0, parent.eyes)
+            rows = None
+            if "pixels_0" in case:
+                rows = features(plain.vision, Views(case["pixels_0"], case["sizes_0"]))
+            logits, tokens = plain.answer(case["ids_0"].tolist(), rows, 9)
+            parent.done(turns)
+            assert parent.logits is not None
+            assert np.abs(parent.logits - logits[-1]).max() <= TOLERANCE
+            assert parent.tokens == tokens[: len(parent.tokens)]
+            assert len(parent.tokens) > 3
 
 
 def test_a_slot_ends_at_longropes_border(folder: Path) -> None:
