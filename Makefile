@@ -43,4 +43,5 @@ bench: env
 # Needs uv, and a CPU build of torch where uv finds it.
 lock:
 	uv pip compile --generate-hashes --universal --python-version 3.11 --no-header --no-annotate --override containers/runtime/without.in containers/runtime/runtime.in -o containers/runtime/runtime.lock
+	uv pip compile --generate-hashes --universal --python-version 3.11 --no-header --no-annotate containers/runtime/pictures.in -o containers/runtime/pictures.lock
 	uv pip compile --generate-hashes --python-platform x86_64-manylinux_2_28 --python-version 3.11 --no-header --no-annotate containers/builder/toolchain.in -o containers/builder/toolchain.lock

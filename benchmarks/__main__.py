@@ -19,6 +19,7 @@ from benchmarks import (
     demo,
     device,
     parent,
+    pictures,
     push,
     render,
     runtimes,
@@ -37,6 +38,7 @@ from edgekit.errors import EdgekitError, UsageError
 MODULES = (
     agent,
     sharing,
+    pictures,
     runtimes,
     parent,
     build,

@@ -24,6 +24,7 @@ from edgekit.data import cache_root
 from tests import longest, shared, tools
 from tests.building import AS_INSTALLED, edgekit_build
 from tests.harness.systemd_device import SystemdDevice, systemd_device
+from tests.vision_folder import vision_folder
 
 # how long an example takes says nothing on a machine that others use too
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -48,6 +49,12 @@ def smollm2(_share: None) -> Path:
             shared.RUN.folder.mkdir(exist_ok=True)
             made_in_this_run().touch()
     return out
+
+
+@pytest.fixture(scope="session")
+def phi3v(_share: None) -> Path:
+    """A tiny Phi-3.5-vision: its checkpoint in `source`, and the built folder in `model`."""
+    return shared.once(shared.RUN.folder / "phi3v", vision_folder)
 
 
 def made_in_this_run() -> Path:

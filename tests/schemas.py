@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from edgekit.core import chat, envelope, payloads, wire
+from edgekit.core import chat, envelope, payloads, pictures, wire
 
 FOLDER = Path(__file__).parents[1] / "docs" / "protocol" / "schemas"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -46,12 +46,26 @@ TITLES = {
 
 def schema(type_: type[msgspec.Struct]) -> dict[str, Any]:
     """The JSON Schema of what a type reads or writes."""
-    (_,), parts = msgspec.json.schema_components([type_], ref_template="#/$defs/{name}")
+    (_,), parts = msgspec.json.schema_components(
+        [type_], schema_hook=pictures.schema, ref_template="#/$defs/{name}"
+    )
     for part in parts.values():  # Python 3.13 strips the indentation, 3.11 does not
         part["description"] = inspect.cleandoc(part["description"])
+    parts = _without_discriminators(parts)
     root = parts.pop(type_.__name__)
     root["title"] = TITLES.get(type_, root["title"])
     return {"$schema": DIALECT, **root, **({"$defs": parts} if parts else {})}
+
+
+def _without_discriminators(schema: Any) -> Any:
+    """Leave out OpenAPI's `discriminator`, which AsyncAPI knows in another shape: each part of a
+    union has a constant `type` all the same."""
+    if isinstance(schema, dict):
+        kept = {key: value for key, value in schema.items() if key != "discriminator"}
+        return {key: _without_discriminators(value) for key, value in kept.items()}
+    if isinstance(schema, list):
+        return [_without_discriminators(each) for each in schema]
+    return schema
 
 
 def files() -> dict[str, str]:

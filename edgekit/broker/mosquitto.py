@@ -24,7 +24,7 @@ DYNAMIC_SECURITY_FILE = "dynamic-security.json"
 
 SALT_BYTES = 12  # Mosquitto 2.0 takes no other length
 HASH_ROUNDS = 101  # Mosquitto's own; it suffices, because our passwords are random
-MAX_PACKET_BYTES = 1 << 20  # bounds the longest answer; a prompt has at most 128 KiB
+MAX_PACKET_BYTES = 1 << 20  # bounds the longest answer; a prompt with pictures is smaller
 MAX_QUEUED_MESSAGES = 1000  # for each client that does not read; MAX_QUEUED_BYTES holds too
 MAX_QUEUED_BYTES = 32 << 20
 MAX_INFLIGHT_MESSAGES = 20

@@ -141,7 +141,8 @@ def _attempt(
         return Attempt(candidate, made, None)
     adapter = candidate.options.get("adapter_path")
     merged = Path(adapter) if adapter else None
-    subject = Subject(made.folder, setup.folder, candidate.spec, merged, made.told)
+    source = made.told if candidate.spec.vision else setup.folder
+    subject = Subject(made.folder, source, candidate.spec, merged, made.told)
     gate = assess(subject, setup.thresholds, setup.toolchain, shown)
     return Attempt(candidate, made, gate)
 

@@ -26,12 +26,14 @@ from edgekit.builder.lint.facts import FolderFacts
 from edgekit.builder.lint.finding import Finding, warn
 from edgekit.builder.lint.rules import lint
 from edgekit.builder.lint.source import UNREADABLE, unlike_source
+from edgekit.builder.make.told import as_told
 from edgekit.builder.output.publish import read_record
 from edgekit.builder.request.optionfiles import hash_option_files
 from edgekit.builder.source.configfile import read_config
 from edgekit.builder.source.find import LocalSource, find
 from edgekit.builder.source.gguf import dequantised
-from edgekit.builder.spec import BuildRecord, BuildSpec
+from edgekit.builder.spec import BuildRecord, BuildSpec, VisionPrecision
+from edgekit.builder.support.pictures import takes_pictures
 from edgekit.builder.tools.job import ToolchainSource
 from edgekit.builder.tools.progress import ProgressCallback
 from edgekit.core.buildinfo import RECORD_NAME
@@ -114,6 +116,8 @@ def check(
     ready = toolchain.ready(report)
     with scratch(cache_root() / "logs") as work:
         facts = read_facts(folder, ready, work, report)
+        if source is not None and takes_pictures(config or {}):
+            source, _ = as_told(source, work)  # read without the repository's code
         if config is not None:
             _refuse_unlike(folder, request, facts, config, record)
         findings, known = _linted(folder, facts, record, source, config)
@@ -122,14 +126,14 @@ def check(
             trusted = record is not None and record.trust_remote_code
             compared = compare(folder, source, ready, work, report, facts.graph_name, trusted)
             findings = sort_findings((*findings, *unlike_source(compared)))
-    gate = None
-    if found is not None and source is not None and facts.graph is not None:
-        spec = _spec(found, record, request, toolchain.digest)
-        subject = Subject(folder, source, spec, request.adapter)
-        measured = assess(
-            subject, request.thresholds, ready, report, attribution=False, sensitivity=False
-        )
-        gate = _summary(measured)
+        gate = None
+        if found is not None and source is not None and facts.graph is not None:
+            spec = _spec(found, record, request, toolchain.digest, _vision(record, facts, config))
+            subject = Subject(folder, source, spec, request.adapter)
+            measured = assess(
+                subject, request.thresholds, ready, report, attribution=False, sensitivity=False
+            )
+            gate = _summary(measured)
     refused = any(finding.severity == "refuse" for finding in findings)
     return CheckResult(
         folder=folder,
@@ -241,13 +245,29 @@ def _linted(
 
 
 def _spec(
-    found: LocalSource, record: BuildRecord | None, request: CheckRequest, lock: str
+    found: LocalSource,
+    record: BuildRecord | None,
+    request: CheckRequest,
+    lock: str,
+    vision: VisionPrecision | msgspec.UnsetType,
 ) -> BuildSpec:
     """What the gate's cache knows a source by; the adapter, too."""
     adapter = {"adapter_path": str(request.adapter)} if request.adapter else {}
     files = hash_option_files(adapter).files
     precision = record.spec.precision if record else "int4"
-    return BuildSpec(found.source, precision, "cpu", {}, files, lock)
+    return BuildSpec(found.source, precision, "cpu", {}, files, lock, vision=vision)
+
+
+def _vision(
+    record: BuildRecord | None, facts: FolderFacts, config: dict[str, Any] | None
+) -> VisionPrecision | msgspec.UnsetType:
+    """The precision of the folder's vision part; unset without one."""
+    if record:
+        return record.spec.vision
+    part = facts.parts.get("vision.onnx")
+    if part is None or not takes_pictures(config or {}):
+        return msgspec.UNSET
+    return "int8" if part.bits else "fp32"
 
 
 def _summary(report: GateReport) -> GateCheck:

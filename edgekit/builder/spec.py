@@ -16,6 +16,7 @@ from edgekit.errors import UsageError
 
 Precision = Literal["int4", "int8", "fp16", "fp32"]
 Provider = Literal["cpu", "cuda", "dml", "webgpu"]
+VisionPrecision = Literal["fp32", "int8"]
 SourceKind = Literal["hub", "folder", "gguf"]
 
 # The pairs that the locked builder lists as valid in the banner that it prints first, plus FP16 on
@@ -67,6 +68,7 @@ class BuildSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         context: cap for `search.max_length`, in tokens.
         toolchain: sha256 (hex) of the lock file that the toolchain is installed from.
         steps: version of edgekit's own part of the build, raised when that changes the output.
+        vision: precision of the vision part; unset for a model without pictures.
     """
 
     source: Source
@@ -77,6 +79,7 @@ class BuildSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     toolchain: str
     context: int = DEFAULT_CONTEXT
     steps: int = 4
+    vision: VisionPrecision | msgspec.UnsetType = msgspec.UNSET
 
     def build_id(self) -> str:
         """Sha256 (hex) of the canonical JSON: keys sorted, no spaces, UTF-8."""

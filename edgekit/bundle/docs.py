@@ -110,6 +110,7 @@ class OtherLayers(msgspec.Struct, frozen=True):
     agent: Descriptor
     runtimes: list[Descriptor]
     golden: list[Descriptor] = []  # one or none
+    pictures: bool = False  # the runtimes decode pictures
 
 
 def docs_layer(
@@ -175,7 +176,7 @@ def _contents(
         files={d.title: d.digest.hex for d in packed.model},
         sources=statement.packages("huggingface") if statement else (),
         agent=packed.agent.digest.hex,
-        runtime=runtime_packages() if packed.runtimes else (),
+        runtime=runtime_packages(pictures=packed.pictures) if packed.runtimes else (),
         tools=statement.packages("pypi") if statement else (),
     )
 

@@ -69,12 +69,13 @@ def read_golden(store: BlobStore, manifest: Manifest) -> Golden | None:
     return None if layer is None else msgspec.json.decode(store.read(layer.digest), type=Golden)
 
 
-def own_runtime(cache: Path, report: Report) -> Path:
+def own_runtime(cache: Path, report: Report, *, pictures: bool = False) -> Path:
     """Return the folder with this machine's runtime, as a device like it has it.
 
     Args:
         cache: folder that keeps it.
         report: called with progress.
+        pictures: for a model that takes pictures.
 
     Raises:
         UsageError: there is no runtime for this machine.
@@ -87,7 +88,7 @@ def own_runtime(cache: Path, report: Report) -> Path:
             f"there is no runtime for {sys.platform} {here} with CPython {python}",
             _WITHOUT,
         )
-    return unpacked_runtime(cache, here, python, report)
+    return unpacked_runtime(cache, here, python, report, pictures=pictures)
 
 
 @contextmanager

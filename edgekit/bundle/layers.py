@@ -44,6 +44,7 @@ PROJECTION = (*("errors.py", "store.py", "core", "mqtt", "registry", "tokens", "
 BOOTSTRAP_PACKAGES = ("edgekit", "msgspec", "zstandard", "tuf", "securesystemslib", "urllib3")
 UPDATER_VERSION = "1"  # of the agent that is packed: it verifies signed metadata
 RUNTIME_LOCK = "containers/runtime/runtime.lock"
+PICTURES_LOCK = "containers/runtime/pictures.lock"  # beside it where the model takes pictures
 INSTALL_SECONDS = 1800
 
 # With only one tag pip silently takes a pure-Python fallback; with all tags it does not.
@@ -64,6 +65,13 @@ _PRUNED = re.compile(
     r"(^|/)(tests|test_data|__pycache__|f2py)/|^bin/|^onnxruntime_genai/models/"
     r"|^onnxruntime/(tools|transformers|quantization|datasets)/|^numpy/_core/(include|lib)/"
     r"|^zstandard/_cffi|\.pyi$"
+)
+
+# Of Pillow a device needs JPEG and PNG, which are part of `PIL._imaging`. Every other decoder is
+# code that only a stranger's bytes could reach, together as large as what stays.
+_PRUNED_PICTURES = re.compile(
+    r"^PIL/_(avif|webp|imagingcms|imagingft|imagingmorph|imagingtk)\."
+    r"|^pillow\.libs/lib(avif|brotli|freetype|harfbuzz|lcms2|png16|sharpyuv|webp)"
 )
 
 Report = Callable[[str], None]
@@ -127,14 +135,21 @@ def parse_runtime(text: str) -> tuple[str, str]:
 
 
 def runtime_layer(
-    store: BlobStore, cache: Path, platform: str, python: str, report: Report
+    store: BlobStore,
+    cache: Path,
+    platform: str,
+    python: str,
+    report: Report,
+    *,
+    pictures: bool = False,
 ) -> Descriptor:
-    """Put the runtime for one (platform, CPython minor) into the store.
+    """Put the runtime for one (platform, CPython minor) into the store; arguments as of
+    `assembled_runtime`.
 
     Raises:
         EdgekitError: pip cannot get the locked wheels.
     """
-    layer = assembled_runtime(cache, platform, python, report)
+    layer = assembled_runtime(cache, platform, python, report, pictures=pictures)
     unpacked = msgspec.json.decode(layer.with_suffix(".json").read_bytes())["unpacked"]
     digest, size = store.put_stream(read_chunks(layer))
     title = f"runtime-{platform.replace('/', '-')}-cp{python.replace('.', '')}.tar.zst"
@@ -143,13 +158,15 @@ def runtime_layer(
     return Descriptor(RUNTIME_TYPE, digest, size, annotations)
 
 
-def unpacked_runtime(cache: Path, platform: str, python: str, report: Report) -> Path:
+def unpacked_runtime(
+    cache: Path, platform: str, python: str, report: Report, *, pictures: bool = False
+) -> Path:
     """Return the folder in `cache` with the files of a runtime layer, as a device has them.
 
     Raises:
         EdgekitError: pip cannot get the locked wheels.
     """
-    layer = assembled_runtime(cache, platform, python, report)
+    layer = assembled_runtime(cache, platform, python, report, pictures=pictures)
     tree = layer.with_name(layer.name.partition(".")[0])
     if not tree.exists():
         with tempfile.TemporaryDirectory(dir=layer.parent, prefix=".tree.") as folder:
@@ -162,17 +179,27 @@ def unpacked_runtime(cache: Path, platform: str, python: str, report: Report) ->
     return tree
 
 
-def assembled_runtime(cache: Path, platform: str, python: str, report: Report) -> Path:
+def assembled_runtime(
+    cache: Path, platform: str, python: str, report: Report, *, pictures: bool = False
+) -> Path:
     """Return the runtime layer for one (platform, CPython minor), a file in `cache`.
 
     pip unpacks hash-locked wheels for the device's platform, without emulation. The layer is made
     once per lock; the JSON file beside it has its unpacked size.
 
+    Args:
+        cache: folder that keeps it.
+        platform, python: as `parse_runtime` returns them.
+        report: called with progress.
+        pictures: with what decodes pictures, for a model that takes them.
+
     Raises:
         EdgekitError: pip cannot get the locked wheels.
     """
-    lock = data.path(RUNTIME_LOCK)
-    key = Digest.of(lock.read_bytes() + _PRUNED.pattern.encode() + f"{platform}:{python}".encode())
+    locks = _locks(pictures)
+    patterns = [_PRUNED, _PRUNED_PICTURES] if pictures else [_PRUNED]
+    decides = [path.read_bytes() for path in locks] + [each.pattern.encode() for each in patterns]
+    key = Digest.of(b"".join(decides) + f"{platform}:{python}".encode())
     layer = cache / "runtime" / f"{key.hex}.tar.zst"
     record = layer.with_suffix(".json")
     if not record.exists():
@@ -180,25 +207,36 @@ def assembled_runtime(cache: Path, platform: str, python: str, report: Report) -
         layer.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=layer.parent, prefix=".runtime.") as folder:
             tree = Path(folder)
-            _install(lock, tree, WHEEL_TAGS[platform], python)
-            tar = plain_tar((n, p) for n, p in files_below(tree) if not _PRUNED.search(n))
+            _install(locks, tree, WHEEL_TAGS[platform], python)
+            kept = (
+                (name, path)
+                for name, path in files_below(tree)
+                if not any(each.search(name) for each in patterns)
+            )
+            tar = plain_tar(kept)
         publish(layer, b"".join(compress(tar)))
         publish(record, msgspec.json.encode({"unpacked": len(tar)}))
     return layer
 
 
-def runtime_packages() -> tuple[tuple[str, str], ...]:
-    """List (name, version) of every wheel in the lock of the runtime layers."""
-    lock = data.path(RUNTIME_LOCK).read_text(encoding="utf-8")
-    return tuple(re.findall(r"^([A-Za-z0-9._-]+)==([^\s\\;]+)", lock, flags=re.MULTILINE))
+def runtime_packages(*, pictures: bool = False) -> tuple[tuple[str, str], ...]:
+    """List (name, version) of every wheel in the locks of the runtime layers."""
+    text = "".join(path.read_text(encoding="utf-8") for path in _locks(pictures))
+    return tuple(re.findall(r"^([A-Za-z0-9._-]+)==([^\s\\;]+)", text, flags=re.MULTILINE))
 
 
-def _install(lock: Path, target: Path, tags: list[str], python: str) -> None:
+def _locks(pictures: bool) -> list[Path]:
+    names = [RUNTIME_LOCK, PICTURES_LOCK] if pictures else [RUNTIME_LOCK]
+    return [data.path(name) for name in names]
+
+
+def _install(locks: list[Path], target: Path, tags: list[str], python: str) -> None:
     command = [
         *(sys.executable, "-m", "pip", "install", "--quiet", "--target", str(target)),
         *(f"--platform={tag}" for tag in tags),
         *("--python-version", python, "--implementation", "cp", "--only-binary=:all:"),
-        *("--no-deps", "--no-compile", "--require-hashes", "--requirement", str(lock)),
+        *("--no-deps", "--no-compile", "--require-hashes"),
+        *(f"--requirement={lock}" for lock in locks),
     ]
     try:
         done = subprocess.run(

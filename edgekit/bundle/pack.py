@@ -36,11 +36,13 @@ from edgekit.core.manifest import (
     encode,
     parse_manifest,
 )
+from edgekit.core.pictures import takes_pictures
 from edgekit.errors import UsageError, VerificationError
 from edgekit.store import read_chunks
 
 DEFAULT_CONTEXT = 4096  # tokens; the builder's own default reserves 103 GB for Phi-3.5-mini
 KV_ELEMENT_BYTES = 4  # float32: graphs for the CPU keep keys and values in it
+PICTURES_RAM_BYTES = 128 << 20  # Pillow, one decoded picture of 4 megapixels, its crops, features
 RUNTIME_RAM_BYTES = 300 << 20  # agent, worker and the runtime's libraries, without weights and KV
 TOKENIZER_RAM_RATIO = 16
 """Memory of a loaded tokenizer over the size of its file: 10 to 19 measured, for 49,152 to 262,144
@@ -61,6 +63,11 @@ class GenaiConfig(msgspec.Struct, frozen=True):
         decoder = self.model["decoder"]
         heads = decoder["num_key_value_heads"] * decoder["head_size"]
         return int(2 * decoder["num_hidden_layers"] * heads * KV_ELEMENT_BYTES)
+
+    @property
+    def pictures(self) -> bool:
+        """Whether the model takes pictures."""
+        return takes_pictures(self.model)
 
     @property
     def window(self) -> int:
@@ -186,6 +193,7 @@ def pack(
         runtimes,
         golden=golden,
         soak_seconds=soak_seconds,
+        pictures=genai.pictures,
         report=report,
     )
     make_key(keys)
@@ -210,27 +218,38 @@ def _other_layers(
     *,
     golden: bool,
     soak_seconds: float,
+    pictures: bool,
     report: Report,
 ) -> OtherLayers:
     """Put all layers but the docs into the store; the golden prompts are recorded meanwhile."""
     report("packing the agent")
     agent = layers.agent_layer(store)
     with (
-        _golden(cache, source, agent.digest, caps.context, report)
+        _golden(cache, source, agent.digest, caps.context, report, pictures=pictures)
         if golden
         else nullcontext(list) as prompts
     ):
         files = _model_layers(store, source)
-        assembled = [layers.runtime_layer(store, cache, *each, report) for each in runtimes]
-        return OtherLayers(files, agent, assembled, golden_layer(store, prompts(), soak_seconds))
+        assembled = [
+            layers.runtime_layer(store, cache, *each, report, pictures=pictures)
+            for each in runtimes
+        ]
+        asked = golden_layer(store, prompts(), soak_seconds)
+        return OtherLayers(files, agent, assembled, asked, pictures)
 
 
 @contextmanager
 def _golden(
-    cache: Path, source: ModelFolder, agent: Digest, context: int, report: Report
+    cache: Path,
+    source: ModelFolder,
+    agent: Digest,
+    context: int,
+    report: Report,
+    *,
+    pictures: bool,
 ) -> Iterator[Callable[[], list[GoldenPrompt]]]:
     """Record the golden prompts beside the block, if no pack has done so; yields their getter."""
-    runtime = own_runtime(cache, report)
+    runtime = own_runtime(cache, report, pictures=pictures)
     path = record_path(cache, source, agent, runtime.name, context)
     kept = read_record(path)
     if kept is not None:
@@ -280,6 +299,7 @@ def _config(
 ) -> BundleConfig:
     kv_bytes = genai.kv_bytes_per_token
     reserved = kv_bytes * max(caps.context, genai.window)
+    reserved += PICTURES_RAM_BYTES if genai.pictures else 0
     return BundleConfig(
         name=name,
         version=version,
@@ -330,12 +350,15 @@ def _model_layers(store: Layout, folder: ModelFolder) -> list[Descriptor]:
     return found
 
 
-def _fit(files: list[Descriptor], tars: list[Descriptor], kv_bytes: int) -> Fit:
-    """Estimate the needs from above: weights are mapped and partly repacked, KV is used in full."""
+def _fit(files: list[Descriptor], tars: list[Descriptor], reserved: int) -> Fit:
+    """Estimate the needs from above: weights are mapped and partly repacked, KV is used in full.
+
+    The weights of the graphs for pictures count like all others.
+    """
     model = sum(d.size for d in files)
     words = sum(d.size for d in files if d.annotations[TITLE] == "tokenizer.json")
     runtime = max((int(d.annotations[UNPACKED]) + d.size for d in tars), default=0)
     return Fit(
-        ram_bytes=model + model // 4 + kv_bytes + words * TOKENIZER_RAM_RATIO + RUNTIME_RAM_BYTES,
+        ram_bytes=model + model // 4 + reserved + words * TOKENIZER_RAM_RATIO + RUNTIME_RAM_BYTES,
         disk_bytes=model + runtime,
     )

@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Iterable
 from contextlib import closing
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +14,7 @@ import typer
 from edgekit.cli import project, render
 from edgekit.cli.interrupts import ended_as_by_ctrl_c
 from edgekit.cli.options import JsonOption, ProjectOption
-from edgekit.client import Accepted, Delta, Final, Reply, Requester
+from edgekit.client import Accepted, Delta, Final, Reply, Requester, SentPicture
 from edgekit.client import devices as find_devices
 from edgekit.client.requester import DEFAULT_EXPIRY_SECONDS
 from edgekit.core import wire
@@ -35,6 +36,10 @@ def _broker(here: project.Project, text: str | None) -> BrokerConfig:
 def ask(
     device: Annotated[str, typer.Argument(help="Name of a device, or pool:NAME.")],
     prompt: Annotated[str, typer.Argument(help="The prompt; `-` reads standard input.")],
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(help="A picture that the prompt is about: JPEG, PNG or WebP; repeatable."),
+    ] = None,
     system: Annotated[str | None, typer.Option(help="A system message.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Longest answer in tokens.")] = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
@@ -56,6 +61,7 @@ def ask(
     \b
     Example:  edgekit ask pi-1 "What is the capital of France?"
               edgekit ask pool:kitchen "What is the capital of France?"
+              edgekit ask pi-1 "What is this?" --image photo.jpg
               cat report.txt | edgekit ask pi-1 - --system "Summarise in one sentence."
     """
     here = project.find_or_bare(project_folder, broker=broker)
@@ -73,7 +79,11 @@ def ask(
     with (
         ended_as_by_ctrl_c(signal.SIGTERM, signal.SIGHUP),
         Requester(_broker(here, broker), here.requester) as requester,
-        closing(requester.ask(device, body, expiry_seconds=expiry)) as replies,
+        closing(
+            requester.ask(
+                device, body, images=_shrunk(requester, device, image), expiry_seconds=expiry
+            )
+        ) as replies,
     ):
         shown, final = _show(replies, device)
     if as_json:
@@ -89,6 +99,25 @@ def ask(
         f"{final.finish_reason}",
         style="dim",
     )
+
+
+def _shrunk(requester: Requester, device: str, files: list[Path] | None) -> list[SentPicture]:
+    """Make what is sent of the pictures, and say of each what that is."""
+    if not files:
+        return []
+    with render.working(f"shrinking to what {device} takes"):
+        made = requester.shrink(device, files)
+    for picture in made:
+        kind = picture.media_type.removeprefix("image/").upper()
+        render.err.print(
+            f"{picture.name}: {picture.was_width} x {picture.was_height}, "
+            f"{render.size(picture.was_bytes)}; sent as {picture.width} x {picture.height} {kind}, "
+            f"{render.size(len(picture.data))}",
+            style="dim",
+            highlight=False,
+            markup=False,
+        )
+    return made
 
 
 def _show(replies: Iterable[Reply], device: str) -> tuple[str, Final]:
@@ -189,5 +218,5 @@ def devices(
         render.say(
             f"{name}  {status.get('state', '?')}  {model}  {short(card.get('release', ''))}  "
             f"context {card.get('context_length', '?')}  queue {status.get('queue', 0)}  "
-            f"{status.get('tok_s', 0):g} tokens/s"
+            f"{status.get('tok_s', 0):g} tokens/s{'  pictures' if card.get('images') else ''}"
         )

@@ -93,6 +93,12 @@ def build(
             help="Run code out of the model's repository.",
         ),
     ] = None,
+    vision_precision: Annotated[
+        str | None,
+        typer.Option(
+            help="For a model that takes pictures: int8 (default beside a quantised text) or fp32."
+        ),
+    ] = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Only print what the build needs and makes.")
     ] = False,
@@ -116,6 +122,7 @@ def build(
       edgekit build -m microsoft/Phi-3.5-mini-instruct --plan
       edgekit build -m microsoft/Phi-3.5-mini-instruct -o phi --recipe k-quant-mixed
       edgekit build --host -m microsoft/Phi-3.5-mini-instruct -o phi -x block_size=64
+      edgekit build -m microsoft/Phi-3.5-vision-instruct -o eye -p int4 --vision-precision int8
       edgekit build --verify phi
     """
     written = buildfile.load(file)
@@ -134,6 +141,7 @@ def build(
             gate=gate,
             host=host,
             trust_remote_code=trust_remote_code,
+            vision_precision=vision_precision,
         )
     )
     toolchain = _toolchain(bool(said.host))

@@ -39,6 +39,7 @@ class BuildFile(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fiel
     gate: str | None = None
     host: bool | None = None
     trust_remote_code: bool | None = None
+    vision_precision: str | None = None
     extra_options: dict[str, str | int | float | bool] = {}
     thresholds: dict[str, float] = {}
 
@@ -106,6 +107,7 @@ class BuildFile(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fiel
             thresholds={**self.thresholds, **parse_thresholds(thresholds)},
             route=route,
             trust_remote_code=bool(self.trust_remote_code),
+            vision_precision=self.vision_precision,
         )
 
     @property

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from edgekit.builder.gate.verdict import GateTime
 from edgekit.builder.plan.cost import RouteCost
+from edgekit.builder.plan.pictures import PictureTime
 from edgekit.builder.plan.plan import Plan, PlannedModel
 from edgekit.builder.plan.profiles import DeviceFit
 from edgekit.builder.support.limits import Refusal
@@ -48,8 +49,43 @@ def _lines(plan: Plan) -> Iterator[str]:
             for index, device in enumerate(plan.rows[0].devices)
         ],
     )
+    if plan.rows[0].pictures:
+        yield ""
+        yield from _pictures(plan.rows[0])
     if len(plan.rows) == 1:
         yield "tokens/s: typically reached, of what the bandwidth of the memory allows"
+
+
+def _pictures(row: PlannedModel) -> Iterator[str]:
+    """What square pictures take, all of it estimates."""
+    costs = row.pictures
+    yield from _table(
+        ("a square picture, estimated", *(_crops(cost.crops) for cost in costs)),
+        [
+            ("tokens", *(str(cost.tokens) for cost in costs)),
+            ("memory", *(f"~{cost.memory_bytes / _GIB:.1f} GiB" for cost in costs)),
+            *(
+                (device.device, *(_seen(cost.devices[index]) for cost in costs))
+                for index, device in enumerate(costs[0].devices)
+            ),
+        ],
+    )
+    yield (
+        "seconds until the answer begins: estimates from one measured machine and from data "
+        "sheets, measured on none of these devices; "
+        f"{size(row.vision_bytes)} of the model see and embed"
+    )
+
+
+def _crops(count: int) -> str:
+    return "1 crop" if count == 1 else f"{count} crops"
+
+
+def _seen(time: PictureTime) -> str:
+    if not time.fits:
+        return "does not fit"
+    low, high = time.seconds
+    return f"~{low:.0f} to {high:.0f} s" if high >= 10 else f"~{low:.1f} to {high:.1f} s"
 
 
 def _title(plan: Plan) -> str:

@@ -6,7 +6,7 @@ import queue
 import random
 import time
 import uuid
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -16,6 +16,14 @@ import msgspec
 
 from edgekit.client.announced import announced
 from edgekit.client.asking import Asking, Do
+from edgekit.client.pictures import (
+    SentPicture,
+    Source,
+    check_count,
+    limits_of,
+    shrink,
+    with_pictures,
+)
 from edgekit.client.reply import Delta, Final, Reply, read_reply, read_state
 from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig, check_name
@@ -76,6 +84,7 @@ class Requester:
         to: str,
         body: dict[str, Any],
         *,
+        images: Sequence[Source | SentPicture] = (),
         prompt_id: str | None = None,
         expiry_seconds: int = DEFAULT_EXPIRY_SECONDS,
     ) -> Generator[Reply, None, None]:
@@ -88,13 +97,14 @@ class Requester:
         Args:
             to: a device's name, or `pool:NAME`.
             body: OpenAI chat completions, verbatim.
+            images: pictures that the last message shows: files, bytes, or what `shrink` returned.
             prompt_id: the `ek-id`, the same for all retries of one prompt.
             expiry_seconds: deadline of the prompt in seconds, 1 to 3600.
 
         Raises:
             ProtocolError: the device answered with an error.
             UnreachableError: the device does not exist, or it stopped answering.
-            UsageError: a name or the expiry is out of bounds.
+            UsageError: a name or the expiry is out of bounds, or a picture cannot be sent.
         """
         if not 1 <= expiry_seconds <= wire.MAX_EXPIRY_SECONDS:
             raise UsageError(
@@ -103,6 +113,8 @@ class Requester:
             )
         pool = check_name("pool", to.removeprefix(POOL)) if to.startswith(POOL) else ""
         device = "" if pool else check_name("device", to)
+        if images:
+            body = with_pictures(body, self.shrink(to, images))
         question = _Question(prompt_id or str(uuid.uuid4()), msgspec.json.encode(body), pool)
         inbox: queue.SimpleQueue[wire.Inbound] = queue.SimpleQueue()
         asking = Asking(time.monotonic() + expiry_seconds, device)
@@ -125,6 +137,30 @@ class Requester:
                 del self._waiting[correlation]
             if not finished:
                 self._control("cancel", question, asking)
+
+    def shrink(self, to: str, images: Sequence[Source | SentPicture]) -> list[SentPicture]:
+        """Make of pictures what a device gets: not larger than its card says.
+
+        Args:
+            to: a device's name, or `pool:NAME`.
+            images: files, or their bytes; a `SentPicture` stays as it is.
+
+        Raises:
+            UsageError: a file is no picture, the device does not take it, or Pillow is missing.
+        """
+        limits = limits_of(to, self._cards(to))
+        check_count(to, len(images), limits)
+        return [one if isinstance(one, SentPicture) else shrink(one, limits) for one in images]
+
+    def _cards(self, to: str) -> dict[str, dict[str, Any]]:
+        """The cards of a device or of a pool's members, as far as the broker shows them."""
+        pool = to.removeprefix(POOL) if to.startswith(POOL) else ""
+        topic = topics.card_topic("+" if pool else check_name("device", to))
+        told = announced(self._broker, self.name, [topic])
+        cards = {name: kinds["card"] for name, kinds in told.items() if "card" in kinds}
+        if not pool:
+            return cards
+        return {name: card for name, card in cards.items() if pool in _pools(card)}
 
     def cancel(self, device: str, prompt_id: str) -> None:
         """Tell the device to stop a prompt, which then ends in a `Final` that says `cancelled`."""
@@ -288,6 +324,11 @@ def _too_large(size_bytes: int, limit_bytes: int) -> wire.ProtocolError:
         f"{limit_bytes} (max_packet_size)"
     )
     return wire.ProtocolError("payload_too_large", text)
+
+
+def _pools(card: dict[str, Any]) -> list[Any]:
+    pools = card.get("pools")
+    return pools if isinstance(pools, list) else []
 
 
 def _nobody(device: str, why: str) -> UnreachableError:

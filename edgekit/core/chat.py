@@ -2,7 +2,8 @@
 
 The agent refuses a field that would change the answer and that it does not serve, and names it.
 `harmless` has the values that change no answer, which it takes. Bounds are those of the OpenAI API
-reference where it has them.
+reference where it has them. A picture's base64 text is decoded while the body is read, and is kept
+nowhere but in the body.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from edgekit.core import cbor, harmless
+from edgekit.core import cbor, harmless, pictures
 from edgekit.core.config import MAX_MESSAGES
 from edgekit.core.payloads import Count, Measure
 from edgekit.core.repeated import check_keys
@@ -33,18 +34,60 @@ Bias = Annotated[float, msgspec.Meta(ge=-100, le=100)]
 FinishReason = Literal["stop", "length", "cancelled"]
 
 
-class TextPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A content part; the agent serves only text."""
+class TextPart(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="text"
+):
+    """A content part with text."""
 
-    type: Literal["text"]
     text: Text
+
+
+class ImageUrl(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A picture in a `data:` URL. `detail` changes nothing: the device's `image_crops` decides."""
+
+    url: pictures.FromUrl
+    detail: Literal["auto", "low", "high"] | None = None
+
+
+class ImageUrlPart(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="image_url"
+):
+    """A content part with a picture, as OpenAI's SDKs send it."""
+
+    image_url: ImageUrl
+
+    @property
+    def data(self) -> bytes:
+        """The encoded picture."""
+        return self.image_url.url.data
+
+
+class ImagePart(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="image"
+):
+    """A content part with a picture as a byte string; only CBOR has these."""
+
+    picture: pictures.FromBytes = msgspec.field(name="data")
+
+    @property
+    def data(self) -> bytes:
+        """The encoded picture."""
+        return self.picture.data
+
+
+Part = TextPart | ImageUrlPart | ImagePart
+_PARTS: dict[object, type[msgspec.Struct]] = {
+    "text": TextPart,
+    "image_url": ImageUrlPart,
+    "image": ImagePart,
+}
 
 
 class ChatMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One message of the conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text | list[TextPart]
+    content: Text | list[Part]
     # An assistant's message as SDKs echo it
     refusal: harmless.Null = None
     audio: harmless.Null = None
@@ -54,10 +97,28 @@ class ChatMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def text(self) -> str:
-        """The content as one string."""
+        """The texts of the content as one string."""
         if isinstance(self.content, str):
             return self.content
-        return "".join(part.text for part in self.content)
+        return "".join(part.text for part in self.content if isinstance(part, TextPart))
+
+    @property
+    def picture_count(self) -> int:
+        """How many pictures the message has."""
+        return len(self.picture_parts)
+
+    @property
+    def picture_parts(self) -> list[int]:
+        """Which parts of the content are pictures."""
+        parts = () if isinstance(self.content, str) else self.content
+        return [number for number, part in enumerate(parts) if not isinstance(part, TextPart)]
+
+    @property
+    def parts(self) -> pictures.Content:
+        """What the model's process gets: one string where the message has no picture."""
+        if isinstance(self.content, str) or not self.picture_count:
+            return self.text
+        return [part.text if isinstance(part, TextPart) else part.data for part in self.content]
 
 
 class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -119,6 +180,16 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     function_call: harmless.NoTool = None
 
     @property
+    def picture_count(self) -> int:
+        """How many pictures all messages have."""
+        return sum(message.picture_count for message in self.messages)
+
+    @property
+    def text_bytes(self) -> int:
+        """The size of all texts, in UTF-8."""
+        return sum(len(message.text.encode("utf-8", "surrogatepass")) for message in self.messages)
+
+    @property
     def stops(self) -> list[str]:
         """The stop strings as a list."""
         if self.stop is None:
@@ -156,6 +227,13 @@ def parse_body(payload: bytes, encoding: str = "") -> ChatRequest:
     harmless.check(request, harmless.REQUEST)
     for number, message in enumerate(request.messages):
         harmless.check(message, harmless.MESSAGE, f"messages[{number}].")
+        if message.picture_count and message.role != "user":
+            where = f"messages[{number}].content[{message.picture_parts[0]}]"
+            text = f"a message of the role {message.role} has a picture; only a user's may"
+            raise ProtocolError("invalid_request", text, where)
+    if request.picture_count and (request.num_beams or 1) > 1:
+        text = "a prompt with pictures is answered without beam search: num_beams is 1"
+        raise ProtocolError("unsupported_parameter", text, "num_beams")
     return request
 
 
@@ -168,14 +246,19 @@ def _decode(payload: bytes, encoding: str) -> ChatRequest:
     """
     if encoding == "cbor":
         read = cbor.decode(payload)
-        return msgspec.convert(_without_nulls(read), ChatRequest, str_keys=True)
+        return _converted(read)
     try:
-        return msgspec.json.decode(payload, type=ChatRequest)
+        return msgspec.json.decode(payload, type=ChatRequest, dec_hook=pictures.decode)
     except msgspec.ValidationError as error:
         if not _UNKNOWN.search(str(error)):
             raise
-    read = msgspec.json.decode(payload)
-    return msgspec.convert(_without_nulls(read), ChatRequest, str_keys=True)
+    return _converted(msgspec.json.decode(payload))
+
+
+def _converted(body: object) -> ChatRequest:
+    return msgspec.convert(
+        _without_nulls(body), ChatRequest, str_keys=True, dec_hook=pictures.decode
+    )
 
 
 def _without_nulls(body: object) -> object:
@@ -191,15 +274,21 @@ def _message_without_nulls(message: object) -> object:
     if isinstance(message, dict):
         message = _without_unknown_nulls(message, ChatMessage)
         if isinstance(message.get("content"), list):
-            message["content"] = [
-                _without_unknown_nulls(part, TextPart) if isinstance(part, dict) else part
-                for part in message["content"]
-            ]
+            message["content"] = [_part_without_nulls(part) for part in message["content"]]
     return message
 
 
+def _part_without_nulls(part: object) -> object:
+    if not isinstance(part, dict) or not isinstance(kind := part.get("type"), str):
+        return part
+    part = _without_unknown_nulls(part, _PARTS.get(kind, TextPart))
+    if isinstance(part.get("image_url"), dict):
+        part["image_url"] = _without_unknown_nulls(part["image_url"], ImageUrl)
+    return part
+
+
 def _without_unknown_nulls(fields: dict[Any, Any], kind: type[msgspec.Struct]) -> dict[Any, Any]:
-    known = kind.__struct_fields__
+    known = (*kind.__struct_encode_fields__, "type")  # content parts have the last as their tag
     return {name: value for name, value in fields.items() if value is not None or name in known}
 
 
@@ -212,7 +301,11 @@ def _invalid(error: msgspec.ValidationError) -> ProtocolError:
         prefix = f"{at['path']}." if at and at["path"] else ""
         param = prefix + unknown["name"]
         return ProtocolError("unsupported_parameter", f"{param} is not served by this agent", param)
-    return ProtocolError("invalid_request", _AT.sub("", text), at["path"] if at else "")
+    path = at["path"] if at else ""
+    said = _AT.sub("", text)
+    if path.endswith(".image_url") and "`str`" in said:
+        said = 'image_url is an object with a `url`: {"url": "data:image/jpeg;base64,…"}'
+    return ProtocolError("invalid_request", said, path)
 
 
 class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from edgekit.core.pictures import MAX_CROPS
 from edgekit.core.registry import is_loopback, parse_registry
 from edgekit.errors import UsageError
 
@@ -123,7 +124,7 @@ class PullConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 _COUNTS = (
     *("threads", "slots", "queue_limit", "requester_limit", "requests_per_minute"),
     *("max_prompt_tokens", "max_answer_tokens", "min_tokens_per_second", "max_rss_bytes"),
-    "canary_samples",
+    *("canary_samples", "image_crops", "images_per_prompt"),
 )
 
 
@@ -155,6 +156,8 @@ class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     max_rss_bytes: int = 0  # of agent and worker in a trial; 0: what the bundle says that it needs
     metrics_port: int = 0  # on loopback, for Prometheus; 0: no exporter
     canary_samples: int = 0  # ended prompts kept in memory as tokens, for the next release; 0: none
+    image_crops: int = 0  # of one picture, at most 16; 0: 1 below 8 GB of memory, else 4
+    images_per_prompt: int = 0  # of all its messages; 0: 2, and one in a message
 
     def __post_init__(self) -> None:
         if not 0 <= self.metrics_port <= 65535:
@@ -168,6 +171,8 @@ class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                 raise ValueError(f"{name} must be 0 or more")
         if self.max_beams < 1:
             raise ValueError("max_beams must be 1 or more")
+        if self.image_crops > MAX_CROPS:
+            raise ValueError(f"image_crops must be 0 to {MAX_CROPS}")
         if not 1 <= self.max_messages <= MAX_MESSAGES:
             raise ValueError(f"max_messages must be 1 to {MAX_MESSAGES}")
         if self.logits_processors:

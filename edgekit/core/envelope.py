@@ -106,14 +106,16 @@ def check_version(message: wire.Inbound) -> None:
         raise wire.ProtocolError("unsupported_version", f"served versions (v): {served}", "v")
 
 
-def parse_prompt(message: wire.Inbound, reply: wire.ReplyTo) -> wire.InboundPrompt:
+def parse_prompt(
+    message: wire.Inbound, reply: wire.ReplyTo, max_bytes: int = wire.MAX_BODY_BYTES
+) -> wire.InboundPrompt:
     """Parse a prompt that `opened` returned, in any encoding, as `wire.parse_prompt` does.
 
     Raises:
         ProtocolError: holds the code for the reply to the requester.
     """
     if message.encoding != "envelope":
-        return wire.parse_prompt(message, reply)
+        return wire.parse_prompt(message, reply, max_bytes)
     check_version(message)
     try:
         envelope = msgspec.json.decode(message.payload, type=Envelope)
@@ -121,7 +123,7 @@ def parse_prompt(message: wire.Inbound, reply: wire.ReplyTo) -> wire.InboundProm
     except wire.UNREADABLE as error:
         raise wire.ProtocolError("invalid_request", f"the envelope: {error}") from None
     body = bytes(envelope.body)
-    wire.check_size(body)
+    wire.check_size(body, max_bytes)
     return wire.InboundPrompt(
         requester=topics.requester_of(message.topic),
         reply=reply,

@@ -101,6 +101,18 @@ class UpdatePayload(msgspec.Struct, frozen=True, omit_defaults=True):
     platform: str = ""
 
 
+class ImagesTaken(msgspec.Struct, frozen=True):
+    """What a device takes of pictures: `crops` of one picture at most, `tokens` of a square one.
+
+    A message may bring `per_message` pictures, all messages of a prompt together `per_prompt`.
+    """
+
+    crops: Count
+    tokens: Count
+    per_message: Count
+    per_prompt: Count
+
+
 class AcceptedPayload(msgspec.Struct, frozen=True, omit_defaults=True):
     """The prompt is in the device's journal and will end in exactly one outcome.
 

@@ -11,13 +11,13 @@ from typing import Any, Literal, cast
 
 import msgspec
 
-from edgekit.core import payloads, topics
+from edgekit.core import payloads, pictures, topics
 from edgekit.core.config import MAX_MESSAGES
 from edgekit.core.quality import QualityReport
 from edgekit.core.repeated import check_keys
 from edgekit.errors import EdgekitError
 
-MAX_BODY_BYTES = 128 * 1024
+MAX_BODY_BYTES = 128 * 1024  # also of the texts of a body with pictures
 MAX_EXPIRY_SECONDS = 3600
 MAX_CORRELATION_BYTES = 64
 MAX_RESPONSE_TOPIC_CHARS = 512  # the journal keeps it with the prompt
@@ -256,8 +256,24 @@ def may_be_answered(requester: str, topic: str, prompt_id: str) -> bool:
     )
 
 
-def parse_prompt(message: Inbound, reply: ReplyTo) -> InboundPrompt:
-    """Check the properties of a prompt whose reply address is valid.
+def max_body_bytes(takes_pictures: bool, images_per_prompt: int = 0) -> int:
+    """The largest body that a device takes.
+
+    Args:
+        takes_pictures: whether its model does; any other device takes `MAX_BODY_BYTES`.
+        images_per_prompt: of the device's settings. Above 2 the bound grows: it then has room for
+            that many pictures as clients send them, at most for `pictures.MOST_BODY_BYTES`.
+    """
+    if not takes_pictures:
+        return MAX_BODY_BYTES
+    asked = MAX_BODY_BYTES + images_per_prompt * pictures.SEND_BYTES * 4 // 3  # in base64
+    return min(max(pictures.MAX_PICTURE_BODY_BYTES, asked), pictures.MOST_BODY_BYTES)
+
+
+def parse_prompt(
+    message: Inbound, reply: ReplyTo, max_bytes: int = MAX_BODY_BYTES
+) -> InboundPrompt:
+    """Check the properties of a prompt whose reply address is valid, and its body's size.
 
     Raises:
         ProtocolError: holds the code for the reply to the requester.
@@ -278,7 +294,7 @@ def parse_prompt(message: Inbound, reply: ReplyTo) -> InboundPrompt:
         raise ProtocolError(
             "unsupported_media_type", f"{message.content_type} is not served; send {JSON} or {CBOR}"
         )
-    check_size(message.payload)
+    check_size(message.payload, max_bytes)
     return InboundPrompt(
         requester=topics.requester_of(message.topic),
         reply=reply,
@@ -301,10 +317,10 @@ def media_type(content_type: str) -> str:
     return kind.strip()
 
 
-def check_size(body: bytes) -> None:
+def check_size(body: bytes, max_bytes: int) -> None:
     """Check a body's size; raises ProtocolError `payload_too_large`."""
-    if len(body) > MAX_BODY_BYTES:
-        raise ProtocolError("payload_too_large", f"{len(body)} bytes; at most {MAX_BODY_BYTES}")
+    if len(body) > max_bytes:
+        raise ProtocolError("payload_too_large", f"{len(body)} bytes; at most {max_bytes}")
 
 
 class Control(msgspec.Struct, frozen=True):
@@ -322,6 +338,20 @@ def parse_control(payload: bytes) -> Control | None:
     except UNREADABLE:
         return None
     return control
+
+
+class CardImages(payloads.ImagesTaken, frozen=True, kw_only=True):
+    """What a device takes of pictures, and as what a requester should send them.
+
+    A body has at most `max_body_bytes`. A requester shrinks a picture to `side` pixels on its
+    longer side and to `bytes` bytes: the model sees no more of a larger one.
+    """
+
+    formats: tuple[str, ...] = pictures.FORMATS
+    max_pixels: payloads.Count = pictures.MAX_PIXELS
+    max_body_bytes: payloads.Count
+    side: payloads.Count = pictures.SEND_SIDE
+    bytes: payloads.Count = pictures.SEND_BYTES
 
 
 class Card(msgspec.Struct, frozen=True):
@@ -345,6 +375,7 @@ class Card(msgspec.Struct, frozen=True):
     max_messages: payloads.Count = MAX_MESSAGES
     max_prompt_tokens: payloads.Count = 0  # 0: the context is the limit
     canary_samples: payloads.Count = 0  # ended prompts that it keeps in memory; `store` refuses
+    images: CardImages | msgspec.UnsetType = msgspec.UNSET  # absent: it takes no pictures
 
 
 class Status(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -17,13 +17,14 @@ from itertools import pairwise
 from pathlib import Path
 
 from tokenizers import AddedToken, Encoding, Tokenizer
-from tokenizers.decoders import DecodeStream
 
+from edgekit.core.pictures import Content
 from edgekit.errors import EdgekitError
 from edgekit.tokens.bounds import bounded
 from edgekit.tokens.control import control_tokens
 from edgekit.tokens.folder import ChatFolder, read_chat_folder
 from edgekit.tokens.shadow import NONCHARACTERS, Spots, marker, message_characters
+from edgekit.tokens.stream import TokenStream
 from edgekit.tokens.template import ChatRefusedError, ChatTemplate, Clock, Message
 
 ANCHOR_CHARACTERS = 16  # of 66: no message guesses them
@@ -49,31 +50,6 @@ class ControlMatch:
     token: int
     start: int
     end: int
-
-
-class TokenStream:
-    """Turns an answer's tokens into text piece by piece, without special tokens."""
-
-    def __init__(self, tokenizer: Tokenizer, unshown: frozenset[int]) -> None:
-        self._tokenizer = tokenizer
-        self._unshown = unshown
-        self._stream = DecodeStream(skip_special_tokens=False)
-        self._held: list[int] = []  # tokens of an incomplete character
-
-    def decode(self, token: int) -> str:
-        """Return the text that this token completes; empty while a character is incomplete."""
-        if token in self._unshown:
-            return ""
-        self._held.append(token)
-        try:
-            text = self._stream.step(self._tokenizer, token)
-        except Exception:  # the library raises the bare type over bytes that are no UTF-8
-            text = self._tokenizer.decode(self._held, skip_special_tokens=False)
-            self._stream = DecodeStream(self._held, skip_special_tokens=False)
-        if text is None:
-            return ""
-        self._held.clear()
-        return text
 
 
 class ChatTokenizer:
@@ -163,24 +139,62 @@ class ChatTokenizer:
                 holds a control token that cannot be told from the template's.
         """
         messages = _messages(turns)
+        return self._encode_pieces(messages, self._render(messages))[0]
+
+    def encode_around(self, turns: Sequence[tuple[str, Content]]) -> list[list[int]]:
+        """Return the tokens before the first picture, between pictures, and behind the last one.
+
+        As Phi-3.5-vision's processor does it: where a message has a picture, its text has a place
+        and a new line. The prompt's text is cut at the places, and each piece is encoded alone, as
+        a text of its own, with the tokens that the tokenizer adds to one.
+
+        Args:
+            turns: (role, content) of each message; a content is a text, or texts and pictures.
+
+        Raises:
+            ChatRefusedError: as `encode_chat`, or the template does not keep the places.
+        """
+        parts = [[each] if isinstance(each, str) else each for _, each in turns]
+        place = marker(part for each in parts for part in each if isinstance(part, str))
+        if place is None:
+            raise ChatRefusedError("the messages hold every noncharacter of Unicode")
+        texts = ["".join(p if isinstance(p, str) else f"{place}\n" for p in each) for each in parts]
+        roles = (role for role, _ in turns)
+        messages = _messages(list(zip(roles, texts, strict=True)))
         text = self._render(messages)
-        whole = self._tokenizer.encode(text, add_special_tokens=False)
+        if text.count(place) != sum(isinstance(part, bytes) for each in parts for part in each):
+            raise ChatRefusedError("the chat template does not keep the places of pictures")
+        before, behind = self._added_around()
+        return [[*before, *ids, *behind] for ids in self._encode_pieces(messages, text, place)]
+
+    def _encode_pieces(
+        self, messages: Sequence[Message], text: str, place: str = ""
+    ) -> list[list[int]]:
+        """Encode the messages' rendered text in the pieces between the places of pictures."""
+        pieces = text.split(place) if place else [text]
+        encodings = [self._tokenizer.encode(each, add_special_tokens=False) for each in pieces]
         contents = [message["content"] for message in messages]
         if not any(map(self._spots.any_in, contents)):
-            return list(whole.ids)
+            return [list(encoding.ids) for encoding in encodings]
         places, most = self._message_places(messages, text)
-        own: list[ControlMatch] = []
-        forged: list[ControlMatch] = []
-        for match in self._matches(whole, text):
-            start, end = self._core(match, text)
-            at = bisect_left(places, start)
-            foreign = at < len(places) and places[at] < end
-            (forged if foreign else own).append(match)
-        if most is not None and len(own) > most:
+        told: list[tuple[list[ControlMatch], list[ControlMatch]]] = []
+        begin = 0
+        for piece, encoding in zip(pieces, encodings, strict=True):
+            own: list[ControlMatch] = []
+            forged: list[ControlMatch] = []
+            for match in self._matches(encoding, piece):
+                start, end = self._core(match, piece)
+                at = bisect_left(places, begin + start)
+                foreign = at < len(places) and places[at] < begin + end
+                (forged if foreign else own).append(match)
+            told.append((own, forged))
+            begin += len(piece) + 1
+        if most is not None and sum(len(own) for own, _ in told) > most:
             raise ChatRefusedError("the chat template makes a control token of a message's text")
-        if not forged:
-            return list(whole.ids)
-        return self._encode_apart(text, own, forged)
+        return [
+            self._encode_apart(piece, own, forged) if forged else list(encoding.ids)
+            for piece, encoding, (own, forged) in zip(pieces, encodings, told, strict=True)
+        ]
 
     def _render(self, messages: Sequence[Message]) -> str:
         if self._template is None:
@@ -311,6 +325,13 @@ class ChatTokenizer:
         if normalized is None:
             return self.encode(piece)
         return self.encode(self._anchors[normalized] + piece)[1:]
+
+    def _added_around(self) -> tuple[list[int], list[int]]:
+        """Return the tokens that the tokenizer adds before and behind a text."""
+        encoded = self._tokenizer.encode("a")
+        text = self.encode("a")
+        at = encoded.special_tokens_mask.index(0)
+        return encoded.ids[:at], encoded.ids[at + len(text) :]
 
     def _anchor(self, normalized: bool) -> str:
         """Add a token to the tokenizer that only pieces begin with; return its text.

@@ -28,8 +28,8 @@ class BrokerCapabilities:
     lower_qos: bool
     # §3.3.1.3: the last retained message, at every subscription.
     retained: bool
-    # A prompt of the protocol's largest size and its properties.
-    payload_128_kib: bool
+    # A prompt of the protocol's largest size, with pictures, and its properties.
+    payload_768_kib: bool
     # §3.3.2.3.3: Message Expiry arrives less the time it waited in the broker. Without it a device
     # gives a prompt that waited there more time than its requester does.
     expiry_decremented: bool
@@ -52,7 +52,7 @@ BROKERS = {
         properties=True,
         lower_qos=True,
         retained=True,
-        payload_128_kib=True,
+        payload_768_kib=True,
         expiry_decremented=True,
         persistent_session=True,
         session_expiry=True,
@@ -65,7 +65,7 @@ BROKERS = {
         properties=True,
         lower_qos=False,
         retained=True,
-        payload_128_kib=True,
+        payload_768_kib=True,
         expiry_decremented=True,
         persistent_session=True,
         session_expiry=False,

@@ -14,7 +14,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from edgekit.core import wire
+from edgekit.core import pictures, wire
 from edgekit.core.reasons import NO_MATCHING_SUBSCRIBERS, SESSION_TAKEN_OVER
 from tests.conftest import Broker
 from tests.contract.broker_capabilities import BROKERS, BrokerCapabilities
@@ -93,9 +93,9 @@ def retained(port: int) -> bool:
     return True
 
 
-def payload_128_kib(port: int) -> bool:
+def payload_768_kib(port: int) -> bool:
     topic = unique()
-    payload = bytes(range(256)) * (wire.MAX_BODY_BYTES // 256)
+    payload = bytes(range(256)) * (pictures.MOST_BODY_BYTES // 256)
     with client(port, topic) as one:
         one.publish(topic, payload, user=(("ek-id", "i" * 128),), correlation=b"c" * 64)
         return one.receive().payload == payload
@@ -182,7 +182,7 @@ MEASURES: dict[str, Callable[[int], bool]] = {
         properties,
         lower_qos,
         retained,
-        payload_128_kib,
+        payload_768_kib,
         expiry_decremented,
         persistent_session,
         session_expiry,

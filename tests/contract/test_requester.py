@@ -59,11 +59,12 @@ class Device:
 
     def close(self) -> None:
         self.announce(b"")
+        self.announce(b"", topics.card_topic)
         self.mqtt.close()
 
-    def announce(self, status: bytes) -> None:
+    def announce(self, told: bytes, topic: Callable[[str], str] = topics.status_topic) -> None:
         """Retained; empty takes it back."""
-        message = wire.Outbound(topics.status_topic(self.name), status, retain=True)
+        message = wire.Outbound(topic(self.name), told, retain=True)
         self.mqtt.publish(message).result(WAIT_SECONDS)
 
     def reply(self, to: wire.Inbound, kind: str, body: object) -> None:

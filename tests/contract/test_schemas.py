@@ -98,6 +98,11 @@ def body(**more: object) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": "Hi"}], **more}
 
 
+def shown(image_url: object) -> dict[str, Any]:
+    part = {"type": "image_url", "image_url": image_url}
+    return body(messages=[{"role": "user", "content": [*PARTS, part]}])
+
+
 PARTS = [{"type": "text", "text": "Hi"}]
 SERVED: list[dict[str, Any]] = [
     body(),
@@ -110,6 +115,8 @@ SERVED: list[dict[str, Any]] = [
     body(tool_choice="auto", functions=[], function_call="none", modalities=["text"], n=None),
     body(user="u", metadata={"a": "b"}, store=True, service_tier="auto", stream_options={}),
     {"messages": [{"role": "assistant", "content": "Hi", "refusal": None, "tool_calls": []}]},
+    shown({"url": "data:image/jpeg;base64,/9j/"}),
+    shown({"url": "data:image/png;base64,iVBORw0KGgo=", "detail": "low"}),
 ]
 REFUSED: list[dict[str, Any]] = [
     {},
@@ -119,6 +126,14 @@ REFUSED: list[dict[str, Any]] = [
     {"messages": [{"role": "user"}]},
     {"messages": [{"role": "user", "content": "Hi", "name": "me"}]},
     {"messages": [{"role": "user", "content": [{"type": "image_url", "text": ""}]}]},
+    {"messages": [{"role": "user", "content": [{"type": "image", "data": "/9j/"}]}]},
+    {"messages": [{"role": "user", "content": [{"type": "audio", "text": ""}]}]},
+    {"messages": [{"role": "user", "content": [{"text": "Hi"}]}]},
+    shown("data:image/jpeg;base64,/9j/"),
+    shown({"url": "http://example.org/cat.jpg"}),
+    shown({"url": "data:image/gif;base64,R0lG"}),
+    shown({"url": "data:image/jpeg;base64,/9j/", "detail": "sharp"}),
+    shown({"url": "data:image/jpeg;base64,/9j/", "width": 5}),
     {"messages": [{"role": "user", "content": "a\0b"}]},
     {"messages": [{"role": "assistant", "content": "Hi", "refusal": "no"}]},
     {"messages": [{"role": "assistant", "content": "Hi", "tool_calls": [{}]}]},

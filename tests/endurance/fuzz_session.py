@@ -68,10 +68,14 @@ _user = st.lists(
     max_size=4,
 ).map(tuple)
 _message: dict[str, Any] = {"role": "user", "content": "Hi"}
+_shown: dict[str, Any] = {
+    "role": "user",
+    "content": [{"type": "image_url", "image_url": {"url": "data:image/jpeg;base64,/9j/4AAQ"}}],
+}
 _fields = (
     *("model", "max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "min_p"),
     *("presence_penalty", "logit_bias", "repetition_penalty", "seed", "num_beams", "stop"),
-    *("stream", "length_penalty", "messages", "nonsense"),
+    *("stream", "length_penalty", "messages", "nonsense", "content", "image_url", "url", "type"),
 )
 _json = st.recursive(
     st.one_of(
@@ -82,6 +86,7 @@ _json = st.recursive(
         _text,
         st.just("a" * 300),
         st.just(_message),
+        st.just(_shown),
     ),
     lambda inner: st.one_of(
         st.lists(inner, max_size=5),
@@ -91,6 +96,7 @@ _json = st.recursive(
 )
 _bodies = st.one_of(
     st.just({"messages": [_message]}),
+    st.just({"messages": [_shown, _message]}),
     st.builds(
         lambda more: {"messages": [_message]} | more,
         st.dictionaries(st.sampled_from(_fields), _json, max_size=2),
@@ -162,7 +168,9 @@ def _promise(kept: bool, what: str) -> None:
 class Watched:
     """A session with a worker that answers at once or never, and the promises of its effects."""
 
-    session: Session = field(default_factory=lambda: Session(CONFIG, BUNDLE, "sha256:r", "a", 0.0))
+    session: Session = field(
+        default_factory=lambda: Session(CONFIG, BUNDLE, "sha256:r", "a", 0.0, takes_pictures=True)
+    )
     now: float = 100.0
     running: list[str] = field(default_factory=list)
     seen: Counter[str] = field(default_factory=Counter)

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.agent.serve.worker.decoder import Limits, Logits
+from edgekit.agent.serve.worker.decoder import Limits, Logits, Vision
+from edgekit.core.pictures import Content
 
 EOS = 256
 VOCABULARY = 260
@@ -40,6 +41,7 @@ class FakeDecoder:
         **limits: Any,
     ) -> None:
         self.limits = Limits(slots, max_length, VOCABULARY, **limits)
+        self.vision: Vision | None = None
         self.calls: list[tuple[str, int]] = []  # method and number of tokens
         self.batches: list[int] = []  # slots of each step
         self._answer = list(answer)
@@ -157,6 +159,14 @@ class FakeTokenizer:
     def encode_chat(self, messages: Sequence[tuple[str, str]]) -> list[int]:
         """The turns and the beginning of the answer."""
         return self.encode("".join(f"{role}:{text}\n" for role, text in messages) + "assistant:")
+
+    def encode_around(self, messages: Sequence[tuple[str, Content]]) -> list[list[int]]:
+        """The same, cut where pictures are."""
+        joined = "".join(
+            f"{role}:" + "".join(part if isinstance(part, str) else "\0" for part in parts) + "\n"
+            for role, parts in messages
+        )
+        return [self.encode(piece) for piece in f"{joined}assistant:".split("\0")]
 
     def stream(self) -> FakeStream:
         """A new stream."""

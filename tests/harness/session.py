@@ -33,6 +33,7 @@ from edgekit.core import topics, wire
 from edgekit.core.chat import Timings, Usage
 from edgekit.core.config import AgentConfig
 from edgekit.core.manifest import BundleConfig, Fit
+from edgekit.core.payloads import ImagesTaken
 
 CARD, STATUS = topics.card_topic("pi"), topics.status_topic("pi")
 BODY: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}]}
@@ -62,6 +63,7 @@ class Agent:
     requester_limit: int = 4
     limits: dict[str, int] = field(default_factory=dict)  # others of the device's
     search: dict[str, Any] = field(default_factory=dict)
+    images: ImagesTaken | None = None  # what the model takes of pictures
     now: float = 1000.0
     acks: list[object] = field(default_factory=list)
     disk: dict[str, JournalRow] = field(default_factory=dict)
@@ -76,7 +78,8 @@ class Agent:
             requester_limit=self.requester_limit,
             **self.limits,  # type: ignore[arg-type]  # all of them are integers
         )
-        self.session = Session(config, bundle(search=self.search), "sha256:r", "a1", 1e9)
+        made, pictures = bundle(search=self.search), self.images is not None
+        self.session = Session(config, made, "sha256:r", "a1", 1e9, pictures)
 
     def handle(self, event: Event, after: float = 0.0) -> tuple[Effect, ...]:
         """What is done of the effects, as the service does it: the journal first."""
@@ -108,7 +111,7 @@ class Agent:
 
     def ready(self, slots: int = 1) -> Agent:
         """The model is loaded, the broker has subscribed us."""
-        self.handle(Ready(1.0, 1.0, slots))
+        self.handle(Ready(1.0, 1.0, slots, images=self.images))
         self.handle(Connected())
         return self
 

@@ -27,6 +27,8 @@ class Family(msgspec.Struct, frozen=True):
         edit: keys of config.json that transformers 5 does not write itself.
         why_not: the reason it is not tested.
         note: what somebody who builds this family should know.
+        pictures: it takes pictures; the checkpoint is that of `make_phi3v.py`, whose class
+            transformers does not have.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Family(msgspec.Struct, frozen=True):
     edit: dict[str, Any] = {}
     why_not: str = ""
     note: str = ""
+    pictures: bool = False
 
     @property
     def architecture(self) -> str:
@@ -265,7 +268,9 @@ PLAIN: tuple[Family, ...] = (
     Family("ChatGLMModel", why_not=_REMOTE),
     Family("InternLM2ForCausalLM", why_not=_REMOTE),
     Family("Phi3SmallForCausalLM", why_not=_REMOTE),
-    Family("Phi3VForCausalLM", why_not=_REMOTE),
+    Family("Phi3VForCausalLM", "Phi3Config", {**_LONGROPE, **_TYPED}, pictures=True, note=(
+        "with pictures: two of them before the question, vision in FP32 and beside INT4 in INT8; "
+        "stepwise is view by view")),
     Family("Phi4MMForCausalLM", why_not=_REMOTE),
     Family("VideoChatFlashQwenForCausalLM", why_not=_REMOTE),
     Family("WhisperForConditionalGeneration", why_not="it turns speech into text"),

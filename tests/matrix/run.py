@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 from edgekit.builder.make.convert import convert
 from edgekit.builder.request.request import BuildRequest
@@ -25,12 +27,16 @@ from edgekit.errors import EdgekitError
 from tests.building import silent
 from tests.matrix.families import Family
 from tests.matrix.row import Row, judged
+from tests.pictured import Seeing, features, ids_of, noise, one_by_one, torch_says
 
 HERE = Path(__file__).parent
 MAKE = HERE.parent / "models" / "make_tiny_model.py"
+MAKE_PICTURES = MAKE.with_name("make_phi3v.py")
 COMPARE = HERE / "inside" / "compare.py"
 MAKE_SECONDS = 600
 COMPARE_SECONDS = 300
+PICTURES = ((1, 2), (2, 1))
+GENERATED = 8
 
 
 class Bench(msgspec.Struct, frozen=True):
@@ -129,18 +135,33 @@ def make_checkpoints(
             "edit": f.edit,
         }
         for f in families
-        if f.config
+        if f.config and not f.pictures
     ]
     listed = bench.folder / listed_in
     listed.write_bytes(msgspec.json.encode(entries))
     said = bench.python(MAKE, "--many", listed, seconds=MAKE_SECONDS)
     results = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
     errors = {Path(result["out"]): str(result["error"]) for result in results}
+    for family in families:
+        if family.pictures:
+            folder = wanted[family.name]
+            errors[folder] = _made_with_pictures(bench, folder)
     return {name: (folder, errors.get(folder, "not made")) for name, folder in wanted.items()}
+
+
+def _made_with_pictures(bench: Bench, folder: Path) -> str:
+    """Why the checkpoint could not be made; empty when it was."""
+    try:
+        bench.python(MAKE_PICTURES, folder, seconds=MAKE_SECONDS)
+    except EdgekitError as error:
+        return reason(error)
+    return ""
 
 
 def run_family(bench: Bench, family: Family, source: Path) -> Row:
     """Build a family in FP32 and INT4, and compare."""
+    if family.pictures:
+        return run_pictures(bench, family, source)
     found: dict[str, dict[str, Any]] = {}
     models: dict[str, Path] = {}
     for precision in ("fp32", "int4"):
@@ -157,6 +178,38 @@ def run_family(bench: Bench, family: Family, source: Path) -> Row:
         said = {name: {"error": reason(error)} for name in models}
     for name, result in said.items():
         found[name] |= result
+    return judged(family.name, "architecture", found["fp32"], found["int4"], family.note)
+
+
+def run_pictures(bench: Bench, family: Family, source: Path) -> Row:
+    """The same for a model that takes pictures: answers after two of them, against torch."""
+    views = noise(PICTURES)
+    ids = ids_of(views)
+    python = bench.toolchain.ready(silent).python
+    cases: dict[str, npt.NDArray[np.generic]] = {
+        "pixels_0": views.pixels, "sizes_0": views.sizes, "ids_0": np.array(ids, np.int64),
+        "greedy_0": np.array(GENERATED),
+    }  # fmt: skip
+    wanted = torch_says(python, source, cases, source.parent)["logits_0"].astype(np.float32)
+    scale = float(wanted.std())
+    found: dict[str, dict[str, Any]] = {}
+    for precision in ("fp32", "int4"):
+        try:
+            model = Seeing(bench.build(source, precision, precision=precision))
+        except EdgekitError as error:
+            found[precision] = {"error": reason(error)}
+            continue
+        rows = features(model.vision, views)
+        got, tokens = model.answer(ids, rows, GENERATED)
+        alone = one_by_one(model.vision, views)
+        stepwise, _ = model.answer(ids, alone, 1)
+        found[precision] = {
+            "difference": float(np.abs(got - wanted).max()) / scale,
+            "stepwise": float(np.abs(stepwise - wanted).max()) / scale,
+            "cosine": float((got * wanted).sum() / np.linalg.norm(got) / np.linalg.norm(wanted)),
+            "tokens": tokens,
+            "inside": all(0 <= token < wanted.shape[-1] for token in tokens),
+        }
     return judged(family.name, "architecture", found["fp32"], found["int4"], family.note)
 
 

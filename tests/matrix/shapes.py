@@ -82,7 +82,7 @@ def _first(families: tuple[Family, ...]) -> list[Family]:
     found: dict[str, Family] = {}
     for family in families:
         refused = family.architecture in _REFUSED or family.values.get("no_rope_layers") == [1, 0]
-        if family.config and not refused:
+        if family.config and not (refused or family.pictures):
             found.setdefault(family.architecture, family)
     return list(found.values())
 

@@ -69,11 +69,15 @@ CONFIG = json.dumps(
         "search": {"temperature": 0.6},
     }
 ).encode()
+PICTURE = {
+    "type": "image_url",
+    "image_url": {"url": "data:image/jpeg;base64,/9j/4AAQ", "detail": "low"},
+}
 BODY = json.dumps(
     {
         "messages": [
             {"role": "system", "content": "Bé brief ☕"},
-            {"role": "user", "content": [{"type": "text", "text": "Hi"}]},
+            {"role": "user", "content": [{"type": "text", "text": "Hi"}, PICTURE]},
         ],
         "stop": ["a"],
         "temperature": 0.5,
@@ -92,7 +96,10 @@ ENVELOPE = json.dumps(
         "want": "final",
     }
 ).encode()
-CBOR_BODY = cbor2.dumps(json.loads(BODY))
+CBOR_BODY = cbor2.dumps(
+    json.loads(BODY)
+    | {"messages": [{"role": "user", "content": [{"type": "image", "data": b"\xff\xd8\xff"}]}]}
+)
 CBOR_CONTROL = cbor2.dumps({"kind": "cancel", "id": "p1"})
 CONTROL = b'{"kind":"cancel","id":"p1","later":[{"a":1}]}'
 ERROR = wire.ProtocolError("queue_full", "busy", retry_after_ms=5).encode()
@@ -244,6 +251,7 @@ def test_any_envelope_is_answered_below_its_requester_or_not_at_all(
 # --- the pipe between agent and worker --------------------------------------------------------
 MESSAGES: list[ToWorker] = [
     Start("alice/1", "alice", [("user", "Hé")], Sampling(), ["x"], 7, 12.5),
+    Start("alice/2", "alice", [("user", ["What?", b"\xff\xd8"])], Sampling(), [], 7, 12.5),
     Cancel("alice/1"),
 ]
 
@@ -286,7 +294,7 @@ def test_frames_arrive_whole_however_they_are_cut(cuts: list[int]) -> None:
 def test_every_prefix_of_a_frame_gives_the_whole_frames_before_it() -> None:
     whole = frames()
     for end in range(len(whole)):
-        assert read_all(whole[:end], []) in ([], MESSAGES[:1])
+        assert read_all(whole[:end], []) in ([], MESSAGES[:1], MESSAGES[:2])
 
 
 @SETTINGS

@@ -25,6 +25,8 @@ COUNTS = {
     "quality-canary": "good rebuilds without an alarm, damage inside the gate's tolerance detected",
     "pull": "scenes of devices that pull: off and joining later, a dead registry, lies, forgeries",
     "pull-fleet": "10,000 simulated devices that pull by a real broker: CPU, memory, messages",
+    "hostile-pictures": "damaged and hostile pictures that a worker refuses, and goes on",
+    "vision-layouts": "layouts of pictures whose features and answers are torch's, in tiny",
     "self-healing": "bad releases that a device rolls back alone, the controller killed",
 }
 """Name -> what is counted; in the order in which they run."""

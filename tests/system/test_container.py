@@ -20,6 +20,7 @@ from edgekit.builder.tools.process import INSIDE, ProcessResult, event
 from edgekit.builder.tools.progress import Progress
 from tests import image_record
 from tests.building import TESTS, command, content, edgekit_build, environment, left_in, silent
+from tests.pictured import checkpoint
 from tests.tools import eventually, interruptible
 
 pytestmark = pytest.mark.timeout(900)
@@ -76,6 +77,20 @@ def test_the_image_built_twice_from_scratch_has_one_digest(toolchain: ContainerT
     assert made.digest == digest
     how = "a new lock or Containerfile: `python -m tests.image_record` builds both and records them"
     assert image_record.is_recorded(made), how
+
+
+def test_a_model_that_takes_pictures_is_equal_in_container_and_on_the_host(
+    toolchain: ContainerToolchain, python: str, tmp_path: Path
+) -> None:
+    source = checkpoint(python, tmp_path / "source", "--table", "inner")
+    for name, words in (("inside", ("--gate", "small")), ("outside", ("--host", "--no-gate"))):
+        done = edgekit_build("-m", source, "-o", tmp_path / name, *words)
+        assert done.returncode == 0, done.stderr
+    assert content(tmp_path / "inside") == content(tmp_path / "outside")
+    records = [json.loads((tmp_path / name / "build.json").read_text()) for name in
+               ("inside", "outside")]  # fmt: skip
+    assert [record["isolation"] for record in records] == ["container", "host"]
+    assert records[0]["build_id"] == records[1]["build_id"]
 
 
 def test_container_and_host_and_verify_make_equal_bytes(

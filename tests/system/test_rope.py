@@ -47,6 +47,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class OneSlot:
     """Slot 0 of a decoder, noting what is computed; slot 1 is left for the test."""
 
+    vision = None
+
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
         self.limits: Limits = msgspec.structs.replace(decoder.limits, slots=1)
@@ -86,6 +88,7 @@ class Fixed:
 
     def __init__(self, real: Tokenizer) -> None:
         self.stream = real.stream
+        self.encode_around = real.encode_around
 
     def encode_chat(self, messages: Sequence[tuple[str, str]]) -> list[int]:
         return [int(word) for word in messages[-1][1].split() if word.isdigit()]

@@ -21,6 +21,7 @@ NAMES = {
     "agent.parent_rss_mb",
     "agent.idle_cpu_percent",
     "agent.second_turn_ratio",
+    "agent.second_picture_ratio",
     "agent.late_first_token_ratio",
     "agent.late_pause_ms",
     "agent.four_streams_ratio",

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from edgekit.broker.mosquitto import (
+    MAX_PACKET_BYTES,
     Account,
     BrokerSetup,
     configuration,
@@ -16,7 +17,9 @@ from edgekit.broker.mosquitto import (
     requesters,
 )
 from edgekit.broker.write import write
+from edgekit.core import pictures
 from edgekit.errors import UsageError
+from edgekit.mqtt.packet import MAX_PROPERTY_BYTES
 
 SETUP = BrokerSetup(
     devices={"pi-1": ("kitchen",)},
@@ -117,3 +120,7 @@ def test_a_folder_in_the_place_of_a_password_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="alice cannot be read") as caught:
         write(tmp_path, SETUP, force=True)
     assert caught.value.next_step
+
+
+def test_the_broker_takes_the_largest_prompt_with_pictures() -> None:
+    assert MAX_PACKET_BYTES > pictures.MOST_BODY_BYTES + MAX_PROPERTY_BYTES

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from edgekit.builder.tools.process import INSIDE
+
+sys.path.append(str(INSIDE))  # the scripts find each other so
 
 from edgekit.builder.inside.lint.checkpoint import CheckpointTensors, Rows
 

@@ -93,10 +93,12 @@ def test_the_model_is_run_by_the_first_pack_alone(
         yield prompts
 
     monkeypatch.setattr(pack, "recording", recording)
-    monkeypatch.setattr(pack, "own_runtime", lambda *_: Path("r"))
+    monkeypatch.setattr(pack, "own_runtime", lambda *_, **__: Path("r"))
 
     def packed(**other: Any) -> list[GoldenPrompt]:
-        with pack._golden(tmp_path, model(**other), AGENT, 64, lambda _: None) as prompts:
+        with pack._golden(
+            tmp_path, model(**other), AGENT, 64, lambda _: None, pictures=False
+        ) as prompts:
             return prompts()
 
     with pytest.raises(EdgekitError, match="cannot be run"):

@@ -28,6 +28,11 @@ PLANTED = [
     ("One door to CBOR", "core/wire.py", "import cbor2"),
     ("One door to fabric", "fleet/plan.py", "import paramiko"),
     ("Core never acts", "fleet/ssh/hostkeys.py", "import socket"),
+    (
+        "Two doors to Pillow, of the requester and of the model's process",
+        "client/requester.py",
+        "import PIL.Image",
+    ),
     ("One door to the runtime", "agent/serve/worker/worker.py", "import onnxruntime_genai"),
     ("One door to Hugging Face's tokens", "agent/serve/worker/admission.py", "import tokenizers"),
     (

@@ -42,7 +42,8 @@ def those(effects: Sequence[Effect], *kinds: type) -> list[Effect]:
 
 def test_handle_is_the_only_method_of_a_session() -> None:
     shown = {name for name, _ in inspect.getmembers(Session) if not name.startswith("_")}
-    assert shown == {"handle", "config", "bundle", "release", "agent_version", "epoch"}
+    given = {"config", "bundle", "release", "agent_version", "epoch", "takes_pictures"}
+    assert shown == {"handle", *given}
 
 
 # --- the start --------------------------------------------------------------------------------

@@ -11,12 +11,14 @@ from __future__ import annotations
 import select
 import socket
 import struct
+from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from edgekit.core.chat import Sampling, Timings, Usage
 from edgekit.core.golden import GoldenScore
+from edgekit.core.payloads import ImagesTaken
 from edgekit.core.quality import TopTokens
 from edgekit.core.wire import MAX_EXPIRY_SECONDS, UNREADABLE
 from edgekit.errors import EdgekitError
@@ -50,6 +52,8 @@ class WorkerSettings(msgspec.Struct, frozen=True, tag="settings", forbid_unknown
         golden: path of the golden prompts to score before the worker is ready; empty for none.
         golden_seconds: after this time no other golden prompt is begun.
         measure_speed: measure tokens/s where the golden prompts do not.
+        image_crops: of one picture; 0 takes what suits the device's memory.
+        images_per_prompt: pictures of one prompt; 0 takes the default (`core/pictures`).
     """
 
     model: str
@@ -65,19 +69,22 @@ class WorkerSettings(msgspec.Struct, frozen=True, tag="settings", forbid_unknown
     golden: str = ""
     golden_seconds: float = 0.0
     measure_speed: bool = False
+    image_crops: int = 0
+    images_per_prompt: int = 0
 
 
 class Start(msgspec.Struct, frozen=True, tag="start"):
     """Run one prompt; the worker keeps prefixes per `requester`.
 
-    `messages` are (role, content) pairs; `deadline` is in monotonic seconds. The worker refuses a
+    `messages` are (role, content) pairs, the content as `pictures.Content`: with pictures it is a
+    list of texts and encoded pictures. `deadline` is in monotonic seconds. The worker refuses a
     prompt of more than `prompt_limit` tokens; 0 leaves only the context's limit. With `sample` it
     says the tokens of a prompt that ended well (`EndedPrompt`).
     """
 
     key: str
     requester: str
-    messages: list[tuple[str, str]]
+    messages: Sequence[tuple[str, str | list[Any]]]  # msgspec has no union of str and bytes
     sampling: Sampling
     stops: list[str]
     answer_limit: int
@@ -151,11 +158,12 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     max_beams: int = 1  # the largest beam search that a prompt may ask for
     context_length: int = 0  # tokens of a slot; 0: as in the bundle
     score: GoldenScore | None = None  # of the golden prompts, where they were scored
+    images: ImagesTaken | None = None  # of a prompt; None: the model takes no pictures
 
     @property
-    def served(self) -> tuple[int, int, int]:
+    def served(self) -> tuple[int, int, int, ImagesTaken | None]:
         """The limits that depend on the free memory, for the card."""
-        return self.slots, self.max_beams, self.context_length
+        return self.slots, self.max_beams, self.context_length, self.images
 
 
 class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):

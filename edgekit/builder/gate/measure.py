@@ -23,6 +23,8 @@ import msgspec
 import edgekit.tokens
 from edgekit.builder.files import hash_file, publish_cached, scratch
 from edgekit.builder.gate.effort import SMALL_PARAMETERS, Effort, amounts, count_parameters
+from edgekit.builder.gate.pictures import judge_pictures, merged
+from edgekit.builder.gate.seen import PictureReport, PictureScore
 from edgekit.builder.gate.verdict import (
     Attribution,
     GateMetrics,
@@ -35,6 +37,7 @@ from edgekit.builder.gate.verdict import (
 )
 from edgekit.builder.inside.gate.duration import Amounts
 from edgekit.builder.spec import BuildSpec
+from edgekit.builder.support.leftovers import explained
 from edgekit.builder.tools.failure import failure
 from edgekit.builder.tools.job import Job, Toolchain
 from edgekit.builder.tools.process import INSIDE, ProcessResult, event
@@ -56,6 +59,11 @@ _REFERENCE_SCRIPTS = (
     "gate/mapped.py", "gate/rotary.py", "gate/text.py", "gate/writing.py",
     "common/first_cosine.py", "common/mapped_pages.py", "common/reporting.py",
 )  # fmt: skip
+_PICTURE_SCRIPTS = (
+    "picture_reference.py", "reference.py", "gate/drawing.py", "gate/logits.py", "gate/mapped.py",
+    "gate/scenes.py", "gate/sight.py", "vision/weights.py", "common/first_cosine.py",
+    "common/mapped_pages.py", "common/reporting.py", "common/weightfiles.py",
+)  # fmt: skip
 _WITHOUT = "build without the gate with --no-gate; such a model is marked as not measured"
 _NOT_NUMERIC = frozenset(
     {"template_mismatches", "token_mismatches", "loads", "cache_kl", "rotary_error"}
@@ -68,7 +76,8 @@ class Subject(msgspec.Struct, frozen=True):
 
     Attributes:
         model: the built folder.
-        source: the Hugging Face folder that it was built from.
+        source: the Hugging Face folder that it was built from. For a model that takes pictures its
+            view, whose config.json is the text part's.
         spec: the build's specification; it names the source's content and the toolchain.
         adapter: a LoRA adapter that was merged in, or None.
         told: the folder that the builder read instead of `source`, with a mended config.json; None
@@ -123,6 +132,13 @@ def assess(
             return _no_load(thresholds, str(broken), started)
         metrics = msgspec.convert(scored["metrics"], GateMetrics)
         verdict = judge(metrics, thresholds)
+        pictures = None
+        if subject.spec.vision:
+            try:
+                pictures = measuring.pictures(work, subject.spec.vision)
+            except _BrokenError as broken:
+                return _no_load(thresholds, str(broken), started)
+            verdict = merged(verdict, (judge_pictures(pictures, thresholds),))
         numeric = any(finding.name not in _NOT_NUMERIC for finding in verdict.findings)
         matrices = msgspec.convert(scored.get("matrices", ()), tuple[MatrixError, ...])
         cause = layers = None
@@ -149,6 +165,7 @@ def assess(
         announced_seconds=measuring.announced,
         extra_seconds=scored.get("extra_seconds", 0.0),
         notes=tuple(notes),
+        pictures=pictures or msgspec.UNSET,
     )
 
 
@@ -161,6 +178,13 @@ def _no_load(thresholds: Thresholds, why: str, started: float) -> GateReport:
         verdict=judge(metrics, thresholds),
         seconds=round(time.monotonic() - started, 1),
     )
+
+
+def _leftovers(source: Path) -> tuple[str, ...]:
+    """Patterns of the tensors that need no place in the source's model."""
+    config = source / "config.json"
+    told = msgspec.json.decode(config.read_bytes(), type=dict[str, Any]) if config.is_file() else {}
+    return explained(told)
 
 
 class _BrokenError(Exception):
@@ -237,15 +261,38 @@ class _Measuring(msgspec.Struct, frozen=True):
             )
         )  # fmt: skip
 
+    def pictures(self, work: Path, vision: str) -> PictureReport:
+        """What the model makes of pictures, against a reference that is computed or cached.
+
+        Args:
+            vision: precision of the vision part.
+        """
+        started = time.monotonic()
+        final = cache_root() / "reference" / self._picture_key()
+        if not final.is_dir():
+            out = work / "pictures"
+            mapped = () if self.parameters <= SMALL_PARAMETERS else ("--mapped",)
+            arguments = ("--source", self.subject.source, "--out", out, *mapped)
+            finished = self._run(work, "picture_reference.py", "pictures", arguments)
+            if finished.code != 0:
+                raise failure(finished, "full precision could not look at pictures", _WITHOUT)
+            publish_cached(out, final)
+        arguments = ("--model", self.subject.model, "--reference", final)
+        made = self._result(self._run(work, "score_pictures.py", "pictures", arguments))
+        scores = msgspec.convert(made["pictures"], tuple[PictureScore, ...])
+        return PictureReport(vision, scores, round(time.monotonic() - started, 1))
+
     def attribution(self, work: Path, reference: Path) -> Attribution:
         """The loss of each step of the build, for a refused model."""
         subject = self.subject
+        told = subject.told or subject.source
         adapter = ("--adapter", subject.adapter) if subject.adapter else ()
+        leftovers = tuple(word for each in _leftovers(told) for word in ("--leftover", each))
         made = self._result(
             self._run(
                 work, "attribute.py", "the cause",
-                ("--model", subject.model, "--source", subject.told or subject.source,
-                 "--reference", reference, "--work", work, *self._amounts(), *adapter),
+                ("--model", subject.model, "--source", told, "--reference", reference,
+                 "--work", work, *self._amounts(), *adapter, *leftovers),
             )
         )  # fmt: skip
         steps = ("export", "weights", "activations")
@@ -290,6 +337,15 @@ class _Measuring(msgspec.Struct, frozen=True):
             "prompts": hash_file(PROMPTS),
             "amounts": dataclasses.asdict(replace(self.amounts, by_layer=True)),
             "text": hash_file(text) if text else "",
+        }
+        return hashlib.sha256(msgspec.json.encode(decides, order="sorted")).hexdigest()
+
+    def _picture_key(self) -> str:
+        spec = self.subject.spec
+        decides = {
+            "source": spec.source.files,
+            "toolchain": spec.toolchain,
+            "scripts": {name: hash_file(INSIDE / name) for name in _PICTURE_SCRIPTS},
         }
         return hashlib.sha256(msgspec.json.encode(decides, order="sorted")).hexdigest()
 

@@ -9,6 +9,7 @@ import msgspec
 
 from edgekit.builder.gate.chart import bars, curve, scatter
 from edgekit.builder.gate.ladder import RecipeResult
+from edgekit.builder.gate.picturepage import pictures_part
 from edgekit.builder.gate.verdict import GateReport, Limit
 
 _STYLE = """
@@ -19,6 +20,7 @@ svg { width: 100%; margin: .5rem 0 } svg text { font-size: 11px; fill: #555 }
 svg .label { text-anchor: middle } svg .mark { text-anchor: end }
 svg .frame { fill: none; stroke: #bbb } svg rect, svg circle { fill: #36c }
 svg polyline { fill: none; stroke: #36c; stroke-width: 1 }
+td img { height: 64px; display: block; margin: .2rem 0 }
 .refused { color: #b00 } .passed { color: #070 }
 """
 
@@ -58,6 +60,7 @@ def page(title: str, report: GateReport, tried: Sequence[RecipeResult] = ()) -> 
         *(f"<p>{escape(note)}</p>" for note in report.notes),
         _numbers(report),
         *_plots(report),
+        *([pictures_part(report.pictures)] if report.pictures else []),
     ]
     if report.attribution:
         loss = report.attribution

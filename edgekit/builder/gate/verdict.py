@@ -15,6 +15,7 @@ from typing import Literal
 
 import msgspec
 
+from edgekit.builder.gate.seen import PictureReport
 from edgekit.errors import UsageError
 
 
@@ -217,6 +218,7 @@ class GateReport(msgspec.Struct, frozen=True, kw_only=True):
         seconds: wall-clock time of the whole gate.
         announced_seconds: the time that was announced early on; 0 where the gate ended before.
         extra_seconds: the built model's share of it for the long text and the cache.
+        pictures: unset for a model that takes none.
     """
 
     profile: str
@@ -232,6 +234,7 @@ class GateReport(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float = 0.0
     announced_seconds: float = 0.0
     extra_seconds: float = 0.0
+    pictures: PictureReport | msgspec.UnsetType = msgspec.UNSET
     format: int = 1
 
     @property

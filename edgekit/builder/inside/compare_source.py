@@ -21,6 +21,7 @@ from lint.attention import RotaryTables, attention, norms
 from lint.checkpoint import CheckpointTensors
 from lint.graph import ResolvedGraph
 from lint.original import Original
+from lint.pictures import pictures, sees
 from lint.stored import Store
 from lint.texts import configuration, load_tokenizer, tokens
 from lint.values import matrices, missing, vectors
@@ -82,6 +83,8 @@ def work(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
         )
     graph = ResolvedGraph(onnx.load(args.model / args.graph, load_external_data=False))
     store = Store(args.model, graph)
+    if sees(args.source):
+        seen.take("the part that sees", lambda: _pictures(seen, args))
     seen.take("wiring", lambda: wiring(graph))
     if original is not None:
         seen.take("attention", lambda: attention(graph, original))
@@ -97,6 +100,12 @@ def work(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
         "left_out": seen.left_out,
         "seconds": round(time.monotonic() - started, 1),
     }
+
+
+def _pictures(seen: Comparison, args: argparse.Namespace) -> list[dict[str, str]]:
+    found, counts = pictures(args.model, args.source)
+    seen.count(counts)
+    return found
 
 
 def _weights(

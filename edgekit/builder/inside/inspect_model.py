@@ -17,6 +17,7 @@ from lint.graph import ResolvedGraph, summary
 
 CONFIG, TOKENIZER = "genai_config.json", "tokenizer.json"
 DEFAULT_GRAPH = "model.onnx"
+PARTS = ("vision", "embedding")  # sections of genai_config.json with graphs of their own
 
 
 class Reader:
@@ -132,6 +133,35 @@ def graph_facts(path: Path, reporter: Reporter) -> dict[str, Any]:
     }
 
 
+def part_facts(path: Path) -> dict[str, Any]:
+    """The facts of another graph of the model, and of its data."""
+    graph = ResolvedGraph(onnx.load(path, load_external_data=False))
+    matrices = [node for node in graph.proto.node if node.op_type == "MatMulNBits"]
+    return {
+        "broken": graph.broken(),
+        "not_finite": TensorReader(path.parent, graph).not_finite(set()),
+        "data": layout(path.parent, graph),
+        "bits": sorted({a.i for node in matrices for a in node.attribute if a.name == "bits"}),
+    }
+
+
+def parts_of(reader: Reader, config: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """File name -> the facts of each further graph that the configuration names."""
+    found = {}
+    for section in PARTS:
+        name = (config.get("model", {}).get(section) or {}).get("filename")
+        if not name:
+            continue
+        found[name] = {}
+        if (reader.folder / name).is_file():
+            try:
+                found[name] = part_facts(reader.folder / name)
+            except Exception as error:  # protobuf and onnx raise many kinds
+                lines = str(error).strip().splitlines() or [type(error).__name__]
+                reader.unreadable[name] = lines[0][:300]
+    return found
+
+
 def work(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     """Inspect the folder; return the facts as the result event."""
     reporter.progress("reading the model back")
@@ -149,10 +179,12 @@ def work(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
         except Exception as error:  # protobuf and onnx raise many kinds
             lines = str(error).strip().splitlines() or [type(error).__name__]
             reader.unreadable[name] = lines[0][:300]
+    parts = parts_of(reader, raw or {})
     files = {p.name: p.stat().st_size for p in sorted(args.model.iterdir()) if p.is_file()}
     return found | {
         "files": files,
         "graph_name": name,
+        "parts": parts,
         "config": config,
         "tokenizer": tokenizer_facts(tokenizer, config, template) if tokenizer else None,
         "has_template": bool(template.strip()),

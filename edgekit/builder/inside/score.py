@@ -23,7 +23,7 @@ from gate.duration import Amounts
 from gate.logits import NAME, Divergence, Texts, compare, load_logits
 from gate.longtext import pieces
 from gate.rotary import rotary_error
-from gate.runtime import BuiltModel, refusal
+from gate.runtime import BuiltModel, open_model, refusal
 from gate.text import cut, loops
 from gate.weights import MappedGraph, errors
 
@@ -142,7 +142,7 @@ def work(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
         tell = Announcement(Amounts(**json.loads(args.amounts)), speeds_of(made), reporter)
     reporter.progress("loading the model")
     try:
-        model = BuiltModel(args.model)
+        model = open_model(args.model)
         model.logits(texts.sequences[0].tokens[:2])
     except Exception as error:  # whatever the runtime raises
         return refusal(error)

@@ -16,7 +16,7 @@ from common.reporting import Reporter, run
 from gate.clock import announce, reading_seconds
 from gate.duration import Amounts, Speeds, parts
 from gate.logits import Sequence, Texts
-from gate.runtime import BuiltModel, refusal
+from gate.runtime import open_model, refusal
 from gate.text import load_prompts, prompt_tokens
 
 TEMPERATURE = 0.8
@@ -31,7 +31,7 @@ def work(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     tokenizer = AutoTokenizer.from_pretrained(args.source)
     vocabulary = json.loads((args.source / "config.json").read_text()).get("vocab_size")
     try:
-        model = BuiltModel(args.model)
+        model = open_model(args.model)
     except Exception as error:  # whatever the runtime raises
         return refusal(error)
     loaded = time.perf_counter() - began

@@ -42,6 +42,7 @@ def asked_of(spec: BuildSpec, source: Path) -> Asked:
         _json(source / "config.json"),
         context=spec.context,
         has_template=has_template_of(source),
+        vision=spec.vision or "",
     )
 
 

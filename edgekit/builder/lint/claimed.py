@@ -14,7 +14,8 @@ from edgekit.builder.spec import BuildSpec
 BY_REQUEST = frozenset(
     {
         "accuracy-level", "bits", "block-size", "checkpoint-ignored", "float-embedding",
-        "float-matrix", "kv-dtype", "max-length", "option-ignored", "provider", "zero-points",
+        "float-matrix", "kv-dtype", "max-length", "option-ignored", "provider",
+        "vision-precision", "zero-points",
     }
 )  # fmt: skip
 """Findings that compare a folder with the options of its build."""
@@ -53,6 +54,7 @@ def claimed(
         config or {},
         has_template=has_template,
         **({"context": spec.context} if spec else {}),
+        vision=(spec.vision or "") if spec else "",
     )
     return asked, known
 

@@ -145,6 +145,21 @@ class TokenizerFacts(msgspec.Struct, frozen=True):
     unknown: dict[str, tuple[int, ...]]
 
 
+class PartFacts(msgspec.Struct, frozen=True):
+    """A further graph that the configuration names; all empty where it cannot be read.
+
+    Attributes:
+        broken: missing connections that prevent loading.
+        not_finite: (tensor, number of NaN and infinite values).
+        bits: of its quantised matrices.
+    """
+
+    broken: tuple[str, ...] = ()
+    not_finite: tuple[tuple[str, int], ...] = ()
+    data: DataFacts | None = None
+    bits: tuple[int, ...] = ()
+
+
 class FolderFacts(msgspec.Struct, frozen=True, kw_only=True):
     """All facts about a model folder.
 
@@ -152,6 +167,7 @@ class FolderFacts(msgspec.Struct, frozen=True, kw_only=True):
         files: name -> size of every file.
         unreadable: name of a present file -> why it could not be read.
         not_finite: (tensor, number of NaN and infinite values), matrices left out.
+        parts: file name -> graph of a part that sees, or embeds.
     """
 
     graph: GraphFacts | None
@@ -164,6 +180,7 @@ class FolderFacts(msgspec.Struct, frozen=True, kw_only=True):
     tokenizer: TokenizerFacts | None
     has_template: bool
     unreadable: dict[str, str]
+    parts: dict[str, PartFacts] = {}
 
 
 def facts_of(result: dict[str, Any]) -> FolderFacts:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from edgekit.builder.lint.facts import ConfigFacts, DataFacts, FolderFacts, TokenizerFacts
 from edgekit.builder.lint.finding import Finding, listed, refuse, warn
+from edgekit.builder.lint.parts import parts
 from edgekit.builder.lint.weights import weights
 from edgekit.builder.request.asked import Asked
 
@@ -27,8 +28,13 @@ def lint(facts: FolderFacts, asked: Asked) -> tuple[Finding, ...]:
     found = [*_files(facts, asked)]
     if facts.graph is not None:
         found += [*_graph(facts, asked), *weights(facts, asked)]
+    datas = [facts.data, *(part.data for part in facts.parts.values())]
+    for data in datas:
+        if data is not None:
+            found += _data(data)
     if facts.data is not None:
-        found += _data(facts.data, facts)
+        found += _orphans([data for data in datas if data is not None], facts)
+    found += parts(facts, asked)
     if facts.config is not None:
         found += [*_config(facts.config, facts, asked), *_vocabulary(facts.config, facts, asked)]
         if facts.tokenizer is not None:
@@ -74,7 +80,7 @@ def _graph(facts: FolderFacts, asked: Asked) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _data(data: DataFacts, facts: FolderFacts) -> Iterator[Finding]:
+def _data(data: DataFacts) -> Iterator[Finding]:
     if data.outside:
         yield refuse(
             "data-outside", "the graph places weights outside the model's folder",
@@ -107,7 +113,10 @@ def _data(data: DataFacts, facts: FolderFacts) -> Iterator[Finding]:
                 "data-orphans", f"{file.name} holds bytes that belong to no weight",
                 f"{length} bytes at {offset}", "0 bytes", f"{file.unreferenced_bytes} bytes",
             )  # fmt: skip
-    used = {file.name for file in data.files}
+
+
+def _orphans(datas: list[DataFacts], facts: FolderFacts) -> Iterator[Finding]:
+    used = {file.name for data in datas for file in data.files}
     for name, size in sorted(facts.files.items()):
         if name.endswith(".data") and name not in used:
             yield refuse(

@@ -31,6 +31,8 @@ _WHAT = {
     "tokenizer-merges": "the merges of the tokenizer are not the source's",
     "tokenizer-settings": "the tokenizer is not the source's",
     "tokenizer-words": "the vocabulary of the tokenizer is not the source's",
+    "vision-graph": "the part that sees computes another thing than the source's",
+    "vision-weights": "weights of the part that sees are not the source's",
     "weight-blocks": "quantised weights are not those next to the source's",
     "weight-values": "weights are not the source's",
     "weights-missing": "weights of the source are nowhere in the graph",

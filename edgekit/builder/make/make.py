@@ -10,6 +10,7 @@ from edgekit.builder.files import list_files, record_files
 from edgekit.builder.lint.check import asked_of, check_folder, refuse_unsound
 from edgekit.builder.make.convert import Conversion, convert
 from edgekit.builder.make.finish import finish
+from edgekit.builder.make.pictures import join, write_graphs
 from edgekit.builder.make.told import as_told
 from edgekit.builder.spec import BuildSpec
 from edgekit.builder.tools.job import Toolchain
@@ -71,13 +72,19 @@ def make(
         EdgekitError: the builder failed.
     """
     told, notes = as_told(made_of.folder, work)
+    vision = made_of.spec.vision
+    # first, because it takes less than the text part and a checkpoint may lack a piece of it
+    graphs = write_graphs(toolchain, told, vision, work, report) if vision else None
     converted = convert(
         toolchain, told, made_of.spec, made_of.options, work, report,
         route=made_of.route, reads=made_of.reads,
     )  # fmt: skip
+    if graphs:
+        join(graphs, converted.folder)
     finish(converted.folder, made_of.spec.context)
-    asked = asked_of(made_of.spec, made_of.folder)
-    findings = check_folder(converted.folder, asked, toolchain, work, report, made_of.folder)
+    source = told if graphs else made_of.folder
+    asked = asked_of(made_of.spec, source)
+    findings = check_folder(converted.folder, asked, toolchain, work, report, source)
     warnings = refuse_unsound(findings)
     report(Progress("publish", "hashing the files"))
     files = record_files(converted.folder, list_files(converted.folder))

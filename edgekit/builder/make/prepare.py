@@ -23,7 +23,15 @@ from edgekit.builder.source.soundness import two_heads, type_note, unsound
 from edgekit.builder.source.words import words_refusal
 from edgekit.builder.spec import BuildSpec, Precision, Provider
 from edgekit.builder.support.architectures import support_of
+from edgekit.builder.support.change import Refusal
 from edgekit.builder.support.modelconfig import check_config
+from edgekit.builder.support.pictures import (
+    pictures_refusal,
+    takes_pictures,
+    text_config,
+    text_tensors,
+    vision_precision,
+)
 from edgekit.builder.tools.progress import ProgressCallback
 
 
@@ -84,15 +92,18 @@ def prepare(request: BuildRequest, lock_digest: str, report: ProgressCallback) -
     for each in recipes:
         options = check_options({**(each.options if each else {}), **checked.plain})
         options |= {"hf_remote": "true"} if request.trust_remote_code else {}
+        options |= {"exclude_embeds": "true"} if takes_pictures(config) else {}
+        precision = each.precision if each else checked.precision
         spec = BuildSpec(
             source=found.source,
-            precision=msgspec.convert(each.precision if each else checked.precision, Precision),
+            precision=msgspec.convert(precision, Precision),
             provider=msgspec.convert(request.provider, Provider),
             # without paths: they do not decide the bytes, and they name places on this machine
             options=options,
             option_files=hashed.files,
             toolchain=lock_digest,
             context=request.context,
+            vision=vision_precision(config, request.vision_precision, precision) or msgspec.UNSET,
         )
         candidates.append(Candidate(each.name if each else "", spec, options | hashed.paths))
     return Prepared(found, tuple(candidates), hashed.reads, checked.notes + why + tuple(seen))
@@ -124,7 +135,19 @@ def refuse_unsupported(
     )
     if support.refusal:
         raise support.refusal.error
+    if refusal := refused_pictures(config, checked, request):
+        raise refusal.error
     refuse_unloadable(checked, config)
+
+
+def refused_pictures(
+    config: dict[str, Any], checked: CheckedRequest, request: BuildRequest
+) -> Refusal | None:
+    """Why the request does not fit the pictures that a model takes, or does not take, or None."""
+    return pictures_refusal(
+        config, request.vision_precision, checked.precision, request.provider, request.context,
+        checked.given,
+    )  # fmt: skip
 
 
 def refuse_unsound(
@@ -145,7 +168,8 @@ def refuse_unsound(
     if not config:
         return ()
     refuse_words(folder, config)
-    tensors = read_checkpoint(folder) or {}
+    tensors = text_tensors(config, read_checkpoint(folder) or {})
+    config = text_config(config)
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     if refusal := unsound(config, shapes, checked.given) or two_heads(config, tensors):
         raise refusal.error

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import msgspec
 
+from edgekit.builder.make.pictures import with_table
 from edgekit.builder.source.configfile import CONFIG_NAME, read_config, read_object
 from edgekit.builder.support.generation import GENERATION_NAME, generation_mends
 from edgekit.builder.support.mend import mended, mends, merge_patch
 from edgekit.builder.support.modelconfig import architecture_of
+from edgekit.builder.support.pictures import takes_pictures
 
 VIEW_NAME = "told"  # not the source's name, which may be the name of the output in this folder
 
@@ -44,5 +46,7 @@ def as_told(source: Path, work: Path) -> tuple[Path, tuple[str, ...]]:
         if content is not None:
             changed = msgspec.json.encode(content)
             (view / name).write_bytes(msgspec.json.format(changed, indent=2))
+    if takes_pictures(config):
+        with_table(source, view)
     said = (*(each.why for each in changes), *(each.why for each in defaults if each.why))
     return view, said

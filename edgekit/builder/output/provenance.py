@@ -57,6 +57,7 @@ def statement(record: BuildRecord, packages: Mapping[str, str] | None = None) ->
                     "options": spec.options,
                     "context": spec.context,
                     "trustRemoteCode": record.trust_remote_code,
+                    **({"visionPrecision": spec.vision} if spec.vision else {}),
                 },
                 "internalParameters": {
                     "buildId": record.build_id,

@@ -18,6 +18,7 @@ import msgspec
 from edgekit.builder.files import scratch
 from edgekit.builder.gate.verdict import find_thresholds
 from edgekit.builder.plan.ggufnames import unpacked_tensors
+from edgekit.builder.plan.pictures import VisionShape, vision_of
 from edgekit.builder.plan.plan import Machine, Plan, PlanCandidate, SourceSizes, make_plan
 from edgekit.builder.plan.shape import ModelShape, shape_of
 from edgekit.builder.plan.tensors import Tensor
@@ -50,6 +51,13 @@ from edgekit.builder.support.gguf.config import config_of
 from edgekit.builder.support.gguf.tokens import tokenizer_of
 from edgekit.builder.support.limits import Refusal
 from edgekit.builder.support.modelconfig import check_config
+from edgekit.builder.support.pictures import (
+    longest_context,
+    pictures_refusal,
+    text_config,
+    text_tensors,
+    vision_precision,
+)
 from edgekit.builder.support.weights import embedding_and_head
 from edgekit.builder.tools.process import INSIDE, event, run
 from edgekit.builder.tools.progress import Progress, ProgressCallback
@@ -106,6 +114,14 @@ def plan_build(request: BuildRequest, report: ProgressCallback) -> Plan:
         context=request.context,
         adapter="adapter_path" in checked.given,
     )
+    if refusal := pictures_refusal(
+        headers.config, request.vision_precision, checked.precision, request.provider,
+        request.context, checked.given,
+    ):  # fmt: skip
+        support = msgspec.structs.replace(support, refusal=support.refusal or refusal)
+    vision = _vision(request, headers, checked.precision)
+    sees = {"exclude_embeds": "true"} if vision else {}
+    headers = _text_part(headers)
     support = _judged(headers, _without_words(request, headers, support), checked.given)
     if support.architecture is None:
         return make_plan(
@@ -119,7 +135,7 @@ def plan_build(request: BuildRequest, report: ProgressCallback) -> Plan:
         asked = asked_for(
             each.precision if each else checked.precision,
             request.provider,
-            checked.given | options,
+            checked.given | options | sees,
             headers.config,
             context=request.context,
         )
@@ -133,6 +149,25 @@ def plan_build(request: BuildRequest, report: ProgressCallback) -> Plan:
         route=request.route,
         notes=checked.notes + why,
         gated=request.gate is not None,
+        vision=vision,
+    )
+
+
+def _vision(request: BuildRequest, headers: ModelHeaders, precision: str) -> VisionShape | None:
+    asked = vision_precision(headers.config, request.vision_precision, precision)
+    if asked is None:
+        return None
+    return vision_of(headers.tensors, asked, longest_context(headers.config))
+
+
+def _text_part(headers: ModelHeaders) -> ModelHeaders:
+    """The headers with the text part alone, of a model that takes pictures."""
+    config = headers.config
+    return msgspec.structs.replace(
+        headers,
+        config=text_config(config),
+        tensors=text_tensors(config, headers.tensors),
+        stored=text_tensors(config, headers.stored),
     )
 
 

@@ -29,12 +29,15 @@ class DeviceProfile(msgspec.Struct, frozen=True):
         ram_bytes: installed memory.
         usable_share: share of it that a headless Debian leaves to one program.
         bandwidth: of the memory, in bytes per second.
+        flops: float32 operations per second of the CPU's cores at their highest clock: cores x
+            clock x operations per cycle, from data sheets.
     """
 
     name: str
     ram_bytes: int
     usable_share: float
     bandwidth: float
+    flops: float
 
     @property
     def usable_bytes(self) -> int:
@@ -43,17 +46,20 @@ class DeviceProfile(msgspec.Struct, frozen=True):
 
 
 PROFILES: tuple[DeviceProfile, ...] = (
-    # LPDDR4X-4267 on 32 bit: 4.267 GT/s x 4 bytes (Raspberry Pi 5 product brief).
-    DeviceProfile("Raspberry Pi 5, 4 GB", 4 * _GIB, 0.85, 17.07e9),
-    DeviceProfile("Raspberry Pi 5, 8 GB", 8 * _GIB, 0.90, 17.07e9),
-    DeviceProfile("Raspberry Pi 5, 16 GB", 16 * _GIB, 0.94, 17.07e9),
+    # LPDDR4X-4267 on 32 bit: 4.267 GT/s x 4 bytes (Raspberry Pi 5 product brief). Four Cortex-A76
+    # of 2.4 GHz with two pipes of 128 bits: 16 operations per cycle.
+    DeviceProfile("Raspberry Pi 5, 4 GB", 4 * _GIB, 0.85, 17.07e9, 154e9),
+    DeviceProfile("Raspberry Pi 5, 8 GB", 8 * _GIB, 0.90, 17.07e9, 154e9),
+    DeviceProfile("Raspberry Pi 5, 16 GB", 16 * _GIB, 0.94, 17.07e9, 154e9),
     # 128-bit LPDDR5, 102 GB/s in Super mode, 68 before (NVIDIA Jetson Orin Nano data sheet); a
-    # part of the memory is the GPU's.
-    DeviceProfile("Jetson Orin Nano, 8 GB", 8 * _GIB, 0.80, 102e9),
-    # One channel of DDR5-4800: 4.8 GT/s x 8 bytes (Intel ARK, Processor N150).
-    DeviceProfile("Intel N150, 16 GB", 16 * _GIB, 0.94, 38.4e9),
-    # Two channels of DDR5-5600: 5.6 GT/s x 16 bytes (AMD Ryzen AI 5 340 specifications).
-    DeviceProfile("Ryzen AI 5 340, 16 GB", 16 * _GIB, 0.90, 89.6e9),
+    # part of the memory is the GPU's. Six Cortex-A78AE of 1.7 GHz: 16 operations per cycle.
+    DeviceProfile("Jetson Orin Nano, 8 GB", 8 * _GIB, 0.80, 102e9, 163e9),
+    # One channel of DDR5-4800: 4.8 GT/s x 8 bytes (Intel ARK, Processor N150). Four cores of
+    # 3.6 GHz, 16 operations per cycle.
+    DeviceProfile("Intel N150, 16 GB", 16 * _GIB, 0.94, 38.4e9, 230e9),
+    # Two channels of DDR5-5600: 5.6 GT/s x 16 bytes (AMD Ryzen AI 5 340 specifications). Six cores
+    # of 2.0 to 4.8 GHz, counted with 3.4 GHz, 32 operations per cycle.
+    DeviceProfile("Ryzen AI 5 340, 16 GB", 16 * _GIB, 0.90, 89.6e9, 650e9),
 )
 """The devices that a plan lists."""
 

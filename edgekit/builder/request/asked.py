@@ -59,6 +59,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
         has_template: the source has a chat template.
         given: options that the user or the recipe set.
         checkpoint: None unless the source is quantised already.
+        vision: precision of the vision part; empty for a model without pictures.
     """
 
     precision: str
@@ -84,6 +85,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     has_template: bool
     given: dict[str, str]
     checkpoint: Checkpoint | None
+    vision: str = ""
 
     def placed(self, names: Iterable[str], layers: int) -> dict[str, str]:
         """Node name -> group, for the nodes that belong to a group; the first group wins.
@@ -128,6 +130,7 @@ def asked_for(
     *,
     context: int = DEFAULT_CONTEXT,
     has_template: bool = False,
+    vision: str = "",
 ) -> Asked:
     """The required properties: the options, completed by the builder's defaults.
 
@@ -136,6 +139,7 @@ def asked_for(
         config: config.json of the Hugging Face folder.
         context: cap for `search.max_length`, in tokens.
         has_template: whether that folder has a chat template.
+        vision: precision of the vision part, where the model takes pictures.
     """
     method, placement, placed_by = _placement(options)
     text = config.get("text_config") or config
@@ -172,6 +176,7 @@ def asked_for(
         has_template=has_template,
         given=dict(options),
         checkpoint=_checkpoint(config),
+        vision=vision,
     )
 
 

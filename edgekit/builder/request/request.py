@@ -48,6 +48,7 @@ class BuildRequest(msgspec.Struct, frozen=True):
         thresholds: limits that replace those of the profile.
         route: `auto`, `low-memory` or `stock` (the flag --path).
         trust_remote_code: run code from the model's repository.
+        vision_precision: of the part that sees, for a model that takes pictures.
     """
 
     model: str
@@ -64,6 +65,7 @@ class BuildRequest(msgspec.Struct, frozen=True):
     thresholds: dict[str, float] = {}
     route: str = "auto"
     trust_remote_code: bool = False
+    vision_precision: str | None = None
 
     @property
     def asked(self) -> str:

@@ -14,8 +14,9 @@ import msgspec
 from edgekit.builder.support.limits import Refusal, adapter_lost, beyond, known_defect
 from edgekit.builder.support.mend import mended, mends, sliding_window
 from edgekit.builder.support.modelconfig import architecture_of
+from edgekit.builder.support.pictures import PHI3V, text_name
 
-Kind = Literal["text", "text part", "speech"]
+Kind = Literal["text", "text part", "pictures", "speech"]
 
 
 class Architecture(msgspec.Struct, frozen=True):
@@ -23,7 +24,8 @@ class Architecture(msgspec.Struct, frozen=True):
 
     Attributes:
         name: as in `architectures[0]`.
-        kind: a language model, the language part of a multimodal model, or speech recognition.
+        kind: a language model, the language part of a multimodal model, all of one that takes
+            pictures, or speech recognition.
         remote: transformers has no code for it; the model's repository brings its own.
         cuda_only: the builder makes it for CUDA, whichever provider is requested.
     """
@@ -74,7 +76,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         Architecture("ChatGLMModel", remote=True),
         Architecture("InternLM2ForCausalLM", remote=True),
         Architecture("Phi3SmallForCausalLM", remote=True),
-        Architecture("Phi3VForCausalLM", "text part", remote=True),
+        Architecture(PHI3V, "pictures"),
         Architecture("Phi4MMForCausalLM", "text part", remote=True),
         Architecture("VideoChatFlashQwenForCausalLM", "text part", remote=True),
         Architecture("PhiMoEForCausalLM", cuda_only=True),
@@ -140,7 +142,7 @@ def support_of(
         _wrong_kind(known, provider)
         or _remote_code(known, trust_remote_code)
         or _checkpoint(name, config, provider)
-        or known_defect(name, mended(config, changes), precision, provider)
+        or known_defect(text_name(name), mended(config, changes), precision, provider)
         or beyond(name, config, context)
         or (adapter_lost(name) if adapter else None)
     )

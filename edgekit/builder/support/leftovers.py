@@ -37,5 +37,5 @@ def is_leftover(tensor: str) -> bool:
 def explained(config: Mapping[str, Any]) -> tuple[str, ...]:
     """The patterns of the names of tensors that need no place in this model."""
     known = ARCHITECTURES.get(architecture_of(config))
-    senses = known is not None and known.kind == "text part"
+    senses = known is not None and known.kind in ("text part", "pictures")
     return (*LEFTOVERS, OTHER_SENSES) if senses else tuple(LEFTOVERS)

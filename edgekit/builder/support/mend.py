@@ -14,6 +14,7 @@ from typing import Any
 
 from edgekit.builder.support.change import Mend, rope_type, rotary
 from edgekit.builder.support.modelconfig import language_part
+from edgekit.builder.support.pictures import as_text, text_name
 from edgekit.builder.support.rotary import linear, longrope, whole_heads, yarn
 from edgekit.builder.support.strays import SWITCHED, WINDOWED, WINDOWS, strays
 
@@ -30,7 +31,7 @@ _GEMMA_THETA = 1_000_000.0  # Gemma3TextConfig's, for the layers with full atten
 _REMOTE = frozenset(
     {
         "ChatGLMForConditionalGeneration", "ChatGLMModel", "InternLM2ForCausalLM",
-        "Phi3SmallForCausalLM", "Phi3VForCausalLM", "Phi4MMForCausalLM",
+        "Phi3SmallForCausalLM", "Phi4MMForCausalLM",
         "VideoChatFlashQwenForCausalLM",
     }
 )  # fmt: skip
@@ -44,9 +45,11 @@ def mends(name: str, config: dict[str, Any]) -> tuple[Mend, ...]:
         name: the architecture.
         config: a configuration that passed `check_config`.
     """
+    found: list[Mend | None] = []
+    if whole := as_text(config):
+        name, config = text_name(name), merge_patch(config, whole.patch)
     inner = config.get("text_config")
     text = inner or config
-    found: list[Mend | None] = []
     if name not in _REMOTE:
         found += [strays(name, text), whole_heads(name, text)]
     found += [
@@ -56,7 +59,7 @@ def mends(name: str, config: dict[str, Any]) -> tuple[Mend, ...]:
     if inner:
         found = [Mend({"text_config": each.patch}, each.why) for each in found if each]
     found.append(_two_ropes(name, config))
-    return tuple(mend for mend in found if mend)
+    return tuple(mend for mend in (whole, *found) if mend)
 
 
 def mended(config: dict[str, Any], changes: tuple[Mend, ...]) -> dict[str, Any]:
@@ -118,7 +121,7 @@ def sliding_window(name: str, config: dict[str, Any]) -> int:
         name: the architecture.
         config: a configuration that passed `check_config`.
     """
-    text = language_part(config)
+    name, text = text_name(name), language_part(config)
     if name in WINDOWED:
         return window_of(name, text) or 0
     if name not in WINDOWS or (name in SWITCHED and not text.get("use_sliding_window")):

@@ -51,7 +51,7 @@ VALUES (?, ?, ?, ?, ?, ?)
 ON CONFLICT (key) DO UPDATE SET state = excluded.state, boot_id = excluded.boot_id,
     boot_seconds = excluded.boot_seconds, unix_seconds = excluded.unix_seconds, row = excluded.row
 """
-CHECK_BYTES = 256 * 1024  # room for the largest prompt, which a check must prove
+CHECK_BYTES = 256 * 1024  # room for the largest prompt without pictures
 
 
 class StorageError(EdgekitError):
@@ -147,6 +147,7 @@ class Journal:
         path: of the database; created with mode 0600.
         clock: returns this instant.
         busy_seconds: how long to wait for another process that holds the file.
+        check_bytes: room for the largest prompt, which a check must prove.
     """
 
     def __init__(
@@ -154,10 +155,13 @@ class Journal:
         path: Path,
         clock: Callable[[], Moment] = Moment.now,
         busy_seconds: float = BUSY_SECONDS,
+        *,
+        check_bytes: int = CHECK_BYTES,
     ) -> None:
         self._path = path
         self._clock = clock
         self._busy_seconds = busy_seconds
+        self._check_bytes = check_bytes
         self._database: sqlite3.Connection | None = None
         self._aside = path.with_name(path.name + ".broken")
         self._removed_words = True  # a killed agent may have left some in the WAL
@@ -228,7 +232,7 @@ class Journal:
         with self._failing("written"):
             with self._open() as database:
                 database.execute(
-                    "REPLACE INTO checks (id, filler) VALUES (1, zeroblob(?))", (CHECK_BYTES,)
+                    "REPLACE INTO checks (id, filler) VALUES (1, zeroblob(?))", (self._check_bytes,)
                 )
             with self._open() as database:
                 database.execute("DELETE FROM checks")

@@ -21,6 +21,7 @@ from edgekit.agent.serve.loop.canaryfiles import CanaryFiles
 from edgekit.agent.serve.loop.desiredfile import DesiredFile
 from edgekit.agent.serve.loop.health import Health
 from edgekit.agent.serve.loop.journal import Journal
+from edgekit.agent.serve.loop.modelfile import takes_pictures
 from edgekit.agent.serve.loop.notify import Notifier
 from edgekit.agent.serve.loop.process import ModelProcess
 from edgekit.agent.serve.loop.sensors import read_sensors
@@ -71,7 +72,7 @@ log = logging.getLogger(__name__)
 TICK_SECONDS = 0.5
 FLUSH_SECONDS = 4.0  # to wait for the last PUBACKs when the agent ends
 WILL_DELAY_SECONDS = 10
-MAX_PACKET_BYTES = 2 * wire.MAX_BODY_BYTES  # the broker drops a larger packet: no 413 is sent
+PACKET_RATIO = 2  # largest packet over largest body; the broker drops what is larger: no 413
 TUNE_SHARE = 0.25  # of the trial's time; the rest is for the load and the first answer
 GOLDEN_SHARE = 0.25  # likewise, for the golden prompts
 
@@ -120,8 +121,10 @@ class Service:
         self._release = release
         self._ready_file = ready_file
         epoch = time.time() - time.monotonic()
-        self._session = Session(config, bundle, release, version, epoch)
-        self._journal = Journal(journal)
+        pictures = takes_pictures(model_dir)
+        max_packet_bytes = PACKET_RATIO * wire.max_body_bytes(pictures, config.images_per_prompt)
+        self._session = Session(config, bundle, release, version, epoch, pictures)
+        self._journal = Journal(journal, check_bytes=max_packet_bytes)
         self._storage = Storage(self._journal)
         self._disk = journal.parent
         self._events: deque[Event] = deque()
@@ -155,7 +158,7 @@ class Service:
             will_delay_seconds=WILL_DELAY_SECONDS,
             manual_ack=True,
             resend=False,
-            max_packet_bytes=MAX_PACKET_BYTES,
+            max_packet_bytes=max_packet_bytes,
         )
         self._notifier = notifier
         self._health = Health(config, notifier, self._mqtt.publish)
@@ -391,4 +394,6 @@ def worker_settings(
         golden=golden,
         golden_seconds=config.trial_seconds * GOLDEN_SHARE,
         measure_speed=on_trial and config.min_tokens_per_second > 0,
+        image_crops=config.image_crops,
+        images_per_prompt=config.images_per_prompt,
     )

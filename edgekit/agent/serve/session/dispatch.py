@@ -87,13 +87,17 @@ class Dispatch:
         return Start(
             key=prompt.key,
             requester=prompt.requester,
-            messages=[(m.role, m.text) for m in request.messages],
+            messages=[(m.role, m.parts) for m in request.messages],
             sampling=chat.sampling_of(request, self.bundle.search),
             stops=request.stops,
             answer_limit=min(request.answer_limit or limit, limit),
             deadline=prompt.deadline - REPLY_MARGIN_SECONDS,
             prompt_limit=self.config.max_prompt_tokens,
-            sample=self.config.canary_samples > 0 and request.store is not False,
+            sample=(
+                self.config.canary_samples > 0
+                and request.store is not False
+                and not request.picture_count  # a later release has no pictures for its rows
+            ),
         )
 
     # --- from the worker ----------------------------------------------------------------------

@@ -13,7 +13,7 @@ from edgekit.agent.serve.session.prompt import Prompt
 from edgekit.agent.serve.session.prompts import Prompts
 from edgekit.agent.serve.session.rate import Rate, Spread
 from edgekit.agent.serve.session.states import PromptStep, move
-from edgekit.core import chat, envelope, topics, wire
+from edgekit.core import chat, envelope, pictures, topics, wire
 from edgekit.core.config import AgentConfig
 
 FULL_RETRY_MS = 2000  # a prompt ends every few seconds
@@ -31,13 +31,16 @@ class Intake:
         config: this device.
         prompts: of the session.
         condition: of the device.
+        takes_pictures: whether the model does.
         draining: whether the device refuses every new prompt.
     """
 
     config: AgentConfig
     prompts: Prompts
     condition: Condition
+    takes_pictures: bool = False
     draining: bool = False
+    max_body_bytes: int = field(init=False)
     _spread: Spread = field(default_factory=Spread)
     _rate: Rate = field(init=False)
     _repeats: Rate = field(init=False)  # repeats of known prompts, cancels and queries
@@ -45,6 +48,9 @@ class Intake:
     def __post_init__(self) -> None:
         per_minute = self.config.requests_per_minute
         repeats = max(REPEATS_PER_PROMPT * per_minute, MIN_REPEATS_PER_MINUTE)
+        self.max_body_bytes = wire.max_body_bytes(
+            self.takes_pictures, self.config.images_per_prompt
+        )
         self._rate = Rate(per_minute)
         self._repeats = Rate(repeats if per_minute else 0)
 
@@ -55,7 +61,7 @@ class Intake:
         if reply is None:
             return self._ignore()
         try:
-            return self._take(envelope.parse_prompt(message, reply), now)
+            return self._take(envelope.parse_prompt(message, reply, self.max_body_bytes), now)
         except wire.ProtocolError as error:
             self.prompts.metrics.rejected[error.code] += 1
             if error.retry_after_ms and error.code != "rate_limited":  # that one's time is exact
@@ -63,11 +69,30 @@ class Intake:
             return [replies.refusal(reply, error, _reply_expiry(message))]
 
     def check_model(self, request: chat.ChatRequest) -> None:
-        """Raises: ProtocolError, when the prompt names another model."""
+        """Raises: ProtocolError, when the prompt names another model, or shows this one pictures
+        that it does not take."""
         if request.model is not None and request.model != self.prompts.model:
             raise wire.ProtocolError(
                 "model_not_found", f"this device serves {self.prompts.model}", "model"
             )
+        per_message, per_prompt = pictures.allowed(self.config.images_per_prompt)
+        for number, message in enumerate(request.messages):
+            if not message.picture_count:
+                continue
+            where = f"messages[{number}].content"
+            if not self.takes_pictures:
+                text = f"{self.prompts.model} reads text alone: this device takes no pictures"
+                where += f"[{message.picture_parts[0]}]"
+                raise wire.ProtocolError("unsupported_parameter", text, where)
+            if message.picture_count > per_message:
+                text = f"{message.picture_count} pictures in one message; at most {per_message}"
+                raise wire.ProtocolError("invalid_request", f"{text} (images_per_prompt)", where)
+        if request.picture_count > per_prompt:
+            text = f"{request.picture_count} pictures in all messages; at most {per_prompt}"
+            raise wire.ProtocolError("invalid_request", f"{text} (images_per_prompt)", "messages")
+        if self.takes_pictures and (size := request.text_bytes) > wire.MAX_BODY_BYTES:
+            text = f"the texts have {size} bytes; at most {wire.MAX_BODY_BYTES}"
+            raise wire.ProtocolError("payload_too_large", text, "messages")
 
     def _take(self, inbound: wire.InboundPrompt, now: float) -> list[Effect]:
         key = f"{inbound.requester}/{inbound.reply.prompt_id}"

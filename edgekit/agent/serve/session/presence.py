@@ -91,6 +91,7 @@ def card_message(
     config: AgentConfig, bundle: BundleConfig, release: str, agent: str, model: Ready | None
 ) -> wire.Outbound:
     """Return the retained card; `model` is the worker's `Ready`, None before the first one."""
+    images = None if model is None else model.images
     card = wire.Card(
         device=config.device,
         release=release,
@@ -109,5 +110,13 @@ def card_message(
         max_messages=config.max_messages,
         max_prompt_tokens=config.max_prompt_tokens,
         canary_samples=config.canary_samples,
+        images=msgspec.UNSET if images is None else _card_images(config, images),
     )
     return wire.Outbound(topics.card_topic(config.device), msgspec.json.encode(card), retain=True)
+
+
+def _card_images(config: AgentConfig, taken: payloads.ImagesTaken) -> wire.CardImages:
+    return wire.CardImages(
+        **msgspec.structs.asdict(taken),
+        max_body_bytes=wire.max_body_bytes(True, config.images_per_prompt),
+    )

@@ -77,6 +77,7 @@ class Session:
         release: the release's digest.
         agent_version: for the card.
         epoch: Unix seconds minus monotonic seconds at start, for `created` in answers.
+        takes_pictures: whether the release's model does.
     """
 
     config: AgentConfig
@@ -84,6 +85,7 @@ class Session:
     release: str
     agent_version: str
     epoch: float
+    takes_pictures: bool = False
     _prompts: Prompts = field(init=False)
     _intake: Intake = field(init=False)
     _dispatch: Dispatch = field(init=False)
@@ -104,7 +106,7 @@ class Session:
         model = self.bundle.name
         metrics = Metrics(model, self.bundle.version, self.release, self.agent_version)
         self._prompts = Prompts(model, self.epoch, metrics)
-        self._intake = Intake(self.config, self._prompts, self._condition)
+        self._intake = Intake(self.config, self._prompts, self._condition, self.takes_pictures)
         self._presence = Presence(self.config.device)
         self._dispatch = Dispatch(self.config, self.bundle, self._prompts, self._presence)
 

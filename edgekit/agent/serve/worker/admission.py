@@ -1,10 +1,19 @@
-"""Decides if the worker can run a prompt: its fields, its tokens, the memory of a beam search."""
+"""Decides if the worker can run a prompt: its fields, its tokens, the memory of a beam search.
+
+The tokens of pictures are counted by their headers, before a pixel is decoded. Then pictures are
+decoded here; what the model sees in them is computed later, view by view.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from edgekit.agent.serve.pipe import Start
 from edgekit.agent.serve.worker import beam
 from edgekit.agent.serve.worker.decoder import BeamSearch, Limits
+from edgekit.agent.serve.worker.pictures.sight import Eyes, Seen
 from edgekit.agent.serve.worker.text import Tokenizer
 from edgekit.errors import EdgekitError
 
@@ -18,10 +27,35 @@ class RefusedError(EdgekitError):
         self.param = param
 
 
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A prompt that the worker can run.
+
+    Attributes:
+        items: its tokens, and below 0 the rows of its pictures.
+        limit: how many tokens its answer may have.
+        pictures: its pictures, by key.
+    """
+
+    items: list[int]
+    limit: int
+    pictures: Mapping[int, Seen] = field(default_factory=dict)
+
+    @property
+    def tokens(self) -> list[int]:
+        """The tokens of its texts."""
+        return [item for item in self.items if item >= 0] if self.pictures else self.items
+
+
 def admit(
-    start: Start, tokenizer: Tokenizer, limits: Limits, beams: BeamSearch | None, max_beams: int
-) -> tuple[list[int], int]:
-    """Return the prompt's tokens, and how many tokens its answer may have.
+    start: Start,
+    tokenizer: Tokenizer,
+    limits: Limits,
+    beams: BeamSearch | None,
+    max_beams: int,
+    eyes: Eyes | None = None,
+) -> Admitted:
+    """Return what the worker computes for a prompt.
 
     Args:
         start: the prompt.
@@ -29,31 +63,34 @@ def admit(
         limits: the decoder's limits.
         beams: the model's beam search; None if it has none.
         max_beams: the most beams that this device serves.
+        eyes: reads pictures; None if the model takes none.
 
     Raises:
         RefusedError: the worker cannot run the prompt.
     """
     wanted = start.sampling.num_beams
     _check_fields(start, max_beams)
-    try:
-        prompt = tokenizer.encode_chat(start.messages)
-    except EdgekitError as error:
-        raise RefusedError("invalid_request", error.what, "messages") from error
-    except Exception as error:  # the tokenizer is native code, and raises the bare type
-        text = f"the tokenizer refused: {error}"
-        raise RefusedError("invalid_request", text, "messages") from error
-    if start.prompt_limit and len(prompt) > start.prompt_limit:
+    contents = [parts for _, parts in start.messages if not isinstance(parts, str)]
+    encoded = [part for parts in contents for part in parts if isinstance(part, bytes)]
+    if encoded and eyes is None:
+        raise RefusedError("invalid_request", "this model takes no pictures", "messages")
+    with _refusing_pictures():
+        rows = [eyes.tokens(each) for each in encoded] if eyes else []
+    pieces = _pieces(start, tokenizer, bool(encoded))
+    count = sum(map(len, pieces)) + sum(rows)
+    said = f"the prompt has {count} tokens"
+    if rows:
+        said += f", {sum(rows)} of them for {'a picture' if len(rows) == 1 else 'pictures'}"
+    if start.prompt_limit and count > start.prompt_limit:
         raise RefusedError(
             "context_length_exceeded",
-            f"the prompt has {len(prompt)} tokens; this device takes {start.prompt_limit} "
-            "(max_prompt_tokens)",
+            f"{said}; this device takes {start.prompt_limit} (max_prompt_tokens)",
             "messages",
         )
-    if len(prompt) >= limits.max_length:
+    if count >= limits.max_length:
         raise RefusedError(
             "context_length_exceeded",
-            f"the prompt has {len(prompt)} tokens; "
-            f"the context of {limits.max_length} leaves no room for an answer",
+            f"{said}; the context of {limits.max_length} leaves no room for an answer",
             "messages",
         )
     foreign = [token for token in start.sampling.logit_bias if token >= limits.vocabulary]
@@ -63,17 +100,45 @@ def admit(
             f"logit_bias names token {foreign[0]}; the vocabulary has {limits.vocabulary}",
             "logit_bias",
         )
-    limit = min(start.answer_limit, limits.max_length - len(prompt))
+    limit = min(start.answer_limit, limits.max_length - count)
     if wanted > 1 and beams is not None:
-        room = beams.room(len(prompt), limit)
+        room = beams.room(count, limit)
         if wanted > room:
             raise RefusedError(
                 "out_of_memory",
                 f"num_beams {wanted}: the free memory has room for {room} beams of "
-                f"{len(prompt)} tokens and an answer of {limit}",
+                f"{count} tokens and an answer of {limit}",
                 "num_beams",
             )
-    return prompt, limit
+    with _refusing_pictures():
+        pictures = [eyes.see(each, start.requester) for each in encoded] if eyes else []
+    items = list(pieces[0])
+    for picture, piece in zip(pictures, pieces[1:], strict=True):
+        items += [*picture.items, *piece]
+    return Admitted(items, limit, {picture.key: picture for picture in pictures})
+
+
+def _pieces(start: Start, tokenizer: Tokenizer, pictured: bool) -> list[list[int]]:
+    """Return the tokens of the prompt's text; with pictures in pieces between these."""
+    try:
+        if pictured:
+            return tokenizer.encode_around(start.messages)
+        return [tokenizer.encode_chat([(role, "".join(text)) for role, text in start.messages])]
+    except EdgekitError as error:
+        raise RefusedError("invalid_request", error.what, "messages") from error
+    except Exception as error:  # the tokenizer is native code, and raises the bare type
+        text = f"the tokenizer refused: {error}"
+        raise RefusedError("invalid_request", text, "messages") from error
+
+
+@contextmanager
+def _refusing_pictures() -> Iterator[None]:
+    """Refuse the prompt for what is wrong with a picture."""
+    try:
+        yield
+    except EdgekitError as error:
+        text = f"{error.what}: {error.why}; {error.next_step}"
+        raise RefusedError("invalid_request", text, "messages") from error
 
 
 def _check_fields(start: Start, max_beams: int) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from edgekit.agent.serve.pipe import Done, EndedPrompt, Start
 from edgekit.agent.serve.worker.answer import Answer
 from edgekit.agent.serve.worker.decoder import Decoder, Logits
+from edgekit.agent.serve.worker.pictures.rows import row_of
+from edgekit.agent.serve.worker.pictures.sight import Floats, Seen
 from edgekit.agent.serve.worker.prefix import Slot
 from edgekit.agent.serve.worker.sampling import Sampler
 from edgekit.agent.serve.worker.scheduler import Load
 from edgekit.core.chat import PromptTokensDetails, Timings, Usage
+
+NO_PICTURES: Mapping[int, Seen] = MappingProxyType({})
 
 
 class Generation:
@@ -27,6 +32,7 @@ class Generation:
         limit: the most tokens of the answer; at least 1.
         clock: monotonic seconds.
         quantum: the number of the worker's last quantum that computed a part of this prompt.
+        pictures: the prompt's pictures, by key.
     """
 
     def __init__(
@@ -41,11 +47,14 @@ class Generation:
         limit: int,
         clock: Callable[[], float],
         quantum: int,
+        pictures: Mapping[int, Seen] = NO_PICTURES,
     ) -> None:
         self.start = start
         self.slot = slot
         self.quantum = quantum
         self._decoder = decoder
+        self._pictures = pictures
+        self._looked: dict[int, list[Floats]] = {}  # the features of a picture's first views
         self._prompt_tokens = len(prompt)
         self._wanted = prompt  # the slot must hold these before the next token is chosen
         self._kept = kept
@@ -80,10 +89,34 @@ class Generation:
         return self._chosen
 
     @property
+    def is_sample(self) -> bool:
+        """Whether its tokens are asked for; a picture's features would be missing in a sample."""
+        return self.start.sample and not self._pictures
+
+    @property
     def sample(self) -> EndedPrompt:
         """The tokens of the prompt and of its answer until now."""
         chosen = [] if self._chosen is None else [self._chosen]
         return EndedPrompt([*self.slot.tokens, *chosen], self._prompt_tokens)
+
+    def unseen(self, count: int) -> int | None:
+        """Return a picture whose features the next `count` items need and nobody has computed."""
+        vision = self._decoder.vision
+        if vision is None or not self._pictures:
+            return None
+        held = len(self.slot.tokens)
+        rows = (item for item in self._wanted[held : held + count] if item < 0)
+        keys = dict.fromkeys(row_of(item)[0] for item in rows)
+        return next((key for key in keys if not vision.keeps(key)), None)
+
+    def look(self, key: int) -> None:
+        """Compute the next view of this picture; after the last one its features are kept."""
+        vision = self._decoder.vision
+        assert vision is not None
+        picture, looked = self._pictures[key], self._looked.setdefault(key, [])
+        looked.append(vision.look(picture.view(len(looked))))
+        if len(looked) == picture.views:
+            vision.keep(key, picture.rows(self._looked.pop(key)))
 
     def feed(self, count: int) -> None:
         """Compute the next `count` tokens of the prompt."""

@@ -13,11 +13,15 @@ from edgekit.agent.serve.pipe import Pipe, PipeClosedError, Ready, ToWorker, Wor
 from edgekit.agent.serve.worker.admission import beams_served
 from edgekit.agent.serve.worker.answer import BUSY_FLUSH_SECONDS, FIRST_PAUSE_SECONDS, FLUSH_SECONDS
 from edgekit.agent.serve.worker.decoder import BeamSearch, Decoder, RuntimeOptions, open_model
+from edgekit.agent.serve.worker.decoder.memory import MAX_SLOTS, total_bytes
 from edgekit.agent.serve.worker.golden import PromptTexts, score, speed
+from edgekit.agent.serve.worker.pictures.sight import Eyes
+from edgekit.agent.serve.worker.pictures.taken import images_taken, kept_rows, within
 from edgekit.agent.serve.worker.scoring import load_factory
 from edgekit.agent.serve.worker.tune import TUNE_SECONDS, cpus, tuned
 from edgekit.agent.serve.worker.worker import Worker
 from edgekit.core.golden import Golden, GoldenScore, parse_golden, score_of
+from edgekit.core.payloads import ImagesTaken
 from edgekit.errors import EdgekitError
 from edgekit.tokens.chat import ChatTokenizer, open_tokenizer
 
@@ -46,7 +50,8 @@ def serve_model(descriptor: int) -> None:
         seconds = min(settings.tune_seconds, TUNE_SECONDS)
         options, measured = tuned(model_dir, settings.release, Path(settings.tuning), seconds)
     began = time.monotonic()
-    tokenizer, decoder, beams = _loaded(settings, options)
+    tokenizer, decoder, beams, images = _loaded(settings, options)
+    eyes = _eyes(images)
     loaded = time.monotonic()
     decoder.extend(0, tokenizer.encode_chat([("user", "Hello")]))
     decoder.greedy(0)
@@ -66,6 +71,7 @@ def serve_model(descriptor: int) -> None:
             served,
             limits.max_length,
             found,
+            images,
         )
     )
     busy = options.threads >= cpus()  # no CPU is left to carry deltas: ADR 6
@@ -79,22 +85,43 @@ def serve_model(descriptor: int) -> None:
         max_beams=served,
         flush_seconds=BUSY_FLUSH_SECONDS if busy else FLUSH_SECONDS,
         pause_seconds=FIRST_PAUSE_SECONDS if busy else 0.0,
+        eyes=eyes,
     ).run()
 
 
 def _loaded(
     settings: WorkerSettings, options: RuntimeOptions
-) -> tuple[ChatTokenizer, Decoder, BeamSearch | None]:
+) -> tuple[ChatTokenizer, Decoder, BeamSearch | None, ImagesTaken | None]:
     """Load tokenizer and model; raises EdgekitError where that fails."""
     model_dir = Path(settings.model)
+    images = images_taken(settings.image_crops, settings.images_per_prompt, total_bytes())
+    kept = kept_rows(images, settings.slots or MAX_SLOTS)
     try:
-        return open_tokenizer(model_dir), *open_model(
-            model_dir, settings.max_length, options, settings.slots, settings.batching
+        decoder, beams = open_model(
+            model_dir, settings.max_length, options, settings.slots, settings.batching, kept
         )
+        if not settings.image_crops:
+            images = within(images, decoder.limits.max_length)
+        return open_tokenizer(model_dir), decoder, beams, images if decoder.vision else None
     except EdgekitError:
         raise
     except Exception as error:  # native libraries may raise anything
         raise EdgekitError("the model cannot be loaded", str(error)) from error
+
+
+def _eyes(images: ImagesTaken | None) -> Eyes | None:
+    """Return what reads pictures, where the model takes any."""
+    if images is None:
+        return None
+    try:
+        from edgekit.agent.serve.worker.pictures.eyes import PhiEyes  # noqa: PLC0415  needs Pillow
+    except ImportError as error:
+        raise EdgekitError(
+            "the model takes pictures, and this release has nothing to read them",
+            f"Pillow cannot be imported: {error}",
+            "pack the model again with this version of edgekit",
+        ) from error
+    return PhiEyes(images.crops)
 
 
 def _scored(decoder: Decoder, texts: PromptTexts, settings: WorkerSettings) -> GoldenScore | None:
@@ -142,6 +169,8 @@ def _beams_served(beams: BeamSearch | None, wanted: int, max_length: int) -> int
         log.warning(
             "max_beams %d is lowered to %d: %s",
             *(wanted, served),
-            "the memory has no room for more" if beams else "batching has no beam search",
+            "the memory has no room for more"
+            if beams
+            else "slots in one batch have no beam search",
         )
     return served

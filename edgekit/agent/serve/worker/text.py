@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from edgekit.core.pictures import Content
+
 
 class TextStream(Protocol):
     """Turns tokens into text piece by piece."""
@@ -30,6 +32,14 @@ class Tokenizer(Protocol):
 
         Raises:
             EdgekitError: the template or the tokenizer refuses the messages.
+        """
+        ...
+
+    def encode_around(self, messages: Sequence[tuple[str, Content]]) -> list[list[int]]:
+        """Return the tokens before, between and behind the pictures of a prompt.
+
+        Raises:
+            EdgekitError: as `encode_chat`.
         """
         ...
 

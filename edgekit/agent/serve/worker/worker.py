@@ -30,10 +30,11 @@ from edgekit.agent.serve.pipe import (
     quiet_seconds,
 )
 from edgekit.agent.serve.worker import beam
-from edgekit.agent.serve.worker.admission import RefusedError, admit
+from edgekit.agent.serve.worker.admission import Admitted, RefusedError, admit
 from edgekit.agent.serve.worker.answer import FLUSH_SECONDS, Answer
 from edgekit.agent.serve.worker.decoder import BeamSearch, Decoder
 from edgekit.agent.serve.worker.generation import Generation
+from edgekit.agent.serve.worker.pictures.sight import Eyes
 from edgekit.agent.serve.worker.prefix import Slot, Wanted, choose_slot, common_length, no_tokens
 from edgekit.agent.serve.worker.processors import ProcessorFactory
 from edgekit.agent.serve.worker.sampling import Sampler
@@ -44,6 +45,7 @@ from edgekit.agent.serve.worker.walking import WalkBrokenError, fits, run_walk
 from edgekit.core.chat import Timings, Usage
 
 SYSTEM_ROLES = ("system", "developer")
+VIEW_TOKENS = 4 * SLICE_TOKENS  # a view costs no more: Phi-3.5-vision's about as much as one slice
 MAX_SYSTEM_MESSAGES = 64  # the worker remembers the tokens of so many
 
 Clock = Callable[[], float]
@@ -62,6 +64,7 @@ class Worker:
         max_beams: the most beams that a prompt may ask for; 1 refuses beam search.
         flush_seconds: seconds for which deltas are coalesced.
         pause_seconds: seconds for which the model rests after an answer's first delta.
+        eyes: reads pictures; None if the model takes none.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class Worker:
         max_beams: int = 1,
         flush_seconds: float = FLUSH_SECONDS,
         pause_seconds: float = 0.0,
+        eyes: Eyes | None = None,
     ) -> None:
         self._pipe = pipe
         self._decoder = decoder
@@ -85,6 +89,7 @@ class Worker:
         self._max_beams = max_beams if beams is not None else 1
         self._flush_seconds = flush_seconds
         self._pause_seconds = pause_seconds
+        self._eyes = eyes
         self._alone: Start | None = None  # the beam search that runs
         self._stopped = ""  # the reason to stop it; empty to go on
         self._idle = [Slot(number) for number in range(decoder.limits.slots)]
@@ -143,11 +148,19 @@ class Worker:
                     break  # a new prompt does not wait for the rest of the quantum
 
     def _feed(self, slot: int, count: int) -> None:
-        """Compute one slice of a prefill; right after the last slice, also the first token."""
+        """Compute one slice of a prefill; right after the last slice, also the first token.
+
+        Where the slice needs a picture's features, one view of the picture is computed instead.
+        """
         generation, began = self._running[slot], self._clock()
         generation.quantum = self._quanta
-        self._announce(count)
-        generation.feed(count)
+        unseen = generation.unseen(count)
+        if unseen is not None:
+            self._announce(VIEW_TOKENS)
+            generation.look(unseen)
+        else:
+            self._announce(count)
+            generation.feed(count)
         now = self._clock()
         self._shares.charge(generation.start.requester, now - began, now, feeding=True)
         self._listen()
@@ -254,7 +267,7 @@ class Worker:
         generation.slot.used_at = self._clock()
         self._idle.append(generation.slot)
         self._send(generation.done(reason))
-        if generation.start.sample and reason in ("stop", "length"):
+        if generation.is_sample and reason in ("stop", "length"):
             self._send(generation.sample)
 
     def _walk(self, walk: Walk) -> WalkEnded | WalkBroken:
@@ -296,8 +309,9 @@ class Worker:
         self._waiting.remove(start)
         began = self._clock()
         try:
-            prompt, limit = admit(
-                start, self._tokenizer, self._decoder.limits, self._beams, self._max_beams
+            prompt = admit(
+                *(start, self._tokenizer, self._decoder.limits),
+                *(self._beams, self._max_beams, self._eyes),
             )
         except RefusedError as error:
             self._send(Refused(start.key, error.code, error.what, error.param))
@@ -306,9 +320,9 @@ class Worker:
             now = self._clock()
             self._shares.charge(start.requester, now - began, now, feeding=True)
         if start.sampling.num_beams > 1:
-            self._search(start, prompt, limit)
+            self._search(start, prompt.items, prompt.limit)
         else:
-            self._place(start, prompt, limit)
+            self._place(start, prompt)
 
     def _search(self, start: Start, prompt: list[int], limit: int) -> None:
         assert self._beams is not None
@@ -326,13 +340,13 @@ class Worker:
         self._alone = None
         self._send(done)
 
-    def _place(self, start: Start, prompt: list[int], limit: int) -> None:
+    def _place(self, start: Start, prompt: Admitted) -> None:
         """Put a prompt into the idle slot that costs least."""
-        limits = self._decoder.limits
-        long_rope = limits.rope_threshold is not None and len(prompt) > limits.rope_threshold
+        limits, count = self._decoder.limits, len(prompt.items)
+        long_rope = limits.rope_threshold is not None and count > limits.rope_threshold
         leading = takewhile(lambda message: message[0] in SYSTEM_ROLES, start.messages)
-        system = partial(self._system, tuple(leading))
-        wanted = Wanted(prompt, start.requester, system, long_rope)
+        system = partial(self._system, tuple((role, "".join(text)) for role, text in leading))
+        wanted = Wanted(prompt.items, start.requester, system, long_rope)
         slot, kept = choose_slot(
             self._idle, wanted, self._clock(), limits.min_slice, limits.can_truncate
         )
@@ -346,13 +360,14 @@ class Worker:
             start,
             self._decoder,
             slot,
-            prompt,
+            prompt.items,
             kept,
             Answer(send, start.stops, self._tokenizer, self._flush_seconds),
-            self._sampler(start, prompt),
-            limit,
+            self._sampler(start, prompt.tokens),
+            prompt.limit,
             self._clock,
             self._quanta,
+            prompt.pictures,
         )
 
     def _sampler(self, start: Start, prompt: list[int]) -> Sampler | None:

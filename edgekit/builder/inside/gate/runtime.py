@@ -81,6 +81,20 @@ class BuiltModel:
                 return
 
 
+def open_model(folder: Path) -> Any:
+    """The model of a folder: `BuiltModel`, or one that takes pictures, with the same calls.
+
+    Raises:
+        RuntimeError: the runtime does not load the folder.
+    """
+    config = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))
+    if "vision" not in config["model"]:
+        return BuiltModel(folder)
+    from gate.seeing import SeeingModel
+
+    return SeeingModel(folder)
+
+
 def window_of(folder: Path) -> int:
     """The sliding window of a built model's layers, in tokens; 0 where no layer has one."""
     config = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))

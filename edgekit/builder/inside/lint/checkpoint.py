@@ -1,15 +1,14 @@
 """The tensors of a source folder, found by what the model builder calls them, and mapped."""
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from common.weightfiles import FORMS, Stored, as_float32, stored
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.(\d+)\.(.+)$")
 _ELSEWHERE = re.compile(r"vision|visual|audio|speech|mtp\.|multi_modal|connector")
-_FORMS = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "BF16": "<u2"}
 _TYPES = {"F32": "float32", "F16": "float16", "F64": "float64", "BF16": "bfloat16"}
 # the builder's name -> the names in checkpoints
 _NAMES = {
@@ -47,45 +46,30 @@ class Rows:
     count: int
 
 
-def _shards(folder: Path) -> list[Path]:
-    """The files that transformers reads: those of the index, or the one file, or all."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        return [folder / name for name in sorted(names)]
-    one = folder / "model.safetensors"
-    return [one] if one.is_file() else sorted(folder.glob("*.safetensors"))
-
-
 class CheckpointTensors:
     """The tensors of a folder's safetensors files."""
 
     def __init__(self, folder: Path) -> None:
-        self._where: dict[str, tuple[Path, int, str, tuple[int, ...]]] = {}
+        self._where: dict[str, Stored] = {}
         self._layers: dict[int, dict[str, str]] = {}
         self._others: list[str] = []
         self._used: set[str] = set()
-        for path in _shards(folder):
-            with path.open("rb") as file:
-                size = int.from_bytes(file.read(8), "little")
-                header = json.loads(file.read(size))
-            for name, at in header.items():
-                if name == "__metadata__" or _ELSEWHERE.search(name):
-                    continue
-                start = 8 + size + at["data_offsets"][0]
-                self._where[name] = (path, start, at["dtype"], tuple(at["shape"]))
-                if match := _LAYER.search(name):
-                    self._layers.setdefault(int(match[1]), {})[match[2]] = name
-                else:
-                    self._others.append(name)
+        for name, at in stored(folder):
+            if _ELSEWHERE.search(name):
+                continue
+            self._where[name] = at
+            if match := _LAYER.search(name):
+                self._layers.setdefault(int(match[1]), {})[match[2]] = name
+            else:
+                self._others.append(name)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor."""
-        return self._where[name][3]
+        return self._where[name].shape
 
     def kind(self, name: str) -> str:
         """The element type of a tensor, as in torch."""
-        return _TYPES.get(self._where[name][2], "")
+        return _TYPES.get(self._where[name].kind, "")
 
     def matrix(
         self, kind: str, layer: int | None, shape: tuple[int, int], tied: bool
@@ -203,8 +187,6 @@ class CheckpointTensors:
 
     def values(self, name: str, rows: slice = slice(None)) -> np.ndarray:
         """A tensor of floats, or some of its rows, as float32."""
-        path, start, kind, shape = self._where[name]
-        mapped = np.memmap(path, _FORMS[kind], "r", offset=start, shape=shape)[rows]
-        if kind == "BF16":  # the upper half of a float32
-            return (mapped.astype(np.uint32) << 16).view(np.float32)
-        return np.asarray(mapped).astype(np.float32, copy=False)
+        at = self._where[name]
+        mapped = np.memmap(at.path, FORMS[at.kind], "r", offset=at.start, shape=at.shape)[rows]
+        return as_float32(mapped, at.kind)

@@ -19,6 +19,7 @@ import numpy.typing as npt
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 Logits = npt.NDArray[np.float32]
+Features = npt.NDArray[np.float32]
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -57,15 +58,41 @@ class RuntimeOptions(msgspec.Struct, frozen=True):
     spinning: bool | None = None
 
 
+class Vision(Protocol):
+    """What a model sees: one view of a picture at a time becomes features.
+
+    A picture's features are kept under its key, for the slot items that stand for its rows
+    (`pictures.rows`). The memory for them is bounded: those that were used longest ago go first.
+    """
+
+    def look(self, view: Features) -> Features:
+        """Return the features of one view alone, shape (157, hidden); `view`: (3, 336, 336)."""
+        ...
+
+    def keep(self, key: int, rows: Features) -> None:
+        """Keep a picture's rows, shape (rows, hidden)."""
+        ...
+
+    def keeps(self, key: int) -> bool:
+        """Return whether a picture's rows are kept, and count that as a use."""
+        ...
+
+
 class Decoder(Protocol):
     """Slots of token sequences with their KV memory.
 
-    A slot's *length* counts the tokens that it holds, including one chosen by `greedy`.
+    A slot's *length* counts the tokens that it holds, including one chosen by `greedy`. A number
+    below 0 in the place of a token is a picture's row, which `vision` keeps.
     """
 
     @property
     def limits(self) -> Limits:
         """The limits of this decoder."""
+        ...
+
+    @property
+    def vision(self) -> Vision | None:
+        """What sees pictures; None if the model takes none, or was loaded without."""
         ...
 
     def extend(self, slot: int, tokens: Sequence[int]) -> Logits:
@@ -132,6 +159,7 @@ def open_model(
     options: RuntimeOptions,
     slots: int = 0,
     batching: bool = False,
+    kept_rows: int = 0,
 ) -> tuple[Decoder, BeamSearch | None]:
     """Load a model folder.
 
@@ -142,6 +170,8 @@ def open_model(
         options: the runtime's options.
         slots: how many slots; 0 takes as many as this device's free memory allows.
         batching: compute one step for all slots if the graph allows it; without beam search.
+        kept_rows: how many rows of pictures are kept. 0 leaves a vision model's pictures out, for
+            callers that need its text alone.
 
     Raises:
         EdgekitError: the free memory does not hold the shortest slot.
@@ -151,6 +181,10 @@ def open_model(
     from edgekit.agent.serve.worker.decoder.graph import read_graph  # noqa: PLC0415  as above
 
     graph = read_graph(model_dir)
+    if graph.embedding is not None:
+        from edgekit.agent.serve.worker.decoder.pictured import open_pictured  # noqa: PLC0415
+
+        return open_pictured(graph, max_length, options, slots, kept_rows), None
     if batching and graph.takes_slots:
         from edgekit.agent.serve.worker.decoder.slots import open_slots  # noqa: PLC0415  as above
 

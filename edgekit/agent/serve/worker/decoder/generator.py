@@ -67,6 +67,8 @@ class GeneratorDecoder:
         window: the sliding window in tokens; the KV memory of a slot holds at least as many.
     """
 
+    vision = None
+
     def __init__(self, model: og.Model, limits: Limits, padding: int, window: int = 0) -> None:
         self._slots = [_Slot(model, limits, padding, window) for _ in range(limits.slots)]
         can_truncate = limits.can_truncate and self._slots[0].can_truncate()

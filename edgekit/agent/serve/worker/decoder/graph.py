@@ -12,11 +12,13 @@ import msgspec
 
 from edgekit.agent.serve.worker.decoder import Limits
 from edgekit.agent.serve.worker.decoder.memory import free_bytes, room_for
+from edgekit.core.pictures import takes_pictures
 
 log = logging.getLogger(__name__)
 
 KV_ELEMENT_BYTES = 4  # the CPU graphs have float32 keys and values
 LOGIT_BYTES = 4
+FEATURE_BYTES = 4
 # A beam search writes no buffer in place: each step allocates keys and values again. Most of the
 # memory is the old ones that the runtime's arena keeps. Measured: 1.7 and 6.7 copies for SmolLM2.
 BEAM_PROMPT_COPIES, BEAM_ANSWER_COPIES = 2, 7
@@ -49,15 +51,22 @@ class Decoding(msgspec.Struct, frozen=True):
     inputs: dict[str, str]
     outputs: dict[str, str]
     sliding_window: SlidingWindow | None = None
+    hidden_size: int = 0
 
 
 class Graph(msgspec.Struct, frozen=True):
-    """A model's graph: its file, dimensions, input and output names, and padding token."""
+    """A model's graph: its file, dimensions, input and output names, and padding token.
+
+    Attributes:
+        embedding, vision: the two graphs beside it of a model that takes pictures.
+    """
 
     path: Path
     decoder: Decoding
     vocabulary: int
     padding: int
+    embedding: Path | None = None
+    vision: Path | None = None
 
     @property
     def window(self) -> int:
@@ -82,6 +91,11 @@ class Graph(msgspec.Struct, frozen=True):
         return copies * self.token_bytes + prompt * self.vocabulary * LOGIT_BYTES
 
     @property
+    def row_bytes(self) -> int:
+        """Bytes of the features of one row of a picture."""
+        return self.decoder.hidden_size * FEATURE_BYTES
+
+    @property
     def takes_slots(self) -> bool:
         """Whether its inputs are exactly those of a `SlotDecoder`: ids, mask, keys, values."""
         return set(self.decoder.inputs) == _SLOT_INPUTS and set(self.decoder.outputs) == (
@@ -94,10 +108,18 @@ def read_graph(model_dir: Path) -> Graph:
     config: dict[str, Any] = msgspec.json.decode((model_dir / "genai_config.json").read_bytes())
     model = config["model"]
     decoder = msgspec.convert(model["decoder"], Decoding)
-    return Graph(model_dir / decoder.filename, decoder, model["vocab_size"], model["pad_token_id"])
+    beside = {
+        part: model_dir / model[part]["filename"]
+        for part in ("embedding", "vision")
+        if takes_pictures(model)
+    }
+    return Graph(
+        *(model_dir / decoder.filename, decoder, model["vocab_size"], model["pad_token_id"]),
+        **beside,
+    )
 
 
-def limits_of(graph: Graph, max_length: int, slots: int) -> Limits:
+def limits_of(graph: Graph, max_length: int, slots: int, aside: int = 0) -> Limits:
     """Return a decoder's limits by the free memory; call it once the model is loaded.
 
     Args:
@@ -105,11 +127,12 @@ def limits_of(graph: Graph, max_length: int, slots: int) -> Limits:
         max_length: tokens of a slot. If the memory does not hold so many, the length is lowered and
             a warning is logged.
         slots: how many slots; 0 takes as many as the memory allows.
+        aside: bytes of the free memory that something else will take.
 
     Raises:
         OutOfMemoryError: the memory does not hold the shortest slot.
     """
-    free = free_bytes()
+    free = max(0, free_bytes() - aside)
     room = room_for(graph.token_bytes, max_length, free, slots, least=graph.window)
     length = min(max_length, room.length)
     if length < max_length:

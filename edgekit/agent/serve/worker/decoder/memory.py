@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -83,6 +84,17 @@ def free_bytes(meminfo: Path = Path("/proc/meminfo"), groups: Iterable[Path] | N
     free = next((int(f[1]) << 10 for f in fields if f[0] == "MemAvailable:"), 0)
     left = (_left_in(group) for group in (control_groups() if groups is None else groups))
     return min([free, *(bytes_ for bytes_ in left if bytes_ is not None)])
+
+
+def total_bytes(meminfo: Path = Path("/proc/meminfo"), groups: Iterable[Path] | None = None) -> int:
+    """Return the bytes of this machine's memory, or of a control group's limit below that."""
+    fields = (line.split() for line in meminfo.read_text("ascii").splitlines())
+    total = next((int(f[1]) << 10 for f in fields if f[0] == "MemTotal:"), 0)
+    limits = [total]
+    for group in control_groups() if groups is None else groups:
+        with suppress(OSError, ValueError):  # the root group, version 1, or "max"
+            limits.append(int((group / "memory.max").read_text("ascii")))
+    return min(limits)
 
 
 def _left_in(group: Path) -> int | None:

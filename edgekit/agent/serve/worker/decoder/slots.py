@@ -1,6 +1,7 @@
 """SlotDecoder: plain onnxruntime on the same graph, one step over all slots in one batch.
 
-It takes graphs whose inputs are exactly token ids, mask and float key/value caches of rank 4. The
+It takes graphs whose inputs are exactly token ids (or embeddings: `pictured`), mask and float
+key/value caches of rank 4. The
 mask's row sums tell the operators each row's own length, so slots of different lengths decode in
 one run. Key and value caches are one buffer per layer, bound as past and present and written in
 place.
@@ -11,16 +12,18 @@ from __future__ import annotations
 import mmap
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from edgekit.agent.serve.worker.decoder import Limits, Logits, RuntimeOptions
+from edgekit.agent.serve.worker.decoder import Limits, Logits, RuntimeOptions, Vision
 from edgekit.agent.serve.worker.decoder.graph import Graph, limits_of
 
 Ints = npt.NDArray[np.int64]
+Embed = Callable[[Sequence[Sequence[int]]], npt.NDArray[np.float32]]
 
 
 class SlotDecoder:
@@ -30,10 +33,21 @@ class SlotDecoder:
         session: the session of a graph that `takes_slots`.
         graph: the same graph.
         limits: slots, length, vocabulary and LongRoPE's threshold.
+        embed: makes embeddings of slot items, for a graph that takes these in place of ids.
+        vision: what sees pictures for `embed`.
     """
 
-    def __init__(self, session: ort.InferenceSession, graph: Graph, limits: Limits) -> None:
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        graph: Graph,
+        limits: Limits,
+        embed: Embed | None = None,
+        vision: Vision | None = None,
+    ) -> None:
         self._session = session
+        self._embed = embed
+        self.vision = vision
         logits = next(out for out in session.get_outputs() if out.name == "logits")
         self._last_alone = logits.shape[1] == 1  # built with prune_lm_head
         self.limits = msgspec.structs.replace(limits, batched=True)
@@ -109,14 +123,18 @@ class SlotDecoder:
         lengths = [self._lengths[first + row] + size for row in range(count)]
         if max(lengths) > self.limits.max_length:
             raise RuntimeError("more tokens than the slot holds")
-        ids: Ints = np.asarray(rows, dtype=np.int64)
+        given: Ints | Logits
+        if self._embed is None:
+            name, given = "input_ids", np.asarray(rows, dtype=np.int64)
+        else:
+            name, given = "inputs_embeds", self._embed(rows)
         mask: Ints = np.zeros((count, max(lengths)), dtype=np.int64)
         for row, length in enumerate(lengths):
             mask[row, :length] = 1
         said = 1 if self._last_alone else size
         logits = np.empty((count, said, self.limits.vocabulary), dtype=np.float32)
         binding = self._session.io_binding()
-        binding.bind_cpu_input("input_ids", ids)
+        binding.bind_cpu_input(name, given)
         binding.bind_cpu_input("attention_mask", mask)
         for past, present, cache in self._caches:
             rows_of = cache[first : first + count]
@@ -132,21 +150,21 @@ class SlotDecoder:
 
 def open_slots(graph: Graph, max_length: int, options: RuntimeOptions, slots: int) -> SlotDecoder:
     """Load a graph that `takes_slots`; `open_model` describes the arguments."""
-    session = load_session(graph, options)
+    session = load_session(graph.path, options)
     # Counted after the load: weights take more memory than their files, 119 MB for SmolLM2's 88.
     limits = limits_of(graph, max_length, slots)
     return SlotDecoder(session, graph, limits)
 
 
-def load_session(graph: Graph, options: RuntimeOptions) -> ort.InferenceSession:
-    """Load the graph and its weights with these session options."""
+def load_session(path: Path, options: RuntimeOptions) -> ort.InferenceSession:
+    """Load a graph and its weights with these session options."""
     session = ort.SessionOptions()
     if options.threads:
         session.intra_op_num_threads = options.threads
     if options.spinning is not None:
         spinning = str(int(options.spinning))
         session.add_session_config_entry("session.intra_op.allow_spinning", spinning)
-    return ort.InferenceSession(str(graph.path), session, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(str(path), session, providers=["CPUExecutionProvider"])
 
 
 def _runs(slots: Sequence[int], kind: Callable[[int], bool]) -> list[list[int]]:

@@ -1,0 +1,150 @@
+"""What a Phi-3-vision's config.json becomes for the builder, and what is refused of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from edgekit.builder.spec import BuildSpec, Source
+from edgekit.builder.support.mend import mended, mends
+from edgekit.builder.support.pictures import (
+    longest_context,
+    pictures_refusal,
+    takes_pictures,
+    text_config,
+    text_tensors,
+    vision_precision,
+)
+from edgekit.cli import buildfile
+
+# as microsoft/Phi-3.5-vision-instruct has it, but for the factors
+PHI3V: dict[str, Any] = {
+    "_name_or_path": "Phi-3.5-vision-instruct",
+    "architectures": ["Phi3VForCausalLM"],
+    "auto_map": {
+        "AutoConfig": "configuration_phi3_v.Phi3VConfig",
+        "AutoModelForCausalLM": "modeling_phi3_v.Phi3VForCausalLM",
+    },
+    "embd_layer": {
+        "embedding_cls": "image", "hd_transform_order": "sub_glb", "projection_cls": "mlp",
+        "use_hd_transform": True, "with_learnable_separator": True,
+    },
+    "hidden_size": 3072, "intermediate_size": 8192, "num_attention_heads": 32,
+    "num_hidden_layers": 32, "num_key_value_heads": 32, "vocab_size": 32064,
+    "img_processor": {
+        "image_dim_out": 1024, "model_name": "openai/clip-vit-large-patch14-336",
+        "name": "clip_vision_model", "num_img_tokens": 144,
+    },
+    "max_position_embeddings": 131072, "original_max_position_embeddings": 4096,
+    "model_type": "phi3_v",
+    "rope_scaling": {"long_factor": [1.5] * 48, "short_factor": [1.0] * 48, "type": "su"},
+    "rope_theta": 10000.0, "sliding_window": 262144, "tie_word_embeddings": False,
+    "_attn_implementation": "flash_attention_2",
+}  # fmt: skip
+LLAMA: dict[str, Any] = {"architectures": ["LlamaForCausalLM"]}
+
+
+def refusal(config: dict[str, Any], asked: str | None = None, **changes: Any) -> str:
+    how: dict[str, Any] = {"precision": "int4", "provider": "cpu", "context": 4096, "given": {}}
+    how |= changes
+    found = pictures_refusal(config, asked, **how)
+    return f"{found.what} | {found.why}" if found else ""
+
+
+def test_the_builder_is_told_the_text_part_alone() -> None:
+    told = mended(PHI3V, mends("Phi3VForCausalLM", PHI3V))
+    assert told["model_type"] == "phi3"
+    assert told["architectures"] == ["Phi3VForCausalLM"]  # the builder's own name for its text part
+    assert told["rope_scaling"]["type"] == "longrope"
+    assert told["rope_scaling"]["long_factor"] == [1.5] * 48
+    assert not {"auto_map", "img_processor", "embd_layer", "_attn_implementation"} & told.keys()
+    assert text_config(PHI3V)["architectures"] == ["Phi3ForCausalLM"]
+    assert text_config(LLAMA) is LLAMA
+
+
+def test_the_embedding_is_found_where_it_lies() -> None:
+    inner = {"model.vision_embed_tokens.wte.weight": 1, "model.vision_embed_tokens.sub_GN": 2}
+    assert text_tensors(PHI3V, inner) == {"model.embed_tokens.weight": 1}
+    both = inner | {"model.embed_tokens.weight": 3, "lm_head.weight": 4}
+    wanted = {"model.embed_tokens.weight": 3, "lm_head.weight": 4}
+    assert text_tensors(PHI3V, both) == wanted
+    assert text_tensors(LLAMA, inner) == inner
+
+
+@pytest.mark.parametrize(
+    ("asked", "text", "wanted"),
+    [
+        (None, "fp32", "fp32"), (None, "int4", "int8"), (None, "int8", "int8"),
+        ("fp32", "int4", "fp32"), ("int8", "fp32", "int8"),
+    ],
+)  # fmt: skip
+def test_the_precision_of_the_vision_part(asked: str | None, text: str, wanted: str) -> None:
+    assert vision_precision(PHI3V, asked, text) == wanted
+    assert vision_precision(LLAMA, asked, text) is None
+
+
+def test_what_can_be_built_is_not_refused() -> None:
+    assert takes_pictures(PHI3V)
+    assert longest_context(PHI3V) == 4096
+    for asked in (None, "fp32", "int8"):
+        for precision in ("int4", "int8", "fp32"):
+            assert refusal(PHI3V, asked, precision=precision) == ""
+    assert refusal(LLAMA) == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"precision": "fp16"}, "not built in fp16"),
+        ({"provider": "webgpu"}, "not built for webgpu"),
+        ({"context": 8192}, "4096 tokens at most, not 8192"),
+        ({"given": {"adapter_path": "x"}}, "an adapter is not merged"),
+        ({"given": {"filename": "vision.onnx"}}, "cannot be called vision.onnx"),
+        ({"given": {"exclude_embeds": "false"}}, "exclude_embeds=false"),
+    ],
+)
+def test_what_would_come_out_wrong_is_refused(changes: dict[str, Any], said: str) -> None:
+    assert said in refusal(PHI3V, **changes)
+
+
+def test_int4_vision_is_refused_with_its_reason() -> None:
+    assert "not built in int4 | features in INT4 were 27 % off" in refusal(PHI3V, "int4")
+    assert "goes with a model that takes pictures" in refusal(LLAMA, "int8")
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("img_processor", "name", "siglip_vision_model"),
+        ("img_processor", "layer_idx", -1),
+        ("img_processor", "type_feature", "cls_patch"),
+        ("embd_layer", "projection_cls", "linear"),
+        ("embd_layer", "with_learnable_separator", False),
+    ],
+)
+def test_another_vision_part_is_refused_by_its_setting(
+    section: str, key: str, value: object
+) -> None:
+    other = PHI3V | {section: PHI3V[section] | {key: value}}
+    assert f"{key} is {value!r}" in refusal(other)
+
+
+def test_the_build_id_of_a_text_model_is_what_it_was() -> None:
+    """Bundles of text models stay equal to the byte; this id is from before there were pictures."""
+    spec = BuildSpec(Source("folder", "x", "", {}), "int4", "cpu", {}, {}, "ab")
+    assert b'"vision"' not in msgspec.json.encode(spec)
+    known = "02556afc43fa"
+    assert spec.build_id()[:12] == known
+    seeing = msgspec.structs.replace(spec, vision="int8")
+    assert seeing.build_id() != spec.build_id()
+    assert msgspec.json.decode(msgspec.json.encode(seeing), type=BuildSpec) == seeing
+
+
+def test_a_build_toml_names_the_vision_precision(tmp_path: Path) -> None:
+    file = tmp_path / "build.toml"
+    file.write_text('model = "m"\noutput = "o"\nvision-precision = "fp32"\n')
+    request = buildfile.load(file).request((), (), "auto", gated=True)
+    assert request.vision_precision == "fp32"
