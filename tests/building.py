@@ -43,7 +43,7 @@ def run_script(python: str | Path, script: str, *arguments: str | Path) -> None:
     """Run a script below `tests` as the product runs those of the toolchain."""
     subprocess.run(
         [python, "-E", "-s", TESTS / script, *arguments],
-        check=True, capture_output=True, timeout=120, env=clean_environment(OFFLINE),
+        check=True, capture_output=True, timeout=500, env=clean_environment(OFFLINE),
     )  # fmt: skip
 
 

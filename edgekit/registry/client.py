@@ -21,6 +21,7 @@ from urllib.parse import urlencode, urljoin, urlsplit
 
 from edgekit.core.registry import PORTS, RegistryAddress, is_loopback
 from edgekit.errors import EdgekitError, UnreachableError, UsageError, VerificationError
+from edgekit.registry.pace import PacedResponse
 
 SILENT_SECONDS = 30.0  # of a registry that owes an answer
 MAX_REDIRECTS = 5
@@ -203,11 +204,14 @@ class RegistryClient:
     def _connection(self, url: str) -> http.client.HTTPConnection:
         parts = urlsplit(url)
         port = parts.port or PORTS[parts.scheme]
-        if parts.scheme == "https":
-            return http.client.HTTPSConnection(
-                parts.hostname or "", port, timeout=SILENT_SECONDS, context=self._context
-            )
-        return http.client.HTTPConnection(parts.hostname or "", port, timeout=SILENT_SECONDS)
+        host = parts.hostname or ""
+        connection = (
+            http.client.HTTPSConnection(host, port, timeout=SILENT_SECONDS, context=self._context)
+            if parts.scheme == "https"
+            else http.client.HTTPConnection(host, port, timeout=SILENT_SECONDS)
+        )
+        connection.response_class = PacedResponse
+        return connection
 
     def _drop(self, origin: str) -> None:
         if (connection := self._kept.pop(origin, None)) is not None:

@@ -1,7 +1,7 @@
 """Pulls from a registry: small things as bytes, blobs into the part files of a store.
 
-A blob goes on where its part ends, by an HTTP range, as often as bytes come. Nothing here is
-trusted: small things are held against their digest, and a part is hashed by `BlobStore.adopt`.
+A blob goes on where its part ends, by an HTTP range, as long as attempts bring it on. Nothing here
+is trusted: small things are held against their digest, and a part is hashed by `BlobStore.adopt`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from edgekit.core.digest import Digest
 from edgekit.core.manifest import MANIFEST_TYPE
 from edgekit.errors import UnreachableError, VerificationError
 from edgekit.registry.client import RegistryClient
+from edgekit.registry.pace import LEAST_BYTES
 
 CHUNK_BYTES = 1 << 18
-MOST_FAILURES = 5  # attempts in a row that brought no byte
+MOST_FAILURES = 5  # attempts in a row that brought less than LEAST_BYTES
 PAUSE_SECONDS = 0.5  # before the second attempt; it doubles, and chance spreads it
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]+)-([0-9]+)/([0-9]+)\Z")
 
@@ -70,7 +71,7 @@ def blob(
 
     Raises:
         NotThereError: the registry does not have the blob.
-        UnreachableError: attempts brought nothing; the part keeps what came before.
+        UnreachableError: attempts brought (almost) nothing; the part keeps what came.
         VerificationError: the registry sends another range, or a blob of another length.
         OSError: the disk takes no more.
     """
@@ -79,8 +80,8 @@ def blob(
         try:
             _more(client, digest, size, part, have, count)
         except UnreachableError as error:
-            came = part.exists() and part.stat().st_size > have
-            failures = 0 if came else failures + 1
+            came = part.stat().st_size - have if part.exists() else 0
+            failures = 0 if came >= LEAST_BYTES else failures + 1
             if failures >= MOST_FAILURES:
                 raise UnreachableError(
                     f"blob {digest.short} did not come whole from {client.address}",
@@ -107,7 +108,7 @@ def _more(
         file.seek(start)
         left = size - start
         try:
-            while left and (data := response.read(min(CHUNK_BYTES, left))):
+            while left and (data := response.read1(min(CHUNK_BYTES, left))):
                 left -= file.write(data)
                 count(len(data))
         except (OSError, http.client.HTTPException) as error:

@@ -22,7 +22,7 @@ from edgekit.core.digest import Digest
 from edgekit.core.manifest import MANIFEST_TYPE
 from edgekit.core.registry import METADATA_TAG, parse_registry
 from edgekit.errors import EdgekitError, UnreachableError, UsageError, VerificationError
-from edgekit.registry import fetch
+from edgekit.registry import fetch, pace
 from edgekit.registry.client import NoEntryError, NotThereError, RegistryAccess, RegistryClient
 from edgekit.trust.signed import Metadata
 from tests import tools
@@ -37,6 +37,7 @@ from tests.harness.registry import (
     answering,
     client_of,
     registry,
+    trickling,
 )
 from tests.pki import Authority
 
@@ -304,6 +305,29 @@ def test_a_stream_that_is_cut_often_comes_whole_as_long_as_bytes_come(tmp_path: 
     with answering(route) as port:
         assert pull(client_of(port), tmp_path / "part") == len(DATA)
     assert hashlib.sha256((tmp_path / "part").read_bytes()).hexdigest() == BLOB.hex
+
+
+@pytest.mark.parametrize("place", ["head", "manifest", "blob"])
+def test_one_that_sends_byte_by_byte_is_left(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "WINDOW_SECONDS", 0.2)
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(DATA)}\r\n\r\n".encode()
+    fast = len("HTTP/1.1 200") if place == "head" else len(head) + 1000
+    began = time.monotonic()
+    with trickling(head + DATA, fast) as port:
+        client, wanted = client_of(port), pytest.raises(UnreachableError, match="in 0 seconds")
+        if place == "blob":
+            with wanted:
+                pull(client, tmp_path / "part")
+        else:
+            with wanted:
+                fetch.manifest(client, "latest", len(DATA))
+    assert time.monotonic() - began < 20
+    if place == "blob":  # what came stays
+        part = (tmp_path / "part").read_bytes()
+        assert 1000 < len(part) < 10_000
+        assert DATA.startswith(part)
 
 
 # --- credentials ------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,8 +114,8 @@ class PullSite:
             client.paho.loop_stop()
 
 
-def _files(made: PullSite, *, pulls: bool) -> None:
-    """edgekit.toml and fleet.toml."""
+def write_files(made: PullSite, pulling: Collection[str]) -> None:
+    """edgekit.toml and fleet.toml; a device that does not pull is a folder of this machine."""
     site, folder = made.site, made.project.folder
     broker = {k: v for k, v in msgspec.structs.asdict(site.config("alice")).items() if v}
     operator = {"username": OPERATOR, "password_file": str(site.password(OPERATOR))}
@@ -123,15 +123,15 @@ def _files(made: PullSite, *, pulls: bool) -> None:
     (folder / "edgekit.toml").write_bytes(msgspec.toml.encode(told))
     passwords = site.written / "passwords" / "{device}"
     (folder / "fleet.toml").write_text(
-        _fleet(made.registry.url, pulls=pulls)
+        _fleet(made.registry.url, pulling)
         + f'[broker]\nusername = "{{device}}"\npassword_file = "{passwords}"\n'
     )
 
 
-def _fleet(url: str, *, pulls: bool) -> str:
+def _fleet(url: str, pulling: Collection[str]) -> str:
     lines = [f'[pull]\nregistry = "{url}"\nmbit_per_second = 240\n']
     for name in (HERE, LATE):
-        address = "pull:" if pulls else f"local:.edgekit/devices/{name}"
+        address = "pull:" if name in pulling else f"local:.edgekit/devices/{name}"
         lines.append(f'[devices.{name}]\naddress = "{address}"\nthreads = 1\n')
     lines.append(f'[groups]\nkiosks = ["{HERE}", "{LATE}"]\n[rollout]\nlate_seconds = 5\n')
     return "".join(lines)
@@ -143,15 +143,15 @@ def pull_site(folder: Path, model: Path) -> Iterator[PullSite]:
     project = make_project(folder / "project", 1, model)
     project.copy_root(model)
     with registry(folder / "registry") as real:
-        (project.folder / "fleet.toml").write_text(_fleet(real.url, pulls=False))
+        (project.folder / "fleet.toml").write_text(_fleet(real.url, ()))
         (folder / "site").mkdir()
         with serving(project, folder / "site", "acl", "--operator", OPERATOR) as site:
             made = PullSite(project, site, real, model)
             project.port = site.ports["passwords"]
-            _files(made, pulls=False)
+            write_files(made, ())
             try:
                 project.edgekit("push", HERE, LATE, "--bundle", "smollm2:1")
-                _files(made, pulls=True)
+                write_files(made, (HERE, LATE))
                 yield made
             finally:
                 for name in (HERE, LATE):

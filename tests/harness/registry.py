@@ -5,8 +5,9 @@ from __future__ import annotations
 import socketserver
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from email.message import Message
 from http.server import BaseHTTPRequestHandler
@@ -113,10 +114,33 @@ def answering(route: Route) -> Iterator[int]:
 
         def log_message(self, *_: object) -> None: ...
 
+    with _serving(Handler) as port:
+        yield port
+
+
+@contextmanager
+def trickling(answer: bytes, fast: int) -> Iterator[int]:
+    """The port of a server that sends `fast` bytes of its answer at once, then one every 10 ms."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(1 << 16)
+            with suppress(OSError):
+                self.request.sendall(answer[:fast])
+                for at in range(fast, len(answer)):
+                    time.sleep(0.01)
+                    self.request.sendall(answer[at : at + 1])
+
+    with _serving(Handler) as port:
+        yield port
+
+
+@contextmanager
+def _serving(handler: type[socketserver.BaseRequestHandler]) -> Iterator[int]:
     class Server(socketserver.ThreadingTCPServer):
         daemon_threads = True
 
-    with Server(("127.0.0.1", 0), Handler) as server:
+    with Server(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         try:
             yield server.server_address[1]

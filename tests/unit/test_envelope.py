@@ -175,9 +175,9 @@ def test_a_foreign_address_gets_nothing_and_its_prompt_does_not_run(reply_to: st
 )
 def test_what_is_no_envelope_is_not_answered(payload: bytes) -> None:
     agent = Agent().ready()
-    began = time.monotonic()
+    began = time.process_time()
     assert said(agent, payload) == []
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 1
     assert (agent.disk, agent.ignored) == ({}, 1)
 
 

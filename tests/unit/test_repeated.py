@@ -66,9 +66,9 @@ def test_it_finds_what_pythons_json_finds(value: object, escaped: bool) -> None:
     [b"[" + b"[]," * 40_000 + b'{"a":1,"b":2}]', b'["' + b'\\"' * 60_000 + b'",{"a":1,"b":2}]'],
 )
 def test_a_large_text_takes_no_time(text: bytes) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     check_keys(text)
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 1
 
 
 def opened(text: str) -> wire.InboundPrompt:

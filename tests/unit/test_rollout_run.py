@@ -291,6 +291,25 @@ def test_rollouts_have_numbers(tmp_path: Path) -> None:
         book.journal(3)
 
 
+def test_a_rollout_is_there_once_its_plan_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book = RolloutBook(tmp_path / "rollouts")
+
+    def killed(*_: object) -> str:
+        assert book.numbers() == [], "who looks now meets no journal without a plan"
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("edgekit.fleet.rollout.journal._append", killed)
+        with pytest.raises(KeyboardInterrupt):
+            world(tmp_path / "rollouts", 1, Terms())
+    assert book.numbers() == []
+    world(tmp_path / "rollouts", 1, Terms())
+    assert book.journal().replay().plan.release == RELEASE
+    assert not list((tmp_path / "rollouts").glob("new.tmp*"))
+
+
 def test_an_ended_rollout_is_known_without_reading_it_until_something_is_ordered(
     tmp_path: Path,
 ) -> None:

@@ -17,7 +17,7 @@ from edgekit.errors import EdgekitError, UsageError
 from edgekit.fleet.rollout.device import BEGUN, DeviceState
 from edgekit.fleet.rollout.journal import RolloutJournal
 from edgekit.fleet.rollout.waves import RolloutPlan
-from edgekit.store import publish
+from edgekit.store import fsync_folder, publish
 
 LOOK_SECONDS = 0.5  # `holder` takes the lock for a moment to see whether it is free
 
@@ -53,13 +53,21 @@ class RolloutBook:
         return hashlib.sha256(words.encode()).hexdigest()[:16]
 
     def create(self, plan: RolloutPlan, now: float) -> tuple[int, RolloutJournal]:
-        """Begin a rollout with the next number; two at once get two numbers."""
+        """Begin a rollout with the next number; two at once get two numbers.
+
+        A journal is there once it holds its plan: who reads it meets no empty one, and a process
+        that is killed leaves none.
+        """
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with (self.folder / "lock").open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             number = max(self.numbers(), default=0) + 1
-            journal = self._journal(number)
-            journal.create(plan, now)
+            made, journal = RolloutJournal(self.folder / "new.tmp"), self._journal(number)
+            for path in self.folder.glob("new.tmp*"):  # of a process that was killed
+                path.unlink()
+            made.create(plan, now)
+            made.path.replace(journal.path)
+            fsync_folder(self.folder)
         return number, journal
 
     def journal(self, number: int | None = None) -> RolloutJournal:
