@@ -15,6 +15,7 @@ import msgspec
 
 from edgekit.core import cbor, harmless, pictures
 from edgekit.core.config import MAX_MESSAGES
+from edgekit.core.parts import PARTS, ImageUrl, Part, Text, TextPart
 from edgekit.core.payloads import Count, Measure
 from edgekit.core.repeated import check_keys
 from edgekit.core.wire import UNREADABLE, ProtocolError
@@ -25,62 +26,11 @@ MAX_STOPS = 4
 MAX_BEAMS = 8
 MAX_BIASES = 1024  # tokens in `logit_bias`
 
-# No text of a person has a NUL, and a library in C that a text reaches would cut it off there.
-Text = Annotated[str, msgspec.Meta(pattern=r"^[^\x00]*$")]
 StopString = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
 TokenId = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 Bias = Annotated[float, msgspec.Meta(ge=-100, le=100)]
 FinishReason = Literal["stop", "length", "cancelled"]
-
-
-class TextPart(
-    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="text"
-):
-    """A content part with text."""
-
-    text: Text
-
-
-class ImageUrl(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A picture in a `data:` URL. `detail` changes nothing: the device's `image_crops` decides."""
-
-    url: pictures.FromUrl
-    detail: Literal["auto", "low", "high"] | None = None
-
-
-class ImageUrlPart(
-    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="image_url"
-):
-    """A content part with a picture, as OpenAI's SDKs send it."""
-
-    image_url: ImageUrl
-
-    @property
-    def data(self) -> bytes:
-        """The encoded picture."""
-        return self.image_url.url.data
-
-
-class ImagePart(
-    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="image"
-):
-    """A content part with a picture as a byte string; only CBOR has these."""
-
-    picture: pictures.FromBytes = msgspec.field(name="data")
-
-    @property
-    def data(self) -> bytes:
-        """The encoded picture."""
-        return self.picture.data
-
-
-Part = TextPart | ImageUrlPart | ImagePart
-_PARTS: dict[object, type[msgspec.Struct]] = {
-    "text": TextPart,
-    "image_url": ImageUrlPart,
-    "image": ImagePart,
-}
 
 
 class ChatMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -281,7 +231,7 @@ def _message_without_nulls(message: object) -> object:
 def _part_without_nulls(part: object) -> object:
     if not isinstance(part, dict) or not isinstance(kind := part.get("type"), str):
         return part
-    part = _without_unknown_nulls(part, _PARTS.get(kind, TextPart))
+    part = _without_unknown_nulls(part, PARTS.get(kind, TextPart))
     if isinstance(part.get("image_url"), dict):
         part["image_url"] = _without_unknown_nulls(part["image_url"], ImageUrl)
     return part
