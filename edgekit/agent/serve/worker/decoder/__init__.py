@@ -182,7 +182,7 @@ def open_model(
 
     graph = read_graph(model_dir)
     if graph.embedding is not None:
-        from edgekit.agent.serve.worker.decoder.pictured import open_pictured  # noqa: PLC0415
+        from edgekit.agent.serve.worker.decoder.pictured import open_pictured  # noqa: PLC0415  as above
 
         return open_pictured(graph, max_length, options, slots, kept_rows), None
     if batching and graph.takes_slots:
