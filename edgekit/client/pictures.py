@@ -155,24 +155,26 @@ def _pillow() -> Any:
     except ImportError:
         raise UsageError(
             "pictures need Pillow, which is not installed here",
-            next_step="pip install 'edgekit[pictures]'",
+            next_step="pip install 'pillow>=12,<14'",
         ) from None
     return Image
 
 
 def _read(path: Path) -> bytes:
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise UsageError(
-                f"{path} is too large",
-                f"it has {path.stat().st_size} bytes; a picture has at most {MAX_FILE_BYTES}",
-                "save it smaller",
-            )
-        return path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)  # of a device or a pipe, too
     except FileNotFoundError:
         raise UsageError(f"there is no picture {path}", "no such file") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise UsageError(f"{path} cannot be read", str(error)) from None
+    if len(data) > MAX_FILE_BYTES:
+        raise UsageError(
+            f"{path} is too large",
+            f"it has more than {MAX_FILE_BYTES} bytes, the most that a picture may have",
+            "save it smaller",
+        )
+    return data
 
 
 def _decoded(what: str, data: bytes) -> tuple[Image, bool]:
@@ -186,7 +188,7 @@ def _decoded(what: str, data: bytes) -> tuple[Image, bool]:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", pillow.DecompressionBombWarning)  # large photos
+            warnings.simplefilter("ignore")  # of large photos, and of damaged EXIF
             with pillow.open(io.BytesIO(data), formats=READ) as image:
                 if image.mode not in MODES:
                     raise UsageError(
@@ -195,7 +197,9 @@ def _decoded(what: str, data: bytes) -> tuple[Image, bool]:
                         "save it in RGB with 8 bits",
                     )
                 image.load()
-                return _on_white(pillow, ImageOps.exif_transpose(image)), image.format == "PNG"
+                with suppress(Exception):  # damaged EXIF says nothing, as on the device
+                    ImageOps.exif_transpose(image, in_place=True)
+                return _on_white(pillow, image), image.format == "PNG"
     except UnidentifiedImageError:
         raise UsageError(
             f"{what} is not a picture",
@@ -204,6 +208,8 @@ def _decoded(what: str, data: bytes) -> tuple[Image, bool]:
         ) from None
     except EdgekitError:
         raise
+    except pillow.DecompressionBombError as error:
+        raise UsageError(f"{what} has too many pixels", str(error), "scale it down") from None
     except Exception as error:  # a damaged file makes Pillow raise anything
         raise UsageError(
             f"{what} is cut off or damaged", str(error) or type(error).__name__, "save it anew"
@@ -212,11 +218,13 @@ def _decoded(what: str, data: bytes) -> tuple[Image, bool]:
 
 def _on_white(pillow: Any, image: Image) -> Image:
     """The picture in RGB; what is transparent becomes white, as a device does it."""
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    colours = image.convert("RGBA")
-    white = pillow.new("RGBA", colours.size, (255, 255, 255, 255))
-    flat: Image = pillow.alpha_composite(white, colours).convert("RGB")
+    flat: Image = image
+    if image.has_transparency_data:
+        colours = image.convert("RGBA")
+        white = pillow.new("RGBA", colours.size, (255, 255, 255, 255))
+        flat = pillow.alpha_composite(white, colours)
+    flat = flat.convert("RGB")
+    flat.info = {}  # Pillow would write a comment or a profile again
     return flat
 
 

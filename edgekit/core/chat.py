@@ -238,7 +238,8 @@ def _part_without_nulls(part: object) -> object:
 
 
 def _without_unknown_nulls(fields: dict[Any, Any], kind: type[msgspec.Struct]) -> dict[Any, Any]:
-    known = (*kind.__struct_encode_fields__, "type")  # content parts have the last as their tag
+    tag = kind.__struct_config__.tag_field  # content parts have one
+    known = {*kind.__struct_encode_fields__, *([tag] if tag else [])}
     return {name: value for name, value in fields.items() if value is not None or name in known}
 
 

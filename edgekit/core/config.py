@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from edgekit.core.pictures import MAX_CROPS
+from edgekit.core.pictures import MAX_CROPS, MOST_PER_PROMPT
 from edgekit.core.registry import is_loopback, parse_registry
 from edgekit.errors import UsageError
 
@@ -173,6 +173,8 @@ class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             raise ValueError("max_beams must be 1 or more")
         if self.image_crops > MAX_CROPS:
             raise ValueError(f"image_crops must be 0 to {MAX_CROPS}")
+        if self.images_per_prompt > MOST_PER_PROMPT:
+            raise ValueError(f"images_per_prompt must be 0 to {MOST_PER_PROMPT}")
         if not 1 <= self.max_messages <= MAX_MESSAGES:
             raise ValueError(f"max_messages must be 1 to {MAX_MESSAGES}")
         if self.logits_processors:

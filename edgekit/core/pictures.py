@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import binascii
 import re
+from math import isqrt
 from typing import Any
 
 FORMATS = ("image/jpeg", "image/png")
@@ -18,10 +19,12 @@ MAX_SIDE = 4096
 MAX_ASPECT = 8  # the longer side over the shorter one
 PER_MESSAGE = 1  # new pictures of one message, unless `images_per_prompt` says otherwise
 PER_CONVERSATION = 2  # pictures of all messages of one prompt, likewise
+MOST_PER_PROMPT = 12  # a context of 4,096 tokens holds no more pictures of one crop
 MAX_CROPS = 16  # of one picture, as the model was trained
 # Four prompts of one requester, and their answers, fit into its share of the journal (2 MiB).
 MAX_PICTURE_BODY_BYTES = 510 * 1024
 MOST_BODY_BYTES = 768 * 1024  # of a body with pictures, whatever a bundle says
+CROP_SIDE = 336
 SEND_SIDE = 672  # pixels of the longer side that a client sends: two crops of 336
 SEND_BYTES = 128 * 1024  # of the encoded picture that a client sends
 
@@ -73,6 +76,21 @@ def allowed(images_per_prompt: int) -> tuple[int, int]:
     if images_per_prompt:
         return images_per_prompt, images_per_prompt
     return PER_MESSAGE, PER_CONVERSATION
+
+
+def send_side(crops: int) -> int:
+    """The pixels of the longer side that a client sends to a device that looks at so many crops."""
+    return max(SEND_SIDE, CROP_SIDE * isqrt(crops))
+
+
+def send_bytes(room: int, per_prompt: int) -> int:
+    """The bytes of a picture that a client sends.
+
+    Args:
+        room: of a body, for all its pictures in base64, in bytes.
+        per_prompt: the most pictures of a body.
+    """
+    return min(SEND_BYTES, room * 3 // 4 // per_prompt)
 
 
 def format_of(data: bytes) -> str:

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tokenizers import AddedToken, Encoding, Tokenizer
 
-from edgekit.core.pictures import Content
 from edgekit.errors import EdgekitError
 from edgekit.tokens.bounds import bounded
 from edgekit.tokens.control import control_tokens
@@ -26,6 +26,9 @@ from edgekit.tokens.folder import ChatFolder, read_chat_folder
 from edgekit.tokens.shadow import NONCHARACTERS, Spots, marker, message_characters
 from edgekit.tokens.stream import TokenStream
 from edgekit.tokens.template import ChatRefusedError, ChatTemplate, Clock, Message
+
+if TYPE_CHECKING:  # the gate has this package alone
+    from edgekit.core.pictures import Content
 
 ANCHOR_CHARACTERS = 16  # of 66: no message guesses them
 

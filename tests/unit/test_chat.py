@@ -215,3 +215,11 @@ def test_a_key_that_comes_twice_is_refused_by_name(text: str, key: str) -> None:
         parse_body(text.encode())
     assert caught.value.code == "invalid_request"
     assert repr(key) in caught.value.what
+
+
+@pytest.mark.parametrize("encoding", ["", "cbor"])
+def test_a_null_type_says_nothing_where_no_part_has_one(encoding: str) -> None:
+    body = {"messages": [{"role": "user", "content": "a", "type": None}], "type": None}
+    data = cbor2.dumps(body) if encoding == "cbor" else json.dumps(body).encode()
+    read = parse_body(data, encoding)
+    assert read.messages[0].text == "a"

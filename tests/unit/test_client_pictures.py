@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import binascii
 import io
 import json
 import random
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 
 from edgekit.client.pictures import PictureLimits, check_count, limits_of, shrink, with_pictures
-from edgekit.core import pictures
+from edgekit.core import pictures, wire
 from edgekit.core.chat import parse_body
 from edgekit.errors import UsageError
 
@@ -141,7 +142,7 @@ def test_without_pillow_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(UsageError) as caught:
         shrink(data)
-    assert "pip install 'edgekit[pictures]'" in caught.value.next_step
+    assert "pip install 'pillow>=12,<14'" in caught.value.next_step
 
 
 # --- in the body ------------------------------------------------------------------------------
@@ -204,3 +205,35 @@ def test_more_pictures_than_a_message_may_bring() -> None:
     check_count("pi", 2, PictureLimits(per_message=2))
     with pytest.raises(UsageError, match="3 pictures are too many for pi"):
         check_count("pi", 3, PictureLimits(per_message=2))
+
+
+def test_no_comment_and_no_profile_is_sent() -> None:
+    jpeg = written(photo(900, 600), comment=b"at home", icc_profile=b"a profile" * 20)
+    png = written(photo(90, 60), "PNG", icc_profile=b"a profile" * 20)
+    assert b"at home" in jpeg
+    for data in (jpeg, png):
+        sent = opened(shrink(data).data)
+        assert not {"comment", "icc_profile"} & sent.info.keys()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("exif", [b"X" * 12, b"Exif\0\0II*\0\x08\0\0\0\xff\xff"])
+def test_damaged_exif_says_nothing(exif: bytes) -> None:
+    assert shrink(written(photo(90, 60), "PNG", exif=exif)).width == 90
+
+
+def test_what_has_no_end_or_too_many_pixels_is_refused_by_name() -> None:
+    with pytest.raises(UsageError, match="is too large"):
+        shrink("/dev/zero")
+    head = b"IHDR" + (16_320).to_bytes(4, "big") + (12_240).to_bytes(4, "big") + b"\x08\2\0\0\0"
+    chunk = (13).to_bytes(4, "big") + head + binascii.crc32(head).to_bytes(4, "big")
+    with pytest.raises(UsageError, match="has too many pixels"):
+        shrink(b"\x89PNG\r\n\x1a\n" + chunk + written(photo(90, 60), "PNG")[33:])
+
+
+def test_a_device_that_looks_closely_gets_more_pixels_and_many_pictures_fit_a_body() -> None:
+    assert [pictures.send_side(crops) for crops in (1, 4, 9, 16)] == [672, 672, 1008, 1344]
+    for count in range(1, pictures.MOST_PER_PROMPT + 1):
+        most = wire.max_body_bytes(True, count)
+        each = pictures.send_bytes(most - wire.MAX_BODY_BYTES, count)
+        assert count * (each * 4 // 3 + 200) + wire.MAX_BODY_BYTES // 2 < most

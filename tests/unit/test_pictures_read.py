@@ -140,3 +140,11 @@ def test_text_and_unknown_chunks_of_a_png_do_no_harm() -> None:
 @pytest.mark.parametrize(("width", "height"), [(16, 16), (4096, 512), (2000, 2000), (16, 128)])
 def test_the_bounds_themselves_are_taken(width: int, height: int) -> None:
     assert read(encoded(Image.new("RGB", (width, height)))).size == (width, height)
+
+
+def test_a_png_whose_header_does_not_come_first_is_damaged() -> None:
+    made = io.BytesIO()
+    Image.new("I;16", (32, 32), 8000).save(made, "PNG")
+    data = made.getvalue()
+    with pytest.raises(PictureError, match="damaged"):
+        read(data[:8] + chunk(b"tEXt", b"a\0b") + data[8:])

@@ -46,10 +46,14 @@ def test_a_picture_leaves_half_of_a_slot() -> None:
 
 @pytest.mark.parametrize("crops", [1, 2, 4, 6, 16])
 def test_no_picture_has_more_rows_than_are_counted(crops: int) -> None:
-    most = kept_rows(images_taken(crops, 1, GB), 1)
+    most = kept_rows(images_taken(crops, 1, GB), 1, 4096)
     for ratio in np.linspace(1, 8, 200):
         for size in ((1000 * ratio, 1000), (1000, 1000 * ratio)):
             assert grid_of(int(size[0]), int(size[1]), crops).tokens <= most
+
+
+def test_no_slot_holds_more_rows_than_its_length() -> None:
+    assert kept_rows(images_taken(16, 12, GB), 4, 2048) == 4 * 2048
 
 
 def test_the_picture_used_longest_ago_makes_room() -> None:

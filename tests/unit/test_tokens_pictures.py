@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -119,3 +121,9 @@ def test_a_template_that_loses_a_picture_is_refused(tmp_path: Path) -> None:
     device = open_tokenizer(make_tokenizer("byte-bpe", tmp_path, twice))
     with pytest.raises(ChatRefusedError, match="places of pictures"):
         device.encode_around([("user", [PICTURE])])
+
+
+def test_the_gate_needs_nothing_else_of_edgekit() -> None:
+    """Its container has this package alone, and errors."""
+    code = "import sys; sys.modules['edgekit.core'] = None; import edgekit.tokens.chat"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -11,7 +11,7 @@ from edgekit.agent.serve.pipe import Ready
 from edgekit.agent.serve.session.events import Publish, Readings
 from edgekit.agent.serve.session.exposition import Family, as_json
 from edgekit.agent.serve.session.replies import status_message
-from edgekit.core import payloads, topics, wire
+from edgekit.core import payloads, pictures, topics, wire
 from edgekit.core.config import AgentConfig
 from edgekit.core.manifest import BundleConfig
 from edgekit.core.quality import QualityReport
@@ -116,7 +116,10 @@ def card_message(
 
 
 def _card_images(config: AgentConfig, taken: payloads.ImagesTaken) -> wire.CardImages:
+    most = wire.max_body_bytes(True, config.images_per_prompt)
     return wire.CardImages(
         **msgspec.structs.asdict(taken),
-        max_body_bytes=wire.max_body_bytes(True, config.images_per_prompt),
+        max_body_bytes=most,
+        side=pictures.send_side(taken.crops),
+        bytes=pictures.send_bytes(most - wire.MAX_BODY_BYTES, taken.per_prompt),
     )

@@ -95,7 +95,7 @@ def _loaded(
     """Load tokenizer and model; raises EdgekitError where that fails."""
     model_dir = Path(settings.model)
     images = images_taken(settings.image_crops, settings.images_per_prompt, total_bytes())
-    kept = kept_rows(images, settings.slots or MAX_SLOTS)
+    kept = kept_rows(images, settings.slots or MAX_SLOTS, settings.max_length)
     try:
         decoder, beams = open_model(
             model_dir, settings.max_length, options, settings.slots, settings.batching, kept

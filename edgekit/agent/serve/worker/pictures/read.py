@@ -181,6 +181,10 @@ def _check_colours(image: Image.Image, data: bytes) -> None:
             "they are inks, and which colours they show depends on a printer's profile",
             "save it in RGB",
         )
+    if image.format == "PNG" and data[12:16] != b"IHDR":
+        raise PictureError(
+            "the PNG picture is damaged", "it does not begin with its header", "save it anew"
+        )
     # in a PNG's header, the byte behind width and height
     if image.format == "PNG" and data[24:25] == b"\x10":
         raise PictureError(

@@ -41,6 +41,12 @@ def within(taken: ImagesTaken, context_length: int) -> ImagesTaken:
     return msgspec.structs.replace(taken, crops=SMALL_CROPS, tokens=tokens)
 
 
-def kept_rows(taken: ImagesTaken, slots: int) -> int:
-    """Return the rows of so many pictures as all slots can hold, each as long as any can be."""
-    return slots * taken.per_prompt * row_count(taken.crops, 1)
+def kept_rows(taken: ImagesTaken, slots: int, max_length: int) -> int:
+    """Return the rows of so many pictures as all slots can hold, each as long as any can be.
+
+    Args:
+        taken: what the device takes.
+        slots: of the decoder.
+        max_length: of a slot, in tokens.
+    """
+    return slots * min(max_length, taken.per_prompt * row_count(taken.crops, 1))
