@@ -24,7 +24,10 @@ from edgekit.data import cache_root
 from edgekit.errors import VerificationError
 
 _LOSSES = frozenset(
-    {"kl_mean", "kl_p99", "top1", "perplexity_ratio", "loops_added", "ends_lost", "long_kl"}
+    {
+        *("kl_mean", "kl_p99", "top1", "perplexity_ratio", "loops_added", "ends_lost", "long_kl"),
+        *("picture_kl", "picture_first"),
+    }
 )
 """Violations that more bits cure."""
 
@@ -188,6 +191,8 @@ def way_out(gate: GateReport, *, budget: bool = False, auto: bool = False) -> st
         auto: every recipe was tried.
     """
     named = {finding.name for finding in gate.verdict.findings}
+    if "picture_features" in named and gate.pictures and gate.pictures.vision == "int8":
+        return "build the vision part in full precision: --vision-precision fp32"
     if named - _LOSSES:
         # no recipe and no profile changes a tokenizer, a table or a row of another model
         return "take another model of that size; --no-gate builds this one, marked as not measured"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from tests.pictured import (
 )
 
 TOLERANCE = 1e-4
+VISION = "model.vision_embed_tokens."
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +150,60 @@ def test_a_vision_part_that_is_not_whole_is_refused_by_name(
     file.write_bytes(len(told).to_bytes(8, "little") + told + data)
     done = graphs(python, source, tmp_path / "out")
     assert done.returncode == 1
+    event = json.loads((tmp_path / "out.events").read_text().splitlines()[0])
+    assert event["kind"] == "incomplete"
+    assert said_of_it in event["message"]
+
+
+def affine(name: str, *shape: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+
+
+def real_shapes(layers: int, table: int) -> dict[str, tuple[int, ...]]:
+    """The vision part in its real size, with so many layers, and the embedding's width."""
+    at, width, hidden = f"{VISION}img_processor.vision_model", 1024, 3072
+    found = {
+        "model.embed_tokens.weight": (32064, table),
+        f"{at}.embeddings.class_embedding": (width,),
+        f"{at}.embeddings.patch_embedding.weight": (width, 3, 14, 14),
+        f"{at}.embeddings.position_embedding.weight": (577, width),
+        **affine(f"{at}.pre_layrnorm", width),
+        f"{VISION}glb_GN": (1, 1, 4 * width),
+        f"{VISION}sub_GN": (1, 1, 1, 4 * width),
+        **affine(f"{VISION}img_projection.0", hidden, 4 * width),
+        **affine(f"{VISION}img_projection.2", hidden, hidden),
+    }
+    for layer in range(layers):
+        name = f"{at}.encoder.layers.{layer}"
+        for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            found |= affine(f"{name}.self_attn.{part}", width, width)
+        found |= affine(f"{name}.mlp.fc1", 4096, width) | affine(f"{name}.mlp.fc2", width, 4096)
+        found |= affine(f"{name}.layer_norm1", width) | affine(f"{name}.layer_norm2", width)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("layers", "table", "said_of_it"),
+    [
+        (23, 3072, "the CLIP tower has 23 layers, not 24"),
+        (24, 2048, "the vision part's rows are 3072 wide, the embedding 2048"),
+    ],
+)
+def test_a_tower_that_lacks_its_last_layer_or_another_table_is_refused(
+    layers: int, table: int, said_of_it: str, python: str, tmp_path: Path
+) -> None:
+    """Only the header is read before that: the file has no bytes behind it."""
+    header = {
+        name: {"dtype": "BF16", "shape": shape, "data_offsets": [0, 2 * prod(shape)]}
+        for name, shape in real_shapes(layers, table).items()
+    }
+    told = json.dumps(header).encode()
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "model.safetensors").write_bytes(len(told).to_bytes(8, "little") + told)
+    # transformers does not look at an index beside the one file
+    index = tmp_path / "source" / "model.safetensors.index.json"
+    index.write_text('{"weight_map": {"model.embed_tokens.weight": "gone.safetensors"}}')
+    assert graphs(python, tmp_path / "source", tmp_path / "out").returncode == 1
     event = json.loads((tmp_path / "out.events").read_text().splitlines()[0])
     assert event["kind"] == "incomplete"
     assert said_of_it in event["message"]

@@ -60,6 +60,10 @@ def test_a_lost_precision_is_cured_by_a_recipe_or_a_profile() -> None:
     assert "--gate small" not in way_out(refused("kl_mean", profile="small"))
 
 
+def test_what_pictures_lost_is_cured_by_a_recipe() -> None:
+    assert "--recipe auto" in way_out(refused("picture_kl", "picture_first"))
+
+
 def test_what_was_tried_is_not_advised() -> None:
     said = way_out(refused("kl_mean"), budget=True, auto=True)
     assert "--recipe auto" not in said

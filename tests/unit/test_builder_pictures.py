@@ -132,6 +132,21 @@ def test_another_vision_part_is_refused_by_its_setting(
     assert f"{key} is {value!r}" in refusal(other)
 
 
+@pytest.mark.parametrize("key", list(PHI3V["embd_layer"]))
+def test_a_setting_that_lacks_is_not_the_one_that_is_built(key: str) -> None:
+    """The repository's code takes `glb_sub`, no separators, a linear projection there."""
+    less = {name: value for name, value in PHI3V["embd_layer"].items() if name != key}
+    assert f"{key} is missing" in refusal(PHI3V | {"embd_layer": less})
+    assert "is missing" in refusal(PHI3V | {"embd_layer": "default"})
+
+
+def test_the_longest_context_is_found_where_transformers_saves_it() -> None:
+    saved = {key: value for key, value in PHI3V.items() if not key.startswith("original_")}
+    assert longest_context(saved) == 4096
+    rope = PHI3V["rope_scaling"] | {"original_max_position_embeddings": 2048}
+    assert longest_context(saved | {"rope_scaling": rope}) == 2048
+
+
 def test_the_build_id_of_a_text_model_is_what_it_was() -> None:
     """Bundles of text models stay equal to the byte; this id is from before there were pictures."""
     spec = BuildSpec(Source("folder", "x", "", {}), "int4", "cpu", {}, {}, "ab")

@@ -51,7 +51,7 @@ def build_fp32(args: argparse.Namespace) -> Path:
         raise ScriptError("builder", "the source could not be built in fp32")
     if parts:
         config = json.loads((out / CONFIG).read_text(encoding="utf-8"))
-        config["model"] |= parts
+        config["model"] |= {**parts, "type": told["type"]}
         (out / CONFIG).write_text(json.dumps(config), encoding="utf-8")
         for name in (part["filename"] for part in parts.values()):
             for file in (name, f"{name}.data"):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common.reporting import Reporter, run
+from common.reporting import Reporter, ScriptError, run
 from gate.drawing import QUESTION, SIDE, drawings, thumbnail
 from gate.logits import save_logits
 from gate.scenes import Scene, save, save_arrays
@@ -29,8 +29,14 @@ def scenes_of(tokenizer: Any, rows: list[int]) -> list[Scene]:
     Args:
         rows: number of rows of each picture.
     """
-    chat = [{"role": "user", "content": f"{PLACE}\n{QUESTION}"}]
-    text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    said = f"{PLACE}\n{QUESTION}"
+    if tokenizer.chat_template:
+        chat = [{"role": "user", "content": said}]
+        text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    else:
+        text = f"{said}\n"
+    if PLACE not in text:
+        raise ScriptError("template", f"the chat template loses the place {PLACE} of a picture")
     before, _, after = text.partition(PLACE)
 
     def tokens(part: str) -> list[int]:

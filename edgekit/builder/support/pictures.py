@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar, get_args
 
 from edgekit.builder.spec import VisionPrecision
-from edgekit.builder.support.change import Mend, Refusal, rotary
+from edgekit.builder.support.change import Mend, Refusal, rope_type, rotary
 from edgekit.builder.support.modelconfig import architecture_of
 
 VISION_PRECISIONS: tuple[VisionPrecision, ...] = get_args(VisionPrecision)
@@ -19,6 +19,7 @@ VISION = "model.vision_embed_tokens."
 TABLE, INNER_TABLE = "model.embed_tokens.weight", f"{VISION}wte.weight"
 """The embedding, and where some checkpoints have it instead."""
 _REMOTE_KEYS = ("auto_map", "embd_layer", "img_processor", "_attn_implementation")
+_PHI3_ORIGINAL = 4096  # Phi3Config's
 _TEXT_PRECISIONS = ("int4", "int8", "fp32")  # the other two graphs are in float32 outside
 _EXPECTED: dict[str, dict[str, object]] = {
     "img_processor": {
@@ -36,7 +37,9 @@ _EXPECTED: dict[str, dict[str, object]] = {
         "with_learnable_separator": True,
     },
 }
-"""Section of config.json -> settings that `inside/vision` is written for; a key may be missing."""
+"""Section of config.json -> settings that `inside/vision` is written for."""
+_MAY_MISS = frozenset({"model_name", "layer_idx", "type_feature"})
+"""Where these lack, the repository's code takes the same; where others lack, it takes another."""
 _T = TypeVar("_T")
 
 
@@ -87,7 +90,10 @@ def longest_context(config: Mapping[str, Any]) -> int:
 
     Beyond it LongRoPE takes other factors, and all before has to be computed again, pictures too.
     """
-    return int(config.get("original_max_position_embeddings") or 0)
+    key = "original_max_position_embeddings"
+    _, rope = rotary(dict(config))
+    scaled = rope_type(rope) in ("longrope", "su")
+    return int(config.get(key) or rope.get(key) or (_PHI3_ORIGINAL if scaled else 0))
 
 
 def vision_precision(
@@ -204,10 +210,13 @@ def _settings(config: Mapping[str, Any]) -> Refusal | None:
         told = config.get(section)
         told = told if isinstance(told, dict) else {}
         for key, value in expected.items():
-            if told.get(key, value) != value:
+            if key not in told and key in _MAY_MISS:
+                continue
+            if told.get(key) != value:
+                given = repr(told[key]) if key in told else "missing"
                 return Refusal(
                     f"this Phi-3-vision's {section} is another than the one that is built",
-                    f"{key} is {told[key]!r}, not {value!r}",
+                    f"{key} is {given}, not {value!r}",
                     "take microsoft/Phi-3.5-vision-instruct",
                 )
     return None

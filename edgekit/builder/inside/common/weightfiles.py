@@ -32,13 +32,15 @@ class Stored:
 
 
 def shards(folder: Path) -> list[Path]:
-    """The files that transformers reads: those of the index, or the one file, or all."""
+    """The files that transformers reads: the one file, or those of the index, or all."""
+    one = folder / "model.safetensors"
+    if one.is_file():
+        return [one]
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         return [folder / name for name in sorted(names)]
-    one = folder / "model.safetensors"
-    return [one] if one.is_file() else sorted(folder.glob("*.safetensors"))
+    return sorted(folder.glob("*.safetensors"))
 
 
 def stored(folder: Path) -> Iterator[tuple[str, Stored]]:

@@ -87,8 +87,8 @@ def open_model(folder: Path) -> Any:
     Raises:
         RuntimeError: the runtime does not load the folder.
     """
-    config = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))
-    if "vision" not in config["model"]:
+    model = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))["model"]
+    if model.get("type") != "phi3v" or not {"vision", "embedding"} <= model.keys():
         return BuiltModel(folder)
     from gate.seeing import SeeingModel
 

@@ -51,7 +51,15 @@ class SeeingModel:
             tokens: below 0 for the rows of a picture.
             features: these rows.
         """
-        return self._read(self._embedded(tokens, features), self._empty())[0]
+        embedded = self._embedded(tokens, features)
+        rows, _ = self._read(embedded, self._empty())
+        if len(rows) == len(tokens):
+            return rows
+        cache, found = self._empty(), []  # built with prune_lm_head: the last row alone
+        for at in range(len(tokens)):
+            rows, cache = self._read(embedded[:, at : at + 1], cache)
+            found.append(rows[-1])
+        return np.stack(found)
 
     def in_pieces(
         self, tokens: list[int], lengths: Iterable[int]

@@ -15,6 +15,7 @@ from common.weightfiles import FORMS, Stored, as_float32, stored
 
 VISION = "model.vision_embed_tokens."
 EMBEDDING, INNER_EMBEDDING = "model.embed_tokens.weight", f"{VISION}wte.weight"
+LARGE_WIDTH, LARGE_LAYERS = 1024, 24  # of CLIP's ViT-L, which Microsoft's code always takes
 HEAD_WIDTH = 64  # of every CLIP tower; config.json does not name it
 SIDE, PATCH = 336, 14  # of a crop and of a patch, in pixels
 GRID = SIDE // PATCH  # patches on a side
@@ -90,6 +91,14 @@ class VisionWeights:
                 raise ScriptError(
                     "incomplete", f"{name} is {sizes[0]}, the rest of the vision part: {sizes[1]}"
                 )
+        if self.width == LARGE_WIDTH and self.layers != LARGE_LAYERS:
+            # the one before the last is taken, by its number from the end
+            raise ScriptError(
+                "incomplete", f"the CLIP tower has {self.layers} layers, not {LARGE_LAYERS}"
+            )
+        if self.embedding.shape[1] != self.hidden:
+            sizes = f"{self.hidden} wide, the embedding {self.embedding.shape[1]}"
+            raise ScriptError("incomplete", f"the vision part's rows are {sizes}")
         if self.width % HEAD_WIDTH:
             raise ScriptError("incomplete", f"a CLIP tower is not {self.width} wide")
         strange = [
