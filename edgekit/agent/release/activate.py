@@ -136,7 +136,8 @@ def _verdict(
     deadline = time.monotonic() + trial_seconds + 2 * STOP_MARGIN_SECONDS
     while time.monotonic() < deadline:
         back = root.linked(root.current) != digest  # before the rows: they are written first
-        release, waits = releases.get(digest), releases.unproven()
+        waits = releases.unproven()  # before the release, whose reason is written with it
+        release = releases.get(digest)
         assert release is not None
         if release.reason or (back and (waits is None or waits.digest != digest)):
             failed = "its new configuration" if release.state == ReleaseState.GOOD else "it"
