@@ -39,9 +39,8 @@ OWN = "k_quant-32"
 WAYS = (
     OWN,
     *("k_quant-16", "k_quant_last-32", "k_quant_linear-32", "k_quant_mixed-32"),
-    *("k_quant_last-16", "k_quant_linear-16", "k_quant_mixed-16", "k_quant-64"),
-    *("k_quant_last-64", "k_quant_linear-64", "k_quant_mixed-64"),
-    *("rtn_last-16", "rtn-16", "default-16", "rtn_last-32", "rtn-32", "default-32"),
+    *("k_quant_last-16", "k_quant_linear-16", "k_quant_mixed-16"),
+    *("rtn_last-16", "rtn-16", "default-16", "rtn_last-32", "rtn-32", "default-32", "default-64"),
 )
 """Algorithm and block size of the model builder; the first ten that the gate passes are good."""
 WAYS_WANTED = 10
