@@ -134,7 +134,7 @@ def torch_says(
         text: a folder of `dequantised_text.py`, whose text weights are taken.
     """
     asked, said = work / "cases.npz", work / "said.npz"
-    np.savez(asked, **cases)  # type: ignore[arg-type]  arrays by name
+    np.savez(asked, **cases)  # type: ignore[arg-type]  # arrays by name
     more = ("--text", text) if text else ()
     run_script(python, "models/phi3v_reference.py", source, asked, said, *more)
     with np.load(said) as found:

@@ -83,7 +83,7 @@ def compared(
     found = Layouts(0, 0, [], 0.0, 0.0)
     for name, how in BUILDS.items():
         out = work / name
-        build(BuildRequest(str(source), out, gate=None, **how), silent)  # type: ignore[arg-type]  of BuildRequest
+        build(BuildRequest(str(source), out, gate=None, **how), silent)  # type: ignore[arg-type]  # of BuildRequest
         text = None
         if name == "int4":
             text = work / "dequantised"

@@ -46,7 +46,7 @@ def said(python: str, source: Path, tmp_path_factory: pytest.TempPathFactory) ->
         views = noise(crops, number)
         cases |= {f"pixels_{number}": views.pixels, f"sizes_{number}": views.sizes}
     found = torch_says(python, source, cases, tmp_path_factory.mktemp("said"))
-    return {name: found[f"features_{n}"] for n, name in enumerate(LAYOUTS)}  # type: ignore[misc]  an NpzFile
+    return {name: found[f"features_{n}"] for n, name in enumerate(LAYOUTS)}  # type: ignore[misc]  # an NpzFile
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -78,7 +78,7 @@ def test_exif_is_turned_upright_and_then_gone(orientation: int, turned: bool) ->
     assert b"home" not in sent.data
     assert not opened(sent.data).getexif()
     if orientation == 3:  # upside down: what was left is right
-        red, _, blue = opened(sent.data).convert("RGB").resize((2, 1)).getpixel((0, 0))  # type: ignore[misc]  an RGB pixel
+        red, _, blue = opened(sent.data).convert("RGB").resize((2, 1)).getpixel((0, 0))  # type: ignore[misc]  # an RGB pixel
         assert blue > red
 
 
