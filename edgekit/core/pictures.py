@@ -137,6 +137,7 @@ def read_data_url(text: str) -> bytes:
     head = _DATA_URL.match(text)
     if not head:
         shown = text[:SHOWN_CHARS] + ("…" if len(text) > SHOWN_CHARS else "")
+        shown = shown.replace("`", "'")  # `chat` finds names in msgspec's errors by backticks
         if _FETCHED.match(text):
             raise ValueError(f"the device fetches no URL, as {shown!r}; send the picture itself")
         raise ValueError(

@@ -344,8 +344,8 @@ class CardImages(payloads.ImagesTaken, frozen=True, kw_only=True):
     """What a device takes of pictures, and as what a requester should send them.
 
     A body has at most `max_body_bytes`. A requester shrinks a picture to `side` pixels on its
-    longer side, as the grid of a square picture has, and to `bytes` bytes, of which all pictures of
-    a prompt fit into one body.
+    longer side: the grid of a square picture has no more. It shrinks the file to `bytes` bytes: all
+    pictures of a prompt then fit into one body.
     """
 
     formats: tuple[str, ...] = pictures.FORMATS

@@ -171,3 +171,11 @@ def test_a_models_config_says_whether_it_takes_pictures(
 def test_the_operator_may_allow_more_pictures() -> None:
     assert pictures.allowed(0) == (1, 2)
     assert pictures.allowed(4) == (4, 4)
+
+
+def test_a_url_that_talks_like_an_error_is_still_an_invalid_request() -> None:
+    part = {"type": "image_url", "image_url": {"url": "http://a unknown field `zz`"}}
+    body = {"messages": [{"role": "user", "content": [part]}]}
+    with pytest.raises(ProtocolError) as caught:
+        parse_body(json.dumps(body).encode())
+    assert caught.value.code == "invalid_request"

@@ -159,7 +159,7 @@ class Intake:
             if full:
                 raise wire.ProtocolError("queue_full", full, retry_after_ms=FULL_RETRY_MS)
         if not self.prompts.ledger.make_room_of(prompt.requester, prompt.size_bytes):
-            full = "your share of the journal is full of undelivered answers"
+            full = "your waiting prompts and undelivered answers fill your share of the journal"
             raise wire.ProtocolError("queue_full", full, retry_after_ms=FULL_RETRY_MS)
         if not self.prompts.ledger.make_room(prompt.size_bytes):
             raise wire.ProtocolError("no_storage", "the journal is full of undelivered answers")
