@@ -16,7 +16,7 @@ from benchmarks.figure import figure
 from benchmarks.rig import DEVICE, Rig
 from edgekit.agent.serve.worker.sampling import Sampler
 from edgekit.client import Delta, Final, Requester
-from edgekit.core.chat import Sampling
+from edgekit.core.chat.sampling import Sampling
 from edgekit.errors import EdgekitError
 
 STORY = "Tell me a long story about a lighthouse keeper and a storm."

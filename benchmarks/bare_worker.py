@@ -25,7 +25,7 @@ SETTLE_SECONDS = 0.1  # the agent has said `accepted` and is at rest
 def answer(worker: Any, start: Any) -> Any:
     """The `Done` of a prompt that the runtime alone has answered, greedily."""
     from edgekit.agent.serve.pipe import Done
-    from edgekit.core.chat import Timings, Usage
+    from edgekit.core.chat.completion import Timings, Usage
 
     tokenizer, slot = worker._tokenizer, worker._decoder._slots[0]
     generator, stops = slot._generator, tokenizer.eos_token_ids

@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.figure import figure
 from benchmarks.rig import Rig
 from edgekit.agent.serve.pipe import Done, Generated, Refused, Start
-from edgekit.core.chat import Sampling
+from edgekit.core.chat.sampling import Sampling
 from edgekit.errors import EdgekitError
 from tests.harness.worker_process import ReadyWorker, ready_worker
 from tests.photos import drawn, encoded

@@ -14,16 +14,18 @@ from typing import Any
 
 import msgspec
 
-from edgekit.core import chat, envelope, payloads, pictures, wire
+from edgekit.core import envelope, payloads, pictures, wire
+from edgekit.core.chat.completion import Completion
+from edgekit.core.chat.request import ChatRequest
 
 FOLDER = Path(__file__).parents[1] / "docs" / "protocol" / "schemas"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 TYPES: dict[str, type[msgspec.Struct]] = {
-    "chat-request": chat.ChatRequest,
+    "chat-request": ChatRequest,
     "control": wire.Control,
     "accepted": payloads.AcceptedPayload,
     "delta": payloads.DeltaPayload,
-    "final": chat.Completion,
+    "final": Completion,
     "error": payloads.Error,
     "state": payloads.StatePayload,
     "card": wire.Card,

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from edgekit.core.chat import Sampling
+from edgekit.core.chat.sampling import Sampling
 from edgekit.core.digest import Digest, decode_hook, encode_hook
 from edgekit.core.wire import UNREADABLE
 from edgekit.errors import VerificationError

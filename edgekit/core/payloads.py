@@ -1,4 +1,4 @@
-"""The payloads of replies as types; the answer itself is `chat.Completion`. Pure values.
+"""The payloads of replies as types; the answer itself is `chat.completion.Completion`. Pure values.
 
 The agent encodes these types, and docs/protocol/schemas is generated from them.
 """

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgekit.agent.serve.worker.answer.text import Tokenizer
 from edgekit.agent.serve.worker.decoder import (
     BeamSearch,
     Decoder,
     RuntimeOptions,
     open_model,
 )
-from edgekit.agent.serve.worker.text import Tokenizer
 from edgekit.tokens.chat import open_tokenizer
 from tests.fakes.decoder import EOS, FakeBeams, FakeTokenizer
 

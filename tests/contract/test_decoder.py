@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgekit.agent.serve.worker.answer.text import Tokenizer
 from edgekit.agent.serve.worker.decoder import (
     Decoder,
     Logits,
@@ -21,7 +22,6 @@ from edgekit.agent.serve.worker.decoder import (
     slots,
 )
 from edgekit.agent.serve.worker.pictures.rows import items_of
-from edgekit.agent.serve.worker.text import Tokenizer
 from edgekit.tokens.chat import open_tokenizer
 from tests.fakes.decoder import EOS, FakeDecoder, FakeTokenizer
 

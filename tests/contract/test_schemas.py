@@ -12,7 +12,9 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from edgekit.agent.serve.session.events import Effect, Event, Publish
-from edgekit.core import chat, payloads, wire
+from edgekit.core import payloads, wire
+from edgekit.core.chat.body import parse_body
+from edgekit.core.chat.completion import FinishReason, Usage, completion
 from tests import schemas
 from tests.harness.session import Agent
 from tests.scenario.story import DEVICE, POOL, Follower, stories
@@ -88,7 +90,7 @@ def test_every_message_of_every_story_fits_the_schema_of_its_kind(
 def test_error_codes_and_states_are_the_same_in_types_rules_and_prose() -> None:
     assert get_args(payloads.Code) == tuple(wire.CODES)
     prose = (schemas.FOLDER.parent / "README.md").read_text("utf-8")
-    for name in (*get_args(payloads.DeviceState), *get_args(chat.FinishReason)):
+    for name in (*get_args(payloads.DeviceState), *get_args(FinishReason)):
         assert f"`{name}`" in prose
     for state in get_args(payloads.PromptState):
         assert f'"{state}"' in prose
@@ -163,14 +165,14 @@ REFUSED: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("served", SERVED)
 def test_a_body_that_is_served_fits_the_schema(served: dict[str, Any]) -> None:
-    chat.parse_body(json.dumps(served).encode())
+    parse_body(json.dumps(served).encode())
     validator("chat-request").validate(served)
 
 
 @pytest.mark.parametrize("refused", REFUSED)
 def test_a_body_that_is_refused_does_not_fit(refused: dict[str, Any]) -> None:
     with pytest.raises(wire.ProtocolError):
-        chat.parse_body(json.dumps(refused).encode())
+        parse_body(json.dumps(refused).encode())
     assert not validator("chat-request").is_valid(refused)
 
 
@@ -184,13 +186,13 @@ def test_replies_are_the_bytes_they_always_were(said: list[wire.Outbound]) -> No
         b'{"error":{"code":"queue_full","message":"4 wait","type":"server_error","param":null,'
         b'"retryable":true,"retry_after_ms":2000}}'
     )
-    assert chat.completion(
+    assert completion(
         prompt_id="p1",
         model="m",
         created=5,
         text="Hi",
         finish_reason="stop",
-        usage=chat.Usage(1, 2, 3),
+        usage=Usage(1, 2, 3),
         timings=None,
         deltas=4,
     ) == (

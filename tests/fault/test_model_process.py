@@ -14,7 +14,7 @@ import pytest
 from edgekit.agent.serve.loop import polling
 from edgekit.agent.serve.loop.process import ModelProcess
 from edgekit.agent.serve.pipe import Cancel, FromWorker, Pipe, Start, ToWorker
-from edgekit.core.chat import Sampling
+from edgekit.core.chat.sampling import Sampling
 from edgekit.core.wire import MAX_BODY_BYTES
 from tests.harness.worker_process import SETTINGS
 

@@ -25,7 +25,7 @@ from edgekit.agent.serve.worker.decoder import (
 from edgekit.agent.serve.worker.decoder.slots import SlotDecoder
 from edgekit.agent.serve.worker.pictures.eyes import PhiEyes
 from edgekit.agent.serve.worker.worker import Worker
-from edgekit.core.chat import Sampling
+from edgekit.core.chat.sampling import Sampling
 from edgekit.core.pictures import Content
 from edgekit.tokens.chat import ChatTokenizer, open_tokenizer
 

@@ -30,7 +30,7 @@ from edgekit.agent.serve.session.prompt import JournalRow
 from edgekit.agent.serve.session.session import Session
 from edgekit.agent.serve.session.states import State
 from edgekit.core import topics, wire
-from edgekit.core.chat import Timings, Usage
+from edgekit.core.chat.completion import Timings, Usage
 from edgekit.core.config import AgentConfig
 from edgekit.core.manifest import BundleConfig, Fit
 from edgekit.core.payloads import ImagesTaken

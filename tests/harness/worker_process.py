@@ -23,7 +23,7 @@ from edgekit.agent.serve.pipe import (
     Start,
     WorkerSettings,
 )
-from edgekit.core.chat import Sampling
+from edgekit.core.chat.sampling import Sampling
 
 SETTINGS = WorkerSettings(
     model="none",

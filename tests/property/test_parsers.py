@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from edgekit.agent.serve.pipe import Cancel, Generated, Pipe, PipeClosedError, Start, ToWorker
 from edgekit.core import envelope, topics, wire
-from edgekit.core.chat import Sampling, parse_body
+from edgekit.core.chat.body import parse_body
+from edgekit.core.chat.sampling import Sampling
 from edgekit.core.manifest import (
     AGENT_TYPE,
     BUNDLE_TYPE,

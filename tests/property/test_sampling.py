@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from edgekit.agent.serve.worker.sampling import BLOCKS, Sampler
-from edgekit.core.chat import Sampling
+from edgekit.core.chat.sampling import Sampling
 
 SETTINGS = settings(max_examples=300, deadline=None, derandomize=True, database=None)
 SIZE = 5003  # of a vocabulary; no multiple of anything

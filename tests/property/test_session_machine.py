@@ -42,7 +42,7 @@ from edgekit.agent.serve.session.prompt import KEEP_SECONDS, JournalRow
 from edgekit.agent.serve.session.session import Session
 from edgekit.agent.serve.session.states import State
 from edgekit.core import topics, wire
-from edgekit.core.chat import Timings, Usage
+from edgekit.core.chat.completion import Timings, Usage
 from edgekit.core.config import AgentConfig
 from tests.harness.session import bundle
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgekit.agent.serve.worker.answer.text import StopFilter
 from edgekit.agent.serve.worker.scheduler import slice_length
-from edgekit.agent.serve.worker.text import StopFilter
 
 SETTINGS = settings(max_examples=500, deadline=None, derandomize=True, database=None)
 

@@ -23,7 +23,7 @@ from edgekit.agent.serve.session.events import (
     WorkerLost,
 )
 from edgekit.core import topics, wire
-from edgekit.core.chat import Timings, Usage
+from edgekit.core.chat.completion import Timings, Usage
 from tests.harness import spoken
 from tests.harness.session import Agent
 from tests.scenario.story import DEVICE, POOL, Follower, Model, stories

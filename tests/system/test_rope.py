@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from edgekit.agent.serve.pipe import Done, FromWorker, Pipe, Start, ToWorker
+from edgekit.agent.serve.worker.answer.text import Tokenizer
 from edgekit.agent.serve.worker.decoder import (
     Decoder,
     Limits,
@@ -20,12 +21,11 @@ from edgekit.agent.serve.worker.decoder import (
     RuntimeOptions,
     open_model,
 )
-from edgekit.agent.serve.worker.text import Tokenizer
 from edgekit.agent.serve.worker.worker import Worker
 from edgekit.builder.request.request import BuildRequest
 from edgekit.builder.run import build
 from edgekit.builder.tools.host import HostToolchain
-from edgekit.core.chat import Sampling
+from edgekit.core.chat.sampling import Sampling
 from edgekit.data import cache_root
 from edgekit.tokens.chat import open_tokenizer
 from tests.building import run_script, silent

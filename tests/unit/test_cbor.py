@@ -17,7 +17,7 @@ import pytest
 from edgekit.agent.serve.pipe import Generated
 from edgekit.agent.serve.session.events import Controlled
 from edgekit.core import cbor, topics, wire
-from edgekit.core.chat import parse_body
+from edgekit.core.chat.body import parse_body
 from tests.harness.session import BODY, Agent, replies
 
 FULL: dict[str, Any] = {

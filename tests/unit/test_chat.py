@@ -8,7 +8,8 @@ from typing import Any
 import cbor2
 import pytest
 
-from edgekit.core.chat import Sampling, parse_body, sampling_of
+from edgekit.core.chat.body import parse_body
+from edgekit.core.chat.sampling import Sampling, sampling_of
 from edgekit.core.wire import ProtocolError
 
 MESSAGES = [{"role": "user", "content": "Hi"}]

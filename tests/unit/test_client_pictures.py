@@ -16,7 +16,7 @@ from PIL import Image
 
 from edgekit.client.pictures import PictureLimits, check_count, limits_of, shrink, with_pictures
 from edgekit.core import pictures, wire
-from edgekit.core.chat import parse_body
+from edgekit.core.chat.body import parse_body
 from edgekit.errors import UsageError
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)

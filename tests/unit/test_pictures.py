@@ -11,7 +11,7 @@ import cbor2
 import pytest
 
 from edgekit.core import pictures
-from edgekit.core.chat import parse_body
+from edgekit.core.chat.body import parse_body
 from edgekit.core.wire import ProtocolError
 
 JPEG = b"\xff\xd8\xff\xe0" + bytes(range(60))

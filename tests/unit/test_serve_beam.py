@@ -11,7 +11,7 @@ from edgekit.agent.serve.pipe import Cancel, Done, Refused, Start
 from edgekit.agent.serve.worker.admission import beams_served
 from edgekit.agent.serve.worker.decoder.graph import Decoding, Graph
 from edgekit.agent.serve.worker.decoder.memory import beams_for
-from edgekit.core.chat import Sampling
+from edgekit.core.chat.sampling import Sampling
 from tests.fakes.decoder import FakeBeams
 from tests.unit.test_serve_slots import ALPHABET, all_sent, collect
 from tests.unit.test_serve_worker import Parent, prompt, worker

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from edgekit.agent.serve.pipe import SLICE_TOKENS, Done, Heartbeat, quiet_seconds
-from edgekit.core.chat import Sampling
+from edgekit.core.chat.sampling import Sampling
 from tests.unit.test_serve_worker import Parent, prompt, worker
 
 pytestmark = pytest.mark.timeout(30)

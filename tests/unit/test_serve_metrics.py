@@ -24,7 +24,7 @@ from edgekit.agent.serve.pipe import Ready, Refused
 from edgekit.agent.serve.session.events import Readings, WorkerLost
 from edgekit.agent.serve.session.exposition import CONTENT_TYPE, as_json, prometheus
 from edgekit.agent.serve.session.metrics import Metrics, Now
-from edgekit.core.chat import PromptTokensDetails, Timings, Usage
+from edgekit.core.chat.completion import PromptTokensDetails, Timings, Usage
 from edgekit.core.config import parse_agent_config
 from edgekit.errors import UsageError
 from tests import tools

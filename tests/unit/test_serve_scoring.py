@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from edgekit.agent.serve.worker.scoring import load_factory
-from edgekit.core.chat import Sampling
+from edgekit.core.chat.sampling import Sampling
 from edgekit.core.config import (
     AgentConfig,
     BrokerConfig,

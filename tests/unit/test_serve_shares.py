@@ -21,7 +21,7 @@ from edgekit.agent.serve.pipe import (
 )
 from edgekit.agent.serve.worker.decoder import Logits
 from edgekit.agent.serve.worker.worker import Worker
-from edgekit.core.chat import Sampling
+from edgekit.core.chat.sampling import Sampling
 from tests.fakes.decoder import VOCABULARY, FakeDecoder, FakeTokenizer
 
 pytestmark = pytest.mark.timeout(60)

@@ -16,7 +16,7 @@ from edgekit.agent.serve.pipe import (
     Start,
 )
 from edgekit.agent.serve.worker.scheduler import SHARED_SLICE_TOKENS
-from edgekit.core.chat import Sampling
+from edgekit.core.chat.sampling import Sampling
 from tests.fakes.decoder import EOS, VOCABULARY
 from tests.unit.test_serve_worker import NO_DEADLINE, TOKENIZER, Parent, prompt, worker
 

@@ -29,10 +29,10 @@ from edgekit.agent.serve.pipe import (
     WalkBroken,
     WalkEnded,
 )
-from edgekit.agent.serve.worker.answer import FLUSH_SECONDS, FLUSH_TOKENS
+from edgekit.agent.serve.worker.answer.answer import FLUSH_SECONDS, FLUSH_TOKENS
 from edgekit.agent.serve.worker.processors import Logits, ProcessorFactory
 from edgekit.agent.serve.worker.worker import Worker
-from edgekit.core.chat import Sampling
+from edgekit.core.chat.sampling import Sampling
 from edgekit.core.quality import TOP
 from tests.fakes.decoder import EOS, FakeBeams, FakeDecoder, FakeTokenizer
 

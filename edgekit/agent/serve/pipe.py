@@ -16,7 +16,8 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from edgekit.core.chat import Sampling, Timings, Usage
+from edgekit.core.chat.completion import Timings, Usage
+from edgekit.core.chat.sampling import Sampling
 from edgekit.core.golden import GoldenScore
 from edgekit.core.payloads import ImagesTaken
 from edgekit.core.quality import TopTokens

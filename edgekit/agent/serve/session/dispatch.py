@@ -17,7 +17,9 @@ from edgekit.agent.serve.session.presence import Presence, answer_cap
 from edgekit.agent.serve.session.prompt import Prompt
 from edgekit.agent.serve.session.prompts import Prompts
 from edgekit.agent.serve.session.states import PromptStep
-from edgekit.core import chat, wire
+from edgekit.core import wire
+from edgekit.core.chat.completion import FinishReason
+from edgekit.core.chat.sampling import sampling_of
 from edgekit.core.config import AgentConfig
 from edgekit.core.manifest import BundleConfig
 from edgekit.errors import EdgekitError
@@ -88,7 +90,7 @@ class Dispatch:
             key=prompt.key,
             requester=prompt.requester,
             messages=[(m.role, m.parts) for m in request.messages],
-            sampling=chat.sampling_of(request, self.bundle.search),
+            sampling=sampling_of(request, self.bundle.search),
             stops=request.stops,
             answer_limit=min(request.answer_limit or limit, limit),
             deadline=prompt.deadline - REPLY_MARGIN_SECONDS,
@@ -140,7 +142,7 @@ class Dispatch:
         if event.finish_reason != "cancelled":
             tokens = event.usage.completion_tokens
             self.prompts.metrics.answered(now - prompt.queued_at, timings, tokens)
-        reason = cast(chat.FinishReason, event.finish_reason)
+        reason = cast(FinishReason, event.finish_reason)
         return self.prompts.finish(prompt, event.text, reason, event.usage, timings, now)
 
     def failed(self, event: Refused, now: float) -> list[Effect]:

@@ -13,7 +13,9 @@ from edgekit.agent.serve.session.prompt import Prompt
 from edgekit.agent.serve.session.prompts import Prompts
 from edgekit.agent.serve.session.rate import Rate, Spread
 from edgekit.agent.serve.session.states import PromptStep, move
-from edgekit.core import chat, envelope, pictures, topics, wire
+from edgekit.core import envelope, pictures, topics, wire
+from edgekit.core.chat.body import parse_body
+from edgekit.core.chat.request import ChatRequest
 from edgekit.core.config import AgentConfig
 
 FULL_RETRY_MS = 2000  # a prompt ends every few seconds
@@ -68,7 +70,7 @@ class Intake:
                 error.retry_after_ms = self._spread.wait_ms(error.retry_after_ms, now)
             return [replies.refusal(reply, error, _reply_expiry(message))]
 
-    def check_model(self, request: chat.ChatRequest) -> None:
+    def check_model(self, request: ChatRequest) -> None:
         """Raises: ProtocolError, when the prompt names another model, or shows this one pictures
         that it does not take."""
         if request.model is not None and request.model != self.prompts.model:
@@ -106,7 +108,7 @@ class Intake:
                 raise wire.ProtocolError("id_conflict", "this ek-id has another body")
             return self._attach(known, inbound, now)
         self._limit(self._rate, "prompts", inbound.requester, now)
-        request = chat.parse_body(inbound.payload, inbound.reply.encoding)
+        request = parse_body(inbound.payload, inbound.reply.encoding)
         deadline = now + inbound.expiry_seconds
         prompt = Prompt(
             key,
@@ -135,7 +137,7 @@ class Intake:
             text = f"more than {rate.per_minute} {what} a minute"
             raise wire.ProtocolError("rate_limited", text, retry_after_ms=wait_ms)
 
-    def _admit(self, prompt: Prompt, request: chat.ChatRequest, now: float) -> None:
+    def _admit(self, prompt: Prompt, request: ChatRequest, now: float) -> None:
         """Raises: ProtocolError, when the device has no room for a new prompt."""
         if self.draining:
             raise wire.ProtocolError("draining", "the device stops and takes nothing new")

@@ -15,7 +15,7 @@ from typing import Literal
 
 from edgekit.agent.serve.session.events import Readings
 from edgekit.agent.serve.session.exposition import Buckets, Family
-from edgekit.core.chat import Timings, Usage
+from edgekit.core.chat.completion import Timings, Usage
 
 CANCELLED = "cancelled"
 MB = 1 << 20

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import msgspec
 
 from edgekit.agent.serve.session.states import Delivery, PromptStep, State, move
-from edgekit.core import chat, wire
+from edgekit.core import wire
+from edgekit.core.chat.request import ChatRequest
 
 KEEP_SECONDS = 600.0  # an outcome is kept so long, or until its prompt's deadline if later
 UNSENT_KEEP_SECONDS = 86_400.0  # added while no broker has acknowledged the outcome
@@ -57,7 +58,7 @@ class Prompt:
     queued_at: float
     deadline: float
     keep_until: float
-    request: chat.ChatRequest | None = None
+    request: ChatRequest | None = None
     state: State = State.ACCEPTED
     starts: int = 0
     deaths: int = 0  # of the worker, while this one ran

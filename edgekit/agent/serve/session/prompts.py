@@ -17,7 +17,8 @@ from edgekit.agent.serve.session.ledger import Ledger
 from edgekit.agent.serve.session.metrics import CANCELLED, Metrics
 from edgekit.agent.serve.session.prompt import Outcome, Prompt
 from edgekit.agent.serve.session.states import PromptStep, State
-from edgekit.core import chat, wire
+from edgekit.core import wire
+from edgekit.core.chat.completion import FinishReason, Timings, Usage, completion
 from edgekit.mqtt.terms import NO_PACKET_LIMIT
 
 OUTBOX_BATCH = 100  # outcomes sent at once, for example after a reconnect
@@ -115,13 +116,13 @@ class Prompts:
         self,
         prompt: Prompt,
         text: str,
-        reason: chat.FinishReason,
-        usage: chat.Usage,
-        timings: chat.Timings | None,
+        reason: FinishReason,
+        usage: Usage,
+        timings: Timings | None,
         now: float,
     ) -> list[Effect]:
         """End a prompt with an answer, which may be a cancelled one."""
-        payload = chat.completion(
+        payload = completion(
             prompt_id=prompt.reply.prompt_id,
             model=self.model,
             created=int(self.epoch + now),
@@ -141,7 +142,7 @@ class Prompts:
 
     def cancelled(self, prompt: Prompt, now: float) -> list[Effect]:
         """End a cancelled prompt that has no text."""
-        return self.finish(prompt, "", "cancelled", chat.Usage(0, 0, 0), None, now)
+        return self.finish(prompt, "", "cancelled", Usage(0, 0, 0), None, now)
 
     def expire_waiting(self, now: float) -> list[Effect]:
         """End prompts whose deadline passed while they waited.

@@ -55,7 +55,8 @@ from edgekit.agent.serve.session.prompt import JournalRow, Prompt
 from edgekit.agent.serve.session.prompts import Prompts
 from edgekit.agent.serve.session.refusals import Refusals
 from edgekit.agent.serve.session.states import PromptStep, State
-from edgekit.core import chat, payloads, wire
+from edgekit.core import payloads, wire
+from edgekit.core.chat.body import parse_body
 from edgekit.core.config import AgentConfig
 from edgekit.core.manifest import BundleConfig
 from edgekit.core.reasons import FAILURE, NO_MATCHING_SUBSCRIBERS
@@ -269,7 +270,7 @@ class Session:
             if prompt.outcome is not None:
                 continue
             try:
-                prompt.request = chat.parse_body(prompt.payload, prompt.reply.encoding)
+                prompt.request = parse_body(prompt.payload, prompt.reply.encoding)
                 self._intake.check_model(prompt.request)
             except wire.ProtocolError as error:  # this release may serve less than the one before
                 outcome = replies.error_outcome(error)

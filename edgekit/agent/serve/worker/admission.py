@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 from edgekit.agent.serve.pipe import Start
 from edgekit.agent.serve.worker import beam
+from edgekit.agent.serve.worker.answer.text import Tokenizer
 from edgekit.agent.serve.worker.decoder import BeamSearch, Limits
 from edgekit.agent.serve.worker.pictures.sight import Eyes, Seen
-from edgekit.agent.serve.worker.text import Tokenizer
 from edgekit.errors import EdgekitError
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from edgekit.agent.serve.pipe import Done, Start
-from edgekit.agent.serve.worker.answer import Answer
+from edgekit.agent.serve.worker.answer.answer import Answer
+from edgekit.agent.serve.worker.answer.text import Tokenizer
 from edgekit.agent.serve.worker.decoder import BeamSearch
-from edgekit.agent.serve.worker.text import Tokenizer
-from edgekit.core.chat import Sampling, Timings, Usage
+from edgekit.core.chat.completion import Timings, Usage
+from edgekit.core.chat.sampling import Sampling
 
 # Options that the runtime's search does not have, by their names in the prompt's body.
 _NOT_WITH_BEAMS = (

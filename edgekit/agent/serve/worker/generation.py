@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 from edgekit.agent.serve.pipe import Done, EndedPrompt, Start
-from edgekit.agent.serve.worker.answer import Answer
+from edgekit.agent.serve.worker.answer.answer import Answer
 from edgekit.agent.serve.worker.decoder import Decoder, Logits
 from edgekit.agent.serve.worker.pictures.rows import row_of
 from edgekit.agent.serve.worker.pictures.sight import Floats, Seen
 from edgekit.agent.serve.worker.prefix import Slot
 from edgekit.agent.serve.worker.sampling import Sampler
 from edgekit.agent.serve.worker.scheduler import Load
-from edgekit.core.chat import PromptTokensDetails, Timings, Usage
+from edgekit.core.chat.completion import PromptTokensDetails, Timings, Usage
 
 NO_PICTURES: Mapping[int, Seen] = MappingProxyType({})
 

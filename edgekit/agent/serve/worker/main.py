@@ -11,7 +11,11 @@ import msgspec
 
 from edgekit.agent.serve.pipe import Pipe, PipeClosedError, Ready, ToWorker, WorkerSettings
 from edgekit.agent.serve.worker.admission import beams_served
-from edgekit.agent.serve.worker.answer import BUSY_FLUSH_SECONDS, FIRST_PAUSE_SECONDS, FLUSH_SECONDS
+from edgekit.agent.serve.worker.answer.answer import (
+    BUSY_FLUSH_SECONDS,
+    FIRST_PAUSE_SECONDS,
+    FLUSH_SECONDS,
+)
 from edgekit.agent.serve.worker.decoder import BeamSearch, Decoder, RuntimeOptions, open_model
 from edgekit.agent.serve.worker.decoder.memory import MAX_SLOTS, total_bytes
 from edgekit.agent.serve.worker.golden import PromptTexts, score, speed

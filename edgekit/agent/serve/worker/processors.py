@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from edgekit.core.chat import Sampling
+from edgekit.core.chat.sampling import Sampling
 
 Logits = npt.NDArray[np.float32]
 

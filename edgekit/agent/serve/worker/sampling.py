@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekit.agent.serve.worker.processors import Logits, LogitsProcessor, processors_for
-from edgekit.core.chat import Sampling
+from edgekit.core.chat.sampling import Sampling
 
 MIN_TEMPERATURE = 1e-6  # below it float32 divides by zero; the arg-max has all mass long before
 LARGEST = np.float32(1e30)

@@ -31,7 +31,8 @@ from edgekit.agent.serve.pipe import (
 )
 from edgekit.agent.serve.worker import beam
 from edgekit.agent.serve.worker.admission import Admitted, RefusedError, admit
-from edgekit.agent.serve.worker.answer import FLUSH_SECONDS, Answer
+from edgekit.agent.serve.worker.answer.answer import FLUSH_SECONDS, Answer
+from edgekit.agent.serve.worker.answer.text import Tokenizer
 from edgekit.agent.serve.worker.decoder import BeamSearch, Decoder
 from edgekit.agent.serve.worker.generation import Generation
 from edgekit.agent.serve.worker.pictures.sight import Eyes
@@ -40,9 +41,8 @@ from edgekit.agent.serve.worker.processors import ProcessorFactory
 from edgekit.agent.serve.worker.sampling import Sampler
 from edgekit.agent.serve.worker.scheduler import next_work
 from edgekit.agent.serve.worker.shares import Shares
-from edgekit.agent.serve.worker.text import Tokenizer
 from edgekit.agent.serve.worker.walking import WalkBrokenError, fits, run_walk
-from edgekit.core.chat import Timings, Usage
+from edgekit.core.chat.completion import Timings, Usage
 
 SYSTEM_ROLES = ("system", "developer")
 VIEW_TOKENS = 4 * SLICE_TOKENS  # a view costs no more: Phi-3.5-vision's about as much as one slice

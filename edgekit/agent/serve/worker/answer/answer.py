@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from edgekit.agent.serve.worker.text import StopFilter, Tokenizer
+from edgekit.agent.serve.worker.answer.text import StopFilter, Tokenizer
 
 FLUSH_SECONDS = 0.05  # while the model leaves a CPU free to carry deltas: ADR 6
 BUSY_FLUSH_SECONDS = 0.1  # while the model takes every CPU, and a delta makes it wait

@@ -1,0 +1,128 @@
+"""Reads the body of a prompt.
+
+A picture's base64 text is decoded while the body is read, and is kept nowhere but in the body.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+from edgekit.core import cbor, pictures
+from edgekit.core.chat import harmless
+from edgekit.core.chat.parts import PARTS, ImageUrl, TextPart
+from edgekit.core.chat.request import ChatMessage, ChatRequest
+from edgekit.core.repeated import check_keys
+from edgekit.core.wire import UNREADABLE, ProtocolError
+
+_AT = re.compile(r" - at (?:`key` in )?`\$\.?(?P<path>[^`]*)`")
+_UNKNOWN = re.compile(r"unknown field `(?P<name>[^`]*)`")
+
+
+def parse_body(payload: bytes, encoding: str = "") -> ChatRequest:
+    """Read a chat-completions body.
+
+    Args:
+        payload: the prompt's bytes.
+        encoding: "cbor"; any other value means JSON.
+
+    Raises:
+        ProtocolError: `invalid_request` or `unsupported_parameter`, with the field in `param`.
+    """
+    try:
+        request = _decode(payload, encoding)
+    except msgspec.ValidationError as error:
+        raise _invalid(error) from None
+    except UNREADABLE as error:
+        language = "CBOR" if encoding == "cbor" else "JSON"
+        raise ProtocolError("invalid_request", f"the body is not {language}: {error}") from None
+    if encoding != "cbor":  # CBOR with a repeated key was not read
+        try:
+            check_keys(payload)
+        except UNREADABLE as error:
+            raise ProtocolError("invalid_request", str(error)) from None
+    harmless.check(request, harmless.REQUEST)
+    for number, message in enumerate(request.messages):
+        harmless.check(message, harmless.MESSAGE, f"messages[{number}].")
+        if message.picture_count and message.role != "user":
+            where = f"messages[{number}].content[{message.picture_parts[0]}]"
+            text = f"a message of the role {message.role} has a picture; only a user's may"
+            raise ProtocolError("invalid_request", text, where)
+    if request.picture_count and (request.num_beams or 1) > 1:
+        text = "a prompt with pictures is answered without beam search: num_beams is 1"
+        raise ProtocolError("unsupported_parameter", text, "num_beams")
+    return request
+
+
+def _decode(payload: bytes, encoding: str) -> ChatRequest:
+    """Read the body; a field that no version of it has may be null, which says nothing.
+
+    Raises:
+        ValidationError: it is no `ChatRequest`.
+        ValueError: it cannot be read at all.
+    """
+    if encoding == "cbor":
+        read = cbor.decode(payload)
+        return _converted(read)
+    try:
+        return msgspec.json.decode(payload, type=ChatRequest, dec_hook=pictures.decode)
+    except msgspec.ValidationError as error:
+        if not _UNKNOWN.search(str(error)):
+            raise
+    return _converted(msgspec.json.decode(payload))
+
+
+def _converted(body: object) -> ChatRequest:
+    return msgspec.convert(
+        _without_nulls(body), ChatRequest, str_keys=True, dec_hook=pictures.decode
+    )
+
+
+def _without_nulls(body: object) -> object:
+    """Leave out unknown null fields of the body, its messages and their parts."""
+    if isinstance(body, dict):
+        body = _without_unknown_nulls(body, ChatRequest)
+        if isinstance(body.get("messages"), list):
+            body["messages"] = [_message_without_nulls(each) for each in body["messages"]]
+    return body
+
+
+def _message_without_nulls(message: object) -> object:
+    if isinstance(message, dict):
+        message = _without_unknown_nulls(message, ChatMessage)
+        if isinstance(message.get("content"), list):
+            message["content"] = [_part_without_nulls(part) for part in message["content"]]
+    return message
+
+
+def _part_without_nulls(part: object) -> object:
+    if not isinstance(part, dict) or not isinstance(kind := part.get("type"), str):
+        return part
+    part = _without_unknown_nulls(part, PARTS.get(kind, TextPart))
+    if isinstance(part.get("image_url"), dict):
+        part["image_url"] = _without_unknown_nulls(part["image_url"], ImageUrl)
+    return part
+
+
+def _without_unknown_nulls(fields: dict[Any, Any], kind: type[msgspec.Struct]) -> dict[Any, Any]:
+    tag = kind.__struct_config__.tag_field  # content parts have one
+    known = {*kind.__struct_encode_fields__, *([tag] if tag else [])}
+    return {name: value for name, value in fields.items() if value is not None or name in known}
+
+
+def _invalid(error: msgspec.ValidationError) -> ProtocolError:
+    """Make the error of a body that is no `ChatRequest`, with the field's name."""
+    text = str(error)
+    at = _AT.search(text)
+    unknown = _UNKNOWN.search(text)
+    if unknown:
+        prefix = f"{at['path']}." if at and at["path"] else ""
+        param = prefix + unknown["name"]
+        return ProtocolError("unsupported_parameter", f"{param} is not served by this agent", param)
+    path = at["path"] if at else ""
+    said = _AT.sub("", text)
+    if path.endswith(".image_url") and "`str`" in said:
+        said = 'image_url is an object with a `url`: {"url": "data:image/jpeg;base64,…"}'
+    return ProtocolError("invalid_request", said, path)
