@@ -35,7 +35,7 @@ MAX_TRIES = 64  # parts of a refused schema that are compiled to find the place
 MAX_SAID = 300  # characters of the library's words
 
 
-class Compiler:
+class TokenCompiler:
     """Compiles for one tokenizer.
 
     Args:
