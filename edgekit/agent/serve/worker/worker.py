@@ -373,7 +373,7 @@ class Worker:
         def send(text: str) -> None:
             self._send(Generated(start.key, text))
 
-        self._running[slot.number] = Generation(
+        self._running[slot.number] = generation = Generation(
             start,
             self._decoder,
             slot,
@@ -387,6 +387,8 @@ class Worker:
             prompt.pictures,
             guide,
         )
+        if reason := generation.open():
+            self._end(generation, reason)
 
     def _sampler(self, start: Start, prompt: list[int]) -> Sampler | None:
         custom = self._processors(start.sampling, prompt) if self._processors else ()
