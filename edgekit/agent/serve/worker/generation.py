@@ -13,6 +13,7 @@ from edgekit.agent.serve.worker.pictures.sight import Floats, Seen
 from edgekit.agent.serve.worker.prefix import Slot
 from edgekit.agent.serve.worker.sampling import Sampler
 from edgekit.agent.serve.worker.scheduler import Load
+from edgekit.core.chat.calls import joined
 from edgekit.core.chat.completion import PromptTokensDetails, Timings, Usage
 
 NO_PICTURES: Mapping[int, Seen] = MappingProxyType({})
@@ -159,10 +160,11 @@ class Generation:
         """End the answer here, and return its result."""
         now, count = self._clock(), self._answer.count
         prefilled = self._prefilled or now
+        said = self._answer.finish(now)
         return Done(
             self.start.key,
-            self._answer.finish(now),
-            reason,
+            said.text,
+            "tool_calls" if said.calls and reason == "stop" else reason,
             Usage(
                 self._prompt_tokens,
                 count,
@@ -176,6 +178,8 @@ class Generation:
                 predicted_ms=(now - prefilled) * 1e3,
                 predicted_per_second=count / max(now - prefilled, 1e-9),
             ),
+            said.reasoning,
+            joined(said.calls),
         )
 
     def _cross_rope_threshold(self) -> None:
