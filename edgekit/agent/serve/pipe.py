@@ -18,6 +18,7 @@ import msgspec
 
 from edgekit.core.chat.calls import ToolCall, ToolCallDelta
 from edgekit.core.chat.completion import Timings, Usage
+from edgekit.core.chat.constraint import Constraint
 from edgekit.core.chat.sampling import Sampling
 from edgekit.core.golden import GoldenScore
 from edgekit.core.payloads import ImagesTaken
@@ -84,7 +85,7 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
     `prompt_limit` tokens; 0 leaves only the context's limit. With `sample` it says the tokens of a
     prompt that ended well (`EndedPrompt`). `tools` and `options` (further variables) are for the
     chat template. The answer's tool calls are read as the format `tool_format` writes them; empty:
-    they are text.
+    they are text. The answer matches `constraint`.
     """
 
     key: str
@@ -100,6 +101,7 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
     tools: list[dict[str, Any]] = []
     options: dict[str, Any] = {}
     tool_format: str = ""
+    constraint: Constraint | None = None
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
