@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from edgekit.core.chat.logprobs import Logprobs
+
 MAX_ID_CHARACTERS = 128
 
 # These bounds are for the schemas alone: no reader refuses a message for them.
@@ -131,10 +133,11 @@ class DeltaContent(msgspec.Struct, frozen=True):
 
 
 class DeltaChoice(msgspec.Struct, frozen=True):
-    """The single choice of an answer."""
+    """The single choice of an answer; `logprobs` is absent unless asked for."""
 
     index: Literal[0]
     delta: DeltaContent
+    logprobs: Logprobs | msgspec.UnsetType = msgspec.UNSET
 
 
 class DeltaPayload(msgspec.Struct, frozen=True):

@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from edgekit.core.chat.completion import Timings, Usage
+from edgekit.core.chat.logprobs import TokenLogprob
 from edgekit.core.chat.sampling import Sampling
 from edgekit.core.golden import GoldenScore
 from edgekit.core.payloads import ImagesTaken
@@ -80,7 +81,8 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
     `messages` are (role, content) pairs, the content as `pictures.Content`: with pictures it is a
     list of texts and encoded pictures. `deadline` is in monotonic seconds. The worker refuses a
     prompt of more than `prompt_limit` tokens; 0 leaves only the context's limit. With `sample` it
-    says the tokens of a prompt that ended well (`EndedPrompt`).
+    says the tokens of a prompt that ended well (`EndedPrompt`). `top_logprobs` asks for the
+    log-probabilities of the answer's tokens, and of so many others in each place; None for none.
     """
 
     key: str
@@ -92,6 +94,7 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
     deadline: float
     prompt_limit: int = 0
     sample: bool = False
+    top_logprobs: int | None = None
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
@@ -160,6 +163,8 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     context_length: int = 0  # tokens of a slot; 0: as in the bundle
     score: GoldenScore | None = None  # of the golden prompts, where they were scored
     images: ImagesTaken | None = None  # of a prompt; None: the model takes no pictures
+    capabilities: list[str] = []  # of the model, for the card
+    template_options: list[str] = []  # what `chat_template_kwargs` may name, for the card
 
     @property
     def served(self) -> tuple[int, int, int, ImagesTaken | None]:
@@ -178,20 +183,28 @@ class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
 
 
 class Generated(msgspec.Struct, frozen=True, tag="delta"):
-    """A piece of the answer that is safe to show: whole characters, no part of a stop string."""
+    """A piece of the answer that is safe to show: whole characters, no part of a stop string.
+
+    `logprobs` are of the tokens since the last piece, where they are asked for.
+    """
 
     key: str
     text: str
+    logprobs: list[TokenLogprob] = []
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):
-    """The whole answer; `finish_reason` is stop, length, cancelled or deadline."""
+    """The whole answer; `finish_reason` is stop, length, cancelled or deadline.
+
+    `logprobs` are of all its tokens; None if they are not asked for.
+    """
 
     key: str
     text: str
     finish_reason: str
     usage: Usage
     timings: Timings
+    logprobs: list[TokenLogprob] | None = None
 
 
 class Refused(msgspec.Struct, frozen=True, tag="failed"):

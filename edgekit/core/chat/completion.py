@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from edgekit.core.chat.logprobs import Logprobs
 from edgekit.core.payloads import Count, Measure
 
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -44,11 +45,12 @@ class AnswerMessage(msgspec.Struct, frozen=True):
 
 
 class AnswerChoice(msgspec.Struct, frozen=True):
-    """The single choice of an answer."""
+    """The single choice of an answer; `logprobs` is absent unless asked for."""
 
     index: Literal[0]
     message: AnswerMessage
     finish_reason: FinishReason
+    logprobs: Logprobs | msgspec.UnsetType = msgspec.UNSET
 
 
 class Completion(msgspec.Struct, frozen=True):

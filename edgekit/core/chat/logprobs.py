@@ -1,0 +1,36 @@
+"""Log-probabilities of an answer's tokens, as OpenAI's `choices[0].logprobs`.
+
+A token's log-probability is the log-softmax of the model's logits: over its whole vocabulary, or
+over the tokens that a grammar allows. Bias, penalties and temperature do not change it.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+MAX_TOP = 20  # as at OpenAI
+NEVER = -9999.0  # OpenAI's number for a token that cannot come: JSON has no infinity
+
+
+class TopLogprob(msgspec.Struct, frozen=True):
+    """A token that could have come. `bytes` are those of its text in UTF-8, null if it has none."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None
+
+
+class TokenLogprob(msgspec.Struct, frozen=True):
+    """A token of the answer, and the likeliest tokens in its place, likeliest first."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None
+    top_logprobs: list[TopLogprob]
+
+
+class Logprobs(msgspec.Struct, frozen=True):
+    """The tokens of a choice in their order, those of reasoning and of tool calls among them."""
+
+    content: list[TokenLogprob]
+    refusal: None = None  # OpenAI's name for a text that no model here writes
