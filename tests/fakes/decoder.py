@@ -168,6 +168,10 @@ class FakeTokenizer:
         )
         return [self.encode(piece) for piece in f"{joined}assistant:".split("\0")]
 
+    def bytes_of(self, token: int) -> bytes:
+        """The byte, or the name of a special token."""
+        return bytes([token]) if token < EOS else f"<{token}>".encode()
+
     def stream(self) -> FakeStream:
         """A new stream."""
         return FakeStream()

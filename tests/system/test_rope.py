@@ -89,6 +89,7 @@ class Fixed:
     def __init__(self, real: Tokenizer) -> None:
         self.stream = real.stream
         self.encode_around = real.encode_around
+        self.bytes_of = real.bytes_of
 
     def encode_chat(self, messages: Sequence[tuple[str, str]]) -> list[int]:
         return [int(word) for word in messages[-1][1].split() if word.isdigit()]

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from edgekit.core.chat.logprobs import Logprobs
+from edgekit.core.chat.logprobs import Logprobs, TokenLogprob
 from edgekit.core.payloads import Count, Measure
 
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -80,15 +80,18 @@ def completion(
     usage: Usage,
     timings: Timings | None,
     deltas: int,
+    logprobs: list[TokenLogprob] | None = None,
 ) -> bytes:
     """Encode a `Completion` as JSON."""
+    message = AnswerMessage("assistant", text)
+    shown = msgspec.UNSET if logprobs is None else Logprobs(logprobs)
     return msgspec.json.encode(
         Completion(
             id=f"chatcmpl-{prompt_id}",
             object="chat.completion",
             created=created,
             model=model,
-            choices=(AnswerChoice(0, AnswerMessage("assistant", text), finish_reason),),
+            choices=(AnswerChoice(0, message, finish_reason, shown),),
             usage=usage,
             timings=timings,
             deltas=deltas,

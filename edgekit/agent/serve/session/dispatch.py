@@ -19,6 +19,7 @@ from edgekit.agent.serve.session.prompts import Prompts
 from edgekit.agent.serve.session.states import PromptStep
 from edgekit.core import wire
 from edgekit.core.chat.completion import FinishReason
+from edgekit.core.chat.logprobs import most_tokens
 from edgekit.core.chat.sampling import sampling_of
 from edgekit.core.config import AgentConfig
 from edgekit.core.manifest import BundleConfig
@@ -86,6 +87,8 @@ class Dispatch:
         self.prompts.running[prompt.key] = prompt
         self.prompts.ledger.touch(prompt)
         limit = answer_cap(self.config, self.bundle, self.model)
+        if request.top_logprobs_asked is not None:
+            limit = min(limit, most_tokens(request.top_logprobs_asked))
         return Start(
             key=prompt.key,
             requester=prompt.requester,
@@ -95,6 +98,7 @@ class Dispatch:
             answer_limit=min(request.answer_limit or limit, limit),
             deadline=prompt.deadline - REPLY_MARGIN_SECONDS,
             prompt_limit=self.config.max_prompt_tokens,
+            top_logprobs=request.top_logprobs_asked,
             sample=(
                 self.config.canary_samples > 0
                 and request.store is not False
@@ -121,7 +125,7 @@ class Dispatch:
             return []
         if prompt.reply.final_only or prompt.request.stream is False:
             return []
-        effect = replies.delta(prompt, event.text, now)
+        effect = replies.delta(prompt, event, now)
         prompt.seq += 1
         return [effect]
 
@@ -143,7 +147,8 @@ class Dispatch:
             tokens = event.usage.completion_tokens
             self.prompts.metrics.answered(now - prompt.queued_at, timings, tokens)
         reason = cast(FinishReason, event.finish_reason)
-        return self.prompts.finish(prompt, event.text, reason, event.usage, timings, now)
+        text, logprobs = event.text, event.logprobs
+        return self.prompts.finish(prompt, text, reason, event.usage, timings, now, logprobs)
 
     def failed(self, event: Refused, now: float) -> list[Effect]:
         """Fail a prompt that the worker refuses."""

@@ -19,6 +19,7 @@ from edgekit.agent.serve.session.prompt import Outcome, Prompt
 from edgekit.agent.serve.session.states import PromptStep, State
 from edgekit.core import wire
 from edgekit.core.chat.completion import FinishReason, Timings, Usage, completion
+from edgekit.core.chat.logprobs import TokenLogprob
 from edgekit.mqtt.terms import NO_PACKET_LIMIT
 
 OUTBOX_BATCH = 100  # outcomes sent at once, for example after a reconnect
@@ -120,6 +121,7 @@ class Prompts:
         usage: Usage,
         timings: Timings | None,
         now: float,
+        logprobs: list[TokenLogprob] | None = None,
     ) -> list[Effect]:
         """End a prompt with an answer, which may be a cancelled one."""
         payload = completion(
@@ -131,6 +133,7 @@ class Prompts:
             usage=usage,
             timings=timings,
             deltas=prompt.seq,
+            logprobs=logprobs,
         )
         if prompt.key in self.running and reason != "cancelled":
             took = (now - prompt.started_at) * 1e3

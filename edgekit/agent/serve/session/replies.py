@@ -6,9 +6,11 @@ from typing import cast
 
 import msgspec
 
+from edgekit.agent.serve.pipe import Generated
 from edgekit.agent.serve.session.events import Publish
 from edgekit.agent.serve.session.prompt import Outcome, Prompt
 from edgekit.core import payloads, topics, wire
+from edgekit.core.chat.logprobs import Logprobs
 from edgekit.core.envelope import reply_message
 from edgekit.mqtt.packet import packet_bytes, publish_properties
 from edgekit.mqtt.terms import NO_PACKET_LIMIT
@@ -33,9 +35,10 @@ def accepted(prompt: Prompt, position: int, eta_ms: int | None, now: float) -> P
     return reply(prompt, "accepted", msgspec.json.encode(body), now)
 
 
-def delta(prompt: Prompt, text: str, now: float) -> Publish:
-    """Make a `delta` with the next piece of text."""
-    choice = payloads.DeltaChoice(0, payloads.DeltaContent(text))
+def delta(prompt: Prompt, piece: Generated, now: float) -> Publish:
+    """Make a `delta` with the next piece of the answer."""
+    logprobs = Logprobs(piece.logprobs) if piece.logprobs else msgspec.UNSET
+    choice = payloads.DeltaChoice(0, payloads.DeltaContent(piece.text), logprobs)
     body = payloads.DeltaPayload(prompt.seq, (choice,))
     return reply(prompt, "delta", msgspec.json.encode(body), now)
 

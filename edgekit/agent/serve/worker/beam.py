@@ -59,7 +59,7 @@ def run(
     ended = clock()
     tokens = [] if reason else beams.best()
     texts: list[str] = []
-    answer = Answer(texts.append, start.stops, tokenizer)
+    answer = Answer(lambda text, _: texts.append(text), start.stops, tokenizer)
     for token in tokens:
         if answer.add(token, 0.0):
             reason = "stop"

@@ -32,6 +32,7 @@ from edgekit.agent.serve.pipe import (
 from edgekit.agent.serve.worker import beam
 from edgekit.agent.serve.worker.admission import Admitted, RefusedError, admit
 from edgekit.agent.serve.worker.answer.answer import FLUSH_SECONDS, Answer
+from edgekit.agent.serve.worker.answer.logprobs import LogprobReader
 from edgekit.agent.serve.worker.answer.text import Tokenizer
 from edgekit.agent.serve.worker.decoder import BeamSearch, Decoder
 from edgekit.agent.serve.worker.generation import Generation
@@ -43,6 +44,7 @@ from edgekit.agent.serve.worker.scheduler import next_work
 from edgekit.agent.serve.worker.shares import Shares
 from edgekit.agent.serve.worker.walking import WalkBrokenError, fits, run_walk
 from edgekit.core.chat.completion import Timings, Usage
+from edgekit.core.chat.logprobs import TokenLogprob
 
 SYSTEM_ROLES = ("system", "developer")
 VIEW_TOKENS = 4 * SLICE_TOKENS  # a view costs no more: Phi-3.5-vision's about as much as one slice
@@ -353,26 +355,35 @@ class Worker:
         self._idle.remove(slot)
         slot.requester, slot.system, slot.long_rope = start.requester, system, long_rope
 
-        def send(text: str) -> None:
-            self._send(Generated(start.key, text))
+        def send(text: str, logprobs: list[TokenLogprob]) -> None:
+            self._send(Generated(start.key, text, logprobs))
 
+        wanted_logprobs = start.top_logprobs is not None
         self._running[slot.number] = Generation(
             start,
             self._decoder,
             slot,
             prompt.items,
             kept,
-            Answer(send, start.stops, self._tokenizer, self._flush_seconds),
+            Answer(send, start.stops, self._tokenizer, self._flush_seconds, wanted_logprobs),
             self._sampler(start, prompt.tokens),
             prompt.limit,
             self._clock,
             self._quanta,
             prompt.pictures,
+            self._reader(start),
         )
+
+    def _reader(self, start: Start) -> LogprobReader | None:
+        """Return what reads the log-probabilities of the answer's tokens, if they are wanted."""
+        if start.top_logprobs is None:
+            return None
+        return LogprobReader(start.top_logprobs, self._tokenizer.bytes_of)
 
     def _sampler(self, start: Start, prompt: list[int]) -> Sampler | None:
         custom = self._processors(start.sampling, prompt) if self._processors else ()
-        if start.sampling.plain_greedy and not custom and not self._decoder.limits.batched:
+        plain = start.sampling.plain_greedy and not custom and start.top_logprobs is None
+        if plain and not self._decoder.limits.batched:
             return None
         return Sampler(start.sampling, prompt, custom)
 

@@ -43,6 +43,10 @@ class Tokenizer(Protocol):
         """
         ...
 
+    def bytes_of(self, token: int) -> bytes:
+        """Return the bytes that a token stands for, which may be a part of a character."""
+        ...
+
     def stream(self) -> TextStream:
         """Return a new stream."""
         ...
