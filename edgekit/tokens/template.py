@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 from jinja2 import nodes
@@ -23,7 +24,9 @@ from edgekit.errors import EdgekitError
 
 MAX_RENDERED_CHARACTERS = 1 << 20  # eight times what a prompt's body may hold
 
-Message = Mapping[str, str]
+Value = Mapping[str, Any]  # a JSON object
+NOTHING: Value = MappingProxyType({})
+Message = Value  # role and content, and what else transformers' templates know
 Clock = Callable[[], datetime]
 
 
@@ -59,8 +62,15 @@ class ChatTemplate:
         self.constants = frozenset(_constants(tree))
         self.written = frozenset(node.data for node in tree.find_all(nodes.TemplateData))
 
-    def render(self, messages: Sequence[Message]) -> str:
+    def render(
+        self, messages: Sequence[Message], tools: Sequence[Value] = (), options: Value = NOTHING
+    ) -> str:
         """Return the prompt's text, which ends where the answer begins.
+
+        Args:
+            messages: the conversation.
+            tools: those that the model may call, as OpenAI's API describes them.
+            options: further variables of the template (`chat_template_kwargs`).
 
         Raises:
             ChatRefusedError: the template refuses these messages, cannot be run with them, or makes
@@ -69,13 +79,15 @@ class ChatTemplate:
         parts: list[str] = []
         size = 0
         try:
-            for part in self._template.generate(
-                messages=[dict(message) for message in messages],
-                tools=None,
-                documents=None,
-                add_generation_prompt=True,
+            variables = {
                 **self._named,
-            ):
+                **options,
+                "messages": [dict(message) for message in messages],
+                "tools": list(tools) or None,
+                "documents": None,
+                "add_generation_prompt": True,
+            }
+            for part in self._template.generate(variables):
                 parts.append(part)
                 size += len(part)
                 if size > MAX_RENDERED_CHARACTERS:

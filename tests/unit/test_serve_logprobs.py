@@ -25,6 +25,7 @@ from edgekit.agent.serve.session.events import Publish
 from edgekit.agent.serve.session.events import ToWorker as Told
 from edgekit.agent.serve.worker.answer.answer import Answer
 from edgekit.agent.serve.worker.answer.logprobs import LogprobReader
+from edgekit.agent.serve.worker.answer.pieces import Piece
 from edgekit.agent.serve.worker.worker import Worker
 from edgekit.core.chat.body import parse_body
 from edgekit.core.chat.completion import Timings, Usage
@@ -101,9 +102,9 @@ def answered(text: str | bytes, stops: Sequence[str] = ()) -> tuple[list[str], l
     texts: list[str] = []
     entries: list[TokenLogprob] = []
 
-    def send(piece: str, logprobs: list[TokenLogprob]) -> None:
-        texts.append(piece)
-        entries.extend(logprobs)
+    def send(piece: Piece) -> None:
+        texts.append(piece.text)
+        entries.extend(piece.logprobs)
         whole = spelled(entries).decode("utf-8", "ignore")
         assert whole.startswith("".join(texts))  # no text comes before its entries
 
@@ -113,8 +114,7 @@ def answered(text: str | bytes, stops: Sequence[str] = ()) -> tuple[list[str], l
         it = TokenLogprob(chr(token), -1.0, [token], [])
         if answer.add(token, float(now), it):
             break
-    assert answer.finish(99.0) == "".join(texts)
-    assert answer.logprobs == entries
+    assert answer.finish(99.0) == Piece("".join(texts), "", [], entries)
     return texts, entries
 
 
@@ -143,7 +143,7 @@ def test_an_answer_that_ends_inside_a_character_names_its_tokens() -> None:
 def test_nobody_asked() -> None:
     answer = Answer(lambda *_: None, [], TOKENIZER)
     answer.add(65, 0.0)
-    assert (answer.finish(1.0), answer.logprobs) == ("A", None)
+    assert answer.finish(1.0) == Piece("A", "", [], [])
 
 
 # --- the worker -----------------------------------------------------------------------------------
@@ -219,10 +219,10 @@ def test_delta_and_final_have_openais_shape() -> None:
     agent = Agent().ready()
     agent.prompt(body=BODY | {"logprobs": True, "top_logprobs": 1})
     it = msgspec.structs.replace(entry("Hi"), top_logprobs=[])
-    (delta,) = payloads(agent.handle(Generated("alice/p1", "Hi", [it])), "delta")
+    (delta,) = payloads(agent.handle(Generated("alice/p1", "Hi", logprobs=[it])), "delta")
     wanted = {"token": "Hi", "logprob": -1.0, "bytes": [72, 105], "top_logprobs": []}
     assert delta["choices"][0]["logprobs"] == {"content": [wanted], "refusal": None}
-    done = Done("alice/p1", "Hi", "stop", Usage(1, 1, 2), TIMINGS, [it])
+    done = Done("alice/p1", "Hi", "stop", Usage(1, 1, 2), TIMINGS, logprobs=[it])
     (final,) = payloads(agent.handle(done), "final")
     assert final["choices"][0]["logprobs"] == {"content": [wanted], "refusal": None}
 

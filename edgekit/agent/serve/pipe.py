@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from edgekit.core.chat.calls import ToolCall, ToolCallDelta
 from edgekit.core.chat.completion import Timings, Usage
 from edgekit.core.chat.logprobs import TokenLogprob
 from edgekit.core.chat.sampling import Sampling
@@ -79,21 +80,28 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
     """Run one prompt; the worker keeps prefixes per `requester`.
 
     `messages` are (role, content) pairs, the content as `pictures.Content`: with pictures it is a
-    list of texts and encoded pictures. `deadline` is in monotonic seconds. The worker refuses a
-    prompt of more than `prompt_limit` tokens; 0 leaves only the context's limit. With `sample` it
-    says the tokens of a prompt that ended well (`EndedPrompt`). `top_logprobs` asks for the
-    log-probabilities of the answer's tokens, and of so many others in each place; None for none.
+    list of texts and encoded pictures. A message with more than these is a mapping, as transformers
+    takes it. `deadline` is in monotonic seconds. The worker refuses a prompt of more than
+    `prompt_limit` tokens; 0 leaves only the context's limit. With `sample` it says the tokens of a
+    prompt that ended well (`EndedPrompt`). `tools` and `options` (further variables) are for the
+    chat template. The answer's tool calls are read as the format `tool_format` writes them; empty:
+    they are text. `top_logprobs` asks for the log-probabilities of the answer's tokens, and of so
+    many others in each place; None for none.
     """
 
     key: str
     requester: str
-    messages: Sequence[tuple[str, str | list[Any]]]  # msgspec has no union of str and bytes
+    # msgspec has no union of str and bytes
+    messages: Sequence[tuple[str, str | list[Any]] | dict[str, Any]]
     sampling: Sampling
     stops: list[str]
     answer_limit: int
     deadline: float
     prompt_limit: int = 0
     sample: bool = False
+    tools: list[dict[str, Any]] = []
+    options: dict[str, Any] = {}
+    tool_format: str = ""
     top_logprobs: int | None = None
 
 
@@ -190,11 +198,13 @@ class Generated(msgspec.Struct, frozen=True, tag="delta"):
 
     key: str
     text: str
-    logprobs: list[TokenLogprob] = []
+    reasoning: str = ""
+    calls: Sequence[ToolCallDelta] = ()
+    logprobs: Sequence[TokenLogprob] = ()
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):
-    """The whole answer; `finish_reason` is stop, length, cancelled or deadline.
+    """The whole answer; `finish_reason` is stop, length, tool_calls, cancelled or deadline.
 
     `logprobs` are of all its tokens; None if they are not asked for.
     """
@@ -204,7 +214,9 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
     finish_reason: str
     usage: Usage
     timings: Timings
-    logprobs: list[TokenLogprob] | None = None
+    reasoning: str = ""
+    calls: Sequence[ToolCall] = ()
+    logprobs: Sequence[TokenLogprob] | None = None
 
 
 class Refused(msgspec.Struct, frozen=True, tag="failed"):

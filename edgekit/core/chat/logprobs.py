@@ -6,6 +6,8 @@ over the tokens that a grammar allows. Bias, penalties and temperature do not ch
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 MAX_TOP = 20  # as at OpenAI
@@ -39,5 +41,5 @@ class TokenLogprob(msgspec.Struct, frozen=True):
 class Logprobs(msgspec.Struct, frozen=True):
     """The tokens of a choice in their order, those of reasoning and of tool calls among them."""
 
-    content: list[TokenLogprob]
+    content: Sequence[TokenLogprob]
     refusal: None = None  # OpenAI's name for a text that no model here writes

@@ -14,7 +14,8 @@ import msgspec
 from edgekit.core import pictures
 from edgekit.core.chat import harmless
 from edgekit.core.chat.logprobs import MAX_TOP
-from edgekit.core.chat.parts import Part, Text, TextPart
+from edgekit.core.chat.parts import Part, TextPart
+from edgekit.core.chat.text import Text
 from edgekit.core.config import MAX_MESSAGES
 
 MAX_STOPS = 4

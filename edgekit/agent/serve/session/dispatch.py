@@ -6,7 +6,6 @@ The counterpart of `intake`. Pure: methods change the prompts and return effects
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
 import msgspec
 
@@ -18,7 +17,6 @@ from edgekit.agent.serve.session.prompt import Prompt
 from edgekit.agent.serve.session.prompts import Prompts
 from edgekit.agent.serve.session.states import PromptStep
 from edgekit.core import wire
-from edgekit.core.chat.completion import FinishReason
 from edgekit.core.chat.logprobs import most_tokens
 from edgekit.core.chat.sampling import sampling_of
 from edgekit.core.config import AgentConfig
@@ -146,9 +144,7 @@ class Dispatch:
         if event.finish_reason != "cancelled":
             tokens = event.usage.completion_tokens
             self.prompts.metrics.answered(now - prompt.queued_at, timings, tokens)
-        reason = cast(FinishReason, event.finish_reason)
-        text, logprobs = event.text, event.logprobs
-        return self.prompts.finish(prompt, text, reason, event.usage, timings, now, logprobs)
+        return self.prompts.finish(prompt, event, timings, now)
 
     def failed(self, event: Refused, now: float) -> list[Effect]:
         """Fail a prompt that the worker refuses."""

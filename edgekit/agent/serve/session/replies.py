@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 import msgspec
+from msgspec import UNSET
 
 from edgekit.agent.serve.pipe import Generated
 from edgekit.agent.serve.session.events import Publish
@@ -37,8 +38,11 @@ def accepted(prompt: Prompt, position: int, eta_ms: int | None, now: float) -> P
 
 def delta(prompt: Prompt, piece: Generated, now: float) -> Publish:
     """Make a `delta` with the next piece of the answer."""
-    logprobs = Logprobs(piece.logprobs) if piece.logprobs else msgspec.UNSET
-    choice = payloads.DeltaChoice(0, payloads.DeltaContent(piece.text), logprobs)
+    content = payloads.DeltaContent(
+        piece.text or UNSET, piece.reasoning or UNSET, tuple(piece.calls) or UNSET
+    )
+    logprobs = Logprobs(piece.logprobs) if piece.logprobs else UNSET
+    choice = payloads.DeltaChoice(0, content, logprobs)
     body = payloads.DeltaPayload(prompt.seq, (choice,))
     return reply(prompt, "delta", msgspec.json.encode(body), now)
 

@@ -70,8 +70,9 @@ def admit(
     """
     wanted = start.sampling.num_beams
     _check_fields(start, max_beams)
-    contents = [parts for _, parts in start.messages if not isinstance(parts, str)]
-    encoded = [part for parts in contents for part in parts if isinstance(part, bytes)]
+    contents = [turn[1] if isinstance(turn, tuple) else turn["content"] for turn in start.messages]
+    listed = [parts for parts in contents if isinstance(parts, list)]
+    encoded = [part for parts in listed for part in parts if isinstance(part, bytes)]
     if encoded and eyes is None:
         raise RefusedError("invalid_request", "this model takes no pictures", "messages")
     with _refusing_pictures():
@@ -122,8 +123,8 @@ def _pieces(start: Start, tokenizer: Tokenizer, pictured: bool) -> list[list[int
     """Return the tokens of the prompt's text; with pictures in pieces between these."""
     try:
         if pictured:
-            return tokenizer.encode_around(start.messages)
-        return [tokenizer.encode_chat([(role, "".join(text)) for role, text in start.messages])]
+            return tokenizer.encode_around(start.messages, start.tools, start.options)
+        return [tokenizer.encode_chat(start.messages, start.tools, start.options)]
     except EdgekitError as error:
         raise RefusedError("invalid_request", error.what, "messages") from error
     except Exception as error:  # the tokenizer is native code, and raises the bare type

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from edgekit.agent.serve.pipe import Done, Start
 from edgekit.agent.serve.worker.answer.answer import Answer
+from edgekit.agent.serve.worker.answer.pieces import Piece
 from edgekit.agent.serve.worker.answer.text import Tokenizer
 from edgekit.agent.serve.worker.decoder import BeamSearch
 from edgekit.core.chat.completion import Timings, Usage
@@ -58,18 +59,18 @@ def run(
         reason = stopped()
     ended = clock()
     tokens = [] if reason else beams.best()
-    texts: list[str] = []
-    answer = Answer(lambda text, _: texts.append(text), start.stops, tokenizer)
+    pieces: list[Piece] = []
+    answer = Answer(pieces.append, start.stops, tokenizer)
     for token in tokens:
         if answer.add(token, 0.0):
             reason = "stop"
             break
-    text = answer.finish(0.0)
+    said = answer.finish(0.0)
     # A search that ended by itself stopped at an end-of-turn token, which `best` leaves out.
     count = answer.count + (not reason and len(tokens) < limit)
     return Done(
         start.key,
-        text,
+        said.text,
         reason or ("stop" if len(tokens) < limit else "length"),
         Usage(len(prompt), count, len(prompt) + count),
         Timings(

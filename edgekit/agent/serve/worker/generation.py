@@ -14,6 +14,7 @@ from edgekit.agent.serve.worker.pictures.sight import Floats, Seen
 from edgekit.agent.serve.worker.prefix import Slot
 from edgekit.agent.serve.worker.sampling import Sampler
 from edgekit.agent.serve.worker.scheduler import Load
+from edgekit.core.chat.calls import joined
 from edgekit.core.chat.completion import PromptTokensDetails, Timings, Usage
 from edgekit.core.chat.logprobs import TokenLogprob
 
@@ -170,11 +171,11 @@ class Generation:
         """End the answer here, and return its result."""
         now, count = self._clock(), self._answer.count
         prefilled = self._prefilled or now
-        text = self._answer.finish(now)
+        said = self._answer.finish(now)
         return Done(
             self.start.key,
-            text,
-            reason,
+            said.text,
+            "tool_calls" if said.calls and reason == "stop" else reason,
             Usage(
                 self._prompt_tokens,
                 count,
@@ -188,7 +189,9 @@ class Generation:
                 predicted_ms=(now - prefilled) * 1e3,
                 predicted_per_second=count / max(now - prefilled, 1e-9),
             ),
-            self._answer.logprobs,
+            said.reasoning,
+            joined(said.calls),
+            None if self._reader is None else said.logprobs,
         )
 
     def _cross_rope_threshold(self) -> None:

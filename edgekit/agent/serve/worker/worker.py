@@ -12,6 +12,8 @@ from collections.abc import Callable, Set
 from functools import partial
 from itertools import takewhile
 
+import msgspec
+
 from edgekit.agent.serve.pipe import (
     HEARTBEAT_SECONDS,
     SLICE_TOKENS,
@@ -33,7 +35,8 @@ from edgekit.agent.serve.worker import beam
 from edgekit.agent.serve.worker.admission import Admitted, RefusedError, admit
 from edgekit.agent.serve.worker.answer.answer import FLUSH_SECONDS, Answer
 from edgekit.agent.serve.worker.answer.logprobs import LogprobReader
-from edgekit.agent.serve.worker.answer.text import Tokenizer
+from edgekit.agent.serve.worker.answer.pieces import Piece
+from edgekit.agent.serve.worker.answer.text import Tokenizer, role_of
 from edgekit.agent.serve.worker.decoder import BeamSearch, Decoder
 from edgekit.agent.serve.worker.generation import Generation
 from edgekit.agent.serve.worker.pictures.sight import Eyes
@@ -44,7 +47,6 @@ from edgekit.agent.serve.worker.scheduler import next_work
 from edgekit.agent.serve.worker.shares import Shares
 from edgekit.agent.serve.worker.walking import WalkBrokenError, fits, run_walk
 from edgekit.core.chat.completion import Timings, Usage
-from edgekit.core.chat.logprobs import TokenLogprob
 
 SYSTEM_ROLES = ("system", "developer")
 VIEW_TOKENS = 4 * SLICE_TOKENS  # a view costs no more: Phi-3.5-vision's about as much as one slice
@@ -101,7 +103,7 @@ class Worker:
         self._shares = Shares()
         self._said_at = 0.0
         self._quanta = 0
-        self._systems: OrderedDict[tuple[tuple[str, str], ...], list[int]] = OrderedDict()
+        self._systems: OrderedDict[bytes, list[int]] = OrderedDict()
 
     def run(self) -> None:
         """Serve until the parent closes the pipe."""
@@ -346,8 +348,7 @@ class Worker:
         """Put a prompt into the idle slot that costs least."""
         limits, count = self._decoder.limits, len(prompt.items)
         long_rope = limits.rope_threshold is not None and count > limits.rope_threshold
-        leading = takewhile(lambda message: message[0] in SYSTEM_ROLES, start.messages)
-        system = partial(self._system, tuple((role, "".join(text)) for role, text in leading))
+        system = partial(self._system, start)
         wanted = Wanted(prompt.items, start.requester, system, long_rope)
         slot, kept = choose_slot(
             self._idle, wanted, self._clock(), limits.min_slice, limits.can_truncate
@@ -355,17 +356,19 @@ class Worker:
         self._idle.remove(slot)
         slot.requester, slot.system, slot.long_rope = start.requester, system, long_rope
 
-        def send(text: str, logprobs: list[TokenLogprob]) -> None:
-            self._send(Generated(start.key, text, logprobs))
+        def send(piece: Piece) -> None:
+            self._send(Generated(start.key, *msgspec.structs.astuple(piece)))
 
-        wanted_logprobs = start.top_logprobs is not None
         self._running[slot.number] = Generation(
             start,
             self._decoder,
             slot,
             prompt.items,
             kept,
-            Answer(send, start.stops, self._tokenizer, self._flush_seconds, wanted_logprobs),
+            Answer(
+                *(send, start.stops, self._tokenizer, self._flush_seconds),
+                logprobs=start.top_logprobs is not None,
+            ),
             self._sampler(start, prompt.tokens),
             prompt.limit,
             self._clock,
@@ -387,20 +390,24 @@ class Worker:
             return None
         return Sampler(start.sampling, prompt, custom)
 
-    def _system(self, system: tuple[tuple[str, str], ...]) -> list[int]:
-        """Return the tokens that depend on the leading system messages alone.
+    def _system(self, start: Start) -> list[int]:
+        """Return the tokens that depend on tools and on the leading system messages alone.
 
         Two prompts whose user messages begin with different letters show where these tokens end: a
         token across that border occurs in only one of the two.
         """
-        known = self._systems.pop(system, None)
+        system = list(takewhile(lambda turn: role_of(turn) in SYSTEM_ROLES, start.messages))
+        more = (start.tools, start.options)
+        key = msgspec.msgpack.encode((system, *more))
+        known = self._systems.pop(key, None)
         if known is None:
+            encode = self._tokenizer.encode_chat
             try:
-                probes = [self._tokenizer.encode_chat([*system, ("user", x)]) for x in "aZ"]
+                probes = [encode([*system, ("user", letter)], *more) for letter in "aZ"]
                 known = probes[0][: common_length(*probes)]
             except Exception:  # the template needs more messages: share nothing
                 known = []
-        self._systems[system] = known
+        self._systems[key] = known
         if len(self._systems) > MAX_SYSTEM_MESSAGES:
             self._systems.popitem(last=False)
         return known

@@ -77,7 +77,6 @@ class ShownLogprobs:
         self._undecoded: deque[TokenLogprob] = deque()
         self._held: deque[tuple[int, TokenLogprob]] = deque()  # and where its text begins
         self._decoded = self._shown = 0  # characters
-        self.all: list[TokenLogprob] = []
 
     def add(self, entry: TokenLogprob) -> None:
         """Note the entry of a token whose text is not known yet."""
@@ -94,14 +93,12 @@ class ShownLogprobs:
         taken = []
         while self._held and self._held[0][0] < self._shown:
             taken.append(self._held.popleft()[1])
-        self.all += taken
         return taken
 
-    def end(self, stopped: bool) -> bool:
-        """Let go what is held, unless a stop string ended the answer; return whether any is due."""
+    def end(self, stopped: bool) -> None:
+        """Let go what is held, unless a stop string ended the answer."""
         if not stopped:
             self._shown = self._decoded + 1
-        return bool(self._held) and self._held[0][0] < self._shown
 
 
 def _log_of_sum(logits: Logits) -> float:

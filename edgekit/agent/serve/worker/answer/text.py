@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
-from edgekit.core.pictures import Content
+from edgekit.tokens.conversation import Turn
+from edgekit.tokens.template import NOTHING, Value
 
 
 class TextStream(Protocol):
@@ -27,15 +28,19 @@ class Tokenizer(Protocol):
         """Tokens that end an answer."""
         ...
 
-    def encode_chat(self, messages: Sequence[tuple[str, str]]) -> list[int]:
-        """Apply the chat template to (role, content) pairs; return the prompt's tokens.
+    def encode_chat(
+        self, turns: Sequence[Turn], tools: Sequence[Value] = (), options: Value = NOTHING
+    ) -> list[int]:
+        """Apply the chat template to messages, tools and options; return the prompt's tokens.
 
         Raises:
             EdgekitError: the template or the tokenizer refuses the messages.
         """
         ...
 
-    def encode_around(self, messages: Sequence[tuple[str, Content]]) -> list[list[int]]:
+    def encode_around(
+        self, turns: Sequence[Turn], tools: Sequence[Value] = (), options: Value = NOTHING
+    ) -> list[list[int]]:
         """Return the tokens before, between and behind the pictures of a prompt.
 
         Raises:
@@ -47,9 +52,14 @@ class Tokenizer(Protocol):
         """Return the bytes that a token stands for, which may be a part of a character."""
         ...
 
-    def stream(self) -> TextStream:
-        """Return a new stream."""
+    def stream(self, shown: Collection[str] = ()) -> TextStream:
+        """Return a new stream, which shows the special tokens with these texts."""
         ...
+
+
+def role_of(turn: Turn) -> str:
+    """Return the role of a message."""
+    return str(turn[0] if isinstance(turn, tuple) else turn["role"])
 
 
 class StopFilter:
