@@ -11,6 +11,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from edgekit.core.chat.calls import ToolCallDelta
+from edgekit.core.chat.logprobs import Logprobs
 
 MAX_ID_CHARACTERS = 128
 
@@ -136,10 +137,11 @@ class DeltaContent(msgspec.Struct, frozen=True):
 
 
 class DeltaChoice(msgspec.Struct, frozen=True):
-    """The single choice of an answer."""
+    """The single choice of an answer; `logprobs` is absent unless asked for."""
 
     index: Literal[0]
     delta: DeltaContent
+    logprobs: Logprobs | UnsetType = UNSET
 
 
 class DeltaPayload(msgspec.Struct, frozen=True):

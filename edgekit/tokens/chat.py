@@ -25,6 +25,7 @@ from edgekit.tokens.conversation import Conversation, Turn, conversation, with_p
 from edgekit.tokens.folder import ChatFolder, read_chat_folder
 from edgekit.tokens.load import as_special, compiled, load
 from edgekit.tokens.shadow import NONCHARACTERS, Spots, marker, message_characters
+from edgekit.tokens.spelled import Spelling
 from edgekit.tokens.stream import TokenStream
 from edgekit.tokens.template import NOTHING, ChatRefusedError, Clock, Value
 
@@ -103,6 +104,8 @@ class ChatTokenizer:
         # A model whose head has more rows than the tokenizer has words can choose an anchor's id.
         anchors = {n for text in self._anchors.values() if (n := tokenizer.token_to_id(text))}
         self._unshown = frozenset(anchors | {n for n, token in added.items() if token.special})
+        self._added = {number: token.content for number, token in added.items()}
+        self._spelling: Spelling | None = None
 
     def encode(self, text: str) -> list[int]:
         """Return the tokens of a text, control tokens and all, and none that it does not hold."""
@@ -111,6 +114,12 @@ class ChatTokenizer:
     def controls(self, tokens: Sequence[int]) -> list[int]:
         """Return the control tokens among these, in their order."""
         return [token for token in tokens if token in self._control_ids]
+
+    def bytes_of(self, token: int) -> bytes:
+        """Return the bytes that a token stands for, which may be a part of a character."""
+        if self._spelling is None:
+            self._spelling = Spelling(self._tokenizer, self._added)
+        return self._spelling.bytes_of(token)
 
     def stream(self, shown: Collection[str] = ()) -> TokenStream:
         """Return a new stream, which shows the special tokens with these texts."""

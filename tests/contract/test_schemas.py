@@ -141,7 +141,7 @@ REFUSED: list[dict[str, Any]] = [
     {"messages": [{"role": "assistant", "content": "Hi", "tool_calls": [{}]}]},
     body(tools=[{}]),
     body(n=2),
-    body(logprobs=True),
+    body(logprobs=0),
     body(top_logprobs=False),
     body(response_format={"type": "json_object"}),
     body(tool_choice="required"),

@@ -174,6 +174,10 @@ class FakeTokenizer:
         joined = "".join(f"{role_of(turn)}:{_written(turn)}\n" for turn in turns)
         return [self.encode(piece) for piece in f"{first}{joined}assistant:".split("\0")]
 
+    def bytes_of(self, token: int) -> bytes:
+        """The byte, or the name of a special token."""
+        return bytes([token]) if token < EOS else f"<{token}>".encode()
+
     def stream(self, shown: Collection[str] = ()) -> FakeStream:
         """A new stream."""
         return FakeStream()

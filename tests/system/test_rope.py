@@ -91,6 +91,7 @@ class Fixed:
     def __init__(self, real: Tokenizer) -> None:
         self.stream = real.stream
         self.encode_around = real.encode_around
+        self.bytes_of = real.bytes_of
 
     def encode_chat(
         self, turns: Sequence[Turn], tools: Sequence[Value] = (), options: Value = NOTHING

@@ -226,7 +226,7 @@ def test_a_prompt_that_may_not_be_answered_gets_no_answer(changes: dict[str, Any
         ({"payload": b"{"}, "invalid_request", None),
         ({"payload": b"\xff\xfe"}, "invalid_request", None),
         ({"payload": b""}, "invalid_request", None),
-        ({"body": BODY | {"logprobs": True}}, "unsupported_parameter", "logprobs"),
+        ({"body": BODY | {"n": 2}}, "unsupported_parameter", "n"),
         (
             {"body": {"messages": [{"role": "user", "content": "Hi", "name": "Al"}]}},
             "unsupported_parameter",

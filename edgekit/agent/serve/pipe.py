@@ -19,6 +19,7 @@ import msgspec
 from edgekit.core.chat.calls import ToolCall, ToolCallDelta
 from edgekit.core.chat.completion import Timings, Usage
 from edgekit.core.chat.constraint import Constraint
+from edgekit.core.chat.logprobs import TokenLogprob
 from edgekit.core.chat.sampling import Sampling
 from edgekit.core.golden import GoldenScore
 from edgekit.core.payloads import ImagesTaken
@@ -85,7 +86,8 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
     `prompt_limit` tokens; 0 leaves only the context's limit. With `sample` it says the tokens of a
     prompt that ended well (`EndedPrompt`). `tools` and `options` (further variables) are for the
     chat template. The answer's tool calls are read as the format `tool_format` writes them; empty:
-    they are text. The answer matches `constraint`.
+    they are text. The answer matches `constraint`. `top_logprobs` asks for the log-probabilities of the answer's tokens, and of so
+    many others in each place; None for none.
     """
 
     key: str
@@ -102,6 +104,7 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
     options: dict[str, Any] = {}
     tool_format: str = ""
     constraint: Constraint | None = None
+    top_logprobs: int | None = None
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
@@ -170,6 +173,8 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     context_length: int = 0  # tokens of a slot; 0: as in the bundle
     score: GoldenScore | None = None  # of the golden prompts, where they were scored
     images: ImagesTaken | None = None  # of a prompt; None: the model takes no pictures
+    capabilities: list[str] = []  # of the model, for the card
+    template_options: list[str] = []  # what `chat_template_kwargs` may name, for the card
 
     @property
     def served(self) -> tuple[int, int, int, ImagesTaken | None]:
@@ -188,16 +193,23 @@ class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
 
 
 class Generated(msgspec.Struct, frozen=True, tag="delta"):
-    """A piece of the answer that is safe to show: whole characters, no part of a stop string."""
+    """A piece of the answer that is safe to show: whole characters, no part of a stop string.
+
+    `logprobs` are of the tokens since the last piece, where they are asked for.
+    """
 
     key: str
     text: str
     reasoning: str = ""
     calls: Sequence[ToolCallDelta] = ()
+    logprobs: Sequence[TokenLogprob] = ()
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):
-    """The whole answer; `finish_reason` is stop, length, tool_calls, cancelled or deadline."""
+    """The whole answer; `finish_reason` is stop, length, tool_calls, cancelled or deadline.
+
+    `logprobs` are of all its tokens; None if they are not asked for.
+    """
 
     key: str
     text: str
@@ -206,6 +218,7 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
     timings: Timings
     reasoning: str = ""
     calls: Sequence[ToolCall] = ()
+    logprobs: Sequence[TokenLogprob] | None = None
 
 
 class Refused(msgspec.Struct, frozen=True, tag="failed"):

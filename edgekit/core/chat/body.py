@@ -53,7 +53,17 @@ def parse_body(payload: bytes, encoding: str = "") -> ChatRequest:
     if request.picture_count and (request.num_beams or 1) > 1:
         text = "a prompt with pictures is answered without beam search: num_beams is 1"
         raise ProtocolError("unsupported_parameter", text, "num_beams")
+    _check_logprobs(request)
     return request
+
+
+def _check_logprobs(request: ChatRequest) -> None:
+    if request.top_logprobs and not request.logprobs:
+        text = "top_logprobs is served where logprobs is true"
+        raise ProtocolError("invalid_request", text, "top_logprobs")
+    if request.logprobs and (request.num_beams or 1) > 1:
+        text = "log-probabilities are served without beam search: num_beams is 1"
+        raise ProtocolError("unsupported_parameter", text, "logprobs")
 
 
 def _decode(payload: bytes, encoding: str) -> ChatRequest:

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from edgekit.core.chat.calls import ToolCall
+from edgekit.core.chat.logprobs import Logprobs, TokenLogprob
 from edgekit.core.payloads import Count, Measure
 
 FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
@@ -53,11 +54,12 @@ class AnswerMessage(msgspec.Struct, frozen=True):
 
 
 class AnswerChoice(msgspec.Struct, frozen=True):
-    """The single choice of an answer."""
+    """The single choice of an answer; `logprobs` is absent unless asked for."""
 
     index: Literal[0]
     message: AnswerMessage
     finish_reason: FinishReason
+    logprobs: Logprobs | UnsetType = UNSET
 
 
 class Completion(msgspec.Struct, frozen=True):
@@ -89,17 +91,19 @@ def completion(
     deltas: int,
     reasoning: str = "",
     calls: Sequence[ToolCall] = (),
+    logprobs: Sequence[TokenLogprob] | None = None,
 ) -> bytes:
     """Encode a `Completion` as JSON."""
     content = None if calls and not text else text
     message = AnswerMessage("assistant", content, reasoning or UNSET, tuple(calls) or UNSET)
+    shown = UNSET if logprobs is None else Logprobs(logprobs)
     return msgspec.json.encode(
         Completion(
             id=f"chatcmpl-{prompt_id}",
             object="chat.completion",
             created=created,
             model=model,
-            choices=(AnswerChoice(0, message, finish_reason),),
+            choices=(AnswerChoice(0, message, finish_reason, shown),),
             usage=usage,
             timings=timings,
             deltas=deltas,

@@ -19,10 +19,6 @@ TEXT_FORMAT = {"type": "text"}
 Null = Annotated[Any, msgspec.Meta(extra_json_schema={"type": "null"})]
 Empty = Annotated[Any, msgspec.Meta(extra_json_schema={"type": ["array", "null"], "maxItems": 0})]
 One = Annotated[Any, msgspec.Meta(extra_json_schema={"enum": [1, None]})]
-Zero = Annotated[Any, msgspec.Meta(extra_json_schema={"enum": [0, None]})]
-Off = Annotated[  # with its type: typing takes it for `Zero` otherwise, as False == 0
-    Any, msgspec.Meta(extra_json_schema={"type": ["boolean", "null"], "enum": [False, None]})
-]
 NoTool = Annotated[Any, msgspec.Meta(extra_json_schema={"enum": ["none", "auto", None]})]
 TextOnly = Annotated[Any, msgspec.Meta(extra_json_schema={"enum": [["text"], None]})]
 TextFormat = Annotated[Any, msgspec.Meta(extra_json_schema={"enum": [TEXT_FORMAT, None]})]
@@ -30,8 +26,6 @@ TextFormat = Annotated[Any, msgspec.Meta(extra_json_schema={"enum": [TEXT_FORMAT
 # By field of a request: the values that it may have beside null.
 REQUEST: dict[str, tuple[Any, ...]] = {
     "n": (1,),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
     "response_format": (TEXT_FORMAT,),
     "modalities": (["text"],),
     "tools": ([],),

@@ -13,6 +13,7 @@ import msgspec
 
 from edgekit.core import pictures
 from edgekit.core.chat import harmless
+from edgekit.core.chat.logprobs import MAX_TOP
 from edgekit.core.chat.parts import Part, TextPart
 from edgekit.core.chat.text import Text
 from edgekit.core.config import MAX_MESSAGES
@@ -101,6 +102,8 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     length_penalty: Annotated[float, msgspec.Meta(ge=-5, le=5)] | None = None  # of beam search
     stop: StopString | Annotated[list[StopString], msgspec.Meta(max_length=MAX_STOPS)] | None = None
     stream: bool | None = None  # false: no deltas
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=MAX_TOP)] | None = None
     # What changes no answer. The final has its usage in any case.
     stream_options: StreamOptions | None = None
     user: str | None = None
@@ -114,8 +117,6 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     parallel_tool_calls: bool | None = None
     # What changes none with these values
     n: harmless.One = None
-    logprobs: harmless.Off = None
-    top_logprobs: harmless.Zero = None
     response_format: harmless.TextFormat = None
     modalities: harmless.TextOnly = None
     tools: harmless.Empty = None
@@ -139,6 +140,11 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
         if self.stop is None:
             return []
         return [self.stop] if isinstance(self.stop, str) else list(self.stop)
+
+    @property
+    def top_logprobs_asked(self) -> int | None:
+        """How many log-probabilities to name in each token's place; None: none of any token."""
+        return (self.top_logprobs or 0) if self.logprobs else None
 
     @property
     def answer_limit(self) -> int | None:

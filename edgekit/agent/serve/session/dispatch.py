@@ -17,6 +17,7 @@ from edgekit.agent.serve.session.prompt import Prompt
 from edgekit.agent.serve.session.prompts import Prompts
 from edgekit.agent.serve.session.states import PromptStep
 from edgekit.core import wire
+from edgekit.core.chat.logprobs import most_tokens
 from edgekit.core.chat.sampling import sampling_of
 from edgekit.core.config import AgentConfig
 from edgekit.core.manifest import BundleConfig
@@ -84,6 +85,8 @@ class Dispatch:
         self.prompts.running[prompt.key] = prompt
         self.prompts.ledger.touch(prompt)
         limit = answer_cap(self.config, self.bundle, self.model)
+        if request.top_logprobs_asked is not None:
+            limit = min(limit, most_tokens(request.top_logprobs_asked))
         return Start(
             key=prompt.key,
             requester=prompt.requester,
@@ -93,6 +96,7 @@ class Dispatch:
             answer_limit=min(request.answer_limit or limit, limit),
             deadline=prompt.deadline - REPLY_MARGIN_SECONDS,
             prompt_limit=self.config.max_prompt_tokens,
+            top_logprobs=request.top_logprobs_asked,
             sample=(
                 self.config.canary_samples > 0
                 and request.store is not False

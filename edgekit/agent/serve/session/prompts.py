@@ -129,6 +129,7 @@ class Prompts:
             deltas=prompt.seq,
             reasoning=done.reasoning,
             calls=done.calls,
+            logprobs=done.logprobs,
         )
         if prompt.key in self.running and reason != "cancelled":
             took = (now - prompt.started_at) * 1e3

@@ -11,6 +11,7 @@ from edgekit.agent.serve.pipe import Generated
 from edgekit.agent.serve.session.events import Publish
 from edgekit.agent.serve.session.prompt import Outcome, Prompt
 from edgekit.core import payloads, topics, wire
+from edgekit.core.chat.logprobs import Logprobs
 from edgekit.core.envelope import reply_message
 from edgekit.mqtt.packet import packet_bytes, publish_properties
 from edgekit.mqtt.terms import NO_PACKET_LIMIT
@@ -40,7 +41,8 @@ def delta(prompt: Prompt, piece: Generated, now: float) -> Publish:
     content = payloads.DeltaContent(
         piece.text or UNSET, piece.reasoning or UNSET, tuple(piece.calls) or UNSET
     )
-    choice = payloads.DeltaChoice(0, content)
+    logprobs = Logprobs(piece.logprobs) if piece.logprobs else UNSET
+    choice = payloads.DeltaChoice(0, content, logprobs)
     body = payloads.DeltaPayload(prompt.seq, (choice,))
     return reply(prompt, "delta", msgspec.json.encode(body), now)
 

@@ -50,7 +50,7 @@ from edgekit.agent.serve.session.events import (
 )
 from edgekit.agent.serve.session.intake import NO_STORAGE, Intake
 from edgekit.agent.serve.session.metrics import Metrics, Now
-from edgekit.agent.serve.session.presence import Presence, card_message
+from edgekit.agent.serve.session.presence import Presence, answer_cap, card_message
 from edgekit.agent.serve.session.prompt import JournalRow, Prompt
 from edgekit.agent.serve.session.prompts import Prompts
 from edgekit.agent.serve.session.refusals import Refusals
@@ -107,7 +107,8 @@ class Session:
         model = self.bundle.name
         metrics = Metrics(model, self.bundle.version, self.release, self.agent_version)
         self._prompts = Prompts(model, self.epoch, metrics)
-        self._intake = Intake(self.config, self._prompts, self._condition, self.takes_pictures)
+        cap = answer_cap(self.config, self.bundle, None)
+        self._intake = Intake(self.config, self._prompts, self._condition, cap, self.takes_pictures)
         self._presence = Presence(self.config.device)
         self._dispatch = Dispatch(self.config, self.bundle, self._prompts, self._presence)
 

@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from edgekit.agent.serve.pipe import Done, EndedPrompt, Start
 from edgekit.agent.serve.worker.answer.answer import Answer
+from edgekit.agent.serve.worker.answer.logprobs import LogprobReader
 from edgekit.agent.serve.worker.decoder import Decoder, Logits
 from edgekit.agent.serve.worker.pictures.rows import row_of
 from edgekit.agent.serve.worker.pictures.sight import Floats, Seen
@@ -15,6 +16,7 @@ from edgekit.agent.serve.worker.sampling import Sampler
 from edgekit.agent.serve.worker.scheduler import Load
 from edgekit.core.chat.calls import joined
 from edgekit.core.chat.completion import PromptTokensDetails, Timings, Usage
+from edgekit.core.chat.logprobs import TokenLogprob
 
 NO_PICTURES: Mapping[int, Seen] = MappingProxyType({})
 
@@ -34,6 +36,7 @@ class Generation:
         clock: monotonic seconds.
         quantum: the number of the worker's last quantum that computed a part of this prompt.
         pictures: the prompt's pictures, by key.
+        reader: reads log-probabilities, where they are asked for; it needs a sampler.
     """
 
     def __init__(
@@ -49,12 +52,14 @@ class Generation:
         clock: Callable[[], float],
         quantum: int,
         pictures: Mapping[int, Seen] = NO_PICTURES,
+        reader: LogprobReader | None = None,
     ) -> None:
         self.start = start
         self.slot = slot
         self.quantum = quantum
         self._decoder = decoder
         self._pictures = pictures
+        self._reader = reader
         self._looked: dict[int, list[Floats]] = {}  # the features of a picture's first views
         self._prompt_tokens = len(prompt)
         self._wanted = prompt  # the slot must hold these before the next token is chosen
@@ -149,12 +154,18 @@ class Generation:
         else:
             assert self._logits is not None
             token = self._chosen = self._sampler.choose(self._logits)
-        if self._answer.add(token, self._clock()):
+        entry = None if self._reader is None else self._read(token)
+        if self._answer.add(token, self._clock(), entry):
             return "stop"
-        if self._answer.count == self._limit:
+        if self._answer.count == self._limit or (self._reader is not None and self._reader.full):
             return "length"
         self._cross_rope_threshold()
         return ""
+
+    def _read(self, token: int) -> TokenLogprob:
+        assert self._reader is not None
+        assert self._logits is not None
+        return self._reader.read(self._logits, token)
 
     def done(self, reason: str) -> Done:
         """End the answer here, and return its result."""
@@ -180,6 +191,7 @@ class Generation:
             ),
             said.reasoning,
             joined(said.calls),
+            None if self._reader is None else said.logprobs,
         )
 
     def _cross_rope_threshold(self) -> None:

@@ -34,6 +34,7 @@ from edgekit.agent.serve.pipe import (
 from edgekit.agent.serve.worker import beam
 from edgekit.agent.serve.worker.admission import Admitted, RefusedError, admit
 from edgekit.agent.serve.worker.answer.answer import FLUSH_SECONDS, Answer
+from edgekit.agent.serve.worker.answer.logprobs import LogprobReader
 from edgekit.agent.serve.worker.answer.pieces import Piece
 from edgekit.agent.serve.worker.answer.text import Tokenizer, role_of
 from edgekit.agent.serve.worker.decoder import BeamSearch, Decoder
@@ -356,7 +357,7 @@ class Worker:
         slot.requester, slot.system, slot.long_rope = start.requester, system, long_rope
 
         def send(piece: Piece) -> None:
-            self._send(Generated(start.key, piece.text, piece.reasoning, piece.calls))
+            self._send(Generated(start.key, *msgspec.structs.astuple(piece)))
 
         self._running[slot.number] = Generation(
             start,
@@ -364,17 +365,28 @@ class Worker:
             slot,
             prompt.items,
             kept,
-            Answer(send, start.stops, self._tokenizer, self._flush_seconds),
+            Answer(
+                *(send, start.stops, self._tokenizer, self._flush_seconds),
+                logprobs=start.top_logprobs is not None,
+            ),
             self._sampler(start, prompt.tokens),
             prompt.limit,
             self._clock,
             self._quanta,
             prompt.pictures,
+            self._reader(start),
         )
+
+    def _reader(self, start: Start) -> LogprobReader | None:
+        """Return what reads the log-probabilities of the answer's tokens, if they are wanted."""
+        if start.top_logprobs is None:
+            return None
+        return LogprobReader(start.top_logprobs, self._tokenizer.bytes_of)
 
     def _sampler(self, start: Start, prompt: list[int]) -> Sampler | None:
         custom = self._processors(start.sampling, prompt) if self._processors else ()
-        if start.sampling.plain_greedy and not custom and not self._decoder.limits.batched:
+        plain = start.sampling.plain_greedy and not custom and start.top_logprobs is None
+        if plain and not self._decoder.limits.batched:
             return None
         return Sampler(start.sampling, prompt, custom)
 

@@ -11,6 +11,7 @@ from typing import Protocol
 import msgspec
 
 from edgekit.core.chat.calls import ToolCallDelta
+from edgekit.core.chat.logprobs import TokenLogprob
 
 
 class Piece(msgspec.Struct, frozen=True):
@@ -19,10 +20,11 @@ class Piece(msgspec.Struct, frozen=True):
     text: str = ""
     reasoning: str = ""
     calls: Sequence[ToolCallDelta] = ()
+    logprobs: Sequence[TokenLogprob] = ()  # of its tokens, where they are asked for
 
     def __bool__(self) -> bool:
         """Whether anything is in it."""
-        return bool(self.text or self.reasoning or self.calls)
+        return bool(self.text or self.reasoning or self.calls or self.logprobs)
 
 
 class Reader(Protocol):
@@ -73,4 +75,5 @@ def whole(pieces: Iterable[Piece]) -> Piece:
         "".join(piece.text for piece in pieces),
         "".join(piece.reasoning for piece in pieces),
         [call for piece in pieces for call in piece.calls],
+        [each for piece in pieces for each in piece.logprobs],
     )

@@ -48,6 +48,10 @@ class Tokenizer(Protocol):
         """
         ...
 
+    def bytes_of(self, token: int) -> bytes:
+        """Return the bytes that a token stands for, which may be a part of a character."""
+        ...
+
     def stream(self, shown: Collection[str] = ()) -> TextStream:
         """Return a new stream, which shows the special tokens with these texts."""
         ...
