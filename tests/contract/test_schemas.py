@@ -126,7 +126,7 @@ REFUSED: list[dict[str, Any]] = [
     {"messages": "Hi"},
     {"messages": [{"role": "tool", "content": "Hi"}]},
     {"messages": [{"role": "user"}]},
-    {"messages": [{"role": "user", "content": "Hi", "name": "me"}]},
+    {"messages": [{"role": "user", "content": "Hi", "nick": "me"}]},
     {"messages": [{"role": "user", "content": [{"type": "image_url", "text": ""}]}]},
     {"messages": [{"role": "user", "content": [{"type": "image", "data": "/9j/"}]}]},
     {"messages": [{"role": "user", "content": [{"type": "audio", "text": ""}]}]},

@@ -86,8 +86,8 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
     `prompt_limit` tokens; 0 leaves only the context's limit. With `sample` it says the tokens of a
     prompt that ended well (`EndedPrompt`). `tools` and `options` (further variables) are for the
     chat template. The answer's tool calls are read as the format `tool_format` writes them; empty:
-    they are text. The answer matches `constraint`. `top_logprobs` asks for the log-probabilities of the answer's tokens, and of so
-    many others in each place; None for none.
+    they are text. The answer matches `constraint`. `top_logprobs` asks for the log-probabilities of
+    the answer's tokens, and of so many others in each place; None for none.
     """
 
     key: str

@@ -46,6 +46,10 @@ def parse_body(payload: bytes, encoding: str = "") -> ChatRequest:
     harmless.check(request, harmless.REQUEST)
     for number, message in enumerate(request.messages):
         harmless.check(message, harmless.MESSAGE, f"messages[{number}].")
+        if message.reasoning_content is not None and message.role != "assistant":
+            text = f"a message of the role {message.role} has thinking; only an assistant's may"
+            where = f"messages[{number}].reasoning_content"
+            raise ProtocolError("invalid_request", text, where)
         if message.picture_count and message.role != "user":
             where = f"messages[{number}].content[{message.picture_parts[0]}]"
             text = f"a message of the role {message.role} has a picture; only a user's may"

@@ -6,6 +6,7 @@ The counterpart of `intake`. Pure: methods change the prompts and return effects
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
@@ -17,8 +18,11 @@ from edgekit.agent.serve.session.prompt import Prompt
 from edgekit.agent.serve.session.prompts import Prompts
 from edgekit.agent.serve.session.states import PromptStep
 from edgekit.core import wire
+from edgekit.core.chat.capabilities import REASONING
 from edgekit.core.chat.logprobs import most_tokens
+from edgekit.core.chat.request import ChatRequest
 from edgekit.core.chat.sampling import sampling_of
+from edgekit.core.chat.thinking import template_options
 from edgekit.core.config import AgentConfig
 from edgekit.core.manifest import BundleConfig
 from edgekit.errors import EdgekitError
@@ -73,7 +77,11 @@ class Dispatch:
         """Start every prompt that can run now."""
         effects: list[Effect] = []
         while (prompt := self.prompts.next_to_start(now)) is not None:
-            effects.append(ToWorker(self._start(prompt, now)))
+            try:
+                effects.append(ToWorker(self._start(prompt, now)))
+            except wire.ProtocolError as error:  # another release took it, which served more
+                outcome = replies.error_outcome(error)
+                effects += self.prompts.end(prompt, PromptStep.REFUSED, outcome, now)
         return effects
 
     def _start(self, prompt: Prompt, now: float) -> Start:
@@ -90,12 +98,13 @@ class Dispatch:
         return Start(
             key=prompt.key,
             requester=prompt.requester,
-            messages=[(m.role, m.parts) for m in request.messages],
+            messages=[message.turn for message in request.messages],
             sampling=sampling_of(request, self.bundle.search),
             stops=request.stops,
             answer_limit=min(request.answer_limit or limit, limit),
             deadline=prompt.deadline - REPLY_MARGIN_SECONDS,
             prompt_limit=self.config.max_prompt_tokens,
+            options=self.options(request),
             top_logprobs=request.top_logprobs_asked,
             sample=(
                 self.config.canary_samples > 0
@@ -103,6 +112,16 @@ class Dispatch:
                 and not request.picture_count  # a later release has no pictures for its rows
             ),
         )
+
+    def options(self, request: ChatRequest) -> dict[str, Any]:
+        """Return what a request sets for the model's chat template.
+
+        Raises:
+            ProtocolError: the model does not serve it; before a model is loaded nothing is.
+        """
+        model = self.model or Ready(0.0, 0.0)
+        thinks = REASONING in model.capabilities
+        return template_options(request, model.template_options, thinks)
 
     # --- from the worker ----------------------------------------------------------------------
     def ready(self, model: Ready) -> bool:

@@ -108,9 +108,12 @@ class Session:
         metrics = Metrics(model, self.bundle.version, self.release, self.agent_version)
         self._prompts = Prompts(model, self.epoch, metrics)
         cap = answer_cap(self.config, self.bundle, None)
-        self._intake = Intake(self.config, self._prompts, self._condition, cap, self.takes_pictures)
         self._presence = Presence(self.config.device)
         self._dispatch = Dispatch(self.config, self.bundle, self._prompts, self._presence)
+        self._intake = Intake(
+            *(self.config, self._prompts, self._condition, cap, self._dispatch.options),
+            self.takes_pictures,
+        )
 
     def handle(self, event: Event, now: float) -> tuple[Effect, ...]:
         """Handle an event; return the effects that the service must perform."""

@@ -35,8 +35,9 @@ from edgekit.agent.serve.worker import beam
 from edgekit.agent.serve.worker.admission import Admitted, RefusedError, admit
 from edgekit.agent.serve.worker.answer.answer import FLUSH_SECONDS, Answer
 from edgekit.agent.serve.worker.answer.logprobs import LogprobReader
-from edgekit.agent.serve.worker.answer.pieces import Piece
+from edgekit.agent.serve.worker.answer.pieces import Piece, Reader
 from edgekit.agent.serve.worker.answer.text import Tokenizer, role_of
+from edgekit.agent.serve.worker.answer.thinking import ThinkingReader, opens_thinking
 from edgekit.agent.serve.worker.decoder import BeamSearch, Decoder
 from edgekit.agent.serve.worker.generation import Generation
 from edgekit.agent.serve.worker.pictures.sight import Eyes
@@ -47,6 +48,7 @@ from edgekit.agent.serve.worker.scheduler import next_work
 from edgekit.agent.serve.worker.shares import Shares
 from edgekit.agent.serve.worker.walking import WalkBrokenError, fits, run_walk
 from edgekit.core.chat.completion import Timings, Usage
+from edgekit.core.chat.thinking import marks_in
 
 SYSTEM_ROLES = ("system", "developer")
 VIEW_TOKENS = 4 * SLICE_TOKENS  # a view costs no more: Phi-3.5-vision's about as much as one slice
@@ -94,6 +96,7 @@ class Worker:
         self._flush_seconds = flush_seconds
         self._pause_seconds = pause_seconds
         self._eyes = eyes
+        self._marks = marks_in(tokenizer.template_texts)
         self._alone: Start | None = None  # the beam search that runs
         self._stopped = ""  # the reason to stop it; empty to go on
         self._idle = [Slot(number) for number in range(decoder.limits.slots)]
@@ -315,7 +318,8 @@ class Worker:
         try:
             prompt = admit(
                 *(start, self._tokenizer, self._decoder.limits),
-                *(self._beams, self._max_beams, self._eyes),
+                *(self._beams, self._max_beams),
+                *(self._eyes, self._marks),
             )
         except RefusedError as error:
             self._send(Refused(start.key, error.code, error.what, error.param))
@@ -338,7 +342,10 @@ class Worker:
             return self._stopped
 
         began = self._clock()
-        done = beam.run(start, prompt, limit, self._beams, self._tokenizer, stopped, self._clock)
+        done = beam.run(
+            *(start, prompt, limit, self._beams, self._tokenizer, stopped, self._clock),
+            self._reader(start, prompt),
+        )
         now = self._clock()
         self._shares.charge(start.requester, now - began, now)
         self._alone = None
@@ -367,6 +374,7 @@ class Worker:
             kept,
             Answer(
                 *(send, start.stops, self._tokenizer, self._flush_seconds),
+                reader=self._reader(start, prompt.tokens),
                 logprobs=start.top_logprobs is not None,
             ),
             self._sampler(start, prompt.tokens),
@@ -374,10 +382,16 @@ class Worker:
             self._clock,
             self._quanta,
             prompt.pictures,
-            self._reader(start),
+            self._logprobs(start),
         )
 
-    def _reader(self, start: Start) -> LogprobReader | None:
+    def _reader(self, start: Start, prompt: list[int]) -> Reader | None:
+        """Return what takes the answer's text apart; None where all of it is text."""
+        if self._marks is None or start.constraint is not None:
+            return None
+        return ThinkingReader(self._marks, opens_thinking(self._tokenizer, self._marks, prompt))
+
+    def _logprobs(self, start: Start) -> LogprobReader | None:
         """Return what reads the log-probabilities of the answer's tokens, if they are wanted."""
         if start.top_logprobs is None:
             return None
