@@ -13,6 +13,7 @@ import msgspec
 
 from edgekit.core import pictures
 from edgekit.core.chat import harmless
+from edgekit.core.chat.formats import ResponseFormat, Source
 from edgekit.core.chat.logprobs import MAX_TOP
 from edgekit.core.chat.parts import Part, TextPart
 from edgekit.core.chat.text import Text
@@ -125,6 +126,10 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     stream: bool | None = None  # false: no deltas
     logprobs: bool | None = None
     top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=MAX_TOP)] | None = None
+    # What the whole answer must look like; at most one of these
+    response_format: ResponseFormat | None = None
+    grammar: Source | None = None  # Lark, in llguidance's dialect
+    regex: Source | None = None  # in the syntax of Rust's `regex`
     # What changes no answer. The final has its usage in any case.
     stream_options: StreamOptions | None = None
     user: str | None = None
@@ -138,7 +143,6 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     parallel_tool_calls: bool | None = None
     # What changes none with these values
     n: harmless.One = None
-    response_format: harmless.TextFormat = None
     modalities: harmless.TextOnly = None
     tools: harmless.Empty = None
     functions: harmless.Empty = None
