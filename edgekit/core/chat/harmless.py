@@ -28,9 +28,7 @@ REQUEST: dict[str, tuple[Any, ...]] = {
     "n": (1,),
     "response_format": (TEXT_FORMAT,),
     "modalities": (["text"],),
-    "tools": ([],),
     "functions": ([],),
-    "tool_choice": ("none", "auto"),  # without tools both mean that none is called
     "function_call": ("none", "auto"),
 }
 # The same of a message
@@ -39,7 +37,6 @@ MESSAGE: dict[str, tuple[Any, ...]] = {
     "audio": (),
     "function_call": (),
     "annotations": ([],),
-    "tool_calls": ([],),
 }
 
 

@@ -13,9 +13,11 @@ import msgspec
 
 from edgekit.core import pictures
 from edgekit.core.chat import harmless
+from edgekit.core.chat.calls import ToolCall
 from edgekit.core.chat.logprobs import MAX_TOP
 from edgekit.core.chat.parts import Part, TextPart
 from edgekit.core.chat.text import Text
+from edgekit.core.chat.tools.request import MAX_TOOLS, Tool, ToolChoice
 from edgekit.core.config import MAX_MESSAGES
 
 MAX_STOPS = 4
@@ -29,23 +31,28 @@ Bias = Annotated[float, msgspec.Meta(ge=-100, le=100)]
 
 
 class ChatMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One message of the conversation."""
+    """One message of the conversation.
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Text | list[Part]
+    An assistant's may have `tool_calls` and then no content; a tool's has the result of the call
+    `tool_call_id`.
+    """
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Text | list[Part] | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: Text | None = None
     # An assistant's message as SDKs echo it
     refusal: harmless.Null = None
     audio: harmless.Null = None
     function_call: harmless.Null = None
     annotations: harmless.Empty = None
-    tool_calls: harmless.Empty = None
 
     @property
     def text(self) -> str:
         """The texts of the content as one string."""
         if isinstance(self.content, str):
             return self.content
-        return "".join(part.text for part in self.content if isinstance(part, TextPart))
+        return "".join(part.text for part in self.content or () if isinstance(part, TextPart))
 
     @property
     def picture_count(self) -> int:
@@ -55,13 +62,13 @@ class ChatMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def picture_parts(self) -> list[int]:
         """Which parts of the content are pictures."""
-        parts = () if isinstance(self.content, str) else self.content
+        parts = () if isinstance(self.content, str) else self.content or ()
         return [number for number, part in enumerate(parts) if not isinstance(part, TextPart)]
 
     @property
     def parts(self) -> pictures.Content:
         """What the model's process gets: one string where the message has no picture."""
-        if isinstance(self.content, str) or not self.picture_count:
+        if not isinstance(self.content, list) or not self.picture_count:
             return self.text
         return [part.text if isinstance(part, TextPart) else part.data for part in self.content]
 
@@ -104,6 +111,9 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     stream: bool | None = None  # false: no deltas
     logprobs: bool | None = None
     top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=MAX_TOP)] | None = None
+    tools: Annotated[list[Tool], msgspec.Meta(max_length=MAX_TOOLS)] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None  # false: at most one call
     # What changes no answer. The final has its usage in any case.
     stream_options: StreamOptions | None = None
     user: str | None = None
@@ -114,14 +124,11 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     service_tier: str | None = None
     metadata: dict[str, Any] | None = None
     store: bool | None = None
-    parallel_tool_calls: bool | None = None
     # What changes none with these values
     n: harmless.One = None
     response_format: harmless.TextFormat = None
     modalities: harmless.TextOnly = None
-    tools: harmless.Empty = None
     functions: harmless.Empty = None
-    tool_choice: harmless.NoTool = None
     function_call: harmless.NoTool = None
 
     @property
@@ -131,8 +138,10 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
 
     @property
     def text_bytes(self) -> int:
-        """The size of all texts, in UTF-8."""
-        return sum(len(message.text.encode("utf-8", "surrogatepass")) for message in self.messages)
+        """The size of all texts, tools and calls, in UTF-8."""
+        size = sum(len(message.text.encode("utf-8", "surrogatepass")) for message in self.messages)
+        more = [self.tools, *(message.tool_calls for message in self.messages)]
+        return size + sum(len(msgspec.json.encode(each)) for each in more if each)
 
     @property
     def stops(self) -> list[str]:
