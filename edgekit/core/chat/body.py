@@ -13,6 +13,8 @@ import msgspec
 from edgekit.core import cbor, pictures
 from edgekit.core.chat import harmless
 from edgekit.core.chat.calls import CalledFunction, ToolCall
+from edgekit.core.chat.constraint import constraint_of
+from edgekit.core.chat.formats import FORMATS, JsonSchema, TextFormat
 from edgekit.core.chat.parts import PARTS, ImageUrl, TextPart
 from edgekit.core.chat.request import ChatMessage, ChatRequest
 from edgekit.core.chat.tools.check import check_tools
@@ -58,6 +60,7 @@ def parse_body(payload: bytes, encoding: str = "") -> ChatRequest:
         text = "a prompt with pictures is answered without beam search: num_beams is 1"
         raise ProtocolError("unsupported_parameter", text, "num_beams")
     _check_logprobs(request)
+    constraint_of(request)
     return request
 
 
@@ -102,7 +105,18 @@ def _without_nulls(body: object) -> object:
             body["messages"] = [_message_without_nulls(each) for each in body["messages"]]
         if isinstance(body.get("tools"), list):
             body["tools"] = [_tool_without_nulls(each) for each in body["tools"]]
+        if isinstance(body.get("response_format"), dict):
+            body["response_format"] = _format_without_nulls(body["response_format"])
     return body
+
+
+def _format_without_nulls(form: dict[Any, Any]) -> dict[Any, Any]:
+    if not isinstance(kind := form.get("type"), str):
+        return form
+    form = _without_unknown_nulls(form, FORMATS.get(kind, TextFormat))
+    if isinstance(form.get("json_schema"), dict):
+        form["json_schema"] = _without_unknown_nulls(form["json_schema"], JsonSchema)
+    return form
 
 
 def _message_without_nulls(message: object) -> object:

@@ -14,6 +14,7 @@ import msgspec
 from edgekit.core import pictures
 from edgekit.core.chat import harmless
 from edgekit.core.chat.calls import ToolCall
+from edgekit.core.chat.formats import ResponseFormat, Source
 from edgekit.core.chat.logprobs import MAX_TOP
 from edgekit.core.chat.parts import Part, TextPart
 from edgekit.core.chat.text import Text
@@ -114,6 +115,10 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     tools: Annotated[list[Tool], msgspec.Meta(max_length=MAX_TOOLS)] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None  # false: at most one call
+    # What the whole answer must look like; at most one of these
+    response_format: ResponseFormat | None = None
+    grammar: Source | None = None  # Lark, in llguidance's dialect
+    regex: Source | None = None  # in the syntax of Rust's `regex`
     # What changes no answer. The final has its usage in any case.
     stream_options: StreamOptions | None = None
     user: str | None = None
@@ -126,7 +131,6 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     store: bool | None = None
     # What changes none with these values
     n: harmless.One = None
-    response_format: harmless.TextFormat = None
     modalities: harmless.TextOnly = None
     functions: harmless.Empty = None
     function_call: harmless.NoTool = None

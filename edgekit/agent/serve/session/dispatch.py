@@ -17,6 +17,7 @@ from edgekit.agent.serve.session.prompt import Prompt
 from edgekit.agent.serve.session.prompts import Prompts
 from edgekit.agent.serve.session.states import PromptStep
 from edgekit.core import wire
+from edgekit.core.chat.constraint import constraint_of
 from edgekit.core.chat.logprobs import most_tokens
 from edgekit.core.chat.sampling import sampling_of
 from edgekit.core.config import AgentConfig
@@ -87,6 +88,7 @@ class Dispatch:
         limit = answer_cap(self.config, self.bundle, self.model)
         if request.top_logprobs_asked is not None:
             limit = min(limit, most_tokens(request.top_logprobs_asked))
+        constraint = constraint_of(request)
         return Start(
             key=prompt.key,
             requester=prompt.requester,
@@ -101,7 +103,9 @@ class Dispatch:
                 self.config.canary_samples > 0
                 and request.store is not False
                 and not request.picture_count  # a later release has no pictures for its rows
+                and constraint is None  # its tokens are not what the model likes best
             ),
+            constraint=constraint,
         )
 
     # --- from the worker ----------------------------------------------------------------------

@@ -150,9 +150,6 @@ def _check_fields(start: Start, max_beams: int) -> None:
             f"num_beams is served up to {max_beams} on this device (max_beams)",
             "num_beams",
         )
-    if start.constraint is not None:
-        param = start.constraint.param
-        raise RefusedError("unsupported_parameter", f"{param} is not served yet", param)
     field = beam.refused_field(start.sampling)
     if field:
         how = "with" if wanted > 1 else "without"

@@ -1,9 +1,10 @@
 """Chooses a token from logits.
 
 The steps, in order: logit bias, repetition penalty, presence and frequency penalty, custom
-processors; then arg-max at temperature 0, else temperature, top-k, top-p, min-p and a draw by the
-seed. From the temperature on this is the order of Hugging Face transformers' generation. Min-p is
-relative to the likeliest token, so its place in the order changes only the last cut.
+processors; then what a grammar allows is taken out; then arg-max at temperature 0, else
+temperature, top-k, top-p, min-p and a draw by the seed. From the temperature on this is the order
+of Hugging Face transformers' generation. Min-p is relative to the likeliest token, so its place in
+the order changes only the last cut.
 
 The sampler does not sort the vocabulary: a few passes find the tokens that carry top-p's mass, and
 it sorts only those.
@@ -65,16 +66,32 @@ class Sampler:
         self._scratch = np.empty(0, dtype=np.float32)
         self._plain = True  # until exponentials of the bare logits leave float32's range
 
-    def choose(self, logits: Logits) -> int:
-        """Return the next token id. `logits`: float32, shape (vocabulary,); left unchanged."""
+    def choose(self, logits: Logits, allowed: Ids | None = None) -> int:
+        """Return the next token id.
+
+        Args:
+            logits: float32, shape (vocabulary,); left unchanged.
+            allowed: the tokens to choose from; None allows all.
+        """
         if self._processors:
             logits = logits.copy()
             for process in self._processors:
                 process(self._answer, logits)
             np.clip(logits, None, LARGEST, out=logits)  # a penalty may have made one infinite
-        token = int(logits.argmax()) if self._sampling.temperature == 0 else self._draw(logits)
+        if allowed is not None:
+            logits = logits[allowed]
+        # Custom processors may have forbidden all that a grammar allows: then its first one is it.
+        plain = self._sampling.temperature == 0 or (
+            allowed is not None and not np.isfinite(logits.max())
+        )
+        at = int(logits.argmax()) if plain else self._draw(logits)
+        token = at if allowed is None else int(allowed[at])
         self._answer.append(token)
         return token
+
+    def skip(self, tokens: Sequence[int]) -> None:
+        """Note tokens of the answer that were not chosen: a grammar forced them."""
+        self._answer += tokens
 
     def _draw(self, logits: Logits) -> int:
         s = self._sampling

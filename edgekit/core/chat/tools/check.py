@@ -1,4 +1,4 @@
-"""Checks what a prompt says about tools: those it offers, and the calls of its earlier turns. Pure."""
+"""Checks what a prompt says about tools: those it offers, its earlier calls and results. Pure."""
 
 from __future__ import annotations
 
