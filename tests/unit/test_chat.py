@@ -76,8 +76,6 @@ def test_a_value_out_of_bounds_is_refused_with_its_field(field: str, value: obje
     ("field", "value"),
     [
         *(("n", 2), ("n", 0), ("n", True), ("n", "1")),
-        *(("tools", [{}]), ("tools", {})),
-        *(("tool_choice", "required"), ("tool_choice", {"type": "function"})),
         *(("functions", [{}]), ("function_call", {"name": "f"}), ("parallel_tools", True)),
         *(("modalities", ["text", "audio"]), ("modalities", []), ("audio", {})),
         *(("prediction", {}), ("verbosity", "high")),
@@ -169,7 +167,7 @@ def test_an_assistants_message_is_taken_as_sdks_echo_it(
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        *(("refusal", "no"), ("audio", {"id": "a"}), ("annotations", [{}]), ("tool_calls", [{}])),
+        *(("refusal", "no"), ("audio", {"id": "a"}), ("annotations", [{}])),
         *(("function_call", "none"), ("weight", 1)),
     ],
 )

@@ -21,6 +21,7 @@ from edgekit.core.chat.completion import Timings, Usage
 from edgekit.core.chat.constraint import Constraint
 from edgekit.core.chat.logprobs import TokenLogprob
 from edgekit.core.chat.sampling import Sampling
+from edgekit.core.chat.tools.formats import Calling
 from edgekit.core.golden import GoldenScore
 from edgekit.core.payloads import ImagesTaken
 from edgekit.core.quality import TopTokens
@@ -85,9 +86,9 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
     takes it. `deadline` is in monotonic seconds. The worker refuses a prompt of more than
     `prompt_limit` tokens; 0 leaves only the context's limit. With `sample` it says the tokens of a
     prompt that ended well (`EndedPrompt`). `tools` and `options` (further variables) are for the
-    chat template. The answer's tool calls are read as the format `tool_format` writes them; empty:
-    they are text. The answer matches `constraint`. `top_logprobs` asks for the log-probabilities of
-    the answer's tokens, and of so many others in each place; None for none.
+    chat template. Tool calls in the answer are read as `calling` says; None: they are text. The
+    answer matches `constraint`. `top_logprobs` asks for the log-probabilities of the answer's
+    tokens, and of so many others in each place; None for none.
     """
 
     key: str
@@ -102,7 +103,7 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
     sample: bool = False
     tools: list[dict[str, Any]] = []
     options: dict[str, Any] = {}
-    tool_format: str = ""
+    calling: Calling | None = None
     constraint: Constraint | None = None
     top_logprobs: int | None = None
 

@@ -24,9 +24,7 @@ TextOnly = Annotated[Any, msgspec.Meta(extra_json_schema={"enum": [["text"], Non
 REQUEST: dict[str, tuple[Any, ...]] = {
     "n": (1,),
     "modalities": (["text"],),
-    "tools": ([],),
     "functions": ([],),
-    "tool_choice": ("none", "auto"),  # without tools both mean that none is called
     "function_call": ("none", "auto"),
 }
 # The same of a message
@@ -35,7 +33,6 @@ MESSAGE: dict[str, tuple[Any, ...]] = {
     "audio": (),
     "function_call": (),
     "annotations": ([],),
-    "tool_calls": ([],),
 }
 
 

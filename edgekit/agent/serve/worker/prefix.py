@@ -31,13 +31,15 @@ def no_tokens() -> Sequence[int]:
 
 
 class Systems:
-    """The tokens of system messages, remembered.
+    """The tokens of system messages and tools, remembered.
 
     Args:
-        encode: turns a chat into a prompt's tokens.
+        encode: turns a chat, tools and options of the template into a prompt's tokens.
     """
 
-    def __init__(self, encode: Callable[..., Sequence[int]]) -> None:
+    def __init__(
+        self, encode: Callable[[Sequence[Turn], Sequence[Value], Value], Sequence[int]]
+    ) -> None:
         self._encode = encode
         self._known: OrderedDict[bytes, Sequence[int]] = OrderedDict()
 
