@@ -6,7 +6,7 @@ import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import msgspec
 import yaml
@@ -17,6 +17,8 @@ CASES = Path(__file__).parent / "cases"
 DEVICE, POOL = "demo", "sensors"
 BODY: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 5}
 EXPECT_SECONDS = 60.0
+Capability = Literal["logprobs", "json_schema", "tools"]  # words of the card's `capabilities`
+CAPABILITIES = frozenset(get_args(Capability))
 
 
 class Send(msgspec.Struct, forbid_unknown_fields=True, rename={"as_": "as"}):
@@ -68,6 +70,7 @@ class Model(msgspec.Struct, forbid_unknown_fields=True):
     id: str
     delta: str | None = None
     finish: str | None = None
+    calls: list[dict[str, str]] = []  # of tools, with `finish`: name and arguments
 
 
 class Action(msgspec.Struct, forbid_unknown_fields=True):
@@ -95,7 +98,7 @@ class Story(msgspec.Struct, forbid_unknown_fields=True):
 
     name: str
     actions: list[Action]
-    needs: list[Literal["scripted_model", "full_disk", "one_slot"]] = []
+    needs: list[Literal["scripted_model", "full_disk", "one_slot"] | Capability] = []
     device: dict[str, int] = {}
     may_remain: list[str] = []
     epilogue: list[Action] = []
