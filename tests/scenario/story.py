@@ -58,6 +58,7 @@ class Expect(msgspec.Struct, forbid_unknown_fields=True):
     kind: Literal["accepted", "delta", "final", "error", "state"]
     to: str
     payload: dict[str, Any] = {}
+    answer_json: dict[str, Any] | None = None  # what the answer's text says
     status: int | None = None
     same_as: str = ""
     keep: str = ""
@@ -239,6 +240,9 @@ class Follower:
         if expect.status is not None:
             assert found.property("ek-status") == str(expect.status)
         part_of(expect.payload, json.loads(found.payload), expect.kind)
+        if expect.answer_json is not None:
+            (choice,) = json.loads(found.payload)["choices"]
+            assert json.loads(choice["message"]["content"]) == expect.answer_json
         if expect.same_as:
             assert found.payload == self._kept[expect.same_as], "another text"
         if expect.keep:
