@@ -29,6 +29,7 @@ from edgekit.tokens.spelled import Spelling
 from edgekit.tokens.stream import TokenStream
 from edgekit.tokens.template import NOTHING, ChatRefusedError, Clock, Value
 
+END_TOKENS = 24  # a prompt's last words, to know how it ends
 ANCHOR_CHARACTERS = 16  # of 66: no message guesses them
 
 
@@ -64,6 +65,8 @@ class ChatTokenizer:
     Attributes:
         eos_token_ids: tokens that end an answer.
         control: the texts of the control tokens.
+        template_texts: the strings of the chat template.
+        template_options: the variables of the chat template that a caller may set.
 
     Raises:
         EdgekitError: the template or the tokenizer cannot be read.
@@ -79,8 +82,12 @@ class ChatTokenizer:
         special |= {added[token].content for token in folder.eos_token_ids if token in added}
         self.control = frozenset(special)
         kept: frozenset[str] = frozenset()
+        self.template_texts: frozenset[str] = frozenset()
+        self.template_options: tuple[str, ...] = ()
         if folder.template is not None:
             self._template = compiled(folder, clock)
+            self.template_texts = self._template.constants | self._template.written
+            self.template_options = self._template.options
             other = {token.content for token in added.values()} - special
             self.control = control_tokens(special, other, self._template, self.render)
             kept = self._template.constants | (other - self.control)
@@ -114,6 +121,11 @@ class ChatTokenizer:
     def controls(self, tokens: Sequence[int]) -> list[int]:
         """Return the control tokens among these, in their order."""
         return [token for token in tokens if token in self._control_ids]
+
+    def end_of(self, tokens: Sequence[int]) -> str:
+        """Return the text of the last tokens, special ones and all."""
+        text: str = self._tokenizer.decode(list(tokens[-END_TOKENS:]), skip_special_tokens=False)
+        return text
 
     def bytes_of(self, token: int) -> bytes:
         """Return the bytes that a token stands for, which may be a part of a character."""

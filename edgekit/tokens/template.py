@@ -21,6 +21,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 from edgekit.errors import EdgekitError
+from edgekit.tokens.options import options_of
 
 MAX_RENDERED_CHARACTERS = 1 << 20  # eight times what a prompt's body may hold
 
@@ -42,6 +43,11 @@ class ChatTemplate:
         named: the tokenizer's named tokens, which templates read as variables (`bos_token`).
         clock: the local time for templates that print a date.
 
+    Attributes:
+        constants: the strings in its expressions.
+        written: the texts between them.
+        options: the names of the variables that a caller may set.
+
     Raises:
         EdgekitError: the template has a syntax error.
     """
@@ -61,6 +67,7 @@ class ChatTemplate:
             ) from error
         self.constants = frozenset(_constants(tree))
         self.written = frozenset(node.data for node in tree.find_all(nodes.TemplateData))
+        self.options = options_of(tree, named)
 
     def render(
         self, messages: Sequence[Message], tools: Sequence[Value] = (), options: Value = NOTHING

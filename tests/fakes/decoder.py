@@ -155,6 +155,8 @@ class FakeTokenizer:
     """Bytes; a chat is `role:content` line by line."""
 
     eos_token_ids = frozenset({EOS})
+    template_texts: Sequence[str] = ()
+    template_options: Sequence[str] = ()
 
     def encode(self, text: str) -> list[int]:
         """The bytes of the text."""
@@ -173,6 +175,10 @@ class FakeTokenizer:
         first = "".join(f"{json.dumps(each)}\n" for each in (*tools, options) if each)
         joined = "".join(f"{role_of(turn)}:{_written(turn)}\n" for turn in turns)
         return [self.encode(piece) for piece in f"{first}{joined}assistant:".split("\0")]
+
+    def end_of(self, tokens: Sequence[int]) -> str:
+        """The text of all of them."""
+        return bytes(token for token in tokens if token < EOS).decode()
 
     def bytes_of(self, token: int) -> bytes:
         """The byte, or the name of a special token."""

@@ -91,7 +91,8 @@ class Fixed:
     def __init__(self, real: Tokenizer) -> None:
         self.stream = real.stream
         self.encode_around = real.encode_around
-        self.bytes_of = real.bytes_of
+        self.bytes_of, self.end_of, self.encode = real.bytes_of, real.end_of, real.encode
+        self.template_texts, self.template_options = real.template_texts, real.template_options
 
     def encode_chat(
         self, turns: Sequence[Turn], tools: Sequence[Value] = (), options: Value = NOTHING

@@ -78,7 +78,7 @@ def test_a_value_out_of_bounds_is_refused_with_its_field(field: str, value: obje
         *(("n", 2), ("n", 0), ("n", True), ("n", "1")),
         *(("functions", [{}]), ("function_call", {"name": "f"}), ("parallel_tools", True)),
         *(("modalities", ["text", "audio"]), ("modalities", []), ("audio", {})),
-        *(("prediction", {}), ("reasoning_effort", "low"), ("verbosity", "high")),
+        *(("prediction", {}), ("verbosity", "high")),
         *(("web_search_options", {}), ("typical_p", 1), ("best_of", 1), ("echo", False)),
     ],
 )
@@ -168,7 +168,7 @@ def test_an_assistants_message_is_taken_as_sdks_echo_it(
     ("field", "value"),
     [
         *(("refusal", "no"), ("audio", {"id": "a"}), ("annotations", [{}])),
-        *(("function_call", "none"), ("name", "bob"), ("reasoning_content", "hm"), ("weight", 1)),
+        *(("function_call", "none"), ("weight", 1)),
     ],
 )
 def test_what_an_assistants_message_says_beside_its_text_is_refused_by_name(

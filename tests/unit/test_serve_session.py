@@ -228,9 +228,9 @@ def test_a_prompt_that_may_not_be_answered_gets_no_answer(changes: dict[str, Any
         ({"payload": b""}, "invalid_request", None),
         ({"body": BODY | {"n": 2}}, "unsupported_parameter", "n"),
         (
-            {"body": {"messages": [{"role": "user", "content": "Hi", "name": "Al"}]}},
+            {"body": {"messages": [{"role": "user", "content": "Hi", "nick": "Al"}]}},
             "unsupported_parameter",
-            "messages[0].name",
+            "messages[0].nick",
         ),
         ({"body": {"messages": []}}, "invalid_request", "messages"),
         ({"body": BODY | {"temperature": 3}}, "invalid_request", "temperature"),

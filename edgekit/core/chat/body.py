@@ -13,11 +13,11 @@ import msgspec
 from edgekit.core import cbor, pictures
 from edgekit.core.chat import harmless
 from edgekit.core.chat.calls import CalledFunction, ToolCall
-from edgekit.core.chat.constraint import constraint_of
 from edgekit.core.chat.formats import FORMATS, JsonSchema, TextFormat
 from edgekit.core.chat.parts import PARTS, ImageUrl, TextPart
 from edgekit.core.chat.request import ChatMessage, ChatRequest
 from edgekit.core.chat.tools.check import check_tools
+from edgekit.core.chat.tools.forcing import check_forced
 from edgekit.core.chat.tools.request import Function, Tool
 from edgekit.core.repeated import check_keys
 from edgekit.core.wire import UNREADABLE, ProtocolError
@@ -51,6 +51,10 @@ def parse_body(payload: bytes, encoding: str = "") -> ChatRequest:
     harmless.check(request, harmless.REQUEST)
     for number, message in enumerate(request.messages):
         harmless.check(message, harmless.MESSAGE, f"messages[{number}].")
+        if message.reasoning_content is not None and message.role != "assistant":
+            text = f"a message of the role {message.role} has thinking; only an assistant's may"
+            where = f"messages[{number}].reasoning_content"
+            raise ProtocolError("invalid_request", text, where)
         if message.picture_count and message.role != "user":
             where = f"messages[{number}].content[{message.picture_parts[0]}]"
             text = f"a message of the role {message.role} has a picture; only a user's may"
@@ -60,7 +64,7 @@ def parse_body(payload: bytes, encoding: str = "") -> ChatRequest:
         text = "a prompt with pictures is answered without beam search: num_beams is 1"
         raise ProtocolError("unsupported_parameter", text, "num_beams")
     _check_logprobs(request)
-    constraint_of(request)
+    check_forced(request)
     return request
 
 

@@ -24,11 +24,15 @@ from edgekit.core.config import MAX_MESSAGES
 MAX_STOPS = 4
 MAX_BEAMS = 8
 MAX_BIASES = 1024  # tokens in `logit_bias`
+MAX_OPTIONS = 16  # variables in `chat_template_kwargs`
 
 StopString = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
 TokenId = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 Bias = Annotated[float, msgspec.Meta(ge=-100, le=100)]
+OptionText = Annotated[Text, msgspec.Meta(max_length=256)]
+TemplateValue = bool | int | float | OptionText | None
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 
 
 class ChatMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -40,8 +44,10 @@ class ChatMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Text | list[Part] | None = None
+    name: Text | None = None  # for the chat template; most have no use for it
     tool_calls: list[ToolCall] | None = None
     tool_call_id: Text | None = None
+    reasoning_content: Text | None = None  # of an assistant's message, as its answer had it
     # An assistant's message as SDKs echo it
     refusal: harmless.Null = None
     audio: harmless.Null = None
@@ -54,6 +60,17 @@ class ChatMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if isinstance(self.content, str):
             return self.content
         return "".join(part.text for part in self.content or () if isinstance(part, TextPart))
+
+    @property
+    def turn(self) -> tuple[str, pictures.Content] | dict[str, Any]:
+        """What the chat template gets: role and content, or a mapping where there is more."""
+        more = {
+            field: value
+            for field, value in (("name", self.name), ("reasoning_content", self.reasoning_content))
+            if value is not None
+        }
+        pair = self.role, self.parts
+        return {"role": pair[0], "content": pair[1], **more} if more else pair
 
     @property
     def picture_count(self) -> int:
@@ -106,6 +123,10 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     ) = None
     repetition_penalty: Annotated[float, msgspec.Meta(gt=0, le=10)] | None = None
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None = None
+    chat_template_kwargs: (
+        Annotated[dict[str, TemplateValue], msgspec.Meta(max_length=MAX_OPTIONS)] | None
+    ) = None
+    reasoning_effort: Effort | None = None
     num_beams: Annotated[int, msgspec.Meta(ge=1, le=MAX_BEAMS)] | None = None
     length_penalty: Annotated[float, msgspec.Meta(ge=-5, le=5)] | None = None  # of beam search
     stop: StopString | Annotated[list[StopString], msgspec.Meta(max_length=MAX_STOPS)] | None = None

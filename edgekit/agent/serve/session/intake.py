@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from edgekit.agent.serve.pipe import Cancel
@@ -35,6 +36,7 @@ class Intake:
         prompts: of the session.
         condition: of the device.
         answer_cap: the most tokens of an answer.
+        options: what a request sets for the chat template; raises ProtocolError.
         takes_pictures: whether the model does.
         draining: whether the device refuses every new prompt.
     """
@@ -43,6 +45,7 @@ class Intake:
     prompts: Prompts
     condition: Condition
     answer_cap: int
+    options: Callable[[ChatRequest], object]
     takes_pictures: bool = False
     draining: bool = False
     max_body_bytes: int = field(init=False)
@@ -148,6 +151,7 @@ class Intake:
             raise wire.ProtocolError(*NO_STORAGE)
         self.check_model(request)
         self._check_logprobs(request)
+        self.options(request)
         if len(request.messages) > self.config.max_messages:
             text = f"{len(request.messages)} messages; at most {self.config.max_messages}"
             raise wire.ProtocolError("invalid_request", f"{text} (max_messages)", "messages")

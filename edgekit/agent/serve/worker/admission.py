@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from edgekit.agent.serve.pipe import Start
 from edgekit.agent.serve.worker import beam
 from edgekit.agent.serve.worker.answer.text import Tokenizer
+from edgekit.agent.serve.worker.answer.thinking import opens_thinking
 from edgekit.agent.serve.worker.decoder import BeamSearch, Limits
 from edgekit.agent.serve.worker.pictures.sight import Eyes, Seen
+from edgekit.core.chat.thinking import Marks
 from edgekit.errors import EdgekitError
 
 
@@ -54,6 +56,7 @@ def admit(
     beams: BeamSearch | None,
     max_beams: int,
     eyes: Eyes | None = None,
+    marks: Marks | None = None,
 ) -> Admitted:
     """Return what the worker computes for a prompt.
 
@@ -64,6 +67,7 @@ def admit(
         beams: the model's beam search; None if it has none.
         max_beams: the most beams that this device serves.
         eyes: reads pictures; None if the model takes none.
+        marks: around the model's thinking; None if it has none.
 
     Raises:
         RefusedError: the worker cannot run the prompt.
@@ -78,6 +82,8 @@ def admit(
     with _refusing_pictures():
         rows = [eyes.tokens(each) for each in encoded] if eyes else []
     pieces = _pieces(start, tokenizer, bool(encoded))
+    if marks and start.constraint is not None and opens_thinking(tokenizer, marks, pieces[-1]):
+        pieces[-1] += tokenizer.encode(f"{marks.end}\n\n")  # what is constrained is the answer
     count = sum(map(len, pieces)) + sum(rows)
     said = f"the prompt has {count} tokens"
     if rows:

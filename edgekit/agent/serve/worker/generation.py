@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
-import numpy as np
-
 from edgekit.agent.serve.pipe import Done, EndedPrompt, Refused, Start
 from edgekit.agent.serve.worker.answer.answer import Answer
 from edgekit.agent.serve.worker.answer.logprobs import LogprobReader
@@ -175,7 +173,7 @@ class Generation:
         else:
             assert self._logits is not None
             token = self._chosen = self._sampler.choose(self._logits)
-        if self._answer.add(token, self._clock(), self._read(token)):
+        if self._answer.add(token, self._clock(), self._logprob(token)):
             return "stop"
         if self._full:
             return "length"
@@ -184,20 +182,15 @@ class Generation:
 
     @property
     def _full(self) -> bool:
-        """Whether the answer may have no further token."""
+        """Whether the answer has all the tokens, or log-probabilities, that it may have."""
         full = self._reader is not None and self._reader.full
         return full or self._answer.count == self._limit
 
-    def _read(self, token: int, allowed: Ids | None = None) -> TokenLogprob | None:
+    def _logprob(self, token: int, allowed: Ids | None = None) -> TokenLogprob | None:
         if self._reader is None:
             return None
-        logits = self._logits
-        assert logits is not None
-        if allowed is not None:
-            others = np.full_like(logits, -np.inf)
-            others[allowed] = logits[allowed]
-            logits = others
-        return self._reader.read(logits, token)
+        assert self._logits is not None
+        return self._reader.read(self._logits, token, allowed)
 
     def _choose_guided(self, guide: Guide) -> str:
         """As `choose`, but what the grammar forces goes in with the chosen token, as one slice."""
@@ -210,7 +203,7 @@ class Generation:
         try:
             allowed = guide.allowed()
             token = self._sampler.choose(self._logits, allowed)
-            if self._answer.add(token, self._clock(), self._read(token, allowed)):
+            if self._answer.add(token, self._clock(), self._logprob(token, allowed)):
                 return "stop"
             guide.take(token)
             forced = guide.forced()[: self._limit - self._answer.count]
@@ -238,7 +231,7 @@ class Generation:
         assert self._sampler is not None
         self._sampler.skip(forced)
         for token in forced:
-            entry = None if self._reader is None else self._reader.certain(token)
+            entry = self._reader.certain(token) if self._reader is not None else None
             if self._answer.add(token, self._clock(), entry):
                 return "stop"
         if guide.ended:

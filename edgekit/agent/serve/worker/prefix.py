@@ -31,22 +31,20 @@ def no_tokens() -> Sequence[int]:
 
 
 class Systems:
-    """The tokens of system messages and tools, remembered.
+    """The tokens of system messages, remembered.
 
     Args:
-        encode: turns a chat, tools and options of the template into a prompt's tokens.
+        encode: turns a chat into a prompt's tokens.
     """
 
-    def __init__(
-        self, encode: Callable[[Sequence[Turn], Sequence[Value], Value], Sequence[int]]
-    ) -> None:
+    def __init__(self, encode: Callable[..., Sequence[int]]) -> None:
         self._encode = encode
         self._known: OrderedDict[bytes, Sequence[int]] = OrderedDict()
 
     def tokens(
         self, system: Sequence[Turn], tools: Sequence[Value], options: Value
     ) -> Sequence[int]:
-        """Return the tokens that depend on tools and on the leading system messages alone.
+        """Return the tokens that depend on tools, options and the leading system messages alone.
 
         Two prompts whose user messages begin with different letters show where these tokens end: a
         token across that border occurs in only one of the two.

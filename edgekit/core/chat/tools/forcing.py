@@ -1,4 +1,4 @@
-"""Grammars of answers that call tools: a call always parses, and its arguments fit the schema. Pure.
+"""Grammars of answers that call tools: calls parse, and their arguments fit the schemas. Pure.
 
 The grammars are written in llguidance's Lark. They name special tokens by their ids, so they are
 trusted; of a requester they hold checked schemas, as JSON, and names of letters and digits alone.
@@ -17,22 +17,14 @@ from edgekit.core.chat.constraint import Constraint, constraint_of
 from edgekit.core.chat.request import ChatRequest
 from edgekit.core.chat.schema import SchemaError, checked
 from edgekit.core.chat.tools.formats import Format, ToolFormat, format_of
-from edgekit.core.chat.tools.request import NamedTool, Tool
+from edgekit.core.chat.tools.request import Tool, forced_tools, may_repeat, offered
 from edgekit.core.wire import ProtocolError
 
 # As the templates write JSON: what a model has seen most
 _STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _OPEN_ENDED = ("additionalProperties", "patternProperties", "$ref", "allOf", "anyOf", "oneOf")
 NO_ARGUMENTS = "{}"
-
-
-def forced_tools(request: ChatRequest) -> list[Tool]:
-    """Return the tools one of which the answer must call; none where the model is free."""
-    tools = list(request.tools or ())
-    if isinstance(request.tool_choice, NamedTool):
-        name = request.tool_choice.function.name
-        return [tool for tool in tools if tool.function.name == name]
-    return tools if request.tool_choice == "required" else []
+MAX_CALLS = 16  # of one answer that a grammar binds: a weak model would call without an end
 
 
 def check_forced(request: ChatRequest) -> None:
@@ -42,7 +34,7 @@ def check_forced(request: ChatRequest) -> None:
         ProtocolError: a schema that cannot, with its place; or a grammar beside the tools.
     """
     other = constraint_of(request)
-    if other is not None and other.kind != "json_schema" and _offered(request):
+    if other is not None and other.kind != "json_schema" and offered(request):
         text = f"{other.param} says what the whole answer looks like: no tools, then"
         raise ProtocolError("invalid_request", text, other.param)
     for _ in _schemas(request, _enforced(request, other)):
@@ -63,8 +55,7 @@ def constraint(request: ChatRequest, how: ToolFormat) -> Constraint | None:
     schemas = dict(_schemas(request, enforced))
     calls = [(tool.function.name, schemas.get(tool.function.name)) for tool in enforced]
     form = format_of(how.name)
-    many = form.many and request.parallel_tool_calls is not False
-    writer = _Writer(form, how.special, many)
+    writer = _Writer(form, how.special, form.many and may_repeat(request))
     if forced_tools(request):
         source = writer.only(calls)
     elif other is not None:
@@ -74,16 +65,12 @@ def constraint(request: ChatRequest, how: ToolFormat) -> Constraint | None:
     return Constraint("lark", source, trusted=True, param="tools")
 
 
-def _offered(request: ChatRequest) -> list[Tool]:
-    return [] if request.tool_choice == "none" else list(request.tools or ())
-
-
 def _enforced(request: ChatRequest, other: Constraint | None) -> list[Tool]:
     """Return the tools whose calls follow a grammar; none if there is no such grammar.
 
     Where another constraint binds the answer, calls are what else the answer may be.
     """
-    forced, tools = forced_tools(request), _offered(request)
+    forced, tools = forced_tools(request), offered(request)
     strict = any(tool.function.strict for tool in tools)
     return forced or (tools if strict or other is not None else [])
 
@@ -153,10 +140,10 @@ class _Writer:
         form, between = self._form, self._literal(self._form.between) if spaced else ""
         if form.head:
             head, tail = self._literal(form.head.removeprefix(self._tag)), self._literal(form.tail)
-            more = f"({self._literal(form.between)} call)*" if self._many else ""
+            more = self._more(f"{self._literal(form.between)} call")
             rules = [f"calls: open {head} call {more} {tail}", *rules]
         else:
-            more = f"({between} open call)*" if self._many else ""
+            more = self._more(f"{between} open call")
             rules = [f"calls: open call {more}", *rules]
         begin = form.begin if form.head else form.begin.removeprefix(self._tag)
         rules.append("call: " + " | ".join(f"call_{number}" for number, _ in enumerate(calls)))
@@ -165,6 +152,9 @@ class _Writer:
             rules.append(f"call_{number}: {before} arguments_{number} {self._literal(form.end)}")
             rules.append(f"arguments_{number}: {arguments or self._literal(NO_ARGUMENTS)}")
         return "\n".join([start, *rules])
+
+    def _more(self, rule: str) -> str:
+        return f"({rule}){{0,{MAX_CALLS - 1}}}" if self._many else ""
 
     def _literal(self, text: str) -> str:
         """Return a text in Lark; special tokens stand in it by their ids."""

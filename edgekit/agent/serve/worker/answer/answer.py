@@ -41,7 +41,7 @@ class Answer:
         self._send = send
         self._flush_seconds = flush_seconds
         self._eos = model.eos_token_ids
-        self._stream = model.stream()
+        self._stream = model.stream(() if reader is None else reader.shown)
         self._filter = StopFilter(stops)
         self._reader = reader
         self._logprobs = ShownLogprobs() if logprobs else None

@@ -35,6 +35,11 @@ class Reader(Protocol):
         """Whether nothing that could follow belongs to the answer."""
         ...
 
+    @property
+    def shown(self) -> Sequence[str]:
+        """The texts of special tokens that it reads."""
+        ...
+
     def push(self, text: str) -> Piece:
         """Add text; return what is certain by now."""
         ...
@@ -55,6 +60,11 @@ class Chain:
     def ended(self) -> bool:
         """Whether nothing that could follow belongs to the answer."""
         return self._first.ended or self._second.ended
+
+    @property
+    def shown(self) -> Sequence[str]:
+        """The texts of special tokens that they read."""
+        return [*self._first.shown, *self._second.shown]
 
     def push(self, text: str) -> Piece:
         """Add text; return what is certain by now."""

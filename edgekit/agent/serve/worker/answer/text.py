@@ -48,6 +48,24 @@ class Tokenizer(Protocol):
         """
         ...
 
+    @property
+    def template_texts(self) -> Collection[str]:
+        """The strings of the chat template."""
+        ...
+
+    @property
+    def template_options(self) -> Sequence[str]:
+        """The variables of the chat template that a caller may set."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Return the tokens of a text of the template's."""
+        ...
+
+    def end_of(self, tokens: Sequence[int]) -> str:
+        """Return the text of the last tokens, special ones and all."""
+        ...
+
     def bytes_of(self, token: int) -> bytes:
         """Return the bytes that a token stands for, which may be a part of a character."""
         ...
@@ -87,7 +105,7 @@ class StopFilter:
             self.stopped = True
             self._held = ""
             return text[: found[1]]
-        keep = max((_overlap(text, stop) for stop in self._stops), default=0)
+        keep = max((overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
 
@@ -97,7 +115,7 @@ class StopFilter:
         return held
 
 
-def _overlap(text: str, stop: str) -> int:
+def overlap(text: str, stop: str) -> int:
     """Return the length of the longest suffix of `text` that is a proper prefix of `stop`."""
     for size in range(min(len(text), len(stop) - 1), 0, -1):
         if text.endswith(stop[:size]):
