@@ -32,9 +32,12 @@ from edgekit.agent.serve.pipe import (
 from edgekit.agent.serve.worker.answer.answer import FLUSH_SECONDS, FLUSH_TOKENS
 from edgekit.agent.serve.worker.grammar.grammars import Grammars
 from edgekit.agent.serve.worker.processors import Logits, ProcessorFactory
+from edgekit.agent.serve.worker.walking import walk_idle
 from edgekit.agent.serve.worker.worker import Worker
 from edgekit.core.chat.sampling import Sampling
 from edgekit.core.quality import TOP
+from edgekit.tokens.conversation import Turn
+from edgekit.tokens.template import NOTHING, Value
 from tests.fakes.decoder import EOS, FakeBeams, FakeDecoder, FakeTokenizer
 
 pytestmark = pytest.mark.timeout(30)
@@ -272,10 +275,12 @@ def test_a_prompt_above_the_device_s_limit_is_refused_by_its_name_before_any_com
 
 def test_a_chat_template_that_fails_is_the_prompts_error_and_the_worker_goes_on() -> None:
     class Picky(FakeTokenizer):
-        def encode_chat(self, messages: Sequence[tuple[str, str]]) -> list[int]:
-            if messages[0][1] == "bad":
+        def encode_chat(
+            self, turns: Sequence[Turn], tools: Sequence[Value] = (), options: Value = NOTHING
+        ) -> list[int]:
+            if turns[0] == ("user", "bad"):
                 raise ValueError("roles must alternate")
-            return super().encode_chat(messages)
+            return super().encode_chat(turns, tools, options)
 
     with worker("ok", tokenizer=Picky()) as parent:
         failed = parent.ask(prompt("bad"))
@@ -502,7 +507,7 @@ def test_a_prompt_that_waits_in_the_pipe_keeps_its_prefix() -> None:
     with quiet_worker(decoder) as (made, parent):
         made._idle[0].tokens = [1, 2, 3]
         parent.send(prompt())
-        assert made._walk(walk("Paris.")) == WalkBroken("walk-1")
+        assert walk_idle(walk("Paris."), made._idle, *made._for_walks) == WalkBroken("walk-1")
         assert made._idle[0].tokens == [1, 2, 3]
         assert decoder.calls == []
 

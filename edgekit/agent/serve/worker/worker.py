@@ -9,8 +9,8 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Set
-from functools import partial
-from itertools import takewhile
+
+import msgspec
 
 from edgekit.agent.serve.pipe import (
     HEARTBEAT_SECONDS,
@@ -26,27 +26,29 @@ from edgekit.agent.serve.pipe import (
     ToWorker,
     Walk,
     WalkBroken,
-    WalkEnded,
     quiet_seconds,
 )
 from edgekit.agent.serve.worker import beam
 from edgekit.agent.serve.worker.admission import Admitted, RefusedError, admit
 from edgekit.agent.serve.worker.answer.answer import FLUSH_SECONDS, Answer
+from edgekit.agent.serve.worker.answer.calls import reader_of
+from edgekit.agent.serve.worker.answer.logprobs import LogprobReader
+from edgekit.agent.serve.worker.answer.pieces import Piece, Reader
 from edgekit.agent.serve.worker.answer.text import Tokenizer
 from edgekit.agent.serve.worker.decoder import BeamSearch, Decoder
 from edgekit.agent.serve.worker.generation import Generation
 from edgekit.agent.serve.worker.grammar.grammars import Grammars
 from edgekit.agent.serve.worker.grammar.guide import Guide
 from edgekit.agent.serve.worker.pictures.sight import Eyes
-from edgekit.agent.serve.worker.prefix import Slot, Systems, Wanted, choose_slot, no_tokens
+from edgekit.agent.serve.worker.prefix import Slot, Systems, Wanted, choose_slot
 from edgekit.agent.serve.worker.processors import ProcessorFactory
 from edgekit.agent.serve.worker.sampling import Sampler
 from edgekit.agent.serve.worker.scheduler import next_work
 from edgekit.agent.serve.worker.shares import Shares
-from edgekit.agent.serve.worker.walking import WalkBrokenError, fits, run_walk
+from edgekit.agent.serve.worker.walking import walk_idle
 from edgekit.core.chat.completion import Timings, Usage
+from edgekit.core.chat.thinking import marks_in
 
-SYSTEM_ROLES = ("system", "developer")
 VIEW_TOKENS = 4 * SLICE_TOKENS  # a view costs no more: Phi-3.5-vision's about as much as one slice
 
 Clock = Callable[[], float]
@@ -93,12 +95,14 @@ class Worker:
         self._flush_seconds = flush_seconds
         self._pause_seconds = pause_seconds
         self._eyes = eyes
+        self._marks = marks_in(tokenizer.template_texts)
         self._alone: Start | None = None  # the beam search that runs
         self._stopped = ""  # the reason to stop it; empty to go on
         self._idle = [Slot(number) for number in range(decoder.limits.slots)]
         self._running: dict[int, Generation] = {}  # by slot
         self._waiting: deque[Start] = deque()
         self._walks: deque[Walk] = deque()  # for when nothing else is to be done
+        self._for_walks = (decoder, tokenizer.eos_token_ids, pipe.readable, clock)
         self._shares = Shares()
         self._said_at = 0.0
         self._quanta = 0
@@ -112,7 +116,8 @@ class Worker:
                 if not self._running:
                     self._shares.rest()
                     if self._walks and not self._waiting:
-                        self._send(self._walk(self._walks.popleft()))
+                        walk = self._walks.popleft()
+                        self._send(walk_idle(walk, self._idle, *self._for_walks))
                     if self._waiting and self._next_start() is None:  # they wait for grammars
                         self._send(Heartbeat())
                         self._grammars.wait(self._pipe.sock, HEARTBEAT_SECONDS)
@@ -279,24 +284,6 @@ class Worker:
         if generation.is_sample and reason in ("stop", "length"):
             self._send(generation.sample)
 
-    def _walk(self, walk: Walk) -> WalkEnded | WalkBroken:
-        """Walk a sample in an empty slot, or the one that rested longest.
-
-        Any message breaks the walk off. If it has come before, the slot keeps its prefix.
-        """
-        slot = min(self._idle, key=lambda each: (bool(each.tokens), each.used_at))
-        rested = not slot.tokens or self._clock() - slot.used_at >= walk.rest_seconds
-        if not fits(walk, self._decoder.limits):
-            return WalkEnded(walk.key)
-        if not rested or self._pipe.readable():
-            return WalkBroken(walk.key)
-        slot.tokens, slot.requester, slot.system, slot.long_rope = [], "", no_tokens, False
-        ends = self._tokenizer.eos_token_ids
-        try:
-            return run_walk(walk, self._decoder, slot.number, ends, self._pipe.readable)
-        except WalkBrokenError:
-            return WalkBroken(walk.key)
-
     def _break(self, walk: Walk) -> None:
         self._walks.remove(walk)
         self._send(WalkBroken(walk.key))
@@ -325,7 +312,8 @@ class Worker:
         try:
             prompt = admit(
                 *(start, self._tokenizer, self._decoder.limits),
-                *(self._beams, self._max_beams, self._eyes),
+                *(self._beams, self._max_beams),
+                *(self._eyes, self._marks),
             )
             guide = self._grammars.guide(start.constraint)
         except RefusedError as error:
@@ -349,7 +337,10 @@ class Worker:
             return self._stopped
 
         began = self._clock()
-        done = beam.run(start, prompt, limit, self._beams, self._tokenizer, stopped, self._clock)
+        done = beam.run(
+            *(start, prompt, limit, self._beams, self._tokenizer, stopped, self._clock),
+            self._reader(start, prompt),
+        )
         now = self._clock()
         self._shares.charge(start.requester, now - began, now)
         self._alone = None
@@ -359,10 +350,7 @@ class Worker:
         """Put a prompt into the idle slot that costs least."""
         limits, count = self._decoder.limits, len(prompt.items)
         long_rope = limits.rope_threshold is not None and count > limits.rope_threshold
-        leading = takewhile(lambda message: message[0] in SYSTEM_ROLES, start.messages)
-        system = partial(
-            self._systems.tokens, tuple((role, "".join(text)) for role, text in leading)
-        )
+        system = self._systems.of(start)
         wanted = Wanted(prompt.items, start.requester, system, long_rope)
         slot, kept = choose_slot(
             self._idle, wanted, self._clock(), limits.min_slice, limits.can_truncate
@@ -370,8 +358,8 @@ class Worker:
         self._idle.remove(slot)
         slot.requester, slot.system, slot.long_rope = start.requester, system, long_rope
 
-        def send(text: str) -> None:
-            self._send(Generated(start.key, text))
+        def send(piece: Piece) -> None:
+            self._send(Generated(start.key, *msgspec.structs.astuple(piece)))
 
         self._running[slot.number] = generation = Generation(
             start,
@@ -379,20 +367,34 @@ class Worker:
             slot,
             prompt.items,
             kept,
-            Answer(send, start.stops, self._tokenizer, self._flush_seconds),
+            Answer(
+                *(send, start.stops, self._tokenizer, self._flush_seconds),
+                reader=self._reader(start, prompt.tokens),
+                logprobs=start.top_logprobs is not None,
+            ),
             self._sampler(start, prompt.tokens),
             prompt.limit,
             self._clock,
             self._quanta,
             prompt.pictures,
-            guide,
+            reader=self._logprobs(start),
+            guide=guide,
         )
         if reason := generation.open():
             self._end(generation, reason)
 
+    def _reader(self, start: Start, prompt: list[int]) -> Reader | None:
+        return reader_of(start, prompt, self._tokenizer, self._marks)
+
+    def _logprobs(self, start: Start) -> LogprobReader | None:
+        """Return what reads the log-probabilities of the answer's tokens, if they are wanted."""
+        if start.top_logprobs is None:
+            return None
+        return LogprobReader(start.top_logprobs, self._tokenizer.bytes_of)
+
     def _sampler(self, start: Start, prompt: list[int]) -> Sampler | None:
         custom = self._processors(start.sampling, prompt) if self._processors else ()
-        plain = start.sampling.plain_greedy and start.constraint is None
-        if plain and not custom and not self._decoder.limits.batched:
+        plain = start.sampling.plain_greedy and not custom and start.top_logprobs is None
+        if plain and start.constraint is None and not self._decoder.limits.batched:
             return None
         return Sampler(start.sampling, prompt, custom)
