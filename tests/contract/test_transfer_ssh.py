@@ -88,6 +88,13 @@ def test_a_pull_outlives_new_keys(
     assert len(set(keys)) > 2
 
 
+def test_a_device_that_speaks_no_gcm_pulls(tmp_path: Path) -> None:
+    wanted = blob(tmp_path, 5 << 20)
+    with device(tmp_path / "ctr", "Ciphers aes256-ctr\n"), closing(SshRemote("device")) as remote:
+        assert remote.bring([wanted], lambda _: None) == ""
+    assert whole(wanted)
+
+
 def test_a_device_without_aes_pulls_with_chacha20(
     here: tools.Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
