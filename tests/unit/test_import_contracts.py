@@ -37,7 +37,7 @@ PLANTED = [
     ("One door to Hugging Face's tokens", "agent/serve/worker/admission.py", "import tokenizers"),
     (
         "Two doors to templates, of chats and of the report",
-        "fleet/rollout/told.py",
+        "fleet/rollout/telling/told.py",
         "import jinja2",
     ),
     ("Core never acts", "fleet/rollout/report/axis.py", "import time"),
