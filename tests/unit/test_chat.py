@@ -79,8 +79,6 @@ def test_a_value_out_of_bounds_is_refused_with_its_field(field: str, value: obje
         *(("top_logprobs", 1), ("top_logprobs", False), ("tools", [{}]), ("tools", {})),
         *(("tool_choice", "required"), ("tool_choice", {"type": "function"})),
         *(("functions", [{}]), ("function_call", {"name": "f"}), ("parallel_tools", True)),
-        ("response_format", {"type": "json_object"}),
-        ("response_format", {"type": "text", "schema": {}}),
         *(("modalities", ["text", "audio"]), ("modalities", []), ("audio", {})),
         *(("prediction", {}), ("reasoning_effort", "low"), ("verbosity", "high")),
         *(("web_search_options", {}), ("typical_p", 1), ("best_of", 1), ("echo", False)),

@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from edgekit.core.chat.completion import Timings, Usage
+from edgekit.core.chat.constraint import Constraint
 from edgekit.core.chat.sampling import Sampling
 from edgekit.core.golden import GoldenScore
 from edgekit.core.payloads import ImagesTaken
@@ -80,7 +81,7 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
     `messages` are (role, content) pairs, the content as `pictures.Content`: with pictures it is a
     list of texts and encoded pictures. `deadline` is in monotonic seconds. The worker refuses a
     prompt of more than `prompt_limit` tokens; 0 leaves only the context's limit. With `sample` it
-    says the tokens of a prompt that ended well (`EndedPrompt`).
+    says the tokens of a prompt that ended well (`EndedPrompt`). The answer matches `constraint`.
     """
 
     key: str
@@ -92,6 +93,7 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
     deadline: float
     prompt_limit: int = 0
     sample: bool = False
+    constraint: Constraint | None = None
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):

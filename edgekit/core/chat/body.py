@@ -12,6 +12,8 @@ import msgspec
 
 from edgekit.core import cbor, pictures
 from edgekit.core.chat import harmless
+from edgekit.core.chat.constraint import constraint_of
+from edgekit.core.chat.formats import FORMATS, JsonSchema, TextFormat
 from edgekit.core.chat.parts import PARTS, ImageUrl, TextPart
 from edgekit.core.chat.request import ChatMessage, ChatRequest
 from edgekit.core.repeated import check_keys
@@ -53,6 +55,7 @@ def parse_body(payload: bytes, encoding: str = "") -> ChatRequest:
     if request.picture_count and (request.num_beams or 1) > 1:
         text = "a prompt with pictures is answered without beam search: num_beams is 1"
         raise ProtocolError("unsupported_parameter", text, "num_beams")
+    constraint_of(request)
     return request
 
 
@@ -86,7 +89,18 @@ def _without_nulls(body: object) -> object:
         body = _without_unknown_nulls(body, ChatRequest)
         if isinstance(body.get("messages"), list):
             body["messages"] = [_message_without_nulls(each) for each in body["messages"]]
+        if isinstance(body.get("response_format"), dict):
+            body["response_format"] = _format_without_nulls(body["response_format"])
     return body
+
+
+def _format_without_nulls(form: dict[Any, Any]) -> dict[Any, Any]:
+    if not isinstance(kind := form.get("type"), str):
+        return form
+    form = _without_unknown_nulls(form, FORMATS.get(kind, TextFormat))
+    if isinstance(form.get("json_schema"), dict):
+        form["json_schema"] = _without_unknown_nulls(form["json_schema"], JsonSchema)
+    return form
 
 
 def _message_without_nulls(message: object) -> object:

@@ -13,6 +13,7 @@ import msgspec
 
 from edgekit.core import pictures
 from edgekit.core.chat import harmless
+from edgekit.core.chat.formats import ResponseFormat, Source
 from edgekit.core.chat.parts import Part, Text, TextPart
 from edgekit.core.config import MAX_MESSAGES
 
@@ -100,6 +101,10 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     length_penalty: Annotated[float, msgspec.Meta(ge=-5, le=5)] | None = None  # of beam search
     stop: StopString | Annotated[list[StopString], msgspec.Meta(max_length=MAX_STOPS)] | None = None
     stream: bool | None = None  # false: no deltas
+    # What the whole answer must look like; at most one of these
+    response_format: ResponseFormat | None = None
+    grammar: Source | None = None  # Lark, in llguidance's dialect
+    regex: Source | None = None  # in the syntax of Rust's `regex`
     # What changes no answer. The final has its usage in any case.
     stream_options: StreamOptions | None = None
     user: str | None = None
@@ -115,7 +120,6 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     n: harmless.One = None
     logprobs: harmless.Off = None
     top_logprobs: harmless.Zero = None
-    response_format: harmless.TextFormat = None
     modalities: harmless.TextOnly = None
     tools: harmless.Empty = None
     functions: harmless.Empty = None

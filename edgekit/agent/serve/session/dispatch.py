@@ -19,6 +19,7 @@ from edgekit.agent.serve.session.prompts import Prompts
 from edgekit.agent.serve.session.states import PromptStep
 from edgekit.core import wire
 from edgekit.core.chat.completion import FinishReason
+from edgekit.core.chat.constraint import constraint_of
 from edgekit.core.chat.sampling import sampling_of
 from edgekit.core.config import AgentConfig
 from edgekit.core.manifest import BundleConfig
@@ -86,6 +87,7 @@ class Dispatch:
         self.prompts.running[prompt.key] = prompt
         self.prompts.ledger.touch(prompt)
         limit = answer_cap(self.config, self.bundle, self.model)
+        constraint = constraint_of(request)
         return Start(
             key=prompt.key,
             requester=prompt.requester,
@@ -99,7 +101,9 @@ class Dispatch:
                 self.config.canary_samples > 0
                 and request.store is not False
                 and not request.picture_count  # a later release has no pictures for its rows
+                and constraint is None  # its tokens are not what the model likes best
             ),
+            constraint=constraint,
         )
 
     # --- from the worker ----------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import time
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -19,6 +20,8 @@ from edgekit.agent.serve.worker.answer.answer import (
 from edgekit.agent.serve.worker.decoder import BeamSearch, Decoder, RuntimeOptions, open_model
 from edgekit.agent.serve.worker.decoder.memory import MAX_SLOTS, total_bytes
 from edgekit.agent.serve.worker.golden import PromptTexts, score, speed
+from edgekit.agent.serve.worker.grammar.grammars import Grammars
+from edgekit.agent.serve.worker.grammar.opening import open_compiler
 from edgekit.agent.serve.worker.pictures.sight import Eyes
 from edgekit.agent.serve.worker.pictures.taken import images_taken, kept_rows, within
 from edgekit.agent.serve.worker.scoring import load_factory
@@ -90,6 +93,9 @@ def serve_model(descriptor: int) -> None:
         flush_seconds=BUSY_FLUSH_SECONDS if busy else FLUSH_SECONDS,
         pause_seconds=FIRST_PAUSE_SECONDS if busy else 0.0,
         eyes=eyes,
+        grammars=Grammars(
+            partial(open_compiler, model_dir, limits.vocabulary, tokenizer.eos_token_ids)
+        ),
     ).run()
 
 
