@@ -17,22 +17,14 @@ from edgekit.core.wire import ProtocolError
 Null = Annotated[Any, msgspec.Meta(extra_json_schema={"type": "null"})]
 Empty = Annotated[Any, msgspec.Meta(extra_json_schema={"type": ["array", "null"], "maxItems": 0})]
 One = Annotated[Any, msgspec.Meta(extra_json_schema={"enum": [1, None]})]
-Zero = Annotated[Any, msgspec.Meta(extra_json_schema={"enum": [0, None]})]
-Off = Annotated[  # with its type: typing takes it for `Zero` otherwise, as False == 0
-    Any, msgspec.Meta(extra_json_schema={"type": ["boolean", "null"], "enum": [False, None]})
-]
 NoTool = Annotated[Any, msgspec.Meta(extra_json_schema={"enum": ["none", "auto", None]})]
 TextOnly = Annotated[Any, msgspec.Meta(extra_json_schema={"enum": [["text"], None]})]
 
 # By field of a request: the values that it may have beside null.
 REQUEST: dict[str, tuple[Any, ...]] = {
     "n": (1,),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
     "modalities": (["text"],),
-    "tools": ([],),
     "functions": ([],),
-    "tool_choice": ("none", "auto"),  # without tools both mean that none is called
     "function_call": ("none", "auto"),
 }
 # The same of a message
@@ -41,7 +33,6 @@ MESSAGE: dict[str, tuple[Any, ...]] = {
     "audio": (),
     "function_call": (),
     "annotations": ([],),
-    "tool_calls": ([],),
 }
 
 

@@ -21,7 +21,7 @@ from edgekit.agent.serve.loop.canaryfiles import CanaryFiles
 from edgekit.agent.serve.loop.desiredfile import DesiredFile
 from edgekit.agent.serve.loop.health import Health
 from edgekit.agent.serve.loop.journal import Journal
-from edgekit.agent.serve.loop.modelfile import takes_pictures
+from edgekit.agent.serve.loop.modelfile import chat_record, takes_pictures
 from edgekit.agent.serve.loop.notify import Notifier
 from edgekit.agent.serve.loop.process import ModelProcess
 from edgekit.agent.serve.loop.sensors import read_sensors
@@ -125,7 +125,8 @@ class Service:
         room_bytes = PACKET_RATIO * wire.max_body_bytes(pictures, config.images_per_prompt)
         # A pool may have devices that take pictures: what is for them is refused here by name
         max_packet_bytes = max(room_bytes, wire.LARGEST_PROMPT_BYTES)
-        self._session = Session(config, bundle, release, version, epoch, pictures)
+        chat = chat_record(model_dir)
+        self._session = Session(config, bundle, release, version, epoch, pictures, chat)
         self._journal = Journal(journal, check_bytes=room_bytes)
         self._storage = Storage(self._journal)
         self._disk = journal.parent

@@ -50,13 +50,14 @@ from edgekit.agent.serve.session.events import (
 )
 from edgekit.agent.serve.session.intake import NO_STORAGE, Intake
 from edgekit.agent.serve.session.metrics import Metrics, Now
-from edgekit.agent.serve.session.presence import Presence, card_message
+from edgekit.agent.serve.session.presence import Presence, answer_cap, card_message
 from edgekit.agent.serve.session.prompt import JournalRow, Prompt
 from edgekit.agent.serve.session.prompts import Prompts
 from edgekit.agent.serve.session.refusals import Refusals
 from edgekit.agent.serve.session.states import PromptStep, State
 from edgekit.core import payloads, wire
 from edgekit.core.chat.body import parse_body
+from edgekit.core.chat.tools.formats import ChatRecord
 from edgekit.core.config import AgentConfig
 from edgekit.core.manifest import BundleConfig
 from edgekit.core.reasons import FAILURE, NO_MATCHING_SUBSCRIBERS
@@ -79,6 +80,7 @@ class Session:
         agent_version: for the card.
         epoch: Unix seconds minus monotonic seconds at start, for `created` in answers.
         takes_pictures: whether the release's model does.
+        chat: what `pack` found out of the model's chat template.
     """
 
     config: AgentConfig
@@ -87,6 +89,7 @@ class Session:
     agent_version: str
     epoch: float
     takes_pictures: bool = False
+    chat: ChatRecord = field(default_factory=ChatRecord)
     _prompts: Prompts = field(init=False)
     _intake: Intake = field(init=False)
     _dispatch: Dispatch = field(init=False)
@@ -107,9 +110,15 @@ class Session:
         model = self.bundle.name
         metrics = Metrics(model, self.bundle.version, self.release, self.agent_version)
         self._prompts = Prompts(model, self.epoch, metrics)
-        self._intake = Intake(self.config, self._prompts, self._condition, self.takes_pictures)
+        cap = answer_cap(self.config, self.bundle, None)
         self._presence = Presence(self.config.device)
-        self._dispatch = Dispatch(self.config, self.bundle, self._prompts, self._presence)
+        self._dispatch = Dispatch(
+            self.config, self.bundle, self._prompts, self._presence, self.chat.tools
+        )
+        self._intake = Intake(
+            *(self.config, self._prompts, self._condition, cap, self._dispatch.options),
+            self.takes_pictures,
+        )
 
     def handle(self, event: Event, now: float) -> tuple[Effect, ...]:
         """Handle an event; return the effects that the service must perform."""

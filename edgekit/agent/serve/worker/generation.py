@@ -7,14 +7,17 @@ from types import MappingProxyType
 
 from edgekit.agent.serve.pipe import Done, EndedPrompt, Refused, Start
 from edgekit.agent.serve.worker.answer.answer import Answer
+from edgekit.agent.serve.worker.answer.logprobs import LogprobReader
 from edgekit.agent.serve.worker.decoder import Decoder, Logits
-from edgekit.agent.serve.worker.grammar.guide import GrammarError, Guide
+from edgekit.agent.serve.worker.grammar.guide import GrammarError, Guide, Ids
 from edgekit.agent.serve.worker.pictures.rows import row_of
 from edgekit.agent.serve.worker.pictures.sight import Floats, Seen
 from edgekit.agent.serve.worker.prefix import Slot
 from edgekit.agent.serve.worker.sampling import Sampler
 from edgekit.agent.serve.worker.scheduler import Load
+from edgekit.core.chat.calls import joined
 from edgekit.core.chat.completion import PromptTokensDetails, Timings, Usage
+from edgekit.core.chat.logprobs import TokenLogprob
 
 NO_PICTURES: Mapping[int, Seen] = MappingProxyType({})
 
@@ -34,6 +37,7 @@ class Generation:
         clock: monotonic seconds.
         quantum: the number of the worker's last quantum that computed a part of this prompt.
         pictures: the prompt's pictures, by key.
+        reader: reads log-probabilities, where they are asked for; it needs a sampler.
         guide: the grammar that the answer follows; there is a sampler then. None: any text.
     """
 
@@ -50,6 +54,8 @@ class Generation:
         clock: Callable[[], float],
         quantum: int,
         pictures: Mapping[int, Seen] = NO_PICTURES,
+        *,
+        reader: LogprobReader | None = None,
         guide: Guide | None = None,
     ) -> None:
         self.start = start
@@ -57,6 +63,7 @@ class Generation:
         self.quantum = quantum
         self._decoder = decoder
         self._pictures = pictures
+        self._reader = reader
         self._looked: dict[int, list[Floats]] = {}  # the features of a picture's first views
         self._prompt_tokens = len(prompt)
         self._wanted = prompt  # the slot must hold these before the next token is chosen
@@ -176,20 +183,33 @@ class Generation:
         else:
             assert self._logits is not None
             token = self._chosen = self._sampler.choose(self._logits)
-        if self._answer.add(token, self._clock()):
+        if self._answer.add(token, self._clock(), self._logprob(token)):
             return "stop"
-        if self._answer.count == self._limit:
+        if self._full:
             return "length"
         self._cross_rope_threshold()
         return ""
+
+    @property
+    def _full(self) -> bool:
+        """Whether the answer has all the tokens, or log-probabilities, that it may have."""
+        full = self._reader is not None and self._reader.full
+        return full or self._answer.count == self._limit
+
+    def _logprob(self, token: int, allowed: Ids | None = None) -> TokenLogprob | None:
+        if self._reader is None:
+            return None
+        assert self._logits is not None
+        return self._reader.read(self._logits, token, allowed)
 
     def _choose_guided(self, guide: Guide) -> str:
         """As `choose`, but what the grammar forces goes in with the chosen token, as one slice."""
         assert self._sampler is not None
         assert self._logits is not None
         try:
-            token = self._sampler.choose(self._logits, guide.allowed())
-            if self._answer.add(token, self._clock()):
+            allowed = guide.allowed()
+            token = self._sampler.choose(self._logits, allowed)
+            if self._answer.add(token, self._clock(), self._logprob(token, allowed)):
                 return "stop"
             guide.take(token)
             forced = guide.forced()[: self._limit - self._answer.count]
@@ -217,11 +237,12 @@ class Generation:
         assert self._sampler is not None
         self._sampler.skip(forced)
         for token in forced:
-            if self._answer.add(token, self._clock()):
+            entry = None if self._reader is None else self._reader.certain(token)
+            if self._answer.add(token, self._clock(), entry):
                 return "stop"
         if guide.ended:
             return "stop"
-        return "length" if self._answer.count == self._limit else ""
+        return "length" if self._full else ""
 
     def _feed_next(self, tokens: Sequence[int]) -> None:
         """Let the slot hold these tokens before the next one is chosen: they go in as slices."""
@@ -233,10 +254,11 @@ class Generation:
         now, count = self._clock(), self._answer.count
         prefilled = self._prefilled or now
         first = max(self._answer.first_at or now, prefilled)  # the first that the model chose
+        said = self._answer.finish(now)
         return Done(
             self.start.key,
-            self._answer.finish(now),
-            reason,
+            said.text,
+            "tool_calls" if said.calls and reason == "stop" else reason,
             Usage(
                 self._prompt_tokens,
                 count,
@@ -250,6 +272,9 @@ class Generation:
                 predicted_ms=(now - prefilled) * 1e3,
                 predicted_per_second=count / max(now - prefilled, 1e-9),
             ),
+            said.reasoning,
+            joined(said.calls),
+            None if self._reader is None else said.logprobs,
         )
 
     def _cross_rope_threshold(self) -> None:

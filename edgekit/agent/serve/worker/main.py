@@ -27,6 +27,8 @@ from edgekit.agent.serve.worker.pictures.taken import images_taken, kept_rows, w
 from edgekit.agent.serve.worker.scoring import load_factory
 from edgekit.agent.serve.worker.tune import TUNE_SECONDS, cpus, tuned
 from edgekit.agent.serve.worker.worker import Worker
+from edgekit.core.chat.capabilities import REASONING
+from edgekit.core.chat.thinking import marks_in
 from edgekit.core.golden import Golden, GoldenScore, parse_golden, score_of
 from edgekit.core.payloads import ImagesTaken
 from edgekit.errors import EdgekitError
@@ -79,6 +81,8 @@ def serve_model(descriptor: int) -> None:
             limits.max_length,
             found,
             images,
+            [REASONING] if marks_in(tokenizer.template_texts) else [],
+            list(tokenizer.template_options),
         )
     )
     busy = options.threads >= cpus()  # no CPU is left to carry deltas: ADR 6

@@ -102,7 +102,7 @@ class Sampler:
         s = self._sampling
         ids: Ids | None = None  # None: the whole vocabulary
         if s.top_k:
-            ids = _largest(logits, s.top_k)
+            ids = largest(logits, s.top_k)
             logits = logits[ids]
         weights, mass = self._weigh(logits)
         if s.top_p < 1.0:
@@ -168,8 +168,10 @@ def _nucleus(weights: Logits, mass: float, top_p: float) -> Ids:
     return heavy[order[: int(np.searchsorted(reached, wanted)) + 1]]
 
 
-def _largest(logits: Logits, k: int) -> Ids:
+def largest(logits: Logits, k: int) -> Ids:
     """Return the `k` tokens with the largest logits, largest first; equal ones in order of id."""
+    if not k:
+        return np.empty(0, dtype=np.intp)
     ids = np.flatnonzero(logits >= _at_most_kth(logits, k))
     return ids[np.argsort(-logits[ids], kind="stable")[:k]]
 

@@ -12,6 +12,8 @@ from collections.abc import Callable, Set
 from functools import partial
 from itertools import takewhile
 
+import msgspec
+
 from edgekit.agent.serve.pipe import (
     HEARTBEAT_SECONDS,
     SLICE_TOKENS,
@@ -32,7 +34,10 @@ from edgekit.agent.serve.pipe import (
 from edgekit.agent.serve.worker import beam
 from edgekit.agent.serve.worker.admission import Admitted, RefusedError, admit
 from edgekit.agent.serve.worker.answer.answer import FLUSH_SECONDS, Answer
-from edgekit.agent.serve.worker.answer.text import Tokenizer
+from edgekit.agent.serve.worker.answer.calls import reader_of
+from edgekit.agent.serve.worker.answer.logprobs import LogprobReader
+from edgekit.agent.serve.worker.answer.pieces import Piece, Reader
+from edgekit.agent.serve.worker.answer.text import Tokenizer, role_of
 from edgekit.agent.serve.worker.decoder import BeamSearch, Decoder
 from edgekit.agent.serve.worker.generation import Generation
 from edgekit.agent.serve.worker.grammar.grammars import Grammars
@@ -45,6 +50,7 @@ from edgekit.agent.serve.worker.scheduler import next_work
 from edgekit.agent.serve.worker.shares import Shares
 from edgekit.agent.serve.worker.walking import WalkBrokenError, fits, run_walk
 from edgekit.core.chat.completion import Timings, Usage
+from edgekit.core.chat.thinking import marks_in
 
 SYSTEM_ROLES = ("system", "developer")
 VIEW_TOKENS = 4 * SLICE_TOKENS  # a view costs no more: Phi-3.5-vision's about as much as one slice
@@ -93,6 +99,7 @@ class Worker:
         self._flush_seconds = flush_seconds
         self._pause_seconds = pause_seconds
         self._eyes = eyes
+        self._marks = marks_in(tokenizer.template_texts)
         self._alone: Start | None = None  # the beam search that runs
         self._stopped = ""  # the reason to stop it; empty to go on
         self._idle = [Slot(number) for number in range(decoder.limits.slots)]
@@ -325,7 +332,8 @@ class Worker:
         try:
             prompt = admit(
                 *(start, self._tokenizer, self._decoder.limits),
-                *(self._beams, self._max_beams, self._eyes),
+                *(self._beams, self._max_beams),
+                *(self._eyes, self._marks),
             )
             guide = self._grammars.guide(start.constraint)
         except RefusedError as error:
@@ -349,7 +357,10 @@ class Worker:
             return self._stopped
 
         began = self._clock()
-        done = beam.run(start, prompt, limit, self._beams, self._tokenizer, stopped, self._clock)
+        done = beam.run(
+            *(start, prompt, limit, self._beams, self._tokenizer, stopped, self._clock),
+            self._reader(start, prompt),
+        )
         now = self._clock()
         self._shares.charge(start.requester, now - began, now)
         self._alone = None
@@ -359,10 +370,8 @@ class Worker:
         """Put a prompt into the idle slot that costs least."""
         limits, count = self._decoder.limits, len(prompt.items)
         long_rope = limits.rope_threshold is not None and count > limits.rope_threshold
-        leading = takewhile(lambda message: message[0] in SYSTEM_ROLES, start.messages)
-        system = partial(
-            self._systems.tokens, tuple((role, "".join(text)) for role, text in leading)
-        )
+        leading = takewhile(lambda turn: role_of(turn) in SYSTEM_ROLES, start.messages)
+        system = partial(self._systems.tokens, tuple(leading), start.tools, start.options)
         wanted = Wanted(prompt.items, start.requester, system, long_rope)
         slot, kept = choose_slot(
             self._idle, wanted, self._clock(), limits.min_slice, limits.can_truncate
@@ -370,8 +379,8 @@ class Worker:
         self._idle.remove(slot)
         slot.requester, slot.system, slot.long_rope = start.requester, system, long_rope
 
-        def send(text: str) -> None:
-            self._send(Generated(start.key, text))
+        def send(piece: Piece) -> None:
+            self._send(Generated(start.key, *msgspec.structs.astuple(piece)))
 
         self._running[slot.number] = generation = Generation(
             start,
@@ -379,20 +388,34 @@ class Worker:
             slot,
             prompt.items,
             kept,
-            Answer(send, start.stops, self._tokenizer, self._flush_seconds),
+            Answer(
+                *(send, start.stops, self._tokenizer, self._flush_seconds),
+                reader=self._reader(start, prompt.tokens),
+                logprobs=start.top_logprobs is not None,
+            ),
             self._sampler(start, prompt.tokens),
             prompt.limit,
             self._clock,
             self._quanta,
             prompt.pictures,
-            guide,
+            reader=self._logprobs(start),
+            guide=guide,
         )
         if reason := generation.open():
             self._end(generation, reason)
 
+    def _reader(self, start: Start, prompt: list[int]) -> Reader | None:
+        return reader_of(start, prompt, self._tokenizer, self._marks)
+
+    def _logprobs(self, start: Start) -> LogprobReader | None:
+        """Return what reads the log-probabilities of the answer's tokens, if they are wanted."""
+        if start.top_logprobs is None:
+            return None
+        return LogprobReader(start.top_logprobs, self._tokenizer.bytes_of)
+
     def _sampler(self, start: Start, prompt: list[int]) -> Sampler | None:
         custom = self._processors(start.sampling, prompt) if self._processors else ()
-        plain = start.sampling.plain_greedy and start.constraint is None
-        if plain and not custom and not self._decoder.limits.batched:
+        plain = start.sampling.plain_greedy and not custom and start.top_logprobs is None
+        if plain and start.constraint is None and not self._decoder.limits.batched:
             return None
         return Sampler(start.sampling, prompt, custom)
