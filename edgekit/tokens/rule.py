@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from jinja2 import StrictUndefined, meta
+from jinja2 import StrictUndefined, Undefined, meta
 from jinja2.exceptions import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -82,14 +82,30 @@ class RuleTemplate:
         return text
 
 
+class _Environment(ImmutableSandboxedEnvironment):
+    """In `message.items` a key of the message comes before Python's methods of its type."""
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        if isinstance(obj, dict) and attribute in obj:
+            return obj[attribute]
+        return super().getattr(obj, attribute)
+
+
 def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    environment = _Environment(
+        undefined=StrictUndefined, finalize=_shown, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["tojson"] = _tojson
     for name in ("lipsum", "cycler", "joiner"):
         del environment.globals[name]
     return environment
+
+
+def _shown(value: Any) -> Any:
+    """A value that goes into the text; a method of Python would be shown as an address."""
+    if callable(value) and not isinstance(value, Undefined):
+        raise TemplateError("a function is no text: has the message this key?")
+    return value
 
 
 def _tojson(value: Any, indent: int | None = None) -> str:

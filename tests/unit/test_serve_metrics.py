@@ -53,6 +53,7 @@ KINDS = dict.fromkeys(BOUNDS, "histogram") | {
     "edgekit_ignored": "counter",
     "edgekit_prefix_cached_tokens": "counter",
     "edgekit_worker_restarts": "counter",
+    "edgekit_rule_messages": "counter",
     "edgekit_soc_temp_celsius": "gauge",
     "edgekit_mem_free_bytes": "gauge",
     "edgekit_build_info": "gauge",

@@ -83,6 +83,8 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
     prompt of more than `prompt_limit` tokens; 0 leaves only the context's limit. With `sample` it
     says the tokens of a prompt that ended well (`EndedPrompt`). `top_logprobs` asks for the
     log-probabilities of the answer's tokens, and of so many others in each place; None for none.
+    `fill` is a `Fill` in msgpack with which the worker renders a rule's prompt, whose template is
+    the user's message; empty for a client's.
     """
 
     key: str
@@ -95,6 +97,7 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
     prompt_limit: int = 0
     sample: bool = False
     top_logprobs: int | None = None
+    fill: bytes = b""
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):

@@ -106,7 +106,7 @@ def hops_of(message: wire.Inbound) -> int:
     told = message.property(HOPS)
     if not told:
         return 0
-    return min(int(told), MAX_HOPS) if told.isascii() and told.isdigit() else MAX_HOPS
+    return int(told) if len(told) == 1 and told in "0123456789" else MAX_HOPS
 
 
 def answer_message(

@@ -1,4 +1,4 @@
-"""A rule: the messages that a device hears, the prompt that it makes of them, and its answers' topic.
+"""A rule: the messages that a device hears, the prompt that it makes of them, its answers' topic.
 
 `[rules.NAME]` of a device or a group in fleet.toml, and of agent.toml. The fields of the prompt's
 body are checked by `check`, because reading a body needs the protocol.

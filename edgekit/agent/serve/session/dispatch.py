@@ -100,6 +100,7 @@ class Dispatch:
                 and request.store is not False
                 and not request.picture_count  # a later release has no pictures for its rows
             ),
+            fill=prompt.payload if prompt.origin is not None else b"",
         )
 
     # --- from the worker ----------------------------------------------------------------------

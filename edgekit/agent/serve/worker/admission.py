@@ -10,11 +10,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import msgspec
+
 from edgekit.agent.serve.pipe import Start
 from edgekit.agent.serve.worker import beam
 from edgekit.agent.serve.worker.answer.text import Tokenizer
 from edgekit.agent.serve.worker.decoder import BeamSearch, Limits
 from edgekit.agent.serve.worker.pictures.sight import Eyes, Seen
+from edgekit.core.rules.message import Fill
 from edgekit.errors import EdgekitError
 
 
@@ -70,6 +73,7 @@ def admit(
     """
     wanted = start.sampling.num_beams
     _check_fields(start, max_beams)
+    start = _filled(start)
     contents = [parts for _, parts in start.messages if not isinstance(parts, str)]
     encoded = [part for parts in contents for part in parts if isinstance(part, bytes)]
     if encoded and eyes is None:
@@ -129,6 +133,23 @@ def _pieces(start: Start, tokenizer: Tokenizer, pictured: bool) -> list[list[int
     except Exception as error:  # the tokenizer is native code, and raises the bare type
         text = f"the tokenizer refused: {error}"
         raise RefusedError("invalid_request", text, "messages") from error
+
+
+def _filled(start: Start) -> Start:
+    """Return a rule's prompt with the text that its template makes of the messages."""
+    if not start.fill:
+        return start
+    from edgekit.tokens.rule import RuleRefusedError, RuleTemplate  # noqa: PLC0415  rules alone
+
+    *before, (role, template) = start.messages
+    assert isinstance(template, str), "a rule's prompt has no pictures"
+    try:
+        fill = msgspec.msgpack.decode(start.fill, type=Fill)
+        text = RuleTemplate(template).render(fill)
+    except RuleRefusedError as error:
+        why = f": {error.why}" if error.why else ""
+        raise RefusedError("invalid_request", error.what + why, "prompt") from error
+    return msgspec.structs.replace(start, messages=[*before, (role, text)])
 
 
 @contextmanager
