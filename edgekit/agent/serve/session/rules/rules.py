@@ -17,7 +17,7 @@ from edgekit.agent.serve.session.events import Effect
 from edgekit.agent.serve.session.intake import Intake
 from edgekit.agent.serve.session.prompt import Prompt
 from edgekit.agent.serve.session.prompts import Prompts
-from edgekit.agent.serve.session.rules.window import DIGEST_BYTES, Fate, Taken, Window
+from edgekit.agent.serve.session.rules.window import DIGEST_BYTES, Taken, Window
 from edgekit.agent.serve.session.states import PromptStep, move
 from edgekit.core import wire
 from edgekit.core.chat.request import ChatRequest
@@ -58,8 +58,8 @@ class Rules:
         effects: list[Effect] = []
         for name, window in self._windows.items():
             if window.rule.hears(message.topic):
-                fate: Fate = window.hear(message, now)
-                self.prompts.metrics.rules[name, fate] += 1
+                for fate in window.hear(message, now):
+                    self.prompts.metrics.rules[name, fate] += 1
                 if window.due(now):
                     effects += self._ask(name, window, now)
         return effects

@@ -22,10 +22,11 @@ Fate = Literal[
     "looped",
     "unreadable",
     "repeated",
-    "over_rate",
-    "window_full",
+    "left_out",
+    "gave_way",
 ]
-"""What becomes of a message that a rule hears."""
+"""What becomes of a message that a rule hears. Without room in the window the new one is left out,
+or an old one, which was taken, gives way; `drop_new` and `drop_oldest` say which."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +48,8 @@ def digest_of(topic: str, payload: bytes) -> bytes:
 class Window:
     """The messages of one rule that become its next prompt.
 
-    Without `window_seconds` a message is a prompt at once, or is left out where the rate does not
-    allow one now. With it, messages are collected until the time is over and the rate allows it.
+    Without `window_seconds` a message is a prompt at once; where the rate does not allow one now,
+    one message waits. With it, messages wait until the time is over and the rate allows it.
     """
 
     rule: Rule
@@ -58,29 +59,27 @@ class Window:
     _next_at: float = float("-inf")  # when the rate allows the next prompt
     _seen: dict[bytes, float] = field(default_factory=dict)  # digest: when; the oldest first
 
-    def hear(self, message: Inbound, now: float) -> Fate:
-        """Take a message, or say why not."""
+    def hear(self, message: Inbound, now: float) -> list[Fate]:
+        """Take a message, or say why not; say also which messages it pushes out."""
         fate = _unusable(message)
         if fate is not None:
-            return fate
+            return [fate]
         digest = digest_of(message.topic, message.payload)
         if message.qos and self._was_seen(digest, now):
-            return "repeated"
+            return ["repeated"]
         heard = HeardMessage(message.topic, message.payload)
-        if not self.rule.window_seconds:
-            if now < self._next_at:
-                return "over_rate"
-        elif not self._has_room(heard):
+        fates: list[Fate] = ["taken"]
+        while not self._has_room(heard):
             if self.rule.when_full == "drop_new":
-                return "window_full"
-            while not self._has_room(heard):
-                self._bytes -= self._waiting.popleft().message.size
+                return ["left_out"]
+            self._bytes -= self._waiting.popleft().message.size
+            fates.append("gave_way")
         if not self._waiting:
             self._opened_at = now
         self._waiting.append(Taken(heard, digest, rules.hops_of(message), traceparent_of(message)))
         self._bytes += heard.size
         self.remember(digest, now)
-        return "taken"
+        return fates
 
     def due(self, now: float) -> bool:
         """Whether the messages that wait are a prompt now."""
@@ -110,7 +109,7 @@ class Window:
 
     def _has_room(self, heard: HeardMessage) -> bool:
         return (
-            len(self._waiting) < self.rule.window_messages
+            len(self._waiting) < (self.rule.window_messages if self.rule.window_seconds else 1)
             and self._bytes + heard.size <= rules.MAX_FILL_BYTES
         )
 
