@@ -73,7 +73,9 @@ def test_filters_overlap(one: str, other: str, told: bool) -> None:
     assert overlap(one, other) is overlap(other, one) is told
 
 
-@pytest.mark.parametrize("text", ["", "a+/b", "a/#/b", "a#", "$SYS/load", "$share/g/a", "a\0b"])
+@pytest.mark.parametrize(
+    "text", ["", "a+/b", "a/#/b", "a#", "$SYS/load", "$share/g/a", "a\0b", "a/%u", " a"]
+)
 def test_a_bad_filter_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"\S"):
         check_filter(text)

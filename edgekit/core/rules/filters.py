@@ -35,6 +35,8 @@ def _check_text(text: str) -> None:
         )
     if text.startswith("$"):
         raise ValueError(f"{text!r} begins with $: such topics are the broker's own")
+    if text != text.strip() or "%" in text:
+        raise ValueError(f"{text!r}: a broker's list of rights cannot tell such a topic")
     if not text.isprintable():
         raise ValueError(f"{text!r} has a character that cannot be printed")
 
