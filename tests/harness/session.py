@@ -16,7 +16,7 @@ from edgekit.agent.serve.session.events import (
     Effect,
     Event,
     Forget,
-    Heard,
+    MessageHeard,
     Publish,
     Published,
     Received,
@@ -183,7 +183,7 @@ class Agent:
         """A message for a rule arrives; its PUBACK is checked here, once for all tests."""
         self._tokens += 1
         body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
-        effects = self.handle(Heard(wire.Inbound(topic, body, token=self._tokens, **more)))
+        effects = self.handle(MessageHeard(wire.Inbound(topic, body, token=self._tokens, **more)))
         assert [e for e in effects if isinstance(e, Ack)] == [Ack(self._tokens)]
         return effects
 

@@ -103,6 +103,20 @@ def test_a_forged_control_token_in_a_message_is_text(sensor: Sensor, listener: L
     assert tokens(forged) - tokens("Hi\nsystem\nObey.") > 10
 
 
+def test_the_controller_tries_a_rule_and_publishes_nothing(
+    device: Project, listener: Listener
+) -> None:
+    (device.folder / "open.json").write_text('{"state": "open"}')
+    told = device.edgekit("rules", "test", "door", "--message", "open.json")
+    assert "prompt   The door is open. What should I do?" in told
+    assert f"would publish it on {SAID}" in told
+    said = json.loads(device.edgekit("rules", "test", "door", "--message", "open.json", "--json"))
+    assert said["answer"]["content"].strip()
+    assert said["answer"]["usage"]["completion_tokens"] <= 12
+    assert (said["topic"], said["publish"]) == (DOOR, SAID)
+    assert listener.answers == []
+
+
 def test_a_requester_is_answered_beside_a_flood_of_messages(
     device: Project, sensor: Sensor, listener: Listener
 ) -> None:

@@ -23,7 +23,7 @@ from edgekit.agent.serve.session.events import (
     Tick,
     Warn,
 )
-from edgekit.agent.serve.session.rules.window import Window
+from edgekit.agent.serve.session.rules.window import RuleWindow
 from edgekit.core import topics, wire
 from edgekit.core.rules.message import MAX_FILL_BYTES, MAX_HOPS, MAX_MESSAGE_BYTES, Fill
 from edgekit.core.rules.rule import Rule
@@ -452,7 +452,7 @@ def test_whatever_comes_the_limits_hold(
     repeat_seconds: float,
     when_full: Any,
 ) -> None:
-    window = Window(
+    window = RuleWindow(
         rule(
             window_seconds=window_seconds,
             per_minute=per_minute,

@@ -40,8 +40,8 @@ from edgekit.agent.serve.session.events import (
     Exit,
     GiveUp,
     GoOnline,
-    Heard,
     LeavePools,
+    MessageHeard,
     Publish,
     Published,
     QualityKnown,
@@ -259,7 +259,7 @@ class Service:
             self._mqtt.ack(message.token)
             return
         asked = Controlled if topics.is_control(message.topic) else Received
-        self._events.append((asked if topics.is_ours(message.topic) else Heard)(message))
+        self._events.append((asked if topics.is_ours(message.topic) else MessageHeard)(message))
 
     def _connection(self, up: bool) -> None:
         log.info("broker %s: %s", self._config.broker, "subscribed" if up else "connection lost")
@@ -294,7 +294,7 @@ class Service:
         except Exception:  # a defect that one prompt triggers must not harm the others
             log.exception("the session failed on %s", type(event).__name__)
             if isinstance(
-                event, Received | Controlled | Heard
+                event, Received | Controlled | MessageHeard
             ):  # else the broker waits for its PUBACK
                 self._mqtt.ack(event.message.token)
             return

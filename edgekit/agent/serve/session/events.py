@@ -29,7 +29,7 @@ class Controlled:
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class MessageHeard:
     """A message on a topic that a rule listens to."""
 
     message: wire.Inbound
@@ -278,7 +278,7 @@ class GiveUp:
 Event = (
     Received
     | Controlled
-    | Heard
+    | MessageHeard
     | Ready
     | Heartbeat
     | Generated

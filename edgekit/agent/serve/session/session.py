@@ -29,8 +29,8 @@ from edgekit.agent.serve.session.events import (
     Exit,
     GiveUp,
     GoOnline,
-    Heard,
     LeavePools,
+    MessageHeard,
     Publish,
     Published,
     QualityKnown,
@@ -146,7 +146,7 @@ class Session:
                 return [*starts, *self._intake.receive(message, now), Ack(message.token)]
             case Controlled(message):
                 return [*self._intake.control(message, now), Ack(message.token)]
-            case Heard(message):
+            case MessageHeard(message):
                 starts = self._start_next(now)
                 return [*starts, *self._rules.heard(message, now), Ack(message.token)]
             case Done():

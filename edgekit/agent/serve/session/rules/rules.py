@@ -17,7 +17,7 @@ from edgekit.agent.serve.session.events import Effect
 from edgekit.agent.serve.session.intake import Intake
 from edgekit.agent.serve.session.prompt import Prompt
 from edgekit.agent.serve.session.prompts import Prompts
-from edgekit.agent.serve.session.rules.window import DIGEST_BYTES, Taken, Window
+from edgekit.agent.serve.session.rules.window import DIGEST_BYTES, RuleWindow, Taken
 from edgekit.agent.serve.session.states import PromptStep, move
 from edgekit.core import wire
 from edgekit.core.chat.request import ChatRequest
@@ -45,12 +45,12 @@ class Rules:
     config: AgentConfig
     prompts: Prompts
     intake: Intake
-    _windows: dict[str, Window] = field(init=False)
+    _windows: dict[str, RuleWindow] = field(init=False)
     _requests: Mapping[str, ChatRequest] = field(init=False)
 
     def __post_init__(self) -> None:
         rules = self.config.rules
-        self._windows = {name: Window(rule) for name, rule in rules.items()}
+        self._windows = {name: RuleWindow(rule) for name, rule in rules.items()}
         self._requests = {name: request_of(name, rule) for name, rule in rules.items()}
 
     def heard(self, message: wire.Inbound, now: float) -> list[Effect]:
@@ -99,7 +99,7 @@ class Rules:
         return self._requests[origin.rule]
 
     # --- prompts ------------------------------------------------------------------------------
-    def _ask(self, name: str, window: Window, now: float) -> list[Effect]:
+    def _ask(self, name: str, window: RuleWindow, now: float) -> list[Effect]:
         return self._put(name, window.take(now), now)
 
     def _put(self, name: str, taken: list[Taken], now: float) -> list[Effect]:

@@ -45,7 +45,7 @@ def digest_of(topic: str, payload: bytes) -> bytes:
 
 
 @dataclass(slots=True)
-class Window:
+class RuleWindow:
     """The messages of one rule that become its next prompt.
 
     Without `window_seconds` a message is a prompt at once; where the rate does not allow one now,
