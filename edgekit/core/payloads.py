@@ -8,7 +8,9 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
+from edgekit.core.chat.calls import ToolCallDelta
 from edgekit.core.chat.logprobs import Logprobs
 
 MAX_ID_CHARACTERS = 128
@@ -127,9 +129,11 @@ class AcceptedPayload(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class DeltaContent(msgspec.Struct, frozen=True):
-    """Text to append to the earlier pieces."""
+    """Text, thinking and pieces of tool calls to append to the earlier ones; absent: none."""
 
-    content: str
+    content: str | UnsetType = UNSET
+    reasoning_content: str | UnsetType = UNSET
+    tool_calls: tuple[ToolCallDelta, ...] | UnsetType = UNSET
 
 
 class DeltaChoice(msgspec.Struct, frozen=True):
@@ -137,7 +141,7 @@ class DeltaChoice(msgspec.Struct, frozen=True):
 
     index: Literal[0]
     delta: DeltaContent
-    logprobs: Logprobs | msgspec.UnsetType = msgspec.UNSET
+    logprobs: Logprobs | UnsetType = UNSET
 
 
 class DeltaPayload(msgspec.Struct, frozen=True):

@@ -66,6 +66,7 @@ class Agent:
     limits: dict[str, int] = field(default_factory=dict)  # others of the device's
     search: dict[str, Any] = field(default_factory=dict)
     rules: dict[str, Rule] = field(default_factory=dict)
+    bundled: dict[str, Any] = field(default_factory=dict)  # other values of the bundle's
     images: ImagesTaken | None = None  # what the model takes of pictures
     now: float = 1000.0
     acks: list[object] = field(default_factory=list)
@@ -82,7 +83,7 @@ class Agent:
             rules=self.rules,
             **self.limits,  # type: ignore[arg-type]  # all of them are integers
         )
-        made, pictures = bundle(search=self.search), self.images is not None
+        made, pictures = bundle(search=self.search, **self.bundled), self.images is not None
         self.session = Session(config, made, "sha256:r", "a1", 1e9, pictures)
 
     def handle(self, event: Event, after: float = 0.0) -> tuple[Effect, ...]:

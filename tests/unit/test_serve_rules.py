@@ -45,6 +45,11 @@ def device(slots: int = 1, queue_limit: int = 8, **changes: Any) -> Agent:
     return Agent(rules={"door": rule(**changes)}, queue_limit=queue_limit).ready(slots)
 
 
+def turns(start: Start) -> list[tuple[str, Any]]:
+    """The prompt's messages, of which none has more than a text."""
+    return [turn for turn in start.messages if isinstance(turn, tuple)]
+
+
 def fill_of(start: Start) -> Fill:
     return msgspec.msgpack.decode(start.fill, type=Fill)
 
@@ -68,8 +73,8 @@ def test_a_message_becomes_a_prompt_of_the_rule_s_own_requester() -> None:
     agent = device(system="Be brief.", body={"max_tokens": 7})
     start = the_start(agent.hears({"n": 1}))
     assert start.requester == "rule:door"
-    assert [role for role, _ in start.messages] == ["system", "user"]
-    assert (start.messages[-1][1], start.answer_limit) == ("{{ message.n }}", 7)
+    assert [role for role, _ in turns(start)] == ["system", "user"]
+    assert (turns(start)[-1][1], start.answer_limit) == ("{{ message.n }}", 7)
     told = fill_of(start)
     assert (told.rule, told.device, told.messages[0].topic) == ("door", "pi", "plant/door")
     assert json.loads(told.messages[0].payload) == {"n": 1}
@@ -401,7 +406,7 @@ def test_a_new_prompt_of_a_rule_is_for_the_messages_that_wait() -> None:
     later = Agent(rules={"door": rule(prompt="new")}, disk=dict(agent.disk), now=agent.now)
     later.handle(Restored(tuple(later.disk.values())))
     start = the_start(later.handle(Ready(1.0, 1.0, 1)))
-    assert start.messages[-1][1] == "new"
+    assert turns(start)[-1][1] == "new"
 
 
 def test_a_stop_takes_nothing_new_and_publishes_nothing_more() -> None:

@@ -34,6 +34,8 @@ from edgekit.agent.serve.worker.processors import Logits, ProcessorFactory
 from edgekit.agent.serve.worker.worker import Worker
 from edgekit.core.chat.sampling import Sampling
 from edgekit.core.quality import TOP
+from edgekit.tokens.conversation import Turn
+from edgekit.tokens.template import NOTHING, Value
 from tests.fakes.decoder import EOS, FakeBeams, FakeDecoder, FakeTokenizer
 
 pytestmark = pytest.mark.timeout(30)
@@ -269,10 +271,12 @@ def test_a_prompt_above_the_device_s_limit_is_refused_by_its_name_before_any_com
 
 def test_a_chat_template_that_fails_is_the_prompts_error_and_the_worker_goes_on() -> None:
     class Picky(FakeTokenizer):
-        def encode_chat(self, messages: Sequence[tuple[str, str]]) -> list[int]:
-            if messages[0][1] == "bad":
+        def encode_chat(
+            self, turns: Sequence[Turn], tools: Sequence[Value] = (), options: Value = NOTHING
+        ) -> list[int]:
+            if turns[0] == ("user", "bad"):
                 raise ValueError("roles must alternate")
-            return super().encode_chat(messages)
+            return super().encode_chat(turns, tools, options)
 
     with worker("ok", tokenizer=Picky()) as parent:
         failed = parent.ask(prompt("bad"))

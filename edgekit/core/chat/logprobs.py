@@ -6,10 +6,19 @@ over the tokens that a grammar allows. Bias, penalties and temperature do not ch
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 MAX_TOP = 20  # as at OpenAI
+MAX_BYTES = 256 * 1024  # of an answer's log-probabilities, which the final repeats
+TYPICAL_BYTES = 80  # of one token in JSON: its text, its bytes and a number
 NEVER = -9999.0  # OpenAI's number for a token that cannot come: JSON has no infinity
+
+
+def most_tokens(top: int) -> int:
+    """Return how many tokens an answer may have whose log-probabilities are asked for."""
+    return MAX_BYTES // (TYPICAL_BYTES * (1 + top))
 
 
 class TopLogprob(msgspec.Struct, frozen=True):
@@ -32,5 +41,5 @@ class TokenLogprob(msgspec.Struct, frozen=True):
 class Logprobs(msgspec.Struct, frozen=True):
     """The tokens of a choice in their order, those of reasoning and of tool calls among them."""
 
-    content: list[TokenLogprob]
+    content: Sequence[TokenLogprob]
     refusal: None = None  # OpenAI's name for a text that no model here writes

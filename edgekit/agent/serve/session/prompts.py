@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import takewhile
+from typing import cast
 
-from edgekit.agent.serve.pipe import Cancel
+from edgekit.agent.serve.pipe import Cancel, Done
 from edgekit.agent.serve.session import replies
 from edgekit.agent.serve.session.events import Effect, ToWorker, Warn
 from edgekit.agent.serve.session.fair import FairQueue
@@ -126,24 +127,22 @@ class Prompts:
         return self.end(prompt, step, replies.error_outcome(wire.ProtocolError(code, text)), now)
 
     def finish(
-        self,
-        prompt: Prompt,
-        text: str,
-        reason: FinishReason,
-        usage: Usage,
-        timings: Timings | None,
-        now: float,
+        self, prompt: Prompt, done: Done, timings: Timings | None, now: float
     ) -> list[Effect]:
         """End a prompt with an answer, which may be a cancelled one."""
+        reason = cast(FinishReason, done.finish_reason)
         payload = completion(
             prompt_id=prompt.reply.prompt_id,
             model=self.model,
             created=int(self.epoch + now),
-            text=text,
+            text=done.text,
             finish_reason=reason,
-            usage=usage,
+            usage=done.usage,
             timings=timings,
             deltas=prompt.seq,
+            reasoning=done.reasoning,
+            calls=done.calls,
+            logprobs=done.logprobs,
         )
         if prompt.key in self.running and reason != "cancelled":
             took = (now - prompt.started_at) * 1e3
@@ -155,7 +154,9 @@ class Prompts:
 
     def cancelled(self, prompt: Prompt, now: float) -> list[Effect]:
         """End a cancelled prompt that has no text."""
-        return self.finish(prompt, "", "cancelled", Usage(0, 0, 0), None, now)
+        nothing = Timings(0.0, 0.0, 0.0, 0.0, 0.0)
+        done = Done(prompt.key, "", "cancelled", Usage(0, 0, 0), nothing)
+        return self.finish(prompt, done, None, now)
 
     def expire_waiting(self, now: float) -> list[Effect]:
         """End prompts whose deadline passed while they waited.

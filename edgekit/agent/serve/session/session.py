@@ -51,7 +51,7 @@ from edgekit.agent.serve.session.events import (
 )
 from edgekit.agent.serve.session.intake import NO_STORAGE, Intake
 from edgekit.agent.serve.session.metrics import Metrics, Now
-from edgekit.agent.serve.session.presence import Presence, card_message
+from edgekit.agent.serve.session.presence import Presence, answer_cap, card_message
 from edgekit.agent.serve.session.prompt import JournalRow, Prompt
 from edgekit.agent.serve.session.prompts import Prompts
 from edgekit.agent.serve.session.refusals import Refusals
@@ -110,10 +110,14 @@ class Session:
         model = self.bundle.name
         metrics = Metrics(model, self.bundle.version, self.release, self.agent_version)
         self._prompts = Prompts(model, self.epoch, metrics)
-        self._intake = Intake(self.config, self._prompts, self._condition, self.takes_pictures)
-        self._rules = Rules(self.config, self._prompts, self._intake)
+        cap = answer_cap(self.config, self.bundle, None)
         self._presence = Presence(self.config.device)
         self._dispatch = Dispatch(self.config, self.bundle, self._prompts, self._presence)
+        self._intake = Intake(
+            *(self.config, self._prompts, self._condition, cap, self._dispatch.options),
+            self.takes_pictures,
+        )
+        self._rules = Rules(self.config, self._prompts, self._intake)
 
     def handle(self, event: Event, now: float) -> tuple[Effect, ...]:
         """Handle an event; return the effects that the service must perform."""
