@@ -78,7 +78,7 @@ class RuleWindow:
             self._opened_at = now
         self._waiting.append(Taken(heard, digest, rules.hops_of(message), traceparent_of(message)))
         self._bytes += heard.size
-        self.remember(digest, now)
+        self._remember(digest, now)
         return fates
 
     def due(self, now: float) -> bool:
@@ -92,8 +92,13 @@ class RuleWindow:
         self._next_at = now + 60.0 / self.rule.per_minute
         return taken
 
-    def remember(self, digest: bytes, at: float) -> None:
-        """Note a message that became, or will become, a part of a prompt."""
+    def restore(self, digests: bytes, at: float) -> None:
+        """Take over what an earlier process knew: a prompt of these messages was made at `at`."""
+        for place in range(0, len(digests), DIGEST_BYTES):
+            self._remember(digests[place : place + DIGEST_BYTES], at)
+        self._next_at = max(self._next_at, at + 60.0 / self.rule.per_minute)
+
+    def _remember(self, digest: bytes, at: float) -> None:
         if not self.rule.repeat_seconds:
             return
         self._seen.pop(digest, None)
