@@ -363,6 +363,17 @@ def test_after_a_kill_the_journal_s_messages_are_answered_once() -> None:
     assert len({each["id"] for each in told}) == len(told) == 2
 
 
+def test_a_kill_does_not_begin_the_rate_anew() -> None:
+    agent = device(slots=9, per_minute=6)
+    agent.hears({"n": 0})
+    agent.now += 1
+    again = agent.restarted()
+    again.handle(Ready(1.0, 1.0, 9))
+    again.handle(Connected())
+    assert to_worker(again.hears({"n": 1})) == []
+    assert asked(again.handle(Tick(), after=9)) == [{"n": 1}]
+
+
 def test_after_a_kill_an_answer_that_the_broker_may_have_is_the_same_again() -> None:
     agent = device()
     first = ends(agent, the_start(agent.hears({"n": 0})))

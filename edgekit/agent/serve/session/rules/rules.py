@@ -17,7 +17,7 @@ from edgekit.agent.serve.session.events import Effect
 from edgekit.agent.serve.session.intake import Intake
 from edgekit.agent.serve.session.prompt import Prompt
 from edgekit.agent.serve.session.prompts import Prompts
-from edgekit.agent.serve.session.rules.window import DIGEST_BYTES, RuleWindow, Taken
+from edgekit.agent.serve.session.rules.window import RuleWindow, Taken
 from edgekit.agent.serve.session.states import PromptStep, move
 from edgekit.core import wire
 from edgekit.core.chat.request import ChatRequest
@@ -89,9 +89,7 @@ class Rules:
             return False
         if prompt.reply.topic != rule.output(self.config.device, origin.rule):
             return False
-        digests = prompt.body_hash
-        for at in range(0, len(digests), DIGEST_BYTES):
-            self._windows[origin.rule].remember(digests[at : at + DIGEST_BYTES], prompt.queued_at)
+        self._windows[origin.rule].restore(prompt.body_hash, prompt.queued_at)
         return True
 
     def request_of(self, origin: Origin) -> ChatRequest:
