@@ -2,8 +2,8 @@
 
 A real device (SmolLM2), a real Mosquitto, and a sensor that publishes at QoS 1. Each message has a
 trace of its own, which its answer repeats. After each kill the flood rests, and the sensor
-publishes again what was answered in the last 50 s, as a publisher does whose PUBACKs were lost: with
-nothing newer, a device that had forgotten would answer these again.
+publishes again what was answered in the last 50 s, as a publisher does whose PUBACKs were lost.
+Nothing is newer then: a device that had forgotten would answer these again.
 """
 
 from __future__ import annotations
@@ -113,7 +113,6 @@ def count() -> tuple[Figures, bool]:
 def _count(project: Project, mosquitto: MosquittoBroker) -> tuple[Figures, bool]:
     fleet = project.folder / "fleet.toml"
     without = fleet.read_text()
-    plain_rss = rss_mb(agent_of(project))
     fleet.write_text(without + RULE)
     project.edgekit("push", "demo")
     broker = BrokerConfig("127.0.0.1", mosquitto.port)
@@ -156,6 +155,7 @@ def _count(project: Project, mosquitto: MosquittoBroker) -> tuple[Figures, bool]
         time.sleep(5)
         last.stop()
         after = len(listener.heard) - len(heard)
+        plain_rss = rss_mb(agent_of(project))
     ids: dict[str, set[str]] = {}
     for answer, trace in heard:
         ids.setdefault(trace, set()).add(answer.id)
@@ -173,8 +173,8 @@ def _count(project: Project, mosquitto: MosquittoBroker) -> tuple[Figures, bool]
         "doubled": doubled,
         "delivered_again": len(heard) - answers,
         "after_stop": after,
-        "parent_rss_mb": plain_rss,
         "parent_rss_mb_flooded": flooded_rss,
+        "parent_rss_mb_without": plain_rss,
     }
     sound = repeated > 0 < answers <= allowed and not doubled and not foreign and not after
     return figures, sound

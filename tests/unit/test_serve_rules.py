@@ -365,7 +365,7 @@ def test_after_a_kill_the_journal_s_messages_are_answered_once() -> None:
 
 def test_a_kill_does_not_begin_the_rate_anew() -> None:
     agent = device(slots=9, per_minute=6)
-    agent.hears({"n": 0})
+    ends(agent, the_start(agent.hears({"n": 0})))
     agent.now += 1
     again = agent.restarted()
     again.handle(Ready(1.0, 1.0, 9))
