@@ -47,6 +47,7 @@ _VERBS = {
     "devices": "ask:devices",
     "forget": "forget:forget",
     "broker": "broker:app",
+    "gateway": "gateway:app",
     "demo": "demo:demo",
 }
 
