@@ -63,6 +63,10 @@ PLANTED = [
     ),
     ("The builder's rooms", "builder/tools/job.py", "import edgekit.builder.source.find"),
     ("The builder's rooms", "builder/plan/plan.py", "import edgekit.builder.make.told"),
+    ("Who asks devices", "broker/write.py", "import edgekit.client.asking"),
+    ("The gateway's rooms", "gateway/catalog.py", "import edgekit.gateway.hub"),
+    ("One door to HTTP", "gateway/hub.py", "import starlette.requests"),
+    ("Core never acts", "gateway/chunks.py", "import time"),
     ("The builder's rooms", "builder/newroom.py", "import edgekit.errors"),  # in no layer
 ]
 
