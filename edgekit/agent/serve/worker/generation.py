@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
-import numpy as np
-
 from edgekit.agent.serve.pipe import Done, EndedPrompt, Refused, Start
 from edgekit.agent.serve.worker.answer.answer import Answer
 from edgekit.agent.serve.worker.answer.logprobs import LogprobReader
 from edgekit.agent.serve.worker.decoder import Decoder, Logits
-from edgekit.agent.serve.worker.grammar.guide import Allowed, GrammarError, Guide
+from edgekit.agent.serve.worker.grammar.guide import GrammarError, Guide
 from edgekit.agent.serve.worker.pictures.rows import row_of
 from edgekit.agent.serve.worker.pictures.sight import Floats, Seen
 from edgekit.agent.serve.worker.prefix import Slot
-from edgekit.agent.serve.worker.sampling import Sampler
+from edgekit.agent.serve.worker.sampling import Allowed, Sampler
 from edgekit.agent.serve.worker.scheduler import Load
 from edgekit.core.chat.calls import joined
 from edgekit.core.chat.completion import PromptTokensDetails, Timings, Usage
@@ -202,8 +200,7 @@ class Generation:
         if self._reader is None:
             return None
         assert self._logits is not None
-        ids = None if allowed is None else np.flatnonzero(allowed)
-        return self._reader.read(self._logits, token, ids)
+        return self._reader.read(self._logits, token, allowed)
 
     def _choose_guided(self, guide: Guide) -> str:
         """As `choose`, but what the grammar forces goes in with the chosen token, as one slice."""
