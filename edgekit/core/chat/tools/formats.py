@@ -148,12 +148,14 @@ class ToolFormat(msgspec.Struct, frozen=True):
             into the first message of that role.
         calls: how the template takes the arguments of earlier calls; `none`: it knows no calls, so
             that calls and results become texts of messages.
+        null: whether the template takes a message with calls whose content is null; else it is "".
     """
 
     name: str = OURS
     special: dict[str, int] = {}
     told: Literal["template", "field", "system", "user"] = "system"
     calls: Literal["object", "text", "none"] = "none"
+    null: bool = True
 
 
 class Calling(msgspec.Struct, frozen=True):

@@ -75,7 +75,7 @@ def _turn(message: ChatMessage, how: ToolFormat) -> Turn:
         more["tool_call_id"] = message.tool_call_id
     if not more:
         return message.turn
-    content = None if message.content is None else message.parts
+    content = None if message.content is None and how.null else message.parts
     return {**_fields(message.turn), "content": content, **more}
 
 
