@@ -62,15 +62,17 @@ class ChatMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return "".join(part.text for part in self.content or () if isinstance(part, TextPart))
 
     @property
+    def further(self) -> dict[str, str]:
+        """What the chat template gets of the message beside its role and content."""
+        named = {"name": self.name, "reasoning_content": self.reasoning_content}
+        return {field: value for field, value in named.items() if value is not None}
+
+    @property
     def turn(self) -> tuple[str, pictures.Content] | dict[str, Any]:
         """What the chat template gets: role and content, or a mapping where there is more."""
-        more = {
-            field: value
-            for field, value in (("name", self.name), ("reasoning_content", self.reasoning_content))
-            if value is not None
-        }
-        pair = self.role, self.parts
-        return {"role": pair[0], "content": pair[1], **more} if more else pair
+        if not self.further:
+            return self.role, self.parts
+        return {"role": self.role, "content": self.parts, **self.further}
 
     @property
     def picture_count(self) -> int:
@@ -165,7 +167,9 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     def text_bytes(self) -> int:
         """The size of all texts, tools and calls, in UTF-8."""
         size = sum(len(message.text.encode("utf-8", "surrogatepass")) for message in self.messages)
-        more = [self.tools, *(message.tool_calls for message in self.messages)]
+        more: list[object] = [self.tools]
+        for message in self.messages:
+            more += [message.tool_calls, message.further]
         return size + sum(len(msgspec.json.encode(each)) for each in more if each)
 
     @property

@@ -231,7 +231,7 @@ class Generation:
         assert self._sampler is not None
         self._sampler.skip(forced)
         for token in forced:
-            entry = self._reader.certain(token) if self._reader is not None else None
+            entry = None if self._reader is None else self._reader.certain(token)
             if self._answer.add(token, self._clock(), entry):
                 return "stop"
         if guide.ended:

@@ -37,7 +37,9 @@ class Systems:
         encode: turns a chat into a prompt's tokens.
     """
 
-    def __init__(self, encode: Callable[..., Sequence[int]]) -> None:
+    def __init__(
+        self, encode: Callable[[Sequence[Turn], Sequence[Value], Value], Sequence[int]]
+    ) -> None:
         self._encode = encode
         self._known: OrderedDict[bytes, Sequence[int]] = OrderedDict()
 

@@ -370,8 +370,8 @@ class Worker:
         """Put a prompt into the idle slot that costs least."""
         limits, count = self._decoder.limits, len(prompt.items)
         long_rope = limits.rope_threshold is not None and count > limits.rope_threshold
-        leading = list(takewhile(lambda turn: role_of(turn) in SYSTEM_ROLES, start.messages))
-        system = partial(self._systems.tokens, leading, start.tools, start.options)
+        leading = takewhile(lambda turn: role_of(turn) in SYSTEM_ROLES, start.messages)
+        system = partial(self._systems.tokens, tuple(leading), start.tools, start.options)
         wanted = Wanted(prompt.items, start.requester, system, long_rope)
         slot, kept = choose_slot(
             self._idle, wanted, self._clock(), limits.min_slice, limits.can_truncate
@@ -413,8 +413,7 @@ class Worker:
 
     def _sampler(self, start: Start, prompt: list[int]) -> Sampler | None:
         custom = self._processors(start.sampling, prompt) if self._processors else ()
-        plain = start.sampling.plain_greedy and start.constraint is None
-        plain = plain and start.top_logprobs is None
-        if plain and not custom and not self._decoder.limits.batched:
+        plain = start.sampling.plain_greedy and not custom and start.top_logprobs is None
+        if plain and start.constraint is None and not self._decoder.limits.batched:
             return None
         return Sampler(start.sampling, prompt, custom)

@@ -68,7 +68,7 @@ def calling(request: ChatRequest, how: ToolFormat) -> Calling | None:
 
 def _turn(message: ChatMessage, how: ToolFormat) -> Turn:
     """Return a message as transformers takes it: a pair where it has no more than a text."""
-    more: dict[str, Any] = {}
+    more: dict[str, Any] = {**message.further}
     if message.tool_calls:
         more["tool_calls"] = [_call(call, how) for call in message.tool_calls]
     if message.tool_call_id is not None:

@@ -37,6 +37,11 @@ class CallPieces:
         return _piece(self._reader.flush())
 
 
+def is_bound(start: Start) -> bool:
+    """Whether a grammar says what the whole answer looks like, so that there is no thinking."""
+    return start.constraint is not None and not (start.calling and start.calling.free)
+
+
 def reader_of(
     start: Start, prompt: Sequence[int], tokenizer: Tokenizer, marks: Marks | None
 ) -> Reader | None:
@@ -51,8 +56,7 @@ def reader_of(
         marks: around the model's thinking; None if it has none.
     """
     calls = CallPieces(start.calling) if start.calling else None
-    bound = start.constraint is not None and not (start.calling and start.calling.free)
-    if marks is None or bound:
+    if marks is None or is_bound(start):
         return calls
     thinking = ThinkingReader(marks, opens_thinking(tokenizer, marks, prompt))
     return thinking if calls is None else Chain(thinking, calls)
