@@ -44,7 +44,8 @@ def tool_format(tokenizer: ChatTokenizer) -> ToolFormat:
         tokenizer: of the model, with its chat template.
     """
     probe = _Probe(tokenizer)
-    ours = ToolFormat(OURS, told=probe.texts_go())
+    tokens = tokenizer.added_ids(FORMATS[OURS].tags)
+    ours = ToolFormat(OURS, tokens, told=probe.texts_go())
     told: Literal["template", "field"]
     if NAME in probe.rendered([USER], tools=True):
         told = "template"
@@ -56,8 +57,7 @@ def tool_format(tokenizer: ChatTokenizer) -> ToolFormat:
     name = _read(written) if written else _by_tags(tokenizer)
     if not name:
         return ours
-    special = tokenizer.special_ids(FORMATS[name].tags)
-    return ToolFormat(name, special, told, calls, null)
+    return ToolFormat(name, tokenizer.added_ids(FORMATS[name].tags), told, calls, null)
 
 
 class _Probe:

@@ -79,6 +79,7 @@ class ChatTokenizer:
         special = {token.content for token in added.values() if token.special}
         special |= set(folder.named.values())
         special |= {added[token].content for token in folder.eos_token_ids if token in added}
+        self._added = frozenset(added)
         other = {token.content for token in added.values()} - special
         sources = (folder.template, folder.tool_template)
         templates = [compiled(each, folder, clock) for each in sources if each is not None]
@@ -117,10 +118,10 @@ class ChatTokenizer:
         """Return the tokens of a text, control tokens and all, and none that it does not hold."""
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def special_ids(self, texts: Iterable[str]) -> dict[str, int]:
-        """Return the ids of those of these texts that are special tokens, which no text shows."""
+    def added_ids(self, texts: Iterable[str]) -> dict[str, int]:
+        """Return the ids of those of these texts that are tokens of their own."""
         ids = ((text, self._tokenizer.token_to_id(text)) for text in texts)
-        return {text: token for text, token in ids if token in self._unshown}
+        return {text: token for text, token in ids if token in self._added}
 
     def controls(self, tokens: Sequence[int]) -> list[int]:
         """Return the control tokens among these, in their order."""

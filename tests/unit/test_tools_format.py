@@ -66,8 +66,9 @@ def test_a_family_is_known_by_what_its_template_writes(name: str, tmp_path: Path
     tokenizer = opened(name, tmp_path)
     how = tool_format(tokenizer)
     assert (how.name, how.told, how.calls) == FOUND[name]
-    assert set(how.special) == set(FORMATS[how.name].tags) & set(FAMILY_TAGS.get(name, ()))
-    for tag, token in how.special.items():
+    known = {*FAMILY_TAGS.get(name, ()), *TEXT_TAGS}
+    assert set(how.tokens) == set(FORMATS[how.name].tags) & known
+    for tag, token in how.tokens.items():
         assert tokenizer.encode(tag) == [token]
 
 
@@ -86,7 +87,7 @@ def test_pack_records_it(tmp_path: Path) -> None:
     folder = make_tokenizer("byte-bpe", tmp_path, TOOL_TEMPLATES["granite"], FAMILY_TAGS["granite"])
     record = check_chat(folder).tools
     assert record == tool_format(open_tokenizer(folder))
-    assert list(record.special) == ["<|tool_call|>"]
+    assert list(record.tokens) == ["<|tool_call|>"]
 
 
 def test_arguments_go_in_as_the_template_takes_them(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def calling(request: ChatRequest, how: ToolFormat) -> Calling | None:
     return Calling(
         how.name,
         [tool.function.name for tool in tools],
-        list(how.special),
+        list(how.tokens),
         single=not may_repeat(request),
         free=not forced_tools(request) and constraint_of(request) is None,
     )

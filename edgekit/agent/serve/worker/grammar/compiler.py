@@ -46,7 +46,9 @@ class TokenCompiler:
     """
 
     def __init__(self, tokenizer: Path, vocabulary: int, ends: Collection[int]) -> None:
-        text = tokenizer.read_text(encoding="utf-8")
+        written = msgspec.json.decode(tokenizer.read_bytes())
+        written["truncation"] = written["padding"] = None  # of a training run
+        text = msgspec.json.encode(written).decode()
         self._tokens = LLTokenizer(text, n_vocab=vocabulary, eos_token=sorted(ends))
         self._limits = LLParserLimits(**LIMITS)
         special = (n for n in range(vocabulary) if self._tokens.is_special_token(n))
