@@ -235,9 +235,8 @@ def test_texts_of_a_requester_do_not_leave_their_json(tmp_path: Path) -> None:
     guide = compiler_of(folder, tokenizer).compile(bound)
     stream = tokenizer.stream()
     text = "".join(map(stream.decode, guide.opening))
-    assert json.loads(read_all(calling_of(tool), text)[1][1].function.arguments) == {evil: evil}
+    read = calling(asking(tools=[tool]), ToolFormat(OURS))
+    assert read is not None
+    (call,) = joined(read_all(read, text)[1])
+    assert json.loads(call.function.arguments) == {evil: evil}
     assert not set(guide.opening) & set(tokenizer.encode(END))
-
-
-def calling_of(tool: dict[str, Any]) -> Any:
-    return calling(asking(tools=[tool]), ToolFormat(OURS))
