@@ -234,9 +234,10 @@ def test_texts_of_a_requester_do_not_leave_their_json(tmp_path: Path) -> None:
     assert sum(line.startswith("start:") for line in bound.source.splitlines()) == 1
     guide = compiler_of(folder, tokenizer).compile(bound)
     stream = tokenizer.stream()
-    text = "".join(map(stream.decode, guide.opening))
+    tokens = drawn(guide, *tokenizer.encode(END), np.random.default_rng(1))
+    text = "".join(map(stream.decode, tokens))
     read = calling(asking(tools=[tool]), ToolFormat(OURS))
     assert read is not None
-    (call,) = joined(read_all(read, text)[1])
+    call, *_ = joined(read_all(read, text)[1])
     assert json.loads(call.function.arguments) == {evil: evil}
-    assert not set(guide.opening) & set(tokenizer.encode(END))
+    assert not set(tokens) & set(tokenizer.encode(END))
