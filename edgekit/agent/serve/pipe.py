@@ -89,6 +89,8 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
     chat template. Tool calls in the answer are read as `calling` says; None: they are text. The
     answer matches `constraint`. `top_logprobs` asks for the log-probabilities of the answer's
     tokens, and of so many others in each place; None for none.
+    `fill` is a `Fill` in msgpack with which the worker renders a rule's prompt, whose template is
+    the user's message; empty for a client's.
     """
 
     key: str
@@ -106,6 +108,7 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
     calling: Calling | None = None
     constraint: Constraint | None = None
     top_logprobs: int | None = None
+    fill: bytes = b""
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):

@@ -122,6 +122,7 @@ class Dispatch:
                 and bound is None  # its tokens are not what the model likes best
             ),
             constraint=bound,
+            fill=prompt.payload if prompt.origin is not None else b"",
         )
 
     def options(self, request: ChatRequest) -> dict[str, Any]:

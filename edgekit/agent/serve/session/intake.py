@@ -128,7 +128,7 @@ class Intake:
             request=request,
             state=move(None, PromptStep.TAKEN),
         )
-        self._admit(prompt, request, now)
+        self.admit(prompt, request, now)
         if known is not None and self.prompts.ledger.get(key) is known:
             self.prompts.ledger.drop(known)
         self.prompts.ledger.add(prompt)
@@ -143,7 +143,7 @@ class Intake:
             text = f"more than {rate.per_minute} {what} a minute"
             raise wire.ProtocolError("rate_limited", text, retry_after_ms=wait_ms)
 
-    def _admit(self, prompt: Prompt, request: ChatRequest, now: float) -> None:
+    def admit(self, prompt: Prompt, request: ChatRequest, now: float) -> None:
         """Raises: ProtocolError, when the device has no room for a new prompt."""
         if self.draining:
             raise wire.ProtocolError("draining", "the device stops and takes nothing new")

@@ -20,6 +20,7 @@ from edgekit.agent.serve.session.prompt import Outcome, Prompt
 from edgekit.agent.serve.session.states import PromptStep, State
 from edgekit.core import wire
 from edgekit.core.chat.completion import FinishReason, Timings, Usage, completion
+from edgekit.core.rules.message import Origin
 from edgekit.mqtt.terms import NO_PACKET_LIMIT
 
 OUTBOX_BATCH = 100  # outcomes sent at once, for example after a reconnect
@@ -50,6 +51,7 @@ class Prompts:
     ignored: int = 0  # messages and prompts that got no answer
     max_packet_bytes: int = NO_PACKET_LIMIT  # of the broker
     too_long_said: bool = False  # the log has that an answer is larger
+    unanswered_said: set[tuple[str, str]] = field(default_factory=set)  # rule and code, in the log
     run_ms: float | None = None  # mean of recent prompts, from start to end
 
     # --- sending ------------------------------------------------------------------------------
@@ -101,7 +103,18 @@ class Prompts:
         prompt.end(step, outcome, now)
         self._count(prompt, outcome, now)
         self.ledger.touch(prompt)
+        if prompt.origin is not None and outcome.kind == "error":
+            return self._unanswered(prompt, prompt.origin, outcome)
         return self.send(prompt, now)
+
+    def _unanswered(self, prompt: Prompt, origin: Origin, outcome: Outcome) -> list[Effect]:
+        """End a rule's prompt that has no answer: its topic has answers alone, the log says it."""
+        self.ledger.withhold(prompt)
+        if (origin.rule, outcome.code) in self.unanswered_said:
+            return []
+        self.unanswered_said.add((origin.rule, outcome.code))
+        said = wire.ProtocolError.decode(outcome.payload)
+        return [Warn(f"rule {origin.rule} has no answer to a message on {origin.topic}: {said}")]
 
     def _count(self, prompt: Prompt, outcome: Outcome, now: float) -> None:
         error = CANCELLED if prompt.state == State.CANCELLED else outcome.code

@@ -13,6 +13,7 @@ from edgekit.agent.serve.session.prompt import Outcome, Prompt
 from edgekit.core import payloads, topics, wire
 from edgekit.core.chat.logprobs import Logprobs
 from edgekit.core.envelope import reply_message
+from edgekit.core.rules.message import answer_message
 from edgekit.mqtt.packet import packet_bytes, publish_properties
 from edgekit.mqtt.terms import NO_PACKET_LIMIT
 
@@ -57,6 +58,10 @@ def outcome(
     """
     ended = prompt.outcome
     assert ended is not None
+    if prompt.origin is not None:  # its topic has answers alone: one that is too large stays here
+        return Publish(
+            answer_message(to, prompt.origin, ended.payload, expiry_seconds), prompt.key, ended.kind
+        )
     made = _outcome(prompt, to, expiry_seconds, ended)
     size = 0
     if ended.kind == "final" and max_packet_bytes < NO_PACKET_LIMIT:

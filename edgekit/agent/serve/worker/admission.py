@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import msgspec
+
 from edgekit.agent.serve.pipe import Start
 from edgekit.agent.serve.worker import beam
 from edgekit.agent.serve.worker.answer.calls import is_bound
@@ -18,6 +20,7 @@ from edgekit.agent.serve.worker.answer.thinking import opens_thinking
 from edgekit.agent.serve.worker.decoder import BeamSearch, Limits
 from edgekit.agent.serve.worker.pictures.sight import Eyes, Seen
 from edgekit.core.chat.thinking import Marks
+from edgekit.core.rules.message import Fill
 from edgekit.errors import EdgekitError
 
 
@@ -75,6 +78,7 @@ def admit(
     """
     wanted = start.sampling.num_beams
     _check_fields(start, max_beams)
+    start = _filled(start)
     contents = [turn[1] if isinstance(turn, tuple) else turn["content"] for turn in start.messages]
     listed = [parts for parts in contents if isinstance(parts, list)]
     encoded = [part for parts in listed for part in parts if isinstance(part, bytes)]
@@ -137,6 +141,23 @@ def _pieces(start: Start, tokenizer: Tokenizer, pictured: bool) -> list[list[int
     except Exception as error:  # the tokenizer is native code, and raises the bare type
         text = f"the tokenizer refused: {error}"
         raise RefusedError("invalid_request", text, "messages") from error
+
+
+def _filled(start: Start) -> Start:
+    """Return a rule's prompt with the text that its template makes of the messages."""
+    if not start.fill:
+        return start
+    from edgekit.tokens.rule import RuleRefusedError, RuleTemplate  # noqa: PLC0415  rules alone
+
+    *before, turn = start.messages
+    assert isinstance(turn, tuple), "a rule's prompt has one text"
+    try:
+        fill = msgspec.msgpack.decode(start.fill, type=Fill)
+        text = RuleTemplate(str(turn[1])).render(fill)
+    except RuleRefusedError as error:
+        why = f": {error.why}" if error.why else ""
+        raise RefusedError("invalid_request", error.what + why, "prompt") from error
+    return msgspec.structs.replace(start, messages=[*before, (turn[0], text)])
 
 
 @contextmanager

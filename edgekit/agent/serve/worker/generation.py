@@ -9,11 +9,11 @@ from edgekit.agent.serve.pipe import Done, EndedPrompt, Refused, Start
 from edgekit.agent.serve.worker.answer.answer import Answer
 from edgekit.agent.serve.worker.answer.logprobs import LogprobReader
 from edgekit.agent.serve.worker.decoder import Decoder, Logits
-from edgekit.agent.serve.worker.grammar.guide import GrammarError, Guide, Ids
+from edgekit.agent.serve.worker.grammar.guide import GrammarError, Guide
 from edgekit.agent.serve.worker.pictures.rows import row_of
 from edgekit.agent.serve.worker.pictures.sight import Floats, Seen
 from edgekit.agent.serve.worker.prefix import Slot
-from edgekit.agent.serve.worker.sampling import Sampler
+from edgekit.agent.serve.worker.sampling import Allowed, Sampler
 from edgekit.agent.serve.worker.scheduler import Load
 from edgekit.core.chat.calls import joined
 from edgekit.core.chat.completion import PromptTokensDetails, Timings, Usage
@@ -80,9 +80,6 @@ class Generation:
         self._forget(kept)
         self._guide = guide
         self.refusal: Refused | None = None  # the grammar grew too complex
-        self._opening = guide.opening[:limit] if guide else ()  # in the slot before the answer
-        if self._opening:
-            self._feed_next([*prompt, *self._opening])
 
     @property
     def load(self) -> Load:
@@ -100,8 +97,21 @@ class Generation:
 
     @property
     def begun(self) -> bool:
-        """Whether the answer has a token."""
-        return self._answer.first_at is not None
+        """Whether the prompt is computed."""
+        return self._prefilled is not None
+
+    def open(self) -> str:
+        """Say what every answer of the grammar begins with; return why it ends there, if it does.
+
+        Nothing is computed for it. It goes into the slot with the prompt.
+        """
+        if self._guide is None:
+            return ""
+        opening = self._guide.opening[: self._limit]
+        reason = self._add(opening, self._guide)
+        if opening and not reason:
+            self._feed_next([*self._wanted, *opening])
+        return reason
 
     @property
     def pending(self) -> int | None:
@@ -186,7 +196,7 @@ class Generation:
         full = self._reader is not None and self._reader.full
         return full or self._answer.count == self._limit
 
-    def _logprob(self, token: int, allowed: Ids | None = None) -> TokenLogprob | None:
+    def _logprob(self, token: int, allowed: Allowed | None = None) -> TokenLogprob | None:
         if self._reader is None:
             return None
         assert self._logits is not None
@@ -196,10 +206,6 @@ class Generation:
         """As `choose`, but what the grammar forces goes in with the chosen token, as one slice."""
         assert self._sampler is not None
         assert self._logits is not None
-        reason = self._add(self._opening, guide)
-        self._opening = ()
-        if reason:
-            return reason
         try:
             allowed = guide.allowed()
             token = self._sampler.choose(self._logits, allowed)
@@ -247,6 +253,7 @@ class Generation:
         """End the answer here, and return its result."""
         now, count = self._clock(), self._answer.count
         prefilled = self._prefilled or now
+        first = max(self._answer.first_at or now, prefilled)  # the first that the model chose
         said = self._answer.finish(now)
         return Done(
             self.start.key,
@@ -261,7 +268,7 @@ class Generation:
             Timings(
                 queue_ms=0.0,
                 prompt_ms=(prefilled - self._began) * 1e3,
-                first_token_ms=((self._answer.first_at or now) - self._began) * 1e3,
+                first_token_ms=(first - self._began) * 1e3,
                 predicted_ms=(now - prefilled) * 1e3,
                 predicted_per_second=count / max(now - prefilled, 1e-9),
             ),
