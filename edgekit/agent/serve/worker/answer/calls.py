@@ -21,7 +21,7 @@ class CallPieces:
 
     def __init__(self, calling: Calling) -> None:
         self._reader = CallReader(calling, _new_id)
-        self.shown: Sequence[str] = calling.special
+        self.shown: Sequence[str] = calling.shown
 
     @property
     def ended(self) -> bool:
