@@ -234,7 +234,8 @@ def test_texts_of_a_requester_do_not_leave_their_json(tmp_path: Path) -> None:
     assert sum(line.startswith("start:") for line in bound.source.splitlines()) == 1
     guide = compiler_of(folder, tokenizer).compile(bound)
     stream = tokenizer.stream()
-    tokens = drawn(guide, *tokenizer.encode(END), np.random.default_rng(1))
+    (end,) = tokenizer.encode(END)
+    tokens = drawn(guide, end, np.random.default_rng(1))
     text = "".join(map(stream.decode, tokens))
     read = calling(asking(tools=[tool]), ToolFormat(OURS))
     assert read is not None
