@@ -27,7 +27,7 @@ from edgekit.agent.serve.session.rules.window import RuleWindow
 from edgekit.core import topics, wire
 from edgekit.core.rules.message import MAX_FILL_BYTES, MAX_HOPS, MAX_MESSAGE_BYTES, Fill
 from edgekit.core.rules.rule import Rule
-from tests.harness.session import Agent, done, replies, the_start, to_worker
+from tests.harness.session import Agent, done, kinds, replies, the_start, to_worker
 
 TRACE = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
 
@@ -303,6 +303,30 @@ def test_a_full_device_does_not_lose_a_requester_s_prompt_to_a_rule() -> None:
     agent.hears({"n": 1})
     assert agent.fates() == {"taken": 1, "queue_full": 1}
     assert set(agent.disk) == {"alice/p0", "alice/p1", "alice/p2"}
+
+
+def test_rules_leave_half_of_the_queue_to_clients_and_share_their_own() -> None:
+    agent = Agent(rules={name: rule() for name in "abcdefgh"}, queue_limit=8).ready()
+    agent.prompt("p0")
+    for n in range(40):
+        agent.now += 1
+        agent.hears({"n": n})
+    waiting = [row.requester for row in agent.disk.values() if row.state == "accepted"]
+    assert len(waiting) == len(set(waiting)) == 4
+    for n in range(1, 5):
+        assert kinds(agent.prompt(f"p{n}")) == ["accepted"]
+
+
+def test_a_rule_gets_a_place_of_one_that_has_several() -> None:
+    rules = {"busy": rule(topic_filter="busy"), "rare": rule(topic_filter="rare")}
+    agent = Agent(rules=rules, queue_limit=8).ready()
+    agent.prompt("p0")
+    for n in range(9):
+        agent.now += 1
+        agent.hears({"n": n}, "busy")
+    agent.hears({"n": 0}, "rare")
+    waiting = [row.requester for row in agent.disk.values() if row.state == "accepted"]
+    assert sorted(waiting) == [*["rule:busy"] * 3, "rule:rare"]
 
 
 def test_a_late_answer_is_not_made() -> None:
