@@ -28,6 +28,7 @@ COUNTS = {
     "pull-fleet": "10,000 simulated devices that pull by a real broker: CPU, memory, messages",
     "hostile-pictures": "damaged and hostile pictures that a worker refuses, and goes on",
     "vision-layouts": "layouts of pictures whose features and answers are torch's, in tiny",
+    "schemas": "answers to JSON Schemas, of noise and of a real model, that parse and are valid",
     "self-healing": "bad releases that a device rolls back alone, the controller killed",
 }
 """Name -> what is counted; in the order in which they run."""

@@ -34,6 +34,7 @@ PLANTED = [
         "import PIL.Image",
     ),
     ("One door to the runtime", "agent/serve/worker/worker.py", "import onnxruntime_genai"),
+    ("One door to grammars", "agent/serve/worker/grammar/grammars.py", "import llguidance"),
     ("One door to Hugging Face's tokens", "agent/serve/worker/admission.py", "import tokenizers"),
     (
         "Two doors to templates, of chats and of the report",

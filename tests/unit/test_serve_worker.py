@@ -30,6 +30,7 @@ from edgekit.agent.serve.pipe import (
     WalkEnded,
 )
 from edgekit.agent.serve.worker.answer.answer import FLUSH_SECONDS, FLUSH_TOKENS
+from edgekit.agent.serve.worker.grammar.grammars import Grammars
 from edgekit.agent.serve.worker.processors import Logits, ProcessorFactory
 from edgekit.agent.serve.worker.worker import Worker
 from edgekit.core.chat.sampling import Sampling
@@ -102,6 +103,7 @@ def worker(
     max_beams: int = 1,
     processors: ProcessorFactory | None = None,
     pause_seconds: float = 0.0,
+    grammars: Grammars | None = None,
     **limits: Any,
 ) -> Iterator[Parent]:
     """A running worker whose model wants to say `answer`."""
@@ -120,6 +122,7 @@ def worker(
         beams=beams,
         max_beams=max_beams,
         pause_seconds=pause_seconds,
+        grammars=grammars,
     ).run
     thread = threading.Thread(target=run, daemon=True)
     parent = Parent(Pipe(ours, FromWorker), thread, decoder, beams)

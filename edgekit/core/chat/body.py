@@ -13,11 +13,11 @@ import msgspec
 from edgekit.core import cbor, pictures
 from edgekit.core.chat import harmless
 from edgekit.core.chat.calls import CalledFunction, ToolCall
-from edgekit.core.chat.constraint import constraint_of
 from edgekit.core.chat.formats import FORMATS, JsonSchema, TextFormat
 from edgekit.core.chat.parts import PARTS, ImageUrl, TextPart
 from edgekit.core.chat.request import ChatMessage, ChatRequest
 from edgekit.core.chat.tools.check import check_tools
+from edgekit.core.chat.tools.forcing import check_forced
 from edgekit.core.chat.tools.request import Function, Tool
 from edgekit.core.repeated import check_keys
 from edgekit.core.wire import UNREADABLE, ProtocolError
@@ -64,7 +64,7 @@ def parse_body(payload: bytes, encoding: str = "") -> ChatRequest:
         text = "a prompt with pictures is answered without beam search: num_beams is 1"
         raise ProtocolError("unsupported_parameter", text, "num_beams")
     _check_logprobs(request)
-    constraint_of(request)
+    check_forced(request)
     return request
 
 

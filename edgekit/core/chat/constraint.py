@@ -12,7 +12,7 @@ from edgekit.core.chat.formats import (
     JsonSchemaFormat,
     TextFormat,
 )
-from edgekit.core.chat.lark import GrammarError, check_lark
+from edgekit.core.chat.lark import LarkError, check_lark
 from edgekit.core.chat.request import ChatRequest
 from edgekit.core.chat.schema import SchemaError, checked
 from edgekit.core.wire import ProtocolError
@@ -79,6 +79,6 @@ def constraint_of(request: ChatRequest) -> Constraint | None:
         return Constraint("regex", source, param=name)
     try:
         check_lark(source)
-    except GrammarError as error:
+    except LarkError as error:
         raise ProtocolError("invalid_request", str(error), name) from None
     return Constraint("lark", source, param=name)

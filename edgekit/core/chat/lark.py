@@ -29,7 +29,7 @@ _LEXEME = re.compile(
 _NOT_SERVED = ("temperature", "stop", "stop_capture")
 
 
-class GrammarError(ValueError):
+class LarkError(ValueError):
     """A grammar that is not served; the text says what and where."""
 
 
@@ -37,10 +37,10 @@ def check_lark(source: str) -> None:
     """Check a grammar; the worker compiles it.
 
     Raises:
-        GrammarError: it holds what is not served.
+        LarkError: it holds what is not served.
     """
     if "::=" in source:
-        raise GrammarError("the grammar is GBNF; this field takes Lark (rule: expression)")
+        raise LarkError("the grammar is GBNF; this field takes Lark (rule: expression)")
     at, named = 0, ""
     while at < len(source):
         found = _LEXEME.match(source, at)
@@ -77,6 +77,6 @@ def _after_directive(source: str, begin: int, at: int, name: str) -> int:
     return end
 
 
-def _at(source: str, place: int, what: str) -> GrammarError:
+def _at(source: str, place: int, what: str) -> LarkError:
     line = source.count("\n", 0, place) + 1
-    return GrammarError(f"{what} (line {line}, column {place - source.rfind(chr(10), 0, place)})")
+    return LarkError(f"{what} (line {line}, column {place - source.rfind(chr(10), 0, place)})")

@@ -44,9 +44,9 @@ class ChatMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Text | list[Part] | None = None
+    name: Text | None = None  # for the chat template; most have no use for it
     tool_calls: list[ToolCall] | None = None
     tool_call_id: Text | None = None
-    name: Text | None = None  # for the chat template; most have no use for it
     reasoning_content: Text | None = None  # of an assistant's message, as its answer had it
     # An assistant's message as SDKs echo it
     refusal: harmless.Null = None
@@ -167,7 +167,9 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     def text_bytes(self) -> int:
         """The size of all texts, tools and calls, in UTF-8."""
         size = sum(len(message.text.encode("utf-8", "surrogatepass")) for message in self.messages)
-        more = [self.tools, *(message.tool_calls for message in self.messages)]
+        more: list[object] = [self.tools]
+        for message in self.messages:
+            more += [message.tool_calls, message.further]
         return size + sum(len(msgspec.json.encode(each)) for each in more if each)
 
     @property

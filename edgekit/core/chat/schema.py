@@ -1,9 +1,9 @@
 """Checks a JSON Schema before an answer is asked for: what of it is served, and where it is not.
 
-The schema is that of draft 2020-12. The keywords are those that llguidance enforces (its
-`docs/json_schema.md`); a schema with any other would let wrong answers through. Annotations change
-nothing, and some that llguidance does not know are left out. What only the compiler can find, such
-as a pattern that no string matches, the worker refuses.
+A schema without `$schema` is one of draft 2020-12. The keywords are those that llguidance enforces
+(its `docs/json_schema.md`); a schema with any other would let wrong answers through. Annotations
+change nothing, and some that llguidance does not know are left out. What only the compiler can
+find, such as a pattern that no string matches, the worker refuses.
 """
 
 from __future__ import annotations
@@ -37,6 +37,14 @@ LEFT_OUT = (  # annotations: they change nothing, and llguidance does not know s
     *("readOnly", "writeOnly", "contentMediaType", "contentEncoding", "contentSchema"),
 )
 KNOWN = frozenset((*ONE, *SEVERAL, *NAMED, *COUNTS, *NUMBERS, *TEXTS, *VALUES, *LEFT_OUT))
+
+
+DIALECTS = frozenset(
+    [
+        *(f"https://json-schema.org/draft/{date}/schema" for date in ("2020-12", "2019-09")),
+        *(f"http://json-schema.org/draft-0{number}/schema" for number in (7, 6, 4)),
+    ]
+)
 
 
 class SchemaError(ValueError):
@@ -135,6 +143,8 @@ class _Walk:
             raise SchemaError(f"{key} is {wrong}", at)
         if key == "$ref":
             self._references.append((value, at))
+        if key == "$schema" and value.rstrip("#") not in DIALECTS:
+            raise SchemaError(f"the dialect {value[:80]!r} is not served", at, valid=True)
         if key == "format" and value not in FORMATS:
             text = (
                 f"the format {value[:40]!r} is not served (there are {', '.join(sorted(FORMATS))})"

@@ -21,7 +21,7 @@ from edgekit.agent.serve.loop.canaryfiles import CanaryFiles
 from edgekit.agent.serve.loop.desiredfile import DesiredFile
 from edgekit.agent.serve.loop.health import Health
 from edgekit.agent.serve.loop.journal import Journal
-from edgekit.agent.serve.loop.modelfile import takes_pictures
+from edgekit.agent.serve.loop.modelfile import chat_record, takes_pictures
 from edgekit.agent.serve.loop.notify import Notifier
 from edgekit.agent.serve.loop.process import ModelProcess
 from edgekit.agent.serve.loop.sensors import read_sensors
@@ -124,7 +124,8 @@ class Service:
         epoch = time.time() - time.monotonic()
         pictures = takes_pictures(model_dir)
         max_packet_bytes = PACKET_RATIO * wire.max_body_bytes(pictures, config.images_per_prompt)
-        self._session = Session(config, bundle, release, version, epoch, pictures)
+        chat = chat_record(model_dir)
+        self._session = Session(config, bundle, release, version, epoch, pictures, chat)
         self._journal = Journal(journal, check_bytes=max_packet_bytes)
         self._storage = Storage(self._journal)
         self._disk = journal.parent

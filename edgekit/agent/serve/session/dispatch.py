@@ -19,11 +19,13 @@ from edgekit.agent.serve.session.prompts import Prompts
 from edgekit.agent.serve.session.states import PromptStep
 from edgekit.core import wire
 from edgekit.core.chat.capabilities import REASONING
-from edgekit.core.chat.constraint import constraint_of
 from edgekit.core.chat.logprobs import most_tokens
 from edgekit.core.chat.request import ChatRequest
 from edgekit.core.chat.sampling import sampling_of
 from edgekit.core.chat.thinking import template_options
+from edgekit.core.chat.tools.forcing import constraint
+from edgekit.core.chat.tools.formats import ToolFormat
+from edgekit.core.chat.tools.prompt import calling, told
 from edgekit.core.config import AgentConfig
 from edgekit.core.manifest import BundleConfig
 from edgekit.errors import EdgekitError
@@ -46,12 +48,14 @@ class Dispatch:
         bundle: the release it serves.
         prompts: of the session.
         presence: gets the speed of the model.
+        tools: how the model is told of tools and calls them.
     """
 
     config: AgentConfig
     bundle: BundleConfig
     prompts: Prompts
     presence: Presence
+    tools: ToolFormat
     model: Ready | None = None  # of the worker that loaded the model last
     _failed_loads: int = 0  # deaths of workers before one had loaded the model
     _heard_at: float | None = None  # when the worker last sent a message or had nothing to do
@@ -96,25 +100,28 @@ class Dispatch:
         limit = answer_cap(self.config, self.bundle, self.model)
         if request.top_logprobs_asked is not None:
             limit = min(limit, most_tokens(request.top_logprobs_asked))
-        constraint = constraint_of(request)
+        messages, tools = told(request, self.tools)
+        bound = constraint(request, self.tools)
         return Start(
             key=prompt.key,
             requester=prompt.requester,
-            messages=[message.turn for message in request.messages],
+            messages=messages,
             sampling=sampling_of(request, self.bundle.search),
             stops=request.stops,
             answer_limit=min(request.answer_limit or limit, limit),
             deadline=prompt.deadline - REPLY_MARGIN_SECONDS,
             prompt_limit=self.config.max_prompt_tokens,
+            tools=tools,
             options=self.options(request),
+            calling=calling(request, self.tools),
             top_logprobs=request.top_logprobs_asked,
             sample=(
                 self.config.canary_samples > 0
                 and request.store is not False
                 and not request.picture_count  # a later release has no pictures for its rows
-                and constraint is None  # its tokens are not what the model likes best
+                and bound is None  # its tokens are not what the model likes best
             ),
-            constraint=constraint,
+            constraint=bound,
             fill=prompt.payload if prompt.origin is not None else b"",
         )
 

@@ -59,6 +59,7 @@ from edgekit.agent.serve.session.rules.rules import Rules
 from edgekit.agent.serve.session.states import PromptStep, State
 from edgekit.core import payloads, wire
 from edgekit.core.chat.body import parse_body
+from edgekit.core.chat.tools.formats import ChatRecord
 from edgekit.core.config import AgentConfig
 from edgekit.core.manifest import BundleConfig
 from edgekit.core.reasons import FAILURE, NO_MATCHING_SUBSCRIBERS
@@ -81,6 +82,7 @@ class Session:
         agent_version: for the card.
         epoch: Unix seconds minus monotonic seconds at start, for `created` in answers.
         takes_pictures: whether the release's model does.
+        chat: what `pack` found out of the model's chat template.
     """
 
     config: AgentConfig
@@ -89,6 +91,7 @@ class Session:
     agent_version: str
     epoch: float
     takes_pictures: bool = False
+    chat: ChatRecord = field(default_factory=ChatRecord)
     _prompts: Prompts = field(init=False)
     _intake: Intake = field(init=False)
     _dispatch: Dispatch = field(init=False)
@@ -112,7 +115,9 @@ class Session:
         self._prompts = Prompts(model, self.epoch, metrics)
         cap = answer_cap(self.config, self.bundle, None)
         self._presence = Presence(self.config.device)
-        self._dispatch = Dispatch(self.config, self.bundle, self._prompts, self._presence)
+        self._dispatch = Dispatch(
+            self.config, self.bundle, self._prompts, self._presence, self.chat.tools
+        )
         self._intake = Intake(
             *(self.config, self._prompts, self._condition, cap, self._dispatch.options),
             self.takes_pictures,

@@ -20,7 +20,8 @@ from edgekit.agent.serve.worker.answer.answer import (
 from edgekit.agent.serve.worker.decoder import BeamSearch, Decoder, RuntimeOptions, open_model
 from edgekit.agent.serve.worker.decoder.memory import MAX_SLOTS, total_bytes
 from edgekit.agent.serve.worker.golden import PromptTexts, score, speed
-from edgekit.agent.serve.worker.grammar.grammars import Compiler, Grammars
+from edgekit.agent.serve.worker.grammar.grammars import Grammars
+from edgekit.agent.serve.worker.grammar.opening import open_compiler
 from edgekit.agent.serve.worker.pictures.sight import Eyes
 from edgekit.agent.serve.worker.pictures.taken import images_taken, kept_rows, within
 from edgekit.agent.serve.worker.scoring import load_factory
@@ -32,7 +33,6 @@ from edgekit.core.golden import Golden, GoldenScore, parse_golden, score_of
 from edgekit.core.payloads import ImagesTaken
 from edgekit.errors import EdgekitError
 from edgekit.tokens.chat import ChatTokenizer, open_tokenizer
-from edgekit.tokens.folder import TOKENIZER
 
 log = logging.getLogger(__name__)
 
@@ -97,15 +97,10 @@ def serve_model(descriptor: int) -> None:
         flush_seconds=BUSY_FLUSH_SECONDS if busy else FLUSH_SECONDS,
         pause_seconds=FIRST_PAUSE_SECONDS if busy else 0.0,
         eyes=eyes,
-        grammars=Grammars(partial(_compiler, model_dir, limits.vocabulary, tokenizer)),
+        grammars=Grammars(
+            partial(open_compiler, model_dir, limits.vocabulary, tokenizer.eos_token_ids)
+        ),
     ).run()
-
-
-def _compiler(model_dir: Path, vocabulary: int, tokenizer: ChatTokenizer) -> Compiler:
-    """Load what compiles grammars, at the first one: it takes half a second and 60 MB."""
-    from edgekit.agent.serve.worker.grammar.compiler import Compiler as Real  # noqa: PLC0415  as above
-
-    return Real(model_dir / TOKENIZER, vocabulary, tokenizer.eos_token_ids)
 
 
 def _loaded(

@@ -31,10 +31,10 @@ def no_tokens() -> Sequence[int]:
 
 
 class Systems:
-    """The tokens of system messages and tools, remembered.
+    """The tokens of system messages, remembered.
 
     Args:
-        encode: turns a chat, tools and options of the template into a prompt's tokens.
+        encode: turns a chat into a prompt's tokens.
     """
 
     def __init__(

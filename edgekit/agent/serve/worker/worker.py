@@ -34,10 +34,10 @@ from edgekit.agent.serve.pipe import (
 from edgekit.agent.serve.worker import beam
 from edgekit.agent.serve.worker.admission import Admitted, RefusedError, admit
 from edgekit.agent.serve.worker.answer.answer import FLUSH_SECONDS, Answer
+from edgekit.agent.serve.worker.answer.calls import reader_of
 from edgekit.agent.serve.worker.answer.logprobs import LogprobReader
 from edgekit.agent.serve.worker.answer.pieces import Piece, Reader
 from edgekit.agent.serve.worker.answer.text import Tokenizer, role_of
-from edgekit.agent.serve.worker.answer.thinking import ThinkingReader, opens_thinking
 from edgekit.agent.serve.worker.decoder import BeamSearch, Decoder
 from edgekit.agent.serve.worker.generation import Generation
 from edgekit.agent.serve.worker.grammar.grammars import Grammars
@@ -403,10 +403,7 @@ class Worker:
         )
 
     def _reader(self, start: Start, prompt: list[int]) -> Reader | None:
-        """Return what takes the answer's text apart; None where all of it is text."""
-        if self._marks is None or start.constraint is not None:
-            return None
-        return ThinkingReader(self._marks, opens_thinking(self._tokenizer, self._marks, prompt))
+        return reader_of(start, prompt, self._tokenizer, self._marks)
 
     def _logprobs(self, start: Start) -> LogprobReader | None:
         """Return what reads the log-probabilities of the answer's tokens, if they are wanted."""

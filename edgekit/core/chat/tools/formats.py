@@ -47,6 +47,7 @@ class Format:
         return (*self.opens, *self.closes, *names)
 
 
+CHAT_RECORD = "chat.json"  # in a packed model's folder
 OURS = "edgekit"  # for a model whose template knows no tools
 _OBJECT, _ARGUMENTS = '{"name": "', '", "arguments": '
 FORMATS: Mapping[str, Format] = {
@@ -163,15 +164,17 @@ class Calling(msgspec.Struct, frozen=True):
         tools: the names of the functions that may be called; no other is.
         special: tags of the format that are special tokens, which the answer's text must show.
         single: the answer ends with its first call.
+        free: text may stand before the calls.
     """
 
     format: str
     tools: list[str]
     special: list[str] = []
     single: bool = False
+    free: bool = True
 
 
 class ChatRecord(msgspec.Struct, frozen=True):
-    """What `pack` found out of a model's chat template; `chat.json` of the model's folder."""
+    """What `pack` found out of a model's chat template; the file `CHAT_RECORD`."""
 
     tools: ToolFormat = ToolFormat()

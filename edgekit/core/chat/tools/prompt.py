@@ -8,13 +8,15 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from edgekit.core import pictures
 from edgekit.core.chat.calls import ToolCall
+from edgekit.core.chat.constraint import constraint_of
 from edgekit.core.chat.request import ChatMessage, ChatRequest
 from edgekit.core.chat.tools.check import arguments_of
 from edgekit.core.chat.tools.formats import Calling, ToolFormat, format_of, written
-from edgekit.core.chat.tools.request import Tool
+from edgekit.core.chat.tools.request import Tool, forced_tools, may_repeat, offered
 
-Turn = tuple[str, str | list[Any]] | dict[str, Any]
+Turn = tuple[str, pictures.Content] | dict[str, Any]
 
 
 class Told(NamedTuple):
@@ -50,18 +52,18 @@ def told(request: ChatRequest, how: ToolFormat) -> Told:
     return Told(_with_text(turns, how.told, _listing(shown, how)), [])
 
 
-def offered(request: ChatRequest) -> list[Tool]:
-    """Return the tools that the model may call."""
-    return [] if request.tool_choice == "none" else list(request.tools or ())
-
-
 def calling(request: ChatRequest, how: ToolFormat) -> Calling | None:
     """Return how the answer's calls are read; None if there can be none."""
     tools = offered(request)
     if not tools:
         return None
-    names = [tool.function.name for tool in tools]
-    return Calling(how.name, names, list(how.special), request.parallel_tool_calls is False)
+    return Calling(
+        how.name,
+        [tool.function.name for tool in tools],
+        list(how.special),
+        single=not may_repeat(request),
+        free=not forced_tools(request) and constraint_of(request) is None,
+    )
 
 
 def _turn(message: ChatMessage, how: ToolFormat) -> Turn:
@@ -72,9 +74,13 @@ def _turn(message: ChatMessage, how: ToolFormat) -> Turn:
     if message.tool_call_id is not None:
         more["tool_call_id"] = message.tool_call_id
     if not more:
-        return message.role, message.parts
+        return message.turn
     content = None if message.content is None else message.parts
-    return {"role": message.role, "content": content, **more}
+    return {**_fields(message.turn), "content": content, **more}
+
+
+def _fields(turn: Turn) -> dict[str, Any]:
+    return {"role": turn[0], "content": turn[1]} if isinstance(turn, tuple) else turn
 
 
 def _call(call: ToolCall, how: ToolFormat) -> dict[str, Any]:
@@ -110,17 +116,12 @@ def _as_texts(messages: Sequence[ChatMessage], how: ToolFormat) -> list[Turn]:
         if results:
             turns.append(("user", "\n".join(results)))
             results = []
-        parts = message.parts
+        turn = message.turn
         if message.tool_calls:
             calls = ((call.function.name, call.function.arguments) for call in message.tool_calls)
             lines = [message.text, written(format_of(how.name), calls)]
-            parts = "\n".join(line for line in lines if line)
-        further = message.further
-        turns.append(
-            {"role": message.role, "content": parts, **further}
-            if further
-            else (message.role, parts)
-        )
+            turn = {**_fields(turn), "content": "\n".join(line for line in lines if line)}
+        turns.append(turn)
     return [*turns, ("user", "\n".join(results))] if results else turns
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
 from edgekit.core.chat.text import Text
+
+if TYPE_CHECKING:
+    from edgekit.core.chat.request import ChatRequest
 
 MAX_TOOLS = 128  # as OpenAI's API
 
@@ -47,3 +50,23 @@ class NamedTool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 ToolChoice = Literal["none", "auto", "required"] | NamedTool
+
+
+def offered(request: ChatRequest) -> list[Tool]:
+    """Return the tools that the model may call."""
+    return [] if request.tool_choice == "none" else list(request.tools or ())
+
+
+def forced_tools(request: ChatRequest) -> list[Tool]:
+    """Return the tools one of which the answer must call; none where the model is free."""
+    tools = offered(request)
+    if isinstance(request.tool_choice, NamedTool):
+        name = request.tool_choice.function.name
+        return [tool for tool in tools if tool.function.name == name]
+    return tools if request.tool_choice == "required" else []
+
+
+def may_repeat(request: ChatRequest) -> bool:
+    """Whether the answer may have several calls: a named tool is called once."""
+    named = isinstance(request.tool_choice, NamedTool)
+    return request.parallel_tool_calls is not False and not named

@@ -6,6 +6,7 @@ compilation and of each token, so that no grammar holds up the other answers for
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,11 +32,11 @@ LIMITS: dict[str, Any] = {
 }
 JSON_OPTIONS: Any = {"whitespace_flexible": False, "lenient": False, "coerce_one_of": False}
 NO_IDS: Ids = np.empty(0, dtype=np.intp)
-MAX_TRIES = 64  # parts of a refused schema that are compiled to find the place
+SEARCH_SECONDS = 0.5  # for the place in a refused schema
 MAX_SAID = 300  # characters of the library's words
 
 
-class Compiler:
+class TokenCompiler:
     """Compiles for one tokenizer.
 
     Args:
@@ -60,10 +61,9 @@ class Compiler:
         found = self._tried(constraint.kind, constraint.source, constraint.trusted)
         if isinstance(found, MatcherGuide):
             return found
-        place = ""
         if constraint.kind == "json_schema":
-            place = self._place(msgspec.json.decode(constraint.source))
-        raise GrammarError(found + place)
+            found += f", at {self._place(msgspec.json.decode(constraint.source), found)}"
+        raise GrammarError(found)
 
     def _tried(self, kind: str, source: str, trusted: bool = False) -> MatcherGuide | str:
         """Compile; return the error where that fails."""
@@ -86,21 +86,21 @@ class Compiler:
             return str(error)
         return guide
 
-    def _place(self, root: dict[str, Any]) -> str:
-        """Find the smallest part of a refused schema that is refused by itself."""
+    def _place(self, root: dict[str, Any], said: str) -> str:
+        """Find the smallest part of a refused schema that is refused in the same words."""
         shared = {name: root[name] for name in ("$schema", "$defs", "definitions") if name in root}
-        at, schema, tries = "", root, 0
-        below = list(subschemas(root, ""))
-        while below and tries < MAX_TRIES:
+        words = said.partition("\n")[0]
+        until = time.monotonic() + SEARCH_SECONDS
+        at, below = "", list(subschemas(root, ""))
+        while below and time.monotonic() < until:
             where, part = below.pop(0)
             if not isinstance(part, dict):
                 continue
-            tries += 1
             alone = msgspec.json.encode(shared | part).decode()
-            if isinstance(self._tried("json_schema", alone), str):
-                at, schema = where, part
-                below = list(subschemas(schema, at))
-        return f", at {at or 'the root'} of the schema"
+            found = self._tried("json_schema", alone)
+            if isinstance(found, str) and found.partition("\n")[0] == words:
+                at, below = where, list(subschemas(part, where))
+        return f"{at or 'the root'} of the schema"
 
 
 class MatcherGuide:

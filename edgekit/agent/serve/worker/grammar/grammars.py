@@ -29,6 +29,14 @@ KEPT = 32  # compiled grammars
 COMPILE_SECONDS = 10.0  # then the prompt is refused; the library's limits end it far earlier
 
 
+class NoCompilerError(GrammarError):
+    """This device cannot compile grammars now; `code` is a protocol error code."""
+
+    def __init__(self, code: str, what: str) -> None:
+        super().__init__(what)
+        self.code = code
+
+
 class Grammar(Protocol):
     """A compiled grammar."""
 
@@ -38,7 +46,7 @@ class Grammar(Protocol):
 
 
 class Compiler(Protocol):
-    """Compiles grammars for one model; `compiler.Compiler` is the real one."""
+    """Compiles grammars for one model; `compiler.TokenCompiler` is the real one."""
 
     def compile(self, constraint: Constraint) -> Grammar:
         """Compile; raises GrammarError."""
@@ -52,14 +60,14 @@ class _Entry:
 
 
 def _nothing() -> Compiler:
-    raise ImportError("no compiler")
+    raise NoCompilerError("unsupported_parameter", "this device compiles no grammars")
 
 
 class Grammars:
     """Compiled grammars by digest.
 
     Args:
-        open_compiler: makes the compiler at the first grammar; it may raise ImportError.
+        open_compiler: makes the compiler at the first grammar; it may raise NoCompilerError.
         clock: monotonic seconds.
     """
 
@@ -112,6 +120,8 @@ class Grammars:
             return None
         try:
             return self._guide(constraint)
+        except NoCompilerError as error:
+            raise RefusedError(error.code, str(error), constraint.param) from error
         except GrammarError as error:
             raise RefusedError("invalid_request", str(error), constraint.param) from error
 
@@ -120,6 +130,8 @@ class Grammars:
         if entry is None or not entry.future.done():
             raise GrammarError(f"it was not compiled within {COMPILE_SECONDS:.0f} s")
         error = entry.future.exception()
+        if isinstance(error, NoCompilerError):  # of the moment: the next prompt tries again
+            del self._entries[_digest(constraint)]
         if isinstance(error, GrammarError):
             raise error
         if error is not None:  # a panic of the library is one of Python's base exceptions
@@ -138,15 +150,7 @@ class Grammars:
     def _compile(self, constraint: Constraint) -> Grammar:
         if self._compiler is None:
             before, began = _resident_mb(), time.monotonic()
-            try:
-                self._compiler = self._open()
-            except ImportError as error:
-                raise GrammarError(
-                    f"this release has nothing to compile grammars ({error}): pack the model again "
-                    "with this version of edgekit"
-                ) from error
-            except Exception as error:  # native code raises the bare type
-                raise GrammarError(f"the model's tokens cannot be read: {error}") from error
+            self._compiler = self._open()
             log.info(
                 "the first grammar: the token table took %.2f s and %.0f MB",
                 *(time.monotonic() - began, _resident_mb() - before),
