@@ -12,7 +12,7 @@ from benchmarks.transfer.devices import Devices, Sending, devices
 FILE_BYTES = 512 << 20
 FAR_BYTES = 512 << 20
 SESSION_BYTES = 128 << 20
-TEN_BYTES = 128 << 20
+TEN_BYTES = 512 << 20
 RTT_MS = 80.0
 TEN = 10
 HERE = "over loopback into memory, by turns, with the connection"

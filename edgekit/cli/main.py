@@ -48,6 +48,7 @@ _VERBS = {
     "rules": "rules:app",
     "forget": "forget:forget",
     "broker": "broker:app",
+    "gateway": "gateway:app",
     "demo": "demo:demo",
 }
 

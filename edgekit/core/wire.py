@@ -18,6 +18,8 @@ from edgekit.core.repeated import check_keys
 from edgekit.errors import EdgekitError
 
 MAX_BODY_BYTES = 128 * 1024  # also of the texts of a body with pictures
+# The largest body that any device takes, and the topic and the properties that come with it
+LARGEST_PROMPT_BYTES = pictures.MOST_BODY_BYTES + (64 << 10)
 MAX_EXPIRY_SECONDS = 3600
 MAX_CORRELATION_BYTES = 64
 MAX_RESPONSE_TOPIC_CHARS = 512  # the journal keeps it with the prompt

@@ -22,9 +22,9 @@ import paramiko
 import pytest
 
 from edgekit.errors import UnreachableError
-from edgekit.fleet import remote as remote_module
 from edgekit.fleet.facts import PROBE
-from edgekit.fleet.remote import SshRemote
+from edgekit.fleet.link import remote as remote_module
+from edgekit.fleet.link.remote import SshRemote
 from edgekit.fleet.transfer import bring, chacha, source
 from edgekit.fleet.transfer.cap import Cap
 from edgekit.fleet.transfer.reverse import MOST_CHANNELS, NoForwardingError, listening
@@ -86,6 +86,13 @@ def test_a_pull_outlives_new_keys(
         assert remote.bring([wanted], lambda _: keys.append(transport.H)) == ""
     assert whole(wanted)
     assert len(set(keys)) > 2
+
+
+def test_a_device_that_speaks_no_gcm_pulls(tmp_path: Path) -> None:
+    wanted = blob(tmp_path, 5 << 20)
+    with device(tmp_path / "ctr", "Ciphers aes256-ctr\n"), closing(SshRemote("device")) as remote:
+        assert remote.bring([wanted], lambda _: None) == ""
+    assert whole(wanted)
 
 
 def test_a_device_without_aes_pulls_with_chacha20(
@@ -307,7 +314,7 @@ import sys
 from pathlib import Path
 from edgekit.core.digest import Digest
 from edgekit.fleet.facts import PROBE
-from edgekit.fleet.remote import SshRemote
+from edgekit.fleet.link.remote import SshRemote
 from edgekit.fleet.transfer.cap import Cap
 from edgekit.fleet.transfer.values import WantedBlob
 

@@ -101,7 +101,7 @@ class Breaking:
         self._sock, self._chance, self._share = sock, chance, share
         self.recv, self.settimeout, self.close = sock.recv, sock.settimeout, sock.close
 
-    def send(self, data: bytes) -> int:
+    def send(self, data: memoryview) -> int:
         """Send, or reset."""
         if self._chance.random() < self._share:
             reset(self._sock)

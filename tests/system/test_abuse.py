@@ -200,7 +200,16 @@ def test_a_body_above_128_kib_is_refused_and_one_below_is_read(device: Attacked)
 
 def test_a_packet_above_what_the_device_takes_is_kept_back_by_the_broker(device: Attacked) -> None:
     mallory = device.stranger("mallory")
-    assert nothing_was_said(device, mallory.ask(b"x" * (300 << 10)))
+    assert nothing_was_said(device, mallory.ask(b"x" * (900 << 10)))
+
+
+@pytest.mark.parametrize("kib", [300, 510, 768])
+def test_a_prompt_for_a_pool_of_devices_that_see_is_refused_by_name_by_one_that_does_not(
+    device: Attacked, kib: int
+) -> None:
+    mallory = device.stranger("mallory")
+    prompt = mallory.ask(b"x" * (kib << 10))
+    assert mallory.reply(prompt).json["error"]["code"] == "payload_too_large"
 
 
 def test_a_packet_above_the_broker_s_limit_costs_its_sender_the_connection_and_nobody_else(

@@ -38,7 +38,7 @@ PLANTED = [
     ("One door to Hugging Face's tokens", "agent/serve/worker/admission.py", "import tokenizers"),
     (
         "Two doors to templates, of chats and of the report",
-        "fleet/rollout/told.py",
+        "fleet/rollout/telling/told.py",
         "import jinja2",
     ),
     ("Core never acts", "fleet/rollout/report/axis.py", "import time"),
@@ -63,6 +63,10 @@ PLANTED = [
     ),
     ("The builder's rooms", "builder/tools/job.py", "import edgekit.builder.source.find"),
     ("The builder's rooms", "builder/plan/plan.py", "import edgekit.builder.make.told"),
+    ("Who asks devices", "broker/write.py", "import edgekit.client.asking"),
+    ("The gateway's rooms", "gateway/catalog.py", "import edgekit.gateway.hub"),
+    ("One door to HTTP", "gateway/hub.py", "import starlette.requests"),
+    ("Core never acts", "gateway/chunks.py", "import time"),
     ("The builder's rooms", "builder/newroom.py", "import edgekit.errors"),  # in no layer
 ]
 

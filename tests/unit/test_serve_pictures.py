@@ -217,9 +217,12 @@ def test_the_models_config_tells_the_agent(
     assert takes_pictures(tmp_path) is takes
 
 
-@pytest.mark.parametrize(("vision", "packet_bytes"), [(False, 256 * KIB), (True, 1020 * KIB)])
+@pytest.mark.parametrize(
+    ("vision", "packet_bytes", "room_bytes"),
+    [(False, 832 * KIB, 256 * KIB), (True, 1020 * KIB, 1020 * KIB)],
+)
 def test_packet_limit_and_journal_check_follow(
-    tmp_path: Path, vision: bool, packet_bytes: int
+    tmp_path: Path, vision: bool, packet_bytes: int, room_bytes: int
 ) -> None:
     model, ready, tuning = (tmp_path / name for name in ("model", "ready", "tuning"))
     model.mkdir()
@@ -230,6 +233,6 @@ def test_packet_limit_and_journal_check_follow(
         AgentConfig("pi"), bundle(), "sha256:r", model, ready, tuning, "a", journal, Notifier({})
     )
     assert service._mqtt._engine.client.max_packet_bytes == packet_bytes
-    assert service._journal._check_bytes == packet_bytes
+    assert service._journal._check_bytes == room_bytes
     assert service._session.takes_pictures is vision
     service._journal.check()

@@ -17,6 +17,7 @@ import paramiko
 from paramiko.auth_strategy import AuthFailure
 
 from edgekit.errors import EdgekitError, UnreachableError, UsageError
+from edgekit.fleet.ssh.burst import BurstPacketizer
 from edgekit.fleet.ssh.destination import Destination, parse_destination
 from edgekit.fleet.ssh.hostkeys import CERT
 from edgekit.fleet.ssh.login import Login
@@ -145,7 +146,7 @@ class SshConnection(fabric.Connection):  # type: ignore[misc]  # fabric has no t
         algorithms = offered_algorithms(settings, HOST_ALGORITHMS)
 
         def transport(*args: Any, **kwargs: Any) -> paramiko.Transport:
-            made = _Transport(*args, **kwargs)
+            made = _Transport(*args, packetizer_class=BurstPacketizer, **kwargs)
             made.host_algorithms = tuple(algorithms)
             made.clear_to_send_timeout = REKEY_SECONDS
             made.allow_only(settings)

@@ -16,6 +16,7 @@ from typing import Any
 
 import paramiko
 
+from edgekit.fleet.ssh.burst import send_burst
 from edgekit.fleet.transfer.source import BlobSource
 
 # Both families, and loopback alone whatever GatewayPorts says: other origins are turned away here
@@ -33,6 +34,20 @@ class Listener:
 
     port: int
     rtt_seconds: float
+
+
+class _Bursts:
+    """A channel as a stream that sends in bursts."""
+
+    def __init__(self, channel: Any) -> None:
+        self._channel = channel
+        self.recv = channel.recv
+        self.settimeout = channel.settimeout
+        self.close = channel.close
+
+    def send(self, data: memoryview) -> int:
+        """Send some of the bytes; how many."""
+        return send_burst(self._channel, data)
 
 
 class _Pump:
@@ -58,7 +73,7 @@ class _Pump:
     def _serve(self, channel: Any) -> None:
         try:
             with suppress(paramiko.SSHException):
-                self._source.serve(channel)
+                self._source.serve(_Bursts(channel))
         finally:
             with self._lock:
                 self._channels.discard(channel)

@@ -13,13 +13,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from edgekit.fleet.transfer.cap import Cap
 from edgekit.fleet.transfer.values import WantedBlob
 
-# Of one SSH packet: what paramiko takes for a channel of OpenSSH, without cutting a piece again
-PIECE_BYTES = (1 << 15) - 64
+PACKET_BYTES = (1 << 15) - 64  # of data in an SSH packet for a channel of OpenSSH
+PIECE_BYTES = 8 * PACKET_BYTES  # that one call sends
 HEAD_BYTES = 4096  # of a request; ours have 200
 STRANGER_SECONDS = 10.0  # until the first request is there
 IDLE_SECONDS = 60.0  # between two requests, and for a client that takes no bytes
@@ -36,7 +36,7 @@ class Stream(Protocol):
         """Bytes that came; none at the end."""
         ...
 
-    def send(self, data: bytes, /) -> int:
+    def send(self, data: memoryview, /) -> int:
         """Send some of the bytes; how many."""
         ...
 
@@ -81,14 +81,18 @@ class BlobSource:
         """Answer the requests of one connection until it ends; nothing is raised."""
         with suppress(BrokenError, OSError, EOFError):
             rest, seconds = b"", STRANGER_SECONDS
+            buffer = memoryview(b"")
             while True:
                 head, rest = _head(stream, rest, seconds)
-                self._answer(stream, head)
+                blob, first, last = self._asked(stream, head)
+                buffer = buffer or memoryview(bytearray(PIECE_BYTES))  # not for a stranger
+                self._send(stream, blob, first, last, buffer)
                 seconds = IDLE_SECONDS
         with suppress(OSError, EOFError):
             stream.close()
 
-    def _answer(self, stream: Stream, head: bytes) -> None:
+    def _asked(self, stream: Stream, head: bytes) -> tuple[WantedBlob, int, int]:
+        """The blob that a request names, and its first and last byte; others are refused."""
         request, *lines = head.decode("latin-1").split("\r\n")
         fields = {}
         for line in lines:
@@ -101,17 +105,17 @@ class BlobSource:
         blob = self._blobs.get(found[1]) if found else None
         if blob is None:
             _refuse(stream, 404)
-            return
         asked = _RANGE.fullmatch(fields.get("range", ""))
         if asked is None:
             _refuse(stream, 400)
-            return
         first, last = int(asked[1]), int(asked[2])
         if not first <= last < blob.size:
             _refuse(stream, 416)
-        self._send(stream, blob, first, last)
+        return blob, first, last
 
-    def _send(self, stream: Stream, blob: WantedBlob, first: int, last: int) -> None:
+    def _send(
+        self, stream: Stream, blob: WantedBlob, first: int, last: int, buffer: memoryview
+    ) -> None:
         descriptor = os.open(blob.source, os.O_RDONLY)
         stream.settimeout(IDLE_SECONDS)
         try:
@@ -124,13 +128,13 @@ class BlobSource:
             )
             at = first
             while at <= last:
-                piece = os.pread(descriptor, min(PIECE_BYTES, last + 1 - at), at)
-                if not piece:
+                size = os.preadv(descriptor, [buffer[: last + 1 - at]], at)
+                if not size:
                     raise BrokenError  # our file was cut meanwhile: the device tells it by its hash
-                self._cap.take(len(piece))
-                _all(stream, piece)
-                at += len(piece)
-                self._count(len(piece))
+                self._cap.take(size)
+                _all(stream, buffer[:size])
+                at += size
+                self._count(size)
         finally:
             os.close(descriptor)
 
@@ -155,15 +159,16 @@ def _head(stream: Stream, data: bytes, seconds: float) -> tuple[bytes, bytes]:
     return head, rest
 
 
-def _refuse(stream: Stream, status: int) -> None:
+def _refuse(stream: Stream, status: int) -> NoReturn:
     text = f"HTTP/1.1 {status} {_REASONS[status]}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
     _all(stream, text.encode())
     raise BrokenError
 
 
-def _all(stream: Stream, data: bytes) -> None:
-    while data:
-        done = stream.send(data)
+def _all(stream: Stream, data: bytes | memoryview) -> None:
+    left = memoryview(data)
+    while left:
+        done = stream.send(left)
         if not done:
             raise BrokenError
-        data = data[done:]
+        left = left[done:]

@@ -9,10 +9,10 @@ from edgekit.agent.serve.loop.exporter import Exporter
 from edgekit.agent.serve.loop.notify import Notifier
 from edgekit.agent.serve.loop.stall import longest_silence_seconds, stall_of, status_line
 from edgekit.agent.serve.session.events import Snapshot
-from edgekit.agent.serve.session.exposition import prometheus
 from edgekit.agent.serve.session.presence import METRICS_SECONDS, metrics_message
 from edgekit.core import wire
 from edgekit.core.config import AgentConfig
+from edgekit.core.exposition import prometheus
 
 log = logging.getLogger(__name__)
 

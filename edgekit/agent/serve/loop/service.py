@@ -123,10 +123,12 @@ class Service:
         self._ready_file = ready_file
         epoch = time.time() - time.monotonic()
         pictures = takes_pictures(model_dir)
-        max_packet_bytes = PACKET_RATIO * wire.max_body_bytes(pictures, config.images_per_prompt)
+        room_bytes = PACKET_RATIO * wire.max_body_bytes(pictures, config.images_per_prompt)
+        # A pool may have devices that take pictures: what is for them is refused here by name
+        max_packet_bytes = max(room_bytes, wire.LARGEST_PROMPT_BYTES)
         chat = chat_record(model_dir)
         self._session = Session(config, bundle, release, version, epoch, pictures, chat)
-        self._journal = Journal(journal, check_bytes=max_packet_bytes)
+        self._journal = Journal(journal, check_bytes=room_bytes)
         self._storage = Storage(self._journal)
         self._disk = journal.parent
         self._events: deque[Event] = deque()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgekit.agent.serve.pipe import Cancel, Done, Generated, Heartbeat, Ready, Refused, Start
-from edgekit.agent.serve.session.exposition import Family
 from edgekit.agent.serve.session.prompt import JournalRow
 from edgekit.core import wire
+from edgekit.core.exposition import Family
 from edgekit.core.quality import QualityReport
 from edgekit.errors import EdgekitError
 from edgekit.mqtt.terms import NO_PACKET_LIMIT

@@ -14,8 +14,8 @@ from itertools import accumulate
 from typing import Literal
 
 from edgekit.agent.serve.session.events import Readings
-from edgekit.agent.serve.session.exposition import Buckets, Family
 from edgekit.core.chat.completion import Timings, Usage
+from edgekit.core.exposition import Buckets, Family
 
 CANCELLED = "cancelled"
 MB = 1 << 20

@@ -9,11 +9,11 @@ import msgspec
 
 from edgekit.agent.serve.pipe import Ready
 from edgekit.agent.serve.session.events import Publish, Readings
-from edgekit.agent.serve.session.exposition import Family, as_json
 from edgekit.agent.serve.session.replies import status_message
 from edgekit.core import payloads, pictures, topics, wire
 from edgekit.core.chat import capabilities
 from edgekit.core.config import AgentConfig
+from edgekit.core.exposition import Family, as_json
 from edgekit.core.manifest import BundleConfig
 from edgekit.core.quality import QualityReport
 

@@ -80,9 +80,6 @@ class Generation:
         self._forget(kept)
         self._guide = guide
         self.refusal: Refused | None = None  # the grammar grew too complex
-        self._opening = guide.opening[:limit] if guide else ()  # in the slot before the answer
-        if self._opening:
-            self._feed_next([*prompt, *self._opening])
 
     @property
     def load(self) -> Load:
@@ -100,8 +97,21 @@ class Generation:
 
     @property
     def begun(self) -> bool:
-        """Whether the answer has a token."""
-        return self._answer.first_at is not None
+        """Whether the prompt is computed."""
+        return self._prefilled is not None
+
+    def open(self) -> str:
+        """Say what every answer of the grammar begins with; return why it ends there, if it does.
+
+        Nothing is computed for it. It goes into the slot with the prompt.
+        """
+        if self._guide is None:
+            return ""
+        opening = self._guide.opening[: self._limit]
+        reason = self._add(opening, self._guide)
+        if opening and not reason:
+            self._feed_next([*self._wanted, *opening])
+        return reason
 
     @property
     def pending(self) -> int | None:
@@ -196,10 +206,6 @@ class Generation:
         """As `choose`, but what the grammar forces goes in with the chosen token, as one slice."""
         assert self._sampler is not None
         assert self._logits is not None
-        reason = self._add(self._opening, guide)
-        self._opening = ()
-        if reason:
-            return reason
         try:
             allowed = guide.allowed()
             token = self._sampler.choose(self._logits, allowed)
@@ -247,6 +253,7 @@ class Generation:
         """End the answer here, and return its result."""
         now, count = self._clock(), self._answer.count
         prefilled = self._prefilled or now
+        first = max(self._answer.first_at or now, prefilled)  # the first that the model chose
         said = self._answer.finish(now)
         return Done(
             self.start.key,
@@ -261,7 +268,7 @@ class Generation:
             Timings(
                 queue_ms=0.0,
                 prompt_ms=(prefilled - self._began) * 1e3,
-                first_token_ms=((self._answer.first_at or now) - self._began) * 1e3,
+                first_token_ms=(first - self._began) * 1e3,
                 predicted_ms=(now - prefilled) * 1e3,
                 predicted_per_second=count / max(now - prefilled, 1e-9),
             ),

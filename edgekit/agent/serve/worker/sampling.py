@@ -42,6 +42,8 @@ def _exponential() -> tuple[np.ufunc, float]:
 EXP, EXP_SCALE = _exponential()
 
 Ids = npt.NDArray[np.intp]
+Allowed = npt.NDArray[np.bool_]  # shape (vocabulary,)
+FEW = 4  # one token of so many: looking at these alone is faster
 
 
 class Sampler:
@@ -66,26 +68,29 @@ class Sampler:
         self._scratch = np.empty(0, dtype=np.float32)
         self._plain = True  # until exponentials of the bare logits leave float32's range
 
-    def choose(self, logits: Logits, allowed: Ids | None = None) -> int:
+    def choose(self, logits: Logits, allowed: Allowed | None = None) -> int:
         """Return the next token id.
 
         Args:
             logits: float32, shape (vocabulary,); left unchanged.
-            allowed: the tokens to choose from; None allows all.
+            allowed: of each token whether it may be chosen, at least one; None allows all.
         """
+        raw = logits
         if self._processors:
             logits = logits.copy()
             for process in self._processors:
                 process(self._answer, logits)
             np.clip(logits, None, LARGEST, out=logits)  # a penalty may have made one infinite
+        ids: Ids | None = None  # None: the whole vocabulary
         if allowed is not None:
-            logits = logits[allowed]
-        # Custom processors may have forbidden all that a grammar allows: then its first one is it.
-        plain = self._sampling.temperature == 0 or (
-            allowed is not None and not np.isfinite(logits.max())
-        )
-        at = int(logits.argmax()) if plain else self._draw(logits)
-        token = at if allowed is None else int(allowed[at])
+            logits, ids = _narrowed(logits, allowed)
+        at = int(logits.argmax())
+        # Custom processors may have forbidden all that a grammar allows: then it takes any of it.
+        if self._sampling.temperature > 0 and logits[at] > -LARGEST:
+            at = self._draw(logits)
+        token = at if ids is None else int(ids[at])
+        if allowed is not None and not allowed[token]:  # at the edge of a float's precision
+            token = int(np.where(allowed, raw, -np.inf).argmax())
         self._answer.append(token)
         return token
 
@@ -131,6 +136,16 @@ class Sampler:
             np.maximum(weights, NOTHING, out=weights)
             mass = _exponentiate(weights)
         return weights, mass
+
+
+def _narrowed(logits: Logits, allowed: Allowed) -> tuple[Logits, Ids | None]:
+    """Return the logits of the few allowed tokens, and these; or all, where the others are -inf."""
+    if np.count_nonzero(allowed) * FEW < allowed.size:
+        ids = np.flatnonzero(allowed)
+        return logits[ids], ids
+    logits = logits.copy()
+    logits[np.flatnonzero(~allowed)] = -np.inf
+    return logits, None
 
 
 def _exponentiate(weights: Logits) -> float:

@@ -382,7 +382,7 @@ class Worker:
         def send(piece: Piece) -> None:
             self._send(Generated(start.key, *msgspec.structs.astuple(piece)))
 
-        self._running[slot.number] = Generation(
+        self._running[slot.number] = generation = Generation(
             start,
             self._decoder,
             slot,
@@ -401,6 +401,8 @@ class Worker:
             reader=self._logprobs(start),
             guide=guide,
         )
+        if reason := generation.open():
+            self._end(generation, reason)
 
     def _reader(self, start: Start, prompt: list[int]) -> Reader | None:
         return reader_of(start, prompt, self._tokenizer, self._marks)

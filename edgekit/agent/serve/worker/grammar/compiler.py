@@ -13,9 +13,10 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
-from edgekit.agent.serve.worker.grammar.guide import GrammarError, Ids
+from edgekit.agent.serve.worker.grammar.guide import Allowed, GrammarError
 from edgekit.core.chat.constraint import Constraint
 from edgekit.core.chat.schema import subschemas
 
@@ -31,6 +32,7 @@ LIMITS: dict[str, Any] = {
     "verbose_errors": False,
 }
 JSON_OPTIONS: Any = {"whitespace_flexible": False, "lenient": False, "coerce_one_of": False}
+Ids = npt.NDArray[np.intp]
 NO_IDS: Ids = np.empty(0, dtype=np.intp)
 SEARCH_SECONDS = 0.5  # for the place in a refused schema
 MAX_SAID = 300  # characters of the library's words
@@ -48,6 +50,7 @@ class TokenCompiler:
     def __init__(self, tokenizer: Path, vocabulary: int, ends: Collection[int]) -> None:
         text = tokenizer.read_text(encoding="utf-8")
         self._tokens = LLTokenizer(text, n_vocab=vocabulary, eos_token=sorted(ends))
+        self._vocabulary = vocabulary
         self._limits = LLParserLimits(**LIMITS)
         special = (n for n in range(vocabulary) if self._tokens.is_special_token(n))
         self._control: Ids = np.array([n for n in special if n not in ends], dtype=np.intp)
@@ -77,7 +80,7 @@ class TokenCompiler:
             return _short(matcher.get_error())
         if warnings := matcher.get_grammar_warnings():
             return _short("; ".join(warnings))
-        guide = MatcherGuide(matcher, NO_IDS if trusted else self._control)
+        guide = MatcherGuide(matcher, self._vocabulary, NO_IDS if trusted else self._control)
         try:
             guide.opening = guide.forced()
             if not guide.ended:
@@ -108,34 +111,39 @@ class MatcherGuide:
 
     Args:
         matcher: at the beginning of the answer.
+        vocabulary: how many tokens there are.
         forbidden: tokens that never come, whatever the grammar says.
         opening: the tokens that every answer begins with; the matcher has taken them.
     """
 
-    def __init__(self, matcher: LLMatcher, forbidden: Ids, opening: Sequence[int] = ()) -> None:
+    def __init__(
+        self, matcher: LLMatcher, vocabulary: int, forbidden: Ids, opening: Sequence[int] = ()
+    ) -> None:
         self._matcher = matcher
+        self._vocabulary = vocabulary
         self._forbidden = forbidden
         self.opening = opening
 
     def copy(self) -> MatcherGuide:
         """Return a guide in the same state."""
-        return MatcherGuide(self._matcher.deep_copy(), self._forbidden, self.opening)
+        return MatcherGuide(
+            self._matcher.deep_copy(), self._vocabulary, self._forbidden, self.opening
+        )
 
     @property
     def ended(self) -> bool:
         """Whether the answer matches and nothing may follow."""
         return self._matcher.is_stopped() and not self._matcher.is_error()
 
-    def allowed(self) -> Ids:
-        """Return the tokens that may come next."""
+    def allowed(self) -> Allowed:
+        """Return of each token whether it may come next."""
         mask = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         self._check()
-        bits = np.unpackbits(mask, bitorder="little")
-        bits[self._forbidden] = 0
-        ids = np.flatnonzero(bits)
-        if not ids.size:
+        allowed = np.unpackbits(mask, count=self._vocabulary, bitorder="little").view(np.bool_)
+        allowed[self._forbidden] = False
+        if not allowed.any():
             raise GrammarError("no token can go on with this grammar")
-        return ids
+        return allowed
 
     def forced(self) -> list[int]:
         """Return the tokens that must come next, and count them as taken."""

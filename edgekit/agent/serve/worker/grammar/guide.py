@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-Ids = npt.NDArray[np.intp]
+Allowed = npt.NDArray[np.bool_]
 
 
 class GrammarError(Exception):
@@ -28,8 +28,8 @@ class Guide(Protocol):
         """Whether the answer matches and nothing may follow."""
         ...
 
-    def allowed(self) -> Ids:
-        """Return the tokens that may come next, in ascending order; at least one.
+    def allowed(self) -> Allowed:
+        """Return of each token whether it may come next, shape (vocabulary,); at least one may.
 
         Tokens that end an answer are among them once the answer matches.
 

@@ -17,13 +17,14 @@ import os
 import select
 import signal
 import struct
-import subprocess
 import sys
 import threading
 import time
-import traceback
 import warnings
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # as typing has it; an import of that takes a sixth of our start
+    from typing import Any
 
 HEAD = struct.Struct(">4scI")
 MAGIC = b"\0EK\1"
@@ -91,7 +92,7 @@ class Relay:
             sys.exit(1)
         return frame[1] if frame[0] == b"D" else None
 
-    def _run(self, told: dict[str, Any]) -> None:
+    def _run(self, told: "dict[str, Any]") -> None:
         stdin = b""
         while (data := self._data()) is not None:
             stdin += data
@@ -101,7 +102,7 @@ class Relay:
         self._send(b"X", errors)
         self._send(b"C", json.dumps({"code": code, "late": late}).encode())
 
-    def _write(self, told: dict[str, Any]) -> None:
+    def _write(self, told: "dict[str, Any]") -> None:
         """Store bytes from an offset on; an error is told at once, not after the last byte."""
         told_already = False
         descriptor, at = -1, told["offset"]
@@ -187,6 +188,8 @@ def _be(text: bytes, words: list[str], files: list[int]) -> None:
             if isinstance(error.code, str):
                 sys.stderr.write(error.code + "\n")
         except BaseException:
+            import traceback  # noqa: PLC0415  seldom needed, and every push pays for an import
+
             traceback.print_exc()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -196,6 +199,8 @@ def _be(text: bytes, words: list[str], files: list[int]) -> None:
 
 def execute(argv: list[str], stdin: bytes, seconds: float) -> tuple[bytes, bytes, int, bool]:
     """Both outputs, the exit code, and whether the command was ended because it took too long."""
+    import subprocess  # noqa: PLC0415  a transfer needs none, and every push pays for an import
+
     name = argv[0].encode()
     argv = [os.path.expanduser(argv[0]), *argv[1:]]  # noqa: PTH111  # `python` of fleet.toml
     try:

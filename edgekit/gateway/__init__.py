@@ -1,0 +1,1 @@
+"""OpenAI over HTTP: what a gateway takes is a requester's prompt on MQTT."""

@@ -1,0 +1,158 @@
+"""The answer to one HTTP request, as an ASGI application: whole, or as server-sent events.
+
+A client that disconnects ends it, and with it the prompt. The head of a stream waits for the first
+piece of text, so that an error has its own status; after `HEAD_SECONDS` it goes out regardless,
+lest the client takes the silence of a queue for a dead server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+import msgspec
+from starlette.types import Message, Receive, Scope, Send
+
+from edgekit.gateway import chunks
+from edgekit.gateway.body import ApiRequest
+from edgekit.gateway.exchange import DeviceReply
+from edgekit.gateway.hub import Hub
+from edgekit.gateway.refusals import HttpError
+
+HEAD_SECONDS = 15.0
+STREAM = "text/event-stream; charset=utf-8"
+JSON = "application/json"
+
+
+class HttpAnswer:
+    """One answer.
+
+    Args:
+        hub: of the gateway.
+        requester: who asks.
+        asked: the request.
+        prompt_id: the `ek-id`.
+        idempotency: the Idempotency-Key, if one was given: the prompt then outlives this request.
+        deadline: in seconds.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        requester: str,
+        asked: ApiRequest,
+        *,
+        prompt_id: str,
+        idempotency: str,
+        deadline: int,
+    ) -> None:
+        self._hub, self._requester, self._asked = hub, requester, asked
+        self._prompt_id, self._idempotency, self._deadline = prompt_id, idempotency, deadline
+        self._started = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """HttpAnswer; a client that goes away ends it."""
+        with self._hub.running(self._requester, self._prompt_id):
+            answering = asyncio.create_task(self._answer(send))
+            gone = asyncio.create_task(_disconnected(receive))
+            try:
+                await asyncio.wait({answering, gone}, return_when=asyncio.FIRST_COMPLETED)
+                if answering.done():
+                    answering.result()
+            finally:
+                answering.cancel()
+                gone.cancel()
+                await asyncio.gather(answering, gone, return_exceptions=True)
+
+    async def _answer(self, send: Send) -> None:
+        exchange = await self._hub.exchange(
+            self._requester, self._asked, self._idempotency, self._prompt_id, self._deadline
+        )
+        async with aclosing(exchange.replies()) as replies:
+            if self._asked.stream:
+                await self._stream(replies, send)
+            else:
+                await self._whole(replies, send)
+
+    async def _whole(self, replies: AsyncIterator[DeviceReply | None], send: Send) -> None:
+        async for reply in replies:
+            if reply is not None and reply.kind == "final":
+                await self._send_whole(reply, send)
+                return
+
+    async def _send_whole(self, final: DeviceReply, send: Send) -> None:
+        self._note(final)
+        body = final.body
+        if self._asked.text:
+            body = chunks.text_completion(body)
+        data = msgspec.json.encode(body)
+        await self._head(send, JSON, final.device, length=len(data))
+        await send({"type": "http.response.body", "body": data})
+
+    async def _stream(self, replies: AsyncIterator[DeviceReply | None], send: Send) -> None:
+        began = time.monotonic()
+        made = None
+        try:
+            async for reply in replies:
+                data = b""
+                if reply is None:
+                    if self._started or time.monotonic() - began >= HEAD_SECONDS:
+                        data = chunks.WAITING
+                elif reply.kind in ("delta", "final"):
+                    if made is None:
+                        made = self._chunks(reply)
+                        data = made.begin()
+                    if reply.kind == "final":
+                        self._note(reply)
+                        data += made.final(reply.body)
+                    else:
+                        data += made.delta(reply.body)
+                if data:
+                    if not self._started:
+                        await self._head(send, STREAM, reply.device if reply else "")
+                    await send(_part(data))
+        except HttpError as refused:
+            if not self._started:
+                raise
+            await send(_part(chunks.event(refused.body)))
+        await send({"type": "http.response.body", "body": b""})
+
+    def _chunks(self, reply: DeviceReply) -> chunks.Chunks:
+        device = self._hub.known.get(reply.device)
+        return chunks.Chunks(
+            self._prompt_id,
+            device.model if device else self._asked.model,
+            int(time.time()),
+            usage=self._asked.usage,
+            text=self._asked.text,
+        )
+
+    def _note(self, final: DeviceReply) -> None:
+        """The device now keeps this conversation, if it answered it to the end."""
+        message = final.body["choices"][0]["message"]
+        self._hub.affinity.note(self._requester, self._asked.messages, message, final.device)
+
+    async def _head(self, send: Send, kind: str, device: str, length: int | None = None) -> None:
+        headers = {"content-type": kind, "x-request-id": self._prompt_id}
+        if device:
+            headers["edgekit-device"] = device
+        if length is not None:
+            headers["content-length"] = str(length)
+        else:
+            headers |= {"cache-control": "no-cache", "x-accel-buffering": "no"}
+        self._started = True
+        self._hub.requests[200] += 1
+        raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+        await send({"type": "http.response.start", "status": 200, "headers": raw})
+
+
+def _part(data: bytes) -> Message:
+    return {"type": "http.response.body", "body": data, "more_body": True}
+
+
+async def _disconnected(receive: Receive) -> None:
+    """Return when the client has gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

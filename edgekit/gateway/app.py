@@ -1,0 +1,181 @@
+"""The routes of the gateway: OpenAI's API, and what watches over it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from edgekit.core import exposition, pictures, wire
+from edgekit.errors import EdgekitError
+from edgekit.gateway import body, catalog, counted
+from edgekit.gateway.answer import HttpAnswer
+from edgekit.gateway.hub import Hub
+from edgekit.gateway.refusals import HttpError, no_key, of_code
+
+log = logging.getLogger(__name__)
+
+MAX_BODY_BYTES = pictures.MOST_BODY_BYTES
+BODY_SECONDS = 30.0  # for the whole body to arrive
+OWNER = "edgekit"
+
+
+def application(hub: Hub) -> Starlette:
+    """The ASGI application of a gateway whose hub somebody else starts and stops."""
+    routes = _Routes(hub)
+    return Starlette(
+        routes=[
+            Route("/v1/models", routes.models, methods=["GET"]),
+            Route("/v1/models/{model:path}", routes.model, methods=["GET"]),
+            Route("/v1/chat/completions", routes.chat, methods=["POST"]),
+            Route("/v1/completions", routes.text, methods=["POST"]),
+            Route("/v1/embeddings", routes.embeddings, methods=["POST"]),
+            Route("/health", routes.health, methods=["GET"]),
+            Route("/metrics", routes.metrics, methods=["GET"]),
+        ],
+        exception_handlers={
+            HttpError: routes.refused,
+            EdgekitError: routes.broken,
+            HTTPException: routes.unknown,
+            ClientDisconnect: routes.left,
+            Exception: routes.failed,
+        },
+    )
+
+
+class _Routes:
+    """The endpoints of one hub."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+
+    async def chat(self, request: Request) -> HttpAnswer:
+        return await self._answer(request, text=False)
+
+    async def text(self, request: Request) -> HttpAnswer:
+        return await self._answer(request, text=True)
+
+    async def _answer(self, request: Request, *, text: bool) -> HttpAnswer:
+        requester = self._requester(request)
+        headers = request.headers
+        kind = wire.media_type(headers.get("content-type", ""))
+        if kind not in ("", wire.JSON):
+            raise of_code("unsupported_media_type", f"send {wire.JSON}")
+        given = headers.get("idempotency-key", "")
+        idempotency = body.read_id(given) if given else ""
+        asked_for = headers.get("edgekit-deadline", "")
+        deadline = self._hub.settings.deadline
+        if asked_for:
+            deadline = body.read_deadline(asked_for, wire.MAX_EXPIRY_SECONDS)
+        asked = body.read(await _read(request), text=text)
+        return HttpAnswer(
+            self._hub,
+            requester,
+            asked,
+            prompt_id=idempotency or str(uuid.uuid4()),
+            idempotency=idempotency,
+            deadline=deadline,
+        )
+
+    async def models(self, request: Request) -> Response:
+        self._requester(request)
+        known = catalog.models(self._hub.known)
+        return self._json({"object": "list", "data": [_model(name) for name in known]})
+
+    async def model(self, request: Request) -> Response:
+        self._requester(request)
+        name = request.path_params["model"]
+        if name not in catalog.models(self._hub.known):
+            raise of_code("model_not_found", f"no device serves {name!r} now", "model")
+        return self._json(_model(name))
+
+    async def embeddings(self, request: Request) -> Response:
+        self._requester(request)
+        raise of_code(
+            "invalid_request",
+            "embeddings are not served: the devices of this fleet run chat models, which have "
+            "no embedding of a text",
+        )
+
+    async def health(self, _request: Request) -> Response:
+        hub = self._hub
+        state = "draining" if hub.draining else "ok" if hub.connected else "no broker"
+        takes = sum(each.takes for each in hub.known.values())
+        return JSONResponse({"status": state, "devices": takes}, 200 if state == "ok" else 503)
+
+    async def metrics(self, _request: Request) -> Response:
+        text = exposition.prometheus(counted.families(self._hub))
+        return Response(text, media_type=exposition.CONTENT_TYPE)
+
+    def refused(self, _request: Request, error: Exception) -> Response:
+        assert isinstance(error, HttpError)
+        self._hub.requests[error.status] += 1
+        return Response(error.body, error.status, {**error.headers, "content-type": wire.JSON})
+
+    def broken(self, request: Request, error: Exception) -> Response:
+        """What the gateway itself lacks, such as a readable file of keys."""
+        log.error("%s", error)
+        assert isinstance(error, EdgekitError)
+        return self.refused(request, HttpError(503, "internal", error.what))
+
+    def unknown(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        what = f"{request.method} {request.url.path}"[:200]
+        code = "method_not_allowed" if error.status_code == 405 else "not_found"
+        message = f"{what} is not served" if error.status_code != 400 else "the request is wrong"
+        answer = self.refused(request, HttpError(error.status_code, code, message))
+        answer.headers.update(error.headers or {})
+        return answer
+
+    def left(self, _request: Request, _error: Exception) -> Response:
+        """The client went away before it had sent its body: nobody reads this."""
+        return Response(status_code=400)
+
+    def failed(self, request: Request, _error: Exception) -> Response:
+        """A defect; the log has it."""
+        return self.refused(request, HttpError(500, "internal", "the gateway failed; see its log"))
+
+    def _requester(self, request: Request) -> str:
+        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        requester = self._hub.keys.requester_of(key.strip()) if scheme.lower() == "bearer" else ""
+        if not requester:
+            raise no_key()
+        return requester
+
+    def _json(self, told: Any) -> Response:
+        self._hub.requests[200] += 1
+        return JSONResponse(told)
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": OWNER}
+
+
+async def _read(request: Request) -> bytes:
+    """The body, which must be there in time and not too large; raises HttpError."""
+    said = request.headers.get("content-length", "")
+    if said.isdigit() and int(said[:12]) > MAX_BODY_BYTES:
+        raise _too_large()
+    data = bytearray()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for piece in request.stream():
+                data += piece
+                if len(data) > MAX_BODY_BYTES:
+                    raise _too_large()
+    except TimeoutError:
+        raise HttpError(
+            408, "request_timeout", f"the body did not arrive within {BODY_SECONDS:g} s"
+        ) from None
+    return bytes(data)
+
+
+def _too_large() -> HttpError:
+    return of_code("payload_too_large", f"a body has at most {MAX_BODY_BYTES} bytes")

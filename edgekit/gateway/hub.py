@@ -1,0 +1,216 @@
+"""What a running gateway holds: devices, connections, prompts under way, counts."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from edgekit.core import topics, wire
+from edgekit.core.config import BrokerConfig
+from edgekit.errors import EdgekitError
+from edgekit.gateway import catalog
+from edgekit.gateway.affinity import Affinity
+from edgekit.gateway.body import ApiRequest
+from edgekit.gateway.catalog import Served
+from edgekit.gateway.exchange import Exchange
+from edgekit.gateway.keys import KeyRing
+from edgekit.gateway.line import Line
+from edgekit.gateway.refusals import HttpError, of_code, unreachable
+from edgekit.mqtt.threaded import MqttClient
+
+MOST_REMEMBERED = 10_000  # prompts with an Idempotency-Key
+BUSY_MS = 1000
+
+
+class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How a gateway serves.
+
+    Attributes:
+        keys: the file of API keys.
+        broker: for the devices' cards, and for the prompts of all requesters.
+        name: under which the cards are read.
+        passwords: a folder with a password for each requester, which then has an account of its
+            own at the broker; None: all of them share the account of `broker`.
+        deadline: of a prompt that names none, in seconds.
+        streams: answers under way at once.
+        drain_seconds: that those have to end when the gateway stops.
+    """
+
+    keys: Path
+    broker: BrokerConfig
+    name: str
+    passwords: Path | None = None
+    deadline: int = 300
+    streams: int = 256
+    drain_seconds: float = 30.0
+
+
+class Hub:
+    """Made once for a gateway; `start` and `stop` run on its event loop."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self.settings = settings
+        self.keys = KeyRing(settings.keys)
+        self.known: dict[str, Served] = {}
+        self.mine: Counter[str] = Counter()
+        self.affinity = Affinity()
+        self.requests: Counter[int] = Counter()
+        self.elsewhere = self.streams = 0
+        self.draining = False
+        self._running: set[tuple[str, str]] = set()
+        self._remembered: OrderedDict[tuple[str, str], str] = OrderedDict()
+        self._lines: dict[str, Line] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._watch: MqttClient | None = None
+
+    async def start(self) -> None:
+        """Connect to the broker and read what it keeps of devices.
+
+        Raises:
+            EdgekitError: or one of its kinds: the broker does not answer, or refuses.
+        """
+        loop = asyncio.get_running_loop()
+
+        def received(message: wire.Inbound) -> None:
+            loop.call_soon_threadsafe(catalog.heard, self.known, message.topic, message.payload)
+
+        self._watch = MqttClient(
+            self.settings.broker,
+            f"edgekit-gateway-{uuid.uuid4().hex[:12]}",
+            subscriptions=[(topics.card_topic("+"), 1), (topics.status_topic("+"), 1)],
+            on_message=received,
+            retained=True,
+        )
+        await asyncio.to_thread(self._watch.connect)
+
+    async def stop(self) -> None:
+        """Disconnect from the broker."""
+        clients: list[Line | MqttClient] = [
+            *self._lines.values(),
+            *([self._watch] if self._watch else []),
+        ]
+        await asyncio.gather(*(asyncio.to_thread(each.close) for each in clients))
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker answers."""
+        return self._watch is not None and self._watch.connected
+
+    async def line(self, requester: str) -> Line:
+        """The requester's connection, made for its first prompt; raises HttpError."""
+        lock = self._locks.setdefault(requester, asyncio.Lock())
+        async with lock:
+            if requester not in self._lines:
+                made = Line(self._account(requester), requester, asyncio.get_running_loop())
+                try:
+                    await asyncio.to_thread(made.connect)
+                except EdgekitError as error:
+                    raise unreachable(f"{error.what}: {error.why}") from error
+                self._lines[requester] = made
+        line = self._lines[requester]
+        if not line.connected:
+            raise unreachable("the broker does not answer; the gateway connects again by itself")
+        return line
+
+    def devices_for(self, requester: str, asked: ApiRequest, idempotency: str) -> list[Served]:
+        """The devices that may get a prompt, the one to ask first in front; raises HttpError."""
+        found = catalog.named(self.known, asked.model)
+        if not found:
+            raise of_code(
+                "model_not_found",
+                f"no device serves {asked.model!r}: GET /v1/models lists models, `pool:NAME` and "
+                "`device:NAME`",
+                "model",
+            )
+        keeps = self.affinity.device(requester, asked.messages)
+        ordered = catalog.order(found, self.mine, keeps=keeps, prompt_id=idempotency)
+        if idempotency and (had := self._remembered.get((requester, idempotency))):
+            return [each for each in found if each.name == had]  # it has the prompt, or its outcome
+        if not ordered:
+            raise unreachable(
+                f"no device takes a prompt for {asked.model}: {catalog.why_none(found)}"
+            )
+        return ordered
+
+    @contextmanager
+    def running(self, requester: str, prompt_id: str) -> Iterator[None]:
+        """Count an answer under way; raises HttpError where there are too many, or it is there."""
+        if self.draining:
+            raise of_code("draining", "the gateway is about to stop")
+        if self.streams >= self.settings.streams:
+            raise HttpError(
+                429,
+                "rate_limited",
+                f"{self.streams} answers are under way, as many as this gateway takes at once",
+                retry=True,
+                retry_after_ms=BUSY_MS,
+            )
+        if (requester, prompt_id) in self._running:
+            raise HttpError(
+                409,
+                "id_conflict",
+                "another request with this Idempotency-Key is being answered",
+                retry=True,
+                retry_after_ms=BUSY_MS,
+            )
+        self.streams += 1
+        self._running.add((requester, prompt_id))
+        try:
+            yield
+        finally:
+            self.streams -= 1
+            self._running.discard((requester, prompt_id))
+
+    async def exchange(
+        self, requester: str, asked: ApiRequest, idempotency: str, prompt_id: str, deadline: int
+    ) -> Exchange:
+        """Prepare a prompt; raises HttpError."""
+        devices = self.devices_for(requester, asked, idempotency)
+        return Exchange(
+            line=await self.line(requester),
+            prompt_id=prompt_id,
+            payload=lambda device: asked.payload(device.model),
+            devices=devices,
+            state_of=lambda name: self.known[name].state if name in self.known else "",
+            deadline=time.monotonic() + deadline,
+            keep=bool(idempotency),
+            on_device=self._counting(),
+            on_accepted=self._remembering(requester, idempotency),
+        )
+
+    def _counting(self) -> Callable[[str, int], None]:
+        asked = 0
+
+        def changed(device: str, change: int) -> None:
+            nonlocal asked
+            self.mine[device] += change
+            asked += change > 0
+            self.elsewhere += change > 0 and asked > 1
+
+        return changed
+
+    def _remembering(self, requester: str, idempotency: str) -> Callable[[str], None]:
+        def accepted(device: str) -> None:
+            if idempotency:
+                self._remembered[requester, idempotency] = device
+                if len(self._remembered) > MOST_REMEMBERED:
+                    self._remembered.popitem(last=False)
+
+        return accepted
+
+    def _account(self, requester: str) -> BrokerConfig:
+        folder = self.settings.passwords
+        if folder is None:
+            return self.settings.broker
+        return msgspec.structs.replace(
+            self.settings.broker,
+            username=requester,
+            password_file=str((folder / requester).resolve()),
+        )
