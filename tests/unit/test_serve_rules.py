@@ -354,6 +354,17 @@ def test_a_prompt_that_fails_is_said_in_the_log_and_not_on_the_topic() -> None:
     assert "no field n" in line
 
 
+def test_a_prompt_that_this_model_does_not_serve_is_said_in_the_log_once() -> None:
+    agent = device(body={"chat_template_kwargs": {"enable_thinking": False}})
+    said: list[str] = []
+    for n in range(3):
+        agent.now += 1
+        said += [e.text for e in agent.hears({"n": n}) if isinstance(e, Warn)]
+    (line,) = said
+    assert "enable_thinking" in line
+    assert agent.fates() == {"taken": 3, "unsupported_parameter": 3}
+
+
 def test_a_journal_that_is_full_takes_no_message_and_publishes_nothing() -> None:
     agent = device(slots=2)  # the worker still stops the first one
     agent.disk_full = True

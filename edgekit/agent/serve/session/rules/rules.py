@@ -116,7 +116,9 @@ class Rules:
                 oldest = self._oldest(name) if error.code == "queue_full" else None
                 if oldest is None or self.config.rules[name].when_full == "drop_new":
                     self.prompts.metrics.rules[name, error.code] += 1
-                    return effects
+                    if error.retryable or prompt.origin is None:
+                        return effects
+                    return [*effects, *self.prompts.say_unanswered(prompt.origin, error)]
                 self.prompts.metrics.rules[name, DROPPED] += 1
                 effects += self.prompts.abandon(oldest)
                 continue
