@@ -291,11 +291,12 @@ def test_a_token_of_a_grammar_is_one_of_those_that_it_allows() -> None:
     logits = rng.normal(0, 3, VOCABULARY).astype(np.float32)
     allowed = np.array([3, 9, 77, 130], dtype=np.intp)
     wanted = log_softmax(logits[allowed])
-    found = LogprobReader(6, TOKENIZER.bytes_of).read(logits, 77, allowed)
+    mask = np.isin(np.arange(logits.size), allowed)
+    found = LogprobReader(6, TOKENIZER.bytes_of).read(logits, 77, mask)
     assert found.logprob == pytest.approx(wanted[2], abs=2e-5)
     ranked = sorted(zip(wanted, allowed, strict=True), reverse=True)  # fewer than were asked for
     assert [bytes(each.bytes or []) for each in found.top_logprobs] == [
         bytes([token]) for _, token in ranked
     ]
-    only = LogprobReader(6, TOKENIZER.bytes_of).read(logits, 9, allowed[1:2])
+    only = LogprobReader(6, TOKENIZER.bytes_of).read(logits, 9, np.arange(logits.size) == 9)
     assert (only.logprob, [each.logprob for each in only.top_logprobs]) == (0.0, [0.0])

@@ -9,11 +9,11 @@ from edgekit.agent.serve.pipe import Done, EndedPrompt, Refused, Start
 from edgekit.agent.serve.worker.answer.answer import Answer
 from edgekit.agent.serve.worker.answer.logprobs import LogprobReader
 from edgekit.agent.serve.worker.decoder import Decoder, Logits
-from edgekit.agent.serve.worker.grammar.guide import GrammarError, Guide, Ids
+from edgekit.agent.serve.worker.grammar.guide import GrammarError, Guide
 from edgekit.agent.serve.worker.pictures.rows import row_of
 from edgekit.agent.serve.worker.pictures.sight import Floats, Seen
 from edgekit.agent.serve.worker.prefix import Slot
-from edgekit.agent.serve.worker.sampling import Sampler
+from edgekit.agent.serve.worker.sampling import Allowed, Sampler
 from edgekit.agent.serve.worker.scheduler import Load
 from edgekit.core.chat.calls import joined
 from edgekit.core.chat.completion import PromptTokensDetails, Timings, Usage
@@ -196,7 +196,7 @@ class Generation:
         full = self._reader is not None and self._reader.full
         return full or self._answer.count == self._limit
 
-    def _logprob(self, token: int, allowed: Ids | None = None) -> TokenLogprob | None:
+    def _logprob(self, token: int, allowed: Allowed | None = None) -> TokenLogprob | None:
         if self._reader is None:
             return None
         assert self._logits is not None

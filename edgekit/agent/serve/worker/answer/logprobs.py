@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from edgekit.agent.serve.worker.processors import Logits
-from edgekit.agent.serve.worker.sampling import Ids, largest
+from edgekit.agent.serve.worker.sampling import Allowed, largest
 from edgekit.core.chat.logprobs import MAX_BYTES, NEVER, TokenLogprob, TopLogprob
 
 DECIMALS = 6  # logits of float32 near 10 are exact to the sixth
@@ -35,20 +35,21 @@ class LogprobReader:
         """Whether the answer has all the log-probabilities that there is room for."""
         return self._size >= MAX_BYTES
 
-    def read(self, logits: Logits, token: int, allowed: Ids | None = None) -> TokenLogprob:
+    def read(self, logits: Logits, token: int, allowed: Allowed | None = None) -> TokenLogprob:
         """Return the log-probability of the token that was chosen.
 
         Args:
             logits: what the model said before the token, shape (vocabulary,); left unchanged. A
                 token that cannot come has -inf.
             token: its id.
-            allowed: the tokens that a grammar allows; None allows all.
+            allowed: of each token whether a grammar allows it; None allows all.
         """
-        among = logits if allowed is None else logits[allowed]
+        ids = None if allowed is None else np.flatnonzero(allowed)
+        among = logits if ids is None else logits[ids]
         total = _log_of_sum(among)
         places = largest(among, self._top)
-        ids = places if allowed is None else allowed[places]
-        tops = [self._of(int(each), logits, total) for each in ids]
+        tops_at = places if ids is None else ids[places]
+        tops = [self._of(int(each), logits, total) for each in tops_at]
         return self._counted(self._of(token, logits, total), tops)
 
     def certain(self, token: int) -> TokenLogprob:
