@@ -23,6 +23,7 @@ from edgekit.agent.serve.session.events import (
     Tick,
     Warn,
 )
+from edgekit.agent.serve.session.ledger import MAX_ROWS, REQUESTER_SHARE
 from edgekit.agent.serve.session.rules.window import RuleWindow
 from edgekit.core import topics, wire
 from edgekit.core.rules.message import MAX_FILL_BYTES, MAX_HOPS, MAX_MESSAGE_BYTES, Fill
@@ -327,6 +328,23 @@ def test_a_rule_gets_a_place_of_one_that_has_several() -> None:
     agent.hears({"n": 0}, "rare")
     waiting = [row.requester for row in agent.disk.values() if row.state == "accepted"]
     assert sorted(waiting) == [*["rule:busy"] * 3, "rule:rare"]
+
+
+def test_undelivered_answers_of_one_rule_push_out_no_prompt_of_another() -> None:
+    rules = {"full": rule(topic_filter="full"), "other": rule(topic_filter="other")}
+    agent = Agent(rules=rules, queue_limit=8).ready()
+    agent.handle(Disconnected())
+    for n in range(MAX_ROWS // REQUESTER_SHARE):
+        agent.now += 1
+        ends(agent, the_start(agent.hears({"n": n}, "full")))
+    agent.prompt("p0")
+    for n in range(3):
+        agent.now += 1
+        agent.hears({"n": n}, "other")
+    agent.hears({"n": -1}, "full")
+    assert agent.fates()["queue_full"] == 1
+    waiting = [row.requester for row in agent.disk.values() if row.state == "accepted"]
+    assert waiting == ["rule:other"] * 3
 
 
 def test_a_late_answer_is_not_made() -> None:

@@ -129,23 +129,31 @@ class Rules:
 
     def _check_share(self, prompt: Prompt, now: float) -> None:
         """Raises: ProtocolError, when half of the queue waits for rules: clients need room too."""
-        waiting = sum(one.origin is not None for one in self.prompts.queue)
-        most = max(1, self.config.queue_limit // RULES_SHARE)
-        if waiting >= most and not self.prompts.can_start(prompt, now):
+        waiting = len(self._waiting)
+        if waiting >= self._most and not self.prompts.can_start(prompt, now):
             raise wire.ProtocolError("queue_full", f"{waiting} prompts of rules are waiting")
+
+    @property
+    def _waiting(self) -> list[Prompt]:
+        return [one for one in self.prompts.queue if one.origin is not None]
+
+    @property
+    def _most(self) -> int:
+        """How many prompts of all rules may wait."""
+        return max(1, self.config.queue_limit // RULES_SHARE)
 
     def _oldest(self, name: str) -> Prompt | None:
         """The prompt that gives way to the rule's next one.
 
-        It is the rule's own that has waited longest; without one, that of the rule with the most,
-        if those are several.
+        It is the rule's own that has waited longest. Without one, where rules have all of their
+        places, it is that of the rule with the most, if those are several.
         """
-        waiting = [one for one in self.prompts.queue if one.origin is not None]
+        waiting = self._waiting
         counts = Counter(one.requester for one in waiting)
         giving = requester_name(name)
         if not counts[giving]:
             giving = max(counts, key=counts.__getitem__, default="")
-            if counts[giving] < 2:
+            if len(waiting) < self._most or counts[giving] < 2:
                 return None
         return next(one for one in waiting if one.requester == giving)
 
