@@ -23,6 +23,7 @@ from benchmarks import (
     push,
     render,
     runtimes,
+    schemas,
     sharing,
     trial,
     verify,
@@ -37,6 +38,7 @@ from edgekit.errors import EdgekitError, UsageError
 # importing one registers its figures
 MODULES = (
     agent,
+    schemas,
     sharing,
     pictures,
     runtimes,

@@ -94,13 +94,18 @@ class LlamaCpp:
         self._child.stdin.close()
         self._child.wait(EXIT_SECONDS)
 
-    def decode(self, prompt: str, tokens: int) -> dict[str, Any]:
-        """Greedy answer: `tokens` generated, `rest_seconds` from the first one to the last."""
+    def decode(self, prompt: str, tokens: int, schema: Any = None) -> dict[str, Any]:
+        """Greedy answer: `tokens` generated, `rest_seconds` from the first one to the last.
+
+        With a schema it ends where the grammar made of it does.
+        """
         from edgekit.errors import EdgekitError  # noqa: PLC0415  the child has no edgekit
 
         assert self._child.stdin is not None
         assert self._child.stdout is not None
-        self._child.stdin.write(json.dumps({"prompt": prompt, "tokens": tokens}) + "\n")
+        self._child.stdin.write(
+            json.dumps({"prompt": prompt, "tokens": tokens, "schema": schema}) + "\n"
+        )
         self._child.stdin.flush()
         line = self._child.stdout.readline()
         if not line:
@@ -108,6 +113,31 @@ class LlamaCpp:
             raise EdgekitError("llama.cpp's process ended", f"exit code {code}")
         answer: dict[str, Any] = json.loads(line)
         return answer
+
+
+def _grammar(llama_cpp: Any, model: Any, schema: Any) -> Any:
+    """The sampler of the grammar that llama.cpp makes of a schema."""
+    if schema is None:
+        return None
+    text = llama_cpp.llama_grammar.json_schema_to_gbnf(json.dumps(schema))
+    vocabulary = llama_cpp.llama_model_get_vocab(model.model)
+    return llama_cpp.llama_sampler_init_grammar(vocabulary, text.encode(), b"root")
+
+
+def _checked(llama_cpp: Any, context: Any, grammar: Any, token: int, size: int) -> int:
+    """The token, or the best one that the grammar takes, chosen as llama.cpp's server does: the
+    whole vocabulary is looked at only where the first choice does not fit."""
+    data = (llama_cpp.llama_token_data * 1)((token, 1.0, 0.0))
+    one = llama_cpp.llama_token_data_array(data=data, size=1, selected=-1, sorted=False)
+    llama_cpp.llama_sampler_apply(grammar, one)
+    if data[0].logit == float("-inf"):
+        logits = llama_cpp.llama_get_logits_ith(context, -1)
+        data = (llama_cpp.llama_token_data * size)(*((n, logits[n], 0.0) for n in range(size)))
+        every = llama_cpp.llama_token_data_array(data=data, size=size, selected=-1, sorted=False)
+        llama_cpp.llama_sampler_apply(grammar, every)
+        token = max(range(size), key=lambda n: data[n].logit)
+    llama_cpp.llama_sampler_accept(grammar, token)
+    return token
 
 
 def _main(gguf: str, max_length: int, threads: int) -> None:
@@ -124,21 +154,25 @@ def _main(gguf: str, max_length: int, threads: int) -> None:
         text = f"<|im_start|>user\n{request['prompt']}<|im_end|>\n<|im_start|>assistant\n"
         model.reset()
         model.eval(model.tokenize(text.encode(), special=True))
-        count = 0
         sampler = llama_cpp.llama_sampler_init_greedy()
-        context = model.ctx
+        grammar = _grammar(llama_cpp, model, request["schema"])
+        count, context = 0, model.ctx
         while True:
             token = llama_cpp.llama_sampler_sample(sampler, context, -1)
+            if grammar is not None:
+                token = _checked(llama_cpp, context, grammar, token, model.n_vocab())
             count += 1
             if count == 1:
                 first = time.perf_counter()
-            if count == request["tokens"]:
+            if count == request["tokens"] or token == model.token_eos():
                 break
             array = (llama_cpp.llama_token * 1)(token)
             if llama_cpp.llama_decode(context, llama_cpp.llama_batch_get_one(array, 1)):
                 raise RuntimeError("llama_decode failed")
         rest = time.perf_counter() - first
-        llama_cpp.llama_sampler_free(sampler)
+        for each in (sampler, grammar):
+            if each is not None:
+                llama_cpp.llama_sampler_free(each)
         print(json.dumps({"tokens": count, "rest_seconds": rest}), file=answers, flush=True)
 
 

@@ -8,7 +8,7 @@ from edgekit import data
 from edgekit.fleet.enroll import drive
 from edgekit.fleet.enroll.decide import enroll_plan
 from edgekit.fleet.enroll.drive import Arrival, EnrollRequest
-from edgekit.fleet.remote import SshRemote
+from edgekit.fleet.link.remote import SshRemote
 from tests.harness.systemd_device import ACCOUNTS, SystemdDevice
 
 PLACES = "/etc /home /root /usr/local /var/lib /var/spool"

@@ -21,7 +21,7 @@ from pathlib import Path
 import fabric
 
 from edgekit.core.digest import Digest
-from edgekit.fleet.remote import SshRemote
+from edgekit.fleet.link.remote import SshRemote
 from edgekit.fleet.transfer.values import WantedBlob
 
 HOST = "device"

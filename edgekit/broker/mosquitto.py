@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from edgekit.core import topics
 from edgekit.core.config import check_name
+from edgekit.core.rules.rule import OUTPUTS, Rule
 from edgekit.errors import UsageError
 
 CONFIG_FILE = "mosquitto.conf"
@@ -33,6 +34,21 @@ _ORDERED = (topics.desired_topic("+"), topics.group_desired_topic("+"))
 _READABLE = (topics.card_topic("+"), topics.status_topic("+"), topics.metrics_topic("+"))
 
 
+class RuleTopics(msgspec.Struct, frozen=True):
+    """What the rules of one device hear, and the topics of their answers; each once."""
+
+    heard: tuple[str, ...] = ()
+    said: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, device: str, rules: Mapping[str, Rule]) -> RuleTopics:
+        """The topics of the rules that a device has in a fleet."""
+        on = {name: rule.on(device) for name, rule in rules.items()}
+        heard = dict.fromkeys(rule.topic_filter for rule in on.values())
+        said = dict.fromkeys(rule.output(device, name) for name, rule in on.items())
+        return cls(tuple(heard), tuple(said))
+
+
 class BrokerSetup(msgspec.Struct, frozen=True, kw_only=True):
     """A broker with its devices and requesters; paths are those of the broker's machine."""
 
@@ -41,6 +57,7 @@ class BrokerSetup(msgspec.Struct, frozen=True, kw_only=True):
     operators: tuple[str, ...] = ()  # say what devices that pull shall run
     gateways: tuple[str, ...] = ()  # ask under the name of each of the requesters
     groups: dict[str, tuple[str, ...]] = {}  # of each device that pulls
+    rules: dict[str, RuleTopics] = {}  # of each device that has some
     folder: str  # of the files that this module makes
     data: str
     cert_file: str
@@ -195,6 +212,9 @@ def acl_file(setup: BrokerSetup) -> str:
         f"pattern read {topics.response_prefix('%u')}#",
         *(f"pattern read {topic}" for topic in _READABLE),
     ]
+    if answered := _answered(setup):
+        for requester in setup.requesters:
+            lines += ["", f"user {requester}", *(f"topic read {topic}" for topic in answered)]
     for device, pools in setup.devices.items():
         lines += [
             "",
@@ -203,8 +223,10 @@ def acl_file(setup: BrokerSetup) -> str:
             f"topic deny {topics.PREFIX}/ctl/+/+/{device}",
             *(f"topic read {topic}" for topic in _heard(device, pools)),
             *(f"topic read {topic}" for topic in _desired(setup, device)),
+            *(f"topic read {topic}" for topic in _rules(setup, device).heard),
             f"topic write {topics.PREFIX}/res/#",
             f"topic write {topics.PREFIX}/dev/{device}/#",
+            *(f"topic write {topic}" for topic in _rules(setup, device).said),
         ]
     for operator in setup.operators:
         lines += [
@@ -235,6 +257,16 @@ def _asks_at(setup: BrokerSetup) -> list[str]:
     return [f"{topics.PREFIX}/{kind}/+/+/{name}" for name in setup.requesters for kind in kinds]
 
 
+def _rules(setup: BrokerSetup, device: str) -> RuleTopics:
+    return setup.rules.get(device, RuleTopics())
+
+
+def _answered(setup: BrokerSetup) -> list[str]:
+    """The answers of rules that a requester may read: those on topics of edgekit's own."""
+    said = (topic for each in setup.rules.values() for topic in each.said)
+    return [topic for topic in said if topic.startswith(f"{OUTPUTS}/")]
+
+
 def _desired(setup: BrokerSetup, device: str) -> list[str]:
     """The desired states that a device may read: its own and those of its groups."""
     if device not in setup.groups:
@@ -257,9 +289,11 @@ def dynamic_security(setup: BrokerSetup, accounts: Sequence[Account]) -> bytes:
     Unlike an ACL file the plugin refuses the subscriptions too, not only their messages.
     """
     roles = [
-        _device_role(name, pools, _desired(setup, name)) for name, pools in setup.devices.items()
+        _device_role(name, pools, _desired(setup, name), _rules(setup, name))
+        for name, pools in setup.devices.items()
     ]
-    roles += [_requester_role(name) for name in setup.requesters]
+    answered = _answered(setup)
+    roles += [_requester_role(name, answered) for name in setup.requesters]
     roles += [_operator_role(name) for name in setup.operators]
     roles += [_gateway_role(name, setup) for name in setup.gateways]
     clients = [
@@ -282,8 +316,10 @@ def dynamic_security(setup: BrokerSetup, accounts: Sequence[Account]) -> bytes:
     return msgspec.json.format(msgspec.json.encode(whole), indent=2) + b"\n"
 
 
-def _device_role(name: str, pools: Sequence[str], desired: Sequence[str]) -> dict[str, Any]:
-    heard = [*_heard(name, pools), *desired]
+def _device_role(
+    name: str, pools: Sequence[str], desired: Sequence[str], rules: RuleTopics
+) -> dict[str, Any]:
+    heard = [*_heard(name, pools), *desired, *rules.heard]
     subscribed = [*heard, *(topics.pool_filter(pool) for pool in pools)]
     return _role(
         name,
@@ -291,11 +327,12 @@ def _device_role(name: str, pools: Sequence[str], desired: Sequence[str]) -> dic
         *(("publishClientReceive", topic) for topic in heard),
         ("publishClientSend", f"{topics.PREFIX}/res/#"),
         ("publishClientSend", f"{topics.PREFIX}/dev/{name}/#"),
+        *(("publishClientSend", topic) for topic in rules.said),
     )
 
 
-def _requester_role(name: str) -> dict[str, Any]:
-    read = (f"{topics.response_prefix(name)}#", *_READABLE)
+def _requester_role(name: str, answered: Sequence[str]) -> dict[str, Any]:
+    read = (f"{topics.response_prefix(name)}#", *_READABLE, *answered)
     return _role(
         name,
         *(("subscribePattern", topic) for topic in read),

@@ -17,6 +17,7 @@ from edgekit.core.buildinfo import (
     PROVENANCE_NAME,
     RECORD_NAME,
     BuildInfo,
+    made_from,
 )
 from edgekit.core.digest import Digest
 from edgekit.errors import UsageError, VerificationError
@@ -41,12 +42,14 @@ class ModelFolder(msgspec.Struct, frozen=True):
         record: its `build.json`; None for a folder without one.
         model: names of the model's files, sorted.
         about: names of the files about the model, sorted.
+        made_from: of its record, as `buildinfo.made_from` says it; empty without one.
     """
 
     path: Path
     record: BuildInfo | None
     model: tuple[str, ...]
     about: tuple[str, ...]
+    made_from: str = ""
 
     @property
     def build_id(self) -> str:
@@ -67,6 +70,7 @@ def read_folder(path: Path) -> ModelFolder:
         UsageError: the folder's `build.json` cannot be read.
     """
     names = sorted(p.name for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
+    data = b""
     try:
         data = (path / RECORD_NAME).read_bytes()
         record = msgspec.json.decode(data, type=BuildInfo)
@@ -81,6 +85,7 @@ def read_folder(path: Path) -> ModelFolder:
         record=record,
         model=tuple(name for name in names if not is_about(name)),
         about=tuple(name for name in names if is_about(name)),
+        made_from=made_from(data),
     )
 
 

@@ -45,7 +45,7 @@ def check_soak(seconds: float) -> None:
 
 
 def golden_layer(
-    store: BlobStore, prompts: list[GoldenPrompt], soak_seconds: float
+    store: BlobStore, prompts: list[GoldenPrompt], soak_seconds: float, made_from: str = ""
 ) -> list[Descriptor]:
     """Put `golden.json` into the store.
 
@@ -53,13 +53,16 @@ def golden_layer(
         store: of the project.
         prompts: as they were recorded.
         soak_seconds: of a trial.
+        made_from: of the model; empty: unknown.
 
     Returns:
         The layer; empty if there are neither prompts nor a soak.
     """
     if not prompts and not soak_seconds:
         return []
-    data = msgspec.json.encode(Golden(prompts, soak_seconds=soak_seconds), order="sorted")
+    known = made_from or msgspec.UNSET
+    golden = Golden(prompts, soak_seconds=soak_seconds, made_from=known)
+    data = msgspec.json.encode(golden, order="sorted")
     return [Descriptor(GOLDEN_TYPE, store.put(data), len(data), {TITLE: layout.GOLDEN})]
 
 

@@ -47,11 +47,12 @@ RUNTIME_LOCK = "containers/runtime/runtime.lock"
 PICTURES_LOCK = "containers/runtime/pictures.lock"  # beside it where the model takes pictures
 INSTALL_SECONDS = 1800
 
+# llguidance alone is built for 2.31: on an older system a device answers without schemas.
+GLIBCS = (31, 28, 27, 24, 17)
 # With only one tag pip silently takes a pure-Python fallback; with all tags it does not.
 WHEEL_TAGS = {
-    "linux/amd64": [f"manylinux_2_{n}_x86_64" for n in (28, 27, 24, 17)] + ["manylinux2014_x86_64"],
-    "linux/arm64": [f"manylinux_2_{n}_aarch64" for n in (28, 27, 24, 17)]
-    + ["manylinux2014_aarch64"],
+    "linux/amd64": [f"manylinux_2_{n}_x86_64" for n in GLIBCS] + ["manylinux2014_x86_64"],
+    "linux/arm64": [f"manylinux_2_{n}_aarch64" for n in GLIBCS] + ["manylinux2014_aarch64"],
 }
 # What the wheels' code needs of a CPU, as /proc/cpuinfo spells it. numpy 2.4 is compiled for
 # x86-64-v2: under QEMU its import ends with SIGILL on `-cpu qemu64` and works from `Nehalem` on.

@@ -234,7 +234,7 @@ def _other_layers(
             layers.runtime_layer(store, cache, *each, report, pictures=pictures)
             for each in runtimes
         ]
-        asked = golden_layer(store, prompts(), soak_seconds)
+        asked = golden_layer(store, prompts(), soak_seconds, source.made_from)
         return OtherLayers(files, agent, assembled, asked, pictures)
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from edgekit.broker.embedded import embedded_broker
-from edgekit.broker.mosquitto import BrokerSetup, gateways, operators, requesters
+from edgekit.broker.mosquitto import BrokerSetup, RuleTopics, gateways, operators, requesters
 from edgekit.broker.write import PLUGIN, files_folder, find_plugin, write
 from edgekit.cli import project, render
 from edgekit.cli.options import JsonOption, ProjectOption
@@ -109,6 +109,11 @@ def acl(
             name: tuple(config.groups)
             for name in fleet.devices
             if (config := fleet.pull_of(name)).registry
+        },
+        rules={
+            name: RuleTopics.of(name, device.rules)
+            for name, device in fleet.devices.items()
+            if device.rules
         },
         folder=installed_in or str(files_folder(folder).resolve()),
         data=data,

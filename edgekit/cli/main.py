@@ -45,6 +45,7 @@ _VERBS = {
     "tune": "disk:tune",
     "ask": "ask:ask",
     "devices": "ask:devices",
+    "rules": "rules:app",
     "forget": "forget:forget",
     "broker": "broker:app",
     "gateway": "gateway:app",

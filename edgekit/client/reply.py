@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -20,10 +21,16 @@ class Accepted(msgspec.Struct, frozen=True):
 
 
 class Delta(msgspec.Struct, frozen=True):
-    """The next piece of text."""
+    """The next piece of the answer: of its text, or of the model's thinking.
+
+    `chunk` is the piece as OpenAI's SDKs take it, a `chat.completion.chunk` object. The device
+    sends `choices` alone: `created` is this machine's time, and `model` is empty.
+    """
 
     seq: int
     text: str
+    reasoning: str = ""
+    chunk: dict[str, Any] = {}
 
 
 class Final(msgspec.Struct, frozen=True):
@@ -34,13 +41,34 @@ class Final(msgspec.Struct, frozen=True):
 
     @property
     def text(self) -> str:
-        """The assistant's message."""
-        return str(self.completion["choices"][0]["message"]["content"])
+        """The assistant's message; empty where it is nothing but tool calls."""
+        return str(self._message["content"] or "")
+
+    @property
+    def reasoning(self) -> str:
+        """What the model thought before it answered, where it says that apart."""
+        return str(self._message.get("reasoning_content") or "")
+
+    @property
+    def logprobs(self) -> list[dict[str, Any]]:
+        """The tokens with their log-probabilities, where they were asked for."""
+        content: list[dict[str, Any]] = (self._choice.get("logprobs") or {}).get("content") or []
+        return content
 
     @property
     def finish_reason(self) -> str:
-        """stop, length or cancelled."""
-        return str(self.completion["choices"][0]["finish_reason"])
+        """stop, length, tool_calls or cancelled."""
+        return str(self._choice["finish_reason"])
+
+    @property
+    def _choice(self) -> dict[str, Any]:
+        choice: dict[str, Any] = self.completion["choices"][0]
+        return choice
+
+    @property
+    def _message(self) -> dict[str, Any]:
+        message: dict[str, Any] = self._choice["message"]
+        return message
 
 
 Reply = Accepted | Delta | Final
@@ -69,9 +97,23 @@ def read_reply(message: wire.Inbound) -> Reply:
         if kind == "accepted":
             return Accepted(device, body["position"], body.get("eta_ms"))
         if kind == "delta":
-            return Delta(body["seq"], body["choices"][0]["delta"]["content"])
+            return _delta(message.property("ek-id"), body)
         final = Final(device, body)
-        _ = final.text, final.finish_reason
+        _ = final.text, final.finish_reason, final.reasoning, final.logprobs
     except (*wire.UNREADABLE, KeyError, IndexError, TypeError, AttributeError) as error:
         raise EdgekitError(f"{device}'s reply cannot be read", repr(error)) from error
     return final
+
+
+def _delta(prompt_id: str, body: dict[str, Any]) -> Delta:
+    piece = body["choices"][0]["delta"]
+    chunk = {
+        "id": f"chatcmpl-{prompt_id}",
+        "object": "chat.completion.chunk",
+        "created": int(time.time()),
+        "model": "",
+        "choices": body["choices"],
+    }
+    return Delta(
+        body["seq"], piece.get("content") or "", piece.get("reasoning_content") or "", chunk
+    )

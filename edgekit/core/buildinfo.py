@@ -6,7 +6,11 @@ values ignores the keys that it does not know.
 
 from __future__ import annotations
 
+import hashlib
+
 import msgspec
+
+from edgekit.core.wire import UNREADABLE
 
 RECORD_NAME = "build.json"
 """The record of the build: its inputs and its output files."""
@@ -49,3 +53,41 @@ class BuildInfo(msgspec.Struct, frozen=True):
     build_id: str
     files: dict[str, FileRecord]
     gate: GateOutcome | None = None
+
+
+class _Files(msgspec.Struct, frozen=True):
+    files: dict[str, str]
+
+
+class _Making(msgspec.Struct, frozen=True):
+    """What of a build's specification says which weights it makes, whatever tools make them."""
+
+    source: _Files
+    precision: str
+    provider: str
+    options: dict[str, str]
+    option_files: dict[str, dict[str, str]]
+    vision: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Record(msgspec.Struct, frozen=True):
+    spec: _Making
+
+
+def made_from(record: bytes) -> str:
+    """What the weights of a model were made from, and how: sha256 (hex) of source and options.
+
+    Toolchain, context and the names of the source do not count: two models with the same value
+    should answer alike.
+
+    Args:
+        record: the bytes of a `build.json`.
+
+    Returns:
+        The digest; empty where the record does not say.
+    """
+    try:
+        making = msgspec.json.decode(record, type=_Record).spec
+    except UNREADABLE:
+        return ""
+    return hashlib.sha256(msgspec.json.encode(making, order="sorted")).hexdigest()

@@ -11,6 +11,7 @@ import msgspec
 
 from edgekit.core.pictures import MAX_CROPS, MOST_PER_PROMPT
 from edgekit.core.registry import is_loopback, parse_registry
+from edgekit.core.rules.rule import Rule, check_places
 from edgekit.errors import UsageError
 
 QUEUE_LIMIT = 8
@@ -158,6 +159,7 @@ class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     canary_samples: int = 0  # ended prompts kept in memory as tokens, for the next release; 0: none
     image_crops: int = 0  # of one picture, at most 16; 0: 1 below 8 GB of memory, else 4
     images_per_prompt: int = 0  # of all its messages; 0: 2, and one in a message
+    rules: dict[str, Rule] = {}  # by name: messages that become prompts without a client
 
     def __post_init__(self) -> None:
         if not 0 <= self.metrics_port <= 65535:
@@ -182,6 +184,9 @@ class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         for pool in self.pools:
             if not NAME.match(pool):
                 raise ValueError(f"pool {pool!r} is not a name: {NAME_RULE}")
+        for rule in self.rules:
+            if not NAME.match(rule):
+                raise ValueError(f"rule {rule!r} is not a name: {NAME_RULE}")
 
 
 class AgentConfig(DeviceSettings, frozen=True, forbid_unknown_fields=True):
@@ -195,6 +200,7 @@ class AgentConfig(DeviceSettings, frozen=True, forbid_unknown_fields=True):
         super().__post_init__()
         if not NAME.match(self.device):
             raise ValueError(f"device {self.device!r} is not a name")
+        check_places(self.rules, self.device)
 
 
 def agent_config(
@@ -205,6 +211,7 @@ def agent_config(
 ) -> AgentConfig:
     """Build a device's configuration from its settings (or from a type that has them)."""
     told = {name: getattr(settings, name) for name in DeviceSettings.__struct_fields__}
+    told["rules"] = {name: rule.on(device) for name, rule in settings.rules.items()}
     return AgentConfig(device, broker, pull, **told)
 
 
@@ -234,6 +241,12 @@ def parse_known_agent_config(data: bytes) -> AgentConfig:
     for name, kind in _TABLES.items():
         if isinstance(known.get(name), dict):
             known[name] = _only(known[name], kind)
+    for name, kind in _NAMED_TABLES.items():
+        if isinstance(named := known.get(name), dict):
+            known[name] = {
+                each: _only(table, kind) if isinstance(table, dict) else table
+                for each, table in named.items()
+            }
     try:
         return msgspec.convert(known, AgentConfig)
     except (msgspec.MsgspecError, ValueError) as error:
@@ -252,11 +265,14 @@ def _only(table: dict[str, Any], kind: type[msgspec.Struct]) -> dict[str, Any]:
 
 
 _TABLES: dict[str, type[msgspec.Struct]] = {"broker": BrokerConfig, "pull": PullConfig}
+_NAMED_TABLES: dict[str, type[msgspec.Struct]] = {"rules": Rule}  # a table of tables by name
 
 
 def known_settings() -> frozenset[str]:
-    """Every key of agent.toml that this agent reads; those of its tables are `broker.KEY`."""
-    tables = {name: kind.__struct_fields__ for name, kind in _TABLES.items()}
+    """Every key of agent.toml that this agent reads; those of its tables are `broker.KEY`, those of
+    each rule `rules.KEY`."""
+    tables: dict[str, Any] = {name: kind.__struct_fields__ for name, kind in _TABLES.items()}
+    tables |= {name: {"": kind.__struct_fields__} for name, kind in _NAMED_TABLES.items()}
     return _keys(AgentConfig.__struct_fields__, tables)
 
 
@@ -282,6 +298,10 @@ def _keys(own: Iterable[str], tables: Mapping[str, Any]) -> frozenset[str]:
     for table in _TABLES:
         if isinstance(names := tables.get(table), dict | tuple):
             found |= {f"{table}.{name}" for name in names}
+    for table in _NAMED_TABLES:
+        if isinstance(named := tables.get(table), dict):
+            inner = (each for each in named.values() if isinstance(each, dict | tuple))
+            found |= {f"{table}.{name}" for each in inner for name in each}
     return frozenset(found)
 
 
@@ -306,5 +326,13 @@ def _told(struct: msgspec.Struct) -> dict[str, Any]:
         value = getattr(struct, field.name)
         factory = field.default_factory
         if value != (field.default if factory is msgspec.NODEFAULT else factory()):
-            told[field.name] = _told(value) if isinstance(value, msgspec.Struct) else value
+            told[field.name] = _plain(value)
     return told
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, msgspec.Struct):
+        return _told(value)
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    return value

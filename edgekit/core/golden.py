@@ -53,6 +53,7 @@ class Golden(msgspec.Struct, frozen=True):
         agreement: the share of the counted positions whose best token must be the recorded one.
         nll: how much the mean negative log-likelihood may differ, in nats.
         soak_seconds: how long the release must run without a crash after it answers.
+        made_from: of the model's record, as `buildinfo.made_from` says it; for the quality canary.
     """
 
     prompts: list[GoldenPrompt]
@@ -60,6 +61,7 @@ class Golden(msgspec.Struct, frozen=True):
     agreement: float = 0.95
     nll: float = 0.1
     soak_seconds: float = 30.0
+    made_from: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class GoldenScore(msgspec.Struct, frozen=True):

@@ -8,6 +8,10 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
+
+from edgekit.core.chat.calls import ToolCallDelta
+from edgekit.core.chat.logprobs import Logprobs
 
 MAX_ID_CHARACTERS = 128
 
@@ -125,16 +129,19 @@ class AcceptedPayload(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class DeltaContent(msgspec.Struct, frozen=True):
-    """Text to append to the earlier pieces."""
+    """Text, thinking and pieces of tool calls to append to the earlier ones; absent: none."""
 
-    content: str
+    content: str | UnsetType = UNSET
+    reasoning_content: str | UnsetType = UNSET
+    tool_calls: tuple[ToolCallDelta, ...] | UnsetType = UNSET
 
 
 class DeltaChoice(msgspec.Struct, frozen=True):
-    """The single choice of an answer."""
+    """The single choice of an answer; `logprobs` is absent unless asked for."""
 
     index: Literal[0]
     delta: DeltaContent
+    logprobs: Logprobs | UnsetType = UNSET
 
 
 class DeltaPayload(msgspec.Struct, frozen=True):

@@ -56,11 +56,14 @@ class Lineage(msgspec.Struct, frozen=True):
         name: of the bundle.
         model_type: the family, as in Hugging Face's config.json.
         tokenizer: sha256 (hex) of tokenizer.json.
+        made_from: what the weights were made from, and how (`buildinfo.made_from`); empty: unknown.
+            Releases in which it differs are compared, by a wider bound.
     """
 
     name: str
     model_type: str
     tokenizer: str
+    made_from: str = ""
 
 
 class Baseline(msgspec.Struct, frozen=True):
@@ -115,12 +118,14 @@ class QualityReport(msgspec.Struct, frozen=True):
         release, against: digests of the new release and of the old one; `against` may be empty.
         score: None where nothing can be compared.
         why: then the reason; empty otherwise.
+        rebuilt: whether both were made from the same source in the same way.
     """
 
     release: str
     against: str = ""
     score: QualityScore | None = None
     why: str = ""
+    rebuilt: bool = False
 
 
 class QualityBound(msgspec.Struct, frozen=True):
@@ -147,6 +152,28 @@ class QualityBound(msgspec.Struct, frozen=True):
             raise ValueError(f"quality_length is 1 to {MAX_NATS:g}")
         if not 0 <= self.loops_added <= 1:
             raise ValueError("quality_loops is 0 to 1")
+
+
+REBUILT = QualityBound(agreement=0.97, kl=0.02)
+"""For a release that was made from the same source in the same way: it should answer alike."""
+
+
+def objection_to(report: QualityReport, bound: QualityBound) -> str:
+    """In what a report lies below a bound, with both numbers; empty if in nothing.
+
+    A rebuilt release lies below it, too, if it does below `REBUILT`.
+    """
+    if report.score is None:
+        return ""
+    if not report.rebuilt:
+        return worse(report.score, bound)
+    strict = msgspec.structs.replace(
+        bound,
+        agreement=max(bound.agreement, REBUILT.agreement),
+        kl=min(bound.kl, REBUILT.kl),
+    )
+    found = worse(report.score, strict)
+    return f"{found} (both were made from the same source in the same way)" if found else ""
 
 
 def in_words(report: QualityReport) -> str:

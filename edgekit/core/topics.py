@@ -35,6 +35,11 @@ def pool_filter(pool: str) -> str:
     return f"$share/ek.{pool}/{pool_request_topic(pool, '+')}"
 
 
+def is_ours(topic: str) -> bool:
+    """Whether a message is one of the protocol; any other is one that a rule listens to."""
+    return topic.startswith(f"{PREFIX}/")
+
+
 def is_control(topic: str) -> bool:
     """Whether a message is a control message; otherwise it is a prompt."""
     return topic.startswith(f"{PREFIX}/ctl/")

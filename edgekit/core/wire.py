@@ -378,6 +378,8 @@ class Card(msgspec.Struct, frozen=True):
     max_messages: payloads.Count = MAX_MESSAGES
     max_prompt_tokens: payloads.Count = 0  # 0: the context is the limit
     canary_samples: payloads.Count = 0  # ended prompts that it keeps in memory; `store` refuses
+    capabilities: tuple[str, ...] = ()  # `chat.capabilities`
+    template_options: tuple[str, ...] = ()  # what `chat_template_kwargs` may name
     images: CardImages | msgspec.UnsetType = msgspec.UNSET  # absent: it takes no pictures
 
 

@@ -20,7 +20,7 @@ from edgekit.fleet import commands
 from edgekit.fleet.facts import PROBE, RECEIVE, DeviceFacts, clock_offset, parse_facts
 from edgekit.fleet.held import LeaseHeldError
 from edgekit.fleet.inventory import Device, Fleet, local_folder
-from edgekit.fleet.local import LocalRemote, Remote
+from edgekit.fleet.link.local import LocalRemote, Remote
 from edgekit.fleet.plan import DryOffer, Missing, Offer, updater_of
 from edgekit.fleet.transfer.cap import Cap
 from edgekit.fleet.transfer.values import WantedBlob, batches
@@ -79,7 +79,7 @@ def connect(device: Device, cap: Cap | None = None) -> Remote:
     kind, _, rest = device.address.partition(":")
     if kind == "local":
         return LocalRemote()
-    from edgekit.fleet.remote import SshRemote  # noqa: PLC0415  imports paramiko, which takes long
+    from edgekit.fleet.link.remote import SshRemote  # noqa: PLC0415  imports paramiko, which takes long
 
     return SshRemote(rest, device.python, cap)
 

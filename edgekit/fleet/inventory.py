@@ -12,11 +12,13 @@ from typing import Any
 import msgspec
 
 from edgekit.core.config import BrokerConfig, DeviceSettings, PullConfig, check_name
+from edgekit.core.rules.rule import Rule
 from edgekit.core.tomlfile import NEXT, convert, read_table
 from edgekit.errors import UsageError
 from edgekit.fleet.inventories import ansible
 from edgekit.fleet.inventories.groups import Group, Values, devices_of, groups_with, values_of
 from edgekit.fleet.inventories.read import read_hosts
+from edgekit.fleet.inventories.rules import check_rules
 from edgekit.fleet.inventories.selection import select
 from edgekit.fleet.rollout.settings import RolloutSettings, check_window
 from edgekit.fleet.ssh.destination import parse_destination
@@ -103,6 +105,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pull: PullValues = {}
     rollout: dict[str, Any] = {}
     transfer: dict[str, Any] = {}
+    rules: dict[str, Any] = {}  # of every device; a rule of this name of a device or group wins
     inventories: list[str] = []  # of Ansible: YAML files and programs, relative to this file
 
 
@@ -188,6 +191,7 @@ def load(path: Path) -> Fleet:
     convert(file.pull, _SomeOfPull, f"{path}: [pull]", text, "pull")
     rollout = convert(file.rollout, RolloutSettings, f"{path}: [rollout]", text, "rollout")
     transfer = convert(file.transfer, TransferSettings, f"{path}: [transfer]", text, "transfer")
+    rules = {name: _rule(name, content, path, text) for name, content in file.rules.items()}
     groups = {name: _group(name, content, path, text) for name, content in file.groups.items()}
     tables: dict[str, tuple[Values, str]] = {}
     for inventory in file.inventories:
@@ -201,10 +205,28 @@ def load(path: Path) -> Fleet:
             tables[name] = (values, str(path))
     members, naming = devices_of(groups, tables, str(path)), groups_with(groups)
     devices = {
-        name: _device(name, values_of(name, values, groups, naming, str(path)), where, text)
+        name: _device(
+            name, _ruled(values_of(name, values, groups, naming, str(path)), rules), where, text
+        )
         for name, (values, where) in tables.items()
     }
+    check_rules({name: device.rules for name, device in devices.items()}, str(path))
     return Fleet(devices, members, path.resolve().parent, file.broker, rollout, transfer, file.pull)
+
+
+def _rule(name: str, content: Any, path: Path, text: str) -> Any:
+    """The table of a rule of every device, which is valid by itself."""
+    _check_name("rule", name, path)
+    convert(content, Rule, f"{path}: the rule {name}", text, f"rules.{name}")
+    return content
+
+
+def _ruled(values: Values, rules: Values) -> Values:
+    """A device's values with the rules of every device."""
+    own = values.get("rules", {}) if isinstance(values, dict) else None
+    if not rules or not isinstance(own, dict):
+        return values  # the type says what is wrong with it
+    return values | {"rules": rules | own}
 
 
 def _device(name: str, values: Values, path: str, text: str) -> Device:

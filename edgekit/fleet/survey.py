@@ -19,7 +19,7 @@ from edgekit.errors import EdgekitError, UnreachableError
 from edgekit.fleet import drive, inventory
 from edgekit.fleet.connections import Connections
 from edgekit.fleet.drive import DeviceDriver
-from edgekit.fleet.local import Remote
+from edgekit.fleet.link.local import Remote
 
 PARALLEL = 30
 DEADLINE_SECONDS = 60.0

@@ -10,26 +10,26 @@ from __future__ import annotations
 import secrets
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from tokenizers import AddedToken, Encoding, Tokenizer
+from tokenizers import AddedToken, Encoding
 
-from edgekit.errors import EdgekitError
 from edgekit.tokens.bounds import bounded
 from edgekit.tokens.control import control_tokens
+from edgekit.tokens.conversation import Conversation, Turn, conversation, with_places
 from edgekit.tokens.folder import ChatFolder, read_chat_folder
+from edgekit.tokens.load import as_special, compiled, load
 from edgekit.tokens.shadow import NONCHARACTERS, Spots, marker, message_characters
+from edgekit.tokens.spelled import Spelling
 from edgekit.tokens.stream import TokenStream
-from edgekit.tokens.template import ChatRefusedError, ChatTemplate, Clock, Message
+from edgekit.tokens.template import NOTHING, ChatRefusedError, Clock, Value
 
-if TYPE_CHECKING:  # the gate has this package alone
-    from edgekit.core.pictures import Content
-
+END_TOKENS = 24  # a prompt's last words, to know how it ends
 ANCHOR_CHARACTERS = 16  # of 66: no message guesses them
 
 
@@ -65,6 +65,8 @@ class ChatTokenizer:
     Attributes:
         eos_token_ids: tokens that end an answer.
         control: the texts of the control tokens.
+        template_texts: the strings of the chat template.
+        template_options: the variables of the chat template that a caller may set.
 
     Raises:
         EdgekitError: the template or the tokenizer cannot be read.
@@ -72,7 +74,7 @@ class ChatTokenizer:
 
     def __init__(self, folder: ChatFolder, clock: Clock) -> None:
         self.eos_token_ids = folder.eos_token_ids
-        self._tokenizer = tokenizer = _load(folder.tokenizer)
+        self._tokenizer = tokenizer = load(folder.tokenizer)
         added = tokenizer.get_added_tokens_decoder()
         self._template = None
         special = {token.content for token in added.values() if token.special}
@@ -80,10 +82,14 @@ class ChatTokenizer:
         special |= {added[token].content for token in folder.eos_token_ids if token in added}
         self.control = frozenset(special)
         kept: frozenset[str] = frozenset()
+        self.template_texts: frozenset[str] = frozenset()
+        self.template_options: tuple[str, ...] = ()
         if folder.template is not None:
-            self._template = _compiled(folder, clock)
+            self._template = compiled(folder, clock)
+            self.template_texts = self._template.constants | self._template.written
+            self.template_options = self._template.options
             other = {token.content for token in added.values()} - special
-            self.control = control_tokens(special, other, self._template, self._render)
+            self.control = control_tokens(special, other, self._template, self.render)
             kept = self._template.constants | (other - self.control)
         named = {tokenizer.token_to_id(text): text for text in self.control}
         self._texts = {token: text for token, text in named.items() if token is not None}
@@ -95,7 +101,7 @@ class ChatTokenizer:
         # `encode_special_tokens` makes special tokens text, and only those.
         tokenizer.add_special_tokens(
             [
-                _as_special(token)
+                as_special(token)
                 for token in added.values()
                 if token.content in self.control and not token.special
             ]
@@ -105,6 +111,8 @@ class ChatTokenizer:
         # A model whose head has more rows than the tokenizer has words can choose an anchor's id.
         anchors = {n for text in self._anchors.values() if (n := tokenizer.token_to_id(text))}
         self._unshown = frozenset(anchors | {n for n, token in added.items() if token.special})
+        self._added = {number: token.content for number, token in added.items()}
+        self._spelling: Spelling | None = None
 
     def encode(self, text: str) -> list[int]:
         """Return the tokens of a text, control tokens and all, and none that it does not hold."""
@@ -114,37 +122,59 @@ class ChatTokenizer:
         """Return the control tokens among these, in their order."""
         return [token for token in tokens if token in self._control_ids]
 
-    def stream(self) -> TokenStream:
-        """Return a new stream."""
-        return TokenStream(self._tokenizer, self._unshown)
+    def end_of(self, tokens: Sequence[int]) -> str:
+        """Return the text of the last tokens, special ones and all."""
+        text: str = self._tokenizer.decode(list(tokens[-END_TOKENS:]), skip_special_tokens=False)
+        return text
 
-    def render(self, turns: Sequence[tuple[str, str]]) -> str:
+    def bytes_of(self, token: int) -> bytes:
+        """Return the bytes that a token stands for, which may be a part of a character."""
+        if self._spelling is None:
+            self._spelling = Spelling(self._tokenizer, self._added)
+        return self._spelling.bytes_of(token)
+
+    def stream(self, shown: Collection[str] = ()) -> TokenStream:
+        """Return a new stream, which shows the special tokens with these texts."""
+        ids = {self._tokenizer.token_to_id(text) for text in shown}
+        return TokenStream(self._tokenizer, self._unshown - ids)
+
+    def render(
+        self, turns: Sequence[Turn], tools: Sequence[Value] = (), options: Value = NOTHING
+    ) -> str:
         """Return the text of a prompt; developer messages go in as system messages.
 
         Args:
-            turns: (role, content) of each message.
+            turns: (role, content) of each message, or a message with more fields.
+            tools: those that the model may call, as OpenAI's API describes them.
+            options: further variables of the template (`chat_template_kwargs`).
 
         Raises:
             ChatRefusedError: the template refuses the messages, or exceeds its bounds.
         """
-        return self._render(_messages(turns))
+        return self._render(conversation(turns, tools, options))
 
-    def encode_chat(self, turns: Sequence[tuple[str, str]]) -> list[int]:
+    def encode_chat(
+        self, turns: Sequence[Turn], tools: Sequence[Value] = (), options: Value = NOTHING
+    ) -> list[int]:
         """Return the prompt's tokens, ready for the answer.
 
-        The template's control tokens are the only ones among them; a message's are text.
+        The template's control tokens are the only ones among them; a requester's texts are text.
 
         Args:
-            turns: (role, content) of each message.
+            turns: as for `render`.
+            tools: as for `render`.
+            options: as for `render`.
 
         Raises:
             ChatRefusedError: the template refuses the messages or exceeds its bounds, or a message
                 holds a control token that cannot be told from the template's.
         """
-        messages = _messages(turns)
-        return self._encode_pieces(messages, self._render(messages))[0]
+        chat = conversation(turns, tools, options)
+        return self._encode_pieces(chat, self._render(chat))[0]
 
-    def encode_around(self, turns: Sequence[tuple[str, Content]]) -> list[list[int]]:
+    def encode_around(
+        self, turns: Sequence[Turn], tools: Sequence[Value] = (), options: Value = NOTHING
+    ) -> list[list[int]]:
         """Return the tokens before the first picture, between pictures, and behind the last one.
 
         As Phi-3.5-vision's processor does it: where a message has a picture, its text has a place
@@ -152,34 +182,31 @@ class ChatTokenizer:
         a text of its own, with the tokens that the tokenizer adds to one.
 
         Args:
-            turns: (role, content) of each message; a content is a text, or texts and pictures.
+            turns: as for `render`; a content is a text, or texts and pictures.
+            tools: as for `render`.
+            options: as for `render`.
 
         Raises:
             ChatRefusedError: as `encode_chat`, or the template does not keep the places.
         """
-        parts = [[each] if isinstance(each, str) else each for _, each in turns]
-        place = marker(part for each in parts for part in each if isinstance(part, str))
+        pictured = conversation(turns, tools, options)
+        place = marker(pictured.texts)
         if place is None:
             raise ChatRefusedError("the messages hold every noncharacter of Unicode")
-        texts = ["".join(p if isinstance(p, str) else f"{place}\n" for p in each) for each in parts]
-        roles = (role for role, _ in turns)
-        messages = _messages(list(zip(roles, texts, strict=True)))
-        text = self._render(messages)
-        if text.count(place) != sum(isinstance(part, bytes) for each in parts for part in each):
+        chat, pictures = with_places(pictured, f"{place}\n")
+        text = self._render(chat)
+        if text.count(place) != pictures:
             raise ChatRefusedError("the chat template does not keep the places of pictures")
         before, behind = self._added_around()
-        return [[*before, *ids, *behind] for ids in self._encode_pieces(messages, text, place)]
+        return [[*before, *ids, *behind] for ids in self._encode_pieces(chat, text, place)]
 
-    def _encode_pieces(
-        self, messages: Sequence[Message], text: str, place: str = ""
-    ) -> list[list[int]]:
-        """Encode the messages' rendered text in the pieces between the places of pictures."""
+    def _encode_pieces(self, chat: Conversation, text: str, place: str = "") -> list[list[int]]:
+        """Encode the conversation's rendered text in the pieces between the places of pictures."""
         pieces = text.split(place) if place else [text]
         encodings = [self._tokenizer.encode(each, add_special_tokens=False) for each in pieces]
-        contents = [message["content"] for message in messages]
-        if not any(map(self._spots.any_in, contents)):
+        if not any(map(self._spots.any_in, chat.texts)):
             return [list(encoding.ids) for encoding in encodings]
-        places, most = self._message_places(messages, text)
+        places, most = self._message_places(chat, text)
         told: list[tuple[list[ControlMatch], list[ControlMatch]]] = []
         begin = 0
         for piece, encoding in zip(pieces, encodings, strict=True):
@@ -199,56 +226,48 @@ class ChatTokenizer:
             for piece, encoding, (own, forged) in zip(pieces, encodings, told, strict=True)
         ]
 
-    def _render(self, messages: Sequence[Message]) -> str:
+    def _render(self, chat: Conversation) -> str:
         if self._template is None:
             raise ChatRefusedError("the model has no chat template")
         try:
             with bounded():
-                return self._template.render(messages)
+                return self._template.render(chat.messages, chat.tools, chat.options)
         except TimeoutError as error:
             raise ChatRefusedError(f"the chat template was stopped: {error}") from error
         except MemoryError as error:
             raise ChatRefusedError("the chat template was stopped: it needs much memory") from error
 
-    def _message_places(
-        self, messages: Sequence[Message], text: str
-    ) -> tuple[Sequence[int], int | None]:
-        """Return where characters of messages stand that could be a control token's.
+    def _message_places(self, chat: Conversation, text: str) -> tuple[Sequence[int], int | None]:
+        """Return where characters of a requester stand that could be a control token's.
 
         The second value is the most control tokens that the template can have written itself; None
         if the places say it all.
         """
-        contents = [message["content"] for message in messages]
-        mark = marker(contents)
+        texts = chat.texts
+        mark = marker(texts)
         if mark is None:
             raise ChatRefusedError("the messages hold every noncharacter of Unicode")
-        wide = [self._spots.wide(content, mark) for content in contents]
-        shadow = self._shadow(messages, wide)
+        shadow = self._shadow(chat.changed(lambda each: self._spots.wide(each, mark)))
         places = None if shadow is None else message_characters(text, shadow, mark)
         if places is not None:
             return places, None
         most = None if shadow is None else self._count(shadow)
         for ends in (True, False):
-            narrow = [self._spots.narrow(content, mark, ends) for content in contents]
-            if narrow == contents and (ends or most is not None):
+            narrow = chat.changed(partial(self._spots.narrow, mark=mark, ends=ends))
+            if narrow.texts == texts and (ends or most is not None):
                 return (), most
-            shadow = self._shadow(messages, narrow)
+            shadow = self._shadow(narrow)
             places = None if shadow is None else message_characters(text, shadow, mark)
             if places is not None and (ends or most is not None):
                 return places, most
         raise ChatRefusedError(
-            f"a message holds {self._named_in(contents)}, a control token of this model or a part "
+            f"a message holds {self._named_in(texts)}, a control token of this model or a part "
             "of one, where the chat template looks at the text"
         )
 
-    def _shadow(self, messages: Sequence[Message], contents: Sequence[str]) -> str | None:
+    def _shadow(self, chat: Conversation) -> str | None:
         try:
-            return self._render(
-                [
-                    {**message, "content": content}
-                    for message, content in zip(messages, contents, strict=True)
-                ]
-            )
+            return self._render(chat)
         except ChatRefusedError:
             return None
 
@@ -348,47 +367,3 @@ class ChatTokenizer:
         if first != [self._tokenizer.token_to_id(text)]:  # the normaliser changes the anchor
             return self._anchor(False) if normalized else text
         return text
-
-
-def _compiled(folder: ChatFolder, clock: Clock) -> ChatTemplate:
-    assert folder.template is not None
-    try:
-        with bounded():  # constant expressions are computed here
-            return ChatTemplate(folder.template, folder.named, clock)
-    except (TimeoutError, MemoryError) as error:
-        raise EdgekitError(
-            "the chat template cannot be compiled",
-            str(error) or "it needs too much memory",
-            "mend chat_template.jinja in the source, then build the model again",
-        ) from error
-
-
-def _load(path: Path) -> Tokenizer:
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises the bare type
-        raise EdgekitError(
-            f"{path} cannot be read", str(error), "build the model again: the file is damaged"
-        ) from error
-    # Training leaves these in the file; transformers switches both off, too.
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
-
-
-def _as_special(token: AddedToken) -> AddedToken:
-    return AddedToken(
-        token.content,
-        single_word=token.single_word,
-        lstrip=token.lstrip,
-        rstrip=token.rstrip,
-        normalized=token.normalized,
-        special=True,
-    )
-
-
-def _messages(turns: Sequence[tuple[str, str]]) -> list[Message]:
-    return [
-        {"role": "system" if role == "developer" else role, "content": content}
-        for role, content in turns
-    ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 from jinja2 import nodes
@@ -20,10 +21,13 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 from edgekit.errors import EdgekitError
+from edgekit.tokens.options import options_of
 
 MAX_RENDERED_CHARACTERS = 1 << 20  # eight times what a prompt's body may hold
 
-Message = Mapping[str, str]
+Value = Mapping[str, Any]  # a JSON object
+NOTHING: Value = MappingProxyType({})
+Message = Value  # role and content, and what else transformers' templates know
 Clock = Callable[[], datetime]
 
 
@@ -38,6 +42,11 @@ class ChatTemplate:
         source: the template, in Jinja's language.
         named: the tokenizer's named tokens, which templates read as variables (`bos_token`).
         clock: the local time for templates that print a date.
+
+    Attributes:
+        constants: the strings in its expressions.
+        written: the texts between them.
+        options: the names of the variables that a caller may set.
 
     Raises:
         EdgekitError: the template has a syntax error.
@@ -58,9 +67,17 @@ class ChatTemplate:
             ) from error
         self.constants = frozenset(_constants(tree))
         self.written = frozenset(node.data for node in tree.find_all(nodes.TemplateData))
+        self.options = options_of(tree, named)
 
-    def render(self, messages: Sequence[Message]) -> str:
+    def render(
+        self, messages: Sequence[Message], tools: Sequence[Value] = (), options: Value = NOTHING
+    ) -> str:
         """Return the prompt's text, which ends where the answer begins.
+
+        Args:
+            messages: the conversation.
+            tools: those that the model may call, as OpenAI's API describes them.
+            options: further variables of the template (`chat_template_kwargs`).
 
         Raises:
             ChatRefusedError: the template refuses these messages, cannot be run with them, or makes
@@ -69,13 +86,15 @@ class ChatTemplate:
         parts: list[str] = []
         size = 0
         try:
-            for part in self._template.generate(
-                messages=[dict(message) for message in messages],
-                tools=None,
-                documents=None,
-                add_generation_prompt=True,
+            variables = {
                 **self._named,
-            ):
+                **options,
+                "messages": [dict(message) for message in messages],
+                "tools": list(tools) or None,
+                "documents": None,
+                "add_generation_prompt": True,
+            }
+            for part in self._template.generate(variables):
                 parts.append(part)
                 size += len(part)
                 if size > MAX_RENDERED_CHARACTERS:

@@ -26,7 +26,7 @@ from edgekit.core.digest import Digest
 from edgekit.errors import EdgekitError, VerificationError
 from edgekit.fleet import commands
 from edgekit.fleet.commands import Tree, relay_line
-from edgekit.fleet.session import HEAD, MAGIC
+from edgekit.fleet.link.session import HEAD, MAGIC
 from edgekit.trust.metadata import parse_offered
 from tests.harness.box import config_bytes, eventually
 from tests.harness.door import (

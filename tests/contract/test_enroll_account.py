@@ -14,7 +14,7 @@ from edgekit.fleet.enroll import drive
 from edgekit.fleet.enroll.drive import EnrollRequest
 from edgekit.fleet.enroll.hands import Hands
 from edgekit.fleet.enroll.values import Step
-from edgekit.fleet.remote import SshRemote
+from edgekit.fleet.link.remote import SshRemote
 from tests.harness.ssh_account import Login, logged_in
 
 pytestmark = pytest.mark.timeout(120)

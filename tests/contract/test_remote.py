@@ -13,8 +13,8 @@ import pytest
 
 from edgekit.core.digest import Digest
 from edgekit.errors import EdgekitError, UnreachableError
-from edgekit.fleet.local import LocalRemote, Remote
-from edgekit.fleet.remote import SshRemote
+from edgekit.fleet.link.local import LocalRemote, Remote
+from edgekit.fleet.link.remote import SshRemote
 from edgekit.fleet.transfer.values import WantedBlob
 from tests import tools
 

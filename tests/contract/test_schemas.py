@@ -106,6 +106,9 @@ def shown(image_url: object) -> dict[str, Any]:
 
 
 PARTS = [{"type": "text", "text": "Hi"}]
+TOOL = {"type": "function", "function": {"name": "get_time", "parameters": {"type": "object"}}}
+CALL = {"id": "a", "type": "function", "function": {"name": "get_time", "arguments": "{}"}}
+RESULT = {"role": "tool", "tool_call_id": "a", "content": "noon"}
 SERVED: list[dict[str, Any]] = [
     body(),
     body(messages=[{"role": "developer", "content": PARTS}]),
@@ -114,9 +117,17 @@ SERVED: list[dict[str, Any]] = [
     body(stop="a", presence_penalty=-2, frequency_penalty=2, repetition_penalty=0.1),
     body(num_beams=8, length_penalty=-5, max_completion_tokens=5),
     body(n=1, logprobs=False, top_logprobs=0, response_format={"type": "text"}, tools=[]),
+    body(response_format={"type": "json_object"}),
+    body(response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": {}}}),
+    body(response_format={"type": "json_schema", "json_schema": {"schema": {}, "strict": True}}),
+    body(grammar='start: "a"'),
+    body(regex="a+", response_format={"type": "text"}),
     body(tool_choice="auto", functions=[], function_call="none", modalities=["text"], n=None),
     body(user="u", metadata={"a": "b"}, store=True, service_tier="auto", stream_options={}),
     {"messages": [{"role": "assistant", "content": "Hi", "refusal": None, "tool_calls": []}]},
+    body(tools=[TOOL], tool_choice="required", parallel_tool_calls=False),
+    body(tools=[TOOL], tool_choice={"type": "function", "function": {"name": "get_time"}}),
+    {"messages": [{"role": "assistant", "content": None, "tool_calls": [CALL]}, RESULT]},
     shown({"url": "data:image/jpeg;base64,/9j/"}),
     shown({"url": "data:image/png;base64,iVBORw0KGgo=", "detail": "low"}),
 ]
@@ -124,9 +135,7 @@ REFUSED: list[dict[str, Any]] = [
     {},
     {"messages": []},
     {"messages": "Hi"},
-    {"messages": [{"role": "tool", "content": "Hi"}]},
-    {"messages": [{"role": "user"}]},
-    {"messages": [{"role": "user", "content": "Hi", "name": "me"}]},
+    {"messages": [{"role": "user", "content": "Hi", "nick": "me"}]},
     {"messages": [{"role": "user", "content": [{"type": "image_url", "text": ""}]}]},
     {"messages": [{"role": "user", "content": [{"type": "image", "data": "/9j/"}]}]},
     {"messages": [{"role": "user", "content": [{"type": "audio", "text": ""}]}]},
@@ -140,11 +149,19 @@ REFUSED: list[dict[str, Any]] = [
     {"messages": [{"role": "assistant", "content": "Hi", "refusal": "no"}]},
     {"messages": [{"role": "assistant", "content": "Hi", "tool_calls": [{}]}]},
     body(tools=[{}]),
+    body(tools=[{"type": "function", "function": {"name": "get weather"}}]),
+    body(tools=[{"type": "custom", "custom": {"name": "f"}}]),
+    body(tool_choice="sometimes"),
+    {"messages": [{"role": "assistant", "tool_calls": [{"id": "a", "type": "function"}]}]},
     body(n=2),
-    body(logprobs=True),
+    body(logprobs=0),
     body(top_logprobs=False),
-    body(response_format={"type": "json_object"}),
-    body(tool_choice="required"),
+    body(response_format={"type": "xml"}),
+    body(response_format={"type": "text", "schema": {}}),
+    body(response_format={"type": "json_schema"}),
+    body(response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": []}}),
+    body(grammar=""),
+    body(regex=5),
     body(modalities=["text", "audio"]),
     body(stream_options={"unknown": 1}),
     body(metadata=[]),
@@ -161,6 +178,12 @@ REFUSED: list[dict[str, Any]] = [
     body(num_beams=9),
     body(stream=1),
 ]
+# What one field says of another: no schema here says it
+RULES: list[dict[str, Any]] = [
+    {"messages": [RESULT]},
+    {"messages": [{"role": "user"}]},
+    body(tool_choice="required"),
+]
 
 
 @pytest.mark.parametrize("served", SERVED)
@@ -174,6 +197,13 @@ def test_a_body_that_is_refused_does_not_fit(refused: dict[str, Any]) -> None:
     with pytest.raises(wire.ProtocolError):
         parse_body(json.dumps(refused).encode())
     assert not validator("chat-request").is_valid(refused)
+
+
+@pytest.mark.parametrize("refused", RULES)
+def test_a_body_may_fit_and_still_be_refused(refused: dict[str, Any]) -> None:
+    validator("chat-request").validate(refused)
+    with pytest.raises(wire.ProtocolError):
+        parse_body(json.dumps(refused).encode())
 
 
 def test_replies_are_the_bytes_they_always_were(said: list[wire.Outbound]) -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from edgekit.errors import EdgekitError, UnreachableError
-from edgekit.fleet import relay, session
-from edgekit.fleet.remote import SshRemote
+from edgekit.fleet.link import relay, session
+from edgekit.fleet.link.remote import SshRemote
 from tests.harness.proxy import Proxy
 from tests.harness.ssh_account import Login, logged_in
 
@@ -95,7 +95,7 @@ def test_a_link_that_falls_silent_during_the_login_is_no_slow_login(
     monkeypatch.setattr(session, "ANSWER_SECONDS", 1.0)
     device.runs("exec sleep 20")
     with connected() as remote:
-        monkeypatch.setattr("edgekit.fleet.remote.CONNECT_SECONDS", 1.0)
+        monkeypatch.setattr("edgekit.fleet.link.remote.CONNECT_SECONDS", 1.0)
         if not seconds:
             proxy.fall_silent()
         threading.Timer(seconds, proxy.fall_silent).start()

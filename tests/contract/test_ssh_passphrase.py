@@ -24,7 +24,7 @@ import os, sys
 if sys.argv[1]:
     os.open(sys.argv[1], os.O_RDWR)  # the first terminal of a session is its terminal
 from edgekit.errors import EdgekitError
-from edgekit.fleet.remote import SshRemote
+from edgekit.fleet.link.remote import SshRemote
 for _ in range(2):
     try:
         print(SshRemote("device").run(("echo", "we are in")).stdout)

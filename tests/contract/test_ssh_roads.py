@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from edgekit.errors import EdgekitError, UnreachableError, UsageError, VerificationError
-from edgekit.fleet.remote import SshRemote
+from edgekit.fleet.link.remote import SshRemote
 from tests import tools
 
 pytestmark = pytest.mark.timeout(60)

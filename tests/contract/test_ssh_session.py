@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from edgekit.errors import EdgekitError, UnreachableError
-from edgekit.fleet import session
 from edgekit.fleet.facts import PROBE, DeviceFacts, parse_facts
-from edgekit.fleet.remote import SshRemote
+from edgekit.fleet.link import session
+from edgekit.fleet.link.remote import SshRemote
 from tests import tools
 from tests.contract.test_remote import HOSTILE
 from tests.harness.ssh_account import Login, logged_in

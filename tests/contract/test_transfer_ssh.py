@@ -22,9 +22,9 @@ import paramiko
 import pytest
 
 from edgekit.errors import UnreachableError
-from edgekit.fleet import remote as remote_module
 from edgekit.fleet.facts import PROBE
-from edgekit.fleet.remote import SshRemote
+from edgekit.fleet.link import remote as remote_module
+from edgekit.fleet.link.remote import SshRemote
 from edgekit.fleet.transfer import bring, chacha, source
 from edgekit.fleet.transfer.cap import Cap
 from edgekit.fleet.transfer.reverse import MOST_CHANNELS, NoForwardingError, listening
@@ -314,7 +314,7 @@ import sys
 from pathlib import Path
 from edgekit.core.digest import Digest
 from edgekit.fleet.facts import PROBE
-from edgekit.fleet.remote import SshRemote
+from edgekit.fleet.link.remote import SshRemote
 from edgekit.fleet.transfer.cap import Cap
 from edgekit.fleet.transfer.values import WantedBlob
 

@@ -11,7 +11,7 @@ import pytest
 from edgekit.errors import EdgekitError
 from edgekit.fleet.enroll import drive
 from edgekit.fleet.enroll.drive import EnrollRequest
-from edgekit.fleet.remote import SshRemote
+from edgekit.fleet.link.remote import SshRemote
 from tests import tools
 from tests.crash import enrolment
 from tests.harness.ssh_account import logged_in

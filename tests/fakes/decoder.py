@@ -7,15 +7,19 @@ on every token of the slot, or a scripted answer.
 from __future__ import annotations
 
 import codecs
+import json
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from edgekit.agent.serve.worker.answer.text import role_of
 from edgekit.agent.serve.worker.decoder import Limits, Logits, Vision
-from edgekit.core.pictures import Content
+from edgekit.tokens.conversation import Turn
+from edgekit.tokens.template import NOTHING, Value
 
+_PLAIN = ("role", "content")
 EOS = 256
 VOCABULARY = 260
 
@@ -151,23 +155,42 @@ class FakeTokenizer:
     """Bytes; a chat is `role:content` line by line."""
 
     eos_token_ids = frozenset({EOS})
+    template_texts: Sequence[str] = ()
+    template_options: Sequence[str] = ()
 
     def encode(self, text: str) -> list[int]:
         """The bytes of the text."""
         return list(text.encode())
 
-    def encode_chat(self, messages: Sequence[tuple[str, str]]) -> list[int]:
+    def encode_chat(
+        self, turns: Sequence[Turn], tools: Sequence[Value] = (), options: Value = NOTHING
+    ) -> list[int]:
         """The turns and the beginning of the answer."""
-        return self.encode("".join(f"{role}:{text}\n" for role, text in messages) + "assistant:")
+        return [each for piece in self.encode_around(turns, tools, options) for each in piece]
 
-    def encode_around(self, messages: Sequence[tuple[str, Content]]) -> list[list[int]]:
+    def encode_around(
+        self, turns: Sequence[Turn], tools: Sequence[Value] = (), options: Value = NOTHING
+    ) -> list[list[int]]:
         """The same, cut where pictures are."""
-        joined = "".join(
-            f"{role}:" + "".join(part if isinstance(part, str) else "\0" for part in parts) + "\n"
-            for role, parts in messages
-        )
-        return [self.encode(piece) for piece in f"{joined}assistant:".split("\0")]
+        first = "".join(f"{json.dumps(each)}\n" for each in (*tools, options) if each)
+        joined = "".join(f"{role_of(turn)}:{_written(turn)}\n" for turn in turns)
+        return [self.encode(piece) for piece in f"{first}{joined}assistant:".split("\0")]
 
-    def stream(self) -> FakeStream:
+    def end_of(self, tokens: Sequence[int]) -> str:
+        """The text of all of them."""
+        return bytes(token for token in tokens if token < EOS).decode()
+
+    def bytes_of(self, token: int) -> bytes:
+        """The byte, or the name of a special token."""
+        return bytes([token]) if token < EOS else f"<{token}>".encode()
+
+    def stream(self, shown: Collection[str] = ()) -> FakeStream:
         """A new stream."""
         return FakeStream()
+
+
+def _written(turn: Turn) -> str:
+    content = turn[1] if isinstance(turn, tuple) else turn["content"]
+    more = {} if isinstance(turn, tuple) else {k: v for k, v in turn.items() if k not in _PLAIN}
+    text = "".join(part if isinstance(part, str) else "\0" for part in content or "")
+    return text + (json.dumps(more) if more else "")

@@ -104,6 +104,22 @@ DAMAGE: dict[str, Change] = {
     "layer-0-shaken": partial(shaken, begins=_layer(0)),
     "rows-9": partial(rows_shifted, begins=_layer(9) + "mlp/up_proj", first=100, count=40),
     "heads-13": partial(heads_swapped, begins=_layer(13) + "attn/qkv_proj"),
+    "layer-27-shaken": partial(shaken, begins=_layer(27)),
+    "layer-17-shaken": partial(shaken, begins=_layer(17)),
+    "layer-12-shaken": partial(shaken, begins=_layer(12)),
+    "norm-24": partial(norm_scaled, name="model.layers.24.input_layernorm.weight", factor=1.5),
+    "norm-6": partial(
+        norm_scaled, name="model.layers.6.post_attention_layernorm.weight", factor=0.7
+    ),
+    "norm-20": partial(
+        norm_scaled, name="model.layers.20.post_attention_layernorm.weight", factor=1.4
+    ),
+    "up-18-shrunk": partial(scaled, begins=_layer(18) + "mlp/up_proj", factor=0.7),
+    "gate-11-scaled": partial(scaled, begins=_layer(11) + "mlp/gate_proj", factor=1.3),
+    "down-21-shrunk": partial(scaled, begins=_layer(21) + "mlp/down_proj", factor=0.7),
+    "up-24-block": partial(block_zeroed, begins=_layer(24) + "mlp/up_proj", block=2),
+    "down-17-points": partial(zero_points_moved, begins=_layer(17) + "mlp/down_proj"),
+    "layer-20-scaled": partial(scaled, begins=_layer(20), factor=1.15),
 }
 """Name -> the damage. The gate sees some of it: `rows-9` and `heads-13` are other rows."""
 

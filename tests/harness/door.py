@@ -26,8 +26,8 @@ from edgekit.core.digest import Digest
 from edgekit.fleet.commands import relay_line
 from edgekit.fleet.drive import DeviceDriver
 from edgekit.fleet.inventory import Device
-from edgekit.fleet.remote import SshRemote
-from edgekit.fleet.session import HEAD, MAGIC
+from edgekit.fleet.link.remote import SshRemote
+from edgekit.fleet.link.session import HEAD, MAGIC
 from tests.harness.box import Box, config_bytes, make_root
 from tests.harness.ssh_account import Login, logged_in
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from edgekit.agent.release.door import serve as door
-from edgekit.fleet.session import HEAD, MAGIC
+from edgekit.fleet.link.session import HEAD, MAGIC
 
 ROOT = "/var/lib/edgekit"
 

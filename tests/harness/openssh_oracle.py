@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit.errors import EdgekitError, UnreachableError, UsageError, VerificationError
-from edgekit.fleet.remote import SshRemote
+from edgekit.fleet.link.remote import SshRemote
 from edgekit.fleet.ssh.hostkeys import fingerprint
 from tests.harness.openssh_case import Case
 from tests.harness.openssh_world import World

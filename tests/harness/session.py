@@ -16,6 +16,7 @@ from edgekit.agent.serve.session.events import (
     Effect,
     Event,
     Forget,
+    MessageHeard,
     Publish,
     Published,
     Received,
@@ -34,6 +35,7 @@ from edgekit.core.chat.completion import Timings, Usage
 from edgekit.core.config import AgentConfig
 from edgekit.core.manifest import BundleConfig, Fit
 from edgekit.core.payloads import ImagesTaken
+from edgekit.core.rules.rule import Rule
 
 CARD, STATUS = topics.card_topic("pi"), topics.status_topic("pi")
 BODY: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}]}
@@ -63,6 +65,8 @@ class Agent:
     requester_limit: int = 4
     limits: dict[str, int] = field(default_factory=dict)  # others of the device's
     search: dict[str, Any] = field(default_factory=dict)
+    rules: dict[str, Rule] = field(default_factory=dict)
+    bundled: dict[str, Any] = field(default_factory=dict)  # other values of the bundle's
     images: ImagesTaken | None = None  # what the model takes of pictures
     now: float = 1000.0
     acks: list[object] = field(default_factory=list)
@@ -76,9 +80,10 @@ class Agent:
             pools=self.pools,
             queue_limit=self.queue_limit,
             requester_limit=self.requester_limit,
+            rules=self.rules,
             **self.limits,  # type: ignore[arg-type]  # all of them are integers
         )
-        made, pictures = bundle(search=self.search), self.images is not None
+        made, pictures = bundle(search=self.search, **self.bundled), self.images is not None
         self.session = Session(config, made, "sha256:r", "a1", 1e9, pictures)
 
     def handle(self, event: Event, after: float = 0.0) -> tuple[Effect, ...]:
@@ -174,6 +179,19 @@ class Agent:
         payload = json.dumps({"kind": kind, "id": prompt_id}).encode()
         values: dict[str, Any] = {"topic": topics.control_topic("pi", who), "payload": payload}
         return self.handle(Controlled(wire.Inbound(**(values | changes))))
+
+    def hears(self, payload: object, topic: str = "plant/door", **more: Any) -> tuple[Effect, ...]:
+        """A message for a rule arrives; its PUBACK is checked here, once for all tests."""
+        self._tokens += 1
+        body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+        effects = self.handle(MessageHeard(wire.Inbound(topic, body, token=self._tokens, **more)))
+        assert [e for e in effects if isinstance(e, Ack)] == [Ack(self._tokens)]
+        return effects
+
+    def fates(self) -> dict[str, int]:
+        """What became of the messages of all rules."""
+        (family,) = [f for f in self.snapshot().metrics if f.name == "edgekit_rule_messages_total"]
+        return {str(labels["fate"]): int(n) for labels, n in family.samples}  # type: ignore[arg-type]
 
     def finishes(self, job: str = "alice/p1", reason: str = "stop") -> tuple[Effect, ...]:
         """The worker has answered it."""

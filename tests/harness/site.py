@@ -7,7 +7,7 @@ import queue
 import ssl
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,8 +65,15 @@ class Site:
 
 
 @contextmanager
-def serving(project: Project, folder: Path, mode: str, *options: str) -> Iterator[Site]:
-    """A Mosquitto on the files that are written for the project."""
+def serving(
+    project: Project,
+    folder: Path,
+    mode: str,
+    *options: str,
+    requesters: Sequence[str] = REQUESTERS,
+    adjust: Callable[[Path], None] = lambda _: None,
+) -> Iterator[Site]:
+    """A Mosquitto on the files that are written for the project, and that `adjust` changes."""
     ca = Authority(folder)
     shown = ca.issue("broker", hosts=("localhost", "127.0.0.1"))
     ports = {"certificates": tools.free_port(), "passwords": tools.free_port()}
@@ -74,12 +81,13 @@ def serving(project: Project, folder: Path, mode: str, *options: str) -> Iterato
     data.mkdir()
     project.edgekit(
         *("broker", "acl", str(folder / "written"), *MODES[mode], *options),
-        *(word for name in REQUESTERS for word in ("--requester", name)),
+        *(word for name in requesters for word in ("--requester", name)),
         *("--cert-file", str(shown.cert), "--key-file", str(shown.key), "--ca-file", str(ca.cert)),
         *("--host", "127.0.0.1", "--data", str(data)),
         *("--port", str(ports["certificates"]), "--password-port", str(ports["passwords"])),
     )
     config = folder / "written" / "mosquitto" / "mosquitto.conf"
+    adjust(config.parent)
     with config.open("a") as file:
         file.write(f"log_dest file {folder / 'mosquitto.log'}\n")
         if os.geteuid() == 0:

@@ -36,10 +36,11 @@ class Judged(Remote):
         return came
 
 
-def lacks(story: Story, slots: int, pool: str) -> str:
+def lacks(story: Story, card: wire.Card, pool: str) -> str:
     """What it takes to run a story that is not there; empty when nothing is missing."""
     actions: list[Action] = [*story.actions, *story.epilogue]
-    wanted: list[str] = [need for need in story.needs if need != "one_slot" or slots != 1]
+    met = {*card.capabilities, *(["one_slot"] if card.slots == 1 else [])}
+    wanted: list[str] = [need for need in story.needs if need not in met]
     wanted += [action.fault for action in actions if action.fault]
     wanted += [f"{name} = {value}" for name, value in story.device.items()]
     sent = [part for action in actions for part in (action.send, action.control) if part]
@@ -68,8 +69,8 @@ def follow(story: Story, requester: str, broker: BrokerConfig, device: str, pool
     return ""
 
 
-def slots_of(broker: BrokerConfig, device: str) -> int:
-    """How many prompts the device runs side by side, as its card says.
+def card_of(broker: BrokerConfig, device: str) -> wire.Card:
+    """The device's card: how many prompts it runs side by side, and what it serves.
 
     Raises:
         EdgekitError: the broker does not answer, or has no card of that device.
@@ -77,7 +78,7 @@ def slots_of(broker: BrokerConfig, device: str) -> int:
     card = devices(broker, "scenario").get(device, {}).get("card")
     if card is None:
         raise EdgekitError(f"{device} has no card at {broker}", "is it there, and under that name?")
-    return msgspec.convert(card, wire.Card).slots
+    return msgspec.convert(card, wire.Card)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -93,11 +94,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     broker = BrokerConfig(host, int(port))
     failed = 0
     try:
-        slots = slots_of(broker, arguments.device)
+        card = card_of(broker, arguments.device)
         for name, story in stories().items():
             if arguments.only and name not in arguments.only:
                 continue
-            lacking = lacks(story, slots, arguments.pool)
+            lacking = lacks(story, card, arguments.pool)
             if lacking:
                 print(f"not-run {name}: needs {lacking}", flush=True)
                 continue

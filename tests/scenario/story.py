@@ -6,7 +6,7 @@ import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import msgspec
 import yaml
@@ -17,6 +17,8 @@ CASES = Path(__file__).parent / "cases"
 DEVICE, POOL = "demo", "sensors"
 BODY: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 5}
 EXPECT_SECONDS = 60.0
+Capability = Literal["logprobs", "json_schema", "tools"]  # words of the card's `capabilities`
+CAPABILITIES = frozenset(get_args(Capability))
 
 
 class Send(msgspec.Struct, forbid_unknown_fields=True, rename={"as_": "as"}):
@@ -56,6 +58,7 @@ class Expect(msgspec.Struct, forbid_unknown_fields=True):
     kind: Literal["accepted", "delta", "final", "error", "state"]
     to: str
     payload: dict[str, Any] = {}
+    answer_json: dict[str, Any] | None = None  # what the answer's text says
     status: int | None = None
     same_as: str = ""
     keep: str = ""
@@ -68,6 +71,7 @@ class Model(msgspec.Struct, forbid_unknown_fields=True):
     id: str
     delta: str | None = None
     finish: str | None = None
+    calls: list[dict[str, str]] = []  # of tools, with `finish`: name and arguments
 
 
 class Action(msgspec.Struct, forbid_unknown_fields=True):
@@ -95,7 +99,7 @@ class Story(msgspec.Struct, forbid_unknown_fields=True):
 
     name: str
     actions: list[Action]
-    needs: list[Literal["scripted_model", "full_disk", "one_slot"]] = []
+    needs: list[Literal["scripted_model", "full_disk", "one_slot"] | Capability] = []
     device: dict[str, int] = {}
     may_remain: list[str] = []
     epilogue: list[Action] = []
@@ -236,6 +240,9 @@ class Follower:
         if expect.status is not None:
             assert found.property("ek-status") == str(expect.status)
         part_of(expect.payload, json.loads(found.payload), expect.kind)
+        if expect.answer_json is not None:
+            (choice,) = json.loads(found.payload)["choices"]
+            assert json.loads(choice["message"]["content"]) == expect.answer_json
         if expect.same_as:
             assert found.payload == self._kept[expect.same_as], "another text"
         if expect.keep:

@@ -22,12 +22,13 @@ from tests.conftest import make_project
 from tests.harness import spoken
 from tests.scenario import __main__ as program
 from tests.scenario.remote import Remote
-from tests.scenario.story import DEVICE, POOL, Follower, Story, stories
+from tests.scenario.story import CAPABILITIES, DEVICE, POOL, Follower, Story, stories
 from tests.tools import eventually
 
 pytestmark = pytest.mark.timeout(300)
 
-STORIES = {name: story for name, story in stories().items() if set(story.needs) <= {"one_slot"}}
+MET = {"one_slot", *CAPABILITIES}
+STORIES = {name: story for name, story in stories().items() if set(story.needs) <= MET}
 START_SECONDS = 90.0
 
 

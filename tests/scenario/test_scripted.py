@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from edgekit.agent.serve.pipe import Cancel, Done, Generated, Ready
+from edgekit.agent.serve.pipe import Cancel, Done, Generated, Ready, Start
 from edgekit.agent.serve.session.events import (
     CheckStorage,
     Connected,
@@ -23,7 +23,9 @@ from edgekit.agent.serve.session.events import (
     WorkerLost,
 )
 from edgekit.core import topics, wire
+from edgekit.core.chat.calls import CalledFunction, ToolCall
 from edgekit.core.chat.completion import Timings, Usage
+from edgekit.core.chat.logprobs import TokenLogprob, TopLogprob
 from tests.harness import spoken
 from tests.harness.session import Agent
 from tests.scenario.story import DEVICE, POOL, Follower, Model, stories
@@ -41,6 +43,7 @@ class Scripted:
     frozen: bool = True
     _inbox: list[wire.Inbound] = field(default_factory=list)
     _said: dict[str, str] = field(default_factory=dict)  # text by job
+    _tops: dict[str, int] = field(default_factory=dict)  # of log-probabilities, by job
     _tokens: int = 0
 
     def publish(self, message: wire.Outbound) -> int:
@@ -79,7 +82,7 @@ class Scripted:
             self._done(self.agent.handle(Generated(job, said.delta)))
         if said.finish is not None:
             text = self._said.pop(job, "") + said.finish
-            self._done(self.agent.handle(_ended(job, text, "stop")))
+            self._done(self.agent.handle(self._ended(job, text, "stop", said.calls)))
 
     def fault(self, name: str) -> None:
         if name == "kill_worker":
@@ -114,13 +117,33 @@ class Scripted:
                         self._done(self.agent.acknowledged([effect]))
                 case ToWorker(Cancel(job)):
                     text = self._said.pop(job, "")
-                    self._done(self.agent.handle(_ended(job, text, "cancelled")))
+                    self._done(self.agent.handle(self._ended(job, text, "cancelled")))
+                case ToWorker(Start(key=job, top_logprobs=int(top))):
+                    self._tops[job] = top
                 case CheckStorage() if not self.agent.disk_full:
                     self._done(self.agent.handle(StorageBack()))
 
+    def _ended(
+        self, job: str, text: str, reason: str, calls: Sequence[dict[str, str]] = ()
+    ) -> Done:
+        made = [
+            ToolCall(f"call-{number}", "function", CalledFunction(**call))
+            for number, call in enumerate(calls)
+        ]
+        top = self._tops.pop(job, None)
+        logprobs = None if top is None else [_token(character, top) for character in text]
+        return Done(
+            *(job, text, "tool_calls" if made else reason),
+            *(Usage(4, 3, 7), Timings(0, 1, 1, 1, 1)),
+            calls=made,
+            logprobs=logprobs,
+        )
 
-def _ended(job: str, text: str, reason: str) -> Done:
-    return Done(job, text, reason, Usage(4, 3, 7), Timings(0, 1, 1, 1, 1))
+
+def _token(text: str, top: int) -> TokenLogprob:
+    spelled = list(text.encode())
+    tops = [TopLogprob(text, -float(number), spelled) for number in range(top)]
+    return TokenLogprob(text, 0.0, spelled, tops)
 
 
 # They are about Correlation Data as an id and about another Content Type.

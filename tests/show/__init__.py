@@ -22,11 +22,13 @@ COUNTS = {
     "fleet-arm64": "an emulated arm64 device beside an amd64 one, enrolled, pushed to, asked",
     "controller-kills": "kills of a rollout's controller, after which it goes on as if unharmed",
     "fleet-thousand": "1,000 simulated devices under the real runner: CPU, memory, connections",
+    "rules": "a rule under 100 messages a second, agent and broker killed: answers, none doubled",
     "quality-canary": "good rebuilds without an alarm, damage inside the gate's tolerance detected",
     "pull": "scenes of devices that pull: off and joining later, a dead registry, lies, forgeries",
     "pull-fleet": "10,000 simulated devices that pull by a real broker: CPU, memory, messages",
     "hostile-pictures": "damaged and hostile pictures that a worker refuses, and goes on",
     "vision-layouts": "layouts of pictures whose features and answers are torch's, in tiny",
+    "schemas": "answers to JSON Schemas, of noise and of a real model, that parse and are valid",
     "self-healing": "bad releases that a device rolls back alone, the controller killed",
 }
 """Name -> what is counted; in the order in which they run."""

@@ -4,10 +4,9 @@ The model is SmolLM2-135M in INT4, as the tests have it (k_quant, blocks of 32, 
 answers the golden questions; these answers are walked under each other release, as on a device.
 
 Good are 20 rebuilds of the same source: ten ways to quantise it, each with int8 and with float32
-products. Those that are made with the model builder stay in the cache: the first run takes longer.
-Damaged are 20 releases with one layer, matrix or norm changed (`faults/plant_quality.py`), each of
-which the gate passes. A second bound, for rebuilds that do not quantise anew, is measured on the
-ten ways against themselves with other products.
+products, and each of the ten ways before itself with the other products. Those that are made with
+the model builder stay in the cache: the first run takes longer. Damaged are 20 releases with one
+layer, matrix or norm changed (`faults/plant_quality.py`), each of which the gate passes.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from edgekit.builder.gate.verdict import PROFILES
 from edgekit.builder.output.publish import read_record
 from edgekit.builder.source.samples import smollm2_gguf
 from edgekit.builder.tools.host import HostRunner, HostToolchain
-from edgekit.core.quality import QualityBound, QualityScore, Sample, worse
+from edgekit.core.quality import QualityBound, QualityReport, QualityScore, Sample, objection_to
 from edgekit.data import cache_root
 from tests.building import AS_INSTALLED, edgekit_build, run_script, silent
 from tests.faults.plant_quality import DAMAGE
@@ -46,8 +45,6 @@ WAYS = (
 WAYS_WANTED = 10
 KERNELS = "other_kernels"
 WANTED = 20
-STRICT = QualityBound(agreement=0.97, kl=0.02)
-"""For a release that does not quantise anew: another agent, runtime or CPU."""
 
 
 @dataclass
@@ -60,9 +57,14 @@ class Compared:
         self.scores[name] = score
         print(f"  {name:20} {score}", file=sys.stderr, flush=True)
 
-    def below(self, bound: QualityBound) -> list[str]:
-        """Those that would pause a rollout."""
-        return [name for name, score in self.scores.items() if worse(score, bound)]
+    def paused(self, *, rebuilt: bool) -> list[str]:
+        """Those that pause a rollout with the default bound."""
+        reports = {
+            name: QualityReport(name, score=score, rebuilt=rebuilt)
+            for name, score in self.scores.items()
+        }
+        bound = QualityBound()
+        return [name for name, report in reports.items() if objection_to(report, bound)]
 
     def figures(self, name: str) -> Figures:
         """The distribution of what the bound looks at."""
@@ -76,7 +78,7 @@ class Compared:
 
 
 def count() -> tuple[Figures, bool]:
-    """The figures, and whether no good rebuild is below the default bound."""
+    """The figures, and whether no good rebuild pauses a rollout and most of the damage does."""
     started = time.monotonic()
     ways: dict[str, Path] = {}
     bad_ways = []
@@ -101,8 +103,10 @@ def count() -> tuple[Figures, bool]:
             same.add(way, own if way == OWN else compared(baseline(model), other))
             shutil.rmtree(other)
         damaged, refused = damage(ways[OWN], samples, Path(folder), tuple(DAMAGE), WANTED)
-    alarms, detected = good.below(QualityBound()), damaged.below(QualityBound())
-    strict = damaged.below(STRICT)
+    # A damaged copy has the source and the recipe of the release before it, and so has each way
+    # with other kernels; two ways have not.
+    alarms = [*good.paused(rebuilt=False), *same.paused(rebuilt=True)]
+    detected = damaged.paused(rebuilt=True)
     figures: Figures = {
         "good": len(good.scores),
         "ways_refused_by_gate": ",".join(bad_ways) or 0,
@@ -110,18 +114,15 @@ def count() -> tuple[Figures, bool]:
         "damaged": len(damaged.scores),
         "detected": len(detected),
         "same_way": len(same.scores),
-        "strict_false_alarms": len(same.below(STRICT)),
-        "strict_detected": len(strict),
         "refused_by_gate": ",".join(refused) or 0,
-        "detected_names": ",".join(detected) or 0,
-        "strict_missed": ",".join(name for name in damaged.scores if name not in strict) or 0,
+        "missed": ",".join(name for name in damaged.scores if name not in detected) or 0,
         **good.figures("good"),
         **same.figures("same"),
         **damaged.figures("damaged"),
         "seconds": round(time.monotonic() - started),
     }
-    sound = not alarms and not same.below(STRICT) and len(good.scores) == WANTED
-    return figures, sound and len(damaged.scores) == WANTED
+    whole = len(good.scores) == len(damaged.scores) == WANTED
+    return figures, whole and not alarms and len(detected) > WANTED // 2
 
 
 def damage(

@@ -21,12 +21,12 @@ HERE = (oci_platform(platform.machine()), f"{sys.version_info.major}.{sys.versio
 # SHA-256 of the layers that the code before pictures made of runtime.lock. A new runtime.lock
 # makes others: pack with it once and write the digests here.
 BEFORE = {
-    ("linux/amd64", "3.11"): "8a73bd7fbb62e371ef2123c3e9c053495c4fe4a1a3eaaffb961b967b491651f2",
-    ("linux/amd64", "3.12"): "ff3e5070c966a074081cf5aa846cf8a44b62620260b9498c83c0ae3ec53701ee",
-    ("linux/amd64", "3.13"): "376b96da54175354fd7ac35696d7b8e16a9ed5766e1188d8faa28db745eb12ef",
-    ("linux/amd64", "3.14"): "009e72a16fa2f50e5054244ac3556f46ba69fb7fb937695174748f20073b9f32",
-    ("linux/arm64", "3.11"): "3034bf5fc5188db78cad7efafed90b044e4d63bd0b9f088561fffae5721deafb",
-    ("linux/arm64", "3.13"): "36ead8f406f5352c68ead186edeaa3856e4becc5a8f82103d6fdda567d840e5e",
+    ("linux/amd64", "3.11"): "02a5f67a8e66c7bfe62e165158c540e3657f8c78acca8288e4769072f81ba37f",
+    ("linux/amd64", "3.12"): "8a702f754ea4c20627cd9f430913dc955356cf321d7cfff7171e5e39cbdce2a6",
+    ("linux/amd64", "3.13"): "7b54f7655ef1e4a2adeb1207d6d8b86da2f8f32c5f45495ebd95a6fcd6daeb12",
+    ("linux/amd64", "3.14"): "3f1cc72214154460e43ed7a95529b1546511040efdbc89dbf736d45434e21f15",
+    ("linux/arm64", "3.11"): "0a46449da82958d435534cbb577375742979421fc43458e5a2560139e72d15ab",
+    ("linux/arm64", "3.13"): "58ce8ece93a6e49813277541d5d3e9885ed9612e07e7276ec8cfe215ce29fb64",
 }
 # One red pixel
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"

@@ -100,8 +100,8 @@ def test_a_prompt_longer_than_the_context_is_refused_and_the_device_goes_on(
 
 def test_an_unknown_field_is_refused_by_name(requester: Requester) -> None:
     with pytest.raises(ProtocolError) as caught:
-        list(requester.ask("demo", question("Hi", top_logprobs=3)))
-    assert (caught.value.code, caught.value.param) == ("unsupported_parameter", "top_logprobs")
+        list(requester.ask("demo", question("Hi", best_of=3)))
+    assert (caught.value.code, caught.value.param) == ("unsupported_parameter", "best_of")
 
 
 def answer(requester: Requester, text: str, **more: object) -> str:

@@ -19,7 +19,7 @@ import pytest
 from edgekit.agent.serve.loop.samplestore import SampleStore
 from edgekit.client import Final, Requester
 from edgekit.core.digest import Digest
-from edgekit.core.quality import QualityBound, worse
+from edgekit.core.quality import REBUILT, QualityBound, worse
 from tests import tools
 from tests.building import run_script
 from tests.conftest import PACK, Project, make_project
@@ -28,7 +28,6 @@ from tests.harness.quality import baseline, compared
 pytestmark = pytest.mark.timeout(600)
 
 DAMAGE, HEALTHY = "norm-12", "other_kernels"
-STRICT = QualityBound(agreement=0.97, kl=0.02)  # for releases that do not quantise anew
 SECRET = "My locker has the number 4711, and the blue key opens it."
 
 
@@ -60,10 +59,10 @@ def test_a_good_rebuild_is_above_the_bound_and_a_damaged_one_below(
 ) -> None:
     samples = baseline(smollm2)
     good, damaged = (compared(samples, variants / name) for name in (HEALTHY, DAMAGE))
-    assert worse(good, QualityBound()) == worse(good, STRICT) == ""
-    assert 0 < good.kl < STRICT.kl / 4, good  # measured: 0.0025; 0 would be the same kernels
-    assert "KL divergence" in worse(damaged, STRICT)
-    assert damaged.kl > 3 * STRICT.kl, damaged  # measured: 0.099
+    assert worse(good, QualityBound()) == worse(good, REBUILT) == ""
+    assert 0 < good.kl < REBUILT.kl / 4, good  # measured: 0.0025; 0 would be the same kernels
+    assert "KL divergence" in worse(damaged, REBUILT)
+    assert damaged.kl > 3 * REBUILT.kl, damaged  # measured: 0.099
 
 
 @pytest.fixture
@@ -73,9 +72,7 @@ def device(smollm2: Path, tmp_path: Path) -> Iterator[Project]:
         project = make_project(tmp_path / "project", broker.port, smollm2)
         project.copy_root(smollm2)
         fleet = project.folder / "fleet.toml"
-        text = fleet.read_text("utf-8") + "canary_samples = 5\n"
-        text += f"\n[rollout]\nquality_agreement = {STRICT.agreement}\nquality_kl = {STRICT.kl}\n"
-        fleet.write_text(text, "utf-8")
+        fleet.write_text(fleet.read_text("utf-8") + "canary_samples = 5\n", "utf-8")
         project.edgekit("push", "demo")
         yield project
         project.edgekit("stop", "demo")
@@ -112,9 +109,10 @@ def test_a_rollout_is_paused_by_the_quality_of_its_canary(device: Project, varia
     assert status["phase"] == "done"
     (row,) = status["devices"]
     assert row["quality"]["against"] == first
+    assert row["quality"]["rebuilt"]
     score = row["quality"]["score"]
     assert (score["prompts"], score["ended"]) == (5, 1)
-    assert score["kl"] < STRICT.kl
+    assert score["kl"] < REBUILT.kl
     assert not store.path.exists()  # they were judged with
     assert "agreement" in device.edgekit("status")
     second = told(device, "state", "demo")
@@ -127,7 +125,8 @@ def test_a_rollout_is_paused_by_the_quality_of_its_canary(device: Project, varia
     status = told(device, "status")
     assert (paused.returncode, status["phase"]) == (3, "paused"), paused.stderr
     assert "the canary demo answers worse than with the release before" in status["reason"]
-    assert status["devices"][0]["quality"]["score"]["kl"] > STRICT.kl
+    assert "made from the same source in the same way" in status["reason"]
+    assert status["devices"][0]["quality"]["score"]["kl"] > REBUILT.kl
     device.edgekit("report", "-o", "page.html")
     assert "KL divergence" in (device.folder / "page.html").read_text("utf-8")
     device.edgekit("rollback", "--rollout", "newest", "--yes")

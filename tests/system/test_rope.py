@@ -28,6 +28,8 @@ from edgekit.builder.tools.host import HostToolchain
 from edgekit.core.chat.sampling import Sampling
 from edgekit.data import cache_root
 from edgekit.tokens.chat import open_tokenizer
+from edgekit.tokens.conversation import Turn
+from edgekit.tokens.template import NOTHING, Value
 from tests.building import run_script, silent
 
 THRESHOLD = 64
@@ -89,9 +91,14 @@ class Fixed:
     def __init__(self, real: Tokenizer) -> None:
         self.stream = real.stream
         self.encode_around = real.encode_around
+        self.bytes_of, self.end_of, self.encode = real.bytes_of, real.end_of, real.encode
+        self.template_texts, self.template_options = real.template_texts, real.template_options
 
-    def encode_chat(self, messages: Sequence[tuple[str, str]]) -> list[int]:
-        return [int(word) for word in messages[-1][1].split() if word.isdigit()]
+    def encode_chat(
+        self, turns: Sequence[Turn], tools: Sequence[Value] = (), options: Value = NOTHING
+    ) -> list[int]:
+        _, content = turns[-1]
+        return [int(word) for word in str(content).split() if word.isdigit()]
 
 
 def run(decoder: OneSlot, tokenizer: Tokenizer, prompt: list[int], sampling: Sampling) -> Done:

@@ -11,9 +11,9 @@ import pytest
 from edgekit.builder.output.publish import read_record
 from edgekit.builder.spec import BuildRecord, GateSummary
 from edgekit.bundle.folder import read_folder
-from edgekit.core.buildinfo import RECORD_NAME, BuildInfo, FileRecord, GateOutcome
+from edgekit.core.buildinfo import RECORD_NAME, BuildInfo, FileRecord, GateOutcome, made_from
 from edgekit.errors import UsageError
-from tests.models.model_folder import FAILED, PASSED, model_folder
+from tests.models.model_folder import FAILED, PASSED, SOURCE, SPEC, model_folder
 
 
 def test_the_keys_of_a_record_keep_their_spelling(tmp_path: Path) -> None:
@@ -59,3 +59,31 @@ def test_a_record_without_what_it_needs_is_none(tmp_path: Path, key: str) -> Non
             read_folder(folder)
     else:
         assert read_folder(folder).record is not None
+
+
+def made(**changes: object) -> str:
+    return made_from(msgspec.json.encode({"spec": msgspec.structs.replace(SPEC, **changes)}))
+
+
+def test_what_a_model_was_made_from_is_its_source_and_its_options_whatever_made_it() -> None:
+    first = made()
+    assert len(first) == 64
+    named = msgspec.structs.replace(SOURCE, kind="folder", name="mine", revision="")
+    assert {made(toolchain="dd" * 32), made(context=64), made(steps=9), made(source=named)} == {
+        first
+    }
+    tuned = msgspec.structs.replace(SOURCE, files={"model.safetensors": "ab" * 32})
+    others = {
+        *(made(source=tuned), made(precision="fp32"), made(provider="cuda"), made(vision="int8")),
+        *(made(options={}), made(option_files={"x": {"y": "ab" * 32}})),
+    }
+    assert len(others) == 6
+    assert first not in others
+    assert made_from(b"") == made_from(b"{}") == made_from(b'{"spec": {}}') == ""
+
+
+def test_a_folder_says_what_its_model_was_made_from(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "model")
+    assert read_folder(folder).made_from == made()
+    (folder / RECORD_NAME).unlink()
+    assert read_folder(folder).made_from == ""

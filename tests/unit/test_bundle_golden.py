@@ -44,6 +44,8 @@ def test_the_layer_has_what_was_recorded_and_the_soak(
     assert found == Golden(prompts, soak_seconds=soak)
     assert (layers[0].media_type, layers[0].annotations) == (GOLDEN_TYPE, {TITLE: "golden.json"})
     assert golden_layer(store, prompts, soak) == layers
+    made = read_golden(store, manifest(golden_layer(store, prompts, soak, "ab")))
+    assert made == Golden(prompts, soak_seconds=soak, made_from="ab")
 
 
 @pytest.mark.parametrize("seconds", [-1.0, float("nan"), float("inf"), 86401.0])

@@ -26,14 +26,18 @@ BUSY = Snapshot(Status("busy"), True, True, True, 0.0, ())
 TOP = TopTokens([7, 8], [-0.1, -3.0])
 
 
-def release(root: Path, name: str) -> Path:
+def release(root: Path, name: str, made_from: str = "") -> Path:
     folder = root / "releases" / (name * 64)[:64]
     (folder / "model").mkdir(parents=True)
     (folder / "bundle.json").write_bytes(encode(bundle()))
     (folder / "model" / "tokenizer.json").write_bytes(b"{}")
     prompts = [GoldenPrompt([1, 2, 7], 2, [7], [2.0], [-0.1])]
-    (folder / "golden.json").write_bytes(msgspec.json.encode(Golden(prompts)))
+    (folder / "golden.json").write_bytes(golden_bytes(prompts, made_from))
     return folder
+
+
+def golden_bytes(prompts: list[GoldenPrompt], made_from: str) -> bytes:
+    return msgspec.json.encode(Golden(prompts, made_from=made_from or msgspec.UNSET))
 
 
 @pytest.fixture
@@ -152,12 +156,28 @@ def test_another_tokenizer_is_another_lineage(tmp_path: Path, store: SampleStore
     old, new = release(tmp_path, "a"), release(tmp_path, "b")
     drive(CanaryFiles(tmp_path, old, None, 0, store))
     (new / "model" / "tokenizer.json").write_bytes(b"{ }")
-    assert lineage_of(old) != lineage_of(new)
+    assert lineage_of(old, None) != lineage_of(new, None)
     files = CanaryFiles(tmp_path, new, old, 0, store)
     drive(files)
     assert files.report is not None
     assert files.report.score is None
     assert "different tokenizers" in files.report.why
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "rebuilt"),
+    [("x", "x", True), ("x", "y", False), ("", "", False), ("x", "", False), ("", "x", False)],
+)
+def test_a_report_says_whether_both_were_made_from_the_same_source_in_the_same_way(
+    tmp_path: Path, store: SampleStore, before: str, now: str, rebuilt: bool
+) -> None:
+    old, new = release(tmp_path, "a", before), release(tmp_path, "b", now)
+    drive(CanaryFiles(tmp_path, old, None, 0, store))
+    files = CanaryFiles(tmp_path, new, old, 0, store)
+    drive(files)
+    assert files.report is not None
+    assert files.report.score is not None
+    assert files.report.rebuilt is rebuilt
 
 
 def test_a_damaged_baseline_is_none(tmp_path: Path, store: SampleStore) -> None:

@@ -32,7 +32,7 @@ from edgekit.fleet import facts as told
 from edgekit.fleet.drive import DeviceDriver
 from edgekit.fleet.facts import DeviceFacts, parse_facts
 from edgekit.fleet.inventory import Device
-from edgekit.fleet.local import LocalRemote
+from edgekit.fleet.link.local import LocalRemote
 from edgekit.fleet.plan import check_first_room, check_root
 
 TAR = plain_tar([("edgekit/__init__.py", b"here"), ("edgekit/weights.py", os.urandom(1 << 20))])

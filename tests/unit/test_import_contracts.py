@@ -34,10 +34,11 @@ PLANTED = [
         "import PIL.Image",
     ),
     ("One door to the runtime", "agent/serve/worker/worker.py", "import onnxruntime_genai"),
+    ("One door to grammars", "agent/serve/worker/grammar/grammars.py", "import llguidance"),
     ("One door to Hugging Face's tokens", "agent/serve/worker/admission.py", "import tokenizers"),
     (
         "Two doors to templates, of chats and of the report",
-        "fleet/rollout/told.py",
+        "fleet/rollout/telling/told.py",
         "import jinja2",
     ),
     ("Core never acts", "fleet/rollout/report/axis.py", "import time"),

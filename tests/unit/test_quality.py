@@ -20,6 +20,7 @@ from edgekit.core.quality import (
     divergence,
     in_words,
     loops,
+    objection_to,
     score_of,
     unlike,
     worse,
@@ -106,11 +107,26 @@ def test_each_bound_is_named_with_both_numbers() -> None:
         assert words in worse(score, bound)
 
 
+def test_a_release_that_was_rebuilt_has_to_answer_alike() -> None:
+    near = QualityScore(4, 0, 187, 145, 0.9931, 0.01, 1.0, 0.0)
+    far = QualityScore(4, 0, 187, 145, 0.9931, 0.0404, 1.0, 0.0)
+    wide, narrow = QualityBound(), QualityBound(agreement=0.999, kl=0.001)
+    assert objection_to(QualityReport("b", "a", far), wide) == ""
+    assert objection_to(QualityReport("b", "a", near, rebuilt=True), wide) == ""
+    assert objection_to(QualityReport("b", "a", far, rebuilt=True), wide) == (
+        "its KL divergence is 0.0404 nats, at most 0.02 are allowed (both were made from the same "
+        "source in the same way)"
+    )
+    assert "at most 0.001" in objection_to(QualityReport("b", "a", near, rebuilt=True), narrow)
+    assert objection_to(QualityReport("b", why="not comparable", rebuilt=True), narrow) == ""
+
+
 def test_only_one_lineage_and_tokenizer_is_compared() -> None:
     assert unlike(OWN, OWN) == ""
     assert "is the model phi (phi3)" in unlike(Lineage("phi", "phi3", "ab"), OWN)
     assert "llama), this one is smollm2" in unlike(Lineage("other", "llama", "ab"), OWN)
     assert "different tokenizers" in unlike(Lineage("smollm2", "llama", "cd"), OWN)
+    assert unlike(Lineage("smollm2", "llama", "ab", "from elsewhere"), OWN) == ""
 
 
 def test_a_bound_without_meaning_is_refused() -> None:

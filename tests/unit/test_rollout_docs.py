@@ -17,7 +17,7 @@ from edgekit.fleet.rollout.device import DeviceState, table
 from edgekit.fleet.rollout.journal import RolloutRow
 from edgekit.fleet.rollout.report.picture import MOST_ROWS, MOST_TROUBLED
 from edgekit.fleet.rollout.settings import RolloutSettings
-from edgekit.fleet.rollout.told import tell
+from edgekit.fleet.rollout.telling.told import tell
 from tests.fakes import rollout_stories as stories
 
 TEXT = (Path(__file__).parents[2] / "docs" / "rollout.md").read_text("utf-8")

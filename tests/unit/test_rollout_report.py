@@ -17,8 +17,8 @@ from edgekit.fleet.rollout.journal import RolloutRow
 from edgekit.fleet.rollout.report.axis import STOP_WIDTH, axis
 from edgekit.fleet.rollout.report.page import page
 from edgekit.fleet.rollout.report.picture import LEFT, MOST_ROWS, RIGHT, Picture, picture
-from edgekit.fleet.rollout.timeline import Follower, timeline
-from edgekit.fleet.rollout.told import lasted
+from edgekit.fleet.rollout.telling.timeline import Follower, timeline
+from edgekit.fleet.rollout.telling.told import lasted
 from edgekit.fleet.rollout.waves import RolloutPlan, Terms
 from tests.fakes import rollout_stories as stories
 from tests.fakes.rollout_fleet import FakeFleet

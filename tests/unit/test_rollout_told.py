@@ -12,10 +12,10 @@ from edgekit.fleet.rollout.events import RolloutEvent
 from edgekit.fleet.rollout.journal import RolloutRow
 from edgekit.fleet.rollout.machine import Rollout
 from edgekit.fleet.rollout.phases import RolloutPhase, WavePhase
-from edgekit.fleet.rollout.timeline import Follower, OrderGiven, PhaseChanged, WaveBegan
-from edgekit.fleet.rollout.told import RolloutTold, tell
+from edgekit.fleet.rollout.telling.timeline import Follower, OrderGiven, PhaseChanged, WaveBegan
+from edgekit.fleet.rollout.telling.told import RolloutTold, tell
+from edgekit.fleet.rollout.telling.words import change_words, words
 from edgekit.fleet.rollout.waves import Terms
-from edgekit.fleet.rollout.words import change_words, words
 from tests.fakes import rollout_stories as stories
 from tests.fakes.rollout_fleet import FakeFleet
 

@@ -26,6 +26,7 @@ from edgekit.agent.serve.session.metrics import Metrics, Now
 from edgekit.core.chat.completion import PromptTokensDetails, Timings, Usage
 from edgekit.core.config import parse_agent_config
 from edgekit.core.exposition import CONTENT_TYPE, as_json, prometheus
+from edgekit.core.rules.rule import Rule
 from edgekit.errors import UsageError
 from tests import tools
 from tests.harness.session import Agent, done
@@ -53,6 +54,7 @@ KINDS = dict.fromkeys(BOUNDS, "histogram") | {
     "edgekit_ignored": "counter",
     "edgekit_prefix_cached_tokens": "counter",
     "edgekit_worker_restarts": "counter",
+    "edgekit_rule_messages": "counter",
     "edgekit_soc_temp_celsius": "gauge",
     "edgekit_mem_free_bytes": "gauge",
     "edgekit_build_info": "gauge",
@@ -77,7 +79,9 @@ def value(families: dict[str, Metric], name: str, **labels: str) -> float:
 
 def working_agent() -> Agent:
     """It has answered one prompt, refused one, cancelled one, failed one, and lost its worker."""
-    agent = Agent(queue_limit=1).ready()
+    rule = Rule(topic_filter="plant/door", prompt="{{ message }}")
+    agent = Agent(queue_limit=1, rules={"door": rule}).ready()
+    agent.hears(b"no JSON")
     agent.handle(Readings(51, 2048))
     agent.prompt("p1")  # runs
     agent.now += 2.0

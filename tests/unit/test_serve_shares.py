@@ -22,6 +22,8 @@ from edgekit.agent.serve.pipe import (
 from edgekit.agent.serve.worker.decoder import Logits
 from edgekit.agent.serve.worker.worker import Worker
 from edgekit.core.chat.sampling import Sampling
+from edgekit.tokens.conversation import Turn
+from edgekit.tokens.template import NOTHING, Value
 from tests.fakes.decoder import VOCABULARY, FakeDecoder, FakeTokenizer
 
 pytestmark = pytest.mark.timeout(60)
@@ -128,8 +130,10 @@ class Slow(FakeTokenizer):
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
 
-    def encode_chat(self, messages: Sequence[tuple[str, str]]) -> list[int]:
-        tokens = super().encode_chat(messages)
+    def encode_chat(
+        self, turns: Sequence[Turn], tools: Sequence[Value] = (), options: Value = NOTHING
+    ) -> list[int]:
+        tokens = super().encode_chat(turns, tools, options)
         self.scene.spend(len(tokens) * 1e-6)
         return tokens
 

@@ -30,10 +30,13 @@ from edgekit.agent.serve.pipe import (
     WalkEnded,
 )
 from edgekit.agent.serve.worker.answer.answer import FLUSH_SECONDS, FLUSH_TOKENS
+from edgekit.agent.serve.worker.grammar.grammars import Grammars
 from edgekit.agent.serve.worker.processors import Logits, ProcessorFactory
 from edgekit.agent.serve.worker.worker import Worker
 from edgekit.core.chat.sampling import Sampling
 from edgekit.core.quality import TOP
+from edgekit.tokens.conversation import Turn
+from edgekit.tokens.template import NOTHING, Value
 from tests.fakes.decoder import EOS, FakeBeams, FakeDecoder, FakeTokenizer
 
 pytestmark = pytest.mark.timeout(30)
@@ -100,6 +103,7 @@ def worker(
     max_beams: int = 1,
     processors: ProcessorFactory | None = None,
     pause_seconds: float = 0.0,
+    grammars: Grammars | None = None,
     **limits: Any,
 ) -> Iterator[Parent]:
     """A running worker whose model wants to say `answer`."""
@@ -118,6 +122,7 @@ def worker(
         beams=beams,
         max_beams=max_beams,
         pause_seconds=pause_seconds,
+        grammars=grammars,
     ).run
     thread = threading.Thread(target=run, daemon=True)
     parent = Parent(Pipe(ours, FromWorker), thread, decoder, beams)
@@ -269,10 +274,12 @@ def test_a_prompt_above_the_device_s_limit_is_refused_by_its_name_before_any_com
 
 def test_a_chat_template_that_fails_is_the_prompts_error_and_the_worker_goes_on() -> None:
     class Picky(FakeTokenizer):
-        def encode_chat(self, messages: Sequence[tuple[str, str]]) -> list[int]:
-            if messages[0][1] == "bad":
+        def encode_chat(
+            self, turns: Sequence[Turn], tools: Sequence[Value] = (), options: Value = NOTHING
+        ) -> list[int]:
+            if turns[0] == ("user", "bad"):
                 raise ValueError("roles must alternate")
-            return super().encode_chat(messages)
+            return super().encode_chat(turns, tools, options)
 
     with worker("ok", tokenizer=Picky()) as parent:
         failed = parent.ask(prompt("bad"))

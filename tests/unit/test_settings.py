@@ -40,6 +40,7 @@ from edgekit.core.manifest import (
     Manifest,
     encode,
 )
+from edgekit.core.rules.rule import Rule
 from edgekit.errors import UsageError
 from edgekit.fleet import inventory
 from edgekit.fleet.commands import Argv, CommandResult
@@ -82,6 +83,7 @@ key_file = ""
 crl_file = ""
 """
 DIGEST = Digest.of(b"release")
+TABLES = {"door": {"topic_filter": "door", "prompt": "{{ message }}"}}
 
 
 class Newer(AgentConfig, frozen=True, forbid_unknown_fields=True):
@@ -96,9 +98,16 @@ def another(field: msgspec.structs.FieldInfo) -> Any:
         return "/else:where"
     if field.default_factory is list:
         return ["elsewhere"]
+    if field.name == "rules":
+        return {"door": Rule(topic_filter="door", prompt="{{ message }}")}
     if isinstance(field.default, bool):
         return not field.default
     return field.default + 1 if field.default < 2 else field.default - 1
+
+
+def keys_of(name: str) -> set[str]:
+    """The keys of agent.toml that a device setting takes, as `used_settings` says them."""
+    return {name} | ({"rules.topic_filter", "rules.prompt"} if name == "rules" else set())
 
 
 OTHER = {field.name: another(field) for field in msgspec.structs.fields(DeviceSettings)}
@@ -112,20 +121,22 @@ def load(folder: Path, tables: dict[str, object]) -> inventory.Fleet:
 
 @pytest.mark.parametrize("name", OTHER)
 def test_a_setting_goes_from_fleet_toml_to_the_agent(name: str, tmp_path: Path) -> None:
-    table = {"address": "ssh:pi", name: OTHER[name]}
+    value = msgspec.to_builtins(TABLES if name == "rules" else OTHER[name])
+    table = {"address": "ssh:pi", name: value}
     fleet = load(tmp_path, {"devices": {"pi": table}})
     told = agent_config("pi", fleet.broker_of("pi", BrokerConfig()), fleet.devices["pi"])
     assert told == AgentConfig("pi", **{name: OTHER[name]})
-    assert used_settings(told) == {"device", name}
+    assert used_settings(told) == {"device", *keys_of(name)}
     data = encode_agent_config(told)
     assert parse_agent_config(data) == told
-    assert msgspec.toml.decode(data) == {"device": "pi", name: OTHER[name]}
+    assert msgspec.toml.decode(data) == {"device": "pi", name: value}
 
 
 def test_all_settings_go_together() -> None:
     told = agent_config("pi", BrokerConfig(), AgentConfig("another", **OTHER))
     assert told == AgentConfig("pi", **OTHER)
-    assert used_settings(told) == {"device", *DeviceSettings.__struct_fields__}
+    names = DeviceSettings.__struct_fields__
+    assert used_settings(told) == {"device"}.union(*map(keys_of, names))
 
 
 @pytest.mark.parametrize("field", msgspec.structs.fields(BrokerConfig), ids=lambda f: f.name)

@@ -16,8 +16,12 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from edgekit.core.chat.calls import ToolCall, ToolCallDelta
 from edgekit.core.chat.completion import Timings, Usage
+from edgekit.core.chat.constraint import Constraint
+from edgekit.core.chat.logprobs import TokenLogprob
 from edgekit.core.chat.sampling import Sampling
+from edgekit.core.chat.tools.formats import Calling
 from edgekit.core.golden import GoldenScore
 from edgekit.core.payloads import ImagesTaken
 from edgekit.core.quality import TopTokens
@@ -78,20 +82,33 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
     """Run one prompt; the worker keeps prefixes per `requester`.
 
     `messages` are (role, content) pairs, the content as `pictures.Content`: with pictures it is a
-    list of texts and encoded pictures. `deadline` is in monotonic seconds. The worker refuses a
-    prompt of more than `prompt_limit` tokens; 0 leaves only the context's limit. With `sample` it
-    says the tokens of a prompt that ended well (`EndedPrompt`).
+    list of texts and encoded pictures. A message with more than these is a mapping, as transformers
+    takes it. `deadline` is in monotonic seconds. The worker refuses a prompt of more than
+    `prompt_limit` tokens; 0 leaves only the context's limit. With `sample` it says the tokens of a
+    prompt that ended well (`EndedPrompt`). `tools` and `options` (further variables) are for the
+    chat template. Tool calls in the answer are read as `calling` says; None: they are text. The
+    answer matches `constraint`. `top_logprobs` asks for the log-probabilities of the answer's
+    tokens, and of so many others in each place; None for none.
+    `fill` is a `Fill` in msgpack with which the worker renders a rule's prompt, whose template is
+    the user's message; empty for a client's.
     """
 
     key: str
     requester: str
-    messages: Sequence[tuple[str, str | list[Any]]]  # msgspec has no union of str and bytes
+    # msgspec has no union of str and bytes
+    messages: Sequence[tuple[str, str | list[Any]] | dict[str, Any]]
     sampling: Sampling
     stops: list[str]
     answer_limit: int
     deadline: float
     prompt_limit: int = 0
     sample: bool = False
+    tools: list[dict[str, Any]] = []
+    options: dict[str, Any] = {}
+    calling: Calling | None = None
+    constraint: Constraint | None = None
+    top_logprobs: int | None = None
+    fill: bytes = b""
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
@@ -160,6 +177,8 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     context_length: int = 0  # tokens of a slot; 0: as in the bundle
     score: GoldenScore | None = None  # of the golden prompts, where they were scored
     images: ImagesTaken | None = None  # of a prompt; None: the model takes no pictures
+    capabilities: list[str] = []  # of the model, for the card
+    template_options: list[str] = []  # what `chat_template_kwargs` may name, for the card
 
     @property
     def served(self) -> tuple[int, int, int, ImagesTaken | None]:
@@ -178,20 +197,32 @@ class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
 
 
 class Generated(msgspec.Struct, frozen=True, tag="delta"):
-    """A piece of the answer that is safe to show: whole characters, no part of a stop string."""
+    """A piece of the answer that is safe to show: whole characters, no part of a stop string.
+
+    `logprobs` are of the tokens since the last piece, where they are asked for.
+    """
 
     key: str
     text: str
+    reasoning: str = ""
+    calls: Sequence[ToolCallDelta] = ()
+    logprobs: Sequence[TokenLogprob] = ()
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):
-    """The whole answer; `finish_reason` is stop, length, cancelled or deadline."""
+    """The whole answer; `finish_reason` is stop, length, tool_calls, cancelled or deadline.
+
+    `logprobs` are of all its tokens; None if they are not asked for.
+    """
 
     key: str
     text: str
     finish_reason: str
     usage: Usage
     timings: Timings
+    reasoning: str = ""
+    calls: Sequence[ToolCall] = ()
+    logprobs: Sequence[TokenLogprob] | None = None
 
 
 class Refused(msgspec.Struct, frozen=True, tag="failed"):

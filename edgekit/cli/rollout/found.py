@@ -11,8 +11,8 @@ import typer
 from edgekit.cli import project, render
 from edgekit.fleet.rollout.book import holder, number_of
 from edgekit.fleet.rollout.journal import RolloutJournal, RolloutRow
-from edgekit.fleet.rollout.timeline import Follower
-from edgekit.fleet.rollout.told import RolloutTold, tell
+from edgekit.fleet.rollout.telling.timeline import Follower
+from edgekit.fleet.rollout.telling.told import RolloutTold, tell
 from edgekit.fleet.rollout.waves import RolloutPlan
 
 NumberArgument = Annotated[

@@ -23,7 +23,7 @@ from edgekit.fleet.rollout.events import (
     RolloutStarted,
 )
 from edgekit.fleet.rollout.phases import RolloutPhase
-from edgekit.fleet.rollout.told import GOES_ON, at_work, counted, switched
+from edgekit.fleet.rollout.telling.told import GOES_ON, at_work, counted, switched
 
 NEWEST = "newest"
 

@@ -11,7 +11,7 @@ from edgekit.core.digest import short
 from edgekit.core.quality import in_words
 from edgekit.fleet.rollout.device import DeviceState
 from edgekit.fleet.rollout.phases import RolloutPhase, WavePhase
-from edgekit.fleet.rollout.told import GOES_ON, DeviceTold, RolloutTold, printable
+from edgekit.fleet.rollout.telling.told import GOES_ON, DeviceTold, RolloutTold, printable
 
 SHOWN = 20  # devices of a table, without --all
 _STYLES: dict[str, str] = {

@@ -16,7 +16,7 @@ from edgekit.errors import UsageError
 from edgekit.fleet.rollout.device import DeviceState
 from edgekit.fleet.rollout.events import AbortOrdered, PauseOrdered, RolloutEvent
 from edgekit.fleet.rollout.phases import RolloutPhase
-from edgekit.fleet.rollout.told import at_work, counted
+from edgekit.fleet.rollout.telling.told import at_work, counted
 
 _STANDS = {
     RolloutPhase.PLANNED: "has not begun",

@@ -40,7 +40,7 @@ from edgekit.fleet.rollout.journal import RolloutJournal, RolloutRow
 from edgekit.fleet.rollout.machine import Rollout
 from edgekit.fleet.rollout.phases import RolloutPhase, WavePhase
 from edgekit.fleet.rollout.run import run
-from edgekit.fleet.rollout.told import printable
+from edgekit.fleet.rollout.telling.told import printable
 from edgekit.signing.releases import lookup, vouch
 
 ENDED = (RolloutPhase.DONE, RolloutPhase.ABORTED, RolloutPhase.BACK)

@@ -18,9 +18,9 @@ from edgekit.cli.rollout.lines import clock, status_lines
 from edgekit.errors import PartialError
 from edgekit.fleet.rollout.device import DeviceState
 from edgekit.fleet.rollout.phases import RolloutPhase
-from edgekit.fleet.rollout.timeline import RolloutChange
-from edgekit.fleet.rollout.told import RolloutTold
-from edgekit.fleet.rollout.words import change_words
+from edgekit.fleet.rollout.telling.timeline import RolloutChange
+from edgekit.fleet.rollout.telling.told import RolloutTold
+from edgekit.fleet.rollout.telling.words import change_words
 
 LOOK_SECONDS = 0.5
 NOBODY_SECONDS = 3.0  # without a holder: a command that begins or goes on needs a moment

@@ -12,8 +12,13 @@ import msgspec
 
 from edgekit.core import cbor, pictures
 from edgekit.core.chat import harmless
+from edgekit.core.chat.calls import CalledFunction, ToolCall
+from edgekit.core.chat.formats import FORMATS, JsonSchema, TextFormat
 from edgekit.core.chat.parts import PARTS, ImageUrl, TextPart
 from edgekit.core.chat.request import ChatMessage, ChatRequest
+from edgekit.core.chat.tools.check import check_tools
+from edgekit.core.chat.tools.forcing import check_forced
+from edgekit.core.chat.tools.request import Function, Tool
 from edgekit.core.repeated import check_keys
 from edgekit.core.wire import UNREADABLE, ProtocolError
 
@@ -46,14 +51,30 @@ def parse_body(payload: bytes, encoding: str = "") -> ChatRequest:
     harmless.check(request, harmless.REQUEST)
     for number, message in enumerate(request.messages):
         harmless.check(message, harmless.MESSAGE, f"messages[{number}].")
+        if message.reasoning_content is not None and message.role != "assistant":
+            text = f"a message of the role {message.role} has thinking; only an assistant's may"
+            where = f"messages[{number}].reasoning_content"
+            raise ProtocolError("invalid_request", text, where)
         if message.picture_count and message.role != "user":
             where = f"messages[{number}].content[{message.picture_parts[0]}]"
             text = f"a message of the role {message.role} has a picture; only a user's may"
             raise ProtocolError("invalid_request", text, where)
+    check_tools(request)
     if request.picture_count and (request.num_beams or 1) > 1:
         text = "a prompt with pictures is answered without beam search: num_beams is 1"
         raise ProtocolError("unsupported_parameter", text, "num_beams")
+    _check_logprobs(request)
+    check_forced(request)
     return request
+
+
+def _check_logprobs(request: ChatRequest) -> None:
+    if request.top_logprobs and not request.logprobs:
+        text = "top_logprobs is served where logprobs is true"
+        raise ProtocolError("invalid_request", text, "top_logprobs")
+    if request.logprobs and (request.num_beams or 1) > 1:
+        text = "log-probabilities are served without beam search: num_beams is 1"
+        raise ProtocolError("unsupported_parameter", text, "logprobs")
 
 
 def _decode(payload: bytes, encoding: str) -> ChatRequest:
@@ -86,7 +107,20 @@ def _without_nulls(body: object) -> object:
         body = _without_unknown_nulls(body, ChatRequest)
         if isinstance(body.get("messages"), list):
             body["messages"] = [_message_without_nulls(each) for each in body["messages"]]
+        if isinstance(body.get("tools"), list):
+            body["tools"] = [_tool_without_nulls(each) for each in body["tools"]]
+        if isinstance(body.get("response_format"), dict):
+            body["response_format"] = _format_without_nulls(body["response_format"])
     return body
+
+
+def _format_without_nulls(form: dict[Any, Any]) -> dict[Any, Any]:
+    if not isinstance(kind := form.get("type"), str):
+        return form
+    form = _without_unknown_nulls(form, FORMATS.get(kind, TextFormat))
+    if isinstance(form.get("json_schema"), dict):
+        form["json_schema"] = _without_unknown_nulls(form["json_schema"], JsonSchema)
+    return form
 
 
 def _message_without_nulls(message: object) -> object:
@@ -94,7 +128,26 @@ def _message_without_nulls(message: object) -> object:
         message = _without_unknown_nulls(message, ChatMessage)
         if isinstance(message.get("content"), list):
             message["content"] = [_part_without_nulls(part) for part in message["content"]]
+        if isinstance(message.get("tool_calls"), list):
+            message["tool_calls"] = [_call_without_nulls(each) for each in message["tool_calls"]]
     return message
+
+
+def _call_without_nulls(call: object) -> object:
+    if not isinstance(call, dict):
+        return call
+    call = _without_unknown_nulls(call, ToolCall)
+    if isinstance(call.get("function"), dict):
+        call["function"] = _without_unknown_nulls(call["function"], CalledFunction)
+    return call
+
+
+def _tool_without_nulls(tool: object) -> object:
+    if isinstance(tool, dict):
+        tool = _without_unknown_nulls(tool, Tool)
+        if isinstance(tool.get("function"), dict):
+            tool["function"] = _without_unknown_nulls(tool["function"], Function)
+    return tool
 
 
 def _part_without_nulls(part: object) -> object:

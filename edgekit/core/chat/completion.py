@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
+from edgekit.core.chat.calls import ToolCall
+from edgekit.core.chat.logprobs import Logprobs, TokenLogprob
 from edgekit.core.payloads import Count, Measure
 
-FinishReason = Literal["stop", "length", "cancelled"]
+FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
 
 
 class PromptTokensDetails(msgspec.Struct, frozen=True):
@@ -37,18 +41,25 @@ class Timings(msgspec.Struct, frozen=True):
 
 
 class AnswerMessage(msgspec.Struct, frozen=True):
-    """The whole text, or the part that existed when the requester cancelled."""
+    """The whole answer, or the part that existed when the requester cancelled.
+
+    `content` is null where there are tool calls and no text. What a thinking model thought is
+    `reasoning_content`; absent where there is none.
+    """
 
     role: Literal["assistant"]
-    content: str
+    content: str | None
+    reasoning_content: str | UnsetType = UNSET
+    tool_calls: tuple[ToolCall, ...] | UnsetType = UNSET
 
 
 class AnswerChoice(msgspec.Struct, frozen=True):
-    """The single choice of an answer."""
+    """The single choice of an answer; `logprobs` is absent unless asked for."""
 
     index: Literal[0]
     message: AnswerMessage
     finish_reason: FinishReason
+    logprobs: Logprobs | UnsetType = UNSET
 
 
 class Completion(msgspec.Struct, frozen=True):
@@ -78,15 +89,21 @@ def completion(
     usage: Usage,
     timings: Timings | None,
     deltas: int,
+    reasoning: str = "",
+    calls: Sequence[ToolCall] = (),
+    logprobs: Sequence[TokenLogprob] | None = None,
 ) -> bytes:
     """Encode a `Completion` as JSON."""
+    content = None if calls and not text else text
+    message = AnswerMessage("assistant", content, reasoning or UNSET, tuple(calls) or UNSET)
+    shown = UNSET if logprobs is None else Logprobs(logprobs)
     return msgspec.json.encode(
         Completion(
             id=f"chatcmpl-{prompt_id}",
             object="chat.completion",
             created=created,
             model=model,
-            choices=(AnswerChoice(0, AnswerMessage("assistant", text), finish_reason),),
+            choices=(AnswerChoice(0, message, finish_reason, shown),),
             usage=usage,
             timings=timings,
             deltas=deltas,

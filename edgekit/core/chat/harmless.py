@@ -13,30 +13,18 @@ import msgspec
 
 from edgekit.core.wire import ProtocolError
 
-TEXT_FORMAT = {"type": "text"}
-
 # The schemas name the values; `check` refuses any other by its field's name.
 Null = Annotated[Any, msgspec.Meta(extra_json_schema={"type": "null"})]
 Empty = Annotated[Any, msgspec.Meta(extra_json_schema={"type": ["array", "null"], "maxItems": 0})]
 One = Annotated[Any, msgspec.Meta(extra_json_schema={"enum": [1, None]})]
-Zero = Annotated[Any, msgspec.Meta(extra_json_schema={"enum": [0, None]})]
-Off = Annotated[  # with its type: typing takes it for `Zero` otherwise, as False == 0
-    Any, msgspec.Meta(extra_json_schema={"type": ["boolean", "null"], "enum": [False, None]})
-]
 NoTool = Annotated[Any, msgspec.Meta(extra_json_schema={"enum": ["none", "auto", None]})]
 TextOnly = Annotated[Any, msgspec.Meta(extra_json_schema={"enum": [["text"], None]})]
-TextFormat = Annotated[Any, msgspec.Meta(extra_json_schema={"enum": [TEXT_FORMAT, None]})]
 
 # By field of a request: the values that it may have beside null.
 REQUEST: dict[str, tuple[Any, ...]] = {
     "n": (1,),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "response_format": (TEXT_FORMAT,),
     "modalities": (["text"],),
-    "tools": ([],),
     "functions": ([],),
-    "tool_choice": ("none", "auto"),  # without tools both mean that none is called
     "function_call": ("none", "auto"),
 }
 # The same of a message
@@ -45,7 +33,6 @@ MESSAGE: dict[str, tuple[Any, ...]] = {
     "audio": (),
     "function_call": (),
     "annotations": ([],),
-    "tool_calls": ([],),
 }
 
 
@@ -72,9 +59,7 @@ def check(given: msgspec.Struct, served: dict[str, tuple[Any, ...]], path: str =
 
 
 def _same(value: object, served: object) -> bool:
-    """Whether they are equal; true is not 1, and a null field of an object says nothing."""
+    """Whether they are equal; true is not 1."""
     if isinstance(value, bool) or isinstance(served, bool):
         return value is served
-    if isinstance(value, dict):
-        value = {name: each for name, each in value.items() if each is not None}
     return value == served

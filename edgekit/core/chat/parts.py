@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import msgspec
 
 from edgekit.core import pictures
-
-# No text of a person has a NUL, and a library in C that a text reaches would cut it off there.
-Text = Annotated[str, msgspec.Meta(pattern=r"^[^\x00]*$")]
+from edgekit.core.chat.text import Text
 
 
 class TextPart(

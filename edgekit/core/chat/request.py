@@ -13,37 +13,66 @@ import msgspec
 
 from edgekit.core import pictures
 from edgekit.core.chat import harmless
-from edgekit.core.chat.parts import Part, Text, TextPart
+from edgekit.core.chat.calls import ToolCall
+from edgekit.core.chat.formats import ResponseFormat, Source
+from edgekit.core.chat.logprobs import MAX_TOP
+from edgekit.core.chat.parts import Part, TextPart
+from edgekit.core.chat.text import Text
+from edgekit.core.chat.tools.request import MAX_TOOLS, Tool, ToolChoice
 from edgekit.core.config import MAX_MESSAGES
 
 MAX_STOPS = 4
 MAX_BEAMS = 8
 MAX_BIASES = 1024  # tokens in `logit_bias`
+MAX_OPTIONS = 16  # variables in `chat_template_kwargs`
 
 StopString = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
 TokenId = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 Bias = Annotated[float, msgspec.Meta(ge=-100, le=100)]
+OptionText = Annotated[Text, msgspec.Meta(max_length=256)]
+TemplateValue = bool | int | float | OptionText | None
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 
 
 class ChatMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One message of the conversation."""
+    """One message of the conversation.
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Text | list[Part]
+    An assistant's may have `tool_calls` and then no content; a tool's has the result of the call
+    `tool_call_id`.
+    """
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Text | list[Part] | None = None
+    name: Text | None = None  # for the chat template; most have no use for it
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: Text | None = None
+    reasoning_content: Text | None = None  # of an assistant's message, as its answer had it
     # An assistant's message as SDKs echo it
     refusal: harmless.Null = None
     audio: harmless.Null = None
     function_call: harmless.Null = None
     annotations: harmless.Empty = None
-    tool_calls: harmless.Empty = None
 
     @property
     def text(self) -> str:
         """The texts of the content as one string."""
         if isinstance(self.content, str):
             return self.content
-        return "".join(part.text for part in self.content if isinstance(part, TextPart))
+        return "".join(part.text for part in self.content or () if isinstance(part, TextPart))
+
+    @property
+    def further(self) -> dict[str, str]:
+        """What the chat template gets of the message beside its role and content."""
+        named = {"name": self.name, "reasoning_content": self.reasoning_content}
+        return {field: value for field, value in named.items() if value is not None}
+
+    @property
+    def turn(self) -> tuple[str, pictures.Content] | dict[str, Any]:
+        """What the chat template gets: role and content, or a mapping where there is more."""
+        if not self.further:
+            return self.role, self.parts
+        return {"role": self.role, "content": self.parts, **self.further}
 
     @property
     def picture_count(self) -> int:
@@ -53,13 +82,13 @@ class ChatMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def picture_parts(self) -> list[int]:
         """Which parts of the content are pictures."""
-        parts = () if isinstance(self.content, str) else self.content
+        parts = () if isinstance(self.content, str) else self.content or ()
         return [number for number, part in enumerate(parts) if not isinstance(part, TextPart)]
 
     @property
     def parts(self) -> pictures.Content:
         """What the model's process gets: one string where the message has no picture."""
-        if isinstance(self.content, str) or not self.picture_count:
+        if not isinstance(self.content, list) or not self.picture_count:
             return self.text
         return [part.text if isinstance(part, TextPart) else part.data for part in self.content]
 
@@ -96,10 +125,23 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     ) = None
     repetition_penalty: Annotated[float, msgspec.Meta(gt=0, le=10)] | None = None
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None = None
+    chat_template_kwargs: (
+        Annotated[dict[str, TemplateValue], msgspec.Meta(max_length=MAX_OPTIONS)] | None
+    ) = None
+    reasoning_effort: Effort | None = None
     num_beams: Annotated[int, msgspec.Meta(ge=1, le=MAX_BEAMS)] | None = None
     length_penalty: Annotated[float, msgspec.Meta(ge=-5, le=5)] | None = None  # of beam search
     stop: StopString | Annotated[list[StopString], msgspec.Meta(max_length=MAX_STOPS)] | None = None
     stream: bool | None = None  # false: no deltas
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=MAX_TOP)] | None = None
+    tools: Annotated[list[Tool], msgspec.Meta(max_length=MAX_TOOLS)] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None  # false: at most one call
+    # What the whole answer must look like; at most one of these
+    response_format: ResponseFormat | None = None
+    grammar: Source | None = None  # Lark, in llguidance's dialect
+    regex: Source | None = None  # in the syntax of Rust's `regex`
     # What changes no answer. The final has its usage in any case.
     stream_options: StreamOptions | None = None
     user: str | None = None
@@ -110,16 +152,10 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     service_tier: str | None = None
     metadata: dict[str, Any] | None = None
     store: bool | None = None
-    parallel_tool_calls: bool | None = None
     # What changes none with these values
     n: harmless.One = None
-    logprobs: harmless.Off = None
-    top_logprobs: harmless.Zero = None
-    response_format: harmless.TextFormat = None
     modalities: harmless.TextOnly = None
-    tools: harmless.Empty = None
     functions: harmless.Empty = None
-    tool_choice: harmless.NoTool = None
     function_call: harmless.NoTool = None
 
     @property
@@ -129,8 +165,12 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
 
     @property
     def text_bytes(self) -> int:
-        """The size of all texts, in UTF-8."""
-        return sum(len(message.text.encode("utf-8", "surrogatepass")) for message in self.messages)
+        """The size of all texts, tools and calls, in UTF-8."""
+        size = sum(len(message.text.encode("utf-8", "surrogatepass")) for message in self.messages)
+        more: list[object] = [self.tools]
+        for message in self.messages:
+            more += [message.tool_calls, message.further]
+        return size + sum(len(msgspec.json.encode(each)) for each in more if each)
 
     @property
     def stops(self) -> list[str]:
@@ -138,6 +178,11 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
         if self.stop is None:
             return []
         return [self.stop] if isinstance(self.stop, str) else list(self.stop)
+
+    @property
+    def top_logprobs_asked(self) -> int | None:
+        """How many log-probabilities to name in each token's place; None: none of any token."""
+        return (self.top_logprobs or 0) if self.logprobs else None
 
     @property
     def answer_limit(self) -> int | None:

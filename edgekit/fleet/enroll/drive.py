@@ -36,7 +36,7 @@ from edgekit.fleet.enroll.values import (
     file,
 )
 from edgekit.fleet.facts import PROBE, DeviceFacts, parse_facts
-from edgekit.fleet.local import Remote
+from edgekit.fleet.link.local import Remote
 
 READY_SECONDS = 180.0
 ENROLL_AGAIN = "correct it, then enroll again: what is done stays, and `edgekit remove` undoes it"

@@ -8,7 +8,7 @@ import msgspec
 
 from edgekit.errors import EdgekitError
 from edgekit.fleet.enroll.values import Step
-from edgekit.fleet.local import Remote
+from edgekit.fleet.link.local import Remote
 
 HERE = Path(__file__).parents[2]
 _SCRIPTS = ("record", "make", "unmake", "perform")

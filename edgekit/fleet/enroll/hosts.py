@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from edgekit.errors import EdgekitError, UsageError, VerificationError
 from edgekit.fleet.enroll.pin import pin, unpin
-from edgekit.fleet.remote import SshRemote
+from edgekit.fleet.link.remote import SshRemote
 from edgekit.fleet.ssh.destination import parse_destination
 from edgekit.fleet.ssh.hostkeys import fingerprint
 from edgekit.fleet.ssh.trust import UnknownHostKeyError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from edgekit.core.quality import QualityReport, worse
+from edgekit.core.quality import QualityReport, objection_to
 from edgekit.fleet.rollout.waves import Terms
 
 
@@ -47,7 +47,7 @@ class Judging:
             return ""
         found = ""
         for name, report in self.told.items():
-            trouble = worse(report.score, self.terms.bound) if report.score else ""
+            trouble = objection_to(report, self.terms.bound)
             if trouble and not found:
                 found = f"the canary {name} answers worse than with the release before: {trouble}"
         if not found and now >= self.until and (missing := self.missing()):

@@ -1,9 +1,9 @@
 """The door of a device: one push over a socket, for an account that does not own ROOT.
 
-It speaks the frames of `edgekit/fleet/relay.py`: to a controller it is the relay that it sent. But
-it runs only what `admitted` lets in, with the device's own trees and on its own ROOT, and writes
-only partial blobs. systemd starts one for each connection (`edgekit-updater@.service`); the socket
-is standard input and output. A verb that runs when the connection is cut runs to its end.
+It speaks the frames of `fleet/link/relay.py`: to a controller it is the relay that it sent. But it
+runs only what `admitted` lets in, with the device's own trees and on its own ROOT, and writes only
+partial blobs. systemd starts one for each connection (`edgekit-updater@.service`); the socket is
+standard input and output. A verb that runs when the connection is cut runs to its end.
 """
 
 from __future__ import annotations

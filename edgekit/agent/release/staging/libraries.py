@@ -20,6 +20,7 @@ from edgekit.errors import EdgekitError
 IMPORT_SECONDS = 180.0  # 1 s on a PC, 20 s from a slow SD card
 CPUINFO = Path("/proc/cpuinfo")
 IMPORTED = {"PIL": "PIL.Image"}  # where the package itself imports none of its compiled code
+OPTIONAL = {"llguidance"}  # where it cannot be imported, a device answers without schemas
 SCRIPT = """
 import importlib, sys
 for name in sys.argv[1:]:
@@ -74,7 +75,8 @@ def check_libraries(root: Path, tree: Path, runtime: Descriptor) -> None:
 def compiled_packages(tree: Path) -> list[str]:
     """The packages at the top of a tree that hold compiled code and can be imported by name."""
     found = {path.relative_to(tree).parts[0] for path in tree.rglob("*.so")}
-    packages = sorted(name for name in found if (tree / name / "__init__.py").is_file())
+    needed = sorted(found - OPTIONAL)
+    packages = [name for name in needed if (tree / name / "__init__.py").is_file()]
     return [IMPORTED.get(name, name) for name in packages]
 
 

@@ -143,7 +143,7 @@ class CanaryFiles:
                 log.warning("ended prompts cannot be read: %s", error)
         return Known(
             self._release,
-            lineage_of(self._folder),
+            lineage_of(self._folder, golden),
             [prompt.tokens[: prompt.start] for prompt in golden.prompts] if golden else [],
             self.report,
             (self._folder / layout.BASELINE).exists(),
@@ -154,12 +154,13 @@ class CanaryFiles:
         )
 
 
-def lineage_of(folder: Path) -> Lineage:
-    """The lineage of a release by its folder."""
+def lineage_of(folder: Path, golden: Golden | None) -> Lineage:
+    """The lineage of a release by its folder and its golden prompts."""
     config = parse_config((folder / layout.BUNDLE_CONFIG).read_bytes())
     tokenizer = folder / layout.MODEL / "tokenizer.json"
     digest = hashlib.sha256(tokenizer.read_bytes()).hexdigest() if tokenizer.exists() else ""
-    return Lineage(config.name, config.model_type, digest)
+    made_from = golden.made_from if golden and isinstance(golden.made_from, str) else ""
+    return Lineage(config.name, config.model_type, digest, made_from)
 
 
 def _read(path: Path, kind: type[T]) -> T | None:

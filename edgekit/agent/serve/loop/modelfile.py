@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from edgekit.core import pictures
+from edgekit.core.chat.tools.formats import CHAT_RECORD, ChatRecord
 from edgekit.core.wire import UNREADABLE
 
 
@@ -26,3 +27,14 @@ def takes_pictures(model_dir: Path) -> bool:
     except (OSError, *UNREADABLE):
         return False
     return pictures.takes_pictures(config.model)
+
+
+def chat_record(model_dir: Path) -> ChatRecord:
+    """Return what `pack` found out of the model's chat template.
+
+    Where there is none or it cannot be read, the model counts as one that knows no tools.
+    """
+    try:
+        return msgspec.json.decode((model_dir / CHAT_RECORD).read_bytes(), type=ChatRecord)
+    except (OSError, *UNREADABLE):
+        return ChatRecord()

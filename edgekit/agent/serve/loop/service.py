@@ -21,7 +21,7 @@ from edgekit.agent.serve.loop.canaryfiles import CanaryFiles
 from edgekit.agent.serve.loop.desiredfile import DesiredFile
 from edgekit.agent.serve.loop.health import Health
 from edgekit.agent.serve.loop.journal import Journal
-from edgekit.agent.serve.loop.modelfile import takes_pictures
+from edgekit.agent.serve.loop.modelfile import chat_record, takes_pictures
 from edgekit.agent.serve.loop.notify import Notifier
 from edgekit.agent.serve.loop.process import ModelProcess
 from edgekit.agent.serve.loop.sensors import read_sensors
@@ -41,6 +41,7 @@ from edgekit.agent.serve.session.events import (
     GiveUp,
     GoOnline,
     LeavePools,
+    MessageHeard,
     Publish,
     Published,
     QualityKnown,
@@ -125,7 +126,8 @@ class Service:
         room_bytes = PACKET_RATIO * wire.max_body_bytes(pictures, config.images_per_prompt)
         # A pool may have devices that take pictures: what is for them is refused here by name
         max_packet_bytes = max(room_bytes, wire.LARGEST_PROMPT_BYTES)
-        self._session = Session(config, bundle, release, version, epoch, pictures)
+        chat = chat_record(model_dir)
+        self._session = Session(config, bundle, release, version, epoch, pictures, chat)
         self._journal = Journal(journal, check_bytes=room_bytes)
         self._storage = Storage(self._journal)
         self._disk = journal.parent
@@ -143,16 +145,14 @@ class Service:
             on_message=self._said,
             on_end=self._worker_ended,
         )
-        requests = [topics.request_topic(config.device, "+"), *self._pools]
+        requests = [topics.request_topic(config.device, "+"), *self._pools, *self._desired.topics]
+        requests += dict.fromkeys(rule.topic_filter for rule in config.rules.values())
         controls = [topics.control_topic(config.device, "+")]
         controls += [topics.pool_control_topic(pool, "+") for pool in config.pools]
         self._mqtt = PolledClient(
             config.broker,
             f"edgekit-{config.device}",
-            subscriptions=[
-                *((f, 1) for f in (*requests, *self._desired.topics)),
-                *((f, 0) for f in controls),
-            ],
+            subscriptions=[*((f, 1) for f in requests), *((f, 0) for f in controls)],
             on_message=self._received,
             on_connection=self._connection,
             on_taken_over=lambda: self._events.append(TakenOver()),
@@ -261,8 +261,8 @@ class Service:
             self._desired.take(message, time.monotonic())
             self._mqtt.ack(message.token)
             return
-        event = Controlled if topics.is_control(message.topic) else Received
-        self._events.append(event(message))
+        asked = Controlled if topics.is_control(message.topic) else Received
+        self._events.append((asked if topics.is_ours(message.topic) else MessageHeard)(message))
 
     def _connection(self, up: bool) -> None:
         log.info("broker %s: %s", self._config.broker, "subscribed" if up else "connection lost")
@@ -296,7 +296,9 @@ class Service:
             effects = self._session.handle(event, time.monotonic())
         except Exception:  # a defect that one prompt triggers must not harm the others
             log.exception("the session failed on %s", type(event).__name__)
-            if isinstance(event, Received | Controlled):  # else the broker waits for its PUBACK
+            if isinstance(
+                event, Received | Controlled | MessageHeard
+            ):  # else the broker waits for its PUBACK
                 self._mqtt.ack(event.message.token)
             return
         self._perform(effects)

@@ -279,7 +279,9 @@ class Canary:
     def _compared(self) -> Judged:
         known, score = self.known, score_of(self._samples, self._walked)
         why = "" if score is not None else NOT_WALKED
-        return Judged(QualityReport(known.release, known.against, score, why))
+        before = known.baseline.lineage.made_from if known.baseline else ""
+        rebuilt = bool(before) and before == known.lineage.made_from
+        return Judged(QualityReport(known.release, known.against, score, why, rebuilt))
 
     def _own_baseline(self) -> KeepBaseline:
         return KeepBaseline(Baseline(self.known.lineage, self._own))

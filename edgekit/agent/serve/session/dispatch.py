@@ -6,7 +6,7 @@ The counterpart of `intake`. Pure: methods change the prompts and return effects
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Any
 
 import msgspec
 
@@ -18,8 +18,14 @@ from edgekit.agent.serve.session.prompt import Prompt
 from edgekit.agent.serve.session.prompts import Prompts
 from edgekit.agent.serve.session.states import PromptStep
 from edgekit.core import wire
-from edgekit.core.chat.completion import FinishReason
+from edgekit.core.chat.capabilities import REASONING
+from edgekit.core.chat.logprobs import most_tokens
+from edgekit.core.chat.request import ChatRequest
 from edgekit.core.chat.sampling import sampling_of
+from edgekit.core.chat.thinking import template_options
+from edgekit.core.chat.tools.forcing import constraint
+from edgekit.core.chat.tools.formats import ToolFormat
+from edgekit.core.chat.tools.prompt import calling, told
 from edgekit.core.config import AgentConfig
 from edgekit.core.manifest import BundleConfig
 from edgekit.errors import EdgekitError
@@ -42,12 +48,14 @@ class Dispatch:
         bundle: the release it serves.
         prompts: of the session.
         presence: gets the speed of the model.
+        tools: how the model is told of tools and calls them.
     """
 
     config: AgentConfig
     bundle: BundleConfig
     prompts: Prompts
     presence: Presence
+    tools: ToolFormat
     model: Ready | None = None  # of the worker that loaded the model last
     _failed_loads: int = 0  # deaths of workers before one had loaded the model
     _heard_at: float | None = None  # when the worker last sent a message or had nothing to do
@@ -74,7 +82,11 @@ class Dispatch:
         """Start every prompt that can run now."""
         effects: list[Effect] = []
         while (prompt := self.prompts.next_to_start(now)) is not None:
-            effects.append(ToWorker(self._start(prompt, now)))
+            try:
+                effects.append(ToWorker(self._start(prompt, now)))
+            except wire.ProtocolError as error:  # another release took it, which served more
+                outcome = replies.error_outcome(error)
+                effects += self.prompts.end(prompt, PromptStep.REFUSED, outcome, now)
         return effects
 
     def _start(self, prompt: Prompt, now: float) -> Start:
@@ -86,21 +98,42 @@ class Dispatch:
         self.prompts.running[prompt.key] = prompt
         self.prompts.ledger.touch(prompt)
         limit = answer_cap(self.config, self.bundle, self.model)
+        if request.top_logprobs_asked is not None:
+            limit = min(limit, most_tokens(request.top_logprobs_asked))
+        messages, tools = told(request, self.tools)
+        bound = constraint(request, self.tools)
         return Start(
             key=prompt.key,
             requester=prompt.requester,
-            messages=[(m.role, m.parts) for m in request.messages],
+            messages=messages,
             sampling=sampling_of(request, self.bundle.search),
             stops=request.stops,
             answer_limit=min(request.answer_limit or limit, limit),
             deadline=prompt.deadline - REPLY_MARGIN_SECONDS,
             prompt_limit=self.config.max_prompt_tokens,
+            tools=tools,
+            options=self.options(request),
+            calling=calling(request, self.tools),
+            top_logprobs=request.top_logprobs_asked,
             sample=(
                 self.config.canary_samples > 0
                 and request.store is not False
                 and not request.picture_count  # a later release has no pictures for its rows
+                and bound is None  # its tokens are not what the model likes best
             ),
+            constraint=bound,
+            fill=prompt.payload if prompt.origin is not None else b"",
         )
+
+    def options(self, request: ChatRequest) -> dict[str, Any]:
+        """Return what a request sets for the model's chat template.
+
+        Raises:
+            ProtocolError: the model does not serve it; before a model is loaded nothing is.
+        """
+        model = self.model or Ready(0.0, 0.0)
+        thinks = REASONING in model.capabilities
+        return template_options(request, model.template_options, thinks)
 
     # --- from the worker ----------------------------------------------------------------------
     def ready(self, model: Ready) -> bool:
@@ -121,7 +154,7 @@ class Dispatch:
             return []
         if prompt.reply.final_only or prompt.request.stream is False:
             return []
-        effect = replies.delta(prompt, event.text, now)
+        effect = replies.delta(prompt, event, now)
         prompt.seq += 1
         return [effect]
 
@@ -142,8 +175,7 @@ class Dispatch:
         if event.finish_reason != "cancelled":
             tokens = event.usage.completion_tokens
             self.prompts.metrics.answered(now - prompt.queued_at, timings, tokens)
-        reason = cast(FinishReason, event.finish_reason)
-        return self.prompts.finish(prompt, event.text, reason, event.usage, timings, now)
+        return self.prompts.finish(prompt, event, timings, now)
 
     def failed(self, event: Refused, now: float) -> list[Effect]:
         """Fail a prompt that the worker refuses."""

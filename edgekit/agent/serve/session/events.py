@@ -29,6 +29,13 @@ class Controlled:
 
 
 @dataclass(frozen=True, slots=True)
+class MessageHeard:
+    """A message on a topic that a rule listens to."""
+
+    message: wire.Inbound
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerLost:
     """The worker process has ended."""
 
@@ -271,6 +278,7 @@ class GiveUp:
 Event = (
     Received
     | Controlled
+    | MessageHeard
     | Ready
     | Heartbeat
     | Generated

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from edgekit.agent.serve.pipe import Cancel
@@ -15,6 +16,7 @@ from edgekit.agent.serve.session.rate import Rate, Spread
 from edgekit.agent.serve.session.states import PromptStep, move
 from edgekit.core import envelope, pictures, topics, wire
 from edgekit.core.chat.body import parse_body
+from edgekit.core.chat.logprobs import MAX_BYTES, most_tokens
 from edgekit.core.chat.request import ChatRequest
 from edgekit.core.config import AgentConfig
 
@@ -33,6 +35,8 @@ class Intake:
         config: this device.
         prompts: of the session.
         condition: of the device.
+        answer_cap: the most tokens of an answer.
+        options: what a request sets for the chat template; raises ProtocolError.
         takes_pictures: whether the model does.
         draining: whether the device refuses every new prompt.
     """
@@ -40,6 +44,8 @@ class Intake:
     config: AgentConfig
     prompts: Prompts
     condition: Condition
+    answer_cap: int
+    options: Callable[[ChatRequest], object]
     takes_pictures: bool = False
     draining: bool = False
     max_body_bytes: int = field(init=False)
@@ -122,7 +128,7 @@ class Intake:
             request=request,
             state=move(None, PromptStep.TAKEN),
         )
-        self._admit(prompt, request, now)
+        self.admit(prompt, request, now)
         if known is not None and self.prompts.ledger.get(key) is known:
             self.prompts.ledger.drop(known)
         self.prompts.ledger.add(prompt)
@@ -137,13 +143,15 @@ class Intake:
             text = f"more than {rate.per_minute} {what} a minute"
             raise wire.ProtocolError("rate_limited", text, retry_after_ms=wait_ms)
 
-    def _admit(self, prompt: Prompt, request: ChatRequest, now: float) -> None:
+    def admit(self, prompt: Prompt, request: ChatRequest, now: float) -> None:
         """Raises: ProtocolError, when the device has no room for a new prompt."""
         if self.draining:
             raise wire.ProtocolError("draining", "the device stops and takes nothing new")
         if not self.prompts.storing:
             raise wire.ProtocolError(*NO_STORAGE)
         self.check_model(request)
+        self._check_logprobs(request)
+        self.options(request)
         if len(request.messages) > self.config.max_messages:
             text = f"{len(request.messages)} messages; at most {self.config.max_messages}"
             raise wire.ProtocolError("invalid_request", f"{text} (max_messages)", "messages")
@@ -165,6 +173,20 @@ class Intake:
             raise wire.ProtocolError("queue_full", full, retry_after_ms=FULL_RETRY_MS)
         if not self.prompts.ledger.make_room(prompt.size_bytes):
             raise wire.ProtocolError("no_storage", "the journal is full of undelivered answers")
+
+    def _check_logprobs(self, request: ChatRequest) -> None:
+        """Raises: ProtocolError, when the answer would have more log-probabilities than it may."""
+        top = request.top_logprobs_asked
+        if top is None or request.answer_limit is None:  # without a limit the answer ends in time
+            return
+        asked, most = min(request.answer_limit, self.answer_cap), most_tokens(top)
+        if asked > most:
+            text = (
+                f"log-probabilities of {asked} tokens, with {top} others in the place of each, are "
+                f"more than {MAX_BYTES >> 10} KiB; ask for at most {most} tokens"
+            )
+            field = "top_logprobs" if top else "logprobs"
+            raise wire.ProtocolError("invalid_request", text, field)
 
     def _attach(self, prompt: Prompt, inbound: wire.InboundPrompt, now: float) -> list[Effect]:
         """Handle a repeated prompt: from now on its replies go to the new address."""

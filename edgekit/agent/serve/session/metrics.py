@@ -85,6 +85,7 @@ class Metrics:
     rejected: Counter[str] = field(default_factory=Counter)  # by code
     cached_tokens: int = 0
     worker_restarts: int = 0
+    rules: Counter[tuple[str, str]] = field(default_factory=Counter)  # messages by rule and fate
 
     def ended(self, seconds: float, error: str) -> None:
         """Count a prompt that has its outcome, `seconds` after it came."""
@@ -177,6 +178,15 @@ class Metrics:
                 "counter",
                 "Deaths of the model's process.",
                 self.worker_restarts,
+            ),
+            Family(
+                "edgekit_rule_messages_total",
+                "counter",
+                "Messages that rules heard, and prompts of theirs that were not taken, by fate.",
+                tuple(
+                    ({"rule": rule, "fate": fate}, n)
+                    for (rule, fate), n in sorted(self.rules.items())
+                ),
             ),
             _one("edgekit_soc_temp_celsius", "gauge", "The hottest zone.", now.readings.temp_c),
             _one(

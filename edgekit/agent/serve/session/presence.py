@@ -11,6 +11,7 @@ from edgekit.agent.serve.pipe import Ready
 from edgekit.agent.serve.session.events import Publish, Readings
 from edgekit.agent.serve.session.replies import status_message
 from edgekit.core import payloads, pictures, topics, wire
+from edgekit.core.chat import capabilities
 from edgekit.core.config import AgentConfig
 from edgekit.core.exposition import Family, as_json
 from edgekit.core.manifest import BundleConfig
@@ -110,6 +111,8 @@ def card_message(
         max_messages=config.max_messages,
         max_prompt_tokens=config.max_prompt_tokens,
         canary_samples=config.canary_samples,
+        capabilities=(*capabilities.ALWAYS, *(model.capabilities if model else ())),
+        template_options=tuple(model.template_options) if model else (),
         images=msgspec.UNSET if images is None else _card_images(config, images),
     )
     return wire.Outbound(topics.card_topic(config.device), msgspec.json.encode(card), retain=True)

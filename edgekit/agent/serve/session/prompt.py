@@ -9,6 +9,7 @@ import msgspec
 from edgekit.agent.serve.session.states import Delivery, PromptStep, State, move
 from edgekit.core import wire
 from edgekit.core.chat.request import ChatRequest
+from edgekit.core.rules.message import Origin
 
 KEEP_SECONDS = 600.0  # an outcome is kept so long, or until its prompt's deadline if later
 UNSENT_KEEP_SECONDS = 86_400.0  # added while no broker has acknowledged the outcome
@@ -29,6 +30,8 @@ class JournalRow(msgspec.Struct, frozen=True):
     Attributes:
         payload: the body; empty after the prompt has ended. `body_hash` (SHA-256) stays.
         sent: the broker has acknowledged the outcome, or it must not be sent.
+        origin: of a rule's prompt, whose `payload` is a `Fill`, and whose `body_hash` are the
+            digests of its messages.
     """
 
     key: str
@@ -44,6 +47,7 @@ class JournalRow(msgspec.Struct, frozen=True):
     deaths: int = 0
     outcome: Outcome | None = None
     sent: bool = False
+    origin: Origin | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -71,6 +75,7 @@ class Prompt:
     retry_at: float = 0.0  # monotonic seconds: a refused outcome is not published before this
     stored: bool = False  # a `Record` of it was returned
     new_to_journal: bool = False  # its first `Record` is in the latest commit
+    origin: Origin | None = None  # a rule asked; None: a client did
 
     @classmethod
     def restore(cls, row: JournalRow) -> Prompt:
@@ -91,6 +96,7 @@ class Prompt:
             outcome=row.outcome,
             delivery=Delivery.SENT if row.sent else Delivery.UNSENT,
             stored=True,
+            origin=row.origin,
         )
 
     def row(self) -> JournalRow:
@@ -109,6 +115,7 @@ class Prompt:
             self.deaths,
             self.outcome,
             self.sent,
+            self.origin,
         )
 
     @property

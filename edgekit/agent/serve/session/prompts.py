@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import takewhile
+from typing import cast
 
-from edgekit.agent.serve.pipe import Cancel
+from edgekit.agent.serve.pipe import Cancel, Done
 from edgekit.agent.serve.session import replies
 from edgekit.agent.serve.session.events import Effect, ToWorker, Warn
 from edgekit.agent.serve.session.fair import FairQueue
@@ -19,6 +20,7 @@ from edgekit.agent.serve.session.prompt import Outcome, Prompt
 from edgekit.agent.serve.session.states import PromptStep, State
 from edgekit.core import wire
 from edgekit.core.chat.completion import FinishReason, Timings, Usage, completion
+from edgekit.core.rules.message import Origin
 from edgekit.mqtt.terms import NO_PACKET_LIMIT
 
 OUTBOX_BATCH = 100  # outcomes sent at once, for example after a reconnect
@@ -49,6 +51,7 @@ class Prompts:
     ignored: int = 0  # messages and prompts that got no answer
     max_packet_bytes: int = NO_PACKET_LIMIT  # of the broker
     too_long_said: bool = False  # the log has that an answer is larger
+    unanswered_said: set[tuple[str, str]] = field(default_factory=set)  # rule and code, in the log
     run_ms: float | None = None  # mean of recent prompts, from start to end
 
     # --- sending ------------------------------------------------------------------------------
@@ -100,7 +103,18 @@ class Prompts:
         prompt.end(step, outcome, now)
         self._count(prompt, outcome, now)
         self.ledger.touch(prompt)
+        if prompt.origin is not None and outcome.kind == "error":
+            return self._unanswered(prompt, prompt.origin, outcome)
         return self.send(prompt, now)
+
+    def _unanswered(self, prompt: Prompt, origin: Origin, outcome: Outcome) -> list[Effect]:
+        """End a rule's prompt that has no answer: its topic has answers alone, the log says it."""
+        self.ledger.withhold(prompt)
+        if (origin.rule, outcome.code) in self.unanswered_said:
+            return []
+        self.unanswered_said.add((origin.rule, outcome.code))
+        said = wire.ProtocolError.decode(outcome.payload)
+        return [Warn(f"rule {origin.rule} has no answer to a message on {origin.topic}: {said}")]
 
     def _count(self, prompt: Prompt, outcome: Outcome, now: float) -> None:
         error = CANCELLED if prompt.state == State.CANCELLED else outcome.code
@@ -113,24 +127,22 @@ class Prompts:
         return self.end(prompt, step, replies.error_outcome(wire.ProtocolError(code, text)), now)
 
     def finish(
-        self,
-        prompt: Prompt,
-        text: str,
-        reason: FinishReason,
-        usage: Usage,
-        timings: Timings | None,
-        now: float,
+        self, prompt: Prompt, done: Done, timings: Timings | None, now: float
     ) -> list[Effect]:
         """End a prompt with an answer, which may be a cancelled one."""
+        reason = cast(FinishReason, done.finish_reason)
         payload = completion(
             prompt_id=prompt.reply.prompt_id,
             model=self.model,
             created=int(self.epoch + now),
-            text=text,
+            text=done.text,
             finish_reason=reason,
-            usage=usage,
+            usage=done.usage,
             timings=timings,
             deltas=prompt.seq,
+            reasoning=done.reasoning,
+            calls=done.calls,
+            logprobs=done.logprobs,
         )
         if prompt.key in self.running and reason != "cancelled":
             took = (now - prompt.started_at) * 1e3
@@ -142,7 +154,9 @@ class Prompts:
 
     def cancelled(self, prompt: Prompt, now: float) -> list[Effect]:
         """End a cancelled prompt that has no text."""
-        return self.finish(prompt, "", "cancelled", Usage(0, 0, 0), None, now)
+        nothing = Timings(0.0, 0.0, 0.0, 0.0, 0.0)
+        done = Done(prompt.key, "", "cancelled", Usage(0, 0, 0), nothing)
+        return self.finish(prompt, done, None, now)
 
     def expire_waiting(self, now: float) -> list[Effect]:
         """End prompts whose deadline passed while they waited.

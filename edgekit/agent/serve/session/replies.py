@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import cast
 
 import msgspec
+from msgspec import UNSET
 
+from edgekit.agent.serve.pipe import Generated
 from edgekit.agent.serve.session.events import Publish
 from edgekit.agent.serve.session.prompt import Outcome, Prompt
 from edgekit.core import payloads, topics, wire
+from edgekit.core.chat.logprobs import Logprobs
 from edgekit.core.envelope import reply_message
+from edgekit.core.rules.message import answer_message
 from edgekit.mqtt.packet import packet_bytes, publish_properties
 from edgekit.mqtt.terms import NO_PACKET_LIMIT
 
@@ -33,9 +37,13 @@ def accepted(prompt: Prompt, position: int, eta_ms: int | None, now: float) -> P
     return reply(prompt, "accepted", msgspec.json.encode(body), now)
 
 
-def delta(prompt: Prompt, text: str, now: float) -> Publish:
-    """Make a `delta` with the next piece of text."""
-    choice = payloads.DeltaChoice(0, payloads.DeltaContent(text))
+def delta(prompt: Prompt, piece: Generated, now: float) -> Publish:
+    """Make a `delta` with the next piece of the answer."""
+    content = payloads.DeltaContent(
+        piece.text or UNSET, piece.reasoning or UNSET, tuple(piece.calls) or UNSET
+    )
+    logprobs = Logprobs(piece.logprobs) if piece.logprobs else UNSET
+    choice = payloads.DeltaChoice(0, content, logprobs)
     body = payloads.DeltaPayload(prompt.seq, (choice,))
     return reply(prompt, "delta", msgspec.json.encode(body), now)
 
@@ -50,6 +58,10 @@ def outcome(
     """
     ended = prompt.outcome
     assert ended is not None
+    if prompt.origin is not None:  # its topic has answers alone: one that is too large stays here
+        return Publish(
+            answer_message(to, prompt.origin, ended.payload, expiry_seconds), prompt.key, ended.kind
+        )
     made = _outcome(prompt, to, expiry_seconds, ended)
     size = 0
     if ended.kind == "final" and max_packet_bytes < NO_PACKET_LIMIT:

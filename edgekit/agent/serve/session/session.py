@@ -30,6 +30,7 @@ from edgekit.agent.serve.session.events import (
     GiveUp,
     GoOnline,
     LeavePools,
+    MessageHeard,
     Publish,
     Published,
     QualityKnown,
@@ -50,13 +51,15 @@ from edgekit.agent.serve.session.events import (
 )
 from edgekit.agent.serve.session.intake import NO_STORAGE, Intake
 from edgekit.agent.serve.session.metrics import Metrics, Now
-from edgekit.agent.serve.session.presence import Presence, card_message
+from edgekit.agent.serve.session.presence import Presence, answer_cap, card_message
 from edgekit.agent.serve.session.prompt import JournalRow, Prompt
 from edgekit.agent.serve.session.prompts import Prompts
 from edgekit.agent.serve.session.refusals import Refusals
+from edgekit.agent.serve.session.rules.rules import Rules
 from edgekit.agent.serve.session.states import PromptStep, State
 from edgekit.core import payloads, wire
 from edgekit.core.chat.body import parse_body
+from edgekit.core.chat.tools.formats import ChatRecord
 from edgekit.core.config import AgentConfig
 from edgekit.core.manifest import BundleConfig
 from edgekit.core.reasons import FAILURE, NO_MATCHING_SUBSCRIBERS
@@ -79,6 +82,7 @@ class Session:
         agent_version: for the card.
         epoch: Unix seconds minus monotonic seconds at start, for `created` in answers.
         takes_pictures: whether the release's model does.
+        chat: what `pack` found out of the model's chat template.
     """
 
     config: AgentConfig
@@ -87,9 +91,11 @@ class Session:
     agent_version: str
     epoch: float
     takes_pictures: bool = False
+    chat: ChatRecord = field(default_factory=ChatRecord)
     _prompts: Prompts = field(init=False)
     _intake: Intake = field(init=False)
     _dispatch: Dispatch = field(init=False)
+    _rules: Rules = field(init=False)
     _presence: Presence = field(init=False)
     _condition: Condition = field(default_factory=Condition)
     _refusals: Refusals = field(default_factory=Refusals)
@@ -107,9 +113,16 @@ class Session:
         model = self.bundle.name
         metrics = Metrics(model, self.bundle.version, self.release, self.agent_version)
         self._prompts = Prompts(model, self.epoch, metrics)
-        self._intake = Intake(self.config, self._prompts, self._condition, self.takes_pictures)
+        cap = answer_cap(self.config, self.bundle, None)
         self._presence = Presence(self.config.device)
-        self._dispatch = Dispatch(self.config, self.bundle, self._prompts, self._presence)
+        self._dispatch = Dispatch(
+            self.config, self.bundle, self._prompts, self._presence, self.chat.tools
+        )
+        self._intake = Intake(
+            *(self.config, self._prompts, self._condition, cap, self._dispatch.options),
+            self.takes_pictures,
+        )
+        self._rules = Rules(self.config, self._prompts, self._intake)
 
     def handle(self, event: Event, now: float) -> tuple[Effect, ...]:
         """Handle an event; return the effects that the service must perform."""
@@ -142,6 +155,9 @@ class Session:
                 return [*starts, *self._intake.receive(message, now), Ack(message.token)]
             case Controlled(message):
                 return [*self._intake.control(message, now), Ack(message.token)]
+            case MessageHeard(message):
+                starts = self._start_next(now)
+                return [*starts, *self._rules.heard(message, now), Ack(message.token)]
             case Done():
                 return self._dispatch.done(event, now)
             case Refused():
@@ -262,15 +278,18 @@ class Session:
         for row in rows:
             prompt = Prompt.restore(row)
             self._prompts.ledger.add(prompt)
-            to = prompt.reply
-            if not wire.may_be_answered(prompt.requester, to.topic, to.prompt_id):
+            if not self._may_be_answered(prompt):
                 self._prompts.ledger.drop(prompt)
                 self._prompts.ignored += 1
                 continue
             if prompt.outcome is not None:
                 continue
             try:
-                prompt.request = parse_body(prompt.payload, prompt.reply.encoding)
+                prompt.request = (
+                    parse_body(prompt.payload, prompt.reply.encoding)
+                    if prompt.origin is None
+                    else self._rules.request_of(prompt.origin)
+                )
                 self._intake.check_model(prompt.request)
             except wire.ProtocolError as error:  # this release may serve less than the one before
                 outcome = replies.error_outcome(error)
@@ -282,6 +301,12 @@ class Session:
                 self._prompts.queue.add(prompt)
         return effects + self._prompts.expire_waiting(now)
 
+    def _may_be_answered(self, prompt: Prompt) -> bool:
+        if prompt.origin is not None:
+            return self._rules.restore(prompt)
+        to = prompt.reply
+        return wire.may_be_answered(prompt.requester, to.topic, to.prompt_id)
+
     def _unrecorded(self, event: Unrecorded, now: float) -> list[Effect]:
         self._storage_check_at = now + STORAGE_CHECK_SECONDS
         effects: list[Effect] = []
@@ -289,12 +314,14 @@ class Session:
             effects += self._prompts.abandon(prompt)
             error = wire.ProtocolError(*NO_STORAGE)
             self._prompts.metrics.rejected[error.code] += 1
-            effects.append(replies.refusal(prompt.reply, error, int(prompt.deadline - now)))
+            if prompt.origin is None:
+                effects.append(replies.refusal(prompt.reply, error, int(prompt.deadline - now)))
         return effects
 
     # --- time ---------------------------------------------------------------------------------
     def _tick(self, now: float) -> list[Effect]:
         effects: list[Effect] = self._say_ready(again=True) if self._ready_unsaid else []
+        effects += self._rules.tick(now)
         if now >= self._measure_at:
             self._measure_at = now + MEASURE_SECONDS
             effects.append(ReadSensors())
@@ -316,7 +343,7 @@ class Session:
         return not self._prompts.running or now >= self._draining
 
     def _end(self, now: float) -> list[Effect]:
-        effects: list[Effect] = []
+        effects: list[Effect] = self._rules.close(now) if self._successor else []
         for prompt in reversed(tuple(self._prompts.running.values())):
             leave = self._dispatch.hand_over if self._successor else self._hand_back
             effects += leave(prompt, now)

@@ -10,11 +10,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import msgspec
+
 from edgekit.agent.serve.pipe import Start
 from edgekit.agent.serve.worker import beam
+from edgekit.agent.serve.worker.answer.calls import is_bound
 from edgekit.agent.serve.worker.answer.text import Tokenizer
+from edgekit.agent.serve.worker.answer.thinking import opens_thinking
 from edgekit.agent.serve.worker.decoder import BeamSearch, Limits
 from edgekit.agent.serve.worker.pictures.sight import Eyes, Seen
+from edgekit.core.chat.thinking import Marks
+from edgekit.core.rules.message import Fill
 from edgekit.errors import EdgekitError
 
 
@@ -54,6 +60,7 @@ def admit(
     beams: BeamSearch | None,
     max_beams: int,
     eyes: Eyes | None = None,
+    marks: Marks | None = None,
 ) -> Admitted:
     """Return what the worker computes for a prompt.
 
@@ -64,19 +71,24 @@ def admit(
         beams: the model's beam search; None if it has none.
         max_beams: the most beams that this device serves.
         eyes: reads pictures; None if the model takes none.
+        marks: around the model's thinking; None if it has none.
 
     Raises:
         RefusedError: the worker cannot run the prompt.
     """
     wanted = start.sampling.num_beams
     _check_fields(start, max_beams)
-    contents = [parts for _, parts in start.messages if not isinstance(parts, str)]
-    encoded = [part for parts in contents for part in parts if isinstance(part, bytes)]
+    start = _filled(start)
+    contents = [turn[1] if isinstance(turn, tuple) else turn["content"] for turn in start.messages]
+    listed = [parts for parts in contents if isinstance(parts, list)]
+    encoded = [part for parts in listed for part in parts if isinstance(part, bytes)]
     if encoded and eyes is None:
         raise RefusedError("invalid_request", "this model takes no pictures", "messages")
     with _refusing_pictures():
         rows = [eyes.tokens(each) for each in encoded] if eyes else []
     pieces = _pieces(start, tokenizer, bool(encoded))
+    if marks and is_bound(start) and opens_thinking(tokenizer, marks, pieces[-1]):
+        pieces[-1] += tokenizer.encode(f"{marks.end}\n\n")  # what is constrained is the answer
     count = sum(map(len, pieces)) + sum(rows)
     said = f"the prompt has {count} tokens"
     if rows:
@@ -122,13 +134,30 @@ def _pieces(start: Start, tokenizer: Tokenizer, pictured: bool) -> list[list[int
     """Return the tokens of the prompt's text; with pictures in pieces between these."""
     try:
         if pictured:
-            return tokenizer.encode_around(start.messages)
-        return [tokenizer.encode_chat([(role, "".join(text)) for role, text in start.messages])]
+            return tokenizer.encode_around(start.messages, start.tools, start.options)
+        return [tokenizer.encode_chat(start.messages, start.tools, start.options)]
     except EdgekitError as error:
         raise RefusedError("invalid_request", error.what, "messages") from error
     except Exception as error:  # the tokenizer is native code, and raises the bare type
         text = f"the tokenizer refused: {error}"
         raise RefusedError("invalid_request", text, "messages") from error
+
+
+def _filled(start: Start) -> Start:
+    """Return a rule's prompt with the text that its template makes of the messages."""
+    if not start.fill:
+        return start
+    from edgekit.tokens.rule import RuleRefusedError, RuleTemplate  # noqa: PLC0415  rules alone
+
+    *before, turn = start.messages
+    assert isinstance(turn, tuple), "a rule's prompt has one text"
+    try:
+        fill = msgspec.msgpack.decode(start.fill, type=Fill)
+        text = RuleTemplate(str(turn[1])).render(fill)
+    except RuleRefusedError as error:
+        why = f": {error.why}" if error.why else ""
+        raise RefusedError("invalid_request", error.what + why, "prompt") from error
+    return msgspec.structs.replace(start, messages=[*before, (turn[0], text)])
 
 
 @contextmanager

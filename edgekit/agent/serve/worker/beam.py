@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from edgekit.agent.serve.pipe import Done, Start
 from edgekit.agent.serve.worker.answer.answer import Answer
+from edgekit.agent.serve.worker.answer.pieces import Piece, Reader
 from edgekit.agent.serve.worker.answer.text import Tokenizer
 from edgekit.agent.serve.worker.decoder import BeamSearch
 from edgekit.core.chat.completion import Timings, Usage
@@ -38,6 +39,7 @@ def run(
     tokenizer: Tokenizer,
     stopped: Callable[[], str],
     clock: Callable[[], float],
+    reader: Reader | None = None,
 ) -> Done:
     """Run the search to its end and return the answer.
 
@@ -49,6 +51,7 @@ def run(
         tokenizer: the same model's tokenizer.
         stopped: called between steps; returns the reason to stop, empty to go on.
         clock: monotonic seconds.
+        reader: takes the answer's text apart.
     """
     began = clock()
     beams = search(prompt, start.sampling.num_beams, limit, start.sampling.length_penalty)
@@ -58,18 +61,18 @@ def run(
         reason = stopped()
     ended = clock()
     tokens = [] if reason else beams.best()
-    texts: list[str] = []
-    answer = Answer(texts.append, start.stops, tokenizer)
+    pieces: list[Piece] = []
+    answer = Answer(pieces.append, start.stops, tokenizer, reader=reader)
     for token in tokens:
         if answer.add(token, 0.0):
             reason = "stop"
             break
-    text = answer.finish(0.0)
+    said = answer.finish(0.0)
     # A search that ended by itself stopped at an end-of-turn token, which `best` leaves out.
     count = answer.count + (not reason and len(tokens) < limit)
     return Done(
         start.key,
-        text,
+        said.text,
         reason or ("stop" if len(tokens) < limit else "length"),
         Usage(len(prompt), count, len(prompt) + count),
         Timings(
@@ -79,4 +82,5 @@ def run(
             predicted_ms=(ended - prefilled) * 1e3,
             predicted_per_second=count / max(ended - prefilled, 1e-9),
         ),
+        said.reasoning,
     )

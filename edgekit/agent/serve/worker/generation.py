@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
-from edgekit.agent.serve.pipe import Done, EndedPrompt, Start
+from edgekit.agent.serve.pipe import Done, EndedPrompt, Refused, Start
 from edgekit.agent.serve.worker.answer.answer import Answer
+from edgekit.agent.serve.worker.answer.logprobs import LogprobReader
 from edgekit.agent.serve.worker.decoder import Decoder, Logits
+from edgekit.agent.serve.worker.grammar.guide import GrammarError, Guide
 from edgekit.agent.serve.worker.pictures.rows import row_of
 from edgekit.agent.serve.worker.pictures.sight import Floats, Seen
 from edgekit.agent.serve.worker.prefix import Slot
-from edgekit.agent.serve.worker.sampling import Sampler
+from edgekit.agent.serve.worker.sampling import Allowed, Sampler
 from edgekit.agent.serve.worker.scheduler import Load
+from edgekit.core.chat.calls import joined
 from edgekit.core.chat.completion import PromptTokensDetails, Timings, Usage
+from edgekit.core.chat.logprobs import TokenLogprob
 
 NO_PICTURES: Mapping[int, Seen] = MappingProxyType({})
 
@@ -33,6 +37,8 @@ class Generation:
         clock: monotonic seconds.
         quantum: the number of the worker's last quantum that computed a part of this prompt.
         pictures: the prompt's pictures, by key.
+        reader: reads log-probabilities, where they are asked for; it needs a sampler.
+        guide: the grammar that the answer follows; there is a sampler then. None: any text.
     """
 
     def __init__(
@@ -48,12 +54,16 @@ class Generation:
         clock: Callable[[], float],
         quantum: int,
         pictures: Mapping[int, Seen] = NO_PICTURES,
+        *,
+        reader: LogprobReader | None = None,
+        guide: Guide | None = None,
     ) -> None:
         self.start = start
         self.slot = slot
         self.quantum = quantum
         self._decoder = decoder
         self._pictures = pictures
+        self._reader = reader
         self._looked: dict[int, list[Floats]] = {}  # the features of a picture's first views
         self._prompt_tokens = len(prompt)
         self._wanted = prompt  # the slot must hold these before the next token is chosen
@@ -68,6 +78,8 @@ class Generation:
         self._logits: Logits | None = None  # after the last token of the slot
         self._chosen: int | None = None  # the sampler chose it; it is not in the slot yet
         self._forget(kept)
+        self._guide = guide
+        self.refusal: Refused | None = None  # the grammar grew too complex
 
     @property
     def load(self) -> Load:
@@ -82,6 +94,24 @@ class Generation:
     def decodes(self) -> bool:
         """Whether the next computation is a token of the answer."""
         return len(self.slot.tokens) >= len(self._wanted)
+
+    @property
+    def begun(self) -> bool:
+        """Whether the prompt is computed."""
+        return self._prefilled is not None
+
+    def open(self) -> str:
+        """Say what every answer of the grammar begins with; return why it ends there, if it does.
+
+        Nothing is computed for it. It goes into the slot with the prompt.
+        """
+        if self._guide is None:
+            return ""
+        opening = self._guide.opening[: self._limit]
+        reason = self._add(opening, self._guide)
+        if opening and not reason:
+            self._feed_next([*self._wanted, *opening])
+        return reason
 
     @property
     def pending(self) -> int | None:
@@ -139,30 +169,96 @@ class Generation:
         return self.choose()
 
     def choose(self) -> str:
-        """Choose a token while none is pending; return the finish reason if it ends the answer."""
+        """Choose a token while none is pending; return why the answer ends with it, if it does.
+
+        The reason is a finish reason, or `refused`: then `refusal` says why.
+        """
         if self._prefilled is None:
             self._prefilled = self._clock()
+        if self._guide is not None:
+            return self._choose_guided(self._guide)
         if self._sampler is None:
             token = self._decoder.greedy(self.slot.number)
             self.slot.tokens.append(token)
         else:
             assert self._logits is not None
             token = self._chosen = self._sampler.choose(self._logits)
-        if self._answer.add(token, self._clock()):
+        if self._answer.add(token, self._clock(), self._logprob(token)):
             return "stop"
-        if self._answer.count == self._limit:
+        if self._full:
             return "length"
         self._cross_rope_threshold()
         return ""
+
+    @property
+    def _full(self) -> bool:
+        """Whether the answer has all the tokens, or log-probabilities, that it may have."""
+        full = self._reader is not None and self._reader.full
+        return full or self._answer.count == self._limit
+
+    def _logprob(self, token: int, allowed: Allowed | None = None) -> TokenLogprob | None:
+        if self._reader is None:
+            return None
+        assert self._logits is not None
+        return self._reader.read(self._logits, token, allowed)
+
+    def _choose_guided(self, guide: Guide) -> str:
+        """As `choose`, but what the grammar forces goes in with the chosen token, as one slice."""
+        assert self._sampler is not None
+        assert self._logits is not None
+        try:
+            allowed = guide.allowed()
+            token = self._sampler.choose(self._logits, allowed)
+            if self._answer.add(token, self._clock(), self._logprob(token, allowed)):
+                return "stop"
+            guide.take(token)
+            forced = guide.forced()[: self._limit - self._answer.count]
+        except GrammarError as error:
+            return self._refuse(error)
+        reason = self._add(forced, guide)
+        if reason:
+            return reason
+        if forced:
+            self._feed_next([*self.slot.tokens, token, *forced])
+        else:
+            self._chosen = token
+            self._cross_rope_threshold()
+        return ""
+
+    def _refuse(self, error: GrammarError) -> str:
+        constraint = self.start.constraint
+        param = constraint.param if constraint else ""
+        text = f"the grammar is too complex after {self._answer.count} tokens: {error}"
+        self.refusal = Refused(self.start.key, "invalid_request", text, param)
+        return "refused"
+
+    def _add(self, forced: Sequence[int], guide: Guide) -> str:
+        """Add forced tokens to the answer; return the finish reason if it ends with them."""
+        assert self._sampler is not None
+        self._sampler.skip(forced)
+        for token in forced:
+            entry = None if self._reader is None else self._reader.certain(token)
+            if self._answer.add(token, self._clock(), entry):
+                return "stop"
+        if guide.ended:
+            return "stop"
+        return "length" if self._full else ""
+
+    def _feed_next(self, tokens: Sequence[int]) -> None:
+        """Let the slot hold these tokens before the next one is chosen: they go in as slices."""
+        self._wanted = tokens
+        self._cross_rope_threshold()
 
     def done(self, reason: str) -> Done:
         """End the answer here, and return its result."""
         now, count = self._clock(), self._answer.count
         prefilled = self._prefilled or now
+        first = max(self._answer.first_at or now, prefilled)  # the first that the model chose
+        said = self._answer.finish(now)
         return Done(
             self.start.key,
-            self._answer.finish(now),
-            reason,
+            said.text,
+            "tool_calls" if said.calls and reason == "stop" else reason,
             Usage(
                 self._prompt_tokens,
                 count,
@@ -172,10 +268,13 @@ class Generation:
             Timings(
                 queue_ms=0.0,
                 prompt_ms=(prefilled - self._began) * 1e3,
-                first_token_ms=((self._answer.first_at or now) - self._began) * 1e3,
+                first_token_ms=(first - self._began) * 1e3,
                 predicted_ms=(now - prefilled) * 1e3,
                 predicted_per_second=count / max(now - prefilled, 1e-9),
             ),
+            said.reasoning,
+            joined(said.calls),
+            None if self._reader is None else said.logprobs,
         )
 
     def _cross_rope_threshold(self) -> None:
@@ -187,7 +286,9 @@ class Generation:
         rope = self._rope_threshold
         if not rope or self.slot.long_rope:
             return
-        tokens = [*self.slot.tokens, *([] if self._chosen is None else [self._chosen])]
+        tokens = self._wanted
+        if self.decodes:
+            tokens = [*self.slot.tokens, *([] if self._chosen is None else [self._chosen])]
         if len(tokens) > rope:
             self._wanted, self._chosen, self.slot.long_rope = tokens, None, True
             self._forget(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import time
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -19,11 +20,15 @@ from edgekit.agent.serve.worker.answer.answer import (
 from edgekit.agent.serve.worker.decoder import BeamSearch, Decoder, RuntimeOptions, open_model
 from edgekit.agent.serve.worker.decoder.memory import MAX_SLOTS, total_bytes
 from edgekit.agent.serve.worker.golden import PromptTexts, score, speed
+from edgekit.agent.serve.worker.grammar.grammars import Grammars
+from edgekit.agent.serve.worker.grammar.opening import open_compiler
 from edgekit.agent.serve.worker.pictures.sight import Eyes
 from edgekit.agent.serve.worker.pictures.taken import images_taken, kept_rows, within
 from edgekit.agent.serve.worker.scoring import load_factory
 from edgekit.agent.serve.worker.tune import TUNE_SECONDS, cpus, tuned
 from edgekit.agent.serve.worker.worker import Worker
+from edgekit.core.chat.capabilities import REASONING
+from edgekit.core.chat.thinking import marks_in
 from edgekit.core.golden import Golden, GoldenScore, parse_golden, score_of
 from edgekit.core.payloads import ImagesTaken
 from edgekit.errors import EdgekitError
@@ -76,6 +81,8 @@ def serve_model(descriptor: int) -> None:
             limits.max_length,
             found,
             images,
+            [REASONING] if marks_in(tokenizer.template_texts) else [],
+            list(tokenizer.template_options),
         )
     )
     busy = options.threads >= cpus()  # no CPU is left to carry deltas: ADR 6
@@ -90,6 +97,9 @@ def serve_model(descriptor: int) -> None:
         flush_seconds=BUSY_FLUSH_SECONDS if busy else FLUSH_SECONDS,
         pause_seconds=FIRST_PAUSE_SECONDS if busy else 0.0,
         eyes=eyes,
+        grammars=Grammars(
+            partial(open_compiler, model_dir, limits.vocabulary, tokenizer.eos_token_ids)
+        ),
     ).run()
 
 

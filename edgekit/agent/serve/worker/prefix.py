@@ -8,11 +8,19 @@ only the tokens that both prompts' system messages have in common.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
+
+from edgekit.tokens.conversation import Turn
+from edgekit.tokens.template import Value
+
 KEPT_WORTH = 0.5  # the cost of forgetting a fresh token, as a share of its prefill
 KEPT_HALF_LIFE_SECONDS = 120.0  # a resting conversation grows less likely to go on
+
+MAX_SYSTEM_MESSAGES = 64  # the tokens of so many are remembered
 
 Tokens = Callable[[], Sequence[int]]  # called only when needed: finding them costs 0.3 ms
 
@@ -20,6 +28,41 @@ Tokens = Callable[[], Sequence[int]]  # called only when needed: finding them co
 def no_tokens() -> Sequence[int]:
     """Return no tokens."""
     return ()
+
+
+class Systems:
+    """The tokens of system messages, remembered.
+
+    Args:
+        encode: turns a chat into a prompt's tokens.
+    """
+
+    def __init__(
+        self, encode: Callable[[Sequence[Turn], Sequence[Value], Value], Sequence[int]]
+    ) -> None:
+        self._encode = encode
+        self._known: OrderedDict[bytes, Sequence[int]] = OrderedDict()
+
+    def tokens(
+        self, system: Sequence[Turn], tools: Sequence[Value], options: Value
+    ) -> Sequence[int]:
+        """Return the tokens that depend on tools, options and the leading system messages alone.
+
+        Two prompts whose user messages begin with different letters show where these tokens end: a
+        token across that border occurs in only one of the two.
+        """
+        key = msgspec.msgpack.encode((system, tools, options))
+        known = self._known.pop(key, None)
+        if known is None:
+            try:
+                probes = [self._encode([*system, ("user", x)], tools, options) for x in "aZ"]
+                known = probes[0][: common_length(*probes)]
+            except Exception:  # the template needs more messages: share nothing
+                known = ()
+        self._known[key] = known
+        if len(self._known) > MAX_SYSTEM_MESSAGES:
+            self._known.popitem(last=False)
+        return known
 
 
 @dataclass(slots=True)

@@ -1,9 +1,10 @@
 """Chooses a token from logits.
 
 The steps, in order: logit bias, repetition penalty, presence and frequency penalty, custom
-processors; then arg-max at temperature 0, else temperature, top-k, top-p, min-p and a draw by the
-seed. From the temperature on this is the order of Hugging Face transformers' generation. Min-p is
-relative to the likeliest token, so its place in the order changes only the last cut.
+processors; then what a grammar allows is taken out; then arg-max at temperature 0, else
+temperature, top-k, top-p, min-p and a draw by the seed. From the temperature on this is the order
+of Hugging Face transformers' generation. Min-p is relative to the likeliest token, so its place in
+the order changes only the last cut.
 
 The sampler does not sort the vocabulary: a few passes find the tokens that carry top-p's mass, and
 it sorts only those.
@@ -41,6 +42,8 @@ def _exponential() -> tuple[np.ufunc, float]:
 EXP, EXP_SCALE = _exponential()
 
 Ids = npt.NDArray[np.intp]
+Allowed = npt.NDArray[np.bool_]  # shape (vocabulary,)
+FEW = 4  # one token of so many: looking at these alone is faster
 
 
 class Sampler:
@@ -65,22 +68,41 @@ class Sampler:
         self._scratch = np.empty(0, dtype=np.float32)
         self._plain = True  # until exponentials of the bare logits leave float32's range
 
-    def choose(self, logits: Logits) -> int:
-        """Return the next token id. `logits`: float32, shape (vocabulary,); left unchanged."""
+    def choose(self, logits: Logits, allowed: Allowed | None = None) -> int:
+        """Return the next token id.
+
+        Args:
+            logits: float32, shape (vocabulary,); left unchanged.
+            allowed: of each token whether it may be chosen, at least one; None allows all.
+        """
+        raw = logits
         if self._processors:
             logits = logits.copy()
             for process in self._processors:
                 process(self._answer, logits)
             np.clip(logits, None, LARGEST, out=logits)  # a penalty may have made one infinite
-        token = int(logits.argmax()) if self._sampling.temperature == 0 else self._draw(logits)
+        ids: Ids | None = None  # None: the whole vocabulary
+        if allowed is not None:
+            logits, ids = _narrowed(logits, allowed)
+        at = int(logits.argmax())
+        # Custom processors may have forbidden all that a grammar allows: then it takes any of it.
+        if self._sampling.temperature > 0 and logits[at] > -LARGEST:
+            at = self._draw(logits)
+        token = at if ids is None else int(ids[at])
+        if allowed is not None and not allowed[token]:  # at the edge of a float's precision
+            token = int(np.where(allowed, raw, -np.inf).argmax())
         self._answer.append(token)
         return token
+
+    def skip(self, tokens: Sequence[int]) -> None:
+        """Note tokens of the answer that were not chosen: a grammar forced them."""
+        self._answer += tokens
 
     def _draw(self, logits: Logits) -> int:
         s = self._sampling
         ids: Ids | None = None  # None: the whole vocabulary
         if s.top_k:
-            ids = _largest(logits, s.top_k)
+            ids = largest(logits, s.top_k)
             logits = logits[ids]
         weights, mass = self._weigh(logits)
         if s.top_p < 1.0:
@@ -116,6 +138,16 @@ class Sampler:
         return weights, mass
 
 
+def _narrowed(logits: Logits, allowed: Allowed) -> tuple[Logits, Ids | None]:
+    """Return the logits of the few allowed tokens, and these; or all, where the others are -inf."""
+    if np.count_nonzero(allowed) * FEW < allowed.size:
+        ids = np.flatnonzero(allowed)
+        return logits[ids], ids
+    logits = logits.copy()
+    logits[np.flatnonzero(~allowed)] = -np.inf
+    return logits, None
+
+
 def _exponentiate(weights: Logits) -> float:
     """Exponentiate in place; return the sum."""
     with np.errstate(over="ignore"):
@@ -136,8 +168,10 @@ def _nucleus(weights: Logits, mass: float, top_p: float) -> Ids:
     return heavy[order[: int(np.searchsorted(reached, wanted)) + 1]]
 
 
-def _largest(logits: Logits, k: int) -> Ids:
+def largest(logits: Logits, k: int) -> Ids:
     """Return the `k` tokens with the largest logits, largest first; equal ones in order of id."""
+    if not k:
+        return np.empty(0, dtype=np.intp)
     ids = np.flatnonzero(logits >= _at_most_kth(logits, k))
     return ids[np.argsort(-logits[ids], kind="stable")[:k]]
 

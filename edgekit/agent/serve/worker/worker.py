@@ -7,10 +7,12 @@ because a native crash or an out-of-memory kill here must not cost the MQTT conn
 from __future__ import annotations
 
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Set
 from functools import partial
 from itertools import takewhile
+
+import msgspec
 
 from edgekit.agent.serve.pipe import (
     HEARTBEAT_SECONDS,
@@ -32,21 +34,26 @@ from edgekit.agent.serve.pipe import (
 from edgekit.agent.serve.worker import beam
 from edgekit.agent.serve.worker.admission import Admitted, RefusedError, admit
 from edgekit.agent.serve.worker.answer.answer import FLUSH_SECONDS, Answer
-from edgekit.agent.serve.worker.answer.text import Tokenizer
+from edgekit.agent.serve.worker.answer.calls import reader_of
+from edgekit.agent.serve.worker.answer.logprobs import LogprobReader
+from edgekit.agent.serve.worker.answer.pieces import Piece, Reader
+from edgekit.agent.serve.worker.answer.text import Tokenizer, role_of
 from edgekit.agent.serve.worker.decoder import BeamSearch, Decoder
 from edgekit.agent.serve.worker.generation import Generation
+from edgekit.agent.serve.worker.grammar.grammars import Grammars
+from edgekit.agent.serve.worker.grammar.guide import Guide
 from edgekit.agent.serve.worker.pictures.sight import Eyes
-from edgekit.agent.serve.worker.prefix import Slot, Wanted, choose_slot, common_length, no_tokens
+from edgekit.agent.serve.worker.prefix import Slot, Systems, Wanted, choose_slot, no_tokens
 from edgekit.agent.serve.worker.processors import ProcessorFactory
 from edgekit.agent.serve.worker.sampling import Sampler
 from edgekit.agent.serve.worker.scheduler import next_work
 from edgekit.agent.serve.worker.shares import Shares
 from edgekit.agent.serve.worker.walking import WalkBrokenError, fits, run_walk
 from edgekit.core.chat.completion import Timings, Usage
+from edgekit.core.chat.thinking import marks_in
 
 SYSTEM_ROLES = ("system", "developer")
 VIEW_TOKENS = 4 * SLICE_TOKENS  # a view costs no more: Phi-3.5-vision's about as much as one slice
-MAX_SYSTEM_MESSAGES = 64  # the worker remembers the tokens of so many
 
 Clock = Callable[[], float]
 
@@ -65,6 +72,7 @@ class Worker:
         flush_seconds: seconds for which deltas are coalesced.
         pause_seconds: seconds for which the model rests after an answer's first delta.
         eyes: reads pictures; None if the model takes none.
+        grammars: compiles what answers must look like.
     """
 
     def __init__(
@@ -79,6 +87,7 @@ class Worker:
         flush_seconds: float = FLUSH_SECONDS,
         pause_seconds: float = 0.0,
         eyes: Eyes | None = None,
+        grammars: Grammars | None = None,
     ) -> None:
         self._pipe = pipe
         self._decoder = decoder
@@ -90,6 +99,7 @@ class Worker:
         self._flush_seconds = flush_seconds
         self._pause_seconds = pause_seconds
         self._eyes = eyes
+        self._marks = marks_in(tokenizer.template_texts)
         self._alone: Start | None = None  # the beam search that runs
         self._stopped = ""  # the reason to stop it; empty to go on
         self._idle = [Slot(number) for number in range(decoder.limits.slots)]
@@ -99,7 +109,8 @@ class Worker:
         self._shares = Shares()
         self._said_at = 0.0
         self._quanta = 0
-        self._systems: OrderedDict[tuple[tuple[str, str], ...], list[int]] = OrderedDict()
+        self._systems = Systems(tokenizer.encode_chat)
+        self._grammars = grammars or Grammars()
 
     def run(self) -> None:
         """Serve until the parent closes the pipe."""
@@ -109,6 +120,9 @@ class Worker:
                     self._shares.rest()
                     if self._walks and not self._waiting:
                         self._send(self._walk(self._walks.popleft()))
+                    if self._waiting and self._next_start() is None:  # they wait for grammars
+                        self._send(Heartbeat())
+                        self._grammars.wait(self._pipe.sock, HEARTBEAT_SECONDS)
                     self._listen(wait=not self._waiting and not self._walks)
                     self._said_at = self._clock()  # while idle it owed no heartbeat
                 start = self._next_start()
@@ -153,6 +167,7 @@ class Worker:
         Where the slice needs a picture's features, one view of the picture is computed instead.
         """
         generation, began = self._running[slot], self._clock()
+        first = not generation.begun  # else a grammar forces these tokens of the answer
         generation.quantum = self._quanta
         unseen = generation.unseen(count)
         if unseen is not None:
@@ -162,11 +177,11 @@ class Worker:
             self._announce(count)
             generation.feed(count)
         now = self._clock()
-        self._shares.charge(generation.start.requester, now - began, now, feeding=True)
+        self._shares.charge(generation.start.requester, now - began, now, feeding=first)
         self._listen()
         if slot in self._running and not generation.load.remaining:
             self._decode([generation])
-            if self._pause_seconds:
+            if first and self._pause_seconds:
                 time.sleep(self._pause_seconds)
 
     def _decode_alone(self, generation: Generation) -> None:
@@ -221,6 +236,7 @@ class Worker:
         while message is not None:
             if isinstance(message, Start):
                 self._waiting.append(message)
+                self._grammars.begin(message.constraint)
             elif isinstance(message, Walk):
                 self._walks.append(message)
             else:
@@ -266,7 +282,7 @@ class Worker:
         del self._running[generation.slot.number]
         generation.slot.used_at = self._clock()
         self._idle.append(generation.slot)
-        self._send(generation.done(reason))
+        self._send(generation.refusal or generation.done(reason))
         if generation.is_sample and reason in ("stop", "length"):
             self._send(generation.sample)
 
@@ -298,7 +314,12 @@ class Worker:
         Among requesters that owe the others no time, the one that used least comes first. A prompt
         needs an idle slot; a beam search begins only while nothing else runs.
         """
-        due = [start for start in self._waiting if not self._shares.owes(start.requester)]
+        due = [
+            start
+            for start in self._waiting
+            if not self._shares.owes(start.requester)
+            and not self._grammars.compiles(start.constraint)
+        ]
         if not due:
             return None
         start = min(due, key=lambda start: self._shares.used(start.requester))
@@ -311,8 +332,10 @@ class Worker:
         try:
             prompt = admit(
                 *(start, self._tokenizer, self._decoder.limits),
-                *(self._beams, self._max_beams, self._eyes),
+                *(self._beams, self._max_beams),
+                *(self._eyes, self._marks),
             )
+            guide = self._grammars.guide(start.constraint)
         except RefusedError as error:
             self._send(Refused(start.key, error.code, error.what, error.param))
             return
@@ -322,7 +345,7 @@ class Worker:
         if start.sampling.num_beams > 1:
             self._search(start, prompt.items, prompt.limit)
         else:
-            self._place(start, prompt)
+            self._place(start, prompt, guide)
 
     def _search(self, start: Start, prompt: list[int], limit: int) -> None:
         assert self._beams is not None
@@ -334,18 +357,21 @@ class Worker:
             return self._stopped
 
         began = self._clock()
-        done = beam.run(start, prompt, limit, self._beams, self._tokenizer, stopped, self._clock)
+        done = beam.run(
+            *(start, prompt, limit, self._beams, self._tokenizer, stopped, self._clock),
+            self._reader(start, prompt),
+        )
         now = self._clock()
         self._shares.charge(start.requester, now - began, now)
         self._alone = None
         self._send(done)
 
-    def _place(self, start: Start, prompt: Admitted) -> None:
+    def _place(self, start: Start, prompt: Admitted, guide: Guide | None) -> None:
         """Put a prompt into the idle slot that costs least."""
         limits, count = self._decoder.limits, len(prompt.items)
         long_rope = limits.rope_threshold is not None and count > limits.rope_threshold
-        leading = takewhile(lambda message: message[0] in SYSTEM_ROLES, start.messages)
-        system = partial(self._system, tuple((role, "".join(text)) for role, text in leading))
+        leading = takewhile(lambda turn: role_of(turn) in SYSTEM_ROLES, start.messages)
+        system = partial(self._systems.tokens, tuple(leading), start.tools, start.options)
         wanted = Wanted(prompt.items, start.requester, system, long_rope)
         slot, kept = choose_slot(
             self._idle, wanted, self._clock(), limits.min_slice, limits.can_truncate
@@ -353,43 +379,43 @@ class Worker:
         self._idle.remove(slot)
         slot.requester, slot.system, slot.long_rope = start.requester, system, long_rope
 
-        def send(text: str) -> None:
-            self._send(Generated(start.key, text))
+        def send(piece: Piece) -> None:
+            self._send(Generated(start.key, *msgspec.structs.astuple(piece)))
 
-        self._running[slot.number] = Generation(
+        self._running[slot.number] = generation = Generation(
             start,
             self._decoder,
             slot,
             prompt.items,
             kept,
-            Answer(send, start.stops, self._tokenizer, self._flush_seconds),
+            Answer(
+                *(send, start.stops, self._tokenizer, self._flush_seconds),
+                reader=self._reader(start, prompt.tokens),
+                logprobs=start.top_logprobs is not None,
+            ),
             self._sampler(start, prompt.tokens),
             prompt.limit,
             self._clock,
             self._quanta,
             prompt.pictures,
+            reader=self._logprobs(start),
+            guide=guide,
         )
+        if reason := generation.open():
+            self._end(generation, reason)
+
+    def _reader(self, start: Start, prompt: list[int]) -> Reader | None:
+        return reader_of(start, prompt, self._tokenizer, self._marks)
+
+    def _logprobs(self, start: Start) -> LogprobReader | None:
+        """Return what reads the log-probabilities of the answer's tokens, if they are wanted."""
+        if start.top_logprobs is None:
+            return None
+        return LogprobReader(start.top_logprobs, self._tokenizer.bytes_of)
 
     def _sampler(self, start: Start, prompt: list[int]) -> Sampler | None:
         custom = self._processors(start.sampling, prompt) if self._processors else ()
-        if start.sampling.plain_greedy and not custom and not self._decoder.limits.batched:
+        plain = start.sampling.plain_greedy and not custom and start.top_logprobs is None
+        if plain and start.constraint is None and not self._decoder.limits.batched:
             return None
         return Sampler(start.sampling, prompt, custom)
-
-    def _system(self, system: tuple[tuple[str, str], ...]) -> list[int]:
-        """Return the tokens that depend on the leading system messages alone.
-
-        Two prompts whose user messages begin with different letters show where these tokens end: a
-        token across that border occurs in only one of the two.
-        """
-        known = self._systems.pop(system, None)
-        if known is None:
-            try:
-                probes = [self._tokenizer.encode_chat([*system, ("user", x)]) for x in "aZ"]
-                known = probes[0][: common_length(*probes)]
-            except Exception:  # the template needs more messages: share nothing
-                known = []
-        self._systems[system] = known
-        if len(self._systems) > MAX_SYSTEM_MESSAGES:
-            self._systems.popitem(last=False)
-        return known

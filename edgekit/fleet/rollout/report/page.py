@@ -13,10 +13,10 @@ import edgekit
 from edgekit.fleet.rollout.device import DeviceState
 from edgekit.fleet.rollout.journal import RolloutRow
 from edgekit.fleet.rollout.report.picture import picture
-from edgekit.fleet.rollout.timeline import Follower, RolloutChange, TimeSegment, timeline
-from edgekit.fleet.rollout.told import counted, lasted, printable, tell
+from edgekit.fleet.rollout.telling.timeline import Follower, RolloutChange, TimeSegment, timeline
+from edgekit.fleet.rollout.telling.told import counted, lasted, printable, tell
+from edgekit.fleet.rollout.telling.words import change_words, words
 from edgekit.fleet.rollout.waves import RolloutPlan
-from edgekit.fleet.rollout.words import change_words, words
 
 _TERMS = {
     "parallel": "devices at work at one time",

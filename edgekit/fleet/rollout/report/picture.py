@@ -15,8 +15,8 @@ import msgspec
 
 from edgekit.fleet.rollout.device import DeviceState
 from edgekit.fleet.rollout.report.axis import AxisMark, AxisPiece, TimeAxis, axis
-from edgekit.fleet.rollout.timeline import Timeline, TimeSegment
-from edgekit.fleet.rollout.told import counted, lasted, printable
+from edgekit.fleet.rollout.telling.timeline import Timeline, TimeSegment
+from edgekit.fleet.rollout.telling.told import counted, lasted, printable
 
 WIDTH = 1080
 LEFT, RIGHT = 168, WIDTH - 12  # of the part with the time

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
-from edgekit.core.pictures import Content
+from edgekit.tokens.conversation import Turn
+from edgekit.tokens.template import NOTHING, Value
 
 
 class TextStream(Protocol):
@@ -27,15 +28,19 @@ class Tokenizer(Protocol):
         """Tokens that end an answer."""
         ...
 
-    def encode_chat(self, messages: Sequence[tuple[str, str]]) -> list[int]:
-        """Apply the chat template to (role, content) pairs; return the prompt's tokens.
+    def encode_chat(
+        self, turns: Sequence[Turn], tools: Sequence[Value] = (), options: Value = NOTHING
+    ) -> list[int]:
+        """Apply the chat template to messages, tools and options; return the prompt's tokens.
 
         Raises:
             EdgekitError: the template or the tokenizer refuses the messages.
         """
         ...
 
-    def encode_around(self, messages: Sequence[tuple[str, Content]]) -> list[list[int]]:
+    def encode_around(
+        self, turns: Sequence[Turn], tools: Sequence[Value] = (), options: Value = NOTHING
+    ) -> list[list[int]]:
         """Return the tokens before, between and behind the pictures of a prompt.
 
         Raises:
@@ -43,9 +48,36 @@ class Tokenizer(Protocol):
         """
         ...
 
-    def stream(self) -> TextStream:
-        """Return a new stream."""
+    @property
+    def template_texts(self) -> Collection[str]:
+        """The strings of the chat template."""
         ...
+
+    @property
+    def template_options(self) -> Sequence[str]:
+        """The variables of the chat template that a caller may set."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Return the tokens of a text of the template's."""
+        ...
+
+    def end_of(self, tokens: Sequence[int]) -> str:
+        """Return the text of the last tokens, special ones and all."""
+        ...
+
+    def bytes_of(self, token: int) -> bytes:
+        """Return the bytes that a token stands for, which may be a part of a character."""
+        ...
+
+    def stream(self, shown: Collection[str] = ()) -> TextStream:
+        """Return a new stream, which shows the special tokens with these texts."""
+        ...
+
+
+def role_of(turn: Turn) -> str:
+    """Return the role of a message."""
+    return str(turn[0] if isinstance(turn, tuple) else turn["role"])
 
 
 class StopFilter:
@@ -73,7 +105,7 @@ class StopFilter:
             self.stopped = True
             self._held = ""
             return text[: found[1]]
-        keep = max((_overlap(text, stop) for stop in self._stops), default=0)
+        keep = max((overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
 
@@ -83,7 +115,7 @@ class StopFilter:
         return held
 
 
-def _overlap(text: str, stop: str) -> int:
+def overlap(text: str, stop: str) -> int:
     """Return the length of the longest suffix of `text` that is a proper prefix of `stop`."""
     for size in range(min(len(text), len(stop) - 1), 0, -1):
         if text.endswith(stop[:size]):

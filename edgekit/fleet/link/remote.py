@@ -15,8 +15,8 @@ import paramiko
 
 from edgekit.errors import EdgekitError, UnreachableError
 from edgekit.fleet.commands import Argv, CommandResult
-from edgekit.fleet.local import COMMAND_SECONDS, Progress, check_stored
-from edgekit.fleet.session import RelaySession
+from edgekit.fleet.link.local import COMMAND_SECONDS, Progress, check_stored
+from edgekit.fleet.link.session import RelaySession
 from edgekit.fleet.ssh.connection import CONNECT_SECONDS, connection_to
 from edgekit.fleet.ssh.destination import parse_destination
 from edgekit.fleet.transfer.bring import Listen, NoPullError, pull

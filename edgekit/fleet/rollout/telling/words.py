@@ -5,14 +5,14 @@ from __future__ import annotations
 from edgekit.core.quality import in_words
 from edgekit.fleet.rollout import events
 from edgekit.fleet.rollout.events import RolloutEvent
-from edgekit.fleet.rollout.timeline import (
+from edgekit.fleet.rollout.telling.timeline import (
     DeviceChanged,
     OrderGiven,
     PhaseChanged,
     RolloutChange,
     WaveBegan,
 )
-from edgekit.fleet.rollout.told import printable
+from edgekit.fleet.rollout.telling.told import printable
 
 _NO_WORDS: dict[type[RolloutEvent], str] = {
     events.DeviceGood: "calls the release good",

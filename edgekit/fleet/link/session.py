@@ -22,7 +22,7 @@ import paramiko
 
 from edgekit.errors import EdgekitError, UnreachableError
 from edgekit.fleet.commands import Argv, CommandResult, relay_line
-from edgekit.fleet.local import overdue
+from edgekit.fleet.link.local import overdue
 from edgekit.fleet.plan import check_python
 
 RELAY = Path(__file__).with_name("relay.py")

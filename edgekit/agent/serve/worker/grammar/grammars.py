@@ -1,0 +1,168 @@
+"""Keeps compiled grammars, and compiles new ones on a thread beside the decoding.
+
+llguidance computes without Python's lock, so running answers go on meanwhile. Only the model's
+token table, which is made at the first grammar, is made with the lock held.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import select
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from socket import socket
+from typing import Protocol
+
+from edgekit.agent.serve.worker.admission import RefusedError
+from edgekit.agent.serve.worker.grammar.guide import GrammarError, Guide
+from edgekit.core.chat.constraint import Constraint
+
+log = logging.getLogger(__name__)
+
+KEPT = 32  # compiled grammars
+COMPILE_SECONDS = 10.0  # then the prompt is refused; the library's limits end it far earlier
+
+
+class NoCompilerError(GrammarError):
+    """This device cannot compile grammars now; `code` is a protocol error code."""
+
+    def __init__(self, code: str, what: str) -> None:
+        super().__init__(what)
+        self.code = code
+
+
+class Grammar(Protocol):
+    """A compiled grammar."""
+
+    def copy(self) -> Guide:
+        """Return a guide at the beginning of an answer."""
+        ...
+
+
+class Compiler(Protocol):
+    """Compiles grammars for one model; `compiler.TokenCompiler` is the real one."""
+
+    def compile(self, constraint: Constraint) -> Grammar:
+        """Compile; raises GrammarError."""
+        ...
+
+
+@dataclass(slots=True)
+class _Entry:
+    future: Future[Grammar]
+    begun: float
+
+
+def _nothing() -> Compiler:
+    raise NoCompilerError("unsupported_parameter", "this device compiles no grammars")
+
+
+class Grammars:
+    """Compiled grammars by digest.
+
+    Args:
+        open_compiler: makes the compiler at the first grammar; it may raise NoCompilerError.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        open_compiler: Callable[[], Compiler] = _nothing,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._open = open_compiler
+        self._clock = clock
+        self._compiler: Compiler | None = None
+        self._thread: ThreadPoolExecutor | None = None
+        self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
+        self._woken = -1  # an eventfd: a compilation has ended
+
+    def begin(self, constraint: Constraint | None) -> None:
+        """Begin to compile what is not compiled yet."""
+        if constraint is None:
+            return
+        key = _digest(constraint)
+        if key in self._entries:
+            self._entries.move_to_end(key)
+            return
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, "grammar")
+            self._woken = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        future = self._thread.submit(self._compile, constraint)
+        future.add_done_callback(lambda _: os.eventfd_write(self._woken, 1))
+        self._entries[key] = _Entry(future, self._clock())
+        if len(self._entries) > KEPT:
+            self._entries.popitem(last=False)[1].future.cancel()
+
+    def compiles(self, constraint: Constraint | None) -> bool:
+        """Whether a prompt with this constraint has to wait."""
+        if constraint is None:
+            return False
+        entry = self._entries.get(_digest(constraint))
+        if entry is None:  # newer ones have displaced it
+            self.begin(constraint)
+            return True
+        return not entry.future.done() and self._clock() < entry.begun + COMPILE_SECONDS
+
+    def guide(self, constraint: Constraint | None) -> Guide | None:
+        """Return a guide for one answer; None where any text will do.
+
+        Raises:
+            RefusedError: the grammar cannot be compiled.
+        """
+        if constraint is None:
+            return None
+        try:
+            return self._guide(constraint)
+        except NoCompilerError as error:
+            raise RefusedError(error.code, str(error), constraint.param) from error
+        except GrammarError as error:
+            raise RefusedError("invalid_request", str(error), constraint.param) from error
+
+    def _guide(self, constraint: Constraint) -> Guide:
+        entry = self._entries.get(_digest(constraint))
+        if entry is None or not entry.future.done():
+            raise GrammarError(f"it was not compiled within {COMPILE_SECONDS:.0f} s")
+        error = entry.future.exception()
+        if isinstance(error, NoCompilerError):  # of the moment: the next prompt tries again
+            del self._entries[_digest(constraint)]
+        if isinstance(error, GrammarError):
+            raise error
+        if error is not None:  # a panic of the library is one of Python's base exceptions
+            raise GrammarError(f"the compiler failed: {error}") from error
+        return entry.future.result().copy()
+
+    def wait(self, pipe: socket, seconds: float) -> None:
+        """Sleep until a compilation has ended or the pipe has something to read."""
+        poll = select.poll()
+        poll.register(pipe, select.POLLIN)
+        if self._woken >= 0:
+            poll.register(self._woken, select.POLLIN)
+        if any(descriptor == self._woken for descriptor, _ in poll.poll(seconds * 1e3)):
+            os.eventfd_read(self._woken)
+
+    def _compile(self, constraint: Constraint) -> Grammar:
+        if self._compiler is None:
+            before, began = _resident_mb(), time.monotonic()
+            self._compiler = self._open()
+            log.info(
+                "the first grammar: the token table took %.2f s and %.0f MB",
+                *(time.monotonic() - began, _resident_mb() - before),
+            )
+        return self._compiler.compile(constraint)
+
+
+def _digest(constraint: Constraint) -> bytes:
+    text = f"{constraint.kind}\0{constraint.trusted:d}\0{constraint.source}"
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+
+
+def _resident_mb() -> float:
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGESIZE") / 1e6

@@ -1,0 +1,54 @@
+"""Loads llguidance and a model's token table, where the device has the library and the memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection
+from importlib.util import find_spec
+from pathlib import Path
+
+from edgekit.agent.serve.worker.decoder.memory import free_bytes
+from edgekit.agent.serve.worker.grammar.grammars import Compiler, NoCompilerError
+from edgekit.tokens.folder import TOKENIZER
+
+GLIBC = (2, 31)  # of the library's wheels
+TABLE_COPIES = 32  # of tokenizer.json's bytes; 30 were measured with SmolLM2
+GRAMMARS_BYTES = 32 << 20  # for what is compiled
+
+
+def serves_grammars() -> bool:
+    """Whether this device can load llguidance; it is not loaded."""
+    version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")[2]
+    parts = tuple(int(part) for part in version.split(".") if part.isdigit())
+    return parts >= GLIBC and find_spec("llguidance") is not None
+
+
+def open_compiler(
+    model_dir: Path,
+    vocabulary: int,
+    ends: Collection[int],
+    free: Callable[[], int] = free_bytes,
+) -> Compiler:
+    """Load the library and make the token table.
+
+    Args:
+        model_dir: the model's folder.
+        vocabulary: how many logits the model has.
+        ends: tokens that end an answer.
+        free: returns the bytes of memory that are free.
+
+    Raises:
+        NoCompilerError: the device lacks the library, or the memory.
+    """
+    if not serves_grammars():
+        text = f"this device has no llguidance, which needs glibc {GLIBC[0]}.{GLIBC[1]}"
+        raise NoCompilerError("unsupported_parameter", text)
+    path = model_dir / TOKENIZER
+    needed, left = TABLE_COPIES * path.stat().st_size + GRAMMARS_BYTES, free()
+    if left < needed:
+        text = f"the first grammar takes {needed / 1e6:.0f} MB; {left / 1e6:.0f} MB are free"
+        raise NoCompilerError("out_of_memory", text)
+    # Loaded here: a device that is asked for no grammar has its memory for itself.
+    from edgekit.agent.serve.worker.grammar.compiler import TokenCompiler  # noqa: PLC0415  as above
+
+    return TokenCompiler(path, vocabulary, ends)

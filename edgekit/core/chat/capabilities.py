@@ -1,0 +1,9 @@
+"""What a device serves beyond a plain text: the words in `capabilities` of its card.
+
+A client asks for a feature where the word is there. It ignores words that it does not know.
+"""
+
+from __future__ import annotations
+
+ALWAYS = ("logprobs", "rules")  # every agent of this version serves these with every model
+REASONING = "reasoning"  # the model's thinking has marks, by which it is told from the answer

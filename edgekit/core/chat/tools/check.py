@@ -1,0 +1,119 @@
+"""Checks what a prompt says about tools: those it offers, its earlier calls and results. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from edgekit.core.chat.tools.request import NamedTool, Tool
+from edgekit.core.wire import UNREADABLE, ProtocolError
+
+if TYPE_CHECKING:
+    from edgekit.core.chat.request import ChatMessage, ChatRequest
+
+MAX_DEPTH = 32  # of a tool's parameters and of a call's arguments
+CALLED = ("required",)  # the words of `tool_choice` that need a tool
+
+
+def check_tools(request: ChatRequest) -> None:
+    """Check tools, choice, calls and results of a body.
+
+    Raises:
+        ProtocolError: `invalid_request` or `unsupported_parameter`, with the field in `param`.
+    """
+    tools = request.tools or []
+    _check_offered(tools)
+    _check_choice(request, tools)
+    known: set[str] = set()
+    for number, message in enumerate(request.messages):
+        _check_message(message, f"messages[{number}]", known)
+
+
+def _check_offered(tools: Sequence[Tool]) -> None:
+    names: set[str] = set()
+    for number, tool in enumerate(tools):
+        where = f"tools[{number}].function"
+        name = tool.function.name
+        if name in names:
+            raise _invalid(f"two tools have the name {name}", f"{where}.name")
+        names.add(name)
+        schema = tool.function.parameters or {}
+        if _deeper(schema, MAX_DEPTH):
+            raise _invalid(f"the schema is deeper than {MAX_DEPTH} levels", f"{where}.parameters")
+        if schema.get("type", "object") != "object":
+            raise _invalid("a function's parameters are an object's schema", f"{where}.parameters")
+
+
+def _check_choice(request: ChatRequest, tools: Sequence[Tool]) -> None:
+    choice = request.tool_choice
+    if isinstance(choice, NamedTool):
+        name = choice.function.name
+        if name not in {tool.function.name for tool in tools}:
+            raise _invalid(f"no tool has the name {name}", "tool_choice")
+    elif choice in CALLED and not tools:
+        raise _invalid(f"tool_choice {choice} needs tools", "tool_choice")
+    if tools and (request.num_beams or 1) > 1:
+        text = "a prompt with tools is answered without beam search: num_beams is 1"
+        raise ProtocolError("unsupported_parameter", text, "num_beams")
+
+
+def _check_message(message: ChatMessage, where: str, known: set[str]) -> None:
+    calls = message.tool_calls or []
+    if calls and message.role != "assistant":
+        raise _invalid(
+            f"a message of the role {message.role} calls no tools", f"{where}.tool_calls"
+        )
+    if message.content is None and not calls:
+        raise _invalid("a message without tool calls has a content", f"{where}.content")
+    if message.role == "tool":
+        if message.tool_call_id is None:
+            raise _invalid(
+                "a tool's message names the call that it answers", f"{where}.tool_call_id"
+            )
+        if message.tool_call_id not in known:
+            text = f"no call before this message has the id {message.tool_call_id!r}"
+            raise _invalid(text, f"{where}.tool_call_id")
+    elif message.tool_call_id is not None:
+        raise _invalid("only a tool's message answers a call", f"{where}.tool_call_id")
+    ids: set[str] = set()
+    for number, call in enumerate(calls):
+        place = f"{where}.tool_calls[{number}]"
+        if call.id in ids:
+            raise _invalid(f"two calls have the id {call.id!r}", f"{place}.id")
+        ids.add(call.id)
+        arguments_of(call.function.arguments, f"{place}.function.arguments")
+    known |= ids
+
+
+def arguments_of(text: str, where: str = "") -> dict[str, Any]:
+    """Return the arguments of a call.
+
+    Raises:
+        ProtocolError: they are no JSON object, or too deep.
+    """
+    try:
+        found = msgspec.json.decode(text)
+    except UNREADABLE as error:
+        raise _invalid(f"the arguments are not JSON: {error}", where) from None
+    if not isinstance(found, dict):
+        raise _invalid("the arguments are a JSON object, as text", where)
+    if _deeper(found, MAX_DEPTH):
+        raise _invalid(f"the arguments are deeper than {MAX_DEPTH} levels", where)
+    return found
+
+
+def _deeper(value: Any, levels: int) -> bool:
+    """Whether lists and objects lie more than so many levels inside each other."""
+    inner: Iterable[Any] = (value,)
+    for _ in range(levels + 1):
+        found = [each for each in inner if isinstance(each, (dict, list))]
+        if not found:
+            return False
+        inner = [each for one in found for each in (one.values() if isinstance(one, dict) else one)]
+    return True
+
+
+def _invalid(text: str, param: str) -> ProtocolError:
+    return ProtocolError("invalid_request", text, param)

@@ -1,0 +1,192 @@
+"""Answers that a schema shaped: each that is whole must parse and be valid, by `jsonschema`.
+
+The suite is JSON Schema's own, from the source distribution of `jsonschema`. Its schemas are tried
+with random logits, so that an answer goes wherever the grammar lets it; the real model then answers
+to the schemas of `tests/models/answer_schemas.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from decimal import Decimal
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from jsonschema.validators import validator_for
+
+from edgekit.agent.serve.pipe import Done, Start
+from edgekit.core.chat.constraint import Constraint
+from edgekit.core.chat.sampling import Sampling
+from edgekit.core.chat.schema import SchemaError, checked
+from edgekit.data import cache_root
+from tests.harness.random_model import RandomModel, random_model
+from tests.harness.worker_process import ReadyWorker, ready_worker
+from tests.models.answer_schemas import SCHEMAS
+from tests.show import Figures
+from tests.show.planted import built_smollm2
+
+SDIST = "jsonschema==4.26.0"
+SDIST_SHA256 = "0c26707e2efad8aa1bfc5b7ce170f3fccc2e4918ff85989ba9ffa9facb2be326"
+DIALECTS = {
+    "draft4": "http://json-schema.org/draft-04/schema#",
+    "draft6": "http://json-schema.org/draft-06/schema#",
+    "draft7": "http://json-schema.org/draft-07/schema#",
+    "draft2019-09": "https://json-schema.org/draft/2019-09/schema",
+    "draft2020-12": "https://json-schema.org/draft/2020-12/schema",
+}
+ANSWERS = 20  # to each schema of the suite
+LIMIT = 300  # tokens of such an answer
+REAL_ANSWERS = 50  # of the real model to each of its schemas
+REAL_LIMIT = 400
+QUESTION = "Invent an example and write it as JSON. It is number {}."
+
+
+@dataclass
+class Tally:
+    """What became of answers."""
+
+    schemas: int = 0
+    refused: Counter[str] = field(default_factory=Counter)  # by keyword
+    valid: int = 0
+    cut: int = 0  # by the answer's limit
+    unchecked: int = 0  # a pattern of another language than Python's: nobody here can check it
+    invalid: list[str] = field(default_factory=list)
+
+    def add(self, schema: Any, done: Done, name: str) -> None:
+        """Judge one answer."""
+        if done.finish_reason == "length":
+            self.cut += 1
+            return
+        try:
+            wrong = problem(schema, done.text)
+        except re.error:
+            self.unchecked += 1
+            return
+        if wrong:
+            self.invalid.append(f"{name}: {done.text!r}: {wrong}")
+        else:
+            self.valid += 1
+
+
+def problem(schema: Any, text: str) -> str:
+    """What is wrong with an answer; numbers are compared in decimal."""
+    try:
+        value = json.loads(text, parse_float=Decimal)
+    except ValueError as error:
+        return str(error)
+    exact = json.loads(json.dumps(schema), parse_float=Decimal)
+    kind = validator_for(schema)
+    found = next(kind(exact, format_checker=kind.FORMAT_CHECKER).iter_errors(value), None)
+    return "" if found is None else f"{found.json_path}: {found.message}"
+
+
+def suite(folder: Path) -> Iterator[tuple[str, Any]]:
+    """Every schema of JSON Schema's test suite, with its dialect and name."""
+    for draft, dialect in DIALECTS.items():
+        for path in sorted((folder / draft).rglob("*.json")):
+            for group in json.loads(path.read_text("utf-8")):
+                schema = group["schema"]
+                if isinstance(schema, dict):
+                    schema = {"$schema": dialect} | schema
+                yield f"{draft}/{path.stem}: {group['description']}", schema
+
+
+def suite_folder() -> Path:
+    """The folder `json/tests` of the source distribution, downloaded once."""
+    kept = cache_root() / "tests" / f"json-schema-suite-{SDIST_SHA256[:16]}"
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
+            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+            command += ["--no-binary", ":all:", "--dest", scratch, SDIST]
+            subprocess.run(command, check=True, timeout=900)
+            (sdist,) = Path(scratch).glob("*.tar.gz")
+            assert sha256(sdist.read_bytes()).hexdigest() == SDIST_SHA256, "another distribution"
+            with tarfile.open(sdist) as archive:
+                archive.extractall(scratch, filter="data")
+            (tests,) = Path(scratch).glob("*/json/tests")
+            tests.rename(kept)
+    return kept
+
+
+def constraint(schema: Any) -> Constraint:
+    """What a prompt with this schema asks for; raises SchemaError."""
+    return Constraint("json_schema", checked(schema))
+
+
+def asked_at_random(model: RandomModel, name: str, schema: Any, answers: int, tally: Tally) -> None:
+    """Let random logits answer to one schema, and judge that."""
+    if not isinstance(schema, dict):
+        tally.refused["(no object)"] += 1
+        return
+    try:
+        wanted = constraint(schema)
+    except SchemaError as error:
+        tally.refused[keyword(str(error))] += 1
+        return
+    for number in range(answers):
+        ended = model.answer(wanted, LIMIT, number)
+        if not isinstance(ended, Done):
+            tally.refused[keyword(ended.message)] += 1
+            return
+        tally.add(schema, ended, name)
+    tally.schemas += 1
+
+
+def keyword(message: str) -> str:
+    """The keyword that a refusal is about, or its first words."""
+    named = re.match(r"the (?:keyword|format|dialect) '([^']+)'", message)
+    found = named[1] if named else message.split(",", 1)[0]
+    return "_".join(re.sub(r"'[^']*'|[0-9./]+", "", found).split()[:3]) or found
+
+
+def answered(worker: ReadyWorker, schema: Any, number: int) -> Done:
+    """How the real model answers."""
+    sampling = Sampling(temperature=1.0, seed=number)
+    turns = [("user", QUESTION.format(number))]
+    wanted = constraint(schema)
+    start = Start(f"a/{number}", "a", turns, sampling, [], REAL_LIMIT, 1e12, constraint=wanted)
+    worker.pipe.send(start)
+    while True:
+        message = worker.pipe.receive()
+        if isinstance(message, Done):
+            return message
+
+
+def count() -> tuple[Figures, bool]:
+    """Figures, and whether every whole answer is valid."""
+    model = built_smollm2()
+    random, real = Tally(), Tally()
+    with random_model(model, vocabulary=49_152) as noise:
+        for name, schema in suite(suite_folder()):
+            asked_at_random(noise, name, schema, ANSWERS, random)
+    with ready_worker(model, slots=1) as worker:
+        for name, schema in SCHEMAS.items():
+            for number in range(REAL_ANSWERS):
+                real.add(schema, answered(worker, schema, number), name)
+    figures: Figures = {
+        "suite_schemas": random.schemas,
+        "suite_valid": random.valid,
+        "suite_cut": random.cut,
+        "suite_unchecked": random.unchecked,
+        "suite_invalid": len(random.invalid),
+        "suite_refused": random.refused.total(),
+        "model_schemas": len(SCHEMAS),
+        "model_valid": real.valid,
+        "model_cut": real.cut,
+        "model_invalid": len(real.invalid),
+        "refused_for": ",".join(f"{name}:{n}" for name, n in random.refused.most_common()),
+    }
+    for each in (*random.invalid, *real.invalid):
+        print(each, file=sys.stderr)
+    sound = not random.invalid and not real.invalid
+    return figures, sound and real.valid == len(SCHEMAS) * REAL_ANSWERS

@@ -1,0 +1,228 @@
+"""What of a schema, a grammar and a regular expression is taken, and where a refusal points."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import cbor2
+import pytest
+
+from edgekit.core.chat.body import parse_body
+from edgekit.core.chat.constraint import Constraint, constraint_of
+from edgekit.core.wire import ProtocolError
+
+SCHEMA = "response_format.json_schema.schema"
+
+
+def body(**fields: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": "Hi"}], **fields}
+
+
+def asked(encoding: str = "", **fields: Any) -> Constraint | None:
+    written = cbor2.dumps(body(**fields)) if encoding else json.dumps(body(**fields)).encode()
+    return constraint_of(parse_body(written, encoding))
+
+
+def with_schema(schema: Any, encoding: str = "", **more: Any) -> Constraint | None:
+    form = {"type": "json_schema", "json_schema": {"name": "it", "schema": schema, **more}}
+    return asked(encoding, response_format=form)
+
+
+def refused(**fields: Any) -> ProtocolError:
+    with pytest.raises(ProtocolError) as caught:
+        asked(**fields)
+    return caught.value
+
+
+def refused_schema(schema: Any) -> ProtocolError:
+    with pytest.raises(ProtocolError) as caught:
+        with_schema(schema)
+    assert caught.value.param == SCHEMA
+    return caught.value
+
+
+def test_no_format_and_text_ask_for_nothing() -> None:
+    assert asked() is asked(response_format={"type": "text"}) is asked(response_format=None) is None
+    assert asked(response_format={"type": "text", "json_schema": None}) is None
+
+
+def test_a_json_object_is_the_schema_of_any_object() -> None:
+    assert asked(response_format={"type": "json_object"}) == Constraint(
+        "json_schema", '{"type":"object"}'
+    )
+
+
+@pytest.mark.parametrize("encoding", ["", "cbor"])
+def test_a_schema_keeps_the_order_of_its_properties_and_loses_its_annotations(
+    encoding: str,
+) -> None:
+    schema = {
+        "$id": "https://example.org/it",
+        "title": "It",
+        "type": "object",
+        "properties": {
+            "z": {"type": "string", "description": "last"},
+            "a": {"const": {"title": 1}},
+        },
+        "required": ["z"],
+        "deprecated": True,
+    }
+    made = with_schema(schema, encoding, strict=True, description="d")
+    assert made is not None
+    assert made.param == SCHEMA
+    assert made.source == (
+        '{"type":"object","properties":{"z":{"type":"string"},"a":{"const":{"title":1}}},'
+        '"required":["z"]}'
+    )
+
+
+@pytest.mark.parametrize(
+    ("schema", "code", "said"),
+    [
+        ({"properties": {"a/b": {"not": {}}}}, "unsupported_parameter", "'not'|/properties/a~1b"),
+        ({"anyOf": [{}, {"uniqueItems": True}]}, "unsupported_parameter", "'uniqueItems'|/anyOf/1"),
+        ({"x-guidance": {"lenient": True}}, "unsupported_parameter", "'x-guidance'|the root"),
+        ({"items": {"format": "zip"}}, "unsupported_parameter", "'zip'|/items/format"),
+        ({"$ref": "https://example.org/a"}, "unsupported_parameter", "leads out|/$ref"),
+        ({"$ref": "#/$defs/a"}, "invalid_request", "leads to no schema|/$ref"),
+        ({"items": {"type": "text"}}, "invalid_request", "type is one|/items/type"),
+        ({"items": {"type": []}}, "invalid_request", "type is one|/items/type"),
+        ({"minItems": -1}, "invalid_request", "whole number|/minItems"),
+        ({"minItems": True}, "invalid_request", "whole number|/minItems"),
+        ({"maximum": "5"}, "invalid_request", "a number|/maximum"),
+        ({"multipleOf": 0}, "invalid_request", "above 0|/multipleOf"),
+        ({"required": "a"}, "invalid_request", "list of names|/required"),
+        ({"enum": []}, "invalid_request", "list of values|/enum"),
+        ({"anyOf": []}, "invalid_request", "list of schemas|/anyOf"),
+        ({"properties": []}, "invalid_request", "object of schemas|/properties"),
+        ({"items": 5}, "invalid_request", "a schema is|/items"),
+        ({"pattern": 5}, "invalid_request", "a string|/pattern"),
+    ],
+)
+def test_what_is_not_served_is_refused_with_its_place(schema: Any, code: str, said: str) -> None:
+    error = refused_schema(schema)
+    assert error.code == code
+    what, place = said.split("|")
+    assert what in error.what
+    assert error.what.endswith(f", at {place} of the schema")
+
+
+@pytest.mark.parametrize(
+    ("schema", "place"),
+    [
+        ({"$ref": "#"}, "the root"),
+        ({"allOf": [{"$ref": "#"}]}, "/allOf/0"),
+        (
+            {
+                "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}},
+                "$ref": "#/$defs/a",
+            },
+            "the root",
+        ),
+        (
+            {"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]},
+            "/properties/a",
+        ),
+        ({"type": "array", "items": {"$ref": "#"}, "minItems": 1}, "/items"),
+        ({"type": "array", "prefixItems": [{"$ref": "#"}], "minItems": 1}, "/prefixItems/0"),
+    ],
+)
+def test_a_recursion_without_an_end_is_refused(schema: Any, place: str) -> None:
+    error = refused_schema(schema)
+    assert error.what == f"a recursion that no finite answer ends, at {place} of the schema"
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "properties": {"a": {"$ref": "#"}}},
+        {"type": ["object", "null"], "properties": {"a": {"$ref": "#"}}, "required": ["a"]},
+        {"type": "array", "items": {"$ref": "#"}},
+        {"anyOf": [{"type": "null"}, {"type": "array", "items": {"$ref": "#"}, "minItems": 1}]},
+        {"$defs": {"a": {"$ref": "#/$defs/a"}}, "type": "string"},
+        {"$defs": {"a b": {"type": "string"}}, "$ref": "#/$defs/a%20b"},
+        {"$defs": {"a": {"type": "object", "properties": {"b/c": {"$ref": "#/$defs/a"}}}},
+         "$ref": "#/$defs/a/properties/b~1c"},
+    ],
+)  # fmt: skip
+def test_a_recursion_with_an_end_is_taken(schema: Any) -> None:
+    assert with_schema(schema) is not None
+
+
+def test_the_size_and_the_depth_of_a_schema_are_bounded() -> None:
+    assert "levels" in refused_schema(nested(60)).what
+    assert with_schema(nested(40)) is not None
+    many: dict[str, Any] = {"anyOf": [{"const": n} for n in range(4001)]}
+    assert "4000 schemas" in refused_schema(many).what
+    assert "bytes; at most 65536" in refused_schema({"enum": ["x" * 1000] * 70}).what
+    error = refused(grammar='start: "ä' + "ä" * 40_000 + '"')
+    assert (error.code, error.param) == ("invalid_request", "grammar")
+
+
+def nested(levels: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(levels):
+        schema = {"items": schema}
+    return schema
+
+
+def test_a_number_that_json_does_not_have_is_refused_in_cbor() -> None:
+    for value in (float("inf"), b"bytes"):
+        with pytest.raises(ProtocolError) as caught:
+            with_schema({"const": [value]}, "cbor")
+        assert caught.value.what.endswith("JSON does not have, at /const/0 of the schema")
+
+
+def test_only_one_of_the_three_fields_says_what_an_answer_looks_like() -> None:
+    error = refused(regex="a", grammar='start: "a"')
+    assert (error.code, error.param) == ("invalid_request", "regex")
+    assert refused(regex="a", response_format={"type": "json_object"}).param == "regex"
+    assert asked(regex="a", response_format={"type": "text"}) == Constraint(
+        "regex", "a", param="regex"
+    )
+
+
+def test_beam_search_takes_no_format() -> None:
+    error = refused(regex="a", num_beams=2)
+    assert (error.code, error.param) == ("unsupported_parameter", "num_beams")
+
+
+@pytest.mark.parametrize(
+    ("grammar", "said"),
+    [
+        ('start: "a" <|im_end|>', "<|im_end|> names a token"),
+        ("start: <[1-5]>", "<[1-5]> names a token"),
+        ('start: "a"\n# "\nb: <x>', "<x> names a token"),
+        ("start: /a\\/<b>/ <c>", "<c> names a token"),
+        ("start: @other", "@other names another grammar"),
+        ("%llguidance {}\nstart: /a/", "%llguidance is not served"),
+        ('start: %lark { start: "a" }', "%lark is not served"),
+        ('start: %json {"not": {}}', "the keyword 'not' is not served"),
+        ('start: %json {"x-guidance": {}}', "'x-guidance' is not served"),
+        ("start: %json nothing", "%json has no JSON behind it"),
+        ("start: a\na[temperature=0.5]: /a/", "the option temperature is not served"),
+        ('start: a\na[stop = "b"]: /a/', "the option stop is not served"),
+        ('root ::= "a"', "is GBNF"),
+    ],
+)
+def test_a_requesters_grammar_is_text_alone(grammar: str, said: str) -> None:
+    error = refused(grammar=grammar)
+    assert (error.code, error.param) == ("invalid_request", "grammar")
+    assert said in error.what
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        'start: "<|im_end|>" /<b>/ // <c>\n',
+        'start: "a" # <c>',
+        'start: stop\nstop: "stop="',
+        'start: %json {"type": "object", "properties": {"a": {"const": "<x>"}}} "."',
+        'start: %regex {"substring_words": "a <b> c"}',
+        "%import common.INT\nstart: INT",
+        "start: a\na[lazy]: /a+;/",
+    ],
+)
+def test_a_grammar_of_text_is_taken(grammar: str) -> None:
+    assert asked(grammar=grammar) == Constraint("lark", grammar, param="grammar")

@@ -1,0 +1,141 @@
+"""Tools, calls and results in a prompt's body: what is taken, and what is refused by its field."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import cbor2
+import pytest
+
+from edgekit.core.chat.body import parse_body
+from edgekit.core.chat.request import ChatRequest
+from edgekit.core.chat.tools.request import NamedTool
+from edgekit.core.wire import ProtocolError
+
+PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+TOOL = {
+    "type": "function",
+    "function": {"name": "get_weather", "description": "Now.", "parameters": PARAMETERS},
+}
+CALL = {
+    "id": "call_1",
+    "type": "function",
+    "function": {"name": "get_weather", "arguments": '{"city": "Paris"}'},
+}
+USER = {"role": "user", "content": "How is it in Paris?"}
+CALLED = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+RESULT = {"role": "tool", "tool_call_id": "call_1", "content": "21 degrees"}
+
+
+def parse(*messages: dict[str, Any], encoding: str = "", **more: Any) -> ChatRequest:
+    body = {"messages": list(messages) or [USER], **more}
+    written = cbor2.dumps(body) if encoding else json.dumps(body).encode()
+    return parse_body(written, encoding)
+
+
+@pytest.mark.parametrize("encoding", ["", "cbor"])
+def test_tools_calls_and_results_are_read(encoding: str) -> None:
+    request = parse(USER, CALLED, RESULT, USER, tools=[TOOL], encoding=encoding)
+    assert request.tools is not None
+    (tool,) = request.tools
+    assert (tool.function.name, tool.function.parameters) == ("get_weather", PARAMETERS)
+    _, called, result, _ = request.messages
+    assert called.tool_calls is not None
+    assert called.tool_calls[0].function.arguments == '{"city": "Paris"}'
+    assert (called.content, called.text) == (None, "")
+    assert (result.role, result.tool_call_id, result.text) == ("tool", "call_1", "21 degrees")
+
+
+@pytest.mark.parametrize("encoding", ["", "cbor"])
+def test_nulls_as_sdks_send_them_say_nothing(encoding: str) -> None:
+    function = {**CALL["function"], "parsed_arguments": None}  # type: ignore[dict-item]
+    called = {**CALLED, "tool_calls": [{**CALL, "function": function}], "refusal": None}
+    tool = {"type": "function", "function": {**TOOL["function"], "strict": None, "x": None}}  # type: ignore[dict-item]
+    request = parse(USER, called, RESULT, tools=[tool], tool_choice=None, encoding=encoding)
+    assert request.messages[1].tool_calls is not None
+
+
+@pytest.mark.parametrize("choice", ["none", "auto", "required"])
+def test_a_choice_is_a_word(choice: str) -> None:
+    assert parse(tools=[TOOL], tool_choice=choice).tool_choice == choice
+
+
+def test_a_choice_is_a_tool() -> None:
+    named = {"type": "function", "function": {"name": "get_weather"}}
+    choice = parse(tools=[TOOL], tool_choice=named).tool_choice
+    assert isinstance(choice, NamedTool)
+    assert choice.function.name == "get_weather"
+
+
+@pytest.mark.parametrize("choice", ["none", "auto", None])
+def test_without_tools_a_choice_of_none_says_nothing(choice: str | None) -> None:
+    assert parse(tool_choice=choice, tools=[], parallel_tool_calls=True).tools == []
+
+
+def nested(depth: int) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for _ in range(depth):
+        value = {"x": value}
+    return value
+
+
+def tool(**function: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "f", **function}}
+
+
+def called(**changes: Any) -> dict[str, Any]:
+    return {**CALLED, "tool_calls": [{**CALL, **changes}]}
+
+
+REFUSED: list[tuple[str, dict[str, Any]]] = [
+    ("tools[1].function.name", {"tools": [TOOL, TOOL]}),
+    ("tools[0].function.name", {"tools": [tool(name="get weather")]}),
+    ("tools[0].function.name", {"tools": [tool(name="x" * 65)]}),
+    ("tools[0].function.parameters", {"tools": [tool(parameters=nested(40))]}),
+    ("tools[0].function.parameters", {"tools": [tool(parameters={"type": "string"})]}),
+    ("tools[0].type", {"tools": [{"type": "custom", "function": {"name": "f"}}]}),
+    ("tools", {"tools": [tool(name=f"f{number}") for number in range(129)]}),
+    ("tool_choice", {"tool_choice": "required"}),
+    ("tool_choice", {"tools": [TOOL], "tool_choice": "any"}),
+    (
+        "tool_choice",
+        {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "f"}}},
+    ),
+    ("num_beams", {"tools": [TOOL], "num_beams": 2}),
+    ("messages[0].content", {"messages": [{"role": "user", "content": None}]}),
+    ("messages[0].content", {"messages": [{"role": "assistant"}]}),
+    ("messages[0].tool_calls", {"messages": [{**USER, "tool_calls": [CALL]}]}),
+    ("messages[0].tool_call_id", {"messages": [{**USER, "tool_call_id": "call_1"}]}),
+    ("messages[0].tool_call_id", {"messages": [RESULT]}),
+    ("messages[1].tool_call_id", {"messages": [CALLED, {**RESULT, "tool_call_id": None}]}),
+    ("messages[1].tool_call_id", {"messages": [CALLED, {**RESULT, "tool_call_id": "other"}]}),
+    ("messages[0].tool_calls[1].id", {"messages": [{**CALLED, "tool_calls": [CALL, CALL]}]}),
+    *(
+        (
+            "messages[0].tool_calls[0].function.arguments",
+            {"messages": [called(function={"name": "f", "arguments": text})]},
+        )
+        for text in ("", "{", "[]", '"x"', json.dumps(nested(40)), "[" * 100_000)
+    ),
+]
+
+
+@pytest.mark.parametrize(("param", "body"), REFUSED)
+def test_what_makes_no_sense_is_refused_with_its_field(param: str, body: dict[str, Any]) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        parse_body(json.dumps({"messages": [USER], **body}).encode())
+    assert caught.value.param == param
+    assert caught.value.code in {"invalid_request", "unsupported_parameter"}
+
+
+def test_an_unknown_field_of_a_tool_is_refused_by_name() -> None:
+    with pytest.raises(ProtocolError) as caught:
+        parse(tools=[tool(cache=True)])
+    assert caught.value.code == "unsupported_parameter"
+    assert caught.value.param == "tools[0].function.cache"
+
+
+def test_tools_and_calls_count_as_text() -> None:
+    plain, full = parse(USER).text_bytes, parse(USER, CALLED, RESULT, tools=[TOOL]).text_bytes
+    assert full - plain > len(json.dumps([TOOL, CALL], separators=(",", ":"))) - 20
