@@ -183,6 +183,36 @@ def test_other_fields_of_deltas_pass_and_come_at_the_end_where_they_did_not() ->
     assert last[1]["choices"][0]["finish_reason"] == "tool_calls"
 
 
+@pytest.mark.parametrize("lost", [None, 0, 1, 2, 3, 4])
+def test_a_lost_delta_costs_no_thought_no_argument_and_no_log_probability(lost: int | None) -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
+    pieces: list[dict[str, Any]] = [
+        {"reasoning_content": "h"},
+        {"reasoning_content": "m", "content": "A"},
+        {"tool_calls": [{"index": 0, **call, "function": {"name": "f", "arguments": '{"a'}}]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": '":'}}]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": "1}"}}]},
+    ]
+    tokens = [{"token": str(n), "logprob": -0.1} for n in range(len(pieces))]
+    made, events = chunks(), b""
+    for seq, piece in enumerate(pieces):
+        body = delta(seq, **piece)
+        body["choices"][0]["logprobs"] = {"content": [tokens[seq]], "refusal": None}
+        events += made.delta(body) if seq != lost else b""
+    message = {"role": "assistant", "content": "A", "reasoning_content": "hm", "tool_calls": [call]}
+    final = completion(message, "tool_calls")
+    final["choices"][0]["logprobs"] = {"content": tokens, "refusal": None}
+    told = read(events + made.final(final))
+    deltas = deltas_of(told)
+    assert "".join(each.get("reasoning_content") or "" for each in deltas) == "hm"
+    assert "".join(each.get("content") or "" for each in deltas) == "A"
+    calls = [one for each in deltas for one in each.get("tool_calls") or []]
+    assert "".join(one["function"]["arguments"] for one in calls) == '{"a":1}'
+    assert (calls[0]["id"], calls[0]["function"]["name"]) == ("c", "f")
+    shown = [each["choices"][0].get("logprobs") for each in told if each != b"[DONE]"]
+    assert [one for each in shown if each for one in each["content"]] == tokens
+
+
 def test_token_counts_come_last_and_only_if_they_are_asked_for() -> None:
     final = completion({"role": "assistant", "content": "A"})
     without = read(chunks().final(final))
