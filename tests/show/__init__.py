@@ -12,6 +12,7 @@ from importlib.util import find_spec
 
 COUNTS = {
     "chat-oracle": "conversations whose text and tokens are transformers', and forged turns",
+    "tool-oracle": "chats with tools whose text and tokens are transformers', and forged calls",
     "planted": "planted faults that lint or gate find, and healthy builds that they refuse",
     "attacks": "attacks on a device that are refused and leave it untouched",
     "reboots": "reboots of a real systemd device, after which the right release answers",
@@ -30,6 +31,7 @@ COUNTS = {
     "vision-layouts": "layouts of pictures whose features and answers are torch's, in tiny",
     "schemas": "answers to JSON Schemas, of noise and of a real model, that parse and are valid",
     "self-healing": "bad releases that a device rolls back alone, the controller killed",
+    "gateway-clients": "200 streams at once by OpenAI's SDK through a gateway that is killed",
 }
 """Name -> what is counted; in the order in which they run."""
 

@@ -33,7 +33,7 @@ from edgekit.agent.serve.worker.admission import Admitted, RefusedError, admit
 from edgekit.agent.serve.worker.answer.answer import FLUSH_SECONDS, Answer
 from edgekit.agent.serve.worker.answer.calls import reader_of
 from edgekit.agent.serve.worker.answer.logprobs import LogprobReader
-from edgekit.agent.serve.worker.answer.pieces import Piece, Reader
+from edgekit.agent.serve.worker.answer.pieces import AnswerPiece, TextReader
 from edgekit.agent.serve.worker.answer.text import Tokenizer
 from edgekit.agent.serve.worker.decoder import BeamSearch, Decoder
 from edgekit.agent.serve.worker.generation import Generation
@@ -358,7 +358,7 @@ class Worker:
         self._idle.remove(slot)
         slot.requester, slot.system, slot.long_rope = start.requester, system, long_rope
 
-        def send(piece: Piece) -> None:
+        def send(piece: AnswerPiece) -> None:
             self._send(Generated(start.key, *msgspec.structs.astuple(piece)))
 
         self._running[slot.number] = generation = Generation(
@@ -383,7 +383,7 @@ class Worker:
         if reason := generation.open():
             self._end(generation, reason)
 
-    def _reader(self, start: Start, prompt: list[int]) -> Reader | None:
+    def _reader(self, start: Start, prompt: list[int]) -> TextReader | None:
         return reader_of(start, prompt, self._tokenizer, self._marks)
 
     def _logprobs(self, start: Start) -> LogprobReader | None:
