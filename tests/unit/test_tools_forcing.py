@@ -80,7 +80,7 @@ def drawn(guide: Guide, end: int, draw: np.random.Generator) -> list[int]:
     """An answer of random tokens among those that the grammar allows."""
     tokens = list(guide.opening)
     while not guide.ended and len(tokens) < MOST:
-        allowed = guide.allowed()
+        allowed = np.flatnonzero(guide.allowed())
         token = int(draw.choice(allowed))
         if end in allowed and (draw.random() < 0.3 or token == end):
             break
