@@ -11,15 +11,19 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import takewhile
 
 import msgspec
 
+from edgekit.agent.serve.worker.answer.text import role_of
 from edgekit.tokens.conversation import Turn
 from edgekit.tokens.template import Value
 
 KEPT_WORTH = 0.5  # the cost of forgetting a fresh token, as a share of its prefill
 KEPT_HALF_LIFE_SECONDS = 120.0  # a resting conversation grows less likely to go on
 
+SYSTEM_ROLES = ("system", "developer")
 MAX_SYSTEM_MESSAGES = 64  # the tokens of so many are remembered
 
 Tokens = Callable[[], Sequence[int]]  # called only when needed: finding them costs 0.3 ms
@@ -42,6 +46,11 @@ class Systems:
     ) -> None:
         self._encode = encode
         self._known: OrderedDict[bytes, Sequence[int]] = OrderedDict()
+
+    def of(self, messages: Sequence[Turn], tools: Sequence[Value], options: Value) -> Tokens:
+        """Return what finds the tokens of a prompt's tools and leading system messages."""
+        leading = tuple(takewhile(lambda turn: role_of(turn) in SYSTEM_ROLES, messages))
+        return partial(self.tokens, leading, tools, options)
 
     def tokens(
         self, system: Sequence[Turn], tools: Sequence[Value], options: Value
