@@ -130,7 +130,8 @@ def controls_of(device: ChatTokenizer, ids: list[int]) -> list[int]:
 def transformers_of(asked: list[Any], folders: dict[str, Path], work: Path) -> list[Any]:
     given, out = work / "cases.json", work / "wanted.json"
     names = {name: str(path) for name, path in folders.items()}
-    content = {"tokenizers": names, "templates": TEMPLATES | TOOL_TEMPLATES, "cases": asked}
+    templates = TEMPLATES | {f"tools {name}": text for name, text in TOOL_TEMPLATES.items()}
+    content = {"tokenizers": names, "templates": templates, "cases": asked}
     given.write_text(json.dumps(content), "utf-8")
     python = HostToolchain().ready(silent).python
     subprocess.run(

@@ -217,7 +217,7 @@ def _begin(worker: ReadyWorker, key: str, fields: dict[str, Any]) -> tuple[bool,
     except ProtocolError as error:
         return True, error.what, perf_counter() - began
     turns = [("user", "Hi")]
-    worker.pipe.send(Start(key, "a", turns, Sampling(), [], 100, 1e12, constraint=wanted))
+    worker.pipe.send(Start(key, "a", turns, Sampling(), [], 60, 1e12, constraint=wanted))
     return None
 
 

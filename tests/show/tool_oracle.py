@@ -97,7 +97,7 @@ def compared(chats: int, folder: Path) -> Counted:
             devices[kind, template] = open_tokenizer(folders[kind], lambda: NOW)
             path.unlink()
     asked = [
-        [kind, template, messages, _neutral(messages), tools, _neutral(tools)]
+        [kind, f"tools {template}", messages, _neutral(messages), tools, _neutral(tools)]
         for kind, template, (messages, tools) in cases
     ]
     counted = Counted()
