@@ -79,7 +79,6 @@ class ChatTokenizer:
         special = {token.content for token in added.values() if token.special}
         special |= set(folder.named.values())
         special |= {added[token].content for token in folder.eos_token_ids if token in added}
-        self._added = frozenset(added)
         other = {token.content for token in added.values()} - special
         sources = (folder.template, folder.tool_template)
         templates = [compiled(each, folder, clock) for each in sources if each is not None]

@@ -145,7 +145,7 @@ def test_calls_and_results_become_texts_where_the_template_knows_none() -> None:
     assert [each[0] if isinstance(each, tuple) else each["role"] for each in messages] == [
         *("system", "user", "assistant", "user"),
     ]
-    assert messages[2]["content"] == (  # type: ignore[call-overload,index]
+    assert messages[2]["content"] == (  # type: ignore[call-overload]
         '<tool_call>{"name": "get_weather", "arguments": {"city": "Paris"}}</tool_call>'
     )
     result = "<tool_response>\n21 degrees\n</tool_response>"
