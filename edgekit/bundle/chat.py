@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from edgekit.core.chat.tools.formats import ChatRecord
 from edgekit.errors import UsageError
 from edgekit.tokens.bounds import SECONDS
 
@@ -17,8 +18,11 @@ SLOWER = 5  # how much slower than this machine a device may be
 _MEND = "mend chat_template.jinja in the source, then build and pack again"
 
 
-def check_chat(folder: Path) -> None:
+def check_chat(folder: Path) -> ChatRecord:
     """Render chats with the folder's template, in a process of its own.
+
+    Returns:
+        What a device has to know of the template.
 
     Raises:
         UsageError: the agent could not serve chats with this folder: it has no `tokenizer.json` or
@@ -50,3 +54,4 @@ def check_chat(folder: Path) -> None:
             f"template after {SECONDS:g} s, on a device that may be {SLOWER} times slower",
             _MEND,
         )
+    return msgspec.convert(found["record"], ChatRecord)

@@ -18,6 +18,7 @@ from edgekit.bundle.sbom import SBOM_NAME, Contents, sbom
 from edgekit.bundle.sign import read_unverified, sign_statement, verify_envelope
 from edgekit.bundle.tar import plain_tar
 from edgekit.core.buildinfo import PROVENANCE_NAME, RECORD_NAME, GateOutcome
+from edgekit.core.chat.tools.formats import CHAT_RECORD
 from edgekit.core.manifest import DOCS_TYPE, TITLE, Descriptor, Manifest
 from edgekit.errors import VerificationError
 from edgekit.keyfile import PublicKey, SigningKey
@@ -215,6 +216,8 @@ def read_provenance(
         payload = verify_envelope(docs[ENVELOPE], key).payload
     statement = parse_statement(payload)
     for file in manifest.model_files:
+        if file.title == CHAT_RECORD:  # pack wrote it, out of files that the build made
+            continue
         if statement.files.get(file.title) != file.digest.hex:
             raise VerificationError(
                 f"the provenance is not about this bundle's {file.title}",

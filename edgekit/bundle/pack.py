@@ -17,6 +17,7 @@ from edgekit.bundle.golden import SOAK_SECONDS, check_soak, golden_layer, own_ru
 from edgekit.bundle.kept_record import keep_record, read_record, record_path
 from edgekit.bundle.layout import Layout
 from edgekit.bundle.sign import load_key, make_key
+from edgekit.core.chat.tools.formats import CHAT_RECORD, ChatRecord
 from edgekit.core.config import check_name
 from edgekit.core.digest import Digest
 from edgekit.core.golden import GoldenPrompt
@@ -184,11 +185,12 @@ def pack(
     report("hashing the model")
     check_bytes(source)
     report("trying the chat template")
-    check_chat(folder)
+    chat = check_chat(folder)
     packed = _other_layers(
         store,
         cache,
         source,
+        chat,
         caps,
         runtimes,
         golden=golden,
@@ -213,6 +215,7 @@ def _other_layers(
     store: Layout,
     cache: Path,
     source: ModelFolder,
+    chat: ChatRecord,
     caps: _Caps,
     runtimes: Iterable[tuple[str, str]],
     *,
@@ -229,7 +232,7 @@ def _other_layers(
         if golden
         else nullcontext(list) as prompts
     ):
-        files = _model_layers(store, source)
+        files = [*_model_layers(store, source), _record_layer(store, source, chat)]
         assembled = [
             layers.runtime_layer(store, cache, *each, report, pictures=pictures)
             for each in runtimes
@@ -348,6 +351,18 @@ def _model_layers(store: Layout, folder: ModelFolder) -> list[Descriptor]:
         kind = WEIGHT_TYPE if name.endswith(".data") else WEIGHT_CONFIG_TYPE
         found.append(Descriptor(kind, digest, size, {TITLE: name}))
     return found
+
+
+def _record_layer(store: Layout, folder: ModelFolder, chat: ChatRecord) -> Descriptor:
+    """Put what was found out of the chat template beside the model's files."""
+    if CHAT_RECORD in folder.model:
+        raise UsageError(
+            f"{folder.path} has a file {CHAT_RECORD}",
+            "pack writes one of this name, with what it finds out of the chat template",
+            "remove the file, or give it another name",
+        )
+    record = msgspec.json.encode(chat, order="sorted")
+    return Descriptor(WEIGHT_CONFIG_TYPE, store.put(record), len(record), {TITLE: CHAT_RECORD})
 
 
 def _fit(files: list[Descriptor], tars: list[Descriptor], reserved: int) -> Fit:

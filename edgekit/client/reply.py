@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from edgekit.core import wire
+from edgekit.core.chat.calls import ToolCall
 from edgekit.errors import EdgekitError
 
 
@@ -42,12 +43,17 @@ class Final(msgspec.Struct, frozen=True):
     @property
     def text(self) -> str:
         """The assistant's message; empty where it is nothing but tool calls."""
-        return str(self._message["content"] or "")
+        return str(self.message["content"] or "")
 
     @property
     def reasoning(self) -> str:
         """What the model thought before it answered, where it says that apart."""
-        return str(self._message.get("reasoning_content") or "")
+        return str(self.message.get("reasoning_content") or "")
+
+    @property
+    def tool_calls(self) -> list[ToolCall]:
+        """The tools that the model calls; a caller runs them and sends the results back."""
+        return msgspec.convert(self.message.get("tool_calls") or [], list[ToolCall])
 
     @property
     def logprobs(self) -> list[dict[str, Any]]:
@@ -66,7 +72,8 @@ class Final(msgspec.Struct, frozen=True):
         return choice
 
     @property
-    def _message(self) -> dict[str, Any]:
+    def message(self) -> dict[str, Any]:
+        """The assistant's message as the next prompt's `messages` take it back."""
         message: dict[str, Any] = self._choice["message"]
         return message
 
@@ -99,7 +106,7 @@ def read_reply(message: wire.Inbound) -> Reply:
         if kind == "delta":
             return _delta(message.property("ek-id"), body)
         final = Final(device, body)
-        _ = final.text, final.finish_reason, final.reasoning, final.logprobs
+        _ = final.text, final.finish_reason, final.reasoning, final.logprobs, final.tool_calls
     except (*wire.UNREADABLE, KeyError, IndexError, TypeError, AttributeError) as error:
         raise EdgekitError(f"{device}'s reply cannot be read", repr(error)) from error
     return final

@@ -10,8 +10,13 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import msgspec
+
+from edgekit.core.chat.tools.formats import ChatRecord
 from edgekit.errors import EdgekitError
+from edgekit.tokens.calling import tool_format
 from edgekit.tokens.chat import open_tokenizer
 from edgekit.tokens.template import ChatRefusedError
 
@@ -19,8 +24,10 @@ CHARACTERS = 128 << 10  # as many as a prompt's body may have bytes
 TURNS = 1023  # one less than a prompt may have; ends with a message of the user
 
 
-def measured(folder: Path) -> dict[str, float | str]:
+def measured(folder: Path) -> dict[str, Any]:
     """Return the seconds of the longest conversation that a device takes, or its refusal.
+
+    And what `core.chat.tools.formats.ChatRecord` says of the template.
 
     Raises:
         EdgekitError: the template or the tokenizer cannot be read.
@@ -39,6 +46,7 @@ def measured(folder: Path) -> dict[str, float | str]:
     return {
         "render_seconds": round(rendered - started, 3),
         "refusal": refusal,
+        "record": msgspec.to_builtins(ChatRecord(tool_format(tokenizer))),
     }
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -27,7 +27,7 @@ from edgekit.tokens.load import as_special, compiled, load
 from edgekit.tokens.shadow import NONCHARACTERS, Spots, marker, message_characters
 from edgekit.tokens.spelled import Spelling
 from edgekit.tokens.stream import TokenStream
-from edgekit.tokens.template import NOTHING, ChatRefusedError, Clock, Value
+from edgekit.tokens.template import NOTHING, ChatRefusedError, ChatTemplate, Clock, Value
 
 END_TOKENS = 24  # a prompt's last words, to know how it ends
 ANCHOR_CHARACTERS = 16  # of 66: no message guesses them
@@ -76,21 +76,21 @@ class ChatTokenizer:
         self.eos_token_ids = folder.eos_token_ids
         self._tokenizer = tokenizer = load(folder.tokenizer)
         added = tokenizer.get_added_tokens_decoder()
-        self._template = None
         special = {token.content for token in added.values() if token.special}
         special |= set(folder.named.values())
         special |= {added[token].content for token in folder.eos_token_ids if token in added}
-        self.control = frozenset(special)
-        kept: frozenset[str] = frozenset()
-        self.template_texts: frozenset[str] = frozenset()
-        self.template_options: tuple[str, ...] = ()
-        if folder.template is not None:
-            self._template = compiled(folder, clock)
-            self.template_texts = self._template.constants | self._template.written
-            self.template_options = self._template.options
-            other = {token.content for token in added.values()} - special
-            self.control = control_tokens(special, other, self._template, self.render)
-            kept = self._template.constants | (other - self.control)
+        self._added = {number: token.content for number, token in added.items()}
+        other = {token.content for token in added.values()} - special
+        sources = (folder.template, folder.tool_template)
+        templates = [compiled(each, folder, clock) for each in sources if each is not None]
+        self._template, self._tool_template = templates[:1], templates[-1:]
+        self.control = frozenset(special).union(
+            *(control_tokens(special, other, each, _renderer(each)) for each in templates)
+        )
+        strings = frozenset[str]().union(*(each.constants for each in templates))
+        self.template_texts = strings.union(*(each.written for each in templates))
+        self.template_options = tuple(sorted({n for each in templates for n in each.options}))
+        kept = strings.union(*(each.read for each in templates)) | (other - self.control)
         named = {tokenizer.token_to_id(text): text for text in self.control}
         self._texts = {token: text for token, text in named.items() if token is not None}
         self._control_ids = frozenset(self._texts)
@@ -111,12 +111,16 @@ class ChatTokenizer:
         # A model whose head has more rows than the tokenizer has words can choose an anchor's id.
         anchors = {n for text in self._anchors.values() if (n := tokenizer.token_to_id(text))}
         self._unshown = frozenset(anchors | {n for n, token in added.items() if token.special})
-        self._added = {number: token.content for number, token in added.items()}
         self._spelling: Spelling | None = None
 
     def encode(self, text: str) -> list[int]:
         """Return the tokens of a text, control tokens and all, and none that it does not hold."""
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def added_ids(self, texts: Iterable[str]) -> dict[str, int]:
+        """Return the ids of those of these texts that are tokens of their own."""
+        ids = ((text, self._tokenizer.token_to_id(text)) for text in texts)
+        return {text: token for text, token in ids if token in self._added}
 
     def controls(self, tokens: Sequence[int]) -> list[int]:
         """Return the control tokens among these, in their order."""
@@ -227,15 +231,9 @@ class ChatTokenizer:
         ]
 
     def _render(self, chat: Conversation) -> str:
-        if self._template is None:
-            raise ChatRefusedError("the model has no chat template")
-        try:
-            with bounded():
-                return self._template.render(chat.messages, chat.tools, chat.options)
-        except TimeoutError as error:
-            raise ChatRefusedError(f"the chat template was stopped: {error}") from error
-        except MemoryError as error:
-            raise ChatRefusedError("the chat template was stopped: it needs much memory") from error
+        for template in self._tool_template if chat.tools else self._template:
+            return _rendered(template, chat)
+        raise ChatRefusedError("the model has no chat template")
 
     def _message_places(self, chat: Conversation, text: str) -> tuple[Sequence[int], int | None]:
         """Return where characters of a requester stand that could be a control token's.
@@ -367,3 +365,17 @@ class ChatTokenizer:
         if first != [self._tokenizer.token_to_id(text)]:  # the normaliser changes the anchor
             return self._anchor(False) if normalized else text
         return text
+
+
+def _rendered(template: ChatTemplate, chat: Conversation) -> str:
+    try:
+        with bounded():
+            return template.render(chat.messages, chat.tools, chat.options)
+    except TimeoutError as error:
+        raise ChatRefusedError(f"the chat template was stopped: {error}") from error
+    except MemoryError as error:
+        raise ChatRefusedError("the chat template was stopped: it needs much memory") from error
+
+
+def _renderer(template: ChatTemplate) -> Callable[[Sequence[Turn]], str]:
+    return lambda turns: _rendered(template, conversation(turns))

@@ -18,6 +18,7 @@ TOKENIZER = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
 RUNTIME_CONFIG = "genai_config.json"
 TEMPLATE = "chat_template.jinja"
+TOOL_USE = "tool_use"  # the name of the template that transformers takes for prompts with tools
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -30,12 +31,14 @@ class ChatFolder:
         template: the chat template; None if the model has none.
         named: the text of each named token, e.g. of `bos_token`.
         eos_token_ids: tokens that end an answer.
+        tool_template: the chat template for prompts with tools, if that is another one.
     """
 
     tokenizer: Path
     template: str | None
     named: Mapping[str, str] = field(default_factory=dict)
     eos_token_ids: frozenset[int] = frozenset()
+    tool_template: str | None = None
 
 
 def read_chat_folder(folder: Path) -> ChatFolder:
@@ -53,15 +56,17 @@ def read_chat_folder(folder: Path) -> ChatFolder:
     config = _object(folder / CONFIG)
     runtime = _object(folder / RUNTIME_CONFIG).get("model", {})
     eos = runtime.get("eos_token_id", []) if isinstance(runtime, dict) else []
+    templates = _templates(folder, config)
     return ChatFolder(
         folder / TOKENIZER,
-        _template(folder, config),
+        templates.get("default"),
         dict(_named(folder, config)),
         frozenset(eos if isinstance(eos, list) else [eos]),
+        templates.get(TOOL_USE),
     )
 
 
-def _template(folder: Path, config: dict[str, Any]) -> str | None:
+def _templates(folder: Path, config: dict[str, Any]) -> dict[str, str]:
     found = {}
     if (folder / TEMPLATE).is_file():
         found["default"] = _text(folder / TEMPLATE)
@@ -81,7 +86,7 @@ def _template(folder: Path, config: dict[str, Any]) -> str | None:
             f"their names are {', '.join(sorted(found))}; transformers refuses this, too",
             f"copy the one to use into {TEMPLATE}",
         )
-    return found.get("default")
+    return found
 
 
 def _named(folder: Path, config: dict[str, Any]) -> Iterator[tuple[str, str]]:

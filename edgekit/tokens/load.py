@@ -12,16 +12,15 @@ from edgekit.tokens.folder import ChatFolder
 from edgekit.tokens.template import ChatTemplate, Clock
 
 
-def compiled(folder: ChatFolder, clock: Clock) -> ChatTemplate:
-    """Compile the folder's chat template.
+def compiled(source: str, folder: ChatFolder, clock: Clock) -> ChatTemplate:
+    """Compile one of the folder's chat templates.
 
     Raises:
         EdgekitError: it has a syntax error, or exceeds its bounds.
     """
-    assert folder.template is not None
     try:
         with bounded():  # constant expressions are computed here
-            return ChatTemplate(folder.template, folder.named, clock)
+            return ChatTemplate(source, folder.named, clock)
     except (TimeoutError, MemoryError) as error:
         raise EdgekitError(
             "the chat template cannot be compiled",

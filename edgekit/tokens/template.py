@@ -45,6 +45,7 @@ class ChatTemplate:
 
     Attributes:
         constants: the strings in its expressions.
+        read: the names of the fields that it reads.
         written: the texts between them.
         options: the names of the variables that a caller may set.
 
@@ -66,6 +67,7 @@ class ChatTemplate:
                 "mend chat_template.jinja: transformers cannot read it either",
             ) from error
         self.constants = frozenset(_constants(tree))
+        self.read = frozenset(each.attr for each in tree.find_all(nodes.Getattr))
         self.written = frozenset(node.data for node in tree.find_all(nodes.TemplateData))
         self.options = options_of(tree, named)
 

@@ -7,7 +7,7 @@ Each is a folder that transformers reads: `tokenizer.json`, written by the libra
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -164,15 +164,30 @@ def _without_added(tokenizer: Tokenizer) -> Tokenizer:
     return Tokenizer.from_str(json.dumps(content))
 
 
-def make_tokenizer(kind: str, folder: Path, template: str | None = None) -> Path:
-    """Write a folder with a tokenizer of this kind, and with a chat template if one is given."""
+def make_tokenizer(
+    kind: str,
+    folder: Path,
+    template: str | None = None,
+    special: Sequence[str] = (),
+    ordinary: Sequence[str] = (),
+) -> Path:
+    """Write a folder with a tokenizer of this kind, and with a chat template if one is given.
+
+    It knows `special` and `ordinary` as added tokens besides those that all kinds know.
+    """
     make, flags = KINDS[kind]
     tokenizer = _without_added(make())
     tokenizer.add_special_tokens(
-        [AddedToken(text, special=True, **({"normalized": False} | flags)) for text in SPECIAL]
+        [
+            AddedToken(text, special=True, **({"normalized": False} | flags))
+            for text in (*SPECIAL, *special)
+        ]
     )
     tokenizer.add_tokens(
-        [AddedToken(text, special=False, **({"normalized": False} | flags)) for text in ORDINARY]
+        [
+            AddedToken(text, special=False, **({"normalized": False} | flags))
+            for text in (*ORDINARY, *ordinary)
+        ]
     )
     tokenizer.enable_truncation(24)  # what a training run leaves in the file
     tokenizer.enable_padding(length=8)

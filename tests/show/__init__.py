@@ -12,6 +12,7 @@ from importlib.util import find_spec
 
 COUNTS = {
     "chat-oracle": "conversations whose text and tokens are transformers', and forged turns",
+    "tool-oracle": "chats with tools whose text and tokens are transformers', and forged calls",
     "planted": "planted faults that lint or gate find, and healthy builds that they refuse",
     "attacks": "attacks on a device that are refused and leave it untouched",
     "reboots": "reboots of a real systemd device, after which the right release answers",

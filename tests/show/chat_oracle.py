@@ -19,6 +19,7 @@ from tests.building import TESTS, silent
 from tests.models.chat_templates import TEMPLATES
 from tests.models.conversations import Turns, neutral, some_conversations
 from tests.models.tokenizer_kinds import KINDS, make_tokenizer
+from tests.models.tool_templates import TOOL_TEMPLATES
 
 CONVERSATIONS = 200
 NOW = datetime(2026, 11, 29, 13, 37)  # noqa: DTZ001  local time, as templates print it
@@ -66,7 +67,7 @@ def compared(conversations: int, folder: Path) -> Counted:
         for kind, template, turns in chosen
         for device in (devices[kind, template],)
     ]
-    wanted = _transformers(asked, folders, folder)
+    wanted = transformers_of(asked, folders, folder)
     counted = Counted()
     for case, (text, ids, plain) in zip(chosen, wanted, strict=True):
         _compare(devices[case[0], case[1]], case, text, ids, plain, counted)
@@ -101,8 +102,8 @@ def _compare(
         counted.refused_by_both += 1
         return
     counted.texts_equal += 1
-    own = _controls(device, plain)
-    forged = _controls(device, ids) != own or any("<unk>" in content for _, content in turns)
+    own = controls_of(device, plain)
+    forged = controls_of(device, ids) != own or any("<unk>" in content for _, content in turns)
     counted.forged_by_huggingface += forged
     counted.benign += not forged
     try:
@@ -113,23 +114,24 @@ def _compare(
         if not forged and not any(token in each for token in device.control for _, each in turns):
             counted.wrong.append(f"{case}: refused ({error.what})")
         return
-    if forged and _controls(device, got) != own:
-        counted.wrong.append(f"{case}: {_controls(device, got)} are not {own}")
+    if forged and controls_of(device, got) != own:
+        counted.wrong.append(f"{case}: {controls_of(device, got)} are not {own}")
     elif not forged and got != ids:
         counted.wrong.append(f"{case}: {got} are not {ids}")
     counted.ids_equal += not forged and got == ids
 
 
-def _controls(device: ChatTokenizer, ids: list[int]) -> list[int]:
+def controls_of(device: ChatTokenizer, ids: list[int]) -> list[int]:
     """The control tokens but the unknown one, which stands for any character."""
     unknown = device.encode("<unk>")
     return [token for token in device.controls(ids) if token not in unknown]
 
 
-def _transformers(asked: list[Any], folders: dict[str, Path], work: Path) -> list[Any]:
+def transformers_of(asked: list[Any], folders: dict[str, Path], work: Path) -> list[Any]:
     given, out = work / "cases.json", work / "wanted.json"
     names = {name: str(path) for name, path in folders.items()}
-    content = {"tokenizers": names, "templates": TEMPLATES, "cases": asked}
+    templates = TEMPLATES | {f"tools {name}": text for name, text in TOOL_TEMPLATES.items()}
+    content = {"tokenizers": names, "templates": templates, "cases": asked}
     given.write_text(json.dumps(content), "utf-8")
     python = HostToolchain().ready(silent).python
     subprocess.run(

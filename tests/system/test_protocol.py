@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -94,6 +95,24 @@ def test_an_example_prints_the_answer_as_it_comes(
     )
     assert (code, err) == (0, "")
     assert out.strip() == "The capital of France is Paris."
+
+
+@pytest.mark.parametrize("name", ["ask.py", "ask.mjs"])
+def test_an_example_sends_further_fields_and_shows_calls(
+    device: Project, commands: dict[str, list[str]], name: str
+) -> None:
+    question = "Is Paris in France?"
+    code, out, err = ended(
+        start(commands[name], device.port, "demo", question, '{"regex": "yes|no"}')
+    )
+    assert (code, err) == (0, "")
+    assert out.strip() in ("yes", "no")
+    tool = {"type": "function", "function": {"name": "look"}}
+    fields = json.dumps({"tools": [tool], "tool_choice": "required", "parallel_tool_calls": False})
+    code, out, err = ended(start(commands[name], device.port, "demo", question, fields))
+    assert (code, err) == (0, "")
+    (call,) = json.loads(out)["tool_calls"]
+    assert call["function"] == {"name": "look", "arguments": "{}"}
 
 
 @pytest.mark.parametrize("name", ["ask.py", "ask.mjs"])

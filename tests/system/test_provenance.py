@@ -28,6 +28,7 @@ from edgekit.bundle.layout import Layout
 from edgekit.bundle.sign import load_key, public_key, sign_statement, verify_envelope
 from edgekit.bundle.tar import plain_tar
 from edgekit.cli.init import write_project
+from edgekit.core.chat.tools.formats import CHAT_RECORD
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import DOCS_TYPE, encode
 from edgekit.keyfile import SigningKey
@@ -128,7 +129,7 @@ def test_only_the_model_becomes_layers_and_the_rest_is_docs(project: Project, mo
     (model / ".hidden").write_text("of no interest")
     pack(project, model)
     _, pinned = bundle(project)
-    assert {d.title for d in pinned.manifest.model_files} == MODEL.keys()
+    assert {d.title for d in pinned.manifest.model_files} == {*MODEL, CHAT_RECORD}
     found = docs(project)
     made = {"provenance.json", "provenance.dsse.json", "sbom.cdx.json"}
     assert found.keys() == ABOUT.keys() | made

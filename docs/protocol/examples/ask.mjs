@@ -1,10 +1,10 @@
-// Ask a device: `node ask.mjs mqtt://HOST:PORT DEVICE QUESTION`; needs the package mqtt 5.
+// Ask a device: `node ask.mjs mqtt://HOST:PORT DEVICE QUESTION [FIELDS]`; needs the package mqtt 5.
 import { randomUUID } from "node:crypto";
 import mqtt from "mqtt";
 
-const [broker, device, question] = process.argv.slice(2);
-const me = new URL(broker).username || "ask", id = randomUUID();
-const prompt = JSON.stringify({ messages: [{ role: "user", content: question }] });
+const [broker, device, question, fields = "{}"] = process.argv.slice(2), id = randomUUID();
+const me = new URL(broker).username || "ask", messages = [{ role: "user", content: question }];
+const prompt = JSON.stringify({ messages, ...JSON.parse(fields) });
 const responseTopic = `edgekit/v1/res/${me}/${id}`;
 const exit = (text, code = 1) => (console[code ? "error" : "log"](text), process.exit(code));
 const fail = (error) => exit(`${device} does not answer: ${error.message || error.code}`);
@@ -22,10 +22,10 @@ client.on("message", (_topic, payload, { properties }) => {
   clearTimeout(timer);
   timer = wait(300);
   if (kind === "delta") {
-    process.stdout.write(body.choices[0].delta.content);
-    shown += body.choices[0].delta.content;
+    shown += body.choices[0].delta.content ?? ""; // none while the model thinks
+    process.stdout.write(body.choices[0].delta.content ?? "");
   } else if (kind === "final") { // all of the text, whatever was lost before
-    const text = body.choices[0].message.content;
+    const { message } = body.choices[0], text = message.content ?? JSON.stringify(message);
     exit(text.startsWith(shown) ? text.slice(shown.length) : text, 0);
   } else if (kind === "error") exit(`${device}: ${body.error.code}, ${body.error.message}`);
 });

@@ -1,4 +1,4 @@
-"""Ask a device: `python ask.py mqtt://HOST:PORT DEVICE QUESTION`; needs paho-mqtt 2."""
+"""Ask a device: `python ask.py mqtt://HOST:PORT DEVICE QUESTION [FIELDS]`; needs paho-mqtt 2."""
 
 import json
 import queue
@@ -9,13 +9,12 @@ from urllib.parse import urlsplit
 import paho.mqtt.client as paho
 from paho.mqtt.properties import PacketTypes, Properties
 
-broker, device, question = urlsplit(sys.argv[1]), *sys.argv[2:]
+broker, device, question, fields = urlsplit(sys.argv[1]), *(*sys.argv[2:], "{}")[:3]
 me, prompt_id = broker.username or "ask", str(uuid.uuid4())
-prompt = json.dumps({"messages": [{"role": "user", "content": question}]})
+prompt = json.dumps({"messages": [{"role": "user", "content": question}], **json.loads(fields)})
 properties = Properties(PacketTypes.PUBLISH)
 properties.ResponseTopic = f"edgekit/v1/res/{me}/{prompt_id}"
-properties.MessageExpiryInterval = 300  # seconds: the deadline
-properties.UserProperty = ("ek-id", prompt_id)
+properties.MessageExpiryInterval, properties.UserProperty = 300, ("ek-id", prompt_id)  # seconds
 events, shown, wait = queue.Queue(), "", 15
 mqtt = paho.Client(paho.CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
 mqtt.username_pw_set(broker.username, broker.password)
@@ -30,10 +29,11 @@ try:
         body, wait = json.loads(event.payload), 300
         kind = dict(event.properties.UserProperty)["ek-kind"]
         if kind == "delta":
-            print(body["choices"][0]["delta"]["content"], end="", flush=True)
-            shown += body["choices"][0]["delta"]["content"]
+            shown += (piece := body["choices"][0]["delta"].get("content", ""))  # none: it thinks
+            print(piece, end="", flush=True)
         elif kind == "final":  # all of the text, whatever was lost before
-            sys.exit(print(body["choices"][0]["message"]["content"].removeprefix(shown)))
+            text = (said := body["choices"][0]["message"])["content"] or json.dumps(said)
+            sys.exit(print(text.removeprefix(shown)))
         elif kind == "error":
             sys.exit(f"{device}: {body['error']['code']}, {body['error']['message']}")
     sys.exit(f"{device} does not answer: {event}")  # a reason code, 0x10 where nobody is there

@@ -3,8 +3,9 @@
 python chat_oracle.py CASES OUT
 
 CASES is JSON: {"tokenizers": {name: folder}, "templates": {name: text}, "cases": [[tokenizer,
-template, conversation, neutral]]}. OUT gets, for each case, the conversation's text (null if the
-template refuses it), its ids, and the ids of the neutral conversation.
+template, conversation, neutral]]}; a case may go on with tools, and neutral tools. OUT gets, for
+each case, the conversation's text (null if the template refuses it), its ids, and the ids of the
+neutral conversation.
 """
 
 # mypy: disable-error-code="import-not-found"
@@ -35,17 +36,23 @@ def main() -> None:
     }
     with mock.patch("transformers.utils.chat_template_utils.datetime", Frozen):
         found = [
-            answer(tokenizers[tokenizer], given["templates"][template], conversation, neutral)
-            for tokenizer, template, conversation, neutral in given["cases"]
+            answer(
+                tokenizers[tokenizer], given["templates"][template], conversation, neutral, tools
+            )
+            for tokenizer, template, conversation, neutral, *tools in given["cases"]
         ]
     Path(sys.argv[2]).write_text(json.dumps(found), "utf-8")
 
 
-def answer(tokenizer: Any, template: str, conversation: Any, neutral: Any) -> list[Any]:
+def answer(
+    tokenizer: Any, template: str, conversation: Any, neutral: Any, tools: list[Any]
+) -> list[Any]:
     try:
         how = {"chat_template": template, "add_generation_prompt": True}
+        how |= {"tools": tools[0]} if tools else {}
         text = tokenizer.apply_chat_template(conversation, tokenize=False, **how)
         ids = tokenizer.apply_chat_template(conversation, return_dict=False, **how)
+        how |= {"tools": tools[1]} if tools else {}
         plain = tokenizer.apply_chat_template(neutral, return_dict=False, **how)
     except Exception:  # whatever the template raises
         return [None, None, None]

@@ -11,15 +11,20 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import takewhile
 
 import msgspec
 
+from edgekit.agent.serve.pipe import Start
+from edgekit.agent.serve.worker.answer.text import role_of
 from edgekit.tokens.conversation import Turn
 from edgekit.tokens.template import Value
 
 KEPT_WORTH = 0.5  # the cost of forgetting a fresh token, as a share of its prefill
 KEPT_HALF_LIFE_SECONDS = 120.0  # a resting conversation grows less likely to go on
 
+SYSTEM_ROLES = ("system", "developer")
 MAX_SYSTEM_MESSAGES = 64  # the tokens of so many are remembered
 
 Tokens = Callable[[], Sequence[int]]  # called only when needed: finding them costs 0.3 ms
@@ -42,6 +47,11 @@ class Systems:
     ) -> None:
         self._encode = encode
         self._known: OrderedDict[bytes, Sequence[int]] = OrderedDict()
+
+    def of(self, start: Start) -> Tokens:
+        """Return what finds the tokens that a prompt's leading system messages decide."""
+        leading = takewhile(lambda turn: role_of(turn) in SYSTEM_ROLES, start.messages)
+        return partial(self.tokens, tuple(leading), start.tools, start.options)
 
     def tokens(
         self, system: Sequence[Turn], tools: Sequence[Value], options: Value

@@ -1,7 +1,7 @@
 """Grammars of answers that call tools: calls parse, and their arguments fit the schemas. Pure.
 
-The grammars are written in llguidance's Lark. They name special tokens by their ids, so they are
-trusted; of a requester they hold checked schemas, as JSON, and names of letters and digits alone.
+The grammars are written in llguidance's Lark. They name tokens by their ids, so they are trusted.
+Of a requester they hold checked schemas, as JSON, and names of letters and digits alone.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def constraint(request: ChatRequest, how: ToolFormat) -> Constraint | None:
     schemas = dict(_schemas(request, enforced))
     calls = [(tool.function.name, schemas.get(tool.function.name)) for tool in enforced]
     form = format_of(how.name)
-    writer = _Writer(form, how.special, form.many and may_repeat(request))
+    writer = _Writer(form, how.tokens, form.many and may_repeat(request))
     if forced_tools(request):
         source = writer.only(calls)
     elif other is not None:
@@ -83,12 +83,11 @@ def _schemas(request: ChatRequest, tools: Sequence[Tool]) -> Iterator[tuple[str,
         if not parameters:
             continue
         try:
-            schema: dict[str, Any] = msgspec.json.decode(checked(parameters))
+            schema: dict[str, Any] = msgspec.json.decode(checked({**parameters, "type": "object"}))
         except SchemaError as error:
             code = "unsupported_parameter" if error.valid else "invalid_request"
             where = f"tools[{places[tool.function.name]}].function.parameters"
             raise ProtocolError(code, str(error), where) from None
-        schema["type"] = "object"
         if "properties" in schema and not any(key in schema for key in _OPEN_ENDED):
             schema["additionalProperties"] = False
         yield tool.function.name, _json(schema)
@@ -106,13 +105,13 @@ class _Writer:
 
     Args:
         form: the format.
-        special: tags that are special tokens, and their ids.
+        tokens: tags that are tokens of their own, and their ids.
         many: whether there may be several calls.
     """
 
-    def __init__(self, form: Format, special: Mapping[str, int], many: bool) -> None:
+    def __init__(self, form: Format, tokens: Mapping[str, int], many: bool) -> None:
         self._form = form
-        self._special = special
+        self._tokens = tokens
         self._many = many
         self._tag = next(tag for tag in form.opens if (form.head + form.begin).startswith(tag))
 
@@ -131,7 +130,7 @@ class _Writer:
         if not self._tag:  # an answer that begins with an object is a call
             other = r"OTHER: /\s*([^{\s](?s:.*))?/"
             return self._grammar("start: calls | OTHER", ['open: ""', other], calls)
-        lazy = "" if self._tag in self._special else "[lazy]"
+        lazy = "" if self._tag in self._tokens else "[lazy]"
         opening = f"open{lazy}: TEXT {self._literal(self._tag)}"
         start = "start: calls TEXT | TEXT" if self._form.closes else "start: calls | TEXT"
         return self._grammar(start, [opening, text], calls, spaced=False)
@@ -157,13 +156,13 @@ class _Writer:
         return f"({rule}){{0,{MAX_CALLS - 1}}}" if self._many else ""
 
     def _literal(self, text: str) -> str:
-        """Return a text in Lark; special tokens stand in it by their ids."""
+        """Return a text in Lark; tags that are tokens stand in it by their ids."""
         if not text:
             return ""
-        tags = "|".join(re.escape(tag) for tag in sorted(self._special, key=len, reverse=True))
+        tags = "|".join(re.escape(tag) for tag in sorted(self._tokens, key=len, reverse=True))
         parts = re.split(f"({tags})", text) if tags else [text]
         written = (
-            f"<[{self._special[part]}]>" if part in self._special else json.dumps(part)
+            f"<[{self._tokens[part]}]>" if part in self._tokens else json.dumps(part)
             for part in parts
             if part
         )

@@ -42,7 +42,7 @@ class Format:
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """Every text that a tokenizer may know as one special token."""
+        """Every text that a tokenizer may know as one token."""
         names = ("[ARGS]", "[CALL_ID]") if self.syntax == "name" else ()
         return (*self.opens, *self.closes, *names)
 
@@ -142,18 +142,20 @@ class ToolFormat(msgspec.Struct, frozen=True):
 
     Attributes:
         name: of `FORMATS`.
-        special: tags of the format that are special tokens of the model, and their ids.
+        tokens: tags of the format that are tokens of their own in this model, and their ids.
         told: where the tools go: `template`: it takes them; `field`: into the field `tools` of the
             first system message, which the template writes; `system` and `user`: as text of ours
             into the first message of that role.
         calls: how the template takes the arguments of earlier calls; `none`: it knows no calls, so
             that calls and results become texts of messages.
+        null: whether the template takes a message with calls whose content is null; else it is "".
     """
 
     name: str = OURS
-    special: dict[str, int] = {}
+    tokens: dict[str, int] = {}
     told: Literal["template", "field", "system", "user"] = "system"
     calls: Literal["object", "text", "none"] = "none"
+    null: bool = True
 
 
 class Calling(msgspec.Struct, frozen=True):
@@ -162,14 +164,14 @@ class Calling(msgspec.Struct, frozen=True):
     Attributes:
         format: the name of a format.
         tools: the names of the functions that may be called; no other is.
-        special: tags of the format that are special tokens, which the answer's text must show.
+        shown: tags of the format that are tokens, which the answer's text must show.
         single: the answer ends with its first call.
         free: text may stand before the calls.
     """
 
     format: str
     tools: list[str]
-    special: list[str] = []
+    shown: list[str] = []
     single: bool = False
     free: bool = True
 

@@ -60,7 +60,7 @@ def calling(request: ChatRequest, how: ToolFormat) -> Calling | None:
     return Calling(
         how.name,
         [tool.function.name for tool in tools],
-        list(how.special),
+        list(how.tokens),
         single=not may_repeat(request),
         free=not forced_tools(request) and constraint_of(request) is None,
     )
@@ -75,7 +75,7 @@ def _turn(message: ChatMessage, how: ToolFormat) -> Turn:
         more["tool_call_id"] = message.tool_call_id
     if not more:
         return message.turn
-    content = None if message.content is None else message.parts
+    content = None if message.content is None and how.null else message.parts
     return {**_fields(message.turn), "content": content, **more}
 
 

@@ -48,7 +48,9 @@ class TokenCompiler:
     """
 
     def __init__(self, tokenizer: Path, vocabulary: int, ends: Collection[int]) -> None:
-        text = tokenizer.read_text(encoding="utf-8")
+        written = msgspec.json.decode(tokenizer.read_bytes())
+        written["truncation"] = written["padding"] = None  # of a training run
+        text = msgspec.json.encode(written).decode()
         self._tokens = LLTokenizer(text, n_vocab=vocabulary, eos_token=sorted(ends))
         self._vocabulary = vocabulary
         self._limits = LLParserLimits(**LIMITS)

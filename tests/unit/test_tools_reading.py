@@ -1,0 +1,300 @@
+"""Calls in what models write: recorded texts of each format, however tokens cut them."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+
+from edgekit.core.chat.calls import ToolCallDelta, joined
+from edgekit.core.chat.tools.formats import FORMATS, Calling, written
+from edgekit.core.chat.tools.reading import CallReader, read_all
+
+TOOLS = ["get_weather", "get_time"]
+Call = tuple[str, object]
+WEATHER: Call = ("get_weather", {"city": "Paris"})
+TIME: Call = ("get_time", {})
+
+# Texts as models of the family write them (model cards, parsers' tests of vLLM and llama.cpp)
+RECORDED: list[tuple[str, str, str, list[Call]]] = [
+    (
+        "hermes",
+        '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>',
+        "",
+        [WEATHER],
+    ),
+    (
+        "hermes",
+        (
+            'Let me look.\n<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n'
+            '</tool_call>\n<tool_call>\n{"name": "get_time", "arguments": {}}\n</tool_call>'
+        ),
+        "Let me look.\n",
+        [WEATHER, TIME],
+    ),
+    (
+        "hermes",
+        '<tool_call>{"arguments": {"city": "Paris"}, "name": "get_weather"}</tool_call>',
+        "",
+        [WEATHER],
+    ),
+    (
+        "hermes",
+        (
+            '<tool_call>\n{"name": "get_weather", "arguments": {"city": "</tool_call>}\\" {"}}\n'
+            "</tool_call>\n\nWait."
+        ),
+        "\n\nWait.",
+        [("get_weather", {"city": '</tool_call>}" {'})],
+    ),
+    (
+        "llama3",
+        '{"name": "get_weather", "parameters": {"city": "Paris"}}',
+        "",
+        [WEATHER],
+    ),
+    (
+        "llama3",
+        '<|python_tag|>{"name": "get_weather", "parameters": {"city": "Paris"}}',
+        "",
+        [WEATHER],
+    ),
+    (
+        "llama3",
+        '\n{"type": "function", "name": "get_weather", "parameters": {"city": "Paris"}}',
+        "",
+        [WEATHER],
+    ),
+    (
+        "llama3",
+        '{"name": "get_weather", "parameters": "{\\"city\\": \\"Paris\\"}"}',
+        "",
+        [WEATHER],
+    ),
+    (
+        "mistral",
+        '[TOOL_CALLS] [{"name": "get_weather", "arguments": {"city": "Paris"}, "id": "x9aB3kQ1z"}]',
+        "",
+        [WEATHER],
+    ),
+    (
+        "mistral",
+        '[TOOL_CALLS][{"name":"get_weather","arguments":{"city":"Paris"}},{"name":"get_time"}]',
+        "",
+        [WEATHER, TIME],
+    ),
+    (
+        "mistral-args",
+        'Sure. [TOOL_CALLS]get_weather[ARGS]{"city": "Paris"}[TOOL_CALLS]get_time[ARGS]{}',
+        "Sure. ",
+        [WEATHER, TIME],
+    ),
+    (
+        "mistral-args",
+        '[TOOL_CALLS]get_weather[CALL_ID]123456789[ARGS]{"city": "Paris"}',
+        "",
+        [WEATHER],
+    ),
+    (
+        "phi4-mini",
+        '<|tool_call|>[{"name": "get_weather", "arguments": {"city": "Paris"}}]<|/tool_call|>',
+        "",
+        [WEATHER],
+    ),
+    (
+        "phi4-mini",
+        (
+            'functools[{"name": "get_weather", "arguments": {"city": "Paris"}}, '
+            '{"name": "get_time", "arguments": {}}]'
+        ),
+        "",
+        [WEATHER, TIME],
+    ),
+    (
+        "granite",
+        '<|tool_call|>[{"name": "get_weather", "arguments": {"city": "Paris"}}]',
+        "",
+        [WEATHER],
+    ),
+    (
+        "granite",
+        '<tool_call>[{"name": "get_weather", "arguments": {"city": "Paris"}}]',
+        "",
+        [WEATHER],
+    ),
+    (
+        "functiongemma",
+        "<start_function_call>call:get_weather{city:<escape>Paris<escape>}<end_function_call>",
+        "",
+        [WEATHER],
+    ),
+    (
+        "functiongemma",
+        (
+            '<start_function_call>call:get_weather{city:<escape>a, {b}: "c"\n<escape>,days:3,'
+            "deep:{on:true,of:[1,<escape>x<escape>,null]},word:mild}<end_function_call>"
+        ),
+        "",
+        [
+            (
+                "get_weather",
+                {
+                    "city": 'a, {b}: "c"\n',
+                    "days": 3,
+                    "deep": {"on": True, "of": [1, "x", None]},
+                    "word": "mild",
+                },
+            )
+        ],
+    ),
+    (
+        "gemma4",
+        (
+            'Now.<|tool_call>call:get_weather{city:<|"|>Paris<|"|>}<tool_call|>'
+            "<|tool_call>call:get_time{}<tool_call|>"
+        ),
+        "Now.",
+        [WEATHER, TIME],
+    ),
+    (
+        "edgekit",
+        '<tool_call>{"name": "get_weather", "arguments": {"city": "Paris"}}</tool_call>',
+        "",
+        [WEATHER],
+    ),
+]
+# Texts that look like calls, and are none
+TEXTS = [
+    ("hermes", "I would use <tool_call> for that."),
+    ("hermes", '<tool_call>\n{"name": "launch", "arguments": {}}\n</tool_call>'),
+    ("hermes", '<tool_call>\n{"name": 5, "arguments": {}}\n</tool_call>'),
+    ("hermes", '<tool_call>\n{"arguments": {}}\n</tool_call>'),
+    ("hermes", '<tool_call>\n{"name" "get_time"}'),
+    ("hermes", '<tool_call>\n{"name": "get_ti'),
+    ("hermes", "<tool_call>"),
+    ("hermes", "<tool_call>\n</tool_call>"),
+    ("hermes", "a <b> <tool"),
+    ("hermes", '{"name": "get_time", "arguments": {}}'),
+    ("llama3", '{"temperature": 21}'),
+    ("llama3", '{"name": "launch", "parameters": {}}'),
+    ("llama3", 'It is {"name": "get_time", "parameters": {}}'),
+    ("llama3", "{not json"),
+    ("mistral", "[TOOL_CALLS] nothing"),
+    ("mistral", "[1, 2]"),
+    ("granite", "<|tool_call|>[]"),
+    ("phi4-mini", "functools is a module of Python."),
+    ("functiongemma", "<start_function_call>call:launch{}<end_function_call>"),
+    ("functiongemma", "<start_function_call>get_time{}"),
+    ("edgekit", "  "),
+    ("edgekit", "\n Hello \n"),
+]
+
+
+def found(deltas: list[ToolCallDelta]) -> list[Call]:
+    calls = [call.function for call in joined(deltas)]
+    return [(each.name, json.loads(each.arguments)) for each in calls]
+
+
+def cut(calling: Calling, text: str, seed: int) -> tuple[str, list[ToolCallDelta]]:
+    """The answer in pieces of random sizes."""
+    draw = random.Random(seed)
+    reader = CallReader(calling, lambda: "id")
+    said, deltas, at = "", list[ToolCallDelta](), 0
+    while at < len(text):
+        size = draw.randint(1, 6)
+        more, calls = reader.push(text[at : at + size])
+        said, deltas, at = said + more, deltas + calls, at + size
+    more, calls = reader.flush()
+    return said + more, deltas + calls
+
+
+@pytest.mark.parametrize(("form", "text", "said", "calls"), RECORDED)
+def test_recorded_calls_are_found_however_tokens_cut_them(
+    form: str, text: str, said: str, calls: list[Call]
+) -> None:
+    calling = Calling(form, TOOLS)
+    whole = read_all(calling, text)
+    assert (whole[0], found(whole[1])) == (said, calls)
+    for seed in range(50):
+        pieces = cut(calling, text, seed)
+        assert (pieces[0], found(pieces[1])) == (said, calls)
+
+
+def test_every_format_has_recorded_texts() -> None:
+    assert {form for form, *_ in RECORDED} == set(FORMATS)
+
+
+@pytest.mark.parametrize(("form", "text"), TEXTS)
+def test_what_is_no_call_stays_text(form: str, text: str) -> None:
+    calling = Calling(form, TOOLS)
+    assert read_all(calling, text) == (text, [])
+    for seed in range(50):
+        assert cut(calling, text, seed) == (text, [])
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_what_the_table_writes_is_read_again(form: str) -> None:
+    calls: list[Call] = [("get_time", {}), ("get_weather", {"city": 'é "{<', "of": [1, {}]})]
+    calls = calls if FORMATS[form].many else calls[1:]
+    texts = [(name, json.dumps(arguments, ensure_ascii=False)) for name, arguments in calls]
+    said, deltas = read_all(Calling(form, TOOLS), written(FORMATS[form], texts))
+    assert (said, found(deltas)) == ("", calls)
+
+
+def test_the_name_comes_first_and_arguments_as_they_are_written() -> None:
+    reader = CallReader(Calling("hermes", TOOLS), lambda: "a1b2c3d4e")
+    assert reader.push('<tool_call>\n{"name": "get_wea') == ("", [])
+    _, (first,) = reader.push('ther"')
+    assert (first.index, first.id, first.type) == (0, "a1b2c3d4e", "function")
+    assert (first.function.name, first.function.arguments) == ("get_weather", "")
+    assert reader.push(', "arguments": ') == ("", [])
+    _, (second,) = reader.push('{"city": "Pa')
+    assert (second.index, second.function.arguments) == (0, '{"city": "Pa')
+    _, (third,) = reader.push('ris"}}')
+    assert third.function.arguments == 'ris"}'
+
+
+def test_a_call_that_is_cut_off_stays_a_call() -> None:
+    said, deltas = read_all(
+        Calling("hermes", TOOLS), '<tool_call>{"name": "get_time", "arguments": {"a'
+    )
+    assert said == ""
+    assert [call.function.arguments for call in joined(deltas)] == ['{"a']
+
+
+@pytest.mark.parametrize(("form", "single"), [("hermes", True), ("llama3", False)])
+def test_an_answer_ends_with_its_only_call(form: str, single: bool) -> None:
+    text = written(FORMATS[form], [("get_time", "{}")])
+    reader = CallReader(Calling(form, TOOLS, single=single), lambda: "id")
+    ended = [reader.push(character) and reader.ended for character in text]
+    assert ended[-1] or form == "hermes"
+    assert reader.ended
+    assert reader.push(" and more") == ("", [])
+    assert reader.flush() == ("", [])
+
+
+def test_nothing_makes_the_reader_fail() -> None:
+    draw = random.Random(5)
+    parts = [
+        *'{}[]",:;\\ \nae5',
+        "<tool_call>",
+        "</tool_call>",
+        "[TOOL_CALLS]",
+        '"name": "get_time"',
+    ]
+    parts += [
+        '"arguments": {',
+        "<|python_tag|>",
+        "<start_function_call>",
+        "call:get_time{",
+        "<escape>",
+    ]
+    parts += ["functools", "<|tool_call|>", "[ARGS]", "get_time"]
+    for form in FORMATS:
+        for seed in range(300):
+            text = "".join(draw.choices(parts, k=draw.randint(1, 25)))
+            whole = read_all(Calling(form, TOOLS), text)
+            pieces = cut(Calling(form, TOOLS), text, seed)
+            assert pieces[0] == whole[0], text
+            assert [c.function for c in joined(pieces[1])] == [c.function for c in joined(whole[1])]
