@@ -101,7 +101,8 @@ def _ask(client: httpx2.Client, messages: Messages, max_tokens: int) -> Answer:
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    first, text, usage = 0.0, "", {}
+    first, text = 0.0, ""
+    usage: dict[str, int] = {}
     began = time.perf_counter()
     with client.stream("POST", "/v1/chat/completions", json=body) as answer:
         for line in answer.iter_lines():
