@@ -33,6 +33,11 @@ NAMES = {
     "agent.threads_ratio",
     "agent.llamacpp_ratio",
     "agent.pruned_head_ratio",
+    "agent.schema_llamacpp_ratio",
+    "agent.schema_ratio",
+    "agent.schema_greedy_ratio",
+    "agent.schema_keys_ratio",
+    "agent.schema_first_token_ms",
     "build.cpu_ratio",
     "build.peak_rss_gib",
     "push.again_bytes",
@@ -52,6 +57,8 @@ NAMES = {
     "demo.cold_seconds",
     "demo.warm_seconds",
     "device.trial_seconds",
+    "gateway.added_ms",
+    "gateway.decode_ratio",
 }
 LINE = re.compile(
     r"(?P<name>[a-z]+\.[a-z0-9_]+) (?P<value>-?[0-9.]+) (?P<unit>\S+) "
