@@ -18,6 +18,7 @@ from benchmarks import (
     build,
     demo,
     device,
+    gateway,
     parent,
     pictures,
     push,
@@ -50,6 +51,7 @@ MODULES = (
     trial,
     device,
     verify,
+    gateway,
     demo,
 )
 TABLES = tuple(Path(__file__).parent.parent / name for name in ("README.md", "docs/figures.md"))

@@ -43,10 +43,10 @@ class Gateway:
         )
 
     def rss_mb(self) -> float:
-        """Resident memory in MB."""
+        """Resident memory in MB; 0 of a process that has ended."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
-        line = next(line for line in status.splitlines() if line.startswith("VmRSS"))
-        return int(line.split()[1]) / 1024
+        kib = [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")]
+        return sum(kib) / 1024
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """End it, and wait for that; its exit code."""

@@ -52,6 +52,8 @@ NAMES = {
     "demo.cold_seconds",
     "demo.warm_seconds",
     "device.trial_seconds",
+    "gateway.added_ms",
+    "gateway.decode_ratio",
 }
 LINE = re.compile(
     r"(?P<name>[a-z]+\.[a-z0-9_]+) (?P<value>-?[0-9.]+) (?P<unit>\S+) "
