@@ -155,7 +155,7 @@ class Exchange:
                         return
                     yield reply
                 do, until = asking.next(now, random.random())  # noqa: S311  no secret
-        except _Over as error:
+        except _UnansweredError as error:
             cancel = error.cancel
             raise error.refused from None
         except _Elsewhere as elsewhere:
@@ -175,10 +175,10 @@ class Exchange:
             raise _Elsewhere(unreachable(f"{device.name} does not listen"))
         if code == PACKET_TOO_LARGE:
             text = f"the prompt has {len(payload)} bytes, more than the broker takes"
-            raise _Over(of_code("payload_too_large", text))
+            raise _UnansweredError(of_code("payload_too_large", text))
         if code == QUOTA_EXCEEDED:
-            raise _Over(unreachable("the connection to the broker has too much to send"))
-        raise _Over(
+            raise _UnansweredError(unreachable("the connection to the broker has too much to send"))
+        raise _UnansweredError(
             HttpError(
                 403,
                 "permission_denied",
@@ -200,8 +200,8 @@ class Exchange:
     def _given_up(self, device: str, asking: Asking) -> Exception:
         if time.monotonic() >= self.deadline:
             text = f"{device} did not answer before the deadline: {asking.why}"
-            return _Over(HttpError(408, "deadline_exceeded", text), cancel=True)
-        return _Over(unreachable(f"{device} does not answer: {asking.why}"), cancel=True)
+            return _UnansweredError(HttpError(408, "deadline_exceeded", text), cancel=True)
+        return _UnansweredError(unreachable(f"{device} does not answer: {asking.why}"), cancel=True)
 
     def _read(self, message: wire.Inbound, device: str, *, accepted: bool) -> DeviceReply:
         kind = message.property("ek-kind")
@@ -210,13 +210,13 @@ class Exchange:
             refused = of_device(error)
             if not accepted and error.retryable and error.code != "deadline_exceeded":
                 raise _Elsewhere(refused, ended=True)
-            raise _Over(refused)
+            raise _UnansweredError(refused)
         try:
             msgspec.json.decode(message.payload, type=_SHAPES[kind])
             body = msgspec.json.decode(message.payload, type=dict[str, Any])
         except (*wire.UNREADABLE, KeyError) as error:
             text = f"a reply of {device} cannot be read: {error}"
-            raise _Over(HttpError(502, "internal", text), cancel=True) from error
+            raise _UnansweredError(HttpError(502, "internal", text), cancel=True) from error
         return DeviceReply(device, kind, body)
 
 
@@ -228,7 +228,7 @@ class _Elsewhere(Exception):  # noqa: N818  a step, and no error
         self.why, self.ended = why, ended
 
 
-class _Over(Exception):  # noqa: N818
+class _UnansweredError(Exception):
     """The prompt has no answer; `cancel` says that the device may still work on it."""
 
     def __init__(self, refused: HttpError, *, cancel: bool = False) -> None:

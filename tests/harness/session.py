@@ -191,7 +191,7 @@ class Agent:
     def fates(self) -> dict[str, int]:
         """What became of the messages of all rules."""
         (family,) = [f for f in self.snapshot().metrics if f.name == "edgekit_rule_messages_total"]
-        return {str(labels["fate"]): int(n) for labels, n in family.samples}  # type: ignore[arg-type]
+        return {str(labels["fate"]): int(n) for labels, n in family.samples}  # type: ignore[arg-type]  # a label is text
 
     def finishes(self, job: str = "alice/p1", reason: str = "stop") -> tuple[Effect, ...]:
         """The worker has answered it."""

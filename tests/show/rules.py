@@ -126,7 +126,7 @@ def _count(project: Project, mosquitto: MosquittoBroker) -> tuple[Figures, bool]
             before = agent_of(project)
             if kind == "agent":
                 os.kill(before, signal.SIGKILL)
-                eventually(lambda old=before: agent_of(project) not in (0, old), seconds=120)  # type: ignore[misc]
+                eventually(lambda old=before: agent_of(project) not in (0, old), seconds=120)  # type: ignore[misc]  # mypy infers no lambda with a default
             else:
                 mosquitto.stop(kill=True)
                 time.sleep(1)

@@ -18,7 +18,7 @@ from tests.show.chat_oracle import NOW, Counted, controls_of, transformers_of
 
 CHATS = 120  # with each template
 TAGS = sorted({tag for tags in FAMILY_TAGS.values() for tag in tags})
-_MASK = str.maketrans(dict.fromkeys("<|>[]＜＞", "."))  # noqa: RUF001
+_MASK = str.maketrans(dict.fromkeys("<|>[]＜＞", "."))  # noqa: RUF001  tags of a model
 _FIELDS = {"role", "content", "tool_calls", "tool_call_id", "id", "type", "function", "name"}
 
 Chat = tuple[list[dict[str, Any]], list[dict[str, Any]]]  # messages and tools

@@ -234,7 +234,7 @@ def test_a_rule_that_hears_another_device_s_answers_is_refused(tmp_path: Path) -
     with pytest.raises(UsageError) as caught:
         load(tmp_path, {"devices": ring})
     assert "rule two of b hears what rule one of a publishes" in caught.value.what
-    ring["b"]["rules"]["two"]["topic_filter"] = "said/b"  # type: ignore[index]
+    ring["b"]["rules"]["two"]["topic_filter"] = "said/b"  # type: ignore[index]  # a plain dict
     load(tmp_path, {"devices": ring})
 
 

@@ -119,12 +119,11 @@ class Service:
         self._desired = desired or DesiredFile(config.device, PullConfig(), Path(), Path())
         self._release = release
         self._ready_file = ready_file
-        epoch = time.time() - time.monotonic()
+        epoch, chat = time.time() - time.monotonic(), chat_record(model_dir)
         pictures = takes_pictures(model_dir)
         room_bytes = PACKET_RATIO * wire.max_body_bytes(pictures, config.images_per_prompt)
         # A pool may have devices that take pictures: what is for them is refused here by name
         max_packet_bytes = max(room_bytes, wire.LARGEST_PROMPT_BYTES)
-        chat = chat_record(model_dir)
         self._session = Session(config, bundle, release, version, epoch, pictures, chat)
         self._journal = Journal(journal, check_bytes=room_bytes)
         self._storage = Storage(self._journal)

@@ -16,7 +16,6 @@ from itertools import takewhile
 
 import msgspec
 
-from edgekit.agent.serve.pipe import Start
 from edgekit.agent.serve.worker.answer.text import role_of
 from edgekit.tokens.conversation import Turn
 from edgekit.tokens.template import Value
@@ -48,10 +47,10 @@ class Systems:
         self._encode = encode
         self._known: OrderedDict[bytes, Sequence[int]] = OrderedDict()
 
-    def of(self, start: Start) -> Tokens:
-        """Return what finds the tokens that a prompt's leading system messages decide."""
-        leading = takewhile(lambda turn: role_of(turn) in SYSTEM_ROLES, start.messages)
-        return partial(self.tokens, tuple(leading), start.tools, start.options)
+    def of(self, messages: Sequence[Turn], tools: Sequence[Value], options: Value) -> Tokens:
+        """Return what finds the tokens of a prompt's tools and leading system messages."""
+        leading = tuple(takewhile(lambda turn: role_of(turn) in SYSTEM_ROLES, messages))
+        return partial(self.tokens, leading, tools, options)
 
     def tokens(
         self, system: Sequence[Turn], tools: Sequence[Value], options: Value

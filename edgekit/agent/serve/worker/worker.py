@@ -32,8 +32,8 @@ from edgekit.agent.serve.worker import beam
 from edgekit.agent.serve.worker.admission import Admitted, RefusedError, admit
 from edgekit.agent.serve.worker.answer.answer import FLUSH_SECONDS, Answer
 from edgekit.agent.serve.worker.answer.calls import reader_of
-from edgekit.agent.serve.worker.answer.logprobs import LogprobReader
-from edgekit.agent.serve.worker.answer.pieces import AnswerPiece, TextReader
+from edgekit.agent.serve.worker.answer.logprobs import logprobs_of
+from edgekit.agent.serve.worker.answer.pieces import AnswerPiece
 from edgekit.agent.serve.worker.answer.text import Tokenizer
 from edgekit.agent.serve.worker.decoder import BeamSearch, Decoder
 from edgekit.agent.serve.worker.generation import Generation
@@ -339,7 +339,7 @@ class Worker:
         began = self._clock()
         done = beam.run(
             *(start, prompt, limit, self._beams, self._tokenizer, stopped, self._clock),
-            self._reader(start, prompt),
+            reader_of(start, prompt, self._tokenizer, self._marks),
         )
         now = self._clock()
         self._shares.charge(start.requester, now - began, now)
@@ -350,7 +350,7 @@ class Worker:
         """Put a prompt into the idle slot that costs least."""
         limits, count = self._decoder.limits, len(prompt.items)
         long_rope = limits.rope_threshold is not None and count > limits.rope_threshold
-        system = self._systems.of(start)
+        system = self._systems.of(start.messages, start.tools, start.options)
         wanted = Wanted(prompt.items, start.requester, system, long_rope)
         slot, kept = choose_slot(
             self._idle, wanted, self._clock(), limits.min_slice, limits.can_truncate
@@ -369,7 +369,7 @@ class Worker:
             kept,
             Answer(
                 *(send, start.stops, self._tokenizer, self._flush_seconds),
-                reader=self._reader(start, prompt.tokens),
+                reader=reader_of(start, prompt.tokens, self._tokenizer, self._marks),
                 logprobs=start.top_logprobs is not None,
             ),
             self._sampler(start, prompt.tokens),
@@ -377,20 +377,11 @@ class Worker:
             self._clock,
             self._quanta,
             prompt.pictures,
-            reader=self._logprobs(start),
+            reader=logprobs_of(start.top_logprobs, self._tokenizer.bytes_of),
             guide=guide,
         )
         if reason := generation.open():
             self._end(generation, reason)
-
-    def _reader(self, start: Start, prompt: list[int]) -> TextReader | None:
-        return reader_of(start, prompt, self._tokenizer, self._marks)
-
-    def _logprobs(self, start: Start) -> LogprobReader | None:
-        """Return what reads the log-probabilities of the answer's tokens, if they are wanted."""
-        if start.top_logprobs is None:
-            return None
-        return LogprobReader(start.top_logprobs, self._tokenizer.bytes_of)
 
     def _sampler(self, start: Start, prompt: list[int]) -> Sampler | None:
         custom = self._processors(start.sampling, prompt) if self._processors else ()

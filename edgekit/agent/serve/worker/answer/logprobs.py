@@ -72,6 +72,11 @@ class LogprobReader:
         return entry
 
 
+def logprobs_of(top: int | None, bytes_of: BytesOf) -> LogprobReader | None:
+    """Return what reads an answer's log-probabilities; None where nobody asked for them."""
+    return None if top is None else LogprobReader(top, bytes_of)
+
+
 class ShownLogprobs:
     """Lets a token's entry go with the first character of its text.
 
