@@ -97,7 +97,6 @@ def gateway(
     settings = hub.GatewaySettings(
         keys=keys_file or here.folder / ".edgekit" / KEYS_FILE,
         broker=where,
-        name=here.requester,
         passwords=passwords,
         deadline=deadline,
         streams=streams,

@@ -36,7 +36,6 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         keys: the file of API keys.
         broker: for the devices' cards, and for the prompts of all requesters.
-        name: under which the cards are read.
         passwords: a folder with a password for each requester, which then has an account of its
             own at the broker; None: all of them share the account of `broker`.
         deadline: of a prompt that names none, in seconds.
@@ -46,7 +45,6 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
 
     keys: Path
     broker: BrokerConfig
-    name: str
     passwords: Path | None = None
     deadline: int = 300
     streams: int = 256
