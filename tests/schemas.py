@@ -17,6 +17,7 @@ import msgspec
 from edgekit.core import envelope, payloads, pictures, wire
 from edgekit.core.chat.completion import Completion
 from edgekit.core.chat.request import ChatRequest
+from edgekit.core.rules.message import RuleAnswer
 
 FOLDER = Path(__file__).parents[1] / "docs" / "protocol" / "schemas"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -32,6 +33,7 @@ TYPES: dict[str, type[msgspec.Struct]] = {
     "status": wire.Status,
     "desired": payloads.DesiredPayload,
     "update": payloads.UpdatePayload,
+    "rule-answer": RuleAnswer,
     "envelope": envelope.Envelope,
     "envelope-reply": envelope.ReplyEnvelope,
 }

@@ -55,6 +55,7 @@ class BrokerSetup(msgspec.Struct, frozen=True, kw_only=True):
     devices: dict[str, tuple[str, ...]]  # each with its pools
     requesters: tuple[str, ...]
     operators: tuple[str, ...] = ()  # say what devices that pull shall run
+    gateways: tuple[str, ...] = ()  # ask under the name of each of the requesters
     groups: dict[str, tuple[str, ...]] = {}  # of each device that pulls
     rules: dict[str, RuleTopics] = {}  # of each device that has some
     folder: str  # of the files that this module makes
@@ -96,6 +97,22 @@ def operators(names: Sequence[str], taken: Collection[str]) -> tuple[str, ...]:
             f"{', '.join(both)} cannot be an operator as well",
             "who says what devices run has an account for that alone",
             "give the operator another name",
+        )
+    return checked
+
+
+def gateways(names: Sequence[str], taken: Collection[str]) -> tuple[str, ...]:
+    """Check the names of gateways and remove repeats.
+
+    Raises:
+        UsageError: a gateway cannot have this name, or a device, requester or operator has it.
+    """
+    checked = tuple(dict.fromkeys(check_name("gateway", name) for name in names))
+    if both := sorted(set(checked) & set(taken)):
+        raise UsageError(
+            f"{', '.join(both)} cannot be a gateway as well",
+            "a gateway's account asks for every requester, and so is nobody's own",
+            "give the gateway another name",
         )
     return checked
 
@@ -221,7 +238,23 @@ def acl_file(setup: BrokerSetup) -> str:
             *(f"topic write {topic}" for topic in _ORDERED),
             f"topic read {topics.update_topic('+')}",
         ]
+    for gateway in setup.gateways:
+        lines += [
+            "",
+            "# It asks for these requesters, and not as itself",
+            f"user {gateway}",
+            f"topic deny {topics.PREFIX}/req/+/+/{gateway}",
+            f"topic deny {topics.PREFIX}/ctl/+/+/{gateway}",
+            *(f"topic write {topic}" for topic in _asks_at(setup)),
+            *(f"topic read {topics.response_prefix(name)}#" for name in setup.requesters),
+        ]
     return "\n".join(lines) + "\n"
+
+
+def _asks_at(setup: BrokerSetup) -> list[str]:
+    """Where a gateway asks: the topics of each requester, by name."""
+    kinds = ("req", "ctl")
+    return [f"{topics.PREFIX}/{kind}/+/+/{name}" for name in setup.requesters for kind in kinds]
 
 
 def _rules(setup: BrokerSetup, device: str) -> RuleTopics:
@@ -262,6 +295,7 @@ def dynamic_security(setup: BrokerSetup, accounts: Sequence[Account]) -> bytes:
     answered = _answered(setup)
     roles += [_requester_role(name, answered) for name in setup.requesters]
     roles += [_operator_role(name) for name in setup.operators]
+    roles += [_gateway_role(name, setup) for name in setup.gateways]
     clients = [
         {
             "username": one.name,
@@ -315,6 +349,17 @@ def _operator_role(name: str) -> dict[str, Any]:
         *(("subscribePattern", topic) for topic in read),
         *(("publishClientReceive", topic) for topic in read),
         *(("publishClientSend", topic) for topic in _ORDERED),
+    )
+
+
+def _gateway_role(name: str, setup: BrokerSetup) -> dict[str, Any]:
+    answers = (f"{topics.response_prefix(each)}#" for each in setup.requesters)
+    read = (*answers, *_READABLE)
+    return _role(
+        name,
+        *(("subscribePattern", topic) for topic in read),
+        *(("publishClientReceive", topic) for topic in read),
+        *(("publishClientSend", topic) for topic in _asks_at(setup)),
     )
 
 

@@ -23,7 +23,7 @@ class Written(msgspec.Struct, frozen=True):
     """The paths that the folder holds after a write."""
 
     files: tuple[Path, ...]
-    passwords: dict[str, Path]  # by the name of a device, a requester or an operator
+    passwords: dict[str, Path]  # by the name of a device or another account
 
 
 def files_folder(folder: Path) -> Path:
@@ -44,7 +44,8 @@ def write(folder: Path, setup: BrokerSetup, *, force: bool) -> Written:
             not UTF-8 text.
     """
     broker, locked = files_folder(folder), folder / "passwords"
-    paths = {name: locked / name for name in (*setup.devices, *setup.requesters, *setup.operators)}
+    names = (*setup.devices, *setup.requesters, *setup.operators, *setup.gateways)
+    paths = {name: locked / name for name in names}
     passwords = {
         name: _kept(path) or secrets.token_urlsafe(PASSWORD_BYTES) for name, path in paths.items()
     }

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from edgekit.cli import project, render
+from edgekit.cli.answering import schema_format, show_rest
 from edgekit.cli.interrupts import ended_as_by_ctrl_c
 from edgekit.cli.options import JsonOption, ProjectOption
 from edgekit.client import Accepted, Delta, Final, Reply, Requester, SentPicture
@@ -47,6 +48,20 @@ def ask(
     top_k: Annotated[int | None, typer.Option(help="Only the k best tokens.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed that makes sampling repeatable.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Stop string, repeatable.")] = None,
+    schema: Annotated[
+        Path | None,
+        typer.Option(help="A JSON Schema: the answer is JSON that is valid against it."),
+    ] = None,
+    logprobs: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=20, help="Log-probabilities of each token, and of so many others instead."
+        ),
+    ] = None,
+    effort: Annotated[
+        str | None,
+        typer.Option(help="How much a model thinks: none, minimal, low, medium, high, xhigh."),
+    ] = None,
     expiry: Annotated[
         int, typer.Option(help="Deadline of the prompt in seconds, 1 to 3600.")
     ] = DEFAULT_EXPIRY_SECONDS,
@@ -62,6 +77,7 @@ def ask(
     Example:  edgekit ask pi-1 "What is the capital of France?"
               edgekit ask pool:kitchen "What is the capital of France?"
               edgekit ask pi-1 "What is this?" --image photo.jpg
+              edgekit ask pi-1 "Is the pump hot? 71 C" --schema verdict.json
               cat report.txt | edgekit ask pi-1 - --system "Summarise in one sentence."
     """
     here = project.find_or_bare(project_folder, broker=broker)
@@ -75,6 +91,10 @@ def ask(
         seed=seed,
         stop=[_given("--stop", each) for each in stop or ()] or None,
         stream=False if as_json else None,
+        response_format=schema_format(schema),
+        logprobs=None if logprobs is None else True,
+        top_logprobs=logprobs,
+        reasoning_effort=effort,
     )
     with (
         ended_as_by_ctrl_c(signal.SIGTERM, signal.SIGHUP),
@@ -92,6 +112,7 @@ def ask(
     # The device sends a delta at most once, and one may be lost; the final has the whole text.
     rest = final.text[len(shown) :] if final.text.startswith(shown) else f"\n{final.text}"
     _write(rest + "\n")
+    show_rest(final, body)
     usage, timings = final.completion["usage"], final.completion.get("timings") or {}
     render.err.print(
         f"{usage['completion_tokens']} tokens, {timings.get('predicted_per_second', 0):.0f} "
@@ -122,15 +143,21 @@ def _shrunk(requester: Requester, device: str, files: list[Path] | None) -> list
 
 def _show(replies: Iterable[Reply], device: str) -> tuple[str, Final]:
     """Print the text as it comes; return what was printed, and the final."""
-    shown = ""
+    shown, thinks = "", False  # thinking goes to standard error
     final: Final | None = None
     with render.err.status(f"waiting for {device}") as waiting:
         for reply in replies:
             match reply:
                 case Accepted(position=position) if position:
                     waiting.update(f"waiting for {device}: {position} prompts come first")
-                case Delta(text=piece):
+                case Delta(text=piece, reasoning=thought):
                     waiting.stop()
+                    if thought:
+                        thinks = True
+                        render.err.print(thought, end="", style="dim", markup=False)
+                    elif thinks and piece:
+                        thinks = False
+                        render.err.print()
                     shown += piece
                     _write(piece)
                 case Final():

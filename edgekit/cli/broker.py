@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from edgekit.broker.embedded import embedded_broker
-from edgekit.broker.mosquitto import BrokerSetup, RuleTopics, operators, requesters
+from edgekit.broker.mosquitto import BrokerSetup, RuleTopics, gateways, operators, requesters
 from edgekit.broker.write import PLUGIN, files_folder, find_plugin, write
 from edgekit.cli import project, render
 from edgekit.cli.options import JsonOption, ProjectOption
@@ -48,6 +48,10 @@ def acl(
     operator: Annotated[
         list[str] | None,
         typer.Option(help="Account that says what devices that pull shall run, repeatable."),
+    ] = None,
+    gateway: Annotated[
+        list[str] | None,
+        typer.Option(help="Account of an `edgekit gateway`: it asks for all these requesters."),
     ] = None,
     dynamic_security: Annotated[
         bool,
@@ -89,16 +93,18 @@ def acl(
     never prints it, and keeps it when it writes the files again.
 
     \b
-    Example:  edgekit broker acl broker --requester alice --requester gateway
+    Example:  edgekit broker acl broker --requester alice --gateway openai
               edgekit broker acl broker --dynamic-security --crl-file /etc/mosquitto/ca.crl
     """
     here = project.find(project_folder)
     fleet = here.fleet()
     names = requesters(requester or [here.requester], fleet.devices)
+    ordering = operators(operator or [], (*fleet.devices, *names))
     setup = BrokerSetup(
         devices={name: tuple(device.pools) for name, device in fleet.devices.items()},
         requesters=names,
-        operators=operators(operator or [], (*fleet.devices, *names)),
+        operators=ordering,
+        gateways=gateways(gateway or [], (*fleet.devices, *names, *ordering)),
         groups={
             name: tuple(config.groups)
             for name in fleet.devices
@@ -128,5 +134,6 @@ def acl(
     for path in written.files:
         render.say(f"wrote     {path}")
     for name, path in written.passwords.items():
-        kind = "operator" if name in setup.operators else "requester"
-        render.say(f"password  {path}  ({'device' if name in setup.devices else kind})")
+        kinds = {"device": setup.devices, "operator": setup.operators, "gateway": setup.gateways}
+        kind = next((kind for kind, names in kinds.items() if name in names), "requester")
+        render.say(f"password  {path}  ({kind})")

@@ -19,7 +19,7 @@ from edgekit.gateway import chunks
 from edgekit.gateway.body import ApiRequest
 from edgekit.gateway.exchange import DeviceReply
 from edgekit.gateway.hub import Hub
-from edgekit.gateway.refusals import HttpError
+from edgekit.gateway.refusals import HttpError, of_code
 
 HEAD_SECONDS = 15.0
 STREAM = "text/event-stream; charset=utf-8"
@@ -61,10 +61,20 @@ class HttpAnswer:
                 await asyncio.wait({answering, gone}, return_when=asyncio.FIRST_COMPLETED)
                 if answering.done():
                     answering.result()
+            except asyncio.CancelledError:  # a drain that took too long
+                await _end(answering)
+                await self._stopped(send)
             finally:
-                answering.cancel()
-                gone.cancel()
-                await asyncio.gather(answering, gone, return_exceptions=True)
+                await _end(answering, gone)
+
+    async def _stopped(self, send: Send) -> None:
+        """Say that the gateway stops, as far as it can still be said."""
+        stops = of_code("draining", "the gateway stopped before the answer was complete")
+        if not self._started:
+            raise stops
+        if self._asked.stream:
+            await send(_part(chunks.event(stops.body)))
+            await send({"type": "http.response.body", "body": b""})
 
     async def _answer(self, send: Send) -> None:
         exchange = await self._hub.exchange(
@@ -150,6 +160,12 @@ class HttpAnswer:
 
 def _part(data: bytes) -> Message:
     return {"type": "http.response.body", "body": data, "more_body": True}
+
+
+async def _end(*tasks: asyncio.Task[None]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from edgekit.gateway.refusals import HttpError
+from edgekit.gateway.shown import Shown
 
 DONE = b"data: [DONE]\n\n"
 WAITING = b": waiting\n\n"  # a comment, which keeps proxies and clients patient
@@ -47,8 +47,7 @@ class Chunks:
         self._usage, self._text = usage, text
         self._next = 0
         self._gap = False
-        self._shown = ""
-        self._said: set[str] = set()
+        self._shown = Shown()
 
     def begin(self) -> bytes:
         """The first chunk, which names the role; a text completion has none."""
@@ -63,9 +62,7 @@ class Chunks:
         self._next += 1
         if self._gap:
             return b""
-        delta = choice["delta"]
-        self._shown += delta.get("content") or ""
-        self._said |= set(delta)
+        self._shown.add(choice)
         return self._chunk(choice)
 
     def final(self, completion: dict[str, Any]) -> bytes:
@@ -75,16 +72,8 @@ class Chunks:
             HttpError: the device began anew and gave another answer than the one that was shown.
         """
         choice = completion["choices"][0]
-        message = choice["message"]
-        whole = message.get("content") or ""
-        if not whole.startswith(self._shown):
-            raise HttpError(
-                500,
-                "internal",
-                "the device had to begin anew, and its answer is not the one that was shown",
-            )
-        rest = _rest(message, whole[len(self._shown) :], self._said)
-        made = self._chunk({"index": 0, "delta": rest}) if rest else b""
+        rest = self._shown.rest(choice)
+        made = self._chunk(rest) if rest else b""
         made += self._chunk({"index": 0, "delta": {}, "finish_reason": choice["finish_reason"]})
         if self._usage:
             counts = {"choices": [], "usage": completion["usage"]}
@@ -97,18 +86,6 @@ class Chunks:
             told["text"] = told.pop("delta").get("content") or ""
         more = {"usage": None} if self._usage else {}
         return event(self._head | {"choices": [told]} | more)
-
-
-def _rest(message: dict[str, Any], text: str, said: set[str]) -> dict[str, Any]:
-    """What of a message the deltas have not brought."""
-    rest = {"content": text} if text else {}
-    for key, value in message.items():
-        if key in ("role", "content") or key in said or not value:
-            continue
-        if key == "tool_calls":
-            value = [{"index": n, **call} for n, call in enumerate(value)]  # noqa: PLW2901
-        rest[key] = value
-    return rest
 
 
 def text_completion(completion: dict[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from edgekit.mqtt.threaded import MqttClient
 
 MOST_REMEMBERED = 10_000  # prompts with an Idempotency-Key
 BUSY_MS = 1000
+LAST_SECONDS = 2.0  # for answers that a stop has ended
 
 
 class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,7 +92,10 @@ class Hub:
         await asyncio.to_thread(self._watch.connect)
 
     async def stop(self) -> None:
-        """Disconnect from the broker."""
+        """Disconnect from the broker, once what was cancelled has told its device so."""
+        until = time.monotonic() + LAST_SECONDS
+        while self.streams and time.monotonic() < until:
+            await asyncio.sleep(0.01)
         clients: list[Line | MqttClient] = [
             *self._lines.values(),
             *([self._watch] if self._watch else []),

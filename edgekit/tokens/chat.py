@@ -79,6 +79,7 @@ class ChatTokenizer:
         special = {token.content for token in added.values() if token.special}
         special |= set(folder.named.values())
         special |= {added[token].content for token in folder.eos_token_ids if token in added}
+        self._added = {number: token.content for number, token in added.items()}
         other = {token.content for token in added.values()} - special
         sources = (folder.template, folder.tool_template)
         templates = [compiled(each, folder, clock) for each in sources if each is not None]
@@ -110,7 +111,6 @@ class ChatTokenizer:
         # A model whose head has more rows than the tokenizer has words can choose an anchor's id.
         anchors = {n for text in self._anchors.values() if (n := tokenizer.token_to_id(text))}
         self._unshown = frozenset(anchors | {n for n, token in added.items() if token.special})
-        self._added = {number: token.content for number, token in added.items()}
         self._spelling: Spelling | None = None
 
     def encode(self, text: str) -> list[int]:

@@ -15,10 +15,12 @@ from jsonschema import ValidationError
 from edgekit.agent.serve.loop.service import WILL_DELAY_SECONDS
 from edgekit.core import payloads, topics, wire
 from edgekit.core.config import BrokerConfig
+from edgekit.core.rules.rule import Rule, default_output
 from edgekit.mqtt.terms import BrokerTerms
 from tests import javascript
 from tests.contract.document import PATH, Document
 from tests.contract.test_schemas import REPLIES, kind_of, said
+from tests.harness.session import Agent, done, replies, the_start
 
 __all__ = ["said"]  # a fixture
 
@@ -79,6 +81,7 @@ def test_channels_are_the_topics_of_the_code(document: Document) -> None:
         "card": topics.card_topic(device),
         "status": topics.status_topic(device),
         "metrics": topics.metrics_topic(device),
+        "ruleAnswers": default_output(device, "{rule}"),
     }
     shared = document.part("#/channels/poolPrompts")["x-shared-subscription"]
     assert shared == topics.pool_filter(pool)
@@ -130,6 +133,15 @@ def test_every_message_of_every_story_is_as_the_document_says(
     said: list[wire.Outbound],
 ) -> None:
     assert {document.check(message) for message in said} == {*REPLIES, "card", "status"}
+
+
+def test_a_rule_s_answer_is_as_the_document_says(document: Document) -> None:
+    agent = Agent(rules={"door": Rule(topic_filter="plant/door", prompt="{{ message }}")}).ready()
+    start = the_start(agent.hears({"n": 1}))
+    (message,) = replies(agent.handle(done(start.key)))
+    assert document.check(message) == "ruleAnswer"
+    with pytest.raises(ValidationError):
+        document.check(msgspec.structs.replace(message, user=message.user[:-1]))
 
 
 @pytest.mark.parametrize(

@@ -66,15 +66,17 @@ class SimulatedDevice:
                 (topics.request_topic(name, "+"), 1), (topics.control_topic(name, "+"), 0)
             ],
             on_message=self._heard,
+            on_connection=self._announce,
             will=wire.Outbound(topics.status_topic(name), b'{"state":"lost"}', retain=True),
         )  # fmt: skip
-        self.mqtt.connect()
         card = wire.Card(
             device=name, release="sha256:" + "0" * 64, model=model, version="1",
             context_length=1024, max_answer_tokens=512, queue_limit=8, agent="sim", pools=pools,
             slots=slots,
         )  # fmt: skip
-        self._retain(topics.card_topic(name), msgspec.json.encode(card))
+        self._told = {topics.card_topic(name): msgspec.json.encode(card)}
+        self.mqtt.connect()
+        self._retain(*next(iter(self._told.items())))
         self.say_state("ready")
 
     def say_state(self, state: str, **more: Any) -> None:
@@ -91,7 +93,13 @@ class SimulatedDevice:
         """Disconnect without a word: the broker keeps what it was told."""
         self.mqtt.close()
 
+    def _announce(self, connected: bool) -> None:
+        """Again after each connection: a broker may have forgotten it."""
+        for topic, payload in self._told.items() if connected else ():
+            self.mqtt.publish(wire.Outbound(topic, payload, retain=True))
+
     def _retain(self, topic: str, payload: bytes) -> None:
+        self._told[topic] = payload
         self.mqtt.publish(wire.Outbound(topic, payload, retain=True)).result(WAIT_SECONDS)
 
     def _heard(self, message: wire.Inbound) -> None:

@@ -1,4 +1,8 @@
-"""Schemas of answers as programs ask for them; each is small enough that every answer ends."""
+"""Schemas of answers as programs ask for them; each is small enough that every answer ends.
+
+A number without `multipleOf`, and the seconds of a `date-time`, may have digits without an end; a
+small model at temperature 1 then goes on until the answer's limit.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +34,7 @@ TREE = {
     "$defs": {"leaf": {"type": "integer", "minimum": 0, "maximum": 9}},
     **record(left={"$ref": "#/$defs/leaf"}, right=listed({"$ref": "#/$defs/leaf"}, 3)),
 }
+HALVES = {"type": "number", "minimum": 0, "maximum": 9, "multipleOf": 0.5}
 SCHEMAS: dict[str, dict[str, Any]] = {
     "person": record(name=text(30), age={"type": "integer", "minimum": 0, "maximum": 120}),
     "nested": record(name=text(20), home=ADDRESS, work={"anyOf": [ADDRESS, {"type": "null"}]}),
@@ -45,12 +50,13 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     "enum": record(colour={"enum": ["red", "green", "blue"]}, size={"enum": [1, 2.5, None, "XL"]}),
     "constant": record(kind={"const": "alarm"}, level={"const": 3}),
     "integer": record(value={"type": "integer", "exclusiveMinimum": 17, "maximum": 4711}),
-    "number": record(celsius={"type": "number", "minimum": -40.5, "maximum": 125.25}),
+    "number": record(
+        celsius={"type": "number", "minimum": -40.5, "maximum": 125.25, "multipleOf": 0.25}
+    ),
     "multiple": record(percent={"type": "integer", "multipleOf": 5, "minimum": 0, "maximum": 100}),
     "pattern": record(plate={"type": "string", "pattern": "^[A-Z]{1,3}-[A-Z]{2} [1-9][0-9]{0,3}$"}),
     "formats": record(
         day={"type": "string", "format": "date"},
-        at={"type": "string", "format": "date-time"},
         id={"type": "string", "format": "uuid"},
         address={"type": "string", "format": "ipv4"},
     ),
@@ -66,7 +72,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     },
     "union": {
         "oneOf": [
-            record(kind={"const": "circle"}, radius={"type": "number", "minimum": 0, "maximum": 9}),
+            record(kind={"const": "circle"}, radius=HALVES),
             record(kind={"const": "square"}, side={"type": "integer", "minimum": 1, "maximum": 9}),
         ]
     },

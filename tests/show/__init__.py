@@ -31,6 +31,7 @@ COUNTS = {
     "vision-layouts": "layouts of pictures whose features and answers are torch's, in tiny",
     "schemas": "answers to JSON Schemas, of noise and of a real model, that parse and are valid",
     "self-healing": "bad releases that a device rolls back alone, the controller killed",
+    "gateway-clients": "200 streams at once by OpenAI's SDK through a gateway that is killed",
 }
 """Name -> what is counted; in the order in which they run."""
 

@@ -14,23 +14,29 @@ import sys
 import tarfile
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import partial
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from jsonschema.validators import validator_for
 
-from edgekit.agent.serve.pipe import Done, Start
-from edgekit.core.chat.constraint import Constraint
+from edgekit.agent.serve.pipe import Done, Generated, Refused, Start
+from edgekit.core.chat.body import parse_body
+from edgekit.core.chat.constraint import Constraint, constraint_of
 from edgekit.core.chat.sampling import Sampling
 from edgekit.core.chat.schema import SchemaError, checked
+from edgekit.core.wire import ProtocolError
 from edgekit.data import cache_root
 from tests.harness.random_model import RandomModel, random_model
 from tests.harness.worker_process import ReadyWorker, ready_worker
 from tests.models.answer_schemas import SCHEMAS
+from tests.models.hostile_formats import BOUNDED, REFUSED
 from tests.show import Figures
 from tests.show.planted import built_smollm2
 
@@ -162,6 +168,92 @@ def answered(worker: ReadyWorker, schema: Any, number: int) -> Done:
             return message
 
 
+@dataclass
+class Pauses:
+    """What a running answer noticed of others' formats.
+
+    Attributes:
+        alone_ms, beside_ms: the longest pause between its deltas, without and with them.
+        refused: of the formats.
+        placed: of these, how many said where.
+        longest_ms: until one was refused or answered.
+    """
+
+    alone_ms: float = 0.0
+    beside_ms: float = 0.0
+    refused: int = 0
+    placed: int = 0
+    longest_ms: float = 0.0
+    wrong: list[str] = field(default_factory=list)
+
+
+def pauses(worker: ReadyWorker, tokens: int = 150) -> Pauses:
+    """Ask for every hostile format while another answer runs, of so many tokens at most."""
+    found = Pauses()
+    found.alone_ms = _beside(worker, "b/0", tokens, lambda: None)
+    for number, (name, fields) in enumerate((REFUSED | BOUNDED).items()):
+        ended: list[tuple[bool, str, float]] = []
+        key = f"a/{number}"
+        pause = _beside(
+            worker, f"b/{number + 1}", tokens, partial(_begin, worker, key, fields), ended
+        )
+        found.beside_ms = max(found.beside_ms, pause)
+        refused, said, seconds = ended[0]
+        found.longest_ms = max(found.longest_ms, seconds * 1e3)
+        if name in REFUSED and not refused:
+            found.wrong.append(f"{name} was answered: {said[:80]!r}")
+        if refused:
+            found.refused += 1
+            found.placed += bool(re.search(r", at .* of the schema|[(:]\d+|after \d+ tokens", said))
+    return found
+
+
+def _begin(worker: ReadyWorker, key: str, fields: dict[str, Any]) -> tuple[bool, str, float] | None:
+    """Send a prompt with these fields; return how it ended if the agent itself refuses it."""
+    body = {"messages": [{"role": "user", "content": "Hi"}], **fields}
+    began = perf_counter()
+    try:
+        wanted = constraint_of(parse_body(json.dumps(body).encode()))
+    except ProtocolError as error:
+        return True, error.what, perf_counter() - began
+    turns = [("user", "Hi")]
+    worker.pipe.send(Start(key, "a", turns, Sampling(), [], 60, 1e12, constraint=wanted))
+    return None
+
+
+def _beside(
+    worker: ReadyWorker,
+    key: str,
+    tokens: int,
+    begin: Callable[[], tuple[bool, str, float] | None],
+    ended: list[tuple[bool, str, float]] | None = None,
+) -> float:
+    """Run an answer, and another prompt once it has begun; its longest pause in ms."""
+    turns = [("user", f"{key}: Tell me a long story about a lighthouse.")]
+    worker.pipe.send(Start(key, "b", turns, Sampling(), [], tokens, 1e12))
+    at: list[float] = []
+    began, waits, done = 0.0, ended is not None, False
+    while not done or waits:
+        message = worker.pipe.receive()
+        now = perf_counter()
+        if isinstance(message, Generated) and message.key == key:
+            at.append(now)
+            if len(at) == 2 and ended is not None:
+                began = now
+                at_once = begin()
+                if at_once is not None:
+                    ended.append(at_once)
+                    waits = False
+        elif isinstance(message, Done | Refused) and message.key != key:
+            assert ended is not None
+            said = message.message if isinstance(message, Refused) else message.text
+            ended.append((isinstance(message, Refused), said, now - began))
+            waits = False
+        elif isinstance(message, Done):
+            done = True
+    return max(after - before for before, after in pairwise(at)) * 1e3
+
+
 def count() -> tuple[Figures, bool]:
     """Figures, and whether every whole answer is valid."""
     model = built_smollm2()
@@ -169,7 +261,8 @@ def count() -> tuple[Figures, bool]:
     with random_model(model, vocabulary=49_152) as noise:
         for name, schema in suite(suite_folder()):
             asked_at_random(noise, name, schema, ANSWERS, random)
-    with ready_worker(model, slots=1) as worker:
+    with ready_worker(model, slots=2) as worker:
+        noticed = pauses(worker)
         for name, schema in SCHEMAS.items():
             for number in range(REAL_ANSWERS):
                 real.add(schema, answered(worker, schema, number), name)
@@ -184,9 +277,15 @@ def count() -> tuple[Figures, bool]:
         "model_valid": real.valid,
         "model_cut": real.cut,
         "model_invalid": len(real.invalid),
+        "hostile_refused": f"{noticed.refused}/{len(REFUSED | BOUNDED)}",
+        "with_place": noticed.placed,
+        "longest_ms": round(noticed.longest_ms),
+        "others_pause_ms": round(noticed.beside_ms),
+        "without_ms": round(noticed.alone_ms),
         "refused_for": ",".join(f"{name}:{n}" for name, n in random.refused.most_common()),
     }
-    for each in (*random.invalid, *real.invalid):
+    wrong = (*random.invalid, *real.invalid, *noticed.wrong)
+    for each in wrong:
         print(each, file=sys.stderr)
-    sound = not random.invalid and not real.invalid
+    sound = not wrong
     return figures, sound and real.valid == len(SCHEMAS) * REAL_ANSWERS

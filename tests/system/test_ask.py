@@ -240,3 +240,41 @@ def test_ctrl_c_during_the_start_is_silent(tmp_path: Path, after_seconds: float)
     if b"site.py" not in errors and b"Could not import runpy" not in errors:
         assert errors == b""
         assert asking.returncode in (130, -signal.SIGINT)
+
+
+# --- beyond a text --------------------------------------------------------------------------------
+def tells(device: Device, message: wire.Inbound) -> None:
+    """Answer with the body that came, thinking first."""
+    if topics.is_control(message.topic):
+        return
+    body = json.loads(message.payload)
+    text = json.dumps(body)
+    device.reply(message, "accepted", {"position": 0})
+    thought = {"seq": 0, "choices": [{"index": 0, "delta": {"reasoning_content": "Hm."}}]}
+    device.reply(message, "delta", thought)
+    device.reply(message, "delta", delta(text))
+    token = {"token": "x", "logprob": -0.25, "bytes": [120]}
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": text, "reasoning_content": "Hm."},
+        "finish_reason": "length",
+        "logprobs": {"content": [{**token, "top_logprobs": [{**token, "token": "y"}]}]},
+    }
+    usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+    device.reply(message, "final", {"choices": [choice], "usage": usage, "timings": None})
+
+
+def test_schema_log_probabilities_and_thinking(tmp_path: Path, port: int) -> None:
+    (tmp_path / "verdict.json").write_text('{"type": "object"}')
+    with device(port, tells):
+        how = ("--schema", "verdict.json", "--logprobs", "1", "--effort", "low")
+        done = ask(tmp_path, port, "Hi", *how)
+    assert done.returncode == 0, done.stderr
+    asked = json.loads(done.stdout)
+    assert asked["response_format"]["json_schema"]["schema"] == {"type": "object"}
+    assert (asked["logprobs"], asked["top_logprobs"]) == (True, 1)
+    assert asked["reasoning_effort"] == "low"
+    said = done.stderr.decode()
+    assert "Hm.\n" in said
+    assert "-0.250 'x'    -0.250 'y'" in said
+    assert "its JSON is not whole" in said

@@ -27,6 +27,25 @@ system = "Answer in one short sentence."
 prompt = "The door is {{ message.state }}. What should I do?"
 body = {temperature = 0, max_tokens = 12}
 per_minute = 600
+
+[devices.demo.rules.level]
+topic_filter = "plant/{device}/level"
+prompt = "{% for m in messages %}{{ m.litres }} {% endfor %}litres: is the tank low or high?"
+body = {temperature = 0, max_tokens = 30}
+window_seconds = 1
+
+[devices.demo.rules.level.response_format]
+type = "json_schema"
+
+[devices.demo.rules.level.response_format.json_schema]
+name = "level"
+strict = true
+
+[devices.demo.rules.level.response_format.json_schema.schema]
+type = "object"
+properties = {level = {enum = ["low", "high"]}}
+required = ["level"]
+additionalProperties = false
 """
 DOOR = "plant/demo/door"
 SAID = "edgekit/v1/rule/demo/door"
@@ -115,6 +134,17 @@ def test_the_controller_tries_a_rule_and_publishes_nothing(
     assert said["answer"]["usage"]["completion_tokens"] <= 12
     assert (said["topic"], said["publish"]) == (DOOR, SAID)
     assert listener.answers == []
+
+
+def test_a_window_of_messages_becomes_one_answer_that_follows_a_schema(
+    device: Project, sensor: Sensor
+) -> None:
+    with Listener(device.broker, "edgekit/v1/rule/demo/level") as listener:
+        sensor.send("plant/demo/level", {"litres": 3})
+        latest = sensor.send("plant/demo/level", {"litres": 2})
+        (answer,) = listener.of(latest, wait=60)
+    assert (answer.messages, answer.finish_reason) == (2, "stop")
+    assert json.loads(answer.content)["level"] in ("low", "high")
 
 
 def test_a_requester_is_answered_beside_a_flood_of_messages(

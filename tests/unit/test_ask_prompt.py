@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgekit.cli import ask, project
+from edgekit.cli.answering import schema_format
 from edgekit.core import wire
 from edgekit.core.config import BrokerConfig
 from edgekit.errors import UsageError
@@ -127,3 +128,30 @@ def test_a_project_that_is_there_counts_with_its_faults(
     (tmp_path / "edgekit.toml").write_text("nonsense")
     with pytest.raises(UsageError, match="is not valid"):
         project.find_or_bare(None, broker="pi")
+
+
+def test_a_file_with_a_schema_asks_for_an_answer_that_fits_it(tmp_path: Path) -> None:
+    file = tmp_path / "verdict.json"
+    file.write_text('{"type": "object"}')
+    assert schema_format(file) == {
+        "type": "json_schema",
+        "json_schema": {"name": "verdict", "strict": True, "schema": {"type": "object"}},
+    }
+    assert schema_format(None) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "cannot be read"),
+        ("{", "not JSON"),
+        ("[]", "no JSON Schema"),
+        ("x" * (128 << 11), "too long"),
+    ],
+)
+def test_a_file_without_a_schema_is_refused(tmp_path: Path, text: str | None, words: str) -> None:
+    file = tmp_path / "verdict.json"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(UsageError, match=words):
+        schema_format(file)

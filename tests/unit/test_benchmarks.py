@@ -17,6 +17,11 @@ from edgekit.errors import EdgekitError, UsageError
 NAMES = {
     "agent.decode_ratio",
     "agent.sampling_us",
+    "agent.schema_ratio",
+    "agent.schema_greedy_ratio",
+    "agent.schema_keys_ratio",
+    "agent.schema_first_token_ms",
+    "agent.schema_llamacpp_ratio",
     "agent.first_token_added_ms",
     "agent.parent_rss_mb",
     "agent.idle_cpu_percent",

@@ -57,6 +57,7 @@ def test_the_status_has_the_score_once_it_is_known() -> None:
         "release": "sha256:r",
         "against": "sha256:q",
         "why": "",
+        "rebuilt": False,
         "score": {
             "prompts": 4,
             "ended": 1,

@@ -58,6 +58,11 @@ PLANTED = [
     ("The agent's parent stays light", "agent/serve/loop/stall.py", "import numpy"),
     (
         "The agent's parent stays light",
+        "agent/serve/session/rules/rules.py",
+        "import edgekit.tokens.rule",
+    ),
+    (
+        "The agent's parent stays light",
         "agent/serve/loop/stall.py",
         "import edgekit.agent.serve.worker.shares",
     ),

@@ -292,7 +292,7 @@ def test_what_cannot_be_removed_is_told_and_the_rest_goes(
     first, *_ = (activated(root, str(number)) for number in range(4))
     real = collecting._remove
 
-    def refusing(piece: collecting.Piece) -> None:
+    def refusing(piece: collecting.Leftover) -> None:
         if piece.path == root.release(first):
             raise PermissionError(1, "Operation not permitted")
         real(piece)

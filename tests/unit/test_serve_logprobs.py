@@ -25,7 +25,7 @@ from edgekit.agent.serve.session.events import Publish
 from edgekit.agent.serve.session.events import ToWorker as Told
 from edgekit.agent.serve.worker.answer.answer import Answer
 from edgekit.agent.serve.worker.answer.logprobs import LogprobReader
-from edgekit.agent.serve.worker.answer.pieces import Piece
+from edgekit.agent.serve.worker.answer.pieces import AnswerPiece
 from edgekit.agent.serve.worker.worker import Worker
 from edgekit.core.chat.body import parse_body
 from edgekit.core.chat.completion import Timings, Usage
@@ -102,7 +102,7 @@ def answered(text: str | bytes, stops: Sequence[str] = ()) -> tuple[list[str], l
     texts: list[str] = []
     entries: list[TokenLogprob] = []
 
-    def send(piece: Piece) -> None:
+    def send(piece: AnswerPiece) -> None:
         texts.append(piece.text)
         entries.extend(piece.logprobs)
         whole = spelled(entries).decode("utf-8", "ignore")
@@ -114,7 +114,7 @@ def answered(text: str | bytes, stops: Sequence[str] = ()) -> tuple[list[str], l
         it = TokenLogprob(chr(token), -1.0, [token], [])
         if answer.add(token, float(now), it):
             break
-    assert answer.finish(99.0) == Piece("".join(texts), "", [], entries)
+    assert answer.finish(99.0) == AnswerPiece("".join(texts), "", [], entries)
     return texts, entries
 
 
@@ -143,7 +143,7 @@ def test_an_answer_that_ends_inside_a_character_names_its_tokens() -> None:
 def test_nobody_asked() -> None:
     answer = Answer(lambda *_: None, [], TOKENIZER)
     answer.add(65, 0.0)
-    assert answer.finish(1.0) == Piece("A", "", [], [])
+    assert answer.finish(1.0) == AnswerPiece("A", "", [], [])
 
 
 # --- the worker -----------------------------------------------------------------------------------

@@ -23,11 +23,12 @@ from edgekit.agent.serve.session.events import (
     Tick,
     Warn,
 )
+from edgekit.agent.serve.session.ledger import MAX_ROWS, REQUESTER_SHARE
 from edgekit.agent.serve.session.rules.window import RuleWindow
 from edgekit.core import topics, wire
 from edgekit.core.rules.message import MAX_FILL_BYTES, MAX_HOPS, MAX_MESSAGE_BYTES, Fill
 from edgekit.core.rules.rule import Rule
-from tests.harness.session import Agent, done, replies, the_start, to_worker
+from tests.harness.session import Agent, done, kinds, replies, the_start, to_worker
 
 TRACE = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
 
@@ -305,6 +306,47 @@ def test_a_full_device_does_not_lose_a_requester_s_prompt_to_a_rule() -> None:
     assert set(agent.disk) == {"alice/p0", "alice/p1", "alice/p2"}
 
 
+def test_rules_leave_half_of_the_queue_to_clients_and_share_their_own() -> None:
+    agent = Agent(rules={name: rule() for name in "abcdefgh"}, queue_limit=8).ready()
+    agent.prompt("p0")
+    for n in range(40):
+        agent.now += 1
+        agent.hears({"n": n})
+    waiting = [row.requester for row in agent.disk.values() if row.state == "accepted"]
+    assert len(waiting) == len(set(waiting)) == 4
+    for n in range(1, 5):
+        assert kinds(agent.prompt(f"p{n}")) == ["accepted"]
+
+
+def test_a_rule_gets_a_place_of_one_that_has_several() -> None:
+    rules = {"busy": rule(topic_filter="busy"), "rare": rule(topic_filter="rare")}
+    agent = Agent(rules=rules, queue_limit=8).ready()
+    agent.prompt("p0")
+    for n in range(9):
+        agent.now += 1
+        agent.hears({"n": n}, "busy")
+    agent.hears({"n": 0}, "rare")
+    waiting = [row.requester for row in agent.disk.values() if row.state == "accepted"]
+    assert sorted(waiting) == [*["rule:busy"] * 3, "rule:rare"]
+
+
+def test_undelivered_answers_of_one_rule_push_out_no_prompt_of_another() -> None:
+    rules = {"full": rule(topic_filter="full"), "other": rule(topic_filter="other")}
+    agent = Agent(rules=rules, queue_limit=8).ready()
+    agent.handle(Disconnected())
+    for n in range(MAX_ROWS // REQUESTER_SHARE):
+        agent.now += 1
+        ends(agent, the_start(agent.hears({"n": n}, "full")))
+    agent.prompt("p0")
+    for n in range(3):
+        agent.now += 1
+        agent.hears({"n": n}, "other")
+    agent.hears({"n": -1}, "full")
+    assert agent.fates()["queue_full"] == 1
+    waiting = [row.requester for row in agent.disk.values() if row.state == "accepted"]
+    assert waiting == ["rule:other"] * 3
+
+
 def test_a_late_answer_is_not_made() -> None:
     agent = device(deadline_seconds=10)
     first = the_start(agent.hears({"n": 0}))
@@ -328,6 +370,17 @@ def test_a_prompt_that_fails_is_said_in_the_log_and_not_on_the_topic() -> None:
     (line,) = said
     assert "rule door" in line
     assert "no field n" in line
+
+
+def test_a_prompt_that_this_model_does_not_serve_is_said_in_the_log_once() -> None:
+    agent = device(body={"chat_template_kwargs": {"enable_thinking": False}})
+    said: list[str] = []
+    for n in range(3):
+        agent.now += 1
+        said += [e.text for e in agent.hears({"n": n}) if isinstance(e, Warn)]
+    (line,) = said
+    assert "enable_thinking" in line
+    assert agent.fates() == {"taken": 3, "unsupported_parameter": 3}
 
 
 def test_a_journal_that_is_full_takes_no_message_and_publishes_nothing() -> None:

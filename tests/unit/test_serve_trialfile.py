@@ -11,7 +11,8 @@ import msgspec
 import pytest
 
 from edgekit.agent.serve.loop.notify import Notifier
-from edgekit.agent.serve.loop.service import Service, worker_settings
+from edgekit.agent.serve.loop.process import worker_settings
+from edgekit.agent.serve.loop.service import Service
 from edgekit.agent.serve.loop.trialfile import TrialFile, rss_bytes
 from edgekit.agent.serve.pipe import Ready
 from edgekit.core.config import AgentConfig

@@ -32,6 +32,7 @@ from edgekit.agent.serve.pipe import (
 from edgekit.agent.serve.worker.answer.answer import FLUSH_SECONDS, FLUSH_TOKENS
 from edgekit.agent.serve.worker.grammar.grammars import Grammars
 from edgekit.agent.serve.worker.processors import Logits, ProcessorFactory
+from edgekit.agent.serve.worker.walking import walk_idle
 from edgekit.agent.serve.worker.worker import Worker
 from edgekit.core.chat.sampling import Sampling
 from edgekit.core.quality import TOP
@@ -506,7 +507,7 @@ def test_a_prompt_that_waits_in_the_pipe_keeps_its_prefix() -> None:
     with quiet_worker(decoder) as (made, parent):
         made._idle[0].tokens = [1, 2, 3]
         parent.send(prompt())
-        assert made._walk(walk("Paris.")) == WalkBroken("walk-1")
+        assert walk_idle(walk("Paris."), made._idle, *made._for_walks) == WalkBroken("walk-1")
         assert made._idle[0].tokens == [1, 2, 3]
         assert decoder.calls == []
 

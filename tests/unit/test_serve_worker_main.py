@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edgekit.agent.serve.loop.service import GOLDEN_SHARE, TUNE_SHARE, worker_settings
+from edgekit.agent.serve.loop.process import GOLDEN_SHARE, TUNE_SHARE, worker_settings
 from edgekit.agent.serve.pipe import Cancel, Message, Pipe, PipeClosedError, WorkerSettings
 from edgekit.core.config import AgentConfig
 from tests.harness.session import bundle

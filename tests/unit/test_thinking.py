@@ -15,7 +15,7 @@ from edgekit.agent.serve.pipe import Done, FromWorker, Generated, Pipe, Ready, S
 from edgekit.agent.serve.session.events import Connected, Publish
 from edgekit.agent.serve.session.events import ToWorker as Told
 from edgekit.agent.serve.worker.admission import admit
-from edgekit.agent.serve.worker.answer.pieces import Piece, whole
+from edgekit.agent.serve.worker.answer.pieces import AnswerPiece, whole
 from edgekit.agent.serve.worker.answer.thinking import ThinkingReader
 from edgekit.agent.serve.worker.decoder import Limits
 from edgekit.agent.serve.worker.worker import Worker
@@ -61,7 +61,9 @@ ANSWERS: list[tuple[Marks, bool, str, str, str]] = [
 ]
 
 
-def read(marks: Marks, opened: bool, pieces: Sequence[str]) -> tuple[Piece, list[Piece], str]:
+def read(
+    marks: Marks, opened: bool, pieces: Sequence[str]
+) -> tuple[AnswerPiece, list[AnswerPiece], str]:
     reader = ThinkingReader(marks, opened)
     said, taken = [], ""
     for piece in pieces:
@@ -90,7 +92,7 @@ def test_thinking_is_shown_while_it_comes() -> None:
     reader = ThinkingReader(THINK, True)
     shown = [reader.push(word).reasoning for word in ("\nSo ", "it ", "is ", "</b ", "</think")]
     assert shown == ["So", " it", " is", " </b", ""]
-    assert reader.push("> x") == Piece("x", "")
+    assert reader.push("> x") == AnswerPiece("x", "")
 
 
 def test_a_mark_behind_the_answer_ends_it() -> None:

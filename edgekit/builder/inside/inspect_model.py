@@ -20,7 +20,7 @@ DEFAULT_GRAPH = "model.onnx"
 PARTS = ("vision", "embedding")  # sections of genai_config.json with graphs of their own
 
 
-class Reader:
+class ModelReader:
     """Reads JSON files and records the reason for each that could not be read."""
 
     def __init__(self, folder: Path) -> None:
@@ -76,7 +76,7 @@ def config_facts(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def template_of(reader: Reader) -> str:
+def template_of(reader: ModelReader) -> str:
     """The chat template, from its own file or tokenizer_config.json; empty where there is none."""
     path = reader.folder / "chat_template.jinja"
     if path.is_file():
@@ -145,7 +145,7 @@ def part_facts(path: Path) -> dict[str, Any]:
     }
 
 
-def parts_of(reader: Reader, config: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def parts_of(reader: ModelReader, config: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """File name -> the facts of each further graph that the configuration names."""
     found = {}
     for section in PARTS:
@@ -165,7 +165,7 @@ def parts_of(reader: Reader, config: dict[str, Any]) -> dict[str, dict[str, Any]
 def work(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     """Inspect the folder; return the facts as the result event."""
     reporter.progress("reading the model back")
-    reader = Reader(args.model)
+    reader = ModelReader(args.model)
     raw = reader.json(CONFIG)
     config = config_facts(raw) if raw is not None else None
     template = template_of(reader)

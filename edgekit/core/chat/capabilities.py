@@ -5,6 +5,6 @@ A client asks for a feature where the word is there. It ignores words that it do
 
 from __future__ import annotations
 
-# Every agent of this version serves these with every model.
-ALWAYS = ("json_schema", "grammar", "regex", "tools", "logprobs", "rules")
+ALWAYS = ("tools", "logprobs", "rules")  # every agent of this version serves these
 REASONING = "reasoning"  # the model's thinking has marks, by which it is told from the answer
+GRAMMARS = ("json_schema", "regex", "grammar")  # where the device can load llguidance

@@ -30,7 +30,7 @@ BLOCK_BYTES = 512  # the unit of st_blocks
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class Leftover:
     """One thing to remove: what it is, where it lies, and how many bytes that frees."""
 
     kind: str
@@ -49,7 +49,7 @@ class Collected:
     """
 
     kept: dict[Digest, str]
-    pieces: list[Piece] = field(default_factory=list)
+    pieces: list[Leftover] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -134,7 +134,7 @@ def collect(
     return done
 
 
-def _weighed(paths: Iterable[tuple[str, Path]], mapped: set[int]) -> list[Piece]:
+def _weighed(paths: Iterable[tuple[str, Path]], mapped: set[int]) -> list[Leftover]:
     """Count what each removal frees: a file's blocks are free with its last name and last reader.
 
     A blob is a hard link of a release's file, so a release alone frees nothing of its model.
@@ -149,11 +149,11 @@ def _weighed(paths: Iterable[tuple[str, Path]], mapped: set[int]) -> list[Piece]
                 names[stat.st_dev, stat.st_ino] += 1
                 if names[stat.st_dev, stat.st_ino] == stat.st_nlink and stat.st_ino not in mapped:
                     freed += stat.st_blocks * BLOCK_BYTES
-        pieces.append(Piece(kind, path, freed))
+        pieces.append(Leftover(kind, path, freed))
     return pieces
 
 
-def _remove(piece: Piece) -> None:
+def _remove(piece: Leftover) -> None:
     path = piece.path
     if piece.kind in ("release", "tree"):
         gone = path.with_name(f".{path.name}.gone.tmp")

@@ -9,11 +9,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 from edgekit.agent.serve.pipe import FromWorker, Message, Pipe, PipeClosedError, WorkerSettings
+from edgekit.core.config import AgentConfig
+from edgekit.core.manifest import BundleConfig
 
 log = logging.getLogger(__name__)
 
+TUNE_SHARE = 0.25  # of the trial's time; the rest is for the load and the first answer
+GOLDEN_SHARE = 0.25  # likewise, for the golden prompts
 EXIT_SECONDS = 2.0  # from closing its pipe to SIGKILL; the agent's loop is blocked meanwhile
 
 
@@ -109,3 +114,32 @@ class ModelProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             return self._process.wait()
+
+
+def worker_settings(
+    config: AgentConfig,
+    bundle: BundleConfig,
+    release: str,
+    model_dir: Path,
+    tuning_file: Path,
+    golden: str = "",
+    on_trial: bool = False,
+) -> WorkerSettings:
+    """Return the first frame to a worker of this device and release."""
+    return WorkerSettings(
+        model=str(model_dir),
+        release=release,
+        max_length=bundle.context_length,
+        threads=config.threads,
+        slots=config.slots,
+        batching=config.batching,
+        max_beams=config.max_beams,
+        logits_processors=config.logits_processors,
+        tuning=str(tuning_file),
+        tune_seconds=config.trial_seconds * TUNE_SHARE,
+        golden=golden,
+        golden_seconds=config.trial_seconds * GOLDEN_SHARE,
+        measure_speed=on_trial and config.min_tokens_per_second > 0,
+        image_crops=config.image_crops,
+        images_per_prompt=config.images_per_prompt,
+    )

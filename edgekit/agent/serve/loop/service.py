@@ -23,11 +23,11 @@ from edgekit.agent.serve.loop.health import Health
 from edgekit.agent.serve.loop.journal import Journal
 from edgekit.agent.serve.loop.modelfile import chat_record, takes_pictures
 from edgekit.agent.serve.loop.notify import Notifier
-from edgekit.agent.serve.loop.process import ModelProcess
+from edgekit.agent.serve.loop.process import ModelProcess, worker_settings
 from edgekit.agent.serve.loop.sensors import read_sensors
 from edgekit.agent.serve.loop.storage import Storage
 from edgekit.agent.serve.loop.trialfile import TrialFile
-from edgekit.agent.serve.pipe import ForCanary, FromWorker, Ready, WorkerSettings
+from edgekit.agent.serve.pipe import ForCanary, FromWorker, Ready
 from edgekit.agent.serve.session.events import (
     Ack,
     CheckStorage,
@@ -74,8 +74,6 @@ TICK_SECONDS = 0.5
 FLUSH_SECONDS = 4.0  # to wait for the last PUBACKs when the agent ends
 WILL_DELAY_SECONDS = 10
 PACKET_RATIO = 2  # largest packet over largest body; the broker drops what is larger: no 413
-TUNE_SHARE = 0.25  # of the trial's time; the rest is for the load and the first answer
-GOLDEN_SHARE = 0.25  # likewise, for the golden prompts
 
 
 class Service:
@@ -371,32 +369,3 @@ class Service:
             if not effect.again:
                 log.warning("%s cannot be written: %s", self._ready_file, error)
             self._events.append(ReadyUnsaid())
-
-
-def worker_settings(
-    config: AgentConfig,
-    bundle: BundleConfig,
-    release: str,
-    model_dir: Path,
-    tuning_file: Path,
-    golden: str = "",
-    on_trial: bool = False,
-) -> WorkerSettings:
-    """Return the first frame to a worker of this device and release."""
-    return WorkerSettings(
-        model=str(model_dir),
-        release=release,
-        max_length=bundle.context_length,
-        threads=config.threads,
-        slots=config.slots,
-        batching=config.batching,
-        max_beams=config.max_beams,
-        logits_processors=config.logits_processors,
-        tuning=str(tuning_file),
-        tune_seconds=config.trial_seconds * TUNE_SHARE,
-        golden=golden,
-        golden_seconds=config.trial_seconds * GOLDEN_SHARE,
-        measure_speed=on_trial and config.min_tokens_per_second > 0,
-        image_crops=config.image_crops,
-        images_per_prompt=config.images_per_prompt,
-    )

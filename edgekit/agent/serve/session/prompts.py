@@ -104,17 +104,16 @@ class Prompts:
         self._count(prompt, outcome, now)
         self.ledger.touch(prompt)
         if prompt.origin is not None and outcome.kind == "error":
-            return self._unanswered(prompt, prompt.origin, outcome)
+            self.ledger.withhold(prompt)  # its topic has answers alone
+            return self.say_unanswered(prompt.origin, wire.ProtocolError.decode(outcome.payload))
         return self.send(prompt, now)
 
-    def _unanswered(self, prompt: Prompt, origin: Origin, outcome: Outcome) -> list[Effect]:
-        """End a rule's prompt that has no answer: its topic has answers alone, the log says it."""
-        self.ledger.withhold(prompt)
-        if (origin.rule, outcome.code) in self.unanswered_said:
+    def say_unanswered(self, origin: Origin, error: wire.ProtocolError) -> list[Effect]:
+        """Say in the log why a rule's prompt has no answer: once for each rule and code."""
+        if (origin.rule, error.code) in self.unanswered_said:
             return []
-        self.unanswered_said.add((origin.rule, outcome.code))
-        said = wire.ProtocolError.decode(outcome.payload)
-        return [Warn(f"rule {origin.rule} has no answer to a message on {origin.topic}: {said}")]
+        self.unanswered_said.add((origin.rule, error.code))
+        return [Warn(f"rule {origin.rule} has no answer to a message on {origin.topic}: {error}")]
 
     def _count(self, prompt: Prompt, outcome: Outcome, now: float) -> None:
         error = CANCELLED if prompt.state == State.CANCELLED else outcome.code

@@ -122,7 +122,7 @@ class Session:
             *(self.config, self._prompts, self._condition, cap, self._dispatch.options),
             self.takes_pictures,
         )
-        self._rules = Rules(self.config, self._prompts, self._intake)
+        self._rules = Rules(self.config, self._prompts, self._intake, self._start_next)
 
     def handle(self, event: Event, now: float) -> tuple[Effect, ...]:
         """Handle an event; return the effects that the service must perform."""
@@ -156,8 +156,7 @@ class Session:
             case Controlled(message):
                 return [*self._intake.control(message, now), Ack(message.token)]
             case MessageHeard(message):
-                starts = self._start_next(now)
-                return [*starts, *self._rules.heard(message, now), Ack(message.token)]
+                return [*self._rules.heard(message, now), Ack(message.token)]
             case Done():
                 return self._dispatch.done(event, now)
             case Refused():

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from edgekit.agent.serve.pipe import Done, Start
 from edgekit.agent.serve.worker.answer.answer import Answer
-from edgekit.agent.serve.worker.answer.pieces import Piece, Reader
+from edgekit.agent.serve.worker.answer.pieces import AnswerPiece, TextReader
 from edgekit.agent.serve.worker.answer.text import Tokenizer
 from edgekit.agent.serve.worker.decoder import BeamSearch
 from edgekit.core.chat.completion import Timings, Usage
@@ -39,7 +39,7 @@ def run(
     tokenizer: Tokenizer,
     stopped: Callable[[], str],
     clock: Callable[[], float],
-    reader: Reader | None = None,
+    reader: TextReader | None = None,
 ) -> Done:
     """Run the search to its end and return the answer.
 
@@ -61,7 +61,7 @@ def run(
         reason = stopped()
     ended = clock()
     tokens = [] if reason else beams.best()
-    pieces: list[Piece] = []
+    pieces: list[AnswerPiece] = []
     answer = Answer(pieces.append, start.stops, tokenizer, reader=reader)
     for token in tokens:
         if answer.add(token, 0.0):

@@ -21,13 +21,13 @@ from edgekit.agent.serve.worker.decoder import BeamSearch, Decoder, RuntimeOptio
 from edgekit.agent.serve.worker.decoder.memory import MAX_SLOTS, total_bytes
 from edgekit.agent.serve.worker.golden import PromptTexts, score, speed
 from edgekit.agent.serve.worker.grammar.grammars import Grammars
-from edgekit.agent.serve.worker.grammar.opening import open_compiler
+from edgekit.agent.serve.worker.grammar.opening import open_compiler, serves_grammars
 from edgekit.agent.serve.worker.pictures.sight import Eyes
 from edgekit.agent.serve.worker.pictures.taken import images_taken, kept_rows, within
 from edgekit.agent.serve.worker.scoring import load_factory
 from edgekit.agent.serve.worker.tune import TUNE_SECONDS, cpus, tuned
 from edgekit.agent.serve.worker.worker import Worker
-from edgekit.core.chat.capabilities import REASONING
+from edgekit.core.chat.capabilities import GRAMMARS, REASONING
 from edgekit.core.chat.thinking import marks_in
 from edgekit.core.golden import Golden, GoldenScore, parse_golden, score_of
 from edgekit.core.payloads import ImagesTaken
@@ -81,7 +81,7 @@ def serve_model(descriptor: int) -> None:
             limits.max_length,
             found,
             images,
-            [REASONING] if marks_in(tokenizer.template_texts) else [],
+            _capabilities(tokenizer),
             list(tokenizer.template_options),
         )
     )
@@ -101,6 +101,12 @@ def serve_model(descriptor: int) -> None:
             partial(open_compiler, model_dir, limits.vocabulary, tokenizer.eos_token_ids)
         ),
     ).run()
+
+
+def _capabilities(tokenizer: ChatTokenizer) -> list[str]:
+    """Return what this model on this device serves beyond a plain text."""
+    words = [REASONING] if marks_in(tokenizer.template_texts) else []
+    return [*words, *GRAMMARS] if serves_grammars() else words
 
 
 def _loaded(

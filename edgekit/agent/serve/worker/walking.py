@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from edgekit.agent.serve.pipe import SLICE_TOKENS, Walk, WalkEnded
+from edgekit.agent.serve.pipe import SLICE_TOKENS, Walk, WalkBroken, WalkEnded
 from edgekit.agent.serve.worker.decoder import Decoder, Limits, Logits
+from edgekit.agent.serve.worker.prefix import Slot, no_tokens
 from edgekit.core.quality import MAX_NATS, TOP, TopTokens
 
 Values = npt.NDArray[np.float64]
@@ -28,6 +29,39 @@ def fits(walk: Walk, limits: Limits) -> bool:
     longest = max(len(walk.tokens), walk.start + walk.answer_limit)
     rope = limits.rope_threshold or limits.max_length
     return walk.start >= max(limits.min_slice, 1) and longest <= min(limits.max_length, rope)
+
+
+def walk_idle(
+    walk: Walk,
+    idle: Sequence[Slot],
+    decoder: Decoder,
+    ends: frozenset[int],
+    broken: Callable[[], bool],
+    clock: Callable[[], float],
+) -> WalkEnded | WalkBroken:
+    """Walk a sample in an empty slot, or the one that rested longest.
+
+    Any message breaks the walk off. If it has come before, the slot keeps its prefix.
+
+    Args:
+        walk: the sample.
+        idle: the slots, at least one; all of them rest.
+        decoder: computes it.
+        ends: tokens that end an answer.
+        broken: whether a message has come.
+        clock: monotonic seconds.
+    """
+    slot = min(idle, key=lambda each: (bool(each.tokens), each.used_at))
+    rested = not slot.tokens or clock() - slot.used_at >= walk.rest_seconds
+    if not fits(walk, decoder.limits):
+        return WalkEnded(walk.key)
+    if not rested or broken():
+        return WalkBroken(walk.key)
+    slot.tokens, slot.requester, slot.system, slot.long_rope = [], "", no_tokens, False
+    try:
+        return run_walk(walk, decoder, slot.number, ends, broken)
+    except WalkBrokenError:
+        return WalkBroken(walk.key)
 
 
 def run_walk(

@@ -26,7 +26,6 @@ from edgekit.agent.serve.pipe import (
     ToWorker,
     Walk,
     WalkBroken,
-    WalkEnded,
     quiet_seconds,
 )
 from edgekit.agent.serve.worker import beam
@@ -34,19 +33,19 @@ from edgekit.agent.serve.worker.admission import Admitted, RefusedError, admit
 from edgekit.agent.serve.worker.answer.answer import FLUSH_SECONDS, Answer
 from edgekit.agent.serve.worker.answer.calls import reader_of
 from edgekit.agent.serve.worker.answer.logprobs import logprobs_of
-from edgekit.agent.serve.worker.answer.pieces import Piece
+from edgekit.agent.serve.worker.answer.pieces import AnswerPiece
 from edgekit.agent.serve.worker.answer.text import Tokenizer
 from edgekit.agent.serve.worker.decoder import BeamSearch, Decoder
 from edgekit.agent.serve.worker.generation import Generation
 from edgekit.agent.serve.worker.grammar.grammars import Grammars
 from edgekit.agent.serve.worker.grammar.guide import Guide
 from edgekit.agent.serve.worker.pictures.sight import Eyes
-from edgekit.agent.serve.worker.prefix import Slot, Systems, Wanted, choose_slot, no_tokens
+from edgekit.agent.serve.worker.prefix import Slot, Systems, Wanted, choose_slot
 from edgekit.agent.serve.worker.processors import ProcessorFactory
 from edgekit.agent.serve.worker.sampling import Sampler
 from edgekit.agent.serve.worker.scheduler import next_work
 from edgekit.agent.serve.worker.shares import Shares
-from edgekit.agent.serve.worker.walking import WalkBrokenError, fits, run_walk
+from edgekit.agent.serve.worker.walking import walk_idle
 from edgekit.core.chat.completion import Timings, Usage
 from edgekit.core.chat.thinking import marks_in
 
@@ -103,6 +102,7 @@ class Worker:
         self._running: dict[int, Generation] = {}  # by slot
         self._waiting: deque[Start] = deque()
         self._walks: deque[Walk] = deque()  # for when nothing else is to be done
+        self._for_walks = (decoder, tokenizer.eos_token_ids, pipe.readable, clock)
         self._shares = Shares()
         self._said_at = 0.0
         self._quanta = 0
@@ -116,7 +116,8 @@ class Worker:
                 if not self._running:
                     self._shares.rest()
                     if self._walks and not self._waiting:
-                        self._send(self._walk(self._walks.popleft()))
+                        walk = self._walks.popleft()
+                        self._send(walk_idle(walk, self._idle, *self._for_walks))
                     if self._waiting and self._next_start() is None:  # they wait for grammars
                         self._send(Heartbeat())
                         self._grammars.wait(self._pipe.sock, HEARTBEAT_SECONDS)
@@ -283,24 +284,6 @@ class Worker:
         if generation.is_sample and reason in ("stop", "length"):
             self._send(generation.sample)
 
-    def _walk(self, walk: Walk) -> WalkEnded | WalkBroken:
-        """Walk a sample in an empty slot, or the one that rested longest.
-
-        Any message breaks the walk off. If it has come before, the slot keeps its prefix.
-        """
-        slot = min(self._idle, key=lambda each: (bool(each.tokens), each.used_at))
-        rested = not slot.tokens or self._clock() - slot.used_at >= walk.rest_seconds
-        if not fits(walk, self._decoder.limits):
-            return WalkEnded(walk.key)
-        if not rested or self._pipe.readable():
-            return WalkBroken(walk.key)
-        slot.tokens, slot.requester, slot.system, slot.long_rope = [], "", no_tokens, False
-        ends = self._tokenizer.eos_token_ids
-        try:
-            return run_walk(walk, self._decoder, slot.number, ends, self._pipe.readable)
-        except WalkBrokenError:
-            return WalkBroken(walk.key)
-
     def _break(self, walk: Walk) -> None:
         self._walks.remove(walk)
         self._send(WalkBroken(walk.key))
@@ -375,7 +358,7 @@ class Worker:
         self._idle.remove(slot)
         slot.requester, slot.system, slot.long_rope = start.requester, system, long_rope
 
-        def send(piece: Piece) -> None:
+        def send(piece: AnswerPiece) -> None:
             self._send(Generated(start.key, *msgspec.structs.astuple(piece)))
 
         self._running[slot.number] = generation = Generation(

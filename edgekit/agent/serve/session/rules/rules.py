@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import msgspec
@@ -26,6 +27,7 @@ from edgekit.core.rules.check import request_of
 from edgekit.core.rules.message import Fill, Origin
 from edgekit.core.rules.rule import requester_name
 
+RULES_SHARE = 2  # all rules together have at most half of the queue
 DROPPED = "dropped_oldest"  # a prompt that gave way to a newer message
 
 
@@ -37,6 +39,7 @@ class Rules:
         config: this device.
         prompts: of the session.
         intake: admits prompts.
+        start_next: starts the prompts that can run now.
 
     Raises:
         UsageError: the prompt of a rule is none that this agent serves.
@@ -45,6 +48,7 @@ class Rules:
     config: AgentConfig
     prompts: Prompts
     intake: Intake
+    start_next: Callable[[float], list[Effect]]
     _windows: dict[str, RuleWindow] = field(init=False)
     _requests: Mapping[str, ChatRequest] = field(init=False)
 
@@ -103,15 +107,18 @@ class Rules:
     def _put(self, name: str, taken: list[Taken], now: float) -> list[Effect]:
         """Queue the prompt of these messages; where it has no place the rule says what goes."""
         prompt = self._prompt(name, taken, now)
-        effects: list[Effect] = []
+        effects = self.start_next(now)  # first: earlier prompts take free slots
         while True:
             try:
+                self._check_share(prompt, now)
                 self.intake.admit(prompt, self._requests[name], now)
             except wire.ProtocolError as error:
                 oldest = self._oldest(name) if error.code == "queue_full" else None
                 if oldest is None or self.config.rules[name].when_full == "drop_new":
                     self.prompts.metrics.rules[name, error.code] += 1
-                    return effects
+                    if error.retryable or prompt.origin is None:
+                        return effects
+                    return [*effects, *self.prompts.say_unanswered(prompt.origin, error)]
                 self.prompts.metrics.rules[name, DROPPED] += 1
                 effects += self.prompts.abandon(oldest)
                 continue
@@ -120,10 +127,35 @@ class Rules:
             self.prompts.queue.add(prompt)
             return effects
 
+    def _check_share(self, prompt: Prompt, now: float) -> None:
+        """Raises: ProtocolError, when half of the queue waits for rules: clients need room too."""
+        waiting = len(self._waiting)
+        if waiting >= self._most and not self.prompts.can_start(prompt, now):
+            raise wire.ProtocolError("queue_full", f"{waiting} prompts of rules are waiting")
+
+    @property
+    def _waiting(self) -> list[Prompt]:
+        return [one for one in self.prompts.queue if one.origin is not None]
+
+    @property
+    def _most(self) -> int:
+        """How many prompts of all rules may wait."""
+        return max(1, self.config.queue_limit // RULES_SHARE)
+
     def _oldest(self, name: str) -> Prompt | None:
-        """The rule's prompt that has waited longest."""
-        requester = requester_name(name)
-        return next((one for one in self.prompts.queue if one.requester == requester), None)
+        """The prompt that gives way to the rule's next one.
+
+        It is the rule's own that has waited longest. Without one, where rules have all of their
+        places, it is that of the rule with the most, if those are several.
+        """
+        waiting = self._waiting
+        counts = Counter(one.requester for one in waiting)
+        giving = requester_name(name)
+        if not counts[giving]:
+            giving = max(counts, key=counts.__getitem__, default="")
+            if len(waiting) < self._most or counts[giving] < 2:
+                return None
+        return next(one for one in waiting if one.requester == giving)
 
     def _prompt(self, name: str, taken: list[Taken], now: float) -> Prompt:
         rule, device = self.config.rules[name], self.config.device

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from edgekit.agent.serve.worker.answer.logprobs import ShownLogprobs
-from edgekit.agent.serve.worker.answer.pieces import Piece, Reader, whole
+from edgekit.agent.serve.worker.answer.pieces import AnswerPiece, TextReader, whole
 from edgekit.agent.serve.worker.answer.text import StopFilter, Tokenizer
 from edgekit.core.chat.logprobs import TokenLogprob
 
@@ -31,11 +31,11 @@ class Answer:
 
     def __init__(
         self,
-        send: Callable[[Piece], object],
+        send: Callable[[AnswerPiece], object],
         stops: Sequence[str],
         model: Tokenizer,
         flush_seconds: float = FLUSH_SECONDS,
-        reader: Reader | None = None,
+        reader: TextReader | None = None,
         logprobs: bool = False,
     ) -> None:
         self._send = send
@@ -47,8 +47,8 @@ class Answer:
         self._logprobs = ShownLogprobs() if logprobs else None
         self._watched = bool(stops) or reader is not None  # the text may end the answer
         self._undecoded: list[int] = []
-        self._sent: list[Piece] = []
-        self._unsent: list[Piece] = []
+        self._sent: list[AnswerPiece] = []
+        self._unsent: list[AnswerPiece] = []
         self._unsent_tokens = 0
         self._flushed_at = 0.0
         self.count = 0  # tokens, the end-of-turn token included
@@ -72,7 +72,7 @@ class Answer:
                 self._flush(now)
         return self._filter.stopped or (self._reader is not None and self._reader.ended)
 
-    def finish(self, now: float) -> Piece:
+    def finish(self, now: float) -> AnswerPiece:
         """Send the rest; return the whole answer."""
         self._decode()
         self._read(self._filter.flush())
@@ -80,7 +80,7 @@ class Answer:
             self._unsent.append(self._reader.flush())
         if self._logprobs is not None:
             self._logprobs.end(self._filter.stopped)
-            self._unsent.append(Piece(logprobs=self._logprobs.take()))
+            self._unsent.append(AnswerPiece(logprobs=self._logprobs.take()))
         self._flush(now)
         return whole(self._sent)
 
@@ -96,7 +96,7 @@ class Answer:
         return shown
 
     def _read(self, text: str) -> None:
-        self._unsent.append(Piece(text) if self._reader is None else self._reader.push(text))
+        self._unsent.append(AnswerPiece(text) if self._reader is None else self._reader.push(text))
 
     def _flush(self, now: float) -> None:
         piece = whole(self._unsent)

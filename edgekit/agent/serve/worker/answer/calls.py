@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Sequence
 
 from edgekit.agent.serve.pipe import Start
-from edgekit.agent.serve.worker.answer.pieces import Chain, Piece, Reader
+from edgekit.agent.serve.worker.answer.pieces import AnswerPiece, Chain, TextReader
 from edgekit.agent.serve.worker.answer.text import Tokenizer
 from edgekit.agent.serve.worker.answer.thinking import ThinkingReader, opens_thinking
 from edgekit.core.chat.thinking import Marks
@@ -28,11 +28,11 @@ class CallPieces:
         """Whether the answer has all the calls that it may have."""
         return self._reader.ended
 
-    def push(self, text: str) -> Piece:
+    def push(self, text: str) -> AnswerPiece:
         """Add text; return what is certain by now."""
         return _piece(self._reader.push(text))
 
-    def flush(self) -> Piece:
+    def flush(self) -> AnswerPiece:
         """Return what is still held, once the model has ended."""
         return _piece(self._reader.flush())
 
@@ -44,7 +44,7 @@ def is_bound(start: Start) -> bool:
 
 def reader_of(
     start: Start, prompt: Sequence[int], tokenizer: Tokenizer, marks: Marks | None
-) -> Reader | None:
+) -> TextReader | None:
     """Return what takes an answer's text apart; None where all of it is text.
 
     An answer that a grammar binds has no thinking, unless text may stand before its calls.
@@ -62,9 +62,9 @@ def reader_of(
     return thinking if calls is None else Chain(thinking, calls)
 
 
-def _piece(found: Found) -> Piece:
+def _piece(found: Found) -> AnswerPiece:
     text, calls = found
-    return Piece(text, calls=calls)
+    return AnswerPiece(text, calls=calls)
 
 
 def _new_id() -> str:

@@ -1,6 +1,6 @@
 """What an answer is made of: text, thinking and tool calls. Pure.
 
-A `Reader` takes apart what the model writes. A plain answer has none: it is text.
+A `TextReader` takes apart what the model writes. A plain answer has none: it is text.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from edgekit.core.chat.calls import ToolCallDelta
 from edgekit.core.chat.logprobs import TokenLogprob
 
 
-class Piece(msgspec.Struct, frozen=True):
+class AnswerPiece(msgspec.Struct, frozen=True):
     """A piece of an answer; each part may be empty."""
 
     text: str = ""
@@ -27,7 +27,7 @@ class Piece(msgspec.Struct, frozen=True):
         return bool(self.text or self.reasoning or self.calls or self.logprobs)
 
 
-class Reader(Protocol):
+class TextReader(Protocol):
     """Takes the text of an answer apart, as it comes."""
 
     @property
@@ -40,11 +40,11 @@ class Reader(Protocol):
         """The texts of special tokens that it reads."""
         ...
 
-    def push(self, text: str) -> Piece:
+    def push(self, text: str) -> AnswerPiece:
         """Add text; return what is certain by now."""
         ...
 
-    def flush(self) -> Piece:
+    def flush(self) -> AnswerPiece:
         """Return what is still held, once the model has ended."""
         ...
 
@@ -52,7 +52,7 @@ class Reader(Protocol):
 class Chain:
     """Reads with one reader what another one leaves as text."""
 
-    def __init__(self, first: Reader, second: Reader) -> None:
+    def __init__(self, first: TextReader, second: TextReader) -> None:
         self._first = first
         self._second = second
 
@@ -66,22 +66,22 @@ class Chain:
         """The texts of special tokens that they read."""
         return [*self._first.shown, *self._second.shown]
 
-    def push(self, text: str) -> Piece:
+    def push(self, text: str) -> AnswerPiece:
         """Add text; return what is certain by now."""
         piece = self._first.push(text)
         return whole([msgspec.structs.replace(piece, text=""), self._second.push(piece.text)])
 
-    def flush(self) -> Piece:
+    def flush(self) -> AnswerPiece:
         """Return what is still held, once the model has ended."""
         piece = self._first.flush()
-        rest = self._second.push(piece.text) if piece.text else Piece()
+        rest = self._second.push(piece.text) if piece.text else AnswerPiece()
         return whole([msgspec.structs.replace(piece, text=""), rest, self._second.flush()])
 
 
-def whole(pieces: Iterable[Piece]) -> Piece:
+def whole(pieces: Iterable[AnswerPiece]) -> AnswerPiece:
     """Return the pieces as one."""
     pieces = list(pieces)
-    return Piece(
+    return AnswerPiece(
         "".join(piece.text for piece in pieces),
         "".join(piece.reasoning for piece in pieces),
         [call for piece in pieces for call in piece.calls],

@@ -11,7 +11,7 @@ from enum import Enum, auto
 
 import msgspec
 
-from edgekit.agent.serve.worker.answer.pieces import Piece
+from edgekit.agent.serve.worker.answer.pieces import AnswerPiece
 from edgekit.agent.serve.worker.answer.text import Tokenizer, overlap
 from edgekit.core.chat.thinking import Marks
 
@@ -55,7 +55,7 @@ class ThinkingReader:
         """The texts of special tokens that it reads."""
         return tuple(filter(None, msgspec.structs.astuple(self._marks)))
 
-    def push(self, text: str) -> Piece:
+    def push(self, text: str) -> AnswerPiece:
         """Add text; return what is certain by now."""
         self._held += text
         reasoning = answer = ""
@@ -67,14 +67,14 @@ class ThinkingReader:
             self._between()
         if self._at is _At.ANSWER:
             answer = self._answer()
-        return Piece(answer, reasoning)
+        return AnswerPiece(answer, reasoning)
 
-    def flush(self) -> Piece:
+    def flush(self) -> AnswerPiece:
         """Return what is still held, once the model has ended."""
         held, self._held = self._held, ""
         if self._at is _At.THINKING:
-            return Piece("", self._trimmed(held.rstrip()))
-        return Piece("" if self._at is _At.END else held)
+            return AnswerPiece("", self._trimmed(held.rstrip()))
+        return AnswerPiece("" if self._at is _At.END else held)
 
     def _begin(self) -> None:
         text, begin = self._held.lstrip(), self._marks.begin

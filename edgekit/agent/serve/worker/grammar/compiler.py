@@ -34,6 +34,7 @@ LIMITS: dict[str, Any] = {
 JSON_OPTIONS: Any = {"whitespace_flexible": False, "lenient": False, "coerce_one_of": False}
 Ids = npt.NDArray[np.intp]
 NO_IDS: Ids = np.empty(0, dtype=np.intp)
+PIECES = ('{"a":"', " b c", "x")  # texts that a grammar may force
 SEARCH_SECONDS = 0.5  # for the place in a refused schema
 MAX_SAID = 300  # characters of the library's words
 
@@ -45,13 +46,17 @@ class TokenCompiler:
         tokenizer: the file `tokenizer.json` of the model.
         vocabulary: how many logits the model has.
         ends: tokens that end an answer.
+
+    Raises:
+        GrammarError: the tokenizer changes texts, so that no grammar could be followed.
     """
 
     def __init__(self, tokenizer: Path, vocabulary: int, ends: Collection[int]) -> None:
-        written = msgspec.json.decode(tokenizer.read_bytes())
-        written["truncation"] = written["padding"] = None  # of a training run
-        text = msgspec.json.encode(written).decode()
+        text = _of_pieces(msgspec.json.decode(tokenizer.read_bytes()))
         self._tokens = LLTokenizer(text, n_vocab=vocabulary, eos_token=sorted(ends))
+        for piece in PIECES:
+            if self._tokens.decode_str(self._tokens.tokenize_str(piece)) != piece:
+                raise GrammarError(f"this model's tokenizer does not keep the text {piece!r}")
         self._vocabulary = vocabulary
         self._limits = LLParserLimits(**LIMITS)
         special = (n for n in range(vocabulary) if self._tokens.is_special_token(n))
@@ -167,6 +172,24 @@ class MatcherGuide:
         error = self._matcher.get_error()
         if error:
             raise GrammarError(_short(error))
+
+
+def _of_pieces(tokenizer: dict[str, Any]) -> str:
+    """Return a `tokenizer.json` that encodes a piece of an answer as it stands in the answer.
+
+    Training leaves padding and truncation in the file, which transformers switches off, too. A
+    space before a text is for its beginning, not for what follows a token.
+    """
+
+    def without_space(part: Any) -> Any:
+        if isinstance(part, dict):
+            kept = {key: without_space(value) for key, value in part.items()}
+            return kept | ({"add_prefix_space": False} if "add_prefix_space" in part else {})
+        return [without_space(each) for each in part] if isinstance(part, list) else part
+
+    changed = {"padding": None, "truncation": None}
+    changed["pre_tokenizer"] = without_space(tokenizer.get("pre_tokenizer"))
+    return msgspec.json.encode(tokenizer | changed).decode()
 
 
 def _written(kind: str, source: str) -> str:

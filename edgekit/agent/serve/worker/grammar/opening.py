@@ -38,7 +38,8 @@ def open_compiler(
         free: returns the bytes of memory that are free.
 
     Raises:
-        NoCompilerError: the device lacks the library, or the memory.
+        NoCompilerError: the device lacks the library, or the memory; or the library does not know
+            the kind of tokenizer.
     """
     if not serves_grammars():
         text = f"this device has no llguidance, which needs glibc {GLIBC[0]}.{GLIBC[1]}"
@@ -51,4 +52,10 @@ def open_compiler(
     # Loaded here: a device that is asked for no grammar has its memory for itself.
     from edgekit.agent.serve.worker.grammar.compiler import TokenCompiler  # noqa: PLC0415  as above
 
-    return TokenCompiler(path, vocabulary, ends)
+    try:
+        return TokenCompiler(path, vocabulary, ends)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of the library is one of these
+        text = f"no grammar can be followed with this model's tokenizer: {error}"
+        raise NoCompilerError("unsupported_parameter", text) from error

@@ -1,0 +1,68 @@
+"""What a stream has shown of an answer, and what of the whole answer is left to show. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgekit.gateway.refusals import HttpError
+
+ANEW = "the device had to begin anew, and its answer is not the one that was shown"
+
+
+class Shown:
+    """Grows by each delta that is passed on."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, str] = {}
+        self._arguments: dict[int, str] = {}  # of each tool call
+        self._tokens = 0  # whose log-probabilities were shown
+
+    def add(self, choice: dict[str, Any]) -> None:
+        """A delta's choice is passed on."""
+        for name, piece in choice["delta"].items():
+            if isinstance(piece, str):
+                self._texts[name] = self._texts.get(name, "") + piece
+        for call in choice["delta"].get("tool_calls") or []:
+            index = call["index"]
+            before = self._arguments.get(index, "")
+            self._arguments[index] = before + (call.get("function", {}).get("arguments") or "")
+        self._tokens += len((choice.get("logprobs") or {}).get("content") or [])
+
+    def rest(self, choice: dict[str, Any]) -> dict[str, Any]:
+        """What of the final's choice was not shown, as the choice of a delta.
+
+        Raises:
+            HttpError: what was shown is not the beginning of it.
+        """
+        delta: dict[str, Any] = {}
+        for name, value in choice["message"].items():
+            if name == "tool_calls":
+                if calls := self._calls(value or []):
+                    delta[name] = calls
+            elif name != "role" and (
+                left := _left(value if isinstance(value, str) else "", self._texts.get(name, ""))
+            ):
+                delta[name] = left
+        made: dict[str, Any] = {"index": 0, "delta": delta}
+        tokens = ((choice.get("logprobs") or {}).get("content") or [])[self._tokens :]
+        if tokens:
+            made["logprobs"] = choice["logprobs"] | {"content": tokens}
+        return made if delta or tokens else {}
+
+    def _calls(self, calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if len(calls) < len(self._arguments):
+            raise HttpError(500, "internal", ANEW)
+        made = []
+        for index, call in enumerate(calls):
+            whole = call["function"]["arguments"]
+            if index not in self._arguments:
+                made.append({"index": index, **call})
+            elif left := _left(whole, self._arguments[index]):
+                made.append({"index": index, "function": {"arguments": left}})
+        return made
+
+
+def _left(whole: str, shown: str) -> str:
+    if not whole.startswith(shown):
+        raise HttpError(500, "internal", ANEW)
+    return whole[len(shown) :]
