@@ -49,9 +49,9 @@ def test_tools_calls_and_results_are_read(encoding: str) -> None:
 
 @pytest.mark.parametrize("encoding", ["", "cbor"])
 def test_nulls_as_sdks_send_them_say_nothing(encoding: str) -> None:
-    function = {**CALL["function"], "parsed_arguments": None}  # type: ignore[dict-item]
+    function = {**CALL["function"], "parsed_arguments": None}  # type: ignore[dict-item]  # wrong on purpose
     called = {**CALLED, "tool_calls": [{**CALL, "function": function}], "refusal": None}
-    tool = {"type": "function", "function": {**TOOL["function"], "strict": None, "x": None}}  # type: ignore[dict-item]
+    tool = {"type": "function", "function": {**TOOL["function"], "strict": None, "x": None}}  # type: ignore[dict-item]  # wrong on purpose
     request = parse(USER, called, RESULT, tools=[tool], tool_choice=None, encoding=encoding)
     assert request.messages[1].tool_calls is not None
 

@@ -27,7 +27,7 @@ TOOL = {
         "strict": True,
     },
 }
-SHOWN = {**TOOL, "function": {k: v for k, v in TOOL["function"].items() if k != "strict"}}  # type: ignore[attr-defined]
+SHOWN = {**TOOL, "function": {k: v for k, v in TOOL["function"].items() if k != "strict"}}  # type: ignore[attr-defined]  # tests alone
 USER = {"role": "user", "content": "How is it in Paris?"}
 CALL = {"name": "get_weather", "arguments": '{"city": "Paris"}'}
 CALLED = {
@@ -134,9 +134,9 @@ def test_tools_stand_in_the_field_of_the_system_message() -> None:
 def test_a_model_that_knows_no_tools_is_told_in_words_of_ours(role: Any) -> None:
     how = ToolFormat(OURS, told=role)
     (first, *_), tools = told(parsed(), how)
-    assert first[0] == role  # type: ignore[index]
-    assert '"name": "get_weather"' in first[1]  # type: ignore[index]
-    assert "<tool_call>" in first[1]  # type: ignore[index]
+    assert first[0] == role  # type: ignore[index]  # plain JSON
+    assert '"name": "get_weather"' in first[1]  # type: ignore[index]  # plain JSON
+    assert "<tool_call>" in first[1]  # type: ignore[index]  # plain JSON
     assert not tools
 
 
@@ -145,7 +145,7 @@ def test_calls_and_results_become_texts_where_the_template_knows_none() -> None:
     assert [each[0] if isinstance(each, tuple) else each["role"] for each in messages] == [
         *("system", "user", "assistant", "user"),
     ]
-    assert messages[2]["content"] == (  # type: ignore[call-overload]
+    assert messages[2]["content"] == (  # type: ignore[call-overload]  # plain JSON
         '<tool_call>{"name": "get_weather", "arguments": {"city": "Paris"}}</tool_call>'
     )
     result = "<tool_response>\n21 degrees\n</tool_response>"
