@@ -35,11 +35,21 @@ def _ten(rig: Rig) -> Iterator[dict[str, str]]:
         fleet.write_text(text + more, encoding="utf-8")
         try:
             run_edgekit(("push", *NAMES), project, environment, COMMAND_SECONDS)
+            _wait_for_baselines(rig)
             yield environment
         finally:
             for name in NAMES:
                 run_edgekit(("stop", name), project, environment, COMMAND_SECONDS)
             fleet.write_text(text, encoding="utf-8")
+
+
+def _wait_for_baselines(rig: Rig) -> None:
+    """Wait until each agent has answered its golden prompts for the quality canary, once."""
+    deadline = time.monotonic() + COMMAND_SECONDS
+    while not all(any((rig.folder / name).glob("releases/*/baseline.json")) for name in NAMES):
+        if time.monotonic() > deadline:
+            raise EdgekitError("a device made no baseline")
+        time.sleep(1)
 
 
 @figure(
