@@ -206,6 +206,28 @@ def test_the_same_message_at_qos_1_is_taken_once_within_its_time() -> None:
     assert agent.fates() == {"taken": 3, "repeated": 1}
 
 
+def test_a_flood_of_what_gave_way_does_not_make_a_rule_forget_what_it_answered() -> None:
+    agent = device(slots=9, per_minute=1, repeat_seconds=60)
+    ends(agent, the_start(agent.hears({"n": 0})))
+    for n in range(1, 5000):
+        agent.now += 0.009
+        agent.hears({"n": n})
+    agent.hears({"n": 0})
+    assert agent.fates()["repeated"] == 1
+
+
+def test_what_was_answered_is_known_for_as_long_as_the_rule_says_after_a_kill_too() -> None:
+    agent = device(repeat_seconds=3600)
+    agent.acknowledged(ends(agent, the_start(agent.hears({"n": 0}))))
+    agent.handle(Tick(), after=1800)
+    again = agent.restarted()
+    again.handle(Ready(1.0, 1.0, 1))
+    again.handle(Connected())
+    assert to_worker(again.hears({"n": 0})) == []
+    again.handle(Tick(), after=1801)
+    assert to_worker(again.hears({"n": 0}))
+
+
 def test_each_message_at_qos_0_counts() -> None:
     agent = device(slots=4)
     for _ in range(2):
@@ -355,6 +377,9 @@ def test_a_late_answer_is_not_made() -> None:
     assert first.deadline < agent.now + 10
     effects = agent.handle(Tick(), after=11)
     assert replies(effects) == []
+    (line,) = [e.text for e in effects if isinstance(e, Warn)]
+    assert "rule door has no answer to a message on plant/door" in line
+    assert agent.fates() == {"taken": 2, "deadline_exceeded": 1}
     assert to_worker(ends(agent, first)) == []
 
 
@@ -484,6 +509,22 @@ def test_a_stop_takes_nothing_new_and_publishes_nothing_more() -> None:
     agent.hears({"n": 2})
     assert agent.fates()["draining"] == 1
     assert len(answers(ends(agent, start))) == 1  # what ran is finished
+
+
+def test_a_stop_without_a_successor_leaves_its_messages_in_the_journal() -> None:
+    agent = device()
+    the_start(agent.hears({"n": 0}))
+    agent.now += 1
+    agent.hears({"n": 1})
+    agent.handle(Drain(agent.now + 1))
+    agent.handle(Tick(), after=2)  # before what runs has ended
+    again = agent.restarted()
+    effects = again.handle(Ready(1.0, 1.0, 1)) + again.handle(Connected())
+    told = []
+    for _ in range(2):
+        effects = ends(again, the_start(effects))
+        told += answers(effects)
+    assert len({each["id"] for each in told}) == len(told) == 2
 
 
 def test_a_successor_gets_what_waits_and_the_open_window() -> None:

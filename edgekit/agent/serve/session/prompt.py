@@ -142,4 +142,4 @@ class Prompt:
         self.move(step)
         self.outcome = outcome
         self.payload, self.request = b"", None
-        self.keep_until = max(self.deadline, now + KEEP_SECONDS)
+        self.keep_until = max(self.keep_until, self.deadline, now + KEEP_SECONDS)

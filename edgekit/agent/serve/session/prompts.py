@@ -116,6 +116,8 @@ class Prompts:
         return [Warn(f"rule {origin.rule} has no answer to a message on {origin.topic}: {error}")]
 
     def _count(self, prompt: Prompt, outcome: Outcome, now: float) -> None:
+        if prompt.origin is not None and outcome.kind == "error":
+            self.metrics.rules[prompt.origin.rule, outcome.code] += 1
         error = CANCELLED if prompt.state == State.CANCELLED else outcome.code
         self.metrics.ended(now - prompt.queued_at, error)
 
@@ -177,6 +179,8 @@ class Prompts:
             self._count(prompt, outcome, now)
             self.ledger.withhold(prompt)
             self.ignored += 1
+            if prompt.origin is not None:
+                effects += self.say_unanswered(prompt.origin, error)
         return effects
 
     def abandon(self, prompt: Prompt) -> list[Effect]:

@@ -213,7 +213,8 @@ class Session:
         queue = self._prompts.queue
         while not self._successor and (prompt := queue.first()) is not None:
             queue.take(prompt)
-            effects += self._hand_back(prompt, now)
+            if prompt.origin is None:  # who published a rule's message does not repeat it: it stays
+                effects += self._hand_back(prompt, now)
         return effects
 
     # --- the broker ---------------------------------------------------------------------------
@@ -344,8 +345,8 @@ class Session:
     def _end(self, now: float) -> list[Effect]:
         effects: list[Effect] = self._rules.close(now) if self._successor else []
         for prompt in reversed(tuple(self._prompts.running.values())):
-            leave = self._dispatch.hand_over if self._successor else self._hand_back
-            effects += leave(prompt, now)
+            stays = self._successor or prompt.origin is not None
+            effects += (self._dispatch.hand_over if stays else self._hand_back)(prompt, now)
         self._exited = True
         return [*effects, *self._say_status(now)]
 

@@ -116,8 +116,7 @@ class Rules:
                 oldest = self._oldest(name) if error.code == "queue_full" else None
                 if oldest is None or self.config.rules[name].when_full == "drop_new":
                     self.prompts.metrics.rules[name, error.code] += 1
-                    if error.retryable or prompt.origin is None:
-                        return effects
+                    assert prompt.origin is not None, "it is a rule's"
                     return [*effects, *self.prompts.say_unanswered(prompt.origin, error)]
                 self.prompts.metrics.rules[name, DROPPED] += 1
                 effects += self.prompts.abandon(oldest)
@@ -181,7 +180,7 @@ class Rules:
             digests,
             queued_at=now,
             deadline=deadline,
-            keep_until=deadline,
+            keep_until=max(deadline, now + rule.repeat_seconds),  # so long it must be known
             request=self._requests[name],
             state=move(None, PromptStep.TAKEN),
             origin=Origin(

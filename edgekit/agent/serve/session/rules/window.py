@@ -72,7 +72,9 @@ class RuleWindow:
         while not self._has_room(heard):
             if self.rule.when_full == "drop_new":
                 return ["left_out"]
-            self._bytes -= self._waiting.popleft().message.size
+            gone = self._waiting.popleft()
+            self._bytes -= gone.message.size
+            self._seen.pop(gone.digest, None)  # it was not answered
             fates.append("gave_way")
         if not self._waiting:
             self._opened_at = now
