@@ -239,6 +239,24 @@ def test_a_grammar_that_takes_too_long_is_refused(
     assert (refused.code, refused.param) == ("invalid_request", "regex")
 
 
+@pytest.mark.parametrize("kind", ["rules", "terminals", "schemas"])
+def test_names_that_lead_on_and_on_do_not_end_the_models_process(
+    compiler: TokenCompiler, kind: str
+) -> None:
+    """They are more than a prompt may have, and as many as 64 KiB hold."""
+    name = "R" if kind == "terminals" else "r"
+    text = "".join(f"{name}{n}: {name}{n + 1}\n" for n in range(4600))
+    asked = Constraint("lark", f'start: {name}0\n{text}{name}4600: "a"')
+    if kind == "schemas":
+        own: dict[str, Any] = {
+            f"{n}": {"anyOf": [{"$ref": f"#/$defs/{n + 1}"}, {"const": 1}]} for n in range(1500)
+        }
+        asked = schema({"$defs": {**own, "1500": {"const": 1}}, "$ref": "#/$defs/0"})
+    with running("a", compiler) as parent:
+        assert isinstance(parent.ask(prompt(asked)), Done | Refused)
+        assert parent.done(prompt(regex("b"))).text == "b"
+
+
 def test_each_grammar_is_compiled_once_and_the_oldest_are_forgotten(
     compiler: TokenCompiler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
