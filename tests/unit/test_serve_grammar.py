@@ -144,6 +144,18 @@ def test_an_answer_that_is_cut_says_so_and_a_whole_one_does_not(compiler: TokenC
             assert done.usage.completion_tokens == min(limit, whole)
 
 
+@pytest.mark.parametrize("wanted", ['{"a":[1,null]}', '{"b":"x","c":[1,null]}'])
+def test_an_answer_whose_forced_end_is_cut_says_so(compiler: TokenCompiler, wanted: str) -> None:
+    """The grammar is at its end once it has forced the rest, whatever of it is said."""
+    either = {"enum": [json.loads(wanted), {**json.loads(wanted), "d": "long"}]}
+    for form in (schema({"const": json.loads(wanted)}), schema(either)):
+        with running(wanted, compiler) as parent:
+            for limit in range(1, len(wanted) + 2):
+                done = parent.done(prompt(form, answer_limit=limit))
+                assert done.text == wanted[:limit]
+                assert done.finish_reason == ("stop" if limit >= len(wanted) else "length"), limit
+
+
 def test_a_stop_string_ends_an_answer_also_among_forced_tokens(compiler: TokenCompiler) -> None:
     with running('{"name":"A","age":7}', compiler) as parent:
         assert parent.done(prompt(schema(PERSON), stops=["me"])).text == '{"na'

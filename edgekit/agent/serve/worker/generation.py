@@ -107,7 +107,7 @@ class Generation:
         """
         if self._guide is None:
             return ""
-        opening = self._guide.opening[: self._limit]
+        opening = self._guide.opening
         reason = self._add(opening, self._guide)
         if opening and not reason:
             self._feed_next([*self._wanted, *opening])
@@ -212,7 +212,7 @@ class Generation:
             if self._answer.add(token, self._clock(), self._logprob(token, allowed)):
                 return "stop"
             guide.take(token)
-            forced = guide.forced()[: self._limit - self._answer.count]
+            forced = guide.forced()
         except GrammarError as error:
             return self._refuse(error)
         reason = self._add(forced, guide)
@@ -233,13 +233,19 @@ class Generation:
         return "refused"
 
     def _add(self, forced: Sequence[int], guide: Guide) -> str:
-        """Add forced tokens to the answer; return the finish reason if it ends with them."""
+        """Add forced tokens to the answer; return the finish reason if it ends with them.
+
+        The grammar has taken them all, also those that the limit cuts off.
+        """
         assert self._sampler is not None
-        self._sampler.skip(forced)
-        for token in forced:
+        room = self._limit - self._answer.count
+        self._sampler.skip(forced[:room])
+        for token in forced[:room]:
             entry = None if self._reader is None else self._reader.certain(token)
             if self._answer.add(token, self._clock(), entry):
                 return "stop"
+        if len(forced) > room:
+            return "length"
         if guide.ended:
             return "stop"
         return "length" if self._full else ""
