@@ -13,7 +13,7 @@ import pytest
 
 from edgekit.agent.serve.loop import polling
 from edgekit.agent.serve.loop.process import ModelProcess
-from edgekit.agent.serve.pipe import Cancel, FromWorker, Pipe, Start, ToWorker
+from edgekit.agent.serve.pipe import Cancel, FromWorker, Pipe, Refused, Start, ToWorker
 from edgekit.core.chat.sampling import Sampling
 from edgekit.core.wire import MAX_BODY_BYTES
 from tests.harness.worker_process import SETTINGS
@@ -67,3 +67,22 @@ def test_what_a_slow_worker_did_not_take_at_once_comes_later_and_in_order() -> N
     assert heard == keys
     theirs.sock.close()
     process.stop()
+
+
+def test_a_prompt_that_no_frame_can_carry_is_refused_and_the_next_one_is_sent() -> None:
+    said: list[FromWorker] = []
+    process = ModelProcess(SETTINGS, on_message=said.append, on_end=lambda: None)
+    parent, worker = socket.socketpair()
+    process._pipe = Pipe(parent, FromWorker)
+    theirs: Pipe[ToWorker] = Pipe(worker, ToWorker)
+    small = msgspec.structs.replace(START, messages=[("user", "Hi")])
+    for value in (10**30, object(), "\ud800"):
+        process.tell(msgspec.structs.replace(small, key="a/2", options={"x": value}))
+    process.tell(small)
+    got = theirs.receive()
+    assert isinstance(got, Start)
+    assert got.key == "a/1"
+    assert all(isinstance(each, Refused) and each.key == "a/2" for each in said)
+    assert [each.code for each in said if isinstance(each, Refused)] == ["internal"] * 3
+    process.stop()
+    worker.close()

@@ -160,6 +160,54 @@ def test_the_size_and_the_depth_of_a_schema_are_bounded() -> None:
     assert (error.code, error.param) == ("invalid_request", "grammar")
 
 
+@pytest.mark.parametrize("key", ["anyOf", "allOf", "items"])
+def test_a_long_chain_of_references_is_refused_with_its_place(key: str) -> None:
+    """The compiler follows it by recursion; 1500 ended the model's process."""
+    assert with_schema(chained(200, key)) is not None
+    for length in (201, 1000):
+        error = refused_schema(chained(length, key))
+        assert error.code == "unsupported_parameter"
+        assert error.what == (
+            "references lead over more than 200 schemas in a row, at /$defs/0 of the schema"
+        )
+
+
+def test_many_references_beside_each_other_or_in_a_small_circle_are_taken() -> None:
+    own: dict[str, Any] = {f"{n}": {"type": "string"} for n in range(500)}
+    wide = {"$defs": own, "anyOf": [{"$ref": f"#/$defs/{n}"} for n in own]}
+    assert with_schema(wide) is not None
+    circle = {"type": "object", "properties": {n: {"$ref": f"#/$defs/{n}"} for n in own}}
+    tree = {"type": "array", "items": {"$ref": "#/$defs/tree"}}
+    assert with_schema({**circle, "$defs": {**own, "tree": tree}}) is not None
+
+
+def test_a_long_circle_of_references_is_refused() -> None:
+    circle = chained(300, "anyOf")
+    circle["$defs"]["300"] = {"anyOf": [{"$ref": "#/$defs/0"}, {"type": "null"}]}
+    assert "more than 200 schemas in a row" in refused_schema(circle).what
+
+
+def chained(length: int, key: str) -> dict[str, Any]:
+    """A schema whose references lead from one definition to the next, over so many."""
+    own: dict[str, Any] = {}
+    for n in range(length - 1):
+        below = {"$ref": f"#/$defs/{n + 1}"}
+        own[f"{n}"] = {key: below if key == "items" else [below]}
+    return {"$defs": {**own, f"{length - 1}": {"type": "string"}}, "$ref": "#/$defs/0"}
+
+
+def test_the_rules_of_a_grammar_are_counted() -> None:
+    def rules(count: int, name: str = "r") -> str:
+        chain = "".join(f"{name}{n}: {name}{n + 1}\n" for n in range(count - 2))
+        return f'start: {name}0\n{chain}{name}{count - 2}: /:/ "::" // :\n'
+
+    assert asked(grammar=rules(500)) is not None
+    for name in ("r", "R"):
+        error = refused(grammar=rules(501, name))
+        assert error.param == "grammar"
+        assert error.what == "more than 500 rules and terminals (line 501, column 5)"
+
+
 def nested(levels: int) -> dict[str, Any]:
     schema: dict[str, Any] = {"type": "string"}
     for _ in range(levels):

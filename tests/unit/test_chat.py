@@ -57,6 +57,7 @@ def test_the_runtime_chooses_by_itself_only_what_nothing_changes(fields: dict[st
     ("field", "value"),
     [
         ("min_p", 1.1),
+        *(("top_k", 2**63), ("max_tokens", 2**63), ("max_completion_tokens", 10**30)),
         ("presence_penalty", 2.1),
         ("frequency_penalty", -2.1),
         ("logit_bias", {"5": 101}),

@@ -144,6 +144,18 @@ def test_an_answer_that_is_cut_says_so_and_a_whole_one_does_not(compiler: TokenC
             assert done.usage.completion_tokens == min(limit, whole)
 
 
+@pytest.mark.parametrize("wanted", ['{"a":[1,null]}', '{"b":"x","c":[1,null]}'])
+def test_an_answer_whose_forced_end_is_cut_says_so(compiler: TokenCompiler, wanted: str) -> None:
+    """The grammar is at its end once it has forced the rest, whatever of it is said."""
+    either = {"enum": [json.loads(wanted), {**json.loads(wanted), "d": "long"}]}
+    for form in (schema({"const": json.loads(wanted)}), schema(either)):
+        with running(wanted, compiler) as parent:
+            for limit in range(1, len(wanted) + 2):
+                done = parent.done(prompt(form, answer_limit=limit))
+                assert done.text == wanted[:limit]
+                assert done.finish_reason == ("stop" if limit >= len(wanted) else "length"), limit
+
+
 def test_a_stop_string_ends_an_answer_also_among_forced_tokens(compiler: TokenCompiler) -> None:
     with running('{"name":"A","age":7}', compiler) as parent:
         assert parent.done(prompt(schema(PERSON), stops=["me"])).text == '{"na'
@@ -237,6 +249,24 @@ def test_a_grammar_that_takes_too_long_is_refused(
         finish.set()
     assert isinstance(refused, Refused)
     assert (refused.code, refused.param) == ("invalid_request", "regex")
+
+
+@pytest.mark.parametrize("kind", ["rules", "terminals", "schemas"])
+def test_names_that_lead_on_and_on_do_not_end_the_models_process(
+    compiler: TokenCompiler, kind: str
+) -> None:
+    """They are more than a prompt may have, and as many as 64 KiB hold."""
+    name = "R" if kind == "terminals" else "r"
+    text = "".join(f"{name}{n}: {name}{n + 1}\n" for n in range(4600))
+    asked = Constraint("lark", f'start: {name}0\n{text}{name}4600: "a"')
+    if kind == "schemas":
+        own: dict[str, Any] = {
+            f"{n}": {"anyOf": [{"$ref": f"#/$defs/{n + 1}"}, {"const": 1}]} for n in range(1500)
+        }
+        asked = schema({"$defs": {**own, "1500": {"const": 1}}, "$ref": "#/$defs/0"})
+    with running("a", compiler) as parent:
+        assert isinstance(parent.ask(prompt(asked)), Done | Refused)
+        assert parent.done(prompt(regex("b"))).text == "b"
 
 
 def test_each_grammar_is_compiled_once_and_the_oldest_are_forgotten(

@@ -32,6 +32,26 @@ from tests.harness.session import (
 )
 
 
+# --- what cannot be started ---------------------------------------------------------------------
+def test_a_prompt_that_cannot_be_made_ready_ends_with_an_error_and_the_next_one_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    agent = Agent().ready()
+    with monkeypatch.context() as patched:
+
+        def broken(*_: object) -> None:
+            raise TypeError("a defect")
+
+        patched.setattr("edgekit.agent.serve.session.dispatch.told", broken)
+        effects = agent.prompt("p1")
+    assert kinds(effects) == ["accepted", "error"]
+    assert to_worker(effects) == []
+    assert [json.loads(m.payload)["error"]["code"] for m in replies(effects)[1:]] == ["internal"]
+    (start,) = to_worker(agent.prompt("p2"))
+    assert isinstance(start, Start)
+    assert kinds(agent.finishes("alice/p2")) == ["final"]
+
+
 # --- cancel -----------------------------------------------------------------------------------
 def test_a_cancel_of_a_waiting_prompt_answers_at_once() -> None:
     agent = Agent().ready()

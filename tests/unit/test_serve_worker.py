@@ -35,6 +35,7 @@ from edgekit.agent.serve.worker.processors import Logits, ProcessorFactory
 from edgekit.agent.serve.worker.walking import walk_idle
 from edgekit.agent.serve.worker.worker import Worker
 from edgekit.core.chat.sampling import Sampling
+from edgekit.core.chat.tools.formats import Calling
 from edgekit.core.quality import TOP
 from edgekit.tokens.conversation import Turn
 from edgekit.tokens.template import NOTHING, Value
@@ -217,6 +218,17 @@ def test_a_stop_string_over_several_tokens_ends_the_answer_unseen() -> None:
         assert (done.text, done.finish_reason) == ("one two ", "stop")
         assert done.usage.completion_tokens == len("one two STOP")
         assert parent.deltas[-1] == " "
+
+
+def test_a_call_that_a_stop_string_cuts_is_not_said_to_be_whole() -> None:
+    calling = Calling("hermes", ["f"])
+    said = '<tool_call>{"name": "f", "arguments": {"a": "xyz"}}</tool_call>'
+    for stops, reason in ((["y"], "stop"), (["arg"], "stop"), (["q"], "tool_calls")):
+        with worker(said * 2) as parent:
+            start = msgspec.structs.replace(prompt(limit=200), calling=calling)
+            done = parent.done(msgspec.structs.replace(start, stops=stops))
+        assert done.finish_reason == reason
+        assert [call.function.name for call in done.calls] == ["f"] * (2 if stops == ["q"] else 1)
 
 
 def test_text_held_for_a_stop_string_that_never_came_is_shown_at_the_end() -> None:

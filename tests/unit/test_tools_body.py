@@ -139,3 +139,38 @@ def test_an_unknown_field_of_a_tool_is_refused_by_name() -> None:
 def test_tools_and_calls_count_as_text() -> None:
     plain, full = parse(USER).text_bytes, parse(USER, CALLED, RESULT, tools=[TOOL]).text_bytes
     assert full - plain > len(json.dumps([TOOL, CALL], separators=(",", ":"))) - 20
+
+
+@pytest.mark.parametrize(
+    "value",
+    [2**64, -(2**63) - 1, 10**30, cbor2.undefined, b"x", float("nan"), cbor2.CBORSimpleValue(99)],
+)
+def test_a_value_that_json_or_64_bits_do_not_have_is_refused_by_its_field(value: Any) -> None:
+    """It could not be sent to the model's process, or no template could write it."""
+    encodings = [""] if isinstance(value, int) else ["cbor"]  # in CBOR most are tags
+    deep = {"type": "object", "properties": {"a": {"type": "integer", "maximum": [value]}}}
+    tool = {"type": "function", "function": {"name": "f", "parameters": deep}}
+    for encoding in encodings:
+        for param, more in (
+            ("tools[0].function.parameters", {"tools": [tool]}),
+            ("chat_template_kwargs.x", {"chat_template_kwargs": {"x": value}}),
+        ):
+            with pytest.raises(ProtocolError) as caught:
+                parse(USER, encoding=encoding, **more)
+            assert caught.value.code == "invalid_request"
+            assert caught.value.param.startswith(param.partition(".x")[0])
+
+
+def test_an_integer_beyond_64_bits_in_the_arguments_of_a_call_is_refused_by_its_field() -> None:
+    function = {"name": "get_weather", "arguments": f'{{"a":[{10**30}]}}'}
+    called = {**CALLED, "tool_calls": [{**CALL, "function": function}]}
+    with pytest.raises(ProtocolError) as caught:
+        parse(USER, called, RESULT)
+    assert caught.value.param == "messages[1].tool_calls[0].function.arguments"
+
+
+def test_the_integers_of_64_bits_are_taken() -> None:
+    parameters = {"properties": {"a": {"minimum": -(2**63), "maximum": 2**64 - 1}}}
+    for encoding in ("", "cbor"):
+        tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+        assert parse(USER, tools=[tool], encoding=encoding).tools is not None

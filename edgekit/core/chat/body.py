@@ -6,6 +6,8 @@ A picture's base64 text is decoded while the body is read, and is kept nowhere b
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from math import isfinite
 from typing import Any
 
 import msgspec
@@ -16,7 +18,7 @@ from edgekit.core.chat.calls import CalledFunction, ToolCall
 from edgekit.core.chat.formats import FORMATS, JsonSchema, TextFormat
 from edgekit.core.chat.parts import PARTS, ImageUrl, TextPart
 from edgekit.core.chat.request import ChatMessage, ChatRequest
-from edgekit.core.chat.tools.check import check_tools
+from edgekit.core.chat.tools.check import arguments_of, check_tools
 from edgekit.core.chat.tools.forcing import check_forced
 from edgekit.core.chat.tools.request import Function, Tool
 from edgekit.core.repeated import check_keys
@@ -24,6 +26,8 @@ from edgekit.core.wire import UNREADABLE, ProtocolError
 
 _AT = re.compile(r" - at (?:`key` in )?`\$\.?(?P<path>[^`]*)`")
 _UNKNOWN = re.compile(r"unknown field `(?P<name>[^`]*)`")
+# What MessagePack carries to the model's process
+_LEAST, _MOST = -(2**63), 2**64 - 1
 
 
 def parse_body(payload: bytes, encoding: str = "") -> ChatRequest:
@@ -59,6 +63,8 @@ def parse_body(payload: bytes, encoding: str = "") -> ChatRequest:
             where = f"messages[{number}].content[{message.picture_parts[0]}]"
             text = f"a message of the role {message.role} has a picture; only a user's may"
             raise ProtocolError("invalid_request", text, where)
+    for where, value in _free_values(request):
+        _check_json(value, where)
     check_tools(request)
     if request.picture_count and (request.num_beams or 1) > 1:
         text = "a prompt with pictures is answered without beam search: num_beams is 1"
@@ -66,6 +72,40 @@ def parse_body(payload: bytes, encoding: str = "") -> ChatRequest:
     _check_logprobs(request)
     check_forced(request)
     return request
+
+
+def _free_values(request: ChatRequest) -> Iterator[tuple[str, object]]:
+    """Yield the fields that may hold any JSON and go to the model's process, by their names.
+
+    Raises:
+        ProtocolError: the arguments of a call are no JSON object.
+    """
+    for name, value in (request.chat_template_kwargs or {}).items():
+        yield f"chat_template_kwargs.{name}", value
+    for number, tool in enumerate(request.tools or ()):
+        yield f"tools[{number}].function.parameters", tool.function.parameters
+    for number, message in enumerate(request.messages):
+        for place, call in enumerate(message.tool_calls or ()):
+            where = f"messages[{number}].tool_calls[{place}].function.arguments"
+            yield where, arguments_of(call.function.arguments, where)
+
+
+def _check_json(value: object, where: str) -> None:
+    """Check that a value is JSON, which CBOR goes beyond, with integers of 64 bits."""
+    left = [value]
+    while left:
+        one = left.pop()
+        if isinstance(one, dict):
+            left += one.values()
+        elif isinstance(one, list):
+            left += one
+        elif isinstance(one, float) and not isfinite(one):
+            raise ProtocolError("invalid_request", f"{one} is no number of JSON", where)
+        elif isinstance(one, int) and not _LEAST <= one <= _MOST:
+            raise ProtocolError("invalid_request", "an integer does not fit in 64 bits", where)
+        elif one is not None and not isinstance(one, str | int | float):
+            text = f"JSON has no value of the kind {type(one).__name__}"
+            raise ProtocolError("invalid_request", text, where)
 
 
 def _check_logprobs(request: ChatRequest) -> None:

@@ -25,6 +25,7 @@ _LEXEME = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
+MAX_RULES = 500  # of rules and terminals; the compiler follows their names by recursion
 # What llguidance's sampler or its caller would have to do; this agent does not.
 _NOT_SERVED = ("temperature", "stop", "stop_capture")
 
@@ -41,7 +42,7 @@ def check_lark(source: str) -> None:
     """
     if "::=" in source:
         raise LarkError("the grammar is GBNF; this field takes Lark (rule: expression)")
-    at, named = 0, ""
+    at, named, rules = 0, "", 0
     while at < len(source):
         found = _LEXEME.match(source, at)
         assert found is not None, "the last alternative takes any character"
@@ -54,6 +55,10 @@ def check_lark(source: str) -> None:
             raise _at(source, begin, f"{text[:40]} names another grammar; there is one")
         if kind == "directive":
             at = _after_directive(source, begin, at, text)
+        if text == ":":  # outside of strings it stands behind the name of a rule alone
+            rules += 1
+            if rules > MAX_RULES:
+                raise _at(source, begin, f"more than {MAX_RULES} rules and terminals")
         if text == "=" and named in _NOT_SERVED:
             raise _at(source, begin, f"the option {named} is not served")
         named = text if kind == "name" else ""

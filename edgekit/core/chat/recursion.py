@@ -1,12 +1,17 @@
-"""Finds a schema that no finite answer matches, because it contains itself without an end."""
+"""Finds references that lead too far: to a schema that contains itself without an end, which no
+finite answer matches, or over more schemas than the compiler can follow."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from graphlib import CycleError, TopologicalSorter
+from itertools import accumulate
 from typing import Any
 from urllib.parse import unquote
 
 MAX_ROUNDS = 64  # what is not settled then, the compiler's first step settles
+MAX_CHAIN = 200  # the compiler follows them by recursion, on the stack of its thread
 SCALARS = {"null", "boolean", "integer", "number", "string"}
 
 
@@ -38,6 +43,34 @@ def endless(schemas: Mapping[str, Any]) -> str | None:
         return None
     looping: str = next((at for at in needed if "$ref" in schemas[at]), needed[0])
     return looping
+
+
+def too_long(references: Iterable[tuple[str, str]]) -> str | None:
+    """Return the JSON Pointer of a schema with more than `MAX_CHAIN` others behind it; else None.
+
+    A chain is of schemas that references lead to, each within the one before. Those that lead
+    around a circle are all counted as one chain, which no search through them is longer than.
+
+    Args:
+        references: the schema that each `$ref` leads to, and where the `$ref` is; both pointers.
+    """
+    references = list(references)
+    needs: dict[str, set[str]] = {target: set() for target, _ in references}
+    for target, at in references:
+        for outer in accumulate(at.split("/"), "{}/{}".format):
+            if outer in needs:
+                needs[outer].add(target)
+    sorter = TopologicalSorter(needs)
+    with suppress(CycleError):  # the others can be sorted all the same
+        sorter.prepare()
+    length, far = 0, ""
+    while ready := sorter.get_ready():
+        length, far = length + 1, ready[0]
+        sorter.done(*ready)
+        for each in ready:
+            del needs[each]
+    far = next(iter(needs), far)
+    return far if length + len(needs) > MAX_CHAIN else None
 
 
 def _is_finite(schema: Any, at: str, finite: set[str]) -> bool:

@@ -28,6 +28,7 @@ MAX_OPTIONS = 16  # variables in `chat_template_kwargs`
 
 StopString = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
+TokenCount = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
 TokenId = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 Bias = Annotated[float, msgspec.Meta(ge=-100, le=100)]
 OptionText = Annotated[Text, msgspec.Meta(max_length=256)]
@@ -105,11 +106,11 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
 
     messages: Annotated[list[ChatMessage], msgspec.Meta(min_length=1, max_length=MAX_MESSAGES)]
     model: str | None = None
-    max_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    max_tokens: TokenCount | None = None
+    max_completion_tokens: TokenCount | None = None
     temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
-    top_k: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    top_k: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None = None
     min_p: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None

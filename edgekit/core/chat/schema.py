@@ -16,7 +16,7 @@ from urllib.parse import unquote
 import msgspec
 
 from edgekit.core.chat.formats import MAX_SOURCE_BYTES
-from edgekit.core.chat.recursion import endless
+from edgekit.core.chat.recursion import MAX_CHAIN, endless, too_long
 
 MAX_DEPTH = 48  # of objects and arrays in the schema; llguidance reads JSON down to 128
 MAX_SCHEMAS = 4000
@@ -153,13 +153,17 @@ class _Walk:
         return value
 
     def check_references(self) -> None:
-        """Check that each `$ref` leads to a schema of this document."""
+        """Check that each `$ref` leads to a schema of this document, and not too far."""
         for reference, at in self._references:
             if not reference.startswith("#"):
                 text = f"$ref {reference[:80]!r} leads out of the schema"
                 raise SchemaError(text, at, valid=True)
             if unquote(reference[1:]) not in self.found:
                 raise SchemaError(f"$ref {reference[:80]!r} leads to no schema", at)
+        where = too_long((unquote(reference[1:]), at) for reference, at in self._references)
+        if where is not None:
+            text = f"references lead over more than {MAX_CHAIN} schemas in a row"
+            raise SchemaError(text, where, valid=True)
 
 
 def _wrong(key: str, value: Any) -> str:

@@ -11,7 +11,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from edgekit.agent.serve.pipe import FromWorker, Message, Pipe, PipeClosedError, WorkerSettings
+from edgekit.agent.serve.pipe import (
+    FromWorker,
+    Message,
+    Pipe,
+    PipeClosedError,
+    Refused,
+    Start,
+    WorkerSettings,
+)
 from edgekit.core.config import AgentConfig
 from edgekit.core.manifest import BundleConfig
 
@@ -27,7 +35,8 @@ class ModelProcess:
 
     Args:
         settings: the first frame to each worker.
-        on_message: called from `ready` with each message of the worker.
+        on_message: called from `ready` with each message of the worker, and from `tell` with the
+            refusal of a prompt that cannot be sent.
         on_end: called from `ready` when the worker has ended by itself.
     """
 
@@ -60,10 +69,22 @@ class ModelProcess:
         self.tell(self._settings)
 
     def tell(self, message: Message) -> None:
-        """Send a message. It is buffered while the worker does not read, and lost when it ends."""
-        if self._pipe is not None:
-            with suppress(PipeClosedError):  # `ready` notices the end
-                self._pipe.offer(message)
+        """Send a message. It is buffered while the worker does not read, and lost when it ends.
+
+        A prompt that no frame can carry is refused, as the worker would: it harms no other.
+        """
+        if self._pipe is None:
+            return
+        try:
+            self._pipe.offer(message)
+        except PipeClosedError:  # `ready` notices the end
+            return
+        except (TypeError, ValueError, OverflowError) as error:
+            if not isinstance(message, Start):
+                raise
+            log.exception("the prompt %s cannot be sent to the model process", message.key)
+            text = f"the model process cannot be given this prompt: {error}"
+            self._on_message(Refused(message.key, "internal", text))
 
     @property
     def pid(self) -> int | None:

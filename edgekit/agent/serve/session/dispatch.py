@@ -12,7 +12,7 @@ import msgspec
 
 from edgekit.agent.serve.pipe import Done, Generated, Heartbeat, Ready, Refused, Start
 from edgekit.agent.serve.session import replies
-from edgekit.agent.serve.session.events import Effect, Event, GiveUp, Spawn, ToWorker
+from edgekit.agent.serve.session.events import Effect, Event, GiveUp, Spawn, ToWorker, Warn
 from edgekit.agent.serve.session.presence import Presence, answer_cap
 from edgekit.agent.serve.session.prompt import Prompt
 from edgekit.agent.serve.session.prompts import Prompts
@@ -83,20 +83,35 @@ class Dispatch:
         effects: list[Effect] = []
         while (prompt := self.prompts.next_to_start(now)) is not None:
             try:
-                effects.append(ToWorker(self._start(prompt, now)))
+                start = self._start_of(prompt)
             except wire.ProtocolError as error:  # another release took it, which served more
-                outcome = replies.error_outcome(error)
-                effects += self.prompts.end(prompt, PromptStep.REFUSED, outcome, now)
+                effects += self._not_started(prompt, error, now)
+            except (
+                Exception
+            ) as error:  # a defect that one prompt triggers must not leave it waiting
+                text = f"the device cannot run this prompt: {error!r}"
+                effects.append(Warn(f"{prompt.key}: {text}"))
+                refusal = wire.ProtocolError("internal", text)
+                effects += self._not_started(prompt, refusal, now)
+            else:
+                effects.append(self._started(prompt, start, now))
         return effects
 
-    def _start(self, prompt: Prompt, now: float) -> Start:
-        request = prompt.request
-        assert request is not None, "a prompt that ended does not wait"
+    def _not_started(self, prompt: Prompt, error: wire.ProtocolError, now: float) -> list[Effect]:
+        return self.prompts.end(prompt, PromptStep.REFUSED, replies.error_outcome(error), now)
+
+    def _started(self, prompt: Prompt, start: Start, now: float) -> Effect:
         prompt.move(PromptStep.STARTED)
         prompt.starts += 1
         prompt.started_at = now
         self.prompts.running[prompt.key] = prompt
         self.prompts.ledger.touch(prompt)
+        return ToWorker(start)
+
+    def _start_of(self, prompt: Prompt) -> Start:
+        """Return what the worker gets; nothing is changed, so that a failure leaves nothing."""
+        request = prompt.request
+        assert request is not None, "a prompt that ended does not wait"
         limit = answer_cap(self.config, self.bundle, self.model)
         if request.top_logprobs_asked is not None:
             limit = min(limit, most_tokens(request.top_logprobs_asked))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
+import msgspec
+
 from edgekit.agent.serve.pipe import Done, EndedPrompt, Refused, Start
 from edgekit.agent.serve.worker.answer.answer import Answer
 from edgekit.agent.serve.worker.answer.logprobs import LogprobReader
@@ -15,9 +17,10 @@ from edgekit.agent.serve.worker.pictures.sight import Floats, Seen
 from edgekit.agent.serve.worker.prefix import Slot
 from edgekit.agent.serve.worker.sampling import Allowed, Sampler
 from edgekit.agent.serve.worker.scheduler import Load
-from edgekit.core.chat.calls import joined
+from edgekit.core.chat.calls import ToolCall, joined
 from edgekit.core.chat.completion import PromptTokensDetails, Timings, Usage
 from edgekit.core.chat.logprobs import TokenLogprob
+from edgekit.core.wire import UNREADABLE
 
 NO_PICTURES: Mapping[int, Seen] = MappingProxyType({})
 
@@ -107,7 +110,7 @@ class Generation:
         """
         if self._guide is None:
             return ""
-        opening = self._guide.opening[: self._limit]
+        opening = self._guide.opening
         reason = self._add(opening, self._guide)
         if opening and not reason:
             self._feed_next([*self._wanted, *opening])
@@ -212,7 +215,7 @@ class Generation:
             if self._answer.add(token, self._clock(), self._logprob(token, allowed)):
                 return "stop"
             guide.take(token)
-            forced = guide.forced()[: self._limit - self._answer.count]
+            forced = guide.forced()
         except GrammarError as error:
             return self._refuse(error)
         reason = self._add(forced, guide)
@@ -233,13 +236,19 @@ class Generation:
         return "refused"
 
     def _add(self, forced: Sequence[int], guide: Guide) -> str:
-        """Add forced tokens to the answer; return the finish reason if it ends with them."""
+        """Add forced tokens to the answer; return the finish reason if it ends with them.
+
+        The grammar has taken them all, also those that the limit cuts off.
+        """
         assert self._sampler is not None
-        self._sampler.skip(forced)
-        for token in forced:
+        room = self._limit - self._answer.count
+        self._sampler.skip(forced[:room])
+        for token in forced[:room]:
             entry = None if self._reader is None else self._reader.certain(token)
             if self._answer.add(token, self._clock(), entry):
                 return "stop"
+        if len(forced) > room:
+            return "length"
         if guide.ended:
             return "stop"
         return "length" if self._full else ""
@@ -255,10 +264,12 @@ class Generation:
         prefilled = self._prefilled or now
         first = max(self._answer.first_at or now, prefilled)  # the first that the model chose
         said = self._answer.finish(now)
+        calls = joined(said.calls)
+        whole = bool(calls) and not (self.start.stops and _lacks_its_end(calls[-1]))
         return Done(
             self.start.key,
             said.text,
-            "tool_calls" if said.calls and reason == "stop" else reason,
+            "tool_calls" if whole and reason == "stop" else reason,
             Usage(
                 self._prompt_tokens,
                 count,
@@ -273,7 +284,7 @@ class Generation:
                 predicted_per_second=count / max(now - prefilled, 1e-9),
             ),
             said.reasoning,
-            joined(said.calls),
+            calls,
             None if self._reader is None else said.logprobs,
         )
 
@@ -296,3 +307,12 @@ class Generation:
     def _forget(self, length: int) -> None:
         self._decoder.truncate(self.slot.number, length)
         del self.slot.tokens[length:]
+
+
+def _lacks_its_end(call: ToolCall) -> bool:
+    """Whether a call's arguments are not whole, as where a stop string ended the answer in it."""
+    try:
+        msgspec.json.decode(call.function.arguments)
+    except UNREADABLE:
+        return True
+    return False

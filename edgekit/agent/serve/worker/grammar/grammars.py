@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import select
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -26,6 +27,9 @@ from edgekit.core.chat.constraint import Constraint
 log = logging.getLogger(__name__)
 
 KEPT = 32  # compiled grammars
+# Of the thread that compiles. llguidance follows rules and references by recursion, and where the
+# stack ends the process does: with 8 MiB between 2000 and 3000 rules in a row.
+STACK_BYTES = 64 << 20
 COMPILE_SECONDS = 10.0  # then the prompt is refused; the library's limits end it far earlier
 
 
@@ -92,7 +96,7 @@ class Grammars:
             self._entries.move_to_end(key)
             return
         if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, "grammar")
+            self._thread = _thread()
             self._woken = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         future = self._thread.submit(self._compile, constraint)
         future.add_done_callback(lambda _: os.eventfd_write(self._woken, 1))
@@ -156,6 +160,16 @@ class Grammars:
                 *(time.monotonic() - began, _resident_mb() - before),
             )
         return self._compiler.compile(constraint)
+
+
+def _thread() -> ThreadPoolExecutor:
+    pool = ThreadPoolExecutor(1, "grammar")
+    before = threading.stack_size(STACK_BYTES)
+    try:
+        pool.submit(int)  # begins the thread
+    finally:
+        threading.stack_size(before)
+    return pool
 
 
 def _digest(constraint: Constraint) -> bytes:
