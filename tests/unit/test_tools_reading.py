@@ -233,6 +233,40 @@ def test_what_is_no_call_stays_text(form: str, text: str) -> None:
         assert cut(calling, text, seed) == (text, [])
 
 
+JSON_ANSWERS = [
+    ("llama3", '{"name":"get_time","colour":"red"}'),
+    ("llama3", '\n{"name": "get_time"}'),
+    ("llama3", '{"name": "get_time", "arguments": 5}'),
+    ("llama3", '{"name": "get_time", "parameters": "none"}'),
+    ("llama3", '[{"name": "get_time", "parameters": {}}]'),
+    ("mistral-args", '{"note":"say [TOOL_CALLS]get_time{}"}'),
+    ("mistral", '{"note":"[TOOL_CALLS] [{\\"name\\": \\"get_time\\"}]"}'),
+    ("mistral", '"[TOOL_CALLS]get_time{}"'),
+    ("hermes", '{"a": "<tool_call>{", "name": "get_time", "arguments": {}}'),
+    ("phi4-mini", "false"),
+    ("edgekit", "\n[1, 2]"),
+]
+
+
+@pytest.mark.parametrize(("form", "text"), JSON_ANSWERS)
+def test_json_of_a_schema_is_no_call(form: str, text: str) -> None:
+    calling = Calling(form, TOOLS, free=False)
+    assert read_all(calling, text) == (text, [])
+    for seed in range(50):
+        assert cut(calling, text, seed) == (text, [])
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_where_json_is_the_other_way_calls_are_found_at_the_beginning(form: str) -> None:
+    calls: list[Call] = [("get_time", {}), ("get_weather", {"city": 'é "{<', "of": [1, {}]})]
+    calls = calls if FORMATS[form].many else calls[1:]
+    texts = [(name, json.dumps(arguments, ensure_ascii=False)) for name, arguments in calls]
+    text, calling = written(FORMATS[form], texts), Calling(form, TOOLS, free=False)
+    for seed in range(50):
+        said, deltas = cut(calling, text, seed)
+        assert (said, found(deltas)) == ("", calls)
+
+
 @pytest.mark.parametrize("form", FORMATS)
 def test_what_the_table_writes_is_read_again(form: str) -> None:
     calls: list[Call] = [("get_time", {}), ("get_weather", {"city": 'é "{<', "of": [1, {}]})]

@@ -166,7 +166,7 @@ class Calling(msgspec.Struct, frozen=True):
         tools: the names of the functions that may be called; no other is.
         shown: tags of the format that are tokens, which the answer's text must show.
         single: the answer ends with its first call.
-        free: text may stand before the calls.
+        free: text may stand before the calls; else the answer is calls, or JSON of a schema.
     """
 
     format: str

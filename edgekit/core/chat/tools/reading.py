@@ -2,7 +2,8 @@
 
 Text before and between calls stays text. What looks like a call and is none (no object, no known
 tool) stays text, too, as long as nothing of it was told. A name is told as soon as it is whole, and
-arguments as they come.
+arguments as they come. Where the answer may be JSON of a schema instead of calls, a call stands at
+the very beginning, and its name waits for its arguments: the JSON may have a field `name`, too.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class CallReader:
         self._format = format_of(calling.format)
         self._tools = frozenset(calling.tools)
         self._single = calling.single
+        self._free = calling.free
         self._new_id = new_id
         self._opens = tuple(tag for tag in self._format.opens if tag)
         self._bare = "" in self._format.opens  # an answer that begins with an object is a call
@@ -87,6 +89,10 @@ class CallReader:
             if start[0] == "{":
                 self._open(len(buffer) - len(start))
                 return True
+        if not (self._free or (self._blank and self._may_open(start))):
+            self._say(buffer)
+            self._buffer = ""
+            return False
         found = min(
             ((at, tag) for tag in self._opens if (at := buffer.find(tag)) >= 0), default=None
         )
@@ -102,6 +108,10 @@ class CallReader:
         self._say(buffer[: len(buffer) - held])
         self._buffer = buffer[len(buffer) - held :]
         return False
+
+    def _may_open(self, start: str) -> bool:
+        """Whether a text begins with a tag that opens calls, or may do so once it is longer."""
+        return any(start.startswith(tag) or tag.startswith(start) for tag in self._opens)
 
     def _open(self, size: int) -> None:
         self._raw, self._buffer = self._buffer[:size], self._buffer[size:]
@@ -170,14 +180,16 @@ class CallReader:
         if not self._told:
             self._raw += self._buffer[:at]
         self._buffer = self._buffer[at:]
-        if not self._told and call.name:
+        told = self._told
+        if not told and call.name:
             if call.name not in self._tools:
                 self._give_back()
                 return True
-            self._told = True
+            self._told = self._free or call.begun
+        if self._told and not told:
             function = FunctionDelta(call.name, call.take())
             self._deltas.append(ToolCallDelta(self._count, function, self._new_id(), "function"))
-        elif self._told and (more := call.take()):
+        elif told and (more := call.take()):
             self._deltas.append(ToolCallDelta(self._count, FunctionDelta(arguments=more)))
         if not call.done and not call.broken:
             return False
