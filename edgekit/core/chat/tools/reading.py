@@ -35,8 +35,9 @@ class CallReader:
         self._single = calling.single
         self._free = calling.free
         self._new_id = new_id
-        self._opens = tuple(tag for tag in self._format.opens if tag)
-        self._bare = "" in self._format.opens  # an answer that begins with an object is a call
+        opens = (self._format.tag,) if calling.bound else self._format.opens
+        self._opens = tuple(tag for tag in opens if tag)
+        self._bare = "" in opens  # an answer that begins with an object is a call
         self._skipped = sorted((*self._opens, *self._format.closes), key=len, reverse=True)
         self._buffer = ""
         self._raw = ""  # since the tag that opened a call; text again if it was none
