@@ -164,6 +164,33 @@ RECORDED: list[tuple[str, str, str, list[Call]]] = [
         [WEATHER],
     ),
 ]
+# Calls whose ends are not what the format asks for
+DAMAGED: list[tuple[str, str, str, list[Call]]] = [
+    (
+        "hermes",
+        '<tool_call>{"name": "get_weather", "arguments": {"city": "Paris"}</tool_call>',
+        "",
+        [WEATHER],
+    ),
+    (
+        "hermes",
+        (
+            '<tool_call>{"name": "get_weather", "arguments": {"city": "Paris"}</tool_call>\n'
+            '<tool_call>{"name": "get_time", "arguments": {}}</tool_call> Wait.'
+        ),
+        " Wait.",
+        [WEATHER, TIME],
+    ),
+    (
+        "phi4-mini",
+        '<|tool_call|>[{"name": "get_weather", "arguments": {"city": "Paris"}]<|/tool_call|>',
+        "",
+        [WEATHER],
+    ),
+    ("mistral", '[TOOL_CALLS] [{"name": "get_time", "arguments": {}}] tail', "tail", [TIME]),
+    ("mistral", '[TOOL_CALLS] [{"name": "get_time", "arguments": {}] tail', "tail", [TIME]),
+    ("mistral-args", "[TOOL_CALLS]get_time[ARGS]{} and text", "and text", [TIME]),
+]
 # Texts that look like calls, and are none
 TEXTS = [
     ("hermes", "I would use <tool_call> for that."),
@@ -209,7 +236,7 @@ def cut(calling: Calling, text: str, seed: int) -> tuple[str, list[ToolCallDelta
     return said + more, deltas + calls
 
 
-@pytest.mark.parametrize(("form", "text", "said", "calls"), RECORDED)
+@pytest.mark.parametrize(("form", "text", "said", "calls"), RECORDED + DAMAGED)
 def test_recorded_calls_are_found_however_tokens_cut_them(
     form: str, text: str, said: str, calls: list[Call]
 ) -> None:

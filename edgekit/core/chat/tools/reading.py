@@ -168,7 +168,7 @@ class CallReader:
         if self._format.syntax == "gemma" and character == "c":
             return GemmaCall()
         if self._format.syntax != "gemma" and (character.isalnum() or character in "_-"):
-            return NamedCall() if "[TOOL_CALLS]" in self._opens else None
+            return NamedCall() if "[TOOL_CALLS]" in self._raw else None
         return None
 
     # --- inside a call --------------------------------------------------------------------------
@@ -180,7 +180,7 @@ class CallReader:
                 break
         if not self._told:
             self._raw += self._buffer[:at]
-        self._buffer = self._buffer[at:]
+        broke, self._buffer = self._buffer[at - 1 : at], self._buffer[at:]
         told = self._told
         if not told and call.name:
             if call.name not in self._tools:
@@ -197,9 +197,10 @@ class CallReader:
         if not self._told:
             self._give_back()
             return True
+        if call.broken:  # what broke it may be a tag behind the call
+            self._buffer = broke + self._buffer
         self._call, self._raw, self._blank = None, "", True
         self._count += 1
-        self._inside = not call.broken
         self.ended = self._single or not self._format.many
         return True
 

@@ -268,8 +268,9 @@ class GemmaCall:
             self._out.append(", ")
             self._key = self._open[-1] == "{"
             return
-        if self._open.pop() + character not in ("{}", "[]"):
-            self.broken = True
+        self.broken = self._open.pop() + character not in ("{}", "[]")
+        if self.broken:
+            return
         self._out.append(character)
         self._key = False
         self.done = not self._open
