@@ -164,6 +164,33 @@ RECORDED: list[tuple[str, str, str, list[Call]]] = [
         [WEATHER],
     ),
 ]
+# Arguments told twice, and words that no JSON has
+ODD: list[tuple[str, str, str, list[Call]]] = [
+    (
+        "hermes",
+        '<tool_call>{"name": "get_time", "parameters": {}, "arguments": {"a": 1}}</tool_call>',
+        "",
+        [TIME],
+    ),
+    (
+        "hermes",
+        '<tool_call>{"name": "get_time", "arguments": null, "parameters": {"a": 1}}</tool_call>',
+        "",
+        [("get_time", {"a": 1})],
+    ),
+    (
+        "hermes",
+        '<tool_call>{"arguments": "{}", "arguments": {"a": 1}, "name": "get_time"}</tool_call>',
+        "",
+        [TIME],
+    ),
+    (
+        "gemma4",
+        "<|tool_call>call:get_time{a:NaN,b:[Infinity,-Infinity,-1]}<tool_call|>",
+        "",
+        [("get_time", {"a": "NaN", "b": ["Infinity", "-Infinity", -1]})],
+    ),
+]
 # Calls whose ends are not what the format asks for
 DAMAGED: list[tuple[str, str, str, list[Call]]] = [
     (
@@ -236,7 +263,7 @@ def cut(calling: Calling, text: str, seed: int) -> tuple[str, list[ToolCallDelta
     return said + more, deltas + calls
 
 
-@pytest.mark.parametrize(("form", "text", "said", "calls"), RECORDED + DAMAGED)
+@pytest.mark.parametrize(("form", "text", "said", "calls"), RECORDED + DAMAGED + ODD)
 def test_recorded_calls_are_found_however_tokens_cut_them(
     form: str, text: str, said: str, calls: list[Call]
 ) -> None:

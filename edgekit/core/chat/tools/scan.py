@@ -113,6 +113,8 @@ class ObjectCall:
     def _string_ended(self) -> None:
         if self._part == "key":
             self._key, self._part = _decoded("".join(self._value)), "colon"
+            if self.begun and self._key in _ARGUMENTS:
+                self._key = ""  # a call has its arguments once: the first that it says
         elif self._part == "value":
             self._value_ended()
 
@@ -319,7 +321,12 @@ def _inner(text: str) -> str:
 
 def _is_scalar(word: str) -> bool:
     try:
-        json.loads(word)
+        json.loads(word, parse_constant=_refused)
     except ValueError:
         return False
     return True
+
+
+def _refused(word: str) -> None:
+    """Refuse `NaN` and its like, which Python reads and JSON does not have."""
+    raise ValueError(word)
