@@ -227,7 +227,7 @@ def test_a_format_of_the_answer_leaves_calls_as_the_other_way(
         how = format_of(model[0], name)
         for said, calls in answers(model, asking("auto", response_format=FORMAT), how):
             assert bool(said) != bool(calls)
-            assert not said or json.loads(said) == {"done": True}
+            assert said in {"", '{"done": true}'}, "spaces are those of calls"
 
 
 def test_without_need_there_is_no_grammar() -> None:
