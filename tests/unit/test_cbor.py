@@ -53,6 +53,23 @@ def test_a_body_means_the_same_in_cbor_as_in_json() -> None:
     assert parse_body(cbor2.dumps(FULL), "cbor") == parse_body(json.dumps(FULL).encode())
 
 
+def test_a_body_in_cbor_leaves_the_parameters_of_a_tool_12_levels_and_arguments_32() -> None:
+    def nested(levels: int) -> dict[str, Any]:
+        return {"default": nested(levels - 1)} if levels else {"description": "x"}
+
+    def tools(levels: int) -> bytes:
+        function = {"name": "f", "parameters": nested(levels - 1)}
+        return cbor2.dumps(BODY | {"tools": [{"type": "function", "function": function}]})
+
+    call = {"name": "f", "arguments": json.dumps(nested(31))}
+    calls = [{"id": "a", "type": "function", "function": call}]
+    messages = [*BODY["messages"], {"role": "assistant", "tool_calls": calls}]
+    assert parse_body(tools(12), "cbor").tools
+    assert parse_body(cbor2.dumps({"messages": messages}), "cbor").messages
+    with pytest.raises(wire.ProtocolError, match="16"):
+        parse_body(tools(13), "cbor")
+
+
 def test_every_reply_is_cbor_of_the_same_values_with_its_content_type() -> None:
     ours, theirs = Agent().ready(), Agent().ready()
     pairs = [

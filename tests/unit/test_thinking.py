@@ -15,6 +15,7 @@ from edgekit.agent.serve.pipe import Done, FromWorker, Generated, Pipe, Ready, S
 from edgekit.agent.serve.session.events import Connected, Publish
 from edgekit.agent.serve.session.events import ToWorker as Told
 from edgekit.agent.serve.worker.admission import admit
+from edgekit.agent.serve.worker.answer.calls import reader_of
 from edgekit.agent.serve.worker.answer.pieces import AnswerPiece, whole
 from edgekit.agent.serve.worker.answer.thinking import ThinkingReader
 from edgekit.agent.serve.worker.decoder import Limits
@@ -25,6 +26,7 @@ from edgekit.core.chat.completion import Timings, Usage
 from edgekit.core.chat.constraint import Constraint
 from edgekit.core.chat.sampling import Sampling
 from edgekit.core.chat.thinking import FORMATS, Marks, marks_in, template_options
+from edgekit.core.chat.tools.formats import OURS, Calling
 from edgekit.core.wire import ProtocolError
 from tests.fakes.decoder import EOS, VOCABULARY, FakeDecoder, FakeTokenizer
 from tests.harness.session import BODY, Agent
@@ -328,11 +330,28 @@ def test_log_probabilities_are_those_of_all_tokens() -> None:
     assert "".join(each.token for each in done.logprobs) == "<think>Hm.</think>Yes."
 
 
-def test_what_is_constrained_is_the_answer() -> None:
+# A form alone, and strict tools beside text
+BOUND: list[dict[str, Any]] = [
+    {"constraint": Constraint("regex", "Yes.")},
+    {"constraint": Constraint("regex", "Yes."), "calling": Calling(OURS, ["door"])},
+]
+
+
+@pytest.mark.parametrize("bound", BOUND)
+def test_what_is_constrained_is_the_answer(bound: dict[str, Any]) -> None:
     """A grammar cannot begin inside thinking, so thinking that the prompt opened is closed."""
-    constraint = Constraint("regex", "Yes.")
-    start = Start("k", "r", [("user", "Hi")], Sampling(), [], 9, 1e9, constraint=constraint)
+    start = Start("k", "r", [("user", "Hi")], Sampling(), [], 9, 1e9, **bound)
     for thinking, end in ((True, "assistant:<think>\n</think>\n\n"), (False, "assistant:")):
         asked = msgspec.structs.replace(start, options={"thinking": thinking})
         admitted = admit(asked, Thoughtful(), Limits(1, 500, VOCABULARY), None, 1, None, THINK)
         assert bytes(admitted.items).decode().endswith(end)
+
+
+@pytest.mark.parametrize("bound", BOUND)
+def test_an_answer_with_a_form_is_not_taken_for_thinking(bound: dict[str, Any]) -> None:
+    start = Start("k", "r", [("user", "Hi")], Sampling(), [], 9, 1e9, **bound)
+    tokenizer = Thoughtful()
+    reader = reader_of(start, tokenizer.encode("assistant:<think>\n"), tokenizer, THINK)
+    pieces = [AnswerPiece("Yes.")] if reader is None else [reader.push("Yes."), reader.flush()]
+    said = whole(pieces)
+    assert (said.reasoning, said.text) == ("", "Yes.")

@@ -164,6 +164,60 @@ RECORDED: list[tuple[str, str, str, list[Call]]] = [
         [WEATHER],
     ),
 ]
+# Arguments told twice, and words that no JSON has
+ODD: list[tuple[str, str, str, list[Call]]] = [
+    (
+        "hermes",
+        '<tool_call>{"name": "get_time", "parameters": {}, "arguments": {"a": 1}}</tool_call>',
+        "",
+        [TIME],
+    ),
+    (
+        "hermes",
+        '<tool_call>{"name": "get_time", "arguments": null, "parameters": {"a": 1}}</tool_call>',
+        "",
+        [("get_time", {"a": 1})],
+    ),
+    (
+        "hermes",
+        '<tool_call>{"arguments": "{}", "arguments": {"a": 1}, "name": "get_time"}</tool_call>',
+        "",
+        [TIME],
+    ),
+    (
+        "gemma4",
+        "<|tool_call>call:get_time{a:NaN,b:[Infinity,-Infinity,-1]}<tool_call|>",
+        "",
+        [("get_time", {"a": "NaN", "b": ["Infinity", "-Infinity", -1]})],
+    ),
+]
+# Calls whose ends are not what the format asks for
+DAMAGED: list[tuple[str, str, str, list[Call]]] = [
+    (
+        "hermes",
+        '<tool_call>{"name": "get_weather", "arguments": {"city": "Paris"}</tool_call>',
+        "",
+        [WEATHER],
+    ),
+    (
+        "hermes",
+        (
+            '<tool_call>{"name": "get_weather", "arguments": {"city": "Paris"}</tool_call>\n'
+            '<tool_call>{"name": "get_time", "arguments": {}}</tool_call> Wait.'
+        ),
+        " Wait.",
+        [WEATHER, TIME],
+    ),
+    (
+        "phi4-mini",
+        '<|tool_call|>[{"name": "get_weather", "arguments": {"city": "Paris"}]<|/tool_call|>',
+        "",
+        [WEATHER],
+    ),
+    ("mistral", '[TOOL_CALLS] [{"name": "get_time", "arguments": {}}] tail', "tail", [TIME]),
+    ("mistral", '[TOOL_CALLS] [{"name": "get_time", "arguments": {}] tail', "tail", [TIME]),
+    ("mistral-args", "[TOOL_CALLS]get_time[ARGS]{} and text", "and text", [TIME]),
+]
 # Texts that look like calls, and are none
 TEXTS = [
     ("hermes", "I would use <tool_call> for that."),
@@ -209,7 +263,7 @@ def cut(calling: Calling, text: str, seed: int) -> tuple[str, list[ToolCallDelta
     return said + more, deltas + calls
 
 
-@pytest.mark.parametrize(("form", "text", "said", "calls"), RECORDED)
+@pytest.mark.parametrize(("form", "text", "said", "calls"), RECORDED + DAMAGED + ODD)
 def test_recorded_calls_are_found_however_tokens_cut_them(
     form: str, text: str, said: str, calls: list[Call]
 ) -> None:
@@ -231,6 +285,40 @@ def test_what_is_no_call_stays_text(form: str, text: str) -> None:
     assert read_all(calling, text) == (text, [])
     for seed in range(50):
         assert cut(calling, text, seed) == (text, [])
+
+
+JSON_ANSWERS = [
+    ("llama3", '{"name":"get_time","colour":"red"}'),
+    ("llama3", '\n{"name": "get_time"}'),
+    ("llama3", '{"name": "get_time", "arguments": 5}'),
+    ("llama3", '{"name": "get_time", "parameters": "none"}'),
+    ("llama3", '[{"name": "get_time", "parameters": {}}]'),
+    ("mistral-args", '{"note":"say [TOOL_CALLS]get_time{}"}'),
+    ("mistral", '{"note":"[TOOL_CALLS] [{\\"name\\": \\"get_time\\"}]"}'),
+    ("mistral", '"[TOOL_CALLS]get_time{}"'),
+    ("hermes", '{"a": "<tool_call>{", "name": "get_time", "arguments": {}}'),
+    ("phi4-mini", "false"),
+    ("edgekit", "\n[1, 2]"),
+]
+
+
+@pytest.mark.parametrize(("form", "text"), JSON_ANSWERS)
+def test_json_of_a_schema_is_no_call(form: str, text: str) -> None:
+    calling = Calling(form, TOOLS, free=False)
+    assert read_all(calling, text) == (text, [])
+    for seed in range(50):
+        assert cut(calling, text, seed) == (text, [])
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_where_json_is_the_other_way_calls_are_found_at_the_beginning(form: str) -> None:
+    calls: list[Call] = [("get_time", {}), ("get_weather", {"city": 'é "{<', "of": [1, {}]})]
+    calls = calls if FORMATS[form].many else calls[1:]
+    texts = [(name, json.dumps(arguments, ensure_ascii=False)) for name, arguments in calls]
+    text, calling = written(FORMATS[form], texts), Calling(form, TOOLS, free=False)
+    for seed in range(50):
+        said, deltas = cut(calling, text, seed)
+        assert (said, found(deltas)) == ("", calls)
 
 
 @pytest.mark.parametrize("form", FORMATS)

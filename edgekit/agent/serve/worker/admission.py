@@ -14,7 +14,6 @@ import msgspec
 
 from edgekit.agent.serve.pipe import Start
 from edgekit.agent.serve.worker import beam
-from edgekit.agent.serve.worker.answer.calls import is_bound
 from edgekit.agent.serve.worker.answer.text import Tokenizer
 from edgekit.agent.serve.worker.answer.thinking import opens_thinking
 from edgekit.agent.serve.worker.decoder import BeamSearch, Limits
@@ -87,7 +86,7 @@ def admit(
     with _refusing_pictures():
         rows = [eyes.tokens(each) for each in encoded] if eyes else []
     pieces = _pieces(start, tokenizer, bool(encoded))
-    if marks and is_bound(start) and opens_thinking(tokenizer, marks, pieces[-1]):
+    if marks and start.constraint and opens_thinking(tokenizer, marks, pieces[-1]):
         pieces[-1] += tokenizer.encode(f"{marks.end}\n\n")  # what is constrained is the answer
     count = sum(map(len, pieces)) + sum(rows)
     said = f"the prompt has {count} tokens"

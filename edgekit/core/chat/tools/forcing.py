@@ -65,6 +65,11 @@ def constraint(request: ChatRequest, how: ToolFormat) -> Constraint | None:
     return Constraint("lark", source, trusted=True, param="tools")
 
 
+def binds_calls(request: ChatRequest) -> bool:
+    """Whether the calls of a prompt's answer follow a grammar."""
+    return bool(_enforced(request, constraint_of(request)))
+
+
 def _enforced(request: ChatRequest, other: Constraint | None) -> list[Tool]:
     """Return the tools whose calls follow a grammar; none if there is no such grammar.
 
@@ -113,7 +118,7 @@ class _Writer:
         self._form = form
         self._tokens = tokens
         self._many = many
-        self._tag = next(tag for tag in form.opens if (form.head + form.begin).startswith(tag))
+        self._tag = form.tag
 
     def only(self, calls: Calls) -> str:
         """Return the grammar of answers that are calls."""
@@ -126,13 +131,16 @@ class _Writer:
 
     def or_text(self, calls: Calls) -> str:
         """Return the grammar of answers that are text, calls, or calls behind text."""
-        text = "TEXT: /(?s:.*)/"
         if not self._tag:  # an answer that begins with an object is a call
             other = r"OTHER: /\s*([^{\s](?s:.*))?/"
             return self._grammar("start: calls | OTHER", ['open: ""', other], calls)
+        # The tag spelled by other tokens would open a call that nothing binds
+        text = f"ANY: /(?s:.*)/\nTEXT: ANY & ~(ANY {json.dumps(self._tag)} ANY)"
         lazy = "" if self._tag in self._tokens else "[lazy]"
-        opening = f"open{lazy}: TEXT {self._literal(self._tag)}"
-        start = "start: calls TEXT | TEXT" if self._form.closes else "start: calls | TEXT"
+        before = "TEXT" if self._tag in self._tokens else "ANY"
+        opening = f"open{lazy}: {before} {self._literal(self._tag)}"
+        closed = (self._form.end + self._form.tail).endswith(self._form.closes)
+        start = "start: calls TEXT | TEXT" if closed else "start: calls | TEXT"
         return self._grammar(start, [opening, text], calls, spaced=False)
 
     def _grammar(self, start: str, rules: list[str], calls: Calls, *, spaced: bool = True) -> str:

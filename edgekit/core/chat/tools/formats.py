@@ -46,6 +46,11 @@ class Format:
         names = ("[ARGS]", "[CALL_ID]") if self.syntax == "name" else ()
         return (*self.opens, *self.closes, *names)
 
+    @property
+    def tag(self) -> str:
+        """The tag that opens calls as they are written here; others are read alone."""
+        return next(tag for tag in self.opens if (self.head + self.begin).startswith(tag))
+
 
 CHAT_RECORD = "chat.json"  # in a packed model's folder
 OURS = "edgekit"  # for a model whose template knows no tools
@@ -166,7 +171,8 @@ class Calling(msgspec.Struct, frozen=True):
         tools: the names of the functions that may be called; no other is.
         shown: tags of the format that are tokens, which the answer's text must show.
         single: the answer ends with its first call.
-        free: text may stand before the calls.
+        free: text may stand before the calls; else the answer is calls, or JSON of a schema.
+        bound: the calls follow a grammar: only the tag that the grammar knows opens one.
     """
 
     format: str
@@ -174,6 +180,7 @@ class Calling(msgspec.Struct, frozen=True):
     shown: list[str] = []
     single: bool = False
     free: bool = True
+    bound: bool = False
 
 
 class ChatRecord(msgspec.Struct, frozen=True):

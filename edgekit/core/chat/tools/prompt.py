@@ -13,6 +13,7 @@ from edgekit.core.chat.calls import ToolCall
 from edgekit.core.chat.constraint import constraint_of
 from edgekit.core.chat.request import ChatMessage, ChatRequest
 from edgekit.core.chat.tools.check import arguments_of
+from edgekit.core.chat.tools.forcing import binds_calls
 from edgekit.core.chat.tools.formats import Calling, ToolFormat, format_of, written
 from edgekit.core.chat.tools.request import Tool, forced_tools, may_repeat, offered
 
@@ -63,6 +64,7 @@ def calling(request: ChatRequest, how: ToolFormat) -> Calling | None:
         list(how.tokens),
         single=not may_repeat(request),
         free=not forced_tools(request) and constraint_of(request) is None,
+        bound=binds_calls(request),
     )
 
 

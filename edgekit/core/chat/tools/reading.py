@@ -2,7 +2,8 @@
 
 Text before and between calls stays text. What looks like a call and is none (no object, no known
 tool) stays text, too, as long as nothing of it was told. A name is told as soon as it is whole, and
-arguments as they come.
+arguments as they come. Where the answer may be JSON of a schema instead of calls, a call stands at
+the very beginning, and its name waits for its arguments: the JSON may have a field `name`, too.
 """
 
 from __future__ import annotations
@@ -32,9 +33,11 @@ class CallReader:
         self._format = format_of(calling.format)
         self._tools = frozenset(calling.tools)
         self._single = calling.single
+        self._free = calling.free
         self._new_id = new_id
-        self._opens = tuple(tag for tag in self._format.opens if tag)
-        self._bare = "" in self._format.opens  # an answer that begins with an object is a call
+        opens = (self._format.tag,) if calling.bound else self._format.opens
+        self._opens = tuple(tag for tag in opens if tag)
+        self._bare = "" in opens  # an answer that begins with an object is a call
         self._skipped = sorted((*self._opens, *self._format.closes), key=len, reverse=True)
         self._buffer = ""
         self._raw = ""  # since the tag that opened a call; text again if it was none
@@ -87,6 +90,10 @@ class CallReader:
             if start[0] == "{":
                 self._open(len(buffer) - len(start))
                 return True
+        if not (self._free or (self._blank and self._may_open(start))):
+            self._say(buffer)
+            self._buffer = ""
+            return False
         found = min(
             ((at, tag) for tag in self._opens if (at := buffer.find(tag)) >= 0), default=None
         )
@@ -102,6 +109,10 @@ class CallReader:
         self._say(buffer[: len(buffer) - held])
         self._buffer = buffer[len(buffer) - held :]
         return False
+
+    def _may_open(self, start: str) -> bool:
+        """Whether a text begins with a tag that opens calls, or may do so once it is longer."""
+        return any(start.startswith(tag) or tag.startswith(start) for tag in self._opens)
 
     def _open(self, size: int) -> None:
         self._raw, self._buffer = self._buffer[:size], self._buffer[size:]
@@ -157,7 +168,7 @@ class CallReader:
         if self._format.syntax == "gemma" and character == "c":
             return GemmaCall()
         if self._format.syntax != "gemma" and (character.isalnum() or character in "_-"):
-            return NamedCall() if "[TOOL_CALLS]" in self._opens else None
+            return NamedCall() if "[TOOL_CALLS]" in self._raw else None
         return None
 
     # --- inside a call --------------------------------------------------------------------------
@@ -169,24 +180,27 @@ class CallReader:
                 break
         if not self._told:
             self._raw += self._buffer[:at]
-        self._buffer = self._buffer[at:]
-        if not self._told and call.name:
+        broke, self._buffer = self._buffer[at - 1 : at], self._buffer[at:]
+        told = self._told
+        if not told and call.name:
             if call.name not in self._tools:
                 self._give_back()
                 return True
-            self._told = True
+            self._told = self._free or call.begun
+        if self._told and not told:
             function = FunctionDelta(call.name, call.take())
             self._deltas.append(ToolCallDelta(self._count, function, self._new_id(), "function"))
-        elif self._told and (more := call.take()):
+        elif told and (more := call.take()):
             self._deltas.append(ToolCallDelta(self._count, FunctionDelta(arguments=more)))
         if not call.done and not call.broken:
             return False
         if not self._told:
             self._give_back()
             return True
+        if call.broken:  # what broke it may be a tag behind the call
+            self._buffer = broke + self._buffer
         self._call, self._raw, self._blank = None, "", True
         self._count += 1
-        self._inside = not call.broken
         self.ended = self._single or not self._format.many
         return True
 

@@ -15,11 +15,13 @@ class Scan(Protocol):
 
     Attributes:
         name: the function's name, once it is whole; empty before that.
+        begun: the call's arguments have begun.
         done: the call is whole.
         broken: this is no call, or no longer one.
     """
 
     name: str
+    begun: bool
     done: bool
     broken: bool
 
@@ -37,9 +39,8 @@ class ObjectCall:
 
     def __init__(self) -> None:
         self.name = ""
-        self.done = self.broken = False
+        self.begun = self.done = self.broken = False
         self._out: list[str] = []
-        self._any = False  # arguments have begun
         self._part = "open"  # what comes next: open, key, colon, value, scalar, nested, comma
         self._key = ""
         self._value: list[str] = []
@@ -48,8 +49,8 @@ class ObjectCall:
 
     def take(self) -> str:
         """Return the text of the arguments that came since the last time."""
-        if self.done and not self._any:
-            self._any = True
+        if self.done and not self.begun:
+            self.begun = True
             return "{}"
         text = "".join(self._out)
         self._out.clear()
@@ -112,6 +113,8 @@ class ObjectCall:
     def _string_ended(self) -> None:
         if self._part == "key":
             self._key, self._part = _decoded("".join(self._value)), "colon"
+            if self.begun and self._key in _ARGUMENTS:
+                self._key = ""  # a call has its arguments once: the first that it says
         elif self._part == "value":
             self._value_ended()
 
@@ -119,7 +122,7 @@ class ObjectCall:
         """Add a character to the value; those of an arguments' object go out as they come."""
         if self._key in _ARGUMENTS and self._part == "nested":
             self._out.append(character)
-            self._any = True
+            self.begun = True
         else:
             self._value.append(character)
             too_long = self._key == "name" and len(self._value) > MAX_NAME
@@ -131,8 +134,10 @@ class ObjectCall:
             self.name = _decoded(value)
             self.broken = not self.name
         elif self._key in _ARGUMENTS and self._part == "value":  # an object, written as a string
-            self._out.append(_decoded(value))
-            self._any = True
+            text = _decoded(value)
+            self.begun = text.lstrip().startswith("{")
+            self.broken = bool(text.strip()) and not self.begun
+            self._out += [text] if self.begun else []
         elif self._key in _ARGUMENTS and self._part == "scalar" and value != "null":
             self.broken = True
         self._key, self._part = "", "comma"
@@ -143,7 +148,7 @@ class NamedCall:
 
     def __init__(self) -> None:
         self.name = ""
-        self.done = self.broken = False
+        self.begun = self.done = self.broken = False
         self._head = ""
         self._out: list[str] = []
         self._depth = 0
@@ -163,6 +168,7 @@ class NamedCall:
             return
         if not self._depth:
             self.name = self._head.split("[")[0].strip()
+            self.begun = bool(self.name)
             self.broken = not self.name
         self._out.append(character)
         if self._string.open:
@@ -181,7 +187,7 @@ class GemmaCall:
 
     def __init__(self) -> None:
         self.name = ""
-        self.done = self.broken = False
+        self.begun = self.done = self.broken = False
         self._head = ""
         self._out: list[str] = []
         self._open: list[str] = []  # the brackets that are open
@@ -215,6 +221,7 @@ class GemmaCall:
             self.broken = not self._head.startswith(expected) or len(self._head) > MAX_NAME
             return
         self.name = self._head.removeprefix("call:").strip()
+        self.begun = bool(self.name)
         self.broken = not self.name
         self._push("{")
 
@@ -263,8 +270,9 @@ class GemmaCall:
             self._out.append(", ")
             self._key = self._open[-1] == "{"
             return
-        if self._open.pop() + character not in ("{}", "[]"):
-            self.broken = True
+        self.broken = self._open.pop() + character not in ("{}", "[]")
+        if self.broken:
+            return
         self._out.append(character)
         self._key = False
         self.done = not self._open
@@ -313,7 +321,12 @@ def _inner(text: str) -> str:
 
 def _is_scalar(word: str) -> bool:
     try:
-        json.loads(word)
+        json.loads(word, parse_constant=_refused)
     except ValueError:
         return False
     return True
+
+
+def _refused(word: str) -> None:
+    """Refuse `NaN` and its like, which Python reads and JSON does not have."""
+    raise ValueError(word)

@@ -37,17 +37,12 @@ class CallPieces:
         return _piece(self._reader.flush())
 
 
-def is_bound(start: Start) -> bool:
-    """Whether a grammar says what the whole answer looks like, so that there is no thinking."""
-    return start.constraint is not None and not (start.calling and start.calling.free)
-
-
 def reader_of(
     start: Start, prompt: Sequence[int], tokenizer: Tokenizer, marks: Marks | None
 ) -> TextReader | None:
     """Return what takes an answer's text apart; None where all of it is text.
 
-    An answer that a grammar binds has no thinking, unless text may stand before its calls.
+    An answer that a grammar binds has no thinking: no grammar lets the marks' tokens through.
 
     Args:
         start: the prompt.
@@ -56,7 +51,7 @@ def reader_of(
         marks: around the model's thinking; None if it has none.
     """
     calls = CallPieces(start.calling) if start.calling else None
-    if marks is None or is_bound(start):
+    if marks is None or start.constraint is not None:
         return calls
     thinking = ThinkingReader(marks, opens_thinking(tokenizer, marks, prompt))
     return thinking if calls is None else Chain(thinking, calls)
