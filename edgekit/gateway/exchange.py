@@ -247,6 +247,7 @@ async def _next(box: Mailbox, until: float, *, heard: bool) -> wire.Inbound | No
     if not box.replies.empty():
         return box.replies.get_nowait()
     try:
-        return await asyncio.wait_for(box.replies.get(), seconds)
+        async with asyncio.timeout(seconds):  # wait_for of Python 3.11 can lose a cancellation
+            return await box.replies.get()
     except TimeoutError:
         return None

@@ -84,7 +84,8 @@ class Line:
         )
         sent: Future[int] = self._mqtt.publish(message)
         try:
-            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(sent)), PUBACK_SECONDS)
+            async with asyncio.timeout(PUBACK_SECONDS):
+                return await asyncio.shield(asyncio.wrap_future(sent))
         except TimeoutError:
             return None
 
