@@ -238,6 +238,17 @@ def test_an_idempotency_key_has_one_answer(made: Gateway, device: Devices) -> No
         chat(client, "say 3", extra_headers={"Idempotency-Key": "x" * 129})
 
 
+@pytest.mark.parametrize("key", ["order#1", "a+b", "/" * 100, "a b$", "x" * 128])
+def test_an_idempotency_key_may_have_what_a_topic_may_not(
+    made: Gateway, device: Devices, key: str
+) -> None:
+    one = device("one")
+    client = ready(made, "one")
+    asked: Any = {"Idempotency-Key": key, "Edgekit-Deadline": "5"}
+    assert chat(client, "Hi", extra_headers=asked).choices[0].message.content == "You said: Hi"
+    assert one.computed == [key]
+
+
 def test_a_prompt_with_an_idempotency_key_outlives_its_request(
     made: Gateway, device: Devices
 ) -> None:
