@@ -66,7 +66,7 @@ class Hub:
         self._running: set[tuple[str, str]] = set()
         self._remembered: OrderedDict[tuple[str, str], str] = OrderedDict()
         self._lines: dict[str, Line] = {}
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._connecting: dict[str, asyncio.Task[None]] = {}
         self._watch: MqttClient | None = None
 
     async def start(self) -> None:
@@ -94,6 +94,7 @@ class Hub:
         until = time.monotonic() + LAST_SECONDS
         while self.streams and time.monotonic() < until:
             await asyncio.sleep(0.01)
+        await asyncio.gather(*self._connecting.values(), return_exceptions=True)
         clients: list[Line | MqttClient] = [
             *self._lines.values(),
             *([self._watch] if self._watch else []),
@@ -107,19 +108,31 @@ class Hub:
 
     async def line(self, requester: str) -> Line:
         """The requester's connection, made for its first prompt; raises HttpError."""
-        lock = self._locks.setdefault(requester, asyncio.Lock())
-        async with lock:
-            if requester not in self._lines:
-                made = Line(self._account(requester), requester, asyncio.get_running_loop())
-                try:
-                    await asyncio.to_thread(made.connect)
-                except EdgekitError as error:
-                    raise unreachable(f"{error.what}: {error.why}") from error
-                self._lines[requester] = made
+        if requester not in self._lines:
+            # Shielded: its client may go away, and others wait for the same connection
+            await asyncio.shield(self._connecting.get(requester) or self._connect_soon(requester))
         line = self._lines[requester]
         if not line.connected:
             raise unreachable("the broker does not answer; the gateway connects again by itself")
         return line
+
+    def _connect_soon(self, requester: str) -> asyncio.Task[None]:
+        def done(task: asyncio.Task[None]) -> None:
+            del self._connecting[requester]
+            if not task.cancelled():
+                task.exception()  # those who wait have it
+
+        task = self._connecting[requester] = asyncio.create_task(self._connect(requester))
+        task.add_done_callback(done)
+        return task
+
+    async def _connect(self, requester: str) -> None:
+        made = Line(self._account(requester), requester, asyncio.get_running_loop())
+        try:
+            await asyncio.to_thread(made.connect)
+        except EdgekitError as error:
+            raise unreachable(f"{error.what}: {error.why}") from error
+        self._lines[requester] = made
 
     def devices_for(self, requester: str, asked: ApiRequest, idempotency: str) -> list[Served]:
         """The devices that may get a prompt, the one to ask first in front; raises HttpError."""
