@@ -137,6 +137,8 @@ class Hub:
     def devices_for(self, requester: str, asked: ApiRequest, idempotency: str) -> list[Served]:
         """The devices that may get a prompt, the one to ask first in front; raises HttpError."""
         found = catalog.named(self.known, asked.model)
+        if idempotency and (had := self._remembered.get((requester, idempotency))):
+            return [self._again(had, found, asked.model)]
         if not found:
             raise of_code(
                 "model_not_found",
@@ -146,13 +148,25 @@ class Hub:
             )
         keeps = self.affinity.device(requester, asked.messages)
         ordered = catalog.order(found, self.mine, keeps=keeps, prompt_id=idempotency)
-        if idempotency and (had := self._remembered.get((requester, idempotency))):
-            return [each for each in found if each.name == had]  # it has the prompt, or its outcome
         if not ordered:
             raise unreachable(
                 f"no device takes a prompt for {asked.model}: {catalog.why_none(found)}"
             )
         return ordered
+
+    def _again(self, had: str, found: list[Served], model: str) -> Served:
+        """The device that has a prompt, or its outcome, which is asked for once more."""
+        if had not in self.known:
+            raise unreachable(f"{had}, which has the prompt of this Idempotency-Key, is gone")
+        for each in found:
+            if each.name == had:
+                return each
+        raise HttpError(
+            409,
+            "id_conflict",
+            f"{had} has the prompt of this Idempotency-Key, and {model!r} does not name it: take "
+            "another key for another prompt",
+        )
 
     @contextmanager
     def running(self, requester: str, prompt_id: str) -> Iterator[None]:

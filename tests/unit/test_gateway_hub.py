@@ -12,7 +12,8 @@ import pytest
 
 from edgekit.core.config import BrokerConfig
 from edgekit.errors import UnreachableError
-from edgekit.gateway import hub, keys
+from edgekit.gateway import body, hub, keys
+from edgekit.gateway.catalog import Served
 from edgekit.gateway.refusals import HttpError
 
 
@@ -97,3 +98,25 @@ def test_a_connection_that_failed_is_tried_again(made: hub.Hub, slow: type[SlowL
 
     asyncio.run(run())
     assert len(slow.made) == 2
+
+
+def asked(model: str) -> body.ApiRequest:
+    return body.read(f'{{"model":"{model}","messages":[{{"role":"user"}}]}}'.encode())
+
+
+def test_a_key_whose_prompt_another_device_has_is_refused_by_name(made: hub.Hub) -> None:
+    for name in ("one", "two"):
+        made.known[name] = Served(name, "toy", state="ready")
+    made._remembering("alice", "order-1")("one")
+    assert [each.name for each in made.devices_for("alice", asked("toy"), "order-1")] == ["one"]
+    with pytest.raises(HttpError, match="one") as conflict:
+        made.devices_for("alice", asked("device:two"), "order-1")
+    assert (conflict.value.status, conflict.value.code) == (409, "id_conflict")
+    assert not conflict.value.retry
+    assert made.devices_for("alice", asked("device:two"), "order-2")
+    assert made.devices_for("bob", asked("device:two"), "order-1")
+    del made.known["one"]
+    for model in ("toy", "device:one"):
+        with pytest.raises(HttpError, match="one") as gone:
+            made.devices_for("alice", asked(model), "order-1")
+        assert (gone.value.status, gone.value.code) == (503, "device_unreachable")
