@@ -217,6 +217,8 @@ class Exchange:
         except (*wire.UNREADABLE, KeyError) as error:
             text = f"a reply of {device} cannot be read: {error}"
             raise _UnansweredError(HttpError(502, "internal", text), cancel=True) from error
+        if kind == "final" and body["choices"][0]["finish_reason"] == "cancelled":
+            raise _UnansweredError(of_code("cancelled", f"the prompt was cancelled at {device}"))
         return DeviceReply(device, kind, body)
 
 
@@ -247,6 +249,7 @@ async def _next(box: Mailbox, until: float, *, heard: bool) -> wire.Inbound | No
     if not box.replies.empty():
         return box.replies.get_nowait()
     try:
-        return await asyncio.wait_for(box.replies.get(), seconds)
+        async with asyncio.timeout(seconds):  # wait_for of Python 3.11 can lose a cancellation
+            return await box.replies.get()
     except TimeoutError:
         return None

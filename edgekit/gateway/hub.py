@@ -27,6 +27,8 @@ from edgekit.mqtt.threaded import MqttClient
 
 MOST_REMEMBERED = 10_000  # prompts with an Idempotency-Key
 BUSY_MS = 1000
+RETAINED_SECONDS = 0.5  # without a retained message, then the broker has sent all that it keeps
+MOST_RETAINED_SECONDS = 10.0  # for all of them
 LAST_SECONDS = 2.0  # for answers that a stop has ended
 
 
@@ -39,7 +41,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
         passwords: a folder with a password for each requester, which then has an account of its
             own at the broker; None: all of them share the account of `broker`.
         deadline: of a prompt that names none, in seconds.
-        streams: answers under way at once.
+        streams: answers under way at once; one requester may have half of them.
         drain_seconds: that those have to end when the gateway stops.
     """
 
@@ -63,21 +65,26 @@ class Hub:
         self.requests: Counter[int] = Counter()
         self.elsewhere = self.streams = 0
         self.draining = False
+        self._streams: Counter[str] = Counter()  # of each requester
         self._running: set[tuple[str, str]] = set()
         self._remembered: OrderedDict[tuple[str, str], str] = OrderedDict()
         self._lines: dict[str, Line] = {}
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._connecting: dict[str, asyncio.Task[None]] = {}
         self._watch: MqttClient | None = None
 
     async def start(self) -> None:
-        """Connect to the broker and read what it keeps of devices.
+        """Connect to the broker and read what it keeps of devices, before anybody asks for one.
 
         Raises:
             EdgekitError: or one of its kinds: the broker does not answer, or refuses.
         """
         loop = asyncio.get_running_loop()
 
+        last = 0.0
+
         def received(message: wire.Inbound) -> None:
+            nonlocal last
+            last = time.monotonic() if message.retain else last
             loop.call_soon_threadsafe(catalog.heard, self.known, message.topic, message.payload)
 
         self._watch = MqttClient(
@@ -88,12 +95,16 @@ class Hub:
             retained=True,
         )
         await asyncio.to_thread(self._watch.connect)
+        last = began = time.monotonic()
+        while time.monotonic() < min(last + RETAINED_SECONDS, began + MOST_RETAINED_SECONDS):
+            await asyncio.sleep(RETAINED_SECONDS / 10)
 
     async def stop(self) -> None:
         """Disconnect from the broker, once what was cancelled has told its device so."""
         until = time.monotonic() + LAST_SECONDS
         while self.streams and time.monotonic() < until:
             await asyncio.sleep(0.01)
+        await asyncio.gather(*self._connecting.values(), return_exceptions=True)
         clients: list[Line | MqttClient] = [
             *self._lines.values(),
             *([self._watch] if self._watch else []),
@@ -107,23 +118,37 @@ class Hub:
 
     async def line(self, requester: str) -> Line:
         """The requester's connection, made for its first prompt; raises HttpError."""
-        lock = self._locks.setdefault(requester, asyncio.Lock())
-        async with lock:
-            if requester not in self._lines:
-                made = Line(self._account(requester), requester, asyncio.get_running_loop())
-                try:
-                    await asyncio.to_thread(made.connect)
-                except EdgekitError as error:
-                    raise unreachable(f"{error.what}: {error.why}") from error
-                self._lines[requester] = made
+        if requester not in self._lines:
+            # Shielded: its client may go away, and others wait for the same connection
+            await asyncio.shield(self._connecting.get(requester) or self._connect_soon(requester))
         line = self._lines[requester]
         if not line.connected:
             raise unreachable("the broker does not answer; the gateway connects again by itself")
         return line
 
+    def _connect_soon(self, requester: str) -> asyncio.Task[None]:
+        def done(task: asyncio.Task[None]) -> None:
+            del self._connecting[requester]
+            if not task.cancelled():
+                task.exception()  # those who wait have it
+
+        task = self._connecting[requester] = asyncio.create_task(self._connect(requester))
+        task.add_done_callback(done)
+        return task
+
+    async def _connect(self, requester: str) -> None:
+        made = Line(self._account(requester), requester, asyncio.get_running_loop())
+        try:
+            await asyncio.to_thread(made.connect)
+        except EdgekitError as error:
+            raise unreachable(f"{error.what}: {error.why}") from error
+        self._lines[requester] = made
+
     def devices_for(self, requester: str, asked: ApiRequest, idempotency: str) -> list[Served]:
         """The devices that may get a prompt, the one to ask first in front; raises HttpError."""
         found = catalog.named(self.known, asked.model)
+        if idempotency and (had := self._remembered.get((requester, idempotency))):
+            return [self._again(had, found, asked.model)]
         if not found:
             raise of_code(
                 "model_not_found",
@@ -133,13 +158,25 @@ class Hub:
             )
         keeps = self.affinity.device(requester, asked.messages)
         ordered = catalog.order(found, self.mine, keeps=keeps, prompt_id=idempotency)
-        if idempotency and (had := self._remembered.get((requester, idempotency))):
-            return [each for each in found if each.name == had]  # it has the prompt, or its outcome
         if not ordered:
             raise unreachable(
                 f"no device takes a prompt for {asked.model}: {catalog.why_none(found)}"
             )
         return ordered
+
+    def _again(self, had: str, found: list[Served], model: str) -> Served:
+        """The device that has a prompt, or its outcome, which is asked for once more."""
+        if had not in self.known:
+            raise unreachable(f"{had}, which has the prompt of this Idempotency-Key, is gone")
+        for each in found:
+            if each.name == had:
+                return each
+        raise HttpError(
+            409,
+            "id_conflict",
+            f"{had} has the prompt of this Idempotency-Key, and {model!r} does not name it: take "
+            "another key for another prompt",
+        )
 
     @contextmanager
     def running(self, requester: str, prompt_id: str) -> Iterator[None]:
@@ -154,6 +191,15 @@ class Hub:
                 retry=True,
                 retry_after_ms=BUSY_MS,
             )
+        most = max(1, self.settings.streams // 2)
+        if self._streams[requester] >= most:
+            raise HttpError(
+                429,
+                "rate_limited",
+                f"{most} answers for {requester} are under way, as many as one requester may have",
+                retry=True,
+                retry_after_ms=BUSY_MS,
+            )
         if (requester, prompt_id) in self._running:
             raise HttpError(
                 409,
@@ -163,11 +209,13 @@ class Hub:
                 retry_after_ms=BUSY_MS,
             )
         self.streams += 1
+        self._streams[requester] += 1
         self._running.add((requester, prompt_id))
         try:
             yield
         finally:
             self.streams -= 1
+            self._streams[requester] -= 1
             self._running.discard((requester, prompt_id))
 
     async def exchange(

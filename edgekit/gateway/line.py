@@ -44,12 +44,14 @@ class Line:
         self.requester = requester
         self._loop = loop
         session = uuid.uuid4().hex[:12]
-        self._prefix = topics.response_prefix(requester) + session
+        # The same for every prompt, because correlation data tells them apart: an ek-id may have
+        # characters that no topic has
+        self._replies = topics.response_prefix(requester) + session
         self._boxes: dict[bytes, Mailbox] = {}
         self._mqtt = MqttClient(
             broker,
             f"edgekit-gateway-{requester}-{session}",
-            subscriptions=[(f"{self._prefix}/#", 1)],
+            subscriptions=[(self._replies, 1)],
             on_message=self._received,
         )
 
@@ -77,14 +79,15 @@ class Line:
         message = wire.Outbound(
             topic=topics.request_topic(device, self.requester),
             payload=payload,
-            response_topic=f"{self._prefix}/{box.prompt_id}",
+            response_topic=self._replies,
             correlation=self._expect(box),
             expiry_seconds=max(1, round(expiry_seconds)),
             user=(("ek-id", box.prompt_id),),
         )
         sent: Future[int] = self._mqtt.publish(message)
         try:
-            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(sent)), PUBACK_SECONDS)
+            async with asyncio.timeout(PUBACK_SECONDS):
+                return await asyncio.shield(asyncio.wrap_future(sent))
         except TimeoutError:
             return None
 
@@ -108,7 +111,7 @@ class Line:
         if box is not None:
             message = msgspec.structs.replace(
                 message,
-                response_topic=f"{self._prefix}/{prompt_id}",
+                response_topic=self._replies,
                 correlation=self._expect(box),
             )
         self._mqtt.publish(message)

@@ -114,6 +114,19 @@ def test_errors_are_the_sdk_s_exceptions(made: Gateway, device: Devices) -> None
     assert len(one.prompts) == 28
 
 
+@pytest.mark.parametrize("verb", ["refuse", "fail"])
+def test_a_deadline_that_a_device_says_has_passed_is_not_tried_again(
+    made: Gateway, device: Devices, verb: str
+) -> None:
+    one = device("one")
+    ready(made, "one")
+    with pytest.raises(openai.APIStatusError) as late:
+        chat(made.client(retries=2), f"{verb} deadline_exceeded")
+    assert (late.value.status_code, late.value.code) == (408, "deadline_exceeded")
+    assert late.value.response.headers["x-should-retry"] == "false"
+    assert len(one.prompts) == 1
+
+
 def test_after_it_was_accepted_a_prompt_goes_to_no_other_device(
     made: Gateway, device: Devices
 ) -> None:
@@ -238,6 +251,17 @@ def test_an_idempotency_key_has_one_answer(made: Gateway, device: Devices) -> No
         chat(client, "say 3", extra_headers={"Idempotency-Key": "x" * 129})
 
 
+@pytest.mark.parametrize("key", ["order#1", "a+b", "/" * 100, "a b$", "x" * 128])
+def test_an_idempotency_key_may_have_what_a_topic_may_not(
+    made: Gateway, device: Devices, key: str
+) -> None:
+    one = device("one")
+    client = ready(made, "one")
+    asked: Any = {"Idempotency-Key": key, "Edgekit-Deadline": "5"}
+    assert chat(client, "Hi", extra_headers=asked).choices[0].message.content == "You said: Hi"
+    assert one.computed == [key]
+
+
 def test_a_prompt_with_an_idempotency_key_outlives_its_request(
     made: Gateway, device: Devices
 ) -> None:
@@ -255,6 +279,22 @@ def test_a_prompt_with_an_idempotency_key_outlives_its_request(
         text += chunk.choices[0].delta.content or ""
     assert text == "".join(f"w{n} " for n in range(20))
     assert one.computed == ["order-8"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_cancelled_prompt_that_is_asked_for_again_is_an_error_and_no_empty_answer(
+    made: Gateway, device: Devices, stream: bool
+) -> None:
+    one = device("one")
+    client = ready(made, "one")
+    key = {"Idempotency-Key": f"order-10-{stream}"}
+    with pytest.raises(openai.APIStatusError):
+        chat(client, "accept", stream=stream, extra_headers=key | {"Edgekit-Deadline": "1"})
+    tools.eventually(lambda: all(each.outcome for each in one.prompts.values()), 5)
+    with pytest.raises(openai.APIStatusError) as cancelled:
+        chat(client, "accept", stream=stream, extra_headers=key)
+    assert (cancelled.value.status_code, cancelled.value.code) == (499, "cancelled")
+    assert cancelled.value.response.headers["x-should-retry"] == "false"
 
 
 def test_bounds_of_a_request(made: Gateway, device: Devices) -> None:
@@ -342,7 +382,8 @@ def test_more_answers_than_it_takes_are_refused(
     device("one")
     with gateway(tmp_path, broker.port, "--streams", "2") as small:
         client = ready(small, "one")
-        held = [chat(client, "say 1000 20", stream=True) for _ in range(2)]
+        both = (client, small.client("bob"))
+        held = [chat(each, "say 1000 20", stream=True) for each in both]
         for each in held:
             next(iter(each))
         with pytest.raises(openai.RateLimitError, match="2 answers are under way"):
@@ -358,6 +399,14 @@ def succeeds(call: Callable[[], object]) -> bool:
     except openai.APIError:
         return False
     return True
+
+
+def test_a_gateway_that_listens_knows_its_devices(
+    broker: tools.MosquittoBroker, device: Devices, tmp_path: Path
+) -> None:
+    device("one")
+    with gateway(tmp_path, broker.port) as new:
+        assert chat(new.client(), "Hi").choices[0].message.content == "You said: Hi"
 
 
 def test_a_stop_lets_answers_end_and_takes_no_new_ones(
