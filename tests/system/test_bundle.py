@@ -107,7 +107,7 @@ def test_the_toolchain_and_the_version_do_not_change_the_agent_layer(tmp_path: P
     (package / "cli" / "watch.py").rename(package / "cli" / "seen.py")
     recipe = package / "builder" / "request" / "recipe.py"
     recipe.rename(package / "builder" / "plan" / "recipe.py")
-    (package / "fleet" / "remote.py").unlink()
+    (package / "fleet" / "link" / "remote.py").unlink()
     (package / "rollout").mkdir()
     (package / "rollout" / "__init__.py").write_text("")
     (package / "new.py").write_text("# beside the projection\n")
