@@ -315,6 +315,36 @@ def test_what_cannot_be_compiled_is_refused_with_its_place(
         assert parent.done(prompt(regex("b"))).text == "b"
 
 
+@pytest.mark.parametrize(
+    ("said", "fits"),
+    [
+        (r'{"\u0061":"x"}', False),
+        (r'{"a":5,"b":[{"\u0065":"x"}]}', False),
+        (r'{"\u0062":"x"}', True),  # the schema lists no b
+        (r'{"q\"":5}', True),
+    ],
+)
+def test_a_listed_key_that_is_spelled_with_escapes_ends_the_answer_by_name(
+    compiler: TokenCompiler, said: str, fits: bool
+) -> None:
+    number = {"type": "integer"}
+    inner = {"type": "object", "properties": {"e": number}}
+    open_form = {
+        "type": "object",
+        "properties": {"a": number, 'q"': number},
+        "additionalProperties": {"anyOf": [{"type": "string"}, {"type": "array", "items": inner}]},
+    }
+    with running(said, compiler) as parent:
+        got = parent.ask(prompt(schema(open_form)))
+    if fits:
+        assert isinstance(got, Done)
+        assert (got.text, got.finish_reason) == (said, "stop")
+    else:
+        assert isinstance(got, Refused)
+        assert got.code == "internal"
+        assert "with escapes" in got.message
+
+
 def test_a_trusted_grammar_may_name_control_tokens(compiler: TokenCompiler) -> None:
     ours = Constraint("lark", 'start: "a" <|1|> "b"', trusted=True)
     with running("x", compiler) as parent:
