@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -249,6 +250,20 @@ def test_a_grammar_that_takes_too_long_is_refused(
         finish.set()
     assert isinstance(refused, Refused)
     assert (refused.code, refused.param) == ("invalid_request", "regex")
+
+
+def test_the_time_of_a_grammar_begins_when_its_compilation_does(
+    compiler: TokenCompiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grammars, "COMPILE_SECONDS", 1.0)
+    with running("x", compiler, lambda: time.sleep(0.4), slots=4) as parent:
+        parent.pipe.sock.settimeout(10)
+        parent.send(*(prompt(regex(text), f"{text}/1") for text in "abcd"))
+        ended: list[Any] = []
+        while len(ended) < 4:
+            message = parent.pipe.receive()
+            ended += [message] if isinstance(message, Done | Refused) else []
+    assert [each.text for each in ended if isinstance(each, Done)] == list("abcd"), ended
 
 
 @pytest.mark.parametrize("kind", ["rules", "terminals", "schemas"])

@@ -15,7 +15,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from socket import socket
 from typing import Protocol
@@ -59,8 +60,9 @@ class Compiler(Protocol):
 
 @dataclass(slots=True)
 class _Entry:
-    future: Future[Grammar]
-    begun: float
+    constraint: Constraint
+    future: Future[Grammar] = field(default_factory=Future)
+    begun: float = inf  # others may be compiled before it
 
 
 def _nothing() -> Compiler:
@@ -98,9 +100,9 @@ class Grammars:
         if self._thread is None:
             self._thread = _thread()
             self._woken = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        future = self._thread.submit(self._compile, constraint)
-        future.add_done_callback(lambda _: os.eventfd_write(self._woken, 1))
-        self._entries[key] = _Entry(future, self._clock())
+        self._entries[key] = entry = _Entry(constraint)
+        entry.future = self._thread.submit(self._compile, entry)
+        entry.future.add_done_callback(lambda _: os.eventfd_write(self._woken, 1))
         if len(self._entries) > KEPT:
             self._entries.popitem(last=False)[1].future.cancel()
 
@@ -151,7 +153,8 @@ class Grammars:
         if any(descriptor == self._woken for descriptor, _ in poll.poll(seconds * 1e3)):
             os.eventfd_read(self._woken)
 
-    def _compile(self, constraint: Constraint) -> Grammar:
+    def _compile(self, entry: _Entry) -> Grammar:
+        entry.begun = self._clock()
         if self._compiler is None:
             before, began = _resident_mb(), time.monotonic()
             self._compiler = self._open()
@@ -159,7 +162,7 @@ class Grammars:
                 "the first grammar: the token table took %.2f s and %.0f MB",
                 *(time.monotonic() - began, _resident_mb() - before),
             )
-        return self._compiler.compile(constraint)
+        return self._compiler.compile(entry.constraint)
 
 
 def _thread() -> ThreadPoolExecutor:
