@@ -266,6 +266,47 @@ def test_the_time_of_a_grammar_begins_when_its_compilation_does(
     assert [each.text for each in ended if isinstance(each, Done)] == list("abcd"), ended
 
 
+def test_a_compilation_that_never_ends_holds_up_no_other_three_times_over(
+    compiler: TokenCompiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grammars, "COMPILE_SECONDS", 0.3)
+    monkeypatch.setattr("edgekit.agent.serve.worker.worker.HEARTBEAT_SECONDS", 0.02)
+    finish = threading.Event()
+
+    class Endless:
+        def compile(self, constraint: Constraint) -> Grammar:
+            if "never" in constraint.source:
+                finish.wait(20)
+            return compiler.compile(constraint)
+
+    def stuck(number: int) -> Start:
+        return prompt(regex(f"never{number}"), f"a/{number}")
+
+    try:
+        with worker("x", grammars=Grammars(Endless), slots=2) as parent:
+            for number in range(2):
+                parent.pipe.send(stuck(number))
+                parent.pipe.send(prompt(regex(f"b{number}"), "b/1"))
+                parent.pipe.sock.settimeout(10)
+                ended: dict[str, object] = {}
+                while len(ended) < 2:
+                    message = parent.pipe.receive()
+                    if isinstance(message, Done | Refused):
+                        ended[message.key] = message
+                late, done = ended[f"a/{number}"], ended["b/1"]
+                assert isinstance(late, Refused)
+                assert "not compiled within" in late.message
+                assert isinstance(done, Done)
+                assert done.text == f"b{number}"
+            assert isinstance(parent.ask(stuck(2)), Refused)
+            last = parent.ask(prompt(regex("c")))
+            assert isinstance(last, Refused)
+            assert (last.code, last.param) == ("internal", "regex")
+            assert parent.done(prompt(regex("b0"))).text == "b0"  # compiled before
+    finally:
+        finish.set()
+
+
 @pytest.mark.parametrize("kind", ["rules", "terminals", "schemas"])
 def test_names_that_lead_on_and_on_do_not_end_the_models_process(
     compiler: TokenCompiler, kind: str
