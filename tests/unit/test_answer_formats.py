@@ -150,6 +150,28 @@ def test_a_recursion_with_an_end_is_taken(schema: Any) -> None:
     assert with_schema(schema) is not None
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"minProperties": 2},
+        {"minProperties": 2, "required": ["a"]},
+        {"minProperties": 2, "required": ["a", "a"]},
+        {"minProperties": 2, "patternProperties": {"^b": {}}, "additionalProperties": False},
+    ],
+)
+def test_free_keys_that_may_come_twice_are_not_counted(more: dict[str, Any]) -> None:
+    """`{"a":1,"a":1}` has one key."""
+    error = refused_schema({"items": {"type": "object", **more}})
+    assert error.code == "unsupported_parameter"
+    assert error.what.startswith("minProperties above 1 is served where as many keys are required")
+    assert error.what.endswith("at /items/minProperties of the schema")
+
+
+def test_a_count_of_keys_that_are_required_is_taken() -> None:
+    assert with_schema({"type": "object", "minProperties": 1}) is not None
+    assert with_schema({"required": ["a", "b"], "minProperties": 2}) is not None
+
+
 def test_the_size_and_the_depth_of_a_schema_are_bounded() -> None:
     assert "levels" in refused_schema(nested(60)).what
     assert with_schema(nested(40)) is not None

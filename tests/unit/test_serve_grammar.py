@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -251,6 +252,61 @@ def test_a_grammar_that_takes_too_long_is_refused(
     assert (refused.code, refused.param) == ("invalid_request", "regex")
 
 
+def test_the_time_of_a_grammar_begins_when_its_compilation_does(
+    compiler: TokenCompiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grammars, "COMPILE_SECONDS", 1.0)
+    with running("x", compiler, lambda: time.sleep(0.4), slots=4) as parent:
+        parent.pipe.sock.settimeout(10)
+        parent.send(*(prompt(regex(text), f"{text}/1") for text in "abcd"))
+        ended: list[Any] = []
+        while len(ended) < 4:
+            message = parent.pipe.receive()
+            ended += [message] if isinstance(message, Done | Refused) else []
+    assert [each.text for each in ended if isinstance(each, Done)] == list("abcd"), ended
+
+
+def test_a_compilation_that_never_ends_holds_up_no_other_three_times_over(
+    compiler: TokenCompiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grammars, "COMPILE_SECONDS", 0.3)
+    monkeypatch.setattr("edgekit.agent.serve.worker.worker.HEARTBEAT_SECONDS", 0.02)
+    finish = threading.Event()
+
+    class Endless:
+        def compile(self, constraint: Constraint) -> Grammar:
+            if "never" in constraint.source:
+                finish.wait(20)
+            return compiler.compile(constraint)
+
+    def stuck(number: int) -> Start:
+        return prompt(regex(f"never{number}"), f"a/{number}")
+
+    try:
+        with worker("x", grammars=Grammars(Endless), slots=2) as parent:
+            for number in range(2):
+                parent.pipe.send(stuck(number))
+                parent.pipe.send(prompt(regex(f"b{number}"), "b/1"))
+                parent.pipe.sock.settimeout(10)
+                ended: dict[str, object] = {}
+                while len(ended) < 2:
+                    message = parent.pipe.receive()
+                    if isinstance(message, Done | Refused):
+                        ended[message.key] = message
+                late, done = ended[f"a/{number}"], ended["b/1"]
+                assert isinstance(late, Refused)
+                assert "not compiled within" in late.message
+                assert isinstance(done, Done)
+                assert done.text == f"b{number}"
+            assert isinstance(parent.ask(stuck(2)), Refused)
+            last = parent.ask(prompt(regex("c")))
+            assert isinstance(last, Refused)
+            assert (last.code, last.param) == ("internal", "regex")
+            assert parent.done(prompt(regex("b0"))).text == "b0"  # compiled before
+    finally:
+        finish.set()
+
+
 @pytest.mark.parametrize("kind", ["rules", "terminals", "schemas"])
 def test_names_that_lead_on_and_on_do_not_end_the_models_process(
     compiler: TokenCompiler, kind: str
@@ -313,6 +369,36 @@ def test_what_cannot_be_compiled_is_refused_with_its_place(
         assert refused.param == constraint.param
         assert any(part in refused.message for part in said.split("|")), refused.message
         assert parent.done(prompt(regex("b"))).text == "b"
+
+
+@pytest.mark.parametrize(
+    ("said", "fits"),
+    [
+        (r'{"\u0061":"x"}', False),
+        (r'{"a":5,"b":[{"\u0065":"x"}]}', False),
+        (r'{"\u0062":"x"}', True),  # the schema lists no b
+        (r'{"q\"":5}', True),
+    ],
+)
+def test_a_listed_key_that_is_spelled_with_escapes_ends_the_answer_by_name(
+    compiler: TokenCompiler, said: str, fits: bool
+) -> None:
+    number = {"type": "integer"}
+    inner = {"type": "object", "properties": {"e": number}}
+    open_form = {
+        "type": "object",
+        "properties": {"a": number, 'q"': number},
+        "additionalProperties": {"anyOf": [{"type": "string"}, {"type": "array", "items": inner}]},
+    }
+    with running(said, compiler) as parent:
+        got = parent.ask(prompt(schema(open_form)))
+    if fits:
+        assert isinstance(got, Done)
+        assert (got.text, got.finish_reason) == (said, "stop")
+    else:
+        assert isinstance(got, Refused)
+        assert got.code == "internal"
+        assert "with escapes" in got.message
 
 
 def test_a_trusted_grammar_may_name_control_tokens(compiler: TokenCompiler) -> None:

@@ -120,6 +120,7 @@ class _Walk:
                 raise SchemaError(f"the keyword {str(key)[:40]!r} is not served", at, valid=True)
             if key not in LEFT_OUT:
                 kept[key] = self._keyword(key, value, step(at, key), depth + 1)
+        _check_count(kept, at)
         return kept
 
     def _keyword(self, key: str, value: Any, at: str, depth: int) -> object:
@@ -185,6 +186,17 @@ def _wrong(key: str, value: Any) -> str:
     if key == "type" and not (types and all(each in TYPES for each in types)):
         return f"one or some of {', '.join(TYPES)}"
     return ""
+
+
+def _check_count(schema: Mapping[str, Any], at: str) -> None:
+    """Check that a key that comes twice cannot make up for one that is missing.
+
+    Keys that `properties` and `required` do not name may come twice, and JSON counts them once.
+    """
+    least = schema.get("minProperties", 0)
+    if least > max(1, len(set(schema.get("required", ())))):
+        text = "minProperties above 1 is served where as many keys are required"
+        raise SchemaError(text, step(at, "minProperties"), valid=True)
 
 
 def _is_texts(value: object) -> bool:

@@ -15,7 +15,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from socket import socket
 from typing import Protocol
@@ -31,6 +32,7 @@ KEPT = 32  # compiled grammars
 # stack ends the process does: with 8 MiB between 2000 and 3000 rules in a row.
 STACK_BYTES = 64 << 20
 COMPILE_SECONDS = 10.0  # then the prompt is refused; the library's limits end it far earlier
+MAX_STUCK = 2  # compilations over their time that another thread takes the place of
 
 
 class NoCompilerError(GrammarError):
@@ -59,8 +61,9 @@ class Compiler(Protocol):
 
 @dataclass(slots=True)
 class _Entry:
-    future: Future[Grammar]
-    begun: float
+    constraint: Constraint
+    future: Future[Grammar] = field(default_factory=Future)
+    begun: float = inf  # others may be compiled before it
 
 
 def _nothing() -> Compiler:
@@ -85,6 +88,8 @@ class Grammars:
         self._compiler: Compiler | None = None
         self._thread: ThreadPoolExecutor | None = None
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
+        self._running: _Entry | None = None  # the one that was begun last
+        self._stuck = 0  # threads that were given up, with what they compile
         self._woken = -1  # an eventfd: a compilation has ended
 
     def begin(self, constraint: Constraint | None) -> None:
@@ -95,24 +100,51 @@ class Grammars:
         if key in self._entries:
             self._entries.move_to_end(key)
             return
-        if self._thread is None:
-            self._thread = _thread()
-            self._woken = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        future = self._thread.submit(self._compile, constraint)
-        future.add_done_callback(lambda _: os.eventfd_write(self._woken, 1))
-        self._entries[key] = _Entry(future, self._clock())
+        self._entries[key] = entry = _Entry(constraint)
+        self._submit(entry)
         if len(self._entries) > KEPT:
             self._entries.popitem(last=False)[1].future.cancel()
+
+    def _submit(self, entry: _Entry) -> None:
+        if self._stuck > MAX_STUCK:
+            text = f"{self._stuck} compilations of grammars have not ended, so no other is begun"
+            entry.future.set_exception(NoCompilerError("internal", text))
+            return
+        if self._thread is None:
+            self._thread = _thread()
+        if self._woken < 0:
+            self._woken = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        entry.future = self._thread.submit(self._compile, entry)
+        entry.future.add_done_callback(lambda _: os.eventfd_write(self._woken, 1))
+
+    def _leave_stuck(self) -> None:
+        """Give up the thread whose compilation is over its time: the others go to a new one."""
+        running = self._running
+        if running is None or running.future.done() or not self._is_late(running):
+            return
+        assert self._thread is not None
+        self._stuck += 1
+        log.warning("a grammar was not compiled within %.0f s", COMPILE_SECONDS)
+        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._thread, self._running = None, None
+        for entry in self._entries.values():
+            if entry.future.cancelled():
+                entry.future = Future()
+                self._submit(entry)
+
+    def _is_late(self, entry: _Entry) -> bool:
+        return self._clock() >= entry.begun + COMPILE_SECONDS
 
     def compiles(self, constraint: Constraint | None) -> bool:
         """Whether a prompt with this constraint has to wait."""
         if constraint is None:
             return False
+        self._leave_stuck()
         entry = self._entries.get(_digest(constraint))
         if entry is None:  # newer ones have displaced it
             self.begin(constraint)
             return True
-        return not entry.future.done() and self._clock() < entry.begun + COMPILE_SECONDS
+        return not entry.future.done() and not self._is_late(entry)
 
     def guide(self, constraint: Constraint | None) -> Guide | None:
         """Return a guide for one answer; None where any text will do.
@@ -151,7 +183,9 @@ class Grammars:
         if any(descriptor == self._woken for descriptor, _ in poll.poll(seconds * 1e3)):
             os.eventfd_read(self._woken)
 
-    def _compile(self, constraint: Constraint) -> Grammar:
+    def _compile(self, entry: _Entry) -> Grammar:
+        entry.begun = self._clock()
+        self._running = entry
         if self._compiler is None:
             before, began = _resident_mb(), time.monotonic()
             self._compiler = self._open()
@@ -159,7 +193,7 @@ class Grammars:
                 "the first grammar: the token table took %.2f s and %.0f MB",
                 *(time.monotonic() - began, _resident_mb() - before),
             )
-        return self._compiler.compile(constraint)
+        return self._compiler.compile(entry.constraint)
 
 
 def _thread() -> ThreadPoolExecutor:
