@@ -214,6 +214,12 @@ DAMAGED: list[tuple[str, str, str, list[Call]]] = [
         "",
         [WEATHER],
     ),
+    (
+        "hermes",
+        '<tool_call>{"name": "launch", <tool_call>{"name": "get_time", "arguments":{}}</tool_call>',
+        '<tool_call>{"name": "launch", ',
+        [TIME],
+    ),
     ("mistral", '[TOOL_CALLS] [{"name": "get_time", "arguments": {}}] tail', "tail", [TIME]),
     ("mistral", '[TOOL_CALLS] [{"name": "get_time", "arguments": {}] tail', "tail", [TIME]),
     ("mistral-args", "[TOOL_CALLS]get_time[ARGS]{} and text", "and text", [TIME]),
@@ -382,7 +388,9 @@ def test_nothing_makes_the_reader_fail() -> None:
     for form in FORMATS:
         for seed in range(300):
             text = "".join(draw.choices(parts, k=draw.randint(1, 25)))
-            whole = read_all(Calling(form, TOOLS), text)
-            pieces = cut(Calling(form, TOOLS), text, seed)
+            free, bound = draw.choice((False, True)), draw.choice((False, True))
+            calling = Calling(form, TOOLS, free=free, bound=bound)
+            whole = read_all(calling, text)
+            pieces = cut(calling, text, seed)
             assert pieces[0] == whole[0], text
             assert [c.function for c in joined(pieces[1])] == [c.function for c in joined(whole[1])]

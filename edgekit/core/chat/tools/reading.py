@@ -176,16 +176,16 @@ class CallReader:
         at = 0
         for at, character in enumerate(self._buffer, 1):  # noqa: B007  used after the loop
             call.feed(character)
-            if call.done or call.broken:
+            if call.done or call.broken or self._unknown(call):
                 break
         if not self._told:
             self._raw += self._buffer[:at]
         broke, self._buffer = self._buffer[at - 1 : at], self._buffer[at:]
         told = self._told
+        if self._unknown(call):
+            self._give_back()
+            return True
         if not told and call.name:
-            if call.name not in self._tools:
-                self._give_back()
-                return True
             self._told = self._free or call.begun
         if self._told and not told:
             function = FunctionDelta(call.name, call.take())
@@ -203,6 +203,10 @@ class CallReader:
         self._count += 1
         self.ended = self._single or not self._format.many
         return True
+
+    def _unknown(self, call: Scan) -> bool:
+        """Whether a call that was not told names no tool."""
+        return not self._told and bool(call.name) and call.name not in self._tools
 
     def _give_back(self) -> None:
         """Say that what was taken for a call is text."""
