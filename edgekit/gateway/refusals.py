@@ -63,13 +63,16 @@ class HttpError(Exception):
 
 
 def of_device(error: wire.ProtocolError) -> HttpError:
-    """What a device refused, or how a prompt ended that has no answer."""
+    """What a device refused, or how a prompt ended that has no answer.
+
+    A deadline that has passed is not tried again: its client would wait longer than it asked for.
+    """
     return HttpError(
         error.status,
         error.code,
         error.what,
         param=error.param,
-        retry=error.retryable,
+        retry=error.retryable and error.code != "deadline_exceeded",
         retry_after_ms=error.retry_after_ms,
     )
 

@@ -114,6 +114,19 @@ def test_errors_are_the_sdk_s_exceptions(made: Gateway, device: Devices) -> None
     assert len(one.prompts) == 28
 
 
+@pytest.mark.parametrize("verb", ["refuse", "fail"])
+def test_a_deadline_that_a_device_says_has_passed_is_not_tried_again(
+    made: Gateway, device: Devices, verb: str
+) -> None:
+    one = device("one")
+    ready(made, "one")
+    with pytest.raises(openai.APIStatusError) as late:
+        chat(made.client(retries=2), f"{verb} deadline_exceeded")
+    assert (late.value.status_code, late.value.code) == (408, "deadline_exceeded")
+    assert late.value.response.headers["x-should-retry"] == "false"
+    assert len(one.prompts) == 1
+
+
 def test_after_it_was_accepted_a_prompt_goes_to_no_other_device(
     made: Gateway, device: Devices
 ) -> None:
