@@ -217,6 +217,8 @@ class Exchange:
         except (*wire.UNREADABLE, KeyError) as error:
             text = f"a reply of {device} cannot be read: {error}"
             raise _UnansweredError(HttpError(502, "internal", text), cancel=True) from error
+        if kind == "final" and body["choices"][0]["finish_reason"] == "cancelled":
+            raise _UnansweredError(of_code("cancelled", f"the prompt was cancelled at {device}"))
         return DeviceReply(device, kind, body)
 
 

@@ -281,6 +281,22 @@ def test_a_prompt_with_an_idempotency_key_outlives_its_request(
     assert one.computed == ["order-8"]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_cancelled_prompt_that_is_asked_for_again_is_an_error_and_no_empty_answer(
+    made: Gateway, device: Devices, stream: bool
+) -> None:
+    one = device("one")
+    client = ready(made, "one")
+    key = {"Idempotency-Key": f"order-10-{stream}"}
+    with pytest.raises(openai.APIStatusError):
+        chat(client, "accept", stream=stream, extra_headers=key | {"Edgekit-Deadline": "1"})
+    tools.eventually(lambda: all(each.outcome for each in one.prompts.values()), 5)
+    with pytest.raises(openai.APIStatusError) as cancelled:
+        chat(client, "accept", stream=stream, extra_headers=key)
+    assert (cancelled.value.status_code, cancelled.value.code) == (499, "cancelled")
+    assert cancelled.value.response.headers["x-should-retry"] == "false"
+
+
 def test_bounds_of_a_request(made: Gateway, device: Devices) -> None:
     device("one")
     client = ready(made, "one")
