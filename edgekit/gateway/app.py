@@ -114,33 +114,36 @@ class _Routes:
         text = exposition.prometheus(counted.families(self._hub))
         return Response(text, media_type=exposition.CONTENT_TYPE)
 
-    def refused(self, _request: Request, error: Exception) -> Response:
+    async def refused(self, _request: Request, error: Exception) -> Response:
+        """All handlers are coroutines: a thread's answer could come after the last of a stop."""
         assert isinstance(error, HttpError)
         self._hub.requests[error.status] += 1
         return Response(error.body, error.status, {**error.headers, "content-type": wire.JSON})
 
-    def broken(self, request: Request, error: Exception) -> Response:
+    async def broken(self, request: Request, error: Exception) -> Response:
         """What the gateway itself lacks, such as a readable file of keys."""
         log.error("%s", error)
         assert isinstance(error, EdgekitError)
-        return self.refused(request, HttpError(503, "internal", error.what))
+        return await self.refused(request, HttpError(503, "internal", error.what))
 
-    def unknown(self, request: Request, error: Exception) -> Response:
+    async def unknown(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         what = f"{request.method} {request.url.path}"[:200]
         code = "method_not_allowed" if error.status_code == 405 else "not_found"
         message = f"{what} is not served" if error.status_code != 400 else "the request is wrong"
-        answer = self.refused(request, HttpError(error.status_code, code, message))
+        answer = await self.refused(request, HttpError(error.status_code, code, message))
         answer.headers.update(error.headers or {})
         return answer
 
-    def left(self, _request: Request, _error: Exception) -> Response:
+    async def left(self, _request: Request, _error: Exception) -> Response:
         """The client went away before it had sent its body: nobody reads this."""
         return Response(status_code=400)
 
-    def failed(self, request: Request, _error: Exception) -> Response:
+    async def failed(self, request: Request, _error: Exception) -> Response:
         """A defect; the log has it."""
-        return self.refused(request, HttpError(500, "internal", "the gateway failed; see its log"))
+        return await self.refused(
+            request, HttpError(500, "internal", "the gateway failed; see its log")
+        )
 
     def _requester(self, request: Request) -> str:
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
