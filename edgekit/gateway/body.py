@@ -15,6 +15,7 @@ from edgekit.core import wire
 from edgekit.core.repeated import check_keys
 from edgekit.gateway.refusals import HttpError, of_code
 
+MOST_DIGITS = 6  # of a deadline; `int` refuses thousands
 # What a text completion has and a chat has not, with the values that change nothing
 _TEXT_ONLY: dict[str, tuple[Any, ...]] = {
     "suffix": (None, ""),
@@ -126,6 +127,7 @@ def read_id(given: str) -> str:
 
 def read_deadline(given: str, most: int) -> int:
     """The deadline that a request asks for, in seconds; raises HttpError."""
-    if not given.isascii() or not given.isdigit() or not 1 <= int(given[:6]) <= most:
+    is_short = given.isascii() and given.isdigit() and len(given) <= MOST_DIGITS
+    if not is_short or not 1 <= int(given) <= most:
         raise HttpError(400, "invalid_request", f"Edgekit-Deadline is 1 to {most} whole seconds")
     return int(given)
