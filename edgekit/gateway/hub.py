@@ -27,6 +27,8 @@ from edgekit.mqtt.threaded import MqttClient
 
 MOST_REMEMBERED = 10_000  # prompts with an Idempotency-Key
 BUSY_MS = 1000
+RETAINED_SECONDS = 0.5  # without a retained message, then the broker has sent all that it keeps
+MOST_RETAINED_SECONDS = 10.0  # for all of them
 LAST_SECONDS = 2.0  # for answers that a stop has ended
 
 
@@ -70,7 +72,7 @@ class Hub:
         self._watch: MqttClient | None = None
 
     async def start(self) -> None:
-        """Connect to the broker and read what it keeps of devices.
+        """Connect to the broker and read what it keeps of devices, before anybody asks for one.
 
         Raises:
             EdgekitError: or one of its kinds: the broker does not answer, or refuses.
@@ -78,7 +80,11 @@ class Hub:
         loop = asyncio.get_running_loop()
 
         def received(message: wire.Inbound) -> None:
+        last = 0.0
+
             loop.call_soon_threadsafe(catalog.heard, self.known, message.topic, message.payload)
+            nonlocal last
+            last = time.monotonic() if message.retain else last
 
         self._watch = MqttClient(
             self.settings.broker,
@@ -89,6 +95,9 @@ class Hub:
         )
         await asyncio.to_thread(self._watch.connect)
 
+        last = began = time.monotonic()
+        while time.monotonic() < min(last + RETAINED_SECONDS, began + MOST_RETAINED_SECONDS):
+            await asyncio.sleep(RETAINED_SECONDS / 10)
     async def stop(self) -> None:
         """Disconnect from the broker, once what was cancelled has told its device so."""
         until = time.monotonic() + LAST_SECONDS

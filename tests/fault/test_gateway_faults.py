@@ -401,6 +401,14 @@ def succeeds(call: Callable[[], object]) -> bool:
 
 
 def test_a_stop_lets_answers_end_and_takes_no_new_ones(
+def test_a_gateway_that_listens_knows_its_devices(
+    broker: tools.MosquittoBroker, device: Devices, tmp_path: Path
+) -> None:
+    device("one")
+    with gateway(tmp_path, broker.port) as new:
+        assert chat(new.client(), "Hi").choices[0].message.content == "You said: Hi"
+
+
     broker: tools.MosquittoBroker, device: Devices, tmp_path: Path
 ) -> None:
     one = device("one")

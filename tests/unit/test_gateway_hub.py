@@ -13,6 +13,7 @@ import pytest
 from edgekit.core.config import BrokerConfig
 from edgekit.errors import UnreachableError
 from edgekit.gateway import body, hub, keys
+from edgekit.core import topics, wire
 from edgekit.gateway.catalog import Served
 from edgekit.gateway.refusals import HttpError
 
@@ -102,6 +103,45 @@ def test_a_connection_that_failed_is_tried_again(made: hub.Hub, slow: type[SlowL
 
 def asked(model: str) -> body.ApiRequest:
     return body.read(f'{{"model":"{model}","messages":[{{"role":"user"}}]}}'.encode())
+
+def test_a_gateway_has_what_the_broker_keeps_before_it_listens(
+    made: hub.Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A card comes each 0.1 s. What is not retained comes for ever, and does not count."""
+    ended = threading.Event()
+
+    class SlowBroker:
+        def __init__(self, *_: Any, on_message: Callable[[wire.Inbound], None], **_more: Any):
+            self.say, self.connected = on_message, True
+
+        def connect(self) -> None:
+            self.thread = threading.Thread(target=self.run)
+            self.thread.start()
+
+        def run(self) -> None:
+            n = 0
+            while not ended.wait(0.1):
+                n += 1
+                retained = n <= 10
+                topic = topics.card_topic(f"d{n}") if retained else topics.status_topic("d1")
+                self.say(wire.Inbound(topic, b'{"model":"toy"}', retain=retained))
+
+        def close(self) -> None:
+            ended.set()
+            self.thread.join()
+
+    monkeypatch.setattr(hub, "MqttClient", SlowBroker)
+
+    async def run() -> None:
+        try:
+            async with asyncio.timeout(5):
+                await made.start()
+            assert len(made.known) == 10
+        finally:
+            await made.stop()
+
+    asyncio.run(run())
+
 
 
 def test_a_key_whose_prompt_another_device_has_is_refused_by_name(made: hub.Hub) -> None:
