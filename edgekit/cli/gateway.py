@@ -57,7 +57,9 @@ def gateway(
     deadline: Annotated[
         int, typer.Option(help="Of a prompt that names none, in seconds, 1 to 3600.")
     ] = 300,
-    streams: Annotated[int, typer.Option(min=1, help="Answers under way at once.")] = 256,
+    streams: Annotated[
+        int, typer.Option(min=1, help="Answers at once; half for one requester.")
+    ] = 256,
     drain: Annotated[
         float, typer.Option(min=0, help="Seconds that those have to end when it stops.")
     ] = 30.0,

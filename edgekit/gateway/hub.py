@@ -41,7 +41,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
         passwords: a folder with a password for each requester, which then has an account of its
             own at the broker; None: all of them share the account of `broker`.
         deadline: of a prompt that names none, in seconds.
-        streams: answers under way at once.
+        streams: answers under way at once; one requester may have half of them.
         drain_seconds: that those have to end when the gateway stops.
     """
 
@@ -65,6 +65,7 @@ class Hub:
         self.requests: Counter[int] = Counter()
         self.elsewhere = self.streams = 0
         self.draining = False
+        self._streams: Counter[str] = Counter()  # of each requester
         self._running: set[tuple[str, str]] = set()
         self._remembered: OrderedDict[tuple[str, str], str] = OrderedDict()
         self._lines: dict[str, Line] = {}
@@ -79,12 +80,12 @@ class Hub:
         """
         loop = asyncio.get_running_loop()
 
-        def received(message: wire.Inbound) -> None:
         last = 0.0
 
-            loop.call_soon_threadsafe(catalog.heard, self.known, message.topic, message.payload)
+        def received(message: wire.Inbound) -> None:
             nonlocal last
             last = time.monotonic() if message.retain else last
+            loop.call_soon_threadsafe(catalog.heard, self.known, message.topic, message.payload)
 
         self._watch = MqttClient(
             self.settings.broker,
@@ -94,10 +95,10 @@ class Hub:
             retained=True,
         )
         await asyncio.to_thread(self._watch.connect)
-
         last = began = time.monotonic()
         while time.monotonic() < min(last + RETAINED_SECONDS, began + MOST_RETAINED_SECONDS):
             await asyncio.sleep(RETAINED_SECONDS / 10)
+
     async def stop(self) -> None:
         """Disconnect from the broker, once what was cancelled has told its device so."""
         until = time.monotonic() + LAST_SECONDS
@@ -190,6 +191,15 @@ class Hub:
                 retry=True,
                 retry_after_ms=BUSY_MS,
             )
+        most = max(1, self.settings.streams // 2)
+        if self._streams[requester] >= most:
+            raise HttpError(
+                429,
+                "rate_limited",
+                f"{most} answers for {requester} are under way, as many as one requester may have",
+                retry=True,
+                retry_after_ms=BUSY_MS,
+            )
         if (requester, prompt_id) in self._running:
             raise HttpError(
                 409,
@@ -199,11 +209,13 @@ class Hub:
                 retry_after_ms=BUSY_MS,
             )
         self.streams += 1
+        self._streams[requester] += 1
         self._running.add((requester, prompt_id))
         try:
             yield
         finally:
             self.streams -= 1
+            self._streams[requester] -= 1
             self._running.discard((requester, prompt_id))
 
     async def exchange(

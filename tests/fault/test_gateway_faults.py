@@ -382,7 +382,8 @@ def test_more_answers_than_it_takes_are_refused(
     device("one")
     with gateway(tmp_path, broker.port, "--streams", "2") as small:
         client = ready(small, "one")
-        held = [chat(client, "say 1000 20", stream=True) for _ in range(2)]
+        both = (client, small.client("bob"))
+        held = [chat(each, "say 1000 20", stream=True) for each in both]
         for each in held:
             next(iter(each))
         with pytest.raises(openai.RateLimitError, match="2 answers are under way"):
@@ -400,7 +401,6 @@ def succeeds(call: Callable[[], object]) -> bool:
     return True
 
 
-def test_a_stop_lets_answers_end_and_takes_no_new_ones(
 def test_a_gateway_that_listens_knows_its_devices(
     broker: tools.MosquittoBroker, device: Devices, tmp_path: Path
 ) -> None:
@@ -409,6 +409,7 @@ def test_a_gateway_that_listens_knows_its_devices(
         assert chat(new.client(), "Hi").choices[0].message.content == "You said: Hi"
 
 
+def test_a_stop_lets_answers_end_and_takes_no_new_ones(
     broker: tools.MosquittoBroker, device: Devices, tmp_path: Path
 ) -> None:
     one = device("one")

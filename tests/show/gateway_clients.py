@@ -45,8 +45,9 @@ def measured(folder: Path, streams: int, devices: int) -> tuple[Figures, bool]:
     site = folder / "mosquitto"
     site.mkdir(parents=True)
     told: dict[str, Any] = {}
+    enough = ("--streams", str(2 * streams + 2))  # one requester may have half of them
     with tools.mosquitto(site) as broker, _fleet(broker.port, devices, told):
-        with gateway(folder / "a", broker.port) as made:
+        with gateway(folder / "a", broker.port, *enough) as made:
             wait_for_model(made.client(), f"device:sim-{devices - 1}")
             began = time.monotonic()
             answers, most_mb = asyncio.run(_load(made, "calm", streams))
@@ -57,7 +58,7 @@ def measured(folder: Path, streams: int, devices: int) -> tuple[Figures, bool]:
             killed_at = time.monotonic()
             cut = asyncio.run(_load(made, "kill", streams, made.process.kill))[0]
             hung = time.monotonic() - killed_at > WAIT_SECONDS
-        with gateway(folder / "b", broker.port) as second:
+        with gateway(folder / "b", broker.port, *enough) as second:
             wait_for_model(second.client(), f"device:sim-{devices - 1}")
             again = asyncio.run(_load(second, "kill", streams))[0]
     computed = [prompt for each in told["computed"].values() for prompt in each]

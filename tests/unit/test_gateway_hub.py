@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import datetime
 import threading
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig
 from edgekit.errors import UnreachableError
 from edgekit.gateway import body, hub, keys
-from edgekit.core import topics, wire
 from edgekit.gateway.catalog import Served
 from edgekit.gateway.refusals import HttpError
 
@@ -101,9 +104,6 @@ def test_a_connection_that_failed_is_tried_again(made: hub.Hub, slow: type[SlowL
     assert len(slow.made) == 2
 
 
-def asked(model: str) -> body.ApiRequest:
-    return body.read(f'{{"model":"{model}","messages":[{{"role":"user"}}]}}'.encode())
-
 def test_a_gateway_has_what_the_broker_keeps_before_it_listens(
     made: hub.Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,6 +143,9 @@ def test_a_gateway_has_what_the_broker_keeps_before_it_listens(
     asyncio.run(run())
 
 
+def asked(model: str) -> body.ApiRequest:
+    return body.read(f'{{"model":"{model}","messages":[{{"role":"user"}}]}}'.encode())
+
 
 def test_a_key_whose_prompt_another_device_has_is_refused_by_name(made: hub.Hub) -> None:
     for name in ("one", "two"):
@@ -160,3 +163,20 @@ def test_a_key_whose_prompt_another_device_has_is_refused_by_name(made: hub.Hub)
         with pytest.raises(HttpError, match="one") as gone:
             made.devices_for("alice", asked(model), "order-1")
         assert (gone.value.status, gone.value.code) == (503, "device_unreachable")
+
+
+def test_one_requester_leaves_half_of_the_streams_to_others(made: hub.Hub) -> None:
+    made.settings = msgspec.structs.replace(made.settings, streams=4)
+    with ExitStack() as held:
+        for n in range(2):
+            held.enter_context(made.running("alice", str(n)))
+        with pytest.raises(HttpError, match="2 answers for alice are under way") as refused:
+            held.enter_context(made.running("alice", "2"))
+        assert (refused.value.status, refused.value.code) == (429, "rate_limited")
+        assert refused.value.retry
+        for n in range(2):
+            held.enter_context(made.running("bob", str(n)))
+        with pytest.raises(HttpError, match="4 answers are under way"):
+            held.enter_context(made.running("carol", "0"))
+    with made.running("alice", "2"):
+        assert made.streams == 1
