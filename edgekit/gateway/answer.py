@@ -2,12 +2,14 @@
 
 A client that disconnects ends it, and with it the prompt. The head of a stream waits for the first
 piece of text, so that an error has its own status; after `HEAD_SECONDS` it goes out regardless,
-lest the client takes the silence of a queue for a dead server.
+lest the client takes the silence of a queue for a dead server. A client that reads too slowly is
+cut off `UNREAD_SECONDS` after the deadline.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -21,7 +23,10 @@ from edgekit.gateway.exchange import DeviceReply
 from edgekit.gateway.hub import Hub
 from edgekit.gateway.refusals import HttpError, of_code
 
+log = logging.getLogger(__name__)
+
 HEAD_SECONDS = 15.0
+UNREAD_SECONDS = 30  # a client that takes nothing for so long is cut off
 STREAM = "text/event-stream; charset=utf-8"
 JSON = "application/json"
 
@@ -51,21 +56,34 @@ class HttpAnswer:
         self._hub, self._requester, self._asked = hub, requester, asked
         self._prompt_id, self._idempotency, self._deadline = prompt_id, idempotency, deadline
         self._started = False
+        self._until = time.monotonic() + deadline + UNREAD_SECONDS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """HttpAnswer; a client that goes away ends it."""
         with self._hub.running(self._requester, self._prompt_id):
-            answering = asyncio.create_task(self._answer(send))
+            answering = asyncio.create_task(self._answer(self._bounded(send)))
             gone = asyncio.create_task(_disconnected(receive))
             try:
                 await asyncio.wait({answering, gone}, return_when=asyncio.FIRST_COMPLETED)
                 if answering.done():
                     answering.result()
+            except _UnreadError:
+                log.warning("a client did not read its answer in time")
             except asyncio.CancelledError:  # a drain that took too long
                 await _end(answering)
                 await self._stopped(send)
             finally:
                 await _end(answering, gone)
+
+    def _bounded(self, send: Send) -> Send:
+        async def in_time(message: Message) -> None:
+            try:
+                async with asyncio.timeout(max(self._until - time.monotonic(), 0.0)):
+                    await send(message)
+            except TimeoutError:
+                raise _UnreadError from None
+
+        return in_time
 
     async def _stopped(self, send: Send) -> None:
         """Say that the gateway stops, as far as it can still be said."""
@@ -156,6 +174,10 @@ class HttpAnswer:
         self._hub.requests[200] += 1
         raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
         await send({"type": "http.response.start", "status": 200, "headers": raw})
+
+
+class _UnreadError(Exception):
+    """The client did not take what was sent; the server ends a connection with a short answer."""
 
 
 def _part(data: bytes) -> Message:

@@ -7,9 +7,12 @@ slow down. The file holds no key, and is for its owner alone.
 from __future__ import annotations
 
 import datetime
+import fcntl
 import hashlib
 import hmac
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -67,9 +70,10 @@ def add(path: Path, requester: str, today: datetime.date) -> str:
         UsageError: the name is none, or the file cannot be used.
     """
     check_name("requester", requester)
-    before = load(path) if path.exists() else ()
     key = PREFIX + secrets.token_urlsafe(KEY_BYTES)
-    _write(path, (*before, ApiKey(requester, hashed(key), today.isoformat())))
+    with _changing(path):
+        before = load(path) if path.exists() else ()
+        _write(path, (*before, ApiKey(requester, hashed(key), today.isoformat())))
     return key
 
 
@@ -79,15 +83,18 @@ def revoke(path: Path, name: str) -> list[ApiKey]:
     Raises:
         UsageError: there is none, or the file cannot be used.
     """
-    keys = load(path)
-    gone = [key for key in keys if name in (key.id, key.requester)]
-    if not gone:
-        raise UsageError(
-            f"no key has the id or the requester {name!r}",
-            f"{path} has {len(keys)}",
-            "`edgekit gateway key list` shows them",
-        )
-    _write(path, tuple(key for key in keys if key not in gone))
+    if not path.exists():
+        load(path)  # says what is missing
+    with _changing(path):
+        keys = load(path)
+        gone = [key for key in keys if name in (key.id, key.requester)]
+        if not gone:
+            raise UsageError(
+                f"no key has the id or the requester {name!r}",
+                f"{path} has {len(keys)}",
+                "`edgekit gateway key list` shows them",
+            )
+        _write(path, tuple(key for key in keys if key not in gone))
     return gone
 
 
@@ -124,7 +131,7 @@ class KeyRing:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._seen = (0, 0)
+        self._seen = (0, 0, 0)
         self._keys: tuple[ApiKey, ...] = ()
         self.requester_of("")
 
@@ -132,15 +139,23 @@ class KeyRing:
         """See `requester_of`; raises UsageError where the file cannot be read any more."""
         try:
             found = self._path.stat()
-            seen = (found.st_mtime_ns, found.st_ino)
+            seen = (found.st_mtime_ns, found.st_ino, found.st_mode)
         except FileNotFoundError:
-            seen = (0, 0)
+            seen = (0, 0, 0)
         if seen != self._seen or not self._keys:
             self._keys = load(self._path)
             self._seen = seen
         return requester_of(self._keys, presented)
 
 
-def _write(path: Path, keys: tuple[ApiKey, ...]) -> None:
+@contextmanager
+def _changing(path: Path) -> Iterator[None]:
+    """Keep other commands from changing the keys at the same time; a killed one lets go."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _write(path: Path, keys: tuple[ApiKey, ...]) -> None:
     publish(path, msgspec.json.format(msgspec.json.encode(_File(keys))) + b"\n", 0o600)

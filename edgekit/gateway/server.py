@@ -14,13 +14,13 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from edgekit.errors import UsageError
+from edgekit.gateway.answer import UNREAD_SECONDS
 from edgekit.gateway.app import application
 from edgekit.gateway.hub import GatewaySettings, Hub
 
 HEADER_BYTES = 32 << 10
 HEADER_SECONDS = 10.0
 KEEP_ALIVE_SECONDS = 15
-UNREAD_SECONDS = 30  # a client that takes nothing for so long is cut off
 SEND_BUFFER_BYTES = 256 << 10  # of the system's, for each connection
 CONNECTIONS_PER_STREAM = 2
 SPARE_CONNECTIONS = 128

@@ -21,7 +21,7 @@ from typing import Any
 import httpx2
 import openai
 
-from edgekit.gateway import server
+from edgekit.gateway import answer as http
 from tests import tools
 from tests.harness.gateway import Gateway, gateway, wait_for_model
 from tests.show import Figures
@@ -163,7 +163,7 @@ def _unread(made: Gateway) -> bool:
         )
         if answer.choices[0].message.content != "You said: Hi":
             return False
-        until = time.monotonic() + server.UNREAD_SECONDS + 15
+        until = time.monotonic() + http.UNREAD_SECONDS + 15
         while time.monotonic() < until:
             if _under_way(made) == 0:
                 return True

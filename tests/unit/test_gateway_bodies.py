@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,40 @@ def test_a_file_that_is_wrong_is_refused(
         file.chmod(mode)
     with pytest.raises(UsageError, match=why):
         keys.KeyRing(file)
+
+
+def test_keys_that_are_added_at_once_are_all_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "keys.json"
+    keys.add(file, "first", TODAY)
+    load = keys.load
+
+    def slow(path: Path) -> tuple[keys.ApiKey, ...]:
+        found = load(path)
+        time.sleep(0.05)
+        return found
+
+    monkeypatch.setattr(keys, "load", slow)
+    names = [f"r{n}" for n in range(4)]
+    with ThreadPoolExecutor(5) as pool:
+        revoked = pool.submit(keys.revoke, file, "first")
+        list(pool.map(lambda name: keys.add(file, name, TODAY), names))
+        assert [key.requester for key in revoked.result()] == ["first"]
+    assert sorted(key.requester for key in load(file)) == names
+
+
+def test_a_file_that_others_may_read_from_now_on_is_refused_while_it_is_in_use(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "keys.json"
+    key = keys.add(file, "alice", TODAY)
+    ring = keys.KeyRing(file)
+    file.chmod(0o644)
+    with pytest.raises(UsageError, match="others can read"):
+        ring.requester_of(key)
+    file.chmod(0o600)
+    assert ring.requester_of(key) == "alice"
 
 
 def test_a_requester_s_name_and_a_key_to_revoke_are_checked(tmp_path: Path) -> None:

@@ -82,11 +82,13 @@ def test_a_client_that_leaves_while_a_delta_arrives_cancels_its_prompt(ticks: in
 
 
 @pytest.mark.parametrize("ticks", range(6))
-def test_a_client_that_leaves_while_a_puback_arrives_is_not_waited_for(ticks: int) -> None:
+def test_a_client_that_leaves_while_a_puback_arrives_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, ticks: int
+) -> None:
     async def run() -> bool:
         line = Line(BrokerConfig("127.0.0.1", 1), "alice", asyncio.get_running_loop())
         sent: Future[int] = Future()
-        line._mqtt.publish = lambda _message: sent  # type: ignore[method-assign]
+        monkeypatch.setattr(line._mqtt, "publish", lambda _message: sent)
         asking = asyncio.create_task(line.prompt("one", b"{}", Mailbox("p"), 60))
         await asyncio.sleep(0.05)
         sent.set_result(0)

@@ -1,0 +1,61 @@
+"""The answer to one HTTP request, for a client that does not read it."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.types import Message
+
+from edgekit.core.config import BrokerConfig
+from edgekit.gateway import answer, body, hub, keys
+from edgekit.gateway.exchange import DeviceReply
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("stream", ["true", "false"])
+def test_a_client_that_does_not_read_is_cut_off_after_the_deadline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stream: str
+) -> None:
+    monkeypatch.setattr(answer, "UNREAD_SECONDS", 0.2, raising=False)
+    keys.add(tmp_path / "keys.json", "alice", datetime.date(2026, 1, 1))
+    made = hub.Hub(
+        hub.GatewaySettings(keys=tmp_path / "keys.json", broker=BrokerConfig("127.0.0.1", 1))
+    )
+    asked = body.read(f'{{"model":"toy","stream":{stream},"messages":[{{"role":"u"}}]}}'.encode())
+    ended: list[str] = []
+
+    class Exchange:
+        async def replies(self) -> AsyncGenerator[DeviceReply | None, None]:
+            message = {"role": "assistant", "content": "x"}
+            choice = {"index": 0, "message": message, "finish_reason": "stop"}
+            try:
+                yield DeviceReply("one", "final", {"id": "chatcmpl-p", "choices": [choice]})
+            finally:
+                ended.append("exchange")
+
+    async def exchange(*_: Any) -> Exchange:
+        return Exchange()
+
+    async def never() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def full(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(made, "exchange", exchange)
+
+    async def run() -> None:
+        one = answer.HttpAnswer(made, "alice", asked, prompt_id="p", idempotency="", deadline=1)
+        async with asyncio.timeout(5):
+            await one({}, never, full)
+
+    asyncio.run(run())
+    assert ended == ["exchange"]
+    assert made.streams == 0
