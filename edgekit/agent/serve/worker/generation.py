@@ -266,7 +266,7 @@ class Generation:
         first = max(self._answer.first_at or now, prefilled)  # the first that the model chose
         said = self._answer.finish(now)
         calls = joined(said.calls)
-        refused = self._wrong(said.text) if reason == "stop" and not self.start.stops else None
+        refused = self._wrong(said.text) if reason == "stop" else None
         if refused is not None:
             return refused
         whole = bool(calls) and not (self.start.stops and _lacks_its_end(calls[-1]))
