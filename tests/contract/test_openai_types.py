@@ -36,6 +36,7 @@ def _strict() -> Iterator[None]:
     """A warning of the SDK, or of pydantic below it, is an error."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.simplefilter("ignore", ResourceWarning)  # of other tests in this process
         yield
 
 
