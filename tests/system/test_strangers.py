@@ -192,7 +192,7 @@ def test_paho_over_3_1_1_cancels_while_it_streams(plain: Plain) -> None:
 def test_paho_over_3_1_1_gets_errors_and_no_answer_from_a_foreign_address(plain: Plain) -> None:
     plain.ask(HELLO, "p1", reply_to="edgekit/v1/res/victim/1")
     plain.ask(HELLO, "p2", v=2)
-    plain.ask(HELLO | {"tools": [{}]}, "p3")
+    plain.ask(HELLO | {"n": 2}, "p3")
     errors = [plain.until("error", "accepted").pop() for _ in range(2)]
     assert [(e["id"], e["status"], e["payload"]["error"]["code"]) for e in errors] == [
         ("p2", 505, "unsupported_version"),
@@ -226,8 +226,8 @@ def mqttjs(broker: Broker, version: str, body: object, *more: str) -> list[dict[
 def test_mqtt_js_over_websocket_streams_and_cancels(broker: Broker, version: str) -> None:
     check_stream(mqttjs(broker, version, HELLO))
     check_stream(mqttjs(broker, version, ENDLESS, "cancel"), "cancelled")
-    (error,) = mqttjs(broker, version, HELLO | {"tools": [{}]})
-    assert error["payload"]["error"]["param"] == "tools"
+    (error,) = mqttjs(broker, version, HELLO | {"n": 2})
+    assert error["payload"]["error"]["param"] == "n"
 
 
 # --- asyncio, MQTT 5 --------------------------------------------------------------------------
@@ -239,7 +239,7 @@ def test_aiomqtt_streams_an_answer_cancels_another_and_reads_an_error(device: Pr
             return [
                 await ask(client, "a1", HELLO),
                 await ask(client, "a2", ENDLESS, cancel=True),
-                await ask(client, "a3", HELLO | {"tools": [{}]}),
+                await ask(client, "a3", HELLO | {"n": 2}),
             ]
 
     async def ask(
@@ -266,7 +266,7 @@ def test_aiomqtt_streams_an_answer_cancels_another_and_reads_an_error(device: Pr
     whole, cancelled, refused = asyncio.run(asyncio.wait_for(converse(), SECONDS))
     check_stream(whole)
     check_stream(cancelled, "cancelled")
-    assert refused[0]["payload"]["error"]["param"] == "tools"
+    assert refused[0]["payload"]["error"]["param"] == "n"
 
 
 def test_gmqtt_speaks_cbor(device: Project) -> None:
@@ -284,7 +284,7 @@ def test_gmqtt_speaks_cbor(device: Project) -> None:
         conversations = [
             await ask(client, inbox, "g1", HELLO),
             await ask(client, inbox, "g2", ENDLESS, cancel=True),
-            await ask(client, inbox, "g3", HELLO | {"tools": [{}]}),
+            await ask(client, inbox, "g3", HELLO | {"n": 2}),
         ]
         await client.disconnect()
         return conversations
@@ -317,4 +317,4 @@ def test_gmqtt_speaks_cbor(device: Project) -> None:
     whole, cancelled, refused = asyncio.run(asyncio.wait_for(converse(), SECONDS))
     check_stream(whole)
     check_stream(cancelled, "cancelled")
-    assert refused[0]["payload"]["error"]["param"] == "tools"
+    assert refused[0]["payload"]["error"]["param"] == "n"
