@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 from edgekit.core import wire
@@ -80,6 +81,11 @@ class Flood:
         self._thread.join()
 
 
+def _is_another(project: Project, before: int) -> bool:
+    """Whether an agent is ready that is not this one."""
+    return agent_of(project) not in (0, before)
+
+
 def agent_of(project: Project) -> int:
     """The agent's process; 0 while none is ready."""
     try:
@@ -126,7 +132,7 @@ def _count(project: Project, mosquitto: MosquittoBroker) -> tuple[Figures, bool]
             before = agent_of(project)
             if kind == "agent":
                 os.kill(before, signal.SIGKILL)
-                eventually(lambda old=before: agent_of(project) not in (0, old), seconds=120)  # type: ignore[misc]  # mypy infers no lambda with a default
+                eventually(partial(_is_another, project, before), seconds=120)
             else:
                 mosquitto.stop(kill=True)
                 time.sleep(1)

@@ -18,7 +18,6 @@ from typing import Any
 from paramiko.common import MSG_CHANNEL_DATA
 from paramiko.packet import Packetizer
 
-BURST_BYTES = 8 << 15  # of data; the next message of the connection waits for one burst
 _HEAD = struct.Struct(">IBBII")  # packet length, padding length, message, channel, data length
 _CLEAR = 4  # bytes of the packet length: authenticated, not encrypted
 _TAG = 16

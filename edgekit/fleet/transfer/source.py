@@ -19,7 +19,7 @@ from edgekit.fleet.transfer.cap import Cap
 from edgekit.fleet.transfer.values import WantedBlob
 
 PACKET_BYTES = (1 << 15) - 64  # of data in an SSH packet for a channel of OpenSSH
-PIECE_BYTES = 8 * PACKET_BYTES  # that one call sends
+PIECE_BYTES = 8 * PACKET_BYTES  # one call sends: the next message of the connection waits for it
 HEAD_BYTES = 4096  # of a request; ours have 200
 STRANGER_SECONDS = 10.0  # until the first request is there
 IDLE_SECONDS = 60.0  # between two requests, and for a client that takes no bytes
