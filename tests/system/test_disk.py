@@ -67,7 +67,7 @@ def test_what_rots_is_found_and_mended_and_what_is_not_needed_goes(
             assert json.loads(root.ready_file.read_bytes())["pid"] == pid, "it ran all the while"
 
             # Its agent cannot even start a verb: the push brings one, which mends the tree
-            damage(code / "core" / "cbor.py")
+            damage(code / "errors.py")
             assert project.run("state", "demo").returncode == 1
             assert "1 blobs" in project.edgekit("push", "demo")
             assert json.loads(root.ready_file.read_bytes())["pid"] != pid, "it maps what is right"

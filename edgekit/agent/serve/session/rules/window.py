@@ -31,7 +31,7 @@ or an old one, which was taken, gives way; `drop_new` and `drop_oldest` say whic
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A message that waits for its prompt."""
+    """A message that waits for its prompt; no digest where it cannot come again, at QoS 0."""
 
     message: HeardMessage
     digest: bytes
@@ -64,8 +64,9 @@ class RuleWindow:
         fate = _unusable(message)
         if fate is not None:
             return [fate]
-        digest = digest_of(message.topic, message.payload)
-        if message.qos and self._was_seen(digest, now):
+        # a broker delivers again at QoS 1 only (§4.3)
+        digest = digest_of(message.topic, message.payload) if message.qos else b""
+        if digest and self._was_seen(digest, now):
             return ["repeated"]
         heard = HeardMessage(message.topic, message.payload)
         fates: list[Fate] = ["taken"]
@@ -74,13 +75,14 @@ class RuleWindow:
                 return ["left_out"]
             gone = self._waiting.popleft()
             self._bytes -= gone.message.size
-            self._seen.pop(gone.digest, None)  # it was not answered
+            self._forget(gone.digest)
             fates.append("gave_way")
         if not self._waiting:
             self._opened_at = now
         self._waiting.append(Taken(heard, digest, rules.hops_of(message), traceparent_of(message)))
         self._bytes += heard.size
-        self._remember(digest, now)
+        if digest:
+            self._remember(digest, now)
         return fates
 
     def due(self, now: float) -> bool:
@@ -107,6 +109,11 @@ class RuleWindow:
         self._seen[digest] = at
         if len(self._seen) > MAX_SEEN:
             del self._seen[next(iter(self._seen))]
+
+    def _forget(self, digest: bytes) -> None:
+        """Take a message anew that gave way: it is not answered, but where an equal one waits."""
+        if all(one.digest != digest for one in self._waiting):
+            self._seen.pop(digest, None)
 
     def _was_seen(self, digest: bytes, now: float) -> bool:
         since = now - self.rule.repeat_seconds
