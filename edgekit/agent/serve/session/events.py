@@ -110,11 +110,13 @@ class Readings:
         temp_c: degrees Celsius of the hottest thermal zone.
         mem_free_mb: free memory in megabytes.
         disk_free_mb: free space in megabytes on the disk with the journal.
+        mem_total_mb: all memory that the kernel has, in megabytes.
     """
 
     temp_c: int | None
     mem_free_mb: int | None
     disk_free_mb: int | None = None
+    mem_total_mb: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
