@@ -49,6 +49,7 @@ _VERBS = {
     "forget": "device.forget:forget",
     "broker": "talk.broker:app",
     "gateway": "talk.gateway:app",
+    "page": "talk.page:page",
     "demo": "demo:demo",
 }
 
