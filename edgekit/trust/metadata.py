@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edgekit.core.wire import UNREADABLE
+from edgekit.core.reading import UNREADABLE
 from edgekit.errors import VerificationError
 from edgekit.trust.rules import NEVER, begin
 from edgekit.trust.signed import Metadata, Offered

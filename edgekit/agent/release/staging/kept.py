@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from edgekit.core.digest import Digest
-from edgekit.core.wire import UNREADABLE
+from edgekit.core.reading import UNREADABLE
 from edgekit.errors import VerificationError
 from edgekit.store import publish
 from edgekit.trust.metadata import KeptTrust, TrustedSet

@@ -20,7 +20,7 @@ from edgekit.agent.release.staging.kept import TrustOnDisk, read_trust, write_tr
 from edgekit.core import layout
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import oci_platform
-from edgekit.core.wire import UNREADABLE
+from edgekit.core.reading import UNREADABLE
 from edgekit.errors import VerificationError
 from edgekit.trust import verified
 from edgekit.trust.metadata import TrustedSet, accept, device_time, unsigned, warnings
