@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from edgekit.core import wire
+from edgekit.core.reading import UNREADABLE
 from edgekit.core.repeated import check_keys
 from edgekit.gateway.refusals import HttpError, of_code
 
@@ -75,7 +76,7 @@ def read(body: bytes, *, text: bool = False) -> ApiRequest:
         fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
         told = msgspec.json.decode(body, type=_Read)
         check_keys(body)
-    except wire.UNREADABLE as error:
+    except UNREADABLE as error:
         raise of_code("invalid_request", f"the body cannot be read: {error}") from error
     except RecursionError as error:
         raise of_code("invalid_request", "the body is nested too deeply") from error
