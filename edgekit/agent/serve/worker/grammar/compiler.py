@@ -12,7 +12,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
 from edgekit.agent.serve.worker.grammar.guide import Allowed, GrammarError
@@ -32,8 +31,6 @@ LIMITS: dict[str, Any] = {
     "verbose_errors": False,
 }
 JSON_OPTIONS: Any = {"whitespace_flexible": False, "lenient": False, "coerce_one_of": False}
-Ids = npt.NDArray[np.intp]
-NO_IDS: Ids = np.empty(0, dtype=np.intp)
 SEARCH_SECONDS = 0.5  # for the place in a refused schema
 MAX_SAID = 300  # characters of the library's words
 
@@ -48,9 +45,10 @@ class TokenCompiler:
 
     def __init__(self, table: TokenTable, ends: Collection[int]) -> None:
         self._tokens = _read(table, sorted(ends))
-        self._vocabulary = table.size
         self._limits = LLParserLimits(**LIMITS)
-        self._control: Ids = np.array(sorted(table.special - set(ends)), dtype=np.intp)
+        self._every: Allowed = np.ones(table.size, dtype=np.bool_)
+        self._ordinary = self._every.copy()
+        self._ordinary[list(table.special - set(ends))] = False
 
     def compile(self, constraint: Constraint) -> MatcherGuide:
         """Compile, and take the first step.
@@ -77,7 +75,7 @@ class TokenCompiler:
             return _short(matcher.get_error())
         if warnings := matcher.get_grammar_warnings():
             return _short("; ".join(warnings))
-        guide = MatcherGuide(matcher, self._vocabulary, NO_IDS if trusted else self._control)
+        guide = MatcherGuide(matcher, self._every if trusted else self._ordinary)
         try:
             guide.opening = guide.forced()
             if not guide.ended:
@@ -108,24 +106,18 @@ class MatcherGuide:
 
     Args:
         matcher: at the beginning of the answer.
-        vocabulary: how many tokens there are.
-        forbidden: tokens that never come, whatever the grammar says.
+        known: of each token whether it may come at all, whatever the grammar says.
         opening: the tokens that every answer begins with; the matcher has taken them.
     """
 
-    def __init__(
-        self, matcher: LLMatcher, vocabulary: int, forbidden: Ids, opening: Sequence[int] = ()
-    ) -> None:
+    def __init__(self, matcher: LLMatcher, known: Allowed, opening: Sequence[int] = ()) -> None:
         self._matcher = matcher
-        self._vocabulary = vocabulary
-        self._forbidden = forbidden
+        self._known = known
         self.opening = opening
 
     def copy(self) -> MatcherGuide:
         """Return a guide in the same state."""
-        return MatcherGuide(
-            self._matcher.deep_copy(), self._vocabulary, self._forbidden, self.opening
-        )
+        return MatcherGuide(self._matcher.deep_copy(), self._known, self.opening)
 
     @property
     def ended(self) -> bool:
@@ -136,8 +128,8 @@ class MatcherGuide:
         """Return of each token whether it may come next."""
         mask = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         self._check()
-        allowed = np.unpackbits(mask, count=self._vocabulary, bitorder="little").view(np.bool_)
-        allowed[self._forbidden] = False
+        allowed = np.unpackbits(mask, count=self._known.size, bitorder="little").view(np.bool_)
+        allowed &= self._known
         if not allowed.any():
             raise GrammarError("no token can go on with this grammar")
         return allowed
@@ -147,16 +139,19 @@ class MatcherGuide:
         tokens = self._matcher.compute_ff_tokens()
         self._check()
         if tokens:
-            if np.isin(tokens, self._forbidden).any():
+            if not self._known[tokens].all():
                 raise GrammarError("the grammar wants a control token")
             self._matcher.consume_tokens(tokens)
             self._check()
         return tokens
 
-    def take(self, token: int) -> None:
-        """Note that a token was chosen."""
-        self._matcher.consume_token(token)
+    def take(self, token: int) -> bool:
+        """Go on with a token if it may come next; return whether it may."""
+        if not self._known[token]:
+            return False
+        taken = self._matcher.try_consume_tokens([token]) == 1
         self._check()
+        return taken
 
     def _check(self) -> None:
         error = self._matcher.get_error()
