@@ -49,6 +49,7 @@ _VERBS = {
     "forget": "device.forget:forget",
     "broker": "talk.broker:app",
     "gateway": "talk.gateway:app",
+    "doctor": "doctor.doctor:doctor",
     "demo": "demo:demo",
 }
 
