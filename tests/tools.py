@@ -45,6 +45,7 @@ PACKAGES = {
     "tcsh": "tcsh",
     "fish": "fish",
     "busybox": "busybox",
+    "tmux": "tmux",
 }
 
 

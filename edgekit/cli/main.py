@@ -44,6 +44,7 @@ _VERBS = {
     "scrub": "device.disk:scrub",
     "tune": "device.disk:tune",
     "ask": "talk.ask:ask",
+    "chat": "talk.chat.verb:chat",
     "devices": "talk.ask:devices",
     "rules": "talk.rules:app",
     "forget": "device.forget:forget",
