@@ -46,6 +46,7 @@ _VERBS = {
     "ask": "talk.ask:ask",
     "chat": "talk.chat.verb:chat",
     "devices": "talk.ask:devices",
+    "top": "talk.top.verb:top",
     "rules": "talk.rules:app",
     "forget": "device.forget:forget",
     "broker": "talk.broker:app",
