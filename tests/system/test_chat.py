@@ -158,7 +158,7 @@ def test_what_a_model_says_never_controls_the_terminal(port: int, tmp_path: Path
         assert told.count("\ufffd") == 2 * sum(HOSTILE.count(c) for c in "\x1b\x07\x9b\r\b")
         assert "owned" not in window.run("display-message", "-p", "#{pane_title}")
         window.type("/save talk.json", "Enter")
-        window.wait_for("1 exchanges written")
+        window.wait_for("questions written to talk.json: 1")
     saved = json.loads((tmp_path / "talk.json").read_text())
     assert saved["messages"][1]["content"] == HOSTILE  # what it said is kept as it is
 
@@ -191,9 +191,9 @@ def test_commands_in_a_conversation(port: int, pi: SimulatedDevice, tmp_path: Pa
         window.wait_for("You said: two")
         assert contents(other) == [["one", "You said: one", "two"]]
         window.type("/save talk.md", "Enter")
-        window.wait_for("2 exchanges written to talk.md")
+        window.wait_for("questions written to talk.md: 2")
         window.type("/drop", "Enter")
-        window.wait_for("1 exchanges dropped, 1 left")
+        window.wait_for("questions dropped: 1, left: 1")
         window.type("/syst", "Tab")
         window.wait_for("> /system")  # completed
         window.type("Be brief.", "Enter")
@@ -249,7 +249,7 @@ def test_a_conversation_too_long_for_the_context_can_go_on(port: int, tmp_path: 
         told = window.wait_for("/drop forgets the older half")
         assert "the prompt has 99 tokens" in told
         window.type("/drop", "Enter")
-        window.wait_for("1 exchanges dropped, 1 left\nYes.")  # it asked again by itself
+        window.wait_for("questions dropped: 1, left: 1\nYes.")  # it asked again by itself
 
 
 def test_a_pool_stays_with_one_device_until_that_is_gone(port: int, tmp_path: Path) -> None:
@@ -370,8 +370,9 @@ def test_smollm2_answers_remembers_and_stops(device: Project, tmp_path: Path) ->
         window.type("What is the capital of France?", "Enter")
         told = window.wait_for("stop; context", 60)
         assert "Paris" in told
-        window.type("Tell me a very long story about it.", "Enter")
-        tools.eventually(lambda: len(window.everything) > len(told) + 120)
+        window.type("/new", "Enter")
+        window.type("Write a very long story about a dragon and a princess.", "Enter")
+        tools.eventually(lambda: len(window.everything) > len(told) + 160)
         window.type("", "C-c")
         told = window.wait_for("cancelled; context", 20)
         began = time.monotonic()

@@ -68,7 +68,7 @@ def test_a_text_goes_on_after_a_backslash_and_within_quotes() -> None:
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "x", "²", "1.5"])
-def test_a_number_of_exchanges_is_one(text: str) -> None:
+def test_a_number_of_questions_is_one(text: str) -> None:
     assert commands.count_of("3", 9) == 3
     assert commands.count_of("", 9) == 9
     with pytest.raises(UsageError):
@@ -90,12 +90,12 @@ def test_a_prompt_has_all_that_was_said() -> None:
     assert [each["role"] for each in messages[:3]] == ["system", "user", "assistant"]
 
 
-def test_the_oldest_exchanges_can_be_dropped_and_the_system_message_stays() -> None:
+def test_the_oldest_questions_can_be_dropped_and_the_system_message_stays() -> None:
     assert log.half(TALK) == 1
     left = TALK.without_oldest(1)
     assert [each["content"] for each in left.asking(user("c"))] == ["Be brief.", "b", "B", "c"]
     assert log.half(left) == 1
-    assert left.without_oldest(5).exchanges == 0
+    assert left.without_oldest(5).questions == 0
 
 
 def test_a_conversation_is_read_as_it_was_written() -> None:
@@ -186,7 +186,7 @@ def test_a_model_is_that_of_the_device_with_the_least_to_do() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "exchanges", "way"),
+    ("error", "questions", "way"),
     [
         (ProtocolError("context_length_exceeded", "long"), 2, "/drop"),
         (ProtocolError("payload_too_large", "long"), 2, "/drop"),
@@ -197,8 +197,8 @@ def test_a_model_is_that_of_the_device_with_the_least_to_do() -> None:
         (EdgekitError("x"), 0, ""),
     ],
 )
-def test_there_is_a_way_on(error: EdgekitError, exchanges: int, way: str) -> None:
-    told = partner.way_on(error, exchanges)
+def test_there_is_a_way_on(error: EdgekitError, questions: int, way: str) -> None:
+    told = partner.way_on(error, questions)
     assert way in told
     assert bool(way) == bool(told)
 

@@ -10,12 +10,14 @@ from types import TracebackType
 
 import msgspec
 
+from edgekit.client.announced import RETAINED_QOS
 from edgekit.core import topics
 from edgekit.core.config import BrokerConfig
 from edgekit.core.wire import Inbound
 from edgekit.gateway.catalog import Served, heard
 from edgekit.mqtt.threaded import MqttClient
 
+FILTERS = (topics.card_topic("+"), topics.status_topic("+"))
 QUIET_SECONDS = 0.3  # without a retained message, then the broker has sent all that it keeps
 MOST_SECONDS = 10.0  # for all of them
 NOTHING_SECONDS = 0.5  # where it keeps none
@@ -80,7 +82,7 @@ class FleetWatch:
         self._mqtt = MqttClient(
             broker,
             f"edgekit-{name}-{uuid.uuid4().hex[:12]}",
-            subscriptions=[(topics.card_topic("+"), 1), (topics.status_topic("+"), 1)],
+            subscriptions=[(each, RETAINED_QOS) for each in FILTERS],
             on_message=self._received,
             on_connection=self._connection,
             retained=True,

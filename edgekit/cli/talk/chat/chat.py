@@ -134,7 +134,7 @@ class Chat:
             self._ask_one(asked, message, view)
         except EdgekitError as error:
             if view.begun or not self.partner.elsewhere(error, asked):
-                error.next_step = partners.way_on(error, self.log.exchanges) or error.next_step
+                error.next_step = partners.way_on(error, self.log.questions) or error.next_step
                 raise
             self._note(f"{asked} does not take it: {error.what}; {self.partner.to} is asked")
             self.partner = Partner(self.partner.to)
@@ -208,11 +208,11 @@ class Chat:
         self._pictures += shrunk(self._requester, to, [path])
 
     def _drop(self, text: str) -> None:
-        if not self.log.exchanges:
-            raise UsageError("there is nothing to drop", "the conversation has no exchange yet")
-        count = min(count_of(text, logs.half(self.log)), self.log.exchanges)
+        if not self.log.questions:
+            raise UsageError("there is nothing to drop", "the conversation has no question yet")
+        count = min(count_of(text, logs.half(self.log)), self.log.questions)
         self.log = self.log.without_oldest(count)
-        self._note(f"{count} exchanges dropped, {self.log.exchanges} left")
+        self._note(f"questions dropped: {count}, left: {self.log.questions}")
         if self._unanswered is not None:
             self._ask(self._unanswered)
 
@@ -231,11 +231,11 @@ class Chat:
         except OSError as error:
             raise UsageError(f"{path} cannot be written", error.strerror or str(error)) from None
         self._saved.add(path.resolve())
-        self._note(f"{self.log.exchanges} exchanges written to {path}")
+        self._note(f"questions written to {path}: {self.log.questions}")
 
     def _load(self, file: str) -> None:
         self.log, self._unanswered = load(Path(file).expanduser()), None
-        self._note(f"{self.log.exchanges} exchanges read from {file}")
+        self._note(f"questions read from {file}: {self.log.questions}")
 
     # --- saying -------------------------------------------------------------------------------
     @staticmethod

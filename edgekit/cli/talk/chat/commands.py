@@ -34,7 +34,7 @@ COMMANDS = {
     "/device": SlashCommand("[NAME]", "show the devices; go on with another one, or pool:NAME"),
     "/model": SlashCommand("[NAME]", "show the models; go on with a device that has another one"),
     "/image": SlashCommand("FILE", "show a picture with the next message"),
-    "/drop": SlashCommand("[N]", "forget the oldest N exchanges, half of them without N"),
+    "/drop": SlashCommand("[N]", "forget the oldest N questions, half of them without N"),
     "/retry": SlashCommand("", "send the message again that got no answer"),
     "/save": SlashCommand("FILE", "write the conversation as FILE.json, or as FILE.md to read"),
     "/load": SlashCommand("FILE", "go on with a conversation that `/save` wrote as JSON"),
@@ -102,7 +102,7 @@ def count_of(text: str, default: int) -> int:
     if not text:
         return default
     if not text.isascii() or not text.isdigit() or not int(text[:9]):
-        raise UsageError(f"{text!r} is no number of exchanges", next_step="/drop 2")
+        raise UsageError(f"{text!r} is no number of questions", next_step="/drop 2")
     return int(text[:9])
 
 

@@ -26,8 +26,8 @@ class ChatLog(msgspec.Struct, frozen=True):
     messages: tuple[dict[str, Any], ...] = ()
 
     @property
-    def exchanges(self) -> int:
-        """How many messages of the user have an answer."""
+    def questions(self) -> int:
+        """How many messages of the user there are, all with their answers."""
         return len(self.messages) // 2
 
     def asking(self, message: dict[str, Any]) -> list[dict[str, Any]]:
@@ -41,7 +41,7 @@ class ChatLog(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, messages=(*self.messages, message, answer))
 
     def without_oldest(self, count: int) -> ChatLog:
-        """The log without its oldest exchanges."""
+        """The log without its oldest questions."""
         return msgspec.structs.replace(self, messages=self.messages[2 * count :])
 
 
@@ -100,8 +100,8 @@ def read(data: bytes, file: str) -> ChatLog:
 
 
 def half(log: ChatLog) -> int:
-    """How many exchanges the older half of the log has, at least one where there is one."""
-    return (log.exchanges + 1) // 2
+    """How many questions the older half of the log has, at least one where there is one."""
+    return (log.questions + 1) // 2
 
 
 class _Saved(msgspec.Struct):

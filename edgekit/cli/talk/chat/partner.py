@@ -106,10 +106,10 @@ def context_of(device: str, known: Known) -> int:
     return known[device].context_length if device in known else 0
 
 
-def way_on(error: EdgekitError, exchanges: int) -> str:
+def way_on(error: EdgekitError, questions: int) -> str:
     """What the user can do after an error; empty where the error says it itself."""
     code = error.code if isinstance(error, ProtocolError) else ""
-    if code in _TOO_LONG and exchanges:
+    if code in _TOO_LONG and questions:
         return (
             "/drop forgets the older half of the conversation and asks again; /new begins anew; "
             "/device goes on with another device"
