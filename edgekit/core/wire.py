@@ -396,3 +396,5 @@ class Status(msgspec.Struct, frozen=True, omit_defaults=True):
     mem_free_mb: payloads.Count | None = None  # MemAvailable
     reason: str = ""  # of `degraded`: the error code of the prompts that the device refuses
     quality: QualityReport | None = None  # of the release, once the canary has compared it
+    mem_total_mb: payloads.Count | None = None  # MemTotal
+    since: payloads.Count = 0  # Unix seconds; `busy` counts as `ready`; 0: not known

@@ -25,6 +25,8 @@ from edgekit.gateway.chunks import Chunks
 from edgekit.gateway.hub import Hub
 from edgekit.gateway.ollama import lines
 from edgekit.gateway.ollama import request as ollama
+from edgekit.gateway.page.facts import ProjectReader
+from edgekit.gateway.page.routes import page_routes
 from edgekit.gateway.refusals import HttpError, no_key, of_code
 
 log = logging.getLogger(__name__)
@@ -36,8 +38,13 @@ FORM = "application/x-www-form-urlencoded"  # `curl -d`, as Ollama's own example
 OLLAMA = "/api/"  # the paths of Ollama's API, whose errors have a shape of their own
 
 
-def application(hub: Hub) -> Starlette:
-    """The ASGI application of a gateway whose hub somebody else starts and stops."""
+def application(hub: Hub, reader: ProjectReader | None = None) -> Starlette:
+    """The ASGI application of a gateway whose hub somebody else starts and stops.
+
+    Args:
+        hub: of the gateway.
+        reader: of the project whose rollouts and groups the page shows.
+    """
     routes = _Routes(hub)
     return Starlette(
         routes=[
@@ -50,6 +57,7 @@ def application(hub: Hub) -> Starlette:
             Route("/api/tags", routes.tags, methods=["GET"]),
             Route("/health", routes.health, methods=["GET"]),
             Route("/metrics", routes.metrics, methods=["GET"]),
+            *page_routes(hub, routes.requester, reader),
         ],
         exception_handlers={
             HttpError: routes.refused,
@@ -82,7 +90,7 @@ class _Routes:
         read: Callable[[bytes], ApiRequest],
         shape: Callable[[ApiRequest, str], Shape],
     ) -> HttpAnswer:
-        requester = self._requester(request)
+        requester = self.requester(request)
         headers = request.headers
         kind = wire.media_type(headers.get("content-type", ""))
         if kind not in ("", wire.JSON, *((FORM,) if _is_ollama(request) else ())):
@@ -106,23 +114,23 @@ class _Routes:
         )
 
     async def models(self, request: Request) -> Response:
-        self._requester(request)
+        self.requester(request)
         known = catalog.models(self._hub.known)
         return self._json({"object": "list", "data": [_model(name) for name in known]})
 
     async def model(self, request: Request) -> Response:
-        self._requester(request)
+        self.requester(request)
         name = request.path_params["model"]
         if name not in catalog.models(self._hub.known):
             raise of_code("model_not_found", f"no device serves {name!r} now", "model")
         return self._json(_model(name))
 
     async def tags(self, request: Request) -> Response:
-        self._requester(request)
+        self.requester(request)
         return self._json(lines.tags(catalog.models(self._hub.known)))
 
     async def embeddings(self, request: Request) -> Response:
-        self._requester(request)
+        self.requester(request)
         raise of_code(
             "invalid_request",
             "embeddings are not served: the devices of this fleet run chat models, which have "
@@ -171,7 +179,8 @@ class _Routes:
             request, HttpError(500, "internal", "the gateway failed; see its log")
         )
 
-    def _requester(self, request: Request) -> str:
+    def requester(self, request: Request) -> str:
+        """Who presents a key; raises HttpError."""
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         requester = self._hub.keys.requester_of(key.strip()) if scheme.lower() == "bearer" else ""
         if not requester:

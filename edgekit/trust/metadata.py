@@ -9,7 +9,6 @@ none.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -62,8 +61,7 @@ class KeptTrust(msgspec.Struct, frozen=True):
     signed_at: int
 
 
-@dataclass(frozen=True, slots=True)
-class TrustedSet:
+class TrustedSet(msgspec.Struct, frozen=True):
     """Files that were verified together.
 
     Attributes:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.cli import ask, project
-from edgekit.cli.answering import schema_format
+from edgekit.cli import project
+from edgekit.cli.talk import ask
+from edgekit.cli.talk.answering import schema_format
 from edgekit.core import wire
 from edgekit.core.config import BrokerConfig
 from edgekit.errors import UsageError

@@ -22,7 +22,7 @@ from edgekit.agent.release.staging.permission import (
     hardware_names,
 )
 from edgekit.agent.release.state import Releases
-from edgekit.cli.fleet import _trust_lines
+from edgekit.cli.device.fleet import _trust_lines
 from edgekit.core import layout
 from edgekit.core.release import ReleaseEvent
 from edgekit.errors import VerificationError

@@ -10,11 +10,11 @@ from functools import partial
 
 from edgekit.cli import project, render
 from edgekit.cli.interrupts import ended_as_by_ctrl_c
-from edgekit.cli.publish import at_desk, upload, upload_metadata
+from edgekit.cli.release.publish import at_desk, upload, upload_metadata
+from edgekit.cli.release.trust import present, reference_of, trust_of
 from edgekit.cli.rollout import planned
 from edgekit.cli.rollout.bring import configs_of, source_of
 from edgekit.cli.rollout.terms import hooks_of, lease_of, window_line
-from edgekit.cli.trust import present, reference_of, trust_of
 from edgekit.core.config import AgentConfig
 from edgekit.core.digest import Digest
 from edgekit.core.quality import in_words

@@ -11,7 +11,6 @@ there, the device begins again from that root.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -28,8 +27,7 @@ TRUSTED = "trusted.json"
 MAX_KEPT_BYTES = 16 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class TrustOnDisk:
+class TrustOnDisk(msgspec.Struct, frozen=True):
     """What ROOT/etc/trust says.
 
     Attributes:

@@ -7,7 +7,6 @@ import platform
 import shutil
 import sys
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 
 import msgspec
@@ -82,7 +81,7 @@ def foresee(root: Root, verified: VerifiedManifest) -> dict[str, object]:
     garbage = find(root, verified.digest, [verified.digest, *(each.digest for each in wanted)])
     missing = _missing(root, wanted)
     room = check_room(root, wanted, missing, garbage.freed, waits=True)
-    return {"missing": missing, "room": asdict(room), "collected": garbage.freed}
+    return {"missing": missing, "room": msgspec.structs.asdict(room), "collected": garbage.freed}
 
 
 def _drop_long_parts(root: Root, wanted: list[Descriptor]) -> None:

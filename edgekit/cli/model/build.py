@@ -17,11 +17,12 @@ from edgekit.builder.tools.container import ContainerToolchain
 from edgekit.builder.tools.host import HostToolchain
 from edgekit.builder.tools.job import ToolchainSource
 from edgekit.builder.verify import VerifyResult, verify
-from edgekit.cli import buildfile, render
-from edgekit.cli.buildfile import BuildFile
+from edgekit.cli import render
 from edgekit.cli.interrupts import ended_as_by_ctrl_c
+from edgekit.cli.model import buildfile
+from edgekit.cli.model.buildfile import BuildFile
+from edgekit.cli.model.plan import gate_took, plan_text
 from edgekit.cli.options import JsonOption
-from edgekit.cli.plan import gate_took, plan_text
 from edgekit.cli.watch import shown
 from edgekit.errors import UsageError
 

@@ -9,8 +9,8 @@ import typer
 
 from edgekit.cli import project, render
 from edgekit.cli.options import JsonOption, ProjectOption
-from edgekit.cli.sign import BundleArgument
-from edgekit.cli.trust import present, reference_of, said, trust_of
+from edgekit.cli.release.sign import BundleArgument
+from edgekit.cli.release.trust import present, reference_of, said, trust_of
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import PLATFORM, PYTHON, Manifest
 from edgekit.errors import UsageError

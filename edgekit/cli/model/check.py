@@ -16,10 +16,10 @@ from edgekit.builder.gate.verdict import find_thresholds
 from edgekit.builder.tools.container import ContainerToolchain
 from edgekit.builder.tools.host import HostToolchain
 from edgekit.cli import render
-from edgekit.cli.buildfile import parse_thresholds
 from edgekit.cli.interrupts import ended_as_by_ctrl_c
+from edgekit.cli.model.buildfile import parse_thresholds
+from edgekit.cli.model.plan import gate_took
 from edgekit.cli.options import JsonOption
-from edgekit.cli.plan import gate_took
 from edgekit.cli.watch import shown
 from edgekit.errors import UsageError
 

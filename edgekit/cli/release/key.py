@@ -11,7 +11,14 @@ import typer
 from edgekit import keyfile
 from edgekit.cli import project, render
 from edgekit.cli.options import JsonOption, ProjectOption
-from edgekit.cli.trust import KeyOption, SignerOption, present, say_waits, signers_of, trust_of
+from edgekit.cli.release.trust import (
+    KeyOption,
+    SignerOption,
+    present,
+    say_waits,
+    signers_of,
+    trust_of,
+)
 from edgekit.errors import UsageError
 from edgekit.signing import manage
 from edgekit.signing.manage import Trust

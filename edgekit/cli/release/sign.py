@@ -11,7 +11,7 @@ import typer
 
 from edgekit.cli import project, render
 from edgekit.cli.options import JsonOption, ProjectOption
-from edgekit.cli.trust import (
+from edgekit.cli.release.trust import (
     KeyOption,
     SignerOption,
     present,

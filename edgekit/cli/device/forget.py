@@ -9,8 +9,8 @@ import msgspec
 import typer
 
 from edgekit.cli import project, render
-from edgekit.cli.ask import BrokerOption
 from edgekit.cli.options import JsonOption, ProjectOption
+from edgekit.cli.talk.ask import BrokerOption
 from edgekit.client import devices as find_devices
 from edgekit.client import forget as clear
 from edgekit.core.config import BrokerConfig, check_name

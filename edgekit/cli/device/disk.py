@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from edgekit.cli import render
-from edgekit.cli.fleet import DeviceArgument, call
+from edgekit.cli.device.fleet import DeviceArgument, call
 from edgekit.cli.options import JsonOption, ProjectOption
 from edgekit.core.digest import short
 from edgekit.errors import PartialError, UsageError, VerificationError

@@ -12,9 +12,9 @@ from typing import Annotated, Any
 import typer
 
 from edgekit.cli import project, render
-from edgekit.cli.answering import schema_format, show_rest
 from edgekit.cli.interrupts import ended_as_by_ctrl_c
 from edgekit.cli.options import JsonOption, ProjectOption
+from edgekit.cli.talk.answering import schema_format, show_rest
 from edgekit.client import Accepted, Delta, Final, Reply, Requester, SentPicture
 from edgekit.client import devices as find_devices
 from edgekit.client.requester import DEFAULT_EXPIRY_SECONDS

@@ -19,7 +19,7 @@ from edgekit.bundle.pack import pack as pack_bundle
 from edgekit.bundle.sign import public_key
 from edgekit.cli import project, render
 from edgekit.cli.options import JsonOption, ProjectOption
-from edgekit.cli.trust import present, said, say_waits, trust_of
+from edgekit.cli.release.trust import present, said, say_waits, trust_of
 from edgekit.core.digest import encode_hook
 from edgekit.core.golden import Golden
 from edgekit.core.manifest import GATE, oci_platform, parse_config

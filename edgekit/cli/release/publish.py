@@ -12,8 +12,8 @@ from edgekit.bundle.publish import PublishedBundle, publish_metadata
 from edgekit.bundle.publish import publish as send
 from edgekit.cli import project, render
 from edgekit.cli.options import JsonOption, ProjectOption
-from edgekit.cli.sign import BundleArgument
-from edgekit.cli.trust import present, reference_of, trust_of
+from edgekit.cli.release.sign import BundleArgument
+from edgekit.cli.release.trust import present, reference_of, trust_of
 from edgekit.core import topics
 from edgekit.core.payloads import DesiredPayload
 from edgekit.core.registry import RegistryAddress, parse_registry
