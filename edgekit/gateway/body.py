@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from edgekit.core import wire
+from edgekit.core.reading import UNREADABLE
 from edgekit.core.repeated import check_keys
 from edgekit.gateway.refusals import HttpError, of_code
 
@@ -101,7 +102,7 @@ def decode(body: bytes, kind: type[Read]) -> tuple[dict[str, msgspec.Raw], Read]
         fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
         told = msgspec.json.decode(body, type=kind)
         check_keys(body)
-    except wire.UNREADABLE as error:
+    except UNREADABLE as error:
         raise of_code("invalid_request", f"the body cannot be read: {error}") from error
     except RecursionError as error:
         raise of_code("invalid_request", "the body is nested too deeply") from error

@@ -17,8 +17,8 @@ import msgspec
 
 from edgekit.core.digest import Digest
 from edgekit.core.payloads import MAX_DESIRED_BYTES, DesiredPayload, UpdateState
+from edgekit.core.reading import UNREADABLE
 from edgekit.core.release import ReleaseState
-from edgekit.core.wire import UNREADABLE
 from edgekit.errors import VerificationError
 
 RETRY_BAD_SECONDS = 3600.0  # a release whose trial failed
