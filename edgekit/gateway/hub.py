@@ -116,11 +116,9 @@ class Hub:
         while self.streams and time.monotonic() < until:
             await asyncio.sleep(0.01)
         await asyncio.gather(*self._connecting.values(), return_exceptions=True)
-        clients: list[Line | MqttClient] = [
-            *self._lines.values(),
-            *([self._watch] if self._watch else []),
-        ]
-        await asyncio.gather(*(asyncio.to_thread(each.close) for each in clients))
+        await asyncio.gather(*(each.close() for each in self._lines.values()))
+        if self._watch is not None:
+            await asyncio.to_thread(self._watch.close)
 
     @property
     def connected(self) -> bool:
@@ -148,9 +146,9 @@ class Hub:
         return task
 
     async def _connect(self, requester: str) -> None:
-        made = Line(self._account(requester), requester, asyncio.get_running_loop())
+        made = Line(self._account(requester), requester)
         try:
-            await asyncio.to_thread(made.connect)
+            await made.connect()
         except EdgekitError as error:
             raise unreachable(f"{error.what}: {error.why}") from error
         self._lines[requester] = made
