@@ -74,7 +74,9 @@ class Browser:
     def overflows(self) -> bool:
         """Whether the page is wider than the window."""
         return bool(
-            self.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth")
+            self.evaluate(
+                "document.documentElement.scrollWidth > document.documentElement.clientWidth"
+            )
         )
 
     def picture(self, path: Path) -> None:

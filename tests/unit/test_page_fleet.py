@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from edgekit.agent.serve.session.events import Readings
 from edgekit.agent.serve.session.metrics import Metrics, Now
 from edgekit.agent.serve.session.presence import metrics_message
-from edgekit.agent.serve.session.events import Readings
 from edgekit.core import topics, wire
 from edgekit.core.chat.completion import Usage
 from edgekit.gateway.page import fleet, told
