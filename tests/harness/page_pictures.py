@@ -6,8 +6,10 @@ The gateway's slots are shorter here than they are, so that a line is full after
 from __future__ import annotations
 
 import tempfile
+import threading
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from edgekit.fleet.rollout.book import RolloutBook
@@ -54,14 +56,30 @@ def main() -> None:
         made = running.enter_context(gateway(folder / "g", broker.port, program=("-c", QUICK)))
         for count in (10, 200):
             fleet = AnnouncedFleet(broker.port, count)
-            for _ in range(TICKS):
-                fleet.tick()
-                time.sleep(SLOT_SECONDS)
-            _fleet_pictures(seen, made, count)
+            with _at_work(fleet):
+                time.sleep(TICKS * SLOT_SECONDS)
+                _fleet_pictures(seen, made, count)
             fleet.close()
         _chat_picture(seen, made, broker.port)
     for path in sorted(FOLDER.glob("page-*.png")):
         print(f"{path.name} {path.stat().st_size / 1000:.0f} kB")
+
+
+@contextmanager
+def _at_work(fleet: AnnouncedFleet) -> Iterator[None]:
+    ended = threading.Event()
+
+    def work() -> None:
+        while not ended.wait(SLOT_SECONDS):
+            fleet.tick()
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        worker.join()
 
 
 def _fleet_pictures(seen: Browser, made: Gateway, count: int) -> None:
