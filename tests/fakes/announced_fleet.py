@@ -91,11 +91,8 @@ class AnnouncedFleet:
             said |= {"state": "starting"}
         elif draw() < 0.5 + 0.5 * math.sin(known["said"] / 9 + known["at"] * 1.7):  # day and night
             active = 1 + int(3 * draw())
-            said |= {
-                "state": "busy",
-                "active": active,
-                "queue": int(5 * draw()) if active > 2 else 0,
-            }
+            queue = int(5 * draw()) if active > 2 else 0
+            said |= {"state": "busy", "active": active, "queue": queue}
         if said["state"] in ("ready", "busy", "degraded"):
             said["tok_s"] = round(known["speed"] * (0.85 + 0.3 * draw()), 1)
         if said["state"] != "lost":
@@ -109,7 +106,12 @@ def main() -> None:
     input ends."""
     made = AnnouncedFleet(int(sys.argv[1]), int(sys.argv[2]))
     ended = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+
+    def wait_for_the_end() -> None:
+        sys.stdin.read()
+        ended.set()
+
+    threading.Thread(target=wait_for_the_end, daemon=True).start()
     print("ready", flush=True)
     began = time.monotonic()
     ticks = 0

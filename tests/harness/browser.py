@@ -73,11 +73,8 @@ class Browser:
 
     def overflows(self) -> bool:
         """Whether the page is wider than the window."""
-        return bool(
-            self.evaluate(
-                "document.documentElement.scrollWidth > document.documentElement.clientWidth"
-            )
-        )
+        root = "document.documentElement"
+        return bool(self.evaluate(f"{root}.scrollWidth > {root}.clientWidth"))
 
     def picture(self, path: Path) -> None:
         """Save what is to be seen as a small PNG of 256 colours."""

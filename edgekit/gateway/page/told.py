@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from edgekit.core import topics, wire
+from edgekit.core import topics
+from edgekit.core.reading import UNREADABLE
 
 MOST_CHARS = 200  # of one text
 MOST_NAMES = 32  # pools or capabilities
@@ -123,7 +124,7 @@ def read(topic: str, payload: bytes) -> tuple[str, Told] | None:
             return device, _short(_decoded(payload, StatusTold))
         if topic == topics.metrics_topic(device):
             return device, _counts(_decoded(payload, _Metrics))
-    except (*wire.UNREADABLE, OverflowError):
+    except (*UNREADABLE, OverflowError):
         pass
     return None
 
