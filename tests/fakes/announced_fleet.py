@@ -97,6 +97,7 @@ class AnnouncedFleet:
             said["tok_s"] = round(known["speed"] * (0.85 + 0.3 * draw()), 1)
         if said["state"] != "lost":
             said.setdefault("temp_c", round(44 + 20 * draw()))
+            said["mem_total_mb"] = 7800
             said["mem_free_mb"] = round(600 + 2500 * draw()) if number != 23 else 150
         return [self._keep(topics.status_topic(name), json.dumps(said).encode())]
 

@@ -149,14 +149,16 @@ class Turn {
     this.#flush();
   }
 
-  #flush = framed(() => {
+  #flush = framed(() => this.#write());
+
+  #write() {
     const near = this.turns.scrollHeight - this.turns.scrollTop - this.turns.clientHeight < 60;
     this.shown.appendData(this.#pending);
     this.#pending = "";
     if (this.#thought) this.#think();
     if (this.#first && !this.ended) put(this.note, this.device);
     if (near) this.turns.scrollTop = this.turns.scrollHeight;
-  });
+  }
 
   #think() {
     if (!this.thinking) {
@@ -186,8 +188,9 @@ class Turn {
 
   #close(text) {
     this.ended = true;
+    this.#write();
     put(this.note, text);
-    this.#flush();
+    this.turns.scrollTop = this.turns.scrollHeight;
   }
 }
 
