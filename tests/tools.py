@@ -46,6 +46,7 @@ PACKAGES = {
     "tcsh": "tcsh",
     "fish": "fish",
     "busybox": "busybox",
+    "tmux": "tmux",
 }
 
 

@@ -24,6 +24,8 @@ PLANTED = [
     ("The device carries only its own", "store.py", "import typer"),
     ("Two drivers of one engine", "mqtt/packet.py", "import edgekit.mqtt.engine"),
     ("Two drivers of one engine", "mqtt/polled.py", "import edgekit.mqtt.threaded"),
+    ("One door to prompt_toolkit", "cli/talk/chat/chat.py", "import prompt_toolkit"),
+    ("Core never acts", "cli/talk/top/table.py", "import time"),
     ("One door to paho", "client/requester.py", "import paho.mqtt.client"),
     ("One door to CBOR", "core/wire.py", "import cbor2"),
     ("One door to fabric", "fleet/plan.py", "import paramiko"),
