@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
+from edgekit.agent.release.door.readlog import add_log_options
 from edgekit.agent.release.root import Root
 from edgekit.core import layout
 from edgekit.core.config import parse_agent_config
@@ -195,6 +196,12 @@ def _update(args: argparse.Namespace) -> None:
     look(root, supervisor_of(root))
 
 
+def _logs(args: argparse.Namespace) -> object:
+    from edgekit.agent.release.door.readlog import read_for_verb
+
+    return read_for_verb(args)
+
+
 def _tune(args: argparse.Namespace) -> object:
     from edgekit.agent.release.retune import retune
 
@@ -343,6 +350,7 @@ def _parser() -> argparse.ArgumentParser:
     gc.add_argument("--unpin", metavar="DIGEST", help="let a pinned release go")
     scrub = verb("scrub", _scrub, "hash what is kept, at low priority, and mend what can be")
     scrub.add_argument("--rate", type=int, default=16 << 20, help="bytes per second; 0: no limit")
+    add_log_options(verb("logs", _logs, "print lines of this device's log"))
     verb("tune", _tune, "forget the measured threads of `current`, and measure them again")
     verb("upkeep", _upkeep, "collect and scrub what is due (started by supervise)")
     verb("update", _update, "do what the desired state asks for (started by supervise)")

@@ -38,6 +38,7 @@ _VERBS = {
     "abort": "rollout.orders:abort",
     "rollback": "rollout.further:rollback",
     "report": "rollout.report:report",
+    "logs": "device.logs:logs",
     "stop": "device.fleet:stop",
     "start": "device.fleet:start",
     "prune": "device.disk:prune",
