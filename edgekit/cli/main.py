@@ -50,6 +50,7 @@ _VERBS = {
     "forget": "device.forget:forget",
     "broker": "talk.broker:app",
     "gateway": "talk.gateway:app",
+    "page": "talk.page:page",
     "doctor": "doctor.doctor:doctor",
     "demo": "demo:demo",
 }

@@ -14,7 +14,7 @@ import msgspec
 
 from edgekit.core.digest import Digest, decode_hook
 from edgekit.core.lease import LeaseAnswer, LeaseWish
-from edgekit.core.wire import UNREADABLE
+from edgekit.core.reading import UNREADABLE
 from edgekit.errors import EdgekitError, UnreachableError, UsageError, VerificationError
 from edgekit.fleet import commands
 from edgekit.fleet.facts import PROBE, RECEIVE, DeviceFacts, clock_offset, parse_facts

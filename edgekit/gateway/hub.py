@@ -65,6 +65,8 @@ class Hub:
         self.requests: Counter[int] = Counter()
         self.elsewhere = self.streams = 0
         self.draining = False
+        # of what the broker tells of devices: topic and payload, on the event loop
+        self.listeners: list[Callable[[str, bytes], None]] = []
         self._streams: Counter[str] = Counter()  # of each requester
         self._running: set[tuple[str, str]] = set()
         self._remembered: OrderedDict[tuple[str, str], str] = OrderedDict()
@@ -85,12 +87,16 @@ class Hub:
         def received(message: wire.Inbound) -> None:
             nonlocal last
             last = time.monotonic() if message.retain else last
-            loop.call_soon_threadsafe(catalog.heard, self.known, message.topic, message.payload)
+            loop.call_soon_threadsafe(self._heard, message.topic, message.payload)
 
         self._watch = MqttClient(
             self.settings.broker,
             f"edgekit-gateway-{uuid.uuid4().hex[:12]}",
-            subscriptions=[(topics.card_topic("+"), 1), (topics.status_topic("+"), 1)],
+            subscriptions=[
+                (topics.card_topic("+"), 1),
+                (topics.status_topic("+"), 1),
+                (topics.metrics_topic("+"), 0),
+            ],
             on_message=received,
             retained=True,
         )
@@ -98,6 +104,11 @@ class Hub:
         last = began = time.monotonic()
         while time.monotonic() < min(last + RETAINED_SECONDS, began + MOST_RETAINED_SECONDS):
             await asyncio.sleep(RETAINED_SECONDS / 10)
+
+    def _heard(self, topic: str, payload: bytes) -> None:
+        catalog.heard(self.known, topic, payload)
+        for listener in self.listeners:
+            listener(topic, payload)
 
     async def stop(self) -> None:
         """Disconnect from the broker, once what was cancelled has told its device so."""

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx2
 import openai
 
 from edgekit.gateway import keys
@@ -47,6 +48,12 @@ class Gateway:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         kib = [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")]
         return sum(kib) / 1024
+
+    def under_way(self) -> int:
+        """Answers under way, by its own metrics."""
+        lines = httpx2.get(f"{self.url}/metrics").text.splitlines()
+        line = next(x for x in lines if x.startswith("edgekit_gateway_answers_under_way "))
+        return int(line.split()[1])
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """End it, and wait for that; its exit code."""

@@ -7,9 +7,10 @@ the few that a push makes, word by word, and everything else is refused: exit co
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
+
+import msgspec
 
 from edgekit.core import layout
 from edgekit.core.lease import ID, WORD
@@ -49,13 +50,11 @@ _VERBS = {
 _PART = re.compile(r"[0-9a-f]{64}\.part")
 
 
-@dataclass(frozen=True, slots=True)
-class ReadFacts:
+class ReadFacts(msgspec.Struct, frozen=True):
     """The probe: the device runs its own, whatever script was sent."""
 
 
-@dataclass(frozen=True, slots=True)
-class RunVerb:
+class RunVerb(msgspec.Struct, frozen=True):
     """A verb of one of the device's own agents, with its words; `trees` are its PYTHONPATH."""
 
     words: tuple[str, ...]
