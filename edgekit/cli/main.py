@@ -38,6 +38,8 @@ _VERBS = {
     "abort": "rollout.orders:abort",
     "rollback": "rollout.further:rollback",
     "report": "rollout.report:report",
+    "logs": "device.logs:logs",
+    "support-bundle": "device.support:support_bundle",
     "stop": "device.fleet:stop",
     "start": "device.fleet:start",
     "prune": "device.disk:prune",
