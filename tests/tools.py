@@ -40,6 +40,7 @@ PACKAGES = {
     "faketime": "faketime",
     "node": "nodejs",
     "npm": "npm",
+    "chromium": "chromium",
     "systemd-analyze": "systemd",
     "strace": "strace",
     "tcsh": "tcsh",

@@ -38,6 +38,8 @@ _VERBS = {
     "abort": "rollout.orders:abort",
     "rollback": "rollout.further:rollback",
     "report": "rollout.report:report",
+    "logs": "device.logs:logs",
+    "support-bundle": "device.support:support_bundle",
     "stop": "device.fleet:stop",
     "start": "device.fleet:start",
     "prune": "device.disk:prune",
@@ -51,6 +53,8 @@ _VERBS = {
     "forget": "device.forget:forget",
     "broker": "talk.broker:app",
     "gateway": "talk.gateway:app",
+    "page": "talk.page:page",
+    "doctor": "doctor.doctor:doctor",
     "demo": "demo:demo",
 }
 

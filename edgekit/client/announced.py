@@ -13,6 +13,7 @@ import msgspec
 
 from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig
+from edgekit.core.reading import UNREADABLE
 from edgekit.core.reasons import FAILURE, PUBACK_NAMES
 from edgekit.errors import EdgekitError, UnreachableError
 from edgekit.mqtt.threaded import MqttClient
@@ -38,7 +39,7 @@ def announced(broker: BrokerConfig, name: str, filters: Sequence[str]) -> dict[s
     found: dict[str, dict[str, Any]] = {}
     for topic, payload in retained(broker, name, filters).items():
         device, _, kind = topic.removeprefix(f"{topics.PREFIX}/dev/").partition("/")
-        with suppress(*wire.UNREADABLE):  # a client that is no agent has retained it
+        with suppress(*UNREADABLE):  # a client that is no agent has retained it
             body = msgspec.json.decode(payload, type=dict[str, Any])
             found.setdefault(device, {})[kind] = body
     return dict(sorted(found.items()))

@@ -12,7 +12,8 @@ from typing import Any
 
 import msgspec
 
-from edgekit.core import topics, wire
+from edgekit.core import topics
+from edgekit.core.reading import UNREADABLE
 
 POOL, DEVICE = "pool:", "device:"
 TAKES = ("ready", "busy")
@@ -103,7 +104,7 @@ def heard(known: dict[str, Served], topic: str, payload: bytes) -> None:
     if payload:
         try:
             said = msgspec.json.decode(payload, type=type(said))
-        except wire.UNREADABLE:
+        except UNREADABLE:
             return
     after = msgspec.structs.replace(before, **said.told())
     known[device] = after

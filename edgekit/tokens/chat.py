@@ -27,6 +27,7 @@ from edgekit.tokens.load import as_special, compiled, load
 from edgekit.tokens.shadow import NONCHARACTERS, Spots, marker, message_characters
 from edgekit.tokens.spelled import Spelling
 from edgekit.tokens.stream import TokenStream
+from edgekit.tokens.table import TokenTable
 from edgekit.tokens.template import NOTHING, ChatRefusedError, ChatTemplate, Clock, Value
 
 END_TOKENS = 24  # a prompt's last words, to know how it ends
@@ -136,6 +137,14 @@ class ChatTokenizer:
         if self._spelling is None:
             self._spelling = Spelling(self._tokenizer, self._added)
         return self._spelling.bytes_of(token)
+
+    def table(self, size: int) -> TokenTable:
+        """Return what follows a grammar has to know of the first `size` tokens.
+
+        Raises:
+            ValueError: the tokens have no bytes of their own.
+        """
+        return TokenTable(self._tokenizer, self._added, size)
 
     def stream(self, shown: Collection[str] = ()) -> TokenStream:
         """Return a new stream, which shows the special tokens with these texts."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-_BYTE = re.compile(r"<0x([0-9A-F]{2})>\Z")
+_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>\Z")
 Spell = Callable[[str], bytes]
 
 
@@ -30,6 +30,11 @@ class Spelling:
         self._tokenizer = tokenizer
         self._added = added
         self._spell = _spell_of(tokenizer)
+
+    @property
+    def exact(self) -> bool:
+        """Whether a text's bytes are those of its tokens, joined; its first space aside."""
+        return self._spell is not None
 
     def bytes_of(self, token: int) -> bytes:
         """Return the token's bytes; none for an id that the tokenizer does not have."""
@@ -52,7 +57,14 @@ def _spell_of(tokenizer: Tokenizer) -> Spell | None:
     kinds = {step["type"] for step in steps}
     if "ByteLevel" in kinds:
         letters = _byte_letters()
-        return lambda word: b"".join(letters.get(c, c.encode()) for c in word)
+        known, bytes_of = frozenset(letters), str.maketrans(letters)
+
+        def of_letters(word: str) -> bytes:  # a word with any other sign is plain text
+            if known.issuperset(word):
+                return word.translate(bytes_of).encode("latin-1")
+            return word.encode()
+
+        return of_letters
     spaces = {sign for step in steps if (sign := _sign_of_a_space(step))}
     if not spaces and "ByteFallback" not in kinds:
         return None
@@ -85,9 +97,8 @@ def _sign_of_a_space(step: dict[str, Any]) -> str:
     return ""
 
 
-def _byte_letters() -> dict[str, bytes]:
+def _byte_letters() -> dict[str, int]:
     """The letters of GPT-2's byte-level words: printable bytes stand for themselves."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in plain]
-    letters = {chr(byte): bytes([byte]) for byte in plain}
-    return letters | {chr(256 + n): bytes([byte]) for n, byte in enumerate(others)}
+    return {chr(byte): byte for byte in plain} | {chr(256 + n): b for n, b in enumerate(others)}

@@ -118,7 +118,9 @@ def random_model(folder: Path, vocabulary: int, seed: int = 0) -> Iterator[Rando
         decoder,
         tokenizer,
         monotonic,
-        grammars=Grammars(partial(open_compiler, folder, vocabulary, tokenizer.eos_token_ids)),
+        grammars=Grammars(
+            partial(open_compiler, tokenizer.table, vocabulary, tokenizer.eos_token_ids)
+        ),
     )
     thread = threading.Thread(target=worker.run, daemon=True)
     with ours, theirs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -259,3 +260,59 @@ def test_equal_scores_are_cut_in_order_of_their_ids() -> None:
     logits = np.zeros(SIZE, dtype=np.float32)
     tokens = drawn(logits, Sampling(temperature=1.0, top_k=3))
     assert set(tokens) == {0, 1, 2}
+
+
+class Among:
+    """A bound that allows some tokens; it counts how often it was asked for all of them."""
+
+    def __init__(self, *tokens: int) -> None:
+        self._tokens = set(tokens)
+        self.taken: list[int] = []
+        self.masks = 0
+
+    def take(self, token: int) -> bool:
+        if token in self._tokens:
+            self.taken.append(token)
+        return token in self._tokens
+
+    def allowed(self) -> npt.NDArray[np.bool_]:
+        self.masks += 1
+        return np.isin(np.arange(SIZE), list(self._tokens))
+
+
+@given(st.integers(0, 10**6), st.sets(st.integers(0, SIZE - 1), min_size=1, max_size=50))
+@SETTINGS
+def test_greedy_within_a_bound_is_the_arg_max_of_what_it_allows(
+    seed: int, tokens: set[int]
+) -> None:
+    logits = np.random.default_rng(seed).normal(0, 3, SIZE).astype(np.float32)
+    bound = Among(*tokens)
+    chosen = Sampler(Sampling(), []).choose(logits, bound)
+    assert chosen == max(tokens, key=lambda token: logits[token])
+    assert bound.taken == [chosen]
+    free = int(logits.argmax())
+    assert bound.masks == (free not in tokens), "a mask only where the free choice does not fit"
+
+
+@pytest.mark.parametrize("how", [{}, {"top_p": 0.9}, {"top_k": 4}, {"min_p": 0.05}])
+def test_tokens_within_a_bound_come_as_often_as_their_probabilities_say(
+    how: dict[str, Any],
+) -> None:
+    """Of plain temperature exactly those of the allowed ones; of a cut, a mixture of both cuts."""
+    logits = np.full(SIZE, -np.inf, dtype=np.float32)
+    logits[:6] = np.log(np.array([30, 25, 20, 15, 6, 4], dtype=np.float32))
+    allowed, count = [1, 3, 5], 20_000
+    sampler = Sampler(Sampling(temperature=1.0, seed=7, **how), [])
+    came = Counter(sampler.choose(logits, Among(*allowed)) for _ in range(count))
+    sampling = Sampling(temperature=1.0, **how)
+    free, _ = naive(logits, sampling)
+    masked = np.full(SIZE, -np.inf, dtype=np.float32)
+    masked[allowed] = logits[allowed]
+    again, _ = naive(masked, sampling)
+    refused = 1 - sum(free.get(token, 0.0) for token in allowed)
+    assert set(came) <= set(allowed)
+    for token in allowed:
+        wanted = free.get(token, 0.0) + refused * again.get(token, 0.0)
+        assert came[token] / count == pytest.approx(wanted, abs=0.015)
+        if not how:
+            assert wanted == pytest.approx(np.exp(logits[token]) / (25 + 15 + 4))

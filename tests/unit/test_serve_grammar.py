@@ -8,10 +8,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
 
 from edgekit.agent.serve.pipe import Cancel, Done, Generated, Heartbeat, Refused, Start
 from edgekit.agent.serve.worker.grammar import grammars
@@ -21,6 +21,7 @@ from edgekit.agent.serve.worker.grammar.guide import GrammarError
 from edgekit.agent.serve.worker.grammar.opening import open_compiler
 from edgekit.core.chat.constraint import Constraint
 from edgekit.core.chat.sampling import Sampling
+from edgekit.tokens.table import TokenTable
 from tests.fakes.decoder import EOS, VOCABULARY
 from tests.unit.test_serve_worker import NO_DEADLINE, TOKENIZER, Parent, worker
 
@@ -35,11 +36,15 @@ PERSON = {
 
 
 @pytest.fixture(scope="module")
-def compiler(tmp_path_factory: pytest.TempPathFactory) -> TokenCompiler:
+def compiler() -> TokenCompiler:
     """For the fake tokenizer's vocabulary: a token is a byte."""
-    path = tmp_path_factory.mktemp("bytes") / "tokenizer.json"
-    path.write_text(json.dumps(byte_tokenizer()))
-    return TokenCompiler(path, VOCABULARY, [EOS])
+    return TokenCompiler(byte_table(VOCABULARY), [EOS])
+
+
+def byte_table(size: int) -> TokenTable:
+    tokenizer = Tokenizer.from_str(json.dumps(byte_tokenizer()))
+    added = tokenizer.get_added_tokens_decoder()
+    return TokenTable(tokenizer, {n: token.content for n, token in added.items()}, size)
 
 
 def byte_tokenizer() -> dict[str, Any]:
@@ -419,13 +424,12 @@ def test_a_grammar_that_grows_too_complex_ends_the_answer_by_name(compiler: Toke
 
 
 def test_a_device_without_the_library_or_the_memory_refuses_and_tries_again(
-    compiler: TokenCompiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    compiler: TokenCompiler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "tokenizer.json").write_text(json.dumps(byte_tokenizer()))
     free = [1 << 20, 1 << 40]
 
     def opened() -> Any:
-        return open_compiler(tmp_path, VOCABULARY, [EOS], lambda: free.pop(0))
+        return open_compiler(byte_table, VOCABULARY, [EOS], lambda: free.pop(0))
 
     with worker("x", grammars=Grammars(opened)) as parent:
         refused = parent.ask(prompt(regex("a")))

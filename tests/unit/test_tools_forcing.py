@@ -58,9 +58,8 @@ def model(
 
 def compiler_of(folder: Path, tokenizer: ChatTokenizer) -> TokenCompiler:
     """What compiles for the tokens of a folder."""
-    path = folder / "tokenizer.json"
-    words = Tokenizer.from_file(str(path)).get_vocab_size()
-    return TokenCompiler(path, words, tokenizer.encode(END))
+    words = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab_size()
+    return TokenCompiler(tokenizer.table(words), tokenizer.encode(END))
 
 
 def asking(choice: Any = "required", *, strict: bool = False, **more: Any) -> ChatRequest:

@@ -16,7 +16,7 @@ from edgekit.cli.options import JsonOption, ProjectOption
 from edgekit.core.digest import short
 from edgekit.core.lease import LeaseWish, as_word
 from edgekit.core.quality import QualityReport, in_words
-from edgekit.core.wire import UNREADABLE
+from edgekit.core.reading import UNREADABLE
 from edgekit.errors import EdgekitError, UsageError
 from edgekit.fleet import drive
 from edgekit.fleet.enroll.values import starts_words

@@ -11,10 +11,12 @@ import typer
 
 from edgekit.cli import project, render
 from edgekit.cli.options import JsonOption, ProjectOption
+from edgekit.cli.talk.facts import reader_of
 from edgekit.core import wire
 from edgekit.core.registry import is_loopback
 from edgekit.errors import UsageError
 from edgekit.gateway import keys
+from edgekit.gateway.hub import GatewaySettings
 
 app = typer.Typer(invoke_without_command=True, no_args_is_help=False)
 key_app = typer.Typer(
@@ -29,6 +31,14 @@ KeysOption = Annotated[
     Path | None,
     typer.Option("--keys", help="The file of API keys; default: of the project."),
 ]
+BrokerOption = Annotated[
+    str | None, typer.Option("--broker", help="HOST[:PORT]; default: of edgekit.toml.")
+]
+
+
+def without_packages(error: ModuleNotFoundError) -> UsageError:
+    """The extra is not installed."""
+    return UsageError("the gateway cannot start", str(error), INSTALL)
 
 
 def _keys(folder: Path | None, given: Path | None) -> Path:
@@ -42,9 +52,7 @@ def gateway(
     context: typer.Context,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0: a free one.")] = 8080,
-    broker: Annotated[
-        str | None, typer.Option("--broker", help="HOST[:PORT]; default: of edgekit.toml.")
-    ] = None,
+    broker: BrokerOption = None,
     passwords: Annotated[
         Path | None,
         typer.Option(
@@ -88,15 +96,15 @@ def gateway(
     if (cert_file is None) != (key_file is None):
         raise UsageError("--cert-file and --key-file are given together or not at all")
     try:
-        from edgekit.gateway import hub, server  # noqa: PLC0415  an extra, which few need
+        from edgekit.gateway import server  # noqa: PLC0415  an extra, which few need
     except ModuleNotFoundError as error:
-        raise UsageError("the gateway cannot start", str(error), INSTALL) from error
+        raise without_packages(error) from error
     here = project.find_or_bare(project_folder, broker=broker)
     where = project.parse_broker(broker, here.broker) if broker else here.broker
     render.warn(where.warning)
     if cert_file is None and not is_loopback(host):
         render.warn("API keys and prompts go in the clear: give --cert-file and --key-file")
-    settings = hub.GatewaySettings(
+    settings = GatewaySettings(
         keys=keys_file or here.folder / ".edgekit" / KEYS_FILE,
         broker=where,
         passwords=passwords,
@@ -114,9 +122,16 @@ def gateway(
         if as_json:
             render.print_json({"url": url})
         else:
-            render.say(f"listening  {url}/v1  (Ctrl-C stops it)")
+            render.say(f"listening  {url}/v1  (Ctrl-C stops it)\npage       {url}/")
 
-    server.serve(settings, listener, ready, cert_file=cert_file, key_file=key_file)
+    server.serve(
+        settings,
+        listener,
+        ready,
+        cert_file=cert_file,
+        key_file=key_file,
+        reader=reader_of(here),
+    )
 
 
 @key_app.command()

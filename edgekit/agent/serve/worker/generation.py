@@ -11,17 +11,17 @@ from edgekit.agent.serve.pipe import Done, EndedPrompt, Refused, Start
 from edgekit.agent.serve.worker.answer.answer import Answer
 from edgekit.agent.serve.worker.answer.logprobs import LogprobReader
 from edgekit.agent.serve.worker.decoder import Decoder, Logits
-from edgekit.agent.serve.worker.grammar.guide import GrammarError, Guide
+from edgekit.agent.serve.worker.grammar.guide import Allowed, GrammarError, Guide
 from edgekit.agent.serve.worker.grammar.spelling import misspelled
 from edgekit.agent.serve.worker.pictures.rows import row_of
 from edgekit.agent.serve.worker.pictures.sight import Floats, Seen
 from edgekit.agent.serve.worker.prefix import Slot
-from edgekit.agent.serve.worker.sampling import Allowed, Sampler
+from edgekit.agent.serve.worker.sampling import Sampler
 from edgekit.agent.serve.worker.scheduler import Load
 from edgekit.core.chat.calls import ToolCall, joined
 from edgekit.core.chat.completion import PromptTokensDetails, Timings, Usage
 from edgekit.core.chat.logprobs import TokenLogprob
-from edgekit.core.wire import UNREADABLE
+from edgekit.core.reading import UNREADABLE
 
 NO_PICTURES: Mapping[int, Seen] = MappingProxyType({})
 
@@ -211,11 +211,10 @@ class Generation:
         assert self._sampler is not None
         assert self._logits is not None
         try:
-            allowed = guide.allowed()
-            token = self._sampler.choose(self._logits, allowed)
+            allowed = None if self._reader is None else guide.allowed()
+            token = self._sampler.choose(self._logits, guide)
             if self._answer.add(token, self._clock(), self._logprob(token, allowed)):
                 return "stop"
-            guide.take(token)
             forced = guide.forced()
         except GrammarError as error:
             return self._refuse(error)

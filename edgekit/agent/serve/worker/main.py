@@ -98,7 +98,7 @@ def serve_model(descriptor: int) -> None:
         pause_seconds=FIRST_PAUSE_SECONDS if busy else 0.0,
         eyes=eyes,
         grammars=Grammars(
-            partial(open_compiler, model_dir, limits.vocabulary, tokenizer.eos_token_ids)
+            partial(open_compiler, tokenizer.table, limits.vocabulary, tokenizer.eos_token_ids)
         ),
     ).run()
 

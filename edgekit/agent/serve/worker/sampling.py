@@ -1,10 +1,14 @@
 """Chooses a token from logits.
 
 The steps, in order: logit bias, repetition penalty, presence and frequency penalty, custom
-processors; then what a grammar allows is taken out; then arg-max at temperature 0, else
-temperature, top-k, top-p, min-p and a draw by the seed. From the temperature on this is the order
-of Hugging Face transformers' generation. Min-p is relative to the likeliest token, so its place in
-the order changes only the last cut.
+processors; then arg-max at temperature 0, else temperature, top-k, top-p, min-p and a draw by the
+seed. From the temperature on this is the order of Hugging Face transformers' generation. Min-p is
+relative to the likeliest token, so its place in the order changes only the last cut.
+
+A grammar is asked about the token that was drawn, which is far cheaper than a mask of the whole
+vocabulary. Only where it refuses that token, the token is drawn again among all that it allows. The
+arg-max is the same as with a mask at once, and so are the probabilities of plain temperature: a
+token t of the allowed set A comes with p(t) + (1 - p(A)) p(t) / p(A) = p(t) / p(A).
 
 The sampler does not sort the vocabulary: a few passes find the tokens that carry top-p's mass, and
 it sorts only those.
@@ -13,10 +17,12 @@ it sorts only those.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from edgekit.agent.serve.worker.grammar.guide import Allowed, GrammarError
 from edgekit.agent.serve.worker.processors import Logits, LogitsProcessor, processors_for
 from edgekit.core.chat.sampling import Sampling
 
@@ -42,8 +48,19 @@ def _exponential() -> tuple[np.ufunc, float]:
 EXP, EXP_SCALE = _exponential()
 
 Ids = npt.NDArray[np.intp]
-Allowed = npt.NDArray[np.bool_]  # shape (vocabulary,)
 FEW = 4  # one token of so many: looking at these alone is faster
+
+
+class Bound(Protocol):
+    """What a token must fit: a grammar's state."""
+
+    def take(self, token: int) -> bool:
+        """Go on with the token if it may come next; return whether it may."""
+        ...
+
+    def allowed(self) -> Allowed:
+        """Return of each token whether it may come next, shape (vocabulary,); at least one may."""
+        ...
 
 
 class Sampler:
@@ -68,30 +85,45 @@ class Sampler:
         self._scratch = np.empty(0, dtype=np.float32)
         self._plain = True  # until exponentials of the bare logits leave float32's range
 
-    def choose(self, logits: Logits, allowed: Allowed | None = None) -> int:
+    def choose(self, logits: Logits, bound: Bound | None = None) -> int:
         """Return the next token id.
 
         Args:
             logits: float32, shape (vocabulary,); left unchanged.
-            allowed: of each token whether it may be chosen, at least one; None allows all.
+            bound: takes the token; None takes any.
+
+        Raises:
+            GrammarError: as `bound`.
         """
-        raw = logits
-        if self._processors:
-            logits = logits.copy()
-            for process in self._processors:
-                process(self._answer, logits)
-            np.clip(logits, None, LARGEST, out=logits)  # a penalty may have made one infinite
-        ids: Ids | None = None  # None: the whole vocabulary
-        if allowed is not None:
-            logits, ids = _narrowed(logits, allowed)
-        at = int(logits.argmax())
-        # Custom processors may have forbidden all that a grammar allows: then it takes any of it.
-        if self._sampling.temperature > 0 and logits[at] > -LARGEST:
-            at = self._draw(logits)
-        token = at if ids is None else int(ids[at])
-        if allowed is not None and not allowed[token]:  # at the edge of a float's precision
-            token = int(np.where(allowed, raw, -np.inf).argmax())
+        scores = self._scored(logits)
+        token = self._pick(scores)
+        if bound is not None and not bound.take(token):
+            token = self._pick_allowed(scores, logits, bound.allowed())
+            if not bound.take(token):
+                raise GrammarError("it takes no token that it allows")
         self._answer.append(token)
+        return token
+
+    def _scored(self, logits: Logits) -> Logits:
+        if not self._processors:
+            return logits
+        logits = logits.copy()
+        for process in self._processors:
+            process(self._answer, logits)
+        return np.clip(logits, None, LARGEST, out=logits)  # a penalty may have made one infinite
+
+    def _pick(self, scores: Logits) -> int:
+        at = int(scores.argmax())
+        # Custom processors may have forbidden every token.
+        draws = self._sampling.temperature > 0 and scores[at] > -LARGEST
+        return self._draw(scores) if draws else at
+
+    def _pick_allowed(self, scores: Logits, logits: Logits, allowed: Allowed) -> int:
+        narrowed, ids = _narrowed(scores, allowed)
+        at = self._pick(narrowed)
+        token = at if ids is None else int(ids[at])
+        if not allowed[token]:  # at the edge of a float's precision
+            token = int(np.where(allowed, logits, -np.inf).argmax())
         return token
 
     def skip(self, tokens: Sequence[int]) -> None:

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
 from edgekit.agent.serve.worker.grammar.guide import Allowed, GrammarError
 from edgekit.core.chat.constraint import Constraint
 from edgekit.core.chat.schema import subschemas
+from edgekit.tokens.table import TokenTable
 
 # Below the library's own limits. Measured with SmolLM2's 49,152 tokens: an ambiguous grammar of one
 # line needed 204 ms for a token with the library's 50,000 items, and 7 ms with these.
@@ -32,35 +31,24 @@ LIMITS: dict[str, Any] = {
     "verbose_errors": False,
 }
 JSON_OPTIONS: Any = {"whitespace_flexible": False, "lenient": False, "coerce_one_of": False}
-Ids = npt.NDArray[np.intp]
-NO_IDS: Ids = np.empty(0, dtype=np.intp)
-PIECES = ('{"a":"', " b c", "x")  # texts that a grammar may force
 SEARCH_SECONDS = 0.5  # for the place in a refused schema
 MAX_SAID = 300  # characters of the library's words
 
 
 class TokenCompiler:
-    """Compiles for one tokenizer.
+    """Compiles for one model's tokens.
 
     Args:
-        tokenizer: the file `tokenizer.json` of the model.
-        vocabulary: how many logits the model has.
+        table: the tokens.
         ends: tokens that end an answer.
-
-    Raises:
-        GrammarError: the tokenizer changes texts, so that no grammar could be followed.
     """
 
-    def __init__(self, tokenizer: Path, vocabulary: int, ends: Collection[int]) -> None:
-        text = _of_pieces(msgspec.json.decode(tokenizer.read_bytes()))
-        self._tokens = LLTokenizer(text, n_vocab=vocabulary, eos_token=sorted(ends))
-        for piece in PIECES:
-            if self._tokens.decode_str(self._tokens.tokenize_str(piece)) != piece:
-                raise GrammarError(f"this model's tokenizer does not keep the text {piece!r}")
-        self._vocabulary = vocabulary
+    def __init__(self, table: TokenTable, ends: Collection[int]) -> None:
+        self._tokens = _read(table, sorted(ends))
         self._limits = LLParserLimits(**LIMITS)
-        special = (n for n in range(vocabulary) if self._tokens.is_special_token(n))
-        self._control: Ids = np.array([n for n in special if n not in ends], dtype=np.intp)
+        self._every: Allowed = np.ones(table.size, dtype=np.bool_)
+        self._ordinary = self._every.copy()
+        self._ordinary[list(table.special - set(ends))] = False
 
     def compile(self, constraint: Constraint) -> MatcherGuide:
         """Compile, and take the first step.
@@ -79,7 +67,7 @@ class TokenCompiler:
         """Compile; return the error where that fails."""
         try:
             matcher = LLMatcher(
-                self._tokens, _written(kind, source), log_level=0, limits=self._limits
+                self._tokens, written(kind, source), log_level=0, limits=self._limits
             )
         except (ValueError, RuntimeError) as error:  # a surrogate, or JSON that Rust does not read
             return _short(str(error))
@@ -87,7 +75,7 @@ class TokenCompiler:
             return _short(matcher.get_error())
         if warnings := matcher.get_grammar_warnings():
             return _short("; ".join(warnings))
-        guide = MatcherGuide(matcher, self._vocabulary, NO_IDS if trusted else self._control)
+        guide = MatcherGuide(matcher, self._every if trusted else self._ordinary)
         try:
             guide.opening = guide.forced()
             if not guide.ended:
@@ -118,24 +106,18 @@ class MatcherGuide:
 
     Args:
         matcher: at the beginning of the answer.
-        vocabulary: how many tokens there are.
-        forbidden: tokens that never come, whatever the grammar says.
+        known: of each token whether it may come at all, whatever the grammar says.
         opening: the tokens that every answer begins with; the matcher has taken them.
     """
 
-    def __init__(
-        self, matcher: LLMatcher, vocabulary: int, forbidden: Ids, opening: Sequence[int] = ()
-    ) -> None:
+    def __init__(self, matcher: LLMatcher, known: Allowed, opening: Sequence[int] = ()) -> None:
         self._matcher = matcher
-        self._vocabulary = vocabulary
-        self._forbidden = forbidden
+        self._known = known
         self.opening = opening
 
     def copy(self) -> MatcherGuide:
         """Return a guide in the same state."""
-        return MatcherGuide(
-            self._matcher.deep_copy(), self._vocabulary, self._forbidden, self.opening
-        )
+        return MatcherGuide(self._matcher.deep_copy(), self._known, self.opening)
 
     @property
     def ended(self) -> bool:
@@ -146,8 +128,8 @@ class MatcherGuide:
         """Return of each token whether it may come next."""
         mask = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         self._check()
-        allowed = np.unpackbits(mask, count=self._vocabulary, bitorder="little").view(np.bool_)
-        allowed[self._forbidden] = False
+        allowed = np.unpackbits(mask, count=self._known.size, bitorder="little").view(np.bool_)
+        allowed &= self._known
         if not allowed.any():
             raise GrammarError("no token can go on with this grammar")
         return allowed
@@ -157,16 +139,19 @@ class MatcherGuide:
         tokens = self._matcher.compute_ff_tokens()
         self._check()
         if tokens:
-            if np.isin(tokens, self._forbidden).any():
+            if not self._known[tokens].all():
                 raise GrammarError("the grammar wants a control token")
             self._matcher.consume_tokens(tokens)
             self._check()
         return tokens
 
-    def take(self, token: int) -> None:
-        """Note that a token was chosen."""
-        self._matcher.consume_token(token)
+    def take(self, token: int) -> bool:
+        """Go on with a token if it may come next; return whether it may."""
+        if not self._known[token]:
+            return False
+        taken = self._matcher.try_consume_tokens([token]) == 1
         self._check()
+        return taken
 
     def _check(self) -> None:
         error = self._matcher.get_error()
@@ -174,25 +159,33 @@ class MatcherGuide:
             raise GrammarError(_short(error))
 
 
-def _of_pieces(tokenizer: dict[str, Any]) -> str:
-    """Return a `tokenizer.json` that encodes a piece of an answer as it stands in the answer.
+class _Tokens:
+    """A model's tokens as llguidance's `TokenizerWrapper` takes them."""
 
-    Training leaves padding and truncation in the file, which transformers switches off, too. A
-    space before a text is for its beginning, not for what follows a token.
-    """
+    bos_token_id = None
 
-    def without_space(part: Any) -> Any:
-        if isinstance(part, dict):
-            kept = {key: without_space(value) for key, value in part.items()}
-            return kept | ({"add_prefix_space": False} if "add_prefix_space" in part else {})
-        return [without_space(each) for each in part] if isinstance(part, list) else part
+    def __init__(self, table: TokenTable, end: int) -> None:
+        self._table = table
+        self.eos_token_id = end
+        self.special_token_ids = sorted(table.special)
+        names = ((n, f"<[{n}]>".encode()) for n in self.special_token_ids)
+        spelled = table.spelled()
+        for n, name in names:
+            spelled[n] = spelled[n] or name
+        self.tokens = spelled
 
-    changed = {"padding": None, "truncation": None}
-    changed["pre_tokenizer"] = without_space(tokenizer.get("pre_tokenizer"))
-    return msgspec.json.encode(tokenizer | changed).decode()
+    def __call__(self, text: str) -> list[int]:
+        return self._table.encode(text)
 
 
-def _written(kind: str, source: str) -> str:
+def _read(table: TokenTable, ends: list[int]) -> LLTokenizer:
+    wrapper = TokenizerWrapper(_Tokens(table, ends[0]))
+    tokens = LLTokenizer(wrapper, n_vocab=table.size, eos_token=ends)
+    wrapper.tokens = wrapper._gtokenizer.tokens = ()  # the library has its own copy
+    return tokens
+
+
+def written(kind: str, source: str) -> str:
     if kind == "json_schema":
         return LLMatcher.grammar_from_json_schema(source, overrides=JSON_OPTIONS)
     if kind == "regex":

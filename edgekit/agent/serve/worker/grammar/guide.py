@@ -46,8 +46,8 @@ class Guide(Protocol):
         """
         ...
 
-    def take(self, token: int) -> None:
-        """Note that a token was chosen, one of `allowed` that ends no answer.
+    def take(self, token: int) -> bool:
+        """Go on with a token if it may come next; return whether it may.
 
         Raises:
             GrammarError: as `allowed`.

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection
 from importlib.util import find_spec
-from pathlib import Path
 
 from edgekit.agent.serve.worker.decoder.memory import free_bytes
 from edgekit.agent.serve.worker.grammar.grammars import Compiler, NoCompilerError
-from edgekit.tokens.folder import TOKENIZER
+from edgekit.tokens.table import TokenTable
 
 GLIBC = (2, 31)  # of the library's wheels
-TABLE_COPIES = 32  # of tokenizer.json's bytes; 30 were measured with SmolLM2
+TABLE_BYTES = 400  # for each token; 265 were measured with SmolLM2
 GRAMMARS_BYTES = 32 << 20  # for what is compiled
 
 
@@ -24,28 +23,28 @@ def serves_grammars() -> bool:
 
 
 def open_compiler(
-    model_dir: Path,
+    table: Callable[[int], TokenTable],
     vocabulary: int,
     ends: Collection[int],
     free: Callable[[], int] = free_bytes,
 ) -> Compiler:
-    """Load the library and make the token table.
+    """Load the library and make its table of the model's tokens.
 
     Args:
-        model_dir: the model's folder.
+        table: returns what is to be known of so many tokens; it raises ValueError if no grammar
+            can follow them.
         vocabulary: how many logits the model has.
         ends: tokens that end an answer.
         free: returns the bytes of memory that are free.
 
     Raises:
-        NoCompilerError: the device lacks the library, or the memory; or the library does not know
-            the kind of tokenizer.
+        NoCompilerError: the device lacks the library, or the memory; or no grammar can be followed
+            with this kind of tokenizer.
     """
     if not serves_grammars():
         text = f"this device has no llguidance, which needs glibc {GLIBC[0]}.{GLIBC[1]}"
         raise NoCompilerError("unsupported_parameter", text)
-    path = model_dir / TOKENIZER
-    needed, left = TABLE_COPIES * path.stat().st_size + GRAMMARS_BYTES, free()
+    needed, left = TABLE_BYTES * vocabulary + GRAMMARS_BYTES, free()
     if left < needed:
         text = f"the first grammar takes {needed / 1e6:.0f} MB; {left / 1e6:.0f} MB are free"
         raise NoCompilerError("out_of_memory", text)
@@ -53,7 +52,7 @@ def open_compiler(
     from edgekit.agent.serve.worker.grammar.compiler import TokenCompiler  # noqa: PLC0415  as above
 
     try:
-        return TokenCompiler(path, vocabulary, ends)
+        return TokenCompiler(table(vocabulary), ends)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # a panic of the library is one of these
