@@ -45,6 +45,9 @@ PACKAGES = {
     "strace": "strace",
     "tcsh": "tcsh",
     "fish": "fish",
+    "zsh": "zsh",
+    "bash": "bash",
+    "man": "man-db",
     "busybox": "busybox",
 }
 
