@@ -49,6 +49,7 @@ PACKAGES = {
     "bash": "bash",
     "man": "man-db",
     "busybox": "busybox",
+    "tmux": "tmux",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -45,14 +46,31 @@ def print_json(value: Any) -> None:
 _CONTROL = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
 
 
+def harmless(text: str) -> str:
+    """The text with a replacement character for each one that would control the terminal."""
+    return text.translate(_CONTROL)
+
+
 def say(text: str) -> None:
     """A line on stdout, as it is but for control characters."""
-    out.print(text.translate(_CONTROL), markup=False)
+    out.print(harmless(text), markup=False)
+
+
+def stream(text: str) -> None:
+    """Write a piece of an answer to stdout: harmless on a terminal, as it is elsewhere.
+
+    What the encoding of stdout lacks becomes a question mark.
+    """
+    if sys.stdout.isatty():
+        text = harmless(text)
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+    sys.stdout.flush()
 
 
 def complain(text: object) -> None:
     """A line on stderr, likewise."""
-    err.print(str(text).translate(_CONTROL), markup=False)
+    err.print(harmless(str(text)), markup=False)
 
 
 def warn(text: str) -> None:

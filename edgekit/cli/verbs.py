@@ -36,11 +36,14 @@ VERBS = {
     "scrub": "device.disk:scrub",
     "tune": "device.disk:tune",
     "ask": "talk.ask:ask",
+    "chat": "talk.chat.verb:chat",
     "devices": "talk.ask:devices",
+    "top": "talk.top.verb:top",
     "rules": "talk.rules:app",
     "forget": "device.forget:forget",
     "broker": "talk.broker:app",
     "gateway": "talk.gateway:app",
+    "page": "talk.page:page",
     "page": "talk.page:page",
     "doctor": "doctor.doctor:doctor",
     "man": "man:man",
@@ -50,7 +53,7 @@ VERBS = {
 DEVICES = frozenset(
     (
         *("enroll", "remove", "push", "state", "logs", "support-bundle", "stop", "start", "prune"),
-        *("scrub", "tune", "ask", "forget", "rollback"),
+        *("scrub", "tune", "ask", "chat", "forget", "rollback"),
     )
 )
 """Verbs whose words are devices, or also groups."""

@@ -20,6 +20,9 @@ from edgekit.mqtt.threaded import MqttClient
 
 RETAINED_SECONDS = 0.5  # time to collect retained messages
 PUBACK_SECONDS = 10.0
+RETAINED_QOS = 0
+"""Of subscriptions to retained messages. With QoS 1 a Mosquitto queues at most 1,000 for a client
+(`max_queued_messages`) and drops the others without a word: 500 devices have more."""
 
 
 def devices(broker: BrokerConfig, name: str) -> dict[str, dict[str, Any]]:
@@ -131,7 +134,7 @@ def _client(broker: BrokerConfig, name: str, filters: Sequence[str], received: A
     client = MqttClient(
         broker,
         f"edgekit-{name}-{uuid.uuid4().hex[:12]}",
-        subscriptions=[(each, 1) for each in filters],
+        subscriptions=[(each, RETAINED_QOS) for each in filters],
         on_message=received,
         retained=True,
     )

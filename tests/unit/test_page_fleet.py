@@ -40,10 +40,11 @@ def test_a_device_is_its_card_and_its_status(made: fleet.FleetWatch) -> None:
     assert (found["model"], found["version"], found["pools"]) == ("toy", "3", ("kitchen",))
     assert (found["state"], found["active"], found["queue"]) == ("busy", 2, 3)
     assert (found["tok_s"], found["temp_c"], found["mem_free_mb"]) == (9.5, 61, 812)
-    assert (found["heard"], found["since"]) == (7.0, 7.0)
-    say(made, "busy", 9.0)
+    assert (found["heard"], found["heard_first"], found["since"]) == (7.0, 7.0, 0.0)
+    say(made, "busy", 9.0, since=3, mem_total_mb=4000)
     (found,) = made.changes().devices
-    assert (found["heard"], found["since"]) == (9.0, 7.0)
+    assert (found["heard"], found["heard_first"], found["since"]) == (9.0, 7.0, 3.0)
+    assert found["mem_total_mb"] == 4000
 
 
 def test_only_what_has_changed_since_is_told_once(made: fleet.FleetWatch) -> None:
