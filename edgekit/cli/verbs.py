@@ -44,7 +44,6 @@ VERBS = {
     "broker": "talk.broker:app",
     "gateway": "talk.gateway:app",
     "page": "talk.page:page",
-    "page": "talk.page:page",
     "doctor": "doctor.doctor:doctor",
     "man": "man:man",
     "demo": "demo:demo",
