@@ -48,6 +48,7 @@ PACKAGES = {
     "zsh": "zsh",
     "bash": "bash",
     "man": "man-db",
+    "promtool": "prometheus",
     "busybox": "busybox",
     "tmux": "tmux",
 }

@@ -41,6 +41,7 @@ VERBS = {
     "top": "talk.top.verb:top",
     "rules": "talk.rules:app",
     "forget": "device.forget:forget",
+    "home-assistant": "talk.homeassistant:home_assistant",
     "broker": "talk.broker:app",
     "gateway": "talk.gateway:app",
     "page": "talk.page:page",
@@ -52,7 +53,7 @@ VERBS = {
 DEVICES = frozenset(
     (
         *("enroll", "remove", "push", "state", "logs", "support-bundle", "stop", "start", "prune"),
-        *("scrub", "tune", "ask", "chat", "forget", "rollback"),
+        *("scrub", "tune", "ask", "chat", "forget", "rollback", "home-assistant"),
     )
 )
 """Verbs whose words are devices, or also groups."""

@@ -78,16 +78,15 @@ def test_names_of_the_project_complete(project: Project, shell: str) -> None:
     for line, there, not_there in (
         ("edgekit state ", ("pi-1", "pi-2", "kitchen"), ("touch", "smollm2")),
         ("edgekit push pi-1 k", ("kitchen",), ("pi-2",)),
-        ("edgekit push --bundle ", ("smollm2:3", "smollm2\\:3"), ("pi-1",)),
-        ("edgekit inspect ", ("smollm2:3", "smollm2\\:3"), ("pi-1",)),
+        ("edgekit push --bundle ", ("smollm2:3",), ("pi-1",)),
+        ("edgekit inspect ", ("smollm2:3",), ("pi-1",)),
         ("edgekit status ", ("12", "7"), ("pi-1",)),
         ("edgekit sta", ("state", "status", "start"), ("push",)),
         ("edgekit key ro", ("rotate",), ("revoke",)),
         ("edgekit logs --fol", ("--follow",), ("pi-1",)),
     ):
-        said = completed(project, shell, line)
-        found = [each for each in there if each in said]
-        assert len(found) >= (1 if ":3" in there[0] else len(there)), (line, said)
+        said = completed(project, shell, line).replace("\\", "")  # zsh quotes a colon
+        assert not [each for each in there if each not in said], (line, said)
         assert not [each for each in not_there if each in said], (line, said)
     assert not (project.folder / "owned").exists()
 
@@ -101,7 +100,7 @@ def test_it_is_there_before_a_person_waits(project: Project) -> None:
     for _ in range(3):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(
-            [sys.executable, "-m", "edgekit"], cwd=project.folder, env=env, check=True,
+            [str(BIN / "edgekit")], cwd=project.folder, env=env, check=True,
             capture_output=True, text=True,
         )  # fmt: skip
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
