@@ -13,8 +13,11 @@ from pathlib import Path
 import pytest
 
 from edgekit.core import topics, wire
+from edgekit.fleet.rollout.book import RolloutBook
+from edgekit.fleet.rollout.events import AbortOrdered
 from edgekit.gateway.page import files
 from tests import tools
+from tests.fakes import rollout_stories
 from tests.fakes.announced_fleet import AnnouncedFleet
 from tests.fakes.simulated_device import SimulatedDevice
 from tests.harness.browser import DESKTOP, PHONE, Browser, browser
@@ -94,6 +97,11 @@ def row_state(page: Browser, name: str) -> str:
     found = "find(row => row.querySelector('button').textContent"
     code = f"[...document.querySelectorAll('tr.device')].{found} === {json.dumps(name)})"
     return str(page.evaluate(f"{code}?.dataset.state"))
+
+
+def choose(page: Browser, field: str, value: str) -> None:
+    page.evaluate(f"document.getElementById({field!r}).value = {value!r}")
+    page.evaluate(f"document.getElementById({field!r}).dispatchEvent(new Event('change'))")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -220,8 +228,7 @@ def test_what_models_and_devices_say_is_text(
         page.wait("document.getElementById('device').open")
         assert MARKUP in page.text("#device-facts")
         page.press("Escape")
-        page.evaluate("document.getElementById('by').value = 'pools'")
-        page.evaluate("document.getElementById('by').dispatchEvent(new Event('change'))")
+        choose(page, "by", "pools")
         page.wait("document.querySelector('tr.heading') !== null")
         page.click("#to-chat")
         page.wait("document.getElementById('target').value !== ''")
@@ -294,6 +301,37 @@ def test_filter_sort_and_sections_by_the_keyboard(
     assert page.violations() == []
 
 
+def test_groups_and_rollouts_of_a_project_are_shown(
+    page: Browser, mosquitto: tools.MosquittoBroker, ten: AnnouncedFleet, tmp_path: Path
+) -> None:
+    lines = [f'[devices."{name}"]\naddress = "pull:"' for name in ten.names]
+    lines += ["[groups]", f"north = {json.dumps(ten.names[:3])}"]
+    (tmp_path / "fleet.toml").write_text("\n".join(lines))
+    story = rollout_stories.paused()
+    book = RolloutBook(tmp_path / ".edgekit" / "rollouts")
+    _, journal = book.create(story.plan, rollout_stories.BEGIN)
+    rollout_stories.write(journal, story)
+    with gateway(tmp_path, mosquitto.port) as served:
+        signed_in(page, served, size=PHONE)
+        wait_rows(page, 10)
+        page.wait("!document.getElementById('rollouts').hidden")
+        assert page.text(".phase") == "paused"
+        said = page.text("#rollout-list .soft")
+        assert said.startswith("wave 3 of 3 · 6 good, 3 on trial, 4 staging, 11 waiting")
+        assert page.violations() == []
+        assert not page.overflows()
+        choose(page, "group", "north")
+        wait_rows(page, 3)
+        choose(page, "group", "")
+        choose(page, "by", "groups")
+        page.wait("document.querySelectorAll('tr.heading').length === 2")
+        assert page.violations() == []
+        story.tell(AbortOrdered(rollout_stories.BY))
+        del story.journal[:-1]
+        rollout_stories.write(journal, story)
+        page.wait("document.querySelector('.phase').textContent === 'aborted'")
+
+
 def test_a_device_that_is_killed_shows_at_once_and_is_announced(
     page: Browser, served: Gateway, mosquitto: tools.MosquittoBroker
 ) -> None:
@@ -340,6 +378,7 @@ def test_a_page_stays_responsive_while_200_devices_change_each_second(
         assert process.stdout.readline() == "ready\n"
         signed_in(page, served)
         wait_rows(page, 200)
+        page.click("[data-key=tok_s] button")  # so that rows change places, too
         page.evaluate("""(() => {
           window.seen = { gaps: [], writes: 0 };
           let last = performance.now();

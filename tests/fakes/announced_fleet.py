@@ -54,7 +54,12 @@ class AnnouncedFleet:
                 capabilities=("tools", "response_format"),
             )  # fmt: skip
             sent.append(self._keep(topics.card_topic(name), msgspec.json.encode(card)))
-            self.state[name] = {"speed": 4 + 20 * self._random.random(), "at": n, "said": 0}
+            self.state[name] = {
+                "speed": 4 + 20 * self._random.random(),
+                "at": n,
+                "said": 0,
+                "last": 0.0,
+            }
             sent += self._say(name)
         for each in sent:
             each.result(30)
@@ -94,7 +99,9 @@ class AnnouncedFleet:
             queue = int(5 * draw()) if active > 2 else 0
             said |= {"state": "busy", "active": active, "queue": queue}
         if said["state"] in ("ready", "busy", "degraded"):
-            said["tok_s"] = round(known["speed"] * (0.85 + 0.3 * draw()), 1)
+            if said["state"] == "busy" or not known["last"]:
+                known["last"] = round(known["speed"] * (0.85 + 0.3 * draw()), 1)
+            said["tok_s"] = known["last"]  # of the last answer
         if said["state"] != "lost":
             said.setdefault("temp_c", round(44 + 20 * draw()))
             said["mem_total_mb"] = 7800

@@ -54,7 +54,7 @@ def main() -> None:
         ]
         rollout_stories.write(journal, story)
         made = running.enter_context(gateway(folder / "g", broker.port, program=("-c", QUICK)))
-        for count in (10, 200):
+        for count in (1, 10, 200):
             fleet = AnnouncedFleet(broker.port, count)
             with _at_work(fleet):
                 time.sleep(TICKS * SLOT_SECONDS)
@@ -84,6 +84,7 @@ def _at_work(fleet: AnnouncedFleet) -> Iterator[None]:
 
 def _fleet_pictures(seen: Browser, made: Gateway, count: int) -> None:
     ways = {
+        1: [("desktop-light", DESKTOP, "light")],
         10: [("phone-dark", PHONE, "dark"), ("desktop-light", DESKTOP, "light")],
         200: [("phone-light", PHONE, "light"), ("desktop-dark", DESKTOP, "dark")],
     }
