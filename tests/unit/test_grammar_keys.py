@@ -56,12 +56,13 @@ def repeats(text: str) -> bool:
 
 def followed(text: bytes, cuts: list[int]) -> bool:
     """Whether the text is followed to its end, in pieces."""
-    keys: Keys | None = Keys()
+    keys = Keys()
     places = sorted({0, len(text), *(cut % (len(text) + 1) for cut in cuts)})
     for begin, end in itertools.pairwise(places):
-        keys = keys.after(text[begin:end])
-        if keys is None:
+        after = keys.after(text[begin:end])
+        if after is None:
             return False
+        keys = after
     assert (keys.open, keys.in_string) == ((), False)
     return True
 

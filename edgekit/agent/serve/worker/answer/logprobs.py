@@ -8,8 +8,9 @@ from collections.abc import Callable
 import msgspec
 import numpy as np
 
+from edgekit.agent.serve.worker.grammar.guide import Allowed
 from edgekit.agent.serve.worker.processors import Logits
-from edgekit.agent.serve.worker.sampling import Allowed, largest
+from edgekit.agent.serve.worker.sampling import largest
 from edgekit.core.chat.logprobs import MAX_BYTES, NEVER, TokenLogprob, TopLogprob
 
 DECIMALS = 6  # logits of float32 near 10 are exact to the sixth
