@@ -156,7 +156,7 @@ class Device:
 
 
 def _here(words: list[str], stdin: bytes) -> tuple[int, dict[str, Any]]:
-    arguments = verbs._parser().parse_args(words)
+    arguments = verbs._parser("").parse_args(words)
     there, sys.stdin = sys.stdin, io.TextIOWrapper(io.BytesIO(stdin))
     try:
         return 0, arguments.run(arguments)

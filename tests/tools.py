@@ -40,11 +40,13 @@ PACKAGES = {
     "faketime": "faketime",
     "node": "nodejs",
     "npm": "npm",
+    "chromium": "chromium",
     "systemd-analyze": "systemd",
     "strace": "strace",
     "tcsh": "tcsh",
     "fish": "fish",
     "busybox": "busybox",
+    "tmux": "tmux",
 }
 
 

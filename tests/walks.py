@@ -86,7 +86,7 @@ class WorkerThread:
     def __init__(self, command: Sequence[str], pass_fds: Sequence[int], **_: object) -> None:
         words = list(command[command.index("worker") :])
         words[words.index("--descriptor") + 1] = str(os.dup(pass_fds[0]))
-        arguments = verbs._parser().parse_args(words)
+        arguments = verbs._parser("").parse_args(words)
         threading.Thread(target=arguments.run, args=(arguments,), daemon=True).start()
 
     def wait(self, _seconds: float | None = None) -> int:
@@ -110,7 +110,7 @@ def prompt(project: Project) -> list[Walk]:
             list(requester.ask("demo", body, prompt_id=MARKER))
         os.kill(os.getpid(), signal.SIGTERM)
 
-    arguments = verbs._parser().parse_args(["serve", "--root", str(root)])
+    arguments = verbs._parser("").parse_args(["serve", "--root", str(root)])
     with followed(MARKER) as walk:
         threading.Thread(target=ask).start()
         arguments.run(arguments)

@@ -9,21 +9,18 @@ from __future__ import annotations
 import argparse
 import errno
 import json
-import logging
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NoReturn
 
 import msgspec
 
+from edgekit.agent import arguments
 from edgekit.agent.release.root import Root
 from edgekit.core import layout
-from edgekit.core.config import parse_agent_config
 from edgekit.core.digest import Digest
-from edgekit.core.lease import LEASE_SECONDS, LeaseAnswer, LeaseWish
-from edgekit.core.manifest import parse_config
+from edgekit.core.lease import LeaseAnswer, LeaseWish
 from edgekit.errors import EdgekitError, UsageError
 
 DISK_STEPS = {
@@ -195,6 +192,12 @@ def _update(args: argparse.Namespace) -> None:
     look(root, supervisor_of(root))
 
 
+def _logs(args: argparse.Namespace) -> object:
+    from edgekit.agent.release.door.readlog import read_for_verb
+
+    return read_for_verb(args)
+
+
 def _tune(args: argparse.Namespace) -> object:
     from edgekit.agent.release.retune import retune
 
@@ -230,11 +233,15 @@ def _door(args: argparse.Namespace) -> None:
 
 
 def _serve(args: argparse.Namespace) -> None:
+    import logging
+
     from edgekit.agent.serve.loop.canaryfiles import CanaryFiles
     from edgekit.agent.serve.loop.desiredfile import DesiredFile
     from edgekit.agent.serve.loop.notify import Notifier
     from edgekit.agent.serve.loop.service import Service
     from edgekit.agent.serve.loop.trialfile import TrialFile
+    from edgekit.core.config import parse_agent_config
+    from edgekit.core.manifest import parse_config
 
     root = Root(args.root)
     release = root.linked(root.current)
@@ -282,86 +289,43 @@ def _measure(args: argparse.Namespace) -> object:
     return msgspec.to_builtins(time_setting(args.model, args.threads, bool(args.spinning)))
 
 
-def _add_lease(parser: argparse.ArgumentParser) -> None:
-    whose = parser.add_mutually_exclusive_group()
-    whose.add_argument("--take", metavar="ID", help="for this rollout")
-    whose.add_argument("--give", metavar="ID", help="if this rollout has it")
-    parser.add_argument("--holder", default="-", metavar="USER@HOST")
-    parser.add_argument("--about", default="-", metavar="WORD", help="like rollout-7")
-    parser.add_argument("--seconds", type=float, default=LEASE_SECONDS)
-    parser.add_argument("--take-over", action="store_true", help="break the lease of another one")
+_VERBS: dict[str, tuple[Callable[[argparse.Namespace], object], str]] = {
+    "stage": (_stage, "verify a release's blobs and publish its folder"),
+    "activate": (_activate, "make a staged release the running one"),
+    "rollback": (_rollback, "go back to the previous release"),
+    "lease": (_lease, "say who holds this device, take it, or give it back"),
+    "state": (_state, "report what this device runs and since when"),
+    "stop": (_stop, "drain and stop the agent; it stays down until `start` or an activation"),
+    "start": (_start, "start the agent of a stopped device"),
+    "gc": (_gc, "remove releases and leftovers that this device does not need"),
+    "scrub": (_scrub, "hash what is kept, at low priority, and mend what can be"),
+    "logs": (_logs, "print lines of this device's log"),
+    "tune": (_tune, "forget the measured threads of `current`, and measure them again"),
+    "upkeep": (_upkeep, "collect and scrub what is due (started by supervise)"),
+    "update": (_update, "do what the desired state asks for (started by supervise)"),
+    "serve": (_serve, "answer prompts until SIGTERM"),
+    "supervise": (_supervise, "keep `serve` running (started by activate)"),
+    "boot": (_boot, "become the supervisor of `current` (started by systemd or cron)"),
+    "door": (_door, "serve one push over a socket (started by systemd)"),
+    "worker": (_worker, "run the model in its own process (started by serve)"),
+    "measure": (_measure, "measure one setting of the runtime (started by worker)"),
+    "golden": (_golden, "record a model's golden prompts (started by pack)"),
+}
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(asked: str) -> argparse.ArgumentParser:
+    """Of that verb alone, for each one costs time; of every verb, unless it is one of them."""
     parser = argparse.ArgumentParser(
         prog="python -m edgekit.agent",
         description="The edgekit agent of this device.",
         epilog="example: python -m edgekit.agent state --root ~/.local/share/edgekit",
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
-
-    def verb(name: str, run: object, text: str) -> argparse.ArgumentParser:
+    for name in (asked,) if asked in _VERBS else _VERBS:
+        run, text = _VERBS[name]
         sub = verbs.add_parser(name, help=text, description=text)
         sub.set_defaults(run=run)
-        if name not in ("worker", "measure", "golden"):
-            sub.add_argument("--root", type=Path, required=True, help="the device's folder")
-        return sub
-
-    stage = verb("stage", _stage, "verify a release's blobs and publish its folder")
-    stage.add_argument("digest")
-    how = stage.add_mutually_exclusive_group()
-    how.add_argument(
-        "--offer",
-        action="store_true",
-        help="read a manifest and its metadata on stdin, say which blobs are missing",
-    )
-    how.add_argument(
-        "--adopt", type=int, metavar="BYTES", help="verify and publish one transferred blob"
-    )
-    how.add_argument(
-        "--from",
-        type=Path,
-        dest="source",
-        metavar="DIR",
-        help="take everything from a folder that `edgekit export` wrote, without a network",
-    )
-    stage.add_argument(
-        "--dry-run", action="store_true", help="with --offer: write nothing on this device"
-    )
-    activate = verb("activate", _activate, "make a staged release the running one")
-    activate.add_argument("digest")
-    activate.add_argument("--config", choices=["-"], help="read a new agent.toml on stdin")
-    verb("rollback", _rollback, "go back to the previous release")
-    _add_lease(verb("lease", _lease, "say who holds this device, take it, or give it back"))
-    verb("state", _state, "report what this device runs and since when")
-    verb("stop", _stop, "drain and stop the agent; it stays down until `start` or an activation")
-    verb("start", _start, "start the agent of a stopped device")
-    gc = verb("gc", _gc, "remove releases and leftovers that this device does not need")
-    gc.add_argument("--dry-run", action="store_true", help="say what would go, remove nothing")
-    gc.add_argument("--previous", action="store_true", help="give up the release to go back to")
-    gc.add_argument("--pin", metavar="DIGEST", help="keep a release; collect nothing now")
-    gc.add_argument("--unpin", metavar="DIGEST", help="let a pinned release go")
-    scrub = verb("scrub", _scrub, "hash what is kept, at low priority, and mend what can be")
-    scrub.add_argument("--rate", type=int, default=16 << 20, help="bytes per second; 0: no limit")
-    verb("tune", _tune, "forget the measured threads of `current`, and measure them again")
-    verb("upkeep", _upkeep, "collect and scrub what is due (started by supervise)")
-    verb("update", _update, "do what the desired state asks for (started by supervise)")
-    serve = verb("serve", _serve, "answer prompts until SIGTERM")
-    serve.add_argument(
-        "--trial", action="store_true", help="score the golden prompts first, report to trial.json"
-    )
-    verb("supervise", _supervise, "keep `serve` running (started by activate)")
-    verb("boot", _boot, "become the supervisor of `current` (started by systemd or cron)")
-    verb("door", _door, "serve one push over a socket (started by systemd)")
-    worker = verb("worker", _worker, "run the model in its own process (started by serve)")
-    worker.add_argument("--descriptor", type=int, required=True)
-    measure = verb("measure", _measure, "measure one setting of the runtime (started by worker)")
-    measure.add_argument("--model", type=Path, required=True)
-    measure.add_argument("--threads", type=int, required=True)
-    measure.add_argument("--spinning", type=int, choices=[0, 1], required=True)
-    golden = verb("golden", _golden, "record a model's golden prompts (started by pack)")
-    golden.add_argument("--model", type=Path, required=True)
-    golden.add_argument("--context", type=int, required=True)
+        arguments.add(name, sub)
     return parser
 
 
@@ -374,13 +338,20 @@ def _end(verb: str, error: EdgekitError) -> NoReturn:
     sys.exit(error.exit_code)
 
 
-def main() -> NoReturn:
-    """Run one verb and exit with a code of `edgekit.errors`."""
-    args = _parser().parse_args()
-    os.umask(os.umask(0o022) | 0o022)  # no other account writes to what this one runs
+def _log() -> None:
+    import logging  # a short verb logs nothing, and would pay for the import
+
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr
     )
+
+
+def main() -> NoReturn:
+    """Run one verb and exit with a code of `edgekit.errors`."""
+    args = _parser(next(iter(sys.argv[1:]), "")).parse_args()
+    os.umask(os.umask(0o022) | 0o022)  # no other account writes to what this one runs
+    if args.verb in (*PROCESSES, "measure", "golden"):
+        _log()
     try:
         result = args.run(args)
     except EdgekitError as error:

@@ -22,7 +22,12 @@ from edgekit.errors import EdgekitError
 
 QUESTION = "What is the capital of France?"
 DEVICE = "demo"
-VERBS = ("edgekit.cli.main", "edgekit.cli.rollout.push", "edgekit.cli.ask", "edgekit.cli.fleet")
+VERBS = (
+    "edgekit.cli.main",
+    "edgekit.cli.rollout.push",
+    "edgekit.cli.talk.ask",
+    "edgekit.cli.device.fleet",
+)
 INTERRUPTED_SECONDS = 10.0  # for a step to end after Ctrl-C
 
 

@@ -9,7 +9,7 @@ import typer
 
 from edgekit.bundle.sign import KEY_NAME, make_key
 from edgekit.cli import project, render
-from edgekit.cli.trust import present, trust_of
+from edgekit.cli.release.trust import present, trust_of
 from edgekit.signing.manage import ensure
 from edgekit.signing.roles import ROLES
 

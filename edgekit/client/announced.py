@@ -13,12 +13,16 @@ import msgspec
 
 from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig
+from edgekit.core.reading import UNREADABLE
 from edgekit.core.reasons import FAILURE, PUBACK_NAMES
 from edgekit.errors import EdgekitError, UnreachableError
 from edgekit.mqtt.threaded import MqttClient
 
 RETAINED_SECONDS = 0.5  # time to collect retained messages
 PUBACK_SECONDS = 10.0
+RETAINED_QOS = 0
+"""Of subscriptions to retained messages. With QoS 1 a Mosquitto queues at most 1,000 for a client
+(`max_queued_messages`) and drops the others without a word: 500 devices have more."""
 
 
 def devices(broker: BrokerConfig, name: str) -> dict[str, dict[str, Any]]:
@@ -35,7 +39,7 @@ def announced(broker: BrokerConfig, name: str, filters: Sequence[str]) -> dict[s
     found: dict[str, dict[str, Any]] = {}
     for topic, payload in retained(broker, name, filters).items():
         device, _, kind = topic.removeprefix(f"{topics.PREFIX}/dev/").partition("/")
-        with suppress(*wire.UNREADABLE):  # a client that is no agent has retained it
+        with suppress(*UNREADABLE):  # a client that is no agent has retained it
             body = msgspec.json.decode(payload, type=dict[str, Any])
             found.setdefault(device, {})[kind] = body
     return dict(sorted(found.items()))
@@ -130,7 +134,7 @@ def _client(broker: BrokerConfig, name: str, filters: Sequence[str], received: A
     client = MqttClient(
         broker,
         f"edgekit-{name}-{uuid.uuid4().hex[:12]}",
-        subscriptions=[(each, 1) for each in filters],
+        subscriptions=[(each, RETAINED_QOS) for each in filters],
         on_message=received,
         retained=True,
     )

@@ -10,6 +10,7 @@ import msgspec
 
 from edgekit.core import wire
 from edgekit.core.chat.calls import ToolCall
+from edgekit.core.reading import UNREADABLE
 from edgekit.errors import EdgekitError
 
 
@@ -83,7 +84,7 @@ Reply = Accepted | Delta | Final
 
 def read_state(message: wire.Inbound) -> str:
     """Read what a device answers to a `query`; empty if it cannot be read."""
-    with suppress(*wire.UNREADABLE, KeyError, TypeError):
+    with suppress(*UNREADABLE, KeyError, TypeError):
         return str(msgspec.json.decode(message.payload)["state"])
     return ""
 
@@ -107,7 +108,7 @@ def read_reply(message: wire.Inbound) -> Reply:
             return _delta(message.property("ek-id"), body)
         final = Final(device, body)
         _ = final.text, final.finish_reason, final.reasoning, final.logprobs, final.tool_calls
-    except (*wire.UNREADABLE, KeyError, IndexError, TypeError, AttributeError) as error:
+    except (*UNREADABLE, KeyError, IndexError, TypeError, AttributeError) as error:
         raise EdgekitError(f"{device}'s reply cannot be read", repr(error)) from error
     return final
 

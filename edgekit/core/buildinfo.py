@@ -10,7 +10,7 @@ import hashlib
 
 import msgspec
 
-from edgekit.core.wire import UNREADABLE
+from edgekit.core.reading import UNREADABLE
 
 RECORD_NAME = "build.json"
 """The record of the build: its inputs and its output files."""

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from edgekit.core import cbor, topics, wire
+from edgekit.core.reading import UNREADABLE
 from edgekit.core.repeated import check_keys
 
 VERSIONS = (1,)
@@ -120,7 +121,7 @@ def parse_prompt(
     try:
         envelope = msgspec.json.decode(message.payload, type=Envelope)
         check_keys(message.payload)
-    except wire.UNREADABLE as error:
+    except UNREADABLE as error:
         raise wire.ProtocolError("invalid_request", f"the envelope: {error}") from None
     body = bytes(envelope.body)
     wire.check_size(body, max_bytes)
@@ -138,7 +139,7 @@ def parse_control(message: wire.Inbound) -> wire.Control | None:
         return wire.parse_control(message.payload)
     try:
         return msgspec.convert(cbor.decode(message.payload), wire.Control)
-    except wire.UNREADABLE:
+    except UNREADABLE:
         return None
 
 
@@ -169,7 +170,7 @@ def _text(raw: msgspec.Raw) -> str:
     """Decode a string of at most `MAX_ID_CHARS` characters; empty for anything else."""
     try:
         text = msgspec.json.decode(raw, type=str)
-    except wire.UNREADABLE:
+    except UNREADABLE:
         return ""
     return text if len(text) <= wire.MAX_ID_CHARS else ""
 
@@ -177,5 +178,5 @@ def _text(raw: msgspec.Raw) -> str:
 def _head(payload: bytes) -> Head | None:
     try:
         return msgspec.json.decode(payload, type=Head)
-    except wire.UNREADABLE:
+    except UNREADABLE:
         return None

@@ -13,7 +13,7 @@ from math import fsum, isfinite
 import msgspec
 
 from edgekit.core.config import MOST_SECONDS
-from edgekit.core.wire import UNREADABLE
+from edgekit.core.reading import UNREADABLE
 from edgekit.errors import VerificationError
 
 MAX_SCORED = 64  # tokens of all prompts together

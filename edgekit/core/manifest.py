@@ -13,7 +13,7 @@ import msgspec
 
 from edgekit.core.chat.sampling import Sampling
 from edgekit.core.digest import Digest, decode_hook, encode_hook
-from edgekit.core.wire import UNREADABLE
+from edgekit.core.reading import UNREADABLE
 from edgekit.errors import VerificationError
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"

@@ -6,7 +6,7 @@ that fits is not refused by the device for another sum.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from edgekit.errors import EdgekitError
 
@@ -34,8 +34,7 @@ class NoRoomError(EdgekitError):
     """A release does not fit on a disk."""
 
 
-@dataclass(frozen=True, slots=True)
-class DiskRoom:
+class DiskRoom(msgspec.Struct, frozen=True):
     """What a release needs on a disk, and what the disk has; all in bytes.
 
     Attributes:

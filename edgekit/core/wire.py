@@ -14,6 +14,7 @@ import msgspec
 from edgekit.core import payloads, pictures, topics
 from edgekit.core.config import MAX_MESSAGES
 from edgekit.core.quality import QualityReport
+from edgekit.core.reading import UNREADABLE
 from edgekit.core.repeated import check_keys
 from edgekit.errors import EdgekitError
 
@@ -29,9 +30,6 @@ MAX_ID_CHARS = payloads.MAX_ID_CHARACTERS
 JSON = "application/json"
 CBOR = "application/cbor"
 LAST_KINDS = ("final", "error")  # the reply that ends a prompt has one of these
-
-# msgspec raises these on bytes from outside; UnicodeDecodeError is a ValueError.
-UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 
 # W3C Trace Context, 3.2.2: version, trace id, parent id, flags; neither id is all zeros. A version
 # after 00 may go on after another dash; ff is none.
@@ -396,3 +394,5 @@ class Status(msgspec.Struct, frozen=True, omit_defaults=True):
     mem_free_mb: payloads.Count | None = None  # MemAvailable
     reason: str = ""  # of `degraded`: the error code of the prompts that the device refuses
     quality: QualityReport | None = None  # of the release, once the canary has compared it
+    mem_total_mb: payloads.Count | None = None  # MemTotal
+    since: payloads.Count = 0  # Unix seconds; `busy` counts as `ready`; 0: not known

@@ -8,7 +8,7 @@ import msgspec
 
 from edgekit.core.digest import Digest, decode_hook
 from edgekit.core.manifest import Manifest, oci_platform, parse_manifest
-from edgekit.core.wire import UNREADABLE
+from edgekit.core.reading import UNREADABLE
 from edgekit.errors import EdgekitError, VerificationError
 
 # of a device's own agent, too

@@ -1,4 +1,4 @@
-"""The answer to one HTTP request, as an ASGI application: whole, or as server-sent events.
+"""The answer to one HTTP request, as an ASGI application: whole, or as a stream.
 
 A client that disconnects ends it, and with it the prompt. The head of a stream waits for the first
 piece of text, so that an error has its own status; after `HEAD_SECONDS` it goes out regardless,
@@ -13,11 +13,11 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from typing import Any, Protocol
 
-import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
-from edgekit.gateway import chunks
+from edgekit.core import wire
 from edgekit.gateway.body import ApiRequest
 from edgekit.gateway.exchange import DeviceReply
 from edgekit.gateway.hub import Hub
@@ -27,8 +27,31 @@ log = logging.getLogger(__name__)
 
 HEAD_SECONDS = 15.0
 UNREAD_SECONDS = 30  # a client that takes nothing for so long is cut off
-STREAM = "text/event-stream; charset=utf-8"
-JSON = "application/json"
+
+
+class Shape(Protocol):
+    """How an API writes one answer: `whole`, or `begin`, each `delta`, and `final` or `failed`."""
+
+    media_type: str  # of a stream
+
+    @property
+    def waiting(self) -> bytes:
+        """What goes out while nothing comes."""
+
+    def begin(self, model: str) -> bytes:
+        """A device that serves this model has begun."""
+
+    def delta(self, body: dict[str, Any]) -> bytes:
+        """A delta came; empty where a client gets nothing of it."""
+
+    def final(self, completion: dict[str, Any]) -> bytes:
+        """The answer is complete; raises HttpError."""
+
+    def whole(self, completion: dict[str, Any]) -> bytes:
+        """The JSON of the answer; raises HttpError."""
+
+    def failed(self, error: HttpError) -> bytes:
+        """The stream ends in an error."""
 
 
 class HttpAnswer:
@@ -38,6 +61,7 @@ class HttpAnswer:
         hub: of the gateway.
         requester: who asks.
         asked: the request.
+        shape: of the API by which it was asked.
         prompt_id: the `ek-id`.
         idempotency: the Idempotency-Key, if one was given: the prompt then outlives this request.
         deadline: in seconds.
@@ -48,42 +72,37 @@ class HttpAnswer:
         hub: Hub,
         requester: str,
         asked: ApiRequest,
+        shape: Shape,
         *,
         prompt_id: str,
         idempotency: str,
         deadline: int,
     ) -> None:
         self._hub, self._requester, self._asked = hub, requester, asked
+        self._shape = shape
         self._prompt_id, self._idempotency, self._deadline = prompt_id, idempotency, deadline
         self._started = False
-        self._until = time.monotonic() + deadline + UNREAD_SECONDS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """HttpAnswer; a client that goes away ends it."""
         with self._hub.running(self._requester, self._prompt_id):
-            answering = asyncio.create_task(self._answer(self._bounded(send)))
+            answering = asyncio.create_task(self._answer(send))
             gone = asyncio.create_task(_disconnected(receive))
             try:
-                await asyncio.wait({answering, gone}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(
+                    {answering, gone},
+                    timeout=self._deadline + UNREAD_SECONDS,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
                 if answering.done():
                     answering.result()
-            except _UnreadError:
-                log.warning("a client did not read its answer in time")
+                elif not gone.done():
+                    log.warning("a client did not read its answer in time")
             except asyncio.CancelledError:  # a drain that took too long
                 await _end(answering)
                 await self._stopped(send)
             finally:
                 await _end(answering, gone)
-
-    def _bounded(self, send: Send) -> Send:
-        async def in_time(message: Message) -> None:
-            try:
-                async with asyncio.timeout(max(self._until - time.monotonic(), 0.0)):
-                    await send(message)
-            except TimeoutError:
-                raise _UnreadError from None
-
-        return in_time
 
     async def _stopped(self, send: Send) -> None:
         """Say that the gateway stops, as far as it can still be said."""
@@ -91,7 +110,7 @@ class HttpAnswer:
         if not self._started:
             raise stops
         if self._asked.stream:
-            await send(_part(chunks.event(stops.body)))
+            await send(_part(self._shape.failed(stops)))
             await send({"type": "http.response.body", "body": b""})
 
     async def _answer(self, send: Send) -> None:
@@ -112,50 +131,39 @@ class HttpAnswer:
 
     async def _send_whole(self, final: DeviceReply, send: Send) -> None:
         self._note(final)
-        body = final.body
-        if self._asked.text:
-            body = chunks.text_completion(body)
-        data = msgspec.json.encode(body)
-        await self._head(send, JSON, final.device, length=len(data))
+        data = self._shape.whole(final.body)
+        await self._head(send, wire.JSON, final.device, length=len(data))
         await send({"type": "http.response.body", "body": data})
 
     async def _stream(self, replies: AsyncIterator[DeviceReply | None], send: Send) -> None:
-        began = time.monotonic()
-        made = None
+        began, answering = time.monotonic(), False
         try:
             async for reply in replies:
                 data = b""
                 if reply is None:
                     if self._started or time.monotonic() - began >= HEAD_SECONDS:
-                        data = chunks.WAITING
+                        data = self._shape.waiting
                 elif reply.kind in ("delta", "final"):
-                    if made is None:
-                        made = self._chunks(reply)
-                        data = made.begin()
+                    if not answering:
+                        answering = True
+                        device = self._hub.known.get(reply.device)
+                        data = self._shape.begin(device.model if device else self._asked.model)
                     if reply.kind == "final":
                         self._note(reply)
-                        data += made.final(reply.body)
+                        data += self._shape.final(reply.body)
                     else:
-                        data += made.delta(reply.body)
+                        data += self._shape.delta(reply.body)
                 if data:
                     if not self._started:
-                        await self._head(send, STREAM, reply.device if reply else "")
+                        await self._head(
+                            send, self._shape.media_type, reply.device if reply else ""
+                        )
                     await send(_part(data))
         except HttpError as refused:
             if not self._started:
                 raise
-            await send(_part(chunks.event(refused.body)))
+            await send(_part(self._shape.failed(refused)))
         await send({"type": "http.response.body", "body": b""})
-
-    def _chunks(self, reply: DeviceReply) -> chunks.Chunks:
-        device = self._hub.known.get(reply.device)
-        return chunks.Chunks(
-            self._prompt_id,
-            device.model if device else self._asked.model,
-            int(time.time()),
-            usage=self._asked.usage,
-            text=self._asked.text,
-        )
 
     def _note(self, final: DeviceReply) -> None:
         """The device now keeps this conversation, if it answered it to the end."""
@@ -174,10 +182,6 @@ class HttpAnswer:
         self._hub.requests[200] += 1
         raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
         await send({"type": "http.response.start", "status": 200, "headers": raw})
-
-
-class _UnreadError(Exception):
-    """The client did not take what was sent; the server ends a connection with a short answer."""
 
 
 def _part(data: bytes) -> Message:

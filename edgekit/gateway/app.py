@@ -1,10 +1,13 @@
-"""The routes of the gateway: OpenAI's API, and what watches over it."""
+"""The routes of the gateway: OpenAI's API, Ollama's, and what watches over them."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import uuid
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
@@ -16,8 +19,14 @@ from starlette.routing import Route
 from edgekit.core import exposition, pictures, wire
 from edgekit.errors import EdgekitError
 from edgekit.gateway import body, catalog, counted
-from edgekit.gateway.answer import HttpAnswer
+from edgekit.gateway.answer import HttpAnswer, Shape
+from edgekit.gateway.body import ApiRequest
+from edgekit.gateway.chunks import Chunks
 from edgekit.gateway.hub import Hub
+from edgekit.gateway.ollama import lines
+from edgekit.gateway.ollama import request as ollama
+from edgekit.gateway.page.facts import ProjectReader
+from edgekit.gateway.page.routes import page_routes
 from edgekit.gateway.refusals import HttpError, no_key, of_code
 
 log = logging.getLogger(__name__)
@@ -25,20 +34,30 @@ log = logging.getLogger(__name__)
 MAX_BODY_BYTES = pictures.MOST_BODY_BYTES
 BODY_SECONDS = 30.0  # for the whole body to arrive
 OWNER = "edgekit"
+FORM = "application/x-www-form-urlencoded"  # `curl -d`, as Ollama's own examples have it
+OLLAMA = "/api/"  # the paths of Ollama's API, whose errors have a shape of their own
 
 
-def application(hub: Hub) -> Starlette:
-    """The ASGI application of a gateway whose hub somebody else starts and stops."""
+def application(hub: Hub, reader: ProjectReader | None = None) -> Starlette:
+    """The ASGI application of a gateway whose hub somebody else starts and stops.
+
+    Args:
+        hub: of the gateway.
+        reader: of the project whose rollouts and groups the page shows.
+    """
     routes = _Routes(hub)
-    return Starlette(
+    made = Starlette(
         routes=[
             Route("/v1/models", routes.models, methods=["GET"]),
             Route("/v1/models/{model:path}", routes.model, methods=["GET"]),
             Route("/v1/chat/completions", routes.chat, methods=["POST"]),
             Route("/v1/completions", routes.text, methods=["POST"]),
             Route("/v1/embeddings", routes.embeddings, methods=["POST"]),
+            Route("/api/chat", routes.ollama_chat, methods=["POST"]),
+            Route("/api/tags", routes.tags, methods=["GET"]),
             Route("/health", routes.health, methods=["GET"]),
             Route("/metrics", routes.metrics, methods=["GET"]),
+            *page_routes(hub, routes.requester, reader),
         ],
         exception_handlers={
             HttpError: routes.refused,
@@ -48,6 +67,8 @@ def application(hub: Hub) -> Starlette:
             Exception: routes.failed,
         },
     )
+    made.router.redirect_slashes = False  # it would name the Host that a client has sent
+    return made
 
 
 class _Routes:
@@ -57,16 +78,24 @@ class _Routes:
         self._hub = hub
 
     async def chat(self, request: Request) -> HttpAnswer:
-        return await self._answer(request, text=False)
+        return await self._answer(request, body.read, _chunks)
 
     async def text(self, request: Request) -> HttpAnswer:
-        return await self._answer(request, text=True)
+        return await self._answer(request, partial(body.read, text=True), _chunks)
 
-    async def _answer(self, request: Request, *, text: bool) -> HttpAnswer:
-        requester = self._requester(request)
+    async def ollama_chat(self, request: Request) -> HttpAnswer:
+        return await self._answer(request, ollama.read, _lines)
+
+    async def _answer(
+        self,
+        request: Request,
+        read: Callable[[bytes], ApiRequest],
+        shape: Callable[[ApiRequest, str], Shape],
+    ) -> HttpAnswer:
+        requester = self.requester(request)
         headers = request.headers
         kind = wire.media_type(headers.get("content-type", ""))
-        if kind not in ("", wire.JSON):
+        if kind not in ("", wire.JSON, *((FORM,) if _is_ollama(request) else ())):
             raise of_code("unsupported_media_type", f"send {wire.JSON}")
         given = headers.get("idempotency-key", "")
         idempotency = body.read_id(given) if given else ""
@@ -74,30 +103,36 @@ class _Routes:
         deadline = self._hub.settings.deadline
         if asked_for:
             deadline = body.read_deadline(asked_for, wire.MAX_EXPIRY_SECONDS)
-        asked = body.read(await _read(request), text=text)
+        asked = read(await _read(request))
+        prompt_id = idempotency or str(uuid.uuid4())
         return HttpAnswer(
             self._hub,
             requester,
             asked,
-            prompt_id=idempotency or str(uuid.uuid4()),
+            shape(asked, prompt_id),
+            prompt_id=prompt_id,
             idempotency=idempotency,
             deadline=deadline,
         )
 
     async def models(self, request: Request) -> Response:
-        self._requester(request)
+        self.requester(request)
         known = catalog.models(self._hub.known)
         return self._json({"object": "list", "data": [_model(name) for name in known]})
 
     async def model(self, request: Request) -> Response:
-        self._requester(request)
+        self.requester(request)
         name = request.path_params["model"]
         if name not in catalog.models(self._hub.known):
             raise of_code("model_not_found", f"no device serves {name!r} now", "model")
         return self._json(_model(name))
 
+    async def tags(self, request: Request) -> Response:
+        self.requester(request)
+        return self._json(lines.tags(catalog.models(self._hub.known)))
+
     async def embeddings(self, request: Request) -> Response:
-        self._requester(request)
+        self.requester(request)
         raise of_code(
             "invalid_request",
             "embeddings are not served: the devices of this fleet run chat models, which have "
@@ -114,11 +149,12 @@ class _Routes:
         text = exposition.prometheus(counted.families(self._hub))
         return Response(text, media_type=exposition.CONTENT_TYPE)
 
-    async def refused(self, _request: Request, error: Exception) -> Response:
+    async def refused(self, request: Request, error: Exception) -> Response:
         """All handlers are coroutines: a thread's answer could come after the last of a stop."""
         assert isinstance(error, HttpError)
         self._hub.requests[error.status] += 1
-        return Response(error.body, error.status, {**error.headers, "content-type": wire.JSON})
+        told = lines.refusal(error) if _is_ollama(request) else error.body
+        return Response(told, error.status, {**error.headers, "content-type": wire.JSON})
 
     async def broken(self, request: Request, error: Exception) -> Response:
         """What the gateway itself lacks, such as a readable file of keys."""
@@ -145,7 +181,8 @@ class _Routes:
             request, HttpError(500, "internal", "the gateway failed; see its log")
         )
 
-    def _requester(self, request: Request) -> str:
+    def requester(self, request: Request) -> str:
+        """Who presents a key; raises HttpError."""
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         requester = self._hub.keys.requester_of(key.strip()) if scheme.lower() == "bearer" else ""
         if not requester:
@@ -155,6 +192,18 @@ class _Routes:
     def _json(self, told: Any) -> Response:
         self._hub.requests[200] += 1
         return JSONResponse(told)
+
+
+def _is_ollama(request: Request) -> bool:
+    return request.url.path.startswith(OLLAMA)
+
+
+def _chunks(asked: ApiRequest, prompt_id: str) -> Shape:
+    return Chunks(prompt_id, int(time.time()), usage=asked.usage, text=asked.text)
+
+
+def _lines(asked: ApiRequest, _prompt_id: str) -> Shape:
+    return lines.Lines(asked.model, time.time())
 
 
 def _model(name: str) -> dict[str, Any]:

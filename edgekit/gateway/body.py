@@ -7,14 +7,16 @@ prompt may have named a pool; `stream` is said, because a device streams unless 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from edgekit.core import wire
+from edgekit.core.reading import UNREADABLE
 from edgekit.core.repeated import check_keys
 from edgekit.gateway.refusals import HttpError, of_code
 
+Read = TypeVar("Read", bound=msgspec.Struct)
 MOST_DIGITS = 6  # of a deadline; `int` refuses thousands
 # What a text completion has and a chat has not, with the values that change nothing
 _TEXT_ONLY: dict[str, tuple[Any, ...]] = {
@@ -71,14 +73,7 @@ def read(body: bytes, *, text: bool = False) -> ApiRequest:
     Raises:
         HttpError: it is no JSON, has a key twice, or a field that the gateway reads is wrong.
     """
-    try:
-        fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-        told = msgspec.json.decode(body, type=_Read)
-        check_keys(body)
-    except wire.UNREADABLE as error:
-        raise of_code("invalid_request", f"the body cannot be read: {error}") from error
-    except RecursionError as error:
-        raise of_code("invalid_request", "the body is nested too deeply") from error
+    fields, told = decode(body, _Read)
     messages = told.messages
     if text:
         messages = [{"role": "user", "content": _prompt(fields, told.prompt)}]
@@ -95,6 +90,23 @@ def read(body: bytes, *, text: bool = False) -> ApiRequest:
         usage=bool(options and options.include_usage),
         text=text,
     )
+
+
+def decode(body: bytes, kind: type[Read]) -> tuple[dict[str, msgspec.Raw], Read]:
+    """A body's fields, each as it came, and those that the gateway reads as a struct.
+
+    Raises:
+        HttpError: it is no JSON, has a key twice, or a field that the gateway reads is wrong.
+    """
+    try:
+        fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+        told = msgspec.json.decode(body, type=kind)
+        check_keys(body)
+    except UNREADABLE as error:
+        raise of_code("invalid_request", f"the body cannot be read: {error}") from error
+    except RecursionError as error:
+        raise of_code("invalid_request", "the body is nested too deeply") from error
+    return fields, told
 
 
 def _prompt(fields: dict[str, msgspec.Raw], prompt: Any) -> str:

@@ -1,8 +1,4 @@
-"""A device's replies as the chunks of a stream of server-sent events. Pure.
-
-Deltas come with QoS 0 and may be lost; the final has the whole answer. After a gap no delta is
-passed on any more, and the final's rest closes the stream.
-"""
+"""A device's replies as OpenAI's answer: a stream of server-sent events, or one object. Pure."""
 
 from __future__ import annotations
 
@@ -10,10 +6,10 @@ from typing import Any
 
 import msgspec
 
+from edgekit.gateway.refusals import HttpError
 from edgekit.gateway.shown import Shown
 
 DONE = b"data: [DONE]\n\n"
-WAITING = b": waiting\n\n"  # a comment, which keeps proxies and clients patient
 
 
 def event(body: object) -> bytes:
@@ -22,48 +18,41 @@ def event(body: object) -> bytes:
 
 
 class Chunks:
-    """Makes the chunks of one answer.
+    """Writes one answer.
 
     Args:
         prompt_id: the `ek-id`.
-        model: that the device serves.
         created: Unix seconds.
         usage: whether token counts come last.
         text: whether it is a text completion.
     """
 
-    def __init__(
-        self, prompt_id: str, model: str, created: int, *, usage: bool, text: bool
-    ) -> None:
+    media_type = "text/event-stream; charset=utf-8"
+    waiting = b": waiting\n\n"  # a comment, which keeps proxies and clients patient
+
+    def __init__(self, prompt_id: str, created: int, *, usage: bool, text: bool) -> None:
         kind, prefix = (
             ("text_completion", "cmpl") if text else ("chat.completion.chunk", "chatcmpl")
         )
-        self._head = {
-            "id": f"{prefix}-{prompt_id}",
-            "object": kind,
-            "created": created,
-            "model": model,
-        }
+        self._head = {"id": f"{prefix}-{prompt_id}", "object": kind, "created": created}
         self._usage, self._text = usage, text
-        self._next = 0
-        self._gap = False
         self._shown = Shown()
 
-    def begin(self) -> bytes:
-        """The first chunk, which names the role; a text completion has none."""
+    def begin(self, model: str) -> bytes:
+        """The first chunk, which names the role; a text completion has none.
+
+        Args:
+            model: that the device serves.
+        """
+        self._head["model"] = model
         if self._text:
             return b""
         return self._chunk({"index": 0, "delta": {"role": "assistant", "content": ""}})
 
     def delta(self, body: dict[str, Any]) -> bytes:
         """The chunk of a delta; empty after one was lost."""
-        choice = body["choices"][0]
-        self._gap = self._gap or body["seq"] != self._next
-        self._next += 1
-        if self._gap:
-            return b""
-        self._shown.add(choice)
-        return self._chunk(choice)
+        choice = self._shown.taken(body)
+        return self._chunk(choice) if choice else b""
 
     def final(self, completion: dict[str, Any]) -> bytes:
         """The last chunks: what no delta has brought, why it ended, and the token counts.
@@ -79,6 +68,14 @@ class Chunks:
             counts = {"choices": [], "usage": completion["usage"]}
             made += event(self._head | counts)
         return made + DONE
+
+    def whole(self, completion: dict[str, Any]) -> bytes:
+        """The answer as one object."""
+        return msgspec.json.encode(text_completion(completion) if self._text else completion)
+
+    def failed(self, error: HttpError) -> bytes:
+        """The event of an error."""
+        return event(error.body)
 
     def _chunk(self, choice: dict[str, Any]) -> bytes:
         told = {"logprobs": None, "finish_reason": None} | choice

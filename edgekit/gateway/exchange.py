@@ -19,6 +19,7 @@ import msgspec
 from edgekit.client.asking import Asking, Do
 from edgekit.client.reply import read_state
 from edgekit.core import wire
+from edgekit.core.reading import UNREADABLE
 from edgekit.core.reasons import (
     FAILURE,
     NO_MATCHING_SUBSCRIBERS,
@@ -214,7 +215,7 @@ class Exchange:
         try:
             msgspec.json.decode(message.payload, type=_SHAPES[kind])
             body = msgspec.json.decode(message.payload, type=dict[str, Any])
-        except (*wire.UNREADABLE, KeyError) as error:
+        except (*UNREADABLE, KeyError) as error:
             text = f"a reply of {device} cannot be read: {error}"
             raise _UnansweredError(HttpError(502, "internal", text), cancel=True) from error
         if kind == "final" and body["choices"][0]["finish_reason"] == "cancelled":

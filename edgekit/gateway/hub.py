@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from edgekit.client.announced import RETAINED_QOS
 from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig
 from edgekit.errors import EdgekitError
@@ -27,6 +28,7 @@ from edgekit.mqtt.threaded import MqttClient
 
 MOST_REMEMBERED = 10_000  # prompts with an Idempotency-Key
 BUSY_MS = 1000
+_RETAINED = (topics.card_topic, topics.status_topic, topics.metrics_topic)
 RETAINED_SECONDS = 0.5  # without a retained message, then the broker has sent all that it keeps
 MOST_RETAINED_SECONDS = 10.0  # for all of them
 LAST_SECONDS = 2.0  # for answers that a stop has ended
@@ -65,6 +67,8 @@ class Hub:
         self.requests: Counter[int] = Counter()
         self.elsewhere = self.streams = 0
         self.draining = False
+        # of what the broker tells of devices: topic and payload, on the event loop
+        self.listeners: list[Callable[[str, bytes], None]] = []
         self._streams: Counter[str] = Counter()  # of each requester
         self._running: set[tuple[str, str]] = set()
         self._remembered: OrderedDict[tuple[str, str], str] = OrderedDict()
@@ -85,12 +89,12 @@ class Hub:
         def received(message: wire.Inbound) -> None:
             nonlocal last
             last = time.monotonic() if message.retain else last
-            loop.call_soon_threadsafe(catalog.heard, self.known, message.topic, message.payload)
+            loop.call_soon_threadsafe(self._heard, message.topic, message.payload)
 
         self._watch = MqttClient(
             self.settings.broker,
             f"edgekit-gateway-{uuid.uuid4().hex[:12]}",
-            subscriptions=[(topics.card_topic("+"), 1), (topics.status_topic("+"), 1)],
+            subscriptions=[(each("+"), RETAINED_QOS) for each in _RETAINED],
             on_message=received,
             retained=True,
         )
@@ -99,17 +103,20 @@ class Hub:
         while time.monotonic() < min(last + RETAINED_SECONDS, began + MOST_RETAINED_SECONDS):
             await asyncio.sleep(RETAINED_SECONDS / 10)
 
+    def _heard(self, topic: str, payload: bytes) -> None:
+        catalog.heard(self.known, topic, payload)
+        for listener in self.listeners:
+            listener(topic, payload)
+
     async def stop(self) -> None:
         """Disconnect from the broker, once what was cancelled has told its device so."""
         until = time.monotonic() + LAST_SECONDS
         while self.streams and time.monotonic() < until:
             await asyncio.sleep(0.01)
         await asyncio.gather(*self._connecting.values(), return_exceptions=True)
-        clients: list[Line | MqttClient] = [
-            *self._lines.values(),
-            *([self._watch] if self._watch else []),
-        ]
-        await asyncio.gather(*(asyncio.to_thread(each.close) for each in clients))
+        await asyncio.gather(*(each.close() for each in self._lines.values()))
+        if self._watch is not None:
+            await asyncio.to_thread(self._watch.close)
 
     @property
     def connected(self) -> bool:
@@ -137,9 +144,9 @@ class Hub:
         return task
 
     async def _connect(self, requester: str) -> None:
-        made = Line(self._account(requester), requester, asyncio.get_running_loop())
+        made = Line(self._account(requester), requester)
         try:
-            await asyncio.to_thread(made.connect)
+            await made.connect()
         except EdgekitError as error:
             raise unreachable(f"{error.what}: {error.why}") from error
         self._lines[requester] = made

@@ -17,6 +17,7 @@ from edgekit.errors import UsageError
 from edgekit.gateway.answer import UNREAD_SECONDS
 from edgekit.gateway.app import application
 from edgekit.gateway.hub import GatewaySettings, Hub
+from edgekit.gateway.page.facts import ProjectReader
 
 HEADER_BYTES = 32 << 10
 HEADER_SECONDS = 10.0
@@ -121,6 +122,7 @@ def serve(
     *,
     cert_file: Path | None = None,
     key_file: Path | None = None,
+    reader: ProjectReader | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; answers under way then have `drain_seconds` to end.
 
@@ -129,7 +131,7 @@ def serve(
             does not answer.
     """
     hub = Hub(settings)
-    app: Any = application(hub)
+    app: Any = application(hub, reader)
     config = uvicorn.Config(
         app,
         http=_Bounded,

@@ -10,15 +10,30 @@ ANEW = "the device had to begin anew, and its answer is not the one that was sho
 
 
 class Shown:
-    """Grows by each delta that is passed on."""
+    """Grows by each delta that is passed on.
+
+    Deltas come with QoS 0 and may be lost; the final has the whole answer. After a gap no delta is
+    passed on any more, and the final's rest closes the stream.
+    """
 
     def __init__(self) -> None:
+        self._next = 0  # the number of the delta that is due
+        self._gap = False
         self._texts: dict[str, str] = {}
         self._arguments: dict[int, str] = {}  # of each tool call
         self._tokens = 0  # whose log-probabilities were shown
 
-    def add(self, choice: dict[str, Any]) -> None:
-        """A delta's choice is passed on."""
+    def taken(self, body: dict[str, Any]) -> dict[str, Any]:
+        """A delta's choice, which is passed on; empty after one was lost."""
+        self._gap = self._gap or body["seq"] != self._next
+        self._next += 1
+        if self._gap:
+            return {}
+        choice: dict[str, Any] = body["choices"][0]
+        self._add(choice)
+        return choice
+
+    def _add(self, choice: dict[str, Any]) -> None:
         for name, piece in choice["delta"].items():
             if isinstance(piece, str):
                 self._texts[name] = self._texts.get(name, "") + piece

@@ -7,8 +7,9 @@ Mosquitto; docs/protocol/broker.md has the whole list of what a broker must do.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from edgekit.core.reasons import (
     BAD_AUTHENTICATION_METHOD,
@@ -83,8 +84,7 @@ _WORDS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class BrokerTerms:
+class BrokerTerms(msgspec.Struct, frozen=True):
     """The limits of one connection, as its CONNACK says; the defaults are those of §3.2.2.3.
 
     Attributes:

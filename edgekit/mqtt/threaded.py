@@ -77,6 +77,11 @@ class MqttClient:
         """The largest packet that the broker takes."""
         return self._engine.standing.terms.max_packet_bytes
 
+    @property
+    def unserved(self) -> tuple[str, ...]:
+        """The filters that the broker does not serve, though it serves others."""
+        return self._engine.standing.unserved
+
     def ack(self, token: Any) -> None:
         """See `MqttConnection`."""
         self._engine.ack(token)

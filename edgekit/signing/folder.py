@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 
-from edgekit.core.wire import UNREADABLE
+from edgekit.core.reading import UNREADABLE
 from edgekit.errors import EdgekitError, VerificationError
 from edgekit.signing.chain import AS_IT_WAS, check_chain, check_roots, parse
 from edgekit.store import publish

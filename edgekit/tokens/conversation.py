@@ -35,10 +35,8 @@ class Conversation:
     def changed(self, change: Callable[[str], str]) -> Conversation:
         """Return the conversation with each of these texts changed."""
         return Conversation(
-            [
-                {**_changed(_unroled(message), change), "role": message["role"]}
-                for message in self.messages
-            ],
+            # a template may go through a message's fields: they keep their order
+            [{**message, **_changed(_unroled(message), change)} for message in self.messages],
             [_changed(tool, change) for tool in self.tools],
             {name: _changed(value, change) for name, value in self.options.items()},
         )

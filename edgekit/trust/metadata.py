@@ -9,19 +9,18 @@ none.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edgekit.core.wire import UNREADABLE
+from edgekit.core.reading import UNREADABLE
 from edgekit.errors import VerificationError
 from edgekit.trust.rules import NEVER, begin
-from edgekit.trust.signed import Metadata, Offered
+from edgekit.trust.signed import Metadata, Offered, SignedTarget
 
 if TYPE_CHECKING:
-    from tuf.api.metadata import Root, TargetFile
+    from tuf.api.metadata import Root
     from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
 
 SIGNED_AT = "edgekit.signed_at"  # in timestamp.json: when it was signed, in Unix seconds
@@ -52,6 +51,7 @@ class KeptTrust(msgspec.Struct, frozen=True):
         anchor: sha256 of the root that the device trusted first, in hex.
         root, timestamp, snapshot, targets: texts of the newest verified files.
         signed_at: the latest signing time that was verified, in Unix seconds.
+        proof: which code has verified these files (`trust.repeat`); empty: an earlier agent's.
     """
 
     anchor: str
@@ -60,10 +60,10 @@ class KeptTrust(msgspec.Struct, frozen=True):
     snapshot: str
     targets: str
     signed_at: int
+    proof: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class TrustedSet:
+class TrustedSet(msgspec.Struct, frozen=True):
     """Files that were verified together.
 
     Attributes:
@@ -80,7 +80,7 @@ class TrustedSet:
     snapshot: str
     targets: str
     signed_at: int
-    releases: Mapping[str, TargetFile]
+    releases: Mapping[str, SignedTarget]
     warnings: tuple[str, ...]
 
 
@@ -144,7 +144,7 @@ def accept(
     Raises:
         VerificationError: a file is too large, or the rules refuse it; nothing of it may be used.
     """
-    _check_sizes(offered)
+    check_sizes(offered)
     files = _begin(kept.root) if kept else None
     if files is None:  # nothing was kept, or its root is damaged
         kept, first = None, anchor or (offered.roots[0] if offered.roots else "")
@@ -170,12 +170,13 @@ def accept(
     snapshot = _load(files, "snapshot", kept.snapshot if kept else "", offered.snapshot)
     targets = _load(files, "targets", kept.targets if kept else "", offered.targets)
     return TrustedSet(
-        first, root, timestamp, snapshot, targets, signed_at, files.targets.targets,
-        tuple(_warnings(files, now)),
+        first, root, timestamp, snapshot, targets, signed_at,
+        _releases(files), tuple(_warnings(files, now)),
     )  # fmt: skip
 
 
-def _check_sizes(offered: Metadata) -> None:
+def check_sizes(offered: Metadata) -> None:
+    """Refuse metadata of which a file, or the chain of roots, is longer than any should be."""
     texts = [("root", text) for text in offered.roots]
     texts += [(name, getattr(offered, name)) for name in ("timestamp", "snapshot", "targets")]
     if len(offered.roots) > MAX_ROOTS:
@@ -213,6 +214,11 @@ def check_keys(root: Root) -> None:
             "it would count twice for a threshold",
             "`edgekit key revoke` one of them, then push again",
         )
+
+
+def _releases(files: TrustedMetadataSet) -> dict[str, SignedTarget]:
+    listed = files.targets.targets.items()
+    return {path: SignedTarget(one.length, one.hashes, one.custom) for path, one in listed}
 
 
 def _begin(root: str) -> TrustedMetadataSet | None:

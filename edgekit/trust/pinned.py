@@ -5,15 +5,14 @@ A device wants more: `trust.verified` makes what it stages, of such a manifest a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import Manifest, parse_manifest
 from edgekit.errors import VerificationError
 
 
-@dataclass(frozen=True, slots=True)
-class PinnedManifest:
+class PinnedManifest(msgspec.Struct, frozen=True):
     """A manifest whose bytes have the requested digest. Only `pin` makes one."""
 
     digest: Digest

@@ -7,6 +7,8 @@ length are the target's, and the rest is `SignedRelease` under the key `edgekit`
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from edgekit.core.digest import Digest
@@ -32,6 +34,14 @@ class SignedRelease(msgspec.Struct, frozen=True, kw_only=True):
     counter: int
     hardware: list[str]
     rollback: int = 0
+
+
+class SignedTarget(msgspec.Struct, frozen=True):
+    """A release as targets.json lists it: its bytes, hashes by their names, and `custom`."""
+
+    length: int
+    hashes: dict[str, str]
+    custom: Any = None
 
 
 class Metadata(msgspec.Struct, frozen=True):

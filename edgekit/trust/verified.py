@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
 
 import msgspec
 
@@ -21,15 +20,14 @@ MAX_COUNTER = 1 << 53  # what every reader of JSON keeps exact
 _VERIFY = object()  # the proof that `verify` made a value
 
 
-@dataclass(frozen=True, slots=True)
-class VerifiedManifest:
+class VerifiedManifest(msgspec.Struct, frozen=True):
     """A manifest whose digest, length, hardware and counter are signed. Only `verify` makes one."""
 
     digest: Digest
     manifest: Manifest
     data: bytes
     signed: SignedRelease
-    proof: object = field(repr=False, compare=False)
+    proof: object
 
     def __post_init__(self) -> None:
         if self.proof is not _VERIFY:

@@ -8,7 +8,6 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-import httpx2
 import openai
 import pytest
 
@@ -139,15 +138,8 @@ def test_a_client_that_closes_its_stream_cancels_the_prompt(
         model=model, messages=long, stream=True, max_tokens=800, extra_body={"temperature": 0}
     )
     next(iter(stream))
-    assert under_way(made) == 1
+    assert made.under_way() == 1
     stream.close()
-    tools.eventually(lambda: under_way(made) == 0, 5, "the gateway has let go")
+    tools.eventually(lambda: made.under_way() == 0, 5, "the gateway has let go")
     answer = client.chat.completions.create(model=model, messages=HELLO, max_tokens=8)
     assert answer.choices[0].message.content
-
-
-def under_way(made: Gateway) -> int:
-    """Answers under way, by the gateway's own metrics."""
-    text = httpx2.get(f"{made.url}/metrics").text
-    line = next(x for x in text.splitlines() if x.startswith("edgekit_gateway_answers_under_way "))
-    return int(line.split()[1])

@@ -13,7 +13,7 @@ from edgekit import store
 from edgekit.agent.release import activate, state
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.space import reserve
-from edgekit.agent.release.staging import stage
+from edgekit.agent.release.staging import stage, trees
 from edgekit.agent.release.trial import disk
 from edgekit.agent.release.trial.events import MoveCurrent
 from edgekit.core import layout
@@ -81,7 +81,7 @@ PLANTED: dict[str, tuple[str, list[tuple[object, str, Callable[..., Any]]]]] = {
     ),
     "a release's folder is published before its files are on the disk": (
         "one good | stage",
-        [(stage, "sync_file_system", _nothing)],
+        [(module, "sync_file_system", _nothing) for module in (stage, trees)],
     ),
     "a transfer is believed": ("lies", [(store.BlobStore, "adopt", _adopt)]),
     "a blob is believed": ("damage", [(store.BlobStore, "verify", _nothing)]),

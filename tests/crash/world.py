@@ -57,7 +57,7 @@ from tests.crash.disk.calls import FULL, READ_ONLY, KilledError
 from tests.crash.signing import Project
 
 NOW = 1_796_000_000.0  # Unix seconds; the clock of every case but those of the clock
-PARSER = agent._parser()
+PARSER = agent._parser("")
 TRIAL_SECONDS = 9.0
 BROKER_LOOKS = 20  # then the broker is there again
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx2
 import openai
 
 from edgekit.gateway import keys
@@ -48,6 +49,12 @@ class Gateway:
         kib = [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")]
         return sum(kib) / 1024
 
+    def under_way(self) -> int:
+        """Answers under way, by its own metrics."""
+        lines = httpx2.get(f"{self.url}/metrics").text.splitlines()
+        line = next(x for x in lines if x.startswith("edgekit_gateway_answers_under_way "))
+        return int(line.split()[1])
+
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """End it, and wait for that; its exit code."""
         self.process.send_signal(number)
@@ -57,9 +64,9 @@ class Gateway:
 @contextmanager
 def gateway(
     folder: Path, broker_port: int, *options: str, requesters: tuple[str, ...] = ("alice", "bob"),
-    port: int = 0,
+    port: int = 0, program: tuple[str, ...] = ("-m", "edgekit"),
 ) -> Iterator[Gateway]:  # fmt: skip
-    """A gateway for the length of a block."""
+    """A gateway for the length of a block; `program` is how Python finds `edgekit`."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "keys.json"
     made = {name: keys.add(file, name, TODAY) for name in requesters}
@@ -67,7 +74,7 @@ def gateway(
     broker = ("--broker", f"127.0.0.1:{broker_port}") if broker_port else ()
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "edgekit", "gateway", "--json", "--port", str(port)),
+            *(sys.executable, *program, "gateway", "--json", "--port", str(port)),
             *("--keys", str(file), *broker, *options),
         ],
         cwd=folder,

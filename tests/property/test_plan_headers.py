@@ -22,7 +22,7 @@ from edgekit.builder.support.adapter import wrong_adapter
 from edgekit.builder.support.architectures import ARCHITECTURES, support_of
 from edgekit.builder.support.modelconfig import check_config
 from edgekit.builder.support.weights import lost_by_type
-from edgekit.cli.plan import plan_text
+from edgekit.cli.model.plan import plan_text
 from edgekit.errors import UsageError
 
 MACHINE = Machine(8 << 30, 10**11, 10**11, same_disk=True, cpus=2)

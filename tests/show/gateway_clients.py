@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import openai
 
 from edgekit.gateway import answer as http
@@ -165,16 +164,10 @@ def _unread(made: Gateway) -> bool:
             return False
         until = time.monotonic() + http.UNREAD_SECONDS + 15
         while time.monotonic() < until:
-            if _under_way(made) == 0:
+            if made.under_way() == 0:
                 return True
             time.sleep(0.2)
     return False
-
-
-def _under_way(made: Gateway) -> int:
-    lines = httpx2.get(f"{made.url}/metrics").text.splitlines()
-    line = next(each for each in lines if each.startswith("edgekit_gateway_answers_under_way "))
-    return int(line.split()[1])
 
 
 @contextmanager

@@ -129,7 +129,7 @@ def _one(project: Project, name: str, change: Change, word: str) -> Healed:
     store = Layout(project.store)
     good = store.resolve("good:1").digest
     bad = make_bad(store, "good:1", f"{name}:1", change)
-    if find_spec("edgekit.cli.sign"):  # a device takes no unsigned release
+    if find_spec("edgekit.cli.release.sign"):  # a device takes no unsigned release
         project.edgekit("sign", f"{name}:1")
     _push_and_die(project, f"{name}:1", bad)
     killed = time.monotonic()

@@ -26,7 +26,7 @@ from edgekit.builder.plan.plan import Plan, PlannedModel
 from edgekit.builder.request.request import BuildRequest
 from edgekit.builder.source.samples import smollm2_gguf
 from edgekit.builder.support.architectures import ARCHITECTURES
-from edgekit.cli.plan import plan_text
+from edgekit.cli.model.plan import plan_text
 from edgekit.errors import EdgekitError, UnreachableError, UsageError
 from tests.building import edgekit_build, make_tiny, silent
 

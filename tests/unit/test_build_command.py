@@ -20,7 +20,7 @@ from edgekit.builder.tools.job import ToolchainSource
 from edgekit.builder.tools.progress import ProgressCallback
 from edgekit.builder.verify import VerifyResult
 from edgekit.cli import main
-from edgekit.cli.buildfile import BuildFile
+from edgekit.cli.model.buildfile import BuildFile
 from edgekit.errors import UsageError
 
 BOOLEANS = sorted(
@@ -64,7 +64,7 @@ def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Asked]
         assert edgekit_build(monkeypatch, str(file), *flags) == 0
         return asked[-1]
 
-    monkeypatch.setattr("edgekit.cli.build.run_build", run_build)
+    monkeypatch.setattr("edgekit.cli.model.build.run_build", run_build)
     return run
 
 

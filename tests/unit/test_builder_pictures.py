@@ -18,7 +18,7 @@ from edgekit.builder.support.pictures import (
     text_tensors,
     vision_precision,
 )
-from edgekit.cli import buildfile
+from edgekit.cli.model import buildfile
 
 # as microsoft/Phi-3.5-vision-instruct has it, but for the factors
 PHI3V: dict[str, Any] = {

@@ -22,7 +22,7 @@ from edgekit.builder.plan.tensors import Tensor
 from edgekit.builder.request.asked import Asked, asked_for
 from edgekit.builder.request.recipe import ladder, recipe_named
 from edgekit.builder.support.architectures import support_of
-from edgekit.cli.plan import plan_text
+from edgekit.cli.model.plan import plan_text
 from edgekit.errors import UsageError
 
 GIB = 2**30

@@ -17,7 +17,7 @@ from edgekit.builder.source.values import Slice, same_values
 from edgekit.builder.support.families import expected_tensors, is_tied
 from edgekit.builder.support.leftovers import explained, is_leftover
 from edgekit.builder.support.weights import head_lookalike, wrong_weights
-from edgekit.cli.plan import plan_text
+from edgekit.cli.model.plan import plan_text
 from edgekit.errors import UsageError
 from tests.building import silent
 from tests.checkpoints import LLAMA, TENSORS, Shape, write_model, write_weights

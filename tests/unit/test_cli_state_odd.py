@@ -16,7 +16,8 @@ from edgekit.agent.release.retune import _end_agent, _forget
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.supervisor.detached import Detached
 from edgekit.agent.release.trial.evidence import Reports, read_json
-from edgekit.cli import fleet, render
+from edgekit.cli import render
+from edgekit.cli.device import fleet
 from edgekit.errors import EdgekitError
 
 ANSWER: dict[str, Any] = {

@@ -117,7 +117,7 @@ def test_the_unit_starts_a_verb_of_the_agent_from_the_trees_of_current() -> None
     python, *options = shlex.split(command)
     assert Path(python).name == "python3"
     assert options[:4] == ["-S", "-P", "-m", "edgekit.agent"]
-    asked = _parser().parse_args(options[4:])
+    asked = _parser("").parse_args(options[4:])
     assert asked.verb == "boot"
     trees = f"{asked.root}/current/agent:{asked.root}/current/runtime"
     assert f"PYTHONPATH={trees}" in settings()["Environment"]

@@ -22,7 +22,7 @@ from edgekit.agent.release.staging.permission import (
     hardware_names,
 )
 from edgekit.agent.release.state import Releases
-from edgekit.cli.fleet import _trust_lines
+from edgekit.cli.device.fleet import _trust_lines
 from edgekit.core import layout
 from edgekit.core.release import ReleaseEvent
 from edgekit.errors import VerificationError
@@ -342,7 +342,7 @@ def test_no_other_account_writes_to_what_a_device_runs(tmp_path: Path) -> None:
 def test_verbs_that_verify_nothing_do_not_import_tuf(device: Device, verb: str) -> None:
     script = (
         "import sys; from edgekit.agent import __main__ as a\n"
-        f"args = a._parser().parse_args([{verb!r}, '--root', {str(device.root.path)!r}])\n"
+        f"args = a._parser('').parse_args([{verb!r}, '--root', {str(device.root.path)!r}])\n"
         "args.run(args); import edgekit.agent.release.supervisor.watch\n"
         "print([m for m in ('tuf', 'securesystemslib', 'urllib3', 'cryptography') "
         "if m in sys.modules])"

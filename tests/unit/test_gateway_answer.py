@@ -13,6 +13,7 @@ from starlette.types import Message
 
 from edgekit.core.config import BrokerConfig
 from edgekit.gateway import answer, body, hub, keys
+from edgekit.gateway.chunks import Chunks
 from edgekit.gateway.exchange import DeviceReply
 
 
@@ -51,8 +52,12 @@ def test_a_client_that_does_not_read_is_cut_off_after_the_deadline(
 
     monkeypatch.setattr(made, "exchange", exchange)
 
+    shape = Chunks("p", 7, usage=False, text=False)
+
     async def run() -> None:
-        one = answer.HttpAnswer(made, "alice", asked, prompt_id="p", idempotency="", deadline=1)
+        one = answer.HttpAnswer(
+            made, "alice", asked, shape, prompt_id="p", idempotency="", deadline=1
+        )
         async with asyncio.timeout(5):
             await one({}, never, full)
 

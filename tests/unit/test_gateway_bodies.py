@@ -175,7 +175,9 @@ def read(events: bytes) -> list[Any]:
 
 
 def chunks(*, usage: bool = False, text: bool = False) -> Chunks:
-    return Chunks("p", "toy", 7, usage=usage, text=text)
+    made = Chunks("p", 7, usage=usage, text=text)
+    made.begin("toy")
+    return made
 
 
 def deltas_of(events: list[Any]) -> list[Any]:
@@ -185,7 +187,7 @@ def deltas_of(events: list[Any]) -> list[Any]:
 @pytest.mark.parametrize("lost", [None, 0, 1, 2])
 def test_a_lost_delta_costs_no_text(lost: int | None) -> None:
     made = chunks()
-    events = made.begin()
+    events = made.begin("toy")
     for seq, piece in enumerate(("A", "B", "C")):
         if seq != lost:
             events += made.delta(delta(seq, content=piece))
@@ -261,7 +263,7 @@ def test_token_counts_come_last_and_only_if_they_are_asked_for() -> None:
 
 def test_a_text_completion_has_text() -> None:
     made = chunks(text=True)
-    assert made.begin() == b""
+    assert made.begin("toy") == b""
     told = read(made.delta(delta(0, content="A")))[0]
     assert (told["object"], told["id"]) == ("text_completion", "cmpl-p")
     assert told["choices"][0]["text"] == "A"

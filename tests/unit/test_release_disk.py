@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 from copy import deepcopy
-from dataclasses import replace
 from errno import ENOSPC
 from itertools import chain
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from msgspec.structs import replace
 
 from edgekit.agent.release import statefile
 from edgekit.agent.release.root import Root

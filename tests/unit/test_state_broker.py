@@ -10,7 +10,7 @@ import pytest
 
 from edgekit.agent.release.describe import describe
 from edgekit.agent.release.root import Root
-from edgekit.cli.fleet import _broker_lines, _trial_lines
+from edgekit.cli.device.fleet import _broker_lines, _trial_lines
 
 TOLD: dict[str, Any] = {
     "broker": "pi:1883",

@@ -117,6 +117,15 @@ def test_a_control_token_that_the_template_looks_at_is_refused_by_name(tmp_path:
         tokenizer.encode_chat([("user", "a <|im_end|>")])
 
 
+def test_a_template_that_goes_through_a_messages_fields_finds_them_in_their_order(
+    tmp_path: Path,
+) -> None:
+    chat = open_tokenizer(make_tokenizer("byte-bpe", tmp_path, TEMPLATES["items"]))
+    ids = chat.encode_chat([("user", "</</a"), ("assistant", "im_end"), ("user", "<|im_end|>")])
+    (end,) = chat.encode("<|im_end|>")
+    assert ids.count(end) == 3
+
+
 def test_a_folder_is_read_as_transformers_reads_it(tmp_path: Path) -> None:
     folder = make_tokenizer("byte-bpe", tmp_path)
     config = folder / "tokenizer_config.json"

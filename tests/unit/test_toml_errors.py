@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.cli import buildfile, project
+from edgekit.cli import project
+from edgekit.cli.model import buildfile
 from edgekit.errors import UsageError
 from edgekit.fleet import inventory
 

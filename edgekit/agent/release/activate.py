@@ -7,9 +7,9 @@ from contextlib import suppress
 from functools import partial
 
 from edgekit.agent.release import lease
-from edgekit.agent.release.describe import answering
 from edgekit.agent.release.log import log_tail
 from edgekit.agent.release.root import Root
+from edgekit.agent.release.runs import answering, config_of, shown_good, unchanged
 from edgekit.agent.release.space import reserve
 from edgekit.agent.release.staging.permission import check_activation
 from edgekit.agent.release.state import Releases, UnprovenRow
@@ -55,7 +55,7 @@ def activate(
         raise EdgekitError(f"release {digest.short} is not staged here")
     check_activation(root, digest)
     _finish(root)
-    config = _config(root) if config is None else config
+    config = config_of(root) if config is None else config
     if config is None:
         raise EdgekitError("this device has no agent.toml", next_step="push to it")
     trial_seconds = parse_known_agent_config(config).trial_seconds
@@ -73,24 +73,6 @@ def activate(
     return verdict
 
 
-def unchanged(
-    root: Root, digest: Digest, supervisor: Supervisor, config: bytes
-) -> dict[str, object] | None:
-    """The answer of an activation that changes nothing; None if it would change something."""
-    if (
-        root.linked(root.current) != digest
-        or config != _config(root)
-        or supervisor.pid() is None
-        or not answering(root)
-        or root.mended_file.exists()
-        or (shown := _shown(root, digest, changed=False)) is None
-    ):
-        return None
-    root.stopped_file.unlink(missing_ok=True)  # of a stop that was killed
-    lease.release(root)
-    return shown
-
-
 def _finish(root: Root) -> None:
     """Complete the return to the old release if a kill interrupted it after the verdict."""
     with root.switching():
@@ -105,27 +87,6 @@ def _switch(root: Root, digest: Digest, config: bytes) -> None:
     for effect in Trial().handle(ActivationComes(disk.found(root)), time.monotonic()):
         disk.perform(root, effect)
     disk.begin_trial(root, digest, config)
-
-
-def _config(root: Root) -> bytes | None:
-    return root.agent_config.read_bytes() if root.agent_config.exists() else None
-
-
-def _shown(root: Root, digest: Digest, *, changed: bool) -> dict[str, object] | None:
-    """The answer once a release is good, or has only its soak before it; else None."""
-    releases = Releases(root.path)
-    release, trial, waits = releases.get(digest), releases.trial(), releases.unproven()
-    if release is None or (waits is not None and waits.digest == digest and waits.waiting):
-        return None
-    of_this = trial if trial is not None and trial.digest == digest else None
-    answer: dict[str, object] = {"release": digest, "state": release.state, "changed": changed}
-    if of_this is not None and changed:
-        answer["silent_seconds"] = of_this.silent_seconds
-    if release.state == ReleaseState.GOOD:
-        return answer
-    if release.state != ReleaseState.TRIAL or of_this is None or of_this.soaked is None:
-        return None
-    return answer | {"soak_seconds": of_this.soak_left(time.time())}
 
 
 def _verdict(
@@ -148,7 +109,7 @@ def _verdict(
             )
         if waits is not None and waits.digest == digest and waits.waiting:
             raise _unproven(root, waits, trial_seconds)
-        if (shown := _shown(root, digest, changed=True)) is not None:
+        if (shown := shown_good(root, digest, changed=True)) is not None:
             return shown
         if supervisor.pid() is None:  # not started, or killed: the next one finds the try
             _start(root, supervisor)
@@ -224,7 +185,7 @@ def _own_config(root: Root, previous: Digest) -> bytes | None:
     None keeps the present file. It is also the result for a damaged manifest: the trial then shows
     whether `previous` runs with the present file.
     """
-    present = _config(root)
+    present = config_of(root)
     if present is None or not root.previous_config.exists():
         return None
     try:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from edgekit.agent.release import holder
-from edgekit.agent.release.activate import unchanged
 from edgekit.agent.release.root import Root
+from edgekit.agent.release.runs import unchanged
 from edgekit.agent.release.staging.stage import publish_release
 from edgekit.agent.release.supervisor.choose import supervisor_of
 from edgekit.errors import EdgekitError

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 import msgspec
 
 from edgekit.agent.release import holder, stopped
 from edgekit.agent.release.door.sessions import describe_door
 from edgekit.agent.release.root import Root
+from edgekit.agent.release.runs import answering
 from edgekit.agent.release.space.survey import pinned
 from edgekit.agent.release.staging.permission import describe_trust
 from edgekit.agent.release.state import Release, Releases, TrialRow, UnprovenRow
@@ -20,21 +20,6 @@ from edgekit.agent.release.upkeep.found import last
 from edgekit.core import layout
 from edgekit.core.digest import Digest
 from edgekit.core.release import ReleaseState
-
-
-def answering(root: Root) -> bool:
-    """Whether the process that wrote the ready file lives: the file alone may be left behind."""
-    pid = read_json(root.ready_file).get("pid")
-    if not isinstance(pid, int):
-        return False
-    try:
-        status = Path(f"/proc/{pid}/status").read_text("utf-8", "replace")
-        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return False
-    fields = dict(line.partition(":")[::2] for line in status.splitlines())
-    ended = fields.get("State", "Z").strip().startswith(("Z", "X"))
-    return not ended and str(root.path).encode() in command  # else another process has the id
 
 
 def describe(root: Root, supervisor: Supervisor) -> dict[str, object]:

@@ -21,8 +21,8 @@ from edgekit.agent.release.log import say
 from edgekit.core import layout
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import parse_config
+from edgekit.core.reading import UNREADABLE
 from edgekit.core.release import ReleaseState
-from edgekit.core.wire import UNREADABLE
 from edgekit.errors import VerificationError
 from edgekit.store import fsync_folder
 from edgekit.trust.signed import CUSTOM, SignedRelease, target_path

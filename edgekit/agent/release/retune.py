@@ -17,7 +17,7 @@ import msgspec
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.trial.evidence import read_json
 from edgekit.core.config import parse_known_agent_config
-from edgekit.core.wire import UNREADABLE
+from edgekit.core.reading import UNREADABLE
 from edgekit.errors import EdgekitError, UsageError
 from edgekit.store import publish
 

@@ -9,9 +9,10 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
+
+import msgspec
 
 from edgekit.core import layout
 from edgekit.core.digest import Digest
@@ -24,8 +25,7 @@ YIELD_SECONDS = 30.0
 POLL_SECONDS = 0.05
 
 
-@dataclass(frozen=True, slots=True)
-class Root:
+class Root(msgspec.Struct, frozen=True):
     """The folders and files of a device."""
 
     path: Path

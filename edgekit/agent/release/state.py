@@ -21,7 +21,6 @@ import sqlite3
 import time
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,8 +40,7 @@ MOST_REFUSALS = 20
 MOST_TEXT = 500  # characters of a refusal's words: they may come from what was refused
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(msgspec.Struct, frozen=True):
     """One release: a row of the table."""
 
     digest: Digest
@@ -63,11 +61,10 @@ class Release:
 
     def to_dict(self) -> dict[str, object]:
         """The row as `agent state` prints it."""
-        return asdict(self)
+        return msgspec.structs.asdict(self)
 
 
-@dataclass(frozen=True, slots=True)
-class TrialRow:
+class TrialRow(msgspec.Struct, frozen=True):
     """The trial that began last.
 
     Attributes:
@@ -94,8 +91,7 @@ class TrialRow:
         return round(min(max(until - now, 0.0), max(until - self.began, 0.0)), 1)
 
 
-@dataclass(frozen=True, slots=True)
-class UnprovenRow:
+class UnprovenRow(msgspec.Struct, frozen=True):
     """A release whose trial could not reach the broker.
 
     Attributes:
@@ -113,7 +109,7 @@ class UnprovenRow:
     waiting: bool
 
 
-_COLUMNS = ", ".join(field.name for field in fields(Release))
+_COLUMNS = ", ".join(Release.__struct_fields__)
 _ALL = f"""
 SELECT {_COLUMNS} FROM releases LEFT JOIN changes USING (digest)
 ORDER BY ifnull(changes.number, 0) DESC, since DESC, digest
@@ -331,7 +327,7 @@ def _read(row: tuple[Any, ...] | None, kind: type[_Row]) -> _Row | None:
     if row is None:
         return None
     try:
-        named = dict(zip((field.name for field in fields(kind)), row, strict=True))
+        named = dict(zip(kind.__struct_fields__, row, strict=True))
         return msgspec.convert(named, kind, strict=False, dec_hook=decode_hook)
     except (msgspec.ValidationError, VerificationError):
         return None

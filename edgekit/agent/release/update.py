@@ -31,10 +31,10 @@ from edgekit.core.config import PullConfig, parse_known_agent_config
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import oci_platform
 from edgekit.core.payloads import MAX_DESIRED_BYTES, UpdatePayload, UpdateState
+from edgekit.core.reading import UNREADABLE
 from edgekit.core.registry import parse_registry
 from edgekit.core.release import ReleaseState
 from edgekit.core.room import NoRoomError
-from edgekit.core.wire import UNREADABLE
 from edgekit.errors import EdgekitError, UsageError, VerificationError
 from edgekit.registry.client import RegistryAccess, RegistryClient
 from edgekit.store import publish

@@ -25,7 +25,8 @@ from edgekit.core.chat.tools.formats import Calling
 from edgekit.core.golden import GoldenScore
 from edgekit.core.payloads import ImagesTaken
 from edgekit.core.quality import TopTokens
-from edgekit.core.wire import MAX_EXPIRY_SECONDS, UNREADABLE
+from edgekit.core.reading import UNREADABLE
+from edgekit.core.wire import MAX_EXPIRY_SECONDS
 from edgekit.errors import EdgekitError
 
 MAX_FRAME_BYTES = 16 << 20

@@ -6,7 +6,7 @@ import threading
 
 from edgekit.bundle.layers import bootstrap
 from edgekit.cli import project, render
-from edgekit.cli.trust import present, reference_of, trust_of
+from edgekit.cli.release.trust import present, reference_of, trust_of
 from edgekit.core.config import AgentConfig, agent_config
 from edgekit.core.manifest import Descriptor
 from edgekit.fleet.inventory import Fleet

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from edgekit.cli import render
-from edgekit.cli.fleet import call
+from edgekit.cli.device.fleet import call
 from edgekit.cli.options import JsonOption, ProjectOption, TakeOverOption
 from edgekit.cli.project import operator
 from edgekit.cli.rollout.found import FoundRollout, NumberArgument, YesOption, find

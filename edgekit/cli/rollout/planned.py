@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from edgekit.cli import project, render
-from edgekit.cli.trust import trust_of
+from edgekit.cli.release.trust import trust_of
 from edgekit.core.config import AgentConfig, encode_agent_config
 from edgekit.core.digest import Digest
 from edgekit.errors import EdgekitError, PartialError, UsageError, VerificationError

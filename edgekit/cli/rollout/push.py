@@ -10,10 +10,10 @@ import typer
 
 from edgekit.cli import project, render
 from edgekit.cli.options import DevicesArgument, JsonOption, ProjectOption, TakeOverOption
+from edgekit.cli.release.trust import reference_of
 from edgekit.cli.rollout import planned
 from edgekit.cli.rollout.bring import configs_of, source_of
 from edgekit.cli.rollout.perform import ENDED, drive_rollout, publish_for
-from edgekit.cli.trust import reference_of
 from edgekit.core.config import AgentConfig
 from edgekit.errors import EdgekitError, UsageError
 from edgekit.fleet.connections import Connections

@@ -21,8 +21,9 @@ from edgekit.core.chat.request import ChatMessage, ChatRequest
 from edgekit.core.chat.tools.check import arguments_of, check_tools
 from edgekit.core.chat.tools.forcing import check_forced
 from edgekit.core.chat.tools.request import Function, Tool
+from edgekit.core.reading import UNREADABLE
 from edgekit.core.repeated import check_keys
-from edgekit.core.wire import UNREADABLE, ProtocolError
+from edgekit.core.wire import ProtocolError
 
 _AT = re.compile(r" - at (?:`key` in )?`\$\.?(?P<path>[^`]*)`")
 _UNKNOWN = re.compile(r"unknown field `(?P<name>[^`]*)`")

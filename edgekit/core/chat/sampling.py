@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edgekit.core.chat.request import ChatRequest
+if TYPE_CHECKING:  # a manifest has defaults, and no device's verb reads a request
+    from edgekit.core.chat.request import ChatRequest
 
 
 class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -9,8 +9,9 @@ import msgspec
 from edgekit.core import wire
 from edgekit.core.chat.completion import Completion, FinishReason, Usage
 from edgekit.core.payloads import Count
+from edgekit.core.reading import UNREADABLE
 from edgekit.core.repeated import check_keys
-from edgekit.core.wire import UNREADABLE, Outbound
+from edgekit.core.wire import Outbound
 
 HOPS = "ek-hop"  # user property: through how many rules a message has gone
 MAX_HOPS = 3  # a message that went through so many is in a loop

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from edgekit.core.digest import Digest, decode_hook, encode_hook
-from edgekit.core.wire import UNREADABLE
+from edgekit.core.reading import UNREADABLE
 from edgekit.errors import UsageError, VerificationError
 from edgekit.fleet.planning.forecast import DeviceForecast, PushOutcome
 from edgekit.fleet.rollout.waves import RolloutPlan, Terms

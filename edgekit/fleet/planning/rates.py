@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from edgekit.core.wire import UNREADABLE
+from edgekit.core.reading import UNREADABLE
 from edgekit.store import publish
 
 LEAST_BYTES = 1_000_000  # a shorter transfer measures the start of its connection

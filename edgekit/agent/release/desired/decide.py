@@ -13,22 +13,19 @@ The rules:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import msgspec
 
 from edgekit.core.digest import Digest
 from edgekit.core.payloads import MAX_DESIRED_BYTES, DesiredPayload, UpdateState
+from edgekit.core.reading import UNREADABLE
 from edgekit.core.release import ReleaseState
-from edgekit.core.wire import UNREADABLE
 from edgekit.errors import VerificationError
 
 RETRY_BAD_SECONDS = 3600.0  # a release whose trial failed
 MAX_NAME = 160
 
 
-@dataclass(frozen=True, slots=True)
-class Desired:
+class Desired(msgspec.Struct, frozen=True):
     """A desired state that can be read."""
 
     release: Digest
@@ -38,8 +35,7 @@ class Desired:
     switch: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ReleaseStanding:
+class ReleaseStanding(msgspec.Struct, frozen=True):
     """How the desired release stands on this device.
 
     Attributes:
@@ -61,8 +57,7 @@ class ReleaseStanding:
     ended: UpdateState | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Leave:
+class Leave(msgspec.Struct, frozen=True):
     """Do nothing; the desired release is in `state`."""
 
     state: UpdateState
@@ -70,8 +65,7 @@ class Leave:
     soak_seconds: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Bring:
+class Bring(msgspec.Struct, frozen=True):
     """Fetch, verify and stage it; then switch to it if `switch`."""
 
     switch: bool

@@ -19,8 +19,8 @@ from edgekit.agent.release.staging.permission import admit, refuse_links, rememb
 from edgekit.agent.release.staging.stage import offer, stage
 from edgekit.core.digest import Digest, decode_hook
 from edgekit.core.manifest import MAX_MANIFEST_BYTES, Descriptor
+from edgekit.core.reading import UNREADABLE
 from edgekit.core.registry import MAX_ARTIFACT_BYTES, METADATA_TAG, METADATA_TYPE
-from edgekit.core.wire import UNREADABLE
 from edgekit.errors import VerificationError
 from edgekit.registry import fetch
 from edgekit.registry.client import RegistryClient

@@ -7,9 +7,10 @@ the few that a push makes, word by word, and everything else is refused: exit co
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
+
+import msgspec
 
 from edgekit.core import layout
 from edgekit.core.lease import ID, WORD
@@ -35,6 +36,10 @@ _VERBS = {
     "gc": r"(?:--dry-run(?: --previous)?|--previous|--(?:un)?pin (?:sha256:)?[0-9a-f]{6,64})?",
     "scrub": r"(?:--rate [0-9]{1,15})?",
     "tune": "",
+    "logs": (
+        r"--lines [0-9]{1,6} --since [0-9]{1,9} --wait [0-9]{1,2}"
+        r"(?: --after [0-9A-Za-z:=;_.-]{1,400})?(?: --journal)?"
+    ),
     "stop": "",
     "start": "",
     "lease": (
@@ -45,13 +50,11 @@ _VERBS = {
 _PART = re.compile(r"[0-9a-f]{64}\.part")
 
 
-@dataclass(frozen=True, slots=True)
-class ReadFacts:
+class ReadFacts(msgspec.Struct, frozen=True):
     """The probe: the device runs its own, whatever script was sent."""
 
 
-@dataclass(frozen=True, slots=True)
-class RunVerb:
+class RunVerb(msgspec.Struct, frozen=True):
     """A verb of one of the device's own agents, with its words; `trees` are its PYTHONPATH."""
 
     words: tuple[str, ...]

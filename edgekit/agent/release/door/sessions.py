@@ -17,8 +17,9 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from edgekit.agent.release.root import Root
 from edgekit.core import layout
@@ -28,8 +29,7 @@ IDLE_SECONDS = 900.0
 STEP_BYTES = 1 << 20  # a transfer that brings less within `IDLE_SECONDS` is idle
 
 
-@dataclass(frozen=True, slots=True)
-class DoorSession:
+class DoorSession(msgspec.Struct, frozen=True):
     """A session that another process serves.
 
     Attributes:

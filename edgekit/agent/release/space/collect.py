@@ -12,8 +12,9 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import msgspec
 
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.space.retention import garbage
@@ -29,8 +30,7 @@ from edgekit.store import fsync_folder, publish
 BLOCK_BYTES = 512  # the unit of st_blocks
 
 
-@dataclass(frozen=True, slots=True)
-class Leftover:
+class Leftover(msgspec.Struct, frozen=True):
     """One thing to remove: what it is, where it lies, and how many bytes that frees."""
 
     kind: str
@@ -38,8 +38,7 @@ class Leftover:
     freed: int
 
 
-@dataclass(slots=True)
-class Collected:
+class Collected(msgspec.Struct):
     """What a collection removed, or would remove.
 
     Attributes:
@@ -49,8 +48,8 @@ class Collected:
     """
 
     kept: dict[Digest, str]
-    pieces: list[Leftover] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
+    pieces: list[Leftover] = []
+    failed: dict[str, str] = {}
 
     @property
     def freed(self) -> int:
@@ -91,7 +90,9 @@ def find(
     surveyed = survey(root, offered, wanted)
     if without is not None:
         links = {name: None if to == without else to for name, to in surveyed.links.items()}
-        surveyed = replace(surveyed, links=links, pinned=surveyed.pinned - {without})
+        surveyed = msgspec.structs.replace(
+            surveyed, links=links, pinned=surveyed.pinned - {without}
+        )
     found = garbage(surveyed)
     paths = [("release", root.release(digest)) for digest in found.releases]
     paths += [("tree", root.trees / name) for name in found.trees]

@@ -15,14 +15,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 from edgekit.core.digest import Digest
 from edgekit.core.release import ReleaseState
 
 
-@dataclass(frozen=True, slots=True)
-class ReleaseFolder:
+class ReleaseFolder(msgspec.Struct, frozen=True):
     """A release's folder on the disk.
 
     Attributes:
@@ -39,8 +39,7 @@ class ReleaseFolder:
     in_use: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Survey:
+class Survey(msgspec.Struct, frozen=True):
     """What a disk holds that the retention decides on; blobs, trees and parts as hex digests."""
 
     folders: Mapping[Digest, ReleaseFolder]
@@ -54,11 +53,10 @@ class Survey:
     in_use: frozenset[str] = frozenset()  # releases and trees from which a process runs
 
 
-@dataclass(frozen=True, slots=True)
-class Garbage:
+class Garbage(msgspec.Struct, frozen=True):
     """What can go, and why each release that stays does so."""
 
-    kept: Mapping[Digest, str] = field(default_factory=dict)
+    kept: Mapping[Digest, str] = {}
     releases: tuple[Digest, ...] = ()
     trees: tuple[str, ...] = ()
     blobs: tuple[str, ...] = ()

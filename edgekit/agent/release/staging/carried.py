@@ -26,7 +26,7 @@ from edgekit.agent.release.staging.stage import offer, publish_release
 from edgekit.core import layout
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import MAX_MANIFEST_BYTES
-from edgekit.core.wire import UNREADABLE
+from edgekit.core.reading import UNREADABLE
 from edgekit.errors import UsageError, VerificationError
 from edgekit.store import CHUNK_BYTES, publish
 from edgekit.trust.metadata import MAX_BYTES, MAX_ROOTS

@@ -9,7 +9,7 @@ import msgspec
 from edgekit.core import layout
 from edgekit.core.golden import MAX_GOLDEN_BYTES, parse_golden
 from edgekit.core.manifest import BundleConfig, Manifest
-from edgekit.core.wire import UNREADABLE
+from edgekit.core.reading import UNREADABLE
 from edgekit.errors import VerificationError
 from edgekit.store import BlobStore
 

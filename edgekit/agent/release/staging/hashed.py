@@ -15,7 +15,7 @@ import msgspec
 from edgekit.agent.release.root import Root
 from edgekit.core import layout
 from edgekit.core.digest import Digest
-from edgekit.core.wire import UNREADABLE
+from edgekit.core.reading import UNREADABLE
 from edgekit.store import publish
 
 Mark = tuple[int, int, int, int]

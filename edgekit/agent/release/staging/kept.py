@@ -11,16 +11,16 @@ there, the device begins again from that root.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from edgekit.core.digest import Digest
-from edgekit.core.wire import UNREADABLE
+from edgekit.core.reading import UNREADABLE
 from edgekit.errors import VerificationError
 from edgekit.store import publish
 from edgekit.trust.metadata import KeptTrust, TrustedSet
+from edgekit.trust.repeat import proof_of
 
 ENROLLED = "root.json"
 FIRST_USE = "first.root.json"
@@ -28,8 +28,7 @@ TRUSTED = "trusted.json"
 MAX_KEPT_BYTES = 16 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class TrustOnDisk:
+class TrustOnDisk(msgspec.Struct, frozen=True):
     """What ROOT/etc/trust says.
 
     Attributes:
@@ -98,6 +97,7 @@ def write_trust(folder: Path, before: TrustOnDisk, trusted: TrustedSet) -> None:
         _digest(anchor), trusted.root, trusted.timestamp, trusted.snapshot, trusted.targets,
         trusted.signed_at,
     )  # fmt: skip
+    kept = msgspec.structs.replace(kept, proof=proof_of(kept))
     if kept == before.kept:
         return
     folder.mkdir(mode=0o700, exist_ok=True)

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import platform
 import signal
-import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgekit.core import layout
 from edgekit.core.manifest import Descriptor
 from edgekit.errors import EdgekitError
+
+if TYPE_CHECKING:  # `UnfitError` is for every verb that stages, a process for a new tree alone
+    import subprocess
 
 IMPORT_SECONDS = 180.0  # 1 s on a PC, 20 s from a slow SD card
 CPUINFO = Path("/proc/cpuinfo")
@@ -81,6 +84,8 @@ def compiled_packages(tree: Path) -> list[str]:
 
 
 def _import(root: Path, tree: Path, names: list[str]) -> subprocess.CompletedProcess[bytes]:
+    import subprocess  # noqa: PLC0415  see above
+
     # -B: compiled modules would lie below the tree's temporary name
     command = [sys.executable, "-S", "-P", "-B", "-c", SCRIPT, *names]
     try:

@@ -20,10 +20,11 @@ from edgekit.agent.release.staging.kept import TrustOnDisk, read_trust, write_tr
 from edgekit.core import layout
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import oci_platform
-from edgekit.core.wire import UNREADABLE
+from edgekit.core.reading import UNREADABLE
 from edgekit.errors import VerificationError
 from edgekit.trust import verified
-from edgekit.trust.metadata import TrustedSet, accept, device_time, unsigned, warnings
+from edgekit.trust.metadata import TrustedSet, device_time, unsigned, warnings
+from edgekit.trust.repeat import believe
 from edgekit.trust.signed import Metadata, Offered
 from edgekit.trust.verified import VerifiedManifest, verify
 
@@ -83,7 +84,7 @@ def admit(root: Root, digest: Digest, offered: Offered) -> tuple[VerifiedManifes
     if offered.metadata is None:
         raise unsigned("the offer has a manifest and nothing else")
     known = read_trust(root.path / layout.TRUST)
-    trusted = accept(known.kept, known.anchor, offered.metadata, time.time())
+    trusted = believe(known.kept, known.anchor, offered.metadata, time.time())
     return _verify(root, offered.manifest.encode(), digest, trusted), trusted
 
 
@@ -104,7 +105,7 @@ def permitted(root: Root, digest: Digest) -> VerifiedManifest:
     if kept is None:
         raise unsigned("no metadata was verified on this device yet")
     own = Metadata([], kept.timestamp, kept.snapshot, kept.targets)
-    trusted = accept(kept, known.anchor, own, time.time())
+    trusted = believe(kept, known.anchor, own, time.time())
     return _verify(root, root.store.read(digest), digest, trusted)
 
 

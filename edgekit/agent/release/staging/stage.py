@@ -7,7 +7,6 @@ import platform
 import shutil
 import sys
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 
 import msgspec
@@ -19,10 +18,8 @@ from edgekit.agent.release.space.room import check_room
 from edgekit.agent.release.staging.counters import Counters
 from edgekit.agent.release.staging.goldenfile import check_golden, golden_links
 from edgekit.agent.release.staging.hashed import Hashed
-from edgekit.agent.release.staging.libraries import check_libraries
 from edgekit.agent.release.staging.permission import permitted
-from edgekit.agent.release.staging.tree import differences, fingerprint, mend
-from edgekit.agent.release.staging.unpack import MAX_UNPACKED_BYTES, sync_file_system, unpack
+from edgekit.agent.release.staging.trees import unpack_once
 from edgekit.agent.release.state import Releases
 from edgekit.core import layout
 from edgekit.core.digest import Digest
@@ -34,9 +31,8 @@ from edgekit.core.manifest import (
     oci_platform,
     parse_config,
 )
-from edgekit.core.wire import UNREADABLE
 from edgekit.errors import VerificationError
-from edgekit.store import fsync_folder, publish, replace_file_by_link
+from edgekit.store import fsync_folder, publish, replace_file_by_link, sync_file_system
 from edgekit.trust.verified import VerifiedManifest
 
 
@@ -82,7 +78,7 @@ def foresee(root: Root, verified: VerifiedManifest) -> dict[str, object]:
     garbage = find(root, verified.digest, [verified.digest, *(each.digest for each in wanted)])
     missing = _missing(root, wanted)
     room = check_room(root, wanted, missing, garbage.freed, waits=True)
-    return {"missing": missing, "room": asdict(room), "collected": garbage.freed}
+    return {"missing": missing, "room": msgspec.structs.asdict(room), "collected": garbage.freed}
 
 
 def _drop_long_parts(root: Root, wanted: list[Descriptor]) -> None:
@@ -179,7 +175,7 @@ def _assemble(root: Root, manifest: Manifest, target: Path) -> None:
             os.link(root.store.path(file.digest), model / file.title)
         runtime = next(d for d in for_this_device(manifest) if d in manifest.runtimes)
         for name, layer in ((layout.AGENT, manifest.agent), (layout.RUNTIME, runtime)):
-            _unpack(root, layer)
+            unpack_once(root, layer)
             (temporary / name).symlink_to(Path("../..") / layout.tree(layer.digest))
         os.link(root.store.path(manifest.config.digest), temporary / layout.BUNDLE_CONFIG)
         for blob, name in golden_links(root.store, manifest):
@@ -230,57 +226,6 @@ def _relink(root: Root, manifest: Manifest, release: Path) -> None:
             mended = True
     for layer in for_this_device(manifest):
         if layer.media_type in (AGENT_TYPE, RUNTIME_TYPE):
-            mended = _unpack(root, layer) or mended
+            mended = unpack_once(root, layer) or mended
     if mended and root.linked(root.current) == Digest.from_hex(release.name):
         root.mended_file.touch()
-
-
-def _unpack(root: Root, layer: Descriptor) -> bool:
-    """Unpack a layer once: releases share its tree, so a new model needs no new runtime.
-
-    A tree that is there and was written to since it was whole is held against its layer, and
-    mended; then the answer is true.
-
-    Raises:
-        UnfitError: this device cannot run the libraries of a runtime layer.
-    """
-    blob, target = root.store.path(layer.digest), root.path / layout.tree(layer.digest)
-    limit = MAX_UNPACKED_BYTES if layer.unpacked is None else layer.unpacked
-    if target.exists():
-        if _whole_trees(root).get(layer.digest.hex) == fingerprint(target):
-            return False
-        wrong = differences(blob, target)
-        if wrong:
-            mend(blob, target, wrong)
-        _remember_whole(root, target)
-        return bool(wrong)
-    temporary = root.trees / f".{layer.digest.hex}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        unpack(blob, temporary, limit)
-        if layer.media_type == RUNTIME_TYPE:
-            check_libraries(root.path, temporary, layer)
-        sync_file_system(temporary)
-        temporary.replace(target)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    fsync_folder(root.trees)
-    _remember_whole(root, target)
-    return False
-
-
-def _whole_trees(root: Root) -> dict[str, str]:
-    """The fingerprints of trees when they were whole, by name."""
-    try:
-        return msgspec.json.decode(root.whole_trees_file.read_bytes(), type=dict[str, str])
-    except (OSError, *UNREADABLE):
-        return {}
-
-
-def _remember_whole(root: Root, tree: Path) -> None:
-    """Record that a tree is whole; without room for that it is held against its layer again."""
-    known = _whole_trees(root) | {tree.name: fingerprint(tree)}
-    known = {name: mark for name, mark in known.items() if (root.trees / name).exists()}
-    with suppress(OSError):
-        publish(root.whole_trees_file, msgspec.json.encode(known))

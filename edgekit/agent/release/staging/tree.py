@@ -8,7 +8,6 @@ and a kill leaves every file either as it was or right.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import stat
@@ -17,8 +16,8 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from edgekit.agent.release.staging.unpack import members, mode_of, opened, sync_file_system
-from edgekit.store import CHUNK_BYTES, read_chunks
+from edgekit.agent.release.staging.unpack import members, mode_of, opened
+from edgekit.store import CHUNK_BYTES, read_chunks, sync_file_system
 
 Read = Callable[[Path], Iterable[bytes]]
 
@@ -50,23 +49,6 @@ def differences(layer: Path, tree: Path, read: Read = read_chunks) -> list[str]:
             if not same:
                 wrong.append(str(path))
     return wrong + [str(path) for path in _strangers(tree, right)]
-
-
-def fingerprint(tree: Path) -> str:
-    """A digest of what the file system says of everything in a tree, in hex; no file is read.
-
-    It covers sizes and the times of the last change, which the kernel sets: whatever writes to a
-    file changes it. A bit that rots on the medium does not; that is what a scrub is for.
-    """
-    seen = hashlib.sha256()
-    for folder, folders, files in os.walk(tree):
-        folders.sort()
-        for name in sorted((*folders, *files)):
-            place = os.path.join(folder, name)  # noqa: PTH118  thousands of files
-            at = os.lstat(place)
-            told = (place, at.st_mode, at.st_size, at.st_mtime_ns, at.st_ctime_ns, at.st_ino)
-            seen.update(repr(told).encode())
-    return seen.hexdigest()
 
 
 def mend(layer: Path, tree: Path, wrong: list[str]) -> None:

@@ -7,7 +7,6 @@ stolen packer must not write outside of the tree, or fill the disk.
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 import tarfile
 from collections.abc import Iterator
@@ -137,13 +136,3 @@ def members(
 def mode_of(member: tarfile.TarInfo) -> int:
     """The rights of an unpacked file: nothing writes to a tree."""
     return 0o555 if member.mode & 0o100 else 0o444
-
-
-def sync_file_system(folder: Path) -> None:
-    """Sync all file systems once, which costs less than an fsync of each file."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    os.sync()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
+from typing import TYPE_CHECKING
 
 from edgekit.agent.release.root import Root
-from edgekit.agent.release.supervisor.become import forget_unknown
 from edgekit.agent.release.supervisor.process import STOP_MARGIN_SECONDS, Supervised, command
+
+if TYPE_CHECKING:  # it starts seldom, and every verb would pay for the imports
+    import subprocess
 
 
 class Detached(Supervised):
@@ -24,6 +26,10 @@ class Detached(Supervised):
         Raises:
             EdgekitError: the supervisor did not lock the pid file in time.
         """
+        import subprocess  # noqa: PLC0415  see above
+
+        from edgekit.agent.release.supervisor.become import forget_unknown  # noqa: PLC0415  see above
+
         forget_unknown(self._root)
         with self._root.log_file.open("a") as log:
             self._process = subprocess.Popen(

@@ -65,7 +65,7 @@ from edgekit.agent.serve.loop.notify import Notifier
 from edgekit.agent.serve.loop.polling import HAND_OVER
 from edgekit.agent.serve.loop.samplestore import forget
 from edgekit.core.config import parse_known_agent_config
-from edgekit.core.wire import UNREADABLE
+from edgekit.core.reading import UNREADABLE
 from edgekit.errors import EdgekitError, TakenOverError
 
 BACKOFF_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
+
+import msgspec
 
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.space import reserve
@@ -48,7 +49,7 @@ def found(root: Root) -> OnDisk:
         return known
     waits = releases.unproven()
     unproven = waits is not None and waits.waiting and waits.digest == current
-    return replace(
+    return msgspec.structs.replace(
         known, state=row.known_state, tries=row.tries, reason=row.reason, unproven=unproven
     )
 

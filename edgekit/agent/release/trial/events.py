@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from edgekit.core.digest import Digest
 from edgekit.core.golden import Golden, TrialReport
@@ -10,8 +10,7 @@ from edgekit.core.release import ReleaseEvent, ReleaseState
 
 
 # --- events -----------------------------------------------------------------------------------
-@dataclass(frozen=True, slots=True)
-class OnDisk:
+class OnDisk(msgspec.Struct, frozen=True):
     """A supervisor starts and has read this state from the disk.
 
     Attributes:
@@ -35,23 +34,20 @@ class OnDisk:
     unproven: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class SupervisorFailed:
+class SupervisorFailed(msgspec.Struct, frozen=True):
     """The supervisor of a release could not be started: the state on disk, and the reason."""
 
     found: OnDisk
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class TryUnrecorded:
+class TryUnrecorded(msgspec.Struct, frozen=True):
     """The disk takes no record of the try, and the agent was not started; the reason."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Demands:
+class Demands(msgspec.Struct, frozen=True):
     """What a release has to show in its trial, besides that it answers.
 
     Attributes:
@@ -71,82 +67,70 @@ class Demands:
     was_connected: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class ActivationComes:
+class ActivationComes(msgspec.Struct, frozen=True):
     """An activation begins and has read this state from the disk: what is half done comes first."""
 
     found: OnDisk
 
 
-@dataclass(frozen=True, slots=True)
-class AgentStarted:
+class AgentStarted(msgspec.Struct, frozen=True):
     """The agent's process runs; it has `trial_seconds` to become ready."""
 
     trial_seconds: float
     demands: Demands = Demands()
 
 
-@dataclass(frozen=True, slots=True)
-class AgentReady:
+class AgentReady(msgspec.Struct, frozen=True):
     """The ready file exists: the agent answers prompts, in so many slots."""
 
     slots: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Reported:
+class Reported(msgspec.Struct, frozen=True):
     """The agent on trial has written a new report."""
 
     report: TrialReport
 
 
-@dataclass(frozen=True, slots=True)
-class AgentEnded:
+class AgentEnded(msgspec.Struct, frozen=True):
     """The agent's process has ended; `log` is the end of the device's log."""
 
     log: str
 
 
-@dataclass(frozen=True, slots=True)
-class AgentCrashed:
+class AgentCrashed(msgspec.Struct, frozen=True):
     """The kept agent ended again, soon after its start: for the `times`-th time in a row."""
 
     times: int
     log: str
 
 
-@dataclass(frozen=True, slots=True)
-class RetryDue:
+class RetryDue(msgspec.Struct, frozen=True):
     """An unproven release can be tried again: its back-off is over."""
 
     release: Digest
 
 
-@dataclass(frozen=True, slots=True)
-class TimePassed:
+class TimePassed(msgspec.Struct, frozen=True):
     """Nothing else happened; the deadline, or the end of the soak, may have come."""
 
 
-@dataclass(frozen=True, slots=True)
-class StopAsked:
+class StopAsked(msgspec.Struct, frozen=True):
     """The supervisor received SIGTERM or SIGINT."""
 
 
-@dataclass(frozen=True, slots=True)
-class StopsHeld:
+class StopsHeld(msgspec.Struct, frozen=True):
     """No stop signal has come; a later one stays blocked until the successor handles it."""
 
 
 # --- effects: to perform one twice does no harm ------------------------------------------------
-@dataclass(frozen=True, slots=True)
-class CountTry:
+class CountTry(msgspec.Struct, frozen=True):
     """Record that a supervisor starts the release on trial, before it does."""
 
     release: Digest
 
 
-@dataclass(frozen=True, slots=True)
-class RecordVerdict:
+class RecordVerdict(msgspec.Struct, frozen=True):
     """Move the release along the table of `core.release`; `reason` says why it failed."""
 
     release: Digest
@@ -154,8 +138,7 @@ class RecordVerdict:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class RecordUnproven:
+class RecordUnproven(msgspec.Struct, frozen=True):
     """Record that a trial ended unproven.
 
     With `only_config` the release is good under the configuration before; else it stays on trial.
@@ -166,84 +149,69 @@ class RecordUnproven:
     only_config: bool
 
 
-@dataclass(frozen=True, slots=True)
-class TryAgain:
+class TryAgain(msgspec.Struct, frozen=True):
     """Begin the trial of an unproven release again: records and links, as an activation does."""
 
     release: Digest
 
 
-@dataclass(frozen=True, slots=True)
-class TakeNextConfig:
+class TakeNextConfig(msgspec.Struct, frozen=True):
     """Rename `agent.toml.next` to `agent.toml` if it belongs to this trial and still exists."""
 
     release: Digest
 
 
-@dataclass(frozen=True, slots=True)
-class SetAsideConfig:
+class SetAsideConfig(msgspec.Struct, frozen=True):
     """Rename `agent.toml` to `agent.toml.next`, unless the way back has begun before."""
 
 
-@dataclass(frozen=True, slots=True)
-class RestoreOlder:
+class RestoreOlder(msgspec.Struct, frozen=True):
     """Rename `older` to `previous`; without `older` there is no previous release."""
 
 
-@dataclass(frozen=True, slots=True)
-class ForgetOlder:
+class ForgetOlder(msgspec.Struct, frozen=True):
     """Remove the link `older`."""
 
 
-@dataclass(frozen=True, slots=True)
-class StartAgent:
+class StartAgent(msgspec.Struct, frozen=True):
     """Start the agent of `current`; `AgentStarted` follows."""
 
 
-@dataclass(frozen=True, slots=True)
-class EndAgent:
+class EndAgent(msgspec.Struct, frozen=True):
     """End the agent and wait for it; `AgentEnded` follows."""
 
 
-@dataclass(frozen=True, slots=True)
-class ForgetGoodConfig:
+class ForgetGoodConfig(msgspec.Struct, frozen=True):
     """Remove `agent.toml.good`."""
 
 
-@dataclass(frozen=True, slots=True)
-class RestoreGoodConfig:
+class RestoreGoodConfig(msgspec.Struct, frozen=True):
     """Rename `agent.toml.good` to `agent.toml`."""
 
 
-@dataclass(frozen=True, slots=True)
-class RestorePreviousConfig:
+class RestorePreviousConfig(msgspec.Struct, frozen=True):
     """Rename `agent.toml.previous` to `agent.toml`, unless that has been done before."""
 
 
-@dataclass(frozen=True, slots=True)
-class MoveCurrent:
+class MoveCurrent(msgspec.Struct, frozen=True):
     """Rename `previous`, which names the release, to `current`; None: remove `current`."""
 
     to: Digest | None
 
 
-@dataclass(frozen=True, slots=True)
-class HoldStops:
+class HoldStops(msgspec.Struct, frozen=True):
     """Block stop signals from now on; `StopsHeld` follows, or `StopAsked` if one has come."""
 
 
-@dataclass(frozen=True, slots=True)
-class BecomeSuccessor:
+class BecomeSuccessor(msgspec.Struct, frozen=True):
     """Become the supervisor of `current` and keep the lock; the last effect."""
 
 
-@dataclass(frozen=True, slots=True)
-class KeepRunning:
+class KeepRunning(msgspec.Struct, frozen=True):
     """Keep the agent of `current` running until a stop, a crash loop or a retry."""
 
 
-@dataclass(frozen=True, slots=True)
-class EndSupervisor:
+class EndSupervisor(msgspec.Struct, frozen=True):
     """End the supervisor with this exit code; the last effect."""
 
     code: int

@@ -14,7 +14,7 @@ from edgekit.core import layout
 from edgekit.core.config import AgentConfig
 from edgekit.core.golden import Golden, TrialReport
 from edgekit.core.manifest import parse_config
-from edgekit.core.wire import UNREADABLE
+from edgekit.core.reading import UNREADABLE
 
 
 def demands_of(root: Root, config: AgentConfig) -> Demands:

@@ -46,7 +46,7 @@ a case in `_happening` and a row there. An event without a row changes nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+import msgspec
 
 from edgekit.agent.release.trial.demands import (
     CRASH_LIMIT,
@@ -108,22 +108,21 @@ WENT_DOWN = "the device or its supervisor went down during the trial"
 SUPERSEDED = "another activation came during the trial"
 
 
-@dataclass(slots=True)
-class Trial:
+class Trial(msgspec.Struct):
     """The state of one supervisor's trial; each supervisor starts with a new one."""
 
-    phase: Phase = field(default=Phase.STARTING, init=False)
-    _found: OnDisk = field(default=OnDisk(None), init=False)
-    _trial_seconds: float = field(default=0.0, init=False)
-    _deadline: float | None = field(default=None, init=False)
-    _demands: Demands = field(default=Demands(), init=False)
-    _report: TrialReport = field(default=TrialReport(), init=False)
-    _answers: bool = field(default=False, init=False)
-    _slots: int | None = field(default=None, init=False)
-    _unfit: bool = field(default=False, init=False)
-    _soak_until: float | None = field(default=None, init=False)
-    _due: Digest | None = field(default=None, init=False)  # the unproven release of a retry
-    _reason: str = field(default="", init=False)
+    phase: Phase = Phase.STARTING
+    _found: OnDisk = OnDisk(None)
+    _trial_seconds: float = 0.0
+    _deadline: float | None = None
+    _demands: Demands = Demands()
+    _report: TrialReport = TrialReport()
+    _answers: bool = False
+    _slots: int | None = None
+    _unfit: bool = False
+    _soak_until: float | None = None
+    _due: Digest | None = None  # the unproven release of a retry
+    _reason: str = ""
 
     def handle(self, event: Event, now: float) -> tuple[Effect, ...]:
         """Return the effects to perform after `event`, in this order.
@@ -144,7 +143,7 @@ class Trial:
         if self.phase == Phase.KEEPING:  # `agent.toml.good` is removed, and a trial has ended well
             trial = self._found.state == ReleaseState.TRIAL
             state = ReleaseState.GOOD if trial else self._found.state
-            self._found = replace(self._found, good_config=False, state=state)
+            self._found = msgspec.structs.replace(self._found, good_config=False, state=state)
         return effects
 
     def soak_left(self, now: float) -> float | None:

@@ -6,7 +6,7 @@ import msgspec
 
 from edgekit.agent.release.root import Root
 from edgekit.core.digest import Digest, decode_hook
-from edgekit.core.wire import UNREADABLE
+from edgekit.core.reading import UNREADABLE
 from edgekit.errors import VerificationError
 
 DUE_SECONDS = 7 * 86_400.0  # from the end of one scrub by itself to the start of the next

@@ -9,8 +9,9 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
 
 CHUNK_BYTES = 1 << 20
 BYTES_PER_SECOND = 16 << 20
@@ -26,8 +27,7 @@ def be_quiet() -> None:
         ctypes.CDLL(None, use_errno=True).syscall(number, 1, 0, _IDLE_CLASS)
 
 
-@dataclass(slots=True)
-class Throttle:
+class Throttle(msgspec.Struct):
     """Sleeps as long as it takes to stay below a rate.
 
     Attributes:
@@ -39,7 +39,7 @@ class Throttle:
     done: int = 0
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
-    _since: float | None = field(default=None, init=False)
+    _since: float | None = None
 
     def __call__(self, count: int) -> None:
         """Count bytes; sleep if they came too fast. Time that was lost is not made up for."""

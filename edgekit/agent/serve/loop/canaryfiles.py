@@ -28,7 +28,7 @@ from edgekit.core import layout
 from edgekit.core.golden import Golden
 from edgekit.core.manifest import parse_config
 from edgekit.core.quality import Baseline, Lineage, QualityReport
-from edgekit.core.wire import UNREADABLE
+from edgekit.core.reading import UNREADABLE
 from edgekit.errors import EdgekitError
 from edgekit.store import publish
 

@@ -26,7 +26,7 @@ import msgspec
 
 from edgekit.agent.serve.session.prompt import UNSENT_KEEP_SECONDS, JournalRow
 from edgekit.agent.serve.session.states import State
-from edgekit.core.wire import UNREADABLE
+from edgekit.core.reading import UNREADABLE
 from edgekit.errors import EdgekitError
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ import msgspec
 
 from edgekit.core import pictures
 from edgekit.core.chat.tools.formats import CHAT_RECORD, ChatRecord
-from edgekit.core.wire import UNREADABLE
+from edgekit.core.reading import UNREADABLE
 
 
 class _GenaiConfig(msgspec.Struct):

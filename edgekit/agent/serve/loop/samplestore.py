@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from edgekit.core.quality import Sample
-from edgekit.core.wire import UNREADABLE
+from edgekit.core.reading import UNREADABLE
 from edgekit.errors import EdgekitError
 
 MAX_BYTES = 1 << 20

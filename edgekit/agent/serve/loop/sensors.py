@@ -19,7 +19,7 @@ def read_sensors(
 
     Args:
         thermal: folder of the thermal zones.
-        meminfo: file with MemAvailable.
+        meminfo: file with MemTotal and MemAvailable.
         disk: a folder; its disk counts what an unprivileged user may still write.
 
     Returns:
@@ -29,14 +29,17 @@ def read_sensors(
     for zone in thermal.glob("thermal_zone*/temp"):
         with suppress(OSError, ValueError):  # a sensor may be asleep
             degrees.append(round(int(zone.read_text()) / 1000))  # millidegrees
-    free = None
+    total = free = None
     with suppress(OSError, ValueError):
         for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                free = int(line.split()[1]) >> 10  # kB
+            if line.startswith("MemTotal:"):
+                total = int(line.split()[1]) >> 10  # kB
+            elif line.startswith("MemAvailable:"):
+                free = int(line.split()[1]) >> 10
+                break  # both are among the first lines
     room = None
     if disk is not None:
         with suppress(OSError):
             system = os.statvfs(disk)
             room = system.f_bavail * system.f_frsize >> 20
-    return Readings(max(degrees, default=None), free, room)
+    return Readings(max(degrees, default=None), free, room, total)

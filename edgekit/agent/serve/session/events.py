@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from edgekit.agent.serve.pipe import Cancel, Done, Generated, Heartbeat, Ready, Refused, Start
 from edgekit.agent.serve.session.prompt import JournalRow
@@ -14,34 +14,29 @@ from edgekit.mqtt.terms import NO_PACKET_LIMIT
 
 
 # --- events -----------------------------------------------------------------------------------
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(msgspec.Struct, frozen=True):
     """A message on a request topic."""
 
     message: wire.Inbound
 
 
-@dataclass(frozen=True, slots=True)
-class Controlled:
+class Controlled(msgspec.Struct, frozen=True):
     """A message on a control topic."""
 
     message: wire.Inbound
 
 
-@dataclass(frozen=True, slots=True)
-class MessageHeard:
+class MessageHeard(msgspec.Struct, frozen=True):
     """A message on a topic that a rule listens to."""
 
     message: wire.Inbound
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerLost:
+class WorkerLost(msgspec.Struct, frozen=True):
     """The worker process has ended."""
 
 
-@dataclass(frozen=True, slots=True)
-class Connected:
+class Connected(msgspec.Struct, frozen=True):
     """The agent is connected to the broker and subscribed, for the first time or again.
 
     Attributes:
@@ -53,23 +48,19 @@ class Connected:
     unserved_pools: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Disconnected:
+class Disconnected(msgspec.Struct, frozen=True):
     """The connection to the broker is lost: a message that is sent now arrives nowhere."""
 
 
-@dataclass(frozen=True, slots=True)
-class TakenOver:
+class TakenOver(msgspec.Struct, frozen=True):
     """Another client of the same name has taken over the session at the broker (0x8E)."""
 
 
-@dataclass(frozen=True, slots=True)
-class ReadyUnsaid:
+class ReadyUnsaid(msgspec.Struct, frozen=True):
     """The file of `SayReady` could not be written."""
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
+class Published(msgspec.Struct, frozen=True):
     """The broker's answer to a message at QoS 1.
 
     `code` is the PUBACK's reason code (§3.4.2.1), or None when the connection was lost before it.
@@ -79,15 +70,13 @@ class Published:
     code: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Restored:
+class Restored(msgspec.Struct, frozen=True):
     """The rows of the journal, read at the start."""
 
     rows: tuple[JournalRow, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Unrecorded:
+class Unrecorded(msgspec.Struct, frozen=True):
     """A commit failed. It is the next event after the step that asked for it.
 
     `recorded` and `forgotten` are the keys of the rows that it was to write and to remove.
@@ -97,35 +86,33 @@ class Unrecorded:
     forgotten: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class StorageBack:
+class StorageBack(msgspec.Struct, frozen=True):
     """The journal can be written again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Readings:
+class Readings(msgspec.Struct, frozen=True):
     """The device's sensors; None for a value that is not known.
 
     Attributes:
         temp_c: degrees Celsius of the hottest thermal zone.
         mem_free_mb: free memory in megabytes.
         disk_free_mb: free space in megabytes on the disk with the journal.
+        mem_total_mb: all memory that the kernel has, in megabytes.
     """
 
     temp_c: int | None
     mem_free_mb: int | None
     disk_free_mb: int | None = None
+    mem_total_mb: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class QualityKnown:
+class QualityKnown(msgspec.Struct, frozen=True):
     """How this release compares with the one before it, for the status."""
 
     report: QualityReport
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
+class Tick(msgspec.Struct, frozen=True):
     """Time passed.
 
     Attributes:
@@ -136,8 +123,7 @@ class Tick:
     epoch: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Drain:
+class Drain(msgspec.Struct, frozen=True):
     """SIGTERM: take no new prompt, finish running ones until `deadline` (monotonic seconds).
 
     With `successor` another agent takes this one's place on the same journal: it gets the prompts
@@ -148,14 +134,12 @@ class Drain:
     successor: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Stopped:
+class Stopped(msgspec.Struct, frozen=True):
     """The process ends. This is the last event, and a reply to it would not be sent."""
 
 
 # --- effects ----------------------------------------------------------------------------------
-@dataclass(frozen=True, slots=True)
-class Publish:
+class Publish(msgspec.Struct, frozen=True):
     """Send a message.
 
     A reply has the `key` of its prompt and its `ek-kind`. It is sent after the prompt's `Record`
@@ -167,65 +151,55 @@ class Publish:
     kind: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True):
     """Commit a row, before any other effect of the same step except `ToWorker`."""
 
     row: JournalRow
 
 
-@dataclass(frozen=True, slots=True)
-class Forget:
+class Forget(msgspec.Struct, frozen=True):
     """Remove the row of this key, in the commit of the same step."""
 
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class CheckStorage:
+class CheckStorage(msgspec.Struct, frozen=True):
     """Test whether the journal can be written; `StorageBack` reports that it can."""
 
 
-@dataclass(frozen=True, slots=True)
-class LeavePools:
+class LeavePools(msgspec.Struct, frozen=True):
     """Unsubscribe from the pools: other devices must get their prompts."""
 
 
-@dataclass(frozen=True, slots=True)
-class Warn:
+class Warn(msgspec.Struct, frozen=True):
     """Write a line to the log."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Ack:
+class Ack(msgspec.Struct, frozen=True):
     """Send the PUBACK for the message of this token."""
 
     token: object
 
 
-@dataclass(frozen=True, slots=True)
-class ToWorker:
+class ToWorker(msgspec.Struct, frozen=True):
     """Send a message to the worker."""
 
     message: Start | Cancel
 
 
-@dataclass(frozen=True, slots=True)
-class Spawn:
+class Spawn(msgspec.Struct, frozen=True):
     """Start a worker after `after_seconds`. A worker that still runs then is stopped."""
 
     after_seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class GoOnline:
+class GoOnline(msgspec.Struct, frozen=True):
     """Connect to the broker and keep trying; `Connected` and `Disconnected` report it."""
 
 
-@dataclass(frozen=True, slots=True)
-class SayReady:
+class SayReady(msgspec.Struct, frozen=True):
     """Write the file that tells the supervisor that this model answers.
 
     `ReadyUnsaid` reports a failure; `again` marks the attempts after one.
@@ -235,13 +209,11 @@ class SayReady:
     again: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ReadSensors:
+class ReadSensors(msgspec.Struct, frozen=True):
     """Read the device's sensors; `Readings` reports them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(msgspec.Struct, frozen=True):
     """The state of the agent, after every `Tick`: for the service manager and for metrics.
 
     Attributes:
@@ -263,13 +235,11 @@ class Snapshot:
     refused: tuple[tuple[str, int], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Exit:
+class Exit(msgspec.Struct, frozen=True):
     """Every prompt is answered: end the process. The last effect of a session."""
 
 
-@dataclass(frozen=True, slots=True)
-class GiveUp:
+class GiveUp(msgspec.Struct, frozen=True):
     """End the process at once with this error, without a drain."""
 
     error: EdgekitError

@@ -30,6 +30,8 @@ class Presence:
     device: str
     _said: wire.Status | None = None
     _said_at: float = 0.0
+    _state: str = ""
+    _since: float = 0.0
     tok_s: float = field(default=0.0)
     ttft_ms: float = field(default=0.0)
     quality: QualityReport | None = None
@@ -53,8 +55,19 @@ class Presence:
             quality=self.quality,
         )
 
-    def say(self, status: wire.Status, readings: Readings, now: float) -> list[Publish]:
-        """Publish the status when it changed or is old; new readings alone are no change."""
+    def note(self, state: payloads.DeviceState, now: float) -> None:
+        """Note since when the device is in this state; `busy` goes on with `ready`."""
+        if (state := "ready" if state == "busy" else state) != self._state:
+            self._state, self._since = state, now
+
+    def say(
+        self, status: wire.Status, readings: Readings, now: float, epoch: float
+    ) -> list[Publish]:
+        """Publish the status when it changed or is old; new readings alone are no change.
+
+        Args:
+            epoch: Unix seconds minus the seconds of `now`.
+        """
         state = status.state
         last, age = self._said, now - self._said_at
         if last is not None:
@@ -64,7 +77,11 @@ class Presence:
                 return []
         self._said, self._said_at = status, now
         status = msgspec.structs.replace(
-            status, temp_c=readings.temp_c, mem_free_mb=readings.mem_free_mb
+            status,
+            temp_c=readings.temp_c,
+            mem_free_mb=readings.mem_free_mb,
+            mem_total_mb=readings.mem_total_mb,
+            since=max(int(epoch + self._since), 0),
         )
         return [Publish(status_message(self.device, status))]
 

@@ -352,9 +352,12 @@ class Session:
 
     # --- status and metrics -------------------------------------------------------------------
     def _say_status(self, now: float) -> list[Effect]:
+        status = self._status()
+        self._presence.note(status.state, now)
         if not self._prompts.connected:
             return []
-        return list(self._presence.say(self._status(), self._condition.readings, now))
+        readings, epoch = self._condition.readings, self._prompts.epoch
+        return list(self._presence.say(status, readings, now, epoch))
 
     def _snapshot(self, now: float) -> Snapshot:
         prompts, dispatch = self._prompts, self._dispatch

@@ -21,7 +21,7 @@ from edgekit.agent.serve.worker.scheduler import Load
 from edgekit.core.chat.calls import ToolCall, joined
 from edgekit.core.chat.completion import PromptTokensDetails, Timings, Usage
 from edgekit.core.chat.logprobs import TokenLogprob
-from edgekit.core.wire import UNREADABLE
+from edgekit.core.reading import UNREADABLE
 
 NO_PICTURES: Mapping[int, Seen] = MappingProxyType({})
 

@@ -7,7 +7,6 @@ Small 3.x, Phi-4-mini, Granite 3, FunctionGemma and Gemma 4, and the parsers of 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
@@ -15,8 +14,7 @@ import msgspec
 Syntax = Literal["object", "name", "gemma"]
 
 
-@dataclass(frozen=True, slots=True)
-class Format:
+class Format(msgspec.Struct, frozen=True):
     """How one family writes calls: `head`, then the calls with `between` them, then `tail`.
 
     Attributes:

@@ -72,7 +72,7 @@ class TokenCompiler:
         """Compile; return the error where that fails."""
         try:
             matcher = LLMatcher(
-                self._tokens, _written(kind, source), log_level=0, limits=self._limits
+                self._tokens, written(kind, source), log_level=0, limits=self._limits
             )
         except (ValueError, RuntimeError) as error:  # a surrogate, or JSON that Rust does not read
             return _short(str(error))
@@ -232,7 +232,7 @@ def _read(table: TokenTable, ends: list[int]) -> LLTokenizer:
     return tokens
 
 
-def _written(kind: str, source: str) -> str:
+def written(kind: str, source: str) -> str:
     if kind == "json_schema":
         return LLMatcher.grammar_from_json_schema(source, overrides=JSON_OPTIONS)
     if kind == "regex":

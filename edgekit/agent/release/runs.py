@@ -1,0 +1,69 @@
+"""What runs, and whether it already is what an activation would make of the device."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from edgekit.agent.release import lease
+from edgekit.agent.release.root import Root
+from edgekit.agent.release.state import Releases
+from edgekit.agent.release.supervisor.process import Supervisor
+from edgekit.agent.release.trial.evidence import read_json
+from edgekit.core.digest import Digest
+from edgekit.core.release import ReleaseState
+
+
+def answering(root: Root) -> bool:
+    """Whether the process that wrote the ready file lives: the file alone may be left behind."""
+    pid = read_json(root.ready_file).get("pid")
+    if not isinstance(pid, int):
+        return False
+    try:
+        status = Path(f"/proc/{pid}/status").read_text("utf-8", "replace")
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    fields = dict(line.partition(":")[::2] for line in status.splitlines())
+    ended = fields.get("State", "Z").strip().startswith(("Z", "X"))
+    return not ended and str(root.path).encode() in command  # else another process has the id
+
+
+def unchanged(
+    root: Root, digest: Digest, supervisor: Supervisor, config: bytes
+) -> dict[str, object] | None:
+    """The answer of an activation that changes nothing; None if it would change something."""
+    if (
+        root.linked(root.current) != digest
+        or config != config_of(root)
+        or supervisor.pid() is None
+        or not answering(root)
+        or root.mended_file.exists()
+        or (shown := shown_good(root, digest, changed=False)) is None
+    ):
+        return None
+    root.stopped_file.unlink(missing_ok=True)  # of a stop that was killed
+    lease.release(root)
+    return shown
+
+
+def config_of(root: Root) -> bytes | None:
+    """The bytes of the present `agent.toml`; None without one."""
+    return root.agent_config.read_bytes() if root.agent_config.exists() else None
+
+
+def shown_good(root: Root, digest: Digest, *, changed: bool) -> dict[str, object] | None:
+    """The answer once a release is good, or has only its soak before it; else None."""
+    releases = Releases(root.path)
+    release, trial, waits = releases.get(digest), releases.trial(), releases.unproven()
+    if release is None or (waits is not None and waits.digest == digest and waits.waiting):
+        return None
+    of_this = trial if trial is not None and trial.digest == digest else None
+    answer: dict[str, object] = {"release": digest, "state": release.state, "changed": changed}
+    if of_this is not None and changed:
+        answer["silent_seconds"] = of_this.silent_seconds
+    if release.state == ReleaseState.GOOD:
+        return answer
+    if release.state != ReleaseState.TRIAL or of_this is None or of_this.soaked is None:
+        return None
+    return answer | {"soak_seconds": of_this.soak_left(time.time())}

@@ -1,0 +1,1 @@
+"""Verbs that make, sign and carry a release."""

@@ -1,0 +1,41 @@
+// Keeps one stream of the fleet's events open.
+
+import { Refused, ask, events } from "./api.js";
+
+const FIRST_MS = 500;
+const LONGEST_MS = 10000;
+const SILENT_MS = 25000; // the gateway says something every 10 s
+
+/** Follow the fleet until `signal` aborts. on: { event(name, data), state("on" | "off", since), refused(error) }. */
+export async function follow(on, signal) {
+  let wait = FIRST_MS;
+  let since = Date.now();
+  while (!signal.aborted) {
+    const alone = new AbortController();
+    const both = AbortSignal.any([signal, alone.signal]);
+    let silent = setTimeout(() => alone.abort(), SILENT_MS);
+    try {
+      const answer = await ask("/fleet/events", { signal: both });
+      for await (const { event, data } of events(answer, () => {
+        clearTimeout(silent);
+        silent = setTimeout(() => alone.abort(), SILENT_MS);
+      })) {
+        on.event(event, JSON.parse(data));
+        on.state("on");
+        wait = FIRST_MS;
+        since = Date.now();
+      }
+    } catch (error) {
+      if (signal.aborted) return;
+      if (error instanceof Refused && error.status === 401) {
+        on.refused(error);
+        return;
+      }
+    } finally {
+      clearTimeout(silent);
+    }
+    on.state("off", since);
+    await new Promise((resolve) => setTimeout(resolve, wait));
+    wait = Math.min(wait * 2, LONGEST_MS);
+  }
+}
