@@ -74,14 +74,31 @@ def _line(name: str, text: str) -> None:
 _CONTROL = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
 
 
+def harmless(text: str) -> str:
+    """The text with a replacement character for each one that would control the terminal."""
+    return text.translate(_CONTROL)
+
+
 def say(text: str) -> None:
     """A line on stdout, as it is but for control characters."""
-    _line("out", text.translate(_CONTROL))
+    _line("out", harmless(text))
+
+
+def stream(text: str) -> None:
+    """Write a piece of an answer to stdout: harmless on a terminal, as it is elsewhere.
+
+    What the encoding of stdout lacks becomes a question mark.
+    """
+    if sys.stdout.isatty():
+        text = harmless(text)
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+    sys.stdout.flush()
 
 
 def complain(text: object) -> None:
     """A line on stderr, likewise."""
-    _line("err", str(text).translate(_CONTROL))
+    _line("err", harmless(str(text)))
 
 
 def warn(text: str) -> None:

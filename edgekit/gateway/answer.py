@@ -82,34 +82,27 @@ class HttpAnswer:
         self._shape = shape
         self._prompt_id, self._idempotency, self._deadline = prompt_id, idempotency, deadline
         self._started = False
-        self._until = time.monotonic() + deadline + UNREAD_SECONDS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """HttpAnswer; a client that goes away ends it."""
         with self._hub.running(self._requester, self._prompt_id):
-            answering = asyncio.create_task(self._answer(self._bounded(send)))
+            answering = asyncio.create_task(self._answer(send))
             gone = asyncio.create_task(_disconnected(receive))
             try:
-                await asyncio.wait({answering, gone}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(
+                    {answering, gone},
+                    timeout=self._deadline + UNREAD_SECONDS,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
                 if answering.done():
                     answering.result()
-            except _UnreadError:
-                log.warning("a client did not read its answer in time")
+                elif not gone.done():
+                    log.warning("a client did not read its answer in time")
             except asyncio.CancelledError:  # a drain that took too long
                 await _end(answering)
                 await self._stopped(send)
             finally:
                 await _end(answering, gone)
-
-    def _bounded(self, send: Send) -> Send:
-        async def in_time(message: Message) -> None:
-            try:
-                async with asyncio.timeout(max(self._until - time.monotonic(), 0.0)):
-                    await send(message)
-            except TimeoutError:
-                raise _UnreadError from None
-
-        return in_time
 
     async def _stopped(self, send: Send) -> None:
         """Say that the gateway stops, as far as it can still be said."""
@@ -189,10 +182,6 @@ class HttpAnswer:
         self._hub.requests[200] += 1
         raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
         await send({"type": "http.response.start", "status": 200, "headers": raw})
-
-
-class _UnreadError(Exception):
-    """The client did not take what was sent; the server ends a connection with a short answer."""
 
 
 def _part(data: bytes) -> Message:

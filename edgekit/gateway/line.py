@@ -1,12 +1,14 @@
 """One requester's connection to the broker: prompts and controls go out, replies come in.
 
-paho's thread reads the socket; everything else runs on the event loop of the gateway.
+All of it runs on the event loop of the gateway.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
+from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -14,10 +16,17 @@ import msgspec
 
 from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig
-from edgekit.mqtt.threaded import MqttClient
+from edgekit.errors import UnreachableError
+from edgekit.gateway.pump import Pump
+from edgekit.mqtt.polled import PolledClient
 
 PUBACK_SECONDS = 10.0
+CONNECT_TIMEOUT_SECONDS = 10.0
 FLUSH_SECONDS = 1.0  # wait for the PUBACK of what was sent before closing
+LOOK_SECONDS = 0.01
+MOST_UNSENT = 1000  # controls that wait for a connection; a device ends a prompt at its deadline
+# Deltas of a client that reads slowly. Those above it are lost, and the final has their text.
+MOST_WAITING = 512
 
 
 @dataclass
@@ -30,42 +39,58 @@ class Mailbox:
 
 
 class Line:
-    """A connection under a requester's name, made by `connect`.
+    """A connection under a requester's name, made by `connect`; used on one event loop.
 
     Args:
         broker: address and credentials.
         requester: the name; the account must be allowed to ask under it.
-        loop: on which replies are delivered.
     """
 
-    def __init__(
-        self, broker: BrokerConfig, requester: str, loop: asyncio.AbstractEventLoop
-    ) -> None:
+    def __init__(self, broker: BrokerConfig, requester: str) -> None:
         self.requester = requester
-        self._loop = loop
+        self._broker = broker
         session = uuid.uuid4().hex[:12]
         # The same for every prompt, because correlation data tells them apart: an ek-id may have
         # characters that no topic has
         self._replies = topics.response_prefix(requester) + session
         self._boxes: dict[bytes, Mailbox] = {}
-        self._mqtt = MqttClient(
+        self._unsent: deque[wire.Outbound] = deque(maxlen=MOST_UNSENT)
+        self._mqtt = PolledClient(
             broker,
             f"edgekit-gateway-{requester}-{session}",
             subscriptions=[(self._replies, 1)],
             on_message=self._received,
+            on_connection=self._changed,
         )
+        self._sending: set[Future[int]] = set()  # that wait for a PUBACK
+        self._subscribed = False
+        self._pump = Pump(self._mqtt)
 
-    def connect(self) -> None:
-        """Connect and subscribe; it blocks.
+    async def connect(self) -> None:
+        """Connect and subscribe.
 
         Raises:
             EdgekitError: or one of its kinds: the broker does not answer, or refuses.
         """
-        self._mqtt.connect()
+        until = time.monotonic() + CONNECT_TIMEOUT_SECONDS
+        standing = self._mqtt.standing
+        self._pump.start()
+        while not self._subscribed:
+            why = standing.trouble or ("no answer" if time.monotonic() > until else "")
+            if standing.refusal or why:
+                self._pump.stop()
+                self._mqtt.close()
+                what = f"the broker at {self._broker} does not answer"
+                raise standing.refusal or UnreachableError(what, why)
+            await asyncio.sleep(LOOK_SECONDS)
 
-    def close(self) -> None:
-        """Disconnect; it blocks for a second at most."""
-        self._mqtt.close(FLUSH_SECONDS)
+    async def close(self) -> None:
+        """Disconnect, once the broker has what was sent, or does not say so for a second."""
+        until = time.monotonic() + FLUSH_SECONDS
+        while self._sending and self.connected and time.monotonic() < until:
+            await asyncio.sleep(LOOK_SECONDS)
+        self._pump.stop()
+        self._mqtt.close()
 
     @property
     def connected(self) -> bool:
@@ -84,9 +109,11 @@ class Line:
             expiry_seconds=max(1, round(expiry_seconds)),
             user=(("ek-id", box.prompt_id),),
         )
-        sent: Future[int] = self._mqtt.publish(message)
         try:
             async with asyncio.timeout(PUBACK_SECONDS):
+                while not self.connected:
+                    await asyncio.sleep(LOOK_SECONDS)
+                sent = self._publish(message)
                 return await asyncio.shield(asyncio.wrap_future(sent))
         except TimeoutError:
             return None
@@ -114,7 +141,17 @@ class Line:
                 response_topic=self._replies,
                 correlation=self._expect(box),
             )
-        self._mqtt.publish(message)
+        if self.connected:
+            self._publish(message)
+        else:
+            self._unsent.append(message)
+
+    def _publish(self, message: wire.Outbound) -> Future[int]:
+        sent = self._mqtt.publish(message)
+        self._pump.watch()
+        self._sending.add(sent)
+        sent.add_done_callback(self._sending.discard)
+        return sent
 
     def _expect(self, box: Mailbox) -> bytes:
         correlation = uuid.uuid4().bytes
@@ -122,11 +159,15 @@ class Line:
         self._boxes[correlation] = box
         return correlation
 
-    def _received(self, message: wire.Inbound) -> None:
-        """On paho's thread."""
-        self._loop.call_soon_threadsafe(self._deliver, message)
+    def _changed(self, connected: bool) -> None:
+        self._subscribed = self._subscribed or connected
+        while connected and self._unsent:
+            self._publish(self._unsent.popleft())
 
-    def _deliver(self, message: wire.Inbound) -> None:
+    def _received(self, message: wire.Inbound) -> None:
         box = self._boxes.get(message.correlation)
-        if box is not None:
+        if box is None:
+            return
+        is_delta = message.property("ek-kind") == "delta"
+        if not is_delta or box.replies.qsize() < MOST_WAITING:
             box.replies.put_nowait(message)

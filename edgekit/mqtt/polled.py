@@ -100,6 +100,9 @@ class PolledClient:
         ):
             self._wait(left)
         self._attempt_at = math.inf
+        if self._attempted is None and self._attempted_fd >= 0:
+            os.close(self._attempted_fd)
+            self._attempted_fd = -1
 
     def interest(self) -> tuple[int, int] | None:
         """The descriptor and the poll(2) events to wait for, or None without a socket."""

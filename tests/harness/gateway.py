@@ -64,9 +64,9 @@ class Gateway:
 @contextmanager
 def gateway(
     folder: Path, broker_port: int, *options: str, requesters: tuple[str, ...] = ("alice", "bob"),
-    port: int = 0,
+    port: int = 0, program: tuple[str, ...] = ("-m", "edgekit"),
 ) -> Iterator[Gateway]:  # fmt: skip
-    """A gateway for the length of a block."""
+    """A gateway for the length of a block; `program` is how Python finds `edgekit`."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "keys.json"
     made = {name: keys.add(file, name, TODAY) for name in requesters}
@@ -74,7 +74,7 @@ def gateway(
     broker = ("--broker", f"127.0.0.1:{broker_port}") if broker_port else ()
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "edgekit", "gateway", "--json", "--port", str(port)),
+            *(sys.executable, *program, "gateway", "--json", "--port", str(port)),
             *("--keys", str(file), *broker, *options),
         ],
         cwd=folder,

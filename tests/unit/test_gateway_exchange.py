@@ -86,8 +86,9 @@ def test_a_client_that_leaves_while_a_puback_arrives_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch, ticks: int
 ) -> None:
     async def run() -> bool:
-        line = Line(BrokerConfig("127.0.0.1", 1), "alice", asyncio.get_running_loop())
+        line = Line(BrokerConfig("127.0.0.1", 1), "alice")
         sent: Future[int] = Future()
+        monkeypatch.setattr(Line, "connected", True)
         monkeypatch.setattr(line._mqtt, "publish", lambda _message: sent)
         asking = asyncio.create_task(line.prompt("one", b"{}", Mailbox("p"), 60))
         await asyncio.sleep(0.05)

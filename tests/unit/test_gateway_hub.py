@@ -40,13 +40,15 @@ class SlowLine:
         self.connected = self.closed = False
         self.made.append(self)
 
-    def connect(self) -> None:
-        assert self.go.wait(10)
+    async def connect(self) -> None:
+        async with asyncio.timeout(10):
+            while not self.go.is_set():
+                await asyncio.sleep(0.01)
         if self.fails:
             raise UnreachableError("nothing listens", "refused")
         self.connected = True
 
-    def close(self) -> None:
+    async def close(self) -> None:
         self.closed = True
 
 
