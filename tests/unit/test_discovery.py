@@ -92,7 +92,7 @@ def test_no_two_names_are_one_device_there() -> None:
 def test_the_templates_read_a_real_status() -> None:
     """Home Assistant's templates are Jinja: rendered with `value_json` as it does."""
     release = "sha256:" + "0123456789ab" + "0" * 52
-    status = wire.Status("busy", release, 2, 1, 11.25, 80.0, temp_c=51.5, mem_free_mb=700)
+    status = wire.Status("busy", release, 2, 1, 11.25, 80.0, temp_c=51, mem_free_mb=700)
     told = json.loads(discovery("pi-1", CARD))["cmps"]
 
     def shown(value: object) -> dict[str, str]:
@@ -105,7 +105,7 @@ def test_the_templates_read_a_real_status() -> None:
 
     assert shown(status) == {
         "state": "busy", "release": "0123456789ab", "queue": "2", "tokens": "11.2",
-        "temperature": "51.5", "memory": "700", "there": "online",
+        "temperature": "51", "memory": "700", "there": "online",
     }  # fmt: skip
     lost = shown({"state": "lost"})
     assert (lost["state"], lost["there"], lost["temperature"]) == ("lost", "offline", "None")

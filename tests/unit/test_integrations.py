@@ -56,7 +56,7 @@ def exported() -> str:
         elsewhere=0, connected=True,
     )  # fmt: skip
     assert hasattr(Served, "state") or "state" in Served.__struct_fields__
-    device = prometheus(metrics.families(Now(1, 1, 0, Readings(50.0, 700))))
+    device = prometheus(metrics.families(Now(1, 1, 0, Readings(50, 700))))
     return f"{_text(device)}{_text(prometheus(counted.families(counts)))}"
 
 
