@@ -25,6 +25,7 @@ SLOW = {
 OF_A_CONTROLLER = {
     *("rich", "yaml", "paramiko", "tuf", "securesystemslib", "cryptography", "http.client", "ssl"),
     *("jinja2", "numpy", "onnx", "paho", "edgekit.core.chat.body", "edgekit.fleet.rollout.book"),
+    "prompt_toolkit",
 }
 
 
@@ -79,6 +80,8 @@ def test_an_offer_imports_tuf_once(device: Device) -> None:
         ("stop", set()),
         ("init", {"tuf", "securesystemslib", "cryptography"}),  # it makes keys
         ("devices", {"paho", "ssl", "http.client"}),
+        ("top", {"paho", "ssl", "http.client"}),
+        ("chat", {"paho", "ssl", "http.client"}),
     ],
 )
 def test_a_short_command_of_a_controller_imports_what_it_uses(verb: str, needed: set[str]) -> None:

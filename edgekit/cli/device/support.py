@@ -76,10 +76,9 @@ def support_bundle(
         return
     render.say(f"wrote  {path}, {render.size(path.stat().st_size)}")
     render.say(f"files  {', '.join(names)}")
-    for name, error in made.missing.items():
-        render.say(
-            f"lacks  {name}: {error['what']}" + (f" ({error['why']})" if error["why"] else "")
-        )
+    for name, lack in made.missing.items():
+        why = f" ({lack['why']})" if lack["why"] else ""
+        render.say(f"lacks  {name}: {lack['what']}{why}")
     render.say("note   it names devices, addresses and requesters: read it before you pass it on")
 
 
