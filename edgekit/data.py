@@ -1,4 +1,4 @@
-"""Paths of the controller's own files: the data files of the package, and the cache.
+"""Paths of the controller's own files: the data files of the package, the cache, and the state.
 
 `containers/` (hash locks) and `deploy/` (systemd unit) lie beside the package in a checkout and
 under `edgekit/_data` in a wheel (see `pyproject.toml`).
@@ -26,8 +26,17 @@ def path(name: str) -> Path:
 
 
 def cache_root() -> Path:
-    """Edgekit's cache folder: `$XDG_CACHE_HOME/edgekit`, else `~/.cache/edgekit` (XDG base
-    directory specification: a relative value counts as unset)."""
-    given = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(given) if given.startswith("/") else Path.home() / ".cache"
-    return base / "edgekit"
+    """Edgekit's cache folder: `$XDG_CACHE_HOME/edgekit`, else `~/.cache/edgekit`."""
+    return _base("XDG_CACHE_HOME", ".cache") / "edgekit"
+
+
+def state_root() -> Path:
+    """The folder of what edgekit keeps for a user: `$XDG_STATE_HOME/edgekit`, else
+    `~/.local/state/edgekit`."""
+    return _base("XDG_STATE_HOME", ".local/state") / "edgekit"
+
+
+def _base(variable: str, default: str) -> Path:
+    """XDG base directory specification: a relative value counts as unset."""
+    given = os.environ.get(variable, "")
+    return Path(given) if given.startswith("/") else Path.home() / default

@@ -30,6 +30,7 @@ _COMPUTING = (
     "system/test_checkpoints.py",
     "system/test_wheel.py",
     "contract/test_decoder.py",
+    "contract/test_page.py",
     "system/test_family.py",
     "system/test_chat_oracle.py",
     "property/test_tokens.py",

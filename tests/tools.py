@@ -45,7 +45,12 @@ PACKAGES = {
     "strace": "strace",
     "tcsh": "tcsh",
     "fish": "fish",
+    "zsh": "zsh",
+    "bash": "bash",
+    "man": "man-db",
+    "promtool": "prometheus",
     "busybox": "busybox",
+    "tmux": "tmux",
 }
 
 

@@ -192,6 +192,12 @@ def _update(args: argparse.Namespace) -> None:
     look(root, supervisor_of(root))
 
 
+def _logs(args: argparse.Namespace) -> object:
+    from edgekit.agent.release.door.readlog import read_for_verb
+
+    return read_for_verb(args)
+
+
 def _tune(args: argparse.Namespace) -> object:
     from edgekit.agent.release.retune import retune
 
@@ -293,6 +299,7 @@ _VERBS: dict[str, tuple[Callable[[argparse.Namespace], object], str]] = {
     "start": (_start, "start the agent of a stopped device"),
     "gc": (_gc, "remove releases and leftovers that this device does not need"),
     "scrub": (_scrub, "hash what is kept, at low priority, and mend what can be"),
+    "logs": (_logs, "print lines of this device's log"),
     "tune": (_tune, "forget the measured threads of `current`, and measure them again"),
     "upkeep": (_upkeep, "collect and scrub what is due (started by supervise)"),
     "update": (_update, "do what the desired state asks for (started by supervise)"),

@@ -57,6 +57,12 @@ def _scrub(parser: ArgumentParser) -> None:
     parser.add_argument("--rate", type=int, default=16 << 20, help="bytes per second; 0: no limit")
 
 
+def _logs(parser: ArgumentParser) -> None:
+    from edgekit.agent.release.door.readlog import add_log_options  # noqa: PLC0415  no other verb's
+
+    add_log_options(parser)
+
+
 def _serve(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--trial", action="store_true", help="score the golden prompts first, report to trial.json"
@@ -84,6 +90,7 @@ _OWN = {
     "lease": _lease,
     "gc": _gc,
     "scrub": _scrub,
+    "logs": _logs,
     "serve": _serve,
     "worker": _worker,
     "measure": _measure,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 
@@ -33,4 +33,22 @@ def ended_as_by_ctrl_c(*numbers: signal.Signals) -> Iterator[None]:
         yield
     finally:
         for number in () if interrupted else taken:  # else the command is about to end
+            signal.signal(number, before[number])
+
+
+@contextmanager
+def told(handlers: Mapping[signal.Signals, Callable[[], object]]) -> Iterator[None]:
+    """Call a function for each of these signals. One that is ignored stays ignored."""
+    before = {number: signal.getsignal(number) for number in handlers}
+    taken = [number for number in handlers if before[number] is not signal.SIG_IGN]
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        handlers[signal.Signals(number)]()
+
+    for number in taken:
+        signal.signal(number, hear)
+    try:
+        yield
+    finally:
+        for number in taken:
             signal.signal(number, before[number])

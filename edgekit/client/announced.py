@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from edgekit.client.discovery import object_id
 from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig
 from edgekit.core.reading import UNREADABLE
@@ -20,6 +21,9 @@ from edgekit.mqtt.threaded import MqttClient
 
 RETAINED_SECONDS = 0.5  # time to collect retained messages
 PUBACK_SECONDS = 10.0
+RETAINED_QOS = 0
+"""Of subscriptions to retained messages. With QoS 1 a Mosquitto queues at most 1,000 for a client
+(`max_queued_messages`) and drops the others without a word: 500 devices have more."""
 
 
 def devices(broker: BrokerConfig, name: str) -> dict[str, dict[str, Any]]:
@@ -101,7 +105,7 @@ def forget(
 def topics_of(device: str) -> list[str]:
     """The topics of a device at which a broker can keep a message."""
     kinds = (topics.card_topic, topics.status_topic, topics.metrics_topic, topics.update_topic)
-    return [topic(device) for topic in kinds]
+    return [*(topic(device) for topic in kinds), topics.discovery_topic(object_id(device))]
 
 
 def _clear(client: MqttClient, broker: BrokerConfig, topic: str) -> None:
@@ -131,7 +135,7 @@ def _client(broker: BrokerConfig, name: str, filters: Sequence[str], received: A
     client = MqttClient(
         broker,
         f"edgekit-{name}-{uuid.uuid4().hex[:12]}",
-        subscriptions=[(each, 1) for each in filters],
+        subscriptions=[(each, RETAINED_QOS) for each in filters],
         on_message=received,
         retained=True,
     )

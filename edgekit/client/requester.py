@@ -162,9 +162,14 @@ class Requester:
             return cards
         return {name: card for name, card in cards.items() if pool in _pools(card)}
 
-    def cancel(self, device: str, prompt_id: str) -> None:
-        """Tell the device to stop a prompt, which then ends in a `Final` that says `cancelled`."""
-        self._control("cancel", _Question(prompt_id, b"", ""), Asking(0.0, device))
+    def cancel(self, to: str, prompt_id: str) -> None:
+        """Tell who has a prompt to stop it, which then ends in a `Final` that says `cancelled`.
+
+        Args:
+            to: a device's name, or `pool:NAME`, all of whose devices hear it.
+        """
+        pool = to.removeprefix(POOL) if to.startswith(POOL) else ""
+        self._control("cancel", _Question(prompt_id, b"", pool), Asking(0.0, "" if pool else to))
 
     def _messages(
         self, question: _Question, asking: Asking, inbox: queue.SimpleQueue[wire.Inbound]
@@ -252,8 +257,8 @@ class Requester:
         with suppress(EdgekitError):  # a failed check must not end the prompt
             known = announced(self._broker, self.name, filters)
         state = known.get(device, {}).get("status", {}).get("state")
-        if isinstance(state, str) and state in _GONE:
-            raise UnreachableError(f"{device} does not answer", *_GONE[state])
+        if isinstance(state, str) and state in GONE:
+            raise UnreachableError(f"{device} does not answer", *GONE[state])
         if must_exist and known and device not in known:
             more = ", …" if len(known) > NAMED else ""
             names = ", ".join(list(known)[:NAMED])
@@ -305,7 +310,7 @@ class _Question:
 
 
 # The status of a device that does not listen: why, and the next step
-_GONE = {
+GONE = {
     "lost": (
         "its status is `lost`: its connection to the broker broke off",
         "is it switched on, and is its network up? It goes on with its prompts when it is back",

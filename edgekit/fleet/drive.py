@@ -154,6 +154,10 @@ class DeviceDriver:
             raise kind(f"{self.name}: {answer.get('what')}", *told)
         return answer
 
+    def script(self, text: bytes, *words: str, seconds: float) -> commands.CommandResult:
+        """Run a script with the device's Python, which needs no agent; it gets ROOT and `words`."""
+        return self._remote.run((self._device.python, "-", self.facts.root, *words), text, seconds)
+
     def close(self) -> None:
         """Close the connection; a verb that runs ends, or goes on without us."""
         self._remote.close()
@@ -304,8 +308,7 @@ class DeviceDriver:
     def send(self, offer: Offer, store: BlobStore, report: Report) -> int:
         """Transfer the missing blobs; the device hashes each one and then publishes it.
 
-        Returns:
-            The number of bytes sent.
+        Returns the number of bytes sent.
 
         Raises:
             VerificationError: the received bytes are not the blob; the device has dropped them.

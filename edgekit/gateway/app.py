@@ -46,7 +46,7 @@ def application(hub: Hub, reader: ProjectReader | None = None) -> Starlette:
         reader: of the project whose rollouts and groups the page shows.
     """
     routes = _Routes(hub)
-    return Starlette(
+    made = Starlette(
         routes=[
             Route("/v1/models", routes.models, methods=["GET"]),
             Route("/v1/models/{model:path}", routes.model, methods=["GET"]),
@@ -67,6 +67,8 @@ def application(hub: Hub, reader: ProjectReader | None = None) -> Starlette:
             Exception: routes.failed,
         },
     )
+    made.router.redirect_slashes = False  # it would name the Host that a client has sent
+    return made
 
 
 class _Routes:

@@ -23,7 +23,11 @@ NAMED = 5  # devices that an error names
 
 
 class Served(msgspec.Struct, frozen=True):
-    """A device as its retained messages say; `state` is empty until it has said one."""
+    """A device as its retained messages say; `state` is empty until it has said one.
+
+    The fields are those of `wire.Card` and `wire.Status`. `release` is the status's, and
+    `takes_pictures` says whether the card has `images`.
+    """
 
     name: str
     model: str = ""
@@ -34,6 +38,14 @@ class Served(msgspec.Struct, frozen=True):
     queue: int = 0
     active: int = 0
     tok_s: float = 0.0
+    context_length: int = 0
+    takes_pictures: bool = False
+    release: str = ""
+    temp_c: int | None = None
+    mem_free_mb: int | None = None
+    mem_total_mb: int | None = None
+    reason: str = ""
+    since: int = 0
 
     @property
     def takes(self) -> bool:
@@ -46,13 +58,34 @@ class _Card(msgspec.Struct, frozen=True):
     version: str = ""
     pools: tuple[str, ...] = ()
     slots: int = 1
+    context_length: int = 0
+    images: Any = None
+
+    def told(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "version": self.version,
+            "pools": self.pools,
+            "slots": self.slots,
+            "context_length": self.context_length,
+            "takes_pictures": self.images is not None,
+        }
 
 
 class _Status(msgspec.Struct, frozen=True):
     state: str = ""
+    release: str = ""
     queue: int = 0
     active: int = 0
     tok_s: float = 0.0
+    temp_c: int | None = None
+    mem_free_mb: int | None = None
+    mem_total_mb: int | None = None
+    reason: str = ""
+    since: int = 0
+
+    def told(self) -> dict[str, Any]:
+        return msgspec.structs.asdict(self)
 
 
 def heard(known: dict[str, Served], topic: str, payload: bytes) -> None:
@@ -73,7 +106,7 @@ def heard(known: dict[str, Served], topic: str, payload: bytes) -> None:
             said = msgspec.json.decode(payload, type=type(said))
         except UNREADABLE:
             return
-    after = msgspec.structs.replace(before, **msgspec.structs.asdict(said))
+    after = msgspec.structs.replace(before, **said.told())
     known[device] = after
     if not after.model and not after.state:
         with suppress(KeyError):

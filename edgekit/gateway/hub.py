@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from edgekit.client.announced import RETAINED_QOS
 from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig
 from edgekit.errors import EdgekitError
@@ -27,6 +28,7 @@ from edgekit.mqtt.threaded import MqttClient
 
 MOST_REMEMBERED = 10_000  # prompts with an Idempotency-Key
 BUSY_MS = 1000
+_RETAINED = (topics.card_topic, topics.status_topic, topics.metrics_topic)
 RETAINED_SECONDS = 0.5  # without a retained message, then the broker has sent all that it keeps
 MOST_RETAINED_SECONDS = 10.0  # for all of them
 LAST_SECONDS = 2.0  # for answers that a stop has ended
@@ -92,11 +94,7 @@ class Hub:
         self._watch = MqttClient(
             self.settings.broker,
             f"edgekit-gateway-{uuid.uuid4().hex[:12]}",
-            subscriptions=[
-                (topics.card_topic("+"), 1),
-                (topics.status_topic("+"), 1),
-                (topics.metrics_topic("+"), 0),
-            ],
+            subscriptions=[(each("+"), RETAINED_QOS) for each in _RETAINED],
             on_message=received,
             retained=True,
         )

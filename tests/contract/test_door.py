@@ -130,6 +130,8 @@ def test_the_verbs_of_a_push_are_let_in_as_a_controller_writes_them() -> None:
             *(("stop",), ("start",), ("tune",), ("scrub",), ("scrub", "--rate", "0"), ("gc",)),
             *(("gc", "--dry-run"), ("gc", "--previous"), ("gc", "--dry-run", "--previous")),
             *(("gc", "--pin", D), ("gc", "--unpin", D), ("gc", "--pin", "0a1b2c")),
+            ("logs", "--lines", "9", "--since", "0", "--wait", "0"),
+            ("logs", "--lines", "9", "--since", "0", "--wait", "9", "--after", "12:0a"),
             *(("lease",), ("lease", "--give", "0a1b2c3d"), LEASE, (*LEASE, "--take-over")),
         ):
             told = _device_facts()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import sys
 import threading
@@ -53,7 +54,12 @@ class AnnouncedFleet:
                 capabilities=("tools", "response_format"),
             )  # fmt: skip
             sent.append(self._keep(topics.card_topic(name), msgspec.json.encode(card)))
-            self.state[name] = {"speed": 4 + 20 * self._random.random(), "at": n, "heat": 44}
+            self.state[name] = {
+                "speed": 4 + 20 * self._random.random(),
+                "at": n,
+                "said": 0,
+                "last": 0.0,
+            }
             sent += self._say(name)
         for each in sent:
             each.result(30)
@@ -79,6 +85,7 @@ class AnnouncedFleet:
 
     def _say(self, name: str) -> list[Any]:
         known, draw = self.state[name], self._random.random
+        known["said"] += 1
         said: dict[str, Any] = {"state": "ready", "tok_s": 0.0, "ttft_ms": round(300 * draw())}
         number = known["at"] % 40
         if number == 17:
@@ -87,14 +94,17 @@ class AnnouncedFleet:
             said |= {"state": "degraded", "reason": "thermal", "temp_c": 86}
         elif number == 27:
             said |= {"state": "starting"}
-        elif draw() < 0.6:
+        elif draw() < 0.5 + 0.5 * math.sin(known["said"] / 9 + known["at"] * 1.7):  # day and night
             active = 1 + int(3 * draw())
             queue = int(5 * draw()) if active > 2 else 0
             said |= {"state": "busy", "active": active, "queue": queue}
         if said["state"] in ("ready", "busy", "degraded"):
-            said["tok_s"] = round(known["speed"] * (0.85 + 0.3 * draw()), 1)
+            if said["state"] == "busy" or not known["last"]:
+                known["last"] = round(known["speed"] * (0.85 + 0.3 * draw()), 1)
+            said["tok_s"] = known["last"]  # of the last answer
         if said["state"] != "lost":
             said.setdefault("temp_c", round(44 + 20 * draw()))
+            said["mem_total_mb"] = 7800
             said["mem_free_mb"] = round(600 + 2500 * draw()) if number != 23 else 150
         return [self._keep(topics.status_topic(name), json.dumps(said).encode())]
 

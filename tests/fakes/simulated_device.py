@@ -59,6 +59,7 @@ class SimulatedDevice:
         self.queries: list[str] = []
         self.requesters: set[str] = set()
         self._known: dict[tuple[str, str], Prompt] = {}  # by requester and `ek-id`
+        self.answer = ""  # to whatever is not one of these commands; else what was said
         self._lock = threading.Lock()
         self.mqtt = MqttClient(
             broker or BrokerConfig("127.0.0.1", port),
@@ -177,6 +178,9 @@ class SimulatedDevice:
             count, *more = (int(word) for word in words[words.index("say") + 1 :])
             pause = (more or [0])[0] / 1000
         pieces = [f"w{n} " for n in range(count)] if "say" in words else ["You said: ", str(said)]
+        if self.answer and "say" not in words:
+            pieces = [word + " " for word in self.answer.split(" ")]
+            count, pause = len(pieces), 0.02
         ended = "stop"
         for n, piece in enumerate(pieces):
             if prompt.cancelled.wait(pause) if pause else prompt.cancelled.is_set():

@@ -19,7 +19,7 @@ from edgekit.gateway.app import MAX_BODY_BYTES
 from edgekit.gateway.server import HEADER_BYTES
 from tests import tools
 from tests.fakes.simulated_device import SimulatedDevice
-from tests.harness.gateway import Gateway, gateway, wait_for_model
+from tests.harness.gateway import Gateway, gateway, wait_for_model, with_constants
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -233,8 +233,8 @@ def test_bounds_of_a_request(made: Gateway) -> None:
 def test_a_head_that_arrives_byte_by_byte_is_cut_off(
     broker: tools.MosquittoBroker, one: SimulatedDevice, tmp_path: Path
 ) -> None:
-    constants = {"edgekit.gateway.server.HEADER_SECONDS": 1}
-    with gateway(tmp_path, broker.port, constants=constants) as quick:
+    program = with_constants({"edgekit.gateway.server.HEADER_SECONDS": 1})
+    with gateway(tmp_path, broker.port, program=program) as quick:
         with sent(quick, b"GET /health HTTP/1.1\r\nX: ") as slow, sent(quick, b"") as silent:
             began = time.monotonic()
             slow.settimeout(0.1)
@@ -262,7 +262,8 @@ def test_silent_connections_keep_nobody_out(made: Gateway) -> None:
 def test_a_body_that_arrives_byte_by_byte_is_cut_off(
     broker: tools.MosquittoBroker, one: SimulatedDevice, tmp_path: Path
 ) -> None:
-    with gateway(tmp_path, broker.port, constants={"edgekit.gateway.app.BODY_SECONDS": 1}) as quick:
+    program = with_constants({"edgekit.gateway.app.BODY_SECONDS": 1})
+    with gateway(tmp_path, broker.port, program=program) as quick:
         began = time.monotonic()
         with sent(quick, head(quick, 1000)) as sock:
             sock.settimeout(0.1)
@@ -282,8 +283,8 @@ def test_a_client_that_reads_nothing_is_let_go_and_costs_no_memory(
 ) -> None:
     """The system ends its connection (TCP_USER_TIMEOUT), long before the deadline."""
     body = json.dumps({"model": "toy", "messages": says("say 9000 1"), "stream": True}).encode()
-    constants = {"edgekit.gateway.server.UNREAD_SECONDS": 2}
-    with gateway(tmp_path, broker.port, constants=constants) as quick:
+    program = with_constants({"edgekit.gateway.server.UNREAD_SECONDS": 2})
+    with gateway(tmp_path, broker.port, program=program) as quick:
         wait_for_model(quick.client(), "toy")
         before = quick.rss_mb()
         with sent(quick, head(quick, len(body)) + body, SO_RCVBUF=2048):

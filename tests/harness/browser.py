@@ -81,7 +81,9 @@ class Browser:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._do("picture", path=str(path))
         with Image.open(path) as found:
-            small = found.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+            small = found.convert("RGB").quantize(
+                256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
+            )
         small.save(path, optimize=True)
 
 

@@ -61,36 +61,29 @@ class Gateway:
         return self.process.wait(60)
 
 
+def with_constants(constants: Mapping[str, float]) -> tuple[str, ...]:
+    """A `program` in which constants, by their whole names, are these."""
+    code = "import importlib as i\n"
+    for name, value in constants.items():
+        module, _, short = name.rpartition(".")
+        code += f"setattr(i.import_module({module!r}), {short!r}, {value!r})\n"
+    return "-c", f"{code}from edgekit.__main__ import main\nmain()"
+
+
 @contextmanager
 def gateway(
     folder: Path, broker_port: int, *options: str, requesters: tuple[str, ...] = ("alice", "bob"),
-    port: int = 0, constants: Mapping[str, float] | None = None,
+    port: int = 0, program: tuple[str, ...] = ("-m", "edgekit"),
 ) -> Iterator[Gateway]:  # fmt: skip
-    """A gateway for the length of a block.
-
-    Args:
-        constants: of its modules, by their whole names, and what they are in its process.
-    """
+    """A gateway for the length of a block; `program` is how Python finds `edgekit`."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "keys.json"
     made = {name: keys.add(file, name, TODAY) for name in requesters}
     log = (folder / "gateway.log").open("ab")
     broker = ("--broker", f"127.0.0.1:{broker_port}") if broker_port else ()
-    code = "import importlib as i\n"
-    for name, value in (constants or {}).items():
-        module, _, short = name.rpartition(".")
-        code += f"setattr(i.import_module({module!r}), {short!r}, {value!r})\n"
-    how = ("-c", f"{code}from edgekit.__main__ import main\nmain()") if constants else ()
     process = subprocess.Popen(
         [
-            *(
-                sys.executable,
-                *(how or ("-m", "edgekit")),
-                "gateway",
-                "--json",
-                "--port",
-                str(port),
-            ),
+            *(sys.executable, *program, "gateway", "--json", "--port", str(port)),
             *("--keys", str(file), *broker, *options),
         ],
         cwd=folder,

@@ -43,6 +43,7 @@ def lacks(story: Story, card: wire.Card, pool: str) -> str:
     wanted: list[str] = [need for need in story.needs if need not in met]
     wanted += [action.fault for action in actions if action.fault]
     wanted += [f"{name} = {value}" for name, value in story.device.items()]
+    wanted += [f"[rules.{name}]" for name in story.rules]
     sent = [part for action in actions for part in (action.send, action.control) if part]
     if any(part.pool for part in sent) and not pool:
         wanted.append("--pool")

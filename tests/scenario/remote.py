@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig
+from edgekit.core.rules.rule import OUTPUTS
 from edgekit.mqtt.threaded import MqttClient
 from tests.scenario.story import Model
 
@@ -28,7 +29,10 @@ class Remote:
         self._mqtt = MqttClient(
             self.broker,
             f"story-{self.requester}",
-            subscriptions=[(topics.response_prefix(self.requester) + "#", 1)],
+            subscriptions=[
+                (topics.response_prefix(self.requester) + "#", 1),
+                (f"{OUTPUTS}/+/+", 1),
+            ],
             on_message=self._inbox.put,
             on_connection=self._up.put,
         )

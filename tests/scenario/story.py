@@ -12,6 +12,8 @@ import msgspec
 import yaml
 
 from edgekit.core import topics, wire
+from edgekit.core.rules.message import HOPS
+from edgekit.core.rules.rule import Rule, default_output
 
 CASES = Path(__file__).parent / "cases"
 DEVICE, POOL = "demo", "sensors"
@@ -52,6 +54,24 @@ class Control(msgspec.Struct, forbid_unknown_fields=True, rename={"as_": "as"}):
     reply: bool = False
 
 
+class Heard(msgspec.Struct, forbid_unknown_fields=True):
+    """A message of no client, for the device's rules."""
+
+    topic: str
+    body: Any = None
+    text: str | None = None
+    qos: int = 1
+    user: dict[str, str] = {}
+
+
+class Answered(msgspec.Struct, forbid_unknown_fields=True):
+    """The answer of a rule."""
+
+    rule: str
+    payload: dict[str, Any] = {}
+    content_json: dict[str, Any] | None = None
+
+
 class Expect(msgspec.Struct, forbid_unknown_fields=True):
     """A reply."""
 
@@ -68,7 +88,8 @@ class Expect(msgspec.Struct, forbid_unknown_fields=True):
 class Model(msgspec.Struct, forbid_unknown_fields=True):
     """What a played model says."""
 
-    id: str
+    id: str = ""
+    rule: str = ""  # instead of `id`: the prompt of this rule that runs
     delta: str | None = None
     finish: str | None = None
     calls: list[dict[str, str]] = []  # of tools, with `finish`: name and arguments
@@ -80,6 +101,8 @@ class Action(msgspec.Struct, forbid_unknown_fields=True):
     send: Send | None = None
     control: Control | None = None
     expect: Expect | None = None
+    heard: Heard | None = None
+    answered: Answered | None = None
     silence: float | None = None
     advance: float | None = None
     model: Model | None = None
@@ -101,6 +124,7 @@ class Story(msgspec.Struct, forbid_unknown_fields=True):
     actions: list[Action]
     needs: list[Literal["scripted_model", "full_disk", "one_slot"] | Capability] = []
     device: dict[str, int] = {}
+    rules: dict[str, Rule] = {}
     may_remain: list[str] = []
     epilogue: list[Action] = []
 
@@ -171,6 +195,10 @@ class Follower:
                 self._control(control)
             case Action(expect=Expect() as expect):
                 self._expect(expect)
+            case Action(heard=Heard() as heard):
+                self._publish_heard(heard)
+            case Action(answered=Answered() as answered):
+                self._answered(answered)
             case Action(silence=float() as seconds):
                 before = len(self._inbox)
                 self._collect(seconds)
@@ -247,6 +275,31 @@ class Follower:
             assert found.payload == self._kept[expect.same_as], "another text"
         if expect.keep:
             self._kept[expect.keep] = found.payload
+
+    def _publish_heard(self, heard: Heard) -> None:
+        payload = json.dumps(heard.body) if heard.text is None else heard.text
+        user = tuple(heard.user.items())
+        topic = heard.topic.replace("{device}", self.device)
+        code = self.target.publish(wire.Outbound(topic, payload.encode(), heard.qos, user=user))
+        assert code == 0, f"PUBACK 0x{code:02x}"
+
+    def _answered(self, answered: Answered) -> None:
+        topic = default_output(self.device, answered.rule)
+        deadline = time.monotonic() + EXPECT_SECONDS
+        while (found := next((m for m in self._inbox if m.topic == topic), None)) is None:
+            assert time.monotonic() < deadline, f"no answer of {answered.rule}: {self._inbox}"
+            if not self._collect(1.0) and self._frozen():
+                raise AssertionError(f"no answer of {answered.rule}: {self._inbox}")
+        self._inbox.remove(found)
+        answer = json.loads(found.payload)
+        assert (found.qos, found.retain) == (1, False)
+        assert found.property("ek-id") == answer["id"]
+        assert found.property("ek-dev") == answer["device"] == self.device
+        assert found.property("ek-rule") == answer["rule"] == answered.rule
+        assert found.property(HOPS) == str(answer["hops"])
+        part_of(answered.payload, answer, "answer")
+        if answered.content_json is not None:
+            assert json.loads(answer["content"]) == answered.content_json
 
     def _find(self, expect: Expect) -> wire.Inbound | None:
         """The first reply to that attempt; deltas are passed over unless one is expected."""

@@ -15,8 +15,9 @@ import pytest
 
 from edgekit.agent.release.root import Root
 from edgekit.agent.serve.loop.polling import HAND_OVER
-from edgekit.core import wire
+from edgekit.core import topics, wire
 from edgekit.core.config import AgentConfig, BrokerConfig
+from edgekit.core.rules.rule import Rule
 from tests import tools
 from tests.conftest import make_project
 from tests.harness import spoken
@@ -39,20 +40,23 @@ class Device:
     root: Root
     broker: tools.MosquittoBroker
     limits: dict[str, int] = field(default_factory=dict)
+    rules: dict[str, Rule] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
 
-    def be(self, limits: dict[str, int]) -> None:
-        """Run, with these limits."""
-        if self.process is not None and self.process.poll() is None and limits == self.limits:
+    def be(self, limits: dict[str, int], rules: dict[str, Rule]) -> None:
+        """Run, with these limits and rules."""
+        same = (limits, rules) == (self.limits, self.rules)
+        if self.process is not None and self.process.poll() is None and same:
             return
         self.stop()
-        self.limits = limits
+        self.limits, self.rules = limits, rules
         config = AgentConfig(
             DEVICE,
             BrokerConfig("127.0.0.1", self.broker.port),
             pools=[POOL],
             drain_seconds=1.0,
             slots=1,  # so that a prompt waits behind another
+            rules=rules,
         )
         config = msgspec.structs.replace(config, **limits)
         self.root.agent_config.write_bytes(msgspec.toml.encode(config))
@@ -95,10 +99,13 @@ class Real(Remote):
     encoding: spoken.Encoding = "properties"
 
     def publish(self, message: wire.Outbound) -> int:
-        return super().publish(spoken.written(message, self.encoding))
+        ours = topics.is_ours(message.topic)
+        return super().publish(spoken.written(message, self.encoding) if ours else message)
 
     def replies(self, seconds: float) -> list[wire.Inbound]:
-        return [spoken.read(message, self.encoding) for message in super().replies(seconds)]
+        came = super().replies(seconds)
+        ours = (self.encoding if m.property("ek-rule") is None else "properties" for m in came)
+        return [spoken.read(message, how) for message, how in zip(came, ours, strict=True)]
 
     def fault(self, name: str) -> None:
         if name == "kill_worker":
@@ -148,7 +155,7 @@ SPOKEN: list[tuple[str, spoken.Encoding]] = [
 @pytest.mark.parametrize(("name", "encoding"), SPOKEN)
 def test_the_real_agent_follows(name: str, encoding: spoken.Encoding, device: Device) -> None:
     story: Story = STORIES[name]
-    device.be(story.device)
+    device.be(story.device, story.rules)
     requester = name if encoding == "properties" else f"{name}-{encoding}"
     broker = BrokerConfig("127.0.0.1", device.broker.port)
     real = Real(broker, requester, device=device, encoding=encoding)
@@ -166,7 +173,7 @@ def run_program(device: Device, *arguments: str) -> int:
 def test_the_program_runs_the_stories_against_a_running_agent(
     device: Device, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    device.be({})
+    device.be({}, {})
     chosen = ["streamed", "refused", "pool", "query", "no-id", "queue-full", "agent-killed"]
     arguments = ["--device", DEVICE, "--pool", POOL, "--end-token", "2", "--only", *chosen]
     for _ in range(2):  # nothing is left of a run that the next one meets
@@ -182,7 +189,7 @@ def test_the_program_runs_the_stories_against_a_running_agent(
 def test_the_program_tells_an_agent_that_does_otherwise(
     device: Device, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    device.be({})
+    device.be({}, {})
     wrong = stories()["streamed"]
     wrong.actions[0].send.expiry = None  # type: ignore[union-attr]  # it is a `send`
     monkeypatch.setattr(program, "stories", lambda: {"streamed": wrong})

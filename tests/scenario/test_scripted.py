@@ -15,6 +15,7 @@ from edgekit.agent.serve.session.events import (
     Disconnected,
     Drain,
     Effect,
+    MessageHeard,
     Publish,
     Received,
     StorageBack,
@@ -26,12 +27,14 @@ from edgekit.core import topics, wire
 from edgekit.core.chat.calls import CalledFunction, ToolCall
 from edgekit.core.chat.completion import Timings, Usage
 from edgekit.core.chat.logprobs import TokenLogprob, TopLogprob
+from edgekit.core.rules.rule import OUTPUTS, requester_name
 from tests.harness import spoken
 from tests.harness.session import Agent
 from tests.scenario.story import DEVICE, POOL, Follower, Model, stories
 
 STORIES = stories()
 TICK_SECONDS = 0.5
+REPLIES = (f"{topics.PREFIX}/res/", f"{OUTPUTS}/")  # what a requester reads, and who reads rules
 
 
 @dataclass
@@ -44,12 +47,23 @@ class Scripted:
     _inbox: list[wire.Inbound] = field(default_factory=list)
     _said: dict[str, str] = field(default_factory=dict)  # text by job
     _tops: dict[str, int] = field(default_factory=dict)  # of log-probabilities, by job
+    _running: list[str] = field(default_factory=list)  # jobs
     _tokens: int = 0
 
     def publish(self, message: wire.Outbound) -> int:
         self._tokens += 1
+        if not topics.is_ours(message.topic):
+            self._done(self.agent.handle(MessageHeard(self._inbound(message))))
+            assert self.agent.acks[-1] == self._tokens
+            return 0
         message = spoken.written(message, self.encoding)
-        inbound = wire.Inbound(
+        kind = Controlled if topics.is_control(message.topic) else Received
+        self._done(self.agent.handle(kind(self._inbound(message))))
+        assert self.agent.acks[-1] == self._tokens
+        return 0
+
+    def _inbound(self, message: wire.Outbound) -> wire.Inbound:
+        return wire.Inbound(
             message.topic,
             message.payload,
             message.qos,
@@ -61,10 +75,6 @@ class Scripted:
             message.user,
             token=self._tokens,
         )
-        kind = Controlled if topics.is_control(message.topic) else Received
-        self._done(self.agent.handle(kind(inbound)))
-        assert self.agent.acks[-1] == self._tokens
-        return 0
 
     def replies(self, seconds: float) -> list[wire.Inbound]:
         came, self._inbox = self._inbox, []
@@ -77,6 +87,9 @@ class Scripted:
 
     def model(self, said: Model, requester: str) -> None:
         job = f"{requester}/{said.id}"
+        if said.rule:
+            own = f"{requester_name(said.rule)}/"
+            job = next(key for key in self._running if key.startswith(own))
         if said.delta is not None:
             self._said[job] = self._said.get(job, "") + said.delta
             self._done(self.agent.handle(Generated(job, said.delta)))
@@ -111,15 +124,19 @@ class Scripted:
         """What broker and worker do of it."""
         for effect in effects:
             match effect:
-                case Publish(message, key) if message.topic.startswith(f"{topics.PREFIX}/res/"):
-                    self._inbox.append(spoken.read(message, self.encoding))
+                case Publish(message, key) if message.topic.startswith(REPLIES):
+                    ours = not message.topic.startswith(OUTPUTS)
+                    how = self.encoding if ours else "properties"
+                    self._inbox.append(spoken.read(message, how))
                     if key and message.qos:
                         self._done(self.agent.acknowledged([effect]))
                 case ToWorker(Cancel(job)):
                     text = self._said.pop(job, "")
                     self._done(self.agent.handle(self._ended(job, text, "cancelled")))
-                case ToWorker(Start(key=job, top_logprobs=int(top))):
-                    self._tops[job] = top
+                case ToWorker(Start(key=job, top_logprobs=top)):
+                    self._running.append(job)
+                    if top is not None:
+                        self._tops[job] = top
                 case CheckStorage() if not self.agent.disk_full:
                     self._done(self.agent.handle(StorageBack()))
 
@@ -130,6 +147,7 @@ class Scripted:
             ToolCall(f"call-{number}", "function", CalledFunction(**call))
             for number, call in enumerate(calls)
         ]
+        self._running = [each for each in self._running if each != job]
         top = self._tops.pop(job, None)
         logprobs = None if top is None else [_token(character, top) for character in text]
         return Done(
@@ -158,5 +176,5 @@ SPOKEN: list[tuple[str, spoken.Encoding]] = [
 @pytest.mark.parametrize(("name", "encoding"), SPOKEN)
 def test_the_session_follows(name: str, encoding: spoken.Encoding) -> None:
     story = STORIES[name]
-    agent = Agent(device=DEVICE, pools=[POOL], **story.device)  # type: ignore[arg-type]  # limits
+    agent = Agent(device=DEVICE, pools=[POOL], rules=story.rules, **story.device)  # type: ignore[arg-type]  # limits
     Follower(story, name, Scripted(agent.ready(), encoding)).run()

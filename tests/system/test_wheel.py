@@ -21,7 +21,9 @@ def test_the_wheel_runs_from_an_empty_environment(smollm2: Path, tmp_path: Path)
     build = [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(CHECKOUT)]
     subprocess.run(build, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
-    assert "edgekit/_data/deploy/systemd/edgekit-agent.service" in ZipFile(wheel).namelist()
+    carried = ZipFile(wheel).namelist()
+    assert "edgekit/_data/deploy/systemd/edgekit-agent.service" in carried
+    assert "edgekit/gateway/page/static/index.html" in carried
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"
     subprocess.run([python, "-m", "pip", "install", "-q", str(wheel)], check=True)

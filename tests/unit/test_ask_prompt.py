@@ -74,9 +74,9 @@ def test_an_empty_prompt_is_refused(text: str) -> None:
 
 
 def test_a_text_with_bytes_that_are_no_utf_8_is_refused() -> None:
-    assert ask._given("--stop", "é") == "é"
+    assert ask.given("--stop", "é") == "é"
     with pytest.raises(UsageError, match="--stop is not UTF-8"):
-        ask._given("--stop", b"\xe9".decode("utf-8", "surrogateescape"))
+        ask.given("--stop", b"\xe9".decode("utf-8", "surrogateescape"))
 
 
 # --- a broker that is named -------------------------------------------------------------------

@@ -24,6 +24,8 @@ PLANTED = [
     ("The device carries only its own", "store.py", "import typer"),
     ("Two drivers of one engine", "mqtt/packet.py", "import edgekit.mqtt.engine"),
     ("Two drivers of one engine", "mqtt/polled.py", "import edgekit.mqtt.threaded"),
+    ("One door to prompt_toolkit", "cli/talk/chat/chat.py", "import prompt_toolkit"),
+    ("Core never acts", "cli/talk/top/table.py", "import time"),
     ("One door to paho", "client/requester.py", "import paho.mqtt.client"),
     ("One door to CBOR", "core/wire.py", "import cbor2"),
     ("One door to fabric", "fleet/plan.py", "import paramiko"),
@@ -72,7 +74,10 @@ PLANTED = [
     ("The gateway's rooms", "gateway/catalog.py", "import edgekit.gateway.hub"),
     ("The gateway's rooms", "gateway/ollama/lines.py", "import edgekit.gateway.hub"),
     ("Core never acts", "gateway/ollama/options.py", "import time"),
+    ("The gateway's rooms", "gateway/hub.py", "import edgekit.gateway.page.facts"),
     ("One door to HTTP", "gateway/hub.py", "import starlette.requests"),
+    ("One door to HTTP", "gateway/page/files.py", "import starlette.responses"),
+    ("Core never acts", "gateway/page/fleet.py", "import time"),
     ("Core never acts", "gateway/chunks.py", "import time"),
     ("The builder's rooms", "builder/newroom.py", "import edgekit.errors"),  # in no layer
 ]

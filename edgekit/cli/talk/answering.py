@@ -1,14 +1,15 @@
-"""What `ask` asks of an answer beyond a text, and how it shows that."""
+"""What `ask` and `chat` ask of an answer beyond a text, and how they show that."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from edgekit.cli import render
-from edgekit.client import Final
+from edgekit.client import Final, Requester, SentPicture
 from edgekit.core.reading import UNREADABLE
 from edgekit.core.wire import MAX_BODY_BYTES
 from edgekit.errors import UsageError
@@ -55,3 +56,39 @@ def show_rest(final: Final, asked: dict[str, Any]) -> None:
         render.err.print(line, markup=False)
     if "response_format" in asked and final.finish_reason == "length":
         render.warn("the answer was cut, so its JSON is not whole: allow more with --max-tokens")
+
+
+def unshown(shown: str, final: Final) -> str:
+    """What of an answer is still to be shown; all of it where something else was shown.
+
+    The device sends a delta at most once, and one may be lost; the final has the whole text.
+    """
+    return final.text[len(shown) :] if final.text.startswith(shown) else f"\n{final.text}"
+
+
+def figures(final: Final) -> str:
+    """How much the answer was, how fast it came, and why it ended."""
+    usage, timings = final.completion["usage"], final.completion.get("timings") or {}
+    return (
+        f"{usage['completion_tokens']} tokens, {timings.get('predicted_per_second', 0):.0f} "
+        f"tokens/s, first after {timings.get('first_token_ms', 0):.0f} ms, {final.finish_reason}"
+    )
+
+
+def shrunk(requester: Requester, device: str, files: Sequence[Path] | None) -> list[SentPicture]:
+    """Make what is sent of the pictures, and say of each what that is."""
+    if not files:
+        return []
+    with render.working(f"shrinking to what {device} takes"):
+        made = requester.shrink(device, files)
+    for picture in made:
+        kind = picture.media_type.removeprefix("image/").upper()
+        render.err.print(
+            f"{picture.name}: {picture.was_width} x {picture.was_height}, "
+            f"{render.size(picture.was_bytes)}; sent as {picture.width} x {picture.height} {kind}, "
+            f"{render.size(len(picture.data))}",
+            style="dim",
+            highlight=False,
+            markup=False,
+        )
+    return made

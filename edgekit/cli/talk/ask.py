@@ -14,8 +14,8 @@ import typer
 from edgekit.cli import project, render
 from edgekit.cli.interrupts import ended_as_by_ctrl_c
 from edgekit.cli.options import JsonOption, ProjectOption
-from edgekit.cli.talk.answering import schema_format, show_rest
-from edgekit.client import Accepted, Delta, Final, Reply, Requester, SentPicture
+from edgekit.cli.talk.answering import figures, schema_format, show_rest, shrunk, unshown
+from edgekit.client import Accepted, Delta, Final, Reply, Requester
 from edgekit.client import devices as find_devices
 from edgekit.client.requester import DEFAULT_EXPIRY_SECONDS
 from edgekit.core import wire
@@ -28,7 +28,7 @@ BrokerOption = Annotated[
 ]
 
 
-def _broker(here: project.Project, text: str | None) -> BrokerConfig:
+def broker_of(here: project.Project, text: str | None) -> BrokerConfig:
     broker = project.parse_broker(text, here.broker) if text else here.broker
     render.warn(broker.warning)
     return broker
@@ -82,14 +82,14 @@ def ask(
     """
     here = project.find_or_bare(project_folder, broker=broker)
     body = _body(
-        _piped() if prompt == "-" else _given("the prompt", prompt),
-        _given("--system", system or ""),
+        _piped() if prompt == "-" else given("the prompt", prompt),
+        given("--system", system or ""),
         max_completion_tokens=max_tokens,
         temperature=temperature,
         top_p=top_p,
         top_k=top_k,
         seed=seed,
-        stop=[_given("--stop", each) for each in stop or ()] or None,
+        stop=[given("--stop", each) for each in stop or ()] or None,
         stream=False if as_json else None,
         response_format=schema_format(schema),
         logprobs=None if logprobs is None else True,
@@ -98,10 +98,10 @@ def ask(
     )
     with (
         ended_as_by_ctrl_c(signal.SIGTERM, signal.SIGHUP),
-        Requester(_broker(here, broker), here.requester) as requester,
+        Requester(broker_of(here, broker), here.requester) as requester,
         closing(
             requester.ask(
-                device, body, images=_shrunk(requester, device, image), expiry_seconds=expiry
+                device, body, images=shrunk(requester, device, image), expiry_seconds=expiry
             )
         ) as replies,
     ):
@@ -109,36 +109,9 @@ def ask(
     if as_json:
         render.print_json(final.completion)
         return
-    # The device sends a delta at most once, and one may be lost; the final has the whole text.
-    rest = final.text[len(shown) :] if final.text.startswith(shown) else f"\n{final.text}"
-    _write(rest + "\n")
+    render.stream(unshown(shown, final) + "\n")
     show_rest(final, body)
-    usage, timings = final.completion["usage"], final.completion.get("timings") or {}
-    render.err.print(
-        f"{usage['completion_tokens']} tokens, {timings.get('predicted_per_second', 0):.0f} "
-        f"tokens/s, first after {timings.get('first_token_ms', 0):.0f} ms, "
-        f"{final.finish_reason}",
-        style="dim",
-    )
-
-
-def _shrunk(requester: Requester, device: str, files: list[Path] | None) -> list[SentPicture]:
-    """Make what is sent of the pictures, and say of each what that is."""
-    if not files:
-        return []
-    with render.working(f"shrinking to what {device} takes"):
-        made = requester.shrink(device, files)
-    for picture in made:
-        kind = picture.media_type.removeprefix("image/").upper()
-        render.err.print(
-            f"{picture.name}: {picture.was_width} x {picture.was_height}, "
-            f"{render.size(picture.was_bytes)}; sent as {picture.width} x {picture.height} {kind}, "
-            f"{render.size(len(picture.data))}",
-            style="dim",
-            highlight=False,
-            markup=False,
-        )
-    return made
+    render.err.print(render.harmless(figures(final)), style="dim", markup=False)
 
 
 def _show(replies: Iterable[Reply], device: str) -> tuple[str, Final]:
@@ -154,23 +127,18 @@ def _show(replies: Iterable[Reply], device: str) -> tuple[str, Final]:
                     waiting.stop()
                     if thought:
                         thinks = True
-                        render.err.print(thought, end="", style="dim", markup=False)
+                        render.err.print(
+                            render.harmless(thought), end="", style="dim", markup=False
+                        )
                     elif thinks and piece:
                         thinks = False
                         render.err.print()
                     shown += piece
-                    _write(piece)
+                    render.stream(piece)
                 case Final():
                     final = reply
     assert final is not None, "without one, `ask` of the requester raises an error"
     return shown, final
-
-
-def _write(text: str) -> None:
-    """Write to standard output; what its encoding lacks becomes a question mark."""
-    encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
-    sys.stdout.flush()
 
 
 def _body(text: str, system: str, **choices: Any) -> dict[str, Any]:
@@ -183,7 +151,7 @@ def _body(text: str, system: str, **choices: Any) -> dict[str, Any]:
     return {"messages": messages, **made}
 
 
-def _given(what: str, text: str) -> str:
+def given(what: str, text: str) -> str:
     """A text of the command line, which may hold bytes that are no UTF-8.
 
     Raises:
@@ -233,7 +201,7 @@ def devices(
     """
     here = project.find_or_bare(project_folder, broker=broker)
     with render.working("asking the broker"):
-        found = find_devices(_broker(here, broker), here.requester)
+        found = find_devices(broker_of(here, broker), here.requester)
     if as_json:
         render.print_json(found)
         return

@@ -16,6 +16,8 @@ from urllib.parse import unquote
 import msgspec
 
 from edgekit.core.chat.formats import MAX_SOURCE_BYTES
+from edgekit.core.chat.patterns import FORMATS as STRICTER
+from edgekit.core.chat.patterns import PatternError, translated
 from edgekit.core.chat.recursion import MAX_CHAIN, endless, too_long
 
 MAX_DEPTH = 48  # of objects and arrays in the schema; llguidance reads JSON down to 128
@@ -121,7 +123,7 @@ class _Walk:
             if key not in LEFT_OUT:
                 kept[key] = self._keyword(key, value, step(at, key), depth + 1)
         _check_count(kept, at)
-        return kept
+        return _with_stricter_format(kept)
 
     def _keyword(self, key: str, value: Any, at: str, depth: int) -> object:
         if key in SEVERAL or (key == "items" and isinstance(value, list)):
@@ -135,9 +137,10 @@ class _Walk:
         if key in NAMED:
             if not isinstance(value, Mapping):
                 raise SchemaError(f"{key} is an object of schemas", at)
-            return {
+            below = {
                 name: self.schema(each, step(at, name), depth + 1) for name, each in value.items()
             }
+            return _with_patterns(below, at) if key == "patternProperties" else below
         _check_value(value, at, depth)
         wrong = _wrong(key, value)
         if wrong:
@@ -151,7 +154,7 @@ class _Walk:
                 f"the format {value[:40]!r} is not served (there are {', '.join(sorted(FORMATS))})"
             )
             raise SchemaError(text, at, valid=True)
-        return value
+        return _translated(value, at) if key == "pattern" else value
 
     def check_references(self) -> None:
         """Check that each `$ref` leads to a schema of this document, and not too far."""
@@ -165,6 +168,31 @@ class _Walk:
         if where is not None:
             text = f"references lead over more than {MAX_CHAIN} schemas in a row"
             raise SchemaError(text, where, valid=True)
+
+
+def _translated(pattern: str, at: str) -> str:
+    try:
+        return translated(pattern)
+    except PatternError as error:
+        raise SchemaError(f"pattern: {error}", at, valid=True) from None
+
+
+def _with_patterns(below: Mapping[str, object], at: str) -> dict[str, object]:
+    """Return the schemas of `patternProperties` by what their patterns become."""
+    found: dict[str, object] = {}
+    for pattern, schema in below.items():
+        key = _translated(pattern, step(at, pattern))
+        while key in found:  # two patterns that become one are still two
+            key += "(?:)"
+        found[key] = schema
+    return found
+
+
+def _with_stricter_format(kept: dict[str, Any]) -> dict[str, Any]:
+    pattern = STRICTER.get(kept.get("format", ""))
+    if pattern is None:
+        return kept
+    return kept | {"allOf": [*kept.get("allOf", ()), {"pattern": pattern}]}
 
 
 def _wrong(key: str, value: Any) -> str:

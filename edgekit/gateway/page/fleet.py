@@ -44,7 +44,7 @@ class Changes(msgspec.Struct, frozen=True):
     seen: int
 
 
-class FleetWatch:
+class FleetTold:
     """What is known of all devices; `heard` with each message, on one thread."""
 
     def __init__(self) -> None:
@@ -131,4 +131,5 @@ def told(name: str, device: _Known) -> dict[str, Any]:
     """A device as an object of JSON."""
     fields = {**msgspec.structs.asdict(device.card), **msgspec.structs.asdict(device.status)}
     counts = msgspec.structs.asdict(device.counts) if device.counts else None
-    return {"name": name, **fields, "heard": device.heard, "since": device.since, "counts": counts}
+    first = {"heard_first": device.since}  # in this state
+    return {"name": name, **fields, "heard": device.heard, **first, "counts": counts}

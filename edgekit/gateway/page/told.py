@@ -44,6 +44,8 @@ class StatusTold(msgspec.Struct, frozen=True):
     ttft_ms: float = 0.0
     temp_c: float | None = None
     mem_free_mb: float | None = None
+    mem_total_mb: float | None = None
+    since: float = 0.0  # in this state, by the device's own clock; 0: it does not say
 
 
 class CountsTold(msgspec.Struct, frozen=True):

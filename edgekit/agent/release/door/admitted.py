@@ -36,6 +36,10 @@ _VERBS = {
     "gc": r"(?:--dry-run(?: --previous)?|--previous|--(?:un)?pin (?:sha256:)?[0-9a-f]{6,64})?",
     "scrub": r"(?:--rate [0-9]{1,15})?",
     "tune": "",
+    "logs": (
+        r"--lines [0-9]{1,6} --since [0-9]{1,9} --wait [0-9]{1,2}"
+        r"(?: --after [0-9A-Za-z:=;_.-]{1,400})?(?: --journal)?"
+    ),
     "stop": "",
     "start": "",
     "lease": (

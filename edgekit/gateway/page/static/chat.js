@@ -30,11 +30,12 @@ export class ChatView {
     const select = at("target");
     const chosen = this.wanted || select.value;
     const there = found.some((each) => each.options.some(([value]) => value === chosen));
-    // The choice stays where its device goes away: a conversation does not move by itself
-    const away = chosen && !there ? [[chosen, `${chosen} (does not take prompts)`]] : [];
+    // A conversation stays where it is: it does not move by itself when its device goes away
+    const stays = this.wanted || this.messages.length > 0;
+    const away = chosen && stays && !there ? [[chosen, `${chosen} (does not take prompts)`]] : [];
     options(select, found.length || away.length ? [...away, ...found] : [["", "no device takes prompts"]]);
-    if (chosen) select.value = chosen;
-    at("send").disabled = !select.value;
+    if (there || away.length) select.value = chosen;
+    at("send").disabled = !select.value || away.length > 0;
   });
 
   /** Choose `device:NAME`, `pool:NAME` or a model, once it is there. */
@@ -148,14 +149,16 @@ class Turn {
     this.#flush();
   }
 
-  #flush = framed(() => {
+  #flush = framed(() => this.#write());
+
+  #write() {
     const near = this.turns.scrollHeight - this.turns.scrollTop - this.turns.clientHeight < 60;
     this.shown.appendData(this.#pending);
     this.#pending = "";
     if (this.#thought) this.#think();
     if (this.#first && !this.ended) put(this.note, this.device);
     if (near) this.turns.scrollTop = this.turns.scrollHeight;
-  });
+  }
 
   #think() {
     if (!this.thinking) {
@@ -185,8 +188,9 @@ class Turn {
 
   #close(text) {
     this.ended = true;
+    this.#write();
     put(this.note, text);
-    this.#flush();
+    this.turns.scrollTop = this.turns.scrollHeight;
   }
 }
 

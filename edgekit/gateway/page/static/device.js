@@ -21,7 +21,7 @@ export function showDevice(fleet) {
   const now = Date.now() / 1000 + fleet.ahead;
   at("device-state").dataset.state = d?.state ?? "lost";
   put(at("device-state"), d
-    ? `${state(d.state)}${d.reason ? `: ${state(d.reason)}` : ""}, for ${ago(now - d.since)} or longer`
+    ? `${state(d.state)}${d.reason ? `: ${state(d.reason)}` : ""}, for ${d.since ? ago(now - d.since) : `${ago(now - d.heard_first)} or longer`}`
     : "The broker keeps nothing of it any more.");
   const line = fleet.lines.get(shown);
   at("device-line").classList.toggle("none", !line);
@@ -42,7 +42,7 @@ function facts(fleet, d, now) {
     ["Prompts", `${d.active} of ${d.slots} slots run, ${d.queue} wait${d.queue_limit ? ` (at most ${d.queue_limit})` : ""}`],
     ["Last answer", d.tok_s ? `${figure(d.tok_s)} tokens/s${d.ttft_ms ? `, first token after ${count(d.ttft_ms)} ms` : ""}` : ""],
     ["Temperature", d.temp_c === null ? "" : `${Math.round(d.temp_c)} °C`],
-    ["Free memory", d.mem_free_mb === null ? "" : memory(d.mem_free_mb)],
+    ["Free memory", d.mem_free_mb === null ? "" : memory(d.mem_free_mb) + (d.mem_total_mb ? ` of ${memory(d.mem_total_mb)}` : "")],
     ["Pools", d.pools.join(", ")],
     ["Groups", fleet.groupsOf(d.name).join(", ")],
     ["Context", d.context_length ? `${counted(d.context_length, "token")}; an answer has at most ${count(d.max_answer_tokens)}` : ""],

@@ -1,0 +1,1 @@
+"""`edgekit chat`: a conversation with a device in the terminal."""

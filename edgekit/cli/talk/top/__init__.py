@@ -1,0 +1,1 @@
+"""`edgekit top`: the devices of a broker, live."""

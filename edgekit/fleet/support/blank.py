@@ -1,0 +1,101 @@
+"""Leaves out of a support bundle what is nobody else's business. Pure.
+
+It lets through what it knows, and nothing else: a key of agent.toml that this version does not know
+may hold a password, and a line of the log that edgekit did not write may hold a prompt. The
+operator's own logits processor, for instance, prints to the same log.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable
+from typing import Any
+
+from edgekit.core.config import known_settings
+
+BLANK = "(left out)"
+# What a rule asks and how it is answered are prompts; where it listens is the site's own.
+_RULE_KEYS = frozenset(
+    ("window_seconds", "window_messages", "per_minute", "deadline_seconds", "when_full")
+)
+_TABLES = frozenset(name.partition(".")[0] for name in known_settings() if "." in name)
+_SECRET = frozenset(("username", "registry"))
+_OWN = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} edgekit[\w.]*: ")
+_SUPERVISOR = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4} supervisor: ")
+_VERB = re.compile(r"(?:boot|supervise|serve|worker|upkeep|update|door): ")
+_FRAME = re.compile(r'  File "[^"]*", line \d+, in \S+\s*\Z')
+_ERROR = re.compile(r"([A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit|Warning|Expired)): .")
+_ENDED = re.compile(r"the agent ended[^:|]*: (.*)\Z", re.DOTALL)  # what a trial says of its log
+_TRACEBACK = "Traceback (most recent call last):"
+_MANAGER = re.compile(r"\S+ \S+ (?:systemd(?:\[\d+\])?|kernel): ")
+
+
+def config(text: str) -> dict[str, Any]:
+    """What agent.toml says, without accounts, prompts, and what this version does not know.
+
+    Args:
+        text: of the file.
+
+    Returns:
+        Its keys; `(left out)` stands for each value that is not taken. Empty: it is no TOML.
+    """
+    try:
+        told = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError):
+        return {}
+    known = known_settings()
+    shown: dict[str, Any] = {}
+    for name, value in told.items():
+        if name == "rules" and isinstance(value, dict):
+            shown[name] = {rule: _rule(table) for rule, table in value.items()}
+        elif isinstance(value, dict):
+            shown[name] = {
+                key: each if f"{name}.{key}" in known and key not in _SECRET else BLANK
+                for key, each in value.items()
+            }
+        else:
+            scalar = name in known and name not in _TABLES
+            shown[name] = value if scalar else BLANK
+    return shown
+
+
+def _rule(table: Any) -> Any:
+    if not isinstance(table, dict):
+        return BLANK
+    return {key: value if key in _RULE_KEYS else BLANK for key, value in table.items()}
+
+
+def log(lines: Iterable[str]) -> list[str]:
+    """Lines of a device's log, without what edgekit did not write.
+
+    Of a traceback the frames and the kind of the error stay; its source lines and its message go,
+    which may quote a value.
+    """
+    return [_line(line, _OWN, _SUPERVISOR, _VERB, _FRAME) for line in lines]
+
+
+def journal(lines: Iterable[str]) -> list[str]:
+    """Lines of the service manager and the kernel alone."""
+    return [_line(line, _MANAGER) for line in lines]
+
+
+def _line(line: str, *known: re.Pattern[str]) -> str:
+    if line == _TRACEBACK or any(each.match(line) for each in known):
+        return line
+    if found := _ERROR.match(line):
+        return f"{found[1]}: {BLANK}"
+    return f"{BLANK}: {len(line)} characters"
+
+
+def answer(told: Any) -> Any:
+    """What the verb `state` answered: log lines at the end of a reason are cut as in the log."""
+    if isinstance(told, dict):
+        return {key: answer(value) for key, value in told.items()}
+    if isinstance(told, list):
+        return [answer(value) for value in told]
+    if not isinstance(told, str):
+        return told
+    if found := _ENDED.search(told):
+        return told[: found.start(1)] + " | ".join(log(found[1].split(" | ")))
+    return " | ".join(log(told.split(" | "))) if " | " in told else told

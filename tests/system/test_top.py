@@ -1,0 +1,191 @@
+"""`edgekit top` in a real terminal (tmux), piped and as JSON, on real Mosquitto."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import pytest
+
+from tests import tools
+from tests.fakes.simulated_device import SimulatedDevice
+from tests.harness.tmux import edgekit, tmux
+from tests.show import top_thousand
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tools.MosquittoBroker]:
+    with tools.mosquitto(tmp_path_factory.mktemp("broker")) as made:
+        yield made
+
+
+@pytest.fixture
+def fleet(broker: tools.MosquittoBroker) -> Iterator[list[SimulatedDevice]]:
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(closing(SimulatedDevice(broker.port, f"pi-{n}", pools=("k",))))
+            for n in (1, 2, 10)
+        ]
+
+
+def top(port: int, *arguments: str) -> list[str]:
+    return edgekit("top", *arguments, "--broker", f"127.0.0.1:{port}")
+
+
+def run(port: int, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        top(port, *arguments), cwd=folder, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_the_fleet_is_live(
+    broker: tools.MosquittoBroker, fleet: list[SimulatedDevice], tmp_path: Path
+) -> None:
+    fleet[1].say_state("degraded", reason="thermal", temp_c=88, queue=3, active=1, tok_s=12.0)
+    with tmux(tmp_path, top(broker.port)) as window:
+        window.wait_for("3 devices: 2 ready, 1 degraded; 3 prompts wait; 12 tokens/s")
+        order = [line.split()[0] for line in window.screen.splitlines()[2:5]]
+        assert order == ["pi-1", "pi-2", "pi-10"]
+        assert "pi-2    degraded  thermal" in window.screen
+        began = time.monotonic()
+        fleet[2].say_state("lost")  # as its Will does
+        tools.eventually(lambda: "1 lost" in window.screen, 5, "a device that goes away")
+        assert time.monotonic() - began < 5
+        window.type(">")  # by state: the worst first
+        tools.eventually(lambda: "by state" in window.screen)
+        assert [line.split()[0] for line in window.screen.splitlines()[2:5]] == [
+            *("pi-10", "pi-2", "pi-1")
+        ]
+        window.type("r")
+        tools.eventually(lambda: "reversed" in window.screen)
+        window.resize(40, 6)
+        tools.eventually(lambda: window.screen.splitlines()[5].startswith("by state, reversed"))
+        assert max(map(len, window.screen.splitlines())) <= 40
+        joined = SimulatedDevice(broker.port, "nano")
+        window.resize(100, 12)
+        tools.eventually(lambda: "nano" in window.screen, what="a device that is new")
+        joined.close()
+        tools.eventually(lambda: "nano" not in window.screen, what="one that was forgotten")
+        window.type("q")
+        assert window.end_of() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it(
+    broker: tools.MosquittoBroker, fleet: list[SimulatedDevice], tmp_path: Path, number: int
+) -> None:
+    with tmux(tmp_path, top(broker.port)) as window:
+        window.wait_for("3 devices")
+        os.kill(window.pid, number)
+        assert window.end_of() == (0 if number == signal.SIGINT else 130)
+        assert "Traceback" not in window.everything
+
+
+def test_a_broker_that_goes_away_shows_and_comes_back(tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    with (
+        tools.mosquitto(tmp_path / "m") as own,
+        closing(SimulatedDevice(own.port, "pi")),
+        tmux(tmp_path, top(own.port)) as window,
+    ):
+        window.wait_for("1 devices")
+        own.stop(kill=True)
+        tools.eventually(lambda: "no connection to" in window.screen)
+        assert "pi" in window.screen
+        own.start()
+        tools.eventually(lambda: "no connection to" not in window.screen)
+        tools.eventually(lambda: "1 ready" in window.screen)
+
+
+def test_what_a_stranger_says_never_controls_the_terminal(
+    broker: tools.MosquittoBroker, tmp_path: Path
+) -> None:
+    with closing(SimulatedDevice(broker.port, "evil", model="\x1b]0;owned\x07\x1b[2Jm")) as evil:
+        evil.say_state("ready\x1b[2J", release="\x1b[31m", reason="\x9b2J")
+        with tmux(tmp_path, top(broker.port), width=120) as window:
+            told = window.wait_for("1 devices")
+            assert "evil" in told
+            assert "owned" not in window.run("display-message", "-p", "#{pane_title}")
+        assert "\x1b" not in run(broker.port, tmp_path, "--once").stdout
+
+
+def test_json_is_one_moment(
+    broker: tools.MosquittoBroker, fleet: list[SimulatedDevice], tmp_path: Path
+) -> None:
+    fleet[0].say_state(
+        "busy", queue=1, active=2, tok_s=31.5, mem_free_mb=9, mem_total_mb=99, since=5
+    )
+    done = run(broker.port, tmp_path, "pi-*", "!pi-10", "--json", "--sort", "queue")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert [each["device"] for each in told["devices"]] == ["pi-1", "pi-2"]
+    assert told["devices"][0] == {
+        "device": "pi-1", "state": "busy", "queue": 1, "active": 2, "tok_s": 31.5, "temp_c": None,
+        "mem_free_mb": 9, "mem_total_mb": 99, "release": "", "model": "toy", "version": "1",
+        "pools": ["k"], "since": 5, "reason": "",
+    }  # fmt: skip
+
+
+def test_a_pipe_gets_a_line_for_each_device_once_per_interval(
+    broker: tools.MosquittoBroker, fleet: list[SimulatedDevice], tmp_path: Path
+) -> None:
+    with tools.interruptible():
+        running = subprocess.Popen(
+            top(broker.port, "--interval", "0.3"), cwd=tmp_path, stdout=subprocess.PIPE, text=True,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        )  # fmt: skip
+    assert running.stdout is not None
+    head, *lines = [running.stdout.readline() for _ in range(7)]
+    running.send_signal(signal.SIGINT)
+    running.communicate(timeout=20)
+    assert head.split()[:3] == ["time", "device", "state"]
+    assert [line.split()[1] for line in lines] == ["pi-1", "pi-2", "pi-10"] * 2
+    assert lines[0].split()[0] < lines[3].split()[0] or lines[0][:16] == lines[3][:16]
+    assert running.returncode == 0
+
+
+def test_devices_of_the_file_that_are_not_there_are_unseen(
+    broker: tools.MosquittoBroker, fleet: list[SimulatedDevice], tmp_path: Path
+) -> None:
+    (tmp_path / "edgekit.toml").write_text(f"[broker]\nport = {broker.port}\n")
+    (tmp_path / "fleet.toml").write_text(
+        '[devices.pi-1]\naddress = "local:a"\ntags = ["hot"]\n'
+        '[devices.far]\naddress = "ssh:far"\nsite = "hall"\n'
+    )
+    done = subprocess.run(
+        edgekit("top", "--once", "tag=hot", "site=hall"),
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "2 devices: 1 ready, 1 unseen; 0 prompts wait"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("nothere",), "there is no device or group 'nothere'"),
+        (("--sort", "colour"), "one of device, state"),
+        (("--interval", "0"), "too short"),
+        (("--interval", "nan"), "too short"),
+    ],
+)
+def test_a_wrong_word_is_refused(
+    broker: tools.MosquittoBroker, fleet: list[SimulatedDevice], tmp_path: Path,
+    arguments: tuple[str, ...], said: str,
+) -> None:  # fmt: skip
+    done = run(broker.port, tmp_path, *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+
+
+def test_a_thousand_devices_neither_flicker_nor_eat_the_cpu(tmp_path: Path) -> None:
+    figures, sound = top_thousand.measured(tmp_path, 6.0)
+    assert sound, figures

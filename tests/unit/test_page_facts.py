@@ -1,0 +1,103 @@
+"""What the page shows of a project, and what it leaves out."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from edgekit.cli.project import Project, ProjectConfig
+from edgekit.cli.talk.facts import NEWEST, reader_of
+from edgekit.errors import EdgekitError
+from edgekit.fleet.rollout.book import holding
+from edgekit.gateway.page import facts
+from edgekit.gateway.page.told import ProjectTold
+from tests.fakes import rollout_stories as stories
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Project:
+    return Project(tmp_path, ProjectConfig())
+
+
+def test_a_folder_that_is_no_project_has_nothing(here: Project) -> None:
+    assert reader_of(here)() == ProjectTold()
+    assert not (here.folder / ".edgekit").exists()
+
+
+def test_rollouts_are_told_without_the_people_and_devices_in_them(here: Project) -> None:
+    read = reader_of(here)
+    story = stories.paused(24)
+    number, journal = here.rollouts.create(story.plan, stories.BEGIN)
+    (before,) = read().rollouts
+    assert (before.number, before.phase, before.held) == (number, "planned", False)
+    stories.write(journal, story)
+    (found,) = read().rollouts
+    assert found.phase == "paused"
+    assert (found.wave, found.waves) == (3, 3)
+    assert sum(found.counts.values()) == 24
+    assert found.counts["good"] >= 1
+    text = msgspec.json.encode(found).decode()
+    assert stories.BY not in text
+    assert not any(name in text for name in story.plan.kinds)
+    with holding(journal, stories.BY):
+        assert read().rollouts[0].held
+    assert not read().rollouts[0].held
+
+
+def test_a_journal_that_did_not_change_is_not_read_again(
+    here: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = reader_of(here)
+    here.rollouts.create(stories.fleet().plan, stories.BEGIN)
+    first = read()
+    monkeypatch.setattr("edgekit.cli.talk.facts.read", lambda *_: pytest.fail("read again"))
+    assert read() == first
+
+
+def test_the_newest_come_first_and_a_damaged_one_is_left_out(here: Project) -> None:
+    for _ in range(NEWEST + 2):
+        here.rollouts.create(stories.fleet().plan, stories.BEGIN)
+    newest = NEWEST + 2
+    (here.rollouts.folder / f"{newest - 1}.db").write_bytes(b"no database")
+    found = [each.number for each in reader_of(here)().rollouts]
+    assert found == [newest, *range(newest - 2, newest - NEWEST, -1)]
+
+
+def test_groups_are_those_of_fleet_toml(here: Project) -> None:
+    (here.folder / "fleet.toml").write_text(
+        '[devices.pi-1]\naddress = "ssh:pi-1"\n[devices.pi-2]\naddress = "ssh:pi-2"\n'
+        '[groups]\nkitchen = ["pi-1", "pi-2"]\n'
+    )
+    assert reader_of(here)().groups == {"kitchen": ["pi-1", "pi-2"]}
+    (here.folder / "fleet.toml").write_text("[devices\n")
+    assert reader_of(here)().groups == {}
+
+
+def test_a_project_is_read_once_for_all_and_the_last_of_it_stays(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls: list[int] = []
+
+    def read() -> ProjectTold:
+        calls.append(1)
+        if len(calls) > 1:
+            raise EdgekitError("the journal cannot be read")
+        return ProjectTold(groups={"all": ["pi-1"]})
+
+    async def run() -> None:
+        made = facts.Facts(read)
+        found = await asyncio.gather(*(made.now() for _ in range(5)))
+        assert len(calls) == 1
+        monkeypatch.setattr(facts, "SECONDS", 0.0)
+        assert [await made.now() for _ in range(3)] == found[:3]
+        assert len(calls) == 4
+
+    asyncio.run(run())
+    assert caplog.text.count("the journal cannot be read") == 1  # it is said once
+
+
+def test_without_a_project_there_is_nothing_to_read() -> None:
+    assert asyncio.run(facts.Facts(None).now()) == ProjectTold()
