@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import time
 from dataclasses import dataclass
 from statistics import median
@@ -11,12 +10,10 @@ from typing import Any
 
 from benchmarks.agent import SETTLE_SECONDS, STORY
 from benchmarks.figure import figure
-from benchmarks.llamacpp import LlamaCpp, interpreter
 from benchmarks.models import SMOLLM2
-from benchmarks.rig import CONTEXT_TOKENS, DEVICE, Rig
-from edgekit.builder.source.samples import smollm2_gguf
+from benchmarks.rig import DEVICE, Rig
+from benchmarks.runtimes import decoding, fastest_llamacpp
 from edgekit.client import Delta, Final
-from edgekit.data import cache_root
 from edgekit.errors import EdgekitError
 
 PAIRS = 7  # of answers; the median of their ratios makes one round
@@ -173,22 +170,17 @@ def schema_first_token_ms(rig: Rig) -> list[float]:
     "agent.schema_llamacpp_ratio",
     what="Greedy tokens/s of a record with forced keys through MQTT, over llama.cpp's",
     unit="ratio",
-    against="llama.cpp's grammar of the same schema, as its server uses it; Q4_1, in turns",
+    against="llama.cpp's grammar of the same schema, as its server uses it; its best threads, Q4_1",
 )
 def schema_llamacpp_ratio(rig: Rig) -> list[float]:
     """Tokens of the whole answer over the time from its first token to its last."""
     if rig.model.name != SMOLLM2:
         raise EdgekitError("only smollm2 is had as a GGUF file", next_step=f"--model {SMOLLM2}")
-    threads = len(os.sched_getaffinity(0))
-    theirs = rig.closing(
-        LlamaCpp(interpreter(cache_root()), smollm2_gguf(), CONTEXT_TOKENS, threads)
-    )
+    theirs = fastest_llamacpp(rig)
     rig.device  # noqa: B018  as above
 
     def llamacpp() -> float:
-        time.sleep(SETTLE_SECONDS)
-        answer = theirs.decode(READING, TOKENS, KEYS)
-        return float(answer["tokens"] - 1) / float(answer["rest_seconds"])
+        return decoding(theirs, READING, TOKENS, KEYS)
 
     def device() -> float:
         return ask(rig, READING, TOKENS, GREEDY, KEYS).decoding

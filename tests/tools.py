@@ -45,6 +45,10 @@ PACKAGES = {
     "strace": "strace",
     "tcsh": "tcsh",
     "fish": "fish",
+    "zsh": "zsh",
+    "bash": "bash",
+    "man": "man-db",
+    "promtool": "prometheus",
     "busybox": "busybox",
     "tmux": "tmux",
 }

@@ -30,7 +30,11 @@ MAX_QUEUED_MESSAGES = 1000  # for each client that does not read; MAX_QUEUED_BYT
 MAX_QUEUED_BYTES = 32 << 20
 MAX_INFLIGHT_MESSAGES = 20
 
-_ORDERED = (topics.desired_topic("+"), topics.group_desired_topic("+"))
+# What an operator writes: desired states, and what shows devices in Home Assistant.
+_ORDERED = (
+    *(topics.desired_topic("+"), topics.group_desired_topic("+")),
+    topics.discovery_topic("+"),
+)
 _READABLE = (topics.card_topic("+"), topics.status_topic("+"), topics.metrics_topic("+"))
 
 

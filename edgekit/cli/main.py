@@ -10,53 +10,8 @@ import typer
 
 import edgekit
 from edgekit.cli import render
+from edgekit.cli.verbs import VERBS
 from edgekit.errors import EdgekitError
-
-# A command imports its own verb's module alone: all of them take longer than most verbs run.
-_VERBS = {
-    "init": "init:init",
-    "build": "model.build:build",
-    "check": "model.check:check",
-    "pack": "release.bundle:pack",
-    "inspect": "release.bundle:inspect",
-    "sign": "release.sign:sign",
-    "verify": "release.sign:verify",
-    "key": "release.key:app",
-    "export": "release.carry:export",
-    "import": "release.carry:import_",
-    "enroll": "device.enroll:enroll",
-    "remove": "device.enroll:remove",
-    "publish": "release.publish:publish",
-    "desired": "release.publish:desired",
-    "push": "rollout.push:push",
-    "fleet": "device.check_fleet:app",
-    "state": "device.fleet:state",
-    "status": "rollout.show:status",
-    "rollouts": "rollout.show:rollouts",
-    "pause": "rollout.orders:pause",
-    "resume": "rollout.further:resume",
-    "abort": "rollout.orders:abort",
-    "rollback": "rollout.further:rollback",
-    "report": "rollout.report:report",
-    "logs": "device.logs:logs",
-    "support-bundle": "device.support:support_bundle",
-    "stop": "device.fleet:stop",
-    "start": "device.fleet:start",
-    "prune": "device.disk:prune",
-    "scrub": "device.disk:scrub",
-    "tune": "device.disk:tune",
-    "ask": "talk.ask:ask",
-    "chat": "talk.chat.verb:chat",
-    "devices": "talk.ask:devices",
-    "top": "talk.top.verb:top",
-    "rules": "talk.rules:app",
-    "forget": "device.forget:forget",
-    "broker": "talk.broker:app",
-    "gateway": "talk.gateway:app",
-    "page": "talk.page:page",
-    "doctor": "doctor.doctor:doctor",
-    "demo": "demo:demo",
-}
 
 
 def _version(wanted: bool) -> None:
@@ -84,8 +39,8 @@ def application(verb: str = "") -> typer.Typer:
         "fleet.",
     )
     app.callback()(_options)
-    for name in (verb,) if verb in _VERBS else _VERBS:
-        found = resolve_name(f"edgekit.cli.{_VERBS[name]}")
+    for name in (verb,) if verb in VERBS else VERBS:
+        found = resolve_name(f"edgekit.cli.{VERBS[name]}")
         if isinstance(found, typer.Typer):
             app.add_typer(found, name=name)
         else:

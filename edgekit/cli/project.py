@@ -7,7 +7,7 @@ import os
 import re
 import socket
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -16,7 +16,9 @@ from edgekit.core.config import BrokerConfig
 from edgekit.core.tomlfile import convert, read_table
 from edgekit.errors import UsageError
 from edgekit.fleet import inventory
-from edgekit.fleet.rollout.book import RolloutBook
+
+if TYPE_CHECKING:  # most commands run no rollout
+    from edgekit.fleet.rollout.book import RolloutBook
 
 FILE = "edgekit.toml"
 _BROKER = re.compile(
@@ -66,6 +68,8 @@ class Project(msgspec.Struct, frozen=True):
     @property
     def rollouts(self) -> RolloutBook:
         """The rollouts of this project."""
+        from edgekit.fleet.rollout.book import RolloutBook  # noqa: PLC0415  see above
+
         return RolloutBook(self.folder / ".edgekit" / "rollouts")
 
     def fleet(self) -> inventory.Fleet:

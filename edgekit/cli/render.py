@@ -1,34 +1,51 @@
-"""Output: results on stdout, progress and errors on stderr, JSON on request."""
+"""Output: results on stdout, progress and errors on stderr, JSON on request.
+
+rich is imported where something is drawn: a bar on a terminal, a table. Its import takes as long as
+all else of a short command.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TransferSpeedColumn,
-)
-from rich.table import Table
-from rich.text import Text
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+    out: Console
+    err: Console
 
 PIPED_COLUMNS = 100
 WIDE_COLUMNS = 1000
+_DRAWS = ("FORCE_COLOR", "TTY_COMPATIBLE")  # with these rich may draw where no terminal is
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+def __getattr__(name: str) -> Console:
+    """The consoles `out` and `err`, made when one is asked for."""
+    if name not in ("out", "err"):
+        raise AttributeError(name)
+    from rich.console import Console  # noqa: PLC0415  see above
+
+    made = Console(stderr=name == "err", highlight=False, soft_wrap=True)
+    globals()[name] = made
+    return made
+
+
+def _console(name: str) -> Console:
+    return globals().get(name) or __getattr__(name)
+
+
+def _draws() -> bool:
+    """Whether progress is drawn."""
+    able = sys.stderr.isatty() or any(name in os.environ for name in _DRAWS)
+    return able and _console("err").is_terminal
 
 
 def builtins(value: Any) -> Any:
@@ -38,7 +55,16 @@ def builtins(value: Any) -> Any:
 
 def print_json(value: Any) -> None:
     """One JSON object on stdout."""
-    out.print(json.dumps(builtins(value)), markup=False)
+    _line("out", json.dumps(builtins(value)))
+
+
+def _line(name: str, text: str) -> None:
+    """A line on stdout or stderr; a console that is drawing puts it above what it draws."""
+    console = globals().get(name)
+    if console is None:
+        print(text, file=sys.stdout if name == "out" else sys.stderr, flush=True)
+    else:
+        console.print(text, markup=False, emoji=False)
 
 
 # Of what a device or a model's files say: such characters would move the cursor of a terminal,
@@ -53,7 +79,7 @@ def harmless(text: str) -> str:
 
 def say(text: str) -> None:
     """A line on stdout, as it is but for control characters."""
-    out.print(harmless(text), markup=False)
+    _line("out", harmless(text))
 
 
 def stream(text: str) -> None:
@@ -70,7 +96,7 @@ def stream(text: str) -> None:
 
 def complain(text: object) -> None:
     """A line on stderr, likewise."""
-    err.print(harmless(str(text)), markup=False)
+    _line("err", harmless(str(text)))
 
 
 def warn(text: str) -> None:
@@ -84,10 +110,14 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], wide: bool = Fals
 
     A pipe gets `PIPED_COLUMNS`; with `wide` no line is folded, wherever it goes.
     """
+    from rich.console import Console  # noqa: PLC0415  see above
+    from rich.table import Table  # noqa: PLC0415  see above
+    from rich.text import Text  # noqa: PLC0415  see above
+
     drawn = Table(*heads, box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     for row in rows:
         drawn.add_row(*(Text(cell, overflow="fold", no_wrap=wide) for cell in row))
-    width = None if out.is_terminal else PIPED_COLUMNS
+    width = None if _console("out").is_terminal else PIPED_COLUMNS
     Console(highlight=False, width=WIDE_COLUMNS if wide else width).print(drawn, soft_wrap=False)
 
 
@@ -108,13 +138,23 @@ def size(count: float) -> str:
     return f"{count:.2f} GB"
 
 
+def _bars(*columns: Any) -> Progress:
+    from rich.progress import Progress  # noqa: PLC0415  see above
+
+    return Progress(*columns, console=_console("err"), transient=True)
+
+
 @contextmanager
 def working(text: str) -> Iterator[Callable[[str], None]]:
     """A spinner for work of unknown length; call the result with what is being done."""
-    with Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(),
-        console=err, transient=True, disable=not err.is_terminal,
-    ) as progress:  # fmt: skip
+    if not _draws():
+        yield lambda _: None
+        return
+    from rich import progress as rich  # noqa: PLC0415  see above
+
+    with _bars(
+        rich.SpinnerColumn(), rich.TextColumn("{task.description}"), rich.TimeElapsedColumn()
+    ) as progress:
         task = progress.add_task(text, total=None)
         yield lambda step: progress.update(task, description=step)
 
@@ -122,12 +162,14 @@ def working(text: str) -> Iterator[Callable[[str], None]]:
 class Transfers:
     """Progress bars, one for each device at work; several threads may call it."""
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress  # None: nothing is drawn
         self._tasks: dict[str, TaskID] = {}
 
     def update(self, name: str, step: str, done: int, total: int) -> None:
         """Show a device's step, bytes done and bytes of all (0: not known)."""
+        if self._progress is None:
+            return
         if name not in self._tasks:
             self._tasks[name] = self._progress.add_task(name, total=None)
         self._progress.update(
@@ -136,21 +178,26 @@ class Transfers:
 
     def remove(self, name: str) -> None:
         """End a device's bar."""
-        if (task := self._tasks.pop(name, None)) is not None:
+        task = self._tasks.pop(name, None)
+        if self._progress is not None and task is not None:
             self._progress.remove_task(task)
 
     def say(self, text: str) -> None:
         """A line on stderr, above the bars."""
-        self._progress.console.print(text, markup=False)
+        _line("err", text)
 
 
 @contextmanager
 def transfers() -> Iterator[Transfers]:
     """Progress bars for devices."""
-    with Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), DownloadColumn(),
-        TransferSpeedColumn(), TimeElapsedColumn(), console=err, transient=True,
-        disable=not err.is_terminal,
+    if not _draws():
+        yield Transfers(None)
+        return
+    from rich import progress as rich  # noqa: PLC0415  see above
+
+    with _bars(
+        rich.SpinnerColumn(), rich.TextColumn("{task.description}"), rich.BarColumn(),
+        rich.DownloadColumn(), rich.TransferSpeedColumn(), rich.TimeElapsedColumn(),
     ) as progress:  # fmt: skip
         yield Transfers(progress)
 
@@ -165,9 +212,14 @@ def transferring(name: str) -> Iterator[Callable[[str, int, int], None]]:
 @contextmanager
 def counting(what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar for many devices at once; call the result with how many are done, of how many."""
-    with Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-        TimeElapsedColumn(), console=err, transient=True, disable=not err.is_terminal,
+    if not _draws():
+        yield lambda *_: None
+        return
+    from rich import progress as rich  # noqa: PLC0415  see above
+
+    with _bars(
+        rich.SpinnerColumn(), rich.TextColumn("{task.description}"), rich.BarColumn(),
+        rich.MofNCompleteColumn(), rich.TimeElapsedColumn(),
     ) as progress:  # fmt: skip
         task = progress.add_task(what, total=None)
         yield lambda done, of: progress.update(task, completed=done, total=of)

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from edgekit.client.discovery import object_id
 from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig
 from edgekit.core.reading import UNREADABLE
@@ -104,7 +105,7 @@ def forget(
 def topics_of(device: str) -> list[str]:
     """The topics of a device at which a broker can keep a message."""
     kinds = (topics.card_topic, topics.status_topic, topics.metrics_topic, topics.update_topic)
-    return [topic(device) for topic in kinds]
+    return [*(topic(device) for topic in kinds), topics.discovery_topic(object_id(device))]
 
 
 def _clear(client: MqttClient, broker: BrokerConfig, topic: str) -> None:

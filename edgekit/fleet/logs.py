@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from edgekit.core.wire import UNREADABLE
+from edgekit.core.reading import UNREADABLE
 from edgekit.errors import EdgekitError
 from edgekit.fleet.commands import CommandResult
 from edgekit.fleet.drive import DeviceDriver

@@ -132,7 +132,12 @@ def test_every_message_of_every_story_is_as_the_document_says(
     document: Document,
     said: list[wire.Outbound],
 ) -> None:
-    assert {document.check(message) for message in said} == {*REPLIES, "card", "status"}
+    assert {document.check(message) for message in said} == {
+        *REPLIES,
+        "card",
+        "status",
+        "ruleAnswer",
+    }
 
 
 def test_a_rule_s_answer_is_as_the_document_says(document: Document) -> None:

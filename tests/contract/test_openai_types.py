@@ -159,7 +159,7 @@ def test_its_types_read_every_kind_of_answer(kind: str) -> None:
 def test_its_types_read_all_that_a_session_says_in_the_stories() -> None:
     finals = deltas = cancelled = 0
     for name, story in stories().items():
-        agent = Recorded(device=DEVICE, pools=[POOL], **story.device)  # type: ignore[arg-type]  # limits
+        agent = Recorded(device=DEVICE, pools=[POOL], rules=story.rules, **story.device)  # type: ignore[arg-type]  # limits
         Follower(story, name, Scripted(agent.ready())).run()
         for message in agent.said:
             if kind_of(message) == "delta":

@@ -272,3 +272,14 @@ def test_leaving_early_cancels_at_the_device_that_has_it(
         cancel = pi.heard.get(timeout=WAIT_SECONDS)
     assert cancel.topic == topics.control_topic(pi.name, "alice")
     assert json.loads(cancel.payload) == {"kind": "cancel", "id": "left"}
+
+
+def test_whoever_of_a_pool_has_a_prompt_can_be_told_to_stop(
+    broker: Broker, requester: Requester
+) -> None:
+    with device(broker, lambda *_: None, pool="cancelled") as pi:
+        for to in ("pool:cancelled", pi.name):
+            requester.cancel(to, "x")
+            heard = pi.heard.get(timeout=WAIT_SECONDS)
+            assert topics.is_control(heard.topic)
+            assert json.loads(heard.payload) == {"kind": "cancel", "id": "x"}

@@ -15,6 +15,7 @@ from edgekit.agent.serve.session.events import Effect, Event, Publish
 from edgekit.core import payloads, wire
 from edgekit.core.chat.body import parse_body
 from edgekit.core.chat.completion import FinishReason, Usage, completion
+from edgekit.core.rules.rule import OUTPUTS
 from tests import schemas
 from tests.harness.session import Agent
 from tests.scenario.story import DEVICE, POOL, Follower, stories
@@ -45,6 +46,8 @@ class Recorded(Agent):
 
 
 def kind_of(message: wire.Outbound) -> str:
+    if message.topic.startswith(f"{OUTPUTS}/"):
+        return "rule-answer"
     return dict(message.user).get("ek-kind") or message.topic.rsplit("/", 1)[1]
 
 
@@ -53,7 +56,7 @@ def said() -> list[wire.Outbound]:
     """What a session publishes in all stories, and at its end."""
     everything: list[wire.Outbound] = []
     for name, story in stories().items():
-        agent = Recorded(device=DEVICE, pools=[POOL], **story.device)  # type: ignore[arg-type]  # limits
+        agent = Recorded(device=DEVICE, pools=[POOL], rules=story.rules, **story.device)  # type: ignore[arg-type]  # limits
         Follower(story, name, Scripted(agent.ready())).run()
         everything += agent.said
     return everything
@@ -81,7 +84,7 @@ def test_each_is_a_schema_of_its_dialect(name: str) -> None:
 def test_every_message_of_every_story_fits_the_schema_of_its_kind(
     said: list[wire.Outbound],
 ) -> None:
-    checks = {name: validator(name) for name in (*REPLIES, "card", "status")}
+    checks = {name: validator(name) for name in (*REPLIES, "card", "status", "rule-answer")}
     for message in said:
         checks[kind_of(message)].validate(json.loads(message.payload))
     assert {kind_of(message) for message in said} == set(checks)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 from tests import tools
 
 WAIT_SECONDS = 30.0
+UTF8 = {"LC_ALL": "C.UTF-8"}  # every character can be shown
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class TmuxWindow:
 @contextmanager
 def tmux(
     folder: Path, command: Sequence[str], *, width: int = 100, height: int = 30,
-    cwd: Path | None = None, **environment: str,
+    cwd: Path | None = None, environment: Mapping[str, str] = UTF8,
 ) -> Iterator[TmuxWindow]:  # fmt: skip
     """Run a program in a terminal of its own; what is left of it ends with the block."""
     window = TmuxWindow(folder / "tmux")
@@ -105,8 +105,3 @@ def tmux(
 def edgekit(*arguments: str) -> list[str]:
     """A command line of edgekit."""
     return [sys.executable, "-m", "edgekit", *arguments]
-
-
-def utf8() -> dict[str, str]:
-    """An environment in which a terminal shows every character."""
-    return {"LC_ALL": "C.UTF-8", "HOME": os.environ.get("HOME", "/root")}

@@ -24,6 +24,7 @@ from edgekit.agent.serve.session.events import (
     Forget,
     GiveUp,
     GoOnline,
+    MessageHeard,
     Publish,
     Published,
     Received,
@@ -42,16 +43,41 @@ from edgekit.agent.serve.session.prompt import KEEP_SECONDS, JournalRow
 from edgekit.agent.serve.session.session import Session
 from edgekit.agent.serve.session.states import State
 from edgekit.core import topics, wire
+from edgekit.core.chat.calls import CalledFunction, ToolCall
 from edgekit.core.chat.completion import Timings, Usage
 from edgekit.core.config import AgentConfig
+from edgekit.core.rules.rule import Rule, default_output, requester_name
 from tests.harness.session import bundle
 
 REQUESTERS = ("alice", "bob")
 OWN_TOPICS = (topics.card_topic("pi"), topics.status_topic("pi"))
+CLOSED = {"type": "object", "properties": {"a": {"const": 1}}, "additionalProperties": False}
+FORM = {"type": "json_schema", "json_schema": {"name": "a", "schema": CLOSED}}
+TOOL = {"type": "function", "function": {"name": "switch", "parameters": CLOSED}}
 BODIES = [
     json.dumps({"messages": [{"role": "user", "content": text}], **more}).encode()
-    for text, more in (("Hi", {}), ("Ho", {"stream": False}), ("Hi", {"nonsense": 1}))
+    for text, more in (
+        ("Hi", {}),
+        ("Ho", {"stream": False}),
+        ("Hi", {"nonsense": 1}),
+        ("Hi", {"response_format": FORM}),
+        ("Hi", {"response_format": {**FORM, "json_schema": {"name": "a", "schema": {"x": 1}}}}),
+        ("Hi", {"tools": [TOOL], "tool_choice": "required"}),
+    )
 ]
+HEARD = "plant/door"
+RULES = {
+    "door": Rule(
+        topic_filter=HEARD,
+        prompt="{{ message.n }}",
+        response_format=FORM,
+        per_minute=600,
+        deadline_seconds=5,
+    )
+}
+MESSAGES = (Received, Controlled, MessageHeard)
+RULE_KEY = f"{requester_name('door')}/"
+CALLS = [ToolCall("call-1", "function", CalledFunction("switch", '{"a":1}'))]
 CONFIG = bundle(name="m", context_length=64, max_answer_tokens=10)
 USAGE, TIMINGS = Usage(1, 1, 2), Timings(0, 1, 1, 1, 1)
 
@@ -67,6 +93,7 @@ class SessionMachine(RuleBasedStateMachine):
         super().__init__()
         self.now = 100.0
         self.sent = 0
+        self.heard = 0
         self.serial = 0  # no two answers of the model are alike
         self.owner: dict[bytes, str] = {}  # correlation: requester
         self.disk: dict[str, JournalRow] = {}
@@ -79,7 +106,7 @@ class SessionMachine(RuleBasedStateMachine):
 
     def born(self) -> None:
         """A new process of the agent; what it knows is the journal."""
-        self.session = Session(AgentConfig("pi", queue_limit=2), CONFIG, "r", "a", 0.0)
+        self.session = Session(AgentConfig("pi", queue_limit=2, rules=RULES), CONFIG, "r", "a", 0.0)
         self.running: set[str] = set()
         self.loading = True
         self.connected = False
@@ -101,10 +128,9 @@ class SessionMachine(RuleBasedStateMachine):
         if isinstance(event, WorkerLost):
             self.running.clear()
             self.loading = False
-        received = isinstance(event, Received | Controlled)
         acks = [effect.token for effect in effects if isinstance(effect, Ack)]
-        assert acks == ([event.message.token] if isinstance(event, Received | Controlled) else [])
-        assert len(acks) == received
+        owed = [event.message.token] if isinstance(event, MESSAGES) else []
+        assert acks == owed
         told = [effect for effect in effects if isinstance(effect, Snapshot)]
         assert len(told) == isinstance(event, Tick)
         self.loaded = self.loaded or isinstance(event, Ready)
@@ -166,7 +192,9 @@ class SessionMachine(RuleBasedStateMachine):
         for row in rows:
             if row.sent and row.state != State.EXPIRED:
                 assert row.outcome is not None
-                assert row.outcome.payload in self.told, "an outcome that no broker has"
+                unanswered = row.origin is not None and row.outcome.kind == "error"
+                told = unanswered or row.outcome.payload in self.told  # a rule publishes answers
+                assert told, "an outcome that no broker has"
             assert (row.outcome is None) == (row.state in (State.ACCEPTED, State.RUNNING))
             before = self.disk.get(row.key)
             if before is not None and before.outcome not in (None, row.outcome):
@@ -194,6 +222,9 @@ class SessionMachine(RuleBasedStateMachine):
         if message.topic in OWN_TOPICS:
             assert message.retain
             return
+        if message.topic == default_output("pi", "door"):
+            self.answered_by_rule(message, key)
+            return
         requester = self.owner[message.correlation]
         assert message.topic.startswith(topics.response_prefix(requester))
         assert not message.retain
@@ -213,6 +244,17 @@ class SessionMachine(RuleBasedStateMachine):
             assert row.outcome is not None, "said before it was stored"
             assert row.outcome.payload == message.payload
             assert self.answers.setdefault(key, message.payload) == message.payload
+
+    def answered_by_rule(self, message: wire.Outbound, key: str) -> None:
+        """A rule publishes an answer alone, once it is stored, and always the same."""
+        answer = json.loads(message.payload)
+        assert key == f"{RULE_KEY}{answer['id']}" == f"{RULE_KEY}{dict(message.user)['ek-id']}"
+        assert not message.retain
+        row = self.disk[key]
+        assert row.outcome is not None, "said before it was stored"
+        (choice,) = json.loads(row.outcome.payload)["choices"]  # no refusal and no error has any
+        assert answer["content"] == choice["message"]["content"]
+        assert self.answers.setdefault(key, message.payload) == message.payload
 
     # --- requesters ---------------------------------------------------------------------------
     @precondition(lambda self: not self.exited and self.connected)
@@ -251,6 +293,13 @@ class SessionMachine(RuleBasedStateMachine):
         self.handle(Received(message))
 
     @precondition(lambda self: not self.exited and self.connected)
+    @rule(number=st.integers(0, 2), qos=st.sampled_from([0, 1, 1]), wrong=rarely)
+    def message_for_a_rule(self, number: int, qos: int, wrong: bool) -> None:
+        self.heard += 1
+        payload = b"no JSON" if wrong else json.dumps({"n": number}).encode()
+        self.handle(MessageHeard(wire.Inbound(HEARD, payload, qos=qos, token=("m", self.heard))))
+
+    @precondition(lambda self: not self.exited and self.connected)
     @rule(who=requesters, prompt_id=ids, kind=st.sampled_from(["cancel", "query"]))
     def control(self, who: str, prompt_id: str, kind: str) -> None:
         payload = json.dumps({"kind": kind, "id": prompt_id}).encode()
@@ -266,7 +315,7 @@ class SessionMachine(RuleBasedStateMachine):
         self.handle(Ready(1.0, 1.0, slots))
 
     @precondition(lambda self: not self.exited and not self.loading)
-    @rule(sender=st.tuples(requesters, ids), other=rarely, event=st.integers(-1, 4))
+    @rule(sender=st.tuples(requesters, ids), other=rarely, event=st.integers(-1, 5))
     def worker_says(self, sender: tuple[str, str], other: bool, event: int) -> None:
         key = "/".join(sender) if other or not self.running else min(self.running)
         self.serial += 1
@@ -276,6 +325,7 @@ class SessionMachine(RuleBasedStateMachine):
             Done(key, str(self.serial), "cancelled", USAGE, TIMINGS),
             Done(key, "x", "deadline", USAGE, TIMINGS),
             Refused(key, "context_length_exceeded", "long"),
+            Done(key, str(self.serial), "tool_calls", USAGE, TIMINGS, calls=CALLS),
         ]
         if event > 0:
             self.running.discard(key)
@@ -313,7 +363,9 @@ class SessionMachine(RuleBasedStateMachine):
     @rule(code=st.sampled_from([0, 0, 0x10]))
     def puback(self, code: int) -> None:
         reply = self.in_flight.pop(0)
-        self.told.add(reply.message.payload)
+        row = self.disk.get(reply.key) if reply.key.startswith(RULE_KEY) else None
+        stored = None if row is None else row.outcome  # a rule publishes what it makes of that
+        self.told.add(reply.message.payload if stored is None else stored.payload)
         self.handle(Published(reply, code))
 
     @rule(fails=rarely)

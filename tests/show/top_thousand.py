@@ -9,15 +9,17 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import msgspec
 
 from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig
+from edgekit.core.payloads import DeviceState
 from edgekit.mqtt.threaded import MqttClient
 from tests import tools
-from tests.harness.tmux import TmuxWindow, edgekit, tmux
+from tests.harness.tmux import UTF8, TmuxWindow, edgekit, tmux
 from tests.show import Figures
 
 DEVICES, SECONDS = 1000, 30.0
@@ -26,6 +28,7 @@ MOST_CPU_PERCENT = 15.0
 MOST_MB = 120.0
 MOST_GONE_SECONDS = 5.0  # on a machine that others use too
 WAIT_SECONDS = 30.0
+AT_ONCE = 100
 
 
 def count() -> tuple[Figures, bool]:
@@ -42,7 +45,7 @@ def measured(folder: Path, seconds: float) -> tuple[Figures, bool]:
         fleet = _Fleet(broker.port)
         command = edgekit("top", "--broker", f"127.0.0.1:{broker.port}")
         began = time.monotonic()
-        with tmux(folder, command, width=120, height=50, LC_ALL="C.UTF-8") as window:
+        with tmux(folder, command, width=120, height=50, environment=UTF8) as window:
             window.wait_for(f"{DEVICES} devices", 60)
             first = time.monotonic() - began
             drawn = folder / "drawn"
@@ -86,6 +89,7 @@ class _Fleet:
     """Devices as far as a broker can tell: one connection announces all of them."""
 
     def __init__(self, port: int) -> None:
+        self._sent: list[Future[int]] = []
         self._mqtt = MqttClient(
             BrokerConfig("127.0.0.1", port), "fleet", subscriptions=[], on_message=lambda _: None
         )
@@ -96,11 +100,6 @@ class _Fleet:
             )
             self._say(topics.card_topic(f"d-{n}"), card)
             self._status(n, "ready")
-        self._mqtt.close(WAIT_SECONDS)
-        self._mqtt = MqttClient(
-            BrokerConfig("127.0.0.1", port), "fleet", subscriptions=[], on_message=lambda _: None
-        )
-        self._mqtt.connect()
 
     def talk(self, seconds: float) -> None:
         """Each device says how it is, one after the other, as often as a real one."""
@@ -122,15 +121,20 @@ class _Fleet:
         """Disconnect."""
         self._mqtt.close()
 
-    def _status(self, n: int, state: str, more: int = 0) -> None:
+    def _status(self, n: int, state: DeviceState, more: int = 0) -> None:
         status = wire.Status(
-            state, "sha256:" + "ab" * 32, 0, int(state == "busy"), 20.0 + more, 100.0,  # type: ignore[arg-type]  one of them
+            state, "sha256:" + "ab" * 32, 0, int(state == "busy"), 20.0 + more, 100.0,
             40 + more % 40, 1000 + more, mem_total_mb=8000, since=int(time.time()) - n,
         )  # fmt: skip
         self._say(topics.status_topic(f"d-{n}"), status)
 
     def _say(self, topic: str, payload: msgspec.Struct) -> None:
-        self._mqtt.publish(wire.Outbound(topic, msgspec.json.encode(payload), retain=True))
+        message = wire.Outbound(topic, msgspec.json.encode(payload), retain=True)
+        self._sent.append(self._mqtt.publish(message))
+        if len(self._sent) >= AT_ONCE:  # a client queues 1,000
+            for each in self._sent:
+                assert each.result(WAIT_SECONDS) == 0
+            self._sent.clear()
 
 
 def _cpu_seconds(pid: int) -> float:

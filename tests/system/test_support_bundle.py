@@ -20,8 +20,13 @@ MARK = "Zitronenfalter"
 
 def contents(path: Path) -> dict[str, bytes]:
     """The files of a bundle by name, unpacked."""
+    found = {}
     with tarfile.open(path) as tar:
-        return {each.name: (tar.extractfile(each) or tar).read() for each in tar.getmembers()}  # type: ignore[call-arg]  # files alone
+        for each in tar.getmembers():
+            file = tar.extractfile(each)
+            assert file is not None, f"{each.name} is no file"
+            found[each.name] = file.read()
+    return found
 
 
 def plant(root: Root) -> int:

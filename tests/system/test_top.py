@@ -50,7 +50,7 @@ def test_the_fleet_is_live(
     broker: tools.MosquittoBroker, fleet: list[SimulatedDevice], tmp_path: Path
 ) -> None:
     fleet[1].say_state("degraded", reason="thermal", temp_c=88, queue=3, active=1, tok_s=12.0)
-    with tmux(tmp_path, top(broker.port), LC_ALL="C.UTF-8") as window:
+    with tmux(tmp_path, top(broker.port)) as window:
         window.wait_for("3 devices: 2 ready, 1 degraded; 3 prompts wait; 12 tokens/s")
         order = [line.split()[0] for line in window.screen.splitlines()[2:5]]
         assert order == ["pi-1", "pi-2", "pi-10"]
@@ -82,7 +82,7 @@ def test_the_fleet_is_live(
 def test_a_signal_ends_it(
     broker: tools.MosquittoBroker, fleet: list[SimulatedDevice], tmp_path: Path, number: int
 ) -> None:
-    with tmux(tmp_path, top(broker.port), LC_ALL="C.UTF-8") as window:
+    with tmux(tmp_path, top(broker.port)) as window:
         window.wait_for("3 devices")
         os.kill(window.pid, number)
         assert window.end_of() == (0 if number == signal.SIGINT else 130)
@@ -94,7 +94,7 @@ def test_a_broker_that_goes_away_shows_and_comes_back(tmp_path: Path) -> None:
     with (
         tools.mosquitto(tmp_path / "m") as own,
         closing(SimulatedDevice(own.port, "pi")),
-        tmux(tmp_path, top(own.port), LC_ALL="C.UTF-8") as window,
+        tmux(tmp_path, top(own.port)) as window,
     ):
         window.wait_for("1 devices")
         own.stop(kill=True)
@@ -110,7 +110,7 @@ def test_what_a_stranger_says_never_controls_the_terminal(
 ) -> None:
     with closing(SimulatedDevice(broker.port, "evil", model="\x1b]0;owned\x07\x1b[2Jm")) as evil:
         evil.say_state("ready\x1b[2J", release="\x1b[31m", reason="\x9b2J")
-        with tmux(tmp_path, top(broker.port), width=120, LC_ALL="C.UTF-8") as window:
+        with tmux(tmp_path, top(broker.port), width=120) as window:
             told = window.wait_for("1 devices")
             assert "evil" in told
             assert "owned" not in window.run("display-message", "-p", "#{pane_title}")

@@ -21,19 +21,19 @@ CARD = wire.Card(
 )  # fmt: skip
 
 
-def say(made: fleet.FleetWatch, state: str, now: float, device: str = "pi-1", **more: Any) -> None:
+def say(made: fleet.FleetTold, state: str, now: float, device: str = "pi-1", **more: Any) -> None:
     body = json.dumps({"state": state, **more}).encode()
     made.heard(topics.status_topic(device), body, now)
 
 
 @pytest.fixture
-def made() -> fleet.FleetWatch:
-    watch = fleet.FleetWatch()
+def made() -> fleet.FleetTold:
+    watch = fleet.FleetTold()
     watch.heard(topics.card_topic("pi-1"), msgspec.json.encode(CARD), 1.0)
     return watch
 
 
-def test_a_device_is_its_card_and_its_status(made: fleet.FleetWatch) -> None:
+def test_a_device_is_its_card_and_its_status(made: fleet.FleetTold) -> None:
     say(made, "busy", 7.0, active=2, queue=3, tok_s=9.5, temp_c=61, mem_free_mb=812)
     (found,) = made.changes().devices
     assert found["name"] == "pi-1"
@@ -47,7 +47,7 @@ def test_a_device_is_its_card_and_its_status(made: fleet.FleetWatch) -> None:
     assert found["mem_total_mb"] == 4000
 
 
-def test_only_what_has_changed_since_is_told_once(made: fleet.FleetWatch) -> None:
+def test_only_what_has_changed_since_is_told_once(made: fleet.FleetTold) -> None:
     for name in ("pi-2", "pi-3"):
         say(made, "ready", 1.0, name)
     seen = made.changes().seen
@@ -60,7 +60,7 @@ def test_only_what_has_changed_since_is_told_once(made: fleet.FleetWatch) -> Non
     assert not made.changes(changes.seen).devices
 
 
-def test_a_device_that_was_forgotten_is_gone(made: fleet.FleetWatch) -> None:
+def test_a_device_that_was_forgotten_is_gone(made: fleet.FleetTold) -> None:
     say(made, "lost", 1.0)
     seen = made.changes().seen
     made.heard(topics.card_topic("pi-1"), b"", 2.0)
@@ -72,7 +72,7 @@ def test_a_device_that_was_forgotten_is_gone(made: fleet.FleetWatch) -> None:
     assert made.changes().gone == []  # a new watcher never knew it
 
 
-def test_the_line_has_the_speed_of_each_slot_in_which_it_answered(made: fleet.FleetWatch) -> None:
+def test_the_line_has_the_speed_of_each_slot_in_which_it_answered(made: fleet.FleetTold) -> None:
     start = 1000.0
     say(made, "ready", start, tok_s=8.0)  # what the broker kept: nobody knows when that was
     assert made.lines(start + 5) == {}
@@ -88,7 +88,7 @@ def test_the_line_has_the_speed_of_each_slot_in_which_it_answered(made: fleet.Fl
     assert made.lines(start + 20 + fleet.SLOTS * fleet.SLOT_SECONDS) == {}
 
 
-def test_the_counts_are_those_of_an_agents_own_metrics(made: fleet.FleetWatch) -> None:
+def test_the_counts_are_those_of_an_agents_own_metrics(made: fleet.FleetTold) -> None:
     metrics = Metrics("toy", "3", "sha256:1", "0.1")
     metrics.used(Usage(10, 20, 30))
     metrics.used(Usage(1, 2, 3))
@@ -111,14 +111,14 @@ def test_the_counts_are_those_of_an_agents_own_metrics(made: fleet.FleetWatch) -
         b'{"state": "ready", "queue": 1e400}', b'{"state":"x","tok_s":NaN}',
     ],
 )  # fmt: skip
-def test_what_cannot_be_read_changes_nothing(made: fleet.FleetWatch, payload: bytes) -> None:
+def test_what_cannot_be_read_changes_nothing(made: fleet.FleetTold, payload: bytes) -> None:
     seen = made.changes().seen
     made.heard(topics.status_topic("pi-1"), payload, 2.0)
     made.heard(topics.status_topic("pi-2"), payload, 2.0)
     assert made.changes(seen).devices == []
 
 
-def test_texts_of_strangers_are_cut(made: fleet.FleetWatch) -> None:
+def test_texts_of_strangers_are_cut(made: fleet.FleetTold) -> None:
     card = {"model": "m" * 10_000, "pools": ["p" * 10_000] * 1000}
     made.heard(topics.card_topic("pi-1"), json.dumps(card).encode(), 2.0)
     (found,) = made.changes().devices
@@ -126,7 +126,7 @@ def test_texts_of_strangers_are_cut(made: fleet.FleetWatch) -> None:
     assert found["model"] == "m" * told.MOST_CHARS
 
 
-def test_other_topics_are_none_of_its_business(made: fleet.FleetWatch) -> None:
+def test_other_topics_are_none_of_its_business(made: fleet.FleetTold) -> None:
     seen = made.changes().seen
     for topic in (topics.update_topic("pi-1"), "edgekit/v1/dev/pi-1", "home/pi-1/status", ""):
         made.heard(topic, b'{"state": "ready"}', 2.0)
@@ -145,7 +145,7 @@ def test_many_names_that_come_and_go_hide_no_device(
 
 
 def test_there_is_room_for_a_bounded_number_of_devices(
-    made: fleet.FleetWatch, monkeypatch: pytest.MonkeyPatch
+    made: fleet.FleetTold, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fleet, "MOST_DEVICES", 2)
     for n in range(9):

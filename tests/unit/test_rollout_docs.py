@@ -11,8 +11,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edgekit.cli.main import _VERBS
 from edgekit.cli.rollout.lines import SHOWN, status_lines
+from edgekit.cli.verbs import VERBS
 from edgekit.fleet.rollout.device import DeviceState, table
 from edgekit.fleet.rollout.journal import RolloutRow
 from edgekit.fleet.rollout.report.picture import MOST_ROWS, MOST_TROUBLED
@@ -59,7 +59,7 @@ def test_the_table_of_terms_has_every_key_with_its_default() -> None:
 
 
 def test_each_verb_of_a_rollout_is_described() -> None:
-    verbs = [verb for verb, place in _VERBS.items() if place.startswith("rollout.")]
+    verbs = [verb for verb, place in VERBS.items() if place.startswith("rollout.")]
     assert len(verbs) == 8
     assert all(f"`edgekit {verb}" in TEXT for verb in verbs)
 

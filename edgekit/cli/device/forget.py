@@ -55,7 +55,7 @@ def forget(
     asked = None if device is None else check_name("device", device)
     here = project.find_or_bare(project_folder, broker=broker)
     at = project.parse_broker(broker, here.broker) if broker else here.broker
-    writer = _account(at, username, password_file)
+    writer = account_of(at, username, password_file)
     render.warn(at.warning)
     with render.working("asking the broker"):
         known = find_devices(at, here.requester)
@@ -94,7 +94,7 @@ def _report(
         raise PartialError(message) if any(cleared.values()) else EdgekitError(message)
 
 
-def _account(base: BrokerConfig, username: str, password_file: Path | None) -> BrokerConfig:
+def account_of(base: BrokerConfig, username: str, password_file: Path | None) -> BrokerConfig:
     """The broker with another account, if one is named.
 
     Raises:

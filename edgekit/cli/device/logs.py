@@ -99,6 +99,8 @@ def _parts(
                     if not follow:
                         return
                     cursor = part.cursor
+                    if not cursor:  # a journal without a line has none
+                        time.sleep(AGAIN_SECONDS)
         except EdgekitError as error:
             if not (error.retryable and cursor):
                 raise

@@ -18,7 +18,8 @@ from edgekit.cli.device.forget import GONE
 from edgekit.cli.options import JsonOption, ProjectOption
 from edgekit.cli.rollout.found import read as read_rollout
 from edgekit.client.announced import announced, topics_of
-from edgekit.core import topics, wire
+from edgekit.core import topics
+from edgekit.core.reading import UNREADABLE
 from edgekit.errors import EdgekitError, UsageError
 from edgekit.fleet import drive
 from edgekit.fleet.support.bundle import SupportBundle, collect, write
@@ -75,10 +76,9 @@ def support_bundle(
         return
     render.say(f"wrote  {path}, {render.size(path.stat().st_size)}")
     render.say(f"files  {', '.join(names)}")
-    for name, error in made.missing.items():
-        render.say(
-            f"lacks  {name}: {error['what']}" + (f" ({error['why']})" if error["why"] else "")
-        )
+    for name, lack in made.missing.items():
+        why = f" ({lack['why']})" if lack["why"] else ""
+        render.say(f"lacks  {name}: {lack['what']}{why}")
     render.say("note   it names devices, addresses and requesters: read it before you pass it on")
 
 
@@ -104,7 +104,7 @@ def _next(here: project.Project, topic: str, seconds: float) -> Any:
     client.connect()
     try:
         return msgspec.json.decode(got.get(timeout=seconds))
-    except wire.UNREADABLE:
+    except UNREADABLE:
         return None
     finally:
         client.close()

@@ -10,7 +10,6 @@ from functools import partial
 
 from edgekit.cli import project, render
 from edgekit.cli.interrupts import ended_as_by_ctrl_c
-from edgekit.cli.release.publish import at_desk, upload, upload_metadata
 from edgekit.cli.release.trust import present, reference_of, trust_of
 from edgekit.cli.rollout import planned
 from edgekit.cli.rollout.bring import configs_of, source_of
@@ -22,7 +21,6 @@ from edgekit.errors import EdgekitError, PartialError, UsageError, VerificationE
 from edgekit.fleet.connections import Connections
 from edgekit.fleet.drive import Event
 from edgekit.fleet.inventory import Fleet
-from edgekit.fleet.pulling.hands import PullHands
 from edgekit.fleet.pulling.roads import RoadHands
 from edgekit.fleet.push import ReleaseSource
 from edgekit.fleet.rollout.book import number_of
@@ -96,6 +94,8 @@ def publish_for(
 ) -> None:
     """Bring a release to the registry if one of these devices pulls it from there."""
     if source is not None and any(fleet.devices[name].pulls for name in names):
+        from edgekit.cli.release.publish import upload  # noqa: PLC0415  only pulls need a registry
+
         assert source.metadata is not None, "a push sends what signs its bundle"
         upload(here, fleet, source.pinned, source.metadata)
 
@@ -119,7 +119,11 @@ def drive_rollout(
     devices = connections.fleet.devices
     pulling = [name for wave in plan.waves for name in wave if devices[name].pulls]
     with ExitStack() as opened:
-        desk = opened.enter_context(at_desk(here)) if pulling else None
+        desk = None
+        if pulling:
+            from edgekit.cli.release.publish import at_desk  # noqa: PLC0415  it needs a broker
+
+            desk = opened.enter_context(at_desk(here))
         bars = opened.enter_context(render.transfers())
         opened.enter_context(ended_as_by_ctrl_c(signal.SIGTERM, signal.SIGHUP))
 
@@ -140,6 +144,8 @@ def drive_rollout(
         name = reference_of(here.store, source.pinned) if source else short
         pull = None
         if desk is not None:
+            from edgekit.fleet.pulling.hands import PullHands  # noqa: PLC0415  likewise
+
             back = partial(_may_go_back, here)
             pull = PullHands(plan.release, name, number, desk, back, report, hook)
         hands = RoadHands(push, pull, pulling)
@@ -171,6 +177,8 @@ def prepare_way_back(here: project.Project, rollout: Rollout) -> None:
         VerificationError: the metadata does not permit it.
         EdgekitError: the registry does not take the metadata.
     """
+    from edgekit.cli.release.publish import upload_metadata  # noqa: PLC0415  only pulls need it
+
     fleet = here.fleet()
     wanted = {
         device.before

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import yaml
 
 from edgekit.errors import UsageError
 from edgekit.fleet.inventories.ansible import Hosts, Values, parse_printed_hosts, parse_yaml_hosts
@@ -61,32 +60,9 @@ def _beside(folder: Path) -> Iterator[tuple[str, Values]]:
 
 
 def _yaml(path: Path) -> Any:
-    text = path.read_bytes()
-    if text.startswith(b"$ANSIBLE_VAULT"):
-        raise UsageError(
-            f"{path} is encrypted",
-            "only ansible-vault can read it",
-            "keep what edgekit needs in another file; it needs no password of a device",
-        )
-    try:
-        return yaml.load(text, _Loader)  # noqa: S506  it is a SafeLoader
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path} cannot be read", " ".join(str(error).split())) from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8", str(error)) from error
+    from edgekit.fleet.inventories.yamlfile import read_yaml  # noqa: PLC0415  few fleets have YAML
 
-
-class _Loader(yaml.SafeLoader):
-    """YAML as Ansible has it: a value that only Ansible can read stays text with a template."""
-
-
-def _only_ansible(loader: yaml.SafeLoader, node: yaml.Node) -> str:
-    return "{{ " + node.tag.removeprefix("!") + " }}"
-
-
-for _tag in ("!vault", "!vault-encrypted"):
-    _Loader.add_constructor(_tag, _only_ansible)
-_Loader.add_constructor("!unsafe", lambda _, node: node.value)
+    return read_yaml(path)
 
 
 def _printed(program: Path) -> Hosts:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import msgspec
 
-from edgekit.core.rules.check import check_loops, request_of
 from edgekit.core.rules.rule import Rule, check_places
 from edgekit.errors import EdgekitError, UsageError
 
@@ -28,6 +27,10 @@ def check_rules(told: Mapping[str, Mapping[str, Rule]], file: str) -> None:
         for device, rules in told.items()
         if rules
     }
+    if not found:
+        return
+    from edgekit.core.rules.check import check_loops  # noqa: PLC0415  few fleets have rules
+
     looked: set[bytes] = set()
     for device, rules in found.items():
         try:
@@ -46,6 +49,7 @@ def check_rules(told: Mapping[str, Mapping[str, Rule]], file: str) -> None:
 
 
 def _check_prompt(name: str, rule: Rule, file: str) -> None:
+    from edgekit.core.rules.check import request_of  # noqa: PLC0415  only rules need it
     from edgekit.tokens.rule import RuleTemplate  # noqa: PLC0415  only rules need Jinja
 
     try:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 from edgekit.core.digest import Digest
 from edgekit.errors import EdgekitError
-from edgekit.fleet.pulling.hands import PullHands
 from edgekit.fleet.rollout.events import HookEnded, QualityTold, RolloutEvent
 from edgekit.fleet.rollout.hands import Pushed, PushHands
+
+if TYPE_CHECKING:  # brings an MQTT client, and most fleets are pushed to
+    from edgekit.fleet.pulling.hands import PullHands
 
 
 class RoadHands:

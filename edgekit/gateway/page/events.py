@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from edgekit.gateway.hub import BUSY_MS, Hub
 from edgekit.gateway.page.facts import Facts
-from edgekit.gateway.page.fleet import SLOT_SECONDS, FleetWatch, slot
+from edgekit.gateway.page.fleet import SLOT_SECONDS, FleetTold, slot
 from edgekit.gateway.refusals import HttpError
 
 PAUSE_SECONDS = 0.5
@@ -41,7 +41,7 @@ class Watching:
 
     def __init__(self, hub: Hub, facts: Facts) -> None:
         self.hub, self.facts = hub, facts
-        self.fleet = FleetWatch()
+        self.fleet = FleetTold()
         self.watchers: Counter[str] = Counter()  # by requester
         hub.listeners.append(lambda topic, data: self.fleet.heard(topic, data, time.time()))
 

@@ -44,7 +44,7 @@ class Changes(msgspec.Struct, frozen=True):
     seen: int
 
 
-class FleetWatch:
+class FleetTold:
     """What is known of all devices; `heard` with each message, on one thread."""
 
     def __init__(self) -> None:

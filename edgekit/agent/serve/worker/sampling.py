@@ -59,7 +59,7 @@ class Bound(Protocol):
         ...
 
     def allowed(self) -> Allowed:
-        """Return of each token whether it may come next, shape (vocabulary,); at least one may."""
+        """Return of each token whether it may come next, shape (vocabulary,); the caller's own."""
         ...
 
 
@@ -98,9 +98,7 @@ class Sampler:
         scores = self._scored(logits)
         token = self._pick(scores)
         if bound is not None and not bound.take(token):
-            token = self._pick_allowed(scores, logits, bound.allowed())
-            if not bound.take(token):
-                raise GrammarError("it takes no token that it allows")
+            token = self._choose_allowed(scores, logits, bound, token)
         self._answer.append(token)
         return token
 
@@ -117,6 +115,17 @@ class Sampler:
         # Custom processors may have forbidden every token.
         draws = self._sampling.temperature > 0 and scores[at] > -LARGEST
         return self._draw(scores) if draws else at
+
+    def _choose_allowed(self, scores: Logits, logits: Logits, bound: Bound, refused: int) -> int:
+        """Choose among what the bound allows; it may still refuse what no mask knows of."""
+        allowed = bound.allowed()
+        allowed[refused] = False
+        while allowed.any():
+            token = self._pick_allowed(scores, logits, allowed)
+            if bound.take(token):
+                return token
+            allowed[token] = False
+        raise GrammarError("no token can go on with this grammar")
 
     def _pick_allowed(self, scores: Logits, logits: Logits, allowed: Allowed) -> int:
         narrowed, ids = _narrowed(scores, allowed)

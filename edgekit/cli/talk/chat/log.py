@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from edgekit.core.wire import UNREADABLE
+from edgekit.core.reading import UNREADABLE
 from edgekit.errors import UsageError
 
 MAX_FILE_BYTES = 64 << 20

@@ -15,6 +15,7 @@ import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
 from edgekit.agent.serve.worker.grammar.guide import Allowed, GrammarError
+from edgekit.agent.serve.worker.grammar.keys import Keys
 from edgekit.core.chat.constraint import Constraint
 from edgekit.core.chat.schema import subschemas
 from edgekit.tokens.table import TokenTable
@@ -33,6 +34,10 @@ LIMITS: dict[str, Any] = {
 JSON_OPTIONS: Any = {"whitespace_flexible": False, "lenient": False, "coerce_one_of": False}
 SEARCH_SECONDS = 0.5  # for the place in a refused schema
 MAX_SAID = 300  # characters of the library's words
+
+
+class RepeatedKeyError(GrammarError):
+    """An object would get a key twice."""
 
 
 class TokenCompiler:
@@ -75,7 +80,10 @@ class TokenCompiler:
             return _short(matcher.get_error())
         if warnings := matcher.get_grammar_warnings():
             return _short("; ".join(warnings))
-        guide = MatcherGuide(matcher, self._every if trusted else self._ordinary)
+        keys = Keys() if kind == "json_schema" else None
+        guide = MatcherGuide(
+            matcher, self._tokens, self._every if trusted else self._ordinary, keys
+        )
         try:
             guide.opening = guide.forced()
             if not guide.ended:
@@ -106,18 +114,31 @@ class MatcherGuide:
 
     Args:
         matcher: at the beginning of the answer.
+        tokens: the model's.
         known: of each token whether it may come at all, whatever the grammar says.
+        keys: where in a JSON text the answer is; None if it need not be JSON.
         opening: the tokens that every answer begins with; the matcher has taken them.
     """
 
-    def __init__(self, matcher: LLMatcher, known: Allowed, opening: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        matcher: LLMatcher,
+        tokens: LLTokenizer,
+        known: Allowed,
+        keys: Keys | None,
+        opening: Sequence[int] = (),
+    ) -> None:
         self._matcher = matcher
+        self._tokens = tokens
         self._known = known
+        self._keys = keys
+        self._ahead: list[int] | None = None  # what is forced now, if that is known
         self.opening = opening
 
     def copy(self) -> MatcherGuide:
         """Return a guide in the same state."""
-        return MatcherGuide(self._matcher.deep_copy(), self._known, self.opening)
+        matcher = self._matcher.deep_copy()
+        return MatcherGuide(matcher, self._tokens, self._known, self._keys, self.opening)
 
     @property
     def ended(self) -> bool:
@@ -136,22 +157,48 @@ class MatcherGuide:
 
     def forced(self) -> list[int]:
         """Return the tokens that must come next, and count them as taken."""
-        tokens = self._matcher.compute_ff_tokens()
+        tokens = self._matcher.compute_ff_tokens() if self._ahead is None else self._ahead
         self._check()
         if tokens:
             if not self._known[tokens].all():
                 raise GrammarError("the grammar wants a control token")
+            self._keys = self._keys_after(tokens)
             self._matcher.consume_tokens(tokens)
             self._check()
+        self._ahead = None
         return tokens
 
     def take(self, token: int) -> bool:
-        """Go on with a token if it may come next; return whether it may."""
+        """Go on with a token if it may come next; return whether it may.
+
+        Where it may, no key comes twice, neither in the token nor in what the grammar forces then.
+        """
         if not self._known[token]:
             return False
         taken = self._matcher.try_consume_tokens([token]) == 1
         self._check()
-        return taken
+        if not taken:
+            return False
+        ahead = self._matcher.compute_ff_tokens()
+        try:
+            keys = self._keys_after([token])
+            self._keys_after(ahead, keys)
+        except RepeatedKeyError:
+            if not self._matcher.rollback(1):
+                raise
+            return False
+        self._keys, self._ahead = keys, ahead
+        return True
+
+    def _keys_after(self, tokens: Sequence[int], keys: Keys | None = None) -> Keys | None:
+        """Return where the answer is behind these tokens; raises RepeatedKeyError."""
+        keys = keys or self._keys
+        if keys is None or not tokens or self._tokens.is_special_token(tokens[0]):
+            return keys
+        keys = keys.after(self._tokens.decode_bytes(list(tokens)))
+        if keys is None:
+            raise RepeatedKeyError("the grammar wants a key that the object has already")
+        return keys
 
     def _check(self) -> None:
         error = self._matcher.get_error()

@@ -1,0 +1,71 @@
+"""`edgekit home-assistant` at a real broker: shown, taken back, forgotten, and who may write."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from edgekit.client.announced import retained
+from edgekit.client.discovery import object_id
+from edgekit.core import topics
+from edgekit.core.config import BrokerConfig
+from tests import tools
+from tests.conftest import Project, make_project
+from tests.fakes.simulated_device import SimulatedDevice
+from tests.harness.site import MODES, serving
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def kept(broker: BrokerConfig) -> dict[str, bytes]:
+    """What Home Assistant finds."""
+    return retained(broker, "home", ["homeassistant/#"])
+
+
+def test_devices_are_shown_taken_back_and_forgotten(tmp_path: Path) -> None:
+    with tools.mosquitto(tmp_path) as broker:
+        project = make_project(tmp_path / "project", broker.port, None)
+        device = SimulatedDevice(broker.port, "pi.1")
+        try:
+            assert kept(project.broker) == {}, "off until it is asked for"
+            assert project.edgekit("home-assistant").strip() == "shown    pi.1"
+            topic = topics.discovery_topic(object_id("pi.1"))
+            assert list(kept(project.broker)) == [topic]
+            told = json.loads(kept(project.broker)[topic])
+            assert told["dev"]["model"] == "toy:1"
+            assert told["cmps"]["state"]["state_topic"] == topics.status_topic("pi.1")
+            assert project.edgekit("home-assistant", "pi.1", "--remove")
+            assert kept(project.broker) == {}
+            project.edgekit("home-assistant", "pi.1")
+            for wrong in (("nobody",), ("--prefix", "a/#"), ("--prefix", "edgekit/v1")):
+                assert project.run("home-assistant", *wrong).returncode == 2
+        finally:
+            device.close()
+        project.edgekit("forget", "pi.1", "--force")
+        assert kept(project.broker) == {}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_operator_may_write_it_and_a_requester_not(tmp_path: Path, mode: str) -> None:
+    project = make_project(tmp_path / "project", 1, None)
+    with (project.folder / "fleet.toml").open("a") as file:
+        for name in ("pi-1", "pi-2"):
+            file.write(f'[devices.{name}]\naddress = "ssh:{name}"\n')
+    (tmp_path / "site").mkdir()
+    with serving(project, tmp_path / "site", mode, "--operator", "otto") as site:
+        device = SimulatedDevice(0, "pi-1", broker=site.config("pi-1"))
+        try:
+            told = {k: v for k, v in msgspec.structs.asdict(site.config("alice")).items() if v}
+            here = Project(project.folder, told["port"])
+            table = msgspec.toml.encode({"requester": "alice", "broker": told})
+            (project.folder / "edgekit.toml").write_bytes(table)
+            refused = here.run("home-assistant", "pi-1")
+            assert (refused.returncode, "--username NAME" in refused.stderr) == (1, True)
+            account = ("--username", "otto", "--password-file", str(site.password("otto")))
+            assert "pi-1" in here.edgekit("home-assistant", "pi-1", *account)
+            assert "pi-1" in here.edgekit("home-assistant", "pi-1", "--remove", *account)
+        finally:
+            device.close()
