@@ -134,7 +134,7 @@ def test_other_topics_are_none_of_its_business(made: fleet.FleetTold) -> None:
 
 
 def test_many_names_that_come_and_go_hide_no_device(
-    made: fleet.FleetWatch, monkeypatch: pytest.MonkeyPatch
+    made: fleet.FleetTold, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fleet, "MOST_DEVICES", 4)
     say(made, "lost", 1.0)
