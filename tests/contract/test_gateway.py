@@ -143,3 +143,18 @@ def test_a_client_that_closes_its_stream_cancels_the_prompt(
     tools.eventually(lambda: made.under_way() == 0, 5, "the gateway has let go")
     answer = client.chat.completions.create(model=model, messages=HELLO, max_tokens=8)
     assert answer.choices[0].message.content
+
+
+def test_the_same_idempotency_key_of_another_requester_is_another_prompt(
+    served: tuple[Gateway, str, str],
+) -> None:
+    made, model, _ = served
+    alice, bob = made.client(), made.client("bob")
+    asked: Any = {"model": model, "max_tokens": 8, "temperature": 0}
+    asked["extra_headers"] = {"Idempotency-Key": uuid.uuid4().hex}
+    secret: Any = [{"role": "user", "content": "My code is 4711."}]
+    hers = alice.chat.completions.create(messages=secret, **asked)
+    his = bob.chat.completions.create(messages=HELLO, **asked)
+    assert his.choices[0].message.content != hers.choices[0].message.content
+    assert alice.chat.completions.create(messages=secret, **asked).choices == hers.choices
+    assert bob.chat.completions.create(messages=HELLO, **asked).choices == his.choices

@@ -44,7 +44,7 @@ class SimulatedDevice:
     """Connected and announced; `close` takes both back.
 
     Attributes:
-        prompts: by `ek-id`, with what became of each.
+        prompts: by `ek-id`, with what became of each; of several requesters' the latest.
         computed: the ids that it began to answer, each time.
         queries: the ids that it was asked about.
     """
@@ -58,6 +58,7 @@ class SimulatedDevice:
         self.computed: list[str] = []
         self.queries: list[str] = []
         self.requesters: set[str] = set()
+        self._known: dict[tuple[str, str], Prompt] = {}  # by requester and `ek-id`
         self.answer = ""  # to whatever is not one of these commands; else what was said
         self._lock = threading.Lock()
         self.mqtt = MqttClient(
@@ -104,17 +105,19 @@ class SimulatedDevice:
         self.mqtt.publish(wire.Outbound(topic, payload, retain=True)).result(WAIT_SECONDS)
 
     def _heard(self, message: wire.Inbound) -> None:
-        self.requesters.add(topics.requester_of(message.topic))
+        requester = topics.requester_of(message.topic)
+        self.requesters.add(requester)
         if topics.is_control(message.topic):
             self._control(message)
             return
         address = wire.address_of(message, self.name)
         assert address is not None
         with self._lock:
-            known = self.prompts.get(address.prompt_id)
+            known = self._known.get((requester, address.prompt_id))
             if known is None:
                 known = Prompt(address, json.loads(message.payload))
                 self.prompts[address.prompt_id] = known
+                self._known[requester, address.prompt_id] = known
                 threading.Thread(target=self._run, args=[known], daemon=True).start()
                 return
         known.address = address
@@ -126,7 +129,7 @@ class SimulatedDevice:
     def _control(self, message: wire.Inbound) -> None:
         control = wire.parse_control(message.payload)
         assert control is not None
-        known = self.prompts.get(control.id)
+        known = self._known.get((topics.requester_of(message.topic), control.id))
         if control.kind == "cancel":
             if known:
                 known.cancelled.set()
@@ -205,9 +208,10 @@ class SimulatedDevice:
 
 
 def main() -> None:
-    """`python -m tests.fakes.simulated_device PORT COUNT`: devices until standard input ends."""
+    """`… PORT COUNT [NAME]`: devices NAME-0 and so on, until standard input ends."""
     port, count = int(sys.argv[1]), int(sys.argv[2])
-    made = [SimulatedDevice(port, f"sim-{n}", slots=64) for n in range(count)]
+    name = sys.argv[3] if len(sys.argv) > 3 else "sim"
+    made = [SimulatedDevice(port, f"{name}-{n}", slots=64) for n in range(count)]
     print("ready", flush=True)
     sys.stdin.read()
     told = {each.name: each.computed for each in made}

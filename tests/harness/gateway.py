@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +59,15 @@ class Gateway:
         """End it, and wait for that; its exit code."""
         self.process.send_signal(number)
         return self.process.wait(60)
+
+
+def with_constants(constants: Mapping[str, float]) -> tuple[str, ...]:
+    """A `program` in which constants, by their whole names, are these."""
+    code = "import importlib as i\n"
+    for name, value in constants.items():
+        module, _, short = name.rpartition(".")
+        code += f"setattr(i.import_module({module!r}), {short!r}, {value!r})\n"
+    return "-c", f"{code}from edgekit.__main__ import main\nmain()"
 
 
 @contextmanager

@@ -31,7 +31,7 @@ COUNTS = {
     "vision-layouts": "layouts of pictures whose features and answers are torch's, in tiny",
     "schemas": "answers to JSON Schemas, of noise and of a real model, that parse and are valid",
     "self-healing": "bad releases that a device rolls back alone, the controller killed",
-    "gateway-clients": "200 streams at once by OpenAI's SDK through a gateway that is killed",
+    "gateway-clients": "200 streams at once by OpenAI's SDK; gateway, broker and devices killed",
     "top-thousand": "`edgekit top` with 1,000 devices: CPU, memory, how it draws, who goes away",
 }
 """Name -> what is counted; in the order in which they run."""
