@@ -12,6 +12,7 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def complete() -> None:
     words = asked_words(os.environ)
     verb = words[1] if len(words) > 2 else ""
     folder = project_of(words, Path.cwd())
-    if verb in VERBS and (words[-1].startswith("-") or not _names(verb, words, folder)):
+    if verb in VERBS and (words[-1].startswith("-") or verb in _GROUPS):
         from edgekit.cli.main import application  # noqa: PLC0415  imports the whole verb
 
         application(verb)()
@@ -51,9 +52,9 @@ def _several() -> None:
     """With it typer asks for the name of a verb also where there is one alone."""
 
 
-def _stand_in(names: Callable[[], Iterable[str]] | None) -> Callable[..., None]:
+def _stand_in(names: Callable[[], Iterable[str]]) -> Callable[..., None]:
     def given(incomplete: str) -> list[str]:
-        return [each for each in (names() if names else ()) if each.startswith(incomplete)]
+        return [each for each in names() if each.startswith(incomplete)]
 
     def command(
         _words: list[str] | None = typer.Argument(None, autocompletion=given),
@@ -77,26 +78,21 @@ def project_of(words: list[str], here: Path) -> Path | None:
     """The folder of the project that the command line means; None without one."""
     for before, word in pairwise(words):
         if before == "--project" and word:
-            return Path(word)
+            return Path(word).expanduser()
     return next((each for each in (here, *here.parents) if (each / PROJECT_FILE).is_file()), None)
 
 
-def _names(verb: str, words: list[str], folder: Path | None) -> Callable[[], Iterable[str]] | None:
-    """What makes the names that stand after a verb; None where a verb has others, or an option."""
-    if folder is None:
-        return list if verb not in _GROUPS else None
+def _names(verb: str, words: list[str], folder: Path | None) -> Callable[[], Iterable[str]]:
+    """What makes the names that stand there: none for a file, or for the value of an option."""
     before = words[-2] if len(words) > 2 else ""
+    if folder is None:
+        return list
     if before == "--bundle":
-        return lambda: bundles(folder)
-    if before.startswith("-"):
-        return None
-    if verb in DEVICES:
-        return lambda: devices(folder)
-    if verb in BUNDLES:
-        return lambda: bundles(folder)
-    if verb in ROLLOUTS:
-        return lambda: rollouts(folder)
-    return None
+        return partial(bundles, folder)
+    for verbs, read in ((DEVICES, devices), (BUNDLES, bundles), (ROLLOUTS, rollouts)):
+        if verb in verbs and not before.startswith("-"):
+            return partial(read, folder)
+    return list
 
 
 def devices(folder: Path) -> list[str]:

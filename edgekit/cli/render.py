@@ -62,7 +62,9 @@ def _line(name: str, text: str) -> None:
     """A line on stdout or stderr; a console that is drawing puts it above what it draws."""
     console = globals().get(name)
     if console is None:
-        print(text, file=sys.stdout if name == "out" else sys.stderr, flush=True)
+        stream = sys.stdout if name == "out" else sys.stderr
+        # bars on a terminal take all that is printed, and put it on stderr
+        print(text, file=getattr(stream, "rich_proxied_file", stream), flush=True)
     else:
         console.print(text, markup=False, emoji=False)
 

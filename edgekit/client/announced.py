@@ -22,8 +22,8 @@ from edgekit.mqtt.threaded import MqttClient
 RETAINED_SECONDS = 0.5  # time to collect retained messages
 PUBACK_SECONDS = 10.0
 RETAINED_QOS = 0
-"""Of subscriptions to retained messages. With QoS 1 a Mosquitto queues at most 1,000 for a client
-(`max_queued_messages`) and drops the others without a word: 500 devices have more."""
+"""Of subscriptions to retained messages. Of QoS 1 a Mosquitto queues 1,000 for a client above those
+in flight (`max_queued_messages` in mosquitto.conf(5)), and 500 devices have as many."""
 
 
 def devices(broker: BrokerConfig, name: str) -> dict[str, dict[str, Any]]:

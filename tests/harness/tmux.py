@@ -69,10 +69,8 @@ class TmuxWindow:
     @property
     def ended(self) -> int | None:
         """The program's exit status once it has ended."""
-        dead, status = self.run("display-message", "-p", "#{pane_dead} #{pane_dead_status}").split(
-            " "
-        )
-        return int(status) if dead.strip() == "1" else None
+        told = self.run("display-message", "-p", "#{pane_dead} #{pane_dead_status}").split()
+        return int(told[1]) if told[0] == "1" and len(told) == 2 else None  # it is known later
 
     def end_of(self, seconds: float = WAIT_SECONDS) -> int:
         """Wait for the program's end; its exit status."""

@@ -17,6 +17,7 @@ import msgspec
 from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig
 from edgekit.core.payloads import DeviceState
+from edgekit.core.reasons import FAILURE
 from edgekit.mqtt.threaded import MqttClient
 from tests import tools
 from tests.harness.tmux import UTF8, TmuxWindow, edgekit, tmux
@@ -133,7 +134,7 @@ class _Fleet:
         self._sent.append(self._mqtt.publish(message))
         if len(self._sent) >= AT_ONCE:  # a client queues 1,000
             for each in self._sent:
-                assert each.result(WAIT_SECONDS) == 0
+                assert each.result(WAIT_SECONDS) < FAILURE
             self._sent.clear()
 
 

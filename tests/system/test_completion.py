@@ -88,6 +88,8 @@ def test_names_of_the_project_complete(project: Project, shell: str) -> None:
         said = completed(project, shell, line).replace("\\", "")  # zsh quotes a colon
         assert not [each for each in there if each not in said], (line, said)
         assert not [each for each in not_there if each in said], (line, said)
+    for line in ("edgekit build ", "edgekit pack model --name "):
+        assert "pi-1" not in completed(project, shell, line)
     assert not (project.folder / "owned").exists()
 
 

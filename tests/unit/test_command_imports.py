@@ -73,6 +73,15 @@ def test_an_offer_imports_tuf_once(device: Device) -> None:
     assert again & SLOW == set()
 
 
+def test_a_switch_imports_before_it_what_it_needs_after_it() -> None:
+    """A verb imports by the path of `current`, which leads to another agent once it has moved."""
+    supervisor = "edgekit.agent.release.supervisor"
+    script = "import edgekit.agent.release.activate"
+    assert {f"{supervisor}.become", f"{supervisor}.process"} <= imported(["-c", script])
+    at_the_start = imported(["-c", f"import {supervisor}.detached"])
+    assert f"{supervisor}.become" not in at_the_start, "other verbs start nothing"
+
+
 @pytest.mark.parametrize(
     ("verb", "needed"),
     [

@@ -133,6 +133,17 @@ def test_other_topics_are_none_of_its_business(made: fleet.FleetTold) -> None:
     assert made.changes(seen).devices == []
 
 
+def test_many_names_that_come_and_go_hide_no_device(
+    made: fleet.FleetTold, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet, "MOST_DEVICES", 4)
+    say(made, "lost", 1.0)
+    for n in range(50):
+        say(made, "ready", 1.0, f"pi-{n + 2}")
+        made.heard(topics.status_topic(f"pi-{n + 2}"), b"", 1.0)
+    assert [each["name"] for each in made.changes().devices] == ["pi-1"]
+
+
 def test_there_is_room_for_a_bounded_number_of_devices(
     made: fleet.FleetTold, monkeypatch: pytest.MonkeyPatch
 ) -> None:

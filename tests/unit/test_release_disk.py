@@ -7,6 +7,7 @@ from copy import deepcopy
 from errno import ENOSPC
 from itertools import chain
 from pathlib import Path
+from shutil import copytree
 from typing import NoReturn
 
 import pytest
@@ -153,12 +154,14 @@ def test_the_model_of_the_disk_is_what_the_disk_does(kind: str, tmp_path: Path) 
     ]
     seen = moments(kind)
     for number, model in enumerate((seen[0], *seen[-9:])):
+        made = on_device(model, tmp_path / str(number))
+        assert as_model(made) == model
+        assert release_disk.found(made) == model.found()
         for which, effect in enumerate(effects):
             if type(effect) in on_trial and model.rows[NEW].state != ReleaseState.TRIAL:
                 continue
-            root = on_device(model, tmp_path / f"{number}-{which}")
-            assert as_model(root) == model
-            assert release_disk.found(root) == model.found()
+            root = Root(tmp_path / f"{number}-{which}")
+            copytree(made.path, root.path, symlinks=True)  # SQLite takes longer to make one
             after_it = deepcopy(model)
             after_it.perform(effect)
             release_disk.perform(root, effect)

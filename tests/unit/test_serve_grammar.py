@@ -271,6 +271,20 @@ def test_the_time_of_a_grammar_begins_when_its_compilation_does(
     assert [each.text for each in ended if isinstance(each, Done)] == list("abcd"), ended
 
 
+def test_the_time_that_the_token_table_takes_is_no_grammars_time(
+    compiler: TokenCompiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grammars, "COMPILE_SECONDS", 0.3)
+    monkeypatch.setattr("edgekit.agent.serve.worker.worker.HEARTBEAT_SECONDS", 0.02)
+
+    def opened() -> TokenCompiler:
+        time.sleep(0.7)
+        return compiler
+
+    with worker("x", grammars=Grammars(opened)) as parent:
+        assert parent.done(prompt(regex("ab"))).text == "ab"
+
+
 def test_a_compilation_that_never_ends_holds_up_no_other_three_times_over(
     compiler: TokenCompiler, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,7 +57,7 @@ def sighted(
     return Sighting(served, now if status and not kept else before.heard, changed)
 
 
-class FleetWatch:
+class DeviceWatch:
     """A connection that hears every card and status; any thread may read.
 
     Args:
@@ -89,7 +89,7 @@ class FleetWatch:
         )
         self._mqtt.connect()
 
-    def __enter__(self) -> FleetWatch:
+    def __enter__(self) -> DeviceWatch:
         return self
 
     def __exit__(

@@ -79,11 +79,13 @@ class FleetTold:
 
     def changes(self, seen: int = 0) -> Changes:
         """What has changed after that number; all devices after 0."""
+        if not seen:
+            return Changes([told(*each) for each in self._devices.items()], [], self._number)
         newest = takewhile(lambda each: each[1] > seen, reversed(self._changed.items()))
         names = [name for name, _ in newest]
         return Changes(
             devices=[told(name, self._devices[name]) for name in names if name in self._devices],
-            gone=[name for name in names if name not in self._devices] if seen else [],
+            gone=[name for name in names if name not in self._devices],
             seen=self._number,
         )
 

@@ -46,8 +46,9 @@ class _PageRoutes:
         found = self._files.get(request.path_params.get("name", INDEX))
         if found is None:
             raise HTTPException(404)
-        self._watching.hub.requests[200] += 1
-        if request.headers.get("if-none-match") == found.etag:
+        known = request.headers.get("if-none-match") == found.etag
+        self._watching.hub.requests[304 if known else 200] += 1
+        if known:
             return Response(status_code=304, headers=found.headers)
         return Response(found.data, headers=found.headers)
 

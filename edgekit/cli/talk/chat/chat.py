@@ -19,7 +19,7 @@ from edgekit.cli.talk.chat.log import ChatLog
 from edgekit.cli.talk.chat.partner import Partner
 from edgekit.cli.talk.chat.prompting import Order, RunningPrompt
 from edgekit.cli.talk.chat.view import AnswerView
-from edgekit.cli.talk.watching import FleetWatch
+from edgekit.cli.talk.watching import DeviceWatch
 from edgekit.client import Accepted, Final, Requester, SentPicture
 from edgekit.client.pictures import with_pictures
 from edgekit.errors import EdgekitError, UsageError
@@ -56,7 +56,7 @@ class Chat:
     def __init__(
         self,
         requester: Requester,
-        watch: FleetWatch,
+        watch: DeviceWatch,
         partner: Partner,
         log: ChatLog,
         settings: ChatSettings,

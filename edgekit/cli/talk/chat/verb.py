@@ -17,7 +17,7 @@ from edgekit.cli.talk.chat import terminal
 from edgekit.cli.talk.chat.chat import Chat, ChatSettings, load
 from edgekit.cli.talk.chat.log import ChatLog
 from edgekit.cli.talk.chat.partner import partner
-from edgekit.cli.talk.watching import FleetWatch
+from edgekit.cli.talk.watching import DeviceWatch
 from edgekit.client import Requester
 from edgekit.client.requester import DEFAULT_EXPIRY_SECONDS
 from edgekit.errors import EdgekitError
@@ -75,7 +75,7 @@ def chat(
     at = broker_of(here, broker)
     with (
         told({signal.SIGTERM: _end, signal.SIGHUP: _end}),
-        FleetWatch(at, here.requester) as watch,
+        DeviceWatch(at, here.requester) as watch,
         Requester(at, here.requester) as requester,
     ):
         watch.settle()

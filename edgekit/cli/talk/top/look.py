@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from edgekit.cli.talk.top.rows import TopRow, chosen, in_order, row
 from edgekit.cli.talk.top.table import TopView
-from edgekit.cli.talk.watching import FleetWatch
+from edgekit.cli.talk.watching import DeviceWatch
 from edgekit.errors import UsageError
 from edgekit.fleet.inventory import Fleet
 
@@ -21,7 +21,7 @@ class FleetLook:
         words: that choose devices; none choose all.
     """
 
-    def __init__(self, watch: FleetWatch, fleet: Fleet | None, words: list[str]) -> None:
+    def __init__(self, watch: DeviceWatch, fleet: Fleet | None, words: list[str]) -> None:
         self.watch = watch
         self._devices = fleet.devices if fleet else {}
         self._groups = fleet.groups if fleet else {}

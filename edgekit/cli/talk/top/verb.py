@@ -18,7 +18,7 @@ from edgekit.cli.talk.ask import BrokerOption, broker_of
 from edgekit.cli.talk.top.look import FleetLook
 from edgekit.cli.talk.top.rows import SORTS, summary
 from edgekit.cli.talk.top.table import Segment, TopView, table
-from edgekit.cli.talk.watching import FleetWatch
+from edgekit.cli.talk.watching import DeviceWatch
 from edgekit.errors import UsageError
 from edgekit.fleet.inventory import load
 
@@ -58,7 +58,7 @@ def top(
     at = broker_of(here, broker)
     with (
         told({signal.SIGTERM: _end, signal.SIGHUP: _end}),
-        FleetWatch(at, here.requester) as watch,
+        DeviceWatch(at, here.requester) as watch,
     ):
         with render.working("asking the broker"):
             watch.settle()

@@ -184,8 +184,6 @@ class Grammars:
             os.eventfd_read(self._woken)
 
     def _compile(self, entry: _Entry) -> Grammar:
-        entry.begun = self._clock()
-        self._running = entry
         if self._compiler is None:
             before, began = _resident_mb(), time.monotonic()
             self._compiler = self._open()
@@ -193,6 +191,8 @@ class Grammars:
                 "the first grammar: the token table took %.2f s and %.0f MB",
                 *(time.monotonic() - began, _resident_mb() - before),
             )
+        entry.begun = self._clock()  # the table's time, seconds with a large vocabulary, is none's
+        self._running = entry
         return self._compiler.compile(entry.constraint)
 
 
