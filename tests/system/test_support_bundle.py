@@ -7,7 +7,10 @@ import tarfile
 import threading
 from pathlib import Path
 
+import pytest
+
 from edgekit.agent.release.root import Root
+from edgekit.cli.device import support
 from edgekit.client import Final, Requester
 from edgekit.core import topics, wire
 from edgekit.errors import EdgekitError
@@ -116,6 +119,36 @@ def check(project: Project) -> None:
         assert name.encode() in of["README.txt"]
     refused = project.run("support-bundle", "demo", "-o", "b.tar.gz")
     assert (refused.returncode, "exists" in refused.stderr) == (2, True)
+
+
+def test_a_reason_of_a_failed_trial_has_no_line_of_a_stranger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = make_project(tmp_path / "project", tools.free_port(), None)
+    (project.folder / "fleet.toml").write_text(
+        f'[devices.pi]\naddress = "ssh:ada@127.0.0.1:{tools.free_port()}"\n'
+    )
+    reason = f"release abc failed its trial and it is not used: the agent ended: {MARK}"
+    monkeypatch.setattr(support, "_rollouts", lambda *_: [{"device": {"reason": reason}}])
+    monkeypatch.setattr(support, "_at_broker", lambda *_: {"update": {"reason": reason}})
+    path = tmp_path / "b.tar.gz"
+    support.support_bundle("pi", path, 0.0, project.folder)
+    files = contents(path)
+    for name in ("rollouts", "broker"):
+        said = files[f"support-pi/{name}.json"]
+        assert (b"the agent ended: " in said, MARK.encode() in said) == (True, False)
+
+
+def test_what_cannot_be_made_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "project", tools.free_port(), None)
+    for words, said in (
+        (("-o", "/no/such/x.tar.gz"), "there is no such folder"),
+        (("--wait", "inf"), "no number of seconds"),
+        (("--wait", "nan"), "no number of seconds"),
+    ):
+        done = project.run("support-bundle", "demo", *words)
+        assert (done.returncode, said in done.stderr) == (2, True), done.stderr
+        assert "connecting" not in done.stderr
 
 
 def test_a_device_that_is_not_there_is_said(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def test_of_the_log_only_edgekit_s_own_lines_stay() -> None:
     own = [
         "2026-11-30 08:00:00,123 edgekit.agent.serve.loop.service: model ready",
         "2026-11-30T08:00:00+0000 supervisor: the agent ended with 1",
-        "serve: the agent cannot start",
+        "boot: the agent's log is /root/log/agent.log",
         "Traceback (most recent call last):",
         '  File "/root/current/agent/edgekit/x.py", line 3, in run',
     ]
@@ -53,6 +53,16 @@ def test_of_the_log_only_edgekit_s_own_lines_stay() -> None:
     assert log([f"ValueError: {SECRET}", f"msgspec.ValidationError: {SECRET}"]) == [
         f"ValueError: {BLANK}", f"msgspec.ValidationError: {BLANK}",
     ]  # fmt: skip
+
+
+def test_a_line_that_begins_like_an_error_of_a_verb_is_not_one_yet() -> None:
+    error = ["serve: the agent cannot start", f"  why:  {SECRET}", "  next: push again"]
+    assert log(error)[0] == error[0]
+    assert SECRET not in str(log(error))
+    others = [f"{verb}: {SECRET}" for verb in ("worker", "update", "serve", "boot")]
+    assert SECRET not in str(log(others))
+    assert SECRET not in str(log([f"boot: the agent's log is /x {SECRET}"]))
+    assert SECRET not in str(answer({"why": f"its log ends with: {SECRET}"})), "one line alone"
 
 
 def test_of_the_journal_only_the_manager_s_lines_stay() -> None:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from functools import partial
 
 from edgekit.agent.release import lease
-from edgekit.agent.release.log import log_tail
+from edgekit.agent.release.log import log_end
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.runs import answering, config_of, shown_good, unchanged
 from edgekit.agent.release.space import reserve
@@ -104,7 +104,7 @@ def _verdict(
             failed = "its new configuration" if release.state == ReleaseState.GOOD else "it"
             raise EdgekitError(
                 f"release {digest.short} failed its trial and {failed} is not used",
-                release.reason or log_tail(root),
+                release.reason or log_end(root),
                 _what_runs(root, trial_seconds),
             )
         if waits is not None and waits.digest == digest and waits.waiting:
@@ -114,7 +114,7 @@ def _verdict(
         if supervisor.pid() is None:  # not started, or killed: the next one finds the try
             _start(root, supervisor)
         time.sleep(POLL_SECONDS)
-    raise EdgekitError(f"release {digest.short} got no verdict", log_tail(root))
+    raise EdgekitError(f"release {digest.short} got no verdict", log_end(root))
 
 
 def _unproven(root: Root, waits: UnprovenRow, trial_seconds: float) -> EdgekitError:

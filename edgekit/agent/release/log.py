@@ -24,6 +24,12 @@ def log_tail(root: Root) -> str:
     return " | ".join(lines[-LOG_TAIL_LINES:])
 
 
+def log_end(root: Root) -> str:
+    """The same, with words before it by which a support bundle knows what follows."""
+    tail = log_tail(root)
+    return f"its log ends with: {tail}" if tail else ""
+
+
 def write_to_log(root: Root) -> None:
     """Send the output of this process, and of all that it starts, to the device's log."""
     descriptor = os.open(root.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import queue
 import time
 import uuid
@@ -22,6 +24,7 @@ from edgekit.core import topics
 from edgekit.core.reading import UNREADABLE
 from edgekit.errors import EdgekitError, UsageError
 from edgekit.fleet import drive
+from edgekit.fleet.support import blank
 from edgekit.fleet.support.bundle import SupportBundle, collect, write
 from edgekit.mqtt.threaded import MqttClient
 
@@ -50,6 +53,8 @@ def support_bundle(
               edgekit support-bundle pi-1 -o report.tar.gz --wait 0
     """
     now = time.time()
+    if not math.isfinite(wait):
+        raise UsageError(f"--wait {wait} is no number of seconds", "", "write --wait 32")
     here = project.find(project_folder)
     fleet = here.fleet()
     if device not in fleet.devices:
@@ -59,17 +64,20 @@ def support_bundle(
     path = output or Path(f"support-{device}-{stamp}.tar.gz")
     if path.exists():
         raise UsageError(f"{path} exists", "", "name another file with -o")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        why = "it may not be written" if path.parent.is_dir() else "there is no such folder"
+        raise UsageError(f"no file can be made in {path.parent}", why, "name another one with -o")
     made = SupportBundle()
     with render.working(f"{device}: connecting") as say:
         try:
             with closing(drive.open_device(fleet, device)) as driver:
                 collect(made, driver, lambda step: say(f"{device}: {step}"))
         except EdgekitError as error:
-            made.missing["device"] = error.to_dict()
+            made.missing["device"] = blank.answer(error.to_dict())
         say(f"{device}: broker")
-        made.take("broker.json", lambda: _at_broker(here, device, wait))
+        made.take("broker.json", lambda: blank.answer(_at_broker(here, device, wait)))
         say(f"{device}: rollouts")
-        made.take("rollouts.json", lambda: _rollouts(here, device))
+        made.take("rollouts.json", lambda: blank.answer(_rollouts(here, device)))
         names = write(made, device, path, now)
     if as_json:
         render.print_json({"file": str(path), "files": names, "missing": made.missing})

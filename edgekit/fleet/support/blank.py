@@ -23,10 +23,18 @@ _TABLES = frozenset(name.partition(".")[0] for name in known_settings() if "." i
 _SECRET = frozenset(("username", "registry"))
 _OWN = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} edgekit[\w.]*: ")
 _SUPERVISOR = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4} supervisor: ")
-_VERB = re.compile(r"(?:boot|supervise|serve|worker|upkeep|update|door): ")
+# What the agent's processes write besides: two lines of `boot`, and the first line of an error,
+# which is theirs only if its next line is one of an error too.
+_BOOT = re.compile(
+    r"boot: (?:an operator stopped this device; `edgekit start` starts it"
+    r"|the agent's log is /\S+)\Z"
+)
+_ERROR_OF_VERB = re.compile(r"(?:boot|supervise|serve|worker|upkeep|update|door): .")
+_MORE_OF_ERROR = re.compile(r"  (?:why|next): ")
 _FRAME = re.compile(r'  File "[^"]*", line \d+, in \S+\s*\Z')
 _ERROR = re.compile(r"([A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit|Warning|Expired)): .")
-_ENDED = re.compile(r"the agent ended[^:|]*: (.*)\Z", re.DOTALL)  # what a trial says of its log
+# What stands before the end of the log, in the reason of a trial and in an error.
+_ENDED = re.compile(r"(?:the agent ended[^:|]*|its log ends with): (.*)\Z", re.DOTALL)
 _TRACEBACK = "Traceback (most recent call last):"
 _MANAGER = re.compile(r"\S+ \S+ (?:systemd(?:\[\d+\])?|kernel): ")
 
@@ -72,7 +80,14 @@ def log(lines: Iterable[str]) -> list[str]:
     Of a traceback the frames and the kind of the error stay; its source lines and its message go,
     which may quote a value.
     """
-    return [_line(line, _OWN, _SUPERVISOR, _VERB, _FRAME) for line in lines]
+    known = list(lines)
+    behind = [*known[1:], ""]
+    return [
+        line
+        if _ERROR_OF_VERB.match(line) and _MORE_OF_ERROR.match(then)
+        else _line(line, _OWN, _SUPERVISOR, _BOOT, _FRAME)
+        for line, then in zip(known, behind, strict=True)
+    ]
 
 
 def journal(lines: Iterable[str]) -> list[str]:
@@ -89,7 +104,7 @@ def _line(line: str, *known: re.Pattern[str]) -> str:
 
 
 def answer(told: Any) -> Any:
-    """What the verb `state` answered: log lines at the end of a reason are cut as in the log."""
+    """What a device or a rollout said: log lines at the end of a reason are cut as in the log."""
     if isinstance(told, dict):
         return {key: answer(value) for key, value in told.items()}
     if isinstance(told, list):

@@ -21,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol, TextIO
 
-from edgekit.agent.release.log import log_tail
+from edgekit.agent.release.log import log_end
 from edgekit.agent.release.root import Root
 from edgekit.core.config import parse_known_agent_config
 from edgekit.errors import EdgekitError
@@ -127,7 +127,7 @@ class Supervised(ABC):
         deadline = time.monotonic() + seconds
         while self.pid() is None:
             if self._has_ended() or time.monotonic() > deadline:
-                raise EdgekitError("the agent's supervisor did not start", log_tail(self._root))
+                raise EdgekitError("the agent's supervisor did not start", log_end(self._root))
             time.sleep(POLL_SECONDS)
 
     def _has_ended(self) -> bool:
