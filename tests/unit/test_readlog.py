@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from edgekit.agent.release import log
-from edgekit.agent.release.door.readlog import add_log_options, answer
+from edgekit.agent.release.door.readlog import RefusedLogError, add_log_options, answer
 from edgekit.cli.device.logs import seconds_ago
 from edgekit.core import layout
 from edgekit.errors import UsageError
@@ -100,6 +100,47 @@ def test_since_counts_back_from_now_and_keeps_what_follows_a_line(
     assert read(tmp_path, "--since", "5")["lines"] == []
 
 
+def test_a_time_that_is_none_belongs_to_the_line_before_it(tmp_path: Path, written: Path) -> None:
+    now = time.strftime("%Y-%m-%d %H:%M:%S") + ",001 edgekit: x"
+    lines = [now, "2026-13-45 99:99:99,123 x", "2026-13-45T99:99:99+0000 supervisor: x"]
+    written.write_text("\n".join(lines) + "\n")
+    assert read(tmp_path, "--since", "600")["lines"] == lines
+
+
+HINT = "Hint: You are currently not seeing messages from other users and the system."
+NONE_OPENED = "No journal files were opened due to insufficient permissions."
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "refused"),
+    [
+        (0, HINT, "may not read the journal"),
+        (1, NONE_OPENED, "may not read the journal"),
+        (1, "Failed to seek to cursor: Invalid argument", "journalctl ended with 1"),
+        (2, "", "journalctl ended with 2"),
+        (0, "", ""),
+        (1, "", ""),
+        (1, "No journal files were found.", ""),
+    ],
+)
+def test_what_journalctl_says_is_told_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, said: str, refused: str
+) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc" / "supervisor").write_text("systemd-system\n")
+    program = tmp_path / "journalctl"
+    program.write_text(f"#!/bin/sh\necho '-- No entries --'\necho '{said}' >&2\nexit {code}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    if not refused:
+        assert read(tmp_path, "--journal")["lines"] == []
+        return
+    with pytest.raises(RefusedLogError) as error:
+        read(tmp_path, "--journal")
+    assert refused in error.value.args[0]
+    assert said[:70] in error.value.args[1]
+
+
 def test_it_waits_for_a_line_and_not_longer(tmp_path: Path, written: Path) -> None:
     cursor = read(tmp_path)["cursor"]
     began = time.monotonic()
@@ -122,6 +163,7 @@ def test_without_systemd_there_is_no_journal(tmp_path: Path) -> None:
 def test_a_time_is_read_as_a_user_writes_it() -> None:
     now = time.mktime((2026, 11, 30, 12, 0, 0, 0, 0, -1))
     told = {"90s": 90, "10m": 600, "2h": 7200, "3d": 259200, "2026-11-30T11:59": 60}
+    told |= {"12000d": 999_999_999, "1900-01-01": 999_999_999}
     assert {text: seconds_ago(text, now) for text in told} == told
     for wrong in ("soon", "2026-11-30T13:00", "10 parsecs", "-5m"):
         with pytest.raises(UsageError):

@@ -22,6 +22,7 @@ from edgekit.fleet.logs import LogPart, read_log
 WAIT_SECONDS = 20
 AGAIN_SECONDS = 3.0
 MOST_LINES = 100_000
+MOST_SECONDS = 999_999_999  # a door takes nine digits, and no log is 31 years old
 _AGO = re.compile(r"(\d{1,6})\s*([smhd])\Z")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -119,7 +120,7 @@ def seconds_ago(text: str, now: float) -> int:
         UsageError: it is neither, or lies ahead.
     """
     if found := _AGO.match(text):
-        return max(1, int(found[1]) * _SECONDS[found[2]])
+        return min(max(1, int(found[1]) * _SECONDS[found[2]]), MOST_SECONDS)
     try:
         ago = now - datetime.fromisoformat(text).timestamp()
     except ValueError as error:
@@ -128,4 +129,4 @@ def seconds_ago(text: str, now: float) -> int:
         ) from None
     if ago <= 0:
         raise UsageError(f"--since {text!r} lies ahead", "", "write 10m, 2h or a time of before")
-    return max(1, min(int(ago), 999_999_999))
+    return max(1, min(int(ago), MOST_SECONDS))
