@@ -19,7 +19,7 @@ from typing import Any
 
 import typer
 
-from edgekit.cli.verbs import BUNDLES, DEVICES, ROLLOUTS, VERBS
+from edgekit.cli.verbs import BUNDLES, DEVICES, ONE_DEVICE, ROLLOUTS, VERBS
 
 PROJECT_FILE = "edgekit.toml"
 _NAME = "org.opencontainers.image.ref.name"
@@ -89,19 +89,20 @@ def _names(verb: str, words: list[str], folder: Path | None) -> Callable[[], Ite
         return list
     if before == "--bundle":
         return partial(bundles, folder)
-    for verbs, read in ((DEVICES, devices), (BUNDLES, bundles), (ROLLOUTS, rollouts)):
+    known = partial(devices, groups=verb not in ONE_DEVICE)
+    for verbs, read in ((DEVICES, known), (BUNDLES, bundles), (ROLLOUTS, rollouts)):
         if verb in verbs and not before.startswith("-"):
             return partial(read, folder)
     return list
 
 
-def devices(folder: Path) -> list[str]:
-    """The devices and groups of fleet.toml; those of an inventory take longer to read."""
+def devices(folder: Path, *, groups: bool = True) -> list[str]:
+    """The devices of fleet.toml and its groups, if these are wanted; those of an inventory take longer to read."""
     try:
         told = tomllib.loads((folder / "fleet.toml").read_text("utf-8"))
     except (OSError, ValueError, RecursionError):
         return []
-    tables = (told.get(name) for name in ("devices", "groups"))
+    tables = (told.get(name) for name in ("devices", *(["groups"] if groups else [])))
     return [each for table in tables if isinstance(table, dict) for each in table if _plain(each)]
 
 

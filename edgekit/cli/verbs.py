@@ -53,10 +53,18 @@ VERBS = {
 DEVICES = frozenset(
     (
         *("enroll", "remove", "push", "state", "logs", "support-bundle", "stop", "start", "prune"),
-        *("scrub", "tune", "ask", "chat", "forget", "rollback", "home-assistant"),
+        *("scrub", "tune", "ask", "chat", "top", "forget", "rollback", "home-assistant"),
     )
 )
 """Verbs whose words are devices, or also groups."""
+
+ONE_DEVICE = frozenset(
+    (
+        *("state", "logs", "support-bundle", "stop", "start", "prune"),
+        *("scrub", "tune", "chat"),
+    )
+)
+"""Those of them whose word is one device, and no group."""
 
 BUNDLES = frozenset(("inspect", "sign", "verify", "export", "publish"))
 """Verbs whose first word is a bundle."""

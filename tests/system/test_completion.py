@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.cli.verbs import BUNDLES, DEVICES, ROLLOUTS, VERBS
+from edgekit.cli.verbs import BUNDLES, DEVICES, ONE_DEVICE, ROLLOUTS, VERBS
 from tests import tools
 from tests.conftest import Project, make_project
 
@@ -76,8 +76,13 @@ def completed(project: Project, shell: str, line: str) -> str:
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_names_of_the_project_complete(project: Project, shell: str) -> None:
     for line, there, not_there in (
-        ("edgekit state ", ("pi-1", "pi-2", "kitchen"), ("touch", "smollm2")),
+        ("edgekit push ", ("pi-1", "pi-2", "kitchen"), ("touch", "smollm2")),
         ("edgekit push pi-1 k", ("kitchen",), ("pi-2",)),
+        *(
+            (f"edgekit {verb} ", ("pi-1", "pi-2"), ("kitchen",))
+            for verb in ("logs", "support-bundle", "chat", "state")
+        ),
+        ("edgekit top ", ("pi-1", "kitchen"), ()),
         ("edgekit push --bundle ", ("smollm2:3",), ("pi-1",)),
         ("edgekit inspect ", ("smollm2:3",), ("pi-1",)),
         ("edgekit status ", ("12", "7"), ("pi-1",)),
@@ -96,7 +101,7 @@ def test_names_of_the_project_complete(project: Project, shell: str) -> None:
 def test_it_is_there_before_a_person_waits(project: Project) -> None:
     """By CPU time, for other tests run beside this one; the best of three."""
     env = project.env | {
-        "_EDGEKIT_COMPLETE": "complete_bash", "COMP_WORDS": "edgekit state ", "COMP_CWORD": "2",
+        "_EDGEKIT_COMPLETE": "complete_bash", "COMP_WORDS": "edgekit push ", "COMP_CWORD": "2",
     }  # fmt: skip
     took = []
     for _ in range(3):
@@ -122,6 +127,7 @@ def test_damaged_files_complete_to_nothing(tmp_path: Path) -> None:
 
 def test_every_verb_that_completes_names_exists() -> None:
     assert set(VERBS) >= DEVICES | BUNDLES | ROLLOUTS
+    assert DEVICES >= ONE_DEVICE
     assert not DEVICES & BUNDLES | DEVICES & ROLLOUTS | BUNDLES & ROLLOUTS
 
 
