@@ -97,7 +97,7 @@ def _names(verb: str, words: list[str], folder: Path | None) -> Callable[[], Ite
 
 
 def devices(folder: Path, *, groups: bool = True) -> list[str]:
-    """The devices of fleet.toml and its groups, if these are wanted; those of an inventory take longer to read."""
+    """The devices of fleet.toml, and its groups; those of an inventory take longer to read."""
     try:
         told = tomllib.loads((folder / "fleet.toml").read_text("utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from edgekit.builder.tools.engine import Engine
-from edgekit.cli.doctor import decide
+from edgekit.cli.doctor import broker, decide, probes
 from edgekit.cli.doctor.decide import SeenEngine, SeenSsh, SeenTrust
 from edgekit.cli.doctor.diagnosis import Diagnosis
 from edgekit.cli.doctor.doctor import run
+from edgekit.core.config import BrokerConfig
 from edgekit.errors import EdgekitError
+from edgekit.fleet.inventory import Device, Fleet
 
 NOW = datetime(2026, 12, 1, 12, tzinfo=UTC)
 ROOTLESS = Engine("podman", "5.0", rootless=True)
@@ -99,6 +103,26 @@ def test_disk_port_clock_extras_and_python() -> None:
     assert decide.python((3, 11, 2), 64, "linux", "aarch64").verdict == "ok"
 
 
+class Silent:
+    """A connection whose broker confirms nothing."""
+
+    def publish(self, _: object) -> Future[int]:
+        return Future()
+
+
+def test_a_broker_that_confirms_nothing_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(broker, "PUBACK_SECONDS", 0.05)
+    code = broker._allowed(Silent(), "ada")  # type: ignore[arg-type]  # publishes alone
+    (found,) = broker._rights(BrokerConfig("host"), "ada", (), code, None)
+    assert (found.verdict, "no PUBACK" in found.why) == ("wrong", True)
+
+
+def test_devices_that_pull_are_not_said_to_be_well() -> None:
+    pulling = {"pi-1": Device("pull:"), "pi-2": Device("pull:")}
+    (found,) = probes.devices(Fleet(pulling, {}, Path()))
+    assert (found.verdict, "2 of fleet.toml's devices pull" in found.what) == ("note", True)
+
+
 def test_a_check_that_hangs_or_fails_hides_no_other() -> None:
     def hangs() -> list[Diagnosis]:
         threading.Event().wait()
@@ -122,7 +146,7 @@ def test_a_check_that_hangs_or_fails_hides_no_other() -> None:
     )
     assert time.monotonic() - began < 3
     assert [(each.check, each.verdict) for each in found] == [
-        *(("hangs", "warning"), ("fails", "wrong"), ("refuses", "wrong"), ("ends", "ok")),
+        *(("hangs", "wrong"), ("fails", "wrong"), ("refuses", "wrong"), ("ends", "ok")),
     ]
     assert "ValueError: a defect" in found[1].why
     assert (found[2].why, found[2].next) == ("because", "do this")

@@ -8,6 +8,8 @@ from concurrent.futures import TimeoutError as TooLateError
 from edgekit.cli.doctor.diagnosis import Diagnosis, of_error
 from edgekit.cli.doctor.holder import holder
 from edgekit.cli.project import Project
+from edgekit.cli.talk.watching import FILTERS, DeviceWatch
+from edgekit.client.announced import RETAINED_QOS
 from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig
 from edgekit.core.reasons import FAILURE, PUBACK_NAMES
@@ -26,25 +28,14 @@ def broker(here: Project) -> list[Diagnosis]:
     """Connect, subscribe and publish as `edgekit ask` would; nobody receives anything."""
     config = here.broker
     found = [Diagnosis("broker", "warning", config.warning)] if config.warning else []
-    seen: set[str] = set()
     requester = here.requester
-
-    def received(message: wire.Inbound) -> None:
-        if message.payload:
-            seen.add(topics.device_of(message.topic))
-
-    filters = (
-        f"{topics.response_prefix(requester)}#",
-        topics.card_topic("+"),
-        topics.status_topic("+"),
-    )
+    answers = f"{topics.response_prefix(requester)}#"
     try:
         client = MqttClient(
             config,
             f"edgekit-{requester}-{uuid.uuid4().hex[:12]}",
-            subscriptions=[(each, 1) for each in filters],
-            on_message=received,
-            retained=True,
+            subscriptions=[(answers, 1), *((each, RETAINED_QOS) for each in FILTERS)],
+            on_message=lambda _: None,
         )
         client.connect(CONNECT_SECONDS)
     except EdgekitError as error:
@@ -53,14 +44,17 @@ def broker(here: Project) -> list[Diagnosis]:
         unserved = client.unserved
         code = _allowed(client, requester)
         other = config.username
-        as_account = 0
-        if code >= FAILURE and other and other != requester:
+        as_account: int | None = None
+        if code is not None and code >= FAILURE and other and other != requester:
             as_account = _allowed(client, other)
     finally:
         client.close()
     found += _rights(config, requester, unserved, code, as_account)
     if not any(each.verdict == "wrong" for each in found):
-        said = f"{config} takes {requester!r}; {len(seen)} devices have announced themselves there"
+        with DeviceWatch(config, requester) as watch:
+            watch.settle()
+            count = len(watch.known)
+        said = f"{config} takes {requester!r}; {count} devices have announced themselves there"
         found.append(Diagnosis("broker", "ok", said))
     return found
 
@@ -91,25 +85,33 @@ def _unreached(config: BrokerConfig, error: EdgekitError) -> Diagnosis:
     return of_error("broker", error)
 
 
-def _allowed(client: MqttClient, requester: str) -> int:
-    """The reason code for a message of this requester to a device that does not exist."""
+def _allowed(client: MqttClient, requester: str) -> int | None:
+    """The reason code for a message of this requester to no device; None: there came none."""
     sent = client.publish(wire.Outbound(topics.control_topic(NOBODY, requester), b"{}"))
     try:
         return int(sent.result(timeout=PUBACK_SECONDS))
     except TooLateError:
-        return 0
+        return None
 
 
 def _rights(
-    config: BrokerConfig, requester: str, unserved: tuple[str, ...], code: int, as_account: int
+    config: BrokerConfig,
+    requester: str,
+    unserved: tuple[str, ...],
+    code: int | None,
+    as_account: int | None,
 ) -> list[Diagnosis]:
     account = repr(config.username) if config.username else "an account without a name"
     acl = f"edgekit broker acl FOLDER --requester {requester} writes the rights for a Mosquitto"
+    if code is None:
+        why = f"no PUBACK within {PUBACK_SECONDS:g} s"
+        what = f"{config} does not confirm a message of {requester!r}"
+        return [Diagnosis("broker", "wrong", what, why, "look at the broker's log")]
     if code >= FAILURE:
         why = (
             f"{PUBACK_NAMES.get(code, f'0x{code:02x}')} for {topics.control_topic('+', requester)}"
         )
-        if config.username and config.username != requester and as_account < FAILURE:
+        if as_account is not None and as_account < FAILURE:
             acl = f'requester = "{config.username}" at the top of edgekit.toml'
         what = f"the broker lets {account} not ask as the requester {requester!r}"
         return [Diagnosis("broker", "wrong", what, why, acl)]

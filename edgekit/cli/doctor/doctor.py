@@ -128,7 +128,7 @@ def run(made: dict[str, Check], seconds: float = CHECK_SECONDS) -> list[Diagnosi
         diagnosis
         for name in made
         for diagnosis in done.get(
-            name, [Diagnosis(name, "warning", "this check has no answer", late)]
+            name, [Diagnosis(name, "wrong", "this check has no answer", late)]
         )
     ]
 

@@ -193,8 +193,12 @@ def devices(fleet: Fleet) -> list[Diagnosis]:
             found += _of_device(told)
         else:
             found.append(of_error("devices", told))
-    if not found:
+    if asked and not found:
         found = [Diagnosis("devices", "ok", f"{len(asked)} of fleet.toml's devices are well")]
+    if pulling := len(fleet.devices) - len(names):
+        what = f"{pulling} of fleet.toml's devices pull, and were not asked"
+        why = "nobody connects to a device that pulls"
+        found.append(Diagnosis("devices", "note", what, why, "edgekit devices"))
     if len(names) > len(asked):
         more = len(names) - len(asked)
         found.append(
