@@ -72,7 +72,7 @@ SCHEMA = {
 }
 
 
-@pytest.mark.parametrize("name", ["pi-1", "kitchen.2", "a_b", "Ü"[:0] + "x" * 64])
+@pytest.mark.parametrize("name", ["pi-1", "kitchen.2", "a_b", "x" * 64])
 def test_the_message_is_as_the_documentation_says(name: str) -> None:
     told = json.loads(discovery(name, CARD))
     jsonschema.validate(told, SCHEMA)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import json
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ class Client:
 
 def tell(made: events.Watching, body: bytes) -> None:
     for listener in made.hub.listeners:
-        listener(STATUS, body)
+        listener(STATUS, body, False)
 
 
 def watch(
@@ -114,6 +115,43 @@ def test_a_slot_that_ended_is_told(made: events.Watching, monkeypatch: pytest.Mo
 
     told = [body for name, body in watch(made, story).found if name == "speeds"]
     assert told == [{"pi-1": 5.0}, {}]
+
+
+def test_a_watcher_is_told_no_more_slots_than_a_line_has(
+    made: events.Watching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slot = 7
+    monkeypatch.setattr(events, "slot", lambda _: slot)
+
+    async def story(client: Client) -> None:
+        nonlocal slot
+        slot = 100_000
+        await client.until(lambda: client.found[-1][0] == "speeds")
+
+    told = [body for name, body in watch(made, story).found if name == "speeds"]
+    assert len(told) == events.SLOTS
+
+
+def test_a_clock_that_is_set_stops_no_line(
+    made: events.Watching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgekit.gateway.page.fleet.SLOT_SECONDS", 0.05)
+    clock = time.time()
+    monkeypatch.setattr(events.time, "time", lambda: clock)
+    told: list[dict[str, float]] = []
+
+    async def story(client: Client) -> None:
+        nonlocal clock
+        tell(made, b'{"state":"ready"}')
+        for jump in (3600, -7200):
+            clock += jump
+            seen = len(client.found)
+            tell(made, b'{"state":"busy","active":1,"tok_s":5}')
+            await client.until(lambda seen=seen: ("speeds", {"pi-1": 5.0}) in client.found[seen:])
+        told.extend(body for name, body in client.found if name == "speeds")
+
+    watch(made, story)
+    assert 2 <= len(told) < events.SLOTS
 
 
 def test_who_does_not_read_is_cut_off(

@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from edgekit.gateway.hub import BUSY_MS, Hub
 from edgekit.gateway.page.facts import Facts
-from edgekit.gateway.page.fleet import SLOT_SECONDS, FleetTold, slot
+from edgekit.gateway.page.fleet import SLOT_SECONDS, SLOTS, FleetTold, slot
 from edgekit.gateway.refusals import HttpError
 
 PAUSE_SECONDS = 0.5
@@ -43,18 +43,21 @@ class Watching:
         self.hub, self.facts = hub, facts
         self.fleet = FleetTold()
         self.watchers: Counter[str] = Counter()  # by requester
-        hub.listeners.append(lambda topic, data: self.fleet.heard(topic, data, time.time()))
+        hub.listeners.append(self._heard)
+
+    def _heard(self, topic: str, payload: bytes, retained: bool) -> None:
+        at = slot(time.monotonic())
+        self.fleet.heard(topic, payload, time.time(), at, retained=retained)
 
     async def whole(self) -> dict[str, Any]:
         """Everything that is known now."""
         project = await self.facts.now()
-        now = time.time()
         return {
-            "at": now,
+            "at": time.time(),
             "broker": self.hub.connected,
             "slot_seconds": SLOT_SECONDS,
             "devices": self.fleet.changes().devices,
-            "lines": self.fleet.lines(now),
+            "lines": self.fleet.lines(slot(time.monotonic())),
             **msgspec.structs.asdict(project),
         }
 
@@ -111,7 +114,7 @@ class FleetEvents:
 
     async def _events(self) -> AsyncIterator[bytes]:
         hub, fleet, facts = self._watching.hub, self._watching.fleet, self._watching.facts
-        seen, at = fleet.changes().seen, slot(time.time())
+        seen, at = fleet.changes().seen, slot(time.monotonic())
         connected = hub.connected
         yield event("fleet", await self._watching.whole())
         project, spoke = await facts.now(), time.monotonic()
@@ -124,8 +127,9 @@ class FleetEvents:
                 connected = hub.connected
                 body = {"devices": changes.devices, "gone": changes.gone, "broker": connected}
                 told.append(event("devices", body))
-            if (ended := slot(time.time())) > at:
-                told += [event("speeds", fleet.speeds(each)) for each in range(at, ended)]
+            if (ended := slot(time.monotonic())) > at:
+                late = range(max(at, ended - SLOTS), ended)
+                told += [event("speeds", fleet.speeds(each)) for each in late]
                 at = ended
             if (newer := await facts.now()) != project:
                 project = newer
