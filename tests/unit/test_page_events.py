@@ -103,6 +103,35 @@ def test_it_begins_with_everything_and_goes_on_with_changes(made: events.Watchin
     assert changes[-1] == {"devices": [], "gone": ["pi-1"], "broker": False}
 
 
+def test_what_changed_is_encoded_once_for_all_who_have_seen_the_same(
+    made: events.Watching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode, encoded = events.event, []
+
+    def counted(name: str, body: Any) -> bytes:
+        encoded.append(name)
+        return encode(name, body)
+
+    monkeypatch.setattr(events, "event", counted)
+    other = Client()
+
+    async def story(client: Client) -> None:
+        going = asyncio.create_task(
+            events.FleetEvents(made, "bob", lambda: True)({}, never, other.send)
+        )
+        await other.until(lambda: other.found)
+        tell(made, b'{"state":"ready"}')
+        for each in (client, other):
+            while "devices" not in dict(each.found):
+                await asyncio.sleep(0.005)
+        made.hub.draining = True
+        await going
+
+    mine = watch(made, story)
+    assert dict(mine.found)["devices"] == dict(other.found)["devices"]
+    assert encoded.count("devices") == 1
+
+
 def test_a_slot_that_ended_is_told(made: events.Watching, monkeypatch: pytest.MonkeyPatch) -> None:
     slot = 7
     monkeypatch.setattr(events, "slot", lambda _: slot)

@@ -87,6 +87,11 @@ class FleetTold:
         while len(self._changed) > 2 * MOST_DEVICES:  # names of devices that are gone
             self._changed.popitem(last=False)
 
+    @property
+    def number(self) -> int:
+        """Of the last change."""
+        return self._number
+
     def changes(self, seen: int = 0) -> Changes:
         """What has changed after that number; all devices after 0."""
         if not seen:
