@@ -346,8 +346,17 @@ def _log() -> None:
     )
 
 
+def stay_in_this_release() -> None:
+    """Import the rest from where the links lead now: `current` may move while a verb runs."""
+    sys.path[:] = [os.path.realpath(path) if path else path for path in sys.path]
+    for name, module in sys.modules.copy().items():
+        if name.partition(".")[0] == "edgekit" and hasattr(module, "__path__"):
+            module.__path__ = [os.path.realpath(path) for path in module.__path__]
+
+
 def main() -> NoReturn:
     """Run one verb and exit with a code of `edgekit.errors`."""
+    stay_in_this_release()
     args = _parser(next(iter(sys.argv[1:]), "")).parse_args()
     os.umask(os.umask(0o022) | 0o022)  # no other account writes to what this one runs
     if args.verb in (*PROCESSES, "measure", "golden"):

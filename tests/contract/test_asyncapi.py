@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
 from jsonschema import ValidationError
+from msgspec.structs import replace
 
 from edgekit.agent.serve.loop.service import WILL_DELAY_SECONDS
 from edgekit.core import payloads, topics, wire

@@ -15,16 +15,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from unittest import mock
 
-from edgekit.agent.release import activate, lease, state
+from edgekit.agent.release import activate, lease, runs, state
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.space import survey
-from edgekit.agent.release.staging import hashed, permission, stage
+from edgekit.agent.release.staging import hashed, permission, trees
 from edgekit.agent.release.supervisor import choose
 from edgekit.agent.release.trial.events import OnDisk
 from edgekit.agent.release.upkeep import keep, quiet
 from edgekit.core import layout
 from edgekit.core.digest import Digest
-from edgekit.trust.metadata import accept
+from edgekit.trust.repeat import believe
 from tests.crash.acts import Act
 from tests.crash.disk.durable import Image, image_of
 from tests.crash.disk.openfiles import close_databases, connect
@@ -175,14 +175,14 @@ def bench() -> Iterator[Bench]:
         with (
             _little_reserve(),
             mock.patch.object(activate, "answering", _answering),
-            mock.patch.object(permission, "accept", remembered(accept)),
-            mock.patch.object(stage, "fingerprint", fingerprint),
+            mock.patch.object(runs, "answering", _answering),
+            mock.patch.object(permission, "believe", remembered(believe)),
+            mock.patch.object(trees, "fingerprint", fingerprint),
             mock.patch.object(hashed, "_mark", _mark),
             mock.patch.object(lease, "_identity", lambda _: "1796 17"),  # the push is this process
             mock.patch.object(survey, "_of_processes", lambda *_: set()),  # no process runs here
             mock.patch.object(quiet, "be_quiet", lambda: None),  # it holds for the whole process
-            mock.patch.object(keep, "be_quiet", lambda: None),
-            mock.patch.object(keep, "say", lambda _: None),
+            mock.patch.multiple(keep, be_quiet=lambda: None, say=lambda _: None),
             mock.patch.object(quiet, "CHUNK_BYTES", 1 << 14),  # no file is longer
             mock.patch.object(state, "ROOM_BYTES", 4096),
             mock.patch("sqlite3.connect", connect),
@@ -211,7 +211,7 @@ def _little_reserve() -> AbstractContextManager[object]:
 
 
 def fingerprint(tree: Path) -> str:
-    """As `staging.tree`'s, of bytes in place of times: an equal disk then has an equal one."""
+    """As `staging.trees`'s, of bytes in place of times: an equal disk then has an equal one."""
     seen = hashlib.sha256()
     for folder, folders, files in os.walk(tree):
         folders.sort()

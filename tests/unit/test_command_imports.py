@@ -7,6 +7,7 @@ start once, and is not needed for it.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+import edgekit
 from edgekit.trust.signed import Offered
 from tests.attacked import FIRST, Device, make_device
 
@@ -73,13 +75,27 @@ def test_an_offer_imports_tuf_once(device: Device) -> None:
     assert again & SLOW == set()
 
 
-def test_a_switch_imports_before_it_what_it_needs_after_it() -> None:
-    """A verb imports by the path of `current`, which leads to another agent once it has moved."""
-    supervisor = "edgekit.agent.release.supervisor"
-    script = "import edgekit.agent.release.activate"
-    assert {f"{supervisor}.become", f"{supervisor}.process"} <= imported(["-c", script])
-    at_the_start = imported(["-c", f"import {supervisor}.detached"])
-    assert f"{supervisor}.become" not in at_the_start, "other verbs start nothing"
+def test_a_verb_goes_on_importing_from_its_own_release(tmp_path: Path) -> None:
+    """`current` leads to another agent once it has moved, which may lack what the verb needs."""
+    ours, other, current = (tmp_path / name for name in ("ours", "other", "current"))
+    shutil.copytree(Path(edgekit.__file__).parent, ours / "edgekit")
+    other.mkdir()
+    current.symlink_to(ours)
+    script = (
+        "import os, sys\n"
+        "from edgekit.agent.__main__ import stay_in_this_release\n"
+        "stay_in_this_release()\n"
+        f"os.unlink({str(current)!r})\n"
+        f"os.symlink({str(other)!r}, {str(current)!r})\n"
+        "import edgekit.agent.release.supervisor.become, edgekit.registry\n"
+        "print(edgekit.registry.__file__)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-S", "-P", "-c", script],
+        env={"PYTHONPATH": os.pathsep.join([str(current), *sys.path[1:]])},
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (done.stdout.strip(), done.stderr) == (str(ours / "edgekit/registry/__init__.py"), "")
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,4 @@
-"""Switching releases: `current` moves by rename and the supervisor judges the trial.
-
-A verb imports by the path of `current`. So all of edgekit that it needs after the switch is
-imported before: what comes later would be of another release, whose agent may not have it.
-"""
+"""Switching releases: `current` moves by rename and the supervisor judges the trial."""
 
 from __future__ import annotations
 
@@ -17,7 +13,6 @@ from edgekit.agent.release.runs import answering, config_of, shown_good, unchang
 from edgekit.agent.release.space import reserve
 from edgekit.agent.release.staging.permission import check_activation
 from edgekit.agent.release.state import Releases, UnprovenRow
-from edgekit.agent.release.supervisor import become  # noqa: F401  `start` needs it, see above
 from edgekit.agent.release.supervisor.process import (
     POLL_SECONDS,
     STOP_MARGIN_SECONDS,

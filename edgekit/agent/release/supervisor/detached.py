@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.supervisor.process import STOP_MARGIN_SECONDS, Supervised, command
 
-if TYPE_CHECKING:  # it starts seldom, and every verb would pay; `activate` imports them early
+if TYPE_CHECKING:  # it starts seldom, and every verb would pay for the imports
     import subprocess
 
 
