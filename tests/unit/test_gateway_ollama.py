@@ -191,8 +191,8 @@ def test_a_lost_delta_costs_neither_text_nor_thought_nor_call(lost: int | None) 
 
 
 def with_logprobs(choice: dict[str, Any], *tokens: str) -> dict[str, Any]:
-    told = [{"token": one, "logprob": -1.0, "bytes": None, "top_logprobs": []} for one in tokens]
-    return choice | {"logprobs": {"content": told}}
+    one: dict[str, Any] = {"logprob": -1.0, "bytes": None, "top_logprobs": []}
+    return choice | {"logprobs": {"content": [one | {"token": token} for token in tokens]}}
 
 
 @pytest.mark.parametrize("lost", [None, 0, 1, 2])
@@ -217,8 +217,8 @@ def test_the_tokens_of_a_call_keep_their_log_probabilities(lost: int | None, rea
     text = chunks.begin("toy")
     text += b"".join(chunks.delta(copy.deepcopy(d)) for d in deltas if d["seq"] != lost)
     events = [json.loads(one[6:]) for one in (text + chunks.final(made)).split(b"\n\n")[:-2]]
-    told = [one["choices"][0]["logprobs"] or {"content": []} for one in events]
-    assert [one["token"] for each in told for one in each["content"]] == list("A{}")
+    given = [one["choices"][0]["logprobs"] or {"content": []} for one in events]
+    assert [one["token"] for each in given for one in each["content"]] == list("A{}")
 
 
 def test_a_whole_answer_is_one_object() -> None:
