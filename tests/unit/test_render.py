@@ -38,10 +38,12 @@ def pieces_of(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_lines_of_threads_stay_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     written = pieces_of(monkeypatch)
-    threads = [
-        threading.Thread(target=lambda n=n: [render.say(f"{n}") for _ in range(50)])
-        for n in range(4)
-    ]
+
+    def say(number: int) -> None:
+        for _ in range(50):
+            render.say(f"{number}")
+
+    threads = [threading.Thread(target=say, args=[n]) for n in range(4)]
     for each in threads:
         each.start()
     for each in threads:
