@@ -137,7 +137,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], wide: bool = Fals
 
     drawn = Table(*heads, box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     for row in rows:
-        drawn.add_row(*(Text(cell, overflow="fold", no_wrap=wide) for cell in row))
+        drawn.add_row(*(Text(one_line(cell), overflow="fold", no_wrap=wide) for cell in row))
     width = None if _console("out").is_terminal else PIPED_COLUMNS
     Console(highlight=False, width=WIDE_COLUMNS if wide else width).print(drawn, soft_wrap=False)
 

@@ -63,6 +63,14 @@ def test_a_cell_has_one_line() -> None:
     assert render.one_line("a\n\tb\x1b\u2028c\r") == "a\ufffd\ufffdb\ufffd\ufffdc\ufffd"
 
 
+def test_a_table_is_harmless(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = pieces_of(monkeypatch)
+    render.table(["device", "state"], [["pi-1", "ready\x1b[2J\npi-9  ready"]])
+    told = "".join(written)
+    assert "\x1b" not in told
+    assert len(told.splitlines()) == 2
+
+
 @pytest.mark.parametrize("closed", ["2>&-", ">&-"])
 def test_a_closed_stream_stops_no_work(tmp_path: Path, closed: str) -> None:
     command = ["bash", "-c", f'exec "$@" {closed}', "-", *edgekit("man", str(tmp_path / "man"))]
