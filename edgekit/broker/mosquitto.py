@@ -30,11 +30,11 @@ MAX_QUEUED_MESSAGES = 1000  # for each client that does not read; MAX_QUEUED_BYT
 MAX_QUEUED_BYTES = 32 << 20
 MAX_INFLIGHT_MESSAGES = 20
 
-# What an operator writes: desired states, and what shows devices in Home Assistant.
-_ORDERED = (
-    *(topics.desired_topic("+"), topics.group_desired_topic("+")),
-    topics.discovery_topic("+"),
-)
+# What an operator writes: desired states, and what shows devices in Home Assistant. It reads what
+# has come of both.
+_DISCOVERY = topics.discovery_topic("+")
+_ORDERED = (topics.desired_topic("+"), topics.group_desired_topic("+"), _DISCOVERY)
+_REPORTED = (topics.update_topic("+"), _DISCOVERY)
 _READABLE = (topics.card_topic("+"), topics.status_topic("+"), topics.metrics_topic("+"))
 
 
@@ -235,12 +235,12 @@ def acl_file(setup: BrokerSetup) -> str:
     for operator in setup.operators:
         lines += [
             "",
-            "# It says what devices that pull shall run, and nothing else",
+            "# It says what devices that pull shall run, and what Home Assistant shows",
             f"user {operator}",
             f"topic deny {topics.PREFIX}/req/+/+/{operator}",
             f"topic deny {topics.PREFIX}/ctl/+/+/{operator}",
             *(f"topic write {topic}" for topic in _ORDERED),
-            f"topic read {topics.update_topic('+')}",
+            *(f"topic read {topic}" for topic in _REPORTED),
         ]
     for gateway in setup.gateways:
         lines += [
@@ -347,7 +347,7 @@ def _requester_role(name: str, answered: Sequence[str]) -> dict[str, Any]:
 
 
 def _operator_role(name: str) -> dict[str, Any]:
-    read = (*_READABLE, topics.update_topic("+"))
+    read = (*_READABLE, *_REPORTED)
     return _role(
         name,
         *(("subscribePattern", topic) for topic in read),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
@@ -91,14 +91,9 @@ def forget(
     if not before:
         return []
     writer = writer or broker
-    client = _client(writer, name, [], lambda _: None)
-    try:
-        for topic in before:
-            _clear(client, writer, topic)
-    finally:
-        client.close(PUBACK_SECONDS)
+    retain(writer, name, dict.fromkeys(before, b""))
     if left := sorted(retained(broker, name, before)):
-        raise _refused(writer, left[0], "the broker still keeps it")
+        raise _refused(writer, left[0], "the broker still keeps it", "clear")
     return before
 
 
@@ -108,26 +103,45 @@ def topics_of(device: str) -> list[str]:
     return [*(topic(device) for topic in kinds), topics.discovery_topic(object_id(device))]
 
 
-def _clear(client: MqttClient, broker: BrokerConfig, topic: str) -> None:
-    sent: Future[int] = client.publish(wire.Outbound(topic, b"", retain=True))
+def retain(broker: BrokerConfig, name: str, messages: Mapping[str, bytes]) -> None:
+    """Retain a message on each topic; an empty one clears what is there (§3.3.1.3).
+
+    Args:
+        broker: address and credentials of an account that may write there.
+        name: our name as a requester.
+        messages: by topic.
+
+    Raises:
+        UnreachableError: the broker does not answer.
+        EdgekitError: it refuses a topic.
+    """
+    client = _client(broker, name, [], lambda _: None)
     try:
-        code = sent.result(timeout=PUBACK_SECONDS)
-    except TimeoutError:
-        raise UnreachableError(
-            f"the broker at {broker} did not confirm that {topic} is cleared",
-            f"no PUBACK within {PUBACK_SECONDS:g} s",
-            "run it again",
-        ) from None
-    if code >= FAILURE:
-        raise _refused(broker, topic, PUBACK_NAMES.get(code, f"reason code 0x{code:02x}"))
+        for topic, payload in messages.items():
+            sent: Future[int] = client.publish(wire.Outbound(topic, payload, retain=True))
+            try:
+                code = sent.result(timeout=PUBACK_SECONDS)
+            except TimeoutError:
+                raise UnreachableError(
+                    f"the broker at {broker} did not confirm {topic}",
+                    f"no PUBACK within {PUBACK_SECONDS:g} s",
+                    "run it again",
+                ) from None
+            if code >= FAILURE:
+                why = PUBACK_NAMES.get(code, f"reason code 0x{code:02x}")
+                raise _refused(broker, topic, why, "write" if payload else "clear")
+    finally:
+        client.close(PUBACK_SECONDS)
 
 
-def _refused(broker: BrokerConfig, topic: str, why: str) -> EdgekitError:
+def _refused(broker: BrokerConfig, topic: str, why: str, verb: str) -> EdgekitError:
     account = f"the account {broker.username!r}" if broker.username else "this account"
+    device = topics.device_of(topic)
+    right = "the device's own account" if device else "an account that may write there"
     return EdgekitError(
-        f"the broker refused to clear {topic}",
+        f"the broker refused to {verb} {topic}",
         f"{why}: {account} may not write there",
-        "use the device's own account: --username DEVICE --password-file FILE",
+        f"use {right}: --username {'DEVICE' if device else 'NAME'} --password-file FILE",
     )
 
 

@@ -1,34 +1,40 @@
 """What Home Assistant is told of a device: MQTT discovery, one retained message for each.
 
 https://www.home-assistant.io/integrations/mqtt/#device-discovery-payload (2024.11 and later). The
-values come from the status that a device retains anyway: nothing is added on the device. Pure but
-for `publish`.
+values come from the status that a device retains anyway: nothing is added on the device. Pure.
 """
 
 from __future__ import annotations
 
 import re
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 import edgekit
-from edgekit.core import topics, wire
-from edgekit.core.config import BrokerConfig
-from edgekit.core.reasons import FAILURE, PUBACK_NAMES
-from edgekit.errors import EdgekitError, UnreachableError
-from edgekit.mqtt.threaded import MqttClient
+from edgekit.core import topics
 
-PUBACK_SECONDS = 10.0
+_OWN = "edgekit_"  # begins the name of each device's entry
 _LETTER = re.compile(r"[^A-Za-z0-9-]")
+_WRITTEN = re.compile(r"(?:_[0-9a-f]{2})+")
 _GONE = "{{ 'offline' if value_json.state in ('lost', 'offline') else 'online' }}"
 
 
 def object_id(device: str) -> str:
     """A device's name in letters, digits, `-` and `_`, for Home Assistant; no two are alike."""
-    return "edgekit_" + _LETTER.sub(lambda found: f"_{ord(found[0]):02x}", device)
+    return _OWN + _LETTER.sub(lambda found: "_" + found[0].encode().hex("_"), device)
+
+
+def device_of(topic: str) -> str:
+    """The device whose discovery message is at this topic; empty for one that is not edgekit's."""
+    _, _, rest = topic.partition(f"/{_OWN}")
+
+    def read(found: re.Match[str]) -> str:
+        return bytes.fromhex(found[0].replace("_", "")).decode(errors="replace")
+
+    name = _WRITTEN.sub(read, rest.partition("/")[0])
+    return name if name and topics.discovery_topic(object_id(name)) == topic else ""
 
 
 def discovery(device: str, card: Mapping[str, Any]) -> bytes:
@@ -96,42 +102,3 @@ def discovery(device: str, card: Mapping[str, Any]) -> bytes:
         },
     }
     return msgspec.json.encode(told)
-
-
-def publish(broker: BrokerConfig, name: str, messages: Mapping[str, bytes]) -> None:
-    """Retain a message on each topic; an empty one removes what is there.
-
-    Args:
-        broker: with an account that may write there.
-        name: our name as a requester.
-        messages: by topic.
-
-    Raises:
-        UnreachableError: the broker does not answer.
-        EdgekitError: it refuses a topic.
-    """
-    client = MqttClient(
-        broker,
-        f"edgekit-{name}-{uuid.uuid4().hex[:12]}",
-        subscriptions=[],
-        on_message=lambda _: None,
-        retained=True,
-    )
-    client.connect()
-    try:
-        for topic, payload in messages.items():
-            sent = client.publish(wire.Outbound(topic, payload, retain=True))
-            try:
-                code = sent.result(timeout=PUBACK_SECONDS)
-            except TimeoutError:
-                raise UnreachableError(
-                    f"the broker at {broker} did not confirm {topic}", "", "run it again"
-                ) from None
-            if code >= FAILURE:
-                raise EdgekitError(
-                    f"the broker refused {topic}",
-                    PUBACK_NAMES.get(code, f"reason code 0x{code:02x}"),
-                    "use an account that may write there: --username NAME --password-file FILE",
-                )
-    finally:
-        client.close(PUBACK_SECONDS)

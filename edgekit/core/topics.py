@@ -85,12 +85,9 @@ def update_topic(device: str) -> str:
     return f"{PREFIX}/dev/{device}/update"
 
 
-HOME_ASSISTANT = "homeassistant"  # the prefix that Home Assistant listens to unless told another
-
-
-def discovery_topic(object_id: str, prefix: str = HOME_ASSISTANT) -> str:
-    """The topic of a device's retained discovery message, for Home Assistant."""
-    return f"{prefix}/device/{object_id}/config"
+def discovery_topic(object_id: str) -> str:
+    """The topic of a device's retained discovery message, where Home Assistant looks by default."""
+    return f"homeassistant/device/{object_id}/config"
 
 
 def device_of(topic: str) -> str:

@@ -67,8 +67,9 @@ class Hub:
         self.requests: Counter[int] = Counter()
         self.elsewhere = self.streams = 0
         self.draining = False
-        # of what the broker tells of devices: topic and payload, on the event loop
-        self.listeners: list[Callable[[str, bytes], None]] = []
+        # of what the broker tells of devices: topic, payload, whether the broker kept it; on the
+        # event loop
+        self.listeners: list[Callable[[str, bytes, bool], None]] = []
         self._streams: Counter[str] = Counter()  # of each requester
         self._running: set[tuple[str, str]] = set()
         self._remembered: OrderedDict[tuple[str, str], str] = OrderedDict()
@@ -89,7 +90,7 @@ class Hub:
         def received(message: wire.Inbound) -> None:
             nonlocal last
             last = time.monotonic() if message.retain else last
-            loop.call_soon_threadsafe(self._heard, message.topic, message.payload)
+            loop.call_soon_threadsafe(self._heard, message.topic, message.payload, message.retain)
 
         self._watch = MqttClient(
             self.settings.broker,
@@ -103,10 +104,10 @@ class Hub:
         while time.monotonic() < min(last + RETAINED_SECONDS, began + MOST_RETAINED_SECONDS):
             await asyncio.sleep(RETAINED_SECONDS / 10)
 
-    def _heard(self, topic: str, payload: bytes) -> None:
+    def _heard(self, topic: str, payload: bytes, retained: bool) -> None:
         catalog.heard(self.known, topic, payload)
         for listener in self.listeners:
-            listener(topic, payload)
+            listener(topic, payload, retained)
 
     async def stop(self) -> None:
         """Disconnect from the broker, once what was cancelled has told its device so."""

@@ -219,6 +219,7 @@ def test_ollama_s_examples_with_curl_s_own_content_type_are_served(served: Serve
 # --- OpenAI's SDK for Node ----------------------------------------------------------------------
 def test_openai_s_sdk_for_node(served: Served, tmp_path: Path) -> None:
     script = javascript.beside_modules(javascript.FOLDER / "openai.mjs", tmp_path)
+    before = set(served.simulated.prompts)
     done = subprocess.run(
         [*script, served.made.url, served.made.keys["alice"], "smollm2", served.toy],
         capture_output=True, text=True, timeout=200, check=False,
@@ -236,9 +237,10 @@ def test_openai_s_sdk_for_node(served: Served, tmp_path: Path) -> None:
     assert json.loads(told["formed"])["capital"] in ("Paris", "Rome")
     assert told["aborted"][0] == "APIUserAbortError"
     tools.eventually(lambda: served.made.under_way() == 0, 5, "the gateway has let go")
-    for prompt in served.simulated.prompts.values():
-        if prompt.body["messages"] == says("say 1000 20"):
-            assert prompt.cancelled.wait(5)
+    made = [p for key, p in served.simulated.prompts.items() if key not in before]
+    left = [prompt for prompt in made if prompt.body["messages"] == says("say 1000 20")]
+    assert len(left) == 2, "one that the stream left, one that was aborted"
+    assert all(prompt.cancelled.wait(5) for prompt in left)
     assert told["errors"] == {
         "stranger": ["AuthenticationError", "invalid_api_key"],
         "unknown": ["NotFoundError", "model_not_found"],

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edgekit.client.announced import retained
+from edgekit.client.announced import retain, retained
 from edgekit.client.discovery import object_id
 from edgekit.core import topics
 from edgekit.core.config import BrokerConfig
@@ -40,12 +40,23 @@ def test_devices_are_shown_taken_back_and_forgotten(tmp_path: Path) -> None:
             assert project.edgekit("home-assistant", "pi.1", "--remove")
             assert kept(project.broker) == {}
             project.edgekit("home-assistant", "pi.1")
-            for wrong in (("nobody",), ("--prefix", "a/#"), ("--prefix", "edgekit/v1")):
+            for wrong in (("nobody",), ("pi.1", "nobody", "--remove"), ("--prefix", "ha")):
                 assert project.run("home-assistant", *wrong).returncode == 2
+            assert list(kept(project.broker)) == [topic]
         finally:
             device.close()
         project.edgekit("forget", "pi.1", "--force")
         assert kept(project.broker) == {}
+        gone = topics.discovery_topic(object_id("gone.1"))
+        foreign = {topics.discovery_topic(name): b"{}" for name in ("lamp", "edgekit_a.b")}
+        retain(project.broker, "home", {gone: b"{}", **foreign})
+        assert project.edgekit("home-assistant", "--remove").strip() == "removed  gone.1"
+        assert kept(project.broker) == foreign
+        refused = project.run("home-assistant", "gone.1", "--remove")
+        assert (refused.returncode, "no entry of gone.1" in refused.stderr) == (2, True)
+        assert json.loads(project.edgekit("home-assistant", "--remove", "--json")) == {
+            "removed": []
+        }
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -66,6 +77,12 @@ def test_an_operator_may_write_it_and_a_requester_not(tmp_path: Path, mode: str)
             assert (refused.returncode, "--username NAME" in refused.stderr) == (1, True)
             account = ("--username", "otto", "--password-file", str(site.password("otto")))
             assert "pi-1" in here.edgekit("home-assistant", "pi-1", *account)
+            hidden = here.run("home-assistant", "pi-1", "--remove")
+            # An ACL file hides what may not be read; the plugin refuses the subscription
+            says = "--username" if mode == "acl" else "Not authorized"
+            assert hidden.returncode in (1, 2)
+            assert says in hidden.stderr
             assert "pi-1" in here.edgekit("home-assistant", "pi-1", "--remove", *account)
+            assert here.run("home-assistant", "pi-1", "--remove", *account).returncode == 2
         finally:
             device.close()

@@ -60,7 +60,7 @@ const endless = { model: toy, messages: asks("say 1000 20") };
 const left = await client.chat.completions.create({ ...endless, stream: true });
 for await (const chunk of left) if (chunk.choices[0].delta.content) break; // disconnects
 const abort = new AbortController();
-setTimeout(() => abort.abort(), 300);
+setTimeout(() => abort.abort(), 1000);
 told.aborted = await nameOf(client.chat.completions.create(endless, { signal: abort.signal }));
 
 const fails = (text) => client.chat.completions.create({ model: toy, messages: asks(text) });

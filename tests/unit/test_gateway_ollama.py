@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from typing import Any
 
 import ollama
 import pytest
 
+from edgekit.gateway.chunks import Chunks
 from edgekit.gateway.ollama import lines, request
 from edgekit.gateway.refusals import HttpError, of_code
 
@@ -186,6 +188,37 @@ def test_a_lost_delta_costs_neither_text_nor_thought_nor_call(lost: int | None) 
     assert {(each.model, each.created_at) for each in told} == {
         ("toy", "1970-01-01T00:00:07.500000Z")
     }
+
+
+def with_logprobs(choice: dict[str, Any], *tokens: str) -> dict[str, Any]:
+    one: dict[str, Any] = {"logprob": -1.0, "bytes": None, "top_logprobs": []}
+    return choice | {"logprobs": {"content": [one | {"token": token} for token in tokens]}}
+
+
+@pytest.mark.parametrize("lost", [None, 0, 1, 2])
+@pytest.mark.parametrize("reason", ["tool_calls", "length"])
+def test_the_tokens_of_a_call_keep_their_log_probabilities(lost: int | None, reason: str) -> None:
+    deltas = [
+        delta(0, content="A"),
+        delta(1, tool_calls=[{"index": 0, **call("{")}]),
+        delta(2, tool_calls=[{"index": 0, "function": {"arguments": "}"}}]),
+    ]
+    for body, token in zip(deltas, "A{}", strict=True):
+        body["choices"] = [with_logprobs(body["choices"][0], token)]
+    made = completion({"content": "A", "tool_calls": [call("{}")]}, reason)
+    made["choices"] = [with_logprobs(made["choices"][0], *"A{}")]
+
+    stream = lines.Lines("toy", 0)
+    text = b"".join(stream.delta(copy.deepcopy(d)) for d in deltas if d["seq"] != lost)
+    for told in (chat_lines(text + stream.final(made)), chat_lines(stream.whole(made))):
+        assert [one.token for each in told for one in each.logprobs or ()] == list("A{}")
+
+    chunks = Chunks("p", 0, usage=False, text=False)
+    text = chunks.begin("toy")
+    text += b"".join(chunks.delta(copy.deepcopy(d)) for d in deltas if d["seq"] != lost)
+    events = [json.loads(one[6:]) for one in (text + chunks.final(made)).split(b"\n\n")[:-2]]
+    given = [one["choices"][0]["logprobs"] or {"content": []} for one in events]
+    assert [one["token"] for each in given for one in each["content"]] == list("A{}")
 
 
 def test_a_whole_answer_is_one_object() -> None:

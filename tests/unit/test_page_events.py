@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import json
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from edgekit.core.config import BrokerConfig
 from edgekit.gateway import hub, keys
 from edgekit.gateway.page import events
 from edgekit.gateway.page.facts import Facts
+from edgekit.gateway.page.fleet import SLOTS
 from edgekit.gateway.refusals import HttpError
 
 pytestmark = pytest.mark.timeout(30)
@@ -60,7 +62,7 @@ class Client:
 
 def tell(made: events.Watching, body: bytes) -> None:
     for listener in made.hub.listeners:
-        listener(STATUS, body)
+        listener(STATUS, body, False)
 
 
 def watch(
@@ -101,6 +103,35 @@ def test_it_begins_with_everything_and_goes_on_with_changes(made: events.Watchin
     assert changes[-1] == {"devices": [], "gone": ["pi-1"], "broker": False}
 
 
+def test_what_changed_is_encoded_once_for_all_who_have_seen_the_same(
+    made: events.Watching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode, encoded = events.event, []
+
+    def counted(name: str, body: Any) -> bytes:
+        encoded.append(name)
+        return encode(name, body)
+
+    monkeypatch.setattr(events, "event", counted)
+    other = Client()
+
+    async def story(client: Client) -> None:
+        going = asyncio.create_task(
+            events.FleetEvents(made, "bob", lambda: True)({}, never, other.send)
+        )
+        await other.until(lambda: other.found)
+        tell(made, b'{"state":"ready"}')
+        for each in (client, other):
+            while "devices" not in dict(each.found):
+                await asyncio.sleep(0.005)
+        made.hub.draining = True
+        await going
+
+    mine = watch(made, story)
+    assert dict(mine.found)["devices"] == dict(other.found)["devices"]
+    assert encoded.count("devices") == 1
+
+
 def test_a_slot_that_ended_is_told(made: events.Watching, monkeypatch: pytest.MonkeyPatch) -> None:
     slot = 7
     monkeypatch.setattr(events, "slot", lambda _: slot)
@@ -114,6 +145,44 @@ def test_a_slot_that_ended_is_told(made: events.Watching, monkeypatch: pytest.Mo
 
     told = [body for name, body in watch(made, story).found if name == "speeds"]
     assert told == [{"pi-1": 5.0}, {}]
+
+
+def test_a_watcher_is_told_no_more_slots_than_a_line_has(
+    made: events.Watching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slot = 7
+    monkeypatch.setattr(events, "slot", lambda _: slot)
+
+    async def story(client: Client) -> None:
+        nonlocal slot
+        slot = 100_000
+        await client.until(lambda: client.found[-1][0] == "speeds")
+
+    told = [body for name, body in watch(made, story).found if name == "speeds"]
+    assert len(told) == SLOTS
+
+
+def test_a_clock_that_is_set_stops_no_line(
+    made: events.Watching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgekit.gateway.page.fleet.SLOT_SECONDS", 0.05)
+    clock = time.time()
+    monkeypatch.setattr(time, "time", lambda: clock)
+    told: list[dict[str, float]] = []
+
+    async def story(client: Client) -> None:
+        nonlocal clock
+        tell(made, b'{"state":"ready"}')
+        for jump in (3600, -7200):
+            clock += jump
+            seen = len(client.found)
+            tell(made, b'{"state":"busy","active":1,"tok_s":5}')
+            while ("speeds", {"pi-1": 5.0}) not in client.found[seen:]:
+                await asyncio.sleep(0.005)
+        told.extend(body for name, body in client.found if name == "speeds")
+
+    watch(made, story)
+    assert 2 <= len(told) < SLOTS
 
 
 def test_who_does_not_read_is_cut_off(

@@ -21,15 +21,22 @@ CARD = wire.Card(
 )  # fmt: skip
 
 
-def say(made: fleet.FleetTold, state: str, now: float, device: str = "pi-1", **more: Any) -> None:
+def hear(made: fleet.FleetTold, topic: str, body: bytes, now: float, **how: bool) -> None:
+    made.heard(topic, body, now, fleet.slot(now), **how)
+
+
+def say(
+    made: fleet.FleetTold, state: str, now: float, device: str = "pi-1", *,
+    retained: bool = False, **more: Any,
+) -> None:  # fmt: skip
     body = json.dumps({"state": state, **more}).encode()
-    made.heard(topics.status_topic(device), body, now)
+    hear(made, topics.status_topic(device), body, now, retained=retained)
 
 
 @pytest.fixture
 def made() -> fleet.FleetTold:
     watch = fleet.FleetTold()
-    watch.heard(topics.card_topic("pi-1"), msgspec.json.encode(CARD), 1.0)
+    hear(watch, topics.card_topic("pi-1"), msgspec.json.encode(CARD), 1.0)
     return watch
 
 
@@ -63,9 +70,9 @@ def test_only_what_has_changed_since_is_told_once(made: fleet.FleetTold) -> None
 def test_a_device_that_was_forgotten_is_gone(made: fleet.FleetTold) -> None:
     say(made, "lost", 1.0)
     seen = made.changes().seen
-    made.heard(topics.card_topic("pi-1"), b"", 2.0)
+    hear(made, topics.card_topic("pi-1"), b"", 2.0)
     assert [each["state"] for each in made.changes(seen).devices] == ["lost"]
-    made.heard(topics.status_topic("pi-1"), b"", 3.0)
+    hear(made, topics.status_topic("pi-1"), b"", 3.0)
     changes = made.changes(seen)
     assert (changes.devices, changes.gone) == ([], ["pi-1"])
     assert made.changes().devices == []
@@ -75,17 +82,42 @@ def test_a_device_that_was_forgotten_is_gone(made: fleet.FleetTold) -> None:
 def test_the_line_has_the_speed_of_each_slot_in_which_it_answered(made: fleet.FleetTold) -> None:
     start = 1000.0
     say(made, "ready", start, tok_s=8.0)  # what the broker kept: nobody knows when that was
-    assert made.lines(start + 5) == {}
+    assert made.lines(fleet.slot(start + 5)) == {}
     say(made, "busy", start + 5, active=1, tok_s=8.0)
     say(made, "busy", start + 6, active=1, tok_s=11.0)
     say(made, "ready", start + 12, tok_s=9.0)  # a short answer between two statuses
     say(made, "ready", start + 17, tok_s=9.0)
-    (line,) = made.lines(start + 20).values()
+    (line,) = made.lines(fleet.slot(start + 20)).values()
     assert line[-4:] == [0.0, 11.0, 9.0, 0.0]
     assert len(line) == fleet.SLOTS
     assert made.speeds(fleet.slot(start + 6)) == {"pi-1": 11.0}
     assert made.speeds(fleet.slot(start + 17)) == {}
-    assert made.lines(start + 20 + fleet.SLOTS * fleet.SLOT_SECONDS) == {}
+    assert made.lines(fleet.slot(start + 20) + fleet.SLOTS) == {}
+
+
+def test_what_the_broker_kept_or_says_itself_is_not_the_device_s_voice(
+    made: fleet.FleetTold,
+) -> None:
+    say(made, "busy", 1000.0, retained=True, active=1, tok_s=8.0)
+    (found,) = made.changes().devices
+    assert (found["state"], found["heard"], found["heard_begin"]) == ("busy", 0.0, False)
+    assert made.speeds(fleet.slot(1000.0)) == {}
+    say(made, "ready", 1005.0, tok_s=8.0)
+    (found,) = made.changes().devices
+    assert (found["heard"], found["heard_first"], found["heard_begin"]) == (1005.0, 1005.0, True)
+    say(made, "lost", 1010.0, tok_s=9.0)  # the Will, which says an old speed
+    (found,) = made.changes().devices
+    assert (found["state"], found["heard"], found["heard_first"]) == ("lost", 1005.0, 1010.0)
+    assert made.speeds(fleet.slot(1010.0)) == {}
+    assert made.lines(fleet.slot(1020.0)) == {}
+
+
+def test_the_speeds_of_a_device_stay_bounded(made: fleet.FleetTold) -> None:
+    for n in range(3 * fleet.SLOTS):
+        say(made, "busy", n * fleet.SLOT_SECONDS, active=1, tok_s=8.0)
+    (line,) = made.lines(3 * fleet.SLOTS).values()
+    assert line == [8.0] * fleet.SLOTS
+    assert made.speeds(fleet.SLOTS) == {}
 
 
 def test_the_counts_are_those_of_an_agents_own_metrics(made: fleet.FleetTold) -> None:
@@ -96,7 +128,7 @@ def test_the_counts_are_those_of_an_agents_own_metrics(made: fleet.FleetTold) ->
     metrics.ended(0.5, "internal")
     metrics.rejected["queue_full"] += 4
     message = metrics_message("pi-1", metrics.families(Now(0, 0, 0, Readings(None, None))))
-    made.heard(message.topic, message.payload, 5.0)
+    hear(made, message.topic, message.payload, 5.0)
     (found,) = made.changes().devices
     assert found["counts"] == {
         "prompts": 2, "failed": 1, "tokens_in": 11, "tokens_out": 22, "rejected": 4,
@@ -113,14 +145,14 @@ def test_the_counts_are_those_of_an_agents_own_metrics(made: fleet.FleetTold) ->
 )  # fmt: skip
 def test_what_cannot_be_read_changes_nothing(made: fleet.FleetTold, payload: bytes) -> None:
     seen = made.changes().seen
-    made.heard(topics.status_topic("pi-1"), payload, 2.0)
-    made.heard(topics.status_topic("pi-2"), payload, 2.0)
+    hear(made, topics.status_topic("pi-1"), payload, 2.0)
+    hear(made, topics.status_topic("pi-2"), payload, 2.0)
     assert made.changes(seen).devices == []
 
 
 def test_texts_of_strangers_are_cut(made: fleet.FleetTold) -> None:
     card = {"model": "m" * 10_000, "pools": ["p" * 10_000] * 1000}
-    made.heard(topics.card_topic("pi-1"), json.dumps(card).encode(), 2.0)
+    hear(made, topics.card_topic("pi-1"), json.dumps(card).encode(), 2.0)
     (found,) = made.changes().devices
     assert len(json.dumps(found)) < 10_000
     assert found["model"] == "m" * told.MOST_CHARS
@@ -129,7 +161,7 @@ def test_texts_of_strangers_are_cut(made: fleet.FleetTold) -> None:
 def test_other_topics_are_none_of_its_business(made: fleet.FleetTold) -> None:
     seen = made.changes().seen
     for topic in (topics.update_topic("pi-1"), "edgekit/v1/dev/pi-1", "home/pi-1/status", ""):
-        made.heard(topic, b'{"state": "ready"}', 2.0)
+        hear(made, topic, b'{"state": "ready"}', 2.0)
     assert made.changes(seen).devices == []
 
 
@@ -140,7 +172,7 @@ def test_many_names_that_come_and_go_hide_no_device(
     say(made, "lost", 1.0)
     for n in range(50):
         say(made, "ready", 1.0, f"pi-{n + 2}")
-        made.heard(topics.status_topic(f"pi-{n + 2}"), b"", 1.0)
+        hear(made, topics.status_topic(f"pi-{n + 2}"), b"", 1.0)
     assert [each["name"] for each in made.changes().devices] == ["pi-1"]
 
 

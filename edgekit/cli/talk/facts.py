@@ -7,7 +7,7 @@ from pathlib import Path
 from edgekit.cli.project import Project
 from edgekit.cli.rollout.found import read
 from edgekit.core.digest import short
-from edgekit.errors import EdgekitError
+from edgekit.errors import EdgekitError, VerificationError
 from edgekit.fleet.rollout.book import number_of
 from edgekit.fleet.rollout.journal import RolloutJournal
 from edgekit.gateway.page.facts import ProjectReader
@@ -34,8 +34,11 @@ def reader_of(here: Project) -> ProjectReader:
             if number not in seen or seen[number][0] != stamp:
                 try:
                     seen[number] = stamp, _summary(here, journal)
-                except EdgekitError:  # damaged, or of a later edgekit: `edgekit rollouts` says so
+                except VerificationError:  # damaged: `edgekit rollouts` says so
                     continue
+                except EdgekitError:  # locked for now, of a later edgekit, or ended before its plan
+                    if number not in seen:
+                        continue
             rollouts.append(seen[number][1])
         return ProjectTold(groups[0], rollouts)
 

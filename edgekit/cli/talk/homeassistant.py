@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -12,19 +13,18 @@ from edgekit.cli.device.forget import account_of
 from edgekit.cli.options import JsonOption, ProjectOption
 from edgekit.cli.talk.ask import BrokerOption
 from edgekit.client import devices as find_devices
-from edgekit.client.discovery import discovery, object_id, publish
+from edgekit.client.announced import retain, retained
+from edgekit.client.discovery import device_of, discovery, object_id
 from edgekit.core import topics
+from edgekit.core.config import BrokerConfig
 from edgekit.errors import UsageError
 
 
 def home_assistant(
     devices: Annotated[
-        list[str] | None, typer.Argument(help="Names; default: all that the broker knows.")
+        list[str] | None, typer.Argument(help="Names; default: all that there are.")
     ] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Take them back instead.")] = False,
-    prefix: Annotated[
-        str, typer.Option(help="Where Home Assistant listens.")
-    ] = topics.HOME_ASSISTANT,
     username: Annotated[
         str, typer.Option(help="Account that writes; default: of edgekit.toml.")
     ] = "",
@@ -44,32 +44,59 @@ def home_assistant(
     Example:  edgekit home-assistant
               edgekit home-assistant pi-1 --remove
     """
-    if not prefix or any(each in prefix for each in "+#\0") or prefix.startswith("edgekit/"):
-        raise UsageError(f"{prefix!r} is no prefix for topics", "", "leave --prefix out")
     here = project.find_or_bare(project_folder, broker=broker)
     at = project.parse_broker(broker, here.broker) if broker else here.broker
     writer = account_of(at, username, password_file)
     render.warn(at.warning)
     with render.working("asking the broker"):
-        known = {name: kept for name, kept in find_devices(at, here.requester).items() if kept}
-    names = devices or list(known)
-    if unknown := [] if remove else [name for name in names if not known.get(name, {}).get("card")]:
-        raise UsageError(
-            f"the broker has no card of {', '.join(unknown)}",
-            next_step="`edgekit devices` shows the devices that it knows",
+        messages = (
+            _removed(writer, here.requester, devices)
+            if remove
+            else _shown(at, here.requester, devices)
         )
-    messages = {
-        topics.discovery_topic(object_id(name), prefix): b""
-        if remove
-        else discovery(name, known[name]["card"])
-        for name in names
-    }
+    names = [device_of(topic) for topic in messages]
     with render.working("telling Home Assistant"):
-        publish(writer, here.requester, messages)
+        retain(writer, here.requester, messages)
     if as_json:
         render.print_json({"removed" if remove else "shown": names})
         return
     for name in names:
         render.say(f"{'removed' if remove else 'shown  '}  {name}")
     if not names:
-        render.say("no device has announced itself")
+        render.say("no device is shown" if remove else "no device has announced itself")
+
+
+def _shown(broker: BrokerConfig, requester: str, asked: Sequence[str] | None) -> dict[str, bytes]:
+    """The discovery messages by topic, of these devices or of all that have announced themselves.
+
+    Raises:
+        UsageError: the broker has no card of one.
+    """
+    known = {name: kept for name, kept in find_devices(broker, requester).items() if kept}
+    names = asked or list(known)
+    if unknown := [name for name in names if not known.get(name, {}).get("card")]:
+        raise UsageError(
+            f"the broker has no card of {', '.join(unknown)}",
+            next_step="`edgekit devices` shows the devices that it knows",
+        )
+    return {
+        topics.discovery_topic(object_id(name)): discovery(name, known[name]["card"])
+        for name in names
+    }
+
+
+def _removed(broker: BrokerConfig, requester: str, asked: Sequence[str] | None) -> dict[str, bytes]:
+    """Empty messages by topic, for these devices or for all that are shown.
+
+    Raises:
+        UsageError: one is not shown.
+    """
+    kept = retained(broker, requester, [topics.discovery_topic("+")])
+    known = sorted(name for name in map(device_of, kept) if name)
+    if unknown := [name for name in asked or () if name not in known]:
+        raise UsageError(
+            f"the broker shows this account no entry of {', '.join(unknown)} for Home Assistant",
+            f"it shows {', '.join(known) or 'none'}",
+            "`--remove` without a name takes back all; --username names an account that may read",
+        )
+    return {topics.discovery_topic(object_id(name)): b"" for name in asked or known}

@@ -69,7 +69,8 @@ class Lines:
     def _said(self, choice: dict[str, Any], calls: Iterable[dict[str, Any]]) -> bytes:
         """The line of a choice; empty where it has nothing."""
         delta = choice.get("delta") or {}
-        if not calls and not any(delta.get(name) for name in ("content", "reasoning_content")):
+        told = [delta.get("content"), delta.get("reasoning_content"), choice.get("logprobs")]
+        if not calls and not any(told):
             return b""
         return self._told(choice, calls, done=False) + b"\n"
 

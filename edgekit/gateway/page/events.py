@@ -1,7 +1,8 @@
 """`GET /fleet/events`: the fleet as server-sent events, for as long as somebody reads them.
 
-The first event has everything, the later ones what has changed. Between two of them are at least
-`PAUSE_SECONDS`, so a device that changes often is told once. Who does not read is cut off after
+The first event has everything, the later ones what has changed. They come every `PAUSE_SECONDS`, so
+a device that changes often is told once, and to all watchers at the same time, so that what has
+changed is encoded once for all of them. Who does not read is cut off after
 `UNREAD_SECONDS`, and who has a key that was revoked, after `COMMENT_SECONDS`.
 """
 
@@ -19,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from edgekit.gateway.hub import BUSY_MS, Hub
 from edgekit.gateway.page.facts import Facts
-from edgekit.gateway.page.fleet import SLOT_SECONDS, FleetTold, slot
+from edgekit.gateway.page.fleet import SLOT_SECONDS, SLOTS, FleetTold, slot
 from edgekit.gateway.refusals import HttpError
 
 PAUSE_SECONDS = 0.5
@@ -43,20 +44,33 @@ class Watching:
         self.hub, self.facts = hub, facts
         self.fleet = FleetTold()
         self.watchers: Counter[str] = Counter()  # by requester
-        hub.listeners.append(lambda topic, data: self.fleet.heard(topic, data, time.time()))
+        self._encoded: tuple[tuple[int, int, bool], bytes] = (-1, 0, False), b""
+        hub.listeners.append(self._heard)
+
+    def _heard(self, topic: str, payload: bytes, retained: bool) -> None:
+        at = slot(time.monotonic())
+        self.fleet.heard(topic, payload, time.time(), at, retained=retained)
 
     async def whole(self) -> dict[str, Any]:
         """Everything that is known now."""
         project = await self.facts.now()
-        now = time.time()
         return {
-            "at": now,
+            "at": time.time(),
             "broker": self.hub.connected,
             "slot_seconds": SLOT_SECONDS,
             "devices": self.fleet.changes().devices,
-            "lines": self.fleet.lines(now),
+            "lines": self.fleet.lines(slot(time.monotonic())),
             **msgspec.structs.asdict(project),
         }
+
+    def devices(self, seen: int, connected: bool) -> bytes:
+        """The event of what has changed after that number; the last one is kept."""
+        which = seen, self.fleet.number, connected
+        if which != self._encoded[0]:
+            changes = self.fleet.changes(seen)
+            body = {"devices": changes.devices, "gone": changes.gone, "broker": connected}
+            self._encoded = which, event("devices", body)
+        return self._encoded[1]
 
     def check_room(self, requester: str) -> None:
         """Raises HttpError where as many watch as may."""
@@ -111,21 +125,20 @@ class FleetEvents:
 
     async def _events(self) -> AsyncIterator[bytes]:
         hub, fleet, facts = self._watching.hub, self._watching.fleet, self._watching.facts
-        seen, at = fleet.changes().seen, slot(time.time())
+        seen, at = fleet.number, slot(time.monotonic())
         connected = hub.connected
         yield event("fleet", await self._watching.whole())
         project, spoke = await facts.now(), time.monotonic()
         while not hub.draining:
-            await asyncio.sleep(PAUSE_SECONDS)
+            await asyncio.sleep(PAUSE_SECONDS - time.monotonic() % PAUSE_SECONDS)
             told = []
-            changes = fleet.changes(seen)
-            seen = changes.seen
-            if changes.devices or changes.gone or hub.connected != connected:
-                connected = hub.connected
-                body = {"devices": changes.devices, "gone": changes.gone, "broker": connected}
-                told.append(event("devices", body))
-            if (ended := slot(time.time())) > at:
-                told += [event("speeds", fleet.speeds(each)) for each in range(at, ended)]
+            before, connected = connected, hub.connected
+            if fleet.number != seen or connected != before:
+                told.append(self._watching.devices(seen, connected))
+                seen = fleet.number
+            if (ended := slot(time.monotonic())) > at:
+                late = range(max(at, ended - SLOTS), ended)
+                told += [event("speeds", fleet.speeds(each)) for each in late]
                 at = ended
             if (newer := await facts.now()) != project:
                 project = newer

@@ -22,6 +22,7 @@ from edgekit.gateway.page.told import CardTold, CountsTold, StatusTold, read
 
 SLOT_SECONDS = 5.0
 SLOTS = 120  # ten minutes
+LOST = "lost"  # what a Will says
 
 
 @dataclass(slots=True)
@@ -31,8 +32,9 @@ class _Known:
     card: CardTold = field(default_factory=CardTold)
     status: StatusTold = field(default_factory=StatusTold)
     counts: CountsTold | None = None
-    heard: float = 0.0  # the last status
+    heard: float = 0.0  # its last status; 0: not since the gateway started
     since: float = 0.0  # in this state
+    exact: bool = False  # whether the gateway heard this state begin
     speeds: OrderedDict[int, float] = field(default_factory=OrderedDict)  # by slot
 
 
@@ -52,8 +54,16 @@ class FleetTold:
         self._changed: OrderedDict[str, int] = OrderedDict()  # the latest change last
         self._number = 0
 
-    def heard(self, topic: str, payload: bytes, now: float) -> None:
-        """Note a card, a status or metrics; what cannot be read changes nothing."""
+    def heard(
+        self, topic: str, payload: bytes, now: float, at: int, *, retained: bool = False
+    ) -> None:
+        """Note a card, a status or metrics; what cannot be read changes nothing.
+
+        Args:
+            now: Unix seconds.
+            at: the slot of now.
+            retained: the broker kept it, so nobody knows when the device said it.
+        """
         found = read(topic, payload)
         if found is None:
             return
@@ -66,7 +76,7 @@ class FleetTold:
         if isinstance(said, CardTold):
             device.card = said
         elif isinstance(said, StatusTold):
-            self._note_status(device, said, now)
+            self._note_status(device, said, now, at, retained=retained)
         else:
             device.counts = said
         if not device.card.model and not device.status.state:
@@ -76,6 +86,11 @@ class FleetTold:
         self._changed.move_to_end(name)
         while len(self._changed) > 2 * MOST_DEVICES:  # names of devices that are gone
             self._changed.popitem(last=False)
+
+    @property
+    def number(self) -> int:
+        """Of the last change."""
+        return self._number
 
     def changes(self, seen: int = 0) -> Changes:
         """What has changed after that number; all devices after 0."""
@@ -89,12 +104,8 @@ class FleetTold:
             seen=self._number,
         )
 
-    def lines(self, now: float) -> dict[str, list[float]]:
-        """Of each device that has answered of late: its speed in each slot, the newest last.
-
-        The slot that has not ended is left out.
-        """
-        end = slot(now)
+    def lines(self, end: int) -> dict[str, list[float]]:
+        """Of each device that has answered of late: its speed in each slot before `end`."""
         found = {}
         for name, device in self._devices.items():
             line = [device.speeds.get(at, 0.0) for at in range(end - SLOTS, end)]
@@ -110,28 +121,31 @@ class FleetTold:
             if (speed := device.speeds.get(at, 0.0))
         }
 
-    def _note_status(self, device: _Known, said: StatusTold, now: float) -> None:
-        before = device.status
+    def _note_status(
+        self, device: _Known, said: StatusTold, now: float, at: int, *, retained: bool
+    ) -> None:
+        before, device.status = device.status, said
         if said.state != before.state:
-            device.since = now
+            device.since, device.exact = now, not retained and bool(before.state)
+        if retained or said.state == LOST:  # the broker says so, not the device
+            return
+        device.heard = now
         # A short answer begins and ends between two statuses; the speed then is another one
         answers = said.active > 0 or (before.state and said.tok_s != before.tok_s)
-        device.status, device.heard = said, now
         if answers and said.tok_s:
-            at = slot(now)
             device.speeds[at] = max(device.speeds.get(at, 0.0), said.tok_s)
-            while next(iter(device.speeds)) < at - SLOTS:
+            while len(device.speeds) > SLOTS + 1:  # and the one that has not ended
                 device.speeds.popitem(last=False)
 
 
-def slot(now: float) -> int:
-    """The number of the slot of a time."""
-    return int(now // SLOT_SECONDS)
+def slot(seconds: float) -> int:
+    """The number of the slot of a time by `time.monotonic`: a clock that is set changes none."""
+    return int(seconds // SLOT_SECONDS)
 
 
 def told(name: str, device: _Known) -> dict[str, Any]:
     """A device as an object of JSON."""
     fields = {**msgspec.structs.asdict(device.card), **msgspec.structs.asdict(device.status)}
     counts = msgspec.structs.asdict(device.counts) if device.counts else None
-    first = {"heard_first": device.since}  # in this state
+    first = {"heard_first": device.since, "heard_begin": device.exact}  # of this state
     return {"name": name, **fields, "heard": device.heard, **first, "counts": counts}

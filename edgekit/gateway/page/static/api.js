@@ -8,12 +8,13 @@ export const key = {
   forget: () => sessionStorage.removeItem(KEPT),
 };
 
-/** `edgekit page` prints an address with a key behind #: take it, and out of the address bar. */
+/** `edgekit page` prints an address with a key behind #: take it, and out of the address bar. Whether there was one. */
 export function takeKeyFromAddress() {
   const found = /^#key=([\w-]+)$/.exec(location.hash);
-  if (!found) return;
+  if (!found) return false;
   key.set(found[1]);
   history.replaceState(null, "", "#fleet");
+  return true;
 }
 
 /** What the gateway refused; `code` is its word for it. */

@@ -4,6 +4,8 @@ import { Refused, ask, events, refusal } from "./api.js";
 import { at, framed, make, options, put } from "./dom.js";
 import { count, figure } from "./words.js";
 
+const HEAD_MS = 30000; // the gateway begins an answer within 15 s
+
 export class ChatView {
   constructor(fleet, keyNeeded) {
     this.fleet = fleet;
@@ -71,15 +73,21 @@ export class ChatView {
     try {
       const answer = await this.#stream(turn, model);
       // also one that was stopped, where something of it has come
-      if (this.messages === messages && answer) messages.push({ role: "assistant", content: answer });
+      if (answer) messages.push({ role: "assistant", content: answer });
+      else this.#unanswered(messages, text);
     } catch (error) {
       turn.fail(explained(error));
-      if (this.messages === messages) messages.pop(); // it was not answered
-      if (!at("prompt").value) at("prompt").value = text;
+      this.#unanswered(messages, text);
       if (error instanceof Refused && error.status === 401) this.keyNeeded(error);
     } finally {
       this.#busy(null);
     }
+  }
+
+  /** A turn without an answer is no part of the conversation: templates refuse two of a person. */
+  #unanswered(messages, text) {
+    messages.pop();
+    if (this.messages === messages && !at("prompt").value) at("prompt").value = text;
   }
 
   async #stream(turn, model) {
@@ -91,8 +99,11 @@ export class ChatView {
       ...(most > 0 && { max_tokens: Math.floor(most) }),
     };
     const { signal } = this.asking;
+    const late = new AbortController();
+    const waiting = setTimeout(() => late.abort(new Error(`nothing for ${HEAD_MS / 1000} s`)), HEAD_MS);
     try {
-      const answer = await ask("/v1/chat/completions", { body, signal });
+      const answer = await ask("/v1/chat/completions", { body, signal: AbortSignal.any([signal, late.signal]) });
+      clearTimeout(waiting);
       turn.device = answer.headers.get("edgekit-device") ?? "";
       for await (const { data } of events(answer)) {
         if (data === "[DONE]") break;
@@ -104,6 +115,8 @@ export class ChatView {
     } catch (error) {
       if (!signal.aborted) throw error;
       turn.end("stopped");
+    } finally {
+      clearTimeout(waiting);
     }
     return turn.text;
   }

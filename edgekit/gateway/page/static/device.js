@@ -1,7 +1,7 @@
 // One device in full: what its card, its status and its metrics say.
 
 import { at, draw, make, put } from "./dom.js";
-import { ago, count, counted, figure, memory, state } from "./words.js";
+import { ago, count, counted, figure, lasting, memory, state } from "./words.js";
 
 const HIGH = 32;
 let shown = "";
@@ -21,7 +21,7 @@ export function showDevice(fleet) {
   const now = Date.now() / 1000 + fleet.ahead;
   at("device-state").dataset.state = d?.state ?? "lost";
   put(at("device-state"), d
-    ? `${state(d.state)}${d.reason ? `: ${state(d.reason)}` : ""}, for ${d.since ? ago(now - d.since) : `${ago(now - d.heard_first)} or longer`}`
+    ? `${state(d.state)}${d.reason ? `: ${state(d.reason)}` : ""}, for ${lasting(d, now)}`
     : "The broker keeps nothing of it any more.");
   const line = fleet.lines.get(shown);
   at("device-line").classList.toggle("none", !line);
@@ -52,7 +52,7 @@ function facts(fleet, d, now) {
     ["Since its start", c ? `${counted(c.prompts, "prompt")}, ${count(c.failed)} without an answer, ${count(c.rejected)} not taken; `
       + `${count(c.tokens_in)} tokens read, ${count(c.tokens_out)} written` : ""],
     ["Worker restarts", c?.worker_restarts ? count(c.worker_restarts) : ""],
-    ["Last heard", d.heard ? `${ago(now - d.heard)} ago` : ""],
+    ["Last heard", d.heard ? `${ago(now - d.heard)} ago` : "not since the gateway started"],
   ];
 }
 

@@ -1,6 +1,6 @@
 // The page: which view is shown, the key, and the connection to the gateway.
 
-import { key, takeKeyFromAddress } from "./api.js";
+import { Refused, key, takeKeyFromAddress } from "./api.js";
 import { ChatView } from "./chat.js";
 import { at, put } from "./dom.js";
 import { FleetView } from "./fleet.js";
@@ -25,13 +25,23 @@ function show() {
     if (current) at(id).setAttribute("aria-current", "page");
     else at(id).removeAttribute("aria-current");
   document.title = `${isChat ? "Chat" : "Fleet"} · edgekit`;
-  if (value) chat.choose(decodeURIComponent(value));
+  if (value) chat.choose(decoded(value));
   chat.refresh();
   view.draw();
 }
 
+/** A part of the address; as it is where somebody wrote it by hand, and wrongly. */
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
+
 function start() {
   following?.abort();
+  if (document.hidden) return; // it starts when it is seen
   following = new AbortController();
   follow({ event: take, state: live, refused: askForKey }, following.signal);
 }
@@ -45,7 +55,7 @@ function take(event, data) {
   if (event !== "speeds") chat.refresh();
 }
 
-function live(state, since) {
+function live(state, since, error) {
   const good = state === "on" && fleet.broker;
   at("live").dataset.live = good ? "on" : "off";
   put(at("live-text"), good ? "live" : "not connected");
@@ -53,6 +63,7 @@ function live(state, since) {
   at("banner").hidden = good;
   put(at("banner"), good ? "" : state === "on"
     ? "The gateway has lost its broker and connects again by itself. What is shown is what it heard last."
+    : error instanceof Refused ? `The gateway refuses: ${error.message}. It is asked again by itself.`
     : `No connection to the gateway since ${new Date(since).toLocaleTimeString()}. It is tried again by itself.`);
 }
 
@@ -102,7 +113,18 @@ document.querySelector(".skip").addEventListener("click", (event) => {
   event.preventDefault(); // the part of the address behind # names the view
   at("main").focus();
 });
-addEventListener("hashchange", show);
+addEventListener("hashchange", () => {
+  if (takeKeyFromAddress()) {
+    if (at("key-dialog").open) at("key-dialog").close(); // which starts
+    else start();
+  }
+  show();
+});
+// A browser has six connections to a gateway for all tabs together: who is not seen needs none
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) following?.abort();
+  else if (key.get() && !at("key-dialog").open) start();
+});
 themed();
 show();
 if (key.get()) start();

@@ -25,6 +25,19 @@ export function ago(seconds) {
   return `${whole} s`;
 }
 
+const YEAR = 365 * 86400;
+
+/**
+ * How long a device has been in its state; `now` in Unix seconds of the gateway. Its own clock is asked
+ * only about what began before the gateway listened, and not where what it says cannot be.
+ */
+export function lasting(device, now) {
+  const { since, heard_first: first, heard_begin: exact } = device;
+  if (exact) return ago(now - first);
+  const own = since > first - YEAR && since <= first;
+  return own ? `${ago(now - since)} by its clock` : `${ago(now - first)} or longer`;
+}
+
 /** The beginning of a digest, as `edgekit` prints it. */
 export const short = (digest) => digest.replace(/^sha256:/, "").slice(0, 12);
 
