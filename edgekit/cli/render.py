@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 PIPED_COLUMNS = 100
 WIDE_COLUMNS = 1000
 _DRAWS = ("FORCE_COLOR", "TTY_COMPATIBLE")  # with these rich may draw where no terminal is
+
+
+_WRITES = threading.Lock()
 
 
 def __getattr__(name: str) -> Console:
@@ -44,6 +48,8 @@ def _console(name: str) -> Console:
 
 def _draws() -> bool:
     """Whether progress is drawn."""
+    if sys.stderr is None:  # the caller has closed it
+        return False
     able = sys.stderr.isatty() or any(name in os.environ for name in _DRAWS)
     return able and _console("err").is_terminal
 
@@ -63,8 +69,13 @@ def _line(name: str, text: str) -> None:
     console = globals().get(name)
     if console is None:
         stream = sys.stdout if name == "out" else sys.stderr
+        if stream is None:  # the caller has closed it
+            return
         # bars on a terminal take all that is printed, and put it on stderr
-        print(text, file=getattr(stream, "rich_proxied_file", stream), flush=True)
+        stream = getattr(stream, "rich_proxied_file", stream)
+        with _WRITES:
+            stream.write(text + "\n")  # at once: threads print, too
+            stream.flush()
     else:
         console.print(text, markup=False, emoji=False)
 
@@ -72,11 +83,17 @@ def _line(name: str, text: str) -> None:
 # Of what a device or a model's files say: such characters would move the cursor of a terminal,
 # give its window a name, or hide a line. A tab and the end of a line are harmless.
 _CONTROL = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
+_IN_LINE = {**_CONTROL, **dict.fromkeys(map(ord, "\t\n\u2028\u2029"), "\ufffd")}
 
 
 def harmless(text: str) -> str:
     """The text with a replacement character for each one that would control the terminal."""
     return text.translate(_CONTROL)
+
+
+def one_line(text: str) -> str:
+    """The same for a cell or a line of a list: what it says makes no further line, nor a cell."""
+    return text.translate(_IN_LINE)
 
 
 def say(text: str) -> None:
@@ -89,6 +106,8 @@ def stream(text: str) -> None:
 
     What the encoding of stdout lacks becomes a question mark.
     """
+    if sys.stdout is None:  # the caller has closed it
+        return
     if sys.stdout.isatty():
         text = harmless(text)
     encoding = sys.stdout.encoding or "utf-8"
@@ -118,7 +137,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], wide: bool = Fals
 
     drawn = Table(*heads, box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     for row in rows:
-        drawn.add_row(*(Text(cell, overflow="fold", no_wrap=wide) for cell in row))
+        drawn.add_row(*(Text(one_line(cell), overflow="fold", no_wrap=wide) for cell in row))
     width = None if _console("out").is_terminal else PIPED_COLUMNS
     Console(highlight=False, width=WIDE_COLUMNS if wide else width).print(drawn, soft_wrap=False)
 
@@ -185,8 +204,8 @@ class Transfers:
             self._progress.remove_task(task)
 
     def say(self, text: str) -> None:
-        """A line on stderr, above the bars."""
-        _line("err", text)
+        """A line on stderr, above the bars, without control characters."""
+        complain(text)
 
 
 @contextmanager

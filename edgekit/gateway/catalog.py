@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -20,6 +20,11 @@ TAKES = ("ready", "busy")
 PERHAPS = ("degraded",)  # takes a prompt only if it can start at once
 MOST_DEVICES = 10_000
 NAMED = 5  # devices that an error names
+
+# Bounds of what is believed: a stranger's number must neither overflow nor make a screen of digits.
+_Size = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
+_Rate = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
+_Degrees = Annotated[int, msgspec.Meta(ge=-1000, le=1000)]
 
 
 class Served(msgspec.Struct, frozen=True):
@@ -57,8 +62,8 @@ class _Card(msgspec.Struct, frozen=True):
     model: str = ""
     version: str = ""
     pools: tuple[str, ...] = ()
-    slots: int = 1
-    context_length: int = 0
+    slots: _Size = 1
+    context_length: _Size = 0
     images: Any = None
 
     def told(self) -> dict[str, Any]:
@@ -75,14 +80,14 @@ class _Card(msgspec.Struct, frozen=True):
 class _Status(msgspec.Struct, frozen=True):
     state: str = ""
     release: str = ""
-    queue: int = 0
-    active: int = 0
-    tok_s: float = 0.0
-    temp_c: int | None = None
-    mem_free_mb: int | None = None
-    mem_total_mb: int | None = None
+    queue: _Size = 0
+    active: _Size = 0
+    tok_s: _Rate = 0.0
+    temp_c: _Degrees | None = None
+    mem_free_mb: _Size | None = None
+    mem_total_mb: _Size | None = None
     reason: str = ""
-    since: int = 0
+    since: _Size = 0
 
     def told(self) -> dict[str, Any]:
         return msgspec.structs.asdict(self)

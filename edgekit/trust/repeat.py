@@ -70,7 +70,7 @@ def repeated(kept: KeptTrust | None, offered: Metadata, clock: float) -> Trusted
     try:
         files = {name: _read(getattr(kept, name)) for name in _NAMES}
         newest = max((_read(text).version for text in set(offered.roots) - {kept.root}), default=0)
-    except (*UNREADABLE, KeyError, TypeError):
+    except (*UNREADABLE, KeyError, TypeError, OverflowError):  # a time before year 1 overflows
         return None
     now = device_time(clock, kept.signed_at)
     expiries = {name: files[name].expires for name in LIFETIMES}

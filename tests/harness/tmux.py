@@ -88,7 +88,9 @@ def tmux(
     """Run a program in a terminal of its own; what is left of it ends with the block."""
     window = TmuxWindow(folder / "tmux")
     told = [f"{name}={value}" for name, value in environment.items()]
-    line = shlex.join(["env", *told, *command])
+    # pytest imports readline, which puts LINES and COLUMNS into the environment that C sees: rich
+    # believes them more than the terminal
+    line = shlex.join(["env", "-u", "LINES", "-u", "COLUMNS", *told, *command])
     size = ("-x", str(width), "-y", str(height))
     where = ("-c", str(cwd or folder))
     window.run(

@@ -8,7 +8,6 @@ import os
 import queue
 import signal
 import subprocess
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -368,9 +367,7 @@ def test_smollm2_answers_remembers_and_stops(device: Project, tmp_path: Path) ->
         tools.eventually(lambda: len(window.everything) > len(told) + 160)
         window.type("", "C-c")
         told = window.wait_for("cancelled; context", 20)
-        began = time.monotonic()
         window.type("/device", "Enter")
         window.wait_for("* demo  ready", 20)  # the model has stopped
-        assert time.monotonic() - began < 20
         window.type("/quit", "Enter")
         assert window.end_of() == 0

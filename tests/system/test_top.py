@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -57,10 +56,8 @@ def test_the_fleet_is_live(
         order = [line.split()[0] for line in window.screen.splitlines()[2:5]]
         assert order == ["pi-1", "pi-2", "pi-10"]
         assert "pi-2    degraded  thermal" in window.screen
-        began = time.monotonic()
         fleet[2].say_state("lost")  # as its Will does
-        tools.eventually(lambda: "1 lost" in window.screen, 5, "a device that goes away")
-        assert time.monotonic() - began < 5
+        tools.eventually(lambda: "1 lost" in window.screen, 15, "a device that goes away")
         window.type(">")  # by state: the worst first
         tools.eventually(lambda: "by state" in window.screen)
         assert [line.split()[0] for line in window.screen.splitlines()[2:5]] == [
@@ -182,7 +179,8 @@ def test_devices_of_the_file_that_are_not_there_are_unseen(
         (("nothere",), "there is no device or group 'nothere'"),
         (("--sort", "colour"), "one of device, state"),
         (("--interval", "0"), "too short"),
-        (("--interval", "nan"), "too short"),
+        (("--interval", "nan"), "no time"),
+        (("--interval", "inf"), "no time"),
     ],
 )
 def test_a_wrong_word_is_refused(

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from edgekit.cli.talk.chat import commands, log, partner, terminal
+from edgekit.cli.talk.chat.chat import Chat, ChatSettings
 from edgekit.cli.talk.chat.commands import UserText, goes_on, joined, parse
 from edgekit.cli.talk.chat.log import ChatLog
 from edgekit.cli.talk.chat.partner import Partner, serving
+from edgekit.client import SentPicture
 from edgekit.core.wire import ProtocolError
 from edgekit.errors import EdgekitError, UnreachableError, UsageError
 from edgekit.gateway.catalog import Served
@@ -150,6 +154,8 @@ def test_a_pool_stays_with_the_device_that_keeps_the_prefix() -> None:
     assert kept.next(KNOWN) == "pi-1"
     assert kept.next({}) == "pi-1"  # an ACL may hide it
     assert kept.next(KNOWN | {"pi-1": Served("pi-1", "toy", state="lost")}) == "pool:kitchen"
+    forgotten = {name: each for name, each in KNOWN.items() if name != "pi-1"}
+    assert kept.next(forgotten) == "pool:kitchen"
     assert Partner("pi-1").answered_by("pi-1") == Partner("pi-1")
 
 
@@ -209,6 +215,49 @@ def test_lists_for_people() -> None:
     assert lines[1] == "* pi-1          ready  toy:1  context 1024"
     assert lines[-1] == "  pool:kitchen"
     assert partner.model_lines(KNOWN) == ["large  nano", "toy  pi-1, pi-2"]
+
+
+# --- files and pictures -------------------------------------------------------------------------
+def talking(monkeypatch: pytest.MonkeyPatch) -> tuple[Chat, list[object]]:
+    """A chat whose device takes nothing, and what was sent to it."""
+    sent: list[object] = []
+
+    def refuse(self: Chat, to: str, message: dict[str, Any], view: object) -> None:
+        sent.append(message["content"])
+        raise UnreachableError("gone")
+
+    monkeypatch.setattr(Chat, "_ask_one", refuse)
+    watch: Any = SimpleNamespace(known={})
+    requester: Any = None
+    settings = ChatSettings({}, 60, interactive=True)
+    return Chat(requester, watch, Partner("pi-1"), TALK, settings), sent
+
+
+def test_a_picture_goes_with_one_message_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    chat, sent = talking(monkeypatch)
+    picture = SentPicture(b"\xff\xd8\xff", 1, 1, "a.jpg", 3, 1, 1)
+    monkeypatch.setattr("edgekit.cli.talk.chat.chat.shrunk", lambda *_: [picture])
+    chat.take("/image a.jpg")
+    for text in ("What?", "/retry", "/drop", "Hello"):
+        with pytest.raises(UnreachableError):
+            chat.take(text)
+    assert [isinstance(each, list) for each in sent] == [True, True, True, False]
+
+
+@pytest.mark.parametrize("command", ["/save", "/load", "/image"])
+@pytest.mark.parametrize("file", ["~nobody-of-this-name/x", "x" * 5000, "a\0b"])
+def test_a_slip_in_a_path_is_an_error_and_not_the_end(
+    monkeypatch: pytest.MonkeyPatch, command: str, file: str
+) -> None:
+    with pytest.raises(UsageError):
+        talking(monkeypatch)[0].take(f"{command} {file}")
+
+
+def test_a_conversation_is_saved_for_its_owner_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    talking(monkeypatch)[0].take(f"/save {tmp_path / 'talk.json'}")
+    assert (tmp_path / "talk.json").stat().st_mode & 0o777 == 0o600
 
 
 # --- the history --------------------------------------------------------------------------------

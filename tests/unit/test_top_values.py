@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 
-from edgekit.cli.render import harmless
+from edgekit.cli.render import harmless, one_line
+from edgekit.cli.talk.top.look import FleetLook
 from edgekit.cli.talk.top.rows import SORTS, TopRow, chosen, in_order, row, summary
 from edgekit.cli.talk.top.table import (
     COLUMNS,
@@ -20,9 +22,11 @@ from edgekit.cli.talk.top.table import (
     table,
 )  # fmt: skip
 from edgekit.cli.talk.watching import Sighting, sighted
+from edgekit.core import topics
 from edgekit.errors import UsageError
 from edgekit.fleet.inventory import Device
 from edgekit.gateway.catalog import Served
+from edgekit.gateway.catalog import heard as note
 
 NOW, BEGAN = 10_000.0, 9_990.0
 
@@ -64,6 +68,25 @@ def test_since_when_a_device_is_lost_is_known_to_who_saw_it() -> None:
     card = sighted(lost, served(state="lost", slots=2), 160, kept=False, status=False)
     assert (card.heard, card.changed) == (150, 150)
     assert row("pi", lost, NOW, BEGAN).since == 150
+
+
+@pytest.mark.parametrize("field", ["mem_free_mb", "mem_total_mb", "since", "queue", "temp_c"])
+def test_a_number_that_no_device_can_mean_is_not_believed(field: str) -> None:
+    known: dict[str, Served] = {}
+    said = f'{{"state": "ready", "{field}": {"9" * 400}}}'.encode()
+    note(known, topics.status_topic("pi"), said)
+    assert known == {}
+
+
+def test_without_the_broker_the_devices_are_as_they_were_then() -> None:
+    seen = {"pi": Sighting(served(), NOW)}
+    watch: Any = SimpleNamespace(known={"pi": served()}, seen=seen, disconnected_since=NOW + 10)
+    assert FleetLook(watch, None, []).rows(NOW + 500, TopView())[0].state == "ready"
+
+
+def test_a_device_forges_no_row() -> None:
+    forger = TopRow("pi", "ready", model="m\npi-9\tready", version="1")
+    assert not {"\n", "\t"} & set("".join(texts(table([forger], NOW, None, one_line))))
 
 
 # --- which ----------------------------------------------------------------------------------------

@@ -74,6 +74,16 @@ _PROJECTS = [project(0), project(1), project(3)]
 _OTHER = project(3)  # other timestamps and a chain of its own
 
 
+def _early(root: str) -> str:
+    """An old root whose end lies before year 1 in UTC."""
+    told = json.loads(root)
+    told["signed"]["expires"] = "0001-01-01T00:00:00+14:00"
+    return json.dumps(told)
+
+
+_EARLY = _early(_PROJECTS[2].roots[0])
+
+
 @st.composite
 def offers(draw: st.DrawFn) -> tuple[KeptTrust, Metadata, float]:
     """What a device keeps, what it is offered, and its clock; mostly the same with one change."""
@@ -82,7 +92,7 @@ def offers(draw: st.DrawFn) -> tuple[KeptTrust, Metadata, float]:
     changes: dict[str, Any] = {}
     match draw(st.sampled_from(["nothing", "roots", "text", "byte", "kept"])):
         case "roots":
-            pool = st.sampled_from([*texts.roots, *_OTHER.roots, "{}", "not json"])
+            pool = st.sampled_from([*texts.roots, *_OTHER.roots, "{}", "not json", _EARLY])
             changes["roots"] = draw(st.lists(pool, max_size=5))
         case "text":
             name = draw(st.sampled_from(NAMES))
@@ -109,6 +119,13 @@ def test_whatever_is_offered_the_answer_is_that_of_tuf(
     assert outcome(believe, kept, None, offered, clock) == outcome(
         accept, kept, None, offered, clock
     )
+
+
+def test_an_old_root_that_ends_before_year_one_is_judged_as_tuf_judges_it() -> None:
+    texts = _PROJECTS[2]
+    kept = proven(accept(None, None, texts, NOW))
+    offered = msgspec.structs.replace(texts, roots=[_EARLY, *texts.roots])
+    assert outcome(believe, kept, None, offered, NOW) == outcome(accept, kept, None, offered, NOW)
 
 
 @pytest.mark.parametrize("field", ["anchor", "root", *NAMES, "signed_at"])

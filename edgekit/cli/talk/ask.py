@@ -210,8 +210,9 @@ def devices(
     for name, topics in found.items():
         card, status = topics.get("card", {}), topics.get("status", {})
         model = f"{card.get('model', '?')}:{card.get('version', '?')}"
-        render.say(
+        line = (
             f"{name}  {status.get('state', '?')}  {model}  {short(card.get('release', ''))}  "
             f"context {card.get('context_length', '?')}  queue {status.get('queue', 0)}  "
             f"{status.get('tok_s', 0):g} tokens/s{'  pictures' if card.get('images') else ''}"
         )
+        render.say(render.one_line(line))

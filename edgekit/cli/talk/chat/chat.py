@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from edgekit.client.pictures import with_pictures
 from edgekit.errors import EdgekitError, UsageError
 from edgekit.store import publish
 
+NAMED_CHARACTERS = 100  # of a path that is refused
 CANCEL_SECONDS = 5.0  # for the device to say how far it came
 
 
@@ -108,7 +109,7 @@ class Chat:
         partners.check_there(self.partner.to, known)
         found = known.get(self.partner.to)
         about = f"{found.model}:{found.version}, context {found.context_length}" if found else ""
-        self._note(f"{self.partner.to}  {about}".rstrip())
+        self._note(render.one_line(f"{self.partner.to}  {about}".rstrip()))
 
     @property
     def names(self) -> list[str]:
@@ -123,8 +124,8 @@ class Chat:
         message = {"role": "user", "content": said.text}
         if self._pictures:
             message = with_pictures({"messages": [message]}, self._pictures)["messages"][-1]
+            self._pictures = []  # they are this message's, also where it gets no answer
         self._ask(message)
-        self._pictures = []
 
     def _ask(self, message: dict[str, Any]) -> None:
         self._unanswered = message
@@ -187,7 +188,7 @@ class Chat:
     def _device(self, name: str) -> None:
         known = self._watch.known
         if not name:
-            self._tell(partners.device_lines(known, self.partner))
+            self._tell(map(render.one_line, partners.device_lines(known, self.partner)))
             return
         new = partners.partner(name)
         partners.check_there(new.to, known)
@@ -197,15 +198,14 @@ class Chat:
     def _model(self, name: str) -> None:
         known = self._watch.known
         if not name:
-            self._tell(partners.model_lines(known))
+            self._tell(map(render.one_line, partners.model_lines(known)))
             return
         self.partner = partners.serving(name, known)
         self.begin()
 
     def _image(self, file: str) -> None:
         to = self.partner.next(self._watch.known)
-        path = Path(file).expanduser()
-        self._pictures += shrunk(self._requester, to, [path])
+        self._pictures += shrunk(self._requester, to, [path_of(file)])
 
     def _drop(self, text: str) -> None:
         if not self.log.questions:
@@ -222,24 +222,24 @@ class Chat:
         self._ask(self._unanswered)
 
     def _save(self, file: str) -> None:
-        path = Path(file).expanduser()
+        path = path_of(file)
         if path.exists() and path.resolve() not in self._saved:
             raise UsageError(f"{path} exists", next_step="save it under another name")
         write = logs.as_markdown if path.suffix == ".md" else logs.as_json
         try:
-            publish(path, write(self.log))
+            publish(path, write(self.log), 0o600)
         except OSError as error:
             raise UsageError(f"{path} cannot be written", error.strerror or str(error)) from None
         self._saved.add(path.resolve())
         self._note(f"questions written to {path}: {self.log.questions}")
 
     def _load(self, file: str) -> None:
-        self.log, self._unanswered = load(Path(file).expanduser()), None
+        self.log, self._unanswered = load(path_of(file)), None
         self._note(f"questions read from {file}: {self.log.questions}")
 
     # --- saying -------------------------------------------------------------------------------
     @staticmethod
-    def _tell(lines: list[str]) -> None:
+    def _tell(lines: Iterable[str]) -> None:
         for line in lines:
             render.say(line)
 
@@ -283,6 +283,21 @@ def follow(running: RunningPrompt, view: AnswerView) -> Final | None:
                 running.cancel()
             case _:
                 view.show(heard)
+
+
+def path_of(text: str) -> Path:
+    """The path that a person wrote; raises UsageError for one that no file can have here."""
+    try:
+        path = Path(text).expanduser()
+        path.resolve()
+        path.exists()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UsageError(
+            f"{text[:NAMED_CHARACTERS]!r} is no file of yours",
+            getattr(error, "strerror", "") or str(error),
+            "write the path of a file that you may use",
+        ) from None
+    return path
 
 
 def load(path: Path) -> ChatLog:

@@ -37,9 +37,10 @@ class Partner(msgspec.Struct, frozen=True):
 
     def next(self, known: Known) -> str:
         """The device or pool that gets the next prompt."""
-        if not self.kept or (self.kept in known and not known[self.kept].takes):
-            return self.to
-        return self.kept
+        if not self.kept or not known:  # an ACL may hide all devices
+            return self.kept or self.to
+        found = known.get(self.kept)  # None: it was forgotten
+        return self.kept if found is not None and found.takes else self.to
 
     def answered_by(self, device: str) -> Partner:
         """The partner after an answer of that device."""

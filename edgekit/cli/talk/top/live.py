@@ -19,7 +19,7 @@ def once(look: FleetLook, view: TopView) -> None:
     """The table as it is now, and the sum."""
     now = time.time()
     rows = look.rows(now, view)
-    for line in table(rows, now, render.out.width, render.harmless):
+    for line in table(rows, now, render.out.width, render.one_line):
         render.out.print(_text(line))
     render.say(summary(rows))
 
@@ -39,7 +39,7 @@ def live(look: FleetLook, view: TopView, interval: float, broker: str) -> None:
             size = render.out.size
             view = pressed(view, "", len(rows), page(size.height)) or view
             above = _unconnected(look.watch.disconnected_since, broker) + summary(rows)
-            lines = screen(rows, above, view, now, (size.width, size.height), render.harmless)
+            lines = screen(rows, above, view, now, (size.width, size.height), render.one_line)
             drawn.update(Group(*map(_text, lines)), refresh=True)
             until = time.monotonic() + interval
             while (left := until - time.monotonic()) > 0:

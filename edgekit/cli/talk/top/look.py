@@ -43,5 +43,6 @@ class FleetLook:
         with suppress(UsageError):  # all that a word meant were forgotten: they are shown as unseen
             self.names()
         seen = self.watch.seen
+        now = self.watch.disconnected_since or now  # without the broker nobody is heard: as of then
         rows = [row(name, seen.get(name), now, self._began) for name in self._names]
         return in_order(rows, view.sort, reverse=view.reverse)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 import time
@@ -49,7 +50,9 @@ def top(
     """
     if sort not in SORTS:
         raise UsageError(f"--sort {sort} is not known", f"it is one of {', '.join(SORTS)}")
-    if not interval >= MIN_SECONDS:
+    if not math.isfinite(interval):
+        raise UsageError(f"--interval {interval:g} is no time", next_step="write seconds, as 2.5")
+    if interval < MIN_SECONDS:
         raise UsageError(f"--interval {interval:g} is too short", f"at least {MIN_SECONDS:g} s")
     here = project.find_or_bare(project_folder, broker=broker)
     file = here.folder / "fleet.toml"
@@ -85,7 +88,7 @@ def top(
 def _print_once(look: FleetLook, view: TopView) -> None:
     now = time.time()
     rows = look.rows(now, view)
-    for line in table(rows, now, None, render.harmless):
+    for line in table(rows, now, None, render.one_line):
         render.say(_plain(line))
     render.say(summary(rows))
 
@@ -96,7 +99,7 @@ def _lines(look: FleetLook, view: TopView, interval: float) -> None:
     while True:
         now = time.time()
         stamp = datetime.fromtimestamp(now).astimezone().isoformat("T", "seconds")
-        head, *lines = table(look.rows(now, view), now, None, render.harmless)
+        head, *lines = table(look.rows(now, view), now, None, render.one_line)
         if not headed:
             headed = True
             render.say(f"{'time':<{len(stamp)}}  {_plain(head)}")
