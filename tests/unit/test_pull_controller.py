@@ -114,7 +114,7 @@ SETUP = BrokerSetup(
 OWN, GROUP = topics.desired_topic("far"), topics.group_desired_topic("all")
 
 
-def test_the_acl_file_gives_an_operator_desired_states_and_nothing_else() -> None:
+def test_the_acl_file_gives_an_operator_desired_states_and_discovery_alone() -> None:
     text = acl_file(SETUP)
     far, near, boss = (text.partition(f"user {name}\n")[2].partition("\nuser ")[0] for name in
                        ("far", "near", "boss"))  # fmt: skip
@@ -125,6 +125,7 @@ def test_the_acl_file_gives_an_operator_desired_states_and_nothing_else() -> Non
     assert writes == [
         f"topic write {topics.desired_topic('+')}",
         f"topic write {topics.group_desired_topic('+')}",
+        f"topic write {topics.discovery_topic('+')}",
     ]
     assert text.count("topic write edgekit/v1/desired") == 2, "nobody else may"
 
@@ -134,7 +135,9 @@ def test_so_do_the_roles_of_dynamic_security() -> None:
     roles = {role["rolename"]: role["acls"] for role in told["roles"]}
     sends = {name: [acl["topic"] for acl in acls if acl["acltype"] == "publishClientSend"]
              for name, acls in roles.items()}  # fmt: skip
-    assert sends["boss"] == [topics.desired_topic("+"), topics.group_desired_topic("+")]
+    assert sends["boss"] == [
+        topics.desired_topic("+"), topics.group_desired_topic("+"), topics.discovery_topic("+"),
+    ]  # fmt: skip
     assert not any("desired" in topic for name in ("alice", "far") for topic in sends[name])
     heard = {acl["topic"] for acl in roles["far"]}
     assert {OWN, GROUP} <= heard
