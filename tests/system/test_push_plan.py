@@ -212,11 +212,13 @@ def test_a_saved_plan_is_pushed_exactly_and_once(fleet: Fleet, tmp_path: Path) -
 def test_an_agent_of_before_plans_is_estimated(fleet: Fleet) -> None:
     """The agent on the device does not know the question: it is as if its parser were older."""
     root = fleet.project.root()
-    tree = (root / "current" / "agent").resolve() / "edgekit" / "agent" / "__main__.py"
+    tree = (root / "current" / "agent").resolve() / "edgekit" / "agent" / "arguments.py"
     text = tree.read_text()
     mode = tree.stat().st_mode
     tree.chmod(0o644)
-    tree.write_text(text.replace('"--dry-run", action="store_true", help="with', '"--dry", help="'))
+    older = text.replace('"--dry-run", action="store_true", help="with', '"--dry", help="')
+    assert older != text
+    tree.write_text(older)
     try:
         before = contents(root / "blobs")
         code, _, devices = fleet.plan("demo", "--bundle", "smollm2")
