@@ -93,9 +93,10 @@ def tmux(
     line = shlex.join(["env", "-u", "LINES", "-u", "COLUMNS", *told, *command])
     size = ("-x", str(width), "-y", str(height))
     where = ("-c", str(cwd or folder))
-    window.run(
-        "new-session", "-d", *size, *where, f"exec {line}", ";", "set", "remain-on-exit", "on"
-    )
+    with tools.interruptible():
+        window.run(
+            "new-session", "-d", *size, *where, f"exec {line}", ";", "set", "remain-on-exit", "on"
+        )
     try:
         yield window
     finally:
