@@ -104,7 +104,7 @@ class Real(Remote):
 
     def replies(self, seconds: float) -> list[wire.Inbound]:
         came = super().replies(seconds)
-        ours = (self.encoding if m.property("ek-rule") is None else "properties" for m in came)
+        ours = ("properties" if m.property("ek-rule") else self.encoding for m in came)
         return [spoken.read(message, how) for message, how in zip(came, ours, strict=True)]
 
     def fault(self, name: str) -> None:

@@ -8,6 +8,7 @@ import os
 import queue
 import signal
 import subprocess
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -367,7 +368,10 @@ def test_smollm2_answers_remembers_and_stops(device: Project, tmp_path: Path) ->
         tools.eventually(lambda: len(window.everything) > len(told) + 160)
         window.type("", "C-c")
         told = window.wait_for("cancelled; context", 20)
-        window.type("/device", "Enter")
-        window.wait_for("* demo  ready", 20)  # the model has stopped
+        deadline = time.monotonic() + 30
+        while "* demo  ready" not in window.everything:  # then the model has stopped
+            assert time.monotonic() < deadline, window.everything
+            window.type("/device", "Enter")
+            time.sleep(1)
         window.type("/quit", "Enter")
         assert window.end_of() == 0

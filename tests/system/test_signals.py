@@ -88,6 +88,23 @@ def test_broker_run_serves_until_ctrl_c(tmp_path: Path) -> None:
         tools.connect(port)
 
 
+def test_sigterm_ends_a_broker_that_a_script_started_in_the_background(tmp_path: Path) -> None:
+    """A shell starts such a command with SIGINT ignored."""
+    port = tools.free_port()
+    running = subprocess.Popen(
+        [
+            *("env", "--ignore-signal=INT", sys.executable, "-m", "edgekit"),
+            *("broker", "run", "--port", str(port)),
+        ],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+    )
+    tools.wait_for_port(port, running, 20)
+    running.terminate()
+    _, errors = running.communicate(timeout=20)
+    assert b"Traceback" not in errors
+
+
 def test_ctrl_c_in_push_leaves_no_half_made_release(smollm2: Path, tmp_path: Path) -> None:
     with tools.mosquitto(tmp_path) as broker:
         project = make_project(tmp_path / "project", broker.port, smollm2)

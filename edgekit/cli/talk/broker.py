@@ -32,7 +32,7 @@ def run(
     \b
     Example:  edgekit broker run --port 1883
     """
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # also where SIGINT is ignored
     with embedded_broker(host, port):
         render.say(f"broker listening on {host}:{port}; Ctrl-C stops it")
         signal.pause()
