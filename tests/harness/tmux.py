@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -69,8 +71,10 @@ class TmuxWindow:
     @property
     def ended(self) -> int | None:
         """The program's exit status once it has ended."""
-        told = self.run("display-message", "-p", "#{pane_dead} #{pane_dead_status}").split()
-        return int(told[1]) if told[0] == "1" and len(told) == 2 else None  # it is known later
+        told = self.run("display-message", "-p", "#{pid} #{pane_dead} #{pane_dead_status}").split()
+        if told[1] == "1" and len(told) == 2:
+            os.kill(int(told[0]), signal.SIGCHLD)  # tmux 3.3a misses some: the child is a zombie
+        return int(told[2]) if len(told) == 3 else None
 
     def end_of(self, seconds: float = WAIT_SECONDS) -> int:
         """Wait for the program's end; its exit status."""
