@@ -122,7 +122,7 @@ def test_a_login_that_waits_ends_with_what_it_printed(
     script: str, device: Login, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An internal-sftp waits like that, and a .bashrc that asks a question."""
-    monkeypatch.setattr(session, "LOGIN_SECONDS", 1.0)
+    monkeypatch.setattr(session, "LOGIN_SECONDS", 3.0)
     device.runs(script)
     with connected() as remote, pytest.raises(UnreachableError, match="did not come to our") as it:
         remote.run(("true",))
