@@ -130,7 +130,7 @@ def test_the_agent_layer_runs_in_a_bare_interpreter(tmp_path: Path) -> None:
     there = {p.name for p in (tmp_path / "tree" / "edgekit" / "mqtt").iterdir()}
     assert there == {p.name for p in Path(edgekit.__file__).with_name("mqtt").glob("*.py")}
     done = subprocess.run(
-        [sys.executable, "-S", "-P", "-c", "import edgekit.errors, edgekit.agent.release.root"],
+        [sys.executable, "-S", "-P", "-c", "import edgekit.errors, edgekit.core.layout"],
         env={"PYTHONPATH": str(tmp_path / "tree")},
         capture_output=True,
         text=True,
