@@ -40,7 +40,7 @@ class Browser:
         """The value of an expression."""
         return self._do("evaluate", code=code)
 
-    def wait(self, code: str, seconds: float = 15.0) -> None:
+    def wait(self, code: str, seconds: float = 40.0) -> None:
         """Until an expression is true."""
         self._do("wait", code=code, seconds=seconds)
 

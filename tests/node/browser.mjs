@@ -28,7 +28,7 @@ const commands = {
     await page.goto(url);
   },
   evaluate: ({ code }) => page.evaluate(code),
-  async wait({ code, seconds = 15 }) {
+  async wait({ code, seconds = 40 }) {
     await page.waitForFunction(code, { timeout: seconds * 1000, polling: 50 });
   },
   async click({ at }) { await page.locator(at).setTimeout(10000).click(); },
