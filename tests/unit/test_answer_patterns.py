@@ -50,6 +50,7 @@ def test_a_pattern_of_ecma_262_is_written_out(pattern: str, rust: str) -> None:
         (r"\ud83d", "D83D is the code of no character"),
         (r"\u{110000}", "110000 is the code of no character"),
         (r"\0", r"U\+0000"),
+        ("[\x01-\x1f]|\0", r"U\+0000"),
         (r"[\0]", "has no character"),
         ("[]", "has no character"),
         ("[a", "has no end"),

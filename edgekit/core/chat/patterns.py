@@ -18,6 +18,7 @@ from collections.abc import Iterator
 _SPACE = r"\t\n\x0B\x0C\r\x20\xA0\u1680\u2000-\u200A\u2028\u2029\u202F\u205F\u3000\uFEFF"
 _SETS = {"d": "0-9", "w": "0-9A-Za-z_", "s": _SPACE}
 _NUL = r"\x{0}"
+_NO_NUL = "the character U+0000 is not served"
 _LINE_ENDS = r"\n\r\u2028\u2029"
 _CONTROLS = {"t": 0x09, "n": 0x0A, "v": 0x0B, "f": 0x0C, "r": 0x0D}
 _GROUP = re.compile(r"\(\?(?::|P?<[A-Za-z_]\w*>|i[:)]|-i:|<?[=!])")
@@ -89,6 +90,8 @@ class _Reader:
                 yield f"[^{_LINE_ENDS}]"
             elif self._text.startswith("(?", self._at):
                 yield self._taken(_GROUP, "the group")
+            elif character == "\0":
+                raise PatternError(_NO_NUL)
             else:
                 self._at += 1
                 yield character
@@ -109,7 +112,7 @@ class _Reader:
             return f"\\{letter}"
         found = self._set_or_code()
         if found == 0:
-            raise PatternError("the character U+0000 is not served")
+            raise PatternError(_NO_NUL)
         return found if isinstance(found, str) else _character(found)
 
     def _set_or_code(self) -> str | int:
