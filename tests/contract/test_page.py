@@ -459,7 +459,7 @@ def test_a_key_that_comes_into_an_open_tab_takes_the_place_of_a_dead_one(
 ) -> None:
     signed_in(page, served)
     page.evaluate("sessionStorage.setItem('edgekit-key', 'ek-dead')")
-    page.evaluate("location.reload()")
+    page.reload()
     page.wait("document.getElementById('key-dialog')?.open")
     page.evaluate(f"location.hash = 'key={served.keys['bob']}'")
     page.wait("document.getElementById('live').dataset.live === 'on'")
@@ -473,7 +473,7 @@ def test_a_key_that_comes_into_an_open_tab_takes_the_place_of_a_dead_one(
 def test_an_address_that_cannot_be_decoded_stops_nothing(page: Browser, served: Gateway) -> None:
     signed_in(page, served)
     page.evaluate("location.hash = 'chat=%'")
-    page.evaluate("location.reload()")
+    page.reload()
     page.wait("document.getElementById('live').dataset.live === 'on'")
     assert page.complaints() == []
 
@@ -539,7 +539,7 @@ def test_the_theme_is_switched_and_stays(page: Browser, served: Gateway) -> None
     page.click("#theme")
     assert page.evaluate("document.getElementById('theme').ariaLabel") == "Theme: dark"
     assert page.evaluate(colour) != light
-    page.evaluate("location.reload()")
+    page.reload()
     page.wait("document.documentElement.dataset.theme === 'dark'")
     page.click("#theme")
     assert page.evaluate(colour) == light

@@ -36,6 +36,10 @@ class Browser:
         """Open an address; `scheme` is what the system prefers."""
         self._do("open", url=url, width=size[0], height=size[1], scheme=scheme)
 
+    def reload(self) -> None:
+        """Load the page again, and wait until it is the new one that the next command meets."""
+        self._do("reload")
+
     def evaluate(self, code: str) -> Any:
         """The value of an expression."""
         return self._do("evaluate", code=code)

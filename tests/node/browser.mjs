@@ -27,9 +27,15 @@ const commands = {
     ]);
     await page.goto(url);
   },
+  async reload() { await page.reload(); },
   evaluate: ({ code }) => page.evaluate(code),
+  /** Asked from here: puppeteer's own waitForFunction waits on in a document that a reload has taken away. */
   async wait({ code, seconds = 40 }) {
-    await page.waitForFunction(code, { timeout: seconds * 1000, polling: 50 });
+    const end = Date.now() + seconds * 1000;
+    for (let why = null; !(await page.evaluate(code).catch((error) => void (why = error))); ) {
+      if (Date.now() > end) throw new Error(`not so after ${seconds} s${why ? `: ${why}` : ""}`);
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
   },
   async click({ at }) { await page.locator(at).setTimeout(10000).click(); },
   async type({ at, text }) { await page.locator(at).setTimeout(10000).wait(); await page.type(at, text); },
