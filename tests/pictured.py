@@ -70,9 +70,9 @@ def ids_of(views: Views | None) -> list[int]:
     return [3, 10, *rows, 10, 40, 41, 42, 2, 10, 4, 10]
 
 
-def checkpoint(python: str | Path, folder: Path, *more: str) -> Path:
-    """A checkpoint of `make_phi3v.py`."""
-    run_script(python, "models/make_phi3v.py", folder, *more)
+def checkpoint(python: str | Path, folder: Path, *more: str, family: str = "phi3v") -> Path:
+    """A checkpoint of `make_phi3v.py` or `make_smolvlm.py`."""
+    run_script(python, f"models/make_{family}.py", folder, *more)
     return folder
 
 
@@ -102,6 +102,12 @@ def features(vision: onnxruntime.InferenceSession, views: Views) -> Floats:
     return found
 
 
+def features_of_views(vision: onnxruntime.InferenceSession, views: Floats) -> Floats:
+    """Rows of the vision graph of a family whose views are read one by one."""
+    found: Floats = vision.run(None, {"pixel_values": views[None]})[0]
+    return found
+
+
 def one_by_one(vision: onnxruntime.InferenceSession, views: Views) -> Floats:
     """Each view alone, put together in the model's order."""
     made = []
@@ -127,8 +133,9 @@ def torch_says(
     cases: dict[str, npt.NDArray[np.generic]],
     work: Path,
     text: Path | None = None,
+    family: str = "phi3v",
 ) -> dict[str, npt.NDArray[np.generic]]:
-    """What `phi3v_reference.py` makes of its cases.
+    """What the reference of a family makes of its cases (`models/FAMILY_reference.py`).
 
     Args:
         text: a folder of `dequantised_text.py`, whose text weights are taken.
@@ -136,7 +143,7 @@ def torch_says(
     asked, said = work / "cases.npz", work / "said.npz"
     np.savez(asked, **cases)  # type: ignore[arg-type]  # arrays by name
     more = ("--text", text) if text else ()
-    run_script(python, "models/phi3v_reference.py", source, asked, said, *more)
+    run_script(python, f"models/{family}_reference.py", source, asked, said, *more)
     with np.load(said) as found:
         return dict(found)
 

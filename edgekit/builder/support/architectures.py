@@ -14,7 +14,7 @@ import msgspec
 from edgekit.builder.support.limits import Refusal, adapter_lost, beyond, known_defect
 from edgekit.builder.support.mend import mended, mends, sliding_window
 from edgekit.builder.support.modelconfig import architecture_of
-from edgekit.builder.support.pictures import PHI3V, text_name
+from edgekit.builder.support.pictures import FAMILIES, text_name
 
 Kind = Literal["text", "text part", "pictures", "speech"]
 
@@ -76,7 +76,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         Architecture("ChatGLMModel", remote=True),
         Architecture("InternLM2ForCausalLM", remote=True),
         Architecture("Phi3SmallForCausalLM", remote=True),
-        Architecture(PHI3V, "pictures"),
+        *(Architecture(name, "pictures") for name in FAMILIES),
         Architecture("Phi4MMForCausalLM", "text part", remote=True),
         Architecture("VideoChatFlashQwenForCausalLM", "text part", remote=True),
         Architecture("PhiMoEForCausalLM", cuda_only=True),
