@@ -23,7 +23,9 @@ def vision_folder(folder: Path, *shape: str, family: str = "phi3v") -> Path:
         The folder.
     """
     folder.mkdir(parents=True)
-    source = checkpoint(HostToolchain().ready(silent).python, folder / "source", *shape, family=family)
+    source = checkpoint(
+        HostToolchain().ready(silent).python, folder / "source", *shape, family=family
+    )
     request = BuildRequest(
         str(source), folder / "model", precision="fp32", vision_precision="fp32", gate=None
     )

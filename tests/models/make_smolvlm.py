@@ -1,11 +1,12 @@
 """Makes a checkpoint in the exact shape of SmolVLM-256M-Instruct with random weights.
 
-    python make_smolvlm.py OUT [--idefics3] [--real-vision] [--shards]
+    python make_smolvlm.py OUT [--idefics3] [--real-vision] [--shards] [--side PIXELS]
 
 Run with the toolchain's interpreter. Always the same bytes: every tensor has a seed of its own. The
 model is transformers' own class, tiny, and so are its names. `--idefics3` names it as the first
 SmolVLM is named on the hub. `--real-vision` makes the part that sees as large as the real one,
-beside the same small text part. `--shards` writes several files with an index.
+beside the same small text part. `--shards` writes several files with an index. `--side` makes views
+of another size, of which each patch is a cell.
 """
 
 # mypy: disable-error-code="import-not-found"
@@ -152,14 +153,14 @@ def values(name: str, shape: tuple[int, ...], seed: int) -> Any:
     return (0.1 * noise if name.endswith("bias") else 1 + 0.1 * noise).bfloat16()
 
 
-def make(out: Path, sight: dict[str, int], idefics3: bool, shards: bool) -> None:
+def make(out: Path, sight: dict[str, int], idefics3: bool, shards: bool, scale: int) -> None:
     """Writes the folder."""
     import torch
     from safetensors.torch import save_file
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     out.mkdir(parents=True, exist_ok=True)
-    told = config(sight, idefics3)
+    told = config(sight, idefics3) | {"scale_factor": scale}
     grid = sight["image_size"] // sight["patch_size"]
     make_tokenizer(out, sight["image_size"], (grid // told["scale_factor"]) ** 2)
     (out / "config.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
@@ -189,9 +190,13 @@ def main() -> None:
     parser.add_argument("--idefics3", action="store_true")
     parser.add_argument("--real-vision", action="store_true")
     parser.add_argument("--shards", action="store_true")
+    parser.add_argument("--side", type=int, help="pixels of a view's side; each patch is a cell")
     args = parser.parse_args()
     sight = REAL_SIGHT if args.real_vision else TINY_SIGHT
-    make(args.out, sight, args.idefics3, args.shards)
+    scale = 4
+    if args.side:
+        sight, scale = {**sight, "image_size": args.side}, 1
+    make(args.out, sight, args.idefics3, args.shards, scale)
 
 
 if __name__ == "__main__":

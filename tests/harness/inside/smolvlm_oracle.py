@@ -3,8 +3,9 @@
 python smolvlm_oracle.py PILLOW PICTURES OUT SIDE ROWS CROPS…
 
 Runs with the toolchain's interpreter, and takes Pillow from the folder PILLOW. PICTURES is an
-npz of uint8 arrays (height, width, 3). OUT gets for each name and each number of crops, as `NAME CROPS`, the views as float32
-(views, 3, SIDE, SIDE), and as `NAME CROPS text` what stands for the picture in a prompt.
+npz of uint8 arrays (height, width, 3). OUT gets for each name and each number of crops, as `NAME
+CROPS`, the views as float32 (views, 3, SIDE, SIDE), and as `NAME CROPS text` what stands for the
+picture in a prompt.
 """
 
 # mypy: disable-error-code="import-not-found"
