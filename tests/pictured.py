@@ -48,6 +48,39 @@ class Views:
         return sum(rows(h // SIDE, w // SIDE) for h, w in self.sizes.tolist())
 
 
+@dataclass(frozen=True)
+class LoneViews:
+    """What the vision graph of SmolVLM takes: views that know nothing of each other.
+
+    Attributes:
+        pixels: [views, 3, side, side].
+    """
+
+    pixels: Floats
+    rows_of_each: int = 16
+
+    @property
+    def tokens(self) -> int:
+        """Number of rows."""
+        return len(self.pixels) * self.rows_of_each
+
+
+Shown = Views | LoneViews
+
+
+def lone_noise(count: int, seed: int = 0, side: int = 128) -> LoneViews:
+    """Pixels by chance, about as wide as SmolVLM's normalised ones."""
+    random = np.random.default_rng(seed)
+    return LoneViews(0.5 * random.standard_normal((count, 3, side, side), np.float32))
+
+
+def arrays_of(views: Shown, number: int) -> dict[str, npt.NDArray[np.generic]]:
+    """The views as a case of their family's reference."""
+    if isinstance(views, LoneViews):
+        return {f"pixels_{number}": views.pixels}
+    return {f"pixels_{number}": views.pixels, f"sizes_{number}": views.sizes}
+
+
 def rows(height: int, width: int) -> int:
     """Tokens of a picture of so many crops."""
     return (height * width + 1) * CELLS**2 + 1 + (height + 1) * CELLS
@@ -64,7 +97,7 @@ def noise(crops: tuple[tuple[int, int], ...], seed: int = 0) -> Views:
     return Views(pixels, SIDE * np.array(crops, np.int64))
 
 
-def ids_of(views: Views | None) -> list[int]:
+def ids_of(views: Shown | None) -> list[int]:
     """A question after the rows of pictures: words by their numbers."""
     rows = [-1] * views.tokens if views else []
     return [3, 10, *rows, 10, 40, 41, 42, 2, 10, 4, 10]
@@ -96,8 +129,10 @@ def session(path: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def features(vision: onnxruntime.InferenceSession, views: Views) -> Floats:
+def features(vision: onnxruntime.InferenceSession, views: Shown) -> Floats:
     """Rows of the vision graph."""
+    if isinstance(views, LoneViews):
+        return features_of_views(vision, views.pixels)
     found: Floats = vision.run(None, {"pixel_values": views.pixels, "image_sizes": views.sizes})[0]
     return found
 
@@ -108,8 +143,10 @@ def features_of_views(vision: onnxruntime.InferenceSession, views: Floats) -> Fl
     return found
 
 
-def one_by_one(vision: onnxruntime.InferenceSession, views: Views) -> Floats:
+def one_by_one(vision: onnxruntime.InferenceSession, views: Shown) -> Floats:
     """Each view alone, put together in the model's order."""
+    if isinstance(views, LoneViews):
+        return np.concatenate([features_of_views(vision, view[None]) for view in views.pixels])
     made = []
     for pixels, (height, width) in zip(views.pixels, (views.sizes // 336).tolist(), strict=True):
         alone = [

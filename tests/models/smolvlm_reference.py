@@ -1,13 +1,14 @@
 """SmolVLM as transformers' own class computes it, with its processor's prompt.
 
-    python smolvlm_reference.py CHECKPOINT CASES.npz OUT.npz
+    python smolvlm_reference.py CHECKPOINT CASES.npz OUT.npz [--text FOLDER]
 
 Run with the toolchain's interpreter. Nothing of edgekit takes part. For each N in CASES: `ids_N`
 i64 [tokens], below 0 for a picture's row; `pixels_N` f32 [views, 3, side, side], the views of all
 pictures in their order, where there are pictures; `greedy_N`, the number of tokens to answer.
 Without `ids_N` only the features are computed. OUT gets `features_N` [rows, hidden], `logits_N`
 [tokens, vocabulary] of all positions of `ids_N`, `tokens_N`, and `margins_N`: by how much the logit
-of each token is above the second one.
+of each token is above the second one. `--text` takes the text part's weights from the safetensors
+files of another folder, by a Llama's names.
 """
 
 # mypy: disable-error-code="import-not-found"
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
 
@@ -25,8 +27,14 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("cases", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--text", type=Path)
     args = parser.parse_args()
     model = AutoModelForImageTextToText.from_pretrained(args.checkpoint, dtype=torch.float32).eval()
+    for file in args.text.glob("*.safetensors") if args.text else ():
+        own = dict(model.named_parameters())
+        for name, tensor in load_file(file).items():
+            whole = name.replace("model.", "model.text_model.", 1)
+            own[whole].data = tensor.float()
     place = model.config.image_token_id
     made: dict[str, np.ndarray] = {}
     with np.load(args.cases) as cases, torch.inference_mode():

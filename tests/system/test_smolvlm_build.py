@@ -1,4 +1,4 @@
-"""`edgekit build` of a tiny SmolVLM: its graphs against transformers, its gate, and its refusals."""
+"""`edgekit build` of a tiny SmolVLM: graphs against transformers, the gate, and refusals."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """The architectures that the locked builder can build, by `architectures` of config.json. Pure.
 
 The names are those that `create_model` of onnxruntime-genai 0.18.0 (`models/builder.py`) compares
-with; `tests/system/test_plan.py` checks them against the installed builder.
+with; `tests/system/test_plan.py` checks them against the installed builder. Those of a picture
+family may be unknown to it: what it is given is the text part (`support/seeing`).
 """
 
 from __future__ import annotations
