@@ -137,6 +137,8 @@ def test_another_part_that_sees_is_refused_by_name(
     with pytest.raises(UsageError) as caught:
         made(other, tmp_path / "out")
     assert said in caught.value.why
+    plan = plan_build(BuildRequest(str(other), tmp_path / "out"), silent)
+    assert [each.why for each in plan.refusals] == [caught.value.why]
     assert not (tmp_path / "out").exists()
 
 

@@ -71,16 +71,6 @@ def longest_context(config: Mapping[str, Any]) -> int:
     return 0 if family is None else family.longest_context(config)
 
 
-def processor_refusal(config: Mapping[str, Any], files: Mapping[str, Any]) -> Refusal | None:
-    """Why the model's own processor does something else than a device, or None.
-
-    Args:
-        files: the objects of `PROCESSOR_FILES` that the folder has, by name.
-    """
-    family = family_of(config)
-    return None if family is None else family.words_refusal(config, files)
-
-
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "tokenizer.json")
 
 

@@ -149,6 +149,7 @@ def words_refusal(config: Config, files: Mapping[str, Any]) -> Refusal | None:
         "do_resize": True,
         "do_rescale": True,
         "do_normalize": True,
+        "rescale_factor": 1 / 255,
         "do_image_splitting": True,
         "image_mean": _MEAN,
         "image_std": _DEVIATION,
