@@ -238,3 +238,14 @@ def test_the_page_needs_a_gateway_with_keys_only(
     finally:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)
+
+
+def test_a_head_of_the_events_ends_and_leaves_the_connection_free(served: Gateway) -> None:
+    with socket.create_connection(("127.0.0.1", served.port), timeout=10) as sock:
+        head = f"Host: x\r\nAuthorization: Bearer {served.keys['alice']}\r\n\r\n"
+        sock.sendall(f"HEAD /fleet/events HTTP/1.1\r\n{head}".encode())
+        told = sock.recv(1 << 16)
+        assert told.startswith(b"HTTP/1.1 200 ")
+        assert b"text/event-stream" in told
+        sock.sendall(f"GET /v1/models HTTP/1.1\r\n{head}".encode())
+        assert sock.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
