@@ -19,7 +19,7 @@ from edgekit.fleet.inventories import ansible
 from edgekit.fleet.inventories.groups import Group, Values, devices_of, groups_with, values_of
 from edgekit.fleet.inventories.read import read_hosts
 from edgekit.fleet.inventories.rules import check_rules
-from edgekit.fleet.inventories.selection import select
+from edgekit.fleet.inventories.selection import check_word, select
 from edgekit.fleet.rollout.settings import RolloutSettings, check_window
 from edgekit.fleet.ssh.destination import parse_destination
 from edgekit.fleet.transfer.settings import TransferSettings, check_rate
@@ -48,6 +48,8 @@ _SomeOfBroker = msgspec.defstruct(
 
 
 PULLS = "pull:"
+SSH_PORT = 22
+DEFAULT_ROOT = "~/.local/share/edgekit"
 
 
 class Device(DeviceSettings, frozen=True, forbid_unknown_fields=True):
@@ -82,6 +84,10 @@ class Device(DeviceSettings, frozen=True, forbid_unknown_fields=True):
         for name in ("address", "root", "python"):
             if any(ord(letter) < 32 or ord(letter) == 127 for letter in getattr(self, name)):
                 raise ValueError(f"{name} has a control character")
+        for tag in self.tags:
+            check_word("tag", tag)
+        if self.site:
+            check_word("site", self.site)
         check_window(self.window)
         check_rate("transfer_mbit_per_second", self.transfer_mbit_per_second)
 
@@ -170,9 +176,32 @@ class Fleet(msgspec.Struct, frozen=True):
         """List the devices that words mean (`inventories.selection`); no words mean all.
 
         Raises:
-            UsageError: a word names nothing.
+            UsageError: a word names nothing, or two of the devices are one.
         """
-        return select(words, self.devices, self.groups, "fleet.toml")
+        chosen = select(words, self.devices, self.groups, "fleet.toml")
+        places: dict[tuple[str, ...], str] = {}
+        for name in chosen:
+            if self.devices[name].pulls:
+                continue
+            other = places.setdefault(self._place_of(name), name)
+            if other != name:
+                raise UsageError(
+                    f"{other} and {name} are one device: both have the address "
+                    f"{self.devices[name].address} and the same root",
+                    "it would be counted twice, and take one's name and then the other's",
+                    f"correct one of the addresses; or choose one of them, such as with '!{name}'",
+                )
+        return chosen
+
+    def _place_of(self, name: str) -> tuple[str, ...]:
+        """What two devices cannot share: the account, and ROOT there."""
+        device = self.devices[name]
+        if device.address.startswith("local:"):
+            return ("local", os.path.normpath(device.root or local_folder(self, device)))
+        at = parse_destination(device.address.removeprefix("ssh:"))
+        user = "" if device.root.startswith("/") else at.user
+        port = "" if at.port in (0, SSH_PORT) else str(at.port)
+        return ("ssh", at.host.lower(), port, user, os.path.normpath(device.root or DEFAULT_ROOT))
 
 
 def load(path: Path) -> Fleet:
@@ -198,7 +227,7 @@ def load(path: Path) -> Fleet:
         _add_inventory(path.parent / inventory, tables, groups)
     for name, values in file.devices.items():
         _check_name("device", name, path)
-        if name in tables and not isinstance(values.get("address"), str):
+        if name in tables and isinstance(values, dict):
             # a device of an inventory gets values of its own here
             tables[name] = (tables[name][0] | values, str(path))
         else:
@@ -269,7 +298,7 @@ def _add_inventory(
     """
     found = read_hosts(path)
     members = ansible.members(found, str(path))
-    told = ansible.variables(found, members)
+    told = ansible.variables(found, members, str(path))
     for host in found.hosts:
         _check_name("device", host, path)
         if host in tables:
@@ -281,7 +310,7 @@ def _add_inventory(
         if name not in (ansible.ALL, ansible.UNGROUPED):
             _check_name("group", name, path)
             known = groups.get(name, Group([]))
-            groups[name] = Group([*known.members, *hosts], known.values)
+            groups[name] = Group(known.members, known.values, [*known.hosts, *hosts])
 
 
 def _check_destination(text: str, where: str) -> None:
