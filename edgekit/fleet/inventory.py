@@ -17,7 +17,7 @@ from edgekit.core.tomlfile import NEXT, convert, read_table
 from edgekit.errors import UsageError
 from edgekit.fleet.inventories import ansible
 from edgekit.fleet.inventories.groups import Group, Values, devices_of, groups_with, values_of
-from edgekit.fleet.inventories.read import read_hosts
+from edgekit.fleet.inventories.read import add_files, read_hosts
 from edgekit.fleet.inventories.rules import check_rules
 from edgekit.fleet.inventories.selection import check_word, select
 from edgekit.fleet.rollout.settings import RolloutSettings, check_window
@@ -223,8 +223,7 @@ def load(path: Path) -> Fleet:
     rules = {name: _rule(name, content, path, text) for name, content in file.rules.items()}
     groups = {name: _group(name, content, path, text) for name, content in file.groups.items()}
     tables: dict[str, tuple[Values, str]] = {}
-    for inventory in file.inventories:
-        _add_inventory(path.parent / inventory, tables, groups)
+    _add_inventories([path.parent / name for name in file.inventories], tables, groups)
     for name, values in file.devices.items():
         _check_name("device", name, path)
         if name in tables and isinstance(values, dict):
@@ -288,29 +287,38 @@ def _group(name: str, content: Any, path: Path, text: str) -> Group:
     return Group(members, values)
 
 
-def _add_inventory(
-    path: Path, tables: dict[str, tuple[Values, str]], groups: dict[str, Group]
+def _add_inventories(
+    paths: list[Path], tables: dict[str, tuple[Values, str]], groups: dict[str, Group]
 ) -> None:
-    """Add the hosts and groups of one of Ansible's inventories.
+    """Add the hosts and groups of Ansible's inventories, which are one as Ansible reads them.
 
     A group of that name in fleet.toml gets its hosts, too. The groups `all` and `ungrouped` are
     not taken: without words every device is chosen.
     """
-    found = read_hosts(path)
-    members = ansible.members(found, str(path))
-    told = ansible.variables(found, members, str(path))
-    for host in found.hosts:
-        _check_name("device", host, path)
-        if host in tables:
-            raise UsageError(
-                f"{path}: {host} is in {tables[host][1]}, too", next_step="take one of them out"
-            )
-        tables[host] = (ansible.device_table(host, told[host], str(path)), str(path))
+    found = ansible.Hosts()
+    of: dict[str, str] = {}  # the inventory of each host
+    for path in paths:
+        one = read_hosts(path)
+        for host in one.hosts:
+            _check_name("device", host, path)
+            if host in of:
+                raise UsageError(
+                    f"{path}: {host} is in {of[host]}, too", next_step="take one of them out"
+                )
+            of[host] = str(path)
+        for name in one.groups:
+            _check_name("group", name, path)
+        found.join(one)
+    for path in paths:
+        add_files(found, path)
+    file = ", ".join(map(str, paths))
+    members = ansible.members(found, file)
+    for host, told in ansible.variables(found, members, file).items():
+        tables[host] = (ansible.device_table(host, told, of[host]), of[host])
     for name, hosts in members.items():
         if name not in (ansible.ALL, ansible.UNGROUPED):
-            _check_name("group", name, path)
             known = groups.get(name, Group([]))
-            groups[name] = Group(known.members, known.values, [*known.hosts, *hosts])
+            groups[name] = Group(known.members, known.values, hosts)
 
 
 def _check_destination(text: str, where: str) -> None:

@@ -13,10 +13,21 @@ import pytest
 import yaml
 
 from edgekit.fleet.inventories import ansible
-from edgekit.fleet.inventories.read import read_hosts
+from edgekit.fleet.inventories.read import add_files, read_hosts
 
 SCRIPT = Path(__file__).parents[1] / "harness/ansible_says.py"
 RANDOM_ONES = 120
+
+
+def read_all(*files: Path) -> ansible.Hosts:
+    """Inventories as Ansible reads them one after the other."""
+    found = ansible.Hosts()
+    for file in files:
+        found.join(read_hosts(file))
+    for file in files:
+        add_files(found, file)
+    return found
+
 
 WRITTEN = {
     "ranges": {
@@ -100,7 +111,7 @@ def test_hosts_groups_and_values_are_ansibles(cases: dict[Path, dict[str, Any]])
     assert len(cases) == len(WRITTEN) + RANDOM_ONES
     seen = 0
     for file, said in cases.items():
-        found = read_hosts(file)
+        found = read_all(file)
         members = ansible.members(found, str(file))
         told = ansible.variables(found, members, str(file))
         ours = {
@@ -153,7 +164,7 @@ def test_files_of_variables_and_written_forms_are_ansibles(tmp_path: Path) -> No
         [sys.executable, SCRIPT, file], capture_output=True, text=True, check=True, timeout=99
     )
     said = json.loads(done.stdout)[str(file)]
-    found = read_hosts(file)
+    found = read_all(file)
     members = ansible.members(found, str(file))
     told = ansible.variables(found, members, str(file))
     ours = {h: {n: v for n, v in values.items() if n[0] == "v"} for h, values in told.items()}
@@ -162,6 +173,28 @@ def test_files_of_variables_and_written_forms_are_ansibles(tmp_path: Path) -> No
         said["groups"]
     )
     assert (told["cam"]["ansible_port"], told["far"]["ansible_port"]) == (2022, 23)
+
+
+def test_several_inventories_are_one_as_ansibles(tmp_path: Path) -> None:
+    one, two = tmp_path / "a/one.yml", tmp_path / "b/two.yml"
+    for name, content in {
+        "a/one.yml": "web: {hosts: {x: {v1: 1}}, vars: {v2: one, v3: one}, children: {db: }}",
+        "a/group_vars/web.yml": "v4: a",
+        "a/group_vars/late.yml": "v6: a",
+        "b/two.yml": "web: {hosts: {y: }, vars: {v3: two}}\nlate: {hosts: {x2: }}\n"
+        "db: {hosts: {z: }, vars: {v7: db}}",
+        "b/group_vars/web.yml": "v4: b\nv5: b",
+        "b/host_vars/x.yml": "v1: b",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    asked = f"{one}:{two}"
+    done = subprocess.run(
+        [sys.executable, SCRIPT, asked], capture_output=True, text=True, check=True, timeout=99
+    )
+    found = read_all(one, two)
+    members = ansible.members(found, asked)
+    assert ansible.variables(found, members, asked) == json.loads(done.stdout)[asked]["hosts"]
 
 
 def test_a_program_is_asked_as_ansible_asks_it(tmp_path: Path) -> None:
@@ -190,7 +223,7 @@ def test_a_program_is_asked_as_ansible_asks_it(tmp_path: Path) -> None:
         timeout=99,
     )
     for file, said in json.loads(done.stdout).items():
-        found = read_hosts(Path(file))
+        found = read_all(Path(file))
         members = ansible.members(found, file)
         assert {n: sorted(m) for n, m in members.items()} == said["groups"]
         assert ansible.variables(found, members, file) == said["hosts"]

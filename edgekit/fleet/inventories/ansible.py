@@ -63,6 +63,16 @@ class Hosts(msgspec.Struct):
         """The group of that name; made if it is new."""
         return self.groups.setdefault(name, HostGroup())
 
+    def join(self, other: Hosts) -> None:
+        """Add another inventory that Ansible would read after this one."""
+        for name, group in other.groups.items():
+            mine = self.group(name)
+            mine.hosts |= group.hosts
+            mine.children |= group.children
+            mine.variables |= group.variables
+        for host, values in other.hosts.items():
+            self.hosts.setdefault(host, {}).update(values)
+
 
 # --- reading ----------------------------------------------------------------------------------
 def parse_yaml_hosts(tree: object, file: str) -> Hosts:

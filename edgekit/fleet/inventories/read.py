@@ -26,7 +26,7 @@ SUFFIXES = ("", ".yml", ".yaml", ".json")
 
 
 def read_hosts(path: Path) -> Hosts:
-    """Read an inventory.
+    """Read an inventory; `add_files` adds what lies beside it.
 
     Raises:
         UsageError: it is missing or in another form, or the program fails.
@@ -44,9 +44,21 @@ def read_hosts(path: Path) -> Hosts:
             f"edgekit reads {', '.join(YAML)}, and files that it may execute",
             f"make one with `ansible-inventory -i {path} --list --yaml --export`",
         )
-    found.group_files = _beside(path.parent / "group_vars", (ansible.ALL, *found.groups))
-    found.host_files = _beside(path.parent / "host_vars", found.hosts)
     return found
+
+
+def add_files(found: Hosts, path: Path) -> None:
+    """Add the variables of `group_vars/` and `host_vars/` beside an inventory.
+
+    Raises:
+        UsageError: a file there is encrypted, or has no variables.
+    """
+    for told, folder, names in (
+        (found.group_files, "group_vars", (ansible.ALL, *found.groups)),
+        (found.host_files, "host_vars", found.hosts),
+    ):
+        for name, values in _beside(path.parent / folder, names).items():
+            told.setdefault(name, {}).update(values)
 
 
 def _beside(folder: Path, names: Iterable[str]) -> dict[str, Values]:

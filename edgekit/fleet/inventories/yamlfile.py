@@ -38,7 +38,7 @@ class _Loader(yaml.SafeLoader):
     A key that comes twice is refused, where Ansible warns: the first one's hosts would be lost.
     """
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """A mapping as it is written, before merges add to it."""
         node = super().compose_mapping_node(anchor)
         seen: set[tuple[str, str]] = set()
@@ -60,7 +60,8 @@ def _only_ansible(loader: yaml.SafeLoader, node: yaml.Node) -> str:
 def _unsafe(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
     """What the value would be without the tag."""
     plain = copy(node)  # the loader would take the node itself for one within itself
-    plain.tag = loader.resolve(type(node), node.value, (True, False))
+    resolve: Any = loader.resolve
+    plain.tag = resolve(type(node), node.value, (True, False))
     return loader.construct_object(plain, deep=True)
 
 
