@@ -29,8 +29,7 @@ The rules:
 
 from __future__ import annotations
 
-import math
-
+from edgekit.fleet.rollout.budget import FailureBudget
 from edgekit.fleet.rollout.device import (
     BEGUN,
     SWITCHABLE,
@@ -88,10 +87,10 @@ class Rollout:
         self.window_open = True
         self.openings = Openings(plan.windows)
         self._roster = Roster([list(wave) for wave in plan.waves])
-        self._soak_until = 0.0
-        self._forgiven = 0  # failures before the last resume
+        self.soak_until = 0.0  # of the present wave, in Unix seconds; 0 before it begins
         self._accepted = -1  # the wave at the last resume
         self._now = 0.0  # of the last event
+        self._budget = FailureBudget(plan.terms)
         self.judging = Judging(plan.terms)
 
     @property
@@ -148,7 +147,7 @@ class Rollout:
         """When a `ClockTicked` can change something, in Unix seconds; None: never by time alone."""
         times = []
         if self.phase == RolloutPhase.RUNNING and self.wave_phase == WavePhase.SOAKING:
-            times.append(self._soak_until)
+            times.append(self.soak_until)
         if self.phase == RolloutPhase.RUNNING and self.wave_phase == WavePhase.JUDGING:
             times.append(self.judging.until)
         room = self._busy() < self.plan.terms.parallel  # else an end of work comes first
@@ -170,11 +169,6 @@ class Rollout:
             return ()
         names = self._roster.names(*BEGUN) if self.plan.windows else ()
         return tuple(WindowChanged(*told) for told in self.openings.changed(names, now))
-
-    @property
-    def soak_until(self) -> float:
-        """When the soak of the present wave is over, in Unix seconds; 0 before it begins."""
-        return self._soak_until
 
     def asks_quality_of(self, device: str) -> bool:
         """Whether the first wave waits for the score of this device."""
@@ -228,15 +222,12 @@ class Rollout:
         """Pause where there are more failures than allowed (rule 3)."""
         if self.phase != RolloutPhase.RUNNING:
             return
-        failed = self._failed() - self._forgiven
         begun = len(self.devices) - self._roster.count([DeviceState.WAITING])
-        terms = self.plan.terms
-        allowed = max(terms.failures, math.floor(terms.failure_share * begun))
         reason = self.devices[name].reason
         if len(self.waves) > 1 and self.wave == 0:
             self._pause(f"the canary {name} failed: {reason}")
-        elif failed > allowed:
-            self._pause(f"{failed} devices failed and {allowed} may; the last, {name}: {reason}")
+        elif trouble := self._budget.objection(self._failed(), begun):
+            self._pause(f"{trouble}; the last, {name}: {reason}")
 
     def _busy(self) -> int:
         return self._roster.count(WORKED_ON)
@@ -266,7 +257,8 @@ class Rollout:
         for name in self._roster.names(DeviceState.FAILED) if retry else ():
             self._roster.move(name, Move.AGAIN, now)
         self.openings.said = {}  # time has passed: the clock says it anew
-        self._forgiven, self._accepted = self._failed(), self.wave
+        self._budget.forgive(self._failed())
+        self._accepted = self.wave
         self.judging.resume(now)
         self.phase, self.reason = RolloutPhase.RUNNING, ""
 
@@ -306,7 +298,7 @@ class Rollout:
             return self._end_wave(now, effects)
         elif phase == WavePhase.JUDGING:
             return self._judge(now)
-        elif phase == WavePhase.SOAKING and now >= self._soak_until:
+        elif phase == WavePhase.SOAKING and now >= self.soak_until:
             self.wave_phase = WavePhase.HOOK_AFTER if terms.hook_after else WavePhase.OVER
             if terms.hook_after:
                 effects.append(RunHook(self.wave + 1, after=True))
@@ -329,7 +321,7 @@ class Rollout:
             return False
         terms = self.plan.terms
         last = max((mine[name].since for name in good), default=now)
-        self._soak_until = last + terms.soak_seconds
+        self.soak_until = last + terms.soak_seconds
         self.wave_phase = WavePhase.SOAKING
         if terms.quality and self.wave == 0 and not terms.stage_only and good:
             self.wave_phase = WavePhase.JUDGING
