@@ -222,11 +222,11 @@ def _share(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def _warm_commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Commands that tests wait for find edgekit imported."""
-
-    def begin(running: ExitStack) -> Path:
-        return running.enter_context(warm.edgekit(tmp_path_factory.mktemp("commands")))
-
-    with commands.INTERPRETER.warmed(begin):
+    with (
+        warm.edgekit(tmp_path_factory.mktemp("commands")) as it,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(commands.INTERPRETER, "path", str(it))
         yield
 
 

@@ -1,18 +1,21 @@
 """Interpreters that have been started already, for the tests that run many scripts and commands.
 
 Importing torch and transformers is most of what a build of a tiny model takes, and importing
-edgekit most of what a short command takes. A process imports them once and forks for each script
-or command (`harness/warm_server.py`), and a program stands where the interpreter would
-(`harness/warm_python.py`).
+edgekit most of what a short command takes. A process imports them once, when the first script or
+command comes, and forks for each (`harness/warm_server.py`). A program stands where the interpreter
+would (`harness/warm_python.py`).
 """
 
 from __future__ import annotations
 
 import json
 import os
+import select
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,11 +72,60 @@ def mirror(caches: Path, folder: Path, toolchain: Path) -> None:
                 (target / path.name).symlink_to(path)
 
 
+class Server(threading.Thread):
+    """Waits for the first script or command, and starts the process that takes it and all others.
+
+    Args:
+        argv: of the process, but for the number of its socket and what it imports.
+        imports: that.
+        environment: of the process.
+        address: where it listens.
+    """
+
+    def __init__(
+        self, argv: Sequence[str | Path], imports: Sequence[str], environment: dict[str, str],
+        address: str,
+    ) -> None:  # fmt: skip
+        super().__init__(daemon=True)
+        self._argv, self._imports, self._environment = argv, imports, environment
+        self._listening = socket.socket(socket.AF_UNIX)
+        self._listening.bind(address)
+        self._listening.listen(16)
+        self._over, self._end = socket.socketpair()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def run(self) -> None:
+        """Start the process, if anybody connects; then the socket is its own."""
+        either = [self._listening, self._over]
+        with self._listening:
+            if self._over in select.select(either, [], [])[0]:
+                return
+            number = self._listening.fileno()
+            self._process = subprocess.Popen(
+                [*self._argv, str(number), *self._imports],
+                env=self._environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[number],
+                start_new_session=True,  # Ctrl-C is for the tests
+            )
+
+    def end(self) -> None:
+        """End the process, if there is one."""
+        self._end.close()
+        self.join()
+        self._over.close()
+        if self._process is not None:
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+            self._process.wait(10)
+
+
 @contextmanager
 def serving(
     place: Path, python: Path, imports: Sequence[str], environment: dict[str, str], **settings: Any
 ) -> Iterator[Path]:
-    """A stand-in for an interpreter while a server runs.
+    """A stand-in for an interpreter, and what it passes on to.
 
     Args:
         place: the stand-in becomes `bin/python` there.
@@ -84,28 +136,20 @@ def serving(
     """
     with tempfile.TemporaryDirectory(prefix="warm-") as folder:  # a socket's name is short
         address = f"{folder}/server"
-        with subprocess.Popen(
-            [python, *settings["options"], TESTS / "harness/warm_server.py", address, *imports],
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for the tests
-        ) as server:
-            assert server.stdin is not None
-            assert server.stdout is not None
-            assert server.stdout.readline(), "the server did not start"
-            told = {"python": str(python), "address": address, "environment": environment}
-            (place / "warm.json").write_text(json.dumps(told | settings))
-            stand_in = place / "bin" / "python"
-            stand_in.parent.mkdir()
-            script = (TESTS / "harness/warm_python.py").read_text()
-            stand_in.write_text(f"#!{python.resolve()} -IS\n{script}")
-            stand_in.chmod(0o755)
-            try:
-                yield stand_in
-            finally:
-                server.stdin.close()
-                server.wait(10)
+        told = {"python": str(python), "address": address, "environment": environment}
+        (place / "warm.json").write_text(json.dumps(told | settings))
+        stand_in = place / "bin" / "python"
+        stand_in.parent.mkdir()
+        script = (TESTS / "harness/warm_python.py").read_text()
+        stand_in.write_text(f"#!{python.resolve()} -IS\n{script}")
+        stand_in.chmod(0o755)
+        argv = [python, *settings["options"], TESTS / "harness/warm_server.py"]
+        server = Server(argv, imports, environment, address)
+        server.start()
+        try:
+            yield stand_in
+        finally:
+            server.end()
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """An interpreter that has imported what takes seconds, and forks for each script that it is to run.
 
-python warm_server.py SOCKET MODULE...    (ends with its standard input)
+python warm_server.py NUMBER MODULE...    (of a listening socket; ends with its standard input)
 
 `warm_python.py` stands where the interpreter would and passes on what it was given: a script, or
 `-m` and a module. It has a process of its own, its files, folder, environment and exit code; it is
@@ -109,10 +109,7 @@ def main() -> None:
         importlib.import_module(module)
     gc.freeze()  # a child would copy what its collector looks at
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that wait
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(sys.argv[1])
-        listening.listen(16)
-        print("ready", flush=True)
+    with socket.socket(fileno=int(sys.argv[1])) as listening:
         while True:
             # standard input ends with the tests
             ready, _, _ = select.select([listening, sys.stdin], [], [])
