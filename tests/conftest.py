@@ -10,7 +10,7 @@ from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 from filelock import FileLock
@@ -25,6 +25,9 @@ from tests.building import AS_INSTALLED, edgekit_build
 from tests.harness.systemd_device import SystemdDevice, systemd_device
 from tests.spent import Spent
 from tests.vision_folder import vision_folder
+
+if TYPE_CHECKING:
+    from tests.harness.gateway import Gateway
 
 # how long an example takes says nothing on a machine that others use too
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -112,6 +115,26 @@ def broker(
             running.enter_context(embedded_broker("127.0.0.1", embedded.port))
             started[request.param] = embedded
     return started[request.param]
+
+
+@pytest.fixture(scope="module")
+def file_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tools.MosquittoBroker]:
+    """A Mosquitto for all tests of one file."""
+    with tools.mosquitto(tmp_path_factory.mktemp("mosquitto")) as real:
+        yield real
+
+
+@pytest.fixture(scope="module")
+def served(
+    file_broker: tools.MosquittoBroker, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Gateway]:
+    """A gateway at it, likewise, which must outlive them and log no traceback."""
+    from tests.harness.gateway import gateway
+
+    with gateway(tmp_path_factory.mktemp("gateway"), file_broker.port) as made:
+        yield made
+        assert made.process.poll() is None
+        assert "Traceback" not in (made.file.parent / "gateway.log").read_text()
 
 
 PACK = ("--soak", "0")

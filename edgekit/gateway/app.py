@@ -97,6 +97,10 @@ class _Routes:
         kind = wire.media_type(headers.get("content-type", ""))
         if kind not in ("", wire.JSON, *((FORM,) if _is_ollama(request) else ())):
             raise of_code("unsupported_media_type", f"send {wire.JSON}")
+        coded = headers.get("content-encoding", "")
+        if coded.lower() not in ("", "identity"):
+            text = f"a body in the Content-Encoding {coded} is not served: send it as it is"
+            raise of_code("unsupported_media_type", text)
         given = headers.get("idempotency-key", "")
         idempotency = body.read_id(given) if given else ""
         asked_for = headers.get("edgekit-deadline", "")

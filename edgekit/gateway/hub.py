@@ -165,6 +165,7 @@ class Hub:
                 "model",
             )
         keeps = self.affinity.device(requester, asked.messages)
+        found = catalog.able(found, asked.needs)
         ordered = catalog.order(found, self.mine, keeps=keeps, prompt_id=idempotency)
         if not ordered:
             raise unreachable(

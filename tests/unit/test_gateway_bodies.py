@@ -15,6 +15,7 @@ from edgekit.core import wire
 from edgekit.errors import UsageError
 from edgekit.gateway import body, keys
 from edgekit.gateway.chunks import Chunks, text_completion
+from edgekit.gateway.ollama import request as ollama
 from edgekit.gateway.refusals import HttpError, of_device
 
 TODAY = datetime.date(2026, 1, 1)
@@ -280,3 +281,19 @@ def test_every_error_of_a_device_has_its_status_and_says_whether_to_try_again(co
     assert (made.status, told["code"], told["param"]) == (status, code, "field")
     assert made.headers["x-should-retry"] == ("true" if retryable else "false")
     assert made.headers.get("retry-after") == ("2" if retryable else None)
+
+
+@pytest.mark.parametrize("number", ["1e400", "-1e999", "9" * 5000])
+def test_a_number_that_is_none_anywhere_else_is_refused_by_name(number: str) -> None:
+    text = f'{{"model":"toy","prompt":"Hi","suffix":{number}}}'
+    with pytest.raises(HttpError) as refused:
+        body.read(text.encode(), text=True)
+    assert (refused.value.status, refused.value.param) == (400, "suffix")
+    text = f'{{"model":"toy","messages":[{{"role":"user"}}],"options":{{"temperature":{number}}}}}'
+    with pytest.raises(HttpError) as refused:
+        ollama.read(text.encode())
+    assert (refused.value.status, refused.value.param) == (400, "options.temperature")
+    text = f'{{"model":"toy","messages":[{{"role":"user"}}],"response_format":{number}}}'
+    with pytest.raises(HttpError) as refused:
+        _ = body.read(text.encode()).needs
+    assert (refused.value.status, refused.value.param) == (400, "response_format")

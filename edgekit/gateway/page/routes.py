@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from edgekit.core import wire
 from edgekit.gateway.hub import Hub
-from edgekit.gateway.page.events import FleetEvents, Watching
+from edgekit.gateway.page.events import HEADERS, FleetEvents, Watching
 from edgekit.gateway.page.facts import Facts, ProjectReader
 from edgekit.gateway.page.files import INDEX, load
 
@@ -59,8 +59,10 @@ class _PageRoutes:
         data = msgspec.json.encode(await self._watching.whole())
         return Response(data, headers=headers, media_type=wire.JSON)
 
-    async def events(self, request: Request) -> FleetEvents:
+    async def events(self, request: Request) -> FleetEvents | Response:
         requester = self._requester_of(request)
+        if request.method == "HEAD":  # its body would never come to an end
+            return Response(headers=HEADERS)
         key = request.headers["authorization"].partition(" ")[2].strip()
         keys = self._watching.hub.keys
         return FleetEvents(self._watching, requester, lambda: keys.requester_of(key) == requester)
