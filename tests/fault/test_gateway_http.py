@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import msgspec
 import openai
 import pytest
 
-from edgekit.core import wire
+from edgekit.core import topics, wire
+from edgekit.core.config import BrokerConfig
+from edgekit.gateway.keys import hashed
 from tests import tools
 from tests.fakes.simulated_device import Prompt, SimulatedDevice
-from tests.harness.gateway import Gateway, gateway, wait_for_model
+from tests.harness.gateway import Gateway, gateway, wait_for_model, with_constants
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -154,6 +157,84 @@ def test_ipv6(file_broker: tools.MosquittoBroker, one: SimulatedDevice, tmp_path
         assert made.url.startswith("http://[::1]:")
         wait_for_model(made.client(), "toy")
         assert httpx2.get(f"{made.url}/health").json()["devices"] == 1
+
+
+# --- keys -------------------------------------------------------------------------------------
+def test_keys_that_are_being_edited_refuse_all_and_then_nobody(
+    file_broker: tools.MosquittoBroker, one: SimulatedDevice, tmp_path: Path
+) -> None:
+    program = with_constants({"edgekit.gateway.page.events.COMMENT_SECONDS": 0.2})
+    with gateway(tmp_path, file_broker.port, program=program) as made:
+        wait_for_model(made.client(), one.model)
+        headers = {"authorization": f"Bearer {made.keys['alice']}"}
+        models, whole = f"{made.url}/v1/models", made.file.read_bytes()
+        with httpx2.stream("GET", f"{made.url}/fleet/events", headers=headers) as events:
+            lines = events.iter_lines()
+            assert next(lines) == "event: fleet"
+            for broken in (whole[:20], b"", b"[]"):
+                made.file.write_bytes(broken)
+                answer = httpx2.get(models, headers=headers)
+                assert answer.status_code == 503
+                assert answer.headers["x-should-retry"] == "true"
+                assert str(tmp_path) not in answer.text
+            list(lines)  # who watches is sent away, and comes again
+        made.file.unlink()
+        assert httpx2.get(models, headers=headers).status_code == 503
+        made.file.mkdir()
+        assert httpx2.get(models, headers=headers).status_code == 503
+        made.file.rmdir()
+        made.file.write_bytes(whole)
+        made.file.chmod(0o600)
+        assert httpx2.get(models, headers=headers).status_code == 200
+        made.file.write_bytes(whole.replace(hashed(made.keys["alice"]).encode(), b"0" * 64))
+        assert httpx2.get(models, headers=headers).status_code == 401
+        log = (tmp_path / "gateway.log").read_text()
+        assert "Traceback" not in log
+        assert "not a file of API keys" in log
+
+
+def test_two_gateways_of_one_account_whose_connections_end_each_other_s_answer_both(
+    tmp_path: Path,
+) -> None:
+    """As where a broker makes the user name the client identifier: the last who asks has it."""
+    config = "use_username_as_clientid true\n"
+    passwords = tmp_path / "passwords"
+    passwords.mkdir()
+    for name in ("alice", "pi", "first", "second"):
+        (passwords / name).write_text("x")
+        (passwords / name).chmod(0o600)
+    with tools.mosquitto(tmp_path, more_config=config) as own, ExitStack() as stack:
+
+        def account(name: str) -> BrokerConfig:
+            return BrokerConfig("127.0.0.1", own.port, name, str(passwords / name))
+
+        def made_for(name: str) -> Gateway:
+            folder = tmp_path / name
+            folder.mkdir()
+            told = msgspec.toml.encode({"broker": account(name)})
+            (folder / "edgekit.toml").write_bytes(told)
+            return stack.enter_context(gateway(folder, 0, "--passwords", str(passwords)))
+
+        stack.enter_context(closing(SimulatedDevice(own.port, "pi", broker=account("pi"))))
+        first, second = made_for("first"), made_for("second")
+        for made in (first, second, first, second, first):
+            wait_for_model(made.client(), "toy")
+            answer = made.client().chat.completions.create(
+                model="toy", messages=[{"role": "user", "content": "Hi"}]
+            )
+            assert answer.choices[0].message.content == "You said: Hi"
+
+
+def test_a_card_of_a_name_that_no_device_can_have_is_none(
+    served: Gateway, file_broker: tools.MosquittoBroker, one: SimulatedDevice
+) -> None:
+    for name in ("\u1234", "a b", "x" * 65):
+        for kind, told in (("card", b'{"model":"evil"}'), ("status", b'{"state":"ready"}')):
+            message = wire.Outbound(f"{topics.PREFIX}/dev/{name}/{kind}", told, retain=True)
+            one.mqtt.publish(message).result(10)
+    with closing(SimulatedDevice(file_broker.port, "later")):
+        wait_for_model(served.client(), "device:later")
+        assert "evil" not in {each.id for each in served.client().models.list()}
 
 
 # --- who can answer ---------------------------------------------------------------------------

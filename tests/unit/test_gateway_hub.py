@@ -37,7 +37,7 @@ class SlowLine:
     fails = False
 
     def __init__(self, *_: Any) -> None:
-        self.connected = self.closed = False
+        self.connected = self.closed = self.taken_over = False
         self.made.append(self)
 
     async def connect(self) -> None:
