@@ -91,13 +91,9 @@ def discovery_topic(object_id: str) -> str:
 
 
 def device_of(topic: str) -> str:
-    """The device of a card, status, metrics or update topic; empty for another topic.
-
-    It is empty, too, where the name is none that a device can have: a stranger has written there.
-    """
+    """The device of a card, status, metrics or update topic; empty for another topic."""
     levels = topic.split("/")
-    is_device = len(levels) == 5 and topic.startswith(f"{PREFIX}/dev/") and NAME.match(levels[3])
-    return levels[3] if is_device else ""
+    return levels[3] if len(levels) == 5 and topic.startswith(f"{PREFIX}/dev/") else ""
 
 
 def requester_of(topic: str) -> str:
