@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-import msgspec
 import openai
 import pytest
 
 from edgekit.core import topics, wire
-from edgekit.core.config import BrokerConfig
 from edgekit.gateway.keys import hashed
 from tests import tools
 from tests.fakes.simulated_device import Prompt, SimulatedDevice
@@ -191,38 +189,6 @@ def test_keys_that_are_being_edited_refuse_all_and_then_nobody(
         log = (tmp_path / "gateway.log").read_text()
         assert "Traceback" not in log
         assert "not a file of API keys" in log
-
-
-def test_two_gateways_of_one_account_whose_connections_end_each_other_s_answer_both(
-    tmp_path: Path,
-) -> None:
-    """As where a broker makes the user name the client identifier: the last who asks has it."""
-    config = "use_username_as_clientid true\n"
-    passwords = tmp_path / "passwords"
-    passwords.mkdir()
-    for name in ("alice", "pi", "first", "second"):
-        (passwords / name).write_text("x")
-        (passwords / name).chmod(0o600)
-    with tools.mosquitto(tmp_path, more_config=config) as own, ExitStack() as stack:
-
-        def account(name: str) -> BrokerConfig:
-            return BrokerConfig("127.0.0.1", own.port, name, str(passwords / name))
-
-        def made_for(name: str) -> Gateway:
-            folder = tmp_path / name
-            folder.mkdir()
-            told = msgspec.toml.encode({"broker": account(name)})
-            (folder / "edgekit.toml").write_bytes(told)
-            return stack.enter_context(gateway(folder, 0, "--passwords", str(passwords)))
-
-        stack.enter_context(closing(SimulatedDevice(own.port, "pi", broker=account("pi"))))
-        first, second = made_for("first"), made_for("second")
-        for made in (first, second, first, second, first):
-            wait_for_model(made.client(), "toy")
-            answer = made.client().chat.completions.create(
-                model="toy", messages=[{"role": "user", "content": "Hi"}]
-            )
-            assert answer.choices[0].message.content == "You said: Hi"
 
 
 def test_a_card_of_a_name_that_no_device_can_have_is_none(
