@@ -38,8 +38,8 @@ def made(source: Path, out: Path, **how: Any) -> Path:
 
 
 @pytest.fixture(scope="module")
-def int4(smolvlm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return made(smolvlm / "source", tmp_path_factory.mktemp("built") / "int4", precision="int4")
+def int8(smolvlm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made(smolvlm / "source", tmp_path_factory.mktemp("built") / "int8", precision="int8")
 
 
 def test_features_are_those_of_transformers(smolvlm: Path, python: str, tmp_path: Path) -> None:
@@ -77,14 +77,14 @@ def test_a_grid_whose_places_repeat_is_that_of_transformers(python: str, tmp_pat
     assert np.abs(found - said["features_0"]).max() <= TOLERANCE
 
 
-def test_the_folder_has_every_part(smolvlm: Path, int4: Path) -> None:
+def test_the_folder_has_every_part(smolvlm: Path, int8: Path) -> None:
     config = json.loads((smolvlm / "model" / "genai_config.json").read_text())["model"]
     assert config["type"] == "smolvlm"
     assert (config["vision"]["image_size"], config["vision"]["image_seq_len"]) == (128, 16)
     assert "inputs_embeds" in config["decoder"]["inputs"]
-    record = json.loads((int4 / "build.json").read_text())
-    assert (record["spec"]["precision"], record["spec"]["vision"]) == ("int4", "int8")
-    sizes = [(each / "vision.onnx.data").stat().st_size for each in (int4, smolvlm / "model")]
+    record = json.loads((int8 / "build.json").read_text())
+    assert (record["spec"]["precision"], record["spec"]["vision"]) == ("int8", "int8")
+    sizes = [(each / "vision.onnx.data").stat().st_size for each in (int8, smolvlm / "model")]
     assert sizes[0] < 0.6 * sizes[1]
 
 
@@ -97,11 +97,11 @@ def test_either_class_in_one_file_or_several_makes_the_same_bytes(
     assert content(out) == content(smolvlm / "model")
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int4"])
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_the_plan_says_how_large_the_parts_become(
-    precision: str, smolvlm: Path, int4: Path, tmp_path: Path
+    precision: str, smolvlm: Path, int8: Path, tmp_path: Path
 ) -> None:
-    model = int4 if precision == "int4" else smolvlm / "model"
+    model = int8 if precision == "int8" else smolvlm / "model"
     request = BuildRequest(str(smolvlm / "source"), tmp_path / "planned", precision=precision)
     plan = plan_build(request, silent)
     assert plan.supported, plan.refusals
@@ -109,7 +109,8 @@ def test_the_plan_says_how_large_the_parts_become(
     row = plan.rows[0]
     assert row.data_bytes == (model / "model.onnx.data").stat().st_size
     parts = sum((model / f"{part}.onnx.data").stat().st_size for part in ("vision", "embedding"))
-    assert row.vision_bytes == pytest.approx(parts, rel=0.02)
+    # norms and biases of a tiny tower lie in the graph itself
+    assert row.vision_bytes == pytest.approx(parts, rel=0.04)
     assert [cost.tokens for cost in row.pictures] == [19, 93, 311]
 
 
@@ -172,10 +173,10 @@ def gated(model: Path, source: Path, python: str, work: Path) -> GateReport:
 
 
 def test_the_gate_passes_sound_builds_and_refuses_one_that_looks_away(
-    smolvlm: Path, int4: Path, python: str, tmp_path: Path
+    smolvlm: Path, int8: Path, python: str, tmp_path: Path
 ) -> None:
     source = smolvlm / "source"
-    for name, model in (("fp32", smolvlm / "model"), ("int4", int4)):
+    for name, model in (("fp32", smolvlm / "model"), ("int8", int8)):
         report = gated(model, source, python, tmp_path / name)
         assert report.verdict.passed, report.verdict.findings
         pictures = report.pictures
