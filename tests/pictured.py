@@ -100,7 +100,7 @@ def noise(crops: tuple[tuple[int, int], ...], seed: int = 0) -> Views:
 def ids_of(views: Shown | None) -> list[int]:
     """A question after the rows of pictures: words by their numbers."""
     rows = [-1] * views.tokens if views else []
-    return [3, 10, *rows, 10, 40, 41, 42, 2, 10, 4, 10]
+    return [3, 10, *rows, 10, 40, 41, 42, 2, 10, 11, 10]  # none is an image token
 
 
 def checkpoint(python: str | Path, folder: Path, *more: str, family: str = "phi3v") -> Path:
