@@ -24,7 +24,7 @@ from edgekit.agent.serve.worker.decoder import (
 )
 from edgekit.agent.serve.worker.decoder.graph import read_graph
 from edgekit.agent.serve.worker.decoder.slots import SlotDecoder
-from edgekit.agent.serve.worker.pictures.eyes import FamilyEyes, Picture
+from edgekit.agent.serve.worker.pictures.eyes import FamilyEyes, SeenPicture
 from edgekit.agent.serve.worker.pictures.smolvlm import SmolVlmPage
 from edgekit.agent.serve.worker.worker import Worker
 from edgekit.core.chat.sampling import Sampling
@@ -154,7 +154,7 @@ class Seeing:
         }
 
 
-def shown(pictures: Sequence[Picture], number: int) -> dict[str, npt.NDArray[np.generic]]:
+def shown(pictures: Sequence[SeenPicture], number: int) -> dict[str, npt.NDArray[np.generic]]:
     """The pixels of a case's pictures, as the reference of their family takes them."""
     if isinstance(pictures[0].page, SmolVlmPage):
         views = [each.view(view) for each in pictures for view in range(each.views)]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from edgekit.agent.serve.worker.pictures.eyes import Picture, picture_of
+from edgekit.agent.serve.worker.pictures.eyes import SeenPicture, picture_of
 from edgekit.agent.serve.worker.pictures.phi3v import grid_of, page_of
 from edgekit.agent.serve.worker.pictures.rows import (
     CROP_ROWS,
@@ -139,7 +139,7 @@ def test_rows_are_put_together_in_the_models_order(height: int, width: int) -> N
     assert found.dtype == np.float32
 
 
-def seen(image: Image.Image, crops: int, owner: str) -> Picture:
+def seen(image: Image.Image, crops: int, owner: str) -> SeenPicture:
     return picture_of(page_of(image, crops), owner, lambda _: [])
 
 

@@ -26,7 +26,7 @@ from lint.stored import Store
 from lint.texts import configuration, load_tokenizer, tokens
 from lint.values import matrices, missing, vectors
 from lint.wiring import wiring
-from vision.families import Family, family_of
+from vision.families import GraphFamily, family_of
 
 LISTED = 20
 
@@ -103,7 +103,9 @@ def work(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     }
 
 
-def _pictures(seen: Comparison, args: argparse.Namespace, family: Family) -> list[dict[str, str]]:
+def _pictures(
+    seen: Comparison, args: argparse.Namespace, family: GraphFamily
+) -> list[dict[str, str]]:
     found, counts = pictures(args.model, args.source, family)
     seen.count(counts)
     return found

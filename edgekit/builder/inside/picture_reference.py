@@ -8,9 +8,9 @@ event has `pictures`, `rows` and `seconds`.
 """
 
 import argparse
-import importlib
 import time
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
@@ -81,7 +81,7 @@ def work(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     family = family_of(args.source)
     if family is None:
         raise ScriptError("config", "config.json is of no model that takes pictures")
-    sight = importlib.import_module(family.looks).Sight(args.source)
+    sight = resolve_name(family.looks)(args.source)
     drawn = drawings(sight.side)
     scenes = scenes_of(AutoTokenizer.from_pretrained(args.source), sight, drawn)
     seen, features = [], []

@@ -23,7 +23,7 @@ from edgekit.agent.serve.worker.decoder.memory import MAX_SLOTS, total_bytes
 from edgekit.agent.serve.worker.golden import PromptTexts, score, speed
 from edgekit.agent.serve.worker.grammar.grammars import Grammars
 from edgekit.agent.serve.worker.grammar.opening import open_compiler, serves_grammars
-from edgekit.agent.serve.worker.pictures.family import Family
+from edgekit.agent.serve.worker.pictures.family import VisionFamily
 from edgekit.agent.serve.worker.pictures.sight import Eyes
 from edgekit.agent.serve.worker.pictures.taken import images_taken, kept_rows, within
 from edgekit.agent.serve.worker.scoring import load_factory
@@ -136,7 +136,7 @@ def _loaded(
         raise EdgekitError("the model cannot be loaded", str(error)) from error
 
 
-def _eyes(family: Family, images: ImagesTaken, tokenizer: ChatTokenizer) -> Eyes:
+def _eyes(family: VisionFamily, images: ImagesTaken, tokenizer: ChatTokenizer) -> Eyes:
     """Return what reads pictures."""
     try:
         from edgekit.agent.serve.worker.pictures.eyes import (  # noqa: PLC0415  needs Pillow

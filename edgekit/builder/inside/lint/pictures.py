@@ -7,13 +7,13 @@ import onnx
 from lint.difference import difference
 from vision.checking import GraphCheck
 from vision.embedding import write_embedding
-from vision.families import Family
+from vision.families import GraphFamily
 from vision.linear import FP32, INT8
 from vision.writing import EMBEDDING_GRAPH, VISION_GRAPH
 
 
 def pictures(
-    model: Path, source: Path, family: Family
+    model: Path, source: Path, family: GraphFamily
 ) -> tuple[list[dict[str, str]], dict[str, Any]]:
     """Weights and graphs of the part that sees which are not the source's, and the count."""
     if lost := [name for name in (VISION_GRAPH, EMBEDDING_GRAPH) if not (model / name).is_file()]:

@@ -32,7 +32,7 @@ def _views(pixels: np.ndarray) -> np.ndarray:
     return np.concatenate([small[None], crops.reshape(-1, 3, SIDE, SIDE)])
 
 
-class Sight:
+class Phi3VSight:
     """Views of a picture to rows of the text's width.
 
     Args:

@@ -12,7 +12,7 @@ import torch
 from vision.smolvlm import SmolVlmWeights
 
 
-class Sight:
+class SmolVlmSight:
     """Views of a picture to rows of the text's width.
 
     Args:

@@ -11,13 +11,13 @@ from vision.weights import VisionWeights
 
 
 @dataclass(frozen=True)
-class Family:
+class GraphFamily:
     """How the part that sees is read and written.
 
     Attributes:
         weights: reads the vision part and the embedding of a folder.
         write: writes the vision graph of these weights, to a graph and in a precision.
-        looks: the module with `Sight`, its reference in torch.
+        looks: module and class of its reference in torch.
     """
 
     weights: Callable[[Path], Any]
@@ -25,16 +25,16 @@ class Family:
     looks: str
 
 
-_SMOLVLM = Family(smolvlm.SmolVlmWeights, smolvlm.write_vision, "sight.smolvlm")
+_SMOLVLM = GraphFamily(smolvlm.SmolVlmWeights, smolvlm.write_vision, "sight.smolvlm:SmolVlmSight")
 FAMILIES = {
-    "Phi3VForCausalLM": Family(VisionWeights, tower.write_vision, "sight.phi3v"),
+    "Phi3VForCausalLM": GraphFamily(VisionWeights, tower.write_vision, "sight.phi3v:Phi3VSight"),
     "SmolVLMForConditionalGeneration": _SMOLVLM,
     "Idefics3ForConditionalGeneration": _SMOLVLM,
 }
 """Architecture -> family."""
 
 
-def family_of(source: Path) -> Family | None:
+def family_of(source: Path) -> GraphFamily | None:
     """The family of a folder that the model builder reads; None for a model of text alone."""
     told = json.loads((source / "config.json").read_text(encoding="utf-8"))
     given = told.get(smolvlm.SETTINGS, {}).get("architecture")

@@ -12,7 +12,7 @@ import msgspec
 
 from edgekit.agent.serve.worker.decoder import Limits
 from edgekit.agent.serve.worker.decoder.memory import free_bytes, room_for
-from edgekit.agent.serve.worker.pictures.family import Family, family_of
+from edgekit.agent.serve.worker.pictures.family import VisionFamily, family_of
 from edgekit.core.pictures import takes_pictures
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class Graph(msgspec.Struct, frozen=True):
     padding: int
     embedding: Path | None = None
     vision: Path | None = None
-    family: Family | None = None
+    family: VisionFamily | None = None
 
     @property
     def window(self) -> int:

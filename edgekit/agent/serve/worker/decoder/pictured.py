@@ -17,7 +17,7 @@ import onnxruntime as ort
 from edgekit.agent.serve.worker.decoder import Features, RuntimeOptions
 from edgekit.agent.serve.worker.decoder.graph import Graph, limits_of, rope_threshold
 from edgekit.agent.serve.worker.decoder.slots import SlotDecoder, load_session
-from edgekit.agent.serve.worker.pictures.family import Family
+from edgekit.agent.serve.worker.pictures.family import VisionFamily
 from edgekit.agent.serve.worker.pictures.rows import row_of
 
 
@@ -67,7 +67,7 @@ class GraphVision(FeatureCache):
         most: bytes, as for `FeatureCache`.
     """
 
-    def __init__(self, session: ort.InferenceSession, family: Family, most: int) -> None:
+    def __init__(self, session: ort.InferenceSession, family: VisionFamily, most: int) -> None:
         super().__init__(most)
         self._session, self._alone = session, family.alone
 

@@ -6,13 +6,13 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgekit.agent.serve.worker.pictures.family import Encode, Family, Floats, Page, places
+from edgekit.agent.serve.worker.pictures.family import Encode, Floats, Page, VisionFamily, places
 from edgekit.agent.serve.worker.pictures.read import read, size_of
 from edgekit.agent.serve.worker.pictures.rows import items_of
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class SeenPicture:
     """A decoded picture.
 
     Attributes:
@@ -50,7 +50,7 @@ class FamilyEyes:
         encode: returns the tokens of a text of control tokens.
     """
 
-    def __init__(self, family: Family, crops: int, encode: Encode) -> None:
+    def __init__(self, family: VisionFamily, crops: int, encode: Encode) -> None:
         self._family, self._crops, self._encode = family, crops, encode
 
     def tokens(self, data: bytes) -> int:
@@ -61,7 +61,7 @@ class FamilyEyes:
         """
         return places(self._family.grid(*size_of(data), self._crops), self._encode)
 
-    def see(self, data: bytes, owner: str) -> Picture:
+    def see(self, data: bytes, owner: str) -> SeenPicture:
         """Decode a picture and put it on its grid.
 
         Raises:
@@ -70,7 +70,7 @@ class FamilyEyes:
         return picture_of(self._family.page(read(data), self._crops), owner, self._encode)
 
 
-def picture_of(page: Page, owner: str, encode: Encode) -> Picture:
+def picture_of(page: Page, owner: str, encode: Encode) -> SeenPicture:
     """Name a picture on its grid.
 
     Args:
@@ -83,4 +83,4 @@ def picture_of(page: Page, owner: str, encode: Encode) -> Picture:
     rows = iter(items_of(key, sum(part for part in page.grid.layout if isinstance(part, int))))
     for part in page.grid.layout:
         items += encode(part) if isinstance(part, str) else [next(rows) for _ in range(part)]
-    return Picture(page, key, items)
+    return SeenPicture(page, key, items)

@@ -57,7 +57,7 @@ class Page(Protocol):
         ...
 
 
-class Family(Protocol):
+class VisionFamily(Protocol):
     """A family of models.
 
     Attributes:
@@ -101,7 +101,7 @@ FAMILIES = {"phi3v": "phi3v:family", "smolvlm": "smolvlm:family"}
 """Type of the model in genai_config.json -> module here, and what makes a family of its section."""
 
 
-def family_of(model: Mapping[str, Any]) -> Family:
+def family_of(model: Mapping[str, Any]) -> VisionFamily:
     """Return the family of a model that takes pictures.
 
     Args:
@@ -113,7 +113,7 @@ def family_of(model: Mapping[str, Any]) -> Family:
     if model.get("type") not in FAMILIES:
         raise ValueError(f"pictures for a model of type {model.get('type')} are not known here")
     module, _, name = FAMILIES[model["type"]].partition(":")
-    make: Callable[[Mapping[str, Any]], Family] = getattr(
+    make: Callable[[Mapping[str, Any]], VisionFamily] = getattr(
         import_module(f"{__package__}.{module}"), name
     )
     return make(model)

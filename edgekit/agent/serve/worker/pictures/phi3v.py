@@ -32,7 +32,7 @@ View = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class Grid:
+class Phi3VGrid:
     """The crops that a picture is scaled to fill.
 
     Attributes:
@@ -62,7 +62,7 @@ class Grid:
         return (self.tokens,)
 
 
-def grid_of(width: int, height: int, crops: int) -> Grid:
+def grid_of(width: int, height: int, crops: int) -> Phi3VGrid:
     """Return the largest grid of at most `crops` crops for a picture of this size in pixels."""
     ratio = max(width, height) / min(width, height)
     columns = 1
@@ -71,7 +71,7 @@ def grid_of(width: int, height: int, crops: int) -> Grid:
     short = int(columns * CROP / ratio)
     lines = ceil(short / CROP)
     across = (columns, lines) if width < height else (lines, columns)
-    return Grid(*across, columns * CROP, short)
+    return Phi3VGrid(*across, columns * CROP, short)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class CroppedPicture:
         pixels: of the crops, shape (height, width, 3).
     """
 
-    grid: Grid
+    grid: Phi3VGrid
     pixels: Pixels
 
     def view(self, number: int) -> View:
@@ -108,7 +108,7 @@ class Phi3V:
 
     side, view_rows, alone = CROP, CROP_ROWS, ALONE
 
-    def grid(self, width: int, height: int, crops: int) -> Grid:
+    def grid(self, width: int, height: int, crops: int) -> Phi3VGrid:
         """Return the grid of a picture of this size in pixels, with so many crops at most."""
         return grid_of(width, height, crops)
 

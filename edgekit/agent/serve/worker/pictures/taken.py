@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from edgekit.agent.serve.worker.pictures.family import Encode, Family, places
+from edgekit.agent.serve.worker.pictures.family import Encode, VisionFamily, places
 from edgekit.core.payloads import ImagesTaken
 from edgekit.core.pictures import allowed, send_side
 
@@ -17,7 +17,7 @@ SQUARE = 1000  # pixels of a side: any square has the same grid
 
 
 def images_taken(
-    crops: int, per_prompt: int, memory_bytes: int, family: Family, encode: Encode
+    crops: int, per_prompt: int, memory_bytes: int, family: VisionFamily, encode: Encode
 ) -> ImagesTaken:
     """Return what a device takes of pictures.
 
@@ -33,7 +33,9 @@ def images_taken(
     return ImagesTaken(crops, tokens, *allowed(per_prompt), send_side(crops, family.side))
 
 
-def within(taken: ImagesTaken, context_length: int, family: Family, encode: Encode) -> ImagesTaken:
+def within(
+    taken: ImagesTaken, context_length: int, family: VisionFamily, encode: Encode
+) -> ImagesTaken:
     """Return the same with one crop, if a picture would take more of a slot than it should.
 
     Args:
@@ -49,7 +51,7 @@ def within(taken: ImagesTaken, context_length: int, family: Family, encode: Enco
     return msgspec.structs.replace(taken, crops=SMALL_CROPS, tokens=tokens, side=side)
 
 
-def kept_rows(taken: ImagesTaken, slots: int, max_length: int, family: Family) -> int:
+def kept_rows(taken: ImagesTaken, slots: int, max_length: int, family: VisionFamily) -> int:
     """Return the rows of so many pictures as all slots can hold, each as long as any can be.
 
     Args:
