@@ -158,7 +158,7 @@ def count() -> tuple[Figures, bool]:
     """The figures, and whether everything was equal."""
     python, figures, different = HostToolchain().ready(silent).python, Figures(), list[str]()
     for family, layouts, answers in zip(
-        FAMILIES, (LAYOUTS, LONE), (ANSWERS, LONE_ANSWERS), strict=True
+        FAMILIES, (tuple(LAYOUTS), tuple(LONE)), (ANSWERS, LONE_ANSWERS), strict=True
     ):
         with tempfile.TemporaryDirectory() as folder:
             found = compared(python, Path(folder), family=family)
