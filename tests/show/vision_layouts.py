@@ -157,14 +157,15 @@ def _features(
 def count() -> tuple[Figures, bool]:
     """The figures, and whether everything was equal."""
     python, figures, different = HostToolchain().ready(silent).python, Figures(), list[str]()
-    amounts = (len(LAYOUTS), len(ANSWERS)), (len(LONE), len(LONE_ANSWERS))
-    for family, (layouts, answers) in zip(FAMILIES, amounts, strict=True):
+    for family, layouts, answers in zip(
+        FAMILIES, (tuple(LAYOUTS), tuple(LONE)), (ANSWERS, LONE_ANSWERS), strict=True
+    ):
         with tempfile.TemporaryDirectory() as folder:
             found = compared(python, Path(folder), family=family)
         figures |= {
-            f"{family}_layouts": f"{found.features}/{2 * layouts}",
+            f"{family}_layouts": f"{found.features}/{2 * len(layouts)}",
             f"{family}_worst_feature": f"{found.worst_feature:.1e}",
-            f"{family}_answers": f"{found.answers}/{len(BUILDS) * answers}",
+            f"{family}_answers": f"{found.answers}/{len(BUILDS) * len(answers)}",
             f"{family}_worst_logit": f"{found.worst_logit:.1e}",
         }
         different += [f"{family}: {each}" for each in found.different]
