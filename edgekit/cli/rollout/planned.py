@@ -31,6 +31,7 @@ from edgekit.fleet.planning.planfile import (
 from edgekit.fleet.planning.rates import note_rate, read_rates
 from edgekit.fleet.push import ReleaseSource
 from edgekit.fleet.rollout.hands import Pushed
+from edgekit.fleet.rollout.hook import check_names
 from edgekit.fleet.rollout.waves import UNKNOWN, RolloutPlan, Terms, waves_of
 from edgekit.fleet.survey import PARALLEL, survey
 from edgekit.signing.releases import lookup
@@ -139,9 +140,10 @@ def plan_push(
     same = {name for name, each in found.items() if each.outcome == PushOutcome.ALREADY}
     waves = waves_of(kinds, release, ahead.fleet.rollout.shares or None, same)
     within = {name: window for name, window in windows.items() if name in kinds}
-    if save is not None and waves:
-        plan = _plan(ahead, found, RolloutPlan(release, waves, kinds, terms, within), by)
-        publish(save, encode_plan(plan))
+    if waves:
+        check_names(rollout := RolloutPlan(release, waves, kinds, terms, within))
+        if save is not None:
+            publish(save, encode_plan(_plan(ahead, found, rollout, by)))
     if as_json:
         render.print_json(
             {

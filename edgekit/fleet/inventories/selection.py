@@ -22,6 +22,15 @@ from typing import Protocol
 from edgekit.errors import UsageError
 
 
+def check_word(kind: str, text: str) -> None:
+    """Check a tag or a site: a word of a selection can name it; raises ValueError."""
+    if not text or text != text.strip() or "," in text or not text.isprintable():
+        raise ValueError(
+            f"the {kind} {text!r} cannot be chosen: it is text without commas, and with no space "
+            "at its ends"
+        )
+
+
 class Selectable(Protocol):
     """What a selection looks at in a device."""
 
@@ -82,6 +91,10 @@ def _named(
     """The devices of one word without its `!`; `said` is the word as it was written."""
     key, equals, value = word.partition("=")
     found: Sequence[str] = []
+    if word in ("tag=", "site=", "group:"):  # a variable of a shell that nobody has set
+        raise UsageError(
+            f"{said!r} names no {word[:-1]}", "nothing stands behind it", f"write {word}NAME"
+        )
     if word.startswith("group:"):
         found = groups.get(word.removeprefix("group:"), ())
         if word.removeprefix("group:") in groups and not found:

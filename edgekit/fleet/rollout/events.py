@@ -121,6 +121,12 @@ class ClockTicked(RolloutEvent, frozen=True, tag="tick"):
     """Time has passed; written to the journal only where it changes something."""
 
 
+class ClockSet(RolloutEvent, frozen=True, tag="clock"):
+    """The controller's clock was set, forward by so many seconds; what waits goes on waiting."""
+
+    seconds: float
+
+
 AnyEvent = (
     DeviceStaged
     | DeviceAnswers
@@ -137,6 +143,7 @@ AnyEvent = (
     | AbortOrdered
     | RollbackOrdered
     | ClockTicked
+    | ClockSet
 )
 
 

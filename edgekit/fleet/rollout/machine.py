@@ -42,6 +42,7 @@ from edgekit.fleet.rollout.events import (
     AbortOrdered,
     AskQuality,
     AskVerdict,
+    ClockSet,
     DeviceAnswers,
     DeviceAway,
     DeviceBack,
@@ -69,6 +70,7 @@ from edgekit.fleet.rollout.waves import RolloutPlan
 from edgekit.fleet.rollout.windows.openings import Openings
 
 MOST_LATE_SECONDS = 3600.0
+ABORTABLE = (RolloutPhase.PLANNED, RolloutPhase.RUNNING, RolloutPhase.PAUSED)
 
 
 class Rollout:
@@ -124,7 +126,11 @@ class Rollout:
                 self._pause(f"{by} paused it" + (f": {reason}" if reason else ""))
             case ResumeOrdered(_, retry):
                 self._resume(retry, now)
-            case AbortOrdered() if self.phase in (RolloutPhase.RUNNING, RolloutPhase.PAUSED):
+            case ClockSet(seconds):
+                self._roster.shift(seconds)
+                self.soak_until += seconds
+                self.judging.until += seconds
+            case AbortOrdered() if self.phase in ABORTABLE:
                 self.phase = RolloutPhase.ABORTED
             case RollbackOrdered() if self.phase != RolloutPhase.BACK:
                 self.phase = RolloutPhase.GOING_BACK
@@ -177,14 +183,12 @@ class Rollout:
     @property
     def over(self) -> bool:
         """Whether nothing is at work and nothing will begin by itself."""
-        if self._busy():
-            return False
-        return self.phase not in (RolloutPhase.RUNNING, RolloutPhase.GOING_BACK)
+        goes_on = self.phase in (RolloutPhase.RUNNING, RolloutPhase.GOING_BACK)
+        return not goes_on and not self._busy()
 
     def counts(self) -> dict[DeviceState, int]:
         """How many devices stand where; only those that are not 0."""
-        counted = {state: self._roster.count([state]) for state in DeviceState}
-        return {state: count for state, count in counted.items() if count}
+        return self._roster.counts()
 
     # --- devices ------------------------------------------------------------------------------
     def _device(self, event: RolloutEvent, now: float) -> list[RolloutEffect]:
@@ -239,10 +243,7 @@ class Rollout:
         """Take another device of the class into the first wave (rule 4)."""
         if self.wave or len(self.waves) == 1 or self._roster.wave_of(name):
             return
-        kind = self.plan.kinds[name]
-        later = (other for wave in self.waves[1:] for other in wave)
-        other = next((other for other in later if self.plan.kinds[other] == kind), None)
-        if other is not None:
+        if (other := self._roster.stand_in(name, self.plan.kinds)) is not None:
             self._roster.replace(name, other)
 
     # --- the whole ----------------------------------------------------------------------------
@@ -270,9 +271,8 @@ class Rollout:
             # the same hook runs again after a resume
             self.wave_phase = WavePhase.NEW if before else WavePhase.SOAKING
             if self.phase == RolloutPhase.RUNNING:
-                self._pause(
-                    f"the hook {'before' if before else 'after'} the wave failed: {trouble}"
-                )
+                place = "before" if before else "after"
+                self._pause(f"the hook {place} the wave failed: {trouble}")
         else:
             self.wave_phase = WavePhase.WORKING if before else WavePhase.OVER
 
@@ -315,9 +315,8 @@ class Rollout:
         good = [name for name, device in mine.items() if device.state == DeviceState.GOOD]
         if not good and self._accepted != self.wave:
             away = sum(device.state == DeviceState.AWAY for device in mine.values())
-            self._pause(
-                f"no device of wave {self.wave + 1} is good; {away} of {len(mine)} are away"
-            )
+            many = f"{away} of {len(mine)} are away"
+            self._pause(f"no device of wave {self.wave + 1} is good; {many}")
             return False
         terms = self.plan.terms
         last = max((mine[name].since for name in good), default=now)
