@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -58,6 +59,12 @@ def smollm2(_share: None) -> Path:
 def phi3v(_share: None) -> Path:
     """A tiny Phi-3.5-vision: its checkpoint in `source`, and the built folder in `model`."""
     return shared.once(shared.RUN.folder / "phi3v", vision_folder)
+
+
+@pytest.fixture(scope="session")
+def smolvlm(_share: None) -> Path:
+    """A tiny SmolVLM: its checkpoint in `source`, and the built folder in `model`."""
+    return shared.once(shared.RUN.folder / "smolvlm", partial(vision_folder, family="smolvlm"))
 
 
 def made_in_this_run() -> Path:

@@ -188,7 +188,14 @@ class _Routes:
     def requester(self, request: Request) -> str:
         """Who presents a key; raises HttpError."""
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        requester = self._hub.keys.requester_of(key.strip()) if scheme.lower() == "bearer" else ""
+        try:
+            requester = (
+                self._hub.keys.requester_of(key.strip()) if scheme.lower() == "bearer" else ""
+            )
+        except EdgekitError as error:  # it is being edited; who asks need not know where it is
+            log.error("%s", error)
+            text = "the gateway cannot read its API keys now; its log says why"
+            raise HttpError(503, "internal", text, retry=True) from error
         if not requester:
             raise no_key()
         return requester

@@ -14,10 +14,11 @@ import httpx2
 import openai
 import pytest
 
-from edgekit.core import wire
+from edgekit.core import topics, wire
+from edgekit.gateway.keys import hashed
 from tests import tools
 from tests.fakes.simulated_device import Prompt, SimulatedDevice
-from tests.harness.gateway import Gateway, gateway, wait_for_model
+from tests.harness.gateway import Gateway, gateway, wait_for_model, with_constants
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -154,6 +155,52 @@ def test_ipv6(file_broker: tools.MosquittoBroker, one: SimulatedDevice, tmp_path
         assert made.url.startswith("http://[::1]:")
         wait_for_model(made.client(), "toy")
         assert httpx2.get(f"{made.url}/health").json()["devices"] == 1
+
+
+# --- keys -------------------------------------------------------------------------------------
+def test_keys_that_are_being_edited_refuse_all_and_then_nobody(
+    file_broker: tools.MosquittoBroker, one: SimulatedDevice, tmp_path: Path
+) -> None:
+    program = with_constants({"edgekit.gateway.page.events.COMMENT_SECONDS": 0.2})
+    with gateway(tmp_path, file_broker.port, program=program) as made:
+        wait_for_model(made.client(), one.model)
+        headers = {"authorization": f"Bearer {made.keys['alice']}"}
+        models, whole = f"{made.url}/v1/models", made.file.read_bytes()
+        with httpx2.stream("GET", f"{made.url}/fleet/events", headers=headers) as events:
+            lines = events.iter_lines()
+            assert next(lines) == "event: fleet"
+            for broken in (whole[:20], b"", b"[]"):
+                made.file.write_bytes(broken)
+                answer = httpx2.get(models, headers=headers)
+                assert answer.status_code == 503
+                assert answer.headers["x-should-retry"] == "true"
+                assert str(tmp_path) not in answer.text
+            list(lines)  # who watches is sent away, and comes again
+        made.file.unlink()
+        assert httpx2.get(models, headers=headers).status_code == 503
+        made.file.mkdir()
+        assert httpx2.get(models, headers=headers).status_code == 503
+        made.file.rmdir()
+        made.file.write_bytes(whole)
+        made.file.chmod(0o600)
+        assert httpx2.get(models, headers=headers).status_code == 200
+        made.file.write_bytes(whole.replace(hashed(made.keys["alice"]).encode(), b"0" * 64))
+        assert httpx2.get(models, headers=headers).status_code == 401
+        log = (tmp_path / "gateway.log").read_text()
+        assert "Traceback" not in log
+        assert "not a file of API keys" in log
+
+
+def test_a_card_of_a_name_that_no_device_can_have_is_none(
+    served: Gateway, file_broker: tools.MosquittoBroker, one: SimulatedDevice
+) -> None:
+    for name in ("\u1234", "a b", "x" * 65):
+        for kind, told in (("card", b'{"model":"evil"}'), ("status", b'{"state":"ready"}')):
+            message = wire.Outbound(f"{topics.PREFIX}/dev/{name}/{kind}", told, retain=True)
+            one.mqtt.publish(message).result(10)
+    with closing(SimulatedDevice(file_broker.port, "later")):
+        wait_for_model(served.client(), "device:later")
+        assert "evil" not in {each.id for each in served.client().models.list()}
 
 
 # --- who can answer ---------------------------------------------------------------------------

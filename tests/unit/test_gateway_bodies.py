@@ -44,13 +44,16 @@ def test_the_file_has_hashes_and_is_for_its_owner_alone(tmp_path: Path) -> None:
         ('{"keys":[]}', 0o644, "others can read"),
         ('{"keys":[{"requester":1}]}', 0o600, "not a file of API keys"),
         ("{", 0o600, "not a file of API keys"),
+        ("a folder", 0, "cannot be read"),
     ],
 )
 def test_a_file_that_is_wrong_is_refused(
     tmp_path: Path, content: str | None, mode: int, why: str
 ) -> None:
     file = tmp_path / "keys.json"
-    if content is not None:
+    if content == "a folder":
+        file.mkdir()
+    elif content is not None:
         file.write_text(content)
         file.chmod(mode)
     with pytest.raises(UsageError, match=why):

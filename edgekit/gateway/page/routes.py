@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from edgekit.core import wire
+from edgekit.errors import EdgekitError
 from edgekit.gateway.hub import Hub
 from edgekit.gateway.page.events import HEADERS, FleetEvents, Watching
 from edgekit.gateway.page.facts import Facts, ProjectReader
@@ -65,4 +66,11 @@ class _PageRoutes:
             return Response(headers=HEADERS)
         key = request.headers["authorization"].partition(" ")[2].strip()
         keys = self._watching.hub.keys
-        return FleetEvents(self._watching, requester, lambda: keys.requester_of(key) == requester)
+
+        def permitted() -> bool:
+            try:
+                return keys.requester_of(key) == requester
+            except EdgekitError:  # the file of keys cannot be read: a new request is told so
+                return False
+
+        return FleetEvents(self._watching, requester, permitted)
