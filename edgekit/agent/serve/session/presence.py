@@ -188,6 +188,5 @@ def _card_images(config: AgentConfig, taken: payloads.ImagesTaken) -> wire.CardI
     return wire.CardImages(
         **msgspec.structs.asdict(taken),
         max_body_bytes=most,
-        side=pictures.send_side(taken.crops),
         bytes=pictures.send_bytes(most - wire.MAX_BODY_BYTES, taken.per_prompt),
     )
