@@ -29,8 +29,9 @@ from edgekit.fleet.rollout.events import (
     HookEnded,
     QualityTold,
     RolloutEvent,
+    as_written,
 )
-from edgekit.fleet.rollout.hands import Pushed
+from edgekit.fleet.rollout.hands import REASON_LETTERS, Pushed, understood
 from edgekit.fleet.rollout.machine import Rollout
 from edgekit.fleet.rollout.phases import RolloutPhase
 
@@ -204,11 +205,12 @@ class PullHands:
         """Act; an error becomes an event."""
         self.failed.pop(device, None)
         try:
-            return act()
+            with understood(device):
+                return as_written(act())
         except EdgekitError as error:
             self.failed[device] = error
             reason = f"{error.what}: {error.why}" if error.why else error.what
-            reason = reason.removeprefix(f"{device}: ")
+            reason = reason.removeprefix(f"{device}: ")[:REASON_LETTERS]
             return (DeviceAway if error.retryable else DeviceFailed)(device, reason)
 
     def _say(self, device: str, release: Digest, *, switch: bool) -> int:
