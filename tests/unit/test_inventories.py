@@ -197,6 +197,9 @@ def test_a_variable_that_cannot_be_honoured_is_refused(
         ("hosts.yml", "$ANSIBLE_VAULT;1.1;AES256\n00", "is encrypted"),
         ("hosts.yml", "a: {hosts: {x: }, vars: {v: 1}, hosts: {y: }}", "'hosts' is there twice"),
         ("hosts.yml", "a: {hosts: {x: }}\nb: {hosts: {z: }}\na: {hosts: {y: }}", "twice"),
+        ("hosts.yml", "", "hosts.yml is empty"),
+        ("hosts.yml", "# nothing\n---\n", "hosts.yml is empty"),
+        ("hosts.yml", "plugin: amazon.aws.aws_ec2\nregions: [x]", "plugin amazon.aws.aws_ec2"),
         ("hosts.yml", "a: {hosts: {0123: }}", "the host 83 is no text"),
         ("hosts.yml", "a: {hosts: {on: }}", "the host True is no text"),
         ("hosts.yml", "a: {hosts: {1.10: }}", "put the name into quotes"),
@@ -222,6 +225,9 @@ def test_another_form_is_refused(tmp_path: Path, name: str, content: str, said: 
     [
         ("echo '{'", "prints no JSON"),
         ("echo no cloud >&2; exit 3", "ended with 3"),
+        ("echo null", "its output is no mapping"),
+        ("printf '\\377\\376'", "prints no JSON"),
+        ("kill -9 $$", "ended with -9"),
         ('echo \'{"a": {"hosts": "b"}}\'', "cannot be used"),
     ],
 )

@@ -281,10 +281,10 @@ class Releases:
         waits = self.unproven()
         if waits is None or waits.digest == wanted:
             return
-        row = self.get(waits.digest)
+        state = _state(self.get(waits.digest))
         with self._open() as db:
-            if row is not None and row.state == ReleaseState.TRIAL:
-                db.execute(_MOVE, (after(row.state, _OVER), time.time(), "", waits.digest))
+            if state == ReleaseState.TRIAL:
+                db.execute(_MOVE, (after(state, _OVER), time.time(), "", waits.digest))
                 db.execute(_CHANGED, (waits.digest,))
             db.execute("DELETE FROM unproven WHERE digest = ?", (waits.digest,))
 
