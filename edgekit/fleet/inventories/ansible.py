@@ -376,7 +376,8 @@ def _known(value: Any, host: str, name: str, file: str) -> Any:
         raise UsageError(
             f"{file}: {name} of {host} is a template",
             f"only Ansible can compute {value!r}",
-            "write the value, or give edgekit what `ansible-inventory --list --yaml --export` prints",
+            "write the value, or give edgekit what `ansible-inventory --list --yaml --export` "
+            "prints",
         )
     if isinstance(value, Mapping | list):
         for each in (*value, *value.values()) if isinstance(value, Mapping) else value:
