@@ -18,8 +18,6 @@ import numpy.typing as npt
 import pytest
 from tokenizers import Tokenizer
 
-from edgekit.agent.serve.worker.pictures.read import read
-from edgekit.agent.serve.worker.pictures.transform import picture_of
 from edgekit.builder.tools.process import INSIDE
 from edgekit.bundle.layers import members
 from edgekit.client import Final, Requester, SentPicture
@@ -32,6 +30,7 @@ from edgekit.tokens.chat import open_tokenizer
 from tests import tools
 from tests.building import edgekit_build, run_script
 from tests.conftest import PACK, Project
+from tests.harness.seeing import eyes_of, shown
 from tests.photos import SHAPES, drawn
 from tests.pictured import checkpoint, torch_says
 from tests.system.test_quality_canary import told, wait
@@ -128,22 +127,17 @@ def torch_answers(
     that are sent."""
     tokenizer, cases = open_tokenizer(site.model), dict[str, npt.NDArray[np.generic]]()
     for number, (name, shapes) in enumerate(CASES.items()):
-        site.sent[name] = shown = site.requester.shrink("demo", [site.photos[s] for s in shapes])
-        seen = [picture_of(read(picture.data), CROPS, "torch") for picture in shown]
-        pieces = tokenizer.encode_around([("user", [*(p.data for p in shown), QUESTION])])
+        site.sent[name] = sent = site.requester.shrink("demo", [site.photos[s] for s in shapes])
+        eyes = eyes_of(site.model, CROPS, tokenizer)
+        seen = [eyes.see(picture.data, "torch") for picture in sent]
+        pieces = tokenizer.encode_around([("user", [*(p.data for p in sent), QUESTION])])
         ids = list(pieces[0])
         for picture, piece in zip(seen, pieces[1:], strict=True):
-            ids += [-1] * picture.grid.tokens + piece
+            ids += [max(-1, item) for item in picture.items] + piece
         cases[f"ids_{number}"] = np.array(ids, np.int64)
         cases[f"greedy_{number}"] = np.array(ANSWER)
         if seen:
-            pixels = np.zeros((len(seen), max(p.views for p in seen), 3, 336, 336), np.float32)
-            for place, picture in zip(pixels, seen, strict=True):
-                for view in range(picture.views):
-                    place[view] = picture.view(view)
-            cases[f"pixels_{number}"] = pixels
-            sizes = [(336 * p.grid.height, 336 * p.grid.width) for p in seen]
-            cases[f"sizes_{number}"] = np.array(sizes, np.int64)
+            cases |= shown(seen, number)
     said = torch_says(python, source, cases, work, text)
     return {
         name: Reference(said[f"tokens_{number}"].tolist(), said[f"margins_{number}"].tolist())

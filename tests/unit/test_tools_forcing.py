@@ -229,6 +229,19 @@ def test_a_format_of_the_answer_leaves_calls_as_the_other_way(
             assert said in {"", '{"done": true}'}, "spaces are those of calls"
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_json_of_a_schema_that_looks_like_a_call_is_no_call(
+    model: tuple[ChatTokenizer, TokenCompiler], name: str
+) -> None:
+    wanted = {"name": "get_time", "arguments": {"at": 5}}
+    form = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"const": wanted}}}
+    for said, calls in answers(
+        model, asking("auto", response_format=form), format_of(model[0], name)
+    ):
+        assert bool(said) != bool(calls)
+        assert not said or json.loads(said) == wanted
+
+
 def test_without_need_there_is_no_grammar() -> None:
     assert constraint(asking("auto"), ToolFormat()) is None
     assert constraint(asking("none", strict=True), ToolFormat()) is None

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
+from collections.abc import Iterable, Iterator
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from edgekit.core.chat.calls import ToolCallDelta, joined
 from edgekit.core.chat.tools.formats import FORMATS, Calling, written
@@ -224,6 +228,130 @@ DAMAGED: list[tuple[str, str, str, list[Call]]] = [
     ("mistral", '[TOOL_CALLS] [{"name": "get_time", "arguments": {}] tail', "tail", [TIME]),
     ("mistral-args", "[TOOL_CALLS]get_time[ARGS]{} and text", "and text", [TIME]),
 ]
+# Calls that break, with text behind their closing tag; arguments as they were until then
+BROKEN: list[tuple[str, str, str, list[tuple[str, str]]]] = [
+    (
+        "hermes",
+        '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}}\n</tool_call>\nSo.',
+        "\nSo.",
+        [("get_weather", '{"city": "Paris"}')],
+    ),
+    (
+        "hermes",
+        '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}"}}\n</tool_call> So.',
+        " So.",
+        [("get_weather", '{"city": "Paris"}')],
+    ),
+    (
+        "hermes",
+        '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}} ok </tool_call> So.',
+        "ok  So.",
+        [("get_weather", '{"city": "Paris"}')],
+    ),
+    (
+        "hermes",
+        '<tool_call>{"name": "get_weather", "arguments": {"city": "Paris"</tool_call> So: </a>.',
+        " So: </a>.",
+        [("get_weather", '{"city": "Paris"')],
+    ),
+    (
+        "hermes",
+        '<tool_call>{"name": "get_weather", "arguments": {"city": "Paris</tool_call> He said "so".',
+        ' He said "so".',
+        [("get_weather", '{"city": "Paris')],
+    ),
+    (
+        "hermes",
+        (
+            '<tool_call>{"name": "get_weather", "arguments": {"city": "Paris</tool_call>\n'
+            '<tool_call>{"name": "get_time", "arguments": {}}</tool_call>So.'
+        ),
+        "So.",
+        [("get_weather", '{"city": "Paris'), ("get_time", "{}")],
+    ),
+    (
+        "hermes",
+        '<tool_call>{"name": "get_weather", "arguments": {"days": [1, 2}}</tool_call>So.',
+        "So.",
+        [("get_weather", '{"days": [1, 2')],
+    ),
+    (
+        "hermes",
+        '<tool_call>{"name": "get_weather", "arguments": nothing</tool_call>So.',
+        "So.",
+        [("get_weather", "")],
+    ),
+    (
+        "hermes",
+        '<tool_call>{"name": "get_weather", "arguments": {"a": 1}] and a lot</tool_call>So.',
+        "So.",
+        [("get_weather", '{"a": 1}')],
+    ),
+    (
+        "edgekit",
+        '<tool_call>{"name": "get_weather", "arguments": {"city": "Paris"}}}</tool_call> So.',
+        " So.",
+        [("get_weather", '{"city": "Paris"}')],
+    ),
+    (
+        "granite",
+        '<tool_call>[{"name": "get_weather", "arguments": {"city": "Paris"}]</tool_call>So.',
+        "So.",
+        [("get_weather", '{"city": "Paris"}')],
+    ),
+    (
+        "phi4-mini",
+        '<|tool_call|>[{"name": "get_weather", "arguments": {"city": "Pa<|/tool_call|>So.',
+        "So.",
+        [("get_weather", '{"city": "Pa')],
+    ),
+    (
+        "functiongemma",
+        (
+            "<start_function_call>call:get_weather{city:<escape>Paris<end_function_call>"
+            "So <escape>.</escape>"
+        ),
+        "So <escape>.</escape>",
+        [("get_weather", '{"city": "Paris')],
+    ),
+    (
+        "functiongemma",
+        "<start_function_call>call:get_weather{city:Paris<end_function_call>So {a}.",
+        "So {a}.",
+        [("get_weather", '{"city": ')],
+    ),
+    (
+        "gemma4",
+        '<|tool_call>call:get_weather{city:<|"|>Paris]<tool_call|>So.',
+        "So.",
+        [("get_weather", '{"city": "Paris]')],
+    ),
+    (
+        "gemma4",
+        '<|tool_call>call:get_weather{city:<|"|>Paris<|"|>]}<tool_call|>So.',
+        "So.",
+        [("get_weather", '{"city": "Paris"')],
+    ),
+    # formats without a closing tag
+    (
+        "mistral",
+        '[TOOL_CALLS] [{"name": "get_weather", "arguments": {"city": "Paris"}}}] So.',
+        "So.",
+        [("get_weather", '{"city": "Paris"}')],
+    ),
+    (
+        "mistral-args",
+        '[TOOL_CALLS]get_weather[ARGS]{"city": "Paris"]So.',
+        "So.",
+        [("get_weather", '{"city": "Paris"')],
+    ),
+    (
+        "llama3",
+        '{"name": "get_weather", "parameters": {"city": ["Paris"}} So.',
+        "",
+        [("get_weather", '{"city": ["Paris"')],
+    ),
+]
 # Texts that look like calls, and are none
 TEXTS = [
     ("hermes", "I would use <tool_call> for that."),
@@ -282,7 +410,75 @@ def test_recorded_calls_are_found_however_tokens_cut_them(
 
 
 def test_every_format_has_recorded_texts() -> None:
-    assert {form for form, *_ in RECORDED} == set(FORMATS)
+    assert {form for form, *_ in RECORDED} == set(FORMATS) == {form for form, *_ in BROKEN}
+
+
+@pytest.mark.parametrize(("form", "text", "said", "calls"), BROKEN)
+def test_a_call_that_breaks_shows_no_closing_tag_and_loses_no_text_behind_it(
+    form: str, text: str, said: str, calls: list[tuple[str, str]]
+) -> None:
+    for pieces in every_cut(Calling(form, TOOLS), text):
+        functions = [call.function for call in joined(pieces[1])]
+        assert (pieces[0], [(each.name, each.arguments) for each in functions]) == (said, calls)
+
+
+def every_cut(calling: Calling, text: str) -> Iterator[tuple[str, list[ToolCallDelta]]]:
+    """The answer whole, in pieces of every length, and cut once at every place."""
+    yield read_all(calling, text)
+    for size in range(1, len(text)):
+        yield in_pieces(calling, [text[at : at + size] for at in range(0, len(text), size)])
+        yield in_pieces(calling, [text[:size], text[size:]])
+
+
+def in_pieces(calling: Calling, pieces: Iterable[str]) -> tuple[str, list[ToolCallDelta]]:
+    reader = CallReader(calling, lambda: "id")
+    found = [*map(reader.push, pieces), reader.flush()]
+    return "".join(said for said, _ in found), [each for _, deltas in found for each in deltas]
+
+
+CLOSING = [(name, form.closes[0]) for name, form in FORMATS.items() if form.closes]
+JUNK = st.text('}]{["\\:,a <', max_size=12)
+
+
+@given(
+    st.sampled_from(CLOSING), st.integers(1, 24), JUNK, st.text("ab <>/}{", max_size=12),
+    st.lists(st.integers(1, 7), min_size=1, max_size=5),
+)  # fmt: skip
+@settings(max_examples=600, deadline=None, derandomize=True, database=None)
+def test_however_a_call_is_damaged_its_closing_tag_is_not_shown(
+    closing: tuple[str, str], left: int, junk: str, behind: str, sizes: list[int]
+) -> None:
+    """Behind a call's name anything may be missing, and anything may stand; pieces make no
+    difference, and what follows the tag is text."""
+    name, tag = closing
+    form = FORMATS[name]
+    whole = form.head + form.begin + "get_time" + form.middle + '{"city": ["Paris", {"a": 1}]}'
+    kept = max(len(whole) - left, len(whole) - 28)
+    text = f"{whole[:kept]}{junk}{tag}{behind}"
+    calling = Calling(name, TOOLS)
+    said, deltas = read_all(calling, text)
+    cuts = itertools.accumulate(itertools.cycle(sizes))
+    places = [0, *itertools.takewhile(lambda at: at < len(text), cuts), len(text)]
+    pieces = in_pieces(calling, [text[a:b] for a, b in itertools.pairwise(places)])
+    assert pieces[0] == said
+    calls = [call.function for call in joined(deltas)]
+    assert [call.function for call in joined(pieces[1])] == calls
+    assert [call.name for call in calls] == ["get_time"]
+    assert tag not in said
+    assert said.rstrip().endswith(behind.strip()) or tag in calls[0].arguments
+
+
+@pytest.mark.parametrize(("name", "tag"), CLOSING)
+def test_a_broken_call_whose_closing_tag_never_comes_holds_back_little(name: str, tag: str) -> None:
+    form = FORMATS[name]
+    text = form.head + form.begin + "get_time" + form.middle + '{"a": 1]'
+    reader = CallReader(Calling(name, TOOLS), lambda: "id")
+    shown = reader.push(text)[0]
+    more = " and on and on" * 40
+    for word in more.split(" "):
+        shown += reader.push(" " + word)[0]
+    assert len(shown) > len(more) - 20
+    assert reader.push(f"{tag}So.")[0].endswith("So.")
 
 
 @pytest.mark.parametrize(("form", "text"), TEXTS)
@@ -295,25 +491,46 @@ def test_what_is_no_call_stays_text(form: str, text: str) -> None:
 
 JSON_ANSWERS = [
     ("llama3", '{"name":"get_time","colour":"red"}'),
-    ("llama3", '\n{"name": "get_time"}'),
+    ("llama3", '{"name": "get_time"}'),
     ("llama3", '{"name": "get_time", "arguments": 5}'),
+    ("llama3", '{"name": "get_time", "arguments": {}}'),
+    ("llama3", '{"name": "get_time", "arguments": {"city": "Paris"}, "parameters": {}}'),
+    ("llama3", '{"name": "get_time", "parameters": {}, "note": ""}'),
+    ("llama3", '{"name": "get_time", "parameters": {"a": 1}, "parameters": {}}'),
+    ("llama3", '{"id": 1, "name": "get_time", "parameters": {}}'),
     ("llama3", '{"name": "get_time", "parameters": "none"}'),
+    ("llama3", '{"name": "get_time", "parameters": "{}"}'),
+    ("llama3", '{"name": "get_time", "parameters": null}'),
+    ("llama3", '{"name": "get_time", "parameters": {"a": 1}'),  # cut
+    ("llama3", '{"name":"get_time","parameters":{}}'),
+    ("llama3", '{"name": "launch", "parameters": {}}'),
+    ("llama3", '{"na'),
     ("llama3", '[{"name": "get_time", "parameters": {}}]'),
     ("mistral-args", '{"note":"say [TOOL_CALLS]get_time{}"}'),
     ("mistral", '{"note":"[TOOL_CALLS] [{\\"name\\": \\"get_time\\"}]"}'),
     ("mistral", '"[TOOL_CALLS]get_time{}"'),
     ("hermes", '{"a": "<tool_call>{", "name": "get_time", "arguments": {}}'),
+    ("hermes", '{"name": "get_time", "arguments": {}}'),
     ("phi4-mini", "false"),
-    ("edgekit", "\n[1, 2]"),
+    ("edgekit", "[1, 2]"),
 ]
+
+
+def either(form: str) -> Calling:
+    """Where the answer is JSON of a schema, or calls."""
+    return Calling(form, TOOLS, free=False, bound=True, json=True)
 
 
 @pytest.mark.parametrize(("form", "text"), JSON_ANSWERS)
 def test_json_of_a_schema_is_no_call(form: str, text: str) -> None:
-    calling = Calling(form, TOOLS, free=False)
-    assert read_all(calling, text) == (text, [])
-    for seed in range(50):
-        assert cut(calling, text, seed) == (text, [])
+    for pieces in every_cut(either(form), text):
+        assert pieces == (text, [])
+
+
+def test_json_of_a_schema_is_told_as_it_comes_once_it_can_be_no_call() -> None:
+    reader = CallReader(either("llama3"), lambda: "id")
+    said = [reader.push(part)[0] for part in ('{"name', '": "Ann', '", "age": ', "7}")]
+    assert said == ["", '{"name": "Ann', '", "age": ', "7}"]
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -321,9 +538,8 @@ def test_where_json_is_the_other_way_calls_are_found_at_the_beginning(form: str)
     calls: list[Call] = [("get_time", {}), ("get_weather", {"city": 'é "{<', "of": [1, {}]})]
     calls = calls if FORMATS[form].many else calls[1:]
     texts = [(name, json.dumps(arguments, ensure_ascii=False)) for name, arguments in calls]
-    text, calling = written(FORMATS[form], texts), Calling(form, TOOLS, free=False)
-    for seed in range(50):
-        said, deltas = cut(calling, text, seed)
+    text = written(FORMATS[form], texts)
+    for said, deltas in every_cut(either(form), text):
         assert (said, found(deltas)) == ("", calls)
 
 
@@ -388,8 +604,8 @@ def test_nothing_makes_the_reader_fail() -> None:
     for form in FORMATS:
         for seed in range(300):
             text = "".join(draw.choices(parts, k=draw.randint(1, 25)))
-            free, bound = draw.choice((False, True)), draw.choice((False, True))
-            calling = Calling(form, TOOLS, free=free, bound=bound)
+            free, bound, either = (draw.choice((False, True)) for _ in range(3))
+            calling = Calling(form, TOOLS, free=free, bound=bound, json=bound and either)
             whole = read_all(calling, text)
             pieces = cut(calling, text, seed)
             assert pieces[0] == whole[0], text

@@ -17,7 +17,7 @@ from edgekit.builder.request.request import (
     refuse_unloadable,
 )
 from edgekit.builder.source.checkpoint import read_checkpoint
-from edgekit.builder.source.configfile import read_config
+from edgekit.builder.source.configfile import read_config, read_object
 from edgekit.builder.source.find import LocalSource, find
 from edgekit.builder.source.soundness import two_heads, type_note, unsound
 from edgekit.builder.source.words import words_refusal
@@ -26,7 +26,9 @@ from edgekit.builder.support.architectures import support_of
 from edgekit.builder.support.change import Refusal
 from edgekit.builder.support.modelconfig import check_config
 from edgekit.builder.support.pictures import (
+    PROCESSOR_FILES,
     pictures_refusal,
+    processor_refusal,
     takes_pictures,
     text_config,
     text_tensors,
@@ -168,6 +170,10 @@ def refuse_unsound(
     if not config:
         return ()
     refuse_words(folder, config)
+    files = {name: read_object(folder, name) for name in PROCESSOR_FILES}
+    there = {name: found for name, found in files.items() if found is not None}
+    if takes_pictures(config) and (refused := processor_refusal(config, there)):
+        raise refused.error
     tensors = text_tensors(config, read_checkpoint(folder) or {})
     config = text_config(config)
     shapes = {name: tensor.shape for name, tensor in tensors.items()}

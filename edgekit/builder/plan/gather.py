@@ -52,7 +52,6 @@ from edgekit.builder.support.gguf.tokens import tokenizer_of
 from edgekit.builder.support.limits import Refusal
 from edgekit.builder.support.modelconfig import check_config
 from edgekit.builder.support.pictures import (
-    longest_context,
     pictures_refusal,
     text_config,
     text_tensors,
@@ -157,7 +156,7 @@ def _vision(request: BuildRequest, headers: ModelHeaders, precision: str) -> Vis
     asked = vision_precision(headers.config, request.vision_precision, precision)
     if asked is None:
         return None
-    return vision_of(headers.tensors, asked, longest_context(headers.config))
+    return vision_of(headers.config, headers.tensors, asked)
 
 
 def _text_part(headers: ModelHeaders) -> ModelHeaders:

@@ -29,8 +29,7 @@ The rules:
 
 from __future__ import annotations
 
-import math
-
+from edgekit.fleet.rollout.budget import FailureBudget
 from edgekit.fleet.rollout.device import (
     BEGUN,
     SWITCHABLE,
@@ -92,9 +91,9 @@ class Rollout:
         self.openings = Openings(plan.windows)
         self._roster = Roster([list(wave) for wave in plan.waves])
         self.soak_until = 0.0  # of the present wave, in Unix seconds; 0 before it begins
-        self._forgiven = 0  # failures before the last resume
         self._accepted = -1  # the wave at the last resume
         self._now = 0.0  # of the last event
+        self._budget = FailureBudget(plan.terms)
         self.judging = Judging(plan.terms)
 
     @property
@@ -228,15 +227,12 @@ class Rollout:
         """Pause where there are more failures than allowed (rule 3)."""
         if self.phase != RolloutPhase.RUNNING:
             return
-        failed = self._failed() - self._forgiven
         begun = len(self.devices) - self._roster.count([DeviceState.WAITING])
-        terms = self.plan.terms
-        allowed = max(terms.failures, math.floor(terms.failure_share * begun))
         reason = self.devices[name].reason
         if len(self.waves) > 1 and self.wave == 0:
             self._pause(f"the canary {name} failed: {reason}")
-        elif failed > allowed:
-            self._pause(f"{failed} devices failed and {allowed} may; the last, {name}: {reason}")
+        elif trouble := self._budget.objection(self._failed(), begun):
+            self._pause(f"{trouble}; the last, {name}: {reason}")
 
     def _busy(self) -> int:
         return self._roster.count(WORKED_ON)
@@ -263,7 +259,8 @@ class Rollout:
         for name in self._roster.names(DeviceState.FAILED) if retry else ():
             self._roster.move(name, Move.AGAIN, now)
         self.openings.said = {}  # time has passed: the clock says it anew
-        self._forgiven, self._accepted = self._failed(), self.wave
+        self._budget.forgive(self._failed())
+        self._accepted = self.wave
         self.judging.resume(now)
         self.phase, self.reason = RolloutPhase.RUNNING, ""
 

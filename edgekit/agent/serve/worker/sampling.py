@@ -6,9 +6,18 @@ seed. From the temperature on this is the order of Hugging Face transformers' ge
 relative to the likeliest token, so its place in the order changes only the last cut.
 
 A grammar is asked about the token that was drawn, which is far cheaper than a mask of the whole
-vocabulary. Only where it refuses that token, the token is drawn again among all that it allows. The
-arg-max is the same as with a mask at once, and so are the probabilities of plain temperature: a
-token t of the allowed set A comes with p(t) + (1 - p(A)) p(t) / p(A) = p(t) / p(A).
+vocabulary. Where it refuses that token, another one is drawn without the refused ones, a few times;
+only then a mask is made, and the draws go on among what it allows. The arg-max and the
+probabilities are those of a mask at once. Draws without replacement are an order of all tokens in
+which the next one is drawn by weight among those that are left (Plackett-Luce), and such an order
+is that of independent exponential times with the weights as their rates. So the first token of the
+allowed set A is the earliest of A's times: it is t with probability p(t) / p(A), whatever else was
+drawn before. The number of draws before the mask changes nothing, as a mask takes away what would
+be refused.
+
+Top-k, top-p and min-p cut before the grammar is asked, as in llama.cpp's server, and the draw is
+among what is left of the cut. If the grammar allows nothing of it, the cut is made once more, among
+what the grammar allows.
 
 The sampler does not sort the vocabulary: a few passes find the tokens that carry top-p's mass, and
 it sorts only those.
@@ -17,6 +26,7 @@ it sorts only those.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -49,6 +59,7 @@ EXP, EXP_SCALE = _exponential()
 
 Ids = npt.NDArray[np.intp]
 FEW = 4  # one token of so many: looking at these alone is faster
+TRIES = 4  # tokens that a grammar is asked about one by one before it makes a mask
 
 
 class Bound(Protocol):
@@ -96,9 +107,7 @@ class Sampler:
             GrammarError: as `bound`.
         """
         scores = self._scored(logits)
-        token = self._pick(scores)
-        if bound is not None and not bound.take(token):
-            token = self._choose_allowed(scores, logits, bound, token)
+        token = self._pick(scores) if bound is None else self._within(scores, logits, bound)
         self._answer.append(token)
         return token
 
@@ -111,15 +120,27 @@ class Sampler:
         return np.clip(logits, None, LARGEST, out=logits)  # a penalty may have made one infinite
 
     def _pick(self, scores: Logits) -> int:
-        at = int(scores.argmax())
-        # Custom processors may have forbidden every token.
-        draws = self._sampling.temperature > 0 and scores[at] > -LARGEST
-        return self._draw(scores) if draws else at
+        return next(self._draws(scores), 0)  # processors may have forbidden every token
 
-    def _choose_allowed(self, scores: Logits, logits: Logits, bound: Bound, refused: int) -> int:
+    def _draws(self, scores: Logits) -> Draws:
+        if self._sampling.temperature > 0 and not (self._processors and _all_forbidden(scores)):
+            return Draws(*self._cut(scores), self._rng)
+        return Draws(scores, None, None)
+
+    def _within(self, scores: Logits, logits: Logits, bound: Bound) -> int:
         """Choose among what the bound allows; it may still refuse what no mask knows of."""
+        draws, tried = self._draws(scores), []
+        for token in islice(draws, TRIES):
+            if bound.take(token):
+                return token
+            tried.append(token)
         allowed = bound.allowed()
-        allowed[refused] = False
+        allowed[tried] = False
+        draws.keep(allowed)
+        for token in draws:
+            if bound.take(token):
+                return token
+            allowed[token] = False
         while allowed.any():
             token = self._pick_allowed(scores, logits, allowed)
             if bound.take(token):
@@ -139,7 +160,8 @@ class Sampler:
         """Note tokens of the answer that were not chosen: a grammar forced them."""
         self._answer += tokens
 
-    def _draw(self, logits: Logits) -> int:
+    def _cut(self, logits: Logits) -> tuple[Logits, Ids | None]:
+        """Return the weights of the tokens that may be drawn, and these; None: all tokens."""
         s = self._sampling
         ids: Ids | None = None  # None: the whole vocabulary
         if s.top_k:
@@ -154,8 +176,7 @@ class Sampler:
             likely = np.flatnonzero(weights >= np.float32(s.min_p) * weights.max())
             ids = likely if ids is None else ids[likely]
             weights = weights[likely]
-        at = _pick(weights, self._rng.random())
-        return at if ids is None else int(ids[at])
+        return weights, ids
 
     def _weigh(self, logits: Logits) -> tuple[Logits, float]:
         """Return softmax's weights before the division, and the sum to divide by.
@@ -177,6 +198,54 @@ class Sampler:
             np.maximum(weights, NOTHING, out=weights)
             mass = _exponentiate(weights)
         return weights, mass
+
+
+class Draws:
+    """Tokens one after the other, none twice: by weight, or the largest score first.
+
+    Args:
+        scores: of each token its weight, or without `rng` its score. Weights change.
+        ids: the tokens; None: all of the vocabulary.
+        rng: draws by weight; None: the largest score comes first.
+    """
+
+    def __init__(self, scores: Logits, ids: Ids | None, rng: np.random.Generator | None) -> None:
+        self._scores = scores
+        self._ids = ids
+        self._rng = rng
+        self._nothing = np.float32(0 if rng else -np.inf)  # the score of a token that is gone
+        self._shared = rng is None  # the scores are the model's, too
+        self._at = -1  # the last token's place
+
+    def __iter__(self) -> Draws:
+        """Return itself."""
+        return self
+
+    def __next__(self) -> int:
+        """Return the next token; raises StopIteration behind the last one that may come."""
+        if self._at >= 0:
+            self._remove(self._at)
+        at = -1 if self._rng is None else _pick(self._scores, self._rng.random())
+        if at < 0 or not self._scores[at] > 0:  # by a rounding it may be one that is gone
+            at = int(self._scores.argmax())
+            if not self._scores[at] > max(self._nothing, -LARGEST):
+                raise StopIteration
+        self._at = at
+        return at if self._ids is None else int(self._ids[at])
+
+    def keep(self, allowed: Allowed) -> None:
+        """Take away all tokens but these."""
+        self._remove(np.flatnonzero(~(allowed if self._ids is None else allowed[self._ids])))
+
+    def _remove(self, places: int | Ids) -> None:
+        if self._shared:
+            self._scores, self._shared = self._scores.copy(), False
+        self._scores[places] = self._nothing
+        self._at = -1
+
+
+def _all_forbidden(scores: Logits) -> bool:
+    return not scores.max() > -LARGEST
 
 
 def _narrowed(logits: Logits, allowed: Allowed) -> tuple[Logits, Ids | None]:

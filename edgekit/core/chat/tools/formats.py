@@ -171,6 +171,7 @@ class Calling(msgspec.Struct, frozen=True):
         single: the answer ends with its first call.
         free: text may stand before the calls; else the answer is calls, or JSON of a schema.
         bound: the calls follow a grammar: only the tag that the grammar knows opens one.
+        json: the answer may be JSON of a schema instead of calls.
     """
 
     format: str
@@ -179,6 +180,7 @@ class Calling(msgspec.Struct, frozen=True):
     single: bool = False
     free: bool = True
     bound: bool = False
+    json: bool = False
 
 
 class ChatRecord(msgspec.Struct, frozen=True):

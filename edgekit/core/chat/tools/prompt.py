@@ -55,16 +55,18 @@ def told(request: ChatRequest, how: ToolFormat) -> Told:
 
 def calling(request: ChatRequest, how: ToolFormat) -> Calling | None:
     """Return how the answer's calls are read; None if there can be none."""
-    tools = offered(request)
+    tools, forced = offered(request), bool(forced_tools(request))
     if not tools:
         return None
+    either = not forced and constraint_of(request) is not None
     return Calling(
         how.name,
         [tool.function.name for tool in tools],
         list(how.tokens),
         single=not may_repeat(request),
-        free=not forced_tools(request) and constraint_of(request) is None,
+        free=not forced and not either,
         bound=binds_calls(request),
+        json=either,
     )
 
 

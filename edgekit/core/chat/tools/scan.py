@@ -25,6 +25,11 @@ class Scan(Protocol):
     done: bool
     broken: bool
 
+    @property
+    def in_string(self) -> bool:
+        """Whether a string is open, in which any character may stand."""
+        ...
+
     def feed(self, character: str) -> None:
         """Add the next character; not after the call is done or broken."""
         ...
@@ -44,8 +49,13 @@ class ObjectCall:
         self._part = "open"  # what comes next: open, key, colon, value, scalar, nested, comma
         self._key = ""
         self._value: list[str] = []
-        self._depth = 0  # of brackets inside the value
+        self._inner = _Brackets()  # inside the value
         self._string = _String()
+
+    @property
+    def in_string(self) -> bool:
+        """Whether a string is open."""
+        return self._string.open
 
     def take(self) -> str:
         """Return the text of the arguments that came since the last time."""
@@ -96,19 +106,19 @@ class ObjectCall:
         if character == '"':
             self._part, self._string.open = "value", True
         elif character in "{[":
-            self._part, self._depth = "nested", 1
+            self._part = "nested"
+            self._inner.fits(character)
         self._keep(character)
 
     def _nested(self, character: str) -> None:
+        if not self._inner.fits(character):
+            self.broken = True
+            return
         self._keep(character)
         if character == '"':
             self._string.open = True
-        elif character in "{[":
-            self._depth += 1
-        elif character in "}]":
-            self._depth -= 1
-            if not self._depth:
-                self._value_ended()
+        elif not self._inner.open:
+            self._value_ended()
 
     def _string_ended(self) -> None:
         if self._part == "key":
@@ -151,8 +161,13 @@ class NamedCall:
         self.begun = self.done = self.broken = False
         self._head = ""
         self._out: list[str] = []
-        self._depth = 0
+        self._inner = _Brackets()
         self._string = _String()
+
+    @property
+    def in_string(self) -> bool:
+        """Whether a string is open."""
+        return self._string.open
 
     def take(self) -> str:
         """Return the text of the arguments that came since the last time."""
@@ -162,24 +177,23 @@ class NamedCall:
 
     def feed(self, character: str) -> None:
         """Add the next character."""
-        if not self._depth and character != "{":
+        if not self._inner.open and character != "{":
             self._head += character
             self.broken = len(self._head) > MAX_NAME
             return
-        if not self._depth:
+        if not self._inner.open:
             self.name = self._head.split("[")[0].strip()
             self.begun = bool(self.name)
             self.broken = not self.name
-        self._out.append(character)
         if self._string.open:
+            self._out.append(character)
             self._string.ends(character)
-        elif character == '"':
-            self._string.open = True
-        elif character in "{[":
-            self._depth += 1
-        elif character in "}]":
-            self._depth -= 1
-            self.done = not self._depth
+        elif not self._inner.fits(character):
+            self.broken = True
+        else:
+            self._out.append(character)
+            self._string.open = character == '"'
+            self.done = not self._inner.open
 
 
 class GemmaCall:
@@ -195,6 +209,11 @@ class GemmaCall:
         self._tag = ""  # the tag that ends a text
         self._key = False  # a key comes next
         self._string = _String()
+
+    @property
+    def in_string(self) -> bool:
+        """Whether a string is open."""
+        return self._string.open or bool(self._tag)
 
     def take(self) -> str:
         """Return the text of the arguments that came since the last time."""
@@ -304,6 +323,21 @@ class _String:
         elif character == '"':
             self.open = False
         return not self.open
+
+
+class _Brackets:
+    """The brackets that are open in a JSON value."""
+
+    def __init__(self) -> None:
+        self.open: list[str] = []
+
+    def fits(self, character: str) -> bool:
+        """Add a character that is in no string; return whether it is no wrong bracket."""
+        if character in "{[":
+            self.open.append(character)
+        elif character in "}]":
+            return self.open.pop() + character in ("{}", "[]")
+        return True
 
 
 def _decoded(text: str) -> str:
