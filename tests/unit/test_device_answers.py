@@ -10,8 +10,10 @@ import pytest
 
 from edgekit.core.config import AgentConfig, BrokerConfig
 from edgekit.core.digest import Digest
+from edgekit.core.lease import LeaseAnswer, LeaseState
 from edgekit.errors import EdgekitError
 from edgekit.fleet.drive import DeviceDriver
+from edgekit.fleet.held import LeaseHeldError
 from edgekit.fleet.push import go_back_on
 from edgekit.fleet.rollout.events import (
     AskVerdict,
@@ -22,7 +24,7 @@ from edgekit.fleet.rollout.events import (
     HookEnded,
     RolloutStarted,
 )
-from edgekit.fleet.rollout.hands import PushHands
+from edgekit.fleet.rollout.hands import PushHands, understood
 from edgekit.fleet.rollout.machine import MOST_SOAK_SECONDS, Rollout
 from edgekit.fleet.rollout.waves import RolloutPlan
 
@@ -129,3 +131,10 @@ def test_a_device_that_soaks_for_ever_is_asked_after_a_day() -> None:
     for event in (RolloutStarted("me"), DeviceStaged("pi-1", OLD), DeviceAnswers("pi-1", 1e308)):
         effects = rollout.handle(event, 1000.0)
     assert effects == (AskVerdict("pi-1", 1000.0 + MOST_SOAK_SECONDS),)
+
+
+@pytest.mark.parametrize("seconds", [1e308, -1e308, 1e15])
+def test_a_lease_of_impossible_times_is_no_end_of_the_command(seconds: float) -> None:
+    held = LeaseState("a" * 16, "ada@desk", "rollout-1", seconds, seconds)
+    with pytest.raises(EdgekitError), understood("pi-1"):
+        raise LeaseHeldError("pi-1", LeaseAnswer(False, held), 1000.0)

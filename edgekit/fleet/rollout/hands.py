@@ -322,7 +322,7 @@ def understood(device: str) -> Iterator[None]:
     """
     try:
         yield
-    except (*UNREADABLE, LookupError, TypeError, AttributeError) as error:
+    except (*UNREADABLE, LookupError, ArithmeticError, TypeError, AttributeError) as error:
         raise EdgekitError(
             f"{device}: the answer of its agent cannot be read",
             f"{type(error).__name__}: {error}"[:WHY_LETTERS],
