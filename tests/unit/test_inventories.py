@@ -57,6 +57,10 @@ def load(folder: Path, text: str) -> inventory.Fleet:
         ("!pi-2", "pi-1 jetson-1"),
         ("plant !tag=gpu", "pi-1 pi-2"),
         ("!tag=gpu plant", "pi-1 pi-2"),
+        ("plant,!pi-1,!pi-2", "jetson-1"),
+        ("!pi-1,!pi-2", "jetson-1"),
+        ("tag=pi,tag=gpu", "pi-1 pi-2 jetson-1"),
+        ("tag=pi,!tag=hall", "pi-2"),
         ("!all-pis", "jetson-1"),
     ],
 )
@@ -75,6 +79,10 @@ def test_words_choose_devices(tmp_path: Path, words: str, chosen: str) -> None:
         ("!pi-9", "in '!pi-9'"),
         ("cam-*", "matches no device"),
         ("pi-1 !pi-*", "chooses no device"),
+        ("plant !pi-1,pi-2", "write '!pi-1,!pi-2', or pi-2 as a word of its own"),
+        ("pi-1,!pi-2,jetson-1", "can mean two things"),
+        ("tag=pi,gpu", "write tag=gpu"),
+        ("site=north,south", "write site=south"),
     ],
 )
 def test_a_word_that_names_nothing_is_refused(tmp_path: Path, words: str, said: str) -> None:
