@@ -20,8 +20,10 @@ from edgekit.fleet.rollout.events import (
     DeviceAnswers,
     DeviceBack,
     DeviceFailed,
+    DeviceGood,
     DeviceStaged,
     HookEnded,
+    RolloutEvent,
     RolloutStarted,
 )
 from edgekit.fleet.rollout.hands import PushHands, understood
@@ -138,3 +140,42 @@ def test_a_lease_of_impossible_times_is_no_end_of_the_command(seconds: float) ->
     held = LeaseState("a" * 16, "ada@desk", "rollout-1", seconds, seconds)
     with pytest.raises(EdgekitError), understood("pi-1"):
         raise LeaseHeldError("pi-1", LeaseAnswer(False, held), 1000.0)
+
+
+@pytest.mark.parametrize(
+    ("state", "ran", "event"),
+    [
+        ("trial", OLD, DeviceAnswers("pi-1", 5.0)),
+        ("good", OLD, DeviceGood("pi-1")),
+        (
+            "good",
+            NEW,
+            DeviceFailed("pi-1", "it got no verdict"),
+        ),  # its settings are not the new ones
+        ("bad", OLD, DeviceFailed("pi-1", "it got no verdict")),
+    ],
+)
+def test_a_switch_whose_answer_was_lost_is_no_failure(
+    state: str, ran: Digest, event: RolloutEvent
+) -> None:
+    """A rollback passes over what has failed: it would leave the device on the release."""
+    device = Scripted(ran, OLDER)
+    device.facts.enrolled, device.facts.manifest = True, ""
+
+    def call(verb: str, *_: str, **__: object) -> dict[str, Any]:
+        if verb == "activate":
+            raise EdgekitError("it got no verdict")
+        row = {"digest": str(NEW), "state": state, "reason": "it died" if state == "bad" else ""}
+        return {"current": str(NEW), "releases": [row]}
+
+    device.call = call  # type: ignore[assignment]  # what it says
+    device.close = lambda: None  # type: ignore[attr-defined]  # it is a script
+    hands = PushHands(
+        NEW,
+        None,
+        lambda _: cast(DeviceDriver, device),
+        lambda name: AgentConfig(name, BrokerConfig()),
+        lambda *_: None,
+        no_hook,
+    )
+    assert hands.switch("pi-1") == event

@@ -188,10 +188,14 @@ class PushHands:
             except UnreachableError:
                 raise
             except EdgekitError as error:
-                state, reason, _ = standing_of(driver, release)
+                state, reason, soak_seconds = standing_of(driver, release)
                 if state == ReleaseState.TRIAL and reason:
                     self.failed[device] = error
                     return DeviceAway(device, reason)  # it is unproven, and tries again by itself
+                if state == ReleaseState.TRIAL:  # only its answer was lost
+                    return DeviceAnswers(device, soak_seconds or ASK_AGAIN_SECONDS)
+                if state == ReleaseState.GOOD and driver.facts.current != release:
+                    return DeviceGood(device)
                 raise
             self._note(device, verdict, time.monotonic() - began)
             return _told(device, verdict.state, verdict.soak_seconds)
