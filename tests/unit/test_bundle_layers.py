@@ -122,9 +122,7 @@ def test_every_module_of_the_agent_layer_is_imported_as_on_a_device(
     assert {"edgekit", "edgekit.mqtt.tls", "edgekit.agent.__main__"} <= found.keys()
     blind = {name for name, file in found.items() if not file}
     # the worker imports these alone, and only for a model that takes pictures
-    reads = {
-        f"edgekit.agent.serve.worker.pictures.{name}" for name in ("eyes", "read", "transform")
-    }
+    reads = {f"edgekit.agent.serve.worker.pictures.{name}" for name in ("eyes", "read")}
     assert blind == (set() if pictures else reads)
     assert all(Path(file).is_relative_to(tree) for file in found.values() if file)
 
