@@ -3,9 +3,9 @@
 PILLOW=FOLDER python smolvlm_oracle.py PICTURES OUT SIDE ROWS CROPS…
 
 Runs with the toolchain's interpreter, and takes Pillow from FOLDER: transformers looks for it once,
-so no process that has imported transformers before can do this. PICTURES is an npz of uint8 arrays (height, width, 3). OUT gets for each name and each number of crops, as `NAME
-CROPS`, the views as float32 (views, 3, SIDE, SIDE), and as `NAME CROPS text` what stands for the
-picture in a prompt.
+so no process that has imported transformers before can do this. PICTURES is an npz of uint8 arrays
+(height, width, 3). OUT gets for each name and each number of crops, as `NAME CROPS`, the views as
+float32 (views, 3, SIDE, SIDE), and as `NAME CROPS text` what stands for the picture in a prompt.
 """
 
 # mypy: disable-error-code="import-not-found"
