@@ -1,7 +1,8 @@
 """Where the seconds of a run went: by file of tests, on the clock and on the CPU.
 
 The CPU's are those of the test's process and of the programs it has waited for. What runs in a
-container, or goes on by itself, is in the machine's share alone.
+container, or goes on by itself, is in the machine's share alone. What a process serves for all
+files, the last file of its run has.
 """
 
 from __future__ import annotations

@@ -57,6 +57,10 @@ def load(folder: Path, text: str) -> inventory.Fleet:
         ("!pi-2", "pi-1 jetson-1"),
         ("plant !tag=gpu", "pi-1 pi-2"),
         ("!tag=gpu plant", "pi-1 pi-2"),
+        ("plant,!pi-1,!pi-2", "jetson-1"),
+        ("!pi-1,!pi-2", "jetson-1"),
+        ("tag=pi,tag=gpu", "pi-1 pi-2 jetson-1"),
+        ("tag=pi,!tag=hall", "pi-2"),
         ("!all-pis", "jetson-1"),
     ],
 )
@@ -75,6 +79,10 @@ def test_words_choose_devices(tmp_path: Path, words: str, chosen: str) -> None:
         ("!pi-9", "in '!pi-9'"),
         ("cam-*", "matches no device"),
         ("pi-1 !pi-*", "chooses no device"),
+        ("plant !pi-1,pi-2", "write '!pi-1,!pi-2', or pi-2 as a word of its own"),
+        ("pi-1,!pi-2,jetson-1", "can mean two things"),
+        ("tag=pi,gpu", "write tag=gpu"),
+        ("site=north,south", "write site=south"),
     ],
 )
 def test_a_word_that_names_nothing_is_refused(tmp_path: Path, words: str, said: str) -> None:
@@ -197,6 +205,9 @@ def test_a_variable_that_cannot_be_honoured_is_refused(
         ("hosts.yml", "$ANSIBLE_VAULT;1.1;AES256\n00", "is encrypted"),
         ("hosts.yml", "a: {hosts: {x: }, vars: {v: 1}, hosts: {y: }}", "'hosts' is there twice"),
         ("hosts.yml", "a: {hosts: {x: }}\nb: {hosts: {z: }}\na: {hosts: {y: }}", "twice"),
+        ("hosts.yml", "", "hosts.yml is empty"),
+        ("hosts.yml", "# nothing\n---\n", "hosts.yml is empty"),
+        ("hosts.yml", "plugin: amazon.aws.aws_ec2\nregions: [x]", "plugin amazon.aws.aws_ec2"),
         ("hosts.yml", "a: {hosts: {0123: }}", "the host 83 is no text"),
         ("hosts.yml", "a: {hosts: {on: }}", "the host True is no text"),
         ("hosts.yml", "a: {hosts: {1.10: }}", "put the name into quotes"),
@@ -222,6 +233,9 @@ def test_another_form_is_refused(tmp_path: Path, name: str, content: str, said: 
     [
         ("echo '{'", "prints no JSON"),
         ("echo no cloud >&2; exit 3", "ended with 3"),
+        ("echo null", "its output is no mapping"),
+        ("printf '\\377\\376'", "prints no JSON"),
+        ("kill -9 $$", "ended with -9"),
         ('echo \'{"a": {"hosts": "b"}}\'', "cannot be used"),
     ],
 )

@@ -396,7 +396,10 @@ def test_a_rollback_that_left_a_device_where_it_was_is_not_done(
     desk.write(stuck())
     told = desk.json("status")
     assert (told["phase"], told["stuck"]) == ("back", ["pi-0002"])
-    assert "`edgekit rollback pi-0002` takes it back once more" in desk.run("status").out
+    assert (
+        "`edgekit state pi-0002` shows what runs there: it could not go back"
+        in desk.run("status").out
+    )
     said = desk.run("status", "--watch")
     assert said.code == 3
     assert "1 device could not go back: pi-0002" in said.err

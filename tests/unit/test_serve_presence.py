@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+import pytest
+
 from edgekit.agent.serve.session.events import (
     Connected,
     Disconnected,
@@ -16,6 +18,7 @@ from edgekit.agent.serve.session.events import (
     Tick,
     Warn,
 )
+from edgekit.agent.serve.session.presence import MOST_LOST
 from edgekit.core import topics
 from edgekit.core.discovery import discovery, object_id
 from edgekit.core.reasons import NOT_AUTHORIZED
@@ -106,4 +109,16 @@ def test_what_was_shown_is_taken_back_until_the_broker_has_it() -> None:
     (entry,) = entries(agent.handle(Connected()))
     assert ForgetShown() in agent.handle(Published(entry, 0))
     agent.handle(Disconnected())
+    assert entries(agent.handle(Connected())) == []
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_a_broker_that_ends_the_connection_for_it_is_not_asked_for_ever(on: bool) -> None:
+    agent = Agent(home_assistant=on, shown=True)
+    said: list[Effect] = []
+    for _ in range(MOST_LOST):
+        (entry,) = entries(agent.handle(Connected()))
+        said += agent.handle(Published(entry, None))
+        agent.handle(Disconnected())
+    assert [e.text.startswith(ENTRY) for e in said if isinstance(e, Warn)] == [True]
     assert entries(agent.handle(Connected())) == []

@@ -307,9 +307,10 @@ def read(file: Path) -> PushPlan:
     try:
         with file.open("rb") as opened:
             data = opened.read(MAX_FILE_BYTES + 1)
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError) as error:
+        what = "does not exist" if isinstance(error, FileNotFoundError) else "is a folder"
         raise UsageError(
-            f"{file} does not exist", next_step="`edgekit push --plan --save FILE` writes one"
+            f"{file} {what}", next_step="`edgekit push --plan --save FILE` writes one"
         ) from None
     if len(data) > MAX_FILE_BYTES:
         raise UsageError(f"{file} is no plan of a push", f"it has more than {MAX_FILE_BYTES} bytes")

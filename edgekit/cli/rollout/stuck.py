@@ -15,6 +15,6 @@ def raise_for_stuck(number: int, names: Sequence[str]) -> None:
         raise PartialError(
             f"{counted(len(names), 'device')} could not go back: {shown}",
             f"`edgekit status {number}` says why",
-            f"`edgekit state {names[0]}` shows what runs there; `edgekit rollback DEVICE` tries it "
-            "again",
+            f"`edgekit state {names[0]}` shows what runs there; `edgekit push DEVICE --bundle "
+            "NAME:VERSION` brings what shall run",
         )

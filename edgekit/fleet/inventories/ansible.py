@@ -82,6 +82,14 @@ def parse_yaml_hosts(tree: object, file: str) -> Hosts:
         UsageError: the content has another shape; says where.
     """
     found = Hosts()
+    if not tree:
+        raise UsageError(f"{file} is empty", "Ansible takes no such file", "write a group into it")
+    if isinstance(tree, dict) and isinstance(tree.get("plugin"), str):
+        raise UsageError(
+            f"{file} configures the inventory plugin {tree['plugin']}",
+            "only Ansible can run it",
+            "give edgekit what `ansible-inventory --list --yaml --export` prints",
+        )
     for name, group in _mapping(tree, file, "the file").items():
         _read_group(found, _name(name, "group", file), group, file, ())
     return found
@@ -127,7 +135,7 @@ def parse_printed_hosts(tree: object, file: str) -> tuple[Hosts, bool]:
         UsageError: the JSON has another shape; says where.
     """
     found = Hosts()
-    table = _mapping(tree, file, "its output")
+    table = _mapping([] if tree is None else tree, file, "its output")
     meta = table.pop("_meta", None)
     for name, content in table.items():
         group = found.group(name)
@@ -368,7 +376,8 @@ def _known(value: Any, host: str, name: str, file: str) -> Any:
         raise UsageError(
             f"{file}: {name} of {host} is a template",
             f"only Ansible can compute {value!r}",
-            "write the value, or give edgekit what `ansible-inventory --list --export` prints",
+            "write the value, or give edgekit what `ansible-inventory --list --yaml --export` "
+            "prints",
         )
     if isinstance(value, Mapping | list):
         for each in (*value, *value.values()) if isinstance(value, Mapping) else value:

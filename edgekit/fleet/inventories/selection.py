@@ -9,7 +9,8 @@
 | `!WORD` | without the devices of WORD, wherever it stands |
 
 Words are joined: a device is chosen if one word means it and no `!` does. Words with `!` alone
-choose from all devices. Several words can stand in one, with commas between.
+choose from all devices. Several words can stand in one, with commas between: `a,!b`, where a word
+behind a `!` has one, too.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Protocol
 
 from edgekit.errors import UsageError
@@ -59,12 +61,12 @@ def select(
         file: that has them, for messages.
 
     Raises:
-        UsageError: a word names nothing, or what is left is nothing.
+        UsageError: a word names nothing or can mean two things, or what is left is nothing.
     """
     chosen: dict[str, None] = {}
     without: set[str] = set()
     only_without = True
-    for word in (part for each in words for part in each.split(",")):
+    for word in (part for each in words for part in _parts(each, devices)):
         found = _named(word.removeprefix("!"), word, devices, groups, file)
         if word.startswith("!"):
             without.update(found)
@@ -79,6 +81,29 @@ def select(
             "take a word with `!` away",
         )
     return left
+
+
+def _parts(word: str, devices: Mapping[str, Selectable]) -> list[str]:
+    """The words that commas join; raises UsageError for two that can be meant in two ways."""
+    parts = word.split(",")
+    for before, part in pairwise(parts):
+        key = before.removeprefix("!").partition("=")[0]
+        known = {tag for device in devices.values() for tag in device.tags}
+        if key == "site":
+            known = {device.site for device in devices.values()}
+        if before.startswith("!") and not part.startswith("!"):
+            raise UsageError(
+                f"{word!r} can mean two things",
+                f"is {part} left out, too, or is it chosen?",
+                f"write '{before},!{part}', or {part} as a word of its own",
+            )
+        if key in ("tag", "site") and part.removeprefix("!") in known:
+            raise UsageError(
+                f"{word!r} can mean two things",
+                f"{part.removeprefix('!')} is a {key}, and this names a device or a group",
+                f"write {key}={part.removeprefix('!')}, or {part} as a word of its own",
+            )
+    return parts
 
 
 def _named(

@@ -25,7 +25,8 @@ def read_yaml(path: Path) -> Any:
     try:
         return yaml.load(text, _Loader)  # noqa: S506  it is a SafeLoader
     except yaml.YAMLError as error:
-        raise UsageError(f"{path} cannot be read", " ".join(str(error).split())) from error
+        told = " ".join(str(error).replace('in "<byte string>", ', "in ").split())
+        raise UsageError(f"{path} cannot be read", told) from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8", str(error)) from error
     except (ValueError, RecursionError) as error:  # such as the 45th day of a month

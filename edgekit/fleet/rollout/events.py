@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from edgekit.core.digest import Digest
+from edgekit.core.digest import Digest, decode_hook, encode_hook
 from edgekit.core.quality import QualityReport
 
 
@@ -145,6 +145,18 @@ AnyEvent = (
     | ClockTicked
     | ClockSet
 )
+
+
+def as_written(event: RolloutEvent) -> RolloutEvent:
+    """The event as the journal will read it.
+
+    Raises:
+        ValueError: or another one of `UNREADABLE`: a device's word in it is of another type, and no
+            one could read the journal any more.
+    """
+    data = msgspec.json.encode(event, enc_hook=encode_hook)
+    found: RolloutEvent = msgspec.json.decode(data, type=AnyEvent, dec_hook=decode_hook)
+    return found
 
 
 # --- effects ----------------------------------------------------------------------------------

@@ -70,6 +70,7 @@ from edgekit.fleet.rollout.waves import RolloutPlan
 from edgekit.fleet.rollout.windows.openings import Openings
 
 MOST_LATE_SECONDS = 3600.0
+MOST_SOAK_SECONDS = 86_400.0  # a device that says more is asked all the same
 ABORTABLE = (RolloutPhase.PLANNED, RolloutPhase.RUNNING, RolloutPhase.PAUSED)
 
 
@@ -203,7 +204,7 @@ class Rollout:
                     device.before = before
             case DeviceAnswers(_, seconds):
                 if self._roster.move(name, Move.ANSWERS, now):
-                    device.due = now + seconds
+                    device.due = now + min(max(seconds, 0.0), MOST_SOAK_SECONDS)
                     return [AskVerdict(name, device.due)]
             case DeviceGood(_, before):
                 late = device.tries > 0 and not self.plan.terms.stage_only

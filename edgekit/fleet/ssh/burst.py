@@ -3,7 +3,8 @@
 paramiko writes each packet of 32 KiB by itself. With twenty channels in one process, its threads
 take turns at Python's lock several times for each packet, which costs more than the encryption.
 Here one turn encrypts a burst of packets into one buffer and writes that (`docs/adr/0030`). Only
-AES-GCM has this way. The packets are those of RFC 4253, section 6, and RFC 5647.
+AES-GCM has this way. The packets are those of RFC 4253, section 6, and RFC 5647. Each burst is
+answered by a small packet, which allows more bytes: many of those are read at once.
 """
 
 from __future__ import annotations

@@ -276,7 +276,10 @@ def _advice(number: int, rollout: Rollout, holder: str) -> list[str]:
             f"`edgekit resume {number} --retry-failed` tries {counted(failed, 'failed device')} "
             "again, too"
         )
-    said += [f"`edgekit rollback {name}` takes it back once more" for name in stuck(rollout)[:3]]
+    said += [
+        f"`edgekit state {name}` shows what runs there: it could not go back"
+        for name in stuck(rollout)[:3]
+    ]
     stands = (RolloutPhase.PAUSED, RolloutPhase.DONE, RolloutPhase.ABORTED)
     if rollout.phase in stands and (back := switched(rollout)):
         said.append(f"`edgekit rollback --rollout {number}` takes {counted(back, 'device')} back")
