@@ -38,11 +38,15 @@ def edgekit_build(*arguments: str | Path, **extra: str) -> subprocess.CompletedP
     )  # fmt: skip
 
 
-def run_script(python: str | Path, script: str, *arguments: str | Path) -> None:
-    """Run a script below `tests` as the product runs those of the toolchain."""
+def run_script(python: str | Path, script: str, *arguments: str | Path, **more: str) -> None:
+    """Run a script below `tests` as the product runs those of the toolchain.
+
+    Args:
+        more: variables of its environment; with any, it has an interpreter of its own.
+    """
     subprocess.run(
         [python, "-E", "-s", TESTS / script, *arguments],
-        check=True, capture_output=True, timeout=500, env=clean_environment(OFFLINE),
+        check=True, capture_output=True, timeout=500, env=clean_environment(OFFLINE) | more,
     )  # fmt: skip
 
 

@@ -31,9 +31,9 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     np.savez(work / "pages.npz", **pages)
     run_script(
         HostToolchain().ready(silent).python,
-        *("harness/inside/smolvlm_oracle.py", Path(PIL.__file__).parents[1]),
-        *(work / "pages.npz", work / "views.npz"),
+        *("harness/inside/smolvlm_oracle.py", work / "pages.npz", work / "views.npz"),
         *(str(SMOL.side), str(SMOL.view_rows), *map(str, CROPS)),
+        PILLOW=str(Path(PIL.__file__).parents[1]),
     )
     with np.load(work / "views.npz") as found:
         return dict(found)

@@ -1,24 +1,25 @@
 """What transformers' own image processor and prompt of SmolVLM make of pictures.
 
-python smolvlm_oracle.py PILLOW PICTURES OUT SIDE ROWS CROPS…
+PILLOW=FOLDER python smolvlm_oracle.py PICTURES OUT SIDE ROWS CROPS…
 
-Runs with the toolchain's interpreter, and takes Pillow from the folder PILLOW. PICTURES is an
-npz of uint8 arrays (height, width, 3). OUT gets for each name and each number of crops, as `NAME
-CROPS`, the views as float32 (views, 3, SIDE, SIDE), and as `NAME CROPS text` what stands for the
-picture in a prompt.
+Runs with the toolchain's interpreter, and takes Pillow from FOLDER: transformers looks for it once,
+so no process that has imported transformers before can do this. PICTURES is an npz of uint8 arrays
+(height, width, 3). OUT gets for each name and each number of crops, as `NAME CROPS`, the views as
+float32 (views, 3, SIDE, SIDE), and as `NAME CROPS text` what stands for the picture in a prompt.
 """
 
 # mypy: disable-error-code="import-not-found"
 # (the imports are the toolchain's)
 
 import math
+import os
 import sys
 from typing import Any
 
 
 def main() -> None:
-    pillow, pictures, out, side, rows, *crops = sys.argv[1:]
-    sys.path.append(pillow)  # behind the toolchain's own packages
+    pictures, out, side, rows, *crops = sys.argv[1:]
+    sys.path.append(os.environ["PILLOW"])  # behind the toolchain's own packages
     import numpy as np
     from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
     from transformers.models.smolvlm.processing_smolvlm import get_image_prompt_string
