@@ -253,7 +253,7 @@ def _share(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def _warm_commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Commands that tests wait for find edgekit imported."""
     with (
-        warm.edgekit(tmp_path_factory.mktemp("commands")) as it,
+        warm.edgekit(tmp_path_factory.mktemp("c")) as it,
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setattr(commands.INTERPRETER, "path", str(it))

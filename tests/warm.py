@@ -14,7 +14,6 @@ import select
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -123,33 +122,33 @@ class Server(threading.Thread):
 
 @contextmanager
 def serving(
-    place: Path, python: Path, imports: Sequence[str], environment: dict[str, str], **settings: Any
-) -> Iterator[Path]:
+    place: Path, address: Path, python: Path, imports: Sequence[str],
+    environment: dict[str, str], **settings: Any,
+) -> Iterator[Path]:  # fmt: skip
     """A stand-in for an interpreter, and what it passes on to.
 
     Args:
         place: the stand-in becomes `bin/python` there.
+        address: of the server's socket; at most 107 characters.
         python: the interpreter.
         imports: what the server imports first.
         environment: the server's.
         settings: what `harness/warm_python.py` compares before it passes something on.
     """
-    with tempfile.TemporaryDirectory(prefix="warm-") as folder:  # a socket's name is short
-        address = f"{folder}/server"
-        told = {"python": str(python), "address": address, "environment": environment}
-        (place / "warm.json").write_text(json.dumps(told | settings))
-        stand_in = place / "bin" / "python"
-        stand_in.parent.mkdir()
-        script = (TESTS / "harness/warm_python.py").read_text()
-        stand_in.write_text(f"#!{python.resolve()} -IS\n{script}")
-        stand_in.chmod(0o755)
-        argv = [python, *settings["options"], TESTS / "harness/warm_server.py"]
-        server = Server(argv, imports, environment, address)
-        server.start()
-        try:
-            yield stand_in
-        finally:
-            server.end()
+    told = {"python": str(python), "address": str(address), "environment": environment}
+    (place / "warm.json").write_text(json.dumps(told | settings))
+    stand_in = place / "bin" / "python"
+    stand_in.parent.mkdir()
+    script = (TESTS / "harness/warm_python.py").read_text()
+    stand_in.write_text(f"#!{python.resolve()} -IS\n{script}")
+    stand_in.chmod(0o755)
+    argv = [python, *settings["options"], TESTS / "harness/warm_server.py"]
+    server = Server(argv, imports, environment, str(address))
+    server.start()
+    try:
+        yield stand_in
+    finally:
+        server.end()
 
 
 @contextmanager
@@ -167,7 +166,8 @@ def toolchain(folder: Path) -> Iterator[Path]:
     environment = clean_environment(OFFLINE)
     settings = {"options": ["-E", "-s"], "module": [], "free": FREE}
     mounts = {"mnt": surroundings()["mnt"]}
-    with serving(place, python, SCRIPTS, environment, surroundings=mounts, **settings):
+    address = folder / "server"
+    with serving(place, address, python, SCRIPTS, environment, surroundings=mounts, **settings):
         yield caches
 
 
@@ -180,6 +180,7 @@ def edgekit(folder: Path) -> Iterator[Path]:
     settings = {"options": [], "module": ["-m", "edgekit"], "free": FREE + OF_A_COMMAND}
     here = surroundings() | {"terminal": False}
     imports = ("edgekit.cli.main", *sorted(verbs), *LAZY)
-    python = Path(sys.executable)
-    with serving(place, python, imports, dict(os.environ), surroundings=here, **settings) as it:
+    python, address = Path(sys.executable), folder / "server"
+    variables = dict(os.environ)
+    with serving(place, address, python, imports, variables, surroundings=here, **settings) as it:
         yield it
