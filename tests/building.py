@@ -9,6 +9,7 @@ from pathlib import Path
 
 from edgekit.builder.tools.process import OFFLINE, clean_environment
 from edgekit.builder.tools.progress import Progress
+from tests.commands import edgekit
 
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = ROOT / "tests"
@@ -29,14 +30,12 @@ def environment(**extra: str) -> dict[str, str]:
 
 
 def edgekit_build(*arguments: str | Path, **extra: str) -> subprocess.CompletedProcess[str]:
+    variables = environment(**extra)
+    del variables["PYTHONPATH"]
     return subprocess.run(
-        command(*arguments),
-        capture_output=True,
-        text=True,
-        timeout=590,
-        env=environment(**extra),
+        edgekit("build", *arguments), capture_output=True, text=True, timeout=590, env=variables,
         check=False,
-    )
+    )  # fmt: skip
 
 
 def run_script(python: str | Path, script: str, *arguments: str | Path) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 from filelock import FileLock
@@ -21,10 +21,14 @@ from edgekit.broker.embedded import embedded_broker
 from edgekit.builder.source.samples import smollm2_gguf
 from edgekit.core.config import BrokerConfig
 from edgekit.data import cache_root
-from tests import longest, shared, tools
+from tests import commands, longest, shared, tools, warm
 from tests.building import AS_INSTALLED, edgekit_build
 from tests.harness.systemd_device import SystemdDevice, systemd_device
+from tests.spent import Spent
 from tests.vision_folder import vision_folder
+
+if TYPE_CHECKING:
+    from tests.harness.gateway import Gateway
 
 # how long an example takes says nothing on a machine that others use too
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -55,6 +59,12 @@ def smollm2(_share: None) -> Path:
 def phi3v(_share: None) -> Path:
     """A tiny Phi-3.5-vision: its checkpoint in `source`, and the built folder in `model`."""
     return shared.once(shared.RUN.folder / "phi3v", vision_folder)
+
+
+@pytest.fixture(scope="session")
+def smolvlm(_share: None) -> Path:
+    """A tiny SmolVLM: its checkpoint in `source`, and the built folder in `model`."""
+    return shared.once(shared.RUN.folder / "smolvlm", partial(vision_folder, family="smolvlm"))
 
 
 def made_in_this_run() -> Path:
@@ -114,6 +124,26 @@ def broker(
     return started[request.param]
 
 
+@pytest.fixture(scope="module")
+def file_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tools.MosquittoBroker]:
+    """A Mosquitto for all tests of one file."""
+    with tools.mosquitto(tmp_path_factory.mktemp("mosquitto")) as real:
+        yield real
+
+
+@pytest.fixture(scope="module")
+def served(
+    file_broker: tools.MosquittoBroker, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Gateway]:
+    """A gateway at it, likewise, which must outlive them and log no traceback."""
+    from tests.harness.gateway import gateway
+
+    with gateway(tmp_path_factory.mktemp("gateway"), file_broker.port) as made:
+        yield made
+        assert made.process.poll() is None
+        assert "Traceback" not in (made.file.parent / "gateway.log").read_text()
+
+
 PACK = ("--soak", "0")
 """A push of these bundles is over once the release answers; tests of the soak pack their own."""
 
@@ -129,7 +159,7 @@ class Project:
     def run(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         """Run `edgekit`; the test looks at how it ended."""
         return subprocess.run(
-            [sys.executable, "-m", "edgekit", *arguments],
+            commands.edgekit(*arguments),
             cwd=self.folder,
             env=self.env,
             input=stdin,
@@ -219,6 +249,17 @@ def _share(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     assert not shared.changed(shared.RUN.folder)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _warm_commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Commands that tests wait for find edgekit imported."""
+    with (
+        warm.edgekit(tmp_path_factory.mktemp("commands")) as it,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(commands.INTERPRETER, "path", str(it))
+        yield
+
+
 @pytest.fixture(scope="session")
 def started_devices(
     brokers: tuple[ExitStack, dict[str, Broker]],
@@ -255,17 +296,32 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 _RINGS: Counter[tuple[str, str]] = Counter()
+_SPENT = Spent()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add to a report what its part of the test took of the CPU; it may go to another process."""
+    report = yield
+    report.cpu_seconds = _SPENT.look()  # type: ignore[attr-defined]  # kept with the report's own
+    return report
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Count outcomes by ring, the folder below tests/."""
+    """Count outcomes by ring, the folder below tests/, and seconds by file."""
+    _SPENT.add(
+        report.nodeid.partition("::")[0], report.duration, vars(report).get("cpu_seconds", 0.0)
+    )
     if report.when == "call" or report.outcome != "passed":
         ring = report.nodeid.split("/")[1] if report.nodeid.count("/") > 1 else "tests"
         _RINGS[ring, report.outcome] += 1
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Print the number of tests of each ring."""
+    """Print the number of tests of each ring, and which files took longest."""
     terminalreporter.section("rings")
     for (ring, outcome), count in sorted(_RINGS.items()):
         terminalreporter.write_line(f"{ring:<10} {count:>4} {outcome}")
+    terminalreporter.section("longest files")
+    for line in _SPENT.lines():
+        terminalreporter.write_line(line)

@@ -48,6 +48,39 @@ class Views:
         return sum(rows(h // SIDE, w // SIDE) for h, w in self.sizes.tolist())
 
 
+@dataclass(frozen=True)
+class LoneViews:
+    """What the vision graph of SmolVLM takes: views that know nothing of each other.
+
+    Attributes:
+        pixels: [views, 3, side, side].
+    """
+
+    pixels: Floats
+    rows_of_each: int = 16
+
+    @property
+    def tokens(self) -> int:
+        """Number of rows."""
+        return len(self.pixels) * self.rows_of_each
+
+
+Shown = Views | LoneViews
+
+
+def lone_noise(count: int, seed: int = 0, side: int = 128) -> LoneViews:
+    """Pixels by chance, about as wide as SmolVLM's normalised ones."""
+    random = np.random.default_rng(seed)
+    return LoneViews(0.5 * random.standard_normal((count, 3, side, side), np.float32))
+
+
+def arrays_of(views: Shown, number: int) -> dict[str, npt.NDArray[np.generic]]:
+    """The views as a case of their family's reference."""
+    if isinstance(views, LoneViews):
+        return {f"pixels_{number}": views.pixels}
+    return {f"pixels_{number}": views.pixels, f"sizes_{number}": views.sizes}
+
+
 def rows(height: int, width: int) -> int:
     """Tokens of a picture of so many crops."""
     return (height * width + 1) * CELLS**2 + 1 + (height + 1) * CELLS
@@ -64,15 +97,15 @@ def noise(crops: tuple[tuple[int, int], ...], seed: int = 0) -> Views:
     return Views(pixels, SIDE * np.array(crops, np.int64))
 
 
-def ids_of(views: Views | None) -> list[int]:
+def ids_of(views: Shown | None) -> list[int]:
     """A question after the rows of pictures: words by their numbers."""
     rows = [-1] * views.tokens if views else []
-    return [3, 10, *rows, 10, 40, 41, 42, 2, 10, 4, 10]
+    return [3, 10, *rows, 10, 40, 41, 42, 2, 10, 11, 10]  # none is an image token
 
 
-def checkpoint(python: str | Path, folder: Path, *more: str) -> Path:
-    """A checkpoint of `make_phi3v.py`."""
-    run_script(python, "models/make_phi3v.py", folder, *more)
+def checkpoint(python: str | Path, folder: Path, *more: str, family: str = "phi3v") -> Path:
+    """A checkpoint of `make_phi3v.py` or `make_smolvlm.py`."""
+    run_script(python, f"models/make_{family}.py", folder, *more)
     return folder
 
 
@@ -96,14 +129,24 @@ def session(path: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def features(vision: onnxruntime.InferenceSession, views: Views) -> Floats:
+def features(vision: onnxruntime.InferenceSession, views: Shown) -> Floats:
     """Rows of the vision graph."""
+    if isinstance(views, LoneViews):
+        return features_of_views(vision, views.pixels)
     found: Floats = vision.run(None, {"pixel_values": views.pixels, "image_sizes": views.sizes})[0]
     return found
 
 
-def one_by_one(vision: onnxruntime.InferenceSession, views: Views) -> Floats:
+def features_of_views(vision: onnxruntime.InferenceSession, views: Floats) -> Floats:
+    """Rows of the vision graph of a family whose views are read one by one."""
+    found: Floats = vision.run(None, {"pixel_values": views[None]})[0]
+    return found
+
+
+def one_by_one(vision: onnxruntime.InferenceSession, views: Shown) -> Floats:
     """Each view alone, put together in the model's order."""
+    if isinstance(views, LoneViews):
+        return np.concatenate([features_of_views(vision, view[None]) for view in views.pixels])
     made = []
     for pixels, (height, width) in zip(views.pixels, (views.sizes // 336).tolist(), strict=True):
         alone = [
@@ -127,8 +170,9 @@ def torch_says(
     cases: dict[str, npt.NDArray[np.generic]],
     work: Path,
     text: Path | None = None,
+    family: str = "phi3v",
 ) -> dict[str, npt.NDArray[np.generic]]:
-    """What `phi3v_reference.py` makes of its cases.
+    """What the reference of a family makes of its cases (`models/FAMILY_reference.py`).
 
     Args:
         text: a folder of `dequantised_text.py`, whose text weights are taken.
@@ -136,7 +180,7 @@ def torch_says(
     asked, said = work / "cases.npz", work / "said.npz"
     np.savez(asked, **cases)  # type: ignore[arg-type]  # arrays by name
     more = ("--text", text) if text else ()
-    run_script(python, "models/phi3v_reference.py", source, asked, said, *more)
+    run_script(python, f"models/{family}_reference.py", source, asked, said, *more)
     with np.load(said) as found:
         return dict(found)
 

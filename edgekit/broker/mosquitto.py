@@ -15,6 +15,7 @@ import msgspec
 
 from edgekit.core import topics
 from edgekit.core.config import check_name
+from edgekit.core.discovery import object_id
 from edgekit.core.rules.rule import OUTPUTS, Rule
 from edgekit.errors import UsageError
 
@@ -62,6 +63,7 @@ class BrokerSetup(msgspec.Struct, frozen=True, kw_only=True):
     gateways: tuple[str, ...] = ()  # ask under the name of each of the requesters
     groups: dict[str, tuple[str, ...]] = {}  # of each device that pulls
     rules: dict[str, RuleTopics] = {}  # of each device that has some
+    shown: tuple[str, ...] = ()  # devices that show themselves in Home Assistant
     folder: str  # of the files that this module makes
     data: str
     cert_file: str
@@ -230,7 +232,7 @@ def acl_file(setup: BrokerSetup) -> str:
             *(f"topic read {topic}" for topic in _rules(setup, device).heard),
             f"topic write {topics.PREFIX}/res/#",
             f"topic write {topics.PREFIX}/dev/{device}/#",
-            *(f"topic write {topic}" for topic in _rules(setup, device).said),
+            *(f"topic write {topic}" for topic in _said(setup, device)),
         ]
     for operator in setup.operators:
         lines += [
@@ -265,6 +267,12 @@ def _rules(setup: BrokerSetup, device: str) -> RuleTopics:
     return setup.rules.get(device, RuleTopics())
 
 
+def _said(setup: BrokerSetup, device: str) -> list[str]:
+    """What a device may write outside of its own topics."""
+    shown = [topics.discovery_topic(object_id(device))] if device in setup.shown else []
+    return [*_rules(setup, device).said, *shown]
+
+
 def _answered(setup: BrokerSetup) -> list[str]:
     """The answers of rules that a requester may read: those on topics of edgekit's own."""
     said = (topic for each in setup.rules.values() for topic in each.said)
@@ -293,7 +301,12 @@ def dynamic_security(setup: BrokerSetup, accounts: Sequence[Account]) -> bytes:
     Unlike an ACL file the plugin refuses the subscriptions too, not only their messages.
     """
     roles = [
-        _device_role(name, pools, _desired(setup, name), _rules(setup, name))
+        _device_role(
+            name,
+            [*_heard(name, pools), *_desired(setup, name), *_rules(setup, name).heard],
+            [topics.pool_filter(pool) for pool in pools],
+            _said(setup, name),
+        )
         for name, pools in setup.devices.items()
     ]
     answered = _answered(setup)
@@ -321,17 +334,15 @@ def dynamic_security(setup: BrokerSetup, accounts: Sequence[Account]) -> bytes:
 
 
 def _device_role(
-    name: str, pools: Sequence[str], desired: Sequence[str], rules: RuleTopics
+    name: str, heard: Sequence[str], shared: Sequence[str], said: Sequence[str]
 ) -> dict[str, Any]:
-    heard = [*_heard(name, pools), *desired, *rules.heard]
-    subscribed = [*heard, *(topics.pool_filter(pool) for pool in pools)]
     return _role(
         name,
-        *(("subscribeLiteral", topic) for topic in subscribed),
+        *(("subscribeLiteral", topic) for topic in (*heard, *shared)),
         *(("publishClientReceive", topic) for topic in heard),
         ("publishClientSend", f"{topics.PREFIX}/res/#"),
         ("publishClientSend", f"{topics.PREFIX}/dev/{name}/#"),
-        *(("publishClientSend", topic) for topic in rules.said),
+        *(("publishClientSend", topic) for topic in said),
     )
 
 

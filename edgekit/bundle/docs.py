@@ -12,9 +12,9 @@ from pathlib import Path
 
 import msgspec
 
+from edgekit.bundle.contents import Contents
 from edgekit.bundle.folder import ModelFolder
 from edgekit.bundle.layers import members, put_tar, runtime_packages
-from edgekit.bundle.sbom import SBOM_NAME, Contents, sbom
 from edgekit.bundle.sign import read_unverified, sign_statement, verify_envelope
 from edgekit.bundle.tar import plain_tar
 from edgekit.core.buildinfo import PROVENANCE_NAME, RECORD_NAME, GateOutcome
@@ -135,6 +135,9 @@ def docs_layer(
     Raises:
         VerificationError: the folder's provenance belongs to another build.
     """
+    # its import takes a quarter of a short command's time, and only a pack needs it
+    from edgekit.bundle.sbom import SBOM_NAME, sbom  # noqa: PLC0415  see above
+
     # build.json stays out: it holds the build's duration, which differs every time
     kept = [file for file in folder.about if file != RECORD_NAME]
     # as bytes: a file's mode on this machine must not enter the layer

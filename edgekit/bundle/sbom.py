@@ -9,7 +9,7 @@ https://cyclonedx.org/docs/1.6/json/
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import msgspec
 from cyclonedx.model import HashAlgorithm, HashType
@@ -18,30 +18,9 @@ from cyclonedx.model.component import Component, ComponentScope, ComponentType, 
 from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 
+from edgekit.bundle.contents import Contents
+
 SBOM_NAME = "sbom.cdx.json"
-
-
-class Contents(msgspec.Struct, frozen=True):
-    """The components of a bundle.
-
-    Attributes:
-        name, version: of the bundle.
-        build_id: the model's; may be empty.
-        files: the model's files, name -> sha256 (hex).
-        sources: package URLs of the model's sources.
-        agent: sha256 (hex) of the agent layer.
-        runtime: (name, version) of every wheel of the runtime layers.
-        tools: package URLs of the tools that built the model.
-    """
-
-    name: str
-    version: str
-    build_id: str
-    files: Mapping[str, str]
-    sources: tuple[str, ...]
-    agent: str
-    runtime: tuple[tuple[str, str], ...]
-    tools: tuple[str, ...]
 
 
 def sbom(contents: Contents) -> bytes:

@@ -48,10 +48,17 @@ def application(verb: str = "") -> typer.Typer:
     return app
 
 
+def _verb(words: list[str]) -> str:
+    """The verb of a command line; for the version alone one that imports little will do."""
+    if words == ["--version"]:
+        return "man"
+    return next((word for word in words if word[:1] != "-"), "")
+
+
 def main() -> None:
     """Entry point of the console script."""
     try:
-        application(next((word for word in sys.argv[1:] if word[:1] != "-"), ""))()
+        application(_verb(sys.argv[1:]))()
     except EdgekitError as error:
         render.complain(f"edgekit: {error}")
         sys.exit(error.exit_code)

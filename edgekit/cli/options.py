@@ -15,6 +15,12 @@ DevicesArgument = Annotated[
     list[str] | None,
     typer.Argument(help="Devices, groups, 'pi-*', tag=T, site=S, '!WORD'; default: all."),
 ]
+AccountOption = Annotated[
+    str, typer.Option("--username", help="Account that writes; default: of edgekit.toml.")
+]
+PasswordFileOption = Annotated[
+    Path | None, typer.Option("--password-file", help="File with the password of --username.")
+]
 TakeOverOption = Annotated[
     bool, typer.Option("--take-over", help="Break the lease of another operator, who is told.")
 ]

@@ -11,9 +11,9 @@ from typing import Any
 
 import msgspec
 
-from edgekit.client.discovery import object_id
 from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig
+from edgekit.core.discovery import object_id
 from edgekit.core.reading import UNREADABLE
 from edgekit.core.reasons import FAILURE, PUBACK_NAMES
 from edgekit.errors import EdgekitError, UnreachableError

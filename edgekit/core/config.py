@@ -159,6 +159,7 @@ class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     canary_samples: int = 0  # ended prompts kept in memory as tokens, for the next release; 0: none
     image_crops: int = 0  # of one picture, at most 16; 0: 1 below 8 GB of memory, else 4
     images_per_prompt: int = 0  # of all its messages; 0: 2, and one in a message
+    home_assistant: bool = False  # the agent shows the device there, by MQTT discovery
     rules: dict[str, Rule] = {}  # by name: messages that become prompts without a client
 
     def __post_init__(self) -> None:

@@ -36,6 +36,7 @@ STOPPED_FILE = ETC / "stopped"  # exists after `stop`: the agent stays down, als
 READY_FILE = RUN / "ready.json"
 TRIAL_FILE = RUN / "trial.json"
 BROKER_FILE = RUN / "broker.json"
+SHOWN_FILE = RUN / "home-assistant"  # exists while Home Assistant may be shown the device
 PID_FILE = RUN / "supervisor.pid"
 START_FILE = RUN / "start"  # systemd starts the supervisor when it appears
 SWITCH_LOCK = RUN / "switch.lock"

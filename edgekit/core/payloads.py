@@ -12,6 +12,7 @@ from msgspec import UNSET, UnsetType
 
 from edgekit.core.chat.calls import ToolCallDelta
 from edgekit.core.chat.logprobs import Logprobs
+from edgekit.core.pictures import SEND_SIDE
 
 MAX_ID_CHARACTERS = 128
 
@@ -108,13 +109,15 @@ class UpdatePayload(msgspec.Struct, frozen=True, omit_defaults=True):
 class ImagesTaken(msgspec.Struct, frozen=True):
     """What a device takes of pictures: `crops` of one picture at most, `tokens` of a square one.
 
-    A message may bring `per_message` pictures, all messages of a prompt together `per_prompt`.
+    A message may bring `per_message` pictures, all messages of a prompt together `per_prompt`. The
+    grid of a square picture has no more than `side` pixels on a side.
     """
 
     crops: Count
     tokens: Count
     per_message: Count
     per_prompt: Count
+    side: Count = SEND_SIDE
 
 
 class AcceptedPayload(msgspec.Struct, frozen=True, omit_defaults=True):

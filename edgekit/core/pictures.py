@@ -24,7 +24,6 @@ MAX_CROPS = 16  # of one picture, as the model was trained
 # Four prompts of one requester, and their answers, fit into its share of the journal (2 MiB).
 MAX_PICTURE_BODY_BYTES = 510 * 1024
 MOST_BODY_BYTES = 768 * 1024  # of a body with pictures, whatever a bundle says
-CROP_SIDE = 336
 SEND_SIDE = 672  # pixels of the longer side that a client sends: two crops of 336
 SEND_BYTES = 128 * 1024  # of the encoded picture that a client sends
 
@@ -78,9 +77,13 @@ def allowed(images_per_prompt: int) -> tuple[int, int]:
     return PER_MESSAGE, PER_CONVERSATION
 
 
-def send_side(crops: int) -> int:
-    """The pixels of the longer side that a client sends to a device that looks at so many crops."""
-    return max(SEND_SIDE, CROP_SIDE * isqrt(crops))
+def send_side(crops: int, crop_side: int) -> int:
+    """The pixels of the longer side that a client sends to a device that looks at so many crops.
+
+    Args:
+        crop_side: of one crop, in pixels, as the model reads it.
+    """
+    return max(SEND_SIDE, crop_side * isqrt(crops))
 
 
 def send_bytes(room: int, per_prompt: int) -> int:

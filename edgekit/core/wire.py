@@ -351,7 +351,6 @@ class CardImages(payloads.ImagesTaken, frozen=True, kw_only=True):
     formats: tuple[str, ...] = pictures.FORMATS
     max_pixels: payloads.Count = pictures.MAX_PIXELS
     max_body_bytes: payloads.Count
-    side: payloads.Count = pictures.SEND_SIDE
     bytes: payloads.Count = pictures.SEND_BYTES
 
 

@@ -17,9 +17,9 @@ from edgekit.core.tomlfile import NEXT, convert, read_table
 from edgekit.errors import UsageError
 from edgekit.fleet.inventories import ansible
 from edgekit.fleet.inventories.groups import Group, Values, devices_of, groups_with, values_of
-from edgekit.fleet.inventories.read import read_hosts
+from edgekit.fleet.inventories.read import add_files, read_hosts
 from edgekit.fleet.inventories.rules import check_rules
-from edgekit.fleet.inventories.selection import select
+from edgekit.fleet.inventories.selection import check_word, select
 from edgekit.fleet.rollout.settings import RolloutSettings, check_window
 from edgekit.fleet.ssh.destination import parse_destination
 from edgekit.fleet.transfer.settings import TransferSettings, check_rate
@@ -48,6 +48,8 @@ _SomeOfBroker = msgspec.defstruct(
 
 
 PULLS = "pull:"
+SSH_PORT = 22
+DEFAULT_ROOT = "~/.local/share/edgekit"
 
 
 class Device(DeviceSettings, frozen=True, forbid_unknown_fields=True):
@@ -82,6 +84,10 @@ class Device(DeviceSettings, frozen=True, forbid_unknown_fields=True):
         for name in ("address", "root", "python"):
             if any(ord(letter) < 32 or ord(letter) == 127 for letter in getattr(self, name)):
                 raise ValueError(f"{name} has a control character")
+        for tag in self.tags:
+            check_word("tag", tag)
+        if self.site:
+            check_word("site", self.site)
         check_window(self.window)
         check_rate("transfer_mbit_per_second", self.transfer_mbit_per_second)
 
@@ -170,9 +176,32 @@ class Fleet(msgspec.Struct, frozen=True):
         """List the devices that words mean (`inventories.selection`); no words mean all.
 
         Raises:
-            UsageError: a word names nothing.
+            UsageError: a word names nothing, or two of the devices are one.
         """
-        return select(words, self.devices, self.groups, "fleet.toml")
+        chosen = select(words, self.devices, self.groups, "fleet.toml")
+        places: dict[tuple[str, ...], str] = {}
+        for name in chosen:
+            if self.devices[name].pulls:
+                continue
+            other = places.setdefault(self._place_of(name), name)
+            if other != name:
+                raise UsageError(
+                    f"{other} and {name} are one device: both have the address "
+                    f"{self.devices[name].address} and the same root",
+                    "it would be counted twice, and take one's name and then the other's",
+                    f"correct one of the addresses; or choose one of them, such as with '!{name}'",
+                )
+        return chosen
+
+    def _place_of(self, name: str) -> tuple[str, ...]:
+        """What two devices cannot share: the account, and ROOT there."""
+        device = self.devices[name]
+        if device.address.startswith("local:"):
+            return ("local", os.path.normpath(device.root or local_folder(self, device)))
+        at = parse_destination(device.address.removeprefix("ssh:"))
+        user = "" if device.root.startswith("/") else at.user
+        port = "" if at.port in (0, SSH_PORT) else str(at.port)
+        return ("ssh", at.host.lower(), port, user, os.path.normpath(device.root or DEFAULT_ROOT))
 
 
 def load(path: Path) -> Fleet:
@@ -194,11 +223,10 @@ def load(path: Path) -> Fleet:
     rules = {name: _rule(name, content, path, text) for name, content in file.rules.items()}
     groups = {name: _group(name, content, path, text) for name, content in file.groups.items()}
     tables: dict[str, tuple[Values, str]] = {}
-    for inventory in file.inventories:
-        _add_inventory(path.parent / inventory, tables, groups)
+    _add_inventories([path.parent / name for name in file.inventories], tables, groups)
     for name, values in file.devices.items():
         _check_name("device", name, path)
-        if name in tables and not isinstance(values.get("address"), str):
+        if name in tables and isinstance(values, dict):
             # a device of an inventory gets values of its own here
             tables[name] = (tables[name][0] | values, str(path))
         else:
@@ -259,29 +287,38 @@ def _group(name: str, content: Any, path: Path, text: str) -> Group:
     return Group(members, values)
 
 
-def _add_inventory(
-    path: Path, tables: dict[str, tuple[Values, str]], groups: dict[str, Group]
+def _add_inventories(
+    paths: list[Path], tables: dict[str, tuple[Values, str]], groups: dict[str, Group]
 ) -> None:
-    """Add the hosts and groups of one of Ansible's inventories.
+    """Add the hosts and groups of Ansible's inventories, which are one as Ansible reads them.
 
     A group of that name in fleet.toml gets its hosts, too. The groups `all` and `ungrouped` are
     not taken: without words every device is chosen.
     """
-    found = read_hosts(path)
-    members = ansible.members(found, str(path))
-    told = ansible.variables(found, members)
-    for host in found.hosts:
-        _check_name("device", host, path)
-        if host in tables:
-            raise UsageError(
-                f"{path}: {host} is in {tables[host][1]}, too", next_step="take one of them out"
-            )
-        tables[host] = (ansible.device_table(host, told[host], str(path)), str(path))
+    found = ansible.Hosts()
+    of: dict[str, str] = {}  # the inventory of each host
+    for path in paths:
+        one = read_hosts(path)
+        for host in one.hosts:
+            _check_name("device", host, path)
+            if host in of:
+                raise UsageError(
+                    f"{path}: {host} is in {of[host]}, too", next_step="take one of them out"
+                )
+            of[host] = str(path)
+        for name in one.groups:
+            _check_name("group", name, path)
+        found.join(one)
+    for path in paths:
+        add_files(found, path)
+    file = ", ".join(map(str, paths))
+    members = ansible.members(found, file)
+    for host, told in ansible.variables(found, members, file).items():
+        tables[host] = (ansible.device_table(host, told, of[host]), of[host])
     for name, hosts in members.items():
         if name not in (ansible.ALL, ansible.UNGROUPED):
-            _check_name("group", name, path)
             known = groups.get(name, Group([]))
-            groups[name] = Group([*known.members, *hosts], known.values)
+            groups[name] = Group(known.members, known.values, hosts)
 
 
 def _check_destination(text: str, where: str) -> None:

@@ -212,12 +212,17 @@ def quality_of(driver: DeviceDriver, release: Digest) -> QualityReport | None:
 def go_back_on(driver: DeviceDriver, release: Digest, before: Digest | None) -> None:
     """Take a device from `release` back to what it ran before; nothing if it runs another one.
 
+    Where the release is unproven the old one runs, and the device would try it again by itself: it
+    is told to keep the old one.
+
     Raises:
         EdgekitError: it would go back to another release, or it cannot.
     """
-    if driver.facts.current != release:
-        return
     told = driver.call("state")
+    if driver.facts.current != release:
+        if _is_unproven(told, release):
+            _keep(driver, driver.facts.current, release)
+        return
     previous = told["previous"]
     if before is None or previous != before:
         now = f"it would go back to {Digest(previous).short}" if previous else "it has no other"
@@ -227,3 +232,26 @@ def go_back_on(driver: DeviceDriver, release: Digest, before: Digest | None) -> 
             f"push another release to it, or `edgekit rollback {driver.name}`",
         )
     driver.call("rollback", seconds=2 * ACTIVATE_SECONDS)
+
+
+def _is_unproven(told: dict[str, Any], release: Digest) -> bool:
+    return (told.get("unproven") or {}).get("digest") == release
+
+
+def _keep(driver: DeviceDriver, current: Digest | None, release: Digest) -> None:
+    """Have a device keep what it runs: it gives up the unproven release.
+
+    Raises:
+        EdgekitError: its agent is of before this, and goes on trying.
+    """
+    if current is not None:
+        config = driver.facts.config.encode()
+        driver.call(
+            "activate", current, "--config", "-", stdin=config, seconds=2 * ACTIVATE_SECONDS
+        )
+    if _is_unproven(driver.call("state"), release):
+        raise EdgekitError(
+            f"{driver.name} runs what it ran before, and goes on trying {release.short}",
+            "its agent is older than this question",
+            f"push another release to it: `edgekit push {driver.name} --bundle NAME:VERSION`",
+        )

@@ -11,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager
 from typing import Any, Protocol
 
 from starlette.types import Message, Receive, Scope, Send
 
 from edgekit.core import wire
+from edgekit.core.reading import UNREADABLE
 from edgekit.gateway.body import ApiRequest
 from edgekit.gateway.exchange import DeviceReply
 from edgekit.gateway.hub import Hub
@@ -130,8 +131,9 @@ class HttpAnswer:
                 return
 
     async def _send_whole(self, final: DeviceReply, send: Send) -> None:
-        self._note(final)
-        data = self._shape.whole(final.body)
+        with _readable(final.device):
+            self._note(final)
+            data = self._shape.whole(final.body)
         await self._head(send, wire.JSON, final.device, length=len(data))
         await send({"type": "http.response.body", "body": data})
 
@@ -148,11 +150,8 @@ class HttpAnswer:
                         answering = True
                         device = self._hub.known.get(reply.device)
                         data = self._shape.begin(device.model if device else self._asked.model)
-                    if reply.kind == "final":
-                        self._note(reply)
-                        data += self._shape.final(reply.body)
-                    else:
-                        data += self._shape.delta(reply.body)
+                    with _readable(reply.device):
+                        data += self._shaped(reply)
                 if data:
                     if not self._started:
                         await self._head(
@@ -164,6 +163,12 @@ class HttpAnswer:
                 raise
             await send(_part(self._shape.failed(refused)))
         await send({"type": "http.response.body", "body": b""})
+
+    def _shaped(self, reply: DeviceReply) -> bytes:
+        if reply.kind == "delta":
+            return self._shape.delta(reply.body)
+        self._note(reply)
+        return self._shape.final(reply.body)
 
     def _note(self, final: DeviceReply) -> None:
         """The device now keeps this conversation, if it answered it to the end."""
@@ -182,6 +187,16 @@ class HttpAnswer:
         self._hub.requests[200] += 1
         raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
         await send({"type": "http.response.start", "status": 200, "headers": raw})
+
+
+@contextmanager
+def _readable(device: str) -> Iterator[None]:
+    """A reply of another shape than the protocol's is its device's failure; raises HttpError."""
+    try:
+        yield
+    except (*UNREADABLE, AttributeError, LookupError, TypeError) as error:
+        text = f"a reply of {device} cannot be read: {error!r}"
+        raise HttpError(502, "internal", text) from error
 
 
 def _part(data: bytes) -> Message:

@@ -97,6 +97,10 @@ class _Routes:
         kind = wire.media_type(headers.get("content-type", ""))
         if kind not in ("", wire.JSON, *((FORM,) if _is_ollama(request) else ())):
             raise of_code("unsupported_media_type", f"send {wire.JSON}")
+        coded = headers.get("content-encoding", "")
+        if coded.lower() not in ("", "identity"):
+            text = f"a body in the Content-Encoding {coded} is not served: send it as it is"
+            raise of_code("unsupported_media_type", text)
         given = headers.get("idempotency-key", "")
         idempotency = body.read_id(given) if given else ""
         asked_for = headers.get("edgekit-deadline", "")
@@ -184,7 +188,14 @@ class _Routes:
     def requester(self, request: Request) -> str:
         """Who presents a key; raises HttpError."""
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        requester = self._hub.keys.requester_of(key.strip()) if scheme.lower() == "bearer" else ""
+        try:
+            requester = (
+                self._hub.keys.requester_of(key.strip()) if scheme.lower() == "bearer" else ""
+            )
+        except EdgekitError as error:  # it is being edited; who asks need not know where it is
+            log.error("%s", error)
+            text = "the gateway cannot read its API keys now; its log says why"
+            raise HttpError(503, "internal", text, retry=True) from error
         if not requester:
             raise no_key()
         return requester

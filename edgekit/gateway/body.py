@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from edgekit.core import wire
+from edgekit.core.chat.capabilities import GRAMMARS, IMAGES
 from edgekit.core.reading import UNREADABLE
 from edgekit.core.repeated import check_keys
 from edgekit.gateway.refusals import HttpError, of_code
@@ -44,6 +45,18 @@ class ApiRequest(msgspec.Struct, frozen=True):
     stream: bool
     usage: bool
     text: bool
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The capabilities without which no device can answer it."""
+        found = {name for name in GRAMMARS if _is_said(self.fields, name)}
+        if _is_said(self.fields, "response_format"):
+            kind = value(self.fields, "response_format")
+            if isinstance(kind, dict) and kind.get("type") in ("json_object", "json_schema"):
+                found.add("json_schema")
+        if any(_has_picture(message) for message in self.messages):
+            found.add(IMAGES)
+        return frozenset(found)
 
     def payload(self, model: str) -> bytes:
         """The body for a device that serves this model."""
@@ -92,6 +105,16 @@ def read(body: bytes, *, text: bool = False) -> ApiRequest:
     )
 
 
+def _is_said(fields: dict[str, msgspec.Raw], name: str) -> bool:
+    return name in fields and bytes(fields[name]) != b"null"
+
+
+def _has_picture(message: Any) -> bool:
+    content = message.get("content") if isinstance(message, dict) else None
+    parts = content if isinstance(content, list) else []
+    return any(isinstance(part, dict) and part.get("type") == "image_url" for part in parts)
+
+
 def decode(body: bytes, kind: type[Read]) -> tuple[dict[str, msgspec.Raw], Read]:
     """A body's fields, each as it came, and those that the gateway reads as a struct.
 
@@ -109,9 +132,21 @@ def decode(body: bytes, kind: type[Read]) -> tuple[dict[str, msgspec.Raw], Read]
     return fields, told
 
 
+def value(fields: dict[str, msgspec.Raw], name: str, param: str = "") -> Any:
+    """The value of a field; `param` names it in errors. Raises HttpError.
+
+    A number that no float can be, such as 1e400, is one by the grammar of JSON alone.
+    """
+    try:
+        return msgspec.json.decode(fields[name])
+    except UNREADABLE as error:
+        shown = param or name
+        raise of_code("invalid_request", f"{shown} cannot be read: {error}", shown) from error
+
+
 def _prompt(fields: dict[str, msgspec.Raw], prompt: Any) -> str:
     for name, harmless in _TEXT_ONLY.items():
-        if name in fields and msgspec.json.decode(fields[name]) not in harmless:
+        if name in fields and value(fields, name) not in harmless:
             raise of_code(
                 "unsupported_parameter",
                 f"{name} is not served: devices serve chats, and a prompt becomes a user's message",

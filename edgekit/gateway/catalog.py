@@ -6,13 +6,15 @@ A prompt names a model (`smollm2`), a pool (`pool:kitchen`) or a device (`device
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Annotated, Any
 
 import msgspec
 
 from edgekit.core import topics
+from edgekit.core.chat.capabilities import IMAGES
+from edgekit.core.config import NAME
 from edgekit.core.reading import UNREADABLE
 
 POOL, DEVICE = "pool:", "device:"
@@ -20,6 +22,7 @@ TAKES = ("ready", "busy")
 PERHAPS = ("degraded",)  # takes a prompt only if it can start at once
 MOST_DEVICES = 10_000
 NAMED = 5  # devices that an error names
+MOST_CAPABILITIES = 64  # of a card
 
 # Bounds of what is believed: a stranger's number must neither overflow nor make a screen of digits.
 _Size = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
@@ -31,7 +34,7 @@ class Served(msgspec.Struct, frozen=True):
     """A device as its retained messages say; `state` is empty until it has said one.
 
     The fields are those of `wire.Card` and `wire.Status`. `release` is the status's, and
-    `takes_pictures` says whether the card has `images`.
+    `capabilities` has `IMAGES` too where the card has `images`.
     """
 
     name: str
@@ -44,7 +47,7 @@ class Served(msgspec.Struct, frozen=True):
     active: int = 0
     tok_s: float = 0.0
     context_length: int = 0
-    takes_pictures: bool = False
+    capabilities: tuple[str, ...] = ()
     release: str = ""
     temp_c: int | None = None
     mem_free_mb: int | None = None
@@ -64,16 +67,18 @@ class _Card(msgspec.Struct, frozen=True):
     pools: tuple[str, ...] = ()
     slots: _Size = 1
     context_length: _Size = 0
+    capabilities: tuple[str, ...] = ()
     images: Any = None
 
     def told(self) -> dict[str, Any]:
+        pictures = (IMAGES,) if self.images is not None else ()
         return {
             "model": self.model,
             "version": self.version,
             "pools": self.pools,
             "slots": self.slots,
             "context_length": self.context_length,
-            "takes_pictures": self.images is not None,
+            "capabilities": (*self.capabilities[:MOST_CAPABILITIES], *pictures),
         }
 
 
@@ -96,11 +101,12 @@ class _Status(msgspec.Struct, frozen=True):
 def heard(known: dict[str, Served], topic: str, payload: bytes) -> None:
     """Note a card or a status; an empty one is that of a device that was forgotten.
 
-    What cannot be read is none of an agent, and changes nothing.
+    What cannot be read, or has a name that no device can have, is none of an agent: it changes
+    nothing.
     """
     device = topics.device_of(topic)
     is_card = topic == topics.card_topic(device)
-    if not device or not (is_card or topic == topics.status_topic(device)):
+    if not NAME.match(device) or not (is_card or topic == topics.status_topic(device)):
         return
     before = known.get(device, Served(device))
     if device not in known and len(known) >= MOST_DEVICES:
@@ -127,6 +133,18 @@ def named(known: Mapping[str, Served], model: str) -> list[Served]:
         pool = model.removeprefix(POOL)
         return [each for each in known.values() if pool in each.pools]
     return [each for each in known.values() if model and each.model == model]
+
+
+def able(devices: list[Served], needs: Collection[str]) -> list[Served]:
+    """The devices that say that they serve what a prompt needs; all of them where none does.
+
+    A device says best itself why it serves something not, and a card may be older than its words.
+
+    Args:
+        devices: that the prompt names.
+        needs: capabilities.
+    """
+    return [each for each in devices if set(needs) <= set(each.capabilities)] or devices
 
 
 def models(known: Mapping[str, Served]) -> list[str]:

@@ -126,12 +126,15 @@ class Hub:
 
     async def line(self, requester: str) -> Line:
         """The requester's connection, made for its first prompt; raises HttpError."""
+        if (before := self._lines.get(requester)) is not None and before.taken_over:
+            del self._lines[requester]
+            await before.close()
         if requester not in self._lines:
             # Shielded: its client may go away, and others wait for the same connection
             await asyncio.shield(self._connecting.get(requester) or self._connect_soon(requester))
         line = self._lines[requester]
         if not line.connected:
-            raise unreachable("the broker does not answer; the gateway connects again by itself")
+            raise unreachable(f"{line.why}; the gateway connects again by itself")
         return line
 
     def _connect_soon(self, requester: str) -> asyncio.Task[None]:
@@ -165,6 +168,7 @@ class Hub:
                 "model",
             )
         keeps = self.affinity.device(requester, asked.messages)
+        found = catalog.able(found, asked.needs)
         ordered = catalog.order(found, self.mine, keeps=keeps, prompt_id=idempotency)
         if not ordered:
             raise unreachable(

@@ -108,6 +108,10 @@ def load(path: Path) -> tuple[ApiKey, ...]:
         mode, data = path.stat().st_mode, path.read_bytes()
     except FileNotFoundError:
         raise UsageError("the gateway has no API keys", f"there is no {path}", MAKE) from None
+    except OSError as error:
+        raise UsageError(
+            f"the API keys in {path} cannot be read", error.strerror or str(error), MAKE
+        ) from None
     if mode & 0o077:
         raise UsageError(
             f"others can read or change the API keys in {path}",
@@ -131,7 +135,7 @@ class KeyRing:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._seen = (0, 0, 0)
+        self._seen = (0, 0, 0, 0)
         self._keys: tuple[ApiKey, ...] = ()
         self.requester_of("")
 
@@ -139,9 +143,9 @@ class KeyRing:
         """See `requester_of`; raises UsageError where the file cannot be read any more."""
         try:
             found = self._path.stat()
-            seen = (found.st_mtime_ns, found.st_ino, found.st_mode)
-        except FileNotFoundError:
-            seen = (0, 0, 0)
+            seen = (found.st_mtime_ns, found.st_size, found.st_ino, found.st_mode)
+        except OSError:
+            seen = (0, 0, 0, 0)
         if seen != self._seen or not self._keys:
             self._keys = load(self._path)
             self._seen = seen

@@ -61,7 +61,9 @@ class Line:
             subscriptions=[(self._replies, 1)],
             on_message=self._received,
             on_connection=self._changed,
+            on_taken_over=self._give_up,
         )
+        self.taken_over = False  # by another client of its identifier: it never connects again
         self._sending: set[Future[int]] = set()  # that wait for a PUBACK
         self._subscribed = False
         self._pump = Pump(self._mqtt)
@@ -97,6 +99,12 @@ class Line:
         """Whether the broker has accepted the connection and it is not known to be lost."""
         return self._mqtt.connected
 
+    @property
+    def why(self) -> str:
+        """Why there is no connection."""
+        refusal = self._mqtt.standing.refusal
+        return f"{refusal.what}: {refusal.why}" if refusal else "the broker does not answer"
+
     async def prompt(
         self, device: str, payload: bytes, box: Mailbox, expiry_seconds: float
     ) -> int | None:
@@ -113,8 +121,7 @@ class Line:
             async with asyncio.timeout(PUBACK_SECONDS):
                 while not self.connected:
                     await asyncio.sleep(LOOK_SECONDS)
-                sent = self._publish(message)
-                return await asyncio.shield(asyncio.wrap_future(sent))
+                return await _result(self._publish(message))
         except TimeoutError:
             return None
 
@@ -164,6 +171,9 @@ class Line:
         while connected and self._unsent:
             self._publish(self._unsent.popleft())
 
+    def _give_up(self) -> None:
+        self.taken_over = True
+
     def _received(self, message: wire.Inbound) -> None:
         box = self._boxes.get(message.correlation)
         if box is None:
@@ -171,3 +181,15 @@ class Line:
         is_delta = message.property("ek-kind") == "delta"
         if not is_delta or box.replies.qsize() < MOST_WAITING:
             box.replies.put_nowait(message)
+
+
+def _result(sent: Future[int]) -> asyncio.Future[int]:
+    """The same for who awaits it; all happens on one thread, so nothing has to be woken."""
+    waiting = asyncio.get_running_loop().create_future()
+
+    def done(sent: Future[int]) -> None:
+        if not waiting.done():  # nobody waits any more
+            waiting.set_result(sent.result())
+
+    sent.add_done_callback(done)
+    return waiting

@@ -28,6 +28,36 @@ SPARE_CONNECTIONS = 128
 BACKLOG = 512
 
 
+class _Gathering:
+    """A transport that sends what is written in one turn of the event loop at its end, as one.
+
+    uvicorn writes head, body and end of an answer apart. Each such packet wakes the client, which
+    costs both more than what is in it.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._written: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        if data and not self._written:
+            self._loop.call_soon(self._send)
+        if data:
+            self._written.append(data)
+
+    def close(self) -> None:
+        self._send()
+        self._transport.close()
+
+    def _send(self) -> None:
+        written, self._written = self._written, []
+        if written:
+            self._transport.write(b"".join(written))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
 class _Bounded(H11Protocol):
     """A connection whose request head must be there in time.
 
@@ -38,7 +68,8 @@ class _Bounded(H11Protocol):
     _head: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)  # type: ignore[arg-type]  # it is one of TCP
+        gathering: Any = _Gathering(transport, self.loop)  # type: ignore[arg-type]  # it is one of TCP
+        super().connection_made(gathering)
         self._wait_for_head()
 
     def data_received(self, data: bytes) -> None:

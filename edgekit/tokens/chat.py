@@ -21,9 +21,10 @@ from tokenizers import AddedToken, Encoding
 
 from edgekit.tokens.bounds import bounded
 from edgekit.tokens.control import control_tokens
-from edgekit.tokens.conversation import Conversation, Turn, conversation, with_places
+from edgekit.tokens.conversation import Conversation, Turn, conversation
 from edgekit.tokens.folder import ChatFolder, read_chat_folder
 from edgekit.tokens.load import as_special, compiled, load
+from edgekit.tokens.parts import image_of, placed, rendered_parts
 from edgekit.tokens.shadow import NONCHARACTERS, Spots, marker, message_characters
 from edgekit.tokens.spelled import Spelling
 from edgekit.tokens.stream import TokenStream
@@ -84,6 +85,8 @@ class ChatTokenizer:
         other = {token.content for token in added.values()} - special
         sources = (folder.template, folder.tool_template)
         templates = [compiled(each, folder, clock) for each in sources if each is not None]
+        for each in templates:
+            each.image = image_of(each.render)
         self._template, self._tool_template = templates[:1], templates[-1:]
         self.control = frozenset(special).union(
             *(control_tokens(special, other, each, _renderer(each)) for each in templates)
@@ -190,9 +193,9 @@ class ChatTokenizer:
     ) -> list[list[int]]:
         """Return the tokens before the first picture, between pictures, and behind the last one.
 
-        As Phi-3.5-vision's processor does it: where a message has a picture, its text has a place
-        and a new line. The prompt's text is cut at the places, and each piece is encoded alone, as
-        a text of its own, with the tokens that the tokenizer adds to one.
+        Where the template takes parts, it writes a picture's place itself. Elsewhere it is done as
+        Phi-3.5-vision's processor does it: the message's text has a place and a new line, and each
+        piece between places is a text of its own, with the tokens that the tokenizer adds to one.
 
         Args:
             turns: as for `render`; a content is a text, or texts and pictures.
@@ -202,20 +205,17 @@ class ChatTokenizer:
         Raises:
             ChatRefusedError: as `encode_chat`, or the template does not keep the places.
         """
-        pictured = conversation(turns, tools, options)
-        place = marker(pictured.texts)
-        if place is None:
-            raise ChatRefusedError("the messages hold every noncharacter of Unicode")
-        chat, pictures = with_places(pictured, f"{place}\n")
+        parts = any(each.image is not None for each in self._template)
+        chat, pictures = placed(conversation(turns, tools, options), parts=parts)
         text = self._render(chat)
-        if text.count(place) != pictures:
+        if text.count(chat.place) != pictures:
             raise ChatRefusedError("the chat template does not keep the places of pictures")
-        before, behind = self._added_around()
-        return [[*before, *ids, *behind] for ids in self._encode_pieces(chat, text, place)]
+        before, behind = ([], []) if parts else self._added_around()
+        return [[*before, *ids, *behind] for ids in self._encode_pieces(chat, text)]
 
-    def _encode_pieces(self, chat: Conversation, text: str, place: str = "") -> list[list[int]]:
+    def _encode_pieces(self, chat: Conversation, text: str) -> list[list[int]]:
         """Encode the conversation's rendered text in the pieces between the places of pictures."""
-        pieces = text.split(place) if place else [text]
+        pieces = text.split(chat.place) if chat.place else [text]
         encodings = [self._tokenizer.encode(each, add_special_tokens=False) for each in pieces]
         if not any(map(self._spots.any_in, chat.texts)):
             return [list(encoding.ids) for encoding in encodings]
@@ -377,6 +377,12 @@ class ChatTokenizer:
 
 
 def _rendered(template: ChatTemplate, chat: Conversation) -> str:
+    if template.image is not None:
+        return rendered_parts(partial(_bounded, template), chat, template.image)
+    return _bounded(template, chat)
+
+
+def _bounded(template: ChatTemplate, chat: Conversation) -> str:
     try:
         with bounded():
             return template.render(chat.messages, chat.tools, chat.options)

@@ -21,11 +21,16 @@ _FIELDS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Messages, the tools that the model may call, and further variables of the template."""
+    """Messages, the tools that the model may call, and further variables of the template.
+
+    Attributes:
+        place: stands for a picture in the rendered text, where the template writes its place.
+    """
 
     messages: Sequence[Message]
     tools: Sequence[Value]
     options: Value
+    place: str = ""
 
     @property
     def texts(self) -> list[str]:
@@ -39,6 +44,7 @@ class Conversation:
             [{**message, **_changed(_unroled(message), change)} for message in self.messages],
             [_changed(tool, change) for tool in self.tools],
             {name: _changed(value, change) for name, value in self.options.items()},
+            self.place,
         )
 
 

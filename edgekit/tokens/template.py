@@ -48,6 +48,7 @@ class ChatTemplate:
         read: the names of the fields that it reads.
         written: the texts between them.
         options: the names of the variables that a caller may set.
+        image: what it writes for a picture, where it takes a message's content as parts alone.
 
     Raises:
         EdgekitError: the template has a syntax error.
@@ -70,6 +71,7 @@ class ChatTemplate:
         self.read = frozenset(each.attr for each in tree.find_all(nodes.Getattr))
         self.written = frozenset(node.data for node in tree.find_all(nodes.TemplateData))
         self.options = options_of(tree, named)
+        self.image: str | None = None
 
     def render(
         self, messages: Sequence[Message], tools: Sequence[Value] = (), options: Value = NOTHING

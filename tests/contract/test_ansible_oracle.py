@@ -13,10 +13,21 @@ import pytest
 import yaml
 
 from edgekit.fleet.inventories import ansible
-from edgekit.fleet.inventories.read import read_hosts
+from edgekit.fleet.inventories.read import add_files, read_hosts
 
 SCRIPT = Path(__file__).parents[1] / "harness/ansible_says.py"
 RANDOM_ONES = 120
+
+
+def read_all(*files: Path) -> ansible.Hosts:
+    """Inventories as Ansible reads them one after the other."""
+    found = ansible.Hosts()
+    for file in files:
+        found.join(read_hosts(file))
+    for file in files:
+        add_files(found, file)
+    return found
+
 
 WRITTEN = {
     "ranges": {
@@ -100,9 +111,9 @@ def test_hosts_groups_and_values_are_ansibles(cases: dict[Path, dict[str, Any]])
     assert len(cases) == len(WRITTEN) + RANDOM_ONES
     seen = 0
     for file, said in cases.items():
-        found = read_hosts(file)
+        found = read_all(file)
         members = ansible.members(found, str(file))
-        told = ansible.variables(found, members)
+        told = ansible.variables(found, members, str(file))
         ours = {
             host: {name: values[name] for name in sorted(values) if name[0] == "v"}
             for host, values in told.items()
@@ -112,6 +123,78 @@ def test_hosts_groups_and_values_are_ansibles(cases: dict[Path, dict[str, Any]])
         assert groups == said["groups"], file.read_text()
         seen += len(ours)
     assert seen > RANDOM_ONES
+
+
+RAW = """
+web: &web
+  hosts: {"pi-[0:3]": , "n[:2]": , "cam:2222": {v1: 1}, "cam:2022": , "far:22": {ansible_port: 23}}
+  vars: &vars {v2: 2, v3: !unsafe 3, v4: !unsafe [a, {b: 4}]}
+old:
+  children: web
+  hosts: pi-9
+  vars: {<<: *vars, v2: 22}
+pi.local:
+  hosts: {pi.local: , pi: }
+"""
+FILES = {
+    "group_vars/web.yml": "v5: yml",
+    "group_vars/web.yml~": "v5: backup",
+    "group_vars/web.bak": "v5: bak",
+    "group_vars/old": "v6: bare",
+    "group_vars/old.yml": "v6: yml",
+    "group_vars/all/b.yml": "v7: b",
+    "group_vars/all/a": "v7: a",
+    "group_vars/all/c.yml~": "v7: backup",
+    "group_vars/all/.hidden/d.yml": "v7: hidden",
+    "group_vars/all/deep/e.json": '{"v8": 8}',
+    "group_vars/all/deep.d/f.yml": "v8: skipped",
+    "group_vars/all.yml": "v7: all.yml",
+    "host_vars/pi.local": "v9: local",
+    "host_vars/pi.yaml": "v9: pi",
+    "host_vars/pi.json": '{"v9": "json"}',
+}
+
+
+def test_files_of_variables_and_written_forms_are_ansibles(tmp_path: Path) -> None:
+    for name, content in ({"hosts.yml": RAW} | FILES).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    file = tmp_path / "hosts.yml"
+    done = subprocess.run(
+        [sys.executable, SCRIPT, file], capture_output=True, text=True, check=True, timeout=99
+    )
+    said = json.loads(done.stdout)[str(file)]
+    found = read_all(file)
+    members = ansible.members(found, str(file))
+    told = ansible.variables(found, members, str(file))
+    ours = {h: {n: v for n, v in values.items() if n[0] == "v"} for h, values in told.items()}
+    assert ours == said["hosts"]
+    assert {n: sorted(m) for n, m in members.items() if n not in ("all", "ungrouped")} == (
+        said["groups"]
+    )
+    assert (told["cam"]["ansible_port"], told["far"]["ansible_port"]) == (2022, 23)
+
+
+def test_several_inventories_are_one_as_ansibles(tmp_path: Path) -> None:
+    one, two = tmp_path / "a/one.yml", tmp_path / "b/two.yml"
+    for name, content in {
+        "a/one.yml": "web: {hosts: {x: {v1: 1}}, vars: {v2: one, v3: one}, children: {db: }}",
+        "a/group_vars/web.yml": "v4: a",
+        "a/group_vars/late.yml": "v6: a",
+        "b/two.yml": "web: {hosts: {y: }, vars: {v3: two}}\nlate: {hosts: {x2: }}\n"
+        "db: {hosts: {z: }, vars: {v7: db}}",
+        "b/group_vars/web.yml": "v4: b\nv5: b",
+        "b/host_vars/x.yml": "v1: b",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    asked = f"{one}:{two}"
+    done = subprocess.run(
+        [sys.executable, SCRIPT, asked], capture_output=True, text=True, check=True, timeout=99
+    )
+    found = read_all(one, two)
+    members = ansible.members(found, asked)
+    assert ansible.variables(found, members, asked) == json.loads(done.stdout)[asked]["hosts"]
 
 
 def test_a_program_is_asked_as_ansible_asks_it(tmp_path: Path) -> None:
@@ -140,7 +223,7 @@ def test_a_program_is_asked_as_ansible_asks_it(tmp_path: Path) -> None:
         timeout=99,
     )
     for file, said in json.loads(done.stdout).items():
-        found = read_hosts(Path(file))
+        found = read_all(Path(file))
         members = ansible.members(found, file)
         assert {n: sorted(m) for n, m in members.items()} == said["groups"]
-        assert ansible.variables(found, members) == said["hosts"]
+        assert ansible.variables(found, members, file) == said["hosts"]

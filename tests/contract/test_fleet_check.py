@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests import tools
+from tests.commands import edgekit
 from tests.harness.door import Place, device_with_door
 
 pytestmark = pytest.mark.timeout(120)
@@ -30,7 +31,7 @@ class World:
 
     def edgekit(self, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "edgekit", *words],
+            edgekit(*words),
             cwd=self.folder,
             env=os.environ,
             capture_output=True,

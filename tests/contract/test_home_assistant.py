@@ -9,9 +9,10 @@ import msgspec
 import pytest
 
 from edgekit.client.announced import retain, retained
-from edgekit.client.discovery import object_id
-from edgekit.core import topics
+from edgekit.core import layout, topics
 from edgekit.core.config import BrokerConfig
+from edgekit.core.discovery import object_id
+from edgekit.errors import EdgekitError
 from tests import tools
 from tests.conftest import Project, make_project
 from tests.fakes.simulated_device import SimulatedDevice
@@ -86,3 +87,59 @@ def test_an_operator_may_write_it_and_a_requester_not(tmp_path: Path, mode: str)
             assert here.run("home-assistant", "pi-1", "--remove", *account).returncode == 2
         finally:
             device.close()
+
+
+def test_a_real_device_shows_itself_and_takes_that_back(tmp_path: Path, smollm2: Path) -> None:
+    """By a key of fleet.toml: on, while it is not reached, off, and with no right to do it."""
+    with tools.mosquitto(tmp_path) as broker:
+        project = make_project(tmp_path / "project", broker.port, smollm2)
+        project.copy_root(smollm2)
+        fleet = project.folder / "fleet.toml"
+        plain, topic = fleet.read_text(), topics.discovery_topic(object_id("demo"))
+        project.edgekit("push", "demo")
+        try:
+            assert kept(project.broker) == {}, "off by default"
+            fleet.write_text(f"{plain}home_assistant = true\n")
+            project.edgekit("push", "demo")
+            tools.eventually(lambda: topic in kept(project.broker))
+            told = kept(project.broker)[topic]
+            assert json.loads(told)["cmps"]["queue"]["state_topic"] == topics.status_topic("demo")
+            project.edgekit("home-assistant", "demo")
+            assert kept(project.broker)[topic] == told, "an operator publishes the same"
+            broker.stop(kill=True)  # it keeps nothing over a restart
+            broker.start()
+            tools.eventually(lambda: topic in kept(project.broker), 60)
+            fleet.write_text(plain)
+            project.edgekit("push", "demo")
+            tools.eventually(lambda: topic not in kept(project.broker))
+            root = project.folder / ".edgekit" / "devices" / "demo"
+            tools.eventually(lambda: not (root / layout.SHOWN_FILE).exists())
+            project.edgekit("home-assistant", "demo")
+            project.edgekit("stop", "demo")
+            project.edgekit("start", "demo")
+            assert topic in kept(project.broker), "what an operator shows is the operator's"
+        finally:
+            project.edgekit("stop", "demo")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_device_may_show_itself_alone_and_only_where_that_is_on(
+    tmp_path: Path, mode: str
+) -> None:
+    project = make_project(tmp_path / "project", 1, None)
+    with (project.folder / "fleet.toml").open("a") as file:
+        for name, on in (("pi.1", "true"), ("pi.2", "false")):
+            file.write(f'[devices."{name}"]\naddress = "ssh:pi"\nhome_assistant = {on}\n')
+    (tmp_path / "site").mkdir()
+    with serving(project, tmp_path / "site", mode, "--operator", "otto") as site:
+        for writer, shown, may in (
+            ("pi.1", "pi.1", True), ("pi.1", "pi.2", False), ("pi.2", "pi.2", False),
+        ):  # fmt: skip
+            message = {topics.discovery_topic(object_id(shown)): b"{}"}
+            if may:
+                retain(site.config(writer), writer, message)
+                continue
+            with pytest.raises(EdgekitError, match="refused to write"):
+                retain(site.config(writer), writer, message)
+        there = retained(site.config("otto"), "otto", [topics.discovery_topic("+")])
+        assert list(there) == [topics.discovery_topic(object_id("pi.1"))]

@@ -82,12 +82,6 @@ def hostile(*scripts: tuple[bytes, ...]) -> Iterator[tuple[int, threading.Thread
         yield server.getsockname()[1], thread
 
 
-@pytest.fixture(scope="module")
-def mosquitto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tools.MosquittoBroker]:
-    with tools.mosquitto(tmp_path_factory.mktemp("mosquitto")) as real:
-        yield real
-
-
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "RECONNECT_MAX_SECONDS", 0.02)
@@ -128,11 +122,11 @@ def test_a_message_whose_properties_cannot_be_read_comes_without_them_and_the_co
 
 
 def test_properties_beyond_all_measure_are_not_read_and_cost_no_time(
-    mosquitto: tools.MosquittoBroker,
+    file_broker: tools.MosquittoBroker,
 ) -> None:
     """paho would read these for a minute, and every other thread would stand still."""
     topic = unique()
-    with client(mosquitto.port, topic) as one, attacker(mosquitto.port) as sock:
+    with client(file_broker.port, topic) as one, attacker(file_broker.port) as sock:
         began = time.monotonic()
         sock.sendall(publish(topic.encode(), b"x", USER + bytes(4), times=200_000))
         message = one.receive()
@@ -141,21 +135,21 @@ def test_properties_beyond_all_measure_are_not_read_and_cost_no_time(
 
 
 def test_what_the_specification_allows_and_paho_refuses_is_read(
-    mosquitto: tools.MosquittoBroker,
+    file_broker: tools.MosquittoBroker,
 ) -> None:
     topic = unique()
     allowed = USER + string("\ufeff".encode()) + string(b"v")
-    with client(mosquitto.port, topic) as one, attacker(mosquitto.port) as sock:
+    with client(file_broker.port, topic) as one, attacker(file_broker.port) as sock:
         sock.sendall(publish(topic.encode(), b"x", allowed))
         assert one.receive().user == (("\ufeff", "v"),)
         assert one.connections.empty()
 
 
 def test_a_message_larger_than_the_client_takes_is_kept_back_by_the_broker(
-    mosquitto: tools.MosquittoBroker,
+    file_broker: tools.MosquittoBroker,
 ) -> None:
     topic = unique()
-    with client(mosquitto.port, topic, max_packet_bytes=1000) as one:
+    with client(file_broker.port, topic, max_packet_bytes=1000) as one:
         assert one.publish(topic, b"x" * 1001) == 0
         one.publish(topic, b"small")
         assert one.receive().payload == b"small"

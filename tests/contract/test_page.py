@@ -32,21 +32,6 @@ MARKUP = '<img src="x" onerror="window.hacked = 1"><script>window.hacked = 1</sc
 
 
 @pytest.fixture(scope="module")
-def mosquitto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tools.MosquittoBroker]:
-    with tools.mosquitto(tmp_path_factory.mktemp("mosquitto")) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def served(
-    mosquitto: tools.MosquittoBroker, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Gateway]:
-    with gateway(tmp_path_factory.mktemp("gateway"), mosquitto.port) as made:
-        yield made
-        assert "Traceback" not in (made.file.parent / "gateway.log").read_text()
-
-
-@pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     with browser(tmp_path_factory.mktemp("browser")) as made:
         yield made
@@ -54,16 +39,16 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture(params=[1, 10, 200])
 def fleet(
-    request: pytest.FixtureRequest, mosquitto: tools.MosquittoBroker
+    request: pytest.FixtureRequest, file_broker: tools.MosquittoBroker
 ) -> Iterator[AnnouncedFleet]:
-    made = AnnouncedFleet(mosquitto.port, request.param)
+    made = AnnouncedFleet(file_broker.port, request.param)
     yield made
     made.close()
 
 
 @pytest.fixture
-def ten(mosquitto: tools.MosquittoBroker) -> Iterator[AnnouncedFleet]:
-    made = AnnouncedFleet(mosquitto.port, 10)
+def ten(file_broker: tools.MosquittoBroker) -> Iterator[AnnouncedFleet]:
+    made = AnnouncedFleet(file_broker.port, 10)
     yield made
     made.close()
 
@@ -135,11 +120,11 @@ def test_the_fleet_is_shown_without_a_fault_that_axe_finds(
 def test_a_chat_streams_and_has_no_fault_that_axe_finds(
     page: Browser,
     served: Gateway,
-    mosquitto: tools.MosquittoBroker,
+    file_broker: tools.MosquittoBroker,
     size: tuple[int, int],
     scheme: str,
 ) -> None:
-    with device(mosquitto.port, "sim-chat") as simulated:
+    with device(file_broker.port, "sim-chat") as simulated:
         signed_in(page, served, "chat", size=size, scheme=scheme)
         page.wait("document.getElementById('target').value === 'toy'")
         page.evaluate("window.lengths = new Set()")
@@ -171,9 +156,9 @@ def test_a_chat_streams_and_has_no_fault_that_axe_finds(
 
 
 def test_an_answer_is_stopped_at_its_device_and_a_system_prompt_goes_with_it(
-    page: Browser, served: Gateway, mosquitto: tools.MosquittoBroker
+    page: Browser, served: Gateway, file_broker: tools.MosquittoBroker
 ) -> None:
-    with device(mosquitto.port, "sim-stop") as simulated:
+    with device(file_broker.port, "sim-stop") as simulated:
         signed_in(page, served, "chat")
         page.wait("document.getElementById('target').value === 'toy'")
         page.click("#system-box summary")
@@ -203,9 +188,9 @@ def test_an_answer_is_stopped_at_its_device_and_a_system_prompt_goes_with_it(
 
 
 def test_a_prompt_that_is_stopped_before_its_answer_is_no_part_of_the_conversation(
-    page: Browser, served: Gateway, mosquitto: tools.MosquittoBroker
+    page: Browser, served: Gateway, file_broker: tools.MosquittoBroker
 ) -> None:
-    with device(mosquitto.port, "sim-mute") as simulated:
+    with device(file_broker.port, "sim-mute") as simulated:
         signed_in(page, served, "chat")
         page.wait("document.getElementById('target').value === 'toy'")
         page.type("#prompt", "accept")
@@ -223,9 +208,9 @@ def test_a_prompt_that_is_stopped_before_its_answer_is_no_part_of_the_conversati
 
 
 def test_a_refusal_is_shown_and_the_prompt_comes_back(
-    page: Browser, served: Gateway, mosquitto: tools.MosquittoBroker
+    page: Browser, served: Gateway, file_broker: tools.MosquittoBroker
 ) -> None:
-    with device(mosquitto.port, "sim-no"):
+    with device(file_broker.port, "sim-no"):
         signed_in(page, served, "chat")
         page.wait("document.getElementById('target').value === 'toy'")
         page.type("#prompt", "refuse invalid_request")
@@ -242,10 +227,10 @@ def test_a_refusal_is_shown_and_the_prompt_comes_back(
 
 
 def test_what_models_and_devices_say_is_text(
-    page: Browser, served: Gateway, mosquitto: tools.MosquittoBroker
+    page: Browser, served: Gateway, file_broker: tools.MosquittoBroker
 ) -> None:
     name = MARKUP.replace("/", "").replace("+", "")  # a level of a topic
-    simulated = SimulatedDevice(mosquitto.port, name, model=MARKUP, pools=(MARKUP,))
+    simulated = SimulatedDevice(file_broker.port, name, model=MARKUP, pools=(MARKUP,))
     try:
         simulated.say_state("degraded", reason=MARKUP)
         signed_in(page, served)
@@ -329,7 +314,7 @@ def test_filter_sort_and_sections_by_the_keyboard(
 
 
 def test_groups_and_rollouts_of_a_project_are_shown(
-    page: Browser, mosquitto: tools.MosquittoBroker, ten: AnnouncedFleet, tmp_path: Path
+    page: Browser, file_broker: tools.MosquittoBroker, ten: AnnouncedFleet, tmp_path: Path
 ) -> None:
     lines = [f'[devices."{name}"]\naddress = "pull:"' for name in ten.names]
     lines += ["[groups]", f"north = {json.dumps(ten.names[:3])}"]
@@ -338,7 +323,7 @@ def test_groups_and_rollouts_of_a_project_are_shown(
     book = RolloutBook(tmp_path / ".edgekit" / "rollouts")
     _, journal = book.create(story.plan, rollout_stories.BEGIN)
     rollout_stories.write(journal, story)
-    with gateway(tmp_path, mosquitto.port) as served:
+    with gateway(tmp_path, file_broker.port) as served:
         signed_in(page, served, size=PHONE)
         wait_rows(page, 10)
         page.wait("!document.getElementById('rollouts').hidden")
@@ -360,10 +345,10 @@ def test_groups_and_rollouts_of_a_project_are_shown(
 
 
 def test_a_device_that_is_killed_shows_at_once_and_is_announced(
-    page: Browser, served: Gateway, mosquitto: tools.MosquittoBroker
+    page: Browser, served: Gateway, file_broker: tools.MosquittoBroker
 ) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.fakes.simulated_device", str(mosquitto.port), "1"],
+        [sys.executable, "-m", "tests.fakes.simulated_device", str(file_broker.port), "1"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -383,17 +368,17 @@ def test_a_device_that_is_killed_shows_at_once_and_is_announced(
     finally:
         process.kill()
         process.wait(10)
-        ended = SimulatedDevice(mosquitto.port, "sim-0")
+        ended = SimulatedDevice(file_broker.port, "sim-0")
         ended.close()
     page.click("#to-fleet")
     wait_rows(page, 0)  # it was forgotten
 
 
 def test_a_page_stays_responsive_while_200_devices_change_each_second(
-    page: Browser, served: Gateway, mosquitto: tools.MosquittoBroker
+    page: Browser, served: Gateway, file_broker: tools.MosquittoBroker
 ) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.fakes.announced_fleet", str(mosquitto.port), "200"],
+        [sys.executable, "-m", "tests.fakes.announced_fleet", str(file_broker.port), "200"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -546,9 +531,9 @@ def test_the_theme_is_switched_and_stays(page: Browser, served: Gateway) -> None
 
 
 def test_a_gateway_that_ends_and_comes_back_is_followed(
-    page: Browser, mosquitto: tools.MosquittoBroker, tmp_path: Path
+    page: Browser, file_broker: tools.MosquittoBroker, tmp_path: Path
 ) -> None:
-    with gateway(tmp_path / "one", mosquitto.port) as first:
+    with gateway(tmp_path / "one", file_broker.port) as first:
         signed_in(page, first)
         first.process.kill()
         page.wait("document.getElementById('live').dataset.live === 'off'")
@@ -558,7 +543,7 @@ def test_a_gateway_that_ends_and_comes_back_is_followed(
     (tmp_path / "two").mkdir()
     (tmp_path / "two" / "keys.json").write_bytes(keys)
     (tmp_path / "two" / "keys.json").chmod(0o600)
-    with gateway(tmp_path / "two", mosquitto.port, port=first.port):
+    with gateway(tmp_path / "two", file_broker.port, port=first.port):
         page.wait("document.getElementById('live').dataset.live === 'on'", 30)
         assert page.evaluate("document.getElementById('banner').hidden")
 

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +23,6 @@ from tests.fakes.simulated_device import SimulatedDevice
 from tests.harness.gateway import TODAY, Gateway, gateway
 
 pytestmark = pytest.mark.timeout(120)
-
-
-@pytest.fixture(scope="module")
-def mosquitto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tools.MosquittoBroker]:
-    with tools.mosquitto(tmp_path_factory.mktemp("mosquitto")) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def served(
-    mosquitto: tools.MosquittoBroker, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Gateway]:
-    with gateway(tmp_path_factory.mktemp("gateway"), mosquitto.port) as made:
-        yield made
 
 
 def bearer(served: Gateway, requester: str = "alice") -> dict[str, str]:
@@ -115,9 +100,9 @@ def test_the_fleet_needs_a_key(served: Gateway) -> None:
 
 
 def test_the_fleet_is_told_whole_and_then_by_its_changes(
-    served: Gateway, mosquitto: tools.MosquittoBroker
+    served: Gateway, file_broker: tools.MosquittoBroker
 ) -> None:
-    device = SimulatedDevice(mosquitto.port, "sim-http", pools=("kitchen",))
+    device = SimulatedDevice(file_broker.port, "sim-http", pools=("kitchen",))
     try:
         tools.eventually(
             lambda: "sim-http" in httpx2.get(f"{served.url}/fleet", headers=bearer(served)).text, 10
@@ -139,12 +124,12 @@ def test_the_fleet_is_told_whole_and_then_by_its_changes(
 
 
 def test_a_device_is_heard_when_it_speaks_and_not_when_the_broker_remembers_it(
-    mosquitto: tools.MosquittoBroker, tmp_path: Path
+    file_broker: tools.MosquittoBroker, tmp_path: Path
 ) -> None:
-    device = SimulatedDevice(mosquitto.port, "sim-kept")
+    device = SimulatedDevice(file_broker.port, "sim-kept")
     try:
         device.say_state("busy", active=1, tok_s=7)
-        with gateway(tmp_path, mosquitto.port) as served:
+        with gateway(tmp_path, file_broker.port) as served:
 
             def told() -> dict[str, Any]:
                 whole = httpx2.get(f"{served.url}/fleet", headers=bearer(served)).json()
@@ -160,9 +145,9 @@ def test_a_device_is_heard_when_it_speaks_and_not_when_the_broker_remembers_it(
 
 
 def test_a_key_that_is_revoked_ends_its_stream(
-    mosquitto: tools.MosquittoBroker, tmp_path: Path
+    file_broker: tools.MosquittoBroker, tmp_path: Path
 ) -> None:
-    with gateway(tmp_path, mosquitto.port) as served:
+    with gateway(tmp_path, file_broker.port) as served:
         url = f"{served.url}/fleet/events"
         with httpx2.stream("GET", url, headers=bearer(served, "bob"), timeout=30) as stream:
             lines = stream.iter_lines()
@@ -175,9 +160,9 @@ def test_a_key_that_is_revoked_ends_its_stream(
 
 
 def test_a_gateway_stops_although_pages_watch(
-    mosquitto: tools.MosquittoBroker, tmp_path: Path
+    file_broker: tools.MosquittoBroker, tmp_path: Path
 ) -> None:
-    with gateway(tmp_path, mosquitto.port) as served:
+    with gateway(tmp_path, file_broker.port) as served:
         url = f"{served.url}/fleet/events"
         with httpx2.stream("GET", url, headers=bearer(served)) as stream:
             next(stream.iter_lines())
@@ -187,11 +172,11 @@ def test_a_gateway_stops_although_pages_watch(
 
 
 def test_edgekit_page_prints_an_address_with_a_key_that_ends_with_it(
-    mosquitto: tools.MosquittoBroker, tmp_path: Path
+    file_broker: tools.MosquittoBroker, tmp_path: Path
 ) -> None:
     (tmp_path / "tmp").mkdir()
     environment = os.environ | {"TMPDIR": str(tmp_path / "tmp"), "PYTHONUNBUFFERED": "1"}
-    command = (sys.executable, "-m", "edgekit", "page", "--broker", f"127.0.0.1:{mosquitto.port}")
+    command = (sys.executable, "-m", "edgekit", "page", "--broker", f"127.0.0.1:{file_broker.port}")
     with tools.interruptible():
         process = subprocess.Popen(
             command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
@@ -216,13 +201,13 @@ def test_edgekit_page_prints_an_address_with_a_key_that_ends_with_it(
 
 
 def test_edgekit_page_says_what_to_do_where_the_port_is_taken(
-    mosquitto: tools.MosquittoBroker, tmp_path: Path
+    file_broker: tools.MosquittoBroker, tmp_path: Path
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = subprocess.run(
             [
                 *(sys.executable, "-m", "edgekit", "page"),
-                *("--broker", f"127.0.0.1:{mosquitto.port}"),
+                *("--broker", f"127.0.0.1:{file_broker.port}"),
                 *("--port", str(taken.getsockname()[1])),
             ],
             cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
@@ -233,14 +218,14 @@ def test_edgekit_page_says_what_to_do_where_the_port_is_taken(
 
 
 def test_the_page_needs_a_gateway_with_keys_only(
-    mosquitto: tools.MosquittoBroker, tmp_path: Path
+    file_broker: tools.MosquittoBroker, tmp_path: Path
 ) -> None:
     """`edgekit gateway` prints where its page is."""
     keys.add(tmp_path / "keys.json", "alice", TODAY)
     command = [sys.executable, "-m", "edgekit", "gateway", "--port", "0", "--keys", "keys.json"]
     with tools.interruptible():
         process = subprocess.Popen(
-            [*command, "--broker", f"127.0.0.1:{mosquitto.port}"],
+            [*command, "--broker", f"127.0.0.1:{file_broker.port}"],
             cwd=tmp_path, env=os.environ | {"PYTHONUNBUFFERED": "1"}, stdout=subprocess.PIPE,
             text=True,
         )  # fmt: skip
@@ -253,3 +238,14 @@ def test_the_page_needs_a_gateway_with_keys_only(
     finally:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)
+
+
+def test_a_head_of_the_events_ends_and_leaves_the_connection_free(served: Gateway) -> None:
+    with socket.create_connection(("127.0.0.1", served.port), timeout=10) as sock:
+        head = f"Host: x\r\nAuthorization: Bearer {served.keys['alice']}\r\n\r\n"
+        sock.sendall(f"HEAD /fleet/events HTTP/1.1\r\n{head}".encode())
+        told = sock.recv(1 << 16)
+        assert told.startswith(b"HTTP/1.1 200 ")
+        assert b"text/event-stream" in told
+        sock.sendall(f"GET /v1/models HTTP/1.1\r\n{head}".encode())
+        assert sock.recv(1 << 16).startswith(b"HTTP/1.1 200 ")

@@ -18,13 +18,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import paramiko
 import pytest
 
 from edgekit.errors import UnreachableError
 from edgekit.fleet.facts import PROBE
 from edgekit.fleet.link import remote as remote_module
 from edgekit.fleet.link.remote import SshRemote
+from edgekit.fleet.ssh.burst import BurstPacketizer
 from edgekit.fleet.transfer import bring, chacha, source
 from edgekit.fleet.transfer.cap import Cap
 from edgekit.fleet.transfer.reverse import MOST_CHANNELS, NoForwardingError, listening
@@ -78,7 +78,7 @@ def test_a_device_pulls(here: tools.Sshd, tmp_path: Path) -> None:
 def test_a_pull_outlives_new_keys(
     here: tools.Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(paramiko.packet.Packetizer, "REKEY_BYTES", 5 << 20)
+    monkeypatch.setattr(BurstPacketizer, "REKEY_BYTES", 5 << 20)
     wanted, keys = blob(tmp_path, 30 << 20), list[bytes]()
 
     with closing(SshRemote("device")) as remote:
@@ -315,6 +315,7 @@ from pathlib import Path
 from edgekit.core.digest import Digest
 from edgekit.fleet.facts import PROBE
 from edgekit.fleet.link.remote import SshRemote
+from edgekit.fleet.ssh.burst import BurstPacketizer
 from edgekit.fleet.transfer.cap import Cap
 from edgekit.fleet.transfer.values import WantedBlob
 

@@ -45,7 +45,7 @@ class FakeDevice:
     """What one device has, and how it behaves.
 
     Attributes:
-        fails: the step at which it refuses the release: `stage`, `switch`, `soak`; empty: none.
+        fails: the step at which it refuses: `stage`, `switch`, `soak`, `back`; empty: none.
         away: how many calls find it away.
         quality: how often its answers agree with the old release's; None: it cannot compare.
         mute: it never says that.
@@ -87,8 +87,9 @@ class FakeDevice:
             case AskVerdict():
                 return self._verdict(name, now)
             case GoBackOn():
-                self.runs = OLD
-                return DeviceBack(name)
+                sticks = self.fails == "back"
+                self.runs = self.runs if sticks else OLD
+                return DeviceFailed(name, "the disk is full") if sticks else DeviceBack(name)
         raise AssertionError(effect)
 
     def compares(self, name: str) -> QualityTold | None:

@@ -51,7 +51,7 @@ class SimulatedDevice:
 
     def __init__(
         self, port: int, name: str, *, model: str = "toy", pools: tuple[str, ...] = (),
-        slots: int = 4, broker: BrokerConfig | None = None,
+        slots: int = 4, broker: BrokerConfig | None = None, **card: Any,
     ) -> None:  # fmt: skip
         self.name, self.model = name, model
         self.prompts: dict[str, Prompt] = {}
@@ -71,12 +71,12 @@ class SimulatedDevice:
             on_connection=self._announce,
             will=wire.Outbound(topics.status_topic(name), b'{"state":"lost"}', retain=True),
         )  # fmt: skip
-        card = wire.Card(
+        told = wire.Card(
             device=name, release="sha256:" + "0" * 64, model=model, version="1",
             context_length=1024, max_answer_tokens=512, queue_limit=8, agent="sim", pools=pools,
-            slots=slots,
+            slots=slots, **card,
         )  # fmt: skip
-        self._told = {topics.card_topic(name): msgspec.json.encode(card)}
+        self._told = {topics.card_topic(name): msgspec.json.encode(told)}
         self.mqtt.connect()
         self._retain(*next(iter(self._told.items())))
         self.say_state("ready")

@@ -36,27 +36,17 @@ def chat(client: openai.OpenAI, text: str, **more: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tools.MosquittoBroker]:
-    with tools.mosquitto(tmp_path_factory.mktemp("mosquitto")) as real:
-        yield real
-
-
-@pytest.fixture(scope="module")
-def one(broker: tools.MosquittoBroker) -> Iterator[SimulatedDevice]:
-    made = SimulatedDevice(broker.port, "one")
+def one(file_broker: tools.MosquittoBroker) -> Iterator[SimulatedDevice]:
+    made = SimulatedDevice(file_broker.port, "one")
     yield made
     made.close()
 
 
 @pytest.fixture(scope="module")
-def made(
-    broker: tools.MosquittoBroker, one: SimulatedDevice, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Gateway]:
-    with gateway(tmp_path_factory.mktemp("gateway"), broker.port) as made:
-        wait_for_model(made.client(), "toy")
-        yield made
-        assert made.process.poll() is None
-        assert "Traceback" not in (made.file.parent / "gateway.log").read_text()
+def made(served: Gateway, one: SimulatedDevice) -> Gateway:
+    """A gateway that knows the device."""
+    wait_for_model(served.client(), one.model)
+    return served
 
 
 def authorized(made: Gateway) -> dict[str, str]:
@@ -231,10 +221,10 @@ def test_bounds_of_a_request(made: Gateway) -> None:
 
 
 def test_a_head_that_arrives_byte_by_byte_is_cut_off(
-    broker: tools.MosquittoBroker, one: SimulatedDevice, tmp_path: Path
+    file_broker: tools.MosquittoBroker, one: SimulatedDevice, tmp_path: Path
 ) -> None:
     program = with_constants({"edgekit.gateway.server.HEADER_SECONDS": 1})
-    with gateway(tmp_path, broker.port, program=program) as quick:
+    with gateway(tmp_path, file_broker.port, program=program) as quick:
         with sent(quick, b"GET /health HTTP/1.1\r\nX: ") as slow, sent(quick, b"") as silent:
             began = time.monotonic()
             slow.settimeout(0.1)
@@ -260,10 +250,10 @@ def test_silent_connections_keep_nobody_out(made: Gateway) -> None:
 
 
 def test_a_body_that_arrives_byte_by_byte_is_cut_off(
-    broker: tools.MosquittoBroker, one: SimulatedDevice, tmp_path: Path
+    file_broker: tools.MosquittoBroker, one: SimulatedDevice, tmp_path: Path
 ) -> None:
     program = with_constants({"edgekit.gateway.app.BODY_SECONDS": 1})
-    with gateway(tmp_path, broker.port, program=program) as quick:
+    with gateway(tmp_path, file_broker.port, program=program) as quick:
         began = time.monotonic()
         with sent(quick, head(quick, 1000)) as sock:
             sock.settimeout(0.1)
@@ -279,12 +269,12 @@ def test_a_body_that_arrives_byte_by_byte_is_cut_off(
 
 
 def test_a_client_that_reads_nothing_is_let_go_and_costs_no_memory(
-    broker: tools.MosquittoBroker, one: SimulatedDevice, tmp_path: Path
+    file_broker: tools.MosquittoBroker, one: SimulatedDevice, tmp_path: Path
 ) -> None:
     """The system ends its connection (TCP_USER_TIMEOUT), long before the deadline."""
     body = json.dumps({"model": "toy", "messages": says("say 9000 1"), "stream": True}).encode()
     program = with_constants({"edgekit.gateway.server.UNREAD_SECONDS": 2})
-    with gateway(tmp_path, broker.port, program=program) as quick:
+    with gateway(tmp_path, file_broker.port, program=program) as quick:
         wait_for_model(quick.client(), "toy")
         before = quick.rss_mb()
         with sent(quick, head(quick, len(body)) + body, SO_RCVBUF=2048):

@@ -35,37 +35,21 @@ def says(text: str) -> Any:
     return [{"role": "user", "content": text}]
 
 
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tools.MosquittoBroker]:
-    with tools.mosquitto(tmp_path_factory.mktemp("mosquitto")) as real:
-        yield real
-
-
-@pytest.fixture(scope="module")
-def made(
-    broker: tools.MosquittoBroker, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Gateway]:
-    with gateway(tmp_path_factory.mktemp("gateway"), broker.port) as made:
-        yield made
-        assert made.process.poll() is None
-        assert "Traceback" not in (made.file.parent / "gateway.log").read_text()
-
-
 @pytest.fixture
-def device(broker: tools.MosquittoBroker) -> Iterator[Devices]:
+def device(file_broker: tools.MosquittoBroker) -> Iterator[Devices]:
     """Makes devices, which are forgotten after the test."""
     with ExitStack() as stack:
 
         def make(name: str, **options: Any) -> SimulatedDevice:
-            one = SimulatedDevice(broker.port, name, **options)
+            one = SimulatedDevice(file_broker.port, name, **options)
             stack.callback(one.close)
             return one
 
         yield make
 
 
-def ready(made: Gateway, *names: str) -> openai.OpenAI:
-    client = made.client()
+def ready(served: Gateway, *names: str) -> openai.OpenAI:
+    client = served.client()
     for name in names:
         wait_for_model(client, f"device:{name}")
     return client
@@ -78,11 +62,11 @@ def chat(client: openai.OpenAI, text: str, model: str = "toy", **more: Any) -> A
 # --- devices ------------------------------------------------------------------------------------
 @pytest.mark.parametrize("code", ["queue_full", "thermal", "draining", "rate_limited"])
 def test_a_device_that_refuses_is_followed_by_another_before_the_prompt_is_accepted(
-    made: Gateway, device: Devices, code: str
+    served: Gateway, device: Devices, code: str
 ) -> None:
     """`refuse CODE` is refused by all: the gateway has asked each of them once."""
     both = [device("one", pools=("p",)), device("two", pools=("p",))]
-    client = ready(made, "one", "two")
+    client = ready(served, "one", "two")
     with pytest.raises(openai.APIStatusError) as refused:
         chat(client, f"refuse {code}", "pool:p")
     assert refused.value.code == code
@@ -92,9 +76,9 @@ def test_a_device_that_refuses_is_followed_by_another_before_the_prompt_is_accep
     assert both[0].prompts.keys() == both[1].prompts.keys()  # one ek-id
 
 
-def test_errors_are_the_sdk_s_exceptions(made: Gateway, device: Devices) -> None:
+def test_errors_are_the_sdk_s_exceptions(served: Gateway, device: Devices) -> None:
     one = device("one")
-    client = ready(made, "one")
+    client = ready(served, "one")
     for code, kind in {
         "context_length_exceeded": openai.BadRequestError,
         "unsupported_parameter": openai.BadRequestError,
@@ -114,22 +98,22 @@ def test_errors_are_the_sdk_s_exceptions(made: Gateway, device: Devices) -> None
 
 @pytest.mark.parametrize("verb", ["refuse", "fail"])
 def test_a_deadline_that_a_device_says_has_passed_is_not_tried_again(
-    made: Gateway, device: Devices, verb: str
+    served: Gateway, device: Devices, verb: str
 ) -> None:
     one = device("one")
-    ready(made, "one")
+    ready(served, "one")
     with pytest.raises(openai.APIStatusError) as late:
-        chat(made.client(retries=2), f"{verb} deadline_exceeded")
+        chat(served.client(retries=2), f"{verb} deadline_exceeded")
     assert (late.value.status_code, late.value.code) == (408, "deadline_exceeded")
     assert late.value.response.headers["x-should-retry"] == "false"
     assert len(one.prompts) == 1
 
 
 def test_after_it_was_accepted_a_prompt_goes_to_no_other_device(
-    made: Gateway, device: Devices
+    served: Gateway, device: Devices
 ) -> None:
     both = [device("one"), device("two")]
-    client = ready(made, "one", "two")
+    client = ready(served, "one", "two")
     with pytest.raises(openai.InternalServerError):
         chat(client, "fail worker_crashed")
     with pytest.raises(openai.APIStatusError) as late:
@@ -142,11 +126,11 @@ def test_after_it_was_accepted_a_prompt_goes_to_no_other_device(
 
 
 def test_a_device_that_is_silent_loses_the_prompt_to_another_one(
-    made: Gateway, device: Devices
+    served: Gateway, device: Devices
 ) -> None:
     """It is told to cancel: what it does later than that is for nobody."""
     both = [device("one"), device("two")]
-    client = ready(made, "one", "two")
+    client = ready(served, "one", "two")
     deaf = both[0]
     deaf.mqtt.unsubscribe(["edgekit/v1/req/dev/one/+"])
     deaf.say_state("ready", tok_s=99.0)  # it comes first
@@ -157,9 +141,9 @@ def test_a_device_that_is_silent_loses_the_prompt_to_another_one(
     assert (len(both[0].prompts), len(both[1].prompts)) == (0, 1)
 
 
-def test_a_device_that_is_lost_is_said_to_be(made: Gateway, device: Devices) -> None:
+def test_a_device_that_is_lost_is_said_to_be(served: Gateway, device: Devices) -> None:
     one = device("one", pools=("p",))
-    client = ready(made, "one")
+    client = ready(served, "one")
     one.say_state("lost")
     tools.eventually(lambda: "toy" not in {m.id for m in client.models.list()})
     with pytest.raises(openai.InternalServerError, match="one is `lost`") as refused:
@@ -168,10 +152,10 @@ def test_a_device_that_is_lost_is_said_to_be(made: Gateway, device: Devices) -> 
 
 
 def test_a_conversation_stays_with_its_device_and_new_ones_spread(
-    made: Gateway, device: Devices
+    served: Gateway, device: Devices
 ) -> None:
     fleet = [device(f"d{n}") for n in range(4)]
-    client = ready(made, *(each.name for each in fleet))
+    client = ready(served, *(each.name for each in fleet))
     turns: list[Any] = says("first")
     homes = []
     for text in ("second", "third", "fourth"):
@@ -187,18 +171,18 @@ def test_a_conversation_stays_with_its_device_and_new_ones_spread(
     assert all(each.prompts for each in fleet)
 
 
-def test_lost_deltas_cost_no_text(made: Gateway, device: Devices) -> None:
+def test_lost_deltas_cost_no_text(served: Gateway, device: Devices) -> None:
     device("one")
-    client = ready(made, "one")
+    client = ready(served, "one")
     text = "".join(
         chunk.choices[0].delta.content or "" for chunk in chat(client, "lose 2 say 6", stream=True)
     )
     assert text == "w0 w1 w2 w3 w4 w5 "
 
 
-def test_a_call_of_a_tool_comes_whole_and_as_a_stream(made: Gateway, device: Devices) -> None:
+def test_a_call_of_a_tool_comes_whole_and_as_a_stream(served: Gateway, device: Devices) -> None:
     device("one")
-    client = ready(made, "one")
+    client = ready(served, "one")
     whole = chat(client, "tools").choices[0]
     assert (whole.finish_reason, whole.message.tool_calls[0].function.name) == (
         *("tool_calls", "look"),
@@ -212,12 +196,12 @@ def test_a_call_of_a_tool_comes_whole_and_as_a_stream(made: Gateway, device: Dev
 # --- clients ------------------------------------------------------------------------------------
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_goes_away_cancels_its_prompt(
-    made: Gateway, device: Devices, stream: bool
+    served: Gateway, device: Devices, stream: bool
 ) -> None:
     one = device("one")
-    ready(made, "one")
+    ready(served, "one")
     body = json.dumps({"model": "toy", "messages": says("say 1000 20"), "stream": stream}).encode()
-    with post(made, body) as sock:
+    with post(served, body) as sock:
         tools.eventually(lambda: one.prompts, 5)
         (prompt,) = one.prompts.values()
         tools.eventually(lambda: prompt.shown, 5)
@@ -226,20 +210,20 @@ def test_a_client_that_goes_away_cancels_its_prompt(
     assert len(prompt.shown) < 1000
 
 
-def post(made: Gateway, body: bytes, head: str = "") -> socket.socket:
-    sock = socket.create_connection(("127.0.0.1", made.port), timeout=30)
+def post(served: Gateway, body: bytes, head: str = "") -> socket.socket:
+    sock = socket.create_connection(("127.0.0.1", served.port), timeout=30)
     sock.sendall(
         f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-        f"Authorization: Bearer {made.keys['alice']}\r\nContent-Length: {len(body)}\r\n{head}\r\n"
+        f"Authorization: Bearer {served.keys['alice']}\r\nContent-Length: {len(body)}\r\n{head}\r\n"
         "".encode()
         + body
     )
     return sock
 
 
-def test_an_idempotency_key_has_one_answer(made: Gateway, device: Devices) -> None:
+def test_an_idempotency_key_has_one_answer(served: Gateway, device: Devices) -> None:
     fleet = [device(f"d{n}") for n in range(3)]
-    client = ready(made, *(each.name for each in fleet))
+    client = ready(served, *(each.name for each in fleet))
     asked: Any = {"extra_headers": {"Idempotency-Key": "order-7"}}
     first = chat(client, "say 3", **asked)
     assert first.id == "chatcmpl-order-7"
@@ -251,20 +235,20 @@ def test_an_idempotency_key_has_one_answer(made: Gateway, device: Devices) -> No
 
 @pytest.mark.parametrize("key", ["order#1", "a+b", "/" * 100, "a b$", "x" * 128])
 def test_an_idempotency_key_may_have_what_a_topic_may_not(
-    made: Gateway, device: Devices, key: str
+    served: Gateway, device: Devices, key: str
 ) -> None:
     one = device("one")
-    client = ready(made, "one")
+    client = ready(served, "one")
     asked: Any = {"Idempotency-Key": key, "Edgekit-Deadline": "5"}
     assert chat(client, "Hi", extra_headers=asked).choices[0].message.content == "You said: Hi"
     assert one.computed == [key]
 
 
 def test_a_prompt_with_an_idempotency_key_outlives_its_request(
-    made: Gateway, device: Devices
+    served: Gateway, device: Devices
 ) -> None:
     one = device("one")
-    client = ready(made, "one")
+    client = ready(served, "one")
     asked: Any = {"extra_headers": {"Idempotency-Key": "order-8"}}
     stream = chat(client, "say 20 50", stream=True, **asked)
     next(iter(stream))
@@ -281,10 +265,10 @@ def test_a_prompt_with_an_idempotency_key_outlives_its_request(
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_cancelled_prompt_that_is_asked_for_again_is_an_error_and_no_empty_answer(
-    made: Gateway, device: Devices, stream: bool
+    served: Gateway, device: Devices, stream: bool
 ) -> None:
     one = device("one")
-    client = ready(made, "one")
+    client = ready(served, "one")
     key = {"Idempotency-Key": f"order-10-{stream}"}
     with pytest.raises(openai.APIStatusError):
         chat(client, "accept", stream=stream, extra_headers=key | {"Edgekit-Deadline": "1"})
@@ -297,10 +281,10 @@ def test_a_cancelled_prompt_that_is_asked_for_again_is_an_error_and_no_empty_ans
 
 # --- the gateway --------------------------------------------------------------------------------
 def test_more_answers_than_it_takes_are_refused(
-    broker: tools.MosquittoBroker, device: Devices, tmp_path: Path
+    file_broker: tools.MosquittoBroker, device: Devices, tmp_path: Path
 ) -> None:
     device("one")
-    with gateway(tmp_path, broker.port, "--streams", "2") as small:
+    with gateway(tmp_path, file_broker.port, "--streams", "2") as small:
         client = ready(small, "one")
         both = (client, small.client("bob"))
         held = [chat(each, "say 1000 20", stream=True) for each in both]
@@ -322,18 +306,18 @@ def succeeds(call: Callable[[], object]) -> bool:
 
 
 def test_a_gateway_that_listens_knows_its_devices(
-    broker: tools.MosquittoBroker, device: Devices, tmp_path: Path
+    file_broker: tools.MosquittoBroker, device: Devices, tmp_path: Path
 ) -> None:
     device("one")
-    with gateway(tmp_path, broker.port) as new:
+    with gateway(tmp_path, file_broker.port) as new:
         assert chat(new.client(), "Hi").choices[0].message.content == "You said: Hi"
 
 
 def test_a_stop_lets_answers_end_and_takes_no_new_ones(
-    broker: tools.MosquittoBroker, device: Devices, tmp_path: Path
+    file_broker: tools.MosquittoBroker, device: Devices, tmp_path: Path
 ) -> None:
     one = device("one")
-    with gateway(tmp_path, broker.port) as stopped:
+    with gateway(tmp_path, file_broker.port) as stopped:
         client = ready(stopped, "one")
         stream = iter(chat(client, "say 20 100", stream=True))
         next(stream)
@@ -348,10 +332,10 @@ def test_a_stop_lets_answers_end_and_takes_no_new_ones(
 
 
 def test_a_drain_that_takes_too_long_cancels_what_is_left_and_says_so(
-    broker: tools.MosquittoBroker, device: Devices, tmp_path: Path
+    file_broker: tools.MosquittoBroker, device: Devices, tmp_path: Path
 ) -> None:
     one = device("one")
-    with gateway(tmp_path, broker.port, "--drain", "1") as stopped:
+    with gateway(tmp_path, file_broker.port, "--drain", "1") as stopped:
         client = ready(stopped, "one")
         stream = iter(chat(client, "say 1000 50", stream=True))
         next(stream)
@@ -372,13 +356,13 @@ def test_a_drain_that_takes_too_long_cancels_what_is_left_and_says_so(
 
 
 def test_a_killed_gateway_answers_nothing_twice(
-    broker: tools.MosquittoBroker, device: Devices, tmp_path: Path
+    file_broker: tools.MosquittoBroker, device: Devices, tmp_path: Path
 ) -> None:
     """The client asks the next gateway with its Idempotency-Key: the device has the answer."""
     fleet = [device(f"d{n}") for n in range(3)]
     port = tools.free_port()
     asked: Any = {"extra_headers": {"Idempotency-Key": "order-9"}}
-    with gateway(tmp_path / "a", broker.port, port=port) as first:
+    with gateway(tmp_path / "a", file_broker.port, port=port) as first:
         client = ready(first, *(each.name for each in fleet))
         stream = chat(client, "say 20 50", stream=True, **asked)
         next(iter(stream))
@@ -387,7 +371,7 @@ def test_a_killed_gateway_answers_nothing_twice(
             list(stream)
     for each in fleet:
         each.say_state("ready", tok_s=1.0, active=len(each.computed))
-    with gateway(tmp_path / "b", broker.port, port=port) as second:
+    with gateway(tmp_path / "b", file_broker.port, port=port) as second:
         client = ready(second, *(each.name for each in fleet))
         text = chat(client, "say 20 50", stream=True, **asked)
         assert "".join(c.choices[0].delta.content or "" for c in text) == "".join(
@@ -401,8 +385,8 @@ def test_a_broker_that_restarts_costs_an_answer_time_and_nothing_else(tmp_path: 
     folder.mkdir()
     with tools.mosquitto(folder) as own:
         one = SimulatedDevice(own.port, "one")
-        with gateway(tmp_path / "gateway", own.port) as made:
-            client = ready(made, "one")
+        with gateway(tmp_path / "gateway", own.port) as served:
+            client = ready(served, "one")
             told: list[str] = []
 
             def read() -> None:
@@ -417,7 +401,7 @@ def test_a_broker_that_restarts_costs_an_answer_time_and_nothing_else(tmp_path: 
             time.sleep(0.5)
             own.stop(kill=True)
             time.sleep(0.5)
-            assert httpx2.get(f"{made.url}/health").json()["status"] == "no broker"
+            assert httpx2.get(f"{served.url}/health").json()["status"] == "no broker"
             own.start()
             reader.join(60)
             assert "".join(told) == "".join(f"w{n} " for n in range(20))
@@ -425,16 +409,16 @@ def test_a_broker_that_restarts_costs_an_answer_time_and_nothing_else(tmp_path: 
         one.close()
 
 
-def test_tls(broker: tools.MosquittoBroker, device: Devices, tmp_path: Path) -> None:
+def test_tls(file_broker: tools.MosquittoBroker, device: Devices, tmp_path: Path) -> None:
     device("one")
     ca = Authority(tmp_path)
     shown = ca.issue("gateway", hosts=("127.0.0.1",))
     files = ("--cert-file", str(shown.cert), "--key-file", str(shown.key))
-    with gateway(tmp_path / "gateway", broker.port, *files) as made:
-        assert made.url.startswith("https://")
+    with gateway(tmp_path / "gateway", file_broker.port, *files) as served:
+        assert served.url.startswith("https://")
         http = httpx2.Client(verify=ssl.create_default_context(cafile=str(ca.cert)))
         client = openai.OpenAI(
-            base_url=f"{made.url}/v1", api_key=made.keys["alice"], http_client=http
+            base_url=f"{served.url}/v1", api_key=served.keys["alice"], http_client=http
         )
         wait_for_model(client, "toy")
         assert chat(client, "Hi").choices[0].message.content == "You said: Hi"
@@ -450,9 +434,11 @@ def start(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_what_is_wrong_is_said_at_the_start(broker: tools.MosquittoBroker, tmp_path: Path) -> None:
+def test_what_is_wrong_is_said_at_the_start(
+    file_broker: tools.MosquittoBroker, tmp_path: Path
+) -> None:
     file = tmp_path / "keys.json"
-    here = ("--broker", f"127.0.0.1:{broker.port}", "--keys", str(file))
+    here = ("--broker", f"127.0.0.1:{file_broker.port}", "--keys", str(file))
     done = start(tmp_path, *here)
     assert (done.returncode, "gateway key add" in done.stderr) == (2, True)
     keys.add(file, "alice", TODAY)

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -436,6 +437,23 @@ def test_another_push_ends_an_unproven_release(box: Box) -> None:
     assert (box.release(cut_off).state, Releases(box.root.path).unproven()) == ("staged", None)
     assert b"queue_limit = 4" in box.root.agent_config.read_bytes()
     assert box.root.linked(box.root.previous) == first
+
+
+def test_who_asks_for_what_runs_ends_an_unproven_release(box: Box) -> None:
+    """Else the device would leave the release of the last push for that of the one before."""
+    faster(box, retry_seconds=1.0)
+    good = box.stage("good first")
+    assert box.activate(good)[0] == 0
+    cut_off = box.stage("cutoff", soak_seconds=0.0)
+    assert box.activate(cut_off, config_bytes(queue_limit=3, trial_seconds=1.0))[0] == 1
+    code, answer = box.activate(good, config_bytes())
+    assert (code, answer["changed"]) == (0, False)
+    assert (box.release(cut_off).state, Releases(box.root.path).unproven()) == ("staged", None)
+    assert not box.root.next_config.exists()
+    (box.root.path / "run" / "offline").unlink()  # the broker is back: it would be good now
+    time.sleep(2.5)
+    box.answers(good)
+    assert box.root.linked(box.root.current) == good
 
 
 def test_a_good_release_that_crashes_again_and_again_goes_back(box: Box) -> None:

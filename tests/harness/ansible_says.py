@@ -1,6 +1,7 @@
 """What Ansible itself says of inventories: `python ansible_says.py FILE…` prints one JSON object.
 
-For each file: the variables of each host whose names begin with `v`, and the hosts of each group.
+For each file, or several with colons between: the variables of each host whose names begin with
+`v`, and the hosts of each group.
 """
 
 import json
@@ -15,7 +16,7 @@ from ansible.vars.manager import VariableManager
 def said(file: str) -> dict[str, object]:
     """Hosts with their variables, and groups with their hosts."""
     loader = DataLoader()
-    inventory = InventoryManager(loader=loader, sources=[file])
+    inventory = InventoryManager(loader=loader, sources=file.split(":"))
     variables = VariableManager(loader=loader, inventory=inventory)
     hosts = {}
     for host in inventory.get_hosts():

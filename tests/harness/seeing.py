@@ -22,8 +22,10 @@ from edgekit.agent.serve.worker.decoder import (
     RuntimeOptions,
     open_model,
 )
+from edgekit.agent.serve.worker.decoder.graph import read_graph
 from edgekit.agent.serve.worker.decoder.slots import SlotDecoder
-from edgekit.agent.serve.worker.pictures.eyes import PhiEyes
+from edgekit.agent.serve.worker.pictures.eyes import FamilyEyes, SeenPicture
+from edgekit.agent.serve.worker.pictures.smolvlm import SmolVlmPage
 from edgekit.agent.serve.worker.worker import Worker
 from edgekit.core.chat.sampling import Sampling
 from edgekit.core.pictures import Content
@@ -95,7 +97,8 @@ class Seeing:
     pipe: Pipe[FromWorker]
     decoder: Watched
     tokenizer: ChatTokenizer
-    eyes: PhiEyes
+    eyes: FamilyEyes
+    folder: Path
     tokens: list[int] = field(default_factory=list)  # what was answered last, but the last one
     logits: Logits | None = None  # after the last prompt
 
@@ -126,8 +129,9 @@ class Seeing:
         assert isinstance(found, Done), found
         return found
 
-    def case(self, turns: Turns, number: int, eyes: PhiEyes) -> dict[str, npt.NDArray[np.generic]]:
+    def case(self, turns: Turns, number: int, crops: int) -> dict[str, npt.NDArray[np.generic]]:
         """The prompt as torch is asked it."""
+        eyes = eyes_of(self.folder, crops, self.tokenizer)
         pictures = [
             eyes.see(part, "torch")
             for _, content in turns
@@ -142,19 +146,33 @@ class Seeing:
         pieces = self.tokenizer.encode_around(text)
         ids = list(pieces[0])
         for picture, piece in zip(pictures, pieces[1:], strict=True):
-            ids += [-1] * picture.grid.tokens + piece
-        views = max(picture.views for picture in pictures)
-        pixels = np.zeros((len(pictures), views, 3, 336, 336), np.float32)
-        for place, picture in enumerate(pictures):
-            for view in range(picture.views):
-                pixels[place, view] = picture.view(view)
-        sizes = [(336 * each.grid.height, 336 * each.grid.width) for each in pictures]
+            ids += [max(-1, item) for item in picture.items] + piece
         return {
             f"ids_{number}": np.array(ids, np.int64),
-            f"pixels_{number}": pixels,
-            f"sizes_{number}": np.array(sizes, np.int64),
+            **shown(pictures, number),
             f"greedy_{number}": np.array(10),
         }
+
+
+def shown(pictures: Sequence[SeenPicture], number: int) -> dict[str, npt.NDArray[np.generic]]:
+    """The pixels of a case's pictures, as the reference of their family takes them."""
+    if isinstance(pictures[0].page, SmolVlmPage):
+        views = [each.view(view) for each in pictures for view in range(each.views)]
+        return {f"pixels_{number}": np.stack(views)}
+    most = max(picture.views for picture in pictures)
+    pixels = np.zeros((len(pictures), most, 3, 336, 336), np.float32)
+    for place, picture in enumerate(pictures):
+        for view in range(picture.views):
+            pixels[place, view] = picture.view(view)
+    sizes = [tuple(each.page.pixels.shape[:2]) for each in pictures]
+    return {f"pixels_{number}": pixels, f"sizes_{number}": np.array(sizes, np.int64)}
+
+
+def eyes_of(folder: Path, crops: int, tokenizer: ChatTokenizer) -> FamilyEyes:
+    """What reads pictures for the model of a folder."""
+    family = read_graph(folder).family
+    assert family is not None
+    return FamilyEyes(family, crops, tokenizer.encode)
 
 
 @contextmanager
@@ -172,9 +190,10 @@ def seeing(
         folder, max_length, RuntimeOptions(2, False), slots, kept_rows=kept_rows
     )
     assert isinstance(decoder, SlotDecoder)
-    watched, tokenizer, eyes = Watched(decoder), open_tokenizer(folder), PhiEyes(crops)
+    watched, tokenizer = Watched(decoder), open_tokenizer(folder)
+    eyes = eyes_of(folder, crops, tokenizer)
     ours, theirs = socket.socketpair()
-    parent = Seeing(Pipe(ours, FromWorker), watched, tokenizer, eyes)
+    parent = Seeing(Pipe(ours, FromWorker), watched, tokenizer, eyes, folder)
 
     def noting(_sampling: Sampling, _prompt: Sequence[int]) -> list[Any]:
         tokens = parent.tokens = []

@@ -68,6 +68,8 @@ class Agent:
     rules: dict[str, Rule] = field(default_factory=dict)
     bundled: dict[str, Any] = field(default_factory=dict)  # other values of the bundle's
     images: ImagesTaken | None = None  # what the model takes of pictures
+    home_assistant: bool = False
+    shown: bool = False
     now: float = 1000.0
     acks: list[object] = field(default_factory=list)
     disk: dict[str, JournalRow] = field(default_factory=dict)
@@ -81,10 +83,11 @@ class Agent:
             queue_limit=self.queue_limit,
             requester_limit=self.requester_limit,
             rules=self.rules,
+            home_assistant=self.home_assistant,
             **self.limits,  # type: ignore[arg-type]  # all of them are integers
         )
         made, pictures = bundle(search=self.search, **self.bundled), self.images is not None
-        self.session = Session(config, made, "sha256:r", "a1", 1e9, pictures)
+        self.session = Session(config, made, "sha256:r", "a1", 1e9, pictures, shown=self.shown)
 
     def handle(self, event: Event, after: float = 0.0) -> tuple[Effect, ...]:
         """What is done of the effects, as the service does it: the journal first."""

@@ -1,9 +1,10 @@
 """An interpreter that has imported what takes seconds, and forks for each script that it is to run.
 
-python -E -s warm_server.py SOCKET    (the toolchain's interpreter; ends with its standard input)
+python warm_server.py NUMBER MODULE...    (of a listening socket; ends with its standard input)
 
-`warm_python.py` stands where the interpreter would and passes on what it was given. A script has a
-process of its own, its files, folder, environment and exit code; it is killed with its stand-in.
+`warm_python.py` stands where the interpreter would and passes on what it was given: a script, or
+`-m` and a module. It has a process of its own, its files, folder, environment and exit code; it is
+killed with its stand-in.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import array
 import atexit
 import contextlib
 import ctypes
+import gc
 import importlib
 import json
 import os
@@ -25,18 +27,6 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-# What the scripts of builder/inside import besides the standard library. A fork has only the thread
-# that forks: of these numpy alone starts others, and its OpenBLAS stops them before a fork.
-MODULES = (
-    "numpy",
-    "torch",
-    "transformers",
-    "transformers.models.auto.modeling_auto",
-    "onnx",
-    "onnx_ir",
-    "onnxruntime_genai",
-    "onnxruntime_genai.models.builder",
-)
 PR_SET_PDEATHSIG = 1
 HEADER_BYTES = 8
 
@@ -59,7 +49,7 @@ def read(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
 
 
 def become(job: dict[str, Any], files: list[int]) -> None:
-    """Run the script in this process, and end it."""
+    """Run the script or module in this process, and end it."""
     die_with_parent()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number, file in enumerate(files):
@@ -69,10 +59,15 @@ def become(job: dict[str, Any], files: list[int]) -> None:
     os.environ.clear()
     os.environ.update(job["environment"])
     sys.argv[:] = job["arguments"]
-    sys.path[0] = str(Path(sys.argv[0]).resolve().parent)
     code = 0
     try:
-        runpy.run_path(sys.argv[0], run_name="__main__")
+        if sys.argv[0] == "-m":
+            module, sys.path[0] = sys.argv.pop(1), job["folder"]
+            sys.modules.pop(f"{module}.__main__", None)  # one of its own may have imported it
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        else:
+            sys.path[0] = str(Path(sys.argv[0]).resolve().parent)
+            runpy.run_path(sys.argv[0], run_name="__main__")
     except SystemExit as done:
         code = done.code if isinstance(done.code, int) else int(done.code is not None)
         if isinstance(done.code, str):
@@ -110,13 +105,11 @@ def serve(connection: socket.socket) -> None:
 
 
 def main() -> None:
-    for module in MODULES:
+    for module in sys.argv[2:]:
         importlib.import_module(module)
+    gc.freeze()  # a child would copy what its collector looks at
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that wait
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(sys.argv[1])
-        listening.listen(16)
-        print("ready", flush=True)
+    with socket.socket(fileno=int(sys.argv[1])) as listening:
         while True:
             # standard input ends with the tests
             ready, _, _ = select.select([listening, sys.stdin], [], [])

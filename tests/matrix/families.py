@@ -27,8 +27,8 @@ class Family(msgspec.Struct, frozen=True):
         edit: keys of config.json that transformers 5 does not write itself.
         why_not: the reason it is not tested.
         note: what somebody who builds this family should know.
-        pictures: it takes pictures; the checkpoint is that of `make_phi3v.py`, whose class
-            transformers does not have.
+        pictures: it takes pictures; NAME of the scripts `make_NAME.py` and `NAME_reference.py`.
+        shape: options of the first one.
     """
 
     name: str
@@ -37,7 +37,8 @@ class Family(msgspec.Struct, frozen=True):
     edit: dict[str, Any] = {}
     why_not: str = ""
     note: str = ""
-    pictures: bool = False
+    pictures: str = ""
+    shape: tuple[str, ...] = ()
 
     @property
     def architecture(self) -> str:
@@ -131,6 +132,10 @@ _YARN = {
     "original_max_position_embeddings": 4096,
 }  # fmt: skip
 _BETAS = {"beta_fast": 32.0, "beta_slow": 1.0}
+_SMOLVLM = (
+    "with pictures: eight views before the question, vision in FP32 and beside INT4 in INT8; "
+    "stepwise is view by view"
+)
 _REMOTE = "its code is in the model's repository, not in transformers 5.23"
 
 PLAIN: tuple[Family, ...] = (
@@ -268,9 +273,12 @@ PLAIN: tuple[Family, ...] = (
     Family("ChatGLMModel", why_not=_REMOTE),
     Family("InternLM2ForCausalLM", why_not=_REMOTE),
     Family("Phi3SmallForCausalLM", why_not=_REMOTE),
-    Family("Phi3VForCausalLM", "Phi3Config", {**_LONGROPE, **_TYPED}, pictures=True, note=(
+    Family("Phi3VForCausalLM", "Phi3Config", {**_LONGROPE, **_TYPED}, pictures="phi3v", note=(
         "with pictures: two of them before the question, vision in FP32 and beside INT4 in INT8; "
         "stepwise is view by view")),
+    Family("SmolVLMForConditionalGeneration", "SmolVLMConfig", pictures="smolvlm", note=_SMOLVLM),
+    Family("Idefics3ForConditionalGeneration", "Idefics3Config", pictures="smolvlm",
+           shape=("--idefics3",), note=_SMOLVLM),
     Family("Phi4MMForCausalLM", why_not=_REMOTE),
     Family("VideoChatFlashQwenForCausalLM", why_not=_REMOTE),
     Family("WhisperForConditionalGeneration", why_not="it turns speech into text"),

@@ -27,15 +27,25 @@ from edgekit.errors import EdgekitError
 from tests.building import silent
 from tests.matrix.families import Family
 from tests.matrix.row import Row, judged
-from tests.pictured import Seeing, features, ids_of, noise, one_by_one, torch_says
+from tests.pictured import (
+    Seeing,
+    Shown,
+    arrays_of,
+    features,
+    ids_of,
+    lone_noise,
+    noise,
+    one_by_one,
+    torch_says,
+)
 
 HERE = Path(__file__).parent
 MAKE = HERE.parent / "models" / "make_tiny_model.py"
-MAKE_PICTURES = MAKE.with_name("make_phi3v.py")
 COMPARE = HERE / "inside" / "compare.py"
 MAKE_SECONDS = 600
 COMPARE_SECONDS = 300
 PICTURES = ((1, 2), (2, 1))
+LONE_VIEWS = 8  # of two pictures: 2 x 2 crops and the whole, 2 x 1 and the whole
 GENERATED = 8
 
 
@@ -145,14 +155,15 @@ def make_checkpoints(
     for family in families:
         if family.pictures:
             folder = wanted[family.name]
-            errors[folder] = _made_with_pictures(bench, folder)
+            errors[folder] = _made_with_pictures(bench, family, folder)
     return {name: (folder, errors.get(folder, "not made")) for name, folder in wanted.items()}
 
 
-def _made_with_pictures(bench: Bench, folder: Path) -> str:
+def _made_with_pictures(bench: Bench, family: Family, folder: Path) -> str:
     """Why the checkpoint could not be made; empty when it was."""
+    make = MAKE.with_name(f"make_{family.pictures}.py")
     try:
-        bench.python(MAKE_PICTURES, folder, seconds=MAKE_SECONDS)
+        bench.python(make, folder, *family.shape, seconds=MAKE_SECONDS)
     except EdgekitError as error:
         return reason(error)
     return ""
@@ -183,14 +194,14 @@ def run_family(bench: Bench, family: Family, source: Path) -> Row:
 
 def run_pictures(bench: Bench, family: Family, source: Path) -> Row:
     """The same for a model that takes pictures: answers after two of them, against torch."""
-    views = noise(PICTURES)
+    views: Shown = noise(PICTURES) if family.pictures == "phi3v" else lone_noise(LONE_VIEWS)
     ids = ids_of(views)
     python = bench.toolchain.ready(silent).python
     cases: dict[str, npt.NDArray[np.generic]] = {
-        "pixels_0": views.pixels, "sizes_0": views.sizes, "ids_0": np.array(ids, np.int64),
-        "greedy_0": np.array(GENERATED),
+        **arrays_of(views, 0), "ids_0": np.array(ids, np.int64), "greedy_0": np.array(GENERATED),
     }  # fmt: skip
-    wanted = torch_says(python, source, cases, source.parent)["logits_0"].astype(np.float32)
+    said = torch_says(python, source, cases, source.parent, family=family.pictures)
+    wanted = said["logits_0"].astype(np.float32)
     scale = float(wanted.std())
     found: dict[str, dict[str, Any]] = {}
     for precision in ("fp32", "int4"):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekit.agent.serve.worker.pictures.eyes import PhiEyes
+from edgekit.agent.serve.worker.pictures.eyes import FamilyEyes
+from edgekit.agent.serve.worker.pictures.phi3v import Phi3V
 from edgekit.agent.serve.worker.pictures.read import PictureError, read, size_of
+from edgekit.agent.serve.worker.pictures.smolvlm import SmolVlm
 from edgekit.core.pictures import MAX_ASPECT, MAX_PIXELS, MAX_SIDE, MIN_SIDE
 from tests.photos import drawn, encoded, turned
 
@@ -59,5 +62,9 @@ def test_a_changed_file_is_pixels_or_a_plain_refusal(
     assert MIN_SIDE <= min(image.size) <= max(image.size) <= MAX_SIDE
     assert width * height <= MAX_PIXELS
     assert max(image.size) <= MAX_ASPECT * min(image.size)
-    eyes = PhiEyes(4)
-    assert len(eyes.see(given_, "ann").items) == eyes.tokens(given_)
+    for family in (Phi3V(), SmolVlm(128, 16)):
+        eyes = FamilyEyes(family, 4, lambda text: [1] * len(text))
+        seen = eyes.see(given_, "ann")
+        assert len(seen.items) == eyes.tokens(given_)
+        features = [np.zeros((family.view_rows, 2), np.float32)] * seen.views
+        assert len(seen.rows(features)) == sum(item < 0 for item in seen.items)

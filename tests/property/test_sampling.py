@@ -305,7 +305,7 @@ Z = 3.3  # of a normal distribution: exceeded in 1 of 2,000 tests
 def chi_square_bound(freedom: int) -> float:
     """What chi-square exceeds in 1 of 2,000 tests (Wilson and Hilferty, 1931)."""
     part = 2 / (9 * freedom)
-    return freedom * (1 - part + Z * part**0.5) ** 3
+    return float(freedom * (1 - part + Z * part**0.5) ** 3)
 
 
 def within(logits: Logits, allowed: list[int], sampling: Sampling) -> dict[int, float]:

@@ -20,6 +20,7 @@ import pytest
 
 from edgekit.core import topics, wire
 from tests import tools
+from tests.commands import edgekit
 from tests.contract.clients import WAIT_SECONDS
 from tests.contract.test_requester import Device, delta
 
@@ -56,7 +57,7 @@ def ask(
 ) -> subprocess.CompletedProcess[bytes]:
     """Run `ask` in a folder without a project."""
     return subprocess.run(
-        [sys.executable, "-m", "edgekit", "ask", "pi", *arguments, "--broker", f"127.0.0.1:{port}"],
+        [*edgekit("ask", "pi"), *arguments, "--broker", f"127.0.0.1:{port}"],
         cwd=folder,
         input=stdin,
         env=os.environ | environment,
@@ -110,7 +111,7 @@ def test_a_deadline_out_of_bounds_is_refused(port: int, tmp_path: Path) -> None:
 def test_without_a_project_and_a_broker_it_says_what_is_missing(tmp_path: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if k != "EDGEKIT_BROKER"}
     done = subprocess.run(
-        [sys.executable, "-m", "edgekit", "ask", "pi", "Hi"],
+        edgekit("ask", "pi", "Hi"),
         cwd=tmp_path,
         env=environment,
         capture_output=True,
@@ -124,7 +125,7 @@ def test_without_a_project_and_a_broker_it_says_what_is_missing(tmp_path: Path) 
 def test_devices_needs_no_project_where_a_broker_is_named(port: int, tmp_path: Path) -> None:
     with device(port, echo):
         done = subprocess.run(
-            [sys.executable, "-m", "edgekit", "devices", "--json"],
+            edgekit("devices", "--json"),
             cwd=tmp_path,
             env=os.environ | {"EDGEKIT_BROKER": f"127.0.0.1:{port}"},
             capture_output=True,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import msgspec
@@ -16,6 +15,7 @@ from edgekit.core import topics
 from edgekit.core.config import BrokerConfig
 from edgekit.core.wire import Outbound
 from edgekit.mqtt.threaded import MqttClient
+from tests.commands import edgekit
 from tests.conftest import Broker, Project
 from tests.harness.site import serving
 
@@ -37,8 +37,8 @@ def announce(
 
 def forget(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "edgekit", "forget", *arguments],
-        cwd=folder, capture_output=True, text=True, timeout=60, check=False,
+        edgekit("forget", *arguments), cwd=folder, capture_output=True, text=True, timeout=60,
+        check=False,
     )  # fmt: skip
 
 

@@ -18,7 +18,6 @@ from edgekit.client import Final, Requester, devices
 from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig
 from edgekit.mqtt.threaded import MqttClient
-from tests import tools
 from tests.conftest import Project, make_project
 from tests.tools import MosquittoBroker, eventually
 
@@ -26,16 +25,10 @@ pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
-def mosquitto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MosquittoBroker]:
-    with tools.mosquitto(tmp_path_factory.mktemp("mosquitto")) as broker:
-        yield broker
-
-
-@pytest.fixture(scope="module")
 def device(
-    mosquitto: MosquittoBroker, smollm2: Path, tmp_path_factory: pytest.TempPathFactory
+    file_broker: MosquittoBroker, smollm2: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Project]:
-    project = make_project(tmp_path_factory.mktemp("project"), mosquitto.port, smollm2)
+    project = make_project(tmp_path_factory.mktemp("project"), file_broker.port, smollm2)
     project.copy_root(smollm2)
     project.edgekit("push", "demo")
     yield project
@@ -46,9 +39,9 @@ def status(device: Project) -> str:
     return str(devices(device.broker, "tester").get("demo", {}).get("status", {}).get("state"))
 
 
-def test_the_will_stays_unsaid_where_the_broker_is_behind(mosquitto: MosquittoBroker) -> None:
+def test_the_will_stays_unsaid_where_the_broker_is_behind(file_broker: MosquittoBroker) -> None:
     said: list[bytes] = []
-    broker = BrokerConfig("127.0.0.1", mosquitto.port)
+    broker = BrokerConfig("127.0.0.1", file_broker.port)
     topic = topics.status_topic("other")
     watcher = MqttClient(
         broker, "watcher", subscriptions=[(topic, 1)], on_message=lambda m: said.append(m.payload)
@@ -62,11 +55,11 @@ def test_the_will_stays_unsaid_where_the_broker_is_behind(mosquitto: MosquittoBr
         will=wire.Outbound(topic, b"lost"),
     )
     client.connect()
-    assert mosquitto.process is not None
-    mosquitto.process.send_signal(signal.SIGSTOP)
+    assert file_broker.process is not None
+    file_broker.process.send_signal(signal.SIGSTOP)
     for number in range(5):
         client.publish(wire.Outbound(topic, b"%d" % number))
-    threading.Timer(1.0, mosquitto.process.send_signal, (signal.SIGCONT,)).start()
+    threading.Timer(1.0, file_broker.process.send_signal, (signal.SIGCONT,)).start()
     client.close(flush_seconds=10)
     eventually(lambda: len(said) >= 5)
     watcher.close()
@@ -99,15 +92,15 @@ def supervisor(device: Project) -> int:
 
 
 def test_a_broker_that_is_down_is_a_clear_error_and_the_device_comes_back(
-    device: Project, mosquitto: MosquittoBroker
+    device: Project, file_broker: MosquittoBroker
 ) -> None:
-    mosquitto.stop(kill=True)
+    file_broker.stop(kill=True)
     done = device.run("ask", "demo", "Hi")
     assert done.returncode == 1
-    assert f"the broker at 127.0.0.1:{mosquitto.port} does not answer" in done.stderr
+    assert f"the broker at 127.0.0.1:{file_broker.port} does not answer" in done.stderr
     assert "next:" in done.stderr
     assert "Traceback" not in done.stderr
-    mosquitto.start()
+    file_broker.start()
     eventually(lambda: status(device) == "ready")
     assert "Paris" in answer(device)
 

@@ -27,7 +27,7 @@ PROMPT = [("user", [png(400, 400), "What is this?"])]
     ("settings", "taken"),
     [
         ({"image_crops": 1}, ImagesTaken(1, 313, 1, 2)),
-        ({"image_crops": 16, "images_per_prompt": 3}, ImagesTaken(16, 2509, 3, 3)),
+        ({"image_crops": 16, "images_per_prompt": 3}, ImagesTaken(16, 2509, 3, 3, 1344)),
         ({"max_length": 1024}, ImagesTaken(1, 313, 1, 2)),  # 757 of 1,024 would be too many
     ],
 )

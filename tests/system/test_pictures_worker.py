@@ -12,7 +12,6 @@ import numpy.typing as npt
 import pytest
 
 from edgekit.agent.serve.pipe import Cancel, Done, Refused, Start
-from edgekit.agent.serve.worker.pictures.eyes import PhiEyes
 from edgekit.builder.request.request import BuildRequest
 from edgekit.builder.run import build
 from edgekit.builder.tools.host import HostToolchain
@@ -73,7 +72,7 @@ def torchs(
     """What torch says to the prompts of `ASKED`."""
     cases: dict[str, npt.NDArray[np.generic]] = {}
     for number, (crops, turns) in enumerate(ASKED.values()):
-        cases |= worker.case(turns, number, PhiEyes(crops))
+        cases |= worker.case(turns, number, crops)
     python = HostToolchain().ready(silent).python
     said: dict[str, Any] = torch_says(
         python, phi3v / "source", cases, tmp_path_factory.mktemp("torch")
@@ -253,7 +252,7 @@ def test_int4_and_int8_answer_as_their_graphs_one_after_the_other(
     plain = PlainLoop(model)
     for turns in (ASKED["two pictures"][1], ASKED["text alone"][1]):
         with seeing(model) as parent:
-            case: dict[str, Any] = parent.case(turns, 0, parent.eyes)
+            case: dict[str, Any] = parent.case(turns, 0, 4)
             rows = None
             if "pixels_0" in case:
                 rows = features(plain.vision, Views(case["pixels_0"], case["sizes_0"]))

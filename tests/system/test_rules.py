@@ -13,7 +13,6 @@ import pytest
 
 from edgekit.client import Final, Requester
 from edgekit.core import layout
-from tests import tools
 from tests.conftest import Project, make_project
 from tests.harness.ruled import Listener, Sensor
 from tests.tools import MosquittoBroker, eventually
@@ -52,16 +51,10 @@ SAID = "edgekit/v1/rule/demo/door"
 
 
 @pytest.fixture(scope="module")
-def mosquitto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MosquittoBroker]:
-    with tools.mosquitto(tmp_path_factory.mktemp("mosquitto")) as broker:
-        yield broker
-
-
-@pytest.fixture(scope="module")
 def device(
-    mosquitto: MosquittoBroker, smollm2: Path, tmp_path_factory: pytest.TempPathFactory
+    file_broker: MosquittoBroker, smollm2: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Project]:
-    project = make_project(tmp_path_factory.mktemp("project"), mosquitto.port, smollm2)
+    project = make_project(tmp_path_factory.mktemp("project"), file_broker.port, smollm2)
     with (project.folder / "fleet.toml").open("a", encoding="utf-8") as fleet:
         fleet.write(RULES)
     project.copy_root(smollm2)
@@ -161,7 +154,7 @@ def test_a_requester_is_answered_beside_a_flood_of_messages(
 
 
 def test_kills_of_agent_and_broker_double_nothing(
-    device: Project, mosquitto: MosquittoBroker, sensor: Sensor, listener: Listener
+    device: Project, file_broker: MosquittoBroker, sensor: Sensor, listener: Listener
 ) -> None:
     pid = agent_pid(device)
     for n in range(4):
@@ -171,8 +164,8 @@ def test_kills_of_agent_and_broker_double_nothing(
     eventually(lambda: agent_pid(device) not in (0, pid))
     for n in range(2):
         sensor.send(DOOR, {"state": f"broken {n}"})
-    mosquitto.stop(kill=True)
-    mosquitto.start()
+    file_broker.stop(kill=True)
+    file_broker.start()
     sensor.back()
     listener.back()
 

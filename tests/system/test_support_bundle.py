@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tarfile
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from edgekit.errors import EdgekitError
 from edgekit.mqtt.threaded import MqttClient
 from tests import tools
 from tests.conftest import Project, make_project
+from tests.fakes.simulated_device import SimulatedDevice
 
 MARK = "Zitronenfalter"
 
@@ -162,3 +164,25 @@ def test_a_device_that_is_not_there_is_said(tmp_path: Path) -> None:
     missing = json.loads(files["support-pi/missing.json"])
     assert set(missing) == {"device", "broker.json"}
     assert json.loads(files["support-pi/rollouts.json"]) == []
+
+
+DEEP = b'{"a":' * 500 + b"1" + b"}" * 500
+
+
+@pytest.mark.parametrize("payload", [b"[]", b'{"a":', b"[" * 5000, DEEP])
+def test_metrics_that_cannot_be_read_cost_neither_card_nor_status(
+    tmp_path: Path, payload: bytes
+) -> None:
+    with tools.mosquitto(tmp_path) as broker, closing(SimulatedDevice(broker.port, "pi")) as device:
+        project = make_project(tmp_path / "project", broker.port, None)
+        (project.folder / "fleet.toml").write_text(
+            f'[devices.pi]\naddress = "ssh:ada@127.0.0.1:{tools.free_port()}"\n'
+        )
+        message = wire.Outbound(topics.metrics_topic("pi"), payload, retain=True)
+        device.mqtt.publish(message).result(10)
+        done = project.run("support-bundle", "pi", "-o", "b.tar.gz", "--wait", "5")
+        device.mqtt.publish(wire.Outbound(topics.metrics_topic("pi"), b"", retain=True)).result(10)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    files = contents(project.folder / "b.tar.gz")
+    told = json.loads(files["support-pi/broker.json"])
+    assert (told["status"]["state"], told["card"]["model"]) == ("ready", "toy")

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -22,17 +23,11 @@ from tests.show import top_thousand
 pytestmark = pytest.mark.timeout(120)
 
 
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tools.MosquittoBroker]:
-    with tools.mosquitto(tmp_path_factory.mktemp("broker")) as made:
-        yield made
-
-
 @pytest.fixture
-def fleet(broker: tools.MosquittoBroker) -> Iterator[list[SimulatedDevice]]:
+def fleet(file_broker: tools.MosquittoBroker) -> Iterator[list[SimulatedDevice]]:
     with ExitStack() as stack:
         yield [
-            stack.enter_context(closing(SimulatedDevice(broker.port, f"pi-{n}", pools=("k",))))
+            stack.enter_context(closing(SimulatedDevice(file_broker.port, f"pi-{n}", pools=("k",))))
             for n in (1, 2, 10)
         ]
 
@@ -48,10 +43,10 @@ def run(port: int, folder: Path, *arguments: str) -> subprocess.CompletedProcess
 
 
 def test_the_fleet_is_live(
-    broker: tools.MosquittoBroker, fleet: list[SimulatedDevice], tmp_path: Path
+    file_broker: tools.MosquittoBroker, fleet: list[SimulatedDevice], tmp_path: Path
 ) -> None:
     fleet[1].say_state("degraded", reason="thermal", temp_c=88, queue=3, active=1, tok_s=12.0)
-    with tmux(tmp_path, top(broker.port)) as window:
+    with tmux(tmp_path, top(file_broker.port)) as window:
         window.wait_for("3 devices: 2 ready, 1 degraded; 3 prompts wait; 12 tokens/s")
         order = [line.split()[0] for line in window.screen.splitlines()[2:5]]
         assert order == ["pi-1", "pi-2", "pi-10"]
@@ -68,11 +63,11 @@ def test_the_fleet_is_live(
         window.resize(40, 6)
         tools.eventually(lambda: window.screen.splitlines()[5].startswith("by state, reversed"))
         assert max(map(len, window.screen.splitlines())) <= 40
-        joined = SimulatedDevice(broker.port, "nano")
+        joined = SimulatedDevice(file_broker.port, "nano")
         window.resize(100, 12)
         tools.eventually(lambda: "nano" in window.screen, what="a device that is new")
         joined.close()
-        at = BrokerConfig("127.0.0.1", broker.port)
+        at = BrokerConfig("127.0.0.1", file_broker.port)
 
         def forgotten() -> bool:
             forget(at, "tests", "nano")  # a broker that lags behind may publish the Will after all
@@ -85,9 +80,9 @@ def test_the_fleet_is_live(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it(
-    broker: tools.MosquittoBroker, fleet: list[SimulatedDevice], tmp_path: Path, number: int
+    file_broker: tools.MosquittoBroker, fleet: list[SimulatedDevice], tmp_path: Path, number: int
 ) -> None:
-    with tmux(tmp_path, top(broker.port)) as window:
+    with tmux(tmp_path, top(file_broker.port)) as window:
         window.wait_for("3 devices")
         os.kill(window.pid, number)
         assert window.end_of() == (0 if number == signal.SIGINT else 130)
@@ -110,25 +105,70 @@ def test_a_broker_that_goes_away_shows_and_comes_back(tmp_path: Path) -> None:
         tools.eventually(lambda: "1 ready" in window.screen)
 
 
-def test_what_a_stranger_says_never_controls_the_terminal(
-    broker: tools.MosquittoBroker, tmp_path: Path
+def test_a_pipe_is_told_that_the_broker_is_gone_and_gets_no_old_lines(tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    shown, told = tmp_path / "shown", tmp_path / "told"
+
+    def lines() -> int:
+        return len(shown.read_text().splitlines())
+
+    with tools.mosquitto(tmp_path / "m") as own, closing(SimulatedDevice(own.port, "pi")):
+        with tools.interruptible(), shown.open("wb") as out, told.open("wb") as errors:
+            running = subprocess.Popen(
+                top(own.port, "--interval", "0.2"), cwd=tmp_path, stdout=out, stderr=errors,
+                env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            )  # fmt: skip
+        try:
+            tools.eventually(lambda: lines() >= 3)
+            own.stop(kill=True)
+            tools.eventually(lambda: "no connection to" in told.read_text())
+            before = lines()
+            time.sleep(1)
+            assert lines() == before, "lines about what nobody knows"
+            own.start()
+            tools.eventually(lambda: lines() > before)
+            running.send_signal(signal.SIGINT)
+            assert running.wait(20) == 0
+            said = told.read_text().splitlines()
+            assert said[-1] == "it is back"
+            assert sum("no connection to" in each for each in said) == 1
+        finally:
+            running.kill()
+            running.wait(20)
+
+
+@pytest.mark.parametrize("words", [("--once",), ("--once", "--sort", "state")])
+def test_a_state_with_line_ends_makes_no_lines(
+    file_broker: tools.MosquittoBroker, tmp_path: Path, words: tuple[str, ...]
 ) -> None:
-    with closing(SimulatedDevice(broker.port, "evil", model="\x1b]0;owned\x07\x1b[2Jm")) as evil:
+    with closing(SimulatedDevice(file_broker.port, "evil")) as evil:
+        evil.say_state("a\nb\u2028c\td")
+        done = run(file_broker.port, tmp_path, *words)
+        assert done.returncode == 0, done.stderr
+        assert len(done.stdout.split("\n")) == 4  # head, device, sum, and the last line's end
+        assert not set(done.stdout) & {"\u2028", "\t"}
+
+
+def test_what_a_stranger_says_never_controls_the_terminal(
+    file_broker: tools.MosquittoBroker, tmp_path: Path
+) -> None:
+    model = "\x1b]0;owned\x07\x1b[2Jm"
+    with closing(SimulatedDevice(file_broker.port, "evil", model=model)) as evil:
         evil.say_state("ready\x1b[2J", release="\x1b[31m", reason="\x9b2J")
-        with tmux(tmp_path, top(broker.port), width=120) as window:
+        with tmux(tmp_path, top(file_broker.port), width=120) as window:
             told = window.wait_for("1 devices")
             assert "evil" in told
             assert "owned" not in window.run("display-message", "-p", "#{pane_title}")
-        assert "\x1b" not in run(broker.port, tmp_path, "--once").stdout
+        assert "\x1b" not in run(file_broker.port, tmp_path, "--once").stdout
 
 
 def test_json_is_one_moment(
-    broker: tools.MosquittoBroker, fleet: list[SimulatedDevice], tmp_path: Path
+    file_broker: tools.MosquittoBroker, fleet: list[SimulatedDevice], tmp_path: Path
 ) -> None:
     fleet[0].say_state(
         "busy", queue=1, active=2, tok_s=31.5, mem_free_mb=9, mem_total_mb=99, since=5
     )
-    done = run(broker.port, tmp_path, "pi-*", "!pi-10", "--json", "--sort", "queue")
+    done = run(file_broker.port, tmp_path, "pi-*", "!pi-10", "--json", "--sort", "queue")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert [each["device"] for each in told["devices"]] == ["pi-1", "pi-2"]
@@ -140,12 +180,12 @@ def test_json_is_one_moment(
 
 
 def test_a_pipe_gets_a_line_for_each_device_once_per_interval(
-    broker: tools.MosquittoBroker, fleet: list[SimulatedDevice], tmp_path: Path
+    file_broker: tools.MosquittoBroker, fleet: list[SimulatedDevice], tmp_path: Path
 ) -> None:
     with tools.interruptible():
         running = subprocess.Popen(
-            top(broker.port, "--interval", "0.3"), cwd=tmp_path, stdout=subprocess.PIPE, text=True,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            top(file_broker.port, "--interval", "0.3"), cwd=tmp_path, stdout=subprocess.PIPE,
+            text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"},
         )  # fmt: skip
     assert running.stdout is not None
     head, *lines = [running.stdout.readline() for _ in range(7)]
@@ -158,9 +198,9 @@ def test_a_pipe_gets_a_line_for_each_device_once_per_interval(
 
 
 def test_devices_of_the_file_that_are_not_there_are_unseen(
-    broker: tools.MosquittoBroker, fleet: list[SimulatedDevice], tmp_path: Path
+    file_broker: tools.MosquittoBroker, fleet: list[SimulatedDevice], tmp_path: Path
 ) -> None:
-    (tmp_path / "edgekit.toml").write_text(f"[broker]\nport = {broker.port}\n")
+    (tmp_path / "edgekit.toml").write_text(f"[broker]\nport = {file_broker.port}\n")
     (tmp_path / "fleet.toml").write_text(
         '[devices.pi-1]\naddress = "local:a"\ntags = ["hot"]\n'
         '[devices.far]\naddress = "ssh:far"\nsite = "hall"\n'
@@ -184,10 +224,10 @@ def test_devices_of_the_file_that_are_not_there_are_unseen(
     ],
 )
 def test_a_wrong_word_is_refused(
-    broker: tools.MosquittoBroker, fleet: list[SimulatedDevice], tmp_path: Path,
+    file_broker: tools.MosquittoBroker, fleet: list[SimulatedDevice], tmp_path: Path,
     arguments: tuple[str, ...], said: str,
 ) -> None:  # fmt: skip
-    done = run(broker.port, tmp_path, *arguments)
+    done = run(file_broker.port, tmp_path, *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,6 @@ import numpy.typing as npt
 import pytest
 from tokenizers import Tokenizer
 
-from edgekit.agent.serve.worker.pictures.read import read
-from edgekit.agent.serve.worker.pictures.transform import picture_of
 from edgekit.builder.tools.process import INSIDE
 from edgekit.bundle.layers import members
 from edgekit.client import Final, Requester, SentPicture
@@ -32,6 +31,7 @@ from edgekit.tokens.chat import open_tokenizer
 from tests import tools
 from tests.building import edgekit_build, run_script
 from tests.conftest import PACK, Project
+from tests.harness.seeing import eyes_of, shown
 from tests.photos import SHAPES, drawn
 from tests.pictured import checkpoint, torch_says
 from tests.system.test_quality_canary import told, wait
@@ -85,6 +85,15 @@ def site(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sit
     model = tmp_path_factory.mktemp("model") / "fp32"
     built = edgekit_build("--host", "-m", source, "-o", model, "--precision", "fp32", "--no-gate")
     assert built.returncode == 0, built.stderr
+    with device_with(model, CROPS, tmp_path_factory) as made:
+        yield made
+
+
+@contextmanager
+def device_with(
+    model: Path, crops: int, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Site]:
+    """A device that was pushed this model, with a broker and a requester."""
     photos = {}
     for name, (width, height) in SHAPES.items():
         photos[name] = tmp_path_factory.mktemp("photos") / "photo.png"
@@ -93,7 +102,7 @@ def site(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sit
         project = Project(tmp_path_factory.mktemp("project"), broker.port)
         project.edgekit("init", ".", "--port", str(broker.port))
         with (project.folder / "fleet.toml").open("a", encoding="utf-8") as fleet:
-            fleet.write(f"threads = 2\nimage_crops = {CROPS}\nimages_per_prompt = 2\n")
+            fleet.write(f"threads = 2\nimage_crops = {crops}\nimages_per_prompt = 2\n")
         project.edgekit(
             "pack", str(model), "--name", "eyes", "--context", "4096", "--accept-ungated", *PACK
         )
@@ -122,29 +131,30 @@ class Reference:
 
 
 def torch_answers(
-    site: Site, source: Path, python: str, work: Path, text: Path | None = None
+    site: Site,
+    source: Path,
+    python: str,
+    work: Path,
+    text: Path | None = None,
+    crops: int = CROPS,
+    family: str = "phi3v",
 ) -> dict[str, Reference]:
     """Answers of the checkpoint, with other weights of the text if they are given, from the pixels
     that are sent."""
     tokenizer, cases = open_tokenizer(site.model), dict[str, npt.NDArray[np.generic]]()
     for number, (name, shapes) in enumerate(CASES.items()):
-        site.sent[name] = shown = site.requester.shrink("demo", [site.photos[s] for s in shapes])
-        seen = [picture_of(read(picture.data), CROPS, "torch") for picture in shown]
-        pieces = tokenizer.encode_around([("user", [*(p.data for p in shown), QUESTION])])
+        site.sent[name] = sent = site.requester.shrink("demo", [site.photos[s] for s in shapes])
+        eyes = eyes_of(site.model, crops, tokenizer)
+        seen = [eyes.see(picture.data, "torch") for picture in sent]
+        pieces = tokenizer.encode_around([("user", [*(p.data for p in sent), QUESTION])])
         ids = list(pieces[0])
         for picture, piece in zip(seen, pieces[1:], strict=True):
-            ids += [-1] * picture.grid.tokens + piece
+            ids += [max(-1, item) for item in picture.items] + piece
         cases[f"ids_{number}"] = np.array(ids, np.int64)
         cases[f"greedy_{number}"] = np.array(ANSWER)
         if seen:
-            pixels = np.zeros((len(seen), max(p.views for p in seen), 3, 336, 336), np.float32)
-            for place, picture in zip(pixels, seen, strict=True):
-                for view in range(picture.views):
-                    place[view] = picture.view(view)
-            cases[f"pixels_{number}"] = pixels
-            sizes = [(336 * p.grid.height, 336 * p.grid.width) for p in seen]
-            cases[f"sizes_{number}"] = np.array(sizes, np.int64)
-    said = torch_says(python, source, cases, work, text)
+            cases |= shown(seen, number)
+    said = torch_says(python, source, cases, work, text, family)
     return {
         name: Reference(said[f"tokens_{number}"].tolist(), said[f"margins_{number}"].tolist())
         for number, name in enumerate(CASES)

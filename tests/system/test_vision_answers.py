@@ -6,13 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.show.vision_layouts import BUILDS, compared
+from tests.show.vision_layouts import BUILDS, FAMILIES, compared
 
 
 @pytest.mark.timeout(600)
-def test_answers_after_pictures_are_those_of_torch(python: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", FAMILIES)
+def test_answers_after_pictures_are_those_of_torch(
+    family: str, python: str, tmp_path: Path
+) -> None:
     answers = ("one crop", "two pictures", "tall", "text")
-    found = compared(Path(python), tmp_path, answers, ("one crop", "three pictures"))
+    found = compared(Path(python), tmp_path, answers, ("one crop", "three pictures"), family)
     assert found.different == []
     assert (found.features, found.answers) == (4, len(BUILDS) * len(answers))
     assert found.worst_feature <= 1e-4

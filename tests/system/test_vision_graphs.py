@@ -199,6 +199,7 @@ def test_a_tower_that_lacks_its_last_layer_or_another_table_is_refused(
     }
     told = json.dumps(header).encode()
     (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "config.json").write_text('{"architectures": ["Phi3VForCausalLM"]}')
     (tmp_path / "source" / "model.safetensors").write_bytes(len(told).to_bytes(8, "little") + told)
     # transformers does not look at an index beside the one file
     index = tmp_path / "source" / "model.safetensors.index.json"

@@ -232,7 +232,8 @@ def test_what_has_no_end_or_too_many_pixels_is_refused_by_name() -> None:
 
 
 def test_a_device_that_looks_closely_gets_more_pixels_and_many_pictures_fit_a_body() -> None:
-    assert [pictures.send_side(crops) for crops in (1, 4, 9, 16)] == [672, 672, 1008, 1344]
+    assert [pictures.send_side(crops, 336) for crops in (1, 4, 9, 16)] == [672, 672, 1008, 1344]
+    assert [pictures.send_side(crops, 512) for crops in (1, 4, 16)] == [672, 1024, 2048]
     for count in range(1, pictures.MOST_PER_PROMPT + 1):
         most = wire.max_body_bytes(True, count)
         each = pictures.send_bytes(most - wire.MAX_BODY_BYTES, count)

@@ -115,6 +115,11 @@ def test_a_short_command_of_a_controller_imports_what_it_uses(verb: str, needed:
     assert found & OF_A_CONTROLLER == needed
 
 
+def test_the_version_needs_no_verb_and_what_looks_at_a_bundle_makes_no_bill_of_materials() -> None:
+    assert imported(["-m", "edgekit", "--version"]) & OF_A_CONTROLLER == set()
+    assert "cyclonedx" not in imported(["-m", "edgekit", "inspect", "--help"])
+
+
 def test_a_push_imports_no_registry_and_no_broker() -> None:
     found = imported(["-m", "edgekit", "push", "--help"])
     known = {"tuf", "securesystemslib", "cryptography", "edgekit.fleet.rollout.book"}

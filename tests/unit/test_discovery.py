@@ -10,10 +10,10 @@ import jsonschema
 import msgspec
 import pytest
 
-from edgekit.client.discovery import device_of, discovery, object_id
 from edgekit.core import topics, wire
+from edgekit.core.discovery import device_of, discovery, object_id
 
-CARD = {"model": "smollm2", "version": "3", "agent": "0.1.0"}
+SAYS = ("smollm2", "3", "0.1.0")
 # https://www.home-assistant.io/integrations/mqtt/#device-discovery-payload and sensor.mqtt:
 # a device needs identifiers or connections, an origin its name, a component its platform and a
 # unique_id; a temperature has a unit of temperature, and a measurement a unit or none.
@@ -74,14 +74,14 @@ SCHEMA = {
 
 @pytest.mark.parametrize("name", ["pi-1", "kitchen.2", "a_b", "x" * 64])
 def test_the_message_is_as_the_documentation_says(name: str) -> None:
-    told = json.loads(discovery(name, CARD))
+    told = json.loads(discovery(name, *SAYS))
     jsonschema.validate(told, SCHEMA)
     ids = [each["unique_id"] for each in told["cmps"].values()]
     assert len(set(ids)) == len(ids)
     assert {each["state_topic"] for each in told["cmps"].values()} == {topics.status_topic(name)}
     topic = topics.discovery_topic(object_id(name))
     assert re.fullmatch(r"homeassistant/device/[a-zA-Z0-9_-]+/config", topic)
-    jsonschema.validate(json.loads(discovery(name, {})), SCHEMA)
+    jsonschema.validate(json.loads(discovery(name, "", "", "")), SCHEMA)
 
 
 def test_no_two_names_are_one_device_there() -> None:
@@ -105,7 +105,7 @@ def test_the_templates_read_a_real_status() -> None:
     """Home Assistant's templates are Jinja: rendered with `value_json` as it does."""
     release = "sha256:" + "0123456789ab" + "0" * 52
     status = wire.Status("busy", release, 2, 1, 11.25, 80.0, temp_c=51, mem_free_mb=700)
-    told = json.loads(discovery("pi-1", CARD))["cmps"]
+    told = json.loads(discovery("pi-1", *SAYS))["cmps"]
 
     def shown(value: object) -> dict[str, str]:
         body = json.loads(msgspec.json.encode(value))

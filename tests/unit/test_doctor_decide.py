@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import Future
@@ -15,6 +18,7 @@ from edgekit.cli.doctor import broker, decide, probes
 from edgekit.cli.doctor.decide import SeenEngine, SeenSsh, SeenTrust
 from edgekit.cli.doctor.diagnosis import Diagnosis
 from edgekit.cli.doctor.doctor import run
+from edgekit.cli.doctor.holder import holder
 from edgekit.core.config import BrokerConfig
 from edgekit.errors import EdgekitError
 from edgekit.fleet.inventory import Device, Fleet
@@ -150,3 +154,30 @@ def test_a_check_that_hangs_or_fails_hides_no_other() -> None:
     ]
     assert "ValueError: a defect" in found[1].why
     assert (found[2].why, found[2].next) == ("because", "do this")
+
+
+def test_a_user_without_a_name_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that runs with `--user 12345`."""
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    assert probes._user() == "12345"
+    assert "itself failed" not in "".join(each.what for each in probes.engine())
+
+
+def test_a_program_whose_name_was_cut_within_a_letter_is_named() -> None:
+    """The kernel keeps 15 bytes of a name."""
+    code = (
+        "import ctypes, socket, sys\n"
+        "ctypes.CDLL(None).prctl(15, 'a端末端末端'.encode())\n"
+        "taken = socket.create_server(('127.0.0.1', 0))\n"
+        "print(taken.getsockname()[1], flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        found = holder(int(other.stdout.readline()))
+        other.communicate()
+    assert found == f"a端末端末\ufffd (process {other.pid})"

@@ -15,6 +15,7 @@ from edgekit.core import wire
 from edgekit.errors import UsageError
 from edgekit.gateway import body, keys
 from edgekit.gateway.chunks import Chunks, text_completion
+from edgekit.gateway.ollama import request as ollama
 from edgekit.gateway.refusals import HttpError, of_device
 
 TODAY = datetime.date(2026, 1, 1)
@@ -43,13 +44,16 @@ def test_the_file_has_hashes_and_is_for_its_owner_alone(tmp_path: Path) -> None:
         ('{"keys":[]}', 0o644, "others can read"),
         ('{"keys":[{"requester":1}]}', 0o600, "not a file of API keys"),
         ("{", 0o600, "not a file of API keys"),
+        ("a folder", 0, "cannot be read"),
     ],
 )
 def test_a_file_that_is_wrong_is_refused(
     tmp_path: Path, content: str | None, mode: int, why: str
 ) -> None:
     file = tmp_path / "keys.json"
-    if content is not None:
+    if content == "a folder":
+        file.mkdir()
+    elif content is not None:
         file.write_text(content)
         file.chmod(mode)
     with pytest.raises(UsageError, match=why):
@@ -280,3 +284,19 @@ def test_every_error_of_a_device_has_its_status_and_says_whether_to_try_again(co
     assert (made.status, told["code"], told["param"]) == (status, code, "field")
     assert made.headers["x-should-retry"] == ("true" if retryable else "false")
     assert made.headers.get("retry-after") == ("2" if retryable else None)
+
+
+@pytest.mark.parametrize("number", ["1e400", "-1e999", "9" * 5000])
+def test_a_number_that_is_none_anywhere_else_is_refused_by_name(number: str) -> None:
+    text = f'{{"model":"toy","prompt":"Hi","suffix":{number}}}'
+    with pytest.raises(HttpError) as refused:
+        body.read(text.encode(), text=True)
+    assert (refused.value.status, refused.value.param) == (400, "suffix")
+    text = f'{{"model":"toy","messages":[{{"role":"user"}}],"options":{{"temperature":{number}}}}}'
+    with pytest.raises(HttpError) as refused:
+        ollama.read(text.encode())
+    assert (refused.value.status, refused.value.param) == (400, "options.temperature")
+    text = f'{{"model":"toy","messages":[{{"role":"user"}}],"response_format":{number}}}'
+    with pytest.raises(HttpError) as refused:
+        _ = body.read(text.encode()).needs
+    assert (refused.value.status, refused.value.param) == (400, "response_format")

@@ -37,7 +37,7 @@ class SlowLine:
     fails = False
 
     def __init__(self, *_: Any) -> None:
-        self.connected = self.closed = False
+        self.connected = self.closed = self.taken_over = False
         self.made.append(self)
 
     async def connect(self) -> None:
@@ -182,3 +182,21 @@ def test_one_requester_leaves_half_of_the_streams_to_others(made: hub.Hub) -> No
             held.enter_context(made.running("carol", "0"))
     with made.running("alice", "2"):
         assert made.streams == 1
+
+
+def test_a_connection_that_another_client_took_over_is_made_anew_for_the_next_prompt(
+    made: hub.Hub, slow: type[SlowLine]
+) -> None:
+    """It never connects again by itself: two that do would end each other's for ever."""
+
+    async def run() -> None:
+        slow.go.set()
+        first = await made.line("alice")
+        slow.made[0].taken_over, slow.made[0].connected = True, False
+        second = await made.line("alice")
+        assert second is not first
+        assert second is await made.line("alice")
+        await made.stop()
+
+    asyncio.run(run())
+    assert [each.closed for each in slow.made] == [True, True]

@@ -71,3 +71,13 @@ def test_a_control_waits_for_a_connection(tmp_path: Path) -> None:
             return [str(line.connected)]
 
     assert asyncio.run(run()) == ["False"]
+
+
+def test_a_line_knows_that_another_client_has_taken_it_over() -> None:
+    async def run() -> bool:
+        line = Line(BrokerConfig("127.0.0.1", 1), "alice")
+        assert not line.taken_over
+        line._mqtt._engine._on_taken_over()  # DISCONNECT with 0x8E
+        return line.taken_over
+
+    assert asyncio.run(run())

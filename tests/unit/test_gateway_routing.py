@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from edgekit.core import topics
-from edgekit.gateway import catalog
+from edgekit.gateway import body, catalog
 from edgekit.gateway.affinity import Affinity
 from edgekit.gateway.catalog import Served, heard, models, named, order
 
@@ -138,3 +138,47 @@ def test_the_memory_of_conversations_is_bounded() -> None:
         memory.note("alice", [user(str(n))], msgspec.json.decode(b'{"content":"x"}'), "pi")
     assert memory.device("alice", [user("0")]) == ""
     assert memory.device("alice", [user("4")]) == "pi"
+
+
+def test_a_prompt_goes_to_who_can_answer_it() -> None:
+    known: dict[str, Served] = {}
+    cards: dict[str, dict[str, Any]] = {
+        "sees": {"images": {"crops": 1}}, "forms": {"capabilities": ["tools", "json_schema"]},
+        "plain": {"capabilities": ["tools"]}, "old": {},
+    }  # fmt: skip
+    for name, more in cards.items():
+        card = {"model": "toy", "version": "1", "pools": ["p"], **more}
+        heard(known, topics.card_topic(name), msgspec.json.encode(card))
+        heard(known, topics.status_topic(name), b'{"state":"ready"}')
+    pool = named(known, "pool:p")
+    assert names(catalog.able(pool, ())) == list(cards)
+    assert names(catalog.able(pool, {"images"})) == ["sees"]
+    assert names(catalog.able(pool, {"json_schema"})) == ["forms"]
+    nobody = catalog.able(pool, {"regex"})
+    assert names(nobody) == list(cards), "one of them says why not"
+
+
+def picture(**more: Any) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": "data:image/png;base64,"}, **more}
+
+
+@pytest.mark.parametrize(
+    ("more", "needs"),
+    [
+        ({}, set()),
+        ({"tools": [], "logprobs": True}, set()),
+        ({"response_format": None, "regex": None}, set()),
+        ({"response_format": {"type": "text"}}, set()),
+        ({"response_format": 7}, set()),
+        ({"response_format": {"type": "json_object"}}, {"json_schema"}),
+        ({"response_format": {"type": "json_schema", "json_schema": {}}}, {"json_schema"}),
+        ({"regex": "a+"}, {"regex"}),
+        ({"grammar": "start: a"}, {"grammar"}),
+        ({"messages": [{"role": "user", "content": [picture()]}]}, {"images"}),
+        ({"messages": [{"content": [picture()]}, {"role": "user", "content": "?"}]}, {"images"}),
+        ({"messages": [7, {"content": [7, {"type": "text"}]}, {"content": picture()}]}, set()),
+    ],
+)
+def test_what_a_body_needs(more: dict[str, Any], needs: set[str]) -> None:
+    asked = {"model": "toy", "messages": [{"role": "user", "content": "Hi"}], **more}
+    assert body.read(msgspec.json.encode(asked)).needs == needs

@@ -79,12 +79,14 @@ def test_the_hottest_sensor_that_answers_is_the_temperature(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number, said in enumerate(("51500\n", "-5000\n", "", "asleep\n")):
-        (tmp_path / str(number)).write_text(said)
-    monkeypatch.setattr(
-        "edgekit.agent.release.door.probe.glob.glob", lambda pattern: map(str, tmp_path.iterdir())
-    )
+        zone = tmp_path / f"thermal_zone{number}"
+        zone.mkdir()
+        (zone / "temp").write_text(said)
+    (tmp_path / "cooling_device0").mkdir()
+    (tmp_path / "thermal_zone9").mkdir()  # without a value
+    monkeypatch.setattr("edgekit.agent.release.door.probe.THERMAL", str(tmp_path))
     assert probe.temperature() == 51.5
-    monkeypatch.setattr("edgekit.agent.release.door.probe.glob.glob", lambda pattern: [])
+    monkeypatch.setattr("edgekit.agent.release.door.probe.THERMAL", str(tmp_path / "none"))
     assert probe.temperature() is None
 
 

@@ -57,6 +57,10 @@ def load(folder: Path, text: str) -> inventory.Fleet:
         ("!pi-2", "pi-1 jetson-1"),
         ("plant !tag=gpu", "pi-1 pi-2"),
         ("!tag=gpu plant", "pi-1 pi-2"),
+        ("plant,!pi-1,!pi-2", "jetson-1"),
+        ("!pi-1,!pi-2", "jetson-1"),
+        ("tag=pi,tag=gpu", "pi-1 pi-2 jetson-1"),
+        ("tag=pi,!tag=hall", "pi-2"),
         ("!all-pis", "jetson-1"),
     ],
 )
@@ -75,6 +79,10 @@ def test_words_choose_devices(tmp_path: Path, words: str, chosen: str) -> None:
         ("!pi-9", "in '!pi-9'"),
         ("cam-*", "matches no device"),
         ("pi-1 !pi-*", "chooses no device"),
+        ("plant !pi-1,pi-2", "write '!pi-1,!pi-2', or pi-2 as a word of its own"),
+        ("pi-1,!pi-2,jetson-1", "can mean two things"),
+        ("tag=pi,gpu", "write tag=gpu"),
+        ("site=north,south", "write site=south"),
     ],
 )
 def test_a_word_that_names_nothing_is_refused(tmp_path: Path, words: str, said: str) -> None:
@@ -166,6 +174,12 @@ def test_an_inventory_of_ansible_is_read_as_it_is(tmp_path: Path) -> None:
         ("ansible_connection: winrm", "winrm"),
         ("edgekit_thread: 2", "did you mean `threads`"),
         ("edgekit_threads: two", "Expected `int`"),
+        ("ansible_user: yes", "ansible_user of a is no text"),
+        ("ansible_host: [b]", "ansible_host of a is no text"),
+        ('edgekit_tags: ["{{ t }}"]', "edgekit_tags of a is a template"),
+        ("edgekit_site: '{% if x %}north{% endif %}'", "edgekit_site of a is a template"),
+        ("edgekit_broker: {password_file: !vault x}", "edgekit_broker of a is a template"),
+        ("ansible_paramiko_proxy_command: nc %h", "~/.ssh/config"),
     ],
 )
 def test_a_variable_that_cannot_be_honoured_is_refused(
@@ -189,6 +203,22 @@ def test_a_variable_that_cannot_be_honoured_is_refused(
         ("hosts.yml", "all: {hosts: {'a b': }}", "cannot be a device's name"),
         ("hosts.yml", "all:\n\thosts:", "cannot be read"),
         ("hosts.yml", "$ANSIBLE_VAULT;1.1;AES256\n00", "is encrypted"),
+        ("hosts.yml", "a: {hosts: {x: }, vars: {v: 1}, hosts: {y: }}", "'hosts' is there twice"),
+        ("hosts.yml", "a: {hosts: {x: }}\nb: {hosts: {z: }}\na: {hosts: {y: }}", "twice"),
+        ("hosts.yml", "", "hosts.yml is empty"),
+        ("hosts.yml", "# nothing\n---\n", "hosts.yml is empty"),
+        ("hosts.yml", "plugin: amazon.aws.aws_ec2\nregions: [x]", "plugin amazon.aws.aws_ec2"),
+        ("hosts.yml", "a: {hosts: {0123: }}", "the host 83 is no text"),
+        ("hosts.yml", "a: {hosts: {on: }}", "the host True is no text"),
+        ("hosts.yml", "a: {hosts: {1.10: }}", "put the name into quotes"),
+        ("hosts.yml", "10: {hosts: {a: }}", "the group 10 is no text"),
+        ("hosts.yml", "a: &x {children: {b: *x}}", "the group b has itself"),
+        ("hosts.yml", "a: {hosts: {x: {v: 2026-13-45}}}", "cannot be read"),
+        ("hosts.yml", "a: {hosts: {'x[1:99999999]': }}", "more than 100000 names"),
+        ("hosts.yml", "a: {hosts: {'x[0:999]y[0:999]': }}", "more than 100000 names"),
+        ("hosts.yml", "a: {hosts: {'x[1:99999999999999999999]': }}", "more than 100000 names"),
+        ("hosts.yml", "a: {hosts: {'x[\u00b2:\u00b3]': }}", "is no range"),
+        ("hosts.yml", "a: {vars: {ansible_group_priority: high}}", "ansible_group_priority"),
     ],
 )
 def test_another_form_is_refused(tmp_path: Path, name: str, content: str, said: str) -> None:
@@ -203,6 +233,9 @@ def test_another_form_is_refused(tmp_path: Path, name: str, content: str, said: 
     [
         ("echo '{'", "prints no JSON"),
         ("echo no cloud >&2; exit 3", "ended with 3"),
+        ("echo null", "its output is no mapping"),
+        ("printf '\\377\\376'", "prints no JSON"),
+        ("kill -9 $$", "ended with -9"),
         ('echo \'{"a": {"hosts": "b"}}\'', "cannot be used"),
     ],
 )
@@ -212,6 +245,83 @@ def test_a_program_that_fails_is_named(tmp_path: Path, program: str, said: str) 
     with pytest.raises(UsageError) as caught:
         read_hosts(tmp_path / "cloud")
     assert said in str(caught.value)
+
+
+HOSTVARS = '{"a": {"ansible_host": "192.0.2.1"}, "stranger": {}}'
+
+
+@pytest.mark.parametrize(
+    ("meta", "asked"), [("{}", "192.0.2.9"), (f'{{"hostvars": {HOSTVARS}}}', "192.0.2.1")]
+)
+def test_a_host_is_what_a_group_lists_and_has_its_own_address(
+    tmp_path: Path, meta: str, asked: str
+) -> None:
+    (tmp_path / "cloud").write_text(
+        "#!/bin/sh\nif [ $1 = --list ]; then "
+        f'echo \'{{"g": {{"hosts": ["a", "b"]}}, "_meta": {meta}}}\'\n'
+        'elif [ $2 = a ]; then echo \'{"ansible_host": "192.0.2.9"}\'; fi\n'
+    )
+    (tmp_path / "cloud").chmod(0o755)
+    devices = load(tmp_path, 'inventories = ["cloud"]\n').devices
+    assert {name: each.address for name, each in devices.items()} == {
+        "a": f"ssh:{asked}",
+        "b": "ssh:b",
+    }
+
+
+def test_values_beside_an_inventory_win_and_lose_nothing(tmp_path: Path) -> None:
+    (tmp_path / "hosts.yml").write_text("all: {hosts: {a: {edgekit_window: '01:00-02:00'}}}")
+    text = 'inventories = ["hosts.yml"]\n[devices.a]\naddress = "ssh:b"\n'
+    device = load(tmp_path, text).devices["a"]
+    assert (device.address, device.window) == ("ssh:b", "01:00-02:00")
+    with pytest.raises(UsageError, match="the device a is not valid"):
+        load(tmp_path, 'inventories = ["hosts.yml"]\n[devices]\na = 5\n')
+
+
+def test_a_device_in_a_group_of_its_own_name(tmp_path: Path) -> None:
+    (tmp_path / "hosts.yml").write_text("db: {hosts: {db: }, children: {eu: {hosts: {db2: }}}}")
+    fleet = load(tmp_path, 'inventories = ["hosts.yml"]\n[groups.db]\ntags = ["d"]\n')
+    assert fleet.groups == {"db": ["db", "db2"], "eu": ["db2"]}
+    assert [fleet.devices[name].tags for name in ("db", "db2")] == [["d"], ["d"]]
+    both = '[devices.a]\naddress="ssh:a"\n[devices.b]\naddress="ssh:b"\n[groups]\na=["b"]\n'
+    for members in ('a = ["a"]', 'a = ["b"]\nsite = ["a"]'):
+        with pytest.raises(UsageError, match="'a', which is a device and a group"):
+            load(tmp_path, both.replace('a=["b"]', members))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ('address = "ssh:pi@h"', 'address = "ssh:pi@H:22"', True),
+        ('address = "ssh:pi@h"', 'address = "ssh:ada@h"', False),
+        ('address = "ssh:pi@h"', 'address = "ssh:pi@h:2222"', False),
+        ('address = "ssh:pi@h"', 'address = "ssh:pi@h"\nroot = "/srv/b"', False),
+        ('address = "ssh:a@h"\nroot = "/srv/x"', 'address = "ssh:b@h"\nroot = "/srv/x/"', True),
+        ('address = "local:x"', 'address = "local:y/../x"', True),
+        ('address = "pull:"', 'address = "pull:"', False),
+    ],
+)
+def test_one_device_under_two_names_is_not_counted_twice(
+    tmp_path: Path, one: str, other: str, same: bool
+) -> None:
+    fleet = load(tmp_path, f"[devices.a]\n{one}\n[devices.b]\n{other}\n")
+    if same:
+        with pytest.raises(UsageError, match="a and b are one device"):
+            fleet.select([])
+    assert fleet.select(["a"] if same else []) == (["a"] if same else ["a", "b"])
+
+
+@pytest.mark.parametrize("word", ["site=", "tag=", "group:", "!site=", "pi-1,tag="])
+def test_a_word_without_its_name_chooses_nothing(tmp_path: Path, word: str) -> None:
+    (tmp_path / "fleet.toml").write_text('[devices.pi-1]\naddress = "ssh:pi-1"\n')
+    with pytest.raises(UsageError, match="names no"):
+        inventory.load(tmp_path / "fleet.toml").select([word])
+
+
+@pytest.mark.parametrize("value", ['tags = ["a,b"]', 'tags = [""]', 'site = " n"', 'site = "\\n"'])
+def test_a_tag_that_no_word_can_choose_is_refused(tmp_path: Path, value: str) -> None:
+    with pytest.raises(UsageError, match="cannot be chosen"):
+        load(tmp_path, f'[devices.a]\naddress = "ssh:a"\n{value}\n')
 
 
 def test_ranges_as_ansible_writes_them() -> None:

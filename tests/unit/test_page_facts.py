@@ -79,6 +79,38 @@ def test_groups_are_those_of_fleet_toml(here: Project) -> None:
     assert reader_of(here)().groups == {}
 
 
+def test_a_fleet_toml_that_was_broken_is_read_again_once_it_is_mended(here: Project) -> None:
+    file = here.folder / "fleet.toml"
+    file.write_text("[devices\n")
+    read = reader_of(here)
+    assert read().groups == {}
+    file.write_text('[devices.pi-1]\naddress = "ssh:pi-1"\n[groups]\nkitchen = ["pi-1"]\n')
+    assert read().groups == {"kitchen": ["pi-1"]}
+    file.write_text("[devices\n")
+    assert read().groups == {"kitchen": ["pi-1"]}, "an edit that is not ready takes nothing away"
+    file.unlink()
+    assert read().groups == {}
+
+
+def test_an_inventory_that_failed_is_asked_again_after_a_while_alone(
+    here: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here.folder / "fleet.toml").write_text('inventory = "hosts"\n')
+    asked = []
+
+    def fails(_: Project) -> None:
+        asked.append(now[0])
+        raise EdgekitError("the inventory's program failed")
+
+    now = [0.0]
+    monkeypatch.setattr(Project, "fleet", fails)
+    monkeypatch.setattr("edgekit.cli.talk.facts.time.monotonic", lambda: now[0])
+    read = reader_of(here)
+    for now[0] in (0.0, 2.0, 59.0, 61.0, 63.0):
+        assert read().groups == {}
+    assert asked == [0.0, 61.0]
+
+
 def test_a_project_is_read_once_for_all_and_the_last_of_it_stays(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

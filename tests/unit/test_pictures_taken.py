@@ -11,12 +11,21 @@ from edgekit.agent.serve.worker.decoder import graph
 from edgekit.agent.serve.worker.decoder.graph import Decoding, Graph, limits_of
 from edgekit.agent.serve.worker.decoder.memory import total_bytes
 from edgekit.agent.serve.worker.decoder.pictured import FeatureCache
+from edgekit.agent.serve.worker.pictures.phi3v import Phi3V, grid_of
 from edgekit.agent.serve.worker.pictures.rows import items_of, row_count
 from edgekit.agent.serve.worker.pictures.taken import images_taken, kept_rows, within
-from edgekit.agent.serve.worker.pictures.transform import grid_of
 from edgekit.core.payloads import ImagesTaken
 
 GB = 10**9
+PHI = Phi3V()
+
+
+def no_text(_: str) -> list[int]:
+    raise AssertionError("rows alone stand for a picture of Phi-3.5-vision")
+
+
+def taken_by(crops: int, per_prompt: int, memory: int) -> ImagesTaken:
+    return images_taken(crops, per_prompt, memory, PHI, no_text)
 
 
 @pytest.mark.parametrize(
@@ -24,7 +33,7 @@ GB = 10**9
     [
         (0, 0, 4 * GB, ImagesTaken(1, 313, 1, 2)),
         (0, 0, 8 * GB, ImagesTaken(4, 757, 1, 2)),
-        (16, 0, 4 * GB, ImagesTaken(16, 2509, 1, 2)),  # as an operator said
+        (16, 0, 4 * GB, ImagesTaken(16, 2509, 1, 2, 1344)),  # as an operator said
         (2, 3, 32 * GB, ImagesTaken(2, 313, 3, 3)),
         (6, 0, 32 * GB, ImagesTaken(6, 757, 1, 2)),
     ],
@@ -32,28 +41,28 @@ GB = 10**9
 def test_the_crops_go_by_the_memory(
     crops: int, per_prompt: int, memory: int, taken: ImagesTaken
 ) -> None:
-    found = images_taken(crops, per_prompt, memory)
+    found = taken_by(crops, per_prompt, memory)
     assert found == taken
     assert found.tokens == grid_of(600, 600, found.crops).tokens
 
 
 def test_a_picture_leaves_half_of_a_slot() -> None:
-    taken = images_taken(0, 0, 16 * GB)
-    assert within(taken, 4096) == taken
-    assert within(taken, 1514) == taken
-    assert within(taken, 1513) == images_taken(1, 0, 16 * GB)
+    taken = taken_by(0, 0, 16 * GB)
+    assert within(taken, 4096, PHI, no_text) == taken
+    assert within(taken, 1514, PHI, no_text) == taken
+    assert within(taken, 1513, PHI, no_text) == taken_by(1, 0, 16 * GB)
 
 
 @pytest.mark.parametrize("crops", [1, 2, 4, 6, 16])
 def test_no_picture_has_more_rows_than_are_counted(crops: int) -> None:
-    most = kept_rows(images_taken(crops, 1, GB), 1, 4096)
+    most = kept_rows(taken_by(crops, 1, GB), 1, 4096, PHI)
     for ratio in np.linspace(1, 8, 200):
         for size in ((1000 * ratio, 1000), (1000, 1000 * ratio)):
             assert grid_of(int(size[0]), int(size[1]), crops).tokens <= most
 
 
 def test_no_slot_holds_more_rows_than_its_length() -> None:
-    assert kept_rows(images_taken(16, 12, GB), 4, 2048) == 4 * 2048
+    assert kept_rows(taken_by(16, 12, GB), 4, 2048, PHI) == 4 * 2048
 
 
 def test_the_picture_used_longest_ago_makes_room() -> None:

@@ -14,7 +14,6 @@ from edgekit.builder.plan.pictures import (
     VisionShape,
     gate_seconds,
     picture_costs,
-    tokens_of,
     vision_of,
 )
 from edgekit.builder.plan.profiles import PROFILES
@@ -47,6 +46,7 @@ for layer in range(24):
     for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
         SHAPES |= affine(f"{at}.self_attn.{part}", 1024, 1024)
     SHAPES |= affine(f"{at}.mlp.fc1", 4096, 1024) | affine(f"{at}.mlp.fc2", 1024, 4096)
+CONFIG = {"architectures": ["Phi3VForCausalLM"], "original_max_position_embeddings": 4096}
 TENSORS = {name: Tensor("BF16", size) for name, size in SHAPES.items()}
 # as a plan of the whole model has it
 INT4 = TextCost(2_370_000_000, 786_432, 3_722_000_000, True)
@@ -54,7 +54,7 @@ FP32 = TextCost(14_900_000_000, 786_432, 3_722_000_000, False)
 
 
 def shape(precision: VisionPrecision) -> VisionShape:
-    return vision_of(TENSORS, precision, 4096)
+    return vision_of(CONFIG, TENSORS, precision)
 
 
 def costs(precision: VisionPrecision, text: TextCost = INT4) -> tuple[PictureCost, ...]:
@@ -68,9 +68,10 @@ def test_the_parts_have_the_size_that_was_measured() -> None:
     assert shape("fp32").parameters == pytest.approx(291e6, rel=0.01)
 
 
-@pytest.mark.parametrize(("crops", "tokens"), [(1, 313), (4, 757), (16, 2509)])
-def test_a_square_picture_takes_so_many_tokens(crops: int, tokens: int) -> None:
-    assert tokens_of(crops) == tokens
+def test_square_pictures_take_so_many_tokens() -> None:
+    assert [(each.views, each.tokens) for each in shape("int8").squares] == [
+        *((2, 313), (5, 757), (17, 2509)),
+    ]
 
 
 def test_more_crops_take_more_of_everything() -> None:
@@ -105,11 +106,47 @@ def test_the_gate_s_amounts_are_those_of_its_drawings() -> None:
     found = re.search(r"^_CROPS = (\(.+\))$", text, re.MULTILINE)
     assert found
     crops = ast.literal_eval(found[1])
-    assert len(crops) == pictures._GATE_PICTURES
-    assert crops.count((1, 1)) == pictures._GATE_SWAPPED
-    assert sum(1 + h * w for h, w in crops) == pictures._GATE_VIEWS
-    rows = sum((h * w + 1) * 144 + 1 + (h + 1) * 12 for h, w in crops)
-    assert rows == pictures._GATE_ROWS
+    assert crops == pictures._GATE_CROPS
+    assert sum(each.views for each in shape("int8").gate) == 18
+    assert sum(each.tokens for each in shape("int8").gate) == 2804
+
+
+# SmolVLM-256M: SigLIP-base in 512 pixels, and a text part of 163 M parameters
+SMOLVLM = {
+    "architectures": ["SmolVLMForConditionalGeneration"],
+    "scale_factor": 4,
+    "text_config": {"model_type": "llama"},
+    "vision_config": {"hidden_size": 768, "image_size": 512, "num_attention_heads": 12,
+                      "patch_size": 16},
+}  # fmt: skip
+SIGLIP = "model.vision_model."
+SMALL: dict[str, tuple[int, ...]] = {
+    "model.text_model.embed_tokens.weight": (49280, 576),
+    f"{SIGLIP}embeddings.patch_embedding.weight": (768, 3, 16, 16),
+    f"{SIGLIP}embeddings.position_embedding.weight": (1024, 768),
+    "model.connector.modality_projection.proj.weight": (576, 12288),
+}
+for layer in range(12):
+    at = f"{SIGLIP}encoder.layers.{layer}"
+    for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
+        SMALL |= affine(f"{at}.self_attn.{part}", 768, 768)
+    SMALL |= affine(f"{at}.mlp.fc1", 3072, 768) | affine(f"{at}.mlp.fc2", 768, 3072)
+
+
+def test_a_small_family_takes_less_of_everything() -> None:
+    tensors = {name: Tensor("BF16", size) for name, size in SMALL.items()}
+    seen = vision_of(SMOLVLM, tensors, "int8")
+    assert [(each.views, each.tokens) for each in seen.squares] == [(1, 67), (5, 333), (17, 1127)]
+    assert seen.parameters == pytest.approx(86.4e6, rel=0.01)
+    assert seen.embedding_bytes == 49280 * 576 * 2
+    assert seen.vision_bytes / 2**20 == pytest.approx(103, rel=0.05)
+    text = TextCost(170_000_000, 46_080, 134_500_000, True)
+    small = picture_costs(seen, text, 2, MACHINE, PROFILES)
+    for cost, large in zip(small, costs("int8"), strict=True):
+        assert cost.memory_bytes < large.memory_bytes / 2
+        for here, there in zip(cost.devices, large.devices, strict=True):
+            assert here.fits
+            assert here.seconds[1] < there.seconds[1] / 1.5
 
 
 def test_a_device_that_lacks_the_memory_is_named() -> None:

@@ -200,6 +200,23 @@ def test_word_is_left_for_devices_that_were_away_when_a_rollout_is_done() -> Non
     assert (payload.release, payload.order, payload.switch) == (release, 5, True)
 
 
+@pytest.mark.parametrize("switched", [False, True])
+def test_a_device_with_a_window_that_was_away_is_not_told_to_switch_at_any_time(
+    switched: bool,
+) -> None:
+    release, desk = Digest.of(b"r"), mock.Mock()
+    desk.next_order.return_value = 5
+    hands = PullHands(release, "r:1", 3, desk, lambda _: "", mock.Mock(), mock.Mock())
+    windows = {"a": "22:00-05:00 UTC"}
+    rollout = Rollout(RolloutPlan(release, [["a"]], {"a": ""}, Terms(), windows))
+    rollout.phase = RolloutPhase.DONE
+    rollout.devices["a"].state = DeviceState.AWAY
+    rollout.devices["a"].switched = switched  # it was told so, within its window
+    [said] = hands.leave_word(rollout, ["a"])
+    assert bool(desk.say.mock_calls) == switched
+    assert ("`edgekit resume 3`" in said) != switched
+
+
 @pytest.mark.parametrize(
     ("state", "before", "signed", "goes_back"),
     [

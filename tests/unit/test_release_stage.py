@@ -96,6 +96,24 @@ def test_an_offer_names_what_is_missing_and_what_a_part_already_has(root: Root) 
     ]
 
 
+def test_garbage_goes_where_a_push_needs_room_and_stays_where_the_release_runs_already(
+    root: Root,
+) -> None:
+    pinned = release()
+    verified = vouched(root, pinned)
+    fill(root)
+    garbage = root.store.put(b"garbage" * 5000)
+    assert foresee(root, verified)["collected"] != 0
+    offer(root, verified)
+    assert not root.store.has(garbage)  # nothing is missing, but the release is not unpacked
+
+    root.current.symlink_to(stage(root, pinned.digest))
+    root.store.put(b"garbage" * 5000)
+    assert foresee(root, verified)["collected"] == 0
+    assert offer(root, verified)["missing"] == []
+    assert root.store.has(garbage)
+
+
 def test_a_release_that_does_not_fit_on_the_disk_is_refused_and_nothing_changes(root: Root) -> None:
     pinned = release(1 << 50)
     verified = vouched(root, pinned)

@@ -12,8 +12,8 @@ import pytest
 from edgekit.core.digest import Digest
 from edgekit.errors import UsageError
 from edgekit.fleet.rollout import hook
-from edgekit.fleet.rollout.hook import WaveFacts, check_hooks, run_hook
-from edgekit.fleet.rollout.waves import Terms
+from edgekit.fleet.rollout.hook import WaveFacts, check_hooks, check_names, run_hook
+from edgekit.fleet.rollout.waves import RolloutPlan, Terms
 from tests.tools import eventually
 
 RELEASE = Digest.of(b"a release")
@@ -29,6 +29,22 @@ def test_a_hook_is_told_what_it_is_about(tmp_path: Path) -> None:
     assert trouble(tmp_path, script) == ""
     told = (tmp_path / "told").read_text().strip()
     assert told == f"7|2|pi-1 pi-2|{RELEASE}|{tmp_path}"
+
+
+def test_names_that_no_variable_holds_are_refused_before_a_rollout(tmp_path: Path) -> None:
+    """Linux starts no program with a variable of more than 128 KiB: a wave of thousands."""
+
+    def plan(count: int, terms: Terms) -> RolloutPlan:
+        names = [f"{number:064}" for number in range(count)]
+        return RolloutPlan(RELEASE, [names], dict.fromkeys(names, "pi"), terms)
+
+    check_names(plan(5000, Terms()))
+    check_names(most := plan(2000, Terms(hook_after=["true"])))
+    for wave in most.waves:
+        assert run_hook(["true"], WaveFacts(7, 1, wave, RELEASE), tmp_path, 30.0).trouble == ""
+    with pytest.raises(UsageError, match="wave 1 has too many devices for a hook") as caught:
+        check_names(plan(2001, Terms(hook_before=["true"])))
+    assert "`shares`" in caught.value.next_step
 
 
 def test_no_shell_reads_the_words(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from edgekit.core.digest import Digest, encode_hook
 from edgekit.core.quality import QualityReport, QualityScore
 from edgekit.errors import EdgekitError, VerificationError
 from edgekit.fleet.rollout import events
+from edgekit.fleet.rollout.book import RolloutBook
 from edgekit.fleet.rollout.device import MOVES, DeviceState, table
 from edgekit.fleet.rollout.journal import RolloutJournal
 from edgekit.fleet.rollout.waves import RolloutPlan, Terms
@@ -41,6 +42,7 @@ EVENTS = (
     events.DeviceBack("a"),
     events.AbortOrdered("me"),
     events.RollbackOrdered("me"),
+    events.ClockSet(-3600.5),
     events.QualityTold("a", QualityReport("new", "old", QualityScore(4, 1, 9, 8, 0.9, 0.1, 1, 0))),
 )
 
@@ -71,7 +73,7 @@ def test_every_event_is_read_as_it_was_written(journal: RolloutJournal) -> None:
         "DELETE FROM rows WHERE number = 3",
         "DELETE FROM rows WHERE number = 0",
         "UPDATE rows SET hash = 'abc' WHERE number = 5",
-        "INSERT INTO rows SELECT 17, at, what, hash FROM rows WHERE number = 16",
+        "INSERT INTO rows SELECT 18, at, what, hash FROM rows WHERE number = 17",
     ],
 )
 def test_a_changed_history_shows(journal: RolloutJournal, change: str) -> None:
@@ -86,6 +88,42 @@ def test_a_shorter_history_has_another_head(journal: RolloutJournal) -> None:
     with sqlite3.connect(journal.path) as db:
         db.execute("DELETE FROM rows WHERE number = ?", (len(rows),))
     assert journal.read()[2] != head
+
+
+def test_what_comes_later_is_verified_too(journal: RolloutJournal) -> None:
+    count = len(EVENTS)
+    assert [row.event for row in journal.since(count - 2)] == list(EVENTS[-2:])
+    assert journal.since(count) == []
+    with sqlite3.connect(journal.path) as db:
+        what = '{"event":"rollback","by":"nobody"}'
+        db.execute("INSERT INTO rows VALUES (?, '9.0', ?, 'abc')", (count + 1, what))
+    with pytest.raises(VerificationError, match=f"row {count + 1} of"):
+        journal.since(count)
+    with sqlite3.connect(journal.path) as db:
+        db.execute("DELETE FROM rows WHERE number >= ?", (count - 1,))
+    with pytest.raises(VerificationError, match="is not there any more"):
+        journal.since(count)
+
+
+def test_the_journal_of_another_rollout_shows(tmp_path: Path) -> None:
+    book = RolloutBook(tmp_path / "rollouts")
+    (one, first), (two, second) = book.create(PLAN, 1.0), book.create(PLAN, 1.0)
+    for made in (first, second):
+        made.append(events.RolloutStarted("me"), 2.0)
+        assert made.read()[0] == PLAN
+    second.path.write_bytes(first.path.read_bytes())
+    assert (one, two) == (1, 2)
+    with pytest.raises(VerificationError, match=r"row 0 of .*2\.db"):
+        second.read()
+    (book.folder / "03.db").write_bytes(b"")  # no file of ours
+    assert book.numbers() == [1, 2]
+
+
+def test_a_journal_from_before_its_number_was_hashed_replays(tmp_path: Path) -> None:
+    made = RolloutJournal(tmp_path / "3.db")
+    made.create(PLAN, 1.0)
+    made.append(events.RolloutStarted("me"), 2.0)
+    assert made.replay().phase == "running"
 
 
 def test_whatever_bit_of_the_file_flips_it_is_refused_or_nothing_has_changed(

@@ -18,6 +18,7 @@ from edgekit.errors import EdgekitError, UsageError
 from edgekit.fleet.rollout.book import RolloutBook, holder, holding, number_of
 from edgekit.fleet.rollout.device import DeviceState
 from edgekit.fleet.rollout.events import (
+    AbortOrdered,
     AskVerdict,
     DeviceFailed,
     DeviceGood,
@@ -74,6 +75,55 @@ def test_all_devices_get_the_release_and_no_more_are_worked_on_than_the_plan_say
     assert 1 < made.hands.most <= 3
     assert all(device.runs == NEW for device in made.hands.devices.values())
     assert vars(made.journal.replay()) == vars(rollout)
+
+
+@pytest.mark.parametrize("step", [86_400.0, -86_400.0])
+def test_a_clock_that_is_set_makes_no_soak_longer_or_shorter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: float
+) -> None:
+    made = world(tmp_path, 6, Terms(soak_seconds=2.0))
+    began: dict[str, float] = {}
+    ahead, stage = [0.0], made.hands.stage
+
+    def stage_later(device: str) -> RolloutEvent:
+        began[device] = time.monotonic()
+        return stage(device)
+
+    def told(rollout: Rollout, row: RolloutRow) -> None:
+        if rollout.wave_phase == "soaking" and rollout.wave == 0:
+            began.setdefault("soak", time.monotonic())
+            ahead[0] = step
+
+    monkeypatch.setattr(made.hands, "stage", stage_later)
+    thread = threading.Thread(
+        target=lambda: run(
+            made.journal,
+            made.hands,
+            told,
+            "me@here",
+            clock=lambda: time.time() + ahead[0],
+            steady=time.monotonic,
+        ),
+        daemon=True,
+    )
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive()
+    rollout = made.journal.replay()
+    assert (rollout.phase, rollout.counts()) == (RolloutPhase.DONE, {DeviceState.GOOD: 6})
+    assert min(began[name] for name in rollout.waves[1]) - began["soak"] > 1.9
+
+
+def test_a_rollout_that_was_aborted_before_it_started_never_starts(tmp_path: Path) -> None:
+    """Another push to the same devices came between its plan and its start."""
+    made = world(tmp_path, 3, Terms())
+    plan = made.journal.read()[0]
+    _, journal = RolloutBook(tmp_path).create(plan, time.time())
+    journal.append(AbortOrdered("me@here, for rollout 3"), time.time())
+    journal.append(RolloutStarted("me@here"), time.time())
+    here = World(journal, made.hands)
+    assert here.run().phase == RolloutPhase.ABORTED
+    assert made.hands.acts == []
 
 
 class SlowVerdicts(FakeHands):

@@ -13,7 +13,7 @@ from edgekit.fleet import inventory
 from edgekit.fleet.rollout.settings import RolloutSettings, terms_of
 from edgekit.fleet.rollout.waves import Terms
 from edgekit.fleet.rollout.windows import zones
-from edgekit.fleet.rollout.windows.zones import device_windows, local_zone
+from edgekit.fleet.rollout.windows.zones import check_zones, device_windows, local_zone
 
 FLEET = """
 [rollout]
@@ -135,6 +135,10 @@ def test_a_device_then_its_group_then_the_fleet_say_the_window(
     assert set(told.values()) == {"sun 01:00-02:00 Europe/Berlin"}
     with pytest.raises(UsageError, match="a window cannot be read"):
         device_windows(own(fleet), fleet.rollout, flag="soon")
+    with pytest.raises(UsageError, match="a window cannot be read"):
+        device_windows(own(fleet), fleet.rollout, flag="")  # a variable that nobody has set
+    with pytest.raises(UsageError, match="does not know the time zone Mars/Olympus"):
+        check_zones({"pi-1": "01:00-02:00 Mars/Olympus"})
 
 
 @pytest.mark.parametrize("zone", ["Europe/Atlantis", "../etc/passwd", "CET-1CEST"])

@@ -115,6 +115,7 @@ def test_what_changed_is_told_once_and_in_order() -> None:
 
 def test_each_event_has_words() -> None:
     fields: dict[str, object] = {"device": "d", "reason": "r", "by": "me", "soak_seconds": 3.0}
+    fields |= {"seconds": -90.0}
     fields |= {"open": True, "report": QualityReport("new", why="not comparable")}
     for kind in RolloutEvent.__subclasses__():
         names = [name for name in kind.__struct_fields__ if name in fields]

@@ -21,8 +21,9 @@ from typer.testing import CliRunner
 
 from edgekit.cli import main, render
 from edgekit.cli.init import write_project
-from edgekit.cli.rollout import further, orders, watch
-from edgekit.errors import EdgekitError
+from edgekit.cli.rollout import further, orders, perform, watch
+from edgekit.errors import EdgekitError, PartialError
+from edgekit.fleet.pulling.roads import RoadHands
 from edgekit.fleet.rollout.book import RolloutBook, holder
 from edgekit.fleet.rollout.events import (
     PauseOrdered,
@@ -31,6 +32,7 @@ from edgekit.fleet.rollout.events import (
     RolloutEvent,
     RolloutStarted,
 )
+from edgekit.fleet.rollout.hands import PushHands
 from edgekit.fleet.rollout.journal import RolloutJournal
 from edgekit.fleet.rollout.phases import RolloutPhase
 from edgekit.fleet.rollout.run import run as run_rollout
@@ -379,6 +381,48 @@ def test_a_finished_rollout_goes_back_by_one_command(
     assert "rollout 1 has gone back" in said.err
 
 
+def stuck() -> FakeFleet:
+    """A rollback that one device refuses."""
+    made = stories.good(3)
+    made.devices["pi-0002"].fails = "back"
+    made.tell(RollbackOrdered("bob@desk"))
+    made.run()
+    return made
+
+
+def test_a_rollback_that_left_a_device_where_it_was_is_not_done(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.write(stuck())
+    told = desk.json("status")
+    assert (told["phase"], told["stuck"]) == ("back", ["pi-0002"])
+    assert (
+        "`edgekit state pi-0002` shows what runs there: it could not go back"
+        in desk.run("status").out
+    )
+    said = desk.run("status", "--watch")
+    assert said.code == 3
+    assert "1 device could not go back: pi-0002" in said.err
+    rollout = desk.book.journal().replay()
+    with pytest.raises(PartialError, match="1 device could not go back: pi-0002"):
+        perform._raise_for(1, rollout, RoadHands(PushHands.__new__(PushHands), None, []))
+
+
+def test_a_device_that_failed_is_told_while_the_others_end_their_trial(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "NOBODY_SECONDS", 0.1)
+    made = stories.fleet(3)
+    made.devices["pi-0000"].fails = "switch"
+    stories.started(made)
+    while not made.rollout.counts().keys() <= {"failed", "on trial"}:
+        made.step()
+    desk.write(made)
+    said = desk.run("status", "--watch")
+    assert said.code == 3
+    assert "1 of 3 devices do not have the release" in said.err
+
+
 @pytest.mark.parametrize("address", ["pull:", "ssh:pi"])
 def test_a_rollback_asks_also_where_a_device_may_have_joined_late_alone(
     desk: Desk, address: str
@@ -551,7 +595,7 @@ def test_a_history_that_was_cut_off_does_not_contain_an_earlier_head(
     journal = desk.write(stories.good())
     earlier = journal.read()[1][-3].hash
     head = desk.json("status")["head"]
-    for one in (earlier, head):
+    for one in (earlier, head, head[:12], journal.heads()[0]):
         assert desk.run("report", "--contains", one).code == 0
     (desk.folder / "rollout-1.html").unlink()
     with sqlite3.connect(journal.path) as db:
@@ -560,6 +604,9 @@ def test_a_history_that_was_cut_off_does_not_contain_an_earlier_head(
     said = desk.run("report", "--contains", head)
     assert said.code == 4
     assert f"does not contain the head {head}" in said.err
+    for unset in ("", head[:11], head + "0", "*"):  # a variable that nobody has set checks nothing
+        said = desk.run("report", "--contains", unset)
+        assert (said.code, "is no head" in said.err) == (2, True)
     assert not (desk.folder / "rollout-1.html").exists()
 
 

@@ -42,7 +42,16 @@ def those(effects: Sequence[Effect], *kinds: type) -> list[Effect]:
 
 def test_handle_is_the_only_method_of_a_session() -> None:
     shown = {name for name, _ in inspect.getmembers(Session) if not name.startswith("_")}
-    given = {"config", "bundle", "release", "agent_version", "epoch", "takes_pictures", "chat"}
+    given = {
+        "config",
+        "bundle",
+        "release",
+        "agent_version",
+        "epoch",
+        "takes_pictures",
+        "chat",
+        "shown",
+    }
     assert shown == {"handle", *given}
 
 

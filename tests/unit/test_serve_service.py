@@ -11,6 +11,7 @@ from edgekit.agent.serve.loop.service import Service
 from edgekit.agent.serve.pipe import Ready
 from edgekit.agent.serve.session.events import (
     Exit,
+    ForgetShown,
     GiveUp,
     GoOnline,
     Publish,
@@ -109,3 +110,18 @@ def test_the_journal_is_tidied_at_the_end_as_well(
     monkeypatch.setattr(service._journal, "tidy", lambda: done.append("tidy"))
     service._handle(Stopped())
     assert done == ["tidy"]
+
+
+def test_what_home_assistant_is_shown_is_remembered_until_it_is_taken_back(
+    service: Service, tmp_path: Path
+) -> None:
+    mark = tmp_path / "home-assistant"
+    service._note_shown()
+    assert not mark.exists(), "off by default"
+    service._config = AgentConfig("pi", home_assistant=True)
+    service._note_shown()
+    service._note_shown()
+    assert mark.exists()
+    for _ in range(2):
+        service._act(ForgetShown())
+    assert not mark.exists()

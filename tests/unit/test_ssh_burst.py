@@ -21,12 +21,14 @@ class Wire:
 
     def __init__(self) -> None:
         self.data = bytearray()
+        self.reads = 0
 
     def send(self, data: Any) -> int:
         self.data += data
         return len(data)
 
     def recv(self, count: int) -> bytes:
+        self.reads += 1
         taken, self.data = bytes(self.data[:count]), self.data[count:]
         return taken
 
@@ -64,22 +66,21 @@ def taken(reads: Packetizer) -> tuple[int, bytes]:
 @pytest.mark.parametrize("nonce", [bytes(12), b"fix\0" + bytes(6) + b"\xff\xfe"])
 def test_paramiko_reads_bursts_and_messages_between_them(nonce: bytes) -> None:
     writes, reads = ends(nonce)
-    pieces = [os.urandom(length) for length in LENGTHS]
-    for at in range(0, len(pieces), 8):
-        some = pieces[at : at + 8]
+    for length in LENGTHS:
+        data = memoryview(os.urandom(3 * length + length // 2))
+        pieces = [bytes(data[at : at + length]) for at in range(0, len(data), length)]
         writes.send_message(text(b"before"))
-        writes.send_message(Burst(7, [memoryview(piece) for piece in some]))
+        writes.send_message(Burst(7, data, length))
         assert taken(reads) == (98, b"before")
-        assert [taken(reads) for _ in some] == [(MSG_CHANNEL_DATA, piece) for piece in some]
+        assert [taken(reads) for _ in pieces] == [(MSG_CHANNEL_DATA, piece) for piece in pieces]
 
 
 def test_bursts_count_toward_new_keys() -> None:
     writes, _ = ends(bytes(12))
     writes.REKEY_BYTES = 100_000
-    piece = memoryview(bytes(32_000))
-    writes.send_message(Burst(7, [piece] * 3))
+    writes.send_message(Burst(7, memoryview(bytes(96_000)), 32_000))
     assert not writes.need_rekey()
-    writes.send_message(Burst(7, [piece]))
+    writes.send_message(Burst(7, memoryview(bytes(32_000)), 32_000))
     assert writes.need_rekey()
 
 
@@ -87,3 +88,14 @@ def test_with_another_cipher_nothing_bursts() -> None:
     writes = BurstPacketizer(Wire())
     assert not writes.can_burst()
     writes.send_message(text(b"clear"))
+
+
+def test_many_small_packets_are_read_by_one_call() -> None:
+    wire, key = Wire(), AESGCM(os.urandom(32))
+    writes, reads = BurstPacketizer(wire), BurstPacketizer(wire)
+    writes.set_outbound_cipher(key, 16, None, 16, None, aead=True, iv_out=bytes(12))
+    reads.set_inbound_cipher(key, 16, None, 16, None, aead=True, iv_in=bytes(12))
+    for number in range(100):
+        writes.send_message(text(b"%d" % number))
+    assert [taken(reads) for _ in range(100)] == [(98, b"%d" % number) for number in range(100)]
+    assert wire.reads == 1

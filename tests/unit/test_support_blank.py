@@ -83,3 +83,13 @@ def test_a_reason_with_the_end_of_the_log_is_cut_like_the_log() -> None:
     ):
         assert SECRET not in answer(why)
     assert answer({"why": "it passed its trial"}) == {"why": "it passed its trial"}
+
+
+def test_what_is_deeper_than_anything_of_ours_is_left_out() -> None:
+    deep: list[object] = []
+    for _ in range(5000):
+        deep = [deep]
+    shown = str(answer({"metrics": deep, "status": {"state": "ready"}}))
+    assert len(shown) < 200
+    assert BLANK in shown
+    assert "'state': 'ready'" in shown

@@ -32,7 +32,10 @@ def answering(root: Root) -> bool:
 def unchanged(
     root: Root, digest: Digest, supervisor: Supervisor, config: bytes
 ) -> dict[str, object] | None:
-    """The answer of an activation that changes nothing; None if it would change something."""
+    """The answer of an activation that changes nothing; None if it would change something.
+
+    An unproven release is given up then: a later one was asked for, which runs already.
+    """
     if (
         root.linked(root.current) != digest
         or config != config_of(root)
@@ -40,11 +43,28 @@ def unchanged(
         or not answering(root)
         or root.mended_file.exists()
         or (shown := shown_good(root, digest, changed=False)) is None
+        or not keeps(root, digest)
     ):
         return None
     root.stopped_file.unlink(missing_ok=True)  # of a stop that was killed
     lease.release(root)
     return shown
+
+
+def keeps(root: Root, digest: Digest) -> bool:
+    """Whether `current` is this release, and stays it: another one that is unproven is given up.
+
+    Whoever asks for the release that runs does not want the one that waits to take its place.
+    """
+    waits = Releases(root.path).unproven()
+    if waits is None or waits.digest == digest:
+        return root.linked(root.current) == digest
+    with root.switching():
+        if root.linked(root.current) != digest:
+            return False
+        Releases(root.path).end_waiting(digest)
+        root.next_config.unlink(missing_ok=True)
+    return True
 
 
 def config_of(root: Root) -> bytes | None:

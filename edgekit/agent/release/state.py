@@ -276,6 +276,18 @@ class Releases:
             db.execute(_CHANGED, (digest,))
             db.execute(_UNPROVE, (digest, now, reason[:MAX_REASON]))
 
+    def end_waiting(self, wanted: Digest) -> None:
+        """Try an unproven release no more: `wanted` runs, and was asked for since."""
+        waits = self.unproven()
+        if waits is None or waits.digest == wanted:
+            return
+        state = _state(self.get(waits.digest))
+        with self._open() as db:
+            if state == ReleaseState.TRIAL:
+                db.execute(_MOVE, (after(state, _OVER), time.time(), "", waits.digest))
+                db.execute(_CHANGED, (waits.digest,))
+            db.execute("DELETE FROM unproven WHERE digest = ?", (waits.digest,))
+
     def unproven(self) -> UnprovenRow | None:
         """The release that is unproven, or None."""
         with self._open() as db:

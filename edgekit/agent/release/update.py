@@ -24,6 +24,7 @@ from edgekit.agent.release.desired.decide import (
 )
 from edgekit.agent.release.desired.fetch import bring
 from edgekit.agent.release.root import Root
+from edgekit.agent.release.runs import keeps
 from edgekit.agent.release.state import Releases
 from edgekit.agent.release.supervisor.process import Supervisor
 from edgekit.agent.release.upkeep.quiet import Throttle
@@ -62,6 +63,8 @@ def look(root: Root, supervisor: Supervisor) -> dict[str, object]:
     report = _Report(root, desired)
     todo = decide(desired, standing_of(root, desired.release, report.ended))
     if not isinstance(todo, Bring):
+        if todo.state == "good" and report.ended is None:  # a new order for what runs
+            keeps(root, desired.release)
         report.write(todo.state, todo.reason, soak_seconds=todo.soak_seconds)
         return report.told
     try:

@@ -61,7 +61,8 @@ _REFERENCE_SCRIPTS = (
 )  # fmt: skip
 _PICTURE_SCRIPTS = (
     "picture_reference.py", "reference.py", "gate/drawing.py", "gate/logits.py", "gate/mapped.py",
-    "gate/scenes.py", "gate/sight.py", "vision/weights.py", "common/first_cosine.py",
+    "gate/scenes.py", "sight/phi3v.py", "sight/smolvlm.py", "vision/families.py",
+    "vision/smolvlm.py", "vision/tensors.py", "vision/weights.py", "common/first_cosine.py",
     "common/mapped_pages.py", "common/reporting.py", "common/weightfiles.py",
 )  # fmt: skip
 _WITHOUT = "build without the gate with --no-gate; such a model is marked as not measured"

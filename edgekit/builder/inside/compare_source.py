@@ -21,11 +21,12 @@ from lint.attention import RotaryTables, attention, norms
 from lint.checkpoint import CheckpointTensors
 from lint.graph import ResolvedGraph
 from lint.original import Original
-from lint.pictures import pictures, sees
+from lint.pictures import pictures
 from lint.stored import Store
 from lint.texts import configuration, load_tokenizer, tokens
 from lint.values import matrices, missing, vectors
 from lint.wiring import wiring
+from vision.families import GraphFamily, family_of
 
 LISTED = 20
 
@@ -83,8 +84,8 @@ def work(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
         )
     graph = ResolvedGraph(onnx.load(args.model / args.graph, load_external_data=False))
     store = Store(args.model, graph)
-    if sees(args.source):
-        seen.take("the part that sees", lambda: _pictures(seen, args))
+    if (family := family_of(args.source)) is not None:
+        seen.take("the part that sees", lambda: _pictures(seen, args, family))
     seen.take("wiring", lambda: wiring(graph))
     if original is not None:
         seen.take("attention", lambda: attention(graph, original))
@@ -102,8 +103,10 @@ def work(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     }
 
 
-def _pictures(seen: Comparison, args: argparse.Namespace) -> list[dict[str, str]]:
-    found, counts = pictures(args.model, args.source)
+def _pictures(
+    seen: Comparison, args: argparse.Namespace, family: GraphFamily
+) -> list[dict[str, str]]:
+    found, counts = pictures(args.model, args.source, family)
     seen.count(counts)
     return found
 

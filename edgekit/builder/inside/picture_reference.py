@@ -2,7 +2,7 @@
 
     python picture_reference.py --source FOLDER --out FOLDER [--mapped]
 
-FOLDER is a source whose config.json is that of the text part (`builder/support/pictures.py`).
+FOLDER is a source as the model builder reads it: its config.json is that of the text part.
 `gate/scenes.py` defines the output. `--mapped` holds one matrix at a time in float32. The result
 event has `pictures`, `rows` and `seconds`.
 """
@@ -10,42 +10,35 @@ event has `pictures`, `rows` and `seconds`.
 import argparse
 import time
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
 from common.reporting import Reporter, ScriptError, run
-from gate.drawing import QUESTION, SIDE, drawings, thumbnail
+from gate.drawing import QUESTION, Drawing, drawings, thumbnail
 from gate.logits import save_logits
 from gate.scenes import Scene, save, save_arrays
 from reference import load
-
-PLACE = "<|image_1|>"
-"""What Microsoft's processor replaces by a picture's rows."""
+from vision.families import family_of
 
 
-def scenes_of(tokenizer: Any, rows: list[int]) -> list[Scene]:
-    """The pictures with their tokens.
-
-    Args:
-        rows: number of rows of each picture.
-    """
-    said = f"{PLACE}\n{QUESTION}"
-    if tokenizer.chat_template:
-        chat = [{"role": "user", "content": said}]
-        text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-    else:
-        text = f"{said}\n"
-    if PLACE not in text:
-        raise ScriptError("template", f"the chat template loses the place {PLACE} of a picture")
-    before, _, after = text.partition(PLACE)
+def scenes_of(tokenizer: Any, sight: Any, drawn: list[Drawing]) -> list[Scene]:
+    """The pictures with their tokens."""
+    said = message(tokenizer, sight, QUESTION)
+    if sight.place not in said:
+        raise ScriptError("template", f"the chat template loses the place {sight.place}")
+    before, _, after = said.partition(sight.place)
 
     def tokens(part: str) -> list[int]:
         return list(tokenizer(part, add_special_tokens=False)["input_ids"])
 
     made = []
-    for drawing, count in zip(drawings(), rows, strict=True):
-        start = tokens(before) + [-1] * count + tokens(after)
-        height, width = (size // SIDE for size in drawing.pixels.shape[:2])
+    for drawing in drawn:
+        height, width = (size // sight.side for size in drawing.pixels.shape[:2])
+        start = tokens(before)
+        for piece in sight.pieces(height, width):
+            start += tokens(piece) if isinstance(piece, str) else [-1] * piece
+        start += tokens(after)
         made.append(
             Scene(
                 thumbnail(drawing.pixels), QUESTION, drawing.answer, height, width,
@@ -56,6 +49,14 @@ def scenes_of(tokenizer: Any, rows: list[int]) -> list[Scene]:
     for number, other in zip(alike, [*alike[1:], alike[0]], strict=True):
         made[number].other = other
     return made
+
+
+def message(tokenizer: Any, sight: Any, question: str) -> str:
+    """The text of a prompt about a picture, up to where the answer begins."""
+    if not tokenizer.chat_template:
+        return f"{sight.place}\n{question}\n"
+    chat = [{"role": "user", "content": sight.content(question)}]
+    return tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
 
 
 def read(model: Any, scene: Scene, features: np.ndarray) -> np.ndarray:
@@ -74,20 +75,22 @@ def work(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     """Write the folder; return the result event."""
     started = time.monotonic()
     reporter.progress("the reference looks at pictures")
-    from gate.sight import Sight, views
     from transformers import AutoTokenizer
 
     args.out.mkdir(parents=True, exist_ok=True)
-    sight = Sight(args.source)
+    family = family_of(args.source)
+    if family is None:
+        raise ScriptError("config", "config.json is of no model that takes pictures")
+    sight = resolve_name(family.looks)(args.source)
+    drawn = drawings(sight.side)
+    scenes = scenes_of(AutoTokenizer.from_pretrained(args.source), sight, drawn)
     seen, features = [], []
-    for number, drawing in enumerate(drawings()):
-        reporter.progress("the reference looks at pictures", number / len(drawings()))
-        seen.append(views(drawing.pixels))
-        height, width = (size // SIDE for size in drawing.pixels.shape[:2])
-        features.append(sight.features(seen[-1], height, width))
+    for number, (drawing, scene) in enumerate(zip(drawn, scenes, strict=True)):
+        reporter.progress("the reference looks at pictures", number / len(drawn))
+        seen.append(sight.views(drawing.pixels))
+        features.append(sight.features(seen[-1], scene.height, scene.width))
     del sight
     reporter.progress("loading the reference")
-    scenes = scenes_of(AutoTokenizer.from_pretrained(args.source), [len(f) for f in features])
     model = load(args.source, None, mapped=args.mapped)
     for number, scene in enumerate(scenes):
         reporter.progress("the reference reads their answers", number / len(scenes))

@@ -12,7 +12,9 @@ from edgekit.builder.make.convert import Conversion, convert
 from edgekit.builder.make.finish import finish
 from edgekit.builder.make.pictures import join, write_graphs
 from edgekit.builder.make.told import as_told
+from edgekit.builder.source.configfile import read_config
 from edgekit.builder.spec import BuildSpec
+from edgekit.builder.support.pictures import family_of
 from edgekit.builder.tools.job import Toolchain
 from edgekit.builder.tools.progress import Progress, ProgressCallback
 from edgekit.core.buildinfo import FileRecord
@@ -79,8 +81,9 @@ def make(
         toolchain, told, made_of.spec, made_of.options, work, report,
         route=made_of.route, reads=made_of.reads,
     )  # fmt: skip
-    if graphs:
-        join(graphs, converted.folder)
+    family = family_of(config := read_config(made_of.folder))
+    if graphs and family:
+        join(graphs, converted.folder, family.sections(config))
     finish(converted.folder, made_of.spec.context)
     source = told if graphs else made_of.folder
     asked = asked_of(made_of.spec, source)

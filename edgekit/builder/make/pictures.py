@@ -6,12 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from edgekit.builder.files import keep_log
-from edgekit.builder.source.checkpoint import INDEX, SINGLE, read_checkpoint
 from edgekit.builder.spec import VisionPrecision
-from edgekit.builder.support.pictures import INNER_TABLE, TABLE
 from edgekit.builder.tools.failure import failure
 from edgekit.builder.tools.job import Job, Toolchain
 from edgekit.builder.tools.process import event
@@ -20,22 +16,7 @@ from edgekit.errors import UsageError
 
 DEADLINE_SECONDS = 3600
 PROCESSOR = "processor_config.json"
-_TABLE_FILE, _SINGLE_FILE = "embedding.safetensors", "weights.safetensors"
-_PIECE_BYTES = 2**24
-_SECTIONS: dict[str, Any] = {
-    "vision": {
-        "filename": "vision.onnx",
-        "config_filename": PROCESSOR,
-        "inputs": {"pixel_values": "pixel_values", "image_sizes": "image_sizes"},
-        "outputs": {"image_features": "image_features"},
-    },
-    "embedding": {
-        "filename": "embedding.onnx",
-        "inputs": {"input_ids": "input_ids", "image_features": "image_features"},
-        "outputs": {"inputs_embeds": "inputs_embeds"},
-    },
-}
-# as onnxruntime-genai 0.18.0 reads it; the device's agent has a processor of its own
+# as onnxruntime-genai 0.18.0 reads Phi's; the device's agent has a processor of its own
 _PROCESSOR: dict[str, Any] = {
     "processor": {
         "name": "image_processing",
@@ -102,49 +83,21 @@ def write_graphs(
     return out
 
 
-def join(graphs: Path, model: Path) -> None:
+def join(graphs: Path, model: Path, sections: dict[str, Any]) -> None:
     """Move the graphs into the model's folder, and tell its configuration of them.
 
     Args:
         graphs: a folder of `write_graphs`.
         model: the text part as the model builder left it.
+        sections: of genai_config.json, from the model's family.
     """
     for file in sorted(graphs.iterdir()):
         file.rename(model / file.name)
     path = model / "genai_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     config["model"]["decoder"].pop("sliding_window", None)  # no layer has one
-    config["model"] |= _SECTIONS
+    config["model"] |= sections
     path.write_text(json.dumps(config, indent=4, ensure_ascii=False), encoding="utf-8")
-    text = json.dumps(_PROCESSOR, indent=2)
-    (model / PROCESSOR).write_text(f"{text}\n", encoding="utf-8")
-
-
-def with_table(source: Path, view: Path) -> None:
-    """Give a view of a folder whose embedding lies in its vision part the usual tensor, too.
-
-    Args:
-        source: the Hugging Face folder.
-        view: a folder of links to its files.
-    """
-    tensors = read_checkpoint(source) or {}
-    if TABLE in tensors or INNER_TABLE not in tensors:
-        return
-    inner = tensors[INNER_TABLE]
-    place, size = inner.place, inner.place.end - inner.place.begin
-    entry = {"dtype": inner.dtype, "shape": inner.shape, "data_offsets": [0, size]}
-    header = msgspec.json.encode({TABLE: entry})
-    with (view / _TABLE_FILE).open("wb") as out, place.file.open("rb") as file:
-        out.write(len(header).to_bytes(8, "little") + header)
-        file.seek(place.begin)
-        while size > 0:
-            out.write(piece := file.read(min(size, _PIECE_BYTES)))
-            size -= len(piece)
-    index = {name: each.place.file.name for name, each in tensors.items()} | {TABLE: _TABLE_FILE}
-    if (view / SINGLE).exists():  # transformers would read that file alone
-        (view / SINGLE).rename(view / _SINGLE_FILE)
-        index = {name: file.replace(SINGLE, _SINGLE_FILE) for name, file in index.items()}
-    (view / INDEX).unlink(missing_ok=True)
-    total = sum(each.place.end - each.place.begin for each in tensors.values())
-    told = {"metadata": {"total_size": total}, "weight_map": index}
-    (view / INDEX).write_bytes(msgspec.json.encode(told))
+    if sections["vision"].get("config_filename") == PROCESSOR:
+        text = json.dumps(_PROCESSOR, indent=2)
+        (model / PROCESSOR).write_text(f"{text}\n", encoding="utf-8")

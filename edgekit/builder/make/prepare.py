@@ -20,7 +20,7 @@ from edgekit.builder.source.checkpoint import read_checkpoint
 from edgekit.builder.source.configfile import read_config
 from edgekit.builder.source.find import LocalSource, find
 from edgekit.builder.source.soundness import two_heads, type_note, unsound
-from edgekit.builder.source.words import words_refusal
+from edgekit.builder.source.words import processor_refusal, words_refusal
 from edgekit.builder.spec import BuildSpec, Precision, Provider
 from edgekit.builder.support.architectures import support_of
 from edgekit.builder.support.change import Refusal
@@ -168,6 +168,8 @@ def refuse_unsound(
     if not config:
         return ()
     refuse_words(folder, config)
+    if refusal := processor_refusal(folder, config):
+        raise refusal.error
     tensors = text_tensors(config, read_checkpoint(folder) or {})
     config = text_config(config)
     shapes = {name: tensor.shape for name, tensor in tensors.items()}

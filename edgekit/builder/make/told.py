@@ -6,12 +6,17 @@ from pathlib import Path
 
 import msgspec
 
-from edgekit.builder.make.pictures import with_table
-from edgekit.builder.source.configfile import CONFIG_NAME, read_config, read_object
+from edgekit.builder.make.renamed import rename
+from edgekit.builder.source.configfile import (
+    CONFIG_NAME,
+    read_config,
+    read_object,
+    read_template,
+)
 from edgekit.builder.support.generation import GENERATION_NAME, generation_mends
 from edgekit.builder.support.mend import mended, mends, merge_patch
 from edgekit.builder.support.modelconfig import architecture_of
-from edgekit.builder.support.pictures import takes_pictures
+from edgekit.builder.support.pictures import family_of
 
 VIEW_NAME = "told"  # not the source's name, which may be the name of the output in this folder
 
@@ -25,6 +30,7 @@ def as_told(source: Path, work: Path) -> tuple[Path, tuple[str, ...]]:
             and generation_config.json.
     """
     config, generation = read_config(source), read_object(source, GENERATION_NAME)
+    original, family = config, family_of(config)
     changes = mends(architecture_of(config), config)
     defaults = generation_mends(config, generation)
     if not (changes or defaults):
@@ -46,7 +52,15 @@ def as_told(source: Path, work: Path) -> tuple[Path, tuple[str, ...]]:
         if content is not None:
             changed = msgspec.json.encode(content)
             (view / name).write_bytes(msgspec.json.format(changed, indent=2))
-    if takes_pictures(config):
-        with_table(source, view)
+    if family is not None:
+        rename(source, view, family, original)
+        _template(source, view)
     said = (*(each.why for each in changes), *(each.why for each in defaults if each.why))
     return view, said
+
+
+def _template(source: Path, view: Path) -> None:
+    """Give the view the chat template that a processor has in a file of its own, for tokenizers."""
+    found = (read_object(source, "chat_template.json") or {}).get("chat_template")
+    if isinstance(found, str) and not read_template(source):
+        (view / "chat_template.jinja").write_text(found, encoding="utf-8")

@@ -44,7 +44,7 @@ from edgekit.builder.source.find import (
 from edgekit.builder.source.ggufparts import read_model
 from edgekit.builder.source.safetensors import StoredTensor
 from edgekit.builder.source.soundness import two_heads, type_note, unsound
-from edgekit.builder.source.words import words_refusal
+from edgekit.builder.source.words import processor_refusal, words_refusal
 from edgekit.builder.support.architectures import ArchitectureSupport, support_of
 from edgekit.builder.support.families import is_tied
 from edgekit.builder.support.gguf.config import config_of
@@ -52,7 +52,6 @@ from edgekit.builder.support.gguf.tokens import tokenizer_of
 from edgekit.builder.support.limits import Refusal
 from edgekit.builder.support.modelconfig import check_config
 from edgekit.builder.support.pictures import (
-    longest_context,
     pictures_refusal,
     text_config,
     text_tensors,
@@ -119,7 +118,11 @@ def plan_build(request: BuildRequest, report: ProgressCallback) -> Plan:
         request.context, checked.given,
     ):  # fmt: skip
         support = msgspec.structs.replace(support, refusal=support.refusal or refusal)
-    vision = _vision(request, headers, checked.precision)
+    folder = Path(request.model).expanduser()
+    if not support.refusal and folder.is_dir():  # the files of a model on the hub are not fetched
+        other = processor_refusal(folder, headers.config)
+        support = msgspec.structs.replace(support, refusal=other)
+    vision = None if support.refusal else _vision(request, headers, checked.precision)
     sees = {"exclude_embeds": "true"} if vision else {}
     headers = _text_part(headers)
     support = _judged(headers, _without_words(request, headers, support), checked.given)
@@ -157,7 +160,7 @@ def _vision(request: BuildRequest, headers: ModelHeaders, precision: str) -> Vis
     asked = vision_precision(headers.config, request.vision_precision, precision)
     if asked is None:
         return None
-    return vision_of(headers.tensors, asked, longest_context(headers.config))
+    return vision_of(headers.config, headers.tensors, asked)
 
 
 def _text_part(headers: ModelHeaders) -> ModelHeaders:

@@ -1,7 +1,8 @@
 """The architectures that the locked builder can build, by `architectures` of config.json. Pure.
 
 The names are those that `create_model` of onnxruntime-genai 0.18.0 (`models/builder.py`) compares
-with; `tests/system/test_plan.py` checks them against the installed builder.
+with; `tests/system/test_plan.py` checks them against the installed builder. Those of a picture
+family may be unknown to it: what it is given is the text part (`support/seeing`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import msgspec
 from edgekit.builder.support.limits import Refusal, adapter_lost, beyond, known_defect
 from edgekit.builder.support.mend import mended, mends, sliding_window
 from edgekit.builder.support.modelconfig import architecture_of
-from edgekit.builder.support.pictures import PHI3V, text_name
+from edgekit.builder.support.pictures import FAMILIES, text_name
 
 Kind = Literal["text", "text part", "pictures", "speech"]
 
@@ -76,7 +77,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         Architecture("ChatGLMModel", remote=True),
         Architecture("InternLM2ForCausalLM", remote=True),
         Architecture("Phi3SmallForCausalLM", remote=True),
-        Architecture(PHI3V, "pictures"),
+        *(Architecture(name, "pictures") for name in FAMILIES),
         Architecture("Phi4MMForCausalLM", "text part", remote=True),
         Architecture("VideoChatFlashQwenForCausalLM", "text part", remote=True),
         Architecture("PhiMoEForCausalLM", cuda_only=True),

@@ -1,7 +1,6 @@
-"""Models that take pictures, of which edgekit builds every part: Phi-3-vision and Phi-3.5-vision.
+"""Models that take pictures, of which edgekit builds every part: what all families have in common.
 
-Pure. Their class is in the model's repository, and its code is never run: the text part is
-transformers' own Phi-3, and the vision part is written by `inside/vision`.
+Pure. `seeing` has the families, a file for each.
 """
 
 from __future__ import annotations
@@ -10,90 +9,69 @@ from collections.abc import Mapping
 from typing import Any, TypeVar, get_args
 
 from edgekit.builder.spec import VisionPrecision
-from edgekit.builder.support.change import Mend, Refusal, rope_type, rotary
+from edgekit.builder.support.change import Mend, Refusal
 from edgekit.builder.support.modelconfig import architecture_of
+from edgekit.builder.support.seeing.family import PictureFamily
+from edgekit.builder.support.seeing.phi3v import PHI3V_FAMILY
+from edgekit.builder.support.seeing.smolvlm import SMOLVLM_FAMILY
 
 VISION_PRECISIONS: tuple[VisionPrecision, ...] = get_args(VisionPrecision)
-PHI3V, _TEXT = "Phi3VForCausalLM", "Phi3ForCausalLM"
-VISION = "model.vision_embed_tokens."
-TABLE, INNER_TABLE = "model.embed_tokens.weight", f"{VISION}wte.weight"
-"""The embedding, and where some checkpoints have it instead."""
-_REMOTE_KEYS = ("auto_map", "embd_layer", "img_processor", "_attn_implementation")
-_PHI3_ORIGINAL = 4096  # Phi3Config's
-_TEXT_PRECISIONS = ("int4", "int8", "fp32")  # the other two graphs are in float32 outside
-_EXPECTED: dict[str, dict[str, object]] = {
-    "img_processor": {
-        "name": "clip_vision_model",
-        "model_name": "openai/clip-vit-large-patch14-336",
-        "num_img_tokens": 144,
-        "layer_idx": -2,
-        "type_feature": "patch",
-    },
-    "embd_layer": {
-        "embedding_cls": "image",
-        "projection_cls": "mlp",
-        "hd_transform_order": "sub_glb",
-        "use_hd_transform": True,
-        "with_learnable_separator": True,
-    },
+FAMILIES: dict[str, PictureFamily] = {
+    architecture: family
+    for family in (PHI3V_FAMILY, SMOLVLM_FAMILY)
+    for architecture in family.architectures
 }
-"""Section of config.json -> settings that `inside/vision` is written for."""
-_MAY_MISS = frozenset({"model_name", "layer_idx", "type_feature"})
-"""Where these lack, the repository's code takes the same; where others lack, it takes another."""
+"""Architecture -> family."""
+_TEXT_PRECISIONS = ("int4", "int8", "fp32")  # the other two graphs are in float32 outside
 _T = TypeVar("_T")
+
+
+def family_of(config: Mapping[str, Any]) -> PictureFamily | None:
+    """The family of this config.json; None where its build takes text alone."""
+    return FAMILIES.get(architecture_of(config))
 
 
 def takes_pictures(config: Mapping[str, Any]) -> bool:
     """Whether the build of this config.json makes a model that takes pictures."""
-    return architecture_of(config) == PHI3V
+    return family_of(config) is not None
 
 
 def text_name(name: str) -> str:
     """The architecture of the text part."""
-    return _TEXT if name == PHI3V else name
+    family = FAMILIES.get(name)
+    return name if family is None else family.text
 
 
 def as_text(config: Mapping[str, Any]) -> Mend | None:
     """The change after which transformers reads the text part as its own class."""
-    if not takes_pictures(config):
-        return None
-    patch: dict[str, Any] = {key: None for key in _REMOTE_KEYS if key in config}
-    key, rope = rotary(dict(config))
-    if rope.get("type") == "su":  # the name that LongRoPE had first
-        patch[key] = {"type": "longrope"}
-    return Mend(
-        {"model_type": "phi3", **patch},
-        "the text part is built as transformers' own Phi-3; the repository's code is not run",
-    )
+    family = family_of(config)
+    return None if family is None else family.as_text(config)
 
 
 def text_config(config: dict[str, Any]) -> dict[str, Any]:
     """config.json of the text part; that of a model without pictures as it is."""
-    if not takes_pictures(config):
-        return config
-    gone = {key: value for key, value in config.items() if key not in _REMOTE_KEYS}
-    return gone | {"architectures": [_TEXT], "model_type": "phi3"}
+    family = family_of(config)
+    return config if family is None else family.text_config(config)
 
 
 def text_tensors(config: Mapping[str, Any], tensors: Mapping[str, _T]) -> dict[str, _T]:
-    """The tensors of the text part; those of a model without pictures as they are."""
-    if not takes_pictures(config):
+    """The tensors of the text part by their names there; all of a model without pictures."""
+    family = family_of(config)
+    if family is None:
         return dict(tensors)
-    found = {name: each for name, each in tensors.items() if not name.startswith(VISION)}
-    if TABLE not in found and INNER_TABLE in tensors:
-        found[TABLE] = tensors[INNER_TABLE]
-    return found
+    named = [(family.text_name(name), name) for name in tensors]
+    # a tensor with its own name comes before another that may stand for it
+    named.sort(key=lambda pair: pair[0] == pair[1])
+    return {text: tensors[name] for text, name in named if text}
 
 
 def longest_context(config: Mapping[str, Any]) -> int:
-    """The context of a model that takes pictures, in tokens; 0 for the model's own.
+    """The context of a model that takes pictures, in tokens; 0 for the model's own."""
+    family = family_of(config)
+    return 0 if family is None else family.longest_context(config)
 
-    Beyond it LongRoPE takes other factors, and all before has to be computed again, pictures too.
-    """
-    key = "original_max_position_embeddings"
-    _, rope = rotary(dict(config))
-    scaled = rope_type(rope) in ("longrope", "su")
-    return int(config.get(key) or rope.get(key) or (_PHI3_ORIGINAL if scaled else 0))
+
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "tokenizer.json")
 
 
 def vision_precision(
@@ -138,7 +116,8 @@ def pictures_refusal(
         return Refusal(
             f"the vision part is not built in {asked}", why, "use --vision-precision int8 or fp32"
         )
-    if not takes_pictures(config):
+    family = family_of(config)
+    if family is None:
         if asked is None:
             return None
         return Refusal(
@@ -148,9 +127,9 @@ def pictures_refusal(
         )
     return (
         _target(precision, provider)
-        or _context(config, context)
+        or _context(family.longest_context(config), context)
         or _options(given)
-        or _settings(config)
+        or family.refusal(config)
     )
 
 
@@ -170,8 +149,7 @@ def _target(precision: str, provider: str) -> Refusal | None:
     return None
 
 
-def _context(config: Mapping[str, Any], context: int) -> Refusal | None:
-    longest = longest_context(config)
+def _context(longest: int, context: int) -> Refusal | None:
     if not longest or context <= longest:
         return None
     return Refusal(
@@ -202,21 +180,4 @@ def _options(given: Mapping[str, str]) -> Refusal | None:
                 "its text part is fed by the embedding graph, and answers by its head",
                 f"leave the extra option {key} out",
             )
-    return None
-
-
-def _settings(config: Mapping[str, Any]) -> Refusal | None:
-    for section, expected in _EXPECTED.items():
-        told = config.get(section)
-        told = told if isinstance(told, dict) else {}
-        for key, value in expected.items():
-            if key not in told and key in _MAY_MISS:
-                continue
-            if told.get(key) != value:
-                given = repr(told[key]) if key in told else "missing"
-                return Refusal(
-                    f"this Phi-3-vision's {section} is another than the one that is built",
-                    f"{key} is {given}, not {value!r}",
-                    "take microsoft/Phi-3.5-vision-instruct",
-                )
     return None

@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from edgekit.cli import project, render
-from edgekit.cli.options import JsonOption, ProjectOption
+from edgekit.cli.options import AccountOption, JsonOption, PasswordFileOption, ProjectOption
 from edgekit.cli.talk.ask import BrokerOption
 from edgekit.client import devices as find_devices
 from edgekit.client import forget as clear
@@ -27,12 +27,8 @@ def forget(
     force: Annotated[
         bool, typer.Option("--force", help="Also a device that is connected.")
     ] = False,
-    username: Annotated[
-        str, typer.Option(help="Account that clears; default: of edgekit.toml.")
-    ] = "",
-    password_file: Annotated[
-        Path | None, typer.Option(help="File with the password of --username.")
-    ] = None,
+    username: AccountOption = "",
+    password_file: PasswordFileOption = None,
     broker: BrokerOption = None,
     project_folder: ProjectOption = None,
     as_json: JsonOption = False,

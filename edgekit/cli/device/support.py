@@ -7,7 +7,7 @@ import os
 import queue
 import time
 import uuid
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -75,7 +75,7 @@ def support_bundle(
         except EdgekitError as error:
             made.missing["device"] = blank.answer(error.to_dict())
         say(f"{device}: broker")
-        made.take("broker.json", lambda: blank.answer(_at_broker(here, device, wait)))
+        made.take("broker.json", lambda: blank.answer(_at_broker(here, made, device, wait)))
         say(f"{device}: rollouts")
         made.take("rollouts.json", lambda: blank.answer(_rollouts(here, device)))
         names = write(made, device, path, now)
@@ -90,18 +90,22 @@ def support_bundle(
     render.say("note   it names devices, addresses and requesters: read it before you pass it on")
 
 
-def _at_broker(here: project.Project, device: str, wait: float) -> dict[str, Any]:
-    """Card and status, and the next metrics if the device is connected."""
+def _at_broker(
+    here: project.Project, made: SupportBundle, device: str, wait: float
+) -> dict[str, Any]:
+    """Card and status, and the next metrics if the device is connected and they can be read."""
     kept = announced(here.broker, here.requester, topics_of(device)).get(device, {})
     state = str(kept.get("status", {}).get("state", ""))
     if wait and state and state not in GONE:
-        with suppress(queue.Empty):
+        try:
             kept["metrics"] = _next(here, topics.metrics_topic(device), wait)
+        except EdgekitError as error:
+            made.missing["metrics"] = blank.answer(error.to_dict())
     return kept
 
 
-def _next(here: project.Project, topic: str, seconds: float) -> Any:
-    """The next message on a topic; raises queue.Empty without one."""
+def _next(here: project.Project, topic: str, seconds: float) -> dict[str, Any]:
+    """The next message on a topic; raises EdgekitError where none comes that can be read."""
     got: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     client = MqttClient(
         here.broker,
@@ -111,9 +115,11 @@ def _next(here: project.Project, topic: str, seconds: float) -> Any:
     )
     client.connect()
     try:
-        return msgspec.json.decode(got.get(timeout=seconds))
-    except UNREADABLE:
-        return None
+        return msgspec.json.decode(got.get(timeout=seconds), type=dict[str, Any])
+    except queue.Empty:
+        raise EdgekitError("the device published no metrics", f"not in {seconds:g} s") from None
+    except UNREADABLE as error:
+        raise EdgekitError("the device's metrics cannot be read", str(error)) from error
     finally:
         client.close()
 

@@ -24,7 +24,8 @@ def holder(port: int) -> str | None:
     for process in Path("/proc").glob("[0-9]*"):
         try:
             if any(str(each.readlink()) in inodes for each in (process / "fd").iterdir()):
-                return f"{(process / 'comm').read_text('utf-8').strip()} (process {process.name})"
+                name = (process / "comm").read_text("utf-8", "replace").strip()
+                return f"{name} (process {process.name})"
         except OSError:  # another user's, or gone
             continue
     return ""

@@ -53,10 +53,18 @@ def engine() -> list[Diagnosis]:
         find_python()
     except EdgekitError as error:
         host = error
-    user = getpass.getuser()
+    user = _user()
     ids = all(_names(Path(file), user) for file in ("/etc/subuid", "/etc/subgid"))
     uidmap = all(shutil.which(name) for name in ("newuidmap", "newgidmap"))
     return [decide.engine(decide.SeenEngine(found, refused, ids, uidmap, user, host))]
+
+
+def _user() -> str:
+    """The user's name; in a container a number need not have one."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
 
 
 def _names(file: Path, user: str) -> bool:

@@ -13,6 +13,7 @@ from edgekit.cli.interrupts import ended_as_by_ctrl_c
 from edgekit.cli.release.trust import present, reference_of, trust_of
 from edgekit.cli.rollout import planned
 from edgekit.cli.rollout.bring import configs_of, source_of
+from edgekit.cli.rollout.stuck import raise_for_stuck
 from edgekit.cli.rollout.terms import hooks_of, lease_of, window_line
 from edgekit.core.config import AgentConfig
 from edgekit.core.digest import Digest
@@ -38,7 +39,8 @@ from edgekit.fleet.rollout.journal import RolloutJournal, RolloutRow
 from edgekit.fleet.rollout.machine import Rollout
 from edgekit.fleet.rollout.phases import RolloutPhase, WavePhase
 from edgekit.fleet.rollout.run import run
-from edgekit.fleet.rollout.telling.told import printable
+from edgekit.fleet.rollout.telling.told import printable, stuck
+from edgekit.fleet.rollout.windows.zones import check_zones
 from edgekit.signing.releases import lookup, vouch
 
 ENDED = (RolloutPhase.DONE, RolloutPhase.ABORTED, RolloutPhase.BACK)
@@ -74,6 +76,7 @@ def go_on(
             f"rollout {number_of(journal)} goes to it",
             "put it back into fleet.toml, or abort the rollout",
         )
+    check_zones(plan.windows)
     # A way back needs neither the bundle nor a signature that is fresh.
     back = isinstance(order, RollbackOrdered) or journal.replay().phase == RolloutPhase.GOING_BACK
     source = None if back else source_of(here, here.store.resolve(plan.release))
@@ -305,6 +308,7 @@ def _has_it(rollout: Rollout, device: str) -> bool:
 def _raise_for(number: int, rollout: Rollout, hands: RoadHands) -> None:
     """Raise unless every device has the release, or has gone back where that was asked."""
     if rollout.phase == RolloutPhase.BACK:
+        raise_for_stuck(number, stuck(rollout))
         return
     lacking = [name for name in rollout.devices if not _has_it(rollout, name)]
     goes_on = f"`edgekit status {number}` shows each device, `edgekit resume {number}` goes on"

@@ -31,6 +31,7 @@ from edgekit.fleet.planning.planfile import (
 from edgekit.fleet.planning.rates import note_rate, read_rates
 from edgekit.fleet.push import ReleaseSource
 from edgekit.fleet.rollout.hands import Pushed
+from edgekit.fleet.rollout.hook import check_names
 from edgekit.fleet.rollout.waves import UNKNOWN, RolloutPlan, Terms, waves_of
 from edgekit.fleet.survey import PARALLEL, survey
 from edgekit.signing.releases import lookup
@@ -139,9 +140,10 @@ def plan_push(
     same = {name for name, each in found.items() if each.outcome == PushOutcome.ALREADY}
     waves = waves_of(kinds, release, ahead.fleet.rollout.shares or None, same)
     within = {name: window for name, window in windows.items() if name in kinds}
-    if save is not None and waves:
-        plan = _plan(ahead, found, RolloutPlan(release, waves, kinds, terms, within), by)
-        publish(save, encode_plan(plan))
+    if waves:
+        check_names(rollout := RolloutPlan(release, waves, kinds, terms, within))
+        if save is not None:
+            publish(save, encode_plan(_plan(ahead, found, rollout, by)))
     if as_json:
         render.print_json(
             {
@@ -305,9 +307,10 @@ def read(file: Path) -> PushPlan:
     try:
         with file.open("rb") as opened:
             data = opened.read(MAX_FILE_BYTES + 1)
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError) as error:
+        what = "does not exist" if isinstance(error, FileNotFoundError) else "is a folder"
         raise UsageError(
-            f"{file} does not exist", next_step="`edgekit push --plan --save FILE` writes one"
+            f"{file} {what}", next_step="`edgekit push --plan --save FILE` writes one"
         ) from None
     if len(data) > MAX_FILE_BYTES:
         raise UsageError(f"{file} is no plan of a push", f"it has more than {MAX_FILE_BYTES} bytes")

@@ -23,13 +23,13 @@ from edgekit.fleet.rollout.events import (
     AbortOrdered,
     RolloutStarted,
 )
-from edgekit.fleet.rollout.hook import check_hooks
+from edgekit.fleet.rollout.hook import check_hooks, check_names
 from edgekit.fleet.rollout.journal import RolloutJournal
 from edgekit.fleet.rollout.kinds import survey_kinds
 from edgekit.fleet.rollout.phases import RolloutPhase
 from edgekit.fleet.rollout.settings import terms_of
 from edgekit.fleet.rollout.waves import SMALL, RolloutPlan, Terms, waves_of
-from edgekit.fleet.rollout.windows.zones import device_windows
+from edgekit.fleet.rollout.windows.zones import check_zones, device_windows
 from edgekit.trust.pinned import PinnedManifest
 
 
@@ -99,6 +99,9 @@ def push(
     """
     if save is not None and not plan_only:
         raise UsageError("--save stands beside --plan", next_step="add --plan, or leave it out")
+    if save is not None and (save.is_dir() or not save.parent.is_dir()):
+        where = f"{save} is a folder" if save.is_dir() else f"{save.parent} is no folder"
+        raise UsageError(where, next_step="name another file")
     flags = {
         "parallel": parallel,
         "soak_seconds": soak_seconds,
@@ -147,9 +150,11 @@ def push(
     connections = Connections(fleet)
     if saved is not None and from_file is not None:
         check_hooks(saved.terms, here.folder)
+        check_zones(saved.windows)
         plan = planned.unchanged(saved, ahead, from_file)
     else:
         plan = _plan(connections, configs, pinned, terms, windows)
+    check_names(plan)
     publish_for(here, fleet, names, source)
     journal = _begin(here, plan)
     drive_rollout(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,8 @@ from edgekit.fleet.rollout.book import holder
 from edgekit.fleet.rollout.report.page import page
 from edgekit.store import publish
 
+_HEAD = re.compile(r"[0-9a-f]{12,64}")
+
 
 def report(
     number: NumberArgument = None,
@@ -24,9 +27,9 @@ def report(
         Path | None, typer.Option("--output", "-o", help="The page; default: rollout-N.html.")
     ] = None,
     contains: Annotated[
-        str,
+        str | None,
         typer.Option(metavar="HEAD", help="Refuse unless this earlier head is in the history."),
-    ] = "",
+    ] = None,
     project_folder: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -39,8 +42,14 @@ def report(
     \b
     Example:  edgekit report 3 -o rollout-3.html
     """
+    if contains is not None and not _HEAD.fullmatch(contains):
+        raise UsageError(
+            f"--contains: {contains!r} is no head",
+            "a head is 64 hexadecimal digits, or the first 12 or more of them",
+            "`edgekit rollouts` shows all heads",
+        )
     found = find(project_folder, number)
-    if contains and contains not in {row.hash for row in found.rows}:
+    if contains is not None and not any(h.startswith(contains) for h in found.journal.heads()):
         raise VerificationError(
             f"the journal of rollout {found.number} does not contain the head {contains}",
             "it was cut off or written anew since, or the head is another rollout's",

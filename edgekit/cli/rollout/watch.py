@@ -15,6 +15,7 @@ from rich.text import Text
 from edgekit.cli import render
 from edgekit.cli.rollout.found import FoundRollout
 from edgekit.cli.rollout.lines import clock, status_lines
+from edgekit.cli.rollout.stuck import raise_for_stuck
 from edgekit.errors import PartialError
 from edgekit.fleet.rollout.device import DeviceState
 from edgekit.fleet.rollout.phases import RolloutPhase
@@ -94,13 +95,16 @@ def _say(change: RolloutChange, as_json: bool) -> None:
 def raise_for(told: RolloutTold) -> None:
     """Raise PartialError unless every device has the release, or has gone back on an order."""
     left = told.advice[0] if told.advice else ""
-    if told.phase == RolloutPhase.BACK or (told.phase == RolloutPhase.RUNNING and told.judging):
+    if told.phase == RolloutPhase.BACK:
+        raise_for_stuck(told.number, told.stuck)
         return
+    judging = told.phase == RolloutPhase.RUNNING and told.judging
     if told.phase in (RolloutPhase.PAUSED, RolloutPhase.ABORTED):
         raise PartialError(f"rollout {told.number} is {told.phase}", told.reason, left)
-    if told.phase != RolloutPhase.DONE:
+    if told.phase != RolloutPhase.DONE and not judging:
         raise PartialError(f"nobody runs rollout {told.number}", f"it is {told.phase}", left)
-    lacking = [device.name for device in told.devices if device.state != DeviceState.GOOD]
+    fine = (DeviceState.GOOD, DeviceState.SOAKING) if judging else (DeviceState.GOOD,)
+    lacking = [device.name for device in told.devices if device.state not in fine]
     if lacking:
         message = f"{len(lacking)} of {len(told.devices)} devices do not have the release"
         raise PartialError(message, ", ".join(lacking[:10]), left)

@@ -115,6 +115,7 @@ def acl(
             for name, device in fleet.devices.items()
             if device.rules
         },
+        shown=tuple(name for name, device in fleet.devices.items() if device.home_assistant),
         folder=installed_in or str(files_folder(folder).resolve()),
         data=data,
         cert_file=cert_file,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from pathlib import Path
 
 from edgekit.cli.project import Project
@@ -14,19 +16,15 @@ from edgekit.gateway.page.facts import ProjectReader
 from edgekit.gateway.page.told import ProjectTold, RolloutSummary
 
 NEWEST = 5  # rollouts
+AGAIN_SECONDS = 60.0
 
 
 def reader_of(here: Project) -> ProjectReader:
-    """A reader of this project, which remembers what has not changed.
-
-    `fleet.toml` is read once: an inventory that it names may be a program.
-    """
-    groups: list[dict[str, list[str]]] = []
+    """A reader of this project, which remembers what has not changed."""
+    groups = _Groups(here)
     seen: dict[int, tuple[tuple[object, ...], RolloutSummary]] = {}
 
     def now() -> ProjectTold:
-        if not groups:
-            groups.append(_groups(here))
         rollouts = []
         for number in reversed(here.rollouts.numbers()[-NEWEST:]):
             journal = here.rollouts.journal(number)
@@ -40,18 +38,35 @@ def reader_of(here: Project) -> ProjectReader:
                     if number not in seen:
                         continue
             rollouts.append(seen[number][1])
-        return ProjectTold(groups[0], rollouts)
+        return ProjectTold(groups.now(time.monotonic()), rollouts)
 
     return now
 
 
-def _groups(here: Project) -> dict[str, list[str]]:
-    if not (here.folder / "fleet.toml").exists():
-        return {}
-    try:
-        return here.fleet().groups
-    except EdgekitError:  # `edgekit fleet check` says what is wrong with it
-        return {}
+class _Groups:
+    """The groups of `fleet.toml`, which is read again when it has changed.
+
+    An inventory that it names may be a program. Where that fails, or the file is broken, the groups
+    are those from before, and it is tried again after `AGAIN_SECONDS`.
+    """
+
+    def __init__(self, here: Project) -> None:
+        self._here = here
+        self._stamp: tuple[int, int] | None = None
+        self._again_at = math.inf
+        self._last: dict[str, list[str]] = {}
+
+    def now(self, now: float) -> dict[str, list[str]]:
+        """The groups; `now` is in seconds of `time.monotonic`."""
+        stamp = _state_of(self._here.folder / "fleet.toml")
+        if stamp == self._stamp and now < self._again_at:
+            return self._last
+        self._stamp, self._again_at = stamp, math.inf
+        try:
+            self._last = self._here.fleet().groups if stamp else {}
+        except EdgekitError:  # `edgekit fleet check` says what is wrong with it
+            self._again_at = now + AGAIN_SECONDS
+        return self._last
 
 
 def _stamp(journal: RolloutJournal) -> tuple[object, ...]:

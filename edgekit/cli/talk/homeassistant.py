@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 import typer
 
 from edgekit.cli import project, render
 from edgekit.cli.device.forget import account_of
-from edgekit.cli.options import JsonOption, ProjectOption
+from edgekit.cli.options import AccountOption, JsonOption, PasswordFileOption, ProjectOption
 from edgekit.cli.talk.ask import BrokerOption
 from edgekit.client import devices as find_devices
 from edgekit.client.announced import retain, retained
-from edgekit.client.discovery import device_of, discovery, object_id
 from edgekit.core import topics
 from edgekit.core.config import BrokerConfig
+from edgekit.core.discovery import device_of, discovery, object_id
 from edgekit.errors import UsageError
 
 
@@ -25,12 +24,8 @@ def home_assistant(
         list[str] | None, typer.Argument(help="Names; default: all that there are.")
     ] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Take them back instead.")] = False,
-    username: Annotated[
-        str, typer.Option(help="Account that writes; default: of edgekit.toml.")
-    ] = "",
-    password_file: Annotated[
-        Path | None, typer.Option(help="File with the password of --username.")
-    ] = None,
+    username: AccountOption = "",
+    password_file: PasswordFileOption = None,
     broker: BrokerOption = None,
     project_folder: ProjectOption = None,
     as_json: JsonOption = False,
@@ -80,9 +75,14 @@ def _shown(broker: BrokerConfig, requester: str, asked: Sequence[str] | None) ->
             next_step="`edgekit devices` shows the devices that it knows",
         )
     return {
-        topics.discovery_topic(object_id(name)): discovery(name, known[name]["card"])
-        for name in names
+        topics.discovery_topic(object_id(name)): _entry(name, known[name]["card"]) for name in names
     }
+
+
+def _entry(name: str, card: Mapping[str, Any]) -> bytes:
+    """The discovery message of a device, whose card may lack what another program left out."""
+    model, version = (str(card.get(key) or "?") for key in ("model", "version"))
+    return discovery(name, model, version, str(card.get("agent", "")))
 
 
 def _removed(broker: BrokerConfig, requester: str, asked: Sequence[str] | None) -> dict[str, bytes]:

@@ -8,3 +8,4 @@ from __future__ import annotations
 ALWAYS = ("tools", "logprobs", "rules")  # every agent of this version serves these
 REASONING = "reasoning"  # the model's thinking has marks, by which it is told from the answer
 GRAMMARS = ("json_schema", "regex", "grammar")  # where the device can load llguidance
+IMAGES = "images"  # no word of a card, whose `images` say what it takes of pictures

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -22,14 +22,17 @@ Values = dict[str, Any]
 
 OURS = "edgekit_"
 ALL, UNGROUPED = "all", "ungrouped"
-_RANGE = re.compile(r"\[(?P<first>\w+):(?P<last>\w+)(?::(?P<step>\d+))?\]")
+_RANGE = re.compile(r"\[(?P<first>[0-9A-Za-z]*):(?P<last>[0-9A-Za-z]+)(?::(?P<step>[0-9]{1,9}))?\]")
 _GROUP_KEYS = ("hosts", "children", "vars")
 CONNECTIONS = ("ssh", "smart", "paramiko", "paramiko_ssh", "local")
 # They change how ssh logs in, or where it leads; a device's address cannot say that.
 _OWN_SSH = (
     *("ansible_ssh_private_key_file", "ansible_private_key_file", "ansible_ssh_common_args"),
     *("ansible_ssh_extra_args", "ansible_ssh_executable", "ansible_ssh_args"),
+    *("ansible_paramiko_private_key_file", "ansible_paramiko_proxy_command"),
 )
+MOST_HOSTS = 100_000
+"""Names of one range; Ansible has no bound, and a slip of a finger takes all memory."""
 _PASSWORDS = ("ansible_password", "ansible_ssh_pass", "ansible_ssh_password")
 _REFUSED = dict.fromkeys(
     _OWN_SSH, "write it into ~/.ssh/config as a Host, and take the variable away"
@@ -60,6 +63,16 @@ class Hosts(msgspec.Struct):
         """The group of that name; made if it is new."""
         return self.groups.setdefault(name, HostGroup())
 
+    def join(self, other: Hosts) -> None:
+        """Add another inventory that Ansible would read after this one."""
+        for name, group in other.groups.items():
+            mine = self.group(name)
+            mine.hosts |= group.hosts
+            mine.children |= group.children
+            mine.variables |= group.variables
+        for host, values in other.hosts.items():
+            self.hosts.setdefault(host, {}).update(values)
+
 
 # --- reading ----------------------------------------------------------------------------------
 def parse_yaml_hosts(tree: object, file: str) -> Hosts:
@@ -69,12 +82,22 @@ def parse_yaml_hosts(tree: object, file: str) -> Hosts:
         UsageError: the content has another shape; says where.
     """
     found = Hosts()
+    if not tree:
+        raise UsageError(f"{file} is empty", "Ansible takes no such file", "write a group into it")
+    if isinstance(tree, dict) and isinstance(tree.get("plugin"), str):
+        raise UsageError(
+            f"{file} configures the inventory plugin {tree['plugin']}",
+            "only Ansible can run it",
+            "give edgekit what `ansible-inventory --list --yaml --export` prints",
+        )
     for name, group in _mapping(tree, file, "the file").items():
-        _read_group(found, str(name), group, file)
+        _read_group(found, _name(name, "group", file), group, file, ())
     return found
 
 
-def _read_group(into: Hosts, name: str, content: object, file: str) -> None:
+def _read_group(into: Hosts, name: str, content: object, file: str, above: tuple[str, ...]) -> None:
+    if name in above:  # an alias of YAML can lie within itself
+        raise _has_itself(name, above, file)
     group = into.group(name)
     where = f"the group {name}"
     for key, value in _mapping(content, file, where).items():
@@ -84,17 +107,20 @@ def _read_group(into: Hosts, name: str, content: object, file: str) -> None:
                 f"a group has {', '.join(_GROUP_KEYS)}",
                 f"move it below `vars:` or `hosts:` of {name}",
             )
-        inner = _mapping(value, file, f"`{key}` of {where}")
+        one = {value: None} if isinstance(value, str) and key != "vars" else value
+        inner = _mapping(one, file, f"`{key}` of {where}")
         if key == "vars":
             group.variables |= inner
         elif key == "children":
-            for child, below in inner.items():
-                group.children[str(child)] = None
-                _read_group(into, str(child), below, file)
+            for named, below in inner.items():
+                child = _name(named, "group", file)
+                group.children[child] = None
+                _read_group(into, child, below, file, (*above, name))
         else:
-            for pattern, values in inner.items():
-                told = _mapping(values, file, f"the host {pattern}")
-                for host in expand(str(pattern), file):
+            for named, values in inner.items():
+                pattern, port = _split_port(_name(named, "host", file))
+                told = port | _mapping(values, file, f"the host {pattern}")
+                for host in expand(pattern, file):
                     group.hosts[host] = None
                     into.hosts.setdefault(host, {}).update(told)
 
@@ -109,7 +135,7 @@ def parse_printed_hosts(tree: object, file: str) -> tuple[Hosts, bool]:
         UsageError: the JSON has another shape; says where.
     """
     found = Hosts()
-    table = _mapping(tree, file, "its output")
+    table = _mapping([] if tree is None else tree, file, "its output")
     meta = table.pop("_meta", None)
     for name, content in table.items():
         group = found.group(name)
@@ -118,9 +144,8 @@ def parse_printed_hosts(tree: object, file: str) -> tuple[Hosts, bool]:
             if key == "vars":
                 group.variables |= _mapping(value, file, f"`vars` of {name}")
             elif key in ("hosts", "children") and isinstance(value, list):
-                (group.hosts if key == "hosts" else group.children).update(
-                    dict.fromkeys(map(str, value))
-                )
+                named = [_name(each, key.removesuffix("s"), file) for each in value]
+                (group.hosts if key == "hosts" else group.children).update(dict.fromkeys(named))
             else:
                 raise UsageError(
                     f"{file}: `{key}` of the group {name} cannot be used",
@@ -133,8 +158,9 @@ def parse_printed_hosts(tree: object, file: str) -> tuple[Hosts, bool]:
             found.group(child)
     variables = _mapping(meta, file, "_meta").get("hostvars")
     for host, told in _mapping(variables, file, "hostvars").items():
-        found.hosts.setdefault(host, {}).update(_mapping(told, file, f"the host {host}"))
-    return found, meta is not None
+        if host in found.hosts:  # as Ansible has it: a host is what a group lists
+            found.hosts[host].update(_mapping(told, file, f"the host {host}"))
+    return found, variables is not None
 
 
 def _mapping(value: object, file: str, where: str) -> dict[str, Any]:
@@ -149,32 +175,56 @@ def _mapping(value: object, file: str, where: str) -> dict[str, Any]:
     return dict(value)
 
 
+def _name(told: object, kind: str, file: str) -> str:
+    """A name as it is written; YAML takes `0123`, `1.10` and `on` for something else."""
+    if not isinstance(told, str):
+        raise UsageError(
+            f"{file}: the {kind} {told!r} is no text",
+            f"YAML takes its name for a {type(told).__name__}",
+            "put the name into quotes",
+        )
+    return told
+
+
+def _split_port(pattern: str) -> tuple[str, Values]:
+    """A name like `pi-1:2222` as Ansible reads it: the name, and a port if there is one."""
+    found = re.fullmatch(r"((?:[^:\[\]]|\[[^\[\]]*\])+):([0-9]{1,5})", pattern)
+    return (found[1], {"ansible_port": int(found[2])}) if found else (pattern, {})
+
+
 def expand(pattern: str, file: str) -> list[str]:
     """The names of a pattern: `pi[01:03]` is pi01, pi02, pi03; `db-[a:c]` and steps work, too.
 
     Raises:
-        UsageError: the range cannot be read.
+        UsageError: the range cannot be read, or has more than `MOST_HOSTS` names.
     """
     found = _RANGE.search(pattern)
     if not found:
         if "[" in pattern and not pattern.startswith("["):
             raise UsageError(f"{file}: {pattern!r} is no range of hosts", "a range is [01:20]")
         return [pattern]
-    first, last, step = found["first"], found["last"], int(found["step"] or 1)
+    first, last, step = found["first"] or "0", found["last"], int(found["step"] or 1)
     letters = string.ascii_letters
-    names: Iterable[str] = ()
+    names: Sequence[str] = ()
     if first.isdigit() and last.isdigit() and step:
-        width = len(first) if first.startswith("0") else 0
+        width = len(first) if first.startswith("0") and len(first) > 1 else 0
         if width and len(last) != width:
             raise UsageError(f"{file}: {pattern!r} is no range", "both ends have equal digits")
-        names = (f"{number:0{width}}" for number in range(int(first), int(last) + 1, step))
+        if len(last) > 9 or (int(last) - int(first)) // step >= MOST_HOSTS:
+            raise UsageError(
+                f"{file}: {pattern!r} has more than {MOST_HOSTS} names", "", "correct the range"
+            )
+        names = [f"{number:0{width}}" for number in range(int(first), int(last) + 1, step)]
     elif len(first) == len(last) == 1 and first in letters and last in letters and step:
         names = letters[letters.index(first) : letters.index(last) + 1 : step]
-    values = list(names)
-    if not values:
+    if not names:
         raise UsageError(f"{file}: {pattern!r} is no range of hosts", "a range is [01:20] or [a:f]")
-    start, end = pattern[: found.start()], pattern[found.end() :]
-    return [f"{start}{value}{rest}" for value in values for rest in expand(end, file)]
+    start, rests = pattern[: found.start()], expand(pattern[found.end() :], file)
+    if len(names) * len(rests) > MOST_HOSTS:
+        raise UsageError(
+            f"{file}: {pattern!r} has more than {MOST_HOSTS} names", "", "correct the range"
+        )
+    return [f"{start}{value}{rest}" for value in names for rest in rests]
 
 
 # --- merging ----------------------------------------------------------------------------------
@@ -194,8 +244,7 @@ def _members(
     found: Hosts, name: str, done: dict[str, list[str]], above: tuple[str, ...], file: str
 ) -> list[str]:
     if name in above:
-        ring = " has ".join((*above[above.index(name) :], name))
-        raise UsageError(f"{file}: the group {name} has itself", ring, "take one of them out")
+        raise _has_itself(name, above, file)
     if name not in done:
         hosts = dict(found.groups[name].hosts)
         for child in found.groups[name].children:
@@ -206,18 +255,34 @@ def _members(
     return done[name]
 
 
-def variables(found: Hosts, of: Mapping[str, list[str]]) -> dict[str, Values]:
+def _has_itself(name: str, above: tuple[str, ...], file: str) -> UsageError:
+    ring = " has ".join((*above[above.index(name) :], name))
+    return UsageError(f"{file}: the group {name} has itself", ring, "take one of them out")
+
+
+def variables(found: Hosts, of: Mapping[str, list[str]], file: str) -> dict[str, Values]:
     """The variables of every host; what is nearer to it wins, as Ansible has it.
 
     Args:
         found: the inventory.
         of: what `members` says of it.
+        file: for messages.
+
+    Raises:
+        UsageError: a group's priority is no number.
     """
     depths = _depths(found)
 
     def rank(name: str) -> tuple[int, int, str]:
         priority = found.groups[name].variables.get("ansible_group_priority", 1)
-        return depths[name], int(priority), name
+        try:
+            return depths[name], int(priority), name
+        except (TypeError, ValueError):
+            raise UsageError(
+                f"{file}: ansible_group_priority of the group {name} is {priority!r:.60}",
+                "it is a number",
+                "correct it in the inventory",
+            ) from None
 
     order = [ALL, *sorted((name for name in found.groups if name != ALL), key=rank)]
     inline = {name: group.variables for name, group in found.groups.items()}
@@ -295,16 +360,26 @@ def _destination(host: str, told: Values, file: str) -> str:
 
 def _plain(told: Values, name: str, host: str, file: str) -> str:
     """A variable as text; empty without it."""
-    value = told.get(name)
-    return "" if value is None else str(_known(value, host, name, file))
+    value = _known(told.get(name), host, name, file)
+    if isinstance(value, bool | list | dict):
+        raise UsageError(
+            f"{file}: {name} of {host} is no text",
+            f"YAML takes it for a {type(value).__name__}: {value!r:.60}",
+            "put it into quotes, or correct it",
+        )
+    return "" if value is None else str(value)
 
 
 def _known(value: Any, host: str, name: str, file: str) -> Any:
-    """The value; raises UsageError where only Ansible could compute it."""
-    if isinstance(value, str) and "{{" in value:
+    """The value; raises UsageError where only Ansible could compute it, or a part of it."""
+    if isinstance(value, str) and any(sign in value for sign in ("{{", "{%")):
         raise UsageError(
             f"{file}: {name} of {host} is a template",
             f"only Ansible can compute {value!r}",
-            "write the value, or give edgekit what `ansible-inventory --list --export` prints",
+            "write the value, or give edgekit what `ansible-inventory --list --yaml --export` "
+            "prints",
         )
+    if isinstance(value, Mapping | list):
+        for each in (*value, *value.values()) if isinstance(value, Mapping) else value:
+            _known(each, host, name, file)
     return value

@@ -19,10 +19,19 @@ class Group(msgspec.Struct, frozen=True):
     Attributes:
         members: names of devices and of other groups.
         values: keys of a device's table that its devices have unless they say otherwise.
+        hosts: names of devices alone, as an inventory of Ansible has them.
     """
 
     members: list[str]
     values: Values = {}
+    hosts: list[str] = []
+
+
+class Naming(msgspec.Struct, frozen=True):
+    """The groups that name each device, and those that name each group."""
+
+    devices: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {}
 
 
 def devices_of(
@@ -31,7 +40,7 @@ def devices_of(
     """The devices of each group, those of its groups among them, each once.
 
     Raises:
-        UsageError: a group has a member that is neither device nor group, or it has itself.
+        UsageError: a member is neither device nor group, or both; or a group has itself.
     """
     done: dict[str, list[str]] = {}
 
@@ -42,6 +51,12 @@ def devices_of(
         if name not in done:
             found: dict[str, None] = {}
             for member in groups[name].members:
+                if member in devices and member in groups:
+                    raise UsageError(
+                        f"{file}: group {name} names {member!r}, which is a device and a group",
+                        "nobody can know which one is meant",
+                        "rename one of them",
+                    )
                 if member in devices:
                     found[member] = None
                 elif member in groups:
@@ -52,6 +67,7 @@ def devices_of(
                         member,
                         [*devices, *groups],
                     )
+            found.update(dict.fromkeys(groups[name].hosts))
             done[name] = list(found)
         return done[name]
 
@@ -60,12 +76,15 @@ def devices_of(
     return done
 
 
-def groups_with(groups: Mapping[str, Group]) -> dict[str, list[str]]:
-    """For each member, the groups that name it."""
-    found: dict[str, list[str]] = {}
+def groups_with(groups: Mapping[str, Group]) -> Naming:
+    """Which groups name what; `devices_of` has seen that no name is of a device and a group."""
+    found = Naming({}, {})
     for name, group in groups.items():
-        for member in group.members:
-            found.setdefault(member, []).append(name)
+        for member in dict.fromkeys((*group.hosts, *group.members)):
+            into = found.devices
+            if member in groups and member not in group.hosts:
+                into = found.groups
+            into.setdefault(member, []).append(name)
     return found
 
 
@@ -73,7 +92,7 @@ def values_of(
     device: str,
     own: Values,
     groups: Mapping[str, Group],
-    naming: Mapping[str, list[str]],
+    naming: Naming,
     file: str,
 ) -> Values:
     """The values of one device: its own, then those of its groups.
@@ -94,7 +113,7 @@ def values_of(
         return own  # the type says what is wrong with it
     told: dict[tuple[str, ...], tuple[str, Any]] = {key: ("", value) for key, value in _flat(own)}
     tags: list[str] = []
-    for name in _inner_first(device, naming):
+    for name in _inner_first(naming.devices.get(device, []), naming):
         for key, value in _flat(groups[name].values):
             if key == ("tags",):
                 tags += value
@@ -118,11 +137,11 @@ def _check_nested(
     key: tuple[str, ...],
     first: tuple[str, Any],
     second: tuple[str, Any],
-    naming: Mapping[str, list[str]],
+    naming: Naming,
     file: str,
 ) -> None:
     """Check that the group with the second value has the one with the first within it."""
-    if second[0] not in _inner_first(first[0], naming):
+    if second[0] not in _inner_first(naming.groups.get(first[0], []), naming):
         raise UsageError(
             f"{file}: {device} has two values for {'.'.join(key)}",
             f"the group {first[0]} says {first[1]!r}, the group {second[0]} says {second[1]!r}",
@@ -130,15 +149,15 @@ def _check_nested(
         )
 
 
-def _inner_first(member: str, naming: Mapping[str, list[str]]) -> list[str]:
-    """The groups that a member is in, a group before those that it is within."""
+def _inner_first(layer: list[str], naming: Naming) -> list[str]:
+    """These groups and those that they are within, a group before those."""
     found: dict[str, None] = {}
-    layer = naming.get(member, [])
     while layer:
         for name in layer:
             found.pop(name, None)
         found.update(dict.fromkeys(layer))
-        layer = list(dict.fromkeys(name for inner in layer for name in naming.get(inner, [])))
+        above = (name for inner in layer for name in naming.groups.get(inner, []))
+        layer = list(dict.fromkeys(above))
     return list(found)
 
 

@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from edgekit.core.reading import UNREADABLE
 from edgekit.errors import UsageError
+from edgekit.fleet.inventories import ansible
 from edgekit.fleet.inventories.ansible import Hosts, Values, parse_printed_hosts, parse_yaml_hosts
 
 LIST_SECONDS = 60.0
 YAML = (".yaml", ".yml", ".json")
+SUFFIXES = ("", ".yml", ".yaml", ".json")
+"""Of files of variables, in the order in which Ansible looks for them."""
 
 
 def read_hosts(path: Path) -> Hosts:
-    """Read an inventory.
+    """Read an inventory; `add_files` adds what lies beside it.
 
     Raises:
         UsageError: it is missing or in another form, or the program fails.
@@ -40,23 +44,54 @@ def read_hosts(path: Path) -> Hosts:
             f"edgekit reads {', '.join(YAML)}, and files that it may execute",
             f"make one with `ansible-inventory -i {path} --list --yaml --export`",
         )
-    found.group_files = dict(_beside(path.parent / "group_vars"))
-    found.host_files = dict(_beside(path.parent / "host_vars"))
     return found
 
 
-def _beside(folder: Path) -> Iterator[tuple[str, Values]]:
-    """The variables in a folder: one file, or a folder of files, for each name."""
-    for place in sorted(folder.iterdir()) if folder.is_dir() else ():
-        files = sorted(place.rglob("*")) if place.is_dir() else [place]
+def add_files(found: Hosts, path: Path) -> None:
+    """Add the variables of `group_vars/` and `host_vars/` beside an inventory.
+
+    Raises:
+        UsageError: a file there is encrypted, or has no variables.
+    """
+    for told, folder, names in (
+        (found.group_files, "group_vars", (ansible.ALL, *found.groups)),
+        (found.host_files, "host_vars", found.hosts),
+    ):
+        for name, values in _beside(path.parent / folder, names).items():
+            told.setdefault(name, {}).update(values)
+
+
+def _beside(folder: Path, names: Iterable[str]) -> dict[str, Values]:
+    """The variables of these names in a folder.
+
+    Ansible's rule: of `NAME`, `NAME.yml`, `NAME.yaml` and `NAME.json` the first that is there
+    counts, be it a file or a folder of files. Others, such as an editor's `NAME.yml~`, do not.
+    """
+    found: dict[str, Values] = {}
+    for name in names if folder.is_dir() else ():
+        places = (folder / f"{name}{suffix}" for suffix in SUFFIXES)
+        place = next((place for place in places if place.exists()), None)
+        if place is None:
+            continue
         told: Values = {}
-        for file in files:
-            if file.is_file() and file.suffix in (*YAML, "") and not file.name.startswith("."):
-                content = _yaml(file)
-                if content is not None and not isinstance(content, dict):
-                    raise UsageError(f"{file} has no variables", f"it is {content!r:.60}")
-                told |= content or {}
-        yield (place.name if place.is_dir() else place.stem), told
+        for file in _files(place) if place.is_dir() else [place]:
+            content = _yaml(file)
+            if content is not None and not isinstance(content, dict):
+                raise UsageError(f"{file} has no variables", f"it is {content!r:.60}")
+            told |= content or {}
+        found[name] = told
+    return found
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """The files of variables in a folder and in folders without an ending below it, by name."""
+    for place in sorted(folder.iterdir()):
+        if place.name.startswith(".") or place.name.endswith("~"):
+            continue
+        if place.is_dir() and not place.suffix:
+            yield from _files(place)
+        elif place.is_file() and place.suffix in SUFFIXES:
+            yield place
 
 
 def _yaml(path: Path) -> Any:
@@ -97,9 +132,11 @@ def _run(program: Path, *arguments: str) -> Any:
         raise UsageError(
             f"{said} ended with {done.returncode}", (lines or [""])[-1], "run it by hand"
         )
+    if not done.stdout.strip() and arguments[0] == "--host":
+        return {}  # Ansible takes it for a host without variables
     try:
         return msgspec.json.decode(done.stdout)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise UsageError(
             f"{said} prints no JSON", f"{error}; it printed {done.stdout[:80]!r}", "run it by hand"
         ) from error

@@ -9,7 +9,8 @@
 | `!WORD` | without the devices of WORD, wherever it stands |
 
 Words are joined: a device is chosen if one word means it and no `!` does. Words with `!` alone
-choose from all devices. Several words can stand in one, with commas between.
+choose from all devices. Several words can stand in one, with commas between: `a,!b`, where a word
+behind a `!` has one, too.
 """
 
 from __future__ import annotations
@@ -17,9 +18,19 @@ from __future__ import annotations
 import difflib
 import fnmatch
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Protocol
 
 from edgekit.errors import UsageError
+
+
+def check_word(kind: str, text: str) -> None:
+    """Check a tag or a site: a word of a selection can name it; raises ValueError."""
+    if not text or text != text.strip() or "," in text or not text.isprintable():
+        raise ValueError(
+            f"the {kind} {text!r} cannot be chosen: it is text without commas, and with no space "
+            "at its ends"
+        )
 
 
 class Selectable(Protocol):
@@ -50,12 +61,12 @@ def select(
         file: that has them, for messages.
 
     Raises:
-        UsageError: a word names nothing, or what is left is nothing.
+        UsageError: a word names nothing or can mean two things, or what is left is nothing.
     """
     chosen: dict[str, None] = {}
     without: set[str] = set()
     only_without = True
-    for word in (part for each in words for part in each.split(",")):
+    for word in (part for each in words for part in _parts(each, devices)):
         found = _named(word.removeprefix("!"), word, devices, groups, file)
         if word.startswith("!"):
             without.update(found)
@@ -72,6 +83,29 @@ def select(
     return left
 
 
+def _parts(word: str, devices: Mapping[str, Selectable]) -> list[str]:
+    """The words that commas join; raises UsageError for two that can be meant in two ways."""
+    parts = word.split(",")
+    for before, part in pairwise(parts):
+        key = before.removeprefix("!").partition("=")[0]
+        known = {tag for device in devices.values() for tag in device.tags}
+        if key == "site":
+            known = {device.site for device in devices.values()}
+        if before.startswith("!") and not part.startswith("!"):
+            raise UsageError(
+                f"{word!r} can mean two things",
+                f"is {part} left out, too, or is it chosen?",
+                f"write '{before},!{part}', or {part} as a word of its own",
+            )
+        if key in ("tag", "site") and part.removeprefix("!") in known:
+            raise UsageError(
+                f"{word!r} can mean two things",
+                f"{part.removeprefix('!')} is a {key}, and this names a device or a group",
+                f"write {key}={part.removeprefix('!')}, or {part} as a word of its own",
+            )
+    return parts
+
+
 def _named(
     word: str,
     said: str,
@@ -82,6 +116,10 @@ def _named(
     """The devices of one word without its `!`; `said` is the word as it was written."""
     key, equals, value = word.partition("=")
     found: Sequence[str] = []
+    if word in ("tag=", "site=", "group:"):  # a variable of a shell that nobody has set
+        raise UsageError(
+            f"{said!r} names no {word[:-1]}", "nothing stands behind it", f"write {word}NAME"
+        )
     if word.startswith("group:"):
         found = groups.get(word.removeprefix("group:"), ())
         if word.removeprefix("group:") in groups and not found:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from copy import copy
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from edgekit.errors import UsageError
+
+MERGE = "tag:yaml.org,2002:merge"
 
 
 def read_yaml(path: Path) -> Any:
@@ -22,19 +25,47 @@ def read_yaml(path: Path) -> Any:
     try:
         return yaml.load(text, _Loader)  # noqa: S506  it is a SafeLoader
     except yaml.YAMLError as error:
-        raise UsageError(f"{path} cannot be read", " ".join(str(error).split())) from error
+        told = " ".join(str(error).replace('in "<byte string>", ', "in ").split())
+        raise UsageError(f"{path} cannot be read", told) from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8", str(error)) from error
+    except (ValueError, RecursionError) as error:  # such as the 45th day of a month
+        raise UsageError(f"{path} cannot be read", str(error)) from error
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as Ansible has it: a value that only Ansible can read stays text with a template."""
+    """YAML as Ansible has it: a value that only Ansible can read stays text with a template.
+
+    A key that comes twice is refused, where Ansible warns: the first one's hosts would be lost.
+    """
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """A mapping as it is written, before merges add to it."""
+        node = super().compose_mapping_node(anchor)
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == MERGE:
+                continue
+            if (key.tag, key.value) in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} is there twice", key.start_mark
+                )
+            seen.add((key.tag, key.value))
+        return node
 
 
 def _only_ansible(loader: yaml.SafeLoader, node: yaml.Node) -> str:
     return "{{ " + node.tag.removeprefix("!") + " }}"
 
 
+def _unsafe(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
+    """What the value would be without the tag."""
+    plain = copy(node)  # the loader would take the node itself for one within itself
+    resolve: Any = loader.resolve
+    plain.tag = resolve(type(node), node.value, (True, False))
+    return loader.construct_object(plain, deep=True)
+
+
 for _tag in ("!vault", "!vault-encrypted"):
     _Loader.add_constructor(_tag, _only_ansible)
-_Loader.add_constructor("!unsafe", lambda _, node: node.value)
+_Loader.add_constructor("!unsafe", _unsafe)

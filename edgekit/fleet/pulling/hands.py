@@ -29,8 +29,9 @@ from edgekit.fleet.rollout.events import (
     HookEnded,
     QualityTold,
     RolloutEvent,
+    as_written,
 )
-from edgekit.fleet.rollout.hands import Pushed
+from edgekit.fleet.rollout.hands import REASON_LETTERS, Pushed, understood
 from edgekit.fleet.rollout.machine import Rollout
 from edgekit.fleet.rollout.phases import RolloutPhase
 
@@ -153,7 +154,8 @@ class PullHands:
     def leave_word(self, rollout: Rollout, devices: list[str]) -> list[str]:
         """Tell devices that are away how a rollout ended that is over.
 
-        Where it is done they join when they come back. Where it has gone back or was aborted,
+        Where it is done they join when they come back, unless they may switch in a window alone:
+        those stage it, and a resume switches them. Where it has gone back or was aborted,
         nothing is left to be done by them, except by those whose switch had begun. Those that
         joined meanwhile are told to go back where the rollout has gone back.
 
@@ -181,6 +183,11 @@ class PullHands:
         if rollout.phase != RolloutPhase.DONE or rollout.plan.terms.stage_only:
             return said
         for name in away:
+            if name in rollout.plan.windows and not rollout.devices[name].switched:
+                # the message would have it switch at any time
+                resume = f"`edgekit resume {self._number}` switches it in its window"
+                said.append(f"{name} is off; when it comes back it stages {short}, and {resume}")
+                continue
             self._say(name, self._release, switch=True)
             said.append(f"{name} is off; it is told to run {short}, and does when it comes back")
         return said
@@ -204,11 +211,12 @@ class PullHands:
         """Act; an error becomes an event."""
         self.failed.pop(device, None)
         try:
-            return act()
+            with understood(device):
+                return as_written(act())
         except EdgekitError as error:
             self.failed[device] = error
             reason = f"{error.what}: {error.why}" if error.why else error.what
-            reason = reason.removeprefix(f"{device}: ")
+            reason = reason.removeprefix(f"{device}: ")[:REASON_LETTERS]
             return (DeviceAway if error.retryable else DeviceFailed)(device, reason)
 
     def _say(self, device: str, release: Digest, *, switch: bool) -> int:

@@ -35,7 +35,8 @@ class RolloutBook:
     def numbers(self) -> list[int]:
         """The numbers of all rollouts, growing."""
         names = [path.stem for path in self.folder.glob("*.db")]
-        return sorted(int(name) for name in names if name.isascii() and name.isdigit())
+        digits = (name for name in names if name.isascii() and name.isdigit())
+        return sorted(int(name) for name in digits if not name.startswith("0"))
 
     def identity(self) -> str:
         """What names this project to devices, in hexadecimal.
@@ -65,7 +66,7 @@ class RolloutBook:
             made, journal = RolloutJournal(self.folder / "new.tmp"), self._journal(number)
             for path in self.folder.glob("new.tmp*"):  # of a process that was killed
                 path.unlink()
-            made.create(plan, now)
+            made.create(plan, now, number)
             made.path.replace(journal.path)
             fsync_folder(self.folder)
         return number, journal

@@ -92,6 +92,7 @@ class DeviceProgress(msgspec.Struct):
         switched: whether this rollout has begun to switch it from another release.
         before: the release that it ran when it was staged; None: nothing.
         due: Unix seconds of the next try of a device that is away.
+        stuck: whether a rollback could not take it back.
     """
 
     state: DeviceState = DeviceState.WAITING
@@ -101,12 +102,14 @@ class DeviceProgress(msgspec.Struct):
     switched: bool = False
     due: float = 0.0
     before: Digest | None = None
+    stuck: bool = False
 
     def move(self, move: Move, now: float, reason: str = "") -> bool:
         """Move along the table; whether it has such a move."""
         after = MOVES.get((self.state, move))
         if after is None:
             return False
+        self.stuck = (self.state, after) == (DeviceState.GOING_BACK, DeviceState.FAILED)
         self.state, self.since, self.reason = after, now, reason
         if after in (DeviceState.BACK, DeviceState.FAILED):  # it has gone back, or never switched
             self.switched = False

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from edgekit.core.digest import Digest
+from edgekit.core.digest import Digest, decode_hook, encode_hook
 from edgekit.core.quality import QualityReport
 
 
@@ -121,6 +121,12 @@ class ClockTicked(RolloutEvent, frozen=True, tag="tick"):
     """Time has passed; written to the journal only where it changes something."""
 
 
+class ClockSet(RolloutEvent, frozen=True, tag="clock"):
+    """The controller's clock was set, forward by so many seconds; what waits goes on waiting."""
+
+    seconds: float
+
+
 AnyEvent = (
     DeviceStaged
     | DeviceAnswers
@@ -137,7 +143,20 @@ AnyEvent = (
     | AbortOrdered
     | RollbackOrdered
     | ClockTicked
+    | ClockSet
 )
+
+
+def as_written(event: RolloutEvent) -> RolloutEvent:
+    """The event as the journal will read it.
+
+    Raises:
+        ValueError: or another one of `UNREADABLE`: a device's word in it is of another type, and no
+            one could read the journal any more.
+    """
+    data = msgspec.json.encode(event, enc_hook=encode_hook)
+    found: RolloutEvent = msgspec.json.decode(data, type=AnyEvent, dec_hook=decode_hook)
+    return found
 
 
 # --- effects ----------------------------------------------------------------------------------

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 import msgspec
 
 from edgekit.core.config import AgentConfig
 from edgekit.core.digest import Digest
+from edgekit.core.reading import UNREADABLE
 from edgekit.core.release import ReleaseState
 from edgekit.errors import EdgekitError, UnreachableError
 from edgekit.fleet.drive import DeviceDriver, Event
@@ -18,6 +19,7 @@ from edgekit.fleet.held import LeaseHeldError
 from edgekit.fleet.lease import Lease
 from edgekit.fleet.plan import TrialVerdict
 from edgekit.fleet.push import (
+    WHY_LETTERS,
     ReleaseSource,
     Staged,
     activate_on,
@@ -37,8 +39,10 @@ from edgekit.fleet.rollout.events import (
     HookEnded,
     QualityTold,
     RolloutEvent,
+    as_written,
 )
 
+REASON_LETTERS = 2000  # of an error, for the journal; a device may say megabytes
 ASK_AGAIN_SECONDS = 5.0  # a device whose trial does not answer yet
 
 
@@ -184,10 +188,14 @@ class PushHands:
             except UnreachableError:
                 raise
             except EdgekitError as error:
-                state, reason, _ = standing_of(driver, release)
+                state, reason, soak_seconds = standing_of(driver, release)
                 if state == ReleaseState.TRIAL and reason:
                     self.failed[device] = error
                     return DeviceAway(device, reason)  # it is unproven, and tries again by itself
+                if state == ReleaseState.TRIAL:  # only its answer was lost
+                    return DeviceAnswers(device, soak_seconds or ASK_AGAIN_SECONDS)
+                if state == ReleaseState.GOOD and driver.facts.current != release:
+                    return DeviceGood(device)
                 raise
             self._note(device, verdict, time.monotonic() - began)
             return _told(device, verdict.state, verdict.soak_seconds)
@@ -260,7 +268,8 @@ class PushHands:
             if self._stopped:
                 raise UnreachableError(f"{device}: the rollout was stopped")
             self.enrolled[device] = driver.facts.enrolled
-            event = self._waiting(device, driver, act)
+            with understood(device):
+                event = as_written(self._waiting(device, driver, act))
         except EdgekitError as error:
             away = isinstance(error, UnreachableError | LeaseHeldError)
             if self._lease and not away and device in self._open:
@@ -268,7 +277,7 @@ class PushHands:
             self.let_go(device)
             self.failed[device] = error
             reason = f"{error.what}: {error.why}" if error.why else error.what
-            reason = reason.removeprefix(f"{device}: ")
+            reason = reason.removeprefix(f"{device}: ")[:REASON_LETTERS]
             if isinstance(error, LeaseHeldError) and error.answer.taken_over_by:
                 away = False
             return (DeviceAway if away else DeviceFailed)(device, reason)
@@ -304,6 +313,25 @@ class PushHands:
             silent_seconds=verdict.silent_seconds,
             slower=sent.slower if sent else "",
         )
+
+
+@contextmanager
+def understood(device: str) -> Iterator[None]:
+    """Take what a device says that no agent of ours says for its own failure.
+
+    One device that is broken, or in strange hands, ends no rollout of the others.
+
+    Raises:
+        EdgekitError: its answer cannot be read.
+    """
+    try:
+        yield
+    except (*UNREADABLE, LookupError, ArithmeticError, TypeError, AttributeError) as error:
+        raise EdgekitError(
+            f"{device}: the answer of its agent cannot be read",
+            f"{type(error).__name__}: {error}"[:WHY_LETTERS],
+            f"look at it with `edgekit state {device}`",
+        ) from error
 
 
 def _told(device: str, state: str, soak_seconds: float | None) -> RolloutEvent:

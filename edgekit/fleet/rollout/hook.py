@@ -24,10 +24,11 @@ import msgspec
 from edgekit.core.digest import Digest
 from edgekit.errors import UsageError
 from edgekit.fleet.rollout.events import HookEnded
-from edgekit.fleet.rollout.waves import Terms
+from edgekit.fleet.rollout.waves import RolloutPlan, Terms
 
 TAIL_BYTES = 16_384  # of the output are kept
 REASON_LETTERS = 300
+MOST_NAMES = 130_000  # letters of a variable; Linux has 128 KiB for it with its name
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 5.0  # from SIGTERM to SIGKILL
 DRAIN_SECONDS = 1.0  # for the rest of its output, which a process that it left behind may hold open
@@ -66,6 +67,26 @@ def check_hooks(terms: Terms, folder: Path) -> None:
                 f"{name}: {program} is no program that this account can run",
                 f"it is looked for in {folder if '/' in program else 'PATH'}",
                 "correct it in [rollout] of fleet.toml, or make it executable (chmod +x)",
+            )
+
+
+def check_names(plan: RolloutPlan) -> None:
+    """Check that a hook can be told the devices of each wave, before a rollout begins.
+
+    Raises:
+        UsageError: Linux gives a program no variable of that length.
+    """
+    if not (plan.terms.hook_before or plan.terms.hook_after):
+        return
+    for number, wave in enumerate(plan.waves, 1):
+        told = WaveFacts(0, number, wave, plan.release).environment()["EDGEKIT_DEVICES"]
+        if len(told) > MOST_NAMES:
+            raise UsageError(
+                f"wave {number} has too many devices for a hook",
+                f"the names of its {len(wave)} devices have {len(told)} letters, and "
+                f"EDGEKIT_DEVICES holds {MOST_NAMES}",
+                "divide it with `shares` in [rollout] of fleet.toml, such as "
+                "[0.05, 0.25, 0.5, 0.75, 1.0]",
             )
 
 

@@ -1,8 +1,9 @@
 """A rollout's journal: SQLite, one row for each event, chained by hashes.
 
-Each row's hash covers the one before it, its time and its event; the first row is the plan. So a
-row that was changed, left out or put in shows when the journal is read, and the last hash, the
-head, stands for the whole history in reports and on devices.
+Each row's hash covers the one before it, its time and its event; the first row is the plan, whose
+hash covers the number of the rollout. So a row that was changed, left out or put in shows when the
+journal is read, and so does the journal of another rollout. The last hash, the head, stands for the
+whole history in reports and on devices.
 """
 
 from __future__ import annotations
@@ -56,8 +57,8 @@ class RolloutJournal:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def create(self, plan: RolloutPlan, now: float) -> None:
-        """Begin a journal with its plan.
+    def create(self, plan: RolloutPlan, now: float, number: int = 0) -> None:
+        """Begin a journal with its plan; it is read as `number.db` alone, unless that is 0.
 
         Raises:
             EdgekitError: there is one already.
@@ -66,7 +67,7 @@ class RolloutJournal:
             db.execute("BEGIN IMMEDIATE")
             if db.execute("SELECT 1 FROM rows").fetchone():
                 raise EdgekitError(f"{self.path} holds a rollout already", "a plan never changes")
-            _append(db, msgspec.json.encode(plan, enc_hook=encode_hook), now)
+            _append(db, msgspec.json.encode(plan, enc_hook=encode_hook), now, _first(number))
 
     def append(self, event: RolloutEvent, now: float) -> str:
         """Write an event so that a power cut does not lose it; return the head."""
@@ -90,8 +91,17 @@ class RolloutJournal:
             ).fetchall()
         if not rows:
             raise EdgekitError(f"{self.path} holds no rollout", "it was ended before its plan")
-        head = ""
-        for expected, (number, at, what, told) in enumerate(rows):
+        stem = self.path.stem
+        head = _first(int(stem) if stem.isascii() and stem.isdecimal() else 0)
+        if rows[0][3] == _hash("", rows[0][1], rows[0][2] or b""):
+            head = ""  # of before the number was hashed
+        head = self._verified(head, 0, rows)
+        plan = self._decoded(rows[0][2], RolloutPlan)
+        return plan, [self._row(*row[1:]) for row in rows[1:]], head
+
+    def _verified(self, head: str, first: int, rows: list[tuple[int, str, bytes, str]]) -> str:
+        """The head after rows that follow on `head`, the first of that number."""
+        for expected, (number, at, what, told) in enumerate(rows, first):
             head = _hash(head, at, what or b"")
             if number != expected or told != head:
                 raise VerificationError(
@@ -99,8 +109,7 @@ class RolloutJournal:
                     "its hash or its number is another one",
                     _KEEP,
                 )
-        plan = self._decoded(rows[0][2], RolloutPlan)
-        return plan, [self._row(*row[1:]) for row in rows[1:]], head
+        return head
 
     def _row(self, at: str, what: bytes, told: str) -> RolloutRow:
         return RolloutRow(float(at), self._decoded(what, AnyEvent), told)
@@ -136,10 +145,23 @@ class RolloutJournal:
             raise EdgekitError(f"there is no rollout at {self.path}")
         with self._open() as db:
             rows = db.execute(
-                "SELECT at, CAST(what AS BLOB), hash FROM rows WHERE number > ? ORDER BY number",
+                "SELECT number, at, CAST(what AS BLOB), hash FROM rows WHERE number >= ? "
+                "ORDER BY number",
                 (number,),
             ).fetchall()
-        return [self._row(*row) for row in rows]
+        if not rows:
+            raise VerificationError(
+                f"row {number} of {self.path} is not there any more",
+                "rows were cut off at its end",
+                _KEEP,
+            )
+        self._verified(rows[0][3], number + 1, rows[1:])
+        return [self._row(*row[1:]) for row in rows[1:]]
+
+    def heads(self) -> list[str]:
+        """All hashes, as they were written; `read` checks them."""
+        with self._open() as db:
+            return [row[0] for row in db.execute("SELECT hash FROM rows ORDER BY number")]
 
     def replay(self) -> Rollout:
         """The rollout as its journal leaves it; raises what `read` raises."""
@@ -176,12 +198,17 @@ def _refused(path: Path, error: sqlite3.DatabaseError) -> EdgekitError:
     )
 
 
-def _append(db: sqlite3.Connection, what: bytes, now: float) -> str:
+def _append(db: sqlite3.Connection, what: bytes, now: float, first: str = "") -> str:
     last = db.execute("SELECT number, hash FROM rows ORDER BY number DESC LIMIT 1").fetchone()
-    number, before = (last[0] + 1, last[1]) if last else (0, "")
+    number, before = (last[0] + 1, last[1]) if last else (0, first)
     head = _hash(before, repr(now), what)
     db.execute("INSERT INTO rows VALUES (?, ?, ?, ?)", (number, repr(now), what, head))
     return head
+
+
+def _first(number: int) -> str:
+    """What stands for the hash before the plan."""
+    return f"rollout {number}" if number else ""
 
 
 def _hash(before: str, at: str, what: bytes) -> str:

@@ -29,8 +29,7 @@ The rules:
 
 from __future__ import annotations
 
-import math
-
+from edgekit.fleet.rollout.budget import FailureBudget
 from edgekit.fleet.rollout.device import (
     BEGUN,
     SWITCHABLE,
@@ -43,6 +42,7 @@ from edgekit.fleet.rollout.events import (
     AbortOrdered,
     AskQuality,
     AskVerdict,
+    ClockSet,
     DeviceAnswers,
     DeviceAway,
     DeviceBack,
@@ -70,6 +70,8 @@ from edgekit.fleet.rollout.waves import RolloutPlan
 from edgekit.fleet.rollout.windows.openings import Openings
 
 MOST_LATE_SECONDS = 3600.0
+MOST_SOAK_SECONDS = 86_400.0  # a device that says more is asked all the same
+ABORTABLE = (RolloutPhase.PLANNED, RolloutPhase.RUNNING, RolloutPhase.PAUSED)
 
 
 class Rollout:
@@ -88,10 +90,10 @@ class Rollout:
         self.window_open = True
         self.openings = Openings(plan.windows)
         self._roster = Roster([list(wave) for wave in plan.waves])
-        self._soak_until = 0.0
-        self._forgiven = 0  # failures before the last resume
+        self.soak_until = 0.0  # of the present wave, in Unix seconds; 0 before it begins
         self._accepted = -1  # the wave at the last resume
         self._now = 0.0  # of the last event
+        self._budget = FailureBudget(plan.terms)
         self.judging = Judging(plan.terms)
 
     @property
@@ -125,7 +127,11 @@ class Rollout:
                 self._pause(f"{by} paused it" + (f": {reason}" if reason else ""))
             case ResumeOrdered(_, retry):
                 self._resume(retry, now)
-            case AbortOrdered() if self.phase in (RolloutPhase.RUNNING, RolloutPhase.PAUSED):
+            case ClockSet(seconds):
+                self._roster.shift(seconds)
+                self.soak_until += seconds
+                self.judging.until += seconds
+            case AbortOrdered() if self.phase in ABORTABLE:
                 self.phase = RolloutPhase.ABORTED
             case RollbackOrdered() if self.phase != RolloutPhase.BACK:
                 self.phase = RolloutPhase.GOING_BACK
@@ -148,7 +154,7 @@ class Rollout:
         """When a `ClockTicked` can change something, in Unix seconds; None: never by time alone."""
         times = []
         if self.phase == RolloutPhase.RUNNING and self.wave_phase == WavePhase.SOAKING:
-            times.append(self._soak_until)
+            times.append(self.soak_until)
         if self.phase == RolloutPhase.RUNNING and self.wave_phase == WavePhase.JUDGING:
             times.append(self.judging.until)
         room = self._busy() < self.plan.terms.parallel  # else an end of work comes first
@@ -171,11 +177,6 @@ class Rollout:
         names = self._roster.names(*BEGUN) if self.plan.windows else ()
         return tuple(WindowChanged(*told) for told in self.openings.changed(names, now))
 
-    @property
-    def soak_until(self) -> float:
-        """When the soak of the present wave is over, in Unix seconds; 0 before it begins."""
-        return self._soak_until
-
     def asks_quality_of(self, device: str) -> bool:
         """Whether the first wave waits for the score of this device."""
         return self.wave_phase == WavePhase.JUDGING and device in self.judging.missing()
@@ -183,14 +184,12 @@ class Rollout:
     @property
     def over(self) -> bool:
         """Whether nothing is at work and nothing will begin by itself."""
-        if self._busy():
-            return False
-        return self.phase not in (RolloutPhase.RUNNING, RolloutPhase.GOING_BACK)
+        goes_on = self.phase in (RolloutPhase.RUNNING, RolloutPhase.GOING_BACK)
+        return not goes_on and not self._busy()
 
     def counts(self) -> dict[DeviceState, int]:
         """How many devices stand where; only those that are not 0."""
-        counted = {state: self._roster.count([state]) for state in DeviceState}
-        return {state: count for state, count in counted.items() if count}
+        return self._roster.counts()
 
     # --- devices ------------------------------------------------------------------------------
     def _device(self, event: RolloutEvent, now: float) -> list[RolloutEffect]:
@@ -205,7 +204,7 @@ class Rollout:
                     device.before = before
             case DeviceAnswers(_, seconds):
                 if self._roster.move(name, Move.ANSWERS, now):
-                    device.due = now + seconds
+                    device.due = now + min(max(seconds, 0.0), MOST_SOAK_SECONDS)
                     return [AskVerdict(name, device.due)]
             case DeviceGood(_, before):
                 late = device.tries > 0 and not self.plan.terms.stage_only
@@ -228,15 +227,12 @@ class Rollout:
         """Pause where there are more failures than allowed (rule 3)."""
         if self.phase != RolloutPhase.RUNNING:
             return
-        failed = self._failed() - self._forgiven
         begun = len(self.devices) - self._roster.count([DeviceState.WAITING])
-        terms = self.plan.terms
-        allowed = max(terms.failures, math.floor(terms.failure_share * begun))
         reason = self.devices[name].reason
         if len(self.waves) > 1 and self.wave == 0:
             self._pause(f"the canary {name} failed: {reason}")
-        elif failed > allowed:
-            self._pause(f"{failed} devices failed and {allowed} may; the last, {name}: {reason}")
+        elif trouble := self._budget.objection(self._failed(), begun):
+            self._pause(f"{trouble}; the last, {name}: {reason}")
 
     def _busy(self) -> int:
         return self._roster.count(WORKED_ON)
@@ -248,10 +244,7 @@ class Rollout:
         """Take another device of the class into the first wave (rule 4)."""
         if self.wave or len(self.waves) == 1 or self._roster.wave_of(name):
             return
-        kind = self.plan.kinds[name]
-        later = (other for wave in self.waves[1:] for other in wave)
-        other = next((other for other in later if self.plan.kinds[other] == kind), None)
-        if other is not None:
+        if (other := self._roster.stand_in(name, self.plan.kinds)) is not None:
             self._roster.replace(name, other)
 
     # --- the whole ----------------------------------------------------------------------------
@@ -266,7 +259,8 @@ class Rollout:
         for name in self._roster.names(DeviceState.FAILED) if retry else ():
             self._roster.move(name, Move.AGAIN, now)
         self.openings.said = {}  # time has passed: the clock says it anew
-        self._forgiven, self._accepted = self._failed(), self.wave
+        self._budget.forgive(self._failed())
+        self._accepted = self.wave
         self.judging.resume(now)
         self.phase, self.reason = RolloutPhase.RUNNING, ""
 
@@ -278,9 +272,8 @@ class Rollout:
             # the same hook runs again after a resume
             self.wave_phase = WavePhase.NEW if before else WavePhase.SOAKING
             if self.phase == RolloutPhase.RUNNING:
-                self._pause(
-                    f"the hook {'before' if before else 'after'} the wave failed: {trouble}"
-                )
+                place = "before" if before else "after"
+                self._pause(f"the hook {place} the wave failed: {trouble}")
         else:
             self.wave_phase = WavePhase.WORKING if before else WavePhase.OVER
 
@@ -306,7 +299,7 @@ class Rollout:
             return self._end_wave(now, effects)
         elif phase == WavePhase.JUDGING:
             return self._judge(now)
-        elif phase == WavePhase.SOAKING and now >= self._soak_until:
+        elif phase == WavePhase.SOAKING and now >= self.soak_until:
             self.wave_phase = WavePhase.HOOK_AFTER if terms.hook_after else WavePhase.OVER
             if terms.hook_after:
                 effects.append(RunHook(self.wave + 1, after=True))
@@ -323,13 +316,12 @@ class Rollout:
         good = [name for name, device in mine.items() if device.state == DeviceState.GOOD]
         if not good and self._accepted != self.wave:
             away = sum(device.state == DeviceState.AWAY for device in mine.values())
-            self._pause(
-                f"no device of wave {self.wave + 1} is good; {away} of {len(mine)} are away"
-            )
+            many = f"{away} of {len(mine)} are away"
+            self._pause(f"no device of wave {self.wave + 1} is good; {many}")
             return False
         terms = self.plan.terms
         last = max((mine[name].since for name in good), default=now)
-        self._soak_until = last + terms.soak_seconds
+        self.soak_until = last + terms.soak_seconds
         self.wave_phase = WavePhase.SOAKING
         if terms.quality and self.wave == 0 and not terms.stage_only and good:
             self.wave_phase = WavePhase.JUDGING

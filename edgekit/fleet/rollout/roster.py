@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from edgekit.fleet.rollout.device import ENDED, DeviceProgress, DeviceState, Move
@@ -66,9 +66,24 @@ class Roster:
         self.waves[:] = [wave for wave in self.waves if wave]
         self._order()
 
+    def stand_in(self, name: str, kinds: Mapping[str, str]) -> str | None:
+        """A device of a later wave that is of the same class; None: there is none."""
+        later = (other for wave in self.waves[self.wave_of(name) + 1 :] for other in wave)
+        return next((other for other in later if kinds[other] == kinds[name]), None)
+
+    def shift(self, seconds: float) -> None:
+        """Move all times, because the clock was set by so much."""
+        for device in self.devices.values():
+            device.since += seconds if device.since else 0.0
+            device.due += seconds if device.due else 0.0
+
     def count(self, states: Iterable[DeviceState]) -> int:
         """How many devices are in one of these states."""
         return sum(len(self._in[state]) for state in states)
+
+    def counts(self) -> dict[DeviceState, int]:
+        """How many devices are in each state; only those that are not 0."""
+        return {state: len(names) for state, names in self._in.items() if names}
 
     def names(self, *states: DeviceState) -> list[str]:
         """Devices in one of these states, by wave and place."""

@@ -22,6 +22,7 @@ from edgekit.fleet.rollout.device import DeviceState
 from edgekit.fleet.rollout.events import (
     AskQuality,
     AskVerdict,
+    ClockSet,
     ClockTicked,
     GoBackOn,
     PauseOrdered,
@@ -38,6 +39,7 @@ from edgekit.fleet.rollout.phases import RolloutPhase
 
 QUALITY_SECONDS = 5.0  # between two questions for a device's score
 ORDERS_SECONDS = 0.5  # between two looks for orders
+CLOCK_SECONDS = 5.0  # by which the clock was set; less is its own error
 STOP_SECONDS = 5.0  # for what is at work to break off; a connection that is just made may last
 _LEFT_ALONE = (DeviceState.SOAKING, DeviceState.GOOD, DeviceState.FAILED, DeviceState.AWAY)
 
@@ -53,6 +55,7 @@ def run(
     *,
     leave_soaking: bool = False,
     clock: Callable[[], float] = time.time,
+    steady: Callable[[], float] | None = None,
 ) -> Rollout:
     """Run a rollout until nothing of it happens any more by itself; as its only controller.
 
@@ -64,6 +67,8 @@ def run(
         leave_soaking: end when all that is left is to ask devices of the last wave, which answer,
             for the verdict of their soak.
         clock: Unix seconds.
+        steady: seconds of a clock that nobody sets; None: the system's with `time.time`, else
+            `clock`.
 
     Raises:
         EdgekitError: another process runs it, or its journal cannot be read.
@@ -71,7 +76,9 @@ def run(
         KeyboardInterrupt: Ctrl-C; the rollout is then paused, and what was at work is broken off.
     """
     with holding(journal, who):
-        runner = _Runner(journal, hands, told, clock)
+        if steady is None:
+            steady = _since_boot if clock is time.time else clock
+        runner = _Runner(journal, hands, told, clock, steady)
         try:
             runner.run(leave_soaking)
         except KeyboardInterrupt:
@@ -83,13 +90,25 @@ def run(
     return runner.rollout
 
 
+def _since_boot() -> float:
+    """It goes on while the machine sleeps, as devices do."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 class _Runner:
     """The rollout, the threads that work for it, and what they found."""
 
     def __init__(
-        self, journal: RolloutJournal, hands: RolloutHands, told: Told, clock: Callable[[], float]
+        self,
+        journal: RolloutJournal,
+        hands: RolloutHands,
+        told: Told,
+        clock: Callable[[], float],
+        steady: Callable[[], float],
     ) -> None:
         self._journal, self._hands, self._told, self._clock = journal, hands, told, clock
+        self._steady = steady
+        self._ahead = clock() - steady()
         plan, rows, _ = journal.read()
         self.rollout = Rollout(plan)
         for row in rows:
@@ -124,8 +143,20 @@ class _Runner:
             else:
                 self._write(found)
 
+    def _clock_was_set(self) -> bool:
+        """Write down that the clock was set: a soak lasts neither longer nor shorter by it."""
+        step = self._clock() - self._steady() - self._ahead
+        if abs(step) < CLOCK_SECONDS:
+            return False
+        self._ahead += step
+        self._asks = [(at + step, name) for at, name in self._asks]
+        self._scores = [(at + step, name) for at, name in self._scores]
+        self._journal.append(ClockSet(step), self._clock())
+        return True
+
     def _write(self, event: RolloutEvent) -> None:
-        """Write an event down, after what the clock says of the windows."""
+        """Write an event down, after what the clock says of itself and of the windows."""
+        self._clock_was_set()
         now = self._clock()
         for change in self.rollout.window_changes(now):
             self._journal.append(change, now)
@@ -199,6 +230,8 @@ class _Runner:
 
     def _tick(self) -> None:
         """Begin what is due by time."""
+        if self._clock_was_set():
+            return
         now = self._clock()
         while self._asks and self._asks[0][0] <= now and self._has_room():
             _, device = heapq.heappop(self._asks)

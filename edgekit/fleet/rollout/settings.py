@@ -86,11 +86,14 @@ def windows_of(
         settings: the fleet's.
         zone: of windows that name none.
         flag: the window of this command; it wins over all others.
+
+    Raises:
+        ValueError: a window cannot be read; also an empty flag, which nobody can have meant.
     """
     found = {}
     for name, window in own.items():
-        text = (flag if flag is not None else window) or settings.window
-        if text and (parsed := parse_window(text, zone)).spans:
+        text = flag if flag is not None else window or settings.window
+        if (text or flag is not None) and (parsed := parse_window(text, zone)).spans:
             found[name] = str(parsed)
     return found
 

@@ -15,6 +15,7 @@ from typing import Any
 from edgekit.core.config import known_settings
 
 BLANK = "(left out)"
+MOST_LEVELS = 32  # of what a stranger may have said in a device's name
 # What a rule asks and how it is answered are prompts; where it listens is the site's own.
 _RULE_KEYS = frozenset(
     ("window_seconds", "window_messages", "per_minute", "deadline_seconds", "when_full")
@@ -103,12 +104,17 @@ def _line(line: str, *known: re.Pattern[str]) -> str:
     return f"{BLANK}: {len(line)} characters"
 
 
-def answer(told: Any) -> Any:
-    """What a device or a rollout said: log lines at the end of a reason are cut as in the log."""
+def answer(told: Any, levels: int = MOST_LEVELS) -> Any:
+    """What a device or a rollout said: log lines at the end of a reason are cut as in the log.
+
+    What is deeper than so many levels is left out: nothing of edgekit's is.
+    """
+    if isinstance(told, dict | list) and not levels:
+        return BLANK
     if isinstance(told, dict):
-        return {key: answer(value) for key, value in told.items()}
+        return {key: answer(value, levels - 1) for key, value in told.items()}
     if isinstance(told, list):
-        return [answer(value) for value in told]
+        return [answer(value, levels - 1) for value in told]
     if not isinstance(told, str):
         return told
     if found := _ENDED.search(told):

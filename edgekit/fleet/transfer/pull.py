@@ -32,7 +32,7 @@ MOST_FAILURES = 6  # connections that brought no byte, one after the other
 PAUSE_SECONDS = 0.1  # after the first of them; it doubles
 HEAD_BYTES = 4096
 # A connection is read once so much lies there, or all that it owes: each time costs more than bytes
-LOW_WATER_BYTES = 256 << 10
+LOW_WATER_BYTES = 512 << 10
 LOW_WATER_SECONDS = 0.2  # then what lies there is read
 _CONTENT_RANGE = re.compile(rb"\r\ncontent-range: bytes ([0-9]+)-([0-9]+)/([0-9]+)\r\n", re.I)
 
@@ -115,7 +115,7 @@ class Connection:
     def wait_for(self) -> None:
         """Have the kernel wake us up once there is a good deal to read, or all that is owed."""
         owed = sum(segment.missing() for segment in self.owed)
-        low_water = max(1, min(LOW_WATER_BYTES, owed)) if self.in_body else 1
+        low_water = max(1, min(LOW_WATER_BYTES, owed))  # a head comes with bytes behind it
         if low_water != self.low_water:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, low_water)
             self.low_water = low_water
@@ -212,17 +212,28 @@ class Pull:
                 return
 
     def hear(self, connection: Connection) -> None:
-        """Take what came over a connection."""
-        try:
-            if connection.in_body:
-                self.took(connection, connection.sock.recv_into(connection.owed[0].view()))
+        """Take all that came over a connection."""
+        more = True
+        while more:
+            try:
+                if connection.in_body:
+                    view = connection.owed[0].view()
+                    count = connection.sock.recv_into(view)
+                    more = count == len(view)
+                    self.took(connection, count)
+                else:
+                    data = connection.sock.recv(HEAD_BYTES)
+                    more = len(data) == HEAD_BYTES
+                    self.read(connection, data)
+            except BlockingIOError:
                 return
-            data = connection.sock.recv(HEAD_BYTES)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self.drop(connection, error.strerror or str(error))
-            return
+            except OSError as error:
+                self.drop(connection, error.strerror or str(error))
+                return
+            more = more and bool(connection.owed)
+
+    def read(self, connection: Connection, data: bytes) -> None:
+        """Take heads of answers, and the bytes behind them."""
         if not data:
             self.drop(connection, "it was closed")
         while data:

@@ -119,21 +119,20 @@ class BlobSource:
         descriptor = os.open(blob.source, os.O_RDONLY)
         stream.settimeout(IDLE_SECONDS)
         try:
-            _all(
-                stream,
-                b"HTTP/1.1 206 Partial Content\r\n"
-                b"Content-Range: bytes %d-%d/%d\r\n"
-                % (first, last, blob.size)
-                + b"Content-Length: %d\r\n\r\n" % (last + 1 - first),
+            head = (
+                "HTTP/1.1 206 Partial Content\r\n"
+                f"Content-Range: bytes {first}-{last}/{blob.size}\r\n"
+                f"Content-Length: {last + 1 - first}\r\n\r\n"
             )
-            at = first
+            at, begin = first, len(head)  # the first bytes leave with the head
+            buffer[:begin] = head.encode()
             while at <= last:
-                size = os.preadv(descriptor, [buffer[: last + 1 - at]], at)
+                size = os.preadv(descriptor, [buffer[begin : begin + last + 1 - at]], at)
                 if not size:
                     raise BrokenError  # our file was cut meanwhile: the device tells it by its hash
                 self._cap.take(size)
-                _all(stream, buffer[:size])
-                at += size
+                _all(stream, buffer[: begin + size])
+                at, begin = at + size, 0
                 self._count(size)
         finally:
             os.close(descriptor)

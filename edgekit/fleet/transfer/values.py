@@ -10,7 +10,7 @@ from pathlib import Path
 from edgekit.core.digest import Digest
 
 FEWEST_CONNECTIONS, MOST_CONNECTIONS = 2, 8
-SEGMENT_BYTES = 1 << 20
+SEGMENT_BYTES = (1 << 20) - (4 << 10)  # with the head of its answer: whole packets
 SMALL_BYTES = 8 << 20  # a pull for each would take longer than its bytes
 LEAST_PULL_BYTES = 1 << 20  # fewer are sent before a pull has begun
 

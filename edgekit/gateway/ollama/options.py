@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from edgekit.gateway import body
 from edgekit.gateway.refusals import of_code
 
 SERVED = {
@@ -54,7 +55,7 @@ def fields(options: dict[str, msgspec.Raw]) -> dict[str, msgspec.Raw]:
     """
     made = {}
     for name, raw in options.items():
-        value = msgspec.json.decode(raw)
+        value = body.value(options, name, f"options.{name}")
         if value is None or name in _MACHINE or name in _OF_MIROSTAT:
             continue
         if name in SERVED:

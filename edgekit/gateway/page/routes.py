@@ -11,8 +11,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from edgekit.core import wire
+from edgekit.errors import EdgekitError
 from edgekit.gateway.hub import Hub
-from edgekit.gateway.page.events import FleetEvents, Watching
+from edgekit.gateway.page.events import HEADERS, FleetEvents, Watching
 from edgekit.gateway.page.facts import Facts, ProjectReader
 from edgekit.gateway.page.files import INDEX, load
 
@@ -59,8 +60,17 @@ class _PageRoutes:
         data = msgspec.json.encode(await self._watching.whole())
         return Response(data, headers=headers, media_type=wire.JSON)
 
-    async def events(self, request: Request) -> FleetEvents:
+    async def events(self, request: Request) -> FleetEvents | Response:
         requester = self._requester_of(request)
+        if request.method == "HEAD":  # its body would never come to an end
+            return Response(headers=HEADERS)
         key = request.headers["authorization"].partition(" ")[2].strip()
         keys = self._watching.hub.keys
-        return FleetEvents(self._watching, requester, lambda: keys.requester_of(key) == requester)
+
+        def permitted() -> bool:
+            try:
+                return keys.requester_of(key) == requester
+            except EdgekitError:  # the file of keys cannot be read: a new request is told so
+                return False
+
+        return FleetEvents(self._watching, requester, permitted)

@@ -31,6 +31,7 @@ from edgekit.agent.release.trial.evidence import read_json
 from edgekit.core import layout
 from edgekit.core.digest import Digest
 from edgekit.core.release import ReleaseState
+from edgekit.errors import EdgekitError
 from edgekit.store import fsync_folder, publish, replace_link
 
 
@@ -69,6 +70,9 @@ def perform(root: Root, effect: Effect) -> None:
         case RecordUnproven(release, reason, only_config):
             Releases(root.path).unprove(release, reason, only_config=only_config)
         case TryAgain(release):
+            waits = Releases(root.path).unproven()
+            if waits is None or waits.digest != release:
+                raise EdgekitError(f"release {release.short} was given up meanwhile")
             reserve.hold(root)
             begin_trial(root, release, None)
         case _:

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 SETTLE_SECONDS = 1.0  # after the last message: a device's own comes with those of its groups
 WRITE_SECONDS = 5.0
-LOOK_SECONDS = 2.0  # between two looks at the report
+LOOK_SECONDS = 0.5  # between two looks at the report; a rollout waits for three of its words
 
 
 class DesiredFile:

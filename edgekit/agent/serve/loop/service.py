@@ -38,6 +38,7 @@ from edgekit.agent.serve.session.events import (
     Effect,
     Event,
     Exit,
+    ForgetShown,
     GiveUp,
     GoOnline,
     LeavePools,
@@ -124,7 +125,9 @@ class Service:
         room_bytes = PACKET_RATIO * wire.max_body_bytes(pictures, config.images_per_prompt)
         # A pool may have devices that take pictures: what is for them is refused here by name
         max_packet_bytes = max(room_bytes, wire.LARGEST_PROMPT_BYTES)
-        self._session = Session(config, bundle, release, version, epoch, pictures, chat)
+        self._shown_file = ready_file.with_name(layout.SHOWN_FILE.name)
+        shown = self._shown_file.exists()
+        self._session = Session(config, bundle, release, version, epoch, pictures, chat, shown)
         self._journal = Journal(journal, check_bytes=room_bytes)
         self._storage = Storage(self._journal)
         self._disk = journal.parent
@@ -174,6 +177,7 @@ class Service:
         """
         self._ready_file.unlink(missing_ok=True)
         self._broker_file.remove()
+        self._note_shown()
         if self._trial is not None:
             self._trial.remove()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -201,6 +205,15 @@ class Service:
             signals.close()
         if self._failure is not None:
             raise self._failure
+
+    def _note_shown(self) -> None:
+        """Remember that Home Assistant is shown this device, for when it is switched off."""
+        if not self._config.home_assistant or self._shown_file.exists():
+            return
+        try:
+            publish(self._shown_file, b"")
+        except OSError as error:  # a full disk must not end the agent
+            log.warning("%s cannot be written: %s", self._shown_file, error)
 
     # --- events in ----------------------------------------------------------------------------
     def _next_event(self, sources: tuple[polling.Pollable, ...]) -> Event:
@@ -331,6 +344,8 @@ class Service:
                     self._handle(event)
             case GoOnline():
                 self._mqtt.start()
+            case ForgetShown():
+                self._shown_file.unlink(missing_ok=True)
             case LeavePools():
                 self._mqtt.unsubscribe(self._pools)
             case SayReady():

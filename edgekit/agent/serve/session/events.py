@@ -189,6 +189,10 @@ class ToWorker(msgspec.Struct, frozen=True):
     message: Start | Cancel
 
 
+class ForgetShown(msgspec.Struct, frozen=True):
+    """The broker has taken the device's entry for Home Assistant back: it is not done again."""
+
+
 class Spawn(msgspec.Struct, frozen=True):
     """Start a worker after `after_seconds`. A worker that still runs then is stopped."""
 
@@ -274,6 +278,7 @@ Effect = (
     | Warn
     | Ack
     | ToWorker
+    | ForgetShown
     | Spawn
     | Record
     | Forget

@@ -8,18 +8,25 @@ from dataclasses import dataclass, field
 import msgspec
 
 from edgekit.agent.serve.pipe import Ready
-from edgekit.agent.serve.session.events import Publish, Readings
+from edgekit.agent.serve.session.events import Effect, ForgetShown, Publish, Readings, Warn
 from edgekit.agent.serve.session.replies import status_message
 from edgekit.core import payloads, pictures, topics, wire
 from edgekit.core.chat import capabilities
 from edgekit.core.config import AgentConfig
+from edgekit.core.discovery import discovery, object_id
 from edgekit.core.exposition import Family, as_json
 from edgekit.core.manifest import BundleConfig
 from edgekit.core.quality import QualityReport
+from edgekit.core.reasons import FAILURE
 
 STATUS_MIN_SECONDS = 1.0
 STATUS_MAX_SECONDS = 30.0
 METRICS_SECONDS = 30.0
+MOST_LOST = 3
+LEFT_OUT = (
+    f"is left out: {MOST_LOST} connections ended before the broker had taken it; check its ACL for "
+    "this device (home_assistant), then start the device again"
+)
 URGENT = ("read_only", "draining", "offline")
 
 
@@ -86,6 +93,47 @@ class Presence:
         return [Publish(status_message(self.device, status))]
 
 
+class HomeEntry:
+    """The retained message by which Home Assistant finds the device, where it is to be shown.
+
+    An empty one takes back what was shown before, until the broker says that it has it. A device
+    that was never shown publishes nothing: its account need not have the right. Some brokers end
+    the connection of who has it not, so after `MOST_LOST` such ends the message is left out.
+
+    Args:
+        config: says whether to show it.
+        bundle: that it serves.
+        agent: the agent's version.
+        shown: whether it may be shown from before.
+    """
+
+    def __init__(self, config: AgentConfig, bundle: BundleConfig, agent: str, shown: bool) -> None:
+        on, name = config.home_assistant, config.device
+        told = discovery(name, bundle.name, bundle.version, agent) if on else b""
+        self._message = wire.Outbound(topics.discovery_topic(object_id(name)), told, retain=True)
+        self._due = on or shown
+        self._lost = 0
+
+    @property
+    def due(self) -> list[Publish]:
+        """What a new connection has to be told."""
+        return [Publish(self._message)] if self._due else []
+
+    def answered(self, sent: Publish, code: int | None) -> list[Effect]:
+        """Note the broker's answer; nothing is left to take back once it has the empty message."""
+        if sent.message != self._message:
+            return []
+        if code is None:
+            self._lost += 1
+            self._due = self._due and self._lost < MOST_LOST
+            return [] if self._due else [Warn(f"{sent.message.topic} {LEFT_OUT}")]
+        self._lost = 0
+        if code >= FAILURE or self._message.payload:
+            return []
+        self._due = False
+        return [ForgetShown()]
+
+
 def context_served(bundle: BundleConfig, model: Ready | None) -> int:
     """Return the tokens of prompt and answer: the bundle's, or fewer where memory is short."""
     return model.context_length if model and model.context_length else bundle.context_length
@@ -140,6 +188,5 @@ def _card_images(config: AgentConfig, taken: payloads.ImagesTaken) -> wire.CardI
     return wire.CardImages(
         **msgspec.structs.asdict(taken),
         max_body_bytes=most,
-        side=pictures.send_side(taken.crops),
         bytes=pictures.send_bytes(most - wire.MAX_BODY_BYTES, taken.per_prompt),
     )

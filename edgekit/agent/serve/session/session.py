@@ -51,7 +51,7 @@ from edgekit.agent.serve.session.events import (
 )
 from edgekit.agent.serve.session.intake import NO_STORAGE, Intake
 from edgekit.agent.serve.session.metrics import Metrics, Now
-from edgekit.agent.serve.session.presence import Presence, answer_cap, card_message
+from edgekit.agent.serve.session.presence import HomeEntry, Presence, answer_cap, card_message
 from edgekit.agent.serve.session.prompt import JournalRow, Prompt
 from edgekit.agent.serve.session.prompts import Prompts
 from edgekit.agent.serve.session.refusals import Refusals
@@ -83,6 +83,7 @@ class Session:
         epoch: Unix seconds minus monotonic seconds at start, for `created` in answers.
         takes_pictures: whether the release's model does.
         chat: what `pack` found out of the model's chat template.
+        shown: whether Home Assistant may still be shown this device from before.
     """
 
     config: AgentConfig
@@ -92,11 +93,13 @@ class Session:
     epoch: float
     takes_pictures: bool = False
     chat: ChatRecord = field(default_factory=ChatRecord)
+    shown: bool = False
     _prompts: Prompts = field(init=False)
     _intake: Intake = field(init=False)
     _dispatch: Dispatch = field(init=False)
     _rules: Rules = field(init=False)
     _presence: Presence = field(init=False)
+    _home: HomeEntry = field(init=False)
     _condition: Condition = field(default_factory=Condition)
     _refusals: Refusals = field(default_factory=Refusals)
     _unserved_pools: tuple[str, ...] = ()
@@ -115,6 +118,7 @@ class Session:
         self._prompts = Prompts(model, self.epoch, metrics)
         cap = answer_cap(self.config, self.bundle, None)
         self._presence = Presence(self.config.device)
+        self._home = HomeEntry(self.config, self.bundle, self.agent_version, self.shown)
         self._dispatch = Dispatch(
             self.config, self.bundle, self._prompts, self._presence, self.chat.tools
         )
@@ -226,7 +230,7 @@ class Session:
         self._unserved_pools = event.unserved_pools
         self._presence.forget()
         self._prompts.ledger.reconnected()
-        return [*self._say_ready(), self._card(), *self._prompts.send_outbox(now)]
+        return [*self._say_ready(), self._card(), *self._home.due, *self._prompts.send_outbox(now)]
 
     def _say_ready(self, again: bool = False) -> list[Effect]:
         model = self._dispatch.model
@@ -251,7 +255,8 @@ class Session:
 
     def _published(self, reply: Publish, code: int | None, now: float) -> list[Effect]:
         said = "" if code is None else self._refusals.answered(reply.message.topic, code)
-        return [*([Warn(said)] if said else []), *self._delivered(reply, code, now)]
+        told: list[Effect] = [Warn(said)] if said else []
+        return [*told, *self._home.answered(reply, code), *self._delivered(reply, code, now)]
 
     def _delivered(self, reply: Publish, code: int | None, now: float) -> list[Effect]:
         ledger = self._prompts.ledger

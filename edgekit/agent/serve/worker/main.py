@@ -18,10 +18,12 @@ from edgekit.agent.serve.worker.answer.answer import (
     FLUSH_SECONDS,
 )
 from edgekit.agent.serve.worker.decoder import BeamSearch, Decoder, RuntimeOptions, open_model
+from edgekit.agent.serve.worker.decoder.graph import read_graph
 from edgekit.agent.serve.worker.decoder.memory import MAX_SLOTS, total_bytes
 from edgekit.agent.serve.worker.golden import PromptTexts, score, speed
 from edgekit.agent.serve.worker.grammar.grammars import Grammars
 from edgekit.agent.serve.worker.grammar.opening import open_compiler, serves_grammars
+from edgekit.agent.serve.worker.pictures.family import VisionFamily
 from edgekit.agent.serve.worker.pictures.sight import Eyes
 from edgekit.agent.serve.worker.pictures.taken import images_taken, kept_rows, within
 from edgekit.agent.serve.worker.scoring import load_factory
@@ -59,8 +61,7 @@ def serve_model(descriptor: int) -> None:
         seconds = min(settings.tune_seconds, TUNE_SECONDS)
         options, measured = tuned(model_dir, settings.release, Path(settings.tuning), seconds)
     began = time.monotonic()
-    tokenizer, decoder, beams, images = _loaded(settings, options)
-    eyes = _eyes(images)
+    tokenizer, decoder, beams, images, eyes = _loaded(settings, options)
     loaded = time.monotonic()
     decoder.extend(0, tokenizer.encode_chat([("user", "Hello")]))
     decoder.greedy(0)
@@ -111,37 +112,43 @@ def _capabilities(tokenizer: ChatTokenizer) -> list[str]:
 
 def _loaded(
     settings: WorkerSettings, options: RuntimeOptions
-) -> tuple[ChatTokenizer, Decoder, BeamSearch | None, ImagesTaken | None]:
+) -> tuple[ChatTokenizer, Decoder, BeamSearch | None, ImagesTaken | None, Eyes | None]:
     """Load tokenizer and model; raises EdgekitError where that fails."""
     model_dir = Path(settings.model)
-    images = images_taken(settings.image_crops, settings.images_per_prompt, total_bytes())
-    kept = kept_rows(images, settings.slots or MAX_SLOTS, settings.max_length)
     try:
+        tokenizer, family = open_tokenizer(model_dir), read_graph(model_dir).family
+        images, kept = None, 0
+        if family is not None:
+            asked, memory = (settings.image_crops, settings.images_per_prompt), total_bytes()
+            images = images_taken(*asked, memory, family, tokenizer.encode)
+            kept = kept_rows(images, settings.slots or MAX_SLOTS, settings.max_length, family)
         decoder, beams = open_model(
             model_dir, settings.max_length, options, settings.slots, settings.batching, kept
         )
+        if family is None or images is None:
+            return tokenizer, decoder, beams, None, None
         if not settings.image_crops:
-            images = within(images, decoder.limits.max_length)
-        return open_tokenizer(model_dir), decoder, beams, images if decoder.vision else None
+            images = within(images, decoder.limits.max_length, family, tokenizer.encode)
+        return tokenizer, decoder, beams, images, _eyes(family, images, tokenizer)
     except EdgekitError:
         raise
     except Exception as error:  # native libraries may raise anything
         raise EdgekitError("the model cannot be loaded", str(error)) from error
 
 
-def _eyes(images: ImagesTaken | None) -> Eyes | None:
-    """Return what reads pictures, where the model takes any."""
-    if images is None:
-        return None
+def _eyes(family: VisionFamily, images: ImagesTaken, tokenizer: ChatTokenizer) -> Eyes:
+    """Return what reads pictures."""
     try:
-        from edgekit.agent.serve.worker.pictures.eyes import PhiEyes  # noqa: PLC0415  needs Pillow
+        from edgekit.agent.serve.worker.pictures.eyes import (  # noqa: PLC0415  needs Pillow
+            FamilyEyes,
+        )
     except ImportError as error:
         raise EdgekitError(
             "the model takes pictures, and this release has nothing to read them",
             f"Pillow cannot be imported: {error}",
             "pack the model again with this version of edgekit",
         ) from error
-    return PhiEyes(images.crops)
+    return FamilyEyes(family, images.crops, tokenizer.encode)
 
 
 def _scored(decoder: Decoder, texts: PromptTexts, settings: WorkerSettings) -> GoldenScore | None:

@@ -46,13 +46,18 @@ def shards(folder: Path) -> list[Path]:
 def stored(folder: Path) -> Iterator[tuple[str, Stored]]:
     """Every tensor of a folder with its place."""
     for path in shards(folder):
-        with path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(size))
-        for name, at in header.items():
-            if name != "__metadata__":
-                start = 8 + size + at["data_offsets"][0]
-                yield name, Stored(path, start, at["dtype"], tuple(at["shape"]))
+        yield from in_file(path)
+
+
+def in_file(path: Path) -> Iterator[tuple[str, Stored]]:
+    """Every tensor of a file with its place."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+    for name, at in header.items():
+        if name != "__metadata__":
+            start = 8 + size + at["data_offsets"][0]
+            yield name, Stored(path, start, at["dtype"], tuple(at["shape"]))
 
 
 def as_float32(raw: np.ndarray, kind: str) -> np.ndarray:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from gate.text import load_conversations, load_prompts
+from gate.text import load_conversations, load_prompts, taken
 
 NAME = "chat.json"
 SHOWN = 200  # characters of a difference in the report
@@ -56,7 +56,7 @@ def rendered_chat(tokenizer: Any, conversation: list[dict[str, str]]) -> str | N
     try:
         with mock.patch("transformers.utils.chat_template_utils.datetime", _Frozen):
             return tokenizer.apply_chat_template(
-                conversation, tokenize=False, add_generation_prompt=True
+                taken(tokenizer, conversation), tokenize=False, add_generation_prompt=True
             )
     except Exception:  # the template is the model's own code: it may raise anything
         return None

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SIDE = 336
+SIDE = 336  # of a crop for which the sizes of the shapes are written
 QUESTION = "What is in this picture?"
 _SEED = 20261130
 _COLOURS = {
@@ -29,7 +29,7 @@ class Drawing:
     """A picture with what is in it.
 
     Attributes:
-        pixels: u8 [height, width, 3], both multiples of 336.
+        pixels: u8 [height, width, 3], both multiples of a crop's side.
         answer: the fixed answer that a model reads after the question.
     """
 
@@ -37,18 +37,22 @@ class Drawing:
     answer: str
 
 
-def drawings() -> list[Drawing]:
-    """The pictures, always the same."""
+def drawings(side: int) -> list[Drawing]:
+    """The pictures, always the same.
+
+    Args:
+        side: of a crop, in pixels.
+    """
     random = np.random.default_rng(_SEED)
     made = []
     for number, (height, width) in enumerate(_CROPS):
         ground, ink = random.choice(list(_COLOURS), 2, replace=False)
         shape = list(_SHAPES)[number % len(_SHAPES)]
-        pixels = np.empty((height * SIDE, width * SIDE, 3), np.uint8)
+        pixels = np.empty((height * side, width * side, 3), np.uint8)
         pixels[:] = _COLOURS[ground]
-        y, x = np.mgrid[: height * SIDE, : width * SIDE].astype(np.float32)
+        y, x = np.mgrid[: height * side, : width * side].astype(np.float32)
         middle = random.uniform(0.4, 0.6, 2) * pixels.shape[:2]
-        size = random.uniform(70, 120)
+        size = random.uniform(70, 120) * side / SIDE
         pixels[_SHAPES[shape]((y - middle[0]) / size, (x - middle[1]) / size)] = _COLOURS[ink]
         made.append(Drawing(pixels, f"A {ink} {shape} on a {ground} ground."))
     return made

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+_SEEING = ("phi3v", "smolvlm")  # types of models whose every part edgekit builds
+
 
 class BuiltModel:
     """A loaded model that reads and continues tokens.
@@ -88,7 +90,7 @@ def open_model(folder: Path) -> Any:
         RuntimeError: the runtime does not load the folder.
     """
     model = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))["model"]
-    if model.get("type") != "phi3v" or not {"vision", "embedding"} <= model.keys():
+    if model.get("type") not in _SEEING or not {"vision", "embedding"} <= model.keys():
         return BuiltModel(folder)
     from gate.seeing import SeeingModel
 

@@ -23,7 +23,7 @@ class SeeingModel:
         import onnxruntime
 
         told = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))["model"]
-        self._told = told["decoder"]
+        self._told, self._sees = told["decoder"], told["vision"]["inputs"]
         stops = told["eos_token_id"]
         self._stops = set(stops if isinstance(stops, list) else [stops])
         options = onnxruntime.SessionOptions()
@@ -38,10 +38,12 @@ class SeeingModel:
         """Rows [tokens, hidden] of a picture.
 
         Args:
-            views: f32 [1 + height * width, 3, 336, 336].
+            views: f32 [views, 3, side, side], in the order of the reference.
         """
-        size = np.array([[height * views.shape[2], width * views.shape[3]]], np.int64)
-        given = {"pixel_values": views[None], "image_sizes": size}
+        given = {"pixel_values": views[None]}
+        if "image_sizes" in self._sees:  # of a family whose graph puts the views together
+            size = [height * views.shape[2], width * views.shape[3]]
+            given["image_sizes"] = np.array([size], np.int64)
         return self._vision.run(None, given)[0]
 
     def logits(self, tokens: list[int], features: np.ndarray | None = None) -> np.ndarray:

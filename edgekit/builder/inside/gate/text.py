@@ -24,11 +24,26 @@ def load_conversations(path: Path) -> list[list[dict[str, str]]]:
     return json.loads(path.read_text(encoding="utf-8"))["conversations"]
 
 
+def taken(tokenizer: Any, chat: list[dict[str, str]]) -> list[dict[str, Any]]:
+    """A chat as the template takes it: some take parts alone, and show nothing of a text."""
+    probe = "Xprobe7"
+    try:
+        said = [{"role": "user", "content": probe}]
+        if probe in tokenizer.apply_chat_template(said, tokenize=False):
+            return chat
+        said = [{"role": "user", "content": [{"type": "text", "text": probe}]}]
+        if probe not in tokenizer.apply_chat_template(said, tokenize=False):
+            return chat
+    except Exception:  # the template is the model's own code: it may raise anything
+        return chat
+    return [{**each, "content": [{"type": "text", "text": each["content"]}]} for each in chat]
+
+
 def prompt_tokens(tokenizer: Any, text: str) -> list[int]:
     """The tokens of a prompt, rendered by the chat template where the model has one."""
     if not tokenizer.chat_template:
         return list(tokenizer(text)["input_ids"])
-    chat = [{"role": "user", "content": text}]
+    chat = taken(tokenizer, [{"role": "user", "content": text}])
     rendered = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     return list(tokenizer(rendered, add_special_tokens=False)["input_ids"])
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from lint.difference import difference
 from lint.original import Original
+from vision.smolvlm import SETTINGS
 
 _TOKENIZER = "tokenizer.json"
 _SETTINGS = "tokenizer_config.json"
@@ -164,6 +165,8 @@ def configuration(
 
 def _type(original: Original) -> str | None:
     """The runtime's type of the model, without underscores; None where it is another's."""
+    if told := getattr(original.whole, SETTINGS, None):  # a model that takes pictures
+        return _plain(told["type"])
     name = (getattr(original.whole, "architectures", None) or [""])[0]
     if "For" not in name or name.startswith(_OTHER_TYPE):
         return None

@@ -7,14 +7,14 @@ runtime, never a wrong result.
 """
 
 from onnx import TensorProto, helper
-from vision.weights import VisionWeights
+from vision.tensors import Tensors
 from vision.writing import GraphFile
 
 # The table keeps the type of the checkpoint, which loses nothing: a BF16 is a float32, too.
 _KINDS = {"F32": TensorProto.FLOAT, "F16": TensorProto.FLOAT16, "BF16": TensorProto.BFLOAT16}
 
 
-def write_embedding(weights: VisionWeights, graph: GraphFile) -> None:
+def write_embedding(weights: Tensors, graph: GraphFile) -> None:
     """Write the graph and its table.
 
     Args:

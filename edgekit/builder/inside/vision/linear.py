@@ -10,16 +10,22 @@ _ACCURACY = 4  # activations are rounded to 8 bits, as in the text part
 
 
 def linear(
-    graph: GraphFile, given: str, name: str, weight: np.ndarray, bias: np.ndarray, precision: str
+    graph: GraphFile,
+    given: str,
+    name: str,
+    weight: np.ndarray,
+    bias: np.ndarray | None,
+    precision: str,
 ) -> str:
     """`given @ weight.T + bias`.
 
     Args:
         given: name of the input, of shape [..., inputs].
-        weight: [outputs, inputs], as torch has it; inputs is a multiple of `BLOCK`.
-        precision: `fp32` or `int8`.
+        weight: [outputs, inputs], as torch has it.
+        bias: None for none.
+        precision: `fp32` or `int8`; where inputs is no multiple of `BLOCK`, it stays in FP32.
     """
-    if precision == FP32:
+    if precision == FP32 or weight.shape[1] % BLOCK:
         product = graph.node("MatMul", given, graph.weight(f"{name}.weight", weight.T))
     else:
         codes, scales = rounded(weight)
@@ -35,6 +41,8 @@ def linear(
             block_size=BLOCK,
             accuracy_level=_ACCURACY,
         )
+    if bias is None:
+        return product
     return graph.node("Add", product, graph.weight(f"{name}.bias", bias))
 
 

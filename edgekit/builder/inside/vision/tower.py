@@ -11,9 +11,10 @@ because nothing here looks from one crop into another.
 """
 
 from onnx import TensorProto, helper
+from vision.encoder import cells, layer, norm, patches
 from vision.linear import FP32, linear
 from vision.places import CELLS, crops_of, token_places
-from vision.weights import GRID, PATCH, SIDE, VisionWeights
+from vision.weights import GRID, SIDE, VisionWeights
 from vision.writing import MICROSOFT, GraphFile
 
 _EPSILON = 1e-5  # CLIP's
@@ -49,45 +50,25 @@ def _clip(graph: GraphFile, weights: VisionWeights, pixels: str, precision: str)
 
     The last layer and the norm after it come later, and are left out.
     """
-    width, patches = weights.width, GRID * GRID
-    kernel = graph.weight("patch", weights.tower("embeddings.patch_embedding.weight"))
-    x = graph.node("Conv", pixels, kernel, kernel_shape=[PATCH] * 2, strides=[PATCH] * 2)
-    x = graph.node("Reshape", x, graph.numbers(0, width, patches))
-    x = graph.node("Transpose", x, perm=[0, 2, 1])
+    width, count = weights.width, GRID * GRID
+    kernel = weights.tower("embeddings.patch_embedding.weight")
+    x = patches(graph, pixels, kernel, count)
     views = graph.node("Shape", x, start=0, end=1)
     place = weights.tower("embeddings.position_embedding.weight")
     first = (weights.tower("embeddings.class_embedding") + place[0]).reshape(1, 1, width)
     shape = graph.node("Concat", views, graph.numbers(1, width), axis=0)
     first_of_each = graph.node("Expand", graph.weight("class", first), shape)
-    rest = graph.weight("position", place[1:].reshape(1, patches, width))
+    rest = graph.weight("position", place[1:].reshape(1, count, width))
     x = graph.node("Concat", first_of_each, graph.node("Add", x, rest), axis=1)
-    x = _norm(graph, weights, x, "pre_layrnorm")
-    for layer in range(weights.layers - 1):
-        x = _layer(graph, weights, x, f"encoder.layers.{layer}", precision)
+    x = norm(graph, weights.tower, x, "pre_layrnorm", _EPSILON)
+    for number in range(weights.layers - 1):
+        at = f"encoder.layers.{number}"
+        x = layer(graph, weights.tower, x, at, precision, weights.heads, _EPSILON, _quick_gelu)
     return x
 
 
-def _layer(graph: GraphFile, weights: VisionWeights, x: str, at: str, precision: str) -> str:
-    def apply(given: str, name: str) -> str:
-        name = f"{at}.{name}"
-        parts = weights.tower(f"{name}.weight"), weights.tower(f"{name}.bias")
-        return linear(graph, given, name, *parts, precision)
-
-    y = _norm(graph, weights, x, f"{at}.layer_norm1")
-    looked = [apply(y, f"self_attn.{each}_proj") for each in "qkv"]
-    y = graph.node("MultiHeadAttention", *looked, domain=MICROSOFT, num_heads=weights.heads)
-    x = graph.node("Add", x, apply(y, "self_attn.out_proj"))
-    y = apply(_norm(graph, weights, x, f"{at}.layer_norm2"), "mlp.fc1")
-    y = graph.node("QuickGelu", y, domain=MICROSOFT, alpha=_QUICK_GELU)
-    return graph.node("Add", x, apply(y, "mlp.fc2"))
-
-
-def _norm(graph: GraphFile, weights: VisionWeights, x: str, name: str) -> str:
-    parts = [
-        graph.weight(f"{name}.{part}", weights.tower(f"{name}.{part}"))
-        for part in ("weight", "bias")
-    ]
-    return graph.node("LayerNormalization", x, *parts, axis=-1, epsilon=_EPSILON)
+def _quick_gelu(graph: GraphFile, x: str) -> str:
+    return graph.node("QuickGelu", x, domain=MICROSOFT, alpha=_QUICK_GELU)
 
 
 def _cells(graph: GraphFile, weights: VisionWeights, states: str) -> str:
@@ -95,16 +76,13 @@ def _cells(graph: GraphFile, weights: VisionWeights, states: str) -> str:
     width, last = weights.width, 1 + GRID * GRID
     # without the class's state
     x = graph.node("Slice", states, graph.numbers(1), graph.numbers(last), graph.numbers(1))
-    split = (-1, CELLS, _MERGED, CELLS, _MERGED, width)
-    x = graph.node("Reshape", x, graph.numbers(*split))
-    x = graph.node("Transpose", x, perm=[0, 1, 3, 2, 4, 5])
-    return graph.node("Reshape", x, graph.numbers(-1, _MERGED * _MERGED * width))
+    return cells(graph, x, CELLS, _MERGED, width)
 
 
-def _projected(graph: GraphFile, weights: VisionWeights, cells: str, precision: str) -> str:
+def _projected(graph: GraphFile, weights: VisionWeights, merged: str, precision: str) -> str:
     """Cells, `sub_GN` and `glb_GN` in the text's width [views * 144 + 2, hidden]."""
     ends = [graph.weight(name, weights.own(name).reshape(1, -1)) for name in ("sub_GN", "glb_GN")]
-    x = graph.node("Concat", cells, *ends, axis=0)
+    x = graph.node("Concat", merged, *ends, axis=0)
     for number in (0, 2):
         name = f"img_projection.{number}"
         parts = weights.own(f"{name}.weight"), weights.own(f"{name}.bias")

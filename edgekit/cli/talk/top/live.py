@@ -10,7 +10,7 @@ from rich.text import Text
 
 from edgekit.cli import render
 from edgekit.cli.talk.top.keys import keyboard
-from edgekit.cli.talk.top.look import FleetLook
+from edgekit.cli.talk.top.look import FleetLook, unconnected
 from edgekit.cli.talk.top.rows import summary
 from edgekit.cli.talk.top.table import Segment, TopView, page, pressed, screen, table
 
@@ -21,7 +21,7 @@ def once(look: FleetLook, view: TopView) -> None:
     rows = look.rows(now, view)
     for line in table(rows, now, render.out.width, render.one_line):
         render.out.print(_text(line))
-    render.say(summary(rows))
+    render.say(render.one_line(summary(rows)))
 
 
 def live(look: FleetLook, view: TopView, interval: float, broker: str) -> None:
@@ -38,7 +38,8 @@ def live(look: FleetLook, view: TopView, interval: float, broker: str) -> None:
             rows = look.rows(now, view)
             size = render.out.size
             view = pressed(view, "", len(rows), page(size.height)) or view
-            above = _unconnected(look.watch.disconnected_since, broker) + summary(rows)
+            lost = unconnected(look.watch.disconnected_since, broker)
+            above = (f"{lost}, as of then: " if lost else "") + summary(rows)
             lines = screen(rows, above, view, now, (size.width, size.height), render.one_line)
             drawn.update(Group(*map(_text, lines)), refresh=True)
             until = time.monotonic() + interval
@@ -51,13 +52,6 @@ def live(look: FleetLook, view: TopView, interval: float, broker: str) -> None:
                     view = after
                 if view != before or render.out.size != size:
                     break
-
-
-def _unconnected(since: float, broker: str) -> str:
-    if not since:
-        return ""
-    at = time.strftime("%H:%M:%S", time.localtime(since))
-    return f"no connection to {broker} since {at}, as of then: "
 
 
 def _text(line: list[Segment]) -> Text:

@@ -46,3 +46,11 @@ class FleetLook:
         now = self.watch.disconnected_since or now  # without the broker nobody is heard: as of then
         rows = [row(name, seen.get(name), now, self._began) for name in self._names]
         return in_order(rows, view.sort, reverse=view.reverse)
+
+
+def unconnected(since: float, broker: str) -> str:
+    """That there is no connection to a broker since then, in Unix seconds; empty for 0."""
+    if not since:
+        return ""
+    at = time.strftime("%H:%M:%S", time.localtime(since))
+    return f"no connection to {broker} since {at}"

@@ -16,7 +16,7 @@ from edgekit.cli import project, render
 from edgekit.cli.interrupts import told
 from edgekit.cli.options import DevicesArgument, ProjectOption
 from edgekit.cli.talk.ask import BrokerOption, broker_of
-from edgekit.cli.talk.top.look import FleetLook
+from edgekit.cli.talk.top.look import FleetLook, unconnected
 from edgekit.cli.talk.top.rows import SORTS, summary
 from edgekit.cli.talk.top.table import Segment, TopView, table
 from edgekit.cli.talk.watching import DeviceWatch
@@ -82,7 +82,7 @@ def top(
             _print_once(look, view)
         else:
             with suppress(KeyboardInterrupt):
-                _lines(look, view, interval)
+                _lines(look, view, interval, str(at))
 
 
 def _print_once(look: FleetLook, view: TopView) -> None:
@@ -90,13 +90,22 @@ def _print_once(look: FleetLook, view: TopView) -> None:
     rows = look.rows(now, view)
     for line in table(rows, now, None, render.one_line):
         render.say(_plain(line))
-    render.say(summary(rows))
+    render.say(render.one_line(summary(rows)))
 
 
-def _lines(look: FleetLook, view: TopView, interval: float) -> None:
-    """A line for each device, once per interval; the head comes first, and once."""
-    headed = False
+def _lines(look: FleetLook, view: TopView, interval: float, broker: str) -> None:
+    """A line for each device, once per interval; the head comes first, and once.
+
+    Without a connection there are none: whoever reads them would take what is old for new.
+    """
+    headed, lost = False, ""
     while True:
+        before, lost = lost, unconnected(look.watch.disconnected_since, broker)
+        if lost != before:
+            render.complain(f"{lost}: nothing is shown until it is back" if lost else "it is back")
+        if lost:
+            time.sleep(interval)
+            continue
         now = time.time()
         stamp = datetime.fromtimestamp(now).astimezone().isoformat("T", "seconds")
         head, *lines = table(look.rows(now, view), now, None, render.one_line)

@@ -76,6 +76,7 @@ class RolloutTold(msgspec.Struct, frozen=True):
         over: whether nothing is at work and nothing begins by itself.
         judging: whether all that is left is that devices end their trial, as they do alone.
         counts: devices by state.
+        stuck: devices that a rollback could not take back.
         next: what happens by time, the earliest first.
         advice: commands that can follow, each with what it does.
         head: the last hash of the journal.
@@ -96,6 +97,7 @@ class RolloutTold(msgspec.Struct, frozen=True):
     over: bool
     judging: bool
     counts: dict[DeviceState, int]
+    stuck: list[str]
     devices: list[DeviceTold]
     next: list[NextThing]
     advice: list[str]
@@ -132,6 +134,7 @@ def tell(
         over=rollout.over,
         judging=_judging(rollout),
         counts=rollout.counts(),
+        stuck=stuck(rollout),
         devices=_devices(rollout, held=bool(holder)),
         next=_next(rollout, rows[-1].at if rows else 0.0) if holder else [],
         advice=_advice(number, rollout, holder),
@@ -232,6 +235,11 @@ def switched(rollout: Rollout) -> int:
     return sum(device.switched for device in rollout.devices.values())
 
 
+def stuck(rollout: Rollout) -> list[str]:
+    """The devices that a rollback could not take back."""
+    return [name for name, device in rollout.devices.items() if device.stuck]
+
+
 def at_work(rollout: Rollout) -> int:
     """How many devices a connection is at work on, or was when the rollout's holder ended."""
     return sum(device.state in WORKED_ON for device in rollout.devices.values())
@@ -268,6 +276,10 @@ def _advice(number: int, rollout: Rollout, holder: str) -> list[str]:
             f"`edgekit resume {number} --retry-failed` tries {counted(failed, 'failed device')} "
             "again, too"
         )
+    said += [
+        f"`edgekit state {name}` shows what runs there: it could not go back"
+        for name in stuck(rollout)[:3]
+    ]
     stands = (RolloutPhase.PAUSED, RolloutPhase.DONE, RolloutPhase.ABORTED)
     if rollout.phase in stands and (back := switched(rollout)):
         said.append(f"`edgekit rollback --rollout {number}` takes {counted(back, 'device')} back")

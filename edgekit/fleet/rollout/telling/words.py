@@ -12,7 +12,7 @@ from edgekit.fleet.rollout.telling.timeline import (
     RolloutChange,
     WaveBegan,
 )
-from edgekit.fleet.rollout.telling.told import printable
+from edgekit.fleet.rollout.telling.told import lasted, printable
 
 _NO_WORDS: dict[type[RolloutEvent], str] = {
     events.DeviceGood: "calls the release good",
@@ -41,6 +41,9 @@ def words(event: RolloutEvent) -> str:
         case events.WindowChanged(is_open, window):
             name = f"the window {window}" if window else "the window"
             said = f"{name} {'is open' if is_open else 'is closed'}"
+        case events.ClockSet(seconds):
+            way = "forward" if seconds > 0 else "back"
+            said = f"the clock was set {way} by {lasted(abs(seconds))}"
         case events.PauseOrdered(by, reason):
             said = f"pause ordered by {by}" + (f": {reason}" if reason else "")
         case events.ResumeOrdered(by, retry):

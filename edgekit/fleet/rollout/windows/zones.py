@@ -36,10 +36,19 @@ def device_windows(
             found = windows_of(own, settings, local_zone(), flag=flag)
         except ValueError as error:
             raise UsageError("a window cannot be read", str(error)) from error
-    for text in sorted(set(found.values())):
+    check_zones(found)
+    return found
+
+
+def check_zones(windows: Mapping[str, str]) -> None:
+    """Check that this machine knows the zones of a plan's windows.
+
+    Raises:
+        UsageError: it does not; a plan of another machine can name more.
+    """
+    for text in sorted(set(windows.values())):
         for span in parse_window(text).spans:
             _check_zone(span.zone, text)
-    return found
 
 
 def local_zone(localtime: Path = LOCALTIME) -> str:

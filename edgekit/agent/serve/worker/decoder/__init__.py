@@ -66,7 +66,11 @@ class Vision(Protocol):
     """
 
     def look(self, view: Features) -> Features:
-        """Return the features of one view alone, shape (157, hidden); `view`: (3, 336, 336)."""
+        """Return the features of one view alone, shape (rows of a view, hidden).
+
+        Args:
+            view: its pixels, shape (3, side, side).
+        """
         ...
 
     def keep(self, key: int, rows: Features) -> None:

@@ -12,6 +12,7 @@ import msgspec
 
 from edgekit.agent.serve.worker.decoder import Limits
 from edgekit.agent.serve.worker.decoder.memory import free_bytes, room_for
+from edgekit.agent.serve.worker.pictures.family import VisionFamily, family_of
 from edgekit.core.pictures import takes_pictures
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class Graph(msgspec.Struct, frozen=True):
 
     Attributes:
         embedding, vision: the two graphs beside it of a model that takes pictures.
+        family: of such a model.
     """
 
     path: Path
@@ -67,6 +69,7 @@ class Graph(msgspec.Struct, frozen=True):
     padding: int
     embedding: Path | None = None
     vision: Path | None = None
+    family: VisionFamily | None = None
 
     @property
     def window(self) -> int:
@@ -108,11 +111,10 @@ def read_graph(model_dir: Path) -> Graph:
     config: dict[str, Any] = msgspec.json.decode((model_dir / "genai_config.json").read_bytes())
     model = config["model"]
     decoder = msgspec.convert(model["decoder"], Decoding)
-    beside = {
-        part: model_dir / model[part]["filename"]
-        for part in ("embedding", "vision")
-        if takes_pictures(model)
-    }
+    beside: dict[str, Any] = {}
+    if takes_pictures(model):
+        beside = {part: model_dir / model[part]["filename"] for part in ("embedding", "vision")}
+        beside["family"] = family_of(model)
     return Graph(
         *(model_dir / decoder.filename, decoder, model["vocab_size"], model["pad_token_id"]),
         **beside,

@@ -17,10 +17,8 @@ import onnxruntime as ort
 from edgekit.agent.serve.worker.decoder import Features, RuntimeOptions
 from edgekit.agent.serve.worker.decoder.graph import Graph, limits_of, rope_threshold
 from edgekit.agent.serve.worker.decoder.slots import SlotDecoder, load_session
-from edgekit.agent.serve.worker.pictures.rows import CROP_ROWS, row_of
-
-VIEW_SHAPE = (3, 336, 336)
-_ALONE = np.zeros((1, 2), np.int64)  # the size of a picture that is its own small view
+from edgekit.agent.serve.worker.pictures.family import VisionFamily
+from edgekit.agent.serve.worker.pictures.rows import row_of
 
 
 class FeatureCache:
@@ -62,15 +60,20 @@ class FeatureCache:
 
 
 class GraphVision(FeatureCache):
-    """The vision graph, and the features that it has computed."""
+    """The vision graph, and the features that it has computed.
 
-    def __init__(self, session: ort.InferenceSession, most: int) -> None:
+    Args:
+        family: the model's.
+        most: bytes, as for `FeatureCache`.
+    """
+
+    def __init__(self, session: ort.InferenceSession, family: VisionFamily, most: int) -> None:
         super().__init__(most)
-        self._session = session
+        self._session, self._alone = session, family.alone
 
     def look(self, view: Features) -> Features:
-        """Return the features of one view alone, shape (157, hidden)."""
-        feed = {"pixel_values": view[None, None], "image_sizes": _ALONE}
+        """Return the features of one view alone, shape (family's `view_rows`, hidden)."""
+        feed = {"pixel_values": view[None, None], **self._alone}
         found: Features = self._session.run(["image_features"], feed)[0]
         return found
 
@@ -107,16 +110,18 @@ def open_pictured(
     """
     assert graph.embedding is not None
     assert graph.vision is not None
+    assert graph.family is not None
     text = load_session(graph.path, options)
     embedding = load_session(graph.embedding, options)
     kept_bytes = kept_rows * graph.row_bytes
     vision = None
     if kept_rows:
-        vision = GraphVision(load_session(graph.vision, options), kept_bytes)
+        vision = GraphVision(load_session(graph.vision, options), graph.family, kept_bytes)
         # A graph that cannot see fails here, and not at the first picture. What a run takes of the
         # memory is taken before the free memory is counted.
-        found = vision.look(np.zeros(VIEW_SHAPE, np.float32))
-        wanted = (CROP_ROWS, graph.decoder.hidden_size)
+        side = graph.family.side
+        found = vision.look(np.zeros((3, side, side), np.float32))
+        wanted = (graph.family.view_rows, graph.decoder.hidden_size)
         if found.shape != wanted:
             raise RuntimeError(f"the vision graph makes {found.shape} of a view, not {wanted}")
     embed = Embedder(embedding, graph.decoder.hidden_size, vision or FeatureCache(0))

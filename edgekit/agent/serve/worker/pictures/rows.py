@@ -52,7 +52,7 @@ def items_of(key: int, tokens: int) -> list[int]:
     """Return a picture's slot items, below 0: one for each of its rows, told apart by content.
 
     Args:
-        key: of the picture (`transform.CroppedPicture`).
+        key: of the picture (`eyes.SeenPicture`).
         tokens: how many rows it has.
     """
     return [-1 - (key << ROW_BITS | row) for row in range(tokens)]

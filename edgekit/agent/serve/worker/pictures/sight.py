@@ -21,7 +21,7 @@ class Seen(Protocol):
 
     @property
     def items(self) -> list[int]:
-        """The slot items that stand for it in a prompt: numbers below 0 (`rows`)."""
+        """The slot items that stand for it in a prompt: its rows below 0 (`rows`), and texts."""
         ...
 
     @property
@@ -30,11 +30,11 @@ class Seen(Protocol):
         ...
 
     def view(self, number: int) -> Floats:
-        """Return the pixels of a view, shape (3, 336, 336)."""
+        """Return the pixels of a view, shape (3, side, side)."""
         ...
 
     def rows(self, features: Sequence[Floats]) -> Floats:
-        """Put the features of all views together, shape (len(items), hidden)."""
+        """Put the features of all views together, in the order of the items below 0."""
         ...
 
 

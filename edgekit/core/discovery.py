@@ -7,12 +7,10 @@ values come from the status that a device retains anyway: nothing is added on th
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-import edgekit
 from edgekit.core import topics
 
 _OWN = "edgekit_"  # begins the name of each device's entry
@@ -37,12 +35,13 @@ def device_of(topic: str) -> str:
     return name if name and topics.discovery_topic(object_id(name)) == topic else ""
 
 
-def discovery(device: str, card: Mapping[str, Any]) -> bytes:
-    """The discovery message of a device.
+def discovery(device: str, model: str, version: str, agent: str) -> bytes:
+    """The discovery message of a device, the same whether the device or an operator publishes it.
 
     Args:
         device: its name.
-        card: its retained card; may lack what another program left out.
+        model: that it serves, of this `version`.
+        agent: the version of its agent.
     """
     own, status = object_id(device), topics.status_topic(device)
 
@@ -57,16 +56,15 @@ def discovery(device: str, card: Mapping[str, Any]) -> bytes:
 
     alive = {"availability_topic": status, "availability_template": _GONE}
     measured = alive | {"state_class": "measurement"}
-    model = ":".join(str(card.get(key, "?")) for key in ("model", "version"))
     told = {
         "dev": {
             "identifiers": [own],
             "name": device,
             "manufacturer": "edgekit",
-            "model": model,
-            "sw_version": str(card.get("agent", "")) or "?",
+            "model": f"{model}:{version}",
+            "sw_version": agent or "?",
         },
-        "o": {"name": "edgekit", "sw_version": edgekit.__version__},
+        "o": {"name": "edgekit", "sw_version": agent or "?"},
         "cmps": {
             "state": sensor("state", "State", "{{ value_json.state }}"),
             "release": sensor(

@@ -1,4 +1,4 @@
-"""Makes crops of a picture as Hugging Face's processor of Phi-3.5-vision does.
+"""Makes views of a picture as Hugging Face's processor of Phi-3.5-vision does.
 
 The picture is scaled to fill a grid of crops of 336 x 336 pixels, with white above and below (left
 and right where it is taller than wide). The model reads a small view of the whole grid, and then
@@ -7,29 +7,32 @@ each crop. Source: `Phi3VImageProcessor` of microsoft/Phi-3.5-vision-instruct.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from edgekit.agent.serve.worker.pictures.rows import Rows, assemble, items_of, row_count
+from edgekit.agent.serve.worker.pictures.family import Pixels
+from edgekit.agent.serve.worker.pictures.rows import CROP_ROWS, Rows, assemble, row_count
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 CROP = 336  # pixels
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 DEVIATION = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 WHITE = (255, 255, 255)
 CUBIC = -0.75  # torch's coefficient; Pillow's is -0.5
+ALONE = {"image_sizes": np.zeros((1, 2), np.int64)}  # a picture that is its own small view
 
-Pixels = npt.NDArray[np.uint8]
 View = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class Grid:
+class Phi3VGrid:
     """The crops that a picture is scaled to fill.
 
     Attributes:
@@ -53,8 +56,13 @@ class Grid:
         """The places that the picture takes in a prompt."""
         return row_count(self.height, self.width)
 
+    @property
+    def layout(self) -> Sequence[str | int]:
+        """Rows alone stand for it in a prompt."""
+        return (self.tokens,)
 
-def grid_of(width: int, height: int, crops: int) -> Grid:
+
+def grid_of(width: int, height: int, crops: int) -> Phi3VGrid:
     """Return the largest grid of at most `crops` crops for a picture of this size in pixels."""
     ratio = max(width, height) / min(width, height)
     columns = 1
@@ -63,7 +71,7 @@ def grid_of(width: int, height: int, crops: int) -> Grid:
     short = int(columns * CROP / ratio)
     lines = ceil(short / CROP)
     across = (columns, lines) if width < height else (lines, columns)
-    return Grid(*across, columns * CROP, short)
+    return Phi3VGrid(*across, columns * CROP, short)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,25 +80,11 @@ class CroppedPicture:
 
     Attributes:
         grid: its crops.
-        page: their pixels, shape (height, width, 3).
-        key: names the picture by its pixels and by the requester that sent it, in 256 bits. So
-            nothing is kept of one requester's picture that makes another one's cheaper, and tells
-            by its time whether this device has seen it.
+        pixels: of the crops, shape (height, width, 3).
     """
 
-    grid: Grid
-    page: Pixels
-    key: int
-
-    @property
-    def items(self) -> list[int]:
-        """The slot items that stand for the picture in a prompt."""
-        return items_of(self.key, self.grid.tokens)
-
-    @property
-    def views(self) -> int:
-        """The crops and the small view of the whole."""
-        return self.grid.views
+    grid: Phi3VGrid
+    pixels: Pixels
 
     def view(self, number: int) -> View:
         """Return what the vision graph takes, shape (3, 336, 336).
@@ -99,9 +93,9 @@ class CroppedPicture:
             number: 0 for the small view of the whole, then the crops line by line.
         """
         if number == 0:
-            return _channels_first(_small(self.page))
+            return _channels_first(_small(self.pixels))
         line, column = divmod(number - 1, self.grid.width)
-        crop = self.page[line * CROP :, column * CROP :][:CROP, :CROP]
+        crop = self.pixels[line * CROP :, column * CROP :][:CROP, :CROP]
         return _channels_first(_normalized(crop))
 
     def rows(self, features: Sequence[Rows]) -> Rows:
@@ -109,27 +103,48 @@ class CroppedPicture:
         return assemble(self.grid.height, self.grid.width, features)
 
 
-def picture_of(image: Image.Image, crops: int, owner: str) -> CroppedPicture:
+class Phi3V:
+    """The family."""
+
+    side, view_rows, alone = CROP, CROP_ROWS, ALONE
+
+    def grid(self, width: int, height: int, crops: int) -> Phi3VGrid:
+        """Return the grid of a picture of this size in pixels, with so many crops at most."""
+        return grid_of(width, height, crops)
+
+    def most_rows(self, crops: int) -> int:
+        """Return the rows of a picture of any shape with so many crops at most."""
+        return row_count(crops, 1)
+
+    def page(self, image: Image, crops: int) -> CroppedPicture:
+        """Put the upright picture in RGB on its grid."""
+        return page_of(image, crops)
+
+
+def family(_: Mapping[str, Any]) -> Phi3V:
+    """Return the family of a model, which is the same for all of them."""
+    return Phi3V()
+
+
+def page_of(image: Image, crops: int) -> CroppedPicture:
     """Put a picture on its grid.
 
     Args:
         image: the upright picture in RGB.
         crops: the most crops that it may have.
-        owner: the requester that sent it.
     """
+    from PIL import Image as pillow  # noqa: N813, PLC0415  pack and canary have no Pillow
+
     grid = grid_of(*image.size, crops)
     tall = image.width < image.height
     if tall:  # scaling rounds after each axis, so the order of the axes counts
-        image = image.transpose(Image.Transpose.TRANSPOSE)
-    scaled = image.resize((grid.long, grid.short), Image.Resampling.BILINEAR)
-    page = Image.new("RGB", (grid.long, ceil(grid.short / CROP) * CROP), WHITE)
+        image = image.transpose(pillow.Transpose.TRANSPOSE)
+    scaled = image.resize((grid.long, grid.short), pillow.Resampling.BILINEAR)
+    page = pillow.new("RGB", (grid.long, ceil(grid.short / CROP) * CROP), WHITE)
     page.paste(scaled, (0, (page.height - grid.short) // 2))
     if tall:
-        page = page.transpose(Image.Transpose.TRANSPOSE)
-    pixels = np.asarray(page)
-    owned = f"{len(owner)} {owner} {pixels.shape}".encode()
-    digest = hashlib.sha256(owned + pixels.tobytes()).digest()
-    return CroppedPicture(grid, pixels, int.from_bytes(digest, "big"))
+        page = page.transpose(pillow.Transpose.TRANSPOSE)
+    return CroppedPicture(grid, np.asarray(page))
 
 
 def _normalized(pixels: Pixels) -> View:

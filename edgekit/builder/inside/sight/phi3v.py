@@ -16,7 +16,7 @@ _MEAN = (0.48145466, 0.4578275, 0.40821073)
 _DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 
 
-def views(pixels: np.ndarray) -> np.ndarray:
+def _views(pixels: np.ndarray) -> np.ndarray:
     """The global view and the crops of a picture, f32 [views, 3, 336, 336].
 
     Args:
@@ -32,12 +32,19 @@ def views(pixels: np.ndarray) -> np.ndarray:
     return np.concatenate([small[None], crops.reshape(-1, 3, SIDE, SIDE)])
 
 
-class Sight:
+class Phi3VSight:
     """Views of a picture to rows of the text's width.
 
     Args:
         source: the checkpoint.
+
+    Attributes:
+        side: of a view, in pixels.
+        place: what the processor replaces by what stands for a picture.
     """
+
+    side = SIDE
+    place = "<|image_1|>"
 
     def __init__(self, source: Path) -> None:
         weights = VisionWeights(source)
@@ -49,6 +56,18 @@ class Sight:
         self._glb, self._sub = (
             torch.from_numpy(weights.own(name).reshape(-1)) for name in ("glb_GN", "sub_GN")
         )
+
+    def content(self, question: str) -> str:
+        """A message about a picture, as the chat template takes it."""
+        return f"{self.place}\n{question}"
+
+    def views(self, pixels: np.ndarray) -> np.ndarray:
+        """The views of a picture."""
+        return _views(pixels)
+
+    def pieces(self, height: int, width: int) -> list[str | int]:
+        """What stands for a picture of height x width crops: texts, and numbers of rows."""
+        return [(height * width + 1) * CELLS**2 + 1 + (height + 1) * CELLS]
 
     def features(self, pixels: np.ndarray, height: int, width: int) -> np.ndarray:
         """Rows [tokens, hidden] of a picture of height x width crops."""

@@ -9,16 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from edgekit.agent.serve.worker.pictures.eyes import SeenPicture, picture_of
+from edgekit.agent.serve.worker.pictures.phi3v import grid_of, page_of
 from edgekit.agent.serve.worker.pictures.rows import (
     CROP_ROWS,
     assemble,
     items_of,
     row_count,
     row_of,
-)
-from edgekit.agent.serve.worker.pictures.transform import (
-    grid_of,
-    picture_of,
 )
 from edgekit.builder.tools.host import HostToolchain
 from tests.building import run_script, silent
@@ -55,9 +53,9 @@ def restated(image: Image.Image, hd_num: int) -> Image.Image:
 @pytest.mark.parametrize(("width", "height"), SIZES)
 def test_the_grid_is_hugging_faces(width: int, height: int, crops: int) -> None:
     image = drawn(width, height)
-    picture = picture_of(image, crops, "ann")
+    picture = page_of(image, crops)
     wanted = np.asarray(restated(image, crops))
-    assert (picture.page == wanted).all()
+    assert (picture.pixels == wanted).all()
     grid = grid_of(width, height, crops)
     assert picture.grid == grid
     assert (grid.height * 336, grid.width * 336) == wanted.shape[:2]
@@ -82,11 +80,11 @@ def test_the_grid_of_any_size_is_hugging_faces() -> None:
 
 def test_the_views_are_torchs(tmp_path: Path) -> None:
     pictures = {
-        f"{width}x{height} {crops}": picture_of(drawn(width, height), crops, "ann")
+        f"{width}x{height} {crops}": page_of(drawn(width, height), crops)
         for width, height in [(400, 400), (900, 300), (300, 900), (20, 30)]
         for crops in (1, 4, 16)
     }
-    pages: dict[str, Any] = {name: each.page for name, each in pictures.items()}
+    pages: dict[str, Any] = {name: each.pixels for name, each in pictures.items()}
     np.savez(tmp_path / "pages.npz", **pages)
     run_script(
         HostToolchain().ready(silent).python,
@@ -141,17 +139,21 @@ def test_rows_are_put_together_in_the_models_order(height: int, width: int) -> N
     assert found.dtype == np.float32
 
 
+def seen(image: Image.Image, crops: int, owner: str) -> SeenPicture:
+    return picture_of(page_of(image, crops), owner, lambda _: [])
+
+
 def test_a_pictures_rows_are_told_apart_by_its_content_and_its_owner() -> None:
     image = drawn(400, 300)
-    key = picture_of(image, 4, "ann").key
-    assert picture_of(image.copy(), 4, "ann").key == key
+    key = seen(image, 4, "ann").key
+    assert seen(image.copy(), 4, "ann").key == key
     other = image.copy()
     other.putpixel((200, 150), (1, 2, 3))
     others = {
-        picture_of(other, 4, "ann").key,
-        picture_of(image, 1, "ann").key,
-        picture_of(image, 4, "bob").key,
-        picture_of(image.transpose(Image.Transpose.TRANSPOSE), 4, "ann").key,
+        seen(other, 4, "ann").key,
+        seen(image, 1, "ann").key,
+        seen(image, 4, "bob").key,
+        seen(image.transpose(Image.Transpose.TRANSPOSE), 4, "ann").key,
     }
     assert len(others | {key}) == 5
     items = items_of(key, 2509)

@@ -1,0 +1,228 @@
+"""SmolVLM, SmolVLM2 and Idefics3: SigLIP sees, a Llama reads. Pure.
+
+transformers has both classes; they differ in nothing that a picture shows. `inside/vision/smolvlm`
+writes the vision part. The text part is built as transformers' own Llama, because the model builder
+knows neither name. Videos are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from edgekit.builder.support.change import Mend, Refusal
+from edgekit.builder.support.seeing.family import Config, Looked, PictureFamily
+
+SMOLVLM = ("SmolVLMForConditionalGeneration", "Idefics3ForConditionalGeneration")
+SETTINGS = "edgekit_pictures"
+"""Key of the text part's config.json: what `inside/vision/smolvlm.py` has to know."""
+_TEXT = "LlamaForCausalLM"
+_TEXT_NAMES, _HEAD = "model.text_model.", "lm_head.weight"
+_OF_TEXT = ("bos_token_id", "eos_token_id", "pad_token_id")  # the text part's or the whole's
+_MEAN = _DEVIATION = [0.5, 0.5, 0.5]
+_LANCZOS = 1
+_WORDS = ("<image>", "<fake_token_around_image>")
+_INSTEAD = "take HuggingFaceTB/SmolVLM2-256M-Video-Instruct, or SmolVLM-256M-Instruct"
+
+
+class _Sight(msgspec.Struct, frozen=True):
+    """`vision_config` with the defaults of transformers' SmolVLMVisionConfig."""
+
+    hidden_size: int = 1152
+    intermediate_size: int = 3072
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 16
+    num_channels: int = 3
+    image_size: int = 224
+    patch_size: int = 32
+    hidden_act: str = "gelu_pytorch_tanh"
+    layer_norm_eps: float = 1e-6
+
+    @property
+    def grid(self) -> int:
+        """Patches on a side of a view."""
+        return self.image_size // max(1, self.patch_size)
+
+
+def _sight(config: Config) -> _Sight | None:
+    """The vision part's settings; None where they have other types."""
+    told = config.get("vision_config")
+    given = {key: value for key, value in (told or {}).items() if value is not None}
+    try:
+        return msgspec.convert(given, _Sight)
+    except msgspec.ValidationError:
+        return None
+
+
+def _known(config: Config) -> _Sight:
+    sight = _sight(config)
+    assert sight is not None, "refused before"
+    return sight
+
+
+def _scale(config: Config) -> int:
+    given = config.get("scale_factor", 2)  # transformers' default
+    return given if isinstance(given, int) and given > 0 else 0
+
+
+def _rows(config: Config) -> int:
+    """Rows of a view."""
+    return (_known(config).grid // _scale(config)) ** 2
+
+
+def text_config(config: Config) -> dict[str, Any]:
+    """config.json of the text part, with the settings of the part that sees below `SETTINGS`."""
+    inner = dict(config.get("text_config") or {})
+    above = {key: config[key] for key in _OF_TEXT if config.get(key) is not None}
+    sight = _sight(config) or _Sight()
+    told = {
+        "type": "smolvlm",
+        "architecture": SMOLVLM[0],
+        "scale_factor": _scale(config),
+        **msgspec.structs.asdict(sight),
+    }
+    return {
+        "rms_norm_eps": 1e-5,  # of SmolVLMConfig, where Llama's own is another
+        **above,
+        **{key: value for key, value in inner.items() if value is not None},
+        "architectures": [_TEXT],
+        "model_type": "llama",
+        "tie_word_embeddings": bool(config.get("tie_word_embeddings")),
+        SETTINGS: told,
+    }
+
+
+def as_text(config: Config) -> Mend:
+    """The change after which transformers reads the text part as a Llama."""
+    flat = text_config(config)
+    gone = {key: None for key in config if key not in flat}
+    return Mend({**gone, **flat}, "the text part is built as transformers' own Llama")
+
+
+def text_name(name: str) -> str:
+    """A tensor's name in the text part; empty for one of the part that sees."""
+    if name.startswith(_TEXT_NAMES):
+        return f"model.{name.removeprefix(_TEXT_NAMES)}"
+    return name if name == _HEAD else ""
+
+
+def refusal(config: Config) -> Refusal | None:
+    """Why this model's part that sees is another than the one that is built, or None."""
+    text, sight, scale = config.get("text_config"), _sight(config), _scale(config)
+    kind = text.get("model_type", "llama") if isinstance(text, dict) else "missing"
+    why = ""
+    if kind != "llama":
+        why = f"its text part is {kind}, not a Llama"
+    elif sight is None:
+        why = "vision_config has a setting of another type than transformers'"
+    elif sight.hidden_act != "gelu_pytorch_tanh":
+        why = f"hidden_act is {sight.hidden_act}, not gelu_pytorch_tanh"
+    elif sight.num_channels != 3:
+        why = f"num_channels is {sight.num_channels}, not 3"
+    elif min(sight.patch_size, sight.num_attention_heads, scale, sight.grid) < 1:
+        why = "a size of its vision part is 0"
+    elif sight.grid % scale:
+        why = f"{sight.grid} patches on a side are no multiple of scale_factor {scale}"
+    elif sight.hidden_size % sight.num_attention_heads:
+        why = f"{sight.hidden_size} are not divided by {sight.num_attention_heads} heads"
+    if not why:
+        return None
+    return Refusal(
+        "this model's part that sees is another than the one that is built", why, _INSTEAD
+    )
+
+
+def words_refusal(config: Config, files: Mapping[str, Any]) -> Refusal | None:
+    """Why its processor does something else than the device's, or None.
+
+    Args:
+        files: the objects of `preprocessor_config.json`, `processor_config.json` and
+            `tokenizer.json`, as far as they are there.
+    """
+    side = _known(config).image_size
+    pictures = files.get("preprocessor_config.json") or {}
+    whole = files.get("processor_config.json") or {}
+    pictures = {**(whole.get("image_processor") or {}), **pictures}
+    expected: dict[str, Any] = {
+        "do_resize": True,
+        "do_rescale": True,
+        "do_normalize": True,
+        "rescale_factor": 1 / 255,
+        "do_image_splitting": True,
+        "image_mean": _MEAN,
+        "image_std": _DEVIATION,
+        "resample": _LANCZOS,
+        "max_image_size": {"longest_edge": side},
+    }
+    for key, value in expected.items():
+        given = pictures.get(key)
+        if given is not None and given != value:
+            return Refusal(
+                "its processor makes other views of a picture than the device would",
+                f"{key} is {given}, not {value}",
+                _INSTEAD,
+            )
+    rows = whole.get("image_seq_len")
+    if rows is not None and rows != _rows(config):
+        return Refusal(
+            "its processor gives a view another number of places than the model has rows",
+            f"image_seq_len is {rows}; the model makes {_rows(config)}",
+            _INSTEAD,
+        )
+    added = {
+        each.get("content") for each in (files.get("tokenizer.json") or {}).get("added_tokens", ())
+    }
+    lost = [word for word in _WORDS if word not in added]
+    if "tokenizer.json" in files and lost:
+        return Refusal(
+            "its tokenizer has no token for the place of a picture",
+            f"tokenizer.json lacks {lost[0]}",
+            _INSTEAD,
+        )
+    return None
+
+
+def sections(config: Config) -> dict[str, Any]:
+    """What genai_config.json says of the graphs; the agent's own settings have HF's names."""
+    return {
+        "type": "smolvlm",
+        "vision": {
+            "filename": "vision.onnx",
+            "inputs": {"pixel_values": "pixel_values"},
+            "outputs": {"image_features": "image_features"},
+            "image_size": _known(config).image_size,
+            "image_seq_len": _rows(config),
+        },
+        "embedding": {
+            "filename": "embedding.onnx",
+            "inputs": {"input_ids": "input_ids", "image_features": "image_features"},
+            "outputs": {"inputs_embeds": "inputs_embeds"},
+        },
+    }
+
+
+def _looked(config: Config, height: int, width: int) -> Looked:
+    """Texts count as tokens: two before each view, one behind a line of them, one at the end."""
+    alone = height * width == 1
+    views, ends = (1, 0) if alone else (height * width + 1, height)
+    return Looked(views, views * (_rows(config) + 2) + ends + 1)
+
+
+SMOLVLM_FAMILY = PictureFamily(
+    name="smolvlm",
+    architectures=SMOLVLM,
+    text=_TEXT,
+    as_text=as_text,
+    text_config=text_config,
+    text_name=text_name,
+    longest_context=lambda _: 0,
+    refusal=refusal,
+    words_refusal=words_refusal,
+    sections=sections,
+    patches=lambda config: _known(config).grid ** 2,
+    looked=_looked,
+    tower="model.vision_model.",
+    renamed=True,
+)

@@ -1,0 +1,103 @@
+"""Chat templates that take a message's content as parts, and write a picture's place themselves.
+
+Most templates take a text. One that takes parts alone shows nothing of a text: of SmolVLM's, each
+character would be a part of no known type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from edgekit.tokens.bounds import bounded
+from edgekit.tokens.conversation import Conversation, with_places
+from edgekit.tokens.shadow import marker
+from edgekit.tokens.template import ChatRefusedError, Message
+
+_PROBE = "Xprobe7"  # a text that no template writes itself
+_TEXT, _IMAGE = {"type": "text", "text": _PROBE}, {"type": "image"}
+
+
+def image_of(render: Callable[[Sequence[Message]], str]) -> str | None:
+    """Return what a template writes for a picture; None where it takes a message's text.
+
+    Args:
+        render: renders messages by the template.
+    """
+    if _PROBE in _shown(render, _PROBE):
+        return None
+    texts = _shown(render, [_TEXT, _IMAGE, _TEXT]).split(_PROBE)
+    return texts[1] if len(texts) == 3 else None
+
+
+def placed(chat: Conversation, *, parts: bool) -> tuple[Conversation, int]:
+    """Return the conversation with a place for each picture, and their number.
+
+    Args:
+        parts: the template takes parts, and writes the places itself.
+
+    Raises:
+        ChatRefusedError: no character is left for a place.
+    """
+    place = _unused(chat.texts)
+    if not parts:
+        told, count = with_places(chat, f"{place}\n")
+        return replace(told, place=place), count
+    contents = [message["content"] for message in chat.messages]
+    each = [part for content in contents if isinstance(content, list) for part in content]
+    # another one than the mark by which a requester's characters are found
+    place = _unused([*chat.texts, place])
+    return replace(chat, place=place), sum(isinstance(part, bytes) for part in each)
+
+
+def _unused(texts: list[str]) -> str:
+    found = marker(texts)
+    if found is None:
+        raise ChatRefusedError("the messages hold every noncharacter of Unicode")
+    return found
+
+
+def rendered_parts(render: Callable[[Conversation], str], chat: Conversation, image: str) -> str:
+    """Return the rendered text, with the conversation's place for each picture.
+
+    Args:
+        render: renders a conversation by the template.
+        image: what the template writes for a picture. In a message's text, it stays text.
+    """
+    chat = replace(chat, messages=[_merged(message) for message in chat.messages])
+    if not chat.place or not image:
+        return render(replace(chat, messages=[*map(_as_parts, chat.messages)]))
+    guard = _unused([*chat.texts, chat.place])
+    hidden = chat.changed(lambda text: text.replace(image, guard))
+    text = render(replace(hidden, messages=[*map(_as_parts, hidden.messages)]))
+    return text.replace(image, chat.place).replace(guard, image)
+
+
+def _shown(render: Callable[[Sequence[Message]], str], content: object) -> str:
+    try:
+        with bounded():
+            return render([{"role": "user", "content": content}])
+    except (ChatRefusedError, TimeoutError, MemoryError):
+        return ""
+
+
+def _merged(message: Message) -> Message:
+    """Return the message with texts that follow each other as one, so that none is cut in two."""
+    content = message.get("content")
+    if not isinstance(content, list):
+        return message
+    found: list[str | bytes] = []
+    for part in content:
+        if found and isinstance(part, str) and isinstance(found[-1], str):
+            found[-1] += part
+        else:
+            found.append(part)
+    return {**message, "content": found}
+
+
+def _as_parts(message: Message) -> dict[str, Any]:
+    content = message.get("content")
+    each = content if isinstance(content, list) else [content] if content else []
+    parts = [{"type": "text", "text": e} if isinstance(e, str) else _IMAGE for e in each]
+    return {**message, "content": parts}
