@@ -109,5 +109,9 @@ def _shown(value: Any) -> Any:
 
 
 def _tojson(value: Any, indent: int | None = None) -> str:
-    """JSON as it is; Jinja's own would write `<` as an escape, for HTML."""
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+    """JSON as it is; Jinja's own would write `<` as an escape, for HTML.
+
+    Raises:
+        ValueError: a number is none of JSON: the template has computed an infinite one.
+    """
+    return json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from edgekit.agent.serve.worker.grammar.compiler import TokenCompiler
 from edgekit.agent.serve.worker.grammar.guide import GrammarError
-from edgekit.agent.serve.worker.grammar.keys import Keys
+from edgekit.agent.serve.worker.grammar.keys import CallKeys, Keys
 from edgekit.agent.serve.worker.sampling import Sampler
 from edgekit.core.chat.constraint import Constraint
 from edgekit.core.chat.sampling import Sampling
@@ -73,7 +73,48 @@ def test_a_text_is_followed_up_to_the_first_key_that_comes_twice(
     value: Any, ascii_only: bool, cuts: list[int]
 ) -> None:
     text = written(value, ascii_only)
-    assert followed(text.encode(), cuts) != repeats(text)
+    escaped = "\\u" in text  # keys alone have characters that need no escape and may get one
+    assert followed(text.encode(), cuts) == (not repeats(text) and not escaped)
+
+
+@pytest.mark.parametrize(
+    ("text", "fits"),
+    [
+        (rb'{"\u0001\n\"\\":"\u0041\/\ud7ff\ue000"}', True),
+        (rb'{"\u000a":1}', False),  # it is \n
+        (rb'{"\/":1}', False),
+        (rb'{"\u0041":1}', False),
+        (rb'["\ud83d\ude00"]', False),
+        (rb'["\uDC00"]', False),
+    ],
+)
+def test_escapes_are_those_that_every_reader_reads_alike(text: bytes, fits: bool) -> None:
+    assert followed(text, list(range(len(text)))) == fits == followed(text, [])
+
+
+@pytest.mark.parametrize("tag", [b"<tool_call>", b"[TOOL_CALLS]", b"", 7])
+def test_calls_are_followed_behind_their_tag_alone(tag: bytes | int) -> None:
+    twice = b'{"name": "f", "arguments": {"a": 1, "a'
+    before = b"" if tag == b"" else b'So "{"a":1,"a":2}: '
+    for size in (1, 2, 3, 100):
+        keys = CallKeys(tag)
+        texts = [before, b'{"a": {"b": [{}]}}', b'\n"a" {"a":1,"a":2} ', twice]
+        for number, text in enumerate(texts):
+            if number in (1, 3) and tag != b"":
+                keys = tagged(keys, tag)
+            for at in range(0, len(text), size):
+                after = keys.after(text[at : at + size])
+                assert after is not None
+                keys = after
+        assert (keys.after(b'": 2') is None) == (tag != b""), "one call alone has no tag"
+
+
+def tagged(keys: CallKeys, tag: bytes | int) -> CallKeys:
+    if isinstance(tag, int):
+        return keys.after_token(tag)
+    after = keys.after(tag)
+    assert after is not None
+    return after
 
 
 @pytest.fixture(scope="module")

@@ -62,6 +62,7 @@ def test_a_template_that_is_none_says_where(template: str, why: str) -> None:
         ("{{ message.t }}", {"t": "a\0b"}, "NUL"),
         ("{{ message.t * message.n }}", {"t": "x", "n": MAX_CHARACTERS + 1}, "more than"),
         ("{{ message.t * message.n }}", {"t": "x", "n": 10**12}, "fails on this message"),
+        ("{{ (message.n * 10) | tojson }}", {"n": 1.7e308}, "not JSON compliant"),
         (
             "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
             {},

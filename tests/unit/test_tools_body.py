@@ -110,6 +110,7 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("messages[0].tool_call_id", {"messages": [RESULT]}),
     ("messages[1].tool_call_id", {"messages": [CALLED, {**RESULT, "tool_call_id": None}]}),
     ("messages[1].tool_call_id", {"messages": [CALLED, {**RESULT, "tool_call_id": "other"}]}),
+    ("messages[2].tool_call_id", {"messages": [CALLED, RESULT, RESULT]}),
     ("messages[0].tool_calls[1].id", {"messages": [{**CALLED, "tool_calls": [CALL, CALL]}]}),
     *(
         (
@@ -127,6 +128,10 @@ def test_what_makes_no_sense_is_refused_with_its_field(param: str, body: dict[st
         parse_body(json.dumps({"messages": [USER], **body}).encode())
     assert caught.value.param == param
     assert caught.value.code in {"invalid_request", "unsupported_parameter"}
+
+
+def test_a_later_call_may_have_the_id_of_one_that_has_its_result() -> None:
+    assert len(parse(USER, CALLED, RESULT, CALLED, RESULT).messages) == 5
 
 
 def test_an_unknown_field_of_a_tool_is_refused_by_name() -> None:

@@ -242,6 +242,30 @@ def test_json_of_a_schema_that_looks_like_a_call_is_no_call(
         assert not said or json.loads(said) == wanted
 
 
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("choice", ["required", "auto"])
+def test_arguments_have_no_key_twice(
+    model: tuple[ChatTokenizer, TokenCompiler], name: str, choice: str
+) -> None:
+    """Also behind text that looks like JSON; keys that no schema lists may come otherwise."""
+    form, how = FORMATS[name], format_of(model[0], name)
+    free = {"type": "object", "additionalProperties": {"type": "integer"}}
+    function = {"name": "f", "parameters": free, "strict": True}
+    asked = asking(choice, tools=[{"type": "function", "function": function}])
+    begun = compiled(model, constraint(asked, how))
+    said = 'I "{"a": 1, "a": 2} ' if choice == "auto" and "" not in form.opens else ""
+    text = f'{said}{form.head}{form.begin}f{form.middle}{{"a": 1, "b": 2, "a'
+    tokens, (quote,) = model[0].encode(text), model[0].encode('"')
+    given = list(begun.opening)
+    for at, token in enumerate(tokens):
+        if at >= len(given):
+            assert begun.take(token), tokens[:at]
+            given += [token, *begun.forced()]
+    assert given == tokens
+    assert begun.allowed()[quote]
+    assert not begun.take(quote)
+
+
 def test_without_need_there_is_no_grammar() -> None:
     assert constraint(asking("auto"), ToolFormat()) is None
     assert constraint(asking("none", strict=True), ToolFormat()) is None

@@ -27,15 +27,18 @@ class Constraint(msgspec.Struct, frozen=True):
     Attributes:
         kind: the language of `source`.
         source: a JSON Schema as JSON text, a regular expression, or a grammar in Lark's syntax.
-        trusted: this is a grammar of the agent's own. It may name control tokens; a requester's
-            must not.
+        trusted: this is a grammar of the agent's own, of tool calls. It may name control tokens;
+            a requester's must not.
         param: the field of the prompt that asked for it; a refusal names it.
+        text_until: where text may stand before calls, the tag that opens one, a text or a token;
+            empty: an answer that begins with an object is a call. None: there is no such text.
     """
 
     kind: Literal["json_schema", "regex", "lark"]
     source: str
     trusted: bool = False
     param: str = "response_format"
+    text_until: str | int | None = None
 
 
 def constraint_of(request: ChatRequest) -> Constraint | None:

@@ -12,7 +12,6 @@ from edgekit.agent.serve.worker.answer.answer import Answer
 from edgekit.agent.serve.worker.answer.logprobs import LogprobReader
 from edgekit.agent.serve.worker.decoder import Decoder, Logits
 from edgekit.agent.serve.worker.grammar.guide import Allowed, GrammarError, Guide
-from edgekit.agent.serve.worker.grammar.spelling import misspelled
 from edgekit.agent.serve.worker.pictures.rows import row_of
 from edgekit.agent.serve.worker.pictures.sight import Floats, Seen
 from edgekit.agent.serve.worker.prefix import Slot
@@ -258,16 +257,13 @@ class Generation:
         self._wanted = tokens
         self._cross_rope_threshold()
 
-    def done(self, reason: str) -> Done | Refused:
+    def done(self, reason: str) -> Done:
         """End the answer here, and return its result."""
         now, count = self._clock(), self._answer.count
         prefilled = self._prefilled or now
         first = max(self._answer.first_at or now, prefilled)  # the first that the model chose
         said = self._answer.finish(now)
         calls = joined(said.calls)
-        refused = self._wrong(said.text) if reason == "stop" else None
-        if refused is not None:
-            return refused
         whole = bool(calls) and not (self.start.stops and _lacks_its_end(calls[-1]))
         return Done(
             self.start.key,
@@ -290,17 +286,6 @@ class Generation:
             calls,
             None if self._reader is None else said.logprobs,
         )
-
-    def _wrong(self, text: str) -> Refused | None:
-        """Return why a whole answer does not fit its schema all the same, if so."""
-        form = self.start.constraint
-        if form is None or form.kind != "json_schema":
-            return None
-        key = misspelled(text, form.source)
-        if key is None:
-            return None
-        what = f"the answer does not fit its schema: it spells the key {key[:64]!r} with escapes"
-        return Refused(self.start.key, "internal", what, form.param)
 
     def _cross_rope_threshold(self) -> None:
         """Compute the slot again, once, when its next token would be above LongRoPE's threshold.

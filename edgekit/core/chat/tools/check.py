@@ -27,7 +27,7 @@ def check_tools(request: ChatRequest) -> None:
     tools = request.tools or []
     _check_offered(tools)
     _check_choice(request, tools)
-    known: set[str] = set()
+    known: set[str] = set()  # calls without a result
     for number, message in enumerate(request.messages):
         _check_message(message, f"messages[{number}]", known)
 
@@ -74,8 +74,9 @@ def _check_message(message: ChatMessage, where: str, known: set[str]) -> None:
                 "a tool's message names the call that it answers", f"{where}.tool_call_id"
             )
         if message.tool_call_id not in known:
-            text = f"no call before this message has the id {message.tool_call_id!r}"
-            raise _invalid(text, f"{where}.tool_call_id")
+            text = "no call before this message, without a result, has the id "
+            raise _invalid(f"{text}{message.tool_call_id!r}", f"{where}.tool_call_id")
+        known.remove(message.tool_call_id)
     elif message.tool_call_id is not None:
         raise _invalid("only a tool's message answers a call", f"{where}.tool_call_id")
     ids: set[str] = set()

@@ -56,13 +56,14 @@ def constraint(request: ChatRequest, how: ToolFormat) -> Constraint | None:
     calls = [(tool.function.name, schemas.get(tool.function.name)) for tool in enforced]
     form = format_of(how.name)
     writer = _Writer(form, how.tokens, form.many and may_repeat(request))
+    until = None
     if forced_tools(request):
         source = writer.only(calls)
     elif other is not None:
         source = writer.or_json(calls, other.source)
     else:
-        source = writer.or_text(calls)
-    return Constraint("lark", source, trusted=True, param="tools")
+        source, until = writer.or_text(calls), how.tokens.get(form.tag, form.tag)
+    return Constraint("lark", source, trusted=True, param="tools", text_until=until)
 
 
 def binds_calls(request: ChatRequest) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
 from edgekit.agent.serve.worker.grammar.guide import Allowed, GrammarError
-from edgekit.agent.serve.worker.grammar.keys import Keys
+from edgekit.agent.serve.worker.grammar.keys import CallKeys, Keys
 from edgekit.core.chat.constraint import Constraint
 from edgekit.core.chat.schema import subschemas
 from edgekit.tokens.table import TokenTable
@@ -36,8 +36,8 @@ SEARCH_SECONDS = 0.5  # for the place in a refused schema
 MAX_SAID = 300  # characters of the library's words
 
 
-class RepeatedKeyError(GrammarError):
-    """An object would get a key twice."""
+class WrongKeyError(GrammarError):
+    """An object would get a key twice, or a string an escape that it may not have."""
 
 
 class TokenCompiler:
@@ -61,14 +61,18 @@ class TokenCompiler:
         Raises:
             GrammarError: it cannot be compiled; the text has the place.
         """
-        found = self._tried(constraint.kind, constraint.source, constraint.trusted)
+        found = self._tried(
+            constraint.kind, constraint.source, constraint.trusted, _keys_of(constraint)
+        )
         if isinstance(found, MatcherGuide):
             return found
         if constraint.kind == "json_schema":
             found += f", at {self._place(msgspec.json.decode(constraint.source), found)}"
         raise GrammarError(found)
 
-    def _tried(self, kind: str, source: str, trusted: bool = False) -> MatcherGuide | str:
+    def _tried(
+        self, kind: str, source: str, trusted: bool = False, keys: Keys | CallKeys | None = None
+    ) -> MatcherGuide | str:
         """Compile; return the error where that fails."""
         try:
             matcher = LLMatcher(
@@ -80,7 +84,6 @@ class TokenCompiler:
             return _short(matcher.get_error())
         if warnings := matcher.get_grammar_warnings():
             return _short("; ".join(warnings))
-        keys = Keys() if kind == "json_schema" else None
         guide = MatcherGuide(
             matcher, self._tokens, self._every if trusted else self._ordinary, keys
         )
@@ -125,7 +128,7 @@ class MatcherGuide:
         matcher: LLMatcher,
         tokens: LLTokenizer,
         known: Allowed,
-        keys: Keys | None,
+        keys: Keys | CallKeys | None,
         opening: Sequence[int] = (),
     ) -> None:
         self._matcher = matcher
@@ -158,14 +161,14 @@ class MatcherGuide:
     def forced(self) -> list[int]:
         """Return the tokens that must come next, and count them as taken."""
         tokens = self._matcher.compute_ff_tokens() if self._ahead is None else self._ahead
-        self._check()
+        self._ahead = None
         if tokens:
+            self._check()
             if not self._known[tokens].all():
                 raise GrammarError("the grammar wants a control token")
             self._keys = self._keys_after(tokens)
             self._matcher.consume_tokens(tokens)
             self._check()
-        self._ahead = None
         return tokens
 
     def take(self, token: int) -> bool:
@@ -175,29 +178,38 @@ class MatcherGuide:
         """
         if not self._known[token]:
             return False
-        taken = self._matcher.try_consume_tokens([token]) == 1
-        self._check()
-        if not taken:
+        if self._matcher.try_consume_tokens([token]) != 1:
+            self._check()
             return False
         ahead = self._matcher.compute_ff_tokens()
         try:
             keys = self._keys_after([token])
-            self._keys_after(ahead, keys)
-        except RepeatedKeyError:
+            if ahead:
+                self._keys_after(ahead, keys)
+        except WrongKeyError:
             if not self._matcher.rollback(1):
                 raise
             return False
         self._keys, self._ahead = keys, ahead
         return True
 
-    def _keys_after(self, tokens: Sequence[int], keys: Keys | None = None) -> Keys | None:
-        """Return where the answer is behind these tokens; raises RepeatedKeyError."""
+    def _keys_after(
+        self, tokens: Sequence[int], keys: Keys | CallKeys | None = None
+    ) -> Keys | CallKeys | None:
+        """Return where the answer is behind these tokens; raises WrongKeyError."""
         keys = keys or self._keys
-        if keys is None or not tokens or self._tokens.is_special_token(tokens[0]):
-            return keys
-        keys = keys.after(self._tokens.decode_bytes(list(tokens)))
         if keys is None:
-            raise RepeatedKeyError("the grammar wants a key that the object has already")
+            return None
+        for token in tokens:
+            if self._tokens.is_special_token(token):
+                keys = keys.after_token(token)
+                continue
+            after = keys.after(self._tokens.decode_bytes([token]))
+            if after is None:
+                raise WrongKeyError(
+                    "the grammar wants a key that is there already, or such an escape"
+                )
+            keys = after
         return keys
 
     def _check(self) -> None:
@@ -230,6 +242,14 @@ def _read(table: TokenTable, ends: list[int]) -> LLTokenizer:
     tokens = LLTokenizer(wrapper, n_vocab=table.size, eos_token=ends)
     wrapper.tokens = wrapper._gtokenizer.tokens = ()  # the library has its own copy
     return tokens
+
+
+def _keys_of(constraint: Constraint) -> Keys | CallKeys | None:
+    """Return what follows the keys of an answer; a requester's own grammar need not be JSON."""
+    tag = constraint.text_until
+    if tag is not None:
+        return CallKeys(tag if isinstance(tag, int) else tag.encode())
+    return Keys() if constraint.kind == "json_schema" or constraint.trusted else None
 
 
 def written(kind: str, source: str) -> str:
