@@ -185,7 +185,9 @@ class HttpAnswer:
             headers |= {"cache-control": "no-cache", "x-accel-buffering": "no"}
         self._started = True
         self._hub.requests[200] += 1
-        raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+        raw = [
+            (name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items()
+        ]
         await send({"type": "http.response.start", "status": 200, "headers": raw})
 
 

@@ -14,7 +14,6 @@ import msgspec
 
 from edgekit.core import topics
 from edgekit.core.chat.capabilities import IMAGES
-from edgekit.core.config import NAME
 from edgekit.core.reading import UNREADABLE
 
 POOL, DEVICE = "pool:", "device:"
@@ -101,12 +100,11 @@ class _Status(msgspec.Struct, frozen=True):
 def heard(known: dict[str, Served], topic: str, payload: bytes) -> None:
     """Note a card or a status; an empty one is that of a device that was forgotten.
 
-    What cannot be read, or has a name that no device can have, is none of an agent: it changes
-    nothing.
+    What cannot be read is none of an agent, and changes nothing.
     """
     device = topics.device_of(topic)
     is_card = topic == topics.card_topic(device)
-    if not NAME.match(device) or not (is_card or topic == topics.status_topic(device)):
+    if not device or not (is_card or topic == topics.status_topic(device)):
         return
     before = known.get(device, Served(device))
     if device not in known and len(known) >= MOST_DEVICES:

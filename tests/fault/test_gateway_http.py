@@ -14,7 +14,7 @@ import httpx2
 import openai
 import pytest
 
-from edgekit.core import topics, wire
+from edgekit.core import wire
 from edgekit.gateway.keys import hashed
 from tests import tools
 from tests.fakes.simulated_device import Prompt, SimulatedDevice
@@ -189,18 +189,6 @@ def test_keys_that_are_being_edited_refuse_all_and_then_nobody(
         log = (tmp_path / "gateway.log").read_text()
         assert "Traceback" not in log
         assert "not a file of API keys" in log
-
-
-def test_a_card_of_a_name_that_no_device_can_have_is_none(
-    served: Gateway, file_broker: tools.MosquittoBroker, one: SimulatedDevice
-) -> None:
-    for name in ("\u1234", "a b", "x" * 65):
-        for kind, told in (("card", b'{"model":"evil"}'), ("status", b'{"state":"ready"}')):
-            message = wire.Outbound(f"{topics.PREFIX}/dev/{name}/{kind}", told, retain=True)
-            one.mqtt.publish(message).result(10)
-    with closing(SimulatedDevice(file_broker.port, "later")):
-        wait_for_model(served.client(), "device:later")
-        assert "evil" not in {each.id for each in served.client().models.list()}
 
 
 # --- who can answer ---------------------------------------------------------------------------
