@@ -456,6 +456,21 @@ def test_who_asks_for_what_runs_ends_an_unproven_release(box: Box) -> None:
     assert box.root.linked(box.root.current) == good
 
 
+def test_a_rollback_while_a_release_is_unproven_stays_on_the_one_before_it(box: Box) -> None:
+    faster(box)
+    first = box.stage("good first")
+    assert box.activate(first)[0] == 0
+    good = box.stage("good second")
+    assert box.activate(good)[0] == 0
+    cut_off = box.stage("cutoff", soak_seconds=0.0)
+    assert box.activate(cut_off, config_bytes(trial_seconds=1.0))[0] == 1
+    code, answer = box.run("rollback")
+    assert (code, answer["release"], answer["changed"]) == (0, good, False)
+    assert (box.release(cut_off).state, Releases(box.root.path).unproven()) == ("staged", None)
+    assert box.root.linked(box.root.current) == good
+    assert box.root.linked(box.root.previous) == first
+
+
 def test_a_good_release_that_crashes_again_and_again_goes_back(box: Box) -> None:
     faster(box)
     good = box.stage("good first")

@@ -165,7 +165,7 @@ def _what_runs(root: Root, seconds: float) -> str:
 
 
 def rollback(root: Root, supervisor: Supervisor) -> dict[str, object]:
-    """Go back to the previous release.
+    """Go back to the previous release; from an unproven one that waits, to the one that runs.
 
     It runs with the present `agent.toml`. If that file has a setting that the previous release's
     agent does not know, the release gets back the `agent.toml` that it ran with.
@@ -173,8 +173,11 @@ def rollback(root: Root, supervisor: Supervisor) -> dict[str, object]:
     Raises:
         EdgekitError: there is no previous release, or its trial failed.
     """
+    current, waits = root.linked(root.current), Releases(root.path).unproven()
+    if current is not None and waits is not None and waits.digest != current:
+        return activate(root, current, supervisor, None)  # what came last is that one
     previous = root.way_back(root.previous)
-    if previous is None or previous == root.linked(root.current):
+    if previous is None or previous == current:
         raise EdgekitError("there is no previous release on this device")
     return activate(root, previous, supervisor, _own_config(root, previous))
 
