@@ -83,10 +83,18 @@ def _finish(root: Root) -> None:
 
 
 def _switch(root: Root, digest: Digest, config: bytes) -> None:
-    """Begin the trial, after what another one has left; the caller holds `Root.switching`."""
-    for effect in Trial().handle(ActivationComes(disk.found(root)), time.monotonic()):
+    """Begin the trial, after what another one has left; the caller holds `Root.switching`.
+
+    The agent of a trial that this one interrupts, before it has shown that it connects, says
+    nothing of the broker and the release before: that was asked when that trial began.
+    """
+    found, trial = disk.found(root), Releases(root.path).trial()
+    for effect in Trial().handle(ActivationComes(found), time.monotonic()):
         disk.perform(root, effect)
-    disk.begin_trial(root, digest, config)
+    connected = None
+    if trial is not None and trial.soaked is None and found.state == ReleaseState.TRIAL:
+        connected = trial.connected
+    disk.begin_trial(root, digest, config, connected=connected)
 
 
 def _verdict(

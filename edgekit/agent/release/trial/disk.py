@@ -142,7 +142,9 @@ def _replace(path: Path, place: Path) -> None:
         fsync_folder(place.parent)
 
 
-def begin_trial(root: Root, release: Digest, config: bytes | None) -> None:
+def begin_trial(
+    root: Root, release: Digest, config: bytes | None, *, connected: bool | None = None
+) -> None:
     """Begin a trial: save the old state, record the trial, move the links, write the config.
 
     A kill between two steps leaves either the old release as it was, or a trial that the next
@@ -153,11 +155,14 @@ def begin_trial(root: Root, release: Digest, config: bytes | None) -> None:
         root: the device's folder.
         release: a staged release.
         config: its `agent.toml`; None: the one that an unproven trial has set aside.
+        connected: whether the release before was connected to the broker; None: its agent runs and
+            has said so.
 
     Raises:
         EdgekitError: the release is not staged.
     """
     releases = Releases(root.path)
+    connected = _connected(root) if connected is None else connected
     current = root.linked(root.current)
     row = releases.get(current) if current is not None else None
     good = row is not None and row.state == ReleaseState.GOOD and root.agent_config.exists()
@@ -167,7 +172,7 @@ def begin_trial(root: Root, release: Digest, config: bytes | None) -> None:
         publish(root.good_config, root.agent_config.read_bytes(), 0o600)
     else:
         root.good_config.unlink(missing_ok=True)
-    releases.begin(release, connected=_connected(root), previous=root.linked(root.previous))
+    releases.begin(release, connected=connected, previous=root.linked(root.previous))
     if good and current is not None and current != release:
         publish(root.previous_config, root.agent_config.read_bytes(), 0o600)
         if (previous := root.way_back(root.previous)) is not None:
