@@ -172,6 +172,7 @@ class HttpAnswer:
 
     def _note(self, final: DeviceReply) -> None:
         """The device now keeps this conversation, if it answered it to the end."""
+        self._hub.answered(self._requester, self._prompt_id)
         message = final.body["choices"][0]["message"]
         self._hub.affinity.note(self._requester, self._asked.messages, message, final.device)
 

@@ -230,6 +230,13 @@ class Hub:
             self._streams[requester] -= 1
             self._running.discard((requester, prompt_id))
 
+    def answered(self, requester: str, prompt_id: str) -> None:
+        """Note that the final answer is there: its client may send the same Idempotency-Key again.
+
+        The client has read the answer before the connection's task has ended.
+        """
+        self._running.discard((requester, prompt_id))
+
     async def exchange(
         self, requester: str, asked: ApiRequest, idempotency: str, prompt_id: str, deadline: int
     ) -> Exchange:

@@ -227,7 +227,8 @@ def test_an_idempotency_key_has_one_answer(served: Gateway, device: Devices) -> 
     asked: Any = {"extra_headers": {"Idempotency-Key": "order-7"}}
     first = chat(client, "say 3", **asked)
     assert first.id == "chatcmpl-order-7"
-    assert chat(client, "say 3", **asked).choices == first.choices
+    for _ in range(20):  # each at once after the one before, of which the gateway still cleans up
+        assert chat(client, "say 3", **asked).choices == first.choices
     assert sum(len(each.computed) for each in fleet) == 1
     with pytest.raises(openai.BadRequestError, match="Idempotency-Key"):
         chat(client, "say 3", extra_headers={"Idempotency-Key": "x" * 129})
