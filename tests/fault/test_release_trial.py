@@ -425,6 +425,29 @@ def test_an_unproven_configuration_waits_while_the_old_one_serves(box: Box) -> N
     box.answers(release)
 
 
+def test_a_rollback_while_a_configuration_is_unproven_stays_on_the_one_before_it(box: Box) -> None:
+    faster(box, retry_seconds=6.0)
+    first = box.stage("good first")
+    assert box.activate(first)[0] == 0
+    offline = box.root.path / "run" / "offline"
+    offline.unlink(missing_ok=True)
+    release = box.stage("cutoff", soak_seconds=0.0)
+    assert box.activate(release)[0] == 0
+    offline.touch()
+    eventually(lambda: b"false" in box.root.broker_file.read_bytes(), what="the broker is gone")
+    other = config_bytes(queue_limit=3, trial_seconds=1.0)
+    assert box.activate(release, other)[0] == 1
+    code, answer = box.run("rollback")
+    assert code == 0, answer
+    assert (answer["release"], answer["changed"]) == (release, False)
+    assert Releases(box.root.path).unproven() is None
+    assert not box.root.next_config.exists()
+    offline.unlink()  # the broker is back: it would be good now
+    time.sleep(7.0)
+    box.answers(release)
+    assert box.root.agent_config.read_bytes() == config_bytes()
+
+
 def test_another_push_ends_an_unproven_release(box: Box) -> None:
     faster(box)
     first = box.stage("good first")

@@ -9,7 +9,14 @@ from functools import partial
 from edgekit.agent.release import lease
 from edgekit.agent.release.log import log_end
 from edgekit.agent.release.root import Root
-from edgekit.agent.release.runs import answering, config_of, shown_good, unchanged
+from edgekit.agent.release.runs import (
+    answering,
+    config_of,
+    keeps,
+    on_trial,
+    shown_good,
+    unchanged,
+)
 from edgekit.agent.release.space import reserve
 from edgekit.agent.release.staging.permission import check_activation
 from edgekit.agent.release.state import Releases, UnprovenRow
@@ -173,21 +180,36 @@ def _what_runs(root: Root, seconds: float) -> str:
 
 
 def rollback(root: Root, supervisor: Supervisor) -> dict[str, object]:
-    """Go back to the previous release; from an unproven one that waits, to the one that runs.
+    """Go back to the previous release.
 
-    It runs with the present `agent.toml`. If that file has a setting that the previous release's
-    agent does not know, the release gets back the `agent.toml` that it ran with.
+    Where the last release or configuration is unproven and waits, the one before it runs already:
+    the device stays on that, and the one that waits is given up.
+
+    The previous release runs with the present `agent.toml`. If that file has a setting that the
+    previous release's agent does not know, the release gets back the `agent.toml` that it ran with.
 
     Raises:
         EdgekitError: there is no previous release, or its trial failed.
     """
     current, waits = root.linked(root.current), Releases(root.path).unproven()
-    if current is not None and waits is not None and waits.digest != current:
-        return activate(root, current, supervisor, None)  # what came last is that one
+    # a trial that begins meanwhile is left by the usual way back
+    if current is not None and waits is not None and not on_trial(root, current):
+        if keeps(root, current, configuration=True):
+            return _stay(root, current, supervisor)
+        current = root.linked(root.current)
     previous = root.way_back(root.previous)
     if previous is None or previous == current:
         raise EdgekitError("there is no previous release on this device")
     return activate(root, previous, supervisor, _own_config(root, previous))
+
+
+def _stay(root: Root, current: Digest, supervisor: Supervisor) -> dict[str, object]:
+    """Have the good release that is current run, without a trial: its broker may be away."""
+    root.stopped_file.unlink(missing_ok=True)
+    if supervisor.pid() is None:
+        _start(root, supervisor)
+    lease.release(root)
+    return {"release": current, "state": ReleaseState.GOOD, "changed": False}
 
 
 def _own_config(root: Root, previous: Digest) -> bytes | None:

@@ -34,7 +34,8 @@ def unchanged(
 ) -> dict[str, object] | None:
     """The answer of an activation that changes nothing; None if it would change something.
 
-    An unproven release is given up then: a later one was asked for, which runs already.
+    An unproven release is given up then: what runs was asked for since. An unproven configuration
+    of this release makes it no answer: a trial shows what is asked for now.
     """
     if (
         root.linked(root.current) != digest
@@ -51,20 +52,38 @@ def unchanged(
     return shown
 
 
-def keeps(root: Root, digest: Digest) -> bool:
+def keeps(root: Root, digest: Digest, *, configuration: bool = False) -> bool:
     """Whether `current` is this release, and stays it: another one that is unproven is given up.
 
     Whoever asks for the release that runs does not want the one that waits to take its place.
+
+    Args:
+        root: the device's folder.
+        digest: the release.
+        configuration: give up one that waits for the same release, too.
     """
-    waits = Releases(root.path).unproven()
-    if waits is None or waits.digest == digest:
+    if not _waits(root, digest, configuration=configuration):
         return root.linked(root.current) == digest
     with root.switching():
-        if root.linked(root.current) != digest:
+        if root.linked(root.current) != digest or on_trial(root, digest):
             return False
-        Releases(root.path).end_waiting(digest)
+        Releases(root.path).end_waiting()
         root.next_config.unlink(missing_ok=True)
     return True
+
+
+def _waits(root: Root, digest: Digest, *, configuration: bool) -> bool:
+    """Whether something unproven waits to take the place of what runs."""
+    waits = Releases(root.path).unproven()
+    if waits is None or waits.digest != digest:
+        return waits is not None
+    return configuration and not on_trial(root, digest)
+
+
+def on_trial(root: Root, digest: Digest) -> bool:
+    """Whether a release is on trial, also with a configuration that is new to it."""
+    known = Releases(root.path).get(digest)
+    return known is not None and known.state == ReleaseState.TRIAL
 
 
 def config_of(root: Root) -> bytes | None:

@@ -276,14 +276,14 @@ class Releases:
             db.execute(_CHANGED, (digest,))
             db.execute(_UNPROVE, (digest, now, reason[:MAX_REASON]))
 
-    def end_waiting(self, wanted: Digest) -> None:
-        """Try an unproven release no more: `wanted` runs, and was asked for since."""
+    def end_waiting(self) -> None:
+        """Try what is unproven no more: what runs was asked for since."""
         waits = self.unproven()
-        if waits is None or waits.digest == wanted:
+        if waits is None:
             return
         state = _state(self.get(waits.digest))
         with self._open() as db:
-            if state == ReleaseState.TRIAL:
+            if state == ReleaseState.TRIAL:  # else its configuration alone waits
                 db.execute(_MOVE, (after(state, _OVER), time.time(), "", waits.digest))
                 db.execute(_CHANGED, (waits.digest,))
             db.execute("DELETE FROM unproven WHERE digest = ?", (waits.digest,))
