@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edgekit.builder.plan.plan import Machine, PlanCandidate, SourceSizes, make_plan
@@ -82,6 +82,15 @@ TENSORS = st.dictionaries(
 
 
 @given(config=CONFIGS, tensors=TENSORS, recipe=st.sampled_from(RECIPES))
+@example(
+    config={
+        **{"architectures": ["ChatGLMForConditionalGeneration"], "hidden_size": 1},
+        **{"intermediate_size": 1, "num_hidden_layers": 1, "num_attention_heads": 1},
+        **{"num_key_value_heads": 1, "vocab_size": 1, "max_position_embeddings": 1},
+    },
+    tensors={"lm_head.weight": Tensor("F32", (0, 0))},
+    recipe=RECIPES[0],
+)
 def test_any_config_is_planned_or_refused(
     config: dict[str, Any], tensors: dict[str, Tensor], recipe: Any
 ) -> None:

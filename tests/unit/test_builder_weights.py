@@ -13,6 +13,7 @@ from edgekit.builder.make.prepare import prepare
 from edgekit.builder.plan.gather import plan_build
 from edgekit.builder.plan.plan import Plan
 from edgekit.builder.request.request import BuildRequest
+from edgekit.builder.source.soundness import unsound
 from edgekit.builder.source.values import Slice, same_values
 from edgekit.builder.support.families import expected_tensors, is_tied
 from edgekit.builder.support.leftovers import explained, is_leftover
@@ -467,3 +468,13 @@ def test_more_layers_than_the_model_has_are_refused(value: str, tmp_path: Path) 
 def test_a_number_of_layers_is_a_number(value: str, tmp_path: Path) -> None:
     folder = write_model(tmp_path / "m")
     assert "num_hidden_layers cannot be" in refusal(folder, f"num_hidden_layers={value}")
+
+
+def test_a_matrix_without_values_is_refused_in_any_family() -> None:
+    config = {"architectures": ["ChatGLMForConditionalGeneration"], "tie_word_embeddings": False}
+    shapes = {"model.embed_tokens.weight": (4, 2), "lm_head.weight": (0, 2)}
+    refusal = unsound(config, shapes, {})
+    assert refusal is not None
+    assert refusal.what == "lm_head.weight holds no values"
+    assert "0 x 2" in refusal.why
+    assert unsound(config, {**shapes, "lm_head.weight": (4, 2)}, {}) is None

@@ -141,13 +141,15 @@ def test_a_model_that_knows_no_tools_is_told_in_words_of_ours(role: Any) -> None
 
 
 def test_calls_and_results_become_texts_where_the_template_knows_none() -> None:
-    messages, _ = told(parsed(USER, CALLED, RESULT, RESULT), ToolFormat(OURS))
+    first, second = CALLED["tool_calls"][0], "123456789"  # type: ignore[index]  # plain JSON
+    both = {**CALLED, "tool_calls": [first, {**first, "id": second}]}
+    results = [RESULT, {**RESULT, "tool_call_id": second}]
+    messages, _ = told(parsed(USER, both, *results), ToolFormat(OURS))
     assert [each[0] if isinstance(each, tuple) else each["role"] for each in messages] == [
         *("system", "user", "assistant", "user"),
     ]
-    assert messages[2]["content"] == (  # type: ignore[call-overload]  # plain JSON
-        '<tool_call>{"name": "get_weather", "arguments": {"city": "Paris"}}</tool_call>'
-    )
+    call = '<tool_call>{"name": "get_weather", "arguments": {"city": "Paris"}}</tool_call>'
+    assert messages[2]["content"] == f"{call}\n{call}"  # type: ignore[call-overload]  # plain JSON
     result = "<tool_response>\n21 degrees\n</tool_response>"
     assert messages[3] == ("user", f"{result}\n{result}")
 

@@ -122,6 +122,12 @@ def shape_of(
         *(each for each in weights.matrices if each.node != HEAD),
         head[0] if head else MatrixShape(HEAD, vocabulary, hidden),
     )
+    if not any(each.elements for each in matrices):
+        raise UsageError(
+            "the model's matrices hold no values",
+            why="the headers of the weight files give each a dimension of 0",
+            next_step="download the model again",
+        )
     total = sum(each.elements for each in matrices) + weights.other + (0 if tied else embedding)
     context = counted.number("seq_length", "max_position_embeddings", "n_positions")
     kinds = list(text.get("layer_types") or ["full_attention"] * count)[:count]

@@ -20,6 +20,7 @@ from edgekit.builder.support.weights import (
     head_lookalike,
     lost_by_type,
     too_many_layers,
+    without_values,
     wrong_weights,
 )
 
@@ -41,6 +42,7 @@ def unsound(
     found = (
         too_many_layers(config, int(given.get("num_hidden_layers", 0)))
         or (wrong_weights(config, shapes) if listed else None)
+        or without_values(shapes)
         or head_lookalike(config, shapes)
     )
     if found is None and (adapter := given.get("adapter_path")):

@@ -67,6 +67,18 @@ def wrong_weights(config: Mapping[str, Any], shapes: Shapes) -> Refusal | None:
     return _unexpected([name for name in foreign if not is_leftover(name)], config)
 
 
+def without_values(shapes: Shapes) -> Refusal | None:
+    """Refuse a matrix that holds no values: one of its dimensions is 0."""
+    for name, shape in sorted(shapes.items()):
+        if 0 in shape and name.endswith(".weight") and not is_leftover(name):
+            return Refusal(
+                f"{name} holds no values",
+                f"it is {_times(shape)} by the header of its weight file",
+                "download the model again; or save it again if a tool of your own wrote the file",
+            )
+    return None
+
+
 def _essentials(config: Mapping[str, Any], shapes: Shapes) -> Refusal | None:
     """The first and the last matrix, where the family's other tensors are not known."""
     heads = any(_HEADS.search(name) for name in shapes)

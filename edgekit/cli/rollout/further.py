@@ -76,6 +76,9 @@ def rollback(
 ) -> None:
     """Switch a device back to the release that it ran before; or a whole rollout's devices.
 
+    A device whose last release is unproven runs the one before already: it stays on that, and tries
+    the unproven one no more.
+
     A rollout is taken back on the devices that it switched, and on no other. Each device is asked
     what it runs: one that runs another release by now stays as it is.
 

@@ -97,8 +97,8 @@ def places(grid: Grid, encode: Encode) -> int:
     return sum(len(encode(part)) if isinstance(part, str) else part for part in grid.layout)
 
 
-FAMILIES = {"phi3v": "phi3v:family", "smolvlm": "smolvlm:family"}
-"""Type of the model in genai_config.json -> module here, and what makes a family of its section."""
+FAMILIES = ("phi3v", "smolvlm")
+"""Types of models in genai_config.json; a module of that name here has `family`, which makes one."""
 
 
 def family_of(model: Mapping[str, Any]) -> VisionFamily:
@@ -110,10 +110,9 @@ def family_of(model: Mapping[str, Any]) -> VisionFamily:
     Raises:
         ValueError: this version knows no such family.
     """
-    if model.get("type") not in FAMILIES:
-        raise ValueError(f"pictures for a model of type {model.get('type')} are not known here")
-    module, _, name = FAMILIES[model["type"]].partition(":")
-    make: Callable[[Mapping[str, Any]], VisionFamily] = getattr(
-        import_module(f"{__package__}.{module}"), name
-    )
-    return make(model)
+    kind = model.get("type")
+    if kind not in FAMILIES:
+        raise ValueError(f"pictures for a model of type {kind} are not known here")
+    module = import_module(f"{__package__}.{kind}")
+    made: VisionFamily = module.family(model)
+    return made
