@@ -27,7 +27,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edgekit.agent.release.root import Root
-from edgekit.core import topics, wire
+from edgekit.core.protocol import topics, wire
 from edgekit.mqtt.hardened import UnbreakableClient
 from edgekit.mqtt.packet import read_publish
 from tests import tools

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from edgekit.agent.serve.loop import polling
-from edgekit.core import wire
+from edgekit.core.protocol import wire
 from edgekit.mqtt.polled import PolledClient
 
 TICK_SECONDS = 0.1

@@ -14,9 +14,10 @@ from typing import Any
 
 import msgspec
 
-from edgekit.core import envelope, payloads, pictures, wire
+from edgekit.core import pictures
 from edgekit.core.chat.completion import Completion
 from edgekit.core.chat.request import ChatRequest
+from edgekit.core.protocol import envelope, payloads, wire
 from edgekit.core.rules.message import RuleAnswer
 
 FOLDER = Path(__file__).parents[1] / "docs" / "protocol" / "schemas"

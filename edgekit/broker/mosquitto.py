@@ -13,9 +13,9 @@ from typing import Any
 
 import msgspec
 
-from edgekit.core import topics
 from edgekit.core.config import check_name
-from edgekit.core.discovery import object_id
+from edgekit.core.protocol import topics
+from edgekit.core.protocol.discovery import object_id
 from edgekit.core.rules.rule import OUTPUTS, Rule
 from edgekit.errors import UsageError
 

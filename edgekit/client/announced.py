@@ -11,11 +11,11 @@ from typing import Any
 
 import msgspec
 
-from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig
-from edgekit.core.discovery import object_id
+from edgekit.core.protocol import topics, wire
+from edgekit.core.protocol.discovery import object_id
+from edgekit.core.protocol.reasons import FAILURE, PUBACK_NAMES
 from edgekit.core.reading import UNREADABLE
-from edgekit.core.reasons import FAILURE, PUBACK_NAMES
 from edgekit.errors import EdgekitError, UnreachableError
 from edgekit.mqtt.threaded import MqttClient
 

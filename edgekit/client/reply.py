@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from edgekit.core import wire
 from edgekit.core.chat.calls import ToolCall
+from edgekit.core.protocol import wire
 from edgekit.core.reading import UNREADABLE
 from edgekit.errors import EdgekitError
 

@@ -25,9 +25,9 @@ from edgekit.client.pictures import (
     with_pictures,
 )
 from edgekit.client.reply import Delta, Final, Reply, read_reply, read_state
-from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig, check_name
-from edgekit.core.reasons import FAILURE, NO_MATCHING_SUBSCRIBERS, PACKET_TOO_LARGE
+from edgekit.core.protocol import topics, wire
+from edgekit.core.protocol.reasons import FAILURE, NO_MATCHING_SUBSCRIBERS, PACKET_TOO_LARGE
 from edgekit.errors import EdgekitError, UnreachableError, UsageError
 from edgekit.mqtt.threaded import MqttClient
 

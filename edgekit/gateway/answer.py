@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from starlette.types import Message, Receive, Scope, Send
 
-from edgekit.core import wire
+from edgekit.core.protocol import wire
 from edgekit.core.reading import UNREADABLE
 from edgekit.gateway.body import ApiRequest
 from edgekit.gateway.exchange import DeviceReply

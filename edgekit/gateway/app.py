@@ -16,7 +16,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from edgekit.core import exposition, pictures, wire
+from edgekit.core import pictures
+from edgekit.core.protocol import exposition, wire
 from edgekit.errors import EdgekitError
 from edgekit.gateway import body, catalog, counted
 from edgekit.gateway.answer import HttpAnswer, Shape

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from edgekit.core import wire
 from edgekit.core.chat.capabilities import GRAMMARS, IMAGES
+from edgekit.core.protocol import wire
 from edgekit.core.reading import UNREADABLE
 from edgekit.core.repeated import check_keys
 from edgekit.gateway.refusals import HttpError, of_code

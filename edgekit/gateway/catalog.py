@@ -12,8 +12,8 @@ from typing import Annotated, Any
 
 import msgspec
 
-from edgekit.core import topics
 from edgekit.core.chat.capabilities import IMAGES
+from edgekit.core.protocol import topics
 from edgekit.core.reading import UNREADABLE
 
 POOL, DEVICE = "pool:", "device:"

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Protocol
 
-from edgekit.core.exposition import Family
+from edgekit.core.protocol.exposition import Family
 from edgekit.gateway.catalog import Served
 
 

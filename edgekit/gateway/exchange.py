@@ -18,14 +18,14 @@ import msgspec
 
 from edgekit.client.asking import Asking, Do
 from edgekit.client.reply import read_state
-from edgekit.core import wire
-from edgekit.core.reading import UNREADABLE
-from edgekit.core.reasons import (
+from edgekit.core.protocol import wire
+from edgekit.core.protocol.reasons import (
     FAILURE,
     NO_MATCHING_SUBSCRIBERS,
     PACKET_TOO_LARGE,
     QUOTA_EXCEEDED,
 )
+from edgekit.core.reading import UNREADABLE
 from edgekit.gateway.catalog import Served
 from edgekit.gateway.line import Line, Mailbox
 from edgekit.gateway.refusals import HttpError, of_code, of_device, unreachable

@@ -13,8 +13,8 @@ from pathlib import Path
 import msgspec
 
 from edgekit.client.announced import RETAINED_QOS
-from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig
+from edgekit.core.protocol import topics, wire
 from edgekit.errors import EdgekitError
 from edgekit.gateway import catalog
 from edgekit.gateway.affinity import Affinity

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig
+from edgekit.core.protocol import topics, wire
 from edgekit.errors import UnreachableError
 from edgekit.gateway.pump import Pump
 from edgekit.mqtt.polled import PolledClient

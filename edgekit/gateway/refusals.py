@@ -10,7 +10,7 @@ import math
 
 import msgspec
 
-from edgekit.core import wire
+from edgekit.core.protocol import wire
 
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 

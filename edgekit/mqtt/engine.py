@@ -28,8 +28,8 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edgekit.core.config import BrokerConfig
-from edgekit.core.reasons import PACKET_TOO_LARGE, QUOTA_EXCEEDED, SESSION_TAKEN_OVER
-from edgekit.core.wire import Outbound
+from edgekit.core.protocol.reasons import PACKET_TOO_LARGE, QUOTA_EXCEEDED, SESSION_TAKEN_OVER
+from edgekit.core.protocol.wire import Outbound
 from edgekit.errors import EdgekitError
 from edgekit.mqtt import tls
 from edgekit.mqtt.credentials import read_password

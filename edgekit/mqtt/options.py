@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NotRequired, TypedDict
 
-from edgekit.core.wire import Inbound, Outbound
+from edgekit.core.protocol.wire import Inbound, Outbound
 
 
 class ClientOptions(TypedDict):

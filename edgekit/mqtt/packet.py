@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-from edgekit.core.wire import JSON, Inbound, Outbound
+from edgekit.core.protocol.wire import JSON, Inbound, Outbound
 
 PUBLISH = 0x30
 MAX_PROPERTY_BYTES = 8 * 1024  # of one PUBLISH; a prompt has some hundred bytes

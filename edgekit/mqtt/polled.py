@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from typing import Any, Unpack
 
 from edgekit.core.config import BrokerConfig
-from edgekit.core.wire import Outbound
+from edgekit.core.protocol.wire import Outbound
 from edgekit.mqtt.engine import LOST, MqttConnection
 from edgekit.mqtt.options import ClientOptions
 from edgekit.mqtt.standing import Standing

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from edgekit.core.config import BrokerConfig
-from edgekit.core.reasons import UNSUPPORTED_PROTOCOL_VERSION
+from edgekit.core.protocol.reasons import UNSUPPORTED_PROTOCOL_VERSION
 from edgekit.errors import EdgekitError, UnreachableError
 from edgekit.mqtt.losses import BriefLosses, hint
 from edgekit.mqtt.terms import BrokerTerms, explain_code, is_explained

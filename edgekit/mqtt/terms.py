@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from edgekit.core.reasons import (
+from edgekit.core.protocol.reasons import (
     BAD_AUTHENTICATION_METHOD,
     BAD_USER_NAME_OR_PASSWORD,
     BANNED,

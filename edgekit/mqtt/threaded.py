@@ -10,7 +10,7 @@ from concurrent.futures import wait as wait_for
 from typing import Any, Unpack
 
 from edgekit.core.config import BrokerConfig
-from edgekit.core.wire import Outbound
+from edgekit.core.protocol.wire import Outbound
 from edgekit.errors import UnreachableError
 from edgekit.mqtt import tls
 from edgekit.mqtt.engine import CONNECT_TIMEOUT_SECONDS, MqttConnection

@@ -13,8 +13,8 @@ from jinja2 import StrictUndefined, Undefined, meta
 from jinja2.exceptions import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from edgekit.core.protocol.wire import MAX_BODY_BYTES
 from edgekit.core.rules.message import VARIABLES, Fill
-from edgekit.core.wire import MAX_BODY_BYTES
 from edgekit.errors import EdgekitError
 from edgekit.tokens.bounds import bounded
 

@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
-from edgekit.core import topics, wire
+from edgekit.core.protocol import topics, wire
 from tests import schemas
 
 PATH = Path(__file__).parents[2] / "docs" / "protocol" / "asyncapi.yaml"

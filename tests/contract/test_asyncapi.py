@@ -13,8 +13,8 @@ from jsonschema import ValidationError
 from msgspec.structs import replace
 
 from edgekit.agent.serve.loop.service import WILL_DELAY_SECONDS
-from edgekit.core import payloads, topics, wire
 from edgekit.core.config import BrokerConfig
+from edgekit.core.protocol import payloads, topics, wire
 from edgekit.core.rules.rule import Rule, default_output
 from edgekit.mqtt.terms import BrokerTerms
 from tests import javascript

@@ -11,8 +11,8 @@ from typing import Any
 import paho.mqtt.client as paho
 import pytest
 
-from edgekit.core import wire
-from edgekit.core.reasons import NO_MATCHING_SUBSCRIBERS
+from edgekit.core.protocol import wire
+from edgekit.core.protocol.reasons import NO_MATCHING_SUBSCRIBERS
 from tests import tools
 from tests.conftest import Broker
 from tests.contract.clients import WAIT_SECONDS, Client, client, unique

@@ -14,8 +14,9 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from edgekit.core import pictures, wire
-from edgekit.core.reasons import NO_MATCHING_SUBSCRIBERS, SESSION_TAKEN_OVER
+from edgekit.core import pictures
+from edgekit.core.protocol import wire
+from edgekit.core.protocol.reasons import NO_MATCHING_SUBSCRIBERS, SESSION_TAKEN_OVER
 from tests.conftest import Broker
 from tests.contract.broker_capabilities import BROKERS, BrokerCapabilities
 from tests.contract.clients import NOTHING_SECONDS, WAIT_SECONDS, Client, client, unique

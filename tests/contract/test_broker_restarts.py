@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from edgekit.agent.serve.loop import polling
-from edgekit.core import wire
 from edgekit.core.config import BrokerConfig
-from edgekit.core.reasons import NO_MATCHING_SUBSCRIBERS, SESSION_TAKEN_OVER
+from edgekit.core.protocol import wire
+from edgekit.core.protocol.reasons import NO_MATCHING_SUBSCRIBERS, SESSION_TAKEN_OVER
 from edgekit.errors import EdgekitError, UnreachableError
 from edgekit.mqtt import engine
 from edgekit.mqtt.engine import LOST, reconnect_delay_seconds

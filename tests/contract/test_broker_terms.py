@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from edgekit.core import wire
-from edgekit.core.reasons import PACKET_TOO_LARGE
+from edgekit.core.protocol import wire
+from edgekit.core.protocol.reasons import PACKET_TOO_LARGE
 from edgekit.errors import EdgekitError, UnreachableError
 from edgekit.mqtt import engine
 from edgekit.mqtt.packet import packet_bytes, publish_properties

@@ -10,7 +10,7 @@ import msgspec
 import openai
 import pytest
 
-from edgekit.core import topics
+from edgekit.core.protocol import topics
 from tests.conftest import Project, make_project
 from tests.fakes.simulated_device import SimulatedDevice
 from tests.harness.gateway import gateway, wait_for_model

@@ -9,9 +9,10 @@ import msgspec
 import pytest
 
 from edgekit.client.announced import retain, retained
-from edgekit.core import layout, topics
+from edgekit.core import layout
 from edgekit.core.config import BrokerConfig
-from edgekit.core.discovery import object_id
+from edgekit.core.protocol import topics
+from edgekit.core.protocol.discovery import object_id
 from edgekit.errors import EdgekitError
 from tests import tools
 from tests.conftest import Project, make_project

@@ -20,7 +20,7 @@ from paho.mqtt.properties import Properties
 
 from edgekit.agent.serve.loop import polling
 from edgekit.core.config import BrokerConfig
-from edgekit.core.wire import JSON, Inbound, Outbound
+from edgekit.core.protocol.wire import JSON, Inbound, Outbound
 from edgekit.mqtt import engine
 from edgekit.mqtt.packet import MAX_PROPERTY_BYTES, publish_properties, read_publish
 from edgekit.mqtt.polled import PolledClient

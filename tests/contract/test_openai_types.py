@@ -17,10 +17,10 @@ from edgekit.agent.serve.pipe import Done, Generated
 from edgekit.agent.serve.session.events import Publish
 from edgekit.client import Delta, Final
 from edgekit.client.reply import read_reply
-from edgekit.core import wire
 from edgekit.core.chat.calls import CalledFunction, FunctionDelta, ToolCall, ToolCallDelta
 from edgekit.core.chat.completion import PromptTokensDetails, Timings, Usage
 from edgekit.core.chat.logprobs import TokenLogprob, TopLogprob
+from edgekit.core.protocol import wire
 from tests.contract.test_schemas import Recorded
 from tests.harness.session import BODY, Agent
 from tests.scenario.story import DEVICE, POOL, Follower, stories

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.core import topics, wire
+from edgekit.core.protocol import topics, wire
 from edgekit.fleet.rollout.book import RolloutBook
 from edgekit.fleet.rollout.events import AbortOrdered
 from edgekit.gateway.page import files

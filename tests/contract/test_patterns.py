@@ -1,13 +1,13 @@
 """Patterns of a schema let through exactly what ECMA-262 does: node is the oracle.
 
-Only U+0000 is let through nowhere (`edgekit/core/chat/patterns.py`).
+Only U+0000 is let through nowhere (`edgekit/core/chat/constraint/patterns.py`).
 """
 
 from __future__ import annotations
 
 import pytest
 
-from edgekit.core.chat.schema import checked
+from edgekit.core.chat.constraint.schema import checked
 from tests.ecma import matches
 from tests.harness.grammar_bytes import ByteGrammar
 

@@ -13,9 +13,9 @@ import pytest
 
 from edgekit.client import Accepted, Delta, Final, Requester, asking
 from edgekit.client import requester as client
-from edgekit.core import topics, wire
 from edgekit.core.chat.completion import Usage, completion
 from edgekit.core.config import BrokerConfig
+from edgekit.core.protocol import topics, wire
 from edgekit.errors import EdgekitError, UnreachableError, UsageError
 from edgekit.mqtt.threaded import MqttClient
 from tests.conftest import Broker

@@ -12,9 +12,9 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from edgekit.agent.serve.session.events import Effect, Event, Publish
-from edgekit.core import payloads, wire
 from edgekit.core.chat.body import parse_body
 from edgekit.core.chat.completion import FinishReason, Usage, completion
+from edgekit.core.protocol import payloads, wire
 from edgekit.core.rules.rule import OUTPUTS
 from tests import schemas
 from tests.harness.session import Agent

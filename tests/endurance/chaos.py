@@ -28,8 +28,8 @@ from benchmarks.rig import COMMAND_SECONDS, run_edgekit
 from edgekit.agent.release.root import Root
 from edgekit.agent.serve.loop.journal import Journal
 from edgekit.client import Accepted, Final, Requester
-from edgekit.core import topics, wire
 from edgekit.core.config import parse_agent_config
+from edgekit.core.protocol import topics, wire
 from edgekit.errors import EdgekitError, UnreachableError
 from edgekit.mqtt.threaded import MqttClient
 from tests.endurance.chaos_device import END_SECONDS, Device, Tally

@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 from benchmarks.rig import DEVICE, Rig
 from edgekit.client import Final
-from edgekit.core.wire import ProtocolError
+from edgekit.core.protocol.wire import ProtocolError
 from edgekit.errors import EdgekitError
 from tests.endurance.fuzz_broker import Onlooker, attack
 from tests.endurance.fuzz_session import live_through, stories

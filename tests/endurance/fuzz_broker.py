@@ -8,8 +8,8 @@ import threading
 from collections import Counter
 from contextlib import suppress
 
-from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig
+from edgekit.core.protocol import topics, wire
 from edgekit.mqtt.threaded import MqttClient
 from tests.endurance.fuzz_target import BODY
 from tests.harness.packets import connect, publish, string

@@ -25,9 +25,9 @@ from edgekit.agent.serve.session.events import (
 )
 from edgekit.agent.serve.session.ledger import MAX_BYTES, MAX_ROWS
 from edgekit.agent.serve.session.session import Session
-from edgekit.core import topics, wire
 from edgekit.core.chat.completion import Timings, Usage
 from edgekit.core.config import AgentConfig
+from edgekit.core.protocol import topics, wire
 from edgekit.mqtt.packet import publish_properties
 from tests.harness.session import bundle
 

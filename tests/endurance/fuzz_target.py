@@ -10,8 +10,8 @@ import time
 from collections import Counter
 from contextlib import suppress
 
-from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig
+from edgekit.core.protocol import topics, wire
 from edgekit.mqtt.threaded import MqttClient
 from tests.endurance.fuzz_session import DEVICE, NAMES, Watched
 from tests.harness.packets import packet, publish, string

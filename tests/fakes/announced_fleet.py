@@ -13,8 +13,8 @@ from typing import Any
 
 import msgspec
 
-from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig
+from edgekit.core.protocol import topics, wire
 from edgekit.mqtt.threaded import MqttClient
 
 SITES = ("berlin", "lyon", "oslo", "turin")

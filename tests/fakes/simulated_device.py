@@ -20,9 +20,9 @@ from typing import Any
 
 import msgspec
 
-from edgekit.core import topics, wire
 from edgekit.core.chat.completion import Usage, completion
 from edgekit.core.config import BrokerConfig
+from edgekit.core.protocol import topics, wire
 from edgekit.mqtt.threaded import MqttClient
 
 WAIT_SECONDS = 10.0

@@ -14,7 +14,7 @@ import httpx2
 import openai
 import pytest
 
-from edgekit.core import wire
+from edgekit.core.protocol import wire
 from edgekit.gateway.keys import hashed
 from tests import tools
 from tests.fakes.simulated_device import Prompt, SimulatedDevice

@@ -20,7 +20,7 @@ from pathlib import Path
 from edgekit.agent.serve.session.prompt import JournalRow
 from edgekit.agent.serve.loop.journal import Journal, StorageError
 from edgekit.agent.serve.session.states import State
-from edgekit.core import wire
+from edgekit.core.protocol import wire
 
 folder = Path(sys.argv[1])
 ballast = folder / "ballast"

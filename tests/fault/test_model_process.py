@@ -15,7 +15,7 @@ from edgekit.agent.serve.loop import polling
 from edgekit.agent.serve.loop.process import ModelProcess
 from edgekit.agent.serve.pipe import Cancel, FromWorker, Pipe, Refused, Start, ToWorker
 from edgekit.core.chat.sampling import Sampling
-from edgekit.core.wire import MAX_BODY_BYTES
+from edgekit.core.protocol.wire import MAX_BODY_BYTES
 from tests.harness.worker_process import SETTINGS
 
 pytestmark = pytest.mark.timeout(60)

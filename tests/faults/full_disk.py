@@ -17,8 +17,8 @@ import msgspec
 
 from edgekit.agent.release.root import Root
 from edgekit.client import Delta, Final, Requester
-from edgekit.core import topics, wire
 from edgekit.core.config import AgentConfig, BrokerConfig
+from edgekit.core.protocol import topics, wire
 from edgekit.mqtt.threaded import MqttClient
 
 WAIT_SECONDS = 90.0

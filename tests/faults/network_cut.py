@@ -20,8 +20,8 @@ import msgspec
 
 from edgekit.agent.release.root import Root
 from edgekit.client import Accepted, Delta, Final, Requester
-from edgekit.core import topics, wire
 from edgekit.core.config import AgentConfig, BrokerConfig
+from edgekit.core.protocol import topics, wire
 from edgekit.mqtt.threaded import MqttClient
 
 BROKER, DEVICE = "10.99.0.1", "10.99.0.2"

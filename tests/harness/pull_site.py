@@ -20,10 +20,10 @@ from edgekit.agent.release.root import Root
 from edgekit.agent.release.state import Releases
 from edgekit.agent.release.supervisor.detached import Detached
 from edgekit.bundle.layout import Layout
-from edgekit.core import topics
 from edgekit.core.config import BrokerConfig
 from edgekit.core.digest import Digest
-from edgekit.core.payloads import DesiredPayload
+from edgekit.core.protocol import topics
+from edgekit.core.protocol.payloads import DesiredPayload
 from tests import tools
 from tests.conftest import PACK, Project, make_project
 from tests.harness.registry import Registry, registry

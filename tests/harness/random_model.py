@@ -18,7 +18,7 @@ from edgekit.agent.serve.worker.decoder import Limits, Logits, Vision
 from edgekit.agent.serve.worker.grammar.grammars import Grammars
 from edgekit.agent.serve.worker.grammar.opening import open_compiler
 from edgekit.agent.serve.worker.worker import Worker
-from edgekit.core.chat.constraint import Constraint
+from edgekit.core.chat.constraint.constraint import Constraint
 from edgekit.core.chat.sampling import Sampling
 from edgekit.tokens.chat import ChatTokenizer, open_tokenizer
 

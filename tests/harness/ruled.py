@@ -11,8 +11,8 @@ from types import TracebackType
 
 import msgspec
 
-from edgekit.core import wire
 from edgekit.core.config import BrokerConfig
+from edgekit.core.protocol import wire
 from edgekit.core.rules.message import RuleAnswer
 from edgekit.mqtt.threaded import MqttClient
 

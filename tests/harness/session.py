@@ -30,11 +30,11 @@ from edgekit.agent.serve.session.events import (
 from edgekit.agent.serve.session.prompt import JournalRow
 from edgekit.agent.serve.session.session import Session
 from edgekit.agent.serve.session.states import State
-from edgekit.core import topics, wire
 from edgekit.core.chat.completion import Timings, Usage
 from edgekit.core.config import AgentConfig
 from edgekit.core.manifest import BundleConfig, Fit
-from edgekit.core.payloads import ImagesTaken
+from edgekit.core.protocol import topics, wire
+from edgekit.core.protocol.payloads import ImagesTaken
 from edgekit.core.rules.rule import Rule
 
 CARD, STATUS = topics.card_topic("pi"), topics.status_topic("pi")

@@ -16,8 +16,8 @@ from typing import Any
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
-from edgekit.core import topics
 from edgekit.core.config import BrokerConfig
+from edgekit.core.protocol import topics
 from tests import tools
 from tests.conftest import Project
 from tests.pki import Authority, Certificate

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import cbor2
 import msgspec
 
-from edgekit.core import topics, wire
+from edgekit.core.protocol import topics, wire
 
 Encoding = Literal["properties", "envelope", "cbor"]
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from paho.mqtt import MQTTException
 
-from edgekit.core import topics, wire
+from edgekit.core.protocol import topics, wire
 from edgekit.mqtt.hardened import UnbreakableClient
 from tests.endurance import fuzz, fuzz_target
 from tests.endurance.fuzz_session import (

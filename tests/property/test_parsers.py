@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekit.agent.serve.pipe import Cancel, Generated, Pipe, PipeClosedError, Start, ToWorker
-from edgekit.core import envelope, topics, wire
 from edgekit.core.chat.body import parse_body
 from edgekit.core.chat.sampling import Sampling
 from edgekit.core.manifest import (
@@ -29,6 +28,7 @@ from edgekit.core.manifest import (
     parse_config,
     parse_manifest,
 )
+from edgekit.core.protocol import envelope, topics, wire
 from edgekit.errors import VerificationError
 
 SETTINGS = settings(max_examples=300, deadline=None, derandomize=True, database=None)

@@ -84,9 +84,14 @@ TENSORS = st.dictionaries(
 @given(config=CONFIGS, tensors=TENSORS, recipe=st.sampled_from(RECIPES))
 @example(
     config={
-        **{"architectures": ["ChatGLMForConditionalGeneration"], "hidden_size": 1},
-        **{"intermediate_size": 1, "num_hidden_layers": 1, "num_attention_heads": 1},
-        **{"num_key_value_heads": 1, "vocab_size": 1, "max_position_embeddings": 1},
+        "architectures": ["ChatGLMForConditionalGeneration"],
+        "hidden_size": 1,
+        "intermediate_size": 1,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "num_key_value_heads": 1,
+        "vocab_size": 1,
+        "max_position_embeddings": 1,
     },
     tensors={"lm_head.weight": Tensor("F32", (0, 0))},
     recipe=RECIPES[0],

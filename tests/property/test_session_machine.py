@@ -42,10 +42,10 @@ from edgekit.agent.serve.session.events import (
 from edgekit.agent.serve.session.prompt import KEEP_SECONDS, JournalRow
 from edgekit.agent.serve.session.session import Session
 from edgekit.agent.serve.session.states import State
-from edgekit.core import topics, wire
 from edgekit.core.chat.calls import CalledFunction, ToolCall
 from edgekit.core.chat.completion import Timings, Usage
 from edgekit.core.config import AgentConfig
+from edgekit.core.protocol import topics, wire
 from edgekit.core.rules.rule import Rule, default_output, requester_name
 from tests.harness.session import bundle
 

@@ -15,8 +15,8 @@ import msgspec
 from jsonschema import ValidationError
 
 from edgekit.client import devices
-from edgekit.core import wire
 from edgekit.core.config import BrokerConfig
+from edgekit.core.protocol import wire
 from edgekit.errors import EdgekitError
 from tests.contract.document import Document
 from tests.scenario.remote import Remote

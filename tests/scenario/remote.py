@@ -7,8 +7,8 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig
+from edgekit.core.protocol import topics, wire
 from edgekit.core.rules.rule import OUTPUTS
 from edgekit.mqtt.threaded import MqttClient
 from tests.scenario.story import Model

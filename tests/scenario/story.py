@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, get_args
 import msgspec
 import yaml
 
-from edgekit.core import topics, wire
+from edgekit.core.protocol import topics, wire
 from edgekit.core.rules.message import HOPS
 from edgekit.core.rules.rule import Rule, default_output
 

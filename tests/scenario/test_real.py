@@ -15,8 +15,8 @@ import pytest
 
 from edgekit.agent.release.root import Root
 from edgekit.agent.serve.loop.polling import HAND_OVER
-from edgekit.core import topics, wire
 from edgekit.core.config import AgentConfig, BrokerConfig
+from edgekit.core.protocol import topics, wire
 from edgekit.core.rules.rule import Rule
 from tests import tools
 from tests.conftest import make_project

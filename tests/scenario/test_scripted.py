@@ -23,10 +23,10 @@ from edgekit.agent.serve.session.events import (
     ToWorker,
     WorkerLost,
 )
-from edgekit.core import topics, wire
 from edgekit.core.chat.calls import CalledFunction, ToolCall
 from edgekit.core.chat.completion import Timings, Usage
 from edgekit.core.chat.logprobs import TokenLogprob, TopLogprob
+from edgekit.core.protocol import topics, wire
 from edgekit.core.rules.rule import OUTPUTS, requester_name
 from tests.harness import spoken
 from tests.harness.session import Agent

@@ -22,11 +22,11 @@ from pathlib import Path
 
 import msgspec
 
-from edgekit.core import topics
 from edgekit.core.config import BrokerConfig
 from edgekit.core.digest import Digest
-from edgekit.core.payloads import DesiredPayload, UpdatePayload, UpdateState
-from edgekit.core.wire import Inbound, Outbound
+from edgekit.core.protocol import topics
+from edgekit.core.protocol.payloads import DesiredPayload, UpdatePayload, UpdateState
+from edgekit.core.protocol.wire import Inbound, Outbound
 from edgekit.fleet.pulling.desk import PullDesk
 from edgekit.fleet.pulling.hands import PullHands
 from edgekit.fleet.rollout.book import RolloutBook

@@ -19,8 +19,8 @@ import time
 from functools import partial
 from pathlib import Path
 
-from edgekit.core import wire
 from edgekit.core.config import BrokerConfig
+from edgekit.core.protocol import wire
 from tests import tools
 from tests.conftest import Project, make_project_alone
 from tests.harness.ruled import Listener, Sensor

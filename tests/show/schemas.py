@@ -27,10 +27,10 @@ from typing import Any
 
 from edgekit.agent.serve.pipe import Done, Generated, Refused, Start
 from edgekit.core.chat.body import parse_body
-from edgekit.core.chat.constraint import Constraint, constraint_of
+from edgekit.core.chat.constraint.constraint import Constraint, constraint_of
+from edgekit.core.chat.constraint.schema import SchemaError, checked
 from edgekit.core.chat.sampling import Sampling
-from edgekit.core.chat.schema import SchemaError, checked
-from edgekit.core.wire import ProtocolError
+from edgekit.core.protocol.wire import ProtocolError
 from edgekit.data import cache_root
 from tests.ecma import NoPatternError, problem_of
 from tests.harness.grammar_bytes import ByteGrammar

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import msgspec
 
-from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig
-from edgekit.core.payloads import DeviceState
-from edgekit.core.reasons import FAILURE
+from edgekit.core.protocol import topics, wire
+from edgekit.core.protocol.payloads import DeviceState
+from edgekit.core.protocol.reasons import FAILURE
 from edgekit.mqtt.threaded import MqttClient
 from tests import tools
 from tests.harness.tmux import UTF8, TmuxWindow, edgekit, tmux

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from edgekit.agent.serve.session.intake import REPEATS_PER_PROMPT
-from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig
+from edgekit.core.protocol import topics, wire
 from tests.attackers import (
     ADMIN,
     DRAIN_SECONDS,

@@ -17,7 +17,7 @@ import msgspec
 import pytest
 
 from edgekit.client import Final, Requester
-from edgekit.core import topics
+from edgekit.core.protocol import topics
 from edgekit.errors import EdgekitError
 from tests.conftest import Project, make_project
 from tests.harness.site import (

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from edgekit.core import topics
+from edgekit.core.protocol import topics
 from tests.conftest import Project
 from tests.harness.site import MODES, NOT_AUTHORIZED, Client, Site, serving
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgekit.agent.serve.pipe import Done
-from edgekit.core.chat.constraint import Constraint
+from edgekit.core.chat.constraint.constraint import Constraint
 from tests.harness.random_model import random_model
 from tests.harness.worker_process import ready_worker
 from tests.models.answer_schemas import SCHEMAS

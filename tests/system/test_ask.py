@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from edgekit.core import topics, wire
+from edgekit.core.protocol import topics, wire
 from tests import tools
 from tests.commands import edgekit
 from tests.contract.clients import WAIT_SECONDS

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from edgekit.client import Final, Requester
-from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig
+from edgekit.core.protocol import topics, wire
 from edgekit.errors import UsageError
 from tests import tools
 from tests.contract.clients import WAIT_SECONDS

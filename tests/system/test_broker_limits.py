@@ -15,8 +15,8 @@ import pytest
 
 from edgekit.agent.release.root import Root
 from edgekit.client import Accepted, Final, Requester, devices
-from edgekit.core import topics, wire
 from edgekit.core.config import AgentConfig, BrokerConfig
+from edgekit.core.protocol import topics, wire
 from tests import tools
 from tests.conftest import make_project
 from tests.contract.clients import client

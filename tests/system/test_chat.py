@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.core import topics, wire
+from edgekit.core.protocol import topics, wire
 from tests import tools
 from tests.conftest import Project
 from tests.contract.test_requester import Device, delta

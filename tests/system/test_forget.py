@@ -11,9 +11,9 @@ import pytest
 
 from edgekit.client import devices
 from edgekit.client.announced import retained
-from edgekit.core import topics
 from edgekit.core.config import BrokerConfig
-from edgekit.core.wire import Outbound
+from edgekit.core.protocol import topics
+from edgekit.core.protocol.wire import Outbound
 from edgekit.mqtt.threaded import MqttClient
 from tests.commands import edgekit
 from tests.conftest import Broker, Project

@@ -28,9 +28,9 @@ import pytest
 
 from edgekit.agent.release.root import Root
 from edgekit.bundle.layout import Layout
-from edgekit.core import topics, wire
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import AGENT_TYPE, TITLE, UNPACKED, Descriptor, encode
+from edgekit.core.protocol import topics, wire
 from edgekit.mqtt.threaded import MqttClient
 from tests import tools
 from tests.conftest import Project, make_project

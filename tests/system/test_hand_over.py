@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.core import topics, wire
+from edgekit.core.protocol import topics, wire
 from edgekit.mqtt.threaded import MqttClient
 from tests import tools
 from tests.conftest import PACK, Project, make_project

@@ -25,8 +25,8 @@ import pytest
 
 from edgekit.agent.release.root import Root
 from edgekit.client import Accepted, Delta, Final, Reply, Requester
-from edgekit.core import topics
 from edgekit.core.config import AgentConfig, BrokerConfig
+from edgekit.core.protocol import topics
 from edgekit.mqtt.threaded import MqttClient
 from tests import tools
 from tests.conftest import PACK, make_project

@@ -23,8 +23,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from edgekit.agent.release.root import Root
 from edgekit.client import Accepted, Final, Requester, devices
-from edgekit.core import topics, wire
 from edgekit.core.config import AgentConfig, BrokerConfig
+from edgekit.core.protocol import topics, wire
 from edgekit.mqtt.threaded import MqttClient
 from tests import tools
 from tests.conftest import make_project

@@ -18,7 +18,7 @@ import pytest
 from edgekit.agent.release.root import Root
 from edgekit.client import Final, Requester, devices
 from edgekit.core.config import AgentConfig, BrokerConfig
-from edgekit.core.wire import ProtocolError
+from edgekit.core.protocol.wire import ProtocolError
 from tests import tools
 from tests.conftest import make_project
 

@@ -15,8 +15,8 @@ import pytest
 
 from edgekit.agent.serve.loop.service import WILL_DELAY_SECONDS
 from edgekit.client import Final, Requester, devices
-from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig
+from edgekit.core.protocol import topics, wire
 from edgekit.mqtt.threaded import MqttClient
 from tests.conftest import Project, make_project
 from tests.tools import MosquittoBroker, eventually

@@ -14,7 +14,7 @@ import pytest
 
 from edgekit.agent.serve.pipe import Done, FromWorker, Pipe, Refused
 from edgekit.agent.serve.worker.golden import record_folder
-from edgekit.core.payloads import ImagesTaken
+from edgekit.core.protocol.payloads import ImagesTaken
 from tests.harness.worker_process import SETTINGS, ready_worker
 from tests.harness.worker_process import told as told_first
 from tests.photos import hostile, png

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from edgekit.client import Accepted, Delta, Final, Requester, devices
-from edgekit.core.wire import ProtocolError
+from edgekit.core.protocol.wire import ProtocolError
 from tests.conftest import Project
 
 pytestmark = pytest.mark.timeout(600)

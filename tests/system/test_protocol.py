@@ -18,8 +18,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig
+from edgekit.core.protocol import topics, wire
 from edgekit.mqtt.threaded import MqttClient
 from tests import javascript, tools
 from tests.conftest import Broker, Project

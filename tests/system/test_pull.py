@@ -13,10 +13,10 @@ import pytest
 
 from edgekit.bundle.layout import Layout
 from edgekit.bundle.publish import _put_manifest
-from edgekit.core import topics
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import WEIGHT_TYPE, Descriptor
-from edgekit.core.payloads import UpdatePayload
+from edgekit.core.protocol import topics
+from edgekit.core.protocol.payloads import UpdatePayload
 from tests import tools
 from tests.harness.pull_site import (
     HERE,

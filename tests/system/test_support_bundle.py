@@ -13,7 +13,7 @@ import pytest
 from edgekit.agent.release.root import Root
 from edgekit.cli.device import support
 from edgekit.client import Final, Requester
-from edgekit.core import topics, wire
+from edgekit.core.protocol import topics, wire
 from edgekit.errors import EdgekitError
 from edgekit.mqtt.threaded import MqttClient
 from tests import tools

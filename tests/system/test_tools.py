@@ -13,7 +13,7 @@ import pytest
 
 from edgekit.client import Delta, Final, Requester
 from edgekit.core.chat.calls import ToolCallDelta, joined
-from edgekit.core.wire import ProtocolError
+from edgekit.core.protocol.wire import ProtocolError
 from tests.conftest import Project
 
 pytestmark = pytest.mark.timeout(600)

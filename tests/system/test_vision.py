@@ -26,7 +26,7 @@ from edgekit.client.pictures import with_pictures
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import parse_config
 from edgekit.core.pictures import MAX_PICTURE_BODY_BYTES
-from edgekit.core.wire import ProtocolError
+from edgekit.core.protocol.wire import ProtocolError
 from edgekit.tokens.chat import open_tokenizer
 from tests import tools
 from tests.building import edgekit_build, run_script

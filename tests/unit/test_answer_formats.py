@@ -9,8 +9,8 @@ import cbor2
 import pytest
 
 from edgekit.core.chat.body import parse_body
-from edgekit.core.chat.constraint import Constraint, constraint_of
-from edgekit.core.wire import ProtocolError
+from edgekit.core.chat.constraint.constraint import Constraint, constraint_of
+from edgekit.core.protocol.wire import ProtocolError
 
 SCHEMA = "response_format.json_schema.schema"
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from edgekit.core.chat.patterns import PatternError, translated
-from edgekit.core.chat.schema import SchemaError, checked
+from edgekit.core.chat.constraint.patterns import PatternError, translated
+from edgekit.core.chat.constraint.schema import SchemaError, checked
 from tests.harness.grammar_bytes import ByteGrammar
 
 SPACE = r"\t\n\x0B\x0C\r\x20\xA0\u1680\u2000-\u200A\u2028\u2029\u202F\u205F\u3000\uFEFF"

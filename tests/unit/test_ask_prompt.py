@@ -11,8 +11,8 @@ import pytest
 from edgekit.cli import project
 from edgekit.cli.talk import ask
 from edgekit.cli.talk.answering import schema_format
-from edgekit.core import wire
 from edgekit.core.config import BrokerConfig
+from edgekit.core.protocol import wire
 from edgekit.errors import UsageError
 
 

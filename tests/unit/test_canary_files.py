@@ -16,9 +16,9 @@ from edgekit.agent.serve.session.canary import BASELINE_SECONDS, NO_RELEASE
 from edgekit.agent.serve.session.events import Snapshot
 from edgekit.core.golden import Golden, GoldenPrompt
 from edgekit.core.manifest import encode
-from edgekit.core.payloads import DeviceState
+from edgekit.core.protocol.payloads import DeviceState
+from edgekit.core.protocol.wire import Status
 from edgekit.core.quality import Baseline, QualityReport, TopTokens
-from edgekit.core.wire import Status
 from tests.harness.session import bundle
 
 IDLE = Snapshot(Status("ready"), True, True, False, 0.0, ())

@@ -8,7 +8,7 @@ import pytest
 
 from edgekit.agent.serve.pipe import Ready, Start
 from edgekit.agent.serve.session.events import Connected, Effect, Publish, QualityKnown
-from edgekit.core import topics
+from edgekit.core.protocol import topics
 from edgekit.core.quality import QualityReport, QualityScore
 from tests.harness.session import Agent, to_worker
 

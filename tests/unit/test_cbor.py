@@ -16,8 +16,8 @@ import pytest
 
 from edgekit.agent.serve.pipe import Generated
 from edgekit.agent.serve.session.events import Controlled
-from edgekit.core import cbor, topics, wire
 from edgekit.core.chat.body import parse_body
+from edgekit.core.protocol import cbor, topics, wire
 from tests.harness.session import BODY, Agent, replies
 
 FULL: dict[str, Any] = {
@@ -216,6 +216,7 @@ def test_another_content_type_is_refused_and_both_are_named() -> None:
 def test_cbor2_is_not_loaded_until_somebody_speaks_cbor() -> None:
     script = (
         "import sys, edgekit.agent.serve.loop.service; assert 'cbor2' not in sys.modules;"
-        "from edgekit.core import cbor; cbor.decode(b'\\x01'); assert 'cbor2' in sys.modules"
+        "from edgekit.core.protocol import cbor; cbor.decode(b'\\x01');"
+        "assert 'cbor2' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60, env=os.environ)

@@ -10,7 +10,7 @@ import pytest
 
 from edgekit.core.chat.body import parse_body
 from edgekit.core.chat.sampling import Sampling, sampling_of
-from edgekit.core.wire import ProtocolError
+from edgekit.core.protocol.wire import ProtocolError
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
 

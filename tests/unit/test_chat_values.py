@@ -15,7 +15,7 @@ from edgekit.cli.talk.chat.commands import UserText, goes_on, joined, parse
 from edgekit.cli.talk.chat.log import ChatLog
 from edgekit.cli.talk.chat.partner import Partner, serving
 from edgekit.client import SentPicture
-from edgekit.core.wire import ProtocolError
+from edgekit.core.protocol.wire import ProtocolError
 from edgekit.errors import EdgekitError, UnreachableError, UsageError
 from edgekit.gateway.catalog import Served
 

@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 
 from edgekit.client.pictures import PictureLimits, check_count, limits_of, shrink, with_pictures
-from edgekit.core import pictures, wire
+from edgekit.core import pictures
 from edgekit.core.chat.body import parse_body
+from edgekit.core.protocol import wire
 from edgekit.errors import UsageError
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)

@@ -22,7 +22,11 @@ from tests.attacked import FIRST, Device, make_device
 SLOW = {
     *("tuf", "securesystemslib", "cryptography", "urllib3", "logging", "dataclasses"),
     *("tarfile", "zstandard", "subprocess", "asyncio", "ssl", "http.client", "paho"),
-    *("edgekit.core.wire", "edgekit.core.chat.request", "edgekit.agent.release.trial.machine"),
+    *(
+        "edgekit.core.protocol.wire",
+        "edgekit.core.chat.request",
+        "edgekit.agent.release.trial.machine",
+    ),
 }
 OF_A_CONTROLLER = {
     *("rich", "yaml", "paramiko", "tuf", "securesystemslib", "cryptography", "http.client", "ssl"),

@@ -10,8 +10,8 @@ import jsonschema
 import msgspec
 import pytest
 
-from edgekit.core import topics, wire
-from edgekit.core.discovery import device_of, discovery, object_id
+from edgekit.core.protocol import topics, wire
+from edgekit.core.protocol.discovery import device_of, discovery, object_id
 
 SAYS = ("smollm2", "3", "0.1.0")
 # https://www.home-assistant.io/integrations/mqtt/#device-discovery-payload and sensor.mqtt:

@@ -12,8 +12,8 @@ import pytest
 
 from edgekit.agent.serve.pipe import Cancel, Generated, Start
 from edgekit.agent.serve.session.events import Controlled, Received
-from edgekit.core import topics, wire
-from edgekit.core.envelope import opened
+from edgekit.core.protocol import topics, wire
+from edgekit.core.protocol.envelope import opened
 from tests.harness.session import BODY, Agent, replies, to_worker
 
 HERE = "edgekit/v1/res/alice/plain"

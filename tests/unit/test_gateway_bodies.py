@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from edgekit.core import wire
+from edgekit.core.protocol import wire
 from edgekit.errors import UsageError
 from edgekit.gateway import body, keys
 from edgekit.gateway.chunks import Chunks, text_completion

@@ -11,8 +11,8 @@ from typing import Any, cast
 
 import pytest
 
-from edgekit.core import wire
 from edgekit.core.config import BrokerConfig
+from edgekit.core.protocol import wire
 from edgekit.gateway.catalog import Served
 from edgekit.gateway.exchange import DeviceReply, Exchange
 from edgekit.gateway.line import Line, Mailbox

@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig
+from edgekit.core.protocol import topics, wire
 from edgekit.errors import UnreachableError
 from edgekit.gateway import body, hub, keys
 from edgekit.gateway.catalog import Served

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.core import wire
 from edgekit.core.config import BrokerConfig
+from edgekit.core.protocol import wire
 from edgekit.errors import UnreachableError
 from edgekit.gateway.line import MOST_UNSENT, MOST_WAITING, Line, Mailbox
 from tests import tools

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from edgekit.core import topics
+from edgekit.core.protocol import topics
 from edgekit.gateway import body, catalog
 from edgekit.gateway.affinity import Affinity
 from edgekit.gateway.catalog import Served, heard, models, named, order

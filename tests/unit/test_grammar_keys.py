@@ -15,7 +15,7 @@ from edgekit.agent.serve.worker.grammar.compiler import TokenCompiler
 from edgekit.agent.serve.worker.grammar.guide import GrammarError
 from edgekit.agent.serve.worker.grammar.keys import CallKeys, Keys
 from edgekit.agent.serve.worker.sampling import Sampler
-from edgekit.core.chat.constraint import Constraint
+from edgekit.core.chat.constraint.constraint import Constraint
 from edgekit.core.chat.sampling import Sampling
 from tests.fakes.decoder import EOS, VOCABULARY
 from tests.unit.test_serve_grammar import byte_table

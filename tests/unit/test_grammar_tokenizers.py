@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from edgekit.agent.serve.worker.grammar.grammars import NoCompilerError
 from edgekit.agent.serve.worker.grammar.guide import GrammarError
 from edgekit.agent.serve.worker.grammar.opening import open_compiler
-from edgekit.core.chat.constraint import Constraint
+from edgekit.core.chat.constraint.constraint import Constraint
 from edgekit.tokens.chat import ChatTokenizer, open_tokenizer
 from tests.models.tokenizer_kinds import KINDS, make_tokenizer
 

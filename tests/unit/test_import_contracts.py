@@ -19,7 +19,7 @@ PLANTED = [
     ("Imports point down", "core/digest.py", "import edgekit.store"),
     ("Imports point down", "builder/spec.py", "import edgekit.fleet.plan"),  # strangers
     ("Imports point down", "newpart.py", "import edgekit.errors"),  # in no layer
-    ("Core never acts", "core/wire.py", "import time"),
+    ("Core never acts", "core/protocol/wire.py", "import time"),
     ("Core never acts", "agent/serve/session/session.py", "import threading"),
     ("The device carries only its own", "store.py", "import typer"),
     ("Two drivers of one engine", "mqtt/packet.py", "import edgekit.mqtt.engine"),
@@ -27,7 +27,7 @@ PLANTED = [
     ("One door to prompt_toolkit", "cli/talk/chat/chat.py", "import prompt_toolkit"),
     ("Core never acts", "cli/talk/top/table.py", "import time"),
     ("One door to paho", "client/requester.py", "import paho.mqtt.client"),
-    ("One door to CBOR", "core/wire.py", "import cbor2"),
+    ("One door to CBOR", "core/protocol/wire.py", "import cbor2"),
     ("One door to fabric", "fleet/plan.py", "import paramiko"),
     ("Core never acts", "fleet/ssh/hostkeys.py", "import socket"),
     (

@@ -14,7 +14,7 @@ import yaml
 
 from edgekit.agent.serve.session.events import Readings
 from edgekit.agent.serve.session.metrics import Metrics, Now
-from edgekit.core.exposition import prometheus
+from edgekit.core.protocol.exposition import prometheus
 from edgekit.gateway import counted
 from edgekit.gateway.catalog import Served
 from tests import tools

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekit.core import reasons
+from edgekit.core.protocol import reasons
 from edgekit.mqtt.losses import BRIEF_SECONDS, SEVERAL, BriefLosses
 from edgekit.mqtt.packet import maximum_packet_size_at
 from edgekit.mqtt.terms import BrokerTerms, explain_code, explain_lack, is_explained, read_terms

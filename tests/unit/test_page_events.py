@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from starlette.types import Message
 
-from edgekit.core import topics
 from edgekit.core.config import BrokerConfig
+from edgekit.core.protocol import topics
 from edgekit.gateway import hub, keys
 from edgekit.gateway.page import events
 from edgekit.gateway.page.facts import Facts

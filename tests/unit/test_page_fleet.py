@@ -11,8 +11,8 @@ import pytest
 from edgekit.agent.serve.session.events import Readings
 from edgekit.agent.serve.session.metrics import Metrics, Now
 from edgekit.agent.serve.session.presence import metrics_message
-from edgekit.core import topics, wire
 from edgekit.core.chat.completion import Usage
+from edgekit.core.protocol import topics, wire
 from edgekit.gateway.page import fleet, told
 
 CARD = wire.Card(

@@ -12,7 +12,7 @@ import pytest
 
 from edgekit.core import pictures
 from edgekit.core.chat.body import parse_body
-from edgekit.core.wire import ProtocolError
+from edgekit.core.protocol.wire import ProtocolError
 
 JPEG = b"\xff\xd8\xff\xe0" + bytes(range(60))
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(60))

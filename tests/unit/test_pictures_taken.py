@@ -14,7 +14,7 @@ from edgekit.agent.serve.worker.decoder.pictured import FeatureCache
 from edgekit.agent.serve.worker.pictures.phi3v import Phi3V, grid_of
 from edgekit.agent.serve.worker.pictures.rows import items_of, row_count
 from edgekit.agent.serve.worker.pictures.taken import images_taken, kept_rows, within
-from edgekit.core.payloads import ImagesTaken
+from edgekit.core.protocol.payloads import ImagesTaken
 
 GB = 10**9
 PHI = Phi3V()

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.core import topics
 from edgekit.core.config import parse_agent_config
+from edgekit.core.protocol import topics
 from edgekit.errors import UsageError
 from edgekit.fleet import inventory
 

@@ -11,10 +11,10 @@ import pytest
 
 from edgekit.agent.release.desired.decide import parse_desired
 from edgekit.broker.mosquitto import BrokerSetup, acl_file, dynamic_security, operators
-from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig, PullConfig
 from edgekit.core.digest import Digest
-from edgekit.core.payloads import DesiredPayload, UpdatePayload, UpdateState
+from edgekit.core.protocol import topics, wire
+from edgekit.core.protocol.payloads import DesiredPayload, UpdatePayload, UpdateState
 from edgekit.core.quality import QualityReport, QualityScore
 from edgekit.errors import EdgekitError, UnreachableError, UsageError
 from edgekit.fleet.drive import connect

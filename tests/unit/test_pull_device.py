@@ -28,7 +28,6 @@ from edgekit.agent.release.desired.schedule import (
     Follow,
 )
 from edgekit.agent.serve.loop.desiredfile import SETTLE_SECONDS, WRITE_SECONDS, DesiredFile
-from edgekit.core import topics
 from edgekit.core.config import (
     AgentConfig,
     PullConfig,
@@ -40,10 +39,11 @@ from edgekit.core.config import (
     used_settings,
 )
 from edgekit.core.digest import Digest
-from edgekit.core.payloads import MAX_DESIRED_BYTES, UpdatePayload
+from edgekit.core.protocol import topics
+from edgekit.core.protocol.payloads import MAX_DESIRED_BYTES, UpdatePayload
+from edgekit.core.protocol.wire import Inbound
 from edgekit.core.registry import parse_registry, tag_of
 from edgekit.core.release import ReleaseState
-from edgekit.core.wire import Inbound
 
 NEW, OLD = Digest.of(b"new"), Digest.of(b"old")
 PULL = PullConfig("registry.example/fleet/models", groups=["first", "second"])

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekit.core import envelope, topics, wire
+from edgekit.core.protocol import envelope, topics, wire
 from edgekit.core.repeated import check_keys
 
 HERE = topics.response_prefix("alice") + "s"

@@ -23,9 +23,9 @@ from edgekit.agent.serve.session.events import (
 )
 from edgekit.agent.serve.session.rate import Spread
 from edgekit.agent.serve.session.refusals import MAX_TOPICS, Refusals
-from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig
-from edgekit.core.reasons import NOT_AUTHORIZED, PACKET_TOO_LARGE
+from edgekit.core.protocol import topics, wire
+from edgekit.core.protocol.reasons import NOT_AUTHORIZED, PACKET_TOO_LARGE
 from edgekit.mqtt.packet import packet_bytes, publish_properties
 from edgekit.mqtt.standing import Standing
 from tests.harness.session import CARD, STATUS, Agent, done, error, kinds, replies

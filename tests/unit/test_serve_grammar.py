@@ -21,7 +21,7 @@ from edgekit.agent.serve.worker.grammar.compiler import TokenCompiler
 from edgekit.agent.serve.worker.grammar.grammars import Grammar, Grammars, NoCompilerError
 from edgekit.agent.serve.worker.grammar.guide import GrammarError
 from edgekit.agent.serve.worker.grammar.opening import open_compiler
-from edgekit.core.chat.constraint import Constraint
+from edgekit.core.chat.constraint.constraint import Constraint
 from edgekit.core.chat.sampling import Sampling
 from edgekit.tokens.table import TokenTable
 from tests.fakes.decoder import EOS, VOCABULARY

@@ -21,7 +21,7 @@ from edgekit.agent.serve.loop.journal import (
 )
 from edgekit.agent.serve.session.prompt import JournalRow, Outcome
 from edgekit.agent.serve.session.states import State
-from edgekit.core import wire
+from edgekit.core.protocol import wire
 
 REPLY = wire.ReplyTo("edgekit/v1/res/alice/1", b"\x00c", "p1", "pi", final_only=False)
 

@@ -12,7 +12,7 @@ from edgekit.agent.serve.pipe import Start
 from edgekit.agent.serve.session.events import Connected, Effect, Forget, Publish, Record, Tick
 from edgekit.client.asking import Asking, Do
 from edgekit.core.config import AgentConfig, BrokerConfig, agent_config, parse_agent_config
-from edgekit.core.wire import MAX_ERROR_CHARS, Card
+from edgekit.core.protocol.wire import MAX_ERROR_CHARS, Card
 from edgekit.errors import UsageError
 from edgekit.fleet.inventory import Device
 from tests.harness.session import BODY, CARD, Agent, error, kinds, replies, to_worker

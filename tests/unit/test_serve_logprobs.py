@@ -31,7 +31,7 @@ from edgekit.core.chat.body import parse_body
 from edgekit.core.chat.completion import Timings, Usage
 from edgekit.core.chat.logprobs import MAX_BYTES, NEVER, TokenLogprob, most_tokens
 from edgekit.core.chat.sampling import Sampling
-from edgekit.core.wire import ProtocolError
+from edgekit.core.protocol.wire import ProtocolError
 from tests.fakes.decoder import EOS, VOCABULARY, FakeDecoder, FakeTokenizer
 from tests.harness.session import BODY, Agent
 

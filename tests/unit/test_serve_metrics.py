@@ -25,7 +25,7 @@ from edgekit.agent.serve.session.events import Readings, WorkerLost
 from edgekit.agent.serve.session.metrics import Metrics, Now
 from edgekit.core.chat.completion import PromptTokensDetails, Timings, Usage
 from edgekit.core.config import parse_agent_config
-from edgekit.core.exposition import CONTENT_TYPE, as_json, prometheus
+from edgekit.core.protocol.exposition import CONTENT_TYPE, as_json, prometheus
 from edgekit.core.rules.rule import Rule
 from edgekit.errors import UsageError
 from tests import tools

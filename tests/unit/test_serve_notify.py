@@ -20,8 +20,8 @@ from edgekit.agent.serve.loop.stall import (
 )
 from edgekit.agent.serve.pipe import Heartbeat, quiet_seconds
 from edgekit.agent.serve.session.events import Tick
-from edgekit.core import wire
 from edgekit.core.config import AgentConfig
+from edgekit.core.protocol import wire
 from edgekit.errors import EdgekitError
 from tests.harness.session import Agent
 

@@ -16,9 +16,10 @@ from edgekit.agent.serve.loop.service import Service
 from edgekit.agent.serve.pipe import Ready
 from edgekit.agent.serve.session.events import Connected, Publish, Restored
 from edgekit.agent.serve.session.ledger import MAX_BYTES, REQUESTER_SHARE
-from edgekit.core import pictures, wire
+from edgekit.core import pictures
 from edgekit.core.config import REQUESTER_LIMIT, AgentConfig
-from edgekit.core.payloads import ImagesTaken
+from edgekit.core.protocol import wire
+from edgekit.core.protocol.payloads import ImagesTaken
 from tests.harness.session import CARD, Agent, bundle, error, kinds, the_start, to_worker
 
 JPEG = b"\xff\xd8\xff\xe0" + bytes(100)

@@ -19,9 +19,9 @@ from edgekit.agent.serve.session.events import (
     Warn,
 )
 from edgekit.agent.serve.session.presence import MOST_LOST
-from edgekit.core import topics
-from edgekit.core.discovery import discovery, object_id
-from edgekit.core.reasons import NOT_AUTHORIZED
+from edgekit.core.protocol import topics
+from edgekit.core.protocol.discovery import discovery, object_id
+from edgekit.core.protocol.reasons import NOT_AUTHORIZED
 from tests.harness.session import Agent, statuses
 
 EPOCH = 1e9  # of the harness: Unix seconds less those of its clock

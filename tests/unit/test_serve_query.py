@@ -11,7 +11,7 @@ from edgekit.agent.serve.session.events import (
     Tick,
     ToWorker,
 )
-from edgekit.core import topics
+from edgekit.core.protocol import topics
 from tests.harness.session import Agent, done, error, kinds, replies, the_start
 
 

@@ -25,7 +25,7 @@ from edgekit.agent.serve.session.events import (
 )
 from edgekit.agent.serve.session.ledger import MAX_ROWS, REQUESTER_SHARE
 from edgekit.agent.serve.session.rules.window import RuleWindow
-from edgekit.core import topics, wire
+from edgekit.core.protocol import topics, wire
 from edgekit.core.rules.message import MAX_FILL_BYTES, MAX_HOPS, MAX_MESSAGE_BYTES, Fill
 from edgekit.core.rules.rule import Rule
 from tests.harness.session import Agent, done, kinds, replies, the_start, to_worker

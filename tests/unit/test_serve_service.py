@@ -23,8 +23,8 @@ from edgekit.agent.serve.session.events import (
 )
 from edgekit.agent.serve.session.prompt import JournalRow
 from edgekit.agent.serve.session.states import State
-from edgekit.core import topics, wire
 from edgekit.core.config import AgentConfig
+from edgekit.core.protocol import topics, wire
 from edgekit.errors import EdgekitError
 from tests.harness.session import bundle
 

@@ -9,7 +9,7 @@ import pytest
 
 from edgekit.agent.serve.pipe import Generated, Ready, Refused, Start
 from edgekit.agent.serve.session.dispatch import REPLY_MARGIN_SECONDS
-from edgekit.core import wire
+from edgekit.core.protocol import wire
 from tests.harness.session import (
     BODY,
     Agent,

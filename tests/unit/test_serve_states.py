@@ -22,7 +22,7 @@ from edgekit.agent.serve.session.states import (
     move,
     table,
 )
-from edgekit.core import wire
+from edgekit.core.protocol import wire
 
 ENDS = {State.DONE, State.FAILED, State.CANCELLED, State.EXPIRED}
 

@@ -23,11 +23,11 @@ from edgekit.agent.serve.worker.worker import Worker
 from edgekit.core.chat.body import parse_body
 from edgekit.core.chat.capabilities import REASONING
 from edgekit.core.chat.completion import Timings, Usage
-from edgekit.core.chat.constraint import Constraint
+from edgekit.core.chat.constraint.constraint import Constraint
 from edgekit.core.chat.sampling import Sampling
 from edgekit.core.chat.thinking import FORMATS, Marks, marks_in, template_options
 from edgekit.core.chat.tools.formats import OURS, Calling
-from edgekit.core.wire import ProtocolError
+from edgekit.core.protocol.wire import ProtocolError
 from tests.fakes.decoder import EOS, VOCABULARY, FakeDecoder, FakeTokenizer
 from tests.harness.session import BODY, Agent
 

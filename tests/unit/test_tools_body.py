@@ -11,7 +11,7 @@ import pytest
 from edgekit.core.chat.body import parse_body
 from edgekit.core.chat.request import ChatRequest
 from edgekit.core.chat.tools.request import NamedTool
-from edgekit.core.wire import ProtocolError
+from edgekit.core.protocol.wire import ProtocolError
 
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 TOOL = {

@@ -16,13 +16,13 @@ from edgekit.agent.serve.worker.grammar.compiler import TokenCompiler
 from edgekit.agent.serve.worker.grammar.guide import Guide
 from edgekit.core.chat.body import parse_body
 from edgekit.core.chat.calls import joined
-from edgekit.core.chat.constraint import Constraint
+from edgekit.core.chat.constraint.constraint import Constraint
 from edgekit.core.chat.request import ChatRequest
 from edgekit.core.chat.tools.forcing import MAX_CALLS, constraint
 from edgekit.core.chat.tools.formats import FORMATS, OURS, ToolFormat
 from edgekit.core.chat.tools.prompt import calling
 from edgekit.core.chat.tools.reading import read_all
-from edgekit.core.wire import ProtocolError
+from edgekit.core.protocol.wire import ProtocolError
 from edgekit.tokens.chat import ChatTokenizer, open_tokenizer
 from tests.models.chat_templates import CHATML
 from tests.models.tokenizer_kinds import make_tokenizer

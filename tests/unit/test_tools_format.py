@@ -30,7 +30,7 @@ TOOL = {
 SHOWN = {**TOOL, "function": {k: v for k, v in TOOL["function"].items() if k != "strict"}}  # type: ignore[attr-defined]  # tests alone
 USER = {"role": "user", "content": "How is it in Paris?"}
 CALL = {"name": "get_weather", "arguments": '{"city": "Paris"}'}
-CALLED = {
+CALLED: dict[str, Any] = {
     "role": "assistant",
     "content": None,
     "tool_calls": [{"id": "abcdefghi", "type": "function", "function": CALL}],
@@ -141,7 +141,7 @@ def test_a_model_that_knows_no_tools_is_told_in_words_of_ours(role: Any) -> None
 
 
 def test_calls_and_results_become_texts_where_the_template_knows_none() -> None:
-    first, second = CALLED["tool_calls"][0], "123456789"  # type: ignore[index]  # plain JSON
+    first, second = CALLED["tool_calls"][0], "123456789"
     both = {**CALLED, "tool_calls": [first, {**first, "id": second}]}
     results = [RESULT, {**RESULT, "tool_call_id": second}]
     messages, _ = told(parsed(USER, both, *results), ToolFormat(OURS))

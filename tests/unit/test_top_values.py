@@ -22,7 +22,7 @@ from edgekit.cli.talk.top.table import (
     table,
 )  # fmt: skip
 from edgekit.cli.talk.watching import Sighting, sighted
-from edgekit.core import topics
+from edgekit.core.protocol import topics
 from edgekit.errors import UsageError
 from edgekit.fleet.inventory import Device
 from edgekit.gateway.catalog import Served

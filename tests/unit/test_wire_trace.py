@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from edgekit.agent.serve.pipe import Generated
-from edgekit.core import wire
+from edgekit.core.protocol import wire
 from tests.harness.session import Agent, replies
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

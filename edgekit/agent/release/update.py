@@ -31,7 +31,7 @@ from edgekit.agent.release.upkeep.quiet import Throttle
 from edgekit.core.config import PullConfig, parse_known_agent_config
 from edgekit.core.digest import Digest
 from edgekit.core.manifest import oci_platform
-from edgekit.core.payloads import MAX_DESIRED_BYTES, UpdatePayload, UpdateState
+from edgekit.core.protocol.payloads import MAX_DESIRED_BYTES, UpdatePayload, UpdateState
 from edgekit.core.reading import UNREADABLE
 from edgekit.core.registry import parse_registry
 from edgekit.core.release import ReleaseState

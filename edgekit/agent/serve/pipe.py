@@ -18,15 +18,15 @@ import msgspec
 
 from edgekit.core.chat.calls import ToolCall, ToolCallDelta
 from edgekit.core.chat.completion import Timings, Usage
-from edgekit.core.chat.constraint import Constraint
+from edgekit.core.chat.constraint.constraint import Constraint
 from edgekit.core.chat.logprobs import TokenLogprob
 from edgekit.core.chat.sampling import Sampling
 from edgekit.core.chat.tools.formats import Calling
 from edgekit.core.golden import GoldenScore
-from edgekit.core.payloads import ImagesTaken
+from edgekit.core.protocol.payloads import ImagesTaken
+from edgekit.core.protocol.wire import MAX_EXPIRY_SECONDS
 from edgekit.core.quality import TopTokens
 from edgekit.core.reading import UNREADABLE
-from edgekit.core.wire import MAX_EXPIRY_SECONDS
 from edgekit.errors import EdgekitError
 
 MAX_FRAME_BYTES = 16 << 20

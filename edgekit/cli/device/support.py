@@ -20,7 +20,7 @@ from edgekit.cli.device.forget import GONE
 from edgekit.cli.options import JsonOption, ProjectOption
 from edgekit.cli.rollout.found import read as read_rollout
 from edgekit.client.announced import announced, topics_of
-from edgekit.core import topics
+from edgekit.core.protocol import topics
 from edgekit.core.reading import UNREADABLE
 from edgekit.errors import EdgekitError, UsageError
 from edgekit.fleet import drive

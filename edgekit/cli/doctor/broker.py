@@ -10,9 +10,9 @@ from edgekit.cli.doctor.holder import holder
 from edgekit.cli.project import Project
 from edgekit.cli.talk.watching import FILTERS, DeviceWatch
 from edgekit.client.announced import RETAINED_QOS
-from edgekit.core import topics, wire
 from edgekit.core.config import BrokerConfig
-from edgekit.core.reasons import FAILURE, PUBACK_NAMES
+from edgekit.core.protocol import topics, wire
+from edgekit.core.protocol.reasons import FAILURE, PUBACK_NAMES
 from edgekit.core.registry import is_loopback
 from edgekit.errors import EdgekitError
 from edgekit.mqtt.threaded import MqttClient

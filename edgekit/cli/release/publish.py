@@ -14,8 +14,8 @@ from edgekit.cli import project, render
 from edgekit.cli.options import JsonOption, ProjectOption
 from edgekit.cli.release.sign import BundleArgument
 from edgekit.cli.release.trust import present, reference_of, trust_of
-from edgekit.core import topics
-from edgekit.core.payloads import DesiredPayload
+from edgekit.core.protocol import topics
+from edgekit.core.protocol.payloads import DesiredPayload
 from edgekit.core.registry import RegistryAddress, parse_registry
 from edgekit.errors import UsageError
 from edgekit.fleet.inventory import Fleet

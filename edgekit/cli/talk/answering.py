@@ -10,8 +10,8 @@ import msgspec
 
 from edgekit.cli import render
 from edgekit.client import Final, Requester, SentPicture
+from edgekit.core.protocol.wire import MAX_BODY_BYTES
 from edgekit.core.reading import UNREADABLE
-from edgekit.core.wire import MAX_BODY_BYTES
 from edgekit.errors import UsageError
 
 NAME_CHARACTERS = 64  # of a schema's name, as in the protocol

@@ -18,9 +18,9 @@ from edgekit.cli.talk.answering import figures, schema_format, show_rest, shrunk
 from edgekit.client import Accepted, Delta, Final, Reply, Requester
 from edgekit.client import devices as find_devices
 from edgekit.client.requester import DEFAULT_EXPIRY_SECONDS
-from edgekit.core import wire
 from edgekit.core.config import BrokerConfig
 from edgekit.core.digest import short
+from edgekit.core.protocol import wire
 from edgekit.errors import UsageError
 
 BrokerOption = Annotated[

@@ -12,7 +12,7 @@ import typer
 from edgekit.cli import project, render
 from edgekit.cli.options import JsonOption, ProjectOption
 from edgekit.cli.talk.facts import reader_of
-from edgekit.core import wire
+from edgekit.core.protocol import wire
 from edgekit.core.registry import is_loopback
 from edgekit.errors import UsageError
 from edgekit.gateway import keys

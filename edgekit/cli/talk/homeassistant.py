@@ -13,9 +13,9 @@ from edgekit.cli.options import AccountOption, JsonOption, PasswordFileOption, P
 from edgekit.cli.talk.ask import BrokerOption
 from edgekit.client import devices as find_devices
 from edgekit.client.announced import retain, retained
-from edgekit.core import topics
 from edgekit.core.config import BrokerConfig
-from edgekit.core.discovery import device_of, discovery, object_id
+from edgekit.core.protocol import topics
+from edgekit.core.protocol.discovery import device_of, discovery, object_id
 from edgekit.errors import UsageError
 
 

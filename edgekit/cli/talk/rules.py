@@ -16,7 +16,7 @@ from edgekit.cli import project, render
 from edgekit.cli.interrupts import ended_as_by_ctrl_c
 from edgekit.cli.options import JsonOption, ProjectOption
 from edgekit.client import Final, Requester
-from edgekit.core import wire
+from edgekit.core.protocol import wire
 from edgekit.core.rules.check import body_of
 from edgekit.core.rules.filters import ONE, REST, check_topic
 from edgekit.core.rules.message import (

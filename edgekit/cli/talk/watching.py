@@ -11,9 +11,9 @@ from types import TracebackType
 import msgspec
 
 from edgekit.client.announced import RETAINED_QOS
-from edgekit.core import topics
 from edgekit.core.config import BrokerConfig
-from edgekit.core.wire import Inbound
+from edgekit.core.protocol import topics
+from edgekit.core.protocol.wire import Inbound
 from edgekit.gateway.catalog import Served, heard
 from edgekit.mqtt.threaded import MqttClient
 

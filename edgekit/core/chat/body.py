@@ -12,18 +12,19 @@ from typing import Any
 
 import msgspec
 
-from edgekit.core import cbor, pictures
+from edgekit.core import pictures
 from edgekit.core.chat import harmless
 from edgekit.core.chat.calls import CalledFunction, ToolCall
-from edgekit.core.chat.formats import FORMATS, JsonSchema, TextFormat
+from edgekit.core.chat.constraint.formats import FORMATS, JsonSchema, TextFormat
 from edgekit.core.chat.parts import PARTS, ImageUrl, TextPart
 from edgekit.core.chat.request import ChatMessage, ChatRequest
 from edgekit.core.chat.tools.check import arguments_of, check_tools
 from edgekit.core.chat.tools.forcing import check_forced
 from edgekit.core.chat.tools.request import Function, Tool
+from edgekit.core.protocol import cbor
+from edgekit.core.protocol.wire import ProtocolError
 from edgekit.core.reading import UNREADABLE
 from edgekit.core.repeated import check_keys
-from edgekit.core.wire import ProtocolError
 
 _AT = re.compile(r" - at (?:`key` in )?`\$\.?(?P<path>[^`]*)`")
 _UNKNOWN = re.compile(r"unknown field `(?P<name>[^`]*)`")

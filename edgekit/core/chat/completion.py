@@ -10,7 +10,7 @@ from msgspec import UNSET, UnsetType
 
 from edgekit.core.chat.calls import ToolCall
 from edgekit.core.chat.logprobs import Logprobs, TokenLogprob
-from edgekit.core.payloads import Count, Measure
+from edgekit.core.protocol.payloads import Count, Measure
 
 FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
 

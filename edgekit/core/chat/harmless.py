@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from edgekit.core.wire import ProtocolError
+from edgekit.core.protocol.wire import ProtocolError
 
 # The schemas name the values; `check` refuses any other by its field's name.
 Null = Annotated[Any, msgspec.Meta(extra_json_schema={"type": "null"})]

@@ -14,7 +14,7 @@ import msgspec
 from edgekit.core import pictures
 from edgekit.core.chat import harmless
 from edgekit.core.chat.calls import ToolCall
-from edgekit.core.chat.formats import ResponseFormat, Source
+from edgekit.core.chat.constraint.formats import ResponseFormat, Source
 from edgekit.core.chat.logprobs import MAX_TOP
 from edgekit.core.chat.parts import Part, TextPart
 from edgekit.core.chat.text import Text

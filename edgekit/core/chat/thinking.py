@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from edgekit.core.chat.request import ChatRequest
-from edgekit.core.wire import ProtocolError
+from edgekit.core.protocol.wire import ProtocolError
 
 
 class Marks(msgspec.Struct, frozen=True):

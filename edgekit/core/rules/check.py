@@ -8,9 +8,9 @@ import msgspec
 
 from edgekit.core.chat.body import parse_body
 from edgekit.core.chat.request import ChatRequest
+from edgekit.core.protocol.wire import ProtocolError
 from edgekit.core.rules.filters import TopicTree
 from edgekit.core.rules.rule import Rule
-from edgekit.core.wire import ProtocolError
 from edgekit.errors import UsageError
 
 # A rule's prompt has one user message, one answer, and nobody who runs a tool.

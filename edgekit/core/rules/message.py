@@ -6,12 +6,12 @@ from typing import Any
 
 import msgspec
 
-from edgekit.core import wire
 from edgekit.core.chat.completion import Completion, FinishReason, Usage
-from edgekit.core.payloads import Count
+from edgekit.core.protocol import wire
+from edgekit.core.protocol.payloads import Count
+from edgekit.core.protocol.wire import Outbound
 from edgekit.core.reading import UNREADABLE
 from edgekit.core.repeated import check_keys
-from edgekit.core.wire import Outbound
 
 HOPS = "ek-hop"  # user property: through how many rules a message has gone
 MAX_HOPS = 3  # a message that went through so many is in a loop

@@ -14,13 +14,13 @@ from typing import TypeVar
 
 import msgspec
 
-from edgekit.core import topics
 from edgekit.core.config import BrokerConfig
-from edgekit.core.payloads import MAX_UPDATE_BYTES, DesiredPayload, UpdatePayload
+from edgekit.core.protocol import topics
+from edgekit.core.protocol.payloads import MAX_UPDATE_BYTES, DesiredPayload, UpdatePayload
+from edgekit.core.protocol.reasons import PUBACK_NAMES
+from edgekit.core.protocol.wire import Inbound, Outbound
 from edgekit.core.quality import QualityReport
 from edgekit.core.reading import UNREADABLE
-from edgekit.core.reasons import PUBACK_NAMES
-from edgekit.core.wire import Inbound, Outbound
 from edgekit.errors import EdgekitError, UnreachableError, VerificationError
 from edgekit.mqtt.threaded import MqttClient
 

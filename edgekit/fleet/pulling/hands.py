@@ -11,9 +11,9 @@ from collections.abc import Callable
 
 import msgspec
 
-from edgekit.core import topics
 from edgekit.core.digest import Digest
-from edgekit.core.payloads import DesiredPayload, UpdatePayload
+from edgekit.core.protocol import topics
+from edgekit.core.protocol.payloads import DesiredPayload, UpdatePayload
 from edgekit.errors import EdgekitError, UnreachableError, VerificationError
 from edgekit.fleet.drive import Event
 from edgekit.fleet.pulling.desk import Heard, PullDesk

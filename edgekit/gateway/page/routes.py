@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from edgekit.core import wire
+from edgekit.core.protocol import wire
 from edgekit.errors import EdgekitError
 from edgekit.gateway.hub import Hub
 from edgekit.gateway.page.events import HEADERS, FleetEvents, Watching

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from edgekit.core import topics
+from edgekit.core.protocol import topics
 from edgekit.core.reading import UNREADABLE
 
 MOST_CHARS = 200  # of one text

@@ -16,7 +16,7 @@ from __future__ import annotations
 import msgspec
 
 from edgekit.core.digest import Digest
-from edgekit.core.payloads import MAX_DESIRED_BYTES, DesiredPayload, UpdateState
+from edgekit.core.protocol.payloads import MAX_DESIRED_BYTES, DesiredPayload, UpdateState
 from edgekit.core.reading import UNREADABLE
 from edgekit.core.release import ReleaseState
 from edgekit.errors import VerificationError

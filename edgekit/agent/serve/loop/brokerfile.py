@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from edgekit.agent.serve.session.events import Snapshot
-from edgekit.core.reasons import PUBACK_NAMES
+from edgekit.core.protocol.reasons import PUBACK_NAMES
 from edgekit.mqtt.standing import Standing
 from edgekit.store import publish
 

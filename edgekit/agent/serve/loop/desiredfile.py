@@ -11,10 +11,10 @@ import logging
 from pathlib import Path
 
 from edgekit.agent.release.desired.decide import Desired, encode_desired, parse_desired
-from edgekit.core import topics
 from edgekit.core.config import PullConfig
-from edgekit.core.payloads import MAX_UPDATE_BYTES
-from edgekit.core.wire import Inbound, Outbound
+from edgekit.core.protocol import topics
+from edgekit.core.protocol.payloads import MAX_UPDATE_BYTES
+from edgekit.core.protocol.wire import Inbound, Outbound
 from edgekit.store import publish
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from edgekit.core.exposition import CONTENT_TYPE
+from edgekit.core.protocol.exposition import CONTENT_TYPE
 
 log = logging.getLogger(__name__)
 

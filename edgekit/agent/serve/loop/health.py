@@ -10,9 +10,9 @@ from edgekit.agent.serve.loop.notify import Notifier
 from edgekit.agent.serve.loop.stall import longest_silence_seconds, stall_of, status_line
 from edgekit.agent.serve.session.events import Snapshot
 from edgekit.agent.serve.session.presence import METRICS_SECONDS, metrics_message
-from edgekit.core import wire
 from edgekit.core.config import AgentConfig
-from edgekit.core.exposition import prometheus
+from edgekit.core.protocol import wire
+from edgekit.core.protocol.exposition import prometheus
 
 log = logging.getLogger(__name__)
 

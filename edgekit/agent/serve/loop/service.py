@@ -61,9 +61,10 @@ from edgekit.agent.serve.session.events import (
 )
 from edgekit.agent.serve.session.replies import status_message
 from edgekit.agent.serve.session.session import Session
-from edgekit.core import layout, topics, wire
+from edgekit.core import layout
 from edgekit.core.config import AgentConfig, PullConfig
 from edgekit.core.manifest import BundleConfig
+from edgekit.core.protocol import topics, wire
 from edgekit.errors import EdgekitError
 from edgekit.mqtt.engine import LOST
 from edgekit.mqtt.polled import PolledClient

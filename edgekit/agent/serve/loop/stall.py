@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from edgekit.agent.serve.pipe import SLICE_TOKENS, quiet_seconds
-from edgekit.core import wire
 from edgekit.core.config import AgentConfig
+from edgekit.core.protocol import wire
 
 COLD_SECONDS = 60.0  # the weights may have to be read again from a slow disk
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from edgekit.agent.serve.session.events import Readings
-from edgekit.core import wire
+from edgekit.core.protocol import wire
 
 # A Raspberry Pi 5 is fully throttled at 85; a Jetson or an x86 shuts itself off above 100.
 WARM_C, HOT_C, COOLER_C = 85, 95, 5

@@ -17,7 +17,6 @@ from edgekit.agent.serve.session.presence import Presence, answer_cap
 from edgekit.agent.serve.session.prompt import Prompt
 from edgekit.agent.serve.session.prompts import Prompts
 from edgekit.agent.serve.session.states import PromptStep
-from edgekit.core import wire
 from edgekit.core.chat.capabilities import REASONING
 from edgekit.core.chat.logprobs import most_tokens
 from edgekit.core.chat.request import ChatRequest
@@ -28,6 +27,7 @@ from edgekit.core.chat.tools.formats import ToolFormat
 from edgekit.core.chat.tools.prompt import calling, told
 from edgekit.core.config import AgentConfig
 from edgekit.core.manifest import BundleConfig
+from edgekit.core.protocol import wire
 from edgekit.errors import EdgekitError
 
 REPLY_MARGIN_SECONDS = 0.25  # a running prompt stops this early: its error must still arrive

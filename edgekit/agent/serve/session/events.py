@@ -6,8 +6,8 @@ import msgspec
 
 from edgekit.agent.serve.pipe import Cancel, Done, Generated, Heartbeat, Ready, Refused, Start
 from edgekit.agent.serve.session.prompt import JournalRow
-from edgekit.core import wire
-from edgekit.core.exposition import Family
+from edgekit.core.protocol import wire
+from edgekit.core.protocol.exposition import Family
 from edgekit.core.quality import QualityReport
 from edgekit.errors import EdgekitError
 from edgekit.mqtt.terms import NO_PACKET_LIMIT

@@ -14,11 +14,12 @@ from edgekit.agent.serve.session.prompt import Prompt
 from edgekit.agent.serve.session.prompts import Prompts
 from edgekit.agent.serve.session.rate import Rate, Spread
 from edgekit.agent.serve.session.states import PromptStep, move
-from edgekit.core import envelope, pictures, topics, wire
+from edgekit.core import pictures
 from edgekit.core.chat.body import parse_body
 from edgekit.core.chat.logprobs import MAX_BYTES, most_tokens
 from edgekit.core.chat.request import ChatRequest
 from edgekit.core.config import AgentConfig
+from edgekit.core.protocol import envelope, topics, wire
 
 FULL_RETRY_MS = 2000  # a prompt ends every few seconds
 NO_STORAGE = ("no_storage", "the device cannot write its journal")

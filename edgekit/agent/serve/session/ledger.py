@@ -12,7 +12,7 @@ from itertools import takewhile
 from edgekit.agent.serve.session.events import Effect, Forget, Record
 from edgekit.agent.serve.session.prompt import Prompt
 from edgekit.agent.serve.session.states import Delivery, DeliveryStep, deliver
-from edgekit.core import wire
+from edgekit.core.protocol import wire
 
 MAX_ROWS = 1000
 MAX_BYTES = 8 << 20  # of bodies and outcomes, which the agent holds in memory too

@@ -15,7 +15,7 @@ from typing import Literal
 
 from edgekit.agent.serve.session.events import Readings
 from edgekit.core.chat.completion import Timings, Usage
-from edgekit.core.exposition import Buckets, Family
+from edgekit.core.protocol.exposition import Buckets, Family
 
 CANCELLED = "cancelled"
 MB = 1 << 20

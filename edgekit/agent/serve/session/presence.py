@@ -10,14 +10,15 @@ import msgspec
 from edgekit.agent.serve.pipe import Ready
 from edgekit.agent.serve.session.events import Effect, ForgetShown, Publish, Readings, Warn
 from edgekit.agent.serve.session.replies import status_message
-from edgekit.core import payloads, pictures, topics, wire
+from edgekit.core import pictures
 from edgekit.core.chat import capabilities
 from edgekit.core.config import AgentConfig
-from edgekit.core.discovery import discovery, object_id
-from edgekit.core.exposition import Family, as_json
 from edgekit.core.manifest import BundleConfig
+from edgekit.core.protocol import payloads, topics, wire
+from edgekit.core.protocol.discovery import discovery, object_id
+from edgekit.core.protocol.exposition import Family, as_json
+from edgekit.core.protocol.reasons import FAILURE
 from edgekit.core.quality import QualityReport
-from edgekit.core.reasons import FAILURE
 
 STATUS_MIN_SECONDS = 1.0
 STATUS_MAX_SECONDS = 30.0

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import msgspec
 
 from edgekit.agent.serve.session.states import Delivery, PromptStep, State, move
-from edgekit.core import wire
 from edgekit.core.chat.request import ChatRequest
+from edgekit.core.protocol import wire
 from edgekit.core.rules.message import Origin
 
 KEEP_SECONDS = 600.0  # an outcome is kept so long, or until its prompt's deadline if later

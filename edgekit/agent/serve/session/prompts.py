@@ -18,8 +18,8 @@ from edgekit.agent.serve.session.ledger import Ledger
 from edgekit.agent.serve.session.metrics import CANCELLED, Metrics
 from edgekit.agent.serve.session.prompt import Outcome, Prompt
 from edgekit.agent.serve.session.states import PromptStep, State
-from edgekit.core import wire
 from edgekit.core.chat.completion import FinishReason, Timings, Usage, completion
+from edgekit.core.protocol import wire
 from edgekit.core.rules.message import Origin
 from edgekit.mqtt.terms import NO_PACKET_LIMIT
 

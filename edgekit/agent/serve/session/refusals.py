@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgekit.core.reasons import FAILURE, PACKET_TOO_LARGE, PUBACK_NAMES
+from edgekit.core.protocol.reasons import FAILURE, PACKET_TOO_LARGE, PUBACK_NAMES
 
 MAX_TOPICS = 100
 

@@ -10,9 +10,9 @@ from msgspec import UNSET
 from edgekit.agent.serve.pipe import Generated
 from edgekit.agent.serve.session.events import Publish
 from edgekit.agent.serve.session.prompt import Outcome, Prompt
-from edgekit.core import payloads, topics, wire
 from edgekit.core.chat.logprobs import Logprobs
-from edgekit.core.envelope import reply_message
+from edgekit.core.protocol import payloads, topics, wire
+from edgekit.core.protocol.envelope import reply_message
 from edgekit.core.rules.message import answer_message
 from edgekit.mqtt.packet import packet_bytes, publish_properties
 from edgekit.mqtt.terms import NO_PACKET_LIMIT

@@ -57,12 +57,12 @@ from edgekit.agent.serve.session.prompts import Prompts
 from edgekit.agent.serve.session.refusals import Refusals
 from edgekit.agent.serve.session.rules.rules import Rules
 from edgekit.agent.serve.session.states import PromptStep, State
-from edgekit.core import payloads, wire
 from edgekit.core.chat.body import parse_body
 from edgekit.core.chat.tools.formats import ChatRecord
 from edgekit.core.config import AgentConfig
 from edgekit.core.manifest import BundleConfig
-from edgekit.core.reasons import FAILURE, NO_MATCHING_SUBSCRIBERS
+from edgekit.core.protocol import payloads, wire
+from edgekit.core.protocol.reasons import FAILURE, NO_MATCHING_SUBSCRIBERS
 from edgekit.errors import TakenOverError
 
 STORAGE_CHECK_SECONDS = 2.0

@@ -32,7 +32,7 @@ from edgekit.agent.serve.worker.worker import Worker
 from edgekit.core.chat.capabilities import GRAMMARS, REASONING
 from edgekit.core.chat.thinking import marks_in
 from edgekit.core.golden import Golden, GoldenScore, parse_golden, score_of
-from edgekit.core.payloads import ImagesTaken
+from edgekit.core.protocol.payloads import ImagesTaken
 from edgekit.errors import EdgekitError
 from edgekit.tokens.chat import ChatTokenizer, open_tokenizer
 

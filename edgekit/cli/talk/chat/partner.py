@@ -12,7 +12,7 @@ import msgspec
 
 from edgekit.client.requester import GONE, POOL
 from edgekit.core.config import check_name
-from edgekit.core.wire import ProtocolError
+from edgekit.core.protocol.wire import ProtocolError
 from edgekit.errors import EdgekitError, UnreachableError, UsageError
 from edgekit.gateway.catalog import NAMED, Served, named, order, why_none
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from edgekit.core.chat.tools.request import NamedTool, Tool
+from edgekit.core.protocol.wire import ProtocolError
 from edgekit.core.reading import UNREADABLE
-from edgekit.core.wire import ProtocolError
 
 if TYPE_CHECKING:
     from edgekit.core.chat.request import ChatMessage, ChatRequest

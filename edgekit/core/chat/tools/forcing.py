@@ -13,12 +13,12 @@ from typing import Any
 
 import msgspec
 
-from edgekit.core.chat.constraint import Constraint, constraint_of
+from edgekit.core.chat.constraint.constraint import Constraint, constraint_of
+from edgekit.core.chat.constraint.schema import SchemaError, checked
 from edgekit.core.chat.request import ChatRequest
-from edgekit.core.chat.schema import SchemaError, checked
 from edgekit.core.chat.tools.formats import Format, ToolFormat, format_of
 from edgekit.core.chat.tools.request import Tool, forced_tools, may_repeat, offered
-from edgekit.core.wire import ProtocolError
+from edgekit.core.protocol.wire import ProtocolError
 
 # As the templates write JSON: what a model has seen most
 _STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}

@@ -10,7 +10,7 @@ import msgspec
 
 from edgekit.core import pictures
 from edgekit.core.chat.calls import ToolCall
-from edgekit.core.chat.constraint import constraint_of
+from edgekit.core.chat.constraint.constraint import constraint_of
 from edgekit.core.chat.request import ChatMessage, ChatRequest
 from edgekit.core.chat.tools.check import arguments_of
 from edgekit.core.chat.tools.forcing import binds_calls

@@ -20,9 +20,9 @@ from edgekit.agent.serve.session.prompt import Prompt
 from edgekit.agent.serve.session.prompts import Prompts
 from edgekit.agent.serve.session.rules.window import RuleWindow, Taken
 from edgekit.agent.serve.session.states import PromptStep, move
-from edgekit.core import wire
 from edgekit.core.chat.request import ChatRequest
 from edgekit.core.config import AgentConfig
+from edgekit.core.protocol import wire
 from edgekit.core.rules.check import request_of
 from edgekit.core.rules.message import Fill, Origin
 from edgekit.core.rules.rule import requester_name

@@ -7,10 +7,10 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Literal
 
+from edgekit.core.protocol.wire import Inbound, traceparent_of
 from edgekit.core.rules import message as rules
 from edgekit.core.rules.message import HeardMessage
 from edgekit.core.rules.rule import Rule
-from edgekit.core.wire import Inbound, traceparent_of
 
 DIGEST_BYTES = 16
 MAX_SEEN = 4096  # digests of one rule; the oldest go first

@@ -16,8 +16,8 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
 from edgekit.agent.serve.worker.grammar.guide import Allowed, GrammarError
 from edgekit.agent.serve.worker.grammar.keys import CallKeys, Keys
-from edgekit.core.chat.constraint import Constraint
-from edgekit.core.chat.schema import subschemas
+from edgekit.core.chat.constraint.constraint import Constraint
+from edgekit.core.chat.constraint.schema import subschemas
 from edgekit.tokens.table import TokenTable
 
 # Below the library's own limits. Measured with SmolLM2's 49,152 tokens: an ambiguous grammar of one

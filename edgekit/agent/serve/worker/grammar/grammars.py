@@ -23,7 +23,7 @@ from typing import Protocol
 
 from edgekit.agent.serve.worker.admission import RefusedError
 from edgekit.agent.serve.worker.grammar.guide import GrammarError, Guide
-from edgekit.core.chat.constraint import Constraint
+from edgekit.core.chat.constraint.constraint import Constraint
 
 log = logging.getLogger(__name__)
 

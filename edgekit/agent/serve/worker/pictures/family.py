@@ -98,7 +98,7 @@ def places(grid: Grid, encode: Encode) -> int:
 
 
 FAMILIES = ("phi3v", "smolvlm")
-"""Types of models in genai_config.json; a module of that name here has `family`, which makes one."""
+"""Types of models in genai_config.json. The module of that name here has `family`."""
 
 
 def family_of(model: Mapping[str, Any]) -> VisionFamily:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from edgekit.agent.serve.worker.pictures.family import Encode, VisionFamily, places
-from edgekit.core.payloads import ImagesTaken
 from edgekit.core.pictures import allowed, send_side
+from edgekit.core.protocol.payloads import ImagesTaken
 
 SMALL_BYTES = 8 * 10**9  # of memory; a device with less looks at one crop
 SMALL_CROPS, USUAL_CROPS = 1, 4

@@ -6,16 +6,16 @@ from typing import Literal
 
 import msgspec
 
-from edgekit.core.chat.formats import (
+from edgekit.core.chat.constraint.formats import (
     MAX_SOURCE_BYTES,
     JsonObjectFormat,
     JsonSchemaFormat,
     TextFormat,
 )
-from edgekit.core.chat.lark import LarkError, check_lark
+from edgekit.core.chat.constraint.lark import LarkError, check_lark
+from edgekit.core.chat.constraint.schema import SchemaError, checked
 from edgekit.core.chat.request import ChatRequest
-from edgekit.core.chat.schema import SchemaError, checked
-from edgekit.core.wire import ProtocolError
+from edgekit.core.protocol.wire import ProtocolError
 
 ANY_OBJECT = '{"type":"object"}'  # the schema of a `json_object`
 SCHEMA = "response_format.json_schema.schema"  # the field's name in a refusal

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 
-from edgekit.core.chat.schema import SchemaError, checked
+from edgekit.core.chat.constraint.schema import SchemaError, checked
 
 # The lexemes that matter here, as llguidance's lexer has them; any other character is skipped.
 _LEXEME = re.compile(

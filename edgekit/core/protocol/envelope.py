@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from edgekit.core import cbor, topics, wire
+from edgekit.core.protocol import cbor, topics, wire
 from edgekit.core.reading import UNREADABLE
 from edgekit.core.repeated import check_keys
 

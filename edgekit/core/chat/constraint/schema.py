@@ -15,10 +15,10 @@ from urllib.parse import unquote
 
 import msgspec
 
-from edgekit.core.chat.formats import MAX_SOURCE_BYTES
-from edgekit.core.chat.patterns import FORMATS as STRICTER
-from edgekit.core.chat.patterns import PatternError, translated
-from edgekit.core.chat.recursion import MAX_CHAIN, endless, too_long
+from edgekit.core.chat.constraint.formats import MAX_SOURCE_BYTES
+from edgekit.core.chat.constraint.patterns import FORMATS as STRICTER
+from edgekit.core.chat.constraint.patterns import PatternError, translated
+from edgekit.core.chat.constraint.recursion import MAX_CHAIN, endless, too_long
 
 MAX_DEPTH = 48  # of objects and arrays in the schema; llguidance reads JSON down to 128
 MAX_SCHEMAS = 4000

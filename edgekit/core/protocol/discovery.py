@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from edgekit.core import topics
+from edgekit.core.protocol import topics
 
 _OWN = "edgekit_"  # begins the name of each device's entry
 _LETTER = re.compile(r"[^A-Za-z0-9-]")

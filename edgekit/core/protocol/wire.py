@@ -11,8 +11,9 @@ from typing import Any, Literal, cast
 
 import msgspec
 
-from edgekit.core import payloads, pictures, topics
+from edgekit.core import pictures
 from edgekit.core.config import MAX_MESSAGES
+from edgekit.core.protocol import payloads, topics
 from edgekit.core.quality import QualityReport
 from edgekit.core.reading import UNREADABLE
 from edgekit.core.repeated import check_keys
