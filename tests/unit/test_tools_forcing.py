@@ -290,6 +290,20 @@ def test_arguments_have_no_key_twice(
     assert not begun.take(quote)
 
 
+def test_arguments_may_require_what_the_schema_does_not_describe(
+    model: tuple[ChatTokenizer, TokenCompiler],
+) -> None:
+    how = format_of(model[0], "hermes")
+    schema = {"type": "object", "properties": {"a": {"const": 1}}, "required": ["a", "b"]}
+    tools = [{"type": "function", "function": {"name": "f", "parameters": schema}}]
+    begun = compiled(model, constraint(asking("required", tools=tools), how))
+    form = FORMATS["hermes"]
+    tokens = model[0].encode(f'{form.begin}f{form.middle}{{"a": 1, "b": 2}}')
+    opening = list(begun.opening)
+    assert tokens[: len(opening)] == opening
+    assert all(begun.take(token) for token in tokens[len(opening) :])
+
+
 def test_without_need_there_is_no_grammar() -> None:
     assert constraint(asking("auto"), ToolFormat()) is None
     assert constraint(asking("none", strict=True), ToolFormat()) is None
