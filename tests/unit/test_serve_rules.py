@@ -25,6 +25,7 @@ from edgekit.agent.serve.session.events import (
 )
 from edgekit.agent.serve.session.ledger import MAX_ROWS, REQUESTER_SHARE
 from edgekit.agent.serve.session.rules.window import RuleWindow
+from edgekit.core.chat.logprobs import TokenLogprob, TopLogprob
 from edgekit.core.protocol import topics, wire
 from edgekit.core.rules.message import MAX_FILL_BYTES, MAX_HOPS, MAX_MESSAGE_BYTES, Fill
 from edgekit.core.rules.rule import Rule
@@ -134,6 +135,31 @@ def test_two_rules_of_one_filter_both_answer() -> None:
         "rule:a",
         "rule:b",
     }
+
+
+def test_answers_to_one_message_have_ids_of_their_own() -> None:
+    """A reader takes an id once: the second rule's answer would be lost to it."""
+    ids, spans = set(), set()
+    for name in ("pi-1", "pi-2"):
+        agent = Agent(device=name, rules={"a": rule(), "b": rule()}).ready(2)
+        for start in to_worker(agent.hears({"n": 1})):
+            assert isinstance(start, Start)
+            (message,) = replies(ends(agent, start))
+            ids.add(json.loads(message.payload)["id"])
+            spans.add(dict(message.user)["traceparent"])
+    assert len(ids) == 4
+    assert len(spans) == 4
+
+
+def test_an_answer_has_the_log_probabilities_that_its_rule_asks_for() -> None:
+    agent = device(body={"logprobs": True, "top_logprobs": 1})
+    start = the_start(agent.hears({"n": 1}))
+    assert start.top_logprobs == 1
+    one = TopLogprob("Hello.", -0.25, [72])
+    entry = TokenLogprob("Hello.", -0.25, [72], [one])
+    said = agent.handle(msgspec.structs.replace(done(start.key), logprobs=[entry]))
+    (answer,) = answers(said)
+    assert answer["logprobs"] == {"content": [msgspec.to_builtins(entry)], "refusal": None}
 
 
 def test_a_message_that_no_rule_hears_is_acknowledged_and_nothing_else() -> None:

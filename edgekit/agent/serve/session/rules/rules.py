@@ -173,7 +173,9 @@ class Rules:
         digests = b"".join(one.digest for one in taken)
         # the time makes it another prompt where equal messages are more than a redelivery
         moment = struct.pack("!d", self.prompts.epoch + now)
-        identity = hashlib.sha256(digests + moment).hexdigest()
+        # two rules, and two devices, may hear one message
+        hearer = f"{device}/{name}".encode()
+        identity = hashlib.sha256(digests + moment + hearer).hexdigest()
         trace = latest.traceparent or f"00-{identity[:32]}-{identity[32:48]}-00"
         deadline = now + rule.deadline_seconds
         return Prompt(
