@@ -29,3 +29,12 @@ class TokenStream:
             return ""
         self._held.clear()
         return text
+
+    def flush(self) -> str:
+        """Return the whole characters of what is held: no token follows that would complete it.
+
+        A token may have some characters and the beginning of another one.
+        """
+        text: str = self._tokenizer.decode(self._held, skip_special_tokens=False)
+        self._held.clear()
+        return text.rstrip("\ufffd")

@@ -333,6 +333,18 @@ def test_a_streamed_text_comes_out_whole_character_by_character(
         assert "\ufffd" not in piece
 
 
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_text_that_ends_anywhere_has_all_its_whole_characters(
+    subject: Subject, text: str
+) -> None:
+    tokens = subject.encode(text)
+    for cut in range(len(tokens) + 1):
+        stream = subject.tokenizer.stream()
+        shown = "".join(stream.decode(token) for token in tokens[:cut]) + stream.flush()
+        spelled = b"".join(map(subject.tokenizer.bytes_of, tokens[:cut]))
+        assert shown == spelled.decode("utf-8", "ignore")
+
+
 def test_each_stream_starts_afresh(subject: Subject) -> None:
     tokens = subject.encode("🎉")
     assert len(tokens) > 1

@@ -150,6 +150,10 @@ class FakeStream:
         """The text this token completes."""
         return self._decoder.decode(bytes([token])) if token < EOS else ""
 
+    def flush(self) -> str:
+        """The whole characters of what is held: none, as a token is one byte."""
+        return ""
+
 
 class FakeTokenizer:
     """Bytes; a chat is `role:content` line by line."""

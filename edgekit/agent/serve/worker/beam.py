@@ -73,7 +73,7 @@ def run(
     return Done(
         start.key,
         said.text,
-        reason or ("stop" if len(tokens) < limit else "length"),
+        reason or ("stop" if len(tokens) < limit or answer.stopped else "length"),
         Usage(len(prompt), count, len(prompt) + count),
         Timings(
             queue_ms=0.0,

@@ -263,6 +263,8 @@ class Generation:
         prefilled = self._prefilled or now
         first = max(self._answer.first_at or now, prefilled)  # the first that the model chose
         said = self._answer.finish(now)
+        if reason == "length" and self._answer.stopped:
+            reason = "stop"  # its last characters were held until now
         calls = joined(said.calls)
         whole = bool(calls) and not (self.start.stops and _lacks_its_end(calls[-1]))
         return Done(

@@ -68,18 +68,27 @@ class Answer:
         due = now - self._flushed_at >= self._flush_seconds or self._unsent_tokens >= FLUSH_TOKENS
         if due or self._watched:  # decoding makes the model wait: do it only for a use
             self._decode()
-            if due and not self._filter.stopped:
+            if due and not self.stopped:
                 self._flush(now)
-        return self._filter.stopped or (self._reader is not None and self._reader.ended)
+        return self.stopped or (self._reader is not None and self._reader.ended)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string has ended the answer."""
+        return self._filter.stopped
 
     def finish(self, now: float) -> AnswerPiece:
         """Send the rest; return the whole answer."""
         self._decode()
-        self._read(self._filter.flush())
+        rest = self._stream.flush()
+        shown = self._filter.push(rest) + self._filter.flush()
+        if self._logprobs is not None:
+            self._logprobs.completed(rest, shown)
+        self._read(shown)
         if self._reader is not None:
             self._unsent.append(self._reader.flush())
         if self._logprobs is not None:
-            self._logprobs.end(self._filter.stopped)
+            self._logprobs.end(self.stopped)
             self._unsent.append(AnswerPiece(logprobs=self._logprobs.take()))
         self._flush(now)
         return whole(self._sent)

@@ -96,6 +96,10 @@ class ShownLogprobs:
     def decoded(self, text: str, shown: str) -> None:
         """Note the next token's text, and what of the whole text may be shown since."""
         self._held.append((self._decoded, self._undecoded.popleft()))
+        self.completed(text, shown)
+
+    def completed(self, text: str, shown: str) -> None:
+        """Note text of tokens whose entries are known, and what of the whole text may be shown."""
         self._decoded += len(text)
         self._shown += len(shown)
 

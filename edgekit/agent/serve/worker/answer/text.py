@@ -19,6 +19,10 @@ class TextStream(Protocol):
         """Return the text that this token completes; empty while a character is incomplete."""
         ...
 
+    def flush(self) -> str:
+        """Return the whole characters of what is still held, once the model has ended."""
+        ...
+
 
 class Tokenizer(Protocol):
     """Chat template, encoding and streaming decoding of one model."""
