@@ -106,6 +106,16 @@ def test_a_canary_that_is_away_is_replaced_by_one_of_its_class() -> None:
     assert {name.split("-", maxsplit=1)[0] for name in good} == {"pi", "jetson"}
 
 
+def test_one_device_stands_in_for_a_canary_however_often_that_is_away() -> None:
+    made = fleet(ten(), Terms(soak_seconds=7200.0), shares=2)
+    made.devices[canary(made)].away = 1000
+    made.tell(RolloutStarted("me"))
+    while made.rollout.wave == 0:
+        assert made.step()
+    assert len(made.rollout.waves[0]) == 2
+    assert sum(device.runs == NEW for device in made.devices.values()) == 1
+
+
 def test_devices_that_were_away_join_later() -> None:
     made = fleet(ten())
     late = made.plan.waves[-1][0]

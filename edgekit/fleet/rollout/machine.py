@@ -241,9 +241,13 @@ class Rollout:
         return self._roster.count([DeviceState.FAILED])
 
     def _replace_canary(self, name: str) -> None:
-        """Take another device of the class into the first wave (rule 4)."""
+        """Take another device of the class into the first wave (rule 4), unless it has one."""
         if self.wave or len(self.waves) == 1 or self._roster.wave_of(name):
             return
+        kind = self.plan.kinds[name]
+        others = [other for other in self.waves[0] if self.plan.kinds[other] == kind]
+        if any(self.devices[other].state != DeviceState.AWAY for other in others):
+            return  # the one that stands in for it
         if (other := self._roster.stand_in(name, self.plan.kinds)) is not None:
             self._roster.replace(name, other)
 
