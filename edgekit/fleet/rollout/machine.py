@@ -145,6 +145,8 @@ class Rollout:
         Each of them may be done twice on a device without harm.
         """
         found = self._roster.outstanding()
+        if self.phase not in (RolloutPhase.RUNNING, RolloutPhase.PAUSED):
+            return tuple(found)  # no wave goes on: it needs neither hook nor score
         if self.wave_phase in (WavePhase.HOOK_BEFORE, WavePhase.HOOK_AFTER):
             found.append(RunHook(self.wave + 1, self.wave_phase == WavePhase.HOOK_AFTER))
         found += [AskQuality(n) for n in self.judging.missing() if self.asks_quality_of(n)]
