@@ -150,7 +150,7 @@ def drive_rollout(
             from edgekit.fleet.pulling.hands import PullHands  # noqa: PLC0415  likewise
 
             back = partial(_may_go_back, here)
-            pull = PullHands(plan.release, name, number, desk, back, report, hook)
+            pull = PullHands(plan.release, name, number, desk, back, report, hook, plan.windows)
         hands = RoadHands(push, pull, pulling)
         told = _teller(bars, hands, name)
         try:
