@@ -201,11 +201,16 @@ def test_a_rollback_waits_for_no_window() -> None:
 
 
 def test_stage_only_switches_nothing() -> None:
-    made = fleet(ten(), Terms(stage_only=True))
+    habits = ten()
+    habits["pi-3"].runs = NEW
+    made = fleet(habits, Terms(stage_only=True), windows=dict.fromkeys(habits, NIGHT))
     made.tell(RolloutStarted("me"))
     made.run()
     assert made.rollout.phase == RolloutPhase.DONE
-    assert all(device.staged and device.runs == OLD for device in made.devices.values())
+    assert all(device.staged for device in made.devices.values())
+    assert sum(device.runs == NEW for device in made.devices.values()) == 1
+    # none but that one is called good: the others run what they ran
+    assert made.rollout.counts() == {DeviceState.STAGED: 9, DeviceState.GOOD: 1}
 
 
 def test_a_person_confirms_each_wave() -> None:

@@ -68,10 +68,12 @@ def test_a_system_of_32_bits_on_a_kernel_of_64_runs_nothing_for_64(
     kernel: str, built: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Raspberry Pi OS of 32 bits has such a kernel on a Pi 4; a push would send all, in vain."""
-    monkeypatch.setattr(probe.os, "uname", lambda: SimpleNamespace(machine=kernel))
+    monkeypatch.setattr(
+        "edgekit.agent.release.door.probe.os.uname", lambda: SimpleNamespace(machine=kernel)
+    )
     assert probe.machine() == kernel
     check_machine(facts(probe.machine(), ""))
-    monkeypatch.setattr(probe.sys, "maxsize", (1 << 31) - 1)
+    monkeypatch.setattr("edgekit.agent.release.door.probe.sys.maxsize", (1 << 31) - 1)
     assert probe.machine() == built
     with pytest.raises(EdgekitError, match=f"its Python is one for {built}") as error:
         check_machine(facts(probe.machine(), ""))

@@ -236,7 +236,8 @@ class OneAtATime(FakeHands):
         self.two: list[str] = []
 
     def verdict(self, device: str) -> RolloutEvent:
-        return self._alone(device, lambda: (self.asked.set(), self.ordered.wait(5))[1])
+        self.asked.set()
+        return self._alone(device, lambda: self.ordered.wait(5))
 
     def go_back(self, device: str, before: Digest | None) -> RolloutEvent:
         return self._alone(device, lambda: super(OneAtATime, self).go_back(device, before))

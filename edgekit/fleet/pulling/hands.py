@@ -301,6 +301,7 @@ class PullHands:
                 self._note(device, update)
                 return DeviceAnswers(device, update.soak_seconds or ASK_AGAIN_SECONDS)
             case "staged" if release is None:
+                self._note(device, update)
                 before = Digest.parse(update.before) if update.before else None
                 return DeviceStaged(device, before)
             case "failed" | "refused":
@@ -318,8 +319,8 @@ class PullHands:
             bytes_sent=0,
             transfer_seconds=0.0,
             seconds=time.monotonic() - self._began.get(device, time.monotonic()),
-            state="good" if update.state == "good" else "trial",
-            soak_seconds=None if update.state == "good" else update.soak_seconds,
+            state=update.state if update.state in ("good", "staged") else "trial",
+            soak_seconds=None if update.state in ("good", "staged") else update.soak_seconds,
         )
 
 

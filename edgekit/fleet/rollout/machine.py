@@ -88,8 +88,8 @@ class Rollout:
         self.wave = 0
         self.wave_phase = WavePhase.NEW
         self.window_open = True
-        self.openings = Openings(plan.windows)
-        self._roster = Roster([list(wave) for wave in plan.waves])
+        self.openings = Openings({} if plan.terms.stage_only else plan.windows)
+        self._roster = Roster([list(wave) for wave in plan.waves], plan.terms.stage_only)
         self.soak_until = 0.0  # of the present wave, in Unix seconds; 0 before it begins
         self._accepted = -1  # the wave at the last resume
         self._now = 0.0  # of the last event
@@ -201,8 +201,7 @@ class Rollout:
             return []
         match event:
             case DeviceStaged(_, before):
-                move = Move.GOOD if self.plan.terms.stage_only else Move.STAGED
-                if self._roster.move(name, move, now) and not device.switched:
+                if self._roster.move(name, Move.STAGED, now) and not device.switched:
                     device.before = before
             case DeviceAnswers(_, seconds):
                 if self._roster.move(name, Move.ANSWERS, now):
@@ -243,13 +242,9 @@ class Rollout:
         return self._roster.count([DeviceState.FAILED])
 
     def _replace_canary(self, name: str) -> None:
-        """Take another device of the class into the first wave (rule 4), unless it has one."""
+        """Take another device of the class into the first wave (rule 4)."""
         if self.wave or len(self.waves) == 1 or self._roster.wave_of(name):
             return
-        kind = self.plan.kinds[name]
-        others = [other for other in self.waves[0] if self.plan.kinds[other] == kind]
-        if any(self.devices[other].state != DeviceState.AWAY for other in others):
-            return  # the one that stands in for it
         if (other := self._roster.stand_in(name, self.plan.kinds)) is not None:
             self._roster.replace(name, other)
 
@@ -319,7 +314,7 @@ class Rollout:
         if not self._roster.is_ended(self.wave):
             return False
         mine = {name: self.devices[name] for name in self.waves[self.wave]}
-        good = [name for name, device in mine.items() if device.state == DeviceState.GOOD]
+        good = [name for name, device in mine.items() if device.state in self._roster.brought]
         if not good and self._accepted != self.wave:
             away = sum(device.state == DeviceState.AWAY for device in mine.values())
             many = f"{away} of {len(mine)} are away"
@@ -357,7 +352,8 @@ class Rollout:
     def _begin_devices(self, now: float) -> list[RolloutEffect]:
         """Begin work on devices of this wave and on late ones of earlier waves."""
         effects: list[RolloutEffect] = []
-        may_switch = self.openings.may_switch if self.window_open else lambda _: False
+        may = self.window_open and not self.plan.terms.stage_only
+        may_switch = self.openings.may_switch if may else lambda _: False
         working = self.wave_phase not in (WavePhase.NEW, WavePhase.HOOK_BEFORE)
         waves = self.wave + int(working)
         room = self.plan.terms.parallel - self._busy()
