@@ -143,6 +143,7 @@ def test_layouts_of_quantised_weights_that_the_builder_mistakes_are_refused(
 GRANITE = {
     "architectures": ["GraniteMoeHybridForCausalLM"],
     "position_embedding_type": "rope",
+    "layer_types": ["attention"],
 }
 LONG = {"rope_type": "longrope", "original_max_position_embeddings": 4096}
 LLAMA_3 = {
