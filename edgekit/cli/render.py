@@ -37,7 +37,7 @@ def __getattr__(name: str) -> Console:
         raise AttributeError(name)
     from rich.console import Console  # noqa: PLC0415  see above
 
-    made = Console(stderr=name == "err", highlight=False, soft_wrap=True)
+    made = Console(stderr=name == "err", highlight=False, soft_wrap=True, emoji=False)
     globals()[name] = made
     return made
 
