@@ -197,7 +197,7 @@ def _readable(device: str) -> Iterator[None]:
     """A reply of another shape than the protocol's is its device's failure; raises HttpError."""
     try:
         yield
-    except (*UNREADABLE, AttributeError, LookupError, TypeError) as error:
+    except (*UNREADABLE, ArithmeticError, AttributeError, LookupError, TypeError) as error:
         text = f"a reply of {device} cannot be read: {error!r}"
         raise HttpError(502, "internal", text) from error
 
