@@ -68,6 +68,7 @@ def test_what_is_said_stays_as_it_is(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_a_cell_has_one_line() -> None:
     assert render.harmless("a\n\tb\x1b") == "a\n\tb\ufffd"
+    assert render.one_line("pi\u202e ydaer\u2066") == "pi\ufffd ydaer\ufffd"
     assert render.one_line("a\n\tb\x1b\u2028c\r") == "a\ufffd\ufffdb\ufffd\ufffdc\ufffd"
 
 
