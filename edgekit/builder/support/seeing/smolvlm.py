@@ -84,7 +84,6 @@ def text_config(config: Config) -> dict[str, Any]:
         **msgspec.structs.asdict(sight),
     }
     return {
-        "rms_norm_eps": 1e-5,  # of SmolVLMConfig, where Llama's own is another
         **above,
         **{key: value for key, value in inner.items() if value is not None},
         "architectures": [_TEXT],
