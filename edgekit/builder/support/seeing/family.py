@@ -11,8 +11,34 @@ from edgekit.builder.support.change import Mend, Refusal
 
 Config = Mapping[str, Any]
 
+PICTURES, WHOLE, TOKENS = (
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer_config.json",
+)
+"""Files that say what a processor does."""
 TABLE = "model.embed_tokens.weight"
 """The embedding of every text part."""
+
+
+def image_processor(files: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings of the image processor, from the one file where transformers looks for them.
+
+    Args:
+        files: the objects of a folder's files by name, as far as they are there.
+    """
+    whole = files.get(WHOLE, {}).get("image_processor")
+    return dict(whole) if isinstance(whole, dict) else files.get(PICTURES, {})
+
+
+def other_views(why: str, instead: str) -> Refusal:
+    """The refusal of a processor whose views of a picture, or words around it, are others.
+
+    Args:
+        instead: the next step.
+    """
+    what = "its processor makes something else of a picture than the device would"
+    return Refusal(what, why, instead)
 
 
 class Looked(msgspec.Struct, frozen=True):
