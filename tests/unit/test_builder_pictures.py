@@ -8,6 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from edgekit.builder.make.told import as_told
+from edgekit.builder.source.configfile import read_template
 from edgekit.builder.spec import BuildSpec, Source
 from edgekit.builder.support.mend import mended, mends
 from edgekit.builder.support.pictures import (
@@ -218,6 +220,36 @@ def test_a_tokenizer_that_names_other_tokens_of_pictures_is_refused(name: str) -
     for told in (other, {"extra_special_tokens": other}, {"model_specific_special_tokens": other}):
         assert words(SMOLVLM, tokenizer_config=told).startswith(f"{name} is <picture>, not <")
     assert words(SMOLVLM, tokenizer_config={"extra_special_tokens": ["<picture>"]}) == ""
+
+
+@pytest.mark.parametrize(
+    ("config", "files", "wanted"),
+    [
+        (SMOLVLM, {"tokenizer_config.json": "T", "chat_template.json": "P"}, "P"),
+        (SMOLVLM, {"chat_template.jinja": "J", "chat_template.json": "P"}, "P"),
+        (SMOLVLM, {"processor_config.json": "C", "chat_template.json": "P"}, "C"),
+        (SMOLVLM, {"tokenizer_config.json": "T", "processor_config.json": "C"}, "C"),
+        (SMOLVLM, {"tokenizer_config.json": "T"}, "T"),
+        # its model card renders with the tokenizer
+        (PHI3V, {"tokenizer_config.json": "T", "chat_template.json": "P"}, "T"),
+        (PHI3V, {"chat_template.json": "P"}, "P"),
+    ],
+)
+def test_the_chat_template_is_that_of_transformers(
+    config: dict[str, Any], files: dict[str, str], wanted: str, tmp_path: Path
+) -> None:
+    """A processor reads its own files first, and its tokenizer's template may be another."""
+    source, work = tmp_path / "source", tmp_path / "work"
+    source.mkdir()
+    work.mkdir()
+    (source / "config.json").write_bytes(msgspec.json.encode(config))
+    for name, text in files.items():
+        told = text if name.endswith(".jinja") else f'{{"chat_template": "{text}"}}'
+        (source / name).write_text(told)
+    before = {path.name: path.read_bytes() for path in source.iterdir()}
+    view, _ = as_told(source, work)
+    assert read_template(view) == wanted
+    assert {path.name: path.read_bytes() for path in source.iterdir()} == before
 
 
 def test_the_longest_context_is_found_where_transformers_saves_it() -> None:

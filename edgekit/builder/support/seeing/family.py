@@ -72,6 +72,7 @@ class PictureFamily(msgspec.Struct, frozen=True):
         tower: beginning of the names of the tower's tensors.
         drops_last: the states after the tower's last layer are not taken.
         renamed: the text part's tensors have other names than transformers wants.
+        template_of_processor: its processor renders a chat, and not its tokenizer.
     """
 
     name: str
@@ -89,3 +90,4 @@ class PictureFamily(msgspec.Struct, frozen=True):
     tower: str
     drops_last: bool = False
     renamed: bool = False
+    template_of_processor: bool = False

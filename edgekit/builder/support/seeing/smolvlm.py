@@ -259,4 +259,5 @@ SMOLVLM_FAMILY = PictureFamily(
     looked=_looked,
     tower="model.vision_model.",
     renamed=True,
+    template_of_processor=True,
 )
