@@ -12,6 +12,7 @@ are `O` and `X` (both outputs of a command) and `C` (done, as JSON). `B` goes ou
 link that says nothing is dead.
 """
 
+import gc
 import json
 import os
 import select
@@ -227,6 +228,7 @@ def be_agent(argv: list[str]) -> None:
     sys.excepthook = sys.__excepthook__
     sys.path[:] = [*os.environ["PYTHONPATH"].split(":"), *kept]
     sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"]
+    gc.set_threshold(10_000)  # a tenth of what its imports take is the search for garbage
     __import__("edgekit.agent.__main__")
     sys.modules["edgekit.agent.__main__"].main()
 
