@@ -191,7 +191,7 @@ def test_one_vanishes_one_loses_power_and_the_third_goes_on(fleet: Fleet) -> Non
         gone.plug()
     resumed = fleet.made.run("resume")  # it asks the device what became of the trial
     assert resumed.returncode == 3, resumed.stderr
-    assert fleet.stand().state("edge-1") == GOOD
+    assert fleet.stand().state("edge-1") == GOOD, fleet.line("edge-1")
     assert fleet.stand().state("edge-2") == FAILED
     assert "during the trial" in fleet.line("edge-2")
     fleet.made.edgekit("resume", "--retry-failed")
