@@ -146,6 +146,9 @@ def run(argv: Sequence[str] | None = None) -> None:
 def main() -> None:
     """Entry point: an error is an exit code."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the device and the broker end with us
+    # pip compiles what it installs. Images for containers like to forbid bytecode: each command
+    # would then compile edgekit within the time that is measured.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     try:
         run()
     except EdgekitError as error:

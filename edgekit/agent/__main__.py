@@ -313,17 +313,23 @@ _VERBS: dict[str, tuple[Callable[[argparse.Namespace], object], str]] = {
 }
 
 
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    """Of a given width: argparse makes one for each word, and imports shutil for a terminal's."""
+    return argparse.HelpFormatter(prog, width=98)
+
+
 def _parser(asked: str) -> argparse.ArgumentParser:
     """Of that verb alone, for each one costs time; of every verb, unless it is one of them."""
     parser = argparse.ArgumentParser(
         prog="python -m edgekit.agent",
         description="The edgekit agent of this device.",
         epilog="example: python -m edgekit.agent state --root ~/.local/share/edgekit",
+        formatter_class=_formatter,
     )
-    verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs = parser.add_subparsers(dest="verb", required=True, prog=parser.prog)
     for name in (asked,) if asked in _VERBS else _VERBS:
         run, text = _VERBS[name]
-        sub = verbs.add_parser(name, help=text, description=text)
+        sub = verbs.add_parser(name, help=text, description=text, formatter_class=_formatter)
         sub.set_defaults(run=run)
         arguments.add(name, sub)
     return parser

@@ -140,6 +140,54 @@ def test_a_text_that_fails_fails_as_in_a_new_python(
     assert remote.run(("python3", "-I", "-c", "print(1)")).stdout == b"1\n"
 
 
+AGENT = """
+import importlib.util, json, locale, os, subprocess, sys
+
+def main():
+    foreign = [m for m in sys.modules.values() if "-packages" in str(getattr(m, "__file__", ""))]
+    sys.stdout.write(json.dumps({
+        "environment": dict(os.environ),
+        "of a child": subprocess.run(["env"], capture_output=True, text=True).stdout,
+        "path": sys.path, "words": sys.argv[2:], "foreign": [m.__name__ for m in foreign],
+        "found": [str(importlib.util.find_spec(name)) for name in ("pip", "apt", "planted")],
+        "finders": [each.__name__ for each in sys.meta_path],
+        "compiled": [sys.pycache_prefix, sys.dont_write_bytecode],
+        "encodings": [sys.getfilesystemencoding(), locale.getpreferredencoding(False).lower()],
+        "mask": os.umask(0), "leads": os.getsid(0) == os.getpid(), "parent": os.getppid(),
+    }) + "\\n" + sys.stdin.read())
+    print("oops \\udcff", file=sys.stderr)
+    with open("/proc/self/cmdline") as file:
+        sys.stderr.write("forked" if "exec(sys.stdin" in file.read() else "")
+    sys.exit(4)
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_a_verb_is_run_as_by_a_new_python(remote: Remote, tmp_path: Path) -> None:
+    """What the relay runs in a fork of itself sees what it would see in a process of its own."""
+    tree = tmp_path / "träe"
+    for folder in (tree / "edgekit", tree / "edgekit" / "agent"):
+        folder.mkdir(parents=True)
+        (folder / "__init__.py").touch()
+    (tree / "edgekit" / "agent" / "__main__.py").write_text(AGENT)
+    python = remote.run(("python3", "-"), b"import sys; print(sys.executable)").stdout.decode()
+    kept = f"PYTHONPYCACHEPREFIX={tmp_path / 'kept'}"
+    names = ("PATH=/usr/bin:/bin", "LANG=C.UTF-8", f"PYTHONPATH={tree}:{tmp_path}", kept)
+    words = ("env", "-i", *names, python.strip(), "-S", "-P", "-m", "edgekit.agent")
+    forked, own = (remote.run((*words, verb, "ü", ""), b"given \xff") for verb in ("stage", "gc"))
+    assert (forked.stdout, forked.code) == (own.stdout, own.code)
+    assert (own.code, own.stderr) == (4, b"oops \\udcff\n")
+    assert (tmp_path / "kept").is_dir(), "compiled modules are where the device keeps them"
+    told, _, given = own.stdout.partition(b"\n")
+    assert given == b"given \xff"
+    assert json.loads(told)["found"] == ["None"] * 3
+    # a process of its own escapes what is no text; both are for a person to read
+    way = b"" if isinstance(remote, LocalRemote) else b"forked"
+    assert forked.stderr in (b"oops \xff\n" + way, b"oops \\udcff\n" + way)
+
+
 def test_a_text_past_its_deadline_is_given_up_with_what_it_started(remote: Remote) -> None:
     text = "import subprocess; print(subprocess.run(['sleep', '60']))"
     with pytest.raises(UnreachableError, match="did not end within 1 s"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -193,3 +194,15 @@ def test_wrong_arguments_are_refused_before_anything_is_measured(arguments: list
 def test_an_unknown_model_is_refused() -> None:
     with pytest.raises(UsageError, match="phi36"):
         find_model("phi36")
+
+
+def test_commands_that_are_measured_keep_their_bytecode(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container forbade it: a second push of ten devices compiled the controller each time."""
+    seen: list[str | None] = []
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr(
+        benchmarks, "run", lambda: seen.append(os.environ.get("PYTHONDONTWRITEBYTECODE"))
+    )
+    benchmarks.main()
+    assert seen == [None]

@@ -21,7 +21,7 @@ from tests.attacked import FIRST, Device, make_device
 
 SLOW = {
     *("tuf", "securesystemslib", "cryptography", "urllib3", "logging", "dataclasses"),
-    *("tarfile", "zstandard", "subprocess", "asyncio", "ssl", "http.client", "paho"),
+    *("tarfile", "zstandard", "shutil", "subprocess", "asyncio", "ssl", "http.client", "paho"),
     *(
         "edgekit.core.protocol.wire",
         "edgekit.core.chat.request",

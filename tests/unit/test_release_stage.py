@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -16,6 +17,7 @@ from edgekit.agent.release import holder, lease
 from edgekit.agent.release.root import Root
 from edgekit.agent.release.staging.offered import foresee_offer, take_offer
 from edgekit.agent.release.staging.stage import foresee, offer, publish_release, stage
+from edgekit.agent.release.staging.trees import fingerprint
 from edgekit.agent.release.state import Releases
 from edgekit.bundle.tar import compress, plain_tar
 from edgekit.core import layout
@@ -362,3 +364,31 @@ def test_what_python_compiled_for_a_release_serves_the_next_with_the_same_trees(
     assert [path.parents[1].parent.name for path in compiled] == ["trees"]
     found = root.compiled / layout.RELEASES / folder.name / layout.AGENT / "edgekit"
     assert compiled[0].samefile(found / compiled[0].name)
+
+
+def walked(tree: Path) -> str:
+    """The fingerprint as agents of before wrote it into `run/trees.json`."""
+    seen = hashlib.sha256()
+    for folder, folders, files in os.walk(tree):
+        folders.sort()
+        for name in sorted((*folders, *files)):
+            at = (place := Path(folder, name)).lstat()
+            told = (str(place), at.st_mode, at.st_size, at.st_mtime_ns, at.st_ctime_ns, at.st_ino)
+            seen.update(repr(told).encode())
+    return seen.hexdigest()
+
+
+def test_a_fingerprint_is_that_of_agents_of_before(tmp_path: Path) -> None:
+    """With another one each device would hash its trees again at its next update."""
+    for name in ("b/a/1", "b/a.py", "b-c/2", "b/ü", "a", "B/x/y/z", "c.d/e"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "b" / "to folder").symlink_to(tmp_path / "B")
+    (tmp_path / "to nothing").symlink_to("nowhere")
+    (tmp_path / "loop").symlink_to(".")
+    before = fingerprint(tmp_path)
+    assert before == walked(tmp_path)
+    (tmp_path / "B" / "x" / "y" / "z").write_text("Z")
+    assert fingerprint(tmp_path) == walked(tmp_path) != before
+    assert fingerprint(tmp_path / "no tree") == walked(tmp_path / "no tree")

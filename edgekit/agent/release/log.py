@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import time
 from contextlib import suppress
@@ -45,6 +44,8 @@ def rotate(log: Path) -> None:
     """
     if not log.exists() or log.stat().st_size <= LOG_BYTES:
         return
+    import shutil  # noqa: PLC0415  it brings archives, which take long to import
+
     older = log.with_name(f"{log.name}.1")
     try:
         shutil.copyfile(log, older)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -89,6 +88,8 @@ class Root(msgspec.Struct, frozen=True):
         Releases with the same trees share them, and Python does not sync them to the disk. One that
         a power cut tore would end the release that comes and the one to go back to.
         """
+        import shutil  # noqa: PLC0415  it brings archives, which take long to import
+
         shutil.rmtree(self.compiled, ignore_errors=True)
 
     @property

@@ -93,8 +93,7 @@ def config_of(root: Root) -> bytes | None:
 
 def shown_good(root: Root, digest: Digest, *, changed: bool) -> dict[str, object] | None:
     """The answer once a release is good, or has only its soak before it; else None."""
-    releases = Releases(root.path)
-    release, trial, waits = releases.get(digest), releases.trial(), releases.unproven()
+    release, trial, waits = Releases(root.path).standing(digest)
     if release is None or (waits is not None and waits.digest == digest and waits.waiting):
         return None
     of_this = trial if trial is not None and trial.digest == digest else None

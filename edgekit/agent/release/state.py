@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from edgekit.agent.release import recover
 from edgekit.agent.release.statefile import opened
 from edgekit.core import layout
 from edgekit.core.digest import Digest, decode_hook
@@ -114,6 +115,8 @@ _ALL = f"""
 SELECT {_COLUMNS} FROM releases LEFT JOIN changes USING (digest)
 ORDER BY ifnull(changes.number, 0) DESC, since DESC, digest
 """  # noqa: S608  own names
+_TRIAL = "SELECT digest, began, connected, silent_seconds, soaked FROM trials"
+_UNPROVEN = "SELECT digest, since, tries, reason, waiting FROM unproven ORDER BY since DESC"
 _STAGE = """
 INSERT INTO releases (digest, name, version, state, since, tries, reason)
 VALUES (?, ?, ?, ?, ?, 0, '')
@@ -175,7 +178,7 @@ class Releases:
 
     def all(self) -> list[Release]:
         """Every recorded release, latest change first; makes no file where there is none."""
-        if not self._path.exists():
+        if not self._path.exists() and not recover.has_releases(self._root):
             return []
         with self._open() as db:
             rows = db.execute(_ALL).fetchall()
@@ -241,9 +244,20 @@ class Releases:
     def trial(self) -> TrialRow | None:
         """The trial that began last, or None on a device that had none."""
         with self._open() as db:
-            query = "SELECT digest, began, connected, silent_seconds, soaked FROM trials"
-            row = db.execute(query).fetchone()
+            row = db.execute(_TRIAL).fetchone()
         return _read(row, TrialRow)
+
+    def standing(
+        self, digest: Digest
+    ) -> tuple[Release | None, TrialRow | None, UnprovenRow | None]:
+        """What `get`, `trial` and `unproven` say, at one moment."""
+        with self._open() as db:
+            rows = db.execute(_ALL).fetchall()
+            trial = db.execute(_TRIAL).fetchone()
+            unproven = db.execute(_UNPROVEN).fetchone()
+        found = (_read(row, Release) for row in rows)
+        release = next((each for each in found if each and each.digest == digest), None)
+        return release, _read(trial, TrialRow), _read(unproven, UnprovenRow)
 
     def soaks(self, digest: Digest, seconds: float) -> None:
         """Record that a release on trial has shown everything, and for how long it must yet run."""
@@ -291,8 +305,7 @@ class Releases:
     def unproven(self) -> UnprovenRow | None:
         """The release that is unproven, or None."""
         with self._open() as db:
-            query = "SELECT digest, since, tries, reason, waiting FROM unproven ORDER BY since DESC"
-            row = db.execute(query).fetchone()
+            row = db.execute(_UNPROVEN).fetchone()
         return _read(row, UnprovenRow)
 
     def refused(self, digest: Digest | str, what: str, why: str) -> None:

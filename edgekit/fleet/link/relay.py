@@ -12,6 +12,7 @@ are `O` and `X` (both outputs of a command) and `C` (done, as JSON). `B` goes ou
 link that says nothing is dead.
 """
 
+import gc
 import json
 import os
 import select
@@ -24,6 +25,7 @@ import warnings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # as typing has it; an import of that takes a sixth of our start
+    from collections.abc import Callable
     from typing import Any
 
 HEAD = struct.Struct(">4scI")
@@ -31,6 +33,9 @@ MAGIC = b"\0EK\1"
 BEAT_SECONDS = 5.0
 # A controller that says nothing for this long is gone: the lease of its push ends with this process
 SILENT_SECONDS = 100.0
+ZIP = f"/python{sys.version_info[0]}{sys.version_info[1]}.zip"
+AGENT = ["-S", "-P", "-m", "edgekit.agent"]
+FORKED = ("stage", "lease", "state")  # verbs that start nothing that outlives them
 Frame = tuple[bytes, bytes]
 
 
@@ -96,7 +101,7 @@ class Relay:
         stdin = b""
         while (data := self._data()) is not None:
             stdin += data
-        run = fork if told.get("own") and runs_here(told["argv"]) else execute
+        run = fork if runs_here(told["argv"], told.get("own", False)) else execute
         out, errors, code, late = run(told["argv"], stdin, told["seconds"])
         self._send(b"O", out)
         self._send(b"X", errors)
@@ -128,23 +133,52 @@ class Relay:
         return True
 
 
-def runs_here(argv: list[str]) -> bool:
-    """Whether a command for our own Python is a text that a fork of this process can run.
+def runs_here(argv: list[str], own: bool) -> bool:
+    """Whether a fork of this process can run a command: a text for our own Python, or a verb.
 
     Another start of Python takes 20 ms on a PC, and 300 ms and more where `python3` is a script of
     a version manager or the CPU is small. Paths need UTF-8, which a new Python is told by `adapt`.
     """
-    given = argv[1:2] == ["-"] or argv[1:3] == ["-I", "-c"]
+    given = own and (argv[1:2] == ["-"] or argv[1:3] == ["-I", "-c"])
     able = hasattr(os, "memfd_create") and sys.getfilesystemencoding() == "utf-8"
-    return given and able
+    return able and (given or is_verb(argv))
+
+
+def is_verb(argv: list[str]) -> bool:
+    """Whether a command is one of `FORKED`, of an agent that is to run with the Python we are."""
+    at = argv.index(AGENT[0]) if AGENT[0] in argv else 0
+    python, module, verb = argv[at - 1], argv[at : at + 4], argv[at + 4 : at + 5]
+    ours = argv[:2] == ["env", "-i"] and python == sys.executable and module == AGENT
+    return ours and bool(verb) and verb[0] in FORKED and bool(standard_library())
+
+
+def standard_library() -> list[str]:
+    """The entries of `sys.path` that Python has with `-S`; empty where they cannot be told."""
+    home = os.path.dirname(getattr(os, "__file__", ""))  # noqa: PTH120  pathlib is slow to import
+    first = [path for path in sys.path if path.endswith(ZIP) or path == home]
+    compiled = [path for path in sys.path if path.endswith("/lib-dynload")]
+    return first + compiled if home in first and compiled else []
+
+
+def is_foreign(module: "Any", kept: list[str]) -> bool:
+    """Whether a module is none of the standard library: site-packages may lie below that."""
+    places = [getattr(module, "__file__", None), *getattr(module, "__path__", ())]
+    return any(
+        "-packages/" in place or not place.startswith(tuple(kept)) for place in places if place
+    )
 
 
 def fork(argv: list[str], stdin: bytes, seconds: float) -> tuple[bytes, bytes, int, bool]:
-    """As `execute`, for `python - WORDS` and `python -I -c TEXT WORDS`, without starting Python."""
-    if argv[1] == "-":
+    """As `execute`, for what `runs_here`, without starting Python."""
+    run: Callable[[], object]
+    if argv[0] == "env":
+        words, run = argv[argv.index(AGENT[0]) + 3 :], lambda: be_agent(argv)
+    elif argv[1] == "-":
         text, words, stdin = stdin, argv[1:], b""
+        run = lambda: be_text(text)  # noqa: E731  as its neighbours
     else:
         text, words = argv[3].encode(), argv[2:3] + argv[4:]
+        run = lambda: be_text(text)  # noqa: E731  as its neighbours
     files = [os.memfd_create(name) for name in ("stdin", "stdout", "stderr")]
     ended, open_end = os.pipe()
     try:
@@ -154,7 +188,7 @@ def fork(argv: list[str], stdin: bytes, seconds: float) -> tuple[bytes, bytes, i
         pid = os.fork()
         if pid == 0:
             os.close(ended)
-            _be(text, words, files)
+            _be(run, words, files)
         os.close(open_end)
         open_end = -1
         late = not select.select([ended], [], [], seconds)[0]
@@ -171,17 +205,48 @@ def fork(argv: list[str], stdin: bytes, seconds: float) -> tuple[bytes, bytes, i
                 os.close(descriptor)
 
 
-def _be(text: bytes, words: list[str], files: list[int]) -> None:
-    """Become the program `text`; never returns."""
+def be_text(text: bytes) -> None:
+    """Become a program."""
+    exec(compile(text, "<edgekit>", "exec"), {"__name__": "__main__"})  # noqa: S102  # ours
+
+
+def of_python(finder: "Any") -> bool:
+    """Whether a finder of modules is Python's own."""
+    return str(finder.__module__).startswith("_frozen_importlib")
+
+
+def be_agent(argv: list[str]) -> None:
+    """Become a verb: the environment, and the folders to import from, of a Python of its own."""
+    kept = standard_library()
+    environment = (word.partition("=") for word in argv[2 : argv.index(AGENT[0]) - 1])
+    os.environ.clear()
+    os.environ.update({name: value for name, _, value in environment})
+    # What site-packages brought into this process is none of the agent's.
+    for name in [name for name, module in sys.modules.items() if is_foreign(module, kept)]:
+        del sys.modules[name]
+    sys.meta_path[:] = [each for each in sys.meta_path if of_python(each)]
+    sys.excepthook = sys.__excepthook__
+    sys.path[:] = [*os.environ["PYTHONPATH"].split(":"), *kept]
+    sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"]
+    gc.set_threshold(10_000)  # a tenth of what its imports take is the search for garbage
+    __import__("edgekit.agent.__main__")
+    sys.modules["edgekit.agent.__main__"].main()
+
+
+def _be(run: "Callable[[], object]", words: list[str], files: list[int]) -> None:
+    """Run a program as if it were the whole process, with `words` as its argv; never returns."""
     code = 1
     try:
         os.setsid()
         for number, file in enumerate(files):
             os.dup2(file, number)
-        sys.stdin, sys.stdout, sys.stderr = (os.fdopen(n, mode) for n, mode in enumerate("rww"))
+        sys.stdin, sys.stdout, sys.stderr = (
+            os.fdopen(n, mode, encoding="utf-8", errors="surrogateescape")
+            for n, mode in enumerate("rww")
+        )
         sys.argv = words
         try:
-            exec(compile(text, "<edgekit>", "exec"), {"__name__": "__main__"})  # noqa: S102  # ours
+            run()
             code = 0
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else int(error.code is not None)

@@ -8,7 +8,6 @@ the update lock.
 from __future__ import annotations
 
 import os
-import shutil
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
@@ -155,6 +154,8 @@ def _weighed(paths: Iterable[tuple[str, Path]], mapped: set[int]) -> list[Leftov
 
 
 def _remove(piece: Leftover) -> None:
+    import shutil  # noqa: PLC0415  it brings archives, which take long to import
+
     path = piece.path
     if piece.kind in ("release", "tree"):
         gone = path.with_name(f".{path.name}.gone.tmp")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -176,6 +175,8 @@ def publish_release(root: Root, verified: VerifiedManifest, *, again: bool = Fal
 
 
 def _assemble(root: Root, manifest: Manifest, target: Path) -> None:
+    import shutil  # noqa: PLC0415  it brings archives, which take long to import
+
     temporary = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     model = temporary / layout.MODEL

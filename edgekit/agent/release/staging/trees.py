@@ -1,6 +1,6 @@
 """The trees of a device: each layer is unpacked once, and tells cheaply whether it is whole yet.
 
-Tars, zstd and processes are imported where a tree is unpacked or mended: a push of what runs
+Archives, zstd and processes are imported where a tree is unpacked or mended: a push of what runs
 already does neither.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -41,6 +40,8 @@ def unpack_once(root: Root, layer: Descriptor) -> bool:
             mend(blob, target, wrong)
         _remember_whole(root, target)
         return bool(wrong)
+    import shutil  # noqa: PLC0415  see above
+
     from edgekit.agent.release.staging.libraries import check_libraries  # noqa: PLC0415  see above
     from edgekit.agent.release.staging.unpack import MAX_UNPACKED_BYTES, unpack  # noqa: PLC0415  same
 
@@ -68,14 +69,26 @@ def fingerprint(tree: Path) -> str:
     file changes it. A bit that rots on the medium does not; that is what a scrub is for.
     """
     seen = hashlib.sha256()
-    for folder, folders, files in os.walk(tree):
-        folders.sort()
-        for name in sorted((*folders, *files)):
-            place = os.path.join(folder, name)  # noqa: PTH118  thousands of files
-            at = os.lstat(place)
-            told = (place, at.st_mode, at.st_size, at.st_mtime_ns, at.st_ctime_ns, at.st_ino)
+    folders = [str(tree)]
+    while folders:
+        below = []
+        for entry in _entries(folders.pop()):
+            at = entry.stat(follow_symlinks=False)
+            told = (entry.path, at.st_mode, at.st_size, at.st_mtime_ns, at.st_ctime_ns, at.st_ino)
             seen.update(repr(told).encode())
+            if entry.is_dir(follow_symlinks=False):
+                below.append(entry.path)
+        folders += reversed(below)
     return seen.hexdigest()
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    """What a folder holds, by name; nothing if it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError:
+        return []
 
 
 def _whole_trees(root: Root) -> dict[str, str]:
