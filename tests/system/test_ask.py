@@ -18,7 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from edgekit.cli.main import application
+from edgekit.cli.talk import watching
 from edgekit.client.announced import retain
 from edgekit.core.config import BrokerConfig
 from edgekit.core.protocol import topics, wire
@@ -219,6 +222,30 @@ def test_devices_waits_for_what_a_slow_connection_brings(port: int, tmp_path: Pa
         retain(broker, "other", dict.fromkeys(cards, b""))
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == len(cards)
+
+
+def test_top_says_that_a_slow_connection_has_not_brought_all(
+    port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It printed what had come until then, as if that were the fleet."""
+    broker = BrokerConfig("127.0.0.1", port)
+    cards = {topics.card_topic(f"n{n}"): b'{"model":"%s"}' % (b"m" * 3000) for n in range(20)}
+    retain(broker, "other", cards)
+    monkeypatch.setattr(watching, "MOST_SECONDS", 0.4)
+    try:
+        for speed, all_came in ((30_000, False), (10**9, True)):
+            with (
+                slow(port, bytes_per_second=speed) as behind,
+                watching.DeviceWatch(BrokerConfig("127.0.0.1", behind), "x") as watch,
+            ):
+                assert (watch.settle(), len(watch.known) == len(cards)) == (all_came, all_came)
+        with slow(port, bytes_per_second=30_000) as behind:
+            words = ["top", "--once", "--broker", f"127.0.0.1:{behind}"]
+            done = CliRunner().invoke(application("top"), words)
+    finally:
+        retain(broker, "other", dict.fromkeys(cards, b""))
+    assert done.exit_code == 0
+    assert "still sends what it keeps: devices are missing" in done.stderr
 
 
 # --- a device that is gone --------------------------------------------------------------------

@@ -100,14 +100,15 @@ class DeviceWatch:
     ) -> None:
         self._mqtt.close()
 
-    def settle(self) -> None:
-        """Wait until the broker has sent what it keeps."""
+    def settle(self) -> bool:
+        """Wait until the broker has sent what it keeps; whether it has, within `MOST_SECONDS`."""
         began = time.monotonic()
         while (now := time.monotonic()) - began < MOST_SECONDS:
             quiet = QUIET_SECONDS if self._known else NOTHING_SECONDS
             if now - max(self._last, began) >= quiet:
-                return
+                return True
             time.sleep(0.05)
+        return False
 
     @property
     def known(self) -> dict[str, Served]:

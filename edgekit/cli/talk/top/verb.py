@@ -64,7 +64,8 @@ def top(
         DeviceWatch(at, here.requester) as watch,
     ):
         with render.working("asking the broker"):
-            watch.settle()
+            if not watch.settle() and (once or as_json):
+                render.warn(f"{at} is slow, and still sends what it keeps: devices are missing")
         look = FleetLook(watch, fleet, device or [])
         look.names()  # a word that names nothing is refused now
         if as_json:
