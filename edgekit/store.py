@@ -53,6 +53,14 @@ def publish(path: Path, data: bytes, mode: int = 0o644) -> None:
     fsync_folder(path.parent)
 
 
+def rewrite(path: Path, data: bytes) -> None:
+    """`publish` for a file that a person has made: where its link leads, with the rights it has."""
+    place = path.resolve()
+    rights = place.stat().st_mode & 0o777
+    publish(place, data, rights)
+    place.chmod(rights)  # whatever the umask is
+
+
 def replace_link(link: Path, target: str) -> None:
     """Point a symbolic link at `target` by rename: a reader sees the old or the new one."""
     temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")

@@ -9,6 +9,7 @@ import typer
 
 from edgekit.bundle.sign import KEY_NAME, make_key
 from edgekit.cli import project, render
+from edgekit.cli.options import MOST_PORT
 from edgekit.cli.release.trust import present, trust_of
 from edgekit.signing.manage import ensure
 from edgekit.signing.roles import ROLES
@@ -60,7 +61,9 @@ def write_project(folder: Path, port: int) -> list[tuple[Path, bool]]:
 
 def init(
     folder: Annotated[Path, typer.Argument(help="Where the project is made.")] = Path(),
-    port: Annotated[int, typer.Option(help="Port of the broker on this machine.")] = 1883,
+    port: Annotated[
+        int, typer.Option(min=1, max=MOST_PORT, help="Port of the broker on this machine.")
+    ] = 1883,
     no_keys: Annotated[
         bool,
         typer.Option("--no-keys", help="Make no trust: `edgekit import` brings another project's."),

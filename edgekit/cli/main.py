@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pkgutil import resolve_name
 from typing import Annotated
@@ -55,8 +56,19 @@ def _verb(words: list[str]) -> str:
     return next((word for word in words if word[:1] != "-"), "")
 
 
+def _say_what_can_be_said() -> None:
+    """What the encoding of standard output lacks becomes a question mark, and no traceback.
+
+    A user who has chosen something else by PYTHONIOENCODING gets that.
+    """
+    out = sys.stdout
+    if isinstance(out, io.TextIOWrapper) and out.errors in ("strict", "surrogateescape"):
+        out.reconfigure(errors="replace")
+
+
 def main() -> None:
     """Entry point of the console script."""
+    _say_what_can_be_said()
     try:
         application(_verb(sys.argv[1:]))()
     except EdgekitError as error:

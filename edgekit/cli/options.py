@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+MOST_PORT = 65535  # of TCP; the system takes a larger one modulo 65536
 ProjectOption = Annotated[
     Path | None, typer.Option("--project", help="The project's folder; default: found upwards.")
 ]

@@ -37,7 +37,7 @@ def __getattr__(name: str) -> Console:
         raise AttributeError(name)
     from rich.console import Console  # noqa: PLC0415  see above
 
-    made = Console(stderr=name == "err", highlight=False, soft_wrap=True)
+    made = Console(stderr=name == "err", highlight=False, soft_wrap=True, emoji=False)
     globals()[name] = made
     return made
 
@@ -83,7 +83,9 @@ def _line(name: str, text: str) -> None:
 # Of what a device or a model's files say: such characters would move the cursor of a terminal,
 # give its window a name, or hide a line. A tab and the end of a line are harmless.
 _CONTROL = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
-_IN_LINE = {**_CONTROL, **dict.fromkeys(map(ord, "\t\n\u2028\u2029"), "\ufffd")}
+# Of a line also what turns the rest of it round: the next cell would read as something else
+_TURNS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+_IN_LINE = {**_CONTROL, **dict.fromkeys(map(ord, f"\t\n\u2028\u2029{_TURNS}"), "\ufffd")}
 
 
 def harmless(text: str) -> str:

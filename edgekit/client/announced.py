@@ -19,7 +19,8 @@ from edgekit.core.reading import UNREADABLE
 from edgekit.errors import EdgekitError, UnreachableError
 from edgekit.mqtt.threaded import MqttClient
 
-RETAINED_SECONDS = 0.5  # time to collect retained messages
+RETAINED_SECONDS = 0.5  # without a retained message, then the broker has sent all that it keeps
+MOST_RETAINED_SECONDS = 60.0  # for all of them: 5,000 devices through 1 Mbit/s
 PUBACK_SECONDS = 10.0
 RETAINED_QOS = 0
 """Of subscriptions to retained messages. Of QoS 1 a Mosquitto queues 1,000 for a client above those
@@ -55,17 +56,31 @@ def retained(broker: BrokerConfig, name: str, filters: Sequence[str]) -> dict[st
         filters: topics, also with wildcards.
 
     Raises:
-        EdgekitError: or one of its kinds: the broker does not answer, or refuses.
+        EdgekitError: or one of its kinds: the broker does not answer, refuses, or is too slow to
+            send all.
     """
     found: dict[str, bytes] = {}
+    last = 0.0
 
     def received(message: wire.Inbound) -> None:
+        nonlocal last
         if message.retain and message.payload:
+            last = time.monotonic()
             found[message.topic] = message.payload
 
     client = _client(broker, name, filters, received)
-    time.sleep(RETAINED_SECONDS)
-    client.close()
+    last = max(last, began := time.monotonic())
+    try:
+        while (now := time.monotonic()) - last < RETAINED_SECONDS:
+            if now - began > MOST_RETAINED_SECONDS:
+                raise UnreachableError(
+                    f"the broker at {broker} has not sent all that it keeps",
+                    f"{len(found)} messages came within {MOST_RETAINED_SECONDS:g} s",
+                    "use a faster connection to the broker",
+                )
+            time.sleep(RETAINED_SECONDS / 10)
+    finally:
+        client.close()
     return found
 
 

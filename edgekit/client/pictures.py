@@ -12,6 +12,7 @@ import io
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from math import ceil, isqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -110,7 +111,8 @@ def shrink(source: Source, limits: PictureLimits = PictureLimits()) -> SentPictu
     image, is_png = _decoded(what, data)
     was = image.size
     _check_shape(what, *was)
-    image.thumbnail((limits.side, limits.side), _pillow().Resampling.LANCZOS)
+    side = min(limits.side, isqrt(pictures.MAX_PIXELS))  # some cards ask for more than is taken
+    image = _scaled(image, side / max(was))
     sent, image = _encoded(what, image, limits, is_png=is_png)
     return SentPicture(sent, *image.size, name, len(data), *was)
 
@@ -242,6 +244,16 @@ def _check_shape(what: str, width: int, height: int) -> None:
         )
 
 
+def _scaled(image: Image, factor: float) -> Image:
+    """The picture made smaller; what is rounded makes it no longer for its width than is taken."""
+    if factor >= 1:
+        return image
+    width, height = (round(each * factor) for each in image.size)
+    least = ceil(max(width, height) / pictures.MAX_ASPECT)
+    size = max(width, least), max(height, least)
+    return image.resize(size, _pillow().Resampling.LANCZOS, reducing_gap=2.0)
+
+
 def _encoded(
     what: str, image: Image, limits: PictureLimits, *, is_png: bool
 ) -> tuple[bytes, Image]:
@@ -253,8 +265,7 @@ def _encoded(
             data = _file(image, "JPEG", quality=quality)
             if len(data) <= limits.bytes:
                 return data, image
-        smaller = (round(image.width * STEP), round(image.height * STEP))
-        image = image.resize(smaller, _pillow().Resampling.LANCZOS)
+        image = _scaled(image, STEP)
     raise UsageError(f"{what} cannot be made smaller than {limits.bytes} bytes")
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from edgekit.core.chat.calls import ToolCall
+from edgekit.core.chat.completion import Usage
+from edgekit.core.chat.logprobs import TokenLogprob
+from edgekit.core.config import NAME
 from edgekit.core.protocol import wire
+from edgekit.core.protocol.payloads import AcceptedPayload
 from edgekit.core.reading import UNREADABLE
 from edgekit.errors import EdgekitError
 
@@ -82,6 +86,57 @@ class Final(msgspec.Struct, frozen=True):
 Reply = Accepted | Delta | Final
 
 
+class _Timings(msgspec.Struct, frozen=True):
+    first_token_ms: float = 0.0
+    predicted_per_second: float = 0.0
+
+
+class _Logprobs(msgspec.Struct, frozen=True):
+    content: list[TokenLogprob] | None = None
+
+
+class _Message(msgspec.Struct, frozen=True):
+    content: str | None
+    reasoning_content: str | None = None
+    tool_calls: list[ToolCall] | None = None
+
+
+class _Choice(msgspec.Struct, frozen=True):
+    message: _Message
+    finish_reason: str
+    logprobs: _Logprobs | None = None
+
+
+class _Whole(msgspec.Struct, frozen=True):
+    """What is read of a final; a later agent may say more."""
+
+    choices: Annotated[list[_Choice], msgspec.Meta(min_length=1)]
+    usage: Usage
+    timings: _Timings | None = None
+
+
+class _Text(msgspec.Struct, frozen=True):
+    content: str | None = None
+    reasoning_content: str | None = None
+
+
+class _Piece(msgspec.Struct, frozen=True):
+    delta: _Text
+
+
+class _Part(msgspec.Struct, frozen=True):
+    """The same of a delta."""
+
+    seq: int
+    choices: Annotated[list[_Piece], msgspec.Meta(min_length=1)]
+
+
+def sender(message: wire.Inbound) -> str:
+    """The device that a reply names as its sender; empty where that is no device's name."""
+    name = message.property("ek-dev")
+    return name if NAME.match(name) else ""
+
+
 def read_state(message: wire.Inbound) -> str:
     """Read what a device answers to a `query`; empty if it cannot be read."""
     with suppress(*UNREADABLE, KeyError, TypeError):
@@ -97,24 +152,25 @@ def read_reply(message: wire.Inbound) -> Reply:
         EdgekitError: it cannot be read.
     """
     kind = message.property("ek-kind")
-    device = message.property("ek-dev")
+    device = sender(message)
     if kind == "error":
         raise wire.ProtocolError.decode(message.payload)
     try:
-        body = msgspec.json.decode(message.payload)
         if kind == "accepted":
-            return Accepted(device, body["position"], body.get("eta_ms"))
+            accepted = msgspec.json.decode(message.payload, type=AcceptedPayload)
+            return Accepted(device, accepted.position, accepted.eta_ms)
+        body = msgspec.json.decode(message.payload, type=dict[str, Any])
         if kind == "delta":
-            return _delta(message.property("ek-id"), body)
-        final = Final(device, body)
-        _ = final.text, final.finish_reason, final.reasoning, final.logprobs, final.tool_calls
-    except (*UNREADABLE, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise EdgekitError(f"{device}'s reply cannot be read", repr(error)) from error
-    return final
+            return _delta(message.property("ek-id"), msgspec.convert(body, _Part), body)
+        msgspec.convert(body, _Whole)
+    except UNREADABLE as error:
+        what = f"a reply of {device or 'the device'} cannot be read"
+        raise EdgekitError(what, str(error)) from error
+    return Final(device, body)
 
 
-def _delta(prompt_id: str, body: dict[str, Any]) -> Delta:
-    piece = body["choices"][0]["delta"]
+def _delta(prompt_id: str, part: _Part, body: dict[str, Any]) -> Delta:
+    piece = part.choices[0].delta
     chunk = {
         "id": f"chatcmpl-{prompt_id}",
         "object": "chat.completion.chunk",
@@ -122,6 +178,4 @@ def _delta(prompt_id: str, body: dict[str, Any]) -> Delta:
         "model": "",
         "choices": body["choices"],
     }
-    return Delta(
-        body["seq"], piece.get("content") or "", piece.get("reasoning_content") or "", chunk
-    )
+    return Delta(part.seq, piece.content or "", piece.reasoning_content or "", chunk)

@@ -24,7 +24,7 @@ from edgekit.client.pictures import (
     shrink,
     with_pictures,
 )
-from edgekit.client.reply import Delta, Final, Reply, read_reply, read_state
+from edgekit.client.reply import Delta, Final, Reply, read_reply, read_state, sender
 from edgekit.core.config import BrokerConfig, check_name
 from edgekit.core.protocol import topics, wire
 from edgekit.core.protocol.reasons import FAILURE, NO_MATCHING_SUBSCRIBERS, PACKET_TOO_LARGE
@@ -123,9 +123,7 @@ class Requester:
             for message in self._messages(question, asking, inbox):
                 reply = read_reply(message)
                 finished = isinstance(reply, Final)
-                asking.reply(
-                    message.property("ek-dev"), time.monotonic(), delta=isinstance(reply, Delta)
-                )
+                asking.reply(sender(message), time.monotonic(), delta=isinstance(reply, Delta))
                 yield reply
                 if finished:
                     return
@@ -197,8 +195,8 @@ class Requester:
                 if read_state(message) == "unknown":
                     do, until = asking.unknown(now, random.random())  # noqa: S311  no secret
                     continue
-                asking.reply(message.property("ek-dev"), now)
-            elif asking.concerns(message.property("ek-dev"), message.property("ek-kind")):
+                asking.reply(sender(message), now)
+            elif asking.concerns(sender(message), message.property("ek-kind")):
                 yield message
             do, until = asking.next(time.monotonic(), random.random())  # noqa: S311  no secret
 

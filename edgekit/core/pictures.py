@@ -80,10 +80,12 @@ def allowed(images_per_prompt: int) -> tuple[int, int]:
 def send_side(crops: int, crop_side: int) -> int:
     """The pixels of the longer side that a client sends to a device that looks at so many crops.
 
+    A square picture of that side has no more than `MAX_PIXELS`.
+
     Args:
         crop_side: of one crop, in pixels, as the model reads it.
     """
-    return max(SEND_SIDE, crop_side * isqrt(crops))
+    return min(max(SEND_SIDE, crop_side * isqrt(crops)), isqrt(MAX_PIXELS))
 
 
 def send_bytes(room: int, per_prompt: int) -> int:

@@ -9,6 +9,7 @@ from edgekit.errors import EdgekitError
 from edgekit.fleet.drive import DeviceDriver
 from edgekit.fleet.enroll.values import starts_words
 from edgekit.fleet.hardware import hardware_class, isa_flags
+from edgekit.fleet.plan import check_machine
 
 
 class RunningRelease(msgspec.Struct, frozen=True):
@@ -93,6 +94,10 @@ def look(driver: DeviceDriver, address: str) -> CheckedDevice:
     clock = driver.clock()
     if clock is not None and abs(clock[0]) > MOST_CLOCK_SECONDS + clock[1]:
         trouble.append(f"its clock is {clock[0]:+.0f} s off ours")
+    try:
+        check_machine(facts)
+    except EdgekitError as error:
+        trouble.append(error.what)
     if facts.problem:
         trouble.append(f"{facts.root}: {facts.problem}")
     if facts.noexec:

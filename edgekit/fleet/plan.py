@@ -19,6 +19,7 @@ from edgekit.core.manifest import PLATFORM, PYTHON, BundleConfig, Descriptor, Ma
 from edgekit.core.room import DiskRoom
 from edgekit.errors import EdgekitError, UsageError
 from edgekit.fleet.facts import DeviceFacts
+from edgekit.fleet.hardware import ISA_FLAGS
 
 MIN_PYTHON = (3, 11)
 
@@ -31,6 +32,7 @@ def check_fit(facts: DeviceFacts, manifest: Manifest, config: BundleConfig) -> D
         VerificationError: the bundle has no runtime for the device; names the flag that adds it.
     """
     check_python(facts.python)
+    check_machine(facts)
     runtime = manifest.runtime_for(facts.platform, facts.python)
     if not facts.glibc or _version(facts.glibc) < _version(config.fit.glibc):
         raise EdgekitError(
@@ -48,6 +50,18 @@ def check_fit(facts: DeviceFacts, manifest: Manifest, config: BundleConfig) -> D
         )
     check_root(facts)
     return runtime
+
+
+def check_machine(facts: DeviceFacts) -> None:
+    """Check that there are runtimes for the device's Python; raises EdgekitError."""
+    if facts.platform not in ISA_FLAGS:
+        has = " and ".join(name.removeprefix("linux/") for name in ISA_FLAGS)
+        raise EdgekitError(
+            f"no runtime of edgekit runs on the device: its Python is one for {facts.machine}",
+            f"onnxruntime has wheels for {has}, and for nothing of 32 bits",
+            "install the 64-bit edition of its operating system (a kernel of 64 bits alone does "
+            "not do), or name a 64-bit Python with python= in fleet.toml",
+        )
 
 
 def check_isa(facts: DeviceFacts, runtime: Descriptor) -> None:

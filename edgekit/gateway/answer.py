@@ -82,7 +82,7 @@ class HttpAnswer:
         self._hub, self._requester, self._asked = hub, requester, asked
         self._shape = shape
         self._prompt_id, self._idempotency, self._deadline = prompt_id, idempotency, deadline
-        self._started = False
+        self._started = self._counted = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """HttpAnswer; a client that goes away ends it."""
@@ -104,6 +104,8 @@ class HttpAnswer:
                 await self._stopped(send)
             finally:
                 await _end(answering, gone)
+                if self._started:  # its client went away
+                    self._count(200)
 
     async def _stopped(self, send: Send) -> None:
         """Say that the gateway stops, as far as it can still be said."""
@@ -111,6 +113,7 @@ class HttpAnswer:
         if not self._started:
             raise stops
         if self._asked.stream:
+            self._count(stops.status)
             await send(_part(self._shape.failed(stops)))
             await send({"type": "http.response.body", "body": b""})
 
@@ -134,6 +137,7 @@ class HttpAnswer:
         with _readable(final.device):
             self._note(final)
             data = self._shape.whole(final.body)
+        self._count(200)
         await self._head(send, wire.JSON, final.device, length=len(data))
         await send({"type": "http.response.body", "body": data})
 
@@ -161,8 +165,16 @@ class HttpAnswer:
         except HttpError as refused:
             if not self._started:
                 raise
+            self._count(refused.status)
             await send(_part(self._shape.failed(refused)))
+        self._count(200)
         await send({"type": "http.response.body", "body": b""})
+
+    def _count(self, status: int) -> None:
+        """Count the request once: a stream that ends in an error as that error."""
+        if not self._counted:
+            self._counted = True
+            self._hub.requests[status] += 1
 
     def _shaped(self, reply: DeviceReply) -> bytes:
         if reply.kind == "delta":
@@ -185,7 +197,6 @@ class HttpAnswer:
         else:
             headers |= {"cache-control": "no-cache", "x-accel-buffering": "no"}
         self._started = True
-        self._hub.requests[200] += 1
         raw = [
             (name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items()
         ]
@@ -197,7 +208,7 @@ def _readable(device: str) -> Iterator[None]:
     """A reply of another shape than the protocol's is its device's failure; raises HttpError."""
     try:
         yield
-    except (*UNREADABLE, AttributeError, LookupError, TypeError) as error:
+    except (*UNREADABLE, ArithmeticError, AttributeError, LookupError, TypeError) as error:
         text = f"a reply of {device} cannot be read: {error!r}"
         raise HttpError(502, "internal", text) from error
 

@@ -26,6 +26,8 @@ _TEXT_ONLY: dict[str, tuple[Any, ...]] = {
     "best_of": (None, 1),
     "logprobs": (None,),
 }
+# What a chat has and a text completion has not: its answer is a text, and a call would be lost
+_CHAT_ONLY: dict[str, tuple[Any, ...]] = {"messages": (), "tools": (None, [])}
 
 
 class ApiRequest(msgspec.Struct, frozen=True):
@@ -152,8 +154,9 @@ def _prompt(fields: dict[str, msgspec.Raw], prompt: Any) -> str:
                 f"{name} is not served: devices serve chats, and a prompt becomes a user's message",
                 name,
             )
-    if "messages" in fields:
-        raise of_code("unsupported_parameter", "a text completion has no messages", "messages")
+    for name, harmless in _CHAT_ONLY.items():
+        if name in fields and value(fields, name) not in harmless:
+            raise of_code("unsupported_parameter", f"a text completion has no {name}", name)
     if isinstance(prompt, list) and len(prompt) == 1:
         prompt = prompt[0]
     if not isinstance(prompt, str) or not prompt:

@@ -90,7 +90,7 @@ def text_completion(completion: dict[str, Any]) -> dict[str, Any]:
     choice = completion["choices"][0]
     told = {
         "index": 0,
-        "text": choice["message"]["content"],
+        "text": choice["message"]["content"] or "",
         "logprobs": None,
         "finish_reason": choice["finish_reason"],
     }

@@ -29,7 +29,7 @@ def families(counts: Counts) -> list[Family]:
         Family(
             "edgekit_gateway_requests_total",
             "counter",
-            "Requests answered, by status of HTTP.",
+            "Requests answered, by status of HTTP, or of the error in which a stream ended.",
             _by("status", {str(status): n for status, n in sorted(counts.requests.items())}),
         ),
         Family(

@@ -14,10 +14,11 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
-from edgekit.core.config import check_name
+from edgekit.core.config import NAME, check_name
 from edgekit.errors import UsageError
 from edgekit.store import publish
 
@@ -31,8 +32,8 @@ MAKE = "`edgekit gateway key add NAME` makes one"
 class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One key: the SHA-256 of its text in hex, its requester, and the day it was made."""
 
-    requester: str
-    sha256: str
+    requester: Annotated[str, msgspec.Meta(pattern=f"^{NAME.pattern}")]
+    sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
     added: str
 
     @property

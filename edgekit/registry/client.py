@@ -247,6 +247,7 @@ class RegistryClient:
     # --- logins -------------------------------------------------------------------------------
     def _log_in(self, challenges: list[str]) -> bool:
         """Prepare the login that the registry asks for; False if there is nothing to try."""
+        self._authorization = ""  # a token that has ended is no login at a token server either
         for challenge in challenges:
             scheme, _, rest = challenge.partition(" ")
             if scheme.lower() == "bearer":

@@ -24,7 +24,7 @@ from edgekit.tokens.control import control_tokens
 from edgekit.tokens.conversation import Conversation, Turn, conversation
 from edgekit.tokens.folder import ChatFolder, read_chat_folder
 from edgekit.tokens.load import as_special, compiled, load
-from edgekit.tokens.parts import image_of, placed, rendered_parts
+from edgekit.tokens.parts import image_of, place_in, placed, rendered_parts
 from edgekit.tokens.shadow import NONCHARACTERS, Spots, marker, message_characters
 from edgekit.tokens.spelled import Spelling
 from edgekit.tokens.stream import TokenStream
@@ -86,7 +86,8 @@ class ChatTokenizer:
         sources = (folder.template, folder.tool_template)
         templates = [compiled(each, folder, clock) for each in sources if each is not None]
         for each in templates:
-            each.image = image_of(each.render)
+            image, each.takes_text = image_of(each.render)
+            each.image = None if image is None else place_in(image, self._added.values())
         self._template, self._tool_template = templates[:1], templates[-1:]
         self.control = frozenset(special).union(
             *(control_tokens(special, other, each, _renderer(each)) for each in templates)
@@ -378,7 +379,9 @@ class ChatTokenizer:
 
 def _rendered(template: ChatTemplate, chat: Conversation) -> str:
     if template.image is not None:
-        return rendered_parts(partial(_bounded, template), chat, template.image)
+        return rendered_parts(
+            partial(_bounded, template), chat, template.image, takes_text=template.takes_text
+        )
     return _bounded(template, chat)
 
 

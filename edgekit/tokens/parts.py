@@ -1,12 +1,12 @@
 """Chat templates that take a message's content as parts, and write a picture's place themselves.
 
 Most templates take a text. One that takes parts alone shows nothing of a text: of SmolVLM's, each
-character would be a part of no known type.
+character would be a part of no known type. Others take either, and see a picture in parts alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,16 +19,36 @@ _PROBE = "Xprobe7"  # a text that no template writes itself
 _TEXT, _IMAGE = {"type": "text", "text": _PROBE}, {"type": "image"}
 
 
-def image_of(render: Callable[[Sequence[Message]], str]) -> str | None:
-    """Return what a template writes for a picture; None where it takes a message's text.
+def image_of(render: Callable[[Sequence[Message]], str]) -> tuple[str | None, bool]:
+    """Return what a template writes for a picture, and whether it takes a message's text, too.
+
+    The first is None where it takes no parts, or takes a text and knows no picture.
 
     Args:
         render: renders messages by the template.
     """
-    if _PROBE in _shown(render, _PROBE):
-        return None
+    told = _shown(render, _PROBE)
+    takes_text = _PROBE in told
+    # one that takes texts alone would print the list, as Python does
+    if takes_text and _shown(render, [_TEXT]) != told:
+        return None, True
     texts = _shown(render, [_TEXT, _IMAGE, _TEXT]).split(_PROBE)
-    return texts[1] if len(texts) == 3 else None
+    image = texts[1] if len(texts) == 3 else None
+    return (image or None, True) if takes_text else (image, False)
+
+
+def place_in(image: str, added: Iterable[str]) -> str:
+    """Return the part of what a template writes for a picture in whose place the picture goes.
+
+    That is the one added token in it, if there is one, as Hugging Face's processor has it; what the
+    template writes around it, such as a new line, stays in the prompt.
+
+    Args:
+        image: what the template writes.
+        added: the texts of the tokenizer's added tokens.
+    """
+    found = [text for text in added if text.strip() and text in image]
+    return found[0] if len(found) == 1 else image
 
 
 def placed(chat: Conversation, *, parts: bool) -> tuple[Conversation, int]:
@@ -58,20 +78,40 @@ def _unused(texts: list[str]) -> str:
     return found
 
 
-def rendered_parts(render: Callable[[Conversation], str], chat: Conversation, image: str) -> str:
+def rendered_parts(
+    render: Callable[[Conversation], str],
+    chat: Conversation,
+    image: str,
+    *,
+    takes_text: bool = False,
+) -> str:
     """Return the rendered text, with the conversation's place for each picture.
 
     Args:
         render: renders a conversation by the template.
         image: what the template writes for a picture. In a message's text, it stays text.
+        takes_text: a message without pictures goes in as its text.
     """
+
+    def parted(given: Conversation) -> str:
+        return render(
+            replace(
+                given,
+                messages=[
+                    _as_parts(each)
+                    if isinstance(each.get("content"), list) or not takes_text
+                    else each
+                    for each in given.messages
+                ],
+            )
+        )
+
     chat = replace(chat, messages=[_merged(message) for message in chat.messages])
     if not chat.place or not image:
-        return render(replace(chat, messages=[*map(_as_parts, chat.messages)]))
+        return parted(chat)
     guard = _unused([*chat.texts, chat.place])
     hidden = chat.changed(lambda text: text.replace(image, guard))
-    text = render(replace(hidden, messages=[*map(_as_parts, hidden.messages)]))
-    return text.replace(image, chat.place).replace(guard, image)
+    return parted(hidden).replace(image, chat.place).replace(guard, image)
 
 
 def _shown(render: Callable[[Sequence[Message]], str], content: object) -> str:
@@ -98,6 +138,8 @@ def _merged(message: Message) -> Message:
 
 def _as_parts(message: Message) -> dict[str, Any]:
     content = message.get("content")
-    each = content if isinstance(content, list) else [content] if content else []
+    each = content if isinstance(content, list) else [content or ""]
+    if not content and message.get("tool_calls"):
+        each = []
     parts = [{"type": "text", "text": e} if isinstance(e, str) else _IMAGE for e in each]
     return {**message, "content": parts}

@@ -48,7 +48,8 @@ class ChatTemplate:
         read: the names of the fields that it reads.
         written: the texts between them.
         options: the names of the variables that a caller may set.
-        image: what it writes for a picture, where it takes a message's content as parts alone.
+        image: what stands in a picture's place, where it takes a message's content as parts.
+        takes_text: whether it takes a message's content as a text.
 
     Raises:
         EdgekitError: the template has a syntax error.
@@ -72,6 +73,7 @@ class ChatTemplate:
         self.written = frozenset(node.data for node in tree.find_all(nodes.TemplateData))
         self.options = options_of(tree, named)
         self.image: str | None = None
+        self.takes_text = True
 
     def render(
         self, messages: Sequence[Message], tools: Sequence[Value] = (), options: Value = NOTHING

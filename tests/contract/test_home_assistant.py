@@ -41,7 +41,8 @@ def test_devices_are_shown_taken_back_and_forgotten(tmp_path: Path) -> None:
             assert told["cmps"]["state"]["state_topic"] == topics.status_topic("pi.1")
             assert project.edgekit("home-assistant", "pi.1", "--remove")
             assert kept(project.broker) == {}
-            project.edgekit("home-assistant", "pi.1")
+            retain(project.broker, "other", {topics.status_topic("cardless"): b'{"state":"ready"}'})
+            assert project.edgekit("home-assistant").strip() == "shown    pi.1"
             for wrong in (("nobody",), ("pi.1", "nobody", "--remove"), ("--prefix", "ha")):
                 assert project.run("home-assistant", *wrong).returncode == 2
             assert list(kept(project.broker)) == [topic]

@@ -387,6 +387,39 @@ def test_a_bearer_token_is_asked_for_once(tmp_path: Path) -> None:
     assert "service=s" in asked[0]
 
 
+@pytest.mark.parametrize("username", [USER, ""])
+def test_a_token_that_ends_is_asked_for_anew_also_of_a_registry_that_gives_its_own(
+    username: str, tmp_path: Path
+) -> None:
+    """As Harbor, Gitea and Forgejo do: an old token is no login at their token server."""
+    secret = tmp_path / "secret"
+    secret.write_text(PASSWORD)
+    given: list[str] = []
+    ports: list[int] = []
+    login = "Basic " if username else ""
+
+    def route(_method: str, path: str, headers: Message) -> Answer:
+        told = headers.get("Authorization", "")
+        if path.startswith("/token"):
+            if told[: len("Basic ")] != login:
+                return 401, {}, b""
+            given.append(f"T{len(given)}")
+            return 200, {}, f'{{"token": "{given[-1]}"}}'.encode()
+        if len(given) < 2 or told != f"Bearer {given[-1]}":
+            if given and told == f"Bearer {given[-1]}" and path.endswith(str(BLOB)):
+                return 200, {}, DATA
+            realm = f'Bearer realm="http://127.0.0.1:{ports[0]}/token"'
+            return 401, {"WWW-Authenticate": realm}, b""
+        return 200, {}, b"x"
+
+    with answering(route) as port:
+        ports.append(port)
+        client = client_of(port, username=username, password_file=str(secret) if username else "")
+        assert fetch.small_blob(client, BLOB, len(DATA)) == DATA
+        assert fetch.small_blob(client, Digest.of(b"x"), 1) == b"x"  # the first token has ended
+    assert given == ["T0", "T1"]
+
+
 @pytest.mark.parametrize("realm", ["http://elsewhere.example/token", "ftp://x/", ""])
 def test_a_login_goes_to_no_token_server_without_https(realm: str) -> None:
     challenge = {"WWW-Authenticate": f'Bearer realm="{realm}"'}

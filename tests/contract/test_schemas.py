@@ -108,6 +108,11 @@ def shown(image_url: object) -> dict[str, Any]:
     return body(messages=[{"role": "user", "content": [*PARTS, part]}])
 
 
+def allowed(mode: str, *names: str) -> dict[str, Any]:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
 PARTS = [{"type": "text", "text": "Hi"}]
 TOOL = {"type": "function", "function": {"name": "get_time", "parameters": {"type": "object"}}}
 CALL = {"id": "a", "type": "function", "function": {"name": "get_time", "arguments": "{}"}}
@@ -130,6 +135,7 @@ SERVED: list[dict[str, Any]] = [
     {"messages": [{"role": "assistant", "content": "Hi", "refusal": None, "tool_calls": []}]},
     body(tools=[TOOL], tool_choice="required", parallel_tool_calls=False),
     body(tools=[TOOL], tool_choice={"type": "function", "function": {"name": "get_time"}}),
+    body(tools=[TOOL], tool_choice=allowed("auto", "get_time")),
     {"messages": [{"role": "assistant", "content": None, "tool_calls": [CALL]}, RESULT]},
     shown({"url": "data:image/jpeg;base64,/9j/"}),
     shown({"url": "data:image/png;base64,iVBORw0KGgo=", "detail": "low"}),
@@ -155,6 +161,8 @@ REFUSED: list[dict[str, Any]] = [
     body(tools=[{"type": "function", "function": {"name": "get weather"}}]),
     body(tools=[{"type": "custom", "custom": {"name": "f"}}]),
     body(tool_choice="sometimes"),
+    body(tools=[TOOL], tool_choice=allowed("none", "get_time")),
+    body(tools=[TOOL], tool_choice=allowed("auto")),
     {"messages": [{"role": "assistant", "tool_calls": [{"id": "a", "type": "function"}]}]},
     body(n=2),
     body(logprobs=0),
@@ -186,6 +194,7 @@ RULES: list[dict[str, Any]] = [
     {"messages": [RESULT]},
     {"messages": [{"role": "user"}]},
     body(tool_choice="required"),
+    body(tools=[TOOL], tool_choice=allowed("auto", "get_date")),
 ]
 
 

@@ -251,6 +251,7 @@ def final(message: Any = None, **more: Any) -> tuple[str, Any]:
 
 
 CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+WAITS: tuple[Any, ...] = ("x", -5, 1e300, 10**30, True, [])
 ODD = [
     [delta(delta={"tool_calls": 5}), final()],
     [delta(delta={"tool_calls": [{}]}), final()],
@@ -273,8 +274,13 @@ ODD = [
     [final(usage={})],
     [final(timings=7)],
     [final(timings={"prompt_ms": "x"})],
+    [final(timings={"prompt_ms": 1.7e308, "queue_ms": 1.7e308})],
     [("error", 7)],
     [("error", {"error": {"code": [], "message": {}, "retry_after_ms": "x"}})],
+    *(
+        [("error", {"error": {"code": "queue_full", "message": "x", "retry_after_ms": wait}})]
+        for wait in WAITS
+    ),
     [("state", {}), ("nothing", {}), final()],
 ]
 
@@ -295,7 +301,7 @@ def test_a_reply_that_is_none_of_the_protocol_is_an_error_and_no_defect(
                 told = httpx2.post(
                     served.url + path, json=asked | {"stream": stream}, headers=headers, timeout=20
                 )  # it has an end
-                assert told.status_code in (200, 400, 500, 502), (replies, told.text)
+                assert told.status_code in (200, 400, 429, 500, 502), (replies, told.text)
                 assert "see its log" not in told.text, (replies, stream)
         log = (served.file.parent / "gateway.log").read_text()
         assert "Traceback" not in log, log[-3000:]

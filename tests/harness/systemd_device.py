@@ -244,8 +244,9 @@ class SystemdDevice:
         ip("link", "set", self.name, "down")
 
     def plug(self) -> None:
-        """Put its cable back."""
+        """Put its cable back, and wait until its sshd answers through it."""
         ip("link", "set", self.name, "up")
+        eventually(self._listens, BOOT_SECONDS, "the device's sshd answers")
 
     def ssh_config(self) -> str:
         """Lines of an ssh_config(5) for a `Host` of that name; user and root are not told."""

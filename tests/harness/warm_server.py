@@ -55,6 +55,8 @@ def become(job: dict[str, Any], files: list[int]) -> None:
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
+    # The one of before believes that its file is still that of the server
+    sys.stdout = open(1, "w", encoding=sys.stdout.encoding, closefd=False)  # noqa: SIM115  stays
     os.chdir(job["folder"])
     os.environ.clear()
     os.environ.update(job["environment"])

@@ -106,6 +106,16 @@ def test_a_canary_that_is_away_is_replaced_by_one_of_its_class() -> None:
     assert {name.split("-", maxsplit=1)[0] for name in good} == {"pi", "jetson"}
 
 
+def test_one_device_stands_in_for_a_canary_however_often_that_is_away() -> None:
+    made = fleet(ten(), Terms(soak_seconds=7200.0), shares=2)
+    made.devices[canary(made)].away = 1000
+    made.tell(RolloutStarted("me"))
+    while made.rollout.wave == 0:
+        assert made.step()
+    assert len(made.rollout.waves[0]) == 2
+    assert sum(device.runs == NEW for device in made.devices.values()) == 1
+
+
 def test_devices_that_were_away_join_later() -> None:
     made = fleet(ten())
     late = made.plan.waves[-1][0]
@@ -191,11 +201,16 @@ def test_a_rollback_waits_for_no_window() -> None:
 
 
 def test_stage_only_switches_nothing() -> None:
-    made = fleet(ten(), Terms(stage_only=True))
+    habits = ten()
+    habits["pi-3"].runs = NEW
+    made = fleet(habits, Terms(stage_only=True), windows=dict.fromkeys(habits, NIGHT))
     made.tell(RolloutStarted("me"))
     made.run()
     assert made.rollout.phase == RolloutPhase.DONE
-    assert all(device.staged and device.runs == OLD for device in made.devices.values())
+    assert all(device.staged for device in made.devices.values())
+    assert sum(device.runs == NEW for device in made.devices.values()) == 1
+    # none but that one is called good: the others run what they ran
+    assert made.rollout.counts() == {DeviceState.STAGED: 9, DeviceState.GOOD: 1}
 
 
 def test_a_person_confirms_each_wave() -> None:

@@ -10,14 +10,17 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from edgekit.client.announced import retain
+from edgekit.core.config import BrokerConfig
 from edgekit.core.protocol import topics, wire
 from tests import tools
 from tests.commands import edgekit
@@ -37,6 +40,30 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 def device(port: int, answer: Callable[..., None]) -> Iterator[Device]:
     with closing(Device(port, "pi", "p", answer)) as made:
         yield made
+
+
+@contextmanager
+def slow(port: int, bytes_per_second: int) -> Iterator[int]:
+    """A port that leads to the broker, and brings what it says no faster than that."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with suppress(OSError):
+                client, _ = listener.accept()
+                with client, socket.create_connection(("127.0.0.1", port)) as server:
+                    up = threading.Thread(target=pump, args=[client, server, 0.0], daemon=True)
+                    up.start()
+                    pump(server, client, 1 / bytes_per_second)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield listener.getsockname()[1]
+
+
+def pump(source: socket.socket, target: socket.socket, seconds_per_byte: float) -> None:
+    with suppress(OSError):
+        while data := source.recv(6000):
+            target.sendall(data)
+            time.sleep(len(data) * seconds_per_byte)
 
 
 def echo(device: Device, message: wire.Inbound) -> None:
@@ -134,6 +161,64 @@ def test_devices_needs_no_project_where_a_broker_is_named(port: int, tmp_path: P
         )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["pi"]["status"]["state"] == "ready"
+
+
+def devices(folder: Path, port: int, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        edgekit("devices", "--broker", f"127.0.0.1:{port}"),
+        cwd=folder,
+        env=os.environ | environment,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        {"PYTHONIOENCODING": "latin-1"},
+        {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+    ],
+)
+def test_devices_lists_all_where_another_program_has_written_cards(
+    port: int, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    """The first of them ended the list in a traceback; so did a terminal without its letters."""
+    odd = {
+        topics.card_topic("a"): b'{"release":5,"model":{"a":1}}',
+        topics.status_topic("a"): b'{"tok_s":"fast\\u001b[2J","state":["x"]}',
+        topics.card_topic("b\u20ac"): b'{"release":null}',
+        topics.status_topic("b\u20ac"): b'{"tok_s":null}',
+    }
+    broker = BrokerConfig("127.0.0.1", port)
+    retain(broker, "other", odd)
+    try:
+        with device(port, echo):
+            done = devices(tmp_path, port, **environment)
+    finally:
+        retain(broker, "other", dict.fromkeys(odd, b""))
+    assert done.returncode == 0, done.stderr
+    a, b, pi = done.stdout.splitlines()
+    assert a.startswith(b"a  ['x']  ")
+    assert b"\x1b" not in a
+    assert b.startswith(b"b?  ?  " if environment else "b\u20ac  ?  ".encode())
+    assert pi.startswith(b"pi  ready  ")
+
+
+def test_devices_waits_for_what_a_slow_connection_brings(port: int, tmp_path: Path) -> None:
+    """It listed what had come within half a second, as if that were all."""
+    broker = BrokerConfig("127.0.0.1", port)
+    cards = {topics.card_topic(f"n{n}"): b'{"model":"%s"}' % (b"m" * 3000) for n in range(40)}
+    retain(broker, "other", cards)
+    try:
+        with slow(port, bytes_per_second=60_000) as behind:
+            done = devices(tmp_path, behind)
+    finally:
+        retain(broker, "other", dict.fromkeys(cards, b""))
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == len(cards)
 
 
 # --- a device that is gone --------------------------------------------------------------------

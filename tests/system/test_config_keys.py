@@ -140,6 +140,23 @@ def test_a_key_that_one_of_them_reads_alone_is_known(packages: Path, name: str) 
     assert stray - handled == set(), "the builder reads it, transformers does not"
 
 
+OF_ALL = {
+    "is_causal",  # refused where it is off
+    "head_dim", "hidden_size", "num_attention_heads", "rope_parameters", "default_theta",
+    "standardize_rope_params", "validate_rope", "per_layer_config",  # of the rotary settings
+    "attention_chunk_size", "layer_types", "sliding_window", "_attn_implementation",
+    "get_text_config",  # of layers that a family's own code asks for
+}  # fmt: skip
+"""What the code that all families share reads of a configuration."""
+
+
+@pytest.mark.parametrize("file", ["masking_utils.py", "modeling_rope_utils.py"])
+def test_the_code_of_all_families_reads_no_key_that_is_not_known(packages: Path, file: str) -> None:
+    """`is_causal` is in no family's file, and makes another model of each."""
+    text = (packages / "transformers" / file).read_text("utf-8")
+    assert keys(text) - OF_ALL == set()
+
+
 def keys_of_class(text: str) -> set[str]:
     """The fields of a configuration class."""
     return set(re.findall(r"(?m)^    ([a-zA-Z_0-9]+)\s*:", text))

@@ -34,6 +34,7 @@ NAMES = ["edge-1", "edge-2", "edge-3"]
 SMALL, SMALL_MB = "edge-3", 1500  # the device whose disk can be filled
 BLOB_BYTES = 80 << 20  # the weights of SmolLM2 have a little more
 GOOD, FAILED, AWAY = DeviceState.GOOD, DeviceState.FAILED, DeviceState.AWAY
+STAGED = DeviceState.STAGED
 
 
 class Fleet:
@@ -130,7 +131,7 @@ def test_a_changed_host_key_and_a_full_disk_are_named_and_the_third_goes_on(flee
         assert "host key" in fleet.line("edge-1")
         assert "disk" in fleet.line(SMALL)
         stand = fleet.stand()
-        assert [stand.state(name) for name in NAMES] == [FAILED, GOOD, FAILED]
+        assert [stand.state(name) for name in NAMES] == [FAILED, STAGED, FAILED]
         assert fleet.holds(bundle) == [False, True, False]
     fleet.made.edgekit("resume", "--retry-failed")
     assert fleet.holds(bundle) == [True] * 3
@@ -190,7 +191,7 @@ def test_one_vanishes_one_loses_power_and_the_third_goes_on(fleet: Fleet) -> Non
         gone.plug()
     resumed = fleet.made.run("resume")  # it asks the device what became of the trial
     assert resumed.returncode == 3, resumed.stderr
-    assert fleet.stand().state("edge-1") == GOOD
+    assert fleet.stand().state("edge-1") == GOOD, fleet.line("edge-1")
     assert fleet.stand().state("edge-2") == FAILED
     assert "during the trial" in fleet.line("edge-2")
     fleet.made.edgekit("resume", "--retry-failed")
@@ -204,7 +205,7 @@ def test_a_device_whose_clock_is_wrong_says_so_and_the_others_go_on(fleet: Fleet
         assert pushed.returncode == 3, pushed.stderr
         assert "expired" in fleet.line("edge-1")
     stand = fleet.stand()
-    assert [stand.state(name) for name in NAMES] == [FAILED, GOOD, GOOD]
+    assert [stand.state(name) for name in NAMES] == [FAILED, STAGED, STAGED]
     assert fleet.holds(bundle) == [False, True, True]
     fleet.made.edgekit("resume", "--retry-failed")
     assert fleet.holds(bundle) == [True] * 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from edgekit.builder.output.publish import read_record
 from edgekit.builder.plan.gather import plan_build
 from edgekit.builder.request.request import BuildRequest
 from edgekit.builder.run import build
+from edgekit.builder.support.pictures import text_config
 from edgekit.builder.tools.host import HostRunner
 from edgekit.errors import UsageError
 from tests.building import content, silent
@@ -112,6 +114,34 @@ def test_the_plan_says_how_large_the_parts_become(
     # norms and biases of a tiny tower lie in the graph itself
     assert row.vision_bytes == pytest.approx(parts, rel=0.04)
     assert [cost.tokens for cost in row.pictures] == [19, 93, 311]
+
+
+def test_a_setting_that_lacks_is_transformers_own(
+    smolvlm: Path, python: str, tmp_path: Path
+) -> None:
+    """Each setting of the text part alone, as the text part's own class would read it."""
+    config = json.loads((smolvlm / "source" / "config.json").read_text())
+    names = [name for name in config["text_config"] if name not in ("model_type", "architectures")]
+    for name in names:
+        text = {key: value for key, value in config["text_config"].items() if key != name}
+        told = config | {"text_config": text}
+        for kind, given in (("whole", told), ("alone", text_config(told))):
+            folder = tmp_path / name / kind
+            folder.mkdir(parents=True)
+            (folder / "config.json").write_text(json.dumps(given))
+    code = (
+        "import json, sys; from pathlib import Path; from transformers import AutoConfig\n"
+        "read = lambda path: AutoConfig.from_pretrained(path).get_text_config().to_dict()\n"
+        "print(json.dumps([read(path) for path in sys.argv[1:]], default=str))"
+    )
+    paths = [str(tmp_path / name / kind) for name in names for kind in ("whole", "alone")]
+    done = subprocess.run([python, "-c", code, *paths], capture_output=True, text=True, check=True)
+    read = json.loads(done.stdout.splitlines()[-1])
+    for name, whole, alone in zip(names, read[::2], read[1::2], strict=True):
+        other = {
+            key: (value, alone.get(key)) for key, value in whole.items() if alone.get(key) != value
+        }
+        assert other.keys() <= {"architectures", "_name_or_path"}, (name, other)
 
 
 @pytest.mark.parametrize(

@@ -99,8 +99,45 @@ def test_a_setting_that_the_builder_does_not_read_is_refused_by_name(
 @pytest.mark.parametrize("kind", [None, "nope"])
 def test_a_hybrid_granite_without_rotary_positions_is_refused(kind: str | None) -> None:
     name = "GraniteMoeHybridForCausalLM"
-    assert "rotary positions" in refused(name, position_embedding_type=kind)
-    assert refused(name, position_embedding_type="rope") == ""
+    attending: dict[str, Any] = {"layer_types": ["attention"]}
+    assert "rotary positions" in refused(name, position_embedding_type=kind, **attending)
+    assert refused(name, position_embedding_type="rope", **attending) == ""
+
+
+@pytest.mark.parametrize("kinds", [{}, {"layers_block_type": ["mamba"]}, {"layer_types": None}])
+def test_a_hybrid_granite_is_one_of_mamba_layers_by_itself(kinds: dict[str, Any]) -> None:
+    name = "GraniteMoeHybridForCausalLM"
+    assert "Mamba" in refused(name, position_embedding_type="rope", **kinds)
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "said"),
+    [
+        ("LlamaForCausalLM", {"is_causal": False}, "is_causal is False"),
+        ("Gemma2ForCausalLM", {"is_causal": None}, "is_causal is None"),
+        ("Mistral3ForConditionalGeneration", {"text_config": {"is_causal": 0}}, "is_causal is 0"),
+        ("LlamaForCausalLM", {"is_causal": True}, ""),
+        ("Gemma2ForCausalLM", {"attn_logit_softcapping": 0.0}, "attn_logit_softcapping"),
+        ("Gemma3ForCausalLM", {"final_logit_softcapping": 0}, "final_logit_softcapping"),
+        ("Gemma2ForCausalLM", {"attn_logit_softcapping": None}, ""),
+        ("LlamaForCausalLM", {"attn_logit_softcapping": 0.0}, ""),
+        ("GraniteForCausalLM", {"attention_multiplier": 0.0}, "attention_multiplier"),
+        ("MistralForCausalLM", {"sliding_window": 0}, "window of 0 tokens"),
+        ("Gemma2ForCausalLM", {"sliding_window": 0}, "window of 0 tokens"),
+        (
+            "Gemma2ForCausalLM",
+            {"sliding_window": 0, "layer_types": ["full_attention"]},
+            "",
+        ),
+        ("Qwen2ForCausalLM", {"sliding_window": 0}, ""),  # use_sliding_window is off
+    ],
+)
+def test_a_setting_that_the_runtime_takes_for_another_one_is_refused(
+    name: str, config: dict[str, Any], said: str
+) -> None:
+    found = refused(name, **config)
+    assert said in found
+    assert bool(said) == bool(found)
 
 
 @pytest.mark.parametrize(

@@ -193,3 +193,58 @@ def folder(tmp_path: Path, config: dict[str, Any]) -> tuple[Path, Path]:
     (source / "model.safetensors").symlink_to("../blobs/weights")
     (source / "config.json").write_text(json.dumps(config))
     return source, work
+
+
+def test_the_language_model_is_that_of_text_config() -> None:
+    name, inner = "Qwen2_5_VLForConditionalGeneration", {"rms_norm_eps": 1e-6, "head_dim": 64}
+    above = {"rms_norm_eps": 1e-2, "hidden_act": "relu", "head_dim": 64, "image_token_id": 7}
+    found = mends(name, {"text_config": {**inner, **MROPE}, **above})
+    assert [each.patch for each in found] == [{"rms_norm_eps": None, "hidden_act": None}]
+    assert mends(name, {**above, **MROPE}) == ()  # as older versions saved it
+
+
+MROPE = {
+    "hidden_size": 256, "num_attention_heads": 4,
+    "rope_parameters": {"rope_type": "default", "mrope_section": [16, 8, 8]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("sections", [None, [11, 11, 11], 5])
+def test_a_model_that_sees_has_sections_that_fit(sections: object) -> None:
+    rope = {"rope_type": "default", "rope_theta": 50.0, "mrope_section": sections}
+    told = patch("Qwen3VLForConditionalGeneration", text_config={**MROPE, "rope_parameters": rope})
+    assert told == {"text_config": {"rope_parameters": {"mrope_section": [12, 10, 10]}}}
+    whole = {key: value for key, value in MROPE.items() if key != "rope_parameters"}
+    told = patch("Qwen3VLForConditionalGeneration", text_config=whole)["text_config"]
+    assert told["rope_parameters"]["mrope_section"] == [12, 10, 10]
+
+
+def test_what_is_no_setting_of_rope_is_left_out_of_it() -> None:
+    rope = {"rope_type": "default", "final_logit_softcapping": 3.0, "rope_theta": 50.0}
+    told = {"rope_parameters": {"final_logit_softcapping": None}}
+    assert patch("LlamaForCausalLM", rope_parameters=rope) == told
+    # the builder prefers the one beside them
+    assert patch("Gemma2ForCausalLM", rope_parameters=rope, final_logit_softcapping=2.0) == {}
+
+
+def test_the_rotated_part_is_that_of_the_rotary_settings() -> None:
+    rope = {"rope_type": "default", "partial_rotary_factor": 1.0}
+    both = {"rope_parameters": rope, "partial_rotary_factor": 0.5}
+    assert patch("Phi3ForCausalLM", **both) == {"partial_rotary_factor": 1.0}
+    null = {"rope_parameters": {**rope, "partial_rotary_factor": None}}
+    told = {"rope_parameters": {"partial_rotary_factor": None}}
+    assert patch("LlamaForCausalLM", **null) == told
+
+
+def test_a_window_that_no_layer_has_is_the_whole_context() -> None:
+    """The runtime wants room for it."""
+    config = {"max_position_embeddings": 512, "layer_types": ["full_attention"] * 2}
+    assert patch("Gemma2ForCausalLM", sliding_window=16, **config) == {"sliding_window": 512}
+    assert patch("Gemma2ForCausalLM", max_position_embeddings=512) == {"sliding_window": 512}
+    assert patch("Gemma2ForCausalLM", max_position_embeddings=8192) == {}
+    assert patch("Qwen2ForCausalLM", sliding_window=16, **config) == {}
+
+
+def test_a_quantisation_of_null_is_left_out() -> None:
+    assert patch("LlamaForCausalLM", quantization_config=None) == {"quantization_config": None}
+    assert patch("LlamaForCausalLM") == {}

@@ -8,9 +8,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from edgekit.builder.make.told import as_told
+from edgekit.builder.source.configfile import read_template
 from edgekit.builder.spec import BuildSpec, Source
 from edgekit.builder.support.mend import mended, mends
 from edgekit.builder.support.pictures import (
+    family_of,
     longest_context,
     pictures_refusal,
     takes_pictures,
@@ -138,6 +141,115 @@ def test_a_setting_that_lacks_is_not_the_one_that_is_built(key: str) -> None:
     less = {name: value for name, value in PHI3V["embd_layer"].items() if name != key}
     assert f"{key} is missing" in refusal(PHI3V | {"embd_layer": less})
     assert "is missing" in refusal(PHI3V | {"embd_layer": "default"})
+
+
+def words(config: dict[str, Any], **files: dict[str, Any]) -> str:
+    """Why the processor's files are refused; each file by its name without `.json`."""
+    family = family_of(config)
+    assert family is not None
+    told = {f"{name}.json": content for name, content in files.items()}
+    found = family.words_refusal(config, told)
+    return found.why if found else ""
+
+
+def test_phi_3_visions_processor_is_the_published_one() -> None:
+    published = {
+        "do_convert_rgb": True, "image_processor_type": "Phi3VImageProcessor", "num_crops": 16,
+        "image_mean": [0.48145466, 0.4578275, 0.40821073], "num_img_tokens": 144,
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+    }  # fmt: skip
+    assert words(PHI3V, preprocessor_config=published) == words(PHI3V) == ""
+    for key, value in (
+        ("image_mean", [0.5, 0.5, 0.5]), ("image_std", [0.5, 0.5, 0.5]),
+        ("image_processor_type", "CLIPImageProcessor"),
+    ):  # fmt: skip
+        said = words(PHI3V, preprocessor_config=published | {key: value})
+        assert said.startswith(f"{key} is ")
+
+
+SMOLVLM: dict[str, Any] = {
+    "architectures": ["SmolVLMForConditionalGeneration"],
+    "scale_factor": 4,
+    "text_config": {"model_type": "llama", "vocab_size": 512},
+    "vision_config": {"image_size": 512, "patch_size": 16, "hidden_size": 768},
+}
+SMOLVLM_PICTURES: dict[str, Any] = {
+    "do_image_splitting": True, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5],
+    "image_processor_type": "SmolVLMImageProcessor", "resample": 1, "rescale_factor": 1 / 255,
+    "max_image_size": {"longest_edge": 512}, "size": {"longest_edge": 2048},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, ""),
+        ({"size": {"longest_edge": 512}}, ""),
+        ({"image_processor_type": "Idefics3ImageProcessorFast"}, ""),
+        ({"resample": None, "do_resize": None, "image_mean": None}, ""),  # the class's own
+        ({"image_processor_type": "CLIPImageProcessor"}, "image_processor_type is CLIP"),
+        ({"max_image_size": None}, "max_image_size is {'longest_edge': 364}"),  # the class's own
+        ({"size": None}, "size is {'longest_edge': 1456}; its longest_edge"),
+        ({"size": {"longest_edge": 256}}, "size is {'longest_edge': 256}"),
+        ({"size": {"height": 512, "width": 512}}, "size is {'height': 512"),
+        ({"do_normalize": False}, "do_normalize is False"),
+    ],
+)
+def test_what_the_image_processor_does_is_what_the_device_does(
+    changes: dict[str, Any], said: str
+) -> None:
+    told = SMOLVLM_PICTURES | changes
+    found = words(SMOLVLM, preprocessor_config=told)
+    assert found.startswith(said)
+    assert bool(found) == bool(said)
+    # where processor_config.json has these settings, transformers reads them there alone
+    whole = {"image_processor": told}
+    assert words(SMOLVLM, processor_config=whole, preprocessor_config=SMOLVLM_PICTURES) == found
+    whole = {"image_processor": SMOLVLM_PICTURES}
+    assert words(SMOLVLM, processor_config=whole, preprocessor_config=told) == ""
+
+
+@pytest.mark.parametrize("name", ["image_token", "fake_image_token", "global_image_token"])
+def test_a_tokenizer_that_names_other_tokens_of_pictures_is_refused(name: str) -> None:
+    own = {
+        "image_token": "<image>", "fake_image_token": {"content": "<fake_token_around_image>"},
+        "global_image_token": "<global-img>", "bos_token": "<|im_start|>",
+    }  # fmt: skip
+    assert words(SMOLVLM, tokenizer_config=own) == ""
+    other = own | {name: "<picture>"}
+    for told in (other, {"extra_special_tokens": other}, {"model_specific_special_tokens": other}):
+        assert words(SMOLVLM, tokenizer_config=told).startswith(f"{name} is <picture>, not <")
+    assert words(SMOLVLM, tokenizer_config={"extra_special_tokens": ["<picture>"]}) == ""
+
+
+@pytest.mark.parametrize(
+    ("config", "files", "wanted"),
+    [
+        (SMOLVLM, {"tokenizer_config.json": "T", "chat_template.json": "P"}, "P"),
+        (SMOLVLM, {"chat_template.jinja": "J", "chat_template.json": "P"}, "P"),
+        (SMOLVLM, {"processor_config.json": "C", "chat_template.json": "P"}, "C"),
+        (SMOLVLM, {"tokenizer_config.json": "T", "processor_config.json": "C"}, "C"),
+        (SMOLVLM, {"tokenizer_config.json": "T"}, "T"),
+        # its model card renders with the tokenizer
+        (PHI3V, {"tokenizer_config.json": "T", "chat_template.json": "P"}, "T"),
+        (PHI3V, {"chat_template.json": "P"}, "P"),
+    ],
+)
+def test_the_chat_template_is_that_of_transformers(
+    config: dict[str, Any], files: dict[str, str], wanted: str, tmp_path: Path
+) -> None:
+    """A processor reads its own files first, and its tokenizer's template may be another."""
+    source, work = tmp_path / "source", tmp_path / "work"
+    source.mkdir()
+    work.mkdir()
+    (source / "config.json").write_bytes(msgspec.json.encode(config))
+    for name, text in files.items():
+        told = text if name.endswith(".jinja") else f'{{"chat_template": "{text}"}}'
+        (source / name).write_text(told)
+    before = {path.name: path.read_bytes() for path in source.iterdir()}
+    view, _ = as_told(source, work)
+    assert read_template(view) == wanted
+    assert {path.name: path.read_bytes() for path in source.iterdir()} == before
 
 
 def test_the_longest_context_is_found_where_transformers_saves_it() -> None:

@@ -210,6 +210,30 @@ def test_a_quantised_checkpoint_lacks_nothing(kind: str, name: str, tmp_path: Pa
     assert f"the checkpoint lacks {name}" in refusal(write_model(tmp_path / "m", form, **config))
 
 
+@pytest.mark.parametrize(
+    ("groups", "right"),
+    [
+        ([0] * 32 + [1] * 32, True),
+        ([0] * 64, True),
+        ([1] * 32 + [0] * 32, False),
+        ([0, 1] * 32, False),
+    ],
+)
+def test_columns_of_a_group_lie_side_by_side(
+    groups: list[int], right: bool, tmp_path: Path
+) -> None:
+    """Also where desc_act is false, which is all that the builder looks at."""
+    form, config = packed("gptq")
+    stem = "model.layers.0.self_attn.q_proj"
+    form |= {f"{stem}.g_idx": (64,), f"{stem}.scales": (max(groups) + 1, 64)}
+    values = {f"{stem}.g_idx": struct.pack("<64i", *groups)}
+    model = write_model(tmp_path / "m", form, {f"{stem}.g_idx": "I32"}, values, **config)
+    if right:
+        taken(model)
+    else:
+        assert f"activation order | {stem}.g_idx" in refusal(model)
+
+
 def test_a_family_that_is_not_listed_has_its_ends(tmp_path: Path) -> None:
     config: dict[str, Any] = {
         "architectures": ["Lfm2ForCausalLM"], "tie_word_embeddings": False,

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from edgekit.agent.serve.worker.pictures.read import read
 from edgekit.client.pictures import PictureLimits, check_count, limits_of, shrink, with_pictures
 from edgekit.core import pictures
 from edgekit.core.chat.body import parse_body
@@ -65,6 +66,29 @@ def test_what_does_not_fit_its_bytes_gets_smaller_until_it_does() -> None:
     sent = shrink(written(noise, "PNG"), PictureLimits(bytes=20_000))
     assert len(sent.data) <= 20_000
     assert sent.width == sent.height < 672
+
+
+@pytest.mark.parametrize(
+    ("size", "limits"),
+    [
+        ((3000, 3000), PictureLimits(side=2048)),  # what cards of agents before this one say
+        ((3000, 2900), PictureLimits(side=pictures.send_side(16, 512))),
+        ((4096, 512), PictureLimits(side=882)),  # 110.25 pixels on the shorter side
+        ((512, 4096), PictureLimits(side=882)),
+    ],
+)
+def test_a_device_takes_whatever_a_picture_was_shrunk_to(
+    size: tuple[int, int], limits: PictureLimits
+) -> None:
+    sent = shrink(written(Image.radial_gradient("L").resize(size)), limits)
+    assert read(sent.data).size == (sent.width, sent.height)
+    assert max(sent.width, sent.height) <= limits.side
+
+
+def test_a_long_picture_that_shrinks_for_its_bytes_gets_no_longer_for_its_width() -> None:
+    sent = shrink(written(photo(1344, 168), quality=95), PictureLimits(bytes=4500))
+    assert sent.width < 672 * 0.75
+    assert read(sent.data).size == (sent.width, sent.height)
 
 
 @pytest.mark.parametrize(
@@ -234,7 +258,7 @@ def test_what_has_no_end_or_too_many_pixels_is_refused_by_name() -> None:
 
 def test_a_device_that_looks_closely_gets_more_pixels_and_many_pictures_fit_a_body() -> None:
     assert [pictures.send_side(crops, 336) for crops in (1, 4, 9, 16)] == [672, 672, 1008, 1344]
-    assert [pictures.send_side(crops, 512) for crops in (1, 4, 16)] == [672, 1024, 2048]
+    assert [pictures.send_side(crops, 512) for crops in (1, 4, 16)] == [672, 1024, 2000]
     for count in range(1, pictures.MOST_PER_PROMPT + 1):
         most = wire.max_body_bytes(True, count)
         each = pictures.send_bytes(most - wire.MAX_BODY_BYTES, count)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import jinja2
 import jsonschema
 import msgspec
 import pytest
 
+from edgekit.agent.serve.loop.sensors import read_sensors
 from edgekit.core.protocol import topics, wire
 from edgekit.core.protocol.discovery import device_of, discovery, object_id
 
@@ -82,6 +84,15 @@ def test_the_message_is_as_the_documentation_says(name: str) -> None:
     topic = topics.discovery_topic(object_id(name))
     assert re.fullmatch(r"homeassistant/device/[a-zA-Z0-9_-]+/config", topic)
     jsonschema.validate(json.loads(discovery(name, "", "", "")), SCHEMA)
+
+
+def test_free_memory_has_the_unit_that_a_device_counts_in(tmp_path: Path) -> None:
+    """Home Assistant converts between MB and MiB, and a device has the kernel's kB >> 10."""
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal: 4194304 kB\nMemFree: 1 kB\nMemAvailable: 1048576 kB\n")
+    assert read_sensors(tmp_path, meminfo).mem_free_mb == 1024
+    memory = json.loads(discovery("pi-1", *SAYS))["cmps"]["memory"]
+    assert memory["unit_of_measurement"] == "MiB"
 
 
 def test_no_two_names_are_one_device_there() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from edgekit.cli.device.enroll import _edit
 from edgekit.fleet.enroll.fleetfile import by_hand, edited
 
 TEXT = """\
@@ -84,3 +87,16 @@ def test_a_file_without_a_last_newline() -> None:
 def test_what_is_left_to_a_person_is_toml() -> None:
     said = by_hand("pi.2", {"address": 'a"b', "root": None})
     assert said == '[devices."pi.2"]: address = "a\\"b"; without root'
+
+
+def test_a_fleet_toml_that_is_a_link_stays_one_and_keeps_its_rights(tmp_path: Path) -> None:
+    """One file for several projects, or one that a tool of dotfiles keeps elsewhere."""
+    shared, link = tmp_path / "shared.toml", tmp_path / "fleet.toml"
+    shared.write_text(TEXT)
+    shared.chmod(0o664)
+    link.symlink_to(shared)
+    _edit(link, "pi-1", {"root": "/r"})
+    assert link.is_symlink()
+    assert 'root = "/r"' in shared.read_text()
+    assert shared.stat().st_mode & 0o777 == 0o664
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fleet.toml", "shared.toml"]

@@ -321,7 +321,7 @@ def test_an_old_agent_on_a_full_disk_is_warned_of_and_not_refused(tmp_path: Path
         ({"noexec": "/mnt"}, "noexec"),
         ({"problem": "/x is no folder"}, "cannot be edgekit's folder"),
         ({"writable": False}, "cannot be written"),
-        ({"machine": "riscv64"}, "no runtime for linux/riscv64"),
+        ({"machine": "riscv64"}, "its Python is one for riscv64"),
         ({"clock": 4e9}, "has expired"),
     ],
 )

@@ -44,6 +44,9 @@ def test_the_file_has_hashes_and_is_for_its_owner_alone(tmp_path: Path) -> None:
         ('{"keys":[]}', 0o644, "others can read"),
         ('{"keys":[{"requester":1}]}', 0o600, "not a file of API keys"),
         ("{", 0o600, "not a file of API keys"),
+        ('{"keys":[{"requester":"a","sha256":"%s","added":""}]}' % ("\u00e9" * 64), 0o600, "not a"),
+        ('{"keys":[{"requester":"a","sha256":"%s","added":""}]}' % ("AB" * 32), 0o600, "not a"),
+        ('{"keys":[{"requester":"a/#","sha256":"%s","added":""}]}' % ("ab" * 32), 0o600, "not a"),
         ("a folder", 0, "cannot be read"),
     ],
 )
@@ -113,6 +116,16 @@ def test_a_device_gets_the_body_as_it_came_but_for_model_and_stream() -> None:
     assert b'{"b":1,"a":[1e5]}' in got  # to the byte
     assert b'[{"role":"user","content":"\\u0041"}]' in got
     assert asked.payload("toy") == body.read(sent).payload("toy")  # an ek-id needs equal bytes
+
+
+def test_a_text_completion_has_no_tools_whose_call_it_could_not_say() -> None:
+    """The device called one, and the client got a text that was null."""
+    sent = {"model": "x", "prompt": "y", "tools": [{"type": "function", "function": {"name": "f"}}]}
+    with pytest.raises(HttpError) as refused:
+        body.read(json.dumps(sent).encode(), text=True)
+    told = json.loads(refused.value.body)["error"]
+    assert (told["code"], told["param"]) == ("unsupported_parameter", "tools")
+    body.read(json.dumps(sent | {"tools": []}).encode(), text=True)
 
 
 @pytest.mark.parametrize(
@@ -271,6 +284,8 @@ def test_a_text_completion_has_text() -> None:
     told = read(made.delta(delta(0, content="A")))[0]
     assert (told["object"], told["id"]) == ("text_completion", "cmpl-p")
     assert told["choices"][0]["text"] == "A"
+    thinks = {"role": "assistant", "content": None, "reasoning_content": "Hm"}
+    assert text_completion(completion(thinks, "length"))["choices"][0]["text"] == ""
     whole = text_completion(completion({"role": "assistant", "content": "A"}))
     assert (whole["id"], whole["choices"][0]["text"]) == ("cmpl-p", "A")
 

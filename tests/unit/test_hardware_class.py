@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from edgekit.agent.release.door import probe
+from edgekit.errors import EdgekitError
 from edgekit.fleet.facts import DeviceFacts, clock_offset, parse_facts
 from edgekit.fleet.hardware import hardware_class, isa_flags, isa_level, ram_class
+from edgekit.fleet.plan import check_machine
 
 GIB = 1 << 30
 
@@ -60,6 +63,23 @@ def test_a_class_is_platform_instructions_and_memory() -> None:
     assert isa_flags(one) == ["asimd", "asimddp"]
 
 
+@pytest.mark.parametrize(("kernel", "built"), [("aarch64", "armv8l"), ("x86_64", "i686")])
+def test_a_system_of_32_bits_on_a_kernel_of_64_runs_nothing_for_64(
+    kernel: str, built: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Raspberry Pi OS of 32 bits has such a kernel on a Pi 4; a push would send all, in vain."""
+    monkeypatch.setattr(
+        "edgekit.agent.release.door.probe.os.uname", lambda: SimpleNamespace(machine=kernel)
+    )
+    assert probe.machine() == kernel
+    check_machine(facts(probe.machine(), ""))
+    monkeypatch.setattr("edgekit.agent.release.door.probe.sys.maxsize", (1 << 31) - 1)
+    assert probe.machine() == built
+    with pytest.raises(EdgekitError, match=f"its Python is one for {built}") as error:
+        check_machine(facts(probe.machine(), ""))
+    assert "64-bit edition" in error.value.next_step
+
+
 def test_a_clock_is_read_in_the_middle_of_the_round_trip() -> None:
     assert clock_offset(1000.0, 990.0, 1000.0) == (5.0, 5.0)
     assert clock_offset(100.0, 200.0, 200.5) == (-100.25, 0.25)
@@ -83,6 +103,10 @@ def test_the_hottest_sensor_that_answers_is_the_temperature(
         zone.mkdir()
         (zone / "temp").write_text(said)
     (tmp_path / "cooling_device0").mkdir()
+    fixed = tmp_path / "thermal_zone8"  # of a Jetson Nano, whatever its temperature is
+    fixed.mkdir()
+    (fixed / "type").write_text("PMIC-Die\n")
+    (fixed / "temp").write_text("100000\n")
     (tmp_path / "thermal_zone9").mkdir()  # without a value
     monkeypatch.setattr("edgekit.agent.release.door.probe.THERMAL", str(tmp_path))
     assert probe.temperature() == 51.5

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import resource
 import time
+import zlib
 
 import numpy as np
 import pytest
@@ -66,6 +67,29 @@ def test_a_picture_is_turned_upright(orientation: int, format_: str) -> None:
     with Image.open(io.BytesIO(data)) as image:
         wanted = ImageOps.exif_transpose(image).convert("RGB")
     assert size_of(data) == wanted.size
+    assert (np.asarray(read(data)) == np.asarray(wanted)).all()
+
+
+@pytest.mark.parametrize("behind", [False, True], ids=["before the pixels", "behind the pixels"])
+@pytest.mark.parametrize("kind", ["eXIf", "XMP", "ImageMagick's EXIF"])
+def test_a_png_may_tell_its_orientation_in_a_text(kind: str, behind: bool) -> None:
+    """As transformers' `load_image` turns it, which asks Pillow with all pixels decoded."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    raw = exif.tobytes()
+    xmp = b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
+    profile = f"\nexif\n{len(raw):8}\n{raw.hex()}\n".encode()
+    told = {
+        "eXIf": chunk(b"eXIf", raw.removeprefix(b"Exif\0\0")),
+        "XMP": chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp),
+        "ImageMagick's EXIF": chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(profile)),
+    }[kind]
+    whole = png(120, 40)
+    at = len(whole) - 12 if behind else 33
+    data = whole[:at] + told + whole[at:]
+    with Image.open(io.BytesIO(data)) as image:
+        wanted = ImageOps.exif_transpose(image)
+    assert wanted.size == size_of(data) == (40, 120)
     assert (np.asarray(read(data)) == np.asarray(wanted)).all()
 
 

@@ -81,6 +81,13 @@ def test_a_picture_is_texts_and_rows_in_the_models_order() -> None:
     assert picture_of(page, "bob", encode).key != picture.key
 
 
+def test_each_row_of_the_largest_picture_is_told_apart() -> None:
+    """17 views of 256 rows: the last ones had the items of the first ones."""
+    picture = picture_of(SmolVlm(128, 256).page(drawn(300, 300), 16), "ann", lambda _: [5])
+    rows = [row_of(each) for each in picture.items if each < 0]
+    assert rows == [(picture.key, row) for row in range(17 * 256)]
+
+
 def test_tokens_are_counted_by_the_header_alone() -> None:
     eyes = FamilyEyes(SMOL, 16, lambda text: list(text.encode()))
     for size in SIZES:

@@ -117,9 +117,33 @@ def test_checkpoints_quantised_another_way_are_refused() -> None:
     assert said("modelopt", "cuda") == ""
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"quant_method": "gptq", "desc_act": False, "checkpoint_format": "gptq"}, ""),
+        ({"quant_method": "gptq", "desc_act": False, "checkpoint_format": None}, ""),
+        ({"quant_method": "gptq", "checkpoint_format": "gptq_v2"}, "checkpoint_format"),
+        ({"quant_method": "gptq", "format": "gptq_v2"}, "format of quantization_config"),
+        ({"quant_method": "gptq", "is_marlin_format": True}, "is_marlin_format"),
+        ({"quant_method": "gptq", "desc_act": True}, "desc_act"),
+        ({"quant_method": "awq", "version": "GEMM"}, ""),
+        ({"quant_method": "awq", "version": "gemv"}, "version"),
+    ],
+)
+def test_layouts_of_quantised_weights_that_the_builder_mistakes_are_refused(
+    given: dict[str, Any], says: str
+) -> None:
+    refusal = support_of(
+        {"architectures": ["LlamaForCausalLM"], "quantization_config": given}, "int4", "cpu"
+    ).refusal
+    assert (refusal is None) == (says == "")
+    assert refusal is None or says in refusal.why
+
+
 GRANITE = {
     "architectures": ["GraniteMoeHybridForCausalLM"],
     "position_embedding_type": "rope",
+    "layer_types": ["attention"],
 }
 LONG = {"rope_type": "longrope", "original_max_position_embeddings": 4096}
 LLAMA_3 = {

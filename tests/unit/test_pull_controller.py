@@ -213,8 +213,27 @@ def test_a_device_with_a_window_that_was_away_is_not_told_to_switch_at_any_time(
     rollout.devices["a"].state = DeviceState.AWAY
     rollout.devices["a"].switched = switched  # it was told so, within its window
     [said] = hands.leave_word(rollout, ["a"])
-    assert bool(desk.say.mock_calls) == switched
-    assert ("`edgekit resume 3`" in said) != switched
+    assert desk.say.mock_calls == []
+    assert "`edgekit resume 3`" in said
+
+
+@pytest.mark.parametrize("act", ["switch", "verdict"])
+@pytest.mark.parametrize("window", [False, True])
+def test_no_word_to_switch_waits_for_a_device_that_is_away_and_has_a_window(
+    act: str, window: bool
+) -> None:
+    """It went off within its window, and comes back at noon."""
+    release, desk = Digest.of(b"r"), PullDesk(BrokerConfig())
+    status = topics.status_topic("a")
+    desk._received(wire.Inbound(status, b'{"state": "lost"}', retain=True))
+    hands = PullHands(
+        *(release, "r:1", 3, desk, lambda _: "", mock.Mock(), mock.Mock()),
+        windows=["a"] if window else [],
+    )
+    with mock.patch.object(desk, "say") as say:
+        assert isinstance(getattr(hands, act)("a"), DeviceAway)
+    told = [call.args[1].switch for call in say.mock_calls]
+    assert told == [True] * (act == "switch") + [False] * window
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,15 @@ from edgekit.agent.release.desired.schedule import (
     MOST_RETRY_SECONDS,
     Follow,
 )
-from edgekit.agent.serve.loop.desiredfile import SETTLE_SECONDS, WRITE_SECONDS, DesiredFile
+from edgekit.agent.release.root import Root
+from edgekit.agent.release.update import _Report
+from edgekit.agent.serve.loop.desiredfile import (
+    NOTHING_SECONDS,
+    SETTLE_SECONDS,
+    WRITE_SECONDS,
+    DesiredFile,
+)
+from edgekit.core import layout
 from edgekit.core.config import (
     AgentConfig,
     PullConfig,
@@ -44,6 +52,7 @@ from edgekit.core.protocol.payloads import MAX_DESIRED_BYTES, UpdatePayload
 from edgekit.core.protocol.wire import Inbound
 from edgekit.core.registry import parse_registry, tag_of
 from edgekit.core.release import ReleaseState
+from edgekit.store import replace_link
 
 NEW, OLD = Digest.of(b"new"), Digest.of(b"old")
 PULL = PullConfig("registry.example/fleet/models", groups=["first", "second"])
@@ -290,6 +299,8 @@ def test_a_broker_that_was_lost_says_anew_what_counts(tmp_path: Path) -> None:
     agent.wait()
     assert agent.has() == desired(1), "an outage changes nothing"
     agent.file.connected(agent.now)
+    agent.wait(NOTHING_SECONDS - 1)
+    assert agent.has() == desired(1), "what it retains takes seconds over a slow link"
     agent.wait()
     assert agent.has() is None, "the broker retains it no more"
 
@@ -326,6 +337,25 @@ def test_a_device_without_a_registry_listens_to_nothing(tmp_path: Path) -> None:
     agent.hear(OWN, encode_desired(desired()))
     agent.wait()
     assert not agent.desired.exists()
+
+
+# --- what is reported -------------------------------------------------------------------------
+def test_what_a_device_ran_before_is_what_it_ran_before_this_order(tmp_path: Path) -> None:
+    """NEW was pulled before, and what came by a USB stick since is what a rollback goes back to."""
+    root, stick = Root(tmp_path), Digest.of(b"stick")
+    root.create()
+
+    def report(order: int, runs: Digest) -> str:
+        replace_link(root.current, str(layout.release(runs)))
+        told = _Report(root, desired(order))
+        told.write("good")
+        return str(told.told["before"])
+
+    assert report(1, OLD) == OLD
+    assert report(1, NEW) == OLD  # it has switched
+    assert report(2, NEW) == OLD
+    assert report(3, stick) == stick
+    assert report(3, NEW) == stick
 
 
 # --- configuration ----------------------------------------------------------------------------

@@ -75,6 +75,25 @@ def test_a_damaged_file_is_recorded_anew_and_what_runs_goes_on(root: Root, damag
     assert {row.name for row in Releases(root.path).all()} == {"good 0", "good 1", "good 2"}
 
 
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_file_that_a_power_cut_emptied_is_no_new_device(root: Root, gone: bool) -> None:
+    """SQLite takes a file of zero bytes for a new database: every state and counter was lost."""
+    digests = filled(root)
+    before, highest = states(root), Counters(root.path).highest()
+    file = root.path / "state.db"
+    file.unlink() if gone else file.write_bytes(b"")
+    assert Counters(root.path).highest() == highest > 0, "a downgrade is refused as before"
+    found = disk.found(root)
+    assert (found.release, found.state) == (digests[1], "good")
+    assert states(root) == before
+
+
+def test_a_device_without_a_release_gets_no_file_by_being_asked(root: Root) -> None:
+    assert Releases(root.path).all() == []
+    assert Counters(root.path).highest() == 0
+    assert not (root.path / "state.db").exists()
+
+
 @pytest.mark.parametrize("sign", ["older", "etc/agent.toml.good", "run/trial.json"])
 def test_what_was_on_trial_has_not_passed_it(root: Root, sign: str) -> None:
     digests = filled(root)

@@ -58,8 +58,17 @@ def test_what_transfers_say_is_harmless(monkeypatch: pytest.MonkeyPatch) -> None
     assert written == ["pi-1: \ufffd[2Jgone\n"]
 
 
+def test_what_is_said_stays_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a model's thinking, too, which goes by rich: it makes pictures of `:smile:`."""
+    for name in ("out", "err"):
+        vars(render).pop(name, None)
+    render.err.print("at 12:key:30 [b]it", markup=False)
+    assert capsys.readouterr().err == "at 12:key:30 [b]it\n"
+
+
 def test_a_cell_has_one_line() -> None:
     assert render.harmless("a\n\tb\x1b") == "a\n\tb\ufffd"
+    assert render.one_line("pi\u202e ydaer\u2066") == "pi\ufffd ydaer\ufffd"
     assert render.one_line("a\n\tb\x1b\u2028c\r") == "a\ufffd\ufffdb\ufffd\ufffdc\ufffd"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,9 +21,11 @@ from edgekit.fleet.rollout.device import DeviceState
 from edgekit.fleet.rollout.events import (
     AbortOrdered,
     AskVerdict,
+    DeviceAnswers,
     DeviceFailed,
     DeviceGood,
     DeviceStaged,
+    HookEnded,
     PauseOrdered,
     ResumeOrdered,
     RollbackOrdered,
@@ -221,6 +224,92 @@ def test_a_rollback_of_a_rollout_that_is_done_takes_every_device_back(tmp_path: 
     made.journal.append(RollbackOrdered("me@here"), time.time())
     assert made.run().phase == RolloutPhase.BACK
     assert {device.runs for device in made.hands.devices.values()} == {OLD}
+
+
+class OneAtATime(FakeHands):
+    """Notes a device on which two act at once; a verdict takes until somebody orders."""
+
+    def __init__(self, devices: dict[str, FakeDevice]) -> None:
+        super().__init__(devices)
+        self.asked, self.ordered = threading.Event(), threading.Event()
+        self.inside: set[str] = set()
+        self.two: list[str] = []
+
+    def verdict(self, device: str) -> RolloutEvent:
+        self.asked.set()
+        return self._alone(device, lambda: self.ordered.wait(5))
+
+    def go_back(self, device: str, before: Digest | None) -> RolloutEvent:
+        return self._alone(device, lambda: super(OneAtATime, self).go_back(device, before))
+
+    def _alone(self, device: str, act: Callable[[], object]) -> RolloutEvent:
+        if device in self.inside:
+            self.two.append(device)
+        self.inside.add(device)
+        told = act()
+        self.inside.discard(device)
+        return told if isinstance(told, RolloutEvent) else DeviceAnswers(device, 60.0)
+
+
+def test_a_rollback_waits_for_the_question_that_is_at_work_on_its_device(tmp_path: Path) -> None:
+    """Both speak over one connection: the rollback would take the answer of the question."""
+    made = world(tmp_path, 1, Terms(), soak_seconds=0.05)
+    made.hands = hands = OneAtATime(made.hands.devices)
+
+    def order() -> None:
+        hands.asked.wait(10)
+        made.journal.append(RollbackOrdered("ada@there"), time.time())
+        time.sleep(1.2)  # until the rollout has read it, and would have begun
+        hands.ordered.set()
+
+    threading.Thread(target=order, daemon=True).start()
+    assert made.run().phase == RolloutPhase.BACK
+    assert hands.two == []
+    assert {device.runs for device in hands.devices.values()} == {OLD}
+
+
+@pytest.mark.parametrize("order", [RollbackOrdered("me@here"), AbortOrdered("me@here")])
+def test_a_hook_that_was_broken_off_is_no_part_of_what_is_left_of_a_rollout_that_goes_no_further(
+    order: RolloutEvent, tmp_path: Path
+) -> None:
+    """It says `this wave went well` to whoever listens, and the wave is taken back."""
+    made = world(tmp_path, 2, Terms(hook_after=["true"]))
+    hooks: list[int] = []
+
+    def hook(wave: int, after: bool) -> HookEnded:
+        hooks.append(wave)
+        if len(hooks) == 1:
+            raise KeyboardInterrupt
+        return HookEnded()
+
+    made.hands.hook = hook  # type: ignore[method-assign]  # for this one
+    with pytest.raises(KeyboardInterrupt):
+        made.run()
+    made.journal.append(order, time.time())
+    assert made.run().phase in (RolloutPhase.BACK, RolloutPhase.ABORTED)
+    assert hooks == [1]
+
+
+def test_ctrl_c_waits_until_a_hook_has_ended_that_needs_a_moment(tmp_path: Path) -> None:
+    made = world(tmp_path, 1, Terms(hook_before=["true"]))
+    begun, over = threading.Event(), threading.Event()
+
+    def hook(wave: int, after: bool) -> HookEnded:
+        begun.set()
+        made.hands.stopped.wait(10)
+        time.sleep(0.3)
+        over.set()
+        return HookEnded("it was interrupted")
+
+    def interrupted() -> float:
+        if begun.is_set() and not made.hands.stopped.is_set():
+            raise KeyboardInterrupt
+        return time.time()
+
+    made.hands.hook = hook  # type: ignore[method-assign]  # for this one
+    with pytest.raises(KeyboardInterrupt):
+        run(made.journal, made.hands, lambda *_: None, "me@here", clock=interrupted)
+    assert over.is_set()
 
 
 def test_one_process_runs_a_rollout(tmp_path: Path) -> None:

@@ -116,6 +116,20 @@ def test_status_says_phase_wave_counts_and_what_can_follow(desk: Desk) -> None:
     assert "phase      done" in desk.run("status", "1").out
 
 
+def test_a_rollout_that_only_stages_calls_no_device_good(desk: Desk) -> None:
+    """They run what they ran before."""
+    made = stories.started(stories.fleet(4, Terms(stage_only=True)))
+    made.run()
+    desk.write(made)
+    said = desk.run("status", "--watch")
+    assert said.code == 0, said.err
+    assert "phase      done" in said.out
+    assert "devices    4 staged" in said.out
+    assert all(perform._has_it(made.rollout, device) for device in made.devices)
+    assert desk.json("status")["counts"] == {"staged": 4}
+    assert desk.run("rollback", "--rollout", "1", "-y").code == 2, "nothing was switched"
+
+
 def test_a_long_table_shows_first_what_needs_a_look(desk: Desk) -> None:
     made = stories.large(120)
     desk.write(made)

@@ -25,6 +25,7 @@ from edgekit.agent.serve.session.events import (
 )
 from edgekit.agent.serve.session.ledger import MAX_ROWS, REQUESTER_SHARE
 from edgekit.agent.serve.session.rules.window import RuleWindow
+from edgekit.core.chat.logprobs import TokenLogprob, TopLogprob
 from edgekit.core.protocol import topics, wire
 from edgekit.core.rules.message import MAX_FILL_BYTES, MAX_HOPS, MAX_MESSAGE_BYTES, Fill
 from edgekit.core.rules.rule import Rule
@@ -136,6 +137,31 @@ def test_two_rules_of_one_filter_both_answer() -> None:
     }
 
 
+def test_answers_to_one_message_have_ids_of_their_own() -> None:
+    """A reader takes an id once: the second rule's answer would be lost to it."""
+    ids, spans = set(), set()
+    for name in ("pi-1", "pi-2"):
+        agent = Agent(device=name, rules={"a": rule(), "b": rule()}).ready(2)
+        for start in to_worker(agent.hears({"n": 1})):
+            assert isinstance(start, Start)
+            (message,) = replies(ends(agent, start))
+            ids.add(json.loads(message.payload)["id"])
+            spans.add(dict(message.user)["traceparent"])
+    assert len(ids) == 4
+    assert len(spans) == 4
+
+
+def test_an_answer_has_the_log_probabilities_that_its_rule_asks_for() -> None:
+    agent = device(body={"logprobs": True, "top_logprobs": 1})
+    start = the_start(agent.hears({"n": 1}))
+    assert start.top_logprobs == 1
+    one = TopLogprob("Hello.", -0.25, [72])
+    entry = TokenLogprob("Hello.", -0.25, [72], [one])
+    said = agent.handle(msgspec.structs.replace(done(start.key), logprobs=[entry]))
+    (answer,) = answers(said)
+    assert answer["logprobs"] == {"content": [msgspec.to_builtins(entry)], "refusal": None}
+
+
 def test_a_message_that_no_rule_hears_is_acknowledged_and_nothing_else() -> None:
     agent = device()
     assert to_worker(agent.hears({"n": 1}, "elsewhere")) == []
@@ -226,6 +252,58 @@ def test_what_was_answered_is_known_for_as_long_as_the_rule_says_after_a_kill_to
     assert to_worker(again.hears({"n": 0})) == []
     again.handle(Tick(), after=1801)
     assert to_worker(again.hears({"n": 0}))
+
+
+@pytest.mark.parametrize("when_full", ["drop_oldest", "drop_new"])
+def test_a_message_that_was_dropped_counts_when_it_is_published_again(when_full: str) -> None:
+    agent = device(when_full=when_full)
+    start = the_start(agent.hears({"n": 0}))
+    for n in range(1, 6):  # four wait
+        agent.now += 1
+        agent.hears({"n": n})
+    dropped = 1 if when_full == "drop_oldest" else 5
+    start = the_start(ends(agent, start))
+    agent.now += 1
+    agent.hears({"n": dropped})
+    assert "repeated" not in agent.fates()
+    agent.hears({"n": 3})
+    assert agent.fates()["repeated"] == 1  # that one waits
+    ran = []
+    while to_worker(effects := ends(agent, start)):
+        start = the_start(effects)
+        ran += asked(effects)
+    assert ran[-1] == {"n": dropped}
+
+
+def test_an_equal_later_message_stays_known_when_an_older_one_is_dropped() -> None:
+    agent = device(repeat_seconds=2)
+    the_start(agent.hears({"n": 0}))
+    for n in (1, 2, 1, 3):  # the second 1 comes after its time, and waits, too
+        agent.now += 1.5
+        agent.hears({"n": n})
+    agent.now += 0.1
+    agent.hears({"n": 4})  # the first 1 gives way
+    assert agent.fates()["dropped_oldest"] == 1
+    agent.hears({"n": 1})
+    assert agent.fates()["repeated"] == 1
+
+
+def test_a_message_that_no_journal_took_counts_when_it_is_published_again() -> None:
+    agent = device(slots=3)  # the worker still stops the first one
+    agent.disk_full = True
+    agent.hears({"n": 1})
+    agent.now += 1
+    agent.hears({"n": 2})
+    agent.disk_full = False
+    agent.handle(StorageBack())
+    agent.now += 1
+    started = []
+    for n in (1, 2):
+        effects = agent.hears({"n": n})
+        started += asked(effects)
+        ends(agent, the_start(effects))
+        agent.now += 1
+    assert started == [{"n": 1}, {"n": 2}]
 
 
 def test_each_message_at_qos_0_counts() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from edgekit.tokens.conversation import Conversation, conversation
-from edgekit.tokens.parts import image_of, placed, rendered_parts
+from edgekit.tokens.parts import image_of, place_in, placed, rendered_parts
 from edgekit.tokens.template import ChatTemplate
 
 # the shape of HuggingFaceTB/SmolVLM-256M-Instruct's
@@ -25,6 +25,14 @@ EITHER = (
     "{% else %}{% for part in message['content'] %}{{ part['text'] }}{% endfor %}{% endif %}"
     "{% endfor %}"
 )
+# the shape of ibm-granite/granite-docling-258M's
+EITHER_WITH_IMAGES = (
+    "{% for message in messages %}<{{ message['role'] }}>"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}"
+    "{% elif part['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}{% endif %}<end>\n"
+    "{% endfor %}"
+)
 BLIND = (
     "{% for message in messages %}{% for part in message['content'] %}"
     "{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}{% endfor %}"
@@ -37,20 +45,51 @@ def template(source: str) -> ChatTemplate:
 
 
 @pytest.mark.parametrize(
-    ("source", "image"),
-    [(PARTS, "<image>"), (TEXTS, None), (EITHER, None), (BLIND, ""), ("nothing", None)],
-)
-def test_what_a_template_takes_is_found_by_rendering(source: str, image: str | None) -> None:
-    assert image_of(template(source).render) == image
+    ("source", "image", "takes_text"),
+    [
+        (PARTS, "<image>", False), (TEXTS, None, True), (EITHER, None, True), (BLIND, "", False),
+        ("nothing", None, False), (EITHER_WITH_IMAGES, "<image>", True),
+    ],
+)  # fmt: skip
+def test_what_a_template_takes_is_found_by_rendering(
+    source: str, image: str | None, takes_text: bool
+) -> None:
+    assert image_of(template(source).render) == (image, takes_text)
 
 
-def rendered(turns: Sequence[Any]) -> tuple[str, str, int]:
+def rendered(
+    turns: Sequence[Any], source: str = PARTS, *, takes_text: bool = False
+) -> tuple[str, str, int]:
     chat, pictures = placed(conversation(turns), parts=True)
 
     def render(given: Conversation) -> str:
-        return template(PARTS).render(given.messages)
+        return template(source).render(given.messages)
 
-    return rendered_parts(render, chat, "<image>"), chat.place, pictures
+    text = rendered_parts(render, chat, "<image>", takes_text=takes_text)
+    return text, chat.place, pictures
+
+
+def test_an_empty_message_is_shown_as_an_empty_part() -> None:
+    """An answer may have no text, and the conversation goes on."""
+    text, _, _ = rendered([("user", "Hello"), ("assistant", ""), ("user", [PICTURE, ""])])
+    assert text.startswith("User: Hello<end>\nAssistant: <end>\nUser:")
+
+
+def test_a_template_that_takes_either_writes_a_pictures_place_itself() -> None:
+    """As transformers shows parts to it: with no new line that Phi-3.5's processor would have."""
+    turns = [("system", "Be brief."), ("user", [PICTURE, "What?"]), ("user", "<image>")]
+    text, place, pictures = rendered(turns, EITHER_WITH_IMAGES, takes_text=True)
+    assert pictures == 1
+    assert text == f"<system>Be brief.<end>\n<user>{place}What?<end>\n<user><image><end>\n"
+    string_system = "{{ messages[0]['content'] }}|" + EITHER_WITH_IMAGES
+    text, _, _ = rendered(turns, string_system, takes_text=True)
+    assert text.startswith("Be brief.|<system>")
+
+
+def test_what_a_template_writes_around_a_place_stays() -> None:
+    assert place_in("\n<image>\n", ["<image>", "<end>", "\n"]) == "<image>"
+    assert place_in("<start><pad><end>", ["<start>", "<pad>", "<end>"]) == "<start><pad><end>"
+    assert place_in("[picture]", ["<image>"]) == "[picture]"
 
 
 def test_a_text_is_shown_as_a_part() -> None:

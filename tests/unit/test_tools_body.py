@@ -10,7 +10,7 @@ import pytest
 
 from edgekit.core.chat.body import parse_body
 from edgekit.core.chat.request import ChatRequest
-from edgekit.core.chat.tools.request import NamedTool
+from edgekit.core.chat.tools.request import NamedTool, forced_tools, offered
 from edgekit.core.protocol.wire import ProtocolError
 
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -68,6 +68,21 @@ def test_a_choice_is_a_tool() -> None:
     assert choice.function.name == "get_weather"
 
 
+def allowed(*names: str, mode: str = "auto") -> dict[str, Any]:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
+@pytest.mark.parametrize("encoding", ["", "cbor"])
+@pytest.mark.parametrize("mode", ["auto", "required"])
+def test_a_choice_is_some_of_the_tools(mode: str, encoding: str) -> None:
+    tools = [TOOL, tool(), tool(name="g")]
+    choice = allowed("g", "get_weather", mode=mode)
+    request = parse(tools=tools, tool_choice=choice, encoding=encoding)
+    assert [each.function.name for each in offered(request)] == ["get_weather", "g"]
+    assert forced_tools(request) == (offered(request) if mode == "required" else [])
+
+
 @pytest.mark.parametrize("choice", ["none", "auto", None])
 def test_without_tools_a_choice_of_none_says_nothing(choice: str | None) -> None:
     assert parse(tool_choice=choice, tools=[], parallel_tool_calls=True).tools == []
@@ -101,6 +116,16 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     (
         "tool_choice",
         {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "f"}}},
+    ),
+    (
+        "tool_choice.allowed_tools.tools[1].function.name",
+        {"tools": [TOOL], "tool_choice": allowed("get_weather", "f")},
+    ),
+    ("tool_choice.allowed_tools.tools[0].function.name", {"tool_choice": allowed("get_weather")}),
+    ("tool_choice.allowed_tools.tools", {"tools": [TOOL], "tool_choice": allowed()}),
+    (
+        "tool_choice.allowed_tools.mode",
+        {"tools": [TOOL], "tool_choice": allowed("get_weather", mode="none")},
     ),
     ("num_beams", {"tools": [TOOL], "num_beams": 2}),
     ("messages[0].content", {"messages": [{"role": "user", "content": None}]}),

@@ -19,8 +19,8 @@ from edgekit.core.chat.calls import joined
 from edgekit.core.chat.constraint.constraint import Constraint
 from edgekit.core.chat.request import ChatRequest
 from edgekit.core.chat.tools.forcing import MAX_CALLS, constraint
-from edgekit.core.chat.tools.formats import FORMATS, OURS, ToolFormat
-from edgekit.core.chat.tools.prompt import calling
+from edgekit.core.chat.tools.formats import FORMATS, OURS, ToolFormat, written
+from edgekit.core.chat.tools.prompt import calling, told
 from edgekit.core.chat.tools.reading import read_all
 from edgekit.core.protocol.wire import ProtocolError
 from edgekit.tokens.chat import ChatTokenizer, open_tokenizer
@@ -140,6 +140,30 @@ def test_a_tool_that_is_named_is_called_once(
         assert (said, calls) == ("", [("get_time", "{}")])
     for said, calls in answers(model, asking(named("get_weather")), how, 10):
         assert (said, [name for name, _ in calls]) == ("", ["get_weather"])
+
+
+def allowed(mode: str, *names: str) -> dict[str, Any]:
+    return {
+        "type": "allowed_tools",
+        "allowed_tools": {"mode": mode, "tools": [named(name) for name in names]},
+    }
+
+
+def test_of_the_tools_some_alone_are_told_and_called(
+    model: tuple[ChatTokenizer, TokenCompiler],
+) -> None:
+    how = format_of(model[0], "hermes")
+    for said, calls in answers(model, asking(allowed("required", "get_time")), how, 3):
+        assert (said, {*calls}) == ("", {("get_time", "{}")})
+    asked = asking(allowed("auto", "get_weather"))
+    assert constraint(asked, how) is None
+    shown = str(told(asked, how))
+    assert "get_weather" in shown
+    assert "get_time" not in shown
+    read = calling(asked, how)
+    assert read is not None
+    other = written(FORMATS["hermes"], [("get_time", "{}")])
+    assert read_all(read, other) == (other, [])
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -264,6 +288,20 @@ def test_arguments_have_no_key_twice(
     assert given == tokens
     assert begun.allowed()[quote]
     assert not begun.take(quote)
+
+
+def test_arguments_may_require_what_the_schema_does_not_describe(
+    model: tuple[ChatTokenizer, TokenCompiler],
+) -> None:
+    how = format_of(model[0], "hermes")
+    schema = {"type": "object", "properties": {"a": {"const": 1}}, "required": ["a", "b"]}
+    tools = [{"type": "function", "function": {"name": "f", "parameters": schema}}]
+    begun = compiled(model, constraint(asking("required", tools=tools), how))
+    form = FORMATS["hermes"]
+    tokens = model[0].encode(f'{form.begin}f{form.middle}{{"a": 1, "b": 2}}')
+    opening = list(begun.opening)
+    assert tokens[: len(opening)] == opening
+    assert all(begun.take(token) for token in tokens[len(opening) :])
 
 
 def test_without_need_there_is_no_grammar() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +118,49 @@ def test_the_template_gets_what_transformers_gives_it() -> None:
             "content": None,
             "tool_calls": [{"id": "abcdefghi", "type": "function", "function": function}],
         },
-        {"role": "tool", "content": "21 degrees", "tool_call_id": "abcdefghi"},
+        {
+            "role": "tool",
+            "content": "21 degrees",
+            "name": "get_weather",
+            "tool_call_id": "abcdefghi",
+        },
     ]
+
+
+def test_results_go_in_in_the_order_of_their_calls_with_the_names_of_their_functions(
+    tmp_path: Path,
+) -> None:
+    def calls(*names: str) -> dict[str, Any]:
+        made = [
+            {"id": f"call0000{name}", "type": "function", "function": {**CALL, "name": name}}
+            for name in names
+        ]
+        return {**CALLED, "tool_calls": made}
+
+    def results(*names: str) -> list[dict[str, Any]]:
+        return [
+            {"role": "tool", "tool_call_id": f"call0000{name}", "content": f"of {name}"}
+            for name in names
+        ]
+
+    chat = [USER, calls("a", "b"), *results("b", "a"), USER]
+    chat += [calls("b", "a", "c"), *results("c", "a"), *results("b")]  # ids may come again
+    written = {}
+    for name in ("hermes", "functiongemma", "phi4-mini"):
+        folder = tmp_path / name
+        folder.mkdir()
+        tokenizer = opened(name, folder)
+        written[name] = tokenizer.render(*told(parsed(*chat), tool_format(tokenizer)))
+    for text in written.values():  # two of these formats write no id and no name
+        assert re.findall(r"of (\w)", text) == list("abbac")
+    said = re.findall(r"response:(\w){value:<escape>of (\w)<", written["functiongemma"])
+    assert said == [(name, name) for name in "abbac"]
+
+
+def test_a_name_that_a_result_says_itself_stays() -> None:
+    how = ToolFormat("hermes", told="template", calls="object")
+    messages, _ = told(parsed(USER, CALLED, {**RESULT, "name": "weather_now"}), how)
+    assert messages[-1]["name"] == "weather_now"  # type: ignore[call-overload]  # plain JSON
 
 
 def test_tools_stand_in_the_field_of_the_system_message() -> None:

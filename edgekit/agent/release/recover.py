@@ -1,8 +1,9 @@
 """A `state.db` that is damaged is put aside, and its facts are recorded anew from the rest of ROOT.
 
-A card that loses a block must not keep a device down. The folders say which releases are whole, the
-links which of them was good, and the signed metadata which counter each has. The history and the
-refusals are lost; the damaged file stays as `state.db.broken`.
+A card that loses a block must not keep a device down. A file of zero bytes, as a power cut may
+leave it, is a new database to SQLite: beside releases it is one that was lost. The folders say
+which releases are whole, the links which of them was good, and the signed metadata which counter
+each has. The history and the refusals are lost; the damaged file stays as `state.db.broken`.
 """
 
 from __future__ import annotations
@@ -58,6 +59,16 @@ def is_damaged(error: sqlite3.Error) -> bool:
     return code is not None and code & 0xFF in DAMAGED  # the low byte is the primary code
 
 
+def has_releases(root: Path) -> bool:
+    """Whether there are releases, whose states are in `state.db` unless it was lost."""
+    return any((root / layout.RELEASES).glob("[0-9a-f]*"))
+
+
+def is_blank(db: sqlite3.Connection, root: Path) -> bool:
+    """Whether a file knows no release, and there are some: it is not the one that they had."""
+    return db.execute("SELECT 1 FROM releases").fetchone() is None and has_releases(root)
+
+
 def check(db: sqlite3.Connection) -> None:
     """Read every page of a small file; raises sqlite3.DatabaseError if one is damaged."""
     (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
@@ -67,8 +78,8 @@ def check(db: sqlite3.Connection) -> None:
         raise error
 
 
-def put_aside(path: Path) -> bool:
-    """Give a damaged file another name, once; return whether this process did it."""
+def put_aside(path: Path) -> None:
+    """Give a damaged file another name, once."""
     with _alone(path):
         try:
             with closing(sqlite3.connect(path)) as db:
@@ -77,13 +88,12 @@ def put_aside(path: Path) -> bool:
             if not is_damaged(error):
                 raise
         else:
-            return False  # another process was faster
+            return  # another process was faster
         aside = path.with_name(f"{path.name}.broken")
         path.replace(aside)
         path.with_name(f"{path.name}-journal").unlink(missing_ok=True)
         fsync_folder(path.parent)
     say(f"{path} is damaged; it is kept as {aside.name}, and what ROOT says is recorded anew")
-    return True
 
 
 def record_anew(db: sqlite3.Connection, root: Path) -> None:

@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from edgekit.agent.release import recover
 from edgekit.agent.release.statefile import opened
 from edgekit.core import layout
 from edgekit.core.digest import Digest, decode_hook
@@ -177,7 +178,7 @@ class Releases:
 
     def all(self) -> list[Release]:
         """Every recorded release, latest change first; makes no file where there is none."""
-        if not self._path.exists():
+        if not self._path.exists() and not recover.has_releases(self._root):
             return []
         with self._open() as db:
             rows = db.execute(_ALL).fetchall()

@@ -112,19 +112,19 @@ def opened(root: Path) -> Iterator[sqlite3.Connection]:
 def _connected(root: Path, path: Path) -> sqlite3.Connection:
     """A connection to a file that is whole; a damaged one is put aside and recorded anew."""
     try:
-        return _prepared(path)
+        db = _prepared(path)
     except sqlite3.Error as error:
         if not recover.is_damaged(error):
             raise
-    anew = recover.put_aside(path)
-    db = _prepared(path)
-    if anew:
-        try:
+        recover.put_aside(path)
+        db = _prepared(path)
+    try:
+        if recover.is_blank(db, root):
             with db:
                 recover.record_anew(db, root)
-        except BaseException:
-            db.close()
-            raise
+    except BaseException:
+        db.close()
+        raise
     return db
 
 

@@ -149,7 +149,9 @@ class _Report:
         knew = before is not None and before.release == str(desired.release)
         same = knew and before is not None and before.order == desired.order
         self.ended = before.state if same and before is not None else None
-        self._before = before.before if knew and before is not None else str(current or "")
+        # what it ran before counts on for what runs now: it may have left that by other means since
+        runs = current == desired.release
+        self._before = before.before if knew and runs and before is not None else str(current or "")
         self._written = 0.0
         self.told: dict[str, object] = {}
 

@@ -19,7 +19,7 @@ from edgekit.builder.request.request import (
 from edgekit.builder.source.checkpoint import read_checkpoint
 from edgekit.builder.source.configfile import read_config
 from edgekit.builder.source.find import LocalSource, find
-from edgekit.builder.source.soundness import two_heads, type_note, unsound
+from edgekit.builder.source.soundness import type_note, unsound, wrong_values
 from edgekit.builder.source.words import processor_refusal, words_refusal
 from edgekit.builder.spec import BuildSpec, Precision, Provider
 from edgekit.builder.support.architectures import support_of
@@ -173,7 +173,7 @@ def refuse_unsound(
     tensors = text_tensors(config, read_checkpoint(folder) or {})
     config = text_config(config)
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
-    if refusal := unsound(config, shapes, checked.given) or two_heads(config, tensors):
+    if refusal := unsound(config, shapes, checked.given) or wrong_values(config, tensors):
         raise refusal.error
     return type_note(config, tensors)
 

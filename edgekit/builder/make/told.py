@@ -17,6 +17,7 @@ from edgekit.builder.support.generation import GENERATION_NAME, generation_mends
 from edgekit.builder.support.mend import mended, mends, merge_patch
 from edgekit.builder.support.modelconfig import architecture_of
 from edgekit.builder.support.pictures import family_of
+from edgekit.builder.support.seeing.family import WHOLE, PictureFamily
 
 VIEW_NAME = "told"  # not the source's name, which may be the name of the output in this folder
 
@@ -54,13 +55,24 @@ def as_told(source: Path, work: Path) -> tuple[Path, tuple[str, ...]]:
             (view / name).write_bytes(msgspec.json.format(changed, indent=2))
     if family is not None:
         rename(source, view, family, original)
-        _template(source, view)
+        _template(source, view, family)
     said = (*(each.why for each in changes), *(each.why for each in defaults if each.why))
     return view, said
 
 
-def _template(source: Path, view: Path) -> None:
-    """Give the view the chat template that a processor has in a file of its own, for tokenizers."""
-    found = (read_object(source, "chat_template.json") or {}).get("chat_template")
-    if isinstance(found, str) and not read_template(source):
-        (view / "chat_template.jinja").write_text(found, encoding="utf-8")
+def _template(source: Path, view: Path, family: PictureFamily) -> None:
+    """Give the view the chat template that a processor has in a file of its own, for tokenizers.
+
+    transformers' processors look into processor_config.json, then into chat_template.json, and only
+    then where a tokenizer looks.
+    """
+    names = ["chat_template.json"]
+    if family.template_of_processor:
+        names.insert(0, WHOLE)
+    elif read_template(source):
+        return
+    told = ((read_object(source, name) or {}).get("chat_template") for name in names)
+    if found := next((each for each in told if isinstance(each, str) and each), ""):
+        path = view / "chat_template.jinja"
+        path.unlink(missing_ok=True)  # it may be a link to the source's
+        path.write_text(found, encoding="utf-8")

@@ -43,7 +43,7 @@ from edgekit.builder.source.find import (
 )
 from edgekit.builder.source.ggufparts import read_model
 from edgekit.builder.source.safetensors import StoredTensor
-from edgekit.builder.source.soundness import two_heads, type_note, unsound
+from edgekit.builder.source.soundness import type_note, unsound, wrong_values
 from edgekit.builder.source.words import processor_refusal, words_refusal
 from edgekit.builder.support.architectures import ArchitectureSupport, support_of
 from edgekit.builder.support.families import is_tied
@@ -223,7 +223,7 @@ def _judged(
         refusal = unsound(headers.config, shapes, given, listed=bool(headers.chooses))
     notes = support.notes + type_note(headers.config, headers.tensors)
     if headers.stored:
-        refusal = refusal or two_heads(headers.config, headers.stored)
+        refusal = refusal or wrong_values(headers.config, headers.stored)
     elif is_tied(headers.config) and embedding_and_head(headers.tensors):
         notes += ("its head should be the embedding, but is stored too; the build compares them",)
     return msgspec.structs.replace(support, refusal=refusal, notes=notes)

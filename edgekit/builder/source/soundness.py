@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import array
 import math
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +16,7 @@ from edgekit.builder.source.values import same_values
 from edgekit.builder.support.adapter import no_adapter_for, wrong_adapter
 from edgekit.builder.support.families import is_tied
 from edgekit.builder.support.limits import Refusal
+from edgekit.builder.support.packed import reordered
 from edgekit.builder.support.weights import (
     Shapes,
     embedding_and_head,
@@ -72,6 +75,40 @@ def two_heads(config: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) ->
         "set tie_word_embeddings to false in config.json to build the model that transformers "
         f"loads; or remove {names[1]} if the embedding is the right head",
     )
+
+
+def wrong_values(config: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> Refusal | None:
+    """Why the values of these tensors make another model than transformers', or None."""
+    return two_heads(config, tensors) or _moved_columns(tensors)
+
+
+def _moved_columns(tensors: Mapping[str, StoredTensor]) -> Refusal | None:
+    """Refuse a GPTQ matrix whose groups are not those of neighbouring columns.
+
+    The builder looks at `desc_act` of config.json alone, which tools also write as false for a
+    matrix with such groups.
+    """
+    for name, tensor in sorted(tensors.items()):
+        scales = tensors.get(name.removesuffix("g_idx") + "scales")
+        if not name.endswith(".g_idx") or scales is None or not scales.shape[0]:
+            continue
+        groups = _int32(tensor)
+        wide = -(-len(groups) // scales.shape[0])
+        if any(group != column // wide for column, group in enumerate(groups)):
+            return reordered(name)
+    return None
+
+
+def _int32(tensor: StoredTensor) -> array.array[int]:
+    """The values of a tensor; none where it has another type."""
+    values = array.array("i")
+    if tensor.dtype == "I32":
+        with tensor.place.file.open("rb") as file:
+            file.seek(tensor.place.begin)
+            values.frombytes(file.read(tensor.place.end - tensor.place.begin))
+    if sys.byteorder == "big":
+        values.byteswap()
+    return values
 
 
 class Typed(Protocol):

@@ -15,6 +15,7 @@ import msgspec
 from edgekit.builder.support.limits import Refusal, adapter_lost, beyond, known_defect
 from edgekit.builder.support.mend import mended, mends, sliding_window
 from edgekit.builder.support.modelconfig import architecture_of
+from edgekit.builder.support.packed import unreadable_checkpoint
 from edgekit.builder.support.pictures import FAMILIES, text_name
 
 Kind = Literal["text", "text part", "pictures", "speech"]
@@ -109,11 +110,6 @@ _INSTEAD = {
 _NO_CLASS = "Lfm2AudioForConditionalGeneration"  # transformers 5.23 cannot load it for the gate
 _USUAL = {"num_hidden_layers": 32}
 """What decides whether a usual model of an architecture is refused, as every SmolLM3 is."""
-# Both the builder and transformers read these formats; loading a model with another one fails.
-_CHECKPOINTS = frozenset({"awq", "gptq", "olive", "quark", "quant_auto"})
-_CUDA_CHECKPOINTS = frozenset({"modelopt", "compressed-tensors"})
-# The builder ignores the quantization_config of these and quantises anew.
-_REQUANTISED = frozenset({"GptOssForCausalLM", "Mistral3ForConditionalGeneration"})
 
 
 def support_of(
@@ -142,7 +138,7 @@ def support_of(
     refusal = (
         _wrong_kind(known, provider)
         or _remote_code(known, trust_remote_code)
-        or _checkpoint(name, config, provider)
+        or unreadable_checkpoint(name, config, provider)
         or known_defect(text_name(name), mended(config, changes), precision, provider)
         or beyond(name, config, context)
         or (adapter_lost(name) if adapter else None)
@@ -207,26 +203,4 @@ def _remote_code(known: Architecture, trusted: bool) -> Refusal | None:
         f"{known.name} needs code out of the model's repository",
         "transformers has no code for it",
         "read that code, then add --trust-remote-code; or take a model that transformers knows",
-    )
-
-
-def _checkpoint(name: str, config: dict[str, Any], provider: str) -> Refusal | None:
-    given = config.get("quantization_config")
-    if not isinstance(given, dict):
-        return None
-    method = str(given.get("quant_method", ""))
-    if method in _CHECKPOINTS or (name in _REQUANTISED and method != "quark"):
-        return None
-    if method in _CUDA_CHECKPOINTS:
-        if provider == "cuda":
-            return None
-        return Refusal(
-            f"checkpoints quantised with {method} are built for CUDA alone",
-            f"-e is {provider}",
-            "take the original model, before it was quantised",
-        )
-    return Refusal(
-        f"the model builder cannot read checkpoints quantised with {method or 'no named method'}",
-        f"it reads {', '.join(sorted(_CHECKPOINTS))}",
-        "take the original model, before it was quantised",
     )

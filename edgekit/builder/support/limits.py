@@ -12,7 +12,7 @@ from edgekit.builder.support.change import Refusal, rope_type, rotary
 from edgekit.builder.support.mend import ATTRIBUTES
 from edgekit.builder.support.modelconfig import language_part
 from edgekit.builder.support.rotary import LLAMAS, defect, rotated
-from edgekit.builder.support.strays import SWITCHED
+from edgekit.builder.support.strays import SWITCHED, WINDOWED, WINDOWS
 
 __all__ = ["Refusal", "adapter_lost", "beyond", "known_defect"]
 
@@ -46,6 +46,12 @@ _SEPARATE = frozenset({"HunYuanDenseV1ForCausalLM"}) | _QWEN_3_5 | _QWEN_VLS
 _WIDTH, _SEPARATE_WIDTH = 16, 8
 _ATTENDING = {"cpu": "a CPU", "cuda": "a GPU"}
 """Providers whose grouped attention was tried with heads of many widths."""
+_NEVER_ZERO: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(_GEMMAS - {"GemmaForCausalLM"}, ("final_logit_softcapping",)),
+    "Gemma2ForCausalLM": ("attn_logit_softcapping", "final_logit_softcapping"),
+    "GraniteForCausalLM": ("attention_multiplier",),
+    "GraniteMoeHybridForCausalLM": ("attention_multiplier",),
+}
 _NO_ROPE_INTERVAL = 4  # SmolLM3Config's
 
 
@@ -61,7 +67,8 @@ def known_defect(
     """
     text = language_part(config)
     return (
-        _family(name, config, text, precision)
+        _both_ways(text)
+        or _family(name, config, text, precision)
         or _setting(name, text)
         or _layers(name, text)
         or _rope(name, text)
@@ -105,6 +112,17 @@ def beyond(name: str, config: dict[str, Any], context: int) -> Refusal | None:
     )
 
 
+def _both_ways(text: dict[str, Any]) -> Refusal | None:
+    """transformers masks the text behind a token for every family, unless `is_causal` is off."""
+    if text.get("is_causal", True):
+        return None
+    return Refusal(
+        "this model is not one that writes: each token looks at those behind it, too",
+        f"is_causal is {text['is_causal']!r}, which the model builder does not read",
+        "take the model that it was made from; or the config.json that belongs to the weights",
+    )
+
+
 def _target(text: dict[str, Any], precision: str, provider: str) -> Refusal | None:
     if (precision, provider) == ("fp32", "cuda"):
         return Refusal(
@@ -138,7 +156,8 @@ def _family(
             "take a Llama, Qwen or SmolLM of that size",
         )
     if name == "GraniteMoeHybridForCausalLM":
-        mamba = set(text.get("layer_types") or ()) - {"attention", "full_attention"}
+        kinds = text.get("layer_types") or text.get("layers_block_type") or ["mamba"]
+        mamba = set(kinds) - {"attention", "full_attention"}
         if mamba or text.get("num_local_experts"):
             lost = "Mamba layers" if mamba else "experts"
             return Refusal(
@@ -189,6 +208,13 @@ def _setting(name: str, text: dict[str, Any]) -> Refusal | None:
             return _ignored(name, key, text[key])
     if name == "Lfm2MoeForCausalLM" and text.get("norm_topk_prob", True) is not True:
         return _ignored(name, "norm_topk_prob", text["norm_topk_prob"])
+    for key in _NEVER_ZERO.get(name, ()):
+        if text.get(key) == 0:
+            return Refusal(
+                f"{key} of config.json is 0",
+                "transformers computes with that 0, and the runtime takes it for no setting",
+                "take the config.json of the original model",
+            )
     alpha = text.get("swiglu_alpha", _SWIGLU_ALPHA)
     if name == "GptOssForCausalLM" and alpha != _SWIGLU_ALPHA:
         return _ignored(name, "swiglu_alpha", alpha)
@@ -237,7 +263,15 @@ def _layers(name: str, text: dict[str, Any]) -> Refusal | None:
             "take the original one, openai/gpt-oss-20b",
         )
     off = name in SWITCHED and not text.get("use_sliding_window")
-    if "sliding_attention" in kinds and (off or text.get("sliding_window", 1) is None):
+    given = text.get("sliding_window", 1)
+    slides = WINDOWS.get(name) and (not kinds or "sliding_attention" in kinds) and not off
+    if given == 0 and (slides or name in WINDOWED):
+        return Refusal(
+            "config.json has a sliding window of 0 tokens",
+            "with it a token would not even look at itself",
+            "take the config.json of the original model",
+        )
+    if "sliding_attention" in kinds and (off or given is None):
         return Refusal(
             "config.json has layers with a sliding window and no window",
             "use_sliding_window is off" if off else "sliding_window is null",

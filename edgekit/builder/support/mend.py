@@ -15,8 +15,15 @@ from typing import Any
 from edgekit.builder.support.change import Mend, rope_type, rotary
 from edgekit.builder.support.modelconfig import language_part
 from edgekit.builder.support.pictures import as_text, text_name
-from edgekit.builder.support.rotary import linear, longrope, whole_heads, yarn
-from edgekit.builder.support.strays import SWITCHED, WINDOWED, WINDOWS, strays
+from edgekit.builder.support.rotary import linear, longrope, rotated_part, sections, yarn
+from edgekit.builder.support.strays import (
+    SWITCHED,
+    WINDOWED,
+    WINDOWS,
+    misplaced,
+    shadows,
+    strays,
+)
 
 ATTRIBUTES = "edgekit_attributes"
 """A key of a mended config.json. After transformers has read the file, `inside/convert.py` sets the
@@ -51,14 +58,16 @@ def mends(name: str, config: dict[str, Any]) -> tuple[Mend, ...]:
     inner = config.get("text_config")
     text = inner or config
     if name not in _REMOTE:
-        found += [strays(name, text), whole_heads(name, text)]
+        found += [
+            strays(name, text), misplaced(text), rotated_part(name, text), sections(name, text),
+        ]  # fmt: skip
     found += [
         _window(name, text), _long_window(name, text), _epsilon(name, text), _context(name, text),
         longrope(name, text), linear(name, text), yarn(name, text),
     ]  # fmt: skip
     if inner:
         found = [Mend({"text_config": each.patch}, each.why) for each in found if each]
-    found.append(_two_ropes(name, config))
+    found += [shadows(config), _no_quantisation(config), _two_ropes(name, config)]
     return tuple(mend for mend in (whole, *found) if mend)
 
 
@@ -134,15 +143,31 @@ def sliding_window(name: str, config: dict[str, Any]) -> int:
 
 
 def _long_window(name: str, text: dict[str, Any]) -> Mend | None:
-    """A window beyond the context: the runtime wants a cache that holds all of it."""
-    longest, window = text.get("max_position_embeddings"), text.get("sliding_window")
+    """A window beyond the context: the runtime wants a cache that holds all of it.
+
+    It wants one for a window that no layer has, too.
+    """
+    longest = text.get("max_position_embeddings")
+    window = text.get("sliding_window", WINDOWS.get(name))
     on = name in WINDOWS and (name not in SWITCHED or text.get("use_sliding_window"))
-    if not (on and longest and window) or window <= longest:
+    if not (on and longest and window) or window == longest:
         return None
+    kinds = text.get("layer_types")
+    nobodys = kinds is not None and "sliding_attention" not in kinds
+    if window < longest and not nobodys:
+        return None
+    why = "no layer has it" if nobodys else "which is the whole context"
     return Mend(
         {"sliding_window": longest},
-        f"the window of {window} tokens is built as {longest}, which is the whole context",
+        f"the window of {window} tokens is built as {longest}: {why}",
     )
+
+
+def _no_quantisation(config: dict[str, Any]) -> Mend | None:
+    """A quantization_config of null, which the builder takes for one."""
+    if config.get("quantization_config", 1) is not None:
+        return None
+    return Mend({"quantization_config": None}, "quantization_config is null, and left out")
 
 
 def _epsilon(name: str, text: dict[str, Any]) -> Mend | None:

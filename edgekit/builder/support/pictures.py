@@ -11,7 +11,7 @@ from typing import Any, TypeVar, get_args
 from edgekit.builder.spec import VisionPrecision
 from edgekit.builder.support.change import Mend, Refusal
 from edgekit.builder.support.modelconfig import architecture_of
-from edgekit.builder.support.seeing.family import PictureFamily
+from edgekit.builder.support.seeing.family import PICTURES, TOKENS, WHOLE, PictureFamily
 from edgekit.builder.support.seeing.phi3v import PHI3V_FAMILY
 from edgekit.builder.support.seeing.smolvlm import SMOLVLM_FAMILY
 
@@ -71,7 +71,7 @@ def longest_context(config: Mapping[str, Any]) -> int:
     return 0 if family is None else family.longest_context(config)
 
 
-PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "tokenizer.json")
+PROCESSOR_FILES = (PICTURES, WHOLE, TOKENS, "tokenizer.json")
 
 
 def vision_precision(

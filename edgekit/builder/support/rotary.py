@@ -19,6 +19,13 @@ PARTIAL = frozenset(
     }
 )  # fmt: skip
 """Architectures whose heads transformers rotates in part; it rotates whole heads of all others."""
+SEEING = frozenset(
+    {
+        "Qwen2_5_VLForConditionalGeneration", "Qwen3VLForConditionalGeneration",
+        "Qwen3_5ForConditionalGeneration", "Qwen3_5MoeForConditionalGeneration",
+    }
+)  # fmt: skip
+"""Architectures whose positions have three axes."""
 _PARTS = {"NemotronForCausalLM": 0.5, "PhiForCausalLM": 0.5} | dict.fromkeys(
     ("Qwen3_5ForConditionalGeneration", "Qwen3_5MoeForConditionalGeneration"), 0.25
 )
@@ -39,15 +46,46 @@ _NEEDED = {
 """RoPE scaling -> the settings that transformers does not compute without."""
 
 
-def whole_heads(name: str, text: dict[str, Any]) -> Mend | None:
-    """A part of each head, which the builder rotates alone where transformers rotates all."""
+def rotated_part(name: str, text: dict[str, Any]) -> Mend | None:
+    """The part of each head that the builder rotates, where transformers rotates another one.
+
+    transformers prefers the part among the rotary settings, the builder the one beside them; and
+    transformers rotates whole heads in most families.
+    """
+    part = "partial_rotary_factor"
     key, rope = rotary(text)
-    if name in PARTIAL or _part(name, text) == 1.0 or _scaled(rope):
+    if name in PARTIAL:
+        if rope.get(part) is None or text.get(part) in (None, rope[part]):
+            return None
+        return Mend({part: rope[part]}, f"{part} of {key} is told, which transformers reads")
+    if part in rope and rope[part] is None:
+        return Mend({key: {part: None}}, f"{part} is null, and left out")
+    if _part(name, text) == 1.0 or _scaled(rope):
         return None
     patch: dict[str, Any] = {"partial_rotary_factor": None}
     if "partial_rotary_factor" in rope:
         patch[key] = {"partial_rotary_factor": None}
     return Mend(patch, "partial_rotary_factor is left out: transformers does not read it here")
+
+
+def sections(name: str, text: dict[str, Any]) -> Mend | None:
+    """Sections of the three axes that pictures have; a text's places are equal on all of them.
+
+    The builder rotates by another operator without them, and the runtime wants their sum to be the
+    number of frequencies.
+    """
+    key, rope = rotary(text)
+    half, given = rotated(name, text) // 2, rope.get("mrope_section")
+    if name not in SEEING or _scaled(rope) or not half:
+        return None
+    if isinstance(given, list) and sum(given) == half:
+        return None
+    third = half // 3
+    told: dict[str, Any] = {"mrope_section": [half - 2 * third, third, third]}
+    return Mend(
+        {key: told} if key else {"rope_parameters": {"rope_type": "default", **told}},
+        f"mrope_section is told for {half} frequencies; for a text any division is the same",
+    )
 
 
 def linear(name: str, text: dict[str, Any]) -> Mend | None:

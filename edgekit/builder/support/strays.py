@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgekit.builder.support.change import Mend
+from edgekit.builder.support.change import Mend, rotary
 
 _GEMMA_4 = frozenset({"Gemma4ForConditionalGeneration", "Gemma4UnifiedForConditionalGeneration"})
 _EXPERTS = _GEMMA_4 | {"Lfm2MoeForCausalLM", "Qwen3_5MoeForConditionalGeneration"}
@@ -63,6 +63,20 @@ _READ_BY: dict[str, frozenset[str]] = {
     "swiglu_limit": frozenset({"GptOssForCausalLM"}),
 }
 """Key -> the architectures in which transformers reads it."""
+_TEXTS = frozenset(_READ_BY) | {
+    "conv_L_cache", "head_dim", "hidden_act", "hidden_size", "intermediate_size",
+    "linear_conv_kernel_dim", "linear_key_head_dim", "linear_num_key_heads",
+    "linear_num_value_heads", "linear_value_head_dim", "max_position_embeddings",
+    "multi_query_group_num", "norm_eps", "norm_topk_prob", "num_attention_heads",
+    "num_dense_layers", "num_experts_per_tok", "num_hidden_layers", "num_key_value_heads",
+    "num_layers", "original_max_position_embeddings", "partial_rotary_factor", "rms_norm_eps",
+    "rope_parameters", "rope_scaling", "rope_theta", "routed_scaling_factor",
+    "shared_expert_intermediate_size", "use_expert_bias", "use_sliding_window", "vocab_size",
+}  # fmt: skip
+"""What the builder reads of a language model."""
+_ROPES_OWN = frozenset(
+    {"original_max_position_embeddings", "partial_rotary_factor", "rope_theta"}
+)  # fmt: skip
 _NO_EFFECT: dict[str, tuple[Any, ...]] = {
     "compression_ratio": (1.0,),
     "rope_position_scale": (1.0,),
@@ -87,6 +101,43 @@ def strays(name: str, text: dict[str, Any]) -> Mend | None:
     return Mend(
         dict.fromkeys(found),
         f"{', '.join(found)} {verb} left out: transformers does not read that for {name}",
+    )
+
+
+def shadows(config: dict[str, Any]) -> Mend | None:
+    """The keys beside `text_config` that the builder prefers to those inside.
+
+    transformers makes the language model of `text_config` alone. Files that were written by several
+    versions have a key in both places.
+
+    Args:
+        config: the whole config.json.
+    """
+    inner = config.get("text_config")
+    if not inner:
+        return None
+    found = sorted(
+        key for key in _TEXTS & config.keys() if key not in inner or config[key] != inner[key]
+    )
+    if not found:
+        return None
+    verb = "are" if len(found) > 1 else "is"
+    return Mend(
+        dict.fromkeys(found),
+        f"{', '.join(found)} beside text_config {verb} left out: transformers reads text_config",
+    )
+
+
+def misplaced(text: dict[str, Any]) -> Mend | None:
+    """The keys among the rotary settings that the builder takes for the model's."""
+    key, rope = rotary(text)
+    found = sorted((_TEXTS - _ROPES_OWN) & rope.keys() - text.keys())
+    if not found:
+        return None
+    verb = "are" if len(found) > 1 else "is"
+    return Mend(
+        {key: dict.fromkeys(found)},
+        f"{', '.join(found)} of {key} {verb} left out: that is no setting of RoPE",
     )
 
 

@@ -31,6 +31,7 @@ from edgekit.fleet.enroll.hosts import (
 from edgekit.fleet.enroll.pin import unpin
 from edgekit.fleet.enroll.values import PUSH_ACCOUNT, Carried, Starts
 from edgekit.fleet.facts import DeviceFacts
+from edgekit.store import rewrite
 
 UNITS, USER_UNITS, DOOR = "deploy/systemd", "deploy/systemd/user", "deploy/door/edgekit-door"
 AsOption = Annotated[
@@ -353,10 +354,7 @@ def _edit(path: Path, name: str, values: dict[str, object]) -> str:
     if new is None:
         return f"write into fleet.toml, {by_hand(name, values)}"
     if new != text:
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_bytes(new.encode())
-        temporary.chmod(path.stat().st_mode & 0o777)
-        temporary.replace(path)
+        rewrite(path, new.encode())
     return f"fleet.toml, {by_hand(name, values)}"
 
 

@@ -150,7 +150,7 @@ def drive_rollout(
             from edgekit.fleet.pulling.hands import PullHands  # noqa: PLC0415  likewise
 
             back = partial(_may_go_back, here)
-            pull = PullHands(plan.release, name, number, desk, back, report, hook)
+            pull = PullHands(plan.release, name, number, desk, back, report, hook, plan.windows)
         hands = RoadHands(push, pull, pulling)
         told = _teller(bars, hands, name)
         try:
@@ -257,8 +257,8 @@ def _teller(
                 bars.say(f"{device}: {error or row.event.reason}")
         elif many and device and (done := hands.done.get(device)):
             state = rollout.devices[device].state
-            if state in (DeviceState.GOOD, DeviceState.SOAKING):
-                bars.say(_line(done) if state == DeviceState.SOAKING else f"{device} is good")
+            if _has_it(rollout, device):
+                bars.say(f"{device} is good" if state == DeviceState.GOOD else _line(done))
 
     return tell
 
@@ -302,7 +302,10 @@ def _report(
 
 
 def _has_it(rollout: Rollout, device: str) -> bool:
-    return rollout.devices[device].state in (DeviceState.GOOD, DeviceState.SOAKING)
+    """Whether a device runs the release, or has it where that is all that was asked for."""
+    state, alone = rollout.devices[device].state, rollout.plan.terms.stage_only
+    has = state in (DeviceState.GOOD, DeviceState.SOAKING)
+    return has or (alone and state == DeviceState.STAGED)
 
 
 def _raise_for(number: int, rollout: Rollout, hands: RoadHands) -> None:
@@ -343,6 +346,7 @@ def _line(result: Pushed) -> str:
     if result.blobs_sent and result.slower:
         sent += f" through the session ({result.slower})"
     verb = "pushed " if result.changed else "already"
+    verb = "staged " if result.state == "staged" else verb
     line = f"{verb} {result.release.short} on {result.device}: {sent}, {result.seconds:.1f} s"
     if result.silent_seconds is not None:
         line += f"; nobody answered for {result.silent_seconds:.1f} s"

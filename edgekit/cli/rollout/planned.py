@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,9 +111,13 @@ def _rates_file(here: project.Project) -> Path:
 
 
 def note_rates(here: project.Project, done: list[Pushed]) -> None:
-    """Remember how fast each transfer of a push was, for the next plan."""
-    for one in done:
-        note_rate(_rates_file(here), one.device, one.bytes_sent, one.transfer_seconds)
+    """Remember how fast each transfer of a push was, for the next plan.
+
+    A disk that does not take it makes no push fail that has ended well.
+    """
+    with suppress(OSError):
+        for one in done:
+            note_rate(_rates_file(here), one.device, one.bytes_sent, one.transfer_seconds)
 
 
 # --- push --plan ------------------------------------------------------------------------------

@@ -103,7 +103,8 @@ def raise_for(told: RolloutTold) -> None:
         raise PartialError(f"rollout {told.number} is {told.phase}", told.reason, left)
     if told.phase != RolloutPhase.DONE and not judging:
         raise PartialError(f"nobody runs rollout {told.number}", f"it is {told.phase}", left)
-    fine = (DeviceState.GOOD, DeviceState.SOAKING) if judging else (DeviceState.GOOD,)
+    # a rollout that is done leaves no device staged, unless that is all that it was to do
+    fine = (DeviceState.GOOD, DeviceState.SOAKING if judging else DeviceState.STAGED)
     lacking = [device.name for device in told.devices if device.state not in fine]
     if lacking:
         message = f"{len(lacking)} of {len(told.devices)} devices do not have the release"

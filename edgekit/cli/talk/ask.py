@@ -211,8 +211,14 @@ def devices(
         card, status = topics.get("card", {}), topics.get("status", {})
         model = f"{card.get('model', '?')}:{card.get('version', '?')}"
         line = (
-            f"{name}  {status.get('state', '?')}  {model}  {short(card.get('release', ''))}  "
+            f"{name}  {status.get('state', '?')}  {model}  {short(str(card.get('release', '')))}  "
             f"context {card.get('context_length', '?')}  queue {status.get('queue', 0)}  "
-            f"{status.get('tok_s', 0):g} tokens/s{'  pictures' if card.get('images') else ''}"
+            f"{_speed(status)} tokens/s{'  pictures' if card.get('images') else ''}"
         )
         render.say(render.one_line(line))
+
+
+def _speed(status: dict[str, Any]) -> str:
+    """As its status says; another program may have written that, and a text where a number is."""
+    told = status.get("tok_s", 0)
+    return f"{told:g}" if isinstance(told, int | float) else str(told)

@@ -12,7 +12,7 @@ from edgekit.broker.embedded import embedded_broker
 from edgekit.broker.mosquitto import BrokerSetup, RuleTopics, gateways, operators, requesters
 from edgekit.broker.write import PLUGIN, files_folder, find_plugin, write
 from edgekit.cli import project, render
-from edgekit.cli.options import JsonOption, ProjectOption
+from edgekit.cli.options import MOST_PORT, JsonOption, ProjectOption
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -24,7 +24,7 @@ def _group() -> None:
 
 @app.command()
 def run(
-    port: Annotated[int, typer.Option(help="Port on loopback.")] = 1883,
+    port: Annotated[int, typer.Option(min=1, max=MOST_PORT, help="Port on loopback.")] = 1883,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
 ) -> None:
     """Run an MQTT 5 broker until Ctrl-C. For trials: it asks for no password.
@@ -73,9 +73,12 @@ def acl(
     ] = "/etc/mosquitto/ca_certificates/ca.crt",
     crl_file: Annotated[str, typer.Option(help="Its list of revoked certificates.")] = "",
     host: Annotated[str, typer.Option(help="Address to listen on; default: all.")] = "",
-    port: Annotated[int, typer.Option(help="For clients with a certificate.")] = 8883,
+    port: Annotated[
+        int, typer.Option(min=1, max=MOST_PORT, help="For clients with a certificate.")
+    ] = 8883,
     password_port: Annotated[
-        int, typer.Option(help="For clients with a password; 0: there is none.")
+        int,
+        typer.Option(min=0, max=MOST_PORT, help="For clients with a password; 0: there is none."),
     ] = 8884,
     bind_client_ids: Annotated[
         bool,

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from edgekit.cli import project, render
-from edgekit.cli.options import JsonOption, ProjectOption
+from edgekit.cli.options import MOST_PORT, JsonOption, ProjectOption
 from edgekit.cli.talk.facts import reader_of
 from edgekit.core.protocol import wire
 from edgekit.core.registry import is_loopback
@@ -51,7 +51,7 @@ def _keys(folder: Path | None, given: Path | None) -> Path:
 def gateway(
     context: typer.Context,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0: a free one.")] = 8080,
+    port: Annotated[int, typer.Option(min=0, max=MOST_PORT, help="0: a free one.")] = 8080,
     broker: BrokerOption = None,
     passwords: Annotated[
         Path | None,

@@ -68,7 +68,7 @@ def _shown(broker: BrokerConfig, requester: str, asked: Sequence[str] | None) ->
         UsageError: the broker has no card of one.
     """
     known = {name: kept for name, kept in find_devices(broker, requester).items() if kept}
-    names = asked or list(known)
+    names = asked or [name for name, told in known.items() if told.get("card")]
     if unknown := [name for name in names if not known.get(name, {}).get("card")]:
         raise UsageError(
             f"the broker has no card of {', '.join(unknown)}",

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from edgekit.cli import project, render
-from edgekit.cli.options import ProjectOption
+from edgekit.cli.options import MOST_PORT, ProjectOption
 from edgekit.cli.talk.facts import reader_of
 from edgekit.cli.talk.gateway import BrokerOption, without_packages
 from edgekit.gateway import keys
@@ -22,7 +22,9 @@ DRAIN_SECONDS = 2.0
 
 
 def page(
-    port: Annotated[int, typer.Option(help="To listen on; 0: a free one.")] = 0,
+    port: Annotated[
+        int, typer.Option(min=0, max=MOST_PORT, help="To listen on; 0: a free one.")
+    ] = 0,
     broker: BrokerOption = None,
     project_folder: ProjectOption = None,
     as_json: Annotated[

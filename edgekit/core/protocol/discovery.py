@@ -94,7 +94,7 @@ def discovery(device: str, model: str, version: str, agent: str) -> bytes:
                 "Free memory",
                 "{{ value_json.mem_free_mb | default(none) }}",
                 device_class="data_size",
-                unit_of_measurement="MB",
+                unit_of_measurement="MiB",
                 **measured,
             ),
         },

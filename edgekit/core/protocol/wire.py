@@ -105,11 +105,12 @@ class ProtocolError(EdgekitError):
         """Decode the payload of an `error` message from an agent of any version."""
         try:
             error = msgspec.json.decode(payload)["error"]
+            wait = error.get("retry_after_ms")
             return cls(
                 str(error["code"]),
                 str(error["message"]),
                 str(error.get("param") or ""),
-                error.get("retry_after_ms"),
+                wait if type(wait) is int and 0 <= wait <= MAX_EXPIRY_SECONDS * 1000 else None,
             )
         except (*UNREADABLE, KeyError, TypeError, AttributeError):
             return cls("internal", "the device answered with an error that cannot be read")

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from edgekit.core.chat.completion import Completion, FinishReason, Usage
+from edgekit.core.chat.logprobs import Logprobs
 from edgekit.core.protocol import wire
 from edgekit.core.protocol.payloads import Count
 from edgekit.core.protocol.wire import Outbound
@@ -76,7 +78,7 @@ class RuleAnswer(msgspec.Struct, frozen=True):
 
     `id` is the same in every repeat of the answer. `topic` is that of the latest of so many
     `messages`, `created` is in Unix seconds. `content` is the text; it may be cut where
-    `finish_reason` is `length`.
+    `finish_reason` is `length`. `logprobs` are there where the rule's body asks for them.
     """
 
     id: str
@@ -90,6 +92,7 @@ class RuleAnswer(msgspec.Struct, frozen=True):
     content: str
     finish_reason: FinishReason
     usage: Usage
+    logprobs: Logprobs | UnsetType = UNSET
 
 
 def unreadable(payload: bytes) -> bool:
@@ -128,6 +131,7 @@ def answer_message(
         content=choice.message.content or "",
         finish_reason=choice.finish_reason,
         usage=whole.usage,
+        logprobs=choice.logprobs,
     )
     user = [
         ("ek-id", to.prompt_id),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import msgspec
 from edgekit.core.digest import decode_hook
 from edgekit.errors import UsageError
 from edgekit.fleet.facts import DeviceFacts
+from edgekit.store import publish
 
 
 class Remembered(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,12 +56,10 @@ def recall(project: Path, name: str) -> Remembered | None:
 
 
 def remember(project: Path, name: str, told: Remembered) -> None:
-    """Write it down by rename."""
+    """Write it down, so that a power cut does not lose it."""
     path = place(project, name)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(msgspec.json.format(msgspec.json.encode(told, enc_hook=str), indent=1))
-    temporary.replace(path)
+    publish(path, msgspec.json.format(msgspec.json.encode(told, enc_hook=str), indent=1), 0o600)
 
 
 def forget(project: Path, name: str) -> None:

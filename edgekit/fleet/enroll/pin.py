@@ -11,6 +11,7 @@ from pathlib import Path
 from edgekit.errors import EdgekitError
 from edgekit.fleet.ssh.settings import SshSettings
 from edgekit.fleet.ssh.trust import UnknownHostKeyError
+from edgekit.store import rewrite
 
 
 def known_hosts_file(settings: SshSettings) -> Path:
@@ -60,7 +61,6 @@ def unpin(path: Path, line: str) -> bool:
     """Take a line that `pin` wrote out again; whether it was there."""
     try:
         lines = path.read_bytes().splitlines(keepends=True)
-        mode = path.stat().st_mode
     except OSError:
         return False
     left = [one for one in lines if one.rstrip(b"\r\n") != line.encode()]
@@ -69,8 +69,5 @@ def unpin(path: Path, line: str) -> bool:
     if not left:
         path.unlink()
         return True
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(b"".join(left))
-    temporary.chmod(mode & 0o777)
-    temporary.replace(path)
+    rewrite(path, b"".join(left))
     return True

@@ -7,7 +7,7 @@ away, and the message waits for it at the broker.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import msgspec
 
@@ -55,6 +55,7 @@ class PullHands:
         may_go_back: why a device may not go back to a release; empty: its metadata permits it.
         report: called with a device's name and its progress, by several threads.
         run_hook: runs the command of a hook.
+        windows: the devices that may switch in a window alone.
 
     Attributes:
         done: what was done on a device, once it answers.
@@ -70,8 +71,10 @@ class PullHands:
         may_go_back: Callable[[Digest], str],
         report: Callable[[str, Event], None],
         run_hook: Callable[[int, bool], HookEnded],
+        windows: Collection[str] = (),
     ) -> None:
         self._release, self._name, self._number = release, name, number
+        self._windows = windows
         self._desk, self._may_go_back = desk, may_go_back
         self._report, self.hook = report, run_hook
         self._began: dict[str, float] = {}
@@ -95,7 +98,11 @@ class PullHands:
         def act() -> RolloutEvent:
             self._report(device, Event("activate"))
             order = self._say(device, self._release, switch=True)
-            return self._told(device, self._answer(device, order, JUDGED, ANSWER_SECONDS))
+            try:
+                return self._told(device, self._answer(device, order, JUDGED, ANSWER_SECONDS))
+            except UnreachableError:
+                self._hold(device)
+                raise
 
         return self._act(device, act)
 
@@ -103,7 +110,11 @@ class PullHands:
         """See `RolloutHands`."""
 
         def act() -> RolloutEvent:
-            heard = self._present(device)
+            try:
+                heard = self._present(device)
+            except UnreachableError:
+                self._hold(device)  # its controller may have ended after it told it to switch
+                raise
             update = heard.update
             if update is None or update.release != self._release:
                 raise UnreachableError(f"{device}: it has not said anything of this release")
@@ -183,8 +194,7 @@ class PullHands:
         if rollout.phase != RolloutPhase.DONE or rollout.plan.terms.stage_only:
             return said
         for name in away:
-            if name in rollout.plan.windows and not rollout.devices[name].switched:
-                # the message would have it switch at any time
+            if name in rollout.plan.windows:  # a message would have it switch at any time
                 resume = f"`edgekit resume {self._number}` switches it in its window"
                 said.append(f"{name} is off; when it comes back it stages {short}, and {resume}")
                 continue
@@ -218,6 +228,15 @@ class PullHands:
             reason = f"{error.what}: {error.why}" if error.why else error.what
             reason = reason.removeprefix(f"{device}: ")[:REASON_LETTERS]
             return (DeviceAway if error.retryable else DeviceFailed)(device, reason)
+
+    def _hold(self, device: str) -> None:
+        """Take back that a device that is away shall switch, where it may in a window alone.
+
+        The message waits for it at the broker, and nobody knows when it comes back. One that has
+        begun to switch goes on.
+        """
+        if device in self._windows:
+            self._say(device, self._release, switch=False)
 
     def _say(self, device: str, release: Digest, *, switch: bool) -> int:
         order = self._desk.next_order(device)
@@ -282,6 +301,7 @@ class PullHands:
                 self._note(device, update)
                 return DeviceAnswers(device, update.soak_seconds or ASK_AGAIN_SECONDS)
             case "staged" if release is None:
+                self._note(device, update)
                 before = Digest.parse(update.before) if update.before else None
                 return DeviceStaged(device, before)
             case "failed" | "refused":
@@ -299,8 +319,8 @@ class PullHands:
             bytes_sent=0,
             transfer_seconds=0.0,
             seconds=time.monotonic() - self._began.get(device, time.monotonic()),
-            state="good" if update.state == "good" else "trial",
-            soak_seconds=None if update.state == "good" else update.soak_seconds,
+            state=update.state if update.state in ("good", "staged") else "trial",
+            soak_seconds=None if update.state in ("good", "staged") else update.soak_seconds,
         )
 
 

@@ -91,7 +91,8 @@ class RolloutHands(Protocol):
 class Pushed(msgspec.Struct, frozen=True):
     """What a rollout did on one device; times in seconds.
 
-    `soak_seconds` is what the release has yet to run without a crash, None if it is good;
+    `state` is `good`, `trial`, or `staged` where nothing was switched yet. `soak_seconds` is what
+    the release has yet to run without a crash, None if it is good;
     `silent_seconds` is for how long nobody answered; None if the device does not say it. `slower`
     is why the bytes took a slower way than a pull.
     """
@@ -170,6 +171,7 @@ class PushHands:
             if staged.runs is not None:
                 self._note(device, staged.runs, 0.0)
                 return _told(device, staged.runs.state, staged.runs.soak_seconds)
+            self._note(device, TrialVerdict(changed=True, state="staged"), 0.0)
             return DeviceStaged(device, staged.before)
 
         return self._act(device, act, keep=True)

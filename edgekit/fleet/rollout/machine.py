@@ -88,8 +88,8 @@ class Rollout:
         self.wave = 0
         self.wave_phase = WavePhase.NEW
         self.window_open = True
-        self.openings = Openings(plan.windows)
-        self._roster = Roster([list(wave) for wave in plan.waves])
+        self.openings = Openings({} if plan.terms.stage_only else plan.windows)
+        self._roster = Roster([list(wave) for wave in plan.waves], plan.terms.stage_only)
         self.soak_until = 0.0  # of the present wave, in Unix seconds; 0 before it begins
         self._accepted = -1  # the wave at the last resume
         self._now = 0.0  # of the last event
@@ -145,6 +145,8 @@ class Rollout:
         Each of them may be done twice on a device without harm.
         """
         found = self._roster.outstanding()
+        if self.phase not in (RolloutPhase.RUNNING, RolloutPhase.PAUSED):
+            return tuple(found)  # no wave goes on: it needs neither hook nor score
         if self.wave_phase in (WavePhase.HOOK_BEFORE, WavePhase.HOOK_AFTER):
             found.append(RunHook(self.wave + 1, self.wave_phase == WavePhase.HOOK_AFTER))
         found += [AskQuality(n) for n in self.judging.missing() if self.asks_quality_of(n)]
@@ -199,8 +201,7 @@ class Rollout:
             return []
         match event:
             case DeviceStaged(_, before):
-                move = Move.GOOD if self.plan.terms.stage_only else Move.STAGED
-                if self._roster.move(name, move, now) and not device.switched:
+                if self._roster.move(name, Move.STAGED, now) and not device.switched:
                     device.before = before
             case DeviceAnswers(_, seconds):
                 if self._roster.move(name, Move.ANSWERS, now):
@@ -313,7 +314,7 @@ class Rollout:
         if not self._roster.is_ended(self.wave):
             return False
         mine = {name: self.devices[name] for name in self.waves[self.wave]}
-        good = [name for name, device in mine.items() if device.state == DeviceState.GOOD]
+        good = [name for name, device in mine.items() if device.state in self._roster.brought]
         if not good and self._accepted != self.wave:
             away = sum(device.state == DeviceState.AWAY for device in mine.values())
             many = f"{away} of {len(mine)} are away"
@@ -351,7 +352,8 @@ class Rollout:
     def _begin_devices(self, now: float) -> list[RolloutEffect]:
         """Begin work on devices of this wave and on late ones of earlier waves."""
         effects: list[RolloutEffect] = []
-        may_switch = self.openings.may_switch if self.window_open else lambda _: False
+        may = self.window_open and not self.plan.terms.stage_only
+        may_switch = self.openings.may_switch if may else lambda _: False
         working = self.wave_phase not in (WavePhase.NEW, WavePhase.HOOK_BEFORE)
         waves = self.wave + int(working)
         room = self.plan.terms.parallel - self._busy()

@@ -16,17 +16,26 @@ class Roster:
 
     Attributes:
         waves: names of devices.
+        stage_only: a device that is staged needs nothing more.
         devices: how each stands.
     """
 
     waves: list[list[str]]
+    stage_only: bool = False
     devices: dict[str, DeviceProgress] = field(init=False)
     _in: dict[DeviceState, dict[str, None]] = field(init=False)
     _place: dict[str, tuple[int, int]] = field(init=False)  # wave, and place in it
     _waiting: list[tuple[tuple[int, int], str]] = field(init=False)  # heap; some wait no more
     _unended: list[int] = field(init=False)  # of each wave
+    _ended: frozenset[DeviceState] = field(init=False)  # a wave need not wait for these
+
+    @property
+    def brought(self) -> tuple[DeviceState, ...]:
+        """States of devices that have what the rollout brings."""
+        return (DeviceState.GOOD, *((DeviceState.STAGED,) if self.stage_only else ()))
 
     def __post_init__(self) -> None:
+        self._ended = frozenset((*ENDED, *self.brought))
         names = [name for wave in self.waves for name in wave]
         self.devices = {name: DeviceProgress() for name in names}
         self._in = {state: {} for state in DeviceState}
@@ -42,7 +51,7 @@ class Roster:
         }
         self._waiting = sorted((self._place[name], name) for name in self._in[DeviceState.WAITING])
         self._unended = [
-            sum(self.devices[name].state not in ENDED for name in wave) for wave in self.waves
+            sum(self.devices[name].state not in self._ended for name in wave) for wave in self.waves
         ]
 
     def move(self, name: str, move: Move, now: float, reason: str = "") -> bool:
@@ -54,7 +63,7 @@ class Roster:
         del self._in[before][name]
         self._in[device.state][name] = None
         place = self._place[name]
-        self._unended[place[0]] += (device.state not in ENDED) - (before not in ENDED)
+        self._unended[place[0]] += (device.state not in self._ended) - (before not in self._ended)
         if device.state == DeviceState.WAITING:
             heapq.heappush(self._waiting, (place, name))
         return True
@@ -67,8 +76,13 @@ class Roster:
         self._order()
 
     def stand_in(self, name: str, kinds: Mapping[str, str]) -> str | None:
-        """A device of a later wave that is of the same class; None: there is none."""
-        later = (other for wave in self.waves[self.wave_of(name) + 1 :] for other in wave)
+        """A device of a later wave that is of the same class; None: there is none, or one that is
+        not away stands in its wave already."""
+        wave = self.wave_of(name)
+        here = (self.devices[n].state for n in self.waves[wave] if kinds[n] == kinds[name])
+        if any(state != DeviceState.AWAY for state in here):
+            return None
+        later = (other for wave in self.waves[wave + 1 :] for other in wave)
         return next((other for other in later if kinds[other] == kinds[name]), None)
 
     def shift(self, seconds: float) -> None:

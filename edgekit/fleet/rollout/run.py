@@ -33,6 +33,7 @@ from edgekit.fleet.rollout.events import (
     SwitchOn,
 )
 from edgekit.fleet.rollout.hands import RolloutHands
+from edgekit.fleet.rollout.hook import GRACE_SECONDS
 from edgekit.fleet.rollout.journal import RolloutJournal, RolloutRow
 from edgekit.fleet.rollout.machine import Rollout
 from edgekit.fleet.rollout.phases import RolloutPhase
@@ -41,6 +42,7 @@ QUALITY_SECONDS = 5.0  # between two questions for a device's score
 ORDERS_SECONDS = 0.5  # between two looks for orders
 CLOCK_SECONDS = 5.0  # by which the clock was set; less is its own error
 STOP_SECONDS = 5.0  # for what is at work to break off; a connection that is just made may last
+HOOK_STOP_SECONDS = STOP_SECONDS + GRACE_SECONDS  # a hook that we leave behind would run on
 _LEFT_ALONE = (DeviceState.SOAKING, DeviceState.GOOD, DeviceState.FAILED, DeviceState.AWAY)
 
 Told = Callable[[Rollout, RolloutRow], None]
@@ -168,11 +170,13 @@ class _Runner:
         if order is not None:
             self._journal.append(order, self._clock())
             self._catch_up(begin=False)
-        deadline = time.monotonic() + STOP_SECONDS
         self._waiting.clear()
-        while self._busy and (left := deadline - time.monotonic()) > 0:
+        hook = "" in self._at_work
+        deadline = time.monotonic() + (HOOK_STOP_SECONDS if hook else STOP_SECONDS)
+        left = self._busy | ({""} if hook else set())
+        while left and (seconds := deadline - time.monotonic()) > 0:
             with suppress(queue.Empty):
-                self._busy.discard(self._found.get(timeout=left)[0])
+                left.discard(self._found.get(timeout=seconds)[0])
 
     def _catch_up(self, begin: bool = True) -> None:
         """Hand the rows that are new to the machine, whoever wrote them."""
@@ -203,19 +207,28 @@ class _Runner:
                     self._start(device, partial(self._hands.go_back, device, before))
 
     def _start(self, name: str, act: Act) -> None:
-        """Act in a thread, once fewer than `parallel` are at work on devices."""
+        """Act in a thread, once fewer than `parallel` are at work on devices, and none on this one.
+
+        A rollback may be ordered while its device is asked for its verdict or its score: both would
+        speak over one connection, and each take the answer of the other.
+        """
         self._at_work.add(name)
-        if name and not self._has_room():
+        if name and (name in self._busy or not self._has_room()):
             self._waiting.append((name, act))
         else:
             self._work(name, act)
 
     def _done(self, name: str) -> None:
-        """An act has ended: the next one that waits has room."""
-        self._at_work.discard(name)
+        """An act has ended: those that wait have room."""
         self._busy.discard(name)
-        while self._waiting and self._has_room():
-            self._work(*self._waiting.popleft())
+        if all(other != name for other, _ in self._waiting):
+            self._at_work.discard(name)
+        for _ in range(len(self._waiting)) if self._has_room() else ():
+            waits = self._waiting.popleft()
+            if waits[0] in self._busy or not self._has_room():
+                self._waiting.append(waits)
+            else:
+                self._work(*waits)
 
     def _work(self, name: str, act: Act) -> None:
         def work() -> None:

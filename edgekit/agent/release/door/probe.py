@@ -45,12 +45,26 @@ def cpu_flags() -> str:
     return " ".join(sorted(set.intersection(*each))) if each else ""
 
 
+def machine() -> str:
+    """The machine for which this Python was built, as uname spells it.
+
+    A system of 32 bits may have a kernel of 64, as Raspberry Pi OS does: its Python loads nothing
+    that is made for what the kernel says.
+    """
+    name = os.uname().machine
+    if sys.maxsize >= 1 << 32:
+        return name
+    return {"aarch64": "armv8l", "x86_64": "i686"}.get(name, name)
+
+
 def temperature() -> "float | None":
     """Degrees Celsius of the hottest sensor; None where there is none that answers."""
     try:  # the import of glob or platform would take longer than all that this file does
         names = [name for name in os.listdir(THERMAL) if name.startswith("thermal_zone")]
     except OSError:
         names = []
+    # PMIC-Die of a Jetson is no sensor: it says 100 degrees all the time
+    names = [n for n in names if read(os.path.join(THERMAL, n, "type")).strip() != "PMIC-Die"]
     told = [read(os.path.join(THERMAL, name, "temp")).strip() for name in names]
     return max((int(text) / 1000 for text in told if text.lstrip("-").isdigit()), default=None)
 
@@ -86,7 +100,7 @@ def probe(root: str) -> "dict[str, object]":
         glibc = ""
     return {
         "root": root,
-        "machine": os.uname().machine,
+        "machine": machine(),
         "python": "%d.%d" % sys.version_info[:2],
         "executable": sys.executable,
         "glibc": glibc,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edgekit.agent.release import recover
 from edgekit.agent.release.statefile import opened
 from edgekit.core import layout
 from edgekit.core.digest import Digest
@@ -44,7 +45,8 @@ class Counters:
 
         A device without the file has none, and gets none by being asked.
         """
-        if not (self._root / layout.RELEASES_DB).exists():
+        there = (self._root / layout.RELEASES_DB).exists()
+        if not there and not recover.has_releases(self._root):
             return 0
         with opened(self._root) as db:
             row = db.execute(_HIGHEST, (ReleaseState.GOOD,)).fetchone()

@@ -20,6 +20,7 @@ from edgekit.store import publish
 log = logging.getLogger(__name__)
 
 SETTLE_SECONDS = 1.0  # after the last message: a device's own comes with those of its groups
+NOTHING_SECONDS = 10.0  # after a connection without a message: a slow link takes its time
 WRITE_SECONDS = 5.0
 LOOK_SECONDS = 0.5  # between two looks at the report; a rollout waits for three of its words
 
@@ -40,6 +41,7 @@ class DesiredFile:
         self.topics = tuple(topics_of) if config.registry else ()
         self._said: dict[str, Desired] = {}
         self._changed_at: float | None = None
+        self._settle = SETTLE_SECONDS
         self._written_at = float("-inf")
         self._looked_at = float("-inf")
         self._reported: tuple[int, int] | None = None
@@ -52,7 +54,7 @@ class DesiredFile:
 
     def connected(self, now: float) -> None:
         """What the broker retains has come or comes now, and it has to be told the report."""
-        self._changed_at, self._reported = now, None
+        self._changed_at, self._settle, self._reported = now, NOTHING_SECONDS, None
 
     def take(self, message: Inbound, now: float) -> None:
         """Take a message of one of the topics; what cannot be read counts as none."""
@@ -65,13 +67,13 @@ class DesiredFile:
                 log.warning("a desired state on %s cannot be read", message.topic)
         else:
             self._said[message.topic] = desired
-        self._changed_at = now
+        self._changed_at, self._settle = now, SETTLE_SECONDS
 
     def tick(self, now: float) -> Outbound | None:
         """Write the desired state if it changed; return the report if it has to be published."""
         if not self.topics:
             return None
-        settled = self._changed_at is not None and now - self._changed_at >= SETTLE_SECONDS
+        settled = self._changed_at is not None and now - self._changed_at >= self._settle
         if settled and now - self._written_at >= WRITE_SECONDS:
             self._changed_at, self._written_at = None, now
             self._write()

@@ -316,7 +316,7 @@ class Session:
         self._storage_check_at = now + STORAGE_CHECK_SECONDS
         effects: list[Effect] = []
         for prompt in self._prompts.ledger.failed(event.recorded, event.forgotten):
-            effects += self._prompts.abandon(prompt)
+            effects += self._rules.abandon(prompt)
             error = wire.ProtocolError(*NO_STORAGE)
             self._prompts.metrics.rejected[error.code] += 1
             if prompt.origin is None:

@@ -11,8 +11,34 @@ from edgekit.builder.support.change import Mend, Refusal
 
 Config = Mapping[str, Any]
 
+PICTURES, WHOLE, TOKENS = (
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer_config.json",
+)
+"""Files that say what a processor does."""
 TABLE = "model.embed_tokens.weight"
 """The embedding of every text part."""
+
+
+def image_processor(files: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings of the image processor, from the one file where transformers looks for them.
+
+    Args:
+        files: the objects of a folder's files by name, as far as they are there.
+    """
+    whole = files.get(WHOLE, {}).get("image_processor")
+    return dict(whole) if isinstance(whole, dict) else files.get(PICTURES, {})
+
+
+def other_views(why: str, instead: str) -> Refusal:
+    """The refusal of a processor whose views of a picture, or words around it, are others.
+
+    Args:
+        instead: the next step.
+    """
+    what = "its processor makes something else of a picture than the device would"
+    return Refusal(what, why, instead)
 
 
 class Looked(msgspec.Struct, frozen=True):
@@ -46,6 +72,7 @@ class PictureFamily(msgspec.Struct, frozen=True):
         tower: beginning of the names of the tower's tensors.
         drops_last: the states after the tower's last layer are not taken.
         renamed: the text part's tensors have other names than transformers wants.
+        template_of_processor: its processor renders a chat, and not its tokenizer.
     """
 
     name: str
@@ -63,3 +90,4 @@ class PictureFamily(msgspec.Struct, frozen=True):
     tower: str
     drops_last: bool = False
     renamed: bool = False
+    template_of_processor: bool = False

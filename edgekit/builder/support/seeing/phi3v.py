@@ -10,7 +10,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgekit.builder.support.change import Mend, Refusal, rope_type, rotary
-from edgekit.builder.support.seeing.family import TABLE, Config, Looked, PictureFamily
+from edgekit.builder.support.seeing.family import (
+    TABLE,
+    Config,
+    Looked,
+    PictureFamily,
+    image_processor,
+    other_views,
+)
 
 PHI3V, _TEXT = "Phi3VForCausalLM", "Phi3ForCausalLM"
 VISION = "model.vision_embed_tokens."
@@ -38,6 +45,13 @@ _EXPECTED: dict[str, dict[str, object]] = {
 """Section of config.json -> settings that `inside/vision` is written for."""
 _MAY_MISS = frozenset({"model_name", "layer_idx", "type_feature"})
 """Where these lack, the repository's code takes the same; where others lack, it takes another."""
+# `Phi3VImageProcessor` takes the same where these lack. `num_crops` is the device's `image_crops`.
+_PROCESSOR: dict[str, object] = {
+    "image_processor_type": "Phi3VImageProcessor",
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+}
+_INSTEAD = "take microsoft/Phi-3.5-vision-instruct"
 _SECTIONS: dict[str, Any] = {
     "vision": {
         "filename": "vision.onnx",
@@ -99,7 +113,7 @@ def refusal(config: Config) -> Refusal | None:
                 return Refusal(
                     f"this Phi-3-vision's {section} is another than the one that is built",
                     f"{key} is {given}, not {value!r}",
-                    "take microsoft/Phi-3.5-vision-instruct",
+                    _INSTEAD,
                 )
     return None
 
@@ -109,7 +123,11 @@ def _looked(_: Config, height: int, width: int) -> Looked:
     return Looked(views, views * _CELLS**2 + 1 + (height + 1) * _CELLS)
 
 
-def _no_words(config: Config, files: Mapping[str, Any]) -> Refusal | None:
+def _words_refusal(_: Config, files: Mapping[str, Any]) -> Refusal | None:
+    told = image_processor(files)
+    for key, value in _PROCESSOR.items():
+        if (given := told.get(key)) is not None and given != value:
+            return other_views(f"{key} is {given}, not {value}", _INSTEAD)
     return None
 
 
@@ -122,7 +140,7 @@ PHI3V_FAMILY = PictureFamily(
     text_name=text_name,
     longest_context=longest_context,
     refusal=refusal,
-    words_refusal=_no_words,
+    words_refusal=_words_refusal,
     sections=lambda _: _SECTIONS,
     patches=lambda _: _PATCHES,
     looked=_looked,

@@ -13,7 +13,15 @@ from typing import Any
 import msgspec
 
 from edgekit.builder.support.change import Mend, Refusal
-from edgekit.builder.support.seeing.family import Config, Looked, PictureFamily
+from edgekit.builder.support.seeing.family import (
+    TOKENS,
+    WHOLE,
+    Config,
+    Looked,
+    PictureFamily,
+    image_processor,
+    other_views,
+)
 
 SMOLVLM = ("SmolVLMForConditionalGeneration", "Idefics3ForConditionalGeneration")
 SETTINGS = "edgekit_pictures"
@@ -21,8 +29,27 @@ SETTINGS = "edgekit_pictures"
 _TEXT = "LlamaForCausalLM"
 _TEXT_NAMES, _HEAD = "model.text_model.", "lm_head.weight"
 _OF_TEXT = ("bos_token_id", "eos_token_id", "pad_token_id")  # the text part's or the whole's
-_MEAN = _DEVIATION = [0.5, 0.5, 0.5]
+_PROCESSORS = ("SmolVLMImageProcessor", "Idefics3ImageProcessor")  # the same, under two names
 _LANCZOS = 1
+_VIEWS: dict[str, Any] = {
+    "do_resize": True,
+    "do_rescale": True,
+    "do_normalize": True,
+    "rescale_factor": 1 / 255,
+    "do_image_splitting": True,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+    "resample": _LANCZOS,
+}
+"""What the device does, and transformers where a setting lacks."""
+_MISSING = {"max_image_size": {"longest_edge": 364}, "size": {"longest_edge": 4 * 364}}
+"""What transformers takes where these lack."""
+_NAMED = {
+    "image_token": "<image>",
+    "fake_image_token": "<fake_token_around_image>",
+    "global_image_token": "<global-img>",
+}
+"""Tokens that a tokenizer may give other texts, by their names in tokenizer_config.json."""
 _WORDS = ("<image>", "<fake_token_around_image>")
 _INSTEAD = "take HuggingFaceTB/SmolVLM2-256M-Video-Instruct, or SmolVLM-256M-Instruct"
 
@@ -84,7 +111,6 @@ def text_config(config: Config) -> dict[str, Any]:
         **msgspec.structs.asdict(sight),
     }
     return {
-        "rms_norm_eps": 1e-5,  # of SmolVLMConfig, where Llama's own is another
         **above,
         **{key: value for key, value in inner.items() if value is not None},
         "architectures": [_TEXT],
@@ -138,39 +164,19 @@ def words_refusal(config: Config, files: Mapping[str, Any]) -> Refusal | None:
     """Why its processor does something else than the device's, or None.
 
     Args:
-        files: the objects of `preprocessor_config.json`, `processor_config.json` and
-            `tokenizer.json`, as far as they are there.
+        files: the objects of the processor's files and of `tokenizer.json`, as far as they are
+            there.
     """
-    side = _known(config).image_size
-    pictures = files.get("preprocessor_config.json") or {}
-    whole = files.get("processor_config.json") or {}
-    pictures = {**(whole.get("image_processor") or {}), **pictures}
-    expected: dict[str, Any] = {
-        "do_resize": True,
-        "do_rescale": True,
-        "do_normalize": True,
-        "rescale_factor": 1 / 255,
-        "do_image_splitting": True,
-        "image_mean": _MEAN,
-        "image_std": _DEVIATION,
-        "resample": _LANCZOS,
-        "max_image_size": {"longest_edge": side},
-    }
-    for key, value in expected.items():
-        given = pictures.get(key)
-        if given is not None and given != value:
-            return Refusal(
-                "its processor makes other views of a picture than the device would",
-                f"{key} is {given}, not {value}",
-                _INSTEAD,
-            )
-    rows = whole.get("image_seq_len")
-    if rows is not None and rows != _rows(config):
-        return Refusal(
-            "its processor gives a view another number of places than the model has rows",
-            f"image_seq_len is {rows}; the model makes {_rows(config)}",
-            _INSTEAD,
-        )
+    told = image_processor(files)
+    why = _other_views(told, _known(config).image_size) if told else ""
+    rows = files.get(WHOLE, {}).get("image_seq_len")
+    if not why and rows is not None and rows != _rows(config):
+        why = f"image_seq_len is {rows}; the model makes {_rows(config)}"
+    for key, word in _NAMED.items():
+        if not why and (given := _named(files.get(TOKENS, {}), key)) not in (None, word):
+            why = f"{key} is {given}, not {word}"
+    if why:
+        return other_views(why, _INSTEAD)
     added = {
         each.get("content") for each in (files.get("tokenizer.json") or {}).get("added_tokens", ())
     }
@@ -182,6 +188,34 @@ def words_refusal(config: Config, files: Mapping[str, Any]) -> Refusal | None:
             _INSTEAD,
         )
     return None
+
+
+def _other_views(told: Mapping[str, Any], side: int) -> str:
+    """Which setting of the image processor makes other views of a picture; empty if none does."""
+    kind = str(told.get("image_processor_type") or _PROCESSORS[0])
+    if kind.removesuffix("Fast").removesuffix("Pil") not in _PROCESSORS:
+        return f"image_processor_type is {kind}, not {_PROCESSORS[0]}"
+    wanted = {**_VIEWS, "max_image_size": {"longest_edge": side}}
+    for key, value in wanted.items():
+        given = told.get(key)
+        given = _MISSING.get(key, value) if given is None else given
+        if given != value:
+            return f"{key} is {given}, not {value}"
+    # how many crops a picture has at most is the device's setting; scaling twice would blur it
+    size = told.get("size") or _MISSING["size"]
+    longest = size.get("longest_edge") if isinstance(size, dict) else None
+    if not isinstance(longest, int) or longest < side or longest % side:
+        return f"size is {size}; its longest_edge has to be a multiple of {side}"
+    return ""
+
+
+def _named(told: Mapping[str, Any], key: str) -> object:
+    """The text of a token that a tokenizer has a name for; None if it has none."""
+    given = told.get(key)
+    for group in ("extra_special_tokens", "model_specific_special_tokens"):
+        if given is None and isinstance(told.get(group), dict):
+            given = told[group].get(key)
+    return given.get("content") if isinstance(given, dict) else given
 
 
 def sections(config: Config) -> dict[str, Any]:
@@ -225,4 +259,5 @@ SMOLVLM_FAMILY = PictureFamily(
     looked=_looked,
     tower="model.vision_model.",
     renamed=True,
+    template_of_processor=True,
 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edgekit.core.chat.tools.request import NamedTool, Tool
+from edgekit.core.chat.tools.request import AllowedTools, NamedTool, Tool
 from edgekit.core.protocol.wire import ProtocolError
 from edgekit.core.reading import UNREADABLE
 
@@ -49,10 +49,15 @@ def _check_offered(tools: Sequence[Tool]) -> None:
 
 def _check_choice(request: ChatRequest, tools: Sequence[Tool]) -> None:
     choice = request.tool_choice
+    known = {tool.function.name for tool in tools}
     if isinstance(choice, NamedTool):
-        name = choice.function.name
-        if name not in {tool.function.name for tool in tools}:
-            raise _invalid(f"no tool has the name {name}", "tool_choice")
+        if choice.function.name not in known:
+            raise _invalid(f"no tool has the name {choice.function.name}", "tool_choice")
+    elif isinstance(choice, AllowedTools):
+        for number, name in enumerate(choice.names):
+            if name not in known:
+                where = f"tool_choice.allowed_tools.tools[{number}].function.name"
+                raise _invalid(f"no tool has the name {name}", where)
     elif choice in CALLED and not tools:
         raise _invalid(f"tool_choice {choice} needs tools", "tool_choice")
     if tools and (request.num_beams or 1) > 1:

@@ -94,9 +94,17 @@ def _schemas(request: ChatRequest, tools: Sequence[Tool]) -> Iterator[tuple[str,
             code = "unsupported_parameter" if error.valid else "invalid_request"
             where = f"tools[{places[tool.function.name]}].function.parameters"
             raise ProtocolError(code, str(error), where) from None
-        if "properties" in schema and not any(key in schema for key in _OPEN_ENDED):
+        if _lists_all(schema):
             schema["additionalProperties"] = False
         yield tool.function.name, _json(schema)
+
+
+def _lists_all(schema: Mapping[str, Any]) -> bool:
+    """Whether a schema of arguments names all that there are: weak models invent others."""
+    named = schema.get("properties")
+    if named is None or any(key in schema for key in _OPEN_ENDED):
+        return False
+    return named.keys() >= set(schema.get("required", ()))
 
 
 def _json(schema: dict[str, Any]) -> str:

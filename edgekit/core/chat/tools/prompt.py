@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import count, groupby
 from typing import Any, NamedTuple
 
 import msgspec
@@ -36,10 +37,11 @@ def told(request: ChatRequest, how: ToolFormat) -> Told:
         request: the prompt's body, checked.
         how: how the model is told.
     """
+    messages = _with_results_in_order(request.messages)
     if how.calls == "none":
-        turns = _as_texts(request.messages, how)
+        turns = _as_texts(messages, how)
     else:
-        turns = [_turn(message, how) for message in request.messages]
+        turns = [_turn(message, how) for message in messages]
     tools = offered(request)
     if not tools:
         return Told(turns, [])
@@ -68,6 +70,33 @@ def calling(request: ChatRequest, how: ToolFormat) -> Calling | None:
         bound=binds_calls(request),
         json=either,
     )
+
+
+def _with_results_in_order(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
+    """Return the messages with results in the order of their calls, each with its function's name.
+
+    A requester says by an id which call a result belongs to. Most templates leave the ids out, so
+    that the model goes by the order, or by the names.
+    """
+    places: dict[str | None, tuple[int, str]] = {}  # of a call's id: which call it is, and of what
+    number = count()
+    ordered: list[ChatMessage] = []
+    for is_result, some in groupby(messages, lambda message: message.role == "tool"):
+        if is_result:
+            ordered += sorted(
+                (_named(each, places[each.tool_call_id][1]) for each in some),
+                key=lambda each: places[each.tool_call_id][0],
+            )
+            continue
+        for message in some:
+            ordered.append(message)
+            for call in message.tool_calls or ():
+                places[call.id] = next(number), call.function.name
+    return ordered
+
+
+def _named(result: ChatMessage, function: str) -> ChatMessage:
+    return result if result.name else msgspec.structs.replace(result, name=function)
 
 
 def _turn(message: ChatMessage, how: ToolFormat) -> Turn:

@@ -42,28 +42,52 @@ class NamedFunction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: FunctionName
 
 
-class NamedTool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The tool that must be called."""
+class NamedTool(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="function"
+):
+    """A tool by its name: as a choice, the one that must be called."""
 
-    type: Literal["function"]
     function: NamedFunction
 
 
-ToolChoice = Literal["none", "auto", "required"] | NamedTool
+class AllowedSet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Some of a prompt's tools, and whether one of them must be called."""
+
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedTool], msgspec.Meta(min_length=1, max_length=MAX_TOOLS)]
+
+
+class AllowedTools(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="allowed_tools"
+):
+    """The tools that may be called, out of those that the prompt describes."""
+
+    allowed_tools: AllowedSet
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the functions."""
+        return [tool.function.name for tool in self.allowed_tools.tools]
+
+
+ToolChoice = Literal["none", "auto", "required"] | NamedTool | AllowedTools
 
 
 def offered(request: ChatRequest) -> list[Tool]:
-    """Return the tools that the model may call."""
-    return [] if request.tool_choice == "none" else list(request.tools or ())
+    """Return the tools that the model may call, and is told of."""
+    choice, tools = request.tool_choice, request.tools or ()
+    if isinstance(choice, AllowedTools):
+        return [tool for tool in tools if tool.function.name in choice.names]
+    return [] if choice == "none" else list(tools)
 
 
 def forced_tools(request: ChatRequest) -> list[Tool]:
     """Return the tools one of which the answer must call; none where the model is free."""
-    tools = offered(request)
-    if isinstance(request.tool_choice, NamedTool):
-        name = request.tool_choice.function.name
-        return [tool for tool in tools if tool.function.name == name]
-    return tools if request.tool_choice == "required" else []
+    tools, choice = offered(request), request.tool_choice
+    if isinstance(choice, NamedTool):
+        return [tool for tool in tools if tool.function.name == choice.function.name]
+    mode = choice.allowed_tools.mode if isinstance(choice, AllowedTools) else choice
+    return tools if mode == "required" else []
 
 
 def may_repeat(request: ChatRequest) -> bool:

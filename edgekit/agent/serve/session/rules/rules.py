@@ -100,6 +100,16 @@ class Rules:
         """The prompt of a rule, its template in the place of the user's text."""
         return self._requests[origin.rule]
 
+    def abandon(self, prompt: Prompt) -> list[Effect]:
+        """Forget a prompt that will not be answered; if it is a rule's, its messages too."""
+        self._take_anew(prompt)
+        return self.prompts.abandon(prompt)
+
+    def _take_anew(self, prompt: Prompt) -> None:
+        """Let the messages of a rule's prompt count once more if they are published again."""
+        if prompt.origin is not None:
+            self._windows[prompt.origin.rule].forget(prompt.body_hash, prompt.queued_at)
+
     # --- prompts ------------------------------------------------------------------------------
     def _ask(self, name: str, window: RuleWindow, now: float) -> list[Effect]:
         return self._put(name, window.take(now), now)
@@ -116,10 +126,11 @@ class Rules:
                 oldest = self._oldest(name) if error.code == "queue_full" else None
                 if oldest is None or self.config.rules[name].when_full == "drop_new":
                     self.prompts.metrics.rules[name, error.code] += 1
+                    self._take_anew(prompt)
                     assert prompt.origin is not None, "it is a rule's"
                     return [*effects, *self.prompts.say_unanswered(prompt.origin, error)]
                 self.prompts.metrics.rules[name, DROPPED] += 1
-                effects += self.prompts.abandon(oldest)
+                effects += self.abandon(oldest)
                 continue
             self.prompts.ledger.add(prompt)
             self.prompts.ledger.touch(prompt)
@@ -162,7 +173,9 @@ class Rules:
         digests = b"".join(one.digest for one in taken)
         # the time makes it another prompt where equal messages are more than a redelivery
         moment = struct.pack("!d", self.prompts.epoch + now)
-        identity = hashlib.sha256(digests + moment).hexdigest()
+        # two rules, and two devices, may hear one message
+        hearer = f"{device}/{name}".encode()
+        identity = hashlib.sha256(digests + moment + hearer).hexdigest()
         trace = latest.traceparent or f"00-{identity[:32]}-{identity[32:48]}-00"
         deadline = now + rule.deadline_seconds
         return Prompt(

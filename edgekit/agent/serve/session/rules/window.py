@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import inf
 from typing import Literal
 
 from edgekit.core.protocol.wire import Inbound, traceparent_of
@@ -98,9 +100,15 @@ class RuleWindow:
 
     def restore(self, digests: bytes, at: float) -> None:
         """Take over what an earlier process knew: a prompt of these messages was made at `at`."""
-        for place in range(0, len(digests), DIGEST_BYTES):
-            self._remember(digests[place : place + DIGEST_BYTES], at)
+        for digest in _each(digests):
+            self._remember(digest, at)
         self._next_at = max(self._next_at, at + 60.0 / self.rule.per_minute)
+
+    def forget(self, digests: bytes, at: float) -> None:
+        """Take the messages of a prompt of `at` anew that is not answered, but equal later ones."""
+        for digest in _each(digests):
+            if self._seen.get(digest, inf) <= at:
+                self._forget(digest)
 
     def _remember(self, digest: bytes, at: float) -> None:
         if not self.rule.repeat_seconds:
@@ -126,6 +134,10 @@ class RuleWindow:
             len(self._waiting) < (self.rule.window_messages if self.rule.window_seconds else 1)
             and self._bytes + heard.size <= rules.MAX_FILL_BYTES
         )
+
+
+def _each(digests: bytes) -> Iterator[bytes]:
+    return (digests[at : at + DIGEST_BYTES] for at in range(0, len(digests), DIGEST_BYTES))
 
 
 def _unusable(message: Inbound) -> Fate | None:

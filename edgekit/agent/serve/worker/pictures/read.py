@@ -37,6 +37,7 @@ UPRIGHT = {
 }
 """What turns a picture upright, by its orientation (EXIF 2.3, table 6)."""
 TURNED = (5, 6, 7, 8)  # width and height change places
+_TELLING = (b"eXIf", b"iTXt", b"zTXt", b"tEXt")  # XMP and ImageMagick's EXIF are texts
 
 
 class PictureError(EdgekitError):
@@ -193,21 +194,38 @@ def _check_colours(image: Image.Image, data: bytes) -> None:
 
 
 def _orientation(image: Image.Image, data: bytes) -> int:
-    """Return the orientation in EXIF. Pillow would decode a PNG's pixels for it."""
+    """Return the orientation in EXIF, or else in XMP, as Pillow finds it.
+
+    Of a PNG it may lie behind the pixels, and Pillow would decode these to get there.
+    """
     try:
         if image.format == "PNG":
-            exif = Image.Exif()
-            exif.load(
-                next((bytes(body) for kind, body, _ in _chunks(data) if kind == b"eXIf"), b"")
-            )
+            with Image.open(io.BytesIO(_without_pixels(data)), formats=["PNG"]) as told:
+                # not the PNG's own, which decodes
+                found = Image.Image.getexif(told).get(ORIENTATION, 1)
         else:
-            exif = image.getexif()
-        found = exif.get(ORIENTATION, 1)
+            found = image.getexif().get(ORIENTATION, 1)
     except (TimeoutError, MemoryError):
         raise
     except Exception:  # damaged EXIF says nothing, as in a browser
         return 1
     return found if isinstance(found, int) else 1
+
+
+def _without_pixels(data: bytes) -> bytes:
+    """Return a PNG's header, all that may tell its orientation, and then no pixels."""
+    told = [data[:33]]
+    for kind, body, _ in _chunks(data):
+        if kind == b"IEND":
+            break
+        if kind in _TELLING:
+            told.append(_chunk(kind, bytes(body)))
+    return b"".join([*told, _chunk(b"IDAT", b"")])
+
+
+def _chunk(kind: bytes, body: bytes) -> bytes:
+    length, total = (each.to_bytes(4, "big") for each in (len(body), zlib.crc32(kind + body)))
+    return length + kind + body + total
 
 
 def _on_white(image: Image.Image) -> Image.Image:

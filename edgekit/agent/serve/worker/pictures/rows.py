@@ -16,7 +16,7 @@ import numpy.typing as npt
 SIDE = 12  # cells
 CROP_ROWS = 1 + SIDE * (SIDE + 1)  # of the vision graph for one crop alone
 
-ROW_BITS = 12  # the largest grid, 16 crops, has 2,509 rows
+ROW_BITS = 32  # more than any picture has rows; with too few, a row would name another picture
 
 Rows = npt.NDArray[np.float32]
 
