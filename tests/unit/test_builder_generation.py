@@ -73,6 +73,10 @@ def test_a_built_model_has_the_defaults_that_transformers_generates_with(
         ({"do_sample": True, "temperature": 0.0}, "temperature of 0 is built as greedy"),
         ({"top_p": 1.5}, "top_p of 1.5 is built as 1.0"),
         ({"num_beams": 4, "min_p": 0.05}, "min_p, num_beams are left to the requests"),
+        ({"begin_suppress_tokens": [5]}, "begin_suppress_tokens is left to the requests"),
+        ({"sequence_bias": [[[5], -9.0]], "guidance_scale": 1.5}, "guidance_scale, sequence_bias"),
+        ({"stop_strings": ["###"], "encoder_repetition_penalty": 1.2}, "stop_strings are left"),
+        ({"forced_bos_token_id": 0}, "forced_bos_token_id is left to the requests"),
     ],
 )
 def test_a_changed_default_is_said(generation: dict[str, Any], said: str) -> None:

@@ -209,7 +209,7 @@ MROPE = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("sections", [None, [11, 11, 11], 5])
+@pytest.mark.parametrize("sections", [None, [11, 11, 11], ["16"], 5])
 def test_a_model_that_sees_has_sections_that_fit(sections: object) -> None:
     rope = {"rope_type": "default", "rope_theta": 50.0, "mrope_section": sections}
     told = patch("Qwen3VLForConditionalGeneration", text_config={**MROPE, "rope_parameters": rope})

@@ -32,8 +32,11 @@ SIGNED = SignedRelease(name="m", version="2", counter=7, hardware=["linux/arm64"
 KIND = "linux/arm64 dotprod 4GB"
 
 
+DOES = PushOutcome.SWITCHED
+
+
 def plan() -> PushPlan:
-    device = PlannedDevice("ssh:pi", "", CONFIG, current=OLD, sends=[BLOB], bytes=12)
+    device = PlannedDevice("ssh:pi", "", CONFIG, current=OLD, sends=[BLOB], bytes=12, outcome=DOES)
     return PushPlan(
         made_at=1.5,
         made_by="ada@host",
@@ -177,6 +180,21 @@ def now(name: str, **more: Any) -> DeviceForecast:
 
 SAME = {name: now(name) for name in ("pi", "two")} | {"gone": now("gone", outcome=PushOutcome.AWAY)}
 ERROR = {"error": "", "what": "too small", "why": "disk", "next": ""}
+
+
+def test_a_device_that_was_to_stay_as_it_is_and_would_be_restarted_is_a_change() -> None:
+    """Somebody else gave it other settings since, or it has stopped."""
+    one = PlannedDevice("ssh:pi", "", CONFIG, current=NEW, outcome=PushOutcome.ALREADY)
+    made = msgspec.structs.replace(plan(), waves=[["pi"]], devices={"pi": one})
+    for outcome, said in (
+        (PushOutcome.ALREADY, []),
+        (PushOutcome.SETTINGS, ["pi would be new settings; the plan says already"]),
+        (PushOutcome.STARTED, ["pi would be started; the plan says already"]),
+    ):
+        found = now("pi", outcome=outcome, runs=RunningRelease(NEW), sends=[])
+        assert changes(made, {"pi": found}) == said
+        old = msgspec.structs.replace(one, outcome=None)  # of a plan of before this was noted
+        assert changes(msgspec.structs.replace(made, devices={"pi": old}), {"pi": found}) == []
 
 
 def test_devices_that_are_as_they_were_have_no_changes() -> None:

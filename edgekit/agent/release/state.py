@@ -252,6 +252,7 @@ class Releases:
     ) -> tuple[Release | None, TrialRow | None, UnprovenRow | None]:
         """What `get`, `trial` and `unproven` say, at one moment."""
         with self._open() as db:
+            db.execute("BEGIN")  # sqlite3 begins a transaction for changes alone
             rows = db.execute(_ALL).fetchall()
             trial = db.execute(_TRIAL).fetchone()
             unproven = db.execute(_UNPROVEN).fetchone()

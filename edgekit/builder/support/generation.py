@@ -21,11 +21,16 @@ DEFAULTS: dict[str, Any] = {
     "do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0, "repetition_penalty": 1.0,
 }  # fmt: skip
 """transformers' own, for keys that a file leaves out or null."""
-_NOT_CARRIED = {
+_NOT_CARRIED: dict[str, Any] = {
     "num_beams": 1, "num_return_sequences": 1, "no_repeat_ngram_size": 0, "length_penalty": 1.0,
     "diversity_penalty": 0.0, "min_p": 0.0, "typical_p": 1.0, "min_length": 0,
-    "min_new_tokens": 0, "bad_words_ids": [], "suppress_tokens": [], "forced_bos_token_id": 0,
-    "forced_eos_token_id": 0, "penalty_alpha": 0.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0,
+    "min_new_tokens": 0, "bad_words_ids": [], "suppress_tokens": [], "forced_bos_token_id": None,
+    "forced_eos_token_id": None, "penalty_alpha": 0.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0,
+    "begin_suppress_tokens": [], "constraints": [], "dola_layers": None,
+    "encoder_no_repeat_ngram_size": 0, "encoder_repetition_penalty": 1.0,
+    "exponential_decay_length_penalty": None, "force_words_ids": [], "guidance_scale": 1.0,
+    "num_beam_groups": 1, "sequence_bias": [], "stop_strings": [], "token_healing": False,
+    "top_h": None, "watermarking_config": None,
 }  # fmt: skip
 """Settings that a request names or the agent lacks, with the values that change nothing."""
 _PENALTY = "repetition_penalty"

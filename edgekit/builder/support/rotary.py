@@ -78,7 +78,7 @@ def sections(name: str, text: dict[str, Any]) -> Mend | None:
     half, given = rotated(name, text) // 2, rope.get("mrope_section")
     if name not in SEEING or _scaled(rope) or not half:
         return None
-    if isinstance(given, list) and sum(given) == half:
+    if isinstance(given, list) and sum(each for each in given if isinstance(each, int)) == half:
         return None
     third = half // 3
     told: dict[str, Any] = {"mrope_section": [half - 2 * third, third, third]}

@@ -186,6 +186,7 @@ def _plan(
             current=each.runs.digest if each.runs else None,
             sends=each.sends,
             bytes=each.bytes,
+            outcome=each.outcome,
         )
     return PushPlan(
         made_at=time.time(),

@@ -35,6 +35,7 @@ class PlannedDevice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         current: what it ran.
         sends: the blobs that it lacked.
         bytes: to send.
+        outcome: what the push would do; None: the plan is of before it was noted.
     """
 
     address: str
@@ -44,6 +45,7 @@ class PlannedDevice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     current: Digest | None = None
     sends: list[Digest] = []
     bytes: int = 0
+    outcome: PushOutcome | None = None
 
 
 class PushPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -196,6 +198,8 @@ def changes(plan: PushPlan, found: Mapping[str, DeviceForecast]) -> list[str]:
             said.append(f"{name} runs {runs.short if runs else 'nothing'}; it ran {was}")
         if more := set(now.sends) - set(before.sends):
             said.append(f"{name} lacks {len(more)} blobs that it had")
+        if before.outcome and now.outcome not in (before.outcome, PushOutcome.ALREADY):
+            said.append(f"{name} would be {now.outcome}; the plan says {before.outcome}")
         if now.hardware_class != plan.kinds[name]:
             said.append(f"{name} is {now.hardware_class}; it was {plan.kinds[name]}")
     return said

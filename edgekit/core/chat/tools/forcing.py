@@ -104,7 +104,7 @@ def _lists_all(schema: Mapping[str, Any]) -> bool:
     named = schema.get("properties")
     if named is None or any(key in schema for key in _OPEN_ENDED):
         return False
-    return named.keys() >= set(schema.get("required", ()))
+    return set(named).issuperset(schema.get("required", ()))
 
 
 def _json(schema: dict[str, Any]) -> str:
