@@ -13,6 +13,7 @@ from edgekit.agent.serve.worker.pictures.eyes import FamilyEyes, picture_of
 from edgekit.agent.serve.worker.pictures.family import family_of, places
 from edgekit.agent.serve.worker.pictures.rows import row_of
 from edgekit.agent.serve.worker.pictures.smolvlm import SmolVlm
+from edgekit.agent.serve.worker.pictures.taken import images_taken
 from edgekit.builder.tools.host import HostToolchain
 from tests.building import run_script, silent
 from tests.photos import drawn, png
@@ -100,3 +101,11 @@ def test_a_model_of_no_known_family_is_refused_by_its_type() -> None:
         family_of({"type": "gemma3", "vision": {}})
     model = {"type": "smolvlm", "vision": {"image_size": 512, "image_seq_len": 64}}
     assert family_of(model) == SmolVlm(512, 64)
+
+
+@pytest.mark.parametrize(("asked", "crops"), [(1, 1), (2, 1), (3, 1), (8, 4), (9, 9), (15, 9)])
+def test_the_card_says_the_crops_that_a_picture_gets(asked: int, crops: int) -> None:
+    taken = images_taken(asked, 1, 32 * 10**9, SMOL, lambda _: [])
+    assert taken.crops == crops
+    shapes = [SMOL.grid(width, height, asked) for width, height in SIZES]
+    assert max(grid.height * grid.width for grid in shapes) == crops

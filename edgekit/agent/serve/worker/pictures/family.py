@@ -75,6 +75,10 @@ class VisionFamily(Protocol):
     @property
     def alone(self) -> Mapping[str, npt.NDArray[np.int64]]: ...
 
+    def crops(self, asked: int) -> int:
+        """Return the most crops that any picture has, where so many are asked for at most."""
+        ...
+
     def grid(self, width: int, height: int, crops: int) -> Grid:
         """Return the grid of a picture of this size in pixels, with so many crops at most."""
         ...

@@ -102,6 +102,10 @@ class SmolVlm:
         """The graph takes pixels alone."""
         return {}
 
+    def crops(self, asked: int) -> int:
+        """Return the most crops that any picture has: those of a square."""
+        return isqrt(asked) ** 2
+
     def grid(self, width: int, height: int, crops: int) -> SmolVlmGrid:
         """Return the grid of a picture of this size in pixels, with so many crops at most."""
         across, down = _longest(width, height, isqrt(crops) * self.side)

@@ -29,6 +29,7 @@ def images_taken(
         encode: returns the tokens of a text of control tokens.
     """
     crops = crops or (SMALL_CROPS if memory_bytes < SMALL_BYTES else USUAL_CROPS)
+    crops = family.crops(crops)
     tokens = places(family.grid(SQUARE, SQUARE, crops), encode)
     return ImagesTaken(crops, tokens, *allowed(per_prompt), send_side(crops, family.side))
 
