@@ -226,6 +226,28 @@ def test_a_refusal_is_shown_and_the_prompt_comes_back(
         page.wait("document.getElementById('turns').textContent.includes('You said: hello')")
 
 
+def test_half_an_answer_is_not_taken_for_one(
+    page: Browser, served: Gateway, file_broker: tools.MosquittoBroker
+) -> None:
+    """As a proxy cuts it that has had enough."""
+    half = """
+      const chunk = 'data: {"choices":[{"delta":{"content":"half of it"}}]}\\n\\n';
+      const real = window.fetch;
+      window.fetch = (path, more) =>
+        path.includes("completions") ? Promise.resolve(new Response(chunk)) : real(path, more);
+    """
+    with device(file_broker.port, "sim-half"):
+        signed_in(page, served, "chat")
+        page.wait("document.getElementById('target').value === 'toy'")
+        page.evaluate(f"(() => {{{half}}})()")
+        page.type("#prompt", "hello")
+        page.press("Enter")
+        page.wait("document.querySelector('.turn.failed') !== null")
+        assert "half of it" in page.text(".turn.failed .text")
+        assert "ended before the answer" in page.text(".turn.failed .note")
+        assert page.evaluate("document.getElementById('prompt').value") == "hello"
+
+
 def test_what_models_and_devices_say_is_text(
     page: Browser, served: Gateway, file_broker: tools.MosquittoBroker
 ) -> None:

@@ -105,12 +105,15 @@ export class ChatView {
       const answer = await ask("/v1/chat/completions", { body, signal: AbortSignal.any([signal, late.signal]) });
       clearTimeout(waiting);
       turn.device = answer.headers.get("edgekit-device") ?? "";
+      let whole = false;
       for await (const { data } of events(answer)) {
-        if (data === "[DONE]") break;
+        whole = data === "[DONE]";
+        if (whole) break;
         const chunk = JSON.parse(data);
         if (chunk.error) throw refusal(500, chunk);
         turn.take(chunk);
       }
+      if (!whole) throw new Refused(0, "", "The connection ended before the answer did. Send it again.");
       turn.end();
     } catch (error) {
       if (!signal.aborted) throw error;
