@@ -246,6 +246,7 @@ def test_half_an_answer_is_not_taken_for_one(
         assert "half of it" in page.text(".turn.failed .text")
         assert "ended before the answer" in page.text(".turn.failed .note")
         assert page.evaluate("document.getElementById('prompt').value") == "hello"
+        page.reload()  # with the browser's own fetch
 
 
 def test_what_models_and_devices_say_is_text(
