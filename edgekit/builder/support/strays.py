@@ -97,10 +97,9 @@ def strays(name: str, text: dict[str, Any]) -> Mend | None:
     )
     if not found:
         return None
-    verb = "are" if len(found) > 1 else "is"
     return Mend(
         dict.fromkeys(found),
-        f"{', '.join(found)} {verb} left out: transformers does not read that for {name}",
+        f"{_left_out(found)}: transformers does not read that for {name}",
     )
 
 
@@ -121,10 +120,9 @@ def shadows(config: dict[str, Any]) -> Mend | None:
     )
     if not found:
         return None
-    verb = "are" if len(found) > 1 else "is"
     return Mend(
         dict.fromkeys(found),
-        f"{', '.join(found)} beside text_config {verb} left out: transformers reads text_config",
+        f"{_left_out(found, ' beside text_config')}: transformers reads text_config",
     )
 
 
@@ -134,11 +132,14 @@ def misplaced(text: dict[str, Any]) -> Mend | None:
     found = sorted((_TEXTS - _ROPES_OWN) & rope.keys() - text.keys())
     if not found:
         return None
-    verb = "are" if len(found) > 1 else "is"
     return Mend(
         {key: dict.fromkeys(found)},
-        f"{', '.join(found)} of {key} {verb} left out: that is no setting of RoPE",
+        f"{_left_out(found, f' of {key}')}: that is no setting of RoPE",
     )
+
+
+def _left_out(keys: list[str], place: str = "") -> str:
+    return f"{', '.join(keys)}{place} {'are' if len(keys) > 1 else 'is'} left out"
 
 
 def _says_something(key: str, text: dict[str, Any]) -> bool:

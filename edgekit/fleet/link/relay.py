@@ -170,15 +170,14 @@ def is_foreign(module: "Any", kept: list[str]) -> bool:
 
 def fork(argv: list[str], stdin: bytes, seconds: float) -> tuple[bytes, bytes, int, bool]:
     """As `execute`, for what `runs_here`, without starting Python."""
-    run: Callable[[], object]
+    become: Callable[[Any], object] = be_text
+    told: Any
     if argv[0] == "env":
-        words, run = argv[argv.index(AGENT[0]) + 3 :], lambda: be_agent(argv)
+        become, told, words = be_agent, argv, argv[argv.index(AGENT[0]) + 3 :]
     elif argv[1] == "-":
-        text, words, stdin = stdin, argv[1:], b""
-        run = lambda: be_text(text)  # noqa: E731  as its neighbours
+        told, words, stdin = stdin, argv[1:], b""
     else:
-        text, words = argv[3].encode(), argv[2:3] + argv[4:]
-        run = lambda: be_text(text)  # noqa: E731  as its neighbours
+        told, words = argv[3].encode(), argv[2:3] + argv[4:]
     files = [os.memfd_create(name) for name in ("stdin", "stdout", "stderr")]
     ended, open_end = os.pipe()
     try:
@@ -188,7 +187,7 @@ def fork(argv: list[str], stdin: bytes, seconds: float) -> tuple[bytes, bytes, i
         pid = os.fork()
         if pid == 0:
             os.close(ended)
-            _be(run, words, files)
+            _be(become, told, words, files)
         os.close(open_end)
         open_end = -1
         late = not select.select([ended], [], [], seconds)[0]
@@ -233,8 +232,8 @@ def be_agent(argv: list[str]) -> None:
     sys.modules["edgekit.agent.__main__"].main()
 
 
-def _be(run: "Callable[[], object]", words: list[str], files: list[int]) -> None:
-    """Run a program as if it were the whole process, with `words` as its argv; never returns."""
+def _be(become: "Callable[[Any], object]", told: "Any", words: list[str], files: list[int]) -> None:
+    """Be a program as if it were the whole process, with `words` as its argv; never returns."""
     code = 1
     try:
         os.setsid()
@@ -246,7 +245,7 @@ def _be(run: "Callable[[], object]", words: list[str], files: list[int]) -> None
         )
         sys.argv = words
         try:
-            run()
+            become(told)
             code = 0
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else int(error.code is not None)
