@@ -260,6 +260,17 @@ def _warm_commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def _as_inherited(_warm_commands: None) -> Iterator[None]:
+    """A test leaves its process as it was: later commands inherit a mask, limits and variables.
+
+    Where they differ from the warm interpreter's, each command is started cold, and nobody notices.
+    """
+    before = warm.inherited()
+    yield
+    assert warm.inherited() == before
+
+
 @pytest.fixture(scope="session")
 def started_devices(
     brokers: tuple[ExitStack, dict[str, Broker]],

@@ -55,6 +55,13 @@ SHARED = ("dequantised", "image", "logs", "reference", "runtime", "samples", "te
 """Folders of edgekit's cache."""
 
 
+def inherited() -> dict[str, Any]:
+    """What a command inherits from this process, and the warm interpreter must have too."""
+    free = FREE + OF_A_COMMAND
+    variables = {name: value for name, value in os.environ.items() if name not in free}
+    return surroundings() | {"variables": variables}
+
+
 def mirror(caches: Path, folder: Path, toolchain: Path) -> None:
     """Make a cache folder of links, with a toolchain of its own."""
     for name in SHARED:

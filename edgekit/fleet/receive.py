@@ -14,15 +14,30 @@ import os
 import shutil
 import sys
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
+@contextmanager
+def for_its_owner_alone() -> Iterator[None]:
+    """What is made inside can be read and written by its owner alone; then the mask is as it was.
+
+    An enrolment makes other things in this process afterwards.
+    """
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+@for_its_owner_alone()
 def receive(root: Path, name: str, size: int) -> tuple[int, bool]:
     """Bytes of the tar that are there, and whether the bootstrap is unpacked.
 
     A tar that is whole and damaged is removed: 0 bytes are there.
     """
-    os.umask(0o077)
     root.mkdir(parents=True, exist_ok=True)
     part = root / f".bootstrap-{name}.part"
     have = part.stat().st_size if part.exists() else 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -66,7 +65,7 @@ def test_what_the_warm_one_could_not_do_alike_is_pythons(project: Path) -> None:
 def test_a_command_is_a_fork_and_ends_with_who_started_it(tmp_path: Path) -> None:
     port = tools.free_port()
     with subprocess.Popen(
-        edgekit("broker", "run", "--port", str(port)), cwd=tmp_path, env=the_warm_ones(),
+        edgekit("broker", "run", "--port", str(port)), cwd=tmp_path,
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     ) as started:  # fmt: skip
         try:
@@ -76,17 +75,6 @@ def test_a_command_is_a_fork_and_ends_with_who_started_it(tmp_path: Path) -> Non
         finally:
             started.kill()
     tools.eventually(lambda: not listens(port), 10, "the broker is gone")
-
-
-def the_warm_ones() -> dict[str, str]:
-    """The environment in which the warm interpreter imported; in another one Python runs a command.
-
-    A test that ran before in this process may have imported what sets a variable.
-    """
-    settings: dict[str, dict[str, str]] = json.loads(
-        (Path(edgekit()[0]).parents[1] / "warm.json").read_text()
-    )
-    return settings["environment"]
 
 
 def listens(port: int) -> bool:

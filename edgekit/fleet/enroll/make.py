@@ -205,7 +205,6 @@ def do_bootstrap(step: Step, _record: MadeLog) -> bool:
     part = root / f".bootstrap-{name}.part"
     with os.fdopen(step["opened"], "rb") as source, part.open("wb") as target:
         shutil.copyfileobj(source, target)
-    os.umask(0o077)
     _, unpacked = receive(root, name, step["size"])
     if not unpacked:
         raise StepFailedError("the bytes that arrived are not those that were sent")
