@@ -274,9 +274,11 @@ class PullHands:
             heard = self._desk.wait(device, look, seconds)
             update = heard.update if heard else None
             if heard is None:
+                said = self._desk.heard(device).update
                 raise UnreachableError(
                     f"{device}: it is connected, and has not said what it made of this for "
-                    f"{seconds:.0f} s"
+                    f"{seconds:.0f} s",
+                    said.reason if said is not None and said.order != order else "",
                 )
             if update is None or update.order != order or _moved(update) == last:
                 raise _away(device, heard)
