@@ -20,6 +20,7 @@ class DeviceFacts(msgspec.Struct, frozen=True):
     """The output of `probe.py`; sizes in bytes.
 
     Attributes:
+        ram_bytes: the memory that the agent may fill, which a control group can limit.
         current: the release that the link `current` names; None before the first activation.
         bootstrap: the folder that the link `bootstrap` names; empty before a first contact.
         manifest: the text of `current`'s manifest; empty without one.

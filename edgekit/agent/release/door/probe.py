@@ -57,6 +57,53 @@ def machine() -> str:
     return {"aarch64": "armv8l", "x86_64": "i686"}.get(name, name)
 
 
+def memory_limits(own: str, mounts: str) -> "list[str]":
+    """The files with the memory limits of a process's control group and of all those above it.
+
+    Args:
+        own: the text of its /proc/PID/cgroup (cgroups(7)).
+        mounts: the text of /proc/self/mountinfo (proc(5)). A container may see its own group alone,
+            as the root of the mount.
+    """
+    groups = [line.split(":", 2) for line in own.splitlines() if line.count(":") >= 2]
+    found = []
+    for line in mounts.splitlines():
+        place, _, kind = line.partition(" - ")
+        words, told = place.split(" "), kind.split(" ")
+        if told[0] == "cgroup2":
+            name, mine = "memory.max", [path for number, _, path in groups if number == "0"]
+        elif told[0] == "cgroup" and "memory" in told[-1].split(","):
+            name = "memory.limit_in_bytes"
+            mine = [path for _, kinds, path in groups if "memory" in kinds.split(",")]
+        else:
+            continue
+        top, folder = words[3].rstrip("/"), words[4]
+        for path in mine:
+            inside = (path + "/").startswith(top + "/") and ".." not in path.split("/")
+            here = folder + path[len(top) :].rstrip("/") if inside else folder
+            while len(here) > len(folder):
+                found.append(here + "/" + name)
+                here = os.path.dirname(here)
+            found.append(folder + "/" + name)
+    return found
+
+
+def memory(root: str) -> int:
+    """The bytes of memory that the agent may fill: the machine's, or those of a lower limit.
+
+    An agent that runs has the limits of its own control group, such as those of its service. One
+    that is started by this session has this session's.
+    """
+    process = read(os.path.join(root, "run", "supervisor.pid")).strip()
+    own = ""
+    if process.isdigit() and "edgekit.agent" in read("/proc/" + process + "/cmdline").split("\0"):
+        own = read("/proc/" + process + "/cgroup")
+    files = memory_limits(own or read("/proc/self/cgroup"), read("/proc/self/mountinfo"))
+    limits = [read(name).strip() for name in files]  # `max`, or a number that none has, is no limit
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([machine] + [int(text) for text in limits if text.isdigit()])
+
+
 def temperature() -> "float | None":
     """Degrees Celsius of the hottest sensor; None where there is none that answers."""
     try:  # the import of glob or platform would take longer than all that this file does
@@ -104,7 +151,7 @@ def probe(root: str) -> "dict[str, object]":
         "python": "%d.%d" % sys.version_info[:2],
         "executable": sys.executable,
         "glibc": glibc,
-        "ram_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "ram_bytes": memory(root),
         "writable": os.access(parent, os.W_OK | os.X_OK),
         "problem": problem,
         "noexec": mount if place.f_flag & os.ST_NOEXEC else "",
