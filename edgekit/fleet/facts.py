@@ -39,6 +39,7 @@ class DeviceFacts(msgspec.Struct, frozen=True):
         temperature: degrees Celsius of its hottest sensor; None: it says none.
         system: the name of its operating system; empty if it does not say.
         hardware: the text of etc/hardware, which names further hardware; empty without one.
+        places: ROOT as its file system knows it, and each folder above it; empty: it does not say.
     """
 
     root: str
@@ -65,6 +66,7 @@ class DeviceFacts(msgspec.Struct, frozen=True):
     temperature: float | None = None
     system: str = ""
     hardware: str = ""
+    places: list[str] = []
 
     @property
     def platform(self) -> str:

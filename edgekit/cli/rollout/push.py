@@ -169,9 +169,17 @@ def _plan(
     terms: Terms,
     windows: dict[str, str],
 ) -> RolloutPlan:
-    """Divide devices into waves; many are asked first what hardware they have."""
+    """Divide devices into waves.
+
+    Many are asked first what hardware they have, and two already whether they are one.
+    """
     names, shares = list(configs), connections.fleet.rollout.shares or None
     if len(names) <= SMALL and shares is None:
+        addresses = {name: connections.fleet.devices[name].address for name in names}
+        over_ssh = [name for name, address in addresses.items() if address.startswith("ssh:")]
+        if len(over_ssh) > 1:
+            with render.working(f"looking at {len(over_ssh)} devices"):
+                survey_kinds(connections, over_ssh, terms.connects)
         kinds = dict.fromkeys(names, "any")
         return RolloutPlan(pinned.digest, [sorted(names)], kinds, terms, windows)
     with render.working(f"looking at {len(names)} devices"):

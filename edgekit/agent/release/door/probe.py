@@ -38,6 +38,28 @@ def whole(root: str) -> "tuple[str, str]":
     return found, problem
 
 
+def places(root: str) -> "list[str]":
+    """What tells this ROOT from every other: the folder, then each one above it.
+
+    Each is the boot of the machine, the folder's file system and number there, and the path from
+    it to ROOT. The first is of the last folder that is there. Empty where the boot has no name.
+    """
+    boot = read("/proc/sys/kernel/random/boot_id").strip()
+    here, rest, found = os.path.realpath(root), "", []
+    while boot:
+        try:
+            known = os.stat(here)
+            name = os.fsencode(rest).decode("utf-8", "backslashreplace")
+            found.append("%s %d %d %s" % (boot, known.st_dev, known.st_ino, name))
+        except OSError:
+            pass
+        if os.path.dirname(here) == here:
+            break
+        rest = os.path.join(os.path.basename(here), rest) if rest else os.path.basename(here)
+        here = os.path.dirname(here)
+    return found
+
+
 def cpu_flags() -> str:
     """What every CPU can do, as /proc/cpuinfo says it; empty where it does not say."""
     lines = [line.partition(":") for line in read("/proc/cpuinfo").splitlines()]
@@ -169,6 +191,7 @@ def probe(root: str) -> "dict[str, object]":
         "temperature": temperature(),
         "system": system(),
         "hardware": read(os.path.join(root, "etc", "hardware")),
+        "places": places(root),
     }
 
 
