@@ -166,7 +166,10 @@ def drive_rollout(
             from edgekit.fleet.pulling.hands import PullHands  # noqa: PLC0415  likewise
 
             back = partial(_may_go_back, here)
-            pull = PullHands(plan.release, name, number, desk, back, report, hook, plan.windows)
+            later = here.rollouts.told_after(number)
+            pull = PullHands(
+                *(plan.release, name, number, desk, back, report, hook, plan.windows), later
+            )
         hands = RoadHands(push, pull, pulling, gone)
         told = _teller(bars, hands, name)
         try:
