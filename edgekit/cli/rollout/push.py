@@ -175,11 +175,11 @@ def _plan(
     """
     names, shares = list(configs), connections.fleet.rollout.shares or None
     if len(names) <= SMALL and shares is None:
-        addresses = {name: connections.fleet.devices[name].address for name in names}
-        over_ssh = [name for name, address in addresses.items() if address.startswith("ssh:")]
-        if len(over_ssh) > 1:
-            with render.working(f"looking at {len(over_ssh)} devices"):
-                survey_kinds(connections, over_ssh, terms.connects)
+        reached = [name for name in names if not connections.fleet.devices[name].pulls]
+        over_ssh = (connections.fleet.devices[name].address.startswith("ssh:") for name in reached)
+        if len(reached) > 1 and any(over_ssh):  # folders of this machine are known by their names
+            with render.working(f"looking at {len(reached)} devices"):
+                survey_kinds(connections, reached, terms.connects)
         kinds = dict.fromkeys(names, "any")
         return RolloutPlan(pinned.digest, [sorted(names)], kinds, terms, windows)
     with render.working(f"looking at {len(names)} devices"):
