@@ -180,8 +180,11 @@ def differences(
             said.append(f"{name} has other settings in fleet.toml or edgekit.toml")
         window = before.window if windows is None else windows[name]
         if before.window is not None and window != before.window:
-            was = before.window or "no window of its own"
-            said.append(f"{name} has the window {window or 'of all'} in fleet.toml; it had {was}")
+            now_has, had = (
+                f"the window {each}" if each else "no window of its own"
+                for each in (window, before.window)
+            )
+            said.append(f"{name} has {now_has} in fleet.toml; it had {had}")
     return said
 
 
