@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from edgekit.core.config import parse_known_agent_config
 from edgekit.core.digest import Digest, decode_hook
 from edgekit.core.manifest import Manifest, oci_platform, parse_manifest
 from edgekit.core.reading import UNREADABLE
@@ -83,6 +84,14 @@ class DeviceFacts(msgspec.Struct, frozen=True):
             return parse_manifest(data)
         except VerificationError:
             return None
+
+
+def configured_name(facts: DeviceFacts) -> str:
+    """The device that a ROOT's agent.toml names; empty where it has none that can be read."""
+    try:
+        return parse_known_agent_config(facts.config.encode()).device
+    except EdgekitError:
+        return ""
 
 
 def clock_offset(clock: float, asked: float, answered: float) -> tuple[float, float]:
