@@ -8,8 +8,9 @@ from contextlib import suppress
 from edgekit.errors import EdgekitError
 from edgekit.fleet import drive
 from edgekit.fleet.drive import DeviceDriver
+from edgekit.fleet.facts import configured_name
 from edgekit.fleet.inventory import Fleet
-from edgekit.fleet.places import Places
+from edgekit.fleet.places import Places, shared
 from edgekit.fleet.transfer.cap import Cap
 
 KEEP_SECONDS = 30.0  # what was found out on a device may be old after that, and its session is free
@@ -50,10 +51,32 @@ class Connections:
         driver = kept or drive.open_device(self.fleet, name, self.cap(name))
         try:
             self._places.refuse_other(name, driver.facts)
+            self._refuse_named(driver)
         except EdgekitError:
             driver.close()
             raise
         return driver
+
+    def _refuse_named(self, driver: DeviceDriver) -> None:
+        """Refuse a ROOT that has the name of another device of the fleet, if it is that one's.
+
+        It may be of a cloned image: so that one is asked, too. One that cannot be asked now was
+        not there before either, as far as anyone knows.
+
+        Raises:
+            SharedRootError: it is that device's.
+        """
+        other = configured_name(driver.facts)
+        device = self.fleet.devices.get(other)
+        if device is None or device.pulls or other == driver.name or not driver.facts.places:
+            return
+        try:
+            twin = drive.open_device(self.fleet, other, self.cap(other))
+        except EdgekitError:
+            return
+        _close([twin])
+        if twin.facts.places[:1] == driver.facts.places[:1]:
+            raise shared(other, driver.name, driver.facts.root)
 
     def keep(self, driver: DeviceDriver) -> None:
         """Keep a connection for the `open` that comes."""

@@ -234,11 +234,14 @@ def test_another_boot_or_file_system_is_another_device(tmp_path: Path) -> None:
 class Alias(World):
     """d0 and d2 are one device, and so are all others of an even number."""
 
+    config = ""
+
     def open_device(self, fleet: Fleet, name: str, *args: Any, **more: Any) -> Any:
         device = super().open_device(fleet, name, *args, **more)
         number = int(name[1:])
         told = [f"boot 1 {number if number % 2 else 0} ", "boot 1 99 edgekit"]
-        device.facts = msgspec.structs.replace(device.facts, places=told[: 1 + number % 2])
+        told = told[: 1 + number % 2]
+        device.facts = msgspec.structs.replace(device.facts, places=told, config=self.config)
         return device
 
 
@@ -276,6 +279,39 @@ def test_a_rollout_opens_one_device_under_one_name(alias: Alias) -> None:
     with pytest.raises(SharedRootError, match="d0 and d2 are one device"):
         connections.open("d2")
     assert alias.closed == ["d2"]
+
+
+@pytest.mark.parametrize(
+    ("has", "other_is", "refused"),
+    [
+        ("d0", "d2", True),  # d2 leads to the ROOT of d0, which was pushed to before
+        ("d1", "d2", False),  # of a cloned image: d1 is another device
+        ("d2", "d2", False),
+        ("gone", "d2", False),  # it has got another name
+        ("", "d2", False),
+    ],
+)
+def test_a_root_that_has_another_name_is_that_device_s_or_a_clone_s(
+    alias: Alias, has: str, other_is: str, refused: bool
+) -> None:
+    """Also where each is pushed to alone, by a command of its own."""
+    alias.config = f'device = "{has}"\n' if has else ""
+    connections = Connections(FLEET)
+    if refused:
+        with pytest.raises(SharedRootError, match="d0 and d2 are one device"):
+            connections.open(other_is)
+    else:
+        assert connections.open(other_is).name == other_is
+    until(lambda: alias.open == int(not refused))
+
+
+def test_a_device_that_cannot_be_asked_whose_a_root_is_stops_no_push(alias: Alias) -> None:
+    def connect(name: str) -> None:
+        if name == "d0":
+            raise UnreachableError("off")
+
+    alias.config, alias.connect = 'device = "d0"\n', connect
+    assert Connections(FLEET).open("d2").name == "d2"
 
 
 def test_what_is_kept_after_the_first_were_closed_has_its_time_too(world: World) -> None:
