@@ -336,6 +336,9 @@ def test_a_device_that_has_never_pulled_says_that_it_cannot_read_what_it_shall_r
     (said,) = agent.sent
     told = msgspec.json.decode(said, type=UpdatePayload)
     assert (told.order, told.state, agent.has()) == (0, "waiting", None)
+    agent.hear(OWN, b"")
+    agent.wait(30)
+    assert agent.sent == [said, b""], "the broker keeps it no longer than it is true"
 
 
 def test_what_is_judged_already_stays_so_where_the_next_word_cannot_be_read(

@@ -152,9 +152,9 @@ class DesiredFile:
             with self._report_path.open("rb") as file:
                 data = file.read(MAX_UPDATE_BYTES + 1)
         except FileNotFoundError:
-            if not self.trouble or self._reported == (None, self.trouble):
+            if self._reported == (None, self.trouble):
                 return None
-            found, data = None, b""  # it has never pulled
+            found, data = None, b""  # it has never pulled: no report, once the trouble is over
         except OSError:
             return None
         self._reported = found, self.trouble
