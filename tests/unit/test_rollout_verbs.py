@@ -494,10 +494,21 @@ def test_a_rollback_that_could_take_no_device_back_is_refused_whole(
 
 
 def test_a_resume_names_what_is_lost_and_a_step_that_works(desk: Desk, reached: list[str]) -> None:
-    desk.write(stories.paused())
+    made = stories.bad_canary()
+    states = {name: device.state for name, device in made.rollout.devices.items()}
+    desk.write(made)
     said = desk.run("resume")
     assert said.code == 2
     assert "put it back into fleet.toml, or abort the rollout" in said.err
+    waits = [name for name, state in states.items() if state not in ("good", "failed")]
+    text = "".join(f'[devices.{name}]\naddress = "ssh:{name}"\n' for name in waits)
+    (desk.folder / "fleet.toml").write_text(text)
+    went_on = desk.run("resume")
+    assert "any more" not in went_on.err, "those that ended are not needed"
+    assert "bundle" in went_on.err
+    failed = [name for name, state in states.items() if state == "failed"]
+    again = desk.run("resume", "--retry-failed")
+    assert f"fleet.toml does not have {', '.join(failed)} any more" in again.err
 
 
 def test_a_device_that_failed_is_told_while_the_others_end_their_trial(

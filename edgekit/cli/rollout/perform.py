@@ -31,6 +31,7 @@ from edgekit.fleet.rollout.events import (
     DeviceFailed,
     DeviceStaged,
     QualityTold,
+    ResumeOrdered,
     RollbackOrdered,
     RolloutEvent,
 )
@@ -71,20 +72,18 @@ def go_on(
     plan, fleet = rollout.plan, here.fleet()
     back = isinstance(order, RollbackOrdered) or rollout.phase == RolloutPhase.GOING_BACK
     gone = [name for name in rollout.devices if name not in fleet.devices]
-    if gone and not back:
+    retry = isinstance(order, ResumeOrdered) and order.retry_failed
+    ended = (DeviceState.GOOD, *(() if retry else (DeviceState.FAILED,)))
+    needed = [name for name in gone if rollout.devices[name].state not in ended]
+    if needed and not back:
         ends = rollout.phase in (RolloutPhase.RUNNING, RolloutPhase.PAUSED)
         raise UsageError(
-            f"fleet.toml does not have {', '.join(gone)} any more",
+            f"fleet.toml does not have {', '.join(needed)} any more",
             f"rollout {number_of(journal)} goes to it",
             "put it back into fleet.toml" + (", or abort the rollout" if ends else ""),
         )
-    lost = gone_of(here, rollout)
-    if (
-        lost
-        and order is not None
-        and len(lost) == switched(rollout)
-        and not may_join(here, rollout)
-    ):
+    lost = gone_of(here, rollout) if isinstance(order, RollbackOrdered) else []
+    if lost and len(lost) == switched(rollout) and not may_join(here, rollout):
         raise UsageError(
             f"not taken back: fleet.toml does not have {', '.join(lost)} any more",
             f"rollout {number_of(journal)} has switched no other device",
