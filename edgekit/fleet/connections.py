@@ -5,9 +5,12 @@ from __future__ import annotations
 import threading
 from contextlib import suppress
 
+from edgekit.errors import EdgekitError
 from edgekit.fleet import drive
 from edgekit.fleet.drive import DeviceDriver
+from edgekit.fleet.facts import configured_name
 from edgekit.fleet.inventory import Fleet
+from edgekit.fleet.places import Places, shared
 from edgekit.fleet.transfer.cap import Cap
 
 KEEP_SECONDS = 30.0  # what was found out on a device may be old after that, and its session is free
@@ -27,6 +30,7 @@ class Connections:
         self._cap = Cap(fleet.transfer.mbit_per_second)
         self._lock = threading.Lock()
         self._kept: dict[str, DeviceDriver] = {}
+        self._places = Places()
         self._left: set[str] = set()  # devices whose connection nobody wants
         self._timer: threading.Timer | None = None
 
@@ -35,11 +39,44 @@ class Connections:
         return cap_of(self.fleet, name, self._cap)
 
     def open(self, name: str) -> DeviceDriver:
-        """The connection that was kept, or a new one; raises what `drive.open_device` raises."""
+        """The connection that was kept, or a new one.
+
+        Raises:
+            SharedRootError: the ROOT is that of another device that was opened.
+            EdgekitError: what `drive.open_device` raises.
+        """
         with self._lock:
             kept = self._kept.pop(name, None)
             self._left.add(name)
-        return kept or drive.open_device(self.fleet, name, self.cap(name))
+        driver = kept or drive.open_device(self.fleet, name, self.cap(name))
+        try:
+            self._places.refuse_other(name, driver.facts)
+            self._refuse_named(driver)
+        except EdgekitError:
+            driver.close()
+            raise
+        return driver
+
+    def _refuse_named(self, driver: DeviceDriver) -> None:
+        """Refuse a ROOT that has the name of another device of the fleet, if it is that one's.
+
+        It may be of a cloned image: so that one is asked, too. One that cannot be asked now was
+        not there before either, as far as anyone knows.
+
+        Raises:
+            SharedRootError: it is that device's.
+        """
+        other = configured_name(driver.facts)
+        device = self.fleet.devices.get(other)
+        if device is None or device.pulls or other == driver.name or not driver.facts.places:
+            return
+        try:
+            twin = drive.open_device(self.fleet, other, self.cap(other))
+        except EdgekitError:
+            return
+        _close([twin])
+        if twin.facts.places[:1] == driver.facts.places[:1]:
+            raise shared(other, driver.name, driver.facts.root)
 
     def keep(self, driver: DeviceDriver) -> None:
         """Keep a connection for the `open` that comes."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from edgekit.core.config import parse_known_agent_config
 from edgekit.core.digest import Digest, decode_hook
 from edgekit.core.manifest import Manifest, oci_platform, parse_manifest
 from edgekit.core.reading import UNREADABLE
@@ -20,6 +21,7 @@ class DeviceFacts(msgspec.Struct, frozen=True):
     """The output of `probe.py`; sizes in bytes.
 
     Attributes:
+        ram_bytes: the memory that the agent may fill, which a control group can limit.
         current: the release that the link `current` names; None before the first activation.
         bootstrap: the folder that the link `bootstrap` names; empty before a first contact.
         manifest: the text of `current`'s manifest; empty without one.
@@ -38,6 +40,7 @@ class DeviceFacts(msgspec.Struct, frozen=True):
         temperature: degrees Celsius of its hottest sensor; None: it says none.
         system: the name of its operating system; empty if it does not say.
         hardware: the text of etc/hardware, which names further hardware; empty without one.
+        places: ROOT as its file system knows it, and each folder above it; empty: it does not say.
     """
 
     root: str
@@ -64,6 +67,7 @@ class DeviceFacts(msgspec.Struct, frozen=True):
     temperature: float | None = None
     system: str = ""
     hardware: str = ""
+    places: list[str] = []
 
     @property
     def platform(self) -> str:
@@ -80,6 +84,14 @@ class DeviceFacts(msgspec.Struct, frozen=True):
             return parse_manifest(data)
         except VerificationError:
             return None
+
+
+def configured_name(facts: DeviceFacts) -> str:
+    """The device that a ROOT's agent.toml names; empty where it has none that can be read."""
+    try:
+        return parse_known_agent_config(facts.config.encode()).device
+    except EdgekitError:
+        return ""
 
 
 def clock_offset(clock: float, asked: float, answered: float) -> tuple[float, float]:

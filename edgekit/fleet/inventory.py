@@ -197,7 +197,7 @@ class Fleet(msgspec.Struct, frozen=True):
         """What two devices cannot share: the account, and ROOT there."""
         device = self.devices[name]
         if device.address.startswith("local:"):
-            return ("local", os.path.normpath(device.root or local_folder(self, device)))
+            return ("local", os.path.realpath(device.root or local_folder(self, device)))
         at = parse_destination(device.address.removeprefix("ssh:"))
         user = "" if device.root.startswith("/") else at.user
         port = "" if at.port in (0, SSH_PORT) else str(at.port)

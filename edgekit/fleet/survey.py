@@ -20,6 +20,7 @@ from edgekit.fleet import drive, inventory
 from edgekit.fleet.connections import Connections
 from edgekit.fleet.drive import DeviceDriver
 from edgekit.fleet.link.local import Remote
+from edgekit.fleet.places import Places, shared
 
 PARALLEL = 30
 DEADLINE_SECONDS = 60.0
@@ -48,7 +49,8 @@ def survey(
         keep: takes the connection of each device that was looked at; None: it is closed.
 
     Returns:
-        What `look` returned, or the error of the device; in the order of `names`.
+        What `look` returned, or the error of the device; in the order of `names`. Devices that
+        are one, at one ROOT, have a SharedRootError each.
     """
     one = _Surveyor(fleet, look, keep)
     waiting, found = list(reversed(names)), {}
@@ -70,7 +72,7 @@ def survey(
             found[name] = _overdue(name, seconds)
             one.give_up(name)
         report(len(found), len(names))
-    return {name: found[name] for name in names}
+    return {name: one.twins.get(name, found[name]) for name in names}
 
 
 class _Surveyor(Generic[T]):
@@ -85,6 +87,8 @@ class _Surveyor(Generic[T]):
         self.results: queue.SimpleQueue[tuple[str, T | EdgekitError]] = queue.SimpleQueue()
         self._fleet, self._look, self._keep = fleet, look, keep
         self._open: dict[str, Remote] = {}
+        self._places = Places()
+        self.twins: dict[str, EdgekitError] = {}
 
     def begin(self, name: str) -> None:
         threading.Thread(target=self._run, args=(name,), name=name, daemon=True).start()
@@ -102,6 +106,9 @@ class _Surveyor(Generic[T]):
                 self._fleet, name, cap, connected=partial(self._open.__setitem__, name)
             )
             after = driver.close
+            if other := self._places.other(name, driver.facts):
+                twins = shared(min(name, other), max(name, other), driver.facts.root)
+                self.twins |= {name: twins, other: twins}
             try:
                 result = self._look(driver)
                 if self._keep is not None:

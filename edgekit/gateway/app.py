@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 import uuid
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+from urllib.parse import unquote
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edgekit.core import pictures
 from edgekit.core.protocol import exposition, wire
@@ -68,8 +71,38 @@ def application(hub: Hub, reader: ProjectReader | None = None) -> Starlette:
             Exception: routes.failed,
         },
     )
+    made.add_middleware(_OriginForm)
     made.router.redirect_slashes = False  # it would name the Host that a client has sent
     return made
+
+
+class _OriginForm:
+    """Takes a target that is a whole URI, as clients of a proxy send it (RFC 9112 §3.2.2).
+
+    Its path is what is asked for, and its authority counts in place of Host, whatever either says:
+    a gateway has one site. A URI that names a user, or no host, is no target of ours.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (found := _ABSOLUTE.fullmatch(_target(scope))):
+            raw = found["path"] or b"/"
+            headers = [(name, value) for name, value in scope["headers"] if name != b"host"]
+            scope = dict(scope)
+            scope["raw_path"], scope["path"] = raw, unquote(raw.decode("ascii", "replace"))
+            scope["headers"] = [(b"host", found["host"]), *headers]
+        await self._app(scope, receive, send)
+
+
+_ABSOLUTE = re.compile(rb"(?i:https?)://(?P<host>[^/@]+)(?P<path>/.*)?", re.DOTALL)
+
+
+def _target(scope: Scope) -> bytes:
+    """The target of a request without its query, as it was sent."""
+    target = scope.get("raw_path")
+    return target if isinstance(target, bytes) else scope["path"].encode("utf-8", "replace")
 
 
 class _Routes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,10 @@ def test_without_systemd_an_account_is_enrolled_as_its_own(account: Login) -> No
         with pytest.raises(UsageError, match="systemd does not run there"):
             drive.enroll(remote, asked, lambda _: None)
         asked.system = None
+        whole = files_in(account.home)
+        with pytest.raises(UsageError, match="the account at the address of other is that of box"):
+            drive.remove(remote, replace(asked, device="other"), None)
+        assert files_in(account.home) == whole
         drive.remove(remote, asked, None)
     assert files_in(account.home) == before
 

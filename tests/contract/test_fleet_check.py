@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from edgekit.agent.release.door import probe
 from tests import tools
 from tests.commands import edgekit
 from tests.harness.door import Place, device_with_door
@@ -94,7 +95,7 @@ def test_a_device_says_its_hardware_its_clock_and_what_runs(world: World) -> Non
     )
     assert pi["hardware_class"].startswith(pi["platform"])
     assert pi["root"] == str(world.place.box.root.path)
-    assert pi["ram_bytes"] == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert pi["ram_bytes"] == probe.memory(pi["root"])
     assert 0 < pi["free_bytes"] <= pi["disk_bytes"]
     assert pi["python"] == f"{sys.version_info.major}.{sys.version_info.minor}"
     assert pi["glibc"].startswith("2.")
@@ -134,6 +135,22 @@ def test_one_connection_at_a_time_finds_the_same(world: World) -> None:
     assert {each.get("error", {}).get("error") for each in told.values()} == {
         *(None, "UnreachableError", "VerificationError"),
     }
+
+
+def test_two_hosts_of_ssh_that_are_one_device_are_named(world: World) -> None:
+    config, fleet = world.place.login.config, world.folder / "fleet.toml"
+    kept, told = config.read_text(), fleet.read_text()
+    try:
+        config.write_text(kept.replace("Host device\n", "Host device twin\n", 1))
+        fleet.write_text(told + '[devices.twin]\naddress = "ssh:twin"\n')
+        code, found = world.checked("pi", "twin", "here")
+        assert code == 3
+        for name in ("pi", "twin"):
+            assert "pi and twin are one device" in found[name]["error"]["what"]
+        assert found["here"]["reached"]
+    finally:
+        config.write_text(kept)
+        fleet.write_text(told)
 
 
 def test_no_device_that_is_well_is_exit_code_1(world: World) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edgekit.agent.serve.worker.cgroup import control_groups
+from edgekit.agent.serve.worker.cgroup import control_groups, memory_groups
 from edgekit.agent.serve.worker.decoder import graph
 from edgekit.agent.serve.worker.decoder.graph import Decoding, Graph, limits_of
 from edgekit.agent.serve.worker.decoder.memory import (
@@ -17,6 +17,7 @@ from edgekit.agent.serve.worker.decoder.memory import (
     Room,
     free_bytes,
     room_for,
+    total_bytes,
 )
 from edgekit.agent.serve.worker.decoder.slots import _runs
 
@@ -161,6 +162,21 @@ def test_the_limit_of_a_control_group_counts(tmp_path: Path) -> None:
     assert free_bytes(meminfo, [tmp_path, tmp_path / "none"]) == 2500000
     (tmp_path / "memory.current").write_text("4000000\n")  # the limit was lowered
     assert free_bytes(meminfo, [tmp_path]) == 0
+
+
+def test_the_limit_of_a_control_group_of_version_1_counts(tmp_path: Path) -> None:
+    meminfo, own, mounts = (tmp_path / name for name in ("meminfo", "own", "mounts"))
+    meminfo.write_text("MemTotal: 9000 kB\nMemAvailable:    8000 kB\n")
+    own.write_text("4:memory:/docker/x\n0::/\n")
+    mounts.write_text(f"35 31 0:32 /docker/x {tmp_path} rw - cgroup cgroup rw,memory\n")
+    groups = memory_groups(own, mounts)
+    assert groups == [tmp_path]
+    (tmp_path / "memory.usage_in_bytes").write_text("1000000\n")
+    (tmp_path / "memory.stat").write_text("cache 9\ntotal_active_file 1\ninactive_file 7\n")
+    (tmp_path / "memory.limit_in_bytes").write_text("9223372036854771712\n")
+    assert (free_bytes(meminfo, groups), total_bytes(meminfo, groups)) == (8000 << 10, 9000 << 10)
+    (tmp_path / "memory.limit_in_bytes").write_text("3000000\n")
+    assert (free_bytes(meminfo, groups), total_bytes(meminfo, groups)) == (2000001, 3000000)
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from edgekit.agent.release.supervisor.choose import KINDS, supervisor_of
 from edgekit.core import layout
 from edgekit.errors import EdgekitError, UsageError
 from edgekit.fleet.enroll import decide, look, make, record, unmake
-from edgekit.fleet.enroll.decide import enroll_plan, is_system, remove_plan
-from edgekit.fleet.enroll.values import Carried, EnrollPlan, Starts, Surroundings, Wish
+from edgekit.fleet.enroll.decide import check_own, enroll_plan, is_system, remove_plan
+from edgekit.fleet.enroll.values import Carried, EnrollPlan, MadeRecord, Starts, Surroundings, Wish
 
 HOME = PurePosixPath("/home/pi")
 OURS = (record.__name__, "edgekit.fleet.receive")  # they go along
@@ -58,6 +58,20 @@ def found(**more: object) -> Surroundings:
 def wish(**more: object) -> Wish:
     told = {"device": "pi-1", "root": ROOT, "python": "/usr/bin/python3", "system": False}
     return Wish(**(told | {"units": UNITS} | more))  # type: ignore[arg-type]  # as above
+
+
+def test_only_the_device_that_is_there_is_removed() -> None:
+    """An address that was copied, or an alias, leads to another one's models and prompts."""
+    own = MadeRecord([("file", "/x")], device="pi-1")
+    check_own(own, "", "pi-1")
+    check_own(own, "pi-2", "pi-1")  # what made it counts
+    check_own(None, "pi-1", "pi-1")
+    check_own(None, "", "pi-1")
+    check_own(MadeRecord([]), "", "pi-1")
+    for made, configured in ((own, ""), (own, "pi-2"), (None, "pi-1"), (MadeRecord([]), "pi-1")):
+        with pytest.raises(UsageError, match="is that of pi-1; nothing was removed") as caught:
+            check_own(made, configured, "pi-2")
+        assert "`edgekit remove pi-1`" in caught.value.next_step
 
 
 def plan(**more: object) -> EnrollPlan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -93,6 +94,78 @@ def test_a_probe_of_before_says_fewer_facts() -> None:
     )
     found = parse_facts(told)
     assert (found.clock, found.temperature, found.system, found.hardware) == (None, None, "", "")
+
+
+V1 = "35 31 0:32 {root} {mount} rw,relatime - cgroup cgroup rw,memory\n"
+V2 = "41 31 0:38 {root} {mount} rw,relatime shared:9 - cgroup2 cgroup2 rw,nsdelegate\n"
+OTHER = (
+    "32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n31 23 0:28 / /run rw - tmpfs t rw\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("own", "mount", "limits", "bytes_"),
+    [
+        ("0::/\n", (V2, "/"), {"memory.max": "512"}, 512),
+        ("0::/a/b\n", (V2, "/"), {"a/b/memory.max": "max", "a/memory.max": "700"}, 700),
+        ("0::/a/b\n", (V2, "/"), {"a/b/memory.max": "300", "a/memory.max": "700"}, 300),
+        ("0::/docker/x\n", (V2, "/docker/x"), {"memory.max": "512"}, 512),
+        ("0::/docker/x/y\n", (V2, "/docker/x"), {"y/memory.max": "400"}, 400),
+        ("0::/docker/xy\n", (V2, "/docker/x"), {"y/memory.max": "400"}, None),
+        ("0::/../beside\n", (V2, "/"), {"memory.max": "512", "../beside/memory.max": "1"}, 512),
+        ("0::/a\n", (V2, "/"), {"a/memory.max": "max"}, None),
+        ("1:cpu:/c\n4:memory:/m/n\n0::/\n", (V1, "/"), {"m/memory.limit_in_bytes": "600"}, 600),
+        ("4:hugetlb,memory:/x\n", (V1, "/x"), {"memory.limit_in_bytes": "512"}, 512),
+        ("4:memory:/\n", (V1, "/"), {"memory.limit_in_bytes": "9223372036854771712"}, None),
+        ("1:cpu:/m\n", (V1, "/"), {"m/memory.limit_in_bytes": "600"}, None),
+        ("", (V2, "/"), {"memory.max": "1"}, None),
+    ],
+)
+def test_the_memory_is_the_lowest_limit_of_the_control_groups_above(
+    own: str, mount: tuple[str, str], limits: dict[str, str], bytes_: int | None,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    folder = tmp_path / "mounted"
+    for name, text in limits.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text + "\n")
+    line, top = mount
+    told = {
+        "/proc/self/cgroup": own,
+        "/proc/self/mountinfo": OTHER + line.format(root=top, mount=folder),
+    }
+    real = probe.read
+    monkeypatch.setattr(probe, "read", lambda path: told.get(path) or real(path))
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if own:
+        assert probe.memory(str(tmp_path)) == (bytes_ or machine)
+    else:
+        assert probe.memory_limits(own, told["/proc/self/mountinfo"]) == []
+
+
+def test_an_agent_that_runs_has_the_limits_of_its_own_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The probe's session has others; a number that another program has by now counts not."""
+    (tmp_path / "agent.service").mkdir()
+    (tmp_path / "agent.service" / "memory.max").write_text("900\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "session").mkdir()
+    (tmp_path / "session" / "memory.max").write_text("100\n")
+    told = {
+        f"{tmp_path}/run/supervisor.pid": "77\n",
+        "/proc/77/cmdline": "python3\0-S\0-P\0-m\0edgekit.agent\0supervise\0",
+        "/proc/77/cgroup": "0::/agent.service\n",
+        "/proc/self/cgroup": "0::/session\n",
+        "/proc/self/mountinfo": V2.format(root="/", mount=tmp_path),
+    }
+    real = probe.read
+    monkeypatch.setattr(probe, "read", lambda path: told.get(path) or real(path))
+    assert probe.memory(str(tmp_path)) == 900
+    told["/proc/77/cmdline"] = "bash\0"
+    assert probe.memory(str(tmp_path)) == 100
+    told[f"{tmp_path}/run/supervisor.pid"] = "no number"
+    assert probe.memory(str(tmp_path)) == 100
 
 
 def test_the_hottest_sensor_that_answers_is_the_temperature(

@@ -298,12 +298,14 @@ def test_a_device_in_a_group_of_its_own_name(tmp_path: Path) -> None:
         ('address = "ssh:pi@h"', 'address = "ssh:pi@h"\nroot = "/srv/b"', False),
         ('address = "ssh:a@h"\nroot = "/srv/x"', 'address = "ssh:b@h"\nroot = "/srv/x/"', True),
         ('address = "local:x"', 'address = "local:y/../x"', True),
+        ('address = "local:x"', 'address = "local:link"', True),
         ('address = "pull:"', 'address = "pull:"', False),
     ],
 )
 def test_one_device_under_two_names_is_not_counted_twice(
     tmp_path: Path, one: str, other: str, same: bool
 ) -> None:
+    (tmp_path / "link").symlink_to("x")
     fleet = load(tmp_path, f"[devices.a]\n{one}\n[devices.b]\n{other}\n")
     if same:
         with pytest.raises(UsageError, match="a and b are one device"):

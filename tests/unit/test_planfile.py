@@ -141,6 +141,19 @@ DEVICES = {name: (f"ssh:{name}", "", CONFIG) for name in ("pi", "gone")}
 DEVICES["two"] = DEVICES["pi"]
 
 
+def test_a_window_that_fleet_toml_got_since_is_not_passed_over() -> None:
+    """The plan switches by its own windows: the new one would be broken without a word."""
+    pi = msgspec.structs.replace(plan().devices["pi"], window="")
+    made = msgspec.structs.replace(plan(), devices=plan().devices | {"pi": pi})
+    as_it_was = dict.fromkeys(DEVICES, "")
+    assert parse_plan(encode_plan(made), "p.json") == made
+    assert differences(made, SIGNED, ROOT, DEVICES, as_it_was) == []
+    night = as_it_was | {"pi": "22:00-05:00 UTC"}
+    (found,) = differences(made, SIGNED, ROOT, DEVICES, night)
+    assert found == "pi has the window 22:00-05:00 UTC in fleet.toml; it had no window of its own"
+    assert differences(plan(), SIGNED, ROOT, DEVICES, night) == [], "a plan of before that"
+
+
 def test_a_project_that_is_as_it_was_has_no_differences() -> None:
     assert differences(plan(), SIGNED, ROOT, DEVICES) == []
 

@@ -16,15 +16,19 @@ from edgekit.core.digest import Digest
 from edgekit.core.protocol import topics, wire
 from edgekit.core.protocol.payloads import DesiredPayload, UpdatePayload, UpdateState
 from edgekit.core.quality import QualityReport, QualityScore
-from edgekit.errors import EdgekitError, UnreachableError, UsageError
+from edgekit.errors import EdgekitError, UnreachableError, UsageError, VerificationError
 from edgekit.fleet.drive import connect
 from edgekit.fleet.inventory import Fleet, load
 from edgekit.fleet.pulling.desk import Heard, PullDesk
 from edgekit.fleet.pulling.hands import PullHands
 from edgekit.fleet.pulling.roads import RoadHands
+from edgekit.fleet.rollout.book import RolloutBook
 from edgekit.fleet.rollout.device import DeviceState
 from edgekit.fleet.rollout.events import (
+    AbortOrdered,
     DeviceAway,
+    DeviceBack,
+    DeviceFailed,
     DeviceGood,
     GoBackOn,
     HookEnded,
@@ -298,6 +302,52 @@ def test_an_abort_takes_no_word_back_from_a_device_that_was_told_to_switch() -> 
     rollout.devices["a"].switched = True
     assert hands.leave_word(rollout, ["a", "b"]) == []
     assert desk.say.mock_calls == [mock.call(topics.desired_topic("b"), None)]
+
+
+def test_a_rollback_takes_no_word_back_that_a_later_rollout_gave(tmp_path: Path) -> None:
+    """The device was off all the time: its report says nothing of the later rollout."""
+    release, old, book = Digest.of(b"r"), Digest.of(b"old"), RolloutBook(tmp_path)
+    plan = RolloutPlan(release, [["a", "b"]], {"a": "", "b": ""}, Terms())
+    begun = (RolloutStarted("me"), DeviceAway("a", "off"), DeviceFailed("b", "its disk is full"))
+    told = []
+    for further in ((), (), (RollbackOrdered("me"),), (AbortOrdered("me"),)):
+        _, journal = book.create(plan, 0.0)
+        for event in (*begun, *further):
+            journal.append(event, 1.0)
+        told.append(book.told_after(1))
+    assert told == [{}, {"a": 2}, {"a": 2}, {"a": 2}], "one that went back or ended told nobody"
+    assert book.told_after(2) == {}
+
+    desk = PullDesk(BrokerConfig())
+    update = UpdatePayload(7, str(release), "good", current=str(release), before=str(old))
+    report = msgspec.json.encode(update)
+    desk._received(wire.Inbound(topics.update_topic("a"), report, retain=True))
+    hands = PullHands(
+        *(release, "r:1", 1, desk, lambda _: "", mock.Mock(), mock.Mock()), later={"a": 2}
+    )
+    rollout = Rollout(plan)
+    rollout.devices["a"].state = DeviceState.AWAY
+    for rollout.phase in (RolloutPhase.BACK, RolloutPhase.ABORTED):
+        with mock.patch.object(desk, "say") as say:
+            [said] = hands.leave_word(rollout, ["a"])
+            assert hands.go_back("a", old) == DeviceBack("a")
+        assert say.mock_calls == []
+        assert "rollout 2" in said
+
+
+def test_an_operator_whose_account_hears_nothing_is_told_so() -> None:
+    desk = PullDesk(BrokerConfig())
+    refused = (topics.update_topic("+"),)
+    with (
+        mock.patch.object(desk._client, "connect"),
+        mock.patch.object(desk._client, "close") as close,
+        mock.patch.object(type(desk._client), "unserved", refused),
+        pytest.raises(VerificationError, match="does not let this account read") as caught,
+    ):
+        desk.connect()
+    assert refused[0] in caught.value.why
+    assert "--operator NAME" in caught.value.next_step
+    close.assert_called_once_with()
 
 
 @pytest.mark.parametrize("told", [(1 << 53) - 1, (1 << 53) - 2, 1 << 52])

@@ -290,6 +290,81 @@ def test_a_device_s_own_desired_state_wins_then_its_groups_in_their_order(tmp_pa
         assert agent.has() == left
 
 
+@pytest.mark.parametrize("topic", [OWN, FIRST])
+@pytest.mark.parametrize("how", ["unreadable", "unserved"])
+def test_one_that_cannot_be_read_does_not_give_way_to_those_behind_it(
+    tmp_path: Path, topic: str, how: str
+) -> None:
+    agent = Agent(tmp_path)
+    agent.report.write_bytes(msgspec.json.encode(UpdatePayload(1, str(NEW), "fetching")))
+    agent.file.connected(0.0)
+    agent.hear(SECOND, encode_desired(desired(7)))
+    agent.wait(30)
+    assert (agent.has(), agent.file.trouble) == (desired(7), "")
+
+    agent.file.disconnected()
+    agent.file.connected(agent.now, (topic,) if how == "unserved" else ())
+    agent.hear(SECOND, encode_desired(desired(8)))
+    if how == "unreadable":
+        agent.hear(topic, b'{"release": "of a later version"}')
+    agent.wait(30)
+    assert agent.has() is None, "it keeps what it runs, and begins nothing"
+    assert topic in agent.file.trouble
+    told = msgspec.json.decode(agent.sent[-1], type=UpdatePayload)
+    assert (told.order, told.state) == (1, "waiting")
+    assert topic in told.reason
+    assert told.next
+    on_disk = msgspec.json.decode(agent.report.read_bytes(), type=UpdatePayload)
+    assert on_disk.state == "fetching", "the updater's own file stays as it is"
+
+    agent.file.disconnected()
+    agent.file.connected(agent.now)
+    agent.hear(topic, encode_desired(desired(9)))
+    agent.hear(SECOND, encode_desired(desired(8)))
+    agent.wait(30)
+    assert (agent.has(), agent.file.trouble) == (desired(9), "")
+    assert msgspec.json.decode(agent.sent[-1], type=UpdatePayload).state == "fetching"
+
+
+def test_a_device_that_has_never_pulled_says_that_it_cannot_read_what_it_shall_run(
+    tmp_path: Path,
+) -> None:
+    agent = Agent(tmp_path)
+    agent.file.connected(0.0)
+    agent.hear(OWN, b"rubbish")
+    agent.wait(30)
+    (said,) = agent.sent
+    told = msgspec.json.decode(said, type=UpdatePayload)
+    assert (told.order, told.state, agent.has()) == (0, "waiting", None)
+    agent.hear(OWN, b"")
+    agent.wait(30)
+    assert agent.sent == [said, b""], "the broker keeps it no longer than it is true"
+
+
+def test_what_is_judged_already_stays_so_where_the_next_word_cannot_be_read(
+    tmp_path: Path,
+) -> None:
+    agent = Agent(tmp_path)
+    agent.report.write_bytes(msgspec.json.encode(UpdatePayload(1, str(NEW), "good")))
+    agent.file.connected(0.0)
+    agent.hear(OWN, b"rubbish")
+    agent.wait(30)
+    told = msgspec.json.decode(agent.sent[-1], type=UpdatePayload)
+    assert told.state == "good"
+    assert OWN in told.reason
+
+
+def test_a_group_s_waits_for_the_device_s_own_which_may_come_behind_it(tmp_path: Path) -> None:
+    agent = Agent(tmp_path)
+    agent.file.connected(0.0)
+    agent.hear(FIRST, encode_desired(desired(1)))
+    agent.wait(NOTHING_SECONDS - 1)
+    assert agent.has() is None
+    agent.hear(OWN, encode_desired(desired(2)))
+    agent.wait(WRITE_SECONDS)
+    assert agent.has() == desired(2)
+
+
 def test_a_broker_that_was_lost_says_anew_what_counts(tmp_path: Path) -> None:
     agent = Agent(tmp_path)
     agent.file.connected(0.0)
@@ -303,6 +378,16 @@ def test_a_broker_that_was_lost_says_anew_what_counts(tmp_path: Path) -> None:
     assert agent.has() == desired(1), "what it retains takes seconds over a slow link"
     agent.wait()
     assert agent.has() is None, "the broker retains it no more"
+
+
+def test_a_disk_that_does_not_take_it_is_asked_again(tmp_path: Path) -> None:
+    agent = Agent(tmp_path / "run")
+    agent.file.connected(0.0)
+    agent.hear(OWN, encode_desired(desired(1)))
+    agent.wait()
+    agent.desired.parent.mkdir()
+    agent.wait()
+    assert agent.has() == desired(1)
 
 
 def test_a_storm_costs_few_writes(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from edgekit.errors import EdgekitError, PartialError
 from edgekit.fleet.pulling.roads import RoadHands
 from edgekit.fleet.rollout.book import RolloutBook, holder
 from edgekit.fleet.rollout.events import (
+    DeviceBack,
     PauseOrdered,
     ResumeOrdered,
     RollbackOrdered,
@@ -420,6 +421,94 @@ def test_a_rollback_that_left_a_device_where_it_was_is_not_done(
     rollout = desk.book.journal().replay()
     with pytest.raises(PartialError, match="1 device could not go back: pi-0002"):
         perform._raise_for(1, rollout, RoadHands(PushHands.__new__(PushHands), None, []))
+
+
+@pytest.fixture
+def reached(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The devices that a command connects to; the fleet has pi-0000 and jetson-0001 alone."""
+    there: list[str] = []
+
+    def go_back(_: Any, device: str, _before: Any) -> DeviceBack:
+        there.append(device)
+        return DeviceBack(device)
+
+    monkeypatch.setattr(PushHands, "go_back", go_back)
+    devices = (f'[devices.{name}]\naddress = "ssh:{name}"\n' for name in ("pi-0000", "jetson-0001"))
+    (desk.folder / "fleet.toml").write_text("".join(devices))
+    return there
+
+
+def test_a_rollback_takes_the_others_where_fleet_toml_has_lost_one(
+    desk: Desk, reached: list[str]
+) -> None:
+    journal = desk.write(stories.good(3))
+    said = desk.run("rollback", "--rollout", "1", "--yes")
+    assert said.code == 3
+    assert sorted(reached) == ["jetson-0001", "pi-0000"]
+    assert "pi-0002 is left as it is: fleet.toml does not have it any more" in said.err
+    assert "1 device could not go back: pi-0002" in said.err
+    assert "put it back into fleet.toml, then `edgekit rollback pi-0002`" in said.err
+    assert journal.replay().phase == RolloutPhase.BACK
+    told = desk.run("status")
+    assert "`edgekit rollback pi-0002` takes it back, once fleet.toml has it again" in told.out
+    assert "edgekit state pi-0002" not in told.out
+    watched = desk.run("status", "--watch")
+    assert watched.code == 3
+    assert "put it back into fleet.toml" in watched.err
+
+
+def test_a_rollback_as_json_names_the_lost_one_and_what_helps(
+    desk: Desk, reached: list[str]
+) -> None:
+    desk.write(stories.good(3))
+    said = desk.run("rollback", "--rollout", "1", "--yes", "--json")
+    assert said.code == 3
+    assert list(json.loads(said.out)["failed"]) == ["pi-0002"]
+
+
+def test_a_rollback_whose_controller_died_at_the_switch_of_a_lost_one_names_it(
+    desk: Desk, reached: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody knows whether it has switched: it is not taken for one that never did."""
+    made = stories.started(stories.fleet(3, Terms(late_seconds=0.01)))
+    while made.rollout.devices["pi-0002"].state != "switching":
+        made.step()
+    journal = desk.write(made)
+    said = desk.run("rollback", "--rollout", "1", "--yes")
+    assert said.code == 3
+    assert "pi-0002" in said.err
+    assert journal.replay().devices["pi-0002"].stuck
+
+
+def test_a_rollback_that_could_take_no_device_back_is_refused_whole(
+    desk: Desk, reached: list[str]
+) -> None:
+    (desk.folder / "fleet.toml").write_text('[devices.other]\naddress = "ssh:other"\n')
+    journal = desk.write(stories.good(3))
+    before = rows(journal)
+    said = desk.run("rollback", "--rollout", "1", "--yes")
+    assert said.code == 2
+    assert "has switched no other device" in said.err
+    assert rows(journal) == before
+    assert reached == []
+
+
+def test_a_resume_names_what_is_lost_and_a_step_that_works(desk: Desk, reached: list[str]) -> None:
+    made = stories.bad_canary()
+    states = {name: device.state for name, device in made.rollout.devices.items()}
+    desk.write(made)
+    said = desk.run("resume")
+    assert said.code == 2
+    assert "put it back into fleet.toml, or abort the rollout" in said.err
+    waits = [name for name, state in states.items() if state not in ("good", "failed")]
+    text = "".join(f'[devices.{name}]\naddress = "ssh:{name}"\n' for name in waits)
+    (desk.folder / "fleet.toml").write_text(text)
+    went_on = desk.run("resume")
+    assert "any more" not in went_on.err, "those that ended are not needed"
+    assert "bundle" in went_on.err
+    failed = [name for name, state in states.items() if state == "failed"]
+    again = desk.run("resume", "--retry-failed")
+    assert f"fleet.toml does not have {', '.join(failed)} any more" in again.err
 
 
 def test_a_device_that_failed_is_told_while_the_others_end_their_trial(

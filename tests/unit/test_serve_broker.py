@@ -23,6 +23,7 @@ from edgekit.agent.serve.session.events import (
 )
 from edgekit.agent.serve.session.rate import Spread
 from edgekit.agent.serve.session.refusals import MAX_TOPICS, Refusals
+from edgekit.cli.device.fleet import _broker_lines
 from edgekit.core.config import BrokerConfig
 from edgekit.core.protocol import topics, wire
 from edgekit.core.protocol.reasons import NOT_AUTHORIZED, PACKET_TOO_LARGE
@@ -210,6 +211,11 @@ def test_the_file_says_how_the_agent_stands_with_its_broker(tmp_path: Path) -> N
     assert told["refused"] == [{"topic": CARD, "code": 0x87, "reason": "Not authorized"}]
     assert "keeps no retained messages" in told["trouble"]
     assert not told["connected"]
+    assert "desired" not in told
+    file.tell(agent.snapshot(), standing, "it cannot be read")
+    told = json.loads(path.read_bytes())
+    assert told["desired"] == "it cannot be read"
+    assert "desired    it cannot be read: the device keeps what it runs" in _broker_lines(told)
     file.remove()
     assert not path.exists()
 

@@ -229,6 +229,18 @@ def test_get_metrics_is_served_on_loopback_and_nothing_else() -> None:
         assert get(port, "/")[0] == 404
         assert get(port, "/metrics/../etc/passwd")[0] == 404
         assert get(port, method="POST")[0] == 501
+        assert get(port, "/metrics?name[]=up")[0] == 200, "a scraper may have parameters"
+        for target, status in (
+            ("http://x/metrics", 200),
+            ("HTTP://[::1]:9/metrics?a=b", 200),
+            ("http://x/metrics/more", 404),
+            ("http://u@x/metrics", 404),
+            ("http:///metrics", 404),
+            ("http://x", 404),
+        ):
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+                client.sendall(f"GET {target} HTTP/1.1\r\nHost: y\r\n\r\n".encode())
+                assert int(client.recv(4096).split()[1]) == status, target
         assert get(port)[0] == 200
         listening = f":{port:04X} 00000000:0000 0A"  # state LISTEN in proc_net_tcp(5)
         with open("/proc/net/tcp") as tcp:  # noqa: PTH123  no file of ours

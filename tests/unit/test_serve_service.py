@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.reasoncodes import ReasonCode
 
+from edgekit.agent.release.desired.decide import Desired, encode_desired
+from edgekit.agent.serve.loop.desiredfile import DesiredFile
 from edgekit.agent.serve.loop.notify import Notifier
 from edgekit.agent.serve.loop.service import Service
 from edgekit.agent.serve.pipe import Ready
@@ -23,7 +30,8 @@ from edgekit.agent.serve.session.events import (
 )
 from edgekit.agent.serve.session.prompt import JournalRow
 from edgekit.agent.serve.session.states import State
-from edgekit.core.config import AgentConfig
+from edgekit.core.config import AgentConfig, PullConfig
+from edgekit.core.digest import Digest
 from edgekit.core.protocol import topics, wire
 from edgekit.errors import EdgekitError
 from tests.harness.session import bundle
@@ -44,6 +52,37 @@ def test_a_reply_that_cannot_be_put_into_a_packet_does_not_end_the_agent(
     service._mqtt._engine._connected_at = 0.0
     service._publish(Publish(wire.Outbound("no/#/topic", b""), "alice/p1", "final"))
     assert "alice/p1 cannot be published" in caplog.text
+
+
+def test_a_desired_state_that_the_broker_refuses_is_said_and_the_group_s_is_not_taken(
+    tmp_path: Path,
+) -> None:
+    """As Mosquitto's dynamic security answers a SUBSCRIBE for which the role lacks a right."""
+    pull = PullConfig("registry.example/m", groups=["all"])
+    files = (tmp_path / "desired.json", tmp_path / "update.json")
+    desired = DesiredFile("pi", pull, *files)
+    model, ready, tuning = (tmp_path / name for name in ("model", "ready", "tuning"))
+    journal, config = tmp_path / "journal.db", AgentConfig("pi")
+    service = Service(
+        *(config, bundle(), "sha256:r", model, ready, tuning, "a", journal, Notifier({})),
+        desired=desired,
+    )
+    own, group = topics.desired_topic("pi"), topics.group_desired_topic("all")
+    engine, release = service._mqtt._engine, Digest.of(b"r")
+    engine._asked, engine._connected_at = engine._subscriptions, 0.0
+    codes: list[Any] = [
+        ReasonCode(PacketTypes.SUBACK, identifier=0x87 if each == own else qos)
+        for each, qos in engine._subscriptions
+    ]
+    engine._suback(engine.client, None, 1, codes, None)
+    word = encode_desired(Desired(release, "r:1", 1, 1, switch=True))
+    service._received(wire.Inbound(group, word, retain=True, token=(0, 0, 0)))
+    desired.tick(time.monotonic() + 60)
+    service._handle(Tick())
+    assert not files[0].exists()
+    told = json.loads((tmp_path / "broker.json").read_bytes())
+    assert told["desired"] == f"the broker does not let this device read {own}"
+    assert own in told["unserved"]
 
 
 def test_every_tick_the_journal_is_tidied_after_what_it_was_told(

@@ -182,6 +182,8 @@ def _broker_lines(broker: dict[str, Any] | None) -> list[str]:
     how = "connected" if broker["connected"] else "not connected"
     lines = [f"broker     {broker['broker']}, {how}" + (f": {trouble}" if trouble else "")]
     lines += [f"unserved   {each}" for each in broker["unserved"]]
+    if desired := broker.get("desired"):  # an older agent does not report it
+        lines.append(f"desired    {desired}: the device keeps what it runs")
     lines += [
         f"refused    {each['topic']}: {each['reason']} (0x{each['code']:02X})"
         for each in broker["refused"]

@@ -12,10 +12,10 @@ from edgekit.cli.options import JsonOption, ProjectOption, TakeOverOption
 from edgekit.cli.project import operator
 from edgekit.cli.rollout.found import FoundRollout, NumberArgument, YesOption, find
 from edgekit.cli.rollout.orders import confirm, give, refusal
-from edgekit.cli.rollout.perform import go_on, may_join, prepare_way_back
+from edgekit.cli.rollout.perform import go_on, gone_of, may_join, prepare_way_back
 from edgekit.cli.rollout.watch import watch
 from edgekit.errors import UsageError
-from edgekit.fleet.rollout.device import DeviceState
+from edgekit.fleet.rollout.device import GONE, DeviceState
 from edgekit.fleet.rollout.events import (
     ResumeOrdered,
     RollbackOrdered,
@@ -124,7 +124,10 @@ def _take_back(found: FoundRollout, *, yes: bool, as_json: bool, take_over: bool
         raise refusal(found, "not taken back")
     elif not count and not late and rollout.phase != RolloutPhase.RUNNING:
         raise refusal(found, "nothing to take back")
+    gone = [] if held else gone_of(found.here, rollout)
     prepare_way_back(found.here, rollout)
+    for name in gone:
+        render.warn(f"{name} is left as it is: {GONE}")
     if order is not None:
         others = " and those that joined late" if late else ""
         question = f"take {counted(count, 'device')}{others} of rollout {found.number} back"

@@ -22,15 +22,16 @@ from edgekit.errors import EdgekitError, PartialError, UsageError, VerificationE
 from edgekit.fleet.connections import Connections
 from edgekit.fleet.drive import Event
 from edgekit.fleet.inventory import Fleet
-from edgekit.fleet.pulling.roads import RoadHands
+from edgekit.fleet.pulling.roads import RoadHands, put_back
 from edgekit.fleet.push import ReleaseSource
 from edgekit.fleet.rollout.book import number_of
-from edgekit.fleet.rollout.device import DeviceState
+from edgekit.fleet.rollout.device import GONE, DeviceState
 from edgekit.fleet.rollout.events import (
     DeviceAway,
     DeviceFailed,
     DeviceStaged,
     QualityTold,
+    ResumeOrdered,
     RollbackOrdered,
     RolloutEvent,
 )
@@ -39,7 +40,7 @@ from edgekit.fleet.rollout.journal import RolloutJournal, RolloutRow
 from edgekit.fleet.rollout.machine import Rollout
 from edgekit.fleet.rollout.phases import RolloutPhase, WavePhase
 from edgekit.fleet.rollout.run import run
-from edgekit.fleet.rollout.telling.told import printable, stuck
+from edgekit.fleet.rollout.telling.told import printable, stuck, switched
 from edgekit.fleet.rollout.windows.zones import check_zones
 from edgekit.signing.releases import lookup, vouch
 
@@ -67,20 +68,32 @@ def go_on(
         PartialError: it is paused, or some devices have the release and others do not.
         EdgekitError: no device has it; or another process runs the rollout.
     """
-    plan, _, _ = journal.read()
-    fleet = here.fleet()
-    names = [name for wave in plan.waves for name in wave]
-    if gone := [name for name in names if name not in fleet.devices]:
+    rollout = journal.replay()
+    plan, fleet = rollout.plan, here.fleet()
+    back = isinstance(order, RollbackOrdered) or rollout.phase == RolloutPhase.GOING_BACK
+    gone = [name for name in rollout.devices if name not in fleet.devices]
+    retry = isinstance(order, ResumeOrdered) and order.retry_failed
+    ended = (DeviceState.GOOD, *(() if retry else (DeviceState.FAILED,)))
+    needed = [name for name in gone if rollout.devices[name].state not in ended]
+    if needed and not back:
+        ends = rollout.phase in (RolloutPhase.RUNNING, RolloutPhase.PAUSED)
         raise UsageError(
-            f"fleet.toml does not have {', '.join(gone)} any more",
+            f"fleet.toml does not have {', '.join(needed)} any more",
             f"rollout {number_of(journal)} goes to it",
-            "put it back into fleet.toml, or abort the rollout",
+            "put it back into fleet.toml" + (", or abort the rollout" if ends else ""),
         )
+    lost = gone_of(here, rollout) if isinstance(order, RollbackOrdered) else []
+    if lost and len(lost) == switched(rollout) and not may_join(here, rollout):
+        raise UsageError(
+            f"not taken back: fleet.toml does not have {', '.join(lost)} any more",
+            f"rollout {number_of(journal)} has switched no other device",
+            put_back(lost),
+        )
+    names = [name for name in rollout.devices if name not in gone]
     check_zones(plan.windows)
-    # A way back needs neither the bundle nor a signature that is fresh.
-    back = isinstance(order, RollbackOrdered) or journal.replay().phase == RolloutPhase.GOING_BACK
+    # A way back needs neither the bundle nor a signature that is fresh, nor any configuration.
     source = None if back else source_of(here, here.store.resolve(plan.release))
-    configs = configs_of(here, fleet, names)
+    configs = {} if back else configs_of(here, fleet, names)
     publish_for(here, fleet, names, source)
     if order is not None:
         journal.append(order, time.time())
@@ -120,7 +133,9 @@ def drive_rollout(
     plan, _, _ = journal.read()
     lease = lease_of(here.rollouts, journal, plan, project.operator(), take_over=take_over)
     devices = connections.fleet.devices
-    pulling = [name for wave in plan.waves for name in wave if devices[name].pulls]
+    names = [name for wave in plan.waves for name in wave]
+    gone = [name for name in names if name not in devices]
+    pulling = [name for name in names if name not in gone and devices[name].pulls]
     with ExitStack() as opened:
         desk = None
         if pulling:
@@ -150,8 +165,11 @@ def drive_rollout(
             from edgekit.fleet.pulling.hands import PullHands  # noqa: PLC0415  likewise
 
             back = partial(_may_go_back, here)
-            pull = PullHands(plan.release, name, number, desk, back, report, hook, plan.windows)
-        hands = RoadHands(push, pull, pulling)
+            later = here.rollouts.told_after(number)
+            pull = PullHands(
+                *(plan.release, name, number, desk, back, report, hook, plan.windows), later
+            )
+        hands = RoadHands(push, pull, pulling, gone)
         told = _teller(bars, hands, name)
         try:
             rollout = run(journal, hands, told, project.operator(), leave_soaking=not wait)
@@ -217,6 +235,13 @@ def may_join(here: project.Project, rollout: Rollout) -> bool:
         device.state == DeviceState.AWAY and name in devices and devices[name].pulls
         for name, device in rollout.devices.items()
     )
+
+
+def gone_of(here: project.Project, rollout: Rollout) -> list[str]:
+    """The devices that a rollback would take back, and that fleet.toml does not have any more."""
+    devices = here.fleet().devices
+    found = rollout.devices.items()
+    return [name for name, device in found if device.switched and name not in devices]
 
 
 def _may_go_back(here: project.Project, release: Digest) -> str:
@@ -308,10 +333,15 @@ def _has_it(rollout: Rollout, device: str) -> bool:
     return has or (alone and state == DeviceState.STAGED)
 
 
+def _is_gone(rollout: Rollout, device: str) -> bool:
+    return rollout.devices[device].reason == GONE
+
+
 def _raise_for(number: int, rollout: Rollout, hands: RoadHands) -> None:
     """Raise unless every device has the release, or has gone back where that was asked."""
     if rollout.phase == RolloutPhase.BACK:
-        raise_for_stuck(number, stuck(rollout))
+        left = stuck(rollout)
+        raise_for_stuck(number, left, [name for name in left if _is_gone(rollout, name)])
         return
     lacking = [name for name in rollout.devices if not _has_it(rollout, name)]
     goes_on = f"`edgekit status {number}` shows each device, `edgekit resume {number}` goes on"

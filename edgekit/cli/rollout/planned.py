@@ -187,6 +187,7 @@ def _plan(
             sends=each.sends,
             bytes=each.bytes,
             outcome=each.outcome,
+            window=ahead.fleet.devices[name].window,
         )
     return PushPlan(
         made_at=time.time(),
@@ -339,7 +340,8 @@ def unchanged(plan: PushPlan, ahead: PushAhead, file: Path) -> RolloutPlan:
     """
     signed, root = _trust(ahead)
     now = {name: _configured(ahead, name) for name in ahead.configs}
-    refuse_changed(str(file), differences(plan, signed, root, now))
+    windows = {name: ahead.fleet.devices[name].window for name in ahead.configs}
+    refuse_changed(str(file), differences(plan, signed, root, now, windows))
     found = ahead.forecasts()
     refuse_changed(str(file), changes(plan, found))
     for name, each in found.items():

@@ -169,9 +169,17 @@ def _plan(
     terms: Terms,
     windows: dict[str, str],
 ) -> RolloutPlan:
-    """Divide devices into waves; many are asked first what hardware they have."""
+    """Divide devices into waves.
+
+    Many are asked first what hardware they have, and two already whether they are one.
+    """
     names, shares = list(configs), connections.fleet.rollout.shares or None
     if len(names) <= SMALL and shares is None:
+        reached = [name for name in names if not connections.fleet.devices[name].pulls]
+        over_ssh = (connections.fleet.devices[name].address.startswith("ssh:") for name in reached)
+        if len(reached) > 1 and any(over_ssh):  # folders of this machine are known by their names
+            with render.working(f"looking at {len(reached)} devices"):
+                survey_kinds(connections, reached, terms.connects)
         kinds = dict.fromkeys(names, "any")
         return RolloutPlan(pinned.digest, [sorted(names)], kinds, terms, windows)
     with render.working(f"looking at {len(names)} devices"):

@@ -5,16 +5,35 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgekit.errors import PartialError
+from edgekit.fleet.pulling.roads import put_back
+from edgekit.fleet.rollout.device import GONE
 from edgekit.fleet.rollout.telling.told import counted
 
 
-def raise_for_stuck(number: int, names: Sequence[str]) -> None:
-    """Raise PartialError for devices that a rollback could not take back."""
-    if names:
-        shown = ", ".join(names[:10]) + (" and others" if len(names) > 10 else "")
+def raise_for_stuck(number: int, names: Sequence[str], gone: Sequence[str]) -> None:
+    """Raise PartialError for devices that a rollback could not take back.
+
+    Args:
+        number: of the rollout.
+        names: of those devices.
+        gone: those of them that fleet.toml did not have any more.
+    """
+    if names and len(gone) == len(names):
         raise PartialError(
-            f"{counted(len(names), 'device')} could not go back: {shown}",
-            f"`edgekit status {number}` says why",
-            f"`edgekit state {names[0]}` shows what runs there; `edgekit push DEVICE --bundle "
-            "NAME:VERSION` brings what shall run",
+            f"{counted(len(gone), 'device')} could not go back: {_shown(gone)}",
+            GONE,
+            put_back(gone),
         )
+    if names:
+        there = next(name for name in names if name not in gone)
+        raise PartialError(
+            f"{counted(len(names), 'device')} could not go back: {_shown(names)}",
+            f"`edgekit status {number}` says why",
+            f"`edgekit state {there}` shows what runs there; `edgekit push DEVICE --bundle "
+            "NAME:VERSION` brings what shall run"
+            + (f"; {put_back(gone)} for {_shown(gone)}" if gone else ""),
+        )
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + (" and others" if len(names) > 10 else "")

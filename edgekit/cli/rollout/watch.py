@@ -17,7 +17,7 @@ from edgekit.cli.rollout.found import FoundRollout
 from edgekit.cli.rollout.lines import clock, status_lines
 from edgekit.cli.rollout.stuck import raise_for_stuck
 from edgekit.errors import PartialError
-from edgekit.fleet.rollout.device import DeviceState
+from edgekit.fleet.rollout.device import GONE, DeviceState
 from edgekit.fleet.rollout.phases import RolloutPhase
 from edgekit.fleet.rollout.telling.timeline import RolloutChange
 from edgekit.fleet.rollout.telling.told import RolloutTold
@@ -96,7 +96,8 @@ def raise_for(told: RolloutTold) -> None:
     """Raise PartialError unless every device has the release, or has gone back on an order."""
     left = told.advice[0] if told.advice else ""
     if told.phase == RolloutPhase.BACK:
-        raise_for_stuck(told.number, told.stuck)
+        gone = [each.name for each in told.devices if each.reason == GONE]
+        raise_for_stuck(told.number, told.stuck, [name for name in told.stuck if name in gone])
         return
     judging = told.phase == RolloutPhase.RUNNING and told.judging
     if told.phase in (RolloutPhase.PAUSED, RolloutPhase.ABORTED):

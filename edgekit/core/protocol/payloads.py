@@ -89,8 +89,9 @@ class UpdatePayload(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `order` and `release` are those of the desired state; `current` is what the device runs, and
     `before` what it ran when it first heard of that release. `reason` says why it waits, failed or
-    refused, `next` what helps. `fetched` of `total` bytes are there while it fetches. It is on
-    trial for `soak_seconds` more. `platform` is that of the device, like `linux/arm64`.
+    refused, or why it does not know its desired state; `next` what helps. `fetched` of `total`
+    bytes are there while it fetches. It is on trial for `soak_seconds` more. `platform` is that of
+    the device, like `linux/arm64`.
     """
 
     order: Count

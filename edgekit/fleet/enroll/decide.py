@@ -277,6 +277,27 @@ def cron_line(root: PurePosixPath, python: str) -> str:
     return f"@reboot {command} {cron_mark(root)}"
 
 
+def check_own(found: MadeRecord | None, configured: str, device: str) -> None:
+    """Check that what is to be removed is this device's, and not that of a wrong address.
+
+    Args:
+        found: what an enrolment there made.
+        configured: the device whose settings the account has; empty: none.
+        device: its name in fleet.toml.
+
+    Raises:
+        UsageError: it is another device's.
+    """
+    other = (found.device if found else "") or configured
+    if other not in ("", device):
+        raise UsageError(
+            f"the account at the address of {device} is that of {other}; nothing was removed",
+            "its models, prompts and settings would be gone",
+            f"correct the address of {device} in fleet.toml; if {other} has become {device}, give "
+            f"it the name {other} there again, then `edgekit remove {other}`",
+        )
+
+
 def remove_plan(
     found: Surroundings, root: PurePosixPath, names: list[str], *, system: bool
 ) -> EnrollPlan:

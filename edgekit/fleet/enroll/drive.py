@@ -16,6 +16,7 @@ from edgekit.errors import EdgekitError, UsageError
 from edgekit.fleet.commands import probe
 from edgekit.fleet.enroll.certificates import SigningAuthority
 from edgekit.fleet.enroll.decide import (
+    check_own,
     enroll_plan,
     is_system,
     record_file,
@@ -35,7 +36,7 @@ from edgekit.fleet.enroll.values import (
     Wish,
     file,
 )
-from edgekit.fleet.facts import PROBE, DeviceFacts, parse_facts
+from edgekit.fleet.facts import PROBE, DeviceFacts, configured_name, parse_facts
 from edgekit.fleet.link.local import Remote
 
 READY_SECONDS = 180.0
@@ -327,7 +328,7 @@ def remove(remote: Remote, asked: EnrollRequest, was_system: bool | None) -> Rem
         was_system: what this controller remembers of its enrolment; None: nothing.
 
     Raises:
-        UsageError: it was a system install, and this account is not root.
+        UsageError: it was a system install, and this account is not root; or it is another device.
         EdgekitError: a step failed; removing again goes on.
     """
     arrival = Arrival(remote, asked)
@@ -335,6 +336,7 @@ def remove(remote: Remote, asked: EnrollRequest, was_system: bool | None) -> Rem
     if default is None and not (arrival.facts.current or arrival.found.made):
         default = (not arrival.found.no_sudo and not arrival.found.no_systemd) or None
     arrival.decide_scope(default=default)
+    check_own(arrival.found.made, configured_name(arrival.facts), asked.device)
     names = list(asked.units if arrival.system else asked.user_units)
     plan = remove_plan(arrival.found, arrival.root, names, system=arrival.system)
     words = [step.words for step in plan.steps]

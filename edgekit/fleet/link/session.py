@@ -36,7 +36,9 @@ GRACE_SECONDS = 15.0  # the relay itself ends a command that takes too long
 STORE_SECONDS = 300.0  # after the last byte, until the device's disk has taken all
 PRINTED_BYTES = 1 << 20  # of a login script; more is no greeting
 CHUNK_BYTES = 1 << 18
+ANSWER_BYTES = 64 << 20  # of a command's output; a device may say without end, and takes no memory
 SHOWN_BYTES = 200  # of what is printed where it should not be
+_NO_ANSWER = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 GONE = "check its power and network, then run it again"
 
 
@@ -87,10 +89,15 @@ class RelaySession:
                 self._end("a command did not end")
                 raise overdue(self._where, argv, seconds) from None
             found[kind] = content
-        done = json.loads(found[b"C"])
-        if done["late"]:
+        try:
+            done = json.loads(found[b"C"])
+            late, result = done["late"], CommandResult(int(done["code"]), found[b"O"], found[b"X"])
+        except _NO_ANSWER:
+            self._end("it says what no relay says")
+            self._raise_gone()
+        if late:
             raise overdue(self._where, argv, seconds)
-        return CommandResult(done["code"], found[b"O"], found[b"X"])
+        return result
 
     def append(
         self, source: Path, target: str, offset: int, progress: Callable[[int], None]
@@ -113,15 +120,20 @@ class RelaySession:
         except queue.Empty:
             self._end(f"its disk did not take all bytes within {STORE_SECONDS:g} s")
             self._raise_gone()
-        answer = json.loads(content)
-        if "error" in answer:
+        try:
+            answer = json.loads(content)
+            error, size = str(answer.get("error", "")), int(answer.get("size", 0))
+        except _NO_ANSWER:
+            self._end("it says what no relay says")
+            self._raise_gone()
+        if error:
             raise EdgekitError(
                 f"{target} cannot be written on {self._where}",
-                answer["error"],
+                error,
                 "check the free space and the rights there, then push again: "
                 "the stored bytes are not sent twice",
             )
-        return int(answer["size"])
+        return size
 
     def close(self) -> None:
         """End the session; the relay ends with it."""
@@ -243,6 +255,8 @@ class RelaySession:
                 if magic != MAGIC:
                     said = self._rest(head)
                     return self._end(f"a program of its login prints into the session: {said}")
+                if length > ANSWER_BYTES:
+                    return self._end(f"it says {length:,} bytes at once")
                 content = self._exactly(length)
                 if kind != b"B":
                     self._answers.put((kind, content))

@@ -36,6 +36,7 @@ class PlannedDevice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         sends: the blobs that it lacked.
         bytes: to send.
         outcome: what the push would do; None: the plan is of before it was noted.
+        window: when it may switch by fleet.toml, whatever the plan says; None: likewise.
     """
 
     address: str
@@ -46,6 +47,7 @@ class PlannedDevice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sends: list[Digest] = []
     bytes: int = 0
     outcome: PushOutcome | None = None
+    window: str | None = None
 
 
 class PushPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -150,6 +152,7 @@ def differences(
     signed: SignedRelease | None,
     root: Digest,
     devices: Mapping[str, tuple[str, str, Digest]],
+    windows: Mapping[str, str] | None = None,
 ) -> list[str]:
     """What has changed in the project since a plan was made, as sentences.
 
@@ -158,6 +161,7 @@ def differences(
         signed: what the metadata says of the release now.
         root: digest of the newest root.json now.
         devices: address, root and digest of the `agent.toml` of each device that fleet.toml has.
+        windows: when each of them may switch by fleet.toml.
     """
     said = []
     if signed != plan.signed:
@@ -174,6 +178,13 @@ def differences(
             said.append(f"{name} has another address or root in fleet.toml")
         if config != before.config:
             said.append(f"{name} has other settings in fleet.toml or edgekit.toml")
+        window = before.window if windows is None else windows[name]
+        if before.window is not None and window != before.window:
+            now_has, had = (
+                f"the window {each}" if each else "no window of its own"
+                for each in (window, before.window)
+            )
+            said.append(f"{name} has {now_has} in fleet.toml; it had {had}")
     return said
 
 

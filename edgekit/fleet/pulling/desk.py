@@ -27,6 +27,10 @@ from edgekit.mqtt.threaded import MqttClient
 PUBACK_SECONDS = 20.0
 HEAR_SECONDS = 5.0  # from the subscription until what is retained has come
 AHEAD_SECONDS = 86_400.0  # of our clock: an order beyond it is of a wrong clock, or made up
+_ACCOUNT = (
+    "use an operator's account in [operator] of edgekit.toml; `edgekit broker acl --operator NAME` "
+    "makes one"
+)
 ABSENT = ("offline", "lost")  # states that a device's status says, or its Will
 _T = TypeVar("_T")
 
@@ -73,8 +77,21 @@ class PullDesk:
         )
 
     def connect(self) -> None:
-        """Connect; raises what `MqttClient.connect` raises."""
+        """Connect.
+
+        Raises:
+            VerificationError: this account may not read what devices say: nothing would be heard
+                of one that has done what it was told.
+            EdgekitError: what `MqttClient.connect` raises.
+        """
         self._client.connect()
+        if unserved := self._client.unserved:
+            self._client.close()
+            raise VerificationError(
+                f"the broker at {self._broker} does not let this account read what devices report",
+                f"it refused the subscription to {', '.join(unserved)}",
+                _ACCOUNT,
+            )
         self._hears_from = time.monotonic() + HEAR_SECONDS
 
     def close(self) -> None:
@@ -132,8 +149,7 @@ class PullDesk:
             raise VerificationError(
                 f"the broker at {self._broker} does not let this account say what devices run",
                 f"{topic}: Not authorized",
-                "use an operator's account in [operator] of edgekit.toml; `edgekit broker acl "
-                "--operator NAME` makes one",
+                _ACCOUNT,
             )
         if code >= 0x80:
             raise EdgekitError(f"the broker refused {topic}", PUBACK_NAMES.get(code, hex(code)))

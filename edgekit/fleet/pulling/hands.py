@@ -7,7 +7,7 @@ away, and the message waits for it at the broker.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 import msgspec
 
@@ -56,6 +56,7 @@ class PullHands:
         report: called with a device's name and its progress, by several threads.
         run_hook: runs the command of a hook.
         windows: the devices that may switch in a window alone.
+        later: the rollout after this one that told a device what to run: that word stays.
 
     Attributes:
         done: what was done on a device, once it answers.
@@ -72,9 +73,11 @@ class PullHands:
         report: Callable[[str, Event], None],
         run_hook: Callable[[int, bool], HookEnded],
         windows: Collection[str] = (),
+        later: Mapping[str, int] | None = None,
     ) -> None:
         self._release, self._name, self._number = release, name, number
         self._windows = windows
+        self._later = later or {}
         self._desk, self._may_go_back = desk, may_go_back
         self._report, self.hook = report, run_hook
         self._began: dict[str, float] = {}
@@ -135,7 +138,7 @@ class PullHands:
         def act() -> RolloutEvent:
             update = self._desk.heard(device).update
             current = update.current if update else ""
-            if current and current not in (self._release, before):
+            if device in self._later or (current and current not in (self._release, before)):
                 return DeviceBack(device)  # it runs another release by now, and keeps it
             if before is None:
                 self._present(device)
@@ -181,6 +184,9 @@ class PullHands:
         if rollout.phase in (RolloutPhase.BACK, RolloutPhase.ABORTED):
             for name in away:
                 if rollout.devices[name].switched:
+                    continue
+                if (number := self._later.get(name)) is not None:
+                    said.append(f"{name} was told otherwise by rollout {number}: that stays")
                     continue
                 before = self._joined_from(name) if rollout.phase == RolloutPhase.BACK else None
                 why = self._may_go_back(before) if before else ""
@@ -274,9 +280,11 @@ class PullHands:
             heard = self._desk.wait(device, look, seconds)
             update = heard.update if heard else None
             if heard is None:
+                said = self._desk.heard(device).update
                 raise UnreachableError(
                     f"{device}: it is connected, and has not said what it made of this for "
-                    f"{seconds:.0f} s"
+                    f"{seconds:.0f} s",
+                    said.reason if said is not None and said.order != order else "",
                 )
             if update is None or update.order != order or _moved(update) == last:
                 raise _away(device, heard)

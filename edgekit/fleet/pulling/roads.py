@@ -2,16 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from edgekit.core.digest import Digest
-from edgekit.errors import EdgekitError
-from edgekit.fleet.rollout.events import HookEnded, QualityTold, RolloutEvent
+from edgekit.errors import EdgekitError, UsageError
+from edgekit.fleet.rollout.device import GONE
+from edgekit.fleet.rollout.events import (
+    DeviceAway,
+    DeviceFailed,
+    HookEnded,
+    QualityTold,
+    RolloutEvent,
+)
 from edgekit.fleet.rollout.hands import Pushed, PushHands
 
 if TYPE_CHECKING:  # brings an MQTT client, and most fleets are pushed to
     from edgekit.fleet.pulling.hands import PullHands
+
+
+class GoneHands:
+    """Acts on no device: fleet.toml does not have it any more, and a rollback takes the others.
+
+    What such a device has of the release is not known: `verdict` and `switch` call it away, so
+    that its way back begins all the same, and fails by name.
+    """
+
+    def __init__(self) -> None:
+        self.failed: dict[str, EdgekitError] = {}
+
+    def stage(self, device: str) -> RolloutEvent:
+        """See `RolloutHands`."""
+        return DeviceFailed(device, GONE)
+
+    def switch(self, device: str) -> RolloutEvent:
+        """See `RolloutHands`."""
+        return DeviceAway(device, GONE)
+
+    def verdict(self, device: str) -> RolloutEvent:
+        """See `RolloutHands`."""
+        return DeviceAway(device, GONE)
+
+    def quality(self, device: str) -> QualityTold | None:
+        """See `RolloutHands`."""
+        return None
+
+    def go_back(self, device: str, before: Digest | None) -> RolloutEvent:
+        """See `RolloutHands`."""
+        self.failed[device] = UsageError(f"{device}: {GONE}", next_step=put_back([device]))
+        return DeviceFailed(device, GONE)
+
+    def let_go(self, device: str) -> None:
+        """See `RolloutHands`."""
+
+
+def put_back(devices: Sequence[str]) -> str:
+    """What takes devices back that a rollback did not find in fleet.toml."""
+    them, one = ("it", devices[0]) if len(devices) == 1 else ("them", "DEVICE")
+    return f"put {them} back into fleet.toml, then `edgekit rollback {one}`"
 
 
 class RoadHands:
@@ -21,10 +69,18 @@ class RoadHands:
         push: for devices with an address.
         pull: for those that pull; None where there are none.
         pulling: names of the latter.
+        gone: names of devices that fleet.toml does not have any more.
     """
 
-    def __init__(self, push: PushHands, pull: PullHands | None, pulling: Collection[str]) -> None:
+    def __init__(
+        self,
+        push: PushHands,
+        pull: PullHands | None,
+        pulling: Collection[str],
+        gone: Collection[str] = (),
+    ) -> None:
         self._push, self._pull, self._pulling = push, pull, frozenset(pulling)
+        self._nobody, self._gone = GoneHands(), frozenset(gone)
 
     @property
     def done(self) -> dict[str, Pushed]:
@@ -34,14 +90,17 @@ class RoadHands:
     @property
     def failed(self) -> dict[str, EdgekitError]:
         """The error of a device that failed or is away."""
-        return self._push.failed | (self._pull.failed if self._pull else {})
+        pulled = self._pull.failed if self._pull else {}
+        return self._push.failed | pulled | self._nobody.failed
 
     @property
     def enrolled(self) -> dict[str, bool]:
         """Whether a device is enrolled, once it was connected to."""
         return self._push.enrolled
 
-    def _of(self, device: str) -> PushHands | PullHands:
+    def _of(self, device: str) -> PushHands | PullHands | GoneHands:
+        if device in self._gone:
+            return self._nobody
         return self._pull if self._pull and device in self._pulling else self._push
 
     def stage(self, device: str) -> RolloutEvent:

@@ -16,6 +16,7 @@ from typing import TextIO
 from edgekit.errors import EdgekitError, UsageError
 from edgekit.fleet.rollout.device import BEGUN, DeviceState
 from edgekit.fleet.rollout.journal import RolloutJournal
+from edgekit.fleet.rollout.phases import RolloutPhase
 from edgekit.fleet.rollout.waves import RolloutPlan
 from edgekit.store import fsync_folder, publish
 
@@ -108,6 +109,25 @@ class RolloutBook:
                     f"wait for it, or `edgekit pause {number}` first; --take-over does it all the "
                     "same",
                 )
+
+    def told_after(self, number: int) -> dict[str, int]:
+        """The devices that a later rollout gave its release, or told to run it; and which one.
+
+        Raises:
+            VerificationError: a row of its journal is not as it was written.
+        """
+        found: dict[str, int] = {}
+        for later in self.numbers():
+            if later <= number:
+                continue
+            rollout = self._journal(later).replay()
+            if rollout.phase in (RolloutPhase.GOING_BACK, RolloutPhase.BACK):
+                continue
+            for name, device in rollout.devices.items():
+                joins = device.state == DeviceState.AWAY and rollout.phase != RolloutPhase.ABORTED
+                if device.switched or device.state in BEGUN or joins:
+                    found[name] = later
+        return found
 
     def _journal(self, number: int) -> RolloutJournal:
         return RolloutJournal(self.folder / f"{number}.db")

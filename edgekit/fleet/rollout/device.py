@@ -77,6 +77,8 @@ ENDED = (DeviceState.GOOD, DeviceState.FAILED, DeviceState.AWAY)
 """The wave need not wait for the device."""
 
 
+GONE = "fleet.toml does not have it any more"
+"""The reason of a device that a rollback cannot reach, because nobody knows where it is."""
 SWITCHABLE = (*WORKED_ON, _S.SOAKING, _S.STAGED, _S.GOOD, _S.AWAY)
 """States of devices that this rollout may have switched."""
 

@@ -8,6 +8,7 @@ from edgekit.errors import EdgekitError
 from edgekit.fleet.connections import Connections
 from edgekit.fleet.facts import DeviceFacts
 from edgekit.fleet.hardware import hardware_class
+from edgekit.fleet.places import SharedRootError
 from edgekit.fleet.rollout.waves import UNKNOWN
 from edgekit.fleet.survey import survey
 
@@ -31,6 +32,9 @@ def survey_kinds(
 
     Returns:
         The class of each device, and which devices would not change.
+
+    Raises:
+        SharedRootError: two devices are one.
     """
     found = survey(
         connections.fleet,
@@ -41,6 +45,9 @@ def survey_kinds(
     )
     kinds, unchanged = {}, set()
     for name, told in found.items():
+        if isinstance(told, SharedRootError):
+            connections.close()
+            raise told
         if isinstance(told, EdgekitError):
             connections.leave(name)
             kinds[name] = UNKNOWN

@@ -38,6 +38,28 @@ def whole(root: str) -> "tuple[str, str]":
     return found, problem
 
 
+def places(root: str) -> "list[str]":
+    """What tells this ROOT from every other: the folder, then each one above it.
+
+    Each is the boot of the machine, the folder's file system and number there, and the path from
+    it to ROOT. The first is of the last folder that is there. Empty where the boot has no name.
+    """
+    boot = read("/proc/sys/kernel/random/boot_id").strip()
+    here, rest, found = os.path.realpath(root), "", []
+    while boot:
+        try:
+            known = os.stat(here)
+            name = os.fsencode(rest).decode("utf-8", "backslashreplace")
+            found.append("%s %d %d %s" % (boot, known.st_dev, known.st_ino, name))
+        except OSError:
+            pass
+        if os.path.dirname(here) == here:
+            break
+        rest = os.path.join(os.path.basename(here), rest) if rest else os.path.basename(here)
+        here = os.path.dirname(here)
+    return found
+
+
 def cpu_flags() -> str:
     """What every CPU can do, as /proc/cpuinfo says it; empty where it does not say."""
     lines = [line.partition(":") for line in read("/proc/cpuinfo").splitlines()]
@@ -55,6 +77,53 @@ def machine() -> str:
     if sys.maxsize >= 1 << 32:
         return name
     return {"aarch64": "armv8l", "x86_64": "i686"}.get(name, name)
+
+
+def memory_limits(own: str, mounts: str) -> "list[str]":
+    """The files with the memory limits of a process's control group and of all those above it.
+
+    Args:
+        own: the text of its /proc/PID/cgroup (cgroups(7)).
+        mounts: the text of /proc/self/mountinfo (proc(5)). A container may see its own group alone,
+            as the root of the mount.
+    """
+    groups = [line.split(":", 2) for line in own.splitlines() if line.count(":") >= 2]
+    found = []
+    for line in mounts.splitlines():
+        place, _, kind = line.partition(" - ")
+        words, told = place.split(" "), kind.split(" ")
+        if told[0] == "cgroup2":
+            name, mine = "memory.max", [path for number, _, path in groups if number == "0"]
+        elif told[0] == "cgroup" and "memory" in told[-1].split(","):
+            name = "memory.limit_in_bytes"
+            mine = [path for _, kinds, path in groups if "memory" in kinds.split(",")]
+        else:
+            continue
+        top, folder = words[3].rstrip("/"), words[4]
+        for path in mine:
+            inside = (path + "/").startswith(top + "/") and ".." not in path.split("/")
+            here = folder + path[len(top) :].rstrip("/") if inside else folder
+            while len(here) > len(folder):
+                found.append(here + "/" + name)
+                here = os.path.dirname(here)
+            found.append(folder + "/" + name)
+    return found
+
+
+def memory(root: str) -> int:
+    """The bytes of memory that the agent may fill: the machine's, or those of a lower limit.
+
+    An agent that runs has the limits of its own control group, such as those of its service. One
+    that is started by this session has this session's.
+    """
+    process = read(os.path.join(root, "run", "supervisor.pid")).strip()
+    own = ""
+    if process.isdigit() and "edgekit.agent" in read("/proc/" + process + "/cmdline").split("\0"):
+        own = read("/proc/" + process + "/cgroup")
+    files = memory_limits(own or read("/proc/self/cgroup"), read("/proc/self/mountinfo"))
+    limits = [read(name).strip() for name in files]  # `max`, or a number that none has, is no limit
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([machine] + [int(text) for text in limits if text.isdigit()])
 
 
 def temperature() -> "float | None":
@@ -104,7 +173,7 @@ def probe(root: str) -> "dict[str, object]":
         "python": "%d.%d" % sys.version_info[:2],
         "executable": sys.executable,
         "glibc": glibc,
-        "ram_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "ram_bytes": memory(root),
         "writable": os.access(parent, os.W_OK | os.X_OK),
         "problem": problem,
         "noexec": mount if place.f_flag & os.ST_NOEXEC else "",
@@ -122,6 +191,7 @@ def probe(root: str) -> "dict[str, object]":
         "temperature": temperature(),
         "system": system(),
         "hardware": read(os.path.join(root, "etc", "hardware")),
+        "places": places(root),
     }
 
 

@@ -30,9 +30,15 @@ class BrokerFile:
         self._written: dict[str, Any] | None = None
         self._complained = False
 
-    def tell(self, snapshot: Snapshot, standing: Standing) -> None:
-        """Write what is true in this tick. A file that cannot be written is tried again."""
-        told = {
+    def tell(self, snapshot: Snapshot, standing: Standing, desired: str = "") -> None:
+        """Write what is true in this tick. A file that cannot be written is tried again.
+
+        Args:
+            snapshot: of the agent.
+            standing: of its connection.
+            desired: why it is not known what the device shall run; empty: it is known.
+        """
+        told: dict[str, Any] = {
             "broker": self._broker,
             "connected": snapshot.connected,
             "trouble": standing.trouble,
@@ -42,6 +48,8 @@ class BrokerFile:
                 for topic, code in snapshot.refused
             ],
         }
+        if desired:
+            told["desired"] = desired
         if told == self._written:
             return
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import socket
 import threading
 import time
@@ -25,6 +26,7 @@ ANSWER_SECONDS = 3.0  # for the loop to render: several ticks
 REQUEST_SECONDS = 5.0  # for a client to send its whole request; again to read the answer
 MAX_HEAD_BYTES = 16_384  # of a request: a scraper sends a few hundred
 MAX_ASKED = 4
+TARGET = re.compile(r"((?i:https?)://[^/?@]+)?/metrics(\?.*)?")  # RFC 9112 §3.2.1 and §3.2.2
 
 
 class Exporter:
@@ -95,7 +97,7 @@ def _server(port: int, ask: Callable[[], bytes]) -> Callable[[], None]:
             self.connection.settimeout(REQUEST_SECONDS)  # for a whole sendall
 
         def do_GET(self) -> None:
-            if self.path != "/metrics":
+            if not TARGET.fullmatch(self.path):
                 self.send_error(404, "only /metrics is served")
                 return
             try:

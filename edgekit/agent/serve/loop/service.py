@@ -283,8 +283,8 @@ class Service:
             return
         if self._trial is not None:
             self._trial.connected()
-        self._desired.connected(time.monotonic())
         standing = self._mqtt.standing
+        self._desired.connected(time.monotonic(), standing.unserved)
         unserved = [
             pool for pool in self._config.pools if topics.pool_filter(pool) in standing.unserved
         ]
@@ -355,7 +355,7 @@ class Service:
                 self._events.append(read_sensors(disk=self._disk))
             case Snapshot():
                 self._health.tell(effect, time.monotonic())
-                self._broker_file.tell(effect, self._mqtt.standing)
+                self._broker_file.tell(effect, self._mqtt.standing, self._desired.trouble)
                 self._compare(effect)
             case Warn(text):
                 log.warning("%s", text)

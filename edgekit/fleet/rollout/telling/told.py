@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from edgekit.core.quality import QualityReport
-from edgekit.fleet.rollout.device import ENDED, WORKED_ON, DeviceProgress, DeviceState
+from edgekit.fleet.rollout.device import ENDED, GONE, WORKED_ON, DeviceProgress, DeviceState
 from edgekit.fleet.rollout.events import (
     AbortOrdered,
     RollbackOrdered,
@@ -276,10 +276,11 @@ def _advice(number: int, rollout: Rollout, holder: str) -> list[str]:
             f"`edgekit resume {number} --retry-failed` tries {counted(failed, 'failed device')} "
             "again, too"
         )
-    said += [
-        f"`edgekit state {name}` shows what runs there: it could not go back"
-        for name in stuck(rollout)[:3]
-    ]
+    for name in stuck(rollout)[:3]:
+        if rollout.devices[name].reason == GONE:
+            said.append(f"`edgekit rollback {name}` takes it back, once fleet.toml has it again")
+        else:
+            said.append(f"`edgekit state {name}` shows what runs there: it could not go back")
     stands = (RolloutPhase.PAUSED, RolloutPhase.DONE, RolloutPhase.ABORTED)
     if rollout.phase in stands and (back := switched(rollout)):
         said.append(f"`edgekit rollback --rollout {number}` takes {counted(back, 'device')} back")

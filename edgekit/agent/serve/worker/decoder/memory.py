@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from edgekit.agent.serve.worker.cgroup import control_groups
+from edgekit.agent.serve.worker.cgroup import memory_groups
 from edgekit.errors import EdgekitError
 
 MAX_SLOTS = 4  # prompts share one model: with more slots they wait less and run slower
@@ -82,7 +82,7 @@ def free_bytes(meminfo: Path = Path("/proc/meminfo"), groups: Iterable[Path] | N
     """
     fields = (line.split() for line in meminfo.read_text("ascii").splitlines())
     free = next((int(f[1]) << 10 for f in fields if f[0] == "MemAvailable:"), 0)
-    left = (_left_in(group) for group in (control_groups() if groups is None else groups))
+    left = (_left_in(group) for group in (memory_groups() if groups is None else groups))
     return min([free, *(bytes_ for bytes_ in left if bytes_ is not None)])
 
 
@@ -91,24 +91,33 @@ def total_bytes(meminfo: Path = Path("/proc/meminfo"), groups: Iterable[Path] | 
     fields = (line.split() for line in meminfo.read_text("ascii").splitlines())
     total = next((int(f[1]) << 10 for f in fields if f[0] == "MemTotal:"), 0)
     limits = [total]
-    for group in control_groups() if groups is None else groups:
-        with suppress(OSError, ValueError):  # the root group, version 1, or "max"
-            limits.append(int((group / "memory.max").read_text("ascii")))
+    for group in memory_groups() if groups is None else groups:
+        with suppress(OSError, ValueError):  # the root group, or "max"
+            limits.append(int((group / _files(group)[0]).read_text("ascii")))
     return min(limits)
+
+
+def _files(group: Path) -> tuple[str, str, tuple[str, str]]:
+    """The files of a group with limit and use, and what its memory.stat calls files' pages."""
+    if (group / "memory.limit_in_bytes").exists():  # version 1
+        cached = "total_active_file", "total_inactive_file"
+        return "memory.limit_in_bytes", "memory.usage_in_bytes", cached
+    return "memory.max", "memory.current", ("active_file", "inactive_file")
 
 
 def _left_in(group: Path) -> int | None:
     """Return the bytes left below a control group's limit; None if it has no limit."""
+    limit_file, used_file, pages = _files(group)
     try:
-        limit = (group / "memory.max").read_text("ascii").strip()
-        used = int((group / "memory.current").read_text("ascii"))
+        limit = (group / limit_file).read_text("ascii").strip()
+        used = int((group / used_file).read_text("ascii"))
         stat = (group / "memory.stat").read_text("ascii")
-    except OSError:  # the root group, or version 1
+    except OSError:  # the root group
         return None
     if limit == "max":
         return None
     fields = (line.split() for line in stat.splitlines())
-    cached = sum(int(f[1]) for f in fields if f[0] in ("active_file", "inactive_file"))
+    cached = sum(int(f[1]) for f in fields if f[0] in pages)
     return max(0, int(limit) - used + min(cached, used))
 
 
