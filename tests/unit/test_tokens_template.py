@@ -50,6 +50,23 @@ def test_it_renders_as_hugging_face_does(source: str, text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("{{ messages[0].content }}{{ messages[0].tool_calls[0].id }}", "c1"),
+        ("{{ 'content' in messages[0] }}{{ messages[0].content is defined }}", "FalseFalse"),
+        ("{{ messages[0].thinking }}|{{ messages[0].reasoning_content }}", "Hm|Hm"),
+        ("{{ messages[0] | list | join(' ') }}", "thinking role reasoning_content tool_calls"),
+    ],
+)
+def test_a_null_is_no_field_and_thinking_has_two_names(source: str, text: str) -> None:
+    """What transformers 5.23 makes of the message before a template sees it."""
+    template = ChatTemplate(source, {}, lambda: NOW)
+    call = {"id": "c1", "function": {"name": "f", "arguments": None}}
+    message = {"role": "assistant", "content": None, "reasoning_content": "Hm"}
+    assert template.render([{**message, "tool_calls": [call]}]) == text
+
+
+@pytest.mark.parametrize(
     ("source", "said"),
     [
         ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
