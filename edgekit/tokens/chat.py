@@ -153,7 +153,7 @@ class ChatTokenizer:
     def stream(self, shown: Collection[str] = ()) -> TokenStream:
         """Return a new stream, which shows the special tokens with these texts."""
         ids = {self._tokenizer.token_to_id(text) for text in shown}
-        return TokenStream(self._tokenizer, self._unshown - ids)
+        return TokenStream(self._tokenizer, self._unshown - ids, self.bytes_of)
 
     def render(
         self, turns: Sequence[Turn], tools: Sequence[Value] = (), options: Value = NOTHING
