@@ -90,7 +90,10 @@ class ChatTokenizer:
             each.image = None if image is None else place_in(image, self._added.values())
         self._template, self._tool_template = templates[:1], templates[-1:]
         self.control = frozenset(special).union(
-            *(control_tokens(special, other, each, _renderer(each)) for each in templates)
+            *(
+                control_tokens(special, other, each, _renderer(each), folder.listed)
+                for each in templates
+            )
         )
         strings = frozenset[str]().union(*(each.constants for each in templates))
         self.template_texts = strings.union(*(each.written for each in templates))

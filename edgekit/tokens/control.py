@@ -1,9 +1,10 @@
 """Decides which added tokens are *control tokens*: those that a message's text must never become.
 
 They are the tokenizer's special tokens, the named ones (`bos_token` and so on), and added tokens
-that the template writes. Not among them are runs of white space (templates write "\\n" as text) and
-tags such as `</think>` that the template itself looks for in an assistant's message: Hugging Face
-gives these their ids wherever they stand, and earlier answers hold them.
+that the template writes, or that the model's maker lists (`chat_control_tokens`). Not among them
+are runs of white space (templates write "\\n" as text) and tags such as `</think>` that the
+template itself looks for in an assistant's message: Hugging Face gives these their ids wherever
+they stand, and earlier answers hold them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,11 @@ Render = Callable[[list[Message]], str]
 
 
 def control_tokens(
-    special: Iterable[str], other: Iterable[str], template: ChatTemplate, render: Render
+    special: Iterable[str],
+    other: Iterable[str],
+    template: ChatTemplate,
+    render: Render,
+    listed: Collection[str] = (),
 ) -> frozenset[str]:
     """Return the texts of the control tokens.
 
@@ -28,8 +33,9 @@ def control_tokens(
         other: the other added tokens.
         template: the model's chat template.
         render: renders it within bounds.
+        listed: those that the model's maker lists.
     """
-    seen = _written(template, render)
+    seen = [*listed, *_written(template, render)]
     written = {text for text in other if not text.isspace() and any(text in each for each in seen)}
     return frozenset(special) | (written - read_tags(written, render))
 

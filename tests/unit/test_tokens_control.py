@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from pathlib import Path
 
@@ -38,6 +39,17 @@ def test_tags_that_a_template_only_writes_are_control_tokens(tmp_path: Path) -> 
     folder = make_tokenizer("byte-bpe", tmp_path, CHATML + "{{ '<think>' }}")
     assert "<think>" in open_tokenizer(folder).control
     assert "</think>" not in open_tokenizer(folder).control
+
+
+def test_tokens_that_the_maker_lists_are_control_tokens(tmp_path: Path) -> None:
+    folder = make_tokenizer("byte-bpe", tmp_path, TEMPLATES["qwen3"])
+    path = folder / "tokenizer_config.json"
+    listed = ["<|user|>", "</think>", "no token", 3]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_control_tokens": listed}))
+    control = open_tokenizer(folder).control
+    assert "<|user|>" in control
+    # the template looks for this one in an answer, so an answer may hold it
+    assert {"</think>", "no token"}.isdisjoint(control)
 
 
 @pytest.mark.parametrize(
