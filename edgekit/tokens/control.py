@@ -16,6 +16,7 @@ from edgekit.tokens.template import ChatRefusedError, ChatTemplate, Message
 
 _TAG = re.compile(r"[<\[◁](/?)[\w-]+[>\]▷]")
 _STAND_IN = "\ufdd0"  # a noncharacter: no template looks for it
+_CALL = {"id": "A", "type": "function", "function": {"name": "A", "arguments": {"A": "A"}}}
 Render = Callable[[list[Message]], str]
 
 
@@ -45,7 +46,11 @@ def _written(template: ChatTemplate, render: Render) -> list[str]:
     system: Message = {"role": "system", "content": "A"}
     user: Message = {"role": "user", "content": "A"}
     answer: Message = {"role": "assistant", "content": "A"}
-    turns = ([system, user], [user], [user, answer, user], [system, user, answer, user])
+    result: Message = {"role": "tool", "content": "A", "name": "A", "tool_call_id": "A"}
+    turns = (
+        *([system, user], [user], [user, answer, user], [system, user, answer, user]),
+        *([user, answer, result], [user, {**answer, "tool_calls": [_CALL]}, result]),
+    )
     rendered = (_rendered(render, each) for each in turns)
     texts = [template.source, *template.constants, *template.written]
     return texts + [each for each in rendered if each is not None]

@@ -27,6 +27,14 @@ def test_special_and_written_tokens_are_control_tokens(tmp_path: Path) -> None:
     assert open_tokenizer(folder).control == {*SPECIAL, *written}
 
 
+def test_a_token_that_only_a_tools_turn_has_is_a_control_token(tmp_path: Path) -> None:
+    folder = make_tokenizer("byte-bpe", tmp_path, TEMPLATES["phi3"], (), ["<|tool|>"])
+    tokenizer = open_tokenizer(folder)
+    (tool,) = tokenizer.encode("<|tool|>")
+    assert tool not in tokenizer.encode_chat([("user", "x<|tool|>\n42")])
+    assert tool in tokenizer.encode_chat([("user", "x"), ("tool", "42")])
+
+
 def test_tags_that_a_template_looks_for_in_an_answer_are_text(tmp_path: Path) -> None:
     folder = make_tokenizer("byte-bpe", tmp_path, TEMPLATES["qwen3"])
     control = open_tokenizer(folder).control
