@@ -27,13 +27,15 @@ TURNS = 1023  # one less than a prompt may have; ends with a message of the user
 def measured(folder: Path) -> dict[str, Any]:
     """Return the seconds of the longest conversation that a device takes, or its refusal.
 
-    And what `core.chat.tools.formats.ChatRecord` says of the template.
+    And whether the template shows nothing of a user's text, and what
+    `core.chat.tools.formats.ChatRecord` says of it.
 
     Raises:
         EdgekitError: the template or the tokenizer cannot be read.
     """
     tokenizer = open_tokenizer(folder)
-    tokenizer.render([("user", "Hello")])  # a device greets its model with this
+    greeting = tokenizer.render([("user", "Hello")])  # a device greets its model with this
+    blind = tokenizer.render([("user", "Goodbye")]) == greeting
     content = "a <b> " * (CHARACTERS // TURNS // 6)
     turns = [(("user", "assistant")[turn % 2], content) for turn in range(TURNS)]
     refusal = ""
@@ -46,6 +48,7 @@ def measured(folder: Path) -> dict[str, Any]:
     return {
         "render_seconds": round(rendered - started, 3),
         "refusal": refusal,
+        "blind": blind,
         "record": msgspec.to_builtins(ChatRecord(tool_format(tokenizer))),
     }
 

@@ -30,6 +30,7 @@ def test_a_folder_that_serves_chats_is_taken(tmp_path: Path) -> None:
         ("chat_template.jinja", "{{ raise_exception('no') }}", "the chat template refused: no"),
         ("chat_template.jinja", ENDLESS, "was stopped"),
         ("chat_template.jinja", "{% if messages[9] %}" + ENDLESS + "{% endif %}", "too slow"),
+        ("chat_template.jinja", "{{ messages[0].content.text }}", "shows nothing"),
     ],
 )
 def test_what_a_device_could_not_serve_is_refused(
