@@ -85,6 +85,28 @@ def test_what_a_template_refuses_is_said_in_its_words(source: str, said: str) ->
     assert said in refused.value.what
 
 
+@pytest.mark.parametrize(
+    ("source", "options"),
+    [
+        ("{{ think }}{{ tools }}{{ bos_token }}", ("think",)),
+        ("{% if not think is defined %}{% set think = 1 %}{% endif %}{{ think }}", ("think",)),
+        ("{% set think = think | default(true) %}{{ think }}", ("think",)),
+        ("{% set think = think if think is defined else 1 %}{{ think }}", ("think",)),
+        ("{% set think = 1 %}{{ think }}", ()),
+        ("{% set think = 1 %}{% for m in messages %}{% set think = think + 1 %}{% endfor %}", ()),
+        ("{% for think in messages %}{% set think = think %}{{ think }}{% endfor %}", ()),
+        ("{% set messages = messages[1:] %}{{ messages }}", ()),
+    ],
+)
+def test_a_variable_that_a_caller_may_set_is_one_that_the_template_reads(
+    source: str, options: tuple[str, ...]
+) -> None:
+    template = ChatTemplate(source, {"bos_token": "<s>"}, lambda: NOW)
+    assert template.options == options
+    shown = {template.render(USER, (), {"think": value}) for value in ("v", "w")}
+    assert (len(shown) == 2) is bool(options)
+
+
 def test_a_template_with_a_syntax_error_cannot_be_loaded() -> None:
     with pytest.raises(EdgekitError, match="cannot be read") as refused:
         ChatTemplate("{% if %}", {}, lambda: NOW)
