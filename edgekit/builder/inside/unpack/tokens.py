@@ -25,6 +25,8 @@ _ENDS = (
     "<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>",
     "<EOT>", "<\uff5cend\u2581of\u2581sentence\uff5c>", "<end_of_utterance>",
 )  # fmt: skip
+# The ends of a text, at which llama.cpp ends every answer, and which no header names.
+_TEXT_ENDS = ("<|endoftext|>", "<|end_of_text|>")
 _CALL_END = "<|eom_id|>"  # Llama 3.1 ends a call of a tool with it; llama.cpp finds it, too
 
 
@@ -177,6 +179,21 @@ def ends(words: Words, templates: dict[str, str], given: list[int]) -> list[int]
         if word in known and word in text and words.control(number) and number != words.ids["bos"]
     ]
     return list(dict.fromkeys(given + found))
+
+
+def text_ends(words: Words, found: list[int]) -> list[int]:
+    """The ids that end a text, and so an answer, beside those found.
+
+    `generation_config.json` of Qwens and Llamas has them. That of SmolLM2 has not: there it is the
+    unknown token.
+    """
+    return [
+        number
+        for number, word in enumerate(words.words)
+        if word in _TEXT_ENDS
+        and words.control(number)
+        and number not in (words.ids["unknown"], *found)
+    ]
 
 
 def make_tokenizer(gguf: Path, words: Words, told: dict[str, Any]) -> Any:
