@@ -2,7 +2,7 @@
 
 They are the tokenizer's special tokens, the named ones (`bos_token` and so on), and added tokens
 that the template writes, or that the model's maker lists (`chat_control_tokens`). Not among them
-are runs of white space (templates write "\\n" as text) and tags such as `</think>` that the
+are words, runs of white space (templates write "\\n" as text) and tags such as `</think>` that the
 template itself looks for in an assistant's message: Hugging Face gives these their ids wherever
 they stand, and earlier answers hold them.
 """
@@ -10,6 +10,7 @@ they stand, and earlier answers hold them.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator
 
 from edgekit.tokens.template import ChatRefusedError, ChatTemplate, Message
@@ -36,9 +37,18 @@ def control_tokens(
         render: renders it within bounds.
         listed: those that the model's maker lists.
     """
-    seen = [*listed, *_written(template, render)]
-    written = {text for text in other if not text.isspace() and any(text in each for each in seen)}
+    seen = _written(template, render)
+    written = {text for text in other if _has_a_sign(text) and any(text in each for each in seen)}
+    written |= set(other) & set(listed)
     return frozenset(special) | (written - read_tags(written, render))
+
+
+def _has_a_sign(text: str) -> bool:
+    """Whether a token has more than letters, digits and white space.
+
+    A word that was added to the vocabulary is a word in messages, too, also if a template has it.
+    """
+    return any(unicodedata.category(each)[0] not in "LMNZ" and not each.isspace() for each in text)
 
 
 def _written(template: ChatTemplate, render: Render) -> list[str]:
@@ -52,7 +62,7 @@ def _written(template: ChatTemplate, render: Render) -> list[str]:
         *([user, answer, result], [user, {**answer, "tool_calls": [_CALL]}, result]),
     )
     rendered = (_rendered(render, each) for each in turns)
-    texts = [template.source, *template.constants, *template.written]
+    texts = [*template.constants, *template.written]
     return texts + [each for each in rendered if each is not None]
 
 

@@ -57,7 +57,6 @@ class ChatTemplate:
     """
 
     def __init__(self, source: str, named: Mapping[str, str], clock: Clock) -> None:
-        self.source = source
         self._named = dict(named)
         environment = _environment(clock)
         try:

@@ -60,6 +60,22 @@ def test_tokens_that_the_maker_lists_are_control_tokens(tmp_path: Path) -> None:
     assert {"</think>", "no token"}.isdisjoint(control)
 
 
+def test_a_word_that_was_added_to_the_vocabulary_is_a_word_in_messages(tmp_path: Path) -> None:
+    words = [
+        "user",
+        "content",
+        "!=",
+        "हिन्दी",
+        "東京",
+        "an assistant",
+    ]  # the first three are in the code
+    template = CHATML + "{% if 1 != 2 %}हिन्दी 東京: an assistant{% endif %}"
+    tokenizer = open_tokenizer(make_tokenizer("byte-bpe", tmp_path, template, (), words))
+    assert tokenizer.control.isdisjoint(words)
+    turns = [("user", "the user 東京 has content != हिन्दी, an assistant")]
+    assert tokenizer.encode_chat(turns) == tokenizer.encode(tokenizer.render(turns))
+
+
 @pytest.mark.parametrize(
     ("text", "shadow"),
     [
