@@ -39,7 +39,7 @@ def _defaulted(tree: nodes.Template) -> set[str]:
         name
         for branch in tree.find_all(nodes.If)
         for name in _asked(branch.test)
-        if any(name in _stored(node) for node in branch.body)
+        if any(name in _stored(node) for node in (*branch.body, *branch.elif_, *branch.else_))
     }
 
 

@@ -90,6 +90,10 @@ def test_what_a_template_refuses_is_said_in_its_words(source: str, said: str) ->
     [
         ("{{ think }}{{ tools }}{{ bos_token }}", ("think",)),
         ("{% if not think is defined %}{% set think = 1 %}{% endif %}{{ think }}", ("think",)),
+        (
+            "{% if think is defined %}{% else %}{% set think=1 %}{% endif %}{{ think }}",
+            ("think",),
+        ),
         ("{% set think = think | default(true) %}{{ think }}", ("think",)),
         ("{% set think = think if think is defined else 1 %}{{ think }}", ("think",)),
         ("{% set think = 1 %}{{ think }}", ()),
