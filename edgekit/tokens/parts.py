@@ -34,7 +34,11 @@ def image_of(render: Callable[[Sequence[Message]], str]) -> tuple[str | None, bo
         return None, True
     texts = _shown(render, [_TEXT, _IMAGE, _TEXT]).split(_PROBE)
     image = texts[1] if len(texts) == 3 else None
-    return (image or None, True) if takes_text else (image, False)
+    if takes_text:
+        return image or None, True
+    if image is None and _PROBE in _shown(render, [_TEXT]):  # it refuses pictures
+        return "", False
+    return image, False
 
 
 def place_in(image: str, added: Iterable[str]) -> str:

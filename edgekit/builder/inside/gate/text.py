@@ -11,6 +11,7 @@ from typing import Any
 
 LOOP_NGRAM = 8
 LOOP_TIMES = 4
+_PROBE = "Xprobe7"
 
 
 def load_prompts(path: Path, count: int, prompt_set: str = "evaluate") -> list[dict[str, str]]:
@@ -26,17 +27,18 @@ def load_conversations(path: Path) -> list[list[dict[str, str]]]:
 
 def taken(tokenizer: Any, chat: list[dict[str, str]]) -> list[dict[str, Any]]:
     """A chat as the template takes it: some take parts alone, and show nothing of a text."""
-    probe = "Xprobe7"
-    try:
-        said = [{"role": "user", "content": probe}]
-        if probe in tokenizer.apply_chat_template(said, tokenize=False):
-            return chat
-        said = [{"role": "user", "content": [{"type": "text", "text": probe}]}]
-        if probe not in tokenizer.apply_chat_template(said, tokenize=False):
-            return chat
-    except Exception:  # the template is the model's own code: it may raise anything
+    if _shows(tokenizer, _PROBE) or not _shows(tokenizer, [{"type": "text", "text": _PROBE}]):
         return chat
     return [{**each, "content": [{"type": "text", "text": each["content"]}]} for each in chat]
+
+
+def _shows(tokenizer: Any, content: Any) -> bool:
+    """Whether the template shows the probe in a message's content."""
+    said = [{"role": "user", "content": content}]
+    try:
+        return _PROBE in tokenizer.apply_chat_template(said, tokenize=False)
+    except Exception:  # the template is the model's own code: it may raise anything
+        return False
 
 
 def prompt_tokens(tokenizer: Any, text: str) -> list[int]:
