@@ -44,6 +44,7 @@ STRICT = (
     "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}"
     "{% else %}{{ raise_exception('texts') }}{% endif %}{% endfor %}{% endfor %}"
 )
+CHANGED = "{% for message in messages %}{{ message['content'][-1] }}{% endfor %}"
 PICTURE = b"\x89PNG"
 
 
@@ -55,7 +56,8 @@ def template(source: str) -> ChatTemplate:
     ("source", "image", "takes_text"),
     [
         (PARTS, "<image>", False), (TEXTS, None, True), (EITHER, None, True), (BLIND, "", False),
-        ("nothing", None, False), (STRICT, "", False), (EITHER_WITH_IMAGES, "<image>", True),
+        ("nothing", None, False), (STRICT, "", False), (CHANGED, None, False),
+        (EITHER_WITH_IMAGES, "<image>", True),
     ],
 )  # fmt: skip
 def test_what_a_template_takes_is_found_by_rendering(
@@ -66,7 +68,14 @@ def test_what_a_template_takes_is_found_by_rendering(
 
 @pytest.mark.parametrize(
     ("source", "parts"),
-    [(PARTS, True), (TEXTS, False), (EITHER, False), (STRICT, True), ("nothing", False)],
+    [
+        (PARTS, True),
+        (TEXTS, False),
+        (EITHER, False),
+        (STRICT, True),
+        (CHANGED, False),
+        ("nothing", False),
+    ],
 )
 def test_the_gate_says_a_chat_as_a_device_does(source: str, parts: bool) -> None:
     class Tokenizer:

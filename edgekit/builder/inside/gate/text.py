@@ -11,7 +11,7 @@ from typing import Any
 
 LOOP_NGRAM = 8
 LOOP_TIMES = 4
-_PROBE = "Xprobe7"
+_PROBE, _OTHER = "Xprobe7", "Yrecord3"
 
 
 def load_prompts(path: Path, count: int, prompt_set: str = "evaluate") -> list[dict[str, str]]:
@@ -27,18 +27,21 @@ def load_conversations(path: Path) -> list[list[dict[str, str]]]:
 
 def taken(tokenizer: Any, chat: list[dict[str, str]]) -> list[dict[str, Any]]:
     """A chat as the template takes it: some take parts alone, and show nothing of a text."""
-    if _shows(tokenizer, _PROBE) or not _shows(tokenizer, [{"type": "text", "text": _PROBE}]):
+    text = _shown(tokenizer, _PROBE)
+    if _PROBE in text or text != _shown(tokenizer, _OTHER):
+        return chat
+    if _PROBE not in _shown(tokenizer, [{"type": "text", "text": _PROBE}]):
         return chat
     return [{**each, "content": [{"type": "text", "text": each["content"]}]} for each in chat]
 
 
-def _shows(tokenizer: Any, content: Any) -> bool:
-    """Whether the template shows the probe in a message's content."""
+def _shown(tokenizer: Any, content: Any) -> str:
+    """What the template makes of a message with this content; empty if it refuses it."""
     said = [{"role": "user", "content": content}]
     try:
-        return _PROBE in tokenizer.apply_chat_template(said, tokenize=False)
+        return tokenizer.apply_chat_template(said, tokenize=False)
     except Exception:  # the template is the model's own code: it may raise anything
-        return False
+        return ""
 
 
 def prompt_tokens(tokenizer: Any, text: str) -> list[int]:
